@@ -1,0 +1,1 @@
+"""A pool of Gemini API keys under the google-genai client you already have."""

@@ -1,0 +1,151 @@
+"""What a call's flow asks its driver to do: one value and one typed door for each.
+
+A door is a three-line generator: it binds the type of the reply to the command, so that
+`lease = yield from acquire(...)` in flow.py is checked by mypy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Unavailable, Usage
+
+__all__ = [
+    "Acquire",
+    "Command",
+    "Done",
+    "Failed",
+    "Now",
+    "Opened",
+    "Refresh",
+    "Relay",
+    "Send",
+    "Settle",
+    "Sleep",
+    "Steps",
+    "StreamEnd",
+]
+
+
+class Failed(NamedTuple):
+    """A Send or a stream that failed, as a value: the facts for failures.py, the exception."""
+
+    facts: Any
+    """A `failures.Facts`."""
+    error: BaseException
+
+
+class Done(NamedTuple):
+    """A whole response."""
+
+    response: Any
+    usage: Usage = NO_USAGE
+    names: tuple[str, ...] = ()
+    """Stored things that the response names, now owned by the key's project."""
+
+
+class Opened(NamedTuple):
+    """A stream whose first chunk is here."""
+
+    stream: Any
+
+
+class StreamEnd(NamedTuple):
+    """What became of a relayed stream."""
+
+    usage: Usage = NO_USAGE
+    names: tuple[str, ...] = ()
+    failed: Failed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Tell the time, epoch seconds, and a random number in [0, 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Reserve one of *candidates*, ordered; a lower group goes first."""
+
+    info: CallInfo
+    candidates: tuple[tuple[int, Candidate], ...]
+    spread: bool
+    """Within a group the least used share first; else the first that has room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the request with the lease's key, and for a stream read its first chunk."""
+
+    lease: Lease
+    attempt: int
+    excluded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Hand the stream's chunks to the caller until it ends."""
+
+    lease: Lease
+    stream: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Book what became of a lease; exactly one for each lease."""
+
+    lease: Lease
+    outcome: Outcome
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Look a retired key's secret up again; True where a new value is in service."""
+
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait *seconds*."""
+
+    seconds: float
+    why: Literal["key", "retry"]
+    """For a key to come free, or before a retry that blames nobody."""
+
+
+Command = Now | Acquire | Send | Relay | Settle | Refresh | Sleep
+Steps = Generator[Command, Any, Any]
+
+
+def now() -> Generator[Command, Any, tuple[float, float]]:
+    """Ask for the time and a random number."""
+    reply: tuple[float, float] = yield Now()
+    return reply
+
+
+def acquire(command: Acquire) -> Generator[Command, Any, Lease | Unavailable]:
+    """Ask for a lease."""
+    reply: Lease | Unavailable = yield command
+    return reply
+
+
+def send(command: Send) -> Generator[Command, Any, Done | Opened | Failed]:
+    """Ask for the request to be sent."""
+    reply: Done | Opened | Failed = yield command
+    return reply
+
+
+def relay(command: Relay) -> Generator[Command, Any, StreamEnd]:
+    """Ask for the stream to be handed on."""
+    reply: StreamEnd = yield command
+    return reply
+
+
+def refresh(key_id: str) -> Generator[Command, Any, bool]:
+    """Ask for a retired key's secret to be looked up again."""
+    reply: bool = yield Refresh(key_id)
+    return reply

@@ -1,0 +1,220 @@
+"""The values that every room shares: who may send, what a call is, what came of it.
+
+Quota belongs to key ⊂ project ⊂ billing account, and within a project to a model *bucket*:
+several model names that Google counts together (GEMINI.md A1, B1). A `Scope` says which of
+these a failure is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+from typing import NamedTuple
+
+__all__ = [
+    "HOME",
+    "Block",
+    "CallInfo",
+    "Candidate",
+    "Kind",
+    "Lease",
+    "Limits",
+    "Outcome",
+    "Scope",
+    "Unavailable",
+    "Usage",
+    "Verdict",
+]
+
+HOME = "home"
+"""The id of a client's own explicit key, where that key is not one of the pool's."""
+
+
+class Scope(StrEnum):
+    """What a failure is about, from the narrowest to the widest."""
+
+    NONE = "none"
+    """Nobody: no key is blamed."""
+    KEY = "key"
+    KEY_VERB = "key_verb"
+    """One key for one method of the API."""
+    KEY_MODEL = "key_model"
+    PROJECT_MODEL = "project_model"
+    """A project's quota for one model bucket."""
+    PROJECT_CACHE = "project_cache"
+    """A project's capability to store cached content; generation goes on."""
+    PROJECT = "project"
+    BILLING = "billing"
+
+
+class Limits(NamedTuple):
+    """What a key may use; None means that nobody knows."""
+
+    rpm: int | None = None
+    """Requests in a wall-clock minute."""
+    tpm: int | None = None
+    """Input tokens in a wall-clock minute."""
+    rpd: int | None = None
+    """Requests in a day of America/Los_Angeles."""
+    max_concurrency: int | None = None
+    """Requests under way at once; never learned."""
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A key as selection and quota see it: labels and limits, never its value."""
+
+    key_id: str
+    project: str
+    billing_account: str
+    limits: Limits = NO_LIMITS
+    model: str | None = None
+    workload: str | None = None
+    tier: str | None = None
+    priority: int = 0
+    weight: float = 1.0
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What the pool needs to know of one request; nothing of its content."""
+
+    model: str
+    """As asked for, without `models/`; empty where the request names none."""
+    verb: str
+    """The API's method, such as `generateContent`; `get`, `list`, … for plain paths."""
+    tokens: int = 0
+    """Input tokens, estimated."""
+    requests: int = 1
+    """What the request counts towards RPM: one per item of a batchEmbedContents."""
+    stream: bool = False
+    pinned: bool = False
+    """It touches stored things, so it must go with their owner's key or the home key."""
+    repeatable: bool = True
+    """Sending it twice does no harm (a create is not)."""
+    resources: tuple[str, ...] = ()
+    """Stored things that it names: `files/abc`, `cachedContents/x`, a continuation token…"""
+    workload: str | None = None
+    conversation: str | None = None
+    """A digest that stays the same through one conversation (strategy `sticky`)."""
+    sdk_retries: bool = False
+    """The program asked the SDK itself to retry 5xx, so we do not multiply its retries."""
+
+
+class Usage(NamedTuple):
+    """Tokens as the server counted them; None where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    thought_tokens: int | None = None
+    model: str | None = None
+    """`modelVersion` of the response."""
+    response_id: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a failure means for the pool and for the call; one row of core/failures.py."""
+
+    failure: str
+    """The row's name, such as `quota_minute`; seen in spans, logs and notes."""
+    code: int | None = None
+    """The HTTP code, None for a transport error."""
+    scope: Scope = Scope.NONE
+    until: float | None = None
+    """When the scope may serve again, epoch seconds; `inf`: when its key is replaced; None: after
+    the exponential cooldown."""
+    named: bool = False
+    """The server named that time, or it follows from the quota's window."""
+    rotate: bool = False
+    """Another key may serve this call."""
+    retry: bool = False
+    """Nobody's fault: the same request may be sent again, within the retry budget."""
+    max_retries: int | None = None
+    """Fewer retries than the setting allows (504: one)."""
+    max_rotations: int | None = None
+    """Stop walking the pool after so many failures of this class in one call."""
+    wait: bool = True
+    """Waiting for the named time can help (not for a request larger than the limit)."""
+    sent: bool = True
+    """The request reached the server; else its reservation is given back."""
+    bucket: str | None = None
+    """Google's name for what this model is counted with, where the failure told it."""
+    learned: Limits = NO_LIMITS
+    """Limits told by `quotaValue`."""
+    same_tier: bool = True
+    """False: only a key of another tier can help (location refused)."""
+
+
+class Kind(StrEnum):
+    """How a lease ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ABANDONED = "abandoned"
+    """Cancelled, closed, dropped: the request may have counted, nobody is to blame."""
+    UNSENT = "unsent"
+    """Nothing left this machine."""
+
+
+class Outcome(NamedTuple):
+    """What a settle tells the state about a lease."""
+
+    kind: Kind
+    verdict: Verdict | None = None
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """The right to send one request with one key, already booked in every window."""
+
+    key_id: str
+    project: str
+    billing_account: str
+    bucket: str
+    verb: str
+    tokens: int
+    """Input tokens reserved."""
+    requests: int
+    at: float
+    """When it was granted, epoch seconds by the state's clock."""
+    probe: bool = False
+    """It is the first after a cooldown; others wait for what becomes of it."""
+    tier: str | None = None
+    books: object = field(default=None, repr=False)
+    """The backend's own record of what was booked where."""
+
+
+class Block(NamedTuple):
+    """Why one key cannot serve now."""
+
+    reason: str
+    """A failure class, or `rpm`, `tpm`, `rpd`, `concurrency`, `probe`, `inactive`."""
+    until: float
+    """When it may serve again, epoch seconds; `inf`: not by itself."""
+    waitable: bool = False
+    """A call may wait for that time (it is known, not guessed, and not a day's end)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """No candidate can serve now: why, and the soonest time that one will."""
+
+    at: float
+    blocks: dict[str, Block]
+
+    @property
+    def retry_at(self) -> float:
+        """Tell the soonest time at which any of them may serve; `inf` for none."""
+        return min((block.until for block in self.blocks.values()), default=inf)

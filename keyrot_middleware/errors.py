@@ -1,0 +1,40 @@
+"""What this library raises by itself.
+
+    Exception
+    ├── KeyrotError
+    │   ├── ConfigError (also ValueError)    a setting or keys.json is wrong; raised by install()
+    │   ├── MissingExtraError (also ImportError)   an optional library is not installed
+    │   └── SecretError                      a secret store could not give a value
+    └── google.genai.errors.APIError
+        └── ClientError
+            └── KeyPoolExhausted             nothing free to send with; in genai/exhausted.py, because
+                                             importing this file must not import the SDK
+
+Everything else that comes out of a call is the SDK's own exception.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ConfigError", "KeyrotError", "MissingExtraError", "SecretError"]
+
+
+class KeyrotError(Exception):
+    """Stand above every error that is not the SDK's."""
+
+
+class ConfigError(KeyrotError, ValueError):
+    """Say which setting is wrong, what was found and what is allowed."""
+
+
+class MissingExtraError(KeyrotError, ImportError):
+    """Say which extra brings the library that a setting asks for."""
+
+    def __init__(self, *, wanted_by: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{wanted_by} needs the package {package!r}, which is not installed; "
+            f"run: pip install 'keyrot-middleware[{extra}]'"
+        )
+
+
+class SecretError(KeyrotError):
+    """Say which key's secret could not be had, from which place, and why."""

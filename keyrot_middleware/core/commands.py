@@ -19,6 +19,7 @@ __all__ = [
     "Failed",
     "Now",
     "Opened",
+    "Owner",
     "Refresh",
     "Relay",
     "Send",
@@ -109,6 +110,13 @@ class Refresh:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Tell whose key made one of these stored things: `(key_id, project)` or None."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep:
     """Wait *seconds*."""
 
@@ -117,7 +125,7 @@ class Sleep:
     """For a key to come free, or before a retry that blames nobody."""
 
 
-Command = Now | Acquire | Send | Relay | Settle | Refresh | Sleep
+Command = Now | Acquire | Send | Relay | Settle | Owner | Refresh | Sleep
 Steps = Generator[Command, Any, Any]
 
 
@@ -149,3 +157,20 @@ def refresh(key_id: str) -> Generator[Command, Any, bool]:
     """Ask for a retired key's secret to be looked up again."""
     reply: bool = yield Refresh(key_id)
     return reply
+
+
+def settle(command: Settle) -> Generator[Command, Any, float | None]:
+    """Book what became of a lease, and learn until when the failed scope rests."""
+    reply: float | None = yield command
+    return reply
+
+
+def owner(names: tuple[str, ...]) -> Generator[Command, Any, tuple[str, str] | None]:
+    """Ask whose key made one of *names*."""
+    reply: tuple[str, str] | None = yield Owner(names)
+    return reply
+
+
+def sleep(command: Sleep) -> Generator[Command, Any, None]:
+    """Ask to wait."""
+    yield command

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 __all__ = [
     "HOME",
+    "NO_LIMITS",
+    "NO_USAGE",
     "Block",
     "CallInfo",
     "Candidate",
@@ -89,7 +91,9 @@ class CallInfo:
     verb: str
     """The API's method, such as `generateContent`; `get`, `list`, … for plain paths."""
     tokens: int = 0
-    """Input tokens, estimated."""
+    """Input tokens to reserve: the estimate, scaled by what responses taught."""
+    estimate: int = 0
+    """Input tokens as estimated from the body alone."""
     requests: int = 1
     """What the request counts towards RPM: one per item of a batchEmbedContents."""
     stream: bool = False

@@ -1,0 +1,253 @@
+"""Everything that install() needs to know, read and checked once.
+
+An argument of install() beats the environment, which beats `.env` in the working directory,
+which beats the default. An empty value means the default, and hides the layers below it. The
+table of variables is `Settings`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from .core.model import Limits
+from .core.policy import RetryPolicy
+from .core.text import nearest, shown
+from .errors import ConfigError
+from .keysfile import SINGLE_KEYS, KeySpec, read_keys
+from .settings import ARGUMENTS, ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, Settings, Switch
+
+__all__ = [
+    "ENV_NAMES",
+    "GOOGLE_HOST",
+    "LAST_RESORT_PRIORITY",
+    "POOL_KEY",
+    "Config",
+    "KeySpec",
+    "Limits",
+    "RetryPolicy",
+    "Settings",
+    "load",
+]
+
+POOL_KEY = "keyrot-pool"
+"""In a variable or a constructor: no key of its own. It never reaches the wire."""
+LAST_RESORT_PRIORITY = 1_000_000
+"""The priority of the single key: it serves while nothing else can."""
+
+_REDIS_WARNING = (
+    "REDIS_URL is set, but this version keeps the state of the pool in memory, so each process "
+    "counts for itself; KEYROT_STATE_URL=memory:// says that this is meant"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that install() needs to know, checked."""
+
+    settings: Settings
+    keys: tuple[KeySpec, ...] = ()
+    """The pool in order: keys.json, then GEMINI_API_KEYS, then the single key."""
+    policy: RetryPolicy = RetryPolicy()
+    warnings: tuple[str, ...] = ()
+    """What should be said once at start; no secret in them."""
+    inline: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
+    """Values that stood in a setting instead of a secret store, per key id."""
+    last_resort: str | None = None
+    """The id of the single key: the home key, and last in the pool. Values are only known after
+    resolving, so the ring leaves it out where its value is that of another key of the pool."""
+    env_file: Path | None = None
+    """The `.env` that was read, absolute; None where there is none."""
+
+
+def load(**overrides: Any) -> Config:
+    """Read all settings and keys.json once and check them.
+
+    Args:
+        overrides: Arguments of install(), named as the fields of `Settings`; None: not given.
+
+    Raises:
+        ConfigError: With every wrong value in one message. Where rotation is switched off,
+            nothing else is looked at.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    _refuse_unknown(given)
+    env_file = Path(".env").absolute()
+    problems: list[str] = []
+    settings = _read_settings(given, problems)
+    if settings is None:
+        raise ConfigError(_listed(problems))
+    found = env_file if env_file.is_file() else None
+    if not settings.enabled:
+        return Config(settings, env_file=found)
+    config = _gather(settings, given, found, problems)
+    if problems:
+        raise ConfigError(_listed(problems))
+    return config
+
+
+def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
+    """Bring the keys of all three places together; tell in *problems* what is wrong."""
+    env_file = Path(".env").absolute()
+    warnings: list[str] = []
+    if settings.redis_url and not _is_set("state_url", settings):
+        warnings.append(_REDIS_WARNING)
+    in_file = _keys_of_file(settings, given, problems)
+    inline = _numbered(_distinct(settings.keys, warnings), {key.key_id for key in in_file})
+    keys = [*in_file, *(KeySpec(key_id=key_id) for key_id in inline)]
+    single = _single_key(settings, given)
+    if single:
+        keys.append(_last_resort(ENV_NAMES[single]))
+    if single in given:
+        inline[ENV_NAMES[single]] = getattr(settings, single)
+    return Config(
+        settings=settings,
+        keys=tuple(keys),
+        policy=_policy(settings, given, problems),
+        warnings=tuple(warnings),
+        inline=MappingProxyType(inline),
+        last_resort=ENV_NAMES[single] if single else None,
+        env_file=env_file if env_file.is_file() else None,
+    )
+
+
+def _keys_of_file(
+    settings: Settings, given: Mapping[str, Any], problems: list[str]
+) -> tuple[KeySpec, ...]:
+    """Read keys.json: the one that is named, else the one that happens to be there."""
+    path = (settings.keys_file or Path("keys.json")).expanduser()
+    if settings.keys_file is None and not path.exists():
+        return ()
+    keys, wrong = read_keys(path)
+    named = f" (named by {_where('keys_file', given)})" if settings.keys_file else ""
+    problems += [text.replace(str(path), f"{path}{named}", 1) for text in wrong]
+    return keys
+
+
+def _distinct(values: Iterable[SecretStr], warnings: list[str]) -> list[SecretStr]:
+    """Drop what is blank, the placeholder, or there already."""
+    first: dict[str, int] = {}
+    kept: list[SecretStr] = []
+    for number, secret in enumerate(values, 1):
+        value = _own(secret)
+        if value in first:
+            warnings.append(
+                f"GEMINI_API_KEYS: entry {number} repeats entry {first[value]} and was left out"
+            )
+        elif value:
+            first[value] = number
+            kept.append(SecretStr(value))
+    return kept
+
+
+def _numbered(values: Iterable[SecretStr], taken: Container[str]) -> dict[str, SecretStr]:
+    """Name the keys key_1, key_2, … as far as keys.json leaves these ids free."""
+    ids = (key_id for key_id in map("key_{}".format, count(1)) if key_id not in taken)
+    return {key_id: value for value, key_id in zip(values, ids, strict=False)}
+
+
+def _own(secret: SecretStr | None) -> str:
+    """Give the value of a key; empty for none and for the placeholder."""
+    value = secret.get_secret_value().strip() if secret else ""
+    return "" if value == POOL_KEY else value
+
+
+def _single_key(settings: Settings, given: Mapping[str, Any]) -> str | None:
+    """Name the setting of the single key: the SDK's order within each layer of settings."""
+
+    def layer(name: str) -> int:
+        return 0 if name in given else 1 if ENV_NAMES[name] in os.environ else 2
+
+    names = [name.lower() for name in SINGLE_KEYS]
+    return next((n for n in sorted(names, key=layer) if _own(getattr(settings, n))), None)
+
+
+def _last_resort(variable: str) -> KeySpec:
+    # model_construct: the name of the variable is an id that nobody else may take.
+    return KeySpec.model_construct(
+        key_id=variable, priority=LAST_RESORT_PRIORITY, secret=f"env://{variable}"
+    )
+
+
+def _policy(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> RetryPolicy:
+    names = RetryPolicy.__dataclass_fields__
+    policy = RetryPolicy(**{name: getattr(settings, name) for name in names})
+    if policy.cooldown_max_s < policy.cooldown_base_s:
+        problems.append(
+            f"{_where('cooldown_max_s', given)}: found {policy.cooldown_max_s:g}; allowed: seconds, "
+            f"no less than KEYROT_COOLDOWN_BASE_S, which is {policy.cooldown_base_s:g}."
+        )
+    return policy
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    problems = [
+        f"install() has no argument {shown(name)}; allowed: {', '.join(ARGUMENTS)}."
+        f"{nearest(name, ARGUMENTS)}"
+        for name in given
+        if name not in ARGUMENTS
+    ]
+    if problems:
+        raise ConfigError(_listed(problems))
+
+
+def _listed(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return "\n".join([f"{len(problems)} things are wrong:", *(f"  - {text}" for text in problems)])
+
+
+def _read_settings(given: Mapping[str, Any], problems: list[str]) -> Settings | None:
+    """Return the settings, as far as they are right; the rest is told in *problems*."""
+    values = {ENV_NAMES[name]: value for name, value in given.items()}
+    try:
+        # The switch alone first: what is switched off cannot be wrong in anything else.
+        if not Switch(**values).enabled:
+            return Settings.model_construct(enabled=False)
+        return Settings(**values)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    except UnicodeDecodeError as error:
+        problems.append(f".env is not UTF-8 text, at byte {error.start}; save it as UTF-8")
+        return None
+    except OSError as error:
+        problems.append(f".env cannot be read: {error.strerror}")
+        return None
+    # Outside the handler, so that pydantic's error is nobody's context.
+    problems += dict.fromkeys(_sentence(problem, given) for problem in found)
+    return _without(found, values)
+
+
+def _without(found: list[Any], values: dict[str, Any]) -> Settings | None:
+    """Read again with the default in place of what was wrong, to find what else is wrong."""
+    wrong = {str(problem["loc"][0]): "" for problem in found}
+    return None if "ENABLE_KEY_ROTATION" in wrong else Settings(**{**values, **wrong})
+
+
+def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
+    """Say where a wrong setting stands, what was found, and what is allowed."""
+    env = str(problem["loc"][0])
+    name = next(name for name, alias in ENV_NAMES.items() if alias == env)
+    allowed = Settings.model_fields[name].description
+    value = problem["input"]
+    if name in SECRET_SETTINGS:
+        found = "found something else (not shown here)"
+    elif problem["type"] == "value_error":
+        found = str(problem["ctx"]["error"])
+    else:
+        found = f"found {shown(value)}"
+    hint = nearest(value, allowed.split(", ")) if allowed and isinstance(value, str) else ""
+    return f"{_where(name, given)}: {found}; allowed: {allowed}.{hint}"
+
+
+def _where(name: str, given: Mapping[str, Any]) -> str:
+    if name in given:
+        return f"install({name}=…)"
+    return ENV_NAMES[name] if ENV_NAMES[name] in os.environ else f"{ENV_NAMES[name]} in .env"

@@ -1,0 +1,272 @@
+"""The whole policy of one call, as one generator.
+
+`call_flow` yields commands (commands.py) and is sent their replies; a driver performs them,
+synchronously or not, and decides nothing. Read from the top of `call_flow` it is the story of a
+call: borrow a key, send, settle; on failure let the verdict of failures.py say whether another
+key may serve, the same request may be sent again, or the error is the caller's.
+
+Three budgets that do not mix:
+
+- *walking*: keys that failed by themselves are excluded, each at most once (`max_attempts`);
+- *retrying*: 5xx and lost connections blame no key and are few (`max_retries`), with back-off;
+- *waiting*: only while no key can serve now, at most `max_wait_s` in all, and only for a time
+  that is known: a full minute of our own counting, or one that the server named.
+
+Failures of Send come back as values. Anything else (cancellation, Ctrl-C, a closed stream) is
+thrown in, and `_attempt` books the lease as abandoned on its way out. A driver must therefore
+never close() a flow: it throws, so that the last Settle can be yielded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import inf, isfinite
+from typing import Any
+
+from . import commands as do
+from .commands import Command, Done, Failed, Opened, StreamEnd
+from .failures import classify, describe
+from .model import (
+    NO_USAGE,
+    Block,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Outcome,
+    Scope,
+    Unavailable,
+    Usage,
+    Verdict,
+)
+from .policy import RetryPolicy
+from .roster import Roster, Shortlist
+from .tokens import TokenScale
+
+__all__ = ["Attempt", "Call", "Exhausted", "call_flow"]
+
+BACKOFF_BASE_S = 0.5
+BACKOFF_MAX_S = 8.0
+JITTER_S = 0.5
+"""Waiters for one minute's edge must not all come back in the same instant."""
+
+ONE_KEY = ("continuation:", "page:")
+"""All hops of one answer, and all pages of one list, go with the very key of the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One send that failed: for the notes on the exception that comes out."""
+
+    key_id: str
+    verdict: Verdict
+    until: float | None
+
+
+class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyPoolExhausted
+    """Nothing could be sent: no key is free, and none will be soon enough."""
+
+    def __init__(self, unavailable: Unavailable) -> None:
+        super().__init__("no key can serve")
+        self.unavailable = unavailable
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way: what was asked, and what was tried so far."""
+
+    info: CallInfo
+    roster: Roster
+    policy: RetryPolicy
+    scale: TokenScale
+    home: Candidate | None = None
+    """The client's own key, for calls that touch stored things."""
+    excluded: dict[str, float] = field(default_factory=dict)
+    """Keys that failed this call, and until when (`inf`: for the rest of it)."""
+    attempts: list[Attempt] = field(default_factory=list)
+    refreshed: set[str] = field(default_factory=set)
+    """Keys whose value was replaced during this call; once each."""
+    retries: int = 0
+    waited_s: float = 0.0
+    sends: int = 0
+    last: Failed | None = None
+
+
+def call_flow(call: Call) -> Generator[Command, Any, Any]:
+    """Carry one call through: commands out, replies in, the response returned.
+
+    Returns:
+        The SDK's response; for a stream None, once it was relayed to its end.
+
+    Raises:
+        Exhausted: Nothing was sent, since no key can serve.
+        BaseException: The SDK's last exception, with a note per failed attempt.
+    """
+    fixed = (yield from _owners(call)) if call.info.pinned else None
+    while True:
+        lease = yield from _borrow(call, fixed)
+        if isinstance(lease, Unavailable):
+            if (yield from _wait(call, lease)):
+                continue
+            raise _noted(call) if call.last is not None else Exhausted(lease)
+        reply = yield from _attempt(call, lease)
+        if isinstance(reply, Done):
+            return reply.response
+        if isinstance(reply, StreamEnd):
+            if reply.failed is None:
+                return None
+            raise _noted(call)  # its chunks went out: never restarted
+        if not (yield from _go_on(call, lease)):
+            raise _noted(call)
+
+
+def _owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
+    """Find whose stored things the call names; unknown ones are the client's own."""
+    home = (call.home,) if call.home is not None else ()
+    owner = (yield from do.owner(call.info.resources)) if call.info.resources else None
+    if owner is None:
+        return home
+    key_id, project = owner
+    key = call.roster.keys.get(key_id)
+    if any(name.startswith(ONE_KEY) for name in call.info.resources):
+        return (key,) if key is not None else home
+    same = [k for k in call.roster.of_project(project) if k is not key]
+    return tuple([key, *same] if key is not None else same) or home
+
+
+def _borrow(
+    call: Call, fixed: tuple[Candidate, ...] | None
+) -> Generator[Command, Any, Lease | Unavailable]:
+    """Ask the state for a key, one shortlist after another, until one can serve."""
+    now, draw = yield from do.now()
+    roster, info = call.roster, call.info
+    blocks: dict[str, Block] = {}
+    shortlists = (
+        _fixed(fixed, call.excluded)
+        if fixed is not None
+        else roster.shortlists(info, call.excluded, now, draw)
+    )
+    for shortlist in shortlists:
+        spread = roster.spread and fixed is None
+        reply = yield from do.acquire(do.Acquire(info, shortlist, spread=spread))
+        if isinstance(reply, Lease):
+            return reply
+        blocks.update(reply.blocks)
+        if fixed is None:
+            roster.park(info, reply.blocks, reply.at)
+    parked = {} if fixed is not None else roster.parked(info)
+    return Unavailable(now, {**parked, **blocks})
+
+
+def _fixed(keys: tuple[Candidate, ...], excluded: Mapping[str, float]) -> tuple[Shortlist, ...]:
+    offer = tuple((0, key) for key in keys if key.key_id not in excluded)
+    return (offer,) if offer else ()
+
+
+def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
+    """Send once with *lease*, and settle it exactly once, whatever happens."""
+    call.sends += 1
+    outcome, names = Outcome(Kind.ABANDONED), ()
+    try:
+        reply: Any = yield from do.send(do.Send(lease, call.sends, len(call.excluded)))
+        if isinstance(reply, Opened):
+            reply = yield from do.relay(do.Relay(lease, reply.stream))
+        failed = reply if isinstance(reply, Failed) else getattr(reply, "failed", None)
+        if failed is None:
+            outcome, names = Outcome(Kind.SUCCESS, None, reply.usage), reply.names
+            call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
+        else:
+            outcome = yield from _judge(call, failed, getattr(reply, "usage", NO_USAGE))
+    finally:
+        until = yield from do.settle(do.Settle(lease, outcome, names))
+        if outcome.verdict is not None:
+            call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
+    return reply  # type: ignore[no-any-return]
+
+
+def _judge(call: Call, failed: Failed, usage: Usage) -> Generator[Command, Any, Outcome]:
+    now, _ = yield from do.now()
+    verdict = classify(failed.facts, call.info, now)
+    call.last = failed
+    return Outcome(Kind.FAILURE if verdict.sent else Kind.UNSENT, verdict, usage)
+
+
+def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
+    """After a failure: may the call be sent again, with another key or (nobody's fault) any?"""
+    verdict = call.attempts[-1].verdict
+    if verdict.retry:
+        return (yield from _retry(call, verdict))
+    if not verdict.rotate:
+        return False
+    if verdict.until == inf and verdict.scope in (Scope.KEY, Scope.KEY_VERB):
+        replaced = yield from do.refresh(lease.key_id)
+        if replaced and lease.key_id not in call.refreshed:
+            call.refreshed.add(lease.key_id)
+            return True
+    _exclude(call, lease, verdict)
+    same = sum(attempt.verdict.failure == verdict.failure for attempt in call.attempts)
+    if verdict.max_rotations is not None and same > verdict.max_rotations:
+        return False
+    walked = sum(attempt.verdict.rotate for attempt in call.attempts)
+    return not 0 < call.policy.max_attempts <= walked
+
+
+def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:
+    waits = verdict.named and verdict.wait and verdict.until is not None
+    until = verdict.until if waits and verdict.until is not None else inf
+    call.excluded[lease.key_id] = until
+    if not verdict.same_tier:
+        for key in call.roster.keys.values():
+            if key.tier == lease.tier:
+                call.excluded[key.key_id] = inf
+
+
+def _retry(call: Call, verdict: Verdict) -> Generator[Command, Any, bool]:
+    """Send the same again after a while, unless the program or the request forbids it."""
+    limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
+    harmless = call.info.repeatable or not verdict.sent
+    if call.info.sdk_retries or not harmless or call.retries >= min(limit, call.policy.max_retries):
+        return False
+    _, draw = yield from do.now()
+    pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
+    call.retries += 1
+    yield from do.sleep(do.Sleep(pause, "retry"))
+    return True
+
+
+def _wait(call: Call, unavailable: Unavailable) -> Generator[Command, Any, bool]:
+    """Wait for the soonest key, if its time is known and within what is left of the budget."""
+    blocks = unavailable.blocks.items()
+    times = [b.until for key_id, b in blocks if b.waitable and key_id not in call.excluded]
+    soonest = min([*times, *call.excluded.values()], default=inf)
+    pause = max(soonest - unavailable.at, 0.0)
+    if not isfinite(soonest) or pause > call.policy.max_wait_s - call.waited_s:
+        return False
+    _, draw = yield from do.now()
+    pause += draw * min(JITTER_S, pause)
+    call.waited_s += pause
+    yield from do.sleep(do.Sleep(pause, "key"))
+    for key_id in [k for k, until in call.excluded.items() if until <= soonest]:
+        del call.excluded[key_id]
+    return True
+
+
+def _noted(call: Call) -> BaseException:
+    """Give the SDK's last exception, with what was tried written on it."""
+    assert call.last is not None  # noqa: S101 - narrows the type; every caller has just failed
+    error = call.last.error
+    for number, attempt in enumerate(call.attempts, 1):
+        error.add_note(note(number, attempt))
+    return error
+
+
+def note(number: int, attempt: Attempt) -> str:
+    """Write one attempt down for a person: which key, why it failed, until when it rests."""
+    text = f"keyrot: attempt {number} with key {attempt.key_id}: {describe(attempt.verdict)}"
+    if attempt.until is None:
+        return text
+    if not isfinite(attempt.until):
+        return f"{text}, out of service until it is replaced"
+    return f"{text}, rests until {datetime.fromtimestamp(attempt.until, UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,190 @@
+"""Which keys to offer for a call, in which order, at a cost that does not grow with the pool.
+
+The order of a call is a list of groups: keys whose `model` is the one asked for, then keys
+without a model, then the others; within these, keys of the wanted workload first, then by
+priority. Within a group the strategy decides where to begin: `spread` anywhere, `fill` at the
+beginning, `sticky` at a place that follows from the conversation.
+
+A shortlist is a few keys of one group. The state says exactly which of them can serve; what it
+refused until a known time is *parked* here and not offered again before, so that a call does not
+pass by ten thousand spent keys. Parking is a hint, looked at again after `PARK_S` at the latest.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from heapq import heappop, heappush
+
+from .model import Block, CallInfo, Candidate
+
+__all__ = ["SHORTLIST", "Roster", "Shortlist"]
+
+SHORTLIST = 8
+"""Keys in one shortlist: up to here `spread` compares every key of a group."""
+
+PARK_S = 60.0
+VIEWS = 64
+"""Orders kept, one for each model and workload in use."""
+
+_BRIEF = ("probe", "concurrency")
+"""Reasons whose end nobody knows: such a key is offered again by the next call."""
+
+Shortlist = tuple[tuple[int, Candidate], ...]
+
+
+class _Group:
+    """Keys of equal rank: those worth offering, and those parked until a time."""
+
+    __slots__ = ("keys", "parked", "ready", "until")
+
+    def __init__(self, keys: list[Candidate]) -> None:
+        self.keys = keys
+        self.ready = list(range(len(keys)))
+        self.until: list[tuple[float, int]] = []
+        self.parked: dict[int, Block] = {}
+
+    def unpark(self, now: float) -> None:
+        while self.until and self.until[0][0] <= now:
+            _, index = heappop(self.until)
+            del self.parked[index]
+            insort(self.ready, index)
+
+    def park(self, index: int, block: Block, now: float) -> None:
+        if index not in self.parked:
+            self.parked[index] = block
+            heappush(self.until, (min(block.until, now + PARK_S), index))
+            del self.ready[bisect_left(self.ready, index)]
+
+    def first(self, offset: int) -> list[Candidate]:
+        some = self.ready[offset : offset + SHORTLIST]
+        if len(some) < SHORTLIST:
+            some += self.ready[: min(offset, SHORTLIST - len(some))]
+        return [self.keys[index] for index in some]
+
+    def rest(self, offset: int, offered: list[Candidate]) -> list[Candidate]:
+        seen = {key.key_id for key in offered}
+        everyone = (self.keys[i] for i in self.ready[offset:] + self.ready[:offset])
+        return [key for key in everyone if key.key_id not in seen]
+
+
+class _View:
+    """The groups of one model and workload, and where each key stands in them."""
+
+    __slots__ = ("groups", "places")
+
+    def __init__(self, groups: list[_Group]) -> None:
+        self.groups = groups
+        self.places = {
+            key.key_id: (group, index)
+            for group in groups
+            for index, key in enumerate(group.keys)
+        }
+
+
+class Roster:
+    """The keys of a pool, and the order in which a call may try them."""
+
+    def __init__(
+        self,
+        keys: Iterable[Candidate],
+        strategy: str = "spread",
+        lock: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Take the *keys* in the order of keys.json.
+
+        Args:
+            keys: All keys of the pool that have a value.
+            strategy: `spread`, `fill` or `sticky`.
+            lock: Gives a context manager that lets one caller in at a time.
+        """
+        self.keys = {key.key_id: key for key in keys if key.active}
+        self.spread = strategy == "spread"
+        self._sticky = strategy == "sticky"
+        self._views: dict[tuple[str, str | None], _View] = {}
+        self._lock = lock
+
+    def of_project(self, project: str) -> tuple[Candidate, ...]:
+        """List the keys that may touch what *project* has stored."""
+        return tuple(key for key in self.keys.values() if key.project == project)
+
+    def shortlists(
+        self, info: CallInfo, excluded: Mapping[str, object], now: float, draw: float
+    ) -> Iterator[Shortlist]:
+        """Offer the keys in order, a handful at a time.
+
+        Args:
+            info: The call.
+            excluded: Ids of keys that failed it.
+            now: Epoch seconds.
+            draw: A random number in [0, 1).
+        """
+        view = self._view(info)
+        for rank, group in enumerate(view.groups):
+            with self._lock():
+                group.unpark(now)
+                offset = self._offset(group, info, draw)
+                first = group.first(offset)
+            yield from _chunks(rank, first, excluded)
+            if len(group.keys) > SHORTLIST and len(first) == SHORTLIST:
+                with self._lock():
+                    rest = group.rest(offset, first)
+                yield from _chunks(rank, rest, excluded)
+
+    def park(self, info: CallInfo, blocks: Mapping[str, Block], now: float) -> None:
+        """Do not offer these keys for calls like *info* before they may serve again."""
+        view = self._view(info)
+        with self._lock():
+            for key_id, block in blocks.items():
+                place = view.places.get(key_id)
+                if place and block.until > now and block.reason not in _BRIEF:
+                    place[0].park(place[1], block, now)
+
+    def parked(self, info: CallInfo) -> dict[str, Block]:
+        """Tell why each key that is not offered is not."""
+        with self._lock():
+            return {
+                group.keys[index].key_id: block
+                for group in self._view(info).groups
+                for index, block in group.parked.items()
+            }
+
+    def forget(self) -> None:
+        """Offer every key again: one was replaced or reset."""
+        with self._lock():
+            self._views.clear()
+
+    def _view(self, info: CallInfo) -> _View:
+        name = (info.model, info.workload)
+        view = self._views.get(name)
+        if view is None:
+            with self._lock():
+                while len(self._views) >= VIEWS:
+                    del self._views[next(iter(self._views))]
+                view = self._views[name] = self._order(info)
+        return view
+
+    def _order(self, info: CallInfo) -> _View:
+        groups: dict[tuple[int, bool, int], list[Candidate]] = {}
+        for key in self.keys.values():
+            rank = 1 if key.model is None else 0 if key.model == info.model else 2
+            other_work = info.workload is not None and key.workload != info.workload
+            groups.setdefault((rank, other_work, key.priority), []).append(key)
+        return _View([_Group(groups[name]) for name in sorted(groups)])
+
+    def _offset(self, group: _Group, info: CallInfo, draw: float) -> int:
+        if self.spread:
+            return int(draw * len(group.ready))
+        if self._sticky and info.conversation:
+            home = int(info.conversation, 16) % len(group.keys)
+            return bisect_left(group.ready, home) % max(len(group.ready), 1)
+        return 0
+
+
+def _chunks(
+    rank: int, keys: list[Candidate], excluded: Mapping[str, object]
+) -> Iterator[Shortlist]:
+    offer = [(rank, key) for key in keys if key.key_id not in excluded]
+    for start in range(0, len(offer), SHORTLIST):
+        yield tuple(offer[start : start + SHORTLIST])

@@ -1,0 +1,166 @@
+"""What responses say of themselves: tokens, model, id, finish reasons, stored names.
+
+Input tokens are the prompt's (cached ones included) and those of tool results; output tokens
+include thoughts (TELEMETRY.md, the GenAI conventions). In a stream each chunk repeats the usage
+so far, so the last that has any counts.
+
+The SDK hands bodies on as text. Most of a large one (an image, a thousand embeddings) is of no
+interest here, so it is searched before it is parsed, and parsed from its tail where possible.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .affinity import names_from
+from .model import NO_USAGE, Usage
+
+__all__ = ["StreamLedger", "usage_of", "usage_of_text"]
+
+_NONE: Mapping[str, Any] = {}
+_LARGE = 32_768
+"""Characters from which on parsing all of a body costs more than searching it."""
+_MARKERS = ('"usageMetadata"', '"name"', 'Token"', '"finishReason"')
+_SKIMMABLE = re.compile(r'\s*\{\s*"(?:candidates|embeddings?)"')
+_FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
+
+
+class StreamLedger:
+    """The account of one stream, fed with its chunks."""
+
+    __slots__ = ("_meta", "_model", "_names", "_reasons", "_response_id", "chunks")
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        """Chunks fed so far."""
+        self._meta: Mapping[str, Any] = _NONE
+        self._model: str | None = None
+        self._response_id: str | None = None
+        self._reasons: dict[int, str] = {}
+        self._names: dict[str, None] = {}
+
+    def feed(self, chunk: Mapping[str, Any] | str | None) -> None:
+        """Take note of a chunk: parsed, or as JSON text; anything else only counts."""
+        self.chunks += 1
+        body = _parse(chunk) if isinstance(chunk, str) else chunk
+        if not isinstance(body, Mapping):
+            return
+        meta = body.get("usageMetadata")
+        if isinstance(meta, Mapping) and _has_numbers(meta):
+            self._meta = meta
+        self._model = _string(body.get("modelVersion")) or self._model
+        self._response_id = _string(body.get("responseId")) or self._response_id
+        self._reasons.update(_reasons(body.get("candidates")))
+        self._names.update(dict.fromkeys(names_from(body)))
+
+    @property
+    def usage(self) -> Usage:
+        """Tell the usage so far."""
+        reasons = tuple(reason for _, reason in sorted(self._reasons.items()))
+        return _usage(self._meta, self._model, self._response_id, reasons)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """List the stored things named so far, continuation tokens above all."""
+        return tuple(self._names)
+
+
+def usage_of(body: Mapping[str, Any]) -> Usage:
+    """Read the usage of a whole response.
+
+    What has no `usageMetadata` has none: the `totalTokens` of countTokens were not spent.
+    """
+    meta = body.get("usageMetadata")
+    return _usage(
+        meta if isinstance(meta, Mapping) else _NONE,
+        _string(body.get("modelVersion")),
+        _string(body.get("responseId")),
+        tuple(_reasons(body.get("candidates")).values()),
+    )
+
+
+def usage_of_text(body: str | None) -> tuple[Usage, tuple[str, ...]]:
+    """Read usage and stored names of a response given as text; of what is no JSON, none."""
+    if not body or not any(marker in body for marker in _MARKERS):
+        return NO_USAGE, ()
+    if len(body) > _LARGE and (skimmed := _skim(body)) is not None:
+        return skimmed, ()
+    parsed = _parse(body)
+    return (usage_of(parsed), names_from(parsed)) if parsed else (NO_USAGE, ())
+
+
+def _skim(body: str) -> Usage | None:
+    """Read a large response from its tail, which follows the content; None if it cannot be."""
+    start = body.rfind('"usageMetadata"')
+    if start < 0 or '"continuationToken"' in body or _SKIMMABLE.match(body) is None:
+        return None
+    # What follows a top-level key is an object again; a nested one would leave brackets over.
+    tail = _parse("{" + body[start:])
+    if not tail:
+        return None
+    at = body.find('"finishReason"')
+    reasons = _FINISH.findall(body, at, start) if at >= 0 else ()
+    return usage_of(tail)._replace(finish_reasons=tuple(reason.lower() for reason in reasons))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _usage(
+    meta: Mapping[str, Any], model: str | None, response_id: str | None, reasons: tuple[str, ...]
+) -> Usage:
+    candidates = _count(meta.get("candidatesTokenCount", meta.get("responseTokenCount")))
+    thoughts = _count(meta.get("thoughtsTokenCount"))
+    return Usage(
+        _sum(_count(meta.get("promptTokenCount")), _count(meta.get("toolUsePromptTokenCount"))),
+        _sum(candidates, thoughts),
+        _count(meta.get("cachedContentTokenCount")),
+        thoughts,
+        model,
+        response_id,
+        reasons,
+    )
+
+
+def _has_numbers(meta: Mapping[str, Any]) -> bool:
+    return any(_count(value) is not None for value in meta.values())
+
+
+def _count(value: object) -> int | None:
+    """Read a count; JSON of 64-bit numbers may write them as text."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value if value >= 0 else None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    return None
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one + (other or 0)
+
+
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _reasons(candidates: object) -> dict[int, str]:
+    """Map each candidate's place to its finish reason, lower case."""
+    if not isinstance(candidates, list):
+        return {}
+    found: dict[int, str] = {}
+    for place, candidate in enumerate(candidates):
+        reason = candidate.get("finishReason") if isinstance(candidate, dict) else None
+        if isinstance(reason, str):
+            index = candidate.get("index")
+            found[index if isinstance(index, int) else place] = reason.lower()
+    return found

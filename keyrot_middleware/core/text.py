@@ -1,0 +1,47 @@
+"""How values are shown to people: keys masked, passwords left out, long ones cut."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+__all__ = ["holds_key", "mask_keys", "nearest", "shown"]
+
+# Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
+# (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
+_KEY = re.compile(r"(AIza)[0-9A-Za-z_-]{35,}|(AQ\.)[0-9A-Za-z_-]{20,}")
+_USER_INFO = re.compile(r"//[^/\s]*@")
+_LONGEST = 80
+
+
+def holds_key(text: str) -> bool:
+    """Tell whether something in *text* has the shape of a Gemini API key."""
+    return _KEY.search(text) is not None
+
+
+def mask_keys(text: str) -> str:
+    """Replace everything that has the shape of a Gemini API key by `AIza…[redacted]`."""
+    if "AIza" not in text and "AQ." not in text:
+        return text
+    return _KEY.sub(lambda key: f"{key[1] or key[2]}…[redacted]", text)
+
+
+def shown(value: object) -> str:
+    """Show *value* in an error message: as in JSON, without keys and passwords, in short."""
+    if isinstance(value, list | tuple | set):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    if value is not None and not isinstance(value, str | int | float):
+        return f"a value of type {type(value).__name__}"
+    text = _USER_INFO.sub("//[redacted]@", mask_keys(json.dumps(value, ensure_ascii=False)))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that *name* was probably meant to be: ` Did you mean "x"?`."""
+    import difflib  # noqa: PLC0415 - only needed where something is wrong already
+
+    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""

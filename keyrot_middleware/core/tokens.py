@@ -1,0 +1,226 @@
+"""How many input tokens a request will cost, before anybody has counted them.
+
+The estimate only has to reserve room: every response corrects the booking, and teaches
+`TokenScale` how far the next estimate for that model is off. So it is one walk over the body,
+cheap beside the SDK's own work, and it never decodes or counts base64 as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import ceil
+from typing import Any
+
+__all__ = ["TokenScale", "estimate", "requests_of"]
+
+# "A token is equivalent to about 4 characters" (ai.google.dev/gemini-api/docs/tokens). Scripts of
+# two and three UTF-8 bytes a character have fewer: ~2.4 characters a token for Cyrillic, ~1.7 for
+# Chinese and Japanese. A charge for each byte beyond the first gives both without looking closer.
+_PER_CHAR = 1 / 4
+_PER_EXTRA_BYTE = 0.17
+
+# Media, from the same page: 258 tokens a tile of an image, 32 a second of audio, 263 a second of
+# video, and 258 a page of a document; a Gemini 3 image has 1,120 and a page 560 unless told
+# otherwise (…/docs/media-resolution), and the older tiles of a photograph come to about as many.
+# Lengths are not in the body, so bytes stand for them: the usual bit rates and page sizes.
+_IMAGE = 1_120.0
+_PER_BYTE = {
+    "audio/wav": 32 / 32_000,
+    "audio/x-wav": 32 / 32_000,
+    "audio/pcm": 32 / 32_000,
+    "audio/l16": 32 / 32_000,
+    "audio": 32 / 8_000,
+    "video": 263 / 125_000,
+    "application/pdf": 560 / 50_000,
+}
+_FILE = 2_580.0
+"""A stored file, whose size nobody told: ten pages, ten seconds of video, 80 s of audio."""
+_CACHE = 1_024.0
+"""Cached content, or the history of an interaction: the least that Google caches."""
+
+_MAX_DEPTH = 100
+"""Levels looked at; protobuf's JSON parser refuses deeper ones. It also ends a cyclic body."""
+
+
+def estimate(body: Mapping[str, Any]) -> int:
+    """Estimate the input tokens of a request *body* (camelCase or snake_case, as it is sent)."""
+    below: list[Any] = []
+    total = _of_dict(body, below)
+    for _ in range(_MAX_DEPTH):
+        if not below:
+            break
+        level, below = below, []
+        for node in level:
+            total += _of_dict(node, below) if isinstance(node, dict) else _of_list(node, below)
+    return ceil(total)
+
+
+def requests_of(verb: str, body: Mapping[str, Any]) -> int:
+    """Tell what a request counts towards RPM: each item of a batchEmbedContents is one."""
+    if verb == "batchEmbedContents":
+        items = body.get("requests")
+        return max(1, len(items)) if isinstance(items, list) else 1
+    return 1
+
+
+def _text(value: str) -> float:
+    count = len(value)
+    extra = 0 if value.isascii() else len(value.encode("utf-8", "surrogatepass")) - count
+    return count * _PER_CHAR + extra * _PER_EXTRA_BYTE
+
+
+def _mime(node: Mapping[str, Any]) -> str | None:
+    mime = node.get("mimeType") or node.get("mime_type")
+    return mime.lower() if isinstance(mime, str) else None
+
+
+def _media(mime: str, size: int) -> float:
+    """Give the cost of *size* bytes; what has no rate of its own is read as text."""
+    family = mime.partition("/")[0]
+    if family == "image":
+        return _IMAGE
+    exact = mime.partition(";")[0]
+    return size * (_PER_BYTE.get(exact) or _PER_BYTE.get(family, _PER_CHAR))
+
+
+def _inline(node: Mapping[str, Any], value: str) -> float:
+    mime = _mime(node)
+    return _text(value) if mime is None else _media(mime, len(value) * 3 // 4)
+
+
+def _encoded(node: Mapping[str, Any], value: str) -> float:
+    return _media(_mime(node) or "image/", len(value) * 3 // 4)
+
+
+def _file(node: Mapping[str, Any], value: str) -> float:
+    return _IMAGE if (_mime(node) or "").startswith("image/") else _FILE
+
+
+def _uri(node: Mapping[str, Any], value: str) -> float:
+    return _text(value) if _mime(node) is None else _file(node, value)
+
+
+def _cache(node: Mapping[str, Any], value: str) -> float:
+    return _CACHE
+
+
+def _nothing(node: Mapping[str, Any], value: str) -> float:
+    return 0.0
+
+
+_RULES: dict[str, Callable[[Mapping[str, Any], str], float]] = {
+    "data": _inline,
+    "bytesBase64Encoded": _encoded,
+    "imageBytes": _encoded,
+    "encodedVideo": _encoded,
+    "fileUri": _file,
+    "file_uri": _file,
+    "uri": _uri,
+    "cachedContent": _cache,
+    "cached_content": _cache,
+    "previous_interaction_id": _cache,
+    **dict.fromkeys(
+        ("role", "model", "mimeType", "mime_type", "thoughtSignature", "thought_signature"),
+        _nothing,
+    ),
+    **dict.fromkeys(("continuationToken", "continuation_token", "taskType", "ttl"), _nothing),
+}
+"""What a string under a key costs, where that is not the cost of its text."""
+
+_SKIPPED = frozenset({"_url", "_query", "safetySettings", "toolConfig", "labels"})
+
+
+def _of_dict(node: Mapping[str, Any], below: list[Any]) -> float:
+    """Cost one object, and put what is inside it on *below*; a key or a number is one token."""
+    total = 0.0
+    for key, value in node.items():
+        if isinstance(value, str):
+            rule = _RULES.get(key)
+            total += _text(value) if rule is None else rule(node, value)
+        elif isinstance(value, (dict, list, tuple)):
+            if key not in _SKIPPED:
+                total += 1
+                below.append(value)
+        elif isinstance(value, (bytes, bytearray)):
+            total += _media(_mime(node) or "image/", len(value))
+        else:
+            total += 1
+    return total
+
+
+def _of_list(node: list[Any] | tuple[Any, ...], below: list[Any]) -> float:
+    total = 0.0
+    for value in node:
+        if isinstance(value, (dict, list, tuple)):
+            below.append(value)
+        else:
+            total += _text(value) if isinstance(value, str) else 1
+    return total
+
+
+_SIZES = 32
+_MAX_MODELS = 256
+_DECAY = 0.01
+_LEAST = 0.1
+_MOST = 8.0
+_MOST_TOKENS = 8_192
+
+
+class TokenScale:
+    """What estimates have to be multiplied with, learned per model from the true counts.
+
+    The factor jumps up to the highest ratio seen and comes down by a hundredth of the distance
+    with each lower one, so that once it has learned it books too much rather than too little.
+    It is kept per order of magnitude of the estimate: what a search tool or a long file adds to
+    short prompts says nothing about long ones. One odd call cannot make it book more than 8 times
+    the estimate, or 8,192 tokens.
+
+    Not locked: threads that learn at once may lose one observation, nothing else.
+    """
+
+    __slots__ = ("_rows",)
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[float]] = {}
+
+    def factor(self, model: str, estimate: int = 1_000) -> float:
+        """Tell the factor for estimates of about this size; 1.0 while nothing is known."""
+        row = self._rows.get(model)
+        if row is None:
+            return 1.0
+        size = _size(estimate)
+        return row[size] or min(_nearest(row, size), _ceiling(estimate))
+
+    def scaled(self, model: str, estimate: int) -> int:
+        """Give the tokens to reserve for an *estimate*."""
+        return ceil(estimate * self.factor(model, estimate))
+
+    def learn(self, model: str, estimate: int, true: int) -> None:
+        """Take note that a request of *estimate* tokens had *true* ones."""
+        if estimate <= 0 or true <= 0:
+            return
+        row = self._rows.get(model) or self._add(model)
+        size = _size(estimate)
+        ratio = max(_LEAST, min(true / estimate, _ceiling(estimate)))
+        old = row[size] or 1.0
+        row[size] = max(ratio, old + (ratio - old) * _DECAY)
+
+    def _add(self, model: str) -> list[float]:
+        if len(self._rows) >= _MAX_MODELS:
+            # The oldest half goes; one still in use is learned again from its next response.
+            self._rows = dict(list(self._rows.items())[_MAX_MODELS // 2 :])
+        return self._rows.setdefault(model, [0.0] * _SIZES)
+
+
+def _size(estimate: int) -> int:
+    return min(estimate.bit_length(), _SIZES - 1)
+
+
+def _ceiling(estimate: int) -> float:
+    return max(_MOST, _MOST_TOKENS / max(estimate, 1))
+
+
+def _nearest(row: list[float], size: int) -> float:
+    """Give the factor of the nearest size that has one, of two the smaller size's."""
+    known = (other for other in range(_SIZES) if row[other])
+    return row[min(known, key=lambda other: abs(other - size), default=size)] or 1.0

@@ -1,0 +1,279 @@
+"""keys.json: a list of keys with their labels and limits, and where each value is kept.
+
+Every mistake in the file is found in one reading, and each is told by file, key id (or the
+entry's number, from 1), field, what was found and what is allowed. Values of keys do not
+belong in this file; where one was pasted all the same, no message shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from .core.model import HOME, Candidate, Limits
+from .core.text import holds_key, mask_keys, nearest, shown
+from .errors import ConfigError
+
+__all__ = [
+    "BUILT_STORES",
+    "LATER_STORES",
+    "SINGLE_KEYS",
+    "KeySpec",
+    "Tier",
+    "load_keys",
+    "read_keys",
+]
+
+BUILT_STORES = ("env",)
+"""Secret stores of this version."""
+LATER_STORES = ("vault", "aws", "azure", "gcp", "file")
+SINGLE_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
+"""Variables of the single key in the SDK's own order; also its id in the pool."""
+
+Tier = Literal["free", "tier1", "tier2", "tier3", "paid"]
+"""Google's usage tiers; `paid` where it does not matter which of them."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_VALUES_ELSEWHERE = (
+    "the value of a key does not belong in this file: put it into the variable "
+    "GEMINI_KEY_<key_id>, or name its place, such as env://NAME"
+)
+_VALUE_FIELDS = frozenset({"key", "api_key", "apikey", "value", "token"})
+
+
+def _good_id(key_id: str) -> str:
+    if not _NAME.fullmatch(key_id):
+        raise ValueError(f"found {shown(key_id)}")
+    if key_id in (HOME, *SINGLE_KEYS):
+        raise ValueError(f"{shown(key_id)} is taken: it stands for the program's own key")
+    return key_id
+
+
+def _good_place(place: str) -> str:
+    """Refuse what is no place; a text without a scheme may be a key, so it is never shown."""
+    match = _SCHEME.fullmatch(place)
+    if match is None:
+        raise ValueError(f"found no place (not shown here); {_VALUES_ELSEWHERE}")
+    scheme, name = match.groups()
+    if scheme in LATER_STORES:
+        raise ValueError(f"{scheme}:// is not in this version yet")
+    if scheme not in BUILT_STORES:
+        raise ValueError(f"found the unknown scheme {shown(scheme)}")
+    if scheme == "env" and not _NAME.fullmatch(name):
+        raise ValueError("what follows env:// is no name of an environment variable")
+    return place
+
+
+def _bare_model(model: str) -> str:
+    return model.removeprefix("models/")
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Count = Annotated[int, Field(gt=0)]
+_A_TEXT = "a text that is not empty"
+_A_COUNT = "a whole number above 0, or left out where nobody knows"
+
+
+class KeySpec(BaseModel):
+    """One key of the pool: labels, limits and where its value is kept, never the value.
+
+    The same class as `APIKeyMetadata`, and one entry of keys.json. The description of each
+    field says what is allowed; the errors quote it.
+
+    Raises:
+        ValidationError: pydantic's, a ValueError; it shows no input.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    key_id: Annotated[str, AfterValidator(_good_id)] = Field(
+        description="letters, digits and _, not beginning with a digit (it ends the name of the "
+        f"variable GEMINI_KEY_<key_id>), and none of {HOME}, {', '.join(SINGLE_KEYS)}"
+    )
+    model: Annotated[_Text, AfterValidator(_bare_model)] | None = Field(
+        None, description=f"{_A_TEXT}: the model that this key is for"
+    )
+    workload: _Text | None = Field(None, description=_A_TEXT)
+    tier: Tier | None = Field(None, description="free, tier1, tier2, tier3, paid")
+    project: _Text | None = Field(
+        None, description=f"{_A_TEXT}; keys of one project share one quota"
+    )
+    billing_account: _Text | None = Field(None, description=_A_TEXT)
+    priority: int = Field(0, description="a whole number; lower goes first")
+    weight: float = Field(1.0, gt=0, description="a number above 0")
+    rpm: _Count | None = Field(None, description=f"{_A_COUNT}: requests in a minute")
+    tpm: _Count | None = Field(None, description=f"{_A_COUNT}: input tokens in a minute")
+    rpd: _Count | None = Field(None, description=f"{_A_COUNT}: requests in a Pacific day")
+    max_concurrency: _Count | None = Field(
+        None, description=f"{_A_COUNT}: requests under way at once"
+    )
+    active: bool = Field(True, description="true or false")
+    secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
+        None, repr=False, description="env://NAME, or left out for the store's default place"
+    )
+
+    @property
+    def candidate(self) -> Candidate:
+        """Give the key as selection and quota see it.
+
+        A key without a project is its own project, and a project without a billing account
+        pays for itself.
+        """
+        project = self.project or f"key:{self.key_id}"
+        return Candidate(
+            key_id=self.key_id,
+            project=project,
+            billing_account=self.billing_account or f"project:{project}",
+            limits=Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency),
+            model=self.model,
+            workload=self.workload,
+            tier=self.tier,
+            priority=self.priority,
+            weight=self.weight,
+            active=self.active,
+        )
+
+
+def load_keys(path: Path) -> tuple[KeySpec, ...]:
+    """Read keys.json.
+
+    Raises:
+        ConfigError: If it is missing, unreadable or wrong; with every mistake in it.
+    """
+    keys, problems = read_keys(path)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return keys
+
+
+def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
+    """Read keys.json; return its keys and a sentence for each thing that is wrong."""
+    entries, problem = _parse(path)
+    if problem:
+        return (), [f"{path}: {problem}"]
+    keys: list[KeySpec] = []
+    problems: list[str] = []
+    for number, entry in enumerate(entries, 1):
+        key, wrong = _read_entry(number, entry)
+        keys += [key] if key else []
+        problems += [f"{path}, {text}" for text in wrong]
+    problems += [f"{path}, {text}" for text in _repeats(entries)]
+    return tuple(keys), problems
+
+
+def _parse(path: Path) -> tuple[list[Any], str | None]:
+    """Return the entries of the file, or why there are none."""
+    try:
+        # utf-8-sig: editors on Windows put a byte order mark first.
+        found = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_no_repeats)
+    except FileNotFoundError:
+        return [], "there is no such file; create it (see keys_example.json) or name another"
+    except OSError as error:
+        return [], f"the file cannot be read: {error.strerror}"
+    except json.JSONDecodeError as error:
+        return [], f"not JSON, line {error.lineno}, column {error.colno}: {error.msg}"
+    except UnicodeDecodeError as error:
+        return [], f"not UTF-8 text, at byte {error.start}; save the file as UTF-8"
+    except _RepeatedFieldError as error:
+        return [], f"the field {shown(error.args[0])} stands twice in one entry; keep one"
+    except (ValueError, RecursionError):
+        return [], "not JSON that can be read: a number is too long or lists lie too deep"
+    if not isinstance(found, list):
+        return [], f"found {shown(found)}; allowed: a list of keys, [{{…}}, {{…}}]"
+    return found, None
+
+
+class _RepeatedFieldError(Exception):
+    """Carry the name of a field that stands twice in one object."""
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entry:
+            raise _RepeatedFieldError(name)
+        entry[name] = value
+    return entry
+
+
+def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
+    """Return the entry's key, or a sentence for each field that is wrong."""
+    if not isinstance(entry, dict):
+        return None, [f"entry {number}: found {shown(entry)}; allowed: an object, {{…}}"]
+    who = _who(number, entry)
+    pasted = [name for name, value in entry.items() if isinstance(value, str) and holds_key(value)]
+    if pasted:
+        return None, [f"{who}, field {_field(name)}: {_PASTED}" for name in pasted]
+    try:
+        return KeySpec.model_validate(entry), []
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    return None, [f"{who}, {_sentence(problem)}" for problem in found]
+
+
+_PASTED = f"found an API key itself (not shown here); {_VALUES_ELSEWHERE}"
+
+
+def _who(number: int, entry: dict[str, Any]) -> str:
+    key_id = entry.get("key_id")
+    if isinstance(key_id, str) and _NAME.fullmatch(key_id) and not holds_key(key_id):
+        return f"key {key_id}"
+    return f"entry {number}"
+
+
+def _field(name: object) -> str:
+    return mask_keys(str(name))
+
+
+def _sentence(problem: Any) -> str:
+    """Say one of pydantic's problems in words that show no secret."""
+    name = _field(problem["loc"][0])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown field {shown(name)}; {_instead(name)}"
+        case "missing":
+            found = "missing"
+        case "value_error":
+            found = str(problem["ctx"]["error"])
+        case _ if name == "secret":
+            found = "found no place (not shown here)"
+        case _:
+            found = f"found {shown(problem['input'])}"
+    hint = nearest(str(problem["input"]), ("free", "tier1", "paid")) if name == "tier" else ""
+    return f"field {name}: {found}; allowed: {KeySpec.model_fields[name].description}.{hint}"
+
+
+def _instead(name: str) -> str:
+    if name.lower() in _VALUE_FIELDS:
+        return _VALUES_ELSEWHERE
+    return f"allowed: {', '.join(KeySpec.model_fields)}.{nearest(name, KeySpec.model_fields)}"
+
+
+def _repeats(entries: Iterable[object]) -> list[str]:
+    """Say which entries have the same id."""
+    seen: dict[str, list[str]] = {}
+    for number, entry in enumerate(entries, 1):
+        key_id = entry.get("key_id") if isinstance(entry, dict) else None
+        if isinstance(key_id, str):
+            seen.setdefault(key_id, []).append(str(number))
+    return [
+        f"key {_field(key_id)}, field key_id: found in the entries {' and '.join(numbers)}; "
+        "allowed: once. Give each key an id of its own."
+        for key_id, numbers in seen.items()
+        if len(numbers) > 1
+    ]

@@ -1,0 +1,179 @@
+"""The one table of settings: name, variable, default, and what is allowed.
+
+The description of each field says what is allowed; the errors of config.py quote it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic_core import PydanticUseDefault
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from .core.policy import Strategy
+from .core.text import shown
+from .keysfile import BUILT_STORES
+
+__all__ = ["ARGUMENTS", "ENV_NAMES", "GOOGLE_HOST", "SECRET_SETTINGS", "Settings", "Switch"]
+
+GOOGLE_HOST = "generativelanguage.googleapis.com"
+
+_HOST = "generativelanguage.googleapis.com"
+LAST_RESORT_PRIORITY = 1_000_000
+"""The priority of the single key: it serves while nothing else can."""
+
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+
+
+def _split(value: object) -> object:
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    hosts = tuple(dict.fromkeys(host.strip().lower() for host in hosts if host.strip()))
+    for host in hosts:
+        match = _HOST.fullmatch(host)
+        if match is None or not 0 < int(match[1] or 443) < 65536:
+            raise ValueError(f"found {shown(host)}")
+    if not hosts:
+        raise ValueError("found no host")
+    return hosts
+
+
+def _good_store(store: str) -> str:
+    if store not in BUILT_STORES:
+        raise ValueError(f"{shown(store)} is not in this version yet")
+    return store
+
+
+def _good_state(url: str) -> str:
+    if url == "memory://":
+        return url
+    scheme = url.partition("://")[0] if "://" in url else ""
+    if scheme.partition("+")[0] in ("redis", "rediss"):
+        raise ValueError(f"{scheme}:// is not in this version yet")
+    raise ValueError(f"found {shown(url)}")
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+_Lower = BeforeValidator(_lower)
+_Whole = Annotated[int, Field(ge=0)]
+_Store = Literal["env", "vault", "aws", "azure", "gcp"]
+
+
+class Switch(BaseSettings):
+    """Whether to rotate at all: read first, since what is off cannot be wrong otherwise."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        case_sensitive=True,
+        extra="ignore",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    enabled: bool = Field(
+        True, validation_alias="ENABLE_KEY_ROTATION", description="true or false"
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        value = value.strip() if isinstance(value, str) else value
+        if value == "":
+            raise PydanticUseDefault
+        return value
+
+
+class Settings(Switch):
+    """The settings of one pool, from arguments, the environment and `.env`, in this order.
+
+    Read it with `config.load()`, whose errors are for people; this class raises pydantic's.
+    """
+
+    keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), validation_alias="GEMINI_API_KEYS", repr=False, description="keys, comma-separated"
+    )
+    keys_file: Path | None = Field(
+        None, validation_alias="KEYROT_KEYS_FILE", description="the path of a keys.json"
+    )
+    secret_store: Annotated[_Store, AfterValidator(_good_store), _Lower] = Field(
+        "env", validation_alias="SECRET_STORE_TYPE", description=", ".join(BUILT_STORES)
+    )
+    google_api_key: SecretStr | None = Field(
+        None, validation_alias="GOOGLE_API_KEY", repr=False, description="a key"
+    )
+    gemini_api_key: SecretStr | None = Field(
+        None, validation_alias="GEMINI_API_KEY", repr=False, description="a key"
+    )
+    state_url: Annotated[str, AfterValidator(_good_state)] = Field(
+        "memory://", validation_alias="KEYROT_STATE_URL", description="memory://"
+    )
+    redis_url: SecretStr | None = Field(
+        None, validation_alias="REDIS_URL", repr=False, description="a Redis URL"
+    )
+    pool: str = Field(
+        "default",
+        validation_alias="KEYROT_POOL",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="up to 64 letters, digits, _ . - and a letter or digit first",
+    )
+    allowed_hosts: Annotated[
+        tuple[str, ...], AfterValidator(_good_hosts), NoDecode, BeforeValidator(_split)
+    ] = Field(
+        (GOOGLE_HOST,),
+        validation_alias="KEYROT_ALLOWED_HOSTS",
+        description="host or host:port, comma-separated, in full and without scheme or path",
+    )
+    strategy: Annotated[Strategy, _Lower] = Field(
+        "spread", validation_alias="KEYROT_STRATEGY", description="spread, fill, sticky"
+    )
+    max_attempts: _Whole = Field(
+        0,
+        validation_alias="KEYROT_MAX_ATTEMPTS",
+        description="a whole number from 0 (0: each key once)",
+    )
+    max_retries: _Whole = Field(
+        2, validation_alias="KEYROT_MAX_RETRIES", description="a whole number from 0"
+    )
+    max_wait_s: float = Field(
+        30.0,
+        validation_alias="KEYROT_MAX_WAIT_S",
+        ge=0,
+        description="seconds, from 0 (0: never wait)",
+    )
+    cooldown_base_s: float = Field(
+        30.0,
+        validation_alias="KEYROT_COOLDOWN_BASE_S",
+        gt=0,
+        description="seconds, more than 0",
+    )
+    cooldown_max_s: float = Field(
+        900.0,
+        validation_alias="KEYROT_COOLDOWN_MAX_S",
+        gt=0,
+        description="seconds, no less than KEYROT_COOLDOWN_BASE_S",
+    )
+    tracing: Annotated[Literal["off", "otlp"], _Lower] = Field(
+        "off", validation_alias="KEYROT_TRACING", description="off, otlp"
+    )
+
+
+ENV_NAMES: Mapping[str, str] = MappingProxyType(
+    {name: str(info.validation_alias) for name, info in Settings.model_fields.items()}
+)
+"""The variable of each setting."""
+ARGUMENTS = tuple(name for name in ENV_NAMES if name != "redis_url")
+"""The settings that may also be arguments of install()."""
+SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_url"})
+"""Settings that no message shows."""

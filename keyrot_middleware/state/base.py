@@ -1,0 +1,94 @@
+"""What a state backend does: it alone knows what was used, and decides in one atomic step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..core.model import NO_LIMITS, CallInfo, Candidate, Lease, Limits, Outcome, Unavailable
+from ..core.roster import Shortlist
+
+__all__ = ["KeyHealth", "State", "Used"]
+
+
+@dataclass(slots=True)
+class Used:
+    """What a project has used of one model bucket in the windows of now."""
+
+    bucket: str
+    requests_minute: int
+    tokens_minute: int
+    requests_day: int
+    limits: Limits = NO_LIMITS
+
+
+@dataclass(slots=True)
+class KeyHealth:
+    """What is known of one key."""
+
+    last_used: float | None = None
+    success_count: int = 0
+    error_count: int = 0
+    cooldown_until: float | None = None
+    """Epoch seconds of the latest cooldown that still runs; `inf` for a retired key."""
+    cooldown_reason: str | None = None
+    cooldown_scope: str | None = None
+    used: list[Used] = field(default_factory=list)
+
+
+class State(ABC):
+    """The pool's memory. The coroutine methods are for backends that wait for a network."""
+
+    instant: ClassVar[bool] = True
+    """The blocking methods do no I/O, so that a task may call them as they are."""
+
+    @abstractmethod
+    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+        """Reserve one key of *shortlist* for *info*, all windows or none.
+
+        Args:
+            info: The call: its model, verb, tokens and requests.
+            shortlist: `(group, candidate)` in order; a lower group goes first.
+            spread: Within a group the least used share first, else the first that has room.
+        """
+
+    @abstractmethod
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Book what became of *lease*, and who owns *names*.
+
+        Returns:
+            Until when the scope of a failure rests, epoch seconds; None where nothing rests.
+        """
+
+    @abstractmethod
+    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Tell `(key_id, project)` of the first of *names* that is known."""
+
+    @abstractmethod
+    def revive(self, key_id: str) -> None:
+        """Forget every cooldown that is about this key alone."""
+
+    @abstractmethod
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Tell what is known of each key, by its id."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+    async def aacquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool
+    ) -> Lease | Unavailable:
+        """Do what `acquire` does, without blocking the loop."""
+        return self.acquire(info, shortlist, spread=spread)
+
+    async def asettle(
+        self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
+    ) -> float | None:
+        """Do what `settle` does, without blocking the loop."""
+        return self.settle(lease, outcome, names)
+
+    async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Do what `owner` does, without blocking the loop."""
+        return self.owner(names)

@@ -1,0 +1,279 @@
+"""`memory://`: one process's truth, exact for threads and tasks, under one lock.
+
+Nothing is awaited and no I/O is done under the lock, so a task may call it as well as a thread.
+A cooldown, a window and a count exist only for what was used; idle ones are swept away when
+their number has doubled, so that ten thousand keys forget nothing and cost nothing at rest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import TypeVar
+
+from ..core.model import (
+    Block,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Outcome,
+    Scope,
+    Unavailable,
+    Verdict,
+)
+from ..core.policy import RetryPolicy
+from ..core.roster import Shortlist
+from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, scope_key, scope_keys
+from .base import KeyHealth, State, Used
+
+__all__ = ["MemoryState"]
+
+OWNERS_KEPT = 100_000
+BUCKETS_KEPT = 1_000
+SWEEP_AT = 256
+
+_T = TypeVar("_T")
+_Booking = tuple[Quota, tuple[int, bool, float], tuple[Cooldown, ...]]
+
+
+class MemoryState(State):
+    """The pool's memory inside this process."""
+
+    def __init__(self, policy: RetryPolicy, clock: Callable[[], float]) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._quotas: dict[tuple[str, str], Quota] = {}
+        self._cooldowns: dict[tuple[str, ...], Cooldown] = {}
+        self._under_way: dict[str, int] = {}
+        self._health: dict[str, KeyHealth] = {}
+        self._buckets: OrderedDict[str, str] = OrderedDict()
+        self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._sweep_at = SWEEP_AT
+        _renew_lock_after_fork(self)
+
+    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+        """Reserve one key of *shortlist*; see `State.acquire`."""
+        with self._lock:
+            now = self._clock()
+            bucket = self._buckets.get(info.model, info.model)
+            blocks: dict[str, Block] = {}
+            best: tuple[Candidate, Quota, bool] | None = None
+            best_group, best_share = 0, inf
+            for group, key in shortlist:
+                if best is not None and (group != best_group or not spread):
+                    break
+                quota = self._quota(key.project, bucket)
+                edge = quota.roll(now)
+                block = self._block(key, quota, bucket, info, now, edge=edge)
+                if block is not None:
+                    blocks[key.key_id] = block
+                    continue
+                share = quota.share(quota.limits(key.limits), key.weight) if spread else 0.0
+                if best is None or share < best_share:
+                    best, best_group, best_share = (key, quota, edge), group, share
+            if best is None:
+                return Unavailable(now, blocks)
+            return self._lend(best, bucket, info, now)
+
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Book what became of *lease*; see `State.settle`."""
+        with self._lock:
+            now = self._clock()
+            self._give_back(lease, outcome)
+            for name in names:
+                _keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
+            verdict = outcome.verdict
+            health = self._health[lease.key_id]
+            if outcome.kind is Kind.SUCCESS:
+                health.success_count += 1
+                self._forgive(lease, now)
+            if verdict is None:
+                return None
+            health.error_count += 1
+            return self._punish(lease, verdict, now)
+
+    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Tell whose key made one of *names*; see `State.owner`."""
+        with self._lock:
+            return next((self._owners[name] for name in names if name in self._owners), None)
+
+    def revive(self, key_id: str) -> None:
+        """Forget every cooldown that is about this key alone."""
+        with self._lock:
+            for name in [n for n in self._cooldowns if n[0].startswith("key") and n[1] == key_id]:
+                del self._cooldowns[name]
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Tell what is known of each key, by its id."""
+        with self._lock:
+            now = self._clock()
+            used: dict[str, list[Used]] = {}
+            for (project, bucket), quota in self._quotas.items():
+                quota.roll(now)
+                used.setdefault(project, []).append(
+                    Used(
+                        bucket, quota.requests, quota.tokens, quota.day_requests, quota.learned
+                    )
+                )
+            resting = [(n, c) for n, c in self._cooldowns.items() if c.until > now]
+            return {key.key_id: self._describe(key, used, resting) for key in candidates}
+
+    def _quota(self, project: str, bucket: str) -> Quota:
+        quota = self._quotas.get((project, bucket))
+        if quota is None:
+            if len(self._quotas) >= self._sweep_at:
+                self._sweep()
+            quota = self._quotas[(project, bucket)] = Quota()
+        return quota
+
+    def _block(
+        self, key: Candidate, quota: Quota, bucket: str, info: CallInfo, now: float, *, edge: bool
+    ) -> Block | None:
+        if self._cooldowns:
+            for name in scope_keys(key, bucket, info.verb):
+                cooldown = self._cooldowns.get(name)
+                if cooldown is not None and (block := cooldown.block(now)) is not None:
+                    return block
+        limit = key.limits.max_concurrency
+        if limit is not None and self._under_way.get(key.key_id, 0) >= limit:
+            return Block("concurrency", now + PROBE_POLL_S, waitable=True)
+        return quota.block(quota.limits(key.limits), info.requests, info.tokens, edge=edge)
+
+    def _lend(
+        self, best: tuple[Candidate, Quota, bool], bucket: str, info: CallInfo, now: float
+    ) -> Lease:
+        key, quota, edge = best
+        probing = self._probing(key, bucket, info.verb)
+        where = quota.book(info.requests, info.tokens, edge=edge)
+        self._under_way[key.key_id] = self._under_way.get(key.key_id, 0) + 1
+        self._health.setdefault(key.key_id, KeyHealth()).last_used = now
+        lease = Lease(
+            key_id=key.key_id,
+            project=key.project,
+            billing_account=key.billing_account,
+            bucket=bucket,
+            verb=info.verb,
+            tokens=info.tokens,
+            requests=info.requests,
+            at=now,
+            probe=bool(probing),
+            tier=key.tier,
+            books=(quota, where, probing),
+        )
+        for cooldown in probing:
+            cooldown.probe = lease
+        return lease
+
+    def _probing(self, key: Candidate, bucket: str, verb: str) -> tuple[Cooldown, ...]:
+        if not self._cooldowns:
+            return ()
+        names = scope_keys(key, bucket, verb)
+        return tuple(self._cooldowns[name] for name in names if name in self._cooldowns)
+
+    def _give_back(self, lease: Lease, outcome: Outcome) -> None:
+        left = self._under_way.get(lease.key_id, 1) - 1
+        if left > 0:
+            self._under_way[lease.key_id] = left
+        else:
+            self._under_way.pop(lease.key_id, None)
+        books: _T = TypeVar("_T")
+_Booking = lease.books  # type: ignore[assignment]  # what _lend put there
+        quota, where, probing = books
+        if outcome.kind is Kind.UNSENT:
+            quota.correct(where, -lease.requests, -lease.tokens)
+        elif outcome.usage.input_tokens is not None:
+            quota.correct(where, 0, outcome.usage.input_tokens - lease.tokens)
+        for cooldown in probing:
+            if cooldown.probe is lease:
+                cooldown.probe = None
+
+    def _forgive(self, lease: Lease, now: float) -> None:
+        """A success ends the exponential cooldown, unless a later failure has renewed it."""
+        if not self._cooldowns:
+            return
+        names = scope_keys(_candidate(lease), lease.bucket, lease.verb)
+        for name in names:
+            cooldown = self._cooldowns.get(name)
+            if cooldown is not None and cooldown.until <= now:
+                del self._cooldowns[name]
+
+    def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
+        bucket = verdict.bucket or lease.bucket
+        if verdict.bucket and verdict.bucket != lease.bucket:
+            _keep(self._buckets, lease.bucket, verdict.bucket, BUCKETS_KEPT)
+        if any(limit is not None for limit in verdict.learned):
+            self._quota(lease.project, bucket).learn(verdict.learned, now)
+        if verdict.scope is Scope.NONE:
+            return None
+        name = scope_key(
+            verdict.scope,
+            key_id=lease.key_id,
+            project=lease.project,
+            billing_account=lease.billing_account,
+            bucket=bucket,
+            verb=lease.verb,
+        )
+        cooldown = self._cooldowns.setdefault(name, Cooldown())
+        until = verdict.until
+        if until is None:
+            until = now + cooldown.step(
+                lease.at, self._policy.cooldown_base_s, self._policy.cooldown_max_s
+            )
+        cooldown.strike(verdict.failure, until, waitable=verdict.named and verdict.wait)
+        return cooldown.until
+
+    def _describe(
+        self,
+        key: Candidate,
+        used: dict[str, list[Used]],
+        resting: list[tuple[tuple[str, ...], Cooldown]],
+    ) -> KeyHealth:
+        known = self._health.get(key.key_id, KeyHealth())
+        health = KeyHealth(known.last_used, known.success_count, known.error_count)
+        health.used = used.get(key.project, [])
+        owners = {"billing": key.billing_account, "project": key.project}
+        for (scope, who, *_), cooldown in resting:
+            mine = owners.get(scope.partition("_")[0], key.key_id) == who
+            if mine and cooldown.until > (health.cooldown_until or 0.0):
+                health.cooldown_until = cooldown.until
+                health.cooldown_reason, health.cooldown_scope = cooldown.failure, scope
+        return health
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        for name in [name for name, quota in self._quotas.items() if quota.idle(now)]:
+            del self._quotas[name]
+        for name in [name for name, rest in self._cooldowns.items() if rest.until + DAY_S < now]:
+            del self._cooldowns[name]
+        self._sweep_at = max(SWEEP_AT, 2 * len(self._quotas))
+
+
+def _keep(table: OrderedDict[str, _T], name: str, value: _T, most: int) -> None:
+    table[name] = value
+    table.move_to_end(name)
+    if len(table) > most:
+        table.popitem(last=False)
+
+
+def _candidate(lease: Lease) -> Candidate:
+    return Candidate(lease.key_id, lease.project, lease.billing_account)
+
+
+def _renew_lock_after_fork(state: MemoryState) -> None:
+    """Give a forked child a lock of its own: another thread may have held it at the fork."""
+    if not hasattr(os, "register_at_fork"):
+        return
+    alive = weakref.ref(state)
+
+    def renew() -> None:
+        mine = alive()
+        if mine is not None:
+            mine._lock = threading.Lock()
+
+    os.register_at_fork(after_in_child=renew)

@@ -1,0 +1,1 @@
+"""Sinks: what a call did, as spans and as log lines."""

@@ -1,0 +1,80 @@
+"""What is tried: the state of the pool, the ways a program calls, and what each must come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["CALLS", "FAILING", "ROTATING", "WAYS", "Case", "Pool", "cases"]
+
+Fault = Literal["minute", "day", "invalid", "good"]
+CALLS = 2  # The second meets what the first has taught the pool.
+WAYS = ("sync", "stream", "tool", "async_", "async_stream", "async_tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The keys of a pool in the order of their priority.
+
+    Attributes:
+        name: What stands in the report.
+        keys: Key id to what the service makes of that key.
+        home: The key id whose value the program is given as its single key; None is POOL_KEY.
+        words: What the user must be able to read when every call fails; empty if none may fail.
+    """
+
+    name: str
+    keys: dict[str, Fault]
+    home: str | None = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Whether no key of the pool can answer."""
+        return "good" not in self.keys.values()
+
+
+ROTATING = (
+    Pool("one good", {"spent": "minute", "revoked": "invalid", "good": "good"}),
+    Pool("home key spent", {"spent": "minute", "revoked": "invalid", "good": "good"}, "spent"),
+)
+FAILING = (
+    Pool("all spent for the day", {"spent1": "day", "spent2": "day"}, None, ("RESOURCE_EXHAUSTED",)),
+    Pool("all revoked", {"revoked1": "invalid", "revoked2": "invalid"}, None, ("API_KEY_INVALID",)),
+)
+
+# The class under which each framework's user catches it; agno hands its words over, no exception.
+OWN_ERRORS: dict[tuple[str, str], str] = {
+    ("langchain", "RESOURCE_EXHAUSTED"): "GoogleRateLimitError",
+    ("langchain", "API_KEY_INVALID"): "GoogleInvalidRequestError",
+    ("pydantic-ai", "RESOURCE_EXHAUSTED"): "ModelQuotaExceededError",
+    ("pydantic-ai", "API_KEY_INVALID"): "ModelAuthenticationError",
+    ("adk", "RESOURCE_EXHAUSTED"): "_ResourceExhaustedError",
+    ("adk", "API_KEY_INVALID"): "ClientError",
+    ("agno", "RESOURCE_EXHAUSTED"): "RuntimeError",
+    ("agno", "API_KEY_INVALID"): "RuntimeError",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One process: a framework, a pool, a way to call."""
+
+    framework: str
+    pool: Pool
+    way: str
+
+    @property
+    def app(self) -> str:
+        """The name of the user program, as probe.py takes it."""
+        return self.framework.replace("-", "_")
+
+    @property
+    def errors(self) -> list[str]:
+        """The names of the classes of which the user's exception must be one each."""
+        return [OWN_ERRORS[self.framework, word] for word in self.pool.words]
+
+
+def cases(framework: str) -> list[Case]:
+    """List what is tried with one framework."""
+    return [Case(framework, pool, way) for pool in (*ROTATING, *FAILING) for way in WAYS]

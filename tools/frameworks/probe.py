@@ -1,0 +1,68 @@
+"""Run one way of one user program some times, and print what its user gets, a JSON line a call.
+
+Started as ``python probe.py APP WAY CALLS [--plain]``: install() comes first, then the program is
+loaded as it is, which is what ``keyrot run`` does. ``--plain`` leaves install() out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def failure_of(error: BaseException) -> dict[str, Any]:
+    """Describe an exception: its classes, its words, and those of what caused it."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return {
+        "classes": [[kind.__name__ for kind in type(each).__mro__] for each in causes],
+        "texts": [str(each) for each in causes],
+        "notes": [getattr(each, "__notes__", []) for each in causes],
+    }
+
+
+async def one_call(program: dict[str, Any], way: str) -> dict[str, Any]:
+    """Call the program once; give its answer or its failure, the seconds, the runs of its tool."""
+    before, start = len(program["tool_runs"]), time.perf_counter()
+    try:
+        found: Any = program[way]()
+        told = {"answer": await found if inspect.isawaitable(found) else found}
+    except Exception as error:  # whatever the framework raises is what is asked for
+        told = {"failure": failure_of(error)}
+    seconds = time.perf_counter() - start
+    return told | {"seconds": seconds, "tool_runs": len(program["tool_runs"]) - before}
+
+
+async def all_calls(program: dict[str, Any], way: str, calls: int) -> None:
+    """Print one line for each call, in one event loop."""
+    for _ in range(calls):
+        print(json.dumps(await one_call(program, way)), flush=True)
+
+
+def main(app: str, way: str, calls: str, *flags: str) -> None:
+    """Install, load the program, call it; a sync way is called where no event loop runs."""
+    if "--plain" not in flags:
+        import keyrot_middleware  # noqa: PLC0415 - left out by --plain
+
+        keyrot_middleware.install()
+    program = runpy.run_path(str(Path(__file__).with_name(f"{app}_app.py")))
+    if inspect.iscoroutinefunction(program[way]):
+        asyncio.run(all_calls(program, way, int(calls)))
+        return
+    for _ in range(int(calls)):
+        step = one_call(program, way)
+        try:
+            step.send(None)
+        except StopIteration as done:
+            print(json.dumps(done.value), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,53 @@
+"""Give each framework a virtual environment of its own, kept for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+VENVS = ROOT / ".venv-frameworks"
+
+
+def frameworks() -> list[str]:
+    """Name every framework that has a ``requirements-<name>.txt`` here."""
+    return sorted(path.stem.removeprefix("requirements-") for path in requirement_files())
+
+
+def requirement_files() -> list[Path]:
+    """List the files that pin the frameworks."""
+    return list(HERE.glob("requirements-*.txt"))
+
+
+def python_of(name: str) -> Path:
+    """Give the interpreter of a framework's environment, made first if it is not there as pinned.
+
+    Raises:
+        subprocess.CalledProcessError: venv or pip failed; they have said why.
+    """
+    venv, wanted = VENVS / name, fingerprint(name)
+    python, stamp = venv / "bin" / "python", venv / "made-from"
+    if not (stamp.is_file() and stamp.read_text() == wanted):
+        print(f"{name}: making {venv.relative_to(ROOT)} (a minute or so, this once)", flush=True)
+        make(name, venv, python)
+        stamp.write_text(wanted)
+    return python
+
+
+def fingerprint(name: str) -> str:
+    """Hash what an environment is made from: this Python, the pins, our own dependencies."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in (HERE / f"requirements-{name}.txt", ROOT / "pyproject.toml"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def make(name: str, venv: Path, python: Path) -> None:
+    """Make the environment anew, with the framework and this library (as an editable install)."""
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+    pins = str(HERE / f"requirements-{name}.txt")
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--requirement", pins, "--editable", str(ROOT)], check=True, timeout=900)

@@ -1,1 +1,70 @@
-"""A pool of Gemini API keys under the google-genai client you already have."""
+"""A pool of Gemini API keys under the google-genai client you already have.
+
+    import keyrot_middleware
+    keyrot_middleware.install()
+
+From then on each call of the program goes out with a key of the pool, within its limits, and on
+failure again without the failed key. Importing this package imports neither the SDK nor any
+optional library; the names below are loaded when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .core.policy import POOL_KEY
+from .errors import ConfigError, KeyrotError, MissingExtraError, SecretError
+
+if TYPE_CHECKING:
+    from .genai.exhausted import KeyPoolExhausted
+    from .install import bypass, install, status, uninstall, workload
+    from .keysfile import KeySpec as APIKeyMetadata
+    from .manager import KeyManager, get_key_manager
+
+__all__ = [
+    "POOL_KEY",
+    "APIKeyMetadata",
+    "ConfigError",
+    "KeyManager",
+    "KeyPoolExhausted",
+    "KeyrotError",
+    "MissingExtraError",
+    "SecretError",
+    "__version__",
+    "bypass",
+    "get_key_manager",
+    "install",
+    "status",
+    "uninstall",
+    "workload",
+]
+
+logging.getLogger("keyrot_middleware").addHandler(logging.NullHandler())
+
+_HOMES = {
+    "APIKeyMetadata": ("keysfile", "KeySpec"),
+    "KeyManager": ("manager", "KeyManager"),
+    "KeyPoolExhausted": ("genai.exhausted", "KeyPoolExhausted"),
+    "bypass": ("install", "bypass"),
+    "get_key_manager": ("manager", "get_key_manager"),
+    "install": ("install", "install"),
+    "status": ("install", "status"),
+    "uninstall": ("install", "uninstall"),
+    "workload": ("install", "workload"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home[0]}"), home[1])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

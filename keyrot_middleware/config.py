@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from .core.model import Limits
-from .core.policy import RetryPolicy
+from .core.policy import POOL_KEY, RetryPolicy
 from .core.text import nearest, shown
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys
@@ -37,8 +37,6 @@ __all__ = [
     "load",
 ]
 
-POOL_KEY = "keyrot-pool"
-"""In a variable or a constructor: no key of its own. It never reaches the wire."""
 LAST_RESORT_PRIORITY = 1_000_000
 """The priority of the single key: it serves while nothing else can."""
 
@@ -55,7 +53,7 @@ class Config:
     settings: Settings
     keys: tuple[KeySpec, ...] = ()
     """The pool in order: keys.json, then GEMINI_API_KEYS, then the single key."""
-    policy: RetryPolicy = RetryPolicy()
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     warnings: tuple[str, ...] = ()
     """What should be said once at start; no secret in them."""
     inline: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
@@ -63,8 +61,8 @@ class Config:
     last_resort: str | None = None
     """The id of the single key: the home key, and last in the pool. Values are only known after
     resolving, so the ring leaves it out where its value is that of another key of the pool."""
-    env_file: Path | None = None
-    """The `.env` that was read, absolute; None where there is none."""
+    env_file: Path = Path(".env")
+    """The `.env` that was read if it is there; absolute when it comes from `load()`."""
 
 
 def load(**overrides: Any) -> Config:
@@ -79,15 +77,13 @@ def load(**overrides: Any) -> Config:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     _refuse_unknown(given)
-    env_file = Path(".env").absolute()
     problems: list[str] = []
     settings = _read_settings(given, problems)
     if settings is None:
         raise ConfigError(_listed(problems))
-    found = env_file if env_file.is_file() else None
     if not settings.enabled:
-        return Config(settings, env_file=found)
-    config = _gather(settings, given, found, problems)
+        return Config(settings)
+    config = _gather(settings, given, problems)
     if problems:
         raise ConfigError(_listed(problems))
     return config
@@ -95,9 +91,8 @@ def load(**overrides: Any) -> Config:
 
 def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
     """Bring the keys of all three places together; tell in *problems* what is wrong."""
-    env_file = Path(".env").absolute()
     warnings: list[str] = []
-    if settings.redis_url and not _is_set("state_url", settings):
+    if settings.redis_url and "state_url" not in settings.model_fields_set:
         warnings.append(_REDIS_WARNING)
     in_file = _keys_of_file(settings, given, problems)
     inline = _numbered(_distinct(settings.keys, warnings), {key.key_id for key in in_file})
@@ -105,7 +100,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     single = _single_key(settings, given)
     if single:
         keys.append(_last_resort(ENV_NAMES[single]))
-    if single in given:
+    if single and single in given:
         inline[ENV_NAMES[single]] = getattr(settings, single)
     return Config(
         settings=settings,
@@ -114,7 +109,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
         warnings=tuple(warnings),
         inline=MappingProxyType(inline),
         last_resort=ENV_NAMES[single] if single else None,
-        env_file=env_file if env_file.is_file() else None,
+        env_file=Path(".env").absolute(),
     )
 
 
@@ -126,8 +121,8 @@ def _keys_of_file(
     if settings.keys_file is None and not path.exists():
         return ()
     keys, wrong = read_keys(path)
-    named = f" (named by {_where('keys_file', given)})" if settings.keys_file else ""
-    problems += [text.replace(str(path), f"{path}{named}", 1) for text in wrong]
+    named = f"{_where('keys_file', given)}, " if settings.keys_file else ""
+    problems += [f"{named}{text}" for text in wrong]
     return keys
 
 
@@ -181,8 +176,8 @@ def _policy(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     policy = RetryPolicy(**{name: getattr(settings, name) for name in names})
     if policy.cooldown_max_s < policy.cooldown_base_s:
         problems.append(
-            f"{_where('cooldown_max_s', given)}: found {policy.cooldown_max_s:g}; allowed: seconds, "
-            f"no less than KEYROT_COOLDOWN_BASE_S, which is {policy.cooldown_base_s:g}."
+            f"{_where('cooldown_max_s', given)}: found {policy.cooldown_max_s:g}; allowed: "
+            f"seconds, no less than KEYROT_COOLDOWN_BASE_S, which is {policy.cooldown_base_s:g}."
         )
     return policy
 
@@ -243,7 +238,7 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
         found = str(problem["ctx"]["error"])
     else:
         found = f"found {shown(value)}"
-    hint = nearest(value, allowed.split(", ")) if allowed and isinstance(value, str) else ""
+    hint = nearest(value, str(allowed).split(", ")) if problem["type"] == "literal_error" else ""
     return f"{_where(name, given)}: {found}; allowed: {allowed}.{hint}"
 
 

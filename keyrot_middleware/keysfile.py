@@ -22,7 +22,7 @@ from pydantic import (
     ValidationError,
 )
 
-from .core.model import HOME, Candidate, Limits
+from .core.model import Candidate, Limits
 from .core.text import holds_key, mask_keys, nearest, shown
 from .errors import ConfigError
 
@@ -57,7 +57,7 @@ _VALUE_FIELDS = frozenset({"key", "api_key", "apikey", "value", "token"})
 def _good_id(key_id: str) -> str:
     if not _NAME.fullmatch(key_id):
         raise ValueError(f"found {shown(key_id)}")
-    if key_id in (HOME, *SINGLE_KEYS):
+    if key_id in SINGLE_KEYS:
         raise ValueError(f"{shown(key_id)} is taken: it stands for the program's own key")
     return key_id
 
@@ -103,28 +103,30 @@ class KeySpec(BaseModel):
 
     key_id: Annotated[str, AfterValidator(_good_id)] = Field(
         description="letters, digits and _, not beginning with a digit (it ends the name of the "
-        f"variable GEMINI_KEY_<key_id>), and none of {HOME}, {', '.join(SINGLE_KEYS)}"
+        f"variable GEMINI_KEY_<key_id>), and neither {' nor '.join(SINGLE_KEYS)}"
     )
     model: Annotated[_Text, AfterValidator(_bare_model)] | None = Field(
-        None, description=f"{_A_TEXT}: the model that this key is for"
+        default=None, description=f"{_A_TEXT}: the model that this key is for"
     )
-    workload: _Text | None = Field(None, description=_A_TEXT)
-    tier: Tier | None = Field(None, description="free, tier1, tier2, tier3, paid")
+    workload: _Text | None = Field(default=None, description=_A_TEXT)
+    tier: Tier | None = Field(default=None, description="free, tier1, tier2, tier3, paid")
     project: _Text | None = Field(
-        None, description=f"{_A_TEXT}; keys of one project share one quota"
+        default=None, description=f"{_A_TEXT}; keys of one project share one quota"
     )
-    billing_account: _Text | None = Field(None, description=_A_TEXT)
-    priority: int = Field(0, description="a whole number; lower goes first")
-    weight: float = Field(1.0, gt=0, description="a number above 0")
-    rpm: _Count | None = Field(None, description=f"{_A_COUNT}: requests in a minute")
-    tpm: _Count | None = Field(None, description=f"{_A_COUNT}: input tokens in a minute")
-    rpd: _Count | None = Field(None, description=f"{_A_COUNT}: requests in a Pacific day")
+    billing_account: _Text | None = Field(default=None, description=_A_TEXT)
+    priority: int = Field(default=0, description="a whole number; lower goes first")
+    weight: float = Field(default=1.0, gt=0, description="a number above 0")
+    rpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a minute")
+    tpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: input tokens in a minute")
+    rpd: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a Pacific day")
     max_concurrency: _Count | None = Field(
-        None, description=f"{_A_COUNT}: requests under way at once"
+        default=None, description=f"{_A_COUNT}: requests under way at once"
     )
-    active: bool = Field(True, description="true or false")
+    active: bool = Field(default=True, description="true or false")
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
-        None, repr=False, description="env://NAME, or left out for the store's default place"
+        default=None,
+        repr=False,
+        description="env://NAME, or left out for the store's default place",
     )
 
     @property
@@ -164,15 +166,16 @@ def load_keys(path: Path) -> tuple[KeySpec, ...]:
 def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
     """Read keys.json; return its keys and a sentence for each thing that is wrong."""
     entries, problem = _parse(path)
+    name = mask_keys(str(path))
     if problem:
-        return (), [f"{path}: {problem}"]
+        return (), [f"{name}: {problem}"]
     keys: list[KeySpec] = []
     problems: list[str] = []
     for number, entry in enumerate(entries, 1):
         key, wrong = _read_entry(number, entry)
         keys += [key] if key else []
-        problems += [f"{path}, {text}" for text in wrong]
-    problems += [f"{path}, {text}" for text in _repeats(entries)]
+        problems += [f"{name}, {text}" for text in wrong]
+    problems += [f"{name}, {text}" for text in _repeats(entries)]
     return tuple(keys), problems
 
 
@@ -194,7 +197,7 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
     except (ValueError, RecursionError):
         return [], "not JSON that can be read: a number is too long or lists lie too deep"
     if not isinstance(found, list):
-        return [], f"found {shown(found)}; allowed: a list of keys, [{{…}}, {{…}}]"
+        return [], f"found {shown(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
     return found, None
 
 
@@ -214,7 +217,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
     """Return the entry's key, or a sentence for each field that is wrong."""
     if not isinstance(entry, dict):
-        return None, [f"entry {number}: found {shown(entry)}; allowed: an object, {{…}}"]
+        return None, [f"entry {number}: found {shown(entry)}; allowed: an object, {{…}}."]
     who = _who(number, entry)
     pasted = [name for name, value in entry.items() if isinstance(value, str) and holds_key(value)]
     if pasted:
@@ -226,7 +229,7 @@ def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
     return None, [f"{who}, {_sentence(problem)}" for problem in found]
 
 
-_PASTED = f"found an API key itself (not shown here); {_VALUES_ELSEWHERE}"
+_PASTED = f"found an API key itself (not shown here); {_VALUES_ELSEWHERE}."
 
 
 def _who(number: int, entry: dict[str, Any]) -> str:

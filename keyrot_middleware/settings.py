@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_core import PydanticUseDefault
@@ -22,10 +22,6 @@ from .keysfile import BUILT_STORES
 __all__ = ["ARGUMENTS", "ENV_NAMES", "GOOGLE_HOST", "SECRET_SETTINGS", "Settings", "Switch"]
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
-
-_HOST = "generativelanguage.googleapis.com"
-LAST_RESORT_PRIORITY = 1_000_000
-"""The priority of the single key: it serves while nothing else can."""
 
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 
@@ -82,9 +78,7 @@ class Switch(BaseSettings):
         allow_inf_nan=False,
     )
 
-    enabled: bool = Field(
-        True, validation_alias="ENABLE_KEY_ROTATION", description="true or false"
-    )
+    enabled: bool = Field(True, validation_alias="ENABLE_KEY_ROTATION", description="true or false")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -101,29 +95,35 @@ class Settings(Switch):
     Read it with `config.load()`, whose errors are for people; this class raises pydantic's.
     """
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("settings cannot be pickled: the keys in them stay in this process")
+
     keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), validation_alias="GEMINI_API_KEYS", repr=False, description="keys, comma-separated"
+        default=(),
+        validation_alias="GEMINI_API_KEYS",
+        repr=False,
+        description="keys, comma-separated (as an argument also a list)",
     )
     keys_file: Path | None = Field(
-        None, validation_alias="KEYROT_KEYS_FILE", description="the path of a keys.json"
+        default=None, validation_alias="KEYROT_KEYS_FILE", description="the path of a keys.json"
     )
     secret_store: Annotated[_Store, AfterValidator(_good_store), _Lower] = Field(
-        "env", validation_alias="SECRET_STORE_TYPE", description=", ".join(BUILT_STORES)
+        default="env", validation_alias="SECRET_STORE_TYPE", description=", ".join(BUILT_STORES)
     )
     google_api_key: SecretStr | None = Field(
-        None, validation_alias="GOOGLE_API_KEY", repr=False, description="a key"
+        default=None, validation_alias="GOOGLE_API_KEY", repr=False, description="a key"
     )
     gemini_api_key: SecretStr | None = Field(
-        None, validation_alias="GEMINI_API_KEY", repr=False, description="a key"
+        default=None, validation_alias="GEMINI_API_KEY", repr=False, description="a key"
     )
     state_url: Annotated[str, AfterValidator(_good_state)] = Field(
-        "memory://", validation_alias="KEYROT_STATE_URL", description="memory://"
+        default="memory://", validation_alias="KEYROT_STATE_URL", description="memory://"
     )
     redis_url: SecretStr | None = Field(
-        None, validation_alias="REDIS_URL", repr=False, description="a Redis URL"
+        default=None, validation_alias="REDIS_URL", repr=False, description="a Redis URL"
     )
     pool: str = Field(
-        "default",
+        default="default",
         validation_alias="KEYROT_POOL",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
         description="up to 64 letters, digits, _ . - and a letter or digit first",
@@ -131,41 +131,41 @@ class Settings(Switch):
     allowed_hosts: Annotated[
         tuple[str, ...], AfterValidator(_good_hosts), NoDecode, BeforeValidator(_split)
     ] = Field(
-        (GOOGLE_HOST,),
+        default=(GOOGLE_HOST,),
         validation_alias="KEYROT_ALLOWED_HOSTS",
         description="host or host:port, comma-separated, in full and without scheme or path",
     )
     strategy: Annotated[Strategy, _Lower] = Field(
-        "spread", validation_alias="KEYROT_STRATEGY", description="spread, fill, sticky"
+        default="spread", validation_alias="KEYROT_STRATEGY", description="spread, fill, sticky"
     )
     max_attempts: _Whole = Field(
-        0,
+        default=0,
         validation_alias="KEYROT_MAX_ATTEMPTS",
         description="a whole number from 0 (0: each key once)",
     )
     max_retries: _Whole = Field(
-        2, validation_alias="KEYROT_MAX_RETRIES", description="a whole number from 0"
+        default=2, validation_alias="KEYROT_MAX_RETRIES", description="a whole number from 0"
     )
     max_wait_s: float = Field(
-        30.0,
+        default=30.0,
         validation_alias="KEYROT_MAX_WAIT_S",
         ge=0,
         description="seconds, from 0 (0: never wait)",
     )
     cooldown_base_s: float = Field(
-        30.0,
+        default=30.0,
         validation_alias="KEYROT_COOLDOWN_BASE_S",
         gt=0,
         description="seconds, more than 0",
     )
     cooldown_max_s: float = Field(
-        900.0,
+        default=900.0,
         validation_alias="KEYROT_COOLDOWN_MAX_S",
         gt=0,
         description="seconds, no less than KEYROT_COOLDOWN_BASE_S",
     )
     tracing: Annotated[Literal["off", "otlp"], _Lower] = Field(
-        "off", validation_alias="KEYROT_TRACING", description="off, otlp"
+        default="off", validation_alias="KEYROT_TRACING", description="off, otlp"
     )
 
 

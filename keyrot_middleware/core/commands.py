@@ -100,6 +100,8 @@ class Settle:
     lease: Lease
     outcome: Outcome
     names: tuple[str, ...] = ()
+    error: BaseException | None = None
+    """The SDK's exception behind a verdict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ never close() a flow: it throws, so that the last Settle can be yielded.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from math import inf, isfinite
 from typing import Any
@@ -29,6 +29,7 @@ from . import commands as do
 from .commands import Command, Done, Failed, Opened, StreamEnd
 from .failures import classify, describe
 from .model import (
+    HOME,
     NO_USAGE,
     Block,
     CallInfo,
@@ -178,17 +179,22 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
             outcome, names = Outcome(Kind.SUCCESS, None, reply.usage), reply.names
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
         else:
-            outcome = yield from _judge(call, failed, getattr(reply, "usage", NO_USAGE))
+            outcome = yield from _judge(call, lease, failed, getattr(reply, "usage", NO_USAGE))
     finally:
-        until = yield from do.settle(do.Settle(lease, outcome, names))
+        error = call.last.error if outcome.verdict and call.last else None
+        until = yield from do.settle(do.Settle(lease, outcome, names, error))
         if outcome.verdict is not None:
             call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
     return reply  # type: ignore[no-any-return]
 
 
-def _judge(call: Call, failed: Failed, usage: Usage) -> Generator[Command, Any, Outcome]:
+def _judge(
+    call: Call, lease: Lease, failed: Failed, usage: Usage
+) -> Generator[Command, Any, Outcome]:
     now, _ = yield from do.now()
     verdict = classify(failed.facts, call.info, now)
+    if lease.key_id.startswith(HOME):
+        verdict = replace(verdict, scope=Scope.NONE)  # a stranger's key: nobody's to manage
     call.last = failed
     return Outcome(Kind.FAILURE if verdict.sent else Kind.UNSENT, verdict, usage)
 

@@ -29,8 +29,8 @@ __all__ = [
     "Verdict",
 ]
 
-HOME = "home"
-"""The id of a client's own explicit key, where that key is not one of the pool's."""
+HOME = "home:"
+"""How the id of a client's own explicit key begins, where that key is not one of the pool's."""
 
 
 class Scope(StrEnum):
@@ -106,6 +106,8 @@ class CallInfo:
     workload: str | None = None
     conversation: str | None = None
     """A digest that stays the same through one conversation (strategy `sticky`)."""
+    host: str = ""
+    """Where it goes: `host` or `host:port`."""
     sdk_retries: bool = False
     """The program asked the SDK itself to retry 5xx, so we do not multiply its retries."""
 

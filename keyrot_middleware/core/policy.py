@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["RetryPolicy", "Strategy"]
+__all__ = ["POOL_KEY", "RetryPolicy", "Strategy"]
+
+POOL_KEY = "keyrot-pool"
+"""As a key, in a variable or a constructor: no key of its own. It never reaches the wire."""
 
 Strategy = Literal["spread", "fill", "sticky"]
 """`spread`: the least used share first; `fill`: one key until it is spent; `sticky`: the same

@@ -77,9 +77,7 @@ class _View:
     def __init__(self, groups: list[_Group]) -> None:
         self.groups = groups
         self.places = {
-            key.key_id: (group, index)
-            for group in groups
-            for index, key in enumerate(group.keys)
+            key.key_id: (group, index) for group in groups for index, key in enumerate(group.keys)
         }
 
 

@@ -23,9 +23,13 @@ __all__ = ["StreamLedger", "usage_of", "usage_of_text"]
 _NONE: Mapping[str, Any] = {}
 _LARGE = 32_768
 """Characters from which on parsing all of a body costs more than searching it."""
-_MARKERS = ('"usageMetadata"', '"name"', 'Token"', '"finishReason"')
-_SKIMMABLE = re.compile(r'\s*\{\s*"(?:candidates|embeddings?)"')
+_TAIL = 16_384
+"""Characters in which the end of the content, and all that follows it, is looked for."""
+_META = '"usageMetadata"'
+_MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
+_REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
+_FURTHER = re.compile(r'"index"\s*:\s*[1-9]')
 
 
 class StreamLedger:
@@ -45,7 +49,7 @@ class StreamLedger:
     def feed(self, chunk: Mapping[str, Any] | str | None) -> None:
         """Take note of a chunk: parsed, or as JSON text; anything else only counts."""
         self.chunks += 1
-        body = _parse(chunk) if isinstance(chunk, str) else chunk
+        body = _read(chunk) if isinstance(chunk, str) else chunk
         if not isinstance(body, Mapping):
             return
         meta = body.get("usageMetadata")
@@ -84,26 +88,42 @@ def usage_of(body: Mapping[str, Any]) -> Usage:
 
 def usage_of_text(body: str | None) -> tuple[Usage, tuple[str, ...]]:
     """Read usage and stored names of a response given as text; of what is no JSON, none."""
-    if not body or not any(marker in body for marker in _MARKERS):
-        return NO_USAGE, ()
-    if len(body) > _LARGE and (skimmed := _skim(body)) is not None:
-        return skimmed, ()
-    parsed = _parse(body)
-    return (usage_of(parsed), names_from(parsed)) if parsed else (NO_USAGE, ())
+    read = _read(body) if body else _NONE
+    return (usage_of(read), names_from(read)) if read else (NO_USAGE, ())
 
 
-def _skim(body: str) -> Usage | None:
-    """Read a large response from its tail, which follows the content; None if it cannot be."""
-    start = body.rfind('"usageMetadata"')
-    if start < 0 or '"continuationToken"' in body or _SKIMMABLE.match(body) is None:
+def _read(text: str) -> Mapping[str, Any]:
+    """Parse what is of interest in a body; empty where nothing is, or it is no JSON object."""
+    if len(text) > _LARGE and (reduced := _reduce(text)) is not None:
+        return reduced
+    return _parse(text) if any(marker in text for marker in _MARKERS) else _NONE
+
+
+def _reduce(text: str) -> Mapping[str, Any] | None:
+    """Read a large response from its tail, which follows the content; None if it cannot be.
+
+    It can be for embeddings, and for one candidate that is complete: no continuation token.
+    """
+    head = _REDUCIBLE.match(text)
+    if head is None:
         return None
-    # What follows a top-level key is an object again; a nested one would leave brackets over.
-    tail = _parse("{" + body[start:])
-    if not tail:
+    begin = len(text) - _TAIL
+    start = text.rfind(_META, begin)
+    if head[1] != "candidates":
+        return _NONE if start < 0 else _parse_from(text, start)
+    reasons = _FINISH.findall(text, begin, max(start, 0))
+    if len(reasons) != 1 or reasons[0] == "CONTINUATION" or _FURTHER.search(text, begin, start):
         return None
-    at = body.find('"finishReason"')
-    reasons = _FINISH.findall(body, at, start) if at >= 0 else ()
-    return usage_of(tail)._replace(finish_reasons=tuple(reason.lower() for reason in reasons))
+    tail = _parse_from(text, start)
+    return tail and {**tail, "candidates": [{"finishReason": reasons[0]}]}
+
+
+def _parse_from(text: str, start: int) -> dict[str, Any] | None:
+    """Parse from *start* on, None unless that is where a key of the outermost object stands.
+
+    What follows such a key is an object again; a nested one would leave brackets over.
+    """
+    return _parse("{" + text[start:]) or None
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How values are shown to people: keys masked, passwords left out, long ones cut."""
+"""How values are shown to people: without keys and passwords, and long ones cut."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = ["holds_key", "mask_keys", "nearest", "shown"]
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
 # (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
 _KEY = re.compile(r"(AIza)[0-9A-Za-z_-]{35,}|(AQ\.)[0-9A-Za-z_-]{20,}")
+_KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
 _USER_INFO = re.compile(r"//[^/\s]*@")
 _LONGEST = 80
 
@@ -35,7 +36,9 @@ def shown(value: object) -> str:
         return "an object"
     if value is not None and not isinstance(value, str | int | float):
         return f"a value of type {type(value).__name__}"
-    text = _USER_INFO.sub("//[redacted]@", mask_keys(json.dumps(value, ensure_ascii=False)))
+    # Any case: settings that do not care for case arrive here in lower case.
+    text = _KEY_ANY_CASE.sub("[a key]", json.dumps(value, ensure_ascii=False))
+    text = _USER_INFO.sub("//[redacted]@", text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -7,8 +7,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import suppress
 from typing import Any, Protocol
 
-from ..core.commands import Acquire, Command, Done, Failed, Now, Opened, Owner, Refresh, Relay
-from ..core.commands import Send, Settle, Sleep, Steps, StreamEnd
+from ..core.commands import (
+    Acquire,
+    Command,
+    Done,
+    Failed,
+    Now,
+    Opened,
+    Owner,
+    Refresh,
+    Relay,
+    Send,
+    Settle,
+    Sleep,
+    Steps,
+    StreamEnd,
+)
 from ..core.model import Lease, Unavailable
 from ..telemetry.base import Watch
 from .guard import fault
@@ -89,6 +103,7 @@ class AsyncPerformer:
 
     async def _settle(self, command: Settle) -> float | None:
         state, lease = self._pool.state, command.lease
+        self._pool.witness(command)
         try:
             if lease.books is None:
                 return None

@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
 
-from ..core.commands import Acquire, Command, Done, Failed, Now, Opened, Owner, Refresh, Relay
-from ..core.commands import Send, Settle, Sleep, Steps, StreamEnd
+from ..core.commands import (
+    Acquire,
+    Command,
+    Done,
+    Failed,
+    Now,
+    Opened,
+    Owner,
+    Refresh,
+    Relay,
+    Send,
+    Settle,
+    Sleep,
+    Steps,
+    StreamEnd,
+)
 from ..core.model import Lease, Unavailable
 from ..telemetry.base import Watch
 from .guard import fault
@@ -79,6 +93,7 @@ class Performer:
                 self.watch.detach(token)
 
     def _settle(self, command: Settle) -> float | None:
+        self._pool.witness(command)
         try:
             if command.lease.books is None:
                 return None

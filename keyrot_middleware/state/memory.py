@@ -117,9 +117,7 @@ class MemoryState(State):
             for (project, bucket), quota in self._quotas.items():
                 quota.roll(now)
                 used.setdefault(project, []).append(
-                    Used(
-                        bucket, quota.requests, quota.tokens, quota.day_requests, quota.learned
-                    )
+                    Used(bucket, quota.requests, quota.tokens, quota.day_requests, quota.learned)
                 )
             resting = [(n, c) for n, c in self._cooldowns.items() if c.until > now]
             return {key.key_id: self._describe(key, used, resting) for key in candidates}
@@ -182,8 +180,7 @@ class MemoryState(State):
             self._under_way[lease.key_id] = left
         else:
             self._under_way.pop(lease.key_id, None)
-        books: _T = TypeVar("_T")
-_Booking = lease.books  # type: ignore[assignment]  # what _lend put there
+        books: _Booking = lease.books  # type: ignore[assignment]  # what _lend put there
         quota, where, probing = books
         if outcome.kind is Kind.UNSENT:
             quota.correct(where, -lease.requests, -lease.tokens)
@@ -238,7 +235,8 @@ _Booking = lease.books  # type: ignore[assignment]  # what _lend put there
         health = KeyHealth(known.last_used, known.success_count, known.error_count)
         health.used = used.get(key.project, [])
         owners = {"billing": key.billing_account, "project": key.project}
-        for (scope, who, *_), cooldown in resting:
+        for scoped, cooldown in resting:
+            scope, who = scoped[:2]
             mine = owners.get(scope.partition("_")[0], key.key_id) == who
             if mine and cooldown.until > (health.cooldown_until or 0.0):
                 health.cooldown_until = cooldown.until

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrot_middleware.testing.asked import Asked
+from keyrot_middleware.testing.fields import pick
 from keyrot_middleware.testing.schema import example
 
 __all__ = ["Answers", "Spoken"]
@@ -25,8 +26,8 @@ class Answers:
 
     Attributes:
         answer: A text, a part, a whole response, or a function of the request's body that makes
-            one; None is the default: `ok from LABEL`, a function call if tools are declared, JSON if
-            a response schema is given.
+            one; None is the default: `ok from LABEL`, a function call if tools are declared, or
+            JSON if a response schema is given.
         function_args: The arguments of function calls; None makes them from the schema.
         thoughts: The `thoughtsTokenCount`.
         continuations: How many tokens of continuation were given, to tell them apart.
@@ -51,7 +52,7 @@ class Answers:
     def chunks(self, asked: Asked, *, continues: bool = False) -> list[dict[str, Any]]:
         """Return the same as the chunks of a stream.
 
-        Every chunk has the usage so far; only the last has the reason of its end and the true usage.
+        Every chunk has the usage so far; only the last has a finish reason and the true usage.
         """
         whole = self.generate(asked, continues=continues)
         pieces = _split(_text_of(whole))
@@ -77,7 +78,7 @@ class Answers:
         return {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": pixel}]}
 
     def interaction(self, asked: Asked) -> dict[str, Any]:
-        """Return a completed Interaction that says the answer, in the fields of each SDK version."""
+        """Return a completed Interaction, with the fields of each SDK version."""
         text = _text_of(self.generate(asked))
         content = [{"type": "text", "text": text}]
         spoken = _tokens(text)
@@ -106,14 +107,14 @@ class Answers:
     def _default(self, asked: Asked) -> Spoken:
         if (declared := _function_wanted(asked.body)) is not None:
             return {"functionCall": {"name": declared["name"], "args": self._args(declared)}}
-        config = asked.body.get("generationConfig") or {}
-        schema = config.get("responseJsonSchema") or config.get("responseSchema")
+        config = pick(asked.body, "generationConfig")
+        schema = pick(config, "responseJsonSchema") or pick(config, "responseSchema")
         return json.dumps(example(schema)) if schema else f"ok from {asked.label}"
 
     def _args(self, declared: dict[str, Any]) -> dict[str, Any]:
         if self.function_args is not None:
             return self.function_args
-        schema = declared.get("parametersJsonSchema") or declared.get("parameters")
+        schema = pick(declared, "parametersJsonSchema") or declared.get("parameters")
         return dict(example(schema)) if schema else {}
 
     def _candidate(self, part: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +156,11 @@ def _tokens(text: str) -> int:
 
 def _function_wanted(body: dict[str, Any]) -> dict[str, Any] | None:
     """Return the first declared function, unless its response was the last thing said."""
-    mode = ((body.get("toolConfig") or {}).get("functionCallingConfig") or {}).get("mode")
+    mode = pick(pick(pick(body, "toolConfig"), "functionCallingConfig"), "mode")
     if mode == "NONE" or _answers_a_call(body):
         return None
     for tool in body.get("tools") or ():
-        for declared in tool.get("functionDeclarations") or ():
+        for declared in pick(tool, "functionDeclarations") or ():
             return dict(declared)
     return None
 
@@ -167,7 +168,7 @@ def _function_wanted(body: dict[str, Any]) -> dict[str, Any] | None:
 def _answers_a_call(body: dict[str, Any]) -> bool:
     contents = body.get("contents") or [{}]
     last = contents[-1] if isinstance(contents, list) else contents
-    return any("functionResponse" in part for part in last.get("parts") or ())
+    return any(pick(part, "functionResponse") for part in last.get("parts") or ())
 
 
 def _text_of(response: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ class FakeClock:
     """A clock that stands still until it is moved; threads and tasks may share one.
 
     Args:
-        start: An aware `datetime`, or epoch seconds; half past noon UTC of a winter day if not given,
+        start: An aware `datetime`, or epoch seconds; if not given 12:30:30 UTC of a winter day,
             30 s into a minute and far from the Pacific midnight.
 
     Raises:

@@ -8,7 +8,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-__all__ = ["BadRequest", "HttpRequest", "RequestReader", "chunk", "head", "last_chunk"]
+__all__ = ["HttpRequest", "NotHttpError", "RequestReader", "chunk", "head", "last_chunk"]
 
 _MAX_HEAD = 65_536
 # What Google's front end puts on every answer (GEMINI.md A0); no Retry-After, no X-RateLimit-*.
@@ -20,7 +20,7 @@ _FIXED = (
 last_chunk = b"0\r\n\r\n"
 
 
-class BadRequest(ValueError):
+class NotHttpError(ValueError):
     """The peer does not speak HTTP/1.1, or a head is longer than 64 KiB."""
 
 
@@ -67,7 +67,7 @@ class RequestReader:
         """Return the next whole request, or None if more bytes are needed.
 
         Raises:
-            BadRequest: If the bytes are not HTTP/1.1.
+            NotHttpError: If the bytes are not HTTP/1.1.
         """
         if self._head is None and not self._read_head():
             return None
@@ -82,7 +82,7 @@ class RequestReader:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             if len(self._buffer) > _MAX_HEAD:
-                raise BadRequest("the head of a request is longer than 64 KiB")
+                raise NotHttpError("the head of a request is longer than 64 KiB")
             return False
         lines = self._buffer[:end].decode("latin-1").split("\r\n")
         del self._buffer[: end + 4]
@@ -99,7 +99,8 @@ class RequestReader:
         return body
 
     def _read_chunks(self) -> bytes | None:
-        parts, at = [], 0
+        parts: list[bytes] = []
+        at = 0
         while True:
             end = self._buffer.find(b"\r\n", at)
             if end < 0:
@@ -120,7 +121,7 @@ def _parse_head(lines: list[str]) -> HttpRequest:
         pairs = [line.split(":", 1) for line in lines[1:]]
         headers = tuple((name, value.strip()) for name, value in pairs)
     except ValueError:
-        raise BadRequest(f"not a request of HTTP/1.1: {lines[0][:80]!r}") from None
+        raise NotHttpError(f"not a request of HTTP/1.1: {lines[0][:80]!r}") from None
     return HttpRequest(method, target, headers)
 
 

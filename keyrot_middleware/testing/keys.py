@@ -14,7 +14,7 @@ Tier = Literal["free", "paid"]
 Style = Literal["standard", "auth"]
 
 _ALPHABET = string.ascii_letters + string.digits
-# What stands before and after FAKE: an AI Studio key of old (AIza + 35), and an auth key (AQ. + 50).
+# Prefix and length of what follows: a standard key (AIza + 35) and an auth key (AQ. + 50).
 _SHAPES: dict[str, tuple[str, int]] = {"standard": ("AIza", 35), "auth": ("AQ.", 50)}
 
 
@@ -60,7 +60,7 @@ class KeyRing:
         self._by_label: dict[str, FakeKey] = {}
         self._numbers: dict[str, str] = {}
 
-    def add(self, label: str, value: str, project: str, billing_account: str, tier: Tier) -> FakeKey:
+    def add(self, label: str, value: str, project: str, account: str, tier: Tier) -> FakeKey:
         """Keep a new key.
 
         Raises:
@@ -68,9 +68,9 @@ class KeyRing:
         """
         with self._lock:
             if label in self._by_label or value in self._by_value:
-                raise ValueError(f"a key {label!r} (or its value) is there already: labels are unique")
+                raise ValueError(f"a key {label!r}, or its value, is there already: choose another")
             number = self._numbers.setdefault(project, str(100_000_000_001 + len(self._numbers)))
-            key = FakeKey(label, value, project, billing_account, tier, number)
+            key = FakeKey(label, value, project, account, tier, number)
             self._by_label[label] = self._by_value[value] = key
             return key
 

@@ -43,7 +43,7 @@ class LoggedRequest:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def header_values(self, name: str) -> list[str]:
-        """Return every value of a header, whatever its case; two of `x-goog-api-key` are a fault."""
+        """Return every value of a header, whatever its case."""
         wanted = name.lower()
         return [value for key, value in self.headers if key.lower() == wanted]
 

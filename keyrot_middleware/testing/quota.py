@@ -1,4 +1,4 @@
-"""Quotas as Google counts them: per project and model bucket, in wall-clock minutes and Pacific days.
+"""Quotas as Google counts them: per project and model bucket, in minutes and Pacific days.
 
 Sources: GEMINI.md B1 to B5. The minute is fixed to :00, the day begins at midnight in Los Angeles.
 """

@@ -1,6 +1,6 @@
 """Bodies of 429: which quota was overrun, and what Google says about when to come back.
 
-Sources: GEMINI.md A1. The daily one of the free tier names the next minute although the day is spent.
+Sources: GEMINI.md A1. The daily one of the free tier names the next minute though the day is spent.
 Names that no public recording shows are made after their neighbours: all paid requests a minute,
 and embeddings other than the free tier's requests.
 """

@@ -26,7 +26,7 @@ def _denied(message: str) -> Scripted:
 
 
 def _bad(message: str) -> Scripted:
-    return Scripted(400, plain(400, "INVALID_ARGUMENT", message))
+    return Scripted(400, plain(400, "INVALID_ARGUMENT", message), charged=True)
 
 
 def _exhausted(message: str, code: int = 429) -> Scripted:
@@ -97,9 +97,7 @@ class Reply:
         "Method doesn't allow unregistered callers (callers without established identity). "
         "Please use API Key or other form of API consumer identity to call this API."
     )
-    KEY_LEAKED: Final = _denied(
-        "Your API key was reported as leaked. Please use another API key."
-    )
+    KEY_LEAKED: Final = _denied("Your API key was reported as leaked. Please use another API key.")
     KEY_SUSPENDED: Final = Scripted(403, key_errors.suspended)
     SERVICE_DISABLED: Final = Scripted(403, key_errors.service_disabled)
     SERVICE_BLOCKED: Final = Scripted(403, key_errors.method_blocked)
@@ -126,7 +124,7 @@ class Reply:
 
     # The request and the model.
     BAD_REQUEST: Final = _bad("Provided image is not valid.")
-    BAD_FIELD: Final = Scripted(400, request_errors.bad_field)
+    BAD_FIELD: Final = Scripted(400, request_errors.bad_field, charged=True)
     TOO_MANY_TOKENS: Final = _bad(
         "The input token count exceeds the maximum number of tokens allowed (1048576)."
     )

@@ -17,9 +17,7 @@ _TYPE = "type.googleapis.com/google.rpc."
 
 def bad_field(_asked: Asked) -> dict[str, Any]:
     """Write the 400 of a field that the service does not know."""
-    message = (
-        'Invalid JSON payload received. Unknown name "unknownField": Cannot find field.'
-    )
+    message = 'Invalid JSON payload received. Unknown name "unknownField": Cannot find field.'
     violation = {"description": message}
     detail = {"@type": f"{_TYPE}BadRequest", "fieldViolations": [violation]}
     return error(400, "INVALID_ARGUMENT", message, detail)

@@ -31,6 +31,7 @@ class Scripted:
         listwrap: Whether the error comes in a list of one.
         interactions: Whether the error has the shape of the Interactions API.
         spares_reads: Whether requests that run no model are answered as ever.
+        charged: Whether a refused request counts against the quota all the same.
         continues: Whether the ordinary answer ends with CONTINUATION and a token.
     """
 
@@ -45,6 +46,7 @@ class Scripted:
     listwrap: bool = False
     interactions: bool = False
     spares_reads: bool = False
+    charged: bool = False
     continues: bool = False
     name: str = "CUSTOM"
 
@@ -71,6 +73,11 @@ class Scripted:
         """Return the same reply with more headers; `_` in a name stands for `-`."""
         more = tuple((name.replace("_", "-"), value) for name, value in headers.items())
         return replace(self, headers=self.headers + more)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the request counts against the quota: 400 and 5xx do as well (GEMINI.md B5)."""
+        return self.status == 200 or self.status >= 500 or self.charged
 
     @property
     def answers(self) -> bool:

@@ -7,11 +7,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from keyrot_middleware.testing.http1 import BadRequest, HttpRequest, RequestReader
+from keyrot_middleware.testing.http1 import HttpRequest, NotHttpError, RequestReader
 from keyrot_middleware.testing.scripted import Ending
 
 __all__ = ["Handler", "LoopbackServer", "Plan"]
@@ -77,7 +76,7 @@ class _Connection(asyncio.Protocol):
         try:
             while self._task is None and (request := self._reader.next()) is not None:
                 self._answer(self._handler(request))
-        except BadRequest:
+        except NotHttpError:
             self._transport.close()
 
     def _answer(self, plan: Plan) -> None:
@@ -125,16 +124,11 @@ class LoopbackServer:
         self._handler = handler
         self._connections: set[_Connection] = set()
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: Callable[[], object] = lambda: None
         self.port = 0
 
-    @property
-    def running(self) -> bool:
-        """Whether the port is open."""
-        return self._thread is not None
-
     def start(self) -> None:
-        """Open a port and serve it.
+        """Open a port and serve it; it serves when this returns.
 
         Raises:
             RuntimeError: If it runs already.
@@ -143,40 +137,34 @@ class LoopbackServer:
             raise RuntimeError("the server runs already")
         listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self.port = listener.getsockname()[1]
-        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(self._loop, listener), name="fake-gemini", daemon=True
+            target=lambda: asyncio.run(self._serve(listener, ready)),
+            name="fake-gemini",
+            daemon=True,
         )
         self._thread.start()
+        ready.wait()
 
     def stop(self) -> None:
         """Close every connection and the port, and end the thread; a second call does nothing."""
-        thread, loop = self._thread, self._loop
-        if thread is None or loop is None:
-            return
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        self._thread = self._loop = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stop()
+            thread.join()
 
-    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
-        asyncio.set_event_loop(loop)
-        server = loop.run_until_complete(loop.create_server(self._connection, sock=listener))
-        try:
-            loop.run_forever()
-        finally:
-            loop.run_until_complete(self._close(server))
-            loop.close()
-
-    def _connection(self) -> _Connection:
-        return _Connection(self._handler, self._connections)
-
-    async def _close(self, server: asyncio.Server) -> None:
+    async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._stop = partial(loop.call_soon_threadsafe, stopping.set)
+        server = await loop.create_server(self._connection, sock=listener)
+        ready.set()
+        await stopping.wait()
         server.close()
         for connection in list(self._connections):
             connection.abort()
-        await asyncio.sleep(0)  # lets connection_lost run, which cancels what is being sent
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        # One turn of the loop, in which connection_lost cancels whatever is being sent; what is
+        # left of it is ended by asyncio.run().
+        await asyncio.sleep(0)
+
+    def _connection(self) -> _Connection:
+        return _Connection(self._handler, self._connections)

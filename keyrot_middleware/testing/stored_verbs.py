@@ -9,6 +9,7 @@ from typing import Any
 
 from keyrot_middleware.testing.asked import Asked
 from keyrot_middleware.testing.catalogue import page
+from keyrot_middleware.testing.fields import pick
 from keyrot_middleware.testing.http1 import HttpRequest
 from keyrot_middleware.testing.key_errors import plain
 from keyrot_middleware.testing.replies import Reply
@@ -36,10 +37,11 @@ class StoredVerbs:
         self._url = url
 
     def answer(self, asked: Asked, request: HttpRequest) -> Any:
-        """Return the JSON value for a verb, or a `Scripted` where it is an error or needs headers."""
+        """Return a verb's JSON value, or a `Scripted` if it is an error or needs headers."""
         collection, _, verb = asked.route.verb.partition(".")
         if collection == "upload":
-            return self._upload_start(asked, request) if verb == "start" else self._chunk(asked, request)
+            upload = self._upload_start if verb == "start" else self._chunk
+            return upload(asked, request)
         if asked.route.verb == "download" or verb == "download":
             return self._download(asked)
         if verb == "create":
@@ -49,7 +51,8 @@ class StoredVerbs:
     def _on_one(self, collection: str, verb: str, asked: Asked) -> Any:
         project, name = _project(asked), asked.route.name
         if verb == "list":
-            return page(collection, self._things.of(collection, project), asked.route.query)
+            field = "operations" if collection == "batches" else collection
+            return page(field, self._things.of(collection, project), asked.route.query)
         thing = self._things.get(name, project)
         if thing is None:
             return _DENIED.get(collection, _ENTITY_GONE)
@@ -78,7 +81,7 @@ class StoredVerbs:
         value = {
             "name": name,
             "model": asked.body.get("model", ""),
-            "displayName": asked.body.get("displayName", ""),
+            "displayName": pick(asked.body, "displayName") or "",
             "createTime": stamp(asked.now),
             "updateTime": stamp(asked.now),
             "expireTime": stamp(asked.now + float(ttl)),
@@ -92,7 +95,7 @@ class StoredVerbs:
         metadata = {
             "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
             "model": f"models/{asked.route.model}",
-            "displayName": (asked.body.get("batch") or {}).get("displayName", ""),
+            "displayName": pick(asked.body.get("batch"), "displayName") or "",
             "name": name,
             "state": "BATCH_STATE_PENDING",
             "createTime": stamp(asked.now),
@@ -140,7 +143,7 @@ class StoredVerbs:
         version = asked.route.version or "v1beta"
         value = {
             "name": name,
-            "displayName": upload.file.get("displayName", ""),
+            "displayName": pick(upload.file, "displayName") or "",
             "mimeType": upload.mime,
             "sizeBytes": str(len(upload.data)),
             "createTime": stamp(asked.now),

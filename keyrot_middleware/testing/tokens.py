@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from keyrot_middleware.testing.fields import pick
+
 __all__ = ["count_tokens", "texts"]
 
 _SPEAKING = ("systemInstruction", "contents", "content", "requests", "generateContentRequest")
@@ -25,5 +27,5 @@ def texts(value: Any) -> Iterator[str]:
 
 def count_tokens(body: dict[str, Any]) -> int:
     """Count a quarter of the characters of all texts, rounded up; 1 at least."""
-    characters = sum(len(text) for name in _SPEAKING for text in texts(body.get(name)))
+    characters = sum(len(text) for name in _SPEAKING for text in texts(pick(body, name)))
     return max(1, -(-characters // 4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CALLS", "FAILING", "ROTATING", "WAYS", "Case", "Pool", "cases"]
+__all__ = ["CALLS", "FAILING", "PLAIN", "ROTATING", "WAYS", "Case", "Fault", "Pool", "cases"]
 
 Fault = Literal["minute", "day", "invalid", "good"]
 CALLS = 2  # The second meets what the first has taught the pool.
@@ -38,9 +38,10 @@ ROTATING = (
     Pool("one good", {"spent": "minute", "revoked": "invalid", "good": "good"}),
     Pool("home key spent", {"spent": "minute", "revoked": "invalid", "good": "good"}, "spent"),
 )
+PLAIN = Pool("no install()", {"good": "good"}, "good")
 FAILING = (
-    Pool("all spent for the day", {"spent1": "day", "spent2": "day"}, None, ("RESOURCE_EXHAUSTED",)),
-    Pool("all revoked", {"revoked1": "invalid", "revoked2": "invalid"}, None, ("API_KEY_INVALID",)),
+    Pool("spent for the day", {"day1": "day", "day2": "day"}, None, ("RESOURCE_EXHAUSTED",)),
+    Pool("all revoked", {"gone1": "invalid", "gone2": "invalid"}, None, ("API_KEY_INVALID",)),
 )
 
 # The class under which each framework's user catches it; agno hands its words over, no exception.

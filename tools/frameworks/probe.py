@@ -40,18 +40,23 @@ async def one_call(program: dict[str, Any], way: str) -> dict[str, Any]:
     return told | {"seconds": seconds, "tool_runs": len(program["tool_runs"]) - before}
 
 
+def tell(call: dict[str, Any]) -> None:
+    """Print a call's line, marked, since frameworks print lines of their own."""
+    print("PROBE", json.dumps(call), flush=True)
+
+
 async def all_calls(program: dict[str, Any], way: str, calls: int) -> None:
     """Print one line for each call, in one event loop."""
     for _ in range(calls):
-        print(json.dumps(await one_call(program, way)), flush=True)
+        tell(await one_call(program, way))
 
 
 def main(app: str, way: str, calls: str, *flags: str) -> None:
     """Install, load the program, call it; a sync way is called where no event loop runs."""
     if "--plain" not in flags:
-        import keyrot_middleware  # noqa: PLC0415 - left out by --plain
+        from keyrot_middleware.install import install  # noqa: PLC0415 - left out by --plain
 
-        keyrot_middleware.install()
+        install()
     program = runpy.run_path(str(Path(__file__).with_name(f"{app}_app.py")))
     if inspect.iscoroutinefunction(program[way]):
         asyncio.run(all_calls(program, way, int(calls)))
@@ -61,7 +66,7 @@ def main(app: str, way: str, calls: str, *flags: str) -> None:
         try:
             step.send(None)
         except StopIteration as done:
-            print(json.dumps(done.value), flush=True)
+            tell(done.value)
 
 
 if __name__ == "__main__":

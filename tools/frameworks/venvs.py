@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -39,10 +40,9 @@ def python_of(name: str) -> Path:
 
 def fingerprint(name: str) -> str:
     """Hash what an environment is made from: this Python, the pins, our own dependencies."""
-    digest = hashlib.sha256(sys.version.encode())
-    for path in (HERE / f"requirements-{name}.txt", ROOT / "pyproject.toml"):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    pins = (HERE / f"requirements-{name}.txt").read_text()
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return hashlib.sha256(repr((sys.version, pins, ours)).encode()).hexdigest()
 
 
 def make(name: str, venv: Path, python: Path) -> None:

@@ -1,0 +1,272 @@
+"""Read an error body of Google's into plain facts, whatever its shape.
+
+The shapes (GEMINI.md A0): REST's `{"error": {code, message, status, details}}`, Interactions'
+`{"error": {message, code: "snake_case"}}`, either in a list of one, the inner object alone, raw
+JSON text (appended to a stream after HTTP 200), and `{"message": text, "status": reason phrase}`
+that the SDK makes of what is no JSON. Some gateways put a whole JSON error into `message`.
+
+Nothing in here raises for any body: what cannot be read is not told.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from .model import NO_LIMITS, Limits
+
+__all__ = ["Quota", "Told", "read", "seconds"]
+
+MAX_DELAY_S = 90_000.0
+"""25 hours, the longest day of Los Angeles: a longer delay is taken for this one."""
+MAX_MESSAGE = 8_192
+"""No message of Google's is longer; what a proxy sends instead is cut here."""
+MAX_NESTING = 5
+"""Envelopes opened around one error: text, list, `error`, JSON in a message, `error`."""
+
+_PART = r"(\d{1,9}(?:\.\d{1,12})?)(ms|h|m|s)"
+_DURATION = re.compile(rf"(?:{_PART})+")
+_RETRY_IN = re.compile(rf"retry in ((?:{_PART})+)", re.IGNORECASE)
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_LINE = re.compile(
+    r"Quota exceeded for (?:metric: (?P<metric>[\w./-]+)|quota metric '(?P<old>[^']{1,200})')"
+    r"(?:, limit: (?P<limit>\d{1,15})(?![\d.]))?(?:, model: (?P<model>[\w-]+(?:\.[\w-]+)*))?"
+)
+_CODES = {
+    # Interactions' words (A0, A4, A5, A10).
+    "AUTHENTICATION": 401,
+    "INVALID_REQUEST": 400,
+    "PAYMENT_REQUIRED": 402,
+    "QUOTA_EXCEEDED": 429,
+    "RATE_LIMIT_EXCEEDED": 429,
+    "SERVICE_UNAVAILABLE": 503,
+    "TOO_MANY_REQUESTS": 429,
+    # google.rpc.Code, as REST's `status` has it.
+    "CANCELLED": 499,
+    "DEADLINE_EXCEEDED": 504,
+    "FAILED_PRECONDITION": 400,
+    "INTERNAL": 500,
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAUTHENTICATED": 401,
+    "UNAVAILABLE": 503,
+}
+
+
+class Quota(NamedTuple):
+    """A quota that was overrun."""
+
+    name: str
+    """`quotaId`, or the metric's name from the message: lower case, letters only."""
+    limit: int | None = None
+    """Zero where the model is not offered (A1: Google then leaves `quotaValue` out)."""
+    model: str | None = None
+    """The bucket that Google counts it in."""
+
+
+class Told(NamedTuple):
+    """What an error body and its headers tell."""
+
+    code: int | None
+    message: str = ""
+    words: frozenset[str] = frozenset()
+    """ErrorInfo reasons, the REST status, Interactions' code: upper case."""
+    quotas: tuple[Quota, ...] = ()
+    delay: float | None = None
+    """Seconds, more than 0 and at most `MAX_DELAY_S`."""
+
+    @property
+    def bucket(self) -> str | None:
+        """Google's name for what the model is counted with."""
+        return next((quota.model for quota in self.quotas if quota.model), None)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the model's bucket, as far as the quotas tell them."""
+        return NO_LIMITS._replace(
+            rpm=self._least("requests", "perminute"),
+            tpm=self._least("inputtokens", "perminute"),
+            rpd=self._least("requests", "perday"),
+        )
+
+    def input_limit(self) -> int | None:
+        """Tell the least limit of input tokens that was overrun, minute or day."""
+        told = [q.limit for q in self.quotas if "inputtoken" in q.name and q.limit is not None]
+        return min(told, default=None)
+
+    def _least(self, *words: str) -> int | None:
+        """Find a limit; batches and regions count apart, and 0 is no pace but a refusal."""
+        told = [
+            quota.limit
+            for quota in self.quotas
+            if all(word in quota.name for word in (*words, "permodel"))
+            and "enqueued" not in quota.name
+            and quota.limit
+        ]
+        return min(told, default=None)
+
+
+def read(code: int | None, body: object, retry_after: str | None, now: float) -> Told:
+    """Read a failed response.
+
+    Args:
+        code: The HTTP code; where it is none of an error, the body's own is taken.
+        body: The parsed JSON, text, or None.
+        retry_after: The header of that name: seconds or an HTTP date.
+        now: Epoch seconds, to subtract from such a date.
+    """
+    error = _open(body)
+    text = error.get("message")
+    message = text.strip()[:MAX_MESSAGE] if isinstance(text, str) else ""
+    details = _dicts(error.get("details"))
+    words = {w for detail in details for w in _word(detail.get("reason"))}
+    own = {*_word(error.get("code")), *_word(error.get("status"))}
+    return Told(
+        code if code is not None and code >= 400 else _code(error.get("code"), own) or code or None,
+        message,
+        frozenset(words | own),
+        _quotas(details, message),
+        _delay(details, message) or _header(retry_after, now),
+    )
+
+
+def seconds(text: str) -> float | None:
+    """Parse `4h59m27.7s`, `48.9s`, `900ms`; None for anything else."""
+    if _DURATION.fullmatch(text) is None:
+        return None
+    return sum(float(n) * _UNITS[unit] for n, unit in re.findall(_PART, text))
+
+
+def _open(body: object) -> dict[Any, Any]:
+    """Take the error out of its envelopes."""
+    for _ in range(MAX_NESTING):
+        inner = _inner(body)
+        if inner is None:
+            break
+        body = inner
+    return body if isinstance(body, dict) else {}
+
+
+def _inner(body: object) -> object:
+    """Open one envelope; None where *body* is none."""
+    if isinstance(body, str):
+        parsed = _parse(body)
+        return {"message": body} if parsed is None else parsed
+    if isinstance(body, list):
+        return body[-1] if body else None
+    if not isinstance(body, dict):
+        return None
+    if isinstance(body.get("error"), dict | str):
+        return body["error"]
+    message = body.get("message")
+    return _parse(message) if isinstance(message, str) else None
+
+
+def _parse(text: str) -> object:
+    """Parse JSON that can hold an error, an object or a list of them; None for other text."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        parsed: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) or _dicts(parsed) else None
+
+
+def _dicts(value: object) -> list[dict[Any, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _word(value: object) -> tuple[str, ...]:
+    return (value.upper(),) if isinstance(value, str) and value else ()
+
+
+def _code(own: object, words: set[str]) -> int | None:
+    number = _int(own)
+    if number is not None and number >= 400:
+        return number
+    return next((_CODES[word] for word in sorted(words) if word in _CODES), None)
+
+
+def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[Quota, ...]:
+    """List the quotas of `details`; without any, those of the message's lines."""
+    lines = tuple(
+        Quota(_name(m["metric"] or m["old"]), _int(m["limit"]), m["model"])
+        for m in _LINE.finditer(message)
+    )
+    told = [
+        Quota(_name(v["quotaId"]), _limit(v, lines), _model(v.get("quotaDimensions")))
+        for detail in details
+        for v in _dicts(detail.get("violations"))
+        if isinstance(v.get("quotaId"), str)
+    ]
+    told += [_old(d["metadata"]) for d in details if _is_old(d.get("metadata"))]
+    return tuple(told) or lines
+
+
+def _limit(violation: dict[Any, Any], lines: tuple[Quota, ...]) -> int | None:
+    """Tell a violation's limit: its value, else the message's, else the zero that is left out."""
+    if "quotaValue" in violation:
+        return _int(violation["quotaValue"])
+    metric = _name(str(violation.get("quotaMetric")))
+    said = [line.limit for line in lines if line.name == metric and line.limit is not None]
+    window = re.search("perday|perminute", _name(violation["quotaId"]))
+    return min(said, default=0 if window else None)
+
+
+def _is_old(metadata: object) -> bool:
+    return isinstance(metadata, dict) and isinstance(metadata.get("quota_limit"), str)
+
+
+def _old(metadata: dict[Any, Any]) -> Quota:
+    """Read the form of 2025, an ErrorInfo RATE_LIMIT_EXCEEDED (A1)."""
+    return Quota(_name(metadata["quota_limit"]), _int(metadata.get("quota_limit_value")))
+
+
+def _name(text: str) -> str:
+    """Make one spelling of `PerModelPerDay`, `per_model_per_day` and `per model per day`."""
+    return re.sub(r"[^a-z]", "", text.lower().rpartition("/")[2])
+
+
+def _model(dimensions: object) -> str | None:
+    model = dimensions.get("model") if isinstance(dimensions, dict) else None
+    return model.removeprefix("models/") or None if isinstance(model, str) else None
+
+
+def _int(value: object) -> int | None:
+    """Read a limit, which Google writes as text."""
+    text = str(value) if isinstance(value, int | str) else ""
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
+
+
+def _delay(details: list[dict[Any, Any]], message: str) -> float | None:
+    """Tell when to come back: RetryInfo cuts to whole seconds what the message says in full."""
+    texts = [d["retryDelay"] for d in details if isinstance(d.get("retryDelay"), str)]
+    texts += [match[1] for match in _RETRY_IN.finditer(message)]
+    return _sane(max((seconds(text) or 0.0 for text in texts), default=0.0))
+
+
+def _header(value: str | None, now: float) -> float | None:
+    if value is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
+        return _sane(float(value))
+    return _sane(_date(value) - now)
+
+
+def _date(text: str) -> float:
+    """Read an HTTP date, epoch seconds; 0 for what is none."""
+    try:
+        date: datetime = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 0.0
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
+def _sane(delay: float) -> float | None:
+    return min(delay, MAX_DELAY_S) if delay > 0 else None

@@ -1,0 +1,293 @@
+"""What a failure means: whose fault it is, until when, and what the call may do about it.
+
+Theory of operation
+-------------------
+Google answers a spent minute, a spent day, a revoked key, a closed billing account, a model that
+is not offered, somebody else's file and a malformed request with the same handful of HTTP codes.
+The pool lives or dies by telling them apart: a dead key taken for a busy one fails calls for
+ever, a bad request taken for a bad key retires the whole pool. So one table, `RULES`, holds the
+decision, one row for each failure class, tested in order:
+
+1. *Transport errors* have no body; their row follows from what the transport says.
+2. *Signals* come before codes, because codes lie: depleted credit was a 429 and is a 402, an
+   invalid key is a 400, a foreign file a 403. Of the signals the structured ones (`details`:
+   ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo) are looked at with the message's text in
+   one row, and bodies.py prefers details where both tell the same thing.
+3. *Quotas* go from the gravest to the lightest, since one body may list several: a limit of 0,
+   then the day, then the minute. RetryInfo cannot tell them apart: a spent free day names the
+   next minute, "retry in 2s".
+4. *Codes* alone come last, and the last row of all is `unknown`: raise, blame nobody.
+
+Two properties keep a user's text from steering the pool. A row that blames matches a message
+from its very beginning (`^`), since Google quotes pieces of a request only after words of its
+own. And a row names everything it needs: a body that no row knows blames no key.
+
+`Rule.scope` says how far the blame reaches and `Rule.until` for how long (None: the exponential
+cooldown). Blaming somebody means walking on to another key; `retry` sends the same again because
+nobody is to blame; neither of them, and the SDK's exception is the caller's. Sources of each row
+are in docs/failures.md and GEMINI.md A. A new failure class is one row here, one there, one in
+the tests.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .bodies import Told, read
+from .model import CallInfo, Scope, Verdict
+from .rules import (
+    LONG_S,
+    Facts,
+    Rule,
+    a_day,
+    an_hour,
+    as_told,
+    cap_end,
+    day_end,
+    forever,
+    minute_end,
+    ten_minutes,
+)
+
+__all__ = ["RULES", "Facts", "Rule", "classify", "describe"]
+
+
+def _text(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE | re.DOTALL)
+
+
+RULES: tuple[Rule, ...] = (
+    # Transport errors.
+    Rule(name="connect", transport="connect", retry=True, sent=False),
+    Rule(name="reset", transport="reset", retry=True),
+    Rule(name="timeout", transport="timeout"),
+    Rule(name="transport", transport="other"),
+    # The key, for ever (A5, A6).
+    Rule(
+        name="key_invalid",
+        words=frozenset({"API_KEY_INVALID"}),
+        text=_text(r"^API key (?:not valid|not found|expired)\b"),
+        scope=Scope.KEY,
+        until=forever,
+    ),
+    Rule(
+        name="key_leaked",
+        text=_text(r"^Your API key was reported as leaked\b"),
+        scope=Scope.KEY,
+        until=forever,
+    ),
+    Rule(
+        name="key_restricted",
+        words=frozenset(
+            {
+                "API_KEY_ANDROID_APP_BLOCKED",
+                "API_KEY_HTTP_REFERRER_BLOCKED",
+                "API_KEY_IOS_APP_BLOCKED",
+                "API_KEY_IP_ADDRESS_BLOCKED",
+            }
+        ),
+        text=_text(
+            r"^(?:Requests from (?:referer|this (?:android|ios) client)\b.{0,300} are blocked"
+            r"|The provided API key has an IP address restriction)"
+        ),
+        scope=Scope.KEY,
+        until=forever,
+    ),
+    Rule(
+        name="key_method_blocked",
+        words=frozenset({"API_KEY_SERVICE_BLOCKED"}),
+        text=_text(r"^Requests to this API \S{1,200} method \S{1,200} are blocked"),
+        scope=Scope.KEY_VERB,
+        until=forever,
+    ),
+    # The project or its billing account (A3, A4, A6).
+    Rule(
+        name="project_suspended",
+        words=frozenset({"CONSUMER_SUSPENDED"}),
+        text=_text(r"^Permission denied: Consumer '[^']{0,300}' has been suspended"),
+        scope=Scope.PROJECT,
+        until=forever,
+    ),
+    Rule(
+        name="service_disabled",
+        words=frozenset({"SERVICE_DISABLED"}),
+        text=_text(r"^Generative Language API has not been used in project\b"),
+        scope=Scope.PROJECT,
+        until=ten_minutes,
+    ),
+    Rule(
+        name="project_denied",
+        words=frozenset({"BILLING_DISABLED", "CONSUMER_INVALID", "USER_PROJECT_DENIED"}),
+        text=_text(r"^Your project has been denied access\b"),
+        scope=Scope.PROJECT,
+        until=a_day,
+    ),
+    Rule(
+        name="credit_depleted",
+        words=frozenset({"PAYMENT_REQUIRED"}),
+        text=_text(r"^Your prepayment credits are depleted\b"),
+        scope=Scope.BILLING,
+        until=an_hour,
+    ),
+    Rule(
+        name="billing_cap",
+        text=_text(r"^Your billing account has exceeded its monthly spending cap\b"),
+        scope=Scope.BILLING,
+        until=cap_end,
+    ),
+    Rule(
+        name="project_cap",
+        text=_text(r"^Your project has exceeded its monthly spending cap\b"),
+        scope=Scope.PROJECT,
+        until=cap_end,
+    ),
+    # Quotas, the gravest first (A1, A2).
+    Rule(
+        name="cache_storage",
+        codes=(429,),
+        text=_text(r"^TotalCachedContentStorage"),
+        quota="totalcachedcontentstorage",
+        scope=Scope.PROJECT_CACHE,
+        until=a_day,
+    ),
+    Rule(name="batch_quota", codes=(429,), quota="enqueued", scope=Scope.KEY_VERB, until=as_told),
+    Rule(
+        name="limit_zero",
+        codes=(429,),
+        zero=True,
+        scope=Scope.PROJECT_MODEL,
+        until=a_day,
+        wait=False,
+    ),
+    Rule(
+        name="quota_day",
+        codes=(429,),
+        words=frozenset({"QUOTA_EXCEEDED"}),
+        quota="perday",
+        scope=Scope.PROJECT_MODEL,
+        until=day_end,
+        named=True,
+        wait=False,
+    ),
+    Rule(
+        name="quota_minute",
+        codes=(429,),
+        words=frozenset({"RATE_LIMIT_EXCEEDED"}),
+        quota="perminute",
+        scope=Scope.PROJECT_MODEL,
+        until=minute_end,
+        named=True,
+    ),
+    Rule(
+        name="rate_limit",
+        codes=(429,),
+        delay=True,
+        scope=Scope.PROJECT_MODEL,
+        until=as_told,
+        named=True,
+    ),
+    # The model in this project, the place, the request's own resources (A6 to A9).
+    Rule(
+        name="model_denied",
+        codes=(403,),
+        model_only=True,
+        text=_text(r"^The caller does not have permission\.?$"),
+        scope=Scope.PROJECT_MODEL,
+        until=a_day,
+    ),
+    Rule(
+        name="model_withdrawn",
+        codes=(404,),
+        text=_text(r"^(?!models/\S{1,200} is not found).{0,200}no longer available to new users"),
+        scope=Scope.PROJECT_MODEL,
+        until=a_day,
+    ),
+    Rule(
+        name="location",
+        codes=(400,),
+        text=_text(
+            r"^(?:User location is not supported"
+            r"|(?:Gemini API )?free tier is not available in your country)"
+        ),
+        rotate=True,
+        max_rotations=1,
+        same_tier=False,
+    ),
+    Rule(
+        name="affinity",
+        codes=(400, 403, 404),
+        text=_text(
+            r"thought[ _]signature|permission to access the File|the file is missing"
+            r"|CachedContent not found|Requested entity was not found"
+            r"|^(?!models/).{0,200}\b(?:interaction|operation)s?\b.{0,200} not found"
+        ),
+    ),
+    Rule(
+        name="no_key",
+        codes=(401, 403),
+        words=frozenset({"CREDENTIALS_MISSING"}),
+        text=_text(r"unregistered callers|^API keys are not supported by this API"),
+    ),
+    # Codes alone (A9, A10).
+    Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, until=forever),
+    Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=an_hour),
+    Rule(name="capacity", codes=(429,), scope=Scope.KEY_MODEL, max_rotations=5),
+    Rule(name="forbidden", codes=(403,)),
+    Rule(name="not_found", codes=(404,)),
+    Rule(name="request_timeout", codes=(408,)),
+    Rule(name="too_large", codes=(413,)),
+    Rule(name="cancelled", codes=(499,)),
+    Rule(name="bad_request", codes=range(400, 500)),
+    Rule(name="overloaded", codes=(503,), retry=True),
+    Rule(name="deadline", codes=(504,), retry=True, max_retries=1),
+    Rule(name="server_error", codes=range(500, 600), retry=True),
+    Rule(name="unknown"),
+)
+
+
+def classify(facts: Facts, info: CallInfo, now: float) -> Verdict:
+    """Judge a failure by the first row that it fits.
+
+    Args:
+        facts: What came back instead of a response.
+        info: The call, whose tokens tell whether it could ever fit into the limit.
+        now: Epoch seconds.
+
+    Returns:
+        The verdict; whatever the facts are, nothing is raised.
+    """
+    told = read(facts.code, facts.body, facts.retry_after, now)
+    fits = (rule for rule in RULES if rule.matches(facts, told, info))
+    return _verdict(next(fits, RULES[-1]), told, info, now)
+
+
+def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
+    until = rule.until(told, now)
+    return Verdict(
+        rule.name,
+        told.code,
+        scope=rule.scope,
+        until=until,
+        named=rule.named,
+        rotate=rule.rotate or rule.scope is not Scope.NONE,
+        retry=rule.retry,
+        max_retries=rule.max_retries,
+        max_rotations=rule.max_rotations,
+        wait=rule.wait and not _in_vain(until, told, info, now),
+        sent=rule.sent,
+        bucket=told.bucket,
+        learned=told.limits,
+        same_tier=rule.same_tier,
+    )
+
+
+def _in_vain(until: float | None, told: Told, info: CallInfo, now: float) -> bool:
+    """Tell whether waiting cannot help: too long, or the request outgrows the whole limit."""
+    limit = told.input_limit()
+    too_large = limit is not None and info.tokens > limit
+    return too_large or (until is not None and until - now > LONG_S)
+
+
+def describe(verdict: Verdict) -> str:
+    """Name a failure for a person: `quota_minute (429)`, `key_invalid (400)`, `reset`."""
+    return verdict.failure if verdict.code is None else f"{verdict.failure} ({verdict.code})"

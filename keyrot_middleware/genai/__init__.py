@@ -1,0 +1,1 @@
+"""Everything that knows google-genai: where calls are caught, read, and sent with another key."""

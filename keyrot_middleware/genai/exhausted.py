@@ -1,0 +1,159 @@
+"""`KeyPoolExhausted`: nothing free to send with, said so that every caller understands it.
+
+Frameworks know the SDK's `ClientError` and read its code, body and `response.text`; some rebuild
+it from `(code, details, response)`, and only the text of the body survives. So the body is a whole
+Google error, with a RetryInfo, and its message says the true cause of each key. They also sniff
+words, which is why the message avoids some (`_SNIFFED`).
+
+The class is made when it is first asked for: importing this package must not import the SDK.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from math import ceil, inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+from ..core.model import Block
+
+if TYPE_CHECKING:
+    from google.genai.errors import ClientError as _ClientError
+
+    KeyPoolExhausted: type[_KeyPoolExhausted]
+else:
+    _ClientError = object
+
+__all__ = ["LastWords", "exhausted", "key_pool_exhausted", "response_type_of"]
+
+_SNIFFED = ("timeout", "403", "500", "502", "503")
+_SHOWN = 10
+"""Keys named in the message; all of them are in `reasons`."""
+
+_TYPE = "type.googleapis.com/google.rpc."
+
+
+LastWords = tuple[int, str | None, Any]
+"""Code, status and body with which Google retired a key."""
+
+
+class _KeyPoolExhausted(_ClientError):  # noqa: N818 - its name is fixed, and says what it is
+    """No key of the pool can serve now, and nothing was sent.
+
+    Attributes:
+        retry_at: When the first key is expected back, an aware datetime in UTC; None when all
+            are out of service until they are replaced.
+        reasons: Why each key cannot serve, and until when, by key id.
+    """
+
+    retry_at: datetime | None
+    reasons: dict[str, str]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self.__dict__.copy(), self.args))
+
+
+def _rebuild(state: dict[str, Any], args: tuple[Any, ...]) -> BaseException:
+    error: BaseException = BaseException.__new__(key_pool_exhausted())
+    error.__dict__.update(state)
+    error.args = args
+    return error
+
+
+@cache
+def key_pool_exhausted() -> type[Any]:
+    """Make the class, a subclass of the SDK's `ClientError`; imports the SDK."""
+    from google.genai.errors import ClientError  # noqa: PLC0415 - not before it is needed
+
+    body = {
+        k: v for k, v in vars(_KeyPoolExhausted).items() if k not in ("__dict__", "__weakref__")
+    }
+    body |= {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
+    return type("KeyPoolExhausted", (ClientError,), body)
+
+
+def exhausted(
+    pool: str, blocks: Mapping[str, Block], now: float, last: LastWords | None, response_type: Any
+) -> BaseException:
+    """Build the exception for a pool in which every key is blocked.
+
+    Args:
+        pool: The pool's name.
+        blocks: Why each key cannot serve.
+        now: Epoch seconds.
+        last: What retired the last key; used when all are retired.
+        response_type: The `Response` class of the client's HTTP library, or None.
+    """
+    retry_at = min((block.until for block in blocks.values()), default=inf)
+    reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
+    if isfinite(retry_at) or last is None:
+        code, details = 429, _body(pool, blocks, reasons, retry_at, now)
+    else:
+        code, _, details = last
+    error: Any = key_pool_exhausted()(code, details, _response(response_type, code, details))
+    error.retry_at = datetime.fromtimestamp(retry_at, UTC) if isfinite(retry_at) else None
+    error.reasons = reasons
+    return error  # type: ignore[no-any-return]
+
+
+def _reason(block: Block) -> str:
+    if not isfinite(block.until):
+        return f"{block.reason}, out of service until it is replaced"
+    return f"{block.reason} until {datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _body(
+    pool: str, blocks: Mapping[str, Block], reasons: Mapping[str, str], retry_at: float, now: float
+) -> dict[str, Any]:
+    shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
+    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    message = (
+        f"No Gemini API key of pool {pool!r} is free. {shown}{more}."
+        if shown
+        else (f"Pool {pool!r} has no Gemini API key that may serve this call.")
+    )
+    details: list[dict[str, Any]] = []
+    days = [block for block in blocks.values() if block.reason in ("rpd", "quota_day")]
+    if days and len(days) == len(blocks):
+        violation = {"quotaMetric": "keyrot/requests", "quotaId": "KeyPoolRequestsPerDay"}
+        details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
+    if isfinite(retry_at):
+        details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_at - now)})
+    error = {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details}
+    return {"error": error}
+
+
+def _delay(seconds: float) -> str:
+    """Round up to whole seconds, past numbers that are taken for another error's code."""
+    whole = max(ceil(seconds), 1)
+    while any(word in str(whole) for word in _SNIFFED):
+        whole += 1
+    return f"{whole}s"
+
+
+def _response(response_type: Any, code: int, details: Any) -> Any:
+    if response_type is None:
+        return None
+    return response_type(
+        code,
+        headers={"content-type": "application/json; charset=UTF-8"},
+        content=json.dumps(details).encode(),
+    )
+
+
+def response_type_of(api_client: Any) -> Any:
+    """Find the `Response` class of the library the client speaks HTTP with; never import it."""
+    for cls in type(getattr(api_client, "_httpx_client", None)).__mro__:
+        root = cls.__module__.partition(".")[0]
+        if root in ("httpx", "httpx2"):
+            return getattr(sys.modules.get(root), "Response", None)
+    return None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "KeyPoolExhausted":
+        return key_pool_exhausted()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

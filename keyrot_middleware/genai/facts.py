@@ -1,0 +1,158 @@
+"""What the core wants to know, read from the SDK's values: a request, a response, a failure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..core.affinity import conversation, is_pinned, is_repeatable, names_in, parse_path
+from ..core.commands import Done, Failed
+from ..core.failures import Facts
+from ..core.model import CallInfo
+from ..core.stream import usage_of_text
+from ..core.tokens import TokenScale, estimate, requests_of
+from .redact import Redact, clean
+
+__all__ = [
+    "Asked",
+    "call_info",
+    "done",
+    "failed",
+    "host_of",
+    "option",
+    "retries_by_sdk",
+    "workload",
+]
+
+workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
+
+
+class Asked(NamedTuple):
+    """The arguments of the api client's four request methods."""
+
+    http_method: str
+    path: str
+    request_dict: Any
+    """The body; the SDK's own type says dict."""
+    http_options: Any = None
+
+
+def option(options: Any, name: str) -> Any:
+    """Read an option from `HttpOptions`, or from the dict that stands for one."""
+    if options is None:
+        return None
+    return options.get(name) if isinstance(options, dict) else getattr(options, name, None)
+
+
+@lru_cache(maxsize=256)
+def host_of(base_url: str) -> str:
+    """Give `host`, or `host:port` where the port is not the scheme's own; empty for no URL."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:
+        return ""
+    if port is None or (parts.scheme, port) in (("https", 443), ("http", 80)):
+        return parts.hostname or ""
+    return f"{parts.hostname or ''}:{port}"
+
+
+def retries_by_sdk(api_client: Any, options: Any) -> Any:
+    """Give the retry options in force for a request: its own, else the client's."""
+    return option(options, "retry_options") or option(api_client._http_options, "retry_options")
+
+
+def call_info(
+    api_client: Any, asked: Asked, *, stream: bool, host: str, scale: TokenScale, sticky: bool
+) -> CallInfo:
+    """Read a request; nothing of its content is kept."""
+    body = asked.request_dict if isinstance(asked.request_dict, dict) else {}
+    extra = _extra_body(api_client, asked.http_options)
+    route = parse_path(asked.http_method, asked.path)
+    names = names_in(asked.path, body, extra)
+    pinned = is_pinned(asked.http_method, route, names)
+    tokens = estimate({**body, **extra} if extra else body)
+    return CallInfo(
+        model=route.model,
+        verb=route.verb,
+        tokens=scale.scaled(route.model, tokens),
+        estimate=tokens,
+        requests=requests_of(route.verb, body),
+        stream=stream,
+        pinned=pinned,
+        repeatable=is_repeatable(asked.http_method, route),
+        resources=names,
+        workload=workload.get(),
+        conversation=conversation(body) if sticky and not pinned else None,
+        host=host,
+        sdk_retries=_retries(retries_by_sdk(api_client, asked.http_options)),
+    )
+
+
+def _extra_body(api_client: Any, options: Any) -> Mapping[str, Any] | None:
+    """Read what the SDK merges into the body below our seam: the request's, else the client's."""
+    extra = option(options, "extra_body") or option(api_client._http_options, "extra_body")
+    return extra if isinstance(extra, dict) else None
+
+
+def _retries(retry_options: Any) -> bool:
+    if retry_options is None:
+        return False
+    return option(retry_options, "attempts") not in (0, 1)
+
+
+def done(response: Any) -> Done:
+    """Read a whole response."""
+    usage, names = usage_of_text(getattr(response, "body", None))
+    return Done(response, usage, names)
+
+
+def failed(error: Exception, redact: Redact) -> Failed:
+    """Read the facts of a failure, and take every key out of the exception."""
+    facts = _facts(error)
+    clean(error, redact)
+    return Failed(facts, error)
+
+
+def _facts(error: Exception) -> Facts:
+    api_errors = sys.modules.get("google.genai.errors")
+    if api_errors is not None and isinstance(error, api_errors.APIError):
+        headers: Any = getattr(error.response, "headers", None)
+        after = headers.get("retry-after") if hasattr(headers, "get") else None
+        return Facts(code=error.code, body=error.details, retry_after=after)
+    return Facts(transport=_transport(error))
+
+
+_TRANSPORT: Mapping[str, Any] = {
+    # httpx and httpx2, then aiohttp: their names are read, for neither may be imported here.
+    "ConnectError": "connect",
+    "ReadError": "reset",
+    "WriteError": "reset",
+    "CloseError": "reset",
+    "RemoteProtocolError": "reset",
+    "TimeoutException": "timeout",
+    "ClientConnectorError": "connect",
+    "ConnectionTimeoutError": "timeout",
+    "ServerTimeoutError": "timeout",
+    "ServerDisconnectedError": "reset",
+    "ClientOSError": "reset",
+    "ClientPayloadError": "reset",
+    "ClientConnectionResetError": "reset",
+    # what lies below them
+    "TimeoutError": "timeout",
+    "ConnectionRefusedError": "connect",
+    "ConnectionResetError": "reset",
+    "BrokenPipeError": "reset",
+}
+
+
+def _transport(error: BaseException) -> Any:
+    """Name a transport error by the first of its classes that is in the table."""
+    for cls in type(error).__mro__:
+        if cls.__name__ in _TRANSPORT:
+            return _TRANSPORT[cls.__name__]
+    return "other"

@@ -1,0 +1,95 @@
+"""No key leaves in an exception: texts, bodies, responses and request headers are cleaned.
+
+Google's own error bodies can echo the whole key, and an httpx response keeps the request with
+its headers (GEMINI.md 0.7, SURFACES.md 1). The exception stays the SDK's own object: class, code,
+status, message, details and a readable response; only the key's characters are replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+__all__ = ["clean"]
+
+Redact = Callable[[str], str]
+
+_HIDDEN = "[redacted]"
+_SECRET_HEADERS = ("x-goog-api-key", "authorization")
+_DEPTH = 12
+
+
+def clean(error: BaseException, redact: Redact) -> None:
+    """Replace every key in *error*, in place, and in what it was raised from."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.args = tuple(_value(arg, redact, 0) for arg in link.args)
+        for name in ("message", "status", "details", "reason"):
+            if isinstance(link.__dict__.get(name), str | dict | list):
+                link.__dict__[name] = _value(link.__dict__[name], redact, 0)
+        for holder in (getattr(link, "response", None), link):
+            _response(holder, redact)
+        link = link.__cause__ or link.__context__
+
+
+def _value(value: Any, redact: Redact, depth: int) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if depth > _DEPTH:
+        return value
+    if isinstance(value, dict):
+        return {
+            _value(k, redact, depth + 1): _value(v, redact, depth + 1) for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [_value(item, redact, depth + 1) for item in value]
+    return value
+
+
+def _response(holder: Any, redact: Redact) -> None:
+    """Clean a response of httpx, httpx2 or aiohttp, or an exception that holds a request."""
+    if holder is None:
+        return
+    below = getattr(holder, "response_stream", None)  # the SDK's own wrapper around one
+    if below is not None and not isinstance(below, list):
+        _response(below, redact)
+    with suppress(Exception):  # `request` raises where there is none
+        _headers(holder.request)
+    _aiohttp(holder)
+    for name in ("_content", "_body"):
+        body = holder.__dict__.get(name) if hasattr(holder, "__dict__") else None
+        if isinstance(body, bytes):
+            _bytes(holder, name, body, redact)
+
+
+def _headers(request: Any) -> None:
+    for name in _SECRET_HEADERS:
+        if name in request.headers:
+            request.headers[name] = _HIDDEN
+
+
+def _aiohttp(response: Any) -> None:
+    """Replace aiohttp's read-only headers by a copy without the key."""
+    info = getattr(response, "_request_info", None)
+    if info is None or not any(name in info.headers for name in _SECRET_HEADERS):
+        return
+    kept = [(k, v) for k, v in info.headers.items() if k.lower() not in _SECRET_HEADERS]
+    response._request_info = info._replace(headers=type(info.headers)(type_of_multidict(kept)))
+
+
+def type_of_multidict(pairs: list[tuple[str, str]]) -> Any:
+    """Build the mapping that aiohttp's headers view wants; aiohttp brings multidict."""
+    from multidict import CIMultiDict  # noqa: PLC0415 - present wherever aiohttp is in use
+
+    return CIMultiDict(pairs)
+
+
+def _bytes(holder: Any, name: str, body: bytes, redact: Redact) -> None:
+    text = body.decode("utf-8", "surrogateescape")
+    cleaned = redact(text)
+    if cleaned != text:
+        setattr(holder, name, cleaned.encode("utf-8", "surrogateescape"))
+        holder.__dict__.pop("_text", None)

@@ -1,0 +1,234 @@
+"""The pool for programs that choose keys by hand: the same state, the same rules.
+
+manager = keyrot_middleware.get_key_manager()
+key = manager.select_key("gemini-2.5-flash", tokens_needed=1200)
+try:
+response = call_gemini_somehow(key.api_key)
+except Exception as error:
+manager.report_error(key.key_id, error)
+else:
+manager.report_success(key.key_id, tokens_used=1180)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import inf, isfinite
+from typing import Any
+
+from .config import load
+from .core.commands import Failed, Settle
+from .core.failures import Facts, classify
+from .core.model import Block, CallInfo, Kind, Lease, Outcome, Unavailable, Usage
+from .drive.pool import Clock, Pool, SystemClock
+from .errors import ConfigError
+from .genai.exhausted import exhausted
+from .genai.facts import failed
+from .install import current_pool, open_pool
+
+__all__ = ["KeyManager", "SelectedKey", "get_key_manager", "health"]
+
+LEASE_S = 600.0
+"""A selection nobody reported on is taken for abandoned after this."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedKey:
+    """A key to send one request with."""
+
+    key_id: str
+    api_key: str = field(repr=False)
+
+
+class KeyManager:
+    """Choose keys by hand, and report what came of them. Safe from any thread."""
+
+    def __init__(self, pool: Pool | None = None, *, clock: Clock | None = None, **settings: Any):
+        """Open a pool of its own from *settings* (as `install()` takes them), or share *pool*.
+
+        Raises:
+            ConfigError: A setting or keys.json is wrong, or there is no key at all.
+        """
+        self._pool = pool or _own_pool(clock or SystemClock(), settings)
+        self._lock = threading.Lock()
+        self._out: dict[str, deque[tuple[Lease, CallInfo]]] = {}
+
+    def select_key(
+        self,
+        model_preference: str | None = None,
+        tokens_needed: int = 0,
+        exclude: Collection[str] = (),
+    ) -> SelectedKey:
+        """Reserve a request on the best key that is free now; never waits.
+
+        Args:
+            model_preference: The model the request is for; its keys go first, its quota is used.
+            tokens_needed: Input tokens to reserve; 0 counts the request alone.
+            exclude: Ids not to choose, such as those that failed this job already.
+
+        Raises:
+            KeyPoolExhausted: No key is free; `retry_at` and `reasons` say when and why.
+        """
+        pool, info = self._pool, CallInfo(model_preference or "", "generateContent", tokens_needed)
+        blocks: dict[str, Block] = {}
+        now = pool.clock.time()
+        out = dict.fromkeys(exclude, inf)
+        for shortlist in pool.roster.shortlists(info, out, now, pool.draw()):
+            reply = pool.state.acquire(info, shortlist, spread=pool.roster.spread)
+            if isinstance(reply, Lease):
+                self._lend(reply, info, now)
+                return SelectedKey(reply.key_id, pool.ring.value(reply.key_id))
+            blocks |= reply.blocks
+            pool.roster.park(info, reply.blocks, now)
+        none_free = Unavailable(now, pool.roster.parked(info) | blocks)
+        raise exhausted(pool.name, none_free.blocks, now, pool.last_words(none_free.blocks), None)
+
+    def report_success(
+        self, key_id: str, tokens_used: int | None = None, *, response: Any = None
+    ) -> None:
+        """Book the true input tokens of the oldest open selection of *key_id*.
+
+        Args:
+            key_id: As selected.
+            tokens_used: Input tokens as the server counted them.
+            response: Instead of *tokens_used*: the SDK's response, whose usage is read.
+        """
+        meta = getattr(response, "usage_metadata", None)
+        tokens = (
+            tokens_used if tokens_used is not None else getattr(meta, "prompt_token_count", None)
+        )
+        lease, _ = self._take(key_id)
+        self._settle(lease, Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens)), None)
+
+    def report_error(self, key_id: str, error: BaseException) -> str:
+        """Tell that the request failed; the key rests or retires by the rules of the pool.
+
+        Args:
+            key_id: As selected.
+            error: The SDK's exception, or a transport's. Keys in it are redacted in place.
+
+        Returns:
+            The failure's class, such as `quota_minute`; `unknown` blames no key.
+        """
+        pool = self._pool
+        lease, info = self._take(key_id)
+        facts: Facts = (
+            failed(error, pool.ring.redact).facts if isinstance(error, Exception) else Facts()
+        )
+        verdict = classify(facts, info, pool.clock.time())
+        kind = Kind.FAILURE if verdict.sent else Kind.UNSENT
+        self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
+        if verdict.until == inf:
+            pool.refresh(key_id)
+        return verdict.failure
+
+    def get_health_status(self) -> dict[str, dict[str, Any]]:
+        """Tell how each key is, by its id; see `health`."""
+        return health(self._pool)
+
+    def _lend(self, lease: Lease, info: CallInfo, now: float) -> None:
+        with self._lock:
+            waiting = self._out.setdefault(lease.key_id, deque())
+            waiting.append((lease, info))
+            stale = [pair for pair in waiting if pair[0].at + LEASE_S < now]
+            for pair in stale:
+                waiting.remove(pair)
+        for old, _ in stale:
+            self._pool.state.settle(old, Outcome(Kind.ABANDONED))
+
+    def _take(self, key_id: str) -> tuple[Lease, CallInfo]:
+        """Give the open selection of a key; one is made where nobody selected it first."""
+        with self._lock:
+            waiting = self._out.get(key_id)
+            if waiting:
+                return waiting.popleft()
+        key = self._pool.roster.keys.get(key_id)
+        if key is None:
+            known = ", ".join(self._pool.roster.keys)
+            raise KeyError(f"no key {key_id!r} in pool {self._pool.name!r}; there are: {known}")
+        info = CallInfo("", "generateContent")
+        return (
+            Lease(key_id, key.project, key.billing_account, "", info.verb, 0, 0, at=0.0),
+            info,
+        )
+
+    def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> None:
+        self._pool.witness(Settle(lease, outcome, (), failure.error if failure else None))
+        self._pool.state.settle(lease, outcome)
+
+
+def get_key_manager() -> KeyManager:
+    """Give the process-wide manager: of install()'s pool, else one of the environment's."""
+    with _shared_lock:
+        pool = current_pool()
+        if pool is None:
+            return _shared.setdefault(None, KeyManager())
+        if pool.name not in _shared or _shared[pool.name]._pool is not pool:
+            _shared[pool.name] = KeyManager(pool)
+        return _shared[pool.name]
+
+
+_shared: dict[str | None, KeyManager] = {}
+_shared_lock = threading.Lock()
+
+
+def _own_pool(clock: Clock, settings: dict[str, Any]) -> Pool:
+    pool = open_pool(load(**settings), clock)
+    if pool is None:
+        raise ConfigError(
+            "KeyManager: no Gemini API key found; set GEMINI_API_KEYS, or GEMINI_API_KEY, or write "
+            "keys.json with a GEMINI_KEY_<key_id> for each key"
+        )
+    return pool
+
+
+def health(pool: Pool) -> dict[str, dict[str, Any]]:
+    """Tell how each key of *pool* is, by its id.
+
+    Returns:
+        Per key `model, project, active, last_used, success_count, error_count, in_cooldown,
+        cooldown_until, disabled_reason, limits, used`; times are ISO 8601 in UTC or None. `limits`
+        are the key's own; `used` says per model bucket what its project has used in the minute
+        and the day, with the limits learned from Google.
+    """
+    now = pool.clock.time()
+    known = pool.state.snapshot(pool.roster.keys.values())
+    return {key_id: _describe(pool, key_id, state, now) for key_id, state in known.items()}
+
+
+def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]:
+    key = pool.roster.keys[key_id]
+    until = state.cooldown_until
+    whole = state.cooldown_scope in ("key", "project", "billing")
+    retired = until is not None and not isfinite(until) and whole
+    return {
+        "model": key.model,
+        "project": key.project,
+        "active": not retired,
+        "last_used": _iso(state.last_used),
+        "success_count": state.success_count,
+        "error_count": state.error_count,
+        "in_cooldown": until is not None and until > now,
+        "cooldown_until": _iso(until),
+        "disabled_reason": state.cooldown_reason if retired else None,
+        "limits": key.limits._asdict(),
+        "used": {
+            used.bucket: {
+                "requests_minute": used.requests_minute,
+                "tokens_minute": used.tokens_minute,
+                "requests_day": used.requests_day,
+                "learned": {k: v for k, v in used.limits._asdict().items() if v is not None},
+            }
+            for used in state.used
+        },
+    }
+
+
+def _iso(moment: float | None) -> str | None:
+    if moment is None or not isfinite(moment):
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

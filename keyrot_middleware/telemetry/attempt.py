@@ -1,0 +1,112 @@
+"""The span of one attempt: INTERNAL, open from Send to Settle, current only when asked."""
+
+from __future__ import annotations
+
+import time
+from contextvars import Token
+from math import isfinite
+
+from opentelemetry import context
+from opentelemetry.context import Context
+from opentelemetry.trace import Tracer, set_span_in_context
+from opentelemetry.util.types import AttributeValue
+
+from ..core.commands import Send, Settle
+from ..core.model import Kind, Verdict
+from . import names
+from .cause import Cause, blame, of_error, of_verdict
+
+__all__ = ["Attempt", "leave"]
+
+
+class Attempt:
+    """One send, and what came of it.
+
+    What became of a failed attempt is known only when the next one starts or the call ends. So
+    its span is closed then, with the time of its Settle as its end.
+    """
+
+    __slots__ = ("_context", "_done", "_settled_ns", "_span", "cause", "kind")
+
+    def __init__(
+        self, tracer: Tracer, parent: Context, send: Send, pool: str, wait_s: float
+    ) -> None:
+        lease = send.lease
+        self._span = tracer.start_span(
+            f"attempt {lease.key_id}",
+            parent,
+            attributes={
+                names.POOL: pool,
+                names.KEY_ID: lease.key_id,
+                names.KEY_PROJECT: lease.project,
+                names.ATTEMPT_NUMBER: send.attempt,
+                names.KEYS_EXCLUDED: send.excluded,
+                names.WAIT_TIME: wait_s,
+            },
+        )
+        self._context = set_span_in_context(self._span, parent)
+        self._done: dict[str, AttributeValue] = {}
+        self._settled_ns: int | None = None
+        self.kind = Kind.ABANDONED
+        self.cause: Cause | None = None
+
+    def enter(self) -> object:
+        """Make it the current span; give the token that `leave` takes."""
+        return context.attach(self._context)
+
+    def settle(self, command: Settle, until: float | None, now: float | None) -> None:
+        """Take note of what came of it, and until when a key rests (epoch seconds)."""
+        self._settled_ns = time.time_ns()
+        self.kind, verdict, _ = command.outcome
+        if verdict is None:
+            return
+        self.cause = of_verdict(verdict, command.error)
+        self._done[names.FAILURE_CLASS] = verdict.failure
+        if verdict.code is not None:
+            self._done[names.HTTP_STATUS] = verdict.code
+        if until is not None:
+            self._rest(command.lease.key_id, verdict, until, now)
+
+    def _rest(self, key_id: str, verdict: Verdict, until: float, now: float | None) -> None:
+        told: dict[str, AttributeValue] = {
+            names.KEY_ID: key_id,
+            names.FAILURE_CLASS: verdict.failure,
+            names.COOLDOWN_SCOPE: verdict.scope.value,
+        }
+        if not isfinite(until):
+            self._span.add_event(names.EVENT_RETIRED, told)
+            return
+        if now is not None:
+            told[names.COOLDOWN_DURATION] = seconds = round(max(until - now, 0.0), 3)
+            self._done[names.COOLDOWN_DURATION] = seconds
+        self._span.add_event(names.EVENT_COOLDOWN, told)
+
+    def close(self, outcome: str, error: BaseException | None = None) -> None:
+        """End the span, at the time of the Settle if there was one.
+
+        Args:
+            outcome: A value of `keyrot.attempt.outcome`.
+            error: What ended the call, for an attempt that nobody judged.
+        """
+        self._done[names.ATTEMPT_OUTCOME] = outcome
+        self._span.set_attributes(self._done)
+        cause = self.cause or of_error(error)
+        if cause is not None:
+            blame(self._span, cause)
+        self._span.end(self._settled_ns)
+
+
+def leave(token: object) -> None:
+    """Undo `Attempt.enter`.
+
+    A coroutine that outlived its loop is torn down by the garbage collector in a context that is
+    not its own. There is nothing to undo there, and OpenTelemetry's own `detach` would log an
+    error, so a token is given back directly.
+    """
+    if not isinstance(token, Token):
+        context.detach(token)  # type: ignore[arg-type]  # another runtime context's own kind
+        return
+    try:
+        token.var.reset(token)
+    except ValueError:
+        return

@@ -1,0 +1,174 @@
+"""The span of a whole call: our own, or that of an instrumentation above us.
+
+Nobody wants two inference spans for one request. Where the official instrumentation (or another
+that follows the GenAI conventions) is above us, its span is the logical one: we add `keyrot.*` to
+it, and our attempts inside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping
+from typing import Any, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.util.types import AttributeValue
+
+from ..core.model import CallInfo, Usage
+from . import names
+from .cause import Cause, blame
+from .request import operation_of, request_attributes, usage_attributes
+
+__all__ = ["CallSpan", "GuestSpan", "OwnSpan", "span_above"]
+
+Attributes = dict[str, AttributeValue]
+
+
+class CallSpan(Protocol):
+    """The logical span, whoever made it."""
+
+    inside: Context
+    """The parent of attempts."""
+
+    def attempt(self, key_id: str) -> None:
+        """Count an attempt that starts with this key."""
+
+    def event(self, name: str, attributes: Attributes) -> None:
+        """Add an event."""
+
+    def first_chunk(self) -> None:
+        """Take note that a stream's first chunk is here."""
+
+    def usage(self, usage: Usage) -> None:
+        """Say what the response told of itself."""
+
+    def finish(self, cause: Cause | None) -> None:
+        """End it, if it is ours."""
+
+
+class OwnSpan:
+    """A CLIENT span of ours: nobody above has one."""
+
+    __slots__ = ("_attempts", "_began", "_key_id", "_span", "inside")
+
+    def __init__(self, tracer: Tracer, here: Context, info: CallInfo, pool: str) -> None:
+        operation = operation_of(info.verb)
+        self._began = time.perf_counter()
+        self._span = tracer.start_span(
+            f"{operation} {info.model}" if info.model else operation,
+            here,
+            SpanKind.CLIENT,
+            {**request_attributes(info, operation), names.POOL: pool},
+        )
+        self.inside = set_span_in_context(self._span, here)
+        self._attempts = 0
+        self._key_id: str | None = None
+
+    def attempt(self, key_id: str) -> None:
+        """Count it."""
+        self._attempts += 1
+        self._key_id = key_id
+
+    def event(self, name: str, attributes: Attributes) -> None:
+        """Add an event."""
+        self._span.add_event(name, attributes)
+
+    def first_chunk(self) -> None:
+        """Tell the seconds since the call began."""
+        self._span.set_attribute(names.GEN_AI_FIRST_CHUNK, time.perf_counter() - self._began)
+
+    def usage(self, usage: Usage) -> None:
+        """Set the usage and the response's own names."""
+        self._span.set_attributes(usage_attributes(usage))
+
+    def finish(self, cause: Cause | None) -> None:
+        """End it: UNSET, or ERROR with its type."""
+        self._span.set_attribute(names.ATTEMPT_COUNT, self._attempts)
+        if self._key_id is not None:
+            self._span.set_attribute(names.KEY_ID, self._key_id)
+        if cause is not None:
+            blame(self._span, cause)
+        self._span.end()
+
+
+class GuestSpan:
+    """Another's span. It knows request, response and usage by itself, and ends by itself."""
+
+    __slots__ = ("_data", "_pool", "_span", "inside")
+
+    def __init__(self, here: Context, data: Any, pool: str) -> None:
+        self.inside = here
+        self._span = get_current_span(here)
+        self._data = data
+        self._pool = pool
+
+    def attempt(self, key_id: str) -> None:
+        """Count it; an operation of several requests (automatic tool calls) counts them all."""
+        if self._data is None:
+            count = _read(self._span, names.ATTEMPT_COUNT)
+            self._span.set_attributes(self._told(key_id, count))
+            return
+        attributes: MutableMapping[str, Any] = self._data.attributes
+        attributes.update(self._told(key_id, attributes.get(names.ATTEMPT_COUNT)))
+        self._data.metric_attributes[names.POOL] = self._pool
+
+    def _told(self, key_id: str, count: object) -> Attributes:
+        number = count + 1 if isinstance(count, int) else 1
+        return {names.POOL: self._pool, names.KEY_ID: key_id, names.ATTEMPT_COUNT: number}
+
+    def event(self, name: str, attributes: Attributes) -> None:
+        """Add an event, unless it has ended: its owner did not wait for us."""
+        if self._span.is_recording():
+            self._span.add_event(name, attributes)
+
+    def first_chunk(self) -> None:
+        """Leave it to the owner."""
+
+    def usage(self, usage: Usage) -> None:
+        """Leave it to the owner."""
+
+    def finish(self, cause: Cause | None) -> None:
+        """Leave it to the owner."""
+
+
+_INFERENCE = frozenset({"chat", "generate_content", "text_completion"})
+"""Operations that are one and the same request under different names."""
+
+_DATA_OF = {
+    "count_tokens": None,
+    "embeddings": "opentelemetry.genai.client.embedding.context",
+    "get": "opentelemetry.genai.client.fetch_response.context",
+}
+_INFERENCE_DATA = "opentelemetry.genai.client.inference.context"
+"""Where opentelemetry-util-genai keeps what inner layers add to the operation under way; these
+are its public CLIENT_*_CONTEXT_KEY, spelt out because it need not be installed."""
+
+
+def span_above(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
+    """Find another's span for this very request; None where there is none."""
+    if not here:
+        return None
+    operation = operation_of(info.verb)
+    key = _DATA_OF.get(operation, _INFERENCE_DATA)
+    data = here.get(key) if key is not None else None
+    if isinstance(getattr(data, "attributes", None), dict):
+        return GuestSpan(here, data, pool)
+    # Older versions leave nothing in the context; nor do other instrumentations. A span of an
+    # agent or a tool is no reason to stay silent: only one of the same request is.
+    told = _read(get_current_span(here), names.GEN_AI_OPERATION)
+    if told == operation or (told in _INFERENCE and operation in _INFERENCE):
+        return GuestSpan(here, None, pool)
+    return None
+
+
+def _read(span: Span, name: str) -> object:
+    """Read an attribute of the SDK's spans, which have them, as the API's do not."""
+    attributes = getattr(span, "attributes", None)
+    return attributes.get(name) if attributes else None

@@ -1,0 +1,122 @@
+"""How the commands of one call become its spans and their events."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Tracer
+
+from ..core.commands import Acquire, Command, Now, Opened, Refresh, Send, Settle, Sleep
+from ..core.flow import Exhausted
+from ..core.model import CallInfo, Kind
+from . import names
+from .attempt import Attempt, leave
+from .callspan import CallSpan, OwnSpan, span_above
+from .cause import Cause, of_error
+from .wording import blocked
+
+__all__ = ["CallTrace"]
+
+
+class CallTrace:
+    """Follow one call. Spans begin with its first command: a stream may never be read."""
+
+    __slots__ = (
+        "_attempt", "_call", "_degraded", "_here", "_info", "_last",
+        "_now", "_pool", "_tracer", "_wanted",
+    )  # fmt: skip
+
+    def __init__(self, tracer: Tracer, here: Context, info: CallInfo, pool: str) -> None:
+        self._tracer = tracer
+        self._here = here
+        self._info = info
+        self._pool = pool
+        self._call: CallSpan | None = None
+        self._attempt: Attempt | None = None
+        """The one under way, or one that failed and is not closed yet."""
+        self._last: tuple[BaseException | None, Cause | None] = (None, None)
+        """The exception of the last failed attempt, and what we said of it."""
+        self._wanted: float | None = None
+        """Since when a key is wanted."""
+        self._now: float | None = None
+        """The time by the state's clock, when it was last told."""
+        self._degraded = False
+
+    def before(self, command: Command) -> None:
+        """Start what *command* starts."""
+        call = self._call or self._open()
+        kind = type(command)
+        if kind is Acquire:
+            if self._wanted is None:
+                self._wanted = time.perf_counter()
+        elif isinstance(command, Send):
+            self._send(call, command)
+        elif isinstance(command, Sleep):
+            told = {names.WAIT_SECONDS: command.seconds, names.WAIT_REASON: command.why}
+            call.event(names.EVENT_WAIT, {**told})
+
+    def after(self, command: Command, reply: Any) -> None:
+        """Take note of what came of *command*."""
+        kind = type(command)
+        if kind is Now:
+            self._now = reply[0]
+        elif isinstance(command, Settle):
+            self._settle(command, reply if isinstance(reply, int | float) else None)
+        elif kind is Send:
+            if isinstance(reply, Opened) and self._call is not None:
+                self._call.first_chunk()
+        elif isinstance(command, Refresh) and reply is True and self._call is not None:
+            self._call.event(names.EVENT_REPLACED, {names.KEY_ID: command.key_id})
+
+    def attach(self) -> object:
+        """Make the attempt current; what the SDK does now is its child."""
+        return self._attempt.enter() if self._attempt is not None else None
+
+    def detach(self, token: object) -> None:
+        """Make current what was before."""
+        if token is not None:
+            leave(token)
+
+    def finish(self, error: BaseException | None) -> None:
+        """End what is open."""
+        if self._attempt is not None:
+            judged = self._attempt.cause is not None
+            self._attempt.close(names.FAIL if judged else names.ABANDONED, error)
+            self._attempt = None
+        if self._call is None:
+            return
+        if isinstance(error, Exhausted):
+            self._call.event(names.EVENT_EXHAUSTED, {names.BLOCKED_KEYS: blocked(error)})
+        known, cause = self._last
+        self._call.finish(cause if error is not None and error is known else of_error(error))
+
+    def _open(self) -> CallSpan:
+        above = span_above(self._here, self._info, self._pool)
+        call = above or OwnSpan(self._tracer, self._here, self._info, self._pool)
+        self._call = call
+        return call
+
+    def _send(self, call: CallSpan, command: Send) -> None:
+        if self._attempt is not None:
+            self._attempt.close(names.RETRY)
+        key_id = command.lease.key_id
+        wait_s = time.perf_counter() - self._wanted if self._wanted is not None else 0.0
+        self._wanted = None
+        if command.lease.books is None and not self._degraded:
+            self._degraded = True  # the state is down: the key was lent without a booking
+            call.event(names.EVENT_DEGRADED, {names.KEY_ID: key_id})
+        call.attempt(key_id)
+        self._attempt = Attempt(self._tracer, call.inside, command, self._pool, wait_s)
+
+    def _settle(self, command: Settle, until: float | None) -> None:
+        attempt, call = self._attempt, self._call
+        if attempt is None or call is None:
+            return
+        attempt.settle(command, until, self._now)
+        self._last = command.error, attempt.cause
+        call.usage(command.outcome.usage)
+        if attempt.kind is Kind.SUCCESS:
+            attempt.close(names.SUCCESS)
+            self._attempt = None

@@ -1,0 +1,77 @@
+"""The names of all that we emit: one place for spans, events, attributes.
+
+The `gen_ai.*` names follow the GenAI semantic conventions, whose Python constants are marked
+deprecated since the conventions moved to a repository of their own; so they are spelt out here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+INSTRUMENTATION: Final = "keyrot_middleware"
+"""The instrumentation scope, and the logger."""
+
+# The logical operation, one for each model request with all its attempts.
+GEN_AI_OPERATION: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_REQUEST_STREAM: Final = "gen_ai.request.stream"
+GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
+"""Seconds."""
+GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+GEN_AI_THOUGHT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+
+PROVIDER: Final = "gcp.gemini"
+"""The Developer API; calls to Vertex never come this far."""
+
+# Both kinds of span.
+ERROR_TYPE: Final = "error.type"
+HTTP_STATUS: Final = "http.response.status_code"
+POOL: Final = "keyrot.pool.name"
+KEY_ID: Final = "keyrot.key.id"
+"""The key's label, never its value; on a logical span the last one tried."""
+
+ATTEMPT_COUNT: Final = "keyrot.attempt.count"
+"""On the logical span, ours or that of an instrumentation above us."""
+
+# An attempt.
+KEY_PROJECT: Final = "keyrot.key.project"
+KEYS_EXCLUDED: Final = "keyrot.key.excluded_count"
+ATTEMPT_NUMBER: Final = "keyrot.attempt.number"
+"""From 1."""
+ATTEMPT_OUTCOME: Final = "keyrot.attempt.outcome"
+FAILURE_CLASS: Final = "keyrot.failure.class"
+WAIT_TIME: Final = "keyrot.acquire.wait_time"
+"""Seconds from wanting a key to having one."""
+COOLDOWN_DURATION: Final = "keyrot.cooldown.duration"
+"""Seconds."""
+
+# Values of ATTEMPT_OUTCOME.
+SUCCESS: Final = "success"
+RETRY: Final = "retry"
+"""It failed, and another attempt followed."""
+FAIL: Final = "fail"
+"""It failed, and so did the call."""
+ABANDONED: Final = "abandoned"
+"""Cancelled, or its stream was closed before the end."""
+
+# Events: a cooldown and a retirement on the attempt that caused it, the others on the call.
+EVENT_WAIT: Final = "keyrot.wait"
+WAIT_SECONDS: Final = "keyrot.wait.seconds"
+WAIT_REASON: Final = "keyrot.wait.reason"
+"""`key` or `retry`."""
+EVENT_COOLDOWN: Final = "keyrot.cooldown"
+COOLDOWN_SCOPE: Final = "keyrot.cooldown.scope"
+EVENT_RETIRED: Final = "keyrot.key.retired"
+EVENT_REPLACED: Final = "keyrot.key.replaced"
+EVENT_DEGRADED: Final = "keyrot.state.degraded"
+EVENT_EXHAUSTED: Final = "keyrot.pool.exhausted"
+BLOCKED_KEYS: Final = "keyrot.pool.blocked_keys"
+"""Texts such as `flash_01: quota_day for 3600 s`."""

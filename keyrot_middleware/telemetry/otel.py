@@ -1,0 +1,67 @@
+"""Spans: one for the call unless somebody above has one, and one for each attempt inside it.
+
+Nothing is held current while the caller's code runs. The context of the call is captured when
+it starts, every span is started with an explicit parent, and an attempt is the current span only
+between `attach` and `detach`, around the SDK's own code.
+"""
+
+from __future__ import annotations
+
+from opentelemetry import context, trace
+from opentelemetry.trace import (
+    NoOpTracer,
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    Tracer,
+    TracerProvider,
+)
+
+from .._version import __version__
+from ..core.model import CallInfo
+from . import names
+from .base import Watch
+from .calltrace import CallTrace
+
+__all__ = ["OtelObserver"]
+
+# The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
+_SUPPRESS = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+_SUPPRESS_PLAIN = "suppress_instrumentation"
+
+
+class OtelObserver:
+    """Trace calls, as long as the program has a tracer provider."""
+
+    def __init__(self, pool_name: str, tracer_provider: TracerProvider | None = None) -> None:
+        """Trace calls of a pool.
+
+        Args:
+            pool_name: Seen as `keyrot.pool.name`.
+            tracer_provider: None: the global one, whenever it is set.
+        """
+        self._pool = pool_name
+        self._given = tracer_provider
+        self._made: tuple[TracerProvider | None, Tracer | None] = (None, None)
+
+    def start(self, info: CallInfo) -> Watch | None:
+        """Trace a call, unless nobody records or instrumentation is suppressed."""
+        # Asked for each call: a program may set its provider after install().
+        provider = self._given or trace.get_tracer_provider()
+        seen, tracer = self._made
+        if provider is not seen:
+            tracer = _tracer(provider)
+            self._made = provider, tracer
+        if tracer is None:
+            return None
+        here = context.get_current()
+        if here.get(_SUPPRESS) or here.get(_SUPPRESS_PLAIN):
+            return None
+        return CallTrace(tracer, here, info, self._pool)
+
+
+def _tracer(provider: TracerProvider) -> Tracer | None:
+    """Give our tracer; None where spans would go nowhere."""
+    if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+        return None
+    tracer = provider.get_tracer(names.INSTRUMENTATION, __version__)
+    return None if isinstance(tracer, NoOpTracer) else tracer

@@ -1,0 +1,66 @@
+"""What a span says of a request and its usage, from the values of the core."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from opentelemetry.util.types import AttributeValue
+
+from ..core.model import CallInfo, Usage
+from . import names
+
+__all__ = ["operation_of", "request_attributes", "usage_attributes"]
+
+_OPERATIONS = {
+    "generateContent": "generate_content",
+    "streamGenerateContent": "generate_content",
+    "embedContent": "embeddings",
+    "batchEmbedContents": "embeddings",
+}
+"""The conventions' names; other methods go by their own, in snake case."""
+
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+@lru_cache(maxsize=256)
+def operation_of(verb: str) -> str:
+    """Name the operation of a method: `countTokens` is `count_tokens`."""
+    return _OPERATIONS.get(verb) or _HUMP.sub("_", verb).lower()
+
+
+@lru_cache(maxsize=256)
+def _server(host: str) -> dict[str, AttributeValue]:
+    """Read `host`, `host:port` or `[v6]:port`; a port that is not written is not told."""
+    address, colon, port = host.rpartition(":")
+    if colon and port.isdecimal() and (":" not in address or address.endswith("]")):
+        return {names.SERVER_ADDRESS: address.strip("[]"), names.SERVER_PORT: int(port)}
+    return {names.SERVER_ADDRESS: host.strip("[]")} if host else {}
+
+
+def request_attributes(info: CallInfo, operation: str) -> dict[str, AttributeValue]:
+    """Give what is known before anything is sent."""
+    attributes: dict[str, AttributeValue] = {
+        names.GEN_AI_OPERATION: operation,
+        names.GEN_AI_PROVIDER: names.PROVIDER,
+        **_server(info.host),
+    }
+    if info.model:
+        attributes[names.GEN_AI_REQUEST_MODEL] = info.model
+    if info.stream:
+        attributes[names.GEN_AI_REQUEST_STREAM] = True
+    return attributes
+
+
+def usage_attributes(usage: Usage) -> dict[str, AttributeValue]:
+    """Give what the response told of itself; nothing for what it did not tell."""
+    told: tuple[tuple[str, AttributeValue | None], ...] = (
+        (names.GEN_AI_INPUT_TOKENS, usage.input_tokens),
+        (names.GEN_AI_OUTPUT_TOKENS, usage.output_tokens),
+        (names.GEN_AI_CACHED_TOKENS, usage.cached_tokens),
+        (names.GEN_AI_THOUGHT_TOKENS, usage.thought_tokens),
+        (names.GEN_AI_RESPONSE_MODEL, usage.model),
+        (names.GEN_AI_RESPONSE_ID, usage.response_id),
+        (names.GEN_AI_FINISH_REASONS, [reason.lower() for reason in usage.finish_reasons] or None),
+    )
+    return {name: value for name, value in told if value is not None}

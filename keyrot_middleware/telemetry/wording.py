@@ -1,0 +1,34 @@
+"""Texts for people that spans and log lines share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import isfinite
+
+from ..core.flow import Exhausted
+from ..core.model import Block
+
+__all__ = ["BLOCKED_SHOWN", "at_time", "blocked"]
+
+BLOCKED_SHOWN = 10
+"""As many keys as a person will read."""
+
+
+def at_time(at: float) -> str:
+    """Write epoch seconds: `2026-01-02 08:00:00Z`."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def blocked(error: Exhausted) -> list[str]:
+    """Say why each key cannot serve: `flash_01: quota_day until 2026-01-02 08:00:00Z`."""
+    blocks = sorted(error.unavailable.blocks.items())
+    texts = [f"{key_id}: {_reason(block)}" for key_id, block in blocks[:BLOCKED_SHOWN]]
+    if len(blocks) > BLOCKED_SHOWN:
+        texts.append(f"and {len(blocks) - BLOCKED_SHOWN} more")
+    return texts
+
+
+def _reason(block: Block) -> str:
+    if not isfinite(block.until):
+        return f"{block.reason} until it is replaced"
+    return f"{block.reason} until {at_time(block.until)}"

@@ -1,0 +1,312 @@
+"""Which stored things requests and responses name, and which calls are bound by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrot_middleware.core.affinity import (
+    STATELESS,
+    Route,
+    conversation,
+    is_pinned,
+    is_repeatable,
+    names_from,
+    names_in,
+    parse_path,
+)
+
+GENERATE = "models/gemini-2.5-flash:generateContent"
+HOST = "https://generativelanguage.googleapis.com"
+TEXTS = st.text(max_size=30) | st.sampled_from(["files/a", "https://h/v1/files/a", "corpora/", ""])
+KEYS = st.text(max_size=8) | st.sampled_from(
+    ["name", "uri", "contents", "parts", "candidates", "continuationToken", "file", "files"]
+    + ["metadata", "response", "fileSearchStoreNames", "nextPageToken", "systemInstruction"]
+)
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=20,
+)
+BODIES = st.dictionaries(KEYS, JSON_LIKE, max_size=6)
+
+
+def part(**kind: Any) -> dict[str, Any]:
+    """Build a body whose one part is *kind*."""
+    return {"contents": [{"parts": [{"text": "look"}, kind], "role": "user"}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("post", GENERATE, ("gemini-2.5-flash", "generateContent", "models")),
+        (
+            "POST",
+            "models/x:streamGenerateContent?alt=sse",
+            ("x", "streamGenerateContent", "models"),
+        ),
+        ("post", f"/v1beta/{GENERATE}", ("gemini-2.5-flash", "generateContent", "models")),
+        ("post", f"{HOST}/v1/{GENERATE}", ("gemini-2.5-flash", "generateContent", "models")),
+        ("post", "tunedModels/x:generateContent", ("tunedModels/x", "generateContent")),
+        ("get", "models?pageSize=3&pageToken=t", ("", "list", "models")),
+        ("get", "models/x", ("x", "get", "models")),
+        ("get", "models/veo/operations/o1", ("veo", "get", "models")),
+        ("get", "files/abc", ("", "get", "files")),
+        ("get", "files", ("", "list", "files")),
+        ("post", "files:register", ("", "register", "files")),
+        ("post", "upload/{api_version}/files", ("", "files", "files")),
+        ("post", "upload/v1beta/files", ("", "files", "files")),
+        ("get", "download/v1beta/files/abc:download?alt=media", ("", "download", "files")),
+        ("post", "cachedContents", ("", "cachedContents", "cachedContents")),
+        ("patch", "cachedContents/x?updateMask=ttl", ("", "patch", "cachedContents")),
+        ("delete", "fileSearchStores/x?force=True", ("", "delete", "fileSearchStores")),
+        ("get", "fileSearchStores/x/documents", ("", "list", "fileSearchStores")),
+        (
+            "post",
+            "upload/{api_version}/fileSearchStores/x:uploadToFileSearchStore",
+            ("", "uploadToFileSearchStore", "fileSearchStores"),
+        ),
+        ("post", "batches/x:cancel", ("", "cancel", "batches")),
+        ("post", "interactions/i/cancel", ("", "cancel", "interactions")),
+        ("post", "models/x", ("x", "post", "models")),
+        ("get", "", ("", "get", "")),
+        ("get", "https://host", ("", "get", "")),
+    ],
+)
+def test_paths_are_read_as_the_sdk_writes_them(
+    method: str, path: str, route: tuple[str, ...]
+) -> None:
+    """Model, verb and collection come out of every form of path, in every version of the SDK."""
+    expected = Route(*route) if len(route) == 3 else Route(*route, "tunedModels")
+    assert parse_path(method, path) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        (GENERATE, ()),
+        ("models", ()),
+        ("models/x", ()),
+        ("files/abc", ("files/abc",)),
+        ("files/abc:download?alt=media", ("files/abc",)),
+        ("download/v1beta/files/abc:download", ("files/abc",)),
+        ("cachedContents/x", ("cachedContents/x",)),
+        ("batches/x:cancel", ("batches/x",)),
+        ("tunedModels/x:countTokens", ("tunedModels/x",)),
+        ("models/veo-3/operations/o1", ("models/veo-3/operations/o1",)),
+        ("fileSearchStores/s/documents/d", ("fileSearchStores/s",)),
+        ("fileSearchStores/s/upload/operations/o", ("fileSearchStores/s",)),
+        ("upload/v1beta/fileSearchStores/s:uploadToFileSearchStore", ("fileSearchStores/s",)),
+        ("auth_tokens/t", ("auth_tokens/t",)),
+        ("interactions/i/cancel", ("interactions/i",)),
+        ("files?pageSize=3&pageToken=abc%3D%2F%2B", ("page:abc=/+",)),
+        ("fileSearchStores/s/documents?pageToken=t", ("fileSearchStores/s", "page:t")),
+        ("files?filter=x", ()),
+    ],
+)
+def test_a_path_names_what_it_touches(path: str, names: tuple[str, ...]) -> None:
+    """A resource, its sub-resources and its actions have one name; a page token names its list."""
+    assert names_in(path, {}) == names
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (part(fileData={"fileUri": f"{HOST}/v1beta/files/abc"}), ("files/abc",)),
+        (part(fileData={"file_uri": "files/abc", "mime_type": "image/png"}), ("files/abc",)),
+        ({"systemInstruction": {"parts": [{"fileData": {"fileUri": "files/s"}}]}}, ("files/s",)),
+        (
+            part(functionResponse={"name": "f", "parts": [{"file_data": {"file_uri": "files/a"}}]}),
+            ("files/a",),
+        ),
+        ({"requests": [{"content": {"parts": [{"fileData": {"fileUri": "files/e"}}]}}]}, ("files/e",)),
+        (
+            {"instances": [{"video": {"uri": f"{HOST}/v1beta/files/v:download?alt=media"}}]},
+            ("files/v",),
+        ),
+        ({"batch": {"inputConfig": {"file_name": "files/b"}}}, ("files/b",)),
+        (
+            {"batch": {"inputConfig": {"requests": {"requests": [{"request": part(
+                fileData={"file_uri": "files/q"})}]}}}},
+            ("files/q",),
+        ),
+        ({"fileName": "files/i"}, ("files/i",)),
+        ({"file": {"name": "files/mine", "mimeType": "text/plain"}}, ("files/mine",)),
+        ({"cachedContent": "cachedContents/x"}, ("cachedContents/x",)),
+        ({"input": [{"content": [{"uri": "http://127.0.0.1:80/v1/files/u"}]}]}, ("files/u",)),
+        (
+            {"tools": [{"fileSearch": {"file_search_store_names": ["fileSearchStores/a", 1]}}]},
+            ("fileSearchStores/a",),
+        ),
+        ({"semanticRetriever": {"source": "corpora/c/documents/d"}}, ("corpora/c",)),
+        ({"continuationToken": "--_w=="}, ("continuation:--_w",)),
+        ({"previous_interaction_id": "v1_x"}, ("interactions/v1_x",)),
+        ({"cachedContent": "cachedContents/x", "fileName": "files/i", "name": "files/i"},
+         ("cachedContents/x", "files/i")),
+    ],
+)  # fmt: skip
+def test_a_body_names_stored_things_under_the_keys_that_hold_names(
+    body: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    """Every place of SURFACES.md 2 that the four request methods see is read."""
+    assert names_in(GENERATE, body) == names
+    assert names_in(GENERATE, {}, body) == names
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"contents": [{"parts": [{"text": "files/abc"}]}]},
+        {"contents": "files/abc"},
+        {"contents": ["files/abc"]},
+        part(fileData={"fileUri": "https://example.com/files/report.pdf"}),
+        part(fileData={"fileUri": "gs://bucket/files/a"}),
+        part(fileData={"fileUri": "https://www.youtube.com/watch?v=files/a"}),
+        part(functionCall={"name": "open", "args": {"uri": "files/a", "name": "batches/b"}}),
+        part(functionResponse={"name": "f", "response": {"name": "files/a"}}),
+        part(inlineData={"data": "files/a", "name": "files/a"}),
+        {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"name": "files/a"}}]}]},
+        {"requests": [{"model": "models/gemini-embedding-001"}]},
+        {"labels": {"name": "files/a"}, "name": "", "uri": 3, "fileName": "files/a b"},
+        {"name": "files/", "uri": "profiles/x"},
+    ],
+)
+def test_what_only_looks_like_a_name_is_none(body: dict[str, Any]) -> None:
+    """Prompts, other hosts' addresses, and the data of tools name nothing stored."""
+    assert names_in(GENERATE, body) == ()
+
+
+def test_path_and_body_names_come_together_once() -> None:
+    """A thing named twice is listed once, the path's first."""
+    body = {"fileName": "files/a", "name": "fileSearchStores/s"}
+    expected = ("fileSearchStores/s", "files/a")
+    assert names_in("fileSearchStores/s:importFile", body) == expected
+
+
+def test_a_cyclic_body_comes_to_an_end() -> None:
+    """A body that contains itself is left to the SDK to refuse."""
+    body: dict[str, Any] = {"name": "files/a"}
+    body["again"] = [body]
+    assert names_in(GENERATE, body) == ("files/a",)
+    body["systemInstruction"] = body
+    assert len(conversation({"contents": [body["again"]]})) == 16
+
+
+def test_a_long_token_is_kept_short_and_the_same() -> None:
+    """A token that came in a response is known again in the request that sends it back."""
+    token = "a+/b" * 1_000
+    (learned,) = names_from({"candidates": [{"continuationToken": token + "="}]})
+    sent = token.replace("+", "-").replace("/", "_")
+    assert names_in(GENERATE, {"continuationToken": sent}) == (learned,)
+    assert len(learned) < 64
+    assert names_from({"nextPageToken": "a+/="}) == ("page:a+/=",)
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ({"candidates": [{"content": {}, "finishReason": "STOP"}], "name": "files/a"}, ()),
+        ({"candidates": ["?", {"continuationToken": "t"}]}, ("continuation:t",)),
+        ({"file": {"name": "files/a", "uri": f"{HOST}/v1beta/files/a"}}, ("files/a",)),
+        ({"file": "files/a"}, ()),
+        ({"name": "cachedContents/x", "usageMetadata": {"totalTokenCount": 3}},
+         ("cachedContents/x",)),
+        ({"name": "models/veo/operations/o"}, ("models/veo/operations/o",)),
+        ({"name": "models/gemini-2.5-flash"}, ()),
+        ({"files": [{"name": "files/a"}, {"name": "files/b"}, None], "nextPageToken": "t"},
+         ("page:t", "files/a", "files/b")),
+        ({"files": "?", "response": [], "metadata": 1}, ()),
+        ({"operations": [{"name": "batches/a"}]}, ("batches/a",)),
+        ({"models": [{"name": "models/a"}]}, ()),
+        (
+            {"name": "batches/b", "metadata": {"output": {"responsesFile": "files/r"}},
+             "response": {"responsesFile": "files/r", "inlinedResponses": {"name": "files/no"}}},
+            ("batches/b", "files/r"),
+        ),
+        (
+            {"name": "models/veo/operations/o", "done": True, "response": {
+                "generateVideoResponse": {"generatedSamples": [{"video": {
+                    "uri": f"{HOST}/v1beta/files/v:download?alt=media"}}]}}},
+            ("models/veo/operations/o", "files/v"),
+        ),
+        ({"name": "tunedModels/t/operations/o", "metadata": {"tunedModel": "tunedModels/t"}},
+         ("tunedModels/t",)),
+        ({"embedding": {"values": [0.1]}}, ()),
+        ({}, ()),
+    ],
+)  # fmt: skip
+def test_a_response_names_what_it_made_or_showed(
+    body: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    """Creates, uploads, pages, operations and batches tell names, so their owner is known."""
+    assert names_from(body) == names
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "pinned", "repeatable"),
+    [
+        ("post", GENERATE, False, True),
+        ("post", "models/x:batchEmbedContents", False, True),
+        ("post", "models/imagen:predict", False, True),
+        ("get", "models/x", False, True),
+        ("GET", "models", False, True),
+        ("get", "models?pageToken=t", True, True),
+        ("get", "tunedModels", True, True),
+        ("get", "files", True, True),
+        ("get", "files/a", True, True),
+        ("post", "tunedModels/x:generateContent", True, True),
+        ("post", "models/x:batchGenerateContent", True, False),
+        ("post", "models/x:asyncBatchEmbedContent", True, False),
+        ("post", "models/veo:predictLongRunning", True, False),
+        ("get", "models/veo/operations/o", True, True),
+        ("post", "cachedContents", True, False),
+        ("post", "upload/{api_version}/files", True, False),
+        ("delete", "files/a", True, False),
+        ("post", "models/x:somethingNew", True, False),
+    ],
+)
+def test_only_stateless_inference_goes_with_any_key(
+    method: str, path: str, pinned: bool, repeatable: bool
+) -> None:
+    """What stores, or names something stored, stays with its owner; creates are sent once."""
+    route = parse_path(method, path)
+    assert is_pinned(method, route, names_in(path, {})) is pinned
+    assert is_repeatable(method, route) is repeatable
+
+
+def test_a_stateless_call_with_a_file_is_pinned() -> None:
+    """A generateContent that names a file goes with the file's owner."""
+    assert is_pinned("post", parse_path("post", GENERATE), ("files/a",))
+    assert "batchGenerateContent" not in STATELESS
+
+
+def test_a_conversation_keeps_its_digest() -> None:
+    """Later turns do not change it; another system instruction or first content does."""
+    hello = {"parts": [{"text": "hello"}], "role": "user"}
+    answer = {"parts": [{"text": "hi"}], "role": "model"}
+    first = conversation({"contents": [hello]})
+    assert len(first) == 16
+    assert conversation({"contents": [hello, answer, hello], "tools": []}) == first
+    system = {"parts": [{"text": "be brief"}]}
+    spoken = conversation({"contents": [hello], "systemInstruction": system})
+    assert spoken == conversation({"contents": [hello, answer], "system_instruction": system})
+    others = [{"contents": [answer]}, {"contents": "hello"}, {"systemInstruction": "hello"}]
+    assert len({first, spoken, *map(conversation, others)}) == 5
+    assert conversation({}) == conversation({"contents": []}) == ""
+
+
+@given(BODIES)
+def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
+    """Whatever a program or a server puts into a body, it is read."""
+    assert all(names_in(GENERATE, body, body))
+    assert all(names_from(body))
+    assert len(conversation(body)) in (0, 16)
+
+
+@given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
+def test_no_path_makes_it_raise(method: str, path: str) -> None:
+    """Whatever a path is, it is read."""
+    assert isinstance(is_pinned(method, parse_path(method, path), names_in(path, {})), bool)

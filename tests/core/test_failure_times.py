@@ -1,0 +1,101 @@
+"""Until when a failure lasts, and whether waiting for that time can help."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import google_bodies as g
+import pytest
+from failure_table import CALL, NOW
+from google_bodies import delay, over, quota_failure, violation
+
+from keyrot_middleware.core.failures import Facts, classify
+from keyrot_middleware.core.model import CallInfo, Limits, Scope, Verdict
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+def at(*parts: int) -> float:
+    """Tell a wall-clock time of Los Angeles as epoch seconds."""
+    return datetime(*parts, tzinfo=PACIFIC).timestamp()  # type: ignore[misc,arg-type]
+
+
+def over_quota(quota_id: str, retry: str | None = None, now: float = NOW) -> Verdict:
+    """Judge a 429 of one quota, with or without a RetryInfo."""
+    details = [quota_failure(violation(quota_id, "250000"))]
+    details += [delay(retry)] if retry else []
+    return classify(Facts(429, over("?", *details)), CALL, now)
+
+
+@pytest.mark.parametrize(
+    ("now", "midnight"),
+    [
+        ((2026, 11, 24, 12), (2026, 11, 25)),
+        ((2026, 3, 8, 1), (2026, 3, 9)),
+        ((2026, 11, 1, 0, 30), (2026, 11, 2)),
+        ((2026, 12, 31, 23, 59), (2027, 1, 1)),
+    ],
+    ids=["winter", "23 hours", "25 hours", "new year"],
+)
+def test_day_ends_at_midnight_in_los_angeles(
+    now: tuple[int, ...], midnight: tuple[int, ...]
+) -> None:
+    """A spent day lasts to the local midnight, when the clocks change too."""
+    assert over_quota(g.FREE_RPD, "2s", at(*now)).until == at(*midnight)
+
+
+def test_day_believes_only_a_long_delay() -> None:
+    """RetryInfo of more than 300 s is a paid day's true one; up to that it misleads."""
+    assert over_quota(g.FREE_RPD, "301s").until == NOW + 301
+    assert over_quota(g.FREE_RPD, "300s").until == at(2026, 11, 25)
+
+
+def test_nobody_waits_for_a_day() -> None:
+    """A day is not waited for, not even in its last minute."""
+    verdict = over_quota(g.FREE_RPD, now=at(2026, 11, 24, 23, 59, 30))
+    assert (verdict.named, verdict.wait) == (True, False)
+
+
+@pytest.mark.parametrize(("retry", "wait"), [("300s", True), ("301s", False)])
+def test_long_delay_is_not_waited_for(retry: str, wait: bool) -> None:
+    """A named time beyond 300 s is no pace to wait for."""
+    assert over_quota(g.FREE_RPM, retry).wait is wait
+
+
+def test_retry_after_stands_in_for_retry_info() -> None:
+    """The header names the time where the body names none."""
+    body = over("?", quota_failure(violation(g.FREE_RPM, "5")))
+    assert classify(Facts(429, body, "11"), CALL, NOW).until == NOW + 11
+    bare = classify(Facts(429, g.EXHAUSTED, "11"), CALL, NOW)
+    assert (bare.failure, bare.scope) == ("rate_limit", Scope.PROJECT_MODEL)
+    assert (bare.until, bare.named) == (NOW + 11, True)
+
+
+@pytest.mark.parametrize(("tokens", "wait"), [(250_000, True), (250_001, False)])
+def test_request_larger_than_the_limit_does_not_wait(tokens: int, wait: bool) -> None:
+    """A request of more tokens than a whole minute has never fits by waiting."""
+    body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
+    info = CallInfo("gemini-2.5-flash", "generateContent", tokens=tokens)
+    verdict = classify(Facts(429, body), info, NOW)
+    assert (verdict.failure, verdict.wait) == ("quota_minute", wait)
+    assert (verdict.bucket, verdict.learned) == ("gemini-2.5-flash", Limits(tpm=250_000))
+
+
+def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:
+    """Tokens are compared with limits of tokens only."""
+    assert over_quota(g.FREE_RPM, "9s").wait is True
+
+
+def test_spending_cap_ends_with_its_month() -> None:
+    """A cap is looked at again within the hour, sooner where its month ends sooner."""
+    body = over("Your project has exceeded its monthly spending cap.")
+    late = at(2026, 11, 30, 23, 50)
+    assert classify(Facts(429, body), CALL, late).until == at(2026, 12, 1)
+    assert classify(Facts(429, body), CALL, NOW).until == NOW + 3600
+
+
+def test_batch_quota_keeps_a_named_time() -> None:
+    """A batch's own quota rests one method until the time named, or nobody knows."""
+    assert over_quota("BatchEnqueuedTokensPerModel", "60s").until == NOW + 60
+    assert over_quota("BatchEnqueuedTokensPerModel").until is None

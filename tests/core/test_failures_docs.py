@@ -1,0 +1,81 @@
+"""The page about failures says what the table does, row by row."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from keyrot_middleware.core.failures import RULES, Rule
+from keyrot_middleware.core.model import Scope
+
+PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
+SCOPES = {
+    Scope.NONE: "nobody",
+    Scope.KEY: "the key",
+    Scope.KEY_VERB: "the key, for one method",
+    Scope.KEY_MODEL: "the key, for one model",
+    Scope.PROJECT_MODEL: "the project, for one model",
+    Scope.PROJECT_CACHE: "the project, for cached content",
+    Scope.PROJECT: "the project",
+    Scope.BILLING: "the billing account",
+}
+ENDS = {
+    "forever": "its key is replaced",
+    "strikes": "backing off",
+    "ten_minutes": "10 minutes",
+    "an_hour": "1 hour",
+    "cap_end": "1 hour, or the end of the month",
+    "a_day": "24 hours",
+    "day_end": "midnight in Los Angeles, or a named time over 300 s",
+    "minute_end": "the time named, else the next minute",
+    "as_told": "the time named",
+}
+
+
+def _rows() -> dict[str, list[str]]:
+    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0].strip("`"): row for row in cells}
+
+
+def _end(rule: Rule) -> str:
+    end = "-" if rule.scope is Scope.NONE else ENDS[rule.until.__name__]
+    return f"{end}, else backing off" if rule.name == "batch_quota" else end
+
+
+def _does(rule: Rule) -> str:
+    if rule.retry:
+        return "sends it again, once" if rule.max_retries == 1 else "sends it again"
+    if rule.scope is Scope.NONE and not rule.rotate:
+        return "raises"
+    if rule.named and rule.wait:
+        return "tries another key; waits"
+    return "tries another key, five at the most" if rule.max_rotations == 5 else "tries another key"
+
+
+def test_rows_stand_in_the_order_of_the_table() -> None:
+    """Every row's name is on the page, and in the order in which they are tested."""
+    assert list(_rows()) == [rule.name for rule in RULES]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_row_says_what_the_rule_does(rule: Rule) -> None:
+    """Whose fault, until when and what the call does are those of the table."""
+    _, signal, scope, end, does, _ = _rows()[rule.name]
+    assert (scope, end) == (SCOPES[rule.scope], _end(rule))
+    assert does.startswith(_does(rule))
+    assert all(word in signal or word.lower() in signal for word in _said_words(rule))
+
+
+def _said_words(rule: Rule) -> set[str]:
+    """Give the reasons that the page spells out; restricted keys share one row's prefix."""
+    return set() if rule.name == "key_restricted" else set(rule.words)
+
+
+def test_every_source_is_an_address() -> None:
+    """Each mark of a source has its address at the foot of the page, and none is left over."""
+    text = PAGE.read_text("utf-8")
+    marks = {m for row in _rows().values() for m in re.findall(r"\[(\w+)\]", row[-1])}
+    assert marks == set(re.findall(r"^\[(\w+)\]: https://\S+$", text, re.MULTILINE))

@@ -1,0 +1,180 @@
+"""What is read out of responses: whole, as text, and in chunks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrot_middleware.core.model import NO_USAGE, Usage
+from keyrot_middleware.core.stream import StreamLedger, usage_of, usage_of_text
+
+META = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
+KEYS = st.text(max_size=6) | st.sampled_from(
+    ["usageMetadata", "candidates", "finishReason", "index", "promptTokenCount", "modelVersion"]
+)
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def answer(text: str = "hi", **more: Any) -> dict[str, Any]:
+    """Build a response as the server orders it."""
+    candidate = {"content": {"parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
+    ends = {"usageMetadata": META, "modelVersion": "m-001", "responseId": "r1"}
+    return {"candidates": [candidate], **ends, **more}
+
+
+READ = Usage(10, 5, None, None, "m-001", "r1", ("stop",))
+
+
+def test_input_counts_tool_results_and_output_counts_thoughts() -> None:
+    """Input is prompt and tool results, cached included; output is answer and thoughts."""
+    meta = {
+        "promptTokenCount": 100,
+        "cachedContentTokenCount": 40,
+        "toolUsePromptTokenCount": 7,
+        "candidatesTokenCount": 20,
+        "thoughtsTokenCount": 30,
+    }
+    assert usage_of({"usageMetadata": meta}) == Usage(107, 50, 40, 30)
+
+
+@pytest.mark.parametrize(
+    ("meta", "usage"),
+    [
+        ({"promptTokenCount": 3}, Usage(input_tokens=3)),
+        ({"toolUsePromptTokenCount": 3}, Usage(input_tokens=3)),
+        ({"thoughtsTokenCount": 3}, Usage(output_tokens=3, thought_tokens=3)),
+        ({"responseTokenCount": 3}, Usage(output_tokens=3)),
+        ({"promptTokenCount": "12"}, Usage(input_tokens=12)),
+        ({"promptTokenCount": "1" * 5_000}, NO_USAGE),
+        ({"promptTokenCount": True}, NO_USAGE),
+        ({"promptTokenCount": -1}, NO_USAGE),
+        ({"promptTokenCount": 1.5}, NO_USAGE),
+        ([], NO_USAGE),
+        (None, NO_USAGE),
+    ],
+)
+def test_counts_are_what_the_server_said_or_none(meta: Any, usage: Usage) -> None:
+    """A count that is missing or no count is None, never nought."""
+    assert usage_of({"usageMetadata": meta}) == usage
+
+
+def test_reasons_are_in_lower_case_and_in_order() -> None:
+    """Each candidate's finish reason is told, whatever else stands among them."""
+    candidates = [{"finishReason": "MAX_TOKENS"}, "?", {"finishReason": None}, {"index": 3}]
+    body = {"candidates": [*candidates, {"finishReason": "SAFETY", "index": "4"}]}
+    assert usage_of(body).finish_reasons == ("max_tokens", "safety")
+    assert usage_of({"candidates": "?", "modelVersion": 3}) == NO_USAGE
+
+
+@pytest.mark.parametrize(
+    ("body", "usage", "names"),
+    [
+        (answer(), READ, ()),
+        ({"totalTokens": 31, "promptTokensDetails": [{"tokenCount": 31}]}, NO_USAGE, ()),
+        ({"embedding": {"values": [0.1, 0.2]}}, NO_USAGE, ()),
+        ({"name": "cachedContents/x"}, NO_USAGE, ("cachedContents/x",)),
+        ({"nextPageToken": "t"}, NO_USAGE, ("page:t",)),
+        ([answer()], NO_USAGE, ()),
+    ],
+)
+def test_text_is_read_like_the_body_in_it(body: Any, usage: Usage, names: tuple[str, ...]) -> None:
+    """Usage and names come out of the JSON text that the SDK hands on, indented or not."""
+    assert usage_of_text(json.dumps(body)) == (usage, names)
+    assert usage_of_text(json.dumps(body, indent=2)) == (usage, names)
+
+
+@pytest.mark.parametrize(
+    "text", ["", None, "<html>", '{"usageMetadata": ', '"name"', '{"name":' + "[" * 200_000]
+)
+def test_text_that_is_no_json_has_no_usage(text: str | None) -> None:
+    """An error page or a torn body is no reason to fail a call."""
+    assert usage_of_text(text) == (NO_USAGE, ())
+
+
+LONG = "a word " * 10_000
+SECOND = {"content": {}, "finishReason": "MAX_TOKENS", "index": 1}
+TRICK = {"functionCall": {"args": {"usageMetadata": {"promptTokenCount": 9_999}}}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer(LONG),
+        answer(LONG, usageMetadata={"thoughtsTokenCount": 1}),
+        {**answer(LONG), "candidates": [*answer(LONG)["candidates"], SECOND]},
+        {**answer(), "candidates": [*answer(LONG)["candidates"], {**SECOND, "text": LONG}]},
+        {"candidates": [{"continuationToken": "t", "text": LONG, "finishReason": "CONTINUATION"}],
+         "usageMetadata": META},
+        {"candidates": [{"continuationToken": "t", "text": LONG}], "usageMetadata": META},
+        {"candidates": [{"text": LONG, "finishReason": "STOP", "content": TRICK}]},
+        {"candidates": [{"text": LONG, "finishReason": "STOP"}], "modelVersion": "m"},
+        {"usageMetadata": META, **answer(LONG)},
+        {"usageMetadata": META, "candidates": [{"text": LONG, "finishReason": "STOP"}]},
+        {"embeddings": [{"values": [0.125] * 9_000}]},
+        {"embeddings": [{"values": [0.125] * 9_000}], "usageMetadata": META},
+        {"embedding": {"values": [0.125] * 9_000}, "usageMetadata": META, "name": [{}]},
+        {"embeddings": [{"values": [0.125] * 9_000, "usageMetadata": META}]},
+        {"files": [{"name": "files/a", "displayName": LONG}]},
+        {"models": [LONG]},
+    ],
+)  # fmt: skip
+def test_a_large_body_is_read_as_if_it_had_been_parsed(body: dict[str, Any]) -> None:
+    """Reading only the tail gives what reading all of it gives."""
+    usage, names = usage_of_text(json.dumps(body))
+    assert usage == usage_of(body)
+    ledger = StreamLedger()
+    ledger.feed(body)
+    assert names == ledger.names
+
+
+@pytest.mark.parametrize("form", [dict, json.dumps], ids=["parsed", "text"])
+def test_a_stream_ends_with_the_last_usage_that_has_numbers(form: Any) -> None:
+    """Later chunks replace the usage, unless they bring an empty one."""
+    ledger = StreamLedger()
+    first = {"promptTokenCount": 10}
+    chunks = [
+        {"candidates": [{"content": {}}], "usageMetadata": first, "modelVersion": "m-001"},
+        answer(usageMetadata=META),
+        {"usageMetadata": {"trafficType": "ON_DEMAND"}, "candidates": [SECOND]},
+        {"usageMetadata": None, "modelVersion": "", "responseId": 3},
+    ]
+    usages = []
+    for chunk in chunks:
+        ledger.feed(form(chunk))
+        usages.append(ledger.usage)
+    assert usages[0] == Usage(input_tokens=10, model="m-001")
+    assert usages[1] == READ
+    assert usages[3] == READ._replace(finish_reasons=("stop", "max_tokens"))
+    assert ledger.chunks == 4
+
+
+def test_a_stream_tells_its_continuation_tokens() -> None:
+    """Tokens are listed once, in order; what is no chunk only counts."""
+    ledger = StreamLedger()
+    for token in ("one", "two", "one"):
+        ledger.feed({"candidates": [{"continuationToken": token}]})
+    for odd in (None, "", "[DONE]", "[]", '{"x": 1}'):
+        ledger.feed(odd)
+    assert ledger.names == ("continuation:one", "continuation:two")
+    assert ledger.usage == NO_USAGE
+    assert ledger.chunks == 8
+
+
+@given(st.dictionaries(KEYS, JSON_LIKE, max_size=5), st.text(max_size=50))
+def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:
+    """Whatever a server sends, parsed or as text, it is read and both ways agree."""
+    ledger = StreamLedger()
+    ledger.feed(body)
+    ledger.feed(text)
+    assert isinstance(usage_of(body), Usage)
+    assert isinstance(ledger.usage, Usage)
+    assert usage_of_text(text)[0] == NO_USAGE
+    assert len(usage_of_text(json.dumps(body))) == 2

@@ -1,0 +1,207 @@
+"""The estimate of input tokens, and what responses teach it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrot_middleware.core.tokens import TokenScale, estimate, requests_of
+
+TEXTS = st.text(alphabet=st.characters(), max_size=200)
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.binary(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["contents", "parts", "text", "data", "mimeType", "uri", "file_uri"])
+            | TEXTS,
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+BODIES = st.dictionaries(st.sampled_from(["contents", "tools", "requests"]) | TEXTS, JSON_LIKE)
+
+
+def body_of(*parts: Any) -> dict[str, Any]:
+    """Build a body of one content."""
+    return {"contents": [{"parts": list(parts), "role": "user"}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("The quick brown fox jumps over the lazy dog. " * 20, 200, 250),
+        ("素早い茶色の狐がのろまな犬を飛び越える。" * 20, 220, 280),
+        ("Съешь же ещё этих мягких французских булок. " * 20, 300, 400),
+        ("Ça été élevé près de la forêt, à l'orée. " * 20, 200, 260),
+        ("", 0, 3),
+        ("\ud800 a lone surrogate", 3, 10),
+    ],
+)
+def test_text_costs_by_its_script(text: str, least: int, most: int) -> None:
+    """Latin text costs a token for four characters, wide scripts one for less than two."""
+    assert least <= estimate(body_of({"text": text})) <= most
+
+
+def test_structure_costs_little() -> None:
+    """An empty body costs nothing, and roles, urls and safety settings are no input."""
+    body = {
+        "_url": {"model": "models/gemini-2.5-flash"},
+        "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}] * 5,
+        **body_of({"text": "hi", "thoughtSignature": "s" * 9_000}),
+        "generationConfig": {"temperature": 0.5, "logprobs": True, "stopSequences": None},
+    }
+    assert estimate({}) == 0
+    assert estimate(body) <= 8
+
+
+def test_every_place_of_text_counts() -> None:
+    """System instruction, declarations of tools, nested requests and lists of text all count."""
+    text = "word " * 80
+    part = {"parts": [{"text": text}]}
+    for body in (
+        {"systemInstruction": part},
+        {"tools": [{"functionDeclarations": [{"name": "f", "description": text}]}]},
+        {"requests": [{"content": part, "model": "models/m"}]},
+        {"contents": [text]},
+        {"contents": text},
+        {"contents": [{"parts": [{"functionCall": {"name": "f", "args": {"data": text}}}]}]},
+    ):
+        assert 100 <= estimate(body) <= 110
+
+
+@pytest.mark.parametrize(
+    ("mime", "least", "most"),
+    [
+        ("image/png", 1_000, 1_300),
+        ("IMAGE/JPEG", 1_000, 1_300),
+        ("audio/wav", 900, 1_100),
+        ("audio/L16;rate=16000", 900, 1_100),
+        ("audio/mp3", 3_900, 4_100),
+        ("video/mp4", 2_000, 2_200),
+        ("application/pdf", 11_000, 11_500),
+        ("text/plain", 250_000, 250_100),
+    ],
+)
+def test_media_cost_by_kind_and_size_and_never_as_base64(mime: str, least: int, most: int) -> None:
+    """A megabyte of media costs what its kind costs, in either spelling of the mime type."""
+    data = "A" * 1_333_336
+    for key in ("mimeType", "mime_type"):
+        assert least <= estimate(body_of({"inlineData": {"data": data, key: mime}})) <= most
+    raw = {"inlineData": {"data": b"A" * 1_000_002, "mimeType": mime}}
+    assert least <= estimate(body_of(raw)) <= most
+
+
+def test_images_of_a_predict_are_no_text() -> None:
+    """Encoded images without a mime type are images."""
+    body = {"instances": [{"prompt": "hi", "image": {"bytesBase64Encoded": "A" * 9_000_000}}]}
+    assert 1_000 <= estimate(body) <= 1_300
+
+
+def test_stored_things_have_a_fixed_cost() -> None:
+    """A file's size is unknown, so it costs ten pages; an image file an image."""
+    image = {"fileData": {"fileUri": "files/a", "mimeType": "image/png"}}
+    paper = {"fileData": {"file_uri": "files/a", "mime_type": "application/pdf"}}
+    assert 1_000 <= estimate(body_of(image)) <= 1_300
+    assert 2_500 <= estimate(body_of(paper)) <= 2_700
+    assert 2_500 <= estimate({"input": [{"uri": "files/a", "mime_type": "audio/mp3"}]}) <= 2_700
+    assert 1_000 <= estimate({"cachedContent": "cachedContents/x"}) <= 1_100
+    call = {"functionCall": {"name": "open", "args": {"uri": "https://example.com/a"}}}
+    assert estimate(body_of(call)) <= 20
+
+
+def test_a_cyclic_body_comes_to_an_end() -> None:
+    """A body that contains itself is left to the SDK to refuse."""
+    body: dict[str, Any] = {"text": "word"}
+    body["again"] = body
+    assert estimate(body) > 0
+
+
+@given(BODIES)
+def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
+    """Whatever a program puts into a body, the estimate is a number."""
+    assert estimate(body) >= 0
+
+
+@given(TEXTS, TEXTS)
+def test_more_text_never_costs_less(text: str, more: str) -> None:
+    """The estimate grows with the text."""
+    assert estimate(body_of({"text": text})) <= estimate(body_of({"text": text + more}))
+
+
+def test_requests_are_counted_per_item_of_a_batch() -> None:
+    """Google counts each item of a batchEmbedContents towards RPM (GEMINI.md A1)."""
+    assert requests_of("batchEmbedContents", {"requests": [{}, {}, {}]}) == 3
+    assert requests_of("batchEmbedContents", {"requests": []}) == 1
+    assert requests_of("batchEmbedContents", {"requests": "?"}) == 1
+    assert requests_of("generateContent", {"requests": [{}, {}]}) == 1
+
+
+def test_an_unknown_model_is_taken_at_the_estimate() -> None:
+    """Before anything is learned the factor is one."""
+    scale = TokenScale()
+    assert scale.factor("m") == 1.0
+    assert scale.scaled("m", 123) == 123
+    scale.learn("m", 0, 10)
+    scale.learn("m", 10, 0)
+    assert scale.scaled("m", 123) == 123
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**7), st.floats(0.01, 8.0)), min_size=1, max_size=30))
+def test_once_learned_it_never_books_too_little(history: list[tuple[int, float]]) -> None:
+    """What was just seen is covered by the next booking of the same estimate."""
+    scale = TokenScale()
+    for guess, ratio in history:
+        true = max(1, int(guess * ratio))
+        scale.learn("m", guess, true)
+        assert scale.scaled("m", guess) >= true
+
+
+def test_it_comes_down_slowly() -> None:
+    """One low count hardly lowers the factor; many bring it near to the truth."""
+    scale = TokenScale()
+    scale.learn("m", 1_000, 3_000)
+    scale.learn("m", 1_000, 500)
+    assert 2.9 < scale.factor("m") < 3.0
+    for _ in range(1_000):
+        scale.learn("m", 1_000, 500)
+    assert 0.5 <= scale.factor("m") < 0.51
+
+
+def test_sizes_learn_apart_and_lend_to_their_neighbours() -> None:
+    """What a tool adds to short prompts does not multiply long ones once these are known."""
+    scale = TokenScale()
+    scale.learn("m", 20, 5_000)
+    assert scale.scaled("m", 20) == 5_000
+    assert scale.scaled("m", 100_000) == 800_000, "unknown size: the nearest, within bounds"
+    scale.learn("m", 100_000, 110_000)
+    assert scale.scaled("m", 100_000) == 110_000
+    assert scale.scaled("m", 20) == 5_000
+    assert scale.factor("other") == 1.0
+
+
+def test_an_odd_call_teaches_within_bounds() -> None:
+    """A file of a million tokens behind a short prompt does not block every short prompt."""
+    scale = TokenScale()
+    scale.learn("m", 50, 1_000_000)
+    assert scale.scaled("m", 50) <= 8_200
+    scale.learn("n", 10_000, 1)
+    assert scale.factor("n", 10_000) > 0.9
+    assert scale.scaled("m", 0) == 0
+    scale.learn("m", 2**60, 2**60)
+    assert scale.factor("m", 2**60) == 1.0
+
+
+def test_the_number_of_models_is_bounded() -> None:
+    """The oldest half of too many models is forgotten, the newest are kept."""
+    scale = TokenScale()
+    for number in range(1_000):
+        scale.learn(f"m{number}", 1_000, 2_000)
+    assert scale.factor("m999") == 2.0
+    assert scale.factor("m0") == 1.0
+    assert sum(scale.factor(f"m{number}") == 2.0 for number in range(1_000)) <= 256

@@ -1,0 +1,83 @@
+"""The env store reads variables and `.env` as the settings do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keyrot_middleware.errors import ConfigError, SecretError
+from keyrot_middleware.keysfile import BUILT_STORES
+from keyrot_middleware.secrets import Secret, SecretStore, open_store
+from keyrot_middleware.secrets.inline import InlineStore
+
+
+def look_up(store: SecretStore, key_id: str, ref: str | None = None) -> str:
+    """Return the value of one key, or the words of the error."""
+    found = store.resolve({key_id: ref})[key_id]
+    return found.reveal() if isinstance(found, Secret) else str(found)
+
+
+def test_the_environment_beats_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key is found in .env, then in the environment, which hides .env also when empty."""
+    (here / ".env").write_text("GEMINI_KEY_a=from-file\n")
+    store = open_store("env")
+    assert look_up(store, "a") == "from-file"
+    monkeypatch.setenv("GEMINI_KEY_a", " from-environment ")
+    assert look_up(store, "a") == "from-environment"
+    monkeypatch.setenv("GEMINI_KEY_a", "")
+    assert look_up(store, "a") == "key a: the variable GEMINI_KEY_a is empty"
+
+
+def test_a_place_names_another_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`env://NAME` reads NAME, and a batch has an answer for each key."""
+    monkeypatch.setenv("MINE", "value")
+    found = open_store("env://MINE").resolve({"a": "env://MINE", "b": None})
+    assert found["a"] == Secret("value")
+    assert isinstance(found["b"], SecretError)
+
+
+def test_a_change_is_seen_at_the_next_look_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read anew each time, wherever the program has gone since."""
+    store = open_store("env")
+    assert "set neither" in look_up(store, "a")
+    (here / ".env").write_text("GEMINI_KEY_a=new\n")
+    monkeypatch.chdir("/")
+    assert look_up(store, "a") == "new"
+
+
+def test_a_name_in_another_case_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capitals are the usual mistake."""
+    monkeypatch.setenv("GEMINI_KEY_FLASH_01", "value")
+    text = look_up(open_store("env"), "flash_01")
+    assert text.endswith("nor in .env (GEMINI_KEY_FLASH_01 is: case matters)")
+
+
+def test_a_broken_file_does_not_hide_the_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A .env that is being rewritten leaves the environment as it is."""
+    (here / ".env").write_bytes(b"GEMINI_KEY_a=\xff\n")
+    monkeypatch.setenv("GEMINI_KEY_b", "value")
+    assert look_up(open_store("env"), "b") == "value"
+    assert "set neither" in look_up(open_store("env"), "a")
+
+
+@pytest.mark.parametrize("uri", ["vault", "vault://x", "en", ""])
+def test_an_unknown_store_is_refused(uri: str) -> None:
+    """The error says what was found and what is allowed."""
+    with pytest.raises(ConfigError, match=r'found ".*"; allowed: env\.'):
+        open_store(uri)
+
+
+@pytest.mark.parametrize("scheme", BUILT_STORES)
+def test_every_store_that_settings_allow_can_be_opened(scheme: str) -> None:
+    """The tables of settings and stores say the same."""
+    assert open_store(scheme).scheme == scheme
+
+
+def test_an_inline_value_is_given_back() -> None:
+    """Values from a setting are found by key id."""
+    store = InlineStore({"a": Secret("value")})
+    assert look_up(store, "a") == "value"
+    assert look_up(store, "b") == "key b: no value was given for it"

@@ -1,0 +1,228 @@
+"""The ring: values by id and back, looked up again, and masked in any text."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from keyrot_middleware.config import load
+from keyrot_middleware.errors import SecretError
+from keyrot_middleware.secrets import Place, Ring, Secret, open_ring
+
+A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
+AUTH = "AQ." + "FAKE" + "z" * 46
+
+
+class Shelf:
+    """A store whose content the test changes; it counts how often it is asked."""
+
+    scheme = "shelf"
+
+    def __init__(self, **values: str) -> None:
+        self.values: dict[str, str] = values
+        self.asked: list[tuple[str, ...]] = []
+        self.fault: Exception | None = None
+
+    def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
+        """Give what is there; say nothing of what is not."""
+        self.asked.append(tuple(refs))
+        if self.fault:
+            raise self.fault
+        return {key_id: Secret(self.values[key_id]) for key_id in refs if key_id in self.values}
+
+    def ring(self, *key_ids: str, optional: tuple[str, ...] = ()) -> Ring:
+        """Make a ring of these ids, or of all that are there."""
+        return Ring({key_id: Place(self) for key_id in key_ids or self.values}, optional=optional)
+
+
+def test_values_are_found_by_id_and_ids_by_value() -> None:
+    """All keys of a store are asked for in one batch, and blanks around a value do not count."""
+    shelf = Shelf(a=A, b=f"  {B}\n")
+    ring = shelf.ring()
+    assert (ring.value("a"), ring.value("b")) == (A, B)
+    assert (ring.id_of(A), ring.id_of(B), ring.id_of(C)) == ("a", "b", None)
+    assert ring.resolved == ("a", "b")
+    assert shelf.asked == [("a", "b")]
+    with pytest.raises(KeyError):
+        ring.value("c")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("  ", "its value is empty"),
+        ("keyrot-pool", "the placeholder"),
+        (f'"{B}"', "a quote"),
+        (f"{B} {C}", "a blank"),
+        (f"{B}\r\nX: y", "a blank"),
+        (f"{B}ä", "not ASCII"),
+        (A, "is that of the key a"),
+    ],
+)
+def test_a_key_that_cannot_serve_is_left_out_and_reported(
+    value: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others serve; the reason is logged once, and no value is in it."""
+    ring = Shelf(a=A, bad=value, c=C).ring()
+    assert ring.resolved == ("a", "c")
+    assert reason in ring.unresolved["bad"]
+    assert ring.unresolved["bad"].startswith("key bad: ")
+    assert [record.name for record in caplog.records] == ["keyrot_middleware"]
+    for secret in (A, B, C):
+        assert secret not in f"{caplog.text} {ring.unresolved} {ring!r}"
+
+
+def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
+    """Any exception of a store is a reason, told by its type alone."""
+    good, bad = Shelf(a=A), Shelf(b=B)
+    bad.fault = OSError(f"cannot send {B}")
+    ring = Ring({"a": Place(good), "b": Place(bad), "c": Place(good)})
+    assert ring.resolved == ("a",)
+    assert ring.unresolved == {
+        "b": "key b: the secret store shelf failed with OSError",
+        "c": "key c: the secret store shelf gave no answer",
+    }
+
+
+def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture) -> None:
+    """An optional id with another's value is left out without a word, and its twin is known."""
+    ring = Shelf(a=A, b=B, GEMINI_API_KEY=B).ring(optional=("GEMINI_API_KEY",))
+    assert ring.resolved == ("a", "b")
+    assert ring.unresolved == {}
+    assert ring.same_as == {"GEMINI_API_KEY": "b"}
+    assert ring.id_of(B) == "b"
+    assert not caplog.records
+
+
+def test_refresh_says_whether_the_value_changed() -> None:
+    """Only the key in question is asked for; the old value is still known as the key's."""
+    shelf = Shelf(a=A, b=B)
+    ring = shelf.ring()
+    assert not ring.refresh("a")
+    shelf.values["a"] = C
+    assert ring.refresh("a")
+    assert ring.value("a") == C
+    assert (ring.id_of(A), ring.id_of(C)) == ("a", "a")
+    assert shelf.asked == [("a", "b"), ("a",), ("a",)]
+    assert not ring.refresh("unknown")
+
+
+def test_refresh_brings_a_missing_key_in() -> None:
+    """A key without a value joins when it has one, in its place in the order."""
+    shelf = Shelf(b=B)
+    ring = shelf.ring("a", "b")
+    assert not ring.refresh("a")
+    shelf.values["a"] = A
+    assert ring.refresh("a")
+    assert ring.resolved == ("a", "b")
+    assert ring.unresolved == {}
+
+
+def _break(shelf: Shelf) -> None:
+    shelf.fault = RuntimeError(A)
+
+
+def _remove(shelf: Shelf) -> None:
+    del shelf.values["a"]
+
+
+def _empty(shelf: Shelf) -> None:
+    shelf.values["a"] = ""
+
+
+def _repeat(shelf: Shelf) -> None:
+    shelf.values["a"] = B
+
+
+@pytest.mark.parametrize("harm", [_break, _remove, _empty, _repeat])
+def test_a_failing_refresh_keeps_the_last_value(
+    harm: Callable[[Shelf], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised, the last value serves, and the reason is logged and kept."""
+    shelf = Shelf(a=A, b=B)
+    ring = shelf.ring()
+    harm(shelf)
+    assert not ring.refresh("a")
+    assert ring.value("a") == A
+    assert (ring.id_of(A), ring.id_of(B)) == ("a", "b")
+    assert ring.stale["a"] in caplog.text
+    assert ring.unresolved == {}
+    assert A not in caplog.text
+    shelf.fault, shelf.values["a"] = None, C
+    assert ring.refresh("a")
+    assert ring.stale == {}
+
+
+def test_redact_masks_every_value_ever_held_and_whatever_looks_like_a_key() -> None:
+    """Old, new, odd and foreign keys are masked, also where they run into other text."""
+    shelf = Shelf(a=A, odd="odd/value.1", longer="odd/value.12")
+    ring = shelf.ring()
+    shelf.values["odd"] = "odd-value-2"
+    ring.refresh("odd")
+    text = f"api_key:{A}x n\\n{AUTH} {C}% odd/value.1,odd/value.12,odd-value-2 AIza{A}"
+    masked = ring.redact(text)
+    assert masked == (
+        "api_key:AIza…[redacted] n\\nAQ.…[redacted] AIza…[redacted]% "
+        "[redacted],[redacted],[redacted] AIza…[redacted]"
+    )
+    assert ring.redact(masked) == masked
+
+
+def test_redact_leaves_a_text_without_keys_alone() -> None:
+    """The same object comes back, and very short values mask nothing."""
+    ring = Shelf(a="a", b=B).ring()
+    text = "a plain text about AIza and AQ. without any key"
+    assert ring.redact(text) == text
+    assert ring.redact(text) is text
+
+
+def test_a_ring_shows_and_pickles_no_value() -> None:
+    """Neither repr nor pickle carries a value."""
+    ring = Shelf(a=A, b="").ring()
+    assert repr(ring) == "<Ring: 1 keys, 1 unresolved>"
+    with pytest.raises(TypeError):
+        pickle.dumps(ring)
+
+
+def test_threads_see_old_or_new_values_and_never_a_gap() -> None:
+    """While eight threads look keys up again, every read finds a value."""
+    shelf = Shelf(**{f"k{number}": f"value-of-{number}" for number in range(8)})
+    ring = shelf.ring()
+    missed: list[str] = []
+
+    def turn(key_id: str) -> None:
+        for version in range(50):
+            shelf.values[key_id] = f"{key_id}-version-{version}"
+            ring.refresh(key_id)
+            missed.extend(other for other in shelf.values if not ring.value(other))
+
+    threads = [threading.Thread(target=turn, args=(key_id,)) for key_id in list(shelf.values)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not missed
+    assert {key_id: ring.value(key_id) for key_id in shelf.values} == shelf.values
+    assert all(ring.id_of(f"{key_id}-version-7") == key_id for key_id in shelf.values)
+
+
+def test_a_pool_of_ten_thousand_keys_is_read_in_one_batch() -> None:
+    """Size changes neither the number of requests nor the masking."""
+    shelf = Shelf(**{f"k{number}": f"AIzaFAKE{number:031d}" for number in range(10_000)})
+    ring = shelf.ring()
+    assert len(ring.resolved) == 10_000
+    assert len(shelf.asked) == 1
+    assert ring.redact(f"x {ring.value('k9999')}") == "x AIza…[redacted]"
+
+
+def test_a_ring_is_opened_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbered keys, the env store and the single key come together in one ring."""
+    monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
+    monkeypatch.setenv("GOOGLE_API_KEY", B)
+    ring = open_ring(load())
+    assert ring.resolved == ("key_1", "key_2")
+    assert ring.same_as == {"GOOGLE_API_KEY": "key_2"}
+    assert open_ring(load(google_api_key=C)).value("GOOGLE_API_KEY") == C

@@ -1,0 +1,338 @@
+"""Settings: precedence, defaults, and an answer for every wrong value."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from keyrot_middleware.config import (
+    ENV_NAMES,
+    GOOGLE_HOST,
+    LAST_RESORT_PRIORITY,
+    POOL_KEY,
+    RetryPolicy,
+    Settings,
+    load,
+)
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.secrets import open_ring
+
+A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
+AUTH = "AQ." + "FAKE" + "z" * 46
+ROOT = Path(__file__).parent.parent
+DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty working directory and an environment without any of our variables."""
+    for name in ENV_NAMES.values():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def wrong(**overrides: object) -> str:
+    """Load settings that must be refused; return the words of the refusal."""
+    with pytest.raises(ConfigError) as caught:
+        load(**overrides)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert "pydantic" not in str(caught.value)
+    return str(caught.value)
+
+
+def write_keys(path: Path, *entries: dict[str, object]) -> Path:
+    """Write a keys.json."""
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_nothing_set_gives_the_defaults_and_no_key() -> None:
+    """Without any setting the documented defaults hold and the pool is empty."""
+    config = load()
+    assert config.keys == ()
+    assert config.warnings == ()
+    assert config.policy == RetryPolicy("spread", 0, 2, 30.0, 30.0, 900.0)
+    settings = config.settings
+    assert settings.enabled
+    assert settings.secret_store == "env"
+    assert settings.state_url == "memory://"
+    assert settings.pool == "default"
+    assert settings.allowed_hosts == (GOOGLE_HOST,)
+    assert settings.tracing == "off"
+
+
+def test_an_argument_beats_the_environment_beats_the_file_beats_the_default(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer of settings hides the ones below it."""
+    (here / ".env").write_text("KEYROT_POOL=from-file\nKEYROT_MAX_RETRIES=7\nOTHER=1\n")
+    assert load().settings.pool == "from-file"
+    monkeypatch.setenv("KEYROT_POOL", "from-environment")
+    assert load().settings.pool == "from-environment"
+    assert load(pool="from-argument").settings.pool == "from-argument"
+    assert load(pool=None).settings.pool == "from-environment"
+    assert load().policy.max_retries == 7
+
+
+def test_an_empty_value_means_the_default_and_hides_the_layers_below(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`KEYROT_POOL=` in the environment switches off what .env says."""
+    (here / ".env").write_text(f"KEYROT_POOL=from-file\nGEMINI_API_KEYS={A}\n")
+    for name in ENV_NAMES.values():
+        monkeypatch.setenv(name, " ")
+    config = load()
+    assert (config.keys, config.warnings, config.policy) == ((), (), RetryPolicy())
+    assert config.settings.pool == "default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "found", "allowed"),
+    [
+        ("ENABLE_KEY_ROTATION", "maybe", '"maybe"', "true or false"),
+        ("SECRET_STORE_TYPE", "safe", '"safe"', "allowed: env"),
+        ("SECRET_STORE_TYPE", "vault", '"vault" is not in this version yet', "allowed: env"),
+        ("SECRET_STORE_TYPE", "aws", "not in this version yet", "allowed: env"),
+        ("SECRET_STORE_TYPE", "azure", "not in this version yet", "allowed: env"),
+        ("SECRET_STORE_TYPE", "gcp", "not in this version yet", "allowed: env"),
+        ("KEYROT_STATE_URL", "redis://h/0", "redis:// is not in this version", "memory://"),
+        ("KEYROT_STATE_URL", "rediss://h", "rediss:// is not in this version", "memory://"),
+        ("KEYROT_STATE_URL", "redis+cluster://h", "not in this version", "memory://"),
+        ("KEYROT_STATE_URL", "mysql://h", '"mysql://h"', "memory://"),
+        ("KEYROT_STATE_URL", "memory", '"memory"', "memory://"),
+        ("KEYROT_POOL", "a{b}", '"a{b}"', "letters, digits"),
+        ("KEYROT_POOL", "a" * 65, "aaa", "up to 64"),
+        ("KEYROT_ALLOWED_HOSTS", "https://x.test", '"https://x.test"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", f"{GOOGLE_HOST},x.test/v1", '"x.test/v1"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "x.test:99999", '"x.test:99999"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "x.test:0", '"x.test:0"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "*.test", '"*.test"', "in full"),
+        ("KEYROT_ALLOWED_HOSTS", ",", "no host", "host or host:port"),
+        ("KEYROT_STRATEGY", "sprad", '"sprad"', 'spread, fill, sticky. Did you mean "spread"?'),
+        ("KEYROT_MAX_ATTEMPTS", "-1", '"-1"', "from 0"),
+        ("KEYROT_MAX_ATTEMPTS", "many", '"many"', "from 0"),
+        ("KEYROT_MAX_RETRIES", "1.5", '"1.5"', "from 0"),
+        ("KEYROT_MAX_WAIT_S", "-0.1", '"-0.1"', "from 0"),
+        ("KEYROT_MAX_WAIT_S", "nan", '"nan"', "from 0"),
+        ("KEYROT_MAX_WAIT_S", "inf", '"inf"', "from 0"),
+        ("KEYROT_COOLDOWN_BASE_S", "0", '"0"', "more than 0"),
+        ("KEYROT_COOLDOWN_MAX_S", "5", "found 5;", "KEYROT_COOLDOWN_BASE_S, which is 30"),
+        ("KEYROT_COOLDOWN_BASE_S", "1000", "found 900", "KEYROT_COOLDOWN_BASE_S, which is 1000"),
+        ("KEYROT_TRACING", "on", '"on"', "off, otlp"),
+        ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_what_was_found_and_what_is_allowed(
+    variable: str, value: str, found: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal names the variable, the value and what is allowed."""
+    monkeypatch.setenv(variable, value)
+    text = wrong()
+    assert variable in text
+    assert found in text
+    assert allowed in text
+    assert "\n" not in text
+
+
+def test_the_refusal_says_in_which_layer_the_wrong_value_stands(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An argument, a variable and a line of .env are told apart."""
+    (here / ".env").write_text("KEYROT_TRACING=x\n")
+    assert wrong().startswith("KEYROT_TRACING in .env: ")
+    monkeypatch.setenv("KEYROT_TRACING", "y")
+    assert wrong().startswith("KEYROT_TRACING: ")
+    assert wrong(tracing="z").startswith("install(tracing=…): ")
+
+
+def test_all_problems_come_in_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings and keys.json are both read to the end before anything is raised."""
+    write_keys(here / "keys.json", {"key_id": "a", "rpm": 0})
+    monkeypatch.setenv("KEYROT_STRATEGY", "x")
+    monkeypatch.setenv("KEYROT_COOLDOWN_MAX_S", "1")
+    text = wrong(max_retries=-1)
+    assert text.startswith("4 things are wrong:\n  - ")
+    for part in ("KEYROT_STRATEGY", "install(max_retries=…)", "key a, field rpm", "COOLDOWN_MAX"):
+        assert part in text
+
+
+def test_an_unknown_argument_lists_the_known_ones() -> None:
+    """A misspelt argument of install() is refused with the nearest known one."""
+    text = wrong(stratgy="fill")
+    assert '"stratgy"' in text
+    assert "cooldown_base_s" in text
+    assert 'Did you mean "strategy"?' in text
+
+
+def test_what_is_switched_off_cannot_be_wrong(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rotation off nothing else is looked at: the switch must work on a bad day."""
+    (here / "keys.json").write_text("[")
+    monkeypatch.setenv("KEYROT_STRATEGY", "x")
+    monkeypatch.setenv("ENABLE_KEY_ROTATION", "False")
+    assert not load(max_retries="x").settings.enabled
+    assert load().keys == ()
+    assert "KEYROT_STRATEGY" in wrong(enabled=True)
+
+
+@pytest.mark.parametrize("value", ["spread", "FILL", " sticky "])
+def test_choices_do_not_care_for_case_or_blanks(value: str) -> None:
+    """A choice in capitals is the same choice."""
+    assert load(strategy=value).policy.strategy == value.strip().lower()
+
+
+def test_hosts_are_compared_in_lower_case_and_once() -> None:
+    """Hosts may be a list or comma-separated, with ports, also IPv6."""
+    expected = ("x.test", "localhost:8080", "[::1]:443")
+    assert load(
+        allowed_hosts="X.test, localhost:8080,,x.test,[::1]:443"
+    ).settings.allowed_hosts == (expected)
+    assert load(allowed_hosts=list(expected)).settings.allowed_hosts == expected
+
+
+def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GEMINI_API_KEYS alone: key_1, key_2, …; blanks and repeats dropped, repeats reported."""
+    monkeypatch.setenv("GEMINI_API_KEYS", f"{A}, {B},,{A} ,{POOL_KEY},{C}")
+    config = load()
+    assert [key.key_id for key in config.keys] == ["key_1", "key_2", "key_3"]
+    assert config.warnings == ("GEMINI_API_KEYS: entry 4 repeats entry 1 and was left out",)
+    ring = open_ring(config)
+    assert [ring.value(key_id) for key_id in ring.resolved] == [A, B, C]
+
+
+def test_both_kinds_of_keys_join(here: Path) -> None:
+    """Keys of keys.json come first; numbered keys leave their ids alone."""
+    write_keys(here / "keys.json", {"key_id": "key_1"}, {"key_id": "flash_01"})
+    config = load(keys=[A, B], gemini_api_key=C)
+    ids = [key.key_id for key in config.keys]
+    assert ids == ["key_1", "flash_01", "key_2", "key_3", "GEMINI_API_KEY"]
+
+
+def test_a_named_file_is_read_in_place_of_the_usual_one(here: Path) -> None:
+    """KEYROT_KEYS_FILE names another file; the usual one is then not read."""
+    (here / "keys.json").write_text("not JSON")
+    path = write_keys(here / "mine.json", {"key_id": "mine"})
+    assert [key.key_id for key in load(keys_file=path).keys] == ["mine"]
+    assert "keys.json: not JSON, line 1, column 1" in wrong()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"GOOGLE_API_KEY": A, "GEMINI_API_KEY": B}, "GOOGLE_API_KEY"),
+        ({"GEMINI_API_KEY": B}, "GEMINI_API_KEY"),
+        ({"GOOGLE_API_KEY": "", "GEMINI_API_KEY": B}, "GEMINI_API_KEY"),
+        ({"GOOGLE_API_KEY": POOL_KEY, "GEMINI_API_KEY": B}, "GEMINI_API_KEY"),
+        ({"GEMINI_API_KEY": POOL_KEY}, None),
+        ({}, None),
+    ],
+)
+def test_the_single_key_is_chosen_as_the_sdk_does(
+    settings: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GOOGLE_API_KEY comes first; empty and the placeholder mean none; alone it is a pool."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    config = load()
+    assert config.last_resort == expected
+    assert [key.key_id for key in config.keys] == ([expected] if expected else [])
+    assert all(key.priority == LAST_RESORT_PRIORITY for key in config.keys)
+    if expected:
+        assert open_ring(config).value(expected) == settings[expected]
+
+
+def test_the_layers_hold_for_the_single_key_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GEMINI_API_KEY of a higher layer beats GOOGLE_API_KEY of a lower one."""
+    (here / ".env").write_text(f"GOOGLE_API_KEY={A}\n")
+    assert open_ring(load()).value("GOOGLE_API_KEY") == A
+    monkeypatch.setenv("GEMINI_API_KEY", B)
+    assert open_ring(load()).value("GEMINI_API_KEY") == B
+    monkeypatch.setenv("GOOGLE_API_KEY", A)
+    assert open_ring(load(gemini_api_key=C)).value("GEMINI_API_KEY") == C
+
+
+def test_a_redis_url_of_the_program_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """REDIS_URL alone means memory and a warning; KEYROT_STATE_URL=memory:// silences it."""
+    monkeypatch.setenv("REDIS_URL", "redis://:hunter2@cache/0")
+    config = load()
+    assert config.settings.state_url == "memory://"
+    assert "REDIS_URL is set" in config.warnings[0]
+    assert "hunter2" not in repr(config)
+    assert load(state_url="memory://").warnings == ()
+
+
+def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong and wherever a key stands, no text of ours has it in it."""
+    write_keys(here / "keys.json", {"key_id": A, "secret": "hunter2"}, {"key_id": "b", "rpm": B})
+    for name in ENV_NAMES.values():
+        monkeypatch.setenv(name, f"{A},redis://:hunter2@h,{AUTH}")
+    monkeypatch.setenv("ENABLE_KEY_ROTATION", "true")
+    monkeypatch.setenv("KEYROT_KEYS_FILE", "keys.json")
+    texts = wrong() + wrong(keys=[1, A], google_api_key=2, pool=AUTH, keys_file=A) + wrong(**{A: 1})
+    for secret in (A, B, AUTH, "hunter2"):
+        assert secret.lower() not in texts.lower()
+
+
+def test_a_good_config_shows_and_pickles_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither repr nor warnings nor pickle carry a key; a copy is still possible."""
+    monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{A},{AUTH}")
+    config = load(gemini_api_key=B)
+    for secret in (A, B, AUTH):
+        assert secret not in f"{config!r} {config} {config.warnings} {config.inline}"
+        assert secret not in f"{config.settings!r} {config.settings.model_dump_json()}"
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(config.settings)
+    assert copy.copy(config.settings) == config.settings
+
+
+def test_the_config_is_frozen() -> None:
+    """Nothing can be changed after it was checked."""
+    config = load(keys=A)
+    with pytest.raises(FrozenInstanceError):
+        config.keys = ()  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        config.settings.pool = "x"
+    with pytest.raises(TypeError):
+        config.inline["x"] = config.inline["key_1"]  # type: ignore[index]
+
+
+def test_a_file_of_another_encoding_is_told(here: Path) -> None:
+    """A .env that is not UTF-8 is an error of ours, not a UnicodeDecodeError."""
+    (here / ".env").write_bytes(b"KEYROT_POOL=\xff\xfe\n")
+    assert ".env is not UTF-8 text" in wrong()
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
+def test_a_file_that_cannot_be_read_is_told(here: Path) -> None:
+    """A .env that the system refuses to read is an error of ours."""
+    (here / ".env").symlink_to("/proc/self/mem")
+    assert ".env cannot be read: " in wrong()
+
+
+def test_the_example_names_every_variable_with_a_word_on_it() -> None:
+    """.env.example has all variables of the table, each below a comment, and no others."""
+    text = (ROOT / ".env.example").read_text()
+    named = set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))
+    assert named - {"TEAM_PRO_KEY"} == set(ENV_NAMES.values())
+
+
+def test_the_examples_load_together(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """.env.example with every line switched on, filled in, loads with keys_example.json."""
+    text = re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    for value, name in zip((A, B, C), ("flash_01=", "flash_02=", "TEAM_PRO_KEY="), strict=True):
+        text = text.replace(f"{name}\n", f"{name}{value}\n")
+    (here / ".env").write_text(text)
+    (here / "keys.json").write_text((ROOT / "keys_example.json").read_text())
+    config = load()
+    assert config.settings.model_dump(exclude={"keys_file"}) == DEFAULTS
+    assert open_ring(config).resolved == ("flash_01", "flash_02", "pro_01")

@@ -1,0 +1,167 @@
+"""keys.json: what it may say, and an answer for every mistake in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from keyrot_middleware.core.model import Candidate, Limits
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.keysfile import KeySpec, load_keys
+
+KEY = "AIza" + "FAKE" + "k" * 31
+AUTH = "AQ." + "FAKE" + "z" * 46
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a keys.json that is not there yet."""
+    return tmp_path / "keys.json"
+
+
+def refusal(path: Path, content: object) -> str:
+    """Write a wrong keys.json; return the words of the refusal."""
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ConfigError) as caught:
+        load_keys(path)
+    assert caught.value.__context__ is None
+    assert "pydantic" not in str(caught.value)
+    assert all(line.startswith(str(path)) for line in str(caught.value).splitlines())
+    return str(caught.value).replace(str(path), "FILE")
+
+
+def test_the_example_has_three_keys_of_different_kinds() -> None:
+    """keys_example.json shows flash_01, flash_02 and pro_01, each of its own kind."""
+    keys = load_keys(ROOT / "keys_example.json")
+    assert [key.key_id for key in keys] == ["flash_01", "flash_02", "pro_01"]
+    assert len({key.workload for key in keys}) == 3
+    assert len({key.tier for key in keys}) == 3
+
+
+def test_every_field_arrives(path: Path) -> None:
+    """A full entry becomes the candidate that selection and quota see."""
+    entry = {
+        "key_id": "a",
+        "model": "models/gemini-x",
+        "workload": "batch",
+        "tier": "tier1",
+        "project": "p",
+        "billing_account": "b",
+        "priority": -1,
+        "weight": 2,
+        "rpm": 1,
+        "tpm": 2,
+        "rpd": 3,
+        "max_concurrency": 4,
+        "active": False,
+        "secret": "env://NAME",
+    }
+    path.write_text(json.dumps([entry]))
+    (key,) = load_keys(path)
+    assert key.secret == "env://NAME"
+    assert key.candidate == Candidate(
+        "a", "p", "b", Limits(1, 2, 3, 4), "gemini-x", "batch", "tier1", -1, 2.0, False
+    )
+
+
+def test_a_key_alone_is_its_own_project_and_account() -> None:
+    """Without project and account a key shares nothing with the others."""
+    candidate = KeySpec(key_id="a").candidate
+    assert candidate == Candidate("a", "key:a", "project:key:a")
+    assert KeySpec(key_id="a", project="p").candidate.billing_account == "project:p"
+
+
+@pytest.mark.parametrize("content", ["[]", "\ufeff[]"])
+def test_an_empty_list_is_no_key(path: Path, content: str) -> None:
+    """An empty list is allowed, also after a byte order mark."""
+    path.write_text(content, encoding="utf-8")
+    assert load_keys(path) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"key_id": "a",}\n]', "FILE: not JSON, line 1, column"),
+        ('[\n  {"key_id" "a"}\n]', "FILE: not JSON, line 2, column 13"),
+        ("", "FILE: not JSON, line 1, column 1"),
+        ({"key_id": "a"}, "FILE: found an object; allowed: a list of keys"),
+        ("7", "FILE: found 7; allowed: a list of keys"),
+        ("[" * 100_000, "FILE: not JSON that can be read"),
+        (f'[{{"rpm": {"9" * 5000}}}]', "FILE: not JSON that can be read"),
+        ('[{"key_id": "a", "rpm": 1, "rpm": 2}]', 'FILE: the field "rpm" stands twice'),
+        (["a"], 'FILE, entry 1: found "a"; allowed: an object'),
+        ([{"key_id": "a"}, []], "FILE, entry 2: found a list; allowed: an object"),
+        ([{}], "FILE, entry 1, field key_id: missing; allowed: letters"),
+        ([{"key_id": "flash-01"}], 'FILE, entry 1, field key_id: found "flash-01"; allowed'),
+        ([{"key_id": "1a"}], 'field key_id: found "1a"; allowed: letters, digits and _'),
+        ([{"key_id": "ä"}], 'field key_id: found "ä"; allowed'),
+        ([{"key_id": "a\n"}], 'field key_id: found "a\\n"; allowed'),
+        ([{"key_id": ""}], 'field key_id: found ""; allowed'),
+        ([{"key_id": 5}], "field key_id: found 5; allowed"),
+        ([{"key_id": "GEMINI_API_KEY"}], 'field key_id: "GEMINI_API_KEY" is taken'),
+        ([{"key_id": "a"}, {"key_id": "a"}], "FILE, key a, field key_id: found in the entries 1"),
+        ([{"key_id": "a", "modle": "x"}], 'FILE, key a, unknown field "modle"; allowed: key_id'),
+        ([{"key_id": "a", "modle": "x"}], 'Did you mean "model"?'),
+        ([{"key_id": "a", "api_key": "x"}], 'unknown field "api_key"; the value of a key does not'),
+        ([{"key_id": "a", "rpm": -3}], "FILE, key a, field rpm: found -3; allowed: a whole number"),
+        ([{"key_id": "a", "tpm": 0}], "field tpm: found 0; allowed: a whole number above 0"),
+        ([{"key_id": "a", "rpd": "10"}], 'field rpd: found "10"; allowed: a whole number'),
+        ([{"key_id": "a", "rpd": 1.5}], "field rpd: found 1.5; allowed: a whole number"),
+        ([{"key_id": "a", "max_concurrency": True}], "field max_concurrency: found true; allowed"),
+        ([{"key_id": "a", "weight": 0}], "field weight: found 0; allowed: a number above 0"),
+        ('[{"key_id": "a", "weight": NaN}]', "field weight: found NaN; allowed"),
+        ('[{"key_id": "a", "weight": Infinity}]', "field weight: found Infinity; allowed"),
+        ([{"key_id": "a", "priority": "high"}], 'field priority: found "high"; allowed'),
+        ([{"key_id": "a", "tier": "fre"}], 'field tier: found "fre"; allowed: free, tier1'),
+        ([{"key_id": "a", "tier": "fre"}], 'Did you mean "free"?'),
+        ([{"key_id": "a", "active": "yes"}], 'field active: found "yes"; allowed: true or false'),
+        ([{"key_id": "a", "project": " "}], 'field project: found " "; allowed: a text'),
+        ([{"key_id": "a", "workload": None, "model": {}}], "field model: found an object"),
+        ([{"key_id": "a", "secret": "hunter2"}], "field secret: found no place (not shown here)"),
+        ([{"key_id": "a", "secret": 12345}], "field secret: found no place (not shown here)"),
+        ([{"key_id": "a", "secret": "vault://s/k"}], "secret: vault:// is not in this version yet"),
+        ([{"key_id": "a", "secret": "x://k"}], 'secret: found the unknown scheme "x"; allowed'),
+        ([{"key_id": "a", "secret": "env://a b"}], "secret: what follows env:// is no name"),
+        ([{"key_id": "a", "secret": KEY}], "FILE, key a, field secret: found an API key itself"),
+        ([{"key_id": "a", "secret": f"env://{AUTH}"}], "field secret: found an API key itself"),
+        ([{"key_id": KEY}], "FILE, entry 1, field key_id: found an API key itself"),
+        ([{"key_id": "a", "workload": AUTH}], "field workload: found an API key itself"),
+    ],
+)
+def test_a_mistake_is_told_by_file_key_and_field(path: Path, content: object, said: str) -> None:
+    """The refusal says where, what was found and what is allowed, and shows no secret."""
+    text = refusal(path, content)
+    assert said in text
+    for secret in (KEY, AUTH, "hunter2", "12345"):
+        assert secret not in text
+
+
+def test_all_mistakes_are_told_at_once(path: Path) -> None:
+    """The file is read to its end."""
+    text = refusal(path, [{"key_id": "a", "rpm": 0, "tpm": 0}, 7, {"key_id": "a", KEY: 1}])
+    assert len(text.splitlines()) == 5
+    assert KEY not in text
+
+
+def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
+    """A missing file, a directory and another encoding are errors of ours."""
+    with pytest.raises(ConfigError, match="no such file"):
+        load_keys(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_keys(path.parent)
+    path.write_bytes(b'[{"key_id": "\xff"}]')
+    with pytest.raises(ConfigError, match="not UTF-8 text, at byte 13"):
+        load_keys(path)
+
+
+def test_a_key_made_by_hand_is_checked_and_frozen() -> None:
+    """The public class refuses what the file refuses, and shows no input."""
+    with pytest.raises(ValidationError) as caught:
+        KeySpec(key_id="a", secret=KEY)
+    assert KEY not in str(caught.value)
+    with pytest.raises(ValidationError):
+        KeySpec(key_id="a").rpm = 5

@@ -1,0 +1,56 @@
+"""How values are shown to people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keyrot_middleware.core.text import holds_key, mask_keys, nearest, shown
+
+KEY = "AIza" + "FAKE" + "k" * 31
+AUTH = "AQ." + "FAKE" + "z" * 46
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"api_key:{KEY}", "api_key:AIza…[redacted]"),
+        (f"{KEY}{KEY}", "AIza…[redacted]"),
+        (f"AIza{KEY} {AUTH}", "AIza…[redacted] AQ.…[redacted]"),
+        (f"\\n{AUTH}'", "\\nAQ.…[redacted]'"),
+        (f"%3A{KEY}%27", "%3AAIza…[redacted]%27"),
+        ("AIza and AQ. are prefixes", "AIza and AQ. are prefixes"),
+    ],
+)
+def test_whatever_looks_like_a_key_is_masked(text: str, masked: str) -> None:
+    """No tail of a key stays behind, and masking twice is masking once."""
+    assert mask_keys(text) == masked
+    assert mask_keys(masked) == masked
+    assert not holds_key(masked)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("ä", '"ä"'),
+        (None, "null"),
+        (True, "true"),
+        (1.5, "1.5"),
+        ([KEY], "a list"),
+        ({KEY: 1}, "an object"),
+        (Path(KEY), f"a value of type {type(Path()).__name__}"),
+        (KEY.lower(), '"[a key]"'),
+        ("redis://u:p@ss@h/0", '"redis://[redacted]@h/0"'),
+        ("x" * 100, '"' + "x" * 79 + "…"),
+    ],
+)
+def test_a_value_is_shown_in_short_and_without_secrets(value: object, text: str) -> None:
+    """Keys in any case, passwords, and what lies inside containers stay out."""
+    assert shown(value) == text
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    """Only where one is near."""
+    assert nearest("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
+    assert nearest("xyz", ("strategy", "pool")) == ""

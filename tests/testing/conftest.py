@@ -1,0 +1,42 @@
+"""A fake service with a clock of its own, and SDK clients that are closed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from google import genai
+from google.genai import types
+
+from keyrot_middleware.testing import FakeClock, FakeGemini, FakeKey
+
+Connect = Callable[[FakeKey], genai.Client]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Stand at 12:30:30 UTC."""
+    return FakeClock()
+
+
+@pytest.fixture
+def gemini(clock: FakeClock) -> Iterator[FakeGemini]:
+    """Serve until the test ends."""
+    with FakeGemini(clock) as server:
+        yield server
+
+
+@pytest.fixture
+def connect(gemini: FakeGemini) -> Iterator[Connect]:
+    """Make SDK clients of the fake service."""
+    clients: list[genai.Client] = []
+
+    def make(key: FakeKey) -> genai.Client:
+        # Without this each client loads the machine's certificates, which takes longer than a test.
+        options = types.HttpOptions(base_url=gemini.url, client_args={"verify": False})
+        clients.append(genai.Client(api_key=key.value, http_options=options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()

@@ -1,0 +1,172 @@
+"""Ordinary answers: text, tools, schemas, continuation, lists, embeddings; sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from google import genai
+from google.genai import errors, types
+from pydantic import BaseModel
+
+from keyrot_middleware.testing import Reply
+
+MODEL = "gemini-2.5-flash"
+MAJOR = int(genai.__version__.split(".")[0])
+
+
+def test_an_answer_has_usage_and_names(gemini, connect) -> None:
+    """Tokens add up, and the model and the response have their ids."""
+    client = connect(gemini.add_key("a"))
+    response = client.models.generate_content(model=MODEL, contents="twelve chars")
+    usage = response.usage_metadata
+    assert response.text == "ok from a"
+    assert (usage.prompt_token_count, usage.thoughts_token_count) == (3, 5)
+    spoken = usage.candidates_token_count
+    assert usage.total_token_count == 3 + 5 + spoken
+    assert (response.model_version, bool(response.response_id)) == (MODEL, True)
+    assert response.candidates[0].finish_reason == types.FinishReason.STOP
+
+
+def test_a_test_says_what_is_answered(gemini, connect) -> None:
+    """A text, a function of the body, a part, and a whole response."""
+    client = connect(gemini.add_key("a"))
+
+    def call() -> types.GenerateContentResponse:
+        return client.models.generate_content(model=MODEL, contents="hello")
+
+    gemini.answer("forty-two")
+    assert call().text == "forty-two"
+    gemini.answer(lambda body: body["contents"][0]["parts"][0]["text"].upper())
+    assert call().text == "HELLO"
+    gemini.answer({"functionCall": {"name": "f", "args": {"x": 1}}})
+    assert call().function_calls[0].args == {"x": 1}
+    gemini.answer({"candidates": [{"finishReason": "SAFETY"}]})
+    assert call().candidates[0].finish_reason == types.FinishReason.SAFETY
+    gemini.answer(None)
+    assert call().text == "ok from a"
+
+
+def test_tokens_are_counted_as_a_test_says(gemini, connect) -> None:
+    """tokens() decides usage and quota alike; thoughts() the thinking."""
+    client = connect(gemini.add_key("a", tpm=100))
+    gemini.tokens(lambda body: 60)
+    gemini.thoughts(9)
+    usage = client.models.generate_content(model=MODEL, contents="hello").usage_metadata
+    assert (usage.prompt_token_count, usage.thoughts_token_count) == (60, 9)
+    with pytest.raises(errors.ClientError, match="429"):
+        client.models.generate_content(model=MODEL, contents="hello")
+
+
+def test_a_declared_function_is_called_and_its_response_answered(gemini, connect) -> None:
+    """The SDK runs the tool once, sends its response, and gets a text: two requests."""
+    client = connect(gemini.add_key("a"))
+    calls: list[tuple[str, int]] = []
+
+    def weather(city: str, days: int) -> str:
+        """Tell the weather."""
+        calls.append((city, days))
+        return "sunny"
+
+    # SDK 1.75 does not resolve annotations that are strings.
+    weather.__annotations__.update(city=str, days=int)
+    chat = client.chats.create(model=MODEL, config=types.GenerateContentConfig(tools=[weather]))
+    assert chat.send_message("hello").text == "ok from a"
+    gemini.function_args({"city": "Oslo", "days": 3})
+    assert chat.send_message("again").text == "ok from a"
+    assert calls == [("text", 1), ("Oslo", 3)]
+    assert gemini.sent("a") == 4
+
+
+def test_a_response_schema_is_satisfied(gemini, connect) -> None:
+    """Structured output parses into the caller's own class."""
+
+    class Recipe(BaseModel):
+        name: str
+        minutes: int
+        steps: list[str]
+
+    client = connect(gemini.add_key("a"))
+    config = types.GenerateContentConfig(
+        response_mime_type="application/json", response_schema=Recipe
+    )
+    response = client.models.generate_content(model=MODEL, contents="cake", config=config)
+    assert response.parsed == Recipe(name="text", minutes=1, steps=["text"])
+
+
+@pytest.mark.skipif(MAJOR < 2, reason="the SDK follows continuations since 2.0")
+def test_a_continuation_is_followed_hop_by_hop(gemini, connect) -> None:
+    """Two scripted hops make three requests; each hands back the token of the one before."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.CONTINUATION, Reply.CONTINUATION)
+    response = client.models.generate_content(model=MODEL, contents="hello")
+    assert response.text == "ok from a" * 3
+    tokens = [request.body.get("continuationToken") for request in gemini.log]
+    assert tokens[0] is None
+    assert len(set(tokens)) == 3
+
+
+def test_models_are_listed_in_pages(gemini, connect) -> None:
+    """The pager asks for the next page with the token of the one before."""
+    client = connect(gemini.add_key("a"))
+    names = [model.name for model in client.models.list(config={"page_size": 4})]
+    assert len(names) == len(set(names)) > 8
+    assert gemini.count(verb="models.list") == -(-len(names) // 4)
+    assert client.models.get(model=MODEL).name == f"models/{MODEL}"
+
+
+def test_embeddings_come_one_an_item(gemini, connect) -> None:
+    """Two texts, two vectors."""
+    client = connect(gemini.add_key("a"))
+    got = client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
+    assert len(got.embeddings) == 2
+
+
+def test_interactions_fail_in_their_own_shape(gemini, connect) -> None:
+    """The code is a word, there is no status, and the SDK has another error class for it."""
+    client = connect(gemini.add_key("a"))
+    gemini.always("a", Reply.OVERLOADED.as_interactions())
+    with pytest.raises(errors.ServerError) as caught:
+        client.models.generate_content(model=MODEL, contents="hello")
+    assert caught.value.details["error"]["code"] == "service_unavailable"
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
+def test_async_calls_and_streams_work_alike(gemini) -> None:
+    """The async client, whichever transport it has, gets answers, chunks and errors."""
+    key = gemini.add_key("a")
+
+    async def run() -> tuple[str, list[str], int]:
+        options = types.HttpOptions(base_url=gemini.url)
+        client = genai.Client(api_key=key.value, http_options=options)
+        models = client.aio.models
+        text = (await models.generate_content(model=MODEL, contents="hello")).text
+        stream = await models.generate_content_stream(model=MODEL, contents="hello")
+        chunks = [chunk.text async for chunk in stream]
+        gemini.script("a", Reply.QUOTA_MINUTE)
+        with pytest.raises(errors.ClientError) as caught:
+            await models.generate_content(model=MODEL, contents="hello")
+        await client.aio.aclose()
+        client.close()
+        return text, chunks, caught.value.code
+
+    assert asyncio.run(run()) == ("ok from a", ["ok", " from", " a"], 429)
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
+def test_many_tasks_get_exactly_the_quota(gemini) -> None:
+    """A hundred tasks at once get 20 answers."""
+    key = gemini.add_key("a", rpm=20)
+
+    async def run() -> int:
+        options = types.HttpOptions(base_url=gemini.url)
+        client = genai.Client(api_key=key.value, http_options=options)
+        calls = [
+            client.aio.models.generate_content(model=MODEL, contents="hello") for _ in range(100)
+        ]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        await client.aio.aclose()
+        client.close()
+        return sum(isinstance(r, types.GenerateContentResponse) for r in results)
+
+    assert asyncio.run(run()) == 20

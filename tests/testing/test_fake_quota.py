@@ -1,0 +1,217 @@
+"""Quotas: windows, sharing, and the 429 that tells of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from google.genai import errors
+
+from keyrot_middleware.testing import FakeClock, FakeGemini
+from keyrot_middleware.testing.quota import seconds_to_midnight, seconds_to_minute
+from keyrot_middleware.testing.quota_errors import go_duration
+
+MODEL = "gemini-2.5-flash"
+
+
+def refused(client: Any, model: str = MODEL, contents: str = "hello") -> dict[str, Any]:
+    """Return the error object of a call that must be refused with 429."""
+    with pytest.raises(errors.ClientError) as caught:
+        client.models.generate_content(model=model, contents=contents)
+    assert caught.value.code == 429
+    assert caught.value.status == "RESOURCE_EXHAUSTED"
+    error: dict[str, Any] = caught.value.details["error"]
+    return error
+
+
+def violations(error: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the violations of the QuotaFailure, which stands between Help and RetryInfo."""
+    kinds = [detail["@type"].rpartition(".")[2] for detail in error["details"]]
+    assert kinds == ["Help", "QuotaFailure", "RetryInfo"]
+    found: list[dict[str, Any]] = error["details"][1]["violations"]
+    return found
+
+
+def test_requests_over_the_minute_are_refused_until_the_next_one(gemini, clock, connect) -> None:
+    """The window is the wall-clock minute: it opens at :00."""
+    client = connect(gemini.add_key("free", rpm=2))
+    for _ in range(2):
+        client.models.generate_content(model=MODEL, contents="hello")
+    clock.advance(4.91746578)
+    error = refused(client)
+    assert violations(error) == [
+        {
+            "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",
+            "quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+            "quotaDimensions": {"location": "global", "model": MODEL},
+            "quotaValue": "2",
+        }
+    ]
+    assert error["details"][2]["retryDelay"] == "25s"
+    assert "\n* Quota exceeded for metric: " in error["message"]
+    assert f"limit: 2, model: {MODEL}\nPlease retry in 25.08" in error["message"]
+    clock.advance(25.08253422 - 0.001)
+    refused(client)
+    clock.advance(0.002)
+    assert client.models.generate_content(model=MODEL, contents="hello").text == "ok from free"
+
+
+def test_a_refused_request_costs_nothing(gemini, clock, connect) -> None:
+    """Only what was answered is counted."""
+    client = connect(gemini.add_key("free", rpm=1, rpd=5))
+    client.models.generate_content(model=MODEL, contents="hello")
+    refused(client)
+    used = gemini.used("free", MODEL)
+    assert (used.requests, used.day_requests) == (1, 1)
+
+
+def test_input_tokens_are_limited_by_the_minute(gemini, connect) -> None:
+    """A request that would overrun the tokens is refused with the tokens' quota id."""
+    free = connect(gemini.add_key("free", tpm=10))
+    paid = connect(gemini.add_key("paid", tier="paid", tpm=10))
+    for client in (free, paid):
+        client.models.generate_content(model=MODEL, contents="x" * 32)
+    ids = [violations(refused(client, contents="x" * 12))[0]["quotaId"] for client in (free, paid)]
+    assert ids == [
+        "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+        "GenerateContentPaidTierInputTokensPerModelPerMinute",
+    ]
+    free.models.generate_content(model=MODEL, contents="x" * 8)
+
+
+def test_a_spent_free_day_names_a_misleading_delay(gemini, clock, connect) -> None:
+    """RetryInfo of the free tier points at the next minute; only the quota id tells the day."""
+    client = connect(gemini.add_key("free", rpd=1))
+    client.models.generate_content(model=MODEL, contents="hello")
+    error = refused(client)
+    assert violations(error)[0]["quotaId"] == "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+    assert error["details"][2]["retryDelay"] == "30s"
+    clock.advance(60)
+    refused(client)
+
+
+def test_a_spent_paid_day_names_the_true_delay(gemini, clock, connect) -> None:
+    """From 12:30:30 UTC it is 19 h 29 min 30 s to midnight in a Californian winter."""
+    client = connect(gemini.add_key("paid", tier="paid", rpd=1))
+    client.models.generate_content(model=MODEL, contents="hello")
+    error = refused(client)
+    violation = violations(error)[0]
+    assert violation["quotaMetric"].endswith("/generate_requests_per_model_per_day")
+    assert error["details"][2]["retryDelay"] == "70170s"
+    assert error["message"].endswith("Please retry in 19h29m30s.")
+    clock.advance(70_169)
+    refused(client)
+    clock.advance(1)
+    client.models.generate_content(model=MODEL, contents="hello")
+
+
+def test_keys_of_one_project_share_its_quota(gemini, connect) -> None:
+    """The project has the limit, not the key; another model has its own."""
+    one = connect(gemini.add_key("one", project="p", rpm=1))
+    two = connect(gemini.add_key("two", project="p"))
+    other = connect(gemini.add_key("other", project="q", rpm=1))
+    one.models.generate_content(model=MODEL, contents="hello")
+    refused(two)
+    other.models.generate_content(model=MODEL, contents="hello")
+    two.models.generate_content(model="gemini-3.6-flash", contents="hello")
+
+
+def test_an_alias_is_counted_in_its_bucket(gemini, connect) -> None:
+    """The error names the bucket, not the model that was asked for."""
+    gemini.alias("gemini-flash-latest", "gemini-3.6-flash")
+    client = connect(gemini.add_key("free", rpm=1))
+    client.models.generate_content(model="gemini-3.6-flash", contents="hello")
+    error = refused(client, model="gemini-flash-latest")
+    assert violations(error)[0]["quotaDimensions"]["model"] == "gemini-3.6-flash"
+
+
+def test_a_limit_of_zero_has_no_quota_value(gemini, connect) -> None:
+    """A model that is not offered breaks four quotas at once, and zero is left out."""
+    key = gemini.add_key("free", rpm=5)
+    gemini.limit(key.project, "gemini-2.5-pro", rpm=0, tpm=0, rpd=0)
+    client = connect(key)
+    error = refused(client, model="gemini-2.5-pro")
+    assert [v["quotaId"] for v in violations(error)] == [
+        "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+        "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+        "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+        "GenerateContentInputTokensPerModelPerDay-FreeTier",
+    ]
+    assert not any("quotaValue" in v for v in violations(error))
+    assert error["message"].count("limit: 0, model: gemini-2.5-pro") == 4
+    client.models.generate_content(model=MODEL, contents="hello")
+
+
+def test_a_batch_of_embeddings_costs_a_request_an_item(gemini, connect) -> None:
+    """Three items do not fit where two are allowed; the quota id is the embeddings' own."""
+    client = connect(gemini.add_key("free", rpm=2))
+    with pytest.raises(errors.ClientError) as caught:
+        client.models.embed_content(model="gemini-embedding-001", contents=["a", "b", "c"])
+    found = violations(caught.value.details["error"])[0]["quotaId"]
+    assert found == "EmbedContentRequestsPerMinutePerUserPerProjectPerModel-FreeTier"
+    client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
+
+
+def test_counting_tokens_is_free(gemini, connect) -> None:
+    """CountTokens works while the minute is spent."""
+    client = connect(gemini.add_key("free", rpm=1))
+    client.models.generate_content(model=MODEL, contents="hello")
+    assert client.models.count_tokens(model=MODEL, contents="hello").total_tokens == 2
+
+
+def test_a_test_may_spend_a_quota_beforehand(gemini, connect) -> None:
+    """spend() counts as if requests had been sent."""
+    client = connect(gemini.add_key("free", rpd=20))
+    gemini.spend("free", MODEL, requests=20)
+    refused(client)
+
+
+@pytest.mark.parametrize(
+    ("moment", "hours"),
+    [
+        (datetime(2026, 3, 8, 8, tzinfo=UTC), 23),  # the clocks go forward on this day
+        (datetime(2026, 11, 1, 7, tzinfo=UTC), 25),  # and back on this one
+        (datetime(2026, 7, 1, 7, tzinfo=UTC), 24),
+    ],
+)
+def test_a_pacific_day_may_have_23_or_25_hours(moment: datetime, hours: int) -> None:
+    """The day ends at midnight in Los Angeles, by its own clocks."""
+    assert seconds_to_midnight(moment.timestamp()) == hours * 3600
+
+
+def test_a_minute_is_whole_at_its_start() -> None:
+    """At :00 a whole minute is left."""
+    assert (seconds_to_minute(120.0), seconds_to_minute(179.5)) == (60.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (48.939935699, "48.939935699s"),
+        (0.9, "900ms"),
+        (17967.724879759, "4h59m27.724879759s"),
+        (3600.0, "1h0m0s"),
+        (60.0, "1m0s"),
+    ],
+)
+def test_delays_are_written_as_in_google_messages(seconds: float, text: str) -> None:
+    """Hours, minutes, fractions and milliseconds all occur."""
+    assert go_duration(seconds) == text
+
+
+def test_the_real_clock_serves_where_none_is_given() -> None:
+    """A server without a clock stamps requests with the machine's time."""
+    with FakeGemini() as gemini:
+        gemini.add_key("a", rpm=1)
+        gemini.spend("a", MODEL)
+        assert gemini.used("a", MODEL).day_requests == 1
+
+
+def test_a_clock_may_be_shared_by_two_servers(clock: FakeClock) -> None:
+    """Two services on one clock have windows of their own."""
+    with FakeGemini(clock) as one, FakeGemini(clock) as two:
+        one.add_key("a", rpm=1)
+        two.add_key("a", rpm=1)
+        one.spend("a", MODEL)
+        assert two.used("a", MODEL).requests == 0

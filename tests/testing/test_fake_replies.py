@@ -1,0 +1,202 @@
+"""Scripted replies: each in its real form, unary and in streams."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from google.genai import errors
+
+from keyrot_middleware.testing import FakeGemini, Reply, Scripted
+
+MODEL = "gemini-2.5-flash"
+ERRORS = {name: reply for name, reply in Reply.all().items() if reply.status >= 400}
+
+
+def call(client: Any) -> str:
+    """Generate once, and return the text."""
+    text: str = client.models.generate_content(model=MODEL, contents="hello").text
+    return text
+
+
+def fails(client: Any) -> errors.APIError:
+    """Return the SDK's error of a call that must fail."""
+    with pytest.raises(errors.APIError) as caught:
+        call(client)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_every_error_reaches_the_sdk_as_its_own_class(name, gemini, connect) -> None:
+    """4xx is a ClientError and 5xx a ServerError, with the code and the log's word for it."""
+    key = gemini.add_key("a")
+    gemini.script("a", ERRORS[name])
+    error = fails(connect(key))
+    wanted = errors.ClientError if ERRORS[name].status < 500 else errors.ServerError
+    assert type(error) is wanted
+    assert error.code == ERRORS[name].status
+    assert (gemini.log[0].reply, gemini.log[0].status) == (name, error.code)
+
+
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_every_error_fails_a_stream_before_it_begins(name, gemini, connect) -> None:
+    """The HTTP error of a stream says event-stream but holds plain JSON, and the SDK reads it."""
+    key = gemini.add_key("a")
+    gemini.script("a", ERRORS[name])
+    with pytest.raises(errors.APIError) as caught:
+        list(connect(key).models.generate_content_stream(model=MODEL, contents="hello"))
+    assert caught.value.code == ERRORS[name].status
+    assert gemini.sent("a") == 1
+
+
+def test_scripts_run_in_order_and_end(gemini, connect) -> None:
+    """After the script the ordinary course comes back."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.OVERLOADED, Reply.OK, Reply.INTERNAL)
+    assert fails(client).code == 503
+    assert call(client) == "ok from a"
+    assert fails(client).code == 500
+    assert gemini.pending("a") == 0
+    assert call(client) == "ok from a"
+
+
+def test_a_standing_reply_lasts_until_it_is_cleared(gemini, connect) -> None:
+    """always() answers every request of its key, and of no other."""
+    first, second = connect(gemini.add_key("a")), connect(gemini.add_key("b"))
+    gemini.always("a", Reply.KEY_LEAKED)
+    assert [fails(first).code for _ in range(3)] == [403, 403, 403]
+    assert call(second) == "ok from b"
+    gemini.always("a", None)
+    assert call(first) == "ok from a"
+
+
+def test_a_script_for_any_key_goes_to_whoever_comes(gemini, connect) -> None:
+    """script_any() and always_any() do not ask for the key; a key's own script comes first."""
+    first, second = connect(gemini.add_key("a")), connect(gemini.add_key("b"))
+    gemini.script_any(Reply.INTERNAL)
+    gemini.script("a", Reply.DEADLINE)
+    assert (fails(first).code, fails(second).code) == (504, 500)
+    gemini.always_any(Reply.OVERLOADED)
+    assert (fails(first).code, fails(second).code) == (503, 503)
+    gemini.clear_scripts()
+    assert call(first) == "ok from a"
+
+
+def test_a_script_for_no_key_is_refused(gemini) -> None:
+    """A misspelt label is an error that lists the keys."""
+    gemini.add_key("free-1")
+    with pytest.raises(KeyError, match="free-1"):
+        gemini.script("free1", Reply.OK)
+
+
+def test_an_invalid_key_is_told_by_its_reason(gemini, connect) -> None:
+    """Unknown, expired and deleted keys have one reason; the list-wrapped form is unwrapped."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.KEY_INVALID, Reply.KEY_EXPIRED, Reply.KEY_NOT_FOUND)
+    for _ in range(3):
+        detail = fails(client).details["error"]["details"][0]
+        assert detail["reason"] == "API_KEY_INVALID"
+    gemini.script("a", Reply.KEY_INVALID_LIST)
+    assert fails(client).message == "API key not valid. Please pass a valid API key."
+
+
+def test_a_suspended_key_is_echoed_three_times(gemini, connect) -> None:
+    """Google's body holds the key in the message, the metadata and the localized message."""
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.KEY_SUSPENDED)
+    assert json.dumps(fails(connect(key)).details).count(key.value) == 3
+
+
+def test_a_denied_project_still_lists_models(gemini, connect) -> None:
+    """ListModels is no health probe: it answers while generation is denied."""
+    client = connect(gemini.add_key("a"))
+    gemini.always("a", Reply.PROJECT_DENIED)
+    assert next(iter(client.models.list())).name.startswith("models/")
+    assert fails(client).message == "Your project has been denied access. Please contact support."
+
+
+def test_prepaid_credit_has_a_new_and_an_old_code(gemini, connect) -> None:
+    """402 and 429 have one text."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.PREPAY, Reply.PREPAY_429)
+    new, old = fails(client), fails(client)
+    assert (new.code, old.code, new.status) == (402, 429, "RESOURCE_EXHAUSTED")
+    assert new.message == old.message
+
+
+@pytest.mark.parametrize(
+    ("reply", "quota_id"),
+    [
+        (Reply.QUOTA_MINUTE_FREE, "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
+        (Reply.QUOTA_DAY_FREE, "GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
+        (Reply.QUOTA_TOKENS_FREE, "GenerateContentInputTokensPerModelPerMinute-FreeTier"),
+        (Reply.QUOTA_MINUTE_PAID, "GenerateRequestsPerMinutePerProjectPerModel"),
+        (Reply.QUOTA_DAY_PAID, "GenerateRequestsPerDayPerProjectPerModel"),
+        (Reply.QUOTA_TOKENS_PAID, "GenerateContentPaidTierInputTokensPerModelPerMinute"),
+    ],
+)
+def test_a_scripted_quota_names_its_tier(reply, quota_id, gemini, connect) -> None:
+    """The names of free and paid quotas differ, and a value is always there."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", reply)
+    violation = fails(client).details["error"]["details"][1]["violations"][0]
+    assert violation["quotaId"] == quota_id
+    assert int(violation["quotaValue"]) > 0
+
+
+def test_bodies_without_details_have_none(gemini, connect) -> None:
+    """No empty list of details is sent where Google sends none."""
+    client = connect(gemini.add_key("a"))
+    for reply in (Reply.EXHAUSTED, Reply.CAPACITY, Reply.KEY_LEAKED, Reply.SPEND_CAP_PROJECT):
+        gemini.script("a", reply)
+        assert set(fails(client).details["error"]) == {"code", "message", "status"}
+
+
+def test_a_reply_of_ones_own(gemini, connect) -> None:
+    """custom() takes JSON, text, bytes or a function, and headers."""
+    client = connect(gemini.add_key("a"))
+    body = {"error": {"code": 418, "message": "teapot", "status": "TEAPOT"}}
+    gemini.script(
+        "a",
+        Reply.custom(418, body, headers={"Retry-After": "7"}),
+        Reply.custom(429, lambda asked: {"error": {"code": 429, "message": asked.label}}),
+        Reply.custom(502, "not JSON", content_type="text/plain"),
+    )
+    teapot = fails(client)
+    assert (teapot.status, teapot.response.headers["retry-after"]) == ("TEAPOT", "7")
+    assert fails(client).message == "a"
+    assert fails(client).message == "not JSON"
+
+
+def test_no_recorded_429_has_a_retry_after(gemini, connect) -> None:
+    """The header is absent unless a test asks for it."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.QUOTA_MINUTE, Reply.QUOTA_MINUTE.with_headers(Retry_After="3"))
+    assert "retry-after" not in fails(client).response.headers
+    assert fails(client).response.headers["retry-after"] == "3"
+
+
+def test_failed_requests_of_ones_own_count_against_the_quota(gemini, connect) -> None:
+    """400 and 500 are counted; 429 and a bad key are not."""
+    client = connect(gemini.add_key("a"))
+    gemini.script("a", Reply.BAD_REQUEST, Reply.INTERNAL, Reply.QUOTA_MINUTE, Reply.KEY_INVALID)
+    for _ in range(4):
+        fails(client)
+    assert gemini.used("a", MODEL).requests == 2
+
+
+def test_members_cannot_be_changed() -> None:
+    """A bent member is a new value; the original stays."""
+    bent = Reply.OVERLOADED.in_stream(2).delayed(1).list_wrapped()
+    assert isinstance(bent, Scripted)
+    assert (Reply.OVERLOADED.after, Reply.OVERLOADED.delay_s) == (None, 0.0)
+    assert bent.name == "OVERLOADED"
+
+
+def test_a_broken_callable_is_told_to_the_caller(gemini: FakeGemini, connect) -> None:
+    """An exception in the test's own function is an HTTP 500 that names it."""
+    client = connect(gemini.add_key("a"))
+    gemini.answer(lambda body: body["nonsense"])
+    assert "KeyError" in (fails(client).message or "")
+    assert gemini.log[-1].reply == "FAKE_BROKEN"

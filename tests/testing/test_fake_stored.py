@@ -1,0 +1,121 @@
+"""Files, caches and batches belong to the project that made them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from google.genai import errors, types
+
+from keyrot_middleware.testing import FakeGemini
+
+MODEL = "gemini-2.5-flash"
+FILE_TEXT = "You do not have permission to access the File {} or it may not exist."
+CACHE_TEXT = "CachedContent not found (or permission denied)"
+
+
+def denied(call: Any, *args: Any, **kwargs: Any) -> str:
+    """Return the message of a call that must get a 403."""
+    with pytest.raises(errors.ClientError) as caught:
+        call(*args, **kwargs)
+    assert (caught.value.code, caught.value.status) == (403, "PERMISSION_DENIED")
+    return str(caught.value.message)
+
+
+@pytest.fixture
+def two(gemini: FakeGemini, connect):
+    """Make clients of two projects."""
+    owner = connect(gemini.add_key("owner", project="p", tier="paid"))
+    return owner, connect(gemini.add_key("other", project="q", tier="paid"))
+
+
+def upload(client: Any, data: bytes = b"hello") -> types.File:
+    """Upload a text file."""
+    config = types.UploadFileConfig(mime_type="text/plain", display_name="greeting")
+    file: types.File = client.files.upload(file=io.BytesIO(data), config=config)
+    return file
+
+
+def test_a_file_is_uploaded_in_two_steps(gemini, two) -> None:
+    """The start has the key and the chunk has none; the file has its size and a project."""
+    owner, _ = two
+    file = upload(owner)
+    assert (file.size_bytes, file.display_name, file.state) == (5, "greeting", "ACTIVE")
+    assert owner.files.get(name=file.name).uri == file.uri
+    steps = [(request.verb, request.key) for request in gemini.log[:2]]
+    assert steps == [("upload.start", "owner"), ("upload.chunk", None)]
+
+
+def test_a_large_file_comes_in_several_chunks(two) -> None:
+    """Chunks of 8 MiB are put together."""
+    owner, _ = two
+    assert upload(owner, b"x" * (9 * 1024 * 1024)).size_bytes == 9 * 1024 * 1024
+
+
+def test_a_file_is_its_projects(gemini, connect, two) -> None:
+    """Another key of the project may use it; another project gets the 403 that blames no key."""
+    owner, other = two
+    sibling = connect(gemini.add_key("sibling", project="p"))
+    file = upload(owner)
+    assert sibling.models.generate_content(model=MODEL, contents=["look", file]).text
+    text = FILE_TEXT.format(file.name.removeprefix("files/"))
+    ask = other.models.generate_content
+    assert denied(ask, model=MODEL, contents=["look", file]) == text
+    assert denied(other.files.get, name=file.name) == text
+    assert denied(other.files.delete, name=file.name) == text
+    assert [f.name for f in owner.files.list()] == [file.name]
+    assert list(other.files.list()) == []
+
+
+def test_a_deleted_file_is_gone(two) -> None:
+    """The text is the same as for another project's file."""
+    owner, _ = two
+    file = upload(owner)
+    owner.files.delete(name=file.name)
+    assert "or it may not exist" in denied(owner.files.get, name=file.name)
+
+
+def test_text_that_looks_like_a_file_is_only_text(two) -> None:
+    """A prompt may speak of files/abc."""
+    _, other = two
+    assert other.models.generate_content(model=MODEL, contents="read files/abc please").text
+
+
+def test_a_cache_is_its_projects(two) -> None:
+    """Create, get, list and use it with the owner; the other project gets the 403."""
+    owner, other = two
+    config = types.CreateCachedContentConfig(contents="long text " * 40, ttl="300s")
+    cache = owner.caches.create(model=MODEL, config=config)
+    assert cache.usage_metadata.total_token_count == 100
+    use = types.GenerateContentConfig(cached_content=cache.name)
+    assert owner.models.generate_content(model=MODEL, contents="hello", config=use).text
+    ask = other.models.generate_content
+    assert denied(ask, model=MODEL, contents="hello", config=use) == CACHE_TEXT
+    assert denied(other.caches.get, name=cache.name) == CACHE_TEXT
+    assert [c.name for c in owner.caches.list()] == [cache.name]
+    owner.caches.delete(name=cache.name)
+    assert denied(owner.caches.get, name=cache.name) == CACHE_TEXT
+
+
+def test_the_free_tier_has_no_caches(gemini, connect) -> None:
+    """Creating one is a 429 that says so, and generation goes on."""
+    client = connect(gemini.add_key("free"))
+    config = types.CreateCachedContentConfig(contents="long text")
+    with pytest.raises(errors.ClientError, match="TotalCachedContentStorage") as caught:
+        client.caches.create(model=MODEL, config=config)
+    assert caught.value.code == 429
+    assert client.models.generate_content(model=MODEL, contents="hello").text
+
+
+def test_a_batch_is_its_projects(two) -> None:
+    """Create, get, list and cancel it with the owner; another project does not see it."""
+    owner, other = two
+    src = [types.InlinedRequest(contents="hello")]
+    job = owner.batches.create(model=MODEL, src=src)
+    assert owner.batches.get(name=job.name).state == types.JobState.JOB_STATE_PENDING
+    owner.batches.cancel(name=job.name)
+    assert owner.batches.get(name=job.name).state == types.JobState.JOB_STATE_CANCELLED
+    assert [b.name for b in owner.batches.list()] == [job.name]
+    with pytest.raises(errors.ClientError, match="404"):
+        other.batches.get(name=job.name)

@@ -1,0 +1,297 @@
+"""The transport: faults, limits, speed, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from keyrot_middleware.testing import FakeGemini, FakeKey, Reply
+
+MODEL = "gemini-2.5-flash"
+BODY = json.dumps({"contents": [{"parts": [{"text": "hello"}]}]})
+PATH = f"/v1beta/models/{MODEL}:generateContent"
+
+
+def post(
+    connection: http.client.HTTPConnection, key: FakeKey | None, body: str = BODY, path: str = PATH
+) -> tuple[int, bytes]:
+    """Send one request, and return status and body."""
+    headers = {"Content-Type": "application/json"} | ({"x-goog-api-key": key.value} if key else {})
+    connection.request("POST", path, body, headers)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+@pytest.fixture
+def connection(gemini: FakeGemini):
+    """Connect without the SDK."""
+    made = http.client.HTTPConnection(gemini.host, timeout=10)
+    yield made
+    made.close()
+
+
+def test_a_reset_gives_no_response(gemini, connection) -> None:
+    """The connection is reset before a byte is answered, and the log says status 0."""
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.RESET)
+    with pytest.raises(ConnectionResetError):
+        post(connection, key)
+    assert (gemini.log[0].status, gemini.log[0].reply) == (0, "RESET")
+
+
+def test_a_close_gives_no_response(gemini, connection) -> None:
+    """The connection ends in order, without an answer."""
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.CLOSE)
+    with pytest.raises(http.client.RemoteDisconnected):
+        post(connection, key)
+
+
+def test_a_hang_outlasts_the_clients_patience(gemini) -> None:
+    """Nothing comes before the client's timeout; the request is over when the client leaves."""
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.HANG)
+    impatient = http.client.HTTPConnection(gemini.host, timeout=0.1)
+    with pytest.raises(TimeoutError):
+        post(impatient, key)
+    impatient.close()
+    assert gemini.wait_idle(timeout=2)
+
+
+def test_a_hang_ends_with_a_close(gemini, connection) -> None:
+    """After its seconds the connection is closed without an answer."""
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.hang(0.02))
+    with pytest.raises(http.client.RemoteDisconnected):
+        post(connection, key)
+
+
+def test_a_broken_answer_is_half_a_body(gemini, connection) -> None:
+    """A dropped unary answer promises more bytes than come."""
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.STREAM_DROPPED)
+    with pytest.raises(http.client.IncompleteRead):
+        post(connection, key)
+
+
+def test_latency_lies_before_every_answer(gemini, connection) -> None:
+    """delay() holds for all, and one reply may be later still."""
+    key = gemini.add_key("a")
+    gemini.delay(0.02)
+    gemini.script("a", Reply.OK.delayed(0.02))
+    start = time.monotonic()
+    assert post(connection, key)[0] == 200
+    assert time.monotonic() - start >= 0.04
+
+
+def test_a_request_without_a_key_is_unregistered(gemini, connection) -> None:
+    """No key is a 403 of its own."""
+    status, body = post(connection, None)
+    assert status == 403
+    assert "unregistered callers" in json.loads(body)["error"]["message"]
+    assert (gemini.log[0].key, gemini.log[0].reply) == (None, "UNREGISTERED")
+
+
+def test_an_unknown_key_is_invalid(gemini, connection) -> None:
+    """A value that was never made, and one that was deleted."""
+    key = gemini.add_key("gone")
+    gemini.remove_key("gone")
+    assert post(connection, key)[0] == 400
+    assert gemini.log[0].reply == "KEY_INVALID"
+
+
+def test_two_keys_in_one_request_are_refused_and_seen(gemini) -> None:
+    """A header sent twice in two cases is one of the traps of patching headers."""
+    key = gemini.add_key("a")
+    raw = (
+        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nx-goog-api-key: {key.value}\r\n"
+        f"X-Goog-Api-Key: {key.value}\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY}"
+    )
+    with socket.create_connection(("127.0.0.1", int(gemini.host.split(":")[1]))) as plain:
+        plain.sendall(raw.encode())
+        assert plain.recv(4096).startswith(b"HTTP/1.1 400 ")
+    assert gemini.log[0].header_values("x-goog-api-key") == [key.value, key.value]
+    assert gemini.count(reply="MULTIPLE_KEYS") == 1
+
+
+def test_a_key_may_come_in_the_query(gemini, connection) -> None:
+    """`?key=` is a credential too; beside a header it is one too many."""
+    key = gemini.add_key("a")
+    path = f"{PATH}?key={key.value}"
+    assert post(connection, None, path=path)[0] == 200
+    assert post(connection, key, path=path)[0] == 400
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta", "v1alpha", "v2"])
+def test_any_api_version_is_served(version, gemini, connection) -> None:
+    """SDK versions differ in the version they ask for."""
+    key = gemini.add_key("a")
+    path = f"/{version}/models/{MODEL}:generateContent"
+    assert post(connection, key, path=path)[0] == 200
+
+
+def test_a_path_that_leads_nowhere_is_an_empty_html_404(gemini, connection) -> None:
+    """Google's front end answers a wrong path so."""
+    key = gemini.add_key("a")
+    assert post(connection, key, path="/v1beta/nonsense") == (404, b"")
+
+
+def test_an_unknown_model_and_an_unknown_verb(gemini, connection) -> None:
+    """Both are 404 with Google's text; a removed model as well."""
+    key = gemini.add_key("a")
+    gemini.remove_model("gemini-2.5-pro")
+    for model in ("gpt-9", "gemini-2.5-pro"):
+        status, body = post(connection, key, path=f"/v1beta/models/{model}:generateContent")
+        assert status == 404
+        wanted = f"models/{model} is not found for API version v1beta, or is not supported for"
+        assert json.loads(body)["error"]["message"].startswith(wanted)
+
+
+def test_a_request_without_contents_is_bad_and_counts(gemini, connection) -> None:
+    """The 400 costs a request, as Google's do."""
+    key = gemini.add_key("a")
+    assert post(connection, key, body="{}")[0] == 400
+    assert gemini.used("a", MODEL).requests == 1
+
+
+def test_a_body_in_chunks_is_read(gemini, connection) -> None:
+    """Some clients do not know the length beforehand."""
+    key = gemini.add_key("a")
+    connection.request(
+        "POST",
+        PATH,
+        iter([BODY[:10].encode(), BODY[10:].encode()]),
+        {"x-goog-api-key": key.value},
+        encode_chunked=True,
+    )
+    response = connection.getresponse()
+    assert (response.status, bool(response.read())) == (200, True)
+
+
+def test_what_is_not_http_is_hung_up_on(gemini) -> None:
+    """The connection is closed, and the server goes on."""
+    with socket.create_connection(("127.0.0.1", int(gemini.host.split(":")[1]))) as plain:
+        plain.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        assert plain.recv(100) == b""
+
+
+def test_requests_may_be_pipelined(gemini) -> None:
+    """Requests that come in one packet are answered in order."""
+    key = gemini.add_key("a")
+    one = (
+        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nx-goog-api-key: {key.value}\r\n"
+        f"Content-Length: {len(BODY)}\r\n\r\n{BODY}"
+    ).encode()
+    gemini.script("a", Reply.OK.delayed(0.02))
+    with socket.create_connection(("127.0.0.1", int(gemini.host.split(":")[1]))) as plain:
+        plain.sendall(one * 3)
+        plain.settimeout(5)
+        got = b""
+        while got.count(b"HTTP/1.1 200") < 3:
+            got += plain.recv(65536)
+    assert gemini.sent("a") == 3
+
+
+def test_quotas_are_exact_under_many_threads(gemini) -> None:
+    """Eight threads get 20 answers out of 160 requests, and the peak is seen."""
+    key = gemini.add_key("a", rpm=20)
+    statuses: list[int] = []
+
+    def work() -> None:
+        connection = http.client.HTTPConnection(gemini.host, timeout=10)
+        statuses.extend(post(connection, key)[0] for _ in range(20))
+        connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (statuses.count(200), statuses.count(429)) == (20, 140)
+    assert (gemini.sent("a"), gemini.count("a", status=200)) == (160, 20)
+
+
+def test_the_peak_of_requests_under_way_is_known(gemini) -> None:
+    """Three requests that overlap are a peak of three."""
+    key = gemini.add_key("a")
+    gemini.delay(0.2)
+
+    def work() -> None:
+        connection = http.client.HTTPConnection(gemini.host, timeout=10)
+        post(connection, key)
+        connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert gemini.wait_for(3)
+    for thread in threads:
+        thread.join()
+    assert gemini.peak("a") == 3
+    assert gemini.wait_idle()
+
+
+def test_nothing_is_left_after_stop() -> None:
+    """No thread, no open port, no connection; a stopped server may be started again."""
+    before = threading.active_count()
+    gemini = FakeGemini().start()
+    key = gemini.add_key("a")
+    gemini.script("a", Reply.HANG)
+    host = gemini.host
+    hanging = http.client.HTTPConnection(host, timeout=10)
+    hanging.request("POST", PATH, BODY, {"x-goog-api-key": key.value})
+    assert gemini.wait_for(1)
+    gemini.stop()
+    gemini.stop()
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        hanging.getresponse()
+    hanging.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(host.split(":")[1])), timeout=1)
+    assert threading.active_count() == before
+    with gemini:
+        again = http.client.HTTPConnection(gemini.host, timeout=10)
+        assert post(again, key)[0] == 200
+        again.close()
+
+
+def test_a_server_that_was_not_started_has_no_address() -> None:
+    """The error says what to do, and a second start is an error too."""
+    gemini = FakeGemini()
+    with pytest.raises(RuntimeError, match="start"):
+        _ = gemini.url
+    with gemini, pytest.raises(RuntimeError, match="already"):
+        gemini.start()
+
+
+def test_a_short_log_still_counts_all() -> None:
+    """keep_log bounds memory; sent() stays exact."""
+    with FakeGemini(keep_log=5) as gemini:
+        key = gemini.add_key("a")
+        connection = http.client.HTTPConnection(gemini.host, timeout=10)
+        for _ in range(12):
+            post(connection, key)
+        connection.close()
+        assert (len(gemini.log), gemini.sent("a"), gemini.count()) == (5, 12, 12)
+        gemini.reset_log()
+        assert (gemini.log, gemini.sent("a")) == ([], 0)
+
+
+def test_keys_look_real_but_say_that_they_are_not() -> None:
+    """Both formats have Google's shape, contain FAKE, and stay out of repr."""
+    gemini = FakeGemini()
+    standard, auth = gemini.add_key("a"), gemini.add_key("b", style="auth")
+    assert standard.value.startswith("AIza") and len(standard.value) == 39
+    assert auth.value.startswith("AQ.")
+    for key in (standard, auth):
+        assert "FAKE" in key.value
+        assert key.value not in repr(key)
+    with pytest.raises(ValueError, match="already"):
+        gemini.add_key("a")
+    with pytest.raises(ValueError, match="style"):
+        gemini.add_key("c", style="other")

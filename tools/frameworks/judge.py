@@ -1,0 +1,61 @@
+"""Say what is wrong with what a program's user got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cases import CALLS, Case
+
+__all__ = ["problems"]
+
+AT_ONCE_S = 3.0  # Less than the wait for a minute's end; more than a framework's first call takes.
+
+
+def problems(case: Case, told: list[dict[str, Any]], sent: dict[str, int]) -> list[str]:
+    """List what is not as it must be; nothing is best.
+
+    Args:
+        case: What was tried.
+        told: What each call came to, from probe.py.
+        sent: How many requests came with each key.
+    """
+    if len(told) != CALLS:
+        return [f"the program ended after {len(told)} of {CALLS} calls"]
+    judge = failing_call if case.pool.fails else good_call
+    found = [problem for call in told for problem in judge(case, call)]
+    return [*found, *wrong_counts(case, sent)]
+
+
+def good_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
+    """Judge a call that had a good key to go to."""
+    if "failure" in call:
+        yield f"failed: {call['failure']['texts'][0]}"
+        return
+    if call["answer"] != "ok from good":
+        yield f"answered {call['answer']!r}"
+    if call["tool_runs"] != ("tool" in case.way):
+        yield f"the tool ran {call['tool_runs']} times"
+    if call["seconds"] > AT_ONCE_S:
+        yield f"took {call['seconds']:.1f} s"
+
+
+def failing_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
+    """Judge a call that no key could serve: its user must be told why, in the framework's way."""
+    if "answer" in call:
+        yield f"answered {call['answer']!r}"
+        return
+    classes, text = call["failure"]["classes"][0], call["failure"]["texts"][0]
+    yield from (f"raised {classes[0]}, no {name}" for name in case.errors if name not in classes)
+    yield from (f"no {word} in: {text}" for word in case.pool.words if word not in text)
+    if call["seconds"] > AT_ONCE_S:
+        yield f"took {call['seconds']:.1f} s to fail"
+
+
+def wrong_counts(case: Case, sent: dict[str, int]) -> Iterator[str]:
+    """Judge the requests: one for each bad key in all, and for the good one what was asked."""
+    asked = CALLS * (2 if "tool" in case.way else 1)
+    for key_id, fault in case.pool.keys.items():
+        wanted = asked if fault == "good" else 1
+        if sent[key_id] != wanted:
+            yield f"key {key_id} got {sent[key_id]} requests, not {wanted}"

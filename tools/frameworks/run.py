@@ -1,0 +1,99 @@
+"""Run every framework through every case, and say what came out.
+
+``python run.py`` runs them all; ``python run.py agno adk`` only those; ``--plain`` asks each way
+once of a good key, without install(), to tell a fault of the framework's from one of ours.
+The exit code is the number of cases that went wrong, at most 100.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cases import CALLS, PLAIN, WAYS, Case, cases
+from judge import problems
+from upstream import Upstream, serve
+from venvs import HERE, frameworks, python_of
+
+TIME_LIMIT_S = 120.0
+MARK = "PROBE "
+
+
+def ask(
+    case: Case, python: Path, upstream: Upstream, *flags: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the user's program in a process of its own."""
+    command = [str(python), str(HERE / "probe.py"), case.app, case.way, str(CALLS), *flags]
+    return subprocess.run(
+        command,
+        env=upstream.environment,
+        cwd=upstream.folder,
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+    )
+
+
+def lines_of(output: str) -> list[dict[str, Any]]:
+    """Pick the probe's lines from what the program printed."""
+    lines = output.splitlines()
+    return [json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK)]
+
+
+def try_case(case: Case, python: Path, *flags: str) -> bool:
+    """Run one case and print its line; return whether all was well."""
+    start = time.perf_counter()
+    with serve(case.pool) as upstream:
+        done = ask(case, python, upstream, *flags)
+        sent = upstream.sent(case.pool)
+    told, everything = lines_of(done.stdout), done.stdout + done.stderr
+    wrong = problems(case, told, sent)
+    wrong += ["a key was printed"] * any(value in everything for value in upstream.values)
+    report(case, told, sent, wrong, time.perf_counter() - start)
+    if not told:
+        print(*done.stderr.splitlines()[-5:], sep="\n")
+    return not wrong
+
+
+def report(
+    case: Case, told: list[dict[str, Any]], sent: dict[str, int], wrong: list[str], seconds: float
+) -> None:
+    """Print what came of a case in a line, and what is wrong below it."""
+    counts = " ".join(f"{key_id} {count}" for key_id, count in sent.items())
+    ways = {call["failure"]["classes"][0][0] if "failure" in call else "answer" for call in told}
+    verdict = "FAIL" if wrong else "ok"
+    name = f"{case.framework:12} {case.pool.name:18} {case.way:13}"
+    came = f"{counts:26} {'/'.join(sorted(ways)):28}"
+    print(f"{verdict:4} {name} {came} {seconds:4.1f} s", flush=True)
+    for problem in wrong:
+        print(f"       {problem[:1500]}")
+
+
+def wanted_cases(name: str, *, plain: bool) -> list[Case]:
+    """List the cases of a framework, or the plain ones."""
+    return [Case(name, PLAIN, way) for way in WAYS] if plain else cases(name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is named; return how many cases went wrong."""
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    names = [argument for argument in arguments if argument not in flags] or frameworks()
+    if unknown := set(names) - set(frameworks()):
+        sys.exit(f"no such framework: {', '.join(sorted(unknown))}; there are {frameworks()}")
+    wrong = total = 0
+    for name in names:
+        python = python_of(name)
+        for case in wanted_cases(name, plain="--plain" in flags):
+            wrong, total = wrong + (not try_case(case, python, *flags)), total + 1
+    print(f"{total - wrong} passed, {wrong} failed")
+    return min(wrong, 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""The service that the programs call, and the environment that leads them there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cases import Fault, Pool
+
+from keyrot_middleware.config import POOL_KEY
+from keyrot_middleware.testing import FakeGemini, Reply, Scripted
+
+__all__ = ["Upstream", "serve"]
+
+REPLIES: dict[Fault, Scripted] = {
+    "minute": Reply.QUOTA_MINUTE,
+    "day": Reply.QUOTA_DAY,
+    "invalid": Reply.KEY_INVALID,
+}
+# Kept from this shell: how to reach the Python that runs it. A key of the user's must not leak in.
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A running service with the keys of one pool.
+
+    Attributes:
+        fake: The service; it answers each key as the pool says.
+        environment: The whole environment of a program that is to call it.
+        values: The key values, which nobody may print.
+        folder: An empty working directory, so that no `.env` or keys.json of the machine counts.
+    """
+
+    fake: FakeGemini
+    environment: dict[str, str]
+    values: tuple[str, ...]
+    folder: Path
+
+    def sent(self, pool: Pool) -> dict[str, int]:
+        """Count the requests that came with each key."""
+        return {key_id: self.fake.sent(key_id) for key_id in pool.keys}
+
+
+@contextmanager
+def serve(pool: Pool) -> Iterator[Upstream]:
+    """Run the service as long as the block lasts."""
+    with FakeGemini() as fake, TemporaryDirectory() as folder:
+        fake.function_args({"city": "Paris"})
+        values = {key_id: add_key(fake, key_id, fault) for key_id, fault in pool.keys.items()}
+        home = values[pool.home] if pool.home else POOL_KEY
+        environment = environment_of(fake, values, home, Path(folder))
+        yield Upstream(fake, environment, tuple(values.values()), Path(folder))
+
+
+def add_key(fake: FakeGemini, key_id: str, fault: Fault) -> str:
+    """Make the service know a key, and answer it as it shall; return its value."""
+    value = fake.add_key(key_id).value
+    if reply := REPLIES.get(fault):
+        fake.always(key_id, reply)
+    return value
+
+
+def environment_of(
+    fake: FakeGemini, values: dict[str, str], home: str, folder: Path
+) -> dict[str, str]:
+    """Write keys.json and say where all is. No line of it is for one framework only."""
+    pool = [{"key_id": key_id, "priority": place} for place, key_id in enumerate(values)]
+    (folder / "keys.json").write_text(json.dumps(pool))
+    return {
+        **{name: os.environ[name] for name in KEPT if name in os.environ},
+        **{f"GEMINI_KEY_{key_id}": value for key_id, value in values.items()},
+        "GOOGLE_API_KEY": home,
+        "GOOGLE_GEMINI_BASE_URL": fake.url,
+        "KEYROT_ALLOWED_HOSTS": fake.host,
+        "AGNO_TELEMETRY": "false",
+    }

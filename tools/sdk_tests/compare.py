@@ -1,0 +1,89 @@
+"""Hold the SDK's own unit tests to the same outcomes with a key pool installed as without one.
+
+``python tools/sdk_tests/compare.py [VERSION …]``: for each SDK version, runs the tests inside its wheel
+twice and compares them test by test. Exit code 0: equal but for expected_differences.toml. Needs only
+Python; each version's packages go to ``.venv-sdk/VERSION`` and stay there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from expectations import Expectations, complaints, read_expectations
+from runs import Run, run_tests
+from venvs import ready_python
+
+VERSIONS = ("1.75.0", "2.34.0", "3.6.1")
+LEAST_PASSED = 700
+"""Fewer passed tests than this mean that the environment is broken, and equality proves nothing."""
+SEAMS = {"request", "request_streamed", "async_request", "async_request_streamed"}
+
+
+def main() -> int:
+    """Run the comparison and return the exit code."""
+    arguments = _arguments()
+    expected = read_expectations()
+    started = time.monotonic()
+    for version in arguments.versions:
+        ready_python(version)
+    verdicts = [
+        _judge(version, plain, other, expected, pool=not arguments.without_pool)
+        for version, plain, other in _all_runs(arguments.versions, pool=not arguments.without_pool)
+    ]
+    print(f"{time.monotonic() - started:.0f} s")
+    return 0 if all(verdicts) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("versions", nargs="*", default=VERSIONS, metavar="VERSION")
+    parser.add_argument(
+        "--without-pool",
+        action="store_true",
+        help="install no pool in the second run either: what differs then is flaky in itself",
+    )
+    return parser.parse_args()
+
+
+def _all_runs(versions: list[str], *, pool: bool) -> list[tuple[str, Run, Run]]:
+    """Run everything, two processes at a time."""
+    with ThreadPoolExecutor(max_workers=2) as workers:
+        pairs = [
+            (
+                version,
+                workers.submit(run_tests, version, pool=False, label="without"),
+                workers.submit(run_tests, version, pool=pool, label="with" if pool else "again"),
+            )
+            for version in versions
+        ]
+        return [(version, plain.result(), other.result()) for version, plain, other in pairs]
+
+
+def _judge(version: str, plain: Run, other: Run, expected: Expectations, *, pool: bool) -> bool:
+    """Print one version's result and say whether it is as expected."""
+    found = list(complaints(version, plain, other, expected))
+    passed = _tally(plain)["passed"]
+    if passed < LEAST_PASSED:
+        found.append(f"only {passed} tests pass without a pool, {LEAST_PASSED} at least should")
+    if pool and set(other.wrapped) != SEAMS:
+        found.append(f"the pool did not stay installed: wrapped are {sorted(other.wrapped)}")
+    tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(_tally(plain).items()))
+    print(f"google-genai {version}: {tally}; {plain.left_out} need recordings and are left out")
+    print(f"  {len(found)} unexpected difference(s)")
+    for complaint in found:
+        print(f"  {complaint}")
+    return not found
+
+
+def _tally(run: Run) -> Counter[str]:
+    """Count outcomes, whatever the exception."""
+    return Counter(outcome.split(":")[0] for outcome in run.outcomes.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

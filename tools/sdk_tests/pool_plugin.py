@@ -1,0 +1,125 @@
+"""Record the outcome of every SDK test, with a key pool installed or without one.
+
+A pytest plugin, loaded by ``-p pool_plugin`` in both runs, so that the runs differ in one thing only:
+with ``SDK_TESTS_POOL`` set, ``keyrot_middleware.install()`` is called before the first test.
+
+Left out, in both runs alike, are the tests that ask for the ``client`` fixture of the SDK's conftest: it
+replays recorded answers, and the recordings are not in the wheel. Nothing but loopback can be reached.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
+
+OUTCOMES: dict[str, str] = {}
+DETAILS: dict[str, str] = {}
+FACTS: dict[str, Any] = {"left_out": 0, "wrapped": []}
+
+
+def pytest_configure() -> None:
+    """Close the way to every host but this one."""
+    socket.socket.connect = _connect_here  # type: ignore[method-assign]
+    socket.getaddrinfo = _resolve_here
+
+
+def pytest_sessionstart() -> None:
+    """Install the pool, when this is the run that has one."""
+    if os.environ.get("SDK_TESTS_POOL"):
+        import keyrot_middleware  # noqa: PLC0415 - the other run must not import it
+
+        keyrot_middleware.install()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a recording."""
+    replayed = [item for item in items if _needs_recording(item)]
+    config.hook.pytest_deselected(items=replayed)
+    FACTS["left_out"] = len(replayed)
+    items[:] = [item for item in items if item not in set(replayed)]
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Record a file that cannot be imported: it must be so in both runs."""
+    if report.failed:
+        _record(report.nodeid, "uncollected", report)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Record the call's outcome, or the setup's or teardown's where that is what went wrong."""
+    if report.when == "call" or report.outcome != "passed":
+        outcome = report.outcome if report.when == "call" else f"{report.when} {report.outcome}"
+        _record(report.nodeid, outcome, report)
+
+
+def pytest_sessionfinish() -> None:
+    """Write what was seen, and whether the pool is still in place after all these tests."""
+    if os.environ.get("SDK_TESTS_POOL"):
+        FACTS["wrapped"] = _wrapped_methods()
+    seen = {"outcomes": OUTCOMES, "details": DETAILS, "facts": FACTS}
+    Path(os.environ["SDK_TESTS_OUTCOMES"]).write_text(json.dumps(seen, indent=1), encoding="utf-8")
+
+
+def _record(nodeid: str, outcome: str, report: pytest.CollectReport | pytest.TestReport) -> None:
+    """Add one outcome; a failure also has its exception's class, so that two causes are two outcomes."""
+    nodeid = nodeid.removeprefix("google/genai/tests/")
+    if report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        text = crash.message if crash else str(report.longrepr).strip().splitlines()[-1]
+        DETAILS[nodeid] = text[:2000]
+        outcome = f"{outcome}: {text.removeprefix('E   ').split(':')[0].split()[0]}"
+    before = OUTCOMES.get(nodeid)
+    OUTCOMES[nodeid] = f"{before}, {outcome}" if before else outcome
+
+
+def _needs_recording(item: pytest.Item) -> bool:
+    """Say whether a test asks for the replaying ``client`` of the SDK's own top conftest."""
+    fixtures: dict[str, Sequence[Any]] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+    return any(
+        definition.func.__module__ == "google.genai.tests.conftest"
+        for definition in fixtures.get("client", ())[-1:]
+    )
+
+
+def _wrapped_methods() -> list[str]:
+    """Return which of the SDK's request methods are wrapped; none would mean a run that proves nothing."""
+    from google.genai._api_client import BaseApiClient  # noqa: PLC0415
+
+    names = ("request", "request_streamed", "async_request", "async_request_streamed")
+    return [name for name in names if hasattr(getattr(BaseApiClient, name), "__wrapped__")]
+
+
+_connect = socket.socket.connect
+_getaddrinfo = socket.getaddrinfo
+
+
+def _connect_here(self: socket.socket, address: Any) -> None:
+    """Connect within this machine, refuse anything else at once."""
+    if isinstance(address, tuple) and not ipaddress.ip_address(address[0]).is_loopback:
+        raise ConnectionRefusedError("the SDK's tests run without a network")
+    _connect(self, address)
+
+
+def _resolve_here(host: Any, *args: Any, **kwargs: Any) -> Any:
+    """Resolve addresses and ``localhost``; any other name is unknown here."""
+    if host not in {None, "", "localhost", b"localhost"} and not _is_address(host):
+        raise socket.gaierror(socket.EAI_NONAME, "the SDK's tests run without a network")
+    return _getaddrinfo(host, *args, **kwargs)
+
+
+def _is_address(host: Any) -> bool:
+    """Say whether a host is written as an IP address."""
+    try:
+        ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
+    except ValueError:
+        return False
+    return True

@@ -198,7 +198,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="model_withdrawn",
         codes=(404,),
-        text=_text(r"^(?!models/\S{1,200} is not found).{0,200}no longer available to new users"),
+        text=_text(r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users"),
         scope=Scope.PROJECT_MODEL,
         until=a_day,
     ),

@@ -1,21 +1,24 @@
-"""One key into one request: its headers only, nothing shared is changed.
+"""One key into one request: into the headers that the SDK has just built for it.
 
-A header set in another case would go out beside ours, so variants are dropped first; the ones
-that stand on the client itself are taken off it once (they carry nothing but the client's own
-key) and are put back by `restore`.
+The key travels to the SDK's `_build_request` in a context variable that is set for one send, so
+nothing shared is changed: not the client, not the program's options, not the client's headers.
+There every header that is the client's key again (in another case, or as a bearer token) is
+dropped, or two keys would go out. (docs/adr/0003)
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple
 
 from .facts import Asked, option, retries_by_sdk
 
-__all__ = ["KEY_HEADER", "Injector", "foreign_key"]
+__all__ = ["KEY_HEADER", "arguments", "build_request", "foreign_key", "sending"]
 
 KEY_HEADER = "x-goog-api-key"
 
@@ -26,6 +29,61 @@ _OURS = frozenset({401, 402, 403, 429})
 """The codes of a key's own failure: another key is the remedy, not the same one again."""
 
 
+class _Ticket(NamedTuple):
+    """What one send wants of the request that the SDK builds for it."""
+
+    value: str | None
+    """The key; None leaves the client's own."""
+    options: Any
+    """The program's own options: ours differ in how often the SDK repeats, in nothing else."""
+
+
+_ticket: ContextVar[_Ticket | None] = ContextVar("keyrot_ticket", default=None)
+
+
+@contextmanager
+def sending(value: str | None, asked: Asked) -> Iterator[None]:
+    """Let the request that the SDK builds inside carry *value* as its key."""
+    token = _ticket.set(_Ticket(value, asked.http_options))
+    try:
+        yield
+    finally:
+        _ticket.reset(token)
+
+
+def build_request(wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    """Wrap the SDK's `_build_request`: the same request, with the key of this send."""
+    ticket = _ticket.get()
+    if ticket is None:
+        return wrapped(*args, **kwargs)
+    asked = Asked(*args, **kwargs)
+    request = wrapped(asked.http_method, asked.path, asked.request_dict, ticket.options)
+    if ticket.value is not None:
+        home = client.api_key
+        headers = request.headers.items()
+        kept = {name: text for name, text in headers if not _key_again(name, text, home)}
+        request.headers = {**kept, KEY_HEADER: ticket.value}
+    return request
+
+
+def arguments(client: Any, asked: Asked, *, pinned: bool, aio: bool) -> Asked:
+    """Give a fresh copy of *asked* for one send: the SDK changes the body that it is given.
+
+    Args:
+        client: The SDK's api client.
+        asked: The request as the program made it.
+        pinned: No other key may serve it, so the SDK's own retries stay as they are.
+        aio: It is an asyncio call.
+    """
+    body, options = asked.request_dict, asked.http_options
+    if isinstance(body, dict):
+        merged = option(options, "extra_body") or option(client._http_options, "extra_body")
+        body = copy.deepcopy(body) if merged else dict(body)
+    if not pinned:
+        options = _without_our_retries(client, options, aio=aio)
+    return asked._replace(request_dict=body, http_options=options)
+
+
 def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
     """Tell whether the caller has set a key header that is not the client's own key."""
     for name, value in (headers or {}).items():
@@ -34,104 +92,47 @@ def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool
     return False
 
 
-class Injector:
-    """Make the arguments of a request that goes with a given key."""
-
-    def __init__(self) -> None:
-        self._taken: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
-
-    def arguments(self, api_client: Any, asked: Asked, *, value: str | None, pinned: bool) -> Asked:
-        """Give a fresh copy of *asked* with *value* as its key.
-
-        Args:
-            api_client: The SDK's api client.
-            asked: The request as the program made it.
-            value: The key; None leaves the client's own in place.
-            pinned: No other key may serve it, so the SDK's own retries stay as they are.
-        """
-        self._tidy(api_client)
-        body = asked.request_dict
-        if isinstance(body, dict):
-            deep = option(asked.http_options, "extra_body") or option(
-                api_client._http_options, "extra_body"
-            )
-            body = copy.deepcopy(body) if deep else dict(body)
-        if value is None:
-            return asked._replace(request_dict=body)
-        options = self._options(api_client, asked.http_options, value, pinned=pinned)
-        return asked._replace(request_dict=body, http_options=options)
-
-    def restore(self) -> None:
-        """Put the header variants back that were taken off clients."""
-        for api_client, headers in list(self._taken.items()):
-            api_client._http_options.headers.update(headers)
-        self._taken.clear()
-
-    def _options(self, api_client: Any, given: Any, value: str, *, pinned: bool) -> Any:
-        cls = type(api_client._http_options)
-        if isinstance(given, dict):
-            given = cls.model_validate(given)
-        options = cls.model_construct() if given is None else given.model_copy()
-        home = api_client.api_key
-        options.headers = {
-            name: text
-            for name, text in (options.headers or {}).items()
-            if not _is_key_again(name, text, home)
-        }
-        options.headers[KEY_HEADER] = value
-        retry = None if pinned else _retry_options(api_client, given)
-        if retry is not None:
-            options.retry_options = retry
-        return options
-
-    def _tidy(self, api_client: Any) -> None:
-        headers = option(api_client._http_options, "headers")
-        if not headers or len(headers) < 2:
-            return
-        home = api_client.api_key
-        twins = {n: t for n, t in headers.items() if n != KEY_HEADER and _is_key_again(n, t, home)}
-        if twins:
-            self._taken.setdefault(api_client, {}).update(twins)
-            for name in twins:
-                del headers[name]
+def _key_again(name: str, text: Any, home: str | None) -> bool:
+    if len(name) == len(KEY_HEADER):
+        return name.lower() == KEY_HEADER
+    return name.lower() == "authorization" and home is not None and str(text).split()[1:] == [home]
 
 
-def _is_key_again(name: str, text: Any, home: str | None) -> bool:
-    """Tell whether a header is the key, in whatever case, or as a bearer token."""
-    if len(name) not in (len(KEY_HEADER), len("authorization")):
-        return False
-    lower = name.lower()
-    if lower == KEY_HEADER:
-        return True
-    return lower == "authorization" and home is not None and str(text).split()[1:] == [home]
-
-
-def _retry_options(api_client: Any, options: Any) -> Any:
-    """Give the retry options in force without the codes of a key's own failure.
+def _without_our_retries(client: Any, options: Any, *, aio: bool) -> Any:
+    """Give options in which the SDK does not repeat a key's own failure.
 
     An empty list of codes means the SDK's defaults, so where none is left the attempts are one.
-    With none in force, one attempt also switches off the hidden reconnect of its aiohttp path,
-    which would sleep for seconds before another key is tried.
+    With no retry options in force, one attempt also switches off the hidden reconnect of its
+    aiohttp path, which would sleep for seconds before we may try again.
     """
-    retry = retries_by_sdk(api_client, options)
+    retry = retries_by_sdk(client, options)
     if retry is None:
-        return _no_retry(api_client)
+        return _once(client, options) if aio and client._use_aiohttp() else options
     codes = tuple(option(retry, "http_status_codes") or _RETRIED_BY_SDK)
     left = [code for code in codes if code not in _OURS]
     if len(left) == len(codes):
-        return None
-    cls = _retry_class()
+        return options
     fields = retry if isinstance(retry, dict) else retry.model_dump()
     kept = {**fields, "http_status_codes": left} if left else {"attempts": 1}
-    return cls(**kept)
+    return _with_retry(client, options, kept)
 
 
-def _no_retry(api_client: Any) -> Any:
-    uses_aiohttp = getattr(api_client, "_use_aiohttp", None)
-    if uses_aiohttp is None or not uses_aiohttp():
-        return None
-    return _retry_class()(attempts=1)
+def _once(client: Any, options: Any) -> Any:
+    if options is not None:
+        return _with_retry(client, options, {"attempts": 1})
+    return _plain_once(type(client._http_options))
 
 
-def _retry_class() -> Any:
-    return sys.modules["google.genai.types"].HttpRetryOptions
+@cache
+def _plain_once(cls: type) -> Any:
+    return cls(retry_options=sys.modules[cls.__module__].HttpRetryOptions(attempts=1))
+
+
+def _with_retry(client: Any, options: Any, fields: Mapping[str, Any]) -> Any:
+    cls = type(client._http_options)
+    retry = sys.modules[cls.__module__].HttpRetryOptions(**fields)
+    if options is None:
+        return cls(retry_options=retry)
+    if isinstance(options, dict):
+        return {**options, "retry_options": retry}
+    return options.model_copy(update={"retry_options": retry})

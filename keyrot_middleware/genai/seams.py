@@ -1,7 +1,8 @@
 """Which SDK methods are patched, put on and taken off as our own layer only.
 
 The four request methods of the api client stand in google-genai 1.75, 2.x and 3.x alike, and
-every model call of the SDK comes through them, one HTTP request each. Others may wrap the same
+every model call of the SDK comes through them, one HTTP request each; `_build_request`, below
+them, is where the key is put in. Others may wrap the same
 methods, before or after us, and put snapshots back in any order; so our layer is recognised by
 its wrapper function, and one that was brought back from the dead is pass-through.
 """

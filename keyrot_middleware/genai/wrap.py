@@ -24,7 +24,7 @@ from ..drive.pool import Pool
 from ..telemetry.base import watch
 from .exhausted import exhausted, response_type_of
 from .facts import Asked, call_info, done, failed, host_of, option
-from .inject import KEY_HEADER, Injector, foreign_key
+from .inject import KEY_HEADER, arguments, build_request, foreign_key, sending
 from .redact import Redact
 from .seams import Seams
 from .streams import open_async, open_sync
@@ -52,12 +52,12 @@ class Binding:
     def __init__(self, pool: Pool, allowed_hosts: frozenset[str]) -> None:
         self.pool = pool
         self._hosts = allowed_hosts
-        self._injector = Injector()
         self._sheltered: weakref.WeakSet[Any] = weakref.WeakSet()
         """Clients whose key is the pool's: it must not follow them to a foreign host."""
         self.seams = Seams(
             {
                 "__init__": self._init,
+                "_build_request": build_request,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
@@ -72,7 +72,6 @@ class Binding:
     def take_off(self) -> None:
         """Restore exactly what was there."""
         self.seams.take_off()
-        self._injector.restore()
 
     def _init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Give a client without a key of its own the pool's key as its home key."""
@@ -106,7 +105,8 @@ class Binding:
 
         def send(lease: Lease) -> Done | Failed:
             try:
-                return done(wrapped(*self._arguments(ours, lease)))
+                with sending(self._value(lease), ours.asked):
+                    return done(wrapped(*self._arguments(ours)))
             except Exception as error:
                 return failed(error, ours.redact)
 
@@ -128,7 +128,8 @@ class Binding:
 
     def _stream(self, wrapped: Callable[..., Any], ours: _Ours) -> Generator[Any, None, None]:
         def send(lease: Lease) -> Opened | Failed:
-            return open_sync(wrapped(*self._arguments(ours, lease)), ours.redact)
+            with sending(self._value(lease), ours.asked):
+                return open_sync(wrapped(*self._arguments(ours)), ours.redact)
 
         perform = sync.Performer(self.pool, send, self._watch(ours))
         try:
@@ -148,7 +149,8 @@ class Binding:
 
         async def send(lease: Lease) -> Done | Failed:
             try:
-                return done(await wrapped(*self._arguments(ours, lease)))
+                with sending(self._value(lease), ours.asked):
+                    return done(await wrapped(*self._arguments(ours, aio=True)))
             except Exception as error:
                 return failed(error, ours.redact)
 
@@ -168,7 +170,8 @@ class Binding:
 
         async def send(lease: Lease) -> Opened | Failed:
             try:
-                inner = await wrapped(*self._arguments(ours, lease))
+                with sending(self._value(lease), ours.asked):
+                    inner = await wrapped(*self._arguments(ours, aio=True))
             except Exception as error:
                 return failed(error, ours.redact)
             return await open_async(inner, ours.redact)
@@ -239,14 +242,12 @@ class Binding:
             return redact
         return lambda text: redact(text.replace(key, "[redacted]"))
 
-    def _arguments(self, ours: _Ours, lease: Lease) -> Asked:
-        stranger = lease.key_id.startswith(HOME)
-        return self._injector.arguments(
-            ours.client,
-            ours.asked,
-            value=None if stranger else self.pool.ring.value(lease.key_id),
-            pinned=ours.call.info.pinned,
-        )
+    def _value(self, lease: Lease) -> str | None:
+        """Give the key to send with; None for a stranger's, which the client has itself."""
+        return None if lease.key_id.startswith(HOME) else self.pool.ring.value(lease.key_id)
+
+    def _arguments(self, ours: _Ours, *, aio: bool = False) -> Asked:
+        return arguments(ours.client, ours.asked, pinned=ours.call.info.pinned, aio=aio)
 
     def _watch(self, ours: _Ours) -> Any:
         return watch(self.pool.observers, ours.call.info, fault) if self.pool.observers else None

@@ -245,10 +245,12 @@ class MemoryState(State):
 
     def _sweep(self) -> None:
         now = self._clock()
-        for name in [name for name, quota in self._quotas.items() if quota.idle(now)]:
-            del self._quotas[name]
-        for name in [name for name, rest in self._cooldowns.items() if rest.until + DAY_S < now]:
-            del self._cooldowns[name]
+        idle = [name for name, quota in self._quotas.items() if quota.idle(now)]
+        over = [name for name, rest in self._cooldowns.items() if rest.until + DAY_S < now]
+        for used in idle:
+            del self._quotas[used]
+        for scope in over:
+            del self._cooldowns[scope]
         self._sweep_at = max(SWEEP_AT, 2 * len(self._quotas))
 
 

@@ -29,8 +29,7 @@ class FakeGemini:
     Example:
         with FakeGemini() as gemini:
             key = gemini.add_key("free-1", tier="free", rpm=5)
-            options = types.HttpOptions(base_url=gemini.url)
-            client = genai.Client(api_key=key.value, http_options=options)
+            client = genai.Client(api_key=key.value, http_options=gemini.http_options)
 
     Args:
         clock: Tells the time of quota windows; the machine's own if None. Delays are real always.
@@ -81,6 +80,19 @@ class FakeGemini:
     def url(self) -> str:
         """`http://127.0.0.1:PORT`, as for `HttpOptions(base_url=…)`."""
         return f"http://{self.host}"
+
+    @property
+    def http_options(self) -> dict[str, Any]:
+        """What `genai.Client(http_options=…)` takes to speak to this server.
+
+        It has the address, and spares the client the machine's certificates, which it would load
+        although it speaks plain HTTP: a client is made in 2 ms instead of 100.
+        """
+        return {
+            "base_url": self.url,
+            "client_args": {"verify": False},
+            "async_client_args": {"verify": False, "ssl": False},
+        }
 
     # Keys, projects and models.
 

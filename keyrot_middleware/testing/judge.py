@@ -57,7 +57,7 @@ class Judge:
         if verb in _KEYLESS:
             return asked, Reply.OK
         if len(keys) != 1:
-            return asked, Reply.MULTIPLE_KEYS if keys else Reply.UNREGISTERED
+            return asked, _without_one_key(keys, request)
         read = verb.endswith((".list", ".get"))
         scripted = self._scripts.take(asked.key.label if asked.key else None, read=read)
         if scripted is not None:
@@ -111,6 +111,13 @@ def credentials(route: Route, request: HttpRequest) -> list[str]:
     """Return every key of a request: those in headers, and the one in the query."""
     values = request.values("x-goog-api-key")
     return [*values, route.query["key"]] if "key" in route.query else values
+
+
+def _without_one_key(keys: list[str], request: HttpRequest) -> Scripted:
+    if keys:
+        return Reply.MULTIPLE_KEYS
+    # A key that is sent as a bearer token is taken for one of OAuth (GEMINI.md A5).
+    return Reply.TOKEN_UNSUPPORTED if request.values("authorization") else Reply.UNREGISTERED
 
 
 def _requests(asked: Asked) -> int:

@@ -212,6 +212,7 @@ GROUPS = [
                 "This model models/gemini-2.5-flash is no longer available to new users, use X."
             ),
         ),
+        ("new users, bare", 404, _missing("no longer available to new users, use X")),
     ),
     _of(
         "location",

@@ -126,7 +126,7 @@ ECHOES = [
 @pytest.mark.parametrize("code", [400, 403, 404])
 def test_quoted_request_blames_no_key(code: int, echo: str) -> None:
     """A request's own words, quoted by Google after words of its own, steer nothing."""
-    body = rest(code, "INVALID_ARGUMENT", f"models/x is not found: '{echo}'")
+    body = rest(code, "INVALID_ARGUMENT", f"Invalid value at 'contents': \"{echo}\"")
     got = classify(Facts(code, body), CALL, NOW)
     assert (got.scope, got.rotate, got.until) == (Scope.NONE, False, None)
 

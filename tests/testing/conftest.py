@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from google import genai
-from google.genai import types
 
 from keyrot_middleware.testing import FakeClock, FakeGemini, FakeKey
 
@@ -32,9 +31,7 @@ def connect(gemini: FakeGemini) -> Iterator[Connect]:
     clients: list[genai.Client] = []
 
     def make(key: FakeKey) -> genai.Client:
-        # Without this each client loads the machine's certificates, which takes longer than a test.
-        options = types.HttpOptions(base_url=gemini.url, client_args={"verify": False})
-        clients.append(genai.Client(api_key=key.value, http_options=options))
+        clients.append(genai.Client(api_key=key.value, http_options=gemini.http_options))
         return clients[-1]
 
     yield make

@@ -137,8 +137,7 @@ def test_async_calls_and_streams_work_alike(gemini) -> None:
     key = gemini.add_key("a")
 
     async def run() -> tuple[str, list[str], int]:
-        options = types.HttpOptions(base_url=gemini.url)
-        client = genai.Client(api_key=key.value, http_options=options)
+        client = genai.Client(api_key=key.value, http_options=gemini.http_options)
         models = client.aio.models
         text = (await models.generate_content(model=MODEL, contents="hello")).text
         stream = await models.generate_content_stream(model=MODEL, contents="hello")
@@ -159,8 +158,7 @@ def test_many_tasks_get_exactly_the_quota(gemini) -> None:
     key = gemini.add_key("a", rpm=20)
 
     async def run() -> int:
-        options = types.HttpOptions(base_url=gemini.url)
-        client = genai.Client(api_key=key.value, http_options=options)
+        client = genai.Client(api_key=key.value, http_options=gemini.http_options)
         calls = [
             client.aio.models.generate_content(model=MODEL, contents="hello") for _ in range(100)
         ]

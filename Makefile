@@ -1,0 +1,54 @@
+# Every target sets up what it needs in .venv, from nothing but Python and git, and says what it does.
+# CI runs the same targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help demo test lint types bench sdk-tests frameworks record clean
+
+help:            ## say what there is
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+demo: $(READY)   ## run the main job: an unchanged program over four keys, two of them bad
+	@echo "== keyrot demo: no key and no network needed"
+	@$(BIN)/keyrot demo
+
+test: $(READY) lint types  ## run linters, type checks, import contracts and all tests with coverage
+	@echo "== tests"
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	@echo "== coverage of the core must be total"
+	@$(BIN)/python -m coverage report --include='keyrot_middleware/core/*' --fail-under=100 --show-missing
+
+lint: $(READY)   ## check style and the house's import rules
+	@echo "== ruff, import-linter"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(READY)  ## check types, strictly
+	@echo "== mypy --strict"
+	@$(BIN)/mypy
+
+bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks
+
+sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in three SDK versions
+	@$(BIN)/python tools/sdk_tests/compare.py
+
+frameworks: $(READY)  ## LangChain, pydantic-ai, ADK and agno, unchanged, over a pool
+	@$(BIN)/python tools/frameworks/run.py
+
+record: $(READY)  ## record the cassettes again: from Google with real keys in the environment, else from the fake
+	@$(BIN)/python -m cassettes.record
+
+clean:           ## remove everything that was set up
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml requirements/dev.txt
+	@echo "== setting up .venv (once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(READY)

@@ -1,0 +1,64 @@
+"""A real SDK that keeps its spans in memory, and a check that it had nothing to complain of."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from keyrot_middleware.drive.guard import strict
+from keyrot_middleware.telemetry.otel import OtelObserver
+from keyrot_middleware.telemetry.tree import format_tree, show
+
+
+class Traced:
+    """A provider, our observer on it, and what it has recorded so far."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.observer = OtelObserver("test", self.provider)
+        self.tracer = self.provider.get_tracer("the program")
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        """Finished spans in the order in which they ended."""
+        return list(self._exporter.get_finished_spans())
+
+    def named(self, prefix: str) -> list[ReadableSpan]:
+        """Finished spans whose name begins so."""
+        return [span for span in self.spans if span.name.startswith(prefix)]
+
+    @property
+    def tree(self) -> str:
+        """All finished spans, with times that nobody can foresee left out."""
+        return format_tree(self.spans, _timeless)
+
+    def parent_of(self, span: ReadableSpan) -> str | None:
+        """Name the parent."""
+        ids: dict[int, str] = {s.context.span_id: s.name for s in self.spans}
+        return ids.get(span.parent.span_id) if span.parent is not None else None
+
+
+def _timeless(name: str, value: Any) -> str:
+    foreseen = isinstance(value, float) and ("wait_time" in name or "first_chunk" in name)
+    return f"{name}=…" if foreseen else show(name, value)
+
+
+@pytest.fixture
+def traced(caplog: pytest.LogCaptureFixture) -> Iterator[Traced]:
+    """Trace; afterwards nothing may have ended twice, and OpenTelemetry may not have complained."""
+    traced = Traced()
+    with strict():
+        yield traced
+    ended = Counter(span.context.span_id for span in traced.spans)
+    assert all(times == 1 for times in ended.values())
+    complaints = [r for r in caplog.records if r.name.startswith("opentelemetry")]
+    assert [record.getMessage() for record in complaints if record.levelno > logging.INFO] == []

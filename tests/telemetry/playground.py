@@ -1,0 +1,191 @@
+"""A real pool under a scripted upstream, and the four ways to send a call through it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from opentelemetry import trace
+
+from keyrot_middleware.core.commands import Done, Failed, Opened, StreamEnd
+from keyrot_middleware.core.failures import Facts
+from keyrot_middleware.core.flow import Call, call_flow
+from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Usage
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.drive import aio, sync
+from keyrot_middleware.drive.guard import fault
+from keyrot_middleware.drive.pool import Pool
+from keyrot_middleware.secrets.base import Secret
+from keyrot_middleware.secrets.inline import InlineStore
+from keyrot_middleware.secrets.ring import Place, Ring
+from keyrot_middleware.state.memory import MemoryState
+from keyrot_middleware.telemetry.base import Observer, watch
+from keyrot_middleware.testing import FakeClock
+
+SECRET = "FAKE-secret-of-{}"
+PROMPT = "the prompt nobody may see"
+USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("STOP",))
+INFO = CallInfo("gemini-2.5-flash", "generateContent", tokens=10, host="gemini.test:8443")
+STREAMED = replace(INFO, verb="streamGenerateContent", stream=True)
+
+
+class GoogleError(Exception):
+    """Stands for the SDK's APIError, whose text may hold anything."""
+
+
+def failure(
+    code: int | None = None, *, error: BaseException | None = None, transport: Any = "", **body: Any
+) -> Failed:
+    """Give a failed send: a Google error with a code, or a transport error."""
+    if code is None:
+        return Failed(Facts(transport=transport), error or ConnectionResetError(PROMPT))
+    told = {"error": {"code": code, "message": PROMPT, "status": "X", **body}}
+    return Failed(Facts(code=code, body=told), error or GoogleError(f"{code} {PROMPT}"))
+
+
+def minute(seconds: int) -> Failed:
+    """Give the 429 of a spent minute that comes back in *seconds*."""
+    quota = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
+    return failure(
+        429,
+        details=[
+            {
+                "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+                "violations": [{"quotaId": quota, "quotaValue": "5"}],
+            },
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{seconds}s"},
+        ],
+    )
+
+
+def invalid() -> Failed:
+    """Give the 400 of a key that is none."""
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+    return failure(400, details=[info])
+
+
+OK = Done("answer", USAGE)
+
+
+class Chunks:
+    """A stream as the SDK opens it, sync and async; each read makes an HTTP span."""
+
+    def __init__(self, count: int = 3, failed: Failed | None = None, tracer: Any = None) -> None:
+        self._left = deque(range(count))
+        self._failed = failed
+        self._tracer = tracer
+        self.gate: asyncio.Event | None = None
+        """Where given, the second chunk waits for it."""
+        self.closed = False
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._read, None)
+
+    def _read(self) -> int | None:
+        if self._tracer is not None:
+            self._tracer.start_span("HTTP read").end()
+        if self._left:
+            return self._left.popleft()
+        if self._failed is not None:
+            raise self._failed.error
+        return None
+
+    async def __aiter__(self) -> Any:
+        for number, chunk in enumerate(self):
+            if number and self.gate is not None:
+                await self.gate.wait()
+            yield chunk
+
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Tell what became of it."""
+        return StreamEnd(USAGE, failed=self._failed if error is not None else None)
+
+    def close(self) -> None:
+        """Close it."""
+        self.closed = True
+
+    async def aclose(self) -> None:
+        """Close it."""
+        self.closed = True
+
+
+@dataclass
+class Playground:
+    """A pool of keys, each with a script of what its sends give."""
+
+    observers: Sequence[Observer]
+    keys: Sequence[str] = ("flash_01", "flash_02", "pro_01")
+    policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(strategy="fill"))
+    clock: FakeClock = field(default_factory=FakeClock)
+    script: dict[str, list[Any]] = field(default_factory=dict)
+    seen: list[Any] = field(default_factory=list)
+    """The current span of each send."""
+    pool: Pool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = {key: Secret(SECRET.format(key)) for key in self.keys}
+        candidates = [Candidate(key, f"project-{key[:3]}", "billing") for key in self.keys]
+        store = InlineStore(self.values)
+        self.pool = Pool(
+            name="test",
+            roster=Roster(candidates, self.policy.strategy),
+            state=MemoryState(self.policy, self.clock.time),
+            ring=Ring({key: Place(store) for key in self.keys}),
+            policy=self.policy,
+            observers=self.observers,
+            clock=self.clock,
+            draw=lambda: 0.0,
+        )
+
+    def send(self, lease: Lease) -> Any:
+        """Give the next reply of the lease's key; raise it where it is an exception."""
+        self.seen.append(trace.get_current_span())
+        replies = self.script.get(lease.key_id)
+        reply = replies.pop(0) if replies else OK
+        if isinstance(reply, Callable):  # type: ignore[arg-type]
+            reply = reply()
+        if isinstance(reply, BaseException):
+            raise reply
+        return Opened(reply) if isinstance(reply, Chunks) else reply
+
+    async def asend(self, lease: Lease) -> Any:
+        """Do the same in a task."""
+        return self.send(lease)
+
+    def _call(self, info: CallInfo) -> tuple[Any, Any]:
+        pool = self.pool
+        flow = call_flow(Call(info, pool.roster, pool.policy, pool.scale))
+        return flow, watch(pool.observers, info, fault)
+
+    def run(self, info: CallInfo = INFO) -> Any:
+        """Send a unary call from this thread."""
+        flow, watching = self._call(info)
+        return sync.run(flow, sync.Performer(self.pool, self.send, watching))
+
+    async def arun(self, info: CallInfo = INFO) -> Any:
+        """Send a unary call from this task."""
+        flow, watching = self._call(info)
+        return await aio.run(flow, aio.AsyncPerformer(self.pool, self.asend, watching))
+
+    def stream(self, info: CallInfo = STREAMED) -> Iterator[Any]:
+        """Open a stream for this thread; nothing happens before its first read."""
+        flow, watching = self._call(info)
+        yield from sync.run_stream(flow, sync.Performer(self.pool, self.send, watching))
+
+    async def astream(self, info: CallInfo = STREAMED) -> aio.AsyncRelay:
+        """Open a stream for tasks, whose first chunk is here."""
+        flow, watching = self._call(info)
+        return await aio.run_stream(flow, aio.AsyncPerformer(self.pool, self.asend, watching))
+
+    def every_way(self, *, stream: bool = False) -> dict[str, Callable[[], Any]]:
+        """Give the ways to make one whole call: in a thread, and in a task."""
+        if not stream:
+            return {"sync": self.run, "async": lambda: asyncio.run(self.arun())}
+        return {"sync": lambda: list(self.stream()), "async": lambda: asyncio.run(self._all())}
+
+    async def _all(self) -> list[Any]:
+        return [chunk async for chunk in await self.astream()]

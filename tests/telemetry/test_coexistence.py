@@ -1,0 +1,204 @@
+"""Other instrumentations above us, suppression, and programs that trace nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from opentelemetry import context, trace
+from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, SpanKind
+from playground import INFO, OK, Playground, invalid, minute
+
+from keyrot_middleware.core.model import CallInfo
+from keyrot_middleware.telemetry.otel import OtelObserver
+
+INFERENCE = "opentelemetry.genai.client.inference.context"
+EMBEDDING = "opentelemetry.genai.client.embedding.context"
+
+
+class Official:
+    """What the official instrumentation leaves in the context around a call."""
+
+    def __init__(self, traced: Any, key: str | None = INFERENCE, **attributes: str) -> None:
+        self.data = SimpleNamespace(attributes={}, metric_attributes={})
+        self._span = traced.tracer.start_span("theirs", kind=SpanKind.CLIENT, attributes=attributes)
+        here = trace.set_span_in_context(self._span)
+        self._here = context.set_value(key, self.data, here) if key else here
+
+    def __enter__(self) -> Official:
+        self._token = context.attach(self._here)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        context.detach(self._token)
+        self._span.end()
+
+
+def test_the_official_span_is_the_logical_one(traced: Any) -> None:
+    """Under it we add no span of the call, our attempts are its children, it has our attributes."""
+    playground = Playground([traced.observer], keys=("flash_01", "exp_02"))
+    playground.script = {"flash_01": [minute(9)]}
+    with Official(traced) as official:
+        playground.run()
+    assert official.data.attributes == {
+        "keyrot.attempt.count": 2,
+        "keyrot.key.id": "exp_02",
+        "keyrot.pool.name": "test",
+    }
+    assert official.data.metric_attributes == {"keyrot.pool.name": "test"}
+    assert [span.name for span in traced.spans] == ["attempt flash_01", "attempt exp_02", "theirs"]
+    assert {traced.parent_of(span) for span in traced.named("attempt")} == {"theirs"}
+
+
+def test_all_requests_of_one_official_operation_are_counted(traced: Any) -> None:
+    """Automatic tool calls make several requests in one operation: the count goes on."""
+    playground = Playground([traced.observer])
+    with Official(traced) as official:
+        playground.run()
+        assert official.data.attributes["keyrot.attempt.count"] == 1
+        playground.run()
+    assert official.data.attributes["keyrot.attempt.count"] == 2
+
+
+def test_a_wait_is_an_event_of_the_official_span(traced: Any) -> None:
+    """Events of the call go where the call's span is."""
+    playground = Playground([traced.observer], keys=("flash_01",))
+    playground.script = {"flash_01": [minute(20), OK]}
+    with Official(traced):
+        playground.run()
+    assert [event.name for event in traced.named("theirs")[0].events] == ["keyrot.wait"]
+
+
+def test_its_errors_are_its_own_affair(traced: Any) -> None:
+    """A call that fails leaves the status of the official span alone."""
+    playground = Playground([traced.observer], keys=("a1",), script={"a1": [invalid()]})
+    with Official(traced), pytest.raises(Exception, match="400"):
+        playground.run()
+    assert traced.named("theirs")[0].status.status_code.name == "UNSET"
+    assert traced.named("attempt")[0].attributes["keyrot.attempt.outcome"] == "fail"
+
+
+@pytest.mark.parametrize("operation", ["generate_content", "chat"])
+def test_an_inference_span_that_left_no_data(traced: Any, operation: str) -> None:
+    """Older versions and other instrumentations are known by their span's operation."""
+    playground = Playground([traced.observer])
+    with Official(traced, None, **{"gen_ai.operation.name": operation}):
+        playground.run()
+        playground.run()
+    assert traced.named("generate_content") == []
+    assert traced.named("theirs")[0].attributes["keyrot.attempt.count"] == 2
+
+
+@pytest.mark.parametrize("operation", ["invoke_agent", "execute_tool", "embeddings"])
+def test_spans_of_something_else_are_only_parents(traced: Any, operation: str) -> None:
+    """Under an agent's or a tool's span, or another operation's, the call has its own span."""
+    with Official(traced, None, **{"gen_ai.operation.name": operation}):
+        Playground([traced.observer]).run()
+    call = traced.named("generate_content")[0]
+    assert traced.parent_of(call) == "theirs"
+    assert "keyrot.attempt.count" not in traced.named("theirs")[0].attributes
+
+
+@pytest.mark.parametrize(
+    ("key", "verb", "own"),
+    [
+        (INFERENCE, "generateContent", False),
+        (INFERENCE, "streamGenerateContent", False),
+        (INFERENCE, "countTokens", True),
+        (INFERENCE, "embedContent", True),
+        (EMBEDDING, "embedContent", False),
+        (EMBEDDING, "generateContent", True),
+    ],
+)
+def test_data_of_another_operation_is_left_alone(
+    traced: Any, key: str, verb: str, own: bool
+) -> None:
+    """A tool's own requests inside an operation of another kind are not counted to it."""
+    with Official(traced, key) as official:
+        Playground([traced.observer]).run(CallInfo("m", verb))
+    assert len(traced.spans) == (3 if own else 2)
+    assert ("keyrot.attempt.count" in official.data.attributes) is not own
+
+
+def test_the_real_official_library_takes_what_we_add(traced: Any) -> None:
+    """Our attributes get through its handler to its span."""
+    handlers = pytest.importorskip(
+        "opentelemetry.util.genai.handler", reason="opentelemetry-util-genai is not installed"
+    )
+    handler = handlers.TelemetryHandler(tracer_provider=traced.provider)
+    with handler.inference("gcp.gemini", request_model="m", operation_name="generate_content"):
+        Playground([traced.observer]).run()
+    attempt, theirs = traced.spans
+    assert attempt.parent.span_id == theirs.context.span_id
+    assert theirs.attributes["keyrot.attempt.count"] == 1
+    assert theirs.attributes["keyrot.key.id"] == "flash_01"
+
+
+@pytest.mark.parametrize("key", [context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"])
+def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
+    """Both spellings of the key silence us; the call goes on as usual."""
+    token = context.attach(context.set_value(key, True))
+    assert Playground([traced.observer]).run() == "answer"
+    context.detach(token)
+    assert traced.spans == []
+
+
+@pytest.mark.parametrize("provider", [NoOpTracerProvider(), ProxyTracerProvider()])
+def test_a_provider_that_records_nothing_is_declined(provider: Any) -> None:
+    """Without an SDK a call is not watched at all."""
+    assert OtelObserver("test", provider).start(INFO) is None
+
+
+def test_a_disabled_sdk_is_declined(traced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_SDK_DISABLED gives tracers that do nothing: the call is not watched."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert OtelObserver("test", type(traced.provider)()).start(INFO) is None
+
+
+LATER = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from keyrot_middleware.core.model import CallInfo
+from keyrot_middleware.telemetry.otel import OtelObserver
+
+observer, info = OtelObserver("test"), CallInfo("m", "generateContent")
+assert observer.start(info) is None
+trace.set_tracer_provider(TracerProvider())
+assert observer.start(info) is not None
+"""
+
+
+def test_a_provider_that_is_set_later_is_used_from_then_on() -> None:
+    """install() may come before the program has set up its tracing."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATER], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_importing_us_loads_no_sdk() -> None:
+    """The API is all that we need."""
+    code = (
+        "import sys, keyrot_middleware.telemetry.otel, keyrot_middleware.telemetry.tree;"
+        "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'google'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unsampled_call_is_sent_as_usual(traced: Any) -> None:
+    """Spans that a sampler drops still carry its decision to what is below."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    playground = Playground([OtelObserver("test", TracerProvider(sampler=ALWAYS_OFF))])
+    assert playground.run(replace(INFO, model="m")) == "answer"
+    inside = playground.seen[0].get_span_context()
+    assert inside.is_valid
+    assert not inside.trace_flags.sampled

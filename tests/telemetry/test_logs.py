@@ -1,0 +1,130 @@
+"""Log lines at each level, from real calls through a real pool."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+from playground import INFO, OK, PROMPT, Playground, failure, invalid, minute
+
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.drive.guard import strict
+from keyrot_middleware.telemetry.logs import LogObserver
+
+NAME = "keyrot_middleware"
+
+
+@pytest.fixture(autouse=True)
+def raising() -> Iterator[None]:
+    """A watch that fails must fail the test."""
+    with strict():
+        yield
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Level and text of each line that is ours."""
+    return [f"{r.levelname} {r.getMessage()}" for r in caplog.records if r.name == NAME]
+
+
+def story(playground: Playground) -> None:
+    """Make a call that meets a spent minute, an invalid key, a wait, and a success."""
+    playground.script = {"flash_01": [minute(20), OK], "exp_02": [invalid()]}
+    playground.run()
+
+
+def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each decision, in order."""
+    caplog.set_level(logging.DEBUG, NAME)
+    story(Playground([LogObserver("test")], keys=("flash_01", "exp_02")))
+    about = "pool test, gemini-2.5-flash: "
+    assert [line.replace(about, "") for line in lines(caplog)] == [
+        "DEBUG lease of key flash_01, 10 input tokens reserved",
+        "DEBUG attempt 1 goes out with key flash_01",
+        "DEBUG key flash_01 failed with GoogleError",
+        "INFO key flash_01 (project project-fla, gemini-2.5-flash only) rests until "
+        "2026-01-01 12:30:50Z: quota_minute (429)",
+        "DEBUG key flash_01 settled: quota_minute (429), ? input and ? output tokens",
+        "DEBUG lease of key exp_02, 10 input tokens reserved",
+        "DEBUG attempt 2 goes out with key exp_02",
+        "DEBUG key exp_02 failed with GoogleError",
+        "WARNING key exp_02 out of service until it is replaced: key_invalid (400)",
+        "DEBUG key exp_02 settled: key_invalid (400), ? input and ? output tokens",
+        "INFO waits 20.0 s for a key",
+        "DEBUG lease of key flash_01 as a probe, 10 input tokens reserved",
+        "DEBUG attempt 3 goes out with key flash_01",
+        "DEBUG key flash_01 settled: success, 12 input and 30 output tokens",
+        "DEBUG done",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "levels"),
+    [
+        (logging.INFO, ["INFO", "WARNING", "INFO"]),
+        (logging.WARNING, ["WARNING"]),
+        (logging.ERROR, []),
+    ],
+)
+def test_the_story_at_other_levels(
+    caplog: pytest.LogCaptureFixture, level: int, levels: list[str]
+) -> None:
+    """INFO tells what changes; WARNING, the default, what somebody should look after."""
+    caplog.set_level(level, NAME)
+    story(Playground([LogObserver("test")], keys=("flash_01", "exp_02")))
+    assert [line.split()[0] for line in lines(caplog)] == levels
+
+
+def test_a_silent_logger_is_not_served(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger that lets no WARNING through costs one look."""
+    caplog.set_level(logging.CRITICAL, NAME)
+    assert LogObserver("test").start(INFO) is None
+
+
+def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """It names each key, why it cannot serve, and until when."""
+    playground = Playground([LogObserver("test")], keys=("flash_01",))
+    playground.script = {"flash_01": [minute(60)]}
+    with pytest.raises(Exception, match="429"):
+        asyncio.run(playground.arun())
+    with pytest.raises(Exhausted):
+        playground.run()
+    assert lines(caplog)[-1] == (
+        "WARNING pool test, gemini-2.5-flash: no key can serve: "
+        "flash_01: quota_minute until 2026-01-01 12:31:30Z"
+    )
+
+
+def test_what_rests_for_long_or_as_a_whole_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Money and spent days are for a person to know of."""
+    playground = Playground([LogObserver("test")], keys=("flash_01", "exp_02", "pro_03"))
+    denied = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "SERVICE_DISABLED",
+    }
+    playground.script = {
+        "flash_01": [failure(402)],
+        "exp_02": [failure(403, details=[denied])],
+    }
+    caplog.set_level(logging.WARNING, NAME)
+    with pytest.raises(Exception, match="402"):
+        playground.run()
+    assert lines(caplog) == [
+        "WARNING pool test, gemini-2.5-flash: key flash_01 (all of billing account billing) "
+        "rests until 2026-01-01 13:30:30Z: payment_required (402)"
+    ]
+
+
+def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """At DEBUG, whatever fails."""
+    caplog.set_level(logging.DEBUG, NAME)
+    playground = Playground([LogObserver("test")], keys=("flash_01", "exp_02"))
+    playground.script = {"flash_01": [failure(503), failure(transport="other")]}
+    with pytest.raises(ConnectionResetError):
+        playground.run()
+    text = "\n".join(lines(caplog))
+    assert "before the next try" in text
+    assert "ended by ConnectionResetError" in text
+    assert "FAKE" not in text
+    assert PROMPT not in text

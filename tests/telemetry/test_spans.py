@@ -1,0 +1,339 @@
+"""Whole span trees of real calls through a real pool, as text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from playground import INFO, OK, PROMPT, STREAMED, Chunks, Playground, failure, invalid, minute
+
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import CallInfo
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.telemetry.request import operation_of
+
+
+@pytest.fixture(params=["sync", "async"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Each tree is the same from a thread and from a task."""
+    return str(request.param)
+
+
+def text(tree: str) -> str:
+    return dedent(tree).strip()
+
+
+def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
+    """One logical span with request and usage, one attempt in it, both UNSET."""
+    Playground([traced.observer]).every_way()[way]()
+    assert traced.tree == text("""
+        generate_content gemini-2.5-flash  CLIENT
+            gen_ai.operation.name=generate_content
+            gen_ai.provider.name=gcp.gemini
+            gen_ai.request.model=gemini-2.5-flash
+            gen_ai.response.finish_reasons=stop
+            gen_ai.response.id=resp-1
+            gen_ai.response.model=gemini-2.5-flash-001
+            gen_ai.usage.cache_read.input_tokens=4
+            gen_ai.usage.input_tokens=12
+            gen_ai.usage.output_tokens=30
+            gen_ai.usage.reasoning.output_tokens=8
+            keyrot.attempt.count=1
+            keyrot.key.id=flash_01
+            keyrot.pool.name=test
+            server.address=gemini.test
+            server.port=8443
+          attempt flash_01  INTERNAL
+              keyrot.acquire.wait_time=…
+              keyrot.attempt.number=1
+              keyrot.attempt.outcome=success
+              keyrot.key.excluded_count=0
+              keyrot.key.id=flash_01
+              keyrot.key.project=project-fla
+              keyrot.pool.name=test
+    """)
+
+
+def brief(tree: str) -> str:
+    """Leave out what the tree above has shown."""
+    kept = (
+        line
+        for line in tree.splitlines()
+        if not any(
+            name in line for name in ("    gen_ai.", "    server.", "wait_time=", "pool.name")
+        )
+    )
+    return "\n".join(kept)
+
+
+def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
+    """Failed attempts are ERROR with code and class; what was retried away is not on the call."""
+    playground = Playground([traced.observer], keys=("flash_01", "exp_02", "pro_01"))
+    playground.script = {"flash_01": [minute(20)], "exp_02": [invalid()]}
+    playground.every_way()[way]()
+    assert brief(traced.tree) == text("""
+        generate_content gemini-2.5-flash  CLIENT
+            keyrot.attempt.count=3
+            keyrot.key.id=pro_01
+          attempt flash_01  INTERNAL  ERROR 429 quota_minute
+              error.type=429
+              http.response.status_code=429
+              keyrot.attempt.number=1
+              keyrot.attempt.outcome=retry
+              keyrot.cooldown.duration=20.000
+              keyrot.failure.class=quota_minute
+              keyrot.key.excluded_count=0
+              keyrot.key.id=flash_01
+              keyrot.key.project=project-fla
+              ! keyrot.cooldown keyrot.cooldown.duration=20.000 keyrot.cooldown.scope=project_model keyrot.failure.class=quota_minute keyrot.key.id=flash_01
+          attempt exp_02  INTERNAL  ERROR 400 key_invalid
+              error.type=400
+              http.response.status_code=400
+              keyrot.attempt.number=2
+              keyrot.attempt.outcome=retry
+              keyrot.failure.class=key_invalid
+              keyrot.key.excluded_count=1
+              keyrot.key.id=exp_02
+              keyrot.key.project=project-exp
+              ! keyrot.key.retired keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=exp_02
+          attempt pro_01  INTERNAL
+              keyrot.attempt.number=3
+              keyrot.attempt.outcome=success
+              keyrot.key.excluded_count=2
+              keyrot.key.id=pro_01
+              keyrot.key.project=project-pro
+    """)  # noqa: E501
+
+
+def shape(tree: str) -> str:
+    """Keep names, status, outcome, errors and events."""
+    marks = ("INTERNAL", "CLIENT", "! ", "outcome", "error.type", "attempt.count")
+    return "\n".join(line for line in tree.splitlines() if any(mark in line for mark in marks))
+
+
+def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
+    """A wait is an event on the call, between two attempts with the same key."""
+    playground = Playground([traced.observer], keys=("flash_01",))
+    playground.script = {"flash_01": [minute(20), OK]}
+    playground.every_way()[way]()
+    assert shape(traced.tree) == text("""
+        generate_content gemini-2.5-flash  CLIENT
+            keyrot.attempt.count=2
+            ! keyrot.wait keyrot.wait.reason=key keyrot.wait.seconds=20.000
+          attempt flash_01  INTERNAL  ERROR 429 quota_minute
+              error.type=429
+              keyrot.attempt.outcome=retry
+              ! keyrot.cooldown keyrot.cooldown.duration=20.000 keyrot.cooldown.scope=project_model keyrot.failure.class=quota_minute keyrot.key.id=flash_01
+          attempt flash_01  INTERNAL
+              keyrot.attempt.outcome=success
+    """)  # noqa: E501
+
+
+def test_retries_that_blame_no_key_and_fail(traced: Any, way: str) -> None:
+    """The last attempt and the call end alike, with the exception's class where there is no code."""
+    playground = Playground([traced.observer], policy=RetryPolicy(strategy="fill", max_retries=1))
+    playground.script = {"flash_01": [failure(503), failure(transport="reset")]}
+    with pytest.raises(ConnectionResetError):
+        playground.every_way()[way]()
+    assert shape(traced.tree) == text("""
+        generate_content gemini-2.5-flash  CLIENT  ERROR reset
+            error.type=ConnectionResetError
+            keyrot.attempt.count=2
+            ! keyrot.wait keyrot.wait.reason=retry keyrot.wait.seconds=0.250
+          attempt flash_01  INTERNAL  ERROR 503 overloaded
+              error.type=503
+              keyrot.attempt.outcome=retry
+          attempt flash_01  INTERNAL  ERROR reset
+              error.type=ConnectionResetError
+              keyrot.attempt.outcome=fail
+    """)
+
+
+def test_a_request_that_is_wrong(traced: Any, way: str) -> None:
+    """One attempt, no cooldown; the code is the error's type on both spans."""
+    playground = Playground([traced.observer], script={"flash_01": [failure(400)]})
+    with pytest.raises(Exception, match="400"):
+        playground.every_way()[way]()
+    assert shape(traced.tree) == text("""
+        generate_content gemini-2.5-flash  CLIENT  ERROR 400 bad_request
+            error.type=400
+            keyrot.attempt.count=1
+          attempt flash_01  INTERNAL  ERROR 400 bad_request
+              error.type=400
+              keyrot.attempt.outcome=fail
+    """)
+
+
+def test_nothing_free_to_send_with(traced: Any, way: str) -> None:
+    """A pool at rest is a 429 of the call, without an attempt, that names the reasons."""
+    playground = Playground(
+        [traced.observer], keys=("flash_01",), script={"flash_01": [minute(40)]}
+    )
+    with pytest.raises(Exception, match="429"):
+        playground.run()
+    before = len(traced.tree.splitlines())
+    with pytest.raises(Exhausted):
+        playground.every_way()[way]()
+    assert shape("\n".join(traced.tree.splitlines()[before:])) == text("""
+        generate_content gemini-2.5-flash  CLIENT  ERROR no key can serve
+            error.type=429
+            keyrot.attempt.count=0
+            ! keyrot.pool.exhausted keyrot.pool.blocked_keys=flash_01: quota_minute until 2026-01-01 12:31:10Z
+    """)  # noqa: E501
+
+
+def test_a_pool_that_will_never_serve_again_is_no_429(traced: Any) -> None:
+    """Where every key is retired the error's type is the class that the caller gets."""
+    playground = Playground([traced.observer], keys=("flash_01",), script={"flash_01": [invalid()]})
+    for _ in range(2):
+        with pytest.raises(Exception, match="400|no key"):
+            playground.run()
+    last = traced.named("generate_content")[-1]
+    assert last.attributes["error.type"] == "keyrot_middleware.KeyPoolExhausted"
+
+
+def test_a_stream(traced: Any, way: str) -> None:
+    """A stream's attempt lives to its end, and has the reads as its children."""
+    playground = Playground([traced.observer])
+    playground.script = {"flash_01": [Chunks(2, tracer=traced.tracer)]}
+    assert playground.every_way(stream=True)[way]() == [0, 1]
+    told = traced.named("generate_content")[0].attributes
+    assert told["gen_ai.request.stream"] is True
+    assert 0 < told["gen_ai.response.time_to_first_chunk"] < 10
+    assert told["gen_ai.usage.output_tokens"] == 30
+    assert shape(traced.tree) == text("""
+        generate_content gemini-2.5-flash  CLIENT
+            keyrot.attempt.count=1
+          attempt flash_01  INTERNAL
+              keyrot.attempt.outcome=success
+            HTTP read  INTERNAL
+            HTTP read  INTERNAL
+            HTTP read  INTERNAL
+    """)
+
+
+def test_a_stream_that_breaks(traced: Any, way: str) -> None:
+    """A failure after the first chunk is the attempt's and the call's; usage so far is told."""
+    playground = Playground([traced.observer])
+    playground.script = {"flash_01": [Chunks(1, failed=failure(500))]}
+    with pytest.raises(Exception, match="500"):
+        playground.every_way(stream=True)[way]()
+    assert traced.named("generate_content")[0].attributes["gen_ai.usage.input_tokens"] == 12
+    assert shape(traced.tree) == text("""
+        generate_content gemini-2.5-flash  CLIENT  ERROR 500 server_error
+            error.type=500
+            keyrot.attempt.count=1
+          attempt flash_01  INTERNAL  ERROR 500 server_error
+              error.type=500
+              keyrot.attempt.outcome=fail
+    """)
+
+
+def test_a_key_that_is_replaced_while_the_call_is_under_way(traced: Any, way: str) -> None:
+    """The retirement is the attempt's event, the replacement the call's."""
+    playground = Playground([traced.observer], keys=("flash_01",))
+    store = playground.pool.ring._places["flash_01"].store
+    playground.script = {"flash_01": [lambda: (_replace(store), invalid())[1], OK]}
+    playground.every_way()[way]()
+    assert shape(traced.tree) == text("""
+        generate_content gemini-2.5-flash  CLIENT
+            keyrot.attempt.count=2
+            ! keyrot.key.replaced keyrot.key.id=flash_01
+          attempt flash_01  INTERNAL  ERROR 400 key_invalid
+              error.type=400
+              keyrot.attempt.outcome=retry
+              ! keyrot.key.retired keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=flash_01
+          attempt flash_01  INTERNAL
+              keyrot.attempt.outcome=success
+    """)  # noqa: E501
+
+
+def _replace(store: Any) -> None:
+    store._values["flash_01"] = type(store._values["flash_01"])("FAKE-another-secret")
+
+
+def test_a_state_that_is_down_is_told_once(traced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key lent without a booking is an event of the call, not of each attempt."""
+    playground = Playground([traced.observer], script={"flash_01": [failure(503), OK]})
+    lend = playground.pool.state.acquire
+    monkeypatch.setattr(
+        playground.pool.state,
+        "acquire",
+        lambda *args, **kwargs: replace(lend(*args, **kwargs), books=None),
+    )
+    playground.run()
+    call = traced.named("generate_content")[0]
+    assert [e.name for e in call.events] == ["keyrot.state.degraded", "keyrot.wait"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "model", "name"),
+    [
+        ("generateContent", "m", "generate_content m"),
+        ("streamGenerateContent", "m", "generate_content m"),
+        ("embedContent", "m", "embeddings m"),
+        ("batchEmbedContents", "m", "embeddings m"),
+        ("countTokens", "m", "count_tokens m"),
+        ("predictLongRunning", "m", "predict_long_running m"),
+        ("list", "", "list"),
+    ],
+)
+def test_a_call_is_named_by_operation_and_model(
+    traced: Any, verb: str, model: str, name: str
+) -> None:
+    """Both verbs of a generation share one operation; a request without a model has a bare name."""
+    Playground([traced.observer]).run(CallInfo(model, verb))
+    call = traced.spans[-1]
+    assert call.name == name
+    assert call.attributes["gen_ai.operation.name"] == operation_of(verb)
+    assert ("gen_ai.request.model" in call.attributes) == bool(model)
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "port"),
+    [
+        ("generativelanguage.googleapis.com", "generativelanguage.googleapis.com", None),
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("[::1]:8080", "::1", 8080),
+        ("::1", "::1", None),
+        ("", None, None),
+    ],
+)
+def test_the_server_is_told_as_far_as_it_is_known(
+    traced: Any, host: str, address: str | None, port: int | None
+) -> None:
+    """An address with its port where one is written, nothing where the host is unknown."""
+    Playground([traced.observer]).run(replace(INFO, host=host))
+    told = traced.spans[-1].attributes
+    assert (told.get("server.address"), told.get("server.port")) == (address, port)
+
+
+def test_an_attempt_is_current_while_the_sdk_sends_and_never_else(traced: Any) -> None:
+    """What the SDK does in a send is the attempt's child; the caller's context is untouched."""
+    playground = Playground([traced.observer])
+    with traced.tracer.start_as_current_span("the caller's") as own:
+        playground.run()
+        assert trace.get_current_span() is own
+    assert [span.name for span in playground.seen] == ["attempt flash_01"]
+    assert traced.parent_of(traced.named("generate_content")[0]) == "the caller's"
+
+
+def test_spans_hold_no_key_and_no_prompt(traced: Any) -> None:
+    """Neither values of keys nor texts of errors get into any name, status, attribute or event."""
+    playground = Playground([traced.observer])
+    playground.script = {
+        "flash_01": [minute(9), failure(transport="other"), Chunks(1, failed=failure(500))],
+        "flash_02": [invalid()],
+        "pro_01": [failure(400)],
+    }
+    for info in (INFO, INFO, STREAMED):
+        with pytest.raises(Exception, match=PROMPT):
+            list(playground.stream(info)) if info.stream else playground.run(info)
+        playground.clock.advance(100)
+    everything = "".join(span.to_json() for span in traced.spans)
+    assert everything.count("attempt ") > 3
+    assert "FAKE" not in everything
+    assert PROMPT not in everything

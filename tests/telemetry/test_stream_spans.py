@@ -1,0 +1,194 @@
+"""Streams that are interleaved, dropped, cancelled, closed, or read elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from playground import Chunks, Playground
+
+from keyrot_middleware.telemetry import names
+
+
+def playground(traced: Any, streams: int = 1, chunks: int = 3) -> Playground:
+    made = Playground([traced.observer], keys=("flash_01",))
+    made.script = {"flash_01": [Chunks(chunks, tracer=traced.tracer) for _ in range(streams)]}
+    return made
+
+
+def outcomes(traced: Any) -> set[Any]:
+    return {span.attributes[names.ATTEMPT_OUTCOME] for span in traced.named("attempt")}
+
+
+def statuses(traced: Any) -> set[str]:
+    spans = [*traced.named("attempt"), *traced.named("generate_content")]
+    return {span.status.status_code.name for span in spans}
+
+
+def test_what_the_reader_does_between_chunks_is_its_own(traced: Any) -> None:
+    """Spans of the consumer, of two interleaved streams, are children of the consumer's span."""
+    made = playground(traced, streams=2)
+    with traced.tracer.start_as_current_span("reader") as reader:
+        for _ in zip(made.stream(), made.stream(), strict=True):
+            traced.tracer.start_span("work").end()
+            assert trace.get_current_span() is reader
+    assert {traced.parent_of(span) for span in traced.named("work")} == {"reader"}
+    assert {traced.parent_of(span) for span in traced.named("HTTP")} == {"attempt flash_01"}
+    assert {traced.parent_of(span) for span in traced.named("generate_content")} == {"reader"}
+    assert len(traced.named("generate_content")) == len(traced.named("attempt")) == 2
+
+
+def test_a_stream_that_is_never_read_leaves_nothing(traced: Any) -> None:
+    """A thread's stream that was dropped before its first read has sent nothing."""
+    made = playground(traced)
+    made.stream()
+    gc.collect()
+    assert traced.spans == []
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_a_stream_that_its_reader_leaves(traced: Any, how: str) -> None:
+    """Closed or dropped, the spans end at once, are no error, and tell it as abandoned."""
+    stream = playground(traced).stream()
+    next(stream)
+    if how == "close":
+        stream.close()  # type: ignore[attr-defined]
+    del stream
+    gc.collect()
+    assert outcomes(traced) == {"abandoned"}
+    assert statuses(traced) == {"UNSET"}
+
+
+def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
+    """Reading on elsewhere neither moves the spans nor leaves one current there."""
+    stream = playground(traced, chunks=4).stream()
+    with traced.tracer.start_as_current_span("opener"):
+        next(stream)
+    left: list[Any] = []
+
+    def read() -> None:
+        list(stream)
+        left.append(trace.get_current_span())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join(10)
+    assert left == [trace.INVALID_SPAN]
+    assert outcomes(traced) == {"success"}
+    assert traced.parent_of(traced.named("generate_content")[0]) == "opener"
+
+
+async def test_a_stream_that_is_dropped_before_its_first_chunk_was_read(traced: Any) -> None:
+    """An async stream is open before it is read; dropping it ends its spans."""
+    stream = await playground(traced).astream()
+    del stream
+    gc.collect()
+    assert outcomes(traced) == {"abandoned"}
+    assert statuses(traced) == {"UNSET"}
+
+
+async def test_an_async_stream_that_is_closed(traced: Any) -> None:
+    """`aclose()` in another task than the one that read ends the spans and complains of nothing."""
+    stream = await playground(traced).astream()
+    await anext(stream)
+    await asyncio.create_task(stream.aclose())
+    assert outcomes(traced) == {"abandoned"}
+    assert statuses(traced) == {"UNSET"}
+
+
+async def test_a_cancelled_reader(traced: Any) -> None:
+    """Cancellation is raised again, and is the error of both spans."""
+    made = playground(traced)
+    made.script["flash_01"][0].gate = asyncio.Event()
+
+    async def read() -> None:
+        async with aclosing(await made.astream()) as stream:
+            async for _ in stream:
+                pass
+
+    task = asyncio.create_task(read())
+    while not made.seen:
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert outcomes(traced) == {"abandoned"}
+    for span in (traced.named("attempt")[0], traced.named("generate_content")[0]):
+        assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
+        assert span.status.description == "CancelledError"
+
+
+async def test_a_cancelled_send(traced: Any) -> None:
+    """A call that is cancelled before anything came back ends both spans."""
+    made = playground(traced)
+
+    async def hang(lease: Any) -> Any:
+        made.seen.append(lease)
+        await asyncio.Event().wait()
+
+    made.asend = hang  # type: ignore[method-assign]
+    task = asyncio.create_task(made.arun())
+    while not made.seen:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert outcomes(traced) == {"abandoned"}
+    assert statuses(traced) == {"ERROR"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_that_outlives_its_loop(traced: Any) -> None:
+    """Torn down by the collector in a foreign context, it says nothing of failing to detach."""
+    made = playground(traced)
+    made.script["flash_01"][0].gate = asyncio.Event()
+    loop = asyncio.new_event_loop()
+    stream = loop.run_until_complete(made.astream())
+    loop.run_until_complete(anext(stream))
+    reading = stream.__anext__()
+    # Start the read in a context of its own, as a task would, and never come back to it.
+    task = loop.create_task(reading)
+    for _ in range(3):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    assert not task.done()
+    task._log_destroy_pending = False
+    loop.close()
+    del task, reading, stream
+    gc.collect()
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+async def test_a_hundred_streams_at_once(traced: Any) -> None:
+    """Read to the end, closed, cancelled or dropped in any mixture, each span ends exactly once."""
+    made = playground(traced, streams=100, chunks=5)
+
+    async def read(number: int) -> None:
+        with traced.tracer.start_as_current_span(f"reader {number}") as reader:
+            stream = await made.astream()
+            async for chunk in stream:
+                await asyncio.sleep(0)
+                traced.tracer.start_span(f"work {number}").end()
+                assert trace.get_current_span() is reader
+                if number % 4 == 1 and chunk == 2:
+                    await stream.aclose()
+                if number % 4 == 2 and chunk == 2:
+                    raise asyncio.CancelledError
+
+    ended = await asyncio.gather(*map(read, range(100)), return_exceptions=True)
+    assert sum(isinstance(end, asyncio.CancelledError) for end in ended) == 25
+    del ended
+    gc.collect()
+    await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(traced.named("attempt")) == len(traced.named("generate_content")) == 100
+    assert all(traced.parent_of(s) == f"reader {s.name[5:]}" for s in traced.named("work"))
+    assert {traced.parent_of(span) for span in traced.named("HTTP")} == {"attempt flash_01"}

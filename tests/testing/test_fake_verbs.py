@@ -1,0 +1,153 @@
+"""Verbs over plain HTTP: what the SDK of one version or another does not reach."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing.schema import example
+
+Ask = Callable[..., tuple[int, Any]]
+CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
+
+
+@pytest.fixture
+def ask(gemini: FakeGemini):
+    """Send a request with the paid key `a` and return status and JSON, or bytes."""
+    key = gemini.add_key("a", tier="paid")
+    connection = http.client.HTTPConnection(gemini.host, timeout=10)
+
+    def send(method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+        data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+        connection.request(method, path, data, {"x-goog-api-key": key.value} | headers)
+        response = connection.getresponse()
+        raw = response.read()
+        is_json = response.headers["content-type"].startswith("application/json")
+        return response.status, json.loads(raw) if is_json and raw else raw
+
+    yield send
+    connection.close()
+
+
+def test_one_embedding(ask: Ask) -> None:
+    """embedContent has one vector, not a list of them."""
+    status, body = ask("POST", "/v1beta/models/gemini-embedding-001:embedContent", {"content": {}})
+    assert (status, list(body)) == (200, ["embedding"])
+
+
+def test_an_image_is_predicted(ask: Ask) -> None:
+    """predict answers with one image."""
+    status, body = ask("POST", "/v1beta/models/imagen-4.0-generate-001:predict", {"instances": []})
+    assert (status, body["predictions"][0]["mimeType"]) == (200, "image/png")
+
+
+def test_a_long_running_operation_is_done_when_asked_for(ask: Ask) -> None:
+    """Its name is under the model, and it belongs to the project."""
+    _, begun = ask("POST", "/v1beta/models/veo-3.1:predictLongRunning", {"instances": []})
+    assert begun["name"].startswith("models/veo-3.1/operations/")
+    assert ask("GET", f"/v1beta/{begun['name']}") == (
+        200,
+        {"name": begun["name"], "done": True, "response": {}},
+    )
+
+
+def test_an_interaction_is_kept(gemini: FakeGemini, ask: Ask) -> None:
+    """It says the answer, is charged to its model, and can be read again."""
+    status, made = ask("POST", "/v1beta/interactions", {"model": "gemini-3.6-flash", "input": "x"})
+    assert (status, made["outputs"][0]["text"]) == (200, "ok from a")
+    assert gemini.used("a", "gemini-3.6-flash").requests == 1
+    assert ask("GET", f"/v1beta/interactions/{made['id']}")[1] == made
+    assert ask("GET", "/v1beta/interactions/none")[0] == 404
+
+
+def test_an_interaction_fails_with_a_word_for_a_code(gemini: FakeGemini, ask: Ask) -> None:
+    """On its own path every scripted error has the shape of the Interactions API."""
+    gemini.script("a", Reply.EXHAUSTED)
+    message = "Resource has been exhausted (e.g. check quota)."
+    assert ask("POST", "/v1beta/interactions", {"model": "gemini-x"}) == (
+        429,
+        {"error": {"message": message, "code": "too_many_requests"}},
+    )
+
+
+def test_a_stream_without_events_is_a_list(ask: Ask) -> None:
+    """streamGenerateContent without alt=sse is a JSON array of the chunks."""
+    status, body = ask("POST", "/v1beta/models/gemini-x:streamGenerateContent", CONTENTS)
+    assert (status, len(body)) == (200, 3)
+
+
+def test_a_file_can_be_downloaded_by_its_project(gemini: FakeGemini, ask: Ask) -> None:
+    """Both paths of a download give the bytes; a name that is not there is a 403."""
+    ask("POST", "/upload/v1beta/files", {"file": {"name": "files/mine"}})
+    path = f"/upload/v1beta/files?upload_id={_upload_id(gemini, ask)}"
+    ask("POST", path, b"data", **{"X-Goog-Upload-Command": "upload, finalize"})
+    for where in ("/v1beta/files/mine:download?alt=media", "/download/v1beta/files/mine:download"):
+        assert ask("GET", where) == (200, b"data")
+    assert ask("GET", "/v1beta/files/none:download?alt=media")[0] == 403
+
+
+def _upload_id(gemini: FakeGemini, ask: Ask) -> str:
+    """Begin an upload of files/mine, and return its id."""
+    connection = http.client.HTTPConnection(gemini.host, timeout=10)
+    headers = {"x-goog-api-key": gemini.key("a").value}
+    body = json.dumps({"file": {"name": "files/mine"}})
+    connection.request("POST", "/upload/v1beta/files", body, headers)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.headers["X-Goog-Upload-URL"].partition("upload_id=")[2].partition("&")[0]
+
+
+def test_an_upload_that_never_began_is_not_found(ask: Ask) -> None:
+    """The session's id is the credential."""
+    assert ask("POST", "/upload/v1beta/files?upload_id=none", b"data")[0] == 404
+
+
+def test_a_cache_can_be_changed(ask: Ask) -> None:
+    """A PATCH changes what it names."""
+    _, made = ask("POST", "/v1beta/cachedContents", {"model": "models/gemini-x", **CONTENTS})
+    assert ask("PATCH", f"/v1beta/{made['name']}", {"ttl": "9s"})[1]["ttl"] == "9s"
+
+
+def test_what_cannot_be_created_and_what_is_no_verb(ask: Ask) -> None:
+    """Files are only uploaded, and models know no verb of one's own."""
+    assert ask("POST", "/v1beta/files", {})[0] == 404
+    assert ask("POST", "/v1beta/models/gemini-x:sing", {})[0] == 404
+    assert ask("POST", "/v1beta/models", {})[0] == 404
+    assert ask("POST", "/upload/v1beta/other", {})[0] == 404
+
+
+def test_a_bearer_token_is_no_key(gemini: FakeGemini) -> None:
+    """An auth key in the wrong header is a 401 of its own."""
+    key = gemini.add_key("auth", style="auth")
+    connection = http.client.HTTPConnection(gemini.host, timeout=10)
+    headers = {"Authorization": f"Bearer {key.value}"}
+    connection.request("POST", "/v1beta/models/gemini-x:generateContent", b"{}", headers)
+    error = json.loads(connection.getresponse().read())["error"]
+    connection.close()
+    assert (error["code"], error["status"]) == (401, "UNAUTHENTICATED")
+    assert error["details"][0]["reason"] == "ACCESS_TOKEN_TYPE_UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "STRING"}, "text"),
+        ({"type": "string", "enum": ["red", "blue"]}, "red"),
+        ({"const": 7}, 7),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
+        ({"type": ["number", "null"], "minimum": 5}, 5),
+        ({"type": "ARRAY", "items": {"type": "BOOLEAN"}}, [True]),
+        ({"properties": {"a": {"default": 3}}}, {"a": 3}),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"type": "integer"}}}, 1),
+        ({"$ref": "#/none"}, "text"),
+    ],
+)
+def test_a_value_fits_its_schema(schema: dict[str, Any], value: object) -> None:
+    """Both spellings of types, and what pydantic writes."""
+    assert example(schema) == value

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -82,9 +83,14 @@ _OPAQUE = frozenset(
 
 _LISTS = ("files", "cachedContents", "batches", "operations", "fileSearchStores", "tunedModels")
 _MAX_DEPTH = 100
-"""Levels looked at; protobuf's JSON parser refuses deeper ones. It also ends a cyclic body."""
+"""Levels looked at; protobuf's JSON parser refuses deeper ones."""
+_MAX_WIDTH = 250_000
+"""Containers in one level, more than a request may have bytes for; with the depth it ends the
+walk over a body that contains itself, which the SDK will refuse."""
 _MAX_TOKEN = 64
-_MAX_DIGESTED = 4_096
+"""Characters of a token that are kept as they are; longer ones are digested."""
+_MAX_PIECES = 256
+_MAX_PIECE = 4_096
 
 
 class Route(NamedTuple):
@@ -174,9 +180,11 @@ def conversation(body: Mapping[str, Any]) -> str:
     if not system and not first:
         return ""
     digest = blake2b(digest_size=8)
-    for chunk in (*_pieces(system, 0), "\x1e", *_pieces(first, 0)):
-        # The head and the length tell conversations apart well enough, at any size of media.
-        digest.update(f"{len(chunk)}:{chunk[:_MAX_DIGESTED]}".encode("utf-8", "surrogatepass"))
+    for node in (system, first):
+        digest.update(b"\x1e")
+        for piece in islice(_pieces(node, 0), _MAX_PIECES):
+            # Heads and lengths tell conversations apart well enough, at any size of media.
+            digest.update(f"{len(piece)}:{piece[:_MAX_PIECE]}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -248,7 +256,7 @@ def _walk(root: Mapping[str, Any], found: dict[str, None]) -> None:
     below: list[Any] = []
     _look(root, below, found)
     for _ in range(_MAX_DEPTH):
-        if not below:
+        if not below or len(below) > _MAX_WIDTH:
             return
         level, below = below, []
         for node in level:

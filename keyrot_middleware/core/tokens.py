@@ -39,7 +39,10 @@ _CACHE = 1_024.0
 """Cached content, or the history of an interaction: the least that Google caches."""
 
 _MAX_DEPTH = 100
-"""Levels looked at; protobuf's JSON parser refuses deeper ones. It also ends a cyclic body."""
+"""Levels looked at; protobuf's JSON parser refuses deeper ones."""
+_MAX_WIDTH = 250_000
+"""Containers in one level, more than a request may have bytes for; with the depth it ends the
+walk over a body that contains itself, which the SDK will refuse."""
 
 
 def estimate(body: Mapping[str, Any]) -> int:
@@ -47,7 +50,7 @@ def estimate(body: Mapping[str, Any]) -> int:
     below: list[Any] = []
     total = _of_dict(body, below)
     for _ in range(_MAX_DEPTH):
-        if not below:
+        if not below or len(below) > _MAX_WIDTH:
             break
         level, below = below, []
         for node in level:

@@ -86,7 +86,7 @@ def test_latency_lies_before_every_answer(gemini, connection) -> None:
     gemini.script("a", Reply.OK.delayed(0.02))
     start = time.monotonic()
     assert post(connection, key)[0] == 200
-    assert time.monotonic() - start >= 0.04
+    assert time.monotonic() - start >= 0.035
 
 
 def test_a_request_without_a_key_is_unregistered(gemini, connection) -> None:
@@ -219,7 +219,7 @@ def test_quotas_are_exact_under_many_threads(gemini) -> None:
 def test_the_peak_of_requests_under_way_is_known(gemini) -> None:
     """Three requests that overlap are a peak of three."""
     key = gemini.add_key("a")
-    gemini.delay(0.2)
+    gemini.delay(0.5)
 
     def work() -> None:
         connection = http.client.HTTPConnection(gemini.host, timeout=10)

@@ -35,13 +35,13 @@ def ask(gemini: FakeGemini):
 
 
 def test_one_embedding(ask: Ask) -> None:
-    """embedContent has one vector, not a list of them."""
+    """EmbedContent has one vector, not a list of them."""
     status, body = ask("POST", "/v1beta/models/gemini-embedding-001:embedContent", {"content": {}})
     assert (status, list(body)) == (200, ["embedding"])
 
 
 def test_an_image_is_predicted(ask: Ask) -> None:
-    """predict answers with one image."""
+    """Predict answers with one image."""
     status, body = ask("POST", "/v1beta/models/imagen-4.0-generate-001:predict", {"instances": []})
     assert (status, body["predictions"][0]["mimeType"]) == (200, "image/png")
 
@@ -76,7 +76,7 @@ def test_an_interaction_fails_with_a_word_for_a_code(gemini: FakeGemini, ask: As
 
 
 def test_a_stream_without_events_is_a_list(ask: Ask) -> None:
-    """streamGenerateContent without alt=sse is a JSON array of the chunks."""
+    """StreamGenerateContent without alt=sse is a JSON array of the chunks."""
     status, body = ask("POST", "/v1beta/models/gemini-x:streamGenerateContent", CONTENTS)
     assert (status, len(body)) == (200, 3)
 

@@ -20,7 +20,7 @@ from .errors import ConfigError, KeyrotError, MissingExtraError, SecretError
 
 if TYPE_CHECKING:
     from .genai.exhausted import KeyPoolExhausted
-    from .install import bypass, install, status, uninstall, workload
+    from .compose import bypass, install, status, uninstall, workload
     from .keysfile import KeySpec as APIKeyMetadata
     from .manager import KeyManager, get_key_manager
 
@@ -48,12 +48,12 @@ _HOMES = {
     "APIKeyMetadata": ("keysfile", "KeySpec"),
     "KeyManager": ("manager", "KeyManager"),
     "KeyPoolExhausted": ("genai.exhausted", "KeyPoolExhausted"),
-    "bypass": ("install", "bypass"),
+    "bypass": ("compose", "bypass"),
     "get_key_manager": ("manager", "get_key_manager"),
-    "install": ("install", "install"),
-    "status": ("install", "status"),
-    "uninstall": ("install", "uninstall"),
-    "workload": ("install", "workload"),
+    "install": ("compose", "install"),
+    "status": ("compose", "status"),
+    "uninstall": ("compose", "uninstall"),
+    "workload": ("compose", "workload"),
 }
 
 

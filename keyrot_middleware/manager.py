@@ -28,7 +28,7 @@ from .drive.pool import Clock, Pool, SystemClock
 from .errors import ConfigError
 from .genai.exhausted import exhausted
 from .genai.facts import failed
-from .install import current_pool, open_pool
+from .compose import current_pool, open_pool
 
 __all__ = ["KeyManager", "SelectedKey", "get_key_manager", "health"]
 

@@ -86,9 +86,9 @@ def usage_of(body: Mapping[str, Any]) -> Usage:
     )
 
 
-def usage_of_text(body: str | None) -> tuple[Usage, tuple[str, ...]]:
+def usage_of_text(body: object) -> tuple[Usage, tuple[str, ...]]:
     """Read usage and stored names of a response given as text; of what is no JSON, none."""
-    read = _read(body) if body else _NONE
+    read = _read(body) if isinstance(body, str) else _NONE
     return (usage_of(read), names_from(read)) if read else (NO_USAGE, ())
 
 

@@ -9,6 +9,7 @@ its wrapper function, and one that was brought back from the dead is pass-throug
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from wrapt import (
 )
 
 __all__ = ["MODULE", "Seams"]
+
+_log = logging.getLogger("keyrot_middleware")
 
 MODULE = "google.genai._api_client"
 OWNER = "BaseApiClient"
@@ -72,11 +75,23 @@ class Seams:
 
     def _imported(self, _module: ModuleType | None) -> None:
         with self._lock:
-            if not self._on:
+            if not self._on or not self._all_there():
                 return
             for owner, name, layer in self._layers():
                 if layer is None:
                     wrap_object(owner, name, FunctionWrapper, (self._table[name], self._enabled))
+
+    def _all_there(self) -> bool:
+        """Refuse to patch a part only: a key could then go out where it should not."""
+        owner = _owner()
+        missing = [name for name in self._table if name not in vars(owner)] if owner else []
+        if missing:
+            _log.error(
+                "this google-genai has no %s.%s, so calls are not rotated; supported: 1.75 to 3.x",
+                OWNER,
+                ", ".join(missing),
+            )
+        return not missing
 
     def _enabled(self) -> bool:
         return self._on
@@ -86,7 +101,7 @@ class Seams:
         if owner is None:
             return []
         return [
-            (owner, name, _find(vars(owner)[name], wrapper))
+            (owner, name, _find(vars(owner).get(name), wrapper))
             for name, wrapper in self._table.items()
         ]
 

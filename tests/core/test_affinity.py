@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.affinity import (
@@ -311,6 +311,7 @@ def test_a_conversation_keeps_its_digest() -> None:
     assert conversation({}) == conversation({"contents": []}) == ""
 
 
+@settings(deadline=None)
 @given(BODIES)
 def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
     """Whatever a program or a server puts into a body, it is read."""
@@ -319,6 +320,7 @@ def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
     assert len(conversation(body)) in (0, 16)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
 def test_no_path_makes_it_raise(method: str, path: str) -> None:
     """Whatever a path is, it is read."""

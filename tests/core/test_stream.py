@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE, Usage
@@ -92,9 +92,18 @@ def test_text_is_read_like_the_body_in_it(body: Any, usage: Usage, names: tuple[
 
 
 @pytest.mark.parametrize(
-    "text", ["", None, "<html>", '{"usageMetadata": ', '"name"', '{"name":' + "[" * 200_000]
+    "text",
+    [
+        "",
+        None,
+        b'{"name": "files/a"}',
+        "<html>",
+        '{"usageMetadata": ',
+        '"name"',
+        '{"name":' + "[" * 200_000,
+    ],
 )
-def test_text_that_is_no_json_has_no_usage(text: str | None) -> None:
+def test_text_that_is_no_json_has_no_usage(text: object) -> None:
     """An error page or a torn body is no reason to fail a call."""
     assert usage_of_text(text) == (NO_USAGE, ())
 
@@ -168,6 +177,7 @@ def test_a_stream_tells_its_continuation_tokens() -> None:
     assert ledger.chunks == 8
 
 
+@settings(deadline=None)
 @given(st.dictionaries(KEYS, JSON_LIKE, max_size=5), st.text(max_size=50))
 def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:
     """Whatever a server sends, parsed or as text, it is read and both ways agree."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.tokens import TokenScale, estimate, requests_of
@@ -124,12 +124,14 @@ def test_a_cyclic_body_comes_to_an_end() -> None:
     assert estimate(body) > 0
 
 
+@settings(deadline=None)
 @given(BODIES)
 def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
     """Whatever a program puts into a body, the estimate is a number."""
     assert estimate(body) >= 0
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_more_text_never_costs_less(text: str, more: str) -> None:
     """The estimate grows with the text."""
@@ -154,6 +156,7 @@ def test_an_unknown_model_is_taken_at_the_estimate() -> None:
     assert scale.scaled("m", 123) == 123
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 10**7), st.floats(0.01, 8.0)), min_size=1, max_size=30))
 def test_once_learned_it_never_books_too_little(history: list[tuple[int, float]]) -> None:
     """What was just seen is covered by the next booking of the same estimate."""

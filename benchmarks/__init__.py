@@ -1,0 +1,1 @@
+"""What the pool costs, measured against the plain SDK in the same run."""

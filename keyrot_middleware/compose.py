@@ -14,6 +14,7 @@ from typing import Any
 
 from .config import Config, load
 from .core.roster import Roster
+from .drive.health import health
 from .drive.pool import Clock, Pool, SystemClock
 from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
@@ -78,8 +79,6 @@ def status() -> dict[str, Any]:
         `installed`; and where it is: `pool`, `seams` (method -> still in place), `keys` (health
         per key id, as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out).
     """
-    from .manager import health  # noqa: PLC0415 - the manager imports this file
-
     binding = _binding
     if binding is None:
         return {"installed": False}

@@ -16,21 +16,21 @@ import threading
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
+from .compose import current_pool, open_pool
 from .config import load
 from .core.commands import Failed, Settle
 from .core.failures import Facts, classify
 from .core.model import Block, CallInfo, Kind, Lease, Outcome, Unavailable, Usage
+from .drive.health import health
 from .drive.pool import Clock, Pool, SystemClock
 from .errors import ConfigError
 from .genai.exhausted import exhausted
 from .genai.facts import failed
-from .compose import current_pool, open_pool
 
-__all__ = ["KeyManager", "SelectedKey", "get_key_manager", "health"]
+__all__ = ["KeyManager", "SelectedKey", "get_key_manager"]
 
 LEASE_S = 600.0
 """A selection nobody reported on is taken for abandoned after this."""
@@ -184,51 +184,3 @@ def _own_pool(clock: Clock, settings: dict[str, Any]) -> Pool:
             "keys.json with a GEMINI_KEY_<key_id> for each key"
         )
     return pool
-
-
-def health(pool: Pool) -> dict[str, dict[str, Any]]:
-    """Tell how each key of *pool* is, by its id.
-
-    Returns:
-        Per key `model, project, active, last_used, success_count, error_count, in_cooldown,
-        cooldown_until, disabled_reason, limits, used`; times are ISO 8601 in UTC or None. `limits`
-        are the key's own; `used` says per model bucket what its project has used in the minute
-        and the day, with the limits learned from Google.
-    """
-    now = pool.clock.time()
-    known = pool.state.snapshot(pool.roster.keys.values())
-    return {key_id: _describe(pool, key_id, state, now) for key_id, state in known.items()}
-
-
-def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]:
-    key = pool.roster.keys[key_id]
-    until = state.cooldown_until
-    whole = state.cooldown_scope in ("key", "project", "billing")
-    retired = until is not None and not isfinite(until) and whole
-    return {
-        "model": key.model,
-        "project": key.project,
-        "active": not retired,
-        "last_used": _iso(state.last_used),
-        "success_count": state.success_count,
-        "error_count": state.error_count,
-        "in_cooldown": until is not None and until > now,
-        "cooldown_until": _iso(until),
-        "disabled_reason": state.cooldown_reason if retired else None,
-        "limits": key.limits._asdict(),
-        "used": {
-            used.bucket: {
-                "requests_minute": used.requests_minute,
-                "tokens_minute": used.tokens_minute,
-                "requests_day": used.requests_day,
-                "learned": {k: v for k, v in used.limits._asdict().items() if v is not None},
-            }
-            for used in state.used
-        },
-    }
-
-
-def _iso(moment: float | None) -> str | None:
-    if moment is None or not isfinite(moment):
-        return None
-    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

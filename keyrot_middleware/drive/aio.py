@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..core.commands import (
     Acquire,
+    Closed,
     Command,
     Done,
     Failed,
@@ -22,6 +23,7 @@ from ..core.commands import (
     Sleep,
     Steps,
     StreamEnd,
+    throw,
 )
 from ..core.model import Lease, Unavailable
 from ..telemetry.base import Watch
@@ -169,11 +171,13 @@ async def _drive(
             try:
                 reply = await perform(command)
             except BaseException as error:
-                command = flow.throw(error)
+                command = throw(flow, error)
             else:
                 command = flow.send(reply)
     except StopIteration as stop:
         return stop.value
+    except Closed:
+        raise GeneratorExit from None
     return command
 
 
@@ -188,7 +192,7 @@ class AsyncRelay:
         self._flow = flow
         self._perform = perform
         self._started = False
-        self._chunks = self._relay(relay.stream)
+        self._chunks = _relay(flow, perform, relay.stream)
 
     def __aiter__(self) -> AsyncRelay:
         """Give itself."""
@@ -219,34 +223,38 @@ class AsyncRelay:
         """Settle what never started, without a loop to wait in."""
         perform, closed = self._perform, GeneratorExit()
         try:
-            command = self._flow.throw(closed)
+            command = throw(self._flow, closed)
             while True:
                 command = self._flow.send(perform.settle_now(command))
-        except (GeneratorExit, StopIteration):
+        except (Closed, StopIteration):
             perform.finish(closed)
 
-    async def _relay(self, stream: AsyncStream) -> AsyncGenerator[Any, None]:
-        flow, perform = self._flow, self._perform
+
+async def _relay(
+    flow: Steps, perform: AsyncPerformer, stream: AsyncStream
+) -> AsyncGenerator[Any, None]:
+    """Yield the chunks. No method: a cycle with its object would be collected in any order."""
+    try:
         try:
-            try:
-                chunks = aiter(stream)
-                failed: Exception | None = None
-                while True:
-                    chunk, failed = await _next(chunks, perform.watch)
-                    if chunk is None:
-                        break
-                    yield chunk
-                end = stream.end(failed)
-                await stream.aclose()
-            except BaseException as error:  # cancelled, closed, or thrown into
-                await _quietly(stream.aclose())
-                await _drive(flow, flow.throw(error), perform)
-                raise
-            await _drive(flow, flow.send(end), perform)
-        except BaseException as error:
-            perform.finish(error)
+            chunks = aiter(stream)
+            failed: Exception | None = None
+            while True:
+                chunk, failed = await _next(chunks, perform.watch)
+                if chunk is None:
+                    break
+                yield chunk
+            end = stream.end(failed)
+            await stream.aclose()
+        except BaseException as error:  # cancelled, closed, or thrown into
+            await _quietly(stream.aclose())
+            with suppress(GeneratorExit):
+                await _drive(flow, throw(flow, error), perform)
             raise
-        perform.finish(None)
+        await _drive(flow, flow.send(end), perform)
+    except BaseException as error:
+        perform.finish(error)
+        raise
+    perform.finish(None)
 
 
 async def _next(chunks: AsyncIterator[Any], watch: Watch | None) -> tuple[Any, Exception | None]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ..core.commands import (
     Acquire,
+    Closed,
     Command,
     Done,
     Failed,
@@ -20,6 +21,7 @@ from ..core.commands import (
     Sleep,
     Steps,
     StreamEnd,
+    throw,
 )
 from ..core.model import Lease, Unavailable
 from ..telemetry.base import Watch
@@ -135,7 +137,7 @@ def run(flow: Steps, perform: Performer) -> Any:
             try:
                 reply = perform(command)
             except BaseException as error:
-                command = flow.throw(error)
+                command = throw(flow, error)
             else:
                 command = flow.send(reply)
     except StopIteration as stop:
@@ -157,11 +159,15 @@ def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
                 else:
                     reply = perform(command)
             except BaseException as error:
-                command = flow.throw(error)
+                command = throw(flow, error)
             else:
                 command = flow.send(reply)
     except StopIteration:
         perform.finish(None)
+    except Closed:
+        closed = GeneratorExit()
+        perform.finish(closed)
+        raise closed from None
     except BaseException as error:
         perform.finish(error)
         raise

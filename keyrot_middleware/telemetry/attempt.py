@@ -26,7 +26,7 @@ class Attempt:
     its span is closed then, with the time of its Settle as its end.
     """
 
-    __slots__ = ("_context", "_done", "_settled_ns", "_span", "cause", "kind")
+    __slots__ = ("_context", "_done", "_lent", "_settled_ns", "_span", "cause", "kind")
 
     def __init__(
         self, tracer: Tracer, parent: Context, send: Send, pool: str, wait_s: float
@@ -47,6 +47,8 @@ class Attempt:
         self._context = set_span_in_context(self._span, parent)
         self._done: dict[str, AttributeValue] = {}
         self._settled_ns: int | None = None
+        self._lent = lease.at - time.monotonic()
+        """From the machine's clock to the state's, which may be another host's or a test's."""
         self.kind = Kind.ABANDONED
         self.cause: Cause | None = None
 
@@ -54,7 +56,7 @@ class Attempt:
         """Make it the current span; give the token that `leave` takes."""
         return context.attach(self._context)
 
-    def settle(self, command: Settle, until: float | None, now: float | None) -> None:
+    def settle(self, command: Settle, until: float | None) -> None:
         """Take note of what came of it, and until when a key rests (epoch seconds)."""
         self._settled_ns = time.time_ns()
         self.kind, verdict, _ = command.outcome
@@ -65,9 +67,9 @@ class Attempt:
         if verdict.code is not None:
             self._done[names.HTTP_STATUS] = verdict.code
         if until is not None:
-            self._rest(command.lease.key_id, verdict, until, now)
+            self._rest(command.lease.key_id, verdict, until)
 
-    def _rest(self, key_id: str, verdict: Verdict, until: float, now: float | None) -> None:
+    def _rest(self, key_id: str, verdict: Verdict, until: float) -> None:
         told: dict[str, AttributeValue] = {
             names.KEY_ID: key_id,
             names.FAILURE_CLASS: verdict.failure,
@@ -76,9 +78,8 @@ class Attempt:
         if not isfinite(until):
             self._span.add_event(names.EVENT_RETIRED, told)
             return
-        if now is not None:
-            told[names.COOLDOWN_DURATION] = seconds = round(max(until - now, 0.0), 3)
-            self._done[names.COOLDOWN_DURATION] = seconds
+        seconds = round(max(until - self._lent - time.monotonic(), 0.0), 3)
+        told[names.COOLDOWN_DURATION] = self._done[names.COOLDOWN_DURATION] = seconds
         self._span.add_event(names.EVENT_COOLDOWN, told)
 
     def close(self, outcome: str, error: BaseException | None = None) -> None:

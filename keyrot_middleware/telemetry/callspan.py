@@ -56,7 +56,7 @@ class CallSpan(Protocol):
 class OwnSpan:
     """A CLIENT span of ours: nobody above has one."""
 
-    __slots__ = ("_attempts", "_began", "_key_id", "_span", "inside")
+    __slots__ = ("_attempts", "_began", "_done", "_span", "inside")
 
     def __init__(self, tracer: Tracer, here: Context, info: CallInfo, pool: str) -> None:
         operation = operation_of(info.verb)
@@ -69,12 +69,13 @@ class OwnSpan:
         )
         self.inside = set_span_in_context(self._span, here)
         self._attempts = 0
-        self._key_id: str | None = None
+        self._done: Attributes = {}
+        """Set when it ends, all at once: each time costs a lock."""
 
     def attempt(self, key_id: str) -> None:
         """Count it."""
         self._attempts += 1
-        self._key_id = key_id
+        self._done[names.KEY_ID] = key_id
 
     def event(self, name: str, attributes: Attributes) -> None:
         """Add an event."""
@@ -82,17 +83,16 @@ class OwnSpan:
 
     def first_chunk(self) -> None:
         """Tell the seconds since the call began."""
-        self._span.set_attribute(names.GEN_AI_FIRST_CHUNK, time.perf_counter() - self._began)
+        self._done[names.GEN_AI_FIRST_CHUNK] = time.perf_counter() - self._began
 
     def usage(self, usage: Usage) -> None:
         """Set the usage and the response's own names."""
-        self._span.set_attributes(usage_attributes(usage))
+        self._done.update(usage_attributes(usage))
 
     def finish(self, cause: Cause | None) -> None:
         """End it: UNSET, or ERROR with its type."""
-        self._span.set_attribute(names.ATTEMPT_COUNT, self._attempts)
-        if self._key_id is not None:
-            self._span.set_attribute(names.KEY_ID, self._key_id)
+        self._done[names.ATTEMPT_COUNT] = self._attempts
+        self._span.set_attributes(self._done)
         if cause is not None:
             blame(self._span, cause)
         self._span.end()

@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Tracer
 
-from ..core.commands import Acquire, Command, Now, Opened, Refresh, Send, Settle, Sleep
+from ..core.commands import Acquire, Command, Opened, Refresh, Send, Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Kind
 from . import names
@@ -25,7 +25,7 @@ class CallTrace:
 
     __slots__ = (
         "_attempt", "_call", "_degraded", "_here", "_info", "_last",
-        "_now", "_pool", "_tracer", "_wanted",
+        "_pool", "_tracer", "_wanted",
     )  # fmt: skip
 
     def __init__(self, tracer: Tracer, here: Context, info: CallInfo, pool: str) -> None:
@@ -40,8 +40,6 @@ class CallTrace:
         """The exception of the last failed attempt, and what we said of it."""
         self._wanted: float | None = None
         """Since when a key is wanted."""
-        self._now: float | None = None
-        """The time by the state's clock, when it was last told."""
         self._degraded = False
 
     def before(self, command: Command) -> None:
@@ -60,9 +58,7 @@ class CallTrace:
     def after(self, command: Command, reply: Any) -> None:
         """Take note of what came of *command*."""
         kind = type(command)
-        if kind is Now:
-            self._now = reply[0]
-        elif isinstance(command, Settle):
+        if isinstance(command, Settle):
             self._settle(command, reply if isinstance(reply, int | float) else None)
         elif kind is Send:
             if isinstance(reply, Opened) and self._call is not None:
@@ -114,7 +110,7 @@ class CallTrace:
         attempt, call = self._attempt, self._call
         if attempt is None or call is None:
             return
-        attempt.settle(command, until, self._now)
+        attempt.settle(command, until)
         self._last = command.error, attempt.cause
         call.usage(command.outcome.usage)
         if attempt.kind is Kind.SUCCESS:

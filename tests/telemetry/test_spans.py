@@ -83,12 +83,12 @@ def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
               http.response.status_code=429
               keyrot.attempt.number=1
               keyrot.attempt.outcome=retry
-              keyrot.cooldown.duration=20.000
+              keyrot.cooldown.duration=20
               keyrot.failure.class=quota_minute
               keyrot.key.excluded_count=0
               keyrot.key.id=flash_01
               keyrot.key.project=project-fla
-              ! keyrot.cooldown keyrot.cooldown.duration=20.000 keyrot.cooldown.scope=project_model keyrot.failure.class=quota_minute keyrot.key.id=flash_01
+              ! keyrot.cooldown keyrot.cooldown.duration=20 keyrot.cooldown.scope=project_model keyrot.failure.class=quota_minute keyrot.key.id=flash_01
           attempt exp_02  INTERNAL  ERROR 400 key_invalid
               error.type=400
               http.response.status_code=400
@@ -126,7 +126,7 @@ def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
           attempt flash_01  INTERNAL  ERROR 429 quota_minute
               error.type=429
               keyrot.attempt.outcome=retry
-              ! keyrot.cooldown keyrot.cooldown.duration=20.000 keyrot.cooldown.scope=project_model keyrot.failure.class=quota_minute keyrot.key.id=flash_01
+              ! keyrot.cooldown keyrot.cooldown.duration=20 keyrot.cooldown.scope=project_model keyrot.failure.class=quota_minute keyrot.key.id=flash_01
           attempt flash_01  INTERNAL
               keyrot.attempt.outcome=success
     """)  # noqa: E501

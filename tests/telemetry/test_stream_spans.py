@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
+import types
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from playground import Chunks, Playground
+from playground import STREAMED, Chunks, Playground
 
+from keyrot_middleware.core.commands import Send
+from keyrot_middleware.core.model import Lease
 from keyrot_middleware.telemetry import names
 
 
@@ -148,26 +152,16 @@ async def test_a_cancelled_send(traced: Any) -> None:
     assert statuses(traced) == {"ERROR"}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_stream_that_outlives_its_loop(traced: Any) -> None:
-    """Torn down by the collector in a foreign context, it says nothing of failing to detach."""
-    made = playground(traced)
-    made.script["flash_01"][0].gate = asyncio.Event()
-    loop = asyncio.new_event_loop()
-    stream = loop.run_until_complete(made.astream())
-    loop.run_until_complete(anext(stream))
-    reading = stream.__anext__()
-    # Start the read in a context of its own, as a task would, and never come back to it.
-    task = loop.create_task(reading)
-    for _ in range(3):
-        loop.call_soon(loop.stop)
-        loop.run_forever()
-    assert not task.done()
-    task._log_destroy_pending = False
-    loop.close()
-    del task, reading, stream
-    gc.collect()
+def test_leaving_in_a_foreign_context_is_silent(traced: Any) -> None:
+    """A coroutine that outlived its loop is torn down elsewhere: nothing fails to detach."""
+    watching = traced.observer.start(STREAMED)
+    lease = Lease("flash_01", "p", "b", "m", STREAMED.verb, 0, 1, 0.0, books=())
+    watching.before(Send(lease, 1, 0))
+    token = contextvars.copy_context().run(watching.attach)
+    watching.detach(token)
     assert trace.get_current_span() is trace.INVALID_SPAN
+    watching.finish(GeneratorExit())
+    assert outcomes(traced) == {"abandoned"}
 
 
 async def test_a_hundred_streams_at_once(traced: Any) -> None:
@@ -194,3 +188,19 @@ async def test_a_hundred_streams_at_once(traced: Any) -> None:
     assert len(traced.named("attempt")) == len(traced.named("generate_content")) == 100
     assert all(traced.parent_of(s) == f"reader {s.name[5:]}" for s in traced.named("work"))
     assert {traced.parent_of(span) for span in traced.named("HTTP")} == {"attempt flash_01"}
+
+
+def test_a_coroutine_that_is_closed_while_it_sends(traced: Any) -> None:
+    """Torn down without an error of its own, a call ends both spans and is none."""
+    made = playground(traced)
+
+    @types.coroutine
+    def hang(lease: Any) -> Any:
+        yield
+
+    made.asend = hang  # type: ignore[method-assign,assignment]
+    call = made.arun()
+    call.send(None)
+    call.close()
+    assert outcomes(traced) == {"abandoned"}
+    assert statuses(traced) == {"UNSET"}

@@ -50,7 +50,13 @@ def try_case(case: Case, python: Path, *flags: str) -> bool:
     """Run one case and print its line; return whether all was well."""
     start = time.perf_counter()
     with serve(case.pool) as upstream:
-        done = ask(case, python, upstream, *flags)
+        try:
+            done = ask(case, python, upstream, *flags)
+        except subprocess.TimeoutExpired:
+            print(
+                f"FAIL {case.framework} {case.pool.name} {case.way}: no end in {TIME_LIMIT_S:g} s"
+            )
+            return False
         sent = upstream.sent(case.pool)
     told, everything = lines_of(done.stdout), done.stdout + done.stderr
     wrong = problems(case, told, sent)

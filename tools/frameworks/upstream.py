@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from cases import Fault, Pool
 
-from keyrot_middleware.config import POOL_KEY
+from keyrot_middleware import POOL_KEY
 from keyrot_middleware.testing import FakeGemini, Reply, Scripted
 
 __all__ = ["Upstream", "serve"]

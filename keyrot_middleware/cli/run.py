@@ -1,0 +1,137 @@
+"""`keyrot run`: install(), then a program that knows nothing of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..errors import KeyrotError
+from .program import Program, ProgramError, execute, of_module, of_path, only_its_frames
+
+__all__ = ["USAGE", "place_pool", "run", "run_program"]
+
+USAGE = """\
+usage: keyrot run [-v] PROGRAM [ARGUMENTS…]
+       keyrot run [-v] -m MODULE [ARGUMENTS…]
+
+Run a Python program as python itself would, with every google-genai call sent through the pool.
+All arguments after the program's name are the program's own. Processes that it starts are other
+programs: start them with keyrot run too, or call keyrot_middleware.install() in them.
+
+  -v    say on stderr when a key rests or retires; -vv: each decision
+  -m    run a module by its name, as python -m does
+
+The settings come from the environment and from .env; `keyrot check` shows them.
+"""
+
+_LEVELS = {"-v": logging.INFO, "-vv": logging.DEBUG}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    target: str
+    is_module: bool
+    arguments: list[str]
+    level: int | None
+
+
+class _UsageError(Exception):
+    """Say what is wrong with the command line."""
+
+
+def run(given: Sequence[str]) -> int:
+    """Run the program that the arguments of `keyrot run` name.
+
+    Returns:
+        0 when it comes to its end; 2, or python's own code, when it could not be started. What
+        the program raises, SystemExit included, comes out for the interpreter to deal with.
+    """
+    if list(given[:1]) in (["-h"], ["--help"]):
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        asked = _parse(given)
+    except _UsageError as error:
+        sys.stderr.write(f"keyrot run: {error}\n{USAGE.splitlines()[0]}\n")
+        return 2
+    if not place_pool(asked.level):
+        return 2
+    return run_program(asked.target, asked.arguments, is_module=asked.is_module)
+
+
+def _parse(given: Sequence[str]) -> _Asked:
+    rest, level, is_module = list(given), None, False
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word in _LEVELS:
+            level = _LEVELS[word]
+        elif word.startswith("-m"):
+            is_module = True
+            rest[0:0] = [word[2:]] if word != "-m" else []
+            break
+        elif word == "--":
+            break
+        else:
+            raise _UsageError(f"unknown option {word}; allowed: -v, -vv, -m")
+    if not rest or not rest[0]:
+        raise _UsageError("no program was named")
+    return _Asked(rest[0], is_module, rest[1:], level)
+
+
+def place_pool(level: int | None = None) -> bool:
+    """Call install(); tell on stderr what it warns of, and what is wrong.
+
+    Args:
+        level: Go on telling on stderr what the pool does from this level up.
+
+    Returns:
+        Whether the program may start: False where a setting is wrong.
+    """
+    from ..compose import install  # noqa: PLC0415 - not for a mere --help
+
+    with _told_on_stderr(level):
+        try:
+            install()
+        except KeyrotError as error:
+            sys.stderr.write(f"keyrot: {error}\n")
+            return False
+    return True
+
+
+@contextmanager
+def _told_on_stderr(level: int | None) -> Iterator[None]:
+    """Show what the library logs: warnings while inside, and from *level* up for good.
+
+    A program that knows nothing of the library has set up no logging for it.
+    """
+    log = logging.getLogger("keyrot_middleware")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("keyrot: %(message)s"))
+    handler.setLevel(logging.WARNING if level is None else level)
+    log.addHandler(handler)
+    if level is not None:
+        log.setLevel(level)
+    try:
+        yield
+    finally:
+        if level is None:
+            log.removeHandler(handler)
+
+
+def run_program(target: str, arguments: list[str], *, is_module: bool = False) -> int:
+    """Run a program to its end in this process, as `__main__`.
+
+    Returns:
+        0; or python's own exit code where there is no such program, told on stderr.
+    """
+    with only_its_frames():
+        try:
+            program: Program = of_module(target) if is_module else of_path(target)
+        except ProgramError as error:
+            sys.stderr.write(f"keyrot run: {error}\n")
+            return error.exit_code
+        execute(program, arguments)
+    return 0

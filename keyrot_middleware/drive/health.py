@@ -1,0 +1,59 @@
+"""How the keys of a pool are, in words and ISO times: for `status()` and `get_health_status()`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from .pool import Pool
+
+__all__ = ["health"]
+
+
+def health(pool: Pool) -> dict[str, dict[str, Any]]:
+    """Tell how each key of *pool* is, by its id.
+
+    Returns:
+        Per key `model, project, active, last_used, success_count, error_count, in_cooldown,
+        cooldown_until, disabled_reason, limits, used`; times are ISO 8601 in UTC or None. `limits`
+        are the key's own; `used` says per model bucket what its project has used in the minute
+        and the day, with the limits learned from Google.
+    """
+    now = pool.clock.time()
+    known = pool.state.snapshot(pool.roster.keys.values())
+    return {key_id: _describe(pool, key_id, state, now) for key_id, state in known.items()}
+
+
+def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]:
+    key = pool.roster.keys[key_id]
+    until = state.cooldown_until
+    whole = state.cooldown_scope in ("key", "project", "billing")
+    retired = until is not None and not isfinite(until) and whole
+    return {
+        "model": key.model,
+        "project": key.project,
+        "active": not retired,
+        "last_used": _iso(state.last_used),
+        "success_count": state.success_count,
+        "error_count": state.error_count,
+        "in_cooldown": until is not None and until > now,
+        "cooldown_until": _iso(until),
+        "disabled_reason": state.cooldown_reason if retired else None,
+        "limits": key.limits._asdict(),
+        "used": {
+            used.bucket: {
+                "requests_minute": used.requests_minute,
+                "tokens_minute": used.tokens_minute,
+                "requests_day": used.requests_day,
+                "learned": {k: v for k, v in used.limits._asdict().items() if v is not None},
+            }
+            for used in state.used
+        },
+    }
+
+
+def _iso(moment: float | None) -> str | None:
+    if moment is None or not isfinite(moment):
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

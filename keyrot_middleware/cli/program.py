@@ -49,13 +49,13 @@ def of_path(path: str) -> Program:
         ProgramError: If there is no such file, or no program in it.
         SyntaxError: If the script is none.
     """
-    importer = PathFinder.find_spec("__main__", [path])
-    if importer is not None:
-        _lead_path(path)
-        return _of_spec(importer, argv0=path)
     file = os.path.abspath(path)  # noqa: PTH100 - python resolves no links in __file__
+    inside = PathFinder.find_spec("__main__", [file])
+    if inside is not None:
+        _lead_path(file)
+        return _of_spec(inside, argv0=path)
     if Path(file).is_dir():
-        raise ProgramError(f"can't find '__main__' module in {path!r}", 1)
+        raise ProgramError(f"can't find '__main__' module in {file!r}", 1)
     try:
         source = Path(file).read_bytes()
     except OSError as error:

@@ -26,7 +26,7 @@ from ..core.commands import (
     throw,
 )
 from ..core.model import Lease, Unavailable
-from ..telemetry.base import Watch
+from ..telemetry.base import Watch, untold
 from .guard import fault
 from .pool import Pool, unbooked
 
@@ -58,11 +58,12 @@ class AsyncPerformer:
         self._pool = pool
         self._send_request = send
         self.watch = watch
+        self._untold = untold(watch)
 
     async def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply."""
         watch = self.watch
-        if watch is None or type(command) is Now:
+        if watch is None or type(command) in self._untold:
             return await _DO[type(command)](self, command)
         watch.before(command)
         try:
@@ -96,12 +97,14 @@ class AsyncPerformer:
             return unbooked(command, self._pool.clock.time())
 
     async def _send(self, command: Send) -> Done | Opened | Failed:
-        token = self.watch.attach() if self.watch is not None else None
+        watch = self.watch
+        if watch is None or not watch.thorough:
+            return await self._send_request(command.lease)
+        token = watch.attach()
         try:
             return await self._send_request(command.lease)
         finally:
-            if self.watch is not None:
-                self.watch.detach(token)
+            watch.detach(token)
 
     async def _settle(self, command: Settle) -> float | None:
         state, lease = self._pool.state, command.lease

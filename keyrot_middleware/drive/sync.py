@@ -24,7 +24,7 @@ from ..core.commands import (
     throw,
 )
 from ..core.model import Lease, Unavailable
-from ..telemetry.base import Watch
+from ..telemetry.base import Watch, untold
 from .guard import fault
 from .pool import Pool, unbooked
 
@@ -56,11 +56,12 @@ class Performer:
         self._pool = pool
         self._send_request = send
         self.watch = watch
+        self._untold = untold(watch)
 
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply."""
         watch = self.watch
-        if watch is None or type(command) is Now:
+        if watch is None or type(command) in self._untold:
             return _DO[type(command)](self, command)
         watch.before(command)
         try:
@@ -87,12 +88,14 @@ class Performer:
             return unbooked(command, self._pool.clock.time())
 
     def _send(self, command: Send) -> Done | Opened | Failed:
-        token = self.watch.attach() if self.watch is not None else None
+        watch = self.watch
+        if watch is None or not watch.thorough:
+            return self._send_request(command.lease)
+        token = watch.attach()
         try:
             return self._send_request(command.lease)
         finally:
-            if self.watch is not None:
-                self.watch.detach(token)
+            watch.detach(token)
 
     def _settle(self, command: Settle) -> float | None:
         self._pool.witness(command)

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ..core.commands import Command
+from ..core.commands import Acquire, Command, Now, Owner, Relay, Send
 from ..core.model import CallInfo
 
-__all__ = ["Fault", "Observer", "Watch", "Watches", "watch"]
+__all__ = ["Fault", "Observer", "Watch", "Watches", "untold", "watch"]
 
 Fault = Callable[[str], None]
 """Called inside an `except` block with the name of the room that failed."""
 
 
 class Watch(Protocol):
-    """Follow one call. All its state lives here, for concurrent calls never mix."""
+    """Follow one call. All its state lives here, for concurrent calls never mix.
+
+    A watch with `thorough` False is told of what changes the pool only (a Settle, a Sleep, a
+    Refresh, the end of the call), and is never attached: so it costs a good call next to nothing.
+    """
+
+    @property
+    def thorough(self) -> bool:
+        """Tell whether it wants every command."""
 
     def before(self, command: Command) -> None:
         """Learn that *command* is about to be performed."""
@@ -43,11 +51,12 @@ class Observer(Protocol):
 class Watches:
     """Several watches as one, none of which can change or break the call."""
 
-    __slots__ = ("_fault", "_watches")
+    __slots__ = ("_fault", "_watches", "thorough")
 
     def __init__(self, watches: Sequence[Watch], fault: Fault) -> None:
         self._watches = watches
         self._fault = fault
+        self.thorough = any(watch.thorough for watch in watches)
 
     def before(self, command: Command) -> None:
         """Tell every watch."""
@@ -80,6 +89,17 @@ class Watches:
         except Exception:
             self._fault("telemetry")
             return None
+
+
+_ROUTINE = frozenset({Now, Acquire, Send, Relay, Owner})
+"""What a call that goes well asks for; the other commands change something or wait."""
+
+_UNTOLD = frozenset({Now})
+
+
+def untold(watch: Watch | None) -> frozenset[type]:
+    """Tell which commands a watch is not told of."""
+    return _UNTOLD if watch is not None and watch.thorough else _ROUTINE
 
 
 def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch | None:

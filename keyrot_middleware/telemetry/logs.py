@@ -46,6 +46,8 @@ class _Changes:
 
     __slots__ = ("_info", "_pool")
 
+    thorough = False
+
     def __init__(self, pool: str, info: CallInfo) -> None:
         self._pool = pool
         self._info = info
@@ -99,6 +101,8 @@ class _Decisions(_Changes):
     """Follow one call and log every step."""
 
     __slots__ = ()
+
+    thorough = True
 
     def before(self, command: Command) -> None:
         """Log what is about to be sent."""

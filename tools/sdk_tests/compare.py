@@ -21,6 +21,8 @@ VERSIONS = ("1.75.0", "2.34.0", "3.6.1")
 LEAST_PASSED = 700
 """Fewer passed tests than this mean that the environment is broken, and equality proves nothing."""
 SEAMS = {"request", "request_streamed", "async_request", "async_request_streamed"}
+AT_ONCE = 4
+"""Runs at the same time; more than half of a run is waiting (tests that close servers and sleep)."""
 
 
 def main() -> int:
@@ -51,8 +53,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _all_runs(versions: list[str], *, pool: bool) -> list[tuple[str, Run, Run]]:
-    """Run everything, two processes at a time."""
-    with ThreadPoolExecutor(max_workers=2) as workers:
+    """Run everything, AT_ONCE processes at a time."""
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as workers:
         pairs = [
             (
                 version,

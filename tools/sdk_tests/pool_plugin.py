@@ -1,10 +1,10 @@
 """Record the outcome of every SDK test, with a key pool installed or without one.
 
-A pytest plugin, loaded by ``-p pool_plugin`` in both runs, so that the runs differ in one thing only:
-with ``SDK_TESTS_POOL`` set, ``keyrot_middleware.install()`` is called before the first test.
+A pytest plugin, loaded by ``-p pool_plugin`` in both runs, so that they differ in one thing only: with
+``SDK_TESTS_POOL`` set, ``keyrot_middleware.install()`` is called before the first test.
 
-Left out, in both runs alike, are the tests that ask for the ``client`` fixture of the SDK's conftest: it
-replays recorded answers, and the recordings are not in the wheel. Nothing but loopback can be reached.
+Left out, in both runs alike, are the tests that ask for the ``client`` fixture of the SDK's conftest:
+it replays recorded answers, and the recordings are not in the wheel. Only loopback can be reached.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FACTS: dict[str, Any] = {"left_out": 0, "wrapped": []}
 
 def pytest_configure() -> None:
     """Close the way to every host but this one."""
-    socket.socket.connect = _connect_here  # type: ignore[method-assign]
+    socket.socket.connect = _connect_here  # type: ignore[assignment,method-assign]
     socket.getaddrinfo = _resolve_here
 
 
@@ -70,7 +70,7 @@ def pytest_sessionfinish() -> None:
 
 
 def _record(nodeid: str, outcome: str, report: pytest.CollectReport | pytest.TestReport) -> None:
-    """Add one outcome; a failure also has its exception's class, so that two causes are two outcomes."""
+    """Add one outcome; a failure has its exception's class too: two causes are two outcomes."""
     nodeid = nodeid.removeprefix("google/genai/tests/")
     if report.failed:
         crash = getattr(report.longrepr, "reprcrash", None)
@@ -91,7 +91,7 @@ def _needs_recording(item: pytest.Item) -> bool:
 
 
 def _wrapped_methods() -> list[str]:
-    """Return which of the SDK's request methods are wrapped; none would mean a run that proves nothing."""
+    """Return which of the SDK's request methods are wrapped; with none the run proves nothing."""
     from google.genai._api_client import BaseApiClient  # noqa: PLC0415
 
     names = ("request", "request_streamed", "async_request", "async_request_streamed")

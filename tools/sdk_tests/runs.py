@@ -36,7 +36,7 @@ def run_tests(version: str, *, pool: bool, label: str) -> Run:
     """Run all of one SDK version's tests in a process of their own.
 
     Raises:
-        RuntimeError: pytest itself broke down, so that there are no outcomes; says where its log is.
+        RuntimeError: pytest itself broke down and left no outcomes; names its log.
         subprocess.TimeoutExpired: the run took longer than TIME_LIMIT_S.
     """
     python = ready_python(version)
@@ -71,7 +71,7 @@ def _read(seen: dict[str, dict[str, object]]) -> Run:
 
 
 def _command(python: Path) -> list[str]:
-    """Return the pytest command line; the project's own pytest settings must not reach these tests."""
+    """Return the command line; the project's own pytest settings must not reach these tests."""
     packages = next(python.parents[1].glob("lib/python3*/site-packages"))
     return [
         *(str(python), "-m", "pytest", str(packages / "google" / "genai" / "tests")),
@@ -84,7 +84,7 @@ def _command(python: Path) -> list[str]:
 
 
 def _environment(python: Path, scratch: Path, written: Path, *, pool: bool) -> dict[str, str]:
-    """Return the whole environment of the tests: nothing of the caller's own, so no key of theirs."""
+    """Return the whole environment of the tests: nothing of the caller's, so no key of theirs."""
     environment = {
         "PATH": f"{python.parent}{os.pathsep}{os.defpath}",
         "HOME": str(scratch),

@@ -25,8 +25,8 @@ def ready_python(version: str) -> Path:
     if not (python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted):
         print(f"{version}: building {folder.relative_to(ROOT)} (a minute, once)", flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*install, f"google-genai=={version}", "-r", REQUIREMENTS], check=True)
+        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*install, f"google-genai=={version}", "-r", str(REQUIREMENTS)], check=True)
         stamp.write_text(wanted, encoding="utf-8")
     return python
 

@@ -1,0 +1,152 @@
+"""What `keyrot check` finds out: settings in force, keys, and what is wrong; no drawing here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from ..config import Config
+from ..core.text import mask_keys
+from ..genai.facts import host_of
+from ..keysfile import KeySpec
+from ..secrets import Ring, Secret, open_ring
+from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS
+from .live import Answer
+
+__all__ = ["Checkup", "KeyReport", "SettingReport", "base_url", "examine"]
+
+NOT_SHOWN = "set (not shown)"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingReport:
+    """One setting in force."""
+
+    variable: str
+    value: str
+    source: str
+    """`environment`, `.env` or `default`."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """One key of the pool and whether its value could be had."""
+
+    spec: KeySpec
+    place: str
+    problem: str | None = None
+    same_as: str | None = None
+    """The key that serves in its stead, having the same value."""
+    fingerprint: str | None = None
+    answer: Answer | None = None
+    """What one request with it came to, where one was sent."""
+
+    @property
+    def resolved(self) -> bool:
+        """Tell whether it has a value of its own."""
+        return self.fingerprint is not None
+
+    @property
+    def good(self) -> bool:
+        """Tell whether nothing is wrong with it."""
+        return self.problem is None and (self.answer is None or self.answer.ok)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """Everything that `keyrot check` tells."""
+
+    enabled: bool
+    settings: tuple[SettingReport, ...] = ()
+    keys: tuple[KeyReport, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What is wrong beyond single keys."""
+    ring: Ring | None = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether at least one key resolves and nothing is wrong, or all is switched off."""
+        if not self.enabled:
+            return True
+        serving = any(key.resolved and key.spec.active for key in self.keys)
+        return serving and not self.problems and all(key.good for key in self.keys)
+
+
+def examine(config: Config) -> Checkup:
+    """Look every key up, as install() would, and put together what there is to tell."""
+    if not config.settings.enabled:
+        return Checkup(enabled=False)
+    ring = open_ring(config)
+    return Checkup(
+        enabled=True,
+        settings=tuple(_settings(config)),
+        keys=tuple(_key(key, config, ring) for key in config.keys),
+        warnings=(*config.warnings, *_elsewhere(config)),
+        ring=ring,
+    )
+
+
+def base_url() -> str:
+    """Tell where the SDK sends calls unless a client says otherwise."""
+    return os.environ.get("GOOGLE_GEMINI_BASE_URL") or f"https://{GOOGLE_HOST}"
+
+
+def _settings(config: Config) -> Iterator[SettingReport]:
+    in_file = dotenv_values(config.env_file)
+    for name, variable in ENV_NAMES.items():
+        source = "default"
+        if os.environ.get(variable, "").strip():
+            source = "environment"
+        elif variable not in os.environ and (in_file.get(variable) or "").strip():
+            source = ".env"
+        yield SettingReport(variable, _shown(name, getattr(config.settings, name)), source)
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in SECRET_SETTINGS:
+        if isinstance(value, tuple):
+            return f"{len(value)} (not shown)" if value else "none"
+        return NOT_SHOWN if isinstance(value, SecretStr) and value.get_secret_value() else "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else mask_keys(str(value))
+
+
+def _key(key: KeySpec, config: Config, ring: Ring) -> KeyReport:
+    in_setting = f"GEMINI_API_KEYS ({key.key_id})"
+    default = f"{config.settings.secret_store}://GEMINI_KEY_{key.key_id}"
+    place = in_setting if key.key_id in config.inline else key.secret or default
+    has_value = key.key_id in ring.resolved
+    return KeyReport(
+        spec=key,
+        place=place,
+        problem=ring.unresolved.get(key.key_id),
+        same_as=ring.same_as.get(key.key_id),
+        fingerprint=Secret(ring.value(key.key_id)).fingerprint if has_value else None,
+    )
+
+
+def _elsewhere(config: Config) -> Iterator[str]:
+    """Say what makes the SDK go past the pool, however good its keys are."""
+    host = host_of(base_url())
+    if host not in config.settings.allowed_hosts:
+        yield (
+            f"GOOGLE_GEMINI_BASE_URL leads to {host or 'no host'}, which is not among "
+            "KEYROT_ALLOWED_HOSTS: calls to it are left as they are, without the pool"
+        )
+    for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
+        if os.environ.get(name, "").lower() in ("true", "1"):
+            yield f"{name} is set: clients go to Vertex AI, which the pool leaves alone"
+    idle = [key.key_id for key in config.keys if not key.active]
+    if idle:
+        yield f"switched off by active=false: {', '.join(idle)}"

@@ -1,0 +1,25 @@
+"""Where tables go: the terminal, or 100 columns where there is none."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["console", "table"]
+
+WIDTH = 100
+
+
+def console() -> Console:
+    """Write to stdout; without a terminal (a pipe, CI) as wide as the tables want to be."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def table(title: str, *columns: str) -> Table:
+    """Begin a table in the one style of this command."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    made.pad_edge = False
+    for name in columns:
+        made.add_column(name, header_style="dim", overflow="fold")
+    return made

@@ -22,7 +22,7 @@ from pydantic import (
     ValidationError,
 )
 
-from .core.model import Candidate, Limits
+from .core.model import NO_LIMITS, Candidate, Limits
 from .core.text import holds_key, mask_keys, nearest, shown
 from .errors import ConfigError
 
@@ -137,11 +137,12 @@ class KeySpec(BaseModel):
         pays for itself.
         """
         project = self.project or f"key:{self.key_id}"
+        limits = Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency)
         return Candidate(
             key_id=self.key_id,
             project=project,
             billing_account=self.billing_account or f"project:{project}",
-            limits=Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency),
+            limits=NO_LIMITS if limits == NO_LIMITS else limits,
             model=self.model,
             workload=self.workload,
             tier=self.tier,

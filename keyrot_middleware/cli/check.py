@@ -18,6 +18,9 @@ from .live import ask_all
 
 __all__ = ["check"]
 
+_SHOWN = 200
+"""Characters of what a server said; all of it is in the JSON."""
+
 
 def check(*, live: bool, model: str | None, as_json: bool) -> int:
     """Print what is there, and return 0 if the pool can serve and nothing is wrong, else 1.
@@ -125,7 +128,8 @@ def _draw_keys(found: Checkup) -> None:
         if key.problem:
             _say("red", "left out", key.problem)
         if key.answer and not key.answer.ok:
-            text = f"{key.spec.key_id}: {key.answer.failure}: {key.answer.text}"
+            said = " ".join(str(key.answer.text).split())
+            text = f"{key.spec.key_id}: {key.answer.failure}: {said[:_SHOWN]}"
             _say("red", "asked", text)
 
 

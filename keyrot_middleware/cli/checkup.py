@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
@@ -105,7 +106,10 @@ def _settings(config: Config) -> Iterator[SettingReport]:
             source = "environment"
         elif variable not in os.environ and (in_file.get(variable) or "").strip():
             source = ".env"
-        yield SettingReport(variable, _shown(name, getattr(config.settings, name)), source)
+        value = getattr(config.settings, name)
+        if name == "keys_file" and value is None and Path("keys.json").exists():
+            value = "keys.json"  # the one that happens to be there
+        yield SettingReport(variable, _shown(name, value), source)
 
 
 def _shown(name: str, value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -18,8 +20,8 @@ def console() -> Console:
 
 def table(title: str, *columns: str) -> Table:
     """Begin a table in the one style of this command."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
-    made.pad_edge = False
+    look: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0)}
+    made = Table(title=title or None, title_justify="left", title_style="bold", **look)
     for name in columns:
         made.add_column(name, header_style="dim", overflow="fold")
     return made

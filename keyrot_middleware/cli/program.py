@@ -49,7 +49,7 @@ def of_path(path: str) -> Program:
         ProgramError: If there is no such file, or no program in it.
         SyntaxError: If the script is none.
     """
-    file = os.path.abspath(path)  # noqa: PTH100 - python resolves no links in __file__
+    file = os.path.abspath(path)  # python resolves no links in __file__
     inside = PathFinder.find_spec("__main__", [file])
     if inside is not None:
         _lead_path(file)

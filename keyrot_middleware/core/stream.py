@@ -18,7 +18,7 @@ from typing import Any
 from .affinity import names_from
 from .model import NO_USAGE, Usage
 
-__all__ = ["StreamLedger", "usage_of", "usage_of_text"]
+__all__ = ["StreamLedger", "tokens_of_text", "usage_of", "usage_of_text"]
 
 _NONE: Mapping[str, Any] = {}
 _LARGE = 32_768
@@ -27,6 +27,8 @@ _TAIL = 16_384
 """Characters in which the end of the content, and all that follows it, is looked for."""
 _META = '"usageMetadata"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
+_NAMING = ('"name"', 'ationToken"', 'PageToken"')
+_PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
 _FURTHER = re.compile(r'"index"\s*:\s*[1-9]')
@@ -90,6 +92,18 @@ def usage_of_text(body: object) -> tuple[Usage, tuple[str, ...]]:
     """Read usage and stored names of a response given as text; of what is no JSON, none."""
     read = _read(body) if isinstance(body, str) else _NONE
     return (usage_of(read), names_from(read)) if read else (NO_USAGE, ())
+
+
+def tokens_of_text(body: object) -> tuple[Usage, tuple[str, ...]]:
+    """Read the input tokens alone, without parsing; all that the pool itself needs to know.
+
+    In JSON a quote inside a text is escaped, so what a model writes cannot look like these keys.
+    A response that may name something stored is parsed.
+    """
+    if not isinstance(body, str) or any(marker in body for marker in _NAMING):
+        return usage_of_text(body)
+    counts = _PROMPT.findall(body, max(body.rfind(_META), 0))
+    return (Usage(sum(map(int, counts))) if counts else NO_USAGE), ()
 
 
 def _read(text: str) -> Mapping[str, Any]:

@@ -210,6 +210,8 @@ class Quota:
 
     def share(self, limits: Limits, weight: float) -> float:
         """Tell how much of the scarcest limit is used; of *weight* where none is known."""
+        if limits is NO_LIMITS:
+            return self.requests / weight
         known = [
             used / limit
             for used, limit in (

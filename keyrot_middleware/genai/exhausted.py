@@ -116,8 +116,8 @@ def _body(
         else (f"Pool {pool!r} has no Gemini API key that may serve this call.")
     )
     details: list[dict[str, Any]] = []
-    days = [block for block in blocks.values() if block.reason in ("rpd", "quota_day")]
-    if days and len(days) == len(blocks):
+    returning = [block for block in blocks.values() if isfinite(block.until)]
+    if returning and all(block.reason in ("rpd", "quota_day") for block in returning):
         violation = {"quotaMetric": "keyrot/requests", "quotaId": "KeyPoolRequestsPerDay"}
         details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
     if isfinite(retry_at):

@@ -13,18 +13,19 @@ from ..core.affinity import conversation, is_pinned, is_repeatable, names_in, pa
 from ..core.commands import Done, Failed
 from ..core.failures import Facts
 from ..core.model import CallInfo
-from ..core.stream import usage_of_text
+from ..core.stream import tokens_of_text, usage_of_text
 from ..core.tokens import TokenScale, estimate, requests_of
 from .redact import Redact, clean
 
 __all__ = [
     "Asked",
+    "InForce",
     "call_info",
     "done",
     "failed",
     "host_of",
+    "in_force",
     "option",
-    "retries_by_sdk",
     "workload",
 ]
 
@@ -61,17 +62,31 @@ def host_of(base_url: str) -> str:
     return f"{parts.hostname or ''}:{port}"
 
 
-def retries_by_sdk(api_client: Any, options: Any) -> Any:
-    """Give the retry options in force for a request: its own, else the client's."""
-    return option(options, "retry_options") or option(api_client._http_options, "retry_options")
+class InForce(NamedTuple):
+    """The options in force for a request: its own, else the client's."""
+
+    extra_body: Any
+    """What the SDK merges into the body, below our seam."""
+    retry: Any
+    """How the SDK itself repeats a request."""
+
+
+def in_force(api_client: Any, options: Any) -> InForce:
+    """Read the options in force."""
+    shared = api_client._http_options
+    extra, retry = option(shared, "extra_body"), option(shared, "retry_options")
+    if options is None:
+        return InForce(extra, retry)
+    own = option(options, "extra_body"), option(options, "retry_options")
+    return InForce(own[0] or extra, own[1] or retry)
 
 
 def call_info(
-    api_client: Any, asked: Asked, *, stream: bool, host: str, scale: TokenScale, sticky: bool
+    asked: Asked, options: InForce, *, stream: bool, host: str, scale: TokenScale, sticky: bool
 ) -> CallInfo:
     """Read a request; nothing of its content is kept."""
     body = asked.request_dict if isinstance(asked.request_dict, dict) else {}
-    extra = _extra_body(api_client, asked.http_options)
+    extra = options.extra_body if isinstance(options.extra_body, dict) else None
     route = parse_path(asked.http_method, asked.path)
     names = names_in(asked.path, body, extra)
     pinned = is_pinned(asked.http_method, route, names)
@@ -89,25 +104,14 @@ def call_info(
         workload=workload.get(),
         conversation=conversation(body) if sticky and not pinned else None,
         host=host,
-        sdk_retries=_retries(retries_by_sdk(api_client, asked.http_options)),
+        sdk_retries=options.retry is not None and option(options.retry, "attempts") not in (0, 1),
     )
 
 
-def _extra_body(api_client: Any, options: Any) -> Mapping[str, Any] | None:
-    """Read what the SDK merges into the body below our seam: the request's, else the client's."""
-    extra = option(options, "extra_body") or option(api_client._http_options, "extra_body")
-    return extra if isinstance(extra, dict) else None
-
-
-def _retries(retry_options: Any) -> bool:
-    if retry_options is None:
-        return False
-    return option(retry_options, "attempts") not in (0, 1)
-
-
-def done(response: Any) -> Done:
-    """Read a whole response."""
-    usage, names = usage_of_text(getattr(response, "body", None))
+def done(response: Any, *, in_full: bool) -> Done:
+    """Read a whole response; *in_full* where somebody watches who wants more than its tokens."""
+    body = getattr(response, "body", None)
+    usage, names = usage_of_text(body) if in_full else tokens_of_text(body)
     return Done(response, usage, names)
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, NamedTuple
 
-from .facts import Asked, option, retries_by_sdk
+from .facts import Asked, InForce, option
 
 __all__ = ["KEY_HEADER", "arguments", "build_request", "foreign_key", "sending"]
 
@@ -41,14 +40,19 @@ class _Ticket(NamedTuple):
 _ticket: ContextVar[_Ticket | None] = ContextVar("keyrot_ticket", default=None)
 
 
-@contextmanager
-def sending(value: str | None, asked: Asked) -> Iterator[None]:
-    """Let the request that the SDK builds inside carry *value* as its key."""
-    token = _ticket.set(_Ticket(value, asked.http_options))
-    try:
-        yield
-    finally:
-        _ticket.reset(token)
+class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
+    """Let the request that the SDK builds inside the `with` carry a key."""
+
+    __slots__ = ("_ticket", "_token")
+
+    def __init__(self, value: str | None, asked: Asked) -> None:
+        self._ticket = _Ticket(value, asked.http_options)
+
+    def __enter__(self) -> None:
+        self._token = _ticket.set(self._ticket)
+
+    def __exit__(self, *_error: object) -> None:
+        _ticket.reset(self._token)
 
 
 def build_request(wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
@@ -66,22 +70,22 @@ def build_request(wrapped: Callable[..., Any], client: Any, args: Any, kwargs: A
     return request
 
 
-def arguments(client: Any, asked: Asked, *, pinned: bool, aio: bool) -> Asked:
+def arguments(client: Any, asked: Asked, in_force: InForce, *, pinned: bool, aio: bool) -> Asked:
     """Give a fresh copy of *asked* for one send: the SDK changes the body that it is given.
 
     Args:
         client: The SDK's api client.
         asked: The request as the program made it.
+        in_force: The options in force for it.
         pinned: No other key may serve it, so the SDK's own retries stay as they are.
         aio: It is an asyncio call.
     """
     body, options = asked.request_dict, asked.http_options
     if isinstance(body, dict):
-        merged = option(options, "extra_body") or option(client._http_options, "extra_body")
-        body = copy.deepcopy(body) if merged else dict(body)
-    if not pinned:
-        options = _without_our_retries(client, options, aio=aio)
-    return asked._replace(request_dict=body, http_options=options)
+        body = copy.deepcopy(body) if in_force.extra_body else dict(body)
+    if not pinned and (aio or in_force.retry is not None):
+        options = _without_our_retries(client, options, in_force.retry, aio=aio)
+    return Asked(asked.http_method, asked.path, body, options)
 
 
 def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
@@ -98,14 +102,13 @@ def _key_again(name: str, text: Any, home: str | None) -> bool:
     return name.lower() == "authorization" and home is not None and str(text).split()[1:] == [home]
 
 
-def _without_our_retries(client: Any, options: Any, *, aio: bool) -> Any:
+def _without_our_retries(client: Any, options: Any, retry: Any, *, aio: bool) -> Any:
     """Give options in which the SDK does not repeat a key's own failure.
 
     An empty list of codes means the SDK's defaults, so where none is left the attempts are one.
     With no retry options in force, one attempt also switches off the hidden reconnect of its
     aiohttp path, which would sleep for seconds before we may try again.
     """
-    retry = retries_by_sdk(client, options)
     if retry is None:
         return _once(client, options) if aio and client._use_aiohttp() else options
     codes = tuple(option(retry, "http_status_codes") or _RETRIED_BY_SDK)

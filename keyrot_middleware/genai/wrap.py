@@ -21,9 +21,9 @@ from ..core.policy import POOL_KEY
 from ..drive import aio, sync
 from ..drive.guard import fault
 from ..drive.pool import Pool
-from ..telemetry.base import watch
+from ..telemetry.base import Watch, watch
 from .exhausted import exhausted, response_type_of
-from .facts import Asked, call_info, done, failed, host_of, option
+from .facts import Asked, InForce, call_info, done, failed, host_of, in_force, option
 from .inject import KEY_HEADER, arguments, build_request, foreign_key, sending
 from .redact import Redact
 from .seams import Seams
@@ -42,6 +42,7 @@ class _Ours(NamedTuple):
 
     client: Any
     asked: Asked
+    options: InForce
     call: Call
     redact: Redact
 
@@ -103,17 +104,18 @@ class Binding:
         if not isinstance(ours, _Ours):
             return wrapped(*ours[0], **ours[1])
 
+        seen = self._watch(ours)
+        in_full = seen is not None and seen.thorough
+
         def send(lease: Lease) -> Done | Failed:
             try:
                 with sending(self._value(lease), ours.asked):
-                    return done(wrapped(*self._arguments(ours)))
+                    return done(wrapped(*self._arguments(ours)), in_full=in_full)
             except Exception as error:
                 return failed(error, ours.redact)
 
         try:
-            return sync.run(
-                call_flow(ours.call), sync.Performer(self.pool, send, self._watch(ours))
-            )
+            return sync.run(call_flow(ours.call), sync.Performer(self.pool, send, seen))
         except Exhausted as none_free:
             error = self._exhausted(ours, none_free)
         raise error
@@ -147,14 +149,18 @@ class Binding:
         if not isinstance(ours, _Ours):
             return await wrapped(*ours[0], **ours[1])
 
+        seen = self._watch(ours)
+        in_full = seen is not None and seen.thorough
+
         async def send(lease: Lease) -> Done | Failed:
             try:
                 with sending(self._value(lease), ours.asked):
-                    return done(await wrapped(*self._arguments(ours, aio=True)))
+                    response = await wrapped(*self._arguments(ours, aio=True))
+                return done(response, in_full=in_full)
             except Exception as error:
                 return failed(error, ours.redact)
 
-        perform = aio.AsyncPerformer(self.pool, send, self._watch(ours))
+        perform = aio.AsyncPerformer(self.pool, send, seen)
         try:
             return await aio.run(call_flow(ours.call), perform)
         except Exhausted as none_free:
@@ -212,10 +218,11 @@ class Binding:
             return asked, {}
         pool = self.pool
         sticky = pool.policy.strategy == "sticky"
-        info = call_info(client, asked, stream=stream, host=host, scale=pool.scale, sticky=sticky)
+        in_use = in_force(client, options)
+        info = call_info(asked, in_use, stream=stream, host=host, scale=pool.scale, sticky=sticky)
         home = self._home(key) if info.pinned else None
         call = Call(info, pool.roster, pool.policy, pool.scale, home)
-        return _Ours(client, asked, call, self._redact(key))
+        return _Ours(client, asked, in_use, call, self._redact(key))
 
     def _abroad(self, client: Any, asked: Asked) -> Asked:
         """Let a call to a foreign host pass; a key that the pool lent the client stays at home."""
@@ -247,9 +254,10 @@ class Binding:
         return None if lease.key_id.startswith(HOME) else self.pool.ring.value(lease.key_id)
 
     def _arguments(self, ours: _Ours, *, aio: bool = False) -> Asked:
-        return arguments(ours.client, ours.asked, pinned=ours.call.info.pinned, aio=aio)
+        pinned = ours.call.info.pinned
+        return arguments(ours.client, ours.asked, ours.options, pinned=pinned, aio=aio)
 
-    def _watch(self, ours: _Ours) -> Any:
+    def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault) if self.pool.observers else None
 
     def _exhausted(self, ours: _Ours, none_free: Exhausted) -> BaseException:

@@ -16,11 +16,13 @@ from math import inf
 from typing import TypeVar
 
 from ..core.model import (
+    NO_LIMITS,
     Block,
     CallInfo,
     Candidate,
     Kind,
     Lease,
+    Limits,
     Outcome,
     Scope,
     Unavailable,
@@ -70,11 +72,13 @@ class MemoryState(State):
                     break
                 quota = self._quota(key.project, bucket)
                 edge = quota.roll(now)
-                block = self._block(key, quota, bucket, info, now, edge=edge)
+                limits = quota.limits(key.limits)
+                block = self._resting(key, bucket, info.verb, now) if self._cooldowns else None
+                block = block or self._full(key, quota, limits, info, now, edge=edge)
                 if block is not None:
                     blocks[key.key_id] = block
                     continue
-                share = quota.share(quota.limits(key.limits), key.weight) if spread else 0.0
+                share = quota.share(limits, key.weight) if spread else 0.0
                 if best is None or share < best_share:
                     best, best_group, best_share = (key, quota, edge), group, share
             if best is None:
@@ -130,18 +134,29 @@ class MemoryState(State):
             quota = self._quotas[(project, bucket)] = Quota()
         return quota
 
-    def _block(
-        self, key: Candidate, quota: Quota, bucket: str, info: CallInfo, now: float, *, edge: bool
+    def _resting(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
+        for name in scope_keys(key, bucket, verb):
+            cooldown = self._cooldowns.get(name)
+            if cooldown is not None and (block := cooldown.block(now)) is not None:
+                return block
+        return None
+
+    def _full(
+        self,
+        key: Candidate,
+        quota: Quota,
+        limits: Limits,
+        info: CallInfo,
+        now: float,
+        *,
+        edge: bool,
     ) -> Block | None:
-        if self._cooldowns:
-            for name in scope_keys(key, bucket, info.verb):
-                cooldown = self._cooldowns.get(name)
-                if cooldown is not None and (block := cooldown.block(now)) is not None:
-                    return block
-        limit = key.limits.max_concurrency
-        if limit is not None and self._under_way.get(key.key_id, 0) >= limit:
+        if limits is NO_LIMITS:
+            return None
+        most = limits.max_concurrency
+        if most is not None and self._under_way.get(key.key_id, 0) >= most:
             return Block("concurrency", now + PROBE_POLL_S, waitable=True)
-        return quota.block(quota.limits(key.limits), info.requests, info.tokens, edge=edge)
+        return quota.block(limits, info.requests, info.tokens, edge=edge)
 
     def _lend(
         self, best: tuple[Candidate, Quota, bool], bucket: str, info: CallInfo, now: float

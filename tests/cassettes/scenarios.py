@@ -1,0 +1,94 @@
+"""What is recorded and replayed: one program and pool per cassette. Also run by `make record`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from google import genai
+
+MODEL = "gemini-2.5-flash"
+PROMPT = "Count from one to five, in words."
+ANSWER = "one two three four five"
+"""What the fake answers; of Google only its middle is expected."""
+
+Program = Callable[[genai.Client], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A cassette.
+
+    Attributes:
+        program: Makes one call and returns the text of the answer.
+        calls: How often the program runs.
+        traffic: The name of the key and the HTTP status of each request, in order.
+    """
+
+    program: Program
+    calls: int
+    traffic: tuple[tuple[str, int], ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The ids that the pool gives its keys, in order."""
+        return list(dict.fromkeys(name for name, _ in self.traffic))
+
+
+def plain(client: genai.Client) -> str:
+    """Call from a thread."""
+    return client.models.generate_content(model=MODEL, contents=PROMPT).text or ""
+
+
+def stream(client: genai.Client) -> str:
+    """Stream in a thread."""
+    chunks = client.models.generate_content_stream(model=MODEL, contents=PROMPT)
+    return "".join(chunk.text or "" for chunk in chunks)
+
+
+def plain_async(client: genai.Client) -> str:
+    """Call from a task."""
+
+    async def call() -> str:
+        async with client.aio as aio:
+            return (await aio.models.generate_content(model=MODEL, contents=PROMPT)).text or ""
+
+    return asyncio.run(call())
+
+
+def stream_async(client: genai.Client) -> str:
+    """Stream in a task."""
+
+    async def call() -> str:
+        async with client.aio as aio:
+            chunks = await aio.models.generate_content_stream(model=MODEL, contents=PROMPT)
+            return "".join([chunk.text or "" async for chunk in chunks])
+
+    return asyncio.run(call())
+
+
+# A spent minute, a key that is none, a good key; the second call goes to the good one at once.
+_FAILOVER = (("key_1", 429), ("key_2", 400), ("key_3", 200), ("key_3", 200))
+_SUSPENDED = (("key_1", 403),)
+
+SCENARIOS = {
+    "failover_sync": Scenario(plain, 2, _FAILOVER),
+    "failover_sync_stream": Scenario(stream, 2, _FAILOVER),
+    "failover_async": Scenario(plain_async, 2, _FAILOVER),
+    "failover_async_stream": Scenario(stream_async, 2, _FAILOVER),
+    "suspended_sync": Scenario(plain, 1, _SUSPENDED),
+    "suspended_async_stream": Scenario(stream_async, 1, _SUSPENDED),
+}
+
+
+def values_for(names: Iterable[str]) -> dict[str, str]:
+    """Make a value for each name: the same each time, shaped like a key, and FAKE."""
+    return {name: f"AIzaFAKE{hashlib.sha256(name.encode()).hexdigest()[:31]}" for name in names}
+
+
+def traffic(cassette: object) -> tuple[tuple[str, int], ...]:
+    """Read the name of the key and the status of each request of a `vcr` cassette."""
+    pairs = zip(cassette.requests, cassette.responses, strict=True)  # type: ignore[attr-defined]
+    return tuple((sent.headers["x-key-name"], got["status"]["code"]) for sent, got in pairs)

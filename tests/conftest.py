@@ -1,0 +1,169 @@
+"""What all tests share: a clean environment, our own faults raised, a fake service and a pool."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+from keyrot_middleware.compose import current_pool
+from keyrot_middleware.core.model import Kind, Lease, Outcome
+from keyrot_middleware.drive.guard import strict
+from keyrot_middleware.drive.pool import Pool
+from keyrot_middleware.testing import FakeClock, FakeGemini
+
+_OURS = ("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL")
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take away the machine's own settings: variables, and files in the working directory."""
+    for name in [name for name in os.environ if name.startswith(_OURS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def own_faults_are_raised() -> Iterator[None]:
+    """Let no test pass because the guard survived a fault of ours."""
+    with strict():
+        yield
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Stand at 12:30:30 UTC; sleeping moves it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def gemini(clock: FakeClock) -> Iterator[FakeGemini]:
+    """Serve until the test ends, by the same clock as the pool."""
+    with FakeGemini(clock) as server:
+        yield server
+
+
+class Ledger:
+    """Every lease of a pool, and how it was settled."""
+
+    def __init__(self, state: Any) -> None:
+        self.lent: list[Lease] = []
+        self.outcomes: list[tuple[Lease, Outcome]] = []
+        self.checked = True
+        """False where the test itself breaks the books."""
+        self._state, self._acquire, self._settle = state, state.acquire, state.settle
+        state.acquire, state.settle = self.acquire, self.settle
+
+    def acquire(self, *args: Any, **kwargs: Any) -> Any:
+        """Note what is lent."""
+        reply = self._acquire(*args, **kwargs)
+        if isinstance(reply, Lease):
+            self.lent.append(reply)
+        return reply
+
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Note what is settled."""
+        self.outcomes.append((lease, outcome))
+        until: float | None = self._settle(lease, outcome, names)
+        return until
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """How the leases ended, in order."""
+        return [outcome.kind for _, outcome in self.outcomes]
+
+    @property
+    def keys(self) -> list[str]:
+        """Whose the settled leases were, in order."""
+        return [lease.key_id for lease, _ in self.outcomes]
+
+    @property
+    def under_way(self) -> dict[str, int]:
+        """What the state believes to be under way."""
+        return dict(self._state._under_way)
+
+    def check(self) -> None:
+        """Hold that every lease was settled, and none twice."""
+        if self.under_way:
+            gc.collect()  # a stream that was dropped in a cycle
+        settled = Counter(id(lease) for lease, _ in self.outcomes)
+        assert settled == Counter(id(lease) for lease in self.lent)
+        assert self.under_way == {}
+
+
+class Install:
+    """Put pools in place of which each key has the label of the fake service's key as its id."""
+
+    def __init__(
+        self, gemini: FakeGemini, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, file: Path
+    ) -> None:
+        self._gemini, self._clock, self._env, self._file = gemini, clock, monkeypatch, file
+        self.ledgers: list[Ledger] = []
+
+    def __call__(self, *keys: str | dict[str, Any], **settings: Any) -> Pool:
+        """Install a pool of *keys* (ids, or entries of keys.json); unknown ones are added."""
+        entries = [{"key_id": key} if isinstance(key, str) else key for key in keys]
+        for entry in entries:
+            label = entry["key_id"]
+            self._env.setenv(f"GEMINI_KEY_{label}", self.key(label, entry.get("project")))
+        self._file.write_text(json.dumps(entries))
+        hosts = {"allowed_hosts": (self._gemini.host,)}
+        keyrot_middleware.install(
+            clock=self._clock, **{"keys_file": self._file, **hosts, **settings}
+        )
+        pool = current_pool()
+        assert pool is not None
+        self.ledgers.append(Ledger(pool.state))
+        return pool
+
+    def key(self, label: str, project: str | None = None) -> str:
+        """Give the value of a key of the fake service, made if it is not there."""
+        try:
+            return self._gemini.key(label).value
+        except KeyError:
+            return self._gemini.add_key(label, project=project, tier="paid").value
+
+    @property
+    def ledger(self) -> Ledger:
+        """The books of the newest pool."""
+        return self.ledgers[-1]
+
+
+@pytest.fixture
+def pool(
+    gemini: FakeGemini, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Install]:
+    """Install a pool, always uninstall it, and hold that each lease was settled exactly once."""
+    install = Install(gemini, clock, monkeypatch, tmp_path / "pool-keys.json")
+    yield install
+    keyrot_middleware.uninstall()
+    for ledger in install.ledgers:
+        if ledger.checked:
+            ledger.check()
+
+
+@pytest.fixture
+def connect(gemini: FakeGemini) -> Iterator[Connect]:
+    """Make SDK clients of the fake service, and close them at the end."""
+    from google import genai
+
+    clients: list[genai.Client] = []
+
+    def make(api_key: str | None = None, *, client_options: Any = None, **more: Any) -> Any:
+        """Make a client; *more* are its HTTP options, or *client_options* is all of them."""
+        options = client_options or {**gemini.http_options, **more}
+        clients.append(genai.Client(api_key=api_key, http_options=options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()

@@ -1,0 +1,221 @@
+"""What README and docs/ say is so: snippets run, tables agree with the code, links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from docs_blocks import PAGES, ROOT, Block, blocks
+
+from keyrot_middleware.keysfile import KeySpec, read_keys
+from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, Settings
+from keyrot_middleware.telemetry import names
+from keyrot_middleware.testing import FakeGemini
+
+README = ROOT / "README.md"
+QUICK = ROOT / "docs" / "quick-reference.md"
+TELEMETRY = ROOT / "docs" / "telemetry.md"
+LIMIT_S = 120
+"""Of one page; a page takes a second or two."""
+
+
+def _with(language: str) -> list[Path]:
+    return [page for page in PAGES if any(b.language == language for b in blocks(page))]
+
+
+def _all(language: str) -> list[Block]:
+    return [block for page in PAGES for block in blocks(page) if block.language == language]
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _run(where: Path, *words: str, **variables: str) -> str:
+    """Run Python in a directory and an environment of its own; give what it printed."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "LANG")}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=where,
+        env={**kept, "HOME": str(where), "PYTHONDONTWRITEBYTECODE": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", _with("python"), ids=_name)
+def test_snippets_run(page: Path, tmp_path: Path) -> None:
+    """The Python of a page runs from top to bottom, against a fake API and a pool of three keys."""
+    runner = str(Path(__file__).with_name("docs_page.py"))
+    with FakeGemini() as gemini:
+        keys = [gemini.add_key(f"key_{number}", tier="paid").value for number in (1, 2, 3)]
+        _run(
+            tmp_path,
+            runner,
+            str(page),
+            GEMINI_API_KEYS=",".join(keys),
+            GOOGLE_GEMINI_BASE_URL=gemini.url,
+            KEYROT_ALLOWED_HOSTS=gemini.host,
+        )
+    if list(tmp_path.glob("test_*.py")):
+        _run(tmp_path, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider")
+
+
+def test_every_page_with_python_is_run() -> None:
+    """The pages that users read first have snippets, so the test above is not empty."""
+    assert {"README.md", "docs/guide.md", "docs/testing.md"} <= set(map(_name, _with("python")))
+
+
+@pytest.mark.parametrize("page", _with("json"), ids=_name)
+def test_keys_files_are_right(page: Path, tmp_path: Path) -> None:
+    """A keys.json that a page shows is one that install() takes."""
+    for block in blocks(page):
+        if block.language == "json":
+            path = tmp_path / "keys.json"
+            path.write_text(block.code, "utf-8")
+            assert read_keys(path)[1] == []
+
+
+def _commands() -> list[list[str]]:
+    lines = [line for block in _all("sh") for line in block.code.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line for line in words if line]
+
+
+def _is_known(variable: str) -> bool:
+    own = {*ENV_NAMES.values(), "GOOGLE_GEMINI_BASE_URL"}
+    return variable in own or variable.startswith(("GEMINI_KEY_", "OTEL_"))
+
+
+def test_shell_lines_name_what_exists() -> None:
+    """Commands, make targets, extras and variables in shell blocks are there."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for line in _commands():
+        command, *rest = [word for word in line if word != "export"]
+        while (match := re.match(r"(\w+)=", command)) is not None:
+            assert _is_known(match[1]), line
+            command, *rest = rest or ["true"]
+        if command == "make":
+            assert set(rest) <= set(targets), line
+        elif command == "pip":
+            extras = re.findall(r"\[([\w,]+)\]", " ".join(rest))
+            assert set(",".join(extras).split(",")) <= {"", *project["optional-dependencies"]}
+        else:
+            assert command in ("keyrot", "true", "cp", "python"), line
+
+
+@pytest.mark.parametrize("command", ["run", "check", "demo"])
+def test_flags_of_keyrot_exist(command: str, tmp_path: Path) -> None:
+    """Every flag of `keyrot` that a page shows is one that the command knows."""
+    used = [line for line in _commands() if line[:2] == ["keyrot", command]]
+    own = [line[2:] if command != "run" else _before_program(line[2:]) for line in used]
+    flags = {word for line in own for word in line if word.startswith("-")}
+    told = _run(tmp_path, "-m", "keyrot_middleware", command, "--help", COLUMNS="200", NO_COLOR="1")
+    assert used
+    assert all(flag in told for flag in flags), flags
+
+
+def _before_program(words: list[str]) -> list[str]:
+    """Leave out what belongs to the program that is run."""
+    end = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    return words[:end]
+
+
+def test_variables_of_ours_exist() -> None:
+    """No page names a KEYROT_ variable that is no setting."""
+    told = {name for page in PAGES for name in re.findall(r"KEYROT_\w+", page.read_text("utf-8"))}
+    assert {name.rstrip("_") for name in told} <= set(ENV_NAMES.values())
+
+
+def _rows(page: Path, heading: str) -> list[list[str]]:
+    """Give the cells of the table below a heading."""
+    below = page.read_text("utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in below.splitlines() if line.startswith("| `")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _written(default: object) -> str:
+    if default is None or default == ():
+        return "-"
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return str(default).lower() if isinstance(default, bool) else f"{default:g}" if isinstance(
+        default, int | float
+    ) else str(default)
+
+
+def test_settings_table_is_the_settings() -> None:
+    """README names each variable with its argument and default, and no other."""
+    rows = {row[0]: row[1:3] for row in _rows(README, "Settings")}
+    fields = Settings.model_fields
+    assert rows == {
+        ENV_NAMES[name]: [name if name in ARGUMENTS else "-", _written(field.default)]
+        for name, field in fields.items()
+    }
+
+
+def test_key_fields_are_those_of_keys_json() -> None:
+    """The quick reference names each field of keys.json with its default, and no other."""
+    rows = {row[0]: row[1] for row in _rows(QUICK, "keys.json")}
+    assert rows == {
+        name: "required" if field.is_required() else _written(field.default)
+        for name, field in KeySpec.model_fields.items()
+    }
+
+
+def test_telemetry_page_names_what_is_emitted() -> None:
+    """The page names every attribute and event that we emit, and none of ours that is not."""
+    emitted = {
+        value
+        for name, value in vars(names).items()
+        if name.isupper() and isinstance(value, str) and "." in value
+    } - {names.PROVIDER}
+    told = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", TELEMETRY.read_text("utf-8")))
+    assert emitted <= told
+    assert {name for name in told if name.startswith("keyrot.")} <= emitted
+
+
+def _slug(heading: str) -> str:
+    """Make the anchor of a heading as GitHub does."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _anchors(page: Path) -> set[str]:
+    bare = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {_slug(heading) for heading in re.findall(r"^#+ (.+)$", bare, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link to a file of this project, or to a heading in one, finds it."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_readme_is_short() -> None:
+    """README stays under 200 lines, and the quick reference on one page."""
+    assert len(README.read_text("utf-8").splitlines()) < 200
+    assert len(QUICK.read_text("utf-8").splitlines()) < 100
+
+
+def test_readme_leads_to_every_page() -> None:
+    """From README a reader finds each page of docs/."""
+    text = README.read_text("utf-8")
+    pages = [page for page in PAGES if page.parent == ROOT / "docs"]
+    assert [_name(page) for page in pages if f"]({_name(page)}" not in text] == []

@@ -1,0 +1,150 @@
+"""Record the cassettes again: ``python tools/record_cassettes.py``, or ``make record``.
+
+Everything comes from FakeGemini, unless ``GEMINI_API_KEYS`` has two real keys: then the failovers
+are recorded from Google. The first key is spent on purpose, up to its limit, so let it be one of a
+free project; the last one must be good; the invalid key between them is made up. Nothing is written
+to cassettes/ unless the traffic was what the scenario says and no key is in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, suppress
+from pathlib import Path
+
+from google import genai
+from google.genai import errors
+
+import keyrot_middleware
+from keyrot_middleware.config import ENV_NAMES, GOOGLE_HOST
+from keyrot_middleware.core.text import holds_key
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+from keyrot_middleware.testing.cassettes import recorder
+
+ROOT = Path(__file__).resolve().parent.parent
+CASSETTES = ROOT / "cassettes"
+sys.path.insert(0, str(ROOT / "tests" / "cassettes"))
+
+from scenarios import (  # noqa: E402 - the tests' own, found by the line above
+    ANSWER,
+    MODEL,
+    PROMPT,
+    SCENARIOS,
+    Scenario,
+    traffic,
+    values_for,
+)
+
+MOST_SPENT = 60
+"""Requests that are sent at most to spend a key."""
+
+
+class RecordingError(Exception):
+    """Say what came instead of what was to be recorded."""
+
+
+def main() -> int:
+    """Record every scenario and return the exit code."""
+    real = [key.strip() for key in os.environ.get("GEMINI_API_KEYS", "").split(",") if key.strip()]
+    failed = False
+    with nothing_around():
+        for name, scenario in SCENARIOS.items():
+            source = "Google" if len(real) >= 2 and name.startswith("failover") else "FakeGemini"
+            try:
+                with google(real) if source == "Google" else fake(scenario) as (client, keys):
+                    text = record(scenario, client, keys, source)
+            except RecordingError as error:
+                print(f"{name}: {error}; its cassette was left as it was", file=sys.stderr)
+                failed = True
+                continue
+            (CASSETTES / f"{name}.yaml").write_text(text, encoding="utf-8")
+            print(f"{name}: recorded from {source}")
+    return int(failed)
+
+
+@contextmanager
+def nothing_around() -> Iterator[None]:
+    """Leave out every setting, .env and keys.json of this machine, which would add keys."""
+    for name in ENV_NAMES.values():
+        os.environ.pop(name, None)
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        yield
+
+
+@contextmanager
+def fake(scenario: Scenario) -> Iterator[tuple[genai.Client, dict[str, str]]]:
+    """Serve the scenario: give a client of the fake, and its keys."""
+    replies = {429: Reply.QUOTA_MINUTE, 400: Reply.KEY_INVALID, 403: Reply.KEY_SUSPENDED}
+    keys = values_for(scenario.names)
+    with FakeGemini(FakeClock()) as gemini:
+        gemini.answer(ANSWER)
+        for name, status in dict(scenario.traffic).items():
+            gemini.add_key(name, value=keys[name])
+            gemini.always(name, replies.get(status))
+        with pool(keys, gemini.host):
+            yield genai.Client(http_options=gemini.http_options), keys
+
+
+@contextmanager
+def google(real: list[str]) -> Iterator[tuple[genai.Client, dict[str, str]]]:
+    """Give a client of Google, and keys of which the first is spent and the second invalid."""
+    first, last = real[0], real[-1]
+    spend(first)
+    keys = {"key_1": first, "key_2": values_for(["key_2"])["key_2"], "key_3": last}
+    with pool(keys, GOOGLE_HOST):
+        yield genai.Client(), keys
+
+
+@contextmanager
+def pool(keys: dict[str, str], host: str) -> Iterator[None]:
+    """Have a pool in place that goes through the keys in order."""
+    keyrot_middleware.install(keys=list(keys.values()), strategy="fill", allowed_hosts=(host,))
+    try:
+        yield
+    finally:
+        keyrot_middleware.uninstall()
+
+
+def spend(key: str) -> None:
+    """Send with a key until its limit answers 429.
+
+    Raises:
+        RecordingError: If it never does, or something else fails.
+    """
+    client = genai.Client(api_key=key)
+    for _ in range(MOST_SPENT):
+        try:
+            client.models.generate_content(model=MODEL, contents=PROMPT)
+        except errors.APIError as error:
+            if error.code == 429:
+                return
+            raise RecordingError(f"the first key answers {error.code} instead of 429") from None
+    raise RecordingError(f"the first key still serves after {MOST_SPENT} requests")
+
+
+def record(scenario: Scenario, client: genai.Client, keys: dict[str, str], source: str) -> str:
+    """Run the scenario's program and return the text of its cassette.
+
+    Raises:
+        RecordingError: If the traffic was another, or a key is in the text.
+    """
+    path = Path("recording.yaml").absolute()
+    path.unlink(missing_ok=True)
+    with recorder(keys).use_cassette(path) as cassette:
+        cassette.get_metadata("recorded_from", source)
+        for _ in range(scenario.calls):
+            with suppress(errors.APIError):  # what came is judged by the traffic
+                scenario.program(client)
+    text = path.read_text(encoding="utf-8")
+    if traffic(cassette) != scenario.traffic:
+        raise RecordingError(f"expected {scenario.traffic}, the traffic was {traffic(cassette)}")
+    if holds_key(text) or any(value in text for value in keys.values()):
+        raise RecordingError("a key is in the recording")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

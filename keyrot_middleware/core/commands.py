@@ -7,7 +7,6 @@ A door is a three-line generator: it binds the type of the reply to the command,
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Unavailable, Usage
@@ -69,13 +68,11 @@ class StreamEnd(NamedTuple):
     failed: Failed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(NamedTuple):
     """Tell the time, epoch seconds, and a random number in [0, 1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acquire:
+class Acquire(NamedTuple):
     """Reserve one of *candidates*, ordered; a lower group goes first."""
 
     info: CallInfo
@@ -84,8 +81,7 @@ class Acquire:
     """Within a group the least used share first; else the first that has room."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send the request with the lease's key, and for a stream read its first chunk."""
 
     lease: Lease
@@ -93,16 +89,14 @@ class Send:
     excluded: int
 
 
-@dataclass(frozen=True, slots=True)
-class Relay:
+class Relay(NamedTuple):
     """Hand the stream's chunks to the caller until it ends."""
 
     lease: Lease
     stream: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """Book what became of a lease; exactly one for each lease."""
 
     lease: Lease
@@ -112,22 +106,19 @@ class Settle:
     """The SDK's exception behind a verdict."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refresh:
+class Refresh(NamedTuple):
     """Look a retired key's secret up again; True where a new value is in service."""
 
     key_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Tell whose key made one of these stored things: `(key_id, project)` or None."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Wait *seconds*."""
 
     seconds: float

@@ -7,7 +7,7 @@ these a failure is about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 from typing import NamedTuple
@@ -82,8 +82,7 @@ class Candidate:
     active: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class CallInfo:
+class CallInfo(NamedTuple):
     """What the pool needs to know of one request; nothing of its content."""
 
     model: str
@@ -181,8 +180,7 @@ class Outcome(NamedTuple):
     usage: Usage = NO_USAGE
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lease:
+class Lease(NamedTuple):
     """The right to send one request with one key, already booked in every window."""
 
     key_id: str
@@ -198,7 +196,7 @@ class Lease:
     probe: bool = False
     """It is the first after a cooldown; others wait for what becomes of it."""
     tier: str | None = None
-    books: object = field(default=None, repr=False)
+    books: object = None
     """The backend's own record of what was booked where."""
 
 

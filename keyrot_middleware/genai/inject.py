@@ -12,7 +12,6 @@ import copy
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from functools import cache
 from typing import Any, NamedTuple
 
 from .facts import Asked, InForce, option
@@ -123,12 +122,13 @@ def _without_our_retries(client: Any, options: Any, retry: Any, *, aio: bool) ->
 def _once(client: Any, options: Any) -> Any:
     if options is not None:
         return _with_retry(client, options, {"attempts": 1})
-    return _plain_once(type(client._http_options))
+    cls = type(client._http_options)
+    if cls not in _ONE_ATTEMPT:
+        _ONE_ATTEMPT[cls] = _with_retry(client, None, {"attempts": 1})
+    return _ONE_ATTEMPT[cls]
 
 
-@cache
-def _plain_once(cls: type) -> Any:
-    return cls(retry_options=sys.modules[cls.__module__].HttpRetryOptions(attempts=1))
+_ONE_ATTEMPT: dict[type, Any] = {}
 
 
 def _with_retry(client: Any, options: Any, fields: Mapping[str, Any]) -> Any:

@@ -9,8 +9,8 @@
 In the file a key is the name that it has in this mapping, in a header of its own which requests
 are matched by: that is what tells the 429 of one key from the 200 of another. A name and no hash,
 because a recording made with real keys is replayed with others. Where an error body echoes a key,
-the file has `[key:key_1]`, and a replay has the value again that the replaying program gave that name,
-so that what is replayed is what Google sent.
+the file has `[key:key_1]`, and in a replay the value that the mapping then has for that name, so
+that the pool gets what Google would send it.
 
 Needs vcrpy 9.4 or newer, which no extra brings. It buffers a stream whole: for the timing of
 streams and for faults in their middle use `FakeGemini`.

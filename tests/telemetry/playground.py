@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry import trace
@@ -30,7 +30,7 @@ SECRET = "FAKE-secret-of-{}"
 PROMPT = "the prompt nobody may see"
 USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("STOP",))
 INFO = CallInfo("gemini-2.5-flash", "generateContent", tokens=10, host="gemini.test:8443")
-STREAMED = replace(INFO, verb="streamGenerateContent", stream=True)
+STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
 
 
 class GoogleError(Exception):

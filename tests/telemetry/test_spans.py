@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from textwrap import dedent
 from typing import Any
 
@@ -263,7 +262,7 @@ def test_a_state_that_is_down_is_told_once(traced: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         playground.pool.state,
         "acquire",
-        lambda *args, **kwargs: replace(lend(*args, **kwargs), books=None),
+        lambda *args, **kwargs: lend(*args, **kwargs)._replace(books=None),
     )
     playground.run()
     call = traced.named("generate_content")[0]
@@ -307,7 +306,7 @@ def test_the_server_is_told_as_far_as_it_is_known(
     traced: Any, host: str, address: str | None, port: int | None
 ) -> None:
     """An address with its port where one is written, nothing where the host is unknown."""
-    Playground([traced.observer]).run(replace(INFO, host=host))
+    Playground([traced.observer]).run(INFO._replace(host=host))
     told = traced.spans[-1].attributes
     assert (told.get("server.address"), told.get("server.port")) == (address, port)
 

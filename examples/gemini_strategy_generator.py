@@ -1,0 +1,113 @@
+"""From a sentence to Python code of a trading strategy: "Buy on RSI < 30".
+
+python examples/gemini_strategy_generator.py "Buy on RSI < 30"
+
+With a pool of keys or with one key, and with ENABLE_KEY_ROTATION=false too: the class below
+knows nothing of keys. The code is checked to compile. It is never run here, and you should read
+it before you do.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from google import genai
+from google.genai import errors, types
+
+import keyrot_middleware
+
+MODEL = "gemini-flash-latest"
+
+RULES = """\
+You write trading strategies in Python. Answer with one Python module and nothing else: no prose
+and no Markdown. It defines `generate_signals(prices)`, which takes a pandas DataFrame with the
+columns open, high, low, close and volume, and returns a pandas Series of 1 (buy), -1 (sell) and
+0 (hold) with the same index. Use pandas and numpy only. Read no files and open no connections."""
+
+_FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+
+
+class StrategyError(Exception):
+    """Say why there is no strategy."""
+
+
+class GeminiStrategyGenerator:
+    """Turns descriptions into code, with any google-genai client."""
+
+    def __init__(self, client: genai.Client | None = None, model: str = MODEL) -> None:
+        self._client = client or genai.Client()
+        self._model = model
+        self._config = types.GenerateContentConfig(system_instruction=RULES, temperature=0)
+
+    def generate_strategy(self, text: str) -> str:
+        """Write the strategy that *text* describes; mend it once if it does not compile.
+
+        Returns:
+            Python code that compiles.
+
+        Raises:
+            StrategyError: If nothing is described, or no code that compiles came back.
+            google.genai.errors.APIError: If the API fails; from a pool, only when no key serves.
+        """
+        if not text.strip():
+            raise StrategyError('describe a strategy, such as "Buy on RSI < 30"')
+        code = self._ask(f"Strategy: {text.strip()}")
+        problem = fault(code)
+        if problem:
+            code = self._ask(
+                f"Strategy: {text.strip()}\n\nThis code does not compile: {problem}\n\n{code}\n\n"
+                "Write the whole module again, corrected."
+            )
+            problem = fault(code)
+        if problem:
+            raise StrategyError(f"the model wrote no code that compiles, twice: {problem}")
+        return code
+
+    def _ask(self, prompt: str) -> str:
+        response = self._client.models.generate_content(
+            model=self._model, contents=prompt, config=self._config
+        )
+        return code_in(response.text or "")
+
+
+def code_in(answer: str) -> str:
+    """Take the code out of an answer: what stands between Markdown fences, else all of it."""
+    blocks = _FENCE.findall(answer)
+    return "\n\n".join(block.strip("\n") for block in blocks) if blocks else answer.strip()
+
+
+def fault(code: str) -> str | None:
+    """Say why *code* does not compile; None if it does."""
+    if not code.strip():
+        return "the answer is empty"
+    try:
+        compile(code, "<strategy>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print('usage: gemini_strategy_generator.py "Buy on RSI < 30"', file=sys.stderr)
+        return 2
+    try:
+        keyrot_middleware.install()
+        print(GeminiStrategyGenerator().generate_strategy(arguments[0]))
+    except (StrategyError, keyrot_middleware.ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except errors.APIError as error:
+        print(f"Gemini: {error.code} {error.status}: {error.message}", file=sys.stderr)
+        return 1
+    except ValueError as error:  # the SDK's, where there is no key at all
+        print(f"No API key: set GEMINI_API_KEYS or GEMINI_API_KEY ({error})", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""install() at start-up, and the spans of one call printed as a tree.
+
+Needs the extra `otlp` (the OpenTelemetry SDK). Where your program already sets up a tracer
+provider, the spans go there and nothing else is needed than install().
+"""
+
+from __future__ import annotations
+
+from google import genai
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import keyrot_middleware
+from keyrot_middleware.telemetry.tree import format_tree
+
+
+def main() -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+
+    keyrot_middleware.install()
+
+    client = genai.Client()
+    answer = client.models.generate_content(model="gemini-flash-latest", contents="Say hello.")
+    print(answer.text)
+    print(format_tree(spans.get_finished_spans(), durations=True))
+
+
+if __name__ == "__main__":
+    main()

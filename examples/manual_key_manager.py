@@ -1,0 +1,58 @@
+"""The pool without install(): this program chooses each key by hand and reports what came of it.
+
+For programs that send requests in a way of their own. The rules and the state are the same as
+those of install().
+"""
+
+from __future__ import annotations
+
+import sys
+
+from google import genai
+from google.genai import errors
+
+from keyrot_middleware import KeyManager, KeyPoolExhausted
+
+MODEL = "gemini-flash-latest"
+
+
+def ask(manager: KeyManager, question: str) -> str:
+    """Ask with one key after the other until one answers.
+
+    Raises:
+        KeyPoolExhausted: No key is left for this question.
+    """
+    failed: list[str] = []
+    while True:
+        key = manager.select_key(MODEL, tokens_needed=len(question) // 4, exclude=failed)
+        client = genai.Client(api_key=key.api_key)
+        try:
+            response = client.models.generate_content(model=MODEL, contents=question)
+        except errors.APIError as error:
+            failure = manager.report_error(key.key_id, error)
+            print(f"{key.key_id}: {failure}", file=sys.stderr)
+            failed.append(key.key_id)
+        else:
+            manager.report_success(key.key_id, response=response)
+            return f"{key.key_id}: {response.text}"
+        finally:
+            client.close()
+
+
+def main() -> int:
+    manager = KeyManager()
+    try:
+        for question in ("What is the RSI?", "What is the MACD?"):
+            print(ask(manager, question))
+    except KeyPoolExhausted as error:
+        print(f"no key is left until {error.retry_at}: {error.reasons}", file=sys.stderr)
+        return 1
+    for key_id, health in manager.get_health_status().items():
+        counts = f"{health['success_count']} ok, {health['error_count']} failed"
+        rest = f", rests until {health['cooldown_until']}" if health["in_cooldown"] else ""
+        print(f"{key_id}: {counts}{rest}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

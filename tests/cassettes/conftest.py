@@ -1,0 +1,48 @@
+"""A pool over a cassette, and nothing else around: no server, no setting, no key of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google import genai
+from scenarios import SCENARIOS, Scenario, values_for
+
+import keyrot_middleware
+from keyrot_middleware.config import ENV_NAMES
+from keyrot_middleware.drive.guard import strict
+from keyrot_middleware.testing import FakeClock
+from keyrot_middleware.testing.cassettes import recorder
+
+FOLDER = Path(__file__).resolve().parents[2] / "cassettes"
+
+Replay = Callable[[str], AbstractContextManager[tuple[Scenario, genai.Client, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ENV_NAMES.values():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with strict():
+        yield
+    keyrot_middleware.uninstall()
+
+
+@pytest.fixture
+def replay() -> Replay:
+    """Give a way to open a cassette by name: its scenario, a client without a key, the cassette."""
+
+    @contextmanager
+    def opened(name: str) -> Iterator[tuple[Scenario, genai.Client, Any]]:
+        scenario = SCENARIOS[name]
+        keys = values_for(scenario.names)
+        tape = recorder(keys, record_mode="none").use_cassette(FOLDER / f"{name}.yaml")
+        keyrot_middleware.install(keys=list(keys.values()), strategy="fill", clock=FakeClock())
+        with tape as cassette, genai.Client() as client:
+            yield scenario, client, cassette
+
+    return opened

@@ -1,0 +1,102 @@
+"""What stands in a cassette: in ours, and in one that a user records."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from google import genai
+from scenarios import MODEL, PROMPT, SCENARIOS, plain
+
+from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing.cassettes import recorder
+
+FOLDER = Path(__file__).resolve().parents[2] / "cassettes"
+FORBIDDEN = {
+    "a standard key": r"AIza[0-9A-Za-z_-]{35}",
+    "an auth key": r"\bAQ\.[0-9A-Za-z_-]{20}",
+    "a token": r"(?i)\bbearer\s+[0-9a-z._~+/-]{8}|\bya29\.",
+    "a key's header": r"(?i)x-goog-api-key|authorization:|cookie:",
+    "a key in a query": r"[?&]key=",
+    "a loopback address": r"127\.0\.0\.1|localhost|\[::1\]",
+    "a project number": r"projects/[1-9]\d{5,}",
+    "a date": r"(?i)^\s+(date|server-timing):",
+    "binary, which nobody can read through": r"!!binary",
+}
+
+
+def found_in(text: str) -> list[str]:
+    """Name what is in a cassette and should not be, across the line breaks of YAML too."""
+    unfolded = re.sub(r"\\?\n\s*\\?", "", text)
+    return [
+        what
+        for what, pattern in FORBIDDEN.items()
+        if any(re.search(pattern, variant, re.MULTILINE) for variant in (text, unfolded))
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.y*ml")), ids=lambda path: path.stem)
+def test_no_cassette_holds_a_key(path: Path) -> None:
+    """Nothing shaped like a key, a token or an address of the recording machine is in the file."""
+    assert found_in(path.read_text(encoding="utf-8")) == []
+
+
+def test_every_scenario_has_its_cassette() -> None:
+    """The folder holds the recordings of the scenarios, what they are from, and no other."""
+    recorded = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.yaml")}
+    assert recorded.keys() == SCENARIOS.keys()
+    for text in recorded.values():
+        assert re.search(r"^  recorded_from: (FakeGemini|Google)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("style", ["standard", "auth"])
+def test_a_recording_with_one_key_replays_with_another(style: str, tmp_path: Path) -> None:
+    """The name is what counts; the file has neither value, nor a key that was echoed unasked."""
+    path = tmp_path / "own.yaml"
+    with FakeGemini() as gemini:
+        recorded = gemini.add_key("mine", style=style).value  # type: ignore[arg-type]
+        stranger = gemini.add_key("stranger").value
+        gemini.answer(f"three {recorded} {stranger}")
+        with recorder({"mine": recorded}).use_cassette(path):
+            client = genai.Client(api_key=recorded, http_options=gemini.http_options)
+            assert recorded in plain(client)
+    assert found_in(path.read_text(encoding="utf-8")) == []
+    other = recorded[::-1]
+    with recorder({"mine": other}, record_mode="none").use_cassette(path):
+        said = plain(genai.Client(api_key=other))
+    assert other in said
+    assert stranger not in said
+
+
+def test_a_saved_cassette_that_is_extended_stays_clean(tmp_path: Path) -> None:
+    """Loading puts the key back into what was echoed; saving again takes it out again."""
+    path = tmp_path / "own.yaml"
+    with FakeGemini() as gemini:
+        key = gemini.add_key("mine").value
+        gemini.script("mine", Reply.KEY_SUSPENDED)
+        for mode in ("once", "new_episodes"):
+            with recorder({"mine": key}, record_mode=mode).use_cassette(path) as cassette:
+                client = genai.Client(api_key=key, http_options=gemini.http_options)
+                with pytest.raises(genai.errors.ClientError, match="suspended"):
+                    plain(client)
+                if mode == "new_episodes":
+                    client.models.count_tokens(model=MODEL, contents=PROMPT)
+            assert found_in(path.read_text(encoding="utf-8")) == []
+        assert len(cassette) == 2
+        assert gemini.count() == 2
+
+
+def test_a_compressed_body_is_read_before_it_is_saved(tmp_path: Path) -> None:
+    """A body in a coding that cannot be undone is refused, since a key could be in it."""
+    path = tmp_path / "own.yaml"
+    odd = Reply.custom(200, "{}", headers=(("Content-Encoding", "zstd-of-tomorrow"),))
+    with FakeGemini() as gemini:
+        key = gemini.add_key("mine").value
+        gemini.script("mine", odd)
+        with (
+            pytest.raises(ValueError, match="coded as"),
+            recorder({"mine": key}).use_cassette(path),
+        ):
+            plain(genai.Client(api_key=key, http_options=gemini.http_options))
+    assert not path.exists()

@@ -1,0 +1,101 @@
+"""A pool over recorded traffic: `genai.Client()` as it stands, no server, no key."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import pytest
+from google import genai
+from google.genai.errors import ClientError
+from scenarios import MODEL, PROMPT, SCENARIOS, traffic, values_for
+from vcr.errors import CannotOverwriteExistingCassetteException
+
+import keyrot_middleware
+from keyrot_middleware.testing.cassettes import recorder
+
+FAILOVERS = sorted(name for name in SCENARIOS if name.startswith("failover"))
+SUSPENDED = sorted(name for name in SCENARIOS if name.startswith("suspended"))
+
+
+def health() -> dict[str, dict[str, Any]]:
+    return dict(keyrot_middleware.status()["keys"])
+
+
+@pytest.mark.parametrize("name", FAILOVERS)
+def test_a_spent_and_an_invalid_key_are_passed_over(name: str, replay: Any) -> None:
+    """Every call succeeds, and the bad keys are asked once: by a cassette that answers once."""
+    with replay(name) as (scenario, client, cassette):
+        for _ in range(scenario.calls):
+            assert "three" in scenario.program(client).lower()
+        assert traffic(cassette) == scenario.traffic
+        assert cassette.play_counts == dict.fromkeys(range(len(scenario.traffic)), 1)
+
+
+@pytest.mark.parametrize("name", FAILOVERS)
+def test_each_key_has_the_health_that_its_answer_means(name: str, replay: Any) -> None:
+    """The spent key cools down, the invalid one is retired, the good one is as it was."""
+    with replay(name) as (scenario, client, _):
+        for _ in range(scenario.calls):
+            scenario.program(client)
+        spent, invalid, good = (health()[key] for key in scenario.names)
+    assert (spent["active"], spent["in_cooldown"], spent["error_count"]) == (True, True, 1)
+    assert spent["cooldown_until"] > "2026-01-01T12:30:30Z"
+    assert (invalid["active"], invalid["error_count"]) == (False, 1)
+    assert invalid["disabled_reason"]
+    assert (good["active"], good["in_cooldown"]) == (True, False)
+    assert (good["success_count"], good["error_count"]) == (scenario.calls, 0)
+
+
+@pytest.mark.parametrize("name", SUSPENDED)
+def test_the_key_that_google_echoes_does_not_come_out(
+    name: str, replay: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The body has the key again in a replay; neither the error, its response nor a log has it."""
+    value = values_for(["key_1"])["key_1"]
+    caplog.set_level("DEBUG", logger="keyrot_middleware")
+    with replay(name) as (scenario, client, cassette):
+        with pytest.raises(ClientError) as caught:
+            scenario.program(client)
+        assert value in str(cassette.responses[0]["body"]["string"])
+        assert cassette.play_counts == {0: 1}
+        key = health()["key_1"]
+    error = caught.value
+    assert (error.code, error.status) == (403, "PERMISSION_DENIED")
+    said = [*traceback.format_exception(error), repr(vars(error)), repr(key), caplog.text]
+    said += [repr(vars(error.response)), str(getattr(error.response, "text", ""))]
+    assert value not in "".join(said)
+    assert "has been suspended" in str(error)
+    assert (key["active"], key["error_count"]) == (False, 1)
+    assert key["disabled_reason"]
+
+
+def test_an_answer_is_played_for_its_own_key_only(replay: Any) -> None:
+    """A client that sends with the good key first does not get the 429 that was recorded first."""
+    with replay("failover_sync") as (scenario, _, cassette):
+        good = genai.Client(api_key=values_for(scenario.names)["key_3"])
+        with keyrot_middleware.bypass():
+            assert "three" in scenario.program(good).lower()
+        assert cassette.play_counts == {2: 1}
+
+
+def test_a_request_that_was_not_recorded_fails(replay: Any) -> None:
+    """Another prompt has no answer, and the error says which matcher failed, not the key."""
+    with replay("failover_sync") as (scenario, client, _):
+        with pytest.raises(CannotOverwriteExistingCassetteException) as caught:
+            client.models.generate_content(model=MODEL, contents="Something else.")
+        said = "".join(traceback.format_exception(caught.value))
+    assert "body" in said
+    assert not any(value in said for value in values_for(scenario.names).values())
+
+
+def test_a_key_without_a_name_is_refused() -> None:
+    """What no name is known for can neither be recorded nor replayed, and the error says so."""
+    known, other = values_for(["key_1", "other"]).values()
+    client = genai.Client(api_key=other)
+    with (
+        recorder({"key_1": known}).use_cassette("new.yaml"),
+        pytest.raises(ValueError, match=r"no name here.*key_1$") as caught,
+    ):
+        client.models.generate_content(model=MODEL, contents=PROMPT)
+    assert other not in "".join(traceback.format_exception(caught.value))

@@ -1,0 +1,161 @@
+"""Other instrumentations wrap the same methods: any order of coming and going is harmless."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from four_modes import ask
+from google.genai._api_client import BaseApiClient
+from wrapt import FunctionWrapper, unwrap_object, wrap_function_wrapper
+
+import keyrot_middleware
+
+NAMES = ("request", "request_streamed", "async_request", "async_request_streamed")
+
+
+@pytest.fixture(autouse=True)
+def plain_again():
+    """Put the SDK's own functions back, whatever a test did to them."""
+    before = dict(vars(BaseApiClient))
+    yield
+    for name, method in before.items():
+        if vars(BaseApiClient).get(name) is not method:
+            setattr(BaseApiClient, name, method)
+
+
+class Other:
+    """An instrumentation as they are written: wrapt layers, taken off again."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on(self) -> None:
+        """Wrap."""
+        for name in NAMES:
+            wrap_function_wrapper("google.genai._api_client", f"BaseApiClient.{name}", self._count)
+
+    def _count(self, wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        self.seen += 1
+        return wrapped(*args, **kwargs)
+
+    def off_by_layer(self) -> None:
+        """Take away its own layer, wherever it stands in the chain."""
+        for name in NAMES:
+            unwrap_object(BaseApiClient, name, self._mine(name), missing_ok=True)
+
+    def off_by_snapshot(self, snapshot: dict[str, Any]) -> None:
+        """Put back what it found, as instrumentations with a saved original do."""
+        for name in NAMES:
+            setattr(BaseApiClient, name, snapshot[name])
+
+    def _mine(self, name: str) -> Any:
+        layer = vars(BaseApiClient)[name]
+        while getattr(layer, "_self_wrapper", None) != self._count:
+            layer = layer.__wrapped__
+        return layer
+
+
+def snapshot() -> dict[str, Any]:
+    """Give what stands in the class."""
+    return {name: vars(BaseApiClient)[name] for name in NAMES}
+
+
+ORDERS = [
+    order
+    for order in itertools.permutations(("ours on", "theirs on", "ours off", "theirs off"))
+    if order.index("ours on") < order.index("ours off")
+    and order.index("theirs on") < order.index("theirs off")
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=", ".join)
+def test_every_order_of_two_instrumentations_ends_where_it_began(
+    order, gemini, pool, connect
+) -> None:
+    """Each works while it is on, in every order; at the end the SDK's functions are back."""
+    before, theirs = snapshot(), Other()
+    own = connect(gemini.add_key("own").value)
+    steps = {
+        "ours on": lambda: pool("A"),
+        "ours off": keyrot_middleware.uninstall,
+        "theirs on": theirs.on,
+        "theirs off": lambda: _off(theirs),
+    }
+    ours_on = theirs_on = False
+    for step in order:
+        steps[step]()
+        ours_on = step == "ours on" or (ours_on and step != "ours off")
+        theirs_on = step == "theirs on" or (theirs_on and step != "theirs off")
+        seen = theirs.seen
+        assert ask("sync", own) == ("ok from A" if ours_on else "ok from own")
+        assert (theirs.seen > seen) is theirs_on
+    left = snapshot()
+    assert all(_innermost(left[name]) is before[name] for name in NAMES)
+    print(order, left == before)
+    # wrapt can take off only the outermost layer: a buried one of ours stays, and passes through.
+    if order.index("ours off") > order.index("theirs off") or order[2] == "theirs off":
+        assert left == before
+
+
+def _off(theirs: Other) -> None:
+    theirs.off_by_layer()
+
+
+def _innermost(method: Any) -> Any:
+    while isinstance(method, FunctionWrapper):
+        method = method.__wrapped__
+    return method
+
+
+def test_our_layer_buried_by_another_passes_through(gemini, pool, connect) -> None:
+    """uninstall() under another's layer: calls go as the SDK sends them, and theirs still works."""
+    theirs = Other()
+    pool("A")
+    theirs.on()
+    keyrot_middleware.uninstall()
+    own = connect(gemini.add_key("own").value)
+    assert ask("sync", own) == "ok from own"
+    assert ask("async", own) == "ok from own"
+    assert theirs.seen == 2
+
+
+def test_our_layer_brought_back_by_a_snapshot_is_pass_through(gemini, pool, connect) -> None:
+    """A saved original that holds our dead layer, put back after uninstall(), sends nothing."""
+    pool("A")
+    ours = snapshot()
+    theirs = Other()
+    theirs.on()
+    keyrot_middleware.uninstall()
+    theirs.off_by_snapshot(ours)
+    own = connect(gemini.add_key("own").value)
+    assert ask("sync", own) == "ok from own"
+    assert ask("async_stream", own) == "ok from own"
+
+
+def test_install_again_over_a_dead_layer(gemini, pool, connect) -> None:
+    """A new pool works once, over whatever an old one left behind."""
+    pool("A")
+    ours = snapshot()
+    keyrot_middleware.uninstall()
+    for name, method in ours.items():
+        setattr(BaseApiClient, name, method)
+    pool("B")
+    assert ask("sync", connect()) == "ok from B"
+    assert ask("async", connect()) == "ok from B"
+    assert gemini.count() == 2
+
+
+def test_a_snapshot_from_before_install_takes_our_layer_away_and_status_says_so(
+    gemini, pool, connect
+) -> None:
+    """Somebody else's restore removes us: `status()` tells which seams are gone."""
+    before = snapshot()
+    pool("A")
+    for name in ("request", "async_request"):
+        setattr(BaseApiClient, name, before[name])
+    seams = keyrot_middleware.status()["seams"]
+    assert {name for name, there in seams.items() if not there} == {"request", "async_request"}
+    keyrot_middleware.uninstall()
+    assert snapshot() == before

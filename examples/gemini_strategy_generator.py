@@ -96,15 +96,17 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         keyrot_middleware.install()
-        print(GeminiStrategyGenerator().generate_strategy(arguments[0]))
-    except (StrategyError, keyrot_middleware.ConfigError) as error:
-        print(error, file=sys.stderr)
+        generator = GeminiStrategyGenerator()
+    except ValueError as error:  # a wrong setting; or the SDK's own, where there is no key at all
+        print(f"Check GEMINI_API_KEYS or GEMINI_API_KEY: {error}", file=sys.stderr)
+        return 2
+    try:
+        print(generator.generate_strategy(arguments[0]))
+    except StrategyError as error:
+        print(f"No strategy: {error}", file=sys.stderr)
         return 1
     except errors.APIError as error:
         print(f"Gemini: {error.code} {error.status}: {error.message}", file=sys.stderr)
-        return 1
-    except ValueError as error:  # the SDK's, where there is no key at all
-        print(f"No API key: set GEMINI_API_KEYS or GEMINI_API_KEY ({error})", file=sys.stderr)
         return 1
     return 0
 

@@ -11,7 +11,7 @@ import sys
 from google import genai
 from google.genai import errors
 
-from keyrot_middleware import KeyManager, KeyPoolExhausted
+from keyrot_middleware import ConfigError, KeyManager, KeyPoolExhausted
 
 MODEL = "gemini-flash-latest"
 
@@ -21,6 +21,7 @@ def ask(manager: KeyManager, question: str) -> str:
 
     Raises:
         KeyPoolExhausted: No key is left for this question.
+        google.genai.errors.APIError: The request failed, and the key is not to blame.
     """
     failed: list[str] = []
     while True:
@@ -31,6 +32,8 @@ def ask(manager: KeyManager, question: str) -> str:
         except errors.APIError as error:
             failure = manager.report_error(key.key_id, error)
             print(f"{key.key_id}: {failure}", file=sys.stderr)
+            if not manager.get_health_status()[key.key_id]["in_cooldown"]:
+                raise  # the request's own fault, or nobody's: no other key would help
             failed.append(key.key_id)
         else:
             manager.report_success(key.key_id, response=response)
@@ -40,17 +43,20 @@ def ask(manager: KeyManager, question: str) -> str:
 
 
 def main() -> int:
-    manager = KeyManager()
     try:
+        manager = KeyManager()
         for question in ("What is the RSI?", "What is the MACD?"):
             print(ask(manager, question))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     except KeyPoolExhausted as error:
         print(f"no key is left until {error.retry_at}: {error.reasons}", file=sys.stderr)
         return 1
     for key_id, health in manager.get_health_status().items():
         counts = f"{health['success_count']} ok, {health['error_count']} failed"
-        rest = f", rests until {health['cooldown_until']}" if health["in_cooldown"] else ""
-        print(f"{key_id}: {counts}{rest}")
+        until = health["disabled_reason"] or health["cooldown_until"] or "ready"
+        print(f"{key_id}: {counts}, {until}")
     return 0
 
 

@@ -21,6 +21,7 @@ from .genai.wrap import Binding, bypassed
 from .secrets import open_ring
 from .state import open_state
 from .telemetry.base import Observer
+from .telemetry.export import export_spans
 from .telemetry.logs import LogObserver
 from .telemetry.otel import OtelObserver
 
@@ -57,6 +58,8 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
         pool = open_pool(config, clock or SystemClock())
         if pool is None:
             return
+        if config.settings.tracing == "otlp":
+            export_spans()
         _binding = Binding(pool, frozenset(config.settings.allowed_hosts))
         _binding.put_on()
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from .core.model import Limits
-from .core.policy import POOL_KEY, RetryPolicy
+from .core.policy import LAST_RESORT, POOL_KEY, RetryPolicy
 from .core.text import nearest, shown
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys
@@ -37,7 +37,7 @@ __all__ = [
     "load",
 ]
 
-LAST_RESORT_PRIORITY = 1_000_000
+LAST_RESORT_PRIORITY = LAST_RESORT
 """The priority of the single key: it serves while nothing else can."""
 
 _REDIS_WARNING = (

@@ -170,10 +170,12 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
     """Send once with *lease*, and settle it exactly once, whatever happens."""
     call.sends += 1
     outcome, names = Outcome(Kind.ABANDONED), ()
+    stream: Any = None
     try:
         reply: Any = yield from do.send(do.Send(lease, call.sends, len(call.excluded)))
         if isinstance(reply, Opened):
-            reply = yield from do.relay(do.Relay(lease, reply.stream))
+            stream = reply.stream
+            reply = yield from do.relay(do.Relay(lease, stream))
         failed = reply if isinstance(reply, Failed) else getattr(reply, "failed", None)
         if failed is None:
             outcome, names = Outcome(Kind.SUCCESS, None, reply.usage), reply.names
@@ -181,8 +183,13 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
         else:
             outcome = yield from _judge(call, lease, failed, getattr(reply, "usage", NO_USAGE))
     finally:
+        if stream is not None and outcome.kind is Kind.ABANDONED:  # dropped: book what it used
+            end = stream.end(None)
+            outcome, names = Outcome(Kind.ABANDONED, None, end.usage), end.names
         error = call.last.error if outcome.verdict and call.last else None
         until = yield from do.settle(do.Settle(lease, outcome, names, error))
+        if outcome.kind is Kind.UNSENT or (outcome.usage.input_tokens or inf) < lease.tokens:
+            call.roster.relieve(lease.key_id)
         if outcome.verdict is not None:
             call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
     return reply  # type: ignore[no-any-return]
@@ -246,12 +253,15 @@ def _wait(call: Call, unavailable: Unavailable) -> Generator[Command, Any, bool]
     """Wait for the soonest key, if its time is known and within what is left of the budget."""
     blocks = unavailable.blocks.items()
     times = [b.until for key_id, b in blocks if b.waitable and key_id not in call.excluded]
-    soonest = min([*times, *call.excluded.values()], default=inf)
-    pause = max(soonest - unavailable.at, 0.0)
-    if not isfinite(soonest) or pause > call.policy.max_wait_s - call.waited_s:
+    named = min(call.excluded.values(), default=inf)
+    soonest = min([*times, named])
+    # A server that names a few milliseconds each time must not be asked hundreds of times.
+    pause = max(soonest - unavailable.at, BACKOFF_BASE_S if soonest == named else 0.0)
+    left = call.policy.max_wait_s - call.waited_s
+    if not isfinite(soonest) or pause > left:
         return False
     _, draw = yield from do.now()
-    pause += draw * min(JITTER_S, pause)
+    pause += draw * min(JITTER_S, pause, left - pause)
     call.waited_s += pause
     yield from do.sleep(do.Sleep(pause, "key"))
     for key_id in [k for k, until in call.excluded.items() if until <= soonest]:

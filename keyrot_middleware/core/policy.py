@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["POOL_KEY", "RetryPolicy", "Strategy"]
+__all__ = ["LAST_RESORT", "POOL_KEY", "RetryPolicy", "Strategy"]
+
+LAST_RESORT = 1_000_000
+"""From this priority on a key comes after all others, those of other models included."""
 
 POOL_KEY = "keyrot-pool"
 """As a key, in a variable or a constructor: no key of its own. It never reaches the wire."""

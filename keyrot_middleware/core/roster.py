@@ -2,12 +2,15 @@
 
 The order of a call is a list of groups: keys whose `model` is the one asked for, then keys
 without a model, then the others; within these, keys of the wanted workload first, then by
-priority. Within a group the strategy decides where to begin: `spread` anywhere, `fill` at the
-beginning, `sticky` at a place that follows from the conversation.
+priority; the last resort comes after all of them. Within a group the strategy decides where to
+begin: `spread` anywhere, `fill` at the beginning, `sticky` at a place that follows from the
+conversation.
 
 A shortlist is a few keys of one group. The state says exactly which of them can serve; what it
 refused until a known time is *parked* here and not offered again before, so that a call does not
 pass by ten thousand spent keys. Parking is a hint, looked at again after `PARK_S` at the latest.
+A full window is no more than a hint about one size of request, until something is given back:
+when no other key of its group can serve, such a key is offered to smaller requests all the same.
 """
 
 from __future__ import annotations
@@ -16,8 +19,11 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from heapq import heappop, heappush
+from math import inf
 
-from .model import Block, CallInfo, Candidate
+from .failures import RULES
+from .model import Block, CallInfo, Candidate, Scope
+from .policy import LAST_RESORT
 
 __all__ = ["SHORTLIST", "Roster", "Shortlist"]
 
@@ -28,8 +34,10 @@ PARK_S = 60.0
 VIEWS = 64
 """Orders kept, one for each model and workload in use."""
 
-_BRIEF = ("probe", "concurrency")
-"""Reasons whose end nobody knows: such a key is offered again by the next call."""
+_OF_A_VERB = {rule.name for rule in RULES if rule.scope in (Scope.KEY_VERB, Scope.PROJECT_CACHE)}
+_NEVER_PARKED = frozenset({"probe", "concurrency"} | _OF_A_VERB)
+"""Reasons whose end nobody knows, or that are about one method of the API while a view is for all
+of them: such a key is offered again by the next call."""
 
 Shortlist = tuple[tuple[int, Candidate], ...]
 
@@ -37,25 +45,42 @@ Shortlist = tuple[tuple[int, Candidate], ...]
 class _Group:
     """Keys of equal rank: those worth offering, and those parked until a time."""
 
-    __slots__ = ("keys", "parked", "ready", "until")
+    __slots__ = ("full", "keys", "parked", "ready", "until")
 
     def __init__(self, keys: list[Candidate]) -> None:
         self.keys = keys
         self.ready = list(range(len(keys)))
         self.until: list[tuple[float, int]] = []
         self.parked: dict[int, Block] = {}
+        self.full: dict[int, float] = {}
+        """Of the parked those whose window is full, for requests of this size and more."""
 
     def unpark(self, now: float) -> None:
         while self.until and self.until[0][0] <= now:
             _, index = heappop(self.until)
             del self.parked[index]
+            self.full.pop(index, None)
             insort(self.ready, index)
 
-    def park(self, index: int, block: Block, now: float) -> None:
+    def park(self, index: int, block: Block, size: float | None, now: float) -> None:
         if index not in self.parked:
-            self.parked[index] = block
             heappush(self.until, (min(block.until, now + PARK_S), index))
             del self.ready[bisect_left(self.ready, index)]
+        self.parked[index] = block
+        self.full.pop(index, None)
+        if size is not None:
+            self.full[index] = size
+
+    def relieve(self, index: int) -> None:
+        if index in self.full:
+            self.full[index] = inf
+
+    def worth_asking(self, info: CallInfo) -> list[Candidate]:
+        return [
+            self.keys[index]
+            for index, size in self.full.items()
+            if (_size(self.parked[index].reason, info) or 0) < size
+        ]
 
     def first(self, offset: int) -> list[Candidate]:
         some = self.ready[offset : offset + SHORTLIST]
@@ -129,6 +154,10 @@ class Roster:
                 with self._lock():
                     rest = group.rest(offset, first)
                 yield from _chunks(rank, rest, excluded)
+            if group.full:
+                with self._lock():
+                    asked_again = group.worth_asking(info)
+                yield from _chunks(rank, asked_again, excluded)
 
     def park(self, info: CallInfo, blocks: Mapping[str, Block], now: float) -> None:
         """Do not offer these keys for calls like *info* before they may serve again."""
@@ -136,15 +165,24 @@ class Roster:
         with self._lock():
             for key_id, block in blocks.items():
                 place = view.places.get(key_id)
-                if place and block.until > now and block.reason not in _BRIEF:
-                    place[0].park(place[1], block, now)
+                if place and block.until > now and block.reason not in _NEVER_PARKED:
+                    place[0].park(place[1], block, _size(block.reason, info), now)
+
+    def relieve(self, key_id: str) -> None:
+        """Some of what was reserved with this key was given back: its windows may have room."""
+        for view in tuple(self._views.values()):
+            place = view.places.get(key_id)
+            if place and place[1] in place[0].full:
+                with self._lock():
+                    place[0].relieve(place[1])
 
     def parked(self, info: CallInfo) -> dict[str, Block]:
         """Tell why each key that is not offered is not."""
+        view = self._view(info)
         with self._lock():
             return {
                 group.keys[index].key_id: block
-                for group in self._view(info).groups
+                for group in view.groups
                 for index, block in group.parked.items()
             }
 
@@ -164,20 +202,27 @@ class Roster:
         return view
 
     def _order(self, info: CallInfo) -> _View:
-        groups: dict[tuple[int, bool, int], list[Candidate]] = {}
+        groups: dict[tuple[bool, int, bool, int], list[Candidate]] = {}
         for key in self.keys.values():
             rank = 1 if key.model is None else 0 if key.model == info.model else 2
             other_work = info.workload is not None and key.workload != info.workload
-            groups.setdefault((rank, other_work, key.priority), []).append(key)
+            name = (key.priority >= LAST_RESORT, rank, other_work, key.priority)
+            groups.setdefault(name, []).append(key)
         return _View([_Group(groups[name]) for name in sorted(groups)])
 
     def _offset(self, group: _Group, info: CallInfo, draw: float) -> int:
-        if self.spread:
-            return int(draw * len(group.ready))
         if self._sticky and info.conversation:
             home = int(info.conversation, 16) % len(group.keys)
             return bisect_left(group.ready, home) % max(len(group.ready), 1)
-        return 0
+        # A call that belongs to no conversation sticks to nothing, not to the first key.
+        return int(draw * len(group.ready)) if self.spread or self._sticky else 0
+
+
+def _size(reason: str, info: CallInfo) -> float | None:
+    """Tell how much of a full window the request wanted; None where it is about no window."""
+    if reason == "tpm":
+        return info.tokens
+    return info.requests if reason in ("rpm", "rpd") else None
 
 
 def _chunks(

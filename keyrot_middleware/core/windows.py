@@ -250,7 +250,8 @@ class Quota:
 
     def idle(self, now: float) -> bool:
         """Tell whether the record says nothing any more and may be forgotten."""
-        return now >= self.day_end and now >= self.learned_until
+        # A request in the day's last second may count in the minute after it as well.
+        return now >= self.day_end + 60.0 + GUARD_S and now >= self.learned_until
 
 
 def _full(used: int, cost: int, limit: int) -> bool:

@@ -82,7 +82,10 @@ class AsyncPerformer:
     def settle_now(self, command: Command) -> float | None:
         """Settle without waiting: for a stream that is collected outside of any task."""
         if isinstance(command, Settle) and command.lease.books is not None:
-            return self._pool.state.settle(command.lease, command.outcome, command.names)
+            try:
+                return self._pool.state.settle(command.lease, command.outcome, command.names)
+            except Exception:
+                fault("state")
         return None
 
     async def _now(self, _command: Now) -> tuple[float, float]:
@@ -195,6 +198,7 @@ class AsyncRelay:
         self._flow = flow
         self._perform = perform
         self._started = False
+        self._stream: AsyncStream = relay.stream
         self._chunks = _relay(flow, perform, relay.stream)
 
     def __aiter__(self) -> AsyncRelay:
@@ -214,8 +218,9 @@ class AsyncRelay:
     async def aclose(self) -> None:
         """Close the stream; what it has used so far is booked."""
         if not self._started:
+            self._started = True
             self._abandon()
-        self._started = True
+            await _quietly(self._stream.aclose())
         await self._chunks.aclose()
 
     def __del__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ..core.commands import (
@@ -146,6 +147,10 @@ def run(flow: Steps, perform: Performer) -> Any:
     except StopIteration as stop:
         perform.finish(None)
         return stop.value
+    except Closed:
+        closed = GeneratorExit()
+        perform.finish(closed)
+        raise closed from None
     except BaseException as error:
         perform.finish(error)
         raise
@@ -179,15 +184,19 @@ def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
 def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEnd]:
     """Yield the chunks; the attempt is current only while the SDK works on the next one."""
     chunks = iter(stream)
-    failed: Exception | None = None
     try:
         while True:
             chunk, failed = _next(chunks, watch)
             if chunk is None:
-                return stream.end(failed)
+                break
             yield chunk
-    finally:
-        stream.close()
+        end = stream.end(failed)
+    except BaseException:
+        with suppress(Exception):  # its own complaint must not hide the reason
+            stream.close()
+        raise
+    stream.close()
+    return end
 
 
 def _next(chunks: Iterator[Any], watch: Watch | None) -> tuple[Any, Exception | None]:

@@ -13,7 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..core.model import (
     NO_LIMITS,
@@ -40,7 +40,19 @@ BUCKETS_KEPT = 1_000
 SWEEP_AT = 256
 
 _T = TypeVar("_T")
-_Booking = tuple[Quota, tuple[int, bool, float], tuple[Cooldown, ...]]
+
+
+class _Booking(NamedTuple):
+    """What was booked where for a lease."""
+
+    quota: Quota
+    where: tuple[int, bool, float]
+    probing: tuple[Cooldown, ...]
+    """Cooldowns that are over, and of which the lease is the probe."""
+    model: str
+    """As asked for; the lease has only the bucket."""
+    revived: int
+    """How often the key had been revived by then."""
 
 
 class MemoryState(State):
@@ -56,6 +68,7 @@ class MemoryState(State):
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._revived: dict[str, int] = {}
         self._sweep_at = SWEEP_AT
         _renew_lock_after_fork(self)
 
@@ -93,10 +106,10 @@ class MemoryState(State):
             for name in names:
                 _keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
             verdict = outcome.verdict
-            health = self._health[lease.key_id]
+            health = self._health.setdefault(lease.key_id, KeyHealth())
             if outcome.kind is Kind.SUCCESS:
                 health.success_count += 1
-                self._forgive(lease, now)
+                self._forgive(lease)
             if verdict is None:
                 return None
             health.error_count += 1
@@ -110,6 +123,7 @@ class MemoryState(State):
     def revive(self, key_id: str) -> None:
         """Forget every cooldown that is about this key alone."""
         with self._lock:
+            self._revived[key_id] = self._revived.get(key_id, 0) + 1
             for name in [n for n in self._cooldowns if n[0].startswith("key") and n[1] == key_id]:
                 del self._cooldowns[name]
 
@@ -177,7 +191,7 @@ class MemoryState(State):
             at=now,
             probe=bool(probing),
             tier=key.tier,
-            books=(quota, where, probing),
+            books=_Booking(quota, where, probing, info.model, self._revived.get(key.key_id, 0)),
         )
         for cooldown in probing:
             cooldown.probe = lease
@@ -190,38 +204,40 @@ class MemoryState(State):
         return tuple(self._cooldowns[name] for name in names if name in self._cooldowns)
 
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
+        books = lease.books
+        if not isinstance(books, _Booking):
+            return  # lent by nobody here: a failure reported by hand
         left = self._under_way.get(lease.key_id, 1) - 1
         if left > 0:
             self._under_way[lease.key_id] = left
         else:
             self._under_way.pop(lease.key_id, None)
-        books: _Booking = lease.books  # type: ignore[assignment]  # what _lend put there
-        quota, where, probing = books
         if outcome.kind is Kind.UNSENT:
-            quota.correct(where, -lease.requests, -lease.tokens)
+            books.quota.correct(books.where, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
-            quota.correct(where, 0, outcome.usage.input_tokens - lease.tokens)
-        for cooldown in probing:
+            books.quota.correct(books.where, 0, outcome.usage.input_tokens - lease.tokens)
+        for cooldown in books.probing:
             if cooldown.probe is lease:
                 cooldown.probe = None
 
-    def _forgive(self, lease: Lease, now: float) -> None:
-        """A success ends the exponential cooldown, unless a later failure has renewed it."""
+    def _forgive(self, lease: Lease) -> None:
+        """A success ends the exponential cooldown, unless it began before that was over."""
         if not self._cooldowns:
             return
         names = scope_keys(_candidate(lease), lease.bucket, lease.verb)
         for name in names:
             cooldown = self._cooldowns.get(name)
-            if cooldown is not None and cooldown.until <= now:
+            if cooldown is not None and cooldown.until <= lease.at:
                 del self._cooldowns[name]
 
     def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
-        bucket = verdict.bucket or lease.bucket
-        if verdict.bucket and verdict.bucket != lease.bucket:
-            _keep(self._buckets, lease.bucket, verdict.bucket, BUCKETS_KEPT)
+        books, bucket = lease.books, verdict.bucket or lease.bucket
+        if bucket != lease.bucket:
+            model = books.model if isinstance(books, _Booking) else lease.bucket
+            _keep(self._buckets, model, bucket, BUCKETS_KEPT)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
-        if verdict.scope is Scope.NONE:
+        if verdict.scope is Scope.NONE or self._replaced_since(lease, verdict):
             return None
         name = scope_key(
             verdict.scope,
@@ -239,6 +255,12 @@ class MemoryState(State):
             )
         cooldown.strike(verdict.failure, until, waitable=verdict.named and verdict.wait)
         return cooldown.until
+
+    def _replaced_since(self, lease: Lease, verdict: Verdict) -> bool:
+        """Tell whether a failure is about a value that the key has no longer."""
+        books, mine = lease.books, verdict.scope in (Scope.KEY, Scope.KEY_VERB)
+        now = self._revived.get(lease.key_id, 0)
+        return mine and isinstance(books, _Booking) and books.revived != now
 
     def _describe(
         self,

@@ -161,8 +161,9 @@ def _changed(value: Any, change: Change) -> Any:
     """Change every text in a value of dicts, lists, texts and bytes."""
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, bytes):  # Latin-1 has a character for each byte, so any body survives
-        return change(value.decode("latin-1")).encode("latin-1")
+    if isinstance(value, bytes):  # surrogates carry what is no text through unchanged
+        text = change(value.decode("utf-8", "surrogateescape"))
+        return text.encode("utf-8", "surrogateescape")
     if isinstance(value, dict):
         return {name: _changed(part, change) for name, part in value.items()}
     if isinstance(value, list):

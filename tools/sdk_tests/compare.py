@@ -1,8 +1,8 @@
 """Hold the SDK's own unit tests to the same outcomes with a key pool installed as without one.
 
-``python tools/sdk_tests/compare.py [VERSION …]``: for each SDK version, runs the tests inside its wheel
-twice and compares them test by test. Exit code 0: equal but for expected_differences.toml. Needs only
-Python; each version's packages go to ``.venv-sdk/VERSION`` and stay there.
+``python tools/sdk_tests/compare.py [VERSION …]``: for each SDK version, runs the tests inside its
+wheel twice and compares them test by test. Exit code 0: equal but for expected_differences.toml.
+Needs only Python; each version's packages go to ``.venv-sdk/VERSION`` and stay there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from venvs import ready_python
 VERSIONS = ("1.75.0", "2.34.0", "3.6.1")
 LEAST_PASSED = 700
 """Fewer passed tests than this mean that the environment is broken, and equality proves nothing."""
+LEAST_SENT = 10
+"""Fewer requests than this through the pool mean that the second run tested nothing of it."""
 SEAMS = {"request", "request_streamed", "async_request", "async_request_streamed"}
 AT_ONCE = 4
-"""Runs at the same time; more than half of a run is waiting (tests that close servers and sleep)."""
+"""Runs at the same time; more than half of a run is waiting (closing servers, sleeping)."""
 
 
 def main() -> int:
@@ -74,9 +76,13 @@ def _judge(version: str, plain: Run, other: Run, expected: Expectations, *, pool
         found.append(f"only {passed} tests pass without a pool, {LEAST_PASSED} at least should")
     if pool and set(other.wrapped) != SEAMS:
         found.append(f"the pool did not stay installed: wrapped are {sorted(other.wrapped)}")
+    if pool and other.sent < LEAST_SENT:
+        found.append(
+            f"only {other.sent} requests went with pool keys, {LEAST_SENT} at least should"
+        )
     tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(_tally(plain).items()))
     print(f"google-genai {version}: {tally}; {plain.left_out} need recordings and are left out")
-    print(f"  {len(found)} unexpected difference(s)")
+    print(f"  {other.sent} requests sent with pool keys; {len(found)} complaint(s)")
     for complaint in found:
         print(f"  {complaint}")
     return not found

@@ -1,10 +1,11 @@
 """Record the outcome of every SDK test, with a key pool installed or without one.
 
-A pytest plugin, loaded by ``-p pool_plugin`` in both runs, so that they differ in one thing only: with
-``SDK_TESTS_POOL`` set, ``keyrot_middleware.install()`` is called before the first test.
+A pytest plugin, loaded by ``-p pool_plugin`` in both runs, so that they differ in one thing only:
+with ``SDK_TESTS_POOL`` set, ``keyrot_middleware.install()`` is called before the first test.
 
-Left out, in both runs alike, are the tests that ask for the ``client`` fixture of the SDK's conftest:
-it replays recorded answers, and the recordings are not in the wheel. Only loopback can be reached.
+Left out, in both runs alike, are the tests that ask for the ``client`` fixture of the SDK's
+conftest: it replays recorded answers, and the recordings are not in the wheel. Only loopback can
+be reached.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 OUTCOMES: dict[str, str] = {}
 DETAILS: dict[str, str] = {}
-FACTS: dict[str, Any] = {"left_out": 0, "wrapped": []}
+FACTS: dict[str, Any] = {"left_out": 0, "wrapped": [], "sent": 0}
 
 
 def pytest_configure() -> None:
@@ -64,7 +65,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish() -> None:
     """Write what was seen, and whether the pool is still in place after all these tests."""
     if os.environ.get("SDK_TESTS_POOL"):
-        FACTS["wrapped"] = _wrapped_methods()
+        FACTS["wrapped"], FACTS["sent"] = _wrapped_methods(), _sent_by_pool()
     seen = {"outcomes": OUTCOMES, "details": DETAILS, "facts": FACTS}
     Path(os.environ["SDK_TESTS_OUTCOMES"]).write_text(json.dumps(seen, indent=1), encoding="utf-8")
 
@@ -96,6 +97,14 @@ def _wrapped_methods() -> list[str]:
 
     names = ("request", "request_streamed", "async_request", "async_request_streamed")
     return [name for name in names if hasattr(getattr(BaseApiClient, name), "__wrapped__")]
+
+
+def _sent_by_pool() -> int:
+    """Return how many requests went out with a key of the pool, as the pool counted them."""
+    import keyrot_middleware  # noqa: PLC0415
+
+    keys = keyrot_middleware.status()["keys"].values()
+    return sum(key["success_count"] + key["error_count"] for key in keys)
 
 
 _connect = socket.socket.connect

@@ -24,12 +24,14 @@ class Run:
         details: Node id of a failed test -> the first lines of its error.
         left_out: Number of tests that need a recording which the wheel does not have.
         wrapped: Request methods of the SDK that were still wrapped at the end of the run.
+        sent: Requests that went out with a key of the pool.
     """
 
     outcomes: dict[str, str]
     details: dict[str, str]
     left_out: int
     wrapped: tuple[str, ...]
+    sent: int
 
 
 def run_tests(version: str, *, pool: bool, label: str) -> Run:
@@ -67,6 +69,7 @@ def _read(seen: dict[str, dict[str, object]]) -> Run:
         details={str(name): str(text) for name, text in seen["details"].items()},
         left_out=int(str(facts["left_out"])),
         wrapped=tuple(wrapped) if isinstance(wrapped, list) else (),
+        sent=int(str(facts["sent"])),
     )
 
 

@@ -1,0 +1,67 @@
+"""The command in a process of its own, and a fake service that keeps the machine's time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from keyrot_middleware.testing import FakeGemini
+
+Ran = subprocess.CompletedProcess[str]
+Keyrot = Callable[..., Ran]
+
+
+def start(command: list[str], env: dict[str, str]) -> Ran:
+    """Run a command in the current directory, with *env* over the environment."""
+    return subprocess.run(
+        command,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", **env},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def keyrot(clean_environment: None) -> Keyrot:
+    """Run `keyrot ARGUMENTS…` in the test's directory."""
+
+    def run(*arguments: str, **env: str) -> Ran:
+        return start([sys.executable, "-m", "keyrot_middleware", *arguments], env)
+
+    return run
+
+
+@pytest.fixture
+def python(clean_environment: None) -> Keyrot:
+    """Run `python ARGUMENTS…` in the test's directory."""
+
+    def run(*arguments: str, **env: str) -> Ran:
+        return start([sys.executable, *arguments], env)
+
+    return run
+
+
+@pytest.fixture
+def service() -> Iterator[FakeGemini]:
+    """Serve until the test ends."""
+    with FakeGemini() as server:
+        yield server
+
+
+@pytest.fixture
+def hide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """Give the environment in which a package cannot be imported."""
+
+    def without(package: str) -> dict[str, str]:
+        folder: Path = tmp_path_factory.mktemp("hidden")
+        (folder / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")
+        return {"PYTHONPATH": str(folder)}
+
+    return without

@@ -1,0 +1,229 @@
+"""`keyrot run` against `python`: the same program must not be able to tell them apart."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+
+from keyrot_middleware.testing import FakeGemini, Reply
+
+Keyrot = Callable[..., Any]
+
+LOOKS_AROUND = """
+import sys
+me = sys.modules["__main__"]
+print(__name__, __file__, __package__, __spec__ and __spec__.name, vars(me) is globals())
+print(sys.argv, sys.path[0], type(__loader__).__name__, __cached__)
+"""
+FAILS = """
+def inner():
+    raise ValueError("boom")
+
+try:
+    inner()
+except ValueError as error:
+    raise KeyError("outer") from error
+"""
+INTERRUPTED = """
+import atexit, os, signal
+atexit.register(print, "cleaned up")
+os.kill(os.getpid(), signal.SIGINT)
+"""
+OWN_HOOK = """
+import sys, traceback
+sys.excepthook = lambda kind, error, trace: print(kind, traceback.extract_tb(trace)[0].name)
+1 / 0
+"""
+LATE_THREAD = """
+import pickle, threading, time
+class Mine: pass
+def late():
+    threading.main_thread().join()
+    print(type(pickle.loads(pickle.dumps(Mine()))))
+threading.Thread(target=late).start()
+"""
+PROGRAMS = {
+    "looks around": LOOKS_AROUND,
+    "fails": FAILS,
+    "is interrupted": INTERRUPTED,
+    "has a hook of its own": OWN_HOOK,
+    "goes on in a thread": LATE_THREAD,
+    "exits with a text": "raise SystemExit('bye')",
+    "exits with a number": "raise SystemExit(7)",
+    "exits with nothing": "raise SystemExit",
+    "is no python": "x = = 1",
+    "is in another encoding": "# coding: latin-1\nprint('\xe9')",
+    "has future annotations": "from __future__ import annotations\nx: nothing = 1\nprint(x)",
+}
+
+
+def same(ran: Any, expected: Any) -> None:
+    """Hold that two runs cannot be told apart."""
+    assert (ran.returncode, ran.stdout, ran.stderr) == (
+        expected.returncode,
+        expected.stdout,
+        expected.stderr,
+    )
+
+
+@pytest.mark.parametrize("source", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_a_script_runs_as_by_python(
+    keyrot: Keyrot, python: Keyrot, tmp_path: Path, source: str
+) -> None:
+    """A script prints, fails and exits as it does under python, traceback included."""
+    (tmp_path / "app.py").write_bytes(source.encode("latin-1"))
+    given = ("app.py", "one", "--help", "-v")
+    same(keyrot("run", *given, GEMINI_API_KEYS="one,two"), python(*given))
+
+
+@pytest.mark.parametrize("source", [LOOKS_AROUND, INTERRUPTED], ids=["looks around", "interrupted"])
+@pytest.mark.parametrize("target", ["package", "package.module", "package.__main__"])
+def test_a_module_runs_as_by_python_m(
+    keyrot: Keyrot, python: Keyrot, tmp_path: Path, target: str, source: str
+) -> None:
+    """`-m` finds packages and modules in the working directory, with python's own `__main__`."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    for name in ("__main__.py", "module.py"):
+        (folder / name).write_text(source)
+    ran, expected = (
+        keyrot("run", "-m", target, "one", "-m", "two", GEMINI_API_KEYS="one"),
+        python("-m", target, "one", "-m", "two"),
+    )
+    assert (ran.returncode, ran.stdout) == (expected.returncode, expected.stdout)
+
+
+def test_directories_and_zip_files_run(keyrot: Keyrot, python: Keyrot, tmp_path: Path) -> None:
+    """A directory or a zip file with a `__main__.py` is a program, as it is for python."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "__main__.py").write_text(LOOKS_AROUND)
+    with ZipFile(tmp_path / "app.pyz", "w") as packed:
+        packed.writestr("__main__.py", LOOKS_AROUND)
+    for name in ("folder", "app.pyz"):
+        same(keyrot("run", name, "one"), python(name, "one"))
+
+
+def test_a_script_behind_a_link_imports_its_neighbours(keyrot: Keyrot, tmp_path: Path) -> None:
+    """The directory of the script itself, not that of the link, leads `sys.path`."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "neighbour.py").write_text("value = 42")
+    (home / "app.py").write_text("import neighbour; print(neighbour.value)")
+    (tmp_path / "link.py").symlink_to(home / "app.py")
+    assert keyrot("run", "link.py").stdout == "42\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "text"),
+    [
+        (["nope.py"], 2, "can't open file"),
+        (["-m", "nope"], 1, "No module named nope"),
+        (["-m", "nope.deeper"], 1, "No module named nope.deeper"),
+        (["-m", "empty"], 1, "'empty' is a package and cannot be directly executed"),
+        (["empty"], 1, "can't find '__main__' module"),
+        ([], 2, "no program was named"),
+        (["-m"], 2, "no program was named"),
+        (["-x", "app.py"], 2, "unknown option -x"),
+    ],
+)
+def test_no_program_is_told_in_one_line(
+    keyrot: Keyrot, tmp_path: Path, given: list[str], code: int, text: str
+) -> None:
+    """What cannot be run is told with python's exit code and without a traceback."""
+    (tmp_path / "empty").mkdir()
+    ran = keyrot("run", *given)
+    assert ran.returncode == code
+    assert text in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_wrong_setting_stops_before_the_program(keyrot: Keyrot, tmp_path: Path) -> None:
+    """The error names the variable, what was found and what is allowed; exit code 2."""
+    (tmp_path / "app.py").write_text("print('ran')")
+    ran = keyrot("run", "app.py", KEYROT_STRATEGY="fastest", GEMINI_API_KEYS="one")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == 'keyrot: KEYROT_STRATEGY: found "fastest"; allowed: spread, fill, sticky.\n'
+
+
+def test_no_key_warns_and_runs(keyrot: Keyrot, tmp_path: Path) -> None:
+    """Without any key the program runs as it is, and stderr says that there is no pool."""
+    (tmp_path / "app.py").write_text("print('ran')")
+    ran = keyrot("run", "app.py")
+    assert (ran.returncode, ran.stdout) == (0, "ran\n")
+    assert "no Gemini API key found" in ran.stderr
+
+
+def test_switched_off_is_silent(keyrot: Keyrot, tmp_path: Path) -> None:
+    """With ENABLE_KEY_ROTATION=false nothing is looked at and nothing said."""
+    (tmp_path / "app.py").write_text("import sys; print('google.genai' in sys.modules)")
+    ran = keyrot("run", "app.py", ENABLE_KEY_ROTATION="false", KEYROT_STRATEGY="fastest")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "False\n", "")
+
+
+def test_help_is_ours_before_the_program_and_its_own_after(keyrot: Keyrot, tmp_path: Path) -> None:
+    """`keyrot run --help` explains itself; `keyrot run app.py --help` asks the program."""
+    (tmp_path / "app.py").write_text("import sys; print(sys.argv[1:])")
+    assert "keyrot run [-v] -m MODULE" in keyrot("run", "--help").stdout
+    assert keyrot("run", "app.py", "--help").stdout == "['--help']\n"
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_run_needs_no_extra(
+    keyrot: Keyrot, hide: Callable[[str], dict[str, str]], tmp_path: Path, package: str
+) -> None:
+    """`keyrot run` works without typer and rich; the other commands say what to install."""
+    (tmp_path / "app.py").write_text("print('ran')")
+    assert keyrot("run", "app.py", **hide(package)).stdout == "ran\n"
+    ran = keyrot("check", **hide(package))
+    assert ran.returncode == 2
+    assert f"needs the package '{package}'" in ran.stderr
+    assert "pip install 'keyrot-middleware[cli]'" in ran.stderr
+
+
+def test_ctrl_c_ends_it_as_shells_expect(keyrot: Keyrot, tmp_path: Path) -> None:
+    """An interrupted program dies of SIGINT, which a shell shows as 130, after its exit handlers."""
+    (tmp_path / "app.py").write_text(INTERRUPTED)
+    ran = keyrot("run", "app.py", GEMINI_API_KEYS="one")
+    assert (ran.returncode, ran.stdout) == (-signal.SIGINT, "cleaned up\n")
+
+
+CALLS = """
+from google import genai
+print(genai.Client().models.generate_content(model="gemini-flash-latest", contents="hi").text)
+"""
+
+
+def test_calls_go_through_the_pool(keyrot: Keyrot, service: FakeGemini, tmp_path: Path) -> None:
+    """A program without any key or line of ours is served past a dead and a spent key."""
+    keys = [service.add_key(label) for label in ("dead", "spent", "good")]
+    service.always("dead", Reply.KEY_INVALID)
+    service.always("spent", Reply.QUOTA_MINUTE)
+    (tmp_path / "app.py").write_text(CALLS)
+    ran = keyrot(
+        *("run", "-v", "app.py"),
+        GEMINI_API_KEYS=",".join(key.value for key in keys),
+        KEYROT_STRATEGY="fill",
+        GOOGLE_GEMINI_BASE_URL=service.url,
+        KEYROT_ALLOWED_HOSTS=service.host,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "ok from good\n"), ran.stderr
+    assert [request.key for request in service.log] == ["dead", "spent", "good"]
+    assert "key key_1 out of service until it is replaced: key_invalid (400)" in ran.stderr
+    assert "quota_minute (429)" in ran.stderr
+    assert not any(key.value in ran.stderr for key in keys)
+
+
+def test_the_installed_command_is_the_same(python: Keyrot, tmp_path: Path) -> None:
+    """The script `keyrot` beside the interpreter does what `python -m keyrot_middleware` does."""
+    script = Path(sys.executable).with_name("keyrot")
+    if not script.exists():
+        pytest.skip("the package is not installed, only importable")
+    (tmp_path / "app.py").write_text(FAILS)
+    same(python(str(script), "run", "app.py", GEMINI_API_KEYS="one"), python("app.py"))

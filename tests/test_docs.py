@@ -1,4 +1,4 @@
-"""What README and docs/ say is so: snippets run, tables agree with the code, links lead somewhere."""
+"""What README and docs/ say is so: snippets run, tables agree with the code, links exist."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from docs_blocks import PAGES, ROOT, Block, blocks
 from keyrot_middleware.keysfile import KeySpec, read_keys
 from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, Settings
 from keyrot_middleware.telemetry import names
-from keyrot_middleware.testing import FakeGemini
+from keyrot_middleware.testing import FakeGemini, Reply
 
 README = ROOT / "README.md"
 QUICK = ROOT / "docs" / "quick-reference.md"
+TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 LIMIT_S = 120
 """Of one page; a page takes a second or two."""
@@ -150,9 +151,9 @@ def _written(default: object) -> str:
         return "-"
     if isinstance(default, tuple):
         return ",".join(default)
-    return str(default).lower() if isinstance(default, bool) else f"{default:g}" if isinstance(
-        default, int | float
-    ) else str(default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, int | float) else str(default)
 
 
 def test_settings_table_is_the_settings() -> None:
@@ -184,6 +185,17 @@ def test_telemetry_page_names_what_is_emitted() -> None:
     told = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", TELEMETRY.read_text("utf-8")))
     assert emitted <= told
     assert {name for name in told if name.startswith("keyrot.")} <= emitted
+
+
+def test_testing_page_names_what_the_fake_has() -> None:
+    """Every reply and every method of FakeGemini that the page names is there."""
+    text = TESTING.read_text("utf-8")
+    replies = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)`", text))
+    assert replies <= set(Reply.all())
+    table = text.partition("| Call |")[2].partition("\n\n")[0]
+    calls = [row.split("|")[1] for row in table.splitlines() if "`" in row]
+    methods = set(re.findall(r"`(\w+)", "".join(calls)))
+    assert {name for name in methods if not hasattr(FakeGemini, name)} == set()
 
 
 def _slug(heading: str) -> str:

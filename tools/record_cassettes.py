@@ -1,9 +1,9 @@
-"""Record the cassettes again: ``python tools/record_cassettes.py``, or ``make record``.
+"""Record the cassettes again: ``python tools/record_cassettes.py [FOLDER]``, or ``make record``.
 
 Everything comes from FakeGemini, unless ``GEMINI_API_KEYS`` has two real keys: then the failovers
 are recorded from Google. The first key is spent on purpose, up to its limit, so let it be one of a
 free project; the last one must be good; the invalid key between them is made up. Nothing is written
-to cassettes/ unless the traffic was what the scenario says and no key is in the file.
+to the folder (cassettes/) unless the traffic was what the scenario says and no key is in the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 from keyrot_middleware.testing.cassettes import recorder
 
 ROOT = Path(__file__).resolve().parent.parent
-CASSETTES = ROOT / "cassettes"
 sys.path.insert(0, str(ROOT / "tests" / "cassettes"))
 
 from scenarios import (  # noqa: E402 - the tests' own, found by the line above
@@ -46,8 +45,9 @@ class RecordingError(Exception):
     """Say what came instead of what was to be recorded."""
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Record every scenario and return the exit code."""
+    folder = Path(arguments[0]).resolve() if arguments else ROOT / "cassettes"
     real = [key.strip() for key in os.environ.get("GEMINI_API_KEYS", "").split(",") if key.strip()]
     failed = False
     with nothing_around():
@@ -60,7 +60,7 @@ def main() -> int:
                 print(f"{name}: {error}; its cassette was left as it was", file=sys.stderr)
                 failed = True
                 continue
-            (CASSETTES / f"{name}.yaml").write_text(text, encoding="utf-8")
+            (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
             print(f"{name}: recorded from {source}")
     return int(failed)
 
@@ -147,4 +147,4 @@ def record(scenario: Scenario, client: genai.Client, keys: dict[str, str], sourc
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -182,13 +182,16 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
         else:
             outcome = yield from _judge(call, lease, failed, getattr(reply, "usage", NO_USAGE))
-    finally:
-        if stream is not None and outcome.kind is Kind.ABANDONED:  # dropped: book what it used
+    except BaseException:
+        if stream is not None:  # dropped half-way: what it has used so far is booked
             end = stream.end(None)
             outcome, names = Outcome(Kind.ABANDONED, None, end.usage), end.names
+        raise
+    finally:
         error = call.last.error if outcome.verdict and call.last else None
         until = yield from do.settle(do.Settle(lease, outcome, names, error))
-        if outcome.kind is Kind.UNSENT or (outcome.usage.input_tokens or inf) < lease.tokens:
+        used = outcome.usage.input_tokens
+        if outcome.kind is Kind.UNSENT or (used is not None and used < lease.tokens):
             call.roster.relieve(lease.key_id)
         if outcome.verdict is not None:
             call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))

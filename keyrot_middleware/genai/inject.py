@@ -89,10 +89,10 @@ def arguments(client: Any, asked: Asked, in_force: InForce, *, pinned: bool, aio
 
 def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
     """Tell whether the caller has set a key header that is not the client's own key."""
-    for name, value in (headers or {}).items():
-        if len(name) == len(KEY_HEADER) and name.lower() == KEY_HEADER:
-            return str(value).strip() not in own
-    return False
+    return any(
+        len(name) == len(KEY_HEADER) and name.lower() == KEY_HEADER and str(value).strip() not in own
+        for name, value in (headers or {}).items()
+    )
 
 
 def _key_again(name: str, text: Any, home: str | None) -> bool:

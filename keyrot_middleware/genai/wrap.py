@@ -194,7 +194,7 @@ class Binding:
     ) -> _Ours | tuple[Any, dict[str, Any]]:
         """Read a call that goes through the pool; else give the arguments to pass through with."""
         try:
-            if bypassed.get() or client.vertexai:
+            if client.vertexai:
                 return args, kwargs
             return self._read(client, Asked(*args, **kwargs), stream=stream)
         except Exception:
@@ -211,6 +211,8 @@ class Binding:
         host = host_of(option(options, "base_url") or option(shared, "base_url") or "")
         if host not in self._hosts:
             return self._abroad(client, asked), {}
+        if bypassed.get():  # after the above: what the pool lent stays at home even so
+            return asked, {}
         own = (key, POOL_KEY)
         if foreign_key(option(options, "headers"), own) or foreign_key(
             option(shared, "headers"), own
@@ -225,8 +227,8 @@ class Binding:
         return _Ours(client, asked, in_use, call, self._redact(key))
 
     def _abroad(self, client: Any, asked: Asked) -> Asked:
-        """Let a call to a foreign host pass; a key that the pool lent the client stays at home."""
-        if client not in self._sheltered:
+        """Let a call to a foreign host pass; what the pool lent, and the placeholder, stay at home."""
+        if client not in self._sheltered and client.api_key != POOL_KEY:
             return asked
         cls, given = type(client._http_options), asked.http_options
         if isinstance(given, dict):

@@ -107,7 +107,7 @@ def test_directories_and_zip_files_run(keyrot: Keyrot, python: Keyrot, tmp_path:
     with ZipFile(tmp_path / "app.pyz", "w") as packed:
         packed.writestr("__main__.py", LOOKS_AROUND)
     for name in ("folder", "app.pyz"):
-        same(keyrot("run", name, "one"), python(name, "one"))
+        same(keyrot("run", name, "one", GEMINI_API_KEYS="one"), python(name, "one"))
 
 
 def test_a_script_behind_a_link_imports_its_neighbours(keyrot: Keyrot, tmp_path: Path) -> None:
@@ -149,7 +149,9 @@ def test_a_wrong_setting_stops_before_the_program(keyrot: Keyrot, tmp_path: Path
     (tmp_path / "app.py").write_text("print('ran')")
     ran = keyrot("run", "app.py", KEYROT_STRATEGY="fastest", GEMINI_API_KEYS="one")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == 'keyrot: KEYROT_STRATEGY: found "fastest"; allowed: spread, fill, sticky.\n'
+    assert (
+        ran.stderr == 'keyrot: KEYROT_STRATEGY: found "fastest"; allowed: spread, fill, sticky.\n'
+    )
 
 
 def test_no_key_warns_and_runs(keyrot: Keyrot, tmp_path: Path) -> None:
@@ -196,7 +198,8 @@ def test_ctrl_c_ends_it_as_shells_expect(keyrot: Keyrot, tmp_path: Path) -> None
 
 CALLS = """
 from google import genai
-print(genai.Client().models.generate_content(model="gemini-flash-latest", contents="hi").text)
+client = genai.Client()
+print(client.models.generate_content(model="gemini-flash-latest", contents="hi").text)
 """
 
 

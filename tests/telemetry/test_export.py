@@ -18,7 +18,8 @@ PROGRAM = textwrap.dedent(
     import keyrot_middleware
     keyrot_middleware.install()
     from google import genai
-    genai.Client().models.generate_content(model="gemini-2.5-flash", contents="hi")
+    client = genai.Client()
+    client.models.generate_content(model="gemini-2.5-flash", contents="hi")
     """
 )
 

@@ -1,0 +1,71 @@
+"""The program behind `make record`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from scenarios import SCENARIOS
+
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+
+PROGRAM = Path(__file__).resolve().parents[2] / "tools" / "record_cassettes.py"
+
+
+@pytest.fixture
+def program() -> ModuleType:
+    """Load the program without running it."""
+    spec = importlib.util.spec_from_file_location("record_cassettes", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def google(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> FakeGemini:  # type: ignore[misc]
+    """Stand where the program takes Google to be, with two keys in the environment."""
+    with FakeGemini(FakeClock()) as gemini:
+        keys = [gemini.add_key("free", rpm=3), gemini.add_key("good")]
+        gemini.answer("three")
+        monkeypatch.setattr(program, "GOOGLE_HOST", gemini.host)
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", gemini.url)
+        monkeypatch.setenv("GEMINI_API_KEYS", ",".join(key.value for key in keys))
+        yield gemini
+
+
+def test_without_keys_everything_comes_from_the_fake(program: ModuleType, tmp_path: Path) -> None:
+    """Each scenario is written, and the program says where it is from."""
+    assert program.main([str(tmp_path)]) == 0
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.yaml")}
+    assert texts.keys() == SCENARIOS.keys()
+    assert all("recorded_from: FakeGemini" in text for text in texts.values())
+
+
+def test_with_real_keys_the_first_is_spent_and_the_failovers_recorded(
+    google: FakeGemini, program: ModuleType, tmp_path: Path
+) -> None:
+    """The spent key's own 429, the made-up key's 400 and the good key's answer are the traffic."""
+    assert program.main([str(tmp_path)]) == 0
+    text = (tmp_path / "failover_sync.yaml").read_text(encoding="utf-8")
+    assert "recorded_from: Google" in text
+    assert google.count("free", status=200) == 3
+    assert not any(google.key(label).value in text for label in ("free", "good"))
+    assert "recorded_from: FakeGemini" in (tmp_path / "suspended_sync.yaml").read_text("utf-8")
+
+
+def test_what_is_not_as_expected_leaves_the_cassette_alone(
+    google: FakeGemini, program: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another traffic than the scenario's is said, and the old file stays."""
+    google.always("good", Reply.KEY_INVALID)
+    old = tmp_path / "failover_sync.yaml"
+    old.write_text("old", encoding="utf-8")
+    assert program.main([str(tmp_path)]) == 1
+    assert old.read_text(encoding="utf-8") == "old"
+    assert "failover_sync: expected" in capsys.readouterr().err

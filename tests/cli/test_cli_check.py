@@ -1,0 +1,189 @@
+"""`keyrot check`: what it shows, what it finds wrong, its exit code; and `status`, `--version`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini, Reply
+
+Keyrot = Callable[..., Any]
+
+KEYS = [
+    {
+        "key_id": "flash_01",
+        "model": "gemini-2.5-flash",
+        "workload": "interactive",
+        "tier": "free",
+        "project": "my-project",
+        "rpm": 10,
+        "tpm": 250_000,
+    },
+    {"key_id": "pro_01", "priority": 3, "secret": "env://TEAM_KEY", "max_concurrency": 8},
+]
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path, clean_environment: None) -> Path:
+    """Write a keys.json with two keys where it is found."""
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps(KEYS))
+    return file
+
+
+def test_the_table_tells_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
+    """Id, model, workload, tier, project, priority, limits, and where the value is, are shown."""
+    ran = keyrot("check", GEMINI_KEY_flash_01="value-one", TEAM_KEY="value-two")
+    assert ran.returncode == 0, ran.stderr
+    table = ran.stdout[ran.stdout.index("Keys (2)") :]
+    told = ("flash_01", "gemini-2.5-flash", "interactive, free", "my-project", "10 rpm")
+    told += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
+    assert [text for text in told if text not in table] == []
+    assert table.count("found #") == 2
+    assert table.endswith("Good: 2 of 2 keys can serve.\n")
+
+
+def test_settings_show_where_they_come_from_and_no_secret(
+    keyrot: Keyrot, keys_file: Path, tmp_path: Path
+) -> None:
+    """Each setting in force is listed with its source; keys and passwords never are."""
+    secrets = {
+        "GEMINI_API_KEYS": "value-three,value-four",
+        "GEMINI_API_KEY": "value-five",
+        "REDIS_URL": "redis://user:value-six@host",
+        "KEYROT_STRATEGY": "fill",
+    }
+    (tmp_path / ".env").write_text("GEMINI_KEY_flash_01=value-one\nKEYROT_MAX_RETRIES=5\n")
+    for given in (("check",), ("check", "--json")):
+        ran = keyrot(*given, **secrets)
+        assert "value-" not in ran.stdout + ran.stderr
+    found = json.loads(ran.stdout)["settings"]
+    assert found["KEYROT_STRATEGY"] == {"value": "fill", "source": "environment"}
+    assert found["KEYROT_MAX_RETRIES"] == {"value": "5", "source": ".env"}
+    assert found["KEYROT_MAX_WAIT_S"] == {"value": "30", "source": "default"}
+    assert found["GEMINI_API_KEYS"]["value"] == "2 (not shown)"
+    assert found["KEYROT_KEYS_FILE"]["value"] == "keys.json"
+
+
+def test_a_key_that_cannot_be_had_is_wrong(keyrot: Keyrot, keys_file: Path) -> None:
+    """A missing secret is told with the variable that should have it; exit code 1."""
+    ran = keyrot("check", GEMINI_KEY_flash_01="value-one")
+    assert ran.returncode == 1
+    assert "left out: key pro_01: the variable TEAM_KEY is set neither in" in ran.stdout
+    assert "Not good: 1 of 2 keys can serve." in ran.stdout
+
+
+def test_json_tells_the_same(keyrot: Keyrot, keys_file: Path) -> None:
+    """`--json` gives each key's fields, whether it resolves, and why not."""
+    ran = keyrot("check", "--json", GEMINI_KEY_flash_01="value-one", GOOGLE_API_KEY="value-one")
+    found = json.loads(ran.stdout)
+    keys = {key["key_id"]: key for key in found["keys"]}
+    assert (ran.returncode, found["ok"], list(keys)) == (
+        1,
+        False,
+        ["flash_01", "pro_01", "GOOGLE_API_KEY"],
+    )
+    assert keys["flash_01"]["resolved"]
+    assert keys["flash_01"]["rpm"] == 10
+    assert keys["pro_01"]["problem"].startswith("key pro_01: the variable TEAM_KEY")
+    assert keys["GOOGLE_API_KEY"]["same_as"] == "flash_01"
+    assert keys["GOOGLE_API_KEY"]["problem"] is None
+
+
+def test_no_key_and_only_switched_off_keys_are_not_good(keyrot: Keyrot, tmp_path: Path) -> None:
+    """At least one key must be able to serve."""
+    ran = keyrot("check")
+    assert ran.returncode == 1
+    assert "set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json" in ran.stdout
+    (tmp_path / "keys.json").write_text('[{"key_id": "a", "active": false}]')
+    ran = keyrot("check", GEMINI_KEY_a="value-one")
+    assert ran.returncode == 1
+    assert "warning: switched off by active=false: a" in ran.stdout
+
+
+def test_a_wrong_setting_is_told_without_a_traceback(keyrot: Keyrot, tmp_path: Path) -> None:
+    """A broken file is named with what is wrong in it, as text and as JSON; exit code 1."""
+    (tmp_path / "keys.json").write_text('[{"key_id": "a", "rpm": -1}]')
+    ran = keyrot("check")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("keyrot: keys.json, key a, field rpm: found -1; allowed:")
+    ran = keyrot("check", "--json")
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert "field rpm" in json.loads(ran.stdout)["error"]
+
+
+def test_switched_off_is_told_and_not_wrong(keyrot: Keyrot) -> None:
+    """The switch for emergencies must not fail a start-up that checks first."""
+    ran = keyrot("check", ENABLE_KEY_ROTATION="false")
+    assert ran.returncode == 0
+    assert "switched off by ENABLE_KEY_ROTATION" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9", "127.0.0.1:9, which is not among"),
+        ("GOOGLE_GENAI_USE_VERTEXAI", "true", "clients go to Vertex AI"),
+    ],
+)
+def test_what_leads_past_the_pool_is_warned_of(
+    keyrot: Keyrot, name: str, value: str, text: str
+) -> None:
+    """Variables of the SDK that make every call go past the pool are pointed out."""
+    ran = keyrot("check", GEMINI_API_KEYS="one", **{name: value})
+    assert ran.returncode == 0
+    assert text in ran.stdout
+
+
+def test_live_asks_with_each_key_once(keyrot: Keyrot, service: FakeGemini) -> None:
+    """`--live` sends one request per key and names the class of a failure, without the key."""
+    keys = [service.add_key(label) for label in ("good", "suspended", "spent")]
+    service.always("suspended", Reply.KEY_SUSPENDED)  # Google's body echoes the whole key
+    service.always("spent", Reply.QUOTA_DAY)
+    given = {
+        "GEMINI_API_KEYS": ",".join(key.value for key in keys),
+        "GOOGLE_GEMINI_BASE_URL": service.url,
+        "KEYROT_ALLOWED_HOSTS": service.host,
+        "GOOGLE_GENAI_USE_VERTEXAI": "true",
+    }
+    ran = keyrot("check", "--live", "--json", **given)
+    assert ran.returncode == 1
+    live = [key["live"] for key in json.loads(ran.stdout)["keys"]]
+    assert [answer["failure"] for answer in live] == [None, "project_suspended", "quota_day"]
+    assert sorted(request.key or "" for request in service.log) == ["good", "spent", "suspended"]
+    assert all(r.body["generationConfig"]["maxOutputTokens"] == 1 for r in service.log)
+
+    shown = keyrot("check", "--live", "--model", "gemini-x", **given)
+    assert "answers" in shown.stdout
+    assert "project_suspended (403)" in shown.stdout
+    assert service.log[-1].model == "gemini-x"
+    assert not any(key.value in ran.stdout + shown.stdout for key in keys)
+
+
+def test_live_sends_no_key_to_a_host_that_is_not_allowed(
+    keyrot: Keyrot, service: FakeGemini
+) -> None:
+    """A foreign base URL gets no key; that is wrong, and told."""
+    ran = keyrot("check", "--live", GEMINI_API_KEYS="one", GOOGLE_GEMINI_BASE_URL=service.url)
+    assert ran.returncode == 1
+    assert "--live sent nothing" in ran.stdout
+    assert service.count() == 0
+
+
+def test_status_says_where_the_state_is(keyrot: Keyrot) -> None:
+    """The state lives in the program's memory: `status` says so, and what to call."""
+    ran = keyrot("status")
+    assert ran.returncode == 0
+    assert "keyrot_middleware.status()" in ran.stdout
+
+
+def test_version_and_help(keyrot: Keyrot) -> None:
+    """The command tells its version and lists its four commands."""
+    assert keyrot("--version").stdout == f"keyrot {keyrot_middleware.__version__}\n"
+    told = keyrot("--help").stdout
+    assert [name for name in ("run", "check", "status", "demo") if name not in told] == []

@@ -1,0 +1,55 @@
+"""The examples as a user runs them, against a fake service that keeps the machine's time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from keyrot_middleware.testing import FakeGemini, Reply
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def service() -> Iterator[FakeGemini]:
+    """Serve with a spent, a dead and a good key until the test ends."""
+    with FakeGemini() as server:
+        for label in ("spent", "dead", "good"):
+            server.add_key(label)
+        server.always("spent", Reply.QUOTA_MINUTE)
+        server.always("dead", Reply.KEY_INVALID)
+        yield server
+
+
+@pytest.fixture
+def pool(service: FakeGemini) -> dict[str, str]:
+    """Give the settings of a program with all three keys, used in their order."""
+    values = [service.key(label).value for label in ("spent", "dead", "good")]
+    return {"GEMINI_API_KEYS": ",".join(values), "KEYROT_STRATEGY": "fill"}
+
+
+@pytest.fixture
+def example(
+    service: FakeGemini, clean_environment: None
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run an example of that name with arguments, by `python` or by `keyrot run`."""
+
+    def run(
+        name: str, *arguments: str, settings: dict[str, str], by: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        where = {"GOOGLE_GEMINI_BASE_URL": service.url, "KEYROT_ALLOWED_HOSTS": service.host}
+        return subprocess.run(
+            [sys.executable, *by, str(EXAMPLES / name), *arguments],
+            env={**os.environ, "NO_PROXY": "127.0.0.1", **where, **settings},
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run

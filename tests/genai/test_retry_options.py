@@ -1,0 +1,116 @@
+"""The SDK's own retries: kept for what is nobody's fault, never on a key's own failure."""
+
+from __future__ import annotations
+
+import pytest
+from four_modes import MODES, ask, calls
+from google import genai
+from google.genai import types
+
+from keyrot_middleware.testing import Reply
+
+QUICK = {"initial_delay": 0.001, "max_delay": 0.002, "exp_base": 1.0, "jitter": 0.001}
+WHERE = ["client dict", "client object", "request dict", "request object"]
+
+
+def placed(where: str, gemini, connect, **retry):
+    """Give a client and the arguments of a call, with retry options where they are wanted."""
+    options = {"retry_options": {**QUICK, **retry}}
+    if where == "client dict":
+        return connect(**options), {}
+    if where == "client object":
+        return connect(client_options=types.HttpOptions(**gemini.http_options, **options)), {}
+    http_options = options if where == "request dict" else types.HttpOptions(**options)
+    return connect(), {"config": {"http_options": http_options}}
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_429_is_never_retried_on_the_same_key(mode, where, gemini, pool, connect) -> None:
+    """LangChain asks the SDK for six attempts: the spent key is asked once, and another serves."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    gemini.always("B", Reply.EXHAUSTED)
+    client, asked = placed(where, gemini, connect, attempts=6)
+    assert ask(mode, client, **asked) == "ok from C"
+    assert [request.key for request in gemini.log] == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_5xx_is_retried_as_the_program_asked(mode, where, gemini, pool, connect) -> None:
+    """Three attempts are three requests with the same key, and our own retries do not multiply."""
+    pool("A", "B", strategy="fill")
+    client, asked = placed(where, gemini, connect, attempts=3)
+    gemini.script("A", Reply.OVERLOADED, Reply.INTERNAL)
+    assert ask(mode, client, **asked) == "ok from A"
+    assert gemini.count() == 3
+    gemini.reset_log()
+    gemini.always_any(Reply.OVERLOADED)
+    (error,) = calls(mode, client, 1, **asked)
+    assert isinstance(error, genai.errors.ServerError)
+    assert [request.key for request in gemini.log] == ["A"] * 3
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("mode", MODES)
+def test_where_only_429_was_to_be_retried_no_code_is_left(
+    mode, where, gemini, pool, connect
+) -> None:
+    """An empty list means the SDK's defaults, so one attempt is asked for: nothing is repeated."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    client, asked = placed(where, gemini, connect, attempts=5, http_status_codes=[429])
+    assert ask(mode, client, **asked) == "ok from B"
+    assert [request.key for request in gemini.log] == ["A", "B"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_codes_without_429_stay_as_they_are(mode, gemini, pool, connect) -> None:
+    """A list of the program's own, of 5xx only, is used."""
+    pool("A", "B", strategy="fill")
+    client, _ = placed("client dict", gemini, connect, attempts=4, http_status_codes=[500])
+    gemini.script("A", Reply.INTERNAL, Reply.INTERNAL, Reply.INTERNAL)
+    assert ask(mode, client) == "ok from A"
+    assert gemini.count() == 4
+
+
+@pytest.mark.parametrize("codes", [[401, 402, 403, 429], [403]])
+def test_no_code_of_a_keys_own_failure_is_retried(codes, gemini, pool, connect) -> None:
+    """Not 401, 402 and 403 either."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.KEY_LEAKED)
+    gemini.always("B", Reply.PREPAY)
+    client, _ = placed("client dict", gemini, connect, attempts=4, http_status_codes=codes)
+    assert ask("sync", client) == "ok from C"
+    assert [request.key for request in gemini.log] == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_one_attempt_leaves_5xx_to_us(mode, attempts, gemini, pool, connect) -> None:
+    """Who asked the SDK for no retries still has ours."""
+    pool("A", strategy="fill")
+    gemini.script("A", Reply.OVERLOADED, Reply.OVERLOADED)
+    client, _ = placed("client dict", gemini, connect, attempts=attempts)
+    assert ask(mode, client) == "ok from A"
+    assert gemini.count() == 3
+
+
+def test_the_requests_options_beat_the_clients(gemini, pool, connect) -> None:
+    """As in the SDK: the request's five attempts are in force, and the client's two are not."""
+    pool("A", strategy="fill")
+    client, _ = placed("client dict", gemini, connect, attempts=2)
+    _, asked = placed("request dict", gemini, connect, attempts=5)
+    gemini.always("A", Reply.OVERLOADED)
+    calls("sync", client, 1, **asked)
+    assert gemini.count() == 5
+
+
+def test_a_call_of_stored_things_keeps_the_programs_retries(gemini, pool, connect) -> None:
+    """No other key may serve it, so a 429 is retried as the program asked."""
+    pool("A", "B", strategy="fill")
+    client, _ = placed("client dict", gemini, connect, attempts=3)
+    gemini.script("A", Reply.EXHAUSTED, Reply.OVERLOADED)
+    assert list(client.files.list()) == []
+    assert [request.key for request in gemini.log] == ["A"] * 3

@@ -23,9 +23,8 @@ def ask(manager: KeyManager, question: str) -> str:
         KeyPoolExhausted: No key is left for this question.
         google.genai.errors.APIError: The request failed, and the key is not to blame.
     """
-    failed: list[str] = []
     while True:
-        key = manager.select_key(MODEL, tokens_needed=len(question) // 4, exclude=failed)
+        key = manager.select_key(MODEL, tokens_needed=len(question) // 4)
         client = genai.Client(api_key=key.api_key)
         try:
             response = client.models.generate_content(model=MODEL, contents=question)
@@ -34,7 +33,7 @@ def ask(manager: KeyManager, question: str) -> str:
             print(f"{key.key_id}: {failure}", file=sys.stderr)
             if not manager.get_health_status()[key.key_id]["in_cooldown"]:
                 raise  # the request's own fault, or nobody's: no other key would help
-            failed.append(key.key_id)
+            # The key rests or is out of service: select_key() lends another from now on.
         else:
             manager.report_success(key.key_id, response=response)
             return f"{key.key_id}: {response.text}"

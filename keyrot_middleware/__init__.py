@@ -19,8 +19,8 @@ from .core.policy import POOL_KEY
 from .errors import ConfigError, KeyrotError, MissingExtraError, SecretError
 
 if TYPE_CHECKING:
-    from .genai.exhausted import KeyPoolExhausted
     from .compose import bypass, install, status, uninstall, workload
+    from .genai.exhausted import KeyPoolExhausted
     from .keysfile import KeySpec as APIKeyMetadata
     from .manager import KeyManager, get_key_manager
 

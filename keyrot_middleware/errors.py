@@ -7,7 +7,7 @@
     │   └── SecretError                      a secret store could not give a value
     └── google.genai.errors.APIError
         └── ClientError
-            └── KeyPoolExhausted             nothing free to send with; in genai/exhausted.py, because
+            └── KeyPoolExhausted             nothing free to send with; in genai/exhausted.py, since
                                              importing this file must not import the SDK
 
 Everything else that comes out of a call is the SDK's own exception.

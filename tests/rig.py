@@ -1,4 +1,4 @@
-"""A real pool in memory under a scripted upstream, and a tape of all that a call's flow asked for."""
+"""A real pool in memory under a scripted upstream, and a tape of what a call asked for."""
 
 from __future__ import annotations
 
@@ -85,11 +85,8 @@ def invalid() -> Failed:
 
 def blocked() -> Failed:
     """Give the 403 of a key that may not use this method of the API."""
-    info = {
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": "API_KEY_SERVICE_BLOCKED",
-    }
-    return failure(403, "Requests to this API are blocked.", info)
+    kind = "type.googleapis.com/google.rpc.ErrorInfo"
+    return failure(403, "Blocked.", {"@type": kind, "reason": "API_KEY_SERVICE_BLOCKED"})
 
 
 def denied() -> Failed:

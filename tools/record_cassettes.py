@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from google import genai
@@ -29,14 +30,14 @@ sys.path.insert(0, str(ROOT / "tests" / "cassettes"))
 
 from scenarios import (  # noqa: E402 - the tests' own, found by the line above
     ANSWER,
-    MODEL,
-    PROMPT,
     SCENARIOS,
     Scenario,
+    plain,
     traffic,
     values_for,
 )
 
+Connect = Callable[[], genai.Client]
 MOST_SPENT = 60
 """Requests that are sent at most to spend a key."""
 
@@ -54,8 +55,8 @@ def main(arguments: list[str]) -> int:
         for name, scenario in SCENARIOS.items():
             source = "Google" if len(real) >= 2 and name.startswith("failover") else "FakeGemini"
             try:
-                with google(real) if source == "Google" else fake(scenario) as (client, keys):
-                    text = record(scenario, client, keys, source)
+                with google(real) if source == "Google" else fake(scenario) as (connect, keys):
+                    text = record(scenario, connect, keys, source)
             except RecordingError as error:
                 print(f"{name}: {error}; its cassette was left as it was", file=sys.stderr)
                 failed = True
@@ -75,8 +76,8 @@ def nothing_around() -> Iterator[None]:
 
 
 @contextmanager
-def fake(scenario: Scenario) -> Iterator[tuple[genai.Client, dict[str, str]]]:
-    """Serve the scenario: give a client of the fake, and its keys."""
+def fake(scenario: Scenario) -> Iterator[tuple[Connect, dict[str, str]]]:
+    """Serve the scenario: give what makes clients of the fake, and its keys."""
     replies = {429: Reply.QUOTA_MINUTE, 400: Reply.KEY_INVALID, 403: Reply.KEY_SUSPENDED}
     keys = values_for(scenario.names)
     with FakeGemini(FakeClock()) as gemini:
@@ -85,23 +86,24 @@ def fake(scenario: Scenario) -> Iterator[tuple[genai.Client, dict[str, str]]]:
             gemini.add_key(name, value=keys[name])
             gemini.always(name, replies.get(status))
         with pool(keys, gemini.host):
-            yield genai.Client(http_options=gemini.http_options), keys
+            yield partial(genai.Client, http_options=gemini.http_options), keys
 
 
 @contextmanager
-def google(real: list[str]) -> Iterator[tuple[genai.Client, dict[str, str]]]:
-    """Give a client of Google, and keys of which the first is spent and the second invalid."""
+def google(real: list[str]) -> Iterator[tuple[Connect, dict[str, str]]]:
+    """Give what makes clients of Google, and keys: a spent one, an invalid one, a good one."""
     first, last = real[0], real[-1]
     spend(first)
     keys = {"key_1": first, "key_2": values_for(["key_2"])["key_2"], "key_3": last}
     with pool(keys, GOOGLE_HOST):
-        yield genai.Client(), keys
+        yield genai.Client, keys
 
 
 @contextmanager
 def pool(keys: dict[str, str], host: str) -> Iterator[None]:
     """Have a pool in place that goes through the keys in order."""
-    keyrot_middleware.install(keys=list(keys.values()), strategy="fill", allowed_hosts=(host,))
+    values = list(keys.values())
+    keyrot_middleware.install(keys=values, strategy="fill", allowed_hosts=(host,), max_wait_s=0)
     try:
         yield
     finally:
@@ -114,10 +116,9 @@ def spend(key: str) -> None:
     Raises:
         RecordingError: If it never does, or something else fails.
     """
-    client = genai.Client(api_key=key)
     for _ in range(MOST_SPENT):
         try:
-            client.models.generate_content(model=MODEL, contents=PROMPT)
+            plain(genai.Client(api_key=key))
         except errors.APIError as error:
             if error.code == 429:
                 return
@@ -125,7 +126,7 @@ def spend(key: str) -> None:
     raise RecordingError(f"the first key still serves after {MOST_SPENT} requests")
 
 
-def record(scenario: Scenario, client: genai.Client, keys: dict[str, str], source: str) -> str:
+def record(scenario: Scenario, connect: Connect, keys: dict[str, str], source: str) -> str:
     """Run the scenario's program and return the text of its cassette.
 
     Raises:
@@ -137,7 +138,7 @@ def record(scenario: Scenario, client: genai.Client, keys: dict[str, str], sourc
         cassette.get_metadata("recorded_from", source)
         for _ in range(scenario.calls):
             with suppress(errors.APIError):  # what came is judged by the traffic
-                scenario.program(client)
+                scenario.program(connect())
     text = path.read_text(encoding="utf-8")
     if traffic(cassette) != scenario.traffic:
         raise RecordingError(f"expected {scenario.traffic}, the traffic was {traffic(cassette)}")

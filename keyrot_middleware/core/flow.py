@@ -216,7 +216,7 @@ def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
         return (yield from _retry(call, verdict))
     if not verdict.rotate:
         return False
-    if verdict.until == inf and verdict.scope in (Scope.KEY, Scope.KEY_VERB):
+    if verdict.until == inf:
         replaced = yield from do.refresh(lease.key_id)
         if replaced and lease.key_id not in call.refreshed:
             call.refreshed.add(lease.key_id)

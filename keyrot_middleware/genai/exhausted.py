@@ -92,11 +92,20 @@ def exhausted(
     if isfinite(retry_at) or last is None:
         code, details = 429, _body(pool, blocks, reasons, retry_at, now)
     else:
-        code, _, details = last
+        code, details = last[0], _unpacked(last[2])
     error: Any = key_pool_exhausted()(code, details, _response(response_type, code, details))
     error.retry_at = datetime.fromtimestamp(retry_at, UTC) if isfinite(retry_at) else None
     error.reasons = reasons
     return error  # type: ignore[no-any-return]
+
+
+def _unpacked(details: Any) -> Any:
+    """Give Google's body: of an async stream the SDK has it as the text of a `message`."""
+    try:
+        body = json.loads(details["message"])
+    except (KeyError, TypeError, ValueError):
+        return details
+    return body if isinstance(body, dict) and "error" in body else details
 
 
 def _reason(block: Block) -> str:

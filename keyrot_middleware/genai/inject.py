@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from .facts import Asked, InForce, option
 
-__all__ = ["KEY_HEADER", "arguments", "build_request", "foreign_key", "sending"]
+__all__ = ["arguments", "build_request", "foreign_key", "sending", "with_key_header"]
 
 KEY_HEADER = "x-goog-api-key"
 
@@ -89,10 +89,24 @@ def arguments(client: Any, asked: Asked, in_force: InForce, *, pinned: bool, aio
 
 def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
     """Tell whether the caller has set a key header that is not the client's own key."""
+    size = len(KEY_HEADER)  # of all headers a few have it: cheaper than lowering each
     return any(
-        len(name) == len(KEY_HEADER) and name.lower() == KEY_HEADER and str(value).strip() not in own
+        len(name) == size and name.lower() == KEY_HEADER and str(value).strip() not in own
         for name, value in (headers or {}).items()
     )
+
+
+def with_key_header(client: Any, asked: Asked, value: str) -> Asked:
+    """Give *asked* with a key header in its options, for a call that is not ours to send.
+
+    A key header of the program's own stays.
+    """
+    cls, given = type(client._http_options), asked.http_options
+    if isinstance(given, dict):
+        given = cls.model_validate(given)
+    options = cls() if given is None else given.model_copy()
+    options.headers = {KEY_HEADER: value, **(options.headers or {})}
+    return asked._replace(http_options=options)
 
 
 def _key_again(name: str, text: Any, home: str | None) -> bool:

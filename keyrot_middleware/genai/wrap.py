@@ -24,7 +24,7 @@ from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
 from .exhausted import exhausted, response_type_of
 from .facts import Asked, InForce, call_info, done, failed, host_of, in_force, option
-from .inject import KEY_HEADER, arguments, build_request, foreign_key, sending
+from .inject import arguments, build_request, foreign_key, sending, with_key_header
 from .redact import Redact
 from .seams import Seams
 from .streams import open_async, open_sync
@@ -212,7 +212,9 @@ class Binding:
         if host not in self._hosts:
             return self._abroad(client, asked), {}
         if bypassed.get():  # after the above: what the pool lent stays at home even so
-            return asked, {}
+            if _own(key):
+                return asked, {}
+            return with_key_header(client, asked, self.pool.ring.value(self.pool.home_id)), {}
         own = (key, POOL_KEY)
         if foreign_key(option(options, "headers"), own) or foreign_key(
             option(shared, "headers"), own
@@ -227,15 +229,10 @@ class Binding:
         return _Ours(client, asked, in_use, call, self._redact(key))
 
     def _abroad(self, client: Any, asked: Asked) -> Asked:
-        """Let a call to a foreign host pass; what the pool lent, and the placeholder, stay at home."""
+        """Let a call to a foreign host pass, without what the pool lent and the placeholder."""
         if client not in self._sheltered and client.api_key != POOL_KEY:
             return asked
-        cls, given = type(client._http_options), asked.http_options
-        if isinstance(given, dict):
-            given = cls.model_validate(given)
-        options = cls.model_construct() if given is None else given.model_copy()
-        options.headers = {KEY_HEADER: "", **(options.headers or {})}
-        return asked._replace(http_options=options)
+        return with_key_header(client, asked, "")
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""

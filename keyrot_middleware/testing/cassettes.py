@@ -52,7 +52,8 @@ def recorder(keys: Mapping[str, str], **more: Any) -> Any:
 
     Raises:
         ImportError: If vcrpy is not installed.
-        ValueError: Later, from a request that carries a key without a name.
+        ValueError: Later, from a call whose request carries a key without a name, or whose
+            response is compressed in a way that vcrpy cannot undo.
     """
     import vcr  # noqa: PLC0415 - only who records or replays needs it
 
@@ -69,6 +70,7 @@ def options(keys: Mapping[str, str]) -> dict[str, Any]:
     """
     return {
         "before_record_request": partial(_named, keys=keys),
+        "before_record_response": _readable,
         "before_save_interaction": partial(_hide, keys=keys),
         "after_load_interaction": partial(_restore, keys=keys),
         "decode_compressed_response": True,
@@ -126,13 +128,23 @@ def _name_of(value: str, keys: Mapping[str, str]) -> str:
     )
 
 
+def _readable(response: Any) -> Any:
+    """Let a response pass that can be searched for keys; vcrpy undid the codings it knows.
+
+    Here and not where it is saved: an error there would leave vcrpy's patches in place.
+    """
+    coding = _only(("content-encoding",), response["headers"])
+    if coding:
+        raise ValueError(
+            f"cannot look for keys in a response with {coding}, so it cannot be recorded; have the "
+            "client send the header accept-encoding: gzip"
+        )
+    return response
+
+
 def _hide(request: Any, response: Any, *, keys: Mapping[str, str]) -> tuple[Any, Any]:
     """Take every key, known or not, and what says whose they are, out of what is saved."""
-    headers = response["headers"]
-    coding = [values for name, values in headers.items() if name.lower() == "content-encoding"]
-    if coding:
-        raise ValueError(f"cannot look for keys in a body coded as {coding[0]}: nothing was saved")
-    response["headers"] = _only(_RESPONSE_HEADERS, headers)
+    response["headers"] = _only(_RESPONSE_HEADERS, response["headers"])
 
     def hidden(text: str) -> str:
         for name, value in keys.items():

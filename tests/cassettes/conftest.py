@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google import genai
 from scenarios import SCENARIOS, Scenario, values_for
 
 import keyrot_middleware
@@ -19,7 +18,7 @@ from keyrot_middleware.testing.cassettes import recorder
 
 FOLDER = Path(__file__).resolve().parents[2] / "cassettes"
 
-Replay = Callable[[str], AbstractContextManager[tuple[Scenario, genai.Client, Any]]]
+Replay = Callable[[str], AbstractContextManager[tuple[Scenario, Any]]]
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +33,15 @@ def _nothing_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def replay() -> Replay:
-    """Give a way to open a cassette by name: its scenario, a client without a key, the cassette."""
+    """Give a way to put a pool over a cassette by its name; it yields the scenario and the cassette."""
 
     @contextmanager
-    def opened(name: str) -> Iterator[tuple[Scenario, genai.Client, Any]]:
+    def opened(name: str) -> Iterator[tuple[Scenario, Any]]:
         scenario = SCENARIOS[name]
         keys = values_for(scenario.names)
         tape = recorder(keys, record_mode="none").use_cassette(FOLDER / f"{name}.yaml")
         keyrot_middleware.install(keys=list(keys.values()), strategy="fill", clock=FakeClock())
-        with tape as cassette, genai.Client() as client:
-            yield scenario, client, cassette
+        with tape as cassette:
+            yield scenario, cassette
 
     return opened

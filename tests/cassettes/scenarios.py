@@ -22,7 +22,7 @@ class Scenario:
     """A cassette.
 
     Attributes:
-        program: Makes one call and returns the text of the answer.
+        program: Makes one call with a client, closes it, and returns the text of the answer.
         calls: How often the program runs.
         traffic: The name of the key and the HTTP status of each request, in order.
     """
@@ -39,13 +39,15 @@ class Scenario:
 
 def plain(client: genai.Client) -> str:
     """Call from a thread."""
-    return client.models.generate_content(model=MODEL, contents=PROMPT).text or ""
+    with client:
+        return client.models.generate_content(model=MODEL, contents=PROMPT).text or ""
 
 
 def stream(client: genai.Client) -> str:
     """Stream in a thread."""
-    chunks = client.models.generate_content_stream(model=MODEL, contents=PROMPT)
-    return "".join(chunk.text or "" for chunk in chunks)
+    with client:
+        chunks = client.models.generate_content_stream(model=MODEL, contents=PROMPT)
+        return "".join(chunk.text or "" for chunk in chunks)
 
 
 def plain_async(client: genai.Client) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -26,9 +27,7 @@ def program() -> ModuleType:
 
 
 @pytest.fixture
-def google(
-    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> FakeGemini:  # type: ignore[misc]
+def google(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
     """Stand where the program takes Google to be, with two keys in the environment."""
     with FakeGemini(FakeClock()) as gemini:
         keys = [gemini.add_key("free", rpm=3), gemini.add_key("good")]

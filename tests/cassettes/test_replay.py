@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from google import genai
 from google.genai.errors import ClientError
-from scenarios import MODEL, PROMPT, SCENARIOS, traffic, values_for
-from vcr.errors import CannotOverwriteExistingCassetteException
+from scenarios import MODEL, SCENARIOS, plain, traffic, values_for
+from vcr.errors import CannotOverwriteExistingCassetteException as NotRecorded
 
 import keyrot_middleware
 from keyrot_middleware.testing.cassettes import recorder
@@ -25,9 +25,9 @@ def health() -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", FAILOVERS)
 def test_a_spent_and_an_invalid_key_are_passed_over(name: str, replay: Any) -> None:
     """Every call succeeds, and the bad keys are asked once: by a cassette that answers once."""
-    with replay(name) as (scenario, client, cassette):
+    with replay(name) as (scenario, cassette):
         for _ in range(scenario.calls):
-            assert "three" in scenario.program(client).lower()
+            assert "three" in scenario.program(genai.Client()).lower()
         assert traffic(cassette) == scenario.traffic
         assert cassette.play_counts == dict.fromkeys(range(len(scenario.traffic)), 1)
 
@@ -35,9 +35,9 @@ def test_a_spent_and_an_invalid_key_are_passed_over(name: str, replay: Any) -> N
 @pytest.mark.parametrize("name", FAILOVERS)
 def test_each_key_has_the_health_that_its_answer_means(name: str, replay: Any) -> None:
     """The spent key cools down, the invalid one is retired, the good one is as it was."""
-    with replay(name) as (scenario, client, _):
+    with replay(name) as (scenario, _):
         for _ in range(scenario.calls):
-            scenario.program(client)
+            scenario.program(genai.Client())
         spent, invalid, good = (health()[key] for key in scenario.names)
     assert (spent["active"], spent["in_cooldown"], spent["error_count"]) == (True, True, 1)
     assert spent["cooldown_until"] > "2026-01-01T12:30:30Z"
@@ -54,9 +54,9 @@ def test_the_key_that_google_echoes_does_not_come_out(
     """The body has the key again in a replay; neither the error, its response nor a log has it."""
     value = values_for(["key_1"])["key_1"]
     caplog.set_level("DEBUG", logger="keyrot_middleware")
-    with replay(name) as (scenario, client, cassette):
+    with replay(name) as (scenario, cassette):
         with pytest.raises(ClientError) as caught:
-            scenario.program(client)
+            scenario.program(genai.Client())
         assert value in str(cassette.responses[0]["body"]["string"])
         assert cassette.play_counts == {0: 1}
         key = health()["key_1"]
@@ -72,7 +72,7 @@ def test_the_key_that_google_echoes_does_not_come_out(
 
 def test_an_answer_is_played_for_its_own_key_only(replay: Any) -> None:
     """A client that sends with the good key first does not get the 429 that was recorded first."""
-    with replay("failover_sync") as (scenario, _, cassette):
+    with replay("failover_sync") as (scenario, cassette):
         good = genai.Client(api_key=values_for(scenario.names)["key_3"])
         with keyrot_middleware.bypass():
             assert "three" in scenario.program(good).lower()
@@ -81,8 +81,8 @@ def test_an_answer_is_played_for_its_own_key_only(replay: Any) -> None:
 
 def test_a_request_that_was_not_recorded_fails(replay: Any) -> None:
     """Another prompt has no answer, and the error says which matcher failed, not the key."""
-    with replay("failover_sync") as (scenario, client, _):
-        with pytest.raises(CannotOverwriteExistingCassetteException) as caught:
+    with replay("failover_sync") as (scenario, _):
+        with genai.Client() as client, pytest.raises(NotRecorded) as caught:
             client.models.generate_content(model=MODEL, contents="Something else.")
         said = "".join(traceback.format_exception(caught.value))
     assert "body" in said
@@ -92,10 +92,9 @@ def test_a_request_that_was_not_recorded_fails(replay: Any) -> None:
 def test_a_key_without_a_name_is_refused() -> None:
     """What no name is known for can neither be recorded nor replayed, and the error says so."""
     known, other = values_for(["key_1", "other"]).values()
-    client = genai.Client(api_key=other)
     with (
         recorder({"key_1": known}).use_cassette("new.yaml"),
         pytest.raises(ValueError, match=r"no name here.*key_1$") as caught,
     ):
-        client.models.generate_content(model=MODEL, contents=PROMPT)
+        plain(genai.Client(api_key=other))
     assert other not in "".join(traceback.format_exception(caught.value))

@@ -190,7 +190,7 @@ def test_run_needs_no_extra(
 
 
 def test_ctrl_c_ends_it_as_shells_expect(keyrot: Keyrot, tmp_path: Path) -> None:
-    """An interrupted program dies of SIGINT, which a shell shows as 130, after its exit handlers."""
+    """An interrupted program dies of SIGINT (130 in a shell), after its exit handlers."""
     (tmp_path / "app.py").write_text(INTERRUPTED)
     ran = keyrot("run", "app.py", GEMINI_API_KEYS="one")
     assert (ran.returncode, ran.stdout) == (-signal.SIGINT, "cleaned up\n")

@@ -64,6 +64,7 @@ def test_a_bad_request_is_not_tried_with_every_key(
     example: Example, service: FakeGemini, pool: dict[str, str]
 ) -> None:
     """The manual program raises what no key is to blame for, after one request."""
+    service.clear_scripts()
     service.always_any(Reply.BAD_REQUEST)
     ran = example("manual_key_manager.py", settings=pool)
     assert ran.returncode == 1

@@ -3,9 +3,9 @@
 A pytest plugin, loaded by ``-p pool_plugin`` in both runs, so that they differ in one thing only:
 with ``SDK_TESTS_POOL`` set, ``keyrot_middleware.install()`` is called before the first test.
 
-Left out, in both runs alike, are the tests that ask for the ``client`` fixture of the SDK's
-conftest: it replays recorded answers, and the recordings are not in the wheel. Only loopback can
-be reached.
+The tests that ask for the ``client`` fixture of the SDK's conftest replay recorded answers, and the
+recordings are not in the wheel. Those that call a model of the Gemini API run against a stand-in on
+loopback instead; the others are left out, in both runs alike. Only loopback can be reached.
 """
 
 from __future__ import annotations
@@ -16,12 +16,27 @@ import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pytest
+import stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
-    import pytest
-
+CALLS_A_MODEL = (
+    "afc",
+    "chats",
+    "models",
+    "shared/afc",
+    "shared/chats",
+    "shared/models",
+    "public_samples",
+)
+"""Folders of the SDK's tests whose recorded calls a stand-in can answer."""
+SLEEPS = "generate_videos"
+"""In the name of every file whose tests wait 20 s and more for a job to end."""
+TESTS = "google/genai/tests/"
 OUTCOMES: dict[str, str] = {}
 DETAILS: dict[str, str] = {}
 FACTS: dict[str, Any] = {"left_out": 0, "wrapped": [], "sent": 0}
@@ -31,6 +46,7 @@ def pytest_configure() -> None:
     """Close the way to every host but this one."""
     socket.socket.connect = _connect_here  # type: ignore[assignment,method-assign]
     socket.getaddrinfo = _resolve_here
+    os.environ["SDK_TESTS_STAND_IN"] = stand_in.start()
 
 
 def pytest_sessionstart() -> None:
@@ -38,15 +54,26 @@ def pytest_sessionstart() -> None:
     if os.environ.get("SDK_TESTS_POOL"):
         import keyrot_middleware  # noqa: PLC0415 - the other run must not import it
 
-        keyrot_middleware.install()
+        google = "generativelanguage.googleapis.com"
+        keyrot_middleware.install(allowed_hosts=[google, os.environ["SDK_TESTS_STAND_IN"]])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a recording."""
-    replayed = [item for item in items if _needs_recording(item)]
-    config.hook.pytest_deselected(items=replayed)
-    FACTS["left_out"] = len(replayed)
-    items[:] = [item for item in items if item not in set(replayed)]
+    """Leave out what needs a recording and cannot do with the stand-in."""
+    _send_recorded_calls_to_stand_in()
+    left_out = {item for item in items if _is_recorded(item) and not _can_be_answered(item)}
+    config.hook.pytest_deselected(items=list(left_out))
+    FACTS["left_out"] = len(left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Give a recorded test's client a key of its own, and no other test one."""
+    if not _is_recorded(item):
+        return (yield)
+    with mock.patch.dict(os.environ, {"GEMINI_API_KEY": stand_in.HOME}):
+        return (yield)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -72,7 +99,7 @@ def pytest_sessionfinish() -> None:
 
 def _record(nodeid: str, outcome: str, report: pytest.CollectReport | pytest.TestReport) -> None:
     """Add one outcome; a failure has its exception's class too: two causes are two outcomes."""
-    nodeid = nodeid.removeprefix("google/genai/tests/")
+    nodeid = nodeid.removeprefix(TESTS)
     if report.failed:
         crash = getattr(report.longrepr, "reprcrash", None)
         text = crash.message if crash else str(report.longrepr).strip().splitlines()[-1]
@@ -82,13 +109,34 @@ def _record(nodeid: str, outcome: str, report: pytest.CollectReport | pytest.Tes
     OUTCOMES[nodeid] = f"{before}, {outcome}" if before else outcome
 
 
-def _needs_recording(item: pytest.Item) -> bool:
+def _is_recorded(item: pytest.Item) -> bool:
     """Say whether a test asks for the replaying ``client`` of the SDK's own top conftest."""
     fixtures: dict[str, Sequence[Any]] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
     return any(
         definition.func.__module__ == "google.genai.tests.conftest"
         for definition in fixtures.get("client", ())[-1:]
     )
+
+
+def _can_be_answered(item: pytest.Item) -> bool:
+    """Say whether a recorded test is about a model of the Gemini API, and does not sleep."""
+    folder, _, file = item.nodeid.removeprefix(TESTS).partition("::")[0].rpartition("/")
+    vertex = getattr(item, "callspec").params.get("use_vertex")  # noqa: B009
+    return folder in CALLS_A_MODEL and SLEEPS not in file and vertex is False
+
+
+def _send_recorded_calls_to_stand_in() -> None:
+    """Point the SDK's replaying client at the stand-in; it has no setting for that."""
+    from google.genai._replay_api_client import ReplayApiClient  # noqa: PLC0415
+
+    plain = ReplayApiClient.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        if not self.vertexai:
+            self._http_options.base_url = f"http://{os.environ['SDK_TESTS_STAND_IN']}/"
+
+    ReplayApiClient.__init__ = init  # type: ignore[method-assign]
 
 
 def _wrapped_methods() -> list[str]:

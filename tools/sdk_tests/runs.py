@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import stand_in
 from venvs import HERE, ROOT, ready_python
 
 TIME_LIMIT_S = 400
@@ -81,7 +82,7 @@ def _command(python: Path) -> list[str]:
         *("-c", os.devnull, f"--rootdir={packages}", "-p", "pool_plugin"),
         *("-o", "consider_namespace_packages=true"),  # else the tests import a second copy, `genai`
         *("-o", "asyncio_default_fixture_loop_scope=function"),
-        *("-p", "no:cacheprovider", "--continue-on-collection-errors", "--mode=replay"),
+        *("-p", "no:cacheprovider", "--continue-on-collection-errors", "--mode=api"),
         *("-q", "-rfE", "--tb=short"),
     ]
 
@@ -99,6 +100,6 @@ def _environment(python: Path, scratch: Path, written: Path, *, pool: bool) -> d
         "SDK_TESTS_OUTCOMES": str(written),
     }
     if pool:
-        keys = ",".join(f"FAKE-key-{number:02}-of-the-sdk-tests" for number in range(1, 6))
+        keys = ",".join((stand_in.SPENT, stand_in.REVOKED, *stand_in.GOOD))
         environment |= {"SDK_TESTS_POOL": "1", "GEMINI_API_KEYS": keys}
     return environment

@@ -90,8 +90,8 @@ class View:
         if tree:
             self._lines(tree)
         else:
-            extra = escape("pip install 'keyrot-middleware[otlp]'")
-            self.say(f"None: the OpenTelemetry SDK is not installed ({extra}).")
+            install = "pip install 'keyrot-middleware[otlp]'"
+            self.say(f"None: the OpenTelemetry SDK is not installed ({install}).")
 
     def counted(self, sent: Mapping[str, int]) -> None:
         """Say what the server saw."""

@@ -1,0 +1,150 @@
+"""Waiting: only while no key can serve, only for a known time, only within the budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rig import INFO, OK, Rig, capacity, day, invalid, key, minute
+
+from keyrot_middleware.core.commands import Sleep
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.drive import sync
+
+
+def test_a_pool_of_one_key_waits_out_its_minute() -> None:
+    """No other key can serve, and the server named a time: it is waited for and used again."""
+    rig = Rig(key("a"))
+    rig.will("a", minute("20s"))
+    assert rig.call() == "answer"
+    assert (rig.sent, rig.slept) == (["a", "a"], [20.0])
+
+
+def test_the_soonest_of_the_failed_keys_is_waited_for() -> None:
+    """When all have failed with a time, the first to come back is used again."""
+    rig = Rig(key("a"), key("b"), key("c"), strategy="fill")
+    rig.will("a", minute("20s"))
+    rig.will("b", minute("7s"))
+    rig.will("c", invalid())
+    assert rig.call() == "answer"
+    assert (rig.sent, rig.slept) == (["a", "b", "c", "b"], [7.0])
+
+
+def test_a_failed_key_is_not_waited_for_while_another_can_serve() -> None:
+    """The priority of a failed key does not matter: a later one that is free now serves now."""
+    rig = Rig(key("a"), key("late", priority=9))
+    rig.will("a", minute("1s"))
+    assert rig.call() == "answer"
+    assert (rig.sent, rig.slept) == (["a", "late"], [])
+
+
+@pytest.mark.parametrize("fault", [lambda: minute("31s"), day, capacity, invalid])
+def test_too_long_a_day_or_a_guess_is_never_waited_for(fault: Any) -> None:
+    """Only a time that the server named, within `max_wait_s`, is waited for; not 30 s of ours."""
+    rig, reply = Rig(key("a"), max_wait_s=30.0), fault()
+    rig.will("a", reply)
+    assert rig.failing() is reply.error
+    assert (rig.sent, rig.slept) == (["a"], [])
+    assert isinstance(rig.failing(), Exhausted)
+    assert (rig.sent, rig.slept) == (["a"], [])
+
+
+def test_a_request_larger_than_the_limit_is_not_waited_for() -> None:
+    """The next minute would be too small as well."""
+    rig = Rig(key("a"))
+    violation = {"quotaId": "GenerateContentInputTokensPerMinute-FreeTier", "quotaValue": "1000"}
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "9s"}
+    reply = minute("9s")
+    reply.facts.body["error"]["details"] = [
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]},
+        retry,
+    ]
+    rig.will("a", reply)
+    rig.failing(INFO._replace(tokens=5_000))
+    assert (rig.sent, rig.slept) == (["a"], [])
+
+
+def test_all_waits_of_a_call_fit_into_the_budget() -> None:
+    """A server that keeps naming times is waited for `max_wait_s` in all, jitter included."""
+    rig = Rig(key("a"), max_wait_s=30.0)
+    rig.will("a", *(minute("7s") for _ in range(9)))
+    rig.draw = 0.999
+    rig.failing()
+    assert len(rig.sent) == 5
+    assert all(7.0 <= pause <= 7.5 for pause in rig.slept)
+    assert sum(rig.slept) <= 30.0
+
+
+def test_the_whole_budget_may_be_waited_but_not_more() -> None:
+    """Jitter never takes a call beyond its longest wait."""
+    rig = Rig(key("a"), max_wait_s=30.0)
+    rig.will("a", minute("30s"))
+    rig.draw = 0.999
+    assert rig.call() == "answer"
+    assert rig.slept == [30.0]
+
+
+def test_a_server_that_names_milliseconds_is_not_hammered() -> None:
+    """However short the named times are, a call sends a bounded number of requests."""
+    rig = Rig(key("a"), max_wait_s=10.0)
+    rig.will("a", *(minute("1ms") for _ in range(1_000)))
+    rig.failing()
+    assert len(rig.sent) <= 21
+    assert min(rig.slept) >= 0.5
+
+
+def test_a_minute_of_our_own_counting_is_waited_for() -> None:
+    """RPM 1, spent 30 s before the minute's end: the next call waits for the edge and its guard."""
+    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=40.0)
+    rig.call()
+    rig.call()
+    assert (rig.sent, rig.slept) == (["a", "a"], [31.0])
+    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=30.0)
+    rig.call()
+    assert isinstance(rig.failing(), Exhausted)
+    assert rig.sent == ["a"]
+
+
+def test_a_day_of_our_own_counting_is_not_waited_for() -> None:
+    """RPD 1: the call fails at once, even when midnight is seconds away."""
+    rig = Rig(key("a", Limits(rpd=1)))
+    rig.clock.advance(8 * 3600 - 30 * 60 - 30 - 5 - 12 * 3600 + 24 * 3600)
+    rig.call()
+    assert isinstance(rig.failing(), Exhausted)
+    assert rig.slept == []
+
+
+def test_waiting_for_a_busy_key_looks_again_soon() -> None:
+    """A key at its `max_concurrency` comes free at any time: it is polled, up to the budget."""
+    rig = Rig(key("a", Limits(max_concurrency=1)), max_wait_s=2.0)
+
+    def meanwhile() -> Any:
+        assert isinstance(rig.failing(), Exhausted)
+        return OK
+
+    rig.will("a", meanwhile)
+    rig.call()
+    assert 10 <= len(rig.slept) <= 21
+    assert rig.call() == "answer"
+
+
+def test_waiters_do_not_come_back_in_one_instant() -> None:
+    """The random number of a call spreads its wait by up to half a second."""
+    slept = []
+    for draw in (0.0, 0.5, 0.9):
+        rig = Rig(key("a"))
+        rig.will("a", minute("20s"))
+        rig.draw = draw
+        rig.call()
+        slept += rig.slept
+    assert slept == [20.0, 20.25, 20.45]
+
+
+def test_a_wait_says_what_it_is_for() -> None:
+    """Telemetry tells a wait for a key from a pause before a retry."""
+    rig = Rig(key("a"))
+    rig.will("a", minute("3s"))
+    tape = rig.flow()
+    sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
+    assert tape.of(Sleep) == [Sleep(3.0, "key")]

@@ -1,0 +1,326 @@
+"""Which keys are offered, in which order, and at what cost."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rig import INFO, MODEL, key
+
+from keyrot_middleware.core.model import Block, CallInfo, Candidate
+from keyrot_middleware.core.policy import LAST_RESORT
+from keyrot_middleware.core.roster import PARK_S, SHORTLIST, VIEWS, Roster
+
+NOW = 1_767_270_630.0
+DEAD = Block("key_invalid", inf)
+
+
+def offered(
+    roster: Roster,
+    info: CallInfo = INFO,
+    excluded: Iterable[str] = (),
+    now: float = NOW,
+    draw: float = 0.0,
+) -> list[str]:
+    """List every key that is offered, in order."""
+    lists = roster.shortlists(info, dict.fromkeys(excluded), now, draw)
+    return [candidate.key_id for shortlist in lists for _, candidate in shortlist]
+
+
+def many(count: int, **labels: object) -> list[Candidate]:
+    """Make keys k0, k1, …."""
+    return [key(f"k{number}", **labels) for number in range(count)]
+
+
+def test_the_order_is_model_then_workload_then_priority() -> None:
+    """Its own model's keys first, then those of no model, then the others; priority within."""
+    roster = Roster(
+        [
+            key("other", model="gemini-2.5-pro"),
+            key("any-late", priority=5),
+            key("any"),
+            key("any-batch", workload="batch", priority=3),
+            key("own-late", model=MODEL, priority=1),
+            key("own-batch", model=MODEL, workload="batch", priority=9),
+            key("own", model=MODEL),
+        ],
+        "fill",
+    )
+    assert offered(roster) == [
+        *("own", "own-late", "own-batch"),
+        *("any", "any-batch", "any-late"),
+        "other",
+    ]
+    assert offered(roster, INFO._replace(workload="batch")) == [
+        *("own-batch", "own", "own-late"),
+        *("any-batch", "any", "any-late"),
+        "other",
+    ]
+
+
+def test_the_last_resort_comes_after_keys_of_other_models() -> None:
+    """The single key serves only while nothing else can, whatever its own model is."""
+    keys = [
+        key("single", priority=LAST_RESORT),
+        key("single-own", priority=LAST_RESORT + 1, model=MODEL),
+        key("other", model="gemini-2.5-pro", priority=LAST_RESORT - 1),
+        key("any"),
+    ]
+    assert offered(Roster(keys)) == ["any", "other", "single-own", "single"]
+
+
+def test_each_group_has_a_rank_of_its_own() -> None:
+    """The state must be able to tell the groups of one shortlist apart, the first ones lowest."""
+    roster = Roster([key("b", priority=1), key("a"), key("c", priority=1)])
+    ranks = [[rank for rank, _ in some] for some in roster.shortlists(INFO, {}, NOW, 0.0)]
+    assert ranks == [[0], [1, 1]]
+
+
+def test_inactive_keys_are_never_offered() -> None:
+    """A key switched off in keys.json is not in the pool."""
+    assert offered(Roster([key("on"), key("off", active=False)])) == ["on"]
+
+
+@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
+@pytest.mark.parametrize("count", [1, 3, SHORTLIST, SHORTLIST + 1, 3 * SHORTLIST + 1])
+def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
+    """Wherever a call begins it comes round to each key, in shortlists of at most eight."""
+    roster = Roster(many(count), strategy)
+    for draw in (0.0, 0.37, 0.999):
+        info = INFO._replace(conversation=f"{int(draw * 100):x}")
+        lists = list(roster.shortlists(info, {}, NOW, draw))
+        assert all(0 < len(shortlist) <= SHORTLIST for shortlist in lists)
+        assert Counter(offered(roster, info, draw=draw)) == {f"k{n}": 1 for n in range(count)}
+
+
+def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
+    """Ties are broken at random by where a call begins; `fill` keeps the order of keys.json."""
+    keys = many(10)
+    begun = {offered(Roster(keys), draw=draw / 10)[0] for draw in range(10)}
+    assert begun == {f"k{number}" for number in range(10)}
+    assert {offered(Roster(keys, "fill"), draw=draw / 10)[0] for draw in range(10)} == {"k0"}
+
+
+def test_sticky_keeps_a_conversation_with_its_key() -> None:
+    """The same conversation begins at the same key, others elsewhere, and none at any."""
+    roster = Roster(many(20), "sticky")
+    first = {
+        hash_: {offered(roster, INFO._replace(conversation=hash_), draw=d / 10)[0] for d in (0, 7)}
+        for hash_ in ("00", "07", "13", "1b")
+    }
+    assert first == {"00": {"k0"}, "07": {"k7"}, "13": {"k19"}, "1b": {"k7"}}
+    assert {offered(roster, draw=draw / 20)[0] for draw in range(20)} == {
+        k.key_id for k in many(20)
+    }
+
+
+def test_sticky_moves_on_only_while_its_key_rests() -> None:
+    """While its key is parked a conversation goes with the next one, and then comes back."""
+    roster = Roster(many(12), "sticky")
+    info = INFO._replace(conversation="0b")
+    roster.park(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
+    assert offered(roster, info)[0] == "k0"
+    assert offered(roster, info, now=NOW + PARK_S)[0] == "k11"
+
+
+def test_excluded_keys_are_not_offered() -> None:
+    """A key that failed this call is not offered to it again."""
+    assert offered(Roster(many(20), "fill"), excluded=["k0", "k9", "k19"]) == [
+        f"k{number}" for number in range(20) if number not in (0, 9, 19)
+    ]
+    assert offered(Roster(many(2)), excluded=["k0", "k1"]) == []
+
+
+def test_a_parked_key_is_passed_until_its_time() -> None:
+    """What the state refused until a known time is not offered before, and `parked` says why."""
+    roster, rest = Roster(many(3), "fill"), Block("quota_minute", NOW + 20, waitable=True)
+    roster.park(INFO, {"k1": rest, "unknown": rest}, NOW)
+    roster.park(INFO, {"k1": rest}, NOW)
+    assert offered(roster) == ["k0", "k2"]
+    assert roster.parked(INFO) == {"k1": rest}
+    assert offered(roster, now=NOW + 20) == ["k0", "k1", "k2"]
+    assert roster.parked(INFO) == {}
+
+
+def test_parking_is_looked_at_again_after_a_minute() -> None:
+    """A dead key may have been revived by another process: it is offered again after PARK_S."""
+    roster = Roster(many(2), "fill")
+    roster.park(INFO, {"k0": DEAD}, NOW)
+    assert offered(roster, now=NOW + PARK_S - 1) == ["k1"]
+    assert offered(roster, now=NOW + PARK_S) == ["k0", "k1"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block("probe", NOW + 0.1, waitable=True),
+        Block("concurrency", NOW + 0.1, waitable=True),
+        Block("key_method_blocked", inf),
+        Block("cache_storage", NOW + 86_400),
+        Block("rpm", NOW, waitable=True),
+    ],
+)
+def test_what_may_end_at_any_time_or_is_about_one_method_is_not_parked(block: Block) -> None:
+    """A key that is busy, being probed, or closed to one method only is offered again at once."""
+    roster = Roster(many(1))
+    roster.park(INFO, {"k0": block}, NOW)
+    assert offered(roster) == ["k0"]
+
+
+def test_forgetting_offers_every_key_again() -> None:
+    """After a key was replaced nothing is parked any more."""
+    roster = Roster(many(3), "fill")
+    roster.park(INFO, {"k0": DEAD, "k2": DEAD}, NOW)
+    roster.forget()
+    assert offered(roster) == ["k0", "k1", "k2"]
+
+
+def test_a_full_minute_of_tokens_is_offered_to_smaller_requests() -> None:
+    """What had no room for a large request may have room for a small one, after the free keys."""
+    roster, large = Roster(many(2), "fill"), INFO._replace(tokens=5_000)
+    roster.park(large, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
+    assert offered(roster, large) == ["k1"]
+    assert offered(roster, INFO._replace(tokens=5_001)) == ["k1"]
+    assert offered(roster, INFO) == ["k1", "k0"]
+    roster.park(INFO, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
+    assert offered(roster, INFO) == ["k1"]
+    assert offered(roster, INFO._replace(tokens=9)) == ["k1", "k0"]
+
+
+def test_a_batch_without_room_does_not_hide_a_key_from_single_requests() -> None:
+    """An RPM that has no room for a hundred embeddings has it for one."""
+    roster, batch = Roster(many(1)), INFO._replace(requests=100)
+    roster.park(batch, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    assert offered(roster, batch) == []
+    assert offered(roster, INFO) == ["k0"]
+
+
+@pytest.mark.parametrize("reason", ["rpm", "tpm", "rpd"])
+def test_a_key_is_offered_again_when_something_was_given_back(reason: str) -> None:
+    """A reservation that shrank may have made room before the minute's end."""
+    roster = Roster(many(2), "fill")
+    roster.park(INFO, {"k0": Block(reason, NOW + 31, waitable=True)}, NOW)
+    roster.relieve("k1")
+    assert offered(roster) == ["k1"]
+    roster.relieve("k0")
+    assert offered(roster) == ["k1", "k0"]
+    assert offered(roster, now=NOW + 31) == ["k0", "k1"]
+    assert roster.parked(INFO) == {}
+
+
+def test_giving_back_does_not_end_a_cooldown() -> None:
+    """Room in a window says nothing of a key that rests for another reason."""
+    roster = Roster(many(2), "fill")
+    full, rest = Block("rpm", NOW + 31, waitable=True), Block("quota_minute", NOW + 20)
+    roster.park(INFO, {"k0": rest}, NOW)
+    roster.relieve("k0")
+    assert offered(roster) == ["k1"]
+    roster.park(INFO, {"k1": full}, NOW)
+    roster.relieve("k1")
+    roster.park(INFO, {"k1": rest}, NOW)
+    assert offered(roster) == []
+
+
+def test_a_relieved_key_that_nobody_took_is_offered_no_more_than_once_per_call() -> None:
+    """A call that is refused by a relieved key parks it again."""
+    roster = Roster(many(1))
+    roster.park(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    roster.relieve("k0")
+    asked = 0
+    for shortlist in roster.shortlists(INFO, {}, NOW, 0.0):
+        asked += len(shortlist)
+        roster.park(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    assert asked == 1
+    assert offered(roster) == []
+
+
+def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
+    """Between the look at a key and the lock another call may have offered it again."""
+    waiting: list[float] = []
+
+    class Lock:
+        def __enter__(self) -> None:
+            if waiting:
+                offered(roster, now=waiting.pop())
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    roster = Roster(many(1), "fill", Lock)
+    roster.park(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    waiting.append(NOW + 31)
+    roster.relieve("k0")
+    assert offered(roster, now=NOW + 31) == ["k0"]
+
+
+def test_views_are_per_model_and_workload_and_bounded() -> None:
+    """What rests for one model serves others; a program that invents models forgets old ones."""
+    roster = Roster(many(1))
+    roster.park(INFO, {"k0": DEAD}, NOW)
+    assert offered(roster, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
+    assert offered(roster, INFO._replace(workload="batch")) == ["k0"]
+    for number in range(3 * VIEWS):
+        offered(roster, INFO._replace(model=f"tuned-{number}"))
+    assert len(roster._views) == VIEWS
+
+
+def test_no_lock_is_taken_twice() -> None:
+    """With a plain lock each method also works for a model that no call has asked for yet."""
+    lock = threading.Lock()
+    roster = Roster(many(3), "fill", lambda: lock)
+    assert roster.parked(INFO._replace(model="a")) == {}
+    roster.park(INFO._replace(model="b"), {"k0": DEAD}, NOW)
+    roster.forget()
+    roster.relieve("k0")
+    assert offered(roster, INFO._replace(model="c")) == ["k0", "k1", "k2"]
+    assert not lock.locked()
+
+
+def test_projects_know_their_keys() -> None:
+    """All keys of a project may touch what it has stored."""
+    one, two, three = key("a", project="p"), key("b"), key("c", project="p")
+    assert Roster([one, two, three]).of_project("p") == (one, three)
+
+
+@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
+def test_a_call_is_offered_as_few_of_10_000_keys_as_of_10(strategy: str) -> None:
+    """The first shortlist is eight keys; with 9,990 parked the call still sees ten at most."""
+    roster = Roster(many(10_000), strategy)
+    assert len(next(roster.shortlists(INFO, {}, NOW, 0.5))) == SHORTLIST
+    dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
+    roster.park(INFO, dead, NOW)
+    assert sorted(offered(roster, draw=0.5)) == sorted(f"k{n}" for n in range(0, 10_000, 1_000))
+
+
+STEP = st.tuples(
+    st.sampled_from(["park", "pass", "ask", "relieve"]),
+    st.integers(0, 11),
+    st.sampled_from(["rpm", "tpm", "quota_minute", "key_invalid"]),
+    st.sampled_from([0.5, 3.0, 20.0, 61.0, inf]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["spread", "fill", "sticky"]), st.lists(STEP, max_size=40))
+def test_no_key_is_lost_or_offered_twice_whatever_happens(
+    strategy: str, steps: list[tuple[str, int, str, float]]
+) -> None:
+    """Each key is always either offered once, or parked with a reason; after PARK_S offered."""
+    roster, now = Roster(many(12), strategy), NOW
+    for what, number, reason, seconds in steps:
+        if what == "park":
+            info = INFO._replace(tokens=number)
+            roster.park(info, {f"k{number}": Block(reason, now + seconds)}, now)
+        elif what == "relieve":
+            roster.relieve(f"k{number}")
+        elif what == "pass":
+            now += min(seconds, 30.0)
+        given_out = Counter(offered(roster, now=now, draw=number / 12))
+        assert set(given_out.values()) <= {1}
+        assert given_out.keys() | roster.parked(INFO).keys() == {f"k{n}" for n in range(12)}
+    assert len(offered(roster, now=now + PARK_S)) == 12

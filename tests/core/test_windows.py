@@ -1,0 +1,299 @@
+"""Minutes, Pacific days, cooldowns: the arithmetic that every state backend must agree with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rig import key
+
+from keyrot_middleware.core.model import NO_LIMITS, Block, Limits, Scope
+from keyrot_middleware.core.windows import (
+    DAY_S,
+    GUARD_S,
+    Cooldown,
+    Quota,
+    ladder,
+    next_minute,
+    next_pacific_midnight,
+    next_pacific_month,
+    scope_key,
+    scope_keys,
+)
+
+NOON = datetime(2026, 1, 1, 12, 30, 30, tzinfo=UTC).timestamp()
+MINUTE = NOON - 30
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+def at(*when: int) -> float:
+    """Give the epoch seconds of a wall-clock time in Los Angeles."""
+    return datetime(*when, tzinfo=PACIFIC).timestamp()  # type: ignore[arg-type, misc]
+
+
+def rolled(now: float = NOON) -> Quota:
+    """Make a quota whose windows are those of *now*."""
+    quota = Quota()
+    quota.roll(now)
+    return quota
+
+
+def use(quota: Quota, now: float, requests: int = 1, tokens: int = 0) -> tuple[int, bool, float]:
+    """Book at *now*."""
+    return quota.book(requests, tokens, edge=quota.roll(now))
+
+
+def room(
+    quota: Quota, limits: Limits, now: float, requests: int = 1, tokens: int = 0
+) -> str | None:
+    """Ask for room at *now*; name the window that has none."""
+    edge = quota.roll(now)
+    block = quota.block(limits, 1, tokens, edge=edge)
+    return block.reason if block else None
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"),
+    [
+        ((2026, 1, 15), 24),
+        ((2026, 3, 8), 23),
+        ((2026, 11, 1), 25),
+        ((2026, 12, 31), 24),
+        ((2028, 2, 29), 24),
+    ],
+)
+def test_a_pacific_day_has_23_24_or_25_hours(day: tuple[int, int, int], hours: int) -> None:
+    """Midnight follows the clocks of Los Angeles, on the days of daylight saving too."""
+    begin = at(*day)
+    assert next_pacific_midnight(begin) - begin == hours * 3600
+    assert next_pacific_midnight(begin + hours * 3600 - 0.001) == begin + hours * 3600
+    assert next_pacific_midnight(begin + hours * 3600) > begin + hours * 3600
+
+
+@given(st.floats(0, 4e9, allow_nan=False))
+def test_midnight_is_always_ahead_and_is_midnight(now: float) -> None:
+    """At any time the next midnight is later, at most 25 hours, and its wall clock says 00:00."""
+    midnight = next_pacific_midnight(now)
+    local = datetime.fromtimestamp(midnight, PACIFIC)
+    assert 0 < midnight - now <= 25 * 3600
+    assert (local.hour, local.minute, local.second) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("now", "then"),
+    [
+        ((2026, 1, 15, 10), (2026, 2, 1)),
+        ((2026, 12, 31, 23), (2027, 1, 1)),
+        ((2026, 10, 31, 23), (2026, 11, 1)),
+    ],
+)
+def test_a_pacific_month_ends_at_midnight_of_the_first(
+    now: tuple[int, ...], then: tuple[int, ...]
+) -> None:
+    """A spending cap's month ends in Los Angeles, in December too."""
+    assert next_pacific_month(at(*now)) == at(*then)
+
+
+@pytest.mark.parametrize(
+    ("now", "then"), [(MINUTE, 61), (MINUTE + 0.5, 61), (MINUTE + 59.9, 61), (MINUTE + 60, 121)]
+)
+def test_the_next_minute_begins_a_guard_after_the_edge(now: float, then: float) -> None:
+    """A second later the new minute has begun on Google's clock as well."""
+    assert next_minute(now) == MINUTE + then
+
+
+def test_the_ladder_doubles_up_to_the_top() -> None:
+    """30, 60, 120 … 900 seconds, and no overflow after a thousand failures."""
+    steps = [ladder(strikes, 30.0, 900.0) for strikes in (1, 2, 3, 4, 5, 6, 7, 1_000)]
+    assert steps == [30, 60, 120, 240, 480, 900, 900, 900]
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"),
+    [
+        (Scope.KEY, ("key", "k")),
+        (Scope.KEY_VERB, ("key_verb", "k", "v")),
+        (Scope.KEY_MODEL, ("key_model", "k", "m")),
+        (Scope.PROJECT_MODEL, ("project_model", "p", "m")),
+        (Scope.PROJECT, ("project", "p")),
+        (Scope.PROJECT_CACHE, ("project_cache", "p")),
+        (Scope.BILLING, ("billing", "b")),
+    ],
+)
+def test_each_scope_has_a_name_that_keeps_the_key_from_serving(
+    scope: Scope, name: tuple[str, ...]
+) -> None:
+    """What a failure cools is among what selection looks at; the cache's only for caches."""
+    named = scope_key(scope, key_id="k", project="p", billing_account="b", bucket="m", verb="v")
+    candidate = key("k", project="p", billing_account="b")
+    assert named == name
+    assert (named in scope_keys(candidate, "m", "v")) == (scope is not Scope.PROJECT_CACHE)
+    assert ("project_cache", "p") in scope_keys(candidate, "m", "cachedContents")
+
+
+def test_a_burst_of_failures_is_one_step_of_the_ladder() -> None:
+    """Requests granted before the cooldown and failing during it do not climb it again."""
+    rest = Cooldown()
+    for seconds in range(5):
+        until = NOON + seconds + rest.step(NOON - 1, 30, 900)
+        rest.strike("capacity", until, waitable=False)
+    assert (rest.strikes, rest.until) == (1, NOON + 34)
+    assert rest.step(rest.until, 30, 900) == 60
+
+
+def test_a_running_cooldown_never_ends_sooner() -> None:
+    """A failure with an earlier time changes neither the end nor the reason that is shown."""
+    rest = Cooldown()
+    rest.strike("quota_day", NOON + DAY_S, waitable=False)
+    rest.strike("quota_minute", NOON + 20, waitable=True)
+    assert rest.block(NOON) == Block("quota_day", NOON + DAY_S, waitable=False)
+    rest.strike("quota_day", NOON + 2 * DAY_S, waitable=False)
+    assert rest.until == NOON + 2 * DAY_S
+
+
+def test_one_probe_goes_first_when_a_cooldown_ends() -> None:
+    """At its end the scope serves again, but not while its probe is out."""
+    rest = Cooldown()
+    rest.strike("capacity", NOON + 30, waitable=False)
+    assert rest.block(NOON + 29.9) == Block("capacity", NOON + 30)
+    assert rest.block(NOON + 30) is None
+    rest.probe = object()
+    assert rest.block(NOON + 30) == Block("probe", NOON + 30.1, waitable=True)
+
+
+@pytest.mark.parametrize(
+    ("second", "counts_in"),
+    [(0.5, (-1, 0)), (1.0, (0,)), (30, (0,)), (58.9, (0,)), (59.0, (0, 1)), (59.9, (0, 1))],
+)
+def test_near_an_edge_a_request_counts_in_both_minutes(
+    second: float, counts_in: tuple[int, ...]
+) -> None:
+    """Within a second of the edge nobody knows which minute Google counts it in."""
+    minute, edge, _ = use(rolled(MINUTE - 90), MINUTE + second)
+    first = int(minute - MINUTE // 60)
+    assert ((first, first + 1) if edge else (first,)) == counts_in
+
+
+def test_a_full_minute_is_over_a_guard_after_its_edge() -> None:
+    """RPM 2 booked mid-minute frees at the next edge plus the guard, not at the edge."""
+    quota, limits = rolled(), Limits(rpm=2)
+    use(quota, NOON)
+    assert room(quota, limits, NOON) is None
+    use(quota, NOON)
+    block = quota.block(limits, 1, 0, edge=quota.roll(NOON))
+    assert block == Block("rpm", MINUTE + 60 + GUARD_S, waitable=True)
+    assert room(quota, limits, MINUTE + 60.5) == "rpm"
+    assert room(quota, limits, MINUTE + 61) is None
+
+
+def test_at_an_edge_the_next_minute_needs_room_too() -> None:
+    """What was booked into the next minute keeps the edge full until the minute after it."""
+    quota, limits = rolled(), Limits(rpm=1)
+    use(quota, MINUTE + 59.5)
+    assert quota.block(limits, 1, 0, edge=quota.roll(MINUTE + 59.6)) == Block(
+        "rpm", MINUTE + 121, waitable=True
+    )
+    assert room(quota, limits, MINUTE + 100) == "rpm"
+    assert room(quota, limits, MINUTE + 121) is None
+
+
+def test_tokens_have_a_window_of_their_own() -> None:
+    """TPM blocks by the request's own tokens, at an edge in both minutes."""
+    quota, limits = rolled(), Limits(rpm=100, tpm=1_000)
+    use(quota, NOON, tokens=900)
+    assert room(quota, limits, NOON, tokens=100) is None
+    assert room(quota, limits, NOON, tokens=101) == "tpm"
+    use(quota, MINUTE + 119.5, tokens=950)
+    assert room(quota, limits, MINUTE + 119.6, tokens=51) == "tpm"
+    assert room(quota, limits, MINUTE + 121, tokens=51) == "tpm"
+    assert room(quota, limits, MINUTE + 121, tokens=50) is None
+
+
+def test_a_request_larger_than_the_limit_goes_into_an_empty_window_only() -> None:
+    """The estimate may be wrong, so Google decides; but never on top of others."""
+    quota, limits = rolled(), Limits(tpm=100)
+    assert room(quota, limits, NOON, tokens=500) is None
+    use(quota, NOON, tokens=1)
+    assert room(quota, limits, NOON, tokens=500) == "tpm"
+    assert room(rolled(), Limits(rpm=0), NOON) == "rpm"
+
+
+def test_the_day_ends_at_pacific_midnight_and_nobody_waits_for_it() -> None:
+    """RPD counts from midnight to midnight in Los Angeles; its end is not waitable."""
+    begin = at(2026, 3, 8)
+    quota, limits = rolled(begin), Limits(rpd=1)
+    use(quota, begin + 5)
+    block = quota.block(limits, 1, 0, edge=quota.roll(begin + 3_600))
+    assert block == Block("rpd", begin + 23 * 3_600, waitable=False)
+    assert room(quota, limits, begin + 23 * 3_600 - 1) == "rpd"
+    assert room(quota, limits, begin + 23 * 3_600) is None
+
+
+def test_learned_limits_beat_configured_ones_for_a_day() -> None:
+    """What Google told is in force, the rest as configured, and after a day all as configured."""
+    quota, configured = rolled(), Limits(rpm=100, tpm=9_000, rpd=50, max_concurrency=3)
+    assert quota.limits(configured) is configured
+    quota.learn(Limits(rpm=5), NOON)
+    quota.learn(Limits(tpm=250), NOON + 60)
+    assert quota.limits(configured) == Limits(5, 250, 50, 3)
+    quota.learn(Limits(rpd=20), NOON + 120)
+    assert quota.limits(configured) == Limits(5, 250, 20, 3)
+    quota.roll(NOON + 120 + DAY_S)
+    assert quota.limits(configured) is configured
+
+
+def test_learning_after_the_day_starts_afresh() -> None:
+    """A limit that has expired does not come back with the next one that is told."""
+    quota = rolled()
+    quota.learn(Limits(rpm=5), NOON)
+    quota.learn(Limits(rpd=20), NOON + DAY_S)
+    assert quota.learned == Limits(rpd=20)
+
+
+@pytest.mark.parametrize("later", [0, 10, 29, 29.5, 30.5, 31, 60, 90, 150, 10 * 60])
+@pytest.mark.parametrize("booked", [0, 29.2, 30.7])
+def test_a_correction_finds_its_minute(booked: float, later: float) -> None:
+    """True tokens land in the minutes of the booking, however late; in later ones they do not."""
+    moment = NOON + booked
+    quota, other = rolled(), rolled()
+    where = use(quota, moment, tokens=500)
+    use(other, moment, tokens=20)
+    after = max(moment, NOON + later)
+    quota.roll(after)
+    other.roll(after)
+    quota.correct(where, 0, 20 - 500)
+    assert (quota.tokens, quota.tokens_next) == (other.tokens, other.tokens_next)
+
+
+def test_a_correction_does_not_touch_another_day() -> None:
+    """A request given back after midnight frees nothing of the new day."""
+    begin = at(2026, 1, 16)
+    quota = rolled(begin - 3_600)
+    where = use(quota, begin - 3_600)
+    use(quota, begin + 10)
+    quota.correct(where, -1, 0)
+    assert quota.day_requests == 1
+
+
+def test_the_share_is_that_of_the_scarcest_window() -> None:
+    """Used ÷ limit of the fullest window; ÷ weight where no limit is known."""
+    quota = rolled()
+    use(quota, NOON, requests=2, tokens=300)
+    assert quota.share(Limits(rpm=10, tpm=1_000, rpd=4), 1.0) == 0.5
+    assert quota.share(Limits(tpm=1_000), 1.0) == 0.3
+    assert quota.share(NO_LIMITS, 4.0) == 0.5
+    assert quota.share(Limits(max_concurrency=9), 4.0) == 0.5
+
+
+def test_a_quota_is_idle_after_its_day_and_what_it_learned() -> None:
+    """A record may be forgotten when no window of it counts and nothing learned is in force."""
+    begin = at(2026, 1, 16)
+    quota = rolled(begin - 0.5)
+    assert not quota.idle(begin)
+    assert quota.idle(begin + 61)
+    quota.learn(Limits(rpm=5), begin)
+    assert not quota.idle(begin + 61)
+    assert quota.idle(begin + DAY_S)

@@ -1,0 +1,223 @@
+"""Errors of the request's own are the SDK's, sent once, and no key is blamed for them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import pytest
+from four_modes import MODEL, MODES, ask, calls
+from google.genai import errors, types
+
+import keyrot_middleware
+from keyrot_middleware.testing import Reply
+
+OF_THE_REQUEST = (
+    "BAD_REQUEST",
+    "BAD_FIELD",
+    "TOO_MANY_TOKENS",
+    "MODEL_NOT_FOUND",
+    "NOT_FOUND_HTML",
+    "THOUGHT_SIGNATURE",
+    "THOUGHT_SIGNATURE_INVALID",
+    "THOUGHT_SIGNATURE_MISSING",
+    "FILE_DENIED",
+    "CACHE_DENIED",
+    "CANCELLED",
+    "UNREGISTERED",
+)
+
+
+def blamed() -> list[str]:
+    """List the keys that rest or are retired."""
+    keys = keyrot_middleware.status()["keys"].items()
+    return [key_id for key_id, key in keys if key["in_cooldown"] or not key["active"]]
+
+
+def same_as(error, plain) -> None:
+    """Hold that two errors are the same to a program."""
+    assert type(error) is type(plain)
+    assert (error.code, error.status, error.message) == (plain.code, plain.status, plain.message)
+    assert (error.details, str(error), error.args) == (plain.details, str(plain), plain.args)
+
+
+@pytest.mark.parametrize("name", OF_THE_REQUEST)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_failure_of_the_request_goes_out_as_the_sdk_raises_it(
+    mode, name, gemini, pool, connect
+) -> None:
+    """One request, the same exception as without us, no key blamed."""
+    gemini.always_any(getattr(Reply, name))
+    client = connect(gemini.add_key("own").value)
+    (plain,) = calls(mode, client, 1)
+    gemini.reset_log()
+    pool("A", "B", "C")
+    (error,) = calls(mode, client, 1)
+    same_as(error, plain)
+    assert (gemini.count(), blamed()) == (1, [])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_unknown_model(mode, gemini, pool, connect) -> None:
+    """One request, a 404, and every key serves other models as before."""
+    pool("A", "B", "C")
+    client = connect()
+    with pytest.raises(errors.ClientError) as caught:
+        ask(mode, client, model="no-such-model")
+    assert (caught.value.code, gemini.count(), blamed()) == (404, 1, [])
+    assert ask(mode, client).startswith("ok from")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_file_of_another_project(mode, gemini, pool, connect) -> None:
+    """One request with the home key, a 403, no key blamed."""
+    owner = connect(gemini.add_key("foreign", tier="paid").value)
+    file = owner.files.upload(
+        file=io.BytesIO(b"text"), config=types.UploadFileConfig(mime_type="text/plain")
+    )
+    gemini.reset_log()
+    pool("A", "B", "C")
+    with pytest.raises(errors.ClientError) as caught:
+        ask(mode, connect(), contents=["look", file])
+    assert (caught.value.code, gemini.count(), blamed()) == (403, 1, [])
+    assert gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_key_that_failed_is_excluded_for_the_rest_of_the_call(
+    mode, gemini, pool, connect
+) -> None:
+    """With every key failing each is asked once, and a note says what became of each."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.QUOTA_DAY)
+    gemini.always("B", Reply.KEY_INVALID)
+    gemini.always("C", Reply.EXHAUSTED)
+    (error,) = calls(mode, connect(), 1)
+    assert type(error) is errors.ClientError
+    assert [request.key for request in gemini.log] == ["A", "B", "C"]
+    first, second, third = error.__notes__
+    assert "attempt 1 with key A: quota_day (429), rests until 2026-01-02 08:00:00Z" in first
+    assert "attempt 2 with key B: key_invalid (400), out of service" in second
+    assert "attempt 3 with key C: capacity (429), rests until 2026-01-01 12:31:00Z" in third
+
+
+@pytest.mark.parametrize(("most", "asked"), [(1, "A"), (2, "AB"), (3, "ABC"), (9, "ABCD")])
+def test_max_attempts_ends_the_walk(most, asked, gemini, pool, connect) -> None:
+    """KEYROT_MAX_ATTEMPTS is how many keys one call may try."""
+    pool("A", "B", "C", "D", strategy="fill", max_attempts=most)
+    gemini.always_any(Reply.EXHAUSTED)
+    calls("sync", connect(), 1)
+    assert "".join(request.key for request in gemini.log) == asked
+
+
+def test_a_guessed_429_does_not_spray_a_large_pool(gemini, pool, connect) -> None:
+    """It is probably the model's capacity: six keys are enough to know."""
+    pool(*[f"key_{n}" for n in range(12)], strategy="fill")
+    gemini.always_any(Reply.EXHAUSTED)
+    calls("sync", connect(), 1)
+    assert gemini.count() == 6
+
+
+@pytest.mark.parametrize("mode", ["sync", "sync_stream"])
+@pytest.mark.parametrize("name", ["QUOTA_MINUTE", "KEY_INVALID", "BAD_REQUEST", "INTERNAL"])
+def test_the_exception_is_readable_and_picklable_as_before(
+    name, mode, gemini, pool, connect
+) -> None:
+    """`response` can be read, and pickle gives what it gives without us."""
+    gemini.always_any(getattr(Reply, name))
+    client = connect(gemini.add_key("own", tier="paid").value)
+    (plain,) = calls(mode, client, 1)
+    pool("A", max_wait_s=0, max_retries=0)
+    (error,) = calls(mode, client, 1)
+    assert error.response.json() == error.details
+    assert error.response.text == plain.response.text
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    expected = pickle.loads(pickle.dumps(plain))  # noqa: S301 - our own
+    assert type(again) is type(expected)
+    assert (again.code, again.details, str(again)) == (
+        expected.code,
+        expected.details,
+        str(expected),
+    )
+
+
+def test_a_success_has_no_trace_of_what_failed_before(gemini, pool, connect) -> None:
+    """The response is the SDK's own, with its own fields."""
+    pool("A", "B", strategy="fill")
+    client = connect(gemini.add_key("own").value)
+    with keyrot_middleware.bypass():
+        plain = client.models.generate_content(model=MODEL, contents="hello")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    answer = client.models.generate_content(model=MODEL, contents="hello")
+    assert type(answer) is type(plain)
+    assert answer.model_dump().keys() == plain.model_dump().keys()
+    assert answer.usage_metadata == plain.usage_metadata
+    assert answer.sdk_http_response.headers.keys() == plain.sdk_http_response.headers.keys()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reset_is_retried_and_blames_nobody(mode, gemini, pool, connect) -> None:
+    """A connection that drops before any response is sent again, within the budget."""
+    pool("A", strategy="fill")
+    gemini.script("A", Reply.RESET)
+    assert ask(mode, connect()) == "ok from A"
+    assert (gemini.count(), blamed()) == (2, [])
+    gemini.reset_log()
+    gemini.always("A", Reply.CLOSE)
+    (error,) = calls(mode, connect(), 1)
+    assert not isinstance(error, errors.APIError)
+    assert (gemini.count(), blamed(), len(error.__notes__)) == (3, [], 3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_refused_connection_is_retried_and_blames_nobody(
+    mode, gemini, pool, connect, clock
+) -> None:
+    """Nothing was sent, so nothing is counted; the SDK's own exception comes out."""
+    pool("A", "B")
+    gemini.stop()
+    began = clock.time()
+    (error,) = calls(mode, connect(), 1)
+    assert not isinstance(error, errors.APIError)
+    assert [note.partition(": ")[2].partition(": ")[2] for note in error.__notes__] == [
+        "connect"
+    ] * 3
+    assert blamed() == []
+    assert clock.time() > began
+    keys = keyrot_middleware.status()["keys"].values()
+    assert {used["requests_day"] for key in keys for used in key["used"].values()} == {0}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_read_timeout_is_the_callers_own(mode, gemini, pool, connect) -> None:
+    """The program set a deadline: it is raised at once, after one request, by the same class."""
+    gemini.always_any(Reply.hang(2.0))
+    client = connect(gemini.add_key("own").value, timeout=150)
+    (plain,) = calls(mode, client, 1)
+    gemini.reset_log()
+    pool("A", "B")
+    (error,) = calls(mode, client, 1)
+    assert type(error) is type(plain)
+    assert (gemini.count(), blamed()) == (1, [])
+
+
+def test_a_create_is_not_repeated_after_5xx(gemini, pool, connect) -> None:
+    """A cache or a batch that may have been made is not made twice."""
+    pool("A", "B", strategy="fill")
+    client = connect()
+    creates = (
+        lambda: client.caches.create(model=MODEL, config={"contents": "long text"}),
+        lambda: client.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")]),
+    )
+    for create in creates:
+        for reply in (Reply.OVERLOADED, Reply.INTERNAL, Reply.DEADLINE):
+            gemini.reset_log()
+            gemini.script("A", reply)
+            with pytest.raises(errors.ServerError):
+                create()
+            assert (gemini.count(), blamed()) == (1, [])
+        gemini.script("A", Reply.CLOSE)
+        gemini.reset_log()
+        with pytest.raises(Exception, match=r"."):
+            create()
+        assert gemini.count() == 1

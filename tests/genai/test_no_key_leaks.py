@@ -1,0 +1,143 @@
+"""No key of the pool, and no key of the client's own, is in anything that a program may print."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import traceback
+from typing import Any
+
+import pytest
+from four_modes import MODES, calls
+
+import keyrot_middleware
+from keyrot_middleware.testing import Reply
+
+ECHO = "your key {} is refused"
+STREAMED = ("STREAM_OVERLOADED", "STREAM_EXHAUSTED", "STREAM_DROPPED", "STREAM_TRUNCATED")
+
+
+def texts_of(error: BaseException) -> list[str]:
+    """Collect every text of an exception, of its chain, its response and its request."""
+    found = ["".join(traceback.format_exception(error))]
+    link: BaseException | None = error
+    while link is not None:
+        found += [str(link), repr(link), repr(link.args), *getattr(link, "__notes__", ())]
+        found += [repr(vars(link)), *map(repr, vars(link).values())]
+        found += http_texts(getattr(link, "response", None)) + http_texts(link)
+        with contextlib.suppress(Exception):  # a live response cannot be pickled, us or no us
+            found.append(pickle.dumps(link).decode("latin-1"))
+        link = link.__cause__ or link.__context__
+    return found
+
+
+def http_texts(holder: Any) -> list[str]:
+    """Collect bodies and headers of a response of httpx, httpx2 or aiohttp, or of its wrapper."""
+    if holder is None:
+        return []
+    found = [repr(holder)]
+    below = getattr(holder, "response_stream", None)
+    if below is not None:
+        found += [repr(below)] if isinstance(below, list) else http_texts(below)
+    for name in ("text", "content", "_content", "_body", "headers", "url"):
+        with contextlib.suppress(Exception):
+            value = getattr(holder, name)
+            found += [repr(value), value.decode() if isinstance(value, bytes) else str(value)]
+    for name in ("request", "request_info", "_request_info"):
+        with contextlib.suppress(Exception):
+            request = getattr(holder, name)
+            found += [repr(request), repr(list(request.headers.items())), str(request.url)]
+            found += [repr(list(getattr(request.headers, "raw", ())))]
+    return found
+
+
+def hold_no_key(error: Any, gemini, *labels: str) -> None:
+    """Hold that no text has a key's value, nor most of one."""
+    values = [gemini.key(label).value for label in labels]
+    parts = [value[10:-1] for value in values]
+    leaks = [text for text in texts_of(error) for part in parts if part in text]
+    assert leaks == []
+
+
+@pytest.mark.parametrize("name", sorted(Reply.all()))
+@pytest.mark.parametrize("mode", MODES)
+def test_no_failure_carries_a_key(mode, name, gemini, pool, connect, caplog) -> None:
+    """Whatever comes back: neither the last error nor the next one, nor a log line, has a key."""
+    reply = Reply.all()[name]
+    gemini.add_key("own")
+    pool("A", "B", max_retries=0, max_wait_s=0)
+    gemini.always_any(Reply.hang(0.4) if name == "HANG" else reply)
+    client = connect(gemini.key("own").value, timeout=200 if name == "HANG" else None)
+    with caplog.at_level(logging.DEBUG, "keyrot_middleware"):
+        answers = calls(mode, client, 2)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            hold_no_key(answer, gemini, "A", "B", "own")
+    said = caplog.text + repr(keyrot_middleware.status())
+    assert not any(gemini.key(label).value in said for label in ("A", "B", "own"))
+
+
+@pytest.mark.parametrize("code", [400, 401, 402, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize("form", ["json", "list", "text", "html"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_body_that_echoes_the_key(mode, form, code, gemini, pool, connect) -> None:
+    """Google's bodies can quote the key, in any shape: it is redacted, and the rest stays."""
+
+    def body(asked) -> object:
+        text = ECHO.format(gemini.key("A").value)
+        error = {"error": {"code": code, "message": text, "status": "X", "details": [{"k": text}]}}
+        return {"json": error, "list": [error], "text": text, "html": f"<html>{text}</html>"}[form]
+
+    kind = {"text": "text/plain", "html": "text/html"}.get(form, "application/json")
+    pool("A", max_retries=0, max_wait_s=0)
+    gemini.always("A", Reply.custom(code, body, content_type=kind))
+    (error,) = calls(mode, connect(), 1)
+    assert error.code == code
+    assert "your key " in str(error)
+    hold_no_key(error, gemini, "A")
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("mode", ["sync_stream", "async_stream"])
+def test_an_error_inside_a_stream_that_echoes_the_key(mode, after, gemini, pool, connect) -> None:
+    """The error object of a stream is cleaned too, whether it comes first or later."""
+    pool("A", max_retries=0, max_wait_s=0)
+    gemini.always("A", Reply.KEY_SUSPENDED.in_stream(after))
+    (error,) = calls(mode, connect(), 1)
+    assert error.code == 403
+    hold_no_key(error, gemini, "A")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_strangers_key_is_redacted_too(mode, gemini, pool, connect) -> None:
+    """The client's own key is not one of the pool's, and no more for printing than those."""
+    pool("A")
+    gemini.add_key("own")
+    client = connect(gemini.key("own").value)
+    gemini.always("own", Reply.KEY_SUSPENDED)
+    with pytest.raises(Exception, match="suspended") as caught:
+        client.files.get(name="files/abc")
+    hold_no_key(caught.value, gemini, "own", "A")
+
+
+@pytest.mark.parametrize("value", ["FAKE-short-odd-key", "FAKE key with spaces"])
+def test_a_key_of_any_shape_is_redacted(value, gemini, pool, connect) -> None:
+    """A key need not look like one of Google's."""
+    gemini.add_key("A", value=value)
+    pool("A", max_wait_s=0)
+    gemini.always("A", Reply.KEY_SUSPENDED)
+    for error in calls("sync", connect(), 2):
+        assert not [text for text in texts_of(error) if value in text]
+
+
+def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:
+    """Not in `repr` of the pool, its leases or what KeyManager hands out."""
+    made = pool("A")
+    manager = keyrot_middleware.get_key_manager()
+    key = manager.select_key("gemini-2.5-flash")
+    shown = [repr(made), str(made), repr(made.ring), repr(key), repr(manager.get_health_status())]
+    shown += [repr(vars(lease)) if hasattr(lease, "__dict__") else repr(lease) for lease in ()]
+    shown += [repr(lease) for lease in pool.ledger.lent]
+    assert not [text for text in shown if gemini.key("A").value in text]
+    manager.report_success(key.key_id)

@@ -1,0 +1,203 @@
+"""Stored things belong to one project: calls that touch them go with the owner's key."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from four_modes import MODEL, MODES, ask, ask_sync, calls, run
+from google import genai
+from google.genai import errors, types
+
+from keyrot_middleware.testing import Reply
+
+SDK = tuple(int(part) for part in genai.__version__.split(".")[:2])
+continues = pytest.mark.skipif(SDK < (2, 0), reason="the SDK continues answers from 2.0 on")
+
+
+def upload(client) -> types.File:
+    """Upload a text."""
+    config = types.UploadFileConfig(mime_type="text/plain")
+    return client.files.upload(file=io.BytesIO(b"hello"), config=config)
+
+
+def keys_of(gemini, **equal) -> list[str | None]:
+    """Whose the requests were, those without a key left out."""
+    return [r.key for r in gemini.log if r.key and all(getattr(r, k) == v for k, v in equal.items())]
+
+
+@pytest.fixture
+def three(gemini, pool, connect):
+    """A pool of three projects, and a client whose home key is B's."""
+    pool("A", "B", "C")
+    return connect(gemini.key("B").value)
+
+
+def test_a_files_whole_life_is_with_the_home_key(gemini, three) -> None:
+    """Upload, get, list, delete: one key, the client's own."""
+    file = upload(three)
+    assert three.files.get(name=file.name).name == file.name
+    assert [f.name for f in three.files.list()] == [file.name]
+    three.files.delete(name=file.name)
+    assert set(keys_of(gemini)) == {"B"}
+
+
+def test_async_files_too(gemini, three) -> None:
+    """The same asynchronously."""
+
+    async def life() -> None:
+        config = types.UploadFileConfig(mime_type="text/plain")
+        file = await three.aio.files.upload(file=io.BytesIO(b"hello"), config=config)
+        await three.aio.files.get(name=file.name)
+        await three.aio.models.generate_content(model=MODEL, contents=["look", file])
+        await three.aio.files.delete(name=file.name)
+
+    run(three, life)
+    assert set(keys_of(gemini)) == {"B"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prompt_with_a_file_goes_with_the_files_key(mode, gemini, three) -> None:
+    """However many keys are free: 12 of 12, and plain prompts go on rotating."""
+    file = upload(three)
+    gemini.reset_log()
+    assert calls(mode, three, 12, contents=["look", file]) == ["ok from B"] * 12
+    assert len(set(calls(mode, three, 12))) == 3
+
+
+def test_a_file_is_found_from_another_client(gemini, three, connect) -> None:
+    """Its owner was learned from the reply: a client with another home key reaches it too."""
+    file = upload(three)
+    three.files.get(name=file.name)
+    other = connect(gemini.key("C").value)
+    assert ask("sync", other, contents=["look", file]) == "ok from B"
+    assert other.files.get(name=file.name).name == file.name
+
+
+@pytest.mark.parametrize("where", ["client", "request dict", "request object"])
+@pytest.mark.parametrize("what", ["cache", "file"])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_extra_body_names_is_seen(mode, what, where, gemini, three, connect) -> None:
+    """The SDK merges extra_body below us: a cache or a file in it pins the call all the same."""
+    if what == "cache":
+        cache = three.caches.create(model=MODEL, config={"contents": "long text " * 40})
+        extra = {"cachedContent": cache.name}
+    else:
+        part = {"fileData": {"fileUri": upload(three).uri, "mimeType": "text/plain"}}
+        three.files.get(name=next(iter(three.files.list())).name)
+        extra = {"systemInstruction": {"parts": [part]}}
+    other = connect(gemini.key("C").value, **({"extra_body": extra} if where == "client" else {}))
+    options = {"extra_body": extra}
+    http_options = options if where == "request dict" else types.HttpOptions(**options)
+    config = None if where == "client" else {"http_options": http_options}
+    gemini.reset_log()
+    assert calls(mode, other, 6, config=config) == ["ok from B"] * 6
+    assert keys_of(gemini) == ["B"] * 6
+
+
+def test_a_caches_whole_life_is_with_one_key(gemini, three) -> None:
+    """Create, get, use, list, update, delete."""
+    cache = three.caches.create(model=MODEL, config={"contents": "long text " * 40})
+    three.caches.get(name=cache.name)
+    config = types.GenerateContentConfig(cached_content=cache.name)
+    assert [ask_sync("sync", three, config=config) for _ in range(6)] == ["ok from B"] * 6
+    assert [c.name for c in three.caches.list()] == [cache.name]
+    three.caches.update(name=cache.name, config={"ttl": "600s"})
+    three.caches.delete(name=cache.name)
+    assert set(keys_of(gemini)) == {"B"}
+
+
+def test_a_batchs_whole_life_is_with_one_key(gemini, three) -> None:
+    """Create, get, list, cancel; the files in it too."""
+    job = three.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])
+    three.batches.get(name=job.name)
+    assert [b.name for b in three.batches.list()] == [job.name]
+    three.batches.cancel(name=job.name)
+    assert set(keys_of(gemini)) == {"B"}
+
+
+def test_the_pages_of_a_list_come_from_one_key(gemini, three) -> None:
+    """A page token is its key's, from the first page to the last."""
+    files = [upload(three).name for _ in range(5)]
+    gemini.reset_log()
+    assert sorted(f.name for f in three.files.list(config={"page_size": 2})) == sorted(files)
+    assert keys_of(gemini) == ["B"] * 3
+    models = list(three.models.list(config={"page_size": 2}))
+    pages = [request for request in gemini.log if request.verb.startswith("models")]
+    assert len(models) > 2
+    assert len({request.key for request in pages}) == 1
+    assert len(pages) > 1
+
+
+def test_an_owner_at_its_limit_is_not_replaced_by_a_stranger(gemini, three) -> None:
+    """Another project cannot read the file: the owner's 429 comes out after the wait for it."""
+    file = upload(three)
+    gemini.reset_log()
+    gemini.always("B", Reply.QUOTA_DAY)
+    with pytest.raises(errors.ClientError) as caught:
+        ask("sync", three, contents=["look", file])
+    assert (caught.value.code, keys_of(gemini)) == (429, ["B"])
+
+
+def test_another_key_of_the_same_project_can_serve(gemini, pool, connect) -> None:
+    """The file is the project's: when one key is revoked its sibling goes on."""
+    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
+    client = connect()
+    file = upload(client)
+    client.files.get(name=file.name)
+    gemini.reset_log()
+    gemini.always("A", Reply.KEY_INVALID)
+    assert ask("sync", client, contents=["look", file]) == "ok from B"
+    assert keys_of(gemini) == ["A", "B"]
+
+
+def test_an_explicit_key_outside_the_pool_keeps_its_own_things(gemini, pool, connect) -> None:
+    """A stranger's files go with the stranger's key; its prompts go through the pool."""
+    pool("A", "B")
+    client = connect(gemini.add_key("own", tier="paid").value)
+    file = upload(client)
+    assert ask("sync", client, contents=["look", file]) == "ok from own"
+    assert ask("sync", client) in ("ok from A", "ok from B")
+    gemini.script("own", Reply.KEY_INVALID)
+    with pytest.raises(errors.ClientError, match="API key not valid"):
+        client.files.get(name=file.name)
+    assert client.files.get(name=file.name).name == file.name, "and it is not retired"
+
+
+def test_text_that_speaks_of_a_file_pins_nothing(gemini, three) -> None:
+    """A prompt is only a prompt."""
+    file = upload(three)
+    assert len(set(calls("sync", three, 12, contents=f"read {file.name} please"))) == 3
+
+
+@pytest.mark.parametrize("token", ["page", "unknown"])
+def test_an_unknown_page_goes_home(token, gemini, three) -> None:
+    """Nobody knows whose it is, so it goes as it would without a pool."""
+    client = three._api_client
+    assert client.request("get", f"files?pageToken={token}", {}, None) is not None
+    assert keys_of(gemini) == ["B"]
+
+
+@continues
+@pytest.mark.parametrize("mode", MODES)
+def test_all_hops_of_a_continued_answer_go_with_one_key(mode, gemini, pool, connect) -> None:
+    """The token belongs to the key that gave it: three hops, one key, for every call."""
+    pool("A", "B", "C")
+    client = connect()
+    for _ in range(6):
+        gemini.reset_log()
+        gemini.script_any(Reply.CONTINUATION, Reply.CONTINUATION)
+        ask(mode, client)
+        keys = keys_of(gemini)
+        assert len(keys) == 3
+        assert len(set(keys)) == 1
+
+
+@continues
+@pytest.mark.parametrize("mode", MODES)
+def test_a_hop_never_changes_its_key(mode, gemini, pool, connect) -> None:
+    """A 429 on hop 2 comes out rather than going to a key that cannot know the token."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.script("A", Reply.CONTINUATION, Reply.QUOTA_DAY)
+    calls(mode, connect(), 1)
+    assert keys_of(gemini) == ["A", "A"]

@@ -1,0 +1,146 @@
+"""The user's code runs once: tools and chats over a pool in which keys fail midway."""
+
+from __future__ import annotations
+
+import pytest
+from four_modes import MODEL, MODES, ask, calls, run
+from google.genai import types
+
+from keyrot_middleware.testing import Reply
+
+
+@pytest.fixture
+def tool():
+    """A tool that counts how often it is called."""
+    called: list[str] = []
+
+    def get_weather(city: str) -> str:
+        """Tell the weather of a city.
+
+        Args:
+            city: Its name.
+        """
+        called.append(city)
+        return "sunny"
+
+    get_weather.called = called
+    return get_weather
+
+
+@pytest.fixture
+def talking(gemini):
+    """Call the tool first, then answer from what it said."""
+
+    def answer(body: dict) -> object:
+        last = body["contents"][-1]["parts"][-1]
+        if "functionResponse" in last or "function_response" in last:
+            return "it is sunny"
+        return {"functionCall": {"name": "get_weather", "args": {"city": "Rome"}}}
+
+    gemini.answer(answer)
+    return gemini
+
+
+@pytest.mark.parametrize("reply", [Reply.QUOTA_MINUTE, Reply.KEY_INVALID, Reply.OVERLOADED])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tool_is_called_once_although_the_second_hop_fails_over(
+    mode, reply, talking, pool, connect, tool
+) -> None:
+    """Hop 2 is one request of ours: it is sent again, the tool is not run again."""
+    pool("A", "B", strategy="fill")
+    talking.script("A", Reply.OK, reply)
+    config = types.GenerateContentConfig(tools=[tool])
+    assert ask(mode, connect(), config=config).endswith("it is sunny")
+    assert tool.called == ["Rome"]
+    keys = [request.key for request in talking.log]
+    assert keys == ["A", "A", "A" if reply is Reply.OVERLOADED else "B"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tool_is_not_called_when_the_first_hop_fails_over(
+    mode, talking, pool, connect, tool
+) -> None:
+    """Hop 1 fails on A and is served by B; the tool runs once, after it."""
+    pool("A", "B", strategy="fill")
+    talking.script("A", Reply.QUOTA_MINUTE)
+    assert ask(mode, connect(), config={"tools": [tool]}).endswith("it is sunny")
+    assert (tool.called, talking.count()) == (["Rome"], 3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tools_own_error_is_the_programs(mode, talking, pool, connect) -> None:
+    """What a tool raises is told to the model by the SDK, and it is not called again by us."""
+    called = []
+
+    def get_weather(city: str) -> str:
+        """Fail."""
+        called.append(city)
+        raise RuntimeError("out of order")
+
+    pool("A", "B", strategy="fill")
+    assert ask(mode, connect(), config={"tools": [get_weather]}).endswith("it is sunny")
+    assert called == ["Rome"]
+
+
+def test_a_chat_keeps_its_history_over_a_failover(gemini, pool, connect) -> None:
+    """Three turns over two keys: each turn stands once in the history, in order."""
+    pool("A", "B", strategy="fill")
+    chat = connect().chats.create(model=MODEL)
+    assert chat.send_message("one").text == "ok from A"
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    assert chat.send_message("two").text == "ok from B"
+    chunks = [chunk.text or "" for chunk in chat.send_message_stream("three")]
+    assert "".join(chunks) == "ok from B"
+    said = [
+        "".join(part.text or "" for part in content.parts)
+        for content in chat.get_history(curated=True)
+        if content.role == "user"
+    ]
+    assert said == ["one", "two", "three"]
+    assert len(gemini.log[-1].body["contents"]) == 5
+
+
+def test_an_async_chat_too(gemini, pool, connect) -> None:
+    """The same asynchronously, whole and as a stream."""
+    pool("A", "B", strategy="fill")
+    client = connect()
+
+    async def turns() -> list:
+        chat = client.aio.chats.create(model=MODEL)
+        first = (await chat.send_message("one")).text
+        gemini.script("A", Reply.QUOTA_MINUTE)
+        stream = await chat.send_message_stream("two")
+        second = "".join([chunk.text or "" async for chunk in stream])
+        return [first, second, len(chat.get_history())]
+
+    first, second, entries = run(client, turns)
+    assert (first, second) == ("ok from A", "ok from B")
+    assert entries >= 4
+
+
+def test_a_failed_turn_leaves_the_history_as_the_sdk_does(gemini, pool, connect) -> None:
+    """A turn that comes to nothing is not in the history, and can be said again."""
+    pool("A", max_wait_s=0)
+    chat = connect().chats.create(model=MODEL)
+    gemini.script("A", Reply.BAD_REQUEST)
+    with pytest.raises(Exception, match="400"):
+        chat.send_message("one")
+    assert chat.get_history() == []
+    assert chat.send_message("one").text == "ok from A"
+    assert len(gemini.log[-1].body["contents"]) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_response_schema_survives_a_failover(mode, gemini, pool, connect) -> None:
+    """The request that the second key gets is the one that the first got."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.KEY_INVALID)
+    config = types.GenerateContentConfig(
+        response_mime_type="application/json",
+        response_schema={"type": "OBJECT", "properties": {"name": {"type": "STRING"}}},
+        http_options=types.HttpOptions(extra_body={"generationConfig": {"topK": 3}}),
+    )
+    assert "name" in calls(mode, connect(), 1, config=config)[0]
+    first, second = gemini.log
+    assert first.body == second.body
+    assert second.body["generationConfig"]["topK"] == 3

@@ -29,10 +29,10 @@ def ask(manager: KeyManager, question: str) -> str:
         try:
             response = client.models.generate_content(model=MODEL, contents=question)
         except errors.APIError as error:
-            failure = manager.report_error(key.key_id, error)
-            print(f"{key.key_id}: {failure}", file=sys.stderr)
-            if not manager.get_health_status()[key.key_id]["in_cooldown"]:
-                raise  # the request's own fault, or nobody's: no other key would help
+            report = manager.report_error(key.key_id, error)
+            print(f"{key.key_id}: {report.failure}", file=sys.stderr)
+            if not report.try_another_key:
+                raise
             # The key rests or is out of service: select_key() lends another from now on.
         else:
             manager.report_success(key.key_id, response=response)

@@ -16,21 +16,22 @@ import threading
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from math import inf
-from typing import Any
+from datetime import UTC, datetime
+from math import inf, isfinite
+from typing import Any, NamedTuple
 
 from .compose import current_pool, open_pool
 from .config import load
 from .core.commands import Failed, Settle
 from .core.failures import Facts, classify
-from .core.model import Block, CallInfo, Kind, Lease, Outcome, Unavailable, Usage
+from .core.model import Block, CallInfo, Kind, Lease, Outcome, Usage
 from .drive.health import health
 from .drive.pool import Clock, Pool, SystemClock
 from .errors import ConfigError
 from .genai.exhausted import exhausted
 from .genai.facts import failed
 
-__all__ = ["KeyManager", "SelectedKey", "get_key_manager"]
+__all__ = ["KeyManager", "Report", "SelectedKey", "get_key_manager"]
 
 LEASE_S = 600.0
 """A selection nobody reported on is taken for abandoned after this."""
@@ -42,6 +43,17 @@ class SelectedKey:
 
     key_id: str
     api_key: str = field(repr=False)
+
+
+class Report(NamedTuple):
+    """What a failure means."""
+
+    failure: str
+    """Its class, a row of docs/failures.md, such as `quota_minute`; `unknown` blames no key."""
+    try_another_key: bool
+    """False: the request itself is at fault, or waiting is what helps; do not walk the pool."""
+    rests_until: datetime | None
+    """Until when the key, or its project, rests; None: not at all, or until it is replaced."""
 
 
 class KeyManager:
@@ -84,8 +96,8 @@ class KeyManager:
                 return SelectedKey(reply.key_id, pool.ring.value(reply.key_id))
             blocks |= reply.blocks
             pool.roster.park(info, reply.blocks, now)
-        none_free = Unavailable(now, pool.roster.parked(info) | blocks)
-        raise exhausted(pool.name, none_free.blocks, now, pool.last_words(none_free.blocks), None)
+        blocks = self._left_out(exclude, now) | pool.roster.parked(info) | blocks
+        raise exhausted(pool.name, blocks, now, pool.last_words(blocks), None)
 
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None
@@ -104,7 +116,7 @@ class KeyManager:
         lease, _ = self._take(key_id)
         self._settle(lease, Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens)), None)
 
-    def report_error(self, key_id: str, error: BaseException) -> str:
+    def report_error(self, key_id: str, error: BaseException) -> Report:
         """Tell that the request failed; the key rests or retires by the rules of the pool.
 
         Args:
@@ -112,7 +124,7 @@ class KeyManager:
             error: The SDK's exception, or a transport's. Keys in it are redacted in place.
 
         Returns:
-            The failure's class, such as `quota_minute`; `unknown` blames no key.
+            What it was, and whether another key may serve the same request.
         """
         pool = self._pool
         lease, info = self._take(key_id)
@@ -121,14 +133,28 @@ class KeyManager:
         )
         verdict = classify(facts, info, pool.clock.time())
         kind = Kind.FAILURE if verdict.sent else Kind.UNSENT
-        self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
+        until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
         if verdict.until == inf:
             pool.refresh(key_id)
-        return verdict.failure
+        rests = until if until is not None and isfinite(until) else None
+        return Report(
+            verdict.failure,
+            verdict.rotate,
+            datetime.fromtimestamp(rests, UTC) if rests is not None else None,
+        )
 
     def get_health_status(self) -> dict[str, dict[str, Any]]:
         """Tell how each key is, by its id; see `health`."""
         return health(self._pool)
+
+    def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
+        """Say why each excluded key cannot serve: it rests, or the caller does not want it."""
+        keys = [key for key in self._pool.roster.keys.values() if key.key_id in exclude]
+        known = self._pool.state.snapshot(keys)
+        return {
+            key_id: Block(state.cooldown_reason or "excluded", state.cooldown_until or now)
+            for key_id, state in known.items()
+        }
 
     def _lend(self, lease: Lease, info: CallInfo, now: float) -> None:
         with self._lock:
@@ -156,9 +182,9 @@ class KeyManager:
             info,
         )
 
-    def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> None:
+    def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
         self._pool.witness(Settle(lease, outcome, (), failure.error if failure else None))
-        self._pool.state.settle(lease, outcome)
+        return self._pool.state.settle(lease, outcome)
 
 
 def get_key_manager() -> KeyManager:

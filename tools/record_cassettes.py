@@ -30,9 +30,10 @@ sys.path.insert(0, str(ROOT / "tests" / "cassettes"))
 
 from scenarios import (  # noqa: E402 - the tests' own, found by the line above
     ANSWER,
+    MODEL,
+    PROMPT,
     SCENARIOS,
     Scenario,
-    plain,
     traffic,
     values_for,
 )
@@ -116,13 +117,14 @@ def spend(key: str) -> None:
     Raises:
         RecordingError: If it never does, or something else fails.
     """
-    for _ in range(MOST_SPENT):
-        try:
-            plain(genai.Client(api_key=key))
-        except errors.APIError as error:
-            if error.code == 429:
-                return
-            raise RecordingError(f"the first key answers {error.code} instead of 429") from None
+    with genai.Client(api_key=key) as client:
+        for _ in range(MOST_SPENT):
+            try:
+                client.models.generate_content(model=MODEL, contents=PROMPT)
+            except errors.APIError as error:
+                if error.code == 429:
+                    return
+                raise RecordingError(f"the first key answers {error.code}, not 429") from None
     raise RecordingError(f"the first key still serves after {MOST_SPENT} requests")
 
 

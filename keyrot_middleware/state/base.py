@@ -68,7 +68,10 @@ class State(ABC):
 
     @abstractmethod
     def revive(self, key_id: str) -> None:
-        """Forget every cooldown that is about this key alone."""
+        """Forget every cooldown that is about this key alone: it has a new value.
+
+        A failure of a lease granted before retires the key no more.
+        """
 
     @abstractmethod
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:

@@ -31,7 +31,8 @@ from ..core.model import (
 from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
 from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, scope_key, scope_keys
-from .base import KeyHealth, State, Used
+from .base import KeyHealth, State
+from .overview import overview
 
 __all__ = ["MemoryState"]
 
@@ -124,21 +125,16 @@ class MemoryState(State):
         """Forget every cooldown that is about this key alone."""
         with self._lock:
             self._revived[key_id] = self._revived.get(key_id, 0) + 1
-            for name in [n for n in self._cooldowns if n[0].startswith("key") and n[1] == key_id]:
-                del self._cooldowns[name]
+            mine = [name for name in self._cooldowns if name[1] == key_id]
+            for name in mine:
+                # A key without a project is its own, and so comes back from its retirement too.
+                if name[0].startswith("key") or self._cooldowns[name].until == inf:
+                    del self._cooldowns[name]
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id."""
         with self._lock:
-            now = self._clock()
-            used: dict[str, list[Used]] = {}
-            for (project, bucket), quota in self._quotas.items():
-                quota.roll(now)
-                used.setdefault(project, []).append(
-                    Used(bucket, quota.requests, quota.tokens, quota.day_requests, quota.learned)
-                )
-            resting = [(n, c) for n, c in self._cooldowns.items() if c.until > now]
-            return {key.key_id: self._describe(key, used, resting) for key in candidates}
+            return overview(candidates, self._health, self._quotas, self._cooldowns, self._clock())
 
     def _quota(self, project: str, bucket: str) -> Quota:
         quota = self._quotas.get((project, bucket))
@@ -237,7 +233,7 @@ class MemoryState(State):
             _keep(self._buckets, model, bucket, BUCKETS_KEPT)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
-        if verdict.scope is Scope.NONE or self._replaced_since(lease, verdict):
+        if verdict.scope is Scope.NONE:
             return None
         name = scope_key(
             verdict.scope,
@@ -247,6 +243,8 @@ class MemoryState(State):
             bucket=bucket,
             verb=lease.verb,
         )
+        if verdict.until == inf and name[1] == lease.key_id and self._replaced_since(lease):
+            return None
         cooldown = self._cooldowns.setdefault(name, Cooldown())
         until = verdict.until
         if until is None:
@@ -256,29 +254,10 @@ class MemoryState(State):
         cooldown.strike(verdict.failure, until, waitable=verdict.named and verdict.wait)
         return cooldown.until
 
-    def _replaced_since(self, lease: Lease, verdict: Verdict) -> bool:
-        """Tell whether a failure is about a value that the key has no longer."""
-        books, mine = lease.books, verdict.scope in (Scope.KEY, Scope.KEY_VERB)
-        now = self._revived.get(lease.key_id, 0)
-        return mine and isinstance(books, _Booking) and books.revived != now
-
-    def _describe(
-        self,
-        key: Candidate,
-        used: dict[str, list[Used]],
-        resting: list[tuple[tuple[str, ...], Cooldown]],
-    ) -> KeyHealth:
-        known = self._health.get(key.key_id, KeyHealth())
-        health = KeyHealth(known.last_used, known.success_count, known.error_count)
-        health.used = used.get(key.project, [])
-        owners = {"billing": key.billing_account, "project": key.project}
-        for scoped, cooldown in resting:
-            scope, who = scoped[:2]
-            mine = owners.get(scope.partition("_")[0], key.key_id) == who
-            if mine and cooldown.until > (health.cooldown_until or 0.0):
-                health.cooldown_until = cooldown.until
-                health.cooldown_reason, health.cooldown_scope = cooldown.failure, scope
-        return health
+    def _replaced_since(self, lease: Lease) -> bool:
+        """Tell whether the lease was sent with a value that the key has no longer."""
+        books, now = lease.books, self._revived.get(lease.key_id, 0)
+        return isinstance(books, _Booking) and books.revived != now
 
     def _sweep(self) -> None:
         now = self._clock()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 from keyrot_middleware.core.text import mask_keys
@@ -68,11 +68,12 @@ def options(keys: Mapping[str, str]) -> dict[str, Any]:
 
     The matchers `same_key` and `same_path` must be registered under these names.
     """
+    names = _Names(dict(keys))
     return {
-        "before_record_request": partial(_named, keys=keys),
+        "before_record_request": names.name,
         "before_record_response": _readable,
-        "before_save_interaction": partial(_hide, keys=keys),
-        "after_load_interaction": partial(_restore, keys=keys),
+        "before_save_interaction": names.hide,
+        "after_load_interaction": names.restore,
         "decode_compressed_response": True,
         "match_on": ("method", "scheme", "host", "same_path", "query", "body", "same_key"),
     }
@@ -100,32 +101,51 @@ def same_path(one: Any, other: Any) -> None:
         raise AssertionError(f"the paths differ: {paths[0]} here, {paths[1]} in the cassette")
 
 
-def _named(request: Any, *, keys: Mapping[str, str]) -> Any:
-    """Put the key's name in place of the key; vcrpy does so twice, which changes nothing.
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The names of keys; a class, so that no test report shows the values as arguments."""
 
-    What differs between httpx and aiohttp is made equal, so that either replays the other's.
-    """
-    value = request.headers.get(_KEY_HEADER)
-    if value is not None:
-        request.headers[KEY_NAME_HEADER] = _name_of(value, keys)
-    request.headers = _only(_REQUEST_HEADERS, request.headers)
-    request.method = request.method.upper()
-    request.uri = _LOOPBACK.sub(_GOOGLE, request.uri)
-    return request
+    keys: Mapping[str, str] = field(repr=False)
 
+    def name(self, request: Any) -> Any:
+        """Put the key's name in place of the key; vcrpy does so twice, which changes nothing.
 
-def _only(wanted: Collection[str], headers: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.lower(): value for name, value in headers.items() if name.lower() in wanted}
+        What differs between httpx and aiohttp is made equal, so that either replays the other's.
+        """
+        if _KEY_HEADER in request.headers:
+            request.headers[KEY_NAME_HEADER] = self._name_in(request)
+        request.headers = _only(_REQUEST_HEADERS, request.headers)
+        request.method = request.method.upper()
+        request.uri = _LOOPBACK.sub(_GOOGLE, request.uri)
+        return request
 
+    def _name_in(self, request: Any) -> str:
+        for name, value in self.keys.items():
+            if request.headers[_KEY_HEADER] == value:
+                return name
+        raise ValueError(
+            "a request carries a key that has no name here, so it cannot be recorded or replayed; "
+            f"add it to the mapping that recorder() was given, which names: {', '.join(self.keys)}"
+        )
 
-def _name_of(value: str, keys: Mapping[str, str]) -> str:
-    for name, known in keys.items():
-        if value == known:
-            return name
-    raise ValueError(
-        "a request carries a key that has no name here, so it cannot be recorded or replayed; "
-        f"add its value to the mapping that recorder() was given, which names: {', '.join(keys)}"
-    )
+    def hide(self, request: Any, response: Any) -> tuple[Any, Any]:
+        """Take every key, known or not, and what says whose they are, out of what is saved."""
+        response["headers"] = _only(_RESPONSE_HEADERS, response["headers"])
+        return _both(request, response, self._hidden)
+
+    def _hidden(self, text: str) -> str:
+        for name, value in self.keys.items():
+            text = text.replace(value, f"[key:{name}]")
+        return _PROJECT_NUMBER.sub("0", _LOOPBACK.sub(_GOOGLE, mask_keys(text)))
+
+    def restore(self, request: Any, response: Any) -> tuple[Any, Any]:
+        """Put the values of the replaying program where the recorded ones were echoed."""
+        return _both(request, response, self._restored)
+
+    def _restored(self, text: str) -> str:
+        for name, value in self.keys.items():
+            text = text.replace(f"[key:{name}]", value)
+        return text
 
 
 def _readable(response: Any) -> Any:
@@ -142,31 +162,14 @@ def _readable(response: Any) -> Any:
     return response
 
 
-def _hide(request: Any, response: Any, *, keys: Mapping[str, str]) -> tuple[Any, Any]:
-    """Take every key, known or not, and what says whose they are, out of what is saved."""
-    response["headers"] = _only(_RESPONSE_HEADERS, response["headers"])
-
-    def hidden(text: str) -> str:
-        for name, value in keys.items():
-            text = text.replace(value, f"[key:{name}]")
-        return _PROJECT_NUMBER.sub("0", _LOOPBACK.sub(_GOOGLE, mask_keys(text)))
-
-    request.uri = hidden(request.uri)
-    request.body = _changed(request.body, hidden)
-    return request, _changed(response, hidden)
+def _only(wanted: Collection[str], headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.lower(): value for name, value in headers.items() if name.lower() in wanted}
 
 
-def _restore(request: Any, response: Any, *, keys: Mapping[str, str]) -> tuple[Any, Any]:
-    """Put the values of the replaying program where the recorded ones were echoed."""
-
-    def restored(text: str) -> str:
-        for name, value in keys.items():
-            text = text.replace(f"[key:{name}]", value)
-        return text
-
-    request.uri = restored(request.uri)
-    request.body = _changed(request.body, restored)
-    return request, _changed(response, restored)
+def _both(request: Any, response: Any, change: Change) -> tuple[Any, Any]:
+    request.uri = change(request.uri)
+    request.body = _changed(request.body, change)
+    return request, _changed(response, change)
 
 
 def _changed(value: Any, change: Change) -> Any:

@@ -33,7 +33,7 @@ def _nothing_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def replay() -> Replay:
-    """Give a way to put a pool over a cassette by its name; it yields the scenario and the cassette."""
+    """Give a way to put a pool over a cassette of a name, and learn its scenario."""
 
     @contextmanager
     def opened(name: str) -> Iterator[tuple[Scenario, Any]]:

@@ -28,7 +28,7 @@ from rig import (
 
 from keyrot_middleware.core.commands import Done, Now, Refresh, Settle, Sleep
 from keyrot_middleware.core.flow import Attempt, Exhausted, note
-from keyrot_middleware.core.model import HOME, Candidate, Kind, Limits, Scope, Usage, Verdict
+from keyrot_middleware.core.model import HOME, Candidate, Limits, Scope, Usage, Verdict
 from keyrot_middleware.drive import sync
 
 
@@ -219,7 +219,7 @@ def test_a_replaced_secret_is_used_at_once_but_only_once() -> None:
 
 
 def test_a_key_is_looked_up_again_only_when_it_is_retired_for_good() -> None:
-    """A spent minute or a closed project is no reason to ask the secret store."""
+    """A spent minute or a project closed for a day is no reason to ask the secret store."""
     rig = three(max_wait_s=0)
     rig.will("a", minute())
     rig.will("b", denied())
@@ -227,7 +227,7 @@ def test_a_key_is_looked_up_again_only_when_it_is_retired_for_good() -> None:
     tape = rig.flow()
     with pytest.raises(Exception, match="suspended"):
         sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
-    assert tape.of(Refresh) == []
+    assert tape.of(Refresh) == [Refresh("c")]
 
 
 def test_the_exception_tells_every_attempt() -> None:

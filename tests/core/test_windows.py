@@ -46,9 +46,7 @@ def use(quota: Quota, now: float, requests: int = 1, tokens: int = 0) -> tuple[i
     return quota.book(requests, tokens, edge=quota.roll(now))
 
 
-def room(
-    quota: Quota, limits: Limits, now: float, requests: int = 1, tokens: int = 0
-) -> str | None:
+def room(quota: Quota, limits: Limits, now: float, tokens: int = 0) -> str | None:
     """Ask for room at *now*; name the window that has none."""
     edge = quota.roll(now)
     block = quota.block(limits, 1, tokens, edge=edge)

@@ -25,13 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
 CALLS_A_MODEL = (
-    "afc",
-    "chats",
-    "models",
-    "shared/afc",
-    "shared/chats",
-    "shared/models",
-    "public_samples",
+    *("afc", "chats", "models", "public_samples"),
+    *("shared/afc", "shared/chats", "shared/models"),
 )
 """Folders of the SDK's tests whose recorded calls a stand-in can answer."""
 SLEEPS = "generate_videos"
@@ -39,7 +34,7 @@ SLEEPS = "generate_videos"
 TESTS = "google/genai/tests/"
 OUTCOMES: dict[str, str] = {}
 DETAILS: dict[str, str] = {}
-FACTS: dict[str, Any] = {"left_out": 0, "wrapped": [], "sent": 0}
+FACTS: dict[str, Any] = {"left_out": 0, "wrapped": [], "sent": 0, "refused": 0}
 
 
 def pytest_configure() -> None:
@@ -92,7 +87,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish() -> None:
     """Write what was seen, and whether the pool is still in place after all these tests."""
     if os.environ.get("SDK_TESTS_POOL"):
-        FACTS["wrapped"], FACTS["sent"] = _wrapped_methods(), _sent_by_pool()
+        FACTS.update(wrapped=_wrapped_methods(), **_pool_counts())
     seen = {"outcomes": OUTCOMES, "details": DETAILS, "facts": FACTS}
     Path(os.environ["SDK_TESTS_OUTCOMES"]).write_text(json.dumps(seen, indent=1), encoding="utf-8")
 
@@ -147,12 +142,13 @@ def _wrapped_methods() -> list[str]:
     return [name for name in names if hasattr(getattr(BaseApiClient, name), "__wrapped__")]
 
 
-def _sent_by_pool() -> int:
-    """Return how many requests went out with a key of the pool, as the pool counted them."""
+def _pool_counts() -> dict[str, int]:
+    """Return how many requests went with a pool key and how many were refused, as the pool says."""
     import keyrot_middleware  # noqa: PLC0415
 
     keys = keyrot_middleware.status()["keys"].values()
-    return sum(key["success_count"] + key["error_count"] for key in keys)
+    refused = sum(key["error_count"] for key in keys)
+    return {"sent": refused + sum(key["success_count"] for key in keys), "refused": refused}
 
 
 _connect = socket.socket.connect

@@ -26,6 +26,7 @@ class Run:
         left_out: Number of tests that need a recording which the wheel does not have.
         wrapped: Request methods of the SDK that were still wrapped at the end of the run.
         sent: Requests that went out with a key of the pool.
+        refused: Those of them that were refused, so that the pool had to rotate.
     """
 
     outcomes: dict[str, str]
@@ -33,6 +34,7 @@ class Run:
     left_out: int
     wrapped: tuple[str, ...]
     sent: int
+    refused: int
 
 
 def run_tests(version: str, *, pool: bool, label: str) -> Run:
@@ -71,6 +73,7 @@ def _read(seen: dict[str, dict[str, object]]) -> Run:
         left_out=int(str(facts["left_out"])),
         wrapped=tuple(wrapped) if isinstance(wrapped, list) else (),
         sent=int(str(facts["sent"])),
+        refused=int(str(facts["refused"])),
     )
 
 

@@ -1,7 +1,7 @@
-"""A stand-in for the Gemini API on loopback, so that the SDK's integration tests send real requests.
+"""A stand-in for the Gemini API on loopback, so that the SDK's recorded tests send real requests.
 
-It knows one answer, which has a little of what every method of a model returns. Two keys of the pool
-never work here: one has used up its day, one is revoked; so a pool has to rotate under the tests.
+It knows one answer, which has a little of what every method of a model returns. Two keys of the
+pool never work here: one has used up its day, one is revoked; so a pool has to rotate.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(payload)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = _answer
+    do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815 - http.server's names
 
     def log_message(self, *args: Any) -> None:
         """Keep quiet: the log belongs to pytest."""

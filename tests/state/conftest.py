@@ -1,0 +1,38 @@
+"""Every backend, through its blocking and its awaited methods: one contract for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from doors import Asked, Awaited, Door
+
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state import State, open_state
+from keyrot_middleware.testing import FakeClock
+
+URIS = ("memory://",)
+"""A new backend is one more row here."""
+
+Open = Callable[..., State]
+
+
+@pytest.fixture(params=URIS)
+def open_backend(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[Open]:
+    """Open the backend under test, with any policy; close it at the end."""
+    opened: list[State] = []
+
+    def open_it(policy: RetryPolicy | None = None) -> State:
+        opened.append(open_state(request.param, policy or RetryPolicy(), clock.time))
+        return opened[-1]
+
+    yield open_it
+    for state in opened:
+        state.close()
+
+
+@pytest.fixture(params=[Asked, Awaited], ids=["sync", "async"])
+def door(request: pytest.FixtureRequest, open_backend: Open) -> Door:
+    """Open a backend at the defaults; use its blocking methods, or its awaited ones."""
+    door: Door = request.param(open_backend())
+    return door

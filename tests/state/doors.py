@@ -1,0 +1,120 @@
+"""Two doors to a state: its blocking methods and its awaited ones, used alike by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rig import INFO
+
+from keyrot_middleware.core.model import (
+    NO_USAGE,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Outcome,
+    Scope,
+    Unavailable,
+    Usage,
+    Verdict,
+)
+from keyrot_middleware.state import State
+
+__all__ = ["ABANDONED", "OK", "UNSENT", "Asked", "Awaited", "Door", "failed", "used"]
+
+OK = Outcome(Kind.SUCCESS)
+UNSENT = Outcome(Kind.UNSENT)
+ABANDONED = Outcome(Kind.ABANDONED)
+
+
+def used(tokens: int) -> Outcome:
+    """Give a success that had so many input tokens."""
+    return Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens))
+
+
+def failed(scope: Scope, until: float | None = None, **more: Any) -> Outcome:
+    """Give a failure that blames *scope*."""
+    return Outcome(Kind.FAILURE, Verdict("failure", 429, scope, until, **more), NO_USAGE)
+
+
+class Door:
+    """A state, its methods asked or awaited."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    async def acquire(
+        self, *keys: Candidate | tuple[int, Candidate], info: CallInfo = INFO, spread: bool = False
+    ) -> Lease | Unavailable:
+        """Ask for one of *keys*; those without a group are of group 0."""
+        raise NotImplementedError
+
+    async def settle(
+        self, lease: Lease, outcome: Outcome = OK, names: Iterable[str] = ()
+    ) -> float | None:
+        """Settle."""
+        raise NotImplementedError
+
+    async def owner(self, *names: str) -> tuple[str, str] | None:
+        """Ask for an owner."""
+        raise NotImplementedError
+
+    async def lend(self, *keys: Candidate, **more: Any) -> Lease:
+        """Ask for a lease that there must be."""
+        lease = await self.acquire(*keys, **more)
+        assert isinstance(lease, Lease), lease
+        return lease
+
+    async def refused(self, *keys: Candidate, **more: Any) -> dict[str, str]:
+        """Ask for what there must not be; give the reason per key."""
+        reply = await self.acquire(*keys, **more)
+        assert isinstance(reply, Unavailable), reply
+        return {key_id: block.reason for key_id, block in reply.blocks.items()}
+
+    async def fails(self, candidate: Candidate, outcome: Outcome, **more: Any) -> float | None:
+        """Let one request with *candidate* fail so."""
+        return await self.settle(await self.lend(candidate, **more), outcome)
+
+    async def granted(self, candidate: Candidate, most: int = 1_000, **more: Any) -> int:
+        """Count how many leases there are, settling none."""
+        for number in range(most):
+            if isinstance(await self.acquire(candidate, **more), Unavailable):
+                return number
+        return most
+
+
+def _shortlist(keys: tuple[Any, ...]) -> tuple[tuple[int, Candidate], ...]:
+    return tuple(one if isinstance(one, tuple) else (0, one) for one in keys)
+
+
+class Asked(Door):
+    """The blocking methods."""
+
+    async def acquire(self, *keys: Any, info: CallInfo = INFO, spread: bool = False) -> Any:
+        """Ask."""
+        return self.state.acquire(info, _shortlist(keys), spread=spread)
+
+    async def settle(self, lease: Lease, outcome: Outcome = OK, names: Iterable[str] = ()) -> Any:
+        """Settle."""
+        return self.state.settle(lease, outcome, names)
+
+    async def owner(self, *names: str) -> Any:
+        """Ask."""
+        return self.state.owner(names)
+
+
+class Awaited(Door):
+    """The awaited methods."""
+
+    async def acquire(self, *keys: Any, info: CallInfo = INFO, spread: bool = False) -> Any:
+        """Ask."""
+        return await self.state.aacquire(info, _shortlist(keys), spread=spread)
+
+    async def settle(self, lease: Lease, outcome: Outcome = OK, names: Iterable[str] = ()) -> Any:
+        """Settle."""
+        return await self.state.asettle(lease, outcome, names)
+
+    async def owner(self, *names: str) -> Any:
+        """Ask."""
+        return await self.state.aowner(names)

@@ -1,0 +1,146 @@
+"""The contract of a state: which of the keys on offer is lent, who owns what, what is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from doors import OK, UNSENT, Door, failed, used
+from rig import INFO, key
+
+from keyrot_middleware.core.model import NO_LIMITS, Lease, Limits, Scope, Unavailable
+from keyrot_middleware.state.base import KeyHealth, Used
+from keyrot_middleware.testing import FakeClock
+
+A, B, C = (key(name, Limits(rpm=10)) for name in "abc")
+
+
+async def test_the_first_with_room_is_lent(door: Door) -> None:
+    """Without spreading the order of the offer is the order of use."""
+    small = key("small", Limits(rpm=2))
+    lent = [(await door.lend(small, B, C)).key_id for _ in range(4)]
+    assert lent == ["small", "small", "b", "b"]
+
+
+async def test_spreading_lends_the_least_used_share(door: Door) -> None:
+    """Within a group the share of its limit counts, not the number of requests."""
+    large = key("large", Limits(rpm=30))
+    lent = [(await door.lend(A, large, spread=True)).key_id for _ in range(20)]
+    assert (lent.count("a"), lent.count("large")) == (5, 15)
+    equal = [(await door.lend(B, C, spread=True)).key_id for _ in range(4)]
+    assert equal == ["b", "c", "b", "c"]
+
+
+async def test_spreading_without_limits_goes_by_weight(door: Door) -> None:
+    """Where no limit is known a key of weight 3 takes three times as many."""
+    heavy, light = key("heavy", weight=3.0), key("light")
+    lent = [(await door.lend(light, heavy, spread=True)).key_id for _ in range(40)]
+    assert lent.count("heavy") == 30
+
+
+async def test_a_lower_group_goes_first_however_used(door: Door) -> None:
+    """A priority is never traded for a better share."""
+    lent = [(await door.lend((0, A), (1, B), spread=True)).key_id for _ in range(12)]
+    assert lent == ["a"] * 10 + ["b"] * 2
+
+
+async def test_a_refusal_tells_every_keys_reason_and_the_soonest_time(
+    door: Door, clock: FakeClock
+) -> None:
+    """Nothing free: why, per key, and when the first may serve."""
+    await door.fails(A, failed(Scope.KEY, clock.time() + 5, named=True))
+    await door.fails(B, failed(Scope.KEY, inf))
+    reply = await door.acquire(A, B)
+    assert isinstance(reply, Unavailable)
+    assert (reply.at, reply.retry_at) == (clock.time(), clock.time() + 5)
+    assert (await door.lend(A, B, C)).key_id == "c"
+    empty = await door.acquire()
+    assert isinstance(empty, Unavailable)
+    assert empty.retry_at == inf
+
+
+async def test_a_lease_says_what_it_is_for(door: Door, clock: FakeClock) -> None:
+    """Whose key, what was reserved, when, and of which tier: for sending and for telemetry."""
+    one = replace(A, tier="paid")
+    lease = await door.lend(one, info=INFO._replace(tokens=77, requests=2))
+    assert lease._replace(books=None) == Lease(
+        key_id="a",
+        project="a",
+        billing_account="a",
+        bucket=INFO.model,
+        verb=INFO.verb,
+        tokens=77,
+        requests=2,
+        at=clock.time(),
+        tier="paid",
+    )
+
+
+async def test_the_owner_of_a_stored_thing_is_known(door: Door) -> None:
+    """The first known of several names tells whose key made it; the newest owner counts."""
+    assert await door.owner("files/x") is None
+    await door.settle(await door.lend(key("a", project="p")), OK, ("files/x", "files/y"))
+    assert await door.owner("files/none", "files/y") == ("a", "p")
+    await door.settle(await door.lend(B), OK, ("files/y",))
+    assert await door.owner("files/y", "files/x") == ("b", "b")
+    assert await door.owner() is None
+
+
+async def test_a_snapshot_tells_what_is_known_of_each_key(door: Door, clock: FakeClock) -> None:
+    """Counts, the latest cooldown that still runs, and what the project has used of each model."""
+    now = clock.time()
+    await door.settle(await door.lend(A, info=INFO._replace(tokens=50)), used(40))
+    await door.fails(A, failed(Scope.KEY_MODEL, now + 5))
+    clock.advance(5)
+    until = clock.time() + 60
+    await door.fails(A, failed(Scope.PROJECT, until, learned=Limits(rpm=5)))
+    snapshot = door.state.snapshot([A, B])
+    assert snapshot["a"] == KeyHealth(
+        last_used=clock.time(),
+        success_count=1,
+        error_count=2,
+        cooldown_until=until,
+        cooldown_reason="failure",
+        cooldown_scope="project",
+        used=[Used(INFO.model, 3, 60, 3, Limits(rpm=5))],
+    )
+    assert snapshot["b"] == KeyHealth()
+
+
+async def test_a_snapshot_sees_the_widest_and_latest_cooldown(door: Door, clock: FakeClock) -> None:
+    """A billing account's rest is that of each of its keys; a shorter one does not hide it."""
+    one = key("a", project="p", billing_account="x")
+    two = key("b", project="q", billing_account="x")
+    leases = [await door.lend(one) for _ in range(2)]
+    await door.settle(leases[0], failed(Scope.BILLING, clock.time() + 90))
+    await door.settle(leases[1], failed(Scope.KEY, clock.time() + 20))
+    snapshot = door.state.snapshot([one, two, C])
+    assert {key_id: known.cooldown_scope for key_id, known in snapshot.items()} == {
+        "a": "billing",
+        "b": "billing",
+        "c": None,
+    }
+
+
+async def test_a_snapshot_is_of_now(door: Door, clock: FakeClock) -> None:
+    """Windows that are over count nothing, and what was learned for a day is forgotten."""
+    await door.fails(A, failed(Scope.NONE, learned=Limits(rpm=5)))
+    clock.advance(3 * 86_400)
+    assert door.state.snapshot([A])["a"].used == [Used(INFO.model, 0, 0, 0, NO_LIMITS)]
+
+
+async def test_a_report_on_a_key_that_nobody_borrowed_is_booked(
+    door: Door, clock: FakeClock
+) -> None:
+    """A failure told by hand cools its key, and gives back what nobody had reserved to nobody."""
+    by_hand = Lease("a", "a", "a", INFO.model, INFO.verb, 0, 0, at=clock.time())
+    busy = key("a", Limits(max_concurrency=1))
+    lease = await door.lend(busy)
+    told = failed(Scope.KEY_MODEL, clock.time() + 20, bucket="gemini-3-flash")
+    assert await door.settle(by_hand, told) == clock.time() + 20
+    assert await door.refused(busy, info=INFO._replace(model="gemini-3-flash")) == {"a": "failure"}
+    await door.settle(by_hand, OK)
+    await door.settle(by_hand, UNSENT)
+    assert await door.refused(busy, info=INFO._replace(model="x")) == {"a": "concurrency"}
+    await door.settle(lease)
+    assert door.state.snapshot([busy])["a"].success_count == 2

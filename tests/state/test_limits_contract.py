@@ -1,0 +1,210 @@
+"""The contract of a state: limits are exact, and what was reserved in vain is given back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from doors import ABANDONED, UNSENT, Door, failed, used
+from rig import INFO, key
+
+from keyrot_middleware.core.model import Limits, Scope, Unavailable
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.testing import FakeClock
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+async def test_requests_a_minute_are_exact(door: Door, clock: FakeClock) -> None:
+    """RPM 20 lends 20 leases in a minute, and 20 again when the guard after its edge is over."""
+    one = key("a", Limits(rpm=20))
+    assert await door.granted(one) == 20
+    reply = await door.acquire(one)
+    assert isinstance(reply, Unavailable)
+    assert reply.retry_at == clock.time() + 31
+    assert reply.blocks["a"].waitable
+    clock.advance(30.9)
+    assert await door.granted(one) == 0
+    clock.advance(0.1)
+    assert await door.granted(one) == 20
+
+
+async def test_near_an_edge_both_minutes_must_have_room(door: Door, clock: FakeClock) -> None:
+    """A burst half a second before the edge uses up the minute after it too."""
+    one = key("a", Limits(rpm=20))
+    clock.advance(29.5)
+    assert await door.granted(one) == 20
+    for seconds in (0.5, 0.5, 0.5, 30):
+        clock.advance(seconds)
+        assert await door.granted(one) == 0
+    clock.advance(30)
+    assert await door.granted(one) == 20
+
+
+async def test_a_batch_counts_as_many_requests(door: Door) -> None:
+    """Each item of a batchEmbedContents is a request; one too large goes into an empty minute."""
+    one, batch = key("a", Limits(rpm=20)), INFO._replace(requests=7)
+    assert await door.granted(one, info=batch) == 2
+    assert await door.granted(one) == 6
+    other = key("b", Limits(rpm=5))
+    assert await door.granted(other, info=batch) == 1
+
+
+async def test_tokens_a_minute_are_exact(door: Door) -> None:
+    """TPM counts what was reserved, and a smaller request may still have room."""
+    one = key("a", Limits(tpm=1_000))
+    assert await door.granted(one, info=INFO._replace(tokens=300)) == 3
+    assert await door.refused(one, info=INFO._replace(tokens=101)) == {"a": "tpm"}
+    await door.lend(one, info=INFO._replace(tokens=100))
+
+
+@pytest.mark.parametrize(("day", "hours"), [((2026, 3, 8), 23), ((2026, 11, 1), 25)])
+async def test_requests_a_day_end_at_pacific_midnight(
+    door: Door, clock: FakeClock, day: tuple[int, int, int], hours: int
+) -> None:
+    """RPD counts the day of Los Angeles, on the short and the long one too; nobody waits for it."""
+    begin = datetime(*day, 0, 0, 30, tzinfo=PACIFIC).timestamp()
+    clock.advance(begin - clock.time())
+    one = key("a", Limits(rpd=3))
+    assert await door.granted(one) == 3
+    reply = await door.acquire(one)
+    assert isinstance(reply, Unavailable)
+    assert reply.retry_at == begin - 30 + hours * 3_600
+    assert not reply.blocks["a"].waitable
+    clock.advance(hours * 3_600 - 31)
+    assert await door.granted(one) == 0
+    clock.advance(1)
+    assert await door.granted(one) == 3
+
+
+async def test_the_first_full_window_is_told_and_none_is_booked(door: Door) -> None:
+    """All windows or none: a request without room for its tokens uses up no request."""
+    one = key("a", Limits(rpm=5, tpm=100))
+    await door.lend(one, info=INFO._replace(tokens=50))
+    for _ in range(10):
+        assert await door.refused(one, info=INFO._replace(tokens=60)) == {"a": "tpm"}
+    assert await door.granted(one, info=INFO._replace(tokens=0)) == 4
+
+
+async def test_concurrency_is_given_back_however_a_lease_ends(door: Door) -> None:
+    """`max_concurrency` counts what is under way, whatever becomes of it."""
+    one = key("a", Limits(max_concurrency=2))
+    for outcome in (used(5), UNSENT, ABANDONED, failed(Scope.NONE)):
+        leases = [await door.lend(one) for _ in range(2)]
+        assert await door.refused(one) == {"a": "concurrency"}
+        for lease in leases:
+            await door.settle(lease, outcome)
+    assert await door.granted(one, most=9) == 2
+
+
+async def test_what_was_not_sent_is_given_back(door: Door) -> None:
+    """A connection that was refused used up neither request, day nor tokens."""
+    one, info = key("a", Limits(rpm=3, tpm=300, rpd=3)), INFO._replace(tokens=100)
+    for _ in range(10):
+        await door.settle(await door.lend(one, info=info), UNSENT)
+    assert await door.granted(one, info=info) == 3
+
+
+@pytest.mark.parametrize("outcome", [ABANDONED, failed(Scope.NONE)])
+async def test_what_may_have_counted_stays_booked(door: Door, outcome: object) -> None:
+    """A cancelled or failed request may have counted at Google: its reservation stays."""
+    one = key("a", Limits(rpm=3))
+    for _ in range(3):
+        await door.settle(await door.lend(one), outcome)  # type: ignore[arg-type]
+    assert await door.refused(one) == {"a": "rpm"}
+
+
+async def test_tokens_are_corrected_to_the_true_ones(door: Door) -> None:
+    """A response that counted less frees the rest at once; one that counted more uses more up."""
+    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
+    await door.settle(await door.lend(one, info=info), used(100))
+    lease = await door.lend(one, info=info)
+    assert await door.refused(one, info=INFO._replace(tokens=1)) == {"a": "tpm"}
+    await door.settle(lease, used(890))
+    await door.lend(one, info=INFO._replace(tokens=10))
+    other = key("b", Limits(tpm=1_000))
+    await door.settle(await door.lend(other, info=INFO._replace(tokens=1)), used(999))
+    assert await door.refused(other, info=INFO._replace(tokens=2)) == {"b": "tpm"}
+
+
+@pytest.mark.parametrize(("begin", "end", "free"), [(0, 40, 950), (29.5, 40, 950), (0, 29.5, 950)])
+async def test_corrections_reach_across_a_minutes_edge(
+    door: Door, clock: FakeClock, begin: float, end: float, free: int
+) -> None:
+    """A long stream is corrected where it was booked: in its minute, or both near the edge."""
+    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
+    clock.advance(begin)
+    lease = await door.lend(one, info=info)
+    clock.advance(end - begin)
+    await door.settle(lease, used(50))
+    await door.lend(one, info=INFO._replace(tokens=free))
+
+
+async def test_a_late_correction_does_not_touch_a_later_minute(
+    door: Door, clock: FakeClock
+) -> None:
+    """What ended two minutes later frees nothing of the minute that runs now."""
+    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
+    lease = await door.lend(one, info=info)
+    clock.advance(120)
+    await door.lend(one, info=info)
+    await door.settle(lease, used(1))
+    assert await door.refused(one, info=info) == {"a": "tpm"}
+
+
+async def test_keys_of_one_project_share_one_budget(door: Door) -> None:
+    """Two keys of a project are one quota; a key without a project has its own."""
+    one, two = (key(name, Limits(rpm=5), project="p") for name in "ab")
+    assert await door.granted(one, most=3) == 3
+    assert await door.granted(two) == 2
+    assert await door.refused(one, two) == {"a": "rpm", "b": "rpm"}
+    assert await door.granted(key("c", Limits(rpm=5))) == 5
+
+
+async def test_each_model_has_its_own_budget(door: Door) -> None:
+    """A spent minute of one model is not another's."""
+    one = key("a", Limits(rpm=5))
+    assert await door.granted(one) == 5
+    assert await door.granted(one, info=INFO._replace(model="gemini-2.5-pro")) == 5
+
+
+async def test_learned_limits_beat_configured_ones_for_a_day(door: Door, clock: FakeClock) -> None:
+    """`quotaValue` is in force for the whole project, and expires after a day."""
+    one, two = (key(name, Limits(rpm=100), project="p") for name in "ab")
+    told = failed(Scope.PROJECT_MODEL, clock.time() + 20, learned=Limits(rpm=5), named=True)
+    await door.fails(one, told)
+    clock.advance(60)
+    probe = await door.lend(two)
+    await door.settle(probe)
+    assert await door.granted(two) == 4
+    clock.advance(DAY_S)
+    assert await door.granted(one) == 100
+
+
+async def test_a_limit_is_learned_from_a_failure_that_blames_nobody(door: Door) -> None:
+    """Limits are told by the body, whoever is to blame."""
+    one = key("a")
+    await door.fails(one, failed(Scope.NONE, learned=Limits(rpm=3)))
+    assert await door.granted(one) == 2
+
+
+async def test_a_bucket_is_learned(door: Door, clock: FakeClock) -> None:
+    """When Google counts a name with another model, both names share one budget from then on."""
+    one, latest = key("a", Limits(rpm=5)), INFO._replace(model="gemini-flash-latest")
+    told = failed(Scope.PROJECT_MODEL, clock.time(), bucket=INFO.model)
+    await door.fails(one, told, info=latest)
+    await door.settle(await door.lend(one, info=latest))
+    assert await door.granted(one, most=2, info=latest) == 2
+    assert await door.granted(one) == 2
+
+
+async def test_a_bucket_may_change(door: Door, clock: FakeClock) -> None:
+    """A `-latest` name moves on to a newer model: the newest word counts, for that name alone."""
+    one, latest = key("a"), INFO._replace(model="gemini-flash-latest")
+    soon = clock.time()
+    await door.fails(one, failed(Scope.PROJECT_MODEL, soon, bucket=INFO.model), info=latest)
+    moved = failed(Scope.PROJECT_MODEL, soon + 20, bucket="gemini-3-flash")
+    await door.fails(one, moved, info=latest)
+    assert await door.refused(one, info=latest) == {"a": "failure"}
+    assert (await door.lend(one)).bucket == INFO.model

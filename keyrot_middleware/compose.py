@@ -138,7 +138,7 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
     return Pool(
         name=name,
         roster=roster,
-        state=open_state(config.settings.state_url, config.policy, clock.time),
+        state=open_state(config.settings.state_url, config.policy, clock.time, name),
         ring=ring,
         policy=config.policy,
         observers=observers,

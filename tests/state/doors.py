@@ -46,6 +46,9 @@ Open = Callable[..., State]
 """The fixture `open_backend`: opens the backend under test with a policy, or the defaults."""
 
 
+FOR_EVER_S = 1e9
+"""Leases in memory never run out by themselves; here they need not either."""
+
 _pools = count()
 
 
@@ -55,6 +58,7 @@ def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: A
     if name not in BINARIES:
         return open_state(uri, policy, clock)
     pool = f"pool-{next(_pools)}"
+    more = {"lease_s": FOR_EVER_S, **more}
     return RedisState(server(name).url, policy, pool=pool, test_clock=clock, **more)
 
 

@@ -31,9 +31,6 @@ from keyrot_middleware.state import MemoryState, State
 from keyrot_middleware.testing import FakeClock
 
 EVE = datetime(2026, 11, 1, 23, 57, 30, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
-FOR_EVER_S = 1e9
-"""Leases in memory never run out by themselves."""
-
 KEYS = (
     key("a", Limits(rpm=4, tpm=100, rpd=9, max_concurrency=2), project="p", billing_account="x"),
     key("b", Limits(rpm=4), project="p", billing_account="x", weight=2.5),
@@ -106,7 +103,7 @@ class Twins:
         self.clock = FakeClock(EVE)
         policy = RetryPolicy()
         self.memory: State = MemoryState(policy, self.clock.time)
-        self.shared = open_at(uri, policy, self.clock.time, lease_s=FOR_EVER_S)
+        self.shared = open_at(uri, policy, self.clock.time)
         self.leases: list[tuple[Lease, Lease]] = []
 
     def live(self, what: str, one: Any, two: Any, three: Any) -> None:

@@ -4,7 +4,7 @@ backend.py   the state itself: what to ask the scripts, and what their answers m
 codec.py     between our values and the words that the scripts take and give
 scripts.py   the scripts of ../lua, by the name that the server knows them by
 place.py     what a URL says; route.py: which server that is just now
-lines.py     connections for threads; alines.py: the same for tasks
+lines.py     connections for threads, which dial.py opens; alines.py and adial.py: for tasks
 """
 
 from __future__ import annotations

@@ -15,25 +15,18 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from redis.asyncio import connection as redis_connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from .calls import MOST_TRIES, Call, Line, connection, master_of
-from .place import Address
+from .adial import AsyncDial, in_time
+from .calls import MOST_TRIES, Call, Line
 from .route import Advice, Route
 from .trouble import RedisTrouble
 
 __all__ = ["AsyncLines", "Orphan"]
 
 MOST_LINES = 16
-LATE = 1.5
-"""A time limit that was noticed so much too late was missed by our loop, not by the server."""
-
-_T = TypeVar("_T")
 _FAILURES = (RedisError, OSError)  # TimeoutError is an OSError
 
 Orphan = Callable[[Any], Awaitable[None]]
@@ -43,7 +36,7 @@ class AsyncLines:
     """The connections of one event loop to the pool's server."""
 
     def __init__(self, route: Route, on_end: Callable[[], None]) -> None:
-        self._route = route
+        self._route, self._dial = route, AsyncDial(route)
         self._on_end = on_end
         self._idle: list[Line] = []
         self._open_lines = 0
@@ -117,17 +110,20 @@ class AsyncLines:
         if self._keeper is not None:
             keeper, self._keeper = self._keeper, None
             await keeper.aclose()
-        await self._close_idle()
+        else:
+            await self._finish()
 
     def close_soon(self) -> None:
         """Close from within the loop, without waiting."""
         self._spawn(self.close())
 
-    async def _close_idle(self) -> None:
+    async def _finish(self) -> None:
+        mine = self._tasks - {asyncio.current_task()}
+        await asyncio.gather(*mine, return_exceptions=True)
         while self._idle:
             line = self._idle.pop()
             with suppress(RedisTrouble):
-                await self._drop(await self._paid(line))
+                await self._drop(await self._paid(line), gently=True)
 
     async def _keep(self) -> AsyncGenerator[None, None]:
         try:
@@ -135,7 +131,7 @@ class AsyncLines:
         finally:
             self._closed = True
             self._on_end()
-            await self._close_idle()
+            await self._finish()
 
     async def _take(self) -> Line:
         """Give a line to the right server, with nothing left to read."""
@@ -168,7 +164,7 @@ class AsyncLines:
     async def _give(self, line: Line) -> None:
         line.used_at = time.monotonic()
         if self._closed and not self._waiting:
-            await self._drop(await self._paid(line))
+            await self._drop(await self._paid(line), gently=True)
         else:
             self._pass_on(line)
 
@@ -204,7 +200,7 @@ class AsyncLines:
             if advice is Advice.FAIL or tries == MOST_TRIES:
                 raise reply
             if advice is Advice.MOVE:
-                await self._move(line)
+                await self._dial.lead(line)
             await _send(line, call.full if advice is Advice.TELL else call.brief)
             tries += 1
         line.knows.add(call.digest)
@@ -221,13 +217,16 @@ class AsyncLines:
             advice = self._route.advise(failed[0], line.address)
             if advice is not Advice.MOVE or tries == MOST_TRIES:
                 raise failed[0]
-            await self._move(line)
+            await self._dial.lead(line)
         return replies
 
     async def _read(self, line: Line) -> Any:
         """Read one answer; a refusal is a value."""
         try:
-            return await self._in_time(lambda: line.conn.read_response(disconnect_on_error=False))
+            return await in_time(
+                self._route.place.timeout_s,
+                lambda: line.conn.read_response(disconnect_on_error=False),
+            )
         except ResponseError as error:
             return error
 
@@ -238,92 +237,43 @@ class AsyncLines:
         except _FAILURES as error:
             await self._broken(line, error)
             return
+        except BaseException:
+            await self._drop(line)
+            raise
         await self._give(line)
         if orphan is not None and not isinstance(reply, ResponseError):
             with suppress(RedisTrouble):
                 await orphan(reply)
 
     async def _open(self) -> Line:
+        line = Line()
         try:
-            address = self._route.address or await self._find_master()
-            line = Line(self._connection(address, **self._route.place.options), address)
+            await self._dial.lead(line)
+        except (*_FAILURES, LookupError) as error:
+            raise await self._broken(line, error) from error
         except BaseException:
-            self._pass_on(None)
-            raise
-        try:
-            await self._in_time(line.conn.connect)
-        except asyncio.CancelledError:
             await self._drop(line)
             raise
-        except _FAILURES as error:
-            raise await self._broken(line, error) from error
         return line
 
-    async def _move(self, line: Line) -> None:
-        """Lead a line to where the route now points."""
-        await line.conn.disconnect(nowait=True)
-        address = self._route.address or line.address
-        line.lead(self._connection(address, **self._route.place.options), address)
-        await self._in_time(line.conn.connect)
-
-    async def _find_master(self) -> Address:
-        error: Exception = LookupError("no sentinel")
-        for sentinel in self._route.sentinels():
-            try:
-                master = master_of(await self._master(sentinel), self._route.place)
-            except (*_FAILURES, LookupError) as failed:
-                error = failed
-            else:
-                self._route.found(sentinel, master)
-                return master
-        raise RedisTrouble(str(self._route.place), error) from error
-
-    async def _master(self, sentinel: Address) -> Any:
-        place = self._route.place
-        conn = self._connection(sentinel, **place.sentinel_options)
-
-        async def ask() -> Any:
-            await conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
-            return await conn.read_response()
-
-        try:
-            return await self._in_time(ask)
-        finally:
-            await conn.disconnect(nowait=True)
-
-    def _connection(self, address: Address, **options: Any) -> Any:
-        place, never = self._route.place, Retry(NoBackoff(), 0)
-        return connection(redis_connection, never, place, address, socket_timeout=None, **options)
-
-    async def _in_time(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do *work* within the time limit; once more where it was our loop that was late."""
-        begun = time.monotonic()
-        limit_s = self._route.place.timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                return await work()
-        except TimeoutError:
-            if time.monotonic() - begun < LATE * limit_s:
-                raise TimeoutError(f"no answer in {limit_s} s") from None
-        async with asyncio.timeout(limit_s):
-            return await work()
-
-    async def _drop(self, line: Line) -> None:
+    async def _drop(self, line: Line, *, gently: bool = False) -> None:
         self._pass_on(None)
         with suppress(*_FAILURES):
-            await line.conn.disconnect(nowait=True)
+            await line.ahang_up(gently=gently)
 
     async def _broken(self, line: Line, error: Exception) -> RedisTrouble:
         """Close a line after a failure, and tell all who wait that the server has failed."""
-        where = str(self._route.place)
         if not isinstance(error, ResponseError):
             self._route.lost(line.address)
             waiting, self._waiting = self._waiting, deque()
             for turn in waiting:
                 if not turn.done():
-                    turn.set_exception(RedisTrouble(where, error))
+                    turn.set_exception(self._trouble(error))
         await self._drop(line)
-        return RedisTrouble(where, error)
+        return self._trouble(error)
+
+    def _trouble(self, error: Exception) -> RedisTrouble:
+        return RedisTrouble(str(self._route.place), error)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import cache
+from inspect import signature
 from typing import Any
 
 from .place import Address, Place
@@ -46,16 +48,27 @@ class Line:
 
     __slots__ = ("address", "conn", "knows", "owed", "used_at")
 
-    def __init__(self, conn: Any, address: Address) -> None:
-        self.lead(conn, address)
+    def __init__(self) -> None:
+        self.conn: Any = None
+        self.address: Address = ("", 0)
         self.owed: Call | None = None
         self.used_at = time.monotonic()
+        self.knows: set[str] = set()
+        """Scripts that the server surely has: what it has not must not be left unread."""
 
     def lead(self, conn: Any, address: Address) -> None:
         """Become the connection *conn* to *address*."""
-        self.conn, self.address = conn, address
-        self.knows: set[str] = set()
-        """Scripts that the server surely has: what it has not must not be left unread."""
+        self.conn, self.address, self.knows = conn, address, set()
+
+    def hang_up(self) -> None:
+        """Close a thread's connection."""
+        if self.conn is not None:
+            self.conn.disconnect()
+
+    async def ahang_up(self, *, gently: bool = False) -> None:
+        """Close a task's connection; *gently* waits for it, as TLS at the end of a loop needs."""
+        if self.conn is not None:
+            await self.conn.disconnect(nowait=not gently)
 
     @property
     def stale(self) -> bool:
@@ -73,11 +86,26 @@ def connection(module: Any, retry: Any, place: Place, address: Address, **more: 
         address: Where to.
         more: Credentials, database, time limits of one kind of connection.
     """
-    common = {"retry": retry, "protocol": 2, "socket_connect_timeout": place.timeout_s, **more}
+    common = {
+        "retry": retry,
+        "protocol": 2,
+        "socket_connect_timeout": place.timeout_s,
+        **_quiet(module.AbstractConnection),
+        **more,
+    }
     if place.kind == "unix":
         return module.UnixDomainSocketConnection(path=address[0], **common)
     made = module.SSLConnection if place.tls else module.Connection
     return made(host=address[0], port=address[1], **common)
+
+
+@cache
+def _quiet(made: Any) -> dict[str, None]:
+    """Leave out the introduction of the library, two round trips for each connection."""
+    names = signature(made.__init__).parameters
+    return (
+        {"driver_info": None} if "driver_info" in names else {"lib_name": None, "lib_version": None}
+    )
 
 
 def master_of(reply: Any, place: Place) -> Address:

@@ -74,18 +74,23 @@ class Midnights:
     """
 
     def __init__(self) -> None:
-        self._text, self._begin, self._end = "", inf, -inf
+        self._known = (inf, -inf, "")
+        """From when to when the text is right; one value, since threads share it."""
 
     def __call__(self, now: float) -> str:
         """List them as of *now*, epoch seconds."""
-        if not self._begin <= now < self._end:
-            days = [next_pacific_midnight(now - 2 * DAY_S)]
-            while len(days) < 5:
-                days.append(next_pacific_midnight(days[-1]))
-            self._begin = max(day for day in days if day <= now)
-            self._end = min(day for day in days if day > now)
-            self._text = json.dumps([int(day) for day in days])
-        return self._text
+        begin, end, text = self._known
+        if not begin <= now < end:
+            begin, end, text = self._known = _midnights(now)
+        return text
+
+
+def _midnights(now: float) -> tuple[float, float, str]:
+    days = [next_pacific_midnight(now - 2 * DAY_S)]
+    while len(days) < 5:
+        days.append(next_pacific_midnight(days[-1]))
+    begin = max(day for day in days if day <= now)
+    return begin, next_pacific_midnight(now), json.dumps([int(day) for day in days])
 
 
 class Tails:

@@ -15,13 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from redis import connection as redis_connection
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
 
-from .calls import MOST_TRIES, Call, Line, connection, master_of
-from .place import Address
+from .calls import MOST_TRIES, Call, Line
+from .dial import Dial
 from .route import Advice, Route
 from .trouble import RedisTrouble
 
@@ -36,7 +33,7 @@ class Lines:
     """The connections of one process to the pool's server."""
 
     def __init__(self, route: Route) -> None:
-        self._route = route
+        self._route, self._dial = route, Dial(route)
         self._idle: list[Line] = []
         self._closed = False
         _forget_after_fork(self)
@@ -102,7 +99,7 @@ class Lines:
         while self._idle:
             line = self._idle.pop()
             try:
-                self._paid(line).conn.disconnect()
+                self._paid(line).hang_up()
             except RedisTrouble as trouble:
                 _log.warning("the end of a call may not have been booked: %s", trouble)
 
@@ -120,12 +117,12 @@ class Lines:
             self._paid(line)
             if line.address == self._route.address and _alive(line):
                 return line
-            line.conn.disconnect()
+            line.hang_up()
 
     def _give(self, line: Line) -> None:
         line.used_at = time.monotonic()
         if self._closed or len(self._idle) >= MOST_IDLE:
-            self._paid(line).conn.disconnect()
+            self._paid(line).hang_up()
         else:
             self._idle.append(line)
 
@@ -146,7 +143,7 @@ class Lines:
             if advice is Advice.FAIL or tries == MOST_TRIES:
                 raise reply
             if advice is Advice.MOVE:
-                self._move(line)
+                self._dial.lead(line)
             _send(line, call.full if advice is Advice.TELL else call.brief)
             tries += 1
         line.knows.add(call.digest)
@@ -162,53 +159,20 @@ class Lines:
             advice = self._route.advise(failed[0], line.address)
             if advice is not Advice.MOVE or tries == MOST_TRIES:
                 raise failed[0]
-            self._move(line)
+            self._dial.lead(line)
         return replies
 
     def _open(self) -> Line:
-        address = self._route.address or self._find_master()
-        line = Line(self._connection(address, **self._route.place.options), address)
+        line = Line()
         try:
-            line.conn.connect()
-        except RedisError as error:
+            self._dial.lead(line)
+        except (RedisError, LookupError) as error:
             raise self._broken(line, error) from error
         return line
 
-    def _move(self, line: Line) -> None:
-        """Lead a line to where the route now points."""
-        line.conn.disconnect()
-        address = self._route.address or line.address
-        line.lead(self._connection(address, **self._route.place.options), address)
-
-    def _find_master(self) -> Address:
-        error: Exception = LookupError("no sentinel")
-        for sentinel in self._route.sentinels():
-            try:
-                master = master_of(self._master(sentinel), self._route.place)
-            except (RedisError, LookupError) as failed:
-                error = failed
-            else:
-                self._route.found(sentinel, master)
-                return master
-        raise RedisTrouble(str(self._route.place), error) from error
-
-    def _master(self, sentinel: Address) -> Any:
-        place = self._route.place
-        conn = self._connection(sentinel, **place.sentinel_options)
-        try:
-            conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
-            return conn.read_response()
-        finally:
-            conn.disconnect()
-
-    def _connection(self, address: Address, **options: Any) -> Any:
-        place, never = self._route.place, Retry(NoBackoff(), 0)
-        limit = {"socket_timeout": place.timeout_s}
-        return connection(redis_connection, never, place, address, **limit, **options)
-
-    def _broken(self, line: Line, error: RedisError) -> RedisTrouble:
+    def _broken(self, line: Line, error: Exception) -> RedisTrouble:
         """Close a line after a failure; a server that does not answer is not relied on."""
-        line.conn.disconnect()
+        line.hang_up()
         if not isinstance(error, ResponseError):
             self._route.lost(line.address)
         return RedisTrouble(str(self._route.place), error)

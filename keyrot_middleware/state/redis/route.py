@@ -56,14 +56,15 @@ class Route:
 
     def advise(self, error: Exception, sender: Address) -> Advice:
         """Read what a server answered, and learn where the records are from it."""
-        match type(error).__name__, self.place.kind:
-            case "NoScriptError", _:
-                return Advice.TELL
-            case "MovedError", "cluster":
-                self._moved(str(error), sender)
-                return Advice.MOVE
-            case "ReadOnlyError", _:
-                self.lost(sender)
+        kind, text = type(error).__name__, str(error)
+        if kind == "NoScriptError":
+            return Advice.TELL
+        # Before redis-py 6 a refusal that only its cluster client understands keeps its first word.
+        if self.place.kind == "cluster" and (kind == "MovedError" or text.startswith("MOVED ")):
+            self._moved(text, sender)
+            return Advice.MOVE
+        if kind == "ReadOnlyError":
+            self.lost(sender)
         return Advice.FAIL
 
     def _moved(self, text: str, sender: Address) -> None:

@@ -1,0 +1,95 @@
+"""Who opens connections for tasks, and asks sentinels where to; and how long a task waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from redis.asyncio import connection as redis_connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from .calls import Line, connection, master_of
+from .place import Address
+from .route import Route
+
+__all__ = ["AsyncDial", "in_time"]
+
+LATE = 1.5
+"""A time limit that was noticed so much too late was missed by our loop, not by the server."""
+
+_T = TypeVar("_T")
+
+
+async def in_time(limit_s: float, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do *work* within *limit_s*; once more where it was our loop that was late.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(limit_s):
+            return await work()
+    except TimeoutError:
+        if time.monotonic() - begun < LATE * limit_s:
+            raise TimeoutError(f"no answer in {limit_s} s") from None
+    async with asyncio.timeout(limit_s):
+        return await work()
+
+
+class AsyncDial:
+    """Opens connections to where a route leads."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+
+    async def lead(self, line: Line) -> None:
+        """Connect *line* to the pool's server, wherever it led before.
+
+        Raises:
+            RedisError, OSError: It could not be reached.
+            LookupError: The sentinels know no master of that name.
+        """
+        await line.ahang_up()
+        address = self._route.address or await self._master()
+        line.lead(self._connection(address, **self._route.place.options), address)
+
+        async def connect() -> None:
+            await line.ahang_up()  # of a first try that our loop was too late for
+            await line.conn.connect()
+
+        await in_time(self._route.place.timeout_s, connect)
+
+    async def _master(self) -> Address:
+        error: Exception = LookupError("no sentinel")
+        for sentinel in self._route.sentinels():
+            try:
+                master = master_of(await self._told_by(sentinel), self._route.place)
+            except (RedisError, OSError, LookupError) as failed:
+                error = failed
+            else:
+                self._route.found(sentinel, master)
+                return master
+        raise error
+
+    async def _told_by(self, sentinel: Address) -> Any:
+        place = self._route.place
+        conn = self._connection(sentinel, **place.sentinel_options)
+
+        async def ask() -> Any:
+            await conn.disconnect(nowait=True)
+            await conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
+            return await conn.read_response()
+
+        try:
+            return await in_time(place.timeout_s, ask)
+        finally:
+            await conn.disconnect(nowait=True)
+
+    def _connection(self, address: Address, **options: Any) -> Any:
+        place, never = self._route.place, Retry(NoBackoff(), 0)
+        return connection(redis_connection, never, place, address, socket_timeout=None, **options)

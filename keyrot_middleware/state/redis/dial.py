@@ -1,0 +1,61 @@
+"""Who opens connections for threads, and asks sentinels where to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import connection as redis_connection
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from .calls import Line, connection, master_of
+from .place import Address
+from .route import Route
+
+__all__ = ["Dial"]
+
+
+class Dial:
+    """Opens connections to where a route leads."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+
+    def lead(self, line: Line) -> None:
+        """Connect *line* to the pool's server, wherever it led before.
+
+        Raises:
+            RedisError: It could not be reached.
+            LookupError: The sentinels know no master of that name.
+        """
+        line.hang_up()
+        address = self._route.address or self._master()
+        line.lead(self._connection(address, **self._route.place.options), address)
+        line.conn.connect()
+
+    def _master(self) -> Address:
+        error: Exception = LookupError("no sentinel")
+        for sentinel in self._route.sentinels():
+            try:
+                master = master_of(self._told_by(sentinel), self._route.place)
+            except (RedisError, LookupError) as failed:
+                error = failed
+            else:
+                self._route.found(sentinel, master)
+                return master
+        raise error
+
+    def _told_by(self, sentinel: Address) -> Any:
+        place = self._route.place
+        conn = self._connection(sentinel, **place.sentinel_options)
+        try:
+            conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
+            return conn.read_response()
+        finally:
+            conn.disconnect()
+
+    def _connection(self, address: Address, **options: Any) -> Any:
+        place, never = self._route.place, Retry(NoBackoff(), 0)
+        limit = {"socket_timeout": place.timeout_s}
+        return connection(redis_connection, never, place, address, **limit, **options)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rig import INFO, OK, Rig, capacity, day, invalid, key, minute
+from replies import OK, capacity, day, invalid, minute
+from rig import INFO, Rig, key
 
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted

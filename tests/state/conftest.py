@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from doors import Asked, Awaited, Door
+from doors import URIS, Asked, Awaited, Door, Open
 
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.testing import FakeClock
-
-URIS = ("memory://",)
-"""A new backend is one more row here."""
-
-Open = Callable[..., State]
 
 
 @pytest.fixture(params=URIS)

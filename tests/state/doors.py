@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rig import INFO
@@ -21,7 +21,25 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.state import State
 
-__all__ = ["ABANDONED", "OK", "UNSENT", "Asked", "Awaited", "Door", "failed", "used"]
+__all__ = [
+    "ABANDONED",
+    "OK",
+    "UNSENT",
+    "URIS",
+    "Asked",
+    "Awaited",
+    "Door",
+    "Open",
+    "failed",
+    "used",
+]
+
+URIS = ("memory://",)
+"""Every backend; a new one is one more row here."""
+
+Open = Callable[..., State]
+"""The fixture `open_backend`: opens the backend under test with a policy, or the defaults."""
+
 
 OK = Outcome(Kind.SUCCESS)
 UNSENT = Outcome(Kind.UNSENT)

@@ -1,0 +1,140 @@
+"""A program may run for months: nothing is kept of a call that is over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable
+
+import pytest
+from four_modes import MODEL, run
+
+from keyrot_middleware.testing import FakeGemini, Reply
+
+CALLS = 3_000
+"""Enough to tell a leak of one object a call from noise; 10,000 take three times as long."""
+ASKED = {"model": MODEL, "contents": "hello"}
+
+
+@pytest.fixture
+def gemini(clock):
+    """Serve without keeping a log, which would grow."""
+    with FakeGemini(clock, keep_log=1) as server:
+        yield server
+
+
+@pytest.fixture
+def unwatched(pool):
+    """Install a pool whose ledger does not keep what it sees either."""
+
+    def install(*keys, **settings):
+        made = pool(*keys, **settings)
+        del made.state.acquire, made.state.settle
+        pool.ledger.checked = False
+        return made
+
+    return install
+
+
+def grown(work: Callable[[int], None], number: int) -> float:
+    """Tell how many blocks of memory a call leaves behind, after a warm-up."""
+    work(number // 5)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    work(number)
+    gc.collect()
+    return (sys.getallocatedblocks() - before) / number
+
+
+def test_sync_calls_leave_nothing(unwatched, connect) -> None:
+    """3,000 calls, a fifth of them before the count."""
+    made = unwatched("A", "B", "C")
+    client = connect()
+
+    def work(number: int) -> None:
+        for _ in range(number):
+            client.models.generate_content(**ASKED)
+
+    assert grown(work, CALLS) < 0.5
+    assert made.state._under_way == {}
+
+
+def test_streams_leave_nothing(unwatched, connect) -> None:
+    """Half of them read to the end, half left after the first chunk."""
+    made = unwatched("A", "B", "C")
+    client = connect()
+
+    def work(number: int) -> None:
+        for turn in range(number):
+            stream = client.models.generate_content_stream(**ASKED)
+            next(stream)
+            if turn % 2:
+                list(stream)
+            stream.close()
+
+    assert grown(work, CALLS // 3) < 0.5
+    assert made.state._under_way == {}
+
+
+def test_async_calls_leave_nothing(unwatched, connect) -> None:
+    """Tasks in one loop, whole answers and streams."""
+    made = unwatched("A", "B", "C")
+    client = connect()
+    growth = []
+
+    async def some(number: int) -> None:
+        for _ in range(number // 10):
+            asked = [client.aio.models.generate_content(**ASKED) for _ in range(9)]
+            await asyncio.gather(*asked)
+            stream = await client.aio.models.generate_content_stream(**ASKED)
+            await anext(stream)
+            await stream.aclose()
+
+    async def work() -> None:
+        await some(300)
+        gc.collect()
+        before = sys.getallocatedblocks()
+        await some(CALLS // 2)
+        gc.collect()
+        growth.append((sys.getallocatedblocks() - before) / (CALLS // 2))
+
+    run(client, work)
+    assert growth[0] < 0.5
+    assert made.state._under_way == {}
+
+
+def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
+    """Failovers, cooldowns, retries and errors over many minutes."""
+    made = unwatched("A", "B", {"key_id": "C", "rpm": 500})
+    client = connect()
+    replies = [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.OVERLOADED, Reply.BAD_REQUEST]
+
+    def work(number: int) -> None:
+        for turn in range(number):
+            gemini.script_any(replies[turn % 4])
+            try:
+                client.models.generate_content(**ASKED)
+            except Exception as error:
+                assert error is not None
+            gemini.clear_scripts()
+            clock.advance(20)
+
+    assert grown(work, CALLS // 3) < 0.5
+    assert made.state._under_way == {}
+
+
+def test_clients_leave_nothing(gemini, unwatched) -> None:
+    """Programs that make a client for each call: it is collected, and nothing of it is kept."""
+    from google import genai
+
+    made = unwatched("A", "B", "C")
+
+    def work(number: int) -> None:
+        for _ in range(number):
+            client = genai.Client(http_options=gemini.http_options)
+            client.models.generate_content(**ASKED)
+            client.close()
+
+    assert grown(work, 100) < 20
+    assert made.state._under_way == {}

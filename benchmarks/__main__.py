@@ -51,7 +51,7 @@ def import_time() -> tuple[float, list[str]]:
     """Import the package alone, seven times; the median in ms, and what heavy came along."""
     program = (
         "import sys, time; t = time.perf_counter(); import keyrot_middleware; "
-        "print((time.perf_counter() - t) * 1e3, *[m for m in %r if m in sys.modules])" % (HEAVY,)
+        f"print((time.perf_counter() - t) * 1e3, *[m for m in {HEAVY!r} if m in sys.modules])"
     )
     runs = [
         subprocess.run(  # noqa: S603 - our own program
@@ -120,8 +120,9 @@ def main() -> None:
         "",
         f"Written by `make bench` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {platform.machine()}, "
         f"{os.cpu_count()} shared cores, load {os.getloadavg()[0]:.1f}, CPython "
-        f"{platform.python_version()}, google-genai {version('google-genai')}. The plain SDK and the "
-        f"pool take turns of 20 calls, {ROUNDS} times, against one loopback server in its own process.",
+        f"{platform.python_version()}, google-genai {version('google-genai')}. The plain SDK and "
+        f"the pool take turns of 20 calls, {ROUNDS} times, against one loopback server in a process "
+        "of its own.",
         "",
         "| what | bar | measured |",
         "|---|---|---|",

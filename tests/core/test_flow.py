@@ -17,7 +17,7 @@ from replies import (
 )
 from rig import INFO, Rig, key, three
 
-from keyrot_middleware.core.commands import Done, Refresh
+from keyrot_middleware.core.commands import Acquire, Done, Refresh
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits, Usage
 from keyrot_middleware.drive import sync
@@ -58,6 +58,17 @@ def test_220_dead_keys_are_asked_once_each() -> None:
     tape = rig.flow()
     sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
     assert rig.sent == ["good"]
+
+
+def test_a_call_does_not_pass_by_keys_that_are_known_to_rest() -> None:
+    """A shortlist that was refused whole is not offered by the next call: cost does not grow."""
+    rig = Rig(*(key(f"k{number}", Limits(rpd=1)) for number in range(200)), strategy="fill")
+    for _ in range(190):
+        rig.call()
+    tapes = [rig.flow() for _ in range(3)]
+    for tape in tapes:
+        sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
+    assert sum(len(tape.of(Acquire)) for tape in tapes) <= 4
 
 
 def test_each_key_is_walked_once_and_the_last_error_comes_out() -> None:

@@ -14,13 +14,13 @@ from keyrot_middleware.drive import guard
 from keyrot_middleware.testing import Reply
 
 
-class OurFault(Exception):
+class OurError(Exception):
     """What breaks in one of our rooms."""
 
 
 def breaks(*_: Any, **__: Any) -> Any:
     """Break."""
-    raise OurFault("secret FAKE-value in a message")
+    raise OurError("secret FAKE-value in a message")
 
 
 @pytest.fixture
@@ -118,21 +118,19 @@ def test_broken_telemetry_is_raised_in_our_own_tests(mode, door, pool, connect) 
     made = pool("A")
     pool.ledger.checked = False
     made.observers = (Broken(door),)
-    with pytest.raises(OurFault):
+    with pytest.raises(OurError):
         ask(mode, connect())
     gc.collect()
 
 
 @pytest.mark.parametrize("door", ["acquire", "settle"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_broken_state_is_raised_in_our_own_tests(
-    mode, door, pool, connect, monkeypatch
-) -> None:
+def test_a_broken_state_is_raised_in_our_own_tests(mode, door, pool, connect, monkeypatch) -> None:
     """Under strict() the guard hides nothing."""
     made = pool("A")
     pool.ledger.checked = False
     monkeypatch.setattr(made.state, door, breaks)
-    with pytest.raises(OurFault):
+    with pytest.raises(OurError):
         ask(mode, connect())
 
 
@@ -144,7 +142,7 @@ def test_a_broken_secret_store_is_raised_in_our_own_tests(
     made = pool("A", "B", strategy="fill")
     monkeypatch.setattr(type(made.ring), "refresh", breaks)
     gemini.always("A", Reply.KEY_INVALID)
-    with pytest.raises(OurFault):
+    with pytest.raises(OurError):
         ask(mode, connect())
 
 
@@ -158,9 +156,7 @@ def test_a_fault_in_reading_the_request_lets_it_pass(
     assert ask(mode, connect(gemini.add_key("own").value)) == "ok from own"
 
 
-def test_an_unread_async_stream_with_a_broken_state(
-    pool, connect, lenient, monkeypatch
-) -> None:
+def test_an_unread_async_stream_with_a_broken_state(pool, connect, lenient, monkeypatch) -> None:
     """Not even where nobody could catch it: in the collection of a stream never read."""
     made = pool("A")
     pool.ledger.checked = False
@@ -176,9 +172,7 @@ def test_an_unread_async_stream_with_a_broken_state(
     gc.collect()
 
 
-def test_a_new_value_of_a_retired_key_is_taken_up(
-    gemini, pool, connect, monkeypatch
-) -> None:
+def test_a_new_value_of_a_retired_key_is_taken_up(gemini, pool, connect, monkeypatch) -> None:
     """Replaced in the store while the program runs: the call that meets the old one goes on."""
     pool("A")
     client = connect()

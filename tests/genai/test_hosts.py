@@ -101,9 +101,7 @@ def test_a_lent_key_does_not_follow_in_other_calls(gemini, elsewhere, pool, conn
     assert pool_values(elsewhere, gemini) == []
 
 
-def test_a_lent_key_stays_at_home_in_bypass(
-    gemini, elsewhere, pool, connect
-) -> None:
+def test_a_lent_key_stays_at_home_in_bypass(gemini, elsewhere, pool, connect) -> None:
     """bypass() is no way out either: the key that the pool lent does not follow."""
     pool("A", "B")
     client = connect()

@@ -113,8 +113,7 @@ def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None
 
     async def cancel() -> None:
         task = asyncio.create_task(one())
-        while not gemini.count():
-            await asyncio.sleep(0.005)
+        assert await asyncio.to_thread(gemini.wait_for, 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -23,7 +23,9 @@ def upload(client) -> types.File:
 
 def keys_of(gemini, **equal) -> list[str | None]:
     """Whose the requests were, those without a key left out."""
-    return [r.key for r in gemini.log if r.key and all(getattr(r, k) == v for k, v in equal.items())]
+    return [
+        r.key for r in gemini.log if r.key and all(getattr(r, k) == v for k, v in equal.items())
+    ]
 
 
 @pytest.fixture

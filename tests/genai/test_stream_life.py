@@ -262,15 +262,16 @@ def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, c
     client = connect()
     gemini.always("A", Reply.slow(0.1))
     got = []
+    first = asyncio.Event()
 
     async def reading() -> None:
         async for chunk in await client.aio.models.generate_content_stream(**ASKED):
             got.append(chunk.text)
+            first.set()
 
     async def cancel() -> None:
         task = asyncio.create_task(reading())
-        while not (gemini.count() if when == "before" else got):
-            await asyncio.sleep(0.005)
+        await (asyncio.to_thread(gemini.wait_for, 1) if when == "before" else first.wait())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -61,8 +61,8 @@ async def test_a_fault_never_reaches_the_call(
     with caplog.at_level(logging.WARNING):
         reply = rig.call(info(room), home) if way == "sync" else await rig.acall(info(room), home)
     assert reply == "answer"
-    assert "failed (<class 'test_faults.BrokenError'> at" in caplog.text
-    assert "test_faults.py:" in caplog.text
+    assert "failed (<class 'test_guard.BrokenError'> at" in caplog.text
+    assert "test_guard.py:" in caplog.text
     assert HIDDEN not in caplog.text
 
 

@@ -121,7 +121,7 @@ def main() -> None:
         f"Written by `make bench` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {platform.machine()}, "
         f"{os.cpu_count()} shared cores, load {os.getloadavg()[0]:.1f}, CPython "
         f"{platform.python_version()}, google-genai {version('google-genai')}. The plain SDK and "
-        f"the pool take turns of 20 calls, {ROUNDS} times, against one loopback server in a process "
+        f"the pool take turns of 20 calls, {ROUNDS} times, against a loopback server in a process "
         "of its own.",
         "",
         "| what | bar | measured |",

@@ -89,11 +89,11 @@ def arguments(client: Any, asked: Asked, in_force: InForce, *, pinned: bool, aio
 
 def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
     """Tell whether the caller has set a key header that is not the client's own key."""
-    size = len(KEY_HEADER)  # of all headers a few have it: cheaper than lowering each
-    return any(
-        len(name) == size and name.lower() == KEY_HEADER and str(value).strip() not in own
-        for name, value in (headers or {}).items()
-    )
+    for name, value in headers.items() if headers else ():
+        # The length first: of all headers few have it, which is cheaper than lowering each.
+        if len(name) == len(KEY_HEADER) and name.lower() == KEY_HEADER and value.strip() not in own:
+            return True
+    return False
 
 
 def with_key_header(client: Any, asked: Asked, value: str) -> Asked:

@@ -81,7 +81,7 @@ def test_streams_leave_nothing(unwatched, connect) -> None:
                 list(stream)
             stream.close()
 
-    assert grown(work, CALLS // 3) < 0.5
+    assert grown(work, CALLS // 4) < 0.5
     assert made.state._under_way == {}
 
 
@@ -99,7 +99,7 @@ def test_async_calls_leave_nothing(unwatched, connect) -> None:
             await stream.aclose()
 
     with asyncio.Runner() as loop:
-        assert grown(lambda number: loop.run(some(number)), CALLS // 2) < 0.5
+        assert grown(lambda number: loop.run(some(number)), CALLS // 4) < 0.5
         loop.run(client.aio.aclose())
     assert made.state._under_way == {}
 
@@ -120,7 +120,7 @@ def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
             gemini.clear_scripts()
             clock.advance(20)
 
-    assert grown(work, CALLS // 3) < 0.5
+    assert grown(work, CALLS // 4) < 0.5
     assert made.state._under_way == {}
 
 

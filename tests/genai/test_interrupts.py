@@ -132,8 +132,13 @@ def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
     client = connect()
     gemini.always_any(Reply.OK.delayed(0.5))
 
+    async def over_when_it_came(deadline: asyncio.Timeout) -> None:
+        await asyncio.to_thread(gemini.wait_for, 1)
+        deadline.reschedule(asyncio.get_running_loop().time())
+
     async def hurried() -> None:
-        async with asyncio.timeout(0.1):
+        async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
+            group.create_task(over_when_it_came(deadline))
             if mode == "async":
                 await client.aio.models.generate_content(**ASKED)
             else:

@@ -21,11 +21,9 @@ def upload(client) -> types.File:
     return client.files.upload(file=io.BytesIO(b"hello"), config=config)
 
 
-def keys_of(gemini, **equal) -> list[str | None]:
-    """Whose the requests were, those without a key left out."""
-    return [
-        r.key for r in gemini.log if r.key and all(getattr(r, k) == v for k, v in equal.items())
-    ]
+def keys_of(gemini) -> list[str]:
+    """Tell whose the requests were, those without a key left out."""
+    return [request.key for request in gemini.log if request.key]
 
 
 @pytest.fixture

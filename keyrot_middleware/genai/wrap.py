@@ -33,6 +33,8 @@ __all__ = ["Binding", "bypassed"]
 
 bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 
+_ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http_options")
+"""Of the api client's constructor, in their order."""
 _EPHEMERAL = "auth_tokens/"
 _SALT = os.urandom(16)
 
@@ -76,15 +78,10 @@ class Binding:
 
     def _init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Give a client without a key of its own the pool's key as its home key."""
-        given = dict(zip(("vertexai", "api_key"), args[:2], strict=False)) | kwargs
+        given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         sheltered = self._needs_home(given)
         if sheltered:
-            key = self.pool.ring.value(self.pool.home_id)
-            args, kwargs = args[:1] + args[2:], {**kwargs, "api_key": key}
-            if args[1:]:  # everything after api_key was positional too
-                names = ("credentials", "project", "location", "http_options")
-                kwargs |= dict(zip(names, args[1:], strict=False))
-                args = args[:1]
+            args, kwargs = (), {**given, "api_key": self.pool.ring.value(self.pool.home_id)}
         result = wrapped(*args, **kwargs)
         if sheltered:
             self._sheltered.add(client)
@@ -92,8 +89,9 @@ class Binding:
 
     def _needs_home(self, given: dict[str, Any]) -> bool:
         key = given.get("api_key")
-        if _own(key) or given.get("credentials") or _vertex(given.get("vertexai")):
-            return False
+        others = (given.get(name) for name in ("credentials", "project", "location"))
+        if _own(key) or any(others) or _vertex(given.get("vertexai")):
+            return False  # a key of its own, another road, or what the SDK will refuse
         if key != POOL_KEY and _own(_env_key()):
             return False
         base_url = option(given.get("http_options"), "base_url")

@@ -77,7 +77,8 @@ def _judge(version: str, plain: Run, other: Run, expected: Expectations, *, pool
     found += _proves_nothing(other) if pool else []
     tally = ", ".join(f"{count} {outcome}" for outcome, count in sorted(_tally(plain).items()))
     print(f"google-genai {version}: {tally}; {plain.left_out} need recordings and are left out")
-    print(f"  with the pool: {other.sent} requests with its keys, {other.refused} of them refused")
+    if pool:
+        print(f"  the pool sent {other.sent} requests with its keys, {other.refused} were refused")
     print(f"  {len(found)} complaint(s)")
     for complaint in found:
         print(f"  {complaint}")

@@ -102,6 +102,7 @@ async def test_a_snapshot_tells_what_is_known_of_each_key(door: Door, clock: Fak
         cooldown_until=until,
         cooldown_reason="failure",
         cooldown_scope="project",
+        last_error="failure",
         used=[Used(INFO.model, 3, 60, 3, Limits(rpm=5))],
     )
     assert snapshot["b"] == KeyHealth()

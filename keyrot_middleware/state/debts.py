@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -9,10 +10,11 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from ..core.model import Lease, Outcome
+from .base import State
 from .forks import after_fork
 from .mirror import Mirror
 
-__all__ = ["Debts", "Steps"]
+__all__ = ["Debts", "apay", "pay"]
 
 BUDGET_S = 0.1
 """One call tells no longer than this; the next goes on from there."""
@@ -105,3 +107,48 @@ def _is_over(outcome: Outcome, names: tuple[str, ...], now: float) -> bool:
     """Tell whether a failure has nothing to say any more."""
     until = outcome.verdict.until if outcome.verdict is not None else None
     return not names and until is not None and until <= now
+
+
+def pay(steps: Steps, state: State) -> None:
+    """Tell *state* what *steps* say, blocking the thread.
+
+    Raises:
+        Exception: Of the state.
+    """
+    try:
+        method, args, more = next(steps)
+        while True:
+            try:
+                reply = getattr(state, method)(*args, **more)
+            except BaseException as error:
+                method, args, more = steps.throw(error)
+            else:
+                method, args, more = steps.send(reply)
+    except StopIteration:
+        pass
+
+
+async def apay(steps: Steps, state: State) -> None:
+    """Tell *state* what *steps* say, blocking the task only.
+
+    Raises:
+        Exception: Of the state.
+    """
+    try:
+        method, args, more = next(steps)
+        while True:
+            try:
+                reply = await _acall(state, method, args, more)
+            except BaseException as error:
+                method, args, more = steps.throw(error)
+            else:
+                method, args, more = steps.send(reply)
+    except StopIteration:
+        pass
+
+
+async def _acall(state: State, method: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+    twin = getattr(state, f"a{method}", None)
+    if twin is not None:
+        return await twin(*args, **more)
+    return await asyncio.to_thread(getattr(state, method), *args, **more)

@@ -7,18 +7,27 @@ for tasks, and the two differ in `await` alone. A lease is settled with the stat
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from ..core.model import NO_LIMITS, CallInfo, Candidate, Lease, Outcome, Scope, Unavailable, Verdict
+from ..core.model import (
+    NO_LIMITS,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Outcome,
+    Scope,
+    Unavailable,
+    Verdict,
+)
 from ..core.roster import Shortlist
 from ..errors import KeyrotError
 from .base import KeyHealth, State
 from .breaker import Breaker
-from .debts import Debts
+from .debts import Debts, apay, pay
 from .memory import Booking
 from .mirror import Mirror
 
@@ -61,12 +70,12 @@ class DegradingState(State):
             struck = self._local.struck
             try:
                 if self._debts:
-                    self._repay()
+                    pay(self._debts.steps(look=self._breaker.open), self._primary)
                 reply = self._primary.acquire(info, shortlist, spread=spread)
             except BaseException as error:
                 self._lost(turn, error)
             else:
-                return self._told(turn, reply, info, shortlist, struck)
+                return self._told(turn, reply, info, shortlist, struck, spread=spread)
         return self._lend(info, shortlist, spread=spread)
 
     async def aacquire(
@@ -78,12 +87,12 @@ class DegradingState(State):
             struck = self._local.struck
             try:
                 if self._debts:
-                    await self._arepay()
+                    await apay(self._debts.steps(look=self._breaker.open), self._primary)
                 reply = await self._primary.aacquire(info, shortlist, spread=spread)
             except BaseException as error:
                 self._lost(turn, error)
             else:
-                return self._told(turn, reply, info, shortlist, struck)
+                return self._told(turn, reply, info, shortlist, struck, spread=spread)
         return self._lend(info, shortlist, spread=spread)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
@@ -189,13 +198,23 @@ class DegradingState(State):
         info: CallInfo,
         shortlist: Shortlist,
         struck: int,
+        *,
+        spread: bool,
     ) -> Lease | Unavailable:
         """Book here what the shared state has decided."""
         self._well(turn)
-        if isinstance(reply, Lease):
-            return self._local.lent(reply, info.model, struck)
-        self._local.refused(info, shortlist, reply.blocks)
-        return reply
+        if not isinstance(reply, Lease):
+            self._local.refused(info, shortlist, reply.blocks)
+            return reply
+        if not self._debts:
+            return self._local.lent(reply, info.model, struck) or reply
+        # It does not know all yet that was lent here meanwhile, and may have lent too much.
+        doubted = next(key for _, key in shortlist if key.key_id == reply.key_id)
+        lease = self._local.lent(reply, info.model, struck, doubted)
+        if lease is None:
+            self._debts.add("settle", reply, Outcome(Kind.UNSENT), ())
+            return self._lend(info, shortlist, spread=spread)
+        return lease
 
     def _settled(
         self,
@@ -241,42 +260,6 @@ class DegradingState(State):
         if seconds is not None:
             text = "pool %s: the shared state is back after %.1f s; limits are shared again"
             _log.warning(text, self._pool, seconds)
-
-    # What it has to be told ----------------------------------------------------------------------
-
-    def _repay(self) -> None:
-        steps = self._debts.steps(look=self._breaker.open)
-        try:
-            method, args, more = next(steps)
-            while True:
-                try:
-                    reply = getattr(self._primary, method)(*args, **more)
-                except BaseException as error:
-                    method, args, more = steps.throw(error)
-                else:
-                    method, args, more = steps.send(reply)
-        except StopIteration:
-            pass
-
-    async def _arepay(self) -> None:
-        steps = self._debts.steps(look=self._breaker.open)
-        try:
-            method, args, more = next(steps)
-            while True:
-                try:
-                    reply = await self._acall(method, args, more)
-                except BaseException as error:
-                    method, args, more = steps.throw(error)
-                else:
-                    method, args, more = steps.send(reply)
-        except StopIteration:
-            pass
-
-    async def _acall(self, method: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
-        twin = getattr(self._primary, f"a{method}", None)
-        if twin is not None:
-            return await twin(*args, **more)
-        return await asyncio.to_thread(getattr(self._primary, method), *args, **more)
 
 
 def _granted(lease: Lease) -> Lease | None:

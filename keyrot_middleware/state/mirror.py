@@ -71,16 +71,20 @@ class Mirror(MemoryState):
 
     # While the shared state serves ---------------------------------------------------------------
 
-    def lent(self, granted: Lease, model: str, struck: int) -> Lease:
+    def lent(
+        self, granted: Lease, model: str, struck: int, doubted: Candidate | None = None
+    ) -> Lease | None:
         """Book here too what the shared state has lent.
 
         Args:
             granted: Its lease.
             model: As asked for.
             struck: What `struck` was before it was asked.
+            doubted: The key, where the shared state does not know all that was sent with it.
 
         Returns:
-            The lease to go on with; `books.granted` is the other.
+            The lease to go on with; `books.granted` is the other. None, and nothing is booked,
+            where it has lent more than this process alone may have.
         """
         key_id, project, bucket = granted.key_id, granted.project, granted.bucket
         with self._lock:
@@ -89,6 +93,8 @@ class Mirror(MemoryState):
                 keep(self._buckets, model, bucket, BUCKETS_KEPT)
             quota = self._quota(project, bucket)
             edge = quota.roll(now)
+            if doubted is not None and _overrun(quota, doubted.limits, granted, edge=edge):
+                return None
             where = quota.book(granted.requests, granted.tokens, edge=edge)
             self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
             health = self._health.get(key_id)
@@ -229,6 +235,12 @@ def _used(quota: Quota, now: float) -> bool:
     """Tell whether anything counts today, in the windows of *now*."""
     quota.roll(now)
     return quota.day_requests > 0 or quota.requests > 0
+
+
+def _overrun(quota: Quota, configured: Limits, lease: Lease, *, edge: bool) -> bool:
+    """Tell whether a lease is more than the whole limit allows; the share is for bad times only."""
+    limits = Quota.limits(quota, configured)
+    return quota.block(limits, lease.requests, lease.tokens, edge=edge) is not None
 
 
 def _correct(quota: Quota, lease: Lease, outcome: Outcome, where: tuple[int, bool, float]) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from ..core.policy import RetryPolicy
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingExtraError
 from ..settings import STATE_SCHEMES
 from .base import State
 from .breaker import Breaker
@@ -28,15 +28,16 @@ def open_state(
     """Open the backend that *uri* names, as calls use it: one that is out of reach is no error.
 
     Args:
-        uri: `memory://`, or where a shared state is.
+        uri: `memory://`, or one of `redis://`, `rediss://`, `unix://`, `redis+cluster://`,
+            `redis+sentinel://` (docs/redis.md).
         policy: For the lengths of exponential cooldowns.
         clock: Tells epoch seconds, for backends without a clock of their own.
-        pool: The name under which processes share it.
+        pool: The pool's name, which keeps its records apart from another's on the same server.
         share: Of each limit, what this process may use while a shared state is out of reach.
 
     Raises:
         ConfigError: No backend has that scheme, or the URL is wrong.
-        MissingExtraError: The backend's library is not installed.
+        MissingExtraError: The library that it needs is not installed.
     """
     shared = open_shared(uri, policy, clock, pool=pool)
     if shared is None:
@@ -53,14 +54,23 @@ def open_shared(
 
     Raises:
         ConfigError: No backend has that scheme, or the URL is wrong.
-        MissingExtraError: The backend's library is not installed.
+        MissingExtraError: The library that it needs is not installed.
     """
     scheme = uri.partition("://")[0]
     if scheme == "memory":
         return None
     if scheme in STATE_SCHEMES:
-        from .redis import RedisState  # noqa: PLC0415 - an optional library, loaded when asked for
-
-        return RedisState(uri, policy, clock, pool=pool)
+        return _open_redis(uri, policy, clock, pool)
     allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
     raise ConfigError(f"KEYROT_STATE_URL: no state backend for {scheme!r}://; allowed: {allowed}")
+
+
+def _open_redis(uri: str, policy: RetryPolicy, clock: Callable[[], float], pool: str) -> State:
+    try:
+        from .redis import RedisState  # noqa: PLC0415 - only who asks for it needs the extra
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "redis":
+            raise
+        wanted_by = f"KEYROT_STATE_URL={uri.partition('://')[0]}://…"
+        raise MissingExtraError(wanted_by=wanted_by, package="redis", extra="redis") from None
+    return RedisState(uri, policy, clock, pool=pool)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keyrot_middleware.core.commands import Done, Failed, Opened, StreamEnd
-from keyrot_middleware.core.failures import Facts
+from replies import MODEL, OK, Chunks
+
+from keyrot_middleware.core.commands import Opened
 from keyrot_middleware.core.flow import Call, call_flow
-from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Candidate, Lease, Limits, Usage
+from keyrot_middleware.core.model import (
+    NO_LIMITS,
+    CallInfo,
+    Candidate,
+    Lease,
+    Limits,
+    Outcome,
+)
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.roster import Roster
 from keyrot_middleware.drive import aio, sync
@@ -20,10 +28,8 @@ from keyrot_middleware.secrets import Place, Ring, Secret
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.testing import FakeClock
 
-MODEL = "gemini-2.5-flash"
 INFO = CallInfo(MODEL, "generateContent", tokens=10, estimate=10)
 STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
-OK = Done("answer", Usage(input_tokens=10))
 
 
 def key(key_id: str, limits: Limits = NO_LIMITS, **labels: Any) -> Candidate:
@@ -31,121 +37,6 @@ def key(key_id: str, limits: Limits = NO_LIMITS, **labels: Any) -> Candidate:
     project = labels.pop("project", key_id)
     billing = labels.pop("billing_account", project)
     return Candidate(key_id, project, billing, limits, **labels)
-
-
-class GoogleError(Exception):
-    """Stands for the SDK's APIError."""
-
-
-def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed:
-    """Give a failed send with Google's body."""
-    body = {"error": {"code": code, "message": message, "details": list(details)}}
-    return Failed(Facts(code=code, body=body), GoogleError(f"{code} {message}"))
-
-
-def lost(transport: Any) -> Failed:
-    """Give a transport error: `connect`, `reset`, `timeout` or `other`."""
-    return Failed(Facts(transport=transport), ConnectionError(transport))
-
-
-def spent(window: str, delay: str | None = None, value: int = 5, model: str = MODEL) -> Failed:
-    """Give the 429 of a spent quota: *window* is `PerMinute` or `PerDay`."""
-    violation = {
-        "quotaMetric": "generativelanguage.googleapis.com/generate_content_requests",
-        "quotaId": f"GenerateRequests{window}PerProjectPerModel-FreeTier",
-        "quotaDimensions": {"model": model, "location": "global"},
-        "quotaValue": str(value),
-    }
-    kind = "type.googleapis.com/google.rpc."
-    details: list[Mapping[str, Any]] = [{"@type": f"{kind}QuotaFailure", "violations": [violation]}]
-    if delay is not None:
-        details.append({"@type": f"{kind}RetryInfo", "retryDelay": delay})
-    return failure(429, "You exceeded your current quota", *details)
-
-
-def minute(delay: str = "20s", **told: Any) -> Failed:
-    """Give the 429 of a spent minute."""
-    return spent("PerMinute", delay, **told)
-
-
-def day() -> Failed:
-    """Give the 429 of a spent day, which claims that two seconds would do."""
-    return spent("PerDay", "2s")
-
-
-def capacity() -> Failed:
-    """Give the 429 that names neither time nor quota."""
-    return failure(429, "Resource has been exhausted (e.g. check quota).")
-
-
-def invalid() -> Failed:
-    """Give the 400 of a key that is none."""
-    return failure(400, "API key not valid. Please pass a valid API key.")
-
-
-def blocked() -> Failed:
-    """Give the 403 of a key that may not use this method of the API."""
-    kind = "type.googleapis.com/google.rpc.ErrorInfo"
-    return failure(403, "Blocked.", {"@type": kind, "reason": "API_KEY_SERVICE_BLOCKED"})
-
-
-def denied() -> Failed:
-    """Give the 403 of a project that Google has closed."""
-    return failure(403, "Your project has been denied access. Please contact support.")
-
-
-def far() -> Failed:
-    """Give the 400 of a place where the free tier is not offered."""
-    return failure(400, "User location is not supported for the API use.")
-
-
-def overloaded() -> Failed:
-    """Give the 503 that is nobody's fault."""
-    return failure(503, "The model is overloaded. Please try again later.")
-
-
-def bad() -> Failed:
-    """Give the 400 of a malformed request."""
-    return failure(400, "Invalid JSON payload received.")
-
-
-class Chunks:
-    """A stream as the SDK opens it, for both drivers: its chunks, then an end or a failure."""
-
-    def __init__(self, *chunks: Any, failed: Failed | None = None, names: tuple[str, ...] = ()):
-        self.chunks, self.failed, self.names = chunks, failed, names
-        self.given = self.closed = 0
-        self.complaint: Exception | None = None
-        """What closing raises."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Give the chunks."""
-        for chunk in self.chunks:
-            self.given += 1
-            yield chunk
-        if self.failed is not None:
-            assert isinstance(self.failed.error, Exception)
-            raise self.failed.error
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        """Give the chunks."""
-        for chunk in self:
-            yield chunk
-
-    def end(self, error: Exception | None) -> StreamEnd:
-        """Tell what became of it: three input tokens, and one more for each chunk."""
-        failed = self.failed if error is not None else None
-        return StreamEnd(Usage(input_tokens=3 + self.given), self.names, failed)
-
-    def close(self) -> None:
-        """Close."""
-        self.closed += 1
-        if self.complaint is not None:
-            raise self.complaint
-
-    async def aclose(self) -> None:
-        """Close."""
-        self.close()
 
 
 class Shelf:
@@ -161,6 +52,34 @@ class Shelf:
         return {key_id: Secret(self.values[key_id]) for key_id in refs}
 
 
+class Watched(MemoryState):
+    """A state that notes what it lends and what is settled."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lent: list[Lease] = []
+        self.settled: list[tuple[Lease, Outcome]] = []
+
+    def acquire(self, *args: Any, **kwargs: Any) -> Any:
+        """Note a lease."""
+        reply = super().acquire(*args, **kwargs)
+        if isinstance(reply, Lease):
+            self.lent.append(reply)
+        return reply
+
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Note how a lease ended."""
+        self.settled.append((lease, outcome))
+        return super().settle(lease, outcome, names)
+
+    def check(self) -> None:
+        """Hold that each lease was settled exactly once, and that nothing is left under way."""
+        ended = Counter(id(lease) for lease, _ in self.settled)
+        assert ended == Counter(id(lease) for lease in self.lent)
+        assert self._under_way == {}
+        assert [c for c in self._cooldowns.values() if c.probe is not None] == []
+
+
 class Rig:
     """A pool, what upstream answers to each of its keys, and what was sent and slept."""
 
@@ -171,10 +90,12 @@ class Rig:
         self.sent: list[str] = []
         self.slept: list[float] = []
         self.script: dict[str, deque[Any]] = defaultdict(deque)
-        """Replies per key; when none are left: OK. A callable is called for one."""
+        """Replies per key; a callable is called for one."""
+        self.default: Any = OK
+        """The reply when none are left."""
         lock = threading.Lock()
         self.roster = Roster(keys, self.policy.strategy, lambda: lock)
-        self.state = MemoryState(self.policy, self.clock.time)
+        self.state = Watched(self.policy, self.clock.time)
         self.shelf = Shelf(*(k.key_id for k in keys))
         self.pool = Pool(
             "test",
@@ -207,7 +128,7 @@ class Rig:
         """Answer by the script."""
         self.sent.append(lease.key_id)
         replies = self.script[lease.key_id]
-        reply = replies.popleft() if replies else OK
+        reply = replies.popleft() if replies else self.default
         if callable(reply):
             reply = reply()
         return Opened(reply) if isinstance(reply, Chunks) else reply
@@ -245,6 +166,11 @@ class Rig:
         except Exception as error:
             return error
         raise AssertionError("the call was expected to fail")
+
+
+def three(**policy: Any) -> Rig:
+    """Make keys a, b, c, used in that order."""
+    return Rig(key("a"), key("b"), key("c"), strategy="fill", **policy)
 
 
 class Tape:

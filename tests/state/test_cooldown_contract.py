@@ -148,6 +148,19 @@ async def test_a_failure_that_began_before_renews_a_cooldown(door: Door, clock: 
     assert await door.refused(D) == {"d": "failure"}
 
 
+async def test_a_renewed_cooldown_has_a_probe_of_its_own(door: Door, clock: FakeClock) -> None:
+    """A first probe that is still out neither holds up the second one nor stands in for it."""
+    late = await door.lend(D)
+    await door.fails(D, GUESS)
+    clock.advance(30)
+    first = await door.lend(D)
+    await door.settle(late, failed(Scope.KEY_MODEL, clock.time() + 50))
+    clock.advance(50)
+    assert (await door.lend(D)).probe
+    await door.settle(first, ABANDONED)
+    assert await door.refused(D) == {"d": "probe"}
+
+
 async def test_a_named_time_may_be_waited_for(door: Door, clock: FakeClock) -> None:
     """A block says whether its end is known and worth waiting for."""
     for outcome, waitable in (

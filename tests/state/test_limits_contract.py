@@ -93,6 +93,9 @@ async def test_concurrency_is_given_back_however_a_lease_ends(door: Door) -> Non
     for outcome in (used(5), UNSENT, ABANDONED, failed(Scope.NONE)):
         leases = [await door.lend(one) for _ in range(2)]
         assert await door.refused(one) == {"a": "concurrency"}
+        await door.settle(leases.pop(), outcome)
+        leases.append(await door.lend(one))
+        assert await door.refused(one) == {"a": "concurrency"}
         for lease in leases:
             await door.settle(lease, outcome)
     assert await door.granted(one, most=9) == 2

@@ -84,7 +84,7 @@ for place, key in ipairs(candidates) do
     rest_names(key[BILLING], key[PROJECT], key[KEY])
   names[first + 4] = quota_at(key[PROJECT], bucket)
 end
-local texts = redis.call('MGET', unpack(names))
+local texts = #names > 0 and redis.call('MGET', unpack(names)) or {}
 
 local function cooldowns(first) -- of the candidate whose names begin after this place
   local billing, project, key = texts[first + 1], texts[first + 2], texts[first + 3]
@@ -139,9 +139,9 @@ q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
 if best.edge then
   q[REQUESTS_NEXT], q[TOKENS_NEXT] = q[REQUESTS_NEXT] + requests, q[TOKENS_NEXT] + tokens
 end
-local ends = keep_quota(names[first + 4], q, now)
+keep_quota(names[first + 4], q, now)
 if best.new_day then
-  list_bucket(bucket, ends, now)
+  list_bucket(bucket, now)
 end
 
 local probing, touched = 0, {}

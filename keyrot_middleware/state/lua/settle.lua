@@ -110,7 +110,8 @@ local function learn()
   set(TOLD_TPM, verdict.tpm)
   set(TOLD_RPD, verdict.rpd)
   told[TOLD_UNTIL] = now + DAY_S
-  list_bucket(told_bucket, keep_quota(told_name, told, now), now)
+  keep_quota(told_name, told, now)
+  list_bucket(told_bucket, now)
 end
 
 -- How far this clock is ahead of the asking host's; none within the guard, where both are right.

@@ -89,15 +89,14 @@ local function keep_quota(name, q, now)
   -- A request in the day's last second may count in the minute after it as well.
   local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[TOLD_UNTIL] or 0)
   keep(name, '[' .. text .. ']', ends - now)
-  return ends
 end
 
--- Which buckets a pool uses, and until when a record of them may exist: for snapshots only.
-local function list_bucket(bucket, ends, now)
+-- Which buckets a pool uses, for snapshots only; no record of one lives for two days.
+local function list_bucket(bucket, now)
   local name = at('buckets')
-  redis.call('ZREMRANGEBYSCORE', name, '-inf', now)
-  redis.call('ZADD', name, ends, bucket)
-  redis.call('EXPIRE', name, FOR_EVER_S)
+  redis.call('ZREMRANGEBYSCORE', name, '-inf', exact(now))
+  redis.call('ZADD', name, exact(now + 2 * DAY_S), bucket)
+  redis.call('EXPIRE', name, 2 * DAY_S)
 end
 
 -- Cooldowns --------------------------------------------------------------------------------------

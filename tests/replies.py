@@ -1,0 +1,128 @@
+"""What upstream answers: Google's bodies, lost connections, streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from keyrot_middleware.core.commands import Done, Failed, StreamEnd
+from keyrot_middleware.core.failures import Facts
+from keyrot_middleware.core.model import Usage
+
+MODEL = "gemini-2.5-flash"
+OK = Done("answer", Usage(input_tokens=10))
+
+
+class GoogleError(Exception):
+    """Stands for the SDK's APIError."""
+
+
+def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed:
+    """Give a failed send with Google's body."""
+    body = {"error": {"code": code, "message": message, "details": list(details)}}
+    return Failed(Facts(code=code, body=body), GoogleError(f"{code} {message}"))
+
+
+def lost(transport: Any) -> Failed:
+    """Give a transport error: `connect`, `reset`, `timeout` or `other`."""
+    return Failed(Facts(transport=transport), ConnectionError(transport))
+
+
+def spent(window: str, delay: str | None = None, value: int = 5, model: str = MODEL) -> Failed:
+    """Give the 429 of a spent quota: *window* is `PerMinute` or `PerDay`."""
+    violation = {
+        "quotaMetric": "generativelanguage.googleapis.com/generate_content_requests",
+        "quotaId": f"GenerateRequests{window}PerProjectPerModel-FreeTier",
+        "quotaDimensions": {"model": model, "location": "global"},
+        "quotaValue": str(value),
+    }
+    kind = "type.googleapis.com/google.rpc."
+    details: list[Mapping[str, Any]] = [{"@type": f"{kind}QuotaFailure", "violations": [violation]}]
+    if delay is not None:
+        details.append({"@type": f"{kind}RetryInfo", "retryDelay": delay})
+    return failure(429, "You exceeded your current quota", *details)
+
+
+def minute(delay: str = "20s", **told: Any) -> Failed:
+    """Give the 429 of a spent minute."""
+    return spent("PerMinute", delay, **told)
+
+
+def day() -> Failed:
+    """Give the 429 of a spent day, which claims that two seconds would do."""
+    return spent("PerDay", "2s")
+
+
+def capacity() -> Failed:
+    """Give the 429 that names neither time nor quota."""
+    return failure(429, "Resource has been exhausted (e.g. check quota).")
+
+
+def invalid() -> Failed:
+    """Give the 400 of a key that is none."""
+    return failure(400, "API key not valid. Please pass a valid API key.")
+
+
+def blocked() -> Failed:
+    """Give the 403 of a key that may not use this method of the API."""
+    kind = "type.googleapis.com/google.rpc.ErrorInfo"
+    return failure(403, "Blocked.", {"@type": kind, "reason": "API_KEY_SERVICE_BLOCKED"})
+
+
+def denied() -> Failed:
+    """Give the 403 of a project that Google has closed."""
+    return failure(403, "Your project has been denied access. Please contact support.")
+
+
+def far() -> Failed:
+    """Give the 400 of a place where the free tier is not offered."""
+    return failure(400, "User location is not supported for the API use.")
+
+
+def overloaded() -> Failed:
+    """Give the 503 that is nobody's fault."""
+    return failure(503, "The model is overloaded. Please try again later.")
+
+
+def bad() -> Failed:
+    """Give the 400 of a malformed request."""
+    return failure(400, "Invalid JSON payload received.")
+
+
+class Chunks:
+    """A stream as the SDK opens it, for both drivers: its chunks, then an end or a failure."""
+
+    def __init__(self, *chunks: Any, failed: Failed | None = None, names: tuple[str, ...] = ()):
+        self.chunks, self.failed, self.names = chunks, failed, names
+        self.given = self.closed = 0
+        self.complaint: Exception | None = None
+        """What closing raises."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give the chunks."""
+        for chunk in self.chunks:
+            self.given += 1
+            yield chunk
+        if self.failed is not None:
+            assert isinstance(self.failed.error, Exception)
+            raise self.failed.error
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """Give the chunks."""
+        for chunk in self:
+            yield chunk
+
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Tell what became of it: three input tokens, and one more for each chunk."""
+        failed = self.failed if error is not None else None
+        return StreamEnd(Usage(input_tokens=3 + self.given), self.names, failed)
+
+    def close(self) -> None:
+        """Close."""
+        self.closed += 1
+        if self.complaint is not None:
+            raise self.complaint
+
+    async def aclose(self) -> None:
+        """Close."""
+        self.close()

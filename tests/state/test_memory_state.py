@@ -1,0 +1,170 @@
+"""What only the state in memory has: sweeping, bounded tables, a lock that survives a fork."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import pytest
+from doors import OK, failed, used
+from rig import INFO, key
+
+from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.state import MemoryState, memory, open_state
+from keyrot_middleware.testing import FakeClock
+
+
+@pytest.fixture
+def state(clock: FakeClock) -> MemoryState:
+    """Open one."""
+    return MemoryState(RetryPolicy(), clock.time)
+
+
+def lend(state: MemoryState, one: Candidate, **info: Any) -> Lease:
+    """Borrow one key."""
+    lease = state.acquire(INFO._replace(**info), ((0, one),), spread=False)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def lines_of(work: Callable[[], object]) -> int:
+    """Count the lines that run: a measure of cost that no other process disturbs."""
+    lines = 0
+
+    def count(_frame: Any, event: str, _arg: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    traced = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(traced)
+    return lines
+
+
+def test_an_unknown_scheme_is_an_error_that_says_what_is_allowed(clock: FakeClock) -> None:
+    """A wrong KEYROT_STATE_URL names the variable, the scheme and what may stand there."""
+    with pytest.raises(ConfigError, match=r"KEYROT_STATE_URL.*'mongo'.*memory://"):
+        open_state("mongo://localhost", RetryPolicy(), clock.time)
+
+
+def test_what_says_nothing_any_more_is_swept_away(state: MemoryState, clock: FakeClock) -> None:
+    """Models come and go for days: windows and cooldowns of the past do not pile up."""
+    one = key("a", Limits(rpm=100))
+    for day in range(30):
+        for number in range(100):
+            lease = lend(state, one, model=f"tuned-{day}-{number}")
+            state.settle(lease, failed(Scope.KEY_MODEL) if number % 2 else OK)
+        clock.advance(DAY_S)
+    assert len(state._quotas) <= 2 * memory.SWEEP_AT
+    assert len(state._cooldowns) <= 2 * memory.SWEEP_AT
+
+
+def test_sweeping_keeps_what_still_counts(state: MemoryState, clock: FakeClock) -> None:
+    """Limits learned, windows in use and retired keys outlive any number of other models."""
+    one = key("a")
+    state.settle(lend(state, one), failed(Scope.NONE, learned=Limits(rpm=2)))
+    state.settle(lend(state, key("dead")), failed(Scope.KEY, inf))
+    for number in range(5 * memory.SWEEP_AT):
+        state.settle(lend(state, key("other"), model=f"tuned-{number}"), OK)
+    lend(state, one)
+    assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
+    assert not isinstance(state.acquire(INFO, ((0, key("dead")),), spread=False), Lease)
+
+
+def test_a_swept_window_still_takes_its_settle(state: MemoryState, clock: FakeClock) -> None:
+    """A stream that outlives its day is settled into nothing, without harm."""
+    lease = lend(state, key("a"))
+    clock.advance(2 * DAY_S)
+    for number in range(2 * memory.SWEEP_AT):
+        lend(state, key("b"), model=f"tuned-{number}")
+    assert state.settle(lease, used(5)) is None
+
+
+def test_owners_and_buckets_are_bounded(
+    state: MemoryState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest of too many stored things and learned buckets is forgotten, not the newest."""
+    monkeypatch.setattr(memory, "OWNERS_KEPT", 3)
+    monkeypatch.setattr(memory, "BUCKETS_KEPT", 3)
+    for number in range(5):
+        name, bucket = f"files/{number}", f"bucket-{number}"
+        lease = lend(state, key("a"), model=f"m{number}")
+        state.settle(lease, failed(Scope.NONE, bucket=bucket), (name, "files/0"))
+    known = [name for name in (f"files/{n}" for n in range(5)) if state.owner([name])]
+    assert known == ["files/0", "files/3", "files/4"]
+    buckets = [lend(state, key("a"), model=f"m{number}").bucket for number in range(5)]
+    assert buckets == ["m0", "m1", "bucket-2", "bucket-3", "bucket-4"]
+
+
+def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
+    """What is kept is per key and model, not per call."""
+    one = key("a")
+
+    def size() -> list[int]:
+        tables = vars(state).values()
+        return [len(table) for table in tables if hasattr(table, "__len__")]
+
+    state.settle(lend(state, one), OK, ("files/x",))
+    before = size()
+    for _ in range(10_000):
+        state.settle(lend(state, one), used(1), ("files/x",))
+    assert size() == before
+
+
+def test_acquire_looks_at_what_is_offered_and_no_more(state: MemoryState) -> None:
+    """Ten thousand known keys do not make the choice among eight look at others."""
+    for number in range(10_000):
+        state.settle(lend(state, key(f"k{number}")), failed(Scope.KEY, inf))
+    assert 0 < lines_of(lambda: lend(state, key("good"))) < 300
+
+
+def test_a_snapshot_of_many_resting_keys_is_one_pass(state: MemoryState) -> None:
+    """status() must not hold the lock for the square of the number of keys."""
+    keys = [key(f"k{number}") for number in range(1_000)]
+    for one in keys:
+        state.settle(lend(state, one), failed(Scope.KEY, inf))
+    assert {known.cooldown_until for known in state.snapshot(keys).values()} == {inf}
+    assert lines_of(lambda: state.snapshot(keys)) < 100 * len(keys)
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_a_lock_of_its_own(state: MemoryState) -> None:
+    """A fork while another thread holds the lock must not leave the child waiting for ever."""
+    with state._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if not state._lock.locked() and lend(state, key("a")) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_without_forks_nothing_is_registered(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
+    """Windows has no fork."""
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    assert lend(MemoryState(RetryPolicy(), clock.time), key("a"))
+
+
+def test_a_state_that_is_gone_needs_no_lock(clock: FakeClock) -> None:
+    """Watching for forks keeps no state alive, and a fork after its end does no harm."""
+    hooks: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "register_at_fork", lambda **hook: hooks.append(hook), raising=False)
+        gone = MemoryState(RetryPolicy(), clock.time)
+    (hook,) = hooks
+    before = gone._lock
+    hook["after_in_child"]()
+    assert gone._lock is not before
+    del gone
+    hook["after_in_child"]()

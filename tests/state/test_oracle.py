@@ -1,0 +1,187 @@
+"""Every backend against a naive model that only keeps a list, on random histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from doors import ABANDONED, UNSENT, URIS, failed, open_at, used
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rig import INFO, key
+
+from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.testing import FakeClock
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+EVE = datetime(2026, 11, 1, 23, 57, 30, tzinfo=PACIFIC).timestamp()
+"""Two and a half minutes before the end of a day of 25 hours."""
+LIMITS = Limits(rpm=4, tpm=100, rpd=9, max_concurrency=3)
+KEYS = (key("a", LIMITS, project="p"), key("b", LIMITS, project="p"), key("c", LIMITS))
+
+
+@dataclass
+class Booked:
+    """One lease, as the naive model remembers it."""
+
+    key: Candidate
+    at: float
+    requests: int
+    tokens: int
+    under_way: bool = True
+
+    @property
+    def minutes(self) -> set[int]:
+        """In which minutes it may have counted, for a clock that is off by up to a second."""
+        return minutes(self.at)
+
+    @property
+    def day(self) -> Any:
+        """On which day it counted."""
+        return day(self.at)
+
+
+def minutes(now: float) -> set[int]:
+    """Name the minutes that *now* may be in: from a second before until just before one after."""
+    return {int((now - 1) // 60), int((now + 1) // 60)}
+
+
+def day(now: float) -> Any:
+    """Name the day of Los Angeles."""
+    return datetime.fromtimestamp(now, PACIFIC).date()
+
+
+class Naive:
+    """All that was ever booked; each question is answered by counting."""
+
+    def __init__(self) -> None:
+        self.booked: list[Booked] = []
+
+    def room(self, one: Candidate, now: float, requests: int, tokens: int) -> bool:
+        """Tell whether every window has room."""
+        busy = sum(b.under_way for b in self.booked if b.key is one)
+        mine = [b for b in self.booked if b.key.project == one.project]
+        today = sum(b.requests for b in mine if b.day == day(now))
+        return (
+            busy < 3
+            and _fits(today, requests, 9)
+            and all(
+                _fits(sum(b.requests for b in mine if minute in b.minutes), requests, 4)
+                and _fits(sum(b.tokens for b in mine if minute in b.minutes), tokens, 100)
+                for minute in minutes(now)
+            )
+        )
+
+
+def _fits(used: int, cost: int, limit: int) -> bool:
+    return used + cost <= limit or used <= 0
+
+
+STEP = st.one_of(
+    st.tuples(
+        st.just("ask"),
+        st.integers(0, 2),
+        st.integers(1, 3),
+        st.sampled_from([0, 1, 20, 50, 100, 150]),
+    ),
+    st.tuples(
+        st.just("settle"),
+        st.integers(0, 9),
+        st.sampled_from(["used", "unsent", "abandoned", "failed"]),
+        st.sampled_from([0, 5, 60, 130]),
+    ),
+    st.tuples(
+        st.just("pass"),
+        st.sampled_from([0.0, 0.4, 1.0, 7.0, 28.6, 59.0, 61.0]),
+        st.none(),
+        st.none(),
+    ),
+)
+
+
+@pytest.mark.parametrize("uri", URIS)
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(STEP, max_size=60))
+def test_a_state_lends_exactly_when_a_naive_count_has_room(
+    uri: str, steps: list[tuple[Any, ...]]
+) -> None:
+    """Never over a limit, never blocked where there is room: at edges, midnight, any correction."""
+    clock, naive, open_leases = FakeClock(EVE), Naive(), []
+    state = open_at(uri, RetryPolicy(), clock.time)
+    for what, one, two, three in steps:
+        if what == "pass":
+            clock.advance(one)
+        elif what == "ask":
+            info = INFO._replace(requests=two, tokens=three)
+            reply = state.acquire(info, ((0, KEYS[one]),), spread=False)
+            room = naive.room(KEYS[one], clock.time(), two, three)
+            assert isinstance(reply, Lease) == room, reply
+            if isinstance(reply, Lease):
+                naive.booked.append(Booked(KEYS[one], clock.time(), two, three))
+                open_leases.append((reply, naive.booked[-1]))
+        elif open_leases:
+            lease, booked = open_leases.pop(one % len(open_leases))
+            booked.under_way = False
+            if two == "unsent":
+                booked.requests = booked.tokens = 0
+            elif two == "used":
+                booked.tokens = three
+            outcomes = {"unsent": UNSENT, "abandoned": ABANDONED, "failed": failed(Scope.NONE)}
+            state.settle(lease, outcomes.get(two) or used(three))
+
+
+REST = st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 9)),
+    st.tuples(st.just("good"), st.integers(0, 9)),
+    st.tuples(st.just("bad"), st.integers(0, 9)),
+    st.tuples(st.just("named"), st.integers(0, 9)),
+    st.tuples(st.just("drop"), st.integers(0, 9)),
+    st.tuples(st.just("pass"), st.sampled_from([1, 10, 30, 60, 120, 900])),
+)
+
+
+@pytest.mark.parametrize("uri", URIS)
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(REST, max_size=60))
+def test_a_cooldown_is_what_a_naive_account_of_it_says(
+    uri: str, steps: list[tuple[str, int]]
+) -> None:
+    """Rest, ladder, probe and forgiveness, against an account written down in plain words."""
+    clock, one, out = FakeClock(), key("a"), []
+    state = open_at(uri, RetryPolicy(), clock.time)
+    rests_until, strikes, probe = 0.0, 0, None
+    for what, number in steps:
+        now = clock.time()
+        if what == "pass":
+            clock.advance(number)
+        elif what == "ask":
+            reply = state.acquire(INFO, ((0, one),), spread=False)
+            assert isinstance(reply, Lease) == (now >= rests_until and probe is None)
+            if isinstance(reply, Lease):
+                resting = rests_until > 0
+                assert reply.probe == resting
+                probe = reply if resting else None
+                out.append(reply)
+        elif out:
+            lease = out.pop(number % len(out))
+            probe = None if probe is lease else probe
+            if what == "good":
+                state.settle(lease, used(1))
+                if lease.at >= rests_until:
+                    rests_until, strikes = 0.0, 0
+            elif what == "drop":
+                state.settle(lease, ABANDONED)
+            else:
+                if what == "bad":
+                    strikes += lease.at >= rests_until or not strikes
+                    until = now + min(30 * 2 ** (strikes - 1), 900)
+                else:
+                    until = now + 20
+                state.settle(
+                    lease, failed(Scope.KEY_MODEL, None if what == "bad" else until, named=True)
+                )
+                rests_until, probe = max(rests_until, until), None

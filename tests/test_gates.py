@@ -1,0 +1,165 @@
+"""The gates stand: what pyproject promises, what an import may load, what is public."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("google.genai", "redis", "boto3", "hvac", "opentelemetry.sdk")
+OPTIONAL_ROOMS = ("cli", "__main__", "testing.cassettes")
+"""Modules that need an extra, or run a program when they are imported."""
+
+
+def project() -> dict[str, Any]:
+    """Read pyproject.toml."""
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    return found
+
+
+def modules() -> list[str]:
+    """Name every module of the package that can be imported without an extra."""
+    prefix = f"{keyrot_middleware.__name__}."
+    names = [m.name for m in pkgutil.walk_packages(keyrot_middleware.__path__, prefix)]
+    return [n for n in names if not n.removeprefix(prefix).startswith(OPTIONAL_ROOMS)]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """List what a fresh interpreter has loaded after *statement*."""
+    code = f"{statement}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_types_are_checked_strictly() -> None:
+    """A tidy-up must not take mypy's strictness away."""
+    mypy = project()["mypy"]
+    assert mypy["strict"] is True
+    assert mypy["packages"] == ["keyrot_middleware"]
+    assert mypy["warn_unreachable"] is True
+    assert "ignore-without-code" in mypy["enable_error_code"]
+
+
+def test_warnings_are_errors_in_tests() -> None:
+    """Only warnings about others' code are let through, each by name."""
+    pytest_ = project()["pytest"]["ini_options"]
+    first, *exceptions = pytest_["filterwarnings"]
+    assert first == "error"
+    assert all(text.startswith("ignore:") and text.count(":") >= 2 for text in exceptions)
+    assert pytest_["xfail_strict"] is True
+    assert {"--strict-markers", "--strict-config"} <= set(pytest_["addopts"])
+
+
+def test_every_branch_is_measured_and_the_core_is_covered_whole() -> None:
+    """Coverage counts branches, leaves out no file, and must be total in the core."""
+    assert project()["coverage"]["run"] == {"branch": True, "source": ["keyrot_middleware"]}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert "--include='keyrot_middleware/core/*' --fail-under=100" in makefile
+
+
+def test_the_linter_asks_what_it_asked() -> None:
+    """No rule family is dropped, and no file of the package but the command may print."""
+    lint = project()["ruff"]["lint"]
+    families = [
+        "E",
+        "F",
+        "W",
+        "I",
+        "B",
+        "UP",
+        "SIM",
+        "RUF",
+        "C90",
+        "PL",
+        "TRY",
+        "ASYNC",
+        "S",
+        "T20",
+        "N",
+        "D",
+    ]
+    assert set(families) <= set(lint["select"])
+    assert [
+        name
+        for name, rules in lint["per-file-ignores"].items()
+        if name.startswith("keyrot_middleware") and "cli" not in name and "T20" in rules
+    ] == []
+
+
+def test_the_layers_are_contracts() -> None:
+    """Who may import whom, and what the core must not import, is held by import-linter."""
+    layers, pure = project()["importlinter"]["contracts"]
+    assert layers["type"] == "layers"
+    rooms = [one.split(" ")[0] for one in layers["layers"]]
+    order = ["cli", "manager", "compose", "genai", "drive", "state", "config", "core", "errors"]
+    assert [room for room in rooms if room in order] == order
+    assert "ignore_imports" not in layers
+    assert pure["type"] == "forbidden"
+    assert pure["source_modules"] == ["keyrot_middleware.core"]
+    assert set(pure["forbidden_modules"]) >= {
+        *("asyncio", "time", "random", "threading", "logging"),
+        *("redis", "opentelemetry", "google", "httpx", "wrapt", "pydantic"),
+    }
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    """A program that only imports it pays for neither the SDK nor any optional library."""
+    assert loaded_by("import keyrot_middleware") & set(HEAVY) == set()
+
+
+def test_the_core_loads_no_clock_of_ours_and_no_library() -> None:
+    """The whole core can be imported with the standard library and itself alone."""
+    rooms = [name for name in modules() if name.startswith("keyrot_middleware.core")]
+    loaded = loaded_by("import " + ", ".join(rooms))
+    ours = {name for name in loaded if name.startswith("keyrot_middleware.")}
+    allowed = ("keyrot_middleware.core", "keyrot_middleware.errors", "keyrot_middleware._version")
+    assert [name for name in ours if not name.startswith(allowed)] == []
+    third = {"opentelemetry", "pydantic", "wrapt", "httpx", "google", "redis", "asyncio"}
+    assert loaded & third == set()
+
+
+def test_public_names_are_sorted_and_are_what_is_there() -> None:
+    """`__all__` is what `dir()` shows, and each name can be had, lazily or not."""
+    public = keyrot_middleware.__all__
+    assert list(public) == sorted(public, key=_order)
+    shown = {name for name in dir(keyrot_middleware) if not name.startswith("_")}
+    here = {name for name in shown - {"TYPE_CHECKING"} if _is_ours(name)}
+    assert here == set(public) - {"__version__"}
+    for name in public:
+        assert getattr(keyrot_middleware, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = keyrot_middleware.nothing
+
+
+def _is_ours(name: str) -> bool:
+    """Tell public names from submodules and what the module itself imports."""
+    value = getattr(keyrot_middleware, name)
+    origin = getattr(value, "__module__", "keyrot_middleware")
+    return not isinstance(value, ModuleType) and origin.startswith("keyrot_middleware")
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Sort as ruff does: CONSTANTS, Classes, functions."""
+    return 0 if name.isupper() else 1 if name[:1].isupper() else 2, name
+
+
+@pytest.mark.parametrize("name", modules())
+def test_each_module_says_what_is_public(name: str) -> None:
+    """`__all__` of every module is sorted, without repetition, and names only what is there."""
+    module = importlib.import_module(name)
+    public = list(getattr(module, "__all__", []))
+    assert public == sorted(set(public), key=_order)
+    assert [one for one in public if not hasattr(module, one)] == []

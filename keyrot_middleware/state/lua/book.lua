@@ -14,4 +14,5 @@ q[DAY_REQUESTS] = q[DAY_REQUESTS] + day_requests
 if edge then
   q[REQUESTS_NEXT], q[TOKENS_NEXT] = q[REQUESTS_NEXT] + requests, q[TOKENS_NEXT] + tokens
 end
-list_bucket(ARGV[4], keep_quota(name, q, now), now)
+keep_quota(name, q, now)
+list_bucket(ARGV[4], now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from math import inf
@@ -11,6 +12,7 @@ import pytest
 from faulty import Faulty, degrading
 from four_modes import MODES, ask, calls
 from rig import INFO
+from servers import BINARIES, Server, free_port
 
 import keyrot_middleware
 from keyrot_middleware.core.model import Kind, Outcome, Scope, Verdict
@@ -182,3 +184,35 @@ def test_a_program_that_chooses_keys_by_hand_goes_on(shared: Shared, gemini: Fak
     manager.report_success("B")
     assert manager.select_key().key_id == "B"
     assert shared.resting("A") == inf
+
+
+def test_a_server_that_is_not_there_at_install_is_no_error(
+    gemini: FakeGemini, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is announced at install(), calls are answered, and when it is there it is used."""
+    port = free_port()
+    pool("A", "B", state_url=f"redis://user:hunter2@127.0.0.1:{port}/0")
+    pool.ledger.checked = False
+    assert degraded()
+    client = connect()
+    for mode in ("sync", "sync_stream"):
+        ask(mode, client)
+    server = Server(BINARIES["valkey"], port=port)
+    try:
+        server.ask("ACL", "SETUSER", "user", "on", ">hunter2", "~*", "+@all")
+        until = time.monotonic() + 5
+        while degraded():
+            assert time.monotonic() < until
+            ask("sync", client)
+            time.sleep(0.1)
+        ask("async", client)
+        keys = keyrot_middleware.status()["keys"].values()
+        used = sum(key["used"]["gemini-2.5-flash"]["requests_minute"] for key in keys)
+        assert used >= gemini.count(status=200)
+    finally:
+        keyrot_middleware.uninstall()
+        server.remove()
+    begun, ended = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert f"redis://127.0.0.1:{port}" in begun
+    assert "is back after" in ended
+    assert "hunter2" not in caplog.text

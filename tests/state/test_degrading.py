@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from itertools import pairwise
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -493,3 +496,26 @@ async def test_a_grant_of_a_state_that_is_behind_is_doubted(both: Both) -> None:
     both.shared.mend()
     await both.door.lend(C)
     assert both.shared.inner._under_way["f"] == 1
+
+
+def test_a_forked_child_leaves_to_its_parent_what_is_to_be_told() -> None:
+    """What was sent before the fork is told once; locks that were held there are free here."""
+    program = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from faulty import degrading
+from rig import INFO, key
+state, shared = degrading(lambda: 1e9)
+shared.cut()
+state.acquire(INFO, ((0, key("a")),), spread=False)
+state._debts._turn.acquire(), state._breaker._lock.acquire(), state._local._lock.acquire()
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+shared.mend()
+ok = not state._debts and state.degraded
+ok = ok and state.acquire(INFO, ((0, key("b")),), spread=False).degraded
+sys.exit(0 if ok else 1)
+"""
+    tests = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", program, tests]
+    assert subprocess.run(command, timeout=30, check=False).returncode == 0

@@ -17,7 +17,6 @@ from servers import BINARIES
 
 from keyrot_middleware.core.model import (
     CallInfo,
-    Candidate,
     Kind,
     Lease,
     Limits,
@@ -172,5 +171,3 @@ def test_any_history_has_the_same_answers_in_memory_and_in_redis(
         twins.live(*step)
     twins.compare()
     twins.shared.close()
-
-

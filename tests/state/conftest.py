@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from doors import URIS, Asked, Awaited, Door, Open
+from doors import URIS, Asked, Awaited, Door, Open, open_at
+from servers import stop_all
 
 from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.state import State, open_state
+from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers() -> Iterator[None]:
+    """Stop at the end what the tests have started."""
+    yield
+    stop_all()
 
 
 @pytest.fixture(params=URIS)
@@ -18,7 +26,7 @@ def open_backend(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[O
     opened: list[State] = []
 
     def open_it(policy: RetryPolicy | None = None) -> State:
-        opened.append(open_state(request.param, policy or RetryPolicy(), clock.time))
+        opened.append(open_at(request.param, policy or RetryPolicy(), clock.time))
         return opened[-1]
 
     yield open_it

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any
 
+from faulty import degrading
 from rig import INFO
+from servers import BINARIES, server
 
 from keyrot_middleware.core.model import (
     NO_USAGE,
@@ -19,7 +22,9 @@ from keyrot_middleware.core.model import (
     Usage,
     Verdict,
 )
-from keyrot_middleware.state import State
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state import State, open_state
+from keyrot_middleware.state.redis import RedisState
 
 __all__ = [
     "ABANDONED",
@@ -31,14 +36,33 @@ __all__ = [
     "Door",
     "Open",
     "failed",
+    "open_at",
     "used",
 ]
 
-URIS = ("memory://",)
-"""Every backend; a new one is one more row here."""
+URIS = ("memory://", "mirrored://", "alone://", *(f"{name}://" for name in BINARIES))
+"""Every backend; a new one is one more row here, and for `open_at` to open. `mirrored` follows a
+shared state, `alone` stands in for one that is down."""
 
 Open = Callable[..., State]
 """The fixture `open_backend`: opens the backend under test with a policy, or the defaults."""
+
+
+_pools = count()
+
+
+def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: Any) -> State:
+    """Open the backend *uri*, empty, with *clock* to decide; its server is started if need be."""
+    name = uri.partition("://")[0]
+    if name in ("mirrored", "alone"):
+        state, shared = degrading(clock, policy)
+        if name == "alone":
+            shared.cut()
+        return state
+    if name not in BINARIES:
+        return open_state(uri, policy, clock)
+    pool = f"pool-{next(_pools)}"
+    return RedisState(server(name).url, policy, pool=pool, test_clock=clock, **more)
 
 
 OK = Outcome(Kind.SUCCESS)

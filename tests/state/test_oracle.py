@@ -8,14 +8,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from doors import ABANDONED, UNSENT, URIS, failed, used
+from doors import ABANDONED, UNSENT, URIS, failed, open_at, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import INFO, key
 
 from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
 from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.state import open_state
 from keyrot_middleware.testing import FakeClock
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -112,7 +111,7 @@ def test_a_state_lends_exactly_when_a_naive_count_has_room(
 ) -> None:
     """Never over a limit, never blocked where there is room: at edges, midnight, any correction."""
     clock, naive, open_leases = FakeClock(EVE), Naive(), []
-    state = open_state(uri, RetryPolicy(), clock.time)
+    state = open_at(uri, RetryPolicy(), clock.time)
     for what, one, two, three in steps:
         if what == "pass":
             clock.advance(one)
@@ -153,7 +152,7 @@ def test_a_cooldown_is_what_a_naive_account_of_it_says(
 ) -> None:
     """Rest, ladder, probe and forgiveness, against an account written down in plain words."""
     clock, one, out = FakeClock(), key("a"), []
-    state = open_state(uri, RetryPolicy(), clock.time)
+    state = open_at(uri, RetryPolicy(), clock.time)
     rests_until, strikes, probe = 0.0, 0, None
     for what, number in steps:
         now = clock.time()

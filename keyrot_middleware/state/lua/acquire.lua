@@ -1,0 +1,171 @@
+-- Choose a key that has room in every window and rests in no scope, and book it: all or nothing.
+--
+-- ARGV: clock ('' but in tests), next Pacific midnights (JSON, ascending), model, verb, requests,
+--       tokens, spread (1 or 0), lease id, lease seconds, candidates: a JSON array, in order, of
+--       [group, key, project, billing account, rpm, tpm, rpd, concurrency, weight]; -1: no limit.
+-- Gives {1, place in the list, bucket, now, probe, minute, edge, day's end, revived, held}
+--    or {0, now, reason, until, waitable, reason, until, waitable, …} in the order of the list.
+-- Nothing is written before the choice is made: who is refused leaves no trace.
+
+local given, midnights, model, verb = ARGV[1], cjson.decode(ARGV[2]), ARGV[3], ARGV[4]
+local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+local lease, lease_s, candidates = ARGV[8], tonumber(ARGV[9]), cjson.decode(ARGV[10])
+local GROUP, KEY, PROJECT, BILLING = 1, 2, 3, 4
+local RPM, TPM, RPD, CONCURRENCY, WEIGHT = 5, 6, 7, 8, 9
+
+local now = clock(given)
+local bucket = redis.call('GET', at('b:' .. model)) or model
+local scoped -- the scopes of this call, once any record of a cooldown is there
+
+-- The limit in force: what Google told beats what was configured; nil where nobody knows.
+local function limit(q, told, configured)
+  local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured
+  return value >= 0 and value or nil
+end
+
+local function full(used, cost, most)
+  return used + cost > most and (used > 0 or most <= 0)
+end
+
+local function resting(records)
+  for _, scope in ipairs(scoped) do
+    local rest = records[scope[1]][scope[2]]
+    if rest and now < seconds(rest['until']) then
+      return rest.failure, seconds(rest['until']), rest.waitable
+    elseif rest and rest.probe ~= '' and now < tonumber(rest.probe_until) then
+      return 'probe', now + POLL_S, true
+    end
+  end
+end
+
+local function no_room(key, q, edge, rpm, tpm, rpd)
+  if key[CONCURRENCY] >= 0 then
+    local busy = redis.call('ZCOUNT', at('l:' .. key[KEY]), '(' .. exact(now), '+inf')
+    if busy >= key[CONCURRENCY] then
+      return 'concurrency', now + POLL_S, true
+    end
+  end
+  if rpd and full(q[DAY_REQUESTS], requests, rpd) then
+    return 'rpd', q[DAY_END], false
+  end
+  local next_edge, after_next = (q[MINUTE] + 1) * 60 + GUARD_S, (q[MINUTE] + 2) * 60 + GUARD_S
+  if rpm and edge and full(q[REQUESTS_NEXT], requests, rpm) then
+    return 'rpm', after_next, true
+  elseif rpm and full(q[REQUESTS], requests, rpm) then
+    return 'rpm', next_edge, true
+  elseif tpm and edge and full(q[TOKENS_NEXT], tokens, tpm) then
+    return 'tpm', after_next, true
+  elseif tpm and full(q[TOKENS], tokens, tpm) then
+    return 'tpm', next_edge, true
+  end
+end
+
+-- How much of the scarcest limit is used; of the weight where no limit is known.
+local function share(q, weight, rpm, tpm, rpd)
+  local most = -1
+  if rpm and rpm > 0 then
+    most = q[REQUESTS] / rpm
+  end
+  if tpm and tpm > 0 then
+    most = math.max(most, q[TOKENS] / tpm)
+  end
+  if rpd and rpd > 0 then
+    most = math.max(most, q[DAY_REQUESTS] / rpd)
+  end
+  return most >= 0 and most or q[REQUESTS] / weight
+end
+
+-- Look at all, in order ------------------------------------------------------------------------
+
+local names = {}
+for place, key in ipairs(candidates) do
+  local first = (place - 1) * 4
+  names[first + 1], names[first + 2], names[first + 3] =
+    rest_names(key[BILLING], key[PROJECT], key[KEY])
+  names[first + 4] = quota_at(key[PROJECT], bucket)
+end
+local texts = #names > 0 and redis.call('MGET', unpack(names)) or {}
+
+local function cooldowns(first) -- of the candidate whose names begin after this place
+  local billing, project, key = texts[first + 1], texts[first + 2], texts[first + 3]
+  if billing or project or key then
+    scoped = scoped or scopes(bucket, verb)
+    return { rests(billing), rests(project), rests(key) }
+  end
+end
+
+local best, refusals = nil, { 0, exact(now) }
+for place, key in ipairs(candidates) do
+  if best and (key[GROUP] ~= best.key[GROUP] or not spread) then
+    break
+  end
+  local first = (place - 1) * 4
+  local q, cool = quota(texts[first + 4]), cooldowns(first)
+  local day_end = q[DAY_END]
+  local edge = roll(q, now, midnights)
+  local rpm, tpm = limit(q, TOLD_RPM, key[RPM]), limit(q, TOLD_TPM, key[TPM])
+  local rpd = limit(q, TOLD_RPD, key[RPD])
+  local reason, until_s, waitable
+  if cool then
+    reason, until_s, waitable = resting(cool)
+  end
+  if not reason then
+    reason, until_s, waitable = no_room(key, q, edge, rpm, tpm, rpd)
+  end
+  if reason then
+    local count = #refusals
+    refusals[count + 1], refusals[count + 2] = reason, exact(until_s)
+    refusals[count + 3] = waitable and 1 or 0
+  else
+    local used = spread and share(q, key[WEIGHT], rpm, tpm, rpd) or 0
+    if not best or used < best.used then
+      best = { place = place, key = key, q = q, edge = edge, used = used, cool = cool }
+      best.new_day = q[DAY_END] ~= day_end
+    end
+  end
+end
+if not best then
+  return refusals
+end
+
+-- Book the best --------------------------------------------------------------------------------
+
+local key, q, first = best.key, best.q, (best.place - 1) * 4
+local health_name, leases = at('h:' .. key[KEY]), at('l:' .. key[KEY])
+local h = health(redis.call('GET', health_name))
+
+q[REQUESTS], q[TOKENS] = q[REQUESTS] + requests, q[TOKENS] + tokens
+q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
+if best.edge then
+  q[REQUESTS_NEXT], q[TOKENS_NEXT] = q[REQUESTS_NEXT] + requests, q[TOKENS_NEXT] + tokens
+end
+keep_quota(names[first + 4], q, now)
+if best.new_day then
+  list_bucket(bucket, now)
+end
+
+local probing, touched = 0, {}
+for _, scope in ipairs(best.cool and scoped or {}) do -- all of them are over: this is the probe
+  local rest = best.cool[scope[1]][scope[2]]
+  if rest then
+    rest.probe, rest.probe_until = lease, exact(now + lease_s)
+    probing, touched[scope[1]] = 1, true
+  end
+end
+for whose in pairs(touched) do
+  keep_rests(names[first + whose], best.cool[whose], now)
+end
+
+local held = key[CONCURRENCY] >= 0 and 1 or 0
+if held == 1 then
+  redis.call('ZREMRANGEBYSCORE', leases, '-inf', exact(now))
+  redis.call('ZADD', leases, exact(now + lease_s), lease)
+  redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))
+end
+
+h[LAST_USED] = now
+keep_health(health_name, h)
+return {
+  1, best.place, bucket, exact(now), probing,
+  q[MINUTE], best.edge and 1 or 0, q[DAY_END], h[REVIVED], held,
+}

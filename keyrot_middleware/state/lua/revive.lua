@@ -1,0 +1,29 @@
+-- Bring a key back: forget what rests it, and what leases granted before this say of its value.
+--
+-- ARGV: clock ('' but in tests), key, and the names of other records of cooldowns to forget as
+--       well, those of its project and account, where a person asked for it.
+
+local now, key = clock(ARGV[1]), ARGV[2]
+
+local health_name = at('h:' .. key)
+local h = health(redis.call('GET', health_name))
+-- A key without a project or account is its own, and so comes back from its retirement too.
+local own_account, own_project, own = rest_names(key, key, key)
+for _, name in ipairs({ own_account, own_project }) do
+  local text = redis.call('GET', name)
+  local record, ended = rests(text), false
+  for scope, rest in pairs(record) do
+    if rest['until'] == 'inf' then
+      record[scope], ended = nil, true
+    end
+  end
+  if ended then
+    keep_rests(name, record, now)
+  end
+end
+redis.call('DEL', own)
+for place = 3, #ARGV do
+  redis.call('DEL', at(ARGV[place]))
+end
+h[REVIVED] = h[REVIVED] + 1
+keep_health(health_name, h)

@@ -1,0 +1,292 @@
+"""The pool's memory in Redis: each decision is one script, so one step for all who share it.
+
+The server's clock is the only one that decides (ADR 0008). Times that come out are told by this
+host's clock and times that go in are understood as such, where the two differ by more than the
+second that the windows guard against.
+
+Whatever goes wrong is raised as `RedisTrouble`: to go on without the server is another's job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any, ClassVar
+
+from ...core.model import CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
+from ...core.policy import RetryPolicy
+from ...core.roster import Shortlist
+from ..base import KeyHealth, State
+from ..forks import after_fork
+from . import codec
+from .alines import AsyncLines
+from .calls import Call
+from .lines import Lines
+from .place import read_place
+from .route import Route
+from .scripts import script
+from .survey import survey
+
+__all__ = ["RedisState"]
+
+LEASE_S = 600.0
+"""How long a lease holds its share of `max_concurrency`, and a probe its turn, when the worker that
+has it never comes back; longer than a request may take."""
+
+
+class RedisState(State):
+    """The pool's memory in a server that all its processes share."""
+
+    instant: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        url: str,
+        policy: RetryPolicy,
+        clock: Callable[[], float] = time.time,
+        *,
+        pool: str = "default",
+        lease_s: float = LEASE_S,
+        test_clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Read the URL; nothing is connected before the first question.
+
+        Args:
+            url: As place.py describes.
+            policy: For the lengths of exponential cooldowns.
+            clock: This host's, by which times are told to the caller; it decides nothing.
+            pool: Its name, part of each record's.
+            lease_s: When a lease of a worker that died runs out, seconds.
+            test_clock: For tests only: decides instead of the server's clock.
+
+        Raises:
+            ConfigError: The URL is wrong.
+        """
+        self._policy = policy
+        self._clock = test_clock or clock
+        self._test_clock = test_clock
+        self._base = f"keyrot:{{{pool}}}"
+        self._lease_s = lease_s
+        self._route = Route(read_place(url))
+        self._lines = Lines(self._route)
+        self._of_loop: dict[asyncio.AbstractEventLoop, AsyncLines] = {}
+        self._lock = threading.Lock()
+        self._tails, self._midnights = codec.Tails(), codec.Midnights()
+        self._ids = _lease_ids()
+        weakref.finalize(self, self._lines.close)  # at the interpreter's exit too
+        after_fork(self, RedisState.renew)
+
+    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+        """Reserve one key of *shortlist*; see `State.acquire`.
+
+        Raises:
+            RedisTrouble: The server did not answer, or refused.
+        """
+        lease_id, call = self._acquire(info, shortlist, spread)
+        return self._acquired(self._lines.call(call), info, shortlist, lease_id)
+
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Book what became of *lease*; see `State.settle`.
+
+        A plain success is sent, and its answer read later: by the next question of this process,
+        or at the end. If it is a failure, that question raises it.
+
+        Raises:
+            RedisTrouble: The server did not answer, or refused.
+        """
+        names = tuple(names)
+        call = self._settle(lease, outcome, names)
+        if codec.plain(lease, outcome, names):
+            self._lines.post(call)
+            return None
+        return _until(self._lines.call(call))
+
+    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Tell whose key made one of *names*; see `State.owner`.
+
+        Raises:
+            RedisTrouble: The server did not answer.
+        """
+        question = self._owner(names)
+        return codec.owner_of(self._lines.ask([question])[0]) if question else None
+
+    async def aacquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool
+    ) -> Lease | Unavailable:
+        """Do what `acquire` does, without blocking the loop; cancelled, it gives back."""
+        lines = self._alines()
+        lease_id, call = self._acquire(info, shortlist, spread)
+
+        async def orphan(reply: Any) -> None:
+            granted = self._acquired(reply, info, shortlist, lease_id)
+            if isinstance(granted, Lease):
+                await lines.call(self._settle(granted, Outcome(Kind.UNSENT), ()))
+
+        return self._acquired(await lines.call(call, orphan), info, shortlist, lease_id)
+
+    async def asettle(
+        self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
+    ) -> float | None:
+        """Do what `settle` does, without blocking the loop."""
+        names = tuple(names)
+        call = self._settle(lease, outcome, names)
+        if codec.plain(lease, outcome, names):
+            await self._alines().post(call)
+            return None
+        return _until(await self._alines().call(call))
+
+    async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Do what `owner` does, without blocking the loop."""
+        question = self._owner(names)
+        return codec.owner_of((await self._alines().ask([question]))[0]) if question else None
+
+    def revive(self, key_id: str) -> None:
+        """Forget every cooldown that is about this key alone; see `State.revive`.
+
+        Raises:
+            RedisTrouble: The server did not answer.
+        """
+        self._lines.call(self._call("revive", (key_id,)))
+
+    def reset(self, key: Candidate) -> None:
+        """Forget every cooldown that keeps *key* from serving, those of its project as well.
+
+        Raises:
+            RedisTrouble: The server did not answer.
+        """
+        also = (f"c:p:{key.project}", f"c:b:{key.billing_account}")
+        self._lines.call(self._call("revive", (key.key_id, *also)))
+
+    def check(self) -> None:
+        """Find out whether the server can be written to.
+
+        Raises:
+            RedisTrouble: It cannot, or does not answer.
+        """
+        self._lines.ask([self._note()])
+
+    async def acheck(self) -> None:
+        """Do what `check` does, without blocking the loop."""
+        await self._alines().ask([self._note()])
+
+    def book(self, key: Candidate, bucket: str, **counts: int) -> None:
+        """Count what was sent without asking; see `State.book`.
+
+        Raises:
+            RedisTrouble: The server did not answer, or refused.
+        """
+        self._lines.call(self._book(key, bucket, **counts))
+
+    async def abook(self, key: Candidate, bucket: str, **counts: int) -> None:
+        """Do what `book` does, without blocking the loop."""
+        await self._alines().call(self._book(key, bucket, **counts))
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Tell what is known of each key, by its id; a few round trips for each thousand keys.
+
+        Raises:
+            RedisTrouble: The server did not answer.
+        """
+        self._lines.collect()
+        now = self._test_clock() if self._test_clock else None
+        known, server_now = survey(self._lines.ask, self._base, tuple(candidates), now)
+        behind = codec.behind_by(server_now, self._clock())
+        for health in known.values() if behind else ():
+            codec.tell(health, behind)
+        return known
+
+    def close(self) -> None:
+        """Close the lines of threads now, and those of tasks as soon as their loops run."""
+        self._lines.close()
+        for loop, lines in tuple(self._of_loop.items()):
+            if loop.is_running():
+                loop.call_soon_threadsafe(lines.close_soon)
+
+    async def aclose(self) -> None:
+        """Close the lines of threads and of the running loop, and wait for it."""
+        self._lines.close()
+        lines = self._of_loop.get(asyncio.get_running_loop())
+        if lines is not None:
+            await lines.close()
+
+    def _call(self, name: str, words: Iterable[Any]) -> Call:
+        given = repr(self._test_clock()) if self._test_clock else ""
+        return Call(script(name), self._base, (given, *words))
+
+    def _acquire(self, info: CallInfo, shortlist: Shortlist, spread: bool) -> tuple[str, Call]:
+        lease_id = next(self._ids)
+        words = (
+            self._midnights(self._test_clock() if self._test_clock else time.time()),
+            info.model,
+            info.verb,
+            info.requests,
+            info.tokens,
+            int(spread),
+            lease_id,
+            self._lease_s,
+            codec.shortlist_words(shortlist, self._tails),
+        )
+        return lease_id, self._call("acquire", words)
+
+    def _acquired(
+        self, reply: Any, info: CallInfo, shortlist: Shortlist, lease_id: str
+    ) -> Lease | Unavailable:
+        behind = codec.behind_by(float(reply[3 if reply[0] else 1]), self._clock())
+        if reply[0]:
+            return codec.granted(reply, info, shortlist, lease_id, behind)
+        return codec.refused(reply, shortlist, behind)
+
+    def _settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> Call:
+        stored = (word for name in names for word in codec.stored_name(name))
+        verdict = codec.verdict_words(outcome.verdict, self._policy)
+        words = codec.lease_words(lease, outcome)
+        return self._call("settle", (repr(self._clock()), *words, verdict, *stored))
+
+    def _book(
+        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+    ) -> Call:
+        midnights = self._midnights(self._test_clock() if self._test_clock else time.time())
+        words = (midnights, key.project, bucket, requests, tokens, day_requests)
+        return self._call("book", words)
+
+    def _note(self) -> list[str]:
+        return ["SET", f"{self._base}:check", "1", "PX", "1000"]
+
+    def _owner(self, names: Iterable[str]) -> list[str]:
+        keys = [f"{self._base}:o:{codec.stored_name(name)[0]}" for name in names]
+        return ["MGET", *keys] if keys else []
+
+    def _alines(self) -> AsyncLines:
+        loop = asyncio.get_running_loop()
+        lines = self._of_loop.get(loop)
+        if lines is None:
+            with self._lock:
+                ended = [loop for loop in self._of_loop if loop.is_closed()]
+                for old in ended:
+                    del self._of_loop[old]
+                lines = AsyncLines(self._route, lambda: self._forget(loop))
+                self._of_loop[loop] = lines
+        return lines
+
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._of_loop.pop(loop, None)
+
+    def renew(self) -> None:
+        """Begin anew in a forked child: the lines and the ids are the parent's."""
+        self._of_loop = {}
+        self._lock = threading.Lock()
+        self._ids = _lease_ids()
+
+
+def _until(reply: Any) -> float | None:
+    return None if reply is None else float(reply)
+
+
+def _lease_ids() -> Iterator[str]:
+    begin = secrets.token_hex(6)
+    return map((begin + "-{}").format, count())

@@ -1,0 +1,260 @@
+"""Between our values and the words that the scripts of ../lua take and give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from math import inf
+from typing import Any, NamedTuple
+
+from ...core.model import (
+    NO_LIMITS,
+    Block,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Unavailable,
+    Verdict,
+)
+from ...core.policy import RetryPolicy
+from ...core.roster import Shortlist
+from ...core.windows import DAY_S, GUARD_S, Cooldown, Quota, next_pacific_midnight
+from ..base import KeyHealth
+
+__all__ = [
+    "Booking",
+    "Midnights",
+    "Tails",
+    "behind_by",
+    "cooldowns_of",
+    "granted",
+    "health_of",
+    "lease_words",
+    "owner_of",
+    "plain",
+    "quota_of",
+    "refused",
+    "shortlist_words",
+    "stored_name",
+    "tell",
+    "verdict_words",
+]
+
+Word = str | int | float | bytes
+
+_OWNED_S = {"files/": 49 * 3600, "page:": DAY_S, "continuation:": DAY_S}
+"""How long the owner of a stored thing is kept: Google deletes files after 48 hours."""
+_OWNED_LONG_S = 30 * DAY_S
+
+
+class Booking(NamedTuple):
+    """What was booked where for a lease: all that settle needs, as plain data."""
+
+    lease_id: str
+    at: str
+    """When it was granted by the server's clock, to the last digit."""
+    minute: int
+    edge: int
+    day_end: int
+    revived: int
+    held: int
+    """1: it holds one of the key's `max_concurrency`."""
+    model: str
+    """As asked for; the lease has only the bucket."""
+
+
+class Midnights:
+    """The next midnights of Los Angeles as a JSON list, for a server that has no time zones.
+
+    From two days ago to three days ahead, so that a host whose clock is wrong by a day does no
+    harm: the server picks the first one after its own time.
+    """
+
+    def __init__(self) -> None:
+        self._text, self._begin, self._end = "", inf, -inf
+
+    def __call__(self, now: float) -> str:
+        """List them as of *now*, epoch seconds."""
+        if not self._begin <= now < self._end:
+            days = [next_pacific_midnight(now - 2 * DAY_S)]
+            while len(days) < 5:
+                days.append(next_pacific_midnight(days[-1]))
+            self._begin = max(day for day in days if day <= now)
+            self._end = min(day for day in days if day > now)
+            self._text = json.dumps([int(day) for day in days])
+        return self._text
+
+
+class Tails:
+    """Candidates as the script takes them, without their group; made once for each."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Candidate, str]] = {}
+
+    def __call__(self, key: Candidate) -> str:
+        """Give the rest of a JSON array that begins with the group."""
+        made = self._made.get(key.key_id)
+        if made is None or made[0] is not key:
+            made = self._made[key.key_id] = (key, _tail(key))
+        return made[1]
+
+
+def _tail(key: Candidate) -> str:
+    limits = (-1 if limit is None else limit for limit in key.limits)
+    words = [key.key_id, key.project, key.billing_account, *limits, key.weight]
+    return json.dumps(words, ensure_ascii=False)[1:]
+
+
+def shortlist_words(shortlist: Shortlist, tails: Tails) -> str:
+    """Write a shortlist as JSON."""
+    return "[" + ",".join(f"[{group}, {tails(key)}" for group, key in shortlist) + "]"
+
+
+def granted(
+    reply: Sequence[Any], info: CallInfo, shortlist: Shortlist, lease_id: str, behind: float
+) -> Lease:
+    """Read a grant; *behind* is how far this host's clock is behind the server's, seconds."""
+    _, place, bucket, at, probe, minute, edge, day_end, revived, held = reply
+    key = shortlist[place - 1][1]
+    at = at.decode()
+    return Lease(
+        key_id=key.key_id,
+        project=key.project,
+        billing_account=key.billing_account,
+        bucket=bucket.decode(),
+        verb=info.verb,
+        tokens=info.tokens,
+        requests=info.requests,
+        at=float(at) - behind,
+        probe=bool(probe),
+        tier=key.tier,
+        books=Booking(lease_id, at, minute, edge, day_end, revived, held, info.model),
+    )
+
+
+def refused(reply: Sequence[Any], shortlist: Shortlist, behind: float) -> Unavailable:
+    """Read a refusal: why each of *shortlist* cannot serve, in its order."""
+    blocks = {
+        key.key_id: Block(reason.decode(), float(until) - behind, bool(waitable))
+        for (_, key), reason, until, waitable in zip(
+            shortlist, reply[2::3], reply[3::3], reply[4::3], strict=True
+        )
+    }
+    return Unavailable(float(reply[1]) - behind, blocks)
+
+
+def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
+    """Write a lease and what became of it."""
+    books = lease.books
+    if not isinstance(books, Booking):  # reported by hand: nothing was booked
+        books = Booking("", repr(lease.at), -1, 0, 0, 0, 0, lease.bucket)
+    used = outcome.usage.input_tokens
+    return [
+        lease.key_id,
+        lease.project,
+        lease.billing_account,
+        lease.bucket,
+        lease.verb,
+        books.model,
+        outcome.kind.value,
+        "" if used is None else used,
+        *books[:-1],
+        lease.requests,
+        lease.tokens,
+    ]
+
+
+def plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+    """Tell whether nobody needs to know that a settle was booked before going on.
+
+    An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
+    may do so by another connection.
+    """
+    held = isinstance(lease.books, Booking) and lease.books.held
+    return outcome.kind is Kind.SUCCESS and outcome.verdict is None and not names and not held
+
+
+def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
+    """Write a verdict as JSON; nothing for none."""
+    if verdict is None:
+        return ""
+    learned = verdict.learned
+    words = {
+        "failure": verdict.failure,
+        "scope": verdict.scope.value,
+        "until": "" if verdict.until is None else repr(verdict.until),
+        "waitable": verdict.named and verdict.wait,
+        "bucket": verdict.bucket or "",
+        "rpm": -1 if learned.rpm is None else learned.rpm,
+        "tpm": -1 if learned.tpm is None else learned.tpm,
+        "rpd": -1 if learned.rpd is None else learned.rpd,
+        "base_s": policy.cooldown_base_s,
+        "max_s": policy.cooldown_max_s,
+    }
+    return json.dumps(words)
+
+
+def stored_name(name: str) -> tuple[str, int]:
+    """Give the digest that stands for a stored thing, and for how many seconds to keep it.
+
+    Names can be long (a continuation token) or tell something; none is needed to find the owner.
+    """
+    kept = next((s for begin, s in _OWNED_S.items() if name.startswith(begin)), _OWNED_LONG_S)
+    return blake2b(name.encode(errors="replace"), digest_size=16).hexdigest(), int(kept)
+
+
+def owner_of(records: Iterable[bytes | None]) -> tuple[str, str] | None:
+    """Read the first owner that is known."""
+    for record in records:
+        if record is not None:
+            key_id, project = json.loads(record)
+            return key_id, project
+    return None
+
+
+def behind_by(server: float, client: float) -> float:
+    """Tell how far a clock is behind the server's; none within the guard, where both are right."""
+    skew = server - client
+    return skew if abs(skew) > GUARD_S else 0.0
+
+
+def tell(health: KeyHealth, behind: float) -> None:
+    """Tell the times of *health* by a clock that is so far behind the server's."""
+    if health.last_used is not None:
+        health.last_used -= behind
+    if health.cooldown_until is not None:
+        health.cooldown_until -= behind
+
+
+def health_of(record: bytes) -> KeyHealth:
+    """Read a health record."""
+    last_used, successes, errors, _, *last_error = json.loads(record)
+    return KeyHealth(last_used or None, successes, errors, last_error=next(iter(last_error), None))
+
+
+def quota_of(record: bytes) -> Quota:
+    """Read a quota record."""
+    values = json.loads(record)
+    quota = Quota()
+    quota.minute, quota.requests, quota.requests_next = values[:3]
+    quota.tokens, quota.tokens_next, quota.day_end, quota.day_requests = values[3:7]
+    if len(values) > 7:
+        quota.learned_until = values[7]
+        told = (None if limit < 0 else limit for limit in values[8:])
+        quota.learned = Limits(*told) if any(v >= 0 for v in values[8:]) else NO_LIMITS
+    return quota
+
+
+def cooldowns_of(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
+    """Read what rests of one key, project or account, by the names of `scope_key`."""
+    found: dict[tuple[str, ...], Cooldown] = {}
+    for scope, rest in json.loads(record).items():
+        kind, _, detail = scope.partition(":")
+        cooldown = Cooldown()
+        cooldown.strike(rest["failure"], float(rest["until"]), waitable=rest["waitable"])
+        found[(kind, owner, detail) if detail else (kind, owner)] = cooldown
+    return found

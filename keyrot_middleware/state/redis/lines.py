@@ -1,0 +1,248 @@
+"""Connections for threads: kept open, held for one question each, never asked twice in secret.
+
+A line is held for a question and not for the call around it, so a few serve many threads. An answer
+that nobody waits for (`post`) stays on its line until whoever uses the line next, or `close`, reads
+it; where it is a failure, that one is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis import connection as redis_connection
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from .calls import MOST_TRIES, Call, Line, connection, master_of
+from .place import Address
+from .route import Advice, Route
+from .trouble import RedisTrouble
+
+__all__ = ["Lines"]
+
+MOST_IDLE = 32
+
+_log = logging.getLogger("keyrot_middleware")
+
+
+class Lines:
+    """The connections of one process to the pool's server."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._idle: list[Line] = []
+        self._closed = False
+        _forget_after_fork(self)
+
+    def call(self, call: Call) -> Any:
+        """Run a script and give its answer.
+
+        Raises:
+            RedisTrouble: No server, no answer in time, or a refusal.
+        """
+        line = self._take()
+        try:
+            _send(line, call.brief)
+            reply = self._answer(line, call)
+        except RedisError as error:
+            raise self._broken(line, error) from error
+        self._give(line)
+        return reply
+
+    def post(self, call: Call) -> None:
+        """Run a script whose answer is read later.
+
+        Raises:
+            RedisTrouble: It could not be sent, or the answer before it was a failure.
+        """
+        line = self._take()
+        try:
+            _send(line, call.brief)
+        except RedisError as error:
+            raise self._broken(line, error) from error
+        line.owed = call
+        self._give(line)
+
+    def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Send plain commands together and give their answers.
+
+        Raises:
+            RedisTrouble: As `call`.
+        """
+        line = self._take()
+        try:
+            replies = self._answers(line, commands)
+        except RedisError as error:
+            raise self._broken(line, error) from error
+        self._give(line)
+        return replies
+
+    def collect(self) -> None:
+        """Read every answer that is still owed.
+
+        Raises:
+            RedisTrouble: One of them was a failure, or did not come.
+        """
+        for line in tuple(self._idle):
+            if line.owed is not None:
+                with suppress(ValueError):  # another thread has taken it, and reads it
+                    self._idle.remove(line)
+                    self._give(self._paid(line))
+
+    def close(self) -> None:
+        """Close every line, once what it owes was read; later ones are closed after use."""
+        self._closed = True
+        while self._idle:
+            line = self._idle.pop()
+            try:
+                self._paid(line).conn.disconnect()
+            except RedisTrouble as trouble:
+                _log.warning("the end of a call may not have been booked: %s", trouble)
+
+    def forget(self) -> None:
+        """Leave the lines to the process that this one was forked from."""
+        self._idle = []
+
+    def _take(self) -> Line:
+        """Give a line to the right server, with nothing left to read."""
+        while True:
+            try:
+                line = self._idle.pop()
+            except IndexError:
+                return self._open()
+            self._paid(line)
+            if line.address == self._route.address and _alive(line):
+                return line
+            line.conn.disconnect()
+
+    def _give(self, line: Line) -> None:
+        line.used_at = time.monotonic()
+        if self._closed or len(self._idle) >= MOST_IDLE:
+            self._paid(line).conn.disconnect()
+        else:
+            self._idle.append(line)
+
+    def _paid(self, line: Line) -> Line:
+        call, line.owed = line.owed, None
+        if call is not None:
+            try:
+                self._answer(line, call)
+            except RedisError as error:
+                raise self._broken(line, error) from error
+        return line
+
+    def _answer(self, line: Line, call: Call) -> Any:
+        """Read the answer to *call*; send it again only where the server says it did not run."""
+        tries = 1
+        while isinstance(reply := _read(line), ResponseError):
+            advice = self._route.advise(reply, line.address)
+            if advice is Advice.FAIL or tries == MOST_TRIES:
+                raise reply
+            if advice is Advice.MOVE:
+                self._move(line)
+            _send(line, call.full if advice is Advice.TELL else call.brief)
+            tries += 1
+        return reply
+
+    def _answers(self, line: Line, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        for tries in range(1, MOST_TRIES + 1):
+            line.conn.send_packed_command(line.conn.pack_commands(commands), check_health=False)
+            replies = [_read(line) for _ in commands]
+            failed = [reply for reply in replies if isinstance(reply, ResponseError)]
+            if not failed:
+                break
+            advice = self._route.advise(failed[0], line.address)
+            if advice is not Advice.MOVE or tries == MOST_TRIES:
+                raise failed[0]
+            self._move(line)
+        return replies
+
+    def _open(self) -> Line:
+        address = self._route.address or self._find_master()
+        line = Line(self._connection(address, **self._route.place.options), address)
+        try:
+            line.conn.connect()
+        except RedisError as error:
+            raise self._broken(line, error) from error
+        return line
+
+    def _move(self, line: Line) -> None:
+        """Lead a line to where the route now points."""
+        line.conn.disconnect()
+        line.address = self._route.address or line.address
+        line.conn = self._connection(line.address, **self._route.place.options)
+
+    def _find_master(self) -> Address:
+        error: Exception = LookupError("no sentinel")
+        for sentinel in self._route.sentinels():
+            try:
+                master = master_of(self._master(sentinel), self._route.place)
+            except (RedisError, LookupError) as failed:
+                error = failed
+            else:
+                self._route.found(sentinel, master)
+                return master
+        raise RedisTrouble(str(self._route.place), error) from error
+
+    def _master(self, sentinel: Address) -> Any:
+        place = self._route.place
+        conn = self._connection(sentinel, **place.sentinel_options)
+        try:
+            conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
+            return conn.read_response()
+        finally:
+            conn.disconnect()
+
+    def _connection(self, address: Address, **options: Any) -> Any:
+        place, never = self._route.place, Retry(NoBackoff(), 0)
+        limit = {"socket_timeout": place.timeout_s}
+        return connection(redis_connection, never, place, address, **limit, **options)
+
+    def _broken(self, line: Line, error: RedisError) -> RedisTrouble:
+        """Close a line after a failure; a server that does not answer is not relied on."""
+        line.conn.disconnect()
+        if not isinstance(error, ResponseError):
+            self._route.lost(line.address)
+        return RedisTrouble(str(self._route.place), error)
+
+
+def _send(line: Line, words: Sequence[Any]) -> None:
+    line.conn.send_packed_command(line.conn.pack_command(*words), check_health=False)
+
+
+def _read(line: Line) -> Any:
+    """Read one answer; a refusal is a value."""
+    try:
+        return line.conn.read_response()
+    except ResponseError as error:
+        return error
+
+
+def _alive(line: Line) -> bool:
+    """Tell whether a line can be used: something to read now is the end of it."""
+    if not line.stale:
+        return True
+    try:
+        return not line.conn.can_read(0)
+    except RedisError:
+        return False
+
+
+def _forget_after_fork(lines: Lines) -> None:
+    if not hasattr(os, "register_at_fork"):
+        return
+    alive = weakref.ref(lines)
+
+    def forget() -> None:
+        mine = alive()
+        if mine is not None:
+            mine.forget()
+
+    os.register_at_fork(after_in_child=forget)

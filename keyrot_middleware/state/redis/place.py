@@ -1,0 +1,164 @@
+"""What a Redis URL says: which servers, how they are secured, which database.
+
+    redis://[user:password@]host[:port][/db]            rediss:// is the same over TLS
+    unix://[user:password@]/path/to/socket[?db=0]
+    redis+cluster://[user:password@]host[:port],host…   any nodes of the cluster
+    redis+sentinel://[user:password@]host[:port],host…/master[/db]
+                                                        the sentinels, and their name for the master
+
+`rediss+cluster://` and `rediss+sentinel://` exist too. The user and password are the data
+servers'; those of sentinels, where they have any, are the options `sentinel_username` and
+`sentinel_password`. Other options, after `?`: `db`, `client_name`, `socket_timeout` (seconds, 0.2),
+`ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` (`required` or `none`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from ...errors import ConfigError
+
+__all__ = ["SCHEMES", "Address", "Place", "read_place"]
+
+SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
+
+Address = tuple[str, int]
+"""Host and port; for a socket its path and 0."""
+
+TIMEOUT_S = 0.2
+_TEXTS = ("client_name", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
+_SENTINEL = ("sentinel_username", "sentinel_password")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+)(?::(\d{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the pool's state lives."""
+
+    kind: str
+    """`one`, `unix`, `cluster` or `sentinel`."""
+    nodes: tuple[Address, ...]
+    """The server; the nodes of a cluster, or the sentinels, that are asked first."""
+    tls: bool = False
+    master: str = ""
+    timeout_s: float = TIMEOUT_S
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """For connections to data servers: db, user, password, certificates."""
+    sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        """Name the place as a URL without credentials."""
+        nodes = ",".join(f"{host}:{port}" if port else host for host, port in self.nodes)
+        scheme = {"one": "redis", "unix": "unix"}.get(self.kind, f"redis+{self.kind}")
+        return f"{scheme}://{nodes}" + (f"/{self.master}" if self.master else "")
+
+
+def read_place(url: str) -> Place:
+    """Read a Redis URL.
+
+    Raises:
+        ConfigError: What is wrong, without any password, and what is allowed.
+    """
+    try:
+        parts = urlsplit(url)
+        return _read(parts, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query))))
+    except ValueError as error:
+        what = str(error) if isinstance(error, _WrongUrlError) else "it cannot be read"
+        scheme = url.partition("://")[0] if "://" in url else "…"
+        raise ConfigError(
+            f"KEYROT_STATE_URL ({scheme}://…): {what}. Allowed: "
+            "redis://[user:password@]host:6379/0, rediss://…, unix:///path/to/socket, "
+            "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/master-name/0."
+        ) from None
+
+
+class _WrongUrlError(ValueError):
+    """What is wrong, in words that name no secret."""
+
+
+def _read(parts: SplitResult, query: dict[str, str]) -> Place:
+    if parts.scheme not in SCHEMES:
+        raise _WrongUrlError("no such scheme")
+    base, _, kind = parts.scheme.partition("+")
+    kind = kind or ("unix" if base == "unix" else "one")
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    master, db = _path(kind, parts.path)
+    sentinel_options = {
+        name.removeprefix("sentinel_"): query.pop(name) for name in _SENTINEL if name in query
+    }
+    timeout_s = _seconds(query.pop("socket_timeout", str(TIMEOUT_S)))
+    nodes = ((unquote(parts.path), 0),) if kind == "unix" else _nodes(kind, hosts)
+    return Place(
+        kind=kind,
+        nodes=nodes,
+        tls=base == "rediss",
+        master=master,
+        timeout_s=timeout_s,
+        options=_options(kind, credentials, query, db),
+        sentinel_options=sentinel_options,
+    )
+
+
+def _path(kind: str, path: str) -> tuple[str, str]:
+    """Take the master's name and the number of the database out of the path."""
+    if kind == "unix":
+        if not path.strip("/"):
+            raise _WrongUrlError("it names no socket")
+        return "", "0"
+    words = [unquote(word) for word in path.split("/") if word]
+    master = words.pop(0) if kind == "sentinel" and words else ""
+    if kind == "sentinel" and not master:
+        raise _WrongUrlError("it does not say what the sentinels call the master")
+    if len(words) > 1 or (words and kind == "cluster"):
+        raise _WrongUrlError("its path is too long")
+    return master, words[0] if words else "0"
+
+
+def _nodes(kind: str, hosts: str) -> tuple[Address, ...]:
+    nodes = []
+    for text in hosts.split(","):
+        match = _HOST.fullmatch(unquote(text))
+        if match is None or not 0 < int(match[2] or 1) < 65536:
+            raise _WrongUrlError("a host is missing or is none")
+        port = int(match[2] or (26379 if kind == "sentinel" else 6379))
+        nodes.append((match[1].strip("[]"), port))
+    if kind == "one" and len(nodes) > 1:
+        raise _WrongUrlError("several hosts need redis+cluster:// or redis+sentinel://")
+    return tuple(nodes)
+
+
+def _options(kind: str, credentials: str, query: dict[str, str], db: str) -> dict[str, Any]:
+    user, _, password = credentials.partition(":")
+    db = query.pop("db", db)
+    unknown = sorted(set(query) - set(_TEXTS))
+    if unknown:
+        raise _WrongUrlError(f"it has an unknown option {unknown[0][:40]!r}")
+    if not db.isdecimal() or (kind == "cluster" and int(db)):
+        raise _WrongUrlError("the database must be a number, and 0 in a cluster")
+    options: dict[str, Any] = {**query, "db": int(db)}
+    if user:
+        options["username"] = unquote(user)
+    if password:
+        options["password"] = unquote(password)
+    return options
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 60:
+        raise _WrongUrlError("socket_timeout must be a number of seconds up to 60")
+    return seconds

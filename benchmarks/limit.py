@@ -107,7 +107,6 @@ def _work(pipe: Connection, url: str, value: str, settings: dict[str, Any]) -> N
         pipe.send(Counter[str]())
         pipe.recv()
         became = Counter(_ask(client) for _ in range(CALLS))
-        became["degraded"] = int(keyrot_middleware.status()["degraded"])
         keyrot_middleware.uninstall()
         pipe.send(became)
 
@@ -117,7 +116,10 @@ def _ask(client: Any) -> str:
     try:
         client.models.generate_content(model=MODEL, contents="hi")
     except keyrot_middleware.KeyPoolExhausted:
-        return "refused"
+        became = "refused"
     except Exception as error:
-        return type(error).__name__
-    return "served"
+        return f"failed with {type(error).__name__}"
+    else:
+        became = "served"
+    lost = keyrot_middleware.status()["degraded"]
+    return f"{became} without Redis" if lost else became

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .calls import MODEL, PER_ROUND, PLAIN, PROMPT, Samples, Variant, async_calls, sync_calls, told
+from .calls import MODEL, PER_ROUND, PLAIN, PROMPT, Variant, async_calls, sync_calls, told
 from .page import Row, page
 from .server import Place
 from .valkey import missing, valkey
 
 __all__ = ["main"]
 
-ROUNDS = 15
+ROUNDS = 12
 REST_S = 0.1
 """LiteLLM logs a call in the background after it has returned."""
 MESSAGES = [{"role": "user", "content": PROMPT}]
@@ -32,11 +33,17 @@ def variants(redis: str | None) -> dict[str, Variant]:
         "plain": PLAIN,
         "ours, state in memory": Variant({"state_url": "memory://"}),
         "LiteLLM without Router": _peer(_bare),
-        "LiteLLM's Router, no Redis": _peer(_router),
+        "LiteLLM's Router": _peer(_router),
     }
     if redis is not None:
-        found["ours, state in Redis"] = Variant({"state_url": redis})
-        found["LiteLLM's Router with Redis"] = _peer(lambda place: _router(place, redis_url=redis))
+        # A limit that is never reached, so that there is one to look at.
+        limits: dict[str, Any] = {
+            "rpm": 1_000_000,
+            "optional_pre_call_checks": ["enforce_model_rate_limits"],
+        }
+        found["ours, state in Redis"] = Variant({"state_url": redis}, rest_s=REST_S)
+        found["LiteLLM's Router with Redis"] = _peer(partial(_router, redis_url=redis))
+        found["the same, holding limits"] = _peer(partial(_router, redis_url=redis, **limits))
     return found
 
 
@@ -77,9 +84,10 @@ def _bare(place: Place) -> Ways:
     return completion, acompletion
 
 
-def _router(place: Place, **more: Any) -> Ways:
+def _router(place: Place, rpm: int | None = None, **more: Any) -> Ways:
+    limit = {} if rpm is None else {"rpm": rpm}
     models = [
-        {"model_name": MODEL, "litellm_params": _params(place, number)}
+        {"model_name": MODEL, "litellm_params": _params(place, number) | limit}
         for number in range(len(place.values))
     ]
     router = _litellm().Router(model_list=models, **more)
@@ -104,15 +112,11 @@ def rows(redis: str | None) -> list[Row]:
     taking_turns = variants(redis)
     sync, asynchronous = sync_calls(taking_turns, ROUNDS), async_calls(taking_turns, ROUNDS)
     names = [name for name in taking_turns if name != "plain"]
-    found: list[Row] = [(name, _of(sync, name), _of(asynchronous, name)) for name in sorted(names)]
+    found: list[Row] = [(name, told(sync, name), told(asynchronous, name)) for name in names]
     if redis is None:
         why = str(missing())
         found.append(("with Redis", why, why))
     return found
-
-
-def _of(samples: Samples, name: str) -> str:
-    return told(samples, name)
 
 
 def main() -> None:
@@ -125,8 +129,9 @@ def main() -> None:
     how = (
         f"LiteLLM {version('litellm')}. Everyone calls the same loopback server with three keys, "
         f"in turns of {PER_ROUND} calls, {ROUNDS} times; a Router has three deployments and its "
-        "defaults. Added is p50 less the p50 of the plain SDK in the same run; LiteLLM brings an "
-        "HTTP client of its own, whose share is in the row without Router."
+        "defaults, which hold no limits; in the last row it holds them, as ours do. Added is p50 "
+        "less the p50 of the plain SDK in the same run; LiteLLM brings an HTTP client of its own, "
+        "whose share is in the row without Router."
     )
     head = ("who", "added per call, sync", "added per call, async")
     text = page("Peers", "make bench-peers", how, head, found)

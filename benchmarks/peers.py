@@ -1,16 +1,19 @@
 """LiteLLM's Router against the same server: `make bench-peers` writes PEERS.md.
 
 Needs the extra `bench`. LiteLLM asks `api_base` + `/models/MODEL:generateContent`, so its base is
-the server's with the version of the API in it.
+the server's with the version of the API in it. What a Router is told of calls, every other Router
+of the process is told too, so each row is measured in a process of its own.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +24,15 @@ from .valkey import missing, valkey
 
 __all__ = ["main"]
 
-ROUNDS = 12
+ROUNDS = 10
 REST_S = 0.1
 """LiteLLM logs a call in the background after it has returned."""
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
 
 def variants(redis: str | None) -> dict[str, Variant]:
-    """List who takes turns."""
+    """List who is measured."""
     found = {
-        "plain": PLAIN,
         "ours, state in memory": Variant({"state_url": "memory://"}),
         "LiteLLM without Router": _peer(_bare),
         "LiteLLM's Router": _peer(_router),
@@ -73,7 +75,7 @@ def _full(reply: Any) -> Any:
 
 
 def _bare(place: Place) -> Ways:
-    litellm, params = _litellm(), _params(place, 0)
+    litellm, params = import_module("litellm"), _params(place, 0)
 
     def completion(**more: Any) -> Any:
         return litellm.completion(**{**more, **params})
@@ -90,7 +92,7 @@ def _router(place: Place, rpm: int | None = None, **more: Any) -> Ways:
         {"model_name": MODEL, "litellm_params": _params(place, number) | limit}
         for number in range(len(place.values))
     ]
-    router = _litellm().Router(model_list=models, **more)
+    router = import_module("litellm").Router(model_list=models, **more)
     return router.completion, router.acompletion
 
 
@@ -102,20 +104,24 @@ def _params(place: Place, number: int) -> dict[str, Any]:
     }
 
 
-def _litellm() -> Any:
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the internet
-    return import_module("litellm")
+def measure(name: str, redis: str | None, way: str) -> str:
+    """Measure one of `variants` in turns with the plain SDK; tell what it adds."""
+    in_turns = sync_calls if way == "sync" else async_calls
+    return told(in_turns({"plain": PLAIN, name: variants(redis)[name]}, ROUNDS), name)
 
 
 def rows(redis: str | None) -> list[Row]:
     """Measure: who, added per call sync, added per call async."""
-    taking_turns = variants(redis)
-    sync, asynchronous = sync_calls(taking_turns, ROUNDS), async_calls(taking_turns, ROUNDS)
-    names = [name for name in taking_turns if name != "plain"]
-    found: list[Row] = [(name, told(sync, name), told(asynchronous, name)) for name in names]
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the internet
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["litellm"])  # once: it takes seconds
+    found: list[Row] = []
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
+        for name in variants(redis):
+            ways = [fresh.submit(measure, name, redis, way).result() for way in ("sync", "async")]
+            found.append((name, *ways))
     if redis is None:
-        why = str(missing())
-        found.append(("with Redis", why, why))
+        found.append(("with Redis", *[str(missing())] * 2))
     return found
 
 
@@ -127,11 +133,11 @@ def main() -> None:
     else:
         found = rows(None)
     how = (
-        f"LiteLLM {version('litellm')}. Everyone calls the same loopback server with three keys, "
-        f"in turns of {PER_ROUND} calls, {ROUNDS} times; a Router has three deployments and its "
-        "defaults, which hold no limits; in the last row it holds them, as ours do. Added is p50 "
-        "less the p50 of the plain SDK in the same run; LiteLLM brings an HTTP client of its own, "
-        "whose share is in the row without Router."
+        f"LiteLLM {version('litellm')}. Everyone calls a loopback server with three keys, in turns "
+        f"with the plain SDK of {PER_ROUND} calls, {ROUNDS} times, in a process of its own; a "
+        "Router has three deployments and its defaults, which hold no limits; in the last row it "
+        "holds them, as ours do. Added is p50 less the p50 of the plain SDK in the same run; "
+        "LiteLLM brings an HTTP client of its own, whose share is in the row without Router."
     )
     head = ("who", "added per call, sync", "added per call, async")
     text = page("Peers", "make bench-peers", how, head, found)

@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test lint types bench sdk-tests frameworks record clean
+.PHONY: help demo test lint types bench bench-peers sdk-tests frameworks record clean
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -33,6 +33,9 @@ types: $(READY)  ## check types, strictly
 bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
 
+bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
+	@.venv-bench/bin/python -m benchmarks.peers
+
 sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in three SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py
 
@@ -51,3 +54,9 @@ $(READY): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt -e .
 	@touch $(READY)
+
+.venv-bench/ready: pyproject.toml requirements/dev.txt
+	@echo "== setting up .venv-bench (once)"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt -e .[bench]
+	@touch $@

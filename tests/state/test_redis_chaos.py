@@ -12,7 +12,7 @@ from math import inf
 
 import pytest
 from callers import Callers, Tasks, Threads
-from doors import OK, failed
+from doors import OK, PATIENCE_S, failed
 from rig import INFO, key
 from servers import BINARIES, Server, free_port
 
@@ -83,7 +83,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
 def unharmed(callers: Callers) -> None:
     """Hold that nothing was raised, and that nobody waited long."""
     assert callers.errors == []
-    assert callers.longest_s < 0.5
+    assert callers.longest_s < PATIENCE_S
 
 
 @pytest.mark.parametrize("kind", [Threads, Tasks])

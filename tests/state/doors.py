@@ -67,7 +67,7 @@ def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: A
 
 
 PATIENCE_S = 2.0
-"""Longer than any answer may take on a busy test machine; without time limits it is 3.9 s and more."""
+"""Longer than an answer may take on a busy machine; without time limits it is 3.9 s and more."""
 
 OK = Outcome(Kind.SUCCESS)
 UNSENT = Outcome(Kind.UNSENT)

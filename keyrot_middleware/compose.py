@@ -16,10 +16,11 @@ from .config import Config, load
 from .core.roster import Roster
 from .drive.health import health
 from .drive.pool import Clock, Pool, SystemClock
+from .errors import ConfigError
 from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
 from .secrets import open_ring
-from .state import open_state
+from .state import State, open_state
 from .telemetry.base import Observer
 from .telemetry.export import export_spans
 from .telemetry.logs import LogObserver
@@ -79,8 +80,9 @@ def status() -> dict[str, Any]:
     """Tell whether the pool is in place, and how its keys are.
 
     Returns:
-        `installed`; and where it is: `pool`, `seams` (method -> still in place), `keys` (health
-        per key id, as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out).
+        `installed`; and where it is: `pool`, `degraded` (a shared state is out of reach, and this
+        process counts for itself), `seams` (method -> still in place), `keys` (health per key id,
+        as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out).
     """
     binding = _binding
     if binding is None:
@@ -88,6 +90,7 @@ def status() -> dict[str, Any]:
     return {
         "installed": True,
         "pool": binding.pool.name,
+        "degraded": binding.pool.state.degraded,
         "seams": binding.seams.in_place(),
         "keys": health(binding.pool),
         "unresolved": dict(binding.pool.ring.unresolved),
@@ -138,10 +141,23 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
     return Pool(
         name=name,
         roster=roster,
-        state=open_state(config.settings.state_url, config.policy, clock.time, name),
+        state=_open_state(config, clock),
         ring=ring,
         policy=config.policy,
         observers=observers,
         clock=clock,
         last_resort=config.last_resort,
     )
+
+
+def _open_state(config: Config, clock: Clock) -> State:
+    """Open the state; a REDIS_URL that is there for another purpose breaks nothing."""
+    settings = config.settings
+    more: dict[str, Any] = {"pool": settings.pool, "share": settings.degraded_share}
+    try:
+        return open_state(config.state_url, config.policy, clock.time, **more)
+    except ConfigError as error:
+        if config.state_url == settings.state_url:
+            raise
+        _log.warning("REDIS_URL cannot be used, so each process counts for itself: %s", error)
+        return open_state(settings.state_url, config.policy, clock.time, **more)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +23,15 @@ from .core.policy import LAST_RESORT, POOL_KEY, RetryPolicy
 from .core.text import nearest, shown
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys
-from .settings import ARGUMENTS, ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, Settings, Switch
+from .settings import (
+    ARGUMENTS,
+    ENV_NAMES,
+    GOOGLE_HOST,
+    SECRET_SETTINGS,
+    STATE_SCHEMES,
+    Settings,
+    Switch,
+)
 
 __all__ = [
     "ENV_NAMES",
@@ -41,8 +50,8 @@ LAST_RESORT_PRIORITY = LAST_RESORT
 """The priority of the single key: it serves while nothing else can."""
 
 _REDIS_WARNING = (
-    "REDIS_URL is set, but this version keeps the state of the pool in memory, so each process "
-    "counts for itself; KEYROT_STATE_URL=memory:// says that this is meant"
+    "REDIS_URL is set, but {}, so each process counts for itself; set KEYROT_STATE_URL to "
+    "another place, or to memory://, which says that this is meant"
 )
 
 
@@ -56,6 +65,8 @@ class Config:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     warnings: tuple[str, ...] = ()
     """What should be said once at start; no secret in them."""
+    state_url: str = field(default="memory://", repr=False)
+    """Where the pool's state lives: KEYROT_STATE_URL, else REDIS_URL; may hold a password."""
     inline: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
     """Values that stood in a setting instead of a secret store, per key id."""
     last_resort: str | None = None
@@ -92,8 +103,7 @@ def load(**overrides: Any) -> Config:
 def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
     """Bring the keys of all three places together; tell in *problems* what is wrong."""
     warnings: list[str] = []
-    if settings.redis_url and "state_url" not in settings.model_fields_set:
-        warnings.append(_REDIS_WARNING)
+    state_url = _state_url(settings, warnings)
     in_file = _keys_of_file(settings, given, problems)
     inline = _numbered(_distinct(settings.keys, warnings), {key.key_id for key in in_file})
     keys = [*in_file, *(KeySpec(key_id=key_id) for key_id in inline)]
@@ -107,10 +117,28 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
         keys=tuple(keys),
         policy=_policy(settings, given, problems),
         warnings=tuple(warnings),
+        state_url=state_url,
         inline=MappingProxyType(inline),
         last_resort=ENV_NAMES[single] if single else None,
         env_file=Path(".env").absolute(),
     )
+
+
+def _state_url(settings: Settings, warnings: list[str]) -> str:
+    """Tell where the state lives. REDIS_URL may be there for another purpose: it breaks nothing."""
+    if settings.redis_url is None or "state_url" in settings.model_fields_set:
+        return settings.state_url
+    url = settings.redis_url.get_secret_value()
+    scheme = url.partition("://")[0]
+    if scheme not in STATE_SCHEMES[1:]:
+        warnings.append(_REDIS_WARNING.format("is no URL of a kind that can be used"))
+    elif find_spec("redis") is None:
+        warnings.append(
+            _REDIS_WARNING.format("keyrot-middleware[redis], which it needs, is not installed")
+        )
+    else:
+        return url
+    return settings.state_url
 
 
 def _keys_of_file(

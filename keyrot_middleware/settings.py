@@ -19,9 +19,28 @@ from .core.policy import Strategy
 from .core.text import shown
 from .keysfile import BUILT_STORES
 
-__all__ = ["ARGUMENTS", "ENV_NAMES", "GOOGLE_HOST", "SECRET_SETTINGS", "Settings", "Switch"]
+__all__ = [
+    "ARGUMENTS",
+    "ENV_NAMES",
+    "GOOGLE_HOST",
+    "SECRET_SETTINGS",
+    "STATE_SCHEMES",
+    "Settings",
+    "Switch",
+]
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
+
+STATE_SCHEMES = (
+    "memory",
+    "redis",
+    "rediss",
+    "unix",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
 
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 
@@ -48,12 +67,10 @@ def _good_store(store: str) -> str:
 
 
 def _good_state(url: str) -> str:
-    if url == "memory://":
-        return url
-    scheme = url.partition("://")[0] if "://" in url else ""
-    if scheme.partition("+")[0] in ("redis", "rediss"):
-        raise ValueError(f"{scheme}:// is not in this version yet")
-    raise ValueError(f"found {shown(url)}")
+    scheme, there, rest = url.partition("://")
+    if not there or scheme not in STATE_SCHEMES or (scheme == "memory") == bool(rest):
+        raise ValueError(f"found {shown(url)}")
+    return url
 
 
 def _lower(value: object) -> object:
@@ -117,7 +134,17 @@ class Settings(Switch):
         default=None, validation_alias="GEMINI_API_KEY", repr=False, description="a key"
     )
     state_url: Annotated[str, AfterValidator(_good_state)] = Field(
-        default="memory://", validation_alias="KEYROT_STATE_URL", description="memory://"
+        default="memory://",
+        validation_alias="KEYROT_STATE_URL",
+        repr=False,
+        description=", ".join(f"{scheme}://" for scheme in STATE_SCHEMES),
+    )
+    degraded_share: float = Field(
+        default=1.0,
+        validation_alias="KEYROT_DEGRADED_SHARE",
+        gt=0,
+        le=1,
+        description="a part of each limit, more than 0, up to 1",
     )
     redis_url: SecretStr | None = Field(
         default=None, validation_alias="REDIS_URL", repr=False, description="a Redis URL"

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import re
+import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -104,10 +105,16 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
         ("SECRET_STORE_TYPE", "aws", "not in this version yet", "allowed: env"),
         ("SECRET_STORE_TYPE", "azure", "not in this version yet", "allowed: env"),
         ("SECRET_STORE_TYPE", "gcp", "not in this version yet", "allowed: env"),
-        ("KEYROT_STATE_URL", "redis://h/0", "redis:// is not in this version", "memory://"),
-        ("KEYROT_STATE_URL", "rediss://h", "rediss:// is not in this version", "memory://"),
-        ("KEYROT_STATE_URL", "redis+cluster://h", "not in this version", "memory://"),
-        ("KEYROT_STATE_URL", "mysql://h", '"mysql://h"', "memory://"),
+        (
+            "KEYROT_STATE_URL",
+            "mysql://u:hunter2@h",
+            '"mysql://[redacted]@h"',
+            "memory://, redis://",
+        ),
+        ("KEYROT_STATE_URL", "memory://x", '"memory://x"', "memory://"),
+        ("KEYROT_STATE_URL", "redis://", '"redis://"', "redis+sentinel://"),
+        ("KEYROT_DEGRADED_SHARE", "0", '"0"', "more than 0, up to 1"),
+        ("KEYROT_DEGRADED_SHARE", "1.1", '"1.1"', "more than 0, up to 1"),
         ("KEYROT_STATE_URL", "memory", '"memory"', "memory://"),
         ("KEYROT_POOL", "a{b}", '"a{b}"', "letters, digits"),
         ("KEYROT_POOL", "a" * 65, "aaa", "up to 64"),
@@ -261,14 +268,32 @@ def test_the_layers_hold_for_the_single_key_too(
     assert open_ring(load(gemini_api_key=C)).value("GEMINI_API_KEY") == C
 
 
-def test_a_redis_url_of_the_program_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """REDIS_URL alone means memory and a warning; KEYROT_STATE_URL=memory:// silences it."""
+def test_the_state_is_where_its_url_says_else_where_redis_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """KEYROT_STATE_URL, else REDIS_URL, else memory; passwords are not shown."""
+    assert load().state_url == "memory://"
     monkeypatch.setenv("REDIS_URL", "redis://:hunter2@cache/0")
     config = load()
-    assert config.settings.state_url == "memory://"
-    assert "REDIS_URL is set" in config.warnings[0]
+    assert (config.state_url, config.warnings) == ("redis://:hunter2@cache/0", ())
+    assert load(state_url="memory://").state_url == "memory://"
+    monkeypatch.setenv("KEYROT_STATE_URL", "rediss://:hunter2@shared")
+    config = load()
+    assert config.state_url == "rediss://:hunter2@shared"
     assert "hunter2" not in repr(config)
+
+
+def test_a_redis_url_of_the_program_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A REDIS_URL that cannot be used means memory and a warning, which memory:// silences."""
+    monkeypatch.setenv("REDIS_URL", "tcp://:hunter2@cache")
+    config = load()
+    assert config.state_url == "memory://"
+    assert "REDIS_URL is set, but is no URL of a kind" in config.warnings[0]
+    assert "hunter2" not in config.warnings[0]
     assert load(state_url="memory://").warnings == ()
+    monkeypatch.setenv("REDIS_URL", "redis://cache")
+    monkeypatch.setitem(sys.modules, "redis", None)
+    assert "keyrot-middleware[redis], which it needs, is not installed" in load().warnings[0]
 
 
 def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command `keyrot`: run, check, status, demo.
+"""The command `keyrot`: run, check, status, reset, demo.
 
 `keyrot run` needs nothing beyond the library, so that a program in production can be started
 with it. The other commands draw tables, and need the extra `cli` (typer and rich).

@@ -18,16 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-STATUS = """\
-This version keeps the state of a pool in the memory of the process that uses it, so there is
-nothing to be seen from outside. In the program itself:
-
-    keyrot_middleware.status()                                 all of it, as a dict
-    keyrot_middleware.get_key_manager().get_health_status()    how each key is
-
-`keyrot run -v` says on stderr when a key rests or retires. `keyrot check` shows settings and
-keys; `keyrot check --live` asks Google about each key."""
-
 
 def _version(asked: bool) -> None:
     if asked:
@@ -63,9 +53,26 @@ def _check(
 
 
 @app.command("status")
-def _status() -> None:
-    """Say where the state of the pool can be seen."""
-    typer.echo(STATUS)
+def _status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Show how each key stands in the shared state, while services run."""
+    from .status import status  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(status(as_json=as_json, watch=watch))
+
+
+@app.command("reset")
+def _reset(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as in keys.json.")],
+) -> None:
+    """Bring a retired or cooling key back, while services run."""
+    from .reset import reset  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(reset(key_id))
 
 
 @app.command("demo")

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from ..config import Config
-from ..core.text import mask_keys
+from ..core.text import mask_keys, mask_url
 from ..genai.facts import host_of
 from ..keysfile import KeySpec
 from ..secrets import Ring, Secret, open_ring
@@ -123,7 +123,7 @@ def _shown(name: str, value: Any) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value is None else mask_keys(str(value))
+    return "none" if value is None else mask_url(mask_keys(str(value)))
 
 
 def _key(key: KeySpec, config: Config, ring: Ring) -> KeyReport:

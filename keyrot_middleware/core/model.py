@@ -198,6 +198,8 @@ class Lease(NamedTuple):
     tier: str | None = None
     books: object = None
     """The backend's own record of what was booked where."""
+    degraded: bool = False
+    """Booked by this process alone, since the shared state fails."""
 
 
 class Block(NamedTuple):

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterable
 
-__all__ = ["holds_key", "mask_keys", "nearest", "shown"]
+__all__ = ["holds_key", "mask_keys", "mask_url", "nearest", "shown"]
 
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
 # (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
 _KEY = re.compile(r"(AIza)[0-9A-Za-z_-]{35,}|(AQ\.)[0-9A-Za-z_-]{20,}")
 _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
 _USER_INFO = re.compile(r"//[^/\s]*@")
+_PASSWORD = re.compile(r"((?:password|username)=)[^&\s]*", re.IGNORECASE)
 _LONGEST = 80
 
 
@@ -28,6 +29,11 @@ def mask_keys(text: str) -> str:
     return _KEY.sub(lambda key: f"{key[1] or key[2]}…[redacted]", text)
 
 
+def mask_url(text: str) -> str:
+    """Replace user and password in every URL of *text*, in front of the host or as an option."""
+    return _PASSWORD.sub(r"\1[redacted]", _USER_INFO.sub("//[redacted]@", text))
+
+
 def shown(value: object) -> str:
     """Show *value* in an error message: as in JSON, without keys and passwords, in short."""
     if isinstance(value, list | tuple | set):
@@ -38,7 +44,7 @@ def shown(value: object) -> str:
         return f"a value of type {type(value).__name__}"
     # Any case: settings that do not care for case arrive here in lower case.
     text = _KEY_ANY_CASE.sub("[a key]", json.dumps(value, ensure_ascii=False))
-    text = _USER_INFO.sub("//[redacted]@", text)
+    text = mask_url(text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from .model import NO_LIMITS, Block, Candidate, Limits, Scope
+from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope
 
 __all__ = [
     "DAY_S",
@@ -85,11 +85,11 @@ def scope_key(
             return (scope.value, key_id)
 
 
-def scope_keys(candidate: Candidate, bucket: str, verb: str) -> tuple[tuple[str, ...], ...]:
-    """Name every cooldown that would keep *candidate* from serving, the widest first."""
-    key_id, project = candidate.key_id, candidate.project
+def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[str, ...], ...]:
+    """Name every cooldown that would keep *key* from serving, the widest first."""
+    key_id, project = key.key_id, key.project
     keys: tuple[tuple[str, ...], ...] = (
-        ("billing", candidate.billing_account),
+        ("billing", key.billing_account),
         ("project", project),
         ("key", key_id),
         ("project_model", project, bucket),

@@ -8,7 +8,7 @@ from typing import Any
 
 from .pool import Pool
 
-__all__ = ["health"]
+__all__ = ["health", "iso"]
 
 
 def health(pool: Pool) -> dict[str, dict[str, Any]]:
@@ -34,11 +34,11 @@ def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]
         "model": key.model,
         "project": key.project,
         "active": not retired,
-        "last_used": _iso(state.last_used),
+        "last_used": iso(state.last_used),
         "success_count": state.success_count,
         "error_count": state.error_count,
         "in_cooldown": until is not None and until > now,
-        "cooldown_until": _iso(until),
+        "cooldown_until": iso(until),
         "disabled_reason": state.cooldown_reason if retired else None,
         "limits": key.limits._asdict(),
         "used": {
@@ -53,7 +53,8 @@ def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]
     }
 
 
-def _iso(moment: float | None) -> str | None:
+def iso(moment: float | None) -> str | None:
+    """Write epoch seconds as ISO 8601 in UTC; None for never, and for what has no end."""
     if moment is None or not isfinite(moment):
         return None
     return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

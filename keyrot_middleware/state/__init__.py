@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from ..core.policy import RetryPolicy
 from ..errors import ConfigError, MissingExtraError
+from ..settings import STATE_SCHEMES
 from .base import State
+from .breaker import Breaker
+from .degrading import DegradingState
 from .memory import MemoryState
+from .mirror import Mirror
 
-__all__ = ["MemoryState", "State", "open_state"]
+__all__ = ["DegradingState", "MemoryState", "State", "open_shared", "open_state"]
 
 
 def open_state(
-    uri: str, policy: RetryPolicy, clock: Callable[[], float], pool: str = "default"
+    uri: str,
+    policy: RetryPolicy,
+    clock: Callable[[], float],
+    *,
+    pool: str = "default",
+    share: float = 1.0,
 ) -> State:
-    """Open the backend that *uri* names.
+    """Open the backend that *uri* names, as calls use it: one that is out of reach is no error.
 
     Args:
         uri: `memory://`, or one of `redis://`, `rediss://`, `unix://`, `redis+cluster://`,
@@ -23,6 +33,24 @@ def open_state(
         policy: For the lengths of exponential cooldowns.
         clock: Tells epoch seconds, for backends without a clock of their own.
         pool: The pool's name, which keeps its records apart from another's on the same server.
+        share: Of each limit, what this process may use while a shared state is out of reach.
+
+    Raises:
+        ConfigError: No backend has that scheme, or the URL is wrong.
+        MissingExtraError: The library that it needs is not installed.
+    """
+    shared = open_shared(uri, policy, clock, pool=pool)
+    if shared is None:
+        return MemoryState(policy, clock)
+    state = DegradingState(shared, Mirror(policy, clock, share), Breaker(time.monotonic), pool)
+    state.check()
+    return state
+
+
+def open_shared(
+    uri: str, policy: RetryPolicy, clock: Callable[[], float], *, pool: str = "default"
+) -> State | None:
+    """Open a shared state bare, which raises whatever stands in its way; None for memory://.
 
     Raises:
         ConfigError: No backend has that scheme, or the URL is wrong.
@@ -30,13 +58,11 @@ def open_state(
     """
     scheme = uri.partition("://")[0]
     if scheme == "memory":
-        return MemoryState(policy, clock)
-    if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
+        return None
+    if scheme in STATE_SCHEMES:
         return _open_redis(uri, policy, clock, pool)
-    raise ConfigError(
-        f"KEYROT_STATE_URL: no state backend for {scheme!r}://; allowed: memory://, redis://, "
-        "rediss://, unix://, redis+cluster://, redis+sentinel://"
-    )
+    allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
+    raise ConfigError(f"KEYROT_STATE_URL: no state backend for {scheme!r}://; allowed: {allowed}")
 
 
 def _open_redis(uri: str, policy: RetryPolicy, clock: Callable[[], float], pool: str) -> State:

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..core.model import NO_LIMITS, CallInfo, Candidate, Lease, Limits, Outcome, Unavailable
+from ..core.model import (
+    NO_LIMITS,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Unavailable,
+)
 from ..core.roster import Shortlist
 
 __all__ = ["KeyHealth", "State", "Used"]
@@ -35,6 +44,8 @@ class KeyHealth:
     """Epoch seconds of the latest cooldown that still runs; `inf` for a retired key."""
     cooldown_reason: str | None = None
     cooldown_scope: str | None = None
+    last_error: str | None = None
+    """The class of its latest failure, such as `quota_minute`, whoever was to blame."""
     used: list[Used] = field(default_factory=list)
 
 
@@ -74,6 +85,38 @@ class State(ABC):
         """
 
     @abstractmethod
+    def reset(self, key: Candidate) -> None:
+        """Forget everything that rests *key*, its project and its billing account.
+
+        A person asks for it, who knows more than Google has told: it ends retirements of the
+        project or account too, and so may bring other keys back. Counts and limits stay.
+        """
+
+    def book(
+        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+    ) -> None:
+        """Count what was sent without asking; whatever the limits are, nothing is refused.
+
+        Args:
+            key: Whose project is booked.
+            bucket: The model bucket.
+            requests: Of the minute that runs.
+            tokens: Input tokens of the minute that runs.
+            day_requests: Of the day that runs, those of the minute included.
+        """
+        reply = self.acquire(*_as_one(key, bucket, requests, tokens), spread=False)
+        if isinstance(reply, Lease):
+            self.settle(reply, Outcome(Kind.ABANDONED))
+
+    @property
+    def degraded(self) -> bool:
+        """Tell whether a shared backend is out of reach, so that this process counts alone."""
+        return False
+
+    def check(self) -> None:  # noqa: B027 - a backend without connections can always serve
+        """Find out whether the backend can serve; raise what stands in the way."""
+
+    @abstractmethod
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id."""
 
@@ -95,3 +138,24 @@ class State(ABC):
     async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Do what `owner` does, without blocking the loop."""
         return self.owner(names)
+
+    async def acheck(self) -> None:
+        """Do what `check` does, without blocking the loop."""
+        self.check()
+
+    async def abook(
+        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+    ) -> None:
+        """Do what `book` does, without blocking the loop."""
+        if self.instant:
+            self.book(key, bucket, requests=requests, tokens=tokens, day_requests=day_requests)
+            return
+        reply = await self.aacquire(*_as_one(key, bucket, requests, tokens), spread=False)
+        if isinstance(reply, Lease):
+            await self.asettle(reply, Outcome(Kind.ABANDONED))
+
+
+def _as_one(key: Candidate, bucket: str, requests: int, tokens: int) -> tuple[CallInfo, Shortlist]:
+    """Put many requests as one, to a key that has no limits of its own."""
+    info = CallInfo(bucket, "", tokens, requests=requests)
+    return info, ((0, Candidate(key.key_id, key.project, key.billing_account)),)

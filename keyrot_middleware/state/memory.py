@@ -7,13 +7,11 @@ their number has doubled, so that ten thousand keys forget nothing and cost noth
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from ..core.model import (
     NO_LIMITS,
@@ -32,7 +30,9 @@ from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
 from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, scope_key, scope_keys
 from .base import KeyHealth, State
+from .forks import after_fork
 from .overview import overview
+from .recent import keep
 
 __all__ = ["MemoryState"]
 
@@ -40,10 +40,8 @@ OWNERS_KEPT = 100_000
 BUCKETS_KEPT = 1_000
 SWEEP_AT = 256
 
-_T = TypeVar("_T")
 
-
-class _Booking(NamedTuple):
+class Booking(NamedTuple):
     """What was booked where for a lease."""
 
     quota: Quota
@@ -54,6 +52,8 @@ class _Booking(NamedTuple):
     """As asked for; the lease has only the bucket."""
     revived: int
     """How often the key had been revived by then."""
+    granted: Lease | None = None
+    """The lease of a shared state, where this only books it a second time (mirror.py)."""
 
 
 class MemoryState(State):
@@ -70,8 +70,10 @@ class MemoryState(State):
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._revived: dict[str, int] = {}
+        self._new_quota: Callable[[], Quota] = Quota
         self._sweep_at = SWEEP_AT
-        _renew_lock_after_fork(self)
+        # Another thread may have held the lock at the fork.
+        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
         """Reserve one key of *shortlist*; see `State.acquire`."""
@@ -105,7 +107,7 @@ class MemoryState(State):
             now = self._clock()
             self._give_back(lease, outcome)
             for name in names:
-                _keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
+                keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
             verdict = outcome.verdict
             health = self._health.setdefault(lease.key_id, KeyHealth())
             if outcome.kind is Kind.SUCCESS:
@@ -114,6 +116,7 @@ class MemoryState(State):
             if verdict is None:
                 return None
             health.error_count += 1
+            health.last_error = verdict.failure
             return self._punish(lease, verdict, now)
 
     def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
@@ -131,6 +134,24 @@ class MemoryState(State):
                 if name[0].startswith("key") or self._cooldowns[name].until == inf:
                     del self._cooldowns[name]
 
+    def reset(self, key: Candidate) -> None:
+        """Forget everything that rests this key, its project and its billing account."""
+        mine = {"key": key.key_id, "project": key.project, "billing": key.billing_account}
+        with self._lock:
+            self._revived[key.key_id] = self._revived.get(key.key_id, 0) + 1
+            for name in tuple(self._cooldowns):
+                if name[1] == mine[name[0].partition("_")[0]]:
+                    del self._cooldowns[name]
+
+    def book(
+        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+    ) -> None:
+        """Count what was sent without asking; see `State.book`."""
+        with self._lock:
+            quota = self._quota(key.project, bucket)
+            quota.book(requests, tokens, edge=quota.roll(self._clock()))
+            quota.day_requests += day_requests - requests
+
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id."""
         with self._lock:
@@ -141,7 +162,7 @@ class MemoryState(State):
         if quota is None:
             if len(self._quotas) >= self._sweep_at:
                 self._sweep()
-            quota = self._quotas[(project, bucket)] = Quota()
+            quota = self._quotas[(project, bucket)] = self._new_quota()
         return quota
 
     def _resting(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
@@ -187,7 +208,7 @@ class MemoryState(State):
             at=now,
             probe=bool(probing),
             tier=key.tier,
-            books=_Booking(quota, where, probing, info.model, self._revived.get(key.key_id, 0)),
+            books=Booking(quota, where, probing, info.model, self._revived.get(key.key_id, 0)),
         )
         for cooldown in probing:
             cooldown.probe = lease
@@ -201,7 +222,7 @@ class MemoryState(State):
 
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
         books = lease.books
-        if not isinstance(books, _Booking):
+        if not isinstance(books, Booking):
             return  # lent by nobody here: a failure reported by hand
         left = self._under_way.get(lease.key_id, 1) - 1
         if left > 0:
@@ -220,7 +241,7 @@ class MemoryState(State):
         """A success ends the exponential cooldown, unless it began before that was over."""
         if not self._cooldowns:
             return
-        names = scope_keys(_candidate(lease), lease.bucket, lease.verb)
+        names = scope_keys(lease, lease.bucket, lease.verb)
         for name in names:
             cooldown = self._cooldowns.get(name)
             if cooldown is not None and cooldown.until <= lease.at:
@@ -229,8 +250,8 @@ class MemoryState(State):
     def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
         books, bucket = lease.books, verdict.bucket or lease.bucket
         if bucket != lease.bucket:
-            model = books.model if isinstance(books, _Booking) else lease.bucket
-            _keep(self._buckets, model, bucket, BUCKETS_KEPT)
+            model = books.model if isinstance(books, Booking) else lease.bucket
+            keep(self._buckets, model, bucket, BUCKETS_KEPT)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
         if verdict.scope is Scope.NONE:
@@ -257,7 +278,7 @@ class MemoryState(State):
     def _replaced_since(self, lease: Lease) -> bool:
         """Tell whether the lease was sent with a value that the key has no longer."""
         books, now = lease.books, self._revived.get(lease.key_id, 0)
-        return isinstance(books, _Booking) and books.revived != now
+        return isinstance(books, Booking) and books.revived != now
 
     def _sweep(self) -> None:
         now = self._clock()
@@ -268,28 +289,3 @@ class MemoryState(State):
         for scope in over:
             del self._cooldowns[scope]
         self._sweep_at = max(SWEEP_AT, 2 * len(self._quotas))
-
-
-def _keep(table: OrderedDict[str, _T], name: str, value: _T, most: int) -> None:
-    table[name] = value
-    table.move_to_end(name)
-    if len(table) > most:
-        table.popitem(last=False)
-
-
-def _candidate(lease: Lease) -> Candidate:
-    return Candidate(lease.key_id, lease.project, lease.billing_account)
-
-
-def _renew_lock_after_fork(state: MemoryState) -> None:
-    """Give a forked child a lock of its own: another thread may have held it at the fork."""
-    if not hasattr(os, "register_at_fork"):
-        return
-    alive = weakref.ref(state)
-
-    def renew() -> None:
-        mine = alive()
-        if mine is not None:
-            mine._lock = threading.Lock()
-
-    os.register_at_fork(after_in_child=renew)

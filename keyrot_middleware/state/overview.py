@@ -48,6 +48,7 @@ def _describe(
     key: Candidate, known: KeyHealth, used: dict[str, list[Used]], resting: _Resting
 ) -> KeyHealth:
     health = KeyHealth(known.last_used, known.success_count, known.error_count)
+    health.last_error = known.last_error
     health.used = used.get(key.project, [])
     mine = (("billing", key.billing_account), ("project", key.project), ("key", key.key_id))
     for scope, cooldown in (resting[who] for who in mine if who in resting):

@@ -99,11 +99,12 @@ class CallTrace:
     def _send(self, call: CallSpan, command: Send) -> None:
         if self._attempt is not None:
             self._attempt.close(names.RETRY)
-        key_id = command.lease.key_id
+        lease = command.lease
+        key_id = lease.key_id
         wait_s = time.perf_counter() - self._wanted if self._wanted is not None else 0.0
         self._wanted = None
-        if command.lease.books is None and not self._degraded:
-            self._degraded = True  # the state is down: the key was lent without a booking
+        if (lease.degraded or lease.books is None) and not self._degraded:
+            self._degraded = True  # the state is down: booked by this process alone, or nowhere
             call.event(names.EVENT_DEGRADED, {names.KEY_ID: key_id})
         call.attempt(key_id)
         self._attempt = Attempt(self._tracer, call.inside, command, self._pool, wait_s)

@@ -133,8 +133,9 @@ class _Decisions(_Changes):
             self._say(logging.DEBUG, "none of %d keys can serve", len(reply.blocks))
             return
         how = " without a booking" if reply.books is None else " as a probe" if reply.probe else ""
-        text = "lease of key %s%s, %d input tokens reserved"
-        self._say(logging.DEBUG, text, reply.key_id, how, reply.tokens)
+        alone = " by this process alone" if reply.degraded else ""
+        text = "lease of key %s%s, %d input tokens reserved%s"
+        self._say(logging.DEBUG, text, reply.key_id, how, reply.tokens, alone)
 
     def _settled(self, command: Settle) -> None:
         kind, verdict, usage = command.outcome

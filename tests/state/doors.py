@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
+from faulty import degrading
 from rig import INFO
 from servers import BINARIES, server
 
@@ -28,6 +29,7 @@ from keyrot_middleware.state.redis import RedisState
 __all__ = [
     "ABANDONED",
     "OK",
+    "PATIENCE_S",
     "UNSENT",
     "URIS",
     "Asked",
@@ -39,8 +41,9 @@ __all__ = [
     "used",
 ]
 
-URIS = ("memory://", *(f"{name}://" for name in BINARIES))
-"""Every backend; a new one is one more row here, and for `open_at` to open."""
+URIS = ("memory://", "mirrored://", "alone://", *(f"{name}://" for name in BINARIES))
+"""Every backend; a new one is one more row here, and for `open_at` to open. `mirrored` follows a
+shared state, `alone` stands in for one that is down."""
 
 Open = Callable[..., State]
 """The fixture `open_backend`: opens the backend under test with a policy, or the defaults."""
@@ -55,12 +58,20 @@ _pools = count()
 def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: Any) -> State:
     """Open the backend *uri*, empty, with *clock* to decide; its server is started if need be."""
     name = uri.partition("://")[0]
+    if name in ("mirrored", "alone"):
+        state, shared = degrading(clock, policy)
+        if name == "alone":
+            shared.cut()
+        return state
     if name not in BINARIES:
         return open_state(uri, policy, clock)
     pool = f"pool-{next(_pools)}"
     more = {"lease_s": FOR_EVER_S, **more}
     return RedisState(server(name).url, policy, pool=pool, test_clock=clock, **more)
 
+
+PATIENCE_S = 2.0
+"""Longer than an answer may take on a busy machine; without time limits it is 3.9 s and more."""
 
 OK = Outcome(Kind.SUCCESS)
 UNSENT = Outcome(Kind.UNSENT)

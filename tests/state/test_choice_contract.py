@@ -63,7 +63,7 @@ async def test_a_lease_says_what_it_is_for(door: Door, clock: FakeClock) -> None
     """Whose key, what was reserved, when, and of which tier: for sending and for telemetry."""
     one = replace(A, tier="paid")
     lease = await door.lend(one, info=INFO._replace(tokens=77, requests=2))
-    assert lease._replace(books=None) == Lease(
+    assert lease._replace(books=None, degraded=False) == Lease(
         key_id="a",
         project="a",
         billing_account="a",
@@ -102,6 +102,7 @@ async def test_a_snapshot_tells_what_is_known_of_each_key(door: Door, clock: Fak
         cooldown_until=until,
         cooldown_reason="failure",
         cooldown_scope="project",
+        last_error="failure",
         used=[Used(INFO.model, 3, 60, 3, Limits(rpm=5))],
     )
     assert snapshot["b"] == KeyHealth()

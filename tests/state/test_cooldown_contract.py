@@ -232,3 +232,21 @@ async def test_10_000_keys_forget_nothing(door: Door, clock: FakeClock) -> None:
     clock.advance(2 * DAY_S)
     assert await door.refused(keys[9_999]) == {"k9999": "failure"}
     assert await door.granted(keys[0]) == 2
+
+
+@pytest.mark.parametrize("scope", [s for s in Scope if s is not Scope.NONE])
+async def test_a_reset_ends_whatever_rests_a_key(door: Door, scope: Scope) -> None:
+    """A person brings a key back, from a retirement of its project or account too."""
+    await door.fails(A, failed(scope, inf), info=CACHE)
+    assert await door.refused(A, info=CACHE) == {"a": "failure"}
+    door.state.reset(A)
+    assert (await door.lend(A, info=CACHE)).probe is False
+    assert door.state.snapshot([A])["a"].cooldown_until is None
+
+
+async def test_a_reset_leaves_other_keys_where_they_are(door: Door) -> None:
+    """What rests another key alone goes on, in the same project as well."""
+    await door.fails(A, failed(Scope.KEY, inf))
+    await door.fails(D, failed(Scope.KEY, inf))
+    door.state.reset(B)
+    assert await door.refused(A, D) == {"a": "failure", "d": "failure"}

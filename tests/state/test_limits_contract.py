@@ -211,3 +211,15 @@ async def test_a_bucket_may_change(door: Door, clock: FakeClock) -> None:
     await door.fails(one, moved, info=latest)
     assert await door.refused(one, info=latest) == {"a": "failure"}
     assert (await door.lend(one)).bucket == INFO.model
+
+
+async def test_what_was_sent_without_asking_counts(door: Door) -> None:
+    """`book` counts in the minute and the day, over every limit, and rests or retires nobody."""
+    one = key("a", Limits(rpm=5, tpm=1_000))
+    door.state.book(one, INFO.model, requests=3, tokens=30, day_requests=3)
+    used = door.state.snapshot([one])["a"].used[0]
+    assert (used.requests_minute, used.tokens_minute, used.requests_day) == (3, 30, 3)
+    assert await door.granted(one) == 2
+    door.state.book(one, INFO.model, requests=4, tokens=40, day_requests=4)
+    assert door.state.snapshot([one])["a"].used[0].requests_minute == 9
+    assert await door.refused(one) == {"a": "rpm"}

@@ -255,14 +255,17 @@ def _replace(store: Any) -> None:
     store._values["flash_01"] = type(store._values["flash_01"])("FAKE-another-secret")
 
 
-def test_a_state_that_is_down_is_told_once(traced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key lent without a booking is an event of the call, not of each attempt."""
+@pytest.mark.parametrize("lent", [{"books": None}, {"degraded": True}])
+def test_a_state_that_is_down_is_told_once(
+    traced: Any, monkeypatch: pytest.MonkeyPatch, lent: dict[str, Any]
+) -> None:
+    """A key booked by this process alone, or nowhere, is an event, once for each call."""
     playground = Playground([traced.observer], script={"flash_01": [failure(503), OK]})
     lend = playground.pool.state.acquire
     monkeypatch.setattr(
         playground.pool.state,
         "acquire",
-        lambda *args, **kwargs: lend(*args, **kwargs)._replace(books=None),
+        lambda *args, **kwargs: lend(*args, **kwargs)._replace(**lent),
     )
     playground.run()
     call = traced.named("generate_content")[0]

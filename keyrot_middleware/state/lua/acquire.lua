@@ -17,36 +17,6 @@ local now = clock(given)
 local bucket = redis.call('GET', at('b:' .. model)) or model
 local scoped -- the scopes of this call, once any record of a cooldown is there
 
-local function midnight()
-  for _, moment in ipairs(midnights) do
-    if moment > now then
-      return moment
-    end
-  end
-  local last = midnights[#midnights] -- the asking host's clock is days behind this one
-  return last + (math.floor((now - last) / DAY_S) + 1) * DAY_S
-end
-
-local first_minute = math.floor((now - GUARD_S) / 60)
-local last_minute = math.floor((now + GUARD_S) / 60)
-
--- Open the windows of now; true where now is within the guard of a minute's edge.
-local function roll(q)
-  if first_minute > q[MINUTE] then
-    local kept = first_minute == q[MINUTE] + 1
-    q[REQUESTS], q[REQUESTS_NEXT] = kept and q[REQUESTS_NEXT] or 0, 0
-    q[TOKENS], q[TOKENS_NEXT] = kept and q[TOKENS_NEXT] or 0, 0
-    q[MINUTE] = first_minute
-  end
-  if now >= q[DAY_END] then
-    q[DAY_END], q[DAY_REQUESTS] = midnight(), 0
-  end
-  if q[TOLD_UNTIL] and now >= q[TOLD_UNTIL] then
-    q[TOLD_UNTIL] = nil
-  end
-  return last_minute > q[MINUTE]
-end
-
 -- The limit in force: what Google told beats what was configured; nil where nobody knows.
 local function limit(q, told, configured)
   local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured
@@ -132,7 +102,7 @@ for place, key in ipairs(candidates) do
   local first = (place - 1) * 4
   local q, cool = quota(texts[first + 4]), cooldowns(first)
   local day_end = q[DAY_END]
-  local edge = roll(q)
+  local edge = roll(q, now, midnights)
   local rpm, tpm = limit(q, TOLD_RPM, key[RPM]), limit(q, TOLD_TPM, key[TPM])
   local rpd = limit(q, TOLD_RPD, key[RPD])
   local reason, until_s, waitable

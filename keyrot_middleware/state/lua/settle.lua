@@ -174,7 +174,7 @@ if kind == 'success' then
 end
 local until_s
 if verdict then
-  h[ERRORS] = h[ERRORS] + 1
+  h[ERRORS], h[LAST_ERROR] = h[ERRORS] + 1, verdict.failure
   until_s = punish()
 end
 if kind == 'success' or verdict then

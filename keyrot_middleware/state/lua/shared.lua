@@ -15,8 +15,8 @@ local MOST_RESTS = 64 -- cooldowns kept for one key, project or account
 local MINUTE, REQUESTS, REQUESTS_NEXT, TOKENS, TOKENS_NEXT = 1, 2, 3, 4, 5
 local DAY_END, DAY_REQUESTS = 6, 7
 local TOLD_UNTIL, TOLD_RPM, TOLD_TPM, TOLD_RPD = 8, 9, 10, 11
--- A health record is a JSON array with these.
-local LAST_USED, SUCCESSES, ERRORS, REVIVED = 1, 2, 3, 4
+-- A health record is a JSON array with these; the last is absent where nothing has failed.
+local LAST_USED, SUCCESSES, ERRORS, REVIVED, LAST_ERROR = 1, 2, 3, 4, 5
 
 local function at(name)
   return KEYS[1] .. ':' .. name
@@ -51,6 +51,34 @@ end
 
 local function quota(text)
   return text and cjson.decode(text) or { -1, 0, 0, 0, 0, 0, 0 }
+end
+
+local function next_midnight(now, midnights)
+  for _, moment in ipairs(midnights) do
+    if moment > now then
+      return moment
+    end
+  end
+  local last = midnights[#midnights] -- the asking host's clock is days behind this one
+  return last + (math.floor((now - last) / DAY_S) + 1) * DAY_S
+end
+
+-- Open the windows of now; true where now is within the guard of a minute's edge.
+local function roll(q, now, midnights)
+  local first = math.floor((now - GUARD_S) / 60)
+  if first > q[MINUTE] then
+    local kept = first == q[MINUTE] + 1
+    q[REQUESTS], q[REQUESTS_NEXT] = kept and q[REQUESTS_NEXT] or 0, 0
+    q[TOKENS], q[TOKENS_NEXT] = kept and q[TOKENS_NEXT] or 0, 0
+    q[MINUTE] = first
+  end
+  if now >= q[DAY_END] then
+    q[DAY_END], q[DAY_REQUESTS] = next_midnight(now, midnights), 0
+  end
+  if q[TOLD_UNTIL] and now >= q[TOLD_UNTIL] then
+    q[TOLD_UNTIL] = nil
+  end
+  return math.floor((now + GUARD_S) / 60) > q[MINUTE]
 end
 
 local function keep_quota(name, q, now)
@@ -120,5 +148,9 @@ local function health(text)
 end
 
 local function keep_health(name, h)
-  keep(name, string.format('[%.17g,%d,%d,%d]', unpack(h)), FOR_EVER_S)
+  local text = string.format('[%.17g,%d,%d,%d', unpack(h, LAST_USED, REVIVED))
+  if h[LAST_ERROR] then
+    text = text .. ',' .. cjson.encode(h[LAST_ERROR])
+  end
+  keep(name, text .. ']', FOR_EVER_S)
 end

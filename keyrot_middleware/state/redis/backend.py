@@ -10,7 +10,6 @@ Whatever goes wrong is raised as `RedisTrouble`: to go on without the server is 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import threading
 import time
@@ -23,6 +22,7 @@ from ...core.model import CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
 from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
 from ..base import KeyHealth, State
+from ..forks import after_fork
 from . import codec
 from .alines import AsyncLines
 from .calls import Call
@@ -79,7 +79,7 @@ class RedisState(State):
         self._tails, self._midnights = codec.Tails(), codec.Midnights()
         self._ids = _lease_ids()
         weakref.finalize(self, self._lines.close)  # at the interpreter's exit too
-        _renew_after_fork(self)
+        after_fork(self, RedisState.renew)
 
     def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
         """Reserve one key of *shortlist*; see `State.acquire`.
@@ -101,7 +101,7 @@ class RedisState(State):
         """
         names = tuple(names)
         call = self._settle(lease, outcome, names)
-        if _plain(lease, outcome, names):
+        if codec.plain(lease, outcome, names):
             self._lines.post(call)
             return None
         return _until(self._lines.call(call))
@@ -135,7 +135,7 @@ class RedisState(State):
         """Do what `settle` does, without blocking the loop."""
         names = tuple(names)
         call = self._settle(lease, outcome, names)
-        if _plain(lease, outcome, names):
+        if codec.plain(lease, outcome, names):
             await self._alines().post(call)
             return None
         return _until(await self._alines().call(call))
@@ -161,6 +161,30 @@ class RedisState(State):
         """
         also = (f"c:p:{key.project}", f"c:b:{key.billing_account}")
         self._lines.call(self._call("revive", (key.key_id, *also)))
+
+    def check(self) -> None:
+        """Find out whether the server can be written to.
+
+        Raises:
+            RedisTrouble: It cannot, or does not answer.
+        """
+        self._lines.ask([self._note()])
+
+    async def acheck(self) -> None:
+        """Do what `check` does, without blocking the loop."""
+        await self._alines().ask([self._note()])
+
+    def book(self, key: Candidate, bucket: str, **counts: int) -> None:
+        """Count what was sent without asking; see `State.book`.
+
+        Raises:
+            RedisTrouble: The server did not answer, or refused.
+        """
+        self._lines.call(self._book(key, bucket, **counts))
+
+    async def abook(self, key: Candidate, bucket: str, **counts: int) -> None:
+        """Do what `book` does, without blocking the loop."""
+        await self._alines().call(self._book(key, bucket, **counts))
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id; a few round trips for each thousand keys.
@@ -223,6 +247,16 @@ class RedisState(State):
         words = codec.lease_words(lease, outcome)
         return self._call("settle", (repr(self._clock()), *words, verdict, *stored))
 
+    def _book(
+        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+    ) -> Call:
+        midnights = self._midnights(self._test_clock() if self._test_clock else time.time())
+        words = (midnights, key.project, bucket, requests, tokens, day_requests)
+        return self._call("book", words)
+
+    def _note(self) -> list[str]:
+        return ["SET", f"{self._base}:check", "1", "PX", "1000"]
+
     def _owner(self, names: Iterable[str]) -> list[str]:
         keys = [f"{self._base}:o:{codec.stored_name(name)[0]}" for name in names]
         return ["MGET", *keys] if keys else []
@@ -249,16 +283,6 @@ class RedisState(State):
         self._ids = _lease_ids()
 
 
-def _plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
-    """Tell whether nobody needs to know that a settle was booked before going on.
-
-    An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
-    may do so by another connection.
-    """
-    held = isinstance(lease.books, codec.Booking) and lease.books.held
-    return outcome.kind is Kind.SUCCESS and outcome.verdict is None and not names and not held
-
-
 def _until(reply: Any) -> float | None:
     return None if reply is None else float(reply)
 
@@ -266,16 +290,3 @@ def _until(reply: Any) -> float | None:
 def _lease_ids() -> Iterator[str]:
     begin = secrets.token_hex(6)
     return map((begin + "-{}").format, count())
-
-
-def _renew_after_fork(state: RedisState) -> None:
-    if not hasattr(os, "register_at_fork"):
-        return
-    alive = weakref.ref(state)
-
-    def renew() -> None:
-        mine = alive()
-        if mine is not None:
-            mine.renew()
-
-    os.register_at_fork(after_in_child=renew)

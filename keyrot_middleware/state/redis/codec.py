@@ -13,6 +13,7 @@ from ...core.model import (
     Block,
     CallInfo,
     Candidate,
+    Kind,
     Lease,
     Limits,
     Outcome,
@@ -34,6 +35,7 @@ __all__ = [
     "health_of",
     "lease_words",
     "owner_of",
+    "plain",
     "quota_of",
     "refused",
     "shortlist_words",
@@ -177,6 +179,16 @@ def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
     ]
 
 
+def plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+    """Tell whether nobody needs to know that a settle was booked before going on.
+
+    An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
+    may do so by another connection.
+    """
+    held = isinstance(lease.books, Booking) and lease.books.held
+    return outcome.kind is Kind.SUCCESS and outcome.verdict is None and not names and not held
+
+
 def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
     """Write a verdict as JSON; nothing for none."""
     if verdict is None:
@@ -231,8 +243,8 @@ def tell(health: KeyHealth, behind: float) -> None:
 
 def health_of(record: bytes) -> KeyHealth:
     """Read a health record."""
-    last_used, successes, errors, _ = json.loads(record)
-    return KeyHealth(last_used or None, successes, errors)
+    last_used, successes, errors, _, *last_error = json.loads(record)
+    return KeyHealth(last_used or None, successes, errors, last_error=next(iter(last_error), None))
 
 
 def quota_of(record: bytes) -> Quota:

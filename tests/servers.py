@@ -55,9 +55,11 @@ def wait_for(true: Callable[[], Any], seconds: float = 10.0) -> None:
 class Server:
     """One server process with nothing on disk, in a directory of its own."""
 
-    def __init__(self, binary: str, *options: str, config: str | None = None) -> None:
+    def __init__(
+        self, binary: str, *options: str, config: str | None = None, port: int | None = None
+    ) -> None:
         """Start *binary* with *options*; with *config* as a sentinel that reads that file."""
-        self.port = free_port()
+        self.port = port or free_port()
         self._binary, self._options, self._config = binary, options, config
         self.directory = tempfile.mkdtemp(prefix="keyrot-server-")
         self.start()

@@ -1,0 +1,71 @@
+"""`keyrot reset KEY_ID`: bring a retired or cooling key back, while services run."""
+
+from __future__ import annotations
+
+import sys
+from math import isfinite
+
+from ..core.model import Candidate
+from ..core.text import nearest
+from ..errors import KeyrotError
+from ..state.base import KeyHealth
+from ..telemetry.wording import at_time
+from .shared import NOT_SHARED, SharedPool, shared_pool
+
+__all__ = ["reset"]
+
+
+def reset(key_id: str) -> int:
+    """Forget everything that rests the key, its project and its billing account.
+
+    Returns:
+        0; or 1 where that cannot be done, told on stderr.
+    """
+    try:
+        with shared_pool() as pool:
+            if pool is None:
+                print(NOT_SHARED, file=sys.stderr)
+                return 1
+            key = _find(pool, key_id)
+            before = pool.state.snapshot([key])[key.key_id]
+            pool.state.reset(key)
+            print(_told(key, before, _others(pool, key, before)))
+            return 0
+    except KeyrotError as error:
+        print(f"keyrot: {error}", file=sys.stderr)
+        return 1
+
+
+def _find(pool: SharedPool, key_id: str) -> Candidate:
+    key = pool.keys.get(key_id)
+    if key is None:
+        known = ", ".join(pool.keys)
+        hint = nearest(key_id, pool.keys)
+        raise KeyrotError(f"no key {key_id!r} in pool {pool.name!r}; there are: {known}.{hint}")
+    return key
+
+
+def _others(pool: SharedPool, key: Candidate, before: KeyHealth) -> list[str]:
+    """List the other keys that what rested this one has rested too."""
+    scope = before.cooldown_scope or ""
+    of = "billing_account" if scope == "billing" else "project" if "project" in scope else "key_id"
+    same = [one for one in pool.keys.values() if getattr(one, of) == getattr(key, of)]
+    return [one.key_id for one in same if one.key_id != key.key_id]
+
+
+def _told(key: Candidate, before: KeyHealth, others: list[str]) -> str:
+    until = before.cooldown_until
+    if until is None:
+        lines = [f"Key {key.key_id} did not rest, and serves on."]
+    else:
+        end = f"would have rested until {at_time(until)}" if isfinite(until) else "was disabled"
+        why = f"{before.cooldown_reason} ({before.cooldown_scope})"
+        lines = [
+            f"Key {key.key_id} is back: it {end}: {why}.",
+            "Running services offer it again within a minute.",
+        ]
+    if others:
+        lines.append(f"It rested with it, and is back too: {', '.join(others)}.")
+    if not key.active:
+        lines.append("It has active=false in keys.json, which stays as it is.")
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""What a shared state has to be told once it is back, in the order in which it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ..core.model import Lease, Outcome
+from .base import State
+from .forks import after_fork
+from .mirror import Mirror
+
+__all__ = ["Debts", "apay", "pay"]
+
+BUDGET_S = 0.1
+"""One call tells no longer than this; the next goes on from there."""
+KEPT = 1_000
+TRIES = 3
+"""What cannot be told so often is let go, so that it does not keep the state away for ever."""
+
+Steps = Generator[tuple[str, tuple[Any, ...], dict[str, Any]], Any, None]
+"""Methods of the shared state to call, and what they are called with; each reply is sent in."""
+
+
+class Debts:
+    """What happened while the shared state was away: verdicts, owners, resets, what was sent."""
+
+    def __init__(self, local: Mirror, clock: Callable[[], float] = time.monotonic) -> None:
+        self.behind = False
+        """Something was lent that the shared state has not booked."""
+        self._local = local
+        self._clock = clock
+        self._queue: deque[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = deque(maxlen=KEPT)
+        self._turn = threading.Lock()
+        after_fork(self, Debts._forgive)
+
+    def __bool__(self) -> bool:
+        return self.behind or bool(self._queue)
+
+    def add(self, method: str, *args: Any, **more: Any) -> None:
+        """Remember to call this."""
+        self._queue.append((0, method, args, more))
+
+    def add_settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> None:
+        """Remember a failure, and who owns what, as if reported by hand: it may be told twice."""
+        self.add("settle", lease._replace(books=None, degraded=False), outcome, names)
+
+    def steps(self, *, look: bool) -> Steps:
+        """Tell what can be told now; at once done while somebody else does.
+
+        Args:
+            look: Find out first whether the other can serve at all, so that what is to be told is
+                not blamed for it.
+
+        Raises:
+            Exception: The one that is thrown in; what was being told is kept.
+        """
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            began = self._clock()
+            if look:
+                yield "check", (), {}
+            if self.behind:
+                yield from self._windows()
+            while self._queue and self._clock() - began < BUDGET_S:
+                yield from self._one()
+        finally:
+            self._turn.release()
+
+    def _windows(self) -> Steps:
+        """Find out what it knows of the windows that run, and what it has to book."""
+        self.behind = False
+        try:
+            keys = self._local.in_use()
+            seen = (yield "snapshot", (keys,), {}) if keys else {}
+        except BaseException:
+            self.behind = True
+            raise
+        for debt in self._local.unreported(seen):
+            self.add("book", *debt[:2], **dict(zip(debt._fields[2:], debt[2:], strict=True)))
+
+    def _one(self) -> Steps:
+        tries, method, args, more = self._queue.popleft()
+        if method == "settle" and _is_over(args[1], args[2], self._local.time()):
+            return
+        try:
+            yield method, args, more
+        except BaseException:
+            if tries + 1 < TRIES:
+                self._queue.appendleft((tries + 1, method, args, more))
+            raise
+
+    def _forgive(self) -> None:
+        """Leave it all to the parent, in a forked child: it would be told twice."""
+        self._turn = threading.Lock()
+        self._queue.clear()
+        self._local.forget_meanwhile()
+        self.behind = False
+
+
+def _is_over(outcome: Outcome, names: tuple[str, ...], now: float) -> bool:
+    """Tell whether a failure has nothing to say any more."""
+    until = outcome.verdict.until if outcome.verdict is not None else None
+    return not names and until is not None and until <= now
+
+
+def pay(steps: Steps, state: State) -> None:
+    """Tell *state* what *steps* say, blocking the thread.
+
+    Raises:
+        Exception: Of the state.
+    """
+    try:
+        method, args, more = next(steps)
+        while True:
+            try:
+                reply = getattr(state, method)(*args, **more)
+            except BaseException as error:
+                method, args, more = steps.throw(error)
+            else:
+                method, args, more = steps.send(reply)
+    except StopIteration:
+        pass
+
+
+async def apay(steps: Steps, state: State) -> None:
+    """Tell *state* what *steps* say, blocking the task only.
+
+    Raises:
+        Exception: Of the state.
+    """
+    try:
+        method, args, more = next(steps)
+        while True:
+            try:
+                reply = await _acall(state, method, args, more)
+            except BaseException as error:
+                method, args, more = steps.throw(error)
+            else:
+                method, args, more = steps.send(reply)
+    except StopIteration:
+        pass
+
+
+async def _acall(state: State, method: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+    twin = getattr(state, f"a{method}", None)
+    if twin is not None:
+        return await twin(*args, **more)
+    return await asyncio.to_thread(getattr(state, method), *args, **more)

@@ -1,0 +1,267 @@
+"""What this process knows of a shared state: enough to go on with when that cannot be reached.
+
+While the shared state serves, everything that it tells this process is booked here a second time:
+what it lent, what it refused and until when, and how each lease ended. While it does not serve,
+this decides alone, with its share of the limits, and keeps count of what the other must learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import NamedTuple
+
+from ..core.failures import RULES
+from ..core.model import (
+    NO_LIMITS,
+    Block,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Scope,
+    Verdict,
+)
+from ..core.policy import RetryPolicy
+from ..core.roster import Shortlist
+from ..core.windows import Cooldown, Quota, scope_key, scope_keys
+from .base import KeyHealth, Used
+from .memory import BUCKETS_KEPT, Booking, MemoryState
+from .recent import keep
+
+__all__ = ["Mirror", "Unreported"]
+
+_SCOPES = {rule.name: rule.scope for rule in RULES if rule.scope is not Scope.NONE}
+_PASSING = frozenset({"rpm", "tpm", "concurrency", "probe", "inactive"})
+"""Refusals that are over within a minute, or are about one size of request."""
+
+
+class Unreported(NamedTuple):
+    """What a shared state has to book; the arguments of `State.book`."""
+
+    key: Candidate
+    bucket: str
+    requests: int
+    tokens: int
+    day_requests: int
+
+
+class Mirror(MemoryState):
+    """A state in memory that follows a shared one, or stands in for it."""
+
+    def __init__(self, policy: RetryPolicy, clock: Callable[[], float], share: float = 1.0) -> None:
+        """Know nothing yet.
+
+        Args:
+            policy: For the lengths of exponential cooldowns.
+            clock: Tells epoch seconds.
+            share: Of each limit, what this process may use when it decides alone; 0 < share <= 1.
+        """
+        super().__init__(policy, clock)
+        self.struck = 0
+        """How many failures were booked: a grant asked for before the last may be older news."""
+        self._meanwhile: dict[tuple[str, str], Quota] = {}
+        """What was lent here, and the shared state knows nothing of, by project and bucket."""
+        self._lenders: dict[str, Lease] = {}
+        """Of each project the last lease."""
+        if share < 1.0:
+            self._new_quota = _shared_quota(share)
+
+    # While the shared state serves ---------------------------------------------------------------
+
+    def lent(
+        self, granted: Lease, model: str, struck: int, doubted: Candidate | None = None
+    ) -> Lease | None:
+        """Book here too what the shared state has lent.
+
+        Args:
+            granted: Its lease.
+            model: As asked for.
+            struck: What `struck` was before it was asked.
+            doubted: The key, where the shared state does not know all that was sent with it.
+
+        Returns:
+            The lease to go on with; `books.granted` is the other. None, and nothing is booked,
+            where it has lent more than this process alone may have.
+        """
+        key_id, project, bucket = granted.key_id, granted.project, granted.bucket
+        with self._lock:
+            now = self._clock()
+            if bucket != model:
+                keep(self._buckets, model, bucket, BUCKETS_KEPT)
+            quota = self._quota(project, bucket)
+            edge = quota.roll(now)
+            if doubted is not None and _overrun(quota, doubted.limits, granted, edge=edge):
+                return None
+            where = quota.book(granted.requests, granted.tokens, edge=edge)
+            self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
+            health = self._health.get(key_id)
+            if health is None:
+                health = self._health[key_id] = KeyHealth()
+            health.last_used = now
+            self._lenders[project] = granted
+            if self._cooldowns and struck == self.struck:
+                self._rested(granted, now)
+            revived = self._revived.get(key_id, 0)
+        books = Booking(quota, where, (), model, revived, granted)
+        return Lease._make((*granted[:10], books, False))
+
+    def refused(self, info: CallInfo, shortlist: Shortlist, blocks: Mapping[str, Block]) -> None:
+        """Rest what the shared state says rests: other processes saw it fail."""
+        with self._lock:
+            now = self._clock()
+            bucket = self._buckets.get(info.model, info.model)
+            for _, key in shortlist:
+                block = blocks.get(key.key_id)
+                if block is not None and block.until > now and not _passes(block, info):
+                    self._rest(key, bucket, info.verb, block)
+
+    def _rest(self, key: Candidate, bucket: str, verb: str, block: Block) -> None:
+        """Rest the scope of the failure class; of one that is not known, the key alone."""
+        unknown = Scope.KEY if block.until == inf else Scope.KEY_MODEL
+        scope = Scope.PROJECT_MODEL if block.reason == "rpd" else _SCOPES.get(block.reason, unknown)
+        name = scope_key(
+            scope,
+            key_id=key.key_id,
+            project=key.project,
+            billing_account=key.billing_account,
+            bucket=bucket,
+            verb=verb,
+        )
+        resting = self._cooldowns.get(name)
+        if resting is None:
+            resting = self._cooldowns[name] = Cooldown()
+        if block.until > resting.until:
+            resting.strike(block.reason, block.until, waitable=block.waitable)
+
+    def _rested(self, granted: Lease, now: float) -> None:
+        """Forget what rests here and not there: somebody has reset it, or its probe did well."""
+        for name in scope_keys(granted, granted.bucket, granted.verb):
+            resting = self._cooldowns.get(name)
+            if resting is not None and resting.until > now:
+                del self._cooldowns[name]
+
+    def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
+        self.struck += 1
+        return super()._punish(lease, verdict, now)
+
+    # While it does not ---------------------------------------------------------------------------
+
+    def _lend(
+        self, best: tuple[Candidate, Quota, bool], bucket: str, info: CallInfo, now: float
+    ) -> Lease:
+        lease = super()._lend(best, bucket, info, now)._replace(degraded=True)
+        books = lease.books
+        assert isinstance(books, Booking)  # noqa: S101 - narrows the type; made by the line above
+        for cooldown in books.probing:
+            cooldown.probe = lease
+        alone = self._meanwhile.setdefault((lease.project, bucket), Quota())
+        alone.book(info.requests, info.tokens, edge=alone.roll(now))
+        self._lenders[lease.project] = lease
+        return lease
+
+    def _give_back(self, lease: Lease, outcome: Outcome) -> None:
+        super()._give_back(lease, outcome)
+        if not lease.degraded:
+            return
+        alone = self._meanwhile.get((lease.project, lease.bucket))
+        if alone is not None and isinstance(lease.books, Booking):
+            _correct(alone, lease, outcome, lease.books.where)
+
+    # When it is back -----------------------------------------------------------------------------
+
+    def in_use(self) -> list[Candidate]:
+        """List one key of each project that has used something today, for `unreported`."""
+        with self._lock:
+            now = self._clock()
+            projects = {p for (p, _), quota in self._quotas.items() if _used(quota, now)}
+            leases = [self._lenders[p] for p in projects if p in self._lenders]
+            return [_candidate(one) for one in leases]
+
+    def time(self) -> float:
+        """Tell the time, epoch seconds."""
+        return self._clock()
+
+    def forget_meanwhile(self) -> None:
+        """Let another process tell what was lent here: this one is its child."""
+        self._meanwhile.clear()
+
+    def unreported(self, seen: Mapping[str, KeyHealth]) -> list[Unreported]:
+        """Tell what a shared state that knows as much as *seen* has to book; tell it once.
+
+        That is what was lent here meanwhile. Where it knows less than even this process alone has
+        used, it has lost its memory, and all of that is missing.
+        """
+        known = {
+            (key_id, used.bucket): used for key_id, health in seen.items() for used in health.used
+        }
+        with self._lock:
+            now = self._clock()
+            debts = [
+                self._debt(project, bucket, quota, known)
+                for (project, bucket), quota in self._quotas.items()
+                if _used(quota, now) and project in self._lenders
+            ]
+            self._meanwhile.clear()
+        return [debt for debt in debts if any(debt[2:])]
+
+    def _debt(
+        self, project: str, bucket: str, quota: Quota, known: Mapping[tuple[str, str], Used]
+    ) -> Unreported:
+        lender = self._lenders[project]
+        there = known.get((lender.key_id, bucket)) or Used(bucket, 0, 0, 0)
+        alone = self._meanwhile.get((project, bucket)) or Quota()
+        alone.roll(self._clock())
+        return Unreported(
+            _candidate(lender),
+            bucket,
+            max(alone.requests, quota.requests - there.requests_minute),
+            max(alone.tokens, quota.tokens - there.tokens_minute),
+            max(alone.day_requests, quota.day_requests - there.requests_day),
+        )
+
+
+def _passes(block: Block, info: CallInfo) -> bool:
+    return block.reason in _PASSING or (block.reason == "rpd" and info.requests > 1)
+
+
+def _candidate(lease: Lease) -> Candidate:
+    return Candidate(lease.key_id, lease.project, lease.billing_account)
+
+
+def _used(quota: Quota, now: float) -> bool:
+    """Tell whether anything counts today, in the windows of *now*."""
+    quota.roll(now)
+    return quota.day_requests > 0 or quota.requests > 0
+
+
+def _overrun(quota: Quota, configured: Limits, lease: Lease, *, edge: bool) -> bool:
+    """Tell whether a lease is more than the whole limit allows; the share is for bad times only."""
+    limits = Quota.limits(quota, configured)
+    return quota.block(limits, lease.requests, lease.tokens, edge=edge) is not None
+
+
+def _correct(quota: Quota, lease: Lease, outcome: Outcome, where: tuple[int, bool, float]) -> None:
+    """Put the truth in place of what was reserved, as `MemoryState` does in its own windows."""
+    if outcome.kind is Kind.UNSENT:
+        quota.correct(where, -lease.requests, -lease.tokens)
+    elif outcome.usage.input_tokens is not None:
+        quota.correct(where, 0, outcome.usage.input_tokens - lease.tokens)
+
+
+def _shared_quota(share: float) -> type[Quota]:
+    """Make windows of which only a *share* of each limit is this process's, one at the least."""
+
+    def part(limit: int | None) -> int | None:
+        return None if limit is None else min(limit, max(1, int(limit * share)))
+
+    class PartOfQuota(Quota):
+        __slots__ = ()
+
+        def limits(self, configured: Limits) -> Limits:
+            whole = super().limits(configured)
+            return whole if whole is NO_LIMITS else Limits(*map(part, whole))
+
+    return PartOfQuota

@@ -1,0 +1,211 @@
+"""`keyrot status` and `keyrot reset` on a real server, while another process uses the pool."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from math import inf
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from rig import INFO
+from servers import free_port, server, stop_all
+
+from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope, Unavailable, Verdict
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.state import State, open_shared
+
+Keyrot = Callable[..., Any]
+
+KEYS: list[dict[str, Any]] = [
+    {"key_id": "idle_01", "model": "gemini-2.5-flash"},
+    {"key_id": "used_01", "rpm": 10, "tpm": 250_000, "rpd": 500},
+    {"key_id": "cool_01", "project": "p"},
+    {"key_id": "gone_01"},
+    {"key_id": "off_01", "active": False},
+    {"key_id": "also_01", "project": "p"},
+]
+OF = {entry["key_id"]: KeySpec.model_validate(entry).candidate for entry in KEYS}
+
+
+class Service:
+    """What a service does with the pool, without its SDK."""
+
+    def __init__(self, url: str, pool: str) -> None:
+        self.env = {"KEYROT_STATE_URL": url, "KEYROT_POOL": pool}
+        state = open_shared(url, RetryPolicy(), time.time, pool=pool)
+        assert state is not None
+        self.state: State = state
+
+    def lend(self, key_id: str) -> Lease | Unavailable:
+        """Ask for one key."""
+        return self.state.acquire(INFO, ((0, OF[key_id]),), spread=False)
+
+    def fail(self, key_id: str, failure: str, scope: Scope, until: float, **more: Any) -> None:
+        """Let a request with it fail."""
+        lease = self.lend(key_id)
+        assert isinstance(lease, Lease)
+        verdict = Verdict(failure, 429, scope, until, **more)
+        self.state.settle(lease, Outcome(Kind.FAILURE, verdict))
+
+    def use(self) -> None:
+        """Use some keys, in each way."""
+        for _ in range(3):
+            lease = self.lend("used_01")
+            assert isinstance(lease, Lease)
+            self.state.settle(lease, Outcome(Kind.SUCCESS))
+        told = Limits(rpm=5)
+        until = time.time() + 600
+        self.fail("cool_01", "quota_minute", Scope.PROJECT_MODEL, until, learned=told)
+        self.fail("gone_01", "key_invalid", Scope.KEY, inf)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+@pytest.fixture
+def service(tmp_path: Path, clean_environment: None) -> Iterator[Service]:
+    """Write keys.json, and use the pool."""
+    (tmp_path / "keys.json").write_text(json.dumps(KEYS))
+    made = Service(server("valkey").url, f"pool-{uuid4().hex[:8]}")
+    made.use()
+    yield made
+    made.state.close()
+
+
+def test_the_table_tells_how_each_key_stands(keyrot: Keyrot, service: Service) -> None:
+    """Idle, used, cooling and disabled keys, windows, ends and errors are seen from outside."""
+    ran = keyrot("status", **service.env)
+    assert ran.returncode == 0, ran.stderr
+    lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
+    states = {key_id: lines[key_id].split()[1] for key_id in OF}
+    assert states == {
+        "idle_01": "idle",
+        "used_01": "used",
+        "cool_01": "cooldown",
+        "gone_01": "disabled",
+        "off_01": "disabled",
+        "also_01": "cooldown",
+    }
+    assert "3/10 rpm, 30/250,000 tpm, 3/500 rpd" in " ".join(ran.stdout.split())
+    assert "1/5 rpm" in ran.stdout
+    assert "quota_minute (project_model)" in ran.stdout
+    assert "key_invalid" in lines["gone_01"]
+    assert "2 of 6 keys can serve" in ran.stdout
+
+
+def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
+    """`--json` gives numbers and ISO times, and no password of the URL."""
+    url = service.env["KEYROT_STATE_URL"].replace("//", "//:@")
+    ran = keyrot("status", "--json", **{**service.env, "KEYROT_STATE_URL": url})
+    found = json.loads(ran.stdout)
+    assert (found["shared"], found["pool"]) == (True, service.env["KEYROT_POOL"])
+    assert "[redacted]@127.0.0.1" in found["state"]
+    assert list(found["keys"]) == list(OF)
+    used = found["keys"]["used_01"]["used"][INFO.model]
+    assert used["rpm"] == {"used": 3, "limit": 10}
+    assert used["tpm"] == {"used": 30, "limit": 250_000}
+    cool = found["keys"]["cool_01"]
+    assert cool["cooldown_until"].endswith("Z")
+    assert (cool["last_error"], cool["cooldown_scope"]) == ("quota_minute", "project_model")
+    gone = found["keys"]["gone_01"]
+    assert (gone["state"], gone["cooldown_until"], gone["error_count"]) == ("disabled", None, 1)
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_watch_looks_again_until_it_is_interrupted(
+    service: Service, flags: tuple[str, ...]
+) -> None:
+    """What a service does between two looks is seen; Ctrl-C ends it well."""
+    command = [sys.executable, "-m", "keyrot_middleware", "status", "--watch", *flags]
+    with subprocess.Popen(
+        command, env={**os.environ, **service.env}, stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        seen: list[str] = []
+        try:
+            while not any("gone_01" in line for line in seen):
+                seen.append(watching.stdout.readline())
+            service.state.reset(OF["gone_01"])
+            for line in watching.stdout:
+                row = json.loads(line)["keys"]["gone_01"]["state"] if flags else line
+                if row == "used" or ("gone_01" in row and "used" in row):
+                    break
+        finally:
+            watching.send_signal(signal.SIGINT)
+            watching.stdout.read()
+        assert watching.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("key_id", "told"),
+    [
+        ("gone_01", "Key gone_01 is back: it was disabled: key_invalid (key)."),
+        ("cool_01", "It rested with it, and is back too: also_01."),
+        ("used_01", "Key used_01 did not rest, and serves on."),
+    ],
+)
+def test_reset_brings_a_key_back(keyrot: Keyrot, service: Service, key_id: str, told: str) -> None:
+    """A running service is lent the key again; what else came back is told."""
+    ran = keyrot("reset", key_id, **service.env)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert told in ran.stdout
+    assert isinstance(service.lend(key_id), Lease)
+
+
+def test_reset_leaves_the_others_alone(keyrot: Keyrot, service: Service) -> None:
+    """A key that is retired by itself stays so when another is reset."""
+    assert keyrot("reset", "cool_01", **service.env).returncode == 0
+    assert isinstance(service.lend("gone_01"), Unavailable)
+
+
+def test_an_unknown_key_is_answered_with_those_there_are(keyrot: Keyrot, service: Service) -> None:
+    """A slip of the pen changes nothing, and the right name is suggested."""
+    ran = keyrot("reset", "gone_1", **service.env)
+    assert ran.returncode == 1
+    assert "no key 'gone_1' in pool" in ran.stderr
+    assert 'Did you mean "gone_01"?' in ran.stderr
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("reset", "idle_01")])
+def test_a_server_that_is_not_there_is_told(
+    keyrot: Keyrot, service: Service, command: tuple[str, ...]
+) -> None:
+    """Exit code 1, the place without its password, no traceback."""
+    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
+    ran = keyrot(*command, **{**service.env, "KEYROT_STATE_URL": url})
+    assert ran.returncode == 1
+    said = ran.stdout + ran.stderr
+    assert "redis://127.0.0.1" in said
+    assert "hunter2" not in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("command", "code"), [(("status",), 0), (("reset", "idle_01"), 1)])
+def test_a_state_in_memory_is_said_to_be_inside_each_process(
+    keyrot: Keyrot, tmp_path: Path, command: tuple[str, ...], code: int
+) -> None:
+    """With memory:// there is nothing to be seen from outside; it is said where it can be."""
+    (tmp_path / "keys.json").write_text(json.dumps(KEYS))
+    ran = keyrot(*command)
+    assert ran.returncode == code
+    assert "keyrot_middleware.status()" in ran.stdout + ran.stderr
+    assert json.loads(keyrot("status", "--json").stdout) == {"shared": False}
+
+
+def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
+    """Switched off, and without any key: exit code 1, and why."""
+    assert "no key: set GEMINI_API_KEYS" in keyrot("status").stderr
+    ran = keyrot("status", ENABLE_KEY_ROTATION="false")
+    assert (ran.returncode, "ENABLE_KEY_ROTATION" in ran.stderr) == (1, True)

@@ -1,0 +1,138 @@
+"""A shared state that fails on command: a real one in memory, behind a line that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Outcome, Unavailable
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.roster import Shortlist
+from keyrot_middleware.state import DegradingState, MemoryState, State
+from keyrot_middleware.state.base import KeyHealth
+from keyrot_middleware.state.breaker import Breaker
+from keyrot_middleware.state.mirror import Mirror
+
+__all__ = ["Faulty", "LineDownError", "degrading"]
+
+ALL = frozenset({"acquire", "settle", "owner", "revive", "reset", "snapshot", "book", "check"})
+
+
+class LineDownError(Exception):
+    """The line is cut."""
+
+
+class Faulty(State):
+    """A state that fails or hangs where a test says so."""
+
+    instant: ClassVar[bool] = False
+
+    def __init__(self, inner: MemoryState) -> None:
+        self.inner = inner
+        self.failing: frozenset[str] = frozenset()
+        """Methods that fail."""
+        self.hangs_s = 0.0
+        """How long a failing method takes to fail."""
+        self.applies = False
+        """A failing method has done its work: only its answer is lost."""
+        self.asked: list[str] = []
+        self._lock = threading.Lock()
+
+    def cut(self, *methods: str, hangs_s: float = 0.0) -> None:
+        """Let these methods fail, all if none is named."""
+        self.failing, self.hangs_s = frozenset(methods) or ALL, hangs_s
+
+    def mend(self) -> None:
+        """Serve again."""
+        self.failing = frozenset()
+
+    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+        """Reserve, or fail."""
+        return self._do("acquire", info, shortlist, spread=spread)
+
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Settle, or fail."""
+        return self._do("settle", lease, outcome, names)
+
+    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Tell, or fail."""
+        return self._do("owner", names)
+
+    def revive(self, key_id: str) -> None:
+        """Revive, or fail."""
+        self._do("revive", key_id)
+
+    def reset(self, key: Candidate) -> None:
+        """Reset, or fail."""
+        self._do("reset", key)
+
+    def book(self, key: Candidate, bucket: str, **counts: int) -> None:
+        """Book, or fail."""
+        self._do("book", key, bucket, **counts)
+
+    def check(self) -> None:
+        """Be there, or fail."""
+        self._do("check")
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Tell, or fail."""
+        return self._do("snapshot", candidates)
+
+    async def aacquire(self, *args: Any, **more: Any) -> Any:
+        """Reserve, or fail."""
+        return await self._ado("acquire", *args, **more)
+
+    async def asettle(self, *args: Any) -> Any:
+        """Settle, or fail."""
+        return await self._ado("settle", *args)
+
+    async def aowner(self, *args: Any) -> Any:
+        """Tell, or fail."""
+        return await self._ado("owner", *args)
+
+    async def abook(self, *args: Any, **more: Any) -> None:
+        """Book, or fail."""
+        await self._ado("book", *args, **more)
+
+    async def acheck(self) -> None:
+        """Be there, or fail."""
+        await self._ado("check")
+
+    def _do(self, method: str, *args: Any, **more: Any) -> Any:
+        if self._fails(method, args, more):
+            time.sleep(self.hangs_s)
+            raise LineDownError
+        return getattr(self.inner, method)(*args, **more)
+
+    async def _ado(self, method: str, *args: Any, **more: Any) -> Any:
+        if self._fails(method, args, more):
+            await asyncio.sleep(self.hangs_s)
+            raise LineDownError
+        return getattr(self.inner, method)(*args, **more)
+
+    def _fails(self, method: str, args: Any, more: Any) -> bool:
+        with self._lock:
+            self.asked.append(method)
+        if method not in self.failing:
+            return False
+        if self.applies:
+            getattr(self.inner, method)(*args, **more)
+        return True
+
+
+def degrading(
+    clock: Callable[[], float],
+    policy: RetryPolicy | None = None,
+    *,
+    share: float = 1.0,
+    breaker_clock: Callable[[], float] | None = None,
+    inner: MemoryState | None = None,
+) -> tuple[DegradingState, Faulty]:
+    """Make a state over one that can be cut off; both keep the time of *clock*."""
+    policy = policy or RetryPolicy()
+    shared = Faulty(inner or MemoryState(policy, clock))
+    breaker = Breaker(breaker_clock or clock)
+    return DegradingState(shared, Mirror(policy, clock, share), breaker, "test"), shared

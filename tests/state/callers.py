@@ -1,0 +1,116 @@
+"""Callers of a state, in threads or tasks, that go on until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from doors import OK
+from rig import INFO
+
+from keyrot_middleware.core.model import Candidate, Lease
+from keyrot_middleware.state import State
+
+__all__ = ["Callers", "Tasks", "Threads"]
+
+
+class Callers(AbstractContextManager["Callers"]):
+    """So many callers; each asks for a key, keeps it for a while, settles, and asks again."""
+
+    def __init__(
+        self, state: State, *keys: Candidate, number: int = 64, pause_s: float = 0.05
+    ) -> None:
+        self.state, self.number, self.pause_s = state, number, pause_s
+        self.keys = tuple((0, key) for key in keys)
+        self.lent: Counter[str] = Counter()
+        self.alone: Counter[str] = Counter()
+        self.errors: list[BaseException] = []
+        self.longest_s = 0.0
+        self._over = False
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Callers:
+        """Begin to call."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop, and wait for all."""
+        self._over = True
+        for thread in self._threads:
+            thread.join(20)
+
+    def until(self, true: Callable[[], bool], seconds: float) -> float:
+        """Wait until something is true; give the seconds it took."""
+        began = time.monotonic()
+        while not true():
+            assert time.monotonic() - began < seconds, "it did not come true in time"
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def note(self, reply: object, seconds: float) -> None:
+        """Take note of one call."""
+        with self._lock:
+            self.longest_s = max(self.longest_s, seconds)
+            if isinstance(reply, Lease):
+                self.lent[reply.key_id] += 1
+                self.alone[reply.key_id] += reply.degraded
+
+
+class Threads(Callers):
+    """In threads."""
+
+    def __init__(self, *args: object, **more: object) -> None:
+        super().__init__(*args, **more)  # type: ignore[arg-type]
+        self._threads = [threading.Thread(target=self._call) for _ in range(self.number)]
+
+    def _call(self) -> None:
+        try:
+            while not self._over:
+                began = time.perf_counter()
+                reply = self.state.acquire(INFO, self.keys, spread=True)
+                asked_s = time.perf_counter() - began
+                time.sleep(self.pause_s)
+                began = time.perf_counter()
+                if isinstance(reply, Lease):
+                    self.state.settle(reply, OK)
+                self.note(reply, asked_s + time.perf_counter() - began)
+        except BaseException as error:
+            self.errors.append(error)
+
+
+class Tasks(Callers):
+    """In tasks of one loop."""
+
+    def __init__(self, *args: object, **more: object) -> None:
+        super().__init__(*args, **more)  # type: ignore[arg-type]
+        self._threads = [threading.Thread(target=lambda: asyncio.run(self._everyone()))]
+
+    async def _everyone(self) -> None:
+        await asyncio.gather(*(self._call() for _ in range(self.number)))
+
+    async def _call(self) -> None:
+        try:
+            while not self._over:
+                began = time.perf_counter()
+                reply = await self.state.aacquire(INFO, self.keys, spread=True)
+                asked_s = time.perf_counter() - began
+                await asyncio.sleep(self.pause_s)
+                began = time.perf_counter()
+                if isinstance(reply, Lease):
+                    await self.state.asettle(reply, OK)
+                self.note(reply, asked_s + time.perf_counter() - began)
+        except BaseException as error:
+            self.errors.append(error)

@@ -1,0 +1,132 @@
+"""The breaker alone: who may ask, when, and what their answer changes."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from keyrot_middleware.state.breaker import PAUSE_S, Breaker
+
+
+class Seconds:
+    """A clock of seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        """Tell them."""
+        return self.now
+
+
+@pytest.fixture
+def seconds() -> Seconds:
+    """Stand at 100 s."""
+    return Seconds()
+
+
+@pytest.fixture
+def breaker(seconds: Seconds) -> Breaker:
+    """Begin closed."""
+    return Breaker(seconds)
+
+
+def turn_of(breaker: Breaker) -> int:
+    """Enter where there must be a turn."""
+    turn = breaker.enter()
+    assert turn is not None
+    return turn
+
+
+def opened(breaker: Breaker) -> Breaker:
+    """Let one turn fail."""
+    assert breaker.failed(turn_of(breaker))
+    return breaker
+
+
+def test_closed_lets_everyone_in(breaker: Breaker) -> None:
+    """While nothing fails, everyone may ask, and success says nothing new."""
+    turns = [turn_of(breaker) for _ in range(5)]
+    assert [breaker.succeeded(turn) for turn in turns] == [None] * 5
+    assert not breaker.open
+
+
+def test_one_failure_opens_it_for_a_pause(breaker: Breaker, seconds: Seconds) -> None:
+    """After a failure nobody may ask before the pause is over; then one may."""
+    opened(breaker)
+    assert breaker.open
+    seconds.now += PAUSE_S - 0.01
+    assert breaker.enter() is None
+    seconds.now += 0.01
+    assert breaker.enter() is not None
+    assert breaker.enter() is None
+
+
+def test_a_look_that_succeeds_closes_it_and_tells_how_long(
+    breaker: Breaker, seconds: Seconds
+) -> None:
+    """The seconds are those since the failure; then everyone may ask again."""
+    opened(breaker)
+    seconds.now += 7.5
+    assert breaker.succeeded(turn_of(breaker)) == 7.5
+    assert not breaker.open
+    assert None not in [breaker.enter() for _ in range(3)]
+
+
+def test_a_look_that_fails_waits_for_another_pause(breaker: Breaker, seconds: Seconds) -> None:
+    """It opens nothing anew: the whole time counts as one."""
+    opened(breaker)
+    seconds.now += PAUSE_S
+    look = turn_of(breaker)
+    seconds.now += 0.2
+    assert not breaker.failed(look)
+    seconds.now += PAUSE_S - 0.01
+    assert breaker.enter() is None
+    seconds.now += 0.01
+    assert breaker.succeeded(turn_of(breaker)) == pytest.approx(2 * PAUSE_S + 0.2)
+
+
+def test_calls_under_way_when_it_opens_change_nothing(breaker: Breaker, seconds: Seconds) -> None:
+    """Sixty-four that fail together are one failure, and one that did well closes nothing."""
+    turns = [turn_of(breaker) for _ in range(64)]
+    assert [breaker.failed(turn) for turn in turns] == [True] + [False] * 63
+    assert breaker.succeeded(turns[0]) is None
+    assert breaker.open
+
+
+def test_news_from_before_the_recovery_is_old(breaker: Breaker, seconds: Seconds) -> None:
+    """A call that began before the outage, and fails after it, opens nothing."""
+    before = turn_of(breaker)
+    opened(breaker)
+    seconds.now += PAUSE_S
+    breaker.succeeded(turn_of(breaker))
+    assert not breaker.failed(before)
+    assert not breaker.open
+
+
+def test_a_caller_that_never_comes_back_blocks_nobody(breaker: Breaker, seconds: Seconds) -> None:
+    """A look whose task was cancelled is followed by another after the pause."""
+    opened(breaker)
+    seconds.now += PAUSE_S
+    lost = turn_of(breaker)
+    seconds.now += PAUSE_S
+    assert breaker.succeeded(turn_of(breaker)) is not None
+    assert breaker.succeeded(lost) is None
+
+
+def test_of_many_threads_one_looks(breaker: Breaker, seconds: Seconds) -> None:
+    """When the pause is over and all come at once, exactly one is let in."""
+    opened(breaker)
+    for _ in range(20):
+        seconds.now += PAUSE_S
+        gate = threading.Barrier(8)
+
+        def come(gate: threading.Barrier = gate) -> int | None:
+            gate.wait()
+            return breaker.enter()
+
+        with ThreadPoolExecutor(8) as threads:
+            turns = [future.result() for future in [threads.submit(come) for _ in range(8)]]
+        assert sum(turn is not None for turn in turns) == 1

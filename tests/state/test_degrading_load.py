@@ -1,0 +1,108 @@
+"""Many callers at once, while the shared state comes and goes: nobody fails, nobody waits long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from doors import OK, PATIENCE_S
+from faulty import Faulty, degrading
+from rig import INFO, key
+
+from keyrot_middleware.core.model import Lease, Limits
+from keyrot_middleware.state import DegradingState
+from keyrot_middleware.testing import FakeClock
+
+CALLERS = 64
+LAST_S = 3.0
+KEYS = tuple((0, key(f"k{n}", Limits(rpm=500 * (n + 1)))) for n in range(4))
+LIMITS = {one.key_id: one.limits.rpm for _, one in KEYS}
+
+
+class Tally:
+    """What the callers saw."""
+
+    def __init__(self) -> None:
+        self.lent: Counter[str] = Counter()
+        self.alone = 0
+        self.longest_s = 0.0
+
+    def note(self, reply: object, began: float) -> None:
+        """Take note of one call."""
+        self.longest_s = max(self.longest_s, time.perf_counter() - began)
+        if isinstance(reply, Lease):
+            self.lent[reply.key_id] += 1
+            self.alone += reply.degraded
+
+
+def flap(shared: Faulty, over: threading.Event) -> None:
+    """Let it hang for 0.2 s a question, serve again, lose its answers, serve again, and so on."""
+    while not over.wait(0.15):
+        shared.cut("acquire", "settle", "snapshot", "check", hangs_s=0.2)
+        over.wait(0.15)
+        shared.mend()
+
+
+def under_threads(state: DegradingState, until: float) -> Tally:
+    """Call from so many threads; 10 ms for a request."""
+    tally, lock = Tally(), threading.Lock()
+
+    def caller() -> None:
+        while time.perf_counter() < until:
+            began = time.perf_counter()
+            reply = state.acquire(INFO, KEYS, spread=True)
+            if isinstance(reply, Lease):
+                state.settle(reply, OK)
+            with lock:
+                tally.note(reply, began)
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(CALLERS) as threads:
+        for future in [threads.submit(caller) for _ in range(CALLERS)]:
+            future.result()
+    return tally
+
+
+def under_tasks(state: DegradingState, until: float) -> Tally:
+    """Call from so many tasks."""
+    tally = Tally()
+
+    async def caller() -> None:
+        while time.perf_counter() < until:
+            began = time.perf_counter()
+            reply = await state.aacquire(INFO, KEYS, spread=True)
+            if isinstance(reply, Lease):
+                await state.asettle(reply, OK)
+            tally.note(reply, began)
+            await asyncio.sleep(0.01)
+
+    async def everyone() -> None:
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+
+    asyncio.run(everyone())
+    return tally
+
+
+@pytest.mark.parametrize("under", [under_threads, under_tasks], ids=["threads", "tasks"])
+def test_nobody_fails_waits_or_gets_too_much(
+    clock: FakeClock, under: Callable[[DegradingState, float], Tally]
+) -> None:
+    """No call waits for the shared state, nothing is raised, and each limit is used to its end."""
+    ticks = time.monotonic  # a pause is 2 s: too long for a test, so its clock runs faster
+    state, shared = degrading(clock.time, breaker_clock=lambda: ticks() * 40)
+    over = threading.Event()
+    flapping = threading.Thread(target=flap, args=(shared, over))
+    flapping.start()
+    try:
+        tally = under(state, time.perf_counter() + LAST_S)
+    finally:
+        over.set()
+        flapping.join()
+    assert tally.longest_s < PATIENCE_S
+    assert dict(tally.lent) == LIMITS
+    assert 0 < tally.alone < sum(LIMITS.values())

@@ -1,0 +1,230 @@
+"""Real servers that are killed, stopped, emptied, full, closed or read-only: no call notices."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+
+import pytest
+from callers import Callers, Tasks, Threads
+from doors import OK, PATIENCE_S, failed
+from rig import INFO, key
+from servers import BINARIES, Server, free_port
+
+from keyrot_middleware.core.model import Lease, Limits, Scope
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state import DegradingState, open_shared, open_state
+from keyrot_middleware.state.breaker import PAUSE_S, Breaker
+from keyrot_middleware.state.mirror import Mirror
+
+SHORT_S = 0.3
+"""Between two looks, where a test would otherwise wait for nothing but the pause."""
+
+A, B = key("a"), key("b")
+POLICY = RetryPolicy()
+
+
+@pytest.fixture
+def valkey() -> Iterator[Server]:
+    """Start a server of its own."""
+    made = Server(BINARIES["valkey"])
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def state(valkey: Server) -> Iterator[DegradingState]:
+    """Open a state as install() does, but for a shorter pause."""
+    with opened(valkey.strict_url) as made:
+        yield made
+
+
+@contextmanager
+def opened(url: str, pause_s: float = SHORT_S) -> Iterator[DegradingState]:
+    """Open a state, and close it at the end."""
+    shared = open_shared(url, POLICY, time.time)
+    assert shared is not None
+    made = DegradingState(
+        shared, Mirror(POLICY, time.time), Breaker(time.monotonic, pause_s), "test"
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def lend(state: DegradingState, *keys: object) -> Lease:
+    """Ask once; there must be a key."""
+    reply = state.acquire(INFO, tuple((0, one) for one in keys or (A,)), spread=False)  # type: ignore[misc]
+    assert isinstance(reply, Lease)
+    state.settle(reply, OK)
+    return reply
+
+
+def recovered(state: DegradingState) -> None:
+    """Call until the shared state is used again, 5 s at most."""
+    until = time.monotonic() + 5
+    while lend(state).degraded:
+        assert time.monotonic() < until, "it did not come back in time"
+        time.sleep(0.05)
+    assert not state.degraded
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List what was warned of."""
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def unharmed(callers: Callers) -> None:
+    """Hold that nothing was raised, and that nobody waited long."""
+    assert callers.errors == []
+    assert callers.longest_s < PATIENCE_S
+
+
+@pytest.mark.parametrize("kind", [Threads, Tasks])
+def test_killed_and_restarted_empty(
+    valkey: Server, state: DegradingState, kind: type[Callers]
+) -> None:
+    """All go on; when it is back, the day's limit holds, though it has forgotten all."""
+    limits = {"a": 150, "b": 2_000}
+    keys = [key(name, Limits(rpd=most)) for name, most in limits.items()]
+    with kind(state, *keys) as callers:
+        callers.until(lambda: callers.lent["a"] >= 50, 5)
+        valkey.stop()
+        callers.until(lambda: callers.alone["b"] > 100, 5)
+        assert state.degraded
+        valkey.start()
+        assert callers.until(lambda: not state.degraded, 5) < 5
+        callers.until(lambda: sum(callers.lent.values()) == sum(limits.values()), 15)
+        time.sleep(0.3)
+    unharmed(callers)
+    assert dict(callers.lent) == limits
+    assert sum(callers.alone.values()) < sum(callers.lent.values())
+
+
+def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """It hangs and refuses nothing: a look every pause, and shared within 5 s of its return."""
+    one = key("s", Limits(rpd=20_000))
+    with opened(valkey.strict_url, PAUSE_S) as state:
+        with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
+            threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50, 5)
+            valkey.signal(signal.SIGSTOP)
+            time.sleep(5)
+            assert state.degraded
+            valkey.signal(signal.SIGCONT)
+            assert threads.until(lambda: not state.degraded, 5) < 5
+        for callers in (threads, tasks):
+            unharmed(callers)
+            assert callers.alone["s"] > 50
+        lend(state)
+        known = state.snapshot([one])["s"].used[0].requests_day
+        assert known >= threads.lent["s"] + tasks.lent["s"]
+    begun, ended = warned(caplog)
+    assert "the shared state cannot be used" in begun
+    assert "is back after" in ended
+
+
+def test_emptied_while_it_runs(valkey: Server, state: DegradingState) -> None:
+    """It forgets counts and scripts: nobody notices, and it counts from there."""
+    state.settle(lend(state, B), failed(Scope.KEY, inf))
+    for _ in range(3):
+        lend(state)
+    valkey.ask("FLUSHALL")
+    valkey.ask("SCRIPT", "FLUSH")
+    for _ in range(2):
+        assert not lend(state).degraded
+    assert not lend(state, B).degraded
+    assert state.snapshot([A])["a"].used[0].requests_day == 2
+
+
+def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Calls go on from the start; the warning says why, and shows no password."""
+    valkey.ask("CONFIG", "SET", "requirepass", "right")
+    url = valkey.strict_url.replace("//", "//:hunter2@")
+    with opened(url) as state:
+        state.check()
+        assert state.degraded
+        assert lend(state).degraded
+        (text,) = warned(caplog)
+        assert "127.0.0.1" in text
+        assert "invalid username-password pair" in text
+        assert "hunter2" not in text
+        good = valkey.strict_url.replace("//", "//:right@")
+        with opened(good) as other:
+            assert not lend(other).degraded
+
+
+def test_a_password_that_is_missing_and_given_up(valkey: Server, state: DegradingState) -> None:
+    """When the server asks for one no more, it is used again."""
+    with_password = valkey.strict_url.replace("//", "//:right@")
+    valkey.ask("CONFIG", "SET", "requirepass", "right")
+    assert lend(state).degraded
+    import redis
+
+    with redis.Redis.from_url(with_password) as client:
+        client.config_set("requirepass", "")
+    recovered(state)
+
+
+def test_out_of_memory(valkey: Server, state: DegradingState) -> None:
+    """A full server refuses to book: this process does; with room again, so does the server."""
+    lend(state)
+    valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    assert lend(state).degraded
+    state.settle(lend(state, B), failed(Scope.KEY, inf))
+    time.sleep(SHORT_S)
+    assert lend(state).degraded
+    valkey.ask("CONFIG", "SET", "maxmemory", "0")
+    recovered(state)
+    assert state.snapshot([B])["b"].cooldown_until == inf
+
+
+def test_full_between_acquire_and_settle(valkey: Server, state: DegradingState) -> None:
+    """A verdict that could not be written rests the key here, and there when there is room."""
+    lease = state.acquire(INFO, ((0, B),), spread=False)
+    assert isinstance(lease, Lease)
+    valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    assert state.settle(lease, failed(Scope.KEY, inf)) == inf
+    assert not isinstance(state.acquire(INFO, ((0, B),), spread=False), Lease)
+    valkey.ask("CONFIG", "SET", "maxmemory", "0")
+    recovered(state)
+    assert state.snapshot([B])["b"].cooldown_until == inf
+
+
+def test_a_replica_that_may_only_be_read(valkey: Server, state: DegradingState) -> None:
+    """After a failover the old master refuses to write; once it is master again it is used."""
+    lend(state)
+    valkey.ask("REPLICAOF", "127.0.0.1", free_port())
+    assert lend(state).degraded
+    valkey.ask("REPLICAOF", "NO", "ONE")
+    recovered(state)
+
+
+def test_a_black_hole() -> None:
+    """A server that takes connections and says nothing costs one call a time limit, then nobody."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as hole,
+        opened(f"redis://127.0.0.1:{hole.getsockname()[1]}/0", PAUSE_S) as state,
+    ):
+        with Threads(state, A) as callers:
+            time.sleep(1)
+        unharmed(callers)
+        assert callers.alone["a"] == callers.lent["a"] > 500
+
+
+def test_nobody_there_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """Opening a state is no error: it is announced at once, and used once it is there."""
+    port = free_port()
+    state = open_state(f"redis://user:hunter2@127.0.0.1:{port}/0", POLICY, time.time)
+    try:
+        assert state.degraded
+        (text,) = warned(caplog)
+        assert f"redis://127.0.0.1:{port}" in text
+        assert "hunter2" not in text
+    finally:
+        state.close()

@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test lint types bench sdk-tests frameworks record clean
+.PHONY: help demo test lint types bench bench-peers sdk-tests frameworks record clean
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -33,6 +33,9 @@ types: $(READY)  ## check types, strictly
 bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
 
+bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
+	@.venv-bench/bin/python -m benchmarks.peers
+
 sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in three SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py
 
@@ -40,7 +43,7 @@ frameworks: $(READY)  ## LangChain, pydantic-ai, ADK and agno, unchanged, over a
 	@$(BIN)/python tools/frameworks/run.py
 
 record: $(READY)  ## record the cassettes again: from Google with real keys in the environment, else from the fake
-	@$(BIN)/python -m cassettes.record
+	@$(BIN)/python tools/record_cassettes.py
 
 clean:           ## remove everything that was set up
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
@@ -49,6 +52,11 @@ clean:           ## remove everything that was set up
 $(READY): pyproject.toml requirements/dev.txt
 	@echo "== setting up .venv (once)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt -e .
 	@touch $(READY)
+
+.venv-bench/ready: pyproject.toml requirements/dev.txt
+	@echo "== setting up .venv-bench (once)"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt -e .[bench]
+	@touch $@

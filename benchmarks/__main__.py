@@ -2,133 +2,156 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from google import genai
-from google.genai import types
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-import keyrot_middleware
-from keyrot_middleware.testing import FakeGemini, Reply
-
-from .calls import ROUNDS, Samples, async_calls, p50, sync_calls
+from .calls import PER_ROUND, PLAIN, ROUNDS, Samples, Variant, async_calls, sync_calls, told
+from .limit import CALLS, LIMIT, PROCESSES, RUNS, sent_of_limit
+from .page import Row, page
+from .program import HEAVY, import_time, three_keys
+from .shared import redis_acquire_times, redis_memory_per_key
 from .state import acquire_times, memory_per_key
+from .valkey import missing, valkey
 
-HEAVY = ("google.genai", "redis", "boto3", "hvac", "opentelemetry.sdk")
 
-
-def untraced() -> Any:
+@contextmanager
+def untraced() -> Iterator[None]:
     """Switch every tracer off, whatever provider is set."""
-    return _use(trace.NoOpTracerProvider())
+    with _use(trace.NoOpTracerProvider()):
+        yield
 
 
-def traced() -> Any:
+@contextmanager
+def traced() -> Iterator[None]:
     """Record spans with the SDK's batch processor."""
-    return _use(_PROVIDER)
+    with _use(_PROVIDER):
+        yield
 
 
-def _use(provider: Any) -> Any:
+@contextmanager
+def _use(provider: Any) -> Iterator[None]:
     before = trace._TRACER_PROVIDER
     trace._TRACER_PROVIDER = provider
-    return lambda: setattr(trace, "_TRACER_PROVIDER", before)
+    try:
+        yield
+    finally:
+        trace._TRACER_PROVIDER = before
 
 
 _PROVIDER = TracerProvider()
 _PROVIDER.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
 
+ADDED = (
+    ("pool", "memory state, no tracing", {"sync": 60, "async": 60}),
+    ("traced", "memory state, spans, batch processor", {"sync": 150, "async": 150}),
+    ("redis", "state in Redis, no tracing", {"sync": 250, "async": 400}),
+)
+"""The variant, what it is, and the bars in microseconds."""
 
-def import_time() -> tuple[float, list[str]]:
-    """Import the package alone, seven times; the median in ms, and what heavy came along."""
-    program = (
-        "import sys, time; t = time.perf_counter(); import keyrot_middleware; "
-        "print((time.perf_counter() - t) * 1e3, *[m for m in %r if m in sys.modules])" % (HEAVY,)
-    )
-    runs = [
-        subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout.split()
-        for _ in range(7)
+
+LAST_SETTLE_S = 0.01
+"""A turn's last call is booked after it has returned."""
+
+
+def calls(redis: str | None) -> list[Row]:
+    """Measure what a call costs; all variants take turns in one run."""
+    variants = {
+        "plain": PLAIN,
+        "pool": Variant({"state_url": "memory://"}, untraced),
+        "traced": Variant({"state_url": "memory://"}, traced),
+    }
+    if redis is not None:
+        variants["redis"] = Variant({"state_url": redis}, untraced, rest_s=LAST_SETTLE_S)
+    rows: list[Row] = []
+    measured = {"sync": sync_calls(variants), "async": async_calls(variants)}
+    for kind, samples in measured.items():
+        for name, what, bars in ADDED:
+            row = (
+                f"added per call, {what}, {kind}, p50",
+                f"≤ {bars[kind]} µs",
+                _told(samples, name),
+            )
+            rows.append(row)
+    return rows
+
+
+def pool() -> list[Row]:
+    """Measure what the number of keys costs in memory."""
+    return [
+        ("acquire and settle with 10,000 keys against 10", "≤ 1.5 ×", _against(acquire_times())),
+        ("memory per key, 10,000 used keys", "≤ 1 KB", f"{memory_per_key():.0f} bytes"),
     ]
-    return p50([float(run[0]) for run in runs]), runs[0][1:]
 
 
-def three_keys() -> tuple[dict[str, int], int]:
-    """Call 60 times over A = 429, B = invalid, C = good; requests upstream per key, failures."""
-    failed = 0
-    with FakeGemini() as gemini:
-        keys = [gemini.add_key(label).value for label in "ABC"]
-        gemini.always("A", Reply.QUOTA_MINUTE)
-        gemini.always("B", Reply.KEY_INVALID)
-        keyrot_middleware.install(keys=keys, allowed_hosts=(gemini.host,))
-        client = genai.Client(http_options=types.HttpOptions(base_url=gemini.url))
-        for _ in range(60):
-            try:
-                client.models.generate_content(model="gemini-2.5-flash", contents="hi")
-            except genai.errors.APIError:
-                failed += 1
-        keyrot_middleware.uninstall()
-        return {label: gemini.sent(label) for label in "ABC"}, failed
+def shared(redis: str | None) -> list[Row]:
+    """Measure what the state in Redis costs and holds."""
+    why = str(missing())
+    times = memory = sent = why
+    if redis is not None:
+        times = _against(redis_acquire_times(redis))
+        memory = f"{redis_memory_per_key(redis):.0f} bytes"
+        sent = _limit(redis)
+    what = f"limit {LIMIT}, {PROCESSES} processes × {CALLS} calls, state in Redis, {RUNS} runs"
+    return [
+        ("acquire and settle in Redis with 10,000 keys against 10", "≤ 1.5 ×", times),
+        ("Redis memory per key and model in use, 2,000 used keys", "≤ 1 KB", memory),
+        (what, f"{LIMIT} sent in each", sent),
+    ]
 
 
-def added(samples: Samples, name: str) -> tuple[float, float]:
-    """Give the added microseconds at p50, and the ratio to the plain SDK."""
-    plain, ours = p50(samples["plain"]), p50(samples[name])
-    return ours - plain, ours / plain
-
-
-def table() -> list[tuple[str, str, str]]:
-    """Measure every row: what, the bar, what was measured."""
-    variants = {"pool": untraced, "traced": traced}
-    rows = []
-    for kind, samples in (("sync", sync_calls(variants)), ("async", async_calls(variants))):
-        for name, what, bar in (
-            ("pool", "no tracing", "60"),
-            ("traced", "spans, batch processor", "150"),
-        ):
-            micros, ratio = added(samples, name)
-            row = f"{micros:.0f} µs ({ratio:.3f} × plain, {p50(samples['plain']):.0f} µs)"
-            rows.append((f"added per call, memory state, {what}, {kind}, p50", f"≤ {bar} µs", row))
-    times = acquire_times()
-    ratio = times[10_000] / times[10]
-    took = f"{ratio:.2f} × ({times[10_000]:.1f} µs against {times[10]:.1f} µs)"
-    rows.append(("acquire and settle with 10,000 keys against 10", "≤ 1.5 ×", took))
-    rows.append(("memory per key, 10,000 used keys", "≤ 1 KB", f"{memory_per_key():.0f} bytes"))
+def program() -> list[Row]:
+    """Measure the import, and the main job."""
     millis, heavy = import_time()
     with_it = ", ".join(heavy) or "none of " + ", ".join(HEAVY)
-    rows.append(("`import keyrot_middleware`", "≤ 50 ms", f"{millis:.0f} ms; imports {with_it}"))
     sent, failed = three_keys()
     counts = f"A {sent['A']}, B {sent['B']}, C {sent['C']}; {failed} failed"
-    rows.append(("A = 429, B = invalid, C = good, 60 calls", "A 1, B 1, C 60; 0 failed", counts))
-    return rows
+    return [
+        ("`import keyrot_middleware`", "≤ 50 ms", f"{millis:.0f} ms; imports {with_it}"),
+        ("A = 429, B = invalid, C = good, 60 calls", "A 1, B 1, C 60; 0 failed", counts),
+    ]
+
+
+def _told(samples: Samples, name: str) -> str:
+    return told(samples, name) if name in samples else str(missing())
+
+
+def _against(times: dict[int, float]) -> str:
+    few, many = times[10], times[10_000]
+    return f"{many / few:.2f} × ({many:.1f} µs against {few:.1f} µs)"
+
+
+def _limit(redis: str) -> str:
+    runs = sent_of_limit(redis)
+    became = sum((counts for _, counts in runs), Counter[str]())
+    odd = [f"{n} calls {what}" for what, n in became.items() if what not in ("served", "refused")]
+    return "; ".join([", ".join(str(sent) for sent, _ in runs), *odd])
+
+
+def table(redis: str | None) -> list[Row]:
+    """Measure every row: what, the bar, what was measured."""
+    return [*calls(redis), *pool(), *shared(redis), *program()]
 
 
 def main() -> None:
     """Write the table with the machine and the command."""
-    rows = table()
-    lines = [
-        "# Results",
-        "",
-        f"Written by `make bench` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {platform.machine()}, "
-        f"{os.cpu_count()} shared cores, load {os.getloadavg()[0]:.1f}, CPython "
-        f"{platform.python_version()}, google-genai {version('google-genai')}. The plain SDK and the "
-        f"pool take turns of 20 calls, {ROUNDS} times, against one loopback server in its own process.",
-        "",
-        "| what | bar | measured |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
-    text = "\n".join(lines)
+    if missing() is None:
+        with valkey() as url:
+            rows = table(url)
+    else:
+        rows = table(None)
+    how = (
+        f"The plain SDK and the pool take turns of {PER_ROUND} calls, {ROUNDS} times, against a "
+        "loopback server in a process of its own; Redis is a Valkey on loopback."
+    )
+    text = page("Results", "make bench", how, ("what", "bar", "measured"), rows)
     (Path(__file__).parent / "RESULTS.md").write_text(text)
     print(text)
 

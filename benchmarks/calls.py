@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from google import genai
 from google.genai import types
 
 import keyrot_middleware
+from keyrot_middleware.compose import current_pool
 
-from .server import server
+from .server import Place, server
 
 MODEL = "gemini-2.5-flash"
 PROMPT = "Say in one sentence what a moving average is. " * 4
@@ -21,55 +24,131 @@ ROUNDS = 60
 PER_ROUND = 20
 
 Samples = dict[str, list[float]]
+Ask = Callable[[], Any]
+AsyncAsk = Callable[[], Awaitable[Any]]
 
 
-def sync_calls(variants: dict[str, Callable[[], Any]]) -> Samples:
-    """Time `generate_content` in turns; microseconds per variant, `plain` always among them."""
-    with server(3) as (url, host, values):
-        client = genai.Client(api_key=values[0], http_options=types.HttpOptions(base_url=url))
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to make the same call."""
 
-        def call() -> float:
-            begun = time.perf_counter()
-            client.models.generate_content(model=MODEL, contents=PROMPT)
-            return (time.perf_counter() - begun) * 1e6
+    settings: Mapping[str, Any] | None = None
+    """Arguments of install(), beside the keys; None: without the pool."""
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What is in force during a turn."""
+    ask: Callable[[Place], Ask] | None = None
+    """Make a call of somebody else's library; None: the SDK's `generate_content`."""
+    aask: Callable[[Place], AsyncAsk] | None = None
+    rest_s: float = 0.0
+    """How long its background work may go on after a turn, so that no other variant pays for it."""
 
-        return _interleave(call, variants, values, host)
+
+PLAIN = Variant()
 
 
-def async_calls(variants: dict[str, Callable[[], Any]]) -> Samples:
-    """Do what `sync_calls` does with the asyncio client."""
-    with server(3) as (url, host, values), asyncio.Runner() as runner:
-        client = genai.Client(api_key=values[0], http_options=types.HttpOptions(base_url=url))
+def sync_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples:
+    """Time one call after the other, in turns; microseconds per variant."""
+    with server(3) as place:
+        client = _client(place)
 
-        async def one() -> float:
-            begun = time.perf_counter()
-            await client.aio.models.generate_content(model=MODEL, contents=PROMPT)
-            return (time.perf_counter() - begun) * 1e6
+        def sdk() -> Any:
+            return client.models.generate_content(model=MODEL, contents=PROMPT)
 
-        samples = _interleave(lambda: runner.run(one()), variants, values, host)
+        asks = {
+            name: variant.ask(place) if variant.ask else sdk for name, variant in variants.items()
+        }
+
+        def turn(name: str) -> list[float]:
+            ask, variant = asks[name], variants[name]
+            with variant.around(), _pool(variant, place):
+                ask()
+                taken = [_timed(ask) for _ in range(PER_ROUND)]
+            time.sleep(variant.rest_s)
+            return taken
+
+        return _interleave(variants, turn, rounds)
+
+
+def async_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples:
+    """Do what `sync_calls` does with the asyncio client, one task, one loop."""
+    with server(3) as place, asyncio.Runner() as runner:
+        client = _client(place)
+
+        def sdk() -> Awaitable[Any]:
+            return client.aio.models.generate_content(model=MODEL, contents=PROMPT)
+
+        asks = {
+            name: variant.aask(place) if variant.aask else sdk for name, variant in variants.items()
+        }
+
+        async def turn(name: str) -> list[float]:
+            ask, variant = asks[name], variants[name]
+            with variant.around(), _pool(variant, place):
+                await ask()
+                taken = [await _atimed(ask) for _ in range(PER_ROUND)]
+            await asyncio.sleep(variant.rest_s)  # at the least once round the loop: lines close
+            return taken
+
+        samples = _interleave(variants, lambda name: runner.run(turn(name)), rounds)
         runner.run(client.aio.aclose())
         return samples
-
-
-def _interleave(
-    call: Callable[[], float], variants: dict[str, Callable[[], Any]], keys: list[str], host: str
-) -> Samples:
-    samples: Samples = {"plain": [], **{name: [] for name in variants}}
-    for round_ in range(ROUNDS + 2):  # the first two warm up
-        for name, prepare in {"plain": lambda: None, **variants}.items():
-            undo = prepare()
-            if name != "plain":
-                keyrot_middleware.install(keys=keys, allowed_hosts=(host,))
-            call()
-            taken = [call() for _ in range(PER_ROUND)]
-            keyrot_middleware.uninstall()
-            if undo is not None:
-                undo()
-            if round_ >= 2:
-                samples[name] += taken
-    return samples
 
 
 def p50(values: list[float]) -> float:
     """Give the median."""
     return statistics.median(values)
+
+
+def added(samples: Samples, name: str) -> tuple[float, float]:
+    """Give the added microseconds at p50, and the ratio to the plain SDK."""
+    plain, theirs = p50(samples["plain"]), p50(samples[name])
+    return theirs - plain, theirs / plain
+
+
+def told(samples: Samples, name: str) -> str:
+    """Tell what *name* adds to the plain SDK."""
+    micros, ratio = added(samples, name)
+    return f"{micros:.0f} µs ({ratio:.3f} × plain, {p50(samples['plain']):.0f} µs)"
+
+
+def _client(place: Place) -> genai.Client:
+    options = types.HttpOptions(base_url=place.url)
+    return genai.Client(api_key=place.values[0], http_options=options)
+
+
+@contextmanager
+def _pool(variant: Variant, place: Place) -> Iterator[None]:
+    if variant.settings is not None:
+        hosts = (place.host,)
+        keyrot_middleware.install(keys=place.values, allowed_hosts=hosts, **variant.settings)
+    try:
+        yield
+        pool = current_pool()
+        if pool is not None and pool.state.degraded:
+            raise RuntimeError("Redis was lost in the middle of a turn: run the benchmark again")
+    finally:
+        keyrot_middleware.uninstall()
+
+
+def _interleave(
+    variants: Mapping[str, Variant], turn: Callable[[str], list[float]], rounds: int
+) -> Samples:
+    samples: Samples = {name: [] for name in variants}
+    for round_ in range(rounds + 2):  # the first two warm up
+        for name in variants:
+            taken = turn(name)
+            if round_ >= 2:
+                samples[name] += taken
+    return samples
+
+
+def _timed(ask: Ask) -> float:
+    begun = time.perf_counter()
+    ask()
+    return (time.perf_counter() - begun) * 1e6
+
+
+async def _atimed(ask: AsyncAsk) -> float:
+    begun = time.perf_counter()
+    await ask()
+    return (time.perf_counter() - begun) * 1e6

@@ -6,20 +6,36 @@ import gc
 import statistics
 import time
 import tracemalloc
+from collections.abc import Callable
 
 from keyrot_middleware.core.model import CallInfo, Candidate, Kind, Lease, Outcome
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.roster import Roster
-from keyrot_middleware.state.memory import MemoryState
+from keyrot_middleware.state import MemoryState, State
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent", 100)
 
 
-def _keys(count: int) -> list[Candidate]:
+Open = Callable[[int], State]
+"""Open an empty state for a pool of so many keys."""
+
+
+def in_memory(_keys: int) -> State:
+    """Open a state in memory."""
+    return MemoryState(RetryPolicy(), time.time)
+
+
+def pool_keys(count: int) -> list[Candidate]:
     return [Candidate(f"key_{n}", f"project_{n}", f"account_{n}") for n in range(count)]
 
 
-def _borrow(roster: Roster, state: MemoryState, draw: float) -> Lease:
+def use_each(roster: Roster, state: State) -> None:
+    """Use every key about once."""
+    for step in range(len(roster.keys)):
+        state.settle(_borrow(roster, state, step / len(roster.keys)), Outcome(Kind.SUCCESS))
+
+
+def _borrow(roster: Roster, state: State, draw: float) -> Lease:
     for shortlist in roster.shortlists(INFO, {}, time.time(), draw):
         reply = state.acquire(INFO, shortlist, spread=True)
         if isinstance(reply, Lease):
@@ -27,12 +43,13 @@ def _borrow(roster: Roster, state: MemoryState, draw: float) -> Lease:
     raise AssertionError("no key was free")
 
 
-def acquire_times(counts: tuple[int, ...] = (10, 10_000), rounds: int = 40) -> dict[int, float]:
+def acquire_times(
+    opened: Open = in_memory, counts: tuple[int, ...] = (10, 10_000), rounds: int = 40
+) -> dict[int, float]:
     """Time choosing, reserving and settling, in turns; microseconds (p50) per number of keys."""
-    pools = {n: (Roster(_keys(n)), MemoryState(RetryPolicy(), time.time)) for n in counts}
-    for roster, state in pools.values():  # every key was used once
-        for step in range(len(roster.keys)):
-            state.settle(_borrow(roster, state, step / len(roster.keys)), Outcome(Kind.SUCCESS))
+    pools = {n: (Roster(pool_keys(n)), opened(n)) for n in counts}
+    for roster, state in pools.values():
+        use_each(roster, state)
     taken: dict[int, list[float]] = {n: [] for n in counts}
     for round_ in range(rounds):
         for n, (roster, state) in pools.items():
@@ -42,6 +59,8 @@ def acquire_times(counts: tuple[int, ...] = (10, 10_000), rounds: int = 40) -> d
                 lease = _borrow(roster, state, draw)
                 state.settle(lease, Outcome(Kind.SUCCESS))
                 taken[n].append((time.perf_counter() - begun) * 1e6)
+    for _, state in pools.values():
+        state.close()
     return {n: statistics.median(values) for n, values in taken.items()}
 
 
@@ -50,9 +69,8 @@ def memory_per_key(count: int = 10_000) -> float:
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    roster, state = Roster(_keys(count)), MemoryState(RetryPolicy(), time.time)
-    for step in range(count):
-        state.settle(_borrow(roster, state, step / count), Outcome(Kind.SUCCESS))
+    roster, state = Roster(pool_keys(count)), in_memory(count)
+    use_each(roster, state)
     gc.collect()
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

@@ -88,11 +88,12 @@ class KeyManager:
         pool, info = self._pool, CallInfo(model_preference or "", "generateContent", tokens_needed)
         blocks: dict[str, Block] = {}
         now = pool.clock.time()
+        self._forget_stale(now)
         out = dict.fromkeys(exclude, inf)
         for shortlist in pool.roster.shortlists(info, out, now, pool.draw()):
             reply = pool.state.acquire(info, shortlist, spread=pool.roster.spread)
             if isinstance(reply, Lease):
-                self._lend(reply, info, now)
+                self._lend(reply, info)
                 return SelectedKey(reply.key_id, pool.ring.value(reply.key_id))
             blocks |= reply.blocks
             pool.roster.park(info, reply.blocks, now)
@@ -115,6 +116,8 @@ class KeyManager:
         )
         lease, _ = self._take(key_id)
         self._settle(lease, Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens)), None)
+        if tokens is not None and tokens < lease.tokens:
+            self._pool.roster.relieve(key_id)
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Tell that the request failed; the key rests or retires by the rules of the pool.
@@ -156,15 +159,19 @@ class KeyManager:
             for key_id, state in known.items()
         }
 
-    def _lend(self, lease: Lease, info: CallInfo, now: float) -> None:
+    def _lend(self, lease: Lease, info: CallInfo) -> None:
         with self._lock:
-            waiting = self._out.setdefault(lease.key_id, deque())
-            waiting.append((lease, info))
-            stale = [pair for pair in waiting if pair[0].at + LEASE_S < now]
-            for pair in stale:
-                waiting.remove(pair)
-        for old, _ in stale:
-            self._pool.state.settle(old, Outcome(Kind.ABANDONED))
+            self._out.setdefault(lease.key_id, deque()).append((lease, info))
+
+    def _forget_stale(self, now: float) -> None:
+        """Give back what nobody reported on: a forgotten probe would block its key for ever."""
+        stale: list[Lease] = []
+        with self._lock:
+            for waiting in self._out.values():
+                while waiting and waiting[0][0].at + LEASE_S < now:
+                    stale.append(waiting.popleft()[0])
+        for lease in stale:
+            self._pool.state.settle(lease, Outcome(Kind.ABANDONED))
 
     def _take(self, key_id: str) -> tuple[Lease, CallInfo]:
         """Give the open selection of a key; one is made where nobody selected it first."""

@@ -1,4 +1,4 @@
-"""Real Valkey and Redis servers on loopback, started when first asked for, stopped by process id."""
+"""Real Valkey and Redis servers on loopback, started when asked for, stopped by process id."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _binaries() -> dict[str, str]:
 
 
 BINARIES = _binaries()
-_running: "dict[str, Server]" = {}
+_running: dict[str, Server] = {}
 
 
 def free_port() -> int:
@@ -55,24 +55,34 @@ def wait_for(true: Callable[[], Any], seconds: float = 10.0) -> None:
 class Server:
     """One server process with nothing on disk, in a directory of its own."""
 
-    def __init__(self, binary: str, *options: str, port: int | None = None) -> None:
+    def __init__(
+        self, binary: str, *options: str, config: str | None = None, port: int | None = None
+    ) -> None:
+        """Start *binary* with *options*; with *config* as a sentinel that reads that file."""
         self.port = port or free_port()
-        self._binary, self._options = binary, options
+        self._binary, self._options, self._config = binary, options, config
         self.directory = tempfile.mkdtemp(prefix="keyrot-server-")
         self.start()
 
     @property
     def url(self) -> str:
-        """Where it is, as users write it."""
+        """Where it is, with more patience than the default: test machines are busy."""
+        return f"redis://127.0.0.1:{self.port}/0?socket_timeout=5"
+
+    @property
+    def strict_url(self) -> str:
+        """Where it is, at the defaults."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        save_nothing = ["--save", "", "--appendonly", "no", "--dir", self.directory]
-        where = ["--port", str(self.port), "--bind", "127.0.0.1"]
-        self._process = subprocess.Popen(
-            [self._binary, *where, *save_nothing, *self._options], stdout=subprocess.DEVNULL
-        )
+        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory]
+        if self._config:
+            words = [self._config, *words, "--sentinel"]
+        else:
+            words += ["--save", "", "--appendonly", "no"]
+        command = [self._binary, *words, *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(self._answers)
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
@@ -131,7 +141,8 @@ def cluster_of_three() -> Iterator[list[Server]]:
         for _ in range(3):
             options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
             nodes.append(Server(BINARIES["valkey"], *options))
-        for node, (first, last) in zip(nodes, [(0, 5460), (5461, 10922), (10923, 16383)]):
+        slots = [(0, 5460), (5461, 10922), (10923, 16383)]
+        for node, (first, last) in zip(nodes, slots, strict=True):
             node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
         for node in nodes[1:]:
             bus = node._options[-1]

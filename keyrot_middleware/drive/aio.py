@@ -254,9 +254,11 @@ async def _relay(
             end = stream.end(failed)
             await stream.aclose()
         except BaseException as error:  # cancelled, closed, or thrown into
-            await _quietly(stream.aclose())
-            with suppress(GeneratorExit):
-                await _drive(flow, throw(flow, error), perform)
+            try:
+                await _quietly(stream.aclose())
+            finally:  # even when cancelled once more
+                with suppress(GeneratorExit):
+                    await _drive(flow, throw(flow, error), perform)
             raise
         await _drive(flow, flow.send(end), perform)
     except BaseException as error:

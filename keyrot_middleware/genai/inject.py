@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from .facts import Asked, InForce, option
 
-__all__ = ["arguments", "build_request", "foreign_key", "sending", "with_key_header"]
+__all__ = ["arguments", "build_request", "foreign_key", "lend", "sending", "under_way"]
 
 KEY_HEADER = "x-goog-api-key"
 
@@ -89,24 +89,27 @@ def arguments(client: Any, asked: Asked, in_force: InForce, *, pinned: bool, aio
 
 def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
     """Tell whether the caller has set a key header that is not the client's own key."""
-    size = len(KEY_HEADER)  # of all headers a few have it: cheaper than lowering each
-    return any(
-        len(name) == size and name.lower() == KEY_HEADER and str(value).strip() not in own
-        for name, value in (headers or {}).items()
-    )
+    for name, value in headers.items() if headers else ():
+        # The length first: of all headers few have it, which is cheaper than lowering each.
+        if len(name) == len(KEY_HEADER) and name.lower() == KEY_HEADER and value.strip() not in own:
+            return True
+    return False
 
 
-def with_key_header(client: Any, asked: Asked, value: str) -> Asked:
-    """Give *asked* with a key header in its options, for a call that is not ours to send.
+def under_way() -> bool:
+    """Tell whether the request that the SDK builds is a send of ours."""
+    return _ticket.get() is not None
+
+
+def lend(request: Any, held: str, value: str | None) -> None:
+    """Give a request that is no send of ours *value* as its key, None for none, instead of *held*.
 
     A key header of the program's own stays.
     """
-    cls, given = type(client._http_options), asked.http_options
-    if isinstance(given, dict):
-        given = cls.model_validate(given)
-    options = cls() if given is None else given.model_copy()
-    options.headers = {KEY_HEADER: value, **(options.headers or {})}
-    return asked._replace(http_options=options)
+    kept = {n: text for n, text in request.headers.items() if str(text).split()[-1:] != [held]}
+    if value is not None and KEY_HEADER not in map(str.lower, kept):
+        kept[KEY_HEADER] = value
+    request.headers = kept
 
 
 def _key_again(name: str, text: Any, home: str | None) -> bool:

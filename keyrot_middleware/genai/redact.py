@@ -30,6 +30,8 @@ def clean(error: BaseException, redact: Redact) -> None:
         for name in ("message", "status", "details", "reason"):
             if isinstance(link.__dict__.get(name), str | dict | list):
                 link.__dict__[name] = _value(link.__dict__[name], redact, 0)
+        if hasattr(link, "request_info"):  # aiohttp's own errors, also in their args
+            link.request_info = _request_info(link.request_info)
         for holder in (getattr(link, "response", None), link):
             _response(holder, redact)
         link = link.__cause__ or link.__context__
@@ -46,7 +48,7 @@ def _value(value: Any, redact: Redact, depth: int) -> Any:
         }
     if isinstance(value, list):
         return [_value(item, redact, depth + 1) for item in value]
-    return value
+    return _request_info(value) if hasattr(value, "real_url") else value
 
 
 def _response(holder: Any, redact: Redact) -> None:
@@ -72,12 +74,17 @@ def _headers(request: Any) -> None:
 
 
 def _aiohttp(response: Any) -> None:
-    """Replace aiohttp's read-only headers by a copy without the key."""
-    info = getattr(response, "_request_info", None)
+    if (info := getattr(response, "_request_info", None)) is not None:
+        response._request_info = _request_info(info)
+        getattr(response, "_cache", {}).pop("request_info", None)  # as its property keeps it
+
+
+def _request_info(info: Any) -> Any:
+    """Give aiohttp's record of a request, which is read-only, without the key."""
     if info is None or not any(name in info.headers for name in _SECRET_HEADERS):
-        return
+        return info
     kept = [(k, v) for k, v in info.headers.items() if k.lower() not in _SECRET_HEADERS]
-    response._request_info = info._replace(headers=type(info.headers)(type_of_multidict(kept)))
+    return info._replace(headers=type(info.headers)(type_of_multidict(kept)))
 
 
 def type_of_multidict(pairs: list[tuple[str, str]]) -> Any:

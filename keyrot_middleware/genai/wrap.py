@@ -24,7 +24,7 @@ from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
 from .exhausted import exhausted, response_type_of
 from .facts import Asked, InForce, call_info, done, failed, host_of, in_force, option
-from .inject import arguments, build_request, foreign_key, sending, with_key_header
+from .inject import arguments, build_request, foreign_key, lend, sending, under_way
 from .redact import Redact
 from .seams import Seams
 from .streams import open_async, open_sync
@@ -33,6 +33,8 @@ __all__ = ["Binding", "bypassed"]
 
 bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 
+_ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http_options")
+"""Of the api client's constructor, in their order."""
 _EPHEMERAL = "auth_tokens/"
 _SALT = os.urandom(16)
 
@@ -58,7 +60,7 @@ class Binding:
         self.seams = Seams(
             {
                 "__init__": self._init,
-                "_build_request": build_request,
+                "_build_request": self._build,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
@@ -76,24 +78,31 @@ class Binding:
 
     def _init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Give a client without a key of its own the pool's key as its home key."""
-        given = dict(zip(("vertexai", "api_key"), args[:2], strict=False)) | kwargs
+        given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         sheltered = self._needs_home(given)
         if sheltered:
-            key = self.pool.ring.value(self.pool.home_id)
-            args, kwargs = args[:1] + args[2:], {**kwargs, "api_key": key}
-            if args[1:]:  # everything after api_key was positional too
-                names = ("credentials", "project", "location", "http_options")
-                kwargs |= dict(zip(names, args[1:], strict=False))
-                args = args[:1]
+            args, kwargs = (), {**given, "api_key": self.pool.ring.value(self.pool.home_id)}
         result = wrapped(*args, **kwargs)
         if sheltered:
             self._sheltered.add(client)
         return result
 
+    def _build(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Put the key of a send into its request; keep the pool's keys at home in all others."""
+        if under_way():
+            return build_request(wrapped, client, args, kwargs)
+        request = wrapped(*args, **kwargs)
+        if not client.vertexai and (client in self._sheltered or client.api_key == POOL_KEY):
+            at_home = host_of(request.url) in self._hosts
+            value = self.pool.ring.value(self.pool.home_id) if at_home else None
+            lend(request, client.api_key, value)
+        return request
+
     def _needs_home(self, given: dict[str, Any]) -> bool:
         key = given.get("api_key")
-        if _own(key) or given.get("credentials") or _vertex(given.get("vertexai")):
-            return False
+        others = (given.get(name) for name in ("credentials", "project", "location"))
+        if _own(key) or any(others) or _vertex(given.get("vertexai")):
+            return False  # a key of its own, another road, or what the SDK will refuse
         if key != POOL_KEY and _own(_env_key()):
             return False
         base_url = option(given.get("http_options"), "base_url")
@@ -209,12 +218,8 @@ class Binding:
             return asked, {}
         shared, options = client._http_options, asked.http_options
         host = host_of(option(options, "base_url") or option(shared, "base_url") or "")
-        if host not in self._hosts:
-            return self._abroad(client, asked), {}
-        if bypassed.get():  # after the above: what the pool lent stays at home even so
-            if _own(key):
-                return asked, {}
-            return with_key_header(client, asked, self.pool.ring.value(self.pool.home_id)), {}
+        if bypassed.get() or host not in self._hosts:
+            return asked, {}
         own = (key, POOL_KEY)
         if foreign_key(option(options, "headers"), own) or foreign_key(
             option(shared, "headers"), own
@@ -227,12 +232,6 @@ class Binding:
         home = self._home(key) if info.pinned else None
         call = Call(info, pool.roster, pool.policy, pool.scale, home)
         return _Ours(client, asked, in_use, call, self._redact(key))
-
-    def _abroad(self, client: Any, asked: Asked) -> Asked:
-        """Let a call to a foreign host pass, without what the pool lent and the placeholder."""
-        if client not in self._sheltered and client.api_key != POOL_KEY:
-            return asked
-        return with_key_header(client, asked, "")
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""

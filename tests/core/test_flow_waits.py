@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rig import INFO, OK, Rig, capacity, day, invalid, key, minute
+from replies import OK, capacity, day, far, invalid, minute
+from rig import INFO, Rig, key
 
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted
@@ -37,6 +38,15 @@ def test_a_failed_key_is_not_waited_for_while_another_can_serve() -> None:
     rig.will("a", minute("1s"))
     assert rig.call() == "answer"
     assert (rig.sent, rig.slept) == (["a", "late"], [])
+
+
+def test_a_wait_brings_back_only_those_that_were_waited_for() -> None:
+    """A key excluded for the rest of the call stays so, although it rests for no other call."""
+    rig = Rig(key("free", tier="free"), key("paid", tier="paid"), strategy="fill")
+    rig.will("free", far())
+    rig.will("paid", minute("5s"))
+    assert rig.call() == "answer"
+    assert (rig.sent, rig.slept) == (["free", "paid", "paid"], [5.0])
 
 
 @pytest.mark.parametrize("fault", [lambda: minute("31s"), day, capacity, invalid])

@@ -24,7 +24,13 @@ def tool():
         return "sunny"
 
     get_weather.called = called
-    return get_weather
+    return typed(get_weather)
+
+
+def typed(tool):
+    """Give its annotations as types: old SDKs cannot read them as texts."""
+    tool.__annotations__ = {"city": str, "return": str}
+    return tool
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def test_a_tools_own_error_is_the_programs(mode, talking, pool, connect) -> None
         raise RuntimeError("out of order")
 
     pool("A", "B", strategy="fill")
-    assert ask(mode, connect(), config={"tools": [get_weather]}).endswith("it is sunny")
+    assert ask(mode, connect(), config={"tools": [typed(get_weather)]}).endswith("it is sunny")
     assert called == ["Rome"]
 
 

@@ -29,6 +29,7 @@ from keyrot_middleware.state.redis import RedisState
 __all__ = [
     "ABANDONED",
     "OK",
+    "PATIENCE_S",
     "UNSENT",
     "URIS",
     "Asked",
@@ -64,6 +65,9 @@ def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: A
     pool = f"pool-{next(_pools)}"
     return RedisState(server(name).url, policy, pool=pool, test_clock=clock, **more)
 
+
+PATIENCE_S = 2.0
+"""Longer than an answer may take on a busy machine; without time limits it is 3.9 s and more."""
 
 OK = Outcome(Kind.SUCCESS)
 UNSENT = Outcome(Kind.UNSENT)

@@ -12,7 +12,7 @@ from math import inf
 
 import pytest
 from callers import Callers, Tasks, Threads
-from doors import OK, failed
+from doors import OK, PATIENCE_S, failed
 from rig import INFO, key
 from servers import BINARIES, Server, free_port
 
@@ -40,7 +40,7 @@ def valkey() -> Iterator[Server]:
 @pytest.fixture
 def state(valkey: Server) -> Iterator[DegradingState]:
     """Open a state as install() does, but for a shorter pause."""
-    with opened(valkey.url) as made:
+    with opened(valkey.strict_url) as made:
         yield made
 
 
@@ -83,7 +83,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
 def unharmed(callers: Callers) -> None:
     """Hold that nothing was raised, and that nobody waited long."""
     assert callers.errors == []
-    assert callers.longest_s < 0.5
+    assert callers.longest_s < PATIENCE_S
 
 
 @pytest.mark.parametrize("kind", [Threads, Tasks])
@@ -110,7 +110,7 @@ def test_killed_and_restarted_empty(
 def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
     """It hangs and refuses nothing: a look every pause, and shared within 5 s of its return."""
     one = key("s", Limits(rpd=20_000))
-    with opened(valkey.url, PAUSE_S) as state:
+    with opened(valkey.strict_url, PAUSE_S) as state:
         with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
             threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50, 5)
             valkey.signal(signal.SIGSTOP)
@@ -145,7 +145,7 @@ def test_emptied_while_it_runs(valkey: Server, state: DegradingState) -> None:
 def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Calls go on from the start; the warning says why, and shows no password."""
     valkey.ask("CONFIG", "SET", "requirepass", "right")
-    url = valkey.url.replace("//", "//:hunter2@")
+    url = valkey.strict_url.replace("//", "//:hunter2@")
     with opened(url) as state:
         state.check()
         assert state.degraded
@@ -154,14 +154,14 @@ def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixtu
         assert "127.0.0.1" in text
         assert "invalid username-password pair" in text
         assert "hunter2" not in text
-        good = valkey.url.replace("//", "//:right@")
+        good = valkey.strict_url.replace("//", "//:right@")
         with opened(good) as other:
             assert not lend(other).degraded
 
 
 def test_a_password_that_is_missing_and_given_up(valkey: Server, state: DegradingState) -> None:
     """When the server asks for one no more, it is used again."""
-    with_password = valkey.url.replace("//", "//:right@")
+    with_password = valkey.strict_url.replace("//", "//:right@")
     valkey.ask("CONFIG", "SET", "requirepass", "right")
     assert lend(state).degraded
     import redis

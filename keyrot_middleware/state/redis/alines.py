@@ -71,11 +71,14 @@ class AsyncLines:
             raise
         except _FAILURES as error:
             raise await self._broken(line, error) from error
+        except BaseException:
+            await self._drop(line)
+            raise
         await self._give(line)
         return reply
 
     async def post(self, call: Call) -> None:
-        """Run a script whose answer is read later.
+        """Run a script whose answer is read later, once the server is known to have it.
 
         Raises:
             RedisTrouble: It could not be sent, or the answer before it was a failure.
@@ -86,7 +89,10 @@ class AsyncLines:
             await _send(line, call.brief)
         except _FAILURES as error:
             raise await self._broken(line, error) from error
-        await self._give(line)
+        except BaseException:
+            await self._drop(line)
+            raise
+        await self._give(line if call.digest in line.knows else await self._paid(line))
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send plain commands together and give their answers.
@@ -97,11 +103,11 @@ class AsyncLines:
         line = await self._take()
         try:
             replies = await self._answers(line, commands)
-        except asyncio.CancelledError:
-            await self._drop(line)
-            raise
         except _FAILURES as error:
             raise await self._broken(line, error) from error
+        except BaseException:
+            await self._drop(line)
+            raise
         await self._give(line)
         return replies
 
@@ -201,6 +207,7 @@ class AsyncLines:
                 await self._move(line)
             await _send(line, call.full if advice is Advice.TELL else call.brief)
             tries += 1
+        line.knows.add(call.digest)
         return reply
 
     async def _answers(self, line: Line, commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -255,8 +262,8 @@ class AsyncLines:
     async def _move(self, line: Line) -> None:
         """Lead a line to where the route now points."""
         await line.conn.disconnect(nowait=True)
-        line.address = self._route.address or line.address
-        line.conn = self._connection(line.address, **self._route.place.options)
+        address = self._route.address or line.address
+        line.lead(self._connection(address, **self._route.place.options), address)
         await self._in_time(line.conn.connect)
 
     async def _find_master(self) -> Address:

@@ -222,8 +222,8 @@ class RedisState(State):
         lease_id = next(self._ids)
         words = (
             self._midnights(self._test_clock() if self._test_clock else time.time()),
-            info.model,
-            info.verb,
+            codec.text(info.model),
+            codec.text(info.verb),
             info.requests,
             info.tokens,
             int(spread),

@@ -26,6 +26,11 @@ class Call:
         self._script, self._key, self._words = script, key, words
 
     @property
+    def digest(self) -> str:
+        """Tell the script's digest."""
+        return self._script.digest
+
+    @property
     def brief(self) -> tuple[Any, ...]:
         """Name the script by its digest."""
         return ("EVALSHA", self._script.digest, 1, self._key, *self._words)
@@ -39,12 +44,18 @@ class Call:
 class Line:
     """One connection, where it leads, and the call whose answer has not been read yet."""
 
-    __slots__ = ("address", "conn", "owed", "used_at")
+    __slots__ = ("address", "conn", "knows", "owed", "used_at")
 
     def __init__(self, conn: Any, address: Address) -> None:
-        self.conn, self.address = conn, address
+        self.lead(conn, address)
         self.owed: Call | None = None
         self.used_at = time.monotonic()
+
+    def lead(self, conn: Any, address: Address) -> None:
+        """Become the connection *conn* to *address*."""
+        self.conn, self.address = conn, address
+        self.knows: set[str] = set()
+        """Scripts that the server surely has: what it has not must not be left unread."""
 
     @property
     def stale(self) -> bool:

@@ -41,6 +41,7 @@ __all__ = [
     "shortlist_words",
     "stored_name",
     "tell",
+    "text",
     "verdict_words",
 ]
 
@@ -114,6 +115,11 @@ def shortlist_words(shortlist: Shortlist, tails: Tails) -> str:
     return "[" + ",".join(f"[{group}, {tails(key)}" for group, key in shortlist) + "]"
 
 
+def text(words: str) -> bytes:
+    """Write text that came from the program's request; it may hold what UTF-8 cannot."""
+    return words.encode(errors="replace")
+
+
 def granted(
     reply: Sequence[Any], info: CallInfo, shortlist: Shortlist, lease_id: str, behind: float
 ) -> Lease:
@@ -157,9 +163,9 @@ def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
         lease.key_id,
         lease.project,
         lease.billing_account,
-        lease.bucket,
-        lease.verb,
-        books.model,
+        text(lease.bucket),
+        text(lease.verb),
+        text(books.model),
         outcome.kind.value,
         "" if used is None else used,
         *books[:-1],

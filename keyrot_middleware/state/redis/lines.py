@@ -57,7 +57,7 @@ class Lines:
         return reply
 
     def post(self, call: Call) -> None:
-        """Run a script whose answer is read later.
+        """Run a script whose answer is read later, once the server is known to have it.
 
         Raises:
             RedisTrouble: It could not be sent, or the answer before it was a failure.
@@ -68,7 +68,7 @@ class Lines:
         except RedisError as error:
             raise self._broken(line, error) from error
         line.owed = call
-        self._give(line)
+        self._give(line if call.digest in line.knows else self._paid(line))
 
     def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send plain commands together and give their answers.
@@ -149,6 +149,7 @@ class Lines:
                 self._move(line)
             _send(line, call.full if advice is Advice.TELL else call.brief)
             tries += 1
+        line.knows.add(call.digest)
         return reply
 
     def _answers(self, line: Line, commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -176,8 +177,8 @@ class Lines:
     def _move(self, line: Line) -> None:
         """Lead a line to where the route now points."""
         line.conn.disconnect()
-        line.address = self._route.address or line.address
-        line.conn = self._connection(line.address, **self._route.place.options)
+        address = self._route.address or line.address
+        line.lead(self._connection(address, **self._route.place.options), address)
 
     def _find_master(self) -> Address:
         error: Exception = LookupError("no sentinel")

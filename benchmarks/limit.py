@@ -1,0 +1,125 @@
+"""A limit of 20, four processes, thirty calls each: how many requests the service sees."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini
+
+from .calls import MODEL
+
+__all__ = ["CALLS", "LIMIT", "PROCESSES", "RUNS", "sent_of_limit"]
+
+LIMIT, PROCESSES, CALLS, RUNS = 20, 4, 30, 10
+ANSWER_S = 40.0
+"""How long a worker may take for a run, on a machine that is busy."""
+FROM_S, UNTIL_S = 2, 50
+"""A run begins in these seconds of a minute, so that it ends in the same minute."""
+
+Run = tuple[int, Counter[str]]
+"""Requests that the service saw, and what became of the calls."""
+
+
+def sent_of_limit(state_url: str) -> list[Run]:
+    """Give what each of ten runs sent; the service itself enforces no limit.
+
+    A run that the turn of a minute fell into says nothing, and is done again.
+    """
+    runs: list[Run] = []
+    with FakeGemini() as gemini, _workers(gemini, state_url) as pipes:
+        for number in range(2 * RUNS):
+            _await_minute()
+            minute = time.time() // 60
+            run = _run(gemini, pipes, f"limit-{number}")
+            if time.time() // 60 == minute:
+                runs.append(run)
+            if len(runs) == RUNS:
+                break
+    return runs
+
+
+def _run(gemini: FakeGemini, pipes: list[Connection], pool: str) -> Run:
+    gemini.reset_log()
+    for step in (pool, "go"):  # all have installed the pool before any of them calls
+        for pipe in pipes:
+            pipe.send(step)
+        answers = [_answer(pipe) for pipe in pipes]
+    return gemini.count(), sum(answers, Counter[str]())
+
+
+def _answer(pipe: Connection) -> Counter[str]:
+    if not pipe.poll(ANSWER_S):
+        raise RuntimeError(f"a worker did not answer within {ANSWER_S:.0f} s")
+    answer: Counter[str] = pipe.recv()
+    return answer
+
+
+def _await_minute() -> None:
+    while not FROM_S <= time.time() % 60 < UNTIL_S:
+        time.sleep(0.2)
+
+
+@contextmanager
+def _workers(gemini: FakeGemini, state_url: str) -> Iterator[list[Connection]]:
+    context = multiprocessing.get_context("spawn")
+    value = gemini.add_key("shared").value
+    begun: list[tuple[Any, Connection]] = []
+    with tempfile.TemporaryDirectory(prefix="keyrot-bench-") as directory:
+        file = Path(directory) / "keys.json"
+        file.write_text(json.dumps([{"key_id": "SHARED", "rpm": LIMIT}]))
+        settings = {"keys_file": file, "state_url": state_url, "allowed_hosts": (gemini.host,)}
+        try:
+            for _ in range(PROCESSES):
+                ours, theirs = context.Pipe()
+                args = (theirs, gemini.url, value, {**settings, "max_wait_s": 0})
+                process: Any = context.Process(target=_work, args=args, daemon=True)
+                process.start()
+                begun.append((process, ours))
+            yield [pipe for _, pipe in begun]
+        finally:
+            for process, pipe in begun:
+                pipe.close()
+                process.join(10)
+
+
+def _work(pipe: Connection, url: str, value: str, settings: dict[str, Any]) -> None:
+    from google import genai  # noqa: PLC0415 - as a user's program has it
+
+    os.environ["GEMINI_KEY_SHARED"] = value
+    client = genai.Client(api_key=keyrot_middleware.POOL_KEY, http_options={"base_url": url})
+    while True:
+        try:
+            pool = pipe.recv()
+        except EOFError:  # the benchmark is done, or its process is gone
+            return
+        keyrot_middleware.install(pool=pool, **settings)
+        pipe.send(Counter[str]())
+        pipe.recv()
+        became = Counter(_ask(client) for _ in range(CALLS))
+        keyrot_middleware.uninstall()
+        pipe.send(became)
+
+
+def _ask(client: Any) -> str:
+    """Make one call; name what became of it."""
+    try:
+        client.models.generate_content(model=MODEL, contents="hi")
+    except keyrot_middleware.KeyPoolExhausted:
+        became = "refused"
+    except Exception as error:
+        return f"failed with {type(error).__name__}"
+    else:
+        became = "served"
+    lost = keyrot_middleware.status()["degraded"]
+    return f"{became} without Redis" if lost else became

@@ -1,0 +1,30 @@
+"""A page of results: what was run, on what, and a table."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+__all__ = ["Row", "page"]
+
+Row = tuple[str, ...]
+
+
+def page(title: str, command: str, how: str, head: Sequence[str], rows: Sequence[Row]) -> str:
+    """Write Markdown: the machine and the command, then the table."""
+    lines = [
+        f"# {title}",
+        "",
+        f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: "
+        f"{platform.machine()}, {os.cpu_count()} shared cores, load {os.getloadavg()[0]:.1f}, "
+        f"CPython {platform.python_version()}, google-genai {version('google-genai')}. {how}",
+        "",
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+    return "\n".join(lines)

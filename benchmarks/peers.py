@@ -1,0 +1,149 @@
+"""LiteLLM's Router against the same server: `make bench-peers` writes PEERS.md.
+
+Needs the extra `bench`. LiteLLM asks `api_base` + `/models/MODEL:generateContent`, so its base is
+the server's with the version of the API in it. What a Router is told of calls, every other Router
+of the process is told too, so each row is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from .calls import MODEL, PER_ROUND, PLAIN, PROMPT, Variant, async_calls, sync_calls, told
+from .page import Row, page
+from .server import Place
+from .valkey import missing, valkey
+
+__all__ = ["main"]
+
+ROUNDS = 10
+REST_S = 0.1
+"""LiteLLM logs a call in the background after it has returned."""
+MESSAGES = [{"role": "user", "content": PROMPT}]
+
+
+def variants(redis: str | None) -> dict[str, Variant]:
+    """List who is measured."""
+    found = {
+        "ours, state in memory": Variant({"state_url": "memory://"}),
+        "LiteLLM without Router": _peer(_bare),
+        "LiteLLM's Router": _peer(_router),
+    }
+    if redis is not None:
+        # A limit that is never reached, so that there is one to look at.
+        limits: dict[str, Any] = {
+            "rpm": 1_000_000,
+            "optional_pre_call_checks": ["enforce_model_rate_limits"],
+        }
+        found["ours, state in Redis"] = Variant({"state_url": redis}, rest_s=REST_S)
+        found["LiteLLM's Router with Redis"] = _peer(partial(_router, redis_url=redis))
+        found["the same, holding limits"] = _peer(partial(_router, redis_url=redis, **limits))
+    return found
+
+
+Ways = tuple[Callable[..., Any], Callable[..., Awaitable[Any]]]
+"""How a peer is called, by threads and by tasks."""
+
+
+def _peer(made: Callable[[Place], Ways]) -> Variant:
+    def ask(place: Place) -> Callable[[], Any]:
+        completion, _ = made(place)
+        return lambda: _full(completion(model=MODEL, messages=MESSAGES))
+
+    def aask(place: Place) -> Callable[[], Awaitable[Any]]:
+        _, acompletion = made(place)
+
+        async def call() -> Any:
+            return _full(await acompletion(model=MODEL, messages=MESSAGES))
+
+        return call
+
+    return Variant(ask=ask, aask=aask, rest_s=REST_S)
+
+
+def _full(reply: Any) -> Any:
+    assert reply.choices[0].message.content, "an answer without a text"
+    return reply
+
+
+def _bare(place: Place) -> Ways:
+    litellm, params = import_module("litellm"), _params(place, 0)
+
+    def completion(**more: Any) -> Any:
+        return litellm.completion(**{**more, **params})
+
+    def acompletion(**more: Any) -> Any:
+        return litellm.acompletion(**{**more, **params})
+
+    return completion, acompletion
+
+
+def _router(place: Place, rpm: int | None = None, **more: Any) -> Ways:
+    limit = {} if rpm is None else {"rpm": rpm}
+    models = [
+        {"model_name": MODEL, "litellm_params": _params(place, number) | limit}
+        for number in range(len(place.values))
+    ]
+    router = import_module("litellm").Router(model_list=models, **more)
+    return router.completion, router.acompletion
+
+
+def _params(place: Place, number: int) -> dict[str, Any]:
+    return {
+        "model": f"gemini/{MODEL}",
+        "api_base": f"{place.url}/v1beta",
+        "api_key": place.values[number],
+    }
+
+
+def measure(name: str, redis: str | None, way: str) -> str:
+    """Measure one of `variants` in turns with the plain SDK; tell what it adds."""
+    in_turns = sync_calls if way == "sync" else async_calls
+    return told(in_turns({"plain": PLAIN, name: variants(redis)[name]}, ROUNDS), name)
+
+
+def rows(redis: str | None) -> list[Row]:
+    """Measure: who, added per call sync, added per call async."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the internet
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["litellm"])  # once: it takes seconds
+    found: list[Row] = []
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
+        for name in variants(redis):
+            ways = [fresh.submit(measure, name, redis, way).result() for way in ("sync", "async")]
+            found.append((name, *ways))
+    if redis is None:
+        found.append(("with Redis", *[str(missing())] * 2))
+    return found
+
+
+def main() -> None:
+    """Write the table."""
+    if missing() is None:
+        with valkey() as url:
+            found = rows(url)
+    else:
+        found = rows(None)
+    how = (
+        f"LiteLLM {version('litellm')}. Everyone calls a loopback server with three keys, in turns "
+        f"with the plain SDK of {PER_ROUND} calls, {ROUNDS} times, in a process of its own; a "
+        "Router has three deployments and its defaults, which hold no limits; in the last row it "
+        "holds them, as ours do. Added is p50 less the p50 of the plain SDK in the same run; "
+        "LiteLLM brings an HTTP client of its own, whose share is in the row without Router."
+    )
+    head = ("who", "added per call, sync", "added per call, async")
+    text = page("Peers", "make bench-peers", how, head, found)
+    (Path(__file__).parent / "PEERS.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What a roster offers, for its tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+
+from rig import INFO, key
+
+from keyrot_middleware.core.model import Block, CallInfo, Candidate
+from keyrot_middleware.core.roster import Roster
+
+NOW = 1_767_270_630.0
+DEAD = Block("key_invalid", inf)
+
+
+def offered(
+    roster: Roster,
+    info: CallInfo = INFO,
+    excluded: Iterable[str] = (),
+    now: float = NOW,
+    draw: float = 0.0,
+) -> list[str]:
+    """List every key that is offered, in order."""
+    lists = roster.shortlists(info, dict.fromkeys(excluded), now, draw)
+    return [candidate.key_id for shortlist in lists for _, candidate in shortlist]
+
+
+def many(count: int, **labels: object) -> list[Candidate]:
+    """Make keys k0, k1, …."""
+    return [key(f"k{number}", **labels) for number in range(count)]

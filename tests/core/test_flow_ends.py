@@ -1,0 +1,105 @@
+"""What comes out of a call, and what the state and the caller learn of it."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+from replies import (
+    bad,
+    capacity,
+    failure,
+    invalid,
+    lost,
+    minute,
+)
+from rig import INFO, three
+
+from keyrot_middleware.core.commands import Done, Now, Settle, Sleep
+from keyrot_middleware.core.flow import Attempt, Exhausted, note
+from keyrot_middleware.core.model import Scope, Usage, Verdict
+from keyrot_middleware.drive import sync
+
+
+@pytest.mark.parametrize(
+    "fault", [bad, lambda: failure(404), lambda: lost("timeout"), lambda: lost("other")]
+)
+def test_a_bad_request_is_sent_once_and_blames_nobody(fault: Any) -> None:
+    """The request's own failure, or the caller's deadline, is raised at once."""
+    rig = three()
+    reply = fault()
+    rig.will("a", reply)
+    assert rig.failing() is reply.error
+    assert rig.call() == "answer"
+    assert (rig.sent, rig.slept) == (["a", "a"], [])
+
+
+def test_the_exception_tells_every_attempt() -> None:
+    """Notes say which key failed how and until when it rests; a bad request says it too."""
+    rig = three(max_wait_s=0)
+    rig.will("a", minute("20s"))
+    rig.will("b", invalid())
+    rig.will("c", bad())
+    assert rig.failing().__notes__ == [
+        "keyrot: attempt 1 with key a: quota_minute (429), rests until 2026-01-01 12:30:50Z",
+        "keyrot: attempt 2 with key b: key_invalid (400), out of service until it is replaced",
+        "keyrot: attempt 3 with key c: bad_request (400)",
+    ]
+    assert "out of service" in note(1, Attempt("k", Verdict("key_invalid", 400), inf))
+
+
+def test_nothing_to_send_with_is_told_with_a_reason_per_key() -> None:
+    """No key is free and none will be soon: nothing is sent, and each key's reason is told."""
+    rig = three(max_wait_s=10)
+    rig.will("a", minute("20s"))
+    rig.will("b", invalid())
+    rig.will("c", capacity())
+    rig.failing()
+    rig.sent.clear()
+    for _ in range(2):
+        error = rig.failing()
+        assert isinstance(error, Exhausted)
+        blocks = error.unavailable.blocks
+        assert {key_id: block.reason for key_id, block in blocks.items()} == {
+            "a": "quota_minute",
+            "b": "key_invalid",
+            "c": "capacity",
+        }
+        assert error.unavailable.retry_at == rig.clock.time() + 20
+    assert rig.sent == []
+
+
+def test_a_pool_without_a_key_to_offer_never_comes_back() -> None:
+    """A stored thing with neither owner nor home key cannot be asked for."""
+    error = three().failing(INFO._replace(pinned=True, resources=("files/a",)))
+    assert isinstance(error, Exhausted)
+    assert error.unavailable.retry_at == inf
+
+
+def test_true_tokens_teach_the_scale() -> None:
+    """What a response counted is what the next estimate is scaled with."""
+    rig = three()
+    rig.will("a", Done("answer", Usage(input_tokens=30)))
+    rig.call()
+    assert rig.pool.scale.scaled(INFO.model, 10) == 30
+
+
+def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
+    """The state and the telemetry learn what failed; a success carries its usage and names."""
+    rig = three()
+    reply = minute()
+    rig.will("a", reply)
+    rig.will("b", lost("connect"))
+    tape = rig.flow()
+    sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
+    first, second, third = tape.of(Settle)
+    assert first.error is reply.error
+    assert first.outcome.verdict.scope is Scope.PROJECT_MODEL
+    assert [s.outcome.kind.value for s in (first, second, third)] == [
+        "failure",
+        "unsent",
+        "success",
+    ]
+    assert [sleep.why for sleep in tape.of(Sleep)] == ["retry"]
+    assert tape.of(Now)

@@ -1,0 +1,97 @@
+"""Retrying: what is nobody's fault is sent again, within a budget of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from replies import (
+    OK,
+    failure,
+    invalid,
+    lost,
+    minute,
+    overloaded,
+)
+from rig import INFO, Rig, key, three
+
+
+def test_max_attempts_bounds_the_walk_but_not_the_retries() -> None:
+    """Walking and retrying have budgets of their own: neither uses up the other's."""
+    rig = three(max_attempts=2, max_retries=2)
+    rig.will("a", overloaded(), overloaded(), invalid())
+    rig.will("b", invalid())
+    rig.failing()
+    assert rig.sent == ["a", "a", "a", "b"]
+    rig = three(max_attempts=0, max_retries=1)
+    rig.will("a", invalid())
+    rig.will("b", overloaded(), invalid())
+    rig.will("c", overloaded())
+    rig.failing()
+    assert rig.sent == ["a", "b", "b", "c"]
+
+
+def test_waiting_does_not_use_up_the_retries() -> None:
+    """A call that has waited for a key may still be retried, and the other way round."""
+    rig = Rig(key("a"), max_retries=2)
+    rig.will("a", overloaded(), minute("5s"), overloaded(), OK)
+    assert rig.call() == "answer"
+    assert [round(pause, 2) for pause in rig.slept] == [0.25, 5.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [overloaded, lambda: failure(500), lambda: lost("reset"), lambda: lost("connect")],
+)
+def test_nobodys_fault_is_retried_with_a_back_off_and_blames_no_key(fault: Any) -> None:
+    """5xx and lost connections: sent again twice, longer apart, the same key as good as before."""
+    rig = three(max_retries=2)
+    replies = [fault() for _ in range(3)]
+    rig.will("a", *replies)
+    rig.draw = 0.999
+    assert rig.failing() is replies[-1].error
+    assert rig.sent == ["a", "a", "a"]
+    assert [round(pause, 1) for pause in rig.slept] == [0.5, 1.0]
+    assert rig.call() == "answer"
+    assert rig.sent[3:] == ["a"]
+
+
+def test_the_back_off_is_bounded() -> None:
+    """However many retries are allowed, no pause is longer than eight seconds."""
+    rig = Rig(key("a"), max_retries=12)
+    rig.will("a", *(overloaded() for _ in range(12)))
+    rig.draw = 0.999999
+    rig.call()
+    assert max(rig.slept) <= 8.0
+    assert rig.slept == sorted(rig.slept)
+
+
+def test_a_deadline_of_the_server_is_retried_once() -> None:
+    """504: the work may have been done, so one more try and no more."""
+    rig = Rig(key("a"), max_retries=5)
+    rig.will("a", failure(504), failure(504))
+    rig.failing()
+    assert rig.sent == ["a", "a"]
+    rig = Rig(key("a"), max_retries=0)
+    rig.will("a", failure(504))
+    rig.failing()
+    assert rig.sent == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("info", "fault", "sends"),
+    [
+        (INFO._replace(repeatable=False), overloaded, 1),
+        (INFO._replace(repeatable=False), lambda: lost("reset"), 1),
+        (INFO._replace(repeatable=False), lambda: lost("connect"), 3),
+        (INFO._replace(sdk_retries=True), overloaded, 1),
+    ],
+)
+def test_what_may_do_harm_twice_or_the_sdk_repeats_is_not_retried(
+    info: Any, fault: Any, sends: int
+) -> None:
+    """A create is repeated only where nothing left the machine; the SDK's retries are its own."""
+    rig = three()
+    rig.will("a", *(fault() for _ in range(3)))
+    rig.failing(info)
+    assert rig.sent == ["a"] * sends

@@ -1,0 +1,126 @@
+"""Stored things and streams: what binds a call to a key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from replies import (
+    Chunks,
+    invalid,
+    minute,
+    overloaded,
+)
+from rig import INFO, STREAMED, Rig, key, three
+
+from keyrot_middleware.core.commands import Done
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import HOME, Candidate, Usage
+
+
+class TestStreams:
+    """A stream may change its key until its first chunk is here, and never after."""
+
+    def test_a_stream_is_relayed_to_its_end(self) -> None:
+        """All chunks come through, and its last usage is what is booked."""
+        rig = three()
+        rig.will("a", Chunks(1, 2, 3))
+        assert rig.call(STREAMED) == [1, 2, 3]
+        assert rig.state.snapshot([key("a")])["a"].used[0].tokens_minute == 6
+
+    def test_a_failure_before_the_first_chunk_changes_the_key(self) -> None:
+        """Nothing was shown yet, so another key may answer."""
+        rig = three()
+        rig.will("a", minute())
+        rig.will("b", Chunks("b"))
+        assert rig.call(STREAMED) == ["b"]
+
+    @pytest.mark.parametrize("fault", [overloaded, minute, invalid])
+    def test_a_stream_that_broke_is_never_restarted(self, fault: Any) -> None:
+        """After a chunk the SDK's error comes out, noted, with the tokens so far booked."""
+        rig, reply = three(), fault()
+        rig.will("a", Chunks(1, 2, failed=reply))
+        assert rig.failing(STREAMED) is reply.error
+        assert rig.sent == ["a"]
+        assert reply.error.__notes__[0].startswith("keyrot: attempt 1 with key a: ")
+        assert rig.state.snapshot([key("a")])["a"].used[0].tokens_minute == 5
+
+
+class TestStoredThings:
+    """A call that touches stored things goes with their owner's key, or the home key."""
+
+    FILE = INFO._replace(pinned=True, resources=("files/a",))
+    HOME_KEY = Candidate(f"{HOME}1234", f"{HOME}1234", f"{HOME}1234")
+
+    def owned(self) -> Rig:
+        """Make a pool whose key b has made a file; c is of the same project."""
+        rig = Rig(key("a"), key("b", project="p"), key("c", project="p"), strategy="fill")
+        rig.will("a", invalid())
+        rig.will("b", Done("answer", Usage(input_tokens=10), ("files/a", "continuation:t")))
+        rig.call()
+        rig.sent.clear()
+        return rig
+
+    def test_the_owners_key_serves(self) -> None:
+        """Whoever the home key is, the owner's key is used."""
+        rig = self.owned()
+        assert rig.call(self.FILE, self.HOME_KEY) == "answer"
+        assert rig.sent == ["b"]
+
+    def test_another_key_of_the_project_serves_when_the_owner_cannot(self) -> None:
+        """The project has stored it, so each of its keys may, and no other project's."""
+        rig = self.owned()
+        rig.will("b", invalid())
+        rig.will("c", invalid())
+        rig.failing(self.FILE, self.HOME_KEY)
+        assert rig.sent == ["b", "c"]
+
+    @pytest.mark.parametrize("name", ["continuation:t", "page:t"])
+    def test_hops_of_one_answer_go_with_the_very_key_of_the_first(self, name: str) -> None:
+        """A continuation is bound to its key, not only to the project."""
+        rig = self.owned()
+        rig.will("b", Done("answer", Usage(), ("page:t",)))
+        rig.call(self.FILE)
+        rig.will("b", invalid())
+        rig.failing(self.FILE._replace(resources=(name,)), self.HOME_KEY)
+        assert rig.sent == ["b", "b"]
+
+    def test_what_nobody_knows_is_the_clients_own(self) -> None:
+        """Unknown things, and calls that make new ones, go with the home key."""
+        rig = self.owned()
+        home = rig.roster.keys["c"]
+        for info in (self.FILE._replace(resources=("files/z",)), INFO._replace(pinned=True)):
+            rig.call(info, home)
+        assert rig.sent == ["c", "c"]
+
+    def test_an_owner_that_left_the_pool_is_replaced_by_its_project_or_the_home_key(self) -> None:
+        """The owner's key may be gone from the file: its project's keys, else the home key."""
+        rig = self.owned()
+        del rig.roster.keys["b"]
+        rig.call(self.FILE, self.HOME_KEY)
+        rig.call(self.FILE._replace(resources=("continuation:t",)), self.HOME_KEY)
+        del rig.roster.keys["c"]
+        rig.call(self.FILE, self.HOME_KEY)
+        assert rig.sent == ["c", self.HOME_KEY.key_id, self.HOME_KEY.key_id]
+
+    def test_a_strangers_key_is_not_managed(self) -> None:
+        """A home key that is not the pool's is never cooled or retired; its error comes out."""
+        rig = self.owned()
+        stranger = self.HOME_KEY.key_id
+        for _ in range(2):
+            rig.will(stranger, invalid())
+            rig.failing(self.FILE._replace(resources=()), self.HOME_KEY)
+        assert rig.sent == [stranger, stranger]
+
+    def test_a_pinned_call_waits_for_its_key_rather_than_take_another(self) -> None:
+        """Nobody else can serve, so a named time within the budget is waited for."""
+        rig = self.owned()
+        rig.will("b", minute("5s"))
+        del rig.roster.keys["c"]
+        assert rig.call(self.FILE) == "answer"
+        assert (rig.sent, rig.slept) == (["b", "b"], [5.0])
+        rig.will("b", minute("50s"))
+        rig.failing(self.FILE)
+        error = rig.failing(self.FILE)
+        assert isinstance(error, Exhausted)
+        assert list(error.unavailable.blocks) == ["b"]

@@ -1,0 +1,166 @@
+"""Parking: what cannot serve is not offered, and nothing is parked that could serve."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from offers import DEAD, NOW, many, offered
+from rig import INFO
+
+from keyrot_middleware.core.model import Block
+from keyrot_middleware.core.roster import PARK_S, Roster
+
+
+def test_a_parked_key_is_passed_until_its_time() -> None:
+    """What the state refused until a known time is not offered before, and `parked` says why."""
+    roster, rest = Roster(many(3), "fill"), Block("quota_minute", NOW + 20, waitable=True)
+    roster.park(INFO, {"k1": rest, "unknown": rest}, NOW)
+    roster.park(INFO, {"k1": rest}, NOW)
+    assert offered(roster) == ["k0", "k2"]
+    assert roster.parked(INFO) == {"k1": rest}
+    assert offered(roster, now=NOW + 20) == ["k0", "k1", "k2"]
+    assert roster.parked(INFO) == {}
+
+
+def test_parking_is_looked_at_again_after_a_minute() -> None:
+    """A dead key may have been revived by another process: it is offered again after PARK_S."""
+    roster = Roster(many(2), "fill")
+    roster.park(INFO, {"k0": DEAD}, NOW)
+    assert offered(roster, now=NOW + PARK_S - 1) == ["k1"]
+    assert offered(roster, now=NOW + PARK_S) == ["k0", "k1"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block("probe", NOW + 0.1, waitable=True),
+        Block("concurrency", NOW + 0.1, waitable=True),
+        Block("key_method_blocked", inf),
+        Block("cache_storage", NOW + 86_400),
+        Block("rpm", NOW, waitable=True),
+    ],
+)
+def test_what_may_end_at_any_time_or_is_about_one_method_is_not_parked(block: Block) -> None:
+    """A key that is busy, being probed, or closed to one method only is offered again at once."""
+    roster = Roster(many(1))
+    roster.park(INFO, {"k0": block}, NOW)
+    assert offered(roster) == ["k0"]
+
+
+def test_forgetting_offers_every_key_again() -> None:
+    """After a key was replaced nothing is parked any more."""
+    roster = Roster(many(3), "fill")
+    roster.park(INFO, {"k0": DEAD, "k2": DEAD}, NOW)
+    roster.forget()
+    assert offered(roster) == ["k0", "k1", "k2"]
+
+
+def test_a_full_minute_of_tokens_is_offered_to_smaller_requests() -> None:
+    """What had no room for a large request may have room for a small one, after the free keys."""
+    roster, large = Roster(many(2), "fill"), INFO._replace(tokens=5_000)
+    roster.park(large, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
+    assert offered(roster, large) == ["k1"]
+    assert offered(roster, INFO._replace(tokens=5_001)) == ["k1"]
+    assert offered(roster, INFO) == ["k1", "k0"]
+    roster.park(INFO, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
+    assert offered(roster, INFO) == ["k1"]
+    assert offered(roster, INFO._replace(tokens=9)) == ["k1", "k0"]
+
+
+def test_a_batch_without_room_does_not_hide_a_key_from_single_requests() -> None:
+    """An RPM that has no room for a hundred embeddings has it for one."""
+    roster, batch = Roster(many(1)), INFO._replace(requests=100)
+    roster.park(batch, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    assert offered(roster, batch) == []
+    assert offered(roster, INFO) == ["k0"]
+
+
+@pytest.mark.parametrize("reason", ["rpm", "tpm", "rpd"])
+def test_a_key_is_offered_again_when_something_was_given_back(reason: str) -> None:
+    """A reservation that shrank may have made room before the minute's end."""
+    roster = Roster(many(2), "fill")
+    roster.park(INFO, {"k0": Block(reason, NOW + 31, waitable=True)}, NOW)
+    roster.relieve("k1")
+    assert offered(roster) == ["k1"]
+    roster.relieve("k0")
+    assert offered(roster) == ["k1", "k0"]
+    assert offered(roster, now=NOW + 31) == ["k0", "k1"]
+    assert roster.parked(INFO) == {}
+
+
+def test_giving_back_does_not_end_a_cooldown() -> None:
+    """Room in a window says nothing of a key that rests for another reason."""
+    roster = Roster(many(2), "fill")
+    full, rest = Block("rpm", NOW + 31, waitable=True), Block("quota_minute", NOW + 20)
+    roster.park(INFO, {"k0": rest}, NOW)
+    roster.relieve("k0")
+    assert offered(roster) == ["k1"]
+    roster.park(INFO, {"k1": full}, NOW)
+    roster.relieve("k1")
+    roster.park(INFO, {"k1": rest}, NOW)
+    assert offered(roster) == []
+
+
+def test_a_relieved_key_that_nobody_took_is_offered_no_more_than_once_per_call() -> None:
+    """A call that is refused by a relieved key parks it again."""
+    roster = Roster(many(1))
+    roster.park(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    roster.relieve("k0")
+    asked = 0
+    for shortlist in roster.shortlists(INFO, {}, NOW, 0.0):
+        asked += len(shortlist)
+        roster.park(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    assert asked == 1
+    assert offered(roster) == []
+
+
+def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
+    """Between the look at a key and the lock another call may have offered it again."""
+    waiting: list[float] = []
+
+    class Lock:
+        def __enter__(self) -> None:
+            if waiting:
+                offered(roster, now=waiting.pop())
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    roster = Roster(many(1), "fill", Lock)
+    roster.park(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    waiting.append(NOW + 31)
+    roster.relieve("k0")
+    assert offered(roster, now=NOW + 31) == ["k0"]
+
+
+STEP = st.tuples(
+    st.sampled_from(["park", "pass", "ask", "relieve"]),
+    st.integers(0, 11),
+    st.sampled_from(["rpm", "tpm", "quota_minute", "key_invalid"]),
+    st.sampled_from([0.5, 3.0, 20.0, 61.0, inf]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["spread", "fill", "sticky"]), st.lists(STEP, max_size=40))
+def test_no_key_is_lost_or_offered_twice_whatever_happens(
+    strategy: str, steps: list[tuple[str, int, str, float]]
+) -> None:
+    """Each key is always either offered once, or parked with a reason; after PARK_S offered."""
+    roster, now = Roster(many(12), strategy), NOW
+    for what, number, reason, seconds in steps:
+        if what == "park":
+            info = INFO._replace(tokens=number)
+            roster.park(info, {f"k{number}": Block(reason, now + seconds)}, now)
+        elif what == "relieve":
+            roster.relieve(f"k{number}")
+        elif what == "pass":
+            now += min(seconds, 30.0)
+        given_out = Counter(offered(roster, now=now, draw=number / 12))
+        assert set(given_out.values()) <= {1}
+        assert given_out.keys() | roster.parked(INFO).keys() == {f"k{n}" for n in range(12)}
+    assert len(offered(roster, now=now + PARK_S)) == 12

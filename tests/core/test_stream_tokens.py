@@ -1,0 +1,59 @@
+"""Input tokens read from a body's text alone: the same as by parsing it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrot_middleware.core.model import NO_USAGE
+from keyrot_middleware.core.stream import tokens_of_text, usage_of_text
+
+COUNTS = st.dictionaries(
+    st.sampled_from(
+        [
+            "promptTokenCount",
+            "toolUsePromptTokenCount",
+            "candidatesTokenCount",
+            "thoughtsTokenCount",
+            "totalTokenCount",
+        ]
+    ),
+    st.integers(0, 10**9),
+)
+
+
+@given(COUNTS, st.text(), st.booleans(), st.sampled_from([None, 2]))
+def test_the_tokens_are_those_that_parsing_finds(
+    meta: dict[str, int], written: str, first: bool, indent: int | None
+) -> None:
+    """Whatever the model wrote, in whichever order and layout, the counts are the server's."""
+    content = {"candidates": [{"content": {"parts": [{"text": written}]}}]}
+    parts: list[dict[str, Any]] = [{"usageMetadata": meta}, content]
+    body = json.dumps({**parts[not first], **parts[first]}, indent=indent)
+    assert tokens_of_text(body)[0].input_tokens == usage_of_text(body)[0].input_tokens
+
+
+@pytest.mark.parametrize(
+    "written", ['"usageMetadata": {"promptTokenCount": 7}', '\\"promptTokenCount\\": 7']
+)
+def test_a_model_cannot_write_counts(written: str) -> None:
+    """In JSON a quote inside a text is escaped, so it never looks like a key."""
+    body = json.dumps({"candidates": [{"text": written}], "usageMetadata": {"promptTokenCount": 3}})
+    assert tokens_of_text(body)[0].input_tokens == 3
+
+
+def test_stored_names_are_still_found() -> None:
+    """A response that names something stored is parsed: its owner must be known."""
+    body = json.dumps({"name": "files/abc", "usageMetadata": {"promptTokenCount": 3}})
+    assert tokens_of_text(body) == usage_of_text(body)
+    assert tokens_of_text(body)[1] == ("files/abc",)
+
+
+@pytest.mark.parametrize("body", [None, b"", {}, "", "no JSON", "[]"])
+def test_what_tells_nothing_costs_nothing(body: object) -> None:
+    """A body without counts, or of another kind, has no usage."""
+    assert tokens_of_text(body) == (NO_USAGE, ())

@@ -1,0 +1,127 @@
+"""What the calls of a pool share: its clock, its secrets, its memory of Google's last words."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import pytest
+from replies import blocked, failure, invalid, minute
+from rig import INFO, Rig, key
+
+from keyrot_middleware.core.commands import Acquire
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.drive.health import health
+from keyrot_middleware.drive.pool import SystemClock, unbooked
+
+
+async def test_the_systems_clock_tells_the_time_and_waits() -> None:
+    """Epoch seconds; a thread's wait and a task's wait are as long as asked for."""
+    clock = SystemClock()
+    assert abs(clock.time() - time.time()) < 5
+    begin = time.monotonic()
+    clock.sleep(0.01)
+    await clock.asleep(0.01)
+    assert time.monotonic() - begin >= 0.02
+
+
+def test_the_home_key_is_the_single_key_or_the_first() -> None:
+    """A client without a key has the single key as its home key, else the first of the pool."""
+    rig = Rig(key("a"), key("single", priority=1_000_000))
+    assert rig.pool.home_id == "a"
+    assert replace(rig.pool, last_resort="single").home_id == "single"
+    assert replace(rig.pool, last_resort="left out").home_id == "a"
+
+
+def test_a_key_replaced_in_its_store_serves_again() -> None:
+    """`refresh` revives a retired key whose value is another now, and offers it at once."""
+    rig = Rig(key("a"))
+    rig.will("a", invalid())
+    rig.failing()
+    rig.failing()
+    assert not rig.pool.refresh("a")
+    assert rig.sent == ["a"]
+    rig.shelf.values["a"] += "x"
+    assert rig.pool.refresh("a")
+    assert rig.call() == "answer"
+    assert not rig.pool.refresh("unknown")
+
+
+def test_google_s_last_words_are_those_to_the_key_retired_last() -> None:
+    """When all keys are retired, the error that comes out says what Google said of the last."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", invalid())
+    rig.will("b", blocked())
+    rig.failing()
+    assert rig.pool.last_words(["a", "b"]) == (403, None, None)
+    assert rig.pool.last_words(["a"]) == (400, None, None)
+    assert rig.pool.last_words(["c"]) is None
+    rig.shelf.values["b"] += "x"
+    rig.pool.refresh("b")
+    assert rig.pool.last_words(["a", "b"]) == (400, None, None)
+
+
+def test_only_a_retirement_leaves_last_words() -> None:
+    """A minute that was spent is no last word."""
+    rig = Rig(key("a"), max_wait_s=0)
+    rig.will("a", minute())
+    rig.failing()
+    assert rig.pool.last_words(["a"]) is None
+
+
+def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
+    """It has what a send and the telemetry need, and no books."""
+    one = key("a", project="p", billing_account="b", tier="paid")
+    lease = unbooked(Acquire(INFO, ((0, one), (0, key("c"))), spread=True), 5.0)
+    assert (lease.key_id, lease.project, lease.billing_account) == ("a", "p", "b")
+    assert (lease.tier, lease.at, lease.books, lease.probe) == ("paid", 5.0, None, False)
+    assert (lease.bucket, lease.verb, lease.tokens) == (INFO.model, INFO.verb, INFO.tokens)
+
+
+def test_health_is_told_in_words_and_iso_times() -> None:
+    """Per key: what it is, how often it served and failed, until when it rests, what is used."""
+    rig = Rig(key("a", Limits(rpm=9), model=INFO.model), key("b"), max_wait_s=0)
+    rig.call()
+    rig.will("a", minute("20s", value=5))
+    rig.will("b", invalid())
+    rig.failing()
+    known = health(rig.pool)
+    now = "2026-01-01T12:30:30Z"
+    assert known["a"] == {
+        "model": INFO.model,
+        "project": "a",
+        "active": True,
+        "last_used": now,
+        "success_count": 1,
+        "error_count": 1,
+        "in_cooldown": True,
+        "cooldown_until": "2026-01-01T12:30:50Z",
+        "disabled_reason": None,
+        "limits": {"rpm": 9, "tpm": None, "rpd": None, "max_concurrency": None},
+        "used": {
+            INFO.model: {
+                "requests_minute": 2,
+                "tokens_minute": 20,
+                "requests_day": 2,
+                "learned": {"rpm": 5},
+            }
+        },
+    }
+    retired = {"active": False, "in_cooldown": True, "cooldown_until": None}
+    retired |= {"disabled_reason": "key_invalid"}
+    assert {name: known["b"][name] for name in retired} == retired
+
+
+@pytest.mark.parametrize("message", ["", "denied"])
+def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
+    """Out of service for one method of the API is not retired."""
+    rig = Rig(key("a"))
+    replies: list[Any] = [failure(403, message), blocked()]
+    rig.will("a", *replies)
+    rig.failing()
+    rig.failing()
+    known = health(rig.pool)["a"]
+    assert (known["active"], known["disabled_reason"]) == (True, None)
+    assert rig.state.snapshot([key("a")])["a"].cooldown_until == inf

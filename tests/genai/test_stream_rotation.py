@@ -1,0 +1,138 @@
+"""A stream may change its key until its first chunk is here, and never after it."""
+
+from __future__ import annotations
+
+import pytest
+from four_modes import MODEL, STREAMS, ask, calls, run
+from google.genai import errors
+
+import keyrot_middleware
+from keyrot_middleware.core.model import Kind
+from keyrot_middleware.testing import Reply
+
+BROKEN = {
+    "STREAM_OVERLOADED": errors.ServerError,
+    "STREAM_EXHAUSTED": errors.ClientError,
+    "STREAM_DROPPED": Exception,
+}
+ASKED = {"model": MODEL, "contents": "hello"}
+
+
+def read(mode, client) -> tuple[list[str], Exception | None]:
+    """Read a stream to its end or its error."""
+    texts: list[str] = []
+
+    async def read_async() -> None:
+        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+            texts.append(chunk.text or "")
+
+    try:
+        if mode == "async_stream":
+            run(client, read_async)
+        else:
+            for chunk in client.models.generate_content_stream(**ASKED):
+                texts.append(chunk.text or "")
+    except Exception as error:
+        return texts, error
+    return texts, None
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_stream_is_never_restarted_after_its_first_chunk(
+    mode, name, gemini, pool, connect
+) -> None:
+    """What was shown stays the only answer: the SDK's own error follows, after one request."""
+    client = connect(gemini.add_key("own").value)
+    gemini.always_any(getattr(Reply, name))
+    plain_texts, plain = read(mode, client)
+    gemini.reset_log()
+    pool("A", "B")
+    texts, error = read(mode, client)
+    assert texts == plain_texts == ["ok"]
+    assert type(error) is type(plain)
+    assert isinstance(error, BROKEN[name])
+    assert (gemini.count(), len(error.__notes__)) == (1, 1)
+    assert pool.ledger.kinds == [Kind.FAILURE]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_key_that_failed_inside_a_stream_rests(mode, gemini, pool, connect) -> None:
+    """The 429 in the middle is the caller's to see, and the next call goes to another key."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.QUOTA_MINUTE.in_stream(1))
+    texts, error = read(mode, connect())
+    assert (texts, getattr(error, "code", None)) == (["ok"], 429)
+    assert ask(mode, connect()) == "ok from B"
+    assert gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply.QUOTA_MINUTE.in_stream(0),
+        Reply.EXHAUSTED.in_stream(0),
+        Reply.KEY_INVALID.in_stream(0),
+        Reply.PREPAY.in_stream(0),
+        Reply.QUOTA_MINUTE,
+        Reply.KEY_LEAKED,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", STREAMS)
+def test_an_error_before_the_first_chunk_rotates(mode, reply, gemini, pool, connect) -> None:
+    """Also one that Google sends inside a stream which began with HTTP 200."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", reply)
+    texts, error = read(mode, connect())
+    assert error is None
+    assert "".join(texts) == "ok from B"
+    assert [request.key for request in gemini.log] == ["A", "B"]
+
+
+@pytest.mark.parametrize("reply", [Reply.OVERLOADED.in_stream(0), Reply.dropped(0), Reply.INTERNAL])
+@pytest.mark.parametrize("mode", STREAMS)
+def test_nobodys_fault_before_the_first_chunk_is_retried(
+    mode, reply, gemini, pool, connect
+) -> None:
+    """503 and a lost connection are sent again, and blame no key."""
+    pool("A", strategy="fill")
+    gemini.script("A", reply)
+    assert "".join(read(mode, connect())[0]) == "ok from A"
+    assert gemini.count() == 2
+    assert not keyrot_middleware.status()["keys"]["A"]["in_cooldown"]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_stream_without_chunks_ends(mode, gemini, pool, connect) -> None:
+    """Nothing came and nothing failed: the caller sees what the SDK shows without us."""
+    nothing = Reply.custom(200, b"", content_type="text/event-stream")
+    gemini.always_any(nothing)
+    client = connect(gemini.add_key("own").value)
+    plain = read(mode, client)
+    pool("A")
+    assert [repr(part) for part in read(mode, client)] == [repr(part) for part in plain]
+    assert gemini.count("A") == 1
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_the_true_tokens_of_a_stream_are_booked(mode, gemini, pool, connect) -> None:
+    """From its last usage, when it was read to the end."""
+    gemini.tokens(lambda _body: 777)
+    pool("A")
+    ask(mode, connect())
+    used = keyrot_middleware.status()["keys"]["A"]["used"][MODEL]
+    assert (used["requests_minute"], used["tokens_minute"]) == (1, 777)
+    ((_, outcome),) = pool.ledger.outcomes
+    assert (outcome.kind, outcome.usage.input_tokens) == (Kind.SUCCESS, 777)
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_truncated_stream_ends_as_the_sdk_ends_it(mode, gemini, pool, connect) -> None:
+    """It stops without its last chunk: no error without us, none with us, no second request."""
+    gemini.always_any(Reply.STREAM_TRUNCATED)
+    client = connect(gemini.add_key("own").value)
+    plain = calls(mode, client, 1)
+    pool("A", "B", strategy="fill")
+    assert calls(mode, client, 1) == plain
+    assert gemini.sent("A") == 1

@@ -1,0 +1,152 @@
+"""A pool in a cluster, and behind sentinels: the same state, wherever its records are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from doors import OK, Asked, Awaited, Door, failed, used
+from rig import INFO, MODEL, key
+from servers import BINARIES, Server, cluster_of_three, free_port, wait_for
+
+from keyrot_middleware.core.model import Lease, Limits, Scope
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state.redis import RedisState, RedisTrouble
+
+ONE = key("a", Limits(rpm=20, max_concurrency=5), project="p")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[Server]]:
+    """Run a cluster."""
+    with cluster_of_three() as three:
+        yield three
+
+
+def url_of(nodes: list[Server]) -> str:
+    """Name one node only: it says where the others are."""
+    return f"redis+cluster://127.0.0.1:{nodes[0].port}?socket_timeout=5"
+
+
+@pytest.mark.parametrize("pool", ["one", "two", "three", "four", "five"])
+@pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
+async def test_a_pool_lives_on_whichever_node_has_its_slot(
+    way: type[Door], pool: str, nodes: list[Server]
+) -> None:
+    """Lend, settle, cool, own, revive and survey, starting from the wrong node or the right one."""
+    name = f"{pool}-{way.__name__}"
+    state = RedisState(url_of(nodes), RetryPolicy(), pool=name)
+    door = way(state)
+    assert await door.owner("files/none") is None
+    await door.settle(await door.lend(ONE), used(42), ["files/1"])
+    assert await door.owner("files/1") == ("a", "p")
+    await door.settle(await door.lend(ONE), failed(Scope.KEY))
+    assert await door.refused(ONE) == {"a": "failure"}
+    state.revive("a")
+    await door.settle(await door.lend(ONE), OK)
+    known = state.snapshot([ONE])["a"]
+    assert (known.success_count, known.error_count) == (2, 1)
+    assert [used.bucket for used in known.used] == [MODEL]
+    await state.aclose()
+    homes = [node for node in nodes if any(f"{{{name}}}" in found for found in node.names())]
+    assert len(homes) == 1
+
+
+def test_the_nodes_share_the_pools(nodes: list[Server]) -> None:
+    """Five names are enough that more than one node is in use."""
+    for number in range(5):
+        state = RedisState(url_of(nodes), RetryPolicy(), pool=f"many-{number}")
+        state.settle(_lend(state), OK)
+        state.close()
+    assert sum(any("{many-" in name for name in node.names()) for node in nodes) > 1
+
+
+def _lend(state: RedisState) -> Lease:
+    lease = state.acquire(INFO, ((0, ONE),), spread=False)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+@contextmanager
+def sentinel_of(master: Server, directory: Path) -> Iterator[Server]:
+    """Run a sentinel that watches *master* alone."""
+    config = directory / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 400\n"
+        "sentinel failover-timeout main 2000\n"
+    )
+    watcher = Server(BINARIES["valkey"], config=str(config))
+    try:
+        yield watcher
+    finally:
+        watcher.remove()
+
+
+def test_after_a_failover_the_new_master_is_found(tmp_path: Path) -> None:
+    """Sentinels say who is master; killed, the next one serves within seconds, sync and async."""
+    lag = ("--repl-diskless-sync-delay", "0")
+    master, replica = Server(BINARIES["valkey"], *lag), Server(BINARIES["valkey"], *lag)
+    try:
+        replica.ask("REPLICAOF", "127.0.0.1", master.port)
+        wait_for(lambda: b"up" in _link(replica))
+        with sentinel_of(master, tmp_path) as sentinel:
+            wait_for(lambda: _replicas(sentinel) == 1)
+            dead = free_port()
+            state = RedisState(
+                f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{sentinel.port}/main", RetryPolicy()
+            )
+            _lend_async(state)
+            state.settle(_lend(state), OK)
+            assert master.names()
+            master.stop()
+            wait_for(lambda: _tried(state), 20)
+            _lend_async(state)
+            assert replica.names()
+            state.close()
+    finally:
+        master.remove()
+        replica.remove()
+
+
+def test_a_master_that_no_sentinel_knows_is_trouble(tmp_path: Path) -> None:
+    """The name is told, so that a typing error can be seen."""
+    master = Server(BINARIES["valkey"])
+    try:
+        with sentinel_of(master, tmp_path) as sentinel:
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mian"
+            with pytest.raises(RedisTrouble, match="no master 'mian'"):
+                _lend(RedisState(url, RetryPolicy()))
+    finally:
+        master.remove()
+
+
+def _tried(state: RedisState) -> bool:
+    with suppress(RedisTrouble):
+        state.settle(_lend(state), OK)
+        return True
+    time.sleep(0.05)
+    return False
+
+
+def _lend_async(state: RedisState) -> None:
+    async def work() -> None:
+        lease = await state.aacquire(INFO, ((0, ONE),), spread=False)
+        assert isinstance(lease, Lease)
+        await state.asettle(lease, OK)
+
+    asyncio.run(work())
+
+
+def _link(replica: Server) -> bytes:
+    role = replica.ask("INFO", "replication")
+    return str(role.get("master_link_status", "")).encode()
+
+
+def _replicas(sentinel: Server) -> int:
+    """Count the replicas that a sentinel knows."""
+    return len(sentinel.ask("SENTINEL", "REPLICAS", "main"))

@@ -1,0 +1,182 @@
+"""What a Redis URL may say, and which server a refusal points to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from doors import Asked, Awaited
+from rig import key
+from servers import BINARIES, Server
+
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.state import open_shared, open_state
+from keyrot_middleware.state.redis import RedisState, read_place
+from keyrot_middleware.state.redis.route import Advice, Route
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "nodes", "options"),
+    [
+        ("redis://host", "one", [("host", 6379)], {"db": 0}),
+        ("redis://host:7000/5", "one", [("host", 7000)], {"db": 5}),
+        (
+            "redis://host?db=2&client_name=me",
+            "one",
+            [("host", 6379)],
+            {"db": 2, "client_name": "me"},
+        ),
+        (
+            "redis://u:p%40%3A@[::1]:7000/0",
+            "one",
+            [("::1", 7000)],
+            {"username": "u", "password": "p@:"},
+        ),
+        ("redis://:p@host", "one", [("host", 6379)], {"password": "p"}),
+        (
+            "rediss://host?ssl_ca_certs=/ca.pem",
+            "one",
+            [("host", 6379)],
+            {"ssl_ca_certs": "/ca.pem"},
+        ),
+        ("unix:///run/redis.sock?db=3", "unix", [("/run/redis.sock", 0)], {"db": 3}),
+        (
+            "unix://u:p@/run/r.sock",
+            "unix",
+            [("/run/r.sock", 0)],
+            {"username": "u", "password": "p"},
+        ),
+        ("redis+cluster://a:1,b:2,c", "cluster", [("a", 1), ("b", 2), ("c", 6379)], {"db": 0}),
+        ("rediss+cluster://u:p@a", "cluster", [("a", 6379)], {"username": "u"}),
+        ("redis+sentinel://s1,s2:1/main/4", "sentinel", [("s1", 26379), ("s2", 1)], {"db": 4}),
+        ("rediss+sentinel://s1/main", "sentinel", [("s1", 26379)], {"db": 0}),
+    ],
+)
+def test_a_url_says_where_and_how(
+    url: str, kind: str, nodes: list[Any], options: dict[str, Any]
+) -> None:
+    """Hosts, ports, database, credentials and certificates, for each kind of place."""
+    place = read_place(url)
+    assert (place.kind, list(place.nodes)) == (kind, nodes)
+    assert place.options.items() >= options.items()
+    assert place.tls == url.startswith("rediss")
+    assert place.master == ("main" if kind == "sentinel" else "")
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("redis://", "a host is missing"),
+        ("redis://:secret@", "a host is missing"),
+        ("redis://:secret@host:99999", "a host is missing or is none"),
+        ("redis://:secret@a,b", r"redis\+cluster:// or redis\+sentinel://"),
+        ("redis://:secret@host/zero", "database must be a number"),
+        ("redis://:secret@host/0/1", "path is too long"),
+        ("redis://:secret@host?retry=yes", "unknown option 'retry'"),
+        ("redis://:secret@host?socket_timeout=soon", "socket_timeout must be"),
+        ("redis://:secret@host?socket_timeout", "cannot be read"),
+        ("redis://:secret@[::1", "cannot be read"),
+        ("redis+cluster://:secret@host/1", "path is too long"),
+        ("redis+cluster://:secret@host?db=1", "0 in a cluster"),
+        ("redis+sentinel://:secret@host", "what the sentinels call the master"),
+        ("redis+other://:secret@host", "no state backend for"),
+        ("unix://:secret@", "names no socket"),
+    ],
+)
+def test_a_wrong_url_is_refused_without_telling_its_password(url: str, complaint: str) -> None:
+    """At once and not at the first call; what is wrong, what is allowed, and no credentials."""
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        open_state(url, RetryPolicy(), time.time)
+    assert "llowed: " in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_place_shows_no_credentials() -> None:
+    """Its text and its repr, which come into logs, are without user and password."""
+    for url in ("redis://me:pw1@h/1", "redis+sentinel://me:pw1@h/m?sentinel_password=pw2"):
+        place = read_place(url)
+        assert not {"me", "pw1", "pw2"} & set(str(place).replace("/", ":").split(":"))
+        assert "pw" not in repr(place)
+
+
+def test_a_unix_socket_serves(tmp_path: Path) -> None:
+    """unix:// reaches a server that listens on a socket."""
+    path = tmp_path / "s"
+    own = Server(BINARIES["valkey"], "--unixsocket", str(path))
+    try:
+        state = open_state(f"unix://{path}", RetryPolicy(), time.time)
+        for door in (Asked(state), Awaited(state)):
+            assert _runs(door) is not None
+        state.close()
+    finally:
+        own.remove()
+
+
+def _runs(door: Any) -> Any:
+    async def work() -> Any:
+        lease = await door.lend(key("a"))
+        await door.settle(lease)
+        return lease
+
+    return asyncio.run(work())
+
+
+def test_a_state_opened_by_name_is_of_its_pool() -> None:
+    """open_state gives the pool's name on."""
+    state = open_shared("redis://localhost", RetryPolicy(), time.time, pool="blue")
+    assert isinstance(state, RedisState)
+    assert not state.instant
+
+
+def _moved(text: str) -> Exception:
+    return redis.exceptions.MovedError(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "goes_to"),
+    [
+        ("3999 10.0.0.7:7001", ("10.0.0.7", 7001)),
+        ("3999 :7001", ("a", 7001)),
+        ("3999 [::1]:7001", ("::1", 7001)),
+    ],
+)
+def test_a_cluster_node_says_where_the_slot_is(text: str, goes_to: tuple[str, int]) -> None:
+    """MOVED is followed; an empty host is that of the node that said so."""
+    route = Route(read_place("redis+cluster://a:1,b:2"))
+    assert route.advise(_moved(text), ("a", 1)) is Advice.MOVE
+    assert route.address == goes_to
+    route.lost(goes_to)
+    assert route.address == ("a", 1)
+
+
+def test_a_lost_cluster_node_is_not_asked_next() -> None:
+    """The nodes are asked in turn; the loss of one that is not in use changes nothing."""
+    route = Route(read_place("redis+cluster://a:1,b:2"))
+    route.lost(("b", 2))
+    assert route.address == ("a", 1)
+    route.lost(("a", 1))
+    assert route.address == ("b", 2)
+
+
+def test_sentinels_are_asked_again_once_the_master_is_lost() -> None:
+    """Who answered last is asked first; a master that became a replica is no master."""
+    route = Route(read_place("redis+sentinel://s1,s2/m"))
+    assert route.address is None
+    route.found(("s2", 26379), ("m", 1))
+    assert route.sentinels() == (("s2", 26379), ("s1", 26379))
+    assert route.address == ("m", 1)
+    assert route.advise(redis.exceptions.ReadOnlyError(""), ("m", 1)) is Advice.FAIL
+    assert route.address is None
+
+
+def test_a_single_server_is_the_only_one_there_is() -> None:
+    """Lost or not, the next try goes to the same address."""
+    route = Route(read_place("redis://a:1"))
+    route.lost(("a", 1))
+    assert route.address == ("a", 1)
+    assert route.advise(_moved("1 b:2"), ("a", 1)) is Advice.FAIL

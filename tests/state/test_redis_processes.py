@@ -1,0 +1,160 @@
+"""Several processes with one pool: limits hold for all, a cooldown spares all, the dead let go."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import INFO, key
+from servers import server, wait_for
+
+from keyrot_middleware.core.model import Lease, Limits, Unavailable
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state.redis import RedisState
+
+_pools = count()
+
+
+class Worker:
+    """A process at the other end of a pipe."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("worker.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self, **command: Any) -> None:
+        """Say what to do, without waiting for it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def told(self) -> Any:
+        """Wait for what came of it."""
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def ask(self, **command: Any) -> Any:
+        """Say what to do, and wait for it."""
+        self.tell(**command)
+        return self.told()
+
+    def __enter__(self) -> Worker:
+        assert self.told() == "ready"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@pytest.fixture
+def workers() -> Iterator[Callable[[int], list[Worker]]]:
+    """Start so many processes; end them after the test."""
+    with ExitStack() as running:
+
+        def start(number: int) -> list[Worker]:
+            begun = [Worker() for _ in range(number)]
+            return [running.enter_context(worker) for worker in begun]
+
+        yield start
+
+
+def pool() -> dict[str, str]:
+    """Name a fresh pool on the shared server."""
+    return {"url": server("valkey").url, "pool": f"processes-{next(_pools)}"}
+
+
+def within_a_minute(seconds: float = 10) -> None:
+    """Wait out the end of the wall-clock minute, where twice the limit may rightly be lent."""
+    second = time.time() % 60
+    if second < 1.5:
+        time.sleep(1.6 - second)
+    elif second > 58.5 - seconds:
+        time.sleep(61.6 - second)
+
+
+def test_four_processes_send_exactly_the_limit_every_time(
+    workers: Callable[[int], list[Worker]],
+) -> None:
+    """RPM 20 and four processes that ask thirty times each: twenty are lent, ten times of ten."""
+    four, totals = workers(4), []
+    for _ in range(10):
+        within_a_minute(5)
+        job = {**pool(), "keys": ["a"], "limits": {"rpm": 20}, "times": 30, "settle": "success"}
+        for worker in four:
+            worker.tell(**job)
+        totals.append(sum(len(worker.told()) for worker in four))
+    assert totals == [20] * 10
+
+
+def test_what_one_process_was_refused_the_others_do_not_try(
+    workers: Callable[[int], list[Worker]],
+) -> None:
+    """A answers 429 to one process: from then on all of them are lent B."""
+    first, *others = workers(4)
+    job = {**pool(), "keys": ["A", "B"]}
+    assert first.ask(**job, settle="minute") == ["A"]
+    assert [worker.ask(**job, settle="success", times=5) for worker in others] == [["B"] * 5] * 3
+
+
+def test_a_killed_worker_lets_go_after_the_lease_time(
+    workers: Callable[[int], list[Worker]],
+) -> None:
+    """SIGKILL with both places of max_concurrency held: they are free when the lease is over."""
+    (worker,) = workers(1)
+    where = pool()
+    job = {**where, "keys": ["a"], "limits": {"max_concurrency": 2}, "lease_s": 4}
+    begun = time.monotonic()
+    assert worker.ask(**job, times=3, close=False) == ["a", "a"]
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait(10)
+    state = RedisState(where["url"], RetryPolicy(), pool=where["pool"], lease_s=4)
+    one = ((0, key("a", Limits(max_concurrency=2))),)
+    refusal = state.acquire(INFO, one, spread=False)
+    assert isinstance(refusal, Unavailable)
+    assert refusal.blocks["a"].reason == "concurrency"
+    wait_for(lambda: isinstance(state.acquire(INFO, one, spread=False), Lease), 20)
+    assert time.monotonic() - begun >= 4
+    assert isinstance(state.acquire(INFO, one, spread=False), Lease)
+    assert isinstance(state.acquire(INFO, one, spread=False), Unavailable)
+    state.close()
+
+
+def test_what_was_settled_last_is_booked_although_the_process_ends() -> None:
+    """A hundred successes and the end of the program at once: a hundred are counted."""
+    where = pool()
+    program = (
+        "import json, worker, sys; c = json.loads(sys.argv[1]); "
+        "assert len(worker.do(c)) == c['times']"
+    )
+    job = {**where, "keys": ["a"], "times": 100, "settle": "success", "close": False}
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, json.dumps(job)],
+        check=True,
+        cwd=Path(__file__).parent,
+        timeout=30,
+    )
+    state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
+    assert state.snapshot([key("a")])["a"].success_count == 100
+    state.close()

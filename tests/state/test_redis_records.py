@@ -1,0 +1,251 @@
+"""What is in Redis: named for one slot, never for ever, nothing secret, and little of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import count
+from math import inf
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from doors import OK, UNSENT, failed, used
+from rig import INFO, MODEL, key
+from servers import Server, server
+
+from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope, Unavailable
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.state.redis import RedisState
+from keyrot_middleware.testing import FakeClock
+
+_pools = count()
+
+
+@pytest.fixture
+def shared() -> Server:
+    """Give the server that tests share, emptied."""
+    one = server("valkey")
+    one.ask("FLUSHALL")
+    return one
+
+
+@pytest.fixture
+def state(shared: Server) -> Iterator[RedisState]:
+    """Open a pool on the server's own clock."""
+    state = RedisState(shared.url, RetryPolicy(), pool=f"records-{next(_pools)}")
+    yield state
+    state.close()
+
+
+def lend(state: RedisState, one: Candidate, **info: Any) -> Lease:
+    """Borrow one key."""
+    lease = state.acquire(INFO._replace(**info), ((0, one),), spread=False)
+    assert isinstance(lease, Lease), lease
+    return lease
+
+
+def everything(state: RedisState) -> None:
+    """Leave a record of every kind behind."""
+    one = key("a", Limits(rpm=50, max_concurrency=5), project="p", billing_account="acc")
+    lend(state, one)
+    state.settle(lend(state, one), used(12), ["files/secret-name", "continuation:" + "x" * 500])
+    for scope in (Scope.KEY, Scope.KEY_VERB, Scope.PROJECT, Scope.BILLING):
+        state.settle(lend(state, one), failed(scope, None, learned=Limits(rpm=9)))
+        state.reset(one)
+    state.settle(lend(state, one), failed(Scope.PROJECT_MODEL, bucket="family"))
+    state.settle(lend(state, key("b")), failed(Scope.KEY, inf))
+
+
+def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Server) -> None:
+    """All names begin alike and hash to one slot; each record goes by itself, within 30 days."""
+    everything(state)
+    names = shared.names()
+    kinds = {name.split(":")[2] for name in names}
+    assert kinds == {"b", "buckets", "c", "h", "l", "o", "q"}
+    (tag,) = {name.split(":")[1] for name in names}
+    assert tag.startswith("{records-")
+    ends = {name: shared.ask("TTL", name) for name in names}
+    assert all(0 < seconds <= 30 * DAY_S for seconds in ends.values()), ends
+
+
+def test_names_of_stored_things_are_digests(state: RedisState, shared: Server) -> None:
+    """Neither a file's name nor a continuation token is to be found in the server."""
+    everything(state)
+    for name in shared.names():
+        if shared.ask("TYPE", name) == b"string":
+            assert b"secret-name" not in shared.ask("GET", name)
+        assert "secret-name" not in name
+        assert "xxx" not in name
+    assert state.owner(["files/other", "files/secret-name"]) == ("a", "p")
+
+
+def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
+    """Who is refused, in whichever window, leaves every record and its end as they were."""
+    keys = [key("a", Limits(rpm=1)), key("b", Limits(max_concurrency=1)), key("c"), key("d")]
+    for one in keys[:2]:
+        lend(state, one)
+    state.settle(lend(state, keys[2]), failed(Scope.KEY_MODEL))
+    state.settle(lend(state, keys[3]), failed(Scope.PROJECT, inf))
+    before = {
+        name: (shared.ask("DUMP", name), shared.ask("PEXPIRETIME", name)) for name in shared.names()
+    }
+    for spread in (False, True):
+        offer = tuple((0, one) for one in keys)
+        assert isinstance(state.acquire(INFO, offer, spread=spread), Unavailable)
+    after = {
+        name: (shared.ask("DUMP", name), shared.ask("PEXPIRETIME", name)) for name in shared.names()
+    }
+    assert after == before
+
+
+def test_a_call_costs_two_commands_and_no_search(state: RedisState, shared: Server) -> None:
+    """One EVALSHA to acquire among eight keys, one to settle; no KEYS, no SCAN, at no time."""
+    offer = tuple((0, key(f"k{n}", Limits(rpm=100, max_concurrency=9))) for n in range(8))
+    state.settle(lend(state, offer[0][1]), OK)
+    lend(state, offer[0][1])
+    shared.ask("CONFIG", "RESETSTAT")
+    for _ in range(10):
+        lease = state.acquire(INFO, offer, spread=True)
+        assert isinstance(lease, Lease)
+        state.settle(lease, used(11))
+    stats = commands(shared)
+    assert stats["evalsha"] == 20
+    assert not {"eval", "keys", "scan", "hscan", "sscan", "zscan"} & set(stats)
+
+
+def commands(shared: Server) -> dict[str, int]:
+    """Count how often each command was run since the last reset."""
+    rows = shared.ask("INFO", "commandstats")
+    return {name.removeprefix("cmdstat_"): row["calls"] for name, row in rows.items()}
+
+
+def test_a_key_and_model_in_use_take_at_most_a_kilobyte(state: RedisState, shared: Server) -> None:
+    """Two thousand keys, each used with limits and a place in max_concurrency: bytes of memory."""
+    keys = [
+        key(f"key_{n:05}", Limits(rpm=9, tpm=999, rpd=99, max_concurrency=2)) for n in range(2_000)
+    ]
+    lend(state, key("first"))
+    before = memory(shared)
+    for one in keys:
+        lend(state, one)
+    each = (memory(shared) - before) / len(keys)
+    assert each <= 1024, each
+
+
+def memory(shared: Server) -> int:
+    """Tell how much memory the server has in use."""
+    return int(shared.ask("INFO", "memory")["used_memory"])
+
+
+def test_pools_of_two_names_know_nothing_of_each_other(shared: Server) -> None:
+    """Two pools on one server have a limit of their own each."""
+    one = key("a", Limits(rpm=1))
+    states = [RedisState(shared.url, RetryPolicy(), pool=name) for name in ("x", "y")]
+    for state in states:
+        lend(state, one)
+    for state in states:
+        assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Unavailable)
+        state.close()
+
+
+def test_odd_names_do_not_meet(state: RedisState) -> None:
+    """A project `a:b` with model `c` and a project `a` with model `b:c` have a window each."""
+    first, second = key("k1", Limits(rpm=1), project="a:b"), key("k2", Limits(rpm=1), project="a")
+    lend(state, first, model="c")
+    lend(state, second, model="b:c")
+    used_of = {k: v.used for k, v in state.snapshot([first, second]).items()}
+    assert [used.bucket for used in used_of["k1"] if used.requests_day] == ["c"]
+    assert [used.bucket for used in used_of["k2"] if used.requests_day] == ["b:c"]
+
+
+def test_a_lone_surrogate_in_a_model_is_no_trouble(state: RedisState) -> None:
+    """A string that UTF-8 cannot hold is asked for all the same: Google will say what it thinks."""
+    assert lend(state, key("a"), model="m\ud800").key_id == "a"
+
+
+def test_the_servers_clock_decides(shared: Server) -> None:
+    """A host whose clock is five minutes behind cools a key as long as the others think it does."""
+    late, right = FakeClock(_now(shared) - 300), FakeClock(_now(shared))
+    behind = RedisState(shared.url, RetryPolicy(), late.time, pool="clocks")
+    other = RedisState(shared.url, RetryPolicy(), right.time, pool="clocks")
+    one = key("a")
+    lease = lend(behind, one)
+    assert lease.at == pytest.approx(late.time(), abs=5)
+    until = behind.settle(lease, failed(Scope.KEY, late.time() + 60, named=True))
+    assert until == pytest.approx(late.time() + 60, abs=5)
+    for state, clock in ((behind, late), (other, right)):
+        refusal = state.acquire(INFO, ((0, one),), spread=False)
+        assert isinstance(refusal, Unavailable)
+        assert refusal.retry_at == pytest.approx(clock.time() + 60, abs=5)
+        seen = state.snapshot([one])["a"]
+        assert seen.cooldown_until == pytest.approx(clock.time() + 60, abs=5)
+        state.close()
+
+
+def _now(shared: Server) -> float:
+    seconds, micros = shared.ask("TIME")
+    return int(seconds) + int(micros) / 1e6
+
+
+@pytest.mark.parametrize("days", [-30, -1.5, 0, 1.5, 30])
+def test_a_hosts_wrong_date_does_not_move_the_pacific_day(
+    days: float, shared: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day ends at the midnight after the server's time, for hosts that are off by days."""
+    moment = datetime(2026, 3, 8, 12, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
+    state = RedisState(shared.url, RetryPolicy(), pool=f"date{days}", test_clock=lambda: moment)
+    monkeypatch.setattr(state, "_midnights", _elsewhen(state, days))
+    one = key("a", Limits(rpd=1))
+    lend(state, one)
+    refusal = state.acquire(INFO, ((0, one),), spread=False)
+    assert isinstance(refusal, Unavailable)
+    state.close()
+    right = datetime(2026, 3, 9, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()
+    if abs(days) <= 2:
+        assert refusal.retry_at == right
+    elif days < 0:
+        assert abs(refusal.retry_at - right) <= 3_600
+
+
+def _elsewhen(state: RedisState, days: float) -> Any:
+    midnights = state._midnights
+    return lambda now: midnights(now + days * DAY_S)
+
+
+def test_reset_brings_a_key_back_whatever_rests_it(state: RedisState) -> None:
+    """A person's reset ends cooldowns of the key, of its project and of its account."""
+    one = key("a", project="p", billing_account="acc")
+    for scope, until in ((Scope.KEY, inf), (Scope.PROJECT_MODEL, None), (Scope.BILLING, inf)):
+        state.settle(lend(state, one), failed(scope, until))
+        assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Unavailable)
+        state.reset(one)
+        state.settle(lend(state, one), OK)
+
+
+def test_a_probe_whose_worker_died_runs_out(shared: Server, clock: FakeClock) -> None:
+    """After a cooldown one goes first; where it never returns, another does after the lease."""
+    state = RedisState(shared.url, RetryPolicy(), pool="probe", lease_s=40.0, test_clock=clock.time)
+    one = key("a")
+    state.settle(lend(state, one), failed(Scope.KEY))
+    clock.advance(30)
+    assert lend(state, one).probe
+    refusal = state.acquire(INFO, ((0, one),), spread=False)
+    assert isinstance(refusal, Unavailable)
+    assert refusal.blocks["a"].reason == "probe"
+    clock.advance(40)
+    assert lend(state, one).probe
+    state.close()
+
+
+def test_a_settle_after_the_server_forgot_leaves_no_debt(state: RedisState, shared: Server) -> None:
+    """Flushed between acquire and settle: what is given back makes no count less than nothing."""
+    one = key("a", Limits(rpm=10, max_concurrency=3))
+    lease = lend(state, one)
+    shared.ask("FLUSHALL")
+    lend(state, one)
+    state.settle(lease, UNSENT)
+    state.settle(lease, UNSENT)
+    (known,) = [used for used in state.snapshot([one])["a"].used if used.bucket == MODEL]
+    assert (known.requests_minute, known.tokens_minute, known.requests_day) == (0, 0, 0)

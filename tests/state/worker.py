@@ -1,0 +1,66 @@
+"""A process of its own that uses a pool's state: told what to do on stdin, a JSON line each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from keyrot_middleware.core.model import (
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Scope,
+    Verdict,
+)
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state.redis import RedisState
+
+INFO = CallInfo("gemini-2.5-flash", "generateContent", 10, 10)
+
+
+def keys_of(command: dict[str, Any]) -> tuple[tuple[int, Candidate], ...]:
+    """Make the keys that are named, all with the same limits."""
+    limits = Limits(**command.get("limits", {}))
+    return tuple((0, Candidate(name, name, name, limits)) for name in command["keys"])
+
+
+def do(command: dict[str, Any]) -> Any:
+    """Ask `times` for one of the keys; settle as told; name the keys that were lent."""
+    state = RedisState(
+        command["url"], RetryPolicy(), pool=command["pool"], lease_s=command.get("lease_s", 600.0)
+    )
+    lent = []
+    for _ in range(command.get("times", 1)):
+        reply = state.acquire(INFO, keys_of(command), spread=False)
+        if not isinstance(reply, Lease):
+            continue
+        lent.append(reply.key_id)
+        if command.get("settle") == "success":
+            state.settle(reply, Outcome(Kind.SUCCESS))
+        elif command.get("settle") == "minute":
+            verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, reply.at + 40, named=True)
+            state.settle(reply, Outcome(Kind.FAILURE, verdict))
+    if command.get("close", True):
+        state.close()
+    return lent
+
+
+def say(what: Any) -> None:
+    """Give an answer."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Do what comes in, until nothing comes any more."""
+    say("ready")
+    for line in sys.stdin:
+        say(do(json.loads(line)))
+
+
+if __name__ == "__main__":
+    main()

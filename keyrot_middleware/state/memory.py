@@ -109,7 +109,7 @@ class MemoryState(State):
             for name in names:
                 keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
             verdict = outcome.verdict
-            health = self._health.setdefault(lease.key_id, KeyHealth())
+            health = self._health_of(lease.key_id)
             if outcome.kind is Kind.SUCCESS:
                 health.success_count += 1
                 self._forgive(lease)
@@ -165,6 +165,12 @@ class MemoryState(State):
             quota = self._quotas[(project, bucket)] = self._new_quota()
         return quota
 
+    def _health_of(self, key_id: str) -> KeyHealth:
+        health = self._health.get(key_id)
+        if health is None:
+            health = self._health[key_id] = KeyHealth()
+        return health
+
     def _resting(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
         for name in scope_keys(key, bucket, verb):
             cooldown = self._cooldowns.get(name)
@@ -196,7 +202,7 @@ class MemoryState(State):
         probing = self._probing(key, bucket, info.verb)
         where = quota.book(info.requests, info.tokens, edge=edge)
         self._under_way[key.key_id] = self._under_way.get(key.key_id, 0) + 1
-        self._health.setdefault(key.key_id, KeyHealth()).last_used = now
+        self._health_of(key.key_id).last_used = now
         lease = Lease(
             key_id=key.key_id,
             project=key.project,

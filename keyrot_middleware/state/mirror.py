@@ -97,10 +97,7 @@ class Mirror(MemoryState):
                 return None
             where = quota.book(granted.requests, granted.tokens, edge=edge)
             self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
-            health = self._health.get(key_id)
-            if health is None:
-                health = self._health[key_id] = KeyHealth()
-            health.last_used = now
+            self._health_of(key_id).last_used = now
             self._lenders[project] = granted
             if self._cooldowns and struck == self.struck:
                 self._rested(granted, now)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 
 import pytest
@@ -21,6 +22,7 @@ from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state import DegradingState, open_shared, open_state
 from keyrot_middleware.state.breaker import PAUSE_S, Breaker
 from keyrot_middleware.state.mirror import Mirror
+from keyrot_middleware.state.redis import RedisTrouble
 
 SHORT_S = 0.3
 """Between two looks, where a test would otherwise wait for nothing but the pause."""
@@ -228,3 +230,34 @@ def test_nobody_there_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
         assert "hunter2" not in text
     finally:
         state.close()
+
+
+def test_closing_does_not_wait_for_a_server_that_hangs(
+    valkey: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of many lines with an answer to come, one waits for its time limit; it is said once."""
+    shared = open_shared(valkey.strict_url, POLICY, time.time)
+    assert shared is not None
+    together = threading.Barrier(16)
+
+    def call() -> None:
+        lease = shared.acquire(INFO, ((0, A),), spread=False)
+        together.wait(5)
+        assert isinstance(lease, Lease)
+        shared.settle(lease, OK)  # leaves each thread's line with an answer to come
+        together.wait(5)
+        valkey.signal(signal.SIGSTOP)
+        together.wait(5)
+        with suppress(RedisTrouble):
+            shared.settle(lease, OK)
+
+    threads = [threading.Thread(target=call) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    began = time.monotonic()
+    shared.close()
+    valkey.signal(signal.SIGCONT)
+    assert time.monotonic() - began < 1
+    assert len(warned(caplog)) <= 1

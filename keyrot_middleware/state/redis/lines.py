@@ -94,14 +94,22 @@ class Lines:
                     self._give(self._paid(line))
 
     def close(self) -> None:
-        """Close every line, once what it owes was read; later ones are closed after use."""
+        """Close every line, once what it owes was read; later ones are closed after use.
+
+        A server that has failed one of them is not waited for by the others.
+        """
         self._closed = True
+        trouble: RedisTrouble | None = None
         while self._idle:
             line = self._idle.pop()
+            if trouble is not None:
+                line.owed = None
             try:
                 self._paid(line).hang_up()
-            except RedisTrouble as trouble:
-                _log.warning("the end of a call may not have been booked: %s", trouble)
+            except RedisTrouble as error:
+                trouble = error
+        if trouble is not None:
+            _log.warning("the end of a call may not have been booked: %s", trouble)
 
     def forget(self) -> None:
         """Leave the lines to the process that this one was forked from."""

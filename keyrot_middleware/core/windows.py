@@ -29,6 +29,7 @@ __all__ = [
     "next_minute",
     "next_pacific_midnight",
     "next_pacific_month",
+    "own_names",
     "scope_key",
     "scope_keys",
 ]
@@ -83,6 +84,11 @@ def scope_key(
             return (scope.value, billing_account)
         case _:
             return (scope.value, key_id)
+
+
+def own_names(key_id: str) -> tuple[str, ...]:
+    """Name what a key is alone: itself, and the project and account it has for want of others."""
+    return (key_id, f"key:{key_id}", f"project:key:{key_id}")
 
 
 def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[str, ...], ...]:

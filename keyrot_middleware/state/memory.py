@@ -28,7 +28,7 @@ from ..core.model import (
 )
 from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
-from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, scope_key, scope_keys
+from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, own_names, scope_key, scope_keys
 from .base import KeyHealth, State
 from .forks import after_fork
 from .overview import overview
@@ -128,7 +128,7 @@ class MemoryState(State):
         """Forget every cooldown that is about this key alone."""
         with self._lock:
             self._revived[key_id] = self._revived.get(key_id, 0) + 1
-            mine = [name for name in self._cooldowns if name[1] == key_id]
+            mine = [name for name in self._cooldowns if name[1] in own_names(key_id)]
             for name in mine:
                 # A key without a project is its own, and so comes back from its retirement too.
                 if name[0].startswith("key") or self._cooldowns[name].until == inf:
@@ -270,7 +270,8 @@ class MemoryState(State):
             bucket=bucket,
             verb=lease.verb,
         )
-        if verdict.until == inf and name[1] == lease.key_id and self._replaced_since(lease):
+        alone = name[1] in own_names(lease.key_id)
+        if verdict.until == inf and alone and self._replaced_since(lease):
             return None
         cooldown = self._cooldowns.setdefault(name, Cooldown())
         until = verdict.until

@@ -10,6 +10,7 @@ from rig import INFO, key
 
 from keyrot_middleware.core.model import Limits, Outcome, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.keysfile import KeySpec
 from keyrot_middleware.testing import FakeClock
 
 GUESS = failed(Scope.KEY_MODEL)
@@ -196,6 +197,18 @@ async def test_a_retired_key_comes_back_by_its_revival_only(door: Door, clock: F
     for one in (A, D):
         door.state.revive(one.key_id)
         assert await door.refused(one) == {one.key_id: "failure"}
+
+
+async def test_a_key_of_keys_json_without_a_project_comes_back_whole(door: Door) -> None:
+    """Its suspended project and account are the key's own, and end with its old value."""
+    one = KeySpec(key_id="lone").candidate
+    for scope in (Scope.PROJECT, Scope.BILLING):
+        first, second = await door.lend(one), await door.lend(one)
+        await door.settle(first, failed(scope, inf))
+        assert await door.refused(one) == {"lone": "failure"}
+        door.state.revive("lone")
+        assert await door.settle(second, failed(scope, inf)) is None
+        await door.settle(await door.lend(one))
 
 
 async def test_a_late_failure_of_the_old_value_does_not_retire_the_new_one(door: Door) -> None:

@@ -9,7 +9,8 @@ local health_name = at('h:' .. key)
 local h = health(redis.call('GET', health_name))
 -- A key without a project or account is its own, and so comes back from its retirement too.
 local own_account, own_project, own = rest_names(key, key, key)
-for _, name in ipairs({ own_account, own_project }) do
+local account, project = rest_names('project:key:' .. key, 'key:' .. key, key) -- keysfile.py
+for _, name in ipairs({ own_account, own_project, account, project }) do
   local text = redis.call('GET', name)
   local record, ended = rests(text), false
   for scope, rest in pairs(record) do

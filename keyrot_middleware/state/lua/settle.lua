@@ -147,7 +147,8 @@ end
 -- Is the failure about a value that the key has no longer?
 local function replaced()
   local owner = ({ billing, project, key })[PLACES[verdict.scope][1]]
-  return verdict['until'] == 'inf' and owner == key and lease ~= '' and revived ~= h[REVIVED]
+  local own = owner == key or owner == 'key:' .. key or owner == 'project:key:' .. key
+  return verdict['until'] == 'inf' and own and lease ~= '' and revived ~= h[REVIVED]
 end
 
 local function punish()

@@ -45,11 +45,6 @@ class Seams:
         self._on = False
         self._hooked = False
 
-    @property
-    def on(self) -> bool:
-        """Tell whether calls are to be caught."""
-        return self._on
-
     def put_on(self) -> None:
         """Catch calls from now on, or from the moment the SDK is imported."""
         with self._lock:

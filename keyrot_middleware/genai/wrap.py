@@ -20,14 +20,15 @@ from ..drive.guard import fault
 from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
 from .exhausted import exhausted, response_type_of
-from .facts import Asked, InForce, call_info, done, failed, host_of, in_force, option
+from .facts import Asked, call_info, done, failed, host_of, in_force, option
 from .home import fingerprint, needs_home, own
 from .inject import (
-    arguments,
     build_request,
     foreign_key,
+    fresh,
     lend,
     send_once,
+    sendable,
     sending,
     under_way,
 )
@@ -49,7 +50,10 @@ class _Ours(NamedTuple):
 
     client: Any
     asked: Asked
-    options: InForce
+    options: Any
+    """As it is sent with."""
+    deep: bool
+    """The SDK changes what is inside its body."""
     call: Call
     key: str
     """The client's own."""
@@ -98,7 +102,7 @@ class Binding:
         """Put the key of a send into its request; keep the pool's keys at home in all others."""
         send = under_way()
         if send is not None:
-            return build_request(send, wrapped, client, args, kwargs)
+            return build_request(send, wrapped, client, *args, **kwargs)
         request = wrapped(*args, **kwargs)
         if not client.vertexai and (client in self._sheltered or client.api_key == POOL_KEY):
             at_home = host_of(request.url) in self._hosts
@@ -120,7 +124,7 @@ class Binding:
         def send(lease: Lease) -> Done | Failed:
             try:
                 with self._sending(lease, ours):
-                    response = wrapped(*self._arguments(ours))
+                    response = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
                 return done(response, in_full=seen is not None)
             except Exception as error:
                 return failed(error, self._redact(ours.key))
@@ -145,7 +149,7 @@ class Binding:
 
         def send(lease: Lease) -> Opened | Failed:
             with self._sending(lease, ours):
-                return open_sync(wrapped(*self._arguments(ours)), redact)
+                return open_sync(wrapped(*fresh(ours.asked, ours.options, deep=ours.deep)), redact)
 
         perform = sync.Performer(self.pool, call.info, send, self._watch(ours))
         try:
@@ -168,7 +172,7 @@ class Binding:
         async def send(lease: Lease) -> Done | Failed:
             try:
                 with self._sending(lease, ours):
-                    response = await wrapped(*self._arguments(ours))
+                    response = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
                 return done(response, in_full=seen is not None)
             except Exception as error:
                 return failed(error, self._redact(ours.key))
@@ -192,7 +196,7 @@ class Binding:
         async def send(lease: Lease) -> Opened | Failed:
             try:
                 with self._sending(lease, ours):
-                    inner = await wrapped(*self._arguments(ours))
+                    inner = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
             except Exception as error:
                 return failed(error, redact)
             return await open_async(inner, redact)
@@ -232,12 +236,16 @@ class Binding:
             return asked, {}
         pool = self.pool
         sticky = pool.policy.strategy == "sticky"
-        in_use = in_force(client, options)
-        info = call_info(asked, in_use, stream=stream, host=host, scale=pool.scale, sticky=sticky)
+        extra, retry = in_force(client, options)
+        info = call_info(
+            asked, extra, retry, stream=stream, host=host, scale=pool.scale, sticky=sticky
+        )
         home = self._home(key) if info.pinned else None
         moment = (pool.clock.time(), pool.draw())
         call = Call(info, pool.roster, pool.policy, pool.scale, home, moment)
-        return _Ours(client, asked, in_use, call, key)
+        if not info.pinned:
+            options = sendable(client, options, retry)
+        return _Ours(client, asked, options, bool(extra), call, key)
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
@@ -258,9 +266,6 @@ class Binding:
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
         return sending(value, ours.asked, pinned=ours.call.info.pinned)
-
-    def _arguments(self, ours: _Ours) -> Asked:
-        return arguments(ours.client, ours.asked, ours.options, pinned=ours.call.info.pinned)
 
     def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..core.text import mask_keys, nearest, shown
-from ..errors import ConfigError, SecretError
+from ..errors import MissingExtraError, SecretError
 from .base import Secret, SecretStore
 from .vault_desk import Desk
 from .vault_faults import Fault
@@ -38,15 +38,14 @@ def open_vault(environ: Mapping[str, str]) -> SecretStore:
         environ: The environment, laid over `.env`.
 
     Raises:
-        ConfigError: If hvac is not installed, or a variable is wrong or missing.
+        ConfigError: A variable is wrong or missing.
+        MissingExtraError: The extra `vault` is not installed.
     """
     try:
         import hvac  # noqa: F401, PLC0415 - only who keeps keys in Vault needs it
     except ImportError:
-        raise ConfigError(
-            "the secret store vault needs the package 'hvac', which is not installed; "
-            "run: pip install 'keyrot-middleware[vault]'"
-        ) from None
+        wanted_by = "the secret store vault"
+        raise MissingExtraError(wanted_by=wanted_by, package="hvac", extra="vault") from None
     return VaultStore(read_settings(environ))
 
 
@@ -63,9 +62,13 @@ class VaultStore:
     def __repr__(self) -> str:
         return f"<VaultStore: {self._settings.server}>"
 
+    def place(self, key_id: str) -> str:
+        """Tell where a key is kept unless told otherwise."""
+        return f"{SCHEME}{self._settings.place}#{key_id}"
+
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up: one request for each path, and what a login may need."""
-        places = {key_id: ref or SCHEME + self._settings.place for key_id, ref in refs.items()}
+        places = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
         spots = {key_id: spot(place, key_id) for key_id, place in places.items()}
         found = self._read(list(dict.fromkeys(at.path for at in spots.values() if at)))
         return {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 
 from .vault_faults import Fault, Kind
@@ -24,7 +22,6 @@ class Desk:
         self._settings, self._clock = settings, clock
         self._held: Identity | None = None
         self._lock = threading.Lock()
-        _new_lock_after_fork(self)
 
     @property
     def held(self) -> Identity | None:
@@ -67,16 +64,3 @@ class Desk:
         if gone and self._settings.login.mount is not None:
             newer = log_in(self._settings, self._clock)
         return newer
-
-
-def _new_lock_after_fork(desk: Desk) -> None:
-    """Let no forked child wait for a login that a thread of its parent was in the middle of."""
-    alive = weakref.ref(desk)
-
-    def in_child() -> None:
-        mine = alive()
-        if mine is not None:
-            mine._lock = threading.Lock()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=in_child)

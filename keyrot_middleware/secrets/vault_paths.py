@@ -105,8 +105,9 @@ class Shelf:
     def _try_both(self, line: Line, path: str) -> Fields | Fault:
         """Take the first word for the mount, and read as version 2, then as version 1."""
         head = path.partition("/")[0] + "/"
+        mounts = _Mount(head, 2), _Mount(head, 1)
         faults: list[Fault] = []
-        for mount in (_Mount(head, 2), _Mount(head, 1)):
+        for mount in mounts:
             found = _fields(line, mount, path)
             if not isinstance(found, Fault):
                 self._mounts[head] = mount
@@ -114,8 +115,15 @@ class Shelf:
             if found.kind is Kind.DOWN:
                 return found
             faults.append(found)
-        denied = [fault for fault in faults if fault.kind is Kind.DENIED]
-        return (denied or faults)[0]
+        if all(fault.kind is not Kind.DENIED for fault in faults):
+            return faults[0]
+        either = " or ".join(
+            f'"{mount.api(path)}" (KV version {mount.version})' for mount in mounts
+        )
+        return Fault(
+            Kind.DENIED,
+            f"{path}, or there is no such mount; its policy needs the capability read on {either}",
+        )
 
 
 def _fields(line: Line, mount: _Mount, path: str) -> Fields | Fault:
@@ -136,7 +144,8 @@ def _told(fault: Fault, mount: _Mount, path: str) -> Fault:
     """Say which path of the API it was; policies are written in these."""
     api = mount.api(path)
     if fault.kind is Kind.DENIED:
-        return Fault(Kind.DENIED, api)
+        needs = f'path "{api}" {{ capabilities = ["read"] }}'
+        return Fault(Kind.DENIED, f"{api}; its policy needs: {needs}")
     if fault.kind is Kind.MISSING:
         doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
         hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""

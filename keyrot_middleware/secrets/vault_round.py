@@ -40,7 +40,7 @@ class Round:
             if why_not is None:
                 found = self._shelf.read(self._line, path)
         if isinstance(found, Fault):
-            return self._told(found, path, why_not)
+            return self._told(found, why_not)
         return found
 
     def _log_in_again(self) -> str | None:
@@ -58,17 +58,13 @@ class Round:
         self._line = Line(self._settings, newer.token)
         return None
 
-    def _told(self, fault: Fault, path: str, why_not: str | None) -> Fault:
+    def _told(self, fault: Fault, why_not: str | None) -> Fault:
         if fault.kind is Kind.DOWN:
             self._outage = fault
         if fault.kind is not Kind.DENIED:
             return fault
-        api = fault.text or path
-        return Fault(
-            Kind.DENIED,
-            f"{self._settings.server} denies reading {api} to {self._who.name}; a policy of it "
-            f'needs: path "{api}" {{ capabilities = ["read"] }}{why_not or ""}',
-        )
+        who = f"{self._settings.server} denies {self._who.name}"
+        return Fault(Kind.DENIED, f"{who} to read {fault.text}{why_not or ''}")
 
     def __enter__(self) -> Round:
         return self

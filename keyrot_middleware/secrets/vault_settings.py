@@ -21,6 +21,7 @@ __all__ = ["Login", "Source", "VaultSettings", "read_settings"]
 _KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _TRUE = ("1", "t", "true")
 _FALSE = ("", "0", "f", "false")
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
 _ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
 
 
@@ -63,6 +64,8 @@ class VaultSettings:
     """As requests takes it: a CA file or directory, True: the usual ones, False: trust all."""
     certificate: tuple[str, str] | None = None
     """The files of our own certificate and its key, where the server asks for one."""
+    patience_s: float = 5.0
+    """How long one answer may take: a store that hangs holds a look-up no longer."""
 
     @property
     def server(self) -> str:
@@ -85,6 +88,7 @@ def read_settings(environ: Mapping[str, str]) -> VaultSettings:
         namespace=found.get("VAULT_NAMESPACE", "").strip("/") or None,
         verify=_verify(found),
         certificate=_certificate(found),
+        patience_s=_patience(found.get("VAULT_CLIENT_TIMEOUT", "5")),
     )
 
 
@@ -114,6 +118,15 @@ def _verify(found: Mapping[str, str]) -> bool | str:
     if skip.lower() not in _FALSE:
         raise ConfigError(f"VAULT_SKIP_VERIFY: found {shown(skip)}; allowed: true, false.")
     return found.get("VAULT_CACERT") or found.get("VAULT_CAPATH") or True
+
+
+def _patience(value: str) -> float:
+    match = _SECONDS.fullmatch(value)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(
+            f"VAULT_CLIENT_TIMEOUT: found {shown(value)}; allowed: seconds, more than 0, such as 5."
+        )
+    return float(match[1])
 
 
 def _certificate(found: Mapping[str, str]) -> tuple[str, str] | None:

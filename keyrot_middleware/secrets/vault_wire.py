@@ -17,8 +17,8 @@ from .vault_settings import VaultSettings
 
 __all__ = ["Line"]
 
-_CONNECT_S, _READ_S = 2.0, 5.0
-"""A store that hangs holds the background look-up no longer than this."""
+_CONNECT_S = 2.0
+"""Long enough for a lost first packet, which is sent again after one second."""
 _MOST_REDIRECTS = 3
 """A standby node sends its clients on to the active one."""
 
@@ -30,7 +30,7 @@ class Line:
     minutes between, none is shared with a forked child, and no object of hvac keeps a token.
     """
 
-    __slots__ = ("_adapter", "_masked", "_server")
+    __slots__ = ("_adapter", "_masked", "_patience_s", "_server")
 
     def __init__(self, settings: VaultSettings, token: Secret | None = None) -> None:
         from hvac.adapters import JSONAdapter  # noqa: PLC0415 - an optional library
@@ -41,7 +41,7 @@ class Line:
         session.max_redirects = _MOST_REDIRECTS
         if settings.address.lower().startswith("https:"):
             del session.adapters["http://"]  # no redirect takes the token out of TLS
-        self._server = settings.server
+        self._server, self._patience_s = settings.server, settings.patience_s
         self._masked = (token.reveal(),) if token else ()
         self._adapter = JSONAdapter(
             base_uri=settings.address,
@@ -49,7 +49,7 @@ class Line:
             session=session,
             verify=settings.verify,
             cert=settings.certificate,
-            timeout=(_CONNECT_S, _READ_S),
+            timeout=(min(_CONNECT_S, self._patience_s), self._patience_s),
             namespace=settings.namespace,
         )
 
@@ -74,7 +74,7 @@ class Line:
         try:
             reply = self._adapter.request(method, url, json=body, raise_exception=False)
         except (OSError, ValueError) as error:  # all of requests' are OSErrors
-            fault = unreachable(error, self._server, _READ_S)
+            fault = unreachable(error, self._server, self._patience_s)
         else:
             if isinstance(reply, dict):
                 return reply

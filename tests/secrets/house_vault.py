@@ -1,0 +1,82 @@
+"""OpenBao as a house of secrets: keys are fields of one KV v2 secret, the store logs in by AppRole."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import socket
+from functools import cache
+from typing import Any
+
+from bao import Bao, free_port, policy, shared
+
+from keyrot_middleware.secrets.base import SecretStore
+from keyrot_middleware.secrets.vault import open_vault
+
+__all__ = ["VaultHouse", "silent_url"]
+
+
+@cache
+def silent_url() -> str:
+    """Listen, and never answer, until the tests end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    atexit.register(listener.close)
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+class VaultHouse:
+    """A KV mount of its own in the shared server."""
+
+    scheme = "vault"
+
+    def __init__(self, bao: Bao | None = None) -> None:
+        self.bao = bao or shared()
+        self.mount = self.bao.mount(2)
+        self.fields: dict[str, Any] = {}
+        reading = self.bao.allow(policy(f"{self.mount}/data/keyrot", f"{self.mount}/data/team/*"))
+        self._reader = self._environ(self.bao.role(reading))
+        self._stranger = self._environ(self.bao.role(self.bao.allow(policy("secret/data/other"))))
+        self._write()
+
+    def open(self) -> SecretStore:
+        """Open a store that may read."""
+        return open_vault(self._reader)
+
+    def put(self, key_id: str, value: str | bytes) -> None:
+        """Write a field; KV holds JSON, so bytes go in as the usual command puts a file: base64."""
+        self.fields[key_id] = (
+            base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        )
+        self._write()
+
+    def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
+        """Write a secret of several fields."""
+        self.bao.write(f"{self.mount}/data/team/{name}", fields)
+        return {field: f"vault://{self.mount}/team/{name}#{field}" for field in fields}
+
+    def remove(self, key_id: str) -> None:
+        """Write the secret without the field."""
+        self.fields.pop(key_id, None)
+        self._write()
+
+    def denied(self) -> SecretStore:
+        """Open a store of a role with a policy for something else."""
+        return open_vault(self._stranger)
+
+    def down(self) -> SecretStore:
+        """Open a store at a port where nobody listens."""
+        return open_vault({**self._reader, "VAULT_ADDR": f"http://127.0.0.1:{free_port()}"})
+
+    def hanging(self) -> SecretStore:
+        """Open a store at a port whose listener never answers."""
+        return open_vault({**self._reader, "VAULT_ADDR": silent_url()})
+
+    def requests(self) -> int:
+        """Count the requests in the audit log."""
+        return len(self.bao.asked())
+
+    def _environ(self, role: dict[str, str]) -> dict[str, str]:
+        return {**role, "KEYROT_VAULT_PLACE": f"{self.mount}/keyrot"}
+
+    def _write(self) -> None:
+        self.bao.write(f"{self.mount}/data/keyrot", self.fields)

@@ -8,7 +8,8 @@ docs/stores/vault.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from ..core.text import mask_keys, nearest, shown
 from ..errors import MissingExtraError, SecretError
@@ -54,9 +55,12 @@ class VaultStore:
 
     scheme = "vault"
 
-    def __init__(self, settings: VaultSettings) -> None:
+    def __init__(
+        self, settings: VaultSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Send nothing yet; the life of a token is measured by *clock*, in seconds."""
         self._settings = settings
-        self._desk = Desk(settings)
+        self._desk = Desk(settings, clock)
         self._shelf = Shelf()
 
     def __repr__(self) -> str:

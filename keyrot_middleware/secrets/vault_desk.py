@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 from .vault_faults import Fault, Kind
@@ -16,9 +15,7 @@ __all__ = ["Desk"]
 class Desk:
     """Hand out the identity; one thread logs in, and the others wait for it."""
 
-    def __init__(
-        self, settings: VaultSettings, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: VaultSettings, clock: Callable[[], float]) -> None:
         self._settings, self._clock = settings, clock
         self._held: Identity | None = None
         self._lock = threading.Lock()

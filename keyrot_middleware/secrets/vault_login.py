@@ -74,12 +74,9 @@ def _take(settings: VaultSettings, asked_at: float, token: Secret, source: str) 
     if isinstance(answer, Fault):
         if answer.kind is not Kind.DENIED:
             return answer
-        # A policy may forbid it, so the token is tried all the same.
-        return Identity(
-            token,
-            f"the token in {source}, of which Vault tells nothing: it is wrong, expired, revoked, "
-            "or has not the policy default",
-        )
+        # A policy may forbid just this, so the token is tried all the same.
+        why = "wrong, expired, revoked, or without the policy default"
+        return Identity(token, f"the token in {source} ({why}: Vault tells nothing of it)")
     data = answer.get("data") or {}
     name = f"the token in {source} (accessor {data.get('accessor')})"
     return _lasting(Identity(token, name), asked_at, data, "ttl")

@@ -143,11 +143,11 @@ def _fields(line: Line, mount: _Mount, path: str) -> Fields | Fault:
 def _told(fault: Fault, mount: _Mount, path: str) -> Fault:
     """Say which path of the API it was; policies are written in these."""
     api = mount.api(path)
+    doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
+    hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
     if fault.kind is Kind.DENIED:
         needs = f'path "{api}" {{ capabilities = ["read"] }}'
-        return Fault(Kind.DENIED, f"{api}; its policy needs: {needs}")
+        return Fault(Kind.DENIED, f"{api}; its policy needs: {needs}{hint}")
     if fault.kind is Kind.MISSING:
-        doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
-        hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
         return Fault(Kind.MISSING, f"{fault.text} ({api}){hint}")
     return fault

@@ -1,4 +1,4 @@
-"""OpenBao as a house of secrets: keys are fields of one KV v2 secret, the store logs in by AppRole."""
+"""OpenBao as a house of secrets: one KV v2 secret for all keys, and logins by AppRole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import atexit
 import base64
 import socket
 from functools import cache
-from typing import Any
 
 from bao import Bao, free_port, policy, shared
 
@@ -32,11 +31,11 @@ class VaultHouse:
     def __init__(self, bao: Bao | None = None) -> None:
         self.bao = bao or shared()
         self.mount = self.bao.mount(2)
-        self.fields: dict[str, Any] = {}
-        reading = self.bao.allow(policy(f"{self.mount}/data/keyrot", f"{self.mount}/data/team/*"))
+        self._path = f"{self.mount}/data/keyrot"
+        reading = self.bao.allow(policy(self._path, f"{self.mount}/data/team/*"))
         self._reader = self._environ(self.bao.role(reading))
         self._stranger = self._environ(self.bao.role(self.bao.allow(policy("secret/data/other"))))
-        self._write()
+        self.bao.write(self._path, {})
 
     def open(self) -> SecretStore:
         """Open a store that may read."""
@@ -44,10 +43,8 @@ class VaultHouse:
 
     def put(self, key_id: str, value: str | bytes) -> None:
         """Write a field; KV holds JSON, so bytes go in as the usual command puts a file: base64."""
-        self.fields[key_id] = (
-            base64.b64encode(value).decode() if isinstance(value, bytes) else value
-        )
-        self._write()
+        text = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        self.bao.patch(self._path, {key_id: text})
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
         """Write a secret of several fields."""
@@ -55,9 +52,8 @@ class VaultHouse:
         return {field: f"vault://{self.mount}/team/{name}#{field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Write the secret without the field."""
-        self.fields.pop(key_id, None)
-        self._write()
+        """Take the field away."""
+        self.bao.patch(self._path, {key_id: None})
 
     def denied(self) -> SecretStore:
         """Open a store of a role with a policy for something else."""
@@ -77,6 +73,3 @@ class VaultHouse:
 
     def _environ(self, role: dict[str, str]) -> dict[str, str]:
         return {**role, "KEYROT_VAULT_PLACE": f"{self.mount}/keyrot"}
-
-    def _write(self) -> None:
-        self.bao.write(f"{self.mount}/data/keyrot", self.fields)

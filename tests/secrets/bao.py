@@ -102,6 +102,11 @@ class Bao:
         """The file of the CA."""
         return str(self.directory / "vault-ca.pem")
 
+    @property
+    def certificate(self) -> tuple[str, str]:
+        """The files of its certificate for 127.0.0.1, and of the key."""
+        return str(self.directory / "vault-cert.pem"), str(self.directory / "vault-key.pem")
+
     def admin(
         self, method: str, path: str, body: Any = None, *, namespace: str | None = None
     ) -> dict[str, Any]:
@@ -121,9 +126,9 @@ class Bao:
         answer = reply.json() if reply.content else {}
         return dict(answer.get("auth") or answer.get("data") or {})
 
-    def mount(self, version: int, *, namespace: str | None = None) -> str:
+    def mount(self, version: int, *, path: str | None = None, namespace: str | None = None) -> str:
         """Mount a KV engine of its own; give its path."""
-        path = unique(f"kv{version}")
+        path = path or unique(f"kv{version}")
         body = {"type": "kv", "options": {"version": str(version)}}
         self.admin("POST", f"sys/mounts/{path}", body, namespace=namespace)
         return path
@@ -140,9 +145,9 @@ class Bao:
         """
         self.admin("PATCH", path, {"data": fields})
 
-    def allow(self, rules: str, *, namespace: str | None = None) -> str:
+    def allow(self, rules: str, *, name: str | None = None, namespace: str | None = None) -> str:
         """Write a policy; give its name."""
-        name = unique("policy")
+        name = name or unique("policy")
         self.admin("PUT", f"sys/policies/acl/{name}", {"policy": rules}, namespace=namespace)
         return name
 
@@ -152,15 +157,17 @@ class Bao:
         made = self.admin("POST", "auth/token/create", body, namespace=namespace)
         return str(made["client_token"])
 
-    def enable(self, method: str) -> str:
+    def enable(self, method: str, mount: str | None = None) -> str:
         """Mount an auth method; give its mount."""
-        mount = unique(method)
+        mount = mount or unique(method)
         self.admin("POST", f"sys/auth/{mount}", {"type": method})
         return mount
 
-    def role(self, *policies: str, **more: Any) -> dict[str, str]:
+    def role(
+        self, *policies: str, mount: str | None = None, name: str | None = None, **more: Any
+    ) -> dict[str, str]:
         """Make an AppRole; give the variables that log in as it."""
-        mount, name = self.enable("approle"), unique("role")
+        mount, name = self.enable("approle", mount), name or unique("role")
         path = f"auth/{mount}/role/{name}"
         self.admin("POST", path, {"token_policies": [*policies], **more})
         role_id = self.admin("GET", f"{path}/role-id")["role_id"]

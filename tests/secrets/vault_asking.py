@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,12 +31,18 @@ def ask(store: SecretStore, ref: str | None = None, key_id: str = "a") -> str:
 
 
 @contextmanager
-def front(answer: Callable[[Any, bytes], Reply | None], behind: str = "") -> Iterator[str]:
+def front(
+    answer: Callable[[Any, bytes], Reply | None],
+    behind: str = "",
+    *,
+    certificate: tuple[str, str] | None = None,
+) -> Iterator[str]:
     """Serve on loopback; give the address.
 
     Args:
         answer: Of a request (its handler and body); None: what the server *behind* answers.
         behind: The address of that server.
+        certificate: Its file and that of its key, to speak TLS.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,10 +61,14 @@ def front(answer: Callable[[Any, bytes], Reply | None], behind: str = "") -> Ite
             """Stay silent."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

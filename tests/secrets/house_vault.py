@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import base64
 import socket
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
-from bao import Bao, free_port, policy, shared
+from bao import free_port, policy, shared
 
 from keyrot_middleware.secrets.base import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
@@ -28,8 +29,9 @@ class VaultHouse:
 
     scheme = "vault"
 
-    def __init__(self, bao: Bao | None = None) -> None:
-        self.bao = bao or shared()
+    def __init__(self, directory: Path | None = None) -> None:
+        """Move in; nothing is written to *directory*."""
+        self.bao = shared()
         self.mount = self.bao.mount(2)
         self._path = f"{self.mount}/data/keyrot"
         reading = self.bao.allow(policy(self._path, f"{self.mount}/data/team/*"))
@@ -42,9 +44,15 @@ class VaultHouse:
         return open_vault(self._reader)
 
     def put(self, key_id: str, value: str | bytes) -> None:
-        """Write a field; KV holds JSON, so bytes go in as the usual command puts a file: base64."""
-        text = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        """Write a field; KV holds JSON, so each byte goes in as one character."""
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
         self.bao.patch(self._path, {key_id: text})
+
+    def put_many(self, values: Mapping[str, str]) -> None:
+        """Write many fields, in pieces that OpenBao takes."""
+        items = list(values.items())
+        for start in range(0, len(items), 250):
+            self.bao.patch(self._path, dict(items[start : start + 250]))
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
         """Write a secret of several fields."""
@@ -70,6 +78,10 @@ class VaultHouse:
     def requests(self) -> int:
         """Count the requests in the audit log."""
         return len(self.bao.asked())
+
+    def close(self) -> None:
+        """Move out."""
+        self.bao.admin("DELETE", f"sys/mounts/{self.mount}")
 
     def _environ(self, role: dict[str, str]) -> dict[str, str]:
         return {**role, "KEYROT_VAULT_PLACE": f"{self.mount}/keyrot"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ VALUE = "AIza" + "FAKE" + "v" * 31
 
 
 @pytest.fixture(scope="module")
-def house() -> VaultHouse:
+def house() -> Iterator[VaultHouse]:
     """One mount with the key `a` in it."""
     made = VaultHouse()
     made.put("a", VALUE)
-    return made
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

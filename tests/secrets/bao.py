@@ -86,6 +86,7 @@ class Bao:
         self._session = requests.Session()
         self._session.trust_env = False
         self._wait()
+        self._wait("secret/config")
 
     @property
     def url(self) -> str:
@@ -131,6 +132,8 @@ class Bao:
         path = path or unique(f"kv{version}")
         body = {"type": "kv", "options": {"version": str(version)}}
         self.admin("POST", f"sys/mounts/{path}", body, namespace=namespace)
+        # A new mount of version 2 takes nothing for a moment: it is upgraded from version 1.
+        self._wait(f"{path}/config" if version == 2 else f"sys/mounts/{path}/tune", namespace)
         return path
 
     def write(self, path: str, fields: dict[str, Any], *, namespace: str | None = None) -> None:
@@ -192,14 +195,15 @@ class Bao:
         self._process.wait(10)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _wait(self) -> None:
+    def _wait(self, path: str = "sys/mounts/secret/tune", namespace: str | None = None) -> None:
+        """Wait until a path can be read."""
         until = time.monotonic() + _READY_S
         while True:
             assert self._process.poll() is None, (self.directory / "log").read_text("utf-8")
             try:
-                self.admin("GET", "sys/mounts/secret/tune")
+                self.admin("GET", path, namespace=namespace)
             except (OSError, AssertionError):
-                assert time.monotonic() < until, "OpenBao is not ready"
+                assert time.monotonic() < until, f"{path} is not ready"
                 time.sleep(0.02)
             else:
                 return

@@ -71,8 +71,7 @@ def test_the_default_place_is_secret_keyrot(bao: Bao) -> None:
 
 def test_a_mount_may_lie_deep_and_names_may_be_odd(bao: Bao) -> None:
     """The server says where the mount ends; blanks and such are percent-encoded or not."""
-    mount = f"{unique('deep')}/er"
-    bao.admin("POST", f"sys/mounts/{mount}", {"type": "kv", "options": {"version": "2"}})
+    mount = bao.mount(2, path=f"{unique('deep')}/er")
     bao.admin("POST", f"{mount}/data/a%20b/%C3%BC%3F", {"data": {"x#y": VALUE}})
     store = opened(bao)
     assert ask(store, f"vault://{mount}/a%20b/%C3%BC%3F#x%23y") == VALUE
@@ -86,7 +85,7 @@ def test_a_mount_that_is_upgraded_is_noticed(bao: Bao) -> None:
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
     assert ask(store) == "old"
     bao.admin("DELETE", f"sys/mounts/{mount}")
-    bao.admin("POST", f"sys/mounts/{mount}", {"type": "kv", "options": {"version": "2"}})
+    bao.mount(2, path=mount)
     bao.write(f"{mount}/data/keyrot", {"a": "new"})
     assert ask(store) == "new"
 

@@ -35,13 +35,13 @@ class VaultHouse:
         self.mount = self.bao.mount(2)
         self._path = f"{self.mount}/data/keyrot"
         reading = self.bao.allow(policy(self._path, f"{self.mount}/data/team/*"))
-        self._reader = self._environ(self.bao.role(reading))
+        self.variables = self._environ(self.bao.role(reading))
         self._stranger = self._environ(self.bao.role(self.bao.allow(policy("secret/data/other"))))
         self.bao.write(self._path, {})
 
     def open(self) -> SecretStore:
         """Open a store that may read."""
-        return open_vault(self._reader)
+        return open_vault(self.variables)
 
     def put(self, key_id: str, value: str | bytes) -> None:
         """Write a field; KV holds JSON, so each byte goes in as one character."""
@@ -69,12 +69,12 @@ class VaultHouse:
 
     def down(self) -> SecretStore:
         """Open a store at a port where nobody listens."""
-        return open_vault({**self._reader, "VAULT_ADDR": f"http://127.0.0.1:{free_port()}"})
+        return open_vault({**self.variables, "VAULT_ADDR": f"http://127.0.0.1:{free_port()}"})
 
     def hanging(self) -> SecretStore:
         """Open a store at a port whose listener never answers; it waits for a second, not five."""
         silent = {"VAULT_ADDR": silent_url(), "VAULT_CLIENT_TIMEOUT": "1"}
-        return open_vault({**self._reader, **silent})
+        return open_vault({**self.variables, **silent})
 
     def requests(self) -> int:
         """Count the requests in the audit log."""

@@ -1,4 +1,4 @@
-"""A pool from a real OpenBao, under an unchanged program: a leaked key is replaced while it runs."""
+"""A pool from a real OpenBao under an unchanged program: a leaked key is replaced meanwhile."""
 
 from __future__ import annotations
 

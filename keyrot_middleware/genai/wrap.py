@@ -81,7 +81,8 @@ class Binding:
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         sheltered = self._needs_home(given)
         if sheltered:
-            args, kwargs = (), {**given, "api_key": self.pool.ring.value(self.pool.home_id)}
+            # No key yet, its store being down: the client is made all the same, for later.
+            args, kwargs = (), {**given, "api_key": self.pool.home_value or POOL_KEY}
         result = wrapped(*args, **kwargs)
         if sheltered:
             self._sheltered.add(client)
@@ -94,7 +95,7 @@ class Binding:
         request = wrapped(*args, **kwargs)
         if not client.vertexai and (client in self._sheltered or client.api_key == POOL_KEY):
             at_home = host_of(request.url) in self._hosts
-            value = self.pool.ring.value(self.pool.home_id) if at_home else None
+            value = self.pool.home_value if at_home else None
             lend(request, client.api_key, value)
         return request
 
@@ -218,7 +219,7 @@ class Binding:
             return asked, {}
         shared, options = client._http_options, asked.http_options
         host = host_of(option(options, "base_url") or option(shared, "base_url") or "")
-        if bypassed.get() or host not in self._hosts:
+        if bypassed.get() or host not in self._hosts or not self.pool.roster.keys:
             return asked, {}
         own = (key, POOL_KEY)
         if foreign_key(option(options, "headers"), own) or foreign_key(
@@ -236,8 +237,9 @@ class Binding:
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
         key_id = self.pool.ring.id_of(key) if _own(key) else self.pool.home_id
-        if key_id is not None and key_id in self.pool.roster.keys:
-            return self.pool.roster.keys[key_id]
+        candidate = self.pool.roster.keys.get(key_id) if key_id is not None else None
+        if candidate is not None:
+            return candidate
         label = f"{HOME}{_fingerprint(key)}"
         return Candidate(label, label, label)
 

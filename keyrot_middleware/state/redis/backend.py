@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 from ...core.model import CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
 from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
+from ...forks import after_fork
 from ..base import KeyHealth, State
-from ..forks import after_fork
 from . import codec
 from .alines import AsyncLines
 from .calls import Call

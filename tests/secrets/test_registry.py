@@ -32,7 +32,9 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("uri", ["safe", "safe://x", "en", ""])
 def test_an_unknown_store_is_refused(uri: str) -> None:
     """The error says what was found, what is allowed, and how others come in."""
-    with pytest.raises(ConfigError, match=r'found ".*"; allowed: env, vault.*entry point') as caught:
+    with pytest.raises(
+        ConfigError, match=r'found ".*"; allowed: env, vault.*entry point'
+    ) as caught:
         open_store(uri)
     assert ('Did you mean "env"?' in str(caught.value)) is (uri == "en")
 

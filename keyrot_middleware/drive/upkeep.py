@@ -33,21 +33,17 @@ SETTLE_S = 0.3
 class Upkeep:
     """Keep a pool up to date with its stores and its keys.json."""
 
-    def __init__(
-        self, pool: Pool, config: Config, stores: Stores, *, look_s: float = LOOK_S
-    ) -> None:
+    def __init__(self, pool: Pool, config: Config, stores: Stores) -> None:
         """Start nothing yet.
 
         Args:
             pool: The pool, made from *config*.
             config: The settings at start.
             stores: Those that are open.
-            look_s: Between two looks at keys.json.
         """
         self._pool = pool
         self._config = config
         self._stores = stores
-        self._look_s = look_s
         self._seen = config.keys_seen
         """The version of keys.json that is in force, or was refused."""
         self._changing = config.keys_seen
@@ -76,23 +72,23 @@ class Upkeep:
             return min(self._pool.ring.turn(), look_s)
         except Exception:
             fault("secrets")
-            return self._look_s
+            return LOOK_S
 
     def _look(self) -> float:
         """Read keys.json again if it has changed; give the seconds until the next look."""
         assert self._config.keys_file is not None  # noqa: S101 - the caller has just looked
         found = signature(self._config.keys_file)
         if found == self._seen:
-            return self._look_s
+            return LOOK_S
         if found != self._changing:
             self._changing = found
-            return min(SETTLE_S, self._look_s)
+            return SETTLE_S
         self._seen = found
         try:
             self._take(reread(self._config))
         except KeyrotError as error:
             _log.error("pool %s: the keys stay as they were: %s", self._pool.name, error)
-        return self._look_s
+        return LOOK_S
 
     def _take(self, config: Config) -> None:
         """Put other keys in place."""

@@ -18,10 +18,13 @@ Refs = dict[str, str | None]
 
 
 class Ticket:
-    """An answer to come, for all who wait for it."""
+    """An answer to come, for all who wait for it.
+
+    Who *takes* it tells the world what has changed; an answer that nobody takes the ring tells.
+    """
 
     def __init__(self, refs: Mapping[str, str | None], *, takers: int = 0) -> None:
-        """Ask for *refs*; *takers* is how many use the answer without waiting for it."""
+        """Ask for *refs*, for *takers* who take the answer."""
         self.refs: Refs = dict(refs)
         self.at = time.monotonic()
         """Since when somebody waits."""
@@ -31,27 +34,27 @@ class Ticket:
         self._done = threading.Event()
         self._takers = takers
 
-    @property
-    def done(self) -> bool:
-        """Tell whether the answer is here."""
-        return self._done.is_set()
+    def join(self, takers: int) -> bool:
+        """Let more take the answer; tell whether that is not too late."""
+        with self._lock:
+            if self._done.is_set():
+                return False
+            self._takers += takers
+            return True
 
-    def wait(self, until: float, *, taker: bool = False) -> bool:
+    def wait(self, until: float, *, takers: int = 0) -> bool:
         """Wait for the answer until *until*, of `time.monotonic()`; tell whether it is here.
 
-        A *taker* tells the world what has changed; where there is none, the ring does.
+        Where it is not, those *takers* take it no more.
         """
-        with self._lock:
-            if self.done:
-                return True
-            self._takers += taker
         self._done.wait(max(0.0, until - time.monotonic()))
         with self._lock:
-            self._takers -= taker
-            return self.done
+            if not self._done.is_set():
+                self._takers -= takers
+            return self._done.is_set()
 
     def finish(self, changed: frozenset[str]) -> bool:
-        """Give the answer; tell whether it was taken."""
+        """Give the answer; tell whether it is taken."""
         with self._lock:
             self.changed = changed
             self._done.set()
@@ -85,20 +88,21 @@ class Lane:
         """Tell whether a question is under way."""
         return self._running is not None
 
-    def put(self, refs: Mapping[str, str | None]) -> Ticket:
-        """Ask for keys; the answer comes by itself."""
+    def put(self, refs: Mapping[str, str | None], *, takers: int = 0) -> Ticket:
+        """Ask for keys, for so many *takers*; the answer comes by itself."""
         with self._lock:
             running = self._running
             if running is None:
-                running = self._running = Ticket(refs)
+                running = self._running = Ticket(refs, takers=takers)
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
                 return running
-            if not running.done and refs.items() <= running.refs.items():
+            if refs.items() <= running.refs.items() and running.join(takers):
                 return running
             if self._next is None:
                 self._next = Ticket({})
                 self._next.at = running.at  # who queues behind a slow answer has waited as long
             self._next.refs.update(refs)
+            self._next.join(takers)
             return self._next
 
     def _work(self) -> None:

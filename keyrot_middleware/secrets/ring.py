@@ -97,7 +97,7 @@ class Ring:
         if place is None:
             return False
         ticket = self._source(place).ask({key_id: place.ref}, urgent=True)
-        if not ticket.wait(ticket.at + wait_s, taker=True):
+        if not ticket.wait(ticket.at + wait_s, takers=1):
             messages.slow(key_id, place.store.scheme)
             return False
         reason = self.unresolved.get(key_id) or self.stale.get(key_id)

@@ -60,10 +60,10 @@ class Source:
 
         Args:
             refs: Their places, as in keys.json.
-            urgent: A call waits: do not queue behind the look-ups by the clock.
+            urgent: A call waits, and takes the answer: do not queue behind a look-up of all.
         """
         if not self._instant:
-            return (self._urgent if urgent else self._lane).put(refs)
+            return self._urgent.put(refs, takers=1) if urgent else self._lane.put(refs)
         ticket = Ticket(refs, takers=int(urgent))
         try:
             self._answer(ticket)

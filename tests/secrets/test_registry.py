@@ -110,7 +110,7 @@ def test_a_missing_extra_is_an_error_with_the_pip_line(
     """Whether the library is missed at import or on opening, the line to run is the same."""
 
     def opener(environ: Any) -> Any:
-        import no_such_library  # type: ignore[import-not-found]  # noqa: F401
+        import no_such_library  # noqa: F401
 
     module = type(sys)(f"keyrot_middleware.secrets.{scheme}")
     setattr(module, f"open_{scheme}", opener)

@@ -154,6 +154,7 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
         listed=listed,
     )
     _say_what_is_missing(config, ring)
+    pool.review()
     if kept:
         pool.upkeep = Upkeep(pool, config, stores)
         pool.upkeep.start()

@@ -17,7 +17,7 @@ from ..core.model import Candidate, Lease
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
 from ..core.tokens import TokenScale
-from ..secrets.ring import Ring
+from ..secrets import Ring, Secret
 from ..state.base import State
 from ..telemetry.base import Observer
 from .guard import fault
@@ -79,6 +79,10 @@ class Pool:
     upkeep: Upkeep | None = None
     """What keeps values and list up to date, where they can change."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
+    _renewed_at: dict[str, float] = field(default_factory=dict, repr=False)
+    """Since when keys have the value that they have."""
+    _refused: dict[str, str] = field(default_factory=dict, repr=False)
+    """Fingerprints of values that Google has just refused."""
 
     def __post_init__(self) -> None:
         self.ring.listener = self
@@ -101,8 +105,11 @@ class Pool:
         verdict, error = settle.outcome.verdict, settle.error
         if verdict is None or verdict.until != inf or verdict.code is None:
             return
-        self._said.pop(settle.lease.key_id, None)
-        self._said[settle.lease.key_id] = (
+        key_id = settle.lease.key_id
+        if settle.lease.at >= self._renewed_at.get(key_id, 0.0):
+            self._refused[key_id] = self._fingerprint(key_id)
+        self._said.pop(key_id, None)
+        self._said[key_id] = (
             verdict.code,
             getattr(error, "status", None),
             getattr(error, "details", None),
@@ -116,6 +123,9 @@ class Pool:
     def refresh(self, key_id: str) -> bool:
         """Look a retired key's secret up again; True where a new value is in service."""
         try:
+            fingerprint = self._refused.pop(key_id, "")
+            if fingerprint:
+                self.state.note_refusal(key_id, fingerprint)
             return self.ring.refresh(key_id)
         except Exception:
             fault("secrets")
@@ -125,11 +135,7 @@ class Pool:
         """Put keys with a new value back in service, and let the others join; see `Listener`."""
         replaced = key_ids.intersection(self.roster.keys)
         try:
-            for key_id in replaced:
-                self.state.revive(key_id)
-                self._said.pop(key_id, None)
-            if replaced:
-                self.roster.forget()
+            self._revive(replaced)
             if self.listed:
                 self._enroll()
         except Exception:
@@ -148,12 +154,41 @@ class Pool:
                 except Exception:
                     fault("telemetry")
 
+    def review(self) -> None:
+        """Bring back keys that were retired for a value which this process does not have.
+
+        A retirement in a shared state is of the key id. Whoever has another value than those
+        that Google refused, a restarted service for one, knows that it is not about its own.
+        """
+        refused, keys = self.state.refusals(), self.roster.keys
+        ids = {key_id for key_id, _ in refused if key_id in keys}
+        doubted = [keys[i] for i in ids if (i, self._fingerprint(i)) not in refused]
+        known = self.state.snapshot(doubted) if doubted else {}
+        wronged = [key_id for key_id, health in known.items() if health.cooldown_until == inf]
+        self._revive(wronged)
+        for key_id in wronged:
+            text = (
+                "pool %s: key %s was refused with another value than it has here; it serves again"
+            )
+            _log.info(text, self.name, key_id)
+
     def close(self) -> None:
         """Stop what runs in the background; calls under way are carried to their end."""
         if self.upkeep is not None:
             self.upkeep.stop()
         self.ring.close()
         self.state.close()
+
+    def _revive(self, key_ids: Iterable[str]) -> None:
+        for key_id in key_ids:
+            self._renewed_at[key_id] = self.clock.time()
+            self.state.revive(key_id)
+            self._said.pop(key_id, None)
+            self.roster.forget()
+
+    def _fingerprint(self, key_id: str) -> str:
+        """Tell values apart; empty for a key that is none of ours."""
+        return Secret(self.ring.value(key_id)).fingerprint if key_id in self.roster.keys else ""
 
     def _enroll(self) -> None:
         """Let the roster be the listed keys that have a value; calls under way keep theirs."""

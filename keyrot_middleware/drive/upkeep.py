@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from math import inf
 
@@ -26,6 +27,8 @@ _log = logging.getLogger("keyrot_middleware")
 
 LOOK_S = 3.0
 """Between two looks at keys.json."""
+REVIEW_S = 60.0
+"""Between two looks at which keys other processes have retired."""
 SETTLE_S = 0.3
 """An editor writes in several steps: the file is read when it has not changed for so long."""
 
@@ -48,6 +51,7 @@ class Upkeep:
         """The version of keys.json that is in force, or was refused."""
         self._changing = config.keys_seen
         self._on = False
+        self._review_at = 0.0
         after_fork(self, Upkeep._renew)
 
     def start(self) -> None:
@@ -69,10 +73,20 @@ class Upkeep:
             return None
         try:
             look_s = self._look() if self._config.keys_file is not None else inf
-            return min(self._pool.ring.turn(), look_s)
+            return min(self._pool.ring.turn(), look_s, self._review())
         except Exception:
             fault("secrets")
             return LOOK_S
+
+    def _review(self) -> float:
+        """Look at the shared state now and then; give the seconds until the next time."""
+        if self._pool.state.instant:
+            return inf
+        now = time.monotonic()
+        if now >= self._review_at:
+            self._review_at = now + REVIEW_S
+            self._pool.review()
+        return self._review_at - now
 
     def _look(self) -> float:
         """Read keys.json again if it has changed; give the seconds until the next look."""

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from .config import Config, load
-from .core.roster import Roster
 from .drive.health import health
-from .drive.pool import Clock, Pool, SystemClock
+from .drive.pool import Clock, Pool, SystemClock, make_roster
+from .drive.upkeep import Upkeep
 from .errors import ConfigError
 from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
-from .secrets import open_ring
+from .secrets import Ring, Stores, open_ring
 from .state import State, open_state
 from .telemetry.export import export_spans
 from .telemetry.logs import LogObserver
@@ -72,7 +72,7 @@ def uninstall() -> None:
         binding, _binding = _binding, None
         if binding is not None:
             binding.take_off()
-            binding.pool.state.close()
+            binding.pool.close()
 
 
 def status() -> dict[str, Any]:
@@ -81,7 +81,8 @@ def status() -> dict[str, Any]:
     Returns:
         `installed`; and where it is: `pool`, `degraded` (a shared state is out of reach, and this
         process counts for itself), `seams` (method -> still in place), `keys` (health per key id,
-        as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out).
+        as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out), `stale`
+        (id -> why its last look-up failed, though its last value serves).
     """
     binding = _binding
     if binding is None:
@@ -93,6 +94,7 @@ def status() -> dict[str, Any]:
         "seams": binding.seams.in_place(),
         "keys": health(binding.pool),
         "unresolved": dict(binding.pool.ring.unresolved),
+        "stale": dict(binding.pool.ring.stale),
     }
 
 
@@ -122,13 +124,16 @@ def current_pool() -> Pool | None:
 
 
 def open_pool(config: Config, clock: Clock) -> Pool | None:
-    """Put a pool together; None, with a warning, where no key is to be had."""
+    """Put a pool together; None, with a warning, where no key is to be had now or later."""
     for text in config.warnings:
         _log.warning("%s", text)
-    ring = open_ring(config)
-    keys = [key.candidate for key in config.keys if key.key_id in ring.resolved]
-    roster = Roster(keys, config.policy.strategy, threading.Lock())
-    if not roster.keys:
+    stores = Stores(config.env_file)
+    ring = open_ring(config, stores)
+    listed = tuple(key.candidate for key in config.keys)
+    having = [key for key in listed if key.key_id in ring.resolved]
+    roster = make_roster(having, config.policy.strategy)
+    kept = config.settings.secrets_ttl_s > 0 and (ring.changes or config.keys_file is not None)
+    if not roster.keys and not (config.keys and kept):
         _log.warning(
             "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; "
             "until then calls go out as the SDK sends them"
@@ -136,7 +141,7 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
         return None
     name = config.settings.pool
     log = LogObserver(name)
-    return Pool(
+    pool = Pool(
         name=name,
         roster=roster,
         state=_open_state(config, clock),
@@ -146,6 +151,27 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
         chronicles=(log,),
         clock=clock,
         last_resort=config.last_resort,
+        listed=listed,
+    )
+    _say_what_is_missing(config, ring)
+    pool.review()
+    if kept:
+        pool.upkeep = Upkeep(pool, config, stores)
+        pool.upkeep.start()
+    return pool
+
+
+def _say_what_is_missing(config: Config, ring: Ring) -> None:
+    """Say with what the pool serves while none of its own keys has a value."""
+    own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
+    if not own or not set(own).isdisjoint(ring.resolved):
+        return
+    left = f"with {config.last_resort} alone" if ring.resolved else "out as the SDK sends them"
+    _log.error(
+        "pool %s: none of its %d keys has a value yet; calls go %s until one has",
+        config.settings.pool,
+        len(own),
+        left,
     )
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
+from ..core.model import Candidate
 from .pool import Pool
 
 __all__ = ["health", "iso"]
@@ -21,12 +22,12 @@ def health(pool: Pool) -> dict[str, dict[str, Any]]:
         and the day, with the limits learned from Google.
     """
     now = pool.clock.time()
-    known = pool.state.snapshot(pool.roster.keys.values())
-    return {key_id: _describe(pool, key_id, state, now) for key_id, state in known.items()}
+    keys = pool.roster.keys
+    known = pool.state.snapshot(keys.values())
+    return {key_id: _describe(keys[key_id], state, now) for key_id, state in known.items()}
 
 
-def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]:
-    key = pool.roster.keys[key_id]
+def _describe(key: Candidate, state: Any, now: float) -> dict[str, Any]:
     until = state.cooldown_until
     whole = state.cooldown_scope in ("key", "project", "billing")
     retired = until is not None and not isfinite(until) and whole

@@ -92,7 +92,8 @@ class Binding:
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         sheltered = needs_home(given, self._hosts)
         if sheltered:
-            args, kwargs = (), {**given, "api_key": self.pool.ring.value(self.pool.home_id)}
+            # No key yet, its store being down: the client is made all the same, for later.
+            args, kwargs = (), {**given, "api_key": self.pool.home_value or POOL_KEY}
         result = wrapped(*args, **kwargs)
         if sheltered:
             self._sheltered.add(client)
@@ -106,7 +107,7 @@ class Binding:
         request = wrapped(*args, **kwargs)
         if not client.vertexai and (client in self._sheltered or client.api_key == POOL_KEY):
             at_home = host_of(request.url) in self._hosts
-            value = self.pool.ring.value(self.pool.home_id) if at_home else None
+            value = self.pool.home_value if at_home else None
             lend(request, client.api_key, value)
         return request
 
@@ -229,7 +230,7 @@ class Binding:
         shared, options = client._http_options, asked.http_options
         base_url = shared.base_url if options is None else option(options, "base_url")
         host = host_of(base_url or shared.base_url or "")
-        if bypassed.get() or host not in self._hosts:
+        if bypassed.get() or host not in self._hosts or not self.pool.roster.keys:
             return asked, {}
         known = (key, POOL_KEY)
         if foreign_key(shared.headers, known) or foreign_key(option(options, "headers"), known):
@@ -250,8 +251,9 @@ class Binding:
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
         key_id = self.pool.ring.id_of(key) if own(key) else self.pool.home_id
-        if key_id is not None and key_id in self.pool.roster.keys:
-            return self.pool.roster.keys[key_id]
+        candidate = self.pool.roster.keys.get(key_id) if key_id is not None else None
+        if candidate is not None:
+            return candidate
         label = f"{HOME}{fingerprint(key)}"
         return Candidate(label, label, label)
 

@@ -29,8 +29,8 @@ from ..core.model import (
 from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
 from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, own_names, scope_key, scope_keys
+from ..forks import after_fork
 from .base import KeyHealth, State
-from .forks import after_fork
 from .overview import overview
 from .recent import keep
 

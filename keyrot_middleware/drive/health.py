@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
+from ..state.base import KeyHealth
 from .pool import Pool
 
-__all__ = ["health", "iso"]
+__all__ = ["health", "iso", "retired"]
 
 
 def health(pool: Pool) -> dict[str, dict[str, Any]]:
@@ -28,18 +29,17 @@ def health(pool: Pool) -> dict[str, dict[str, Any]]:
 def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]:
     key = pool.roster.keys[key_id]
     until = state.cooldown_until
-    whole = state.cooldown_scope in ("key", "project", "billing")
-    retired = until is not None and not isfinite(until) and whole
+    out = retired(state)
     return {
         "model": key.model,
         "project": key.project,
-        "active": not retired,
+        "active": not out,
         "last_used": iso(state.last_used),
         "success_count": state.success_count,
         "error_count": state.error_count,
         "in_cooldown": until is not None and until > now,
         "cooldown_until": iso(until),
-        "disabled_reason": state.cooldown_reason if retired else None,
+        "disabled_reason": state.cooldown_reason if out else None,
         "limits": key.limits._asdict(),
         "used": {
             used.bucket: {
@@ -51,6 +51,12 @@ def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]
             for used in state.used
         },
     }
+
+
+def retired(state: KeyHealth) -> bool:
+    """Tell whether a key is out of service for every call until it is replaced."""
+    until, whole = state.cooldown_until, state.cooldown_scope in ("key", "project", "billing")
+    return until is not None and not isfinite(until) and whole
 
 
 def iso(moment: float | None) -> str | None:

@@ -64,11 +64,11 @@ class CallMeter:
     def before(self, command: Command) -> None:
         """Begin to measure what *command* begins."""
         if isinstance(command, Acquire):
-            if self._wanted is None:
-                self._wanted = time.perf_counter()
+            self._want()
         elif isinstance(command, Send):
             self._send(command)
         elif isinstance(command, Sleep) and command.why == "key":
+            self._want()  # a call that has failed with every key asks for none before it waits
             self._sheet.pending.add(1, of_pool(self._pool))
 
     def after(self, command: Command, reply: Any) -> None:
@@ -106,6 +106,10 @@ class CallMeter:
             sheet.timeouts.add(1, of_pool(pool))
         if not self._above:
             self._tell(seconds, why)
+
+    def _want(self) -> None:
+        if self._wanted is None:
+            self._wanted = time.perf_counter()
 
     def _send(self, command: Send) -> None:
         now = time.perf_counter()

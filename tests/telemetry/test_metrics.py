@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import timeit
 from types import SimpleNamespace
 from typing import Any
@@ -129,6 +130,7 @@ def test_a_call_that_waits_is_pending(metered: Metered, way: str) -> None:
 
         def sleep(self, seconds: float) -> None:
             seen.append(metered.by("keyrot.key.pending_requests", "keyrot.pool.name"))
+            time.sleep(0.03)
             playground.clock.sleep(seconds)
 
         async def asleep(self, seconds: float) -> None:
@@ -137,6 +139,8 @@ def test_a_call_that_waits_is_pending(metered: Metered, way: str) -> None:
     playground.pool.clock = Watching()
     playground.every_way()[way]()
     assert seen == [{"test": 1}]
+    (waits,) = metered.points("keyrot.key.wait_time")
+    assert (waits.count, waits.value > 0.03) == (2, True)
     assert metered.by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
 
 

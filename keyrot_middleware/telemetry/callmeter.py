@@ -20,8 +20,6 @@ __all__ = ["CallMeter"]
 class CallMeter:
     """Follow one call, from the moment in which it is made."""
 
-    thorough = True
-
     __slots__ = (
         "_above", "_began", "_info", "_last", "_left", "_pool", "_sending",
         "_sends", "_sent_at", "_sheet", "_usage", "_wanted",

@@ -30,7 +30,7 @@ from prometheus_client import start_http_server
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
 
-KEYS = Path(__file__).with_name("keys.json")
+KEYS = Path(__file__).with_name("pool.json")
 MODEL = "gemini-flash-latest"
 WORKERS = 6
 
@@ -43,14 +43,14 @@ def expose(address: str, port: int) -> None:
 
 
 def open_pool(gemini: FakeGemini) -> None:
-    """Make the keys of keys.json at the fake service, and put the pool in place."""
+    """Make the keys of pool.json at the fake service, and put the pool in place."""
     projects = {"free_1": "first-project", "free_2": "second-project", "revoked_1": "third-project"}
     for label in (*projects, "paid_1"):
         project = projects.get(label, "company")
         key = gemini.add_key(label, project=project, tier="free" if label in projects else "paid")
         os.environ[f"GEMINI_KEY_{label}"] = key.value
     gemini.always("revoked_1", Reply.KEY_INVALID)
-    gemini.limit("second-project", rpm=15)  # less than keys.json says: the pool learns it
+    gemini.limit("second-project", rpm=15)  # less than pool.json says: the pool learns it
     gemini.delay(0.05)
     keyrot_middleware.install(keys_file=KEYS, allowed_hosts=[gemini.host], max_wait_s=2)
 

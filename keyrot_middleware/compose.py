@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from .config import Config, load
+from .drive.guard import fault
 from .drive.health import health
+from .drive.levels import levels
 from .drive.pool import Clock, Pool, SystemClock, make_roster
 from .drive.upkeep import Upkeep
 from .errors import ConfigError
@@ -21,8 +23,10 @@ from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
 from .secrets import Ring, Stores, open_ring
 from .state import State, open_state
+from .telemetry.base import Observer
 from .telemetry.export import export_spans
 from .telemetry.logs import LogObserver
+from .telemetry.metrics import MetricsObserver
 from .telemetry.otel import OtelObserver
 
 __all__ = ["bypass", "current_pool", "install", "open_pool", "status", "uninstall", "workload"]
@@ -30,6 +34,7 @@ __all__ = ["bypass", "current_pool", "install", "open_pool", "status", "uninstal
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
 _binding: Binding | None = None
+_metrics: MetricsObserver | None = None
 
 
 def install(*, clock: Clock | None = None, **settings: Any) -> None:
@@ -47,7 +52,7 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
-    global _binding  # noqa: PLW0603 - one SDK in a process, one binding
+    global _binding, _metrics  # noqa: PLW0603 - one SDK in a process, one binding
     with _lock:
         if _binding is not None:
             return
@@ -55,21 +60,28 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
         if not config.settings.enabled:
             _log.info("switched off by ENABLE_KEY_ROTATION; the SDK is left alone")
             return
-        pool = open_pool(config, clock or SystemClock())
+        metrics = MetricsObserver(config.settings.pool)
+        pool = open_pool(config, clock or SystemClock(), metrics)
         if pool is None:
             return
         if config.settings.tracing == "otlp":
             export_spans()
         _binding = Binding(pool, frozenset(config.settings.allowed_hosts))
         _binding.put_on()
+        _metrics = metrics
+        state = pool.state
+        metrics.show(lambda: levels(pool), lambda: state.degraded, fault, instant=state.instant)
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))
 
 
 def uninstall() -> None:
     """Restore exactly what install() changed; calls under way are carried to their end."""
-    global _binding
+    global _binding, _metrics
     with _lock:
         binding, _binding = _binding, None
+        metrics, _metrics = _metrics, None
+        if metrics is not None:
+            metrics.hide()
         if binding is not None:
             binding.take_off()
             binding.pool.close()
@@ -123,8 +135,14 @@ def current_pool() -> Pool | None:
     return _binding.pool if _binding is not None else None
 
 
-def open_pool(config: Config, clock: Clock) -> Pool | None:
-    """Put a pool together; None, with a warning, where no key is to be had now or later."""
+def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
+    """Put a pool together; None, with a warning, where no key is to be had now or later.
+
+    Args:
+        config: What was read and validated.
+        clock: Where time comes from.
+        more: Watch its calls, beside those that write spans and log lines.
+    """
     for text in config.warnings:
         _log.warning("%s", text)
     stores = Stores(config.env_file)
@@ -147,7 +165,7 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
         state=_open_state(config, clock),
         ring=ring,
         policy=config.policy,
-        observers=(OtelObserver(name), log),
+        observers=(OtelObserver(name), log, *more),
         chronicles=(log,),
         clock=clock,
         last_resort=config.last_resort,

@@ -22,12 +22,9 @@ from ..core.model import CallInfo
 from . import names
 from .base import Watch
 from .calltrace import CallTrace
+from .suppress import suppressed
 
 __all__ = ["OtelObserver"]
-
-# The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
-_SUPPRESS = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
-_SUPPRESS_PLAIN = "suppress_instrumentation"
 
 REFRESH = "refresh secrets"
 """Name of the span of a look-up that no call waited for, and that found something new."""
@@ -53,7 +50,7 @@ class OtelObserver:
         if tracer is None:
             return None
         here = context.get_current()
-        if here.get(_SUPPRESS) or here.get(_SUPPRESS_PLAIN):
+        if suppressed(here):
             return None
         return CallTrace(tracer, here, info, self._pool)
 

@@ -187,8 +187,8 @@ def _fixed(keys: tuple[Candidate, ...], excluded: Mapping[str, float]) -> tuple[
 def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
     """Send once with *lease*, and settle it exactly once, whatever happens."""
     call.sends += 1
-    outcome, names = Outcome(Kind.ABANDONED), ()
     stream: Any = None
+    names: tuple[str, ...] = ()
     try:
         reply: Any = yield Send(lease, call.sends, len(call.excluded))
         if isinstance(reply, Opened):
@@ -201,9 +201,9 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
         else:
             outcome = yield from _judge(call, lease, failed, getattr(reply, "usage", NO_USAGE))
     except BaseException:
-        if stream is not None:  # dropped half-way: what it has used so far is booked
-            end = stream.end(None)
-            outcome, names = Outcome(Kind.ABANDONED, None, end.usage), end.names
+        # Of a stream that is dropped half-way, what it has used so far is booked.
+        end = stream.end(None) if stream is not None else StreamEnd()
+        outcome, names = Outcome(Kind.ABANDONED, None, end.usage), end.names
         raise
     finally:
         error = call.last.error if outcome.verdict and call.last else None

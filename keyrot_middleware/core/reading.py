@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from .naming import KINDS, OPAQUE, note
-from .tokens import COSTS, SKIPPED, media_cost, mime_of, text_cost
+from .tokens import COSTS, PER_CHAR, SKIPPED, media_cost, mime_of, text_cost
 
 __all__ = ["read_body"]
 
@@ -17,6 +17,7 @@ _MOST = 250_000
 contains itself, which the SDK will refuse."""
 
 _Cost = Callable[[Mapping[str, Any], str], float]
+_CONTAINERS = (dict, list, tuple)
 
 
 def _as_text(node: Mapping[str, Any], value: str) -> float:
@@ -27,6 +28,9 @@ _FIELDS: dict[str, tuple[_Cost, str | None]] = {
     key: (COSTS.get(key, _as_text), KINDS.get(key)) for key in {**COSTS, **KINDS}
 }
 """What a string under a key costs, and what kind of name it may be; any other is a text."""
+
+_SPECIAL = SKIPPED | OPAQUE | KINDS.keys()
+"""Keys whose objects and lists are not simply looked into."""
 
 
 def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
@@ -59,14 +63,13 @@ def _read(node: Any, nodes: list[Any], data: list[Any], found: dict[str, None]) 
         if isinstance(value, str):
             field = _FIELDS.get(key)
             if field is None:
-                total += text_cost(value)
+                total += len(value) * PER_CHAR if value.isascii() else text_cost(value)
                 continue
             total += field[0](node, value)
             if field[1] is not None:
                 note(found, field[1], value)
-        elif isinstance(value, (dict, list, tuple)):
-            if key not in SKIPPED:
-                total += 1 + _inside(key, value, data if key in OPAQUE else nodes, found)
+        elif isinstance(value, _CONTAINERS):
+            total += _inside(key, value, nodes, data, found)
         elif isinstance(value, (bytes, bytearray)):
             total += media_cost(mime_of(node) or "image/", len(value))
         else:
@@ -74,20 +77,26 @@ def _read(node: Any, nodes: list[Any], data: list[Any], found: dict[str, None]) 
     return total
 
 
-def _inside(key: str, value: Any, nodes: list[Any], found: dict[str, None]) -> float:
+def _inside(
+    key: str, value: Any, nodes: list[Any], data: list[Any], found: dict[str, None]
+) -> float:
+    if key in _SPECIAL:
+        if key in SKIPPED:
+            return 0.0
+        if key in OPAQUE:
+            nodes = data
+        for item in value if key in KINDS else ():
+            note(found, KINDS[key], item)
     if isinstance(value, dict):
         nodes.append(value)
-        return 0.0
-    if key in KINDS:
-        for item in value:
-            note(found, KINDS[key], item)
-    return _array(value, nodes)
+        return 1.0
+    return 1.0 + _array(value, nodes)
 
 
 def _array(array: list[Any] | tuple[Any, ...], nodes: list[Any]) -> float:
     total = 0.0
     for value in array:
-        if isinstance(value, (dict, list, tuple)):
+        if isinstance(value, _CONTAINERS):
             nodes.append(value)
         else:
             total += text_cost(value) if isinstance(value, str) else 1

@@ -11,12 +11,21 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from typing import Any
 
-__all__ = ["COSTS", "SKIPPED", "TokenScale", "media_cost", "mime_of", "requests_of", "text_cost"]
+__all__ = [
+    "COSTS",
+    "PER_CHAR",
+    "SKIPPED",
+    "TokenScale",
+    "media_cost",
+    "mime_of",
+    "requests_of",
+    "text_cost",
+]
 
 # "A token is equivalent to about 4 characters" (ai.google.dev/gemini-api/docs/tokens). Scripts of
 # two and three UTF-8 bytes a character have fewer: ~2.4 characters a token for Cyrillic, ~1.7 for
 # Chinese and Japanese. A charge for each byte beyond the first gives both without looking closer.
-_PER_CHAR = 1 / 4
+PER_CHAR = 1 / 4
 _PER_EXTRA_BYTE = 0.17
 
 # Media, from the same page: 258 tokens a tile of an image, 32 a second of audio, 263 a second of
@@ -51,7 +60,7 @@ def text_cost(value: str) -> float:
     """Give the cost of a text."""
     count = len(value)
     extra = 0 if value.isascii() else len(value.encode("utf-8", "surrogatepass")) - count
-    return count * _PER_CHAR + extra * _PER_EXTRA_BYTE
+    return count * PER_CHAR + extra * _PER_EXTRA_BYTE
 
 
 def mime_of(node: Mapping[str, Any]) -> str | None:
@@ -66,7 +75,7 @@ def media_cost(mime: str, size: int) -> float:
     if family == "image":
         return _IMAGE
     exact = mime.partition(";")[0]
-    return size * (_PER_BYTE.get(exact) or _PER_BYTE.get(family, _PER_CHAR))
+    return size * (_PER_BYTE.get(exact) or _PER_BYTE.get(family, PER_CHAR))
 
 
 def _inline(node: Mapping[str, Any], value: str) -> float:

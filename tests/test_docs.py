@@ -113,7 +113,7 @@ def test_shell_lines_name_what_exists() -> None:
             extras = re.findall(r"\[([\w,]+)\]", " ".join(rest))
             assert set(",".join(extras).split(",")) <= {"", *project["optional-dependencies"]}
         else:
-            assert command in ("keyrot", "true", "cp", "python"), line
+            assert command in ("keyrot", "true", "cp", "python", "docker"), line
 
 
 @pytest.mark.parametrize("command", ["run", "check", "demo"])

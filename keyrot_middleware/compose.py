@@ -21,7 +21,6 @@ from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
 from .secrets import open_ring
 from .state import State, open_state
-from .telemetry.base import Observer
 from .telemetry.export import export_spans
 from .telemetry.logs import LogObserver
 from .telemetry.otel import OtelObserver
@@ -128,8 +127,7 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
         _log.warning("%s", text)
     ring = open_ring(config)
     keys = [key.candidate for key in config.keys if key.key_id in ring.resolved]
-    lock = threading.Lock()
-    roster = Roster(keys, config.policy.strategy, lambda: lock)
+    roster = Roster(keys, config.policy.strategy, threading.Lock())
     if not roster.keys:
         _log.warning(
             "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; "
@@ -137,14 +135,15 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
         )
         return None
     name = config.settings.pool
-    observers: tuple[Observer, ...] = (OtelObserver(name), LogObserver(name))
+    log = LogObserver(name)
     return Pool(
         name=name,
         roster=roster,
         state=_open_state(config, clock),
         ring=ring,
         policy=config.policy,
-        observers=observers,
+        observers=(OtelObserver(name), log),
+        chronicles=(log,),
         clock=clock,
         last_resort=config.last_resort,
     )

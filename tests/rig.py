@@ -93,8 +93,7 @@ class Rig:
         """Replies per key; a callable is called for one."""
         self.default: Any = OK
         """The reply when none are left."""
-        lock = threading.Lock()
-        self.roster = Roster(keys, self.policy.strategy, lambda: lock)
+        self.roster = Roster(keys, self.policy.strategy, threading.Lock())
         self.state = Watched(self.policy, self.clock.time)
         self.shelf = Shelf(*(k.key_id for k in keys))
         self.pool = Pool(
@@ -147,14 +146,17 @@ class Rig:
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this thread; for a stream give all its chunks."""
-        flow, perform = call_flow(self.make(info, home)), sync.Performer(self.pool, self.send)
+        flow, perform = call_flow(self.make(info, home)), sync.Performer(self.pool, info, self.send)
         if info.stream:
             return list(sync.run_stream(flow, perform))
         return sync.run(flow, perform)
 
     async def acall(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this task; for a stream give all its chunks."""
-        flow, perform = call_flow(self.make(info, home)), aio.AsyncPerformer(self.pool, self.asend)
+        flow, perform = (
+            call_flow(self.make(info, home)),
+            aio.AsyncPerformer(self.pool, info, self.asend),
+        )
         if info.stream:
             return [chunk async for chunk in await aio.run_stream(flow, perform)]
         return await aio.run(flow, perform)

@@ -1,12 +1,7 @@
 """Which stored things a request names, so that it goes with the key of the project that owns them.
 
 A file, a cache, a batch, an operation, a page token belongs to one project (GEMINI.md C); a key
-of another project gets a 403 that is nobody's fault. Typed names (`files/abc`) are known by their
-value, but only under keys that can hold a name: a prompt that says "files/abc" names nothing, nor
-do the arguments and results of a user's tools. Untyped ones are known by their key.
-
-Canonical forms: `files/abc` (also for its URL, its `:download` and what lies below it),
-`models/m/operations/o`, `page:<token>`, `continuation:<token>`, `interactions/<id>`.
+of another project gets a 403 that is nobody's fault. How such things are called is in naming.py.
 """
 
 from __future__ import annotations
@@ -18,6 +13,9 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
+
+from .naming import CONTINUATION, PAGE, TYPED, note
+from .reading import read_body
 
 __all__ = [
     "STATELESS",
@@ -44,51 +42,11 @@ STATELESS = frozenset(
 )
 """Methods that store nothing. Not here: those that start a batch, an operation or an upload."""
 
-_COLLECTIONS = (
-    "agents|auth_tokens|batches|cachedContents|corpora|credentials|environments|files"
-    "|fileSearchStores|interactions|operations|triggers|tunedModels|voices|webhooks"
-)
-_NAME = re.compile(
-    # A URL names a file only below an API version: the web has `files/` directories too.
-    r"(?:https?://[^/\s]+/(?:(?:up|down)load/)?v\d[^/\s]*/)?"
-    rf"((?:models/[^/:?#\s]+/operations|{_COLLECTIONS})/[^/:?#\s]+)(?=[/:?#]|\Z)"
-)
 _PREFIX = re.compile(r"(?:upload|download|\{api_version\}|v\d+(?:(?:alpha|beta)\d*)?)\Z")
-
-_PAGE = "page:"
-_CONTINUATION = "continuation:"
-_INTERACTION = "interactions/"
-_TYPED = ""
-
-_KEYS = {
-    **dict.fromkeys(("name", "fileUri", "file_uri", "uri", "fileName", "file_name"), _TYPED),
-    **dict.fromkeys(("cachedContent", "cached_content", "model", "baseModel"), _TYPED),
-    **dict.fromkeys(("tunedModel", "source", "documentName", "responsesFile"), _TYPED),
-    **dict.fromkeys(("fileSearchStoreNames", "file_search_store_names"), _TYPED),
-    **dict.fromkeys(("continuationToken", "continuation_token"), _CONTINUATION),
-    **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), _INTERACTION),
-}
-"""The keys that can hold a name, and what an untyped one is called."""
-
-_OPAQUE = frozenset(
-    {
-        *("_url", "_query", "args", "arguments", "response", "metadata", "labels"),
-        *("customMetadata", "custom_metadata", "safetySettings", "inlineData", "inline_data"),
-        *("functionDeclarations", "function_declarations", "parameters", "parametersJsonSchema"),
-        *("parameters_json_schema", "responseSchema", "response_schema", "responseJsonSchema"),
-        *("response_json_schema", "inlinedResponses", "inlinedEmbedContentResponses"),
-    }
-)
-"""Keys whose content is the user's or the model's own data, or can hold no name."""
 
 _LISTS = ("files", "cachedContents", "batches", "operations", "fileSearchStores", "tunedModels")
 _MAX_DEPTH = 100
 """Levels looked at; protobuf's JSON parser refuses deeper ones."""
-_MAX_WIDTH = 250_000
-"""Containers in one level, more than a request may have bytes for; with the depth it ends the
-walk over a body that contains itself, which the SDK will refuse."""
-_MAX_TOKEN = 64
-"""Characters of a token that are kept as they are; longer ones are digested."""
 _MAX_PIECES = 256
 _MAX_PIECE = 4_096
 
@@ -116,16 +74,20 @@ def parse_path(method: str, path: str) -> Route:
     return Route(model, verb or _plain_verb(method.lower(), parts), collection)
 
 
-def names_in(
-    path: str, body: Mapping[str, Any], extra_body: Mapping[str, Any] | None = None
-) -> tuple[str, ...]:
-    """List the stored things that a request names; *extra_body* is what the SDK merges later."""
-    found: dict[str, None] = {}
-    _walk(body, found)
-    if extra_body:
-        _walk(extra_body, found)
+def names_in(path: str, in_body: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """List the stored things that a request names, each once: in its path, then in its body."""
     in_path = _names_of_path(path)
-    return tuple(dict.fromkeys((*in_path, *found))) if found else in_path
+    return tuple(dict.fromkeys((*in_path, *in_body))) if in_body else in_path
+
+
+@lru_cache(maxsize=1024)
+def _names_of_path(path: str) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    note(found, TYPED, "/".join(_split(path)[0]))
+    for key, value in parse_qsl(path.partition("?")[2]):
+        if key in ("pageToken", "page_token"):
+            note(found, PAGE, value)
+    return tuple(found)
 
 
 def names_from(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -134,20 +96,20 @@ def names_from(body: Mapping[str, Any]) -> tuple[str, ...]:
     candidates = body.get("candidates")
     if isinstance(candidates, list):
         for candidate in _dicts(candidates):
-            _note(found, _CONTINUATION, candidate.get("continuationToken"))
+            note(found, CONTINUATION, candidate.get("continuationToken"))
         return tuple(found)
-    _note(found, _TYPED, body.get("name"))
-    _note(found, _PAGE, body.get("nextPageToken"))
+    note(found, TYPED, body.get("name"))
+    note(found, PAGE, body.get("nextPageToken"))
     if isinstance(file := body.get("file"), dict):
-        _note(found, _TYPED, file.get("name"))
-        _note(found, _TYPED, file.get("uri"))
+        note(found, TYPED, file.get("name"))
+        note(found, TYPED, file.get("uri"))
     for part in ("response", "metadata"):
         # Of an operation or a batch: the document, the tuned model, the file of results.
         if isinstance(value := body.get(part), dict):
-            _walk(value, found)
+            found.update(dict.fromkeys(read_body(value)[1]))
     for items in _LISTS:
         for item in _dicts(body.get(items)):
-            _note(found, _TYPED, item.get("name"))
+            note(found, TYPED, item.get("name"))
     return tuple(found)
 
 
@@ -217,67 +179,6 @@ def _plain_verb(method: str, parts: list[str]) -> str:
     if method == "get" and is_collection:
         return "list"
     return parts[-1] if method == "post" and is_collection else method
-
-
-@lru_cache(maxsize=1024)
-def _names_of_path(path: str) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    _note(found, _TYPED, "/".join(_split(path)[0]))
-    for key, value in parse_qsl(path.partition("?")[2]):
-        if key in ("pageToken", "page_token"):
-            _note(found, _PAGE, value)
-    return tuple(found)
-
-
-def _note(found: dict[str, None], kind: str, value: object) -> None:
-    """Add the name that *value* is, if it is one."""
-    if not isinstance(value, str) or not value:
-        return
-    if kind == _TYPED:
-        if (match := _NAME.match(value)) is not None:
-            found[match[1]] = None
-    elif kind == _INTERACTION:
-        found[kind + value] = None
-    else:
-        found[kind + _token(kind, value)] = None
-
-
-def _token(kind: str, value: str) -> str:
-    """Give a token its one form, short enough to be kept."""
-    if kind == _CONTINUATION:
-        # Bytes, which the server writes in one base64 alphabet and the SDK in the other.
-        value = value.rstrip("=").replace("+", "-").replace("/", "_")
-    if len(value) <= _MAX_TOKEN:
-        return value
-    return blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _walk(root: Mapping[str, Any], found: dict[str, None]) -> None:
-    below: list[Any] = []
-    _look(root, below, found)
-    for _ in range(_MAX_DEPTH):
-        if not below or len(below) > _MAX_WIDTH:
-            return
-        level, below = below, []
-        for node in level:
-            if isinstance(node, dict):
-                _look(node, below, found)
-            else:
-                below += [item for item in node if isinstance(item, (dict, list, tuple))]
-
-
-def _look(node: Mapping[str, Any], below: list[Any], found: dict[str, None]) -> None:
-    """Note the names in one object, and put what is inside it on *below*."""
-    for key, value in node.items():
-        if isinstance(value, str):
-            kind = _KEYS.get(key)
-            if kind is not None:
-                _note(found, kind, value)
-        elif isinstance(value, (dict, list, tuple)) and key not in _OPAQUE:
-            below.append(value)
-            if key in _KEYS:
-                for item in value:
-                    _note(found, _KEYS[key], item)
 
 
 def _dicts(items: object) -> Iterable[dict[str, Any]]:

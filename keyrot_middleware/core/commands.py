@@ -1,7 +1,7 @@
-"""What a call's flow asks its driver to do: one value and one typed door for each.
+"""What a call's flow asks its driver to do, and what it is answered.
 
-A door is a three-line generator: it binds the type of the reply to the command, so that
-`lease = yield from acquire(...)` in flow.py is checked by mypy.
+Python cannot bind the type of a reply to its command, so each `yield` in flow.py says what it
+expects: `reply: Lease | Unavailable = yield Acquire(...)`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Literal, NamedTuple
 
-from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Unavailable, Usage
+from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Usage
 
 __all__ = [
     "Acquire",
@@ -128,53 +128,6 @@ class Sleep(NamedTuple):
 
 Command = Now | Acquire | Send | Relay | Settle | Owner | Refresh | Sleep
 Steps = Generator[Command, Any, Any]
-
-
-def now() -> Generator[Command, Any, tuple[float, float]]:
-    """Ask for the time and a random number."""
-    reply: tuple[float, float] = yield Now()
-    return reply
-
-
-def acquire(command: Acquire) -> Generator[Command, Any, Lease | Unavailable]:
-    """Ask for a lease."""
-    reply: Lease | Unavailable = yield command
-    return reply
-
-
-def send(command: Send) -> Generator[Command, Any, Done | Opened | Failed]:
-    """Ask for the request to be sent."""
-    reply: Done | Opened | Failed = yield command
-    return reply
-
-
-def relay(command: Relay) -> Generator[Command, Any, StreamEnd]:
-    """Ask for the stream to be handed on."""
-    reply: StreamEnd = yield command
-    return reply
-
-
-def refresh(key_id: str) -> Generator[Command, Any, bool]:
-    """Ask for a retired key's secret to be looked up again."""
-    reply: bool = yield Refresh(key_id)
-    return reply
-
-
-def settle(command: Settle) -> Generator[Command, Any, float | None]:
-    """Book what became of a lease, and learn until when the failed scope rests."""
-    reply: float | None = yield command
-    return reply
-
-
-def owner(names: tuple[str, ...]) -> Generator[Command, Any, tuple[str, str] | None]:
-    """Ask whose key made one of *names*."""
-    reply: tuple[str, str] | None = yield Owner(names)
-    return reply
-
-
-def sleep(command: Sleep) -> Generator[Command, Any, None]:
-    """Ask to wait."""
-    yield command
 
 
 def throw(flow: Steps, error: BaseException) -> Command:

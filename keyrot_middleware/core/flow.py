@@ -25,8 +25,21 @@ from datetime import UTC, datetime
 from math import inf, isfinite
 from typing import Any
 
-from . import commands as do
-from .commands import Command, Done, Failed, Opened, StreamEnd
+from .commands import (
+    Acquire,
+    Command,
+    Done,
+    Failed,
+    Now,
+    Opened,
+    Owner,
+    Refresh,
+    Relay,
+    Send,
+    Settle,
+    Sleep,
+    StreamEnd,
+)
 from .failures import classify, describe
 from .model import (
     HOME,
@@ -84,6 +97,8 @@ class Call:
     scale: TokenScale
     home: Candidate | None = None
     """The client's own key, for calls that touch stored things."""
+    moment: tuple[float, float] | None = None
+    """The time when it was asked for, epoch seconds, and a random number in [0, 1)."""
     excluded: dict[str, float] = field(default_factory=dict)
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
     attempts: list[Attempt] = field(default_factory=list)
@@ -126,7 +141,9 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
 def _owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
     """Find whose stored things the call names; unknown ones are the client's own."""
     home = (call.home,) if call.home is not None else ()
-    owner = (yield from do.owner(call.info.resources)) if call.info.resources else None
+    owner: tuple[str, str] | None = None
+    if call.info.resources:
+        owner = yield Owner(call.info.resources)
     if owner is None:
         return home
     key_id, project = owner
@@ -141,7 +158,8 @@ def _borrow(
     call: Call, fixed: tuple[Candidate, ...] | None
 ) -> Generator[Command, Any, Lease | Unavailable]:
     """Ask the state for a key, one shortlist after another, until one can serve."""
-    now, draw = yield from do.now()
+    now, draw = call.moment or (yield Now())
+    call.moment = None
     roster, info = call.roster, call.info
     blocks: dict[str, Block] = {}
     shortlists = (
@@ -149,9 +167,9 @@ def _borrow(
         if fixed is not None
         else roster.shortlists(info, call.excluded, now, draw)
     )
+    spread = roster.spread and fixed is None
     for shortlist in shortlists:
-        spread = roster.spread and fixed is None
-        reply = yield from do.acquire(do.Acquire(info, shortlist, spread=spread))
+        reply: Lease | Unavailable = yield Acquire(info, shortlist, spread)
         if isinstance(reply, Lease):
             return reply
         blocks.update(reply.blocks)
@@ -172,10 +190,10 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
     outcome, names = Outcome(Kind.ABANDONED), ()
     stream: Any = None
     try:
-        reply: Any = yield from do.send(do.Send(lease, call.sends, len(call.excluded)))
+        reply: Any = yield Send(lease, call.sends, len(call.excluded))
         if isinstance(reply, Opened):
             stream = reply.stream
-            reply = yield from do.relay(do.Relay(lease, stream))
+            reply = yield Relay(lease, stream)
         failed = reply if isinstance(reply, Failed) else getattr(reply, "failed", None)
         if failed is None:
             outcome, names = Outcome(Kind.SUCCESS, None, reply.usage), reply.names
@@ -189,7 +207,7 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
         raise
     finally:
         error = call.last.error if outcome.verdict and call.last else None
-        until = yield from do.settle(do.Settle(lease, outcome, names, error))
+        until: float | None = yield Settle(lease, outcome, names, error)
         used = outcome.usage.input_tokens
         if outcome.kind is Kind.UNSENT or (used is not None and used < lease.tokens):
             call.roster.relieve(lease.key_id)
@@ -201,7 +219,7 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
 def _judge(
     call: Call, lease: Lease, failed: Failed, usage: Usage
 ) -> Generator[Command, Any, Outcome]:
-    now, _ = yield from do.now()
+    now, _ = yield Now()
     verdict = classify(failed.facts, call.info, now)
     if lease.key_id.startswith(HOME):
         verdict = replace(verdict, scope=Scope.NONE)  # a stranger's key: nobody's to manage
@@ -217,7 +235,7 @@ def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
     if not verdict.rotate:
         return False
     if verdict.until == inf:
-        replaced = yield from do.refresh(lease.key_id)
+        replaced: bool = yield Refresh(lease.key_id)
         if replaced and lease.key_id not in call.refreshed:
             call.refreshed.add(lease.key_id)
             return True
@@ -245,10 +263,10 @@ def _retry(call: Call, verdict: Verdict) -> Generator[Command, Any, bool]:
     harmless = call.info.repeatable or not verdict.sent
     if call.info.sdk_retries or not harmless or call.retries >= min(limit, call.policy.max_retries):
         return False
-    _, draw = yield from do.now()
+    _, draw = yield Now()
     pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
     call.retries += 1
-    yield from do.sleep(do.Sleep(pause, "retry"))
+    yield Sleep(pause, "retry")
     return True
 
 
@@ -263,10 +281,10 @@ def _wait(call: Call, unavailable: Unavailable) -> Generator[Command, Any, bool]
     left = call.policy.max_wait_s - call.waited_s
     if not isfinite(soonest) or pause > left:
         return False
-    _, draw = yield from do.now()
+    _, draw = yield Now()
     pause += draw * min(JITTER_S, pause, left - pause)
     call.waited_s += pause
-    yield from do.sleep(do.Sleep(pause, "key"))
+    yield Sleep(pause, "key")
     for key_id in [k for k, until in call.excluded.items() if until <= soonest]:
         del call.excluded[key_id]
     return True

@@ -16,7 +16,7 @@ when no other key of its group can serve, such a key is offered to smaller reque
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from heapq import heappop, heappush
 from math import inf
@@ -39,16 +39,19 @@ _NEVER_PARKED = frozenset({"probe", "concurrency"} | _OF_A_VERB)
 """Reasons whose end nobody knows, or that are about one method of the API while a view is for all
 of them: such a key is offered again by the next call."""
 
-Shortlist = tuple[tuple[int, Candidate], ...]
+_Offer = tuple[int, Candidate]
+"""The rank of a key's group, and the key."""
+Shortlist = tuple[_Offer, ...]
 
 
 class _Group:
     """Keys of equal rank: those worth offering, and those parked until a time."""
 
-    __slots__ = ("full", "keys", "parked", "ready", "until")
+    __slots__ = ("full", "keys", "offers", "parked", "ready", "until")
 
-    def __init__(self, keys: list[Candidate]) -> None:
+    def __init__(self, rank: int, keys: list[Candidate]) -> None:
         self.keys = keys
+        self.offers = [(rank, key) for key in keys]
         self.ready = list(range(len(keys)))
         self.until: list[tuple[float, int]] = []
         self.parked: dict[int, Block] = {}
@@ -75,23 +78,23 @@ class _Group:
         if index in self.full:
             self.full[index] = inf
 
-    def worth_asking(self, info: CallInfo) -> list[Candidate]:
+    def worth_asking(self, info: CallInfo) -> list[_Offer]:
         return [
-            self.keys[index]
+            self.offers[index]
             for index, size in self.full.items()
             if (_size(self.parked[index].reason, info) or 0) < size
         ]
 
-    def first(self, offset: int) -> list[Candidate]:
+    def first(self, offset: int) -> list[_Offer]:
         some = self.ready[offset : offset + SHORTLIST]
         if len(some) < SHORTLIST:
             some += self.ready[: min(offset, SHORTLIST - len(some))]
-        return [self.keys[index] for index in some]
+        return [self.offers[index] for index in some]
 
-    def rest(self, offset: int, offered: list[Candidate]) -> list[Candidate]:
-        seen = {key.key_id for key in offered}
-        everyone = (self.keys[i] for i in self.ready[offset:] + self.ready[:offset])
-        return [key for key in everyone if key.key_id not in seen]
+    def rest(self, offset: int, offered: list[_Offer]) -> list[_Offer]:
+        seen = {key.key_id for _, key in offered}
+        everyone = (self.offers[i] for i in self.ready[offset:] + self.ready[:offset])
+        return [offer for offer in everyone if offer[1].key_id not in seen]
 
 
 class _View:
@@ -113,20 +116,22 @@ class Roster:
         self,
         keys: Iterable[Candidate],
         strategy: str = "spread",
-        lock: Callable[[], AbstractContextManager[object]] = nullcontext,
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
         """Take the *keys* in the order of keys.json.
 
         Args:
             keys: All keys of the pool that have a value.
             strategy: `spread`, `fill` or `sticky`.
-            lock: Gives a context manager that lets one caller in at a time.
+            lock: Lets one caller in at a time, again and again.
         """
         self.keys = {key.key_id: key for key in keys if key.active}
         self.spread = strategy == "spread"
         self._sticky = strategy == "sticky"
         self._views: dict[tuple[str, str | None], _View] = {}
-        self._lock = lock
+        self._lock: AbstractContextManager[object] = lock or nullcontext()
+        self._crowded = False
+        """A window was full once, so that what is given back may matter."""
 
     def of_project(self, project: str) -> tuple[Candidate, ...]:
         """List the keys that may touch what *project* has stored."""
@@ -144,42 +149,46 @@ class Roster:
             draw: A random number in [0, 1).
         """
         view = self._view(info)
-        for rank, group in enumerate(view.groups):
-            with self._lock():
-                group.unpark(now)
+        for group in view.groups:
+            with self._lock:
+                if group.until:
+                    group.unpark(now)
                 offset = self._offset(group, info, draw)
                 first = group.first(offset)
-            yield from _chunks(rank, first, excluded)
+            if offer := _left(first, excluded):
+                yield offer
             if len(group.keys) > SHORTLIST and len(first) == SHORTLIST:
-                with self._lock():
+                with self._lock:
                     rest = group.rest(offset, first)
-                yield from _chunks(rank, rest, excluded)
+                yield from _chunks(rest, excluded)
             if group.full:
-                with self._lock():
+                with self._lock:
                     asked_again = group.worth_asking(info)
-                yield from _chunks(rank, asked_again, excluded)
+                yield from _chunks(asked_again, excluded)
 
     def park(self, info: CallInfo, blocks: Mapping[str, Block], now: float) -> None:
         """Do not offer these keys for calls like *info* before they may serve again."""
         view = self._view(info)
-        with self._lock():
+        with self._lock:
             for key_id, block in blocks.items():
                 place = view.places.get(key_id)
                 if place and block.until > now and block.reason not in _NEVER_PARKED:
-                    place[0].park(place[1], block, _size(block.reason, info), now)
+                    size = _size(block.reason, info)
+                    self._crowded = self._crowded or size is not None
+                    place[0].park(place[1], block, size, now)
 
     def relieve(self, key_id: str) -> None:
         """Some of what was reserved with this key was given back: its windows may have room."""
-        for view in tuple(self._views.values()):
+        for view in tuple(self._views.values()) if self._crowded else ():
             place = view.places.get(key_id)
             if place and place[1] in place[0].full:
-                with self._lock():
+                with self._lock:
                     place[0].relieve(place[1])
 
     def parked(self, info: CallInfo) -> dict[str, Block]:
         """Tell why each key that is not offered is not."""
         view = self._view(info)
-        with self._lock():
+        with self._lock:
             return {
                 group.keys[index].key_id: block
                 for group in view.groups
@@ -188,14 +197,14 @@ class Roster:
 
     def forget(self) -> None:
         """Offer every key again: one was replaced or reset."""
-        with self._lock():
+        with self._lock:
             self._views.clear()
 
     def _view(self, info: CallInfo) -> _View:
         name = (info.model, info.workload)
         view = self._views.get(name)
         if view is None:
-            with self._lock():
+            with self._lock:
                 while len(self._views) >= VIEWS:
                     del self._views[next(iter(self._views))]
                 view = self._views[name] = self._order(info)
@@ -208,7 +217,7 @@ class Roster:
             other_work = info.workload is not None and key.workload != info.workload
             name = (key.priority >= LAST_RESORT, rank, other_work, key.priority)
             groups.setdefault(name, []).append(key)
-        return _View([_Group(groups[name]) for name in sorted(groups)])
+        return _View([_Group(rank, groups[name]) for rank, name in enumerate(sorted(groups))])
 
     def _offset(self, group: _Group, info: CallInfo, draw: float) -> int:
         if self._sticky and info.conversation:
@@ -225,9 +234,13 @@ def _size(reason: str, info: CallInfo) -> float | None:
     return info.requests if reason in ("rpm", "rpd") else None
 
 
-def _chunks(
-    rank: int, keys: list[Candidate], excluded: Mapping[str, object]
-) -> Iterator[Shortlist]:
-    offer = [(rank, key) for key in keys if key.key_id not in excluded]
-    for start in range(0, len(offer), SHORTLIST):
-        yield tuple(offer[start : start + SHORTLIST])
+def _chunks(offers: list[_Offer], excluded: Mapping[str, object]) -> Iterator[Shortlist]:
+    left = _left(offers, excluded)
+    for start in range(0, len(left), SHORTLIST):
+        yield left[start : start + SHORTLIST]
+
+
+def _left(offers: list[_Offer], excluded: Mapping[str, object]) -> Shortlist:
+    if not excluded:
+        return tuple(offers)
+    return tuple([offer for offer in offers if offer[1].key_id not in excluded])

@@ -27,7 +27,6 @@ _TAIL = 16_384
 """Characters in which the end of the content, and all that follows it, is looked for."""
 _META = '"usageMetadata"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
-_NAMING = ('"name"', 'ationToken"', 'PageToken"')
 _PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
@@ -100,10 +99,14 @@ def tokens_of_text(body: object) -> tuple[Usage, tuple[str, ...]]:
     In JSON a quote inside a text is escaped, so what a model writes cannot look like these keys.
     A response that may name something stored is parsed.
     """
-    if not isinstance(body, str) or any(marker in body for marker in _NAMING):
+    if not isinstance(body, str) or _may_name(body):
         return usage_of_text(body)
     counts = _PROMPT.findall(body, max(body.rfind(_META), 0))
     return (Usage(sum(map(int, counts))) if counts else NO_USAGE), ()
+
+
+def _may_name(body: str) -> bool:
+    return '"name"' in body or 'ationToken"' in body or 'PageToken"' in body
 
 
 def _read(text: str) -> Mapping[str, Any]:

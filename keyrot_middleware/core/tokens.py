@@ -1,8 +1,8 @@
 """How many input tokens a request will cost, before anybody has counted them.
 
 The estimate only has to reserve room: every response corrects the booking, and teaches
-`TokenScale` how far the next estimate for that model is off. So it is one walk over the body,
-cheap beside the SDK's own work, and it never decodes or counts base64 as text.
+`TokenScale` how far the next estimate for that model is off. So it is cheap beside the SDK's own
+work, and never decodes or counts base64 as text. The walk over the body is in reading.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from typing import Any
 
-__all__ = ["TokenScale", "estimate", "requests_of"]
+__all__ = ["COSTS", "SKIPPED", "TokenScale", "media_cost", "mime_of", "requests_of", "text_cost"]
 
 # "A token is equivalent to about 4 characters" (ai.google.dev/gemini-api/docs/tokens). Scripts of
 # two and three UTF-8 bytes a character have fewer: ~2.4 characters a token for Cyrillic, ~1.7 for
@@ -38,25 +38,6 @@ _FILE = 2_580.0
 _CACHE = 1_024.0
 """Cached content, or the history of an interaction: the least that Google caches."""
 
-_MAX_DEPTH = 100
-"""Levels looked at; protobuf's JSON parser refuses deeper ones."""
-_MAX_WIDTH = 250_000
-"""Containers in one level, more than a request may have bytes for; with the depth it ends the
-walk over a body that contains itself, which the SDK will refuse."""
-
-
-def estimate(body: Mapping[str, Any]) -> int:
-    """Estimate the input tokens of a request *body* (camelCase or snake_case, as it is sent)."""
-    below: list[Any] = []
-    total = _of_dict(body, below)
-    for _ in range(_MAX_DEPTH):
-        if not below or len(below) > _MAX_WIDTH:
-            break
-        level, below = below, []
-        for node in level:
-            total += _of_dict(node, below) if isinstance(node, dict) else _of_list(node, below)
-    return ceil(total)
-
 
 def requests_of(verb: str, body: Mapping[str, Any]) -> int:
     """Tell what a request counts towards RPM: each item of a batchEmbedContents is one."""
@@ -66,18 +47,20 @@ def requests_of(verb: str, body: Mapping[str, Any]) -> int:
     return 1
 
 
-def _text(value: str) -> float:
+def text_cost(value: str) -> float:
+    """Give the cost of a text."""
     count = len(value)
     extra = 0 if value.isascii() else len(value.encode("utf-8", "surrogatepass")) - count
     return count * _PER_CHAR + extra * _PER_EXTRA_BYTE
 
 
-def _mime(node: Mapping[str, Any]) -> str | None:
+def mime_of(node: Mapping[str, Any]) -> str | None:
+    """Tell the media type that an object names, in lower case."""
     mime = node.get("mimeType") or node.get("mime_type")
     return mime.lower() if isinstance(mime, str) else None
 
 
-def _media(mime: str, size: int) -> float:
+def media_cost(mime: str, size: int) -> float:
     """Give the cost of *size* bytes; what has no rate of its own is read as text."""
     family = mime.partition("/")[0]
     if family == "image":
@@ -87,20 +70,20 @@ def _media(mime: str, size: int) -> float:
 
 
 def _inline(node: Mapping[str, Any], value: str) -> float:
-    mime = _mime(node)
-    return _text(value) if mime is None else _media(mime, len(value) * 3 // 4)
+    mime = mime_of(node)
+    return text_cost(value) if mime is None else media_cost(mime, len(value) * 3 // 4)
 
 
 def _encoded(node: Mapping[str, Any], value: str) -> float:
-    return _media(_mime(node) or "image/", len(value) * 3 // 4)
+    return media_cost(mime_of(node) or "image/", len(value) * 3 // 4)
 
 
 def _file(node: Mapping[str, Any], value: str) -> float:
-    return _IMAGE if (_mime(node) or "").startswith("image/") else _FILE
+    return _IMAGE if (mime_of(node) or "").startswith("image/") else _FILE
 
 
 def _uri(node: Mapping[str, Any], value: str) -> float:
-    return _text(value) if _mime(node) is None else _file(node, value)
+    return text_cost(value) if mime_of(node) is None else _file(node, value)
 
 
 def _cache(node: Mapping[str, Any], value: str) -> float:
@@ -111,7 +94,7 @@ def _nothing(node: Mapping[str, Any], value: str) -> float:
     return 0.0
 
 
-_RULES: dict[str, Callable[[Mapping[str, Any], str], float]] = {
+COSTS: dict[str, Callable[[Mapping[str, Any], str], float]] = {
     "data": _inline,
     "bytesBase64Encoded": _encoded,
     "imageBytes": _encoded,
@@ -130,35 +113,7 @@ _RULES: dict[str, Callable[[Mapping[str, Any], str], float]] = {
 }
 """What a string under a key costs, where that is not the cost of its text."""
 
-_SKIPPED = frozenset({"_url", "_query", "safetySettings", "toolConfig", "labels"})
-
-
-def _of_dict(node: Mapping[str, Any], below: list[Any]) -> float:
-    """Cost one object, and put what is inside it on *below*; a key or a number is one token."""
-    total = 0.0
-    for key, value in node.items():
-        if isinstance(value, str):
-            rule = _RULES.get(key)
-            total += _text(value) if rule is None else rule(node, value)
-        elif isinstance(value, (dict, list, tuple)):
-            if key not in _SKIPPED:
-                total += 1
-                below.append(value)
-        elif isinstance(value, (bytes, bytearray)):
-            total += _media(_mime(node) or "image/", len(value))
-        else:
-            total += 1
-    return total
-
-
-def _of_list(node: list[Any] | tuple[Any, ...], below: list[Any]) -> float:
-    total = 0.0
-    for value in node:
-        if isinstance(value, (dict, list, tuple)):
-            below.append(value)
-        else:
-            total += _text(value) if isinstance(value, str) else 1
-    return total
+SKIPPED = frozenset({"_url", "_query", "safetySettings", "toolConfig", "labels"})
 
 
 _SIZES = 32

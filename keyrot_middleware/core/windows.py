@@ -145,6 +145,8 @@ class Quota:
     """What one project has used of one model bucket, and the limits learned for it."""
 
     __slots__ = (
+        "calm_from",
+        "calm_until",
         "day_end",
         "day_requests",
         "learned",
@@ -158,6 +160,8 @@ class Quota:
 
     def __init__(self) -> None:
         self.minute = -1
+        self.calm_from = self.calm_until = 0.0
+        """Between these times no window opens or ends, and no edge is near."""
         self.requests = self.requests_next = 0
         self.tokens = self.tokens_next = 0
         self.day_end = 0.0
@@ -167,6 +171,8 @@ class Quota:
 
     def roll(self, now: float) -> bool:
         """Open the windows of *now*; True where it falls within the guard of a minute's edge."""
+        if self.calm_from <= now < self.calm_until:
+            return False
         first = int((now - GUARD_S) // 60)
         if first > self.minute:
             kept = first == self.minute + 1
@@ -177,6 +183,10 @@ class Quota:
             self.day_end, self.day_requests = next_pacific_midnight(now), 0
         if now >= self.learned_until:
             self.learned = NO_LIMITS
+        self.calm_from = self.minute * 60 + GUARD_S
+        self.calm_until = min((self.minute + 1) * 60 - GUARD_S, self.day_end)
+        if self.learned is not NO_LIMITS:
+            self.calm_until = min(self.calm_until, self.learned_until)
         return int((now + GUARD_S) // 60) > self.minute
 
     def limits(self, configured: Limits) -> Limits:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+)
 from contextlib import suppress
-from typing import Any, Protocol
+from types import CoroutineType
+from typing import Any, ClassVar, Protocol
 
 from ..core.commands import (
     Acquire,
@@ -13,7 +21,6 @@ from ..core.commands import (
     Command,
     Done,
     Failed,
-    Now,
     Opened,
     Owner,
     Refresh,
@@ -26,9 +33,10 @@ from ..core.commands import (
     throw,
 )
 from ..core.model import Lease, Unavailable
-from ..telemetry.base import Watch, untold
+from ..telemetry.base import Watch
 from .guard import fault
-from .pool import Pool, unbooked
+from .performer import Performer
+from .pool import unbooked
 
 __all__ = ["AsyncPerformer", "AsyncRelay", "AsyncStream", "run", "run_stream"]
 
@@ -46,52 +54,38 @@ class AsyncStream(Protocol):
         """Close the SDK's own generator."""
 
 
-class AsyncPerformer:
-    """Do what a flow asks for, blocking only the task."""
+class AsyncPerformer(Performer):
+    """The same, blocking only the task: what has to wait is given as a coroutine."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        send: Callable[[Lease], Awaitable[Done | Opened | Failed]],
-        watch: Watch | None = None,
-    ) -> None:
-        self._pool = pool
-        self._send_request = send
-        self.watch = watch
-        self._untold = untold(watch)
+    __slots__ = ()
 
-    async def __call__(self, command: Command) -> Any:
-        """Perform *command*, watched; give its reply."""
-        watch = self.watch
-        if watch is None or type(command) in self._untold:
-            return await _DO[type(command)](self, command)
+    def __call__(self, command: Command) -> Any:
+        """Perform *command*, watched; give its reply, or a coroutine that does."""
+        if self.watch is None:
+            return self.does[type(command)](self, command)
+        return self._watched(command, self.watch)
+
+    async def _watched(self, command: Command, watch: Watch) -> Any:
         watch.before(command)
         try:
-            reply = await _DO[type(command)](self, command)
+            reply = self.does[type(command)](self, command)
+            if type(reply) is CoroutineType:
+                reply = await reply
         except BaseException as error:
             watch.after(command, error)
             raise
         watch.after(command, reply)
         return reply
 
-    def finish(self, error: BaseException | None) -> None:
-        """Tell the watch that the call is over."""
-        if self.watch is not None:
-            self.watch.finish(error)
-
     def settle_now(self, command: Command) -> float | None:
         """Settle without waiting: for a stream that is collected outside of any task."""
-        if isinstance(command, Settle) and command.lease.books is not None:
-            try:
-                return self._pool.state.settle(command.lease, command.outcome, command.names)
-            except Exception:
-                fault("state")
-        return None
+        return self._book(command) if isinstance(command, Settle) else None
 
-    async def _now(self, _command: Now) -> tuple[float, float]:
-        return self._pool.clock.time(), self._pool.draw()
+    def _acquire(self, command: Acquire) -> Any:
+        instant = self._pool.state.instant
+        return super()._acquire(command) if instant else self._acquire_far(command)
 
-    async def _acquire(self, command: Acquire) -> Lease | Unavailable:
+    async def _acquire_far(self, command: Acquire) -> Lease | Unavailable:
         state = self._pool.state
         try:
             return await state.aacquire(command.info, command.candidates, spread=command.spread)
@@ -99,52 +93,67 @@ class AsyncPerformer:
             fault("state")
             return unbooked(command, self._pool.clock.time())
 
-    async def _send(self, command: Send) -> Done | Opened | Failed:
-        watch = self.watch
-        if watch is None or not watch.thorough:
-            return await self._send_request(command.lease)
+    def _send(self, command: Send) -> Awaitable[Done | Opened | Failed]:
+        sent: Awaitable[Done | Opened | Failed] = (
+            self._send_request(command.lease)
+            if self.watch is None
+            else self._send_attached(command, self.watch)
+        )
+        return sent
+
+    async def _send_attached(self, command: Send, watch: Watch) -> Done | Opened | Failed:
         token = watch.attach()
         try:
-            return await self._send_request(command.lease)
+            reply: Done | Opened | Failed = await self._send_request(command.lease)
+            return reply
         finally:
             watch.detach(token)
 
-    async def _settle(self, command: Settle) -> float | None:
+    def _settle(self, command: Settle) -> Any:
+        instant = self._pool.state.instant
+        return super()._settle(command) if instant else self._settle_far(command)
+
+    async def _settle_far(self, command: Settle) -> float | None:
         state, lease = self._pool.state, command.lease
-        self._pool.witness(command)
+        until: float | None = None
         try:
-            if lease.books is None:
-                return None
-            if state.instant:
-                return state.settle(lease, command.outcome, command.names)
-            return await _shielded(state.asettle(lease, command.outcome, command.names))
+            if lease.books is not None:
+                until = await _shielded(state.asettle(lease, command.outcome, command.names))
         except Exception:
             fault("state")
-            return None
+        if command.outcome.verdict is not None:
+            self._pool.witness(command)
+            self.changed(command, until)
+        return until
 
-    async def _owner(self, command: Owner) -> tuple[str, str] | None:
+    def _owner(self, command: Owner) -> Any:
+        return super()._owner(command) if self._pool.state.instant else self._owner_far(command)
+
+    async def _owner_far(self, command: Owner) -> tuple[str, str] | None:
         try:
             return await self._pool.state.aowner(command.names)
         except Exception:
             fault("state")
             return None
 
-    async def _refresh(self, command: Refresh) -> bool:
-        return await asyncio.to_thread(self._pool.refresh, command.key_id)
+    async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
+        replaced = await asyncio.to_thread(self._pool.refresh, command.key_id)
+        self.changed(command, replaced)
+        return replaced
 
-    async def _sleep(self, command: Sleep) -> None:
+    async def _sleep(self, command: Sleep) -> None:  # type: ignore[override]  # awaited
+        self.changed(command)
         await self._pool.clock.asleep(command.seconds)
 
-
-_DO: dict[type, Callable[[AsyncPerformer, Any], Awaitable[Any]]] = {
-    Now: AsyncPerformer._now,
-    Acquire: AsyncPerformer._acquire,
-    Send: AsyncPerformer._send,
-    Settle: AsyncPerformer._settle,
-    Owner: AsyncPerformer._owner,
-    Refresh: AsyncPerformer._refresh,
-    Sleep: AsyncPerformer._sleep,
-}
+    does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
+        **Performer.does,
+        Acquire: _acquire,
+        Send: _send,
+        Settle: _settle,
+        Owner: _owner,
+        Refresh: _refresh,
+        Sleep: _sleep,
+    }
 
 
 async def run(flow: Steps, perform: AsyncPerformer) -> Any:
@@ -175,7 +184,9 @@ async def _drive(
     try:
         while until is None or not isinstance(command, until):
             try:
-                reply = await perform(command)
+                reply = perform(command)
+                if type(reply) is CoroutineType:
+                    reply = await reply
             except BaseException as error:
                 command = throw(flow, error)
             else:

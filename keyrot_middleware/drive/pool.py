@@ -17,7 +17,7 @@ from ..core.roster import Roster
 from ..core.tokens import TokenScale
 from ..secrets.ring import Ring
 from ..state.base import State
-from ..telemetry.base import Observer
+from ..telemetry.base import Chronicle, Observer
 from .guard import fault
 
 __all__ = ["Clock", "Pool", "SystemClock", "unbooked"]
@@ -62,6 +62,7 @@ class Pool:
     ring: Ring
     policy: RetryPolicy
     observers: Sequence[Observer] = ()
+    chronicles: Sequence[Chronicle] = ()
     clock: Clock = field(default_factory=SystemClock)
     scale: TokenScale = field(default_factory=TokenScale)
     draw: Callable[[], float] = random.random

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
-from ..core.commands import (
-    Acquire,
-    Closed,
-    Command,
-    Done,
-    Failed,
-    Now,
-    Opened,
-    Owner,
-    Refresh,
-    Relay,
-    Send,
-    Settle,
-    Sleep,
-    Steps,
-    StreamEnd,
-    throw,
-)
-from ..core.model import Lease, Unavailable
-from ..telemetry.base import Watch, untold
-from .guard import fault
-from .pool import Pool, unbooked
+from ..core.commands import Closed, Relay, Steps, StreamEnd, throw
+from ..telemetry.base import Watch
+from .performer import Performer
 
 __all__ = ["Performer", "Stream", "run", "run_stream"]
 
@@ -43,94 +24,6 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Close the SDK's own generator."""
-
-
-class Performer:
-    """Do what a flow asks for, blocking the thread."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        send: Callable[[Lease], Done | Opened | Failed],
-        watch: Watch | None = None,
-    ) -> None:
-        self._pool = pool
-        self._send_request = send
-        self.watch = watch
-        self._untold = untold(watch)
-
-    def __call__(self, command: Command) -> Any:
-        """Perform *command*, watched; give its reply."""
-        watch = self.watch
-        if watch is None or type(command) in self._untold:
-            return _DO[type(command)](self, command)
-        watch.before(command)
-        try:
-            reply = _DO[type(command)](self, command)
-        except BaseException as error:
-            watch.after(command, error)
-            raise
-        watch.after(command, reply)
-        return reply
-
-    def finish(self, error: BaseException | None) -> None:
-        """Tell the watch that the call is over."""
-        if self.watch is not None:
-            self.watch.finish(error)
-
-    def _now(self, _command: Now) -> tuple[float, float]:
-        return self._pool.clock.time(), self._pool.draw()
-
-    def _acquire(self, command: Acquire) -> Lease | Unavailable:
-        try:
-            return self._pool.state.acquire(command.info, command.candidates, spread=command.spread)
-        except Exception:
-            fault("state")
-            return unbooked(command, self._pool.clock.time())
-
-    def _send(self, command: Send) -> Done | Opened | Failed:
-        watch = self.watch
-        if watch is None or not watch.thorough:
-            return self._send_request(command.lease)
-        token = watch.attach()
-        try:
-            return self._send_request(command.lease)
-        finally:
-            watch.detach(token)
-
-    def _settle(self, command: Settle) -> float | None:
-        self._pool.witness(command)
-        try:
-            if command.lease.books is None:
-                return None
-            return self._pool.state.settle(command.lease, command.outcome, command.names)
-        except Exception:
-            fault("state")
-            return None
-
-    def _owner(self, command: Owner) -> tuple[str, str] | None:
-        try:
-            return self._pool.state.owner(command.names)
-        except Exception:
-            fault("state")
-            return None
-
-    def _refresh(self, command: Refresh) -> bool:
-        return self._pool.refresh(command.key_id)
-
-    def _sleep(self, command: Sleep) -> None:
-        self._pool.clock.sleep(command.seconds)
-
-
-_DO: dict[type, Callable[[Performer, Any], Any]] = {
-    Now: Performer._now,
-    Acquire: Performer._acquire,
-    Send: Performer._send,
-    Settle: Performer._settle,
-    Owner: Performer._owner,
-    Refresh: Performer._refresh,
-    Sleep: Performer._sleep,
-}
 
 
 def run(flow: Steps, perform: Performer) -> Any:

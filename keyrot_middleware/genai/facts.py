@@ -9,12 +9,19 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..core.affinity import conversation, is_pinned, is_repeatable, names_in, parse_path
+from ..core.affinity import (
+    conversation,
+    is_pinned,
+    is_repeatable,
+    names_in,
+    parse_path,
+)
 from ..core.commands import Done, Failed
 from ..core.failures import Facts
 from ..core.model import CallInfo
+from ..core.reading import read_body
 from ..core.stream import tokens_of_text, usage_of_text
-from ..core.tokens import TokenScale, estimate, requests_of
+from ..core.tokens import TokenScale, requests_of
 from .redact import Redact, clean
 
 __all__ = [
@@ -74,11 +81,10 @@ class InForce(NamedTuple):
 def in_force(api_client: Any, options: Any) -> InForce:
     """Read the options in force."""
     shared = api_client._http_options
-    extra, retry = option(shared, "extra_body"), option(shared, "retry_options")
     if options is None:
-        return InForce(extra, retry)
+        return InForce(shared.extra_body, shared.retry_options)
     own = option(options, "extra_body"), option(options, "retry_options")
-    return InForce(own[0] or extra, own[1] or retry)
+    return InForce(own[0] or shared.extra_body, own[1] or shared.retry_options)
 
 
 def call_info(
@@ -88,9 +94,11 @@ def call_info(
     body = asked.request_dict if isinstance(asked.request_dict, dict) else {}
     extra = options.extra_body if isinstance(options.extra_body, dict) else None
     route = parse_path(asked.http_method, asked.path)
-    names = names_in(asked.path, body, extra)
+    tokens, names = read_body({**body, **extra} if extra else body)
+    if extra:  # which the SDK merges level by level, so that nothing of the body is lost
+        names += read_body(body)[1]
+    names = names_in(asked.path, names)
     pinned = is_pinned(asked.http_method, route, names)
-    tokens = estimate({**body, **extra} if extra else body)
     return CallInfo(
         model=route.model,
         verb=route.verb,

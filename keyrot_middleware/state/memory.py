@@ -86,11 +86,12 @@ class MemoryState(State):
             for group, key in shortlist:
                 if best is not None and (group != best_group or not spread):
                     break
-                quota = self._quota(key.project, bucket)
+                quota = self._quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
                 edge = quota.roll(now)
-                limits = quota.limits(key.limits)
+                limits = key.limits if quota.learned is NO_LIMITS else quota.limits(key.limits)
                 block = self._resting(key, bucket, info.verb, now) if self._cooldowns else None
-                block = block or self._full(key, quota, limits, info, now, edge=edge)
+                if block is None and limits is not NO_LIMITS:
+                    block = self._full(key, quota, limits, info, now, edge=edge)
                 if block is not None:
                     blocks[key.key_id] = block
                     continue
@@ -188,8 +189,6 @@ class MemoryState(State):
         *,
         edge: bool,
     ) -> Block | None:
-        if limits is NO_LIMITS:
-            return None
         most = limits.max_concurrency
         if most is not None and self._under_way.get(key.key_id, 0) >= most:
             return Block("concurrency", now + PROBE_POLL_S, waitable=True)

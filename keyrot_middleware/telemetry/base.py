@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ..core.commands import Acquire, Command, Now, Owner, Relay, Send
+from ..core.commands import Command, Refresh, Settle, Sleep
+from ..core.flow import Exhausted
 from ..core.model import CallInfo
 
-__all__ = ["Fault", "Observer", "Watch", "Watches", "untold", "watch"]
+__all__ = ["Chronicle", "Fault", "Observer", "Watch", "Watches", "tell", "watch"]
 
 Fault = Callable[[str], None]
 """Called inside an `except` block with the name of the room that failed."""
 
 
 class Watch(Protocol):
-    """Follow one call. All its state lives here, for concurrent calls never mix.
-
-    A watch with `thorough` False is told of what changes the pool only (a Settle, a Sleep, a
-    Refresh, the end of the call), and is never attached: so it costs a good call next to nothing.
-    """
-
-    @property
-    def thorough(self) -> bool:
-        """Tell whether it wants every command."""
+    """Follow one call from command to command. Its state lives here: concurrent calls never mix."""
 
     def before(self, command: Command) -> None:
         """Learn that *command* is about to be performed."""
@@ -48,58 +41,59 @@ class Observer(Protocol):
         """Begin to watch a call, or decline at next to no cost."""
 
 
+class Chronicle(Protocol):
+    """Learn what is felt by more than one call. A call that goes well is not told of at all."""
+
+    def changed(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
+        """Learn of a settled failure, of a wait that begins, of a key that was looked up again."""
+
+    def refused(self, info: CallInfo, error: Exhausted) -> None:
+        """Learn that no key could serve a call."""
+
+
 class Watches:
     """Several watches as one, none of which can change or break the call."""
 
-    __slots__ = ("_fault", "_watches", "thorough")
+    __slots__ = ("_fault", "_watches")
 
     def __init__(self, watches: Sequence[Watch], fault: Fault) -> None:
         self._watches = watches
         self._fault = fault
-        self.thorough = any(watch.thorough for watch in watches)
 
     def before(self, command: Command) -> None:
         """Tell every watch."""
-        for one in self._watches:
-            self._try(one.before, command)
+        tell(self._watches, "before", self._fault, command)
 
     def after(self, command: Command, reply: Any) -> None:
         """Tell every watch."""
-        for one in self._watches:
-            self._try(one.after, command, reply)
+        tell(self._watches, "after", self._fault, command, reply)
 
     def attach(self) -> object:
         """Attach every watch; give the tokens."""
-        return [self._try(one.attach) for one in self._watches]
+        return tell(self._watches, "attach", self._fault)
 
     def detach(self, token: object) -> None:
         """Detach every watch, the last attached first."""
         tokens: list[object] = token  # type: ignore[assignment]  # what attach() gave
         for one, own in zip(reversed(self._watches), reversed(tokens), strict=True):
-            self._try(one.detach, own)
+            tell((one,), "detach", self._fault, own)
 
     def finish(self, error: BaseException | None) -> None:
         """Tell every watch."""
-        for one in self._watches:
-            self._try(one.finish, error)
+        tell(self._watches, "finish", self._fault, error)
 
-    def _try(self, told: Callable[..., object], *what: object) -> object:
+
+def tell(listeners: Iterable[object], what: str, fault: Fault, *values: object) -> list[object]:
+    """Call the method *what* of each listener, survive what it raises, and give the replies."""
+    replies: list[object] = []
+    for one in listeners:
+        reply = None
         try:
-            return told(*what)
+            reply = getattr(one, what)(*values)
         except Exception:
-            self._fault("telemetry")
-            return None
-
-
-_ROUTINE = frozenset({Now, Acquire, Send, Relay, Owner})
-"""What a call that goes well asks for; the other commands change something or wait."""
-
-_UNTOLD = frozenset({Now})
-
-
-def untold(watch: Watch | None) -> frozenset[type]:
-    """Tell which commands a watch is not told of."""
-    return _UNTOLD if watch is not None and watch.thorough else _ROUTINE
+            fault("telemetry")
+        replies.append(reply)
+    return replies
 
 
 def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch | None:
@@ -111,5 +105,6 @@ def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch 
         except Exception:
             fault("telemetry")
         else:
-            watches += [one] if one is not None else []
+            if one is not None:
+                watches.append(one)
     return Watches(watches, fault) if watches else None

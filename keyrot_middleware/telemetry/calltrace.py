@@ -23,8 +23,6 @@ __all__ = ["CallTrace"]
 class CallTrace:
     """Follow one call. Spans begin with its first command: a stream may never be read."""
 
-    thorough = True
-
     __slots__ = (
         "_attempt", "_call", "_degraded", "_here", "_info", "_last",
         "_pool", "_tracer", "_wanted",

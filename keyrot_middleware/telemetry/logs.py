@@ -27,46 +27,70 @@ LONG_S = 3_600.0
 
 
 class LogObserver:
-    """Log calls under the logger `keyrot_middleware`."""
+    """Log under the logger `keyrot_middleware`: changes always, each step at DEBUG."""
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
 
     def start(self, info: CallInfo) -> Watch | None:
-        """Follow a call as closely as the logger's level asks for."""
-        if not _log.isEnabledFor(logging.WARNING):
-            return None
-        if _log.isEnabledFor(logging.DEBUG):
-            return _Decisions(self._pool, info)
-        return _Changes(self._pool, info)
+        """Follow each step of a call, if the logger's level asks for that."""
+        return _Decisions(self._pool, info) if _log.isEnabledFor(logging.DEBUG) else None
+
+    def changed(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
+        """Log a wait, a rest, a retirement, a new value."""
+        if isinstance(command, Sleep):
+            level = logging.INFO if command.why == "key" else logging.DEBUG
+            why = "for a key" if command.why == "key" else "before the next try"
+            _say(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
+        elif isinstance(command, Settle):
+            verdict = command.outcome.verdict
+            if verdict is not None and isinstance(reply, int | float):
+                self._rest(info, command.lease, verdict, reply)
+        elif reply is True:
+            text = "key %s has a new value and serves again"
+            _say(self._pool, info, logging.INFO, text, command.key_id)
+
+    def refused(self, info: CallInfo, error: Exhausted) -> None:
+        """Log that no key can serve."""
+        reasons = "; ".join(blocked(error)) or "it has none for this call"
+        _say(self._pool, info, logging.WARNING, "no key can serve: %s", reasons)
+
+    def _rest(self, info: CallInfo, lease: Lease, verdict: Verdict, until: float) -> None:
+        cause = describe(verdict)
+        if not isfinite(until):
+            text = "%s out of service until it is replaced: %s"
+            _say(self._pool, info, logging.WARNING, text, _whom(lease, verdict.scope), cause)
+            return
+        wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
+        level = logging.WARNING if wide or until - lease.at >= LONG_S else logging.INFO
+        whom = _whom(lease, verdict.scope)
+        _say(self._pool, info, level, "%s rests until %s: %s", whom, at_time(until), cause)
 
 
-class _Changes:
-    """Follow one call and log only what changes the pool. Nearly every method does nothing."""
+class _Decisions:
+    """Follow one call and log every step."""
 
     __slots__ = ("_info", "_pool")
-
-    thorough = False
 
     def __init__(self, pool: str, info: CallInfo) -> None:
         self._pool = pool
         self._info = info
 
     def before(self, command: Command) -> None:
-        """Log a wait."""
-        if type(command) is Sleep:
-            level = logging.INFO if command.why == "key" else logging.DEBUG
-            why = "for a key" if command.why == "key" else "before the next try"
-            self._say(level, "waits %.1f s %s", command.seconds, why)
+        """Log what is about to be sent."""
+        if type(command) is Send:
+            text = "attempt %d goes out with key %s"
+            self._say(text, command.attempt, command.lease.key_id)
 
     def after(self, command: Command, reply: Any) -> None:
-        """Log a rest, a retirement, a new value."""
-        if type(command) is Settle:
-            verdict = command.outcome.verdict
-            if verdict is not None and isinstance(reply, int | float):
-                self._rest(command.lease, verdict, reply)
-        elif type(command) is Refresh and reply is True:
-            self._say(logging.INFO, "key %s has a new value and serves again", command.key_id)
+        """Log what came of it."""
+        if type(command) is Acquire:
+            self._acquired(reply)
+        elif type(command) is Send and isinstance(reply, Failed):
+            error = type(reply.error).__name__
+            self._say("key %s failed with %s", command.lease.key_id, error)
+        elif type(command) is Settle:
+            self._settled(command)
 
     def attach(self) -> None:
         """Do nothing: a log line has no context."""
@@ -75,74 +99,33 @@ class _Changes:
         """Do nothing."""
 
     def finish(self, error: BaseException | None) -> None:
-        """Log that no key can serve."""
-        if type(error) is Exhausted:
-            reasons = "; ".join(blocked(error)) or "it has none for this call"
-            self._say(logging.WARNING, "no key can serve: %s", reasons)
-
-    def _rest(self, lease: Lease, verdict: Verdict, until: float) -> None:
-        cause = describe(verdict)
-        if not isfinite(until):
-            text = "%s out of service until it is replaced: %s"
-            self._say(logging.WARNING, text, _whom(lease, verdict.scope), cause)
-            return
-        wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
-        level = logging.WARNING if wide or until - lease.at >= LONG_S else logging.INFO
-        whom = _whom(lease, verdict.scope)
-        self._say(level, "%s rests until %s: %s", whom, at_time(until), cause)
-
-    def _say(self, level: int, text: str, *values: object) -> None:
-        if _log.isEnabledFor(level):
-            about = self._info.model or self._info.verb
-            _log.log(level, f"pool %s, %s: {text}", self._pool, about, *values)
-
-
-class _Decisions(_Changes):
-    """Follow one call and log every step."""
-
-    __slots__ = ()
-
-    thorough = True
-
-    def before(self, command: Command) -> None:
-        """Log what is about to be sent."""
-        super().before(command)
-        if type(command) is Send:
-            text = "attempt %d goes out with key %s"
-            self._say(logging.DEBUG, text, command.attempt, command.lease.key_id)
-
-    def after(self, command: Command, reply: Any) -> None:
-        """Log what came of it."""
-        super().after(command, reply)
-        if type(command) is Acquire:
-            self._acquired(reply)
-        elif type(command) is Send and isinstance(reply, Failed):
-            error = type(reply.error).__name__
-            self._say(logging.DEBUG, "key %s failed with %s", command.lease.key_id, error)
-        elif type(command) is Settle:
-            self._settled(command)
-
-    def finish(self, error: BaseException | None) -> None:
         """Log how it ended."""
-        super().finish(error)
         end = "done" if error is None else f"ended by {type(error).__name__}"
-        self._say(logging.DEBUG, "%s", end)
+        self._say("%s", end)
+
+    def _say(self, text: str, *values: object) -> None:
+        _say(self._pool, self._info, logging.DEBUG, text, *values)
 
     def _acquired(self, reply: Any) -> None:
         if not isinstance(reply, Lease):
-            self._say(logging.DEBUG, "none of %d keys can serve", len(reply.blocks))
+            self._say("none of %d keys can serve", len(reply.blocks))
             return
         how = " without a booking" if reply.books is None else " as a probe" if reply.probe else ""
         alone = " by this process alone" if reply.degraded else ""
         text = "lease of key %s%s, %d input tokens reserved%s"
-        self._say(logging.DEBUG, text, reply.key_id, how, reply.tokens, alone)
+        self._say(text, reply.key_id, how, reply.tokens, alone)
 
     def _settled(self, command: Settle) -> None:
         kind, verdict, usage = command.outcome
         end = describe(verdict) if verdict is not None else kind.value
         tokens = f"{_count(usage.input_tokens)} input and {_count(usage.output_tokens)} output"
         text = "key %s settled: %s, %s tokens"
-        self._say(logging.DEBUG, text, command.lease.key_id, end, tokens)
+        self._say(text, command.lease.key_id, end, tokens)
+
+
+def _say(pool: str, info: CallInfo, level: int, text: str, *values: object) -> None:
+    if _log.isEnabledFor(level):
+        _log.log(level, f"pool %s, %s: {text}", pool, info.model or info.verb, *values)
 
 
 def _whom(lease: Lease, scope: Scope) -> str:

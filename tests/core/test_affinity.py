@@ -18,6 +18,7 @@ from keyrot_middleware.core.affinity import (
     names_in,
     parse_path,
 )
+from keyrot_middleware.core.reading import read_body
 
 GENERATE = "models/gemini-2.5-flash:generateContent"
 HOST = "https://generativelanguage.googleapis.com"
@@ -117,7 +118,7 @@ def test_paths_are_read_as_the_sdk_writes_them(
 )
 def test_a_path_names_what_it_touches(path: str, names: tuple[str, ...]) -> None:
     """A resource, its sub-resources and its actions have one name; a page token names its list."""
-    assert names_in(path, {}) == names
+    assert names_in(path) == names
 
 
 @pytest.mark.parametrize(
@@ -160,8 +161,7 @@ def test_a_body_names_stored_things_under_the_keys_that_hold_names(
     body: dict[str, Any], names: tuple[str, ...]
 ) -> None:
     """Every place of SURFACES.md 2 that the four request methods see is read."""
-    assert names_in(GENERATE, body) == names
-    assert names_in(GENERATE, {}, body) == names
+    assert read_body(body)[1] == names
 
 
 @pytest.mark.parametrize(
@@ -184,23 +184,23 @@ def test_a_body_names_stored_things_under_the_keys_that_hold_names(
 )
 def test_what_only_looks_like_a_name_is_none(body: dict[str, Any]) -> None:
     """Prompts, other hosts' addresses, and the data of tools name nothing stored."""
-    assert names_in(GENERATE, body) == ()
+    assert read_body(body)[1] == ()
 
 
 def test_path_and_body_names_come_together_once() -> None:
     """A thing named twice is listed once, the path's first."""
     body = {"fileName": "files/a", "name": "fileSearchStores/s"}
     expected = ("fileSearchStores/s", "files/a")
-    assert names_in("fileSearchStores/s:importFile", body) == expected
+    assert names_in("fileSearchStores/s:importFile", read_body(body)[1]) == expected
 
 
 def test_a_cyclic_body_comes_to_an_end() -> None:
     """A body that contains itself is left to the SDK to refuse."""
     body: dict[str, Any] = {"name": "files/a"}
     body["again"] = [body]
-    assert names_in(GENERATE, body) == ("files/a",)
+    assert read_body(body)[1] == ("files/a",)
     body["systemInstruction"] = body
-    assert names_in(GENERATE, body) == ("files/a",)
+    assert read_body(body)[1] == ("files/a",)
     assert len(conversation({"contents": [body["again"]]})) == 16
 
 
@@ -209,7 +209,7 @@ def test_a_long_token_is_kept_short_and_the_same() -> None:
     token = "a+/b" * 1_000
     (learned,) = names_from({"candidates": [{"continuationToken": token + "="}]})
     sent = token.replace("+", "-").replace("/", "_")
-    assert names_in(GENERATE, {"continuationToken": sent}) == (learned,)
+    assert read_body({"continuationToken": sent})[1] == (learned,)
     assert len(learned) < 64
     assert names_from({"nextPageToken": "a+/="}) == ("page:a+/=",)
 
@@ -282,7 +282,7 @@ def test_only_stateless_inference_goes_with_any_key(
 ) -> None:
     """What stores, or names something stored, stays with its owner; creates are sent once."""
     route = parse_path(method, path)
-    assert is_pinned(method, route, names_in(path, {})) is pinned
+    assert is_pinned(method, route, names_in(path)) is pinned
     assert is_repeatable(method, route) is repeatable
 
 
@@ -315,7 +315,7 @@ def test_a_conversation_keeps_its_digest() -> None:
 @given(BODIES)
 def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
     """Whatever a program or a server puts into a body, it is read."""
-    assert all(names_in(GENERATE, body, body))
+    assert all(read_body(body)[1])
     assert all(names_from(body))
     assert len(conversation(body)) in (0, 16)
 
@@ -324,4 +324,4 @@ def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
 @given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
 def test_no_path_makes_it_raise(method: str, path: str) -> None:
     """Whatever a path is, it is read."""
-    assert isinstance(is_pinned(method, parse_path(method, path), names_in(path, {})), bool)
+    assert isinstance(is_pinned(method, parse_path(method, path), names_in(path)), bool)

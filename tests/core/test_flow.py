@@ -56,7 +56,7 @@ def test_220_dead_keys_are_asked_once_each() -> None:
     assert len(dead) == len(set(dead)) == 220
     rig.sent.clear()
     tape = rig.flow()
-    sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
+    sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     assert rig.sent == ["good"]
 
 
@@ -67,7 +67,7 @@ def test_a_call_does_not_pass_by_keys_that_are_known_to_rest() -> None:
         rig.call()
     tapes = [rig.flow() for _ in range(3)]
     for tape in tapes:
-        sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
+        sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     assert sum(len(tape.of(Acquire)) for tape in tapes) <= 4
 
 
@@ -129,7 +129,7 @@ def test_a_key_is_looked_up_again_only_when_it_is_retired_for_good() -> None:
     rig.will("c", failure(403, "Permission denied: Consumer 'projects/1' has been suspended."))
     tape = rig.flow()
     with pytest.raises(Exception, match="suspended"):
-        sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
+        sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     assert tape.of(Refresh) == [Refresh("c")]
 
 

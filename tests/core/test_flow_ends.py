@@ -92,7 +92,7 @@ def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
     rig.will("a", reply)
     rig.will("b", lost("connect"))
     tape = rig.flow()
-    sync.run(tape, sync.Performer(rig.pool, rig.send))  # type: ignore[arg-type]
+    sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     first, second, third = tape.of(Settle)
     assert first.error is reply.error
     assert first.outcome.verdict.scope is Scope.PROJECT_MODEL

@@ -128,7 +128,7 @@ def test_views_are_per_model_and_workload_and_bounded() -> None:
 def test_no_lock_is_taken_twice() -> None:
     """With a plain lock each method also works for a model that no call has asked for yet."""
     lock = threading.Lock()
-    roster = Roster(many(3), "fill", lambda: lock)
+    roster = Roster(many(3), "fill", lock)
     assert roster.parked(INFO._replace(model="a")) == {}
     roster.park(INFO._replace(model="b"), {"k0": DEAD}, NOW)
     roster.forget()

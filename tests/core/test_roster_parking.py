@@ -130,7 +130,7 @@ def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
         def __exit__(self, *_: object) -> None:
             pass
 
-    roster = Roster(many(1), "fill", Lock)
+    roster = Roster(many(1), "fill", Lock())
     roster.park(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
     waiting.append(NOW + 31)
     roster.relieve("k0")

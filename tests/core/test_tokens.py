@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.tokens import TokenScale, estimate, requests_of
+from keyrot_middleware.core.reading import read_body
+from keyrot_middleware.core.tokens import TokenScale, requests_of
 
 TEXTS = st.text(alphabet=st.characters(), max_size=200)
 JSON_LIKE = st.recursive(
@@ -25,6 +26,11 @@ JSON_LIKE = st.recursive(
     max_leaves=20,
 )
 BODIES = st.dictionaries(st.sampled_from(["contents", "tools", "requests"]) | TEXTS, JSON_LIKE)
+
+
+def estimate(body: dict[str, Any]) -> int:
+    """Estimate the input tokens of a body."""
+    return read_body(body)[0]
 
 
 def body_of(*parts: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import iscoroutine
 from typing import Any
 
 import replies as r
@@ -160,7 +161,9 @@ class _Async(aio.AsyncPerformer):
 
     async def __call__(self, command: Any) -> Any:
         self.interrupts.before(command)
-        reply = await super().__call__(command)
+        reply = super().__call__(command)
+        if iscoroutine(reply):
+            reply = await reply
         self.interrupts.after(command)
         return reply
 
@@ -175,7 +178,7 @@ def run_sync(script: Script) -> tuple[Rig, list[Ran]]:
     rig, all_of_them = script.rig(), []
     for info, home, when, take in script.calls:
         ran = _begin(rig, info, home)
-        perform = _Sync(rig.pool, rig.send)
+        perform = _Sync(rig.pool, info, rig.send)
         perform.interrupts = _Interrupts(rig, ran, when)
         try:
             if script.stream:
@@ -203,7 +206,7 @@ async def run_async(script: Script) -> tuple[Rig, list[Ran]]:
     rig, all_of_them = script.rig(), []
     for info, home, when, take in script.calls:
         ran = _begin(rig, info, home)
-        perform = _Async(rig.pool, rig.asend)
+        perform = _Async(rig.pool, info, rig.asend)
         perform.interrupts = _Interrupts(rig, ran, when)
         try:
             if script.stream:

@@ -64,7 +64,7 @@ async def open_stream(rig: Rig, chunks: Chunks) -> aio.AsyncRelay:
     """Begin a streamed call."""
     rig.will("a", chunks)
     return await aio.run_stream(
-        call_flow(rig.make(STREAMED)), aio.AsyncPerformer(rig.pool, rig.asend)
+        call_flow(rig.make(STREAMED)), aio.AsyncPerformer(rig.pool, INFO, rig.asend)
     )
 
 
@@ -75,7 +75,7 @@ async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
         await asyncio.Event().wait()
 
     flow = call_flow(rig.make())
-    await stopped(asyncio.create_task(aio.run(flow, aio.AsyncPerformer(rig.pool, hang))))
+    await stopped(asyncio.create_task(aio.run(flow, aio.AsyncPerformer(rig.pool, INFO, hang))))
     assert kinds(rig) == [Kind.ABANDONED]
     assert tokens(rig) == INFO.tokens
 
@@ -165,7 +165,9 @@ def test_a_sync_stream_left_half_way(rig: Rig) -> None:
     for leave in ("close", "drop", "throw"):
         chunks = Chunks(1, 2, 3)
         rig.will("a", chunks)
-        stream = sync.run_stream(call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, rig.send))
+        stream = sync.run_stream(
+            call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, INFO, rig.send)
+        )
         assert next(stream) == 1
         if leave == "close":
             stream.close()
@@ -181,7 +183,7 @@ def test_a_sync_stream_left_half_way(rig: Rig) -> None:
 
 def test_a_sync_stream_that_was_never_begun_sends_nothing(rig: Rig) -> None:
     """A generator that nobody reads borrows no key."""
-    sync.run_stream(call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, rig.send)).close()
+    sync.run_stream(call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, INFO, rig.send)).close()
     assert (rig.sent, kinds(rig)) == ([], [])
 
 
@@ -195,7 +197,7 @@ def test_whatever_a_send_raises_comes_out_and_is_settled(
         raise error
 
     with pytest.raises(error):
-        sync.run(call_flow(rig.make()), sync.Performer(rig.pool, send))
+        sync.run(call_flow(rig.make()), sync.Performer(rig.pool, INFO, send))
     assert kinds(rig) == [Kind.ABANDONED]
 
 
@@ -205,7 +207,7 @@ async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
     async def hang(_: Lease) -> Any:
         await asyncio.Event().wait()
 
-    coroutine = aio.run(call_flow(rig.make()), aio.AsyncPerformer(rig.pool, hang))
+    coroutine = aio.run(call_flow(rig.make()), aio.AsyncPerformer(rig.pool, INFO, hang))
     coroutine.send(None)
     coroutine.close()
     assert kinds(rig) == [Kind.ABANDONED]

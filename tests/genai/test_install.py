@@ -18,6 +18,7 @@ from keyrot_middleware.testing import Reply
 
 SEAMS = (
     "__init__",
+    "_async_request_once",
     "_build_request",
     "request",
     "request_streamed",

@@ -12,7 +12,7 @@ from four_modes import MODEL, STREAMS, ask, run
 
 import keyrot_middleware
 from keyrot_middleware.core.model import Kind
-from keyrot_middleware.genai.inject import _ticket
+from keyrot_middleware.genai.inject import under_way
 from keyrot_middleware.testing import Reply
 
 ASKED = {"model": MODEL, "contents": "hello"}
@@ -241,14 +241,14 @@ def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
     client = connect()
     stream = client.models.generate_content_stream(**ASKED)
     next(stream)
-    assert _ticket.get() is None
+    assert under_way() is None
     assert ask("sync", client) == "ok from A"
     stream.close()
 
     async def look() -> None:
         opened = await client.aio.models.generate_content_stream(**ASKED)
         await anext(opened)
-        assert _ticket.get() is None
+        assert under_way() is None
         await opened.aclose()
 
     run(client, look)

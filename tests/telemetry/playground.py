@@ -24,6 +24,7 @@ from keyrot_middleware.secrets.inline import InlineStore
 from keyrot_middleware.secrets.ring import Place, Ring
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry.base import Observer, watch
+from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.testing import FakeClock
 
 SECRET = "FAKE-secret-of-{}"
@@ -137,6 +138,7 @@ class Playground:
             ring=Ring({key: Place(store) for key in self.keys}),
             policy=self.policy,
             observers=self.observers,
+            chronicles=[one for one in self.observers if isinstance(one, LogObserver)],
             clock=self.clock,
             draw=lambda: 0.0,
         )
@@ -164,22 +166,22 @@ class Playground:
     def run(self, info: CallInfo = INFO) -> Any:
         """Send a unary call from this thread."""
         flow, watching = self._call(info)
-        return sync.run(flow, sync.Performer(self.pool, self.send, watching))
+        return sync.run(flow, sync.Performer(self.pool, info, self.send, watching))
 
     async def arun(self, info: CallInfo = INFO) -> Any:
         """Send a unary call from this task."""
         flow, watching = self._call(info)
-        return await aio.run(flow, aio.AsyncPerformer(self.pool, self.asend, watching))
+        return await aio.run(flow, aio.AsyncPerformer(self.pool, info, self.asend, watching))
 
     def stream(self, info: CallInfo = STREAMED) -> Iterator[Any]:
         """Open a stream for this thread; nothing happens before its first read."""
         flow, watching = self._call(info)
-        yield from sync.run_stream(flow, sync.Performer(self.pool, self.send, watching))
+        yield from sync.run_stream(flow, sync.Performer(self.pool, info, self.send, watching))
 
     async def astream(self, info: CallInfo = STREAMED) -> aio.AsyncRelay:
         """Open a stream for tasks, whose first chunk is here."""
         flow, watching = self._call(info)
-        return await aio.run_stream(flow, aio.AsyncPerformer(self.pool, self.asend, watching))
+        return await aio.run_stream(flow, aio.AsyncPerformer(self.pool, info, self.asend, watching))
 
     def every_way(self, *, stream: bool = False) -> dict[str, Callable[[], Any]]:
         """Give the ways to make one whole call: in a thread, and in a task."""

@@ -28,8 +28,6 @@ class WayObserver:
 class _Way:
     """One call; what is not overridden here does not matter to it."""
 
-    thorough = True
-
     def __init__(self, steps: list[dict[str, str]]) -> None:
         self._steps = steps
 

@@ -1,0 +1,91 @@
+"""One walk over the body of a request: what it will cost, and which stored things it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from math import ceil
+from typing import Any
+
+from .naming import KINDS, OPAQUE, note
+from .tokens import COSTS, SKIPPED, media_cost, mime_of, text_cost
+
+__all__ = ["read_body"]
+
+_MOST = 250_000
+"""Containers looked at, more than a request may have bytes for: it ends the walk over a body that
+contains itself, which the SDK will refuse."""
+
+_Cost = Callable[[Mapping[str, Any], str], float]
+
+
+def _as_text(node: Mapping[str, Any], value: str) -> float:
+    return text_cost(value)
+
+
+_FIELDS: dict[str, tuple[_Cost, str | None]] = {
+    key: (COSTS.get(key, _as_text), KINDS.get(key)) for key in {**COSTS, **KINDS}
+}
+"""What a string under a key costs, and what kind of name it may be; any other is a text."""
+
+
+def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """Estimate the input tokens of a *body*, and list the stored things that it names.
+
+    Args:
+        body: A JSON object with keys in camelCase or snake_case, as it is sent.
+    """
+    found: dict[str, None] = {}
+    nodes: list[Any] = [body]
+    data: list[Any] = []
+    """Below a key whose content is somebody's own: it costs as much, and names nothing."""
+    total = 0.0
+    for node in islice(nodes, _MOST):  # which grows meanwhile
+        total += (
+            _object(node, nodes, data, found) if isinstance(node, dict) else _array(node, nodes)
+        )
+    for node in islice(data, _MOST):
+        total += _object(node, data, data, {}) if isinstance(node, dict) else _array(node, data)
+    return ceil(total), tuple(found)
+
+
+def _object(
+    node: Mapping[str, Any], nodes: list[Any], data: list[Any], found: dict[str, None]
+) -> float:
+    """Cost one object, note the names in it, and put what is inside on *nodes* or *data*.
+
+    A key or a number is one token.
+    """
+    total = 0.0
+    for key, value in node.items():
+        if isinstance(value, str):
+            field = _FIELDS.get(key)
+            if field is None:
+                total += text_cost(value)
+                continue
+            total += field[0](node, value)
+            if field[1] is not None:
+                note(found, field[1], value)
+        elif isinstance(value, (dict, list, tuple)):
+            if key in SKIPPED:
+                continue
+            total += 1
+            (data if key in OPAQUE else nodes).append(value)
+            if key in KINDS:
+                for item in value:
+                    note(found, KINDS[key], item)
+        elif isinstance(value, (bytes, bytearray)):
+            total += media_cost(mime_of(node) or "image/", len(value))
+        else:
+            total += 1
+    return total
+
+
+def _array(array: list[Any] | tuple[Any, ...], nodes: list[Any]) -> float:
+    total = 0.0
+    for value in array:
+        if isinstance(value, (dict, list, tuple)):
+            nodes.append(value)
+        else:
+            total += text_cost(value) if isinstance(value, str) else 1
+    return total

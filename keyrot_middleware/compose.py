@@ -13,16 +13,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from .config import Config, load
-from .core.roster import Roster
+from .drive.guard import fault
 from .drive.health import health
-from .drive.pool import Clock, Pool, SystemClock
+from .drive.levels import levels
+from .drive.pool import Clock, Pool, SystemClock, make_roster
+from .drive.upkeep import Upkeep
 from .errors import ConfigError
 from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
-from .secrets import open_ring
+from .secrets import Ring, Stores, open_ring
 from .state import State, open_state
+from .telemetry.base import Observer
 from .telemetry.export import export_spans
 from .telemetry.logs import LogObserver
+from .telemetry.metrics import MetricsObserver
 from .telemetry.otel import OtelObserver
 
 __all__ = ["bypass", "current_pool", "install", "open_pool", "status", "uninstall", "workload"]
@@ -30,6 +34,7 @@ __all__ = ["bypass", "current_pool", "install", "open_pool", "status", "uninstal
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
 _binding: Binding | None = None
+_metrics: MetricsObserver | None = None
 
 
 def install(*, clock: Clock | None = None, **settings: Any) -> None:
@@ -47,7 +52,7 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
-    global _binding  # noqa: PLW0603 - one SDK in a process, one binding
+    global _binding, _metrics  # noqa: PLW0603 - one SDK in a process, one binding
     with _lock:
         if _binding is not None:
             return
@@ -55,24 +60,31 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
         if not config.settings.enabled:
             _log.info("switched off by ENABLE_KEY_ROTATION; the SDK is left alone")
             return
-        pool = open_pool(config, clock or SystemClock())
+        metrics = MetricsObserver(config.settings.pool)
+        pool = open_pool(config, clock or SystemClock(), metrics)
         if pool is None:
             return
         if config.settings.tracing == "otlp":
             export_spans()
         _binding = Binding(pool, frozenset(config.settings.allowed_hosts))
         _binding.put_on()
+        _metrics = metrics
+        state = pool.state
+        metrics.show(lambda: levels(pool), lambda: state.degraded, fault, instant=state.instant)
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))
 
 
 def uninstall() -> None:
     """Restore exactly what install() changed; calls under way are carried to their end."""
-    global _binding
+    global _binding, _metrics
     with _lock:
         binding, _binding = _binding, None
+        metrics, _metrics = _metrics, None
+        if metrics is not None:
+            metrics.hide()
         if binding is not None:
             binding.take_off()
-            binding.pool.state.close()
+            binding.pool.close()
 
 
 def status() -> dict[str, Any]:
@@ -81,7 +93,8 @@ def status() -> dict[str, Any]:
     Returns:
         `installed`; and where it is: `pool`, `degraded` (a shared state is out of reach, and this
         process counts for itself), `seams` (method -> still in place), `keys` (health per key id,
-        as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out).
+        as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out), `stale`
+        (id -> why its last look-up failed, though its last value serves).
     """
     binding = _binding
     if binding is None:
@@ -93,6 +106,7 @@ def status() -> dict[str, Any]:
         "seams": binding.seams.in_place(),
         "keys": health(binding.pool),
         "unresolved": dict(binding.pool.ring.unresolved),
+        "stale": dict(binding.pool.ring.stale),
     }
 
 
@@ -121,14 +135,23 @@ def current_pool() -> Pool | None:
     return _binding.pool if _binding is not None else None
 
 
-def open_pool(config: Config, clock: Clock) -> Pool | None:
-    """Put a pool together; None, with a warning, where no key is to be had."""
+def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
+    """Put a pool together; None, with a warning, where no key is to be had now or later.
+
+    Args:
+        config: What was read and validated.
+        clock: Where time comes from.
+        more: Watch its calls, beside those that write spans and log lines.
+    """
     for text in config.warnings:
         _log.warning("%s", text)
-    ring = open_ring(config)
-    keys = [key.candidate for key in config.keys if key.key_id in ring.resolved]
-    roster = Roster(keys, config.policy.strategy, threading.Lock())
-    if not roster.keys:
+    stores = Stores(config.env_file)
+    ring = open_ring(config, stores)
+    listed = tuple(key.candidate for key in config.keys)
+    having = [key for key in listed if key.key_id in ring.resolved]
+    roster = make_roster(having, config.policy.strategy)
+    kept = config.settings.secrets_ttl_s > 0 and (ring.changes or config.keys_file is not None)
+    if not roster.keys and not (config.keys and kept):
         _log.warning(
             "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; "
             "until then calls go out as the SDK sends them"
@@ -136,16 +159,37 @@ def open_pool(config: Config, clock: Clock) -> Pool | None:
         return None
     name = config.settings.pool
     log = LogObserver(name)
-    return Pool(
+    pool = Pool(
         name=name,
         roster=roster,
         state=_open_state(config, clock),
         ring=ring,
         policy=config.policy,
-        observers=(OtelObserver(name), log),
+        observers=(OtelObserver(name), log, *more),
         chronicles=(log,),
         clock=clock,
         last_resort=config.last_resort,
+        listed=listed,
+    )
+    _say_what_is_missing(config, ring)
+    pool.review()
+    if kept:
+        pool.upkeep = Upkeep(pool, config, stores)
+        pool.upkeep.start()
+    return pool
+
+
+def _say_what_is_missing(config: Config, ring: Ring) -> None:
+    """Say with what the pool serves while none of its own keys has a value."""
+    own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
+    if not own or not set(own).isdisjoint(ring.resolved):
+        return
+    left = f"with {config.last_resort} alone" if ring.resolved else "out as the SDK sends them"
+    _log.error(
+        "pool %s: none of its %d keys has a value yet; calls go %s until one has",
+        config.settings.pool,
+        len(own),
+        left,
     )
 
 

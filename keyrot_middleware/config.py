@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -20,9 +20,9 @@ from pydantic import SecretStr, ValidationError
 
 from .core.model import Limits
 from .core.policy import LAST_RESORT, POOL_KEY, RetryPolicy
-from .core.text import nearest, shown
+from .core.text import mask_keys, nearest, shown
 from .errors import ConfigError
-from .keysfile import SINGLE_KEYS, KeySpec, read_keys
+from .keysfile import SINGLE_KEYS, KeySpec, read_keys, signature
 from .settings import (
     ARGUMENTS,
     ENV_NAMES,
@@ -44,6 +44,7 @@ __all__ = [
     "RetryPolicy",
     "Settings",
     "load",
+    "reread",
 ]
 
 LAST_RESORT_PRIORITY = LAST_RESORT
@@ -74,6 +75,10 @@ class Config:
     resolving, so the ring leaves it out where its value is that of another key of the pool."""
     env_file: Path = Path(".env")
     """The `.env` that was read if it is there; absolute when it comes from `load()`."""
+    keys_file: Path | None = None
+    """The keys.json that was read, absolute; None: there was none."""
+    keys_seen: tuple[int, int, int] | None = None
+    """Which version of it was read."""
 
 
 def load(**overrides: Any) -> Config:
@@ -104,7 +109,9 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     """Bring the keys of all three places together; tell in *problems* what is wrong."""
     warnings: list[str] = []
     state_url = _state_url(settings, warnings)
-    in_file = _keys_of_file(settings, given, problems)
+    path = _keys_file(settings)
+    seen = signature(path) if path else None
+    in_file = _keys_of_file(path, settings, given, problems) if path else ()
     inline = _numbered(_distinct(settings.keys, warnings), {key.key_id for key in in_file})
     keys = [*in_file, *(KeySpec(key_id=key_id) for key_id in inline)]
     single = _single_key(settings, given)
@@ -121,7 +128,30 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
         inline=MappingProxyType(inline),
         last_resort=ENV_NAMES[single] if single else None,
         env_file=Path(".env").absolute(),
+        keys_file=path.absolute() if path else None,
+        keys_seen=seen,
     )
+
+
+def reread(config: Config) -> Config:
+    """Read keys.json again; everything else stays as it was read at start.
+
+    A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later.
+
+    Raises:
+        ConfigError: With every mistake in the file.
+    """
+    if config.keys_file is None:
+        return config
+    seen = signature(config.keys_file)
+    in_file, problems = read_keys(config.keys_file)
+    name = mask_keys(str(config.keys_file))
+    taken = [key.key_id for key in in_file if key.key_id in config.inline]
+    problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
+    if problems:
+        raise ConfigError(_listed(problems))
+    others = (k for k in config.keys if k.key_id in config.inline or k.key_id == config.last_resort)
+    return replace(config, keys=(*in_file, *others), keys_seen=seen)
 
 
 def _state_url(settings: Settings, warnings: list[str]) -> str:
@@ -141,13 +171,15 @@ def _state_url(settings: Settings, warnings: list[str]) -> str:
     return settings.state_url
 
 
-def _keys_of_file(
-    settings: Settings, given: Mapping[str, Any], problems: list[str]
-) -> tuple[KeySpec, ...]:
-    """Read keys.json: the one that is named, else the one that happens to be there."""
+def _keys_file(settings: Settings) -> Path | None:
+    """Find keys.json: the one that is named, else the one that happens to be there."""
     path = (settings.keys_file or Path("keys.json")).expanduser()
-    if settings.keys_file is None and not path.exists():
-        return ()
+    return path if settings.keys_file is not None or path.exists() else None
+
+
+def _keys_of_file(
+    path: Path, settings: Settings, given: Mapping[str, Any], problems: list[str]
+) -> tuple[KeySpec, ...]:
     keys, wrong = read_keys(path)
     named = f"{_where('keys_file', given)}, " if settings.keys_file else ""
     problems += [f"{named}{text}" for text in wrong]
@@ -266,7 +298,8 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
         found = str(problem["ctx"]["error"])
     else:
         found = f"found {shown(value)}"
-    hint = nearest(value, str(allowed).split(", ")) if problem["type"] == "literal_error" else ""
+    one_of = problem["type"] == "literal_error" or name == "secret_store"
+    hint = nearest(value, str(allowed).split(", ")) if one_of else ""
     return f"{_where(name, given)}: {found}; allowed: {allowed}.{hint}"
 
 

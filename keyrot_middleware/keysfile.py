@@ -25,20 +25,17 @@ from pydantic import (
 from .core.model import NO_LIMITS, Candidate, Limits
 from .core.text import holds_key, mask_keys, nearest, shown
 from .errors import ConfigError
+from .schemes import BUILT_STORES, known, plugged_in
 
 __all__ = [
-    "BUILT_STORES",
-    "LATER_STORES",
     "SINGLE_KEYS",
     "KeySpec",
     "Tier",
     "load_keys",
     "read_keys",
+    "signature",
 ]
 
-BUILT_STORES = ("env",)
-"""Secret stores of this version."""
-LATER_STORES = ("vault", "aws", "azure", "gcp", "file")
 SINGLE_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 """Variables of the single key in the SDK's own order; also its id in the pool."""
 
@@ -68,12 +65,15 @@ def _good_place(place: str) -> str:
     if match is None:
         raise ValueError(f"found no place (not shown here); {_VALUES_ELSEWHERE}")
     scheme, name = match.groups()
-    if scheme in LATER_STORES:
-        raise ValueError(f"{scheme}:// is not in this version yet")
-    if scheme not in BUILT_STORES:
-        raise ValueError(f"found the unknown scheme {shown(scheme)}")
+    if not known(scheme):
+        there = ", ".join((*BUILT_STORES, *plugged_in()))
+        raise ValueError(f"found the unknown scheme {shown(scheme)} (known: {there})")
     if scheme == "env" and not _NAME.fullmatch(name):
         raise ValueError("what follows env:// is no name of an environment variable")
+    if scheme == "file" and not name.startswith("/"):
+        raise ValueError("what follows file:// is no path from the root")
+    if not name:
+        raise ValueError(f"nothing follows {scheme}://")
     return place
 
 
@@ -126,7 +126,8 @@ class KeySpec(BaseModel):
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
         default=None,
         repr=False,
-        description="env://NAME, or left out for the store's default place",
+        description="a place, such as env://NAME, file:///run/secrets/NAME or vault://PATH#FIELD, "
+        "or left out for the store's default place",
     )
 
     @property
@@ -150,6 +151,15 @@ class KeySpec(BaseModel):
             weight=self.weight,
             active=self.active,
         )
+
+
+def signature(path: Path) -> tuple[int, int, int] | None:
+    """Tell versions of a file apart without reading it; None where it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def load_keys(path: Path) -> tuple[KeySpec, ...]:

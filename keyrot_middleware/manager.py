@@ -137,8 +137,8 @@ class KeyManager:
         verdict = classify(facts, info, pool.clock.time())
         kind = Kind.FAILURE if verdict.sent else Kind.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
-        if verdict.until == inf:
-            pool.refresh(key_id)
+        if verdict.until == inf and pool.refresh(key_id):
+            pool.announce(frozenset({key_id}))
         rests = until if until is not None and isfinite(until) else None
         return Report(
             verdict.failure,

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .core.policy import Strategy
 from .core.text import shown
-from .keysfile import BUILT_STORES
+from .schemes import BUILT_STORES, known, plugged_in
 
 __all__ = [
     "ARGUMENTS",
@@ -61,9 +61,10 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _good_store(store: str) -> str:
-    if store not in BUILT_STORES:
-        raise ValueError(f"{shown(store)} is not in this version yet")
-    return store
+    if known(store):
+        return store
+    there = ", ".join(plugged_in())
+    raise ValueError(f"found {shown(store)}{f' (plugged in: {there})' if there else ''}")
 
 
 def _good_state(url: str) -> str:
@@ -79,7 +80,6 @@ def _lower(value: object) -> object:
 
 _Lower = BeforeValidator(_lower)
 _Whole = Annotated[int, Field(ge=0)]
-_Store = Literal["env", "vault", "aws", "azure", "gcp"]
 
 
 class Switch(BaseSettings):
@@ -124,8 +124,16 @@ class Settings(Switch):
     keys_file: Path | None = Field(
         default=None, validation_alias="KEYROT_KEYS_FILE", description="the path of a keys.json"
     )
-    secret_store: Annotated[_Store, AfterValidator(_good_store), _Lower] = Field(
-        default="env", validation_alias="SECRET_STORE_TYPE", description=", ".join(BUILT_STORES)
+    secret_store: Annotated[str, AfterValidator(_good_store), _Lower] = Field(
+        default="env",
+        validation_alias="SECRET_STORE_TYPE",
+        description=f"{', '.join(BUILT_STORES)}, or one that is plugged in",
+    )
+    secrets_ttl_s: float = Field(
+        default=300.0,
+        validation_alias="KEYROT_SECRETS_TTL_S",
+        ge=0,
+        description="seconds, from 0 (0: never)",
     )
     google_api_key: SecretStr | None = Field(
         default=None, validation_alias="GOOGLE_API_KEY", repr=False, description="a key"

@@ -101,10 +101,13 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
     [
         ("ENABLE_KEY_ROTATION", "maybe", '"maybe"', "true or false"),
         ("SECRET_STORE_TYPE", "safe", '"safe"', "allowed: env"),
-        ("SECRET_STORE_TYPE", "vault", '"vault" is not in this version yet', "allowed: env"),
-        ("SECRET_STORE_TYPE", "aws", "not in this version yet", "allowed: env"),
-        ("SECRET_STORE_TYPE", "azure", "not in this version yet", "allowed: env"),
-        ("SECRET_STORE_TYPE", "gcp", "not in this version yet", "allowed: env"),
+        (
+            "SECRET_STORE_TYPE",
+            "valt",
+            '"valt"',
+            'gcp, file, or one that is plugged in. Did you mean "vault"?',
+        ),
+        ("KEYROT_SECRETS_TTL_S", "-1", '"-1"', "seconds, from 0 (0: never)"),
         (
             "KEYROT_STATE_URL",
             "mysql://u:hunter2@h",

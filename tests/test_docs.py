@@ -16,12 +16,14 @@ from docs_blocks import PAGES, ROOT, Block, blocks
 from keyrot_middleware.keysfile import KeySpec, read_keys
 from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, Settings
 from keyrot_middleware.telemetry import names
+from keyrot_middleware.telemetry.instruments import METRICS
 from keyrot_middleware.testing import FakeGemini, Reply
 
 README = ROOT / "README.md"
 QUICK = ROOT / "docs" / "quick-reference.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
+RUN = ("python", "opentelemetry-instrument", "docker", "prometheus")
 LIMIT_S = 120
 """Of one page; a page takes a second or two."""
 
@@ -113,7 +115,7 @@ def test_shell_lines_name_what_exists() -> None:
             extras = re.findall(r"\[([\w,]+)\]", " ".join(rest))
             assert set(",".join(extras).split(",")) <= {"", *project["optional-dependencies"]}
         else:
-            assert command in ("keyrot", "true", "cp", "python", "docker"), line
+            assert command in ("keyrot", "true", *RUN, "cp"), line
 
 
 @pytest.mark.parametrize("command", ["run", "check", "demo"])
@@ -176,15 +178,19 @@ def test_key_fields_are_those_of_keys_json() -> None:
 
 
 def test_telemetry_page_names_what_is_emitted() -> None:
-    """The page names every attribute and event that we emit, and none of ours that is not."""
+    """The page names all attributes, events and metrics that we emit, and none that we do not.
+
+    What each of its tables says is compared with real calls in telemetry/test_telemetry_page.py.
+    """
     emitted = {
         value
         for name, value in vars(names).items()
         if name.isupper() and isinstance(value, str) and "." in value
     } - {names.PROVIDER}
+    emitted |= {metric.name for metric in METRICS}
     told = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", TELEMETRY.read_text("utf-8")))
     assert emitted <= told
-    assert {name for name in told if name.startswith("keyrot.")} <= emitted
+    assert {name for name in told if name.startswith(("keyrot.", "gen_ai."))} <= emitted
 
 
 def test_testing_page_names_what_the_fake_has() -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from ..config import LAST_RESORT_PRIORITY, load
 from ..errors import ConfigError
 from ..genai.facts import host_of
-from .checkup import Checkup, KeyReport, base_url, examine
+from .checkup import Checkup, KeyReport, StateReport, base_url, examine
 from .console import console, table
 from .live import ask_all
 
@@ -32,13 +32,13 @@ def check(*, live: bool, model: str | None, as_json: bool) -> int:
     """
     try:
         config = load()
+        found = examine(config)
     except ConfigError as error:
         if as_json:
             print(json.dumps({"ok": False, "error": str(error)}, indent=2))
         else:
             print(f"keyrot: {error}", file=sys.stderr)
         return 1
-    found = examine(config)
     if live and found.enabled:
         found = _asked(found, config.settings.allowed_hosts, model)
     if as_json:
@@ -53,7 +53,7 @@ def _asked(found: Checkup, allowed_hosts: tuple[str, ...], model: str | None) ->
     host = host_of(base_url())
     if found.ring is None or host not in allowed_hosts:
         text = f"--live sent nothing: {host or 'no host'} is not among KEYROT_ALLOWED_HOSTS"
-        return replace(found, problems=(text,))
+        return replace(found, problems=(*found.problems, text))
     asked = {key.spec.key_id: model or key.spec.model for key in found.keys if key.resolved}
     answers = ask_all(found.ring, asked)
     keys = tuple(replace(key, answer=answers.get(key.spec.key_id)) for key in found.keys)
@@ -69,15 +69,24 @@ def _plain(found: Checkup) -> dict[str, Any]:
             setting.variable: {"value": setting.value, "source": setting.source}
             for setting in found.settings
         },
+        "state": _plain_state(found.state),
         "keys": [_plain_key(key) for key in found.keys],
         "warnings": list(found.warnings),
         "problems": list(found.problems),
     }
 
 
+def _plain_state(state: StateReport | None) -> dict[str, Any] | None:
+    if state is None:
+        return None
+    reachable = state.problem is None if state.shared else None
+    return {"url": state.url, "shared": state.shared, "reachable": reachable}
+
+
 def _plain_key(key: KeyReport) -> dict[str, Any]:
     answer = key.answer
     plain = key.spec.model_dump(exclude={"secret"}) | {
+        "store": key.store,
         "secret": key.place,
         "resolved": key.resolved,
         "problem": key.problem,
@@ -101,6 +110,8 @@ def _draw(found: Checkup) -> None:
         style = "dim" if setting.source == "default" else ""
         settings.add_row(setting.variable, escape(setting.value), setting.source, style=style)
     out.print(settings, "")
+    if found.state is not None:
+        out.print(f"State: {escape(found.state.url)}, {_reach(found.state)}\n", soft_wrap=True)
     if found.keys:
         _draw_keys(found)
     for text in found.problems:
@@ -131,6 +142,12 @@ def _draw_keys(found: Checkup) -> None:
             said = " ".join(str(key.answer.text).split())
             text = f"{key.spec.key_id}: {key.answer.failure}: {said[:_SHOWN]}"
             _say("red", "asked", text)
+
+
+def _reach(state: StateReport) -> str:
+    if not state.shared:
+        return "of each process by itself"
+    return "[green]answers[/]" if state.problem is None else "[red]cannot be used[/]"
 
 
 def _say(style: str, label: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,15 @@ from pydantic import SecretStr
 
 from ..config import Config
 from ..core.text import mask_keys, mask_url
+from ..errors import KeyrotError
 from ..genai.facts import host_of
 from ..keysfile import KeySpec
 from ..secrets import Ring, Secret, open_ring
 from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS
+from ..state import open_shared
 from .live import Answer
 
-__all__ = ["Checkup", "KeyReport", "SettingReport", "base_url", "examine"]
+__all__ = ["Checkup", "KeyReport", "SettingReport", "StateReport", "base_url", "examine"]
 
 NOT_SHOWN = "set (not shown)"
 
@@ -39,6 +42,8 @@ class KeyReport:
     """One key of the pool and whether its value could be had."""
 
     spec: KeySpec
+    store: str
+    """The scheme of its store; `setting` where its value stands in one."""
     place: str
     problem: str | None = None
     same_as: str | None = None
@@ -59,6 +64,16 @@ class KeyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StateReport:
+    """Where the pool's state lives, and whether it answers."""
+
+    url: str
+    """Without user and password."""
+    shared: bool
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Checkup:
     """Everything that `keyrot check` tells."""
 
@@ -68,6 +83,7 @@ class Checkup:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     """What is wrong beyond single keys."""
+    state: StateReport | None = None
     ring: Ring | None = field(default=None, repr=False)
 
     @property
@@ -84,13 +100,33 @@ def examine(config: Config) -> Checkup:
     if not config.settings.enabled:
         return Checkup(enabled=False)
     ring = open_ring(config)
+    state = _state(config)
     return Checkup(
         enabled=True,
+        state=state,
+        problems=(state.problem,) if state.problem else (),
         settings=tuple(_settings(config)),
         keys=tuple(_key(key, config, ring) for key in config.keys),
         warnings=(*config.warnings, *_elsewhere(config)),
         ring=ring,
     )
+
+
+def _state(config: Config) -> StateReport:
+    """Ask a shared state whether it can serve, as services do when they start."""
+    url = mask_url(config.state_url)
+    try:
+        shared = open_shared(config.state_url, config.policy, time.time, pool=config.settings.pool)
+        if shared is None:
+            return StateReport(url, shared=False)
+        try:
+            shared.check()
+        finally:
+            shared.close()
+    except KeyrotError as error:
+        problem = f"the shared state {url} cannot be used: {mask_url(str(error))}"
+        return StateReport(url, shared=True, problem=problem)
+    return StateReport(url, shared=True)
 
 
 def base_url() -> str:
@@ -127,17 +163,26 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _key(key: KeySpec, config: Config, ring: Ring) -> KeyReport:
-    in_setting = f"GEMINI_API_KEYS ({key.key_id})"
-    default = f"{config.settings.secret_store}://GEMINI_KEY_{key.key_id}"
-    place = in_setting if key.key_id in config.inline else key.secret or default
+    store, place = _where(key, config, ring)
     has_value = key.key_id in ring.resolved
     return KeyReport(
         spec=key,
+        store=store,
         place=place,
         problem=ring.unresolved.get(key.key_id),
         same_as=ring.same_as.get(key.key_id),
         fingerprint=Secret(ring.value(key.key_id)).fingerprint if has_value else None,
     )
+
+
+def _where(key: KeySpec, config: Config, ring: Ring) -> tuple[str, str]:
+    """Tell a key's store, and where in it the key is kept."""
+    if key.key_id in config.inline:
+        return "setting", f"GEMINI_API_KEYS ({key.key_id})"
+    store = ring.places[key.key_id].store
+    tell = getattr(store, "place", None)
+    default = tell(key.key_id) if tell is not None and not key.secret else None
+    return store.scheme, key.secret or default or f"{store.scheme}:// (its default place)"
 
 
 def _elsewhere(config: Config) -> Iterator[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import KeyrotError
+from ..telemetry.stderr import told_on_stderr
 from .program import Program, ProgramError, execute, of_module, of_path, only_its_frames
 
 __all__ = ["USAGE", "place_pool", "run", "run_program"]
@@ -90,7 +90,7 @@ def place_pool(level: int | None = None) -> bool:
     Returns:
         Whether the program may start: False where a setting is wrong.
     """
-    with _told_on_stderr(level):
+    with told_on_stderr(level):
         try:
             _install()
         except KeyrotError as error:
@@ -110,26 +110,6 @@ def _install() -> None:
     pool = current_pool()
     if pool is not None:
         pool.observers = (*exports, *pool.observers)
-
-
-@contextmanager
-def _told_on_stderr(level: int | None) -> Iterator[None]:
-    """Show what the library logs: warnings while inside, and from *level* up for good.
-
-    A program that knows nothing of the library has set up no logging for it.
-    """
-    log = logging.getLogger("keyrot_middleware")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("keyrot: %(message)s"))
-    handler.setLevel(logging.WARNING if level is None else level)
-    log.addHandler(handler)
-    if level is not None:
-        log.setLevel(level)
-    try:
-        yield
-    finally:
-        if level is None:
-            log.removeHandler(handler)
 
 
 def run_program(target: str, arguments: list[str], *, is_module: bool = False) -> int:

@@ -122,6 +122,7 @@ class Usage(NamedTuple):
     """`modelVersion` of the response."""
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
+    """In lower case."""
 
 
 NO_USAGE = Usage()

@@ -41,21 +41,19 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """Below a key whose content is somebody's own: it costs as much, and names nothing."""
     total = 0.0
     for node in islice(nodes, _MOST):  # which grows meanwhile
-        total += (
-            _object(node, nodes, data, found) if isinstance(node, dict) else _array(node, nodes)
-        )
+        total += _read(node, nodes, data, found)
     for node in islice(data, _MOST):
-        total += _object(node, data, data, {}) if isinstance(node, dict) else _array(node, data)
+        total += _read(node, data, data, {})
     return ceil(total), tuple(found)
 
 
-def _object(
-    node: Mapping[str, Any], nodes: list[Any], data: list[Any], found: dict[str, None]
-) -> float:
-    """Cost one object, note the names in it, and put what is inside on *nodes* or *data*.
+def _read(node: Any, nodes: list[Any], data: list[Any], found: dict[str, None]) -> float:
+    """Cost one object, note the names in it, and put the objects inside on *nodes* or *data*.
 
     A key or a number is one token.
     """
+    if not isinstance(node, dict):
+        return _array(node, nodes)
     total = 0.0
     for key, value in node.items():
         if isinstance(value, str):
@@ -67,18 +65,23 @@ def _object(
             if field[1] is not None:
                 note(found, field[1], value)
         elif isinstance(value, (dict, list, tuple)):
-            if key in SKIPPED:
-                continue
-            total += 1
-            (data if key in OPAQUE else nodes).append(value)
-            if key in KINDS:
-                for item in value:
-                    note(found, KINDS[key], item)
+            if key not in SKIPPED:
+                total += 1 + _inside(key, value, data if key in OPAQUE else nodes, found)
         elif isinstance(value, (bytes, bytearray)):
             total += media_cost(mime_of(node) or "image/", len(value))
         else:
             total += 1
     return total
+
+
+def _inside(key: str, value: Any, nodes: list[Any], found: dict[str, None]) -> float:
+    if isinstance(value, dict):
+        nodes.append(value)
+        return 0.0
+    if key in KINDS:
+        for item in value:
+            note(found, KINDS[key], item)
+    return _array(value, nodes)
 
 
 def _array(array: list[Any] | tuple[Any, ...], nodes: list[Any]) -> float:

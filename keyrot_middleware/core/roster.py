@@ -86,6 +86,10 @@ class _Group:
         ]
 
     def first(self, offset: int) -> list[_Offer]:
+        if not self.parked:
+            some_offers = self.offers[offset : offset + SHORTLIST]
+            room = SHORTLIST - len(some_offers)
+            return some_offers + self.offers[: min(offset, room)] if room else some_offers
         some = self.ready[offset : offset + SHORTLIST]
         if len(some) < SHORTLIST:
             some += self.ready[: min(offset, SHORTLIST - len(some))]

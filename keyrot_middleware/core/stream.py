@@ -173,9 +173,7 @@ def _has_numbers(meta: Mapping[str, Any]) -> bool:
 
 def _count(value: object) -> int | None:
     """Read a count; JSON of 64-bit numbers may write them as text."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
+    if type(value) is int:  # not a bool
         return value if value >= 0 else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
         return int(value)

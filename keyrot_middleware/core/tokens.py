@@ -159,9 +159,11 @@ class TokenScale:
             return
         row = self._rows.get(model) or self._add(model)
         size = _size(estimate)
-        ratio = max(_LEAST, min(true / estimate, _ceiling(estimate)))
+        ratio = true / estimate
+        if not _LEAST <= ratio <= _MOST:
+            ratio = max(_LEAST, min(ratio, _ceiling(estimate)))
         old = row[size] or 1.0
-        row[size] = max(ratio, old + (ratio - old) * _DECAY)
+        row[size] = ratio if ratio >= old else old + (ratio - old) * _DECAY
 
     def _add(self, model: str) -> list[float]:
         if len(self._rows) >= _MAX_MODELS:

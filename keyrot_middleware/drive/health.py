@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
+from ..core.model import Candidate
+from ..state.base import KeyHealth
 from .pool import Pool
 
-__all__ = ["health", "iso"]
+__all__ = ["health", "iso", "retired"]
 
 
 def health(pool: Pool) -> dict[str, dict[str, Any]]:
@@ -21,25 +23,24 @@ def health(pool: Pool) -> dict[str, dict[str, Any]]:
         and the day, with the limits learned from Google.
     """
     now = pool.clock.time()
-    known = pool.state.snapshot(pool.roster.keys.values())
-    return {key_id: _describe(pool, key_id, state, now) for key_id, state in known.items()}
+    keys = pool.roster.keys
+    known = pool.state.snapshot(keys.values())
+    return {key_id: _describe(keys[key_id], state, now) for key_id, state in known.items()}
 
 
-def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]:
-    key = pool.roster.keys[key_id]
+def _describe(key: Candidate, state: Any, now: float) -> dict[str, Any]:
     until = state.cooldown_until
-    whole = state.cooldown_scope in ("key", "project", "billing")
-    retired = until is not None and not isfinite(until) and whole
+    out = retired(state)
     return {
         "model": key.model,
         "project": key.project,
-        "active": not retired,
+        "active": not out,
         "last_used": iso(state.last_used),
         "success_count": state.success_count,
         "error_count": state.error_count,
         "in_cooldown": until is not None and until > now,
         "cooldown_until": iso(until),
-        "disabled_reason": state.cooldown_reason if retired else None,
+        "disabled_reason": state.cooldown_reason if out else None,
         "limits": key.limits._asdict(),
         "used": {
             used.bucket: {
@@ -51,6 +52,12 @@ def _describe(pool: Pool, key_id: str, state: Any, now: float) -> dict[str, Any]
             for used in state.used
         },
     }
+
+
+def retired(state: KeyHealth) -> bool:
+    """Tell whether a key is out of service for every call until it is replaced."""
+    until, whole = state.cooldown_until, state.cooldown_scope in ("key", "project", "billing")
+    return until is not None and not isfinite(until) and whole
 
 
 def iso(moment: float | None) -> str | None:

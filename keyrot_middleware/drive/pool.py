@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
-from ..core.model import Lease
+from ..core.model import Candidate, Lease
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
 from ..core.tokens import TokenScale
-from ..secrets.ring import Ring
+from ..secrets import Ring, Secret
 from ..state.base import State
 from ..telemetry.base import Chronicle, Observer
 from .guard import fault
 
-__all__ = ["Clock", "Pool", "SystemClock", "unbooked"]
+if TYPE_CHECKING:
+    from .upkeep import Upkeep
+
+__all__ = ["Clock", "Pool", "SystemClock", "make_roster", "unbooked"]
+
+_log = logging.getLogger("keyrot_middleware")
 
 
 class Clock(Protocol):
@@ -68,21 +75,42 @@ class Pool:
     draw: Callable[[], float] = random.random
     last_resort: str | None = None
     """The id of the single key, where there is one."""
+    listed: Sequence[Candidate] = ()
+    """All keys that are configured; those of them that have a value are in the roster."""
+    upkeep: Upkeep | None = None
+    """What keeps values and list up to date, where they can change."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
+    _renewed_at: dict[str, float] = field(default_factory=dict, repr=False)
+    """Since when keys have the value that they have."""
+    _refused: dict[str, str] = field(default_factory=dict, repr=False)
+    """Fingerprints of values that Google has just refused."""
+
+    def __post_init__(self) -> None:
+        self.ring.listener = self
 
     @property
-    def home_id(self) -> str:
-        """Tell whose key serves as home key of a client without one of its own."""
+    def home_id(self) -> str | None:
+        """Tell whose key serves as home key of a client without one of its own, if any can."""
+        keys = self.roster.keys
         single = self.ring.same_as.get(self.last_resort or "", self.last_resort)
-        return single if single in self.roster.keys else next(iter(self.roster.keys))
+        return single if single in keys else next(iter(keys), None)
+
+    @property
+    def home_value(self) -> str | None:
+        """Give the value of the home key."""
+        home_id = self.home_id
+        return self.ring.value(home_id) if home_id is not None else None
 
     def witness(self, settle: Settle) -> None:
         """Keep what Google said when it retired a key, for the time when all are retired."""
         verdict, error = settle.outcome.verdict, settle.error
         if verdict is None or verdict.until != inf or verdict.code is None:
             return
-        self._said.pop(settle.lease.key_id, None)
-        self._said[settle.lease.key_id] = (
+        key_id = settle.lease.key_id
+        if settle.lease.at >= self._renewed_at.get(key_id, 0.0):
+            self._refused[key_id] = self._fingerprint(key_id)
+        self._said.pop(key_id, None)
+        self._said[key_id] = (
             verdict.code,
             getattr(error, "status", None),
             getattr(error, "details", None),
@@ -96,15 +124,94 @@ class Pool:
     def refresh(self, key_id: str) -> bool:
         """Look a retired key's secret up again; True where a new value is in service."""
         try:
-            changed = self.ring.refresh(key_id)
-            if changed:
-                self.state.revive(key_id)
-                self._said.pop(key_id, None)
-                self.roster.forget()
+            fingerprint = self._refused.pop(key_id, "")
+            if fingerprint:
+                self.state.note_refusal(key_id, fingerprint)
+            return self.ring.refresh(key_id)
         except Exception:
             fault("secrets")
             return False
-        return changed
+
+    def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
+        """Put keys with a new value back in service, and let the others join; see `Listener`."""
+        replaced = key_ids.intersection(self.roster.keys)
+        try:
+            self._revive(replaced)
+            if self.listed:
+                self._enroll()
+        except Exception:
+            fault("secrets")
+        return replaced
+
+    def announce(self, key_ids: frozenset[str]) -> None:
+        """Say that keys were replaced, in the log and to the observers; see `Listener`."""
+        for key_id in sorted(key_ids):
+            _log.info("pool %s: key %s has a new value and serves again", self.name, key_id)
+            for observer in self.observers:
+                tell = getattr(observer, "replaced", None)
+                try:
+                    if tell is not None:
+                        tell(key_id)
+                except Exception:
+                    fault("telemetry")
+
+    def review(self) -> None:
+        """Bring back keys that were retired for a value which this process does not have.
+
+        A retirement in a shared state is of the key id. Whoever has another value than those
+        that Google refused, a restarted service for one, knows that it is not about its own.
+        """
+        refused, keys = self.state.refusals(), self.roster.keys
+        ids = {key_id for key_id, _ in refused if key_id in keys}
+        doubted = [keys[i] for i in ids if (i, self._fingerprint(i)) not in refused]
+        known = self.state.snapshot(doubted) if doubted else {}
+        wronged = [key_id for key_id, health in known.items() if health.cooldown_until == inf]
+        self._revive(wronged)
+        for key_id in wronged:
+            text = (
+                "pool %s: key %s was refused with another value than it has here; it serves again"
+            )
+            _log.info(text, self.name, key_id)
+
+    def close(self) -> None:
+        """Stop what runs in the background; calls under way are carried to their end."""
+        if self.upkeep is not None:
+            self.upkeep.stop()
+        self.ring.close()
+        self.state.close()
+
+    def _revive(self, key_ids: Iterable[str]) -> None:
+        for key_id in key_ids:
+            self._renewed_at[key_id] = self.clock.time()
+            self.state.revive(key_id)
+            self._said.pop(key_id, None)
+            self.roster.forget()
+
+    def _fingerprint(self, key_id: str) -> str:
+        """Tell values apart; empty for a key that is none of ours."""
+        return Secret(self.ring.value(key_id)).fingerprint if key_id in self.roster.keys else ""
+
+    def _enroll(self) -> None:
+        """Let the roster be the listed keys that have a value; calls under way keep theirs."""
+        having = set(self.ring.resolved)
+        before, roster = (
+            self.roster,
+            make_roster([key for key in self.listed if key.key_id in having], self.policy.strategy),
+        )
+        if list(roster.keys.values()) == list(before.keys.values()):
+            return
+        self.roster = roster
+        for verb, keys in (
+            ("join", roster.keys.keys() - before.keys.keys()),
+            ("leave", before.keys.keys() - roster.keys.keys()),
+        ):
+            if keys:
+                _log.info("pool %s: keys that %s: %s", self.name, verb, ", ".join(sorted(keys)))
+
+
+def make_roster(keys: Iterable[Candidate], strategy: str) -> Roster:
+    """Make a roster that threads may share."""
+    return Roster(keys, strategy, threading.Lock())
 
 
 def unbooked(command: Acquire, now: float) -> Lease:

@@ -26,7 +26,6 @@ from .redact import Redact, clean
 
 __all__ = [
     "Asked",
-    "InForce",
     "call_info",
     "done",
     "failed",
@@ -69,30 +68,31 @@ def host_of(base_url: str) -> str:
     return f"{parts.hostname or ''}:{port}"
 
 
-class InForce(NamedTuple):
-    """The options in force for a request: its own, else the client's."""
+def in_force(api_client: Any, options: Any) -> tuple[Any, Any]:
+    """Read the options in force: `extra_body`, which the SDK merges into the body, and its retries.
 
-    extra_body: Any
-    """What the SDK merges into the body, below our seam."""
-    retry: Any
-    """How the SDK itself repeats a request."""
-
-
-def in_force(api_client: Any, options: Any) -> InForce:
-    """Read the options in force."""
+    A request's own come before the client's.
+    """
     shared = api_client._http_options
     if options is None:
-        return InForce(shared.extra_body, shared.retry_options)
+        return shared.extra_body, shared.retry_options
     own = option(options, "extra_body"), option(options, "retry_options")
-    return InForce(own[0] or shared.extra_body, own[1] or shared.retry_options)
+    return own[0] or shared.extra_body, own[1] or shared.retry_options
 
 
 def call_info(
-    asked: Asked, options: InForce, *, stream: bool, host: str, scale: TokenScale, sticky: bool
+    asked: Asked,
+    extra_body: Any,
+    retry: Any,
+    *,
+    stream: bool,
+    host: str,
+    scale: TokenScale,
+    sticky: bool,
 ) -> CallInfo:
     """Read a request; nothing of its content is kept."""
     body = asked.request_dict if isinstance(asked.request_dict, dict) else {}
-    extra = options.extra_body if isinstance(options.extra_body, dict) else None
+    extra = extra_body if isinstance(extra_body, dict) else None
     route = parse_path(asked.http_method, asked.path)
     tokens, names = read_body({**body, **extra} if extra else body)
     if extra:  # which the SDK merges level by level, so that nothing of the body is lost
@@ -112,7 +112,7 @@ def call_info(
         workload=workload.get(),
         conversation=conversation(body) if sticky and not pinned else None,
         host=host,
-        sdk_retries=options.retry is not None and option(options.retry, "attempts") not in (0, 1),
+        sdk_retries=retry is not None and option(retry, "attempts") not in (0, 1),
     )
 
 

@@ -12,16 +12,18 @@ import copy
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
-from .facts import Asked, InForce, option
+from .facts import Asked, option
 
 __all__ = [
-    "arguments",
     "build_request",
     "foreign_key",
+    "fresh",
     "lend",
     "send_once",
+    "sendable",
     "sending",
     "under_way",
 ]
@@ -29,9 +31,6 @@ __all__ = [
 KEY_HEADER = "x-goog-api-key"
 _BEARER = "authorization"
 
-# The length first: of all headers few have it, which is cheaper to see than to lower each name.
-_LENGTH = len(KEY_HEADER)
-_LENGTHS = frozenset({_LENGTH, len(_BEARER)})
 
 _RETRIED_BY_SDK = (408, 429, 500, 502, 503, 504)
 """What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.75 to 3.6)."""
@@ -63,16 +62,21 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         _under_way.reset(self._token)
 
 
-def build_request(
-    send: sending, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
+def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
+    send: sending,
+    wrapped: Callable[..., Any],
+    client: Any,
+    http_method: str,
+    path: str,
+    request_dict: Any,
+    http_options: Any = None,  # ours, where we had to change them
 ) -> Any:
     """Wrap the SDK's `_build_request`: the same request, with the key of this send."""
-    asked = Asked(*args, **kwargs)
-    request = wrapped(asked.http_method, asked.path, asked.request_dict, send.options)
+    request = wrapped(http_method, path, request_dict, send.options)
     if send.value is not None:
         home = client.api_key
         headers = dict(request.headers)
-        for name in [name for name in headers if len(name) in _LENGTHS]:
+        for name in _of_keys(tuple(headers)):
             if _key_again(name, headers[name], home):
                 del headers[name]
         headers[KEY_HEADER] = send.value
@@ -91,30 +95,38 @@ def send_once(send: sending, wrapped: Callable[..., Any], args: Any, kwargs: Any
     return wrapped(*args, **kwargs)
 
 
-def arguments(client: Any, asked: Asked, in_force: InForce, *, pinned: bool) -> Asked:
-    """Give a fresh copy of *asked* for one send: the SDK changes the body that it is given.
+def sendable(client: Any, options: Any, retry: Any) -> Any:
+    """Give *options* as they are sent with: the SDK does not repeat a key's own failure.
 
     Args:
         client: The SDK's api client.
-        asked: The request as the program made it.
-        in_force: The options in force for it.
-        pinned: No other key may serve it, so the SDK's own retries stay as they are.
+        options: The program's own for this request.
+        retry: The retry options in force.
     """
-    body, options = asked.request_dict, asked.http_options
+    return options if retry is None else _without_our_retries(client, options, retry)
+
+
+def fresh(asked: Asked, options: Any, *, deep: bool) -> tuple[str, str, Any, Any]:
+    """Give the arguments of one send: the SDK changes the body that it is given.
+
+    Args:
+        asked: The request as the program made it.
+        options: What `sendable` gave.
+        deep: The SDK will also change what is inside the body (it merges `extra_body`).
+    """
+    body = asked.request_dict
     if isinstance(body, dict):
-        body = copy.deepcopy(body) if in_force.extra_body else dict(body)
-    if in_force.retry is not None and not pinned:
-        options = _without_our_retries(client, options, in_force.retry)
-    return Asked(asked.http_method, asked.path, body, options)
+        body = copy.deepcopy(body) if deep else dict(body)
+    return asked.http_method, asked.path, body, options
 
 
 def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
     """Tell whether the caller has set a key header that is not the client's own key."""
-    for name in headers or ():
-        if len(name) == _LENGTH and name.lower() == KEY_HEADER:
-            value = headers[name] if headers else ""
-            if value.strip() not in own:
-                return True
+    if not headers:
+        return False
+    for name in _of_keys(tuple(headers)):
+        if name.lower() == KEY_HEADER and headers[name].strip() not in own:
+            return True
     return False
 
 
@@ -132,6 +144,12 @@ def lend(request: Any, held: str, value: str | None) -> None:
     if value is not None and KEY_HEADER not in map(str.lower, kept):
         kept[KEY_HEADER] = value
     request.headers = kept
+
+
+@lru_cache(maxsize=256)
+def _of_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the headers that can carry a key; programs use few sets of names, each many times."""
+    return tuple(name for name in names if name.lower() in (KEY_HEADER, _BEARER))
 
 
 def _key_again(name: str, text: Any, home: str | None) -> bool:

@@ -20,14 +20,15 @@ from ..drive.guard import fault
 from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
 from .exhausted import exhausted, response_type_of
-from .facts import Asked, InForce, call_info, done, failed, host_of, in_force, option
+from .facts import Asked, call_info, done, failed, host_of, in_force, option
 from .home import fingerprint, needs_home, own
 from .inject import (
-    arguments,
     build_request,
     foreign_key,
+    fresh,
     lend,
     send_once,
+    sendable,
     sending,
     under_way,
 )
@@ -49,7 +50,10 @@ class _Ours(NamedTuple):
 
     client: Any
     asked: Asked
-    options: InForce
+    options: Any
+    """As it is sent with."""
+    deep: bool
+    """The SDK changes what is inside its body."""
     call: Call
     key: str
     """The client's own."""
@@ -88,7 +92,8 @@ class Binding:
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         sheltered = needs_home(given, self._hosts)
         if sheltered:
-            args, kwargs = (), {**given, "api_key": self.pool.ring.value(self.pool.home_id)}
+            # No key yet, its store being down: the client is made all the same, for later.
+            args, kwargs = (), {**given, "api_key": self.pool.home_value or POOL_KEY}
         result = wrapped(*args, **kwargs)
         if sheltered:
             self._sheltered.add(client)
@@ -98,11 +103,11 @@ class Binding:
         """Put the key of a send into its request; keep the pool's keys at home in all others."""
         send = under_way()
         if send is not None:
-            return build_request(send, wrapped, client, args, kwargs)
+            return build_request(send, wrapped, client, *args, **kwargs)
         request = wrapped(*args, **kwargs)
         if not client.vertexai and (client in self._sheltered or client.api_key == POOL_KEY):
             at_home = host_of(request.url) in self._hosts
-            value = self.pool.ring.value(self.pool.home_id) if at_home else None
+            value = self.pool.home_value if at_home else None
             lend(request, client.api_key, value)
         return request
 
@@ -120,7 +125,7 @@ class Binding:
         def send(lease: Lease) -> Done | Failed:
             try:
                 with self._sending(lease, ours):
-                    response = wrapped(*self._arguments(ours))
+                    response = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
                 return done(response, in_full=seen is not None)
             except Exception as error:
                 return failed(error, self._redact(ours.key))
@@ -145,7 +150,7 @@ class Binding:
 
         def send(lease: Lease) -> Opened | Failed:
             with self._sending(lease, ours):
-                return open_sync(wrapped(*self._arguments(ours)), redact)
+                return open_sync(wrapped(*fresh(ours.asked, ours.options, deep=ours.deep)), redact)
 
         perform = sync.Performer(self.pool, call.info, send, self._watch(ours))
         try:
@@ -168,7 +173,7 @@ class Binding:
         async def send(lease: Lease) -> Done | Failed:
             try:
                 with self._sending(lease, ours):
-                    response = await wrapped(*self._arguments(ours))
+                    response = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
                 return done(response, in_full=seen is not None)
             except Exception as error:
                 return failed(error, self._redact(ours.key))
@@ -192,7 +197,7 @@ class Binding:
         async def send(lease: Lease) -> Opened | Failed:
             try:
                 with self._sending(lease, ours):
-                    inner = await wrapped(*self._arguments(ours))
+                    inner = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
             except Exception as error:
                 return failed(error, redact)
             return await open_async(inner, redact)
@@ -225,25 +230,30 @@ class Binding:
         shared, options = client._http_options, asked.http_options
         base_url = shared.base_url if options is None else option(options, "base_url")
         host = host_of(base_url or shared.base_url or "")
-        if bypassed.get() or host not in self._hosts:
+        if bypassed.get() or host not in self._hosts or not self.pool.roster.keys:
             return asked, {}
         known = (key, POOL_KEY)
         if foreign_key(shared.headers, known) or foreign_key(option(options, "headers"), known):
             return asked, {}
         pool = self.pool
         sticky = pool.policy.strategy == "sticky"
-        in_use = in_force(client, options)
-        info = call_info(asked, in_use, stream=stream, host=host, scale=pool.scale, sticky=sticky)
+        extra, retry = in_force(client, options)
+        info = call_info(
+            asked, extra, retry, stream=stream, host=host, scale=pool.scale, sticky=sticky
+        )
         home = self._home(key) if info.pinned else None
         moment = (pool.clock.time(), pool.draw())
         call = Call(info, pool.roster, pool.policy, pool.scale, home, moment)
-        return _Ours(client, asked, in_use, call, key)
+        if not info.pinned:
+            options = sendable(client, options, retry)
+        return _Ours(client, asked, options, bool(extra), call, key)
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
         key_id = self.pool.ring.id_of(key) if own(key) else self.pool.home_id
-        if key_id is not None and key_id in self.pool.roster.keys:
-            return self.pool.roster.keys[key_id]
+        candidate = self.pool.roster.keys.get(key_id) if key_id is not None else None
+        if candidate is not None:
+            return candidate
         label = f"{HOME}{fingerprint(key)}"
         return Candidate(label, label, label)
 
@@ -258,9 +268,6 @@ class Binding:
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
         return sending(value, ours.asked, pinned=ours.call.info.pinned)
-
-    def _arguments(self, ours: _Ours) -> Asked:
-        return arguments(ours.client, ours.asked, ours.options, pinned=ours.call.info.pinned)
 
     def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault)

@@ -71,8 +71,14 @@ class Secret:
 class SecretStore(Protocol):
     """A place that keeps the values of keys.
 
-    Stores are synchronous: the ring serves from memory, and a look-up runs in a thread where
-    there is an event loop. They may be asked from several threads at once.
+    Stores are synchronous: the ring serves from memory, and asks each store in threads of its
+    own. They may be asked from two threads at once. A store may also have these, False where it
+    does not:
+
+    - `instant`: a look-up needs no network, so it is done in the thread that asks;
+    - `fixed`: values never change, so nobody looks again by the clock;
+
+    and a method `place(key_id)` that tells where a key is kept unless told otherwise, for people.
     """
 
     @property

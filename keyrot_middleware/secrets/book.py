@@ -35,6 +35,8 @@ class Book:
     unresolved: dict[str, str] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
     same_as: dict[str, str] = field(default_factory=dict)
+    gone: dict[str, str] = field(default_factory=dict)
+    """Values of ids that left the pool, for calls that are still under way with them."""
 
     def copy(self) -> Book:
         """Make a book that may be written in."""
@@ -46,19 +48,27 @@ class Book:
             self.unresolved.copy(),
             self.stale.copy(),
             self.same_as.copy(),
+            self.gone.copy(),
         )
+
+    def leave(self, key_id: str) -> None:
+        """Let an id leave the pool: another may have its value now."""
+        if key_id in self.values:
+            self.gone[key_id] = self.values.pop(key_id)
+        for reasons in (self.unresolved, self.stale, self.same_as):
+            reasons.pop(key_id, None)
 
     def enter(self, key_id: str, found: Secret | SecretError) -> bool:
         """Write down what a store answered; tell whether the key's value is another now."""
         for reasons in (self.unresolved, self.stale, self.same_as):
             reasons.pop(key_id, None)
         if isinstance(found, SecretError):
-            self._miss(key_id, mask_keys(str(found)))
+            self.miss(key_id, mask_keys(str(found)))
             return False
         value = found.reveal()
         fault = _fault(value)
         if fault:
-            self._miss(key_id, f"key {key_id}: {fault}")
+            self.miss(key_id, f"key {key_id}: {fault}")
             return False
         holder = self._holder(value)
         if holder not in (None, key_id):
@@ -70,7 +80,8 @@ class Book:
         key_id = self.ids.get(value)
         return key_id if key_id is not None and self.values.get(key_id) == value else None
 
-    def _miss(self, key_id: str, reason: str) -> None:
+    def miss(self, key_id: str, reason: str) -> None:
+        """Write down why a key has no current value."""
         (self.stale if key_id in self.values else self.unresolved)[key_id] = reason
 
     def _repeat(self, key_id: str, holder: str) -> None:
@@ -78,7 +89,7 @@ class Book:
             self.same_as[key_id] = holder
             if key_id in self.optional:
                 return
-        self._miss(key_id, f"key {key_id}: its value is that of the key {holder}")
+        self.miss(key_id, f"key {key_id}: its value is that of the key {holder}")
 
     def _keep(self, key_id: str, value: str) -> bool:
         if value not in self.ids and len(value) >= _SHORTEST_MASKED and not _has_shape(value):

@@ -24,10 +24,20 @@ class EnvStore:
     """
 
     scheme = "env"
+    instant = True
 
     def __init__(self, env_file: Path | None = None) -> None:
         """Remember which `.env` to read; it need not exist. None: the one of this directory."""
         self._env_file = env_file or Path(".env").absolute()
+
+    @property
+    def fixed(self) -> bool:
+        """Tell whether nothing can change: nobody edits the environment of a running process."""
+        return not self._env_file.exists()
+
+    def place(self, key_id: str) -> str:
+        """Tell where a key is unless told otherwise."""
+        return f"{_SCHEME}{_PREFIX}{key_id}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up now, reading `.env` once."""

@@ -14,6 +14,8 @@ class InlineStore:
     """Give back what it was made with."""
 
     scheme = "inline"
+    instant = True
+    fixed = True
 
     def __init__(self, values: Mapping[str, Secret]) -> None:
         self._values = dict(values)

@@ -92,6 +92,22 @@ class State(ABC):
         project or account too, and so may bring other keys back. Counts and limits stay.
         """
 
+    def note_refusal(self, key_id: str, fingerprint: str) -> None:  # noqa: B027 - see `refusals`
+        """Let other processes know with which value of a key Google has refused it for good.
+
+        Args:
+            key_id: The key.
+            fingerprint: Of the value, as `Secret.fingerprint` gives it.
+        """
+
+    def refusals(self) -> frozenset[tuple[str, str]]:
+        """Tell which keys were refused, and with which value, by any process.
+
+        Only a shared state keeps this: a process that has another value can then tell that a
+        retirement is not about its own.
+        """
+        return frozenset()
+
     def book(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
     ) -> None:

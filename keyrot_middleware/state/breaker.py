@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from .forks import after_fork
+from ..forks import after_fork
 
 __all__ = ["PAUSE_S", "Breaker"]
 

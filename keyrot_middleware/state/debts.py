@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from ..core.model import Lease, Outcome
+from ..forks import after_fork
 from .base import State
-from .forks import after_fork
 from .mirror import Mirror
 
 __all__ = ["Debts", "apay", "pay"]

@@ -155,6 +155,14 @@ class DegradingState(State):
         self._local.reset(key)
         self._ask_or_owe("reset", key)
 
+    def note_refusal(self, key_id: str, fingerprint: str) -> None:
+        """Let other processes know which value was refused, if they can be told now."""
+        self._ask("note_refusal", key_id, fingerprint)
+
+    def refusals(self) -> frozenset[tuple[str, str]]:
+        """Tell which values were refused; while degraded, none that is known."""
+        return self._ask("refusals") or frozenset()
+
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key; while degraded, what this process alone knows."""
         keys = list(candidates)

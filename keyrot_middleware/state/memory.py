@@ -29,8 +29,8 @@ from ..core.model import (
 from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
 from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, own_names, scope_key, scope_keys
+from ..forks import after_fork
 from .base import KeyHealth, State
-from .forks import after_fork
 from .overview import overview
 from .recent import keep
 
@@ -80,23 +80,25 @@ class MemoryState(State):
         with self._lock:
             now = self._clock()
             bucket = self._buckets.get(info.model, info.model)
+            quotas, resting = self._quotas, bool(self._cooldowns)
             blocks: dict[str, Block] = {}
             best: tuple[Candidate, Quota, bool] | None = None
             best_group, best_share = 0, inf
             for group, key in shortlist:
                 if best is not None and (group != best_group or not spread):
                     break
-                quota = self._quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
+                quota = quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
                 edge = quota.roll(now)
-                limits = key.limits if quota.learned is NO_LIMITS else quota.limits(key.limits)
-                block = self._resting(key, bucket, info.verb, now) if self._cooldowns else None
-                if block is None and limits is not NO_LIMITS:
-                    block = self._full(key, quota, limits, info, now, edge=edge)
+                block = self._resting(key, bucket, info.verb, now) if resting else None
+                if key.limits is NO_LIMITS and quota.learned is NO_LIMITS:
+                    share = quota.requests / key.weight
+                else:
+                    limits = quota.limits(key.limits)
+                    block = block or self._full(key, quota, limits, info, now, edge=edge)
+                    share = quota.share(limits, key.weight) if spread else 0.0
                 if block is not None:
                     blocks[key.key_id] = block
-                    continue
-                share = quota.share(limits, key.weight) if spread else 0.0
-                if best is None or share < best_share:
+                elif best is None or share < best_share:
                     best, best_group, best_share = (key, quota, edge), group, share
             if best is None:
                 return Unavailable(now, blocks)
@@ -110,7 +112,7 @@ class MemoryState(State):
             for name in names:
                 keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
             verdict = outcome.verdict
-            health = self._health_of(lease.key_id)
+            health = self._health.get(lease.key_id) or self._health_of(lease.key_id)
             if outcome.kind is Kind.SUCCESS:
                 health.success_count += 1
                 self._forgive(lease)
@@ -167,10 +169,7 @@ class MemoryState(State):
         return quota
 
     def _health_of(self, key_id: str) -> KeyHealth:
-        health = self._health.get(key_id)
-        if health is None:
-            health = self._health[key_id] = KeyHealth()
-        return health
+        return self._health.setdefault(key_id, KeyHealth())
 
     def _resting(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
         for name in scope_keys(key, bucket, verb):
@@ -200,10 +199,11 @@ class MemoryState(State):
         key, quota, edge = best
         probing = self._probing(key, bucket, info.verb)
         where = quota.book(info.requests, info.tokens, edge=edge)
-        self._under_way[key.key_id] = self._under_way.get(key.key_id, 0) + 1
-        self._health_of(key.key_id).last_used = now
+        key_id = key.key_id
+        self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
+        (self._health.get(key_id) or self._health_of(key_id)).last_used = now
         lease = Lease(
-            key_id=key.key_id,
+            key_id=key_id,
             project=key.project,
             billing_account=key.billing_account,
             bucket=bucket,
@@ -213,7 +213,7 @@ class MemoryState(State):
             at=now,
             probe=bool(probing),
             tier=key.tier,
-            books=Booking(quota, where, probing, info.model, self._revived.get(key.key_id, 0)),
+            books=Booking(quota, where, probing, info.model, self._revived.get(key_id, 0)),
         )
         for cooldown in probing:
             cooldown.probe = lease

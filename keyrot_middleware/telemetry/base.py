@@ -60,40 +60,57 @@ class Watches:
         self._watches = watches
         self._fault = fault
 
+    # Told of each command twice, so these loops are written out rather than shared.
+
     def before(self, command: Command) -> None:
         """Tell every watch."""
-        tell(self._watches, "before", self._fault, command)
+        for one in self._watches:
+            try:
+                one.before(command)
+            except Exception:
+                self._fault("telemetry")
 
     def after(self, command: Command, reply: Any) -> None:
         """Tell every watch."""
-        tell(self._watches, "after", self._fault, command, reply)
+        for one in self._watches:
+            try:
+                one.after(command, reply)
+            except Exception:
+                self._fault("telemetry")
 
     def attach(self) -> object:
         """Attach every watch; give the tokens."""
-        return tell(self._watches, "attach", self._fault)
+        tokens: list[object] = []
+        for one in self._watches:
+            token = None
+            try:
+                token = one.attach()
+            except Exception:
+                self._fault("telemetry")
+            tokens.append(token)
+        return tokens
 
     def detach(self, token: object) -> None:
         """Detach every watch, the last attached first."""
         tokens: list[object] = token  # type: ignore[assignment]  # what attach() gave
-        for one, own in zip(reversed(self._watches), reversed(tokens), strict=True):
-            tell((one,), "detach", self._fault, own)
+        for one in reversed(self._watches):
+            try:
+                one.detach(tokens.pop())
+            except Exception:
+                self._fault("telemetry")
 
     def finish(self, error: BaseException | None) -> None:
         """Tell every watch."""
         tell(self._watches, "finish", self._fault, error)
 
 
-def tell(listeners: Iterable[object], what: str, fault: Fault, *values: object) -> list[object]:
-    """Call the method *what* of each listener, survive what it raises, and give the replies."""
-    replies: list[object] = []
+def tell(listeners: Iterable[object], what: str, fault: Fault, *values: object) -> None:
+    """Call the method *what* of each listener, and survive what it raises."""
     for one in listeners:
-        reply = None
         try:
-            reply = getattr(one, what)(*values)
+            getattr(one, what)(*values)
         except Exception:
             fault("telemetry")
-        replies.append(reply)
-    return replies
 
 
 def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch | None:

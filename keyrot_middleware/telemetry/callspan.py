@@ -117,7 +117,12 @@ class GuestSpan:
             return
         attributes: MutableMapping[str, Any] = self._data.attributes
         attributes.update(self._told(key_id, attributes.get(names.ATTEMPT_COUNT)))
-        self._data.metric_attributes[names.POOL] = self._pool
+        self.label_metrics()
+
+    def label_metrics(self) -> None:
+        """Have the owner's metrics tell the pool, where it takes more attributes for them."""
+        if self._data is not None:
+            self._data.metric_attributes[names.POOL] = self._pool
 
     def _told(self, key_id: str, count: object) -> Attributes:
         number = count + 1 if isinstance(count, int) else 1

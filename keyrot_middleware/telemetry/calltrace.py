@@ -45,13 +45,12 @@ class CallTrace:
     def before(self, command: Command) -> None:
         """Start what *command* starts."""
         call = self._call or self._open()
-        kind = type(command)
-        if kind is Acquire:
+        if type(command) is Acquire:
             if self._wanted is None:
                 self._wanted = time.perf_counter()
-        elif isinstance(command, Send):
+        elif type(command) is Send:
             self._send(call, command)
-        elif isinstance(command, Sleep):
+        elif type(command) is Sleep:
             if command.why == "key" and self._wanted is None:
                 # The call has failed with every key: it asks for none before it waits.
                 self._wanted = time.perf_counter()
@@ -60,13 +59,12 @@ class CallTrace:
 
     def after(self, command: Command, reply: Any) -> None:
         """Take note of what came of *command*."""
-        kind = type(command)
-        if isinstance(command, Settle):
-            self._settle(command, reply if isinstance(reply, int | float) else None)
-        elif kind is Send:
-            if isinstance(reply, Opened) and self._call is not None:
+        if type(command) is Settle:
+            self._settle(command, reply if isinstance(reply, float) else None)
+        elif type(command) is Send:
+            if type(reply) is Opened and self._call is not None:
                 self._call.first_chunk()
-        elif isinstance(command, Refresh) and reply is True and self._call is not None:
+        elif type(command) is Refresh and reply is True and self._call is not None:
             self._call.event(names.EVENT_REPLACED, {names.KEY_ID: command.key_id})
 
     def attach(self) -> object:

@@ -53,6 +53,14 @@ WAIT_TIME: Final = "keyrot.acquire.wait_time"
 COOLDOWN_DURATION: Final = "keyrot.cooldown.duration"
 """Seconds."""
 
+# Metrics alone; what they are called stands in instruments.py.
+KEY_STATE: Final = "keyrot.key.state"
+"""`idle`, `used`, `cooldown` or `disabled`."""
+QUOTA: Final = "keyrot.quota"
+"""`rpm`, `tpm` or `rpd`."""
+TOKEN_TYPE: Final = "gen_ai.token.type"
+"""`input` or `output`."""
+
 # Values of ATTEMPT_OUTCOME.
 SUCCESS: Final = "success"
 RETRY: Final = "retry"
@@ -74,4 +82,4 @@ EVENT_REPLACED: Final = "keyrot.key.replaced"
 EVENT_DEGRADED: Final = "keyrot.state.degraded"
 EVENT_EXHAUSTED: Final = "keyrot.pool.exhausted"
 BLOCKED_KEYS: Final = "keyrot.pool.blocked_keys"
-"""Texts such as `flash_01: quota_day for 3600 s`."""
+"""Texts such as `flash_01: quota_day until 2026-01-02 08:00:00Z`."""

@@ -8,6 +8,7 @@ between `attach` and `detach`, around the SDK's own code.
 from __future__ import annotations
 
 from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.trace import (
     NoOpTracer,
     NoOpTracerProvider,
@@ -21,12 +22,12 @@ from ..core.model import CallInfo
 from . import names
 from .base import Watch
 from .calltrace import CallTrace
+from .suppress import suppressed
 
 __all__ = ["OtelObserver"]
 
-# The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
-_SUPPRESS = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
-_SUPPRESS_PLAIN = "suppress_instrumentation"
+REFRESH = "refresh secrets"
+"""Name of the span of a look-up that no call waited for, and that found something new."""
 
 
 class OtelObserver:
@@ -45,18 +46,31 @@ class OtelObserver:
 
     def start(self, info: CallInfo) -> Watch | None:
         """Trace a call, unless nobody records or instrumentation is suppressed."""
-        # Asked for each call: a program may set its provider after install().
+        tracer = self._current()
+        if tracer is None:
+            return None
+        here = context.get_current()
+        if suppressed(here):
+            return None
+        return CallTrace(tracer, here, info, self._pool)
+
+    def replaced(self, key_id: str) -> None:
+        """Record that a key has a new value while no call waits for it: a span of its own."""
+        tracer = self._current()
+        if tracer is None:
+            return
+        about = {names.POOL: self._pool, names.KEY_ID: key_id}
+        with tracer.start_as_current_span(REFRESH, Context(), attributes=about) as span:
+            span.add_event(names.EVENT_REPLACED, {names.KEY_ID: key_id})
+
+    def _current(self) -> Tracer | None:
+        """Give the tracer in force: a program may set its provider after install()."""
         provider = self._given or trace.get_tracer_provider()
         seen, tracer = self._made
         if provider is not seen:
             tracer = _tracer(provider)
             self._made = provider, tracer
-        if tracer is None:
-            return None
-        here = context.get_current()
-        if here.get(_SUPPRESS) or here.get(_SUPPRESS_PLAIN):
-            return None
-        return CallTrace(tracer, here, info, self._pool)
+        return tracer
 
 
 def _tracer(provider: TracerProvider) -> Tracer | None:

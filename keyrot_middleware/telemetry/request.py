@@ -54,13 +54,20 @@ def request_attributes(info: CallInfo, operation: str) -> dict[str, AttributeVal
 
 def usage_attributes(usage: Usage) -> dict[str, AttributeValue]:
     """Give what the response told of itself; nothing for what it did not tell."""
-    told: tuple[tuple[str, AttributeValue | None], ...] = (
-        (names.GEN_AI_INPUT_TOKENS, usage.input_tokens),
-        (names.GEN_AI_OUTPUT_TOKENS, usage.output_tokens),
-        (names.GEN_AI_CACHED_TOKENS, usage.cached_tokens),
-        (names.GEN_AI_THOUGHT_TOKENS, usage.thought_tokens),
-        (names.GEN_AI_RESPONSE_MODEL, usage.model),
-        (names.GEN_AI_RESPONSE_ID, usage.response_id),
-        (names.GEN_AI_FINISH_REASONS, [reason.lower() for reason in usage.finish_reasons] or None),
-    )
-    return {name: value for name, value in told if value is not None}
+    told: dict[str, AttributeValue] = {}
+    for name, value in zip(_OF_USAGE, usage, strict=True):
+        if value is not None and value != ():
+            told[name] = value
+    return told
+
+
+_OF_USAGE = (
+    names.GEN_AI_INPUT_TOKENS,
+    names.GEN_AI_OUTPUT_TOKENS,
+    names.GEN_AI_CACHED_TOKENS,
+    names.GEN_AI_THOUGHT_TOKENS,
+    names.GEN_AI_RESPONSE_MODEL,
+    names.GEN_AI_RESPONSE_ID,
+    names.GEN_AI_FINISH_REASONS,
+)
+"""In the order of the fields of `Usage`."""

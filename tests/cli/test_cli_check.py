@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import free_port, server, stop_all
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -26,6 +27,12 @@ KEYS = [
     },
     {"key_id": "pro_01", "priority": 3, "secret": "env://TEAM_KEY", "max_concurrency": 8},
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers() -> Iterator[None]:
+    yield
+    stop_all()
 
 
 @pytest.fixture
@@ -93,6 +100,57 @@ def test_json_tells_the_same(keyrot: Keyrot, keys_file: Path) -> None:
     assert keys["pro_01"]["problem"].startswith("key pro_01: the variable TEAM_KEY")
     assert keys["GOOGLE_API_KEY"]["same_as"] == "flash_01"
     assert keys["GOOGLE_API_KEY"]["problem"] is None
+
+
+def test_each_key_has_its_store_and_place(keyrot: Keyrot, tmp_path: Path) -> None:
+    """Stores may be mixed; a default place is spelt out, a value in a setting is said to be one."""
+    (tmp_path / "mounted").write_text("value-one\n")
+    entries = [{"key_id": "a", "secret": f"file://{tmp_path}/mounted"}, {"key_id": "b"}]
+    (tmp_path / "keys.json").write_text(json.dumps(entries))
+    given = {"SECRET_STORE_TYPE": "file", "CREDENTIALS_DIRECTORY": "/none"}
+    ran = keyrot("check", "--json", GEMINI_API_KEYS="value-two", GEMINI_API_KEY="x-three", **given)
+    keys = {key["key_id"]: key for key in json.loads(ran.stdout)["keys"]}
+    assert {key_id: (key["store"], key["secret"]) for key_id, key in keys.items()} == {
+        "a": ("file", f"file://{tmp_path}/mounted"),
+        "b": ("file", "file:///none/b"),
+        "key_1": ("setting", "GEMINI_API_KEYS (key_1)"),
+        "GEMINI_API_KEY": ("env", "env://GEMINI_API_KEY"),
+    }
+    assert [key["resolved"] for key in keys.values()] == [True, False, True, True]
+    assert keys["b"]["problem"] == "key b: the file /none/b: there is no such file"
+    assert ran.returncode == 1
+
+
+def test_an_extra_that_is_missing_is_told_without_a_traceback(
+    keyrot: Keyrot, tmp_path: Path, hide: Callable[[str], dict[str, str]]
+) -> None:
+    """The line to run is in the message; exit code 1."""
+    (tmp_path / "keys.json").write_text('[{"key_id": "a"}]')
+    ran = keyrot(
+        "check", SECRET_STORE_TYPE="vault", VAULT_ADDR="http://127.0.0.1:9", **hide("hvac")
+    )
+    if "No module named 'keyrot_middleware.secrets.vault'" in ran.stderr:
+        pytest.skip("the store is not there yet")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "pip install 'keyrot-middleware[vault]'" in ran.stderr
+
+
+def test_the_state_is_told_and_asked(keyrot: Keyrot, keys_file: Path) -> None:
+    """A shared state that does not answer is wrong; its password is not shown."""
+    values = {"GEMINI_KEY_flash_01": "value-one", "TEAM_KEY": "value-two"}
+    ran = keyrot("check", **values)
+    assert "State: memory://, of each process by itself\n" in ran.stdout
+    url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
+    ran = keyrot("check", KEYROT_STATE_URL=url, **values)
+    assert ran.returncode == 1
+    assert "State: redis://[redacted]@127.0.0.1:" in ran.stdout
+    assert "cannot be used" in ran.stdout
+    told = json.loads(keyrot("check", "--json", KEYROT_STATE_URL=url, **values).stdout)
+    assert (told["state"]["shared"], told["state"]["reachable"]) == (True, False)
+    assert "hunter2" not in ran.stdout + ran.stderr + json.dumps(told)
+    ran = keyrot("check", KEYROT_STATE_URL=server("valkey").strict_url, **values)
+    assert ran.returncode == 0
+    assert "/0, answers\n" in ran.stdout
 
 
 def test_no_key_and_only_switched_off_keys_are_not_good(keyrot: Keyrot, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.errors import ConfigError, SecretError
-from keyrot_middleware.keysfile import BUILT_STORES
+from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret, SecretStore, open_store
 from keyrot_middleware.secrets.inline import InlineStore
 
@@ -61,19 +60,6 @@ def test_a_broken_file_does_not_hide_the_environment(
     monkeypatch.setenv("GEMINI_KEY_b", "value")
     assert look_up(open_store("env"), "b") == "value"
     assert "set neither" in look_up(open_store("env"), "a")
-
-
-@pytest.mark.parametrize("uri", ["vault", "vault://x", "en", ""])
-def test_an_unknown_store_is_refused(uri: str) -> None:
-    """The error says what was found and what is allowed."""
-    with pytest.raises(ConfigError, match=r'found ".*"; allowed: env\.'):
-        open_store(uri)
-
-
-@pytest.mark.parametrize("scheme", BUILT_STORES)
-def test_every_store_that_settings_allow_can_be_opened(scheme: str) -> None:
-    """The tables of settings and stores say the same."""
-    assert open_store(scheme).scheme == scheme
 
 
 def test_an_inline_value_is_given_back() -> None:

@@ -11,10 +11,18 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from servers import stop_all
 
 from keyrot_middleware.drive.guard import strict
 from keyrot_middleware.telemetry.otel import OtelObserver
 from keyrot_middleware.telemetry.tree import format_tree, show
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers() -> Iterator[None]:
+    """Stop at the end what the tests have started."""
+    yield
+    stop_all()
 
 
 class Traced:

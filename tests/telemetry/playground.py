@@ -29,7 +29,7 @@ from keyrot_middleware.testing import FakeClock
 
 SECRET = "FAKE-secret-of-{}"
 PROMPT = "the prompt nobody may see"
-USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("STOP",))
+USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("stop",))
 INFO = CallInfo("gemini-2.5-flash", "generateContent", tokens=10, host="gemini.test:8443")
 STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
 

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 from ...core.model import CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
 from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
+from ...forks import after_fork
 from ..base import KeyHealth, State
-from ..forks import after_fork
-from . import codec
+from . import codec, refusals
 from .alines import AsyncLines
 from .calls import Call
 from .lines import Lines
@@ -161,6 +161,14 @@ class RedisState(State):
         """
         also = (f"c:p:{key.project}", f"c:b:{key.billing_account}")
         self._lines.call(self._call("revive", (key.key_id, *also)))
+
+    def note_refusal(self, key_id: str, fingerprint: str) -> None:
+        """Tell others with which value a key was refused; raises as `check` does."""
+        self._lines.ask(refusals.noting(self._base, key_id, fingerprint, time.time()))
+
+    def refusals(self) -> frozenset[tuple[str, str]]:
+        """Tell which keys were refused, and with which value; raises as `check` does."""
+        return refusals.pairs(self._lines.ask([refusals.reading(self._base)])[0])
 
     def check(self) -> None:
         """Find out whether the server can be written to.

@@ -1,0 +1,117 @@
+"""A service under load over four keys, with its metrics on a port for Prometheus.
+
+It needs no key and no network: a fake Gemini API answers. One key is revoked; two free ones are
+spent before each minute is over; the paid one serves a single request at a time. So calls change
+their key, wait, and now and then find none. See README.md beside this file.
+
+    python examples/prometheus/program.py              until Ctrl-C
+    python examples/prometheus/program.py --seconds 60 --rate 5
+
+For your own program the three lines of `expose` are enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+import time
+from collections import Counter
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from google import genai
+from opentelemetry import metrics
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import start_http_server
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini, Reply
+
+KEYS = Path(__file__).with_name("pool.json")
+MODEL = "gemini-flash-latest"
+WORKERS = 6
+
+
+def expose(address: str, port: int) -> None:
+    """Let Prometheus read this program's metrics."""
+    metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+    start_http_server(port, address)
+    print(f"metrics: http://{address}:{port}/metrics", flush=True)
+
+
+def open_pool(gemini: FakeGemini) -> None:
+    """Make the keys of pool.json at the fake service, and put the pool in place."""
+    projects = {"free_1": "first-project", "free_2": "second-project", "revoked_1": "third-project"}
+    for label in (*projects, "paid_1"):
+        project = projects.get(label, "company")
+        key = gemini.add_key(label, project=project, tier="free" if label in projects else "paid")
+        os.environ[f"GEMINI_KEY_{label}"] = key.value
+    gemini.always("revoked_1", Reply.KEY_INVALID)
+    gemini.limit("second-project", rpm=15)  # less than pool.json says: the pool learns it
+    gemini.delay(0.05)
+    keyrot_middleware.install(keys_file=KEYS, allowed_hosts=[gemini.host], max_wait_s=2)
+
+
+def ask(client: genai.Client, number: int) -> None:
+    """Make one call: mostly a question, sometimes a stream, rarely of a model that is not there."""
+    model = "no-such-model" if number % 25 == 24 else MODEL
+    if number % 5 == 4:
+        for _ in client.models.generate_content_stream(model=model, contents="Count to five."):
+            pass
+    else:
+        client.models.generate_content(model=model, contents="What is the RSI, in one line?")
+
+
+def work(client: genai.Client, numbers: Any, pause_s: float, ended: Counter[str], end: Any) -> None:
+    """Ask until the end, at an even pace."""
+    while not end.wait(pause_s):
+        try:
+            ask(client, next(numbers))
+        except keyrot_middleware.KeyPoolExhausted:
+            ended["without a key"] += 1
+        except genai.errors.APIError:
+            ended["failed"] += 1
+        else:
+            ended["answered"] += 1
+
+
+def load(gemini: FakeGemini, rate: float, seconds: float) -> None:
+    """Keep the workers busy, let the service be overloaded now and then, and tell how it goes."""
+    client = genai.Client(http_options=gemini.http_options)
+    ended: Counter[str] = Counter()
+    end, numbers = threading.Event(), count()
+    given = (client, numbers, WORKERS / rate, ended, end)
+    workers = [threading.Thread(target=work, args=given) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    until = time.monotonic() + seconds
+    try:
+        while time.monotonic() < until:
+            gemini.script_any(Reply.OVERLOADED)
+            time.sleep(min(5.0, max(until - time.monotonic(), 0.0)))
+            print(", ".join(f"{number} {how}" for how, number in ended.items()), flush=True)
+    except KeyboardInterrupt:
+        print()
+    end.set()
+    for worker in workers:
+        worker.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--address", default="localhost", help="0.0.0.0 for Prometheus in Docker")
+    parser.add_argument("--port", type=int, default=9464)
+    parser.add_argument("--rate", type=float, default=2.5, help="calls a second")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    asked = parser.parse_args()
+    expose(asked.address, asked.port)
+    with FakeGemini() as gemini:
+        open_pool(gemini)
+        load(gemini, asked.rate, asked.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Which store a key is in, and how a store is opened: ours by name, others by entry point."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dotenv import dotenv_values
+
+from ..core.text import nearest, shown
+from ..errors import ConfigError, MissingExtraError
+from ..schemes import BUILT_STORES, GROUP, plugged_in
+from .base import Secret, SecretStore
+from .env import EnvStore
+from .handle import Handle
+from .inline import InlineStore
+from .ring import Place
+
+if TYPE_CHECKING:
+    from ..config import Config, KeySpec
+
+__all__ = ["Stores", "open_store"]
+
+Opener = Callable[[Mapping[str, str]], SecretStore]
+
+
+def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
+    """Open the secret store of a type (`env`) or of a place in it (`env://NAME`).
+
+    Args:
+        uri: Type or place.
+        env_file: The `.env` to read; None: that of the working directory.
+
+    Raises:
+        ConfigError: If there is no such store, a setting of it is wrong, or its extra is not
+            installed. A store that is out of reach is no error here.
+    """
+    scheme = uri.partition("://")[0].lower()
+    env_file = env_file or Path(".env").absolute()
+    if scheme == "env":
+        return EnvStore(env_file)
+    store = Handle(scheme, partial(_open, _opener(scheme), scheme, env_file))
+    store.open()
+    return store
+
+
+def _opener(scheme: str) -> Callable[[], Opener]:
+    """Find what opens a store; it is imported when it is called."""
+    if scheme in BUILT_STORES:
+        return lambda: getattr(import_module(f"{__package__}.{scheme}"), f"open_{scheme}")
+    others = plugged_in()
+    if scheme in others:
+        return others[scheme].load
+    known = (*BUILT_STORES, *others)
+    raise ConfigError(
+        f"secret store: found {shown(scheme)}; allowed: {', '.join(known)} (others plug in by the "
+        f"entry point {GROUP}).{nearest(scheme, known)}"
+    )
+
+
+def _open(find: Callable[[], Opener], scheme: str, env_file: Path) -> SecretStore:
+    try:
+        return find()(_environ(env_file))
+    except (ImportError, AttributeError) as error:
+        if isinstance(error, ConfigError) or (error.name or "").startswith(__package__):
+            raise
+        problem = _cannot_be_imported(scheme, error)
+    raise problem
+
+
+def _cannot_be_imported(scheme: str, error: ImportError | AttributeError) -> ConfigError:
+    if scheme not in BUILT_STORES:
+        return ConfigError(f"secret store {scheme}, an entry point of {GROUP}: {error}")
+    package = (error.name or "its library").partition(".")[0]
+    wanted_by = f"the secret store {scheme}"
+    return MissingExtraError(wanted_by=wanted_by, package=package, extra=scheme)
+
+
+def _environ(env_file: Path) -> dict[str, str]:
+    """Lay the environment over `.env`, as the settings are read."""
+    try:
+        in_file = dotenv_values(env_file, encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        in_file = {}  # told when the settings were loaded
+    return {**{k: v for k, v in in_file.items() if v is not None}, **os.environ}
+
+
+class Stores:
+    """The stores of one pool, each opened once, when the first key is in it."""
+
+    def __init__(self, env_file: Path) -> None:
+        """Open nothing yet."""
+        self._env_file = env_file
+        self._open: dict[str, SecretStore] = {}
+
+    def places(self, config: Config) -> dict[str, Place]:
+        """Tell where the value of each key is kept, in the order of the pool.
+
+        Raises:
+            ConfigError: A store that a key names is not known, or cannot be opened.
+        """
+        given = {k: Secret(v.get_secret_value()) for k, v in config.inline.items()}
+        inline = InlineStore(given)
+        default = config.settings.secret_store
+        return {
+            key.key_id: Place(inline) if key.key_id in given else self._place(key, default)
+            for key in config.keys
+        }
+
+    def _place(self, key: KeySpec, default: str) -> Place:
+        scheme = key.secret.partition("://")[0] if key.secret else default
+        if scheme not in self._open:
+            self._open[scheme] = open_store(scheme, env_file=self._env_file)
+        return Place(self._open[scheme], key.secret)

@@ -1,0 +1,145 @@
+"""What went wrong between us and Vault, in words for people and without a secret in them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ..core.text import mask_keys
+
+__all__ = ["Fault", "Kind", "not_vault", "refused", "unreachable"]
+
+_LONGEST = 200
+_SHORTEST_MASKED = 8
+"""A shorter value is no secret, and masking it everywhere would make texts unreadable."""
+# Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and JWTs.
+_TOKEN = re.compile(r"\b(?:hv[sbr]|[sbr])\.[\w.-]{20,}|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+class Kind(Enum):
+    """What a fault means for what comes next."""
+
+    DENIED = "denied"
+    """The token may not do this, or is none any more: another login may help."""
+    MISSING = "missing"
+    REFUSED = "refused"
+    """The request makes no sense to the server."""
+    DOWN = "down"
+    """Nothing can be had from this server now: asking for more is no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A request that failed, and why."""
+
+    kind: Kind
+    text: str
+
+
+def not_vault(server: str) -> Fault:
+    """Tell that something answered that is not Vault."""
+    return Fault(Kind.DOWN, f"{server} does not answer as Vault does; is VAULT_ADDR right?")
+
+
+def unreachable(error: Exception, server: str, patience_s: float) -> Fault:
+    """Say why there was no answer, by the type of the exception alone."""
+    from requests import exceptions  # noqa: PLC0415 - comes with hvac
+
+    names = _types(error)
+    if isinstance(error, exceptions.ConnectTimeout | exceptions.ReadTimeout):
+        why = f"did not answer within {patience_s:g} s"
+    elif isinstance(error, exceptions.SSLError):
+        why = (
+            "and this host found no way to trust each other; name the CA of its certificate in "
+            "VAULT_CACERT, and see whether VAULT_ADDR has the right host, port and https://"
+        )
+    elif "NameResolutionError" in names:
+        why = "cannot be found: no such host name; is VAULT_ADDR right?"
+    elif isinstance(error, exceptions.ConnectionError):
+        why = "cannot be reached; does it run, and is VAULT_ADDR right?"
+    elif isinstance(error, exceptions.RequestException):
+        why = f"cannot be asked ({names[0]}); is VAULT_ADDR right?"
+    else:  # requests looks for the files before it connects
+        why = (
+            f"cannot be asked ({names[0]}); do the files exist that VAULT_CACERT, VAULT_CAPATH, "
+            "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY name?"
+        )
+    return Fault(Kind.DOWN, f"{server} {why}")
+
+
+def _types(error: BaseException) -> list[str]:
+    """Name the type of an exception and of those that urllib3 has packed into it."""
+    names: list[str] = []
+    inner: object = error
+    while isinstance(inner, BaseException) and len(names) < 5:
+        names.append(type(inner).__name__)
+        inner = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)
+    return names
+
+
+def refused(reply: Any, server: str, masked: tuple[str, ...]) -> Fault:
+    """Read an answer that is none of success.
+
+    Args:
+        reply: Of requests, with a status of 400 and up.
+        server: In words.
+        masked: Values that must not be shown, should the server repeat them.
+    """
+    body = _body(reply)
+    words = _words(body, reply, masked)
+    match reply.status_code:
+        case 401 | 403:
+            return Fault(Kind.DENIED, words)
+        case 404 if "namespace" in words:
+            return Fault(Kind.DOWN, f"{server}: {words}; is VAULT_NAMESPACE right?")
+        case 404:
+            return Fault(Kind.MISSING, _missing(body, words))
+        case 429:
+            why = "gets more requests than its rate limit quota allows; it is asked again later"
+        case 501:
+            why = "is not initialized; run `vault operator init` and unseal it"
+        case 503 if "sealed" in words.lower():
+            why = "is sealed; someone with the unseal keys must unseal it"
+        case 472 | 473:
+            why = "is a standby that answers no reads; let VAULT_ADDR name the active cluster"
+        case status if status >= 500:
+            why = f"has a fault of its own or is not ready{_said(words)}"
+        case status:
+            return Fault(Kind.REFUSED, f"{server} refuses the request ({status}){_said(words)}")
+    return Fault(Kind.DOWN, f"{server} {why}")
+
+
+def _said(words: str) -> str:
+    return f": {words}" if words else ""
+
+
+def _missing(body: dict[str, Any], words: str) -> str:
+    """Tell apart what Vault all answers with 404."""
+    data = body.get("data")
+    metadata = data.get("metadata") if isinstance(data, dict) else None
+    if isinstance(metadata, dict):
+        gone = "destroyed" if metadata.get("destroyed") else "deleted"
+        return f"its newest version, {metadata.get('version')}, was {gone}; write it again"
+    if "no handler for route" in words:
+        return "no secrets engine is mounted there"
+    return "there is no such secret"
+
+
+def _body(reply: Any) -> dict[str, Any]:
+    try:
+        body = reply.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _words(body: dict[str, Any], reply: Any, masked: tuple[str, ...]) -> str:
+    """Give what the server says, on one line, cut, and without anything that is a secret."""
+    errors = body.get("errors")
+    text = ", ".join(map(str, errors)) if isinstance(errors, list) else str(reply.text)
+    for value in (value for value in masked if len(value) >= _SHORTEST_MASKED):
+        text = text.replace(value, "[redacted]")
+    text = " ".join(_TOKEN.sub("[redacted]", mask_keys(text)).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

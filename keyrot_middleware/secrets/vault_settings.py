@@ -1,0 +1,180 @@
+"""What the Vault store is told by its variables; most are those of Vault's own command.
+
+Nothing is read from disk here and nothing is sent: a file that a variable names is read at each
+login, because whoever keeps it (a Vault agent, Kubernetes) writes it anew from time to time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.text import mask_url, shown
+from ..errors import ConfigError
+from .base import Secret
+from .vault_paths import SCHEME, clean
+
+__all__ = ["Login", "Source", "VaultSettings", "read_settings"]
+
+_KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_TRUE = ("1", "t", "true")
+_FALSE = ("", "0", "f", "false")
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
+_ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a part of the login is: in a variable, or in a file."""
+
+    name: str
+    """For people: the variable, or the path of the file."""
+    value: Secret | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A way to get a token.
+
+    Attributes:
+        name: What it is called in messages.
+        mount: Of the auth method, without `auth/`; None: the one part is the token itself.
+        parts: The secret fields of the login's body.
+        role: The role to ask for, where the method takes one; no secret.
+    """
+
+    name: str
+    mount: str | None
+    parts: Mapping[str, Source]
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VaultSettings:
+    """Where Vault is, whom to trust, who we are, and where keys are unless they say otherwise."""
+
+    address: str = field(repr=False)
+    login: Login
+    place: str = "secret/keyrot"
+    namespace: str | None = None
+    verify: bool | str = True
+    """As requests takes it: a CA file or directory, True: the usual ones, False: trust all."""
+    certificate: tuple[str, str] | None = None
+    """The files of our own certificate and its key, where the server asks for one."""
+    patience_s: float = 5.0
+    """How long one answer may take: a store that hangs holds a look-up no longer."""
+
+    @property
+    def server(self) -> str:
+        """The server in words, without a password that stands in its address."""
+        space = f", namespace {self.namespace}" if self.namespace else ""
+        return f"Vault at {mask_url(self.address)}{space}"
+
+
+def read_settings(environ: Mapping[str, str]) -> VaultSettings:
+    """Read and check the variables.
+
+    Raises:
+        ConfigError: Naming the variable, what was found (never a secret) and what is allowed.
+    """
+    found = {name: value.strip() for name, value in environ.items() if value and value.strip()}
+    return VaultSettings(
+        address=_address(found.get("VAULT_ADDR", "")),
+        login=_login(found),
+        place=_place(found.get("KEYROT_VAULT_PLACE", "secret/keyrot")),
+        namespace=found.get("VAULT_NAMESPACE", "").strip("/") or None,
+        verify=_verify(found),
+        certificate=_certificate(found),
+        patience_s=_patience(found.get("VAULT_CLIENT_TIMEOUT", "5")),
+    )
+
+
+def _address(value: str) -> str:
+    if not _ADDRESS.fullmatch(value):
+        raise ConfigError(
+            f"VAULT_ADDR: found {shown(value) if value else 'nothing'}; allowed: the address of "
+            "the server, https://host:port (http:// on this host only: it hides no secret)."
+        )
+    return value.rstrip("/")
+
+
+def _place(value: str) -> str:
+    place = clean(value.removeprefix(SCHEME))
+    if place is None or "#" in value:
+        raise ConfigError(
+            f"KEYROT_VAULT_PLACE: found {shown(value)}; allowed: MOUNT/path/of/secret, such as "
+            "secret/keyrot (the field is the key id)."
+        )
+    return place
+
+
+def _verify(found: Mapping[str, str]) -> bool | str:
+    skip = found.get("VAULT_SKIP_VERIFY", "")
+    if skip.lower() in _TRUE:
+        return False
+    if skip.lower() not in _FALSE:
+        raise ConfigError(f"VAULT_SKIP_VERIFY: found {shown(skip)}; allowed: true, false.")
+    return found.get("VAULT_CACERT") or found.get("VAULT_CAPATH") or True
+
+
+def _patience(value: str) -> float:
+    match = _SECONDS.fullmatch(value)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(
+            f"VAULT_CLIENT_TIMEOUT: found {shown(value)}; allowed: seconds, more than 0, such as 5."
+        )
+    return float(match[1])
+
+
+def _certificate(found: Mapping[str, str]) -> tuple[str, str] | None:
+    pair = found.get("VAULT_CLIENT_CERT"), found.get("VAULT_CLIENT_KEY")
+    if pair[0] and pair[1]:
+        return pair[0], pair[1]
+    if pair[0] or pair[1]:
+        raise ConfigError("VAULT_CLIENT_CERT and VAULT_CLIENT_KEY: set both, or neither.")
+    return None
+
+
+def _login(found: Mapping[str, str]) -> Login:
+    """Choose the login: of those whose variables are set, the first in this order."""
+    if "VAULT_TOKEN" in found:
+        return Login("token", None, {"token": _source(found, "VAULT_TOKEN")})
+    mount = found.get("VAULT_AUTH_MOUNT", "").strip("/").removeprefix("auth/")
+    if _has(found, "VAULT_ROLE_ID"):
+        parts = {"role_id": _source(found, "VAULT_ROLE_ID")}
+        if _has(found, "VAULT_SECRET_ID"):  # a role may be set up to need none
+            parts["secret_id"] = _source(found, "VAULT_SECRET_ID")
+        return Login("AppRole", mount or "approle", parts)
+    if "VAULT_K8S_ROLE" in found:
+        path = Path(found.get("VAULT_K8S_TOKEN_FILE", _KUBERNETES_TOKEN)).expanduser()
+        parts = {"jwt": Source(str(path), path=path)}
+        return Login("Kubernetes", mount or "kubernetes", parts, found["VAULT_K8S_ROLE"])
+    if "VAULT_JWT_ROLE" in found:
+        _need(found, "VAULT_JWT", beside="VAULT_JWT_ROLE")
+        parts = {"jwt": _source(found, "VAULT_JWT")}
+        return Login("JWT", mount or "jwt", parts, found["VAULT_JWT_ROLE"])
+    for name, other in (("VAULT_SECRET_ID", "VAULT_ROLE_ID"), ("VAULT_JWT", "VAULT_JWT_ROLE")):
+        if _has(found, name):
+            _need(found, other, beside=name)
+    path = Path(found.get("VAULT_TOKEN_FILE", "~/.vault-token")).expanduser()
+    return Login("token", None, {"token": Source(str(path), path=path)})
+
+
+def _has(found: Mapping[str, str], name: str) -> bool:
+    return name in found or f"{name}_FILE" in found
+
+
+def _need(found: Mapping[str, str], name: str, *, beside: str) -> None:
+    if not _has(found, name):
+        raise ConfigError(f"{beside} is set and {name} is not: set it (or {name}_FILE) too.")
+
+
+def _source(found: Mapping[str, str], name: str) -> Source:
+    """Take the variable, else the file that the variable with _FILE names."""
+    if name in found:
+        return Source(name, value=Secret(found[name]))
+    path = Path(found[f"{name}_FILE"]).expanduser()
+    return Source(str(path), path=path)

@@ -1,0 +1,28 @@
+"""Log lines on stderr, while a program that knows nothing of us has not set up logging yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import names
+
+__all__ = ["told_on_stderr"]
+
+
+@contextmanager
+def told_on_stderr(level: int | None = None) -> Iterator[None]:
+    """Show what the library logs: warnings while inside, and from *level* up for good."""
+    log = logging.getLogger(names.INSTRUMENTATION)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("keyrot: %(message)s"))
+    handler.setLevel(logging.WARNING if level is None else level)
+    log.addHandler(handler)
+    if level is not None:
+        log.setLevel(level)
+    try:
+        yield
+    finally:
+        if level is None:
+            log.removeHandler(handler)

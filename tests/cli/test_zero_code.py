@@ -1,0 +1,164 @@
+"""`opentelemetry-instrument python app.py`: the pool without a line of ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+from keyrot_middleware.instrument import KeyrotInstrumentor
+from keyrot_middleware.testing import FakeGemini, Reply
+
+COMMAND = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+PROGRAM = """
+import os
+from google import genai
+client = genai.Client(api_key=os.environ.get("HOME_KEY"))
+print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").text)
+"""
+OTHERS = "google-genai, google_genai"
+"""Other instrumentations of google-genai that are installed for other tests; one warns here."""
+OFF = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": f"{OTHERS}, keyrot"}
+QUIET = {
+    **{f"OTEL_{kind}_EXPORTER": "none" for kind in ("TRACES", "METRICS", "LOGS")},
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": OTHERS,
+}
+
+Instrumented = Callable[..., Any]
+
+
+@pytest.fixture
+def service() -> Iterator[FakeGemini]:
+    """Serve with a dead and a good key until the test ends."""
+    with FakeGemini() as server:
+        server.add_key("dead", tier="paid")
+        server.add_key("good", tier="paid")
+        server.always("dead", Reply.KEY_INVALID)
+        yield server
+
+
+@pytest.fixture
+def instrumented(service: FakeGemini, tmp_path: Path) -> Instrumented:
+    """Run a program with the real command, its pool made of both keys."""
+    (tmp_path / "app.py").write_text(PROGRAM)
+
+    def run(*words: str, **variables: str) -> Any:
+        settings = {
+            "GEMINI_API_KEYS": f"{service.key('dead').value},{service.key('good').value}",
+            "KEYROT_STRATEGY": "fill",
+            "KEYROT_ALLOWED_HOSTS": service.host,
+            "GOOGLE_GEMINI_BASE_URL": service.url,
+        }
+        return subprocess.run(
+            [COMMAND, *(words or (sys.executable, "app.py"))],
+            env={"PATH": os.environ["PATH"], **settings, **QUIET, **variables},
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_command_puts_the_pool_in_place(
+    instrumented: Instrumented, service: FakeGemini
+) -> None:
+    """A program that knows nothing of it is served past a dead key."""
+    ran = instrumented()
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok from good\n", "")
+    assert [service.sent("dead"), service.sent("good")] == [1, 1]
+
+
+def test_spans_and_metrics_go_to_the_providers_of_the_command(instrumented: Instrumented) -> None:
+    """What the distro sets up receives the attempts and the counts of the pool."""
+    ran = instrumented(OTEL_TRACES_EXPORTER="console", OTEL_METRICS_EXPORTER="console")
+    assert ran.returncode == 0, ran.stderr
+    for name in ("attempt key_1", "attempt key_2", "keyrot.call.attempts", "keyrot.key.count"):
+        assert f'"name": "{name}"' in ran.stdout
+    assert "FAKE" not in ran.stdout
+
+
+def test_it_is_kept_out_by_the_variable(instrumented: Instrumented, service: FakeGemini) -> None:
+    """OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=keyrot leaves the SDK alone."""
+    ran = instrumented(**OFF, HOME_KEY=service.key("good").value)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok from good\n", "")
+    assert service.sent("dead") == 0
+
+
+def test_a_wrong_setting_is_an_error_and_no_obstacle(
+    instrumented: Instrumented, service: FakeGemini
+) -> None:
+    """The program starts without the pool, and stderr says what is wrong."""
+    ran = instrumented(KEYROT_STRATEGY="sometimes", HOME_KEY=service.key("good").value)
+    assert (ran.returncode, ran.stdout) == (0, "ok from good\n")
+    assert ran.stderr.startswith("keyrot: the program starts without the pool: ")
+    assert "KEYROT_STRATEGY" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert service.sent("dead") == 0
+
+
+def test_without_a_key_it_is_told_and_changes_nothing(instrumented: Instrumented) -> None:
+    """No key anywhere is a warning; the program gets the SDK's own error."""
+    ran = instrumented(GEMINI_API_KEYS="")
+    assert "keyrot: no Gemini API key found" in ran.stderr
+    assert "No API key was provided" in ran.stderr
+
+
+@pytest.fixture
+def instrumentor(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyrotInstrumentor]:
+    """Give the one instrumentor, taken off at the end."""
+    monkeypatch.setenv("GEMINI_API_KEYS", "one,two")
+    one = KeyrotInstrumentor()
+    yield one
+    if one.is_instrumented_by_opentelemetry:
+        one.uninstrument()
+    keyrot_middleware.uninstall()
+
+
+def test_uninstrument_takes_it_off(instrumentor: KeyrotInstrumentor) -> None:
+    """By hand it goes on and off like any other instrumentation, with settings of install()."""
+    instrumentor.instrument(pool="by_hand")
+    assert keyrot_middleware.status()["pool"] == "by_hand"
+    instrumentor.uninstrument()
+    assert keyrot_middleware.status() == {"installed": False}
+
+
+def test_it_raises_nothing(
+    instrumentor: KeyrotInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever goes wrong is logged as an error, and a foreign text is not quoted."""
+
+    def fail(**_: Any) -> None:
+        raise OSError("FAKE secret")
+
+    monkeypatch.setattr("keyrot_middleware.instrument.install", fail)
+    instrumentor.instrument()
+    (record,) = [r for r in caplog.records if r.name == "keyrot_middleware"]
+    assert (record.levelno, record.getMessage()) == (
+        logging.ERROR,
+        "the program starts without the pool: OSError",
+    )
+    assert not keyrot_middleware.status()["installed"]
+
+
+def test_it_says_which_sdk_it_goes_under(instrumentor: KeyrotInstrumentor) -> None:
+    """The range is that of the package's own dependency."""
+    import tomllib
+
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    (own,) = [text for text in project["dependencies"] if text.startswith("google-genai")]
+    (told,) = instrumentor.instrumentation_dependencies()
+    assert told.replace(" ", "") == own
+    assert own in project["optional-dependencies"]["instruments"]

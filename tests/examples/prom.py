@@ -1,0 +1,81 @@
+"""A real Prometheus that reads programs of this machine, and its query API."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, build_opener
+
+from servers import free_port, wait_for
+
+__all__ = ["BINARY", "Prometheus", "read"]
+
+BINARY = shutil.which("prometheus")
+_open = build_opener(ProxyHandler({})).open
+
+
+def read(url: str) -> bytes:
+    """Get a page of this machine."""
+    with _open(url, timeout=5) as response:
+        found: bytes = response.read()
+        return found
+
+
+class Prometheus:
+    """One server process, in a directory of its own."""
+
+    def __init__(self, config: str) -> None:
+        """Start it with the text of a prometheus.yml, and wait until it is ready."""
+        assert BINARY is not None
+        self._directory = tempfile.mkdtemp(prefix="keyrot-prometheus-")
+        file = Path(self._directory) / "prometheus.yml"
+        file.write_text(config, "utf-8")
+        self.url = f"http://127.0.0.1:{free_port()}"
+        address = self.url.removeprefix("http://")
+        words = [
+            f"--config.file={file}",
+            f"--storage.tsdb.path={self._directory}/data",
+            f"--web.listen-address={address}",
+            "--log.level=error",
+        ]
+        self._process = subprocess.Popen([BINARY, *words], cwd=self._directory)
+        wait_for(self._is_ready, 20)
+
+    def stop(self) -> None:
+        """End it, and take its directory away."""
+        self._process.kill()
+        self._process.wait(10)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def ask(self, path: str, **words: str) -> Any:
+        """Ask its API; give the data."""
+        answer = json.loads(read(f"{self.url}/api/v1/{path}?{urlencode(words)}"))
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Evaluate PromQL now; give its series."""
+        found: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
+        return found
+
+    def by(self, expression: str, *labels: str) -> dict[Any, float]:
+        """Evaluate PromQL now; give its values by the labels."""
+        rows = self.query(expression)
+        names: Sequence[str] = labels
+        keys = (tuple(row["metric"].get(name, "") for name in names) for row in rows)
+        values = (float(row["value"][1]) for row in rows)
+        return {k[0] if len(k) == 1 else k: v for k, v in zip(keys, values, strict=True)}
+
+    def _is_ready(self) -> bool:
+        assert self._process.poll() is None, "prometheus has ended"
+        try:
+            return bool(read(f"{self.url}/-/ready"))
+        except URLError:
+            return False

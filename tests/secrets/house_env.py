@@ -1,0 +1,50 @@
+"""The env store's house: the environment of this process. There is no server to ask."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from keyrot_middleware.secrets import SecretStore, open_store
+
+__all__ = ["EnvHouse"]
+
+
+class EnvHouse:
+    """Write variables; `close()` takes them away again."""
+
+    scheme = "env"
+    lacks = frozenset({"denied", "down", "hanging", "requests"})
+
+    def __init__(self, folder: Path) -> None:
+        self._env_file = folder / ".env"
+        self._names: set[str] = set()
+
+    def open(self) -> SecretStore:
+        """Open a store."""
+        return open_store("env", env_file=self._env_file)
+
+    def put(self, key_id: str, value: str | bytes) -> None:
+        """Set the key's variable."""
+        self._set(f"GEMINI_KEY_{key_id}", value)
+
+    def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
+        """Set a variable for each field."""
+        for field, value in fields.items():
+            self._set(f"{name}_{field}", value)
+        return {field: f"env://{name}_{field}" for field in fields}
+
+    def remove(self, key_id: str) -> None:
+        """Take the key's variable away."""
+        del os.environ[f"GEMINI_KEY_{key_id}"]
+
+    def close(self) -> None:
+        """Leave no variable behind."""
+        for name in self._names:
+            os.environ.pop(name, None)
+
+    def _set(self, name: str, value: str | bytes) -> None:
+        self._names.add(name)
+        if isinstance(value, bytes):
+            value = os.fsdecode(value.replace(b"\0", b""))
+        os.environ[name] = value

@@ -1,0 +1,65 @@
+"""The file store's house: a directory as an orchestrator mounts it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from keyrot_middleware.secrets import SecretStore
+from keyrot_middleware.secrets.file import open_file
+
+__all__ = ["FileHouse"]
+
+
+class FileHouse:
+    """Write files under *folder*."""
+
+    scheme = "file"
+    lacks = frozenset({"requests"} | ({"denied"} if os.geteuid() == 0 else set()))
+    """Nothing is denied to root."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "mounted"
+        self._folder.mkdir()
+        self._nowhere = folder / "not mounted"
+        self._pipes = folder / "pipes"
+
+    def open(self) -> SecretStore:
+        """Open a store."""
+        return open_file({"CREDENTIALS_DIRECTORY": str(self._folder)})
+
+    def put(self, key_id: str, value: str | bytes) -> None:
+        """Write the key's file, with the line end that people leave."""
+        data = value if isinstance(value, bytes) else f"{value}\n".encode()
+        (self._folder / key_id).write_bytes(data)
+
+    def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
+        """Write a file for each field, in a directory of that name."""
+        folder = self._folder / name
+        folder.mkdir()
+        for field, value in fields.items():
+            (folder / field).write_text(value)
+        return {field: f"file://{folder / field}" for field in fields}
+
+    def remove(self, key_id: str) -> None:
+        """Take the key's file away."""
+        (self._folder / key_id).unlink()
+
+    def denied(self) -> SecretStore:
+        """Open a store in a directory that may not be entered."""
+        self._folder.chmod(0)
+        return self.open()
+
+    def down(self) -> SecretStore:
+        """Open a store where nothing is mounted."""
+        return open_file({"CREDENTIALS_DIRECTORY": str(self._nowhere)})
+
+    def hanging(self) -> SecretStore:
+        """Open a store whose file for key `a` is a pipe that nobody writes into."""
+        self._pipes.mkdir()
+        os.mkfifo(self._pipes / "a")
+        return open_file({"CREDENTIALS_DIRECTORY": str(self._pipes)})
+
+    def close(self) -> None:
+        """Let the directory be removed."""
+        self._folder.chmod(0o700)

@@ -1,0 +1,88 @@
+"""OpenBao as a house of secrets: one KV v2 secret for all keys, and logins by AppRole."""
+
+from __future__ import annotations
+
+import atexit
+import socket
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from bao import free_port, policy, shared
+
+from keyrot_middleware.secrets.base import SecretStore
+from keyrot_middleware.secrets.vault import open_vault
+
+__all__ = ["VaultHouse", "silent_url"]
+
+
+@cache
+def silent_url() -> str:
+    """Listen, and never answer, until the tests end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    atexit.register(listener.close)
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+class VaultHouse:
+    """A KV mount of its own in the shared server."""
+
+    scheme = "vault"
+
+    def __init__(self, directory: Path | None = None) -> None:
+        """Move in; nothing is written to *directory*."""
+        self.bao = shared()
+        self.mount = self.bao.mount(2)
+        self._path = f"{self.mount}/data/keyrot"
+        reading = self.bao.allow(policy(self._path, f"{self.mount}/data/team/*"))
+        self.variables = self._environ(self.bao.role(reading))
+        self._stranger = self._environ(self.bao.role(self.bao.allow(policy("secret/data/other"))))
+        self.bao.write(self._path, {})
+
+    def open(self) -> SecretStore:
+        """Open a store that may read."""
+        return open_vault(self.variables)
+
+    def put(self, key_id: str, value: str | bytes) -> None:
+        """Write a field; KV holds JSON, so each byte goes in as one character."""
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        self.bao.patch(self._path, {key_id: text})
+
+    def put_many(self, values: Mapping[str, str]) -> None:
+        """Write many fields, in pieces that OpenBao takes."""
+        items = list(values.items())
+        for start in range(0, len(items), 250):
+            self.bao.patch(self._path, dict(items[start : start + 250]))
+
+    def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
+        """Write a secret of several fields."""
+        self.bao.write(f"{self.mount}/data/team/{name}", fields)
+        return {field: f"vault://{self.mount}/team/{name}#{field}" for field in fields}
+
+    def remove(self, key_id: str) -> None:
+        """Take the field away."""
+        self.bao.patch(self._path, {key_id: None})
+
+    def denied(self) -> SecretStore:
+        """Open a store of a role with a policy for something else."""
+        return open_vault(self._stranger)
+
+    def down(self) -> SecretStore:
+        """Open a store at a port where nobody listens."""
+        return open_vault({**self.variables, "VAULT_ADDR": f"http://127.0.0.1:{free_port()}"})
+
+    def hanging(self) -> SecretStore:
+        """Open a store at a port whose listener never answers; it waits for a second, not five."""
+        silent = {"VAULT_ADDR": silent_url(), "VAULT_CLIENT_TIMEOUT": "1"}
+        return open_vault({**self.variables, **silent})
+
+    def requests(self) -> int:
+        """Count the requests in the audit log."""
+        return len(self.bao.asked())
+
+    def close(self) -> None:
+        """Move out."""
+        self.bao.admin("DELETE", f"sys/mounts/{self.mount}")
+
+    def _environ(self, role: dict[str, str]) -> dict[str, str]:
+        return {**role, "KEYROT_VAULT_PLACE": f"{self.mount}/keyrot"}

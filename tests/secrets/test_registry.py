@@ -1,0 +1,156 @@
+"""Which stores there are, how they are opened, and what is said of one that cannot be."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import plugged
+import pytest
+
+from keyrot_middleware.config import load
+from keyrot_middleware.errors import ConfigError, MissingExtraError, SecretError
+from keyrot_middleware.schemes import BUILT_STORES
+from keyrot_middleware.secrets import Secret, open_ring, open_store
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Install a distribution that has stores."""
+
+    def install(*schemes: str) -> None:
+        folder = tmp_path / "site"
+        folder.mkdir()
+        monkeypatch.syspath_prepend(plugged.plug_in(folder, *schemes))
+        plugged.OPENED.clear()
+
+    return install
+
+
+@pytest.mark.parametrize("uri", ["safe", "safe://x", "en", ""])
+def test_an_unknown_store_is_refused(uri: str) -> None:
+    """The error says what was found, what is allowed, and how others come in."""
+    with pytest.raises(
+        ConfigError, match=r'found ".*"; allowed: env, vault.*entry point'
+    ) as caught:
+        open_store(uri)
+    assert ('Did you mean "env"?' in str(caught.value)) is (uri == "en")
+
+
+@pytest.mark.parametrize("scheme", ["env", "file"])
+def test_a_store_without_a_server_can_be_opened(scheme: str) -> None:
+    """The stores that need neither settings nor a library are there."""
+    assert open_store(scheme).scheme == scheme
+    assert open_store(f"{scheme}:///x").scheme == scheme
+
+
+def test_a_store_plugs_in_by_entry_point(
+    plug_in: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is a scheme in settings and in keys.json, and it sees the environment and .env."""
+    plug_in("safe")
+    (here / ".env").write_text("ONE=file\nTWO=file\n")
+    monkeypatch.setenv("TWO", "environment")
+    (here / "keys.json").write_text(
+        '[{"key_id": "a"}, {"key_id": "b", "secret": "safe://box"}, {"key_id": "missing"}]'
+    )
+    ring = open_ring(load(secret_store="safe"))
+    assert ring.value("a") == "FAKE-a-of-default"
+    assert ring.value("b") == "FAKE-b-of-safe://box"
+    assert ring.unresolved["missing"] == "key missing: not in the safe"
+    (environ,) = plugged.OPENED
+    assert (environ["ONE"], environ["TWO"]) == ("file", "environment")
+
+
+def test_a_plugged_in_store_is_named_among_what_is_allowed(plug_in: Any) -> None:
+    """A misspelt type is answered with the plugged-in ones too."""
+    plug_in("safe", "broken")
+    with pytest.raises(ConfigError, match=r'found "saef" \(plugged in: safe, broken\)'):
+        load(secret_store="saef")
+    with pytest.raises(ConfigError, match=r'file, safe, broken .*Did you mean "safe"\?'):
+        open_store("saef")
+
+
+def test_ours_cannot_be_replaced(plug_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point that takes the name of a store of ours is not asked."""
+    monkeypatch.setattr(plugged, "open_env", plugged.open_safe, raising=False)
+    plug_in("env")
+    open_store("env")
+    assert plugged.OPENED == []
+
+
+def test_a_store_that_is_down_when_it_is_opened_is_tried_again(
+    plug_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no error at start; its keys say so without the text of the exception."""
+    monkeypatch.setenv("SAFE_TOKEN", "FAKE-token")
+    plug_in("broken")
+    store = open_store("broken")
+    with pytest.raises(ConnectionRefusedError):
+        store.resolve({"a": None})
+    monkeypatch.setattr(plugged, "open_broken", plugged.open_safe)
+    again = open_store("broken")
+    assert isinstance(again.resolve({"a": None})["a"], Secret)
+    assert repr(store) == "<secret store broken>"
+
+
+def test_an_entry_point_that_cannot_be_loaded_is_told(plug_in: Any) -> None:
+    """The error names the store and the group."""
+    plug_in("nothing")
+    with pytest.raises(ConfigError, match="secret store nothing, an entry point of keyrot"):
+        open_store("nothing")
+
+
+@pytest.mark.parametrize("scheme", sorted(set(BUILT_STORES) - {"env", "file"}))
+def test_a_missing_extra_is_an_error_with_the_pip_line(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the library is missed at import or on opening, the line to run is the same."""
+
+    def opener(environ: Any) -> Any:
+        import no_such_library  # noqa: F401
+
+    module = type(sys)(f"keyrot_middleware.secrets.{scheme}")
+    setattr(module, f"open_{scheme}", opener)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(MissingExtraError) as caught:
+        open_store(scheme)
+    assert isinstance(caught.value, ConfigError)
+    assert f"pip install 'keyrot-middleware[{scheme}]'" in str(caught.value)
+    assert "'no_such_library'" in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key says where its value is; each store is opened once, and asked once."""
+    (here / "one").write_text("FAKE-value-of-the-file\n")
+    monkeypatch.setenv("ELSEWHERE", "FAKE-value-of-the-variable")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(here))
+    (here / "keys.json").write_text(
+        f'[{{"key_id": "a", "secret": "file://{here}/one"}}, {{"key_id": "one"}},'
+        ' {"key_id": "c", "secret": "env://ELSEWHERE"}]'
+    )
+    before = dict(os.environ)
+    ring = open_ring(load(secret_store="file", gemini_api_key="FAKE-value-of-the-setting"))
+    assert ring.resolved == ("a", "c", "GEMINI_API_KEY")
+    assert ring.unresolved == {"one": "key one: its value is that of the key a"}
+    assert ring.places["a"].store is ring.places["one"].store
+    assert dict(os.environ) == before, "a value that stands there is every child process's"
+
+
+def test_a_secret_error_raised_by_a_store_is_shown(plug_in: Any) -> None:
+    """A store may raise for all keys at once; words made for people are shown, without keys."""
+    from keyrot_middleware.secrets import Place, Ring
+
+    class Sealed:
+        scheme = "sealed"
+
+        def resolve(self, refs: Any) -> Any:
+            raise SecretError("it is sealed, said AIza" + "FAKE" + "x" * 31)
+
+    ring = Ring({"a": Place(Sealed())})
+    assert ring.unresolved["a"] == (
+        "key a: the secret store sealed cannot be used: it is sealed, said AIza…[redacted]"
+    )

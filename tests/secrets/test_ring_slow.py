@@ -1,0 +1,274 @@
+"""A ring over slow stores: nobody waits longer than wanted, and late answers are used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from servers import wait_for
+from slowly import Slow
+
+from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.secrets.inline import InlineStore
+
+A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
+
+
+class Ear:
+    """Notes what a ring tells."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.renews: list[frozenset[str]] = []
+        self.announced: list[frozenset[str]] = []
+        ring.listener = self
+
+    def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
+        """Note."""
+        self.renews.append(key_ids)
+        return key_ids
+
+    def announce(self, key_ids: frozenset[str]) -> None:
+        """Note."""
+        self.announced.append(key_ids)
+
+
+def ring_of(store: Slow, *key_ids: str, ttl_s: float = 300.0, start_s: float = 5.0) -> Ring:
+    """Make a ring of a store's keys."""
+    ids = key_ids or tuple(store.values)
+    return Ring({key_id: Place(store) for key_id in ids}, ttl_s=ttl_s, start_s=start_s)
+
+
+def test_a_start_waits_for_a_slow_store_only_so_long(caplog: pytest.LogCaptureFixture) -> None:
+    """Other stores' keys serve at once; the slow one's join when it answers."""
+    slow = Slow(a=A)
+    slow.gate.clear()
+    places = {"a": Place(slow), "b": Place(InlineStore({"b": Secret(B)}))}
+    ring = Ring(places, start_s=0.05)
+    ear = Ear(ring)
+    assert ring.resolved == ("b",)
+    assert ring.unresolved == {"a": "key a: no answer yet from the secret store slow"}
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    slow.gate.set()
+    wait_for(lambda: ring.resolved == ("a", "b"))
+    assert ring.unresolved == {}
+    wait_for(lambda: ear.announced)
+    assert ear.renews == ear.announced == [frozenset({"a"})]
+
+
+def test_stores_are_asked_side_by_side_at_the_start() -> None:
+    """Two stores that take their time take it together."""
+    one, two = Slow(a=A), Slow(b=B)
+    one.gate.clear()
+    two.gate.clear()
+
+    def both_asked() -> bool:
+        return bool(one.asked and two.asked)
+
+    def let_go() -> None:
+        wait_for(both_asked)
+        one.gate.set()
+        two.gate.set()
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    ring = Ring({"a": Place(one), "b": Place(two)}, start_s=15.0)
+    thread.join()
+    assert ring.resolved == ("a", "b")
+
+
+def test_a_refused_key_is_not_waited_for_long_and_comes_back_by_itself() -> None:
+    """The call goes on; the answer is used when it comes, and told, since no call tells of it."""
+    slow = Slow(a=A)
+    ring = ring_of(slow)
+    ear = Ear(ring)
+    slow.gate.clear()
+    slow.values["a"] = C
+    began = time.monotonic()
+    assert not ring.refresh("a", wait_s=0.1)
+    assert not ring.refresh("a", wait_s=0.1), "the next call does not wait once more"
+    assert time.monotonic() - began < 2.0
+    assert ring.value("a") == A
+    slow.gate.set()
+    wait_for(lambda: ear.announced)
+    assert ring.value("a") == C
+    assert ear.announced == [frozenset({"a"})]
+    assert slow.asked == [("a",), ("a",)], "one look-up for both calls"
+
+
+def test_an_answer_that_a_call_takes_is_told_by_the_call_alone() -> None:
+    """The listener learns of it in time, and need not announce it."""
+    slow = Slow(a=A)
+    ring = ring_of(slow)
+    ear = Ear(ring)
+    slow.values["a"] = C
+    assert ring.refresh("a")
+    assert (ear.renews, ear.announced) == ([frozenset({"a"})], [])
+
+
+def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
+    """All of them learn that the key has a new value."""
+    slow = Slow(a=A)
+    ring = ring_of(slow)
+    slow.gate.clear()
+    slow.values["a"] = C
+    with ThreadPoolExecutor(20) as calls:
+        found = [calls.submit(ring.refresh, "a", 10.0) for _ in range(20)]
+        wait_for(lambda: len(slow.asked) == 2)
+        time.sleep(0.05)  # the others come while it is under way
+        slow.gate.set()
+        assert [one.result(10) for one in found] == [True] * 20
+    assert len(slow.asked) == 2
+
+
+def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
+    """A lane has one question under way, and the next is about all who came meanwhile."""
+    slow = Slow(a=A, b=B, c=C)
+    ring = ring_of(slow)
+    slow.asked.clear()
+    slow.gate.clear()
+    for key_id in ("a", "b", "c"):
+        assert not ring.refresh(key_id, wait_s=0.0)
+    slow.gate.set()
+    wait_for(lambda: len(slow.asked) == 2)
+    assert (slow.asked[0], set(slow.asked[1])) == (("a",), {"b", "c"})
+    assert slow.most_at_once == 1
+
+
+def test_a_refused_key_does_not_queue_behind_the_round() -> None:
+    """A round of all keys that hangs does not keep a single key waiting."""
+    slow = Slow(a=A, b=B)
+    ring = ring_of(slow, ttl_s=0.01)
+    slow.gate.clear()
+    time.sleep(0.02)
+    ring.turn()
+    wait_for(lambda: slow.under_way == 1)
+    assert not ring.refresh("a", wait_s=0.0)
+    wait_for(lambda: slow.under_way == 2)
+    assert slow.asked[1:] == [("a", "b"), ("a",)]
+    slow.gate.set()
+
+
+def test_by_the_clock_all_keys_are_looked_up_again() -> None:
+    """`turn()` waits for nobody, says when it wants to be called again, and asks when it is due."""
+    slow = Slow(a=A, b=B)
+    ring = ring_of(slow)
+    wait_for(lambda: 150 <= ring.turn() <= 300)
+    assert len(slow.asked) == 1, "nothing was due"
+    quick = ring_of(slow, ttl_s=0.01)
+    ear = Ear(quick)
+    slow.values["b"] = C
+    time.sleep(0.02)
+    quick.turn()
+    wait_for(lambda: quick.value("b") == C)
+    wait_for(lambda: ear.announced)
+    assert ear.announced == [frozenset({"b"})]
+
+
+def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One warning when it begins, one line when it is over; no text of the exception."""
+    caplog.set_level(logging.INFO)
+    slow = Slow(a=A, b=B)
+    ring = ring_of(slow, ttl_s=0.01)
+    slow.down = True
+    for number in range(3):
+        time.sleep(0.02)
+        ring.turn()
+        wait_for(lambda n=number: len(slow.asked) > n + 1 and not slow.under_way)
+        wait_for(lambda: ring.stale)
+        time.sleep(0.02)
+        ring.turn()
+    assert (ring.value("a"), ring.resolved) == (A, ("a", "b"))
+    assert "failed with ConnectionError" in ring.stale["a"]
+    slow.down = False
+    wait_for(lambda: (ring.turn(), not ring.stale)[1])
+    wait_for(lambda: (ring.turn(), "all keys have a current value" in caplog.text)[1])
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    reason = "key a: the secret store slow failed with ConnectionError"
+    text = f"secret store slow: 2 keys have no current value; it is asked again ({reason})"
+    assert told == [
+        ("WARNING", text),
+        ("INFO", "secret store slow: all keys have a current value"),
+    ]
+
+
+def test_other_places_can_be_put_in_place() -> None:
+    """Keys join and leave; what stays is not asked for again, what left still has its value."""
+    one, two = Slow(a=A, b=B), Slow(c=C)
+    ring = ring_of(one)
+    ring.hang({"b": Place(one), "c": Place(two)})
+    assert ring.resolved == ("b", "c")
+    assert (one.asked, two.asked) == ([("a", "b")], [("c",)])
+    assert ring.value("a") == A, "a call may be under way with it"
+    assert A not in ring.redact(f"x {A}")
+    ring.hang({"b": Place(one), "c": Place(two), "d": Place(Slow(d=A))})
+    assert ring.value("d") == A, "a value may move to another id"
+    assert ring.unresolved == {}
+
+
+def test_a_key_at_another_place_keeps_its_value_until_there_is_one_from_there() -> None:
+    """A typing error in keys.json does not take a key out of service."""
+    one, two = Slow(a=A), Slow()
+    ring = ring_of(one)
+    ring.hang({"a": Place(two, "slow://elsewhere")})
+    assert ring.value("a") == A
+    assert ring.stale == {"a": "key a: not there"}
+    two.values["a"] = B
+    assert ring.refresh("a")
+    assert ring.value("a") == B
+
+
+def test_an_answer_for_a_key_that_left_meanwhile_is_dropped() -> None:
+    """It does not come back by a late answer, nor does a closed ring change."""
+    slow, other = Slow(a=A, b=B), Slow(a=B)
+    ring = ring_of(slow)
+    slow.gate.clear()
+    slow.values["a"] = C
+    assert not ring.refresh("a", wait_s=0.0)
+    ring.hang({"b": Place(slow)}, 0.0)
+    slow.gate.set()
+    wait_for(lambda: not slow.under_way)
+    assert ring.resolved == ("b",)
+    ring.hang({"a": Place(other), "b": Place(slow)})
+    assert ring.unresolved["a"] == "key a: its value is that of the key b"
+    ear = Ear(ring)
+    ring.close()
+    slow.values["b"] = C
+    assert not ring.refresh("b")
+    assert (ring.value("b"), ear.renews) == (B, [])
+
+
+def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Ten by name, the rest by number; all are in `unresolved`."""
+    ring = ring_of(Slow(), *(f"k{number}" for number in range(500)))
+    assert len(ring.unresolved) == 500
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 11
+    assert caplog.records[-1].getMessage() == "left out of the pool: 490 keys more"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_asks_for_itself() -> None:
+    """A look-up that was under way at the fork neither blocks the child nor reaches it."""
+    slow = Slow(a=A)
+    ring = ring_of(slow)
+    slow.gate.clear()
+    assert not ring.refresh("a", wait_s=0.0)
+    wait_for(lambda: slow.under_way == 1)
+    child = os.fork()
+    if child == 0:
+        slow.gate = threading.Event()
+        slow.gate.set()
+        slow._lock = threading.Lock()
+        slow.values["a"] = C
+        os._exit(0 if ring.refresh("a", 5.0) and ring.value("a") == C else 1)
+    slow.gate.set()
+    assert os.waitpid(child, 0)[1] == 0
+    assert ring.value("a") == A

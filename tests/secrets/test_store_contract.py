@@ -1,0 +1,204 @@
+"""What every secret store does alike, with a real server behind it where it has one."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from house import House
+from servers import wait_for
+
+from keyrot_middleware.errors import SecretError
+from keyrot_middleware.secrets import Place, Ring, Secret, SecretStore
+
+HOUSES = {
+    "env": ("house_env", "EnvHouse"),
+    "file": ("house_file", "FileHouse"),
+    "vault": ("house_vault", "VaultHouse"),
+    "aws": ("house_aws", "AwsHouse"),
+    "azure": ("house_azure", "AzureHouse"),
+    "gcp": ("house_gcp", "GcpHouse"),
+}
+HERE = {scheme: names for scheme, names in HOUSES.items() if find_spec(names[0])}
+
+A, B = ("AIza" + "FAKE" + letter * 31 for letter in "ab")
+ODD = "FAKE-value-of-no-known-shape"
+LIMIT_S = 25.0
+"""Longer than any store may need to give up."""
+MOST_REQUESTS: Mapping[str, int] = {"vault": 6, "aws": 6, "azure": 510, "gcp": 6}
+"""For 500 keys in their default places: one secret with a field for each, but for Key Vault, which
+has no batch. Logins, and what tells versions apart, included."""
+
+
+@pytest.fixture(params=HERE, scope="module")
+def build(request: pytest.FixtureRequest) -> Callable[[Path], Any]:
+    """Give the class of a house."""
+    module, name = HERE[request.param]
+    made: Callable[[Path], Any] = getattr(import_module(module), name)
+    return made
+
+
+@pytest.fixture
+def house(build: Callable[[Path], Any], tmp_path: Path) -> Iterator[House]:
+    """Build a house, and tear it down."""
+    made = build(tmp_path)
+    yield made
+    made.close()
+
+
+def can(house: House, what: str) -> None:
+    """Skip where a store has no such thing: an environment cannot be down."""
+    if what in getattr(house, "lacks", ()):
+        pytest.skip(f"{house.scheme}: nothing is {what}")
+
+
+def look_up(store: SecretStore, *key_ids: str, **places: str) -> dict[str, str]:
+    """Give values, and the words of errors."""
+    refs = {**dict.fromkeys(key_ids), **places}
+    found = store.resolve(refs)
+    assert set(found) == set(refs), "an answer for each key"
+    return {
+        key_id: answer.reveal() if isinstance(answer, Secret) else f"error: {answer}"
+        for key_id, answer in found.items()
+    }
+
+
+def refusal(store: SecretStore, key_id: str = "a", **places: str) -> str:
+    """Give the words of the error of a key that cannot be had."""
+    text = look_up(store, key_id, **places)[key_id]
+    assert text.startswith("error: ")
+    assert key_id in text, "it names the key"
+    return text
+
+
+def test_a_key_is_found(house: House) -> None:
+    """Values are given as they were written, several in one question."""
+    house.put("a", A)
+    house.put("b", ODD)
+    store = house.open()
+    assert store.scheme == house.scheme
+    assert look_up(store, "a", "b") == {"a": A, "b": ODD}
+
+
+def test_a_missing_key_does_not_hide_the_others(house: House) -> None:
+    """The error names the key and the place; the others have their values."""
+    house.put("a", A)
+    house.put("b", B)
+    house.remove("b")
+    found = look_up(house.open(), "a", "b", "never_there")
+    assert found["a"] == A
+    assert found["b"].startswith("error: key b: ")
+    assert found["never_there"].startswith("error: key never_there: ")
+
+
+def test_a_new_value_is_seen_by_a_store_that_is_open(house: House) -> None:
+    """Nothing is kept inside a store."""
+    house.put("a", A)
+    store = house.open()
+    assert look_up(store, "a") == {"a": A}
+    house.put("a", B)
+    assert look_up(store, "a") == {"a": B}
+
+
+def test_fields_of_one_secret_are_keys_of_their_own(house: House) -> None:
+    """Places as they stand in keys.json lead to each of several fields."""
+    places = house.put_fields("team", {"first": A, "second": B})
+    assert all(place.startswith(f"{house.scheme}://") for place in places.values())
+    store = house.open()
+    assert look_up(store, **places) == {"first": A, "second": B}
+    house.put("a", ODD)
+    assert look_up(store, "a", **places) == {"a": ODD, "first": A, "second": B}
+
+
+@pytest.mark.parametrize("value", ["", " \n", b"\xff\xfe\x00\x01binary"], ids=repr)
+def test_what_is_no_key_is_left_out_with_a_reason(house: House, value: str | bytes) -> None:
+    """An empty or binary value harms no other key."""
+    house.put("b", B)
+    try:
+        house.put("a", value)
+    except TypeError as error:
+        pytest.skip(f"{house.scheme}: {error}")
+    store = house.open()
+    ring = Ring({"a": Place(store), "b": Place(store)})
+    assert ring.resolved == ("b",)
+    assert ring.unresolved["a"].startswith("key a: ")
+    assert "binary" not in ring.unresolved["a"].replace("it is binary", "")
+
+
+@pytest.mark.parametrize("state", ["denied", "down"])
+def test_a_store_that_gives_nothing_says_why(house: House, state: str) -> None:
+    """The error is one for each key, with the reason in words."""
+    can(house, state)
+    house.put("a", A)
+    store: SecretStore = getattr(house, state)()
+    began = time.monotonic()
+    assert len(refusal(store)) > len("error: key a: ")
+    assert time.monotonic() - began < LIMIT_S
+
+
+def test_a_store_that_hangs_delays_nobody(house: House) -> None:
+    """Other stores' keys are there at once, a refused key is not waited for long, and it ends."""
+    can(house, "hanging")
+    good = house.open()
+    house.put("b", B)
+    began = time.monotonic()
+    ring = Ring({"a": Place(house.hanging()), "b": Place(good)}, start_s=1.0)
+    assert ring.value("b") == B
+    assert not ring.refresh("a", wait_s=0.2)
+    assert time.monotonic() - began < 4.0
+    wait_for(lambda: "no answer yet" not in ring.unresolved["a"], LIMIT_S)
+    assert ring.unresolved["a"].startswith("key a: ")
+
+
+def test_many_keys_take_few_requests(house: House) -> None:
+    """Five hundred keys are read in as few requests as the store allows."""
+    can(house, "requests")
+    ids = [f"key_{number:03d}" for number in range(500)]
+    put_many: Callable[[Mapping[str, str]], None] | None = getattr(house, "put_many", None)
+    if put_many is not None:
+        put_many({key_id: f"FAKE-value-of-{key_id}" for key_id in ids})
+    else:
+        for key_id in ids:
+            house.put(key_id, f"FAKE-value-of-{key_id}")
+    store, before = house.open(), house.requests()
+    found = look_up(store, *ids)
+    assert found == {key_id: f"FAKE-value-of-{key_id}" for key_id in ids}
+    assert house.requests() - before <= MOST_REQUESTS[house.scheme]
+
+
+def test_no_value_is_in_anything_but_the_answer(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in a log line at any level, an error and what it came from, a repr or a pickle."""
+    caplog.set_level(0)
+    house.put("a", A)
+    house.put("odd", ODD)
+    places = house.put_fields("team", {"first": B})
+    stores = [house.open()]
+    stores += [getattr(house, s)() for s in ("denied", "down") if s not in _lacks(house)]
+    said: list[str] = []
+    for store in stores:
+        found = store.resolve({"a": None, "odd": None, "none": None, **places})
+        errors = [answer for answer in found.values() if isinstance(answer, SecretError)]
+        said += [text for error in errors for text in traceback.format_exception(error)]
+        said += [repr(found), repr(store), _pickled(store)]
+    said.append(caplog.text)
+    assert [secret for secret in (A, B, ODD) if secret in "\n".join(said)] == []
+
+
+def _lacks(house: House) -> frozenset[str]:
+    return getattr(house, "lacks", frozenset())
+
+
+def _pickled(thing: object) -> str:
+    try:
+        return repr(pickle.dumps(thing))
+    except Exception as error:
+        return repr(error)

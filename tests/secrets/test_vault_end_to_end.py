@@ -1,0 +1,119 @@
+"""A pool from a real OpenBao under an unchanged program: a leaked key is replaced meanwhile."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from house_vault import VaultHouse
+from servers import wait_for
+from vault_asking import Reply as Answer
+from vault_asking import front
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini, Reply
+
+pytestmark = pytest.mark.skipif(
+    find_spec("keyrot_middleware.schemes") is None, reason="the registry has no store but env"
+)
+TTL_S = 0.2
+
+
+@pytest.fixture
+def house(gemini: FakeGemini, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VaultHouse]:
+    """Two keys of the fake service in Vault, and a program's environment that says so."""
+    made = VaultHouse()
+    for key_id in ("A", "B"):
+        made.put(key_id, gemini.add_key(key_id, tier="paid").value)
+    (here / "keys.json").write_text(json.dumps([{"key_id": "A"}, {"key_id": "B"}]))
+    more = {
+        "SECRET_STORE_TYPE": "vault",
+        "KEYROT_SECRETS_TTL_S": str(TTL_S),
+        "KEYROT_STRATEGY": "fill",
+        "KEYROT_ALLOWED_HOSTS": gemini.host,
+    }
+    for name, value in {**made.variables, **more}.items():
+        monkeypatch.setenv(name, value)
+    yield made
+    keyrot_middleware.uninstall()
+    made.close()
+
+
+def ask(client: Any) -> str:
+    """Make a call; an exception is a failed test."""
+    return str(client.models.generate_content(model="gemini-2.5-flash", contents="x").text)
+
+
+def test_a_leaked_key_that_is_replaced_in_vault_serves_again(
+    house: VaultHouse,
+    gemini: FakeGemini,
+    connect: Callable[..., Any],
+    clock: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The same process goes on with the other key, then with the new value; no call fails."""
+    caplog.set_level(logging.DEBUG)
+    keyrot_middleware.install(clock=clock)
+    client = connect()
+    ask(client)
+    assert gemini.sent("A") == 1
+    gemini.always("A", Reply.KEY_LEAKED)
+    for _ in range(3):
+        ask(client)
+    assert (gemini.sent("A"), gemini.sent("B")) == (2, 3)
+    house.put("A", gemini.add_key("A_new", tier="paid").value)
+    wait_for(lambda: ask(client) and gemini.sent("A_new") > 0, 10 * TTL_S)
+    health = keyrot_middleware.status()["keys"]["A"]
+    assert health["active"]
+    for label in ("A", "B", "A_new"):
+        assert gemini.key(label).value not in caplog.text
+
+
+def test_a_login_that_is_taken_away_costs_no_call(
+    house: VaultHouse,
+    gemini: FakeGemini,
+    connect: Callable[..., Any],
+    clock: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every login is taken away while the program runs: the last values stay, and it is logged."""
+    keyrot_middleware.install(clock=clock)
+    client = connect()
+    ask(client)
+    house.bao.admin("DELETE", f"sys/auth/{house.variables['VAULT_AUTH_MOUNT']}")
+    wait_for(lambda: "logging in again failed" in caplog.text, 20 * TTL_S)
+    ask(client)
+    assert gemini.sent("A") == 2
+    assert house.variables["VAULT_SECRET_ID"] not in caplog.text
+
+
+def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
+    house: VaultHouse,
+    gemini: FakeGemini,
+    connect: Callable[..., Any],
+    clock: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It serves at once, the log says why, and when Vault is there its keys serve."""
+    monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single", tier="paid").value)
+    down = [True]
+
+    def answer(handler: Any, body: bytes) -> Answer | None:
+        return (503, b"{}", {}) if down[0] else None
+
+    with front(answer, house.bao.url) as url:
+        monkeypatch.setenv("VAULT_ADDR", url)
+        keyrot_middleware.install(clock=clock)
+        client = connect()
+        ask(client)
+        assert gemini.sent("single") == 1
+        assert "has a fault of its own or is not ready" in caplog.text
+        down[0] = False
+        wait_for(lambda: ask(client) and gemini.sent("A") > 0, 50 * TTL_S)
+        keyrot_middleware.uninstall()

@@ -1,0 +1,106 @@
+"""What docs/stores/vault.md says is so: its commands are run, its tables agree with the code."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bao import BINARY, ROOT_TOKEN, Bao
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from vault_asking import answers
+
+from keyrot_middleware.secrets import vault
+from keyrot_middleware.secrets.vault import open_vault
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "stores" / "vault.md"
+SOURCES = sorted(Path(vault.__file__).parent.glob("vault*.py"))
+ADDRESS, CA = "https://vault.example:8200", "/etc/ssl/company-ca.pem"
+
+
+def commands() -> list[str]:
+    """List the shell blocks of the page from top to bottom."""
+    return re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def bao() -> Iterator[Bao]:
+    """A server of its own: the page has names of its own."""
+    server = Bao()
+    yield server
+    server.stop()
+
+
+def run(command: str, bao: Bao, here: Path) -> dict[str, str]:
+    """Run a block as a reader with root's token would; give the environment at its end."""
+    command = command.replace(ADDRESS, bao.tls_url).replace(CA, bao.ca)
+    done = subprocess.run(
+        ["bash", "-euc", f"{command}\nenv -0 > environment"],
+        cwd=here,
+        env={
+            "PATH": f"{here}/bin{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(here),
+            "VAULT_ADDR": bao.tls_url,
+            "VAULT_CACERT": bao.ca,
+            "VAULT_TOKEN": ROOT_TOKEN,
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    pairs = (here / "environment").read_text("utf-8").rstrip("\0").split("\0")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def test_the_commands_lead_to_keys_that_are_found(bao: Bao, here: Path) -> None:
+    """From an empty server to a program that finds its keys, by what the page says alone."""
+    (here / "bin").mkdir()
+    (here / "bin" / "vault").symlink_to(BINARY)
+    for name in ("flash_01", "pro_01"):
+        (here / f"{name}.txt").write_text(f"FAKE-value-of-{name}\n")
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (here / "provider.pem").write_bytes(key.public_bytes(serialization.Encoding.PEM, form))
+    (here / "cluster-ca.pem").write_text(Path(bao.ca).read_text())
+    program: dict[str, str] = {}
+    for command in commands():
+        environment = run(command, bao, here)
+        if "SECRET_STORE_TYPE" in environment:
+            program = environment
+    assert program.pop("VAULT_TOKEN") == ROOT_TOKEN  # the reader's own, not the program's
+    found = answers(open_vault(program), flash_01=None, pro_01=None)
+    assert found == {key_id: f"FAKE-value-of-{key_id}" for key_id in ("flash_01", "pro_01")}
+    refused = answers(open_vault(program), other="vault://secret/other#x")["other"]
+    assert 'its policy needs: path "secret/data/other"' in refused
+    roles = [bao.admin("GET", f"auth/{way}/role/keyrot") for way in ("kubernetes", "jwt")]
+    assert [role["token_policies"] for role in roles] == [["keyrot"], ["keyrot"]]
+
+
+def test_the_table_of_settings_is_the_settings() -> None:
+    """Every variable that the code reads is in the table, and no other."""
+    table = PAGE.read_text("utf-8").partition("## Settings")[2].partition("\n## ")[0]
+    rows = "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    told = set(re.findall(r"`((?:VAULT|KEYROT)_\w+)`", rows)) - {"VAULT_TOKEN_FILE"}
+    code = (SOURCES[0].parent / "vault_settings.py").read_text("utf-8")
+    read = set(re.findall(r'"((?:VAULT|KEYROT)_\w+)"', code)) - {"VAULT_TOKEN_FILE"}
+    assert told == read
+
+
+def test_the_errors_that_are_explained_exist() -> None:
+    """Each text of the last table is one of the code's own."""
+    texts: list[str] = []
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    table = PAGE.read_text("utf-8").partition("## What the errors mean")[2]
+    told = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    assert len(told) == 20
+    assert [words for words in told if not any(words in text for text in texts)] == []

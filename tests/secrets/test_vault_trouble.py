@@ -1,0 +1,209 @@
+"""A Vault that is down, slow, sealed, not trusted, over its quota or no Vault at all."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from bao import ROOT_TOKEN, Bao, free_port, shared
+from house_vault import silent_url
+from vault_asking import Reply, answers, ask, front
+
+from keyrot_middleware.secrets import SecretStore
+from keyrot_middleware.secrets.vault import open_vault
+
+VALUE = "AIza" + "FAKE" + "t" * 31
+
+
+@pytest.fixture(autouse=True)
+def _no_ca_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def bao() -> Bao:
+    """The shared server, with the key `a` in a mount of its own."""
+    server = shared()
+    server.write("secret/data/trouble", {"a": VALUE})
+    return server
+
+
+def opened(url: str, **more: str) -> SecretStore:
+    """Open a store as root."""
+    fixed = {"VAULT_TOKEN": ROOT_TOKEN, "KEYROT_VAULT_PLACE": "secret/trouble"}
+    return open_vault({"VAULT_ADDR": url, **fixed, **more})
+
+
+def test_tls_with_a_ca_of_ones_own(bao: Bao) -> None:
+    """VAULT_CACERT makes the server trusted."""
+    assert ask(opened(bao.tls_url, VAULT_CACERT=bao.ca)) == VALUE
+
+
+def test_an_untrusted_certificate_is_said(bao: Bao) -> None:
+    """Without the CA nothing is sent, and the error names the variable."""
+    before = len(bao.asked())
+    text = ask(opened(bao.tls_url))
+    assert "name the CA of its certificate in VAULT_CACERT" in text
+    assert bao.asked()[before:] == []
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_verification_can_be_switched_off(bao: Bao) -> None:
+    """VAULT_SKIP_VERIFY trusts anybody, as in Vault's own command."""
+    assert ask(opened(bao.tls_url, VAULT_SKIP_VERIFY="true")) == VALUE
+
+
+@pytest.mark.parametrize("name", ["VAULT_CACERT", "VAULT_CAPATH"])
+def test_a_ca_that_is_not_there_is_said(bao: Bao, name: str) -> None:
+    """A path that leads nowhere."""
+    text = ask(opened(bao.tls_url, **{name: "/nowhere/ca.pem"}))
+    assert "do the files exist that VAULT_CACERT" in text
+
+
+def test_the_wrong_scheme_is_said(bao: Bao) -> None:
+    """HTTP to a TLS port, and TLS to an HTTP port."""
+    to_tls = ask(opened(bao.tls_url.replace("https", "http")))
+    assert "Client sent an HTTP request to an HTTPS server" in to_tls
+    to_http = ask(opened(bao.url.replace("http", "https")))
+    assert "whether VAULT_ADDR has the right host, port and https://" in to_http
+
+
+def test_nobody_there() -> None:
+    """Nothing listens, or the host has no such name: told within a moment for all paths."""
+    started = time.monotonic()
+    store = opened(f"http://127.0.0.1:{free_port()}")
+    found = answers(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
+    assert all("cannot be reached; does it run" in text for text in found.values())
+    assert time.monotonic() - started < 1
+    assert "no such host name" in ask(opened("http://no-such-host.invalid:8200"))
+
+
+def test_a_server_that_hangs_is_asked_once_and_left() -> None:
+    """Fifty paths cost one wait, of the length that VAULT_CLIENT_TIMEOUT says."""
+    store = opened(silent_url(), VAULT_CLIENT_TIMEOUT="0.3")
+    started = time.monotonic()
+    found = answers(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
+    assert 0.3 <= time.monotonic() - started < 2
+    assert all("did not answer within 0.3 s" in text for text in found.values())
+
+
+def test_a_server_that_comes_back_is_used(bao: Bao) -> None:
+    """Down in the middle of its life: the next look-up is as if nothing had been."""
+    down = [False]
+
+    def answer(handler: Any, body: bytes) -> Reply | None:
+        return (502, b"bad gateway", {}) if down[0] else None
+
+    with front(answer, bao.url) as url:
+        store = opened(url)
+        assert ask(store) == VALUE
+        down[0] = True
+        assert "has a fault of its own or is not ready: bad gateway" in ask(store)
+        down[0] = False
+        assert ask(store) == VALUE
+
+
+def test_an_outage_in_the_middle_ends_the_look_up(bao: Bao) -> None:
+    """What was read before it is kept; what comes after it is not asked for."""
+    seen: list[str] = []
+
+    def answer(handler: Any, body: bytes) -> Reply | None:
+        seen.append(handler.path)
+        return (503, b"{}", {}) if "/p1" in handler.path else None
+
+    with front(answer, bao.url) as url:
+        refs = {f"k{n}": f"vault://secret/p{n}#x" for n in range(5)}
+        found = answers(opened(url), a=None, **refs)
+    assert found["a"] == VALUE
+    assert "there is no such secret" in found["k0"]
+    assert all("is not ready" in found[f"k{n}"] for n in range(1, 5))
+    assert not any("/p2" in path for path in seen)
+
+
+@pytest.fixture(scope="module")
+def sealed() -> Iterator[Bao]:
+    """A server that was sealed."""
+    server = Bao()
+    server.admin("PUT", "sys/seal")
+    yield server
+    server.stop()
+
+
+def test_a_sealed_server(sealed: Bao) -> None:
+    """Both a token and a login meet it, and it is told."""
+    assert "is sealed; someone with the unseal keys must unseal it" in ask(opened(sealed.url))
+    role = {"VAULT_TOKEN": "", "VAULT_ROLE_ID": "role-FAKE", "VAULT_SECRET_ID": "secret-FAKE"}
+    assert "is sealed; someone with the unseal keys" in ask(opened(sealed.url, **role))
+
+
+def test_a_spent_rate_limit(bao: Bao) -> None:
+    """The server's own quota on one mount."""
+    mount = bao.mount(2)
+    bao.write(f"{mount}/data/k", {"a": VALUE})
+    quota = f"sys/quotas/rate-limit/{mount}"
+    store = opened(bao.url)
+    ask(store, f"vault://{mount}/k")
+    bao.admin("POST", quota, {"path": f"{mount}/", "rate": 1, "interval": "60s"})
+    try:
+        texts = [ask(store, f"vault://{mount}/k") for _ in range(2)]
+        assert "gets more requests than its rate limit quota allows" in texts[1]
+        assert ask(store) == VALUE
+    finally:
+        bao.admin("DELETE", quota)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (200, b"<html>hello</html>", "does not answer as Vault does; is VAULT_ADDR right?"),
+        (200, b"[1]", "does not answer as Vault does"),
+        (200, b'{"hello": "world"}', "holds no fields"),
+        (204, b"", "does not answer as Vault does"),
+        (400, b'{"errors": ["odd"]}', "refuses the request (400): odd"),
+        (418, b"tea" * 200, "refuses the request (418): teatea"),
+        (404, b"<html>", "there is no such secret"),
+        (500, b'{"errors": "no list"}', 'is not ready: {"errors": "no list"}'),
+        (501, b"{}", "is not initialized"),
+        (503, b'{"errors": ["Vault is sealed"]}', "is sealed"),
+        (503, b"", "has a fault of its own or is not ready"),
+        (473, b"", "is a standby that answers no reads"),
+    ],
+)
+def test_odd_answers(status: int, body: bytes, words: str) -> None:
+    """Whatever is at VAULT_ADDR, the look-up ends in one sentence."""
+    headers = {"Content-Type": "application/json"}
+    with front(lambda handler, sent: (status, body, headers)) as url:
+        text = ask(opened(url))
+    assert words in text
+    assert len(text) < 400
+
+
+def test_a_standby_sends_on_to_the_active_node(bao: Bao) -> None:
+    """A redirect is followed, with the token; but not for ever."""
+
+    def on(handler: Any, body: bytes) -> Reply:
+        return 307, b"", {"Location": bao.url + handler.path}
+
+    with front(on) as url:
+        assert ask(opened(url)) == VALUE
+    with front(lambda handler, body: (307, b"", {"Location": handler.path})) as url:
+        assert "cannot be asked (TooManyRedirects)" in ask(opened(url))
+
+
+def test_an_answer_of_many_megabytes_is_still_an_answer(bao: Bao) -> None:
+    """A secret as large as OpenBao takes, about a megabyte, is read."""
+    mount = bao.mount(2)
+    bao.write(f"{mount}/data/k", {"a": VALUE, "blob": "x" * 900_000})
+    assert ask(opened(bao.url), f"vault://{mount}/k") == VALUE
+
+
+def test_a_login_that_gives_no_token(bao: Bao) -> None:
+    """Something at the login path that is no login."""
+    body = json.dumps({"data": {"keys": []}}).encode()
+    with front(lambda handler, sent: (200, body, {"Content-Type": "application/json"})) as url:
+        text = ask(opened(url, VAULT_TOKEN="", VAULT_ROLE_ID="role-FAKE"))
+    assert "the AppRole login at auth/approle gave no token" in text

@@ -1,0 +1,62 @@
+"""A real SDK that keeps its metrics in memory, and what it has counted so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from keyrot_middleware.telemetry.metrics import MetricsObserver
+
+__all__ = ["Metered", "Point"]
+
+
+class Point(NamedTuple):
+    """One series of a metric."""
+
+    attributes: dict[str, Any]
+    value: float
+    """Of a counter or gauge; the sum of a histogram."""
+    count: int
+    """Measurements in a histogram; 0 for the others."""
+    bounds: tuple[float, ...] = ()
+
+
+class Metered:
+    """A provider, our observer on it, and what was recorded."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self.observer = MetricsObserver("test", self.provider)
+
+    def collect(self) -> dict[str, Any]:
+        """Collect, and give each metric of the SDK by its name."""
+        data: Any = self._reader.get_metrics_data()
+        if data is None:
+            return {}
+        scopes = [scope for one in data.resource_metrics for scope in one.scope_metrics]
+        return {metric.name: metric for scope in scopes for metric in scope.metrics}
+
+    def points(self, name: str) -> list[Point]:
+        """Give the series of a metric."""
+        metric = self.collect().get(name)
+        return [_point(point) for point in metric.data.data_points] if metric else []
+
+    def by(self, name: str, *attributes: str) -> Mapping[Any, Any]:
+        """Give the values of a counter, or the counts of a histogram, by some attributes."""
+        found: dict[Any, Any] = {}
+        for point in self.points(name):
+            told = tuple(point.attributes.get(attribute) for attribute in attributes)
+            key = told[0] if len(told) == 1 else told
+            found[key] = found.get(key, 0) + (point.count or point.value)
+        return found
+
+
+def _point(point: Any) -> Point:
+    attributes = dict(point.attributes)
+    if hasattr(point, "bucket_counts"):
+        return Point(attributes, point.sum, point.count, tuple(point.explicit_bounds))
+    return Point(attributes, point.value, 0)

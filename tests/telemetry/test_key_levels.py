@@ -1,0 +1,258 @@
+"""What is told of the keys whenever metrics are collected, and what that must not hold up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metered import Metered
+from playground import Playground, invalid, minute
+from servers import server
+
+from keyrot_middleware.core.model import Candidate, Limits
+from keyrot_middleware.drive.guard import fault
+from keyrot_middleware.drive.levels import levels
+from keyrot_middleware.telemetry.levels import KeyLevel, Reading
+from keyrot_middleware.testing import FakeGemini
+
+COUNT = "keyrot.key.count"
+USED = "keyrot.key.quota.used_ratio"
+
+
+class Board(Metered):
+    """Metrics of a pool that is shown."""
+
+    def __init__(self, **script: Any) -> None:
+        super().__init__()
+        keys = ("a_limited", "b_bad", "c_busy", "d_idle")
+        self.playground = Playground([self.observer], keys=keys, script=script)
+        self.degraded = False
+        self.reads = 0
+        self.observer.show(self._levels, lambda: self.degraded, fault, instant=True)
+
+    def _levels(self) -> Iterable[KeyLevel]:
+        self.reads += 1
+        return levels(self.playground.pool)
+
+    @property
+    def states(self) -> Any:
+        """Count the keys by their state, read anew."""
+        shown: Any = self.observer._shown
+        shown.levels._last = (float("-inf"), ())
+        return self.by(COUNT, "keyrot.key.state")
+
+    def limit(self, key_id: str, limits: Limits) -> None:
+        """Give a key limits of its own."""
+        keys = self.playground.pool.roster.keys
+        keys[key_id] = Candidate(key_id, keys[key_id].project, "billing", limits)
+
+
+def test_keys_by_state() -> None:
+    """A key is idle, in use by this process, at rest, or out of service; the sum is the pool."""
+    board = Board(a_limited=[minute(9)], b_bad=[invalid()])
+    assert board.states == {"idle": 4, "used": 0, "cooldown": 0, "disabled": 0}
+    seen: list[Any] = []
+    board.playground.script["c_busy"] = [lambda: seen.append(board.states) or invalid()]
+    board.playground.run()
+    assert seen == [{"idle": 1, "used": 1, "cooldown": 1, "disabled": 1}]
+    assert board.states == {"idle": 1, "used": 0, "cooldown": 1, "disabled": 2}
+    board.playground.clock.advance(100)
+    assert board.states == {"idle": 2, "used": 0, "cooldown": 0, "disabled": 2}
+
+
+def test_used_share_of_each_limit() -> None:
+    """Requests and tokens are laid beside the limits that are known; others are not told."""
+    board = Board()
+    board.limit("a_limited", Limits(rpm=10, tpm=48, rpd=100))
+    board.playground.run()
+    names = ("keyrot.key.id", "gen_ai.request.model", "keyrot.quota")
+    share = {
+        ("a_limited", "gemini-2.5-flash", "rpm"): 0.1,
+        ("a_limited", "gemini-2.5-flash", "tpm"): 0.25,
+        ("a_limited", "gemini-2.5-flash", "rpd"): 0.01,
+    }
+    assert board.by(USED, *names) == share
+
+
+def test_a_limit_that_google_told_beats_the_files() -> None:
+    """The 429 of a minute told five requests; the file had promised ten."""
+    board = Board(a_limited=[minute(9)])
+    board.limit("a_limited", Limits(rpm=10))
+    board.playground.run()
+    assert board.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(0.2)
+
+
+def test_a_limit_of_nothing_is_used_up() -> None:
+    """A project without any free quota has its limit at 0."""
+    board = Board()
+    board.limit("a_limited", Limits(tpm=100, rpd=0))
+    board.limit("b_bad", Limits(rpm=100))
+    board.playground.run()
+    assert board.by(USED, "keyrot.key.id", "keyrot.quota") == {
+        ("a_limited", "tpm"): 0.0,
+        ("a_limited", "rpd"): 1.0,
+        ("b_bad", "rpm"): 0.01,
+    }
+
+
+def test_degraded() -> None:
+    """1 while this process counts alone, 0 else."""
+    board = Board()
+    assert board.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 0}
+    board.degraded = True
+    assert board.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
+
+
+def test_one_reading_serves_a_collection() -> None:
+    """The state is asked once for all metrics, whatever their number."""
+    board = Board()
+    board.collect()
+    assert board.reads == 1
+
+
+def test_a_pool_that_was_taken_off_is_told_no_more() -> None:
+    """Afterwards nothing reports it; another one that is shown is told once."""
+    board = Board()
+    assert board.states
+    board.observer.hide()
+    assert {name for name in board.collect() if name in (COUNT, USED)} == set()
+    assert board.points("keyrot.state.degraded") == []
+    board.observer.hide()
+    board.observer.show(board._levels, lambda: False, fault, instant=True)
+    assert [point.value for point in board.points("keyrot.state.degraded")] == [0]
+
+
+def test_a_state_that_hangs_holds_nobody_up() -> None:
+    """A reading that takes too long is waited for a while, and not begun a second time."""
+    gate, reads = threading.Event(), []
+
+    def hang() -> list[KeyLevel]:
+        reads.append(1)
+        gate.wait(30)
+        return [KeyLevel("a", retired=False, resting=False)]
+
+    reading = Reading(hang, fault, instant=False)
+    begin = time.monotonic()
+    assert reading(0.05) == reading(0.05) == ()
+    assert time.monotonic() - begin < 1
+    gate.set()
+    reading._thread.join(10)  # type: ignore[union-attr]
+    assert [level.key_id for level in reading(0.05)] == ["a"]
+    assert len(reads) == 1
+
+
+def test_a_state_that_fails_breaks_nothing() -> None:
+    """What reading raises goes to the guard, and this collection tells nothing of the keys."""
+    told: list[str] = []
+
+    def fail() -> list[KeyLevel]:
+        raise ConnectionError
+
+    for instant in (True, False):
+        assert Reading(fail, told.append, instant=instant)(1) == ()
+    assert told == ["telemetry"] * 2
+
+
+def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last collection comes from an exit handler, when Python starts no thread any more."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    reading = Reading(lambda: [KeyLevel("a", retired=False, resting=False)], fault, instant=False)
+    assert reading(1) == ()
+
+
+def test_a_provider_that_cannot_be_had_is_survived() -> None:
+    """The program starts without metrics, and the fault is told."""
+    told: list[str] = []
+    metered = Metered()
+
+    def fail() -> Any:
+        raise LookupError("no such provider")
+
+    metered.observer._meter = fail  # type: ignore[method-assign]
+    metered.observer.show(list, lambda: False, told.append, instant=True)
+    assert told == ["telemetry"]
+
+
+PROGRAM = textwrap.dedent(
+    """
+    import json, sys
+    from google import genai
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    import keyrot_middleware
+
+    reader = InMemoryMetricReader()
+
+    def told():
+        data = reader.get_metrics_data()
+        scopes = [s for r in data.resource_metrics for s in r.scope_metrics] if data else []
+        return {
+            m.name: sorted(
+                [list(p.attributes.values()), getattr(p, "count", 0) or getattr(p, "value", 0)]
+                for p in m.data.data_points
+            )
+            for s in scopes if s.scope.name == "keyrot_middleware" for m in s.metrics
+        }
+
+    def ask():
+        client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+
+    keyrot_middleware.install()
+    client = genai.Client()
+    ask()
+    metrics.set_meter_provider(MeterProvider([reader]))
+    before = told()
+    ask()
+    during = told()
+    keyrot_middleware.uninstall()
+    after = told()
+    keyrot_middleware.install(pool="second")
+    again = told()
+    print(json.dumps([before, during, after, again]))
+    """
+)
+
+
+@pytest.mark.parametrize("kind", ["memory", "valkey"])
+def test_a_provider_that_is_set_after_install(kind: str, tmp_path: Path) -> None:
+    """Calls and keys are counted from then on, until uninstall; a second install is told alone."""
+    url = "memory://" if kind == "memory" else server(kind).url
+    with FakeGemini() as gemini:
+        key = gemini.add_key("a", tier="paid").value
+        env = {
+            "PATH": os.environ["PATH"],
+            "GEMINI_API_KEYS": key,
+            "KEYROT_ALLOWED_HOSTS": gemini.host,
+            "KEYROT_STATE_URL": url,
+            "KEYROT_POOL": f"levels-{kind}",
+            "GOOGLE_GEMINI_BASE_URL": gemini.url,
+        }
+        words = [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM]
+        done = subprocess.run(
+            words, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    before, during, after, again = json.loads(done.stdout)
+    idle = [[[f"levels-{kind}", "idle"], 1]]
+    assert [row for row in before[COUNT] if row[1]] == idle
+    assert "keyrot.call.attempts" not in before
+    assert during["keyrot.call.attempts"] == [[[f"levels-{kind}"], 1]]
+    assert [row for row in during[COUNT] if row[1]] == idle
+    assert COUNT not in after
+    assert after["keyrot.call.attempts"] == during["keyrot.call.attempts"]
+    assert [row for row in again[COUNT] if row[1]] == [[["second", "idle"], 1]]
+    assert again["keyrot.state.degraded"] == [[["second"], 0]]

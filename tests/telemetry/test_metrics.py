@@ -1,0 +1,311 @@
+"""What is counted of a call, as an SDK with a reader sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import timeit
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from metered import Metered
+from opentelemetry import context, trace
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from playground import (
+    INFO,
+    OK,
+    STREAMED,
+    Chunks,
+    GoogleError,
+    Playground,
+    failure,
+    invalid,
+    minute,
+)
+
+from keyrot_middleware.core.commands import Acquire, Send, Settle
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import HOME, Candidate, Kind, Lease, Outcome, Usage
+from keyrot_middleware.telemetry.instruments import METRICS, MetricKind
+from keyrot_middleware.telemetry.metrics import MetricsObserver
+
+INFERENCE = "opentelemetry.genai.client.inference.context"
+DURATION = "gen_ai.client.operation.duration"
+ATTEMPT = "keyrot.attempt.duration"
+
+
+@pytest.fixture
+def metered() -> Metered:
+    """Give a provider of this test's own."""
+    return Metered()
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_call_that_changes_its_key(metered: Metered, way: str) -> None:
+    """Each send is counted with its key and why it failed; the call as one that succeeded."""
+    playground = Playground([metered.observer], script={"flash_01": [minute(9)]})
+    playground.every_way()[way]()
+    by = metered.by
+    assert by(ATTEMPT, "keyrot.key.id", "error.type", "keyrot.failure.class") == {
+        ("flash_01", "429", "quota_minute"): 1,
+        # All of one project rest: the next one is of another.
+        ("pro_01", None, None): 1,
+    }
+    assert by(ATTEMPT, "keyrot.pool.name", "gen_ai.request.model") == {
+        ("test", "gemini-2.5-flash"): 2
+    }
+    assert [(p.attributes, p.value) for p in metered.points("keyrot.call.attempts")] == [
+        ({"keyrot.pool.name": "test"}, 2)
+    ]
+    assert by("keyrot.key.cooldowns", "keyrot.key.id", "keyrot.failure.class") == {
+        ("flash_01", "quota_minute"): 1
+    }
+    tokens = by("keyrot.key.tokens", "keyrot.key.id", "gen_ai.token.type")
+    assert tokens == {("pro_01", "input"): 12, ("pro_01", "output"): 30}
+    assert by("keyrot.key.wait_time", "keyrot.pool.name") == {"test": 2}
+    assert by("keyrot.key.timeouts", "keyrot.pool.name") == {"test": 0}
+    assert by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
+
+
+def test_the_metrics_of_the_conventions(metered: Metered) -> None:
+    """Duration and tokens of the whole call have the attributes that the conventions name."""
+    Playground([metered.observer], script={"flash_01": [minute(9)]}).run()
+    called = {
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.provider.name": "gcp.gemini",
+        "gen_ai.request.model": "gemini-2.5-flash",
+        "gen_ai.response.model": "gemini-2.5-flash-001",
+        "server.address": "gemini.test",
+        "server.port": 8443,
+        "keyrot.pool.name": "test",
+    }
+    assert [(p.attributes, p.count) for p in metered.points(DURATION)] == [(called, 1)]
+    usage = {p.attributes.pop("gen_ai.token.type"): p for p in metered.points(TOKENS)}
+    assert {kind: point.value for kind, point in usage.items()} == {"input": 12, "output": 30}
+    assert usage["input"].attributes == called
+    assert metered.points("gen_ai.client.operation.time_to_first_chunk") == []
+
+
+TOKENS = "gen_ai.client.token.usage"
+
+
+def test_a_call_that_fails(metered: Metered) -> None:
+    """The last failure is the call's; what the response did not tell is not counted."""
+    script = {"a1": [minute(9_000)], "b1": [invalid()]}
+    playground = Playground([metered.observer], keys=("a1", "b1"), script=script)
+    with pytest.raises(GoogleError, match="400"):
+        playground.run()
+    assert metered.by(DURATION, "error.type") == {"400": 1}
+    assert metered.by("keyrot.call.attempts", "error.type") == {"400": 1}
+    assert metered.by(ATTEMPT, "error.type") == {"429": 1, "400": 1}
+    assert metered.by("keyrot.key.cooldowns", "keyrot.key.id") == {"a1": 1, "b1": 1}
+    assert metered.points(TOKENS) == metered.points("keyrot.key.tokens") == []
+
+
+def test_no_key_is_free(metered: Metered) -> None:
+    """A call that sends nothing is a timeout with 0 attempts, and waited for no key it had."""
+    playground = Playground([metered.observer], keys=("a1",), script={"a1": [minute(9_000)]})
+    with pytest.raises(GoogleError):
+        playground.run()
+    with pytest.raises(Exhausted):
+        playground.run()
+    assert metered.by("keyrot.key.timeouts", "keyrot.pool.name") == {"test": 1}
+    attempts = metered.points("keyrot.call.attempts")
+    assert [(p.attributes["error.type"], p.count, p.value) for p in attempts] == [("429", 2, 1)]
+    assert metered.by("keyrot.key.wait_time", "keyrot.pool.name") == {"test": 1}
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_call_that_waits_is_pending(metered: Metered, way: str) -> None:
+    """While it waits for a key it is counted as pending, and no longer."""
+    playground = Playground([metered.observer], keys=("a1",), script={"a1": [minute(20), OK]})
+    seen: list[Any] = []
+
+    class Watching:
+        def time(self) -> float:
+            return playground.clock.time()
+
+        def sleep(self, seconds: float) -> None:
+            seen.append(metered.by("keyrot.key.pending_requests", "keyrot.pool.name"))
+            time.sleep(0.03)
+            playground.clock.sleep(seconds)
+
+        async def asleep(self, seconds: float) -> None:
+            self.sleep(seconds)
+
+    playground.pool.clock = Watching()
+    playground.every_way()[way]()
+    assert seen == [{"test": 1}]
+    (waits,) = metered.points("keyrot.key.wait_time")
+    assert (waits.count, waits.value > 0.03) == (2, True)
+    assert metered.by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_stream(metered: Metered, way: str) -> None:
+    """It has a time to its first chunk beside its duration, and the usage of its end."""
+    playground = Playground([metered.observer], script={"flash_01": [Chunks(3)]})
+    playground.every_way(stream=True)[way]()
+    first = metered.points("gen_ai.client.operation.time_to_first_chunk")
+    assert [point.count for point in first] == [1]
+    assert metered.by(DURATION, "error.type") == {None: 1}
+    assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
+
+
+def test_a_stream_that_its_reader_leaves(metered: Metered) -> None:
+    """Dropped, it is no error; what it has used so far is counted."""
+    playground = Playground([metered.observer], script={"flash_01": [Chunks(3)]})
+    stream = playground.stream()
+    next(stream)
+    del stream
+    gc.collect()
+    assert metered.by(ATTEMPT, "error.type") == {None: 1}
+    assert metered.by(DURATION, "error.type") == {None: 1}
+    assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
+
+
+async def test_a_cancelled_call(metered: Metered) -> None:
+    """Attempt and call both tell that they were cancelled."""
+    playground = Playground([metered.observer])
+    under_way = asyncio.Event()
+
+    async def hang(_lease: Lease) -> Any:
+        under_way.set()
+        await asyncio.Event().wait()
+
+    playground.asend = hang  # type: ignore[method-assign]
+    task = asyncio.create_task(playground.arun())
+    await under_way.wait()
+    assert list(metered.observer._sending.values()) == ["flash_01"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    cancelled = {"asyncio.exceptions.CancelledError": 1}
+    assert metered.by(ATTEMPT, "error.type") == metered.by(DURATION, "error.type") == cancelled
+    assert metered.observer._sending == {}
+
+
+def test_under_the_official_instrumentation(metered: Metered) -> None:
+    """What it measures itself we do not; its metrics tell our pool."""
+    data = SimpleNamespace(attributes={}, metric_attributes={})
+    token = context.attach(context.set_value(INFERENCE, data))
+    try:
+        Playground([metered.observer]).run()
+        list(Playground([metered.observer], script={"flash_01": [Chunks(2)]}).stream(STREAMED))
+    finally:
+        context.detach(token)
+    assert {name for name in metered.collect() if name.startswith("gen_ai.")} == set()
+    assert metered.by(ATTEMPT, "error.type") == {None: 2}
+    assert data.metric_attributes == {"keyrot.pool.name": "test"}
+
+
+@pytest.mark.parametrize("key", ["suppress_instrumentation", None])
+def test_suppressed(metered: Metered, key: str | None) -> None:
+    """Where instrumentation is suppressed nothing is counted."""
+    key = key or context._SUPPRESS_INSTRUMENTATION_KEY
+    token = context.attach(context.set_value(key, True))
+    try:
+        assert Playground([metered.observer]).run() == "answer"
+    finally:
+        context.detach(token)
+    # The two that are there from the beginning are at zero.
+    assert set(metered.collect()) <= {"keyrot.key.timeouts", "keyrot.key.pending_requests"}
+
+
+def test_a_strangers_key_has_no_series_of_its_own(metered: Metered) -> None:
+    """A program with a thousand customers' own keys does not make a thousand series of them."""
+    watch = metered.observer.start(INFO)
+    assert watch is not None
+    for label in ("home:1a2b", "home:3c4d"):
+        lease = Lease(label, label, label, "m", INFO.verb, 0, 1, at=0.0)
+        watch.before(Acquire(INFO, ((0, Candidate(label, label, label)),), spread=False))
+        watch.before(Send(lease, 1, 0))
+        watch.after(Settle(lease, Outcome(Kind.SUCCESS, None, Usage(1, 1))), None)
+    assert HOME == "home:"
+    assert metered.by(ATTEMPT, "keyrot.key.id") == {"home": 2}
+
+
+def test_nobody_counts() -> None:
+    """Without a provider, or with one that records nothing, a call is not watched at all."""
+    assert MetricsObserver("test").start(INFO) is None
+    assert MetricsObserver("test", NoOpMeterProvider()).start(INFO) is None
+
+
+def test_an_sdk_that_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_SDK_DISABLED makes the SDK give meters that record nothing."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    provider = MeterProvider(shutdown_on_exit=False)
+    assert MetricsObserver("test", provider).start(INFO) is None
+
+
+def test_what_it_costs_where_nobody_counts() -> None:
+    """To find out that nobody counts takes a microsecond or less; three are allowed here."""
+    observer = MetricsObserver("test")
+    fastest = min(timeit.repeat(lambda: observer.start(INFO), number=1_000, repeat=50))
+    assert fastest / 1_000 < 3e-6
+
+
+def test_the_table_is_what_the_sdk_sees(metered: Metered) -> None:
+    """Each metric of the table is emitted with its unit, kind, buckets and attributes, no other."""
+    _everything(metered)
+    seen = metered.collect()
+    assert set(seen) == {metric.name for metric in METRICS}
+    for metric in METRICS:
+        told = seen[metric.name]
+        assert (told.unit, told.description) == (metric.unit, metric.about)
+        assert _kind(told.data) in metric.kind.lower()
+        points = metered.points(metric.name)
+        assert {name for point in points for name in point.attributes} == set(metric.attributes)
+        assert {point.bounds for point in points} == {metric.buckets}
+        assert bool(metric.buckets) is (metric.kind is MetricKind.HISTOGRAM)
+
+
+def _kind(data: Any) -> str:
+    name = type(data).__name__.lower()
+    if name != "sum":
+        return name
+    return "counter" if data.is_monotonic else "updowncounter"
+
+
+def _everything(metered: Metered) -> None:
+    """Make calls of every kind, with a pool that is shown."""
+    from keyrot_middleware.drive.guard import fault
+    from keyrot_middleware.drive.levels import levels
+
+    script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
+    playground = Playground([metered.observer], script=script)
+    list(playground.stream())
+    with pytest.raises(GoogleError):
+        playground.run()
+    metered.observer.show(lambda: levels(playground.pool), lambda: False, fault, instant=True)
+    usage = Usage(1, 1, model="m")
+    watch = metered.observer.start(INFO)
+    assert watch is not None
+    lease = Lease("a", "a", "a", "m", INFO.verb, 0, 1, at=0.0)
+    watch.before(Send(lease, 1, 0))
+    watch.after(Settle(lease, Outcome(Kind.ABANDONED, None, usage)), None)
+    watch.finish(asyncio.CancelledError())
+
+
+def test_the_buckets_are_those_of_the_conventions() -> None:
+    """Durations from 10 ms to 82 s and tokens to 67 million, each the double or fourfold."""
+    buckets = {metric.name: metric.buckets for metric in METRICS}
+    assert buckets[DURATION][:3] == (0.01, 0.02, 0.04)
+    assert buckets[DURATION][-1] == 81.92
+    assert buckets[TOKENS][:3] == (1, 4, 16)
+    assert buckets[TOKENS][-1] == 67_108_864
+    assert buckets["keyrot.call.attempts"] == (1, 2, 3, 4, 5, 8, 10)
+    waits = buckets["keyrot.key.wait_time"]
+    assert (waits[0], waits[-1]) == (0.001, 10)
+
+
+def test_spans_and_metrics_side_by_side(metered: Metered, traced: Any) -> None:
+    """Both watch the same call, and neither disturbs the other."""
+    playground = Playground([traced.observer, metered.observer], script={"flash_01": [Chunks(2)]})
+    list(playground.stream())
+    assert len(traced.named("attempt")) == 1
+    assert metered.by(ATTEMPT, "error.type") == {None: 1}
+    assert trace.get_current_span() is trace.INVALID_SPAN

@@ -1,0 +1,117 @@
+"""The tables of docs/telemetry.md are what real calls emit: nothing missing, nothing extra."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playground import OK, Chunks, Playground, failure, invalid, minute
+
+from keyrot_middleware.telemetry import names
+from keyrot_middleware.telemetry.instruments import METRICS
+
+PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Give the cells of the table below a heading."""
+    below = PAGE.read_text("utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in below.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def named(cell: str) -> list[str]:
+    """List the names in a cell."""
+    return re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", cell)
+
+
+def names_of(heading: str) -> set[str]:
+    """List the names in the first column."""
+    return {name for row in rows(heading) for name in named(row[0])}
+
+
+@pytest.fixture
+def everything(traced: Any) -> Any:
+    """Make calls in which each span and each event comes to pass."""
+    _stream_after_a_rest(traced)
+    _replaced_key(traced)
+    _without_a_state(traced)
+    _exhausted(traced)
+    return traced
+
+
+def _stream_after_a_rest(traced: Any) -> None:
+    playground = Playground([traced.observer], keys=("flash_01",))
+    playground.script = {"flash_01": [minute(9), Chunks(2)]}
+    list(playground.stream())
+
+
+def _replaced_key(traced: Any) -> None:
+    playground = Playground([traced.observer], keys=("flash_01",))
+    store: Any = playground.pool.ring._places["flash_01"].store
+
+    def replace() -> Any:
+        store._values["flash_01"] = type(store._values["flash_01"])("FAKE-another-secret")
+        return invalid()
+
+    playground.script = {"flash_01": [replace, OK]}
+    playground.run()
+
+
+def _without_a_state(traced: Any) -> None:
+    playground = Playground([traced.observer], script={"flash_01": [failure(503), OK]})
+    state: Any = playground.pool.state
+    lend = state.acquire
+    state.acquire = lambda *args, **kwargs: lend(*args, **kwargs)._replace(degraded=True)
+    playground.run()
+
+
+def _exhausted(traced: Any) -> None:
+    playground = Playground([traced.observer], keys=("a1",), script={"a1": [invalid()]})
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"400|no key"):
+            playground.run()
+
+
+def _attributes(spans: Iterable[Any]) -> set[str]:
+    return {name for span in spans for name in span.attributes}
+
+
+def test_attributes_of_a_call(everything: Any) -> None:
+    """The span of a call has the attributes of its table, all of them and no other."""
+    assert names_of("The call") == _attributes(everything.named("generate_content"))
+
+
+def test_attributes_of_an_attempt(everything: Any) -> None:
+    """The span of an attempt has the attributes of its table, all of them and no other."""
+    assert names_of("An attempt") == _attributes(everything.named("attempt"))
+
+
+def test_events(everything: Any) -> None:
+    """Each event is in the table, with its attributes and the span that has it."""
+    seen: dict[str, tuple[str, set[str]]] = {}
+    for span in everything.spans:
+        for event in span.events:
+            where = "the attempt" if span.name.startswith("attempt") else "the call"
+            seen.setdefault(event.name, (where, set()))[1].update(event.attributes)
+    told = {named(row[0])[0]: (row[1][: len("the call")], row[2]) for row in rows("Events")}
+    assert {name: (where, set(named(cell))) for name, (where, cell) in told.items()} == {
+        name: (where[: len("the call")], attributes) for name, (where, attributes) in seen.items()
+    }
+
+
+def test_outcomes() -> None:
+    """The values of an attempt's outcome are those of the code."""
+    (cell,) = [row[1] for row in rows("An attempt") if names.ATTEMPT_OUTCOME in row[0]]
+    values = {names.SUCCESS, names.RETRY, names.FAIL, names.ABANDONED}
+    assert set(re.findall(r"`(\w+)`", cell)) == values
+
+
+def test_metrics() -> None:
+    """Each metric is in the table with its kind, unit and attributes; what is emitted is this."""
+    table = [row for row in rows("Metrics") if len(row) == 4]
+    told = [(named(row[0])[0], row[1], tuple(named(row[2]))) for row in table]
+    assert told == [(m.name, f"{m.kind}, {m.unit}", m.attributes) for m in METRICS]

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Install Debian's packages that some tests need: prometheus, and redis-server beside the wheel's
+# Valkey. Does nothing where both are there. Without root nothing is installed: tests that lack one
+# say so and are skipped, but CI (CI=true) fails. No service is left running.
+set -euo pipefail
+
+missing=()
+for package in prometheus redis-server; do
+  command -v "$package" > /dev/null || missing+=("$package")
+done
+[ "${#missing[@]}" -gt 0 ] || exit 0
+
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get > /dev/null; then
+  echo "== not installed, since that needs root and apt-get: ${missing[*]}"
+  [ "${CI:-}" != true ] || exit 1
+  exit 0
+fi
+
+echo "== installing ${missing[*]} (once)"
+policy=/usr/sbin/policy-rc.d # Debian's own way to say that a package must not start its service
+if [ ! -e "$policy" ]; then
+  trap 'rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' > "$policy"
+  chmod +x "$policy"
+fi
+log=$(mktemp)
+export DEBIAN_FRONTEND=noninteractive
+if ! { apt-get update -qq && apt-get install -qq -y --no-install-recommends "${missing[@]}"; } > "$log" 2>&1; then
+  cat "$log" >&2
+  exit 1
+fi
+rm -f "$log"

@@ -4,8 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+JAEGER := tools/jaeger/bin/jaeger
 
-.PHONY: help demo test lint types bench bench-peers sdk-tests frameworks record clean
+.PHONY: help demo test lint types bench bench-peers sdk-tests coexist frameworks jaeger test-jaeger record clean
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -39,15 +40,26 @@ bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server a
 sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in three SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py
 
+coexist: $(READY)  ## two other instrumentations' own tests, alone and with a pool installed before and after
+	@$(BIN)/python tools/coexist/compare.py
+
 frameworks: $(READY)  ## LangChain, pydantic-ai, ADK and agno, unchanged, over a pool
 	@$(BIN)/python tools/frameworks/run.py
+
+jaeger: $(JAEGER)  ## run Jaeger: http://localhost:16686, spans to http://localhost:4318; Ctrl-C ends it
+	@echo "== Jaeger: query API and UI on http://localhost:16686, OTLP on http://localhost:4318"
+	@$(JAEGER) --config tools/jaeger/jaeger.yaml
+
+test-jaeger: $(READY) $(JAEGER)  ## the spans of examples/jaeger, found again in a real Jaeger
+	@echo "== tests with a real Jaeger"
+	@JAEGER_REQUIRED=1 $(BIN)/python -m pytest tests/jaeger
 
 record: $(READY)  ## record the cassettes again: from Google with real keys in the environment, else from the fake
 	@$(BIN)/python tools/record_cassettes.py
 	@$(BIN)/python tools/record_secret_cassettes.py
 
 clean:           ## remove everything that was set up
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
+	rm -rf tools/jaeger/bin .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml requirements/dev.txt
@@ -55,6 +67,11 @@ $(READY): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt -e .
 	@touch $(READY)
+
+$(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
+	@command -v go >/dev/null || { echo "Jaeger is built with Go 1.25 or newer, and there is no go here"; exit 1; }
+	@echo "== building Jaeger (once; six minutes on two cores, seconds with a warm Go cache)"
+	@cd tools/jaeger && nice go build -trimpath -o bin/jaeger github.com/jaegertracing/jaeger/cmd/jaeger
 
 .venv-bench/ready: pyproject.toml requirements/dev.txt
 	@echo "== setting up .venv-bench (once)"

@@ -15,6 +15,7 @@ PAGES = (
     ROOT / "examples" / "prometheus" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "adr").glob("*.md")),
+    ROOT / "examples" / "jaeger" / "README.md",
 )
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -90,15 +90,26 @@ def place_pool(level: int | None = None) -> bool:
     Returns:
         Whether the program may start: False where a setting is wrong.
     """
-    from ..compose import install  # noqa: PLC0415 - not for a mere --help
-
     with told_on_stderr(level):
         try:
-            install()
+            _install()
         except KeyrotError as error:
             sys.stderr.write(f"keyrot: {error}\n")
             return False
     return True
+
+
+def _install() -> None:
+    """Call install(), but leave the first word on tracing to the program, which comes after us."""
+    from ..compose import current_pool, install  # noqa: PLC0415 - not for a mere --help
+    from ..config import load  # noqa: PLC0415
+    from ..telemetry.export import ExportFromFirstCall  # noqa: PLC0415
+
+    exports = (ExportFromFirstCall(),) if load().settings.tracing == "otlp" else ()
+    install(tracing="off")
+    pool = current_pool()
+    if pool is not None:
+        pool.observers = (*exports, *pool.observers)
 
 
 def run_program(target: str, arguments: list[str], *, is_module: bool = False) -> int:

@@ -51,6 +51,9 @@ class CallTrace:
         elif type(command) is Send:
             self._send(call, command)
         elif type(command) is Sleep:
+            if command.why == "key" and self._wanted is None:
+                # The call has failed with every key: it asks for none before it waits.
+                self._wanted = time.perf_counter()
             told = {names.WAIT_SECONDS: command.seconds, names.WAIT_REASON: command.why}
             call.event(names.EVENT_WAIT, {**told})
 

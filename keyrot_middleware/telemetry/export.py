@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from opentelemetry import trace
 
+from ..core.model import CallInfo
 from ..errors import MissingExtraError
 
-__all__ = ["export_spans"]
+__all__ = ["ExportFromFirstCall", "export_spans"]
 
 
 def export_spans() -> bool:
@@ -20,8 +24,44 @@ def export_spans() -> bool:
     Raises:
         MissingExtraError: The extra `otlp` is not installed.
     """
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    if _is_set():
         return False
+    exporter, provider_type, batch = _sdk()
+    provider = provider_type()
+    provider.add_span_processor(batch(exporter()))
+    trace.set_tracer_provider(provider)
+    return True
+
+
+class ExportFromFirstCall:
+    """Set the provider up when the first call comes, unless the program has one by then.
+
+    For a pool that is put in place before the program itself begins (`keyrot run`): OpenTelemetry
+    takes the first provider that is set and refuses all others, so we must not be first.
+    """
+
+    def __init__(self) -> None:
+        """Be ready to set it up.
+
+        Raises:
+            MissingExtraError: The extra `otlp` is not installed.
+        """
+        _sdk()
+        self._lock = threading.Lock()
+        self._done = False
+
+    def start(self, info: CallInfo) -> None:
+        """Set it up once, and watch nothing."""
+        if self._done:
+            return
+        with self._lock:
+            done, self._done = self._done, True
+            if not done:
+                export_spans()
+
+
+def _sdk() -> tuple[Any, Any, Any]:
+    """Import what the extra `otlp` brings: exporter, provider, processor."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
             OTLPSpanExporter,
@@ -32,7 +72,8 @@ def export_spans() -> bool:
         raise MissingExtraError(
             wanted_by="KEYROT_TRACING=otlp", package=str(missing.name), extra="otlp"
         ) from None
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
-    return True
+    return OTLPSpanExporter, TracerProvider, BatchSpanProcessor
+
+
+def _is_set() -> bool:
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

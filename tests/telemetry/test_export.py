@@ -1,4 +1,4 @@
-"""KEYROT_TRACING=otlp: spans leave the process, by OTLP over HTTP."""
+"""KEYROT_TRACING=otlp: spans leave the process by OTLP, and a program's own tracing stays."""
 
 from __future__ import annotations
 
@@ -7,29 +7,50 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from keyrot_middleware.testing import FakeGemini
 
-PROGRAM = textwrap.dedent(
-    """
-    import keyrot_middleware
-    keyrot_middleware.install()
-    from google import genai
-    client = genai.Client()
-    client.models.generate_content(model="gemini-2.5-flash", contents="hi")
-    """
-)
+INSTALL = "import keyrot_middleware; keyrot_middleware.install()"
+CALL = """
+from google import genai
+client = genai.Client()
+client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+"""
+OWN = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+spans, own = InMemorySpanExporter(), TracerProvider()
+own.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(own)
+"""
+TELL = """
+print(trace.get_tracer_provider() is own, len(spans.get_finished_spans()))
+"""
 
 
 class Collector(HTTPServer):
-    """Keep the bodies that are posted to it."""
+    """Keep what is posted to it."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Post)
-        self.got: list[tuple[str, bytes]] = []
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def held(self) -> bytes:
+        """All bodies."""
+        return b"".join(body for _, _, body in self.got)
 
 
 class _Post(BaseHTTPRequestHandler):
@@ -37,7 +58,8 @@ class _Post(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.got.append((self.path, body))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.got.append((self.path, headers, body))
         self.send_response(200)
         self.send_header("content-length", "0")
         self.end_headers()
@@ -47,7 +69,8 @@ class _Post(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def collector():
+def collector() -> Iterator[Collector]:
+    """Serve until the test ends."""
     server = Collector()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -57,21 +80,154 @@ def collector():
     server.server_close()
 
 
-def test_spans_are_exported_and_flushed_at_the_end_of_the_program(collector, tmp_path) -> None:
-    """One setting is enough for a program without OpenTelemetry to send its spans away."""
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def program(collector: Collector, tmp_path: Path) -> Iterator[Program]:
+    """Run a program with one key and the setting, by python or by what *by* says."""
     with FakeGemini() as gemini:
-        key = gemini.add_key("a")
-        env = {
+        key = gemini.add_key("a").value
+        settings = {
             "PATH": os.environ["PATH"],
             "KEYROT_TRACING": "otlp",
-            "GEMINI_API_KEYS": key.value,
+            "GEMINI_API_KEYS": key,
             "KEYROT_ALLOWED_HOSTS": gemini.host,
             "GOOGLE_GEMINI_BASE_URL": gemini.url,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         }
-        subprocess.run([sys.executable, "-c", PROGRAM], env=env, cwd=tmp_path, check=True)
-    assert {path for path, _ in collector.got} == {"/v1/traces"}
-    spans = b"".join(body for _, body in collector.got)
-    assert b"generate_content gemini-2.5-flash" in spans
-    assert b"attempt key_1" in spans
-    assert key.value.encode() not in spans
+
+        def run(
+            *parts: str, by: tuple[str, ...] = (), **more: str
+        ) -> subprocess.CompletedProcess[str]:
+            path = tmp_path / "program.py"
+            path.write_text("\n".join(map(textwrap.dedent, parts)), "utf-8")
+            done = subprocess.run(
+                [sys.executable, *by, str(path)],
+                env={**settings, **more},
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert key.encode() not in collector.held
+            assert key not in done.stdout + done.stderr
+            return done
+
+        yield run
+
+
+RUN = ("-m", "keyrot_middleware", "run")
+
+
+@pytest.mark.parametrize(
+    ("parts", "by"), [((INSTALL, CALL), ()), ((CALL,), RUN)], ids=["install", "keyrot run"]
+)
+def test_spans_are_exported_and_flushed_at_the_end_of_the_program(
+    program: Program, collector: Collector, parts: tuple[str, ...], by: tuple[str, ...]
+) -> None:
+    """One setting is enough for a program without OpenTelemetry to send its spans away."""
+    assert program(*parts, by=by).stderr == ""
+    assert {path for path, _, _ in collector.got} == {"/v1/traces"}
+    assert b"generate_content gemini-2.5-flash" in collector.held
+    assert b"attempt key_1" in collector.held
+
+
+def test_the_argument_is_as_good_as_the_variable(program: Program, collector: Collector) -> None:
+    """install(tracing="otlp") sets it up where no variable does."""
+    program('import keyrot_middleware; keyrot_middleware.install(tracing="otlp")', CALL)
+    program(INSTALL, CALL, KEYROT_TRACING="off")
+    assert collector.held.count(b"attempt key_1") == 1
+
+
+@pytest.mark.parametrize("end", ["raise RuntimeError('it went wrong')", "import sys; sys.exit(1)"])
+def test_a_program_that_ends_badly_flushes_too(
+    program: Program, collector: Collector, end: str
+) -> None:
+    """The spans that say why are the ones that matter most."""
+    assert program(INSTALL, CALL, end).returncode == 1
+    assert b"attempt key_1" in collector.held
+
+
+def test_the_standard_variables_say_what_goes_where(program: Program, collector: Collector) -> None:
+    """Service name, resource, headers, compression and the place for traces alone are heeded."""
+    program(
+        INSTALL,
+        CALL,
+        OTEL_SERVICE_NAME="my-service",
+        OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=staging",
+        OTEL_EXPORTER_OTLP_HEADERS="x-tenant=blue",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/elsewhere",
+    )
+    ((path, headers, body),) = collector.got
+    assert (path, headers["x-tenant"]) == ("/elsewhere", "blue")
+    assert b"my-service" in body
+    assert b"staging" in body
+    program(INSTALL, CALL, OTEL_EXPORTER_OTLP_COMPRESSION="gzip")
+    assert collector.got[-1][1]["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    "off", [{"OTEL_TRACES_SAMPLER": "always_off"}, {"OTEL_SDK_DISABLED": "true"}]
+)
+def test_the_standard_variables_can_switch_it_off(
+    program: Program, collector: Collector, off: dict[str, str]
+) -> None:
+    """A sampler that drops all, or an SDK that is off: the call works and nothing is sent."""
+    assert program(INSTALL, CALL, **off).returncode == 0
+    assert collector.got == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "by"),
+    [((OWN, INSTALL, CALL, TELL), ()), ((OWN, CALL, TELL), RUN)],
+    ids=["install", "keyrot run"],
+)
+def test_a_program_with_a_provider_keeps_it(
+    program: Program, collector: Collector, parts: tuple[str, ...], by: tuple[str, ...]
+) -> None:
+    """Its provider gets our spans, and no second one is made; `keyrot run` begins before it."""
+    done = program(*parts, by=by)
+    assert (done.stdout, done.stderr) == ("True 2\n", "")
+    assert collector.got == []
+
+
+def test_a_provider_that_comes_after_install_is_refused_by_opentelemetry(
+    program: Program, collector: Collector
+) -> None:
+    """There is one provider still: ours, which install() was asked for; OpenTelemetry says so."""
+    done = program(INSTALL, OWN, CALL, TELL)
+    assert done.stdout == "False 0\n"
+    assert "Overriding of current TracerProvider is not allowed" in done.stderr
+    assert collector.held.count(b"attempt key_1") == 1
+
+
+def test_a_second_pool_makes_no_second_provider(program: Program, collector: Collector) -> None:
+    """uninstall() leaves the provider, whose spans may still be on their way; install() uses it."""
+    again = "keyrot_middleware.uninstall(); keyrot_middleware.install()"
+    assert program(INSTALL, CALL, again, CALL).stderr == ""
+    assert len(collector.got) == 1
+    assert collector.held.count(b"attempt key_1") == 2
+
+
+def test_calls_go_on_where_no_collector_listens(program: Program) -> None:
+    """The answer is there; only the end of the program waits for the exporter's own time limit."""
+    nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    done = program(INSTALL, CALL, "print('done')", OTEL_EXPORTER_OTLP_TIMEOUT="1", **nowhere)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+@pytest.mark.parametrize(("parts", "by"), [((INSTALL,), ()), ((), RUN)], ids=["install", "run"])
+def test_a_missing_extra_is_told_at_the_start(
+    program: Program, parts: tuple[str, ...], by: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Without the exporter the setting is an error that names the pip line."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['opentelemetry.exporter.otlp.proto.http.trace_exporter'] = None"
+    )
+    done = program(*parts, "print('started')", by=by, PYTHONPATH=str(tmp_path))
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "pip install 'keyrot-middleware[otlp]'" in done.stderr

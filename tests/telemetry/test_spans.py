@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from textwrap import dedent
 from typing import Any
 
@@ -129,6 +130,23 @@ def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
           attempt flash_01  INTERNAL
               keyrot.attempt.outcome=success
     """)  # noqa: E501
+
+
+def test_the_attempt_after_a_wait_tells_how_long_it_was(
+    traced: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wait time counts the wait, though the call had no key left to ask for before it."""
+    playground = Playground([traced.observer], keys=("flash_01",))
+    playground.script = {"flash_01": [minute(20), OK]}
+
+    def sleep(seconds: float) -> None:
+        playground.clock.advance(seconds)
+        time.sleep(0.03)
+
+    monkeypatch.setattr(playground.clock, "sleep", sleep)
+    playground.run()
+    waits = [span.attributes["keyrot.acquire.wait_time"] for span in traced.named("attempt")]
+    assert waits[0] < 0.03 <= waits[1]
 
 
 def test_retries_that_blame_no_key_and_fail(traced: Any, way: str) -> None:

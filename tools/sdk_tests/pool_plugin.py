@@ -10,10 +10,8 @@ loopback instead; the others are left out, in both runs alike. Only loopback can
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import socket
 import socketserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from unittest import mock
 
 import pytest
 import stand_in
+from loopback import only_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -40,8 +39,7 @@ FACTS: dict[str, Any] = {"left_out": 0, "wrapped": [], "sent": 0, "refused": 0}
 
 def pytest_configure() -> None:
     """Close the way to every host but this one, and let the tests' own servers end at once."""
-    socket.socket.connect = _connect_here  # type: ignore[assignment,method-assign]
-    socket.getaddrinfo = _resolve_here
+    only_loopback()
     socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)  # poll; 0.5 s, a hundred times
     os.environ["SDK_TESTS_STAND_IN"] = stand_in.start()
 
@@ -151,30 +149,3 @@ def _pool_counts() -> dict[str, int]:
     keys = keyrot_middleware.status()["keys"].values()
     refused = sum(key["error_count"] for key in keys)
     return {"sent": refused + sum(key["success_count"] for key in keys), "refused": refused}
-
-
-_connect = socket.socket.connect
-_getaddrinfo = socket.getaddrinfo
-
-
-def _connect_here(self: socket.socket, address: Any) -> None:
-    """Connect within this machine, refuse anything else at once."""
-    if isinstance(address, tuple) and not ipaddress.ip_address(address[0]).is_loopback:
-        raise ConnectionRefusedError("the SDK's tests run without a network")
-    _connect(self, address)
-
-
-def _resolve_here(host: Any, *args: Any, **kwargs: Any) -> Any:
-    """Resolve addresses and ``localhost``; any other name is unknown here."""
-    if host not in {None, "", "localhost", b"localhost"} and not _is_address(host):
-        raise socket.gaierror(socket.EAI_NONAME, "the SDK's tests run without a network")
-    return _getaddrinfo(host, *args, **kwargs)
-
-
-def _is_address(host: Any) -> bool:
-    """Say whether a host is written as an IP address."""
-    try:
-        ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
-    except ValueError:
-        return False
-    return True

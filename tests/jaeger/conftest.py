@@ -1,0 +1,58 @@
+"""A Jaeger, and the traces of the example as it shows them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jaeger_json import Span, root_of
+from jaeger_server import ROOT, SERVICE, Jaeger, find_jaeger
+
+APP = ROOT / "examples" / "jaeger" / "app.py"
+TRACES = 16
+
+
+@pytest.fixture(scope="session")
+def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    """Run Jaeger for all tests of the session; `make test-jaeger` sees to it that there is one."""
+    binary = find_jaeger()
+    if binary is None:
+        why = "there is no Jaeger here: `make test-jaeger` builds it (once, with Go)"
+        if os.environ.get("JAEGER_REQUIRED"):
+            pytest.fail(why)
+        pytest.skip(why)
+    server = Jaeger(binary, tmp_path_factory.mktemp("jaeger") / "jaeger.log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def traces(jaeger: Jaeger) -> list[dict[str, Any]]:
+    """Run the example once, as its README says; give what Jaeger's query API answers."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    told = {
+        "KEYROT_TRACING": "otlp",
+        "OTEL_SERVICE_NAME": SERVICE,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp,
+        "NO_PROXY": "127.0.0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(APP)],
+        env={**kept, **told},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return jaeger.traces(SERVICE, TRACES)
+
+
+@pytest.fixture(scope="session")
+def roots(traces: list[dict[str, Any]]) -> dict[str, Span]:
+    """Give the root span of each trace by its name."""
+    return {root.name: root for root in map(root_of, traces)}

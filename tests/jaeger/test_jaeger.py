@@ -1,0 +1,151 @@
+"""What a person finds in a real Jaeger after examples/jaeger has run with KEYROT_TRACING=otlp."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from jaeger_json import Span, draw, root_of
+from jaeger_server import SERVICE
+from jaeger_trees import TREES
+
+from keyrot_middleware._version import __version__
+from keyrot_middleware.testing import FakeGemini
+
+ASYNC = ", async"
+KEY = re.compile(r"AIza|AQ\.|FAKE")
+CALL = "generate_content gemini-2.5-flash"
+
+
+def name_of(tree: str) -> str:
+    """Give the name of the trace."""
+    return tree.strip().partition("  ")[0]
+
+
+def every(roots: dict[str, Span], prefix: str) -> list[Span]:
+    """Give all spans whose name begins so."""
+    spans = (span for root in roots.values() for span in root.everything())
+    return [span for span in spans if span.name.startswith(prefix)]
+
+
+@pytest.mark.parametrize("way", ["", ASYNC], ids=["sync", "async"])
+@pytest.mark.parametrize("tree", TREES, ids=name_of)
+def test_a_case_is_seen_as_it_went(roots: dict[str, Span], tree: str, way: str) -> None:
+    """Names, kinds, parents, attempts in order, status and events are those of the case."""
+    name = name_of(tree)
+    assert draw(roots[name + way]) == tree.strip().replace(name, name + way)
+
+
+def test_there_is_one_trace_for_each_case(traces: list[dict[str, Any]]) -> None:
+    """Nothing else is exported, and nothing twice."""
+    assert len(traces) == 2 * len(TREES)
+    spans = [span["spanID"] for trace in traces for span in trace["spans"]]
+    assert len(spans) == len(set(spans))
+
+
+def test_attempts_follow_each_other_inside_their_call(roots: dict[str, Span]) -> None:
+    """In the timeline an attempt begins when the one before is over, and none outlives the call."""
+    for call in every(roots, CALL):
+        edges = [call.began, *(edge for one in call.below for edge in (one.began, one.ended))]
+        assert edges == sorted(edges)
+        assert call.ended >= edges[-1]
+
+
+def test_a_wait_is_as_long_as_it_says(roots: dict[str, Span]) -> None:
+    """The gap between two attempts is the wait of the event, and the next attempt tells it too."""
+    for way in ("", ASYNC):
+        (call,) = roots[f"5 every key is busy for a second{way}"].below
+        (wait,) = call.events
+        *_, last, served = call.below
+        seconds = wait.told["keyrot.wait.seconds"]
+        assert 0.9 < seconds < 3.0
+        assert last.ended <= wait.at <= served.began
+        assert (served.began - wait.at) / 1e6 >= seconds - 0.01
+        assert served.tags["keyrot.acquire.wait_time"] >= seconds - 0.01
+
+
+def test_a_good_call_tells_all_it_knows(roots: dict[str, Span]) -> None:
+    """Model, usage, server, pool and key stand on the call, with the types of the conventions."""
+    (call,) = roots["2 the second key serves"].below
+    tags = dict(call.tags)
+    assert tags.pop("gen_ai.response.id")
+    assert tags.pop("server.port") > 0
+    assert tags == {
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.provider.name": "gcp.gemini",
+        "gen_ai.request.model": "gemini-2.5-flash",
+        "gen_ai.response.finish_reasons": '["stop"]',
+        "gen_ai.response.model": "gemini-2.5-flash",
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.output_tokens": 12,
+        "gen_ai.usage.reasoning.output_tokens": 5,
+        "keyrot.attempt.count": 2,
+        "keyrot.key.id": "free_2",
+        "keyrot.pool.name": "default",
+        "otel.scope.name": "keyrot_middleware",
+        "otel.scope.version": __version__,
+        "server.address": "127.0.0.1",
+        "span.kind": "client",
+    }
+
+
+def test_a_failed_attempt_tells_why_and_for_how_long(roots: dict[str, Span]) -> None:
+    """Its attributes are those of the table in docs/telemetry.md, and the cooldown is its event."""
+    ((failed, served),) = (call.below for call in roots["2 the second key serves"].below)
+    tags = dict(failed.tags)
+    cooldown = tags.pop("keyrot.cooldown.duration")
+    assert 0 < cooldown < 65
+    assert failed.events[0].told["keyrot.cooldown.duration"] == cooldown
+    assert 0 <= tags.pop("keyrot.acquire.wait_time") < 1
+    assert tags == {
+        "error": True,
+        "error.type": "429",
+        "http.response.status_code": 429,
+        "keyrot.attempt.number": 1,
+        "keyrot.attempt.outcome": "retry",
+        "keyrot.failure.class": "quota_minute",
+        "keyrot.key.excluded_count": 0,
+        "keyrot.key.id": "free_1",
+        "keyrot.key.project": "hobby",
+        "keyrot.pool.name": "default",
+        "otel.scope.name": "keyrot_middleware",
+        "otel.scope.version": __version__,
+        "otel.status_code": "ERROR",
+        "otel.status_description": "429 quota_minute",
+        "span.kind": "internal",
+    }
+    assert served.tags["keyrot.key.excluded_count"] == 1
+    assert served.tags["keyrot.key.project"] == "second-hobby"
+
+
+def test_a_stream_tells_when_its_first_chunk_came(roots: dict[str, Span]) -> None:
+    """The time lies within the call's own."""
+    for way in ("", ASYNC):
+        (call,) = roots[f"4 a stream{way}"].below
+        first = call.tags["gen_ai.response.time_to_first_chunk"]
+        assert 0 < first <= (call.ended - call.began) / 1e6 + 0.001
+
+
+def test_a_failed_call_can_be_found_by_its_tags(jaeger: Any, roots: dict[str, Span]) -> None:
+    """The searches that the example's README names find the traces they should."""
+    for tags, case in (
+        ({"keyrot.failure.class": "key_leaked"}, "7 no key can serve"),
+        ({"keyrot.attempt.count": "4"}, "5 every key is busy for a second"),
+        ({"error.type": "503"}, "6 a tool call"),
+    ):
+        found = jaeger.ask("/api/traces", service=SERVICE, tags=json.dumps(tags))["data"]
+        assert {root_of(trace).name for trace in found} == {case, case + ASYNC}
+
+
+def test_no_key_and_no_text_is_in_what_jaeger_holds(traces: list[dict[str, Any]]) -> None:
+    """Neither a key of the pool, nor a prompt, nor an answer, nor a server's message went out."""
+    with FakeGemini() as gemini:
+        for style in ("standard", "auth"):
+            assert KEY.search(gemini.add_key(style, style=style).value)
+    held = json.dumps(traces)
+    assert "attempt free_1" in held
+    assert KEY.search(held) is None
+    for text in ("Say hello", "Rome", "ok from", "exceeded", "leaked. Please", "not valid"):
+        assert text not in held

@@ -1,0 +1,66 @@
+"""The two other instrumentations of google-genai, as a program puts them in and takes them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from google.genai import caches, models
+from google.genai._api_client import BaseApiClient
+from google.genai._gaos import google_genai as interactions
+from openinference.instrumentation.google_genai import GoogleGenAIInstrumentor
+from opentelemetry.instrumentation.google_genai import GoogleGenAiSdkInstrumentor
+from opentelemetry.trace import TracerProvider
+
+__all__ = ["OFFICIAL", "OPENINFERENCE", "OTHERS", "instrumented", "plain_sdk"]
+
+OFFICIAL = "opentelemetry.instrumentation.google_genai"
+OPENINFERENCE = "openinference.instrumentation.google_genai"
+OTHERS = {OFFICIAL: GoogleGenAiSdkInstrumentor, OPENINFERENCE: GoogleGenAIInstrumentor}
+"""By the scope of their spans."""
+
+_WRAPPED = (
+    BaseApiClient,
+    models.Models,
+    models.AsyncModels,
+    caches.Caches,
+    caches.AsyncCaches,
+    interactions.GeminiNextGenInteractions,
+    interactions.AsyncGeminiNextGenInteractions,
+)
+
+
+def put_in(name: str, provider: TracerProvider) -> None:
+    """Put one in; the official one refuses google-genai 3.x unless told otherwise."""
+    OTHERS[name]().instrument(tracer_provider=provider, skip_dep_check=True)
+
+
+def take_out(name: str) -> None:
+    """Take one out."""
+    OTHERS[name]().uninstrument()
+
+
+@contextmanager
+def instrumented(provider: TracerProvider, *names: str) -> Iterator[None]:
+    """Have them in, and out again in the opposite order."""
+    for name in names:
+        put_in(name, provider)
+    try:
+        yield
+    finally:
+        for name in reversed(names):
+            take_out(name)
+
+
+@contextmanager
+def plain_sdk() -> Iterator[None]:
+    """Put the SDK's own functions back at the end, whatever anybody did to them."""
+    before: list[tuple[Any, dict[str, Any]]] = [(owner, dict(vars(owner))) for owner in _WRAPPED]
+    try:
+        yield
+    finally:
+        for owner, names in before:
+            for name, value in names.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)

@@ -1,0 +1,207 @@
+"""What is recorded while the real other instrumentations are in, above us and beside us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from four_modes import MODEL, MODES, ask, ask_async, run
+from opentelemetry import context, trace
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from others import OFFICIAL, OPENINFERENCE, instrumented, plain_sdk
+
+import keyrot_middleware
+from keyrot_middleware.testing import Reply
+
+CALL = f"generate_content {MODEL}"
+
+
+@pytest.fixture(autouse=True)
+def one_provider(traced: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let everybody's spans come to one place, and leave the SDK as it was."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", traced.provider)
+    with plain_sdk():
+        yield
+
+
+def tree(traced: Any) -> list[str]:
+    """Give `scope: name` of each span with the names above it, in the order in which they ended."""
+    spans = {span.context.span_id: span for span in traced.spans}
+
+    def path(span: Any) -> str:
+        above = spans.get(span.parent.span_id) if span.parent is not None else None
+        scope = span.instrumentation_scope.name.split(".")[0]
+        own = f"{scope}: {span.name}"
+        return own if above is None else f"{path(above)} > {own}"
+
+    return [path(span) for span in traced.spans]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_official_span_holds_our_attempts(mode, traced, gemini, pool, connect) -> None:
+    """One inference span for the request, its own; it tells the attempts, and is not an error."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    with instrumented(traced.provider, OFFICIAL):
+        assert ask(mode, connect()) == "ok from B"
+    above = f"opentelemetry: {CALL} > keyrot_middleware: attempt "
+    assert tree(traced) == [f"{above}A", f"{above}B", f"opentelemetry: {CALL}"]
+    span = traced.named(CALL)[0]
+    assert span.attributes["keyrot.attempt.count"] == 2
+    assert span.attributes["keyrot.key.id"] == "B"
+    assert span.attributes["gen_ai.usage.input_tokens"] > 0
+    assert "error.type" not in span.attributes
+    assert span.status.status_code.name != "ERROR"
+
+
+def weather(city: str) -> str:
+    """Tell the weather."""
+    return f"sunny in {city}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_request_of_a_tool_call_has_its_attempt(mode, traced, gemini, pool, connect) -> None:
+    """Two requests, two attempts, and none of them within the tool's own span."""
+    pool("A")
+    with instrumented(traced.provider, OFFICIAL):
+        ask(mode, connect(), config={"tools": [weather]})
+    attempts = [path for path in tree(traced) if "attempt A" in path]
+    assert len(attempts) == 2
+    assert all(path.count("keyrot_middleware") == 1 for path in attempts)
+    assert not any("execute_tool" in path for path in attempts)
+    assert gemini.sent("A") == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_that_nobody_can_serve_is_the_official_ones_error(
+    mode, traced, gemini, pool, connect
+) -> None:
+    """Its span fails as with any error of the API, with our event in it, and we add no span."""
+    pool("A", max_wait_s=0)
+    gemini.script("A", Reply.QUOTA_DAY)
+    client = connect()
+    with pytest.raises(Exception, match="429"):
+        ask(mode, client)
+    before = len(traced.spans)
+    with instrumented(traced.provider, OFFICIAL), pytest.raises(keyrot_middleware.KeyPoolExhausted):
+        ask(mode, client)
+    (span,) = traced.spans[before:]
+    assert span.instrumentation_scope.name == OFFICIAL
+    assert span.status.status_code.name == "ERROR"
+    assert "keyrot.pool.exhausted" in [event.name for event in span.events]
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_embedding_is_recorded_as_without_us(way, traced, gemini, pool, connect) -> None:
+    """The official one reads the raw body at the very methods we wrap: it finds the same tokens."""
+    client = connect(gemini.add_key("own").value)
+    asked = {"model": "gemini-embedding-001", "contents": "hello"}
+
+    def embed() -> dict[str, Any]:
+        if way == "sync":
+            client.models.embed_content(**asked)
+        else:
+            run(client, lambda: client.aio.models.embed_content(**asked))
+        return dict(traced.named("embeddings")[-1].attributes)
+
+    with instrumented(traced.provider, OFFICIAL):
+        alone = embed()
+        pool("A")
+        above = embed()
+    keyrot_middleware.uninstall()
+    pool("A")
+    with instrumented(traced.provider, OFFICIAL):
+        below = embed()
+    ours = {"keyrot.attempt.count": 1, "keyrot.key.id": "A", "keyrot.pool.name": "default"}
+    assert above == {**alone, **ours}
+    assert below == {**alone, **ours}
+    assert len(traced.named("embeddings")) == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_openinference_has_its_span_and_we_have_ours(mode, traced, gemini, pool, connect) -> None:
+    """It has conventions of its own, so our span of the call stands inside its span.
+
+    Its span is not current while the SDK sends a stream's request: there ours stands beside it.
+    """
+    pool("A")
+    with instrumented(traced.provider, OPENINFERENCE):
+        ask(mode, connect())
+    (theirs,) = [s for s in traced.spans if s.instrumentation_scope.name == OPENINFERENCE]
+    above = f"openinference: {theirs.name} > " if mode in ("sync", "async") else ""
+    call = f"{above}keyrot_middleware: {CALL}"
+    wanted = [f"{call} > keyrot_middleware: attempt A", call, f"openinference: {theirs.name}"]
+    assert sorted(tree(traced)) == sorted(wanted)
+    assert theirs.attributes["llm.token_count.prompt"] > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("first", [OFFICIAL, OPENINFERENCE], ids=["official", "openinference"])
+def test_under_both_there_is_one_inference_span(first, mode, traced, gemini, pool, connect) -> None:
+    """Whoever is outermost, the official span is the logical one and holds the attempt."""
+    pool("A")
+    second = OPENINFERENCE if first == OFFICIAL else OFFICIAL
+    with instrumented(traced.provider, first, second):
+        ask(mode, connect())
+    ours = [s for s in traced.spans if s.instrumentation_scope.name == "keyrot_middleware"]
+    assert "attempt A" in [span.name for span in ours]
+    inference = [s for s in traced.spans if "gen_ai.operation.name" in s.attributes]
+    assert [span.instrumentation_scope.name for span in inference] == [OFFICIAL]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_suppressed_calls_rotate_and_leave_nothing_of_ours(
+    mode, traced, gemini, pool, connect
+) -> None:
+    """Under `suppress_instrumentation` the failed key is left, and no span or attribute is ours."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.KEY_INVALID)
+    with instrumented(traced.provider, OFFICIAL, OPENINFERENCE), suppress_instrumentation():
+        assert ask(mode, connect()) == "ok from B"
+    assert [s.name for s in traced.spans if "keyrot" in s.instrumentation_scope.name] == []
+    assert not any(name.startswith("keyrot") for s in traced.spans for name in s.attributes)
+
+
+@pytest.mark.parametrize("others", [(OFFICIAL,), (OPENINFERENCE,), (OFFICIAL, OPENINFERENCE)])
+def test_streams_left_and_interleaved_under_others_end_once(
+    others, traced, gemini, pool, connect
+) -> None:
+    """Two streams read in turn, one of them dropped: each attempt ends, and nothing is left open.
+
+    That no span ends twice, and no context is detached elsewhere, is held by `traced`.
+    """
+    pool("A")
+    client = connect()
+    here = context.get_current()
+    asked = {"model": MODEL, "contents": "hello"}
+    with instrumented(traced.provider, *others):
+        first = iter(client.models.generate_content_stream(**asked))
+        second = iter(client.models.generate_content_stream(**asked))
+        assert [next(first).text, next(second).text] == ["ok", "ok"]
+        with traced.tracer.start_as_current_span("the reader's"):
+            assert next(first).text == " from"
+        second.close()
+        assert "".join(chunk.text for chunk in first) == " A"
+    assert context.get_current() == here
+    outcomes = [s.attributes["keyrot.attempt.outcome"] for s in traced.named("attempt")]
+    assert sorted(outcomes) == ["abandoned", "success"]
+    assert traced.named("the reader's")[0].parent is None
+
+
+async def test_an_async_stream_may_be_read_in_another_task(traced, gemini, pool, connect) -> None:
+    """It ends there, and once; OpenInference's own stream cannot be read so, even without us."""
+    pool("A")
+    client = connect()
+    with instrumented(traced.provider, OFFICIAL):
+        stream = await client.aio.models.generate_content_stream(model=MODEL, contents="hello")
+
+        async def read() -> str:
+            return "".join([chunk.text async for chunk in stream])
+
+        assert await asyncio.create_task(read()) == "ok from A"
+        assert await ask_async("async", client) == "ok from A"
+    await client.aio.aclose()
+    outcomes = [s.attributes["keyrot.attempt.outcome"] for s in traced.named("attempt")]
+    assert outcomes == ["success", "success"]

@@ -1,0 +1,122 @@
+"""Record the outcome of every test, with no pool, or with one put in before or after the others.
+
+A pytest plugin, loaded in all runs, so that they differ in one thing only, ``COEXIST_POOL``:
+
+before: ``install()`` is called before the first test, and stays
+after: ``install()`` is called each time after the instrumentation has been put in, and
+    ``uninstall()`` after it has been taken out
+
+A global tracer provider is set in all runs, so that our spans are recorded and go on their way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import only_loopback
+
+MODE = os.environ.get("COEXIST_POOL", "")
+KEYS = ("FAKE-key-01", "FAKE-key-02")
+OUTCOMES: dict[str, str] = {}
+DETAILS: dict[str, str] = {}
+SEEN: Counter[str] = Counter()
+
+
+def pytest_configure() -> None:
+    """Close the way out, and let spans be recorded."""
+    from opentelemetry import trace  # noqa: PLC0415 - nothing may be imported before pytest is up
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+
+    only_loopback()
+    trace.set_tracer_provider(TracerProvider())
+    _take_any_sdk()
+
+
+def pytest_sessionstart() -> None:
+    """Put the pool in, or see to it that it comes and goes with the instrumentation."""
+    if MODE == "before":
+        _install()
+    elif MODE == "after":
+        _follow()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Record the call's outcome, or the setup's or teardown's where that is what went wrong."""
+    if report.when == "call" or report.outcome != "passed":
+        outcome = report.outcome if report.when == "call" else f"{report.when} {report.outcome}"
+        _record(report.nodeid, outcome, report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Record a file that cannot be imported: it must be so in all runs."""
+    if report.failed:
+        _record(report.nodeid, "uncollected", report)
+
+
+def pytest_sessionfinish() -> None:
+    """Write what was seen."""
+    if MODE == "before":
+        _count()
+    seen = {"outcomes": OUTCOMES, "details": DETAILS, "seen": SEEN}
+    Path(os.environ["COEXIST_OUTCOMES"]).write_text(json.dumps(seen, indent=1), encoding="utf-8")
+
+
+def _record(nodeid: str, outcome: str, report: Any) -> None:
+    """Add one outcome; a failure has its exception's class too: two causes are two outcomes."""
+    if report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        text = crash.message if crash else str(report.longrepr).strip().splitlines()[-1]
+        DETAILS[nodeid] = text[:2000]
+        outcome = f"{outcome}: {text.removeprefix('E   ').split(':')[0].split()[0]}"
+    before = OUTCOMES.get(nodeid)
+    OUTCOMES[nodeid] = f"{before}, {outcome}" if before else outcome
+
+
+def _take_any_sdk() -> None:
+    """Let an instrumentation be put in on a newer SDK than it asks for, in all runs."""
+    from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # noqa: PLC0415
+
+    BaseInstrumentor.instrument = partialmethod(BaseInstrumentor.instrument, skip_dep_check=True)
+
+
+def _install() -> None:
+    import keyrot_middleware  # noqa: PLC0415 - the run without a pool must not import it
+
+    keyrot_middleware.install(keys=KEYS)
+    SEEN["installed"] += 1
+
+
+def _count() -> None:
+    """Add up what the pool in place has sent; uninstall() forgets it."""
+    import keyrot_middleware  # noqa: PLC0415
+
+    keys = keyrot_middleware.status().get("keys", {}).values()
+    SEEN["sent"] += sum(key["success_count"] + key["error_count"] for key in keys)
+
+
+def _follow() -> None:
+    """Install after each `instrument()`, and uninstall after each `uninstrument()`."""
+    from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # noqa: PLC0415
+
+    import keyrot_middleware  # noqa: PLC0415
+
+    instrument, uninstrument = BaseInstrumentor.instrument, BaseInstrumentor.uninstrument
+
+    def on(self: Any, **given: Any) -> Any:
+        result = instrument(self, **given)
+        _install()
+        return result
+
+    def off(self: Any, **given: Any) -> Any:
+        result = uninstrument(self, **given)
+        _count()
+        keyrot_middleware.uninstall()
+        return result
+
+    BaseInstrumentor.instrument, BaseInstrumentor.uninstrument = on, off

@@ -1,0 +1,122 @@
+"""Hold the tests of two other instrumentations to the same outcomes with a pool as without one.
+
+``python tools/coexist/compare.py [SUITE …]``: takes the official OpenTelemetry instrumentation's
+and OpenInference's own tests from their sdists, runs them alone, with a pool installed before the
+instrumentation and with one installed after it, and compares test by test. Exit code 0: equal but
+for expected_differences.toml. Needs only Python; packages go to ``.venv-coexist`` and stay there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from runs import MODES, Run, run_suite
+from suites import SUITES, Suite
+from venvs import HERE, ready
+
+LIST = HERE / "expected_differences.toml"
+AT_MOST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Tests that may differ: all whose node id begins so."""
+
+    suite: str
+    test: str
+    modes: tuple[str, ...]
+    reason: str
+
+
+def main() -> int:
+    """Run the comparison and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    names = ", ".join(suite.name for suite in SUITES)
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{names}; all if none is named")
+    asked = parser.parse_args().suites
+    suites = [suite for suite in SUITES if suite.name in asked or not asked]
+    expected, began = read_expected(), time.monotonic()
+    for suite in suites:
+        ready(suite)
+    with ThreadPoolExecutor(max_workers=2) as workers:
+        jobs = {(s, mode): workers.submit(run_suite, s, mode) for s in suites for mode in MODES}
+        runs = {job: future.result() for job, future in jobs.items()}
+    verdicts = [_judge(s, {m: runs[s, m] for m in MODES}, expected) for s in suites]
+    print(f"{time.monotonic() - began:.0f} s")
+    return 0 if all(verdicts) else 1
+
+
+def read_expected() -> tuple[Difference, ...]:
+    """Read the list.
+
+    Raises:
+        ValueError: It has more than AT_MOST entries.
+    """
+    rows = tomllib.loads(LIST.read_text(encoding="utf-8")).get("difference", [])
+    if len(rows) > AT_MOST:
+        raise ValueError(f"{LIST.name}: {len(rows)} differences, {AT_MOST} are allowed")
+    return tuple(
+        Difference(row["suite"], row["test"], tuple(row["modes"]), row["reason"]) for row in rows
+    )
+
+
+def _judge(suite: Suite, runs: dict[str, Run], expected: tuple[Difference, ...]) -> bool:
+    """Print one suite's result and say whether it is as expected."""
+    alone, *pooled = (runs[mode] for mode in MODES)
+    tally = Counter(outcome.split(":")[0] for outcome in alone.outcomes.values())
+    print(f"{suite.package} on google-genai {suite.sdk}")
+    print("  alone: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.items())))
+    found = list(_proves_nothing(suite, tally["passed"], pooled))
+    for mode, run in zip(MODES[1:], pooled, strict=True):
+        mine = [one for one in expected if one.suite == suite.name and mode in one.modes]
+        differing = _differing(alone, run)
+        print(f"  pool {mode}: {run.sent} requests sent, {len(differing)} outcomes differ")
+        found += _complaints(mode, alone, run, mine)
+    for complaint in found:
+        print(f"  {complaint}")
+    return not found
+
+
+def _proves_nothing(suite: Suite, passed: int, pooled: list[Run]) -> Iterator[str]:
+    """Yield what shows that equal outcomes would say nothing of the pool."""
+    if passed < suite.least_passed:
+        yield f"only {passed} tests pass alone, {suite.least_passed} at least should"
+    for run in pooled:
+        if run.sent < suite.least_sent or not run.installed:
+            yield f"a pool sent {run.sent} requests, {suite.least_sent} at least should be"
+
+
+def _complaints(mode: str, alone: Run, run: Run, expected: list[Difference]) -> Iterator[str]:
+    """Yield a text for each test that is not as it should be, and each entry that no test needs."""
+    differing = _differing(alone, run)
+    for test in differing:
+        if not any(test.startswith(one.test) for one in expected):
+            yield _described(mode, test, alone, run)
+    for one in expected:
+        if not any(test.startswith(one.test) for test in differing):
+            yield f"{one.test} (pool {mode}) is in {LIST.name}, yet nothing differs"
+
+
+def _differing(alone: Run, run: Run) -> list[str]:
+    tests = alone.outcomes.keys() | run.outcomes.keys()
+    return sorted(test for test in tests if alone.outcomes.get(test) != run.outcomes.get(test))
+
+
+def _described(mode: str, test: str, alone: Run, run: Run) -> str:
+    """Say both outcomes of a test and the first lines of what went wrong."""
+    lines = [test]
+    for name, one in (("alone", alone), (f"pool {mode}", run)):
+        lines.append(f"    {name:12}{one.outcomes.get(test, 'not run')}")
+        lines += [f"        {line}" for line in one.details.get(test, "").splitlines()[:6]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

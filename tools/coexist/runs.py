@@ -1,0 +1,97 @@
+"""Run a suite once and read what the plugin wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from suites import Suite
+from venvs import HERE, ROOT, ready
+
+__all__ = ["MODES", "Run", "run_suite"]
+
+MODES = ("alone", "before", "after")
+"""Without a pool; with one installed before the instrumentation; with one installed after it."""
+TIME_LIMIT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run showed.
+
+    Attributes:
+        outcomes: Node id of a test -> ``passed``, ``skipped``, ``failed: AssertionError``, …
+        details: Node id of a failed test -> the first lines of its error.
+        installed: How often a pool was put in.
+        sent: Requests that went out with a key of a pool.
+    """
+
+    outcomes: dict[str, str]
+    details: dict[str, str]
+    installed: int
+    sent: int
+
+
+def run_suite(suite: Suite, mode: str) -> Run:
+    """Run all tests of a suite in a process of their own.
+
+    Raises:
+        RuntimeError: pytest itself broke down and left no outcomes; names its log.
+        subprocess.TimeoutExpired: The run took longer than TIME_LIMIT_S.
+    """
+    python, sdist = ready(suite)
+    log = ROOT / ".venv-coexist" / f"{suite.name}-{mode}.log"
+    with tempfile.TemporaryDirectory(prefix="coexist-") as scratch:
+        written = Path(scratch, "outcomes.json")
+        with log.open("w", encoding="utf-8") as output:
+            subprocess.run(
+                _command(python, suite),
+                cwd=sdist,
+                env=_environment(python, Path(scratch), written, mode),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=TIME_LIMIT_S,
+                check=False,
+            )
+        if not written.exists():
+            raise RuntimeError(f"{suite.name}: pytest ended without outcomes; see {log}")
+        return _read(json.loads(written.read_text(encoding="utf-8")))
+
+
+def _read(found: dict[str, dict[str, object]]) -> Run:
+    """Make a Run of the plugin's JSON."""
+    outcomes, details = (
+        {name: str(text) for name, text in found[part].items()} for part in ("outcomes", "details")
+    )
+    counts = {name: int(str(count)) for name, count in found["seen"].items()}
+    return Run(outcomes, details, counts.get("installed", 0), counts.get("sent", 0))
+
+
+def _command(python: Path, suite: Suite) -> list[str]:
+    """Return the command line; the project's own pytest settings do not reach these tests."""
+    return [
+        *(str(python), "-m", "pytest", "tests", "--rootdir=.", "-p", "coexist_plugin"),
+        *("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
+        *("-p", "no:cacheprovider", "--continue-on-collection-errors", "-q", "-rfE", "--tb=short"),
+        *suite.options,
+    ]
+
+
+def _environment(python: Path, scratch: Path, written: Path, mode: str) -> dict[str, str]:
+    """Return the whole environment of the tests: nothing of the caller's, so no key of theirs."""
+    paths = (HERE, HERE / "stand_ins", ROOT / "tools" / "sdk_tests", ROOT)
+    return {
+        "PATH": f"{python.parent}{os.pathsep}{os.defpath}",
+        "HOME": str(scratch),
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "NO_GCE_CHECK": "true",
+        "GEMINI_API_KEY": "FAKE-key-of-the-tests",
+        "COEXIST_OUTCOMES": str(written),
+        "COEXIST_POOL": mode if mode != "alone" else "",
+    }

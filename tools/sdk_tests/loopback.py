@@ -1,0 +1,39 @@
+"""Close the way to every host but this one, for tests that others wrote."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Any
+
+_connect = socket.socket.connect
+_getaddrinfo = socket.getaddrinfo
+
+
+def only_loopback() -> None:
+    """Let this process reach nothing but this machine, from now on."""
+    socket.socket.connect = _connect_here  # type: ignore[assignment,method-assign]
+    socket.getaddrinfo = _resolve_here
+
+
+def _connect_here(self: socket.socket, address: Any) -> None:
+    """Connect within this machine, refuse anything else at once."""
+    if isinstance(address, tuple) and not ipaddress.ip_address(address[0]).is_loopback:
+        raise ConnectionRefusedError("these tests run without a network")
+    _connect(self, address)
+
+
+def _resolve_here(host: Any, *args: Any, **kwargs: Any) -> Any:
+    """Resolve addresses and ``localhost``; any other name is unknown here."""
+    if host not in {None, "", "localhost", b"localhost"} and not _is_address(host):
+        raise socket.gaierror(socket.EAI_NONAME, "these tests run without a network")
+    return _getaddrinfo(host, *args, **kwargs)
+
+
+def _is_address(host: Any) -> bool:
+    """Say whether a host is written as an IP address."""
+    try:
+        ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
+    except ValueError:
+        return False
+    return True

@@ -3,7 +3,7 @@
     Exception
     ├── KeyrotError
     │   ├── ConfigError (also ValueError)    a setting or keys.json is wrong; raised by install()
-    │   ├── MissingExtraError (also ImportError)   an optional library is not installed
+    │   │   └── MissingExtraError (also ImportError)    an optional library is not installed
     │   └── SecretError                      a secret store could not give a value
     └── google.genai.errors.APIError
         └── ClientError
@@ -26,7 +26,7 @@ class ConfigError(KeyrotError, ValueError):
     """Say which setting is wrong, what was found and what is allowed."""
 
 
-class MissingExtraError(KeyrotError, ImportError):
+class MissingExtraError(ConfigError, ImportError):
     """Say which extra brings the library that a setting asks for."""
 
     def __init__(self, *, wanted_by: str, package: str, extra: str) -> None:

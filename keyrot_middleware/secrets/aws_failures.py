@@ -93,6 +93,7 @@ _CLASSES: Mapping[str, tuple[Reach, str]] = {
     ),
     # A kept connection that the server has closed meanwhile.
     "ConnectionClosedError": (Reach.BUSY, _UNREACHED),
+    "ConnectionError": (Reach.STORE, _UNREACHED),
     "HTTPClientError": (Reach.STORE, _UNREACHED),
     "ParamValidationError": (Reach.HERE, "boto3 takes this for no name or ARN"),
     "ValueError": (Reach.STORE, "AWS_ENDPOINT_URL is no URL"),

@@ -18,7 +18,7 @@ _CALLER = re.compile(r"\b(appid|oid)=([0-9a-fA-F-]{36})")
 _ENTRA = re.compile(r"\bAADSTS\d{4,9}\b")
 _WORD = re.compile(r"\w{1,60}", re.ASCII)
 
-_GRANT = "give {who} the role Key Vault Secrets User on it (or the access policy Get)"
+_GRANT = "give it the role Key Vault Secrets User on the vault (or the access policy Get)"
 _DENIED: Mapping[str, str] = {
     "ForbiddenByFirewall": "the vault's firewall does not let this host in ({})",
     "ForbiddenByConnection": "the vault takes private connections only ({})",

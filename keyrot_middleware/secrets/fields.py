@@ -10,6 +10,8 @@ from .base import Secret
 
 __all__ = ["key_in"]
 
+_BINARY = "it is binary, or holds characters that cannot be printed; store the key as UTF-8 text"
+
 
 def key_in(stored: str | bytes, field: str | None, key_id: str) -> Secret | str:
     """Find a key in what a store has.
@@ -24,10 +26,10 @@ def key_in(stored: str | bytes, field: str | None, key_id: str) -> Secret | str:
     """
     text = _text(stored)
     if text is None:
-        return "it is binary, not text; store the key as UTF-8 text"
+        return _BINARY
     found = _object(text)
     if field is None and found is None:
-        return Secret(text) or "it is empty"
+        return _value(text) or "it is empty"
     if found is None:
         return f"it is no JSON object, so it has no field {field}"
     return _field(found, field or key_id, named=field is not None)
@@ -62,4 +64,10 @@ def _field(found: dict[str, Any], name: str, *, named: bool) -> Secret | str:
     value = found[name]
     if not isinstance(value, str):
         return f"the field {name} of its JSON object is no text"
-    return Secret(value) or f"the field {name} of its JSON object is empty"
+    return _value(value) or f"the field {name} of its JSON object is empty"
+
+
+def _value(text: str) -> Secret | str:
+    """Refuse what was binary once; a stray U+FFFD shows where a tool has made text of it."""
+    value = text.strip()
+    return Secret(value) if value.isprintable() and "\ufffd" not in value else _BINARY

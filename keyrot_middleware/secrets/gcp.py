@@ -91,7 +91,7 @@ class GcpStore:
     def _spot(self, key_id: str, ref: str | None) -> Spot | str:
         """Understand a place; the project is left empty where the login has to name it."""
         if ref is None:
-            place = f"{_SCHEME}{self._login.project or ''}/{self._default}#{key_id}"
+            place = f"{_SCHEME}{self._login.project or 'PROJECT'}/{self._default}#{key_id}"
             return Spot(f"{self._login.project or ''}/{self._default}/latest", place, key_id)
         path, field = split_field(ref.removeprefix(_SCHEME))
         project, secret, version, *more = [*path.split("/"), "", ""]

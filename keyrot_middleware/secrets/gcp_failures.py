@@ -59,6 +59,8 @@ _LOGIN = (
     "the login at Google failed ({}): gcloud auth application-default login, or a new "
     "credentials file"
 )
+_CUT_OFF = "ProtocolError"
+"""urllib3's, inside requests' own: a kept connection that the server has closed meanwhile."""
 # Of google.auth.exceptions and requests.exceptions; the nearest class above counts.
 _CLASSES: Mapping[str, tuple[Reach, str]] = {
     "DefaultCredentialsError": (Reach.STORE, _NO_LOGIN),
@@ -70,7 +72,6 @@ _CLASSES: Mapping[str, tuple[Reach, str]] = {
         "the server's certificate is not trusted ({}): set REQUESTS_CA_BUNDLE to the authority's "
         "file",
     ),
-    "Timeout": (Reach.STORE, _UNREACHED),
     "RequestException": (Reach.STORE, _UNREACHED),
     "JSONDecodeError": (Reach.BUSY, "the answer is not what Secret Manager sends ({})"),
 }
@@ -78,7 +79,10 @@ _CLASSES: Mapping[str, tuple[Reach, str]] = {
 
 def fault_of(error: Exception) -> Fault:
     """Say what an exception of google-auth or requests means."""
+    cause = type(error.args[0]).__name__ if error.args else ""
     names = [kind.__name__ for kind in type(error).__mro__]
+    if cause == _CUT_OFF:
+        return Fault(Reach.BUSY, _UNREACHED.format(cause))
     known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
     reach, words = known or (Reach.HERE, "reading it failed with {}")
     return Fault(reach, words.format(_oauth_error(error) or names[0]))

@@ -89,22 +89,28 @@ class GcpLogin:
         import requests  # noqa: PLC0415 - open_gcp has found them to be there
         from google.auth.transport.requests import AuthorizedSession, Request  # noqa: PLC0415
 
-        # Of its own: the session's usual one tries thrice what secrets/reading.py tries again.
-        tokens = Request(requests.Session())
         credentials, project = self._credentials()
-        session = AuthorizedSession(credentials, max_refresh_attempts=1, auth_request=tokens)
-        session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=AT_ONCE))
-        session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=AT_ONCE))
+        session = AuthorizedSession(  # type: ignore[no-untyped-call]
+            credentials,
+            # Nothing is tried again below: secrets/reading.py does, and logs in again. The
+            # usual session for tokens would try three times.
+            max_refresh_attempts=0,
+            auth_request=Request(requests.Session()),
+        )
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=AT_ONCE))
         return session, project
 
     def _credentials(self) -> tuple[Any, str | None]:
         """Find the default credentials; a file that only `.env` names is one they cannot see."""
-        import google.auth  # noqa: PLC0415
+        from google.auth import default, load_credentials_from_file  # noqa: PLC0415
 
         file = self._environ.get(_FILE_VARIABLE)
         if not file or os.environ.get(_FILE_VARIABLE):
-            return google.auth.default(scopes=[_SCOPE])
+            return default(scopes=[_SCOPE])
         with warnings.catch_warnings():
             # It warns of files that strangers hand in; this one is the program's own setting.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return google.auth.load_credentials_from_file(file, scopes=[_SCOPE])
+            load: Any = load_credentials_from_file
+            credentials, project = load(file, scopes=[_SCOPE])
+            return credentials, project

@@ -3,7 +3,7 @@
     Exception
     ├── KeyrotError
     │   ├── ConfigError (also ValueError)    a setting or keys.json is wrong; raised by install()
-    │   │   └── MissingExtraError (also ImportError)    an optional library is not installed
+    │   │   └── MissingExtraError (also ImportError)   an optional library is not installed
     │   └── SecretError                      a secret store could not give a value
     └── google.genai.errors.APIError
         └── ClientError

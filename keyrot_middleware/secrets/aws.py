@@ -18,7 +18,7 @@ from .hush import hush
 from .lookup import Spot, look_up, split_field
 from .reading import Batch, read_all
 
-__all__ = ["DEFAULT_SECRET", "SECRET_VARIABLE", "AwsStore", "open_aws"]
+__all__ = ["DEFAULT_SECRET", "SECRET_VARIABLE", "TALKATIVE", "AwsStore", "open_aws"]
 
 DEFAULT_SECRET = "keyrot"
 SECRET_VARIABLE = "KEYROT_AWS_SECRET"
@@ -35,8 +35,8 @@ _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}")
 _WHOLE_BATCH = frozenset({"InvalidParameterException", "InvalidRequestException"})
 """Codes by which one secret spoils a whole batch: each is then read by itself."""
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "403"})
-# Their DEBUG lines hold whole answers, signatures and session tokens.
-_TALKATIVE = ("botocore.parsers", "botocore.endpoint", "botocore.auth", "botocore.hooks")
+TALKATIVE = ("botocore.parsers", "botocore.endpoint", "botocore.auth", "botocore.hooks")
+"""Loggers whose DEBUG lines hold whole answers, signatures and session tokens."""
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -52,7 +52,7 @@ def open_aws(environ: Mapping[str, str]) -> AwsStore:
     """
     with extra("aws", "boto3"):
         import boto3  # noqa: F401, PLC0415 - only who asks for it needs the extra
-    hush(*_TALKATIVE)
+    hush(*TALKATIVE)
     return AwsStore(AwsLogin(environ), environ.get(SECRET_VARIABLE) or DEFAULT_SECRET)
 
 
@@ -74,8 +74,12 @@ class AwsStore:
         """Look the keys up: one secret by itself, more of them 20 in a request."""
         return look_up(refs, self._spot, self._read)
 
+    def place(self, key_id: str) -> str:
+        """Tell where a key is kept unless told otherwise."""
+        return f"{_SCHEME}{self._default}#{key_id}"
+
     def _spot(self, key_id: str, ref: str | None) -> Spot | str:
-        place = ref or f"{_SCHEME}{self._default}#{key_id}"
+        place = ref or self.place(key_id)
         name, field = split_field(place.removeprefix(_SCHEME))
         if field == "" or not (_ARN.fullmatch(name) or _NAME.fullmatch(name)):
             return f"found the place {shown(place)}; allowed: aws://NAME#FIELD, aws://ARN#FIELD"

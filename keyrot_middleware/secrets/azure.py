@@ -95,16 +95,20 @@ class AzureStore:
 
         return look_up(refs, spot, self._read)
 
+    def place(self, key_id: str) -> str:
+        """Tell where a key is kept unless told otherwise."""
+        return f"{_SCHEME}{self._host or 'VAULT'}/{_default_name(key_id)}"
+
     def _default(self, key_id: str, taken: set[str]) -> Spot | str:
         if self._host is None:
-            return f"{VAULT_VARIABLE} is not set; set it, or give the key a place: azure://VAULT/SECRET"
+            return f"{VAULT_VARIABLE} is not set; set it, or give the key a place, {_ALLOWED}"
         name = _default_name(key_id)
         if name.lower() in taken:
             return (
                 f"another key's id leads to the secret {name} too (case does not count there, "
                 'and _ becomes -); give one of them a place in its field "secret"'
             )
-        return _spot(f"{_SCHEME}{self._host}/{name}")
+        return _spot(self.place(key_id))
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
         """Read vault by vault, so that one that is down does not stand for another."""

@@ -88,11 +88,15 @@ class GcpStore:
         """Look the keys up, a request per secret, several at once."""
         return look_up(refs, self._spot, self._read)
 
+    def place(self, key_id: str) -> str:
+        """Tell where a key is kept unless told otherwise."""
+        return f"{_SCHEME}{self._login.project or 'PROJECT'}/{self._default}#{key_id}"
+
     def _spot(self, key_id: str, ref: str | None) -> Spot | str:
         """Understand a place; the project is left empty where the login has to name it."""
         if ref is None:
-            place = f"{_SCHEME}{self._login.project or 'PROJECT'}/{self._default}#{key_id}"
-            return Spot(f"{self._login.project or ''}/{self._default}/latest", place, key_id)
+            name = f"{self._login.project or ''}/{self._default}/latest"
+            return Spot(name, self.place(key_id), key_id)
         path, field = split_field(ref.removeprefix(_SCHEME))
         project, secret, version, *more = [*path.split("/"), "", ""]
         version = version or "latest"

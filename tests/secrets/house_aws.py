@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,18 @@ class AwsHouse:
         return open_aws(environ_for(self.server.port, **settings))
 
     def put(self, key_id: str, value: str | bytes) -> None:
-        """Write the field of a key; bytes replace the whole secret, for JSON cannot hold them."""
+        """Write the field of a key.
+
+        Raises:
+            TypeError: For bytes: JSON has none. A secret of its own may hold them.
+        """
         if isinstance(value, bytes):
-            self._keys.clear()
-            self.server.write(DEFAULT_SECRET, value)
-            return
-        self._keys[key_id] = value
+            raise TypeError("a field of a JSON object holds no bytes")
+        self.put_many({key_id: value})
+
+    def put_many(self, values: Mapping[str, str]) -> None:
+        """Write the fields of several keys at once."""
+        self._keys.update(values)
         self.server.write(DEFAULT_SECRET, json.dumps(self._keys))
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class JsonServer:
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
         self.port: int = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def answer(self, asked: Asked) -> Told:
         """Keep a request, and answer it."""
@@ -84,7 +84,7 @@ def _handler(server: JsonServer) -> type[BaseHTTPRequestHandler]:
                 return
             self.wfile.write(told.encode())
 
-        do_GET = do_PUT = do_POST = do_DELETE = _serve
+        do_GET = do_POST = _serve  # noqa: N815 - the names of http.server
 
         def handle(self) -> None:
             """Serve a connection; a client may leave or distrust us at any time."""

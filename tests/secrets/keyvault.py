@@ -106,9 +106,7 @@ class KeyVault:
         if version not in versions:
             return failure(404, "SecretNotFound", f"A secret with {name} was not found.")
         where = f"https://{self.host}/secrets/{name}/{version}"
-        return Told(
-            200, {"value": versions[version], "id": where, "attributes": {"enabled": True}}
-        )
+        return Told(200, {"value": versions[version], "id": where, "attributes": {"enabled": True}})
 
     def challenge(self) -> Told:
         """Say where to log in, for Key Vault's own resource as the public cloud does."""

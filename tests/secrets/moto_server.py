@@ -13,6 +13,9 @@ import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from keyrot_middleware.secrets.aws import TALKATIVE
+from keyrot_middleware.secrets.hush import hush, hushed
+
 __all__ = ["REGION", "MotoServer", "Refusing", "environ_for", "moto_server"]
 
 REGION = "eu-central-1"
@@ -35,6 +38,7 @@ class MotoServer:
     """Secrets Manager as moto plays it, which counts what it is asked."""
 
     def __init__(self) -> None:
+        hush(*TALKATIVE)
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self.targets: list[str] = []
@@ -61,7 +65,14 @@ class MotoServer:
             self.admin.delete_secret(SecretId=secret["ARN"], ForceDeleteWithoutRecovery=True)
 
     def write(self, name: str, value: str | bytes) -> str:
-        """Make a secret, or a new version of it; return its ARN."""
+        """Make a secret, or a new version of it; return its ARN.
+
+        In silence: whoever sets all loggers to DEBUG looks for values that the store has told.
+        """
+        with hushed():
+            return self._write(name, value)
+
+    def _write(self, name: str, value: str | bytes) -> str:
         kind = "SecretString" if isinstance(value, str) else "SecretBinary"
         try:
             made = self.admin.create_secret(Name=name, **{kind: value})
@@ -106,7 +117,7 @@ class Refusing:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port: int = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         """Stop serving."""

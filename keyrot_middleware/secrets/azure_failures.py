@@ -36,6 +36,9 @@ _STATUS: Mapping[int, tuple[Reach, str]] = {
 _FAILED = Reach.BUSY, "Key Vault failed ({}); it is asked again at the next refresh"
 _OTHER = Reach.HERE, "Key Vault refused ({})"
 _UNREACHED = "the vault cannot be reached ({}): see the network, and the vault's name"
+_UNTRUSTED = (
+    "the vault's certificate is not trusted: set REQUESTS_CA_BUNDLE to the authority's file"
+)
 _LOGIN = (
     "the login at Azure failed ({}) for {who}: see AZURE_TENANT_ID, AZURE_CLIENT_ID and "
     "AZURE_CLIENT_SECRET, the managed identity, or az login"
@@ -66,6 +69,8 @@ def fault_of(error: Exception, client_id: str | None) -> Fault:
     if response is not None and _is_of_vault(response):
         return _fault_of_answer(error, int(response.status_code), client_id)
     names = [kind.__name__ for kind in type(error).__mro__]
+    if type(getattr(error, "inner_exception", None)).__name__ == "SSLError":
+        return Fault(Reach.STORE, _UNTRUSTED)
     known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
     reach, words = known or (Reach.HERE, "reading it failed with {}")
     entra = _ENTRA.search(str(error))

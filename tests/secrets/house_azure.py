@@ -41,6 +41,7 @@ class AzureHouse:
                 authority=f"https://{self.vault.host}",
                 disable_instance_discovery=True,
                 connection_verify=self.vault.ca,
+                retry_total=0,
             )
 
         login = partial(AzureLogin, {"AZURE_CLIENT_ID": client_id}, credential=credential)

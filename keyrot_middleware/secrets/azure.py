@@ -14,7 +14,6 @@ from .azure_login import AzureLogin
 from .base import Secret
 from .extra import extra
 from .fault import Answer, Fault, Reach
-from .hush import hush
 from .lookup import Spot, look_up, split_field
 from .reading import Batch, read_all
 
@@ -29,13 +28,6 @@ _VAULT = re.compile(r"[A-Za-z0-9-]{1,127}|[A-Za-z0-9.-]{1,253}(?::\d{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9-]{1,127}")
 _VERSION = re.compile(r"[A-Za-z0-9]{1,64}")
 _ALLOWED = "azure://VAULT/SECRET, azure://VAULT/SECRET/VERSION, each with #FIELD where it is JSON"
-_TALKATIVE = (
-    "azure.core.pipeline.policies.http_logging_policy",
-    "azure.core.pipeline.policies._universal",
-    "msal.token_cache",
-    "msal.managed_identity",
-    "msal.cloudshell",
-)
 
 
 def open_azure(environ: Mapping[str, str]) -> AzureStore:
@@ -51,7 +43,6 @@ def open_azure(environ: Mapping[str, str]) -> AzureStore:
     with extra("azure", "azure-identity, azure-keyvault-secrets"):
         import azure.identity  # noqa: PLC0415 - only who asks for it needs the extra
         import azure.keyvault.secrets  # noqa: F401, PLC0415
-    hush(*_TALKATIVE)
     return AzureStore(AzureLogin(environ), _host_of(environ.get(VAULT_VARIABLE, "").strip()))
 
 

@@ -17,7 +17,6 @@ from .extra import extra
 from .fault import Answer, Fault, Reach
 from .gcp_failures import fault_of, fault_of_answer
 from .gcp_login import GcpLogin, NoProjectError
-from .hush import hush
 from .lookup import Spot, look_up, split_field
 from .reading import Batch, read_all
 
@@ -37,7 +36,6 @@ _SECRET = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _VERSION = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _ALLOWED = "gcp://PROJECT/SECRET, gcp://PROJECT/SECRET/VERSION, each with #FIELD where it is JSON"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_TALKATIVE = ("google.auth.transport.requests", "google.auth._default", "google.oauth2._client")
 
 
 def open_gcp(environ: Mapping[str, str]) -> GcpStore:
@@ -53,7 +51,6 @@ def open_gcp(environ: Mapping[str, str]) -> GcpStore:
     """
     with extra("gcp", "google-auth, requests"):
         import google.auth.transport.requests  # noqa: F401, PLC0415 - only who asks needs it
-    hush(*_TALKATIVE)
     secret = environ.get(SECRET_VARIABLE, "").strip() or DEFAULT_SECRET
     if not _SECRET.fullmatch(secret):
         allowed = "letters, digits, _ and -, as in keyrot"

@@ -1,8 +1,8 @@
 """Keep values and tokens out of the logs that the stores' libraries write while we read.
 
-botocore's DEBUG lines hold whole answers and session tokens, for instance. A program that
-debugs with the root logger at DEBUG must not find its keys there. Its own use of the same
-libraries logs as before: lines are dropped only in a thread that reads secrets for us.
+botocore's DEBUG lines hold whole answers and session tokens; the libraries of Azure and Google
+mask theirs. A program that debugs with the root logger at DEBUG must not find its keys there. Its
+own use of the same library logs as before: lines are dropped only in a thread that reads for us.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from json_server import Asked, JsonServer, Told
 
 from keyrot_middleware.secrets.crc32c import crc32c
 
-__all__ = ["NOBODY", "PROJECT", "READER", "SecretManager", "payload", "status"]
+__all__ = ["NOBODY", "PROJECT", "READER", "SecretManager", "credentials_file", "payload", "status"]
 
 PROJECT = "keyrot-tests"
 READER = f"reader@{PROJECT}.iam.gserviceaccount.com"
@@ -46,23 +46,7 @@ class SecretManager:
 
     def credentials(self, account: str) -> Path:
         """Write the credentials file of a service account."""
-        form = serialization.PrivateFormat.PKCS8
-        plain = serialization.NoEncryption()
-        pem = self._key.private_bytes(serialization.Encoding.PEM, form, plain)
-        file = self._directory / f"{account.partition('@')[0]}.json"
-        file.write_text(
-            json.dumps(
-                {
-                    "type": "service_account",
-                    "project_id": PROJECT,
-                    "private_key_id": "FAKE",
-                    "private_key": pem.decode(),
-                    "client_email": account,
-                    "token_uri": f"{self.url}/token",
-                }
-            )
-        )
-        return file
+        return credentials_file(self._directory, account, f"{self.url}/token", self._key)
 
     def write(self, name: str, value: str | bytes, project: str = PROJECT) -> str:
         """Add a version of a secret, and return its number."""
@@ -129,6 +113,25 @@ class SecretManager:
             said = f"Secret [projects/1/secrets/{name}] not found or has no versions."
             return status(404, "NOT_FOUND", said)
         return payload(where, versions[number - 1])
+
+
+def credentials_file(
+    directory: Path, account: str, token_uri: str, key: rsa.RSAPrivateKey | None = None
+) -> Path:
+    """Write the credentials file of a service account, with a private key of its own or *key*."""
+    key = key or rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    info = {
+        "type": "service_account",
+        "project_id": PROJECT,
+        "private_key_id": "FAKE",
+        "private_key": key.private_bytes(serialization.Encoding.PEM, form, plain).decode(),
+        "client_email": account,
+        "token_uri": token_uri,
+    }
+    file = directory / f"{account.partition('@')[0]}.json"
+    file.write_text(json.dumps(info))
+    return file
 
 
 def payload(name: str, data: bytes) -> Told:

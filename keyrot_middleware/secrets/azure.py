@@ -92,7 +92,7 @@ class AzureStore:
 
     def _default(self, key_id: str, taken: set[str]) -> Spot | str:
         if self._host is None:
-            return f"{VAULT_VARIABLE} is not set; set it, or give the key a place, {_ALLOWED}"
+            return f"AZURE_KEY_VAULT_URL is not set; set it, or give the key a place, {_ALLOWED}"
         name = _default_name(key_id)
         if name.lower() in taken:
             return (

@@ -37,7 +37,8 @@ def read_all(
     Args:
         batches: What to read.
         ask: Called from several threads. What it raises is told by its type only.
-        log_in_again: Forgets the login; called once at most.
+        log_in_again: Forgets the login: before the second try, and where that is refused too,
+            so that the next look-up begins with whatever login there is then.
 
     Returns:
         An answer for each name; where two tries failed, the second failure.
@@ -52,6 +53,8 @@ def read_all(
     else:
         time.sleep(PAUSE_S)
     reading.round(again)
+    if any(Reach.LOGIN in reading.reaches(batch) for batch in again):
+        log_in_again()
     return reading.answers
 
 

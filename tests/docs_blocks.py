@@ -14,6 +14,7 @@ PAGES = (
     ROOT / "CHANGELOG.md",
     ROOT / "examples" / "prometheus" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "stores").glob("*.md")),
     *sorted((ROOT / "docs" / "adr").glob("*.md")),
     ROOT / "examples" / "jaeger" / "README.md",
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from vault_asking import front
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
 
-pytestmark = pytest.mark.skipif(
-    find_spec("keyrot_middleware.schemes") is None, reason="the registry has no store but env"
-)
 TTL_S = 0.2
 
 

@@ -1,0 +1,75 @@
+"""A certificate authority for a test session, and a certificate for this machine."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+__all__ = ["Authority"]
+
+
+class Authority:
+    """Signs one certificate, for localhost and 127.0.0.1, valid for a day.
+
+    Attributes:
+        file: PEM of the authority, for clients to trust.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Write authority, certificate and key into *directory*."""
+        self._now = datetime.datetime.now(datetime.UTC)
+        root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        root = self._certificate("keyrot tests", root_key.public_key(), "keyrot tests", root_key)
+        mine = self._certificate("localhost", key.public_key(), "keyrot tests", root_key)
+        self.file = directory / "authority.pem"
+        self.file.write_bytes(root.public_bytes(serialization.Encoding.PEM))
+        self._both = directory / "localhost.pem"
+        plain = serialization.NoEncryption()
+        form = serialization.PrivateFormat.PKCS8
+        self._both.write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, form, plain)
+            + mine.public_bytes(serialization.Encoding.PEM)
+        )
+
+    def _certificate(
+        self,
+        subject: str,
+        public: ec.EllipticCurvePublicKey,
+        issuer: str,
+        signer: ec.EllipticCurvePrivateKey,
+    ) -> x509.Certificate:
+        is_root = subject == issuer
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+        above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(_name(subject))
+            .issuer_name(_name(issuer))
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._now - datetime.timedelta(hours=1))
+            .not_valid_after(self._now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=is_root, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(identifier, critical=False)
+            .add_extension(above, critical=False)
+            .sign(signer, hashes.SHA256())
+        )
+
+    def context(self) -> ssl.SSLContext:
+        """Give what a server on this machine needs."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._both)
+        return context
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])

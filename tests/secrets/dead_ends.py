@@ -1,0 +1,26 @@
+"""Addresses on loopback where a store gets no answer."""
+
+from __future__ import annotations
+
+import socket
+
+from servers import free_port
+
+__all__ = ["Silent", "closed_port"]
+
+
+def closed_port() -> int:
+    """Give a port where nobody listens."""
+    return free_port()
+
+
+class Silent:
+    """A port that takes connections and never says a word."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._socket.close()

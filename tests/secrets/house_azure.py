@@ -1,0 +1,88 @@
+"""A Key Vault of our own over HTTPS, with our store in front and azure-identity's real login."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from authority import Authority
+from azure.identity import ClientSecretCredential
+from dead_ends import Silent, closed_port
+from keyvault import NOBODY, READER, SECRET, TENANT, KeyVault
+
+from keyrot_middleware.secrets.azure import AzureStore
+from keyrot_middleware.secrets.azure_login import AzureLogin
+
+__all__ = ["AzureHouse"]
+
+
+class AzureHouse:
+    """Each key is a secret of its own, named like it with `-` for `_`."""
+
+    scheme = "azure"
+
+    def __init__(self, directory: Path) -> None:
+        """Start the vault; its certificates are in *directory*."""
+        self.vault = KeyVault(Authority(directory))
+        self._ends: list[Silent] = []
+
+    def open(self, client_id: str = READER, secret: str = SECRET) -> AzureStore:
+        """Open a store, with an identity that may read."""
+        return self._at(self.vault.host, client_id, secret)
+
+    def _at(self, host: str, client_id: str = READER, secret: str = SECRET) -> AzureStore:
+        def credential() -> Any:
+            return ClientSecretCredential(
+                TENANT,
+                client_id,
+                secret,
+                authority=f"https://{self.vault.host}",
+                disable_instance_discovery=True,
+                connection_verify=self.vault.ca,
+                retry_total=0,
+            )
+
+        login = partial(AzureLogin, {"AZURE_CLIENT_ID": client_id}, credential=credential)
+        # The certificate and the resource of a vault on this machine are not Azure's.
+        here = {"connection_verify": self.vault.ca, "verify_challenge_resource": False}
+        return AzureStore(login(**here), host)
+
+    def put(self, key_id: str, value: str | bytes) -> None:
+        """Write a key; Key Vault has texts only, so bytes become what a careless tool sends."""
+        text = value if isinstance(value, str) else value.decode(errors="replace")
+        self.vault.write(key_id.replace("_", "-"), text)
+
+    def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
+        """Write a JSON secret; give each field's place."""
+        name = name.replace("_", "-").replace("/", "-")
+        self.vault.write(name, json.dumps(fields))
+        return {field: f"azure://{self.vault.host}/{name}#{field}" for field in fields}
+
+    def remove(self, key_id: str) -> None:
+        """Forget the secret of a key."""
+        self.vault.remove(key_id.replace("_", "-"))
+
+    def denied(self) -> AzureStore:
+        """Open a store whose identity may read nothing."""
+        return self.open(NOBODY)
+
+    def down(self) -> AzureStore:
+        """Open a store where nobody listens."""
+        return self._at(f"localhost:{closed_port()}")
+
+    def hanging(self) -> AzureStore:
+        """Open a store where nobody answers."""
+        self._ends.append(Silent())
+        return self._at(f"localhost:{self._ends[-1].port}")
+
+    def requests(self) -> int:
+        """Count what the server was asked, logins too."""
+        return len(self.vault.server.asked)
+
+    def close(self) -> None:
+        """Stop the servers."""
+        self.vault.server.close()
+        for end in self._ends:
+            end.close()

@@ -1,0 +1,125 @@
+"""moto's server, one for all tests of a session, in a thread; and one that refuses as AWS does."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+from keyrot_middleware.secrets.aws import TALKATIVE
+from keyrot_middleware.secrets.hush import hush, hushed
+
+__all__ = ["REGION", "MotoServer", "Refusing", "environ_for", "moto_server"]
+
+REGION = "eu-central-1"
+
+
+def environ_for(port: int, **more: str) -> dict[str, str]:
+    """Give settings that lead to a port of this machine, and nothing of the machine's own."""
+    return {
+        "AWS_ACCESS_KEY_ID": "FAKEACCESSKEY",
+        "AWS_SECRET_ACCESS_KEY": "FAKE-secret-access-key",
+        "AWS_CONFIG_FILE": "there-is-none",
+        "AWS_SHARED_CREDENTIALS_FILE": "there-is-none",
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        **more,
+    }
+
+
+class MotoServer:
+    """Secrets Manager as moto plays it, which counts what it is asked."""
+
+    def __init__(self) -> None:
+        hush(*TALKATIVE)
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._lock = threading.Lock()
+        self.targets: list[str] = []
+        """The operation of each request, in order."""
+        self._server = make_server("127.0.0.1", 0, self._count, threaded=True)
+        self.port: int = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        environ = environ_for(self.port)
+        self.admin: Any = boto3.session.Session(
+            environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], region_name=REGION
+        ).client("secretsmanager", endpoint_url=environ["AWS_ENDPOINT_URL"])
+
+    def _count(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
+        with self._lock:
+            self.targets.append(target.rpartition(".")[2])
+        answer: Iterable[bytes] = self._app(environ, start)
+        return answer
+
+    def empty(self) -> None:
+        """Forget every secret."""
+        listed = self.admin.get_paginator("list_secrets").paginate()
+        for secret in [secret for page in listed for secret in page["SecretList"]]:
+            self.admin.delete_secret(SecretId=secret["ARN"], ForceDeleteWithoutRecovery=True)
+
+    def write(self, name: str, value: str | bytes) -> str:
+        """Make a secret, or a new version of it; return its ARN.
+
+        In silence: whoever sets all loggers to DEBUG looks for values that the store has told.
+        """
+        with hushed():
+            return self._write(name, value)
+
+    def _write(self, name: str, value: str | bytes) -> str:
+        kind = "SecretString" if isinstance(value, str) else "SecretBinary"
+        try:
+            made = self.admin.create_secret(Name=name, **{kind: value})
+        except self.admin.exceptions.ResourceExistsException:
+            made = self.admin.put_secret_value(SecretId=name, **{kind: value})
+        return str(made["ARN"])
+
+
+@cache
+def moto_server() -> MotoServer:
+    """Start the server at the first call; its thread ends with the process."""
+    return MotoServer()
+
+
+class Refusing:
+    """A server that answers as Secrets Manager does where something is refused.
+
+    Args:
+        answers: Status and body for an operation (`GetSecretValue`) and the request's body.
+    """
+
+    def __init__(self, answers: Callable[[str, dict[str, Any]], tuple[int, Any]]) -> None:
+        self.targets: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                target = self.headers["X-Amz-Target"].rpartition(".")[2]
+                outer.targets.append(target)
+                sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, answer = answers(target, sent)
+                body = json.dumps(answer).encode()
+                # In one write, or Nagle's algorithm costs 44 ms.
+                head = f"HTTP/1.1 {status} -\r\nContent-Type: application/x-amz-json-1.1\r\n"
+                self.wfile.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+            def log_message(self, *args: Any) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,150 @@
+"""Google's Secret Manager and the token endpoint of a service account, on one HTTP port.
+
+Answers in the forms of the Secret Manager REST API v1 and of google.rpc.Status.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from json_server import Asked, JsonServer, Told
+
+from keyrot_middleware.secrets.crc32c import crc32c
+
+__all__ = ["NOBODY", "PROJECT", "READER", "SecretManager", "credentials_file", "payload", "status"]
+
+PROJECT = "keyrot-tests"
+READER = f"reader@{PROJECT}.iam.gserviceaccount.com"
+NOBODY = f"nobody@{PROJECT}.iam.gserviceaccount.com"
+_AUDIENCE = "https://oauth2.googleapis.com/token"
+"""google-auth asks for this one wherever the token endpoint is."""
+_PATH = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)/versions/([^/:]+):access")
+
+
+class SecretManager:
+    """Secrets by project, name and version; `latest` is the newest."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._secrets: dict[tuple[str, str], list[bytes]] = {}
+        self._tokens: dict[str, str] = {}
+        self._numbers = itertools.count(1)
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.odd: Callable[[Asked], Told | None] = lambda _: None
+        """May answer in place of the service."""
+        self.server = JsonServer(self._answer)
+        self.url = f"http://127.0.0.1:{self.server.port}"
+
+    def credentials(self, account: str) -> Path:
+        """Write the credentials file of a service account."""
+        return credentials_file(self._directory, account, f"{self.url}/token", self._key)
+
+    def write(self, name: str, value: str | bytes, project: str = PROJECT) -> str:
+        """Add a version of a secret, and return its number."""
+        data = value.encode() if isinstance(value, str) else value
+        versions = self._secrets.setdefault((project, name), [])
+        versions.append(data)
+        return str(len(versions))
+
+    def empty(self) -> None:
+        """Forget all secrets, and answer as usual."""
+        self._secrets.clear()
+        self.odd = lambda _: None
+
+    def revoke(self) -> None:
+        """Take no token any longer that was given out so far."""
+        self._tokens.clear()
+
+    @property
+    def tokens(self) -> list[str]:
+        """The tokens that are taken."""
+        return list(self._tokens)
+
+    def count(self, path: str) -> int:
+        """Tell how many requests had *path* in theirs."""
+        return sum(path in asked.path for asked in self.server.asked)
+
+    def _answer(self, asked: Asked) -> Told:
+        odd = self.odd(asked)
+        if odd is not None:
+            return odd
+        return self._token(asked) if asked.path == "/token" else self._access(asked)
+
+    def _token(self, asked: Asked) -> Told:
+        try:
+            claims = jwt.decode(
+                asked.form["assertion"],
+                self._key.public_key(),
+                algorithms=["RS256"],
+                audience=_AUDIENCE,
+            )
+        except jwt.InvalidTokenError:
+            return Told(400, {"error": "invalid_grant", "error_description": "Invalid JWT"})
+        token = f"FAKE-token-{next(self._numbers)}"
+        self._tokens[token] = str(claims["iss"])
+        return Told(200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
+
+    def _access(self, asked: Asked) -> Told:
+        token = asked.headers.get("authorization", "").removeprefix("Bearer ")
+        account = self._tokens.get(token)
+        if account is None:
+            return status(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        match = _PATH.fullmatch(asked.path)
+        if match is None:
+            return status(404, "NOT_FOUND", "The requested URL was not found.")
+        project, name, version = match.groups()
+        where = f"projects/{project}/secrets/{name}/versions/{version}"
+        if account != READER:
+            permission = "Permission 'secretmanager.versions.access' denied"
+            said = f"{permission} for resource '{where}' (or it may not exist)."
+            return status(403, "PERMISSION_DENIED", said, "IAM_PERMISSION_DENIED")
+        versions = self._secrets.get((project, name), [])
+        number = len(versions) if version == "latest" else int(version)
+        if not 0 < number <= len(versions):
+            said = f"Secret [projects/1/secrets/{name}] not found or has no versions."
+            return status(404, "NOT_FOUND", said)
+        return payload(where, versions[number - 1])
+
+
+def credentials_file(
+    directory: Path, account: str, token_uri: str, key: rsa.RSAPrivateKey | None = None
+) -> Path:
+    """Write the credentials file of a service account, with a private key of its own or *key*."""
+    key = key or rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    info = {
+        "type": "service_account",
+        "project_id": PROJECT,
+        "private_key_id": "FAKE",
+        "private_key": key.private_bytes(serialization.Encoding.PEM, form, plain).decode(),
+        "client_email": account,
+        "token_uri": token_uri,
+    }
+    file = directory / f"{account.partition('@')[0]}.json"
+    file.write_text(json.dumps(info))
+    return file
+
+
+def payload(name: str, data: bytes) -> Told:
+    """Answer with a version."""
+    encoded = base64.b64encode(data).decode()
+    checked = {"data": encoded, "dataCrc32c": str(crc32c(data))}
+    return Told(200, {"name": name, "payload": checked})
+
+
+def status(code: int, name: str, message: str, reason: str | None = None) -> Told:
+    """Answer with an error in Google's form."""
+    error: dict[str, Any] = {"code": code, "message": message, "status": name}
+    if reason:
+        kind = "type.googleapis.com/google.rpc.ErrorInfo"
+        error["details"] = [{"@type": kind, "reason": reason, "domain": "googleapis.com"}]
+    return Told(code, {"error": error})

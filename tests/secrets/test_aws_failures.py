@@ -1,0 +1,275 @@
+"""What each failure of Secrets Manager and boto3 becomes: words for people, and no value."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions as boto_errors
+import pytest
+from botocore.stub import Stubber
+from cloud_asking import ask, ask_all, told
+from dead_ends import Silent
+from house_aws import NOBODY, AwsHouse, deny
+from moto_server import Refusing, environ_for
+
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.secrets import Secret, aws_login, reading
+from keyrot_middleware.secrets.aws import AwsStore, open_aws
+from keyrot_middleware.secrets.aws_failures import fault_of
+from keyrot_middleware.secrets.aws_login import AwsLogin
+from keyrot_middleware.secrets.fault import Reach
+
+TOKEN = "FAKE-session-token-0123456789"
+
+
+class Stubbed(AwsLogin):
+    """A login whose client answers what a test has laid out, before and after a new login."""
+
+    def __init__(self) -> None:
+        super().__init__(environ_for(9, AWS_SESSION_TOKEN=TOKEN))
+        self.forgotten = 0
+        self.stub = Stubber(super().client())
+        self.stub.activate()
+
+    def forget(self) -> None:
+        """Count, and keep the client."""
+        self.forgotten += 1
+
+    def refuse(self, code: str, message: str = "", times: int = 1) -> None:
+        """Lay out a refusal of a single read."""
+        for _ in range(times):
+            self.stub.add_client_error("get_secret_value", code, message, 400)
+
+    def give(self, value: str) -> None:
+        """Lay out a value."""
+        self.stub.add_response("get_secret_value", {"SecretString": value})
+
+
+@pytest.fixture
+def login() -> Stubbed:
+    """Have a client without a server."""
+    return Stubbed()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[AwsHouse]:
+    """Have an empty Secrets Manager."""
+    made = AwsHouse(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("ResourceNotFoundException", "there is no such secret in this region and account"),
+        ("DecryptionFailure", "KMS does not decrypt it for these credentials"),
+        ("InvalidRequestException", "is it scheduled for deletion?"),
+        ("InvalidParameterException", "takes this for no name or ARN"),
+        ("NeverHeardOf", "Secrets Manager refused (NeverHeardOf)"),
+        ("<p>odd</p>", "Secrets Manager refused (unknown code)"),
+    ],
+)
+def test_what_another_try_would_not_change_is_asked_once(
+    login: Stubbed, code: str, words: str
+) -> None:
+    """The words say key, place, reason and what to do."""
+    login.refuse(code)
+    text = ask(AwsStore(login), "aws://prod/gemini#a")
+    assert text.startswith("key a: aws://prod/gemini#a: ")
+    assert words in text
+    login.stub.assert_no_pending_responses()
+    assert login.forgotten == 0
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "AccessDenied", "403"])
+def test_denied_names_place_and_identity(login: Stubbed, code: str) -> None:
+    """The ARN of the caller, as AWS tells it, and what to allow."""
+    message = deny("GetSecretValue", {"SecretId": "prod/gemini"})[1]["Message"]
+    login.refuse(code, message)
+    text = ask(AwsStore(login), "aws://prod/gemini#a")
+    assert f"aws://prod/gemini#a: access denied to {NOBODY}: allow secretsmanager:Get" in text
+    login.refuse(code, "no")
+    assert "access denied to these credentials: allow" in ask(AwsStore(login), "aws://b")
+
+
+def test_kms_refuses_with_access_denied_too(login: Stubbed) -> None:
+    """So the words name kms:Decrypt."""
+    login.refuse("AccessDeniedException", "Access to KMS is not allowed")
+    assert "kms:Decrypt if it has a key of its own" in ask(AwsStore(login))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "ExpiredTokenException",
+        "RequestExpired",
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+    ],
+)
+def test_an_expired_login_is_renewed_once(login: Stubbed, code: str) -> None:
+    """Then the value is there; where it is refused again, that is the answer."""
+    login.refuse(code)
+    login.give("FAKE-value")
+    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+    assert login.forgotten == 1
+    login.refuse(code, times=2)
+    text = ask(AwsStore(login), "aws://plain")
+    assert code in text
+    assert login.forgotten == 3  # the refused one too, so that a later look-up begins anew
+    login.stub.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize(
+    "code", ["ThrottlingException", "InternalServiceError", "ServiceUnavailable"]
+)
+def test_a_busy_service_is_asked_twice(login: Stubbed, code: str) -> None:
+    """A moment later; the login stays."""
+    login.refuse(code)
+    login.give("FAKE-value")
+    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+    login.refuse(code, times=2)
+    assert f"busy or failed ({code})" in ask(AwsStore(login), "aws://plain")
+    login.stub.assert_no_pending_responses()
+    assert login.forgotten == 0
+
+
+def test_a_server_error_of_no_known_code_counts_as_busy(login: Stubbed) -> None:
+    """Whatever stands in front of the service answers 502 without AWS's code."""
+    login.stub.add_client_error("get_secret_value", "502", "", 502)
+    login.give("FAKE-value")
+    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+
+
+def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) -> None:
+    """Logging in again means the whole chain, so a renewed profile serves."""
+    file = tmp_path / "credentials"
+    profile = "[default]\naws_access_key_id = {}\naws_secret_access_key = FAKE-s\n"
+
+    def by_key(target: str, _: dict[str, Any]) -> tuple[int, Any]:
+        if len(server.targets) == 1:
+            file.write_text(profile.format("FAKENEW"))
+            return 400, {"__type": "ExpiredTokenException", "Message": "expired"}
+        return 200, {"SecretString": "FAKE-value"}
+
+    server = Refusing(by_key)
+    file.write_text(profile.format("FAKEOLD"))
+    environ = environ_for(server.port, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
+    login = AwsLogin({**environ, "AWS_SHARED_CREDENTIALS_FILE": str(file)})
+    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+    signer: Any = login.client()._request_signer
+    assert signer._credentials.access_key == "FAKENEW"
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "reach", "words"),
+    [
+        (boto_errors.NoCredentialsError(), Reach.LOGIN, "no AWS credentials were found: set"),
+        (
+            boto_errors.PartialCredentialsError(provider="env", cred_var="X"),
+            Reach.LOGIN,
+            "half of the AWS credentials",
+        ),
+        (
+            boto_errors.CredentialRetrievalError(provider="p", error_msg=TOKEN),
+            Reach.LOGIN,
+            "(CredentialRetrievalError): log in again (aws sso login)",
+        ),
+        (boto_errors.UnauthorizedSSOTokenError(), Reach.LOGIN, "aws sso login"),
+        (boto_errors.NoRegionError(), Reach.STORE, "set AWS_REGION"),
+        (boto_errors.EndpointConnectionError(endpoint_url="u"), Reach.STORE, "cannot be reached"),
+        (boto_errors.ConnectTimeoutError(endpoint_url="u"), Reach.STORE, "cannot be reached"),
+        (boto_errors.ProxyConnectionError(proxy_url="u"), Reach.STORE, "cannot be reached"),
+        (boto_errors.ConnectionClosedError(endpoint_url="u"), Reach.BUSY, "cannot be reached"),
+        (boto_errors.SSLError(endpoint_url="u", error=TOKEN), Reach.STORE, "set AWS_CA_BUNDLE"),
+        (RuntimeError(TOKEN), Reach.HERE, "reading it failed with RuntimeError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_failures_before_an_answer_have_words_of_their_own(
+    error: Exception, reach: Reach, words: str
+) -> None:
+    """By class, and without the text, which a credential helper may have written."""
+    fault = fault_of(error)
+    assert fault.reach is reach
+    assert words in fault.words
+    assert TOKEN not in fault.words
+
+
+def test_a_store_that_hangs_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One time limit for 500 secrets, not one for each batch of them."""
+    assert aws_login.READ_S <= 5
+    monkeypatch.setattr(aws_login, "READ_S", 1.0)
+    silent = Silent()
+    store = open_aws(environ_for(silent.port))
+    began = time.monotonic()
+    found = ask_all(store, **{f"key_{n}": f"aws://s{n}" for n in range(500)})
+    assert time.monotonic() - began < 4
+    assert all("cannot be reached (ReadTimeoutError)" in text for text in found.values())
+    silent.close()
+
+
+def test_an_endpoint_that_is_no_url_is_told(house: AwsHouse) -> None:
+    """And what follows is not guessed."""
+    assert ask(house.open(AWS_ENDPOINT_URL="nonsense")).endswith("AWS_ENDPOINT_URL is no URL")
+
+
+def test_without_boto3_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the store is opened, as an error of the configuration."""
+    monkeypatch.setitem(__import__("sys").modules, "boto3", None)
+    with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[aws\]'") as caught:
+        open_aws({})
+    assert caught.value.__cause__ is None
+
+
+def test_no_value_and_no_token_is_in_anything_but_the_answer(
+    house: AwsHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in the library's DEBUG lines either, which hold whole answers."""
+    caplog.set_level(logging.DEBUG)
+    house.put("a", "FAKE-value-a")
+    house.server.write("other", "FAKE-value-b")
+    refs: dict[str, str | None] = {"a": None, "b": "aws://other", "c": "aws://none"}
+    stores = [house.open(AWS_SESSION_TOKEN=TOKEN), house.denied(), house.down()]
+    assert stores[0].resolve(refs)["b"] == Secret("FAKE-value-b")
+    said = told(stores, refs) + caplog.text
+    assert [s for s in ("FAKE-value", TOKEN, "FAKE-secret-access-key") if s in said] == []
+
+
+def test_the_programs_own_use_of_boto3_logs_as_before(
+    house: AwsHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only what is said while we read is dropped."""
+    house.open()
+    caplog.set_level(logging.DEBUG, "botocore.parsers")
+    house.server.admin.list_secrets()
+    assert "Response body" in caplog.text
+
+
+def test_threads_may_ask_at_once(house: AwsHouse) -> None:
+    """Each has its answers, and one login is made."""
+    house.put_many({f"key_{n}": f"FAKE-{n}" for n in range(8)})
+    store = house.open()
+    found: dict[int, str] = {}
+
+    def look(number: int) -> None:
+        found[number] = ask(store, None, f"key_{number}")
+
+    threads = [threading.Thread(target=look, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == {n: f"FAKE-{n}" for n in range(8)}

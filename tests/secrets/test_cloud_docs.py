@@ -1,0 +1,55 @@
+"""The pages of the clouds' stores quote errors that exist, and name the variables that are read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = {"aws": "aws.md", "azure": "azure.md", "gcp": "google.md"}
+SHARED = ("fields", "lookup", "reading")
+ELSEWHERE = {
+    # Read by the libraries; boto3's are held by test_aws_reading.py.
+    *("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"),
+    *("AZURE_TOKEN_CREDENTIALS", "AZURE_AUTHORITY_HOST", "REQUESTS_CA_BUNDLE", "NO_GCE_CHECK"),
+    "SECRET_STORE_TYPE",
+}
+
+
+def words_of(scheme: str) -> str:
+    """Join every text in the modules of a store."""
+    folder = ROOT / "keyrot_middleware" / "secrets"
+    files = [*folder.glob(f"{scheme}*.py"), *(folder / f"{name}.py" for name in SHARED)]
+    trees = [ast.parse(file.read_text("utf-8")) for file in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def page_of(scheme: str) -> str:
+    """Read a page."""
+    return (ROOT / "docs" / "stores" / PAGES[scheme]).read_text("utf-8")
+
+
+@pytest.mark.parametrize("scheme", PAGES)
+def test_the_errors_on_the_page_are_those_of_the_code(scheme: str) -> None:
+    """Each piece of a quoted error between `…` is a text of the store."""
+    below = page_of(scheme).partition("## What the errors mean")[2]
+    rows = [line.split("|")[1] for line in below.splitlines() if line.startswith("| `")]
+    quoted = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
+    pieces = {piece.strip("(): #") for text in quoted for piece in text.split("…")} - {""}
+    words = words_of(scheme)
+    assert len(rows) >= 10
+    assert [piece for piece in pieces if piece not in words] == []
+
+
+@pytest.mark.parametrize("scheme", PAGES)
+def test_the_variables_on_the_page_are_read(scheme: str) -> None:
+    """By the store, or, each by name, by the library under it."""
+    names = set(re.findall(r"`([A-Z][A-Z]+(?:_[A-Z]+)+)[`=]", page_of(scheme)))
+    words = words_of(scheme)
+    assert names
+    assert {name for name in names if name not in words} - ELSEWHERE == set()

@@ -1,0 +1,174 @@
+"""Many secrets are read with one patience: who is asked, how often, and what is given up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import pytest
+
+from keyrot_middleware.secrets import Secret, reading
+from keyrot_middleware.secrets.fault import Answer, Fault, Reach
+from keyrot_middleware.secrets.fields import key_in
+from keyrot_middleware.secrets.reading import AT_ONCE, Batch, read_all
+
+GONE = Fault(Reach.STORE, "nobody answers")
+OUT = Fault(Reach.LOGIN, "login again")
+BUSY = Fault(Reach.BUSY, "busy")
+
+
+class Store:
+    """Answers from a script for a name, the last one again and again, and notes who asks."""
+
+    def __init__(self, **scripts: list[Answer]) -> None:
+        self.scripts = scripts
+        self.asked: list[str] = []
+        self.logins = 0
+        self.at_once = self.most = 0
+        self._lock = threading.Lock()
+
+    def ask(self, batch: Batch) -> Mapping[str, Answer]:
+        """Answer a batch of one."""
+        (name,) = batch
+        with self._lock:
+            self.asked.append(name)
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        script = self.scripts.get(name, [f"FAKE-{name}"])
+        answer = script.pop(0) if len(script) > 1 else script[0]
+        with self._lock:
+            self.at_once -= 1
+        return {name: answer}
+
+    def log_in_again(self) -> None:
+        """Count."""
+        self.logins += 1
+
+    def read(self, *names: str) -> dict[str, Answer]:
+        """Read names, a batch each."""
+        return read_all([(name,) for name in names], self.ask, self.log_in_again)
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PAUSE_S", 0.01)
+
+
+def test_the_first_is_asked_alone_and_the_rest_side_by_side() -> None:
+    """No more at once than connections are kept."""
+    store = Store()
+    names = [f"n{number}" for number in range(200)]
+    assert store.read(*names) == {name: f"FAKE-{name}" for name in names}
+    assert store.asked[0] == "n0"
+    assert sorted(store.asked) == sorted(names)
+    assert store.most <= AT_ONCE
+
+
+def test_a_store_that_nobody_reaches_is_asked_once() -> None:
+    """All names have its failure."""
+    store = Store(a=[GONE])
+    assert store.read("a", "b", "c") == dict.fromkeys("abc", GONE)
+    assert store.asked == ["a"]
+    assert store.logins == 0
+
+
+def test_an_expired_login_stops_the_round_and_is_made_anew() -> None:
+    """Then everything is read, the first one alone again."""
+    store = Store(a=[OUT, "FAKE-a"])
+    assert store.read("a", "b") == {"a": "FAKE-a", "b": "FAKE-b"}
+    assert store.asked == ["a", "a", "b"]
+    assert store.logins == 1
+
+
+def test_a_login_that_is_refused_twice_is_forgotten() -> None:
+    """So that the next look-up begins anew; within this one there is no third try."""
+    store = Store(a=[OUT])
+    assert store.read("a", "b") == {"a": OUT, "b": OUT}
+    assert store.asked == ["a", "a"]
+    assert store.logins == 2
+
+
+def test_only_what_was_busy_is_asked_again() -> None:
+    """Once; a value that is there stays."""
+    store = Store(b=[BUSY, "FAKE-b"], c=[BUSY])
+    assert store.read("a", "b", "c") == {"a": "FAKE-a", "b": "FAKE-b", "c": BUSY}
+    assert store.asked.count("a") == 1
+    assert store.asked.count("b") == store.asked.count("c") == 2
+    assert store.logins == 0
+
+
+def test_a_second_failure_does_not_take_a_value_away() -> None:
+    """Where a batch of several is read again because one of them was busy."""
+    rounds = iter([{"a": "FAKE-a", "b": BUSY}, {"a": GONE, "b": GONE}])
+    found = read_all([("a", "b")], lambda _: next(rounds), lambda: None)
+    assert found == {"a": "FAKE-a", "b": GONE}
+
+
+def test_nothing_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that answers slowly is not waited for key by key."""
+    monkeypatch.setattr(reading, "LONGEST_S", -1.0)
+    store = Store()
+    found = store.read("a", "b")
+    assert store.asked == []
+    assert all("too slow" in answer.words for answer in found.values() if isinstance(answer, Fault))
+
+
+def test_what_a_reader_raises_is_told_by_its_type() -> None:
+    """Its text may hold anything."""
+
+    def fail(_: Batch) -> Mapping[str, Answer]:
+        raise RuntimeError("FAKE-token in a message")
+
+    found = read_all([("a",)], fail, lambda: None)
+    assert found == {"a": Fault(Reach.HERE, "reading it failed with RuntimeError")}
+
+
+def test_what_an_answer_leaves_out_is_an_error() -> None:
+    """Rather than a KeyError for the whole pool."""
+    found = read_all([("a", "b")], lambda _: {"a": "FAKE"}, lambda: None)
+    assert found["a"] == "FAKE"
+    assert found["b"] == Fault(Reach.HERE, "the store's answer does not mention it")
+
+
+@pytest.mark.parametrize(
+    ("stored", "field", "found"),
+    [
+        ("FAKE", None, Secret("FAKE")),
+        ("\ufeffFAKE\n", None, Secret("FAKE")),
+        (b"\xef\xbb\xbf FAKE", None, Secret("FAKE")),
+        ('{"a": "FAKE"}', None, Secret("FAKE")),
+        (b' {"x": " FAKE "}', "x", Secret("FAKE")),
+        ("", None, "it is empty"),
+        (" \r\n", None, "it is empty"),
+        ('{"a": ""}', None, "the field a of its JSON object is empty"),
+        ('{"x": 7}', "x", "the field x of its JSON object is no text"),
+        ('{"x": null}', "x", "the field x of its JSON object is no text"),
+        ("FAKE", "x", "it is no JSON object, so it has no field x"),
+        ('["FAKE"]', "x", "it is no JSON object, so it has no field x"),
+        ('{"x": "FAKE"', "x", "it is no JSON object, so it has no field x"),
+        ("{" * 9, "x", "it is no JSON object, so it has no field x"),
+        ('{"a": "FAKE"}', "b", "the JSON object in it has no field b"),
+        ('{"pro_1": "FAKE"}', "pro", 'has no field pro. Did you mean "pro_1"?'),
+        ("FAKE\x00", None, "it is binary"),
+        ("FAKE \ufffd", None, "it is binary"),
+        ('{"a": "\\ud800"}', None, "it is binary"),
+        (b"\xff", "x", "it is binary"),
+    ],
+)
+def test_what_is_stored_becomes_a_key_or_a_reason(
+    stored: str | bytes, field: str | None, found: Secret | str
+) -> None:
+    """The whole text, or a field; a reason shows nothing of what is stored."""
+    answer = key_in(stored, field, "a")
+    if isinstance(found, Secret):
+        assert answer == found
+    else:
+        assert isinstance(answer, str)
+        assert found in answer
+        assert "FAKE" not in answer
+
+
+def test_a_key_that_was_written_as_a_name_is_not_suggested() -> None:
+    """A field's name may be a key by mistake."""
+    name = "AIza" + "FAKE" * 9
+    assert "Did you mean" not in str(key_in(f'{{"{name}": "flash"}}', name[:-1], "a"))

@@ -1,0 +1,235 @@
+"""What each failure of Secret Manager and google-auth becomes: words for people, and no value."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cloud_asking import ask, ask_all, told
+from dead_ends import closed_port
+from house_gcp import GcpHouse
+from json_server import Asked, Told
+from secret_manager import NOBODY, PROJECT, READER, payload, status
+
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.secrets import Secret, gcp_login, reading
+from keyrot_middleware.secrets.gcp import ENDPOINT_VARIABLE, open_gcp
+
+PLACE = f"gcp://{PROJECT}/plain"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[GcpHouse]:
+    """Have a Secret Manager with two keys."""
+    made = GcpHouse(tmp_path)
+    made.manager.write("plain", "FAKE-value-a")
+    made.put("b", "FAKE-value-b")
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PAUSE_S", 0.01)
+
+
+class Then:
+    """Answers the reads as laid out, one after the other, then as usual."""
+
+    def __init__(self, *answers: Told) -> None:
+        self.left = list(answers)
+        self.reads = 0
+
+    def __call__(self, asked: Asked) -> Told | None:
+        """Take the next one."""
+        if not asked.path.endswith(":access"):
+            return None
+        self.reads += 1
+        return self.left.pop(0) if self.left else None
+
+
+def test_denied_names_place_and_identity(house: GcpHouse) -> None:
+    """The service account's address, and which role to give."""
+    text = ask(house.denied(), PLACE)
+    assert text.startswith(f"key a: {PLACE}: access denied to {NOBODY}, or there is no such secret")
+    assert "roles/secretmanager.secretAccessor" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (status(404, "NOT_FOUND", "no"), "there is no such secret in this project"),
+        (
+            status(400, "FAILED_PRECONDITION", "Secret Version [x] is in DISABLED state."),
+            "cannot be read (FAILED_PRECONDITION): is its version disabled or destroyed?",
+        ),
+        (status(403, "PERMISSION_DENIED", "no"), f"access denied to {READER}"),
+        (status(403, "PERMISSION_DENIED", "no", "SERVICE_DISABLED"), "API is not enabled"),
+        (status(403, "PERMISSION_DENIED", "no", "BILLING_DISABLED"), "no billing account"),
+        (
+            status(403, "PERMISSION_DENIED", "no", "ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
+            f"the login of {READER} has not the scope cloud-platform",
+        ),
+        (Told(418, b"<html>"), "Secret Manager refused (418)"),
+        (Told(418, {"error": "odd"}), "Secret Manager refused (418)"),
+        (Told(302, {}, {"Location": "http://127.0.0.1:9/"}), "Secret Manager refused (302)"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value.status),
+)
+def test_what_another_try_would_not_change_is_asked_once(
+    house: GcpHouse, answer: Told, words: str
+) -> None:
+    """The words say key, place, reason and what to do; the next key is read all the same."""
+    house.manager.odd = then = Then(answer)
+    found = ask_all(house.open(), a=PLACE, b=None)
+    assert words in found["a"]
+    assert found["b"] == "FAKE-value-b"
+    assert then.reads == 2
+
+
+def test_a_revoked_login_is_renewed_once(house: GcpHouse) -> None:
+    """Then the value is there; where the new login is refused too, that is the answer."""
+    store = house.open()
+    assert ask(store, PLACE) == "FAKE-value-a"
+    house.manager.revoke()
+    assert ask(store, PLACE) == "FAKE-value-a"
+    assert house.manager.count("/token") == 2
+    no = status(401, "UNAUTHENTICATED", "no")
+    house.manager.odd = then = Then(no, no)
+    assert f"the login of {READER} is no longer taken (UNAUTHENTICATED)" in ask(store, PLACE)
+    assert then.reads == 2
+
+
+def test_a_login_that_was_refused_is_tried_again_at_the_next_look_up(house: GcpHouse) -> None:
+    """From the start, with the credentials file as it is then."""
+    file = house.manager.credentials(READER)
+    good = file.read_text()
+    file.write_text(good.replace(READER, NOBODY))
+    store = open_gcp(
+        {"GOOGLE_APPLICATION_CREDENTIALS": str(file), ENDPOINT_VARIABLE: house.manager.url}
+    )
+    house.manager.odd = lambda a: (
+        Told(400, {"error": "invalid_grant"}) if "token" in a.path else None
+    )
+    text = ask(store, PLACE)
+    assert "the login at Google failed (invalid_grant)" in text
+    house.manager.odd = lambda _: None
+    file.write_text(good)
+    assert ask(store, PLACE) == "FAKE-value-a"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Told(429, {"error": {"status": "RESOURCE_EXHAUSTED"}}, {"Retry-After": "60"}),
+        status(503, "UNAVAILABLE", "m"),
+        Told(500, b"<html>"),
+        Told(0, None),
+        Told(200, b"<html>"),
+        Told(200, {"payload": {"data": "not base64!"}}),
+        Told(200, {"payload": {"data": "RkFLRQ==", "dataCrc32c": "1"}}),
+    ],
+    ids=["quota", "unavailable", "broken", "cut off", "html", "no base64", "damaged"],
+)
+def test_a_busy_or_damaged_answer_is_asked_for_twice(house: GcpHouse, answer: Told) -> None:
+    """A moment later, however long it asks us to stay away."""
+    house.manager.odd = then = Then(answer)
+    began = time.monotonic()
+    assert ask(house.open(), PLACE) == "FAKE-value-a"
+    house.manager.odd = Then(answer, answer)
+    assert ask(house.open(), PLACE).startswith(f"key a: {PLACE}: ")
+    assert time.monotonic() - began < 5
+    assert then.reads == 2
+
+
+def test_an_answer_without_a_checksum_is_taken(house: GcpHouse) -> None:
+    """The field is optional."""
+    answer = payload("x", b"FAKE-unchecked")
+    del answer.body["payload"]["dataCrc32c"]
+    house.manager.odd = Then(answer)
+    assert ask(house.open(), PLACE) == "FAKE-unchecked"
+
+
+def test_a_token_endpoint_that_is_down_is_told(house: GcpHouse, tmp_path: Path) -> None:
+    """Not as Secret Manager's failure, and once for all keys."""
+    info = json.loads(house.manager.credentials(READER).read_text())
+    file = tmp_path / "down.json"
+    file.write_text(json.dumps({**info, "token_uri": f"http://127.0.0.1:{closed_port()}/token"}))
+    environ = {"GOOGLE_APPLICATION_CREDENTIALS": str(file), ENDPOINT_VARIABLE: house.manager.url}
+    found = ask_all(open_gcp(environ), **{f"key_{n}": f"{PLACE}/{n}" for n in range(1, 99)})
+    assert all("Google's login cannot be reached (TransportError)" in t for t in found.values())
+    assert house.requests() == 0
+
+
+def test_a_store_that_hangs_is_given_up_in_seconds(
+    house: GcpHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One time limit for 500 secrets, not one each."""
+    assert gcp_login.READ_S <= 5
+    monkeypatch.setattr(gcp_login, "READ_S", 1.0)
+    began = time.monotonic()
+    store = house.hanging()
+    found = ask_all(store, **{f"key_{n}": f"gcp://{PROJECT}/key_{n}" for n in range(500)})
+    assert time.monotonic() - began < 4
+    assert all("cannot be reached (ReadTimeout)" in text for text in found.values())
+
+
+def test_a_credentials_file_that_is_none_is_told(house: GcpHouse, tmp_path: Path) -> None:
+    """Nothing of what is in it is shown."""
+    file = tmp_path / "odd.json"
+    file.write_text("FAKE-value in a file")
+    text = ask(open_gcp({"GOOGLE_APPLICATION_CREDENTIALS": str(file)}), PLACE)
+    assert "no Google login was found" in text
+    assert "FAKE-value" not in text
+
+
+@pytest.mark.parametrize("package", ["google.auth.transport.requests", "requests"])
+def test_without_the_library_the_pip_line_is_told(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """When the store is opened, as an error of the configuration."""
+    monkeypatch.delitem(sys.modules, "google.auth.transport.requests", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[gcp\]'") as caught:
+        open_gcp({})
+    assert caught.value.__cause__ is None
+
+
+def test_no_value_and_no_token_is_in_anything_but_the_answer(
+    house: GcpHouse, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the libraries' DEBUG lines either."""
+    monkeypatch.setenv("GOOGLE_SDK_PYTHON_LOGGING_SCOPE", "google")
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "google")
+    refs: dict[str, str | None] = {"a": PLACE, "b": None, "c": None}
+    stores = [house.open(), house.denied(), house.down()]
+    assert stores[0].resolve(refs)["b"] == Secret("FAKE-value-b")
+    tokens = house.manager.tokens
+    house.manager.revoke()
+    said = told(stores, refs) + caplog.text
+    hidden = ("FAKE-value", "PRIVATE KEY", *tokens, *house.manager.tokens)
+    assert [s for s in hidden if s in said] == []
+
+
+def test_threads_may_ask_at_once(house: GcpHouse) -> None:
+    """Each has its answers, and one login is made."""
+    house.put_many({f"key_{n}": f"FAKE-{n}" for n in range(8)})
+    store = house.open()
+    found: dict[int, str] = {}
+
+    def look(number: int) -> None:
+        found[number] = ask(store, None, f"key_{number}")
+
+    threads = [threading.Thread(target=look, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == {n: f"FAKE-{n}" for n in range(8)}

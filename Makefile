@@ -57,6 +57,7 @@ test-jaeger: $(READY) $(JAEGER)  ## the spans of examples/jaeger, found again in
 record: $(READY)  ## record the cassettes again: from Google with real keys in the environment, else from the fake
 	@$(BIN)/python tools/record_cassettes.py
 	@$(BIN)/python tools/record_secret_cassettes.py
+	@$(BIN)/python tools/record_cloud_cassettes.py
 
 clean:           ## remove everything that was set up
 	rm -rf tools/jaeger/bin .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache

@@ -142,7 +142,8 @@ class Rig:
 
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> Call:
         """Make a call."""
-        return Call(info, self.roster, self.policy, self.pool.scale, home)
+        pool = self.pool
+        return Call(info, self.roster, self.policy, pool.scale, home, overload=pool.overload)
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this thread; for a stream give all its chunks."""

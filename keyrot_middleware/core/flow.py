@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from math import inf, isfinite
 from typing import Any
 
+from .attempt import Attempt, note
 from .commands import (
     Acquire,
     Command,
@@ -40,7 +40,7 @@ from .commands import (
     Sleep,
     StreamEnd,
 )
-from .failures import classify, describe
+from .failures import classify
 from .model import (
     HOME,
     NO_USAGE,
@@ -55,28 +55,23 @@ from .model import (
     Usage,
     Verdict,
 )
+from .overload import Overload
 from .policy import RetryPolicy
 from .roster import Roster, Shortlist
 from .tokens import TokenScale
 
-__all__ = ["Attempt", "Call", "Exhausted", "call_flow"]
+__all__ = ["Call", "Exhausted", "call_flow"]
 
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 8.0
 JITTER_S = 0.5
 """Waiters for one minute's edge must not all come back in the same instant."""
 
+OVERLOADED = "overloaded"
+"""The failure class that is about the whole model."""
+
 ONE_KEY = ("continuation:", "page:")
 """All hops of one answer, and all pages of one list, go with the very key of the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One send that failed: for the notes on the exception that comes out."""
-
-    key_id: str
-    verdict: Verdict
-    until: float | None
 
 
 class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyPoolExhausted
@@ -99,6 +94,7 @@ class Call:
     """The client's own key, for calls that touch stored things."""
     moment: tuple[float, float] | None = None
     """The time when it was asked for, epoch seconds, and a random number in [0, 1)."""
+    overload: Overload = field(default_factory=Overload)
     excluded: dict[str, float] = field(default_factory=dict)
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
     attempts: list[Attempt] = field(default_factory=list)
@@ -198,6 +194,8 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
         if failed is None:
             outcome, names = Outcome(Kind.SUCCESS, None, reply.usage), reply.names
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
+            if call.overload.models:
+                call.overload.served(call.info.model)
         else:
             outcome = yield from _judge(call, lease, failed, getattr(reply, "usage", NO_USAGE))
     except BaseException:
@@ -261,9 +259,13 @@ def _retry(call: Call, verdict: Verdict) -> Generator[Command, Any, bool]:
     """Send the same again after a while, unless the program or the request forbids it."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
     harmless = call.info.repeatable or not verdict.sent
-    if call.info.sdk_retries or not harmless or call.retries >= min(limit, call.policy.max_retries):
+    now, draw = yield Now()
+    spent = call.retries >= min(limit, call.policy.max_retries)
+    over = verdict.failure == OVERLOADED and call.overload.open(call.info.model, now)
+    if call.info.sdk_retries or not harmless or spent or over:
+        if verdict.failure == OVERLOADED:
+            call.overload.failed(call.info.model, now)
         return False
-    _, draw = yield Now()
     pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
     call.retries += 1
     yield Sleep(pause, "retry")
@@ -297,13 +299,3 @@ def _noted(call: Call) -> BaseException:
     for number, attempt in enumerate(call.attempts, 1):
         error.add_note(note(number, attempt))
     return error
-
-
-def note(number: int, attempt: Attempt) -> str:
-    """Write one attempt down for a person: which key, why it failed, until when it rests."""
-    text = f"keyrot: attempt {number} with key {attempt.key_id}: {describe(attempt.verdict)}"
-    if attempt.until is None:
-        return text
-    if not isfinite(attempt.until):
-        return f"{text}, out of service until it is replaced"
-    return f"{text}, rests until {datetime.fromtimestamp(attempt.until, UTC):%Y-%m-%d %H:%M:%SZ}"

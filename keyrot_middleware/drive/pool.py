@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
 from ..core.model import Candidate, Lease
+from ..core.overload import Overload
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
 from ..core.tokens import TokenScale
@@ -72,6 +73,7 @@ class Pool:
     chronicles: Sequence[Chronicle] = ()
     clock: Clock = field(default_factory=SystemClock)
     scale: TokenScale = field(default_factory=TokenScale)
+    overload: Overload = field(default_factory=Overload)
     draw: Callable[[], float] = random.random
     last_resort: str | None = None
     """The id of the single key, where there is one."""

@@ -243,7 +243,7 @@ class Binding:
         )
         home = self._home(key) if info.pinned else None
         moment = (pool.clock.time(), pool.draw())
-        call = Call(info, pool.roster, pool.policy, pool.scale, home, moment)
+        call = Call(info, pool.roster, pool.policy, pool.scale, home, moment, pool.overload)
         if not info.pinned:
             options = sendable(client, options, retry)
         return _Ours(client, asked, options, bool(extra), call, key)

@@ -12,8 +12,7 @@ from four_modes import MODEL
 
 from keyrot_middleware.testing import FakeGemini, Reply
 
-CALLS = 3_000
-"""Enough to tell a leak of one object a call from noise; 10,000 take three times as long."""
+CALLS = 10_000
 ASKED = {"model": MODEL, "contents": "hello"}
 
 
@@ -56,7 +55,7 @@ def _grown_in_a_round(work: Callable[[int], None], number: int) -> float:
 
 
 def test_sync_calls_leave_nothing(unwatched, connect) -> None:
-    """3,000 calls after a warm-up."""
+    """10,000 calls after a warm-up."""
     made = unwatched("A", "B", "C")
     client = connect()
 

@@ -1,0 +1,31 @@
+"""One send that failed, and what is written about it on the exception that comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
+
+from .failures import describe
+from .model import Verdict
+
+__all__ = ["Attempt", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One send that failed."""
+
+    key_id: str
+    verdict: Verdict
+    until: float | None
+
+
+def note(number: int, attempt: Attempt) -> str:
+    """Write one attempt down for a person: which key, why it failed, until when it rests."""
+    text = f"keyrot: attempt {number} with key {attempt.key_id}: {describe(attempt.verdict)}"
+    if attempt.until is None:
+        return text
+    if not isfinite(attempt.until):
+        return f"{text}, out of service until it is replaced"
+    return f"{text}, rests until {datetime.fromtimestamp(attempt.until, UTC):%Y-%m-%d %H:%M:%SZ}"

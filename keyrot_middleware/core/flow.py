@@ -246,8 +246,7 @@ def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
 
 
 def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:
-    waits = verdict.named and verdict.wait and verdict.until is not None
-    until = verdict.until if waits and verdict.until is not None else inf
+    until = verdict.until if verdict.named and verdict.wait and verdict.until is not None else inf
     call.excluded[lease.key_id] = until
     if not verdict.same_tier:
         for key in call.roster.keys.values():

@@ -16,8 +16,8 @@ from replies import (
 )
 from rig import INFO, three
 
-from keyrot_middleware.core.commands import Done, Now, Settle, Sleep
 from keyrot_middleware.core.attempt import Attempt, note
+from keyrot_middleware.core.commands import Done, Now, Settle, Sleep
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Scope, Usage, Verdict
 from keyrot_middleware.drive import sync

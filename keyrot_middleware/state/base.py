@@ -129,6 +129,11 @@ class State(ABC):
         """Tell whether a shared backend is out of reach, so that this process counts alone."""
         return False
 
+    @property
+    def losses(self) -> int:
+        """Tell how often it was found, since it was opened, to have forgotten all that it knew."""
+        return 0
+
     def check(self) -> None:  # noqa: B027 - a backend without connections can always serve
         """Find out whether the backend can serve; raise what stands in the way."""
 

@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from typing import Any
 
 from ..core.model import Lease, Outcome
 from ..forks import after_fork
 from .base import State
-from .mirror import Mirror
+from .mirror import Mirror, Unreported
 
 __all__ = ["Debts", "apay", "pay"]
 
@@ -29,11 +30,16 @@ Steps = Generator[tuple[str, tuple[Any, ...], dict[str, Any]], Any, None]
 class Debts:
     """What happened while the shared state was away: verdicts, owners, resets, what was sent."""
 
-    def __init__(self, local: Mirror, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, local: Mirror, primary: State, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.behind = False
         """Something was lent that the shared state has not booked."""
         self._local = local
+        self._primary = primary
         self._clock = clock
+        self._losses = 0
+        self._recalling = threading.Lock()
         self._queue: deque[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = deque(maxlen=KEPT)
         self._turn = threading.Lock()
         after_fork(self, Debts._forgive)
@@ -48,6 +54,24 @@ class Debts:
     def add_settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> None:
         """Remember a failure, and who owns what, as if reported by hand: it may be told twice."""
         self.add("settle", lease._replace(books=None, degraded=False), outcome, names)
+
+    def recall(self) -> None:
+        """Where the shared state has forgotten all, tell it once what this process knows of it."""
+        if self._primary.losses == self._losses:
+            return
+        with self._recalling:
+            losses = self._primary.losses
+            if losses == self._losses:
+                return
+            booked = [debt for debt in tuple(self._queue) if debt[1] == "book"]
+            for debt in booked:  # it is part of the whole
+                with suppress(ValueError):
+                    self._queue.remove(debt)
+            self.behind = False
+            self._book(self._local.whole_share())
+            for lease, outcome in self._local.rests():
+                self.add("settle", lease, outcome, ())
+            self._losses = losses
 
     def steps(self, *, look: bool) -> Steps:
         """Tell what can be told now; at once done while somebody else does.
@@ -65,6 +89,7 @@ class Debts:
             began = self._clock()
             if look:
                 yield "check", (), {}
+                self.recall()
             if self.behind:
                 yield from self._windows()
             while self._queue and self._clock() - began < BUDGET_S:
@@ -81,7 +106,10 @@ class Debts:
         except BaseException:
             self.behind = True
             raise
-        for debt in self._local.unreported(seen):
+        self._book(self._local.unreported(seen))
+
+    def _book(self, debts: Iterable[Unreported]) -> None:
+        for debt in debts:
             self.add("book", *debt[:2], **dict(zip(debt._fields[2:], debt[2:], strict=True)))
 
     def _one(self) -> Steps:
@@ -97,7 +125,7 @@ class Debts:
 
     def _forgive(self) -> None:
         """Leave it all to the parent, in a forked child: it would be told twice."""
-        self._turn = threading.Lock()
+        self._turn, self._recalling = threading.Lock(), threading.Lock()
         self._queue.clear()
         self._local.forget_meanwhile()
         self.behind = False

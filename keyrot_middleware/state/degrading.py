@@ -54,7 +54,7 @@ class DegradingState(State):
         self._local = local
         self._breaker = breaker
         self._pool = pool
-        self._debts = Debts(local)
+        self._debts = Debts(local, primary)
 
     @property
     def degraded(self) -> bool:
@@ -211,6 +211,7 @@ class DegradingState(State):
     ) -> Lease | Unavailable:
         """Book here what the shared state has decided."""
         self._well(turn)
+        self._debts.recall()
         if not isinstance(reply, Lease):
             self._local.refused(info, shortlist, reply.blocks)
             return reply

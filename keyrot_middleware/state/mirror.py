@@ -64,8 +64,8 @@ class Mirror(MemoryState):
         """How many failures were booked: a grant asked for before the last may be older news."""
         self._meanwhile: dict[tuple[str, str], Quota] = {}
         """What was lent here, and the shared state knows nothing of, by project and bucket."""
-        self._lenders: dict[str, Lease] = {}
-        """Of each project the last lease."""
+        self._keys: dict[str, Candidate] = {}
+        """Keys that were lent or refused, to tell the shared state whose something is."""
         if share < 1.0:
             self._new_quota = _shared_quota(share)
 
@@ -84,7 +84,7 @@ class Mirror(MemoryState):
 
         Returns:
             The lease to go on with; `books.granted` is the other. None, and nothing is booked,
-            where it has lent more than this process alone may have.
+            where it has lent more than this process alone may have, or what rests here.
         """
         key_id, project, bucket = granted.key_id, granted.project, granted.bucket
         with self._lock:
@@ -93,17 +93,23 @@ class Mirror(MemoryState):
                 keep(self._buckets, model, bucket, BUCKETS_KEPT)
             quota = self._quota(project, bucket)
             edge = quota.roll(now)
-            if doubted is not None and _overrun(quota, doubted.limits, granted, edge=edge):
+            if doubted is not None and self._doubts(doubted, quota, granted, now, edge=edge):
                 return None
             where = quota.book(granted.requests, granted.tokens, edge=edge)
             self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
             self._health_of(key_id).last_used = now
-            self._lenders[project] = granted
-            if self._cooldowns and struck == self.struck:
+            self._note(granted)
+            if self._cooldowns and doubted is None and struck == self.struck:
                 self._rested(granted, now)
             revived = self._revived.get(key_id, 0)
         books = Booking(quota, where, (), model, revived, granted)
         return Lease._make((*granted[:10], books, False))
+
+    def _doubts(
+        self, key: Candidate, quota: Quota, granted: Lease, now: float, *, edge: bool
+    ) -> bool:
+        resting = self._resting(key, granted.bucket, granted.verb, now) is not None
+        return resting or _overrun(quota, key.limits, granted, edge=edge)
 
     def refused(self, info: CallInfo, shortlist: Shortlist, blocks: Mapping[str, Block]) -> None:
         """Rest what the shared state says rests: other processes saw it fail."""
@@ -119,6 +125,7 @@ class Mirror(MemoryState):
         """Rest the scope of the failure class; of one that is not known, the key alone."""
         unknown = Scope.KEY if block.until == inf else Scope.KEY_MODEL
         scope = Scope.PROJECT_MODEL if block.reason == "rpd" else _SCOPES.get(block.reason, unknown)
+        self._note(key)
         name = scope_key(
             scope,
             key_id=key.key_id,
@@ -132,6 +139,11 @@ class Mirror(MemoryState):
             resting = self._cooldowns[name] = Cooldown()
         if block.until > resting.until:
             resting.strike(block.reason, block.until, waitable=block.waitable)
+
+    def _note(self, of: Candidate | Lease) -> None:
+        known = self._keys.get(of.key_id)
+        if known is None or known.project != of.project:
+            self._keys[of.key_id] = Candidate(of.key_id, of.project, of.billing_account)
 
     def _rested(self, granted: Lease, now: float) -> None:
         """Forget what rests here and not there: somebody has reset it, or its probe did well."""
@@ -156,7 +168,7 @@ class Mirror(MemoryState):
             cooldown.probe = lease
         alone = self._meanwhile.setdefault((lease.project, bucket), Quota())
         alone.book(info.requests, info.tokens, edge=alone.roll(now))
-        self._lenders[lease.project] = lease
+        self._note(lease)
         return lease
 
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
@@ -172,10 +184,7 @@ class Mirror(MemoryState):
     def in_use(self) -> list[Candidate]:
         """List one key of each project that has used something today, for `unreported`."""
         with self._lock:
-            now = self._clock()
-            projects = {p for (p, _), quota in self._quotas.items() if _used(quota, now)}
-            leases = [self._lenders[p] for p in projects if p in self._lenders]
-            return [_candidate(one) for one in leases]
+            return list({key.project: key for key, _, _ in self._used_today()}.values())
 
     def time(self) -> float:
         """Tell the time, epoch seconds."""
@@ -195,24 +204,54 @@ class Mirror(MemoryState):
             (key_id, used.bucket): used for key_id, health in seen.items() for used in health.used
         }
         with self._lock:
-            now = self._clock()
-            debts = [
-                self._debt(project, bucket, quota, known)
-                for (project, bucket), quota in self._quotas.items()
-                if _used(quota, now) and project in self._lenders
-            ]
+            debts = [self._debt(*used, known) for used in self._used_today()]
             self._meanwhile.clear()
         return [debt for debt in debts if any(debt[2:])]
 
+    def whole_share(self) -> list[Unreported]:
+        """Tell all that this process was lent in the windows of now, for who has forgotten it.
+
+        Every process tells its own part, and together that is what was used.
+        """
+        with self._lock:
+            self._meanwhile.clear()
+            return [
+                Unreported(key, bucket, quota.requests, quota.tokens, quota.day_requests)
+                for key, bucket, quota in self._used_today()
+            ]
+
+    def rests(self) -> list[tuple[Lease, Outcome]]:
+        """Tell every cooldown and retirement that runs, as failures reported by hand."""
+        with self._lock:
+            now = self._clock()
+            owners = {("billing", key.billing_account): key for key in self._keys.values()} | {
+                ("project", key.project): key for key in self._keys.values()
+            }
+            owners |= {("key", key_id): key for key_id, key in self._keys.items()}
+            return [
+                _reported(owners[who], name, cooldown, now)
+                for name, cooldown in self._cooldowns.items()
+                if cooldown.until > now and (who := (name[0].partition("_")[0], name[1])) in owners
+            ]
+
+    def _used_today(self) -> list[tuple[Candidate, str, Quota]]:
+        """List what counts today, in the windows of now, with a key of the project."""
+        now = self._clock()
+        of_project = {key.project: key for key in self._keys.values()}
+        return [
+            (of_project[project], bucket, quota)
+            for (project, bucket), quota in self._quotas.items()
+            if _used(quota, now) and project in of_project
+        ]
+
     def _debt(
-        self, project: str, bucket: str, quota: Quota, known: Mapping[tuple[str, str], Used]
+        self, key: Candidate, bucket: str, quota: Quota, known: Mapping[tuple[str, str], Used]
     ) -> Unreported:
-        lender = self._lenders[project]
-        there = known.get((lender.key_id, bucket)) or Used(bucket, 0, 0, 0)
-        alone = self._meanwhile.get((project, bucket)) or Quota()
+        there = known.get((key.key_id, bucket)) or Used(bucket, 0, 0, 0)
+        alone = self._meanwhile.get((key.project, bucket)) or Quota()
         alone.roll(self._clock())
         return Unreported(
-            _candidate(lender),
+            key,
             bucket,
             max(alone.requests, quota.requests - there.requests_minute),
             max(alone.tokens, quota.tokens - there.tokens_minute),
@@ -224,8 +263,20 @@ def _passes(block: Block, info: CallInfo) -> bool:
     return block.reason in _PASSING or (block.reason == "rpd" and info.requests > 1)
 
 
-def _candidate(lease: Lease) -> Candidate:
-    return Candidate(lease.key_id, lease.project, lease.billing_account)
+def _reported(
+    key: Candidate, name: tuple[str, ...], cooldown: Cooldown, now: float
+) -> tuple[Lease, Outcome]:
+    """Make the failure that rests what *name* says, for `State.settle`."""
+    scope, detail = Scope(name[0]), name[2] if len(name) > 2 else ""
+    verdict = Verdict(
+        cooldown.failure,
+        scope=scope,
+        until=cooldown.until,
+        named=cooldown.waitable,
+        wait=cooldown.waitable,
+    )
+    lease = Lease(key.key_id, key.project, key.billing_account, detail, detail, 0, 0, at=now)
+    return lease, Outcome(Kind.FAILURE, verdict)
 
 
 def _used(quota: Quota, now: float) -> bool:

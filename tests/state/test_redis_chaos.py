@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -13,7 +14,7 @@ from math import inf
 
 import pytest
 from callers import Callers, Tasks, Threads
-from doors import OK, PATIENCE_S, failed
+from doors import OK, PATIENCE_S, Asked, Awaited, Door, failed, used
 from rig import INFO, key
 from servers import BINARIES, Server, free_port
 
@@ -131,17 +132,50 @@ def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixtu
     assert "is back after" in ended
 
 
-def test_emptied_while_it_runs(valkey: Server, state: DegradingState) -> None:
-    """It forgets counts and scripts: nobody notices, and it counts from there."""
-    state.settle(lend(state, B), failed(Scope.KEY, inf))
-    for _ in range(3):
-        lend(state)
-    valkey.ask("FLUSHALL")
-    valkey.ask("SCRIPT", "FLUSH")
+@pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["flushed", "restarted"])
+async def test_emptied_while_two_processes_use_it(
+    valkey: Server, way: type[Door], restarted: bool
+) -> None:
+    """Each tells its own part again: together it is what was used, and who was retired stays so."""
+    with opened(valkey.strict_url) as mine, opened(valkey.strict_url) as yours:
+        doors = [way(mine), way(yours)]
+        await doors[0].fails(B, failed(Scope.KEY, inf))
+        for door, times in zip(doors, (3, 4), strict=True):
+            for _ in range(times):
+                await door.settle(await door.lend(A), used(5))
+        assert await doors[1].refused(B) == {"b": "failure"}
+        if restarted:
+            valkey.stop()
+            valkey.start()
+            await asyncio.sleep(SHORT_S)
+        else:
+            valkey.ask("FLUSHALL")
+            valkey.ask("SCRIPT", "FLUSH")
+        for door in doors * 2:
+            await door.settle(await door.lend(A), used(5))
+            assert await door.refused(B) == {"b": "failure"}
+            await asyncio.sleep(SHORT_S)
+        assert not mine.degraded
+        assert not yours.degraded
+        known = mine.snapshot([A, B])
+        (of_a,) = known["a"].used
+        assert (of_a.requests_minute, of_a.requests_day) == (11, 11)
+        assert of_a.tokens_minute == 11 * 5
+        assert known["b"].cooldown_until == inf
+
+
+def test_a_limit_holds_for_the_call_that_finds_it_emptied(
+    valkey: Server, state: DegradingState
+) -> None:
+    """What an emptied server lends is not taken where this process alone has used it up."""
+    one = key("a", Limits(rpd=2))
     for _ in range(2):
-        assert not lend(state).degraded
-    assert not lend(state, B).degraded
-    assert state.snapshot([A])["a"].used[0].requests_day == 2
+        lend(state, one)
+    valkey.ask("FLUSHALL")
+    for _ in range(3):
+        assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
+    assert not state.degraded
 
 
 def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:

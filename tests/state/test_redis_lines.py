@@ -112,7 +112,7 @@ async def test_a_connection_that_was_closed_while_it_rested_is_replaced(
     door: Door, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server closes idle clients: nobody notices, and the last settle was booked."""
-    monkeypatch.setattr("keyrot_middleware.state.redis.calls.FRESH_S", 0.0)
+    monkeypatch.setattr("keyrot_middleware.state.redis.line.FRESH_S", 0.0)
     await door.settle(await door.lend(ONE))
     server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await asyncio.sleep(0.05)  # a loop that rests hears of it

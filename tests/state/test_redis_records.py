@@ -63,7 +63,7 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
     everything(state)
     names = shared.names()
     kinds = {name.split(":")[2] for name in names}
-    assert kinds == {"b", "buckets", "c", "h", "l", "o", "q"}
+    assert kinds == {"b", "buckets", "c", "epoch", "h", "l", "o", "q"}
     (tag,) = {name.split(":")[1] for name in names}
     assert tag.startswith("{records-")
     ends = {name: shared.ask("TTL", name) for name in names}

@@ -1,25 +1,27 @@
 -- Choose a key that has room in every window and rests in no scope, and book it: all or nothing.
 --
 -- ARGV: clock ('' but in tests), next Pacific midnights (JSON, ascending), model, verb, requests,
---       tokens, spread (1 or 0), lease id, lease seconds, candidates: a JSON array, in order, of
---       [group, key, project, billing account, rpm, tpm, rpd, concurrency, weight]; -1: no limit.
--- Gives {1, place in the list, bucket, now, probe, minute, edge, day's end, revived, held}
---    or {0, now, reason, until, waitable, reason, until, waitable, …} in the order of the list.
--- Nothing is written before the choice is made: who is refused leaves no trace.
+--       tokens, spread (1 or 0), lease id, lease seconds, the model's bucket as the asker knows it,
+--       candidates: a JSON array, in order, of [group, key, project, billing account, weight, rpm,
+--       tpm, rpd, concurrency]; -1: no limit; what follows the account is left out where it says
+--       nothing.
+-- Gives {1, epoch, place in the list, bucket, now, probe, minute, edge, day's end, revived, held}
+--    or {0, epoch, now, reason, until, waitable, reason, until, waitable, …} in the list's order.
+-- Nothing is written before the choice is made: who is refused leaves no trace, but that a server
+-- that has lost its memory gets a new epoch.
 
-local given, midnights, model, verb = ARGV[1], cjson.decode(ARGV[2]), ARGV[3], ARGV[4]
+local given, midnights, model, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
-local lease, lease_s, candidates = ARGV[8], tonumber(ARGV[9]), cjson.decode(ARGV[10])
-local GROUP, KEY, PROJECT, BILLING = 1, 2, 3, 4
-local RPM, TPM, RPD, CONCURRENCY, WEIGHT = 5, 6, 7, 8, 9
+local lease, lease_s, candidates = ARGV[8], tonumber(ARGV[9]), cjson.decode(ARGV[11])
+local GROUP, KEY, PROJECT, BILLING, WEIGHT = 1, 2, 3, 4, 5
+local RPM, TPM, RPD, CONCURRENCY = 6, 7, 8, 9
 
 local now = clock(given)
-local bucket = redis.call('GET', at('b:' .. model)) or model
 local scoped -- the scopes of this call, once any record of a cooldown is there
 
 -- The limit in force: what Google told beats what was configured; nil where nobody knows.
 local function limit(q, told, configured)
-  local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured
+  local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured or -1
   return value >= 0 and value or nil
 end
 
@@ -38,8 +40,12 @@ local function resting(records)
   end
 end
 
+local function limited(key)
+  return key[CONCURRENCY] and key[CONCURRENCY] >= 0
+end
+
 local function no_room(key, q, edge, rpm, tpm, rpd)
-  if key[CONCURRENCY] >= 0 then
+  if limited(key) then
     local busy = redis.call('ZCOUNT', at('l:' .. key[KEY]), '(' .. exact(now), '+inf')
     if busy >= key[CONCURRENCY] then
       return 'concurrency', now + POLL_S, true
@@ -77,14 +83,26 @@ end
 
 -- Look at all, in order ------------------------------------------------------------------------
 
-local names = {}
-for place, key in ipairs(candidates) do
-  local first = (place - 1) * 4
-  names[first + 1], names[first + 2], names[first + 3] =
-    rest_names(key[BILLING], key[PROJECT], key[KEY])
-  names[first + 4] = quota_at(key[PROJECT], bucket)
+local EPOCH, EACH = 2, 5 -- of each candidate: its account's, project's and own rests, quota, health
+local names
+
+local function read(bucket) -- in one step, since a step costs as much as ten records
+  names = { at('b:' .. model), at('epoch') }
+  for place, key in ipairs(candidates) do
+    local first = EPOCH + (place - 1) * EACH
+    names[first + 1], names[first + 2], names[first + 3] =
+      rest_names(key[BILLING], key[PROJECT], key[KEY])
+    names[first + 4], names[first + 5] = quota_at(key[PROJECT], bucket), at('h:' .. key[KEY])
+  end
+  return redis.call('MGET', unpack(names))
 end
-local texts = #names > 0 and redis.call('MGET', unpack(names)) or {}
+
+local bucket = ARGV[10]
+local texts = read(bucket)
+if (texts[1] or model) ~= bucket then -- the asker's knowledge is old
+  bucket = texts[1] or model
+  texts = read(bucket)
+end
 
 local function cooldowns(first) -- of the candidate whose names begin after this place
   local billing, project, key = texts[first + 1], texts[first + 2], texts[first + 3]
@@ -94,12 +112,12 @@ local function cooldowns(first) -- of the candidate whose names begin after this
   end
 end
 
-local best, refusals = nil, { 0, exact(now) }
+local best, refusals = nil, {}
 for place, key in ipairs(candidates) do
   if best and (key[GROUP] ~= best.key[GROUP] or not spread) then
     break
   end
-  local first = (place - 1) * 4
+  local first = EPOCH + (place - 1) * EACH
   local q, cool = quota(texts[first + 4]), cooldowns(first)
   local day_end = q[DAY_END]
   local edge = roll(q, now, midnights)
@@ -117,22 +135,26 @@ for place, key in ipairs(candidates) do
     refusals[count + 1], refusals[count + 2] = reason, exact(until_s)
     refusals[count + 3] = waitable and 1 or 0
   else
-    local used = spread and share(q, key[WEIGHT], rpm, tpm, rpd) or 0
+    local used = spread and share(q, key[WEIGHT] or 1, rpm, tpm, rpd) or 0
     if not best or used < best.used then
       best = { place = place, key = key, q = q, edge = edge, used = used, cool = cool }
       best.new_day = q[DAY_END] ~= day_end
     end
   end
 end
+local epoch = texts[EPOCH]
+if not epoch then
+  epoch = lease
+  keep(names[EPOCH], epoch, FOR_EVER_S)
+end
 if not best then
-  return refusals
+  return { 0, epoch, exact(now), unpack(refusals) }
 end
 
 -- Book the best --------------------------------------------------------------------------------
 
-local key, q, first = best.key, best.q, (best.place - 1) * 4
-local health_name, leases = at('h:' .. key[KEY]), at('l:' .. key[KEY])
-local h = health(redis.call('GET', health_name))
+local key, q, first = best.key, best.q, EPOCH + (best.place - 1) * EACH
+local h = health(texts[first + 5])
 
 q[REQUESTS], q[TOKENS] = q[REQUESTS] + requests, q[TOKENS] + tokens
 q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
@@ -142,6 +164,7 @@ end
 keep_quota(names[first + 4], q, now)
 if best.new_day then
   list_bucket(bucket, now)
+  redis.call('PEXPIRE', names[EPOCH], FOR_EVER_S * 1000)
 end
 
 local probing, touched = 0, {}
@@ -156,16 +179,17 @@ for whose in pairs(touched) do
   keep_rests(names[first + whose], best.cool[whose], now)
 end
 
-local held = key[CONCURRENCY] >= 0 and 1 or 0
+local held = limited(key) and 1 or 0
 if held == 1 then
+  local leases = at('l:' .. key[KEY])
   redis.call('ZREMRANGEBYSCORE', leases, '-inf', exact(now))
   redis.call('ZADD', leases, exact(now + lease_s), lease)
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))
 end
 
 h[LAST_USED] = now
-keep_health(health_name, h)
+keep_health(names[first + 5], h)
 return {
-  1, best.place, bucket, exact(now), probing,
+  1, epoch, best.place, bucket, exact(now), probing,
   q[MINUTE], best.edge and 1 or 0, q[DAY_END], h[REVIVED], held,
 }

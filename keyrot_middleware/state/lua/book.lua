@@ -3,7 +3,7 @@
 -- ARGV: clock ('' but in tests), next Pacific midnights (JSON, ascending), project, bucket,
 --       requests and tokens of the minute that runs, requests of the day that runs.
 
-local now, midnights = clock(ARGV[1]), cjson.decode(ARGV[2])
+local now, midnights = clock(ARGV[1]), ARGV[2]
 local name = quota_at(ARGV[3], ARGV[4])
 local requests, tokens, day_requests = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 

@@ -20,13 +20,6 @@ local revived, held = tonumber(ARGV[16]), ARGV[17] == '1'
 local requests, tokens = tonumber(ARGV[18]), tonumber(ARGV[19])
 local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
 
--- What a scope is about: whose record (billing, project, key), and the place in it.
-local PLACES = {
-  billing = { 1, 'billing' }, project = { 2, 'project' }, key = { 3, 'key' },
-  project_model = { 2, 'project_model:' }, key_model = { 3, 'key_model:' },
-  key_verb = { 3, 'key_verb:' .. verb }, project_cache = { 2, 'project_cache' },
-}
-
 -- Read all there is to read ----------------------------------------------------------------------
 
 local now = clock(given)
@@ -120,12 +113,18 @@ local function ahead()
   return math.abs(skew) > GUARD_S and skew or 0
 end
 
-local function strike(scope)
-  local place = PLACES[scope]
+-- What a scope is about: whose record (billing, project, key), and the place in it.
+local function place_of(scope)
+  return ({
+    billing = { 1, 'billing' }, project = { 2, 'project' }, key = { 3, 'key' },
+    project_model = { 2, 'project_model:' .. told_bucket },
+    key_model = { 3, 'key_model:' .. told_bucket },
+    key_verb = { 3, 'key_verb:' .. verb }, project_cache = { 2, 'project_cache' },
+  })[scope]
+end
+
+local function strike(place)
   local record, name = cool[place[1]], place[2]
-  if scope == 'project_model' or scope == 'key_model' then
-    name = name .. told_bucket
-  end
   local rest = record[name] or { ['until'] = '0', strikes = 0 }
   local ends
   if verdict['until'] ~= '' then
@@ -145,8 +144,8 @@ local function strike(scope)
 end
 
 -- Is the failure about a value that the key has no longer?
-local function replaced()
-  local owner = ({ billing, project, key })[PLACES[verdict.scope][1]]
+local function replaced(place)
+  local owner = ({ billing, project, key })[place[1]]
   local own = owner == key or owner == 'key:' .. key or owner == 'project:key:' .. key
   return verdict['until'] == 'inf' and own and lease ~= '' and revived ~= h[REVIVED]
 end
@@ -156,8 +155,9 @@ local function punish()
     keep(at('b:' .. model), told_bucket, FOR_EVER_S)
   end
   learn()
-  if verdict.scope ~= 'none' and not replaced() then
-    return strike(verdict.scope)
+  local place = place_of(verdict.scope)
+  if place and not replaced(place) then
+    return strike(place)
   end
 end
 

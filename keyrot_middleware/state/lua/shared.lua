@@ -53,7 +53,8 @@ local function quota(text)
   return text and cjson.decode(text) or { -1, 0, 0, 0, 0, 0, 0 }
 end
 
-local function next_midnight(now, midnights)
+local function next_midnight(now, text)
+  local midnights = cjson.decode(text)
   for _, moment in ipairs(midnights) do
     if moment > now then
       return moment

@@ -1,4 +1,4 @@
-"""Who opens connections for tasks, and asks sentinels where to; and how long a task waits."""
+"""Who opens connections for tasks, and asks sentinels where to."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from .calls import Line, connection, master_of
+from .aline import LATE, AsyncLine
+from .calls import connection, master_of
 from .place import Address
 from .route import Route
 
-__all__ = ["AsyncDial", "in_time"]
-
-LATE = 1.5
-"""A time limit that was noticed so much too late was missed by our loop, not by the server."""
+__all__ = ["AsyncDial"]
 
 _T = TypeVar("_T")
 
 
-async def in_time(limit_s: float, work: Callable[[], Awaitable[_T]]) -> _T:
+async def _in_time(limit_s: float, work: Callable[[], Awaitable[_T]]) -> _T:
     """Do *work* within *limit_s*; once more where it was our loop that was late.
 
     Raises:
@@ -47,22 +45,28 @@ class AsyncDial:
     def __init__(self, route: Route) -> None:
         self._route = route
 
-    async def lead(self, line: Line) -> None:
-        """Connect *line* to the pool's server, wherever it led before.
+    async def dial(self) -> AsyncLine:
+        """Connect to the pool's server.
 
         Raises:
             RedisError, OSError: It could not be reached.
             LookupError: The sentinels know no master of that name.
         """
-        await line.ahang_up()
         address = self._route.address or await self._master()
-        line.lead(self._connection(address, **self._route.place.options), address)
+        conn = self._connection(address, **self._route.place.options)
 
         async def connect() -> None:
-            await line.ahang_up()  # of a first try that our loop was too late for
-            await line.conn.connect()
+            await conn.disconnect(nowait=True)  # of a first try that our loop was too late for
+            await conn.connect()
 
-        await in_time(self._route.place.timeout_s, connect)
+        try:
+            await _in_time(self._route.place.timeout_s, connect)
+        except BaseException as error:
+            if isinstance(error, (RedisError, OSError)):
+                self._route.lost(address)
+            await conn.disconnect(nowait=True)
+            raise
+        return AsyncLine(conn, address, self._route.place.timeout_s)
 
     async def _master(self) -> Address:
         error: Exception = LookupError("no sentinel")
@@ -86,7 +90,7 @@ class AsyncDial:
             return await conn.read_response()
 
         try:
-            return await in_time(place.timeout_s, ask)
+            return await _in_time(place.timeout_s, ask)
         finally:
             await conn.disconnect(nowait=True)
 

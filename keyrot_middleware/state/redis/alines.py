@@ -1,46 +1,45 @@
-"""Connections for tasks, one set for each event loop: what lines.py is for threads.
+"""The connection of an event loop to the pool's server: what lines.py is for threads.
 
-Two things are different. Tasks are many, so there is an upper bound, and who finds no line free
-waits for one; when the server fails one of them, it has failed all who wait. And a task can be
-cancelled while its answer is on the way: the answer is still read, by a task of ours, and handed to
-`orphan`, so that what it granted can be given back.
+One is enough, since the server does one thing at a time, and nobody holds it: what tasks ask goes
+out at once, and the answers come in the same order. A task can be cancelled while its answer is on
+the way: the answer is still read, and handed to `orphan`, so that what it granted can be given back.
 
-When the loop ends its async generators are closed; `_keeper` is one, and closes the lines.
+When the loop ends its async generators are closed; `_keeper` is one, and closes the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from .adial import AsyncDial, in_time
-from .calls import MOST_TRIES, Call, Line
+from .adial import AsyncDial
+from .aline import Answer, AsyncLine
+from .calls import MOST_TRIES, Call, packed
 from .route import Advice, Route
 from .trouble import RedisTrouble
 
 __all__ = ["AsyncLines", "Orphan"]
 
-MOST_LINES = 16
-_FAILURES = (RedisError, OSError)  # TimeoutError is an OSError
+_FAILURES = (RedisError, OSError, LookupError)  # TimeoutError is an OSError
 
 Orphan = Callable[[Any], Awaitable[None]]
 
 
 class AsyncLines:
-    """The connections of one event loop to the pool's server."""
+    """What the tasks of one event loop ask the pool's server by."""
 
     def __init__(self, route: Route, on_end: Callable[[], None]) -> None:
         self._route, self._dial = route, AsyncDial(route)
         self._on_end = on_end
-        self._idle: list[Line] = []
-        self._open_lines = 0
-        self._waiting: deque[asyncio.Future[Line | None]] = deque()
+        self._line: AsyncLine | None = None
+        self._opening: asyncio.Task[AsyncLine] | None = None
+        self._failed: Exception | None = None
+        """What became of a question that nobody waited for."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: AsyncGenerator[None, None] | None = None
         self._closed = False
@@ -55,37 +54,35 @@ class AsyncLines:
         Raises:
             RedisTrouble: No server, no answer in time, or a refusal.
         """
-        line = await self._take()
+        unwanted = None if orphan is None else partial(self._give_back, orphan)
+        line = self._ready() or await self._connected()
+        answer = line.ask(call.brief, unwanted)
         try:
-            await _send(line, call.brief)
-            reply = await self._answer(line, call)
+            reply = await answer
+            if isinstance(reply, ResponseError):
+                line, reply = await self._again(call, line, reply)
         except asyncio.CancelledError:
-            self._spawn(self._read_for(line, orphan))
+            if unwanted is not None and _answered(answer):
+                unwanted(answer.result())
             raise
         except _FAILURES as error:
-            raise await self._broken(line, error) from error
-        except BaseException:
-            await self._drop(line)
-            raise
-        await self._give(line)
+            raise self._trouble(error, line) from error
+        line.knows.add(call.digest)
+        self._used(line)
         return reply
 
     async def post(self, call: Call) -> None:
-        """Run a script whose answer is read later, once the server is known to have it.
+        """Run a script whose answer is heard later, once the server is known to have it.
 
         Raises:
-            RedisTrouble: It could not be sent, or the answer before it was a failure.
+            RedisTrouble: It could not be sent, or an answer before it was a failure.
         """
-        line = await self._take()
-        line.owed = call
-        try:
-            await _send(line, call.brief)
-        except _FAILURES as error:
-            raise await self._broken(line, error) from error
-        except BaseException:
-            await self._drop(line)
-            raise
-        await self._give(line if call.digest in line.knows else await self._paid(line))
+        line = self._ready()
+        if line is None or call.digest not in line.knows:
+            await self.call(call)
+            return
+        line.ask(call.brief).add_done_callback(partial(self._heard, call, line))
+        self._used(line)
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send plain commands together and give their answers.
@@ -93,19 +90,24 @@ class AsyncLines:
         Raises:
             RedisTrouble: As `call`.
         """
-        line = await self._take()
+        line = self._ready() or await self._connected()
         try:
-            replies = await self._answers(line, commands)
+            for tries in range(1, MOST_TRIES + 1):
+                replies = await asyncio.gather(*(line.ask(packed(tuple(c))) for c in commands))
+                failed = [reply for reply in replies if isinstance(reply, ResponseError)]
+                if not failed:
+                    break
+                advice = self._route.advise(failed[0], line.address)
+                if advice is not Advice.MOVE or tries == MOST_TRIES:
+                    raise failed[0]
+                line = await self._connected()
         except _FAILURES as error:
-            raise await self._broken(line, error) from error
-        except BaseException:
-            await self._drop(line)
-            raise
-        await self._give(line)
+            raise self._trouble(error, line) from error
+        self._used(line)
         return replies
 
     async def close(self) -> None:
-        """Close every line, once what it owes was read; later ones are closed after use."""
+        """Close it, once what it owes was heard; a later question's is closed after use."""
         self._closed = True
         if self._keeper is not None:
             keeper, self._keeper = self._keeper, None
@@ -118,12 +120,11 @@ class AsyncLines:
         self._spawn(self.close())
 
     async def _finish(self) -> None:
-        mine = self._tasks - {asyncio.current_task()}
-        await asyncio.gather(*mine, return_exceptions=True)
-        while self._idle:
-            line = self._idle.pop()
-            with suppress(RedisTrouble):
-                await self._drop(await self._paid(line), gently=True)
+        line, self._line = self._line, None
+        if line is not None:
+            self._retire(line)
+        while mine := self._tasks - {asyncio.current_task()}:
+            await asyncio.gather(*mine, return_exceptions=True)
 
     async def _keep(self) -> AsyncGenerator[None, None]:
         try:
@@ -133,146 +134,99 @@ class AsyncLines:
             self._on_end()
             await self._finish()
 
-    async def _take(self) -> Line:
-        """Give a line to the right server, with nothing left to read."""
+    def _ready(self) -> AsyncLine | None:
+        """Give the line, if there is one that leads to the right server."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise self._trouble(failed)
+        line = self._line
+        return (
+            line if line is not None and line.open and line.address == self._route.address else None
+        )
+
+    async def _connected(self) -> AsyncLine:
+        """Open a line; tasks that want one meanwhile share it."""
         if self._keeper is None and not self._closed:
             self._keeper = self._keep()
             await anext(self._keeper)
-        while True:
-            line = self._idle.pop() if self._idle else await self._another()
-            if line is None:
-                return await self._open()
-            await self._paid(line)
-            if line.address == self._route.address and await _alive(line):
-                return line
-            await self._drop(line)
-
-    async def _another(self) -> Line | None:
-        """Wait for a line that somebody gives back; None where one more may be opened."""
-        if self._open_lines < MOST_LINES:
-            self._open_lines += 1
-            return None
-        turn: asyncio.Future[Line | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._pass_on(turn.result())
-            raise
-
-    async def _give(self, line: Line) -> None:
-        line.used_at = time.monotonic()
-        if self._closed and not self._waiting:
-            await self._drop(await self._paid(line), gently=True)
-        else:
-            self._pass_on(line)
-
-    def _pass_on(self, line: Line | None) -> None:
-        """Give a line, or (None) the right to open one, to who has waited longest."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(line)
-                return
-        if line is None:
-            self._open_lines -= 1
-        else:
-            self._idle.append(line)
-
-    async def _paid(self, line: Line) -> Line:
-        call, line.owed = line.owed, None
-        if call is not None:
+        while (line := self._ready()) is None:
+            if self._opening is None:
+                self._opening = asyncio.get_running_loop().create_task(self._open())
+                self._opening.add_done_callback(self._opened)
             try:
-                await self._answer(line, call)
-            except asyncio.CancelledError:
-                self._spawn(self._read_for(line, None))
-                raise
+                await asyncio.shield(self._opening)
             except _FAILURES as error:
-                raise await self._broken(line, error) from error
+                raise self._trouble(error) from error
         return line
 
-    async def _answer(self, line: Line, call: Call) -> Any:
-        """Read the answer to *call*; send it again only where the server says it did not run."""
-        tries = 1
-        while isinstance(reply := await self._read(line), ResponseError):
-            advice = self._route.advise(reply, line.address)
-            if advice is Advice.FAIL or tries == MOST_TRIES:
-                raise reply
-            if advice is Advice.MOVE:
-                await self._dial.lead(line)
-            await _send(line, call.full if advice is Advice.TELL else call.brief)
-            tries += 1
-        line.knows.add(call.digest)
-        return reply
+    async def _open(self) -> AsyncLine:
+        before, self._line = self._line, None
+        if before is not None:
+            self._retire(before)
+        return await self._dial.dial()
 
-    async def _answers(self, line: Line, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        for tries in range(1, MOST_TRIES + 1):
-            packed = line.conn.pack_commands(commands)
-            await line.conn.send_packed_command(packed, check_health=False)
-            replies = [await self._read(line) for _ in commands]
-            failed = [reply for reply in replies if isinstance(reply, ResponseError)]
-            if not failed:
+    def _opened(self, task: asyncio.Task[AsyncLine]) -> None:
+        self._opening = None
+        if not task.cancelled() and task.exception() is None:
+            self._line = task.result()
+
+    def _used(self, line: AsyncLine) -> None:
+        if self._closed:
+            self._line = None
+            self._retire(line)
+
+    def _retire(self, line: AsyncLine) -> None:
+        line.retire()
+        self._spawn(line.gone())
+
+    async def _again(
+        self, call: Call, line: AsyncLine, reply: ResponseError
+    ) -> tuple[AsyncLine, Any]:
+        """Ask again where the server says that the script did not run."""
+        refusal: Any = reply
+        for _ in range(1, MOST_TRIES):
+            advice = self._route.advise(refusal, line.address)
+            if advice is Advice.FAIL:
                 break
-            advice = self._route.advise(failed[0], line.address)
-            if advice is not Advice.MOVE or tries == MOST_TRIES:
-                raise failed[0]
-            await self._dial.lead(line)
-        return replies
+            if advice is Advice.MOVE:
+                line = await self._connected()
+            refusal = await line.ask(call.full if advice is Advice.TELL else call.brief)
+            if not isinstance(refusal, ResponseError):
+                return line, refusal
+        raise refusal
 
-    async def _read(self, line: Line) -> Any:
-        """Read one answer; a refusal is a value."""
-        try:
-            return await in_time(
-                self._route.place.timeout_s,
-                lambda: line.conn.read_response(disconnect_on_error=False),
-            )
-        except ResponseError as error:
-            return error
-
-    async def _read_for(self, line: Line, orphan: Orphan | None) -> None:
-        """Read the answer that a cancelled task has left behind."""
-        try:
-            reply = await self._read(line)
-        except _FAILURES as error:
-            await self._broken(line, error)
+    def _heard(self, call: Call, line: AsyncLine, answer: Answer) -> None:
+        """Take the answer to a question that nobody waited for."""
+        if answer.cancelled():
             return
-        except BaseException:
-            await self._drop(line)
-            raise
-        await self._give(line)
-        if orphan is not None and not isinstance(reply, ResponseError):
+        error = answer.exception() or answer.result()
+        if isinstance(error, ResponseError):
+            self._spawn(self._post_again(call, line, error))
+        elif isinstance(error, Exception):
+            self._failed = error
+
+    async def _post_again(self, call: Call, line: AsyncLine, reply: ResponseError) -> None:
+        try:
+            await self._again(call, line, reply)
+        except (*_FAILURES, RedisTrouble) as error:
+            self._failed = error
+
+    def _give_back(self, orphan: Orphan, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            return
+
+        async def work() -> None:
             with suppress(RedisTrouble):
                 await orphan(reply)
 
-    async def _open(self) -> Line:
-        line = Line()
-        try:
-            await self._dial.lead(line)
-        except (*_FAILURES, LookupError) as error:
-            raise await self._broken(line, error) from error
-        except BaseException:
-            await self._drop(line)
-            raise
-        return line
+        self._spawn(work())
 
-    async def _drop(self, line: Line, *, gently: bool = False) -> None:
-        self._pass_on(None)
-        with suppress(*_FAILURES):
-            await line.ahang_up(gently=gently)
-
-    async def _broken(self, line: Line, error: Exception) -> RedisTrouble:
-        """Close a line after a failure, and tell all who wait that the server has failed."""
-        if not isinstance(error, ResponseError):
+    def _trouble(self, error: Exception, line: AsyncLine | None = None) -> RedisTrouble:
+        """Say what failed; a server that does not answer is not relied on."""
+        if isinstance(error, RedisTrouble):
+            return error
+        if line is not None and not isinstance(error, ResponseError):
             self._route.lost(line.address)
-            waiting, self._waiting = self._waiting, deque()
-            for turn in waiting:
-                if not turn.done():
-                    turn.set_exception(self._trouble(error))
-        await self._drop(line)
-        return self._trouble(error)
-
-    def _trouble(self, error: Exception) -> RedisTrouble:
         return RedisTrouble(str(self._route.place), error)
 
     def _spawn(self, work: Any) -> None:
@@ -281,16 +235,5 @@ class AsyncLines:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _send(line: Line, words: Sequence[Any]) -> None:
-    await line.conn.send_packed_command(line.conn.pack_command(*words), check_health=False)
-
-
-async def _alive(line: Line) -> bool:
-    """Tell whether a line can be used: something to read now is the end of it."""
-    if not line.stale:
-        return True
-    look = getattr(line.conn, "can_read", None) or line.conn.can_read_destructive
-    try:
-        return not await look()
-    except _FAILURES:
-        return False
+def _answered(answer: Answer) -> bool:
+    return answer.done() and not answer.cancelled() and answer.exception() is None

@@ -27,6 +27,7 @@ from . import codec, refusals
 from .alines import AsyncLines
 from .calls import Call
 from .lines import Lines
+from .memo import Buckets, Epochs
 from .place import read_place
 from .route import Route
 from .scripts import script
@@ -37,6 +38,8 @@ __all__ = ["RedisState"]
 LEASE_S = 600.0
 """How long a lease holds its share of `max_concurrency`, and a probe its turn, when the worker that
 has it never comes back; longer than a request may take."""
+EPOCH_KEPT_S = 30 * 86_400
+"""How long an unused pool is known to have been there; each day of use begins it anew."""
 
 
 class RedisState(State):
@@ -77,6 +80,7 @@ class RedisState(State):
         self._of_loop: dict[asyncio.AbstractEventLoop, AsyncLines] = {}
         self._lock = threading.Lock()
         self._tails, self._midnights = codec.Tails(), codec.Midnights()
+        self._buckets, self._epochs = Buckets(), Epochs()
         self._ids = _lease_ids()
         weakref.finalize(self, self._lines.close)  # at the interpreter's exit too
         after_fork(self, RedisState.renew)
@@ -170,17 +174,22 @@ class RedisState(State):
         """Tell which keys were refused, and with which value; raises as `check` does."""
         return refusals.pairs(self._lines.ask([refusals.reading(self._base)])[0])
 
+    @property
+    def losses(self) -> int:
+        """Tell how often the server was found to have lost the pool's records."""
+        return self._epochs.losses
+
     def check(self) -> None:
-        """Find out whether the server can be written to.
+        """Find out whether the server can be written to, and whether it remembers.
 
         Raises:
-            RedisTrouble: It cannot, or does not answer.
+            RedisTrouble: It cannot be, or does not answer.
         """
-        self._lines.ask([self._note()])
+        self._epochs.note(self._lines.ask(self._note())[-1])
 
     async def acheck(self) -> None:
         """Do what `check` does, without blocking the loop."""
-        await self._alines().ask([self._note()])
+        self._epochs.note((await self._alines().ask(self._note()))[-1])
 
     def book(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Count what was sent without asking; see `State.book`.
@@ -237,6 +246,7 @@ class RedisState(State):
             int(spread),
             lease_id,
             self._lease_s,
+            self._buckets[info.model],
             codec.shortlist_words(shortlist, self._tails),
         )
         return lease_id, self._call("acquire", words)
@@ -244,10 +254,14 @@ class RedisState(State):
     def _acquired(
         self, reply: Any, info: CallInfo, shortlist: Shortlist, lease_id: str
     ) -> Lease | Unavailable:
-        behind = codec.behind_by(float(reply[3 if reply[0] else 1]), self._clock())
-        if reply[0]:
-            return codec.granted(reply, info, shortlist, lease_id, behind)
-        return codec.refused(reply, shortlist, behind)
+        granted, epoch = reply[:2]
+        self._epochs.note(epoch)
+        behind = codec.behind_by(float(reply[4 if granted else 2]), self._clock())
+        if not granted:
+            return codec.refused(reply, shortlist, behind)
+        lease = codec.granted(reply, info, shortlist, lease_id, behind)
+        self._buckets.note(info.model, lease.bucket)
+        return lease
 
     def _settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> Call:
         stored = (word for name in names for word in codec.stored_name(name))
@@ -262,8 +276,13 @@ class RedisState(State):
         words = (midnights, key.project, bucket, requests, tokens, day_requests)
         return self._call("book", words)
 
-    def _note(self) -> list[str]:
-        return ["SET", f"{self._base}:check", "1", "PX", "1000"]
+    def _note(self) -> list[list[Any]]:
+        epoch, kept = f"{self._base}:epoch", ("PX", EPOCH_KEPT_S * 1000, "NX")
+        return [
+            ["SET", f"{self._base}:check", "1", "PX", "1000"],
+            ["SET", epoch, next(self._ids), *kept],
+            ["GET", epoch],
+        ]
 
     def _owner(self, names: Iterable[str]) -> list[str]:
         keys = [f"{self._base}:o:{codec.stored_name(name)[0]}" for name in names]

@@ -1,22 +1,22 @@
-"""What threads and tasks share of their connections: the calls, the lines, how to make one."""
+"""What threads and tasks share of their connections: the calls, how to open one and read from it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from inspect import signature
 from typing import Any
 
+import hiredis
+from redis.exceptions import InvalidResponse, ResponseError
+
 from .place import Address, Place
 from .scripts import Script
 
-__all__ = ["MOST_TRIES", "Call", "Line", "connection", "master_of"]
+__all__ = ["MOST_TRIES", "Call", "connection", "master_of", "packed", "reader"]
 
 MOST_TRIES = 3
 """A script is sent by digest, in full where that is unknown, and where a cluster points to."""
-FRESH_S = 1.0
-"""A line that was used within this time is not looked at again before it is used."""
 
 
 class Call:
@@ -33,47 +33,23 @@ class Call:
         return self._script.digest
 
     @property
-    def brief(self) -> tuple[Any, ...]:
-        """Name the script by its digest."""
-        return ("EVALSHA", self._script.digest, 1, self._key, *self._words)
+    def brief(self) -> bytes:
+        """Name the script by its digest, in the server's protocol."""
+        return packed(("EVALSHA", self._script.digest, 1, self._key, *self._words))
 
     @property
-    def full(self) -> tuple[Any, ...]:
+    def full(self) -> bytes:
         """Send the script itself, which the server keeps from then on."""
-        return ("EVAL", self._script.text, 1, self._key, *self._words)
+        return packed(("EVAL", self._script.text, 1, self._key, *self._words))
 
 
-class Line:
-    """One connection, where it leads, and the call whose answer has not been read yet."""
+packed = hiredis.pack_command
+"""Write one command in the server's protocol."""
 
-    __slots__ = ("address", "conn", "knows", "owed", "used_at")
 
-    def __init__(self) -> None:
-        self.conn: Any = None
-        self.address: Address = ("", 0)
-        self.owed: Call | None = None
-        self.used_at = time.monotonic()
-        self.knows: set[str] = set()
-        """Scripts that the server surely has: what it has not must not be left unread."""
-
-    def lead(self, conn: Any, address: Address) -> None:
-        """Become the connection *conn* to *address*."""
-        self.conn, self.address, self.knows = conn, address, set()
-
-    def hang_up(self) -> None:
-        """Close a thread's connection."""
-        if self.conn is not None:
-            self.conn.disconnect()
-
-    async def ahang_up(self, *, gently: bool = False) -> None:
-        """Close a task's connection; *gently* waits for it, as TLS at the end of a loop needs."""
-        if self.conn is not None:
-            await self.conn.disconnect(nowait=not gently)
-
-    @property
-    def stale(self) -> bool:
-        """It has rested for so long that the server may have closed it."""
-        return time.monotonic() - self.used_at > FRESH_S
+def reader() -> Any:
+    """Make what reads answers; a refusal is a value."""
+    return hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
 
 
 def connection(module: Any, retry: Any, place: Place, address: Address, **more: Any) -> Any:
@@ -108,7 +84,7 @@ def _quiet(made: Any) -> dict[str, None]:
     )
 
 
-def master_of(reply: Any, place: Place) -> Address:
+def master_of(reply: Sequence[bytes] | None, place: Place) -> Address:
     """Read what a sentinel says of the master.
 
     Raises:

@@ -110,8 +110,9 @@ class Tails:
 
 
 def _tail(key: Candidate) -> str:
-    limits = (-1 if limit is None else limit for limit in key.limits)
-    words = [key.key_id, key.project, key.billing_account, *limits, key.weight]
+    words: list[str | float] = [key.key_id, key.project, key.billing_account]
+    if key.limits != NO_LIMITS or key.weight != 1.0:
+        words += [key.weight, *(-1 if limit is None else limit for limit in key.limits)]
     return json.dumps(words, ensure_ascii=False)[1:]
 
 
@@ -129,7 +130,7 @@ def granted(
     reply: Sequence[Any], info: CallInfo, shortlist: Shortlist, lease_id: str, behind: float
 ) -> Lease:
     """Read a grant; *behind* is how far this host's clock is behind the server's, seconds."""
-    _, place, bucket, at, probe, minute, edge, day_end, revived, held = reply
+    _, _, place, bucket, at, probe, minute, edge, day_end, revived, held = reply
     key = shortlist[place - 1][1]
     at = at.decode()
     return Lease(
@@ -152,10 +153,10 @@ def refused(reply: Sequence[Any], shortlist: Shortlist, behind: float) -> Unavai
     blocks = {
         key.key_id: Block(reason.decode(), float(until) - behind, bool(waitable))
         for (_, key), reason, until, waitable in zip(
-            shortlist, reply[2::3], reply[3::3], reply[4::3], strict=True
+            shortlist, reply[3::3], reply[4::3], reply[5::3], strict=True
         )
     }
-    return Unavailable(float(reply[1]) - behind, blocks)
+    return Unavailable(float(reply[2]) - behind, blocks)
 
 
 def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:

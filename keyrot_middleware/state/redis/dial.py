@@ -9,7 +9,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from .calls import Line, connection, master_of
+from .calls import connection, master_of
+from .line import Line
 from .place import Address
 from .route import Route
 
@@ -31,8 +32,7 @@ class Dial:
         """
         line.hang_up()
         address = self._route.address or self._master()
-        line.lead(self._connection(address, **self._route.place.options), address)
-        line.conn.connect()
+        line.connect(self._connection(address, **self._route.place.options), address)
 
     def _master(self) -> Address:
         error: Exception = LookupError("no sentinel")

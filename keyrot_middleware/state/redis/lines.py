@@ -2,23 +2,23 @@
 
 A line is held for a question and not for the call around it, so a few serve many threads. An answer
 that nobody waits for (`post`) stays on its line until whoever uses the line next, or `close`, reads
-it; where it is a failure, that one is told.
+it; where it is a failure, that one is told. What that one was granted then counts as sent.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from .calls import MOST_TRIES, Call, Line
+from ...forks import after_fork
+from .calls import MOST_TRIES, Call, packed
 from .dial import Dial
+from .line import Line
 from .route import Advice, Route
 from .trouble import RedisTrouble
 
@@ -36,7 +36,7 @@ class Lines:
         self._route, self._dial = route, Dial(route)
         self._idle: list[Line] = []
         self._closed = False
-        _forget_after_fork(self)
+        after_fork(self, Lines.forget)
 
     def call(self, call: Call) -> Any:
         """Run a script and give its answer.
@@ -45,9 +45,14 @@ class Lines:
             RedisTrouble: No server, no answer in time, or a refusal.
         """
         line = self._take()
+        owed, line.owed = line.owed, None
         try:
-            _send(line, call.brief)
-            reply = self._answer(line, call)
+            line.send(call.brief)
+            before = line.read() if owed is not None else None
+            reply = line.read()
+            if owed is not None:
+                self._answer(line, owed, before)
+            reply = self._answer(line, call, reply)
         except RedisError as error:
             raise self._broken(line, error) from error
         self._give(line)
@@ -59,9 +64,9 @@ class Lines:
         Raises:
             RedisTrouble: It could not be sent, or the answer before it was a failure.
         """
-        line = self._take()
+        line = self._paid(self._take())
         try:
-            _send(line, call.brief)
+            line.send(call.brief)
         except RedisError as error:
             raise self._broken(line, error) from error
         line.owed = call
@@ -73,7 +78,7 @@ class Lines:
         Raises:
             RedisTrouble: As `call`.
         """
-        line = self._take()
+        line = self._paid(self._take())
         try:
             replies = self._answers(line, commands)
         except RedisError as error:
@@ -116,14 +121,16 @@ class Lines:
         self._idle = []
 
     def _take(self) -> Line:
-        """Give a line to the right server, with nothing left to read."""
+        """Give a line to the right server, with nothing left to read but what it owes."""
         while True:
             try:
                 line = self._idle.pop()
             except IndexError:
                 return self._open()
+            if line.address == self._route.address and not line.stale:
+                return line
             self._paid(line)
-            if line.address == self._route.address and _alive(line):
+            if line.address == self._route.address and not line.closed:
                 return line
             line.hang_up()
 
@@ -138,29 +145,30 @@ class Lines:
         call, line.owed = line.owed, None
         if call is not None:
             try:
-                self._answer(line, call)
+                self._answer(line, call, line.read())
             except RedisError as error:
                 raise self._broken(line, error) from error
         return line
 
-    def _answer(self, line: Line, call: Call) -> Any:
-        """Read the answer to *call*; send it again only where the server says it did not run."""
+    def _answer(self, line: Line, call: Call, reply: Any) -> Any:
+        """Give the answer to *call*; send it again only where the server says it did not run."""
         tries = 1
-        while isinstance(reply := _read(line), ResponseError):
+        while isinstance(reply, ResponseError):
             advice = self._route.advise(reply, line.address)
             if advice is Advice.FAIL or tries == MOST_TRIES:
                 raise reply
             if advice is Advice.MOVE:
                 self._dial.lead(line)
-            _send(line, call.full if advice is Advice.TELL else call.brief)
+            line.send(call.full if advice is Advice.TELL else call.brief)
+            reply = line.read()
             tries += 1
         line.knows.add(call.digest)
         return reply
 
     def _answers(self, line: Line, commands: Sequence[Sequence[Any]]) -> list[Any]:
         for tries in range(1, MOST_TRIES + 1):
-            line.conn.send_packed_command(line.conn.pack_commands(commands), check_health=False)
-            replies = [_read(line) for _ in commands]
+            line.send(b"".join(packed(tuple(command)) for command in commands))
+            replies = [line.read() for _ in commands]
             failed = [reply for reply in replies if isinstance(reply, ResponseError)]
             if not failed:
                 break
@@ -184,38 +192,3 @@ class Lines:
         if not isinstance(error, ResponseError):
             self._route.lost(line.address)
         return RedisTrouble(str(self._route.place), error)
-
-
-def _send(line: Line, words: Sequence[Any]) -> None:
-    line.conn.send_packed_command(line.conn.pack_command(*words), check_health=False)
-
-
-def _read(line: Line) -> Any:
-    """Read one answer; a refusal is a value."""
-    try:
-        return line.conn.read_response()
-    except ResponseError as error:
-        return error
-
-
-def _alive(line: Line) -> bool:
-    """Tell whether a line can be used: something to read now is the end of it."""
-    if not line.stale:
-        return True
-    try:
-        return not line.conn.can_read(0)
-    except RedisError:
-        return False
-
-
-def _forget_after_fork(lines: Lines) -> None:
-    if not hasattr(os, "register_at_fork"):
-        return
-    alive = weakref.ref(lines)
-
-    def forget() -> None:
-        mine = alive()
-        if mine is not None:
-            mine.forget()
-
-    os.register_at_fork(after_in_child=forget)

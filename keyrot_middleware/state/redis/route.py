@@ -56,14 +56,13 @@ class Route:
 
     def advise(self, error: Exception, sender: Address) -> Advice:
         """Read what a server answered, and learn where the records are from it."""
-        kind, text = type(error).__name__, str(error)
-        if kind == "NoScriptError":
+        text = str(error)
+        if text.startswith("NOSCRIPT "):
             return Advice.TELL
-        # Before redis-py 6 a refusal that only its cluster client understands keeps its first word.
-        if self.place.kind == "cluster" and (kind == "MovedError" or text.startswith("MOVED ")):
+        if self.place.kind == "cluster" and text.startswith("MOVED "):
             self._moved(text, sender)
             return Advice.MOVE
-        if kind == "ReadOnlyError":
+        if text.startswith("READONLY "):
             self.lost(sender)
         return Advice.FAIL
 

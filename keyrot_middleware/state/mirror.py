@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from ..core.failures import RULES
 from ..core.model import (
-    NO_LIMITS,
     Block,
     CallInfo,
     Candidate,
@@ -30,6 +29,7 @@ from ..core.windows import Cooldown, Quota, scope_key, scope_keys
 from .base import KeyHealth, Used
 from .memory import BUCKETS_KEPT, Booking, MemoryState
 from .recent import keep
+from .share import quota_of_share
 
 __all__ = ["Mirror", "Unreported"]
 
@@ -67,7 +67,7 @@ class Mirror(MemoryState):
         self._keys: dict[str, Candidate] = {}
         """Keys that were lent or refused, to tell the shared state whose something is."""
         if share < 1.0:
-            self._new_quota = _shared_quota(share)
+            self._new_quota = quota_of_share(share)
 
     # While the shared state serves ---------------------------------------------------------------
 
@@ -297,19 +297,3 @@ def _correct(quota: Quota, lease: Lease, outcome: Outcome, where: tuple[int, boo
         quota.correct(where, -lease.requests, -lease.tokens)
     elif outcome.usage.input_tokens is not None:
         quota.correct(where, 0, outcome.usage.input_tokens - lease.tokens)
-
-
-def _shared_quota(share: float) -> type[Quota]:
-    """Make windows of which only a *share* of each limit is this process's, one at the least."""
-
-    def part(limit: int | None) -> int | None:
-        return None if limit is None else min(limit, max(1, int(limit * share)))
-
-    class PartOfQuota(Quota):
-        __slots__ = ()
-
-        def limits(self, configured: Limits) -> Limits:
-            whole = super().limits(configured)
-            return whole if whole is NO_LIMITS else Limits(*map(part, whole))
-
-    return PartOfQuota

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .calls import reader
 from .place import Address
 
-__all__ = ["LATE", "AsyncLine", "Answer"]
+__all__ = ["LATE", "Answer", "AsyncLine"]
 
 LATE = 1.5
 """A time limit that was noticed so much too late was missed by our loop, not by the server."""

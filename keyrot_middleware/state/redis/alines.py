@@ -2,7 +2,7 @@
 
 One is enough, since the server does one thing at a time, and nobody holds it: what tasks ask goes
 out at once, and the answers come in the same order. A task can be cancelled while its answer is on
-the way: the answer is still read, and handed to `orphan`, so that what it granted can be given back.
+the way: that is still read, and handed to `orphan`, so that what it granted can be given back.
 
 When the loop ends its async generators are closed; `_keeper` is one, and closes the connection.
 """
@@ -93,7 +93,7 @@ class AsyncLines:
         line = self._ready() or await self._connected()
         try:
             for tries in range(1, MOST_TRIES + 1):
-                replies = await asyncio.gather(*(line.ask(packed(tuple(c))) for c in commands))
+                replies = await asyncio.gather(*(line.ask(packed(c)) for c in commands))
                 failed = [reply for reply in replies if isinstance(reply, ResponseError)]
                 if not failed:
                     break

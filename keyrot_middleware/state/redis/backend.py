@@ -9,9 +9,7 @@ Whatever goes wrong is raised as `RedisTrouble`: to go on without the server is 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -24,10 +22,10 @@ from ...core.roster import Shortlist
 from ...forks import after_fork
 from ..base import KeyHealth, State
 from . import codec, refusals
-from .alines import AsyncLines
 from .calls import Call
 from .lines import Lines
-from .memo import Buckets, Epochs
+from .loops import Loops
+from .memo import Buckets, Epochs, looking
 from .place import read_place
 from .route import Route
 from .scripts import script
@@ -38,8 +36,6 @@ __all__ = ["RedisState"]
 LEASE_S = 600.0
 """How long a lease holds its share of `max_concurrency`, and a probe its turn, when the worker that
 has it never comes back; longer than a request may take."""
-EPOCH_KEPT_S = 30 * 86_400
-"""How long an unused pool is known to have been there; each day of use begins it anew."""
 
 
 class RedisState(State):
@@ -77,8 +73,7 @@ class RedisState(State):
         self._lease_s = lease_s
         self._route = Route(read_place(url))
         self._lines = Lines(self._route)
-        self._of_loop: dict[asyncio.AbstractEventLoop, AsyncLines] = {}
-        self._lock = threading.Lock()
+        self._loops = Loops(self._route)
         self._tails, self._midnights = codec.Tails(), codec.Midnights()
         self._buckets, self._epochs = Buckets(), Epochs()
         self._ids = _lease_ids()
@@ -123,7 +118,7 @@ class RedisState(State):
         self, info: CallInfo, shortlist: Shortlist, *, spread: bool
     ) -> Lease | Unavailable:
         """Do what `acquire` does, without blocking the loop; cancelled, it gives back."""
-        lines = self._alines()
+        lines = self._loops.lines()
         lease_id, call = self._acquire(info, shortlist, spread)
 
         async def orphan(reply: Any) -> None:
@@ -140,14 +135,14 @@ class RedisState(State):
         names = tuple(names)
         call = self._settle(lease, outcome, names)
         if codec.plain(lease, outcome, names):
-            await self._alines().post(call)
+            await self._loops.lines().post(call)
             return None
-        return _until(await self._alines().call(call))
+        return _until(await self._loops.lines().call(call))
 
     async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Do what `owner` does, without blocking the loop."""
         question = self._owner(names)
-        return codec.owner_of((await self._alines().ask([question]))[0]) if question else None
+        return codec.owner_of((await self._loops.lines().ask([question]))[0]) if question else None
 
     def revive(self, key_id: str) -> None:
         """Forget every cooldown that is about this key alone; see `State.revive`.
@@ -189,7 +184,7 @@ class RedisState(State):
 
     async def acheck(self) -> None:
         """Do what `check` does, without blocking the loop."""
-        self._epochs.note((await self._alines().ask(self._note()))[-1])
+        self._epochs.note((await self._loops.lines().ask(self._note()))[-1])
 
     def book(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Count what was sent without asking; see `State.book`.
@@ -201,7 +196,7 @@ class RedisState(State):
 
     async def abook(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Do what `book` does, without blocking the loop."""
-        await self._alines().call(self._book(key, bucket, **counts))
+        await self._loops.lines().call(self._book(key, bucket, **counts))
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id; a few round trips for each thousand keys.
@@ -220,16 +215,12 @@ class RedisState(State):
     def close(self) -> None:
         """Close the lines of threads now, and those of tasks as soon as their loops run."""
         self._lines.close()
-        for loop, lines in tuple(self._of_loop.items()):
-            if loop.is_running():
-                loop.call_soon_threadsafe(lines.close_soon)
+        self._loops.close_soon()
 
     async def aclose(self) -> None:
         """Close the lines of threads and of the running loop, and wait for it."""
         self._lines.close()
-        lines = self._of_loop.get(asyncio.get_running_loop())
-        if lines is not None:
-            await lines.close()
+        await self._loops.close()
 
     def _call(self, name: str, words: Iterable[Any]) -> Call:
         given = repr(self._test_clock()) if self._test_clock else ""
@@ -254,10 +245,9 @@ class RedisState(State):
     def _acquired(
         self, reply: Any, info: CallInfo, shortlist: Shortlist, lease_id: str
     ) -> Lease | Unavailable:
-        granted, epoch = reply[:2]
-        self._epochs.note(epoch)
-        behind = codec.behind_by(float(reply[4 if granted else 2]), self._clock())
-        if not granted:
+        self._epochs.note(reply[1])
+        behind = codec.behind_by(float(reply[4 if reply[0] else 2]), self._clock())
+        if not reply[0]:
             return codec.refused(reply, shortlist, behind)
         lease = codec.granted(reply, info, shortlist, lease_id, behind)
         self._buckets.note(info.model, lease.bucket)
@@ -277,36 +267,15 @@ class RedisState(State):
         return self._call("book", words)
 
     def _note(self) -> list[list[Any]]:
-        epoch, kept = f"{self._base}:epoch", ("PX", EPOCH_KEPT_S * 1000, "NX")
-        return [
-            ["SET", f"{self._base}:check", "1", "PX", "1000"],
-            ["SET", epoch, next(self._ids), *kept],
-            ["GET", epoch],
-        ]
+        note = ["SET", f"{self._base}:check", "1", "PX", "1000"]
+        return [note, *looking(self._base, next(self._ids))]
 
     def _owner(self, names: Iterable[str]) -> list[str]:
         keys = [f"{self._base}:o:{codec.stored_name(name)[0]}" for name in names]
         return ["MGET", *keys] if keys else []
 
-    def _alines(self) -> AsyncLines:
-        loop = asyncio.get_running_loop()
-        lines = self._of_loop.get(loop)
-        if lines is None:
-            with self._lock:
-                ended = [loop for loop in self._of_loop if loop.is_closed()]
-                for old in ended:
-                    del self._of_loop[old]
-                lines = AsyncLines(self._route, lambda: self._forget(loop))
-                self._of_loop[loop] = lines
-        return lines
-
-    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._of_loop.pop(loop, None)
-
     def renew(self) -> None:
-        """Begin anew in a forked child: the lines and the ids are the parent's."""
-        self._of_loop = {}
-        self._lock = threading.Lock()
+        """Give other ids in a forked child: these are its parent's."""
         self._ids = _lease_ids()
 
 

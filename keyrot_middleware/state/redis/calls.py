@@ -1,4 +1,4 @@
-"""What threads and tasks share of their connections: the calls, how to open one and read from it."""
+"""What threads and tasks share: calls, and how a connection is opened, written and read."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ class Call:
         return packed(("EVAL", self._script.text, 1, self._key, *self._words))
 
 
-packed = hiredis.pack_command
-"""Write one command in the server's protocol."""
+def packed(words: Iterable[Any]) -> bytes:
+    """Write one command in the server's protocol."""
+    command: bytes = hiredis.pack_command(tuple(words))
+    return command
 
 
 def reader() -> Any:

@@ -82,7 +82,7 @@ class Line:
 
     @property
     def closed(self) -> bool:
-        """Tell whether the server has closed it; with nothing owed, whatever can be read is that."""
+        """Tell whether the server closed it: where nothing is owed, what can be read is that."""
         limit_s = self._sock.gettimeout()
         try:
             self._sock.settimeout(0)

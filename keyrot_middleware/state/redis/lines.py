@@ -167,7 +167,7 @@ class Lines:
 
     def _answers(self, line: Line, commands: Sequence[Sequence[Any]]) -> list[Any]:
         for tries in range(1, MOST_TRIES + 1):
-            line.send(b"".join(packed(tuple(command)) for command in commands))
+            line.send(b"".join(packed(command) for command in commands))
             replies = [line.read() for _ in commands]
             failed = [reply for reply in replies if isinstance(reply, ResponseError)]
             if not failed:

@@ -7,9 +7,11 @@ import threading
 from ...forks import after_fork
 from .codec import text
 
-__all__ = ["Buckets", "Epochs"]
+__all__ = ["Buckets", "Epochs", "looking"]
 
 MODELS_KEPT = 1_000
+EPOCH_KEPT_S = 30 * 86_400
+"""How long an unused pool is known to have been there; each day of use begins it anew."""
 
 
 class Buckets:
@@ -49,3 +51,9 @@ class Epochs:
         if epoch not in self._seen:
             with self._lock:
                 self._seen = {*self._seen, epoch}
+
+
+def looking(base: str, new: str) -> list[list[str]]:
+    """Write the commands that read the epoch, and begin the epoch *new* where there is none."""
+    name = f"{base}:epoch"
+    return [["SET", name, new, "NX", "PX", str(EPOCH_KEPT_S * 1000)], ["GET", name]]

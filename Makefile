@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/ready
 JAEGER := tools/jaeger/bin/jaeger
 
-.PHONY: help demo test lint types bench bench-peers sdk-tests coexist frameworks jaeger test-jaeger record clean
+.PHONY: help demo test lint types bench bench-peers chaos sdk-tests coexist frameworks jaeger test-jaeger record clean
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,9 @@ bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.m
 
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
 	@.venv-bench/bin/python -m benchmarks.peers
+
+chaos: $(READY)  ## Redis killed, stopped, cut off and failed over under 64 callers, a minute each: benchmarks/CHAOS.md
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos
 
 sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in three SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py

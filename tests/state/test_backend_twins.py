@@ -13,7 +13,7 @@ from doors import open_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import key
-from servers import BINARIES
+from servers import ENGINES
 
 from keyrot_middleware.core.model import (
     CallInfo,
@@ -156,7 +156,7 @@ class Twins:
             assert mine[one.key_id] == yours[one.key_id]
 
 
-@pytest.mark.parametrize("uri", [f"{name}://" for name in BINARIES])
+@pytest.mark.parametrize("uri", ENGINES)
 @settings(max_examples=150, deadline=None)
 @given(history=HISTORY)
 def test_any_history_has_the_same_answers_in_memory_and_in_redis(

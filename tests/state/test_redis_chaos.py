@@ -16,7 +16,7 @@ import pytest
 from callers import Callers, Tasks, Threads
 from doors import OK, PATIENCE_S, Asked, Awaited, Door, failed, used
 from rig import INFO, key
-from servers import BINARIES, Server, free_port
+from servers import BINARIES, Server, free_port, watched_pair
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.policy import RetryPolicy
@@ -132,6 +132,25 @@ def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixtu
     assert "is back after" in ended
 
 
+def test_failed_over_by_a_sentinel() -> None:
+    """The master is killed under 64 callers: they go on, and the new one knows what was sent."""
+    one = key("s", Limits(rpd=20_000))
+    with watched_pair() as (master, replica, sentinel):
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+        with opened(url) as state:
+            with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
+                threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50, 5)
+                master.stop()
+                threads.until(lambda: state.degraded, 5)
+                threads.until(lambda: replica.ask("ROLE")[0] == b"master", 20)
+                assert threads.until(lambda: not state.degraded, 5) < 5
+            for callers in (threads, tasks):
+                unharmed(callers)
+            lend(state)
+            known = state.snapshot([one])["s"].used[0].requests_day
+            assert known >= threads.lent["s"] + tasks.lent["s"]
+
+
 @pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
 @pytest.mark.parametrize("restarted", [False, True], ids=["flushed", "restarted"])
 async def test_emptied_while_two_processes_use_it(
@@ -205,6 +224,21 @@ def test_a_password_that_is_missing_and_given_up(valkey: Server, state: Degradin
     with redis.Redis.from_url(with_password) as client:
         client.config_set("requirepass", "")
     recovered(state)
+
+
+def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
+    """It is there and can be written to, but cannot decide: said once, and gone on without."""
+    old = Server(BINARIES["valkey"], "--rename-command", "EVALSHA", "")
+    try:
+        with opened(old.strict_url) as state:
+            state.check()
+            for _ in range(3):
+                assert lend(state).degraded
+                time.sleep(SHORT_S)
+            assert len(warned(caplog)) == 1
+            assert "unknown command" in warned(caplog)[0]
+    finally:
+        old.remove()
 
 
 def test_out_of_memory(valkey: Server, state: DegradingState) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 from doors import OK, Asked, Awaited, Door, failed, used
 from rig import INFO, MODEL, key
-from servers import BINARIES, Server, cluster_of_three, free_port, wait_for
+from servers import (
+    BINARIES,
+    Server,
+    cluster_of_three,
+    free_port,
+    sentinel_of,
+    wait_for,
+    watched_pair,
+)
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.policy import RetryPolicy
@@ -71,53 +78,28 @@ def _lend(state: RedisState) -> Lease:
     return lease
 
 
-@contextmanager
-def sentinel_of(master: Server, directory: Path) -> Iterator[Server]:
-    """Run a sentinel that watches *master* alone."""
-    config = directory / "sentinel.conf"
-    config.write_text(
-        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds main 400\n"
-        "sentinel failover-timeout main 2000\n"
-    )
-    watcher = Server(BINARIES["valkey"], config=str(config))
-    try:
-        yield watcher
-    finally:
-        watcher.remove()
-
-
-def test_after_a_failover_the_new_master_is_found(tmp_path: Path) -> None:
+def test_after_a_failover_the_new_master_is_found() -> None:
     """Sentinels say who is master; killed, the next one serves within seconds, sync and async."""
-    lag = ("--repl-diskless-sync-delay", "0")
-    master, replica = Server(BINARIES["valkey"], *lag), Server(BINARIES["valkey"], *lag)
-    try:
-        replica.ask("REPLICAOF", "127.0.0.1", master.port)
-        wait_for(lambda: b"up" in _link(replica))
-        with sentinel_of(master, tmp_path) as sentinel:
-            wait_for(lambda: _replicas(sentinel) == 1)
-            dead = free_port()
-            state = RedisState(
-                f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{sentinel.port}/main", RetryPolicy()
-            )
-            _lend_async(state)
-            state.settle(_lend(state), OK)
-            assert master.names()
-            master.stop()
-            wait_for(lambda: _tried(state), 20)
-            _lend_async(state)
-            assert replica.names()
-            state.close()
-    finally:
-        master.remove()
-        replica.remove()
+    with watched_pair() as (master, replica, sentinel):
+        dead = free_port()
+        state = RedisState(
+            f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{sentinel.port}/main", RetryPolicy()
+        )
+        _lend_async(state)
+        state.settle(_lend(state), OK)
+        assert master.names()
+        master.stop()
+        wait_for(lambda: _tried(state), 20)
+        _lend_async(state)
+        assert replica.names()
+        state.close()
 
 
-def test_a_master_that_no_sentinel_knows_is_trouble(tmp_path: Path) -> None:
+def test_a_master_that_no_sentinel_knows_is_trouble() -> None:
     """The name is told, so that a typing error can be seen."""
     master = Server(BINARIES["valkey"])
     try:
-        with sentinel_of(master, tmp_path) as sentinel:
+        with sentinel_of(master) as sentinel:
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mian"
             with pytest.raises(RedisTrouble, match="no master 'mian'"):
                 _lend(RedisState(url, RetryPolicy()))
@@ -140,13 +122,3 @@ def _lend_async(state: RedisState) -> None:
         await state.asettle(lease, OK)
 
     asyncio.run(work())
-
-
-def _link(replica: Server) -> bytes:
-    role = replica.ask("INFO", "replication")
-    return str(role.get("master_link_status", "")).encode()
-
-
-def _replicas(sentinel: Server) -> int:
-    """Count the replicas that a sentinel knows."""
-    return len(sentinel.ask("SENTINEL", "REPLICAS", "main"))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from rig import INFO, key
-from servers import server, wait_for
+from servers import ENGINES, server, wait_for
 
 from keyrot_middleware.core.model import Lease, Limits, Unavailable
 from keyrot_middleware.core.policy import RetryPolicy
@@ -106,6 +106,28 @@ def test_four_processes_send_exactly_the_limit_every_time(
             worker.tell(**job)
         totals.append(sum(len(worker.told()) for worker in four))
     assert totals == [20] * 10
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_eight_processes_use_ten_mixed_limits_to_the_end_and_no_further(
+    workers: Callable[[int], list[Worker]], engine: str
+) -> None:
+    """Ten keys with RPM, TPM or both, requests of three sizes: none over, 95 % of each used."""
+    limits: dict[str, dict[str, int]] = {f"rpm{n}": {"rpm": 20 + n} for n in range(4)}
+    limits |= {f"tpm{n}": {"tpm": 800 + 50 * n} for n in range(3)}
+    limits |= {f"both{n}": {"rpm": 25, "tpm": 300 + 200 * n} for n in range(3)}
+    eight = workers(8)
+    within_a_minute(20)
+    where = {"url": server(engine.partition("://")[0]).url, "pool": f"processes-{next(_pools)}"}
+    job = {"keys": limits, "tokens": [3, 17, 40], "times": 150, "settle": "success"}
+    for worker in eight:
+        worker.tell(**where, **job, spread=True)
+    lent = [one for worker in eight for one in worker.told()]
+    for name, most in limits.items():
+        sizes = [tokens for key_id, tokens in lent if key_id == name]
+        used = {"rpm": len(sizes), "tpm": sum(sizes)}
+        shares = [used[window] / limit for window, limit in most.items()]
+        assert 0.95 <= max(shares) <= 1, (name, used, most)
 
 
 def test_what_one_process_was_refused_the_others_do_not_try(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import cycle, islice
 from typing import Any
 
 from keyrot_middleware.core.model import (
@@ -23,22 +24,27 @@ INFO = CallInfo("gemini-2.5-flash", "generateContent", 10, 10)
 
 
 def keys_of(command: dict[str, Any]) -> tuple[tuple[int, Candidate], ...]:
-    """Make the keys that are named, all with the same limits."""
-    limits = Limits(**command.get("limits", {}))
-    return tuple((0, Candidate(name, name, name, limits)) for name in command["keys"])
+    """Make the keys that are named, all with the same limits or each with its own."""
+    keys, same = command["keys"], command.get("limits", {})
+    limits = keys if isinstance(keys, dict) else dict.fromkeys(keys, same)
+    return tuple((0, Candidate(name, name, name, Limits(**of))) for name, of in limits.items())
 
 
 def do(command: dict[str, Any]) -> Any:
-    """Ask `times` for one of the keys; settle as told; name the keys that were lent."""
+    """Ask `times` for one of the keys; settle as told; name the keys that were lent.
+
+    The requests have so many `tokens`, in turn; where they are told, each is named with its key.
+    """
     state = RedisState(
         command["url"], RetryPolicy(), pool=command["pool"], lease_s=command.get("lease_s", 600.0)
     )
-    lent = []
-    for _ in range(command.get("times", 1)):
-        reply = state.acquire(INFO, keys_of(command), spread=False)
+    lent: list[Any] = []
+    offer, sizes = keys_of(command), cycle(command.get("tokens", [INFO.tokens]))
+    for info in (INFO._replace(tokens=size) for size in islice(sizes, command.get("times", 1))):
+        reply = state.acquire(info, offer, spread=command.get("spread", False))
         if not isinstance(reply, Lease):
             continue
-        lent.append(reply.key_id)
+        lent.append([reply.key_id, info.tokens] if "tokens" in command else reply.key_id)
         if command.get("settle") == "success":
             state.settle(reply, Outcome(Kind.SUCCESS))
         elif command.get("settle") == "minute":

@@ -23,6 +23,8 @@ __all__ = ["LATE", "Answer", "AsyncLine"]
 
 LATE = 1.5
 """A time limit that was noticed so much too late was missed by our loop, not by the server."""
+GRACE = 0.25
+"""So much of the limit an answer then has to be read."""
 
 Answer = asyncio.Future[Any]
 
@@ -110,8 +112,8 @@ class AsyncLine(asyncio.Protocol):
         now, oldest = self._loop.time(), self._asked[0][0]
         if now < oldest:
             again = oldest
-        elif now - due > (LATE - 1) * self._limit_s:  # our loop was late, not the server
-            again = now + self._limit_s
+        elif now - due > (LATE - 1) * self._limit_s:  # our loop was late: it may be here already
+            again = now + GRACE * self._limit_s
         else:
             self._fail(RedisTimeoutError(f"no answer in {self._limit_s:g} s"))
             return

@@ -1,0 +1,191 @@
+"""Servers that fail under 64 callers for a minute each: `make chaos` writes CHAOS.md.
+
+Two processes make calls with the SDK, by threads and by tasks, against a loopback service, over one
+pool in a real Valkey. That is taken away for some seconds and brought back. It fails where a call
+failed, or was delayed for too long, or where limits do not hold again in time: that is, where the
+state does not know all that the service has seen, or more was sent with a key than its limit.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.state import State, open_shared
+from keyrot_middleware.testing import FakeGemini
+
+from .chaos_faults import FAULTS, Fault
+from .chaos_worker import CALLERS, FIRST, POOL, PROCESSES, THEN, Report, ask, workers
+from .page import Row, page
+
+__all__ = ["Measured", "main", "measure"]
+
+CALM_S, AWAY_S, WHOLE_S = 10.0, 5.0, 60.0
+SHARED_AGAIN_S, MOST_DELAY_S = 5.0, 0.5
+LIMIT = 4_500
+"""Requests a day with the first key: about two thirds of what is called."""
+
+
+class Measured(NamedTuple):
+    """What a minute with a fault was like."""
+
+    calls: int
+    failures: list[str]
+    delay_s: float
+    """The longest call, less the longest of the calm time before."""
+    longest_s: float
+    alone: int
+    """Processes that were on their own while it was away."""
+    shared_again_s: float
+    """From when it could serve again until both processes used it again."""
+    unbooked: int
+    """Requests that the service had seen, and the state knew nothing of, 5 s after that."""
+    sent: int
+    """With the key that has a limit."""
+
+    def wrong(self) -> list[str]:
+        """Say what does not hold."""
+        return [
+            text
+            for text, holds in (
+                (f"{len(self.failures)} calls failed: {self.failures[:1]}", not self.failures),
+                (f"only {self.alone} processes noticed", self.alone == PROCESSES),
+                (f"a call was delayed by {self.delay_s:.2f} s", self.delay_s <= MOST_DELAY_S),
+                ("it was not shared again in time", self.shared_again_s <= SHARED_AGAIN_S),
+                (f"{self.unbooked} requests were not booked", self.unbooked == 0),
+                (f"{self.sent} sent of {LIMIT}", self.sent <= LIMIT),
+            )
+            if not holds
+        ]
+
+
+def measure(failing: Callable[[], AbstractContextManager[Fault]]) -> Measured:
+    """Call for a minute, with a fault in it."""
+    with FakeGemini() as gemini, failing() as fault:
+        values = {name: gemini.add_key(name, tier="paid").value for name in (FIRST, THEN)}
+        with workers(gemini.url, values, fault.url, LIMIT) as pipes:
+            _begin(pipes, gemini)
+            begun = time.monotonic()
+            time.sleep(CALM_S)
+            calm = _reports(pipes)
+            fault.begin()
+            alone, away = _watch(pipes, AWAY_S)
+            fault.end()
+            took_s, after = _until_shared(pipes)
+            time.sleep(max(0.0, SHARED_AGAIN_S - took_s))
+            unbooked = _unbooked(gemini, fault.url)
+            time.sleep(max(0.0, begun + WHOLE_S - time.monotonic()))
+            after += _reports(pipes)
+        disturbed = away + after
+        longest_s = max(report.longest_s for report in disturbed)
+        return Measured(
+            calls=sum(report.calls for report in calm + disturbed),
+            failures=[text for report in calm + disturbed for text in report.failures],
+            delay_s=max(0.0, longest_s - max(report.longest_s for report in calm)),
+            longest_s=longest_s,
+            alone=alone,
+            shared_again_s=took_s,
+            unbooked=unbooked,
+            sent=gemini.count(FIRST),
+        )
+
+
+def _begin(pipes: list[Connection], gemini: FakeGemini) -> None:
+    """Wait until all call; the first calls open connections, and are not measured."""
+    until = time.monotonic() + 30
+    while gemini.count() < 4 * PROCESSES * CALLERS:
+        if time.monotonic() > until:
+            raise RuntimeError("the workers do not call")
+        time.sleep(0.1)
+    _reports(pipes)
+
+
+def _reports(pipes: list[Connection]) -> list[Report]:
+    return [ask(pipe) for pipe in pipes]
+
+
+def _watch(pipes: list[Connection], seconds: float) -> tuple[int, list[Report]]:
+    """Count how many processes are on their own at any time of the next seconds."""
+    until, seen, alone = time.monotonic() + seconds, list[Report](), set[int]()
+    while time.monotonic() < until:
+        now = _reports(pipes)
+        seen += now
+        alone |= {number for number, report in enumerate(now) if report.degraded}
+        time.sleep(0.1)
+    return len(alone), seen
+
+
+def _until_shared(pipes: list[Connection]) -> tuple[float, list[Report]]:
+    begun, seen = time.monotonic(), list[Report]()
+    while (waited_s := time.monotonic() - begun) < 2 * SHARED_AGAIN_S:
+        now = _reports(pipes)
+        seen += now
+        if not any(report.degraded for report in now):
+            break
+        time.sleep(0.05)
+    return waited_s, seen
+
+
+def _unbooked(gemini: FakeGemini, url: str) -> int:
+    """Count first what the service has seen, since a request is booked before it is sent."""
+    seen = {name: gemini.count(name) for name in (FIRST, THEN)}
+    state = open_shared(f"{url}?socket_timeout=5", RetryPolicy(), time.time, pool=POOL)
+    assert state is not None
+    booked = _booked(state)
+    state.close()
+    return sum(max(0, count - booked[name]) for name, count in seen.items())
+
+
+def _booked(state: State) -> dict[str, int]:
+    keys = [KeySpec(key_id=name).candidate for name in (FIRST, THEN)]
+    known = state.snapshot(keys)
+    return {name: sum(used.requests_day for used in known[name].used) for name in (FIRST, THEN)}
+
+
+def _row(what: str, measured: Measured) -> Row:
+    wrong = measured.wrong()
+    return (
+        what,
+        f"{measured.calls:,}",
+        str(len(measured.failures)),
+        f"{measured.longest_s:.2f} s ({measured.delay_s:.2f} s more)",
+        f"{measured.shared_again_s:.1f} s",
+        str(measured.unbooked),
+        f"{measured.sent:,} of {LIMIT:,}",
+        "; ".join(wrong) or "holds",
+    )
+
+
+def main() -> int:
+    """Write the table; 1 where something does not hold."""
+    rows, wrong = [], 0
+    for what, failing in FAULTS.items():
+        measured = measure(failing)
+        wrong += len(measured.wrong())
+        rows.append(_row(what, measured))
+        print(" | ".join(rows[-1]), flush=True)
+    how = (
+        f"{2 * PROCESSES * CALLERS} callers in {PROCESSES} processes (as many threads as tasks) "
+        f"call with the SDK for {WHOLE_S:.0f} s; after {CALM_S:.0f} s a real Valkey on loopback is "
+        f"taken away for {AWAY_S:.0f} s. `longest` is the slowest call from then on, and by how "
+        "much it is slower than the slowest of the calm time before (bar: 0.5 s more). `shared "
+        "again` counts from when a server could serve (bar: 5 s). `not booked` are requests that "
+        "the service had seen and the state did not know of, 5 s after that (bar: 0). `sent` is "
+        "with a key whose limit is spent after all that."
+    )
+    head = ("fault", "calls", "failed", "longest", "shared again", "not booked", "sent", "verdict")
+    text = page("Chaos", "make chaos", how, head, rows)
+    (Path(__file__).parent / "CHAOS.md").write_text(text)
+    print(text)
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""A program with a pool, in a process of its own: threads and tasks that call without a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keyrot_middleware
+
+from .calls import MODEL
+
+__all__ = ["CALLERS", "FIRST", "POOL", "PROCESSES", "THEN", "Report", "ask", "workers"]
+
+PROCESSES, CALLERS = 2, 16
+"""So many threads in each process, and as many tasks: 64 callers."""
+POOL, FIRST, THEN = "chaos", "FIRST", "THEN"
+PAUSE_S = 0.5
+"""Of a caller between two calls, on average."""
+ANSWER_S = 30.0
+
+
+class Report(NamedTuple):
+    """What one process has seen since it was asked last."""
+
+    calls: int
+    longest_s: float
+    failures: list[str]
+    degraded: bool
+    """Now."""
+
+
+@contextmanager
+def workers(
+    url: str, values: dict[str, str], state_url: str, limit: int
+) -> Iterator[list[Connection]]:
+    """Run the processes.
+
+    Args:
+        url: Where the service is.
+        values: The keys, by id.
+        state_url: Where the state is.
+        limit: Of the first key, requests a day; the other has none.
+    """
+    context = multiprocessing.get_context("spawn")
+    begun: list[tuple[Any, Connection]] = []
+    with tempfile.TemporaryDirectory(prefix="keyrot-chaos-") as directory:
+        file = Path(directory) / "keys.json"
+        file.write_text(json.dumps([{"key_id": FIRST, "rpd": limit}, {"key_id": THEN}]))
+        settings = {"keys_file": file, "state_url": state_url, "pool": POOL, "strategy": "fill"}
+        try:
+            for _ in range(PROCESSES):
+                ours, theirs = context.Pipe()
+                args = (theirs, url, values, settings)
+                process: Any = context.Process(target=_work, args=args, daemon=True)
+                process.start()
+                begun.append((process, ours))
+            yield [pipe for _, pipe in begun]
+        finally:
+            for process, pipe in begun:
+                pipe.close()
+                process.join(ANSWER_S)
+
+
+def ask(pipe: Connection) -> Report:
+    """Ask a worker what it has seen.
+
+    Raises:
+        RuntimeError: It does not answer.
+    """
+    pipe.send(None)
+    if not pipe.poll(ANSWER_S):
+        raise RuntimeError(f"a worker did not answer within {ANSWER_S:.0f} s")
+    report: Report = pipe.recv()
+    return report
+
+
+class _Seen:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls, self._longest_s, self._failures = 0, 0.0, list[str]()
+        self.over = False
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        failed = []
+        try:
+            yield
+        except Exception as error:
+            failed = [f"{type(error).__name__}: {error}"]
+        with self._lock:
+            self._calls += 1
+            self._longest_s = max(self._longest_s, time.perf_counter() - begun)
+            self._failures += failed
+
+    def report(self) -> Report:
+        with self._lock:
+            degraded = bool(keyrot_middleware.status()["degraded"])
+            told = Report(self._calls, self._longest_s, self._failures, degraded)
+            self._calls, self._longest_s, self._failures = 0, 0.0, []
+            return told
+
+
+def _work(pipe: Connection, url: str, values: dict[str, str], settings: dict[str, Any]) -> None:
+    from google import genai  # noqa: PLC0415 - as a user's program has it
+
+    os.environ.update({f"GEMINI_KEY_{key_id}": value for key_id, value in values.items()})
+    keyrot_middleware.install(**settings, allowed_hosts=(url.partition("://")[2],))
+    client = genai.Client(http_options={"base_url": url})
+    seen = _Seen()
+    threads = [threading.Thread(target=_call, args=(client, seen)) for _ in range(CALLERS)]
+    threads.append(threading.Thread(target=lambda: asyncio.run(_tasks(client, seen))))
+    for thread in threads:
+        thread.start()
+    try:
+        while True:
+            pipe.recv()
+            pipe.send(seen.report())
+    except EOFError:  # it is over
+        pass
+    finally:
+        seen.over = True
+        for thread in threads:
+            thread.join()
+        keyrot_middleware.uninstall()
+
+
+def _call(client: Any, seen: _Seen) -> None:
+    while not seen.over:
+        time.sleep(random.uniform(0, 2 * PAUSE_S))
+        with seen.call():
+            client.models.generate_content(model=MODEL, contents="hi")
+
+
+async def _tasks(client: Any, seen: _Seen) -> None:
+    async def one() -> None:
+        while not seen.over:
+            await asyncio.sleep(random.uniform(0, 2 * PAUSE_S))
+            with seen.call():
+                await client.aio.models.generate_content(model=MODEL, contents="hi")
+
+    await asyncio.gather(*(one() for _ in range(CALLERS)))
+    await client.aio.aclose()

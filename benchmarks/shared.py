@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from keyrot_middleware.core.model import NO_LIMITS, Limits
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.roster import Roster
 from keyrot_middleware.state import State, open_state
@@ -19,18 +20,19 @@ def redis_acquire_times(url: str) -> dict[int, float]:
     return acquire_times(lambda keys: _open(url, f"acquire-{keys}"))
 
 
-def redis_memory_per_key(url: str, count: int = 2_000) -> float:
-    """Measure bytes of Redis memory per key, when every key was used with one model.
+def redis_memory_per_key(url: str, limits: Limits = NO_LIMITS, count: int = 2_000) -> float:
+    """Measure bytes of Redis memory per key with *limits*, when each was used with one model.
 
     Every key has a project and an account of its own, so nothing is shared: the dearest case. The
     scripts and the connection are there before, so that they are not counted.
     """
+    keys = pool_keys(count, limits)
     warm = _open(url, "memory-warm")
-    use_each(Roster(pool_keys(1)), warm)
-    state = _open(url, "memory")
+    use_each(Roster(keys[:1]), warm)
+    state = _open(url, f"memory-{limits.max_concurrency}")
     before = used_memory(url)
-    use_each(Roster(pool_keys(count)), state)
-    known = state.snapshot(pool_keys(count))  # also reads the answer to the last settle
+    use_each(Roster(keys), state)
+    known = state.snapshot(keys)  # also reads the answer to the last settle
     assert all(health.success_count for health in known.values()), "a key was not used"
     after = used_memory(url)
     state.close()

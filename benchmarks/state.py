@@ -8,7 +8,15 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
-from keyrot_middleware.core.model import CallInfo, Candidate, Kind, Lease, Outcome
+from keyrot_middleware.core.model import (
+    NO_LIMITS,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+)
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.roster import Roster
 from keyrot_middleware.state import MemoryState, State
@@ -25,17 +33,18 @@ def in_memory(_keys: int) -> State:
     return MemoryState(RetryPolicy(), time.time)
 
 
-def pool_keys(count: int) -> list[Candidate]:
-    return [Candidate(f"key_{n}", f"project_{n}", f"account_{n}") for n in range(count)]
+def pool_keys(count: int, limits: Limits = NO_LIMITS) -> list[Candidate]:
+    return [Candidate(f"key_{n}", f"project_{n}", f"account_{n}", limits) for n in range(count)]
 
 
 def use_each(roster: Roster, state: State) -> None:
     """Use every key about once."""
     for step in range(len(roster.keys)):
-        state.settle(_borrow(roster, state, step / len(roster.keys)), Outcome(Kind.SUCCESS))
+        state.settle(borrow(roster, state, step / len(roster.keys)), Outcome(Kind.SUCCESS))
 
 
-def _borrow(roster: Roster, state: State, draw: float) -> Lease:
+def borrow(roster: Roster, state: State, draw: float) -> Lease:
+    """Acquire as a call does, from a shortlist of up to eight keys."""
     for shortlist in roster.shortlists(INFO, {}, time.time(), draw):
         reply = state.acquire(INFO, shortlist, spread=True)
         if isinstance(reply, Lease):
@@ -56,7 +65,7 @@ def acquire_times(
             for step in range(50):
                 draw = (round_ * 50 + step) * 0.618 % 1
                 begun = time.perf_counter()
-                lease = _borrow(roster, state, draw)
+                lease = borrow(roster, state, draw)
                 state.settle(lease, Outcome(Kind.SUCCESS))
                 taken[n].append((time.perf_counter() - begun) * 1e6)
     for _, state in pools.values():

@@ -2,9 +2,11 @@
 --
 -- ARGV: clock ('' but in tests), next Pacific midnights (JSON, ascending), model, verb, requests,
 --       tokens, spread (1 or 0), lease id, lease seconds, the model's bucket as the asker knows it,
---       candidates: a JSON array, in order, of [group, key, project, billing account, weight, rpm,
---       tpm, rpd, concurrency]; -1: no limit; what follows the account is left out where it says
---       nothing.
+--       how many candidates;
+--       of each candidate, in order: its group, and a JSON array of [weight, rpm, tpm, rpd,
+--       concurrency, key], '' where there is nothing to say; -1: no limit;
+--       names of records: the model's bucket, the epoch, and of each candidate the rests of its
+--       account, its project and its own, its quota for the asker's bucket, its health.
 -- Gives {1, epoch, place in the list, bucket, now, probe, minute, edge, day's end, revived, held}
 --    or {0, epoch, now, reason, until, waitable, reason, until, waitable, …} in the list's order.
 -- Nothing is written before the choice is made: who is refused leaves no trace, but that a server
@@ -12,16 +14,17 @@
 
 local given, midnights, model, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
-local lease, lease_s, candidates = ARGV[8], tonumber(ARGV[9]), cjson.decode(ARGV[11])
-local GROUP, KEY, PROJECT, BILLING, WEIGHT = 1, 2, 3, 4, 5
-local RPM, TPM, RPD, CONCURRENCY = 6, 7, 8, 9
+local lease, lease_s, bucket, count = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+local FIXED, EPOCH, EACH = 11, 2, 5
+local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY = 1, 2, 3, 4, 5, 6
+local PLAIN = { 1, -1, -1, -1, -1 }
 
 local now = clock(given)
 local scoped -- the scopes of this call, once any record of a cooldown is there
 
 -- The limit in force: what Google told beats what was configured; nil where nobody knows.
 local function limit(q, told, configured)
-  local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured or -1
+  local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured
   return value >= 0 and value or nil
 end
 
@@ -40,12 +43,8 @@ local function resting(records)
   end
 end
 
-local function limited(key)
-  return key[CONCURRENCY] and key[CONCURRENCY] >= 0
-end
-
 local function no_room(key, q, edge, rpm, tpm, rpd)
-  if limited(key) then
+  if key[CONCURRENCY] >= 0 then
     local busy = redis.call('ZCOUNT', at('l:' .. key[KEY]), '(' .. exact(now), '+inf')
     if busy >= key[CONCURRENCY] then
       return 'concurrency', now + POLL_S, true
@@ -83,25 +82,16 @@ end
 
 -- Look at all, in order ------------------------------------------------------------------------
 
-local EPOCH, EACH = 2, 5 -- of each candidate: its account's, project's and own rests, quota, health
-local names
-
-local function read(bucket) -- in one step, since a step costs as much as ten records
-  names = { at('b:' .. model), at('epoch') }
-  for place, key in ipairs(candidates) do
-    local first = EPOCH + (place - 1) * EACH
-    names[first + 1], names[first + 2], names[first + 3] =
-      rest_names(key[BILLING], key[PROJECT], key[KEY])
-    names[first + 4], names[first + 5] = quota_at(key[PROJECT], bucket), at('h:' .. key[KEY])
+local names = { unpack(ARGV, FIXED + 2 * count + 1) }
+local texts = redis.call('MGET', unpack(names))
+local guessed = bucket
+bucket = texts[1] or model
+if bucket ~= guessed then -- the asker's knowledge is old
+  for place = 1, count do
+    local quota_place = EPOCH + (place - 1) * EACH + 4
+    names[quota_place] = string.sub(names[quota_place], 1, -#guessed - 1) .. bucket
   end
-  return redis.call('MGET', unpack(names))
-end
-
-local bucket = ARGV[10]
-local texts = read(bucket)
-if (texts[1] or model) ~= bucket then -- the asker's knowledge is old
-  bucket = texts[1] or model
-  texts = read(bucket)
+  texts = redis.call('MGET', unpack(names))
 end
 
 local function cooldowns(first) -- of the candidate whose names begin after this place
@@ -113,10 +103,12 @@ local function cooldowns(first) -- of the candidate whose names begin after this
 end
 
 local best, refusals = nil, {}
-for place, key in ipairs(candidates) do
-  if best and (key[GROUP] ~= best.key[GROUP] or not spread) then
+for place = 1, count do
+  local group, spec = ARGV[FIXED + 2 * place - 1], ARGV[FIXED + 2 * place]
+  if best and (group ~= best.group or not spread) then
     break
   end
+  local key = spec ~= '' and cjson.decode(spec) or PLAIN
   local first = EPOCH + (place - 1) * EACH
   local q, cool = quota(texts[first + 4]), cooldowns(first)
   local day_end = q[DAY_END]
@@ -131,13 +123,13 @@ for place, key in ipairs(candidates) do
     reason, until_s, waitable = no_room(key, q, edge, rpm, tpm, rpd)
   end
   if reason then
-    local count = #refusals
-    refusals[count + 1], refusals[count + 2] = reason, exact(until_s)
-    refusals[count + 3] = waitable and 1 or 0
+    local last = #refusals
+    refusals[last + 1], refusals[last + 2] = reason, exact(until_s)
+    refusals[last + 3] = waitable and 1 or 0
   else
-    local used = spread and share(q, key[WEIGHT] or 1, rpm, tpm, rpd) or 0
+    local used = spread and share(q, key[WEIGHT], rpm, tpm, rpd) or 0
     if not best or used < best.used then
-      best = { place = place, key = key, q = q, edge = edge, used = used, cool = cool }
+      best = { place = place, group = group, key = key, q = q, edge = edge, used = used, cool = cool }
       best.new_day = q[DAY_END] ~= day_end
     end
   end
@@ -179,7 +171,7 @@ for whose in pairs(touched) do
   keep_rests(names[first + whose], best.cool[whose], now)
 end
 
-local held = limited(key) and 1 or 0
+local held = key[CONCURRENCY] >= 0 and 1 or 0
 if held == 1 then
   local leases = at('l:' .. key[KEY])
   redis.call('ZREMRANGEBYSCORE', leases, '-inf', exact(now))

@@ -26,6 +26,7 @@ from .calls import Call
 from .lines import Lines
 from .loops import Loops
 from .memo import Buckets, Epochs, looking
+from .offers import Offers
 from .place import read_place
 from .route import Route
 from .scripts import script
@@ -74,7 +75,7 @@ class RedisState(State):
         self._route = Route(read_place(url))
         self._lines = Lines(self._route)
         self._loops = Loops(self._route)
-        self._tails, self._midnights = codec.Tails(), codec.Midnights()
+        self._offers, self._midnights = Offers(self._base), codec.Midnights()
         self._buckets, self._epochs = Buckets(), Epochs()
         self._ids = _lease_ids()
         weakref.finalize(self, self._lines.close)  # at the interpreter's exit too
@@ -222,25 +223,26 @@ class RedisState(State):
         self._lines.close()
         await self._loops.close()
 
-    def _call(self, name: str, words: Iterable[Any]) -> Call:
+    def _call(self, name: str, words: Iterable[Any], more: tuple[int, bytes] = (0, b"")) -> Call:
         given = repr(self._test_clock()) if self._test_clock else ""
-        return Call(script(name), self._base, (given, *words))
+        return Call(script(name), self._base, (given, *words), more)
 
     def _acquire(self, info: CallInfo, shortlist: Shortlist, spread: bool) -> tuple[str, Call]:
         lease_id = next(self._ids)
+        model, bucket = codec.text(info.model), self._buckets[info.model]
         words = (
             self._midnights(self._test_clock() if self._test_clock else time.time()),
-            codec.text(info.model),
+            model,
             codec.text(info.verb),
             info.requests,
             info.tokens,
             int(spread),
             lease_id,
             self._lease_s,
-            self._buckets[info.model],
-            codec.shortlist_words(shortlist, self._tails),
+            bucket,
+            len(shortlist),
         )
-        return lease_id, self._call("acquire", words)
+        return lease_id, self._call("acquire", words, self._offers(shortlist, model, bucket))
 
     def _acquired(
         self, reply: Any, info: CallInfo, shortlist: Shortlist, lease_id: str

@@ -13,7 +13,7 @@ from redis.exceptions import InvalidResponse, ResponseError
 from .place import Address, Place
 from .scripts import Script
 
-__all__ = ["MOST_TRIES", "Call", "connection", "master_of", "packed", "reader"]
+__all__ = ["MOST_TRIES", "Call", "bulk", "connection", "master_of", "packed", "reader"]
 
 MOST_TRIES = 3
 """A script is sent by digest, in full where that is unknown, and where a cluster points to."""
@@ -22,10 +22,20 @@ MOST_TRIES = 3
 class Call:
     """A script with its arguments: by digest, or in full for a server that forgot it."""
 
-    __slots__ = ("_key", "_script", "_words")
+    __slots__ = ("_key", "_more", "_script", "_words")
 
-    def __init__(self, script: Script, key: str, words: Iterable[Any]) -> None:
-        self._script, self._key, self._words = script, key, words
+    def __init__(
+        self, script: Script, key: str, words: Iterable[Any], more: tuple[int, bytes] = (0, b"")
+    ) -> None:
+        """Write nothing yet.
+
+        Args:
+            script: The script.
+            key: Of the slot in a cluster.
+            words: Its arguments.
+            more: Further ones that are written already: how many, and as `bulk` gives them.
+        """
+        self._script, self._key, self._words, self._more = script, key, words, more
 
     @property
     def digest(self) -> str:
@@ -35,18 +45,31 @@ class Call:
     @property
     def brief(self) -> bytes:
         """Name the script by its digest, in the server's protocol."""
-        return packed(("EVALSHA", self._script.digest, 1, self._key, *self._words))
+        return self._written("EVALSHA", self._script.digest)
 
     @property
     def full(self) -> bytes:
         """Send the script itself, which the server keeps from then on."""
-        return packed(("EVAL", self._script.text, 1, self._key, *self._words))
+        return self._written("EVAL", self._script.text)
+
+    def _written(self, command: str, which: str) -> bytes:
+        words = (command, which, 1, self._key, *self._words)
+        number, more = self._more
+        if not number:
+            return packed(words)
+        _, _, first = packed(words).partition(b"\r\n")
+        return b"*%d\r\n%b%b" % (len(words) + number, first, more)
 
 
 def packed(words: Iterable[Any]) -> bytes:
     """Write one command in the server's protocol."""
     command: bytes = hiredis.pack_command(tuple(words))
     return command
+
+
+def bulk(word: bytes) -> bytes:
+    """Write one word of a command in the server's protocol."""
+    return b"$%d\r\n%b\r\n" % (len(word), word)
 
 
 def reader() -> Any:

@@ -12,7 +12,6 @@ from ...core.model import (
     NO_LIMITS,
     Block,
     CallInfo,
-    Candidate,
     Kind,
     Lease,
     Limits,
@@ -28,7 +27,6 @@ from ..base import KeyHealth
 __all__ = [
     "Booking",
     "Midnights",
-    "Tails",
     "behind_by",
     "cooldowns_of",
     "granted",
@@ -38,7 +36,6 @@ __all__ = [
     "plain",
     "quota_of",
     "refused",
-    "shortlist_words",
     "stored_name",
     "tell",
     "text",
@@ -93,32 +90,6 @@ def _midnights(now: float) -> tuple[float, float, str]:
         days.append(next_pacific_midnight(days[-1]))
     begin = max(day for day in days if day <= now)
     return begin, next_pacific_midnight(now), json.dumps([int(day) for day in days])
-
-
-class Tails:
-    """Candidates as the script takes them, without their group; made once for each."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, tuple[Candidate, str]] = {}
-
-    def __call__(self, key: Candidate) -> str:
-        """Give the rest of a JSON array that begins with the group."""
-        made = self._made.get(key.key_id)
-        if made is None or made[0] is not key:
-            made = self._made[key.key_id] = (key, _tail(key))
-        return made[1]
-
-
-def _tail(key: Candidate) -> str:
-    words: list[str | float] = [key.key_id, key.project, key.billing_account]
-    if key.limits != NO_LIMITS or key.weight != 1.0:
-        words += [key.weight, *(-1 if limit is None else limit for limit in key.limits)]
-    return json.dumps(words, ensure_ascii=False)[1:]
-
-
-def shortlist_words(shortlist: Shortlist, tails: Tails) -> str:
-    """Write a shortlist as JSON."""
-    return "[" + ",".join(f"[{group}, {tails(key)}" for group, key in shortlist) + "]"
 
 
 def text(words: str) -> bytes:

@@ -1,0 +1,75 @@
+"""Shortlists as acquire.lua takes them: the names of all records are made here, and once.
+
+In the script they would have to be made for every call, at half of its time.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from ...core.model import NO_LIMITS, Candidate
+from ...core.roster import Shortlist
+from .calls import bulk
+from .codec import text
+
+__all__ = ["Offers"]
+
+MADE_KEPT = 50_000
+
+
+class _Offer(NamedTuple):
+    """One candidate for one bucket; words in the server's protocol."""
+
+    key: Candidate
+    spec: bytes
+    names: bytes
+
+
+class Offers:
+    """Writes shortlists; what it wrote of a candidate is kept."""
+
+    def __init__(self, base: str) -> None:
+        self._base = text(base)
+        self._made: dict[tuple[str, bytes], _Offer] = {}
+
+    def __call__(self, shortlist: Shortlist, model: bytes, bucket: bytes) -> tuple[int, bytes]:
+        """Write what follows the fixed words: their number, and they themselves.
+
+        Args:
+            shortlist: The candidates.
+            model: As asked for.
+            bucket: In which it is counted, as far as is known.
+        """
+        specs = []
+        names = [bulk(b"%b:b:%b" % (self._base, model)), bulk(self._base + b":epoch")]
+        for group, key in shortlist:
+            offer = self._made.get((key.key_id, bucket))
+            if offer is None or offer.key is not key:
+                offer = self._make(key, bucket)
+            specs += (bulk(b"%d" % group), offer.spec)
+            names.append(offer.names)
+        return 2 + 7 * len(shortlist), b"".join(specs + names)
+
+    def _make(self, key: Candidate, bucket: bytes) -> _Offer:
+        if len(self._made) >= MADE_KEPT:
+            self._made.clear()
+        account, project, key_id = map(text, (key.billing_account, key.project, key.key_id))
+        names = (
+            b"c:b:%b" % account,
+            b"c:p:%b" % project,
+            b"c:k:%b" % key_id,
+            b"q:%d:%b:%b" % (len(project), project, bucket),
+            b"h:%b" % key_id,
+        )
+        words = b"".join(bulk(b"%b:%b" % (self._base, name)) for name in names)
+        offer = self._made[(key.key_id, bucket)] = _Offer(key, bulk(_spec(key)), words)
+        return offer
+
+
+def _spec(key: Candidate) -> bytes:
+    """Write weight and limits as JSON, and the id of whom a lease is; nothing for the defaults."""
+    if key.limits == NO_LIMITS and key.weight == 1.0:
+        return b""
+    limits = (-1 if limit is None else limit for limit in key.limits)
+    return text(json.dumps([key.weight, *limits, key.key_id], ensure_ascii=False))

@@ -16,6 +16,8 @@ from .codec import text
 __all__ = ["Offers"]
 
 MADE_KEPT = 50_000
+MOST_GROUPS = 8
+_GROUPS = tuple(bulk(b"%d" % group) for group in range(MOST_GROUPS))
 
 
 class _Offer(NamedTuple):
@@ -32,6 +34,7 @@ class Offers:
     def __init__(self, base: str) -> None:
         self._base = text(base)
         self._made: dict[tuple[str, bytes], _Offer] = {}
+        self._heads: dict[bytes, bytes] = {}
 
     def __call__(self, shortlist: Shortlist, model: bytes, bucket: bytes) -> tuple[int, bytes]:
         """Write what follows the fixed words: their number, and they themselves.
@@ -41,15 +44,22 @@ class Offers:
             model: As asked for.
             bucket: In which it is counted, as far as is known.
         """
-        specs = []
-        names = [bulk(b"%b:b:%b" % (self._base, model)), bulk(self._base + b":epoch")]
+        made, specs, names = self._made, [], [self._heads.get(model) or self._head(model)]
         for group, key in shortlist:
-            offer = self._made.get((key.key_id, bucket))
+            offer = made.get((key.key_id, bucket))
             if offer is None or offer.key is not key:
                 offer = self._make(key, bucket)
-            specs += (bulk(b"%d" % group), offer.spec)
+            specs.append(_GROUPS[group] if 0 <= group < MOST_GROUPS else bulk(b"%d" % group))
+            specs.append(offer.spec)
             names.append(offer.names)
         return 2 + 7 * len(shortlist), b"".join(specs + names)
+
+    def _head(self, model: bytes) -> bytes:
+        if len(self._heads) >= MADE_KEPT:
+            self._heads.clear()
+        head = bulk(b"%b:b:%b" % (self._base, model)) + bulk(self._base + b":epoch")
+        self._heads[model] = head
+        return head
 
     def _make(self, key: Candidate, bucket: bytes) -> _Offer:
         if len(self._made) >= MADE_KEPT:

@@ -196,11 +196,33 @@ async def test_a_settle_nobody_waited_for_fails_the_next_call(door: Door, server
     server.ask("CONFIG", "SET", "maxmemory", "1")
     try:
         await door.settle(lease)
-        with pytest.raises(RedisTrouble, match="maxmemory"):
-            await door.acquire(ONE)
+        await asyncio.sleep(0.05)
     finally:
         server.ask("CONFIG", "SET", "maxmemory", "0")
+    with pytest.raises(RedisTrouble, match="maxmemory"):
+        await door.acquire(ONE)
     await door.lend(ONE)
+
+
+async def test_a_server_that_speaks_something_else_is_trouble() -> None:
+    """A wrong port, behind which another protocol is spoken: told at once, sync and async."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        serving = threading.Thread(target=_answer_twice, args=(other,))
+        serving.start()
+        state = RedisState(f"redis://127.0.0.1:{other.getsockname()[1]}", RetryPolicy())
+        for door in (Asked(state), Awaited(state)):
+            with quick(), pytest.raises(RedisTrouble, match="Protocol error"):
+                await door.acquire(ONE)
+        serving.join(5)
+
+
+def _answer_twice(other: socket.socket) -> None:
+    for _ in range(2):
+        conn, _ = other.accept()
+        with conn:
+            conn.recv(100)
+            conn.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            conn.recv(10_000)
 
 
 async def test_a_replica_refuses_and_nothing_is_half_booked(door: Door, server: Server) -> None:

@@ -8,6 +8,7 @@
 --       18 requests reserved  19 tokens reserved
 --       20 verdict (JSON), '' where there is none
 --       21 and on: name's digest, seconds to keep it: who owns what
+--       the last five: names of records, as acquire.lua has them of a candidate
 -- Gives until when the scope of the failure rests, by the asking host's clock; nil for nothing.
 
 local given, asked_at = ARGV[1], ARGV[2]
@@ -22,25 +23,27 @@ local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
 
 -- Read all there is to read ----------------------------------------------------------------------
 
-local now = clock(given)
-local names = { rest_names(billing, project, key) }
-local quota_name, health_name = quota_at(project, bucket), at('h:' .. key)
-local texts = redis.call('MGET', names[1], names[2], names[3], quota_name, health_name)
-local cool, q = { rests(texts[1]), rests(texts[2]), rests(texts[3]) }, quota(texts[4])
-local h, touched = health(texts[5]), {}
+-- Without a verdict times only say how long records are kept: then that of the grant will do.
+local now = verdict and clock(given) or granted
+local STORED, LAST = 21, #ARGV - 5
+local names = { unpack(ARGV, LAST + 1) }
+local quota_name, health_name = names[4], names[5]
+local texts = redis.call('MGET', unpack(names))
+local cool, h, touched = { rests(texts[1]), rests(texts[2]), rests(texts[3]) }, health(texts[5]), {}
+local q -- read where it is needed
+local function known()
+  q = q or quota(texts[4])
+  return q
+end
 local scoped = (texts[1] or texts[2] or texts[3]) and scopes(bucket, verb) or {}
 local told_bucket = verdict and verdict.bucket ~= '' and verdict.bucket or bucket
-local told_name, told = quota_name, q
-if told_bucket ~= bucket then
-  told_name = quota_at(project, told_bucket)
-  told = quota(redis.call('GET', told_name))
-end
 
 -- What was booked ---------------------------------------------------------------------------------
 
 -- Add to the windows of the booking, as far as they still count; never below nothing, which is
 -- what is left of a booking after this server lost its memory.
 local function correct(more_requests, more_tokens)
+  known()
   local function add(place, more)
     q[place] = math.max(q[place] + more, 0)
   end
@@ -95,9 +98,16 @@ local function learn()
   if verdict.rpm < 0 and verdict.tpm < 0 and verdict.rpd < 0 then
     return
   end
-  local known = told[TOLD_UNTIL] and now < told[TOLD_UNTIL]
+  local told_name, told = quota_name, nil
+  if told_bucket == bucket then
+    told = known()
+  else
+    told_name = quota_at(project, told_bucket)
+    told = quota(redis.call('GET', told_name))
+  end
+  local kept = told[TOLD_UNTIL] and now < told[TOLD_UNTIL]
   local function set(place, value)
-    told[place] = value >= 0 and value or known and told[place] or -1
+    told[place] = value >= 0 and value or kept and told[place] or -1
   end
   set(TOLD_RPM, verdict.rpm)
   set(TOLD_TPM, verdict.tpm)
@@ -166,7 +176,7 @@ end
 if lease ~= '' then
   give_back()
 end
-for place = 21, #ARGV, 2 do
+for place = STORED, LAST, 2 do
   keep(at('o:' .. ARGV[place]), cjson.encode({ key, project }), tonumber(ARGV[place + 1]))
 end
 if kind == 'success' then

@@ -259,7 +259,8 @@ class RedisState(State):
         stored = (word for name in names for word in codec.stored_name(name))
         verdict = codec.verdict_words(outcome.verdict, self._policy)
         words = codec.lease_words(lease, outcome)
-        return self._call("settle", (repr(self._clock()), *words, verdict, *stored))
+        told = (repr(self._clock()), *words, verdict, *stored)
+        return self._call("settle", told, self._offers.names(lease))
 
     def _book(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int

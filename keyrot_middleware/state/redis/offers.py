@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from ...core.model import NO_LIMITS, Candidate
+from ...core.model import NO_LIMITS, Candidate, Lease
 from ...core.roster import Shortlist
 from .calls import bulk
 from .codec import text
@@ -54,6 +54,15 @@ class Offers:
             names.append(offer.names)
         return 2 + 7 * len(shortlist), b"".join(specs + names)
 
+    def names(self, lease: Lease) -> tuple[int, bytes]:
+        """Write the names of the records that a lease is about; their number, and they."""
+        bucket = text(lease.bucket)
+        offer = self._made.get((lease.key_id, bucket))
+        if offer is None or offer.key.project != lease.project:
+            key = Candidate(lease.key_id, lease.project, lease.billing_account)
+            return 5, self._names(key, bucket)
+        return 5, offer.names
+
     def _head(self, model: bytes) -> bytes:
         if len(self._heads) >= MADE_KEPT:
             self._heads.clear()
@@ -64,6 +73,11 @@ class Offers:
     def _make(self, key: Candidate, bucket: bytes) -> _Offer:
         if len(self._made) >= MADE_KEPT:
             self._made.clear()
+        offer = _Offer(key, bulk(_spec(key)), self._names(key, bucket))
+        self._made[(key.key_id, bucket)] = offer
+        return offer
+
+    def _names(self, key: Candidate, bucket: bytes) -> bytes:
         account, project, key_id = map(text, (key.billing_account, key.project, key.key_id))
         names = (
             b"c:b:%b" % account,
@@ -72,9 +86,7 @@ class Offers:
             b"q:%d:%b:%b" % (len(project), project, bucket),
             b"h:%b" % key_id,
         )
-        words = b"".join(bulk(b"%b:%b" % (self._base, name)) for name in names)
-        offer = self._made[(key.key_id, bucket)] = _Offer(key, bulk(_spec(key)), words)
-        return offer
+        return b"".join(bulk(b"%b:%b" % (self._base, name)) for name in names)
 
 
 def _spec(key: Candidate) -> bytes:

@@ -29,7 +29,7 @@ __all__ = ["Measured", "main", "measure"]
 
 CALM_S, AWAY_S, WHOLE_S = 10.0, 5.0, 60.0
 SHARED_AGAIN_S, MOST_DELAY_S = 5.0, 0.5
-LIMIT = 4_500
+LIMIT = 2_500
 """Requests a day with the first key: about two thirds of what is called."""
 
 
@@ -43,6 +43,8 @@ class Measured(NamedTuple):
     longest_s: float
     alone: int
     """Processes that were on their own while it was away."""
+    again: int
+    """Processes that were on their own later, for no fault of ours: the machine was too slow."""
     shared_again_s: float
     """From when it could serve again until both processes used it again."""
     unbooked: int
@@ -59,6 +61,7 @@ class Measured(NamedTuple):
                 (f"only {self.alone} processes noticed", self.alone == PROCESSES),
                 (f"a call was delayed by {self.delay_s:.2f} s", self.delay_s <= MOST_DELAY_S),
                 ("it was not shared again in time", self.shared_again_s <= SHARED_AGAIN_S),
+                (f"{self.again} were alone again: busy machine? run it again", self.again == 0),
                 (f"{self.unbooked} requests were not booked", self.unbooked == 0),
                 (f"{self.sent} sent of {LIMIT}", self.sent <= LIMIT),
             )
@@ -79,10 +82,10 @@ def measure(failing: Callable[[], AbstractContextManager[Fault]]) -> Measured:
             alone, away = _watch(pipes, AWAY_S)
             fault.end()
             took_s, after = _until_shared(pipes)
-            time.sleep(max(0.0, SHARED_AGAIN_S - took_s))
+            again, settling = _watch(pipes, SHARED_AGAIN_S - took_s)
             unbooked = _unbooked(gemini, fault.url)
-            time.sleep(max(0.0, begun + WHOLE_S - time.monotonic()))
-            after += _reports(pipes)
+            later, rest = _watch(pipes, begun + WHOLE_S - time.monotonic())
+            after += settling + rest
         disturbed = away + after
         longest_s = max(report.longest_s for report in disturbed)
         return Measured(
@@ -91,6 +94,7 @@ def measure(failing: Callable[[], AbstractContextManager[Fault]]) -> Measured:
             delay_s=max(0.0, longest_s - max(report.longest_s for report in calm)),
             longest_s=longest_s,
             alone=alone,
+            again=max(again, later),
             shared_again_s=took_s,
             unbooked=unbooked,
             sent=gemini.count(FIRST),

@@ -25,7 +25,7 @@ __all__ = ["CALLERS", "FIRST", "POOL", "PROCESSES", "THEN", "Report", "ask", "wo
 PROCESSES, CALLERS = 2, 16
 """So many threads in each process, and as many tasks: 64 callers."""
 POOL, FIRST, THEN = "chaos", "FIRST", "THEN"
-PAUSE_S = 0.5
+PAUSE_S = 1.0
 """Of a caller between two calls, on average."""
 ANSWER_S = 30.0
 

@@ -58,10 +58,10 @@ class Offers:
         """Write the names of the records that a lease is about; their number, and they."""
         bucket = text(lease.bucket)
         offer = self._made.get((lease.key_id, bucket))
-        if offer is None or offer.key.project != lease.project:
-            key = Candidate(lease.key_id, lease.project, lease.billing_account)
-            return 5, self._names(key, bucket)
-        return 5, offer.names
+        if offer is not None and _same_owners(offer.key, lease):
+            return 5, offer.names
+        key = Candidate(lease.key_id, lease.project, lease.billing_account)
+        return 5, self._names(key, bucket)
 
     def _head(self, model: bytes) -> bytes:
         if len(self._heads) >= MADE_KEPT:
@@ -87,6 +87,10 @@ class Offers:
             b"h:%b" % key_id,
         )
         return b"".join(bulk(b"%b:%b" % (self._base, name)) for name in names)
+
+
+def _same_owners(key: Candidate, lease: Lease) -> bool:
+    return key.project == lease.project and key.billing_account == lease.billing_account
 
 
 def _spec(key: Candidate) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -115,6 +116,7 @@ class _Seen:
 def _work(pipe: Connection, url: str, values: dict[str, str], settings: dict[str, Any]) -> None:
     from google import genai  # noqa: PLC0415 - as a user's program has it
 
+    logging.basicConfig(format="%(asctime)s process %(process)d, %(message)s")
     os.environ.update({f"GEMINI_KEY_{key_id}": value for key_id, value in values.items()})
     keyrot_middleware.install(**settings, allowed_hosts=(url.partition("://")[2],))
     client = genai.Client(http_options={"base_url": url})

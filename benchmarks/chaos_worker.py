@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import multiprocessing
 import os
 import random
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import keyrot_middleware
 
 from .calls import MODEL
+from .crew import answer, crew
 
 __all__ = ["CALLERS", "FIRST", "POOL", "PROCESSES", "THEN", "Report", "ask", "workers"]
 
@@ -28,7 +28,6 @@ PROCESSES, CALLERS = 2, 16
 POOL, FIRST, THEN = "chaos", "FIRST", "THEN"
 PAUSE_S = 1.0
 """Of a caller between two calls, on average."""
-ANSWER_S = 30.0
 
 
 class Report(NamedTuple):
@@ -53,24 +52,12 @@ def workers(
         state_url: Where the state is.
         limit: Of the first key, requests a day; the other has none.
     """
-    context = multiprocessing.get_context("spawn")
-    begun: list[tuple[Any, Connection]] = []
     with tempfile.TemporaryDirectory(prefix="keyrot-chaos-") as directory:
         file = Path(directory) / "keys.json"
         file.write_text(json.dumps([{"key_id": FIRST, "rpd": limit}, {"key_id": THEN}]))
         settings = {"keys_file": file, "state_url": state_url, "pool": POOL, "strategy": "fill"}
-        try:
-            for _ in range(PROCESSES):
-                ours, theirs = context.Pipe()
-                args = (theirs, url, values, settings)
-                process: Any = context.Process(target=_work, args=args, daemon=True)
-                process.start()
-                begun.append((process, ours))
-            yield [pipe for _, pipe in begun]
-        finally:
-            for process, pipe in begun:
-                pipe.close()
-                process.join(ANSWER_S)
+        with crew(PROCESSES, _work, url, values, settings) as pipes:
+            yield pipes
 
 
 def ask(pipe: Connection) -> Report:
@@ -80,9 +67,7 @@ def ask(pipe: Connection) -> Report:
         RuntimeError: It does not answer.
     """
     pipe.send(None)
-    if not pipe.poll(ANSWER_S):
-        raise RuntimeError(f"a worker did not answer within {ANSWER_S:.0f} s")
-    report: Report = pipe.recv()
+    report: Report = answer(pipe)
     return report
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import tempfile
 import time
@@ -18,12 +17,11 @@ import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
 
 from .calls import MODEL
+from .crew import answer, crew
 
 __all__ = ["CALLS", "LIMIT", "PROCESSES", "RUNS", "sent_of_limit"]
 
 LIMIT, PROCESSES, CALLS, RUNS = 20, 4, 30, 10
-ANSWER_S = 40.0
-"""How long a worker may take for a run, on a machine that is busy."""
 FROM_S, UNTIL_S = 2, 50
 """A run begins in these seconds of a minute, so that it ends in the same minute."""
 
@@ -54,15 +52,8 @@ def _run(gemini: FakeGemini, pipes: list[Connection], pool: str) -> Run:
     for step in (pool, "go"):  # all have installed the pool before any of them calls
         for pipe in pipes:
             pipe.send(step)
-        answers = [_answer(pipe) for pipe in pipes]
+        answers: list[Counter[str]] = [answer(pipe) for pipe in pipes]
     return gemini.count(), sum(answers, Counter[str]())
-
-
-def _answer(pipe: Connection) -> Counter[str]:
-    if not pipe.poll(ANSWER_S):
-        raise RuntimeError(f"a worker did not answer within {ANSWER_S:.0f} s")
-    answer: Counter[str] = pipe.recv()
-    return answer
 
 
 def _await_minute() -> None:
@@ -72,25 +63,13 @@ def _await_minute() -> None:
 
 @contextmanager
 def _workers(gemini: FakeGemini, state_url: str) -> Iterator[list[Connection]]:
-    context = multiprocessing.get_context("spawn")
     value = gemini.add_key("shared").value
-    begun: list[tuple[Any, Connection]] = []
     with tempfile.TemporaryDirectory(prefix="keyrot-bench-") as directory:
         file = Path(directory) / "keys.json"
         file.write_text(json.dumps([{"key_id": "SHARED", "rpm": LIMIT}]))
         settings = {"keys_file": file, "state_url": state_url, "allowed_hosts": (gemini.host,)}
-        try:
-            for _ in range(PROCESSES):
-                ours, theirs = context.Pipe()
-                args = (theirs, gemini.url, value, {**settings, "max_wait_s": 0})
-                process: Any = context.Process(target=_work, args=args, daemon=True)
-                process.start()
-                begun.append((process, ours))
-            yield [pipe for _, pipe in begun]
-        finally:
-            for process, pipe in begun:
-                pipe.close()
-                process.join(10)
+        with crew(PROCESSES, _work, gemini.url, value, {**settings, "max_wait_s": 0}) as pipes:
+            yield pipes
 
 
 def _work(pipe: Connection, url: str, value: str, settings: dict[str, Any]) -> None:

@@ -90,12 +90,17 @@ class Debts:
             if look:
                 yield "check", (), {}
                 self.recall()
-            if self.behind:
+            yield from self._some(began)
+            # What is still to be booked would be found missing, and be booked twice.
+            if self.behind and not any(debt[1] == "book" for debt in tuple(self._queue)):
                 yield from self._windows()
-            while self._queue and self._clock() - began < BUDGET_S:
-                yield from self._one()
+                yield from self._some(began)
         finally:
             self._turn.release()
+
+    def _some(self, began: float) -> Steps:
+        while self._queue and self._clock() - began < BUDGET_S:
+            yield from self._one()
 
     def _windows(self) -> Steps:
         """Find out what it knows of the windows that run, and what it has to book."""

@@ -457,6 +457,27 @@ async def test_a_long_list_is_told_by_several_calls(
     assert all(after - before <= 1 for before, after in pairwise(told))
 
 
+async def test_what_is_told_in_parts_is_booked_once(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a long list is being told more is lent here: every count is right in the end."""
+    keys = [key(f"k{n}", Limits(rpd=9)) for n in range(4)]
+    for one in keys:
+        assert await both.door.granted(one, 3) == 3
+    both.shared.cut()
+    for one in keys:
+        await both.door.lend(one)
+    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
+    ticks = iter(range(1_000))
+    monkeypatch.setattr(both.state._debts, "_clock", lambda: next(ticks) * 0.06)
+    both.mend()
+    for _ in range(12):
+        await both.door.settle(await both.door.lend(A))
+        both.state._debts.behind = True  # as a call does that had asked here before it was back
+    known = both.shared.inner.snapshot(keys)
+    assert [known[one.key_id].used[0].requests_day for one in keys] == [4] * 4
+
+
 async def test_an_outage_of_a_day_keeps_counting(both: Both) -> None:
     """Days begin and end by the clock here too."""
     both.shared.cut()

@@ -49,6 +49,8 @@ class Measured(NamedTuple):
     """From when it could serve again until both processes used it again."""
     unbooked: int
     """Requests that the service had seen, and the state knew nothing of, 5 s after that."""
+    twice: int
+    """Requests that the state knew of, and the service had not seen, but for those under way."""
     sent: int
     """With the key that has a limit."""
 
@@ -63,6 +65,7 @@ class Measured(NamedTuple):
                 ("it was not shared again in time", self.shared_again_s <= SHARED_AGAIN_S),
                 (f"{self.again} were alone again: busy machine? run it again", self.again == 0),
                 (f"{self.unbooked} requests were not booked", self.unbooked == 0),
+                (f"{self.twice} requests were booked twice", self.twice == 0),
                 (f"{self.sent} sent of {LIMIT}", self.sent <= LIMIT),
             )
             if not holds
@@ -83,7 +86,7 @@ def measure(failing: Callable[[], AbstractContextManager[Fault]]) -> Measured:
             fault.end()
             took_s, after = _until_shared(pipes)
             again, settling = _watch(pipes, SHARED_AGAIN_S - took_s)
-            unbooked = _unbooked(gemini, fault.url)
+            unbooked, twice = _misbooked(gemini, fault.url)
             later, rest = _watch(pipes, begun + WHOLE_S - time.monotonic())
             after += settling + rest
         disturbed = away + after
@@ -97,6 +100,7 @@ def measure(failing: Callable[[], AbstractContextManager[Fault]]) -> Measured:
             again=max(again, later),
             shared_again_s=took_s,
             unbooked=unbooked,
+            twice=twice,
             sent=gemini.count(FIRST),
         )
 
@@ -137,14 +141,23 @@ def _until_shared(pipes: list[Connection]) -> tuple[float, list[Report]]:
     return waited_s, seen
 
 
-def _unbooked(gemini: FakeGemini, url: str) -> int:
-    """Count first what the service has seen, since a request is booked before it is sent."""
-    seen = {name: gemini.count(name) for name in (FIRST, THEN)}
+def _misbooked(gemini: FakeGemini, url: str) -> tuple[int, int]:
+    """Count requests that only the service knows of, and those that only the state does.
+
+    A request is booked before it is sent, so the service is asked first and last.
+    """
+    before = _seen(gemini)
     state = open_shared(f"{url}?socket_timeout=5", RetryPolicy(), time.time, pool=POOL)
     assert state is not None
     booked = _booked(state)
     state.close()
-    return sum(max(0, count - booked[name]) for name, count in seen.items())
+    after, under_way = _seen(gemini), 2 * PROCESSES * CALLERS
+    missing = sum(max(0, count - booked[name]) for name, count in before.items())
+    return missing, max(0, sum(booked.values()) - sum(after.values()) - under_way)
+
+
+def _seen(gemini: FakeGemini) -> dict[str, int]:
+    return {name: gemini.count(name) for name in (FIRST, THEN)}
 
 
 def _booked(state: State) -> dict[str, int]:
@@ -161,7 +174,7 @@ def _row(what: str, measured: Measured) -> Row:
         str(len(measured.failures)),
         f"{measured.longest_s:.2f} s ({measured.delay_s:.2f} s more)",
         f"{measured.shared_again_s:.1f} s",
-        str(measured.unbooked),
+        f"{measured.unbooked}, {measured.twice}",
         f"{measured.sent:,} of {LIMIT:,}",
         "; ".join(wrong) or "holds",
     )
@@ -181,10 +194,20 @@ def main() -> int:
         f"taken away for {AWAY_S:.0f} s. `longest` is the slowest call from then on, and by how "
         "much it is slower than the slowest of the calm time before (bar: 0.5 s more). `shared "
         "again` counts from when a server could serve (bar: 5 s). `not booked` are requests that "
-        "the service had seen and the state did not know of, 5 s after that (bar: 0). `sent` is "
+        "the service had seen and the state did not know of, 5 s after that, and `twice` those that "
+        "only the state knew of (bar: 0, 0). `sent` is "
         "with a key whose limit is spent after all that."
     )
-    head = ("fault", "calls", "failed", "longest", "shared again", "not booked", "sent", "verdict")
+    head = (
+        "fault",
+        "calls",
+        "failed",
+        "longest",
+        "shared again",
+        "not booked, twice",
+        "sent",
+        "verdict",
+    )
     text = page("Chaos", "make chaos", how, head, rows)
     (Path(__file__).parent / "CHAOS.md").write_text(text)
     print(text)

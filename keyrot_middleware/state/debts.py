@@ -87,7 +87,7 @@ class Debts:
             return
         try:
             began = self._clock()
-            if look:
+            if look or self.behind:  # whoever is behind has to know first what the other remembers
                 yield "check", (), {}
                 self.recall()
             yield from self._some(began)

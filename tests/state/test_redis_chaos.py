@@ -184,6 +184,24 @@ async def test_emptied_while_two_processes_use_it(
         assert known["b"].cooldown_until == inf
 
 
+def test_whoever_finds_it_emptied_first_nothing_is_counted_twice(
+    valkey: Server, state: DegradingState
+) -> None:
+    """A status page is the first to reach it again; what was sent before and meanwhile is told."""
+    for _ in range(3):
+        lend(state)
+    valkey.stop()
+    assert lend(state).degraded
+    valkey.start()
+    time.sleep(SHORT_S)
+    state.snapshot([A])
+    assert not state.degraded
+    with opened(valkey.strict_url) as other:
+        lend(other)
+    recovered(state)
+    assert state.snapshot([A])["a"].used[0].requests_day == 3 + 1 + 1 + 1
+
+
 def test_a_limit_holds_for_the_call_that_finds_it_emptied(
     valkey: Server, state: DegradingState
 ) -> None:

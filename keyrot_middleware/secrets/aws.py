@@ -12,7 +12,7 @@ from ..errors import SecretError
 from .aws_failures import code_of, fault_of, fault_of_code
 from .aws_login import AwsLogin
 from .base import Secret
-from .extra import extra
+from .extra import need
 from .fault import Answer, Fault, Reach
 from .hush import hush
 from .lookup import Spot, look_up, split_field
@@ -50,8 +50,7 @@ def open_aws(environ: Mapping[str, str]) -> AwsStore:
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    with extra("aws", "boto3"):
-        import boto3  # noqa: F401, PLC0415 - only who asks for it needs the extra
+    need("aws", {"boto3": "boto3"})
     hush(*TALKATIVE)
     return AwsStore(AwsLogin(environ), environ.get(SECRET_VARIABLE) or DEFAULT_SECRET)
 

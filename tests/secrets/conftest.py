@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from keyrot_middleware.secrets import reading
+
 _OF_OTHERS = (
     *("GEMINI_", "GOOGLE_", "KEYROT_", "SECRET_STORE", "ENABLE_KEY", "REDIS_URL"),
     *("AWS_", "AZURE_", "CLOUDSDK_", "GCE_"),
@@ -23,3 +25,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a busy store again at once."""
+    monkeypatch.setattr(reading, "PAUSE_S", 0.01)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import ask, ask_all
 from azure.identity import ClientSecretCredential, DefaultAzureCredential
-from cloud_asking import ask, ask_all
 from house_azure import AzureHouse
 from keyvault import READER, SECRET, TENANT
 

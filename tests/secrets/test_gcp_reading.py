@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cloud_asking import ask, ask_all
+from asking import ask, ask_all
 from house_gcp import GcpHouse
 from secret_manager import PROJECT, READER
 

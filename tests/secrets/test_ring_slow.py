@@ -272,3 +272,37 @@ def test_a_forked_child_asks_for_itself() -> None:
     slow.gate.set()
     assert os.waitpid(child, 0)[1] == 0
     assert ring.value("a") == A
+
+
+def test_where_no_thread_can_be_had_the_next_look_up_is_tried_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine out of threads for a moment does not end all look-ups of the store."""
+    store = Slow(a=A)
+    ring = ring_of(store)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(threading.Thread, "start", refuse)
+        ring.refresh("a")
+    store.values["a"] = B
+    assert ring.refresh("a")
+
+
+def test_a_key_that_is_refused_just_as_it_moves_is_not_looked_up_twice() -> None:
+    """keys.json names another place at this moment: that look-up is under way already."""
+    told: list[bool] = []
+
+    class Meanwhile(Slow):
+        @property
+        def instant(self) -> bool:
+            """Have the key refused while the ring takes note of its new store."""
+            told.append(ring.refresh("a"))
+            return True
+
+    ring, there = ring_of(Slow(a=A)), Meanwhile(a=B)
+    ring.hang({"a": Place(there)})
+    assert (told, there.asked) == ([False], [("a",)])
+    assert ring.value("a") == B

@@ -6,6 +6,8 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from house import House
 from servers import wait_for
 
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Place, Ring, Secret, SecretStore
+from keyrot_middleware.secrets import Place, Ring, Secret, SecretStore, aws_login, gcp_login
 
 HOUSES = {
     "env": ("house_env", "EnvHouse"),
@@ -115,6 +117,17 @@ def test_fields_of_one_secret_are_keys_of_their_own(house: House) -> None:
     assert look_up(store, "a", **places) == {"a": ODD, "first": A, "second": B}
 
 
+def test_threads_that_ask_at_once_each_have_their_answers(house: House) -> None:
+    """Over one store that nobody has asked before: the first question opens and logs in."""
+    ids = [f"key_{number}" for number in range(8)]
+    for key_id in ids:
+        house.put(key_id, f"FAKE-value-of-{key_id}")
+    store = house.open()
+    with ThreadPoolExecutor(len(ids)) as threads:
+        found = list(threads.map(partial(look_up, store), ids * 3))
+    assert found == [{key_id: f"FAKE-value-of-{key_id}"} for key_id in ids * 3]
+
+
 @pytest.mark.parametrize("value", ["", " \n", b"\xff\xfe\x00\x01binary"], ids=repr)
 def test_what_is_no_key_is_left_out_with_a_reason(house: House, value: str | bytes) -> None:
     """An empty or binary value harms no other key."""
@@ -141,9 +154,11 @@ def test_a_store_that_gives_nothing_says_why(house: House, state: str) -> None:
     assert time.monotonic() - began < LIMIT_S
 
 
-def test_a_store_that_hangs_delays_nobody(house: House) -> None:
+def test_a_store_that_hangs_delays_nobody(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other stores' keys are there at once, a refused key is not waited for long, and it ends."""
     can(house, "hanging")
+    for login in (aws_login, gcp_login):
+        monkeypatch.setattr(login, "READ_S", 1.0)
     good = house.open()
     house.put("b", B)
     began = time.monotonic()

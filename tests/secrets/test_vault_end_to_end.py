@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from front import Reply as Answer
+from front import front
 from house_vault import VaultHouse
 from servers import wait_for
-from vault_asking import Reply as Answer
-from vault_asking import front
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply

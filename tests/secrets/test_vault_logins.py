@@ -11,11 +11,12 @@ from typing import Any
 
 import jwt
 import pytest
+from asking import ask, ask_all
 from bao import ROOT_TOKEN, Bao, policy, shared
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from front import Reply, front
 from house_vault import VaultHouse
-from vault_asking import Reply, answers, ask, front
 
 from keyrot_middleware.secrets.vault import VaultStore, open_vault
 from keyrot_middleware.secrets.vault_settings import read_settings
@@ -386,6 +387,6 @@ def test_a_token_with_few_uses_is_replaced(at: dict[str, str], bao: Bao, reading
     """When the uses of a token are spent it is refused, and the role logs in again."""
     role = bao.role(reading, token_num_uses=2)
     store = open_vault({**at, **role})
-    assert answers(store, a=None) == {"a": VALUE}
+    assert ask_all(store, a=None) == {"a": VALUE}
     assert [ask(store) for _ in range(3)] == [VALUE] * 3
     assert 2 <= logins(bao, role) <= 3

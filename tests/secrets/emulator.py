@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import ssl
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from json_server import Asked, JsonServer, Told
 
-__all__ = ["Emulator", "Then"]
+__all__ = ["Emulator", "Slowly", "Then"]
 
 
 class Emulator(ABC):
@@ -48,6 +50,23 @@ class Emulator(ABC):
     def count(self, path: str) -> int:
         """Tell how many requests had *path* in theirs."""
         return sum(path in asked.path for asked in self.server.asked)
+
+
+class Slowly:
+    """Takes some time for each read, and tells how many were under way at most."""
+
+    def __init__(self) -> None:
+        self.most = self._now = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, asked: Asked) -> None:
+        """Let the service answer after a moment."""
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(0.005)
+        with self._lock:
+            self._now -= 1
 
 
 class Then:

@@ -6,19 +6,13 @@ from typing import Any
 
 import pytest
 from asking import ask, ask_all
-from bao import ROOT_TOKEN, Bao, policy, shared, unique
+from bao import ROOT_TOKEN, Bao, policy, unique
 from front import Reply, front
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
 
 VALUE = "AIza" + "FAKE" + "p" * 31
-
-
-@pytest.fixture(scope="module")
-def bao() -> Bao:
-    """The shared server."""
-    return shared()
 
 
 def opened(bao: Bao, token: str = ROOT_TOKEN, **more: str) -> SecretStore:

@@ -46,10 +46,14 @@ class MotoServer:
         self._server = make_server("127.0.0.1", 0, self._count, threaded=True)
         self.port: int = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.admin = self.client("secretsmanager")
+
+    def client(self, service: str) -> Any:
+        """Make a client of any service of AWS, for who may do everything."""
         environ = environ_for(self.port)
-        self.admin: Any = boto3.session.Session(
+        return boto3.session.Session(
             environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], region_name=REGION
-        ).client("secretsmanager", endpoint_url=environ["AWS_ENDPOINT_URL"])
+        ).client(service, endpoint_url=environ["AWS_ENDPOINT_URL"])
 
     def _count(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         target = str(environ.get("HTTP_X_AMZ_TARGET", ""))

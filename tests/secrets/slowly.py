@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from servers import wait_for
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Place, Ring, Secret
 
-__all__ = ["Ear", "Slow", "ring_of"]
+__all__ = ["Ear", "Slow", "ring_of", "turn_until"]
 
 
 class Slow:
@@ -67,3 +70,8 @@ def ring_of(store: Slow, *key_ids: str, ttl_s: float = 300.0, start_s: float = 5
     """Make a ring of a store's keys."""
     ids = key_ids or tuple(store.values)
     return Ring({key_id: Place(store) for key_id in ids}, ttl_s=ttl_s, start_s=start_s)
+
+
+def turn_until(ring: Ring, true: Callable[[], Any]) -> None:
+    """Turn again and again until something is true, as upkeep does: a busy store is passed over."""
+    wait_for(lambda: ring.turn() >= 0 and true())

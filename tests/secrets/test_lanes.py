@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from servers import wait_for
-from slowly import Ear, Slow, ring_of
+from slowly import Ear, Slow, ring_of, turn_until
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
@@ -57,9 +57,7 @@ def test_a_refused_key_does_not_queue_behind_the_round() -> None:
     slow = Slow(a=A, b=B)
     ring = ring_of(slow, ttl_s=0.01)
     slow.gate.clear()
-    time.sleep(0.02)
-    ring.turn()
-    wait_for(lambda: slow.under_way == 1)
+    turn_until(ring, lambda: slow.under_way == 1)
     assert not ring.refresh("a", wait_s=0.0)
     wait_for(lambda: slow.under_way == 2)
     assert slow.asked[1:] == [("a", "b"), ("a",)]

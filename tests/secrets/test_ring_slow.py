@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from servers import wait_for
-from slowly import Ear, Slow, ring_of
+from slowly import Ear, Slow, ring_of, turn_until
 
 from keyrot_middleware.secrets import Place, Ring, Secret, lanes
 from keyrot_middleware.secrets.inline import InlineStore
@@ -88,9 +88,7 @@ def test_by_the_clock_all_keys_are_looked_up_again() -> None:
     quick = ring_of(slow, ttl_s=0.01)
     ear = Ear(quick)
     slow.values["b"] = C
-    time.sleep(0.02)
-    quick.turn()
-    wait_for(lambda: quick.value("b") == C)
+    turn_until(quick, lambda: quick.value("b") == C)
     wait_for(lambda: ear.announced)
     assert ear.announced == [frozenset({"b"})]
 
@@ -103,18 +101,13 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
     slow = Slow(a=A, b=B)
     ring = ring_of(slow, ttl_s=0.01)
     slow.down = True
-    for number in range(3):
-        time.sleep(0.02)
-        ring.turn()
-        wait_for(lambda n=number: len(slow.asked) > n + 1 and not slow.under_way)
-        wait_for(lambda: ring.stale)
-        time.sleep(0.02)
-        ring.turn()
+    turn_until(ring, lambda: len(slow.asked) > 3)
+    turn_until(ring, lambda: ring.stale)
     assert (ring.value("a"), ring.resolved) == (A, ("a", "b"))
     assert "failed with ConnectionError" in ring.stale["a"]
     slow.down = False
-    wait_for(lambda: (ring.turn(), not ring.stale)[1])
-    wait_for(lambda: (ring.turn(), "all keys have a current value" in caplog.text)[1])
+    turn_until(ring, lambda: not ring.stale)
+    turn_until(ring, lambda: "all keys have a current value" in caplog.text)
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     reason = "key a: the secret store slow failed with ConnectionError"
     text = f"secret store slow: 2 keys have no current value; it is asked again ({reason})"

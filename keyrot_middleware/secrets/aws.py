@@ -35,7 +35,7 @@ _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}")
 _WHOLE_BATCH = frozenset({"InvalidParameterException", "InvalidRequestException"})
 """Codes by which one secret spoils a whole batch: each is then read by itself."""
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "403"})
-TALKATIVE = ("botocore.parsers", "botocore.endpoint", "botocore.auth", "botocore.hooks")
+TALKATIVE = tuple(f"botocore.{name}" for name in ("auth", "endpoint", "hooks", "parsers", "utils"))
 """Loggers whose DEBUG lines hold whole answers, signatures and session tokens."""
 
 _log = logging.getLogger("keyrot_middleware")

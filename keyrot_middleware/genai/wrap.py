@@ -58,8 +58,6 @@ class _Ours(NamedTuple):
     once: bool
     """The SDK would not repeat it."""
     call: Call
-    key: str
-    """The client's own."""
 
 
 class Binding:
@@ -140,7 +138,7 @@ class Binding:
                     response = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
                 return done(response, in_full=seen is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.key))
+                return failed(error, self._redact(ours.client))
 
         call = ours.call
         try:
@@ -158,7 +156,7 @@ class Binding:
         return self._stream(wrapped, ours)
 
     def _stream(self, wrapped: Callable[..., Any], ours: _Ours) -> Generator[Any, None, None]:
-        redact, call = self._redact(ours.key), ours.call
+        redact, call = self._redact(ours.client), ours.call
 
         def send(lease: Lease) -> Opened | Failed:
             with self._sending(lease, ours):
@@ -188,7 +186,7 @@ class Binding:
                     response = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
                 return done(response, in_full=seen is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.key))
+                return failed(error, self._redact(ours.client))
 
         perform = aio.AsyncPerformer(self.pool, ours.call.info, send, seen)
         try:
@@ -204,7 +202,7 @@ class Binding:
         if not isinstance(ours, _Ours):
             return await wrapped(*ours[0], **ours[1])  # type: ignore[no-any-return]
 
-        redact, call = self._redact(ours.key), ours.call
+        redact, call = self._redact(ours.client), ours.call
 
         async def send(lease: Lease) -> Opened | Failed:
             try:
@@ -259,7 +257,7 @@ class Binding:
         if not info.pinned:
             options = sendable(client, options, retry)
         once = retry is None and not info.pinned
-        return _Ours(client, asked, options, bool(extra), once, call, key)
+        return _Ours(client, asked, options, bool(extra), once, call)
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
@@ -270,8 +268,9 @@ class Binding:
         label = f"{HOME}{fingerprint(key)}"
         return Candidate(label, label, label)
 
-    def _redact(self, key: str) -> Redact:
-        redact = self.pool.ring.redact
+    def _redact(self, client: Any) -> Redact:
+        """Take the pool's keys out of a text, and the client's own."""
+        redact, key = self.pool.ring.redact, client.api_key or ""
         if not own(key):
             return redact
         return lambda text: redact(text.replace(key, "[redacted]"))

@@ -99,7 +99,8 @@ class Ring:
             return False
         ticket = source.ask({key_id: place.ref}, urgent=True)
         if not ticket.wait(ticket.at + wait_s, takers=1):
-            messages.slow(key_id, place.store.scheme)
+            if wait_s > 0:
+                messages.slow(key_id, place.store.scheme)
             return False
         reason = self.unresolved.get(key_id) or self.stale.get(key_id)
         if reason:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import pickle
 import traceback
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -27,8 +28,17 @@ def texts_of(error: BaseException) -> list[str]:
         found += http_texts(getattr(link, "response", None)) + http_texts(link)
         with contextlib.suppress(Exception):  # a live response cannot be pickled, us or no us
             found.append(pickle.dumps(link).decode("latin-1"))
+        found += [
+            text for frame, _ in traceback.walk_tb(link.__traceback__) for text in held(frame)
+        ]
         link = link.__cause__ or link.__context__
     return found
+
+
+def held(frame: FrameType) -> list[str]:
+    """Show the local variables of a frame of ours, as error reporters do."""
+    ours = "keyrot_middleware" in frame.f_code.co_filename
+    return [repr(value) for value in frame.f_locals.values()] if ours else []
 
 
 def http_texts(holder: Any) -> list[str]:

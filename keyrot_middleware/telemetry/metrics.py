@@ -17,6 +17,7 @@ from .callspan import span_above
 from .instruments import Instruments
 from .levels import KeyLevel, Reading
 from .measured import of_pool
+from .provider import UNKNOWN, meter_provider_set
 from .suppress import suppressed
 
 __all__ = ["MetricsObserver"]
@@ -39,17 +40,17 @@ class MetricsObserver:
         self._pool = pool_name
         self._given = meter_provider
         self._board = Board() if meter_provider is not None else _board
-        self._made: tuple[MeterProvider | None, Instruments | None] = (None, None)
+        self._made: tuple[object, Instruments | None] = (UNKNOWN, None)
         self._sending: dict[int, str] = {}
         self._shown: Shown | None = None
 
     def start(self, info: CallInfo) -> Watch | None:
         """Measure a call, unless nobody counts or instrumentation is suppressed."""
         # Asked for each call: a program may set its provider after install().
-        provider = self._given or metrics.get_meter_provider()
+        provider = self._given or meter_provider_set()
         seen, sheet = self._made
         if provider is not seen:
-            sheet = self._open(provider)
+            sheet = self._open(self._given or metrics.get_meter_provider())
             self._made = provider, sheet
         if sheet is None:
             return None

@@ -22,6 +22,7 @@ from ..core.model import CallInfo
 from . import names
 from .base import Watch
 from .calltrace import CallTrace
+from .provider import UNKNOWN, tracer_provider_set
 from .suppress import suppressed
 
 __all__ = ["OtelObserver"]
@@ -42,7 +43,7 @@ class OtelObserver:
         """
         self._pool = pool_name
         self._given = tracer_provider
-        self._made: tuple[TracerProvider | None, Tracer | None] = (None, None)
+        self._made: tuple[object, Tracer | None] = (UNKNOWN, None)
 
     def start(self, info: CallInfo) -> Watch | None:
         """Trace a call, unless nobody records or instrumentation is suppressed."""
@@ -65,10 +66,10 @@ class OtelObserver:
 
     def _current(self) -> Tracer | None:
         """Give the tracer in force: a program may set its provider after install()."""
-        provider = self._given or trace.get_tracer_provider()
+        provider = self._given or tracer_provider_set()
         seen, tracer = self._made
         if provider is not seen:
-            tracer = _tracer(provider)
+            tracer = _tracer(self._given or trace.get_tracer_provider())
             self._made = provider, tracer
         return tracer
 

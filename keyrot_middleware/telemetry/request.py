@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from opentelemetry.util.types import AttributeValue
 
 from ..core.model import CallInfo, Usage
 from . import names
 
-__all__ = ["operation_of", "request_attributes", "usage_attributes"]
+__all__ = ["opening", "operation_of", "request_attributes", "usage_attributes"]
 
 _OPERATIONS = {
     "generateContent": "generate_content",
@@ -50,6 +52,17 @@ def request_attributes(info: CallInfo, operation: str) -> dict[str, AttributeVal
     if info.stream:
         attributes[names.GEN_AI_REQUEST_STREAM] = True
     return attributes
+
+
+@lru_cache(maxsize=1024)
+def opening(
+    verb: str, model: str, host: str, stream: bool, pool: str
+) -> tuple[str, Mapping[str, AttributeValue]]:
+    """Give name and first attributes of a call's span: made once for all calls that are alike."""
+    operation = operation_of(verb)
+    info = CallInfo(model, verb, host=host, stream=stream)
+    told = {**request_attributes(info, operation), names.POOL: pool}
+    return (f"{operation} {model}" if model else operation), MappingProxyType(told)
 
 
 def usage_attributes(usage: Usage) -> dict[str, AttributeValue]:

@@ -1,36 +1,72 @@
-"""Which provider the program has set, asked for each call.
+"""Which provider the program has set, asked for each call: it may be set after install().
 
-While none is set, the API's own `get_tracer_provider()` and `get_meter_provider()` look into the
-environment every time, which costs a microsecond each: more than all the rest of a call that
-nobody watches. So it is the variables behind them that are asked whether anything has changed, and
-the functions only where it has, and once at the beginning.
+While none is set, the API's `get_tracer_provider()` and `get_meter_provider()` look into the
+environment every time, which takes a microsecond: more than all the rest of a call that nobody
+watches. So the variables behind them are asked whether anything has changed; the functions only
+where it has, once at the beginning, and in a version of the API that has other variables.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from opentelemetry import metrics, trace
 
-__all__ = ["UNKNOWN", "meter_provider_set", "tracer_provider_set"]
+__all__ = ["METERS", "TRACERS", "Global", "InForce"]
 
-UNKNOWN: Final = object()
-"""What no provider is: nothing was asked yet."""
-
-_METRICS: Any = getattr(metrics, "_internal", metrics)
+Made = TypeVar("Made")
 
 
-def tracer_provider_set() -> object:
-    """Give the tracer provider that is set; None for none."""
-    try:
-        return trace._TRACER_PROVIDER
-    except AttributeError:  # another version of the API
-        return trace.get_tracer_provider()
+class Global(NamedTuple):
+    """The API's provider of one kind."""
+
+    holder: Any
+    """The module that has it."""
+    variable: str
+    """None while none is set."""
+    ask: Callable[[], Any]
+    """The API's own way; loads one that the environment names."""
 
 
-def meter_provider_set() -> object:
-    """Give the meter provider that is set; None for none."""
-    try:
-        return _METRICS._METER_PROVIDER
-    except AttributeError:  # another version of the API
-        return metrics.get_meter_provider()
+TRACERS = Global(trace, "_TRACER_PROVIDER", trace.get_tracer_provider)
+METERS = Global(
+    getattr(metrics, "_internal", metrics), "_METER_PROVIDER", metrics.get_meter_provider
+)
+
+
+class InForce(Generic[Made]):
+    """What was made of the provider in force; made anew when another one is."""
+
+    __slots__ = ("_given", "_global", "_made", "_make")
+
+    def __init__(
+        self, given: object | None, one: Global, make: Callable[[Any], Made | None]
+    ) -> None:
+        """Make nothing yet.
+
+        Args:
+            given: A provider, of which it is always made; None: the global one.
+            one: Where that is.
+            make: Makes it; None where the provider records nothing.
+        """
+        self._given = given
+        self._global = one
+        self._make = make
+        self._made: tuple[object, Made | None] = (self, None)  # of no provider so far
+
+    def __call__(self) -> Made | None:
+        """Give it."""
+        provider = self._given if self._given is not None else self._set()
+        seen, made = self._made
+        if provider is not seen:
+            made = self._make(self._given if self._given is not None else self._global.ask())
+            self._made = provider, made
+        return made
+
+    def _set(self) -> object:
+        holder, variable, ask = self._global
+        try:
+            return getattr(holder, variable)
+        except AttributeError:
+            return ask()

@@ -113,8 +113,9 @@ class GuestSpan:
     def attempt(self, key_id: str) -> None:
         """Count it; an operation of several requests (automatic tool calls) counts them all."""
         if self._data is None:
-            count = _read(self._span, names.ATTEMPT_COUNT)
-            self._span.set_attributes(self._told(key_id, count))
+            if self._span.is_recording():
+                count = _read(self._span, names.ATTEMPT_COUNT)
+                self._span.set_attributes(self._told(key_id, count))
             return
         attributes: MutableMapping[str, Any] = self._data.attributes
         attributes.update(self._told(key_id, attributes.get(names.ATTEMPT_COUNT)))

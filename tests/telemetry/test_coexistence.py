@@ -92,6 +92,17 @@ def test_an_inference_span_that_left_no_data(traced: Any, operation: str) -> Non
     assert traced.named("theirs")[0].attributes["keyrot.attempt.count"] == 2
 
 
+def test_an_inference_span_that_has_ended_is_left_alone(traced: Any) -> None:
+    """Current still, but over: it is told nothing, and OpenTelemetry has nothing to complain of."""
+    playground = Playground([traced.observer], keys=("a1",), script={"a1": [minute(20), OK]})
+    span = traced.tracer.start_span("theirs", attributes={"gen_ai.operation.name": "chat"})
+    with trace.use_span(span):
+        span.end()
+        playground.run()
+    assert "keyrot.attempt.count" not in traced.named("theirs")[0].attributes
+    assert len(traced.named("attempt")) == 2
+
+
 @pytest.mark.parametrize("operation", ["invoke_agent", "execute_tool", "embeddings"])
 def test_spans_of_something_else_are_only_parents(traced: Any, operation: str) -> None:
     """Under an agent's or a tool's span, or another operation's, the call has its own span."""

@@ -163,6 +163,16 @@ def test_a_stream_that_its_reader_leaves(metered: Metered) -> None:
     assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
 
 
+async def test_a_stream_that_is_dropped_unread(metered: Metered) -> None:
+    """An async stream is sent before it is read: its send is counted all the same."""
+    stream = await Playground([metered.observer], script={"flash_01": [Chunks(3)]}).astream()
+    del stream
+    gc.collect()
+    assert metered.by(ATTEMPT, "keyrot.key.id", "error.type") == {("flash_01", None): 1}
+    assert metered.by("keyrot.call.attempts", "error.type") == {None: 1}
+    assert metered.observer._sending == {}
+
+
 async def test_a_cancelled_call(metered: Metered) -> None:
     """Attempt and call both tell that they were cancelled."""
     playground = Playground([metered.observer])

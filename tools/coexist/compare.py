@@ -47,7 +47,12 @@ def main() -> int:
         ready(suite)
     with ThreadPoolExecutor(max_workers=2) as workers:
         jobs = {(s, mode): workers.submit(run_suite, s, mode) for s in suites for mode in MODES}
-        runs = {job: future.result() for job, future in jobs.items()}
+        try:
+            runs = {job: future.result() for job, future in jobs.items()}
+        except RuntimeError as error:
+            workers.shutdown(cancel_futures=True)
+            print(error, file=sys.stderr)
+            return 2
     verdicts = [_judge(s, {m: runs[s, m] for m in MODES}, expected) for s in suites]
     print(f"{time.monotonic() - began:.0f} s")
     return 0 if all(verdicts) else 1

@@ -71,8 +71,9 @@ class Ledger:
         return reply
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Note what is settled."""
-        self.outcomes.append((lease, outcome))
+        """Note what is settled; names that are told later, under no lease, are no settling."""
+        if lease.books is not None:
+            self.outcomes.append((lease, outcome))
         until: float | None = self._settle(lease, outcome, names)
         return until
 

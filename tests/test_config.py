@@ -127,6 +127,7 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
         ("KEYROT_ALLOWED_HOSTS", "x.test:0", '"x.test:0"', "host or host:port"),
         ("KEYROT_ALLOWED_HOSTS", "*.test", '"*.test"', "in full"),
         ("KEYROT_ALLOWED_HOSTS", ",", "no host", "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "me:FAKE@x.test", '"[redacted]@x.test"', "host or host:port"),
         ("KEYROT_STRATEGY", "sprad", '"sprad"', 'spread, fill, sticky. Did you mean "spread"?'),
         ("KEYROT_MAX_ATTEMPTS", "-1", '"-1"', "from 0"),
         ("KEYROT_MAX_ATTEMPTS", "many", '"many"', "from 0"),

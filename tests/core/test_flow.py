@@ -151,7 +151,7 @@ def test_a_key_of_a_learned_bucket_rests_for_all_of_its_names() -> None:
 
 
 def test_a_place_that_was_not_used_is_taken_at_once() -> None:
-    """Another call found the minute full; then the request in it turns out not to have been sent."""
+    """Another call found the minute full; then the request in it was not sent after all."""
     rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
 
     def meanwhile() -> Any:

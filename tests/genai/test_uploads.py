@@ -161,3 +161,16 @@ def test_a_broken_owner_table_does_not_reach_the_upload(mode, three, monkeypatch
         monkeypatch.setattr(current_pool().state, door, breaks)
     assert upload(mode, three).name.startswith("files/")
     assert "state failed" in caplog.text
+
+
+@ALSO_ASYNC
+def test_a_revoked_home_key_is_replaced_by_another_of_its_project(
+    mode, gemini, pool, connect
+) -> None:
+    """Two keys of one project, the client's own revoked: uploads go on with the other one."""
+    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C")
+    client = connect(gemini.key("A").value)
+    gemini.always("A", Reply.KEY_INVALID)
+    file = upload(mode, client)
+    assert client.files.get(name=file.name).name == file.name
+    assert [request.key for request in gemini.log if request.key] == ["A", "B", "B"]

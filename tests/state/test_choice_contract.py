@@ -20,6 +20,8 @@ async def test_the_first_with_room_is_lent(door: Door) -> None:
     small = key("small", Limits(rpm=2))
     lent = [(await door.lend(small, B, C)).key_id for _ in range(4)]
     assert lent == ["small", "small", "b", "b"]
+    free = key("free"), key("second")
+    assert [(await door.lend(*free)).key_id for _ in range(4)] == ["free"] * 4
 
 
 async def test_spreading_lends_the_least_used_share(door: Door) -> None:

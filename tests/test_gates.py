@@ -163,3 +163,14 @@ def test_each_module_says_what_is_public(name: str) -> None:
     public = list(getattr(module, "__all__", []))
     assert public == sorted(set(public), key=_order)
     assert [one for one in public if not hasattr(module, one)] == []
+
+
+def test_nothing_large_is_kept_in_the_repository() -> None:
+    """A binary or a recording of megabytes would stay in every clone for ever."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert [str(file) for file in files if file.is_file() and file.stat().st_size > 500_000] == []

@@ -21,10 +21,7 @@ __all__ = [
     "STATELESS",
     "Route",
     "conversation",
-    "is_pinned",
-    "is_repeatable",
     "names_from",
-    "names_in",
     "parse_path",
 ]
 
@@ -52,38 +49,45 @@ _MAX_PIECE = 4_096
 
 
 class Route(NamedTuple):
-    """What a path asks for."""
+    """What a request's method and path alone say."""
 
     model: str
     """Without `models/`, but `tunedModels/x` whole; empty where the path names none."""
     verb: str
     """The method after the colon; else `get`, `list`, `delete`, `patch`, and for a create the
     name of the collection, such as `cachedContents`."""
-    collection: str = ""
+    collection: str
     """`models`, `files`, … : the path's first part."""
+    names: tuple[str, ...]
+    """Stored things that the path names."""
+    pinned: bool
+    """It touches stored things, so that only their owner's key may send it. So does a request
+    whose body names some."""
+    repeatable: bool
+    """Sending it twice does no harm."""
 
 
 @lru_cache(maxsize=1024)
 def parse_path(method: str, path: str) -> Route:
-    """Read a path as the SDK gives it to its api client, with or without version and query."""
+    """Read a path as the SDK gives it to its api client, with or without version and query.
+
+    Only stateless inference, and reading the models that all may use, goes with any key.
+    """
     parts, verb = _split(path)
     collection = parts[0] if parts else ""
     model = ""
     if len(parts) > 1 and collection in ("models", "tunedModels"):
         model = parts[1] if collection == "models" else f"tunedModels/{parts[1]}"
-    return Route(model, verb or _plain_verb(method.lower(), parts), collection)
+    verb = verb or _plain_verb(method.lower(), parts)
+    reading, stateless = method.lower() == "get", verb in STATELESS
+    names = _names_of(parts, path)
+    pinned = bool(names) or not (stateless or (reading and collection == "models"))
+    return Route(model, verb, collection, names, pinned, stateless or reading)
 
 
-def names_in(path: str, in_body: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """List the stored things that a request names, each once: in its path, then in its body."""
-    in_path = _names_of_path(path)
-    return tuple(dict.fromkeys((*in_path, *in_body))) if in_body else in_path
-
-
-@lru_cache(maxsize=1024)
-def _names_of_path(path: str) -> tuple[str, ...]:
+def _names_of(parts: list[str], path: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    note(found, TYPED, "/".join(_split(path)[0]))
+    note(found, TYPED, "/".join(parts))
     for key, value in parse_qsl(path.partition("?")[2]):
         if key in ("pageToken", "page_token"):
             note(found, PAGE, value)
@@ -111,23 +115,6 @@ def names_from(body: Mapping[str, Any]) -> tuple[str, ...]:
         for item in _dicts(body.get(items)):
             note(found, TYPED, item.get("name"))
     return tuple(found)
-
-
-def is_pinned(method: str, route: Route, names: tuple[str, ...]) -> bool:
-    """Tell whether a call touches stored things, so that only their owner's key may send it.
-
-    Only stateless inference, and reading the models that all may use, goes with any key.
-    """
-    if names:
-        return True
-    return route.verb not in STATELESS and not (
-        method.lower() == "get" and route.collection == "models"
-    )
-
-
-def is_repeatable(method: str, route: Route) -> bool:
-    """Tell whether sending it twice does no harm."""
-    return route.verb in STATELESS or method.lower() == "get"
 
 
 def conversation(body: Mapping[str, Any]) -> str:

@@ -52,6 +52,8 @@ class Done(NamedTuple):
     usage: Usage = NO_USAGE
     names: tuple[str, ...] = ()
     """Stored things that the response names, now owned by the key's project."""
+    failed: None = None
+    """Never: the same question is asked of a StreamEnd."""
 
 
 class Opened(NamedTuple):

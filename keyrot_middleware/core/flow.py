@@ -19,7 +19,7 @@ never close() a flow: it throws, so that the last Settle can be yielded.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any
@@ -117,12 +117,21 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
         BaseException: The SDK's last exception, with a note per failed attempt.
     """
     fixed = (yield from _owners(call)) if call.info.pinned else None
+    spread = call.roster.spread and fixed is None
     while True:
-        lease = yield from _borrow(call, fixed)
-        if isinstance(lease, Unavailable):
-            if (yield from _wait(call, lease)):
+        now, draw = call.moment or (yield Now())
+        call.moment = None
+        blocks: dict[str, Block] = {}
+        for shortlist in _shortlists(call, fixed, now, draw):
+            lease: Lease | Unavailable = yield Acquire(call.info, shortlist, spread)
+            if isinstance(lease, Lease):
+                break
+            _refused(call, fixed, lease, blocks)
+        else:
+            none_free = _none_free(call, fixed, blocks, now)
+            if (yield from _wait(call, none_free)):
                 continue
-            raise _noted(call) if call.last is not None else Exhausted(lease)
+            raise _noted(call) if call.last is not None else Exhausted(none_free)
         reply = yield from _attempt(call, lease)
         if isinstance(reply, Done):
             return reply.response
@@ -147,34 +156,34 @@ def _owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
     return tuple(fixed) or ((home,) if home is not None else ())
 
 
-def _borrow(
-    call: Call, fixed: tuple[Candidate, ...] | None
-) -> Generator[Command, Any, Lease | Unavailable]:
-    """Ask the state for a key, one shortlist after another, until one can serve."""
-    now, draw = call.moment or (yield Now())
-    call.moment = None
-    roster, info = call.roster, call.info
-    blocks: dict[str, Block] = {}
-    shortlists = (
-        _fixed(fixed, call.excluded)
-        if fixed is not None
-        else roster.shortlists(info, call.excluded, now, draw)
-    )
-    spread = roster.spread and fixed is None
-    for shortlist in shortlists:
-        reply: Lease | Unavailable = yield Acquire(info, shortlist, spread)
-        if isinstance(reply, Lease):
-            return reply
-        blocks.update(reply.blocks)
-        if fixed is None:
-            roster.park(info, reply.blocks, reply.at)
-    parked = {} if fixed is not None else roster.parked(info)
-    return Unavailable(now, {**parked, **blocks})
-
-
-def _fixed(keys: tuple[Candidate, ...], excluded: Mapping[str, float]) -> tuple[Shortlist, ...]:
-    offer = tuple((0, key) for key in keys if key.key_id not in excluded)
+def _shortlists(
+    call: Call, fixed: tuple[Candidate, ...] | None, now: float, draw: float
+) -> Iterable[Shortlist]:
+    """Give the keys to ask for, a handful at a time."""
+    if fixed is None:
+        return call.roster.shortlists(call.info, call.excluded, now, draw)
+    offer = tuple((0, key) for key in fixed if key.key_id not in call.excluded)
     return (offer,) if offer else ()
+
+
+def _refused(
+    call: Call,
+    fixed: tuple[Candidate, ...] | None,
+    unavailable: Unavailable,
+    blocks: dict[str, Block],
+) -> None:
+    """Take note of keys that cannot serve now, so that the next calls do not ask for them."""
+    blocks.update(unavailable.blocks)
+    if fixed is None:
+        call.roster.park(call.info, unavailable.blocks, unavailable.at)
+
+
+def _none_free(
+    call: Call, fixed: tuple[Candidate, ...] | None, blocks: dict[str, Block], now: float
+) -> Unavailable:
+    """Sum up why no key can serve: those that were asked for, and those that were not offered."""
+    parked = {} if fixed is not None else call.roster.parked(call.info)
+    return Unavailable(now, {**parked, **blocks})
 
 
 def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
@@ -187,7 +196,7 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
         if isinstance(reply, Opened):
             stream = reply.stream
             reply = yield Relay(lease, stream)
-        failed = reply if isinstance(reply, Failed) else getattr(reply, "failed", None)
+        failed = reply if isinstance(reply, Failed) else reply.failed
         if failed is None:
             outcome, names = Outcome(Kind.SUCCESS, None, reply.usage), reply.names
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
@@ -203,12 +212,18 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
     finally:
         error = call.last.error if outcome.verdict and call.last else None
         until: float | None = yield Settle(lease, outcome, names, error)
-        used = outcome.usage.input_tokens
-        if outcome.kind is Kind.UNSENT or (used is not None and used < lease.tokens):
-            call.roster.relieve(lease.key_id)
+        if call.roster.crowded:
+            _relieve(call, lease, outcome)
         if outcome.verdict is not None:
             call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
     return reply  # type: ignore[no-any-return]
+
+
+def _relieve(call: Call, lease: Lease, outcome: Outcome) -> None:
+    """Offer a key with a full window again, if some of what was reserved is given back."""
+    used = outcome.usage.input_tokens
+    if outcome.kind is Kind.UNSENT or (used is not None and used < lease.tokens):
+        call.roster.relieve(lease.key_id)
 
 
 def _judge(

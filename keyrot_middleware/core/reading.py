@@ -40,24 +40,27 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
         body: A JSON object with keys in camelCase or snake_case, as it is sent.
     """
     found: dict[str, None] = {}
-    nodes: list[Any] = [body]
     data: list[Any] = []
     """Below a key whose content is somebody's own: it costs as much, and names nothing."""
-    total = 0.0
-    for node in islice(nodes, _MOST):  # which grows meanwhile
-        total += _read(node, nodes, data, found)
-    for node in islice(data, _MOST):
-        total += _read(node, data, data, {})
+    total = _walk([body], data, found)
+    if data:
+        total += _walk(data, data, {})
     return ceil(total), tuple(found)
 
 
-def _read(node: Any, nodes: list[Any], data: list[Any], found: dict[str, None]) -> float:
-    """Cost one object, note the names in it, and put the objects inside on *nodes* or *data*.
+def _walk(nodes: list[Any], data: list[Any], found: dict[str, None]) -> float:
+    """Cost every object and list, and note the names in them; *nodes* and *data* grow meanwhile."""
+    total = 0.0
+    for node in islice(nodes, _MOST):
+        is_object = isinstance(node, dict)
+        total += _object(node, nodes, data, found) if is_object else _array(node, nodes)
+    return total
 
-    A key or a number is one token.
-    """
-    if not isinstance(node, dict):
-        return _array(node, nodes)
+
+def _object(
+    node: dict[str, Any], nodes: list[Any], data: list[Any], found: dict[str, None]
+) -> float:
+    """Cost one object; what is inside goes on *nodes* or *data*. A key or a number is one token."""
     total = 0.0
     for key, value in node.items():
         if isinstance(value, str):
@@ -69,7 +72,11 @@ def _read(node: Any, nodes: list[Any], data: list[Any], found: dict[str, None]) 
             if field[1] is not None:
                 note(found, field[1], value)
         elif isinstance(value, _CONTAINERS):
-            total += _inside(key, value, nodes, data, found)
+            if key in _SPECIAL:
+                total += _special(key, value, data if key in OPAQUE else nodes, found)
+                continue
+            nodes.append(value)
+            total += 1
         elif isinstance(value, (bytes, bytearray)):
             total += media_cost(mime_of(node) or "image/", len(value))
         else:
@@ -77,20 +84,13 @@ def _read(node: Any, nodes: list[Any], data: list[Any], found: dict[str, None]) 
     return total
 
 
-def _inside(
-    key: str, value: Any, nodes: list[Any], data: list[Any], found: dict[str, None]
-) -> float:
-    if key in _SPECIAL:
-        if key in SKIPPED:
-            return 0.0
-        if key in OPAQUE:
-            nodes = data
-        for item in value if key in KINDS else ():
-            note(found, KINDS[key], item)
-    if isinstance(value, dict):
-        nodes.append(value)
-        return 1.0
-    return 1.0 + _array(value, nodes)
+def _special(key: str, value: Any, nodes: list[Any], found: dict[str, None]) -> float:
+    if key in SKIPPED:
+        return 0.0
+    for item in value if key in KINDS else ():
+        note(found, KINDS[key], item)
+    nodes.append(value)
+    return 1.0
 
 
 def _array(array: list[Any] | tuple[Any, ...], nodes: list[Any]) -> float:

@@ -47,11 +47,14 @@ Shortlist = tuple[_Offer, ...]
 class _Group:
     """Keys of equal rank: those worth offering, and those parked until a time."""
 
-    __slots__ = ("full", "keys", "offers", "parked", "ready", "until")
+    __slots__ = ("full", "keys", "offers", "parked", "ready", "turns", "until")
 
     def __init__(self, rank: int, keys: list[Candidate]) -> None:
         self.keys = keys
         self.offers = [(rank, key) for key in keys]
+        few = range(len(keys)) if len(keys) <= SHORTLIST else ()
+        self.turns = [tuple(self.offers[i:] + self.offers[:i]) for i in few]
+        """Of a few keys every shortlist while none is parked, by the offset where it begins."""
         self.ready = list(range(len(keys)))
         self.until: list[tuple[float, int]] = []
         self.parked: dict[int, Block] = {}
@@ -85,17 +88,13 @@ class _Group:
             if (_size(self.parked[index].reason, info) or 0) < size
         ]
 
-    def first(self, offset: int) -> list[_Offer]:
-        if not self.parked:
-            some_offers = self.offers[offset : offset + SHORTLIST]
-            room = SHORTLIST - len(some_offers)
-            return some_offers + self.offers[: min(offset, room)] if room else some_offers
+    def first(self, offset: int) -> Shortlist:
         some = self.ready[offset : offset + SHORTLIST]
         if len(some) < SHORTLIST:
             some += self.ready[: min(offset, SHORTLIST - len(some))]
-        return [self.offers[index] for index in some]
+        return tuple([self.offers[index] for index in some])
 
-    def rest(self, offset: int, offered: list[_Offer]) -> list[_Offer]:
+    def rest(self, offset: int, offered: Shortlist) -> list[_Offer]:
         seen = {key.key_id for _, key in offered}
         everyone = (self.offers[i] for i in self.ready[offset:] + self.ready[:offset])
         return [offer for offer in everyone if offer[1].key_id not in seen]
@@ -136,7 +135,7 @@ class Roster:
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
         """The keys of each project, put together when somebody asks for the first."""
-        self._crowded = False
+        self.crowded = False
         """A window was full once, so that what is given back may matter."""
 
     def of_project(self, project: str) -> tuple[Candidate, ...]:
@@ -161,12 +160,15 @@ class Roster:
         """
         view = self._view(info)
         for group in view.groups:
-            with self._lock:
-                if group.until:
-                    group.unpark(now)
+            if group.turns and not group.parked:
                 offset = self._offset(group, info, draw)
-                first = group.first(offset)
-            if offer := _left(first, excluded):
+                first = group.turns[offset]
+            else:
+                with self._lock:
+                    group.unpark(now)
+                    offset = self._offset(group, info, draw)
+                    first = group.first(offset)
+            if offer := (_left(first, excluded) if excluded else first):
                 yield offer
             if len(group.keys) > SHORTLIST and len(first) == SHORTLIST:
                 with self._lock:
@@ -185,12 +187,12 @@ class Roster:
                 place = view.places.get(key_id)
                 if place and block.until > now and block.reason not in _NEVER_PARKED:
                     size = _size(block.reason, info)
-                    self._crowded = self._crowded or size is not None
+                    self.crowded = self.crowded or size is not None
                     place[0].park(place[1], block, size, now)
 
     def relieve(self, key_id: str) -> None:
         """Some of what was reserved with this key was given back: its windows may have room."""
-        for view in tuple(self._views.values()) if self._crowded else ():
+        for view in tuple(self._views.values()):
             place = view.places.get(key_id)
             if place and place[1] in place[0].full:
                 with self._lock:
@@ -251,7 +253,5 @@ def _chunks(offers: list[_Offer], excluded: Mapping[str, object]) -> Iterator[Sh
         yield left[start : start + SHORTLIST]
 
 
-def _left(offers: list[_Offer], excluded: Mapping[str, object]) -> Shortlist:
-    if not excluded:
-        return tuple(offers)
+def _left(offers: Iterable[_Offer], excluded: Mapping[str, object]) -> Shortlist:
     return tuple([offer for offer in offers if offer[1].key_id not in excluded])

@@ -26,6 +26,7 @@ _LARGE = 32_768
 _TAIL = 16_384
 """Characters in which the end of the content, and all that follows it, is looked for."""
 _META = '"usageMetadata"'
+_PAGE = 'PageToken"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
 _PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
@@ -99,14 +100,10 @@ def tokens_of_text(body: object) -> tuple[Usage, tuple[str, ...]]:
     In JSON a quote inside a text is escaped, so what a model writes cannot look like these keys.
     A response that may name something stored is parsed.
     """
-    if not isinstance(body, str) or _may_name(body):
+    if not isinstance(body, str) or '"name"' in body or 'ationToken"' in body or _PAGE in body:
         return usage_of_text(body)
     counts = _PROMPT.findall(body, max(body.rfind(_META), 0))
     return (Usage(sum(map(int, counts))) if counts else NO_USAGE), ()
-
-
-def _may_name(body: str) -> bool:
-    return '"name"' in body or 'ationToken"' in body or 'PageToken"' in body
 
 
 def _read(text: str) -> Mapping[str, Any]:

@@ -160,7 +160,10 @@ class TokenScale:
 
     def scaled(self, model: str, estimate: int) -> int:
         """Give the tokens to reserve for an *estimate*."""
-        return ceil(estimate * self.factor(model, estimate))
+        row = self._rows.get(model)
+        if row is None:
+            return estimate
+        return ceil(estimate * (row[_size(estimate)] or self.factor(model, estimate)))
 
     def learn(self, model: str, estimate: int, true: int) -> None:
         """Take note that a request of *estimate* tokens had *true* ones."""

@@ -170,9 +170,10 @@ class Quota:
         self.learned_until = 0.0
 
     def roll(self, now: float) -> bool:
-        """Open the windows of *now*; True where it falls within the guard of a minute's edge."""
-        if self.calm_from <= now < self.calm_until:
-            return False
+        """Open the windows of *now*; True where it falls within the guard of a minute's edge.
+
+        Need not be asked between `calm_from` and `calm_until`: nothing to open, and False.
+        """
         first = int((now - GUARD_S) // 60)
         if first > self.minute:
             kept = first == self.minute + 1

@@ -95,20 +95,16 @@ class Performer:
             watch.detach(token)
 
     def _settle(self, command: Settle) -> float | None:
-        until = self._book(command)
+        until = None
+        try:
+            if command.lease.books is not None:
+                until = self._pool.state.settle(command.lease, command.outcome, command.names)
+        except Exception:
+            fault("state")
         if command.outcome.verdict is not None:
             self._pool.witness(command)
             self.changed(command, until)
         return until
-
-    def _book(self, command: Settle) -> float | None:
-        if command.lease.books is None:
-            return None
-        try:
-            return self._pool.state.settle(command.lease, command.outcome, command.names)
-        except Exception:
-            fault("state")
-            return None
 
     def _owner(self, command: Owner) -> tuple[str, str] | None:
         try:

@@ -9,13 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..core.affinity import (
-    conversation,
-    is_pinned,
-    is_repeatable,
-    names_in,
-    parse_path,
-)
+from ..core.affinity import conversation, parse_path
 from ..core.commands import Done, Failed
 from ..core.failures import Facts
 from ..core.model import CallInfo
@@ -68,16 +62,20 @@ def host_of(base_url: str) -> str:
     return f"{parts.hostname or ''}:{port}"
 
 
-def in_force(api_client: Any, options: Any) -> tuple[Any, Any]:
-    """Read the options in force: `extra_body`, which the SDK merges into the body, and its retries.
+def in_force(api_client: Any, options: Any) -> tuple[str, Any, Any]:
+    """Read the options in force: a request's own come before the client's.
 
-    A request's own come before the client's.
+    Returns:
+        The base URL; `extra_body`, which the SDK merges into the body; the retry options.
     """
     shared = api_client._http_options
     if options is None:
-        return shared.extra_body, shared.retry_options
-    own = option(options, "extra_body"), option(options, "retry_options")
-    return own[0] or shared.extra_body, own[1] or shared.retry_options
+        return shared.base_url or "", shared.extra_body, shared.retry_options
+    return (
+        option(options, "base_url") or shared.base_url or "",
+        option(options, "extra_body") or shared.extra_body,
+        option(options, "retry_options") or shared.retry_options,
+    )
 
 
 def call_info(
@@ -97,8 +95,8 @@ def call_info(
     tokens, names = read_body({**body, **extra} if extra else body)
     if extra:  # which the SDK merges level by level, so that nothing of the body is lost
         names += read_body(body)[1]
-    names = names_in(asked.path, names)
-    pinned = is_pinned(asked.http_method, route, names)
+    names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
+    pinned = route.pinned or bool(names)
     return CallInfo(
         model=route.model,
         verb=route.verb,
@@ -107,7 +105,7 @@ def call_info(
         requests=requests_of(route.verb, body),
         stream=stream,
         pinned=pinned,
-        repeatable=is_repeatable(asked.http_method, route),
+        repeatable=route.repeatable,
         resources=names,
         workload=workload.get(),
         conversation=conversation(body) if sticky and not pinned else None,

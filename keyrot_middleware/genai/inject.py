@@ -18,6 +18,7 @@ from typing import Any
 from .facts import Asked, option
 
 __all__ = [
+    "asend_once",
     "build_request",
     "foreign_key",
     "fresh",
@@ -39,27 +40,28 @@ _OURS = frozenset({401, 402, 403, 429})
 """The codes of a key's own failure: another key is the remedy, not the same one again."""
 
 
-_under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=None)
+under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=None)
+"""The send of ours for which the SDK builds a request; None where it is not ours."""
 
 
 class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
     """Let the request that the SDK builds inside the `with` carry a key."""
 
-    __slots__ = ("_token", "options", "pinned", "value")
+    __slots__ = ("_token", "once", "options", "value")
 
-    def __init__(self, value: str | None, asked: Asked, *, pinned: bool) -> None:
+    def __init__(self, value: str | None, asked: Asked, *, once: bool) -> None:
         self.value = value
         """The key; None leaves the client's own."""
         self.options = asked.http_options
         """The program's own: ours differ in how often the SDK repeats, in nothing else."""
-        self.pinned = pinned
-        """No other key may serve it."""
+        self.once = once
+        """The SDK would not repeat it, and need not be asked."""
 
     def __enter__(self) -> None:
-        self._token = _under_way.set(self)
+        self._token = under_way.set(self)
 
     def __exit__(self, *_error: object) -> None:
-        _under_way.reset(self._token)
+        under_way.reset(self._token)
 
 
 def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
@@ -77,22 +79,35 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
         home = client.api_key
         headers = dict(request.headers)
         for name in _of_keys(tuple(headers)):
-            if _key_again(name, headers[name], home):
+            if name != KEY_HEADER and _key_again(name, headers[name], home):
                 del headers[name]
         headers[KEY_HEADER] = send.value
         request.headers = headers
     return request
 
 
-def send_once(send: sending, wrapped: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Wrap the SDK's `_async_request_once`: no hidden reconnect, which sleeps for seconds.
+def send_once(
+    client: Any, http_request: Any, http_options: Any = None, stream: bool = False
+) -> Any:
+    """Do what the SDK's `_request` does where no retry options are in force: send it once.
 
-    Its aiohttp path does that where no retry options are in force, since SDK 2.x unless told not
+    Its retry machinery is left out, which then costs more than the pool and does nothing.
+    """
+    return client._request_once(http_request, stream)
+
+
+def asend_once(
+    client: Any, http_request: Any, http_options: Any = None, stream: bool = False
+) -> Any:
+    """Do the same for `_async_request`, without its hidden reconnect, which sleeps for seconds.
+
+    The SDK's aiohttp path has that where no retry options are in force, since 2.x unless told not
     to; 1.75 cannot be told. We may try again ourselves, at once and with another key.
     """
-    if not send.pinned and "implicit_retry" in (wrapped.__kwdefaults__ or ()):
-        kwargs = {**kwargs, "implicit_retry": False}
-    return wrapped(*args, **kwargs)
+    once = client._async_request_once
+    if "implicit_retry" in (getattr(once, "__kwdefaults__", None) or ()):
+        return once(http_request, stream, implicit_retry=False)
+    return once(http_request, stream)
 
 
 def sendable(client: Any, options: Any, retry: Any) -> Any:
@@ -128,11 +143,6 @@ def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool
         if name.lower() == KEY_HEADER and headers[name].strip() not in own:
             return True
     return False
-
-
-def under_way() -> sending | None:
-    """Give the send of ours for which the SDK builds a request; None where it is not ours."""
-    return _under_way.get()
 
 
 def lend(request: Any, held: str, value: str | None) -> None:

@@ -2,9 +2,10 @@
 
 The four request methods of the api client stand in google-genai 1.75, 2.x and 3.x alike, and
 every model call of the SDK comes through them, one HTTP request each; `_build_request`, below
-them, is where the key is put in. Others may wrap the same
-methods, before or after us, and put snapshots back in any order; so our layer is recognised by
-its wrapper function, and one that was brought back from the dead is pass-through.
+them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap
+the same methods, before or after us, and put snapshots back in any order; so our layer is
+recognised by its wrapper function, and one that was brought back from the dead is pass-
+through.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ class Seams:
         """Take *table*: method name of the api client -> its wrapper function."""
         self._table = table
         self._lock = threading.Lock()
-        self._on = False
+        self._on: list[bool] = []
+        """On while there is something in it; wrapt tests its truth without a call of Python."""
         self._hooked = False
 
     def put_on(self) -> None:
         """Catch calls from now on, or from the moment the SDK is imported."""
         with self._lock:
-            self._on = True
+            self._on[:] = (True,)
             hooked, self._hooked = self._hooked, True
         if not hooked:
             register_post_import_hook(self._imported, MODULE)
@@ -58,7 +60,7 @@ class Seams:
     def take_off(self) -> None:
         """Restore what was there; a layer that others have buried stays, and passes through."""
         with self._lock:
-            self._on = False
+            self._on.clear()
             for owner, name, layer in self._layers():
                 if layer is not None:
                     _remove(owner, name, layer)
@@ -74,7 +76,7 @@ class Seams:
                 return
             for owner, name, layer in self._layers():
                 if layer is None:
-                    wrap_object(owner, name, FunctionWrapper, (self._table[name], self._enabled))
+                    wrap_object(owner, name, FunctionWrapper, (self._table[name], self._on))
 
     def _all_there(self) -> bool:
         """Refuse to patch a part only: a key could then go out where it should not."""
@@ -87,9 +89,6 @@ class Seams:
                 ", ".join(missing),
             )
         return not missing
-
-    def _enabled(self) -> bool:
-        return self._on
 
     def _layers(self) -> list[tuple[type, str, Any]]:
         owner = _owner()

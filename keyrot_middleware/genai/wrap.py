@@ -23,6 +23,7 @@ from .exhausted import exhausted, response_type_of
 from .facts import Asked, call_info, done, failed, host_of, in_force, option
 from .home import fingerprint, needs_home, own
 from .inject import (
+    asend_once,
     build_request,
     foreign_key,
     fresh,
@@ -55,6 +56,8 @@ class _Ours(NamedTuple):
     """As it is sent with."""
     deep: bool
     """The SDK changes what is inside its body."""
+    once: bool
+    """The SDK would not repeat it."""
     call: Call
     key: str
     """The client's own."""
@@ -73,7 +76,8 @@ class Binding:
             {
                 "__init__": self._init,
                 "_build_request": self._build,
-                "_async_request_once": self._send_once,
+                "_request": self._send_once,
+                "_async_request": self._asend_once,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
@@ -105,7 +109,7 @@ class Binding:
 
     def _build(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Put the key of a send into its request; keep the pool's keys at home in all others."""
-        send = under_way()
+        send = under_way.get()
         if send is not None:
             return build_request(send, wrapped, client, *args, **kwargs)
         request = wrapped(*args, **kwargs)
@@ -115,9 +119,17 @@ class Binding:
             lend(request, client.api_key, value)
         return request
 
-    def _send_once(self, wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
-        send = under_way()
-        return wrapped(*args, **kwargs) if send is None else send_once(send, wrapped, args, kwargs)
+    def _send_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        send = under_way.get()
+        if send is None or not send.once:
+            return wrapped(*args, **kwargs)
+        return send_once(client, *args, **kwargs)
+
+    def _asend_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        send = under_way.get()
+        if send is None or not send.once:
+            return wrapped(*args, **kwargs)
+        return asend_once(client, *args, **kwargs)
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         ours = self._ours(client, args, kwargs, stream=False)
@@ -235,17 +247,17 @@ class Binding:
         key = client.api_key or ""
         if key.startswith(_EPHEMERAL):
             return asked, {}
-        shared, options = client._http_options, asked.http_options
-        base_url = shared.base_url if options is None else option(options, "base_url")
-        host = host_of(base_url or shared.base_url or "")
-        if bypassed.get() or host not in self._hosts or not self.pool.roster.keys:
+        pool, options = self.pool, asked.http_options
+        base_url, extra, retry = in_force(client, options)
+        host = host_of(base_url)
+        if bypassed.get() or host not in self._hosts or not pool.roster.keys:
             return asked, {}
         known = (key, POOL_KEY)
-        if foreign_key(shared.headers, known) or foreign_key(option(options, "headers"), known):
+        if foreign_key(client._http_options.headers, known) or (
+            options is not None and foreign_key(option(options, "headers"), known)
+        ):
             return asked, {}
-        pool = self.pool
         sticky = pool.policy.strategy == "sticky"
-        extra, retry = in_force(client, options)
         info = call_info(
             asked, extra, retry, stream=stream, host=host, scale=pool.scale, sticky=sticky
         )
@@ -254,7 +266,8 @@ class Binding:
         call = Call(info, pool.roster, pool.policy, pool.scale, home, moment, pool.overload)
         if not info.pinned:
             options = sendable(client, options, retry)
-        return _Ours(client, asked, options, bool(extra), call, key)
+        once = retry is None and not info.pinned
+        return _Ours(client, asked, options, bool(extra), once, call, key)
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
@@ -275,7 +288,7 @@ class Binding:
         """Prepare a send; a stranger's key is left to the client, which has it."""
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
-        return sending(value, ours.asked, pinned=ours.call.info.pinned)
+        return sending(value, ours.asked, once=ours.once)
 
     def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault)

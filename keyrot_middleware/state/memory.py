@@ -88,7 +88,7 @@ class MemoryState(State):
                 if best is not None and (group != best_group or not spread):
                     break
                 quota = quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
-                edge = quota.roll(now)
+                edge = not quota.calm_from <= now < quota.calm_until and quota.roll(now)
                 block = self._resting(key, bucket, info.verb, now) if resting else None
                 if key.limits is NO_LIMITS and quota.learned is NO_LIMITS:
                     share = quota.requests / key.weight
@@ -115,7 +115,8 @@ class MemoryState(State):
             health = self._health.get(lease.key_id) or self._health_of(lease.key_id)
             if outcome.kind is Kind.SUCCESS:
                 health.success_count += 1
-                self._forgive(lease)
+                if self._cooldowns:
+                    self._forgive(lease)
             if verdict is None:
                 return None
             health.error_count += 1
@@ -197,7 +198,7 @@ class MemoryState(State):
         self, best: tuple[Candidate, Quota, bool], bucket: str, info: CallInfo, now: float
     ) -> Lease:
         key, quota, edge = best
-        probing = self._probing(key, bucket, info.verb)
+        probing = self._probing(key, bucket, info.verb) if self._cooldowns else ()
         where = quota.book(info.requests, info.tokens, edge=edge)
         key_id = key.key_id
         self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
@@ -220,8 +221,6 @@ class MemoryState(State):
         return lease
 
     def _probing(self, key: Candidate, bucket: str, verb: str) -> tuple[Cooldown, ...]:
-        if not self._cooldowns:
-            return ()
         names = scope_keys(key, bucket, verb)
         return tuple(self._cooldowns[name] for name in names if name in self._cooldowns)
 
@@ -244,10 +243,7 @@ class MemoryState(State):
 
     def _forgive(self, lease: Lease) -> None:
         """A success ends the exponential cooldown, unless it began before that was over."""
-        if not self._cooldowns:
-            return
-        names = scope_keys(lease, lease.bucket, lease.verb)
-        for name in names:
+        for name in scope_keys(lease, lease.bucket, lease.verb):
             cooldown = self._cooldowns.get(name)
             if cooldown is not None and cooldown.until <= lease.at:
                 del self._cooldowns[name]

@@ -18,8 +18,9 @@ from keyrot_middleware.testing import Reply
 
 SEAMS = (
     "__init__",
-    "_async_request_once",
+    "_async_request",
     "_build_request",
+    "_request",
     "request",
     "request_streamed",
     "async_request",

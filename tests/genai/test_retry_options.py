@@ -114,3 +114,19 @@ def test_a_call_of_stored_things_keeps_the_programs_retries(gemini, pool, connec
     gemini.script("A", Reply.EXHAUSTED, Reply.OVERLOADED)
     assert list(client.files.list()) == []
     assert [request.key for request in gemini.log] == ["A"] * 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_sdks_retry_machinery_is_asked_only_for_retries(
+    mode, gemini, pool, connect, monkeypatch
+) -> None:
+    """Without retry options it would try once, so a request goes past it."""
+    pool("A", strategy="fill")
+    client = connect()
+    for name in ("_retry", "_async_retry"):
+        monkeypatch.setattr(client._api_client, name, None)
+    assert ask(mode, client) == "ok from A"
+    patient, asked = placed("client dict", gemini, connect, attempts=2)
+    gemini.script("A", Reply.INTERNAL)
+    assert ask(mode, patient, **asked) == "ok from A"
+    assert gemini.count() == 3

@@ -241,14 +241,14 @@ def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
     client = connect()
     stream = client.models.generate_content_stream(**ASKED)
     next(stream)
-    assert under_way() is None
+    assert under_way.get() is None
     assert ask("sync", client) == "ok from A"
     stream.close()
 
     async def look() -> None:
         opened = await client.aio.models.generate_content_stream(**ASKED)
         await anext(opened)
-        assert under_way() is None
+        assert under_way.get() is None
         await opened.aclose()
 
     run(client, look)

@@ -1,0 +1,140 @@
+"""Do what a flow asks for in an asyncio task. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from types import CoroutineType
+from typing import Any, ClassVar
+
+from ..core.commands import (
+    Acquire,
+    Command,
+    Done,
+    Failed,
+    Opened,
+    Owner,
+    Refresh,
+    Send,
+    Settle,
+    Sleep,
+)
+from ..core.model import Lease, Unavailable
+from ..telemetry.base import Watch
+from .guard import fault
+from .performer import Performer
+from .pool import unbooked
+
+__all__ = ["AsyncPerformer"]
+
+
+class AsyncPerformer(Performer):
+    """The same, blocking only the task: what has to wait is given as a coroutine."""
+
+    __slots__ = ()
+
+    def __call__(self, command: Command) -> Any:
+        """Perform *command*, watched; give its reply, or a coroutine that does."""
+        if self.watch is None:
+            return self.does[type(command)](self, command)
+        return self._watched(command, self.watch)
+
+    async def _watched(self, command: Command, watch: Watch) -> Any:
+        watch.before(command)
+        try:
+            reply = self.does[type(command)](self, command)
+            if type(reply) is CoroutineType:
+                reply = await reply
+        except BaseException as error:
+            watch.after(command, error)
+            raise
+        watch.after(command, reply)
+        return reply
+
+    def settle_now(self, command: Command) -> float | None:
+        """Settle without waiting: for a stream that is collected outside of any task."""
+        return super()._settle(command) if isinstance(command, Settle) else None
+
+    def _acquire(self, command: Acquire) -> Any:
+        instant = self._pool.state.instant
+        return super()._acquire(command) if instant else self._acquire_far(command)
+
+    async def _acquire_far(self, command: Acquire) -> Lease | Unavailable:
+        state = self._pool.state
+        try:
+            return await state.aacquire(command.info, command.candidates, spread=command.spread)
+        except Exception:
+            fault("state")
+            return unbooked(command, self._pool.clock.time())
+
+    def _send(self, command: Send) -> Awaitable[Done | Opened | Failed]:
+        sent: Awaitable[Done | Opened | Failed] = (
+            self._send_request(command.lease)
+            if self.watch is None
+            else self._send_attached(command, self.watch)
+        )
+        return sent
+
+    async def _send_attached(self, command: Send, watch: Watch) -> Done | Opened | Failed:
+        token = watch.attach()
+        try:
+            reply: Done | Opened | Failed = await self._send_request(command.lease)
+            return reply
+        finally:
+            watch.detach(token)
+
+    def _settle(self, command: Settle) -> Any:
+        instant = self._pool.state.instant
+        return super()._settle(command) if instant else self._settle_far(command)
+
+    async def _settle_far(self, command: Settle) -> float | None:
+        state, lease = self._pool.state, command.lease
+        until: float | None = None
+        try:
+            if lease.books is not None:
+                until = await _shielded(state.asettle(lease, command.outcome, command.names))
+        except Exception:
+            fault("state")
+        if command.outcome.verdict is not None:
+            self._pool.witness(command)
+            self.changed(command, until)
+        return until
+
+    def _owner(self, command: Owner) -> Any:
+        return super()._owner(command) if self._pool.state.instant else self._owner_far(command)
+
+    async def _owner_far(self, command: Owner) -> tuple[str, str] | None:
+        try:
+            return await self._pool.state.aowner(command.names)
+        except Exception:
+            fault("state")
+            return None
+
+    async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
+        replaced = await asyncio.to_thread(self._pool.refresh, command.key_id)
+        self.changed(command, replaced)
+        return replaced
+
+    async def _sleep(self, command: Sleep) -> None:  # type: ignore[override]  # awaited
+        self.changed(command)
+        await self._pool.clock.asleep(command.seconds)
+
+    does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
+        **Performer.does,
+        Acquire: _acquire,
+        Send: _send,
+        Settle: _settle,
+        Owner: _owner,
+        Refresh: _refresh,
+        Sleep: _sleep,
+    }
+
+
+async def _shielded(settling: Coroutine[Any, Any, float | None]) -> float | None:
+    """Finish *settling* even when the task is cancelled meanwhile, then be cancelled."""
+    task = asyncio.ensure_future(settling)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

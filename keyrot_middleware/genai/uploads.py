@@ -44,7 +44,7 @@ class Uploads:
         """Wrap the method of that name; see `async_upload_file`."""
         response = wrapped(*args, **kwargs)
         try:
-            if finished := self._finished(response, *args, **kwargs):
+            if finished := self._finished(response, args, kwargs):
                 self._state.own(*finished)
         except Exception:
             fault("state")
@@ -56,16 +56,17 @@ class Uploads:
         """Wrap the method of that name: it sends the chunks, and gives the last one's answer."""
         response = await wrapped(*args, **kwargs)
         try:
-            if finished := self._finished(response, *args, **kwargs):
+            if finished := self._finished(response, args, kwargs):
                 await self._state.aown(*finished)
         except Exception:
             fault("state")
         return response
 
     def _finished(
-        self, response: Any, _file: Any, upload_url: str, *_args: Any, **_kwargs: Any
+        self, response: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Lease, tuple[str, ...]] | None:
         """Tell with which lease what was begun, and what it is called now."""
-        lease = self._begun.pop(upload_url, None)
+        url = kwargs["upload_url"] if "upload_url" in kwargs else args[1]
+        lease = self._begun.pop(url, None)
         names = names_from(response.json) if lease is not None else ()
         return (lease, names) if lease is not None and names else None

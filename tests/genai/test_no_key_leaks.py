@@ -9,6 +9,7 @@ from four_modes import MODES, calls, skip_where_the_sdk_reconnects
 from key_search import hold_no_key, texts_of
 
 import keyrot_middleware
+from keyrot_middleware.genai.redact import clean
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"
@@ -88,6 +89,15 @@ def test_a_key_of_any_shape_is_redacted(gemini, pool, connect) -> None:
     gemini.always("A", Reply.KEY_SUSPENDED)
     for error in calls("sync", connect(), 2):
         assert not [text for text in texts_of(error) if value in text]
+
+
+def test_every_exception_behind_one_is_cleaned() -> None:
+    """A cause hides the context from tracebacks, but not from those that walk both."""
+    error, cause, context = (ValueError(f"FAKE-value of {name}") for name in "abc")
+    error.__cause__, error.__context__ = cause, context
+    context.__context__ = error  # a ring
+    clean(error, lambda text: text.replace("FAKE-value", "[redacted]"))
+    assert [str(one) for one in (error, cause, context)] == [f"[redacted] of {n}" for n in "abc"]
 
 
 def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:

@@ -107,9 +107,7 @@ def test_a_leaked_key_that_is_replaced_serves_again_within_one_refresh(
     assert gemini.sent("A") == 2, "nobody asks with it again"
     files.put("A", "A_new")
     answers: list[str] = []
-    wait_for(
-        lambda: answers.append(ask(mode, client)) or answers[-1] == "ok from A_new", 10 * TTL_S
-    )
+    wait_for(lambda: answers.append(ask(mode, client)) or answers[-1] == "ok from A_new")
     assert set(answers) <= {"ok from B", "ok from A_new"}
     assert keyrot_middleware.status()["keys"]["A"]["active"]
 

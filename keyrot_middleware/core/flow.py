@@ -109,19 +109,16 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
 
 
 def _owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
-    """Find whose stored things the call names; unknown ones are the client's own."""
-    home = (call.home,) if call.home is not None else ()
-    owner: tuple[str, str] | None = None
-    if call.info.resources:
-        owner = yield Owner(call.info.resources)
-    if owner is None:
-        return home
-    key_id, project = owner
-    key = call.roster.keys.get(key_id)
-    if any(name.startswith(ONE_KEY) for name in call.info.resources):
-        return (key,) if key is not None else home
-    same = [k for k in call.roster.of_project(project) if k is not key]
-    return tuple([key, *same] if key is not None else same) or home
+    """Find whose stored things the call names; unknown and new ones are of its home project."""
+    home, names = call.home, call.info.resources
+    owner: tuple[str, str] | None = (yield Owner(names)) if names else None
+    key, project = home, home.project if home is not None else ""
+    if owner is not None:
+        key, project = call.roster.keys.get(owner[0]), owner[1]
+    one_key = any(name.startswith(ONE_KEY) for name in names)
+    same = () if one_key else call.roster.of_project(project)
+    fixed = ([key] if key is not None else []) + [k for k in same if k is not key]
+    return tuple(fixed) or ((home,) if home is not None else ())
 
 
 def _shortlists(

@@ -36,6 +36,7 @@ from .inject import (
 from .redact import Redact
 from .seams import Seams
 from .streams import open_async, open_sync
+from .uploads import Uploads
 
 __all__ = ["Binding", "bypassed"]
 
@@ -68,6 +69,7 @@ class Binding:
         self._hosts = allowed_hosts
         self._sheltered: weakref.WeakSet[Any] = weakref.WeakSet()
         """Clients whose key is the pool's: it must not follow them to a foreign host."""
+        uploads = self._uploads = Uploads(pool.state)
         self.seams = Seams(
             {
                 "__init__": self._init,
@@ -78,6 +80,8 @@ class Binding:
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
                 "async_request_streamed": self._async_request_streamed,
+                "upload_file": uploads.upload_file,
+                "async_upload_file": uploads.async_upload_file,
             }
         )
 
@@ -136,6 +140,8 @@ class Binding:
             try:
                 with self._sending(lease, ours):
                     response = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                if ours.call.info.pinned:
+                    self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
             except Exception as error:
                 return failed(error, self._redact(ours.client))
@@ -184,6 +190,8 @@ class Binding:
             try:
                 with self._sending(lease, ours):
                     response = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                if ours.call.info.pinned:
+                    self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
             except Exception as error:
                 return failed(error, self._redact(ours.client))

@@ -13,6 +13,7 @@ from replies import (
     failure,
     far,
     invalid,
+    lost,
     minute,
 )
 from rig import INFO, Rig, key, three
@@ -177,6 +178,19 @@ def test_a_key_of_a_learned_bucket_rests_for_all_of_its_names() -> None:
     rig.failing(latest)
     assert isinstance(rig.failing(latest), Exhausted)
     assert rig.call(INFO) == "answer"
+
+
+def test_a_place_that_was_not_used_is_taken_at_once() -> None:
+    """Another call found the minute full; then the request in it was not sent after all."""
+    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
+
+    def meanwhile() -> Any:
+        assert isinstance(rig.failing(), Exhausted)
+        return lost("connect")
+
+    rig.will("a", meanwhile)
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "a"]
 
 
 def test_a_relieved_window_is_used_before_its_minute_ends() -> None:

@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-from .calls import PER_ROUND, PLAIN, ROUNDS, Samples, Variant, async_calls, sync_calls, told
+from .calls import (
+    PER_ROUND,
+    PLAIN,
+    ROUNDS,
+    Samples,
+    Variant,
+    added,
+    async_calls,
+    sync_calls,
+    told,
+)
 from .limit import CALLS, LIMIT, PROCESSES, RUNS, sent_of_limit
 from .page import Row, page
 from .program import HEAVY, import_time, three_keys
 from .shared import redis_acquire_times, redis_memory_per_key
 from .state import acquire_times, memory_per_key
+from .telemetry import spans_alone, traced, untraced, without_sdk
 from .valkey import missing, valkey
-
-
-@contextmanager
-def untraced() -> Iterator[None]:
-    """Switch every tracer off, whatever provider is set."""
-    with _use(trace.NoOpTracerProvider()):
-        yield
-
-
-@contextmanager
-def traced() -> Iterator[None]:
-    """Record spans with the SDK's batch processor."""
-    with _use(_PROVIDER):
-        yield
-
-
-@contextmanager
-def _use(provider: Any) -> Iterator[None]:
-    before = trace._TRACER_PROVIDER
-    trace._TRACER_PROVIDER = provider
-    try:
-        yield
-    finally:
-        trace._TRACER_PROVIDER = before
-
-
-_PROVIDER = TracerProvider()
-_PROVIDER.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
 
 ADDED = (
     ("pool", "memory state, no tracing", {"sync": 60, "async": 60}),
@@ -55,8 +30,11 @@ ADDED = (
     ("redis", "state in Redis, no tracing", {"sync": 250, "async": 400}),
 )
 """The variant, what it is, and the bars in microseconds."""
-
-
+SPANS = (
+    ("traced", "spans, batch processor, over the untraced call", "≤ 60 µs"),
+    ("spans alone", "of these, two such spans by the SDK of OpenTelemetry alone", "–"),
+)
+"""The variant, what it is, and the bar."""
 LAST_SETTLE_S = 0.01
 """A turn's last call is booked after it has returned."""
 
@@ -67,6 +45,7 @@ def calls(redis: str | None) -> list[Row]:
         "plain": PLAIN,
         "pool": Variant({"state_url": "memory://"}, untraced),
         "traced": Variant({"state_url": "memory://"}, traced),
+        "spans alone": Variant({"state_url": "memory://"}, spans_alone),
     }
     if redis is not None:
         variants["redis"] = Variant({"state_url": redis}, untraced, rest_s=LAST_SETTLE_S)
@@ -80,7 +59,15 @@ def calls(redis: str | None) -> list[Row]:
                 _told(samples, name),
             )
             rows.append(row)
+        for name, what, bar in SPANS:
+            micros = added(samples, name, over="pool")[0]
+            rows.append((f"{what}, {kind}, p50", bar, f"{micros:.0f} µs"))
     return rows
+
+
+def telemetry() -> list[Row]:
+    """Measure what telemetry costs a program that has no SDK, in a loop."""
+    return [("no SDK: what telemetry costs", "≤ 3 µs", f"{without_sdk():.1f} µs")]
 
 
 def pool() -> list[Row]:
@@ -137,7 +124,7 @@ def _limit(redis: str) -> str:
 
 def table(redis: str | None) -> list[Row]:
     """Measure every row: what, the bar, what was measured."""
-    return [*calls(redis), *pool(), *shared(redis), *program()]
+    return [*calls(redis), *telemetry(), *pool(), *shared(redis), *program()]
 
 
 def main() -> None:

@@ -99,10 +99,10 @@ def p50(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def added(samples: Samples, name: str) -> tuple[float, float]:
-    """Give the added microseconds at p50, and the ratio to the plain SDK."""
-    plain, theirs = p50(samples["plain"]), p50(samples[name])
-    return theirs - plain, theirs / plain
+def added(samples: Samples, name: str, over: str = "plain") -> tuple[float, float]:
+    """Give the added microseconds at p50 over another variant, and the ratio to it."""
+    base, theirs = p50(samples[over]), p50(samples[name])
+    return theirs - base, theirs / base
 
 
 def told(samples: Samples, name: str) -> str:

@@ -16,22 +16,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from .core.model import Limits
 from .core.policy import LAST_RESORT, POOL_KEY, RetryPolicy
-from .core.text import mask_keys, nearest, shown
+from .core.text import mask_keys
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys, signature
-from .settings import (
-    ARGUMENTS,
-    ENV_NAMES,
-    GOOGLE_HOST,
-    SECRET_SETTINGS,
-    STATE_SCHEMES,
-    Settings,
-    Switch,
-)
+from .settings import ENV_NAMES, GOOGLE_HOST, STATE_SCHEMES, Settings
+from .settings_reader import listed, read_settings, refuse_unknown, where
 
 __all__ = [
     "ENV_NAMES",
@@ -92,16 +85,16 @@ def load(**overrides: Any) -> Config:
             nothing else is looked at.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    _refuse_unknown(given)
+    refuse_unknown(given)
     problems: list[str] = []
-    settings = _read_settings(given, problems)
+    settings = read_settings(given, problems)
     if settings is None:
-        raise ConfigError(_listed(problems))
+        raise ConfigError(listed(problems))
     if not settings.enabled:
         return Config(settings)
     config = _gather(settings, given, problems)
     if problems:
-        raise ConfigError(_listed(problems))
+        raise ConfigError(listed(problems))
     return config
 
 
@@ -149,7 +142,7 @@ def reread(config: Config) -> Config:
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
     if problems:
-        raise ConfigError(_listed(problems))
+        raise ConfigError(listed(problems))
     others = (k for k in config.keys if k.key_id in config.inline or k.key_id == config.last_resort)
     return replace(config, keys=(*in_file, *others), keys_seen=seen)
 
@@ -181,7 +174,7 @@ def _keys_of_file(
     path: Path, settings: Settings, given: Mapping[str, Any], problems: list[str]
 ) -> tuple[KeySpec, ...]:
     keys, wrong = read_keys(path)
-    named = f"{_where('keys_file', given)}, " if settings.keys_file else ""
+    named = f"{where('keys_file', given)}, " if settings.keys_file else ""
     problems += [f"{named}{text}" for text in wrong]
     return keys
 
@@ -235,75 +228,16 @@ def _policy(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     names = RetryPolicy.__dataclass_fields__
     policy = RetryPolicy(**{name: getattr(settings, name) for name in names})
     if policy.cooldown_max_s < policy.cooldown_base_s:
-        problems.append(
-            f"{_where('cooldown_max_s', given)}: found {policy.cooldown_max_s:g}; allowed: "
-            f"seconds, no less than KEYROT_COOLDOWN_BASE_S, which is {policy.cooldown_base_s:g}."
-        )
+        problems.append(_ladder_problem(policy, settings, given))
     return policy
 
 
-def _refuse_unknown(given: Mapping[str, Any]) -> None:
-    problems = [
-        f"install() has no argument {shown(name)}; allowed: {', '.join(ARGUMENTS)}."
-        f"{nearest(name, ARGUMENTS)}"
-        for name in given
-        if name not in ARGUMENTS
-    ]
-    if problems:
-        raise ConfigError(_listed(problems))
-
-
-def _listed(problems: list[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    return "\n".join([f"{len(problems)} things are wrong:", *(f"  - {text}" for text in problems)])
-
-
-def _read_settings(given: Mapping[str, Any], problems: list[str]) -> Settings | None:
-    """Return the settings, as far as they are right; the rest is told in *problems*."""
-    values = {ENV_NAMES[name]: value for name, value in given.items()}
-    try:
-        # The switch alone first: what is switched off cannot be wrong in anything else.
-        if not Switch(**values).enabled:
-            return Settings.model_construct(enabled=False)
-        return Settings(**values)
-    except ValidationError as error:
-        found = error.errors(include_url=False)
-    except UnicodeDecodeError as error:
-        problems.append(f".env is not UTF-8 text, at byte {error.start}; save it as UTF-8")
-        return None
-    except OSError as error:
-        problems.append(f".env cannot be read: {error.strerror}")
-        return None
-    # Outside the handler, so that pydantic's error is nobody's context.
-    problems += dict.fromkeys(_sentence(problem, given) for problem in found)
-    return _without(found, values)
-
-
-def _without(found: list[Any], values: dict[str, Any]) -> Settings | None:
-    """Read again with the default in place of what was wrong, to find what else is wrong."""
-    wrong = {str(problem["loc"][0]): "" for problem in found}
-    return None if "ENABLE_KEY_ROTATION" in wrong else Settings(**{**values, **wrong})
-
-
-def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
-    """Say where a wrong setting stands, what was found, and what is allowed."""
-    env = str(problem["loc"][0])
-    name = next(name for name, alias in ENV_NAMES.items() if alias == env)
-    allowed = Settings.model_fields[name].description
-    value = problem["input"]
-    if name in SECRET_SETTINGS:
-        found = "found something else (not shown here)"
-    elif problem["type"] == "value_error":
-        found = str(problem["ctx"]["error"])
+def _ladder_problem(policy: RetryPolicy, settings: Settings, given: Mapping[str, Any]) -> str:
+    """Blame of the two what somebody has set: the default of the other stands nowhere."""
+    base, most = f"{policy.cooldown_base_s:g}", f"{policy.cooldown_max_s:g}"
+    if "cooldown_max_s" in settings.model_fields_set:
+        name, found, allowed = "max", most, f"no less than KEYROT_COOLDOWN_BASE_S, which is {base}"
     else:
-        found = f"found {shown(value)}"
-    one_of = problem["type"] == "literal_error" or name == "secret_store"
-    hint = nearest(value, str(allowed).split(", ")) if one_of else ""
-    return f"{_where(name, given)}: {found}; allowed: {allowed}.{hint}"
-
-
-def _where(name: str, given: Mapping[str, Any]) -> str:
-    if name in given:
-        return f"install({name}=…)"
-    return ENV_NAMES[name] if ENV_NAMES[name] in os.environ else f"{ENV_NAMES[name]} in .env"
+        name, found, allowed = "base", base, f"no more than KEYROT_COOLDOWN_MAX_S, which is {most}"
+    place = where(f"cooldown_{name}_s", given)
+    return f"{place}: found {found}; allowed: seconds, {allowed}."

@@ -18,13 +18,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from .compose import current_pool, open_pool
 from .config import load
 from .core.commands import Failed, Settle
 from .core.failures import Facts, classify
 from .core.model import Block, CallInfo, Kind, Lease, Outcome, Usage
+from .core.text import shown
 from .drive.health import health
 from .drive.pool import Clock, Pool, SystemClock
 from .errors import ConfigError
@@ -43,6 +44,9 @@ class SelectedKey:
 
     key_id: str
     api_key: str = field(repr=False)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a selected key cannot be pickled or copied: its value stays where it is")
 
 
 class Report(NamedTuple):
@@ -84,7 +88,10 @@ class KeyManager:
 
         Raises:
             KeyPoolExhausted: No key is free; `retry_at` and `reasons` say when and why.
+            ValueError: The tokens are no whole number from 0.
         """
+        _check_count("tokens_needed", tokens_needed)
+        exclude = (exclude,) if isinstance(exclude, str) else exclude
         pool, info = self._pool, CallInfo(model_preference or "", "generateContent", tokens_needed)
         blocks: dict[str, Block] = {}
         now = pool.clock.time()
@@ -109,7 +116,13 @@ class KeyManager:
             key_id: As selected.
             tokens_used: Input tokens as the server counted them.
             response: Instead of *tokens_used*: the SDK's response, whose usage is read.
+
+        Raises:
+            KeyError: There is no such key.
+            ValueError: The tokens are no whole number from 0.
         """
+        if tokens_used is not None:
+            _check_count("tokens_used", tokens_used)
         meta = getattr(response, "usage_metadata", None)
         tokens = (
             tokens_used if tokens_used is not None else getattr(meta, "prompt_token_count", None)
@@ -128,6 +141,9 @@ class KeyManager:
 
         Returns:
             What it was, and whether another key may serve the same request.
+
+        Raises:
+            KeyError: There is no such key.
         """
         pool = self._pool
         lease, info = self._take(key_id)
@@ -192,6 +208,12 @@ class KeyManager:
     def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
         self._pool.witness(Settle(lease, outcome, (), failure.error if failure else None))
         return self._pool.state.settle(lease, outcome)
+
+
+def _check_count(name: str, value: object) -> None:
+    """Refuse what would spoil the windows that it is counted in."""
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name}: found {shown(value)}; allowed: a whole number from 0")
 
 
 def get_key_manager() -> KeyManager:

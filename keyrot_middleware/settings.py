@@ -42,6 +42,8 @@ STATE_SCHEMES = (
     "rediss+sentinel",
 )
 
+_USER_INFO = re.compile(r"[^/\s]*@")
+"""What may stand in front of a host in a URL, a password for one; no host has it."""
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 
 
@@ -54,7 +56,7 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     for host in hosts:
         match = _HOST.fullmatch(host)
         if match is None or not 0 < int(match[1] or 443) < 65536:
-            raise ValueError(f"found {shown(host)}")
+            raise ValueError(f"found {shown(_USER_INFO.sub('[redacted]@', host))}")
     if not hosts:
         raise ValueError("found no host")
     return hosts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ from keyrot_middleware.testing import FakeClock, FakeGemini
 _OURS = ("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL")
 
 Connect = Callable[..., Any]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell; every process that a test starts would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +76,9 @@ class Ledger:
         return reply
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Note what is settled."""
-        self.outcomes.append((lease, outcome))
+        """Note what is settled; names that are told later, under no lease, are no settling."""
+        if lease.books is not None:
+            self.outcomes.append((lease, outcome))
         until: float | None = self._settle(lease, outcome, names)
         return until
 

@@ -127,6 +127,7 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
         ("KEYROT_ALLOWED_HOSTS", "x.test:0", '"x.test:0"', "host or host:port"),
         ("KEYROT_ALLOWED_HOSTS", "*.test", '"*.test"', "in full"),
         ("KEYROT_ALLOWED_HOSTS", ",", "no host", "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "me:FAKE@x.test", '"[redacted]@x.test"', "host or host:port"),
         ("KEYROT_STRATEGY", "sprad", '"sprad"', 'spread, fill, sticky. Did you mean "spread"?'),
         ("KEYROT_MAX_ATTEMPTS", "-1", '"-1"', "from 0"),
         ("KEYROT_MAX_ATTEMPTS", "many", '"many"', "from 0"),
@@ -136,7 +137,7 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
         ("KEYROT_MAX_WAIT_S", "inf", '"inf"', "from 0"),
         ("KEYROT_COOLDOWN_BASE_S", "0", '"0"', "more than 0"),
         ("KEYROT_COOLDOWN_MAX_S", "5", "found 5;", "KEYROT_COOLDOWN_BASE_S, which is 30"),
-        ("KEYROT_COOLDOWN_BASE_S", "1000", "found 900", "KEYROT_COOLDOWN_BASE_S, which is 1000"),
+        ("KEYROT_COOLDOWN_BASE_S", "1000", "found 1000", "KEYROT_COOLDOWN_MAX_S, which is 900"),
         ("KEYROT_TRACING", "on", '"on"', "off, otlp"),
         ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
     ],
@@ -162,6 +163,15 @@ def test_the_refusal_says_in_which_layer_the_wrong_value_stands(
     monkeypatch.setenv("KEYROT_TRACING", "y")
     assert wrong().startswith("KEYROT_TRACING: ")
     assert wrong(tracing="z").startswith("install(tracing=…): ")
+
+
+def test_the_refusal_blames_no_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two settings that do not fit together the one is named that somebody has set."""
+    assert wrong(cooldown_base_s=1000).startswith("install(cooldown_base_s=…): found 1000; ")
+    (here / ".env").write_text("KEYROT_COOLDOWN_BASE_S=1000\n")
+    assert wrong().startswith("KEYROT_COOLDOWN_BASE_S in .env: found 1000; ")
+    monkeypatch.setenv("KEYROT_COOLDOWN_MAX_S", "999")
+    assert wrong().startswith("KEYROT_COOLDOWN_MAX_S: found 999; ")
 
 
 def test_all_problems_come_in_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

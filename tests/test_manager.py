@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from datetime import UTC, datetime
 from typing import Any
@@ -106,6 +107,34 @@ def test_a_selected_key_does_not_print_its_value(manager) -> None:
     """The value of a key is not in its repr."""
     key = manager.select_key()
     assert key.api_key not in repr(key)
+
+
+def test_a_selected_key_cannot_be_pickled(manager) -> None:
+    """Nor does its value travel to another process or a cache by accident."""
+    key = manager.select_key()
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(key)
+
+
+@pytest.mark.parametrize("tokens", [-5, "12", 1.5])
+def test_wrong_numbers_of_tokens_are_refused_and_book_nothing(manager, tokens) -> None:
+    """The error says what is allowed, and the windows are as they were."""
+    key = manager.select_key(MODEL, tokens_needed=100)
+    before = manager.get_health_status()
+    with pytest.raises(
+        ValueError, match=r"^tokens_needed: found .*; allowed: a whole number from 0"
+    ):
+        manager.select_key(MODEL, tokens_needed=tokens)
+    with pytest.raises(ValueError, match=r"^tokens_used: found .*; allowed: a whole number from 0"):
+        manager.report_success(key.key_id, tokens_used=tokens)
+    assert manager.get_health_status() == before
+    manager.report_success(key.key_id, tokens_used=90)
+    assert manager.get_health_status()[key.key_id]["used"][MODEL]["tokens_minute"] == 90
+
+
+def test_one_id_alone_may_be_excluded(manager) -> None:
+    """A text is one id, not its letters."""
+    assert manager.select_key(MODEL, exclude="key_1").key_id == "key_2"
 
 
 def test_an_error_nobody_selected_for_is_booked_all_the_same(manager) -> None:

@@ -18,7 +18,7 @@ FOLDER = ROOT / "cassettes" / "secrets"
 TAPES = {"vault": "vault_tape"}
 """The module in tests/secrets of each store."""
 
-sys.path.insert(0, str(ROOT / "tests" / "secrets"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "secrets")]
 
 
 def main(stores: list[str]) -> int:

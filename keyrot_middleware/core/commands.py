@@ -109,9 +109,11 @@ class Settle(NamedTuple):
 
 
 class Refresh(NamedTuple):
-    """Look a retired key's secret up again; True where a new value is in service."""
+    """Have a refused key's secret looked up again; True where a new value is in service."""
 
     key_id: str
+    wait: bool
+    """Wait for the store; else it is only asked, and what it answers later serves later calls."""
 
 
 class Owner(NamedTuple):

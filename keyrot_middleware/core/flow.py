@@ -20,11 +20,12 @@ never close() a flow: it throws, so that the last Settle can be yielded.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
 
 from .attempt import Attempt, note
+from .call import Call, Exhausted
 from .commands import (
     Acquire,
     Command,
@@ -45,7 +46,6 @@ from .model import (
     HOME,
     NO_USAGE,
     Block,
-    CallInfo,
     Candidate,
     Kind,
     Lease,
@@ -55,10 +55,7 @@ from .model import (
     Usage,
     Verdict,
 )
-from .overload import Overload
-from .policy import RetryPolicy
-from .roster import Roster, Shortlist
-from .tokens import TokenScale
+from .roster import Shortlist
 
 __all__ = ["Call", "Exhausted", "call_flow"]
 
@@ -72,38 +69,6 @@ OVERLOADED = "overloaded"
 
 ONE_KEY = ("continuation:", "page:")
 """All hops of one answer, and all pages of one list, go with the very key of the first."""
-
-
-class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyPoolExhausted
-    """Nothing could be sent: no key is free, and none will be soon enough."""
-
-    def __init__(self, unavailable: Unavailable) -> None:
-        super().__init__("no key can serve")
-        self.unavailable = unavailable
-
-
-@dataclass(slots=True)
-class Call:
-    """One call on its way: what was asked, and what was tried so far."""
-
-    info: CallInfo
-    roster: Roster
-    policy: RetryPolicy
-    scale: TokenScale
-    home: Candidate | None = None
-    """The client's own key, for calls that touch stored things."""
-    moment: tuple[float, float] | None = None
-    """The time when it was asked for, epoch seconds, and a random number in [0, 1)."""
-    overload: Overload = field(default_factory=Overload)
-    excluded: dict[str, float] = field(default_factory=dict)
-    """Keys that failed this call, and until when (`inf`: for the rest of it)."""
-    attempts: list[Attempt] = field(default_factory=list)
-    refreshed: set[str] = field(default_factory=set)
-    """Keys whose value was replaced during this call; once each."""
-    retries: int = 0
-    waited_s: float = 0.0
-    sends: int = 0
-    last: Failed | None = None
 
 
 def call_flow(call: Call) -> Generator[Command, Any, Any]:
@@ -126,10 +91,10 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
             lease: Lease | Unavailable = yield Acquire(call.info, shortlist, spread)
             if isinstance(lease, Lease):
                 break
-            _refused(call, fixed, lease, blocks)
+            _pass_by(call, fixed, lease, blocks)
         else:
             none_free = _none_free(call, fixed, blocks, now)
-            if (yield from _wait(call, none_free)):
+            if (yield from _replaced(call)) or (yield from _wait(call, none_free)):
                 continue
             raise _noted(call) if call.last is not None else Exhausted(none_free)
         reply = yield from _attempt(call, lease)
@@ -144,19 +109,16 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
 
 
 def _owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
-    """Find whose stored things the call names; unknown ones are the client's own."""
-    home = (call.home,) if call.home is not None else ()
-    owner: tuple[str, str] | None = None
-    if call.info.resources:
-        owner = yield Owner(call.info.resources)
-    if owner is None:
-        return home
-    key_id, project = owner
-    key = call.roster.keys.get(key_id)
-    if any(name.startswith(ONE_KEY) for name in call.info.resources):
-        return (key,) if key is not None else home
-    same = [k for k in call.roster.of_project(project) if k is not key]
-    return tuple([key, *same] if key is not None else same) or home
+    """Find whose stored things the call names; unknown and new ones are of its home project."""
+    home, names = call.home, call.info.resources
+    owner: tuple[str, str] | None = (yield Owner(names)) if names else None
+    key, project = home, home.project if home is not None else ""
+    if owner is not None:
+        key, project = call.roster.keys.get(owner[0]), owner[1]
+    one_key = any(name.startswith(ONE_KEY) for name in names)
+    same = () if one_key else call.roster.of_project(project)
+    fixed = ([key] if key is not None else []) + [k for k in same if k is not key]
+    return tuple(fixed) or ((home,) if home is not None else ())
 
 
 def _shortlists(
@@ -169,7 +131,7 @@ def _shortlists(
     return (offer,) if offer else ()
 
 
-def _refused(
+def _pass_by(
     call: Call,
     fixed: tuple[Candidate, ...] | None,
     unavailable: Unavailable,
@@ -248,16 +210,30 @@ def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
     if not verdict.rotate:
         return False
     if verdict.until == inf:
-        replaced: bool = yield Refresh(lease.key_id)
-        if replaced and lease.key_id not in call.refreshed:
-            call.refreshed.add(lease.key_id)
-            return True
+        replaced: bool = yield Refresh(lease.key_id, wait=False)
+        if lease.key_id not in call.refreshed:
+            if replaced:
+                call.refreshed.add(lease.key_id)
+                return True
+            call.refused.append(lease.key_id)
     _exclude(call, lease, verdict)
     same = sum(attempt.verdict.failure == verdict.failure for attempt in call.attempts)
     if verdict.max_rotations is not None and same > verdict.max_rotations:
         return False
     walked = sum(attempt.verdict.rotate for attempt in call.attempts)
     return not 0 < call.policy.max_attempts <= walked
+
+
+def _replaced(call: Call) -> Generator[Command, Any, bool]:
+    """Wait for the stores of refused keys, now that no other key can serve."""
+    while call.refused:
+        key_id = call.refused.pop()
+        replaced: bool = yield Refresh(key_id, wait=True)
+        if replaced:
+            call.refreshed.add(key_id)
+            del call.excluded[key_id]
+            return True
+    return False
 
 
 def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:

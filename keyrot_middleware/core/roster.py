@@ -133,12 +133,19 @@ class Roster:
         self._sticky = strategy == "sticky"
         self._views: dict[tuple[str, str | None], _View] = {}
         self._lock: AbstractContextManager[object] = lock or nullcontext()
+        self._projects: dict[str, list[Candidate]] = {}
+        """The keys of each project, put together when somebody asks for the first."""
         self.crowded = False
         """A window was full once, so that what is given back may matter."""
 
     def of_project(self, project: str) -> tuple[Candidate, ...]:
         """List the keys that may touch what *project* has stored."""
-        return tuple(key for key in self.keys.values() if key.project == project)
+        if not self._projects:
+            projects: dict[str, list[Candidate]] = {}
+            for key in self.keys.values():
+                projects.setdefault(key.project, []).append(key)
+            self._projects = projects  # whole, for other threads
+        return tuple(key for key in self._projects.get(project, ()) if key.key_id in self.keys)
 
     def shortlists(
         self, info: CallInfo, excluded: Mapping[str, object], now: float, draw: float

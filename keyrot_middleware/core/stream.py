@@ -21,7 +21,7 @@ from .model import NO_USAGE, Usage
 __all__ = ["StreamLedger", "tokens_of_text", "usage_of", "usage_of_text"]
 
 _NONE: Mapping[str, Any] = {}
-_LARGE = 32_768
+_LARGE = 2_048
 """Characters from which on parsing all of a body costs more than searching it."""
 _TAIL = 16_384
 """Characters in which the end of the content, and all that follows it, is looked for."""
@@ -31,7 +31,9 @@ _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
 _PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
-_FURTHER = re.compile(r'"index"\s*:\s*[1-9]')
+_FURTHER = re.compile(r'"index"\s*:\s*[1-9]|"continuationToken"')
+_AFTER = {"modelVersion", "responseId"}
+"""What follows the usage in Google's order; where it does not, it stands somewhere before."""
 
 
 class StreamLedger:
@@ -114,14 +116,14 @@ def _read(text: str) -> Mapping[str, Any]:
 
 
 def _reduce(text: str) -> Mapping[str, Any] | None:
-    """Read a large response from its tail, which follows the content; None if it cannot be.
+    """Read a response from its tail, which follows the content; None if it cannot be.
 
     It can be for embeddings, and for one candidate that is complete: no continuation token.
     """
     head = _REDUCIBLE.match(text)
     if head is None:
         return None
-    begin = len(text) - _TAIL
+    begin = max(len(text) - _TAIL, 0)
     start = text.rfind(_META, begin)
     if head[1] != "candidates":
         return _NONE if start < 0 else _parse_from(text, start)
@@ -129,7 +131,9 @@ def _reduce(text: str) -> Mapping[str, Any] | None:
     if len(reasons) != 1 or reasons[0] == "CONTINUATION" or _FURTHER.search(text, begin, start):
         return None
     tail = _parse_from(text, start)
-    return tail and {**tail, "candidates": [{"finishReason": reasons[0]}]}
+    if tail is None or not tail.keys() >= _AFTER:
+        return None
+    return {**tail, "candidates": [{"finishReason": reasons[0]}]}
 
 
 def _parse_from(text: str, start: int) -> dict[str, Any] | None:

@@ -111,7 +111,7 @@ class AsyncPerformer(Performer):
             return None
 
     async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
-        replaced = await asyncio.to_thread(self._pool.refresh, command.key_id)
+        replaced = await asyncio.to_thread(self._look_up, command)
         self.changed(command, replaced)
         return replaced
 

@@ -114,9 +114,12 @@ class Performer:
             return None
 
     def _refresh(self, command: Refresh) -> bool:
-        replaced = self._pool.refresh(command.key_id)
+        replaced = self._look_up(command)
         self.changed(command, replaced)
         return replaced
+
+    def _look_up(self, command: Refresh) -> bool:
+        return self._pool.refresh(command.key_id, wait=command.wait)
 
     def _sleep(self, command: Sleep) -> None:
         self.changed(command)

@@ -19,6 +19,7 @@ from ..core.policy import RetryPolicy
 from ..core.roster import Roster
 from ..core.tokens import TokenScale
 from ..secrets import Ring, Secret
+from ..secrets.ring import ANSWER_S
 from ..state.base import State
 from ..telemetry.base import Chronicle, Observer
 from .guard import fault
@@ -80,7 +81,9 @@ class Pool:
     _renewed_at: dict[str, float] = field(default_factory=dict, repr=False)
     """Since when keys have the value that they have."""
     _refused: dict[str, str] = field(default_factory=dict, repr=False)
-    """Fingerprints of values that Google has just refused."""
+    """Fingerprints of the values that Google refused last."""
+    _untold: set[str] = field(default_factory=set, repr=False)
+    """Keys whose refusal other processes have not been told of."""
 
     def __post_init__(self) -> None:
         self.ring.listener = self
@@ -106,6 +109,7 @@ class Pool:
         key_id = settle.lease.key_id
         if settle.lease.at >= self._renewed_at.get(key_id, 0.0):
             self._refused[key_id] = self._fingerprint(key_id)
+            self._untold.add(key_id)
         self._said.pop(key_id, None)
         self._said[key_id] = (
             verdict.code,
@@ -118,13 +122,21 @@ class Pool:
         said = [key_id for key_id in self._said if key_id in set(key_ids)]
         return self._said[said[-1]] if said else None
 
-    def refresh(self, key_id: str) -> bool:
-        """Look a retired key's secret up again; True where a new value is in service."""
+    def refresh(self, key_id: str, *, wait: bool = True) -> bool:
+        """Have a refused key's secret looked up again; True where a new value is in service.
+
+        Args:
+            key_id: The key.
+            wait: Wait for a store that does not answer at once.
+        """
         try:
-            fingerprint = self._refused.pop(key_id, "")
-            if fingerprint:
-                self.state.note_refusal(key_id, fingerprint)
-            return self.ring.refresh(key_id)
+            refused = self._refused.get(key_id, "")
+            if refused and self._fingerprint(key_id) not in ("", refused):
+                return True  # it was replaced meanwhile
+            if refused and key_id in self._untold:
+                self._untold.discard(key_id)
+                self.state.note_refusal(key_id, refused)
+            return self.ring.refresh(key_id, ANSWER_S if wait else 0.0)
         except Exception:
             fault("secrets")
             return False

@@ -122,10 +122,9 @@ def done(response: Any, *, in_full: bool) -> Done:
 
 
 def failed(error: Exception, redact: Redact) -> Failed:
-    """Read the facts of a failure, and take every key out of the exception."""
-    facts = _facts(error)
+    """Take every key out of the exception of a failure, and read its facts."""
     clean(error, redact)
-    return Failed(facts, error)
+    return Failed(_facts(error), error)
 
 
 def _facts(error: Exception) -> Facts:

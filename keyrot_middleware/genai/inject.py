@@ -64,6 +64,14 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         under_way.reset(self._token)
 
 
+class _Headers(dict[str, Any]):
+    """Headers that show no key: who reports errors shows local variables, and the SDK has these."""
+
+    def __repr__(self) -> str:
+        hidden = dict.fromkeys(_of_keys(tuple(self)), "[redacted]")
+        return repr({**self, **hidden})
+
+
 def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
     send: sending,
     wrapped: Callable[..., Any],
@@ -75,14 +83,13 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
 ) -> Any:
     """Wrap the SDK's `_build_request`: the same request, with the key of this send."""
     request = wrapped(http_method, path, request_dict, send.options)
+    headers = request.headers = _Headers(request.headers)
     if send.value is not None:
         home = client.api_key
-        headers = dict(request.headers)
         for name in _of_keys(tuple(headers)):
             if name != KEY_HEADER and _key_again(name, headers[name], home):
                 del headers[name]
         headers[KEY_HEADER] = send.value
-        request.headers = headers
     return request
 
 
@@ -150,7 +157,8 @@ def lend(request: Any, held: str, value: str | None) -> None:
 
     A key header of the program's own stays.
     """
-    kept = {n: text for n, text in request.headers.items() if str(text).split()[-1:] != [held]}
+    headers = request.headers.items()
+    kept = _Headers((name, text) for name, text in headers if str(text).split()[-1:] != [held])
     if value is not None and KEY_HEADER not in map(str.lower, kept):
         kept[KEY_HEADER] = value
     request.headers = kept

@@ -22,9 +22,11 @@ _DEPTH = 12
 
 def clean(error: BaseException, redact: Redact) -> None:
     """Replace every key in *error*, in place, and in what it was raised from."""
+    chain: list[BaseException | None] = [error]
     seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    for link in chain:  # which grows meanwhile
+        if link is None or id(link) in seen:
+            continue
         seen.add(id(link))
         link.args = tuple(_value(arg, redact, 0) for arg in link.args)
         for name in ("message", "status", "details", "reason"):
@@ -34,7 +36,7 @@ def clean(error: BaseException, redact: Redact) -> None:
             link.request_info = _request_info(link.request_info)
         for holder in (getattr(link, "response", None), link):
             _response(holder, redact)
-        link = link.__cause__ or link.__context__
+        chain += (link.__cause__, link.__context__)
 
 
 def _value(value: Any, redact: Redact, depth: int) -> Any:

@@ -2,9 +2,9 @@
 
 The four request methods of the api client stand in google-genai 1.75, 2.x and 3.x alike, and
 every model call of the SDK comes through them, one HTTP request each; `_build_request`, below
-them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap the same
-methods, before or after us, and put snapshots back in any order; so our layer is recognised by
-its wrapper function, and one that was brought back from the dead is pass-through.
+them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap
+the same methods, before or after us, and put snapshots back in any order; so our layer is
+recognised by its wrapper function, and one that was brought back from the dead passes through.
 """
 
 from __future__ import annotations

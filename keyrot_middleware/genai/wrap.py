@@ -36,6 +36,7 @@ from .inject import (
 from .redact import Redact
 from .seams import Seams
 from .streams import open_async, open_sync
+from .uploads import Uploads
 
 __all__ = ["Binding", "bypassed"]
 
@@ -58,8 +59,6 @@ class _Ours(NamedTuple):
     once: bool
     """The SDK would not repeat it."""
     call: Call
-    key: str
-    """The client's own."""
 
 
 class Binding:
@@ -70,6 +69,7 @@ class Binding:
         self._hosts = allowed_hosts
         self._sheltered: weakref.WeakSet[Any] = weakref.WeakSet()
         """Clients whose key is the pool's: it must not follow them to a foreign host."""
+        uploads = self._uploads = Uploads(pool.state)
         self.seams = Seams(
             {
                 "__init__": self._init,
@@ -80,6 +80,8 @@ class Binding:
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
                 "async_request_streamed": self._async_request_streamed,
+                "upload_file": uploads.upload_file,
+                "async_upload_file": uploads.async_upload_file,
             }
         )
 
@@ -138,9 +140,11 @@ class Binding:
             try:
                 with self._sending(lease, ours):
                     response = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                if ours.call.info.pinned:
+                    self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.key))
+                return failed(error, self._redact(ours.client))
 
         call = ours.call
         try:
@@ -158,7 +162,7 @@ class Binding:
         return self._stream(wrapped, ours)
 
     def _stream(self, wrapped: Callable[..., Any], ours: _Ours) -> Generator[Any, None, None]:
-        redact, call = self._redact(ours.key), ours.call
+        redact, call = self._redact(ours.client), ours.call
 
         def send(lease: Lease) -> Opened | Failed:
             with self._sending(lease, ours):
@@ -186,9 +190,11 @@ class Binding:
             try:
                 with self._sending(lease, ours):
                     response = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                if ours.call.info.pinned:
+                    self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.key))
+                return failed(error, self._redact(ours.client))
 
         perform = aio.AsyncPerformer(self.pool, ours.call.info, send, seen)
         try:
@@ -204,7 +210,7 @@ class Binding:
         if not isinstance(ours, _Ours):
             return await wrapped(*ours[0], **ours[1])  # type: ignore[no-any-return]
 
-        redact, call = self._redact(ours.key), ours.call
+        redact, call = self._redact(ours.client), ours.call
 
         async def send(lease: Lease) -> Opened | Failed:
             try:
@@ -259,7 +265,7 @@ class Binding:
         if not info.pinned:
             options = sendable(client, options, retry)
         once = retry is None and not info.pinned
-        return _Ours(client, asked, options, bool(extra), once, call, key)
+        return _Ours(client, asked, options, bool(extra), once, call)
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
@@ -270,8 +276,9 @@ class Binding:
         label = f"{HOME}{fingerprint(key)}"
         return Candidate(label, label, label)
 
-    def _redact(self, key: str) -> Redact:
-        redact = self.pool.ring.redact
+    def _redact(self, client: Any) -> Redact:
+        """Take the pool's keys out of a text, and the client's own."""
+        redact, key = self.pool.ring.redact, client.api_key or ""
         if not own(key):
             return redact
         return lambda text: redact(text.replace(key, "[redacted]"))

@@ -12,7 +12,7 @@ from ..errors import SecretError
 from .aws_failures import code_of, fault_of, fault_of_code
 from .aws_login import AwsLogin
 from .base import Secret
-from .extra import extra
+from .extra import need
 from .fault import Answer, Fault, Reach
 from .hush import hush
 from .lookup import Spot, look_up, split_field
@@ -35,7 +35,7 @@ _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}")
 _WHOLE_BATCH = frozenset({"InvalidParameterException", "InvalidRequestException"})
 """Codes by which one secret spoils a whole batch: each is then read by itself."""
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "403"})
-TALKATIVE = ("botocore.parsers", "botocore.endpoint", "botocore.auth", "botocore.hooks")
+TALKATIVE = tuple(f"botocore.{name}" for name in ("auth", "endpoint", "hooks", "parsers", "utils"))
 """Loggers whose DEBUG lines hold whole answers, signatures and session tokens."""
 
 _log = logging.getLogger("keyrot_middleware")
@@ -50,8 +50,7 @@ def open_aws(environ: Mapping[str, str]) -> AwsStore:
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    with extra("aws", "boto3"):
-        import boto3  # noqa: F401, PLC0415 - only who asks for it needs the extra
+    need("aws", {"boto3": "boto3"})
     hush(*TALKATIVE)
     return AwsStore(AwsLogin(environ), environ.get(SECRET_VARIABLE) or DEFAULT_SECRET)
 

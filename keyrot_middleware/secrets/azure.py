@@ -12,7 +12,7 @@ from ..errors import ConfigError, SecretError
 from .azure_failures import fault_of
 from .azure_login import AzureLogin
 from .base import Secret
-from .extra import extra
+from .extra import need
 from .fault import Answer, Fault, Reach
 from .lookup import Spot, look_up, split_field
 from .reading import Batch, read_all
@@ -21,6 +21,10 @@ __all__ = ["VAULT_VARIABLE", "AzureStore", "open_azure"]
 
 VAULT_VARIABLE = "AZURE_KEY_VAULT_URL"
 
+_LIBRARIES = {
+    "azure.identity": "azure-identity",
+    "azure.keyvault.secrets": "azure-keyvault-secrets",
+}
 _SCHEME = "azure://"
 _SUFFIX = ".vault.azure.net"
 """Of a vault's host in the public cloud; in others the whole host is written."""
@@ -40,9 +44,7 @@ def open_azure(environ: Mapping[str, str]) -> AzureStore:
         ConfigError: `AZURE_KEY_VAULT_URL` is no https:// URL of a host.
         MissingExtraError: azure-identity or azure-keyvault-secrets is not installed.
     """
-    with extra("azure", "azure-identity, azure-keyvault-secrets"):
-        import azure.identity  # noqa: PLC0415 - only who asks for it needs the extra
-        import azure.keyvault.secrets  # noqa: F401, PLC0415
+    need("azure", _LIBRARIES)
     return AzureStore(AzureLogin(environ), _host_of(environ.get(VAULT_VARIABLE, "").strip()))
 
 

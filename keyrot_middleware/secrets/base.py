@@ -9,8 +9,10 @@ from typing import NoReturn, Protocol
 
 from ..errors import SecretError
 
-__all__ = ["Secret", "SecretStore"]
+__all__ = ["MASKED_FROM", "Secret", "SecretStore"]
 
+MASKED_FROM = 8
+"""Characters; a shorter value is no secret, and masking it would make texts unreadable."""
 _MASK = "[secret]"
 
 

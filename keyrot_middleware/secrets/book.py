@@ -8,16 +8,12 @@ from dataclasses import dataclass, field
 from ..core.policy import POOL_KEY
 from ..core.text import mask_keys
 from ..errors import SecretError
-from .base import Secret
+from .base import MASKED_FROM, Secret
 
 __all__ = ["Book"]
 
 # What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
 _GOOD_VALUE = re.compile(r"[!#-&(-~]+")
-_SHORTEST_MASKED = 8
-"""A shorter value is no secret, and masking it everywhere would make texts unreadable."""
-
-
 _MASKS = ("AIza…[redacted]", "AQ.…[redacted]")
 
 
@@ -92,7 +88,7 @@ class Book:
         self.miss(key_id, f"key {key_id}: its value is that of the key {holder}")
 
     def _keep(self, key_id: str, value: str) -> bool:
-        if value not in self.ids and len(value) >= _SHORTEST_MASKED and not _has_shape(value):
+        if value not in self.ids and len(value) >= MASKED_FROM and not _has_shape(value):
             self.odd.append(value)
         changed = self.values.get(key_id) != value
         self.values[key_id] = value

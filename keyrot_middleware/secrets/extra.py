@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from importlib import import_module
 
 from ..errors import MissingExtraError
 
-__all__ = ["extra"]
+__all__ = ["need"]
 
 
-@contextmanager
-def extra(name: str, package: str) -> Iterator[None]:
-    """Import the library of a store inside this.
+def need(store: str, modules: Mapping[str, str]) -> None:
+    """Import the libraries of a store.
 
     Args:
-        name: Of the extra, and of the store: `aws`.
-        package: As people install it: `boto3`.
+        store: Its scheme, which is the name of its extra too: `aws`.
+        modules: Module and the package that people install: `{"azure.identity": "azure-identity"}`.
 
     Raises:
         MissingExtraError: A ConfigError with the pip line, in place of the ImportError.
     """
+    missing = next((package for name, package in modules.items() if not _imports(name)), None)
+    if missing is not None:
+        raise MissingExtraError(wanted_by=f"the secret store {store}", package=missing, extra=store)
+
+
+def _imports(module: str) -> bool:
     try:
-        yield
+        import_module(module)
     except ImportError:
-        missing = MissingExtraError(
-            wanted_by=f"the secret store {name}://", package=package, extra=name
-        )
-        raise missing from None
+        return False
+    return True

@@ -13,7 +13,7 @@ from ..core.text import shown
 from ..errors import ConfigError, SecretError
 from .base import Secret
 from .crc32c import crc32c
-from .extra import extra
+from .extra import need
 from .fault import Answer, Fault, Reach
 from .gcp_failures import fault_of, fault_of_answer
 from .gcp_login import GcpLogin, NoProjectError
@@ -29,6 +29,7 @@ ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER"
 """gcloud's own variable for another endpoint, such as a private one."""
 ENDPOINT = "https://secretmanager.googleapis.com"
 
+_LIBRARIES = {"google.auth": "google-auth", "google.auth.transport.requests": "requests"}
 _SCHEME = "gcp://"
 # docs.cloud.google.com, Secret Manager REST: ids; a project is named or numbered.
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{0,100}")
@@ -49,8 +50,7 @@ def open_gcp(environ: Mapping[str, str]) -> GcpStore:
         ConfigError: The endpoint is no https:// URL, or the secret's name is none.
         MissingExtraError: google-auth or requests is not installed.
     """
-    with extra("gcp", "google-auth, requests"):
-        import google.auth.transport.requests  # noqa: F401, PLC0415 - only who asks needs it
+    need("gcp", _LIBRARIES)
     secret = environ.get(SECRET_VARIABLE, "").strip() or DEFAULT_SECRET
     if not _SECRET.fullmatch(secret):
         allowed = "letters, digits, _ and -, as in keyrot"

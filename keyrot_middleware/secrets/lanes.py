@@ -93,9 +93,7 @@ class Lane:
         with self._lock:
             running = self._running
             if running is None:
-                running = self._running = Ticket(refs, takers=takers)
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
-                return running
+                return self._start(Ticket(refs, takers=takers))
             if refs.items() <= running.refs.items() and running.join(takers):
                 return running
             if self._next is None:
@@ -105,13 +103,21 @@ class Lane:
             self._next.join(takers)
             return self._next
 
-    def _work(self) -> None:
+    def _start(self, ticket: Ticket) -> Ticket:
+        """Begin with a ticket; where there can be no thread, nothing is under way."""
+        threading.Thread(target=self._work, args=(ticket,), name=self._name, daemon=True).start()
+        self._running = ticket
+        return ticket
+
+    def _work(self, first: Ticket) -> None:
+        ticket: Ticket | None = first
         try:
-            while (ticket := self._running) is not None:
+            while ticket is not None:
                 self._ask(ticket)
                 ticket.finish(ticket.changed)
                 with self._lock:
-                    self._running, self._next = self._next, None
+                    ticket = self._running = self._next
+                    self._next = None
         except BaseException:
             self._let_go()
             raise

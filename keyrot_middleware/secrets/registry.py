@@ -63,11 +63,28 @@ def _opener(scheme: str) -> Callable[[], Opener]:
 
 
 def _open(find: Callable[[], Opener], scheme: str, env_file: Path) -> SecretStore:
+    """Open a store.
+
+    Raises:
+        ConfigError: Without the frames of the store: their local variables hold the environment,
+            and tools that report errors show them.
+        Exception: What else the store raises.
+    """
+    problem: ConfigError
     try:
-        return find()(_environ(env_file))
-    except (ImportError, AttributeError) as error:
-        if isinstance(error, ConfigError) or (error.name or "").startswith(__package__):
-            raise
+        return _found(find, scheme)(_environ(env_file))
+    except ConfigError as error:
+        problem = error.with_traceback(None)
+    except ImportError as error:
+        problem = _cannot_be_imported(scheme, error)
+    raise problem
+
+
+def _found(find: Callable[[], Opener], scheme: str) -> Opener:
+    """Import what opens a store."""
+    try:
+        return find()
+    except AttributeError as error:  # an entry point that names what is not there
         problem = _cannot_be_imported(scheme, error)
     raise problem
 

@@ -94,11 +94,13 @@ class Ring:
         it comes; they count from when the store was first asked.
         """
         place = self._places.get(key_id)
-        if place is None:
+        source = self._sources.get(id(place.store)) if place else None
+        if place is None or source is None:  # without a source it moves now, and is asked for
             return False
-        ticket = self._source(place).ask({key_id: place.ref}, urgent=True)
+        ticket = source.ask({key_id: place.ref}, urgent=True)
         if not ticket.wait(ticket.at + wait_s, takers=1):
-            messages.slow(key_id, place.store.scheme)
+            if wait_s > 0:
+                messages.slow(key_id, place.store.scheme)
             return False
         reason = self.unresolved.get(key_id) or self.stale.get(key_id)
         if reason:
@@ -221,9 +223,6 @@ class Ring:
 
     def _stir(self) -> None:
         self.stirred.set()
-
-    def _source(self, place: Place) -> Source:
-        return self._sources[id(place.store)]
 
     def _sources_of(self, key_ids: Iterable[str]) -> list[Source]:
         numbers = dict.fromkeys(id(self._places[key_id].store) for key_id in key_ids)

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..core.text import mask_keys, nearest, shown
-from ..errors import MissingExtraError, SecretError
+from ..errors import SecretError
 from .base import Secret, SecretStore
+from .extra import need
 from .vault_desk import Desk
 from .vault_faults import Fault
 from .vault_paths import SCHEME, Fields, Shelf, Spot, spot
@@ -42,11 +43,7 @@ def open_vault(environ: Mapping[str, str]) -> SecretStore:
         ConfigError: A variable is wrong or missing.
         MissingExtraError: The extra `vault` is not installed.
     """
-    try:
-        import hvac  # noqa: F401, PLC0415 - only who keeps keys in Vault needs it
-    except ImportError:
-        wanted_by = "the secret store vault"
-        raise MissingExtraError(wanted_by=wanted_by, package="hvac", extra="vault") from None
+    need("vault", {"hvac": "hvac"})
     return VaultStore(read_settings(environ))
 
 

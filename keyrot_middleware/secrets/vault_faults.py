@@ -8,12 +8,11 @@ from enum import Enum
 from typing import Any
 
 from ..core.text import mask_keys
+from .base import MASKED_FROM
 
 __all__ = ["Fault", "Kind", "not_vault", "refused", "unreachable"]
 
 _LONGEST = 200
-_SHORTEST_MASKED = 8
-"""A shorter value is no secret, and masking it everywhere would make texts unreadable."""
 # Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and JWTs.
 _TOKEN = re.compile(r"\b(?:hv[sbr]|[sbr])\.[\w.-]{20,}|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
 
@@ -139,7 +138,7 @@ def _words(body: dict[str, Any], reply: Any, masked: tuple[str, ...]) -> str:
     """Give what the server says, on one line, cut, and without anything that is a secret."""
     errors = body.get("errors")
     text = ", ".join(map(str, errors)) if isinstance(errors, list) else str(reply.text)
-    for value in (value for value in masked if len(value) >= _SHORTEST_MASKED):
+    for value in (value for value in masked if len(value) >= MASKED_FROM):
         text = text.replace(value, "[redacted]")
     text = " ".join(_TOKEN.sub("[redacted]", mask_keys(text)).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -77,6 +77,10 @@ class State(ABC):
     def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell `(key_id, project)` of the first of *names* that is known."""
 
+    def own(self, lease: Lease, names: Iterable[str]) -> None:
+        """Take note that *names* too were made with the key of *lease*, which is settled."""
+        self.settle(_told_late(lease), Outcome(Kind.ABANDONED), names)
+
     @abstractmethod
     def revive(self, key_id: str) -> None:
         """Forget every cooldown that is about this key alone: it has a new value.
@@ -160,6 +164,10 @@ class State(ABC):
         """Do what `owner` does, without blocking the loop."""
         return self.owner(names)
 
+    async def aown(self, lease: Lease, names: Iterable[str]) -> None:
+        """Do what `own` does, without blocking the loop."""
+        await self.asettle(_told_late(lease), Outcome(Kind.ABANDONED), names)
+
     async def acheck(self) -> None:
         """Do what `check` does, without blocking the loop."""
         self.check()
@@ -174,6 +182,11 @@ class State(ABC):
         reply = await self.aacquire(*_as_one(key, bucket, requests, tokens), spread=False)
         if isinstance(reply, Lease):
             await self.asettle(reply, Outcome(Kind.ABANDONED))
+
+
+def _told_late(lease: Lease) -> Lease:
+    """Make of a lease one under which nothing is booked."""
+    return lease._replace(books=None, degraded=False)
 
 
 def _as_one(key: Candidate, bucket: str, requests: int, tokens: int) -> tuple[CallInfo, Shortlist]:

@@ -26,12 +26,26 @@ class Attempt:
     its span is closed then, with the time of its Settle as its end.
     """
 
-    __slots__ = ("_context", "_done", "_lent", "_settled_ns", "_span", "cause", "kind")
+    __slots__ = (
+        "_began", "_context", "_failure", "_lent", "_settled_ns", "_span", "cause", "kind",
+    )  # fmt: skip
 
     def __init__(
-        self, tracer: Tracer, parent: Context, send: Send, pool: str, wait_s: float
+        self, tracer: Tracer, parent: Context, send: Send, pool: str, wanted: float | None
     ) -> None:
+        """Start it.
+
+        Args:
+            tracer: Makes its span.
+            parent: The context of the call's span.
+            send: The send that begins.
+            pool: The pool's name.
+            wanted: Since when a key was wanted, by `time.monotonic`; None: it was there.
+        """
         lease = send.lease
+        self._began = time.monotonic()
+        self._lent = lease.at
+        """By the state's clock, which may be another host's or a test's."""
         self._span = tracer.start_span(
             f"attempt {lease.key_id}",
             parent,
@@ -41,14 +55,12 @@ class Attempt:
                 names.KEY_PROJECT: lease.project,
                 names.ATTEMPT_NUMBER: send.attempt,
                 names.KEYS_EXCLUDED: send.excluded,
-                names.WAIT_TIME: wait_s,
+                names.WAIT_TIME: self._began - wanted if wanted is not None else 0.0,
             },
         )
         self._context = set_span_in_context(self._span, parent)
-        self._done: dict[str, AttributeValue] = {}
         self._settled_ns: int | None = None
-        self._lent = lease.at - time.monotonic()
-        """From the machine's clock to the state's, which may be another host's or a test's."""
+        self._failure: dict[str, AttributeValue] = {}
         self.kind = Kind.ABANDONED
         self.cause: Cause | None = None
 
@@ -58,14 +70,15 @@ class Attempt:
 
     def settle(self, command: Settle, until: float | None) -> None:
         """Take note of what came of it, and until when a key rests (epoch seconds)."""
-        self._settled_ns = time.time_ns()
         self.kind, verdict, _ = command.outcome
+        if self.kind is not Kind.SUCCESS:  # which is closed at once
+            self._settled_ns = time.time_ns()
         if verdict is None:
             return
         self.cause = of_verdict(verdict, command.error)
-        self._done[names.FAILURE_CLASS] = verdict.failure
+        self._failure[names.FAILURE_CLASS] = verdict.failure
         if verdict.code is not None:
-            self._done[names.HTTP_STATUS] = verdict.code
+            self._failure[names.HTTP_STATUS] = verdict.code
         if until is not None:
             self._rest(command.lease.key_id, verdict, until)
 
@@ -78,8 +91,9 @@ class Attempt:
         if not isfinite(until):
             self._span.add_event(names.EVENT_RETIRED, told)
             return
-        seconds = round(max(until - self._lent - time.monotonic(), 0.0), 3)
-        told[names.COOLDOWN_DURATION] = self._done[names.COOLDOWN_DURATION] = seconds
+        passed = time.monotonic() - self._began
+        seconds = round(max(until - self._lent - passed, 0.0), 3)
+        told[names.COOLDOWN_DURATION] = self._failure[names.COOLDOWN_DURATION] = seconds
         self._span.add_event(names.EVENT_COOLDOWN, told)
 
     def close(self, outcome: str, error: BaseException | None = None) -> None:
@@ -89,12 +103,14 @@ class Attempt:
             outcome: A value of `keyrot.attempt.outcome`.
             error: What ended the call, for an attempt that nobody judged.
         """
-        self._done[names.ATTEMPT_OUTCOME] = outcome
-        self._span.set_attributes(self._done)
+        span = self._span
+        span.set_attribute(names.ATTEMPT_OUTCOME, outcome)
+        if self._failure:
+            span.set_attributes(self._failure)
         cause = self.cause or of_error(error)
         if cause is not None:
-            blame(self._span, cause)
-        self._span.end(self._settled_ns)
+            blame(span, cause)
+        span.end(self._settled_ns)
 
 
 def leave(token: object) -> None:

@@ -9,7 +9,7 @@ from ..core.commands import Command, Refresh, Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import CallInfo
 
-__all__ = ["Chronicle", "Fault", "Observer", "Watch", "Watches", "tell", "watch"]
+__all__ = ["Chronicle", "Fault", "Guarded", "Observer", "Watch", "Watches", "tell", "watch"]
 
 Fault = Callable[[str], None]
 """Called inside an `except` block with the name of the room that failed."""
@@ -51,57 +51,84 @@ class Chronicle(Protocol):
         """Learn that no key could serve a call."""
 
 
-class Watches:
-    """Several watches as one, none of which can change or break the call."""
+class Guarded:
+    """A watch that can neither change nor break its call."""
 
-    __slots__ = ("_fault", "_watches")
+    __slots__ = ("_fault", "_watch")
 
-    def __init__(self, watches: Sequence[Watch], fault: Fault) -> None:
-        self._watches = watches
+    def __init__(self, watch: Watch, fault: Fault) -> None:
+        self._watch = watch
         self._fault = fault
 
-    # Told of each command twice, so these loops are written out rather than shared.
+    def before(self, command: Command) -> None:
+        """Tell it, and survive what it raises."""
+        try:
+            self._watch.before(command)
+        except Exception:
+            self._fault("telemetry")
+
+    def after(self, command: Command, reply: Any) -> None:
+        """Tell it, and survive what it raises."""
+        try:
+            self._watch.after(command, reply)
+        except Exception:
+            self._fault("telemetry")
+
+    def attach(self) -> object:
+        """Attach it; None where it fails."""
+        try:
+            return self._watch.attach()
+        except Exception:
+            self._fault("telemetry")
+        return None
+
+    def detach(self, token: object) -> None:
+        """Detach it, and survive what it raises."""
+        try:
+            self._watch.detach(token)
+        except Exception:
+            self._fault("telemetry")
+
+    def finish(self, error: BaseException | None) -> None:
+        """Tell it, and survive what it raises."""
+        try:
+            self._watch.finish(error)
+        except Exception:
+            self._fault("telemetry")
+
+
+class Watches:
+    """Several watches as one; each guarded, so that all are told."""
+
+    __slots__ = ("_watches",)
+
+    def __init__(self, watches: Sequence[Watch]) -> None:
+        self._watches = watches
 
     def before(self, command: Command) -> None:
         """Tell every watch."""
         for one in self._watches:
-            try:
-                one.before(command)
-            except Exception:
-                self._fault("telemetry")
+            one.before(command)
 
     def after(self, command: Command, reply: Any) -> None:
         """Tell every watch."""
         for one in self._watches:
-            try:
-                one.after(command, reply)
-            except Exception:
-                self._fault("telemetry")
+            one.after(command, reply)
 
     def attach(self) -> object:
         """Attach every watch; give the tokens."""
-        tokens: list[object] = []
-        for one in self._watches:
-            token = None
-            try:
-                token = one.attach()
-            except Exception:
-                self._fault("telemetry")
-            tokens.append(token)
-        return tokens
+        return [one.attach() for one in self._watches]
 
     def detach(self, token: object) -> None:
         """Detach every watch, the last attached first."""
         tokens: list[object] = token  # type: ignore[assignment]  # what attach() gave
         for one in reversed(self._watches):
-            try:
-                one.detach(tokens.pop())
-            except Exception:
-                self._fault("telemetry")
+            one.detach(tokens.pop())
 
     def finish(self, error: BaseException | None) -> None:
         """Tell every watch."""
-        tell(self._watches, "finish", self._fault, error)
+        for one in self._watches:
+            one.finish(error)
 
 
 def tell(listeners: Iterable[object], what: str, fault: Fault, *values: object) -> None:
@@ -115,7 +142,7 @@ def tell(listeners: Iterable[object], what: str, fault: Fault, *values: object) 
 
 def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch | None:
     """Start the observers that want this call; None when nobody does."""
-    watches = []
+    watches: list[Watch] = []
     for observer in observers:
         try:
             one = observer.start(info)
@@ -123,5 +150,7 @@ def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch 
             fault("telemetry")
         else:
             if one is not None:
-                watches.append(one)
-    return Watches(watches, fault) if watches else None
+                watches.append(Guarded(one, fault))
+    if not watches:
+        return None
+    return watches[0] if len(watches) == 1 else Watches(watches)

@@ -88,8 +88,11 @@ class CallMeter:
 
     def finish(self, error: BaseException | None) -> None:
         """Record the call as a whole."""
-        seconds = time.perf_counter() - self._began
-        self._sending.pop(id(self), None)
+        now = time.perf_counter()
+        seconds = now - self._began
+        unsettled = self._sending.pop(id(self), None)
+        if unsettled is not None:  # an async stream that was dropped unread: nobody saw its Settle
+            self._left = unsettled, now - self._sent_at
         sheet, pool, info = self._sheet, self._pool, self._info
         known, cause = self._last
         if error is None or error is not known:

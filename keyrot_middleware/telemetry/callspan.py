@@ -21,10 +21,10 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from ..core.model import CallInfo, Usage
+from ..core.model import NO_USAGE, CallInfo, Usage
 from . import names
 from .cause import Cause, blame
-from .request import operation_of, request_attributes, usage_attributes
+from .request import opening, operation_of, usage_attributes
 
 __all__ = ["CallSpan", "GuestSpan", "OwnSpan", "span_above"]
 
@@ -56,43 +56,44 @@ class CallSpan(Protocol):
 class OwnSpan:
     """A CLIENT span of ours: nobody above has one."""
 
-    __slots__ = ("_attempts", "_began", "_done", "_span", "inside")
+    __slots__ = ("_attempts", "_began", "_first_chunk", "_key_id", "_span", "_usage", "inside")
 
     def __init__(self, tracer: Tracer, here: Context, info: CallInfo, pool: str) -> None:
-        operation = operation_of(info.verb)
-        self._began = time.perf_counter()
-        self._span = tracer.start_span(
-            f"{operation} {info.model}" if info.model else operation,
-            here,
-            SpanKind.CLIENT,
-            {**request_attributes(info, operation), names.POOL: pool},
-        )
+        name, attributes = opening(info.verb, info.model, info.host, info.stream, pool)
+        self._began = time.monotonic() if info.stream else 0.0
+        self._span = tracer.start_span(name, here, SpanKind.CLIENT, attributes)
         self.inside = set_span_in_context(self._span, here)
         self._attempts = 0
-        self._done: Attributes = {}
-        """Set when it ends, all at once: each time costs a lock."""
+        self._key_id: str | None = None
+        self._first_chunk: float | None = None
+        self._usage = NO_USAGE
 
     def attempt(self, key_id: str) -> None:
         """Count it."""
         self._attempts += 1
-        self._done[names.KEY_ID] = key_id
+        self._key_id = key_id
 
     def event(self, name: str, attributes: Attributes) -> None:
         """Add an event."""
         self._span.add_event(name, attributes)
 
     def first_chunk(self) -> None:
-        """Tell the seconds since the call began."""
-        self._done[names.GEN_AI_FIRST_CHUNK] = time.perf_counter() - self._began
+        """Take note of the seconds since the call began."""
+        self._first_chunk = time.monotonic() - self._began
 
     def usage(self, usage: Usage) -> None:
-        """Set the usage and the response's own names."""
-        self._done.update(usage_attributes(usage))
+        """Take note of the usage and the response's own names."""
+        self._usage = usage
 
     def finish(self, cause: Cause | None) -> None:
-        """End it: UNSET, or ERROR with its type."""
-        self._done[names.ATTEMPT_COUNT] = self._attempts
-        self._span.set_attributes(self._done)
+        """Say all that became known, at once since each time costs a lock, and end it."""
+        told = usage_attributes(self._usage)
+        told[names.ATTEMPT_COUNT] = self._attempts
+        if self._key_id is not None:
+            told[names.KEY_ID] = self._key_id
+        if self._first_chunk is not None:
+            told[names.GEN_AI_FIRST_CHUNK] = self._first_chunk
+        self._span.set_attributes(told)
         if cause is not None:
             blame(self._span, cause)
         self._span.end()
@@ -112,8 +113,9 @@ class GuestSpan:
     def attempt(self, key_id: str) -> None:
         """Count it; an operation of several requests (automatic tool calls) counts them all."""
         if self._data is None:
-            count = _read(self._span, names.ATTEMPT_COUNT)
-            self._span.set_attributes(self._told(key_id, count))
+            if self._span.is_recording():
+                count = _read(self._span, names.ATTEMPT_COUNT)
+                self._span.set_attributes(self._told(key_id, count))
             return
         attributes: MutableMapping[str, Any] = self._data.attributes
         attributes.update(self._told(key_id, attributes.get(names.ATTEMPT_COUNT)))

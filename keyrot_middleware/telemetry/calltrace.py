@@ -46,14 +46,12 @@ class CallTrace:
         """Start what *command* starts."""
         call = self._call or self._open()
         if type(command) is Acquire:
-            if self._wanted is None:
-                self._wanted = time.perf_counter()
+            self._want()
         elif type(command) is Send:
             self._send(call, command)
         elif type(command) is Sleep:
-            if command.why == "key" and self._wanted is None:
-                # The call has failed with every key: it asks for none before it waits.
-                self._wanted = time.perf_counter()
+            if command.why == "key":
+                self._want()  # a call that has failed with every key asks for none before it waits
             told = {names.WAIT_SECONDS: command.seconds, names.WAIT_REASON: command.why}
             call.event(names.EVENT_WAIT, {**told})
 
@@ -95,18 +93,20 @@ class CallTrace:
         self._call = call
         return call
 
+    def _want(self) -> None:
+        if self._wanted is None:
+            self._wanted = time.monotonic()
+
     def _send(self, call: CallSpan, command: Send) -> None:
         if self._attempt is not None:
             self._attempt.close(names.RETRY)
         lease = command.lease
-        key_id = lease.key_id
-        wait_s = time.perf_counter() - self._wanted if self._wanted is not None else 0.0
-        self._wanted = None
         if (lease.degraded or lease.books is None) and not self._degraded:
             self._degraded = True  # the state is down: booked by this process alone, or nowhere
-            call.event(names.EVENT_DEGRADED, {names.KEY_ID: key_id})
-        call.attempt(key_id)
-        self._attempt = Attempt(self._tracer, call.inside, command, self._pool, wait_s)
+            call.event(names.EVENT_DEGRADED, {names.KEY_ID: lease.key_id})
+        call.attempt(lease.key_id)
+        self._attempt = Attempt(self._tracer, call.inside, command, self._pool, self._wanted)
+        self._wanted = None
 
     def _settle(self, command: Settle, until: float | None) -> None:
         attempt, call = self._attempt, self._call

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from opentelemetry.util.types import AttributeValue
 
-from ..core.model import HOME, CallInfo
+from ..core.model import HOME
 from . import names
 from .request import request_attributes
 
@@ -73,7 +73,7 @@ def of_call(  # noqa: PLR0917 - as above
         names.TOKEN_TYPE: token_type,
         names.ERROR_TYPE: error_type,
     }
-    return {**request_attributes(CallInfo(model, "", host=host), operation), **_told(told)}
+    return {**request_attributes(operation, model, host), **_told(told)}
 
 
 def _told(attributes: Mapping[str, str | None]) -> Attributes:

@@ -17,6 +17,7 @@ from .callspan import span_above
 from .instruments import Instruments
 from .levels import KeyLevel, Reading
 from .measured import of_pool
+from .provider import METERS, InForce
 from .suppress import suppressed
 
 __all__ = ["MetricsObserver"]
@@ -39,18 +40,13 @@ class MetricsObserver:
         self._pool = pool_name
         self._given = meter_provider
         self._board = Board() if meter_provider is not None else _board
-        self._made: tuple[MeterProvider | None, Instruments | None] = (None, None)
+        self._sheet = InForce(meter_provider, METERS, self._open)
         self._sending: dict[int, str] = {}
         self._shown: Shown | None = None
 
     def start(self, info: CallInfo) -> Watch | None:
         """Measure a call, unless nobody counts or instrumentation is suppressed."""
-        # Asked for each call: a program may set its provider after install().
-        provider = self._given or metrics.get_meter_provider()
-        seen, sheet = self._made
-        if provider is not seen:
-            sheet = self._open(provider)
-            self._made = provider, sheet
+        sheet = self._sheet()
         if sheet is None:
             return None
         here = context.get_current()

@@ -7,7 +7,7 @@ between `attach` and `detach`, around the SDK's own code.
 
 from __future__ import annotations
 
-from opentelemetry import context, trace
+from opentelemetry import context
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     NoOpTracer,
@@ -22,6 +22,7 @@ from ..core.model import CallInfo
 from . import names
 from .base import Watch
 from .calltrace import CallTrace
+from .provider import TRACERS, InForce
 from .suppress import suppressed
 
 __all__ = ["OtelObserver"]
@@ -41,12 +42,11 @@ class OtelObserver:
             tracer_provider: None: the global one, whenever it is set.
         """
         self._pool = pool_name
-        self._given = tracer_provider
-        self._made: tuple[TracerProvider | None, Tracer | None] = (None, None)
+        self._tracer = InForce(tracer_provider, TRACERS, _tracer_of)
 
     def start(self, info: CallInfo) -> Watch | None:
         """Trace a call, unless nobody records or instrumentation is suppressed."""
-        tracer = self._current()
+        tracer = self._tracer()
         if tracer is None:
             return None
         here = context.get_current()
@@ -56,24 +56,15 @@ class OtelObserver:
 
     def replaced(self, key_id: str) -> None:
         """Record that a key has a new value while no call waits for it: a span of its own."""
-        tracer = self._current()
+        tracer = self._tracer()
         if tracer is None:
             return
         about = {names.POOL: self._pool, names.KEY_ID: key_id}
         with tracer.start_as_current_span(REFRESH, Context(), attributes=about) as span:
             span.add_event(names.EVENT_REPLACED, {names.KEY_ID: key_id})
 
-    def _current(self) -> Tracer | None:
-        """Give the tracer in force: a program may set its provider after install()."""
-        provider = self._given or trace.get_tracer_provider()
-        seen, tracer = self._made
-        if provider is not seen:
-            tracer = _tracer(provider)
-            self._made = provider, tracer
-        return tracer
 
-
-def _tracer(provider: TracerProvider) -> Tracer | None:
+def _tracer_of(provider: TracerProvider) -> Tracer | None:
     """Give our tracer; None where spans would go nowhere."""
     if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
         return None

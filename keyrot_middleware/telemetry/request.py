@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from opentelemetry.util.types import AttributeValue
 
-from ..core.model import CallInfo, Usage
+from ..core.model import Usage
 from . import names
 
-__all__ = ["operation_of", "request_attributes", "usage_attributes"]
+__all__ = ["opening", "operation_of", "request_attributes", "usage_attributes"]
 
 _OPERATIONS = {
     "generateContent": "generate_content",
@@ -38,18 +40,28 @@ def _server(host: str) -> dict[str, AttributeValue]:
     return {names.SERVER_ADDRESS: host.strip("[]")} if host else {}
 
 
-def request_attributes(info: CallInfo, operation: str) -> dict[str, AttributeValue]:
+def request_attributes(operation: str, model: str, host: str) -> dict[str, AttributeValue]:
     """Give what is known before anything is sent."""
     attributes: dict[str, AttributeValue] = {
         names.GEN_AI_OPERATION: operation,
         names.GEN_AI_PROVIDER: names.PROVIDER,
-        **_server(info.host),
+        **_server(host),
     }
-    if info.model:
-        attributes[names.GEN_AI_REQUEST_MODEL] = info.model
-    if info.stream:
-        attributes[names.GEN_AI_REQUEST_STREAM] = True
+    if model:
+        attributes[names.GEN_AI_REQUEST_MODEL] = model
     return attributes
+
+
+@lru_cache(maxsize=1024)
+def opening(
+    verb: str, model: str, host: str, stream: bool, pool: str
+) -> tuple[str, Mapping[str, AttributeValue]]:
+    """Give name and first attributes of a call's span: made once for all calls that are alike."""
+    operation = operation_of(verb)
+    told = {**request_attributes(operation, model, host), names.POOL: pool}
+    if stream:
+        told[names.GEN_AI_REQUEST_STREAM] = True
+    return (f"{operation} {model}" if model else operation), MappingProxyType(told)
 
 
 def usage_attributes(usage: Usage) -> dict[str, AttributeValue]:

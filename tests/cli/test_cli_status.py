@@ -144,7 +144,10 @@ def test_watch_looks_again_until_it_is_interrupted(
                     break
         finally:
             watching.send_signal(signal.SIGINT)
-            watching.stdout.read()
+            try:
+                watching.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                watching.kill()
         assert watching.wait(10) == 0
 
 

@@ -13,6 +13,7 @@ from replies import (
     failure,
     far,
     invalid,
+    lost,
     minute,
 )
 from rig import INFO, Rig, key, three
@@ -130,7 +131,37 @@ def test_a_key_is_looked_up_again_only_when_it_is_retired_for_good() -> None:
     tape = rig.flow()
     with pytest.raises(Exception, match="suspended"):
         sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
-    assert tape.of(Refresh) == [Refresh("c")]
+    assert [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)] == [
+        ("c", False),
+        ("c", True),
+    ]
+
+
+def test_a_call_waits_for_a_secret_store_only_when_no_other_key_can_serve() -> None:
+    """Refused keys are only asked for while others are free; then each is waited for once."""
+    rig = three(max_wait_s=0)
+    for key_id in "abc":
+        rig.will(key_id, invalid())
+    tape = rig.flow()
+    with pytest.raises(Exception, match="API key not valid"):
+        sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+    asked = [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)]
+    assert asked[:3] == [("a", False), ("b", False), ("c", False)]
+    assert sorted(asked[3:]) == [("a", True), ("b", True), ("c", True)]
+
+
+def test_a_value_that_came_late_serves_the_call_that_nothing_else_can() -> None:
+    """Two keys are refused; the first one's new value is there when the second fails."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
+
+    def replaced() -> Any:
+        rig.shelf.values["a"] += "x"
+        return invalid()
+
+    rig.will("a", invalid())
+    rig.will("b", replaced)
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "b", "a"]
 
 
 def test_a_key_of_a_learned_bucket_rests_for_all_of_its_names() -> None:
@@ -147,6 +178,19 @@ def test_a_key_of_a_learned_bucket_rests_for_all_of_its_names() -> None:
     rig.failing(latest)
     assert isinstance(rig.failing(latest), Exhausted)
     assert rig.call(INFO) == "answer"
+
+
+def test_a_place_that_was_not_used_is_taken_at_once() -> None:
+    """Another call found the minute full; then the request in it was not sent after all."""
+    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
+
+    def meanwhile() -> Any:
+        assert isinstance(rig.failing(), Exhausted)
+        return lost("connect")
+
+    rig.will("a", meanwhile)
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "a"]
 
 
 def test_a_relieved_window_is_used_before_its_minute_ends() -> None:

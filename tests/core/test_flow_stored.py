@@ -93,6 +93,16 @@ class TestStoredThings:
             rig.call(info, home)
         assert rig.sent == ["c", "c"]
 
+    def test_another_key_of_the_home_project_serves_when_the_home_key_cannot(self) -> None:
+        """What is unknown or new is the project's too; only a continuation or page is the key's."""
+        rig = self.owned()
+        home = rig.roster.keys["c"]
+        rig.will("c", invalid())
+        rig.call(INFO._replace(pinned=True), home)
+        rig.call(self.FILE._replace(resources=("files/z",)), home)
+        assert rig.sent == ["c", "b", "b"]
+        assert isinstance(rig.failing(self.FILE._replace(resources=("page:z",)), home), Exhausted)
+
     def test_an_owner_that_left_the_pool_is_replaced_by_its_project_or_the_home_key(self) -> None:
         """The owner's key may be gone from the file: its project's keys, else the home key."""
         rig = self.owned()

@@ -49,6 +49,18 @@ def test_a_wait_brings_back_only_those_that_were_waited_for() -> None:
     assert (rig.sent, rig.slept) == (["free", "paid", "paid"], [5.0])
 
 
+def test_a_key_excluded_for_good_is_not_waited_for_either() -> None:
+    """Its full minute ends soon, but this call may not use it: the error comes out at once."""
+    rig = Rig(key("a", tier="free"), key("b", Limits(rpm=1), tier="free"), strategy="fill")
+    rig.will("a", minute("5s"))
+    rig.call()  # by b, whose only request of the minute this was
+    rig.call()  # found it full, and waited for a
+    rig.slept.clear()
+    rig.will("a", far())
+    rig.failing()
+    assert (rig.sent, rig.slept) == (["a", "b", "a", "a"], [])
+
+
 @pytest.mark.parametrize("fault", [lambda: minute("31s"), day, capacity, invalid])
 def test_too_long_a_day_or_a_guess_is_never_waited_for(fault: Any) -> None:
     """Only a time that the server named, within `max_wait_s`, is waited for; not 30 s of ours."""

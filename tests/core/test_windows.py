@@ -239,8 +239,21 @@ def test_learned_limits_beat_configured_ones_for_a_day() -> None:
     assert quota.limits(configured) == Limits(5, 250, 50, 3)
     quota.learn(Limits(rpd=20), NOON + 120)
     assert quota.limits(configured) == Limits(5, 250, 20, 3)
+    quota.roll(NOON + 119 + DAY_S)
+    assert quota.limits(configured) == Limits(5, 250, 20, 3)
     quota.roll(NOON + 120 + DAY_S)
     assert quota.limits(configured) is configured
+
+
+@pytest.mark.parametrize("second", [10, 30.5, 58])
+def test_what_was_learned_is_forgotten_in_the_middle_of_a_minute_too(second: float) -> None:
+    """A look a moment before, when no window was about to end, does not keep it."""
+    quota, ends = rolled(), NOON + second + DAY_S
+    quota.learn(Limits(rpm=5), NOON + second)
+    quota.roll(ends - 1)
+    assert quota.learned == Limits(rpm=5)
+    quota.roll(ends)
+    assert quota.learned == NO_LIMITS
 
 
 def test_learning_after_the_day_starts_afresh() -> None:

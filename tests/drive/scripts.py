@@ -229,13 +229,21 @@ async def _atake(chunks: Any, most: int | None) -> list[Any]:
     return taken
 
 
+_STREAKS = st.builds(
+    lambda fault, times: [fault] * times,
+    st.sampled_from(["minute", "soon", "overloaded", "connect", "replaced"]),
+    st.integers(3, 6),
+)
+"""The same fault again and again: what uses a budget up."""
+
+
 @st.composite
 def _scripts(draw: st.DrawFn) -> Script:
     stream = draw(st.booleans())
     names = "abcd"[: draw(st.integers(1, 4))]
     keys = tuple(draw(_keys(name)) for name in names)
     faults = [*FAULTS, *(STREAMS if stream else ()), "replaced"]
-    some = st.lists(st.sampled_from(faults), max_size=6)
+    some = st.lists(st.sampled_from(faults), max_size=6) | _STREAKS
     replies = draw(st.fixed_dictionaries(dict.fromkeys(names, some)))
     info = st.builds(
         (STREAMED if stream else INFO)._replace,

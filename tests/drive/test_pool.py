@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from typing import Any
 
 import pytest
 from replies import blocked, failure, invalid, minute
-from rig import INFO, Rig, key
+from rig import INFO, Rig, Shelf, key
+from servers import wait_for
 
 from keyrot_middleware.core.commands import Acquire
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.drive.health import health
 from keyrot_middleware.drive.pool import SystemClock, unbooked
+from keyrot_middleware.errors import SecretError
+from keyrot_middleware.secrets import Place, Ring, Secret
 
 
 async def test_the_systems_clock_tells_the_time_and_waits() -> None:
@@ -125,3 +130,38 @@ def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
     known = health(rig.pool)["a"]
     assert (known["active"], known["disabled_reason"]) == (True, None)
     assert rig.state.snapshot([key("a")])["a"].cooldown_until == inf
+
+
+class Gated(Shelf):
+    """A store that answers while its gate is open."""
+
+    instant = False
+
+    def __init__(self, *key_ids: str) -> None:
+        super().__init__(*key_ids)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
+        """Wait for the gate."""
+        assert self.gate.wait(20), "the test never opened the gate"
+        return super().resolve(refs)
+
+
+def test_a_store_that_hangs_delays_no_call_that_another_key_can_serve() -> None:
+    """The refused key comes back when the store has answered, and a new value is no news twice."""
+    rig, store = Rig(key("a"), key("b"), strategy="fill"), Gated("a", "b")
+    rig.pool.ring = Ring({key_id: Place(store) for key_id in "ab"})
+    rig.pool.ring.listener = rig.pool
+    store.gate.clear()
+    rig.will("a", invalid())
+    assert rig.call() == "answer"
+    assert (rig.sent, store.gate.is_set()) == (["a", "b"], False)
+    store.values["a"] += "x"
+    store.gate.set()
+    wait_for(lambda: rig.pool.ring.value("a") == store.values["a"])
+    wait_for(lambda: rig.call() == "answer" and rig.sent[-1] == "a")
+    assert rig.pool.refresh("a"), "whoever was refused with the old value may use the new"
+    rig.will("a", invalid())
+    assert rig.call() == "answer"
+    assert not rig.pool.refresh("a")

@@ -46,11 +46,13 @@ def _leases_are_settled_once(tape: Tape) -> None:
 
 
 def _failed_keys_stay_excluded(tape: Tape) -> None:
-    """A key that failed is sent with again only after a wait for its named time, or replaced."""
+    """A failed key is sent with again only after a wait for its named time, or once replaced."""
     out: dict[str, bool] = {}
+    replaced: set[str] = set()
     asked = None
     for how, what in tape.log:
-        if how == "reply" and type(asked) is Refresh and what:
+        if how == "reply" and type(asked) is Refresh and what and asked.key_id not in replaced:
+            replaced.add(asked.key_id)
             out.pop(asked.key_id, None)
         asked = what if how == "asked" else None
         if type(asked) is Send:

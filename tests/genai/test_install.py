@@ -25,6 +25,8 @@ SEAMS = (
     "request_streamed",
     "async_request",
     "async_request_streamed",
+    "upload_file",
+    "async_upload_file",
 )
 
 

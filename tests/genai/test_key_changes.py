@@ -107,9 +107,7 @@ def test_a_leaked_key_that_is_replaced_serves_again_within_one_refresh(
     assert gemini.sent("A") == 2, "nobody asks with it again"
     files.put("A", "A_new")
     answers: list[str] = []
-    wait_for(
-        lambda: answers.append(ask(mode, client)) or answers[-1] == "ok from A_new", 10 * TTL_S
-    )
+    wait_for(lambda: answers.append(ask(mode, client)) or answers[-1] == "ok from A_new")
     assert set(answers) <= {"ok from B", "ok from A_new"}
     assert keyrot_middleware.status()["keys"]["A"]["active"]
 
@@ -159,7 +157,7 @@ def test_a_value_found_by_the_clock_is_a_span_of_its_own(
 
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     files.list("A")
     files.put("A")
     files.install()

@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import pickle
-import traceback
-from typing import Any
 
 import pytest
 from four_modes import MODES, calls, skip_where_the_sdk_reconnects
+from key_search import hold_no_key, texts_of
 
 import keyrot_middleware
+from keyrot_middleware.genai.redact import clean
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"
-
-
-def texts_of(error: BaseException) -> list[str]:
-    """Collect every text of an exception, of its chain, its response and its request."""
-    found = ["".join(traceback.format_exception(error))]
-    link: BaseException | None = error
-    while link is not None:
-        found += [str(link), repr(link), repr(link.args), *getattr(link, "__notes__", ())]
-        found += [repr(vars(link)), *map(repr, vars(link).values())]
-        found += http_texts(getattr(link, "response", None)) + http_texts(link)
-        with contextlib.suppress(Exception):  # a live response cannot be pickled, us or no us
-            found.append(pickle.dumps(link).decode("latin-1"))
-        link = link.__cause__ or link.__context__
-    return found
-
-
-def http_texts(holder: Any) -> list[str]:
-    """Collect bodies and headers of a response of httpx, httpx2 or aiohttp, or of its wrapper."""
-    if holder is None:
-        return []
-    found = [repr(holder)]
-    below = getattr(holder, "response_stream", None)
-    if below is not None:
-        found += [repr(below)] if isinstance(below, list) else http_texts(below)
-    for name in ("text", "content", "_content", "_body", "headers", "url"):
-        with contextlib.suppress(Exception):
-            value = getattr(holder, name)
-            found += [repr(value), value.decode() if isinstance(value, bytes) else str(value)]
-    for name in ("request", "request_info", "_request_info"):
-        with contextlib.suppress(Exception):
-            request = getattr(holder, name)
-            found += [repr(request), repr(list(request.headers.items())), str(request.url)]
-            found += [repr(list(getattr(request.headers, "raw", ())))]
-    return found
-
-
-def hold_no_key(error: Any, gemini, *labels: str) -> None:
-    """Hold that no text has a key's value, nor most of one."""
-    values = [gemini.key(label).value for label in labels]
-    parts = [value[10:-1] for value in values]
-    leaks = [text for text in texts_of(error) for part in parts if part in text]
-    assert leaks == []
-
 
 FAILURES = sorted(set(Reply.all()) - {"OK", "CONTINUATION"})
 
@@ -133,6 +88,15 @@ def test_a_key_of_any_shape_is_redacted(gemini, pool, connect) -> None:
     gemini.always("A", Reply.KEY_SUSPENDED)
     for error in calls("sync", connect(), 2):
         assert not [text for text in texts_of(error) if value in text]
+
+
+def test_every_exception_behind_one_is_cleaned() -> None:
+    """A cause hides the context from tracebacks, but not from those that walk both."""
+    error, cause, context = (ValueError(f"FAKE-value of {name}") for name in "abc")
+    error.__cause__, error.__context__ = cause, context
+    context.__context__ = error  # a ring
+    clean(error, lambda text: text.replace("FAKE-value", "[redacted]"))
+    assert [str(one) for one in (error, cause, context)] == [f"[redacted] of {n}" for n in "abc"]
 
 
 def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:

@@ -68,7 +68,6 @@ def test_a_prompt_with_a_file_goes_with_the_files_key(mode, gemini, three) -> No
 def test_a_file_is_found_from_another_client(gemini, three, connect) -> None:
     """Its owner was learned from the reply: a client with another home key reaches it too."""
     file = upload(three)
-    three.files.get(name=file.name)
     other = connect(gemini.key("C").value)
     assert ask("sync", other, contents=["look", file]) == "ok from B"
     assert other.files.get(name=file.name).name == file.name
@@ -144,7 +143,6 @@ def test_another_key_of_the_same_project_can_serve(gemini, pool, connect) -> Non
     pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
     client = connect()
     file = upload(client)
-    client.files.get(name=file.name)
     gemini.reset_log()
     gemini.always("A", Reply.KEY_INVALID)
     assert ask("sync", client, contents=["look", file]) == "ok from B"

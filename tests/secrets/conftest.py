@@ -1,11 +1,14 @@
-"""An empty working directory, and an environment without keys."""
+"""An empty working directory, an environment without keys, and a Vault with one key."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bao import Bao, policy, shared
+from house_vault import VALUE, VaultHouse
 
 _OF_OTHERS = (
     *("GEMINI_", "GOOGLE_", "KEYROT_", "SECRET_STORE", "ENABLE_KEY", "REDIS_URL"),
@@ -23,3 +26,36 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a busy store again at once."""
+    monkeypatch.setattr("keyrot_middleware.secrets.reading.PAUSE_S", 0.01)
+
+
+@pytest.fixture(scope="module")
+def bao() -> Bao:
+    """Start the server that all tests share."""
+    return shared()
+
+
+@pytest.fixture(scope="module")
+def _mount() -> Iterator[str]:
+    """Mount an engine with the key `a` in it."""
+    house = VaultHouse()
+    house.put("a", VALUE)
+    yield house.mount
+    house.close()
+
+
+@pytest.fixture
+def at(_mount: str, bao: Bao) -> dict[str, str]:
+    """Say where that is: variables without an identity."""
+    return {"VAULT_ADDR": bao.url, "KEYROT_VAULT_PLACE": f"{_mount}/keyrot"}
+
+
+@pytest.fixture(scope="module")
+def reading(_mount: str, bao: Bao) -> str:
+    """Make a policy that may read the keys."""
+    return bao.allow(policy(f"{_mount}/data/keyrot"))

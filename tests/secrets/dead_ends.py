@@ -20,7 +20,8 @@ class Silent:
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Let go of the port, and of those who still wait for a word."""
         self._socket.close()

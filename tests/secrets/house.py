@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Protocol
 
 from keyrot_middleware.secrets.base import SecretStore
 
-__all__ = ["House"]
+__all__ = ["House", "OneSecret"]
 
 
 class House(Protocol):
@@ -45,3 +48,37 @@ class House(Protocol):
     def requests(self) -> int:
         """Tell how many requests the server has had; only the difference of two means anything."""
         ...
+
+
+class OneSecret(ABC):
+    """What houses have in common whose keys are the fields of one JSON secret."""
+
+    default: str
+    """The name of that secret."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, str] = {}
+
+    @abstractmethod
+    def write(self, name: str, text: str) -> None:
+        """Write a secret."""
+
+    def put(self, key_id: str, value: str | bytes) -> None:
+        """Write the field of a key.
+
+        Raises:
+            TypeError: For bytes: JSON has none. A secret of its own may hold them.
+        """
+        if isinstance(value, bytes):
+            raise TypeError("a field of a JSON object holds no bytes")
+        self.put_many({key_id: value})
+
+    def put_many(self, values: Mapping[str, str]) -> None:
+        """Write the fields of several keys at once."""
+        self._keys.update(values)
+        self.write(self.default, json.dumps(self._keys))
+
+    def remove(self, key_id: str) -> None:
+        """Take a key's field away."""
+        self._keys.pop(key_id, None)
+        self.write(self.default, json.dumps(self._keys))

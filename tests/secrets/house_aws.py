@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dead_ends import Silent, closed_port
+from house import OneSecret
 from moto_server import Refusing, environ_for, moto_server
 
 from keyrot_middleware.secrets.aws import DEFAULT_SECRET, AwsStore, open_aws
@@ -27,46 +27,31 @@ def deny(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
     }
 
 
-class AwsHouse:
+class AwsHouse(OneSecret):
     """One JSON secret `keyrot` holds all keys that have no place of their own."""
 
+    default = DEFAULT_SECRET
     scheme = "aws"
 
     def __init__(self, directory: Path) -> None:
         """Begin without any secret; nothing is written into *directory*."""
+        super().__init__()
         self.server = moto_server()
         self.server.empty()
-        self._keys: dict[str, str] = {}
         self._ends: list[Silent | Refusing] = []
 
     def open(self, **settings: str) -> AwsStore:
         """Open a store, with an identity that may read."""
         return open_aws(environ_for(self.server.port, **settings))
 
-    def put(self, key_id: str, value: str | bytes) -> None:
-        """Write the field of a key.
-
-        Raises:
-            TypeError: For bytes: JSON has none. A secret of its own may hold them.
-        """
-        if isinstance(value, bytes):
-            raise TypeError("a field of a JSON object holds no bytes")
-        self.put_many({key_id: value})
-
-    def put_many(self, values: Mapping[str, str]) -> None:
-        """Write the fields of several keys at once."""
-        self._keys.update(values)
-        self.server.write(DEFAULT_SECRET, json.dumps(self._keys))
+    def write(self, name: str, text: str) -> None:
+        """Write a secret, or a new version of it."""
+        self.server.write(name, text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
         """Write a JSON secret; give each field's place."""
-        self.server.write(name, json.dumps(fields))
+        self.write(name, json.dumps(fields))
         return {field: f"aws://{name}#{field}" for field in fields}
-
-    def remove(self, key_id: str) -> None:
-        """Take a key's field away."""
-        self._keys.pop(key_id, None)
-        self.server.write(DEFAULT_SECRET, json.dumps(self._keys))
 
     def denied(self) -> AwsStore:
         """Open a store whose identity may read nothing; moto refuses in another format."""

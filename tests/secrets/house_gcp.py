@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from dead_ends import Silent, closed_port
+from house import OneSecret
 from secret_manager import NOBODY, PROJECT, READER, SecretManager
 
 from keyrot_middleware.secrets.gcp import DEFAULT_SECRET, ENDPOINT_VARIABLE, GcpStore, open_gcp
@@ -14,15 +14,16 @@ from keyrot_middleware.secrets.gcp import DEFAULT_SECRET, ENDPOINT_VARIABLE, Gcp
 __all__ = ["GcpHouse"]
 
 
-class GcpHouse:
+class GcpHouse(OneSecret):
     """One JSON secret `keyrot` holds all keys that have no place of their own."""
 
+    default = DEFAULT_SECRET
     scheme = "gcp"
 
     def __init__(self, directory: Path) -> None:
         """Start the service; credentials files are written into *directory*."""
+        super().__init__()
         self.manager = SecretManager(directory)
-        self._keys: dict[str, str] = {}
         self._ends: list[Silent] = []
 
     def open(self, account: str = READER) -> GcpStore:
@@ -38,31 +39,15 @@ class GcpHouse:
             }
         )
 
-    def put(self, key_id: str, value: str | bytes) -> None:
-        """Write the field of a key.
-
-        Raises:
-            TypeError: For bytes: JSON has none. A secret of its own may hold them.
-        """
-        if isinstance(value, bytes):
-            raise TypeError("a field of a JSON object holds no bytes")
-        self.put_many({key_id: value})
-
-    def put_many(self, values: Mapping[str, str]) -> None:
-        """Write the fields of several keys at once."""
-        self._keys.update(values)
-        self.manager.write(DEFAULT_SECRET, json.dumps(self._keys))
+    def write(self, name: str, text: str) -> None:
+        """Write a secret, or a new version of it."""
+        self.manager.write(name, text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
         """Write a JSON secret; give each field's place."""
         name = name.replace("/", "-")
-        self.manager.write(name, json.dumps(fields))
+        self.write(name, json.dumps(fields))
         return {field: f"gcp://{PROJECT}/{name}#{field}" for field in fields}
-
-    def remove(self, key_id: str) -> None:
-        """Take a key's field away."""
-        self._keys.pop(key_id, None)
-        self.manager.write(DEFAULT_SECRET, json.dumps(self._keys))
 
     def denied(self) -> GcpStore:
         """Open a store whose identity may read nothing."""

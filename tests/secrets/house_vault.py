@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import socket
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
-from bao import free_port, policy, shared
+from bao import policy, shared
+from dead_ends import Silent, closed_port
 
 from keyrot_middleware.secrets.base import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
 
-__all__ = ["VaultHouse", "silent_url"]
+__all__ = ["VALUE", "VaultHouse"]
 
-
-@cache
-def silent_url() -> str:
-    """Listen, and never answer, until the tests end."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    atexit.register(listener.close)
-    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+VALUE = "AIza" + "FAKE" + "v" * 31
+"""Of the key `a`, where tests share a house."""
 
 
 class VaultHouse:
@@ -38,6 +31,7 @@ class VaultHouse:
         self.variables = self._environ(self.bao.role(reading))
         self._stranger = self._environ(self.bao.role(self.bao.allow(policy("secret/data/other"))))
         self.bao.write(self._path, {})
+        self._ends: list[Silent] = []
 
     def open(self) -> SecretStore:
         """Open a store that may read."""
@@ -69,11 +63,12 @@ class VaultHouse:
 
     def down(self) -> SecretStore:
         """Open a store at a port where nobody listens."""
-        return open_vault({**self.variables, "VAULT_ADDR": f"http://127.0.0.1:{free_port()}"})
+        return open_vault({**self.variables, "VAULT_ADDR": f"http://127.0.0.1:{closed_port()}"})
 
     def hanging(self) -> SecretStore:
-        """Open a store at a port whose listener never answers; it waits for a second, not five."""
-        silent = {"VAULT_ADDR": silent_url(), "VAULT_CLIENT_TIMEOUT": "1"}
+        """Open a store at a port whose listener never answers, and that waits for an hour."""
+        self._ends.append(Silent())
+        silent = {"VAULT_ADDR": self._ends[-1].url, "VAULT_CLIENT_TIMEOUT": "3600"}
         return open_vault({**self.variables, **silent})
 
     def requests(self) -> int:
@@ -83,6 +78,8 @@ class VaultHouse:
     def close(self) -> None:
         """Move out."""
         self.bao.admin("DELETE", f"sys/mounts/{self.mount}")
+        for end in self._ends:
+            end.close()
 
     def _environ(self, role: dict[str, str]) -> dict[str, str]:
         return {**role, "KEYROT_VAULT_PLACE": f"{self.mount}/keyrot"}

@@ -6,13 +6,11 @@ SecretClient and azure-identity use them.
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections.abc import Callable
 from typing import Any
 
 from authority import Authority
-from json_server import Asked, JsonServer, Told
+from emulator import Emulator
+from json_server import Asked, Told
 
 __all__ = ["NOBODY", "READER", "SECRET", "TENANT", "KeyVault", "failure", "forbidden"]
 
@@ -22,23 +20,18 @@ NOBODY = "33333333-3333-4333-8333-333333333333"
 SECRET = "FAKE-client-secret"
 
 
-class KeyVault:
+class KeyVault(Emulator):
     """Secrets by name and version; the newest is read where no version is asked for."""
 
     def __init__(self, authority: Authority) -> None:
+        super().__init__(authority.context())
         self._secrets: dict[str, dict[str, str]] = {}
-        self._tokens: dict[str, str] = {}
-        self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        self.odd: Callable[[Asked], Told | None] = lambda _: None
-        """May answer in place of the vault."""
-        self.server = JsonServer(self._answer, authority.context())
         self.host = f"localhost:{self.server.port}"
         self.ca = str(authority.file)
 
     def write(self, name: str, value: str) -> str:
         """Add a version of a secret, and return its id."""
-        version = f"{next(self._numbers):032x}"
+        version = f"{next(self.numbers):032x}"
         self._secrets.setdefault(name.lower(), {})[version] = value
         return version
 
@@ -51,23 +44,8 @@ class KeyVault:
         self._secrets.clear()
         self.odd = lambda _: None
 
-    def revoke(self) -> None:
-        """Take no token any longer that was given out so far."""
-        self._tokens.clear()
-
-    @property
-    def tokens(self) -> list[str]:
-        """The tokens that are taken."""
-        return list(self._tokens)
-
-    def count(self, path: str) -> int:
-        """Tell how many requests had *path* in theirs."""
-        return sum(path in asked.path for asked in self.server.asked)
-
-    def _answer(self, asked: Asked) -> Told:
-        odd = self.odd(asked)
-        if odd is not None:
-            return odd
+    def answer(self, asked: Asked) -> Told:
+        """Answer as the service does."""
         if asked.path.endswith("/.well-known/openid-configuration"):
             return self._discovery()
         if asked.path.endswith("/oauth2/v2.0/token"):
@@ -89,13 +67,11 @@ class KeyVault:
         if asked.form.get("client_secret") != SECRET:
             said = "AADSTS7000215: Invalid client secret provided."
             return Told(401, {"error": "invalid_client", "error_description": said})
-        token = f"FAKE-token-{next(self._numbers)}"
-        self._tokens[token] = asked.form["client_id"]
+        token = self.let_in(asked.form["client_id"])
         return Told(200, {"token_type": "Bearer", "expires_in": 3600, "access_token": token})
 
     def _secret(self, asked: Asked) -> Told:
-        token = asked.headers.get("authorization", "").removeprefix("Bearer ")
-        client = self._tokens.get(token)
+        client = self.who(asked)
         if client is None:
             return self.challenge()
         if client != READER:

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
+import botocore.session
+import requests
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -19,6 +21,9 @@ from keyrot_middleware.secrets.hush import hush, hushed
 __all__ = ["REGION", "MotoServer", "Refusing", "environ_for", "moto_server"]
 
 REGION = "eu-central-1"
+
+# A session reads a megabyte of JSON, and each store of a test has one: they share what is read.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
 def environ_for(port: int, **more: str) -> dict[str, str]:
@@ -46,10 +51,14 @@ class MotoServer:
         self._server = make_server("127.0.0.1", 0, self._count, threaded=True)
         self.port: int = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.admin = self.client("secretsmanager")
+
+    def client(self, service: str) -> Any:
+        """Make a client of any service of AWS, for who may do everything."""
         environ = environ_for(self.port)
-        self.admin: Any = boto3.session.Session(
+        return boto3.session.Session(
             environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], region_name=REGION
-        ).client("secretsmanager", endpoint_url=environ["AWS_ENDPOINT_URL"])
+        ).client(service, endpoint_url=environ["AWS_ENDPOINT_URL"])
 
     def _count(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
@@ -59,10 +68,10 @@ class MotoServer:
         return answer
 
     def empty(self) -> None:
-        """Forget every secret."""
-        listed = self.admin.get_paginator("list_secrets").paginate()
-        for secret in [secret for page in listed for secret in page["SecretList"]]:
-            self.admin.delete_secret(SecretId=secret["ARN"], ForceDeleteWithoutRecovery=True)
+        """Forget everything."""
+        with requests.Session() as session:
+            session.trust_env = False
+            session.post(f"http://127.0.0.1:{self.port}/moto-api/reset", timeout=30)
 
     def write(self, name: str, value: str | bytes) -> str:
         """Make a secret, or a new version of it; return its ARN.

@@ -42,6 +42,11 @@ def open_broken(environ: Mapping[str, str]) -> SafeStore:
     raise ConnectionRefusedError(environ["SAFE_TOKEN"])
 
 
+def open_flawed(environ: Mapping[str, str]) -> SafeStore:
+    """Fail as a store does that has a fault of its own."""
+    raise AttributeError("safe")
+
+
 def plug_in(folder: Path, *schemes: str) -> str:
     """Write the metadata of a distribution that has these stores; give the path to import from."""
     info = folder / "safe_keyrot-1.0.dist-info"

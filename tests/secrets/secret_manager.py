@@ -6,17 +6,16 @@ Answers in the forms of the Secret Manager REST API v1 and of google.rpc.Status.
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from json_server import Asked, JsonServer, Told
+from emulator import Emulator
+from json_server import Asked, Told
 
 from keyrot_middleware.secrets.crc32c import crc32c
 
@@ -30,18 +29,14 @@ _AUDIENCE = "https://oauth2.googleapis.com/token"
 _PATH = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)/versions/([^/:]+):access")
 
 
-class SecretManager:
+class SecretManager(Emulator):
     """Secrets by project, name and version; `latest` is the newest."""
 
     def __init__(self, directory: Path) -> None:
+        super().__init__()
         self._directory = directory
         self._secrets: dict[tuple[str, str], list[bytes]] = {}
-        self._tokens: dict[str, str] = {}
-        self._numbers = itertools.count(1)
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self.odd: Callable[[Asked], Told | None] = lambda _: None
-        """May answer in place of the service."""
-        self.server = JsonServer(self._answer)
         self.url = f"http://127.0.0.1:{self.server.port}"
 
     def credentials(self, account: str) -> Path:
@@ -60,23 +55,8 @@ class SecretManager:
         self._secrets.clear()
         self.odd = lambda _: None
 
-    def revoke(self) -> None:
-        """Take no token any longer that was given out so far."""
-        self._tokens.clear()
-
-    @property
-    def tokens(self) -> list[str]:
-        """The tokens that are taken."""
-        return list(self._tokens)
-
-    def count(self, path: str) -> int:
-        """Tell how many requests had *path* in theirs."""
-        return sum(path in asked.path for asked in self.server.asked)
-
-    def _answer(self, asked: Asked) -> Told:
-        odd = self.odd(asked)
-        if odd is not None:
-            return odd
+    def answer(self, asked: Asked) -> Told:
+        """Answer as the service does."""
         return self._token(asked) if asked.path == "/token" else self._access(asked)
 
     def _token(self, asked: Asked) -> Told:
@@ -89,13 +69,11 @@ class SecretManager:
             )
         except jwt.InvalidTokenError:
             return Told(400, {"error": "invalid_grant", "error_description": "Invalid JWT"})
-        token = f"FAKE-token-{next(self._numbers)}"
-        self._tokens[token] = str(claims["iss"])
+        token = self.let_in(str(claims["iss"]))
         return Told(200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
 
     def _access(self, asked: Asked) -> Told:
-        token = asked.headers.get("authorization", "").removeprefix("Bearer ")
-        account = self._tokens.get(token)
+        account = self.who(asked)
         if account is None:
             return status(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
         match = _PATH.fullmatch(asked.path)

@@ -1,14 +1,17 @@
-"""A secret store that answers when a test lets it."""
+"""A secret store that answers when a test lets it, a ring over it, and who listens to the ring."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from servers import wait_for
 
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets import Place, Ring, Secret
 
-__all__ = ["Slow"]
+__all__ = ["Ear", "Slow", "ring_of", "turn_until"]
 
 
 class Slow:
@@ -43,3 +46,32 @@ class Slow:
             else SecretError(f"key {key_id}: not there")
             for key_id in refs
         }
+
+
+class Ear:
+    """Notes what a ring tells."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.renews: list[frozenset[str]] = []
+        self.announced: list[frozenset[str]] = []
+        ring.listener = self
+
+    def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
+        """Note."""
+        self.renews.append(key_ids)
+        return key_ids
+
+    def announce(self, key_ids: frozenset[str]) -> None:
+        """Note."""
+        self.announced.append(key_ids)
+
+
+def ring_of(store: Slow, *key_ids: str, ttl_s: float = 300.0, start_s: float = 5.0) -> Ring:
+    """Make a ring of a store's keys."""
+    ids = key_ids or tuple(store.values)
+    return Ring({key_id: Place(store) for key_id in ids}, ttl_s=ttl_s, start_s=start_s)
+
+
+def turn_until(ring: Ring, true: Callable[[], Any]) -> None:
+    """Turn again and again until something is true, as upkeep does: a busy store is passed over."""
+    wait_for(lambda: ring.turn() >= 0 and true())

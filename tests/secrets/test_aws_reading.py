@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
-from cloud_asking import ask, ask_all
+from asking import ask, ask_all
 from house_aws import AwsHouse, deny
 from moto_server import Refusing, environ_for, moto_server
 

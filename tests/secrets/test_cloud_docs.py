@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asking import ask_all
+from docs_blocks import blocks
+
+from keyrot_middleware.secrets import SecretStore
+from keyrot_middleware.secrets.aws import AwsStore
+from keyrot_middleware.secrets.azure import AzureStore
+from keyrot_middleware.secrets.gcp import GcpStore
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"aws": "aws.md", "azure": "azure.md", "gcp": "google.md"}
@@ -16,6 +26,29 @@ ELSEWHERE = {
     *("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"),
     *("AZURE_TOKEN_CREDENTIALS", "AZURE_AUTHORITY_HOST", "REQUESTS_CA_BUNDLE", "NO_GCE_CHECK"),
     "SECRET_STORE_TYPE",
+}
+
+
+class Nobody:
+    """A login that nobody takes, so that nothing is sent."""
+
+    client_id = project = None
+    identity = "nobody"
+
+    def client(self, *_: object) -> None:
+        """Refuse."""
+        raise PermissionError
+
+    get = find_project = client
+
+    def forget(self) -> None:
+        """Have nothing to forget."""
+
+
+STORES: Mapping[str, Callable[[Any], SecretStore]] = {
+    "aws": AwsStore,
+    "azure": lambda login: AzureStore(login, None),
+    "gcp": GcpStore,
 }
 
 
@@ -53,3 +86,15 @@ def test_the_variables_on_the_page_are_read(scheme: str) -> None:
     words = words_of(scheme)
     assert names
     assert {name for name in names if name not in words} - ELSEWHERE == set()
+
+
+@pytest.mark.parametrize("scheme", PAGES)
+def test_the_places_on_the_page_are_understood(scheme: str) -> None:
+    """Each is read as a secret's name, and refused only for want of a login."""
+    file = ROOT / "docs" / "stores" / PAGES[scheme]
+    (entries,) = (json.loads(block.code) for block in blocks(file) if block.language == "json")
+    places = {entry["key_id"]: entry["secret"] for entry in entries if "secret" in entry}
+    found = ask_all(STORES[scheme](Nobody()), **places)
+    assert len(places) >= 2
+    for key_id, place in places.items():
+        assert found[key_id] == f"key {key_id}: {place}: reading it failed with PermissionError"

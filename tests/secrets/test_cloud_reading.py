@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 
@@ -47,11 +49,6 @@ class Store:
     def read(self, *names: str) -> dict[str, Answer]:
         """Read names, a batch each."""
         return read_all([(name,) for name in names], self.ask, self.log_in_again)
-
-
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PAUSE_S", 0.01)
 
 
 def test_the_first_is_asked_alone_and_the_rest_side_by_side() -> None:
@@ -172,3 +169,26 @@ def test_a_key_that_was_written_as_a_name_is_not_suggested() -> None:
     """A field's name may be a key by mistake."""
     name = "AIza" + "FAKE" * 9
     assert "Did you mean" not in str(key_in(f'{{"{name}": "flash"}}', name[:-1], "a"))
+
+
+_ENDS_MEANWHILE = """
+import time, threading
+from keyrot_middleware.secrets.reading import read_all
+
+second = threading.Event()
+
+def ask(batch):
+    if batch != ("first",):
+        second.set()
+        time.sleep(600)
+    return dict.fromkeys(batch, "FAKE-value")
+
+batches = [("first",), ("second",), ("third",)]
+threading.Thread(target=read_all, args=(batches, ask, print), daemon=True).start()
+assert second.wait(60)
+"""
+
+
+def test_a_program_that_ends_waits_for_no_store() -> None:
+    """A look-up that hangs in the background holds up its end as little as its calls."""
+    subprocess.run([sys.executable, "-c", _ENDS_MEANWHILE], timeout=120, check=True)

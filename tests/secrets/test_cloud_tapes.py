@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud_asking import ask_all
+from asking import ask_all
 from cloud_tapes import FOLDER, SCENARIOS, one_by_one, recorder, store_of
 from secret_manager import READER, credentials_file
 

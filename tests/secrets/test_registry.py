@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_a_store_that_is_down_when_it_is_opened_is_tried_again(
     assert repr(store) == "<secret store broken>"
 
 
+def test_a_fault_in_an_opener_is_not_taken_for_one_of_the_entry_point(plug_in: Any) -> None:
+    """The opener is there, and failed: nothing has to be installed anew."""
+    plug_in("flawed")
+    store = open_store("flawed")
+    with pytest.raises(AttributeError):
+        store.resolve({"a": None})
+
+
 def test_an_entry_point_that_cannot_be_loaded_is_told(plug_in: Any) -> None:
     """The error names the store and the group."""
     plug_in("nothing")
@@ -121,6 +130,34 @@ def test_a_missing_extra_is_an_error_with_the_pip_line(
     assert f"pip install 'keyrot-middleware[{scheme}]'" in str(caught.value)
     assert "'no_such_library'" in str(caught.value)
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "wrong"),
+    [
+        ("vault", {"VAULT_ADDR": "nowhere"}),
+        ("azure", {"AZURE_KEY_VAULT_URL": "nowhere"}),
+        ("gcp", {"KEYROT_GCP_SECRET": "no name"}),
+        ("aws", {}),
+    ],
+)
+def test_an_error_has_no_frame_that_holds_the_environment(
+    scheme: str, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tools that report errors show local variables, and values and logins stand in variables."""
+    hidden = {"GEMINI_KEY_a": "FAKE-value", "VAULT_TOKEN": "FAKE-token", **wrong}
+    for name, value in hidden.items():
+        monkeypatch.setenv(name, value)
+    if not wrong:
+        monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ConfigError) as caught:
+        open_store(scheme)
+    error: BaseException = caught.value
+    assert error.__context__ is error.__cause__ is None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [frame for frame in frames if frame.f_code.co_filename != __file__]
+    assert ours
+    assert not any("FAKE-" in repr(frame.f_locals) for frame in ours)
 
 
 def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

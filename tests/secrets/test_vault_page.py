@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asking import ask_all
 from bao import BINARY, ROOT_TOKEN, Bao
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from vault_asking import answers
 
 from keyrot_middleware.secrets import vault
 from keyrot_middleware.secrets.vault import open_vault
@@ -75,9 +75,9 @@ def test_the_commands_lead_to_keys_that_are_found(bao: Bao, here: Path) -> None:
         if "SECRET_STORE_TYPE" in environment:
             program = environment
     assert program.pop("VAULT_TOKEN") == ROOT_TOKEN  # the reader's own, not the program's
-    found = answers(open_vault(program), flash_01=None, pro_01=None)
+    found = ask_all(open_vault(program), flash_01=None, pro_01=None)
     assert found == {key_id: f"FAKE-value-of-{key_id}" for key_id in ("flash_01", "pro_01")}
-    refused = answers(open_vault(program), other="vault://secret/other#x")["other"]
+    refused = ask_all(open_vault(program), other="vault://secret/other#x")["other"]
     assert 'its policy needs: path "secret/data/other"' in refused
     roles = [bao.admin("GET", f"auth/{way}/role/keyrot") for way in ("kubernetes", "jwt")]
     assert [role["token_policies"] for role in roles] == [["keyrot"], ["keyrot"]]

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
-from bao import ROOT_TOKEN, Bao, policy, shared, unique
-from vault_asking import Reply, answers, ask, front
+from asking import ask, ask_all
+from bao import ROOT_TOKEN, Bao, policy, unique
+from front import Reply, front
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
 
 VALUE = "AIza" + "FAKE" + "p" * 31
-
-
-@pytest.fixture(scope="module")
-def bao() -> Bao:
-    """The shared server."""
-    return shared()
 
 
 def opened(bao: Bao, token: str = ROOT_TOKEN, **more: str) -> SecretStore:
@@ -35,7 +29,7 @@ def test_both_versions_of_kv_are_told_apart(bao: Bao, version: int) -> None:
     store = opened(bao, bao.token(bao.allow(policy(path))))
     refs = {"a": f"vault://{mount}/team/a#flash", "pro": f"vault://{mount}//team/a/"}
     before = len(bao.asked())
-    assert answers(store, **refs) == {"a": VALUE, "pro": "second"}
+    assert ask_all(store, **refs) == {"a": VALUE, "pro": "second"}
     assert bao.asked()[before:] == [
         "auth/token/lookup-self",
         f"sys/internal/ui/mounts/{mount}/team/a",
@@ -52,9 +46,9 @@ def test_500_keys_of_one_path_are_one_read(bao: Bao) -> None:
     bao.patch(f"{mount}/data/keyrot", {k: v for k, v in values.items() if k not in half})
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
     nowhere = dict.fromkeys(values)
-    assert answers(store, **nowhere) == values
+    assert ask_all(store, **nowhere) == values
     before = len(bao.asked())
-    assert answers(store, **nowhere) == values
+    assert ask_all(store, **nowhere) == values
     assert bao.asked()[before:] == [f"{mount}/data/keyrot"]
 
 
@@ -134,7 +128,7 @@ def test_what_is_not_there_is_told_apart(bao: Bao) -> None:
         f"vault://{mount}/bare#x": "no such field; it has none at all",
         f"vault://{mount}/data/full#x": 'leave out "data/" after the mount',
     }
-    found = answers(opened(bao), **{f"k{n}": place for n, place in enumerate(places)})
+    found = ask_all(opened(bao), **{f"k{n}": place for n, place in enumerate(places)})
     for number, (place, words) in enumerate(places.items()):
         text = found[f"k{number}"]
         assert text.startswith(f"key k{number}: {place}: ")
@@ -208,7 +202,7 @@ def test_one_denied_path_costs_the_others_nothing(bao: Bao) -> None:
     for name in ("mine", "theirs"):
         bao.write(f"{mount}/data/{name}", {"x": VALUE})
     store = opened(bao, bao.token(bao.allow(policy(f"{mount}/data/mine"))))
-    found = answers(store, a=f"vault://{mount}/theirs#x", b=f"vault://{mount}/mine#x")
+    found = ask_all(store, a=f"vault://{mount}/theirs#x", b=f"vault://{mount}/mine#x")
     assert "denies the token in VAULT_TOKEN" in found["a"]
     assert found["b"] == VALUE
 
@@ -235,25 +229,3 @@ def test_namespaces(bao: Bao) -> None:
     assert "denies the token in VAULT_TOKEN" in ask(opened(bao, token, **place))
     text = ask(opened(bao, token, VAULT_NAMESPACE="none", **place))
     assert "namespace none: namespace not found; is VAULT_NAMESPACE right?" in text
-
-
-def test_eight_threads_look_up_at_once(bao: Bao) -> None:
-    """Each gets its own answers, over one store that nobody has used before."""
-    mount = bao.mount(2)
-    for number in range(8):
-        bao.write(f"{mount}/data/s{number}", {"x": f"value-{number}"})
-    store = opened(bao)
-    wrong: list[str] = []
-
-    def look(number: int) -> None:
-        for _ in range(5):
-            found = ask(store, f"vault://{mount}/s{number}#x")
-            if found != f"value-{number}":
-                wrong.append(found)
-
-    threads = [threading.Thread(target=look, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert wrong == []

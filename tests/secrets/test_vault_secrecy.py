@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bao import ROOT_TOKEN, Bao, shared
-from vault_asking import Reply, front
+from front import Reply, front
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret, SecretStore

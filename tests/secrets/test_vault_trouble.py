@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
-from bao import ROOT_TOKEN, Bao, free_port, shared
-from house_vault import silent_url
-from vault_asking import Reply, answers, ask, front
+from asking import ask, ask_all
+from bao import ROOT_TOKEN, Bao, shared
+from dead_ends import Silent, closed_port
+from front import Reply, front
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
@@ -73,21 +75,20 @@ def test_the_wrong_scheme_is_said(bao: Bao) -> None:
 
 
 def test_nobody_there() -> None:
-    """Nothing listens, or the host has no such name: told within a moment for all paths."""
-    started = time.monotonic()
-    store = opened(f"http://127.0.0.1:{free_port()}")
-    found = answers(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
+    """Nothing listens, or the host has no such name: it is told for all paths."""
+    store = opened(f"http://127.0.0.1:{closed_port()}")
+    found = ask_all(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
     assert all("cannot be reached; does it run" in text for text in found.values())
-    assert time.monotonic() - started < 1
     assert "no such host name" in ask(opened("http://no-such-host.invalid:8200"))
 
 
 def test_a_server_that_hangs_is_asked_once_and_left() -> None:
     """Fifty paths cost one wait, of the length that VAULT_CLIENT_TIMEOUT says."""
-    store = opened(silent_url(), VAULT_CLIENT_TIMEOUT="0.3")
-    started = time.monotonic()
-    found = answers(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
-    assert 0.3 <= time.monotonic() - started < 2
+    with closing(Silent()) as silent:
+        store = opened(silent.url, VAULT_CLIENT_TIMEOUT="0.3")
+        started = time.monotonic()
+        found = ask_all(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
+        assert 0.3 <= time.monotonic() - started < 10, "fifty waits would be 15 s"
     assert all("did not answer within 0.3 s" in text for text in found.values())
 
 
@@ -117,7 +118,7 @@ def test_an_outage_in_the_middle_ends_the_look_up(bao: Bao) -> None:
 
     with front(answer, bao.url) as url:
         refs = {f"k{n}": f"vault://secret/p{n}#x" for n in range(5)}
-        found = answers(opened(url), a=None, **refs)
+        found = ask_all(opened(url), a=None, **refs)
     assert found["a"] == VALUE
     assert "there is no such secret" in found["k0"]
     assert all("is not ready" in found[f"k{n}"] for n in range(1, 5))

@@ -110,6 +110,10 @@ class Door:
         """Ask for an owner."""
         raise NotImplementedError
 
+    async def own(self, lease: Lease, *names: str) -> None:
+        """Tell of names after the settling."""
+        raise NotImplementedError
+
     async def lend(self, *keys: Candidate, **more: Any) -> Lease:
         """Ask for a lease that there must be."""
         lease = await self.acquire(*keys, **more)
@@ -153,6 +157,10 @@ class Asked(Door):
         """Ask."""
         return self.state.owner(names)
 
+    async def own(self, lease: Lease, *names: str) -> None:
+        """Tell."""
+        self.state.own(lease, names)
+
 
 class Awaited(Door):
     """The awaited methods."""
@@ -168,3 +176,7 @@ class Awaited(Door):
     async def owner(self, *names: str) -> Any:
         """Ask."""
         return await self.state.aowner(names)
+
+    async def own(self, lease: Lease, *names: str) -> None:
+        """Tell."""
+        await self.state.aown(lease, names)

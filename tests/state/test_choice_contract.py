@@ -20,6 +20,8 @@ async def test_the_first_with_room_is_lent(door: Door) -> None:
     small = key("small", Limits(rpm=2))
     lent = [(await door.lend(small, B, C)).key_id for _ in range(4)]
     assert lent == ["small", "small", "b", "b"]
+    free = key("free"), key("second")
+    assert [(await door.lend(*free)).key_id for _ in range(4)] == ["free"] * 4
 
 
 async def test_spreading_lends_the_least_used_share(door: Door) -> None:
@@ -84,6 +86,20 @@ async def test_the_owner_of_a_stored_thing_is_known(door: Door) -> None:
     await door.settle(await door.lend(B), OK, ("files/y",))
     assert await door.owner("files/y", "files/x") == ("b", "b")
     assert await door.owner() is None
+
+
+async def test_a_name_may_be_told_after_the_settling(door: Door) -> None:
+    """It is owned like the others, and neither counts nor gives anything back once more."""
+    most = key("a", Limits(max_concurrency=1), project="p")
+    lease = await door.lend(most)
+    await door.settle(lease)
+    other = await door.lend(most)
+    before = door.state.snapshot([most])
+    await door.own(lease, "files/late")
+    assert await door.owner("files/late") == ("a", "p")
+    assert door.state.snapshot([most]) == before
+    assert await door.refused(most) == {"a": "concurrency"}
+    await door.settle(other)
 
 
 async def test_a_snapshot_tells_what_is_known_of_each_key(door: Door, clock: FakeClock) -> None:

@@ -221,6 +221,14 @@ async def test_a_late_failure_of_the_old_value_does_not_retire_the_new_one(door:
     assert await door.refused(D) == {"d": "failure"}
 
 
+async def test_a_late_retirement_of_a_shared_project_counts_for_all_of_it(door: Door) -> None:
+    """A new value of one key does not bring a project back that others are in too."""
+    late = await door.lend(A)
+    door.state.revive("a")
+    assert await door.settle(late, failed(Scope.PROJECT, inf)) == inf
+    assert await door.refused(A, B) == {"a": "failure", "b": "failure"}
+
+
 async def test_a_late_failure_after_a_revival_still_counts_for_others(
     door: Door, clock: FakeClock
 ) -> None:

@@ -90,6 +90,18 @@ def test_a_swept_window_still_takes_its_settle(state: MemoryState, clock: FakeCl
     assert state.settle(lease, used(5)) is None
 
 
+def test_a_sweep_does_not_take_a_ladder_back_to_its_start(
+    state: MemoryState, clock: FakeClock
+) -> None:
+    """How often a key has failed in a row is remembered for a day after its rest."""
+    for ladder, waited in ((30, 30), (60, DAY_S - 60), (120, 2 * DAY_S), (30, 0)):
+        until = state.settle(lend(state, key("a")), failed(Scope.KEY))
+        assert until == clock.time() + ladder
+        clock.advance(waited + ladder)
+        for number in range(4 * memory.SWEEP_AT):
+            lend(state, key("b"), model=f"tuned-{clock.time()}-{number}")
+
+
 def test_owners_and_buckets_are_bounded(
     state: MemoryState, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ __all__ = ["MODES", "Run", "run_suite"]
 
 MODES = ("alone", "before", "after")
 """Without a pool; with one installed before the instrumentation; with one installed after it."""
-TIME_LIMIT_S = 300
+TIME_LIMIT_S = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,14 @@ def run_suite(suite: Suite, mode: str) -> Run:
     """Run all tests of a suite in a process of their own.
 
     Raises:
-        RuntimeError: pytest itself broke down and left no outcomes; names its log.
-        subprocess.TimeoutExpired: The run took longer than TIME_LIMIT_S.
+        RuntimeError: pytest broke down, or took longer than TIME_LIMIT_S, and left no outcomes;
+            names its log.
     """
     python, sdist = ready(suite)
     log = ROOT / ".venv-coexist" / f"{suite.name}-{mode}.log"
     with tempfile.TemporaryDirectory(prefix="coexist-") as scratch:
         written = Path(scratch, "outcomes.json")
-        with log.open("w", encoding="utf-8") as output:
+        with log.open("w", encoding="utf-8") as output, suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 _command(python, suite),
                 cwd=sdist,
@@ -58,7 +59,10 @@ def run_suite(suite: Suite, mode: str) -> Run:
                 check=False,
             )
         if not written.exists():
-            raise RuntimeError(f"{suite.name}: pytest ended without outcomes; see {log}")
+            raise RuntimeError(
+                f"{suite.name}, {mode}: pytest broke down or had not ended after {TIME_LIMIT_S} s "
+                f"and left no outcomes; see {log}"
+            )
         return _read(json.loads(written.read_text(encoding="utf-8")))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the three clouds' stores share: ask, and search what was said for values."""
+"""What the tests of the stores share: ask, and search what was said for values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the Vault store share: ask for one key, and stand in front of the server."""
+"""A server in front of Vault: it passes requests on, or answers in its place."""
 
 from __future__ import annotations
 
@@ -11,23 +11,9 @@ from typing import Any
 
 import requests
 
-from keyrot_middleware.secrets import Secret, SecretStore
-
-__all__ = ["Reply", "answers", "ask", "front"]
+__all__ = ["Reply", "front"]
 
 Reply = tuple[int, bytes, dict[str, str]]
-
-
-def answers(store: SecretStore, **refs: str | None) -> dict[str, str]:
-    """Give the value of each key, or the words of its error."""
-    found = store.resolve(refs)
-    assert found.keys() == refs.keys()
-    return {k: v.reveal() if isinstance(v, Secret) else str(v) for k, v in found.items()}
-
-
-def ask(store: SecretStore, ref: str | None = None, key_id: str = "a") -> str:
-    """Give the value of one key, or the words of its error."""
-    return answers(store, **{key_id: ref})[key_id]
 
 
 @contextmanager

@@ -1,0 +1,135 @@
+"""What telemetry costs: who records spans during a turn, and a call of which nobody is told."""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanKind, set_span_in_context
+
+from keyrot_middleware import compose
+from keyrot_middleware.core.commands import Command, Send
+from keyrot_middleware.core.model import CallInfo
+from keyrot_middleware.drive.guard import fault
+from keyrot_middleware.telemetry.base import Observer, watch
+from keyrot_middleware.telemetry.logs import LogObserver
+from keyrot_middleware.telemetry.metrics import MetricsObserver
+from keyrot_middleware.telemetry.otel import OtelObserver
+
+__all__ = ["spans_alone", "traced", "untraced", "without_sdk"]
+
+INFO = CallInfo("gemini-2.5-flash", "generateContent", 100, host="127.0.0.1:8080")
+NUMBER, REPEAT = 1_000, 50
+
+
+class _Nowhere(SpanExporter):
+    """Drop the spans, as an exporter does when it has sent them."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+_PROVIDER = TracerProvider()
+_PROVIDER.add_span_processor(BatchSpanProcessor(_Nowhere()))
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Let the program have no SDK, as most have."""
+    with _use(None):
+        yield
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Record spans with the SDK's batch processor."""
+    with _use(_PROVIDER):
+        yield
+
+
+@contextmanager
+def spans_alone() -> Iterator[None]:
+    """Let the pool make OpenTelemetry's spans with nothing of ours: what they cost at the least."""
+    ours = compose.OtelObserver
+    compose.OtelObserver = _SpansAlone  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        compose.OtelObserver = ours  # type: ignore[misc]
+
+
+@contextmanager
+def _use(provider: Any) -> Iterator[None]:
+    before = trace._TRACER_PROVIDER
+    trace._TRACER_PROVIDER = provider
+    try:
+        yield
+    finally:
+        trace._TRACER_PROVIDER = before
+
+
+def without_sdk() -> float:
+    """Time what is asked of telemetry for a call while no provider is set; microseconds."""
+    observers: tuple[Observer, ...] = (
+        OtelObserver("default"),
+        LogObserver("default"),
+        MetricsObserver("default"),
+    )
+    with untraced():
+        assert watch(observers, INFO, fault) is None, "somebody watches"
+        times = timeit.repeat(lambda: watch(observers, INFO, fault), number=NUMBER, repeat=REPEAT)
+    return min(times) / NUMBER * 1e6
+
+
+class _SpansAlone:
+    """Make the two spans of a good call, with as many attributes of such kinds, and do no more."""
+
+    def __init__(self, *_: object) -> None:
+        self._tracer = _PROVIDER.get_tracer("benchmarks")
+
+    def start(self, _info: CallInfo) -> _SpansAlone:
+        return type(self)()
+
+    def before(self, command: Command) -> None:
+        if type(command) is Send:
+            here = context.get_current()
+            self._call = self._tracer.start_span("call", here, SpanKind.CLIENT, _ASKED)
+            inside = set_span_in_context(self._call, here)
+            self._attempt = self._tracer.start_span("attempt", inside, attributes=_SENT)
+            self._here = set_span_in_context(self._attempt, inside)
+
+    def after(self, command: Command, reply: object) -> None:
+        pass
+
+    def attach(self) -> Any:
+        return context.attach(self._here)
+
+    def detach(self, token: Any) -> None:
+        context.detach(token)
+
+    def finish(self, _error: BaseException | None) -> None:
+        self._attempt.set_attribute("outcome", "success")
+        self._attempt.end()
+        self._call.set_attributes(_ANSWERED)
+        self._call.end()
+
+
+_ASKED: dict[str, Any] = {
+    "port": 8080,
+    **dict.fromkeys(("operation", "provider", "model", "address", "pool"), "a"),
+}
+_SENT: dict[str, Any] = {
+    "number": 1,
+    "excluded": 0,
+    "wait": 0.1,
+    "pool": "a",
+    "key": "a",
+    "project": "a",
+}
+_COUNTS = dict.fromkeys(("input", "output", "thoughts", "attempts"), 1)
+_ANSWERED: dict[str, Any] = {**_COUNTS, "model": "a", "id": "a", "key": "a", "reasons": ("a",)}

@@ -1,0 +1,49 @@
+"""One call on its way: what was asked, and what was tried so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .attempt import Attempt
+from .commands import Failed
+from .model import CallInfo, Candidate, Unavailable
+from .overload import Overload
+from .policy import RetryPolicy
+from .roster import Roster
+from .tokens import TokenScale
+
+__all__ = ["Call", "Exhausted"]
+
+
+class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyPoolExhausted
+    """Nothing could be sent: no key is free, and none will be soon enough."""
+
+    def __init__(self, unavailable: Unavailable) -> None:
+        super().__init__("no key can serve")
+        self.unavailable = unavailable
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way: what was asked, and what was tried so far."""
+
+    info: CallInfo
+    roster: Roster
+    policy: RetryPolicy
+    scale: TokenScale
+    home: Candidate | None = None
+    """The client's own key, for calls that touch stored things."""
+    moment: tuple[float, float] | None = None
+    """The time when it was asked for, epoch seconds, and a random number in [0, 1)."""
+    overload: Overload = field(default_factory=Overload)
+    excluded: dict[str, float] = field(default_factory=dict)
+    """Keys that failed this call, and until when (`inf`: for the rest of it)."""
+    attempts: list[Attempt] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Keys out of service whose store was asked for another value."""
+    refreshed: set[str] = field(default_factory=set)
+    """Keys whose value was replaced during this call; once each."""
+    retries: int = 0
+    waited_s: float = 0.0
+    sends: int = 0
+    last: Failed | None = None

@@ -1,0 +1,72 @@
+"""Whose project an uploaded file is.
+
+The start of an upload is a request like any other and has a key. Its chunks have none: they go to
+the URL that the start answered with, and the last one's answer names the file. So the key of each
+start is remembered by that URL, until the SDK's method that sends the chunks returns.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..core.affinity import names_from
+from ..core.model import Lease
+from ..drive.guard import fault
+from ..state.base import State
+from ..state.recent import keep
+
+__all__ = ["Uploads"]
+
+_URL_HEADER = "x-goog-upload-url"
+_KEPT = 1_000
+"""Starts whose chunks are still to come; one that is given up on is forgotten in time."""
+
+
+class Uploads:
+    """The uploads that were begun in this process, each with the lease of its start."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._begun: OrderedDict[str, Lease] = OrderedDict()
+
+    def begun(self, response: Any, lease: Lease) -> None:
+        """Take note of *response* if it begins an upload, sent with *lease*."""
+        try:
+            for name, value in (response.headers or {}).items():
+                if name.lower() == _URL_HEADER:
+                    keep(self._begun, value, lease, _KEPT)
+        except Exception:
+            fault("genai")
+
+    def upload_file(self, wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap the method of that name; see `async_upload_file`."""
+        response = wrapped(*args, **kwargs)
+        try:
+            if finished := self._finished(response, args, kwargs):
+                self._state.own(*finished)
+        except Exception:
+            fault("state")
+        return response
+
+    async def async_upload_file(
+        self, wrapped: Callable[..., Awaitable[Any]], _client: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Wrap the method of that name: it sends the chunks, and gives the last one's answer."""
+        response = await wrapped(*args, **kwargs)
+        try:
+            if finished := self._finished(response, args, kwargs):
+                await self._state.aown(*finished)
+        except Exception:
+            fault("state")
+        return response
+
+    def _finished(
+        self, response: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Lease, tuple[str, ...]] | None:
+        """Tell with which lease what was begun, and what it is called now."""
+        url = kwargs["upload_url"] if "upload_url" in kwargs else args[1]
+        lease = self._begun.pop(url, None)
+        names = names_from(response.json) if lease is not None else ()
+        return (lease, names) if lease is not None and names else None

@@ -1,0 +1,93 @@
+"""Read the table of settings once, and say in words for people what is wrong in it.
+
+*given* are the arguments of install(), named as the fields of `Settings`; a sentence about a
+setting says where its value stands: in an argument, in the environment or in `.env`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from .core.text import nearest, shown
+from .errors import ConfigError
+from .settings import ARGUMENTS, ENV_NAMES, SECRET_SETTINGS, Settings, Switch
+
+__all__ = ["listed", "read_settings", "refuse_unknown", "where"]
+
+
+def refuse_unknown(given: Mapping[str, Any]) -> None:
+    """Refuse arguments that install() does not have.
+
+    Raises:
+        ConfigError: With every one of them, and what was probably meant.
+    """
+    problems = [
+        f"install() has no argument {shown(name)}; allowed: {', '.join(ARGUMENTS)}."
+        f"{nearest(name, ARGUMENTS)}"
+        for name in given
+        if name not in ARGUMENTS
+    ]
+    if problems:
+        raise ConfigError(listed(problems))
+
+
+def listed(problems: list[str]) -> str:
+    """Make one message of all *problems*."""
+    if len(problems) == 1:
+        return problems[0]
+    return "\n".join([f"{len(problems)} things are wrong:", *(f"  - {text}" for text in problems)])
+
+
+def read_settings(given: Mapping[str, Any], problems: list[str]) -> Settings | None:
+    """Return the settings, as far as they are right; the rest is told in *problems*."""
+    values = {ENV_NAMES[name]: value for name, value in given.items()}
+    try:
+        # The switch alone first: what is switched off cannot be wrong in anything else.
+        if not Switch(**values).enabled:
+            return Settings.model_construct(enabled=False)
+        return Settings(**values)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    except UnicodeDecodeError as error:
+        problems.append(f".env is not UTF-8 text, at byte {error.start}; save it as UTF-8")
+        return None
+    except OSError as error:
+        problems.append(f".env cannot be read: {error.strerror}")
+        return None
+    # Outside the handler, so that pydantic's error is nobody's context.
+    problems += dict.fromkeys(_sentence(problem, given) for problem in found)
+    return _without(found, values)
+
+
+def _without(found: list[Any], values: dict[str, Any]) -> Settings | None:
+    """Read again with the default in place of what was wrong, to find what else is wrong."""
+    wrong = {str(problem["loc"][0]): "" for problem in found}
+    return None if "ENABLE_KEY_ROTATION" in wrong else Settings(**{**values, **wrong})
+
+
+def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
+    """Say where a wrong setting stands, what was found, and what is allowed."""
+    env = str(problem["loc"][0])
+    name = next(name for name, alias in ENV_NAMES.items() if alias == env)
+    allowed = Settings.model_fields[name].description
+    value = problem["input"]
+    if name in SECRET_SETTINGS:
+        found = "found something else (not shown here)"
+    elif problem["type"] == "value_error":
+        found = str(problem["ctx"]["error"])
+    else:
+        found = f"found {shown(value)}"
+    one_of = problem["type"] == "literal_error" or name == "secret_store"
+    hint = nearest(value, str(allowed).split(", ")) if one_of else ""
+    return f"{where(name, given)}: {found}; allowed: {allowed}.{hint}"
+
+
+def where(name: str, given: Mapping[str, Any]) -> str:
+    """Name the place of a setting that was given somewhere, as its owner would look for it."""
+    if name in given:
+        return f"install({name}=…)"
+    return ENV_NAMES[name] if ENV_NAMES[name] in os.environ else f"{ENV_NAMES[name]} in .env"

@@ -1,0 +1,176 @@
+"""An upload is of one key from its start on, and its file belongs to the project of that key."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from four_modes import ask, ask_async, run
+from google.genai import errors, types
+
+import keyrot_middleware
+from keyrot_middleware.compose import current_pool
+from keyrot_middleware.drive import guard
+from keyrot_middleware.testing import Reply
+
+CONFIG = types.UploadFileConfig(mime_type="text/plain")
+ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
+CHUNK = 8 * 1024 * 1024
+"""The SDK's own."""
+
+
+def upload(mode: str, client: Any, file: Any = None, **config: Any) -> types.File:
+    """Upload a file, or a text."""
+    asked = {"file": file or io.BytesIO(b"hello"), "config": {"mime_type": "text/plain", **config}}
+    if mode == "sync":
+        return client.files.upload(**asked)
+    done: types.File = run(client, lambda: client.aio.files.upload(**asked))
+    return done
+
+
+@pytest.fixture
+def three(gemini, pool, connect):
+    """A pool of three projects, and a client whose home key is B's."""
+    pool("A", "B", "C")
+    return connect(gemini.key("B").value)
+
+
+@pytest.fixture
+def other(gemini, three, connect):
+    """Another client of the same process, whose home key is C's."""
+    return connect(gemini.key("C").value)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # aiohttp's
+@pytest.mark.parametrize("kind", ["path", "memory"])
+@ALSO_ASYNC
+def test_start_chunks_and_use_are_of_one_key(mode, kind, gemini, three, tmp_path) -> None:
+    """Start, three chunks, get, prompt, delete: one project's, and no key with the chunks."""
+    data = b"x" * (2 * CHUNK + 1)
+    path = tmp_path / "large.txt"
+    path.write_bytes(data)
+
+    async def life() -> None:
+        asked = {"file": str(path) if kind == "path" else io.BytesIO(data), "config": CONFIG}
+        files = three.files if mode == "sync" else three.aio.files
+
+        async def did(what: Any) -> Any:
+            return await what if asyncio.iscoroutine(what) else what
+
+        file = await did(files.upload(**asked))
+        assert file.size_bytes == len(data)
+        await did(files.get(name=file.name))
+        assert await ask_async("async", three, contents=["look", file]) == "ok from B"
+        await did(files.delete(name=file.name))
+
+    run(three, life)
+    assert [request.key for request in gemini.log if request.verb == "upload.start"] == ["B"]
+    chunks = [request for request in gemini.log if "upload_id" in request.path]
+    assert len(chunks) == 3
+    assert all("x-goog-api-key" not in request.headers for request in chunks)
+    assert {request.key for request in gemini.log if request not in chunks} == {"B"}
+
+
+@ALSO_ASYNC
+def test_any_client_finds_the_file_at_once(mode, gemini, three, other) -> None:
+    """Nobody has asked for it by name yet: its owner was learned from the last chunk's answer."""
+    file = upload(mode, three)
+    assert ask("sync", other, contents=["look", file]) == "ok from B"
+    assert other.files.get(name=file.name).name == file.name
+    assert gemini.sent("C") == 0
+    assert current_pool().state.owner([file.name]) == ("B", "key:B")
+
+
+@ALSO_ASYNC
+def test_a_sibling_serves_when_the_uploads_key_is_revoked(mode, gemini, pool, connect) -> None:
+    """The file is the project's: another key of it can read what the first has uploaded."""
+    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
+    client = connect()
+    file = upload(mode, client)
+    gemini.always("A", Reply.KEY_INVALID)
+    assert ask("sync", client, contents=["look", file]) == "ok from B"
+
+
+@ALSO_ASYNC
+def test_a_name_of_the_programs_own_stays_with_its_project(mode, gemini, three, other) -> None:
+    """Uploaded again under the same name by another client: it replaces its own, or nothing."""
+    upload(mode, three, name="mine")
+    upload(mode, other, name="mine")
+    starts = [request.key for request in gemini.log if request.verb == "upload.start"]
+    assert starts == ["B", "B"]
+
+
+@ALSO_ASYNC
+def test_what_did_not_go_through_the_pool_is_nobodys(mode, gemini, three, other) -> None:
+    """In bypass() the client's own key is used, of which the pool takes no note."""
+    with keyrot_middleware.bypass():
+        file = upload(mode, three)
+    assert current_pool().state.owner([file.name]) is None
+    with pytest.raises(errors.ClientError, match="permission to access the File"):
+        other.files.get(name=file.name)
+
+
+@ALSO_ASYNC
+def test_a_refused_upload_owns_nothing(mode, gemini, three) -> None:
+    """A start that fails is one request and the SDK's own error; no other key begins it."""
+    gemini.script("B", Reply.BAD_REQUEST)
+    with pytest.raises(errors.ClientError):
+        upload(mode, three)
+    assert [request.key for request in gemini.log] == ["B"]
+
+
+def test_many_uploads_at_once_keep_their_owners_apart(gemini, pool, connect) -> None:
+    """24 uploads in 8 threads by three clients: each file is its client's key's."""
+    pool("A", "B", "C")
+    clients = [connect(gemini.key(label).value) for label in "ABC"]
+
+    def one(turn: int) -> bool:
+        file = upload("sync", clients[turn % 3])
+        return current_pool().state.owner([file.name])[0] == "ABC"[turn % 3]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(one, range(24)))
+
+
+def test_starts_without_an_end_are_forgotten(gemini, three, monkeypatch) -> None:
+    """A program that never sends the chunks leaves no more than a bounded table behind."""
+    monkeypatch.setattr("keyrot_middleware.genai.uploads._KEPT", 3)
+    body = {"file": {"mimeType": "text/plain", "sizeBytes": "5"}}
+    headers = {"X-Goog-Upload-Command": "start", "X-Goog-Upload-Protocol": "resumable"}
+    options = {"api_version": "", "headers": headers}
+    begun = keyrot_middleware.compose._binding._uploads._begun
+    for _ in range(5):
+        three._api_client.request("post", "upload/v1beta/files", body, options)
+    assert len(begun) == 3
+    upload("sync", three)
+    assert len(begun) == 2
+
+
+@ALSO_ASYNC
+def test_a_broken_owner_table_does_not_reach_the_upload(mode, three, monkeypatch, caplog) -> None:
+    """The file is the program's whether or not we could take note of it."""
+    monkeypatch.setattr(guard, "_strict", False)
+
+    def breaks(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    for door in ("own", "aown"):
+        monkeypatch.setattr(current_pool().state, door, breaks)
+    assert upload(mode, three).name.startswith("files/")
+    assert "state failed" in caplog.text
+
+
+@ALSO_ASYNC
+def test_a_revoked_home_key_is_replaced_by_another_of_its_project(
+    mode, gemini, pool, connect
+) -> None:
+    """Two keys of one project, the client's own revoked: uploads go on with the other one."""
+    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C")
+    client = connect(gemini.key("A").value)
+    gemini.always("A", Reply.KEY_INVALID)
+    file = upload(mode, client)
+    assert client.files.get(name=file.name).name == file.name
+    assert [request.key for request in gemini.log if request.key] == ["A", "B", "B"]

@@ -127,9 +127,10 @@ def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixtu
         lend(state)
         known = state.snapshot([one])["s"].used[0].requests_day
         assert known >= threads.lent["s"] + tasks.lent["s"]
-    begun, ended = warned(caplog)
-    assert "the shared state cannot be used" in begun
-    assert "is back after" in ended
+    said = warned(caplog)  # a busy machine may be slow for 0.2 s once more
+    assert all("the shared state cannot be used" in begun for begun in said[::2])
+    assert all("is back after" in ended for ended in said[1::2])
+    assert len(said) >= 2
 
 
 def test_failed_over_by_a_sentinel() -> None:

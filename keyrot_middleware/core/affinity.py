@@ -99,8 +99,9 @@ def names_from(body: Mapping[str, Any]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     candidates = body.get("candidates")
     if isinstance(candidates, list):
-        for candidate in _dicts(candidates):
-            note(found, CONTINUATION, candidate.get("continuationToken"))
+        for candidate in candidates:
+            if isinstance(candidate, dict) and "continuationToken" in candidate:
+                note(found, CONTINUATION, candidate["continuationToken"])
         return tuple(found)
     note(found, TYPED, body.get("name"))
     note(found, PAGE, body.get("nextPageToken"))

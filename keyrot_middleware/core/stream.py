@@ -155,12 +155,16 @@ def _parse(text: str) -> dict[str, Any]:
 def _usage(
     meta: Mapping[str, Any], model: str | None, response_id: str | None, reasons: tuple[str, ...]
 ) -> Usage:
-    candidates = _count(meta.get("candidatesTokenCount", meta.get("responseTokenCount")))
-    thoughts = _count(meta.get("thoughtsTokenCount"))
+    counts = {
+        name: value if type(value) is int and value >= 0 else _count(value)
+        for name, value in meta.items()
+    }
+    thoughts = counts.get("thoughtsTokenCount")
+    candidates = counts.get("candidatesTokenCount", counts.get("responseTokenCount"))
     return Usage(
-        _sum(_count(meta.get("promptTokenCount")), _count(meta.get("toolUsePromptTokenCount"))),
+        _sum(counts.get("promptTokenCount"), counts.get("toolUsePromptTokenCount")),
         _sum(candidates, thoughts),
-        _count(meta.get("cachedContentTokenCount")),
+        counts.get("cachedContentTokenCount"),
         thoughts,
         model,
         response_id,

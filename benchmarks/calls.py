@@ -23,7 +23,7 @@ PROMPT = "Say in one sentence what a moving average is. " * 4
 ROUNDS = 60
 PER_ROUND = 20
 WARM_UP = 40
-"""Untimed calls before each turn: CPython forgets what it has specialised when a class is patched."""
+"""Untimed calls before each turn: when a class is patched, CPython begins anew to specialise."""
 
 Samples = dict[str, list[float]]
 Ask = Callable[[], Any]

@@ -101,6 +101,9 @@ class Performer:
                 until = self._pool.state.settle(command.lease, command.outcome, command.names)
         except Exception:
             fault("state")
+        return self._settled(command, until)
+
+    def _settled(self, command: Settle, until: float | None) -> float | None:
         if command.outcome.verdict is not None:
             self._pool.witness(command)
             self.changed(command, until)

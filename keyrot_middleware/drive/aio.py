@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import suppress
 from types import CoroutineType
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 from ..core.commands import Closed, Command, Relay, Steps, StreamEnd, throw
 from ..telemetry.base import Watch
 from .aperformer import AsyncPerformer
+from .holding import held
 
 __all__ = ["AsyncPerformer", "AsyncRelay", "AsyncStream", "run", "run_stream"]
 
@@ -29,20 +31,25 @@ class AsyncStream(Protocol):
 
 async def run(flow: Steps, perform: AsyncPerformer) -> Any:
     """Carry a unary call through; give the SDK's response."""
+    held.add(flow)
     try:
         result = await _drive(flow, next(flow), perform)
     except BaseException as error:
         perform.finish(error)
         raise
+    finally:
+        held.discard(flow)
     perform.finish(None)
     return result
 
 
 async def run_stream(flow: Steps, perform: AsyncPerformer) -> AsyncRelay:
     """Carry a streamed call to its first chunk; give the chunks as they come."""
+    held.add(flow)
     try:
         relay = await _drive(flow, next(flow), perform, until=Relay)
     except BaseException as error:
+        held.discard(flow)
         perform.finish(error)
         raise
     return AsyncRelay(flow, perform, relay)
@@ -72,14 +79,15 @@ async def _drive(
 class AsyncRelay:
     """The chunks of an open stream. Its lease is settled once, however it ends.
 
-    An async generator that was never started has no `finally` to run, so the case of a stream
-    that is dropped before its first chunk was asked for is settled by `__del__`.
+    An async generator that was never started has no `finally` to run, and one whose loop is
+    closed is never run again: of streams that are dropped so, the lease is settled by `__del__`.
     """
 
     def __init__(self, flow: Steps, perform: AsyncPerformer, relay: Relay) -> None:
         self._flow = flow
         self._perform = perform
         self._started = False
+        self._loop = asyncio.get_running_loop()
         self._stream: AsyncStream = relay.stream
         self._chunks = _relay(flow, perform, relay.stream)
 
@@ -106,17 +114,18 @@ class AsyncRelay:
         await self._chunks.aclose()
 
     def __del__(self) -> None:
-        if not self._started:
+        if not self._started or (self._flow in held and self._loop.is_closed()):
             self._abandon()
 
     def _abandon(self) -> None:
-        """Settle what never started, without a loop to wait in."""
+        """Settle without a loop to wait in."""
         perform, closed = self._perform, GeneratorExit()
         try:
             command = throw(self._flow, closed)
             while True:
                 command = self._flow.send(perform.settle_now(command))
         except (Closed, StopIteration):
+            held.discard(self._flow)
             perform.finish(closed)
 
 
@@ -146,6 +155,8 @@ async def _relay(
     except BaseException as error:
         perform.finish(error)
         raise
+    finally:
+        held.discard(flow)
     perform.finish(None)
 
 

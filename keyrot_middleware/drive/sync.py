@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..core.commands import Closed, Relay, Steps, StreamEnd, throw
 from ..telemetry.base import Watch
+from .holding import held
 from .performer import Performer
 
 __all__ = ["Performer", "Stream", "run", "run_stream"]
@@ -51,6 +52,7 @@ def run(flow: Steps, perform: Performer) -> Any:
 
 def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
     """Carry a streamed call through; yield the SDK's chunks as they come."""
+    held.add(flow)
     try:
         command = next(flow)
         while True:
@@ -72,6 +74,8 @@ def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
     except BaseException as error:
         perform.finish(error)
         raise
+    finally:
+        held.discard(flow)
 
 
 def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEnd]:

@@ -16,6 +16,7 @@ When one ends, a single request (the probe) goes first; a success forgets the co
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope
@@ -49,7 +50,13 @@ def next_minute(now: float) -> float:
 
 def next_pacific_midnight(now: float) -> float:
     """Tell when the day of Los Angeles ends (23, 24 or 25 hours long), epoch seconds."""
-    local = datetime.fromtimestamp(now, _PACIFIC)
+    return _midnight_after(int(now // 3600))
+
+
+@lru_cache(maxsize=8)
+def _midnight_after(hour: int) -> float:
+    """Give the midnight after a full hour since the epoch: it is one itself, so all share it."""
+    local = datetime.fromtimestamp(hour * 3600, _PACIFIC)
     tomorrow = local.date() + timedelta(days=1)
     midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=_PACIFIC)
     return midnight.astimezone(UTC).timestamp()
@@ -145,7 +152,6 @@ class Quota:
     """What one project has used of one model bucket, and the limits learned for it."""
 
     __slots__ = (
-        "calm_from",
         "calm_until",
         "day_end",
         "day_requests",
@@ -160,8 +166,8 @@ class Quota:
 
     def __init__(self) -> None:
         self.minute = -1
-        self.calm_from = self.calm_until = 0.0
-        """Between these times no window opens or ends, and no edge is near."""
+        self.calm_until = 0.0
+        """Until then no window opens or ends, and no edge is near: `roll` need not be asked."""
         self.requests = self.requests_next = 0
         self.tokens = self.tokens_next = 0
         self.day_end = 0.0
@@ -170,10 +176,7 @@ class Quota:
         self.learned_until = 0.0
 
     def roll(self, now: float) -> bool:
-        """Open the windows of *now*; True where it falls within the guard of a minute's edge.
-
-        Need not be asked between `calm_from` and `calm_until`: nothing to open, and False.
-        """
+        """Open the windows of *now*; True where it falls within the guard of a minute's edge."""
         first = int((now - GUARD_S) // 60)
         if first > self.minute:
             kept = first == self.minute + 1
@@ -184,7 +187,6 @@ class Quota:
             self.day_end, self.day_requests = next_pacific_midnight(now), 0
         if now >= self.learned_until:
             self.learned = NO_LIMITS
-        self.calm_from = self.minute * 60 + GUARD_S
         self.calm_until = min((self.minute + 1) * 60 - GUARD_S, self.day_end)
         if self.learned is not NO_LIMITS:
             self.calm_until = min(self.calm_until, self.learned_until)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core.model import (
@@ -46,7 +46,7 @@ class KeyHealth:
     cooldown_scope: str | None = None
     last_error: str | None = None
     """The class of its latest failure, such as `quota_minute`, whoever was to blame."""
-    used: list[Used] = field(default_factory=list)
+    used: Sequence[Used] = ()
 
 
 class State(ABC):

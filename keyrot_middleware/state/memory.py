@@ -88,7 +88,7 @@ class MemoryState(State):
                 if best is not None and (group != best_group or not spread):
                     break
                 quota = quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
-                edge = not quota.calm_from <= now < quota.calm_until and quota.roll(now)
+                edge = now >= quota.calm_until and quota.roll(now)
                 block = self._resting(key, bucket, info.verb, now) if resting else None
                 if key.limits is NO_LIMITS and quota.learned is NO_LIMITS:
                     share = quota.requests / key.weight

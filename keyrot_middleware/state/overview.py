@@ -49,7 +49,7 @@ def _describe(
 ) -> KeyHealth:
     health = KeyHealth(known.last_used, known.success_count, known.error_count)
     health.last_error = known.last_error
-    health.used = used.get(key.project, [])
+    health.used = used.get(key.project, ())
     mine = (("billing", key.billing_account), ("project", key.project), ("key", key.key_id))
     for scope, cooldown in (resting[who] for who in mine if who in resting):
         if cooldown.until > (health.cooldown_until or 0.0):

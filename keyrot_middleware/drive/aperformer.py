@@ -95,7 +95,9 @@ class AsyncPerformer(Performer):
                 until = await _shielded(state.asettle(lease, command.outcome, command.names))
         except Exception:
             fault("state")
-        return self._settled(command, until)
+        if command.outcome.verdict is not None:
+            self._failed(command, until)
+        return until
 
     def _owner(self, command: Owner) -> Any:
         return super()._owner(command) if self._pool.state.instant else self._owner_far(command)

@@ -57,16 +57,14 @@ class InForce(Generic[Made]):
 
     def __call__(self) -> Made | None:
         """Give it."""
-        provider = self._given if self._given is not None else self._set()
+        provider, (holder, variable, ask) = self._given, self._global
+        if provider is None:
+            try:
+                provider = getattr(holder, variable)
+            except AttributeError:
+                provider = ask()
         seen, made = self._made
         if provider is not seen:
-            made = self._make(self._given if self._given is not None else self._global.ask())
+            made = self._make(self._given if self._given is not None else ask())
             self._made = provider, made
         return made
-
-    def _set(self) -> object:
-        holder, variable, ask = self._global
-        try:
-            return getattr(holder, variable)
-        except AttributeError:
-            return ask()

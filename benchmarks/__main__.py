@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from .bare_redis import bare_scripts
 from .calls import (
     PER_ROUND,
     PLAIN,
@@ -21,7 +22,7 @@ from .page import Row, page
 from .program import HEAVY, import_time, three_keys
 from .shared import redis_acquire_times, redis_memory_per_key
 from .state import acquire_times, memory_per_key
-from .telemetry import spans_alone, traced, untraced, without_sdk
+from .telemetry import spans_alone, spans_in_a_loop, traced, untraced, without_sdk
 from .valkey import missing, valkey
 
 ADDED = (
@@ -30,11 +31,13 @@ ADDED = (
     ("redis", "state in Redis, no tracing", {"sync": 250, "async": 400}),
 )
 """The variant, what it is, and the bars in microseconds."""
-SPANS = (
-    ("traced", "spans, batch processor, over the untraced call", "≤ 60 µs"),
-    ("spans alone", "of these, two such spans by the SDK of OpenTelemetry alone", "–"),
+PARTS = (
+    ("traced", "spans, batch processor, over the untraced call", "pool", "≤ 60 µs"),
+    ("spans alone", "of these, two such spans by the SDK of OpenTelemetry alone", "pool", "–"),
+    ("redis", "state in Redis, over the state in memory", "pool", "–"),
+    ("redis alone", "of these, two empty scripts over a bare socket", "plain", "–"),
 )
-"""The variant, what it is, and the bar."""
+"""The variant, what it is, what it comes on top of, and the bar."""
 LAST_SETTLE_S = 0.01
 """A turn's last call is booked after it has returned."""
 
@@ -49,6 +52,7 @@ def calls(redis: str | None) -> list[Row]:
     }
     if redis is not None:
         variants["redis"] = Variant({"state_url": redis}, untraced, rest_s=LAST_SETTLE_S)
+        variants["redis alone"] = bare_scripts(redis)
     rows: list[Row] = []
     measured = {"sync": sync_calls(variants), "async": async_calls(variants)}
     for kind, samples in measured.items():
@@ -59,15 +63,19 @@ def calls(redis: str | None) -> list[Row]:
                 _told(samples, name),
             )
             rows.append(row)
-        for name, what, bar in SPANS:
-            micros = added(samples, name, over="pool")[0]
-            rows.append((f"{what}, {kind}, p50", bar, f"{micros:.0f} µs"))
+        for name, what, over, bar in PARTS:
+            if name in samples:
+                micros = added(samples, name, over)[0]
+                rows.append((f"{what}, {kind}, p50", bar, f"{micros:.0f} µs"))
     return rows
 
 
 def telemetry() -> list[Row]:
-    """Measure what telemetry costs a program that has no SDK, in a loop."""
-    return [("no SDK: what telemetry costs", "≤ 3 µs", f"{without_sdk():.1f} µs")]
+    """Measure what telemetry costs in a loop: a program that has no SDK, and one that has."""
+    return [
+        ("in a loop, no SDK: what telemetry costs", "≤ 3 µs", f"{without_sdk():.1f} µs"),
+        ("in a loop, spans, batch processor", "≤ 60 µs", f"{spans_in_a_loop():.1f} µs"),
+    ]
 
 
 def pool() -> list[Row]:

@@ -21,7 +21,7 @@ from .server import Place, server
 MODEL = "gemini-2.5-flash"
 PROMPT = "Say in one sentence what a moving average is. " * 4
 ROUNDS = 60
-PER_ROUND = 20
+PER_ROUND = 40
 WARM_UP = 40
 """Untimed calls before each turn: when a class is patched, CPython begins anew to specialise."""
 
@@ -51,7 +51,7 @@ PLAIN = Variant()
 def sync_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples:
     """Time one call after the other, in turns; microseconds per variant."""
     with server(3) as place:
-        client = _client(place)
+        client = client_of(place)
 
         def sdk() -> Any:
             return client.models.generate_content(model=MODEL, contents=PROMPT)
@@ -75,7 +75,7 @@ def sync_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples
 def async_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples:
     """Do what `sync_calls` does with the asyncio client, one task, one loop."""
     with server(3) as place, asyncio.Runner() as runner:
-        client = _client(place)
+        client = client_of(place)
 
         def sdk() -> Awaitable[Any]:
             return client.aio.models.generate_content(model=MODEL, contents=PROMPT)
@@ -115,7 +115,8 @@ def told(samples: Samples, name: str) -> str:
     return f"{micros:.0f} µs ({ratio:.3f} × plain, {p50(samples['plain']):.0f} µs)"
 
 
-def _client(place: Place) -> genai.Client:
+def client_of(place: Place) -> genai.Client:
+    """Make a client of the SDK, with one of the server's keys."""
     options = types.HttpOptions(base_url=place.url)
     return genai.Client(api_key=place.values[0], http_options=options)
 

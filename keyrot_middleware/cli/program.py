@@ -1,4 +1,4 @@
-"""A Python program as the interpreter finds and runs it: a file, a directory, a zip, a module.
+"""A Python program as the interpreter finds and runs it: file, directory, zip, module, stdin.
 
 The standard library's runpy takes `__main__` away again when the program's last line was run,
 though threads and exit handlers may still go on and look into it. So the program is found and
@@ -12,7 +12,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import (
+    BuiltinImporter,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -45,10 +51,14 @@ class Program:
 def of_path(path: str) -> Program:
     """Load a script, or the `__main__.py` in a directory or zip file; set `sys.path[0]`.
 
+    A script may be compiled (`.pyc`); `-` is what comes in on stdin.
+
     Raises:
         ProgramError: If there is no such file, or no program in it.
         SyntaxError: If the script is none.
     """
+    if path == "-":
+        return _of_stdin()
     file = os.path.abspath(path)  # python resolves no links in __file__
     inside = PathFinder.find_spec("__main__", [file])
     if inside is not None:
@@ -62,11 +72,36 @@ def of_path(path: str) -> Program:
         reason = f"[Errno {error.errno}] {error.strerror}"
         raise ProgramError(f"can't open file {file!r}: {reason}", 2) from None
     _lead_path(str(Path(path).resolve().parent))
-    # From bytes, since the script itself says in its first lines how it is encoded.
-    code = compile(source, file, "exec", dont_inherit=True)
-    loader = SourceFileLoader("__main__", file)
+    compiled = file.endswith(".pyc")
+    loader = (SourcelessFileLoader if compiled else SourceFileLoader)("__main__", file)
+    code = _compiled(loader) if compiled else _compile(source, file)
+    return Program(code, path, _names(file, loader))
+
+
+def _of_stdin() -> Program:
+    _lead_path("")
+    file = "<stdin>"
+    return Program(_compile(sys.stdin.buffer.read(), file), "-", _names(file, BuiltinImporter))
+
+
+def _names(file: str, loader: object) -> dict[str, Any]:
     names = {"__file__": file, "__cached__": None, "__loader__": loader}
-    return Program(code, path, {**names, "__package__": None, "__spec__": None})
+    return {**names, "__package__": None, "__spec__": None}
+
+
+def _compile(source: bytes, file: str) -> CodeType:
+    """Compile bytes, since a script itself says in its first lines how it is encoded."""
+    code: CodeType = compile(source, file, "exec", dont_inherit=True)
+    return code
+
+
+def _compiled(loader: SourceFileLoader | SourcelessFileLoader) -> CodeType:
+    try:
+        code = loader.get_code("__main__")
+    except (ImportError, EOFError) as error:
+        raise ProgramError(f"can't run {loader.path!r}: {error}", 1) from None
+    assert code is not None  # noqa: S101 - narrows the type
+    return code
 
 
 def of_module(name: str) -> Program:

@@ -17,7 +17,8 @@ USAGE = """\
 usage: keyrot run [-v] PROGRAM [ARGUMENTS…]
        keyrot run [-v] -m MODULE [ARGUMENTS…]
 
-Run a Python program as python itself would, with every google-genai call sent through the pool.
+Run a Python program as python itself would, with every google-genai call sent through the pool:
+a script (.py, .pyc, - for stdin), a directory or a zip file with a __main__.py, a module.
 All arguments after the program's name are the program's own. Processes that it starts are other
 programs: start them with keyrot run too, or call keyrot_middleware.install() in them.
 

@@ -16,10 +16,11 @@ Ran = subprocess.CompletedProcess[str]
 Keyrot = Callable[..., Ran]
 
 
-def start(command: list[str], env: dict[str, str]) -> Ran:
+def start(command: list[str], env: dict[str, str], stdin: str = "") -> Ran:
     """Run a command in the current directory, with *env* over the environment."""
     return subprocess.run(
         command,
+        input=stdin,
         env={**os.environ, "NO_PROXY": "127.0.0.1", **env},
         text=True,
         capture_output=True,
@@ -32,8 +33,8 @@ def start(command: list[str], env: dict[str, str]) -> Ran:
 def keyrot(clean_environment: None) -> Keyrot:
     """Run `keyrot ARGUMENTS…` in the test's directory."""
 
-    def run(*arguments: str, **env: str) -> Ran:
-        return start([sys.executable, "-m", "keyrot_middleware", *arguments], env)
+    def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
+        return start([sys.executable, "-m", "keyrot_middleware", *arguments], env, stdin)
 
     return run
 
@@ -42,8 +43,8 @@ def keyrot(clean_environment: None) -> Keyrot:
 def python(clean_environment: None) -> Keyrot:
     """Run `python ARGUMENTS…` in the test's directory."""
 
-    def run(*arguments: str, **env: str) -> Ran:
-        return start([sys.executable, *arguments], env)
+    def run(*arguments: str, stdin: str = "", **env: str) -> Ran:
+        return start([sys.executable, *arguments], env, stdin)
 
     return run
 

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from py_compile import compile as compile_file
 from typing import Any
 from zipfile import ZipFile
 
@@ -108,6 +109,25 @@ def test_directories_and_zip_files_run(keyrot: Keyrot, python: Keyrot, tmp_path:
         packed.writestr("__main__.py", LOOKS_AROUND)
     for name in ("folder", "app.pyz"):
         same(keyrot("run", name, "one", GEMINI_API_KEYS="one"), python(name, "one"))
+
+
+def test_a_compiled_script_runs(keyrot: Keyrot, python: Keyrot, tmp_path: Path) -> None:
+    """A .pyc is run, and one that is none is told in one line."""
+    (tmp_path / "app.py").write_text(LOOKS_AROUND)
+    compile_file(tmp_path / "app.py", cfile="app.pyc")
+    same(keyrot("run", "app.pyc", "a", GEMINI_API_KEY="FAKE-home"), python("app.pyc", "a"))
+    (tmp_path / "none.pyc").write_bytes(b"no code at all")
+    ran = keyrot("run", "none.pyc", GEMINI_API_KEY="FAKE-home")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert "none.pyc" in ran.stderr
+    assert "magic number" in ran.stderr
+
+
+def test_a_script_from_stdin_runs(keyrot: Keyrot, python: Keyrot) -> None:
+    """`-` reads the program from stdin."""
+    for source in (LOOKS_AROUND, FAILS):
+        ran = keyrot("run", "-", "a", stdin=source, GEMINI_API_KEY="FAKE-home")
+        same(ran, python("-", "a", stdin=source))
 
 
 def test_a_script_behind_a_link_imports_its_neighbours(keyrot: Keyrot, tmp_path: Path) -> None:

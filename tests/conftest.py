@@ -37,6 +37,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def here(clean_environment: None, tmp_path: Path) -> Path:
+    """Give the working directory, which is empty."""
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def own_faults_are_raised() -> Iterator[None]:
     """Let no test pass because the guard survived a fault of ours."""

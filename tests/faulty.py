@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
+
+import pytest
 
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Outcome, Unavailable
 from keyrot_middleware.core.policy import RetryPolicy
@@ -16,7 +19,7 @@ from keyrot_middleware.state.base import KeyHealth
 from keyrot_middleware.state.breaker import Breaker
 from keyrot_middleware.state.mirror import Mirror
 
-__all__ = ["Faulty", "LineDownError", "degrading"]
+__all__ = ["Faulty", "LineDownError", "degrading", "warned"]
 
 ALL = frozenset({"acquire", "settle", "owner", "revive", "reset", "snapshot", "book", "check"})
 
@@ -146,3 +149,8 @@ def degrading(
     state = DegradingState(shared, Mirror(policy, clock, share), breaker, "test")
     state._debts._clock = clock  # a busy machine does not use up the time for telling
     return state, shared
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List what was warned of."""
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]

@@ -1,9 +1,8 @@
-"""Settings: precedence, defaults, and an answer for every wrong value."""
+"""Settings: precedence, defaults, and the keys that they give."""
 
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 import re
 import sys
@@ -11,6 +10,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from fake_settings import AUTH, A, B, C, write_keys, wrong
 from pydantic import ValidationError
 
 from keyrot_middleware.config import (
@@ -22,38 +22,10 @@ from keyrot_middleware.config import (
     Settings,
     load,
 )
-from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import open_ring
 
-A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
-AUTH = "AQ." + "FAKE" + "z" * 46
 ROOT = Path(__file__).parent.parent
 DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty working directory and an environment without any of our variables."""
-    for name in ENV_NAMES.values():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def wrong(**overrides: object) -> str:
-    """Load settings that must be refused; return the words of the refusal."""
-    with pytest.raises(ConfigError) as caught:
-        load(**overrides)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    assert "pydantic" not in str(caught.value)
-    return str(caught.value)
-
-
-def write_keys(path: Path, *entries: dict[str, object]) -> Path:
-    """Write a keys.json."""
-    path.write_text(json.dumps(entries))
-    return path
 
 
 def test_nothing_set_gives_the_defaults_and_no_key() -> None:
@@ -94,113 +66,6 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
     config = load()
     assert (config.keys, config.warnings, config.policy) == ((), (), RetryPolicy())
     assert config.settings.pool == "default"
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "found", "allowed"),
-    [
-        ("ENABLE_KEY_ROTATION", "maybe", '"maybe"', "true or false"),
-        ("SECRET_STORE_TYPE", "safe", '"safe"', "allowed: env"),
-        (
-            "SECRET_STORE_TYPE",
-            "valt",
-            '"valt"',
-            'gcp, file, or one that is plugged in. Did you mean "vault"?',
-        ),
-        ("KEYROT_SECRETS_TTL_S", "-1", '"-1"', "seconds, from 0 (0: never)"),
-        (
-            "KEYROT_STATE_URL",
-            "mysql://u:hunter2@h",
-            '"mysql://[redacted]@h"',
-            "memory://, redis://",
-        ),
-        ("KEYROT_STATE_URL", "memory://x", '"memory://x"', "memory://"),
-        ("KEYROT_STATE_URL", "redis://", '"redis://"', "redis+sentinel://"),
-        ("KEYROT_DEGRADED_SHARE", "0", '"0"', "more than 0, up to 1"),
-        ("KEYROT_DEGRADED_SHARE", "1.1", '"1.1"', "more than 0, up to 1"),
-        ("KEYROT_STATE_URL", "memory", '"memory"', "memory://"),
-        ("KEYROT_POOL", "a{b}", '"a{b}"', "letters, digits"),
-        ("KEYROT_POOL", "a" * 65, "aaa", "up to 64"),
-        ("KEYROT_ALLOWED_HOSTS", "https://x.test", '"https://x.test"', "host or host:port"),
-        ("KEYROT_ALLOWED_HOSTS", f"{GOOGLE_HOST},x.test/v1", '"x.test/v1"', "host or host:port"),
-        ("KEYROT_ALLOWED_HOSTS", "x.test:99999", '"x.test:99999"', "host or host:port"),
-        ("KEYROT_ALLOWED_HOSTS", "x.test:0", '"x.test:0"', "host or host:port"),
-        ("KEYROT_ALLOWED_HOSTS", "*.test", '"*.test"', "in full"),
-        ("KEYROT_ALLOWED_HOSTS", ",", "no host", "host or host:port"),
-        ("KEYROT_ALLOWED_HOSTS", "me:FAKE@x.test", '"[redacted]@x.test"', "host or host:port"),
-        ("KEYROT_STRATEGY", "sprad", '"sprad"', 'spread, fill, sticky. Did you mean "spread"?'),
-        ("KEYROT_MAX_ATTEMPTS", "-1", '"-1"', "from 0"),
-        ("KEYROT_MAX_ATTEMPTS", "many", '"many"', "from 0"),
-        ("KEYROT_MAX_RETRIES", "1.5", '"1.5"', "from 0"),
-        ("KEYROT_MAX_WAIT_S", "-0.1", '"-0.1"', "from 0"),
-        ("KEYROT_MAX_WAIT_S", "nan", '"nan"', "from 0"),
-        ("KEYROT_MAX_WAIT_S", "inf", '"inf"', "from 0"),
-        ("KEYROT_COOLDOWN_BASE_S", "0", '"0"', "more than 0"),
-        ("KEYROT_COOLDOWN_MAX_S", "5", "found 5;", "KEYROT_COOLDOWN_BASE_S, which is 30"),
-        ("KEYROT_COOLDOWN_BASE_S", "1000", "found 1000", "KEYROT_COOLDOWN_MAX_S, which is 900"),
-        ("KEYROT_TRACING", "on", '"on"', "off, otlp"),
-        ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
-    ],
-)
-def test_a_wrong_value_is_answered_with_what_was_found_and_what_is_allowed(
-    variable: str, value: str, found: str, allowed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The refusal names the variable, the value and what is allowed."""
-    monkeypatch.setenv(variable, value)
-    text = wrong()
-    assert variable in text
-    assert found in text
-    assert allowed in text
-    assert "\n" not in text
-
-
-def test_the_refusal_says_in_which_layer_the_wrong_value_stands(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An argument, a variable and a line of .env are told apart."""
-    (here / ".env").write_text("KEYROT_TRACING=x\n")
-    assert wrong().startswith("KEYROT_TRACING in .env: ")
-    monkeypatch.setenv("KEYROT_TRACING", "y")
-    assert wrong().startswith("KEYROT_TRACING: ")
-    assert wrong(tracing="z").startswith("install(tracing=…): ")
-
-
-def test_the_refusal_blames_no_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two settings that do not fit together the one is named that somebody has set."""
-    assert wrong(cooldown_base_s=1000).startswith("install(cooldown_base_s=…): found 1000; ")
-    (here / ".env").write_text("KEYROT_COOLDOWN_BASE_S=1000\n")
-    assert wrong().startswith("KEYROT_COOLDOWN_BASE_S in .env: found 1000; ")
-    monkeypatch.setenv("KEYROT_COOLDOWN_MAX_S", "999")
-    assert wrong().startswith("KEYROT_COOLDOWN_MAX_S: found 999; ")
-
-
-def test_all_problems_come_in_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings and keys.json are both read to the end before anything is raised."""
-    write_keys(here / "keys.json", {"key_id": "a", "rpm": 0})
-    monkeypatch.setenv("KEYROT_STRATEGY", "x")
-    monkeypatch.setenv("KEYROT_COOLDOWN_MAX_S", "1")
-    text = wrong(max_retries=-1)
-    assert text.startswith("4 things are wrong:\n  - ")
-    for part in ("KEYROT_STRATEGY", "install(max_retries=…)", "key a, field rpm", "COOLDOWN_MAX"):
-        assert part in text
-
-
-def test_an_unknown_argument_lists_the_known_ones() -> None:
-    """A misspelt argument of install() is refused with the nearest known one."""
-    text = wrong(stratgy="fill")
-    assert '"stratgy"' in text
-    assert "cooldown_base_s" in text
-    assert 'Did you mean "strategy"?' in text
-
-
-def test_what_is_switched_off_cannot_be_wrong(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With rotation off nothing else is looked at: the switch must work on a bad day."""
-    (here / "keys.json").write_text("[")
-    monkeypatch.setenv("KEYROT_STRATEGY", "x")
-    monkeypatch.setenv("ENABLE_KEY_ROTATION", "False")
-    assert not load(max_retries="x").settings.enabled
-    assert load().keys == ()
-    assert "KEYROT_STRATEGY" in wrong(enabled=True)
 
 
 @pytest.mark.parametrize("value", ["spread", "FILL", " sticky "])
@@ -309,18 +174,6 @@ def test_a_redis_url_of_the_program_breaks_nothing(monkeypatch: pytest.MonkeyPat
     assert "keyrot-middleware[redis], which it needs, is not installed" in load().warnings[0]
 
 
-def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is wrong and wherever a key stands, no text of ours has it in it."""
-    write_keys(here / "keys.json", {"key_id": A, "secret": "hunter2"}, {"key_id": "b", "rpm": B})
-    for name in ENV_NAMES.values():
-        monkeypatch.setenv(name, f"{A},redis://:hunter2@h,{AUTH}")
-    monkeypatch.setenv("ENABLE_KEY_ROTATION", "true")
-    monkeypatch.setenv("KEYROT_KEYS_FILE", "keys.json")
-    texts = wrong() + wrong(keys=[1, A], google_api_key=2, pool=AUTH, keys_file=A) + wrong(**{A: 1})
-    for secret in (A, B, AUTH, "hunter2"):
-        assert secret.lower() not in texts.lower()
-
-
 def test_a_good_config_shows_and_pickles_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither repr nor warnings nor pickle carry a key; a copy is still possible."""
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{A},{AUTH}")
@@ -342,19 +195,6 @@ def test_the_config_is_frozen() -> None:
         config.settings.pool = "x"
     with pytest.raises(TypeError):
         config.inline["x"] = config.inline["key_1"]  # type: ignore[index]
-
-
-def test_a_file_of_another_encoding_is_told(here: Path) -> None:
-    """A .env that is not UTF-8 is an error of ours, not a UnicodeDecodeError."""
-    (here / ".env").write_bytes(b"KEYROT_POOL=\xff\xfe\n")
-    assert ".env is not UTF-8 text" in wrong()
-
-
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
-def test_a_file_that_cannot_be_read_is_told(here: Path) -> None:
-    """A .env that the system refuses to read is an error of ours."""
-    (here / ".env").symlink_to("/proc/self/mem")
-    assert ".env cannot be read: " in wrong()
 
 
 def test_the_example_names_every_variable_with_a_word_on_it() -> None:

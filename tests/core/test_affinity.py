@@ -5,34 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from keyrot_middleware.core.affinity import (
-    conversation,
-    names_from,
-    parse_path,
-)
+from keyrot_middleware.core.affinity import conversation, names_from, parse_path
 from keyrot_middleware.core.reading import read_body
 
 GENERATE = "models/gemini-2.5-flash:generateContent"
 HOST = "https://generativelanguage.googleapis.com"
-TEXTS = st.text(max_size=30) | st.sampled_from(["files/a", "https://h/v1/files/a", "corpora/", ""])
-KEYS = (
-    st.text(max_size=8)
-    | st.sampled_from(
-        ["name", "uri", "parts", "candidates", "continuationToken", "file", "files", "metadata"]
-    )
-    | st.sampled_from(
-        ["contents", "response", "fileSearchStoreNames", "nextPageToken", "systemInstruction"]
-    )
-)
-JSON_LIKE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=20,
-)
-BODIES = st.dictionaries(KEYS, JSON_LIKE, max_size=6)
 
 
 def part(**kind: Any) -> dict[str, Any]:
@@ -290,19 +268,3 @@ def test_a_conversation_keeps_its_digest() -> None:
     ]
     assert len({first, spoken, *map(conversation, others)}) == 5
     assert conversation({}) == conversation({"contents": []}) == ""
-
-
-@settings(deadline=None)
-@given(BODIES)
-def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
-    """Whatever a program or a server puts into a body, it is read."""
-    assert all(read_body(body)[1])
-    assert all(names_from(body))
-    assert len(conversation(body)) in (0, 16)
-
-
-@settings(deadline=None)
-@given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
-def test_no_path_makes_it_raise(method: str, path: str) -> None:
-    """Whatever a path is, it is read."""
-    assert isinstance(parse_path(method, path).pinned, bool)

@@ -1,20 +1,41 @@
-"""SDK 1.x reads the machine's certificates three times for each client: here it reads one."""
+"""What tests of the SDK share: one certificate to read, and keys that are mounted as files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
+from mounted import Files
+
+import keyrot_middleware
+from keyrot_middleware.drive import upkeep
+from keyrot_middleware.testing import FakeGemini
 
 _END = "-----END CERTIFICATE-----\n"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """SDK 1.x reads the machine's certificates three times for each client: let it read one."""
     file = tmp_path_factory.mktemp("certificates") / "one.pem"
     file.write_text(Path(certifi.where()).read_text().partition(_END)[0] + _END)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(file))
         yield
+
+
+@pytest.fixture
+def files(
+    gemini: FakeGemini, tmp_path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Files]:
+    """Give a directory with mounted secrets, looked at often; the pool is gone afterwards."""
+    monkeypatch.setattr(upkeep, "LOOK_S", 0.05)
+    monkeypatch.setattr(upkeep, "SETTLE_S", 0.02)
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    yield Files(gemini, folder, clock)
+    keyrot_middleware.uninstall()

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from doors import OK
+from doors import OK, PATIENCE_S
 from rig import INFO
 
 from keyrot_middleware.core.model import Candidate, Lease
 from keyrot_middleware.state import State
 
-__all__ = ["Callers", "Tasks", "Threads"]
+__all__ = ["Callers", "Tasks", "Threads", "unharmed"]
 
 
 class Callers(AbstractContextManager["Callers"]):
@@ -67,6 +67,12 @@ class Callers(AbstractContextManager["Callers"]):
             if isinstance(reply, Lease):
                 self.lent[reply.key_id] += 1
                 self.alone[reply.key_id] += reply.degraded
+
+
+def unharmed(callers: Callers) -> None:
+    """Hold that nothing was raised, and that nobody waited long."""
+    assert callers.errors == []
+    assert callers.longest_s < PATIENCE_S
 
 
 class Threads(Callers):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from doors import URIS, Asked, Awaited, Door, Open, open_at
-from servers import stop_all
+from outage import Both
+from servers import BINARIES, Server, stop_all
 
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state import State
@@ -39,3 +40,32 @@ def door(request: pytest.FixtureRequest, open_backend: Open) -> Door:
     """Open a backend at the defaults; use its blocking methods, or its awaited ones."""
     door: Door = request.param(open_backend())
     return door
+
+
+@pytest.fixture(params=[Asked, Awaited], ids=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> type[Door]:
+    """Choose the blocking methods, or the awaited ones."""
+    found: type[Door] = request.param
+    return found
+
+
+@pytest.fixture
+def both(kind: type[Door], clock: FakeClock) -> Both:
+    """Open a state over one that can be cut off."""
+    return Both(kind, clock)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """Start one that tests may kill, stop and flush."""
+    own = Server(BINARIES["valkey"], "--enable-debug-command", "local")
+    yield own
+    own.remove()
+
+
+@pytest.fixture
+def valkey() -> Iterator[Server]:
+    """Start a server of its own."""
+    made = Server(BINARIES["valkey"])
+    yield made
+    made.remove()

@@ -1,0 +1,17 @@
+"""Moments at which tests of windows and cooldowns stand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+__all__ = ["MINUTE", "NOON", "PACIFIC", "at"]
+
+NOON = datetime(2026, 1, 1, 12, 30, 30, tzinfo=UTC).timestamp()
+MINUTE = NOON - 30
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+def at(*when: int) -> float:
+    """Give the epoch seconds of a wall-clock time in Los Angeles."""
+    return datetime(*when, tzinfo=PACIFIC).timestamp()  # type: ignore[arg-type, misc]

@@ -1,0 +1,69 @@
+"""Cooldowns: how long they are, whom they keep from serving, and how they end."""
+
+from __future__ import annotations
+
+import pytest
+from moments import NOON
+from rig import key
+
+from keyrot_middleware.core.model import Block, Scope
+from keyrot_middleware.core.windows import DAY_S, Cooldown, ladder, scope_key, scope_keys
+
+
+def test_the_ladder_doubles_up_to_the_top() -> None:
+    """30, 60, 120 … 900 seconds, and no overflow after a thousand failures."""
+    steps = [ladder(strikes, 30.0, 900.0) for strikes in (1, 2, 3, 4, 5, 6, 7, 1_000)]
+    assert steps == [30, 60, 120, 240, 480, 900, 900, 900]
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"),
+    [
+        (Scope.KEY, ("key", "k")),
+        (Scope.KEY_VERB, ("key_verb", "k", "v")),
+        (Scope.KEY_MODEL, ("key_model", "k", "m")),
+        (Scope.PROJECT_MODEL, ("project_model", "p", "m")),
+        (Scope.PROJECT, ("project", "p")),
+        (Scope.PROJECT_CACHE, ("project_cache", "p")),
+        (Scope.BILLING, ("billing", "b")),
+    ],
+)
+def test_each_scope_has_a_name_that_keeps_the_key_from_serving(
+    scope: Scope, name: tuple[str, ...]
+) -> None:
+    """What a failure cools is among what selection looks at; the cache's only for caches."""
+    named = scope_key(scope, key_id="k", project="p", billing_account="b", bucket="m", verb="v")
+    candidate = key("k", project="p", billing_account="b")
+    assert named == name
+    assert (named in scope_keys(candidate, "m", "v")) == (scope is not Scope.PROJECT_CACHE)
+    assert ("project_cache", "p") in scope_keys(candidate, "m", "cachedContents")
+
+
+def test_a_burst_of_failures_is_one_step_of_the_ladder() -> None:
+    """Requests granted before the cooldown and failing during it do not climb it again."""
+    rest = Cooldown()
+    for seconds in range(5):
+        until = NOON + seconds + rest.step(NOON - 1, 30, 900)
+        rest.strike("capacity", until, waitable=False)
+    assert (rest.strikes, rest.until) == (1, NOON + 34)
+    assert rest.step(rest.until, 30, 900) == 60
+
+
+def test_a_running_cooldown_never_ends_sooner() -> None:
+    """A failure with an earlier time changes neither the end nor the reason that is shown."""
+    rest = Cooldown()
+    rest.strike("quota_day", NOON + DAY_S, waitable=False)
+    rest.strike("quota_minute", NOON + 20, waitable=True)
+    assert rest.block(NOON) == Block("quota_day", NOON + DAY_S, waitable=False)
+    rest.strike("quota_day", NOON + 2 * DAY_S, waitable=False)
+    assert rest.until == NOON + 2 * DAY_S
+
+
+def test_one_probe_goes_first_when_a_cooldown_ends() -> None:
+    """At its end the scope serves again, but not while its probe is out."""
+    rest = Cooldown()
+    rest.strike("capacity", NOON + 30, waitable=False)
+    assert rest.block(NOON + 29.9) == Block("capacity", NOON + 30)
+    assert rest.block(NOON + 30) is None
+    rest.probe = object()
+    assert rest.block(NOON + 30) == Block("probe", NOON + 30.1, waitable=True)

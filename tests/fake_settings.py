@@ -1,0 +1,32 @@
+"""Fake keys, a keys.json with entries, and the words with which settings are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from keyrot_middleware.config import load
+from keyrot_middleware.errors import ConfigError
+
+__all__ = ["AUTH", "A", "B", "C", "write_keys", "wrong"]
+
+A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
+AUTH = "AQ." + "FAKE" + "z" * 46
+
+
+def wrong(**overrides: object) -> str:
+    """Load settings that must be refused; return the words of the refusal."""
+    with pytest.raises(ConfigError) as caught:
+        load(**overrides)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert "pydantic" not in str(caught.value)
+    return str(caught.value)
+
+
+def write_keys(path: Path, *entries: dict[str, object]) -> Path:
+    """Write a keys.json."""
+    path.write_text(json.dumps(entries))
+    return path

@@ -1,0 +1,64 @@
+"""A pool whose keys are in files, and what of it is in force."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keyrot_middleware
+from keyrot_middleware.compose import current_pool
+from keyrot_middleware.testing import FakeGemini
+
+__all__ = ["Files", "roster", "value_of"]
+
+TTL_S = 0.2
+"""For tests: how often values are looked up again."""
+
+
+class Files:
+    """A pool whose keys are in files, as an orchestrator mounts them, and its keys.json."""
+
+    def __init__(self, gemini: FakeGemini, folder: Path, clock: Any) -> None:
+        self._gemini, self._folder, self._clock = gemini, folder, clock
+        self.keys_file = folder / "the-keys.json"
+
+    def put(self, key_id: str, label: str | None = None) -> None:
+        """Write the value of the fake service's key *label* for *key_id*; at once, as mounts do."""
+        label = label or key_id
+        try:
+            value = self._gemini.key(label).value
+        except KeyError:
+            value = self._gemini.add_key(label, tier="paid").value
+        draft = self._folder / "draft"
+        draft.write_text(f"{value}\n")
+        draft.rename(self._folder / key_id)
+
+    def list(self, *entries: str | dict[str, Any]) -> None:
+        """Write keys.json."""
+        found = [{"key_id": one} if isinstance(one, str) else one for one in entries]
+        self.keys_file.write_text(json.dumps(found))
+
+    def install(self, **settings: Any) -> None:
+        """Install the pool."""
+        given = {"secret_store": "file", "secrets_ttl_s": TTL_S, "strategy": "fill", **settings}
+        keyrot_middleware.install(
+            clock=self._clock,
+            keys_file=self.keys_file,
+            allowed_hosts=(self._gemini.host,),
+            **given,
+        )
+
+
+def roster() -> list[str]:
+    """Name the keys that serve."""
+    pool = current_pool()
+    assert pool is not None
+    return list(pool.roster.keys)
+
+
+def value_of(key_id: str) -> str:
+    """Give the value that is in force."""
+    pool = current_pool()
+    assert pool is not None
+    return pool.ring.value(key_id)

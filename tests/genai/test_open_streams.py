@@ -1,0 +1,109 @@
+"""Streams while they are open: many at once, read in other threads, left open by uninstall()."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from four_modes import STREAMS, ask, run
+from streamed import ASKED
+
+import keyrot_middleware
+from keyrot_middleware.core.model import Kind
+from keyrot_middleware.genai.inject import under_way
+
+
+def test_many_streams_open_at_once(gemini, pool, connect) -> None:
+    """Read in turn, chunk by chunk, each is whole and each lease is settled once."""
+    pool("A", "B", "C")
+    client = connect()
+    streams = [client.models.generate_content_stream(**ASKED) for _ in range(12)]
+    texts = [""] * 12
+    for _ in range(3):
+        for number, stream in enumerate(streams):
+            texts[number] += next(stream).text
+    assert all(text in ("ok from A", "ok from B", "ok from C") for text in texts)
+    assert sum(pool.ledger.under_way.values()) == 12
+    assert [list(stream) for stream in streams] == [[]] * 12
+    assert pool.ledger.kinds == [Kind.SUCCESS] * 12
+
+
+def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
+    """The same in one loop, with tasks that leave theirs early."""
+    pool("A", "B", "C")
+    client = connect()
+
+    async def one(number: int) -> str:
+        text = ""
+        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+            text += chunk.text or ""
+            if number % 3 == 0:
+                break
+        return text
+
+    async def all_of_them() -> list:
+        return await asyncio.gather(*[one(number) for number in range(24)])
+
+    texts = run(client, all_of_them)
+    assert [len(text) for text in texts] == [2 if n % 3 == 0 else 9 for n in range(24)]
+    gc.collect()
+    assert sorted(pool.ledger.kinds) == [Kind.ABANDONED] * 8 + [Kind.SUCCESS] * 16
+
+
+def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
+    """Web servers open a stream in one thread and read it in others."""
+    pool("A")
+    stream = connect().models.generate_content_stream(**ASKED)
+    texts = [next(stream).text]
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as thread:
+            texts.append(thread.submit(next, stream).result().text)
+    thread = threading.Thread(target=stream.close)
+    thread.start()
+    thread.join()
+    assert "".join(texts) == "ok from A"
+    assert pool.ledger.kinds in ([Kind.ABANDONED], [Kind.SUCCESS])
+
+
+def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
+    """While a stream is open the program's own code sees no key of a send under way."""
+    pool("A")
+    client = connect()
+    stream = client.models.generate_content_stream(**ASKED)
+    next(stream)
+    assert under_way.get() is None
+    assert ask("sync", client) == "ok from A"
+    stream.close()
+
+    async def look() -> None:
+        opened = await client.aio.models.generate_content_stream(**ASKED)
+        await anext(opened)
+        assert under_way.get() is None
+        await opened.aclose()
+
+    run(client, look)
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_uninstall_while_a_stream_is_open(mode, gemini, pool, connect) -> None:
+    """Calls under way are carried to their end."""
+    pool("A")
+    client = connect()
+    texts = []
+
+    async def read_async() -> None:
+        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+            texts.append(chunk.text)
+            keyrot_middleware.uninstall()
+
+    if mode == "async_stream":
+        run(client, read_async)
+    else:
+        for chunk in client.models.generate_content_stream(**ASKED):
+            texts.append(chunk.text)
+            keyrot_middleware.uninstall()
+    assert "".join(texts) == "ok from A"
+    assert pool.ledger.kinds == [Kind.SUCCESS]

@@ -1,0 +1,35 @@
+"""A state that a program uses, the shared one behind it, whose line is cut, and keys for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from doors import Door
+from faulty import degrading
+from rig import key
+
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.state.breaker import PAUSE_S
+from keyrot_middleware.testing import FakeClock
+
+__all__ = ["FIVE", "A", "B", "Both", "C"]
+
+A, B = key("a", project="p"), key("b", project="p")
+C = key("c")
+FIVE = key("f", Limits(rpm=5))
+
+
+class Both:
+    """A door to the state that a program uses, and the shared state behind it."""
+
+    def __init__(self, kind: type[Door], clock: FakeClock, **more: Any) -> None:
+        self.kind, self.clock = kind, clock
+        self.state, self.shared = degrading(clock.time, **more)
+        self.door = kind(self.state)
+        self.other = kind(self.shared.inner)
+        """How another process sees the shared state, whose line is never cut."""
+
+    def mend(self) -> None:
+        """Serve again, and let the pause pass."""
+        self.shared.mend()
+        self.clock.advance(PAUSE_S)

@@ -1,0 +1,45 @@
+"""A state over a real server: opened as install() does, but for a shorter pause, and asked once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from doors import OK
+from rig import INFO, key
+
+from keyrot_middleware.core.model import Lease
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state import DegradingState, open_shared
+from keyrot_middleware.state.breaker import Breaker
+from keyrot_middleware.state.mirror import Mirror
+
+__all__ = ["POLICY", "SHORT_S", "A", "B", "lend", "opened"]
+
+SHORT_S = 0.3
+"""Between two looks, where a test would otherwise wait for nothing but the pause."""
+A, B = key("a"), key("b")
+POLICY = RetryPolicy()
+
+
+@contextmanager
+def opened(url: str, pause_s: float = SHORT_S) -> Iterator[DegradingState]:
+    """Open a state, and close it at the end."""
+    shared = open_shared(url, POLICY, time.time)
+    assert shared is not None
+    made = DegradingState(
+        shared, Mirror(POLICY, time.time), Breaker(time.monotonic, pause_s), "test"
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def lend(state: DegradingState, *keys: object) -> Lease:
+    """Ask once; there must be a key."""
+    reply = state.acquire(INFO, tuple((0, one) for one in keys or (A,)), spread=False)  # type: ignore[misc]
+    assert isinstance(reply, Lease)
+    state.settle(reply, OK)
+    return reply

@@ -1,0 +1,31 @@
+"""How soon a call must be over, whatever its server does, and how many connections it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rig import key
+from servers import Server
+
+from keyrot_middleware.core.model import Limits
+
+__all__ = ["ONE", "connections", "quick"]
+
+ONE = key("a", Limits(rpm=1_000))
+TOO_LONG_S = 0.5
+"""No call may be delayed by more."""
+
+
+@contextmanager
+def quick() -> Iterator[None]:
+    """Hold that what is done inside is done in time."""
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < TOO_LONG_S
+
+
+def connections(server: Server) -> int:
+    """Count how many connections were ever made, but for this question's own."""
+    return int(server.ask("INFO", "stats")["total_connections_received"])

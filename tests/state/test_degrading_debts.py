@@ -1,0 +1,249 @@
+"""A shared state that comes back: what it has missed is told to it, once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+
+import pytest
+from doors import ABANDONED, OK, UNSENT, failed, used
+from faulty import degrading
+from outage import FIVE, A, B, Both, C
+from rig import INFO, key
+
+from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope
+from keyrot_middleware.state.breaker import PAUSE_S
+from keyrot_middleware.testing import FakeClock
+
+# With whom a lease is settled ------------------------------------------------------------------
+
+
+async def test_each_lease_is_settled_with_who_lent_it(both: Both) -> None:
+    """Also when the shared state went or came back in between."""
+    shared = await both.door.lend(A)
+    both.shared.cut()
+    own = await both.door.lend(A)
+    both.mend()
+    both.shared.asked.clear()
+    await both.door.settle(own, used(3))
+    assert both.shared.asked == []
+    await both.door.settle(shared, used(3))
+    assert both.shared.asked == ["settle"]
+    assert both.shared.inner._under_way == {}
+    assert both.state._local._under_way == {}
+
+
+@pytest.mark.parametrize("applies", [False, True], ids=["lost", "answer lost"])
+async def test_a_verdict_is_not_lost(both: Both, applies: bool) -> None:
+    """A failure that could not be told rests the key here at once, and everywhere afterwards."""
+    lease = await both.door.lend(C)
+    both.shared.applies = applies
+    both.shared.cut("settle")
+    until = both.clock.time() + 600
+    told = failed(Scope.KEY, until, learned=Limits(rpm=7))
+    assert await both.door.settle(lease, told) == until
+    assert await both.door.refused(C) == {"c": "failure"}
+    both.mend()
+    await both.door.lend(A)
+    assert await both.other.refused(C) == {"c": "failure"}
+    known = both.shared.inner.snapshot([C])["c"]
+    assert (known.cooldown_until, known.used[0].limits.rpm) == (until, 7)
+
+
+async def test_a_verdict_of_a_lease_lent_here_is_told_too(both: Both) -> None:
+    """One process's 401 spares all others, as soon as they share again; a guess stays as it was."""
+    both.shared.cut()
+    await both.door.fails(C, failed(Scope.KEY, inf))
+    guess = await both.door.fails(A, failed(Scope.KEY_MODEL))
+    assert guess == both.clock.time() + 30
+    both.mend()
+    await both.door.lend(B)
+    assert await both.other.refused(C, A) == {"c": "failure", "a": "failure"}
+    assert both.shared.inner.snapshot([A])["a"].cooldown_until == guess
+
+
+async def test_what_is_over_when_it_is_back_is_not_told(both: Both) -> None:
+    """A minute's rest that ended during the outage rests nobody after it."""
+    both.shared.cut()
+    await both.door.fails(C, failed(Scope.KEY, both.clock.time() + 20))
+    both.clock.advance(60)
+    both.mend()
+    await both.door.lend(A)
+    assert not (await both.other.lend(C)).probe
+
+
+async def test_owners_are_told_too(both: Both) -> None:
+    """A file made during the outage is found by all processes after it."""
+    both.shared.cut()
+    await both.door.settle(await both.door.lend(A), OK, ["files/1"])
+    assert await both.door.owner("files/1") == ("a", "p")
+    both.mend()
+    await both.door.lend(A)
+    assert await both.other.owner("files/1") == ("a", "p")
+
+
+@pytest.mark.parametrize("what", ["revive", "reset"])
+async def test_a_key_brought_back_meanwhile_is_back_everywhere(both: Both, what: str) -> None:
+    """A replaced or reset key serves here at once, and elsewhere when the state is back."""
+    await both.door.fails(C, failed(Scope.KEY, inf))
+    both.shared.cut()
+    getattr(both.state, what)("c" if what == "revive" else C)
+    await both.door.settle(await both.door.lend(C))
+    both.mend()
+    await both.door.lend(A)
+    await both.other.lend(C)
+
+
+async def test_a_failure_reported_by_hand_is_shared(both: Both) -> None:
+    """A lease that nobody granted goes to the shared state as it is."""
+    lease = Lease("c", "c", "c", "", "generateContent", 0, 0, at=0.0)
+    await both.door.settle(lease, failed(Scope.KEY, inf))
+    assert await both.other.refused(C) == {"c": "failure"}
+    both.shared.cut()
+    assert await both.door.refused(C) == {"c": "failure"}
+    lease = lease._replace(key_id="a", project="p", billing_account="p")
+    await both.door.settle(lease, failed(Scope.KEY, inf))
+    assert await both.door.refused(A) == {"a": "failure"}
+
+
+def test_the_outcome_of_a_success_is_left_as_it_is(clock: FakeClock) -> None:
+    """What the shared state returns for a settle is returned."""
+    state, _ = degrading(clock.time)
+    lease = state.acquire(INFO, ((0, C),), spread=False)
+    assert isinstance(lease, Lease)
+    assert state.settle(lease, Outcome(Kind.SUCCESS)) is None
+
+
+# When it is back -------------------------------------------------------------------------------
+
+
+async def test_what_was_sent_meanwhile_is_booked(both: Both) -> None:
+    """Before anything else is asked, so that no limit is overrun by the recovery."""
+    assert await both.door.granted(FIVE, 2) == 2
+    both.shared.cut()
+    for outcome in (OK, UNSENT, ABANDONED):
+        await both.door.settle(await both.door.lend(FIVE), outcome)
+    both.mend()
+    assert await both.door.granted(FIVE) == 1
+    assert await both.other.refused(FIVE) == {"f": "rpm"}
+
+
+async def test_a_state_that_lost_its_memory_is_told_all(both: Both) -> None:
+    """A server that came back empty learns what this process used in the minute and the day."""
+    day = key("d", Limits(rpd=50))
+    for one in (FIVE, day):
+        assert await both.door.granted(one, 4) == 4
+    both.shared.cut()
+    await both.door.lend(A)
+    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
+    both.other = both.kind(both.shared.inner)
+    both.mend()
+    await both.door.lend(C)
+    assert await both.other.granted(FIVE) == 1
+    assert await both.other.granted(day) == 46
+
+
+async def test_a_long_outage_fills_no_minute_afterwards(both: Both) -> None:
+    """Requests of minutes that are over count in the day alone."""
+    one = key("o", Limits(rpm=5, rpd=20))
+    both.shared.cut()
+    for _ in range(3):
+        assert await both.door.granted(one) == 5
+        both.clock.advance(61)
+    both.mend()
+    assert await both.door.granted(one, 6) == 5
+    assert both.shared.inner.snapshot([one])["o"].used[0].requests_day == 20
+    assert await both.other.refused(one) == {"o": "rpd"}
+
+
+async def test_what_cannot_be_told_does_not_keep_it_away(both: Both) -> None:
+    """A debt that fails by itself is let go after three tries, and the state is used again."""
+    both.shared.cut()
+    await both.door.fails(C, failed(Scope.KEY, inf))
+    both.shared.cut("settle")
+    for _ in range(3):
+        both.clock.advance(PAUSE_S)
+        assert (await both.door.lend(A)).degraded
+    both.clock.advance(PAUSE_S)
+    assert not (await both.door.lend(A)).degraded
+
+
+async def test_a_long_list_is_told_by_several_calls(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call tells no longer than its budget; the next goes on from there."""
+    both.shared.cut()
+    for number in range(5):
+        await both.door.fails(key(f"k{number}"), failed(Scope.KEY, inf))
+    ticks = iter(range(1_000))
+    monkeypatch.setattr(both.state._debts, "_clock", lambda: next(ticks) * 0.06)
+    both.mend()
+    told = []
+    for _ in range(8):
+        await both.door.settle(await both.door.lend(A))
+        known = both.shared.inner.snapshot([key(f"k{n}") for n in range(5)])
+        told.append(sum(health.cooldown_until == inf for health in known.values()))
+    assert told[-1] == 5
+    assert all(after - before <= 1 for before, after in pairwise(told))
+
+
+async def test_what_is_told_in_parts_is_booked_once(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a long list is being told more is lent here: every count is right in the end."""
+    keys = [key(f"k{n}", Limits(rpd=9)) for n in range(4)]
+    for one in keys:
+        assert await both.door.granted(one, 3) == 3
+    both.shared.cut()
+    for one in keys:
+        await both.door.lend(one)
+    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
+    ticks = iter(range(1_000))
+    monkeypatch.setattr(both.state._debts, "_clock", lambda: next(ticks) * 0.06)
+    both.mend()
+    for _ in range(12):
+        await both.door.settle(await both.door.lend(A))
+        both.state._debts.behind = True  # as a call does that had asked here before it was back
+    known = both.shared.inner.snapshot(keys)
+    assert [known[one.key_id].used[0].requests_day for one in keys] == [4] * 4
+
+
+async def test_a_grant_of_a_state_that_is_behind_is_doubted(both: Both) -> None:
+    """What would overrun this process's own windows is given back, and decided here."""
+    assert await both.door.granted(FIVE, 4) == 4
+    both.shared.cut("book")  # it cannot be told, and so lends too much
+    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
+    both.state._debts.add("book", C, INFO.model, requests=0, tokens=0, day_requests=0)
+    both.state._debts._turn.acquire()  # somebody is telling it just now
+    assert await both.door.granted(FIVE) == 1
+    assert both.shared.inner._under_way == {"f": 2}
+    both.state._debts._turn.release()
+    both.shared.mend()
+    await both.door.lend(C)
+    assert both.shared.inner._under_way["f"] == 1
+
+
+def test_a_forked_child_leaves_to_its_parent_what_is_to_be_told() -> None:
+    """What was sent before the fork is told once; locks that were held there are free here."""
+    program = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from faulty import degrading
+from rig import INFO, key
+state, shared = degrading(lambda: 1e9)
+shared.cut()
+state.acquire(INFO, ((0, key("a")),), spread=False)
+state._debts._turn.acquire(), state._breaker._lock.acquire(), state._local._lock.acquire()
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+shared.mend()
+ok = not state._debts and state.degraded
+ok = ok and state.acquire(INFO, ((0, key("b")),), spread=False).degraded
+sys.exit(0 if ok else 1)
+"""
+    tests = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", program, tests]
+    assert subprocess.run(command, timeout=30, check=False).returncode == 0

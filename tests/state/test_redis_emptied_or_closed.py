@@ -1,0 +1,198 @@
+"""Real servers that are there, but emptied, closed, too old, full or read-only: no call notices."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from math import inf
+
+import pytest
+from callers import Callers, Tasks, Threads, unharmed
+from doors import Asked, Awaited, Door, failed, used
+from faulty import warned
+from over_redis import SHORT_S, A, B, lend, opened
+from rig import INFO, key
+from servers import BINARIES, Server, free_port
+
+from keyrot_middleware.core.model import Lease, Limits, Scope
+from keyrot_middleware.state import DegradingState
+
+
+@pytest.fixture
+def state(valkey: Server) -> Iterator[DegradingState]:
+    """Open a state as install() does, but for a shorter pause."""
+    with opened(valkey.strict_url) as made:
+        yield made
+
+
+def recovered(state: DegradingState) -> None:
+    """Call until the shared state is used again, 5 s at most."""
+    until = time.monotonic() + 5
+    while lend(state).degraded or state._debts:  # one call tells for 0.1 s, the next goes on
+        assert time.monotonic() < until, "it did not come back in time"
+        time.sleep(0.05)
+    assert not state.degraded
+
+
+@pytest.mark.parametrize("kind", [Threads, Tasks])
+def test_killed_and_restarted_empty(
+    valkey: Server, state: DegradingState, kind: type[Callers]
+) -> None:
+    """All go on; when it is back, the day's limit holds, though it has forgotten all."""
+    limits = {"a": 150, "b": 2_000}
+    keys = [key(name, Limits(rpd=most)) for name, most in limits.items()]
+    with kind(state, *keys) as callers:
+        callers.until(lambda: callers.lent["a"] >= 50, 5)
+        valkey.stop()
+        callers.until(lambda: callers.alone["b"] > 100, 5)
+        assert state.degraded
+        valkey.start()
+        assert callers.until(lambda: not state.degraded, 5) < 5
+        callers.until(lambda: sum(callers.lent.values()) == sum(limits.values()), 15)
+        time.sleep(0.3)
+    unharmed(callers)
+    assert dict(callers.lent) == limits
+    assert sum(callers.alone.values()) < sum(callers.lent.values())
+
+
+@pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["flushed", "restarted"])
+async def test_emptied_while_two_processes_use_it(
+    valkey: Server, way: type[Door], restarted: bool
+) -> None:
+    """Each tells its own part again: together it is what was used, and who was retired stays so."""
+    with opened(valkey.strict_url) as mine, opened(valkey.strict_url) as yours:
+        doors = [way(mine), way(yours)]
+        await doors[0].fails(B, failed(Scope.KEY, inf))
+        for door, times in zip(doors, (3, 4), strict=True):
+            for _ in range(times):
+                await door.settle(await door.lend(A), used(5))
+        assert await doors[1].refused(B) == {"b": "failure"}
+        if restarted:
+            valkey.stop()
+            valkey.start()
+            await asyncio.sleep(SHORT_S)
+        else:
+            valkey.ask("FLUSHALL")
+            valkey.ask("SCRIPT", "FLUSH")
+        for door in doors * 2:
+            await door.settle(await door.lend(A), used(5))
+            assert await door.refused(B) == {"b": "failure"}
+            await asyncio.sleep(SHORT_S)
+        assert not mine.degraded
+        assert not yours.degraded
+        known = mine.snapshot([A, B])
+        (of_a,) = known["a"].used
+        assert (of_a.requests_minute, of_a.requests_day) == (11, 11)
+        assert of_a.tokens_minute == 11 * 5
+        assert known["b"].cooldown_until == inf
+
+
+def test_whoever_finds_it_emptied_first_nothing_is_counted_twice(
+    valkey: Server, state: DegradingState
+) -> None:
+    """A status page is the first to reach it again; what was sent before and meanwhile is told."""
+    for _ in range(3):
+        lend(state)
+    valkey.stop()
+    assert lend(state).degraded
+    valkey.start()
+    time.sleep(SHORT_S)
+    state.snapshot([A])
+    assert not state.degraded
+    with opened(valkey.strict_url) as other:
+        lend(other)
+    recovered(state)
+    assert state.snapshot([A])["a"].used[0].requests_day == 3 + 1 + 1 + 1
+
+
+def test_a_limit_holds_for_the_call_that_finds_it_emptied(
+    valkey: Server, state: DegradingState
+) -> None:
+    """What an emptied server lends is not taken where this process alone has used it up."""
+    one = key("a", Limits(rpd=2))
+    for _ in range(2):
+        lend(state, one)
+    valkey.ask("FLUSHALL")
+    for _ in range(3):
+        assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
+    assert not state.degraded
+
+
+def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Calls go on from the start; the warning says why, and shows no password."""
+    valkey.ask("CONFIG", "SET", "requirepass", "right")
+    url = valkey.strict_url.replace("//", "//:hunter2@")
+    with opened(url) as state:
+        state.check()
+        assert state.degraded
+        assert lend(state).degraded
+        (text,) = warned(caplog)
+        assert "127.0.0.1" in text
+        assert "invalid username-password pair" in text
+        assert "hunter2" not in text
+        good = valkey.strict_url.replace("//", "//:right@")
+        with opened(good) as other:
+            assert not lend(other).degraded
+
+
+def test_a_password_that_is_missing_and_given_up(valkey: Server, state: DegradingState) -> None:
+    """When the server asks for one no more, it is used again."""
+    with_password = valkey.strict_url.replace("//", "//:right@")
+    valkey.ask("CONFIG", "SET", "requirepass", "right")
+    assert lend(state).degraded
+    import redis
+
+    with redis.Redis.from_url(with_password) as client:
+        client.config_set("requirepass", "")
+    recovered(state)
+
+
+def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
+    """It is there and can be written to, but cannot decide: said once, and gone on without."""
+    old = Server(BINARIES["valkey"], "--rename-command", "EVALSHA", "")
+    try:
+        with opened(old.strict_url) as state:
+            state.check()
+            for _ in range(3):
+                assert lend(state).degraded
+                time.sleep(SHORT_S)
+            assert len(warned(caplog)) == 1
+            assert "unknown command" in warned(caplog)[0]
+    finally:
+        old.remove()
+
+
+def test_out_of_memory(valkey: Server, state: DegradingState) -> None:
+    """A full server refuses to book: this process does; with room again, so does the server."""
+    lend(state)
+    valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    assert lend(state).degraded
+    state.settle(lend(state, B), failed(Scope.KEY, inf))
+    time.sleep(SHORT_S)
+    assert lend(state).degraded
+    valkey.ask("CONFIG", "SET", "maxmemory", "0")
+    recovered(state)
+    assert state.snapshot([B])["b"].cooldown_until == inf
+
+
+def test_full_between_acquire_and_settle(valkey: Server, state: DegradingState) -> None:
+    """A verdict that could not be written rests the key here, and there when there is room."""
+    lease = state.acquire(INFO, ((0, B),), spread=False)
+    assert isinstance(lease, Lease)
+    valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    assert state.settle(lease, failed(Scope.KEY, inf)) == inf
+    assert not isinstance(state.acquire(INFO, ((0, B),), spread=False), Lease)
+    valkey.ask("CONFIG", "SET", "maxmemory", "0")
+    recovered(state)
+    assert state.snapshot([B])["b"].cooldown_until == inf
+
+
+def test_a_replica_that_may_only_be_read(valkey: Server, state: DegradingState) -> None:
+    """After a failover the old master refuses to write; once it is master again it is used."""
+    lend(state)
+    valkey.ask("REPLICAOF", "127.0.0.1", free_port())
+    assert lend(state).degraded
+    valkey.ask("REPLICAOF", "NO", "ONE")
+    recovered(state)

@@ -1,0 +1,142 @@
+"""Settings that are refused: an answer for every wrong value, and no secret in any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_settings import AUTH, A, B, write_keys, wrong
+
+from keyrot_middleware.config import ENV_NAMES, GOOGLE_HOST, load
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "found", "allowed"),
+    [
+        ("ENABLE_KEY_ROTATION", "maybe", '"maybe"', "true or false"),
+        ("SECRET_STORE_TYPE", "safe", '"safe"', "allowed: env"),
+        (
+            "SECRET_STORE_TYPE",
+            "valt",
+            '"valt"',
+            'gcp, file, or one that is plugged in. Did you mean "vault"?',
+        ),
+        ("KEYROT_SECRETS_TTL_S", "-1", '"-1"', "seconds, from 0 (0: never)"),
+        (
+            "KEYROT_STATE_URL",
+            "mysql://u:hunter2@h",
+            '"mysql://[redacted]@h"',
+            "memory://, redis://",
+        ),
+        ("KEYROT_STATE_URL", "memory://x", '"memory://x"', "memory://"),
+        ("KEYROT_STATE_URL", "redis://", '"redis://"', "redis+sentinel://"),
+        ("KEYROT_DEGRADED_SHARE", "0", '"0"', "more than 0, up to 1"),
+        ("KEYROT_DEGRADED_SHARE", "1.1", '"1.1"', "more than 0, up to 1"),
+        ("KEYROT_STATE_URL", "memory", '"memory"', "memory://"),
+        ("KEYROT_POOL", "a{b}", '"a{b}"', "letters, digits"),
+        ("KEYROT_POOL", "a" * 65, "aaa", "up to 64"),
+        ("KEYROT_ALLOWED_HOSTS", "https://x.test", '"https://x.test"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", f"{GOOGLE_HOST},x.test/v1", '"x.test/v1"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "x.test:99999", '"x.test:99999"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "x.test:0", '"x.test:0"', "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "*.test", '"*.test"', "in full"),
+        ("KEYROT_ALLOWED_HOSTS", ",", "no host", "host or host:port"),
+        ("KEYROT_ALLOWED_HOSTS", "me:FAKE@x.test", '"[redacted]@x.test"', "host or host:port"),
+        ("KEYROT_STRATEGY", "sprad", '"sprad"', 'spread, fill, sticky. Did you mean "spread"?'),
+        ("KEYROT_MAX_ATTEMPTS", "-1", '"-1"', "from 0"),
+        ("KEYROT_MAX_ATTEMPTS", "many", '"many"', "from 0"),
+        ("KEYROT_MAX_RETRIES", "1.5", '"1.5"', "from 0"),
+        ("KEYROT_MAX_WAIT_S", "-0.1", '"-0.1"', "from 0"),
+        ("KEYROT_MAX_WAIT_S", "nan", '"nan"', "from 0"),
+        ("KEYROT_MAX_WAIT_S", "inf", '"inf"', "from 0"),
+        ("KEYROT_COOLDOWN_BASE_S", "0", '"0"', "more than 0"),
+        ("KEYROT_COOLDOWN_MAX_S", "5", "found 5;", "KEYROT_COOLDOWN_BASE_S, which is 30"),
+        ("KEYROT_COOLDOWN_BASE_S", "1000", "found 1000", "KEYROT_COOLDOWN_MAX_S, which is 900"),
+        ("KEYROT_TRACING", "on", '"on"', "off, otlp"),
+        ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_what_was_found_and_what_is_allowed(
+    variable: str, value: str, found: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal names the variable, the value and what is allowed."""
+    monkeypatch.setenv(variable, value)
+    text = wrong()
+    assert variable in text
+    assert found in text
+    assert allowed in text
+    assert "\n" not in text
+
+
+def test_the_refusal_says_in_which_layer_the_wrong_value_stands(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An argument, a variable and a line of .env are told apart."""
+    (here / ".env").write_text("KEYROT_TRACING=x\n")
+    assert wrong().startswith("KEYROT_TRACING in .env: ")
+    monkeypatch.setenv("KEYROT_TRACING", "y")
+    assert wrong().startswith("KEYROT_TRACING: ")
+    assert wrong(tracing="z").startswith("install(tracing=…): ")
+
+
+def test_the_refusal_blames_no_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two settings that do not fit together the one is named that somebody has set."""
+    assert wrong(cooldown_base_s=1000).startswith("install(cooldown_base_s=…): found 1000; ")
+    (here / ".env").write_text("KEYROT_COOLDOWN_BASE_S=1000\n")
+    assert wrong().startswith("KEYROT_COOLDOWN_BASE_S in .env: found 1000; ")
+    monkeypatch.setenv("KEYROT_COOLDOWN_MAX_S", "999")
+    assert wrong().startswith("KEYROT_COOLDOWN_MAX_S: found 999; ")
+
+
+def test_all_problems_come_in_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings and keys.json are both read to the end before anything is raised."""
+    write_keys(here / "keys.json", {"key_id": "a", "rpm": 0})
+    monkeypatch.setenv("KEYROT_STRATEGY", "x")
+    monkeypatch.setenv("KEYROT_COOLDOWN_MAX_S", "1")
+    text = wrong(max_retries=-1)
+    assert text.startswith("4 things are wrong:\n  - ")
+    for part in ("KEYROT_STRATEGY", "install(max_retries=…)", "key a, field rpm", "COOLDOWN_MAX"):
+        assert part in text
+
+
+def test_an_unknown_argument_lists_the_known_ones() -> None:
+    """A misspelt argument of install() is refused with the nearest known one."""
+    text = wrong(stratgy="fill")
+    assert '"stratgy"' in text
+    assert "cooldown_base_s" in text
+    assert 'Did you mean "strategy"?' in text
+
+
+def test_what_is_switched_off_cannot_be_wrong(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rotation off nothing else is looked at: the switch must work on a bad day."""
+    (here / "keys.json").write_text("[")
+    monkeypatch.setenv("KEYROT_STRATEGY", "x")
+    monkeypatch.setenv("ENABLE_KEY_ROTATION", "False")
+    assert not load(max_retries="x").settings.enabled
+    assert load().keys == ()
+    assert "KEYROT_STRATEGY" in wrong(enabled=True)
+
+
+def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong and wherever a key stands, no text of ours has it in it."""
+    write_keys(here / "keys.json", {"key_id": A, "secret": "hunter2"}, {"key_id": "b", "rpm": B})
+    for name in ENV_NAMES.values():
+        monkeypatch.setenv(name, f"{A},redis://:hunter2@h,{AUTH}")
+    monkeypatch.setenv("ENABLE_KEY_ROTATION", "true")
+    monkeypatch.setenv("KEYROT_KEYS_FILE", "keys.json")
+    texts = wrong() + wrong(keys=[1, A], google_api_key=2, pool=AUTH, keys_file=A) + wrong(**{A: 1})
+    for secret in (A, B, AUTH, "hunter2"):
+        assert secret.lower() not in texts.lower()
+
+
+def test_a_file_of_another_encoding_is_told(here: Path) -> None:
+    """A .env that is not UTF-8 is an error of ours, not a UnicodeDecodeError."""
+    (here / ".env").write_bytes(b"KEYROT_POOL=\xff\xfe\n")
+    assert ".env is not UTF-8 text" in wrong()
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
+def test_a_file_that_cannot_be_read_is_told(here: Path) -> None:
+    """A .env that the system refuses to read is an error of ours."""
+    (here / ".env").symlink_to("/proc/self/mem")
+    assert ".env cannot be read: " in wrong()

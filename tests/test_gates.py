@@ -165,12 +165,30 @@ def test_each_module_says_what_is_public(name: str) -> None:
     assert [one for one in public if not hasattr(module, one)] == []
 
 
-def test_nothing_large_is_kept_in_the_repository() -> None:
-    """A binary or a recording of megabytes would stay in every clone for ever."""
+def _tracked(*patterns: str) -> list[Path]:
+    """List the files that git tracks, all if no pattern is given; skip where there is no git."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        ["git", "ls-files", "-z", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     if listed.returncode:
         pytest.skip("not a checkout of git")
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    assert [str(file) for file in files if file.is_file() and file.stat().st_size > 500_000] == []
+    return [file for file in files if file.is_file()]
+
+
+def test_nothing_large_is_kept_in_the_repository() -> None:
+    """A binary or a recording of megabytes would stay in every clone for ever."""
+    assert [str(file) for file in _tracked() if file.stat().st_size > 500_000] == []
+
+
+def test_no_file_has_more_than_300_lines() -> None:
+    """What grows longer, in Python or Lua, is several subjects, and becomes several files."""
+    files = _tracked("*.py", "*.lua")
+    assert {file.suffix for file in files} == {".py", ".lua"}
+    lines = {str(file.relative_to(ROOT)): len(file.read_bytes().splitlines()) for file in files}
+    assert {name: count for name, count in lines.items() if count > 300} == {}

@@ -11,7 +11,7 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from .calls import MODEL, PROMPT, AsyncAsk, Ask, Variant, client_of
+from .calls import MODEL, PROMPT, Ask, AsyncAsk, Variant, client_of
 from .server import Place
 
 __all__ = ["bare_scripts"]

@@ -19,7 +19,7 @@ local FIXED, EPOCH, EACH = 11, 2, 5
 local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY = 1, 2, 3, 4, 5, 6
 local PLAIN = { 1, -1, -1, -1, -1 }
 
-local now = clock(given)
+local now, now_text = clock(given)
 local scoped -- the scopes of this call, once any record of a cooldown is there
 
 -- The limit in force: what Google told beats what was configured; nil where nobody knows.
@@ -45,7 +45,7 @@ end
 
 local function no_room(key, q, edge, rpm, tpm, rpd)
   if key[CONCURRENCY] >= 0 then
-    local busy = redis.call('ZCOUNT', at('l:' .. key[KEY]), '(' .. exact(now), '+inf')
+    local busy = redis.call('ZCOUNT', at('l:' .. key[KEY]), '(' .. now_text, '+inf')
     if busy >= key[CONCURRENCY] then
       return 'concurrency', now + POLL_S, true
     end
@@ -140,7 +140,7 @@ if not epoch then
   keep(names[EPOCH], epoch, FOR_EVER_S)
 end
 if not best then
-  return { 0, epoch, exact(now), unpack(refusals) }
+  return { 0, epoch, now_text, unpack(refusals) }
 end
 
 -- Book the best --------------------------------------------------------------------------------
@@ -174,14 +174,13 @@ end
 local held = key[CONCURRENCY] >= 0 and 1 or 0
 if held == 1 then
   local leases = at('l:' .. key[KEY])
-  redis.call('ZREMRANGEBYSCORE', leases, '-inf', exact(now))
+  redis.call('ZREMRANGEBYSCORE', leases, '-inf', now_text)
   redis.call('ZADD', leases, exact(now + lease_s), lease)
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))
 end
 
-h[LAST_USED] = now
-keep_health(names[first + 5], h)
+keep_health(names[first + 5], h, now_text)
 return {
-  1, epoch, best.place, bucket, exact(now), probing,
+  1, epoch, best.place, bucket, now_text, probing,
   q[MINUTE], best.edge and 1 or 0, q[DAY_END], h[REVIVED], held,
 }

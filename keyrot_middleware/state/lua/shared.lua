@@ -26,12 +26,14 @@ local function quota_at(project, bucket) -- the length in front keeps a:b and c 
   return at('q:' .. #project .. ':' .. project .. ':' .. bucket)
 end
 
+-- The time, and the same as text: to write a number with all its digits takes as long as a SET.
 local function clock(given)
-  if given ~= '' then
-    return tonumber(given)
+  local text = given
+  if given == '' then
+    local time = redis.call('TIME')
+    text = string.format('%s.%06d', time[1], time[2])
   end
-  local time = redis.call('TIME')
-  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+  return tonumber(text), text
 end
 
 local function exact(seconds)
@@ -148,8 +150,9 @@ local function health(text)
   return text and cjson.decode(text) or { 0, 0, 0, 0 }
 end
 
-local function keep_health(name, h)
-  local text = string.format('[%.17g,%d,%d,%d', unpack(h, LAST_USED, REVIVED))
+-- With the text of when it was last used, where there is one.
+local function keep_health(name, h, used)
+  local text = string.format('[%s,%d,%d,%d', used or exact(h[LAST_USED]), unpack(h, SUCCESSES, REVIVED))
   if h[LAST_ERROR] then
     text = text .. ',' .. cjson.encode(h[LAST_ERROR])
   end

@@ -35,6 +35,8 @@ class Debts:
     ) -> None:
         self.behind = False
         """Something was lent that the shared state has not booked."""
+        self._falls = 0
+        """How often something was."""
         self._local = local
         self._primary = primary
         self._clock = clock
@@ -45,7 +47,18 @@ class Debts:
         after_fork(self, Debts._forgive)
 
     def __bool__(self) -> bool:
-        return self.behind or bool(self._queue)
+        # While somebody tells it, it may not know yet what is in the queue no more.
+        return self.behind or bool(self._queue) or self._turn.locked()
+
+    @property
+    def mark(self) -> int | None:
+        """Compare before and after a grant: the same, and the shared state knew of all; or None."""
+        return None if self else self._falls
+
+    def fall_behind(self) -> None:
+        """Something is about to be lent that the shared state will not have booked."""
+        self._falls += 1
+        self.behind = True
 
     def add(self, method: str, *args: Any, **more: Any) -> None:
         """Remember to call this."""

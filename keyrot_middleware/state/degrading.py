@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ..core.model import (
     NO_LIMITS,
@@ -34,6 +34,15 @@ from .mirror import Mirror
 __all__ = ["DegradingState"]
 
 _log = logging.getLogger("keyrot_middleware")
+
+
+class _Known(NamedTuple):
+    """How things stood before the shared state was asked."""
+
+    struck: int
+    """Of the mirror."""
+    mark: int | None
+    """Of the debts."""
 
 
 class DegradingState(State):
@@ -67,15 +76,15 @@ class DegradingState(State):
         """Reserve one key of *shortlist*; see `State.acquire`."""
         turn = self._breaker.enter()
         if turn is not None:
-            struck = self._local.struck
             try:
                 if self._debts:
                     pay(self._debts.steps(look=self._breaker.open), self._primary)
+                known = _Known(self._local.struck, self._debts.mark)
                 reply = self._primary.acquire(info, shortlist, spread=spread)
             except BaseException as error:
                 self._lost(turn, error)
             else:
-                return self._told(turn, reply, info, shortlist, struck, spread=spread)
+                return self._told(turn, reply, info, shortlist, known, spread=spread)
         return self._lend(info, shortlist, spread=spread)
 
     async def aacquire(
@@ -84,15 +93,15 @@ class DegradingState(State):
         """Do what `acquire` does, without blocking the loop."""
         turn = self._breaker.enter()
         if turn is not None:
-            struck = self._local.struck
             try:
                 if self._debts:
                     await apay(self._debts.steps(look=self._breaker.open), self._primary)
+                known = _Known(self._local.struck, self._debts.mark)
                 reply = await self._primary.aacquire(info, shortlist, spread=spread)
             except BaseException as error:
                 self._lost(turn, error)
             else:
-                return self._told(turn, reply, info, shortlist, struck, spread=spread)
+                return self._told(turn, reply, info, shortlist, known, spread=spread)
         return self._lend(info, shortlist, spread=spread)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
@@ -205,7 +214,7 @@ class DegradingState(State):
         reply: Lease | Unavailable,
         info: CallInfo,
         shortlist: Shortlist,
-        struck: int,
+        known: _Known,
         *,
         spread: bool,
     ) -> Lease | Unavailable:
@@ -215,11 +224,11 @@ class DegradingState(State):
         if not isinstance(reply, Lease):
             self._local.refused(info, shortlist, reply.blocks)
             return reply
-        if not self._debts:
-            return self._local.lent(reply, info.model, struck) or reply
+        if known.mark is not None and known.mark == self._debts.mark:
+            return self._local.lent(reply, info.model, known.struck) or reply
         # It does not know all yet that was lent here meanwhile, and may have lent too much.
         doubted = next(key for _, key in shortlist if key.key_id == reply.key_id)
-        lease = self._local.lent(reply, info.model, struck, doubted)
+        lease = self._local.lent(reply, info.model, known.struck, doubted)
         if lease is None:
             self._debts.add("settle", reply, Outcome(Kind.UNSENT), ())
             return self._lend(info, shortlist, spread=spread)
@@ -239,10 +248,8 @@ class DegradingState(State):
         return until
 
     def _lend(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
-        reply = self._local.acquire(info, shortlist, spread=spread)
-        if isinstance(reply, Lease):
-            self._debts.behind = True
-        return reply
+        self._debts.fall_behind()  # before: a grant that comes meanwhile is doubted
+        return self._local.acquire(info, shortlist, spread=spread)
 
     def _settle_here(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> float | None:
         """Keep the verdict and the owners here, and for the time when the other is back."""

@@ -211,21 +211,6 @@ async def test_what_is_told_in_parts_is_booked_once(
     assert [known[one.key_id].used[0].requests_day for one in keys] == [4] * 4
 
 
-async def test_a_grant_of_a_state_that_is_behind_is_doubted(both: Both) -> None:
-    """What would overrun this process's own windows is given back, and decided here."""
-    assert await both.door.granted(FIVE, 4) == 4
-    both.shared.cut("book")  # it cannot be told, and so lends too much
-    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
-    both.state._debts.add("book", C, INFO.model, requests=0, tokens=0, day_requests=0)
-    both.state._debts._turn.acquire()  # somebody is telling it just now
-    assert await both.door.granted(FIVE) == 1
-    assert both.shared.inner._under_way == {"f": 2}
-    both.state._debts._turn.release()
-    both.shared.mend()
-    await both.door.lend(C)
-    assert both.shared.inner._under_way["f"] == 1
-
-
 def test_a_forked_child_leaves_to_its_parent_what_is_to_be_told() -> None:
     """What was sent before the fork is told once; locks that were held there are free here."""
     program = """

@@ -24,12 +24,15 @@ GIVE_UP_S = 60.0
 """A busy machine may need so long to use the limits to their end."""
 KEYS = tuple((0, key(f"k{n}", Limits(rpm=500 * (n + 1)))) for n in range(4))
 LIMITS = {one.key_id: one.limits.rpm for _, one in KEYS}
+EVERY = 250
+"""So many leases after another the shared state fails, or serves again."""
 
 
 class Tally:
-    """What the callers saw."""
+    """What the callers saw; it cuts off the shared state and mends it as they go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Faulty) -> None:
+        self._shared = shared
         self.lent: Counter[str] = Counter()
         self.alone = 0
         self.longest_s = 0.0
@@ -40,6 +43,15 @@ class Tally:
         if isinstance(reply, Lease):
             self.lent[reply.key_id] += 1
             self.alone += reply.degraded
+            if self.lent.total() % EVERY == 0:
+                self._flip()
+
+    def _flip(self) -> None:
+        """Let it hang for 0.2 s a question, serve again, and so on."""
+        if self._shared.failing:
+            self._shared.mend()
+        else:
+            self._shared.cut("acquire", "settle", "snapshot", "check", hangs_s=0.2)
 
     def is_over(self, until: float) -> bool:
         """Tell whether *until* has passed and everything was lent, or never will be."""
@@ -47,17 +59,9 @@ class Tally:
         return late >= 0 and (self.lent.total() >= sum(LIMITS.values()) or late >= GIVE_UP_S)
 
 
-def flap(shared: Faulty, over: threading.Event) -> None:
-    """Let it hang for 0.2 s a question, serve again, lose its answers, serve again, and so on."""
-    while not over.wait(0.15):
-        shared.cut("acquire", "settle", "snapshot", "check", hangs_s=0.2)
-        over.wait(0.15)
-        shared.mend()
-
-
-def under_threads(state: DegradingState, until: float) -> Tally:
+def under_threads(state: DegradingState, tally: Tally, until: float) -> None:
     """Call from so many threads; 10 ms for a request."""
-    tally, lock = Tally(), threading.Lock()
+    lock = threading.Lock()
 
     def caller() -> None:
         while not tally.is_over(until):
@@ -72,12 +76,10 @@ def under_threads(state: DegradingState, until: float) -> Tally:
     with ThreadPoolExecutor(CALLERS) as threads:
         for future in [threads.submit(caller) for _ in range(CALLERS)]:
             future.result()
-    return tally
 
 
-def under_tasks(state: DegradingState, until: float) -> Tally:
+def under_tasks(state: DegradingState, tally: Tally, until: float) -> None:
     """Call from so many tasks."""
-    tally = Tally()
 
     async def caller() -> None:
         while not tally.is_over(until):
@@ -92,24 +94,17 @@ def under_tasks(state: DegradingState, until: float) -> Tally:
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
 
     asyncio.run(everyone())
-    return tally
 
 
 @pytest.mark.parametrize("under", [under_threads, under_tasks], ids=["threads", "tasks"])
 def test_nobody_fails_waits_or_gets_too_much(
-    clock: FakeClock, under: Callable[[DegradingState, float], Tally]
+    clock: FakeClock, under: Callable[[DegradingState, Tally, float], None]
 ) -> None:
     """No call waits for the shared state, nothing is raised, and each limit is used to its end."""
     ticks = time.monotonic  # a pause is 2 s: too long for a test, so its clock runs faster
     state, shared = degrading(clock.time, breaker_clock=lambda: ticks() * 40)
-    over = threading.Event()
-    flapping = threading.Thread(target=flap, args=(shared, over))
-    flapping.start()
-    try:
-        tally = under(state, time.perf_counter() + LAST_S)
-    finally:
-        over.set()
-        flapping.join()
+    tally = Tally(shared)
+    under(state, tally, time.perf_counter() + LAST_S)
     assert tally.longest_s < PATIENCE_S
     assert dict(tally.lent) == LIMITS
     assert 0 < tally.alone < sum(LIMITS.values())

@@ -19,7 +19,7 @@ never close() a flow: it throws, so that the last Settle can be yielded.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
@@ -87,8 +87,7 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
         now, draw = call.moment or (yield Now())
         call.moment = None
         blocks: dict[str, Block] = {}
-        some = call.roster.shortlists(call.info, call.excluded, now, draw)
-        for shortlist in some if fixed is None else _offer(call, fixed):
+        for shortlist in _shortlists(call, fixed, now, draw):
             lease: Lease | Unavailable = yield Acquire(call.info, shortlist, spread)
             if isinstance(lease, Lease):
                 break
@@ -122,8 +121,12 @@ def _owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
     return tuple(fixed) or ((home,) if home is not None else ())
 
 
-def _offer(call: Call, fixed: tuple[Candidate, ...]) -> tuple[Shortlist, ...]:
-    """Give the keys that may touch what the call names, those of one project, all at once."""
+def _shortlists(
+    call: Call, fixed: tuple[Candidate, ...] | None, now: float, draw: float
+) -> Iterable[Shortlist]:
+    """Give the keys to ask for, a handful at a time."""
+    if fixed is None:
+        return call.roster.shortlists(call.info, call.excluded, now, draw)
     offer = tuple((0, key) for key in fixed if key.key_id not in call.excluded)
     return (offer,) if offer else ()
 

@@ -158,7 +158,7 @@ class Roster:
             now: Epoch seconds.
             draw: A random number in [0, 1).
         """
-        view = self._views.get((info.model, info.workload)) or self._view(info)
+        view = self._view(info)
         for group in view.groups:
             if group.turns and not group.parked:
                 offset = self._offset(group, info, draw)

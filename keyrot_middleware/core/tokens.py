@@ -12,7 +12,6 @@ from math import ceil
 from typing import Any
 
 __all__ = [
-    "BATCH_EMBED",
     "COSTS",
     "PER_CHAR",
     "SKIPPED",
@@ -49,14 +48,12 @@ _CACHE = 1_024.0
 """Cached content, or the history of an interaction: the least that Google caches."""
 
 
-BATCH_EMBED = "batchEmbedContents"
-"""The one method of which a request counts as several."""
-
-
-def requests_of(batch: Mapping[str, Any]) -> int:
-    """Tell what a batchEmbedContents counts towards RPM: each of its items is a request."""
-    items = batch.get("requests")
-    return max(1, len(items)) if isinstance(items, list) else 1
+def requests_of(verb: str, body: Mapping[str, Any]) -> int:
+    """Tell what a request counts towards RPM: each item of a batchEmbedContents is one."""
+    if verb == "batchEmbedContents":
+        items = body.get("requests")
+        return max(1, len(items)) if isinstance(items, list) else 1
+    return 1
 
 
 def text_cost(value: str) -> float:
@@ -129,7 +126,6 @@ SKIPPED = frozenset({"_url", "_query", "safetySettings", "toolConfig", "labels"}
 
 
 _SIZES = 32
-_LAST = _SIZES - 1
 _MAX_MODELS = 256
 _DECAY = 0.01
 _LEAST = 0.1
@@ -159,7 +155,7 @@ class TokenScale:
         row = self._rows.get(model)
         if row is None:
             return 1.0
-        size = min(estimate.bit_length(), _LAST)
+        size = _size(estimate)
         return row[size] or min(_nearest(row, size), _ceiling(estimate))
 
     def scaled(self, model: str, estimate: int) -> int:
@@ -167,15 +163,14 @@ class TokenScale:
         row = self._rows.get(model)
         if row is None:
             return estimate
-        size = min(estimate.bit_length(), _LAST)
-        return ceil(estimate * (row[size] or self.factor(model, estimate)))
+        return ceil(estimate * (row[_size(estimate)] or self.factor(model, estimate)))
 
     def learn(self, model: str, estimate: int, true: int) -> None:
         """Take note that a request of *estimate* tokens had *true* ones."""
         if estimate <= 0 or true <= 0:
             return
         row = self._rows.get(model) or self._add(model)
-        size = min(estimate.bit_length(), _LAST)
+        size = _size(estimate)
         ratio = true / estimate
         if not _LEAST <= ratio <= _MOST:
             ratio = max(_LEAST, min(ratio, _ceiling(estimate)))
@@ -187,6 +182,10 @@ class TokenScale:
             # The oldest half goes; one still in use is learned again from its next response.
             self._rows = dict(list(self._rows.items())[_MAX_MODELS // 2 :])
         return self._rows.setdefault(model, [0.0] * _SIZES)
+
+
+def _size(estimate: int) -> int:
+    return min(estimate.bit_length(), _SIZES - 1)
 
 
 def _ceiling(estimate: int) -> float:

@@ -15,7 +15,7 @@ from ..core.failures import Facts
 from ..core.model import CallInfo
 from ..core.reading import read_body
 from ..core.stream import tokens_of_text, usage_of_text
-from ..core.tokens import BATCH_EMBED, TokenScale, requests_of
+from ..core.tokens import TokenScale, requests_of
 from .redact import Redact, clean
 
 __all__ = [
@@ -102,7 +102,7 @@ def call_info(
         verb=route.verb,
         tokens=scale.scaled(route.model, tokens),
         estimate=tokens,
-        requests=requests_of(body) if route.verb == BATCH_EMBED else 1,
+        requests=requests_of(route.verb, body),
         stream=stream,
         pinned=pinned,
         repeatable=route.repeatable,

@@ -146,9 +146,10 @@ def test_more_text_never_costs_less(text: str, more: str) -> None:
 
 def test_requests_are_counted_per_item_of_a_batch() -> None:
     """Google counts each item of a batchEmbedContents towards RPM (GEMINI.md A1)."""
-    assert requests_of({"requests": [{}, {}, {}]}) == 3
-    assert requests_of({"requests": []}) == 1
-    assert requests_of({"requests": "?"}) == 1
+    assert requests_of("batchEmbedContents", {"requests": [{}, {}, {}]}) == 3
+    assert requests_of("batchEmbedContents", {"requests": []}) == 1
+    assert requests_of("batchEmbedContents", {"requests": "?"}) == 1
+    assert requests_of("generateContent", {"requests": [{}, {}]}) == 1
 
 
 def test_an_unknown_model_is_taken_at_the_estimate() -> None:

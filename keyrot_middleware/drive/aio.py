@@ -87,7 +87,7 @@ class AsyncRelay:
         self._flow = flow
         self._perform = perform
         self._started = False
-        self._loop = asyncio.get_running_loop()
+        self._loop = _loop()
         self._stream: AsyncStream = relay.stream
         self._chunks = _relay(flow, perform, relay.stream)
 
@@ -114,7 +114,8 @@ class AsyncRelay:
         await self._chunks.aclose()
 
     def __del__(self) -> None:
-        if not self._started or (self._flow in held and self._loop.is_closed()):
+        never = self._loop is not None and self._loop.is_closed()
+        if not self._started or (never and self._flow in held):
             self._abandon()
 
     def _abandon(self) -> None:
@@ -127,6 +128,14 @@ class AsyncRelay:
         except (Closed, StopIteration):
             held.discard(self._flow)
             perform.finish(closed)
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    """Give the loop that runs; None under one that is not asyncio's."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _relay(

@@ -95,9 +95,7 @@ class AsyncPerformer(Performer):
                 until = await _shielded(state.asettle(lease, command.outcome, command.names))
         except Exception:
             fault("state")
-        if command.outcome.verdict is not None:
-            self._failed(command, until)
-        return until
+        return self._settled(command, until)
 
     def _owner(self, command: Owner) -> Any:
         return super()._owner(command) if self._pool.state.instant else self._owner_far(command)

@@ -101,13 +101,13 @@ class Performer:
                 until = self._pool.state.settle(command.lease, command.outcome, command.names)
         except Exception:
             fault("state")
-        if command.outcome.verdict is not None:
-            self._failed(command, until)
-        return until
+        return self._settled(command, until)
 
-    def _failed(self, command: Settle, until: float | None) -> None:
-        self._pool.witness(command)
-        self.changed(command, until)
+    def _settled(self, command: Settle, until: float | None) -> float | None:
+        if command.outcome.verdict is not None:
+            self._pool.witness(command)
+            self.changed(command, until)
+        return until
 
     def _owner(self, command: Owner) -> tuple[str, str] | None:
         try:

@@ -152,7 +152,8 @@ end
 
 -- With the text of when it was last used, where there is one.
 local function keep_health(name, h, used)
-  local text = string.format('[%s,%d,%d,%d', used or exact(h[LAST_USED]), unpack(h, SUCCESSES, REVIVED))
+  used = used or exact(h[LAST_USED])
+  local text = string.format('[%s,%d,%d,%d', used, unpack(h, SUCCESSES, REVIVED))
   if h[LAST_ERROR] then
     text = text .. ',' .. cjson.encode(h[LAST_ERROR])
   end

@@ -68,6 +68,17 @@ async def open_stream(rig: Rig, chunks: Chunks) -> aio.AsyncRelay:
     )
 
 
+def test_a_stream_under_a_loop_that_is_not_asyncios(rig: Rig) -> None:
+    """A stream that is opened without one is given, and settled where it is dropped unread."""
+    opening = open_stream(rig, Chunks(1, 2))
+    with pytest.raises(StopIteration) as opened:
+        opening.send(None)
+    assert isinstance(opened.value.value, aio.AsyncRelay)
+    del opened
+    gc.collect()
+    assert kinds(rig) == [Kind.ABANDONED]
+
+
 async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
     """The request may have counted: abandoned, its reservation kept, nobody blamed."""
 

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from .model import PLAIN
 from .naming import CONTINUATION, PAGE, TYPED, note
 from .reading import read_body
 
@@ -38,6 +39,15 @@ STATELESS = frozenset(
     }
 )
 """Methods that store nothing. Not here: those that start a batch, an operation or an upload."""
+
+UNMETERED = PLAIN | {
+    "asyncBatchEmbedContent",
+    "batchGenerateContent",
+    "computeTokens",
+    "countTokens",
+}
+"""Methods of a model that its quota does not count: batches have limits of their own, and to count
+tokens is no generation (GEMINI.md B3, B5). One that is not known counts."""
 
 _PREFIX = re.compile(r"(?:upload|download|\{api_version\}|v\d+(?:(?:alpha|beta)\d*)?)\Z")
 
@@ -65,6 +75,8 @@ class Route(NamedTuple):
     whose body names some."""
     repeatable: bool
     """Sending it twice does no harm."""
+    metered: bool
+    """It counts in the model's RPM, TPM and RPD."""
 
 
 @lru_cache(maxsize=1024)
@@ -82,7 +94,8 @@ def parse_path(method: str, path: str) -> Route:
     reading, stateless = method.lower() == "get", verb in STATELESS
     names = _names_of(parts, path)
     pinned = bool(names) or not (stateless or (reading and collection == "models"))
-    return Route(model, verb, collection, names, pinned, stateless or reading)
+    metered = bool(model) and verb not in UNMETERED
+    return Route(model, verb, collection, names, pinned, stateless or reading, metered)
 
 
 def _names_of(parts: list[str], path: str) -> tuple[str, ...]:

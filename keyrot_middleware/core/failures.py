@@ -34,7 +34,7 @@ from __future__ import annotations
 import re
 
 from .bodies import Told, read
-from .model import CallInfo, Scope, Verdict
+from .model import NO_LIMITS, OF_A_MODEL, PLAIN, CallInfo, Scope, Verdict
 from .rules import (
     LONG_S,
     Facts,
@@ -55,6 +55,8 @@ __all__ = ["RULES", "Facts", "Rule", "classify", "describe"]
 def _text(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE | re.DOTALL)
 
+
+_QUOTA = (429,)
 
 RULES: tuple[Rule, ...] = (
     # Transport errors.
@@ -144,16 +146,16 @@ RULES: tuple[Rule, ...] = (
     # Quotas, the gravest first (A1, A2).
     Rule(
         name="cache_storage",
-        codes=(429,),
+        codes=_QUOTA,
         text=_text(r"^TotalCachedContentStorage"),
         quota="totalcachedcontentstorage",
         scope=Scope.PROJECT_CACHE,
         until=a_day,
     ),
-    Rule(name="batch_quota", codes=(429,), quota="enqueued", scope=Scope.KEY_VERB, until=as_told),
+    Rule(name="batch_quota", codes=_QUOTA, quota="enqueued", scope=Scope.KEY_VERB, until=as_told),
     Rule(
         name="limit_zero",
-        codes=(429,),
+        codes=_QUOTA,
         zero=True,
         scope=Scope.PROJECT_MODEL,
         until=a_day,
@@ -161,7 +163,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="quota_day",
-        codes=(429,),
+        codes=_QUOTA,
         words=frozenset({"QUOTA_EXCEEDED"}),
         quota="perday",
         scope=Scope.PROJECT_MODEL,
@@ -171,7 +173,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="quota_minute",
-        codes=(429,),
+        codes=_QUOTA,
         words=frozenset({"RATE_LIMIT_EXCEEDED"}),
         quota="perminute",
         scope=Scope.PROJECT_MODEL,
@@ -180,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="rate_limit",
-        codes=(429,),
+        codes=_QUOTA,
         delay=True,
         scope=Scope.PROJECT_MODEL,
         until=as_told,
@@ -231,7 +233,7 @@ RULES: tuple[Rule, ...] = (
     # Codes alone (A9, A10).
     Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, until=forever),
     Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=an_hour),
-    Rule(name="capacity", codes=(429,), scope=Scope.KEY_MODEL, max_rotations=5),
+    Rule(name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5),
     Rule(name="forbidden", codes=(403,)),
     Rule(name="not_found", codes=(404,)),
     Rule(name="request_timeout", codes=(408,)),
@@ -263,10 +265,11 @@ def classify(facts: Facts, info: CallInfo, now: float) -> Verdict:
 
 def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
     until = rule.until(told, now)
+    of_a_model = info.metered and bool(info.model or told.bucket)
     return Verdict(
         rule.name,
         told.code,
-        scope=rule.scope,
+        scope=rule.scope if of_a_model else _narrowed(rule, info),
         until=until,
         named=rule.named,
         rotate=rule.rotate or rule.scope is not Scope.NONE,
@@ -275,10 +278,17 @@ def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
         max_rotations=rule.max_rotations,
         wait=rule.wait and not _in_vain(until, told, info, now),
         sent=rule.sent,
-        bucket=told.bucket,
-        learned=told.limits,
+        bucket=told.bucket if of_a_model else None,
+        learned=told.limits if of_a_model else NO_LIMITS,
         same_tier=rule.same_tier,
     )
+
+
+def _narrowed(rule: Rule, info: CallInfo) -> Scope:
+    """Give the scope for a call that tells nothing of a model's quota: its method, or nobody."""
+    if rule.scope not in OF_A_MODEL:
+        return rule.scope
+    return Scope.NONE if info.verb in PLAIN or rule.codes != _QUOTA else Scope.KEY_VERB
 
 
 def _in_vain(until: float | None, told: Told, info: CallInfo, now: float) -> bool:

@@ -16,6 +16,8 @@ __all__ = [
     "HOME",
     "NO_LIMITS",
     "NO_USAGE",
+    "OF_A_MODEL",
+    "PLAIN",
     "Block",
     "CallInfo",
     "Candidate",
@@ -48,6 +50,12 @@ class Scope(StrEnum):
     """A project's capability to store cached content; generation goes on."""
     PROJECT = "project"
     BILLING = "billing"
+
+
+PLAIN = frozenset({"get", "list", "patch", "delete"})
+"""Verbs that many collections share, so that a failure of one says nothing of another's."""
+OF_A_MODEL = frozenset({Scope.KEY_MODEL, Scope.PROJECT_MODEL})
+"""What only a call that counts in a model's quota can tell."""
 
 
 class Limits(NamedTuple):
@@ -109,6 +117,13 @@ class CallInfo(NamedTuple):
     """Where it goes: `host` or `host:port`."""
     sdk_retries: bool = False
     """The program asked the SDK itself to retry 5xx, so we do not multiply its retries."""
+    metered: bool = True
+    """It counts in its model's quota. Counting tokens, a batch, a stored thing does not."""
+
+    @property
+    def counted(self) -> str:
+        """Name the model in whose quota it counts; empty where it counts in none."""
+        return self.model if self.metered else ""
 
 
 class Usage(NamedTuple):

@@ -32,7 +32,7 @@ SHORTLIST = 8
 
 PARK_S = 60.0
 VIEWS = 64
-"""Orders kept, one for each model and workload in use."""
+"""Orders kept, one for each model and workload in use; a method that is not metered has its own."""
 
 _OF_A_VERB = {rule.name for rule in RULES if rule.scope in (Scope.KEY_VERB, Scope.PROJECT_CACHE)}
 _NEVER_PARKED = frozenset({"probe", "concurrency"} | _OF_A_VERB)
@@ -131,7 +131,7 @@ class Roster:
         self.keys = {key.key_id: key for key in keys if key.active}
         self.spread = strategy == "spread"
         self._sticky = strategy == "sticky"
-        self._views: dict[tuple[str, str | None], _View] = {}
+        self._views: dict[tuple[str, str | None, str], _View] = {}
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
         """The keys of each project, put together when somebody asks for the first."""
@@ -214,7 +214,7 @@ class Roster:
             self._views.clear()
 
     def _view(self, info: CallInfo) -> _View:
-        name = (info.model, info.workload)
+        name = (info.model, info.workload, "" if info.metered else info.verb)
         view = self._views.get(name)
         if view is None:
             with self._lock:

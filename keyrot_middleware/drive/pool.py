@@ -230,7 +230,7 @@ def unbooked(command: Acquire, now: float) -> Lease:
         key_id=key.key_id,
         project=key.project,
         billing_account=key.billing_account,
-        bucket=info.model,
+        bucket=info.counted,
         verb=info.verb,
         tokens=info.tokens,
         requests=info.requests,

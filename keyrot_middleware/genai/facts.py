@@ -97,12 +97,13 @@ def call_info(
         names += read_body(body)[1]
     names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
     pinned = route.pinned or bool(names)
+    tokens = tokens if route.metered else 0
     return CallInfo(
         model=route.model,
         verb=route.verb,
         tokens=scale.scaled(route.model, tokens),
         estimate=tokens,
-        requests=requests_of(route.verb, body),
+        requests=requests_of(route.verb, body) if route.metered else 0,
         stream=stream,
         pinned=pinned,
         repeatable=route.repeatable,
@@ -111,6 +112,7 @@ def call_info(
         conversation=conversation(body) if sticky and not pinned else None,
         host=host,
         sdk_retries=retry is not None and option(retry, "attempts") not in (0, 1),
+        metered=route.metered,
     )
 
 

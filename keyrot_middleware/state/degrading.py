@@ -225,10 +225,10 @@ class DegradingState(State):
             self._local.refused(info, shortlist, reply.blocks)
             return reply
         if known.mark is not None and known.mark == self._debts.mark:
-            return self._local.lent(reply, info.model, known.struck) or reply
+            return self._local.lent(reply, info.counted, known.struck) or reply
         # It does not know all yet that was lent here meanwhile, and may have lent too much.
         doubted = next(key for _, key in shortlist if key.key_id == reply.key_id)
-        lease = self._local.lent(reply, info.model, known.struck, doubted)
+        lease = self._local.lent(reply, info.counted, known.struck, doubted)
         if lease is None:
             self._debts.add("settle", reply, Outcome(Kind.UNSENT), ())
             return self._lend(info, shortlist, spread=spread)

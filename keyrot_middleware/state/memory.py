@@ -79,7 +79,7 @@ class MemoryState(State):
         """Reserve one key of *shortlist*; see `State.acquire`."""
         with self._lock:
             now = self._clock()
-            bucket = self._buckets.get(info.model, info.model)
+            bucket = self._buckets.get(info.counted, info.counted)
             quotas, resting = self._quotas, bool(self._cooldowns)
             blocks: dict[str, Block] = {}
             best: tuple[Candidate, Quota, bool] | None = None
@@ -214,7 +214,7 @@ class MemoryState(State):
             at=now,
             probe=bool(probing),
             tier=key.tier,
-            books=Booking(quota, where, probing, info.model, self._revived.get(key_id, 0)),
+            books=Booking(quota, where, probing, info.counted, self._revived.get(key_id, 0)),
         )
         for cooldown in probing:
             cooldown.probe = lease
@@ -250,7 +250,7 @@ class MemoryState(State):
 
     def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
         books, bucket = lease.books, verdict.bucket or lease.bucket
-        if bucket != lease.bucket:
+        if bucket != lease.bucket and lease.bucket:
             model = books.model if isinstance(books, Booking) else lease.bucket
             keep(self._buckets, model, bucket, BUCKETS_KEPT)
         if any(limit is not None for limit in verdict.learned):

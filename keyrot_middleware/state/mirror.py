@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..core.failures import RULES
 from ..core.model import (
+    OF_A_MODEL,
     Block,
     CallInfo,
     Candidate,
@@ -115,7 +116,7 @@ class Mirror(MemoryState):
         """Rest what the shared state says rests: other processes saw it fail."""
         with self._lock:
             now = self._clock()
-            bucket = self._buckets.get(info.model, info.model)
+            bucket = self._buckets.get(info.counted, info.counted)
             for _, key in shortlist:
                 block = blocks.get(key.key_id)
                 if block is not None and block.until > now and not _passes(block, info):
@@ -125,6 +126,8 @@ class Mirror(MemoryState):
         """Rest the scope of the failure class; of one that is not known, the key alone."""
         unknown = Scope.KEY if block.until == inf else Scope.KEY_MODEL
         scope = Scope.PROJECT_MODEL if block.reason == "rpd" else _SCOPES.get(block.reason, unknown)
+        if not bucket and scope in OF_A_MODEL:
+            scope = Scope.KEY_VERB
         self._note(key)
         name = scope_key(
             scope,

@@ -251,6 +251,26 @@ def test_only_stateless_inference_goes_with_any_key(
     assert (route.pinned, route.repeatable) == (pinned, repeatable)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "metered"),
+    [
+        ("post", "models/x:generateContent", True),
+        ("post", "models/x:batchEmbedContents", True),
+        ("post", "models/veo:predictLongRunning", True),
+        ("post", "tunedModels/x:generateContent", True),
+        ("post", "models/x:somethingNew", True),
+        ("post", "models/x:countTokens", False),
+        ("post", "models/x:batchGenerateContent", False),
+        ("get", "models/x", False),
+        ("get", "files/a", False),
+        ("post", "cachedContents", False),
+    ],
+)
+def test_what_counts_in_a_models_quota(method: str, path: str, metered: bool) -> None:
+    """Generation does, and what nobody knows; counting, batches and stored things do not."""
+    assert parse_path(method, path).metered is metered
+
+
 def test_a_conversation_keeps_its_digest() -> None:
     """Later turns do not change it; another system instruction or first content does."""
     hello = {"parts": [{"text": "hello"}], "role": "user"}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.failures import RULES, Facts, classify, describe
-from keyrot_middleware.core.model import CallInfo, Scope, Verdict
+from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Scope, Verdict
 
 PINNED = CallInfo("gemini-2.5-flash", "generateContent", pinned=True, resources=("files/a",))
 # Where the HTTP code tells nothing, as in a stream, the body does:
@@ -129,6 +129,40 @@ def test_quoted_request_blames_no_key(code: int, echo: str) -> None:
     body = rest(code, "INVALID_ARGUMENT", f"Invalid value at 'contents': \"{echo}\"")
     got = classify(Facts(code, body), CALL, NOW)
     assert (got.scope, got.rotate, got.until) == (Scope.NONE, False, None)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "scope"),
+    [
+        ("countTokens", g.FREE_MINUTE, Scope.KEY_VERB),
+        ("cachedContents", g.FREE_MINUTE, Scope.KEY_VERB),
+        ("list", g.FREE_MINUTE, Scope.NONE),
+        ("get", g.over("Resource exhausted."), Scope.NONE),
+        ("countTokens", g.INVALID, Scope.KEY),
+    ],
+)
+def test_an_unmetered_call_tells_nothing_of_a_model(verb: str, body: Any, scope: Scope) -> None:
+    """Its own method rests, a plain verb not even that; another key may serve, nothing is learned.
+
+    That the key itself is bad it tells as any other call does.
+    """
+    info = CallInfo("gemini-2.5-flash", verb, metered=False)
+    code = 400 if body is g.INVALID else 429
+    verdict = classify(Facts(code, body), info, NOW)
+    assert (verdict.scope, verdict.rotate) == (scope, True)
+    assert (verdict.bucket, verdict.learned) == (None, NO_LIMITS)
+
+
+def test_a_withdrawn_model_does_not_rest_counting() -> None:
+    """Another key counts for it, and this one for other models."""
+    info = CallInfo("gemini-2.0-flash", "countTokens", metered=False)
+    text = "This model models/x is no longer available to new users."
+    verdict = classify(Facts(404, g.rest(404, "NOT_FOUND", text)), info, NOW)
+    assert (verdict.failure, verdict.scope, verdict.rotate) == (
+        "model_withdrawn",
+        Scope.NONE,
+        True,
+    )
 
 
 def test_describe_names_class_and_code() -> None:

@@ -19,19 +19,20 @@ C, D = key("c", project="q", billing_account="x"), key("d")
 PRO = INFO._replace(model="gemini-2.5-pro")
 EMBED = INFO._replace(verb="embedContent")
 CACHE = INFO._replace(verb="cachedContents")
+COUNT = INFO._replace(verb="countTokens", metered=False)
 
 
 @pytest.mark.parametrize(
     ("scope", "resting"),
     [
         (Scope.NONE, ""),
-        (Scope.KEY, "a pro embed cache"),
+        (Scope.KEY, "a pro embed cache count"),
         (Scope.KEY_VERB, "a pro"),
         (Scope.KEY_MODEL, "a embed cache"),
         (Scope.PROJECT_MODEL, "a embed cache b"),
         (Scope.PROJECT_CACHE, "cache"),
-        (Scope.PROJECT, "a pro embed cache b"),
-        (Scope.BILLING, "a pro embed cache b c"),
+        (Scope.PROJECT, "a pro embed cache count b"),
+        (Scope.BILLING, "a pro embed cache count b c"),
     ],
 )
 async def test_exactly_those_rest_that_a_failure_is_about(
@@ -40,11 +41,19 @@ async def test_exactly_those_rest_that_a_failure_is_about(
     """A failure's scope says who rests: the key, its project's model, its billing account."""
     until = await door.fails(A, failed(scope, clock.time() + 60))
     ways = {"a": (A, INFO), "pro": (A, PRO), "embed": (A, EMBED), "cache": (A, CACHE)}
-    ways |= {"b": (B, INFO), "c": (C, INFO), "d": (D, INFO)}
+    ways |= {"count": (A, COUNT), "b": (B, INFO), "c": (C, INFO), "d": (D, INFO)}
     replies = {name: await door.acquire(one, info=info) for name, (one, info) in ways.items()}
     found = [name for name, reply in replies.items() if isinstance(reply, Unavailable)]
     assert found == resting.split()
     assert until == (None if scope is Scope.NONE else clock.time() + 60)
+
+
+async def test_a_call_without_a_model_is_bound_to_none(door: Door, clock: FakeClock) -> None:
+    """What a failure of one says of a model's bucket does not make them share it."""
+    stored = INFO._replace(model="", verb="cachedContents", metered=False)
+    await door.fails(A, failed(Scope.NONE, bucket="gemini-2.5-flash"), info=stored)
+    await door.fails(A, failed(Scope.PROJECT_MODEL, clock.time() + 60))
+    assert await door.granted(A, most=1, info=stored) == 1
 
 
 async def test_the_ladder_climbs_30_60_120_up_to_900(door: Door, clock: FakeClock) -> None:

@@ -42,6 +42,15 @@ async def test_near_an_edge_both_minutes_must_have_room(door: Door, clock: FakeC
     assert await door.granted(one) == 20
 
 
+async def test_what_is_not_metered_is_let_through_and_not_booked(door: Door) -> None:
+    """A spent minute does not stop the counting of tokens, nor do a hundred counts spend one."""
+    one, count = key("a", Limits(rpm=20, tpm=100)), INFO._replace(requests=0, tokens=0)
+    count = count._replace(verb="countTokens", metered=False)
+    assert await door.granted(one, most=100, info=count) == 100
+    assert await door.granted(one) == 10
+    assert await door.granted(one, most=5, info=count) == 5
+
+
 async def test_a_batch_counts_as_many_requests(door: Door) -> None:
     """Each item of a batchEmbedContents is a request; one too large goes into an empty minute."""
     one, batch = key("a", Limits(rpm=20)), INFO._replace(requests=7)

@@ -161,7 +161,7 @@ local function replaced(place)
 end
 
 local function punish()
-  if told_bucket ~= bucket then
+  if told_bucket ~= bucket and bucket ~= '' then
     keep(at('b:' .. model), told_bucket, FOR_EVER_S)
   end
   learn()

@@ -229,7 +229,7 @@ class RedisState(State):
 
     def _acquire(self, info: CallInfo, shortlist: Shortlist, spread: bool) -> tuple[str, Call]:
         lease_id = next(self._ids)
-        model, bucket = codec.text(info.model), self._buckets[info.model]
+        model, bucket = codec.text(info.counted), self._buckets[info.counted]
         words = (
             self._midnights(self._test_clock() if self._test_clock else time.time()),
             model,
@@ -252,7 +252,7 @@ class RedisState(State):
         if not reply[0]:
             return codec.refused(reply, shortlist, behind)
         lease = codec.granted(reply, info, shortlist, lease_id, behind)
-        self._buckets.note(info.model, lease.bucket)
+        self._buckets.note(info.counted, lease.bucket)
         return lease
 
     def _settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> Call:

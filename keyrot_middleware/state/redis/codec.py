@@ -115,7 +115,7 @@ def granted(
         at=float(at) - behind,
         probe=bool(probe),
         tier=key.tier,
-        books=Booking(lease_id, at, minute, edge, day_end, revived, held, info.model),
+        books=Booking(lease_id, at, minute, edge, day_end, revived, held, info.counted),
     )
 
 

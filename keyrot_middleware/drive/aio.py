@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import CoroutineType
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ..core.commands import Closed, Command, Relay, Steps, StreamEnd, throw
 from ..telemetry.base import Watch
 from .aperformer import AsyncPerformer
-from .holding import held
+from .holding import Left, collecting, held, leave
 
 __all__ = ["AsyncPerformer", "AsyncRelay", "AsyncStream", "run", "run_stream"]
 
@@ -34,6 +34,8 @@ async def run(flow: Steps, perform: AsyncPerformer) -> Any:
     held.add(flow)
     try:
         result = await _drive(flow, next(flow), perform)
+    except Left:
+        raise
     except BaseException as error:
         perform.finish(error)
         raise
@@ -48,6 +50,8 @@ async def run_stream(flow: Steps, perform: AsyncPerformer) -> AsyncRelay:
     held.add(flow)
     try:
         relay = await _drive(flow, next(flow), perform, until=Relay)
+    except Left:
+        raise
     except BaseException as error:
         held.discard(flow)
         perform.finish(error)
@@ -59,13 +63,19 @@ async def _drive(
     flow: Steps, command: Command, perform: AsyncPerformer, until: type | None = None
 ) -> Any:
     """Perform commands until the flow returns, or asks for one of type *until*."""
+    act: Callable[[Command], Any] = perform
     try:
         while until is None or not isinstance(command, until):
             try:
-                reply = perform(command)
+                reply = act(command)
                 if type(reply) is CoroutineType:
                     reply = await reply
             except BaseException as error:
+                if isinstance(error, GeneratorExit):
+                    if collecting():
+                        leave(flow, perform)
+                        raise Left from None
+                    act = perform.settle_now  # closed, it cannot wait for anything any more
                 command = throw(flow, error)
             else:
                 command = flow.send(reply)
@@ -109,25 +119,14 @@ class AsyncRelay:
         """Close the stream; what it has used so far is booked."""
         if not self._started:
             self._started = True
-            self._abandon()
+            leave(self._flow, self._perform)
             await _quietly(self._stream.aclose())
         await self._chunks.aclose()
 
     def __del__(self) -> None:
         never = self._loop is not None and self._loop.is_closed()
         if not self._started or (never and self._flow in held):
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """Settle without a loop to wait in."""
-        perform, closed = self._perform, GeneratorExit()
-        try:
-            command = throw(self._flow, closed)
-            while True:
-                command = self._flow.send(perform.settle_now(command))
-        except (Closed, StopIteration):
-            held.discard(self._flow)
-            perform.finish(closed)
+            leave(self._flow, self._perform)
 
 
 def _loop() -> asyncio.AbstractEventLoop | None:
@@ -157,8 +156,7 @@ async def _relay(
             try:
                 await _quietly(stream.aclose())
             finally:  # even when cancelled once more
-                with suppress(GeneratorExit):
-                    await _drive(flow, throw(flow, error), perform)
+                await _drive(flow, throw(flow, error), perform)
             raise
         await _drive(flow, flow.send(end), perform)
     except BaseException as error:

@@ -51,10 +51,6 @@ class AsyncPerformer(Performer):
         watch.after(command, reply)
         return reply
 
-    def settle_now(self, command: Command) -> float | None:
-        """Settle without waiting: for a stream that is collected outside of any task."""
-        return super()._settle(command) if isinstance(command, Settle) else None
-
     def _acquire(self, command: Acquire) -> Any:
         instant = self._pool.state.instant
         return super()._acquire(command) if instant else self._acquire_far(command)

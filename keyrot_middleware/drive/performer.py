@@ -63,6 +63,16 @@ class Performer:
         watch.after(command, reply)
         return reply
 
+    def settle_now(self, command: Command) -> Any:
+        """Perform what is left of a call that is given up, without a loop to wait in."""
+        watch = self.watch
+        if watch is not None:
+            watch.before(command)
+        reply = Performer.does[type(command)](self, command)
+        if watch is not None:
+            watch.after(command, reply)
+        return reply
+
     def finish(self, error: BaseException | None) -> None:
         """Tell who wants to know that the call is over."""
         if isinstance(error, Exhausted):

@@ -1,10 +1,15 @@
-"""How tests ask for a stream: of the SDK's methods, and of its api client below them."""
+"""How tests ask for streams: of the SDK's methods, of its api client; and how they drop them."""
 
 from __future__ import annotations
 
+import gc
+import time
+
 from four_modes import MODEL
 
-__all__ = ["ASKED", "body", "path_of"]
+from keyrot_middleware.core.model import Kind
+
+__all__ = ["ASKED", "body", "collected", "path_of"]
 
 ASKED = {"model": MODEL, "contents": "hello"}
 
@@ -17,3 +22,12 @@ def path_of() -> str:
 def body() -> dict:
     """Give a body, as the SDK calls its api client."""
     return {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+
+
+def collected(pool) -> list[Kind]:
+    """Collect garbage, and tell how leases ended; a thread settles those that it comes upon."""
+    gc.collect()
+    until = time.monotonic() + 2
+    while pool.ledger.under_way and time.monotonic() < until:
+        time.sleep(0.001)
+    return pool.ledger.kinds

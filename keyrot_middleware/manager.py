@@ -29,6 +29,7 @@ from .core.text import shown
 from .drive.health import health
 from .drive.pool import Clock, Pool, SystemClock
 from .errors import ConfigError
+from .forks import after_fork
 from .genai.exhausted import exhausted
 from .genai.facts import failed
 
@@ -71,6 +72,7 @@ class KeyManager:
         """
         self._pool = pool or _own_pool(clock or SystemClock(), settings)
         self._lock = threading.Lock()
+        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
         self._out: dict[str, deque[tuple[Lease, CallInfo]]] = {}
 
     def select_key(

@@ -18,6 +18,7 @@ from ..core.overload import Overload
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
 from ..core.tokens import TokenScale
+from ..forks import after_fork
 from ..secrets import Ring, Secret
 from ..secrets.ring import ANSWER_S
 from ..state.base import State
@@ -220,7 +221,9 @@ class Pool:
 
 def make_roster(keys: Iterable[Candidate], strategy: str) -> Roster:
     """Make a roster that threads may share."""
-    return Roster(keys, strategy, threading.Lock())
+    roster = Roster(keys, strategy, threading.Lock())
+    after_fork(roster, lambda child: setattr(child, "_lock", threading.Lock()))
+    return roster
 
 
 def unbooked(command: Acquire, now: float) -> Lease:

@@ -50,6 +50,15 @@ class Breaker:
         turn = self._turn  # first, so that a turn of the closed breaker is never one of a look
         return turn if self._since is None else self._look()
 
+    def turn(self) -> int | None:
+        """Give a turn where everyone may ask; None while it is open, without a look.
+
+        For questions whose answer would prove nothing: reading works where writing is refused,
+        and what is only sent works where nobody answers.
+        """
+        turn = self._turn
+        return turn if self._since is None else None
+
     def _look(self) -> int | None:
         with self._lock:
             if self._since is None:

@@ -7,15 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
 from typing import Any
 
-from ..core.model import Lease, Outcome
+from ..core.model import NO_LIMITS, NO_USAGE, Kind, Lease, Outcome, Scope, Verdict
 from ..forks import after_fork
 from .base import State
 from .mirror import Mirror, Unreported
 
-__all__ = ["Debts", "apay", "pay"]
+__all__ = ["Debts", "apay", "matters", "pay"]
 
 BUDGET_S = 0.1
 """One call tells no longer than this; the next goes on from there."""
@@ -23,6 +22,8 @@ KEPT = 1_000
 TRIES = 3
 """What cannot be told so often is let go, so that it does not keep the state away for ever."""
 
+_Debt = tuple[int, str, tuple[Any, ...], dict[str, Any]]
+"""How often it was tried, and a method of the shared state with its arguments."""
 Steps = Generator[tuple[str, tuple[Any, ...], dict[str, Any]], Any, None]
 """Methods of the shared state to call, and what they are called with; each reply is sent in."""
 
@@ -42,13 +43,16 @@ class Debts:
         self._clock = clock
         self._losses = 0
         self._recalling = threading.Lock()
-        self._queue: deque[tuple[int, str, tuple[Any, ...], dict[str, Any]]] = deque(maxlen=KEPT)
+        self._queue: deque[_Debt] = deque(maxlen=KEPT)
+        """What happened, in order; of very much the oldest is let go."""
+        self._whole: deque[_Debt] = deque()
+        """What was used, and what rests: as much as this process knows, so never too much."""
         self._turn = threading.Lock()
         after_fork(self, Debts._forgive)
 
     def __bool__(self) -> bool:
         # While somebody tells it, it may not know yet what is in the queue no more.
-        return self.behind or bool(self._queue) or self._turn.locked()
+        return self.behind or bool(self._queue or self._whole) or self._turn.locked()
 
     @property
     def mark(self) -> int | None:
@@ -65,8 +69,12 @@ class Debts:
         self._queue.append((0, method, args, more))
 
     def add_settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> None:
-        """Remember a failure, and who owns what, as if reported by hand: it may be told twice."""
-        self.add("settle", lease._replace(books=None, degraded=False), outcome, names)
+        """Remember how a lease ended, and who owns what: it may be told twice.
+
+        So nothing that was booked is corrected by it, which would count twice as well.
+        """
+        kind = Kind.ABANDONED if outcome.kind is Kind.UNSENT else outcome.kind
+        self.add("settle", lease, outcome._replace(kind=kind, usage=NO_USAGE), names)
 
     def recall(self) -> None:
         """Where the shared state has forgotten all, tell it once what this process knows of it."""
@@ -76,14 +84,11 @@ class Debts:
             losses = self._primary.losses
             if losses == self._losses:
                 return
-            booked = [debt for debt in tuple(self._queue) if debt[1] == "book"]
-            for debt in booked:  # it is part of the whole
-                with suppress(ValueError):
-                    self._queue.remove(debt)
+            self._whole.clear()  # a part of what comes now
             self.behind = False
             self._book(self._local.whole_share())
             for lease, outcome in self._local.rests():
-                self.add("settle", lease, outcome, ())
+                self._whole.append((0, "settle", (lease, outcome, ()), {}))
             self._losses = losses
 
     def steps(self, *, look: bool) -> Steps:
@@ -105,15 +110,15 @@ class Debts:
                 self.recall()
             yield from self._some(began)
             # What is still to be booked would be found missing, and be booked twice.
-            if self.behind and not any(debt[1] == "book" for debt in tuple(self._queue)):
+            if self.behind and not self._whole:
                 yield from self._windows()
                 yield from self._some(began)
         finally:
             self._turn.release()
 
     def _some(self, began: float) -> Steps:
-        while self._queue and self._clock() - began < BUDGET_S:
-            yield from self._one()
+        while (debts := self._queue or self._whole) and self._clock() - began < BUDGET_S:
+            yield from self._one(debts)
 
     def _windows(self) -> Steps:
         """Find out what it knows of the windows that run, and what it has to book."""
@@ -128,31 +133,40 @@ class Debts:
 
     def _book(self, debts: Iterable[Unreported]) -> None:
         for debt in debts:
-            self.add("book", *debt[:2], **dict(zip(debt._fields[2:], debt[2:], strict=True)))
+            counts = dict(zip(debt._fields[2:], debt[2:], strict=True))
+            self._whole.append((0, "book", debt[:2], counts))
 
-    def _one(self) -> Steps:
-        tries, method, args, more = self._queue.popleft()
-        if method == "settle" and _is_over(args[1], args[2], self._local.time()):
+    def _one(self, debts: deque[_Debt]) -> Steps:
+        tries, method, args, more = debts.popleft()
+        if method == "settle" and _is_over(args[0], args[1], args[2], self._local.time()):
             return
         try:
             yield method, args, more
         except BaseException:
             if tries + 1 < TRIES:
-                self._queue.appendleft((tries + 1, method, args, more))
+                debts.appendleft((tries + 1, method, args, more))
             raise
 
     def _forgive(self) -> None:
         """Leave it all to the parent, in a forked child: it would be told twice."""
         self._turn, self._recalling = threading.Lock(), threading.Lock()
         self._queue.clear()
+        self._whole.clear()
         self._local.forget_meanwhile()
         self.behind = False
 
 
-def _is_over(outcome: Outcome, names: tuple[str, ...], now: float) -> bool:
-    """Tell whether a failure has nothing to say any more."""
+def matters(verdict: Verdict | None) -> bool:
+    """Tell whether other processes have something to learn from a failure."""
+    if verdict is None:
+        return False
+    return verdict.scope is not Scope.NONE or verdict.learned != NO_LIMITS
+
+
+def _is_over(lease: Lease, outcome: Outcome, names: tuple[str, ...], now: float) -> bool:
+    """Tell whether a failure has nothing to say any more, and its lease holds nothing."""
     until = outcome.verdict.until if outcome.verdict is not None else None
-    return not names and until is not None and until <= now
+    return lease.books is None and not names and until is not None and until <= now
 
 
 def pay(steps: Steps, state: State) -> None:

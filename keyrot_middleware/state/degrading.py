@@ -13,21 +13,18 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from ..core.model import (
-    NO_LIMITS,
     CallInfo,
     Candidate,
     Kind,
     Lease,
     Outcome,
-    Scope,
     Unavailable,
-    Verdict,
 )
 from ..core.roster import Shortlist
 from ..errors import KeyrotError
 from .base import KeyHealth, State
 from .breaker import Breaker
-from .debts import Debts, apay, pay
+from .debts import Debts, apay, matters, pay
 from .memory import Booking
 from .mirror import Mirror
 
@@ -108,7 +105,7 @@ class DegradingState(State):
         """Book what became of *lease* with the state that granted it; see `State.settle`."""
         names = tuple(names)
         granted = _granted(lease)
-        turn = self._breaker.enter() if granted is not None else None
+        turn = self._breaker.turn() if granted is not None else None
         if granted is not None and turn is not None:
             try:
                 until = self._primary.settle(granted, outcome, names)
@@ -124,7 +121,7 @@ class DegradingState(State):
         """Do what `settle` does, without blocking the loop."""
         names = tuple(names)
         granted = _granted(lease)
-        turn = self._breaker.enter() if granted is not None else None
+        turn = self._breaker.turn() if granted is not None else None
         if granted is not None and turn is not None:
             try:
                 until = await self._primary.asettle(granted, outcome, names)
@@ -145,6 +142,8 @@ class DegradingState(State):
         turn, found = self._breaker.enter(), None
         if turn is not None:
             try:
+                if self._breaker.open:
+                    await self._primary.acheck()
                 found = await self._primary.aowner(names)
             except BaseException as error:
                 self._lost(turn, error)
@@ -199,6 +198,8 @@ class DegradingState(State):
         if turn is None:
             return False, None
         try:
+            if self._breaker.open:  # it is a look, and to read alone proves nothing
+                self._primary.check()
             reply = getattr(self._primary, method)(*args)
         except BaseException as error:
             self._lost(turn, error)
@@ -252,10 +253,14 @@ class DegradingState(State):
         return self._local.acquire(info, shortlist, spread=spread)
 
     def _settle_here(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> float | None:
-        """Keep the verdict and the owners here, and for the time when the other is back."""
+        """Keep here what became of it, and what matters to others for when the other is back."""
         until = self._local.settle(lease, outcome, names)
-        if names or _matters(outcome.verdict):
-            self._debts.add_settle(lease, _until(outcome, until), names)
+        granted = _granted(lease)
+        if granted is not None and (granted.probe or getattr(granted.books, "held", True)):
+            self._debts.add_settle(granted, _until(outcome, until), names)
+        elif names or matters(outcome.verdict):
+            by_hand = lease._replace(books=None, degraded=False)
+            self._debts.add_settle(by_hand, _until(outcome, until), names)
         return until
 
     def _lost(self, turn: int, error: BaseException) -> None:
@@ -290,10 +295,3 @@ def _until(outcome: Outcome, until: float | None) -> Outcome:
     if verdict is None or until is None:
         return outcome
     return outcome._replace(verdict=replace(verdict, until=until))
-
-
-def _matters(verdict: Verdict | None) -> bool:
-    """Tell whether other processes have something to learn from a failure."""
-    if verdict is None:
-        return False
-    return verdict.scope is not Scope.NONE or verdict.learned != NO_LIMITS

@@ -72,8 +72,7 @@ class MemoryState(State):
         self._revived: dict[str, int] = {}
         self._new_quota: Callable[[], Quota] = Quota
         self._sweep_at = SWEEP_AT
-        # Another thread may have held the lock at the fork.
-        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
+        after_fork(self, MemoryState._in_child)
 
     def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
         """Reserve one key of *shortlist*; see `State.acquire`."""
@@ -160,6 +159,13 @@ class MemoryState(State):
         """Tell what is known of each key, by its id."""
         with self._lock:
             return overview(candidates, self._health, self._quotas, self._cooldowns, self._clock())
+
+    def _in_child(self) -> None:
+        """Take no part, in a forked child, in the calls of its parent, which end there."""
+        self._lock = threading.Lock()  # another thread may have held it at the fork
+        self._under_way.clear()
+        for cooldown in self._cooldowns.values():
+            cooldown.probe = None
 
     def _quota(self, project: str, bucket: str) -> Quota:
         quota = self._quotas.get((project, bucket))

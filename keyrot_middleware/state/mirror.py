@@ -137,9 +137,7 @@ class Mirror(MemoryState):
             bucket=bucket,
             verb=verb,
         )
-        resting = self._cooldowns.get(name)
-        if resting is None:
-            resting = self._cooldowns[name] = Cooldown()
+        resting = self._cooldowns.setdefault(name, Cooldown())
         if block.until > resting.until:
             resting.strike(block.reason, block.until, waitable=block.waitable)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from servers import wait_for
 from keyrot_middleware.core.commands import Acquire
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.drive.health import health
-from keyrot_middleware.drive.pool import SystemClock, unbooked
+from keyrot_middleware.drive.pool import SystemClock, make_roster, unbooked
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Place, Ring, Secret
 
@@ -30,6 +31,19 @@ async def test_the_systems_clock_tells_the_time_and_waits() -> None:
     clock.sleep(0.01)
     await clock.asleep(0.01)
     assert time.monotonic() - begin >= 0.02
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_a_roster_that_nobody_holds() -> None:
+    """A fork while another thread parks a key must not leave the child waiting for ever."""
+    roster = make_roster([key("a")], "spread")
+    with roster._lock:
+        child = os.fork()
+        if child == 0:
+            roster.forget()
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_home_key_is_the_single_key_or_the_first() -> None:

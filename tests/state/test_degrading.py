@@ -74,6 +74,37 @@ async def test_degraded_is_told(both: Both) -> None:
     assert not both.state.degraded
 
 
+@pytest.mark.parametrize("method", ["snapshot", "owner", "refusals", "settle"])
+async def test_what_proves_nothing_does_not_end_it(both: Both, method: str) -> None:
+    """A server that refuses to write can be read, and be sent what nobody waits for."""
+    shared = await both.door.lend(A)
+    both.shared.cut("acquire", "check", "book")
+    await both.door.lend(A)
+    for _ in range(3):
+        both.clock.advance(PAUSE_S)
+        if method == "settle":
+            await both.door.settle(shared)
+        elif method == "owner":
+            await both.door.owner("files/a")
+        else:
+            getattr(both.state, method)(*([[A]] if method == "snapshot" else []))
+        assert both.state.degraded
+
+
+async def test_a_read_that_looks_finds_out_that_it_is_back(both: Both) -> None:
+    """Whoever only asks for the health of keys is not told for ever that nobody is there."""
+    both.shared.cut()
+    await both.door.lend(A)
+    both.mend()
+    both.state.snapshot([A])
+    assert not both.state.degraded
+    both.shared.cut()
+    await both.door.lend(A)
+    both.mend()
+    await both.door.owner("files/a")
+    assert not both.state.degraded
+
+
 async def test_a_cancelled_look_is_no_failure(clock: FakeClock) -> None:
     """A task that is cancelled while it waits says nothing of the server."""
     state, shared = degrading(clock.time)

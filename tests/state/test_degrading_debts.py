@@ -27,6 +27,7 @@ async def test_each_lease_is_settled_with_who_lent_it(both: Both) -> None:
     both.shared.cut()
     own = await both.door.lend(A)
     both.mend()
+    await both.door.settle(await both.door.lend(B))
     both.shared.asked.clear()
     await both.door.settle(own, used(3))
     assert both.shared.asked == []
@@ -144,6 +145,34 @@ async def test_a_state_that_lost_its_memory_is_told_all(both: Both) -> None:
     await both.door.lend(C)
     assert await both.other.granted(FIVE) == 1
     assert await both.other.granted(day) == 46
+
+
+async def test_a_probe_that_ends_meanwhile_is_told(both: Both) -> None:
+    """Its success counts, and others need not wait for its lease to run out."""
+    await both.door.fails(C, failed(Scope.KEY, both.clock.time() + 5))
+    both.clock.advance(5)
+    probe = await both.door.lend(C)
+    assert await both.other.refused(C) == {"c": "probe"}
+    both.shared.cut()
+    await both.door.lend(A)
+    await both.door.settle(probe, used(9))
+    both.mend()
+    await both.door.lend(A)
+    assert not (await both.other.lend(C)).probe
+
+
+async def test_however_much_was_used_all_of_it_is_told(both: Both) -> None:
+    """1,200 spent days are no fewer after a server came back empty."""
+    keys = [key(f"k{n}", Limits(rpd=1)) for n in range(1_200)]
+    for one in keys:
+        await both.door.lend(one)
+    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
+    both.shared.cut("acquire")
+    await both.door.lend(A)
+    both.mend()
+    await both.door.lend(A)
+    known = both.shared.inner.snapshot(keys)
+    assert {health.used[0].requests_day for health in known.values()} == {1}
 
 
 async def test_a_long_outage_fills_no_minute_afterwards(both: Both) -> None:

@@ -160,6 +160,23 @@ def test_a_forked_child_has_a_lock_of_its_own(state: MemoryState) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_waits_for_no_call_of_its_parent(
+    state: MemoryState, clock: FakeClock
+) -> None:
+    """What is under way at the fork ends in the parent: it holds no place and no turn here."""
+    one, probed = key("one", Limits(max_concurrency=1)), key("probed")
+    state.settle(lend(state, probed), failed(Scope.KEY, clock.time() + 5))
+    clock.advance(5)
+    assert lend(state, one)
+    assert lend(state, probed).probe
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if lend(state, one) and lend(state, probed).probe else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_without_forks_nothing_is_registered(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:

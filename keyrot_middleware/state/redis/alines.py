@@ -202,7 +202,7 @@ class AsyncLines:
         error = answer.exception() or answer.result()
         if isinstance(error, ResponseError):
             self._spawn(self._post_again(call, line, error))
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception) and line.open:  # else the next question finds out itself
             self._failed = error
 
     async def _post_again(self, call: Call, line: AsyncLine, reply: ResponseError) -> None:

@@ -9,11 +9,9 @@ Whatever goes wrong is raised as `RedisTrouble`: to go on without the server is 
 
 from __future__ import annotations
 
-import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from ...core.model import CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
@@ -31,6 +29,8 @@ from .place import read_place
 from .route import Route
 from .scripts import script
 from .survey import survey
+from .trouble import RedisTrouble
+from .unheard import Unheard, words
 
 __all__ = ["RedisState"]
 
@@ -76,8 +76,8 @@ class RedisState(State):
         self._lines = Lines(self._route)
         self._loops = Loops(self._route)
         self._offers, self._midnights = Offers(self._base), codec.Midnights()
-        self._buckets, self._epochs = Buckets(), Epochs()
-        self._ids = _lease_ids()
+        self._buckets, self._epochs, self._unheard = Buckets(), Epochs(), Unheard()
+        self._ids = codec.lease_ids()
         weakref.finalize(self, self._lines.close)  # at the interpreter's exit too
         after_fork(self, RedisState.renew)
 
@@ -88,7 +88,12 @@ class RedisState(State):
             RedisTrouble: The server did not answer, or refused.
         """
         lease_id, call = self._acquire(info, shortlist, spread)
-        return self._acquired(self._lines.call(call), info, shortlist, lease_id)
+        try:
+            reply = self._lines.call(call)
+        except RedisTrouble:
+            self._unheard.note(lease_id, shortlist)
+            raise
+        return self._acquired(reply, info, shortlist, lease_id)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease*; see `State.settle`.
@@ -104,7 +109,7 @@ class RedisState(State):
         if codec.plain(lease, outcome, names):
             self._lines.post(call)
             return None
-        return _until(self._lines.call(call))
+        return codec.until_of(self._lines.call(call))
 
     def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`.
@@ -127,7 +132,12 @@ class RedisState(State):
             if isinstance(granted, Lease):
                 await lines.call(self._settle(granted, Outcome(Kind.UNSENT), ()))
 
-        return self._acquired(await lines.call(call, orphan), info, shortlist, lease_id)
+        try:
+            reply = await lines.call(call, orphan)
+        except RedisTrouble:
+            self._unheard.note(lease_id, shortlist)
+            raise
+        return self._acquired(reply, info, shortlist, lease_id)
 
     async def asettle(
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
@@ -138,7 +148,7 @@ class RedisState(State):
         if codec.plain(lease, outcome, names):
             await self._loops.lines().post(call)
             return None
-        return _until(await self._loops.lines().call(call))
+        return codec.until_of(await self._loops.lines().call(call))
 
     async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Do what `owner` does, without blocking the loop."""
@@ -182,10 +192,17 @@ class RedisState(State):
             RedisTrouble: It cannot be, or does not answer.
         """
         self._epochs.note(self._lines.ask(self._note())[-1])
+        if asked := self._unheard.all():
+            self._lines.call(self._call("release", words(self._base, asked)))
+            self._unheard.told(asked)
 
     async def acheck(self) -> None:
         """Do what `check` does, without blocking the loop."""
-        self._epochs.note((await self._loops.lines().ask(self._note()))[-1])
+        lines = self._loops.lines()
+        self._epochs.note((await lines.ask(self._note()))[-1])
+        if asked := self._unheard.all():
+            await lines.call(self._call("release", words(self._base, asked)))
+            self._unheard.told(asked)
 
     def book(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Count what was sent without asking; see `State.book`.
@@ -279,13 +296,5 @@ class RedisState(State):
 
     def renew(self) -> None:
         """Give other ids in a forked child: these are its parent's."""
-        self._ids = _lease_ids()
-
-
-def _until(reply: Any) -> float | None:
-    return None if reply is None else float(reply)
-
-
-def _lease_ids() -> Iterator[str]:
-    begin = secrets.token_hex(6)
-    return map((begin + "-{}").format, count())
+        self._ids = codec.lease_ids()
+        self._unheard.forget()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import count
 from math import inf
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ __all__ = [
     "cooldowns_of",
     "granted",
     "health_of",
+    "lease_ids",
     "lease_words",
     "owner_of",
     "plain",
@@ -39,6 +42,7 @@ __all__ = [
     "stored_name",
     "tell",
     "text",
+    "until_of",
     "verdict_words",
 ]
 
@@ -155,10 +159,11 @@ def plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
     """Tell whether nobody needs to know that a settle was booked before going on.
 
     An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
-    may do so by another connection.
+    may do so by another connection. Of a probe everybody waits to hear.
     """
-    held = isinstance(lease.books, Booking) and lease.books.held
-    return outcome.kind is Kind.SUCCESS and outcome.verdict is None and not names and not held
+    waited_for = lease.probe or (isinstance(lease.books, Booking) and lease.books.held)
+    success = outcome.kind is Kind.SUCCESS and outcome.verdict is None
+    return success and not names and not waited_for
 
 
 def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
@@ -197,6 +202,17 @@ def owner_of(records: Iterable[bytes | None]) -> tuple[str, str] | None:
             key_id, project = json.loads(record)
             return key_id, project
     return None
+
+
+def until_of(reply: bytes | None) -> float | None:
+    """Read until when a scope rests."""
+    return None if reply is None else float(reply)
+
+
+def lease_ids() -> Iterator[str]:
+    """Make ids that no other process makes."""
+    begin = secrets.token_hex(6)
+    return map((begin + "-{}").format, count())
 
 
 def behind_by(server: float, client: float) -> float:

@@ -19,6 +19,7 @@ from ...forks import after_fork
 from .calls import MOST_TRIES, Call, packed
 from .dial import Dial
 from .line import Line
+from .place import Address
 from .route import Advice, Route
 from .trouble import RedisTrouble
 
@@ -186,9 +187,18 @@ class Lines:
             raise self._broken(line, error) from error
         return line
 
+    def _drop(self, address: Address) -> None:
+        """Hang up the idle lines to a server that failed: each would fail its next user as well."""
+        for line in tuple(self._idle):
+            if line.address == address:
+                with suppress(ValueError):  # another thread has taken it
+                    self._idle.remove(line)
+                    line.hang_up()
+
     def _broken(self, line: Line, error: Exception) -> RedisTrouble:
         """Close a line after a failure; a server that does not answer is not relied on."""
         line.hang_up()
         if not isinstance(error, ResponseError):
             self._route.lost(line.address)
+            self._drop(line.address)
         return RedisTrouble(str(self._route.place), error)

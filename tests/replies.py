@@ -53,6 +53,15 @@ def day() -> Failed:
     return spent("PerDay", "2s")
 
 
+def outgrown(limit: int = 1_000) -> Failed:
+    """Give the 429 of a minute's input tokens, of which there are no more than *limit* in all."""
+    violation = {"quotaId": "GenerateContentInputTokensPerMinute", "quotaValue": str(limit)}
+    kind = "type.googleapis.com/google.rpc."
+    quota = {"@type": f"{kind}QuotaFailure", "violations": [violation]}
+    named = {"@type": f"{kind}RetryInfo", "retryDelay": "9s"}
+    return failure(429, "You exceeded your current quota", quota, named)
+
+
 def capacity() -> Failed:
     """Give the 429 that names neither time nor quota."""
     return failure(429, "Resource has been exhausted (e.g. check quota).")

@@ -94,10 +94,10 @@ class Told(NamedTuple):
             rpd=self._least("requests", "perday"),
         )
 
-    def input_limit(self) -> int | None:
-        """Tell the least limit of input tokens that was overrun, minute or day."""
-        told = [q.limit for q in self.quotas if "inputtoken" in q.name and q.limit is not None]
-        return min(told, default=None)
+    def outgrown_by(self, tokens: int) -> bool:
+        """Tell whether so many input tokens are more than a whole limit that was overrun."""
+        limits = [quota.limit for quota in self.quotas if "inputtoken" in quota.name]
+        return any(limit and tokens > limit for limit in limits)
 
     def _least(self, *words: str) -> int | None:
         """Find a limit; batches and regions count apart, and 0 is no pace but a refusal."""

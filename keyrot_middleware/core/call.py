@@ -43,6 +43,8 @@ class Call:
     """Keys out of service whose store was asked for another value."""
     refreshed: set[str] = field(default_factory=set)
     """Keys whose value was replaced during this call; once each."""
+    outgrown: set[str | None] = field(default_factory=set)
+    """Tiers of which a key's whole limit was smaller than the request."""
     retries: int = 0
     waited_s: float = 0.0
     sends: int = 0

@@ -266,6 +266,7 @@ def classify(facts: Facts, info: CallInfo, now: float) -> Verdict:
 def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
     until = rule.until(told, now)
     of_a_model = info.metered and bool(info.model or told.bucket)
+    outgrown = told.outgrown_by(info.tokens)
     return Verdict(
         rule.name,
         told.code,
@@ -276,11 +277,12 @@ def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
         retry=rule.retry,
         max_retries=rule.max_retries,
         max_rotations=rule.max_rotations,
-        wait=rule.wait and not _in_vain(until, told, info, now),
+        wait=rule.wait and not outgrown and (until is None or until - now <= LONG_S),
         sent=rule.sent,
         bucket=told.bucket if of_a_model else None,
         learned=told.limits if of_a_model else NO_LIMITS,
         same_tier=rule.same_tier,
+        outgrown=outgrown,
     )
 
 
@@ -289,13 +291,6 @@ def _narrowed(rule: Rule, info: CallInfo) -> Scope:
     if rule.scope not in OF_A_MODEL:
         return rule.scope
     return Scope.NONE if info.verb in PLAIN or rule.codes != _QUOTA else Scope.KEY_VERB
-
-
-def _in_vain(until: float | None, told: Told, info: CallInfo, now: float) -> bool:
-    """Tell whether waiting cannot help: too long, or the request outgrows the whole limit."""
-    limit = told.input_limit()
-    too_large = limit is not None and info.tokens > limit
-    return too_large or (until is not None and until - now > LONG_S)
 
 
 def describe(verdict: Verdict) -> str:

@@ -239,7 +239,11 @@ def _replaced(call: Call) -> Generator[Command, Any, bool]:
 def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:
     until = verdict.until if verdict.named and verdict.wait and verdict.until is not None else inf
     call.excluded[lease.key_id] = until
-    if not verdict.same_tier:
+    # Our count of tokens is an estimate: that a request is too large two keys must say.
+    too_large = verdict.outgrown and lease.tier in call.outgrown
+    if verdict.outgrown:
+        call.outgrown.add(lease.tier)
+    if too_large or not verdict.same_tier:
         for key in call.roster.keys.values():
             if key.tier == lease.tier:
                 call.excluded[key.key_id] = inf

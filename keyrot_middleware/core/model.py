@@ -175,6 +175,8 @@ class Verdict:
     """Limits told by `quotaValue`."""
     same_tier: bool = True
     """False: only a key of another tier can help (location refused)."""
+    outgrown: bool = False
+    """By our count the request is larger than a whole limit, and so than each key's of its tier."""
 
 
 class Kind(StrEnum):

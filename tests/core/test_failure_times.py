@@ -78,13 +78,19 @@ def test_request_larger_than_the_limit_does_not_wait(tokens: int, wait: bool) ->
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
     info = CallInfo("gemini-2.5-flash", "generateContent", tokens=tokens)
     verdict = classify(Facts(429, body), info, NOW)
-    assert (verdict.failure, verdict.wait) == ("quota_minute", wait)
+    assert (verdict.failure, verdict.wait, verdict.outgrown) == ("quota_minute", wait, not wait)
     assert (verdict.bucket, verdict.learned) == ("gemini-2.5-flash", Limits(tpm=250_000))
 
 
 def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:
     """Tokens are compared with limits of tokens only."""
     assert over_quota(g.FREE_RPM, "9s").wait is True
+
+
+def test_a_limit_of_zero_is_not_outgrown() -> None:
+    """It says that the model is not offered, whatever the request's size."""
+    verdict = classify(Facts(429, g.LIMIT_ZERO), CALL, NOW)
+    assert (verdict.failure, verdict.outgrown) == ("limit_zero", False)
 
 
 def test_spending_cap_ends_with_its_month() -> None:

@@ -15,6 +15,7 @@ from replies import (
     invalid,
     lost,
     minute,
+    outgrown,
 )
 from rig import INFO, Rig, key, three
 
@@ -104,6 +105,29 @@ def test_a_refused_place_asks_one_key_of_another_tier() -> None:
     rig.will("paid0", far())
     rig.failing()
     assert rig.sent[2:] == ["free0", "paid0"]
+
+
+@pytest.mark.parametrize("tier", ["free", None])
+def test_a_request_larger_than_the_limit_is_tried_with_two_keys_of_a_tier(tier: str | None) -> None:
+    """Our count is an estimate, so a second key is asked; then only another tier can help."""
+    free, paid = (key(f"f{number}", tier=tier) for number in range(6)), key("paid", tier="paid")
+    rig = Rig(*free, paid, strategy="fill")
+    for number in range(6):
+        rig.will(f"f{number}", outgrown())
+    assert rig.call(INFO._replace(tokens=5_000)) == "answer"
+    assert (rig.sent, rig.slept) == (["f0", "f1", "paid"], [])
+    rig.script.clear()
+    assert rig.call() == "answer"
+    assert rig.sent[-1] == "f2", "the others of the tier do not rest"
+
+
+def test_a_request_that_only_one_key_says_is_too_large_goes_on() -> None:
+    """The second key of the tier serves, or has no room just now: then the third is asked."""
+    rig = Rig(*(key(f"f{number}", tier="free") for number in range(4)), strategy="fill")
+    rig.will("f0", outgrown())
+    rig.will("f1", minute("9s"))
+    assert rig.call(INFO._replace(tokens=5_000)) == "answer"
+    assert rig.sent == ["f0", "f1", "f2"]
 
 
 def test_a_replaced_secret_is_used_at_once_but_only_once() -> None:

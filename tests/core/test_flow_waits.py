@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from replies import OK, capacity, day, far, invalid, minute
+from replies import OK, capacity, day, far, invalid, minute, outgrown
 from rig import INFO, Rig, key
 
 from keyrot_middleware.core.commands import Sleep
@@ -75,14 +75,7 @@ def test_too_long_a_day_or_a_guess_is_never_waited_for(fault: Any) -> None:
 def test_a_request_larger_than_the_limit_is_not_waited_for() -> None:
     """The next minute would be too small as well."""
     rig = Rig(key("a"))
-    violation = {"quotaId": "GenerateContentInputTokensPerMinute-FreeTier", "quotaValue": "1000"}
-    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "9s"}
-    reply = minute("9s")
-    reply.facts.body["error"]["details"] = [
-        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]},
-        retry,
-    ]
-    rig.will("a", reply)
+    rig.will("a", outgrown(1_000))
     rig.failing(INFO._replace(tokens=5_000))
     assert (rig.sent, rig.slept) == (["a"], [])
 

@@ -67,6 +67,11 @@ def capacity() -> Failed:
     return failure(429, "Resource has been exhausted (e.g. check quota).")
 
 
+def no_room() -> Failed:
+    """Give the 429 of a project that may not store cached content."""
+    return failure(429, "TotalCachedContentStorageTokensPerModelFreeTier limit exceeded: limit=0")
+
+
 def invalid() -> Failed:
     """Give the 400 of a key that is none."""
     return failure(400, "API key not valid. Please pass a valid API key.")

@@ -33,7 +33,6 @@ from .commands import (
     Failed,
     Now,
     Opened,
-    Owner,
     Refresh,
     Relay,
     Send,
@@ -55,6 +54,7 @@ from .model import (
     Usage,
     Verdict,
 )
+from .pinned import may_leave, owners
 from .roster import Shortlist
 
 __all__ = ["Call", "Exhausted", "call_flow"]
@@ -67,9 +67,6 @@ JITTER_S = 0.5
 OVERLOADED = "overloaded"
 """The failure class that is about the whole model."""
 
-ONE_KEY = ("continuation:", "page:")
-"""All hops of one answer, and all pages of one list, go with the very key of the first."""
-
 
 def call_flow(call: Call) -> Generator[Command, Any, Any]:
     """Carry one call through: commands out, replies in, the response returned.
@@ -81,18 +78,21 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
         Exhausted: Nothing was sent, since no key can serve.
         BaseException: The SDK's last exception, with a note per failed attempt.
     """
-    fixed = (yield from _owners(call)) if call.info.pinned else None
-    spread = call.roster.spread and fixed is None
+    fixed = (yield from owners(call)) if call.info.pinned else None
     while True:
         now, draw = call.moment or (yield Now())
         call.moment = None
         blocks: dict[str, Block] = {}
+        spread = call.roster.spread and fixed is None
         for shortlist in _shortlists(call, fixed, now, draw):
             lease: Lease | Unavailable = yield Acquire(call.info, shortlist, spread)
             if isinstance(lease, Lease):
                 break
             _pass_by(call, fixed, lease, blocks)
         else:
+            if fixed is not None and may_leave(call, fixed, blocks):
+                fixed = None
+                continue
             none_free = _none_free(call, fixed, blocks, now)
             if (yield from _replaced(call)) or (yield from _wait(call, none_free)):
                 continue
@@ -106,19 +106,6 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
             raise _noted(call)  # its chunks went out: never restarted
         if not (yield from _go_on(call, lease)):
             raise _noted(call)
-
-
-def _owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
-    """Find whose stored things the call names; unknown and new ones are of its home project."""
-    home, names = call.home, call.info.resources
-    owner: tuple[str, str] | None = (yield Owner(names)) if names else None
-    key, project = home, home.project if home is not None else ""
-    if owner is not None:
-        key, project = call.roster.keys.get(owner[0]), owner[1]
-    one_key = any(name.startswith(ONE_KEY) for name in names)
-    same = () if one_key else call.roster.of_project(project)
-    fixed = ([key] if key is not None else []) + [k for k in same if k is not key]
-    return tuple(fixed) or ((home,) if home is not None else ())
 
 
 def _shortlists(

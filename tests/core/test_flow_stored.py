@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 from replies import (
+    MODEL,
     Chunks,
     invalid,
     minute,
+    no_room,
     overloaded,
 )
 from rig import INFO, STREAMED, Rig, key, three
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import HOME, Candidate, Usage
+from keyrot_middleware.core.model import HOME, CallInfo, Candidate, Limits, Usage
 
 
 class TestStreams:
@@ -134,3 +136,83 @@ class TestStoredThings:
         error = rig.failing(self.FILE)
         assert isinstance(error, Exhausted)
         assert list(error.unavailable.blocks) == ["b"]
+
+
+class TestNewCaches:
+    """A cache is made elsewhere where its home project has no room for any."""
+
+    CACHE = CallInfo(MODEL, "cachedContents", pinned=True, repeatable=False, metered=False)
+    STRANGER = Candidate(f"{HOME}1234", f"{HOME}1234", f"{HOME}1234")
+
+    def homely(self) -> Rig:
+        """Make a pool whose home project, of a and b, has no room, beside two others."""
+        rig = Rig(key("a", project="p"), key("b", project="p"), key("c"), key("d"), strategy="fill")
+        rig.will("a", no_room())
+        return rig
+
+    def test_a_new_cache_goes_on_to_the_other_projects(self) -> None:
+        """At once, in the roster's order; the next one asks the home project no more."""
+        rig = self.homely()
+        rig.will("c", no_room())
+        assert [rig.call(self.CACHE, rig.roster.keys["a"]) for _ in range(2)] == ["answer"] * 2
+        assert (rig.sent, rig.slept) == (["a", "c", "d", "d"], [])
+
+    def test_it_is_used_where_it_was_made(self) -> None:
+        """Its owner is known, so that later calls go to that project."""
+        rig = self.homely()
+        rig.will("c", Done("answer", Usage(), ("cachedContents/x",)))
+        rig.call(self.CACHE, rig.roster.keys["a"])
+        rig.call(INFO._replace(pinned=True, resources=("cachedContents/x",)), rig.roster.keys["a"])
+        assert rig.sent == ["a", "c", "c"]
+
+    def test_a_home_key_that_is_not_the_pools_has_no_room_either(self) -> None:
+        """It is asked each time, since a stranger is never rested, and the pool after it."""
+        rig = self.homely()
+        stranger = self.STRANGER.key_id
+        rig.will(stranger, no_room(), no_room())
+        for _ in range(2):
+            rig.call(self.CACHE, self.STRANGER)
+        assert rig.sent == [stranger, "a", "c", stranger, "c"]
+
+    def test_other_keys_are_asked_evenly(self) -> None:
+        """With the strategy `spread` the least used of the others goes first."""
+        rig = Rig(key("a"), *(key(f"k{number}", Limits(rpm=9)) for number in range(3)))
+        rig.will("a", no_room())
+        for _ in range(3):
+            rig.call(self.CACHE, rig.roster.keys["a"])
+        assert sorted(rig.sent) == ["a", "k0", "k1", "k2"]
+
+    def test_where_no_project_has_room_the_last_error_comes_out(self) -> None:
+        """Then nothing is sent, and each key's reason is told."""
+        rig = self.homely()
+        last = no_room()
+        rig.will("c", no_room())
+        rig.will("d", last)
+        assert rig.failing(self.CACHE, rig.roster.keys["a"]) is last.error
+        error = rig.failing(self.CACHE, rig.roster.keys["a"])
+        assert isinstance(error, Exhausted)
+        reasons = {key_id: block.reason for key_id, block in error.unavailable.blocks.items()}
+        assert reasons == dict.fromkeys("abcd", "cache_storage")
+        assert rig.sent == ["a", "c", "d"]
+
+    @pytest.mark.parametrize(
+        "info",
+        [CACHE._replace(resources=("files/a",)), CACHE._replace(verb="batchGenerateContent")],
+        ids=["names a file", "is no cache"],
+    )
+    def test_what_belongs_to_its_project_stays_there(self, info: CallInfo) -> None:
+        """Another project cannot read the file, and nothing else is moved."""
+        rig = self.homely()
+        rig.will("b", no_room())
+        rig.failing(info, rig.roster.keys["a"])
+        assert set(rig.sent) <= {"a", "b"}
+
+    def test_a_home_that_fails_for_anything_else_is_not_left(self) -> None:
+        """A key that is refused may have room when it is replaced."""
+        rig = self.homely()
+        rig.script["a"].clear()
+        rig.will("a", invalid())
+        rig.will("b", no_room())
+        for _ in range(2):
+            rig.failing(self.CACHE, rig.roster.keys["a"])
+        assert rig.sent == ["a", "b"]

@@ -106,6 +106,23 @@ def test_a_caches_whole_life_is_with_one_key(gemini, three) -> None:
     assert set(keys_of(gemini)) == {"B"}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cache_is_made_where_there_is_room_for_one(mode, gemini, pool, connect) -> None:
+    """The free home project stores none: a paid one makes it and serves its uses."""
+    gemini.add_key("free", tier="free")
+    pool("free", "paid", strategy="fill")
+    client, asked = connect(), {"model": MODEL, "config": {"contents": "long text " * 4_000}}
+    for _ in range(2):
+        if mode.startswith("async"):
+            cache = run(client, lambda: client.aio.caches.create(**asked))
+        else:
+            cache = client.caches.create(**asked)
+    config = types.GenerateContentConfig(cached_content=cache.name)
+    assert ask(mode, client, config=config) == "ok from paid"
+    assert ask(mode, client) == "ok from free", "and what needs no cache goes on with the free one"
+    assert keys_of(gemini) == ["free", "paid", "paid", "paid", "free"]
+
+
 def test_a_batchs_whole_life_is_with_one_key(gemini, three) -> None:
     """Create, get, list, cancel; the files in it too."""
     job = three.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])

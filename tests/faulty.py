@@ -64,9 +64,9 @@ class Faulty(State):
         """Tell, or fail."""
         return self._do("owner", names)
 
-    def revive(self, key_id: str) -> None:
+    def revive(self, key_id: str, project: str = "") -> None:
         """Revive, or fail."""
-        self._do("revive", key_id)
+        self._do("revive", key_id, project)
 
     def reset(self, key: Candidate) -> None:
         """Reset, or fail."""

@@ -193,7 +193,8 @@ class Pool:
     def _revive(self, key_ids: Iterable[str]) -> None:
         for key_id in key_ids:
             self._renewed_at[key_id] = self.clock.time()
-            self.state.revive(key_id)
+            key = self.roster.keys.get(key_id)
+            self.state.revive(key_id, key.project if key is not None else "")
             self._said.pop(key_id, None)
             self.roster.forget()
 

@@ -82,10 +82,12 @@ class State(ABC):
         self.settle(_told_late(lease), Outcome(Kind.ABANDONED), names)
 
     @abstractmethod
-    def revive(self, key_id: str) -> None:
+    def revive(self, key_id: str, project: str = "") -> None:
         """Forget every cooldown that is about this key alone: it has a new value.
 
-        A failure of a lease granted before retires the key no more.
+        A failure of a lease granted before retires the key no more. The new value may be of another
+        project at Google's, so that a retirement without end of *project*, which is what the key's
+        is called here, is forgotten too; neither what ends by itself, nor the billing account's.
         """
 
     @abstractmethod

@@ -153,10 +153,10 @@ class DegradingState(State):
 
     # What is asked now and then ------------------------------------------------------------------
 
-    def revive(self, key_id: str) -> None:
-        """Forget every cooldown that is about this key alone; the shared state learns it later."""
-        self._local.revive(key_id)
-        self._ask_or_owe("revive", key_id)
+    def revive(self, key_id: str, project: str = "") -> None:
+        """Forget what rests this key for its old value; the shared state learns it later."""
+        self._local.revive(key_id, project)
+        self._ask_or_owe("revive", key_id, project)
 
     def reset(self, key: Candidate) -> None:
         """Forget everything that rests this key; the shared state learns it later."""

@@ -127,14 +127,16 @@ class MemoryState(State):
         with self._lock:
             return next((self._owners[name] for name in names if name in self._owners), None)
 
-    def revive(self, key_id: str) -> None:
-        """Forget every cooldown that is about this key alone."""
+    def revive(self, key_id: str, project: str = "") -> None:
+        """Forget every cooldown that is about this key alone, and its project's retirement."""
         with self._lock:
             self._revived[key_id] = self._revived.get(key_id, 0) + 1
-            mine = [name for name in self._cooldowns if name[1] in own_names(key_id)]
-            for name in mine:
+            own = own_names(key_id)
+            for name, cooldown in tuple(self._cooldowns.items()):
+                of_project = name[0].startswith("project") and name[1] == project
                 # A key without a project is its own, and so comes back from its retirement too.
-                if name[0].startswith("key") or self._cooldowns[name].until == inf:
+                retired = cooldown.until == inf and (of_project or name[1] in own)
+                if retired or (name[0].startswith("key") and name[1] in own):
                     del self._cooldowns[name]
 
     def reset(self, key: Candidate) -> None:

@@ -68,6 +68,17 @@ def test_a_key_replaced_in_its_store_serves_again() -> None:
     assert not rig.pool.refresh("unknown")
 
 
+def test_a_key_replaced_after_its_project_was_suspended_serves_again() -> None:
+    """The new value is of another project at Google's, whatever the project is called here."""
+    rig = Rig(key("a", project="web"), key("b", project="web"), strategy="fill")
+    rig.will("a", failure(403, "Permission denied: Consumer 'projects/1' has been suspended."))
+    rig.failing()
+    rig.shelf.values["a"] += "x"
+    assert rig.pool.refresh("a")
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "a"]
+
+
 def test_google_s_last_words_are_those_to_the_key_retired_last() -> None:
     """When all keys are retired, the error that comes out says what Google said of the last."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)

@@ -52,6 +52,22 @@ def test_a_value_that_is_there_already_goes_on_with_the_same_call(
     assert ask(mode, client) == "ok from A_new"
 
 
+def test_a_suspended_projects_key_that_is_replaced_serves_again(
+    gemini: FakeGemini, files: Files, connect: Callable[..., Any]
+) -> None:
+    """The new value is sent, although keys.json calls its project as it called the old one's."""
+    files.list({"key_id": "A", "project": "web"}, {"key_id": "B", "project": "other"})
+    files.put("A")
+    files.put("B")
+    files.install()
+    client = connect()
+    gemini.always("A", Reply.KEY_SUSPENDED)
+    assert [ask("sync", client) for _ in range(2)] == ["ok from B"] * 2
+    files.put("A", "A_new")
+    wait_for(lambda: ask("sync", client) == "ok from A_new")
+    assert gemini.sent("A") == 1
+
+
 def test_a_value_replaced_in_time_costs_no_failed_send(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

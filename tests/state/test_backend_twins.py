@@ -88,7 +88,7 @@ HISTORY = st.lists(
         st.tuples(st.just("settle"), st.integers(0, 9), OUTCOMES, NAMES),
         st.tuples(st.just("by hand"), st.sampled_from(KEYS), OUTCOMES, st.none()),
         st.tuples(st.just("pass"), STEPS, st.none(), st.none()),
-        st.tuples(st.just("revive"), st.sampled_from(KEYS), st.none(), st.none()),
+        st.tuples(st.just("revive"), st.sampled_from(KEYS), st.booleans(), st.none()),
         st.tuples(st.just("owner"), NAMES, st.none(), st.none()),
     ),
     min_size=20,
@@ -119,8 +119,8 @@ class Twins:
             case "pass":
                 self.clock.advance(one)
             case "revive":
-                self.memory.revive(one.key_id)
-                self.shared.revive(one.key_id)
+                for state in (self.memory, self.shared):
+                    state.revive(one.key_id, one.project if two else "")
             case "owner":
                 assert self.memory.owner(one) == self.shared.owner(one)
 

@@ -231,7 +231,7 @@ async def test_a_late_failure_of_the_old_value_does_not_retire_the_new_one(door:
 
 
 async def test_a_late_retirement_of_a_shared_project_counts_for_all_of_it(door: Door) -> None:
-    """A new value of one key does not bring a project back that others are in too."""
+    """What began with the old value says of others' project what any failure does."""
     late = await door.lend(A)
     door.state.revive("a")
     assert await door.settle(late, failed(Scope.PROJECT, inf)) == inf

@@ -98,6 +98,17 @@ async def test_a_key_brought_back_meanwhile_is_back_everywhere(both: Both, what:
     await both.other.lend(C)
 
 
+async def test_a_project_brought_back_meanwhile_is_back_everywhere(both: Both) -> None:
+    """The retirement that its key's new value ends here ends for all when the state is back."""
+    await both.door.fails(A, failed(Scope.PROJECT, inf))
+    both.shared.cut()
+    both.state.revive("a", "p")
+    await both.door.settle(await both.door.lend(B))
+    both.mend()
+    await both.door.lend(C)
+    await both.other.lend(A)
+
+
 async def test_a_failure_reported_by_hand_is_shared(both: Both) -> None:
     """A lease that nobody granted goes to the shared state as it is."""
     lease = Lease("c", "c", "c", "", "generateContent", 0, 0, at=0.0)

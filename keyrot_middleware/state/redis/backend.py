@@ -155,13 +155,13 @@ class RedisState(State):
         question = self._owner(names)
         return codec.owner_of((await self._loops.lines().ask([question]))[0]) if question else None
 
-    def revive(self, key_id: str) -> None:
-        """Forget every cooldown that is about this key alone; see `State.revive`.
+    def revive(self, key_id: str, project: str = "") -> None:
+        """Forget what rests this key for its old value; see `State.revive`.
 
         Raises:
             RedisTrouble: The server did not answer.
         """
-        self._lines.call(self._call("revive", (key_id,)))
+        self._lines.call(self._call("revive", (key_id, project)))
 
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown that keeps *key* from serving, those of its project as well.
@@ -170,7 +170,7 @@ class RedisState(State):
             RedisTrouble: The server did not answer.
         """
         also = (f"c:p:{key.project}", f"c:b:{key.billing_account}")
-        self._lines.call(self._call("revive", (key.key_id, *also)))
+        self._lines.call(self._call("revive", (key.key_id, "", *also)))
 
     def note_refusal(self, key_id: str, fingerprint: str) -> None:
         """Tell others with which value a key was refused; raises as `check` does."""

@@ -197,10 +197,11 @@ def _open_state(config: Config, clock: Clock) -> State:
     """Open the state; a REDIS_URL that is there for another purpose breaks nothing."""
     settings = config.settings
     more: dict[str, Any] = {"pool": settings.pool, "share": settings.degraded_share}
+    variable = config.state_variable
     try:
-        return open_state(config.state_url, config.policy, clock.time, **more)
+        return open_state(config.state_url, config.policy, clock.time, variable=variable, **more)
     except ConfigError as error:
-        if config.state_url == settings.state_url:
+        if variable != "REDIS_URL":
             raise
         _log.warning("REDIS_URL cannot be used, so each process counts for itself: %s", error)
         return open_state(settings.state_url, config.policy, clock.time, **more)

@@ -73,6 +73,11 @@ class Config:
     keys_seen: tuple[int, int, int] | None = None
     """Which version of it was read."""
 
+    @property
+    def state_variable(self) -> str:
+        """Tell which setting names the state."""
+        return "KEYROT_STATE_URL" if self.state_url == self.settings.state_url else "REDIS_URL"
+
 
 def load(**overrides: Any) -> Config:
     """Read all settings and keys.json once and check them.

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from ..core.policy import RetryPolicy
-from ..errors import ConfigError, MissingExtraError
+from ..errors import ConfigError
 from ..settings import STATE_SCHEMES
 from .base import State
 from .breaker import Breaker
 from .degrading import DegradingState
+from .library import load_redis
 from .memory import MemoryState
 from .mirror import Mirror
 
@@ -24,6 +25,7 @@ def open_state(
     *,
     pool: str = "default",
     share: float = 1.0,
+    variable: str = "KEYROT_STATE_URL",
 ) -> State:
     """Open the backend that *uri* names, as calls use it: one that is out of reach is no error.
 
@@ -34,12 +36,13 @@ def open_state(
         clock: Tells epoch seconds, for backends without a clock of their own.
         pool: The pool's name, which keeps its records apart from another's on the same server.
         share: Of each limit, what this process may use while a shared state is out of reach.
+        variable: Where *uri* stands, for messages.
 
     Raises:
         ConfigError: No backend has that scheme, or the URL is wrong.
-        MissingExtraError: The library that it needs is not installed.
+        MissingExtraError: A library that it needs is not installed.
     """
-    shared = open_shared(uri, policy, clock, pool=pool)
+    shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
     if shared is None:
         return MemoryState(policy, clock)
     state = DegradingState(shared, Mirror(policy, clock, share), Breaker(time.monotonic), pool)
@@ -48,29 +51,26 @@ def open_state(
 
 
 def open_shared(
-    uri: str, policy: RetryPolicy, clock: Callable[[], float], *, pool: str = "default"
+    uri: str,
+    policy: RetryPolicy,
+    clock: Callable[[], float],
+    *,
+    pool: str = "default",
+    variable: str = "KEYROT_STATE_URL",
 ) -> State | None:
     """Open a shared state bare, which raises whatever stands in its way; None for memory://.
 
     Raises:
         ConfigError: No backend has that scheme, or the URL is wrong.
-        MissingExtraError: The library that it needs is not installed.
+        MissingExtraError: A library that it needs is not installed.
     """
     scheme = uri.partition("://")[0]
     if scheme == "memory":
         return None
     if scheme in STATE_SCHEMES:
-        return _open_redis(uri, policy, clock, pool)
+        redis = load_redis(f"{variable}={scheme}://…")
+        redis.read_place(uri, variable)
+        state: State = redis.RedisState(uri, policy, clock, pool=pool)
+        return state
     allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
-    raise ConfigError(f"KEYROT_STATE_URL: no state backend for {scheme!r}://; allowed: {allowed}")
-
-
-def _open_redis(uri: str, policy: RetryPolicy, clock: Callable[[], float], pool: str) -> State:
-    try:
-        from .redis import RedisState  # noqa: PLC0415 - only who asks for it needs the extra
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "redis":
-            raise
-        wanted_by = f"KEYROT_STATE_URL={uri.partition('://')[0]}://…"
-        raise MissingExtraError(wanted_by=wanted_by, package="redis", extra="redis") from None
-    return RedisState(uri, policy, clock, pool=pool)
+    raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")

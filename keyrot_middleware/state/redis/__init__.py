@@ -10,7 +10,8 @@ lines.py     connections for threads, which dial.py opens; alines.py and adial.p
 from __future__ import annotations
 
 from .backend import RedisState
+from .dial import check_library
 from .place import SCHEMES, Place, read_place
 from .trouble import RedisTrouble
 
-__all__ = ["SCHEMES", "Place", "RedisState", "RedisTrouble", "read_place"]
+__all__ = ["SCHEMES", "Place", "RedisState", "RedisTrouble", "check_library", "read_place"]

@@ -9,12 +9,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from .calls import connection, master_of
+from .calls import connection, master_of, packed, reader
 from .line import Line
-from .place import Address
+from .place import Address, Place
 from .route import Route
 
-__all__ = ["Dial"]
+__all__ = ["Dial", "check_library"]
 
 
 class Dial:
@@ -59,3 +59,16 @@ class Dial:
         place, never = self._route.place, Retry(NoBackoff(), 0)
         limit = {"socket_timeout": place.timeout_s}
         return connection(redis_connection, never, place, address, **limit, **options)
+
+
+def check_library() -> None:
+    """Do what needs a library that is new enough; nothing is connected.
+
+    Raises:
+        TypeError: It knows no such argument.
+        AttributeError: It has no such name.
+    """
+    host = ("localhost", 0)
+    Dial(Route(Place("one", (host,))))._connection(host, db=0)
+    packed(("PING",))
+    reader()

@@ -64,8 +64,12 @@ class Place:
         return f"{scheme}://{nodes}" + (f"/{self.master}" if self.master else "")
 
 
-def read_place(url: str) -> Place:
+def read_place(url: str, variable: str = "KEYROT_STATE_URL") -> Place:
     """Read a Redis URL.
+
+    Args:
+        url: The URL.
+        variable: Where it stands, for messages.
 
     Raises:
         ConfigError: What is wrong, without any password, and what is allowed.
@@ -77,7 +81,7 @@ def read_place(url: str) -> Place:
         what = str(error) if isinstance(error, _WrongUrlError) else "it cannot be read"
         scheme = url.partition("://")[0] if "://" in url else "…"
         raise ConfigError(
-            f"KEYROT_STATE_URL ({scheme}://…): {what}. Allowed: "
+            f"{variable} ({scheme}://…): {what}. Allowed: "
             "redis://[user:password@]host:6379/0, rediss://…, unix:///path/to/socket, "
             "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/master-name/0."
         ) from None

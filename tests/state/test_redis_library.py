@@ -1,0 +1,67 @@
+"""A state in Redis without its libraries, or with ones that are too old."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from types import ModuleType
+
+import pytest
+
+from keyrot_middleware.compose import open_pool
+from keyrot_middleware.config import load
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.drive.pool import SystemClock
+from keyrot_middleware.errors import ConfigError, MissingExtraError
+from keyrot_middleware.state import open_state
+
+
+@pytest.fixture(params=["no hiredis", "no redis.asyncio", "no argument", "no name"])
+def complaint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Take something away that the libraries should have; give what is said of it."""
+    if request.param == "no argument":
+        monkeypatch.setattr(redis_py("redis.connection"), "Connection", lambda host, port: None)
+        return "unexpected keyword argument"
+    if request.param == "no name":
+        monkeypatch.delattr(redis_py("hiredis"), "pack_command")
+        return "has no attribute 'pack_command'"
+    for name in [n for n in sys.modules if ".state.redis" in n]:
+        monkeypatch.delitem(sys.modules, name)
+    if request.param == "no hiredis":
+        monkeypatch.setitem(sys.modules, "hiredis", None)
+        return "needs the package 'hiredis', which is not installed"
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    return "cannot use the installed redis "
+
+
+def redis_py(name: str) -> ModuleType:
+    """Import a module of the library."""
+    return importlib.import_module(name)
+
+
+def test_a_library_that_cannot_be_used_is_named_with_what_to_install(complaint: str) -> None:
+    """Which package, which version where there is one, and the line for pip; no password."""
+    with pytest.raises(ConfigError) as caught:
+        open_state("redis://:hunter2@localhost", RetryPolicy(), time.time)
+    said = str(caught.value)
+    assert said.startswith("KEYROT_STATE_URL=redis://… ")
+    assert complaint in said
+    assert "'keyrot-middleware[redis]'" in said
+    assert "hunter2" not in said
+    assert isinstance(caught.value, MissingExtraError) == ("not installed" in complaint)
+
+
+def test_a_redis_url_of_the_program_breaks_nothing_without_the_library(
+    complaint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """REDIS_URL may be there for another purpose: a warning, and each process for itself."""
+    monkeypatch.setenv("REDIS_URL", "redis://:hunter2@localhost")
+    pool = open_pool(load(keys=["FAKE-one"]), SystemClock())
+    assert pool is not None
+    assert pool.state.instant
+    pool.close()
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("REDIS_URL cannot be used, so each process counts for itself: REDIS_URL")
+    assert complaint in said
+    assert "hunter2" not in caplog.text

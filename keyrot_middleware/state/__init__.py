@@ -69,7 +69,7 @@ def open_shared(
         return None
     if scheme in STATE_SCHEMES:
         redis = load_redis(f"{variable}={scheme}://…")
-        redis.read_place(uri, variable)
+        redis.check_place(uri, variable)
         state: State = redis.RedisState(uri, policy, clock, pool=pool)
         return state
     allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)

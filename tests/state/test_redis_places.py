@@ -86,6 +86,19 @@ def test_a_url_says_where_and_how(
         ("redis+sentinel://:secret@host", "what the sentinels call the master"),
         ("redis+other://:secret@host", "no state backend for"),
         ("unix://:secret@", "names no socket"),
+        ("redis://:secret@a..b", "cannot be read"),
+        (
+            "redis://:secret@host?ssl_cert_reqs=none",
+            "ssl_cert_reqs is for TLS, which has rediss://",
+        ),
+        ("unix://:secret@/s?ssl_keyfile=/k", "ssl_keyfile is for TLS"),
+        (
+            "rediss://:secret@host?ssl_cert_reqs=maybe",
+            "'maybe', and may be required, optional, none",
+        ),
+        ("rediss://:secret@host?ssl_keyfile=/k", "ssl_keyfile needs ssl_certfile"),
+        ("rediss+sentinel://:secret@s/m?ssl_ca_certs=/none/ca.pem", "ssl_ca_certs cannot be read"),
+        ("rediss://:secret@host?ssl_certfile=/none/c.pem", "'/none/c.pem': No such file"),
     ],
 )
 def test_a_wrong_url_is_refused_without_telling_its_password(url: str, complaint: str) -> None:
@@ -102,6 +115,21 @@ def test_a_place_shows_no_credentials() -> None:
         place = read_place(url)
         assert not {"me", "pw1", "pw2"} & set(str(place).replace("/", ":").split(":"))
         assert "pw" not in repr(place)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h:1", "rediss://h:1", "rediss+cluster://h:1", "rediss+sentinel://h:1/m"]
+)
+def test_a_place_says_whether_it_is_over_tls(url: str) -> None:
+    """In the log stands the scheme that stood in the URL."""
+    assert str(read_place(url)) == url
+
+
+def test_a_refusal_names_the_variable_in_which_the_url_stands() -> None:
+    """REDIS_URL is not blamed on KEYROT_STATE_URL."""
+    for url in ("redis://h?retry=yes", "rediss://h?ssl_ca_certs=/none/ca.pem", "other://h"):
+        with pytest.raises(ConfigError, match=r"^REDIS_URL\b"):
+            open_shared(url, RetryPolicy(), time.time, variable="REDIS_URL")
 
 
 def test_a_unix_socket_serves(tmp_path: Path) -> None:

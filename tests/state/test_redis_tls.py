@@ -7,14 +7,14 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from doors import Asked, Awaited
 from rig import key
-from servers import server
+from servers import Server, sentinel_of, server
 
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisTrouble
@@ -35,34 +35,45 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def port(certificate: Path) -> Iterator[int]:
-    """Stand in front of the shared server, with TLS."""
+def secured(certificate: Path) -> Iterator[Callable[[int], int]]:
+    """Stand in front of servers, with TLS; give the port there."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with socket.create_server(("127.0.0.1", 0)) as front:
-        threading.Thread(target=_serve, args=(front, context), daemon=True).start()
-        yield front.getsockname()[1]
+    with ExitStack() as fronts:
+
+        def stand(behind: int) -> int:
+            front = fronts.enter_context(socket.create_server(("127.0.0.1", 0)))
+            threading.Thread(target=_serve, args=(front, context, behind), daemon=True).start()
+            return int(front.getsockname()[1])
+
+        yield stand
 
 
-def _serve(front: socket.socket, context: ssl.SSLContext) -> None:
+@pytest.fixture
+def port(secured: Callable[[int], int]) -> int:
+    """Stand in front of the shared server."""
+    return secured(server("valkey").port)
+
+
+def _serve(front: socket.socket, context: ssl.SSLContext, behind: int) -> None:
     while True:
         try:
             plain, _ = front.accept()
         except OSError:
             return
         with suppress(OSError):
-            threading.Thread(target=_join, args=(plain, context), daemon=True).start()
+            threading.Thread(target=_join, args=(plain, context, behind), daemon=True).start()
 
 
-def _join(plain: socket.socket, context: ssl.SSLContext) -> None:
+def _join(plain: socket.socket, context: ssl.SSLContext, behind: int) -> None:
     with (
         suppress(OSError),
         context.wrap_socket(plain, server_side=True) as client,
-        socket.create_connection(("127.0.0.1", server("valkey").port)) as behind,
+        socket.create_connection(("127.0.0.1", behind)) as inner,
     ):
         while question := client.recv(65536):
-            behind.sendall(question)
-            client.sendall(behind.recv(65536))
+            inner.sendall(question)
+            client.sendall(inner.recv(65536))
 
 
 async def test_a_trusted_certificate_serves(port: int, certificate: Path) -> None:
@@ -80,4 +91,36 @@ async def test_an_unknown_certificate_is_trouble(port: int) -> None:
     state = RedisState(f"rediss://127.0.0.1:{port}/0?socket_timeout=5", RetryPolicy(), pool="tls")
     for door in (Asked(state), Awaited(state)):
         with pytest.raises(RedisTrouble, match="certificate verify failed"):
+            await door.lend(key("a"))
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs={}", "ssl_cert_reqs=none"])
+async def test_sentinels_are_spoken_to_with_the_same_certificates(
+    secured: Callable[[int], int],
+    certificate: Path,
+    option: str,
+    valkey: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A private authority signs for sentinels and servers alike, sync and async."""
+    for module in ("dial", "adial"):  # the sentinel knows nothing of the proxy
+        told = ("127.0.0.1", secured(valkey.port))
+        path = f"keyrot_middleware.state.redis.{module}.master_of"
+        monkeypatch.setattr(path, lambda reply, place, told=told: told if reply else None)
+    with sentinel_of(valkey) as sentinel:
+        url = f"rediss+sentinel://127.0.0.1:{secured(sentinel.port)}/main/0?socket_timeout=5"
+        for kind in (Asked, Awaited):
+            state = RedisState(f"{url}&{option.format(certificate)}", RetryPolicy(), pool="tls")
+            door = kind(state)
+            await door.settle(await door.lend(key("a")))
+            await state.aclose()
+
+
+async def test_a_file_that_is_no_certificate_is_trouble(port: int, tmp_path: Path) -> None:
+    """What the file holds is seen at the connection; that is an error of ours too."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+    url = f"rediss://127.0.0.1:{port}/0?socket_timeout=5&ssl_ca_certs={tmp_path / 'ca.pem'}"
+    state = RedisState(url, RetryPolicy(), pool="tls")
+    for door in (Asked(state), Awaited(state)):
+        with pytest.raises(RedisTrouble):
             await door.lend(key("a"))

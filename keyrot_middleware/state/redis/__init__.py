@@ -3,7 +3,7 @@
 backend.py   the state itself: what to ask the scripts, and what their answers mean
 codec.py     between our values and the words that the scripts take and give
 scripts.py   the scripts of ../lua, by the name that the server knows them by
-place.py     what a URL says; route.py: which server that is just now
+place.py     what a URL says, tls.py of TLS; route.py: which server that is just now
 lines.py     connections for threads, which dial.py opens; alines.py and adial.py: for tasks
 """
 
@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from .backend import RedisState
 from .dial import check_library
-from .place import SCHEMES, Place, read_place
+from .place import SCHEMES, Place, check_place, read_place
 from .trouble import RedisTrouble
 
-__all__ = ["SCHEMES", "Place", "RedisState", "RedisTrouble", "check_library", "read_place"]
+__all__ = [
+    "SCHEMES",
+    "Place",
+    "RedisState",
+    "RedisTrouble",
+    "check_library",
+    "check_place",
+    "read_place",
+]

@@ -8,8 +8,9 @@
 
 `rediss+cluster://` and `rediss+sentinel://` exist too. The user and password are the data
 servers'; those of sentinels, where they have any, are the options `sentinel_username` and
-`sentinel_password`. Other options, after `?`: `db`, `client_name`, `socket_timeout` (seconds, 0.2),
-`ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` (`required` or `none`).
+`sentinel_password`. Other options, after `?`: `db`, `client_name`, `socket_timeout` (seconds, 0.2);
+and over TLS, for sentinels too, `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`
+(`required` or `none`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from ...errors import ConfigError
+from .tls import TLS_OPTIONS, of_tls, unreadable, wrong_tls
 
-__all__ = ["SCHEMES", "Address", "Place", "read_place"]
+__all__ = ["SCHEMES", "Address", "Place", "check_place", "read_place"]
 
 SCHEMES = (
     "redis",
@@ -37,7 +39,7 @@ Address = tuple[str, int]
 """Host and port; for a socket its path and 0."""
 
 TIMEOUT_S = 0.2
-_TEXTS = ("client_name", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
+_TEXTS = ("client_name", *TLS_OPTIONS)
 _SENTINEL = ("sentinel_username", "sentinel_password")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+)(?::(\d{1,5}))?")
 
@@ -60,7 +62,8 @@ class Place:
     def __str__(self) -> str:
         """Name the place as a URL without credentials."""
         nodes = ",".join(f"{host}:{port}" if port else host for host, port in self.nodes)
-        scheme = {"one": "redis", "unix": "unix"}.get(self.kind, f"redis+{self.kind}")
+        base = "rediss" if self.tls else "redis"
+        scheme = {"one": base, "unix": "unix"}.get(self.kind, f"{base}+{self.kind}")
         return f"{scheme}://{nodes}" + (f"/{self.master}" if self.master else "")
 
 
@@ -79,12 +82,27 @@ def read_place(url: str, variable: str = "KEYROT_STATE_URL") -> Place:
         return _read(parts, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query))))
     except ValueError as error:
         what = str(error) if isinstance(error, _WrongUrlError) else "it cannot be read"
-        scheme = url.partition("://")[0] if "://" in url else "…"
-        raise ConfigError(
-            f"{variable} ({scheme}://…): {what}. Allowed: "
-            "redis://[user:password@]host:6379/0, rediss://…, unix:///path/to/socket, "
-            "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/master-name/0."
-        ) from None
+        raise _refusal(url, variable, what) from None
+
+
+def check_place(url: str, variable: str) -> None:
+    """Refuse a Redis URL that is wrong, or names a file that cannot be read here.
+
+    Raises:
+        ConfigError: As `read_place`.
+    """
+    what = unreadable(read_place(url, variable).options)
+    if what:
+        raise _refusal(url, variable, what)
+
+
+def _refusal(url: str, variable: str, what: str) -> ConfigError:
+    scheme = url.partition("://")[0] if "://" in url else "…"
+    return ConfigError(
+        f"{variable} ({scheme}://…): {what}. Allowed: "
+        "redis://[user:password@]host:6379/0, rediss://…, unix:///path/to/socket, "
+        "redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/master-name/0."
+    )
 
 
 class _WrongUrlError(ValueError):
@@ -102,15 +120,18 @@ def _read(parts: SplitResult, query: dict[str, str]) -> Place:
         name.removeprefix("sentinel_"): query.pop(name) for name in _SENTINEL if name in query
     }
     timeout_s = _seconds(query.pop("socket_timeout", str(TIMEOUT_S)))
+    options, tls = _options(kind, credentials, query, db), base == "rediss"
+    if wrong := wrong_tls(options, tls=tls):
+        raise _WrongUrlError(wrong)
     nodes = ((unquote(parts.path), 0),) if kind == "unix" else _nodes(kind, hosts)
     return Place(
         kind=kind,
         nodes=nodes,
-        tls=base == "rediss",
+        tls=tls,
         master=master,
         timeout_s=timeout_s,
-        options=_options(kind, credentials, query, db),
-        sentinel_options=sentinel_options,
+        options=options,
+        sentinel_options={**of_tls(options), **sentinel_options},
     )
 
 
@@ -136,7 +157,9 @@ def _nodes(kind: str, hosts: str) -> tuple[Address, ...]:
         if match is None or not 0 < int(match[2] or 1) < 65536:
             raise _WrongUrlError("a host is missing or is none")
         port = int(match[2] or (26379 if kind == "sentinel" else 6379))
-        nodes.append((match[1].strip("[]"), port))
+        host = match[1].strip("[]")
+        host.encode("idna")  # as whoever resolves it does; a ValueError where it cannot be a name
+        nodes.append((host, port))
     if kind == "one" and len(nodes) > 1:
         raise _WrongUrlError("several hosts need redis+cluster:// or redis+sentinel://")
     return tuple(nodes)

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -180,6 +181,37 @@ async def test_a_wrong_password_is_trouble_that_does_not_tell_it(server: Server)
         with pytest.raises(RedisTrouble) as caught:
             await door.acquire(ONE)
         assert "hunter2" not in str(caught.value) + repr(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "said", ["unknown command 'AUTH', with args beginning with: '{}' ", "no {}"]
+)
+@pytest.mark.parametrize("kind", [Asked, Awaited])
+async def test_a_server_that_repeats_the_password_is_not_quoted(
+    kind: type[Door], said: str
+) -> None:
+    """Whatever the server echoes, the password is in no message, and in no cause of one."""
+    secret = "s3cret+pass"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        answer = f"-ERR {said.format(secret)}\r\n".encode()
+        serving = threading.Thread(target=_answer_once, args=(other, answer))
+        serving.start()
+        port = other.getsockname()[1]
+        state = RedisState(f"redis://:s3cret%2Bpass@127.0.0.1:{port}", RetryPolicy())
+        with pytest.raises(RedisTrouble) as caught:
+            await kind(state).acquire(ONE)
+        serving.join(5)
+    told = "".join(traceback.format_exception(caught.value))
+    assert said.partition(",")[0].format("[redacted]") in str(caught.value)
+    assert "s3cret" not in told
+
+
+def _answer_once(other: socket.socket, answer: bytes) -> None:
+    conn, _ = other.accept()
+    with conn:
+        conn.recv(100)
+        conn.sendall(answer)
+        conn.recv(10_000)
 
 
 async def test_a_user_and_a_database_of_the_url_are_used(server: Server) -> None:

@@ -16,6 +16,7 @@ from .aline import LATE, AsyncLine
 from .calls import connection, master_of
 from .place import Address
 from .route import Route
+from .trouble import hushed
 
 __all__ = ["AsyncDial"]
 
@@ -57,7 +58,8 @@ class AsyncDial:
 
         async def connect() -> None:
             await conn.disconnect(nowait=True)  # of a first try that our loop was too late for
-            await conn.connect()
+            with hushed(self._route.place):
+                await conn.connect()
 
         try:
             await _in_time(self._route.place.timeout_s, connect)
@@ -86,8 +88,9 @@ class AsyncDial:
 
         async def ask() -> Any:
             await conn.disconnect(nowait=True)
-            await conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
-            return await conn.read_response()
+            with hushed(place):
+                await conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
+                return await conn.read_response()
 
         try:
             return await _in_time(place.timeout_s, ask)

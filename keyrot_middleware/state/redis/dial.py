@@ -13,6 +13,7 @@ from .calls import connection, master_of, packed, reader
 from .line import Line
 from .place import Address, Place
 from .route import Route
+from .trouble import hushed
 
 __all__ = ["Dial", "check_library"]
 
@@ -32,7 +33,8 @@ class Dial:
         """
         line.hang_up()
         address = self._route.address or self._master()
-        line.connect(self._connection(address, **self._route.place.options), address)
+        with hushed(self._route.place):
+            line.connect(self._connection(address, **self._route.place.options), address)
 
     def _master(self) -> Address:
         error: Exception = LookupError("no sentinel")
@@ -50,8 +52,9 @@ class Dial:
         place = self._route.place
         conn = self._connection(sentinel, **place.sentinel_options)
         try:
-            conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
-            return conn.read_response()
+            with hushed(place):
+                conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
+                return conn.read_response()
         finally:
             conn.disconnect()
 

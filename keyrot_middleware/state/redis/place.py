@@ -16,6 +16,7 @@ and over TLS, for sentinels too, `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -58,6 +59,14 @@ class Place:
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     """For connections to data servers: db, user, password, certificates."""
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def passwords(self) -> Iterator[str]:
+        """Give what must not be shown; a user without a password may be a token."""
+        for options in (self.options, self.sentinel_options):
+            secret = options.get("password") or options.get("username")
+            if secret:
+                yield secret
 
     def __str__(self) -> str:
         """Name the place as a URL without credentials."""

@@ -11,7 +11,8 @@ from .base import KeyHealth, Used
 __all__ = ["overview"]
 
 _Resting = dict[tuple[str, str], tuple[str, Cooldown]]
-"""By `key`, `project` or `billing` and its id: the scope and cooldown that ends last."""
+"""By `key`, `project` or `billing` and its id: the scope and cooldown that ends last; of several
+that end together the one that is about all calls, and not about a model or method."""
 
 
 def overview(
@@ -39,7 +40,9 @@ def _resting(cooldowns: Mapping[tuple[str, ...], Cooldown], now: float) -> _Rest
     latest: _Resting = {}
     for name, cooldown in cooldowns.items():
         who = name[0].partition("_")[0], name[1]
-        if cooldown.until > (latest[who][1].until if who in latest else now):
+        if cooldown.until > now and (
+            who not in latest or _end(name[0], cooldown) > _end(*latest[who])
+        ):
             latest[who] = name[0], cooldown
     return latest
 
@@ -51,8 +54,13 @@ def _describe(
     health.last_error = known.last_error
     health.used = used.get(key.project, ())
     mine = (("billing", key.billing_account), ("project", key.project), ("key", key.key_id))
-    for scope, cooldown in (resting[who] for who in mine if who in resting):
-        if cooldown.until > (health.cooldown_until or 0.0):
-            health.cooldown_until, health.cooldown_scope = cooldown.until, scope
-            health.cooldown_reason = cooldown.failure
+    found = [resting[who] for who in mine if who in resting]
+    if found:
+        health.cooldown_scope, cooldown = max(found, key=lambda one: _end(*one))
+        health.cooldown_until, health.cooldown_reason = cooldown.until, cooldown.failure
     return health
+
+
+def _end(scope: str, cooldown: Cooldown) -> tuple[float, bool]:
+    """Tell when a cooldown ends, and whether it is about all calls of whom it rests."""
+    return cooldown.until, "_" not in scope

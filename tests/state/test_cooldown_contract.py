@@ -10,6 +10,7 @@ from rig import INFO, key
 
 from keyrot_middleware.core.model import Limits, Outcome, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.drive.health import retired
 from keyrot_middleware.keysfile import KeySpec
 from keyrot_middleware.testing import FakeClock
 
@@ -262,6 +263,15 @@ async def test_10_000_keys_forget_nothing(door: Door, clock: FakeClock) -> None:
     clock.advance(2 * DAY_S)
     assert await door.refused(keys[9_999]) == {"k9999": "failure"}
     assert await door.granted(keys[0]) == 2
+
+
+@pytest.mark.parametrize("narrow", [Scope.KEY_VERB, Scope.PROJECT_MODEL])
+async def test_of_what_ends_together_the_wider_is_shown(door: Door, narrow: Scope) -> None:
+    """A key that a method was blocked for, and that is invalid then, is out of service."""
+    await door.fails(A, failed(narrow, inf), info=EMBED)
+    await door.fails(A, failed(Scope.KEY, inf), info=PRO)
+    health = door.state.snapshot([A])["a"]
+    assert (health.cooldown_scope, retired(health)) == (Scope.KEY, True)
 
 
 @pytest.mark.parametrize("scope", [s for s in Scope if s is not Scope.NONE])

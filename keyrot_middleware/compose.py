@@ -173,7 +173,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
     )
     _say_what_is_missing(config, ring)
     pool.review()
-    if kept:
+    if kept or not pool.state.instant:
         pool.upkeep = Upkeep(pool, config, stores)
         pool.upkeep.start()
     return pool

@@ -77,7 +77,7 @@ class Pool:
     listed: Sequence[Candidate] = ()
     """All keys that are configured; those of them that have a value are in the roster."""
     upkeep: Upkeep | None = None
-    """What keeps values and list up to date, where they can change."""
+    """What keeps values and list up to date, where they can change, or the state is shared."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _renewed_at: dict[str, float] = field(default_factory=dict, repr=False)
     """Since when keys have the value that they have."""
@@ -134,9 +134,7 @@ class Pool:
             refused = self._refused.get(key_id, "")
             if refused and self._fingerprint(key_id) not in ("", refused):
                 return True  # it was replaced meanwhile
-            if refused and key_id in self._untold:
-                self._untold.discard(key_id)
-                self.state.note_refusal(key_id, refused)
+            self._tell_refusals({key_id})
             return self.ring.refresh(key_id, ANSWER_S if wait else 0.0)
         except Exception:
             fault("secrets")
@@ -171,6 +169,7 @@ class Pool:
         A retirement in a shared state is of the key id. Whoever has another value than those
         that Google refused, a restarted service for one, knows that it is not about its own.
         """
+        self._tell_refusals(self._refused)
         refused, keys = self.state.refusals(), self.roster.keys
         ids = {key_id for key_id, _ in refused if key_id in keys}
         doubted = [keys[i] for i in ids if (i, self._fingerprint(i)) not in refused]
@@ -189,6 +188,17 @@ class Pool:
             self.upkeep.stop()
         self.ring.close()
         self.state.close()
+
+    def _tell_refusals(self, key_ids: Iterable[str]) -> None:
+        """Tell other processes with which values keys were refused; later, where they cannot be."""
+        for key_id in self._untold.intersection(key_ids):
+            self._untold.discard(key_id)  # before: another refusal may come meanwhile
+            refused, told = self._refused.get(key_id), False
+            try:
+                told = not refused or self.state.note_refusal(key_id, refused) is not False
+            finally:
+                if not told:
+                    self._untold.add(key_id)
 
     def _revive(self, key_ids: Iterable[str]) -> None:
         for key_id in key_ids:

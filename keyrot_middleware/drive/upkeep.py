@@ -1,5 +1,7 @@
 """What happens in the background of a pool: stores are asked again, keys.json is looked at.
 
+Where the state is shared, so is there which values other processes were refused with.
+
 One daemon thread for each pool, which sleeps on an event; it starts look-ups and waits for none
 of them (secrets/lanes.py). It ends with its pool, and begins again in a forked child.
 """
@@ -72,6 +74,8 @@ class Upkeep:
         if not self._on:
             return None
         try:
+            if self._config.settings.secrets_ttl_s <= 0:
+                return self._review()
             look_s = self._look() if self._config.keys_file is not None else inf
             return min(self._pool.ring.turn(), look_s, self._review())
         except Exception:

@@ -98,13 +98,17 @@ class State(ABC):
         project or account too, and so may bring other keys back. Counts and limits stay.
         """
 
-    def note_refusal(self, key_id: str, fingerprint: str) -> None:  # noqa: B027 - see `refusals`
+    def note_refusal(self, key_id: str, fingerprint: str) -> bool | None:
         """Let other processes know with which value of a key Google has refused it for good.
 
         Args:
             key_id: The key.
             fingerprint: Of the value, as `Secret.fingerprint` gives it.
+
+        Returns:
+            False where they could not be told now, and should be later.
         """
+        return None
 
     def refusals(self) -> frozenset[tuple[str, str]]:
         """Tell which keys were refused, and with which value, by any process.

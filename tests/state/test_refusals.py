@@ -7,13 +7,14 @@ from itertools import count
 from typing import Any
 
 import pytest
-from faulty import degrading
+from faulty import Faulty, LineDownError, degrading
 from replies import invalid
 from rig import Rig, key
 from servers import server
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.state.redis import RedisState
 
@@ -97,6 +98,48 @@ def test_a_refusal_of_the_value_before_is_not_noted_for_the_new_one(process: Pro
     rig.will("a", replaced_meanwhile)
     rig.failing()
     assert rig.pool.state.refusals() == frozenset()
+
+
+class Deaf(RedisState):
+    """A shared state that cannot be told of refusals for a while."""
+
+    deaf = True
+
+    def note_refusal(self, key_id: str, fingerprint: str) -> bool:
+        """Note it, or say that it was not."""
+        if not self.deaf:
+            super().note_refusal(key_id, fingerprint)
+        return not self.deaf
+
+
+def test_a_refusal_that_could_not_be_told_is_told_later() -> None:
+    """The shared state was out of reach: each look at it tells what is still to be told, once."""
+    rig = Rig(key("a"), max_wait_s=0)
+    state = Deaf(server("valkey").url, RetryPolicy(), rig.clock.time, pool=next(_pools))
+    rig.pool.state = state
+    refused(rig)
+    rig.pool.review()
+    assert state.refusals() == frozenset()
+    state.deaf = False
+    rig.pool.review()
+    ((key_id, fingerprint),) = state.refusals()
+    assert (key_id, fingerprint) == ("a", Secret(rig.shelf.values["a"]).fingerprint)
+    assert not rig.pool._untold
+    state.close()
+
+
+def test_a_refusal_is_told_later_after_an_error_too(process: Process) -> None:
+    """A state that raises has not been told either."""
+    rig = process("FAKE-old-value")
+    shared, failing = rig.pool.state, Faulty(MemoryState(RetryPolicy(), rig.clock.time))
+    rig.pool.state = failing
+    failing.cut("note_refusal")
+    rig.will("a", invalid())
+    with pytest.raises(LineDownError):  # in a program a call survives it
+        rig.call()
+    rig.pool.state = shared
+    rig.pool.review()
+    assert len(shared.refusals()) == 1
 
 
 def test_without_a_shared_state_nothing_is_noted() -> None:

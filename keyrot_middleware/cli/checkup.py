@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,8 @@ from ..genai.facts import host_of
 from ..keysfile import KeySpec
 from ..secrets import Ring, Secret, open_ring
 from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS
-from ..state import open_shared
 from .live import Answer
+from .shared import open_configured
 
 __all__ = ["Checkup", "KeyReport", "SettingReport", "StateReport", "base_url", "examine"]
 
@@ -116,7 +115,7 @@ def _state(config: Config) -> StateReport:
     """Ask a shared state whether it can serve, as services do when they start."""
     url = mask_url(config.state_url)
     try:
-        shared = open_shared(config.state_url, config.policy, time.time, pool=config.settings.pool)
+        shared = open_configured(config)
         if shared is None:
             return StateReport(url, shared=False)
         try:

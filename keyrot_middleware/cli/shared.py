@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from ..config import Config, load
 from ..core.model import Candidate
 from ..core.text import mask_url
-from ..errors import KeyrotError
+from ..errors import ConfigError, KeyrotError
 from ..state import State, open_shared
 from .standing import pool_of
 
-__all__ = ["NOT_SHARED", "SharedPool", "shared_pool"]
+__all__ = ["NOT_SHARED", "SharedPool", "open_configured", "shared_pool"]
 
 NOT_SHARED = """\
 With KEYROT_STATE_URL=memory:// the state of a pool lives inside each process that uses it, so there
@@ -25,6 +25,12 @@ is nothing to be seen or changed from outside. In the program itself:
 
 `keyrot run -v` says on stderr when a key rests or retires; a restart forgets what rests. With a
 Redis or Valkey in KEYROT_STATE_URL or REDIS_URL all processes share one state, to be seen."""
+
+
+_MEANWHILE = (
+    "Services warn of this, and each process counts for itself. If REDIS_URL is there for another "
+    "purpose, set KEYROT_STATE_URL."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,7 @@ def shared_pool() -> Iterator[SharedPool | None]:
     problem = _nothing_to_show(config)
     if problem:
         raise KeyrotError(problem)
-    name = config.settings.pool
-    state = open_shared(config.state_url, config.policy, time.time, pool=name)
+    name, state = config.settings.pool, open_configured(config)
     if state is None:
         yield None
         return
@@ -59,6 +64,22 @@ def shared_pool() -> Iterator[SharedPool | None]:
         yield SharedPool(name, pool_of(config), state, mask_url(config.state_url))
     finally:
         state.close()
+
+
+def open_configured(config: Config) -> State | None:
+    """Open the shared state that the settings name; None where it is not shared.
+
+    Raises:
+        ConfigError: It cannot be opened; where REDIS_URL names it, with what services do then.
+        MissingExtraError: Its library is not installed.
+    """
+    name, variable = config.settings.pool, config.state_variable
+    try:
+        return open_shared(config.state_url, config.policy, time.time, pool=name, variable=variable)
+    except ConfigError as error:
+        if variable != "REDIS_URL":
+            raise
+        raise ConfigError(f"{error} {_MEANWHILE}") from None
 
 
 def _nothing_to_show(config: Config) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from socket import create_server
 
 import pytest
 from doors import OK, Asked, Awaited, Door, failed, used
@@ -93,6 +94,24 @@ def test_after_a_failover_the_new_master_is_found() -> None:
         _lend_async(state)
         assert replica.names()
         state.close()
+
+
+@pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
+async def test_sentinels_that_hang_are_waited_for_together(way: type[Door], valkey: Server) -> None:
+    """Six of them cost no more than twice the time limit; one that answers last is heard."""
+    with ExitStack() as hanging, sentinel_of(valkey) as sentinel:
+        silent = [hanging.enter_context(create_server(("127.0.0.1", 0))) for _ in range(6)]
+        hosts = ",".join(f"127.0.0.1:{one.getsockname()[1]}" for one in silent)
+        begun = time.monotonic()
+        with pytest.raises(RedisTrouble):
+            await way(RedisState(f"redis+sentinel://{hosts}/main", RetryPolicy())).lend(ONE)
+        assert time.monotonic() - begun < 1.0
+        url = f"redis+sentinel://{hosts},127.0.0.1:{sentinel.port}/main?socket_timeout=1"
+        state = RedisState(url, RetryPolicy())
+        begun = time.monotonic()
+        await way(state).settle(await way(state).lend(ONE))
+        assert time.monotonic() - begun < 4.0
+        await state.aclose()
 
 
 def test_a_master_that_no_sentinel_knows_is_trouble() -> None:

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .aline import LATE, AsyncLine
-from .calls import connection, master_of
+from .calls import connection, master_of, shares
 from .place import Address
 from .route import Route
 from .trouble import hushed
@@ -35,7 +35,7 @@ async def _in_time(limit_s: float, work: Callable[[], Awaitable[_T]]) -> _T:
             return await work()
     except TimeoutError:
         if time.monotonic() - begun < LATE * limit_s:
-            raise TimeoutError(f"no answer in {limit_s} s") from None
+            raise TimeoutError(f"no answer in {limit_s:.2g} s") from None
     async with asyncio.timeout(limit_s):
         return await work()
 
@@ -72,9 +72,9 @@ class AsyncDial:
 
     async def _master(self) -> Address:
         error: Exception = LookupError("no sentinel")
-        for sentinel in self._route.sentinels():
+        for sentinel, limit_s in shares(self._route.place, self._route.sentinels()):
             try:
-                master = master_of(await self._told_by(sentinel), self._route.place)
+                master = master_of(await self._told_by(sentinel, limit_s), self._route.place)
             except (RedisError, OSError, LookupError) as failed:
                 error = failed
             else:
@@ -82,7 +82,7 @@ class AsyncDial:
                 return master
         raise error
 
-    async def _told_by(self, sentinel: Address) -> Any:
+    async def _told_by(self, sentinel: Address, limit_s: float) -> Any:
         place = self._route.place
         conn = self._connection(sentinel, **place.sentinel_options)
 
@@ -93,7 +93,7 @@ class AsyncDial:
                 return await conn.read_response()
 
         try:
-            return await _in_time(place.timeout_s, ask)
+            return await _in_time(limit_s, ask)
         finally:
             await conn.disconnect(nowait=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -13,10 +14,14 @@ from redis.exceptions import InvalidResponse, ResponseError
 from .place import Address, Place
 from .scripts import Script
 
-__all__ = ["MOST_TRIES", "Call", "bulk", "connection", "master_of", "packed", "reader"]
+__all__ = ["MOST_TRIES", "Call", "bulk", "connection", "master_of", "packed", "reader", "shares"]
 
 MOST_TRIES = 3
 """A script is sent by digest, in full where that is unknown, and where a cluster points to."""
+LOOK = 2.0
+"""How many times the time limit of one answer a look may take, however many sentinels there are."""
+LEAST = 0.1
+"""What each of them has of the time limit at the least, if our own process was late."""
 
 
 class Call:
@@ -107,6 +112,15 @@ def _quiet(made: Any) -> dict[str, None]:
     return (
         {"driver_info": None} if "driver_info" in names else {"lib_name": None, "lib_version": None}
     )
+
+
+def shares(place: Place, sentinels: Sequence[Address]) -> Iterator[tuple[Address, float]]:
+    """Give each sentinel, when its turn comes, its part of the time that is left for the look."""
+    limit_s = place.timeout_s
+    end = time.monotonic() + LOOK * limit_s
+    for number, sentinel in enumerate(sentinels):
+        left_s = (end - time.monotonic()) / (len(sentinels) - number)
+        yield sentinel, min(limit_s, max(left_s, LEAST * limit_s))
 
 
 def master_of(reply: Sequence[bytes] | None, place: Place) -> Address:

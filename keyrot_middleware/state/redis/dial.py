@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from .calls import connection, master_of, packed, reader
+from .calls import connection, master_of, packed, reader, shares
 from .line import Line
 from .place import Address, Place
 from .route import Route
@@ -38,9 +38,9 @@ class Dial:
 
     def _master(self) -> Address:
         error: Exception = LookupError("no sentinel")
-        for sentinel in self._route.sentinels():
+        for sentinel, limit_s in shares(self._route.place, self._route.sentinels()):
             try:
-                master = master_of(self._told_by(sentinel), self._route.place)
+                master = master_of(self._told_by(sentinel, limit_s), self._route.place)
             except (RedisError, LookupError) as failed:
                 error = failed
             else:
@@ -48,9 +48,10 @@ class Dial:
                 return master
         raise error
 
-    def _told_by(self, sentinel: Address) -> Any:
+    def _told_by(self, sentinel: Address, limit_s: float) -> Any:
         place = self._route.place
-        conn = self._connection(sentinel, **place.sentinel_options)
+        limits = {"socket_timeout": limit_s, "socket_connect_timeout": limit_s}
+        conn = self._connection(sentinel, **limits, **place.sentinel_options)
         try:
             with hushed(place):
                 conn.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.master)
@@ -60,8 +61,8 @@ class Dial:
 
     def _connection(self, address: Address, **options: Any) -> Any:
         place, never = self._route.place, Retry(NoBackoff(), 0)
-        limit = {"socket_timeout": place.timeout_s}
-        return connection(redis_connection, never, place, address, **limit, **options)
+        options = {"socket_timeout": place.timeout_s, **options}
+        return connection(redis_connection, never, place, address, **options)
 
 
 def check_library() -> None:

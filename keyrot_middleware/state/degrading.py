@@ -163,9 +163,9 @@ class DegradingState(State):
         self._local.reset(key)
         self._ask_or_owe("reset", key)
 
-    def note_refusal(self, key_id: str, fingerprint: str) -> None:
-        """Let other processes know which value was refused, if they can be told now."""
-        self._ask("note_refusal", key_id, fingerprint)
+    def note_refusal(self, key_id: str, fingerprint: str) -> bool:
+        """Let other processes know which value was refused; False where they cannot be told now."""
+        return self._try("note_refusal", (key_id, fingerprint))[0]
 
     def refusals(self) -> frozenset[tuple[str, str]]:
         """Tell which values were refused; while degraded, none that is known."""

@@ -131,10 +131,9 @@ class MemoryState(State):
         """Forget every cooldown that is about this key alone, and its project's retirement."""
         with self._lock:
             self._revived[key_id] = self._revived.get(key_id, 0) + 1
-            own = own_names(key_id)
+            own = own_names(key_id)  # without a project it is its own, which then ends as well
             for name, cooldown in tuple(self._cooldowns.items()):
                 of_project = name[0].startswith("project") and name[1] == project
-                # A key without a project is its own, and so comes back from its retirement too.
                 retired = cooldown.until == inf and (of_project or name[1] in own)
                 if retired or (name[0].startswith("key") and name[1] in own):
                     del self._cooldowns[name]

@@ -188,7 +188,7 @@ class AsyncLines:
             advice = self._route.advise(refusal, line.address)
             if advice is Advice.FAIL:
                 break
-            if advice is Advice.MOVE:
+            if advice is Advice.MOVE or not line.open:  # closed meanwhile by another late one
                 line = await self._connected()
             refusal = await line.ask(call.full if advice is Advice.TELL else call.brief)
             if not isinstance(refusal, ResponseError):

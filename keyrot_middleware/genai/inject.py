@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from .facts import Asked, option
+from .seams import Seams
 
 __all__ = [
     "asend_once",
@@ -47,9 +48,11 @@ under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=Non
 class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
     """Let the request that the SDK builds inside the `with` carry a key."""
 
-    __slots__ = ("_token", "once", "options", "value")
+    __slots__ = ("_seams", "_token", "once", "options", "value")
 
-    def __init__(self, value: str | None, asked: Asked, *, once: bool) -> None:
+    def __init__(self, value: str | None, asked: Asked, seams: Seams, *, once: bool) -> None:
+        self._seams = seams
+        """In which it stands; they are kept in place until it has ended."""
         self.value = value
         """The key; None leaves the client's own."""
         self.options = asked.http_options
@@ -58,9 +61,11 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         """The SDK would not repeat it, and need not be asked."""
 
     def __enter__(self) -> None:
+        self._seams.enter(self)
         self._token = under_way.set(self)
 
     def __exit__(self, *_error: object) -> None:
+        self._seams.leave(self)
         under_way.reset(self._token)
 
 

@@ -5,6 +5,9 @@ every model call of the SDK comes through them, one HTTP request each; `_build_r
 them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap
 the same methods, before or after us, and put snapshots back in any order; so our layer is
 recognised by its wrapper function, and one that was brought back from the dead passes through.
+
+The methods below serve sends of calls that came in above. A call under way outlives uninstall(),
+so for each of its sends they stay in place, or are put back: its key would not go in otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
@@ -38,18 +41,29 @@ Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 class Seams:
     """The table of patched methods, switched on and off together."""
 
-    def __init__(self, table: dict[str, Wrapper]) -> None:
-        """Take *table*: method name of the api client -> its wrapper function."""
-        self._table = table
-        self._lock = threading.Lock()
-        self._on: list[bool] = []
-        """On while there is something in it; wrapt tests its truth without a call of Python."""
+    def __init__(
+        self, above: dict[str, Wrapper], below: dict[str, Wrapper], on: list[bool]
+    ) -> None:
+        """Take two tables: method name of the api client -> its wrapper function.
+
+        Args:
+            above: Where calls come in.
+            below: What acts in each send of such a call, and is there until the last has ended.
+            on: Has something in it while all is on; wrapt tests its truth without a call of Python.
+        """
+        self._table = above | below
+        self._below = frozenset(below)
+        self._lock = threading.RLock()  # a call that is collected leaves in whatever thread that is
+        self._on = on
+        self._acting: set[object] = set()
+        """Switches on what is below: these seams while they are on, and sends under way."""
         self._hooked = False
 
     def put_on(self) -> None:
         """Catch calls from now on, or from the moment the SDK is imported."""
         with self._lock:
             self._on[:] = (True,)
+            self._acting.add(self)
             hooked, self._hooked = self._hooked, True
         if not hooked:
             register_post_import_hook(self._imported, MODULE)
@@ -60,9 +74,26 @@ class Seams:
         """Restore what was there; a layer that others have buried stays, and passes through."""
         with self._lock:
             self._on.clear()
-            for owner, name, layer in self._layers():
-                if layer is not None:
-                    _remove(owner, name, layer)
+            self._acting.discard(self)
+            self._remove_all()
+
+    def enter(self, send: object) -> None:
+        """Have what is below in place until *send* leaves, also after `take_off`.
+
+        Who comes in first says so and then asks whether all is on, `take_off` does it the other
+        way round: one of the two sees the other, without a lock in the way of every send.
+        """
+        self._acting.add(send)
+        if not self._on:
+            with self._lock:
+                self._wrap(self._below)
+
+    def leave(self, send: object) -> None:
+        """Let go of what is below, if *send* was the last that needed it."""
+        self._acting.discard(send)
+        if not self._on:
+            with self._lock:
+                self._remove_all()
 
     def in_place(self) -> dict[str, bool]:
         """Tell for each method whether our layer is still there."""
@@ -71,11 +102,21 @@ class Seams:
 
     def _imported(self, _module: ModuleType | None) -> None:
         with self._lock:
-            if not self._on or not self._all_there():
-                return
-            for owner, name, layer in self._layers():
-                if layer is None:
-                    wrap_object(owner, name, FunctionWrapper, (self._table[name], self._on))
+            if self._on and self._all_there():
+                self._wrap(self._table)
+
+    def _wrap(self, names: Collection[str]) -> None:
+        for owner, name, layer in self._layers():
+            if layer is None and name in names:
+                switch = self._acting if name in self._below else self._on
+                wrap_object(owner, name, FunctionWrapper, (self._table[name], switch))
+
+    def _remove_all(self) -> None:
+        """Remove what nobody needs; under a pool that was put on again, nothing."""
+        for owner, name, layer in self._layers():
+            needed = self._acting if name in self._below else self._on
+            if layer is not None and not needed:
+                _remove(owner, name, layer)
 
     def _all_there(self) -> bool:
         """Refuse to patch a part only: a key could then go out where it should not."""

@@ -1,4 +1,4 @@
-"""The wrappers of the four request methods and of the constructor.
+"""The wrappers of the four request methods; what is patched below them stands in below.py.
 
 Each method asks first whether the call is ours at all; what is not (Vertex, a host that may not
 have our keys, a caller's own key, `bypass()`) goes through untouched.
@@ -6,7 +6,6 @@ have our keys, a caller's own key, `bypass()`) goes through untouched.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -19,20 +18,11 @@ from ..drive import aio, sync
 from ..drive.guard import fault
 from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
+from .below import Below
 from .exhausted import exhausted, response_type_of
 from .facts import Asked, call_info, done, failed, host_of, in_force, option
-from .home import fingerprint, needs_home, own
-from .inject import (
-    asend_once,
-    build_request,
-    foreign_key,
-    fresh,
-    lend,
-    send_once,
-    sendable,
-    sending,
-    under_way,
-)
+from .home import fingerprint, own
+from .inject import foreign_key, fresh, sendable, sending
 from .redact import Redact
 from .seams import Seams
 from .streams import open_async, open_sync
@@ -42,8 +32,6 @@ __all__ = ["Binding", "bypassed"]
 
 bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 
-_ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http_options")
-"""Of the api client's constructor, in their order."""
 _EPHEMERAL = "auth_tokens/"
 
 
@@ -67,22 +55,25 @@ class Binding:
     def __init__(self, pool: Pool, allowed_hosts: frozenset[str]) -> None:
         self.pool = pool
         self._hosts = allowed_hosts
-        self._sheltered: weakref.WeakSet[Any] = weakref.WeakSet()
-        """Clients whose key is the pool's: it must not follow them to a foreign host."""
+        on: list[bool] = []
+        below = Below(pool, allowed_hosts, on)
         uploads = self._uploads = Uploads(pool.state)
         self.seams = Seams(
             {
-                "__init__": self._init,
-                "_build_request": self._build,
-                "_request": self._send_once,
-                "_async_request": self._asend_once,
+                "__init__": below.init,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
                 "async_request_streamed": self._async_request_streamed,
                 "upload_file": uploads.upload_file,
                 "async_upload_file": uploads.async_upload_file,
-            }
+            },
+            {
+                "_build_request": below.build,
+                "_request": below.send_once,
+                "_async_request": below.asend_once,
+            },
+            on,
         )
 
     def put_on(self) -> None:
@@ -92,42 +83,6 @@ class Binding:
     def take_off(self) -> None:
         """Restore exactly what was there."""
         self.seams.take_off()
-
-    def _init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
-        """Give a client without a key of its own the pool's key as its home key."""
-        given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-        sheltered = needs_home(given, self._hosts)
-        if sheltered:
-            # No key yet, its store being down: the client is made all the same, for later.
-            args, kwargs = (), {**given, "api_key": self.pool.home_value or POOL_KEY}
-        result = wrapped(*args, **kwargs)
-        if sheltered:
-            self._sheltered.add(client)
-        return result
-
-    def _build(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
-        """Put the key of a send into its request; keep the pool's keys at home in all others."""
-        send = under_way.get()
-        if send is not None:
-            return build_request(send, wrapped, client, *args, **kwargs)
-        request = wrapped(*args, **kwargs)
-        if not client.vertexai and (client in self._sheltered or client.api_key == POOL_KEY):
-            at_home = host_of(request.url) in self._hosts
-            value = self.pool.home_value if at_home else None
-            lend(request, client.api_key, value)
-        return request
-
-    def _send_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
-        send = under_way.get()
-        if send is None or not send.once:
-            return wrapped(*args, **kwargs)
-        return send_once(client, *args, **kwargs)
-
-    def _asend_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
-        send = under_way.get()
-        if send is None or not send.once:
-            return wrapped(*args, **kwargs)
-        return asend_once(client, *args, **kwargs)
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         ours = self._ours(client, args, kwargs, stream=False)
@@ -287,7 +242,7 @@ class Binding:
         """Prepare a send; a stranger's key is left to the client, which has it."""
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
-        return sending(value, ours.asked, once=ours.once)
+        return sending(value, ours.asked, self.seams, once=ours.once)
 
     def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault)

@@ -1,0 +1,74 @@
+"""What is patched below the four request methods: which key a client and its requests have.
+
+A client without a key of its own is lent the pool's, and a send of ours has the key of its lease.
+Neither goes to a host that is not allowed, whichever way the request takes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from ..core.policy import POOL_KEY
+from ..drive.pool import Pool
+from .facts import host_of
+from .home import needs_home
+from .inject import asend_once, build_request, lend, send_once, under_way
+
+__all__ = ["Below"]
+
+_ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http_options")
+"""Of the api client's constructor, in their order."""
+
+
+class Below:
+    """The wrappers of the constructor, and of what the request methods call."""
+
+    def __init__(self, pool: Pool, hosts: frozenset[str], on: list[bool]) -> None:
+        """Serve *pool*, whose keys may go to *hosts*; *on* is empty once it was uninstalled."""
+        self._pool = pool
+        self._hosts = hosts
+        self._on = on
+        self._sheltered: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Clients whose key is the pool's: it must not follow them to a foreign host."""
+
+    def init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Give a client without a key of its own the pool's key as its home key."""
+        given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+        sheltered = needs_home(given, self._hosts)
+        if sheltered:
+            # No key yet, its store being down: the client is made all the same, for later.
+            args, kwargs = (), {**given, "api_key": self._pool.home_value or POOL_KEY}
+        result = wrapped(*args, **kwargs)
+        if sheltered:
+            self._sheltered.add(client)
+        return result
+
+    def build(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Put the key of a send into its request; keep the pool's keys at home in all others."""
+        send = under_way.get()
+        if send is not None:
+            return build_request(send, wrapped, client, *args, **kwargs)
+        request = wrapped(*args, **kwargs)
+        if not self._on or client.vertexai:
+            return request
+        if client in self._sheltered or client.api_key == POOL_KEY:
+            at_home = host_of(request.url) in self._hosts
+            value = self._pool.home_value if at_home else None
+            lend(request, client.api_key, value)
+        return request
+
+    def send_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `_request`."""
+        send = under_way.get()
+        if send is None or not send.once:
+            return wrapped(*args, **kwargs)
+        return send_once(client, *args, **kwargs)
+
+    def asend_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `_async_request`."""
+        send = under_way.get()
+        if send is None or not send.once:
+            return wrapped(*args, **kwargs)
+        return asend_once(client, *args, **kwargs)

@@ -1,0 +1,147 @@
+"""uninstall() while calls are under way: they end as they began, and nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from four_modes import MODES, ask
+from google.genai._api_client import BaseApiClient
+
+import keyrot_middleware
+from keyrot_middleware.testing import Reply
+
+KEY = "x-goog-api-key"
+BELOW = {"_build_request", "_request", "_async_request"}
+
+
+@pytest.fixture(autouse=True)
+def plain() -> Any:
+    """Hold that afterwards every attribute of the api client's class is what it was."""
+    before = dict(vars(BaseApiClient))
+    yield before
+    assert changed(before) == set()
+
+
+def changed(before: dict[str, Any]) -> set[str]:
+    """Name what is not the object that it was."""
+    return {name for name in before if vars(BaseApiClient)[name] is not before[name]}
+
+
+@pytest.fixture
+def in_pause(clock, monkeypatch) -> Callable[[Callable[[], None]], None]:
+    """Have something done while a call waits before its next attempt."""
+    sleep = clock.sleep
+
+    def arrange(work: Callable[[], None]) -> None:
+        def paused(seconds: float) -> None:
+            sleep(seconds)
+            work()
+
+        monkeypatch.setattr(clock, "sleep", paused)
+
+    return arrange
+
+
+@pytest.mark.parametrize("own", ["own", None, keyrot_middleware.POOL_KEY])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_in_its_pause_goes_on_with_the_pools_key(
+    mode, own, gemini, pool, connect, plain, in_pause
+) -> None:
+    """The repeat has the key that was lent for it, never the client's own nor the placeholder."""
+    pool("A", "B", strategy="fill")
+    client = connect(gemini.add_key("own").value if own == "own" else own)
+    gemini.script("A", Reply.OVERLOADED)
+    seen: list[set[str]] = []
+
+    def take_away() -> None:
+        keyrot_middleware.uninstall()
+        seen.append(changed(plain))
+
+    in_pause(take_away)
+    assert ask(mode, client) == "ok from A"
+    assert seen == [set()], "while nothing is being sent the SDK is as it was"
+    values = [request.header_values(KEY) for request in gemini.log]
+    assert values == [[gemini.key("A").value]] * 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_that_walks_on_blames_only_keys_that_were_sent(
+    mode, gemini, pool, connect, plain
+) -> None:
+    """Uninstalled while the first key is asked, the next attempt has the next key, not a bad own.
+
+    What its send needs stays for so long, and not a moment longer.
+    """
+    made = pool("A", "B", strategy="fill")
+    client = connect(gemini.add_key("own").value)
+    gemini.always("own", Reply.KEY_INVALID)
+    seen: list[set[str]] = []
+
+    def take_away(_asked: Any) -> Any:
+        keyrot_middleware.uninstall()
+        seen.append(changed(plain))
+        return {"error": {"code": 401, "message": "no", "status": "UNAUTHENTICATED"}}
+
+    gemini.script("A", Reply.custom(401, take_away))
+    assert ask(mode, client) == "ok from B"
+    assert seen == [BELOW]
+    known = made.state.snapshot(made.roster.keys.values())
+    assert [known[i].cooldown_reason for i in "AB"] == ["unauthorized", None]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_that_has_not_sent_anything_yet(mode, gemini, pool, connect, monkeypatch) -> None:
+    """Uninstalled between the lease and the send, the key still goes in."""
+    made = pool("A")
+    acquire = made.state.acquire
+
+    def taken_away(*args: Any, **kwargs: Any) -> Any:
+        keyrot_middleware.uninstall()
+        return acquire(*args, **kwargs)
+
+    monkeypatch.setattr(made.state, "acquire", taken_away)
+    client = connect(gemini.add_key("own").value)
+    assert ask(mode, client) == "ok from A"
+    assert ask(mode, client) == "ok from own"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_of_an_old_pool_beside_a_new_one(mode, gemini, pool, connect, in_pause) -> None:
+    """Each goes with the keys of its own pool, and the end of the old one takes nothing away."""
+    pool("A")
+    client = connect(gemini.add_key("own").value)
+    gemini.script("A", Reply.OVERLOADED)
+
+    def replace() -> None:
+        keyrot_middleware.uninstall()
+        pool("B")
+
+    in_pause(replace)
+    assert ask(mode, client) == "ok from A"
+    assert ask(mode, client) == "ok from B"
+    assert all(keyrot_middleware.status()["seams"].values())
+    keyrot_middleware.uninstall()
+
+
+def test_many_calls_while_it_is_put_in_and_taken_away(gemini, pool, connect) -> None:
+    """However it falls, each call goes out with the pool's key or the client's own, and is fine."""
+    client, answers = connect(gemini.add_key("own").value), []
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            answers.append(ask("sync", client))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(15):
+        pool("A")
+        keyrot_middleware.uninstall()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(answers) <= {"ok from A", "ok from own"}

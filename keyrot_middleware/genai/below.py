@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.policy import POOL_KEY
 from ..drive.pool import Pool
+from ..errors import ConfigError
 from .facts import host_of
 from .home import needs_home
 from .inject import asend_once, build_request, lend, send_once, under_way
@@ -58,6 +59,22 @@ class Below:
             value = self._pool.home_value if at_home else None
             lend(request, client.api_key, value)
         return request
+
+    def websocket(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap what Live asks for its address: a session may name a host of its own (2.x and up).
+
+        Raises:
+            ConfigError: The pool's key that the client was lent would go along.
+        """
+        options = (*args, kwargs.get("http_options"))[0] or client._http_options
+        host = host_of(options.base_url or "")
+        lent = client in self._sheltered and client.api_key in (options.headers or {}).values()
+        if lent and host not in self._hosts:
+            raise ConfigError(
+                f"the key that the pool lent this client may not go to {host}: give the client "
+                "an api_key of its own, or name the host in KEYROT_ALLOWED_HOSTS"
+            )
+        return wrapped(*args, **kwargs)
 
     def send_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_request`."""

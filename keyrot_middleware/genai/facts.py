@@ -20,6 +20,7 @@ from .redact import Redact, clean
 
 __all__ = [
     "Asked",
+    "alias_of",
     "call_info",
     "done",
     "failed",
@@ -43,10 +44,21 @@ class Asked(NamedTuple):
 
 
 def option(options: Any, name: str) -> Any:
-    """Read an option from `HttpOptions`, or from the dict that stands for one."""
-    if options is None:
-        return None
-    return options.get(name) if isinstance(options, dict) else getattr(options, name, None)
+    """Read an option from `HttpOptions`, or from the dict that stands for one.
+
+    A dict may have Google's own spelling instead, `baseUrl`; both are refused by the SDK.
+    """
+    if not isinstance(options, dict):
+        return getattr(options, name, None)
+    alias = alias_of(name)
+    return options[alias] if alias in options else options.get(name)
+
+
+@lru_cache(maxsize=64)
+def alias_of(name: str) -> str:
+    """Give Google's spelling of an option: `base_url` is `baseUrl`."""
+    head, *humps = name.split("_")
+    return head + "".join(map(str.capitalize, humps))
 
 
 @lru_cache(maxsize=256)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
-from .facts import Asked, option
+from ..errors import ConfigError
+from .facts import Asked, alias_of, host_of, option
 from .seams import Seams
 
 __all__ = [
@@ -48,9 +49,13 @@ under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=Non
 class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
     """Let the request that the SDK builds inside the `with` carry a key."""
 
-    __slots__ = ("_seams", "_token", "once", "options", "value")
+    __slots__ = ("_seams", "_token", "hosts", "once", "options", "value")
 
-    def __init__(self, value: str | None, asked: Asked, seams: Seams, *, once: bool) -> None:
+    def __init__(
+        self, value: str | None, asked: Asked, hosts: Collection[str], seams: Seams, *, once: bool
+    ) -> None:
+        self.hosts = hosts
+        """Where the key may go."""
         self._seams = seams
         """In which it stands; they are kept in place until it has ended."""
         self.value = value
@@ -86,10 +91,16 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
     request_dict: Any,
     http_options: Any = None,  # ours, where we had to change them
 ) -> Any:
-    """Wrap the SDK's `_build_request`: the same request, with the key of this send."""
+    """Wrap the SDK's `_build_request`: the same request, with the key of this send.
+
+    Raises:
+        ConfigError: It would go to a host that may not have the key, against what was asked for.
+    """
     request = wrapped(http_method, path, request_dict, send.options)
     headers = request.headers = _Headers(request.headers)
     if send.value is not None:
+        if (host := host_of(request.url)) not in send.hosts:
+            raise ConfigError(f"no key of the pool may go to {host}: it is not an allowed host")
         home = client.api_key
         for name in _of_keys(tuple(headers)):
             if name != KEY_HEADER and _key_again(name, headers[name], home):
@@ -192,7 +203,7 @@ def _without_our_retries(client: Any, options: Any, retry: Any) -> Any:
     if len(left) == len(codes):
         return options
     fields = retry if isinstance(retry, dict) else retry.model_dump()
-    kept = {**fields, "http_status_codes": left} if left else {"attempts": 1}
+    kept = _with(fields, "http_status_codes", left) if left else {"attempts": 1}
     return _with_retry(client, options, kept)
 
 
@@ -202,5 +213,11 @@ def _with_retry(client: Any, options: Any, fields: Mapping[str, Any]) -> Any:
     if options is None:
         return cls(retry_options=retry)
     if isinstance(options, dict):
-        return {**options, "retry_options": retry}
+        return _with(options, "retry_options", retry)
     return options.model_copy(update={"retry_options": retry})
+
+
+def _with(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Give the options with one of them set, under one spelling only."""
+    kept = {k: v for k, v in options.items() if k != alias_of(name)}
+    return {**kept, name: value}

@@ -61,6 +61,7 @@ class Binding:
         self.seams = Seams(
             {
                 "__init__": below.init,
+                "_websocket_base_url": below.websocket,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
@@ -242,7 +243,7 @@ class Binding:
         """Prepare a send; a stranger's key is left to the client, which has it."""
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
-        return sending(value, ours.asked, self.seams, once=ours.once)
+        return sending(value, ours.asked, self._hosts, self.seams, once=ours.once)
 
     def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault)

@@ -21,6 +21,7 @@ SEAMS = (
     "_async_request",
     "_build_request",
     "_request",
+    "_websocket_base_url",
     "request",
     "request_streamed",
     "async_request",

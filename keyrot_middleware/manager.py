@@ -150,7 +150,7 @@ class KeyManager:
         pool = self._pool
         lease, info = self._take(key_id)
         facts: Facts = (
-            failed(error, pool.ring.redact).facts if isinstance(error, Exception) else Facts()
+            failed(error, pool.ring.redact, None).facts if isinstance(error, Exception) else Facts()
         )
         verdict = classify(facts, info, pool.clock.time())
         kind = Kind.FAILURE if verdict.sent else Kind.UNSENT

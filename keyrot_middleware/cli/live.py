@@ -68,7 +68,7 @@ def _ask(ring: Ring, key_id: str, model: str | None) -> Answer:
 
 
 def _failure(error: Exception, ring: Ring, model: str, seconds: float) -> Answer:
-    facts = failed(error, ring.redact).facts
+    facts = failed(error, ring.redact, None).facts
     verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
     text = ring.redact(str(getattr(error, "message", None) or error)).strip()
     return Answer(False, model, seconds, verdict.failure, verdict.code, text)

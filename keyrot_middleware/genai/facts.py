@@ -135,9 +135,9 @@ def done(response: Any, *, in_full: bool) -> Done:
     return Done(response, usage, names)
 
 
-def failed(error: Exception, redact: Redact) -> Failed:
-    """Take every key out of the exception of a failure, and read its facts."""
-    clean(error, redact)
+def failed(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:
+    """Take every key out of the exception of a failure, and read its facts; see `clean`."""
+    clean(error, redact, handled)
     return Failed(_facts(error), error)
 
 

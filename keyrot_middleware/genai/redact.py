@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from ..drive.guard import fault
+
 __all__ = ["clean"]
 
 Redact = Callable[[str], str]
@@ -20,23 +22,37 @@ _SECRET_HEADERS = ("x-goog-api-key", "authorization")
 _DEPTH = 12
 
 
-def clean(error: BaseException, redact: Redact) -> None:
-    """Replace every key in *error*, in place, and in what it was raised from."""
+def clean(error: BaseException, redact: Redact, handled: BaseException | None = None) -> None:
+    """Replace every key in *error*, in place, and in what it was raised from.
+
+    Args:
+        error: What a send has raised.
+        redact: Takes the keys out of a text.
+        handled: What the program was handling when it called. Python hangs that behind *error* as
+            its context, but it is the program's own, with all that is behind it.
+    """
     chain: list[BaseException | None] = [error]
-    seen: set[int] = set()
+    seen: set[int] = {id(handled)}
     for link in chain:  # which grows meanwhile
         if link is None or id(link) in seen:
             continue
         seen.add(id(link))
-        link.args = tuple(_value(arg, redact, 0) for arg in link.args)
-        for name in ("message", "status", "details", "reason"):
-            if isinstance(link.__dict__.get(name), str | dict | list):
-                link.__dict__[name] = _value(link.__dict__[name], redact, 0)
-        if hasattr(link, "request_info"):  # aiohttp's own errors, also in their args
-            link.request_info = _request_info(link.request_info)
-        for holder in (getattr(link, "response", None), link):
-            _response(holder, redact)
+        try:
+            _link(link, redact)
+        except Exception:  # what others have hung in may be odd, and must not hide the error
+            fault("genai")
         chain += (link.__cause__, link.__context__)
+
+
+def _link(link: BaseException, redact: Redact) -> None:
+    link.args = tuple(_value(arg, redact, 0) for arg in link.args)
+    for name in ("message", "status", "details", "reason"):
+        if isinstance(link.__dict__.get(name), str | dict | list):
+            link.__dict__[name] = _value(link.__dict__[name], redact, 0)
+    if hasattr(link, "request_info"):  # aiohttp's own errors, also in their args
+        link.request_info = _request_info(link.request_info, redact)
+    for holder in (getattr(link, "response", None), link):
+        _response(holder, redact)
 
 
 def _value(value: Any, redact: Redact, depth: int) -> Any:
@@ -50,7 +66,7 @@ def _value(value: Any, redact: Redact, depth: int) -> Any:
         }
     if isinstance(value, list):
         return [_value(item, redact, depth + 1) for item in value]
-    return _request_info(value) if hasattr(value, "real_url") else value
+    return _request_info(value, redact) if hasattr(value, "real_url") else value
 
 
 def _response(holder: Any, redact: Redact) -> None:
@@ -61,31 +77,36 @@ def _response(holder: Any, redact: Redact) -> None:
     if below is not None and not isinstance(below, list):
         _response(below, redact)
     with suppress(Exception):  # `request` raises where there is none
-        _headers(holder.request)
-    _aiohttp(holder)
+        _headers(holder.request, redact)
+    _aiohttp(holder, redact)
     for name in ("_content", "_body"):
         body = holder.__dict__.get(name) if hasattr(holder, "__dict__") else None
         if isinstance(body, bytes):
             _bytes(holder, name, body, redact)
 
 
-def _headers(request: Any) -> None:
-    for name in _SECRET_HEADERS:
-        if name in request.headers:
-            request.headers[name] = _HIDDEN
+def _headers(request: Any, redact: Redact) -> None:
+    for name in _secret(request.headers, redact):
+        request.headers[name] = _HIDDEN
 
 
-def _aiohttp(response: Any) -> None:
+def _secret(headers: Any, redact: Redact) -> list[str]:
+    """Name the headers that hold a key; another service's token is none of our business."""
+    return [n for n in _SECRET_HEADERS if n in headers and redact(headers[n]) != headers[n]]
+
+
+def _aiohttp(response: Any, redact: Redact) -> None:
     if (info := getattr(response, "_request_info", None)) is not None:
-        response._request_info = _request_info(info)
+        response._request_info = _request_info(info, redact)
         getattr(response, "_cache", {}).pop("request_info", None)  # as its property keeps it
 
 
-def _request_info(info: Any) -> Any:
+def _request_info(info: Any, redact: Redact) -> Any:
     """Give aiohttp's record of a request, which is read-only, without the key."""
-    if info is None or not any(name in info.headers for name in _SECRET_HEADERS):
+    secret = _secret(info.headers, redact) if info is not None else []
+    if not secret:
         return info
-    kept = [(k, v) for k, v in info.headers.items() if k.lower() not in _SECRET_HEADERS]
+    kept = [(k, v) for k, v in info.headers.items() if k.lower() not in secret]
     return info._replace(headers=type(info.headers)(type_of_multidict(kept)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
@@ -29,7 +30,8 @@ class _Account:
 
     def end(self, error: Exception | None) -> StreamEnd:
         """Tell what became of the stream: its usage, what it named, why it broke."""
-        why: Failed | None = failed(error, self._redact) if error is not None else None
+        handled = sys.exception()  # by who asked for the next chunk
+        why: Failed | None = failed(error, self._redact, handled) if error is not None else None
         return StreamEnd(self._ledger.usage, self._ledger.names, why)
 
 
@@ -67,15 +69,17 @@ class AsyncChunks(_Account):
 
 def open_sync(inner: Any, redact: Redact) -> Opened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
+    handled = sys.exception()
     try:
         return Opened(Chunks(inner, next(inner, None), redact))
     except Exception as error:
-        return failed(error, redact)
+        return failed(error, redact, handled)
 
 
 async def open_async(inner: Any, redact: Redact) -> Opened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
+    handled = sys.exception()
     try:
         return Opened(AsyncChunks(inner, await anext(inner, None), redact))
     except Exception as error:
-        return failed(error, redact)
+        return failed(error, redact, handled)

@@ -6,6 +6,7 @@ have our keys, a caller's own key, `bypass()`) goes through untouched.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -93,6 +94,7 @@ class Binding:
         seen = self._watch(ours)
 
         def send(lease: Lease) -> Done | Failed:
+            handled = sys.exception()
             try:
                 with self._sending(lease, ours):
                     response = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
@@ -100,7 +102,7 @@ class Binding:
                     self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.client))
+                return failed(error, self._redact(ours.client), handled)
 
         call = ours.call
         try:
@@ -143,6 +145,7 @@ class Binding:
         seen = self._watch(ours)
 
         async def send(lease: Lease) -> Done | Failed:
+            handled = sys.exception()
             try:
                 with self._sending(lease, ours):
                     response = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
@@ -150,7 +153,7 @@ class Binding:
                     self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.client))
+                return failed(error, self._redact(ours.client), handled)
 
         perform = aio.AsyncPerformer(self.pool, ours.call.info, send, seen)
         try:
@@ -169,11 +172,12 @@ class Binding:
         redact, call = self._redact(ours.client), ours.call
 
         async def send(lease: Lease) -> Opened | Failed:
+            handled = sys.exception()
             try:
                 with self._sending(lease, ours):
                     inner = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
             except Exception as error:
-                return failed(error, redact)
+                return failed(error, redact, handled)
             return await open_async(inner, redact)
 
         perform = aio.AsyncPerformer(self.pool, call.info, send, self._watch(ours))

@@ -223,7 +223,9 @@ def get_key_manager() -> KeyManager:
     with _shared_lock:
         pool = current_pool()
         if pool is None:
-            return _shared.setdefault(None, KeyManager())
+            if None not in _shared:
+                _shared[None] = KeyManager()
+            return _shared[None]
         if pool.name not in _shared or _shared[pool.name]._pool is not pool:
             _shared[pool.name] = KeyManager(pool)
         return _shared[pool.name]

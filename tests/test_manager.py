@@ -12,7 +12,8 @@ from google import genai
 from google.genai import errors
 
 import keyrot_middleware
-from keyrot_middleware import KeyManager, KeyPoolExhausted, get_key_manager
+from keyrot_middleware import KeyManager, KeyPoolExhausted, compose, get_key_manager
+from keyrot_middleware import manager as manager_module
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 MODEL = "gemini-2.5-flash"
@@ -201,6 +202,25 @@ def test_the_process_wide_manager_shares_the_installed_pool(gemini, clock) -> No
         assert keyrot_middleware.status()["keys"]["key_1"]["disabled_reason"] == "key_invalid"
     finally:
         keyrot_middleware.uninstall()
+
+
+def test_without_install_one_pool_is_opened_once(monkeypatch) -> None:
+    """Each call would else look up all keys again, and start threads that nobody stops."""
+    opened: list[Any] = []
+
+    def counted(*args: Any, **more: Any) -> Any:
+        opened.append(compose.open_pool(*args, **more))
+        return opened[-1]
+
+    monkeypatch.setattr(manager_module, "_shared", {})
+    monkeypatch.setattr(manager_module, "open_pool", counted)
+    monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-one,FAKE-two")
+    first = get_key_manager()
+    assert [get_key_manager() is first for _ in range(3)] == [True] * 3
+    monkeypatch.setenv("KEYROT_STRATEGY", "none of them")
+    assert get_key_manager() is first, "settings are read once"
+    assert len(opened) == 1
+    opened[0].close()
 
 
 def test_without_any_key_it_says_what_to_set() -> None:

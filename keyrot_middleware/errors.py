@@ -15,7 +15,19 @@ Everything else that comes out of a call is the SDK's own exception.
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "KeyrotError", "MissingExtraError", "SecretError"]
+from collections.abc import Iterable
+
+__all__ = ["ConfigError", "KeyrotError", "MissingExtraError", "SecretError", "code_of"]
+
+_REFUSALS = {
+    "key_invalid": (400, "INVALID_ARGUMENT"),
+    "unauthorized": (401, "UNAUTHENTICATED"),
+    "key_leaked": (403, "PERMISSION_DENIED"),
+    "key_restricted": (403, "PERMISSION_DENIED"),
+    "key_method_blocked": (403, "PERMISSION_DENIED"),
+    "project_suspended": (403, "PERMISSION_DENIED"),
+}
+"""How Google answers with a key that it refuses for good, by the failure class."""
 
 
 class KeyrotError(Exception):
@@ -38,3 +50,13 @@ class MissingExtraError(ConfigError, ImportError):
 
 class SecretError(KeyrotError):
     """Say which key's secret could not be had, from which place, and why."""
+
+
+def code_of(retired: Iterable[str]) -> tuple[int, str]:
+    """Give code and status of a `KeyPoolExhausted`: those of the refusal, else of a rate limit.
+
+    Args:
+        retired: Why each key is out of service, if none of them comes back by itself.
+    """
+    known = [_REFUSALS[reason] for reason in retired if reason in _REFUSALS]
+    return known[-1] if known else (429, "RESOURCE_EXHAUSTED")

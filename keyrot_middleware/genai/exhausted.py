@@ -19,6 +19,7 @@ from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from ..core.model import Block
+from ..errors import code_of
 
 if TYPE_CHECKING:
     from google.genai.errors import ClientError as _ClientError
@@ -84,13 +85,14 @@ def exhausted(
         pool: The pool's name.
         blocks: Why each key cannot serve.
         now: Epoch seconds.
-        last: What retired the last key; used when all are retired.
+        last: What retired the last key; used when all are retired, and this process saw it.
         response_type: The `Response` class of the client's HTTP library, or None.
     """
     retry_at = min((block.until for block in blocks.values()), default=inf)
     reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
-    if isfinite(retry_at) or last is None:
-        code, details = 429, _body(pool, blocks, reasons, retry_at, now)
+    if isfinite(retry_at) or last is None:  # another process may have seen the refusals
+        details = _body(pool, blocks, reasons, retry_at, now)
+        code = details["error"]["code"]
     else:
         code, details = last[0], _unpacked(last[2])
     error: Any = key_pool_exhausted()(code, details, _response(response_type, code, details))
@@ -131,8 +133,8 @@ def _body(
         details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
     if isfinite(retry_at):
         details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_at - now)})
-    error = {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details}
-    return {"error": error}
+    code, status = code_of(() if returning else [block.reason for block in blocks.values()])
+    return {"error": {"code": code, "message": message, "status": status, "details": details}}
 
 
 def _delay(seconds: float) -> str:

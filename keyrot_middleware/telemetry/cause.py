@@ -9,6 +9,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from ..core.flow import Exhausted
 from ..core.model import Verdict
+from ..errors import code_of
 from . import names
 
 __all__ = ["Cause", "blame", "of_error", "of_verdict"]
@@ -33,10 +34,11 @@ def of_error(error: BaseException | None) -> Cause | None:
     if error is None or isinstance(error, GeneratorExit):
         return None
     if isinstance(error, Exhausted):
-        # The caller sees KeyPoolExhausted: a 429 while any key will come back.
+        # The caller sees KeyPoolExhausted: a 429 while any key will come back, else the refusal.
         returns = isfinite(error.unavailable.retry_at)
-        kind = "429" if returns else f"{names.INSTRUMENTATION}.KeyPoolExhausted"
-        return Cause(kind, "no key can serve")
+        blocks = error.unavailable.blocks.values()
+        code, _ = code_of(() if returns else [block.reason for block in blocks])
+        return Cause(str(code), "no key can serve")
     return Cause(_qualified(error), type(error).__name__)
 
 

@@ -11,6 +11,9 @@ from four_modes import MODES, STREAMS, ask, calls
 from google.genai import errors
 
 import keyrot_middleware
+from keyrot_middleware.core.failures import RULES
+from keyrot_middleware.core.rules import forever
+from keyrot_middleware.errors import code_of
 from keyrot_middleware.testing import Reply
 
 SNIFFED = ("timeout", "403", "500", "502", "503")
@@ -115,6 +118,38 @@ def test_all_retired_has_the_code_of_what_retired_them(
     error = exhausted("sync", gemini, pool, connect, Reply.KEY_INVALID, reply)
     assert (error.code, error.status) == (code, status)
     assert gemini.key("key_1").value not in repr((error, error.details, error.response.text))
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "status"),
+    [
+        (Reply.KEY_INVALID, 400, "INVALID_ARGUMENT"),
+        (Reply.TOKEN_UNSUPPORTED, 401, "UNAUTHENTICATED"),
+        (Reply.KEY_LEAKED, 403, "PERMISSION_DENIED"),
+        (Reply.KEY_SUSPENDED, 403, "PERMISSION_DENIED"),
+    ],
+)
+def test_what_another_process_saw_has_the_code_of_the_refusal(
+    reply, code, status, gemini, pool, connect
+) -> None:
+    """A shared state tells why the keys are retired, though not what Google said."""
+    made = pool("A", "B", max_wait_s=0)
+    gemini.always_any(reply)
+    client = connect()
+    calls("sync", client, 2)
+    made._said.clear()  # as in a process that has not sent anything
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
+        ask("sync", client)
+    error = caught.value
+    assert (error.code, error.status, error.retry_at) == (code, status, None)
+    assert error.details["error"]["code"] == error.response.status_code == code
+    assert set(error.reasons) == {"A", "B"}
+
+
+def test_each_failure_that_retires_a_key_has_its_code() -> None:
+    """Whatever is for ever in the table of failures is known here, so that none passes for a 429."""
+    for_ever = {rule.name for rule in RULES if rule.until is forever}
+    assert for_ever == {name for name in for_ever if code_of([name])[0] != 429}
 
 
 def test_one_that_will_come_back_makes_it_a_rate_limit(gemini, pool, connect) -> None:

@@ -147,7 +147,7 @@ def test_what_another_process_saw_has_the_code_of_the_refusal(
 
 
 def test_each_failure_that_retires_a_key_has_its_code() -> None:
-    """Whatever is for ever in the table of failures is known here, so that none passes for a 429."""
+    """Whatever the table of failures has for ever is known here: none of it passes for a 429."""
     for_ever = {rule.name for rule in RULES if rule.until is forever}
     assert for_ever == {name for name in for_ever if code_of([name])[0] != 429}
 

@@ -31,7 +31,7 @@ from .drive.pool import Clock, Pool, SystemClock
 from .errors import ConfigError
 from .forks import after_fork
 from .genai.exhausted import exhausted
-from .genai.facts import failed
+from .genai.facts import reported
 
 __all__ = ["KeyManager", "Report", "SelectedKey", "get_key_manager"]
 
@@ -139,7 +139,8 @@ class KeyManager:
 
         Args:
             key_id: As selected.
-            error: The SDK's exception, or a transport's. Keys in it are redacted in place.
+            error: The SDK's exception, or that of another HTTP library (docs/quick-reference.md).
+                Keys in it are redacted in place.
 
         Returns:
             What it was, and whether another key may serve the same request.
@@ -149,9 +150,8 @@ class KeyManager:
         """
         pool = self._pool
         lease, info = self._take(key_id)
-        facts: Facts = (
-            failed(error, pool.ring.redact, None).facts if isinstance(error, Exception) else Facts()
-        )
+        redact = pool.ring.redact
+        facts = reported(error, redact) if isinstance(error, Exception) else Facts()
         verdict = classify(facts, info, pool.clock.time())
         kind = Kind.FAILURE if verdict.sent else Kind.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))

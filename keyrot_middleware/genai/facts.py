@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from ..core.reading import read_body
 from ..core.stream import tokens_of_text, usage_of_text
 from ..core.tokens import TokenScale, requests_of
 from .redact import Redact, clean
+from .reported import spent, told
 
 __all__ = [
     "Asked",
@@ -27,6 +29,7 @@ __all__ = [
     "host_of",
     "in_force",
     "option",
+    "reported",
     "workload",
 ]
 
@@ -141,9 +144,22 @@ def failed(error: Exception, redact: Redact, handled: BaseException | None) -> F
     return Failed(_facts(error), error)
 
 
-def _facts(error: Exception) -> Facts:
+def reported(error: Exception, redact: Redact) -> Facts:
+    """Read the facts of what a program reports by hand, which may be any library's error."""
+    theirs = None if _of_sdk(error) else told(error, redact)
+    own: Facts = failed(error, redact, None).facts
+    if spent(own.code, own.body):
+        return replace(own, code=429)
+    return theirs or own
+
+
+def _of_sdk(error: Exception) -> bool:
     api_errors = sys.modules.get("google.genai.errors")
-    if api_errors is not None and isinstance(error, api_errors.APIError):
+    return api_errors is not None and isinstance(error, api_errors.APIError)
+
+
+def _facts(error: Any) -> Facts:
+    if _of_sdk(error):
         headers: Any = getattr(error.response, "headers", None)
         after = headers.get("retry-after") if hasattr(headers, "get") else None
         return Facts(code=error.code, body=error.details, retry_after=after)

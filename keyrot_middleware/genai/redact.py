@@ -46,7 +46,7 @@ def clean(error: BaseException, redact: Redact, handled: BaseException | None = 
 
 def _link(link: BaseException, redact: Redact) -> None:
     link.args = tuple(_value(arg, redact, 0) for arg in link.args)
-    for name in ("message", "status", "details", "reason"):
+    for name in ("message", "status", "details", "reason", "body"):
         if isinstance(link.__dict__.get(name), str | dict | list):
             link.__dict__[name] = _value(link.__dict__[name], redact, 0)
     if hasattr(link, "request_info"):  # aiohttp's own errors, also in their args

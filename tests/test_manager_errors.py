@@ -1,0 +1,170 @@
+"""What a program reports by hand may be the error of any HTTP library: it is read all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+from google.genai import errors
+
+from keyrot_middleware import KeyManager
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+
+PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
+BODY = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+
+
+@pytest.fixture
+def manager(gemini: FakeGemini, clock: FakeClock) -> KeyManager:
+    """Give a manager of one key."""
+    return KeyManager(clock=clock, keys=[gemini.add_key("a").value])
+
+
+def by_requests(url: str, headers: dict[str, str]) -> None:
+    """Ask with requests."""
+    requests.post(url, json=BODY, headers=headers, timeout=9).raise_for_status()
+
+
+def by_httpx(url: str, headers: dict[str, str]) -> None:
+    """Ask with whichever httpx the SDK has brought."""
+    name = "httpx2" if importlib.util.find_spec("httpx2") else "httpx"
+    httpx = importlib.import_module(name)
+    httpx.post(url, json=BODY, headers=headers).raise_for_status()
+
+
+def by_urllib(url: str, headers: dict[str, str]) -> None:
+    """Ask with the standard library."""
+    headers = {**headers, "content-type": "application/json"}
+    asked = urllib.request.Request(url, json.dumps(BODY).encode(), headers)  # noqa: S310 - loopback
+    urllib.request.urlopen(asked, timeout=9)  # noqa: S310
+
+
+def by_aiohttp(url: str, headers: dict[str, str]) -> None:
+    """Ask with aiohttp, whose error has no body."""
+    aiohttp = pytest.importorskip("aiohttp")
+
+    async def go() -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=BODY, headers=headers) as response,
+        ):
+            response.raise_for_status()
+
+    asyncio.run(go())
+
+
+def refused(ask: Callable[..., None], gemini: FakeGemini, manager: KeyManager, reply: Any) -> Any:
+    """Let a request fail; give its error."""
+    gemini.script("a", reply)
+    key = manager.select_key("gemini-2.5-flash")
+    with pytest.raises(Exception, match=r".") as caught:
+        ask(gemini.url + PATH, {"x-goog-api-key": key.api_key})
+    return caught.value
+
+
+@pytest.mark.parametrize("ask", [by_requests, by_httpx, by_urllib])
+@pytest.mark.parametrize(
+    ("reply", "failure"),
+    [
+        (Reply.QUOTA_MINUTE, "quota_minute"),
+        (Reply.QUOTA_DAY, "quota_day"),
+        (Reply.KEY_INVALID, "key_invalid"),
+        (Reply.KEY_SUSPENDED, "project_suspended"),
+        (Reply.BAD_REQUEST, "bad_request"),
+        (Reply.OVERLOADED, "overloaded"),
+    ],
+)
+def test_an_error_with_a_body_is_read_like_the_sdks(ask, reply, failure, gemini, manager) -> None:
+    """The body tells a bad request from a bad key, a minute from a day; no key is left in it."""
+    error = refused(ask, gemini, manager, reply)
+    assert manager.report_error("key_1", error).failure == failure
+    response = getattr(error, "response", None)
+    body = error.read().decode() if response is None else response.text
+    assert json.loads(body)["error"]["message"], "the program can read it still"
+    assert gemini.key("a").value not in body + repr(error)
+
+
+def test_urllibs_body_is_there_again_for_who_had_begun_to_read(gemini, manager) -> None:
+    """Methods of the old file that were looked up before are not left behind."""
+    error = refused(by_urllib, gemini, manager, Reply.KEY_INVALID)
+    begun = error.read(1)
+    assert manager.report_error("key_1", error).failure == "bad_request", "half a body is none"
+    assert begun + error.read() != b""
+    error.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "failure"), [(Reply.QUOTA_MINUTE, "capacity"), (Reply.BAD_REQUEST, "bad_request")]
+)
+def test_aiohttps_error_is_read_by_its_status(reply, failure, gemini, manager) -> None:
+    """It has no body: the code alone decides."""
+    error = refused(by_aiohttp, gemini, manager, reply)
+    assert manager.report_error("key_1", error).failure == failure
+
+
+class ApiError(Exception):
+    """As API clients have them: the attributes are given."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__("failed")
+        self.__dict__.update(attributes)
+
+
+LEAKED = {"code": 403, "message": "Your API key was reported as leaked. Please use another one."}
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (ApiError(status_code=403, body={"error": LEAKED}), "key_leaked"),
+        (ApiError(status_code=403, body=[{"error": LEAKED}]), "key_leaked"),
+        (ApiError(status_code=403, body=LEAKED), "key_leaked"),
+        (ApiError(status_code=401, body=None, code="invalid_api_key"), "unauthorized"),
+        (ApiError(status=503), "overloaded"),
+        (ApiError(code=404), "not_found"),
+        (ApiError(code=True, status=200, status_code="403"), "transport"),
+        (ApiError(rcvd=SimpleNamespace(code=1011, reason="You exceeded your quota")), "capacity"),
+        (ApiError(rcvd=SimpleNamespace(code=1011, reason="Internal error")), "transport"),
+        (ApiError(rcvd=None), "transport"),
+        (errors.APIError(1011, "You exceeded your current quota", None), "capacity"),
+        (errors.APIError(1011, "Internal error", None), "unknown"),
+        (TimeoutError(), "timeout"),
+        (ConnectionRefusedError(), "connect"),
+    ],
+)
+def test_errors_are_told_by_what_they_have(error, failure, manager) -> None:
+    """API clients, websockets, and what has no status at all."""
+    assert manager.report_error("key_1", error).failure == failure
+
+
+def test_when_to_come_back_is_read_from_the_headers(manager, clock) -> None:
+    """Retry-After, in whichever spelling the mapping has it."""
+    for name in ("retry-after", "Retry-After"):
+        response = SimpleNamespace(status_code=429, headers={name: "40"}, text="slow")
+        report = manager.report_error("key_1", ApiError(response=response))
+        assert report.failure == "rate_limit"
+        assert round(report.rests_until.timestamp() - clock.time()) in range(38, 43)
+        clock.advance(60)
+
+
+class OddError(Exception):
+    """Every attribute raises, but those that an exception needs."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("args", "add_note"):
+            return super().__getattribute__(name)
+        raise RuntimeError(name)
+
+
+def test_an_odd_error_is_reported_without_harm(manager, monkeypatch) -> None:
+    """Nothing that an attribute does comes out of a report."""
+    monkeypatch.setattr("keyrot_middleware.drive.guard._strict", False)
+    assert manager.report_error("key_1", OddError("x")).failure == "transport"

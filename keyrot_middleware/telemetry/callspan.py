@@ -149,30 +149,38 @@ _INFERENCE = frozenset({"chat", "generate_content", "text_completion"})
 """Operations that are one and the same request under different names."""
 
 _DATA_OF = {
-    "count_tokens": None,
     "embeddings": "opentelemetry.genai.client.embedding.context",
     "get": "opentelemetry.genai.client.fetch_response.context",
+    "generate_content": "opentelemetry.genai.client.inference.context",
 }
-_INFERENCE_DATA = "opentelemetry.genai.client.inference.context"
 """Where opentelemetry-util-genai keeps what inner layers add to the operation under way; these
 are its public CLIENT_*_CONTEXT_KEY, spelt out because it need not be installed."""
 
 
 def span_above(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
-    """Find another's span for this very request; None where there is none."""
+    """Find another's span for this very request; None where there is none.
+
+    What the context holds of an operation is held for all that happens inside, for the functions
+    that its automatic tool calls run too, and the requests that these make are others.
+    """
     if not here:
         return None
-    operation = operation_of(info.verb)
-    key = _DATA_OF.get(operation, _INFERENCE_DATA)
-    data = here.get(key) if key is not None else None
-    if isinstance(getattr(data, "attributes", None), dict):
+    operation, span = operation_of(info.verb), get_current_span(here)
+    told = _read(span, names.GEN_AI_OPERATION)
+    same = told == operation or (told in _INFERENCE and operation in _INFERENCE)
+    if not _same_model(_read(span, names.GEN_AI_REQUEST_MODEL), info.model):
+        return None
+    data = here.get(_DATA_OF.get(operation, ""))
+    if (same or told is None) and isinstance(getattr(data, "attributes", None), dict):
         return GuestSpan(here, data, pool)
     # Older versions leave nothing in the context; nor do other instrumentations. A span of an
     # agent or a tool is no reason to stay silent: only one of the same request is.
-    told = _read(get_current_span(here), names.GEN_AI_OPERATION)
-    if told == operation or (told in _INFERENCE and operation in _INFERENCE):
-        return GuestSpan(here, None, pool)
-    return None
+    return GuestSpan(here, None, pool) if same else None
+
+
+def _same_model(told: object, model: str) -> bool:
+    """Tell whether a span can be about *model*: `models/…` before it is the same, none may be."""
+    return not isinstance(told, str) or told.endswith(model.rpartition("/")[2])
 
 
 def _read(span: Span, name: str) -> object:

@@ -122,6 +122,9 @@ def test_spans_of_something_else_are_only_parents(traced: Any, operation: str) -
         (INFERENCE, "embedContent", True),
         (EMBEDDING, "embedContent", False),
         (EMBEDDING, "generateContent", True),
+        (INFERENCE, "files", True),
+        (INFERENCE, "cachedContents", True),
+        (INFERENCE, "batchGenerateContent", True),
     ],
 )
 def test_data_of_another_operation_is_left_alone(
@@ -134,13 +137,37 @@ def test_data_of_another_operation_is_left_alone(
     assert ("keyrot.attempt.count" in official.data.attributes) is not own
 
 
+@pytest.mark.parametrize("key", [INFERENCE, None], ids=["data", "no data"])
+@pytest.mark.parametrize(
+    ("operation", "model", "own"),
+    [
+        ("generate_content", "gemini-2.5-flash", False),
+        ("chat", "models/gemini-2.5-flash", False),
+        ("generate_content", "gemini-2.5-flash-lite", True),
+        ("execute_tool", "gemini-2.5-flash", True),
+        ("invoke_agent", "gemini-2.5-flash", True),
+    ],
+)
+def test_only_a_span_of_this_very_request_is_taken_for_it(
+    traced: Any, key: str | None, operation: str, model: str, own: bool
+) -> None:
+    """What a tool or another model's operation has around it has a span of its own."""
+    told = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
+    with Official(traced, key, **told) as official:
+        Playground([traced.observer]).run()
+    assert len(traced.named("generate_content")) == own
+    attributes = official.data.attributes or traced.named("theirs")[0].attributes
+    assert ("keyrot.attempt.count" in attributes) is not own
+
+
 def test_the_real_official_library_takes_what_we_add(traced: Any) -> None:
     """Our attributes get through its handler to its span."""
     handlers = pytest.importorskip(
         "opentelemetry.util.genai.handler", reason="opentelemetry-util-genai is not installed"
     )
     handler = handlers.TelemetryHandler(tracer_provider=traced.provider)
-    with handler.inference("gcp.gemini", request_model="m", operation_name="generate_content"):
+    asked = {"request_model": INFO.model, "operation_name": "generate_content"}
+    with handler.inference("gcp.gemini", **asked):
         Playground([traced.observer]).run()
     attempt, theirs = traced.spans
     assert attempt.parent.span_id == theirs.context.span_id

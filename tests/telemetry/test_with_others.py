@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,6 +73,30 @@ def test_each_request_of_a_tool_call_has_its_attempt(mode, traced, gemini, pool,
     assert all(path.count("keyrot_middleware") == 1 for path in attempts)
     assert not any("execute_tool" in path for path in attempts)
     assert gemini.sent("A") == 2
+
+
+@pytest.mark.parametrize("model", [MODEL, "gemini-2.5-flash-lite"])
+def test_what_a_tool_asks_by_itself_is_not_the_calls(model, traced, gemini, pool, connect) -> None:
+    """A tool's uploads and calls have spans of their own, inside its own span."""
+    pool("A")
+    client = connect()
+
+    def look_up(city: str) -> str:
+        """Look it up."""
+        client.files.upload(file=io.BytesIO(b"x"), config={"mime_type": "text/plain"})
+        return str(client.models.generate_content(model=model, contents="inner").text)
+
+    with instrumented(traced.provider, OFFICIAL):
+        ask("sync", client, config={"tools": [look_up]})
+    outer = f"opentelemetry: {CALL}"
+    tool = f"{outer} > opentelemetry: execute_tool look_up"
+    attempt = "keyrot_middleware: attempt A"
+    inner = [f"{tool} > keyrot_middleware: {n}" for n in ("files", f"generate_content {model}")]
+    wanted = [f"{outer} > {attempt}"] * 2 + [outer, tool]
+    wanted += inner + [f"{path} > {attempt}" for path in inner]
+    assert sorted(tree(traced)) == sorted(wanted)
+    counts = {s.name: s.attributes.get("keyrot.attempt.count") for s in traced.named(CALL)[-1:]}
+    assert counts == {CALL: 2}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -74,12 +74,16 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         under_way.reset(self._token)
 
 
-class _Headers(dict[str, Any]):
-    """Headers that show no key: who reports errors shows local variables, and the SDK has these."""
+class _Unseen(str):
+    """A header's text that shows no key.
+
+    Who reports errors shows local variables, and the SDK has headers in some, aiohttp in more.
+    """
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
-        hidden = dict.fromkeys(_of_keys(tuple(self)), "[redacted]")
-        return repr({**self, **hidden})
+        return "'[redacted]'"
 
 
 def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
@@ -97,7 +101,7 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
         ConfigError: It would go to a host that may not have the key, against what was asked for.
     """
     request = wrapped(http_method, path, request_dict, send.options)
-    headers = request.headers = _Headers(request.headers)
+    headers = request.headers = dict(request.headers)
     if send.value is not None:
         if (host := host_of(request.url)) not in send.hosts:
             raise ConfigError(f"no key of the pool may go to {host}: it is not an allowed host")
@@ -106,7 +110,13 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
             if name != KEY_HEADER and _key_again(name, headers[name], home):
                 del headers[name]
         headers[KEY_HEADER] = send.value
+    _hide(headers)
     return request
+
+
+def _hide(headers: dict[str, Any]) -> None:
+    for name in _of_keys(tuple(headers)):
+        headers[name] = _Unseen(headers[name])
 
 
 def send_once(
@@ -174,9 +184,10 @@ def lend(request: Any, held: str, value: str | None) -> None:
     A key header of the program's own stays.
     """
     headers = request.headers.items()
-    kept = _Headers((name, text) for name, text in headers if str(text).split()[-1:] != [held])
+    kept = {name: text for name, text in headers if str(text).split()[-1:] != [held]}
     if value is not None and KEY_HEADER not in map(str.lower, kept):
         kept[KEY_HEADER] = value
+    _hide(kept)
     request.headers = kept
 
 

@@ -35,6 +35,9 @@ _log = logging.getLogger("keyrot_middleware")
 MODULE = "google.genai._api_client"
 OWNER = "BaseApiClient"
 
+LIVE = "_websocket_base_url"
+"""Of Live alone: an SDK without it is no reason to leave all other calls alone."""
+
 Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -107,7 +110,7 @@ class Seams:
 
     def _wrap(self, names: Collection[str]) -> None:
         for owner, name, layer in self._layers():
-            if layer is None and name in names:
+            if layer is None and name in names and name in vars(owner):
                 switch = self._acting if name in self._below else self._on
                 wrap_object(owner, name, FunctionWrapper, (self._table[name], switch))
 
@@ -121,7 +124,8 @@ class Seams:
     def _all_there(self) -> bool:
         """Refuse to patch a part only: a key could then go out where it should not."""
         owner = _owner()
-        missing = [name for name in self._table if name not in vars(owner)] if owner else []
+        there = {LIVE, *vars(owner)} if owner else self._table
+        missing = [name for name in self._table if name not in there]
         if missing:
             _log.error(
                 "this google-genai has no %s.%s, so calls are not rotated; supported: 1.75 to 3.x",

@@ -25,7 +25,7 @@ from .facts import Asked, call_info, done, failed, host_of, in_force, option
 from .home import fingerprint, own
 from .inject import foreign_key, fresh, sendable, sending
 from .redact import Redact
-from .seams import Seams
+from .seams import LIVE, Seams
 from .streams import open_async, open_sync
 from .uploads import Uploads
 
@@ -62,7 +62,7 @@ class Binding:
         self.seams = Seams(
             {
                 "__init__": below.init,
-                "_websocket_base_url": below.websocket,
+                LIVE: below.websocket,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,

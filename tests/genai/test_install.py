@@ -48,6 +48,16 @@ def test_uninstall_restores_the_very_same_objects(pool) -> None:
     assert all(after[name] is before[name] for name in before)
 
 
+def test_an_sdk_without_the_method_of_live_is_patched_all_the_same(
+    gemini, pool, connect, monkeypatch
+) -> None:
+    """It is private, and nothing but sessions of Live needs it."""
+    monkeypatch.delattr(BaseApiClient, "_websocket_base_url")
+    pool("A")
+    assert ask("sync", connect()) == "ok from A"
+    assert keyrot_middleware.status()["seams"].pop("_websocket_base_url") is False
+
+
 def test_install_twice_is_once(gemini, pool, connect) -> None:
     """A second install() adds no layer and changes no pool."""
     first = pool("A")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from traceback import TracebackException
 
 import pytest
 from four_modes import MODES, calls, skip_where_the_sdk_reconnects
@@ -35,6 +36,20 @@ def test_no_failure_carries_a_key(mode, name, gemini, pool, connect, caplog) -> 
             hold_no_key(answer, gemini, "A", "B", "own")
     said = caplog.text + repr(keyrot_middleware.status())
     assert not any(gemini.key(label).value in said for label in ("A", "B", "own"))
+
+
+@pytest.mark.parametrize("name", ["RESET", "HANG", "QUOTA_DAY"])
+@pytest.mark.parametrize("mode", MODES)
+def test_no_local_variable_below_shows_a_key(mode, name, gemini, pool, connect) -> None:
+    """Who reports errors shows the variables of every frame: the SDK's, and of what it sends by."""
+    if name == "RESET":
+        skip_where_the_sdk_reconnects(mode)
+    pool("A", max_retries=0, max_wait_s=0)
+    gemini.always_any(Reply.hang(0.4) if name == "HANG" else Reply.all()[name])
+    (error,) = calls(mode, connect(timeout=200 if name == "HANG" else None), 1)
+    shown = "".join(TracebackException.from_exception(error, capture_locals=True).format())
+    assert gemini.count() == 1
+    assert gemini.key("A").value not in shown
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 403, 404, 429, 500, 503])

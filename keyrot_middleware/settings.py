@@ -42,8 +42,11 @@ STATE_SCHEMES = (
     "rediss+sentinel",
 )
 
-_USER_INFO = re.compile(r"[^/\s]*@")
+_USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
+_TO_ENCODE = re.compile(r"[/#\s]")
+"""What ends user and password where nobody encoded it."""
+_AS = "write / as %2F, # as %23, ? as %3F, a blank as %20"
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 
 
@@ -56,7 +59,8 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     for host in hosts:
         match = _HOST.fullmatch(host)
         if match is None or not 0 < int(match[1] or 443) < 65536:
-            raise ValueError(f"found {shown(_USER_INFO.sub('[redacted]@', host))}")
+            masked = _USER_INFO.sub(r"\1[redacted]@", host)
+            raise ValueError(f"found {shown(masked)}")
     if not hosts:
         raise ValueError("found no host")
     return hosts
@@ -73,6 +77,9 @@ def _good_state(url: str) -> str:
     scheme, there, rest = url.partition("://")
     if not there or scheme not in STATE_SCHEMES or (scheme == "memory") == bool(rest):
         raise ValueError(f"found {shown(url)}")
+    before = rest.partition("?")[0].rpartition("@")[0]
+    if not scheme.startswith("unix") and _TO_ENCODE.search(before):
+        raise ValueError(f"found {shown(url)}, with a /, # or blank before the @: {_AS}")
     return url
 
 

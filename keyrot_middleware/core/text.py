@@ -12,8 +12,8 @@ __all__ = ["holds_key", "mask_keys", "mask_url", "nearest", "shown"]
 # (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
 _KEY = re.compile(r"(AIza)[0-9A-Za-z_-]{35,}|(AQ\.)[0-9A-Za-z_-]{20,}")
 _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
-_USER_INFO = re.compile(r"//[^/\s]*@")
-_PASSWORD = re.compile(r"((?:password|username)=)[^&\s]*", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
+_PASSWORD = re.compile(r"((?:password|username)=)[^&]*", re.IGNORECASE)
 _LONGEST = 80
 
 
@@ -30,8 +30,17 @@ def mask_keys(text: str) -> str:
 
 
 def mask_url(text: str) -> str:
-    """Replace user and password in every URL of *text*, in front of the host or as an option."""
-    return _PASSWORD.sub(r"\1[redacted]", _USER_INFO.sub("//[redacted]@", text))
+    """Replace user and password in the URL *text*, in front of the host or as an option.
+
+    A wrong URL has passwords too: `/`, `#` and blanks in them that nobody encoded, or a scheme
+    that is misspelt. So everything goes that stands between a scheme and the last `@`.
+    """
+    text = _PASSWORD.sub(r"\1[redacted]", text)
+    before, _, host = text.rpartition("@")
+    if ":" not in before and "//" not in before:
+        return text
+    scheme = _SCHEME.match(before)
+    return f"{scheme[0] if scheme else ''}[redacted]@{host}"
 
 
 def shown(value: object) -> str:
@@ -42,9 +51,9 @@ def shown(value: object) -> str:
         return "an object"
     if value is not None and not isinstance(value, str | int | float):
         return f"a value of type {type(value).__name__}"
+    value = mask_url(value) if isinstance(value, str) else value
     # Any case: settings that do not care for case arrive here in lower case.
     text = _KEY_ANY_CASE.sub("[a key]", json.dumps(value, ensure_ascii=False))
-    text = mask_url(text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -151,6 +151,24 @@ def test_the_state_is_told_and_asked(keyrot: Keyrot, keys_file: Path) -> None:
     assert "/0, answers\n" in ran.stdout
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://user:pa/55word@127.0.0.1:1/0", "redis:/u:55word@h", "http://u:pa 55word@h"]
+)
+def test_no_part_of_a_password_is_shown_that_was_not_encoded(keyrot: Keyrot, url: str) -> None:
+    """Whatever stands before the last `@` of a wrong URL is masked, as text and as JSON."""
+    for given in (("check",), ("check", "--json")):
+        ran = keyrot(*given, GEMINI_API_KEYS="one", KEYROT_STATE_URL=url)
+        assert ran.returncode == 1
+        assert "[redacted]@" in ran.stdout + ran.stderr
+        assert "55word" not in ran.stdout + ran.stderr
+
+
+def test_what_is_allowed_is_told_as_it_is(keyrot: Keyrot) -> None:
+    """The pattern of a URL that a refusal quotes holds no password, and is not masked."""
+    ran = keyrot("check", GEMINI_API_KEYS="one", KEYROT_STATE_URL="redis://127.0.0.1:99999")
+    assert "redis://[user:password@]host:6379/0" in ran.stdout
+
+
 def test_no_key_and_only_switched_off_keys_are_not_good(keyrot: Keyrot, tmp_path: Path) -> None:
     """At least one key must be able to serve."""
     ran = keyrot("check")

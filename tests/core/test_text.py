@@ -42,6 +42,13 @@ def test_whatever_looks_like_a_key_is_masked(text: str, masked: str) -> None:
         (Path(KEY), f"a value of type {type(Path()).__name__}"),
         (KEY.lower(), '"[a key]"'),
         ("redis://u:p@ss@h/0", '"redis://[redacted]@h/0"'),
+        ("redis://u:pa/55 w#rd@h:1/0", '"redis://[redacted]@h:1/0"'),
+        ("redis:/u:p@h", '"redis:/[redacted]@h"'),
+        ("http://u:pa 55@h", '"http://[redacted]@h"'),
+        ("u:p@h", '"[redacted]@h"'),
+        ("//u@h", '"[redacted]@h"'),
+        ("me@example.test", '"me@example.test"'),
+        ("redis://h/0?password=p@s s&db=1", '"redis://h/0?password=[redacted]&db=1"'),
         ("x" * 100, '"' + "x" * 79 + "…"),
     ],
 )

@@ -74,8 +74,9 @@ class Pool:
     draw: Callable[[], float] = random.random
     last_resort: str | None = None
     """The id of the single key, where there is one."""
-    listed: Sequence[Candidate] = ()
-    """All keys that are configured; those of them that have a value are in the roster."""
+    listed: Sequence[Candidate] | None = None
+    """All keys that are configured; those of them that have a value are in the roster. None: the
+    roster is what it was made of, and stays so."""
     upkeep: Upkeep | None = None
     """What keeps values and list up to date, where they can change, or the state is shared."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
@@ -145,11 +146,11 @@ class Pool:
         replaced = key_ids.intersection(self.roster.keys)
         try:
             self._revive(replaced)
-            if self.listed:
-                self._enroll()
+            if self.listed is not None:  # no key at all is a list too: the last one was taken out
+                self._enroll(self.listed)
         except Exception:
             fault("secrets")
-        return replaced
+        return replaced.intersection(self.roster.keys)  # without those that have just left
 
     def announce(self, key_ids: frozenset[str]) -> None:
         """Say that keys were replaced, in the log and to the observers; see `Listener`."""
@@ -212,12 +213,12 @@ class Pool:
         """Tell values apart; empty for a key that is none of ours."""
         return Secret(self.ring.value(key_id)).fingerprint if key_id in self.roster.keys else ""
 
-    def _enroll(self) -> None:
-        """Let the roster be the listed keys that have a value; calls under way keep theirs."""
+    def _enroll(self, listed: Iterable[Candidate]) -> None:
+        """Let the roster be the *listed* keys that have a value; calls under way keep theirs."""
         having = set(self.ring.resolved)
         before, roster = (
             self.roster,
-            make_roster([key for key in self.listed if key.key_id in having], self.policy.strategy),
+            make_roster([key for key in listed if key.key_id in having], self.policy.strategy),
         )
         if list(roster.keys.values()) == list(before.keys.values()):
             return
@@ -228,6 +229,9 @@ class Pool:
         ):
             if keys:
                 _log.info("pool %s: keys that %s: %s", self.name, verb, ", ".join(sorted(keys)))
+        if not roster.keys:
+            text = "pool %s: no key is left in it; calls go out as the SDK sends them until one is"
+            _log.error(text, self.name)
 
 
 def make_roster(keys: Iterable[Candidate], strategy: str) -> Roster:

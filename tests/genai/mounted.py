@@ -20,7 +20,7 @@ class Files:
     """A pool whose keys are in files, as an orchestrator mounts them, and its keys.json."""
 
     def __init__(self, gemini: FakeGemini, folder: Path, clock: Any) -> None:
-        self._gemini, self._folder, self._clock = gemini, folder, clock
+        self._gemini, self.folder, self._clock = gemini, folder, clock
         self.keys_file = folder / "the-keys.json"
 
     def put(self, key_id: str, label: str | None = None) -> None:
@@ -30,9 +30,9 @@ class Files:
             value = self._gemini.key(label).value
         except KeyError:
             value = self._gemini.add_key(label, tier="paid").value
-        draft = self._folder / "draft"
+        draft = self.folder / "draft"
         draft.write_text(f"{value}\n")
-        draft.rename(self._folder / key_id)
+        draft.rename(self.folder / key_id)
 
     def list(self, *entries: str | dict[str, Any]) -> None:
         """Write keys.json."""

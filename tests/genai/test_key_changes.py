@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from four_modes import MODES, ask
+from google.genai import errors
 from mounted import Files, roster, value_of
 from servers import wait_for
 
@@ -135,6 +136,60 @@ def test_keys_join_and_leave_and_limits_change_without_a_restart(
     files.list("A", "C")
     wait_for(lambda: roster() == ["A", "C"])
     assert ask("sync", client) == "ok from A"
+
+
+def test_the_last_key_that_is_taken_out_is_sent_no_more(
+    gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An emptied keys.json leaves a pool without keys, said as ERROR, until one joins again."""
+    caplog.set_level(logging.INFO, "keyrot_middleware")
+    files.list("A")
+    files.put("A")
+    files.install()
+    client = connect()
+    assert ask("sync", client) == "ok from A"
+    files.list()
+    wait_for(lambda: roster() == [])
+    with pytest.raises(errors.ClientError):
+        ask("sync", client)
+    assert gemini.log[-1].header_values("x-goog-api-key") == []
+    wait_for(lambda: "pool default: no key is left in it; calls go out" in caplog.text)
+    files.put("B")
+    files.list("B")
+    wait_for(lambda: roster() == ["B"])
+    assert ask("sync", client) == "ok from B"
+
+
+def test_without_keys_json_s_keys_the_last_resort_serves(
+    gemini: FakeGemini, files: Files, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The single key is not of keys.json, and stays when that is emptied."""
+    monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single").value)
+    files.list("A")
+    files.put("A")
+    files.install()
+    files.list()
+    wait_for(lambda: roster() == ["GEMINI_API_KEY"])
+    assert ask("sync", connect()) == "ok from single"
+
+
+def test_a_key_that_is_switched_off_is_not_said_to_serve(
+    gemini: FakeGemini, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not where its value changes at the same time, and not where it changes later."""
+    caplog.set_level(logging.INFO, "keyrot_middleware")
+    files.list("A")
+    files.put("A")
+    files.put("B")
+    files.install()
+    files.list({"key_id": "A", "active": False, "secret": f"file://{files.folder}/B"})
+    wait_for(lambda: roster() == [])
+    wait_for(lambda: value_of("A") == gemini.key("B").value)
+    files.list({"key_id": "A", "active": False})
+    wait_for(lambda: value_of("A") == gemini.key("A").value)
+    assert "keys that leave: A" in caplog.text
+    assert "serves again" not in caplog.text
+    assert "keys that join" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ['[{"key_id": "A", "rpm": -1}]', "[{", None])

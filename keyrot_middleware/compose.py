@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
 from .secrets import Ring, Stores, open_ring
+from .settings import compared
 from .state import State, open_state
 from .telemetry.base import Observer
 from .telemetry.export import export_spans
@@ -66,7 +67,7 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
             return
         if config.settings.tracing == "otlp":
             export_spans()
-        _binding = Binding(pool, frozenset(config.settings.allowed_hosts))
+        _binding = Binding(pool, compared(config.settings.allowed_hosts))
         _binding.put_on()
         _metrics = metrics
         state = pool.state

@@ -6,7 +6,7 @@ The description of each field says what is allowed; the errors of config.py quot
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, NoReturn
@@ -27,6 +27,7 @@ __all__ = [
     "STATE_SCHEMES",
     "Settings",
     "Switch",
+    "compared",
 ]
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
@@ -48,6 +49,7 @@ _TO_ENCODE = re.compile(r"[/#\s]")
 """What ends user and password where nobody encoded it."""
 _AS = "write / as %2F, # as %23, ? as %3F, a blank as %20"
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+_OWN_PORT = re.compile(r":(?:443|80)$")
 
 
 def _split(value: object) -> object:
@@ -64,6 +66,15 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if not hosts:
         raise ValueError("found no host")
     return hosts
+
+
+def compared(hosts: Iterable[str]) -> frozenset[str]:
+    """Give the names by which `genai.facts.host_of` knows these hosts.
+
+    It leaves out the brackets of an IPv6 address, and a port that is the scheme's own.
+    """
+    names = [name for host in hosts for name in (host, _OWN_PORT.sub("", host))]
+    return frozenset(re.sub(r"[\[\]]", "", name) for name in names)
 
 
 def _good_store(store: str) -> str:

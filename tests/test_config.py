@@ -22,7 +22,9 @@ from keyrot_middleware.config import (
     Settings,
     load,
 )
+from keyrot_middleware.genai.facts import host_of
 from keyrot_middleware.secrets import open_ring
+from keyrot_middleware.settings import compared
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})
@@ -81,6 +83,31 @@ def test_hosts_are_compared_in_lower_case_and_once() -> None:
         allowed_hosts="X.test, localhost:8080,,x.test,[::1]:443"
     ).settings.allowed_hosts == (expected)
     assert load(allowed_hosts=list(expected)).settings.allowed_hosts == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("[::1]:8080", "http://[::1]:8080/v1"),
+        ("[::1]", "https://[::1]"),
+        ("[::1]:443", "https://[::1]:443"),
+        ("proxy.test:443", "https://proxy.test:443/"),
+        ("proxy.test:443", "https://proxy.test"),
+        ("proxy.test:80", "http://proxy.test:80"),
+        ("proxy.test:443", "http://proxy.test:443"),
+        ("proxy.test:8443", "https://proxy.test:8443"),
+    ],
+)
+def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
+    """Addresses in brackets and a scheme's own port are those of the base URL."""
+    names = compared(load(allowed_hosts=[host]).settings.allowed_hosts)
+    assert host_of(url) in names
+    assert host_of("https://proxy.test:444") not in names
+
+
+def test_the_end_of_an_address_is_no_port() -> None:
+    """An IPv6 address that ends in 80 is not another one with a port."""
+    assert compared(["[2001:db8::1:80]"]) == {"2001:db8::1:80"}
 
 
 def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from ..errors import KeyrotError
 from ..genai.facts import host_of
 from ..keysfile import KeySpec
 from ..secrets import Ring, Secret, open_ring
-from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS
+from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, compared
 from .live import Answer
 from .shared import open_configured
 
@@ -189,7 +189,7 @@ def _where(key: KeySpec, config: Config, ring: Ring) -> tuple[str, str]:
 def _elsewhere(config: Config) -> Iterator[str]:
     """Say what makes the SDK go past the pool, however good its keys are."""
     host = host_of(base_url())
-    if host not in config.settings.allowed_hosts:
+    if host not in compared(config.settings.allowed_hosts):
         yield (
             f"GOOGLE_GEMINI_BASE_URL leads to {host or 'no host'}, which is not among "
             "KEYROT_ALLOWED_HOSTS: calls to it are left as they are, without the pool"

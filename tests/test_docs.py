@@ -231,6 +231,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in _anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_table_has_a_head(page: Path) -> None:
+    """A blank line between rows would end the table, and show the rest as text."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    tables = re.findall(r"(?:^ *\|.*\n)+", text, re.MULTILINE)
+    headless = [table for table in tables if not re.match(r".*\n *\|[ :|-]+\|\n", table)]
+    assert headless == []
+
+
 def test_readme_is_short() -> None:
     """README stays under 200 lines, and the quick reference on one page."""
     assert len(README.read_text("utf-8").splitlines()) < 200

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from .core.model import Limits
@@ -24,7 +25,7 @@ from .core.text import mask_keys
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys, signature
 from .settings import ENV_NAMES, GOOGLE_HOST, STATE_SCHEMES, Settings
-from .settings_reader import listed, read_settings, refuse_unknown, where
+from .settings_reader import listed, read_settings, refuse_unknown, unknown_variables, where
 
 __all__ = [
     "ENV_NAMES",
@@ -105,7 +106,9 @@ def load(**overrides: Any) -> Config:
 
 def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
     """Bring the keys of all three places together; tell in *problems* what is wrong."""
-    warnings: list[str] = []
+    dotenv = dotenv_values(".env", encoding="utf-8") if Path(".env").is_file() else {}
+    unknown = unknown_variables((*os.environ, *dotenv))
+    warnings = [unknown] if unknown else []
     state_url = _state_url(settings, warnings)
     path = _keys_file(settings)
     seen = signature(path) if path else None

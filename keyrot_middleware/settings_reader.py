@@ -7,16 +7,23 @@ setting says where its value stands: in an argument, in the environment or in `.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from .core.text import nearest, shown
+from .core.text import mask_keys, nearest, shown
 from .errors import ConfigError
-from .settings import ARGUMENTS, ENV_NAMES, SECRET_SETTINGS, Settings, Switch
+from .settings import (
+    ARGUMENTS,
+    ENV_NAMES,
+    SECRET_SETTINGS,
+    STORE_VARIABLES,
+    Settings,
+    Switch,
+)
 
-__all__ = ["listed", "read_settings", "refuse_unknown", "where"]
+__all__ = ["listed", "read_settings", "refuse_unknown", "unknown_variables", "where"]
 
 
 def refuse_unknown(given: Mapping[str, Any]) -> None:
@@ -33,6 +40,19 @@ def refuse_unknown(given: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise ConfigError(listed(problems))
+
+
+def unknown_variables(names: Iterable[str]) -> str | None:
+    """Say of all *names* like ours that are none; None where there is no such name.
+
+    They are warned of and not refused: a program may have set one for purposes of its own.
+    """
+    known = (*ENV_NAMES.values(), *STORE_VARIABLES)
+    odd = [name for name in names if name.upper().startswith("KEYROT_") and name not in known]
+    if not odd:
+        return None
+    told = (f"{mask_keys(name)}.{nearest(name, known)}" for name in dict.fromkeys(odd))
+    return f"ignored, since there is no such variable: {' '.join(told)}"
 
 
 def listed(problems: list[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from fake_settings import AUTH, A, B, write_keys, wrong
 
 from keyrot_middleware.config import ENV_NAMES, GOOGLE_HOST, load
+from keyrot_middleware.settings_reader import unknown_variables
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,27 @@ def test_an_unknown_argument_lists_the_known_ones() -> None:
     assert '"stratgy"' in text
     assert "cooldown_base_s" in text
     assert 'Did you mean "strategy"?' in text
+
+
+def test_unknown_variables_are_one_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the environment and of .env are told by name, never by value; ours are not."""
+    monkeypatch.setenv("KEYROT_STRATGY", "FAKE-value")
+    monkeypatch.setenv("KEYROT_VAULT_PLACE", "secret/x")
+    monkeypatch.setenv("KEYROT_STRATEGY", "fill")
+    (here / ".env").write_text(f"keyrot_zzzzzzzzzz=FAKE-value\nKEYROT_{A}=\n")
+    (text,) = load().warnings
+    assert text.startswith("ignored, since there is no such variable: KEYROT_STRATGY. Did you mean")
+    assert '"KEYROT_STRATEGY"? keyrot_zzzzzzzzzz. KEYROT_AIza…[redacted].' in text
+    assert "FAKE" not in text
+
+
+def test_every_variable_that_is_read_is_known() -> None:
+    """What a store reads by itself is warned of by nobody."""
+    package = Path(__file__).parents[1] / "keyrot_middleware"
+    texts = [path.read_text("utf-8") for path in package.rglob("*.py")]
+    read = {name for text in texts for name in re.findall(r'"(KEYROT_[A-Z_]+)"', text)}
+    assert len(read) > 10
+    assert unknown_variables(read) is None
 
 
 def test_what_is_switched_off_cannot_be_wrong(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

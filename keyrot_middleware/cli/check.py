@@ -184,6 +184,6 @@ def _value(key: KeyReport) -> str:
 def _verdict(found: Checkup) -> str:
     if not found.keys:
         return "[red]No key:[/] set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json."
-    good = sum(key.good and key.resolved for key in found.keys)
+    good = sum(key.serves for key in found.keys)
     count = f"{good} of {len(found.keys)} keys can serve"
     return f"[green]Good:[/] {count}." if found.ok else f"[red]Not good:[/] {count}."

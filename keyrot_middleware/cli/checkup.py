@@ -13,11 +13,12 @@ from pydantic import SecretStr
 
 from ..config import Config
 from ..core.text import mask_keys, mask_url
-from ..errors import KeyrotError
+from ..errors import KeyrotError, MissingExtraError
 from ..genai.facts import host_of
 from ..keysfile import KeySpec
 from ..secrets import Ring, Secret, open_ring
 from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, compared
+from ..telemetry.export import ExportFromFirstCall
 from .live import Answer
 from .shared import open_configured
 
@@ -61,6 +62,11 @@ class KeyReport:
         """Tell whether nothing is wrong with it."""
         return self.problem is None and (self.answer is None or self.answer.ok)
 
+    @property
+    def serves(self) -> bool:
+        """Tell whether calls can go with it."""
+        return self.good and self.resolved and self.spec.active
+
 
 @dataclass(frozen=True, slots=True)
 class StateReport:
@@ -103,7 +109,7 @@ def examine(config: Config) -> Checkup:
     return Checkup(
         enabled=True,
         state=state,
-        problems=(state.problem,) if state.problem else (),
+        problems=tuple(filter(None, (state.problem, _tracing(config)))),
         settings=tuple(_settings(config)),
         keys=tuple(_key(key, config, ring) for key in config.keys),
         warnings=(*config.warnings, *_elsewhere(config)),
@@ -128,6 +134,16 @@ def _state(config: Config) -> StateReport:
         problem = f"the shared state {url} cannot be used: {said}"
         return StateReport(url, shared=True, problem=problem)
     return StateReport(url, shared=True)
+
+
+def _tracing(config: Config) -> str | None:
+    """Say what stands in the way of exporting spans."""
+    try:
+        if config.settings.tracing == "otlp":
+            ExportFromFirstCall()
+    except MissingExtraError as error:
+        return str(error)
+    return None
 
 
 def base_url() -> str:

@@ -61,5 +61,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known name that *name* was probably meant to be: ` Did you mean "x"?`."""
     import difflib  # noqa: PLC0415 - only needed where something is wrong already
 
-    close = difflib.get_close_matches(name.lower(), list(known), n=1)
-    return f' Did you mean "{close[0]}"?' if close else ""
+    names = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    return f' Did you mean "{names[close[0]]}"?' if close else ""

@@ -63,6 +63,7 @@ def hide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, 
     def without(package: str) -> dict[str, str]:
         folder: Path = tmp_path_factory.mktemp("hidden")
         (folder / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")
-        return {"PYTHONPATH": str(folder)}
+        path = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
+        return {"PYTHONPATH": os.pathsep.join(path)}
 
     return without

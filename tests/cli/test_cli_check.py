@@ -180,6 +180,35 @@ def test_no_key_and_only_switched_off_keys_are_not_good(keyrot: Keyrot, tmp_path
     assert "warning: switched off by active=false: a" in ran.stdout
 
 
+def test_a_key_that_is_switched_off_does_not_serve(keyrot: Keyrot, tmp_path: Path) -> None:
+    """It is not counted among those that can."""
+    (tmp_path / "keys.json").write_text('[{"key_id": "a", "active": false}, {"key_id": "b"}]')
+    ran = keyrot("check", GEMINI_KEY_a="value-one", GEMINI_KEY_b="value-two")
+    assert ran.returncode == 0
+    assert "Good: 1 of 2 keys can serve." in ran.stdout
+
+
+def test_spans_that_cannot_be_exported_are_wrong(
+    keyrot: Keyrot, hide: Callable[[str], dict[str, str]]
+) -> None:
+    """`keyrot run` would not start with this setting; the line to run is told."""
+    given = {"GEMINI_API_KEYS": "one", "KEYROT_TRACING": "otlp"}
+    assert keyrot("check", **given).returncode == 0
+    ran = keyrot("check", **given, **hide("opentelemetry.exporter.otlp.proto.http.trace_exporter"))
+    assert ran.returncode == 1
+    assert "wrong: KEYROT_TRACING=otlp needs the package" in ran.stdout
+    assert "pip install 'keyrot-middleware[otlp]'" in ran.stdout
+
+
+def test_a_variable_that_is_misspelt_is_warned_of(keyrot: Keyrot) -> None:
+    """With the name that was probably meant, and without its value."""
+    ran = keyrot("check", GEMINI_API_KEYS="one", KEYROT_STRATGY="FAKE-value")
+    assert ran.returncode == 0
+    said = 'no such variable: KEYROT_STRATGY. Did you mean "KEYROT_STRATEGY"?'
+    assert f"warning: ignored, since there is {said}\n" in ran.stdout
+    assert "FAKE-value" not in ran.stdout
+
+
 def test_a_wrong_setting_is_told_without_a_traceback(keyrot: Keyrot, tmp_path: Path) -> None:
     """A broken file is named with what is wrong in it, as text and as JSON; exit code 1."""
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "rpm": -1}]')

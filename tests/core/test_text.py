@@ -60,4 +60,5 @@ def test_a_value_is_shown_in_short_and_without_secrets(value: object, text: str)
 def test_the_nearest_name_is_suggested() -> None:
     """Only where one is near."""
     assert nearest("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
+    assert nearest("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
     assert nearest("xyz", ("strategy", "pool")) == ""

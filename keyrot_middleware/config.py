@@ -110,7 +110,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     unknown = unknown_variables((*os.environ, *dotenv))
     warnings = [unknown] if unknown else []
     state_url = _state_url(settings, warnings)
-    path = _keys_file(settings)
+    here, path = _working_directory(problems), _keys_file(settings)
     seen = signature(path) if path else None
     in_file = _keys_of_file(path, settings, given, problems) if path else ()
     inline = _numbered(_distinct(settings.keys, warnings), {key.key_id for key in in_file})
@@ -128,8 +128,8 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
         state_url=state_url,
         inline=MappingProxyType(inline),
         last_resort=ENV_NAMES[single] if single else None,
-        env_file=Path(".env").absolute(),
-        keys_file=path.absolute() if path else None,
+        env_file=here / ".env",
+        keys_file=here / path if path else None,
         keys_seen=seen,
     )
 
@@ -174,8 +174,18 @@ def _state_url(settings: Settings, warnings: list[str]) -> str:
 
 def _keys_file(settings: Settings) -> Path | None:
     """Find keys.json: the one that is named, else the one that happens to be there."""
-    path = (settings.keys_file or Path("keys.json")).expanduser()
-    return path if settings.keys_file is not None or path.exists() else None
+    if settings.keys_file is not None:
+        return settings.keys_file
+    return Path("keys.json") if Path("keys.json").exists() else None
+
+
+def _working_directory(problems: list[str]) -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        reason = f"the working directory cannot be found: {error.strerror}; it may be deleted"
+    problems.append(reason)
+    return Path()
 
 
 def _keys_of_file(

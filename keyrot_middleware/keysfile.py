@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -157,7 +158,7 @@ def signature(path: Path) -> tuple[int, int, int] | None:
     """Tell versions of a file apart without reading it; None where it cannot be looked at."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
 
@@ -193,8 +194,11 @@ def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
 def _parse(path: Path) -> tuple[list[Any], str | None]:
     """Return the entries of the file, or why there are none."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            return [], "it is no regular file: a pipe cannot be read again when it changes"
         # utf-8-sig: editors on Windows put a byte order mark first.
         found = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_no_repeats)
+        json.dumps(found, ensure_ascii=False).encode()
     except FileNotFoundError:
         return [], "there is no such file; create it (see keys_example.json) or name another"
     except OSError as error:
@@ -203,6 +207,8 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
         return [], f"not JSON, line {error.lineno}, column {error.colno}: {error.msg}"
     except UnicodeDecodeError as error:
         return [], f"not UTF-8 text, at byte {error.start}; save the file as UTF-8"
+    except UnicodeEncodeError:
+        return [], "a \\u escape in it stands for half a character; write the character itself"
     except _RepeatedFieldError as error:
         return [], f"the field {shown(error.args[0])} stands twice in one entry; keep one"
     except (ValueError, RecursionError):

@@ -78,6 +78,17 @@ def compared(hosts: Iterable[str]) -> frozenset[str]:
     return frozenset(re.sub(r"[\[\]]", "", name) for name in names)
 
 
+def _good_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("found a path with a NUL character in it")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"found {shown(str(path))}, and the ~ is no user of this machine"
+        ) from None
+
+
 def _good_store(store: str) -> str:
     if known(store):
         return store
@@ -142,7 +153,7 @@ class Settings(Switch):
         repr=False,
         description="keys, comma-separated (as an argument also a list)",
     )
-    keys_file: Path | None = Field(
+    keys_file: Annotated[Path, AfterValidator(_good_path)] | None = Field(
         default=None, validation_alias="KEYROT_KEYS_FILE", description="the path of a keys.json"
     )
     secret_store: Annotated[str, AfterValidator(_good_store), _Lower] = Field(

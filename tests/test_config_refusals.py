@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -153,6 +154,32 @@ def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     texts = wrong() + wrong(keys=[1, A], google_api_key=2, pool=AUTH, keys_file=A) + wrong(**{A: 1})
     for secret in (A, B, AUTH, "hunter2"):
         assert secret.lower() not in texts.lower()
+
+
+@pytest.mark.parametrize(
+    ("keys_file", "found"),
+    [
+        (
+            "~no-such-user/keys.json",
+            'found "~no-such-user/keys.json", and the ~ is no user of this',
+        ),
+        ("keys\0.json", "found a path with a NUL character in it"),
+    ],
+)
+def test_a_path_that_cannot_be_one_is_refused(keys_file: str, found: str) -> None:
+    """Not with whatever the system calls raise."""
+    text = wrong(keys_file=keys_file)
+    assert text.startswith(f"install(keys_file=…): {found}")
+    assert text.endswith("; allowed: the path of a keys.json.")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nobody can delete it there")
+def test_a_deleted_working_directory_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be read relative to it, so it is a setting that is wrong."""
+    (here / "gone").mkdir()
+    monkeypatch.chdir(here / "gone")
+    (here / "gone").rmdir()
+    assert wrong().startswith("the working directory cannot be found: ")
 
 
 def test_a_file_of_another_encoding_is_told(here: Path) -> None:

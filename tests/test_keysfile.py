@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,25 @@ def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
         load_keys(path.parent)
     path.write_bytes(b'[{"key_id": "\xff"}]')
     with pytest.raises(ConfigError, match="not UTF-8 text, at byte 13"):
+        load_keys(path)
+
+
+@pytest.mark.parametrize(
+    "entry", ['{"key_id": "\\ud800"}', '{"key_id": "a", "\\ud800": 1}', '["\\udfff"]']
+)
+def test_half_a_character_is_refused_in_words_that_can_be_printed(path: Path, entry: str) -> None:
+    """JSON can hold it, and neither pydantic nor a terminal can."""
+    text = refusal(path, f"[{entry}]")
+    assert text == (
+        "FILE: a \\u escape in it stands for half a character; write the character itself"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:
+    """Nobody may ever write into it, and it can be read only once."""
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="no regular file: a pipe cannot be read again"):
         load_keys(path)
 
 

@@ -51,16 +51,21 @@ def run(given: Sequence[str]) -> int:
         the program raises, SystemExit included, comes out for the interpreter to deal with.
     """
     if list(given[:1]) in (["-h"], ["--help"]):
-        sys.stdout.write(USAGE)
+        print(USAGE, end="")  # print knows that there may be no stdout
         return 0
     try:
         asked = _parse(given)
     except _UsageError as error:
-        sys.stderr.write(f"keyrot run: {error}\n{USAGE.splitlines()[0]}\n")
+        _complain(f"keyrot run: {error}\n{USAGE.splitlines()[0]}")
         return 2
     if not place_pool(asked.level):
         return 2
     return run_program(asked.target, asked.arguments, is_module=asked.is_module)
+
+
+def _complain(text: str) -> None:
+    if sys.stderr is not None:  # print would write to stdout, which is the program's
+        print(text, file=sys.stderr)
 
 
 def _parse(given: Sequence[str]) -> _Asked:
@@ -95,7 +100,7 @@ def place_pool(level: int | None = None) -> bool:
         try:
             _install()
         except KeyrotError as error:
-            sys.stderr.write(f"keyrot: {error}\n")
+            _complain(f"keyrot: {error}")
             return False
     return True
 
@@ -123,7 +128,7 @@ def run_program(target: str, arguments: list[str], *, is_module: bool = False) -
         try:
             program: Program = of_module(target) if is_module else of_path(target)
         except ProgramError as error:
-            sys.stderr.write(f"keyrot run: {error}\n")
+            _complain(f"keyrot run: {error}")
             return error.exit_code
         execute(program, arguments)
     return 0

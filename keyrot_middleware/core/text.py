@@ -54,6 +54,7 @@ def shown(value: object) -> str:
     value = mask_url(value) if isinstance(value, str) else value
     # Any case: settings that do not care for case arrive here in lower case.
     text = _KEY_ANY_CASE.sub("[a key]", json.dumps(value, ensure_ascii=False))
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a character is no text
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -12,6 +12,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from keyrot_middleware.cli.run import run
 from keyrot_middleware.testing import FakeGemini, Reply
 
 Keyrot = Callable[..., Any]
@@ -194,6 +195,16 @@ def test_help_is_ours_before_the_program_and_its_own_after(keyrot: Keyrot, tmp_p
     (tmp_path / "app.py").write_text("import sys; print(sys.argv[1:])")
     assert "keyrot run [-v] -m MODULE" in keyrot("run", "--help").stdout
     assert keyrot("run", "app.py", "--help").stdout == "['--help']\n"
+
+
+def test_closed_outputs_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was started with `>&-` has no stdout to write to; its exit code tells."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run(["--help"]) == 0
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(["--no-such-option"]) == 2
+    monkeypatch.setenv("KEYROT_STRATEGY", "fastest")
+    assert run(["app.py"]) == 2
 
 
 @pytest.mark.parametrize("package", ["typer", "rich"])

@@ -34,6 +34,7 @@ def test_whatever_looks_like_a_key_is_masked(text: str, masked: str) -> None:
     ("value", "text"),
     [
         ("ä", '"ä"'),
+        ("\ud800", '"\\ud800"'),
         (None, "null"),
         (True, "true"),
         (1.5, "1.5"),

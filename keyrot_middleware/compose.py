@@ -92,14 +92,15 @@ def status() -> dict[str, Any]:
     """Tell whether the pool is in place, and how its keys are.
 
     Returns:
-        `installed`; and where it is: `pool`, `degraded` (a shared state is out of reach, and this
-        process counts for itself), `seams` (method -> still in place), `keys` (health per key id,
-        as `KeyManager.get_health_status()`), `unresolved` (id -> why it is left out), `stale`
-        (id -> why its last look-up failed, though its last value serves).
+        `installed` and `keys` (health per key id, as `KeyManager.get_health_status()`; empty where
+        no pool is in place); and where one is: `pool`, `degraded` (a shared state is out of reach,
+        and this process counts for itself), `seams` (method -> still in place), `unresolved`
+        (id -> why it is left out), `stale` (id -> why its last look-up failed, though its last
+        value serves).
     """
     binding = _binding
     if binding is None:
-        return {"installed": False}
+        return {"installed": False, "keys": {}}
     return {
         "installed": True,
         "pool": binding.pool.name,

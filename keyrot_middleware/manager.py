@@ -236,7 +236,13 @@ _shared_lock = threading.Lock()
 
 
 def _own_pool(clock: Clock, settings: dict[str, Any]) -> Pool:
-    pool = open_pool(load(**settings), clock)
+    config = load(**settings)
+    if not config.settings.enabled:
+        raise ConfigError(
+            "KeyManager: switched off by ENABLE_KEY_ROTATION, so there is no pool to choose keys "
+            "from; KeyManager(enabled=True) opens one all the same"
+        )
+    pool = open_pool(config, clock)
     if pool is None:
         raise ConfigError(
             "KeyManager: no Gemini API key found; set GEMINI_API_KEYS, or GEMINI_API_KEY, or write "

@@ -227,3 +227,13 @@ def test_without_any_key_it_says_what_to_set() -> None:
     """A manager without keys is an error for people."""
     with pytest.raises(keyrot_middleware.ConfigError, match="GEMINI_API_KEYS"):
         KeyManager()
+
+
+def test_switched_off_there_is_nothing_to_choose_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal names the switch, and not the keys, which are there."""
+    monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-one")
+    monkeypatch.setenv("ENABLE_KEY_ROTATION", "false")
+    for make in (keyrot_middleware.KeyManager, keyrot_middleware.get_key_manager):
+        with pytest.raises(keyrot_middleware.ConfigError, match="off by ENABLE_KEY_ROTATION"):
+            make()
+    assert keyrot_middleware.KeyManager(enabled=True).select_key().key_id == "key_1"

@@ -129,7 +129,7 @@ def test_uninstrument_takes_it_off(instrumentor: KeyrotInstrumentor) -> None:
     instrumentor.instrument(pool="by_hand")
     assert keyrot_middleware.status()["pool"] == "by_hand"
     instrumentor.uninstrument()
-    assert keyrot_middleware.status() == {"installed": False}
+    assert keyrot_middleware.status() == {"installed": False, "keys": {}}
 
 
 def test_it_raises_nothing(

@@ -80,6 +80,9 @@ def test_no_key_left_is_told(example: Example, service: FakeGemini, pool: dict[s
     assert "no key is left until 20" in ran.stderr
     assert "quota_day" in ran.stderr
     assert example("manual_key_manager.py", settings={}).returncode == 2
+    ran = example("manual_key_manager.py", settings={**pool, "ENABLE_KEY_ROTATION": "false"})
+    assert ran.returncode == 2
+    assert "switched off by ENABLE_KEY_ROTATION" in ran.stderr
 
 
 @pytest.mark.parametrize("answer", [STRATEGY, f"Here it is:\n```python\n{STRATEGY}\n```\nBye."])

@@ -172,7 +172,7 @@ def test_no_key_anywhere_warns_and_leaves_the_sdk_alone(caplog) -> None:
         keyrot_middleware.install()
     assert "GEMINI_API_KEYS" in caplog.text
     assert methods() == before
-    assert keyrot_middleware.status() == {"installed": False}
+    assert keyrot_middleware.status() == {"installed": False, "keys": {}}
 
 
 def test_switched_off_it_is_a_no_op(gemini, monkeypatch) -> None:
@@ -182,6 +182,7 @@ def test_switched_off_it_is_a_no_op(gemini, monkeypatch) -> None:
     keyrot_middleware.install(keys=[gemini.add_key("A").value])
     assert methods() == before
     assert current_pool() is None
+    assert keyrot_middleware.status()["keys"] == {}
 
 
 def test_a_wrong_setting_is_an_error_at_install_and_changes_nothing(gemini) -> None:
@@ -194,7 +195,7 @@ def test_a_wrong_setting_is_an_error_at_install_and_changes_nothing(gemini) -> N
 
 def test_status_tells_how_the_keys_are(gemini, pool, connect) -> None:
     """It says that the pool is in place, through which seams, and the health of each key."""
-    assert keyrot_middleware.status() == {"installed": False}
+    assert keyrot_middleware.status() == {"installed": False, "keys": {}}
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
     ask("sync", connect())

@@ -23,6 +23,7 @@ __all__ = [
     "ARGUMENTS",
     "ENV_NAMES",
     "GOOGLE_HOST",
+    "LONGEST_S",
     "SECRET_SETTINGS",
     "STATE_SCHEMES",
     "STORE_VARIABLES",
@@ -32,6 +33,10 @@ __all__ = [
 ]
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
+
+LONGEST_S = 366 * 86400
+"""No time of ours is longer: what is, is a mistake, and ends after the calendar does."""
+_UP_TO = f"up to {LONGEST_S} (366 days)"
 
 STATE_SCHEMES = (
     "memory",
@@ -165,7 +170,8 @@ class Settings(Switch):
         default=300.0,
         validation_alias="KEYROT_SECRETS_TTL_S",
         ge=0,
-        description="seconds, from 0 (0: never)",
+        le=LONGEST_S,
+        description=f"seconds, from 0 (0: never) {_UP_TO}",
     )
     google_api_key: SecretStr | None = Field(
         default=None, validation_alias="GOOGLE_API_KEY", repr=False, description="a key"
@@ -217,19 +223,22 @@ class Settings(Switch):
         default=30.0,
         validation_alias="KEYROT_MAX_WAIT_S",
         ge=0,
-        description="seconds, from 0 (0: never wait)",
+        le=LONGEST_S,
+        description=f"seconds, from 0 (0: never wait) {_UP_TO}",
     )
     cooldown_base_s: float = Field(
         default=30.0,
         validation_alias="KEYROT_COOLDOWN_BASE_S",
         gt=0,
-        description="seconds, more than 0",
+        le=LONGEST_S,
+        description=f"seconds, more than 0, {_UP_TO}",
     )
     cooldown_max_s: float = Field(
         default=900.0,
         validation_alias="KEYROT_COOLDOWN_MAX_S",
         gt=0,
-        description="seconds, no less than KEYROT_COOLDOWN_BASE_S",
+        le=LONGEST_S,
+        description=f"seconds, no less than KEYROT_COOLDOWN_BASE_S, {_UP_TO}",
     )
     tracing: Annotated[Literal["off", "otlp"], _Lower] = Field(
         default="off", validation_alias="KEYROT_TRACING", description="off, otlp"

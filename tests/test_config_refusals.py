@@ -12,6 +12,8 @@ from fake_settings import AUTH, A, B, write_keys, wrong
 from keyrot_middleware.config import ENV_NAMES, GOOGLE_HOST, load
 from keyrot_middleware.settings_reader import unknown_variables
 
+SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
+
 
 @pytest.mark.parametrize(
     ("variable", "value", "found", "allowed"),
@@ -56,6 +58,11 @@ from keyrot_middleware.settings_reader import unknown_variables
         ("KEYROT_MAX_WAIT_S", "nan", '"nan"', "from 0"),
         ("KEYROT_MAX_WAIT_S", "inf", '"inf"', "from 0"),
         ("KEYROT_COOLDOWN_BASE_S", "0", '"0"', "more than 0"),
+        *(
+            (variable, "31622401", '"31622401"', "up to 31622400 (366 days)")
+            for variable in SECONDS
+        ),
+        ("KEYROT_COOLDOWN_MAX_S", "1e12", '"1e12"', "up to 31622400 (366 days)"),
         ("KEYROT_COOLDOWN_MAX_S", "5", "found 5;", "KEYROT_COOLDOWN_BASE_S, which is 30"),
         ("KEYROT_COOLDOWN_BASE_S", "1000", "found 1000", "KEYROT_COOLDOWN_MAX_S, which is 900"),
         ("KEYROT_TRACING", "on", '"on"', "off, otlp"),

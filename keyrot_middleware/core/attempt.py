@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import isfinite
 
 from .failures import describe
 from .model import Verdict
+from .text import utc
 
 __all__ = ["Attempt", "note"]
 
@@ -28,4 +28,4 @@ def note(number: int, attempt: Attempt) -> str:
         return text
     if not isfinite(attempt.until):
         return f"{text}, out of service until it is replaced"
-    return f"{text}, rests until {datetime.fromtimestamp(attempt.until, UTC):%Y-%m-%d %H:%M:%SZ}"
+    return f"{text}, rests until {utc(attempt.until):%Y-%m-%d %H:%M:%SZ}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
-__all__ = ["holds_key", "mask_keys", "mask_url", "nearest", "shown"]
+__all__ = ["holds_key", "mask_keys", "mask_url", "nearest", "shown", "utc"]
 
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
 # (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
@@ -15,6 +16,8 @@ _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
 _PASSWORD = re.compile(r"((?:password|username)=)[^&]*", re.IGNORECASE)
 _LONGEST = 80
+_FIRST, _LAST = -62135596800, 253402300799
+"""The calendar of datetime in epoch seconds: the years 1 to 9999."""
 
 
 def holds_key(text: str) -> bool:
@@ -65,3 +68,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = {one.lower(): one for one in known}
     close = difflib.get_close_matches(name.lower(), names, n=1)
     return f' Did you mean "{names[close[0]]}"?' if close else ""
+
+
+def utc(moment: float) -> datetime:
+    """Give finite epoch seconds as a time in UTC; the last of the calendar for what is beyond it.
+
+    A text about a failure must not fail itself, however late a server says that it ends.
+    """
+    return datetime.fromtimestamp(min(max(moment, _FIRST), _LAST), UTC)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
 from ..core.model import Candidate
+from ..core.text import utc
 from ..state.base import KeyHealth
 from .pool import Pool
 
@@ -64,4 +64,4 @@ def iso(moment: float | None) -> str | None:
     """Write epoch seconds as ISO 8601 in UTC; None for never, and for what has no end."""
     if moment is None or not isfinite(moment):
         return None
-    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
+    return utc(moment).isoformat().replace("+00:00", "Z")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from math import isfinite
 
 from ..core.flow import Exhausted
 from ..core.model import Block
+from ..core.text import utc
 
 __all__ = ["BLOCKED_SHOWN", "at_time", "blocked"]
 
@@ -16,7 +16,7 @@ BLOCKED_SHOWN = 10
 
 def at_time(at: float) -> str:
     """Write epoch seconds: `2026-01-02 08:00:00Z`."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}"
+    return f"{utc(at):%Y-%m-%d %H:%M:%SZ}"
 
 
 def blocked(error: Exhausted) -> list[str]:

@@ -48,6 +48,7 @@ def test_the_exception_tells_every_attempt() -> None:
         "keyrot: attempt 3 with key c: bad_request (400)",
     ]
     assert "out of service" in note(1, Attempt("k", Verdict("key_invalid", 400), inf))
+    assert note(1, Attempt("k", Verdict("key_invalid", 400), 1e12)).endswith("9999-12-31 23:59:59Z")
 
 
 def test_nothing_to_send_with_is_told_with_a_reason_per_key() -> None:

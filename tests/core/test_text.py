@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.text import holds_key, mask_keys, nearest, shown
+from keyrot_middleware.core.text import holds_key, mask_keys, nearest, shown, utc
 
 KEY = "AIza" + "FAKE" + "k" * 31
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -56,6 +57,16 @@ def test_whatever_looks_like_a_key_is_masked(text: str, masked: str) -> None:
 def test_a_value_is_shown_in_short_and_without_secrets(value: object, text: str) -> None:
     """Keys in any case, passwords, and what lies inside containers stay out."""
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("moment", "year"),
+    [(0.0, 1970), (253402300799.9, 9999), (1e12, 9999), (1e300, 9999), (-1e12, 1)],
+)
+def test_every_finite_time_can_be_written(moment: float, year: int) -> None:
+    """Beyond the calendar it is the calendar's end."""
+    assert utc(moment).year == year
+    assert utc(moment).utcoffset() == timedelta(0)
 
 
 def test_the_nearest_name_is_suggested() -> None:

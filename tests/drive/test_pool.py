@@ -17,10 +17,11 @@ from servers import wait_for
 
 from keyrot_middleware.core.commands import Acquire
 from keyrot_middleware.core.model import Limits
-from keyrot_middleware.drive.health import health
+from keyrot_middleware.drive.health import health, iso
 from keyrot_middleware.drive.pool import SystemClock, make_roster, unbooked
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.telemetry.wording import at_time
 
 
 async def test_the_systems_clock_tells_the_time_and_waits() -> None:
@@ -108,6 +109,11 @@ def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
     assert (lease.key_id, lease.project, lease.billing_account) == ("a", "p", "b")
     assert (lease.tier, lease.at, lease.books, lease.probe) == ("paid", 5.0, None, False)
     assert (lease.bucket, lease.verb, lease.tokens) == (INFO.model, INFO.verb, INFO.tokens)
+
+
+def test_a_rest_beyond_the_calendar_is_told_all_the_same() -> None:
+    """A server may name any time, and another version of ours may have written it."""
+    assert iso(1e12) == at_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
 
 
 def test_health_is_told_in_words_and_iso_times() -> None:

@@ -51,9 +51,9 @@ STATE_SCHEMES = (
 
 _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
-_TO_ENCODE = re.compile(r"[/#\s]")
+_TO_ENCODE = re.compile(r"[/#]")
 """What ends user and password where nobody encoded it."""
-_AS = "write / as %2F, # as %23, ? as %3F, a blank as %20"
+_AS = "write / as %2F, # as %23 and ? as %3F"
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 _OWN_PORT = re.compile(r":(?:443|80)$")
 
@@ -107,7 +107,7 @@ def _good_state(url: str) -> str:
         raise ValueError(f"found {shown(url)}")
     before = rest.partition("?")[0].rpartition("@")[0]
     if not scheme.startswith("unix") and _TO_ENCODE.search(before):
-        raise ValueError(f"found {shown(url)}, with a /, # or blank before the @: {_AS}")
+        raise ValueError(f"found {shown(url)}, with a / or # before the @: {_AS}")
     return url
 
 

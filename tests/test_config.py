@@ -110,6 +110,14 @@ def test_the_end_of_an_address_is_no_port() -> None:
     assert compared(["[2001:db8::1:80]"]) == {"2001:db8::1:80"}
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://u:p w@h/0", "unix://u:p@/run/a@b/#s", "redis://h/0?sentinel_password=a/b@c"]
+)
+def test_urls_of_a_state_that_can_be_read_are_let_through(url: str) -> None:
+    """Blanks need no encoding; a socket's path and the options may have an `@`."""
+    assert load(state_url=url).state_url == url
+
+
 def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """GEMINI_API_KEYS alone: key_1, key_2, …; blanks and repeats dropped, repeats reported."""
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A}, {B},,{A} ,{POOL_KEY},{C}")

@@ -66,7 +66,11 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
         if pool is None:
             return
         if config.settings.tracing == "otlp":
-            export_spans()
+            try:
+                export_spans()
+            except BaseException:
+                pool.close()
+                raise
         _binding = Binding(pool, compared(config.settings.allowed_hosts))
         _binding.put_on()
         _metrics = metrics

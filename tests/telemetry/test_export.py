@@ -231,3 +231,22 @@ def test_a_missing_extra_is_told_at_the_start(
     assert done.returncode != 0
     assert done.stdout == ""
     assert "pip install 'keyrot-middleware[otlp]'" in done.stderr
+
+
+def test_an_install_that_fails_leaves_nothing_running(program: Program, tmp_path: Path) -> None:
+    """A program that goes on without the exporter has no thread of a pool that it did not get."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['opentelemetry.exporter.otlp.proto.http.trace_exporter'] = None"
+    )
+    (tmp_path / "keys.json").write_text('[{"key_id": "a"}]')
+    install = (
+        "import keyrot_middleware, threading, time\n"
+        "try:\n    keyrot_middleware.install()\n"
+        "except keyrot_middleware.MissingExtraError:\n    pass\n"
+        "until = time.monotonic() + 5\n"
+        "while threading.active_count() > 1 and time.monotonic() < until:\n    time.sleep(0.01)\n"
+        "print([thread.name for thread in threading.enumerate()])"
+    )
+    keys = {"KEYROT_KEYS_FILE": str(tmp_path / "keys.json"), "GEMINI_KEY_a": "FAKE-value"}
+    done = program(install, PYTHONPATH=str(tmp_path), **keys)
+    assert (done.stdout, done.returncode) == ("['MainThread']\n", 0)

@@ -102,21 +102,17 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
     """
     request = wrapped(http_method, path, request_dict, send.options)
     headers = request.headers = dict(request.headers)
-    if send.value is not None:
-        if (host := host_of(request.url)) not in send.hosts:
-            raise ConfigError(f"no key of the pool may go to {host}: it is not an allowed host")
-        home = client.api_key
-        for name in _of_keys(tuple(headers)):
-            if name != KEY_HEADER and _key_again(name, headers[name], home):
-                del headers[name]
-        headers[KEY_HEADER] = send.value
-    _hide(headers)
-    return request
-
-
-def _hide(headers: dict[str, Any]) -> None:
+    value, home = send.value, client.api_key
+    if value is not None and (host := host_of(request.url)) not in send.hosts:
+        raise ConfigError(f"no key of the pool may go to {host}: it is not an allowed host")
     for name in _of_keys(tuple(headers)):
-        headers[name] = _Unseen(headers[name])
+        if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
+            del headers[name]
+        else:
+            headers[name] = _Unseen(headers[name])
+    if value is not None:
+        headers[KEY_HEADER] = _Unseen(value)
+    return request
 
 
 def send_once(
@@ -187,7 +183,8 @@ def lend(request: Any, held: str, value: str | None) -> None:
     kept = {name: text for name, text in headers if str(text).split()[-1:] != [held]}
     if value is not None and KEY_HEADER not in map(str.lower, kept):
         kept[KEY_HEADER] = value
-    _hide(kept)
+    for name in _of_keys(tuple(kept)):
+        kept[name] = _Unseen(kept[name])
     request.headers = kept
 
 

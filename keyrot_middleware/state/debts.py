@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
-from ..core.model import NO_LIMITS, NO_USAGE, Candidate, Kind, Lease, Outcome, Scope, Verdict
+from ..core.model import NO_LIMITS, NO_USAGE, Kind, Lease, Outcome, Scope, Verdict
 from ..forks import after_fork
 from .base import State
 from .mirror import Mirror, Unreported
@@ -18,8 +18,6 @@ __all__ = ["Debts", "apay", "matters", "pay"]
 
 BUDGET_S = 0.1
 """One call tells no longer than this; the next goes on from there."""
-AT_ONCE = 500
-"""Keys of which is asked at once what it knows."""
 KEPT = 1_000
 TRIES = 3
 """What cannot be told so often is let go, so that it does not keep the state away for ever."""
@@ -49,15 +47,12 @@ class Debts:
         """What happened, in order; of very much the oldest is let go."""
         self._whole: deque[_Debt] = deque()
         """What was used, and what rests: as much as this process knows, so never too much."""
-        self._unseen: list[Candidate] = []
-        """Keys of which is still to be found out what it knows of their use."""
         self._turn = threading.Lock()
         after_fork(self, Debts._forgive)
 
     def __bool__(self) -> bool:
         # While somebody tells it, it may not know yet what is in the queue no more.
-        owed = self._queue or self._whole or self._unseen
-        return self.behind or bool(owed) or self._turn.locked()
+        return self.behind or bool(self._queue or self._whole) or self._turn.locked()
 
     @property
     def mark(self) -> int | None:
@@ -90,7 +85,6 @@ class Debts:
             if losses == self._losses:
                 return
             self._whole.clear()  # a part of what comes now
-            self._unseen = []
             self.behind = False
             self._book(self._local.whole_share())
             for lease, outcome in self._local.rests():
@@ -115,7 +109,10 @@ class Debts:
                 yield "check", (), {}
                 self.recall()
             yield from self._some(began)
-            yield from self._windows(began)
+            # What is still to be booked would be found missing, and be booked twice.
+            if self.behind and not self._whole:
+                yield from self._windows()
+                yield from self._some(began)
         finally:
             self._turn.release()
 
@@ -123,18 +120,16 @@ class Debts:
         while (debts := self._queue or self._whole) and self._clock() - began < BUDGET_S:
             yield from self._one(debts)
 
-    def _windows(self, began: float) -> Steps:
+    def _windows(self) -> Steps:
         """Find out what it knows of the windows that run, and what it has to book."""
-        if self.behind and not self._unseen and not self._whole:
-            self.behind = False
-            self._unseen = self._local.in_use()
-        # What is still to be booked would be found missing, and be booked twice.
-        while self._unseen and not self._whole and self._clock() - began < BUDGET_S:
-            some = self._unseen[:AT_ONCE]
-            seen = yield "snapshot", (some,), {}
-            self._book(self._local.unreported(seen, some))
-            del self._unseen[:AT_ONCE]
-            yield from self._some(began)
+        self.behind = False
+        try:
+            keys = self._local.in_use()
+            seen = (yield "snapshot", (keys,), {}) if keys else {}
+        except BaseException:
+            self.behind = True
+            raise
+        self._book(self._local.unreported(seen))
 
     def _book(self, debts: Iterable[Unreported]) -> None:
         for debt in debts:
@@ -157,7 +152,6 @@ class Debts:
         self._turn, self._recalling = threading.Lock(), threading.Lock()
         self._queue.clear()
         self._whole.clear()
-        self._unseen = []
         self._local.forget_meanwhile()
         self.behind = False
 

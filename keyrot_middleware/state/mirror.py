@@ -7,7 +7,7 @@ this decides alone, with its share of the limits, and keeps count of what the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -185,8 +185,7 @@ class Mirror(MemoryState):
     def in_use(self) -> list[Candidate]:
         """List one key of each project that has used something today, for `unreported`."""
         with self._lock:
-            used_today = self._used_today(self._keys.values())
-        return list(dict.fromkeys(key for key, _, _ in used_today))
+            return list({key.project: key for key, _, _ in self._used_today()}.values())
 
     def time(self) -> float:
         """Tell the time, epoch seconds."""
@@ -196,10 +195,8 @@ class Mirror(MemoryState):
         """Let another process tell what was lent here: this one is its child."""
         self._meanwhile.clear()
 
-    def unreported(
-        self, seen: Mapping[str, KeyHealth], keys: Iterable[Candidate]
-    ) -> list[Unreported]:
-        """Tell what a shared state that knows as much as *seen* of *keys* has to book, once.
+    def unreported(self, seen: Mapping[str, KeyHealth]) -> list[Unreported]:
+        """Tell what a shared state that knows as much as *seen* has to book; tell it once.
 
         That is what was lent here meanwhile. Where it knows less than even this process alone has
         used, it has lost its memory, and all of that is missing.
@@ -208,10 +205,8 @@ class Mirror(MemoryState):
             (key_id, used.bucket): used for key_id, health in seen.items() for used in health.used
         }
         with self._lock:
-            used_today = self._used_today(keys)
-            debts = [self._debt(*used, known) for used in used_today]
-            for key, bucket, _ in used_today:
-                self._meanwhile.pop((key.project, bucket), None)
+            debts = [self._debt(*used, known) for used in self._used_today()]
+            self._meanwhile.clear()
         return [debt for debt in debts if any(debt[2:])]
 
     def whole_share(self) -> list[Unreported]:
@@ -223,7 +218,7 @@ class Mirror(MemoryState):
             self._meanwhile.clear()
             return [
                 Unreported(key, bucket, quota.requests, quota.tokens, quota.day_requests)
-                for key, bucket, quota in self._used_today(self._keys.values())
+                for key, bucket, quota in self._used_today()
             ]
 
     def rests(self) -> list[tuple[Lease, Outcome]]:
@@ -240,13 +235,14 @@ class Mirror(MemoryState):
                 if cooldown.until > now and (who := (name[0].partition("_")[0], name[1])) in owners
             ]
 
-    def _used_today(self, keys: Iterable[Candidate]) -> list[tuple[Candidate, str, Quota]]:
-        """List what counts today of the projects of *keys*, in the windows of now."""
-        now, of_project = self._clock(), {key.project: key for key in keys}
+    def _used_today(self) -> list[tuple[Candidate, str, Quota]]:
+        """List what counts today, in the windows of now, with a key of the project."""
+        now = self._clock()
+        of_project = {key.project: key for key in self._keys.values()}
         return [
             (of_project[project], bucket, quota)
             for (project, bucket), quota in self._quotas.items()
-            if project in of_project and _used(quota, now)
+            if _used(quota, now) and project in of_project
         ]
 
     def _debt(
@@ -273,8 +269,13 @@ def _reported(
 ) -> tuple[Lease, Outcome]:
     """Make the failure that rests what *name* says, for `State.settle`."""
     scope, detail = Scope(name[0]), name[2] if len(name) > 2 else ""
-    named = cooldown.waitable
-    verdict = Verdict(cooldown.failure, scope=scope, until=cooldown.until, named=named, wait=named)
+    verdict = Verdict(
+        cooldown.failure,
+        scope=scope,
+        until=cooldown.until,
+        named=cooldown.waitable,
+        wait=cooldown.waitable,
+    )
     lease = Lease(key.key_id, key.project, key.billing_account, detail, detail, 0, 0, at=now)
     return lease, Outcome(Kind.FAILURE, verdict)
 

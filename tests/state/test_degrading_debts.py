@@ -186,22 +186,6 @@ async def test_however_much_was_used_all_of_it_is_told(both: Both) -> None:
     assert {health.used[0].requests_day for health in known.values()} == {1}
 
 
-async def test_who_has_used_much_finds_out_in_several_calls(both: Both) -> None:
-    """Of 1,200 keys it is asked for 500 at a time, and what was lent alone is booked in the end."""
-    keys = [key(f"k{n}") for n in range(1_200)]
-    both.shared.cut()
-    for one in keys:
-        await both.door.lend(one)
-    asked: list[int] = []
-    snapshot = both.shared.snapshot
-    both.shared.snapshot = lambda some: (asked.append(len(some)), snapshot(some))[1]  # type: ignore[method-assign]
-    both.mend()
-    await both.door.lend(A)
-    assert asked == [500, 500, 200]
-    known = both.shared.inner.snapshot(keys)
-    assert {health.used[0].requests_day for health in known.values()} == {1}
-
-
 async def test_a_long_outage_fills_no_minute_afterwards(both: Both) -> None:
     """Requests of minutes that are over count in the day alone."""
     one = key("o", Limits(rpm=5, rpd=20))

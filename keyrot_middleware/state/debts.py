@@ -124,12 +124,13 @@ class Debts:
         """Find out what it knows of the windows that run, and what it has to book."""
         self.behind = False
         try:
-            keys = self._local.in_use()
+            used = self._local.used()
+            keys = list({debt.key.project: debt.key for debt in used}.values())
             seen = (yield "snapshot", (keys,), {}) if keys else {}
         except BaseException:
             self.behind = True
             raise
-        self._book(self._local.unreported(seen))
+        self._book(self._local.unreported(used, seen))
 
     def _book(self, debts: Iterable[Unreported]) -> None:
         for debt in debts:

@@ -7,7 +7,7 @@ this decides alone, with its share of the limits, and keeps count of what the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -182,10 +182,10 @@ class Mirror(MemoryState):
 
     # When it is back -----------------------------------------------------------------------------
 
-    def in_use(self) -> list[Candidate]:
-        """List one key of each project that has used something today, for `unreported`."""
+    def used(self) -> list[Unreported]:
+        """Tell all that this process was lent in the windows of now, with a key of each project."""
         with self._lock:
-            return list({key.project: key for key, _, _ in self._used_today()}.values())
+            return self._used()
 
     def time(self) -> float:
         """Tell the time, epoch seconds."""
@@ -195,18 +195,20 @@ class Mirror(MemoryState):
         """Let another process tell what was lent here: this one is its child."""
         self._meanwhile.clear()
 
-    def unreported(self, seen: Mapping[str, KeyHealth]) -> list[Unreported]:
+    def unreported(
+        self, before: Iterable[Unreported], seen: Mapping[str, KeyHealth]
+    ) -> list[Unreported]:
         """Tell what a shared state that knows as much as *seen* has to book; tell it once.
 
-        That is what was lent here meanwhile. Where it knows less than even this process alone has
-        used, it has lost its memory, and all of that is missing.
+        That is what was lent here meanwhile. Where it knows less than even this process alone had
+        used *before* it was asked, it has lost its memory, and all of that is missing. What it
+        lends while it tells is in our windows now, and not in what it told.
         """
         known = {
             (key_id, used.bucket): used for key_id, health in seen.items() for used in health.used
         }
         with self._lock:
-            debts = [self._debt(*used, known) for used in self._used_today()]
-            self._meanwhile.clear()
+            debts = [self._debt(used, known) for used in before]
         return [debt for debt in debts if any(debt[2:])]
 
     def whole_share(self) -> list[Unreported]:
@@ -216,10 +218,7 @@ class Mirror(MemoryState):
         """
         with self._lock:
             self._meanwhile.clear()
-            return [
-                Unreported(key, bucket, quota.requests, quota.tokens, quota.day_requests)
-                for key, bucket, quota in self._used_today()
-            ]
+            return self._used()
 
     def rests(self) -> list[tuple[Lease, Outcome]]:
         """Tell every cooldown and retirement that runs, as failures reported by hand."""
@@ -235,29 +234,24 @@ class Mirror(MemoryState):
                 if cooldown.until > now and (who := (name[0].partition("_")[0], name[1])) in owners
             ]
 
-    def _used_today(self) -> list[tuple[Candidate, str, Quota]]:
-        """List what counts today, in the windows of now, with a key of the project."""
-        now = self._clock()
-        of_project = {key.project: key for key in self._keys.values()}
+    def _used(self) -> list[Unreported]:
+        now, of_project = self._clock(), {key.project: key for key in self._keys.values()}
         return [
-            (of_project[project], bucket, quota)
+            Unreported(of_project[project], bucket, *_counts(quota))
             for (project, bucket), quota in self._quotas.items()
-            if _used(quota, now) and project in of_project
+            if project in of_project and _is_used(quota, now)
         ]
 
-    def _debt(
-        self, key: Candidate, bucket: str, quota: Quota, known: Mapping[tuple[str, str], Used]
-    ) -> Unreported:
-        there = known.get((key.key_id, bucket)) or Used(bucket, 0, 0, 0)
-        alone = self._meanwhile.get((key.project, bucket)) or Quota()
-        alone.roll(self._clock())
-        return Unreported(
-            key,
-            bucket,
-            max(alone.requests, quota.requests - there.requests_minute),
-            max(alone.tokens, quota.tokens - there.tokens_minute),
-            max(alone.day_requests, quota.day_requests - there.requests_day),
-        )
+    def _debt(self, used: Unreported, known: Mapping[tuple[str, str], Used]) -> Unreported:
+        place = (used.key.project, used.bucket)
+        there = known.get((used.key.key_id, used.bucket)) or Used(used.bucket, 0, 0, 0)
+        alone, ours = self._meanwhile.pop(place, None) or Quota(), self._quota(*place)
+        for quota in (alone, ours):
+            quota.roll(self._clock())  # a window may have ended since
+        told = (there.requests_minute, there.tokens_minute, there.requests_day)
+        counts = zip(_counts(alone), used[2:], _counts(ours), told, strict=True)
+        missing = [max(a, min(before, now) - t) for a, before, now, t in counts]
+        return Unreported(used.key, used.bucket, *missing)
 
 
 def _passes(block: Block, info: CallInfo) -> bool:
@@ -280,7 +274,11 @@ def _reported(
     return lease, Outcome(Kind.FAILURE, verdict)
 
 
-def _used(quota: Quota, now: float) -> bool:
+def _counts(quota: Quota) -> tuple[int, int, int]:
+    return quota.requests, quota.tokens, quota.day_requests
+
+
+def _is_used(quota: Quota, now: float) -> bool:
     """Tell whether anything counts today, in the windows of *now*."""
     quota.roll(now)
     return quota.day_requests > 0 or quota.requests > 0

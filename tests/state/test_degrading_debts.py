@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -14,7 +15,8 @@ from faulty import degrading
 from outage import FIVE, A, B, Both, C
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope
+from keyrot_middleware.core.model import Candidate, Kind, Lease, Limits, Outcome, Scope
+from keyrot_middleware.state.base import KeyHealth
 from keyrot_middleware.state.breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
@@ -184,6 +186,24 @@ async def test_however_much_was_used_all_of_it_is_told(both: Both) -> None:
     await both.door.lend(A)
     known = both.shared.inner.snapshot(keys)
     assert {health.used[0].requests_day for health in known.values()} == {1}
+
+
+async def test_what_is_granted_while_it_tells_is_booked_once(both: Both) -> None:
+    """Another call's grant is in our windows by then, and not in what it has just told."""
+    assert await both.door.granted(FIVE, 2) == 2
+    snapshot = both.shared.snapshot
+
+    def granting(keys: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        told = snapshot(keys)
+        both.shared.snapshot = snapshot  # type: ignore[method-assign]
+        both.state.acquire(INFO, ((0, FIVE),), spread=False)
+        return told
+
+    both.shared.snapshot = granting  # type: ignore[method-assign]
+    both.state._debts.behind = True  # as a call does that had asked here before it was back
+    await both.door.lend(A)
+    assert both.shared.inner.snapshot([FIVE])["f"].used[0].requests_day == 3
+    assert await both.door.granted(FIVE) == 2
 
 
 async def test_a_long_outage_fills_no_minute_afterwards(both: Both) -> None:

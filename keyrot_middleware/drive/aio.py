@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ..core.commands import Closed, Command, Relay, Steps, StreamEnd, throw
 from ..telemetry.base import Watch
 from .aperformer import AsyncPerformer
-from .holding import Left, collecting, held, leave
+from .holding import Left, collected, held, leave
 
 __all__ = ["AsyncPerformer", "AsyncRelay", "AsyncStream", "run", "run_stream"]
 
@@ -71,10 +71,10 @@ async def _drive(
                 if type(reply) is CoroutineType:
                     reply = await reply
             except BaseException as error:
+                if collected(error):
+                    leave(flow, perform)
+                    raise Left from None
                 if isinstance(error, GeneratorExit):
-                    if collecting():
-                        leave(flow, perform)
-                        raise Left from None
                     act = perform.settle_now  # closed, it cannot wait for anything any more
                 command = throw(flow, error)
             else:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, Protocol
 
 from ..core.commands import Closed, Command, Steps, throw
 
-__all__ = ["Left", "collecting", "held", "leave"]
+__all__ = ["Left", "collected", "held", "leave"]
 
 held: Final[set[Steps]] = set()
 """Open streams and calls that a task waits in."""
@@ -42,19 +42,23 @@ class Left(GeneratorExit):
     """Ends a driver whose call was left: who settles it tells that it is over."""
 
 
-def collecting() -> bool:
-    """Tell whether the garbage collector is at work in this thread."""
-    return get_ident() in _at_work
+def collected(error: BaseException) -> bool:
+    """Tell whether *error* is the garbage collector's, which ends a driver that it came upon."""
+    return isinstance(error, GeneratorExit) and _collecting()
 
 
 def leave(flow: Steps, perform: Settler) -> None:
     """Settle a call that is given up: at once, or soon where that could wait for itself."""
-    if not collecting():
+    if not _collecting():
         _abandon(flow, perform)
         return
     with suppress(RuntimeError):  # no thread begins any more while the interpreter ends
         # Thread.start() would wait, and takes locks of its own.
         start_new_thread(_abandon, (flow, perform))
+
+
+def _collecting() -> bool:
+    return get_ident() in _at_work
 
 
 def _abandon(flow: Steps, perform: Settler) -> None:

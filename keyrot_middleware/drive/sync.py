@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..core.commands import Closed, Relay, Steps, StreamEnd, throw
 from ..telemetry.base import Watch
-from .holding import collecting, held, leave
+from .holding import collected, held, leave
 from .performer import Performer
 
 __all__ = ["Performer", "Stream", "run", "run_stream"]
@@ -62,7 +62,7 @@ def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
                 else:
                     reply = perform(command)
             except BaseException as error:
-                if isinstance(error, GeneratorExit) and collecting():
+                if collected(error):
                     leave(flow, perform)
                     return
                 command = throw(flow, error)
@@ -92,7 +92,7 @@ def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEn
             yield chunk
         end = stream.end(failed)
     except BaseException as error:
-        if not (isinstance(error, GeneratorExit) and collecting()):  # which closes both in turn
+        if not collected(error):  # else the collector closes both in turn
             with suppress(Exception):  # its own complaint must not hide the reason
                 stream.close()
         raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .core.policy import POOL_KEY
-from .errors import ConfigError, KeyrotError, MissingExtraError, SecretError
+from .errors import ConfigError, KeyrotError, KeyrotWarning, MissingExtraError, SecretError
 
 if TYPE_CHECKING:
     from .compose import bypass, install, status, uninstall, workload
@@ -31,6 +31,7 @@ __all__ = [
     "KeyManager",
     "KeyPoolExhausted",
     "KeyrotError",
+    "KeyrotWarning",
     "MissingExtraError",
     "SecretError",
     "__version__",

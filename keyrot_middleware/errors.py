@@ -9,6 +9,9 @@
         └── ClientError
             └── KeyPoolExhausted             nothing free to send with; in genai/exhausted.py, since
                                              importing this file must not import the SDK
+    Warning
+    └── UserWarning
+        └── KeyrotWarning                    what a user must know at once, by `warnings.warn`
 
 Everything else that comes out of a call is the SDK's own exception.
 """
@@ -17,7 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "KeyrotError", "MissingExtraError", "SecretError", "code_of"]
+__all__ = [
+    "ConfigError",
+    "KeyrotError",
+    "KeyrotWarning",
+    "MissingExtraError",
+    "SecretError",
+    "code_of",
+]
 
 _REFUSALS = {
     "key_invalid": (400, "INVALID_ARGUMENT"),
@@ -50,6 +60,14 @@ class MissingExtraError(ConfigError, ImportError):
 
 class SecretError(KeyrotError):
     """Say which key's secret could not be had, from which place, and why."""
+
+
+class KeyrotWarning(UserWarning):
+    """Name what a user must know at once, such as a missing key or a misspelt variable.
+
+    A Python warning, so that a program without logging shows it. Filter it as any other:
+    `warnings.simplefilter("ignore", keyrot_middleware.KeyrotWarning)`.
+    """
 
 
 def code_of(retired: Iterable[str]) -> tuple[int, str]:

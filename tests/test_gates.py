@@ -186,11 +186,3 @@ def _tracked(*patterns: str) -> list[Path]:
 def test_nothing_large_is_kept_in_the_repository() -> None:
     """A binary or a recording of megabytes would stay in every clone for ever."""
     assert [str(file) for file in _tracked() if file.stat().st_size > 500_000] == []
-
-
-def test_no_file_has_more_than_300_lines() -> None:
-    """What grows longer, in Python or Lua, is several subjects, and becomes several files."""
-    files = _tracked("*.py", "*.lua")
-    assert {file.suffix for file in files} == {".py", ".lua"}
-    lines = {str(file.relative_to(ROOT)): len(file.read_bytes().splitlines()) for file in files}
-    assert {name: count for name, count in lines.items() if count > 300} == {}

@@ -7,7 +7,7 @@ READY := .venv/ready
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/drive
 
-.PHONY: help demo test lint types bench bench-peers chaos sdk-tests coexist frameworks jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos sdk-tests coexist frameworks jaeger test-jaeger record clean
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -21,6 +21,9 @@ test: $(READY) lint types  ## run linters, type checks, import contracts and all
 	@$(BIN)/python -m pytest $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered
 	@echo "== all other tests"
 	@$(BIN)/python -m pytest $(CORE_TESTS:%=--ignore=%)
+
+fuzz: $(READY)   ## search with random seeds for FUZZ_S=300 seconds, or once with SEED=…; says how to repeat a failure
+	@$(BIN)/python tools/fuzz.py
 
 lint: $(READY)   ## check style and the house's import rules
 	@echo "== ruff, import-linter"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import keyrot_middleware
 from keyrot_middleware.compose import current_pool
@@ -24,9 +25,29 @@ _OURS = ("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE
 
 Connect = Callable[..., Any]
 
+ORDER_SEED = 1
+"""Of the order of tests, and of `random` in each of them, unless --randomly-seed names another."""
+
+settings.register_profile(
+    "same",  # the same examples on every run, however slow the machine is at that moment
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("fuzz", settings.get_profile("same"), derandomize=False)
+settings.load_profile("same")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell; every process that a test starts would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Fix the order before pytest-randomly draws one; a run can then be repeated."""
+    if config.getoption("randomly_seed", None) == "default":
+        config.option.randomly_seed = ORDER_SEED
 
 
 @pytest.fixture(autouse=True)

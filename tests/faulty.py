@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Outcome, Unavailable
+from keyrot_middleware.core.model import Block, CallInfo, Candidate, Lease, Outcome, Unavailable
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.roster import Shortlist
 from keyrot_middleware.state import DegradingState, MemoryState, State
@@ -21,7 +21,9 @@ from keyrot_middleware.state.mirror import Mirror
 
 __all__ = ["Faulty", "LineDownError", "degrading", "warned"]
 
-ALL = frozenset({"acquire", "settle", "owner", "revive", "reset", "snapshot", "book", "check"})
+ALL = frozenset(
+    {"acquire", "settle", "owner", "revive", "reset", "blocked", "snapshot", "book", "check"}
+)
 
 
 class LineDownError(Exception):
@@ -87,6 +89,10 @@ class Faulty(State):
     def check(self) -> None:
         """Be there, or fail."""
         self._do("check")
+
+    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        """Tell, or fail."""
+        return self._do("blocked", info, candidates)
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell, or fail."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ..core.model import (
     NO_LIMITS,
+    Block,
     CallInfo,
     Candidate,
     Kind,
@@ -146,6 +147,15 @@ class State(ABC):
 
     def check(self) -> None:  # noqa: B027 - a backend without connections can always serve
         """Find out whether the backend can serve; raise what stands in the way."""
+
+    @abstractmethod
+    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        """Return why `acquire` would refuse each of *candidates* now; nothing is reserved.
+
+        Args:
+            info: The call that one would send.
+            candidates: Keys, in any number. Those that `acquire` would lease are not in the reply.
+        """
 
     @abstractmethod
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from ..core.model import (
+    Block,
     CallInfo,
     Candidate,
     Kind,
@@ -170,6 +171,12 @@ class DegradingState(State):
     def refusals(self) -> frozenset[tuple[str, str]]:
         """Tell which values were refused; while degraded, none that is known."""
         return self._ask("refusals") or frozenset()
+
+    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        """Return why `acquire` would refuse each key; while degraded, as this process decides."""
+        keys = list(candidates)
+        found = self._ask("blocked", info, keys)
+        return self._local.blocked(info, keys) if found is None else found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key; while degraded, what this process alone knows."""

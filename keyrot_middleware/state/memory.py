@@ -156,6 +156,22 @@ class MemoryState(State):
             quota.book(requests, tokens, edge=quota.roll(self._clock()))
             quota.day_requests += day_requests - requests
 
+    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        """Return why `acquire` would refuse each key; see `State.blocked`."""
+        found: dict[str, Block] = {}
+        with self._lock:
+            now = self._clock()
+            bucket = self._buckets.get(info.counted, info.counted)
+            for key in candidates:
+                quota = self._quotas.get((key.project, bucket)) or self._new_quota()
+                edge = quota.roll(now)
+                limits = quota.limits(key.limits)
+                block = self._resting(key, bucket, info.verb, now)
+                block = block or self._full(key, quota, limits, info, now, edge=edge)
+                if block is not None:
+                    found[key.key_id] = block
+        return found
+
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id."""
         with self._lock:

@@ -1,5 +1,8 @@
 -- Choose a key that has room in every window and rests in no scope, and book it: all or nothing.
 --
+-- With an empty lease id this is a dry run: each candidate is decided on by itself, and nothing is
+-- written; the reply is that of a refusal, with the reason '' for those that would be leased.
+--
 -- ARGV: clock ('' but in tests), next Pacific midnights (JSON, ascending), model, verb, requests,
 --       tokens, spread (1 or 0), lease id, lease seconds, the model's bucket as the asker knows it,
 --       how many candidates;
@@ -15,6 +18,7 @@
 local given, midnights, model, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local lease, lease_s, bucket, count = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+local dry = lease == ''
 local FIXED, EPOCH, EACH = 11, 2, 5
 local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY = 1, 2, 3, 4, 5, 6
 local PLAIN = { 1, -1, -1, -1, -1 }
@@ -105,7 +109,7 @@ end
 local best, refusals = nil, {}
 for place = 1, count do
   local group, spec = ARGV[FIXED + 2 * place - 1], ARGV[FIXED + 2 * place]
-  if best and (group ~= best.group or not spread) then
+  if best and not dry and (group ~= best.group or not spread) then
     break
   end
   local key = spec ~= '' and cjson.decode(spec) or PLAIN
@@ -122,9 +126,9 @@ for place = 1, count do
   if not reason then
     reason, until_s, waitable = no_room(key, q, edge, rpm, tpm, rpd)
   end
-  if reason then
+  if reason or dry then
     local last = #refusals
-    refusals[last + 1], refusals[last + 2] = reason, exact(until_s)
+    refusals[last + 1], refusals[last + 2] = reason or '', exact(until_s or 0)
     refusals[last + 3] = waitable and 1 or 0
   else
     local used = spread and share(q, key[WEIGHT], rpm, tpm, rpd) or 0
@@ -135,6 +139,9 @@ for place = 1, count do
   end
 end
 local epoch = texts[EPOCH]
+if dry then
+  return { 0, epoch or '', now_text, unpack(refusals) }
+end
 if not epoch then
   epoch = lease
   keep(names[EPOCH], epoch, FOR_EVER_S)

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from ...core.model import CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
+from ...core.model import Block, CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
 from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
 from ...forks import after_fork
@@ -37,6 +37,10 @@ __all__ = ["RedisState"]
 LEASE_S = 600.0
 """How long a lease holds its share of `max_concurrency`, and a probe its turn, when the worker that
 has it never comes back; longer than a request may take."""
+
+
+AT_ONCE = 100
+"""Keys in one dry run, a millisecond or two of the server's time."""
 
 
 class RedisState(State):
@@ -87,7 +91,8 @@ class RedisState(State):
         Raises:
             RedisTrouble: The server did not answer, or refused.
         """
-        lease_id, call = self._acquire(info, shortlist, spread)
+        lease_id = next(self._ids)
+        call = self._acquire(info, shortlist, spread, lease_id)
         try:
             reply = self._lines.call(call)
         except RedisTrouble:
@@ -125,7 +130,8 @@ class RedisState(State):
     ) -> Lease | Unavailable:
         """Do what `acquire` does, without blocking the loop; cancelled, it gives back."""
         lines = self._loops.lines()
-        lease_id, call = self._acquire(info, shortlist, spread)
+        lease_id = next(self._ids)
+        call = self._acquire(info, shortlist, spread, lease_id)
 
         async def orphan(reply: Any) -> None:
             granted = self._acquired(reply, info, shortlist, lease_id)
@@ -216,6 +222,21 @@ class RedisState(State):
         """Do what `book` does, without blocking the loop."""
         await self._loops.lines().call(self._book(key, bucket, **counts))
 
+    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        """Return why `acquire` would refuse each key; a round trip for each hundred keys.
+
+        Raises:
+            RedisTrouble: The server did not answer.
+        """
+        keys = list(candidates)
+        found: dict[str, Block] = {}
+        for start in range(0, len(keys), AT_ONCE):
+            shortlist = tuple((0, key) for key in keys[start : start + AT_ONCE])
+            reply = self._lines.call(self._acquire(info, shortlist, False, codec.DRY_RUN))
+            behind = codec.behind_by(float(reply[2]), self._clock())
+            found |= codec.refused(reply, shortlist, behind).blocks
+        return found
+
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id; a few round trips for each thousand keys.
 
@@ -244,8 +265,7 @@ class RedisState(State):
         given = repr(self._test_clock()) if self._test_clock else ""
         return Call(script(name), self._base, (given, *words), more)
 
-    def _acquire(self, info: CallInfo, shortlist: Shortlist, spread: bool) -> tuple[str, Call]:
-        lease_id = next(self._ids)
+    def _acquire(self, info: CallInfo, shortlist: Shortlist, spread: bool, lease_id: str) -> Call:
         model, bucket = codec.text(info.counted), self._buckets[info.counted]
         words = (
             self._midnights(self._test_clock() if self._test_clock else time.time()),
@@ -259,7 +279,7 @@ class RedisState(State):
             bucket,
             len(shortlist),
         )
-        return lease_id, self._call("acquire", words, self._offers(shortlist, model, bucket))
+        return self._call("acquire", words, self._offers(shortlist, model, bucket))
 
     def _acquired(
         self, reply: Any, info: CallInfo, shortlist: Shortlist, lease_id: str

@@ -27,6 +27,7 @@ from ...core.windows import DAY_S, GUARD_S, Cooldown, Quota, next_pacific_midnig
 from ..base import KeyHealth
 
 __all__ = [
+    "DRY_RUN",
     "Booking",
     "Midnights",
     "behind_by",
@@ -45,6 +46,9 @@ __all__ = [
     "until_of",
     "verdict_words",
 ]
+
+DRY_RUN = ""
+"""The lease id by which acquire.lua decides, and reserves nothing."""
 
 Word = str | int | float | bytes
 
@@ -124,12 +128,13 @@ def granted(
 
 
 def refused(reply: Sequence[Any], shortlist: Shortlist, behind: float) -> Unavailable:
-    """Read a refusal: why each of *shortlist* cannot serve, in its order."""
+    """Read a refusal: why keys of *shortlist* cannot serve; all of them, but for a dry run."""
     blocks = {
         key.key_id: Block(reason.decode(), float(until) - behind, bool(waitable))
         for (_, key), reason, until, waitable in zip(
             shortlist, reply[3::3], reply[4::3], reply[5::3], strict=True
         )
+        if reason
     }
     return Unavailable(float(reply[2]) - behind, blocks)
 

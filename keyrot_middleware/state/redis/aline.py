@@ -64,6 +64,9 @@ class AsyncLine(asyncio.Protocol):
             What is done with the answer, a refusal being a value, or with a `RedisError`.
         """
         answer: Answer = self._loop.create_future()
+        if self._transport.is_closing():  # asyncio would warn of each write, and send nothing
+            answer.set_exception(RedisConnectionError("the connection was closed"))
+            return answer
         due = self._loop.time() + self._limit_s
         self._asked.append((due, answer, unwanted))
         if self._timer is None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from .adial import AsyncDial
@@ -37,7 +38,7 @@ class AsyncLines:
         self._route, self._dial = route, AsyncDial(route)
         self._on_end = on_end
         self._line: AsyncLine | None = None
-        self._opening: asyncio.Task[AsyncLine] | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._failed: Exception | None = None
         """What became of a question that nobody waited for."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,26 +150,24 @@ class AsyncLines:
         if self._keeper is None and not self._closed:
             self._keeper = self._keep()
             await anext(self._keeper)
-        while (line := self._ready()) is None:
-            if self._opening is None:
+        for _ in range(MOST_TRIES):
+            line = self._ready()
+            if line is not None:
+                return line
+            # One that is done has said all it had to say: to await it again would not even yield.
+            if self._opening is None or self._opening.done():
                 self._opening = asyncio.get_running_loop().create_task(self._open())
-                self._opening.add_done_callback(self._opened)
             try:
                 await asyncio.shield(self._opening)
             except _FAILURES as error:
                 raise self._trouble(error) from error
-        return line
+        raise self._trouble(RedisConnectionError("the server closes every new connection"))
 
-    async def _open(self) -> AsyncLine:
+    async def _open(self) -> None:
         before, self._line = self._line, None
         if before is not None:
             self._retire(before)
-        return await self._dial.dial()
-
-    def _opened(self, task: asyncio.Task[AsyncLine]) -> None:
-        self._opening = None
-        if not task.cancelled() and task.exception() is None:
-            self._line = task.result()
+        self._line = await self._dial.dial()
 
     def _used(self, line: AsyncLine) -> None:
         if self._closed:

@@ -1,0 +1,96 @@
+"""However tasks and connections meet, the event loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import pytest
+from doors import OK
+from rig import INFO, key
+from servers import Server
+
+from keyrot_middleware.core.model import Lease
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state.redis import RedisState, RedisTrouble
+
+ONE = key("a")
+PATIENCE_S = 120.0
+"""Far longer than the work of any test here; a loop that is frozen is so for ever."""
+
+
+class FrozenError(BaseException):
+    """The event loop has not come to its end."""
+
+
+@contextmanager
+def watchdog() -> Iterator[None]:
+    """End what is done inside, wherever it stands, if it takes far too long."""
+
+    def bark(_number: int, _frame: FrameType | None) -> None:
+        raise FrozenError
+
+    before = signal.signal(signal.SIGALRM, bark)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+async def burst(state: RedisState, calls: int = 20) -> int:
+    """Begin one call in each turn of the loop, so that some turn is that of the new connection."""
+
+    async def call() -> bool:
+        lease = await state.aacquire(INFO, ((0, ONE),), spread=False)
+        assert isinstance(lease, Lease)
+        await state.asettle(lease, OK)
+        return True
+
+    tasks = []
+    for _ in range(calls):
+        tasks.append(asyncio.create_task(call()))
+        await asyncio.sleep(0)
+    return sum(await asyncio.gather(*tasks))
+
+
+def test_calls_that_meet_a_new_connection_in_any_turn_of_the_loop(server: Server) -> None:
+    """300 loops one after another, each with calls that begin while its connection is opened."""
+    state = RedisState(server.url, RetryPolicy(), pool="runs")
+    with watchdog():
+        assert sum(asyncio.run(burst(state)) for _ in range(300)) == 6_000
+    state.close()
+
+
+async def test_calls_after_the_server_has_closed_an_idle_connection(server: Server) -> None:
+    """One loop whose connection is closed by the server, again and again, between its calls."""
+    state = RedisState(server.url, RetryPolicy(), pool="idle")
+    with watchdog():
+        for _ in range(50):
+            assert await burst(state) == 20
+            await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", "normal")
+            await asyncio.sleep(0.01)
+    await state.aclose()
+
+
+async def test_calls_over_a_connection_that_was_lost_leave_no_warning(
+    valkey: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that ends while tasks ask it: each call fails, and asyncio logs nothing."""
+    state = RedisState(valkey.url, RetryPolicy(), pool="lost")
+    caplog.set_level(logging.DEBUG, "asyncio")
+    for _ in range(5):
+        await burst(state)
+        caplog.clear()
+        asked = [state.aacquire(INFO, ((0, ONE),), spread=False) for _ in range(50)]
+        valkey.stop()  # blocks the loop, which so hears of it only after the tasks have written
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(reply, RedisTrouble) for reply in replies)
+        assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+        await asyncio.to_thread(valkey.start)
+    await state.aclose()

@@ -22,7 +22,7 @@ from .errors import ConfigError
 from .genai.facts import workload as _workload
 from .genai.wrap import Binding, bypassed
 from .secrets import Ring, Stores, open_ring
-from .settings import compared
+from .settings import origins
 from .state import State, open_state
 from .telemetry.base import Observer
 from .telemetry.export import export_spans
@@ -71,7 +71,7 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
             except BaseException:
                 pool.close()
                 raise
-        _binding = Binding(pool, compared(config.settings.allowed_hosts))
+        _binding = Binding(pool, origins(config.settings.allowed_hosts))
         _binding.put_on()
         _metrics = metrics
         state = pool.state

@@ -29,7 +29,7 @@ __all__ = [
     "STORE_VARIABLES",
     "Settings",
     "Switch",
-    "compared",
+    "origins",
 ]
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
@@ -54,8 +54,8 @@ _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 _TO_ENCODE = re.compile(r"[/#]")
 """What ends user and password where nobody encoded it."""
 _AS = "write / as %2F, # as %23 and ? as %3F"
-_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
-_OWN_PORT = re.compile(r":(?:443|80)$")
+_HOST = re.compile(r"(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 
 
 def _split(value: object) -> object:
@@ -66,7 +66,7 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     hosts = tuple(dict.fromkeys(host.strip().lower() for host in hosts if host.strip()))
     for host in hosts:
         match = _HOST.fullmatch(host)
-        if match is None or not 0 < int(match[1] or 443) < 65536:
+        if match is None or not 0 < int(match[3] or 443) < 65536:
             masked = _USER_INFO.sub(r"\1[redacted]@", host)
             raise ValueError(f"found {shown(masked)}")
     if not hosts:
@@ -74,13 +74,23 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return hosts
 
 
-def compared(hosts: Iterable[str]) -> frozenset[str]:
-    """Give the names by which `genai.facts.host_of` knows these hosts.
+def origins(hosts: Iterable[str]) -> frozenset[str]:
+    """Give the origins that these hosts stand for, as `genai.facts.origin_of` writes them.
 
-    It leaves out the brackets of an IPv6 address, and a port that is the scheme's own.
+    That is TLS, and plain HTTP only where it stays in this machine or is written in front of the
+    host. Without a port it is the scheme's own.
     """
-    names = [name for host in hosts for name in (host, _OWN_PORT.sub("", host))]
-    return frozenset(re.sub(r"[\[\]]", "", name) for name in names)
+    allowed: list[str] = []
+    for entry in hosts:
+        match = _HOST.fullmatch(entry)
+        if match is None:
+            continue  # a default that somebody has constructed by hand; it allows nothing
+        plain, host, port = match.groups()
+        if not plain:
+            allowed.append(f"https://{host}:{port or 443}")
+        if plain or _LOOPBACK.fullmatch(host):
+            allowed.append(f"http://{host}:{port or 80}")
+    return frozenset(allowed)
 
 
 def _good_path(path: Path) -> Path:
@@ -206,7 +216,8 @@ class Settings(Switch):
     ] = Field(
         default=(GOOGLE_HOST,),
         validation_alias="KEYROT_ALLOWED_HOSTS",
-        description="host or host:port, comma-separated, in full and without scheme or path",
+        description="host or host:port, comma-separated, in full and without path; "
+        "http://host:port where it has no TLS",
     )
     strategy: Annotated[Strategy, _Lower] = Field(
         default="spread", validation_alias="KEYROT_STRATEGY", description="spread, fill, sticky"

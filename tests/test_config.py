@@ -22,9 +22,9 @@ from keyrot_middleware.config import (
     Settings,
     load,
 )
-from keyrot_middleware.genai.facts import host_of
+from keyrot_middleware.genai.facts import origin_of
 from keyrot_middleware.secrets import open_ring
-from keyrot_middleware.settings import compared
+from keyrot_middleware.settings import origins
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})
@@ -89,25 +89,51 @@ def test_hosts_are_compared_in_lower_case_and_once() -> None:
     ("host", "url"),
     [
         ("[::1]:8080", "http://[::1]:8080/v1"),
+        ("localhost:8080", "http://LOCALHOST:8080/"),
+        ("127.0.0.1", "http://127.0.0.1"),
+        ("http://proxy.test:8080", "http://proxy.test:8080/v1"),
+        ("http://proxy.test", "http://proxy.test:80"),
         ("[::1]", "https://[::1]"),
         ("[::1]:443", "https://[::1]:443"),
         ("proxy.test:443", "https://proxy.test:443/"),
         ("proxy.test:443", "https://proxy.test"),
-        ("proxy.test:80", "http://proxy.test:80"),
-        ("proxy.test:443", "http://proxy.test:443"),
+        ("proxy.test:80", "https://proxy.test:80"),
+        ("proxy.test", "https://proxy.test:443"),
         ("proxy.test:8443", "https://proxy.test:8443"),
     ],
 )
 def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
     """Addresses in brackets and a scheme's own port are those of the base URL."""
-    names = compared(load(allowed_hosts=[host]).settings.allowed_hosts)
-    assert host_of(url) in names
-    assert host_of("https://proxy.test:444") not in names
+    names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
+    assert origin_of(url) in names
+    assert origin_of("https://proxy.test:444") not in names
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("proxy.test:443", "http://proxy.test:80"),
+        ("proxy.test:443", "http://proxy.test:443"),
+        ("proxy.test", "http://proxy.test"),
+        ("proxy.test:8080", "http://proxy.test:8080"),
+        ("http://proxy.test", "https://proxy.test"),
+        ("http://proxy.test", "http://proxy.test:8080"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8081"),
+        ("localhost", "http://localhost.proxy.test"),
+        ("127.0.0.1.test", "http://127.0.0.1.test"),
+        ("proxy.test", "ftp://proxy.test"),
+        ("proxy.test", "proxy.test"),
+    ],
+)
+def test_what_is_not_written_is_not_allowed(host: str, url: str) -> None:
+    """Plain HTTP is for loopback, or where it is written; a port is that port alone."""
+    names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
+    assert origin_of(url) not in names
 
 
 def test_the_end_of_an_address_is_no_port() -> None:
     """An IPv6 address that ends in 80 is not another one with a port."""
-    assert compared(["[2001:db8::1:80]"]) == {"2001:db8::1:80"}
+    assert origins(["[2001:db8::1:80]"]) == {"https://[2001:db8::1:80]:443"}
 
 
 @pytest.mark.parametrize(

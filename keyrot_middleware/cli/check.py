@@ -11,8 +11,8 @@ from rich.markup import escape
 
 from ..config import LAST_RESORT_PRIORITY, load
 from ..errors import ConfigError
-from ..genai.facts import host_of
-from ..settings import compared
+from ..genai.facts import origin_of
+from ..settings import origins
 from .checkup import Checkup, KeyReport, StateReport, base_url, examine
 from .console import console, table
 from .live import ask_all
@@ -51,9 +51,9 @@ def check(*, live: bool, model: str | None, as_json: bool) -> int:
 
 def _asked(found: Checkup, allowed_hosts: tuple[str, ...], model: str | None) -> Checkup:
     """Add what one request with each key came to; keys go to allowed hosts only."""
-    host = host_of(base_url())
-    if found.ring is None or host not in compared(allowed_hosts):
-        text = f"--live sent nothing: {host or 'no host'} is not among KEYROT_ALLOWED_HOSTS"
+    origin = origin_of(base_url())
+    if found.ring is None or origin not in origins(allowed_hosts):
+        text = f"--live sent nothing: {origin or 'no host'} is not among KEYROT_ALLOWED_HOSTS"
         return replace(found, problems=(*found.problems, text))
     asked = {key.spec.key_id: model or key.spec.model for key in found.keys if key.resolved}
     answers = ask_all(found.ring, asked)

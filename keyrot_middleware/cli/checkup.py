@@ -14,10 +14,10 @@ from pydantic import SecretStr
 from ..config import Config
 from ..core.text import mask_keys, mask_url
 from ..errors import KeyrotError, MissingExtraError
-from ..genai.facts import host_of
+from ..genai.facts import origin_of
 from ..keysfile import KeySpec
 from ..secrets import Ring, Secret, open_ring
-from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, compared
+from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins
 from ..telemetry.export import ExportFromFirstCall
 from .live import Answer
 from .shared import open_configured
@@ -204,10 +204,10 @@ def _where(key: KeySpec, config: Config, ring: Ring) -> tuple[str, str]:
 
 def _elsewhere(config: Config) -> Iterator[str]:
     """Say what makes the SDK go past the pool, however good its keys are."""
-    host = host_of(base_url())
-    if host not in compared(config.settings.allowed_hosts):
+    origin = origin_of(base_url())
+    if origin not in origins(config.settings.allowed_hosts):
         yield (
-            f"GOOGLE_GEMINI_BASE_URL leads to {host or 'no host'}, which is not among "
+            f"GOOGLE_GEMINI_BASE_URL leads to {origin or 'no host'}, which is not among "
             "KEYROT_ALLOWED_HOSTS: calls to it are left as they are, without the pool"
         )
     for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):

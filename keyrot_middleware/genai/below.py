@@ -13,7 +13,7 @@ from typing import Any
 from ..core.policy import POOL_KEY
 from ..drive.pool import Pool
 from ..errors import ConfigError
-from .facts import host_of
+from .facts import origin_of
 from .home import needs_home
 from .inject import asend_once, build_request, lend, send_once, under_way
 
@@ -26,10 +26,10 @@ _ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http
 class Below:
     """The wrappers of the constructor, and of what the request methods call."""
 
-    def __init__(self, pool: Pool, hosts: frozenset[str], on: list[bool]) -> None:
-        """Serve *pool*, whose keys may go to *hosts*; *on* is empty once it was uninstalled."""
+    def __init__(self, pool: Pool, origins: frozenset[str], on: list[bool]) -> None:
+        """Serve *pool*, whose keys may go to *origins*; *on* is empty once it was uninstalled."""
         self._pool = pool
-        self._hosts = hosts
+        self._origins = origins
         self._on = on
         self._sheltered: weakref.WeakSet[Any] = weakref.WeakSet()
         """Clients whose key is the pool's: it must not follow them to a foreign host."""
@@ -37,7 +37,7 @@ class Below:
     def init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Give a client without a key of its own the pool's key as its home key."""
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-        sheltered = needs_home(given, self._hosts)
+        sheltered = needs_home(given, self._origins)
         if sheltered:
             # No key yet, its store being down: the client is made all the same, for later.
             args, kwargs = (), {**given, "api_key": self._pool.home_value or POOL_KEY}
@@ -55,7 +55,7 @@ class Below:
         if not self._on or client.vertexai:
             return request
         if client in self._sheltered or client.api_key == POOL_KEY:
-            at_home = host_of(request.url) in self._hosts
+            at_home = origin_of(request.url) in self._origins
             value = self._pool.home_value if at_home else None
             lend(request, client.api_key, value)
         return request
@@ -67,11 +67,11 @@ class Below:
             ConfigError: The pool's key that the client was lent would go along.
         """
         options = (*args, kwargs.get("http_options"))[0] or client._http_options
-        host = host_of(options.base_url or "")
+        origin = origin_of(options.base_url or "")
         lent = client in self._sheltered and client.api_key in (options.headers or {}).values()
-        if lent and host not in self._hosts:
+        if lent and origin not in self._origins:
             raise ConfigError(
-                f"the key that the pool lent this client may not go to {host}: give the client "
+                f"the key that the pool lent this client may not go to {origin}: give the client "
                 "an api_key of its own, or name the host in KEYROT_ALLOWED_HOSTS"
             )
         return wrapped(*args, **kwargs)

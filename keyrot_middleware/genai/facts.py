@@ -29,6 +29,7 @@ __all__ = [
     "host_of",
     "in_force",
     "option",
+    "origin_of",
     "reported",
     "workload",
 ]
@@ -75,6 +76,25 @@ def host_of(base_url: str) -> str:
     if port is None or (parts.scheme, port) in (("https", 443), ("http", 80)):
         return parts.hostname or ""
     return f"{parts.hostname or ''}:{port}"
+
+
+_PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
+
+
+@lru_cache(maxsize=256)
+def origin_of(url: str) -> str:
+    """Give `scheme://host:port` of a URL, as `settings.origins` writes it; empty where it has none.
+
+    A websocket over TLS has the origin of its host's HTTPS.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+    except (KeyError, ValueError):
+        return ""
+    host = parts.hostname or ""
+    scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
 
 
 def in_force(api_client: Any, options: Any) -> tuple[str, Any, Any]:

@@ -9,19 +9,19 @@ from hashlib import blake2b
 from typing import Any
 
 from ..core.policy import POOL_KEY
-from .facts import host_of, option
+from .facts import option, origin_of
 
 __all__ = ["fingerprint", "needs_home", "own"]
 
 _SALT = os.urandom(16)
 
 
-def needs_home(given: Mapping[str, Any], hosts: Collection[str]) -> bool:
+def needs_home(given: Mapping[str, Any], origins: Collection[str]) -> bool:
     """Tell whether a client made with these arguments is to have the pool's key as its home key.
 
     Args:
         given: The arguments of the api client's constructor, by name.
-        hosts: Those that may have the pool's keys.
+        origins: Those that may have the pool's keys.
     """
     key = given.get("api_key")
     others = (given.get(name) for name in ("credentials", "project", "location"))
@@ -30,7 +30,7 @@ def needs_home(given: Mapping[str, Any], hosts: Collection[str]) -> bool:
     if key != POOL_KEY and own(_env_key()):
         return False
     base_url = option(given.get("http_options"), "base_url")
-    return not base_url or host_of(base_url) in hosts
+    return not base_url or origin_of(base_url) in origins
 
 
 def own(key: Any) -> bool:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigError
-from .facts import Asked, alias_of, host_of, option
+from .facts import Asked, alias_of, option, origin_of
 from .seams import Seams
 
 __all__ = [
@@ -49,12 +49,12 @@ under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=Non
 class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
     """Let the request that the SDK builds inside the `with` carry a key."""
 
-    __slots__ = ("_seams", "_token", "hosts", "once", "options", "value")
+    __slots__ = ("_seams", "_token", "once", "options", "origins", "value")
 
     def __init__(
-        self, value: str | None, asked: Asked, hosts: Collection[str], seams: Seams, *, once: bool
+        self, value: str | None, asked: Asked, origins: Collection[str], seams: Seams, *, once: bool
     ) -> None:
-        self.hosts = hosts
+        self.origins = origins
         """Where the key may go."""
         self._seams = seams
         """In which it stands; they are kept in place until it has ended."""
@@ -103,8 +103,10 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
     request = wrapped(http_method, path, request_dict, send.options)
     headers = request.headers = dict(request.headers)
     value, home = send.value, client.api_key
-    if value is not None and (host := host_of(request.url)) not in send.hosts:
-        raise ConfigError(f"no key of the pool may go to {host}: it is not an allowed host")
+    if value is not None and (origin := origin_of(request.url)) not in send.origins:
+        raise ConfigError(
+            f"no key of the pool may go to {origin}: it is not among KEYROT_ALLOWED_HOSTS"
+        )
     for name in _of_keys(tuple(headers)):
         if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
             del headers[name]

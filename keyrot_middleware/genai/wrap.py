@@ -21,7 +21,7 @@ from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
 from .below import Below
 from .exhausted import exhausted, response_type_of
-from .facts import Asked, call_info, done, failed, host_of, in_force, option
+from .facts import Asked, call_info, done, failed, host_of, in_force, option, origin_of
 from .home import fingerprint, own
 from .inject import foreign_key, fresh, sendable, sending
 from .redact import Redact
@@ -53,11 +53,11 @@ class _Ours(NamedTuple):
 class Binding:
     """A pool under the SDK: what install() puts in place and uninstall() takes away."""
 
-    def __init__(self, pool: Pool, allowed_hosts: frozenset[str]) -> None:
+    def __init__(self, pool: Pool, allowed_origins: frozenset[str]) -> None:
         self.pool = pool
-        self._hosts = allowed_hosts
+        self._origins = allowed_origins
         on: list[bool] = []
-        below = Below(pool, allowed_hosts, on)
+        below = Below(pool, allowed_origins, on)
         uploads = self._uploads = Uploads(pool.state)
         self.seams = Seams(
             {
@@ -207,8 +207,7 @@ class Binding:
             return asked, {}
         pool, options = self.pool, asked.http_options
         base_url, extra, retry = in_force(client, options)
-        host = host_of(base_url)
-        if bypassed.get() or host not in self._hosts or not pool.roster.keys:
+        if bypassed.get() or origin_of(base_url) not in self._origins or not pool.roster.keys:
             return asked, {}
         known = (key, POOL_KEY)
         if foreign_key(client._http_options.headers, known) or (
@@ -217,7 +216,13 @@ class Binding:
             return asked, {}
         sticky = pool.policy.strategy == "sticky"
         info = call_info(
-            asked, extra, retry, stream=stream, host=host, scale=pool.scale, sticky=sticky
+            asked,
+            extra,
+            retry,
+            stream=stream,
+            host=host_of(base_url),
+            scale=pool.scale,
+            sticky=sticky,
         )
         home = self._home(key) if info.pinned else None
         moment = (pool.clock.time(), pool.draw())
@@ -247,7 +252,7 @@ class Binding:
         """Prepare a send; a stranger's key is left to the client, which has it."""
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
-        return sending(value, ours.asked, self._hosts, self.seams, once=ours.once)
+        return sending(value, ours.asked, self._origins, self.seams, once=ours.once)
 
     def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault)

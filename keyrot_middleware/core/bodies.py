@@ -5,7 +5,8 @@ The shapes (GEMINI.md A0): REST's `{"error": {code, message, status, details}}`,
 JSON text (appended to a stream after HTTP 200), and `{"message": text, "status": reason phrase}`
 that the SDK makes of what is no JSON. Some gateways put a whole JSON error into `message`.
 
-Nothing in here raises for any body: what cannot be read is not told.
+Nothing in here raises for any body or header, and no delay is infinite or NaN: a text is parsed
+only as it was matched, and what cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ MAX_DELAY_S = 90_000.0
 """25 hours, the longest day of Los Angeles: a longer delay is taken for this one."""
 MAX_MESSAGE = 8_192
 """No message of Google's is longer; what a proxy sends instead is cut here."""
+MAX_INT = 10**15
+"""Larger numbers are no codes and no limits."""
 MAX_NESTING = 5
 """Envelopes opened around one error: text, list, `error`, JSON in a message, `error`."""
 
-_PART = r"(\d{1,9}(?:\.\d{1,12})?)(ms|h|m|s)"
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,12})?"
+_PART = rf"({_NUMBER})(ms|h|m|s)"
 _DURATION = re.compile(rf"(?:{_PART})+")
 _RETRY_IN = re.compile(rf"retry in ((?:{_PART})+)", re.IGNORECASE)
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _LINE = re.compile(
     r"Quota exceeded for (?:metric: (?P<metric>[\w./-]+)|quota metric '(?P<old>[^']{1,200})')"
-    r"(?:, limit: (?P<limit>\d{1,15})(?![\d.]))?(?:, model: (?P<model>[\w-]+(?:\.[\w-]+)*))?"
+    r"(?:, limit: (?P<limit>[0-9]{1,15})(?![0-9.]))?(?:, model: (?P<model>[\w-]+(?:\.[\w-]+)*))?"
 )
 _CODES = {
     # Interactions' words (A0, A4, A5, A10).
@@ -111,7 +115,7 @@ class Told(NamedTuple):
         return min(told, default=None)
 
 
-def read(code: int | None, body: object, retry_after: str | None, now: float) -> Told:
+def read(code: object, body: object, retry_after: object, now: float) -> Told:
     """Read a failed response.
 
     Args:
@@ -126,8 +130,9 @@ def read(code: int | None, body: object, retry_after: str | None, now: float) ->
     details = _dicts(error.get("details"))
     words = {w for detail in details for w in _word(detail.get("reason"))}
     own = {*_word(error.get("code")), *_word(error.get("status"))}
+    http = _int(code)
     return Told(
-        code if code is not None and code >= 400 else _code(error.get("code"), own) or code or None,
+        http if http is not None and http >= 400 else _code(error.get("code"), own) or http or None,
         message,
         frozenset(words | own),
         _quotas(details, message),
@@ -213,7 +218,8 @@ def _limit(violation: dict[Any, Any], lines: tuple[Quota, ...]) -> int | None:
     """Tell a violation's limit: its value, else the message's, else the zero that is left out."""
     if "quotaValue" in violation:
         return _int(violation["quotaValue"])
-    metric = _name(str(violation.get("quotaMetric")))
+    text = violation.get("quotaMetric")
+    metric = _name(text) if isinstance(text, str) else None
     said = [line.limit for line in lines if line.name == metric and line.limit is not None]
     window = re.search("perday|perminute", _name(violation["quotaId"]))
     return min(said, default=0 if window else None)
@@ -239,9 +245,11 @@ def _model(dimensions: object) -> str | None:
 
 
 def _int(value: object) -> int | None:
-    """Read a limit, which Google writes as text."""
-    text = str(value) if isinstance(value, int | str) else ""
-    return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
+    """Read a code or a limit, which Google writes as a number or as text."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < MAX_INT else None
 
 
 def _delay(details: list[dict[Any, Any]], message: str) -> float | None:
@@ -251,21 +259,20 @@ def _delay(details: list[dict[Any, Any]], message: str) -> float | None:
     return _sane(max((seconds(text) or 0.0 for text in texts), default=0.0))
 
 
-def _header(value: str | None, now: float) -> float | None:
-    if value is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-        return _sane(float(value))
-    return _sane(_date(value) - now)
+def _header(value: object, now: float) -> float | None:
+    text = value.strip() if isinstance(value, str) else ""
+    if re.fullmatch(_NUMBER, text):
+        return _sane(float(text))
+    return _sane(_date(text) - now)
 
 
 def _date(text: str) -> float:
     """Read an HTTP date, epoch seconds; 0 for what is none."""
     try:
         date: datetime = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except Exception:  # email.utils raises IndexError and TypeError too, for texts it half knows
         return 0.0
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def _sane(delay: float) -> float | None:

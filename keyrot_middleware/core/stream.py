@@ -31,6 +31,8 @@ _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
 _PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
+_MOST = 10**18
+"""No request has so many tokens; what is larger than a float would break the arithmetic."""
 _FURTHER = re.compile(r'"index"\s*:\s*[1-9]|"continuationToken"')
 _AFTER = {"modelVersion", "responseId"}
 """What follows the usage in Google's order; where it does not, it stands somewhere before."""
@@ -156,7 +158,7 @@ def _usage(
     meta: Mapping[str, Any], model: str | None, response_id: str | None, reasons: tuple[str, ...]
 ) -> Usage:
     counts = {
-        name: value if type(value) is int and value >= 0 else _count(value)
+        name: value if type(value) is int and 0 <= value < _MOST else _count(value)
         for name, value in meta.items()
     }
     thoughts = counts.get("thoughtsTokenCount")
@@ -179,7 +181,7 @@ def _has_numbers(meta: Mapping[str, Any]) -> bool:
 def _count(value: object) -> int | None:
     """Read a count; JSON of 64-bit numbers may write them as text."""
     if type(value) is int:  # not a bool
-        return value if value >= 0 else None
+        return value if 0 <= value < _MOST else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
         return int(value)
     return None

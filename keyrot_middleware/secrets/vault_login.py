@@ -108,7 +108,7 @@ def _lasting(known: Identity, asked_at: float, told: Mapping[str, Any], field: s
     seconds = told.get(field)
     return known.lasting(
         asked_at,
-        float(seconds) if isinstance(seconds, int | float) else 0,
+        float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e9 else 0,
         renewable=told.get("renewable") is True,
     )
 

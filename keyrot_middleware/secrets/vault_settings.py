@@ -21,7 +21,7 @@ __all__ = ["Login", "Source", "VaultSettings", "read_settings"]
 _KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _TRUE = ("1", "t", "true")
 _FALSE = ("", "0", "f", "false")
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
+_SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?)s?")
 _ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
 
 

@@ -231,7 +231,7 @@ class Settings(Switch):
         default=2, validation_alias="KEYROT_MAX_RETRIES", description="a whole number from 0"
     )
     max_wait_s: float = Field(
-        default=30.0,
+        default=65.0,
         validation_alias="KEYROT_MAX_WAIT_S",
         ge=0,
         le=LONGEST_S,

@@ -35,7 +35,7 @@ def test_nothing_set_gives_the_defaults_and_no_key() -> None:
     config = load()
     assert config.keys == ()
     assert config.warnings == ()
-    assert config.policy == RetryPolicy("spread", 0, 2, 30.0, 30.0, 900.0)
+    assert config.policy == RetryPolicy("spread", 0, 2, 65.0, 30.0, 900.0)
     settings = config.settings
     assert settings.enabled
     assert settings.secret_store == "env"

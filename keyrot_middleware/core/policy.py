@@ -30,7 +30,7 @@ class RetryPolicy:
     """Sends per call while walking the pool; 0: each key once."""
     max_retries: int = 2
     """Retries after 5xx and connection errors, which blame no key."""
-    max_wait_s: float = 30.0
+    max_wait_s: float = 65.0
     """Longest wait for a key to come free."""
     cooldown_base_s: float = 30.0
     """First cooldown of a scope where the server named no time."""

@@ -248,8 +248,9 @@ def _int(value: object) -> int | None:
     """Read a code or a limit, which Google writes as a number or as text."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else None
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value < MAX_INT else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < MAX_INT else None
 
 
 def _delay(details: list[dict[Any, Any]], message: str) -> float | None:

@@ -25,7 +25,14 @@ from .core.text import mask_keys
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys, signature
 from .settings import ENV_NAMES, GOOGLE_HOST, STATE_SCHEMES, Settings
-from .settings_reader import listed, read_settings, refuse_unknown, unknown_variables, where
+from .settings_reader import (
+    ignored_in_file,
+    listed,
+    read_settings,
+    refuse_unknown,
+    unknown_variables,
+    where,
+)
 
 __all__ = [
     "ENV_NAMES",
@@ -113,6 +120,12 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     here, path = _working_directory(problems), _keys_file(settings)
     seen = signature(path) if path else None
     in_file = _keys_of_file(path, settings, given, problems) if path else ()
+    stores = {
+        settings.secret_store,
+        *(key.secret.partition("://")[0] for key in in_file if key.secret),
+    }
+    if ignored := ignored_in_file(stores, dotenv):
+        warnings.append(ignored)
     inline = _numbered(_distinct(settings.keys, warnings), {key.key_id for key in in_file})
     keys = [*in_file, *(KeySpec(key_id=key_id) for key_id in inline)]
     single = _single_key(settings, given)

@@ -260,7 +260,10 @@ ENV_NAMES: Mapping[str, str] = MappingProxyType(
     {name: str(info.validation_alias) for name, info in Settings.model_fields.items()}
 )
 """The variable of each setting."""
-STORE_VARIABLES = ("KEYROT_VAULT_PLACE", "KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET")
+STORE_VARIABLES = (
+    *("KEYROT_VAULT_PLACE", "KEYROT_VAULT_ALLOW_HTTP"),
+    *("KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"),
+)
 """Variables of ours that no setting has: stores read them by themselves (secrets/)."""
 ARGUMENTS = tuple(name for name in ENV_NAMES if name != "redis_url")
 """The settings that may also be arguments of install()."""

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from .core.text import mask_keys, nearest, shown
 from .errors import ConfigError
+from .schemes import steers_an_sdk
 from .settings import (
     ARGUMENTS,
     ENV_NAMES,
@@ -23,7 +24,14 @@ from .settings import (
     Switch,
 )
 
-__all__ = ["listed", "read_settings", "refuse_unknown", "unknown_variables", "where"]
+__all__ = [
+    "ignored_in_file",
+    "listed",
+    "read_settings",
+    "refuse_unknown",
+    "unknown_variables",
+    "where",
+]
 
 
 def refuse_unknown(given: Mapping[str, Any]) -> None:
@@ -53,6 +61,21 @@ def unknown_variables(names: Iterable[str]) -> str | None:
         return None
     told = (f"{mask_keys(name)}.{nearest(name, known)}" for name in dict.fromkeys(odd))
     return f"ignored, since there is no such variable: {' '.join(told)}"
+
+
+def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
+    """Say which variables of `.env` no store reads from there; None where there are none."""
+    ignored = [
+        name
+        for name in names
+        if name not in os.environ and any(steers_an_sdk(store, name) for store in stores)
+    ]
+    if not ignored:
+        return None
+    return (
+        f".env: {', '.join(ignored)}: not read from a file, since it decides which programs run "
+        "and where logins go; set it in the environment"
+    )
 
 
 def listed(problems: list[str]) -> str:

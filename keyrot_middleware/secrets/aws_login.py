@@ -12,7 +12,7 @@ __all__ = ["AwsLogin"]
 CONNECT_S = 2.0
 READ_S = 4.0
 
-# Settings that botocore takes from os.environ alone; here `.env` may have them too.
+# Settings that botocore takes from os.environ alone; this store takes them from its own settings.
 _VARIABLES = {
     "profile": ("AWS_DEFAULT_PROFILE", "AWS_PROFILE"),
     "config_file": ("AWS_CONFIG_FILE",),
@@ -27,7 +27,7 @@ class AwsLogin:
     """The standard credential chain, and a client per region; safe from several threads."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Remember the settings: the environment laid over `.env`."""
+        """Remember the settings; what `.env` may say of them is in schemes.py."""
         self._environ = environ
         self._lock = threading.Lock()
         self._session: Any = None

@@ -12,6 +12,7 @@ from ..errors import ConfigError, SecretError
 from .azure_failures import fault_of
 from .azure_login import AzureLogin
 from .base import Secret
+from .environ import only_in_file
 from .extra import need
 from .fault import Answer, Fault, Reach
 from .lookup import Spot, look_up, split_field
@@ -28,6 +29,12 @@ _LIBRARIES = {
 _SCHEME = "azure://"
 _SUFFIX = ".vault.azure.net"
 """Of a vault's host in the public cloud; in others the whole host is written."""
+_MICROSOFTS = re.compile(
+    r"^[a-z0-9-]+\.(?:vault|managedhsm)\."
+    r"(?:azure\.net|azure\.cn|usgovcloudapi\.net|microsoftazure\.de)(?::443)?$",
+    re.IGNORECASE,
+)
+"""Hosts of Key Vault in Azure's clouds."""
 _VAULT = re.compile(r"[A-Za-z0-9-]{1,127}|[A-Za-z0-9.-]{1,253}(?::\d{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9-]{1,127}")
 _VERSION = re.compile(r"[A-Za-z0-9]{1,64}")
@@ -45,7 +52,23 @@ def open_azure(environ: Mapping[str, str]) -> AzureStore:
         MissingExtraError: azure-identity or azure-keyvault-secrets is not installed.
     """
     need("azure", _LIBRARIES)
-    return AzureStore(AzureLogin(environ), _host_of(environ.get(VAULT_VARIABLE, "").strip()))
+    login, host = AzureLogin(environ), _host_of(environ.get(VAULT_VARIABLE, "").strip())
+    if host and only_in_file(environ, VAULT_VARIABLE) and not _MICROSOFTS.search(host):
+        _refuse_ambient(login, host)
+    return AzureStore(login, host)
+
+
+def _refuse_ambient(login: AzureLogin, host: str) -> None:
+    """Give a host that only `.env` names no login that this machine has by itself.
+
+    Raises:
+        ConfigError: Neither is it a host of Microsoft's, nor is the login in `.env` too.
+    """
+    if not login.in_file:
+        raise ConfigError(
+            f"{VAULT_VARIABLE} in .env: found {shown(host)}; allowed there: a vault of Azure, such "
+            f"as https://NAME{_SUFFIX}; set it in the environment for another host"
+        )
 
 
 def _host_of(url: str) -> str | None:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .environ import only_in_file
+
 __all__ = ["AzureLogin"]
 
 CONNECT_S = 2.0
@@ -52,6 +54,11 @@ class AzureLogin:
     def client_id(self) -> str | None:
         """The application or managed identity of the settings, where they name one."""
         return self._environ.get("AZURE_CLIENT_ID") or None
+
+    @property
+    def in_file(self) -> bool:
+        """Tell whether `.env` has the whole login."""
+        return all(only_in_file(self._environ, name) for name in _PRINCIPAL)
 
     def client(self, host: str) -> Any:
         """Give the client of a vault.

@@ -16,7 +16,7 @@ from .crc32c import crc32c
 from .extra import need
 from .fault import Answer, Fault, Reach
 from .gcp_failures import fault_of, fault_of_answer
-from .gcp_login import GcpLogin, NoProjectError
+from .gcp_login import GcpLogin, NoProjectError, UnsafeFileError
 from .lookup import Spot, look_up, split_field
 from .reading import Batch, read_all
 
@@ -117,6 +117,8 @@ class GcpStore:
             return {name: _payload(response.json())}
         except NoProjectError:
             return {name: Fault(Reach.HERE, _NO_PROJECT)}
+        except UnsafeFileError:
+            return {name: Fault(Reach.STORE, _UNSAFE_FILE)}
         except Exception as error:
             return {name: fault_of(error)}
 
@@ -124,6 +126,11 @@ class GcpStore:
 _NO_PROJECT = (
     "GOOGLE_CLOUD_PROJECT is not set, and the login names no project; set it, or give the key a "
     "place: gcp://PROJECT/SECRET"
+)
+
+_UNSAFE_FILE = (
+    "a credentials file that .env names must be of type service_account or authorized_user; set "
+    "GOOGLE_APPLICATION_CREDENTIALS in the environment for another one"
 )
 
 

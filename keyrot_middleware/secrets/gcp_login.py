@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .reading import AT_ONCE
 
-__all__ = ["GcpLogin", "NoProjectError"]
+__all__ = ["GcpLogin", "NoProjectError", "UnsafeFileError"]
 
 CONNECT_S = 2.0
 READ_S = 4.0
 ALL_S = 8.0
 """For a request together with the login that it may need."""
 _FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_SELF_CONTAINED = ("service_account", "authorized_user")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
 class NoProjectError(Exception):
     """Say that neither the settings nor the login name a project."""
+
+
+class UnsafeFileError(Exception):
+    """Say that `.env` names a credentials file which only the environment may name."""
 
 
 class GcpLogin:
@@ -103,14 +110,38 @@ class GcpLogin:
 
     def _credentials(self) -> tuple[Any, str | None]:
         """Find the default credentials; a file that only `.env` names is one they cannot see."""
-        from google.auth import default, load_credentials_from_file  # noqa: PLC0415
+        from google.auth import default, load_credentials_from_dict  # noqa: PLC0415
 
         file = self._environ.get(_FILE_VARIABLE)
         if not file or os.environ.get(_FILE_VARIABLE):
             return default(scopes=[_SCOPE])
         with warnings.catch_warnings():
-            # It warns of files that strangers hand in; this one is the program's own setting.
+            # It warns of files that strangers hand in; these types send nothing but themselves.
             warnings.simplefilter("ignore", DeprecationWarning)
-            load: Any = load_credentials_from_file
-            credentials, project = load(file, scopes=[_SCOPE])
+            load: Any = load_credentials_from_dict
+            credentials, project = load(_self_contained(file), scopes=[_SCOPE])
             return credentials, project
+
+
+def _self_contained(file: str) -> dict[str, Any]:
+    """Read a credentials file that `.env` names.
+
+    The other types run programs, read other files, or send a login that this machine has by itself
+    to an address that stands in the file.
+
+    Raises:
+        google.auth.exceptions.DefaultCredentialsError: There is no such file, or it is no JSON.
+        UnsafeFileError: It is of another type.
+    """
+    from google.auth import exceptions  # noqa: PLC0415
+
+    try:
+        found = json.loads(Path(file).read_text("utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        unreadable: Any = exceptions.DefaultCredentialsError
+        raise unreadable("it cannot be read")
+    if found.get("type") not in _SELF_CONTAINED:
+        raise UnsafeFileError
+    return found

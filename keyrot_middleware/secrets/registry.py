@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dotenv import dotenv_values
-
 from ..core.text import nearest, shown
 from ..errors import ConfigError, MissingExtraError
 from ..schemes import BUILT_STORES, GROUP, plugged_in
 from .base import Secret, SecretStore
 from .env import EnvStore
+from .environ import read_environ
 from .handle import Handle
 from .inline import InlineStore
 from .ring import Place
@@ -72,7 +70,7 @@ def _open(find: Callable[[], Opener], scheme: str, env_file: Path) -> SecretStor
     """
     problem: ConfigError
     try:
-        return _found(find, scheme)(_environ(env_file))
+        return _found(find, scheme)(read_environ(scheme, env_file))
     except ConfigError as error:
         problem = error.with_traceback(None)
     except ImportError as error:
@@ -95,15 +93,6 @@ def _cannot_be_imported(scheme: str, error: ImportError | AttributeError) -> Con
     package = (error.name or "its library").partition(".")[0]
     wanted_by = f"the secret store {scheme}"
     return MissingExtraError(wanted_by=wanted_by, package=package, extra=scheme)
-
-
-def _environ(env_file: Path) -> dict[str, str]:
-    """Lay the environment over `.env`, as the settings are read."""
-    try:
-        in_file = dotenv_values(env_file, encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        in_file = {}  # told when the settings were loaded
-    return {**{k: v for k, v in in_file.items() if v is not None}, **os.environ}
 
 
 class Stores:

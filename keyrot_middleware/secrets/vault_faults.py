@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ..core.text import mask_keys
+from ..core.text import mask_keys, shown
 from .base import MASKED_FROM
 
-__all__ = ["Fault", "Kind", "not_vault", "refused", "unreachable"]
+__all__ = ["Fault", "Kind", "not_vault", "refused", "sent_on", "unreachable"]
 
 _LONGEST = 200
-# Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and JWTs.
-_TOKEN = re.compile(r"\b(?:hv[sbr]|[sbr])\.[\w.-]{20,}|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
+_READ = 2000
+"""Characters of an answer that are looked at: what is shown is a tenth of it."""
+_OF_A_TOKEN = f"{string.ascii_letters}{string.digits}_.-"
+# Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and what begins as JWTs do. A match goes
+# to the end of the run, and what does not match is left after 20 characters: no text takes long.
+_TOKEN = re.compile(r"\b(?:(?:hv[sbr]|[sbr])\.|eyJ)[\w.-]{20,}", re.ASCII)
 
 
 class Kind(Enum):
@@ -40,6 +45,16 @@ class Fault:
 def not_vault(server: str) -> Fault:
     """Tell that something answered that is not Vault."""
     return Fault(Kind.DOWN, f"{server} does not answer as Vault does; is VAULT_ADDR right?")
+
+
+def sent_on(server: str, location: str) -> Fault:
+    """Tell that the server answers with a redirect to another one, which gets nothing."""
+    other = shown(mask_keys(location.partition("?")[0]))
+    return Fault(
+        Kind.DOWN,
+        f"{server} sends its clients on to {other}, which gets neither token nor login; let "
+        "VAULT_ADDR name that server, if it is yours",
+    )
 
 
 def unreachable(error: Exception, server: str, patience_s: float) -> Fault:
@@ -137,8 +152,15 @@ def _body(reply: Any) -> dict[str, Any]:
 def _words(body: dict[str, Any], reply: Any, masked: tuple[str, ...]) -> str:
     """Give what the server says, on one line, cut, and without anything that is a secret."""
     errors = body.get("errors")
-    text = ", ".join(map(str, errors)) if isinstance(errors, list) else str(reply.text)
+    # Not reply.text: it tries every encoding there is on a body that names none.
+    text = (
+        ", ".join(map(str, errors))
+        if isinstance(errors, list)
+        else reply.content.decode("utf-8", "replace")
+    )
     for value in (value for value in masked if len(value) >= MASKED_FROM):
         text = text.replace(value, "[redacted]")
+    if len(text) > _READ:
+        text = text[:_READ].rstrip(_OF_A_TOKEN)  # half a token has not its shape
     text = " ".join(_TOKEN.sub("[redacted]", mask_keys(text)).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

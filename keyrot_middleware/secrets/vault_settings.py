@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..core.text import mask_url, shown
 from ..errors import ConfigError
 from .base import Secret
+from .environ import only_in_file
 from .vault_paths import SCHEME, clean
 
 __all__ = ["Login", "Source", "VaultSettings", "read_settings"]
@@ -23,6 +25,12 @@ _TRUE = ("1", "t", "true")
 _FALSE = ("", "0", "f", "false")
 _SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?)s?")
 _ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
+_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
+_TRUST = (
+    *("VAULT_CACERT", "VAULT_CAPATH", "VAULT_SKIP_VERIFY", "KEYROT_VAULT_ALLOW_HTTP"),
+    *("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"),
+)
+"""How the server at an address is trusted: said where the address is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,8 @@ class Source:
     """For people: the variable, or the path of the file."""
     value: Secret | None = None
     path: Path | None = None
+    variable: str = ""
+    """The variable that may name the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +91,15 @@ def read_settings(environ: Mapping[str, str]) -> VaultSettings:
         ConfigError: Naming the variable, what was found (never a secret) and what is allowed.
     """
     found = {name: value.strip() for name, value in environ.items() if value and value.strip()}
+    address_in_file = only_in_file(environ, "VAULT_ADDR")
+    if not address_in_file:
+        found = {n: v for n, v in found.items() if n not in _TRUST or not only_in_file(environ, n)}
+    login = _login(found)
+    if address_in_file:
+        _refuse_ambient(login, environ)
     return VaultSettings(
-        address=_address(found.get("VAULT_ADDR", "")),
-        login=_login(found),
+        address=_address(found),
+        login=login,
         place=_place(found.get("KEYROT_VAULT_PLACE", "secret/keyrot")),
         namespace=found.get("VAULT_NAMESPACE", "").strip("/") or None,
         verify=_verify(found),
@@ -92,13 +108,48 @@ def read_settings(environ: Mapping[str, str]) -> VaultSettings:
     )
 
 
-def _address(value: str) -> str:
+def _refuse_ambient(login: Login, environ: Mapping[str, str]) -> None:
+    """Give an address that only `.env` names no login that this machine has by itself.
+
+    What stands in `.env` itself may go there, and what the environment names: that is meant for
+    this program. The file of another program, such as ~/.vault-token, is not.
+
+    Raises:
+        ConfigError: Naming the file, and what to set.
+    """
+    for source in login.parts.values():
+        if source.path is None:
+            continue
+        named = environ.get(source.variable, "").strip()
+        if not named or only_in_file(environ, source.variable):
+            raise ConfigError(
+                f"VAULT_ADDR comes from .env, so {source.name} is not sent there; set VAULT_ADDR "
+                "in the environment, or put the login itself into .env."
+            )
+
+
+def _address(found: Mapping[str, str]) -> str:
+    value = found.get("VAULT_ADDR", "")
     if not _ADDRESS.fullmatch(value):
         raise ConfigError(
             f"VAULT_ADDR: found {shown(value) if value else 'nothing'}; allowed: the address of "
-            "the server, https://host:port (http:// on this host only: it hides no secret)."
+            "the server, https://host:port."
         )
+    if value.lower().startswith("http:") and not _flag(found, "KEYROT_VAULT_ALLOW_HTTP"):
+        host = _host(value)
+        if host is None or not _LOOPBACK.fullmatch(host):
+            raise ConfigError(
+                f"VAULT_ADDR: found {shown(value)}; allowed: https://. Over http:// everyone on "
+                "the way reads the token and the keys; KEYROT_VAULT_ALLOW_HTTP=true allows it."
+            )
     return value.rstrip("/")
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _place(value: str) -> str:
@@ -112,12 +163,16 @@ def _place(value: str) -> str:
 
 
 def _verify(found: Mapping[str, str]) -> bool | str:
-    skip = found.get("VAULT_SKIP_VERIFY", "")
-    if skip.lower() in _TRUE:
+    if _flag(found, "VAULT_SKIP_VERIFY"):
         return False
-    if skip.lower() not in _FALSE:
-        raise ConfigError(f"VAULT_SKIP_VERIFY: found {shown(skip)}; allowed: true, false.")
     return found.get("VAULT_CACERT") or found.get("VAULT_CAPATH") or True
+
+
+def _flag(found: Mapping[str, str], name: str) -> bool:
+    value = found.get(name, "").lower()
+    if value not in (*_TRUE, *_FALSE):
+        raise ConfigError(f"{name}: found {shown(value)}; allowed: true, false.")
+    return value in _TRUE
 
 
 def _patience(value: str) -> float:
@@ -149,8 +204,7 @@ def _login(found: Mapping[str, str]) -> Login:
             parts["secret_id"] = _source(found, "VAULT_SECRET_ID")
         return Login("AppRole", mount or "approle", parts)
     if "VAULT_K8S_ROLE" in found:
-        path = Path(found.get("VAULT_K8S_TOKEN_FILE", _KUBERNETES_TOKEN)).expanduser()
-        parts = {"jwt": Source(str(path), path=path)}
+        parts = {"jwt": _file(found, "VAULT_K8S_TOKEN_FILE", _KUBERNETES_TOKEN)}
         return Login("Kubernetes", mount or "kubernetes", parts, found["VAULT_K8S_ROLE"])
     if "VAULT_JWT_ROLE" in found:
         _need(found, "VAULT_JWT", beside="VAULT_JWT_ROLE")
@@ -159,8 +213,7 @@ def _login(found: Mapping[str, str]) -> Login:
     for name, other in (("VAULT_SECRET_ID", "VAULT_ROLE_ID"), ("VAULT_JWT", "VAULT_JWT_ROLE")):
         if _has(found, name):
             _need(found, other, beside=name)
-    path = Path(found.get("VAULT_TOKEN_FILE", "~/.vault-token")).expanduser()
-    return Login("token", None, {"token": Source(str(path), path=path)})
+    return Login("token", None, {"token": _file(found, "VAULT_TOKEN_FILE", "~/.vault-token")})
 
 
 def _has(found: Mapping[str, str], name: str) -> bool:
@@ -176,5 +229,9 @@ def _source(found: Mapping[str, str], name: str) -> Source:
     """Take the variable, else the file that the variable with _FILE names."""
     if name in found:
         return Source(name, value=Secret(found[name]))
-    path = Path(found[f"{name}_FILE"]).expanduser()
-    return Source(str(path), path=path)
+    return _file(found, f"{name}_FILE")
+
+
+def _file(found: Mapping[str, str], variable: str, usual: str = "") -> Source:
+    path = Path(found.get(variable, usual)).expanduser()
+    return Source(str(path), path=path, variable=variable)

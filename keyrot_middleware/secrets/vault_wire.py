@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urljoin, urlsplit
 
 from .base import Secret
-from .vault_faults import Fault, not_vault, refused, unreachable
+from .vault_faults import Fault, not_vault, refused, sent_on, unreachable
 from .vault_settings import VaultSettings
 
 __all__ = ["Line"]
@@ -20,7 +20,7 @@ __all__ = ["Line"]
 _CONNECT_S = 2.0
 """Long enough for a lost first packet, which is sent again after one second."""
 _MOST_REDIRECTS = 3
-"""A standby node sends its clients on to the active one."""
+"""Within one server: what is in front of it may put paths in order."""
 
 
 class Line:
@@ -34,13 +34,10 @@ class Line:
 
     def __init__(self, settings: VaultSettings, token: Secret | None = None) -> None:
         from hvac.adapters import JSONAdapter  # noqa: PLC0415 - an optional library
-        from requests import Session  # noqa: PLC0415
 
-        session = Session()
+        session = _session()
         session.verify, session.cert = settings.verify, settings.certificate
         session.max_redirects = _MOST_REDIRECTS
-        if settings.address.lower().startswith("https:"):
-            del session.adapters["http://"]  # no redirect takes the token out of TLS
         self._server, self._patience_s = settings.server, settings.patience_s
         self._masked = (token.reveal(),) if token else ()
         self._adapter = JSONAdapter(
@@ -78,6 +75,8 @@ class Line:
         else:
             if isinstance(reply, dict):
                 return reply
+            if getattr(reply, "is_redirect", False):
+                return sent_on(self._server, reply.headers["Location"])
             if getattr(reply, "ok", True):
                 return not_vault(self._server)
             return refused(reply, self._server, (*self._masked, *masked))
@@ -92,3 +91,34 @@ class Line:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _session() -> Any:
+    """Make a session that gives what it carries to one server only."""
+    from requests import Response, Session  # noqa: PLC0415
+
+    class OneServer(Session):
+        def get_redirect_target(self, resp: Response) -> Any:
+            """Follow no redirect to another server: token and login would go with it."""
+            target = super().get_redirect_target(resp)
+            if target is None or _origin(urljoin(resp.url, target)) == _origin(resp.url):
+                return target
+            return None
+
+    session = OneServer()
+    # Without it requests sends what ~/.netrc has for the host, or for any host.
+    session.auth = _as_it_is
+    return session
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname, port

@@ -6,11 +6,13 @@ import ast
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import pytest
-from asking import ask_all
+from asking import ask, ask_all
 from bao import BINARY, ROOT_TOKEN, Bao
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -59,6 +61,15 @@ def run(command: str, bao: Bao, here: Path) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def by_jwt(bao: Bao, signer: ec.EllipticCurvePrivateKey, **claims: str) -> str:
+    """Log in with a token of the right audience and these claims; give the value or the error."""
+    now = int(time.time())
+    times = {"iat": now - 60, "nbf": now - 60, "exp": now + 600}
+    token = jwt.encode({"sub": "s", "aud": "keyrot", **times, **claims}, signer, "ES256")
+    variables = {"VAULT_ADDR": bao.url, "VAULT_JWT_ROLE": "keyrot", "VAULT_JWT": token}
+    return ask(open_vault(variables), key_id="pro_01")
+
+
 def test_the_commands_lead_to_keys_that_are_found(bao: Bao, here: Path) -> None:
     """From an empty server to a program that finds its keys, by what the page says alone."""
     (here / "bin").mkdir()
@@ -66,8 +77,9 @@ def test_the_commands_lead_to_keys_that_are_found(bao: Bao, here: Path) -> None:
     for name in ("flash_01", "pro_01"):
         (here / f"{name}.txt").write_text(f"FAKE-value-of-{name}\n")
     form = serialization.PublicFormat.SubjectPublicKeyInfo
-    key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    (here / "provider.pem").write_bytes(key.public_bytes(serialization.Encoding.PEM, form))
+    signer = ec.generate_private_key(ec.SECP256R1())
+    public = signer.public_key().public_bytes(serialization.Encoding.PEM, form)
+    (here / "provider.pem").write_bytes(public)
     (here / "cluster-ca.pem").write_text(Path(bao.ca).read_text())
     program: dict[str, str] = {}
     for command in commands():
@@ -79,6 +91,11 @@ def test_the_commands_lead_to_keys_that_are_found(bao: Bao, here: Path) -> None:
     assert found == {key_id: f"FAKE-value-of-{key_id}" for key_id in ("flash_01", "pro_01")}
     refused = ask_all(open_vault(program), other="vault://secret/other#x")["other"]
     assert 'its policy needs: path "secret/data/other"' in refused
+    assert (here / "secret-id").stat().st_mode & 0o077 == 0
+    assert "failed: " in by_jwt(bao, signer, repository="my-org/other", ref="refs/heads/main")
+    assert "failed: " in by_jwt(bao, signer)
+    claims = {"repository": "my-org/my-app", "ref": "refs/heads/main"}
+    assert by_jwt(bao, signer, **claims) == "FAKE-value-of-pro_01"
     roles = [bao.admin("GET", f"auth/{way}/role/keyrot") for way in ("kubernetes", "jwt")]
     assert [role["token_policies"] for role in roles] == [["keyrot"], ["keyrot"]]
 
@@ -102,5 +119,5 @@ def test_the_errors_that_are_explained_exist() -> None:
                 texts.append(node.value)
     table = PAGE.read_text("utf-8").partition("## What the errors mean")[2]
     told = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
-    assert len(told) == 20
+    assert len(told) == 21
     assert [words for words in told if not any(words in text for text in texts)] == []

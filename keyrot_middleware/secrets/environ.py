@@ -1,0 +1,44 @@
+"""The settings of a store: the environment, laid over what `.env` may say of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from ..schemes import readable_from_file
+
+__all__ = ["Environ", "only_in_file", "read_environ"]
+
+
+class Environ(dict[str, str]):
+    """Variables, and which of them only `.env` has."""
+
+    def __init__(self, variables: Mapping[str, str], in_file: frozenset[str]) -> None:
+        """Keep *variables*; *in_file* are the names that the environment does not have."""
+        super().__init__(variables)
+        self.in_file = in_file
+
+
+def read_environ(scheme: str, env_file: Path) -> Environ:
+    """Read the settings of a store; an empty variable hides the one in `.env`.
+
+    A store of another distribution gets all of `.env`: which of it is safe, only it knows.
+    """
+    try:
+        written = dotenv_values(env_file, encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        written = {}  # reported when the settings were loaded
+    found = {
+        name: value
+        for name, value in written.items()
+        if value is not None and name not in os.environ and readable_from_file(scheme, name)
+    }
+    return Environ({**found, **os.environ}, frozenset(found))
+
+
+def only_in_file(environ: Mapping[str, str], name: str) -> bool:
+    """Tell whether a variable comes from `.env` and not from the environment."""
+    return isinstance(environ, Environ) and name in environ.in_file

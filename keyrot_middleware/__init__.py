@@ -19,7 +19,8 @@ from .core.policy import POOL_KEY
 from .errors import ConfigError, KeyrotError, KeyrotWarning, MissingExtraError, SecretError
 
 if TYPE_CHECKING:
-    from .compose import bypass, install, status, uninstall, workload
+    from .compose import PoolStatus, bypass, install, status, uninstall, workload
+    from .drive.health import HealthStatus, ModelUsage
     from .genai.exhausted import KeyPoolExhausted
     from .keysfile import KeySpec as APIKeyMetadata
     from .manager import KeyManager, get_key_manager
@@ -28,11 +29,14 @@ __all__ = [
     "POOL_KEY",
     "APIKeyMetadata",
     "ConfigError",
+    "HealthStatus",
     "KeyManager",
     "KeyPoolExhausted",
     "KeyrotError",
     "KeyrotWarning",
     "MissingExtraError",
+    "ModelUsage",
+    "PoolStatus",
     "SecretError",
     "__version__",
     "bypass",
@@ -47,8 +51,11 @@ logging.getLogger("keyrot_middleware").addHandler(logging.NullHandler())
 
 _HOMES = {
     "APIKeyMetadata": ("keysfile", "KeySpec"),
+    "HealthStatus": ("drive.health", "HealthStatus"),
     "KeyManager": ("manager", "KeyManager"),
     "KeyPoolExhausted": ("genai.exhausted", "KeyPoolExhausted"),
+    "ModelUsage": ("drive.health", "ModelUsage"),
+    "PoolStatus": ("compose", "PoolStatus"),
     "bypass": ("compose", "bypass"),
     "get_key_manager": ("manager", "get_key_manager"),
     "install": ("compose", "install"),

@@ -10,11 +10,11 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from .config import Config, load
 from .drive.guard import fault
-from .drive.health import health
+from .drive.health import HealthStatus, health
 from .drive.levels import levels
 from .drive.pool import Clock, Pool, SystemClock, make_roster
 from .drive.upkeep import Upkeep
@@ -30,7 +30,16 @@ from .telemetry.logs import LogObserver
 from .telemetry.metrics import MetricsObserver
 from .telemetry.otel import OtelObserver
 
-__all__ = ["bypass", "current_pool", "install", "open_pool", "status", "uninstall", "workload"]
+__all__ = [
+    "PoolStatus",
+    "bypass",
+    "current_pool",
+    "install",
+    "open_pool",
+    "status",
+    "uninstall",
+    "workload",
+]
 
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
@@ -92,16 +101,26 @@ def uninstall() -> None:
             binding.pool.close()
 
 
-def status() -> dict[str, Any]:
-    """Tell whether the pool is in place, and how its keys are.
+class PoolStatus(TypedDict):
+    """Whether a pool is in place, and how its keys are."""
 
-    Returns:
-        `installed` and `keys` (health per key id, as `KeyManager.get_health_status()`; empty where
-        no pool is in place); and where one is: `pool`, `degraded` (a shared state is out of reach,
-        and this process counts for itself), `seams` (method -> still in place), `unresolved`
-        (id -> why it is left out), `stale` (id -> why its last look-up failed, though its last
-        value serves).
-    """
+    installed: bool
+    keys: dict[str, HealthStatus]
+    """By key id, as `KeyManager.get_health_status()`; empty where no pool is in place. What
+    follows is there only where one is."""
+    pool: NotRequired[str]
+    degraded: NotRequired[bool]
+    """The shared state is out of reach, and this process counts for itself."""
+    seams: NotRequired[dict[str, bool]]
+    """Patched methods of the SDK, and whether each is still in place."""
+    unresolved: NotRequired[dict[str, str]]
+    """Why a key has no value, by key id."""
+    stale: NotRequired[dict[str, str]]
+    """Why the last look-up of a key failed, while its last value is used, by key id."""
+
+
+def status() -> PoolStatus:
+    """Report whether the pool is in place, and how its keys are."""
     binding = _binding
     if binding is None:
         return {"installed": False, "keys": {}}

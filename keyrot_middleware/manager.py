@@ -26,7 +26,7 @@ from .core.commands import Failed, Settle
 from .core.failures import Facts, classify
 from .core.model import Block, CallInfo, Kind, Lease, Outcome, Usage
 from .core.text import shown
-from .drive.health import health
+from .drive.health import HealthStatus, health
 from .drive.pool import Clock, Pool, SystemClock
 from .errors import ConfigError
 from .forks import after_fork
@@ -164,8 +164,8 @@ class KeyManager:
             datetime.fromtimestamp(rests, UTC) if rests is not None else None,
         )
 
-    def get_health_status(self) -> dict[str, dict[str, Any]]:
-        """Tell how each key is, by its id; see `health`."""
+    def get_health_status(self) -> dict[str, HealthStatus]:
+        """Report how each key is, by its id."""
         return health(self._pool)
 
     def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:

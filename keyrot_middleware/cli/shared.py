@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import Config, load
 from ..core.model import Candidate
@@ -42,6 +42,7 @@ class SharedPool:
     state: State
     place: str
     """The URL, without user and password."""
+    config: Config = field(repr=False)
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def shared_pool() -> Iterator[SharedPool | None]:
         yield None
         return
     try:
-        yield SharedPool(name, pool_of(config), state, mask_url(config.state_url))
+        yield SharedPool(name, pool_of(config), state, mask_url(config.state_url), config)
     finally:
         state.close()
 

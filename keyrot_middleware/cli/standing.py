@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from math import isfinite
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..config import Config
+from ..core.availability import Availability
 from ..core.model import Candidate, Limits
 from ..core.windows import Quota
-from ..drive.health import iso
+from ..drive.health import KeyView, iso, views, without_value
+from ..secrets import open_ring
 from ..state.base import KeyHealth, State, Used
 
-__all__ = ["Standing", "Window", "pool_of", "standings"]
-
-_WHOLE = ("key", "project", "billing")
-"""Scopes in which nothing of a key is left to serve."""
+__all__ = ["Standing", "Window", "pool_of", "standings", "unresolved_of"]
 
 
 class Window(NamedTuple):
@@ -30,76 +28,95 @@ class Window(NamedTuple):
 class Standing:
     """One key, as all processes of the pool see it."""
 
-    key_id: str
-    model: str | None
-    project: str
-    state: str
-    """`idle`, `used` (today), `cooldown` or `disabled` (until somebody does something)."""
-    used: dict[str, dict[str, Window]]
-    """By model bucket: `rpm`, `tpm`, `rpd`."""
-    cooldown_until: float | None
-    """Epoch seconds; `inf`: until its value is replaced, or it is reset."""
-    cooldown_reason: str | None
-    cooldown_scope: str | None
-    last_error: str | None
-    last_used: float | None
-    success_count: int
-    error_count: int
+    key: Candidate
+    known: KeyHealth
+    overall: Availability
+    models: Mapping[str, Availability]
+    """Whether it is available, by model."""
+    used: Mapping[str, dict[str, Window]]
+    """By model: `rpm`, `tpm`, `rpd`."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the state holds any record of it."""
+        known = self.known
+        return any((known.last_used, known.error_count, known.cooldown_until, known.used))
 
     def plain(self) -> dict[str, Any]:
         """Give it as values of JSON; times are ISO 8601 in UTC."""
-        values = asdict(self)
-        del values["key_id"]
-        values["used"] = {
-            bucket: {name: window._asdict() for name, window in windows.items()}
-            for bucket, windows in self.used.items()
+        known, overall = self.known, self.overall
+        return {
+            "model": self.key.model,
+            "project": self.key.project,
+            "state": overall.state,
+            "available": overall.state == "available",
+            "available_at": iso(overall.at),
+            "used": {
+                model: {name: window._asdict() for name, window in windows.items()}
+                | self._plain_availability(model)
+                for model, windows in self.used.items()
+            },
+            "cooldown_until": iso(known.cooldown_until),
+            "cooldown_reason": known.cooldown_reason,
+            "cooldown_scope": known.cooldown_scope,
+            "last_error": known.last_error,
+            "last_used": iso(known.last_used),
+            "success_count": known.success_count,
+            "error_count": known.error_count,
         }
-        return values | {
-            "cooldown_until": iso(self.cooldown_until),
-            "last_used": iso(self.last_used),
-        }
+
+    def _plain_availability(self, model: str) -> dict[str, Any]:
+        here = self.models.get(model, self.overall)
+        return {"available": here.state == "available", "available_at": iso(here.at)}
 
 
 def pool_of(config: Config) -> dict[str, Candidate]:
-    """List the keys of the pool by id. Their values are not looked up: the state knows none."""
+    """List the keys of the pool by id."""
     return {key.key_id: key.candidate for key in config.keys}
 
 
-def standings(state: State, keys: Iterable[Candidate], now: float) -> list[Standing]:
-    """Ask *state* how *keys* stand as of *now*, epoch seconds.
+def unresolved_of(config: Config, state: State) -> frozenset[str]:
+    """Look up the values of the keys that no process has used yet, and list those without one.
+
+    What was used has a value somewhere, even if the store is not open to whoever asks here.
+
+    Raises:
+        KeyrotError: The state cannot be read.
+    """
+    known = state.snapshot(key.candidate for key in config.keys)
+    fresh = [key for key in config.keys if key.active and known[key.key_id].last_used is None]
+    if not fresh:
+        return frozenset()
+    ring = open_ring(replace(config, keys=tuple(fresh)))
+    try:
+        return frozenset(ring.unresolved)
+    finally:
+        ring.close()
+
+
+def standings(
+    state: State, keys: Iterable[Candidate], unresolved: frozenset[str]
+) -> list[Standing]:
+    """Find out how *keys* stand in *state*.
 
     Raises:
         KeyrotError: The state cannot be read.
     """
     keys = list(keys)
-    known = state.snapshot(keys)
-    return [_standing(key, known[key.key_id], now) for key in keys]
+    found = views(state, keys)
+    for key_id in unresolved & found.keys():
+        if found[key_id].known.last_used is None:
+            found[key_id] = without_value(found[key_id])
+    return [_standing(key, found[key.key_id]) for key in keys]
 
 
-def _standing(key: Candidate, health: KeyHealth, now: float) -> Standing:
-    return Standing(
-        key_id=key.key_id,
-        model=key.model,
-        project=key.project,
-        state=_state(key, health, now),
-        used={used.bucket: _windows(key, used) for used in health.used if _counts(used)},
-        cooldown_until=health.cooldown_until,
-        cooldown_reason=health.cooldown_reason,
-        cooldown_scope=health.cooldown_scope,
-        last_error=health.last_error,
-        last_used=health.last_used,
-        success_count=health.success_count,
-        error_count=health.error_count,
-    )
+def _standing(key: Candidate, seen: KeyView) -> Standing:
+    used = {used.bucket: _windows(key, used) for used in seen.known.used if _counts(used)}
+    blocked = {model: _NOTHING for model, here in seen.models.items() if here.state != "available"}
+    return Standing(key, seen.known, seen.overall, seen.models, blocked | used)
 
 
-def _state(key: Candidate, health: KeyHealth, now: float) -> str:
-    until = health.cooldown_until
-    if not key.active:
-        return "disabled"
-    if until is not None and until > now:
-        return "disabled" if not isfinite(until) and health.cooldown_scope in _WHOLE else "cooldown"
-    return "used" if any(_counts(used) for used in health.used) else "idle"
+_NOTHING: dict[str, Window] = {}
 
 
 def _counts(used: Used) -> bool:

@@ -49,7 +49,7 @@ from .rules import (
     ten_minutes,
 )
 
-__all__ = ["RULES", "Facts", "Rule", "classify", "describe"]
+__all__ = ["REJECTIONS", "RULES", "Facts", "Rule", "classify", "describe"]
 
 
 def _text(pattern: str) -> re.Pattern[str]:
@@ -245,6 +245,11 @@ RULES: tuple[Rule, ...] = (
     Rule(name="server_error", codes=range(500, 600), retry=True),
     Rule(name="unknown"),
 )
+
+REJECTIONS = frozenset(
+    rule.name for rule in RULES if rule.until is forever and rule.scope is not Scope.KEY_VERB
+)
+"""The failure classes by which Google refuses a key for every call."""
 
 
 def classify(facts: Facts, info: CallInfo, now: float) -> Verdict:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from ..core.model import Candidate
-from ..state.base import KeyHealth, Used
+from ..state.base import Used
 from ..telemetry.levels import KeyLevel, QuotaLevel
-from .health import retired
+from .health import pool_views
 from .pool import Pool
 
 __all__ = ["levels"]
 
 
 def levels(pool: Pool) -> list[KeyLevel]:
-    """Tell how each key of *pool* is; asks the state, so that a shared one does I/O."""
-    keys, now = pool.roster.keys, pool.clock.time()
-    known = pool.state.snapshot(keys.values())
-    return [_level(keys[key_id], state, now) for key_id, state in known.items()]
-
-
-def _level(key: Candidate, state: KeyHealth, now: float) -> KeyLevel:
-    resting = state.cooldown_until is not None and state.cooldown_until > now
-    used = tuple(quota for used in state.used for quota in _quotas(key, used))
-    return KeyLevel(key.key_id, retired(state), resting, used)
+    """Report how each key of *pool* is; reads the state, so that a shared one does I/O."""
+    found = []
+    for key, seen in pool_views(pool):
+        used = tuple(quota for used in seen.known.used for quota in _quotas(key, used))
+        found.append(KeyLevel(key.key_id, seen.overall.state, used))
+    return found
 
 
 def _quotas(key: Candidate, used: Used) -> list[QuotaLevel]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from ..core.availability import KEY_STATES
 from . import names
 from .instruments import DEGRADED, KEY_COUNT, QUOTA_USED, Metric
-from .levels import KeyLevel, Reading
+from .levels import Reading
 from .measured import of_attempt, of_pool
 
 __all__ = ["Board", "Shown"]
-
-IDLE, USED, RESTING, RETIRED = STATES = ("idle", "used", "cooldown", "disabled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +24,6 @@ class Shown:
     pool: str
     levels: Reading
     degraded: Callable[[], bool]
-    sending: Mapping[int, str]
-    """The keys with which requests of this process are under way, by call."""
 
 
 class Board:
@@ -60,8 +57,8 @@ class Board:
     def _states(self, options: CallbackOptions) -> Iterator[Observation]:
         for shown in tuple(self._shown.values()):
             levels = shown.levels(options.timeout_millis / 1000)
-            counts = _by_state(levels, frozenset(tuple(shown.sending.values())))
-            for state in STATES if levels else ():
+            counts = Counter(level.state for level in levels)
+            for state in KEY_STATES if levels else ():
                 attributes = {names.POOL: shown.pool, names.KEY_STATE: state}
                 yield Observation(counts[state], attributes)
 
@@ -75,16 +72,6 @@ class Board:
     def _degraded(self, _options: CallbackOptions) -> Iterator[Observation]:
         for shown in tuple(self._shown.values()):
             yield Observation(int(shown.degraded()), of_pool(shown.pool))
-
-
-def _by_state(levels: Iterable[KeyLevel], sending: frozenset[str]) -> Counter[str]:
-    return Counter(
-        RETIRED if key.retired
-        else RESTING if key.resting
-        else USED if key.key_id in sending
-        else IDLE
-        for key in levels
-    )  # fmt: skip
 
 
 def _words(metric: Metric) -> tuple[str, str]:

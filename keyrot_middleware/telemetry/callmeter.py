@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import MutableMapping
 from typing import Any
 
 from ..core.commands import Acquire, Command, Opened, Send, Settle, Sleep
@@ -21,7 +20,7 @@ class CallMeter:
     """Follow one call, from the moment in which it is made."""
 
     __slots__ = (
-        "_above", "_began", "_info", "_last", "_left", "_pool", "_sending",
+        "_above", "_began", "_info", "_key_id", "_last", "_left", "_pool",
         "_sends", "_sent_at", "_sheet", "_usage", "_wanted",
     )  # fmt: skip
 
@@ -30,7 +29,6 @@ class CallMeter:
         sheet: Instruments,
         info: CallInfo,
         pool: str,
-        sending: MutableMapping[int, str],
         *,
         above: bool,
     ) -> None:
@@ -40,14 +38,14 @@ class CallMeter:
             sheet: Where to record.
             info: What is asked.
             pool: The pool's name.
-            sending: Where the key is noted while a request is under way with it, by call.
             above: Another's instrumentation measures the call; only what is ours is recorded.
         """
         self._began = time.perf_counter()
         self._sheet = sheet
         self._info = info
         self._pool = pool
-        self._sending = sending
+        self._key_id: str | None = None
+        """The key with which a request is under way."""
         self._above = above
         self._sends = 0
         self._sent_at = 0.0
@@ -90,9 +88,8 @@ class CallMeter:
         """Record the call as a whole."""
         now = time.perf_counter()
         seconds = now - self._began
-        unsettled = self._sending.pop(id(self), None)
-        if unsettled is not None:  # an async stream that was dropped unread: nobody saw its Settle
-            self._left = unsettled, now - self._sent_at
+        if self._key_id is not None:  # an async stream that was dropped unread, and not settled
+            self._left = self._key_id, now - self._sent_at
         sheet, pool, info = self._sheet, self._pool, self._info
         known, cause = self._last
         if error is None or error is not known:
@@ -118,11 +115,11 @@ class CallMeter:
         self._sheet.wait_time.record(waited, of_pool(self._pool))
         self._wanted, self._sent_at = None, now
         self._sends += 1
-        self._sending[id(self)] = command.lease.key_id
+        self._key_id = command.lease.key_id
 
     def _settle(self, command: Settle, *, rests: bool) -> None:
         seconds = time.perf_counter() - self._sent_at
-        self._sending.pop(id(self), None)
+        self._key_id = None
         key_id, model = command.lease.key_id, self._info.model
         kind, verdict, self._usage = command.outcome
         self._count(key_id, self._usage)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from ..core.availability import KeyState
 from .base import Fault
 
 __all__ = ["KeyLevel", "QuotaLevel", "Reading"]
@@ -37,8 +38,7 @@ class KeyLevel(NamedTuple):
     """How a key is."""
 
     key_id: str
-    retired: bool
-    resting: bool
+    state: KeyState
     used: tuple[QuotaLevel, ...] = ()
     """Of limits that are known, for models that were asked for."""
 

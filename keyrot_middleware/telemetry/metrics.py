@@ -41,7 +41,6 @@ class MetricsObserver:
         self._given = meter_provider
         self._board = Board() if meter_provider is not None else _board
         self._sheet = InForce(meter_provider, METERS, self._open)
-        self._sending: dict[int, str] = {}
         self._shown: Shown | None = None
 
     def start(self, info: CallInfo) -> Watch | None:
@@ -55,7 +54,7 @@ class MetricsObserver:
         guest = span_above(here, info, self._pool)
         if guest is not None:
             guest.label_metrics()
-        return CallMeter(sheet, info, self._pool, self._sending, above=guest is not None)
+        return CallMeter(sheet, info, self._pool, above=guest is not None)
 
     def show(
         self,
@@ -74,7 +73,7 @@ class MetricsObserver:
             instant: *levels* does no I/O.
         """
         reading = Reading(levels, fault, instant=instant)
-        self._shown = Shown(self._pool, reading, degraded, self._sending)
+        self._shown = Shown(self._pool, reading, degraded)
         try:
             self._board.show(self._shown, self._meter)
         except Exception:  # a provider named by OTEL_PYTHON_METER_PROVIDER that cannot be loaded

@@ -25,9 +25,9 @@ def test_it_shows_the_way_of_each_call(keyrot: Keyrot, tmp_path: Path) -> None:
         first = "revoked_1 key_invalid (400) → spent_1 quota_day (429) → free_1 ok"
         assert first in pooled
         assert "free_1 quota_minute (429) → paid_1 ok" in pooled
-        assert re.search(r"revoked_1 +out of service \(key_invalid\)", pooled)
-        assert re.search(r"spent_1 +rests for .*20 rpd", pooled)
-        assert re.search(r"paid_1 +ready", pooled)
+        assert re.search(r"revoked_1 +rejected \(key_invalid\)", pooled)
+        assert re.search(r"spent_1 +cooling_down for .*20 rpd", pooled)
+        assert re.search(r"paid_1 +available", pooled)
         assert "attempt spent_1  INTERNAL  ERROR 429 quota_day" in pooled
         assert "revoked_1 1, spent_1 1, free_1 6, paid_1 5." in pooled
 

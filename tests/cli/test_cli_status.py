@@ -85,24 +85,24 @@ def service(tmp_path: Path, clean_environment: None) -> Iterator[Service]:
 
 
 def test_the_table_tells_how_each_key_stands(keyrot: Keyrot, service: Service) -> None:
-    """Idle, used, cooling and disabled keys, windows, ends and errors are seen from outside."""
-    ran = keyrot("status", **service.env)
+    """States in status()'s words, windows, ends and errors are seen from outside."""
+    ran = keyrot("status", **service.env, GEMINI_KEY_idle_01="FAKE-value-of-idle_01")
     assert ran.returncode == 0, ran.stderr
     lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
     states = {key_id: lines[key_id].split()[1] for key_id in OF}
     assert states == {
-        "idle_01": "idle",
-        "used_01": "used",
-        "cool_01": "cooldown",
-        "gone_01": "disabled",
+        "idle_01": "available",
+        "used_01": "available",
+        "cool_01": "cooling_down",
+        "gone_01": "rejected",
         "off_01": "disabled",
-        "also_01": "cooldown",
+        "also_01": "unresolved",
     }
     assert "3/10 rpm, 30/250,000 tpm, 3/500 rpd" in " ".join(ran.stdout.split())
     assert "1/5 rpm" in ran.stdout
-    assert "quota_minute (project_model)" in ran.stdout
+    assert "quota_minute" in lines["cool_01"]
     assert "key_invalid" in lines["gone_01"]
-    assert "2 of 6 keys can serve" in ran.stdout
+    assert "2 of 6 keys are available" in ran.stdout
 
 
 def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
@@ -120,7 +120,7 @@ def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
     assert cool["cooldown_until"].endswith("Z")
     assert (cool["last_error"], cool["cooldown_scope"]) == ("quota_minute", "project_model")
     gone = found["keys"]["gone_01"]
-    assert (gone["state"], gone["cooldown_until"], gone["error_count"]) == ("disabled", None, 1)
+    assert (gone["state"], gone["cooldown_until"], gone["error_count"]) == ("rejected", None, 1)
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
@@ -140,7 +140,7 @@ def test_watch_looks_again_until_it_is_interrupted(
             service.state.reset(OF["gone_01"])
             for line in watching.stdout:
                 row = json.loads(line)["keys"]["gone_01"]["state"] if flags else line
-                if row == "used" or ("gone_01" in row and "used" in row):
+                if row == "available" or ("gone_01" in row and "available" in row):
                     break
         finally:
             watching.send_signal(signal.SIGINT)

@@ -128,7 +128,10 @@ def test_health_is_told_in_words_and_iso_times() -> None:
     assert known["a"] == {
         "model": INFO.model,
         "project": "a",
+        "state": "cooling_down",
         "active": True,
+        "available": False,
+        "available_at": "2026-01-01T12:30:50Z",
         "last_used": now,
         "success_count": 1,
         "error_count": 1,
@@ -142,12 +145,13 @@ def test_health_is_told_in_words_and_iso_times() -> None:
                 "tokens_minute": 20,
                 "requests_day": 2,
                 "learned": {"rpm": 5},
+                "available": False,
+                "available_at": "2026-01-01T12:30:50Z",
             }
         },
     }
-    retired = {"active": False, "in_cooldown": True, "cooldown_until": None}
-    retired |= {"disabled_reason": "key_invalid"}
-    assert {name: known["b"][name] for name in retired} == retired
+    assert (known["b"]["state"], known["b"]["active"]) == ("rejected", False)
+    assert (known["b"]["in_cooldown"], known["b"]["disabled_reason"]) == (True, "key_invalid")
 
 
 @pytest.mark.parametrize("message", ["", "denied"])
@@ -159,7 +163,8 @@ def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
     rig.failing()
     rig.failing()
     known = health(rig.pool)["a"]
-    assert (known["active"], known["disabled_reason"]) == (True, None)
+    assert (known["state"], known["active"]) == ("cooling_down", True)
+    assert known["disabled_reason"] is None
     assert rig.state.snapshot([key("a")])["a"].cooldown_until == inf
 
 

@@ -141,7 +141,11 @@ def test_prometheus_has_what_was_counted(prometheus: Prometheus) -> None:
     rests = by(f"keyrot_key_cooldowns_total{pool}", "keyrot_key_id", "keyrot_failure_class")
     assert rests == {("dead", "key_invalid"): 1, ("free", "quota_day"): 1}
     state = by(f"keyrot_key_count{pool}", "keyrot_key_state")
-    assert state == {"idle": 1, "used": 0, "cooldown": 1, "disabled": 1}
+    assert {name: count for name, count in state.items() if count} == {
+        "available": 1,
+        "cooling_down": 1,
+        "rejected": 1,
+    }
     tokens = by(f'keyrot_key_tokens_total{{gen_ai_token_type="input",{pool[1:]}', "keyrot_key_id")
     assert tokens == {"free": 500, "paid": 250}
     assert by(f"keyrot_key_wait_time_seconds_count{pool}", "keyrot_pool_name") == {"exact": 6}

@@ -18,6 +18,7 @@ from metered import Metered
 from playground import Playground, invalid, minute
 from servers import server
 
+from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
 from keyrot_middleware.drive.guard import fault
 from keyrot_middleware.drive.levels import levels
@@ -57,16 +58,16 @@ class Board(Metered):
 
 
 def test_keys_by_state() -> None:
-    """A key is idle, in use by this process, at rest, or out of service; the sum is the pool."""
+    """A key is counted under the word that status() has for it; the sum is the pool."""
     board = Board(a_limited=[minute(9)], b_bad=[invalid()])
-    assert board.states == {"idle": 4, "used": 0, "cooldown": 0, "disabled": 0}
-    seen: list[Any] = []
-    board.playground.script["c_busy"] = [lambda: seen.append(board.states) or invalid()]
+    nothing = dict.fromkeys(KEY_STATES, 0)
+    assert board.states == nothing | {"available": 4}
+    board.limit("c_busy", Limits(rpm=1))
     board.playground.run()
-    assert seen == [{"idle": 1, "used": 1, "cooldown": 1, "disabled": 1}]
-    assert board.states == {"idle": 1, "used": 0, "cooldown": 1, "disabled": 2}
+    counts = {"available": 1, "limited": 1, "cooling_down": 1, "rejected": 1}
+    assert board.states == nothing | counts
     board.playground.clock.advance(100)
-    assert board.states == {"idle": 2, "used": 0, "cooldown": 0, "disabled": 2}
+    assert board.states["cooling_down"] == board.states["limited"] == 0
 
 
 def test_used_share_of_each_limit() -> None:
@@ -138,7 +139,7 @@ def test_a_state_that_hangs_holds_nobody_up() -> None:
     def hang() -> list[KeyLevel]:
         reads.append(1)
         gate.wait(30)
-        return [KeyLevel("a", retired=False, resting=False)]
+        return [KeyLevel("a", "available")]
 
     reading = Reading(hang, fault, instant=False)
     begin = time.monotonic()
@@ -169,7 +170,7 @@ def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    reading = Reading(lambda: [KeyLevel("a", retired=False, resting=False)], fault, instant=False)
+    reading = Reading(lambda: [KeyLevel("a", "available")], fault, instant=False)
     assert reading(1) == ()
 
 
@@ -247,12 +248,12 @@ def test_a_provider_that_is_set_after_install(kind: str, tmp_path: Path) -> None
         )
     assert (done.returncode, done.stderr) == (0, "")
     before, during, after, again = json.loads(done.stdout)
-    idle = [[[f"levels-{kind}", "idle"], 1]]
+    idle = [[[f"levels-{kind}", "available"], 1]]
     assert [row for row in before[COUNT] if row[1]] == idle
     assert "keyrot.call.attempts" not in before
     assert during["keyrot.call.attempts"] == [[[f"levels-{kind}"], 1]]
     assert [row for row in during[COUNT] if row[1]] == idle
     assert COUNT not in after
     assert after["keyrot.call.attempts"] == during["keyrot.call.attempts"]
-    assert [row for row in again[COUNT] if row[1]] == [[["second", "idle"], 1]]
+    assert [row for row in again[COUNT] if row[1]] == [[["second", "available"], 1]]
     assert again["keyrot.state.degraded"] == [[["second"], 0]]

@@ -170,7 +170,6 @@ async def test_a_stream_that_is_dropped_unread(metered: Metered) -> None:
     gc.collect()
     assert metered.by(ATTEMPT, "keyrot.key.id", "error.type") == {("flash_01", None): 1}
     assert metered.by("keyrot.call.attempts", "error.type") == {None: 1}
-    assert metered.observer._sending == {}
 
 
 async def test_a_cancelled_call(metered: Metered) -> None:
@@ -185,13 +184,11 @@ async def test_a_cancelled_call(metered: Metered) -> None:
     playground.asend = hang  # type: ignore[method-assign]
     task = asyncio.create_task(playground.arun())
     await under_way.wait()
-    assert list(metered.observer._sending.values()) == ["flash_01"]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     cancelled = {"asyncio.exceptions.CancelledError": 1}
     assert metered.by(ATTEMPT, "error.type") == metered.by(DURATION, "error.type") == cancelled
-    assert metered.observer._sending == {}
 
 
 def test_under_the_official_instrumentation(metered: Metered) -> None:

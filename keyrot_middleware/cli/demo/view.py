@@ -118,11 +118,14 @@ def _step(step: Mapping[str, str]) -> str:
 
 
 def _state(key: Mapping[str, Any], why: str) -> str:
+    state = str(key["state"])
     if not key["active"]:
-        return f"[red]out of service[/] ({key['disabled_reason']})"
-    if not key["in_cooldown"]:
-        return "[green]ready[/]"
-    until = datetime.fromisoformat(key["cooldown_until"])
+        return f"[red]{state}[/] ({key['disabled_reason']})"
+    if key["available"]:
+        return f"[green]{state}[/]"
+    if key["available_at"] is None:
+        return f"[yellow]{state}[/] ({why})"
+    until = datetime.fromisoformat(key["available_at"])
     seconds = max((until - datetime.now(UTC)).total_seconds(), 0)
     rest = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 3600:.1f} h"
-    return f"[yellow]rests for {rest}[/] ({why})"
+    return f"[yellow]{state} for {rest}[/] ({why or 'limit reached'})"

@@ -1,0 +1,54 @@
+"""Whether a call sent now would get a key: one of six words, and when it will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Literal, NamedTuple, get_args
+
+from .failures import REJECTIONS
+from .model import Block
+
+__all__ = ["AVAILABLE", "KEY_STATES", "Availability", "KeyState", "availability"]
+
+KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"]
+KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
+"""The state of a key, in the words of status(), the CLI, metrics and the docs."""
+
+_LIMITED = frozenset({"rpm", "tpm", "rpd", "concurrency"})
+_NO_KNOWN_END = frozenset({"concurrency", "probe"})
+"""The end of another request decides, so that their time is only when to look again."""
+
+
+class Availability(NamedTuple):
+    """Whether a key can be leased now."""
+
+    state: KeyState
+    at: float | None = None
+    """When what blocks it ends, epoch seconds; None: it is available, or nobody knows."""
+    reason: str | None = None
+    """A failure class, or `rpm`, `tpm`, `rpd`, `concurrency`, `probe`."""
+
+
+AVAILABLE = Availability("available")
+
+
+def availability(blocks: Iterable[Block | None]) -> Availability:
+    """Sum up a key that *blocks* keep from calls, one for each model: None where none does.
+
+    It is available if it is for any of the models, else what ends first decides.
+    """
+    found = [AVAILABLE if block is None else _blocked(block) for block in blocks]
+    if not found or AVAILABLE in found:
+        return AVAILABLE
+    return min(found, key=lambda one: (one.at is None, one.at or 0.0))
+
+
+def _blocked(block: Block) -> Availability:
+    known = isfinite(block.until) and block.reason not in _NO_KNOWN_END
+    state: KeyState = "cooling_down"
+    if block.reason in _LIMITED:
+        state = "limited"
+    elif block.reason in REJECTIONS:
+        state = "rejected"
+    return Availability(state, block.until if known else None, block.reason)

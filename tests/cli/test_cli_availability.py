@@ -1,0 +1,109 @@
+"""`keyrot status` says what a call sent now would find."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from rig import INFO
+from servers import server, stop_all
+
+from keyrot_middleware.core.model import Kind, Lease, Outcome
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.state import State, open_shared
+
+Keyrot = Callable[..., Any]
+KEYS: list[dict[str, Any]] = [{"key_id": "one", "rpd": 2}, {"key_id": "two", "rpd": 2}]
+OTHER = "gemini-2.5-pro"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+@pytest.fixture
+def shared(tmp_path: Path, clean_environment: None) -> Iterator[tuple[State, dict[str, str]]]:
+    """Write keys.json, and open its pool."""
+    (tmp_path / "keys.json").write_text(json.dumps(KEYS))
+    url, pool = server("valkey").url, f"pool-{uuid4().hex[:8]}"
+    state = open_shared(url, RetryPolicy(), time.time, pool=pool)
+    assert state is not None
+    yield state, {"KEYROT_STATE_URL": url, "KEYROT_POOL": pool}
+    state.close()
+
+
+def exhaust(state: State, model: str) -> None:
+    """Use up the day of both keys for a model."""
+    for entry in KEYS:
+        offer = ((0, KeySpec.model_validate(entry).candidate),)
+        for _ in range(2):
+            lease = state.acquire(INFO._replace(model=model), offer, spread=False)
+            assert isinstance(lease, Lease)
+            state.settle(lease, Outcome(Kind.SUCCESS))
+
+
+def test_exhausted_keys_are_not_counted_as_available(
+    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
+) -> None:
+    """Their day is used up: it said that both can serve, while a call raised KeyPoolExhausted."""
+    state, env = shared
+    exhaust(state, INFO.model)
+    ran = keyrot("status", **env)
+    assert "0 of 2 keys are available" in ran.stdout
+    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]["one"]
+    assert (found["state"], found["available"]) == ("limited", False)
+    assert found["available_at"].endswith("Z")
+    assert found["used"][INFO.model]["available"] is False
+
+
+def test_models_are_counted_by_themselves_where_they_differ(
+    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
+) -> None:
+    """A key that is exhausted for one model and free for another is available for the other."""
+    state, env = shared
+    exhaust(state, INFO.model)
+    info, offer = INFO._replace(model=OTHER), ((0, KeySpec(key_id="one").candidate),)
+    lease = state.acquire(info, offer, spread=False)
+    assert isinstance(lease, Lease)
+    state.settle(lease, Outcome(Kind.SUCCESS))
+    lines = keyrot("status", **env).stdout.splitlines()
+    assert any(line.startswith("1 of 2 keys are available") for line in lines)
+    assert f"  {INFO.model}: 0 of 2" in lines
+    assert f"  {OTHER}: 1 of 1" in lines
+
+
+def test_a_pool_name_without_records_is_said(
+    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
+) -> None:
+    """A misspelt KEYROT_POOL looked like a pool whose keys are all free."""
+    state, env = shared
+    exhaust(state, INFO.model)
+    wrong = {**env, "KEYROT_POOL": "no-such-pool", "GEMINI_KEY_one": "FAKE-value-of-one"}
+    ran = keyrot("status", **wrong)
+    assert "There are no records of a pool 'no-such-pool'" in " ".join(ran.stdout.split())
+    assert json.loads(keyrot("status", "--json", **wrong).stdout)["has_records"] is False
+    assert json.loads(keyrot("status", "--json", **env).stdout)["has_records"] is True
+    assert "no records" not in keyrot("status", **env).stdout
+
+
+def test_a_key_that_nobody_used_and_that_has_no_value_is_unresolved(
+    keyrot: Keyrot, shared: tuple[State, dict[str, str]], here: Path
+) -> None:
+    """No call can get it; one that some service has used has its value there."""
+    state, env = shared
+    exhaust(state, INFO.model)
+    (here / "keys.json").write_text(json.dumps([*KEYS, {"key_id": "new"}]))
+    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
+    assert {key_id: one["state"] for key_id, one in found.items()} == {
+        "one": "limited",
+        "two": "limited",
+        "new": "unresolved",
+    }

@@ -1,0 +1,44 @@
+"""What blocks a key, summed up in one of the words that users see."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from keyrot_middleware.core.availability import AVAILABLE, KEY_STATES, Availability, availability
+from keyrot_middleware.core.model import Block
+
+
+@pytest.mark.parametrize(
+    ("reason", "until", "expected"),
+    [
+        ("rpm", 61.0, ("limited", 61.0)),
+        ("tpm", 61.0, ("limited", 61.0)),
+        ("rpd", 900.0, ("limited", 900.0)),
+        ("concurrency", 1.1, ("limited", None)),
+        ("quota_minute", 20.0, ("cooling_down", 20.0)),
+        ("probe", 1.1, ("cooling_down", None)),
+        ("key_method_blocked", inf, ("cooling_down", None)),
+        ("key_invalid", inf, ("rejected", None)),
+        ("project_suspended", 86400.0, ("rejected", 86400.0)),
+        ("a_class_of_another_version", 20.0, ("cooling_down", 20.0)),
+    ],
+)
+def test_each_reason_has_its_word(reason: str, until: float, expected: tuple[str, float]) -> None:
+    """Full windows limit, refusals cool down or reject; a time is given where it is known."""
+    found = availability([Block(reason, until)])
+    assert found == Availability(*expected, reason)
+    assert found.state in KEY_STATES
+
+
+def test_a_key_that_is_free_for_one_model_is_available() -> None:
+    """One model without a block is enough, and so is a key that nothing is known of."""
+    assert availability([Block("rpd", 900.0), None]) == AVAILABLE
+    assert availability([]) == AVAILABLE
+
+
+def test_of_several_blocks_the_one_that_ends_first_decides() -> None:
+    """A known end comes before an unknown one."""
+    blocks = [Block("probe", 0.1), Block("rpd", 900.0), Block("rpm", 61.0)]
+    assert availability(blocks) == Availability("limited", 61.0, "rpm")

@@ -1,0 +1,66 @@
+"""status() while calls are made: what it reports as available is what the next call gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+from keyrot_middleware import KeyPoolExhausted
+from keyrot_middleware.testing import Reply
+
+MODEL = "gemini-2.5-flash"
+
+
+def ask(client: Any) -> Any:
+    """Send one call."""
+    return client.models.generate_content(model=MODEL, contents="hi")
+
+
+def states() -> dict[str, str]:
+    """Give the state of each key."""
+    return {i: key["state"] for i, key in keyrot_middleware.status()["keys"].items()}
+
+
+def test_exhausted_keys_are_limited_while_calls_find_none(
+    pool: Any, connect: Any, clock: Any
+) -> None:
+    """Both windows are full: status() reports it, with the time at which a call succeeds again."""
+    pool({"key_id": "A", "rpm": 1}, {"key_id": "B", "rpm": 1}, max_wait_s=0)
+    client = connect()
+    assert states() == {"A": "available", "B": "available"}
+    ask(client)
+    ask(client)
+    assert states() == {"A": "limited", "B": "limited"}
+    with pytest.raises(KeyPoolExhausted) as raised:
+        ask(client)
+    known = keyrot_middleware.status()["keys"]["A"]
+    retry_at = raised.value.retry_at
+    assert retry_at is not None
+    assert known["available_at"] == retry_at.isoformat().replace("+00:00", "Z")
+    assert (known["available"], known["used"][MODEL]["available"]) == (False, False)
+    clock.advance(60)
+    assert states() == {"A": "available", "B": "available"}
+    ask(client)
+
+
+def test_each_failure_has_its_state(pool: Any, connect: Any, gemini: Any) -> None:
+    """An invalid key is rejected, one with a 429 is cooling down, the third goes on."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.KEY_INVALID)
+    gemini.always("B", Reply.QUOTA_MINUTE)
+    ask(connect())
+    assert states() == {"A": "rejected", "B": "cooling_down", "C": "available"}
+
+
+def test_keys_without_a_value_and_switched_off_keys_are_listed(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, here: Any
+) -> None:
+    """They belong to the pool, and no call can get them."""
+    monkeypatch.setenv("GEMINI_KEY_A", "FAKE-value-of-the-key-A")
+    (here / "keys.json").write_text(
+        '[{"key_id": "A"}, {"key_id": "B"}, {"key_id": "C", "active": false}]'
+    )
+    keyrot_middleware.install()
+    assert states() == {"A": "available", "B": "unresolved", "C": "disabled"}

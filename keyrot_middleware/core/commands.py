@@ -29,14 +29,6 @@ __all__ = [
 ]
 
 
-class Closed(BaseException):
-    """Thrown into a flow instead of GeneratorExit.
-
-    Python closes the sub-generators of a `yield from` that is thrown a GeneratorExit (PEP 380),
-    so the last Settle could not be yielded any more.
-    """
-
-
 class Failed(NamedTuple):
     """A Send or a stream that failed, as a value: the facts for failures.py, the exception."""
 
@@ -132,8 +124,3 @@ class Sleep(NamedTuple):
 
 Command = Now | Acquire | Send | Relay | Settle | Owner | Refresh | Sleep
 Steps = Generator[Command, Any, Any]
-
-
-def throw(flow: Steps, error: BaseException) -> Command:
-    """Throw *error* into a flow; give the command that it answers with."""
-    return flow.throw(Closed() if isinstance(error, GeneratorExit) else error)

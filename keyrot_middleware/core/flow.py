@@ -12,9 +12,9 @@ Three budgets that do not mix:
 - *waiting*: only while no key can serve now, at most `max_wait_s` in all, and only for a time
   that is known: a full minute of our own counting, or one that the server named.
 
-Failures of Send come back as values. Anything else (cancellation, Ctrl-C, a closed stream) is
-thrown in, and `_attempt` books the lease as abandoned on its way out. A driver must therefore
-never close() a flow: it throws, so that the last Settle can be yielded.
+Failures of Send come back as values. Anything else (cancellation, Ctrl-C) is thrown in, and
+`_attempt` books the lease as abandoned on its way out. A flow that is closed instead (its stream
+was dropped, its loop is gone) can yield nothing more: its driver books the lease.
 """
 
 from __future__ import annotations
@@ -156,19 +156,26 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
                 call.overload.served(call.info.model)
         else:
             outcome = yield from _judge(call, lease, failed, getattr(reply, "usage", NO_USAGE))
+    except GeneratorExit:
+        raise  # closed, it can yield no Settle: who drives it settles its lease
     except BaseException:
-        # Of a stream that is dropped half-way, what it has used so far is booked.
+        # Of a stream that is cancelled half-way, what it has used so far is booked.
         end = stream.end(None) if stream is not None else StreamEnd()
-        outcome, names = Outcome(Kind.ABANDONED, None, end.usage), end.names
+        yield from _settle(call, lease, Outcome(Kind.ABANDONED, None, end.usage), end.names)
         raise
-    finally:
-        error = call.last.error if outcome.verdict and call.last else None
-        until: float | None = yield Settle(lease, outcome, names, error)
-        if call.roster.crowded:
-            _relieve(call, lease, outcome)
-        if outcome.verdict is not None:
-            call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
+    yield from _settle(call, lease, outcome, names)
     return reply  # type: ignore[no-any-return]
+
+
+def _settle(
+    call: Call, lease: Lease, outcome: Outcome, names: tuple[str, ...]
+) -> Generator[Command, Any, None]:
+    error = call.last.error if outcome.verdict and call.last else None
+    until: float | None = yield Settle(lease, outcome, names, error)
+    if call.roster.crowded:
+        _relieve(call, lease, outcome)
+    if outcome.verdict is not None:
+        call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
 
 
 def _relieve(call: Call, lease: Lease, outcome: Outcome) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import CoroutineType
 from typing import Any, Protocol
 
-from ..core.commands import Closed, Command, Relay, Steps, StreamEnd, throw
+from ..core.commands import Command, Relay, Steps, StreamEnd
 from ..telemetry.base import Watch
 from .aperformer import AsyncPerformer
-from .holding import Left, collected, held, leave
 
 __all__ = ["AsyncPerformer", "AsyncRelay", "AsyncStream", "run", "run_stream"]
 
@@ -31,75 +29,65 @@ class AsyncStream(Protocol):
 
 async def run(flow: Steps, perform: AsyncPerformer) -> Any:
     """Carry a unary call through; give the SDK's response."""
-    held.add(flow)
     try:
         result = await _drive(flow, next(flow), perform)
-    except Left:
+    except GeneratorExit:
+        perform.abandon()
         raise
     except BaseException as error:
         perform.finish(error)
         raise
-    finally:
-        held.discard(flow)
     perform.finish(None)
     return result
 
 
 async def run_stream(flow: Steps, perform: AsyncPerformer) -> AsyncRelay:
     """Carry a streamed call to its first chunk; give the chunks as they come."""
-    held.add(flow)
     try:
         relay = await _drive(flow, next(flow), perform, until=Relay)
-    except Left:
+    except GeneratorExit:
+        perform.abandon()
         raise
     except BaseException as error:
-        held.discard(flow)
         perform.finish(error)
         raise
-    return AsyncRelay(flow, perform, relay)
+    return AsyncRelay(flow, perform, perform.relay(relay))
 
 
 async def _drive(
     flow: Steps, command: Command, perform: AsyncPerformer, until: type | None = None
 ) -> Any:
     """Perform commands until the flow returns, or asks for one of type *until*."""
-    act: Callable[[Command], Any] = perform
     try:
         while until is None or not isinstance(command, until):
             try:
-                reply = act(command)
+                reply = perform(command)
                 if type(reply) is CoroutineType:
                     reply = await reply
+            except GeneratorExit:
+                raise
             except BaseException as error:
-                if collected(error):
-                    leave(flow, perform)
-                    raise Left from None
-                if isinstance(error, GeneratorExit):
-                    act = perform.settle_now  # closed, it cannot wait for anything any more
-                command = throw(flow, error)
+                command = flow.throw(error)
             else:
                 command = flow.send(reply)
     except StopIteration as stop:
         return stop.value
-    except Closed:
-        raise GeneratorExit from None
     return command
 
 
 class AsyncRelay:
     """The chunks of an open stream. Its lease is settled once, however it ends.
 
-    An async generator that was never started has no `finally` to run, and one whose loop is
-    closed is never run again: of streams that are dropped so, the lease is settled by `__del__`.
+    No async generator: one that is dropped is closed by its loop, later or never, while this is
+    settled as soon as nobody refers to it any more.
     """
 
-    def __init__(self, flow: Steps, perform: AsyncPerformer, relay: Relay) -> None:
+    def __init__(self, flow: Steps, perform: AsyncPerformer, stream: AsyncStream) -> None:
         self._flow = flow
         self._perform = perform
-        self._started = False
-        self._loop = _loop()
-        self._stream: AsyncStream = relay.stream
-        self._chunks = _relay(flow, perform, relay.stream)
+        self._stream = stream
+        self._chunks = aiter(stream)
+        self._over = self._reading = False
 
     def __aiter__(self) -> AsyncRelay:
         """Give itself."""
@@ -110,61 +98,77 @@ class AsyncRelay:
 
         Raises:
             StopAsyncIteration: The stream ended.
+            RuntimeError: Another task is reading it.
             BaseException: The SDK's own error.
         """
-        self._started = True
-        return await anext(self._chunks)
+        if self._reading:
+            raise RuntimeError("anext(): the stream is being read already")
+        if self._over:
+            raise StopAsyncIteration
+        self._reading = True
+        try:
+            chunk, failed = await _next(self._chunks, self._perform.watch)
+            if chunk is None:
+                await self._end(failed)
+        except GeneratorExit:
+            self._over = True
+            self._perform.abandon()
+            raise
+        except BaseException as error:
+            await self._fail(error)
+            raise
+        finally:
+            self._reading = False
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
-        """Close the stream; what it has used so far is booked."""
-        if not self._started:
-            self._started = True
-            leave(self._flow, self._perform)
+        """Close the stream; what it has used so far is booked before this returns.
+
+        Raises:
+            RuntimeError: Another task is reading it.
+        """
+        if self._reading:
+            raise RuntimeError("aclose(): the stream is being read")
+        if not self._over:
+            self._over = True
+            self._perform.abandon()
             await _quietly(self._stream.aclose())
-        await self._chunks.aclose()
+
+    async def _end(self, failed: Exception | None) -> None:
+        """Settle a stream that ended or broke."""
+        end = self._stream.end(failed)
+        await self._stream.aclose()
+        self._over = True
+        await self._settle(self._flow.send, end)
+
+    async def _fail(self, error: BaseException) -> None:
+        """Settle a stream that is cancelled or thrown into, and raise *error* again."""
+        if self._over:
+            return
+        self._over = True
+        try:
+            await _quietly(self._stream.aclose())
+        except GeneratorExit:
+            raise
+        except BaseException:  # noqa: S110 - cancelled once more: the first reason is raised
+            pass
+        await self._settle(self._flow.throw, error)
+
+    async def _settle(self, go_on: Callable[[Any], Command], value: Any) -> None:
+        """Carry the flow to its end."""
+        try:
+            await _drive(self._flow, go_on(value), self._perform)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._perform.finish(error)
+            raise
+        self._perform.finish(None)
 
     def __del__(self) -> None:
-        never = self._loop is not None and self._loop.is_closed()
-        if not self._started or (never and self._flow in held):
-            leave(self._flow, self._perform)
-
-
-def _loop() -> asyncio.AbstractEventLoop | None:
-    """Give the loop that runs; None under one that is not asyncio's."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-async def _relay(
-    flow: Steps, perform: AsyncPerformer, stream: AsyncStream
-) -> AsyncGenerator[Any, None]:
-    """Yield the chunks. No method: a cycle with its object would be collected in any order."""
-    try:
-        try:
-            chunks = aiter(stream)
-            failed: Exception | None = None
-            while True:
-                chunk, failed = await _next(chunks, perform.watch)
-                if chunk is None:
-                    break
-                yield chunk
-            end = stream.end(failed)
-            await stream.aclose()
-        except BaseException as error:  # cancelled, closed, or thrown into
-            try:
-                await _quietly(stream.aclose())
-            finally:  # even when cancelled once more
-                await _drive(flow, throw(flow, error), perform)
-            raise
-        await _drive(flow, flow.send(end), perform)
-    except BaseException as error:
-        perform.finish(error)
-        raise
-    finally:
-        held.discard(flow)
-    perform.finish(None)
+        self._perform.abandon()
 
 
 async def _next(chunks: AsyncIterator[Any], watch: Watch | None) -> tuple[Any, Exception | None]:

@@ -27,6 +27,9 @@ from .pool import unbooked
 
 __all__ = ["AsyncPerformer"]
 
+_TURNS = 12
+"""Two for each level of generators, and there are up to six: ours, the SDK's, a framework's."""
+
 
 class AsyncPerformer(Performer):
     """The same, blocking only the task: what has to wait is given as a coroutine."""
@@ -52,16 +55,40 @@ class AsyncPerformer(Performer):
         return reply
 
     def _acquire(self, command: Acquire) -> Any:
-        instant = self._pool.state.instant
-        return super()._acquire(command) if instant else self._acquire_far(command)
+        if not self._pool.state.instant:
+            return self._acquire_far(command)
+        reply = super()._acquire(command)
+        return self._acquire_again(command) if _in_use(reply) else reply
+
+    async def _acquire_again(self, command: Acquire) -> Lease | Unavailable:
+        """Acquire once the loop has closed the streams that are being closed.
+
+        `aclose()` of a stream of the SDK drops the generators below it, and the loop closes those,
+        one level after the other, in its next turns.
+        """
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        return super()._acquire(command)
 
     async def _acquire_far(self, command: Acquire) -> Lease | Unavailable:
+        reply = await self._ask_far(command)
+        if _in_use(reply):
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            reply = await self._ask_far(command)
+        return reply
+
+    async def _ask_far(self, command: Acquire) -> Lease | Unavailable:
         state = self._pool.state
+        if self._pool.abandoned:
+            self._pool.settle_abandoned()
+        reply: Lease | Unavailable
         try:
-            return await state.aacquire(command.info, command.candidates, spread=command.spread)
+            reply = await state.aacquire(command.info, command.candidates, spread=command.spread)
         except Exception:
             fault("state")
-            return unbooked(command, self._pool.clock.time())
+            reply = unbooked(command, self._pool.clock.time())
+        return self._acquired(reply)
 
     def _send(self, command: Send) -> Awaitable[Done | Opened | Failed]:
         sent: Awaitable[Done | Opened | Failed] = (
@@ -86,6 +113,7 @@ class AsyncPerformer(Performer):
     async def _settle_far(self, command: Settle) -> float | None:
         state, lease = self._pool.state, command.lease
         until: float | None = None
+        self._lease = None  # from here on it is settled to the end, also when cancelled
         try:
             if lease.books is not None:
                 until = await _shielded(state.asettle(lease, command.outcome, command.names))
@@ -131,3 +159,10 @@ async def _shielded(settling: Coroutine[Any, Any, float | None]) -> float | None
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+def _in_use(reply: Lease | Unavailable) -> bool:
+    """Say whether a key is only refused since other calls hold it."""
+    if isinstance(reply, Lease):
+        return False
+    return any(block.reason in ("concurrency", "probe") for block in reply.blocks.values())

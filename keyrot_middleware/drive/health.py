@@ -76,6 +76,7 @@ class KeyView(NamedTuple):
 
 def health(pool: Pool) -> dict[str, HealthStatus]:
     """Report how each key of *pool* is, by its id; keys without a value too."""
+    pool.settle_abandoned()
     now = pool.clock.time()
     return {key.key_id: _describe(key, seen, now) for key, seen in pool_views(pool)}
 

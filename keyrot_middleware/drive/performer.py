@@ -11,13 +11,16 @@ from ..core.commands import (
     Now,
     Owner,
     Refresh,
+    Relay,
     Send,
     Settle,
     Sleep,
+    StreamEnd,
 )
 from ..core.flow import Exhausted
-from ..core.model import CallInfo, Lease, Unavailable
+from ..core.model import CallInfo, Kind, Lease, Outcome, Unavailable
 from ..telemetry.base import Watch, tell
+from .collector import collecting
 from .guard import fault
 from .pool import Pool, unbooked
 
@@ -27,7 +30,16 @@ __all__ = ["Performer"]
 class Performer:
     """The parts of a pool at the service of one call, blocking the thread."""
 
-    __slots__ = ("_info", "_pool", "_send_request", "watch")
+    __slots__ = (
+        "_abandoned",
+        "_info",
+        "_lease",
+        "_over",
+        "_pool",
+        "_send_request",
+        "_stream",
+        "watch",
+    )
 
     def __init__(
         self,
@@ -48,6 +60,11 @@ class Performer:
         self._info = info
         self._send_request = send
         self.watch = watch
+        self._lease: Lease | None = None
+        """What this call holds, until it is settled."""
+        self._stream: Any = None
+        """What the send opened; says how much it has used so far."""
+        self._abandoned = self._over = False
 
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply."""
@@ -63,18 +80,45 @@ class Performer:
         watch.after(command, reply)
         return reply
 
-    def settle_now(self, command: Command) -> Any:
-        """Perform what is left of a call that is given up, without a loop to wait in."""
+    def relay(self, command: Relay) -> Any:
+        """Give the stream that *command* hands to the caller, and keep it for `abandon`."""
+        self._stream = command.stream
+        return command.stream
+
+    def abandon(self) -> None:
+        """Settle a call that is closed or dropped; does nothing to one that is over.
+
+        What the garbage collector closes waits for the pool's next call: see collector.py.
+        """
+        if self._abandoned or self._over:
+            return
+        self._abandoned = True
+        if collecting():
+            self._pool.abandoned.append(self)
+        else:
+            self.settle_abandoned()
+
+    def settle_abandoned(self) -> None:
+        """Settle what `abandon` gave up, without a loop to wait in."""
+        lease, stream = self._lease, self._stream
+        if lease is not None:
+            end = stream.end(None) if stream is not None else StreamEnd()
+            self._settle_now(Settle(lease, Outcome(Kind.ABANDONED, None, end.usage), end.names))
+        self.finish(GeneratorExit())
+
+    def _settle_now(self, command: Settle) -> None:
         watch = self.watch
         if watch is not None:
             watch.before(command)
-        reply = Performer.does[type(command)](self, command)
+        reply = Performer._settle(self, command)
         if watch is not None:
             watch.after(command, reply)
-        return reply
 
     def finish(self, error: BaseException | None) -> None:
-        """Tell who wants to know that the call is over."""
+        """Report, once, that the call is over."""
+        if self._over:
+            return
+        self._over = True
         if isinstance(error, Exhausted):
             tell(self._pool.chronicles, "refused", fault, self._info, error)
         if self.watch is not None:
@@ -88,11 +132,22 @@ class Performer:
         return self._pool.clock.time(), self._pool.draw()
 
     def _acquire(self, command: Acquire) -> Lease | Unavailable:
+        if self._pool.abandoned:
+            self._pool.settle_abandoned()
+        reply: Lease | Unavailable
         try:
-            return self._pool.state.acquire(command.info, command.candidates, spread=command.spread)
+            reply = self._pool.state.acquire(
+                command.info, command.candidates, spread=command.spread
+            )
         except Exception:
             fault("state")
-            return unbooked(command, self._pool.clock.time())
+            reply = unbooked(command, self._pool.clock.time())
+        return self._acquired(reply)
+
+    def _acquired(self, reply: Lease | Unavailable) -> Lease | Unavailable:
+        if isinstance(reply, Lease):
+            self._lease = reply
+        return reply
 
     def _send(self, command: Send) -> Any:
         watch = self.watch
@@ -105,7 +160,7 @@ class Performer:
             watch.detach(token)
 
     def _settle(self, command: Settle) -> float | None:
-        until = None
+        self._lease = until = None
         try:
             if command.lease.books is not None:
                 until = self._pool.state.settle(command.lease, command.outcome, command.names)

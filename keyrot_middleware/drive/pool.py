@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -46,6 +47,13 @@ class Clock(Protocol):
         """Wait, blocking the task only."""
 
 
+class Abandoned(Protocol):
+    """A call that the garbage collector closed."""
+
+    def settle_abandoned(self) -> None:
+        """Settle it."""
+
+
 class SystemClock:
     """The machine's clock."""
 
@@ -79,6 +87,8 @@ class Pool:
     roster is what it was made of, and stays so."""
     upkeep: Upkeep | None = None
     """What keeps values and list up to date, where they can change, or the state is shared."""
+    abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
+    """Calls that the garbage collector closed; finalizers append, `settle_abandoned` empties."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _renewed_at: dict[str, float] = field(default_factory=dict, repr=False)
     """Since when keys have the value that they have."""
@@ -102,6 +112,15 @@ class Pool:
         """Give the value of the home key."""
         home_id = self.home_id
         return self.ring.value(home_id) if home_id is not None else None
+
+    def settle_abandoned(self) -> None:
+        """Settle the calls that the garbage collector closed."""
+        while self.abandoned:
+            try:
+                call = self.abandoned.popleft()
+            except IndexError:  # another thread was faster
+                return
+            call.settle_abandoned()
 
     def witness(self, settle: Settle) -> None:
         """Keep what Google said when it retired a key, for the time when all are retired."""
@@ -185,6 +204,7 @@ class Pool:
 
     def close(self) -> None:
         """Stop what runs in the background; calls under way are carried to their end."""
+        self.settle_abandoned()
         if self.upkeep is not None:
             self.upkeep.stop()
         self.ring.close()

@@ -6,9 +6,9 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
-from ..core.commands import Closed, Relay, Steps, StreamEnd, throw
+from ..core.commands import Relay, Steps, StreamEnd
 from ..telemetry.base import Watch
-from .holding import collected, held, leave
+from .collector import collecting
 from .performer import Performer
 
 __all__ = ["Performer", "Stream", "run", "run_stream"]
@@ -34,17 +34,18 @@ def run(flow: Steps, perform: Performer) -> Any:
         while True:
             try:
                 reply = perform(command)
+            except GeneratorExit:
+                raise
             except BaseException as error:
-                command = throw(flow, error)
+                command = flow.throw(error)
             else:
                 command = flow.send(reply)
     except StopIteration as stop:
         perform.finish(None)
         return stop.value
-    except Closed:
-        closed = GeneratorExit()
-        perform.finish(closed)
-        raise closed from None
+    except GeneratorExit:
+        perform.abandon()
+        raise
     except BaseException as error:
         perform.finish(error)
         raise
@@ -52,33 +53,28 @@ def run(flow: Steps, perform: Performer) -> Any:
 
 def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
     """Carry a streamed call through; yield the SDK's chunks as they come."""
-    held.add(flow)
     try:
         command = next(flow)
         while True:
             try:
                 if isinstance(command, Relay):
-                    reply = yield from _relay(command.stream, perform.watch)
+                    reply = yield from _relay(perform.relay(command), perform.watch)
                 else:
                     reply = perform(command)
+            except GeneratorExit:
+                raise
             except BaseException as error:
-                if collected(error):
-                    leave(flow, perform)
-                    return
-                command = throw(flow, error)
+                command = flow.throw(error)
             else:
                 command = flow.send(reply)
     except StopIteration:
         perform.finish(None)
-    except Closed:
-        closed = GeneratorExit()
-        perform.finish(closed)
-        raise closed from None
+    except GeneratorExit:
+        perform.abandon()
+        raise
     except BaseException as error:
         perform.finish(error)
         raise
-    finally:
-        held.discard(flow)
 
 
 def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEnd]:
@@ -91,8 +87,8 @@ def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEn
                 break
             yield chunk
         end = stream.end(failed)
-    except BaseException as error:
-        if not collected(error):  # else the collector closes both in turn
+    except BaseException:
+        if not collecting():  # else the collector closes both in turn
             with suppress(Exception):  # its own complaint must not hide the reason
                 stream.close()
         raise

@@ -31,6 +31,8 @@ LOOK_S = 3.0
 """Between two looks at keys.json."""
 REVIEW_S = 60.0
 """Between two looks at which keys other processes have retired."""
+TICK_S = 5.0
+"""Between two turns with a shared state: other processes wait for what was abandoned here."""
 SETTLE_S = 0.3
 """An editor writes in several steps: the file is read when it has not changed for so long."""
 
@@ -74,10 +76,12 @@ class Upkeep:
         if not self._on:
             return None
         try:
+            self._pool.settle_abandoned()
+            review_s = self._review()
             if self._config.settings.secrets_ttl_s <= 0:
-                return self._review()
+                return review_s
             look_s = self._look() if self._config.keys_file is not None else inf
-            return min(self._pool.ring.turn(), look_s, self._review())
+            return min(self._pool.ring.turn(), look_s, review_s)
         except Exception:
             fault("secrets")
             return LOOK_S
@@ -90,7 +94,7 @@ class Upkeep:
         if now >= self._review_at:
             self._review_at = now + REVIEW_S
             self._pool.review()
-        return self._review_at - now
+        return min(self._review_at - now, TICK_S)
 
     def _look(self) -> float:
         """Read keys.json again if it has changed; give the seconds until the next look."""

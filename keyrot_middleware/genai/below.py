@@ -7,7 +7,7 @@ Neither goes to a host that is not allowed, whichever way the request takes.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..core.policy import POOL_KEY
@@ -15,7 +15,7 @@ from ..drive.pool import Pool
 from ..errors import ConfigError
 from .facts import origin_of
 from .home import needs_home
-from .inject import asend_once, build_request, lend, send_once, under_way
+from .inject import asend_once, build_request, lend, send_once, sending, under_way
 
 __all__ = ["Below"]
 
@@ -79,13 +79,25 @@ class Below:
     def send_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_request`."""
         send = under_way.get()
-        if send is None or not send.once:
+        if send is None:
             return wrapped(*args, **kwargs)
-        return send_once(client, *args, **kwargs)
+        once = send.once
+        sent = send_once(client, *args, **kwargs) if once else wrapped(*args, **kwargs)
+        if kwargs.get("stream"):
+            send.response = sent
+        return sent
 
     def asend_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_async_request`."""
         send = under_way.get()
-        if send is None or not send.once:
+        if send is None:
             return wrapped(*args, **kwargs)
-        return asend_once(client, *args, **kwargs)
+        once = send.once
+        sent = asend_once(client, *args, **kwargs) if once else wrapped(*args, **kwargs)
+        return _opened(sent, send) if kwargs.get("stream") else sent
+
+
+async def _opened(sent: Awaitable[Any], send: sending) -> Any:
+    """Keep the response of a stream, to be closed with it."""
+    send.response = response = await sent
+    return response

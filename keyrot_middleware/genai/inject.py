@@ -49,7 +49,7 @@ under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=Non
 class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
     """Let the request that the SDK builds inside the `with` carry a key."""
 
-    __slots__ = ("_seams", "_token", "once", "options", "origins", "value")
+    __slots__ = ("_seams", "_token", "once", "options", "origins", "response", "value")
 
     def __init__(
         self, value: str | None, asked: Asked, origins: Collection[str], seams: Seams, *, once: bool
@@ -64,6 +64,8 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         """The program's own: ours differ in how often the SDK repeats, in nothing else."""
         self.once = once
         """The SDK would not repeat it, and need not be asked."""
+        self.response: Any = None
+        """The SDK's response of a stream, once it is there."""
 
     def __enter__(self) -> None:
         self._seams.enter(self)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from ..core.commands import Failed, Opened, StreamEnd
 from ..core.stream import StreamLedger
 from .facts import failed
+from .inject import sending
 from .redact import Redact
 
 __all__ = ["AsyncChunks", "Chunks", "open_async", "open_sync"]
@@ -18,9 +19,10 @@ __all__ = ["AsyncChunks", "Chunks", "open_async", "open_sync"]
 class _Account:
     """What both kinds of stream know: the ledger, and how to read a failure."""
 
-    def __init__(self, inner: Any, first: Any, redact: Redact) -> None:
+    def __init__(self, inner: Any, first: Any, response: Any, redact: Redact) -> None:
         self._inner = inner
         self._first = first
+        self._response = response
         self._redact = redact
         self._ledger = StreamLedger()
 
@@ -46,40 +48,67 @@ class Chunks(_Account):
                 yield self._count(chunk)
 
     def close(self) -> None:
-        """Close the SDK's own generator."""
-        with suppress(Exception):
-            self._inner.close()
+        """Close the SDK's own generator, and give its connection back."""
+        _close(self._inner, self._response)
 
 
 class AsyncChunks(_Account):
     """The chunks of an async stream."""
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        """Give the chunks, the first included."""
-        if self._first is not None:
-            yield self._count(self._first)
-            async for chunk in self._inner:
-                yield self._count(chunk)
+    def __aiter__(self) -> AsyncChunks:
+        """Give itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """Give the next chunk; the first is here already.
+
+        Raises:
+            StopAsyncIteration: The stream ended.
+        """
+        chunk, self._first = self._first, None
+        return self._count(chunk if chunk is not None else await anext(self._inner))
 
     async def aclose(self) -> None:
-        """Close the SDK's own generator."""
-        with suppress(Exception):
-            await self._inner.aclose()
+        """Close the SDK's own generator, and give its connection back."""
+        await _aclose(self._inner, self._response)
 
 
-def open_sync(inner: Any, redact: Redact) -> Opened | Failed:
+def open_sync(inner: Any, send: sending, redact: Redact) -> Opened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
     handled = sys.exception()
     try:
-        return Opened(Chunks(inner, next(inner, None), redact))
+        first = next(inner, None)
     except Exception as error:
+        _close(inner, send.response)  # the next attempt needs a connection too
         return failed(error, redact, handled)
+    return Opened(Chunks(inner, first, send.response, redact))
 
 
-async def open_async(inner: Any, redact: Redact) -> Opened | Failed:
+async def open_async(inner: Any, send: sending, redact: Redact) -> Opened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
     handled = sys.exception()
     try:
-        return Opened(AsyncChunks(inner, await anext(inner, None), redact))
+        first = await anext(inner, None)
     except Exception as error:
+        await _aclose(inner, send.response)  # the next attempt needs a connection too
         return failed(error, redact, handled)
+    return Opened(AsyncChunks(inner, first, send.response, redact))
+
+
+def _close(inner: Any, response: Any) -> None:
+    """Close the SDK's generator and its response, which keeps a connection until it is closed."""
+    with suppress(Exception):
+        inner.close()
+    with suppress(Exception):
+        if response is not None:
+            response.response_stream.close()
+
+
+async def _aclose(inner: Any, response: Any) -> None:
+    """Do the same for an async stream, of httpx or of aiohttp."""
+    with suppress(Exception):
+        await inner.aclose()
+    with suppress(Exception):
+        if response is not None:
+            stream = response.response_stream
+            await stream.aclose() if hasattr(stream, "aclose") else stream.release()

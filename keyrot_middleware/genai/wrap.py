@@ -16,6 +16,7 @@ from ..core.flow import Call, Exhausted, call_flow
 from ..core.model import HOME, Candidate, Lease
 from ..core.policy import POOL_KEY
 from ..drive import aio, sync
+from ..drive.collector import unwatch_collector, watch_collector
 from ..drive.guard import fault
 from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
@@ -80,11 +81,13 @@ class Binding:
 
     def put_on(self) -> None:
         """Catch calls from now on."""
+        watch_collector()
         self.seams.put_on()
 
     def take_off(self) -> None:
         """Restore exactly what was there."""
         self.seams.take_off()
+        unwatch_collector()
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         ours = self._ours(client, args, kwargs, stream=False)
@@ -123,8 +126,10 @@ class Binding:
         redact, call = self._redact(ours.client), ours.call
 
         def send(lease: Lease) -> Opened | Failed:
-            with self._sending(lease, ours):
-                return open_sync(wrapped(*fresh(ours.asked, ours.options, deep=ours.deep)), redact)
+            sender = self._sending(lease, ours)
+            with sender:
+                inner = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                return open_sync(inner, sender, redact)
 
         perform = sync.Performer(self.pool, call.info, send, self._watch(ours))
         try:
@@ -172,13 +177,13 @@ class Binding:
         redact, call = self._redact(ours.client), ours.call
 
         async def send(lease: Lease) -> Opened | Failed:
-            handled = sys.exception()
+            handled, sender = sys.exception(), self._sending(lease, ours)
             try:
-                with self._sending(lease, ours):
+                with sender:
                     inner = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
             except Exception as error:
                 return failed(error, redact, handled)
-            return await open_async(inner, redact)
+            return await open_async(inner, sender, redact)
 
         perform = aio.AsyncPerformer(self.pool, call.info, send, self._watch(ours))
         try:

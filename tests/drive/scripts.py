@@ -159,12 +159,6 @@ class _Sync(sync.Performer):
 class _Async(aio.AsyncPerformer):
     interrupts: _Interrupts
 
-    def settle_now(self, command: Any) -> Any:
-        self.interrupts.before(command)
-        reply = super().settle_now(command)
-        self.interrupts.after(command)
-        return reply
-
     async def __call__(self, command: Any) -> Any:
         self.interrupts.before(command)
         reply = super().__call__(command)

@@ -40,9 +40,10 @@ def test_every_promise_holds_for_every_script(script: Script) -> None:
 
 
 def _leases_are_settled_once(tape: Tape) -> None:
-    sent = [command.lease for command in tape.of(Send)]
-    settled = [command.lease for command in tape.of(Settle)]
-    assert [id(lease) for lease in sent] == [id(lease) for lease in settled]
+    """In order; the last one of a call that was closed is settled without its flow."""
+    sent = [id(command.lease) for command in tape.of(Send)]
+    settled = [id(command.lease) for command in tape.of(Settle)]
+    assert settled in (sent, sent[:-1])
 
 
 def _failed_keys_stay_excluded(tape: Tape) -> None:
@@ -88,5 +89,5 @@ def test_the_scripts_reach_every_corner() -> None:
 
     look()
     commands = {"Acquire", "Now", "Owner", "Refresh", "Relay", "Send", "Settle", "Sleep"}
-    thrown = {"CancelledError", "Closed", "KeyboardInterrupt", "ValueError"}
+    thrown = {"CancelledError", "KeyboardInterrupt", "ValueError"}
     assert commands | thrown | {"sleep key", "sleep retry"} <= seen

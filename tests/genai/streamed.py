@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-import time
 
 from four_modes import MODEL
 
+import keyrot_middleware
 from keyrot_middleware.core.model import Kind
 
 __all__ = ["ASKED", "body", "collected", "path_of"]
@@ -25,9 +25,7 @@ def body() -> dict:
 
 
 def collected(pool) -> list[Kind]:
-    """Collect garbage, and tell how leases ended; a thread settles those that it comes upon."""
+    """Collect garbage, and give how leases ended; asking for the status settles what it closed."""
     gc.collect()
-    until = time.monotonic() + 2
-    while pool.ledger.under_way and time.monotonic() < until:
-        time.sleep(0.001)
+    keyrot_middleware.status()
     return pool.ledger.kinds

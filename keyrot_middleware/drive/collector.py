@@ -1,0 +1,40 @@
+"""Whether the garbage collector is at work in this thread.
+
+The collector may run at any line of a thread, also at one that holds a lock of the state, of a
+tracer or of logging. To settle a call takes all of these and would wait for itself. So a call that
+the collector closes is only queued (`Pool.abandoned`), for the pool's next call to settle.
+"""
+
+from __future__ import annotations
+
+import gc
+from contextlib import suppress
+from threading import get_ident
+from typing import Any, Final, Literal
+
+__all__ = ["collecting", "unwatch_collector", "watch_collector"]
+
+_threads: Final[set[int]] = set()
+"""Those in which the collector is at work."""
+
+
+def collecting() -> bool:
+    """Say whether the collector runs the code that asks; False unless it is watched."""
+    return get_ident() in _threads
+
+
+def watch_collector() -> None:
+    """Have the collector report when it begins and ends."""
+    if _note not in gc.callbacks:
+        gc.callbacks.append(_note)
+
+
+def unwatch_collector() -> None:
+    """Leave nothing of ours with the collector."""
+    with suppress(ValueError):
+        gc.callbacks.remove(_note)
+    _threads.clear()
+
+
+def _note(phase: Literal["start", "stop"], _counts: Any) -> None:
+    (_threads.add if phase == "start" else _threads.discard)(get_ident())

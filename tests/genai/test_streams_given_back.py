@@ -71,19 +71,19 @@ def test_a_stream_in_flight_on_a_closed_loop_is_collected(
     client = genai.Client(http_options=gemini.http_options)
     got = []
 
-    async def read() -> None:
+    async def read(client: genai.Client) -> None:
         async for chunk in await client.aio.models.generate_content_stream(**ASKED):
             got.append(chunk.text)
 
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # it complains of a task that is still pending
-    task = loop.create_task(read())
+    task = loop.create_task(read(client))
     while not gemini.count() or len(got) < chunks:
         loop.run_until_complete(asyncio.sleep(0.01))
     assert pool.ledger.under_way == {"A": 1}
     loop.close()
     alive = weakref.ref(task)
-    del task, loop, client, read  # the SDK keeps a session for each loop, closed ones too
+    del task, loop, client  # the SDK keeps a session for each loop, closed ones too
     gc.collect()
     assert alive() is None
     assert [found for found in complaints if "keyrot" in repr(found)] == []

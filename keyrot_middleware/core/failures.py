@@ -179,6 +179,7 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.PROJECT_MODEL,
         until=minute_end,
         named=True,
+        of_minute=True,
     ),
     Rule(
         name="rate_limit",
@@ -187,6 +188,7 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.PROJECT_MODEL,
         until=as_told,
         named=True,
+        of_minute=True,
     ),
     # The model in this project, the place, the request's own resources (A6 to A9).
     Rule(
@@ -286,6 +288,8 @@ def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
         sent=rule.sent,
         bucket=told.bucket if of_a_model else None,
         learned=told.limits if of_a_model else NO_LIMITS,
+        of_minute=rule.of_minute and of_a_model and not outgrown,
+        delay=told.delay if rule.of_minute else None,
         same_tier=rule.same_tier,
         outgrown=outgrown,
     )

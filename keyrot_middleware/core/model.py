@@ -173,6 +173,10 @@ class Verdict:
     """Google's name for what this model is counted with, where the failure told it."""
     learned: Limits = NO_LIMITS
     """Limits told by `quotaValue`."""
+    of_minute: bool = False
+    """A window of a minute is full, so the failure tells how the server counts one."""
+    delay: float | None = None
+    """Seconds until there is room, as the server named them."""
     same_tier: bool = True
     """False: only a key of another tier can help (location refused)."""
     outgrown: bool = False

@@ -128,6 +128,8 @@ class Rule:
     scope: Scope = Scope.NONE
     until: Until = strikes
     named: bool = False
+    of_minute: bool = False
+    """It tells how the server counts a minute."""
     rotate: bool = False
     """Another key may serve although nobody is blamed; with a scope it may anyway."""
     retry: bool = False

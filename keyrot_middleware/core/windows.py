@@ -1,7 +1,8 @@
 """Minutes, Pacific days and cooldowns as arithmetic; the oracle for every state backend.
 
-Google counts requests and input tokens in fixed windows: the wall-clock minute for RPM and
-TPM, the day of America/Los_Angeles for RPD (GEMINI.md B4). Three consequences:
+Google is seen to count requests and input tokens in fixed windows: the wall-clock minute for RPM
+and TPM, the day of America/Los_Angeles for RPD (GEMINI.md B4). Where a refusal contradicts the
+minute, another model is taken (window_models.py). Three consequences of fixed windows:
 
 - A clock may differ from Google's by a second, so near a full minute nobody can tell which
   minute a request will be counted in. Within `GUARD_S` of the edge it is booked in both.
@@ -17,15 +18,28 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope
+from .window_models import (
+    GUARD_S,
+    MINUTE_S,
+    NO_MARK,
+    ClockMinute,
+    SlidingWindow,
+    TokenBucket,
+    most,
+)
 
 __all__ = [
+    "CALM_S",
     "DAY_S",
     "GUARD_S",
     "Cooldown",
     "Quota",
+    "Refused",
+    "Where",
     "ladder",
     "next_minute",
     "next_pacific_midnight",
@@ -35,8 +49,13 @@ __all__ = [
     "scope_keys",
 ]
 
-GUARD_S = 1.0
 DAY_S = 86_400.0
+HOUR_S = 3_600.0
+CALM_S = 58.0
+SLACK_S = 2.0
+"""By how much a time that a server names may be off: it cuts to whole seconds, and clocks differ.
+"""
+_SHORT_DAY_S = 23 * HOUR_S
 PROBE_POLL_S = 0.1
 """How soon to look again while a key is busy or being probed: its end has no known time."""
 
@@ -112,6 +131,36 @@ def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[st
     return (*keys, ("project_cache", project)) if verb == "cachedContents" else keys
 
 
+Where = tuple[int, bool, float, int]
+"""Of a booking: its minute, whether it is near an edge, its day's end, and its pace's mark."""
+
+
+class Refused(NamedTuple):
+    """A request that the server refused because a window of a minute is full."""
+
+    at: float
+    """When it was granted."""
+    minute: int
+    """In which it was booked."""
+    requests: int
+    tokens: int
+    told: Limits
+    """Of the limits that were overrun those that the server named."""
+    delay: float | None
+    """After how many seconds there is room, where the server named it."""
+
+    def names_minute(self, now: float) -> bool:
+        """Tell whether the end of the clock's minute is named.
+
+        The time may be counted from any moment between the request and the answer.
+        """
+        assert self.delay is not None  # noqa: S101 - narrows the type; the only caller has asked
+        first = self.at + self.delay - SLACK_S
+        last = now + self.delay + SLACK_S
+        ends = ((int((self.at + skew) // 60) + 1) * 60 for skew in (-GUARD_S, GUARD_S))
+        return any(first <= end <= last for end in ends)
+
+
 class Cooldown:
     """A scope that must not be used until a time, and the one probe after it."""
 
@@ -148,8 +197,11 @@ class Cooldown:
         return None
 
 
-class Quota:
-    """What one project has used of one model bucket, and the limits learned for it."""
+class Quota(ClockMinute):
+    """What one project has used of one model bucket, and the limits learned for it.
+
+    It counts in minutes of the clock always, and beside that as `pace` says, where there is one.
+    """
 
     __slots__ = (
         "calm_until",
@@ -157,40 +209,53 @@ class Quota:
         "day_requests",
         "learned",
         "learned_until",
-        "minute",
-        "requests",
-        "requests_next",
-        "tokens",
-        "tokens_next",
+        "pace",
+        "pace_until",
     )
 
     def __init__(self) -> None:
-        self.minute = -1
+        super().__init__()
         self.calm_until = 0.0
-        """Until then no window opens or ends, and no edge is near: `roll` need not be asked."""
-        self.requests = self.requests_next = 0
-        self.tokens = self.tokens_next = 0
+        """Until then, and from `CALM_S` before, no window opens or ends, and no edge is near:
+        `roll` need not be asked."""
         self.day_end = 0.0
         self.day_requests = 0
         self.learned = NO_LIMITS
         self.learned_until = 0.0
+        self.pace: SlidingWindow | TokenBucket | None = None
+        """How the server counts, where a refusal has contradicted the clock's minute."""
+        self.pace_until = 0.0
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """Tell the requests and tokens that count now, after `roll`."""
+        counted = self.pace or self
+        return counted.requests, counted.tokens
 
     def roll(self, now: float) -> bool:
-        """Open the windows of *now*; True where it falls within the guard of a minute's edge."""
-        first = int((now - GUARD_S) // 60)
-        if first > self.minute:
-            kept = first == self.minute + 1
-            self.requests, self.requests_next = (self.requests_next if kept else 0), 0
-            self.tokens, self.tokens_next = (self.tokens_next if kept else 0), 0
-            self.minute = first
-        if now >= self.day_end:
-            self.day_end, self.day_requests = next_pacific_midnight(now), 0
+        """Open the windows of *now*; True where it falls within the guard of a minute's edge.
+
+        Whatever lies further ahead than it can by itself comes of a clock that has stepped back.
+        """
+        edge = self.open(now)
+        if now >= self.day_end or self.day_end - now > _SHORT_DAY_S:
+            midnight = next_pacific_midnight(now)
+            if now >= self.day_end or self.day_end - midnight > _SHORT_DAY_S - HOUR_S:
+                self.day_end, self.day_requests = midnight, 0
+        self.learned_until = min(self.learned_until, now + DAY_S)
+        self.pace_until = min(self.pace_until, now + DAY_S)
         if now >= self.learned_until:
             self.learned = NO_LIMITS
         self.calm_until = min((self.minute + 1) * 60 - GUARD_S, self.day_end)
         if self.learned is not NO_LIMITS:
             self.calm_until = min(self.calm_until, self.learned_until)
-        return int((now + GUARD_S) // 60) > self.minute
+        if self.pace is not None:
+            self.calm_until = 0.0
+            if now >= self.pace_until:
+                self.pace = None
+            else:
+                self.pace.open(now)
+        return edge
 
     def limits(self, configured: Limits) -> Limits:
         """Give the limits in force: what Google told beats what was configured."""
@@ -215,62 +280,148 @@ class Quota:
         """Say which window has no room for a request, after `roll` told *edge*."""
         if limits.rpd is not None and _full(self.day_requests, requests, limits.rpd):
             return Block("rpd", self.day_end)
-        for name, limit, cost, used, used_next in (
-            ("rpm", limits.rpm, requests, self.requests, self.requests_next),
-            ("tpm", limits.tpm, tokens, self.tokens, self.tokens_next),
-        ):
-            if limit is None:
-                continue
-            if edge and _full(used_next, cost, limit):
-                return Block(name, (self.minute + 2) * 60 + GUARD_S, waitable=True)
-            if _full(used, cost, limit):
-                return Block(name, (self.minute + 1) * 60 + GUARD_S, waitable=True)
-        return None
+        if self.pace is None:
+            found = self.full(limits, requests, tokens, edge=edge)
+        else:
+            found = self.pace.full(limits, requests, tokens)
+        return Block(*found, waitable=True) if found is not None else None
 
     def share(self, limits: Limits, weight: float) -> float:
         """Tell how much of the scarcest limit is used; of *weight* where none is known."""
         if limits is NO_LIMITS:
             return self.requests / weight
+        requests, tokens = self.used
         known = [
             used / limit
             for used, limit in (
-                (self.requests, limits.rpm),
-                (self.tokens, limits.tpm),
+                (requests, limits.rpm),
+                (tokens, limits.tpm),
                 (self.day_requests, limits.rpd),
             )
             if limit
         ]
         return max(known) if known else self.requests / weight
 
-    def book(self, requests: int, tokens: int, *, edge: bool) -> tuple[int, bool, float]:
+    def book(
+        self,
+        requests: int,
+        tokens: int,
+        now: float,
+        configured: Limits = NO_LIMITS,
+        *,
+        edge: bool,
+    ) -> Where:
         """Reserve, and return where: what `correct` needs to find the booking again."""
-        self.requests += requests
-        self.tokens += tokens
+        self.add(requests, tokens, now, edge=edge)
         self.day_requests += requests
-        if edge:
-            self.requests_next += requests
-            self.tokens_next += tokens
-        return (self.minute, edge, self.day_end)
+        mark = NO_MARK
+        if self.pace is not None:
+            mark = self.pace.book(requests, tokens, self.limits(configured))
+        return (self.minute, edge, self.day_end, mark)
 
-    def correct(self, where: tuple[int, bool, float], requests: int, tokens: int) -> None:
+    def correct(self, where: Where, requests: int, tokens: int) -> None:
         """Add to the windows of an earlier booking, as far as they still count."""
-        minute, edge, day_end = where
-        if minute == self.minute:
-            self.requests += requests
-            self.tokens += tokens
-            if edge:
-                self.requests_next += requests
-                self.tokens_next += tokens
-        elif edge and minute + 1 == self.minute:
-            self.requests += requests
-            self.tokens += tokens
+        minute, edge, day_end, mark = where
+        self.amend(minute, requests, tokens, edge=edge)
         if day_end == self.day_end:
             self.day_requests += requests
+        if self.pace is not None and mark != NO_MARK:
+            self.pace.correct(mark, requests, tokens)
+
+    def judge(self, refused: Refused, now: float) -> None:
+        """Choose by what model to count, after a request was refused for a full minute.
+
+        The rules are those of ADR 0020. What the refusal told of limits is learned before.
+        """
+        self.roll(now)
+        pace, delay = self.pace, refused.delay
+        if delay is None:
+            if pace is None and self._had_room(refused):
+                self._begin(SlidingWindow.after(self), now)
+            return
+        if delay > MINUTE_S + SLACK_S or refused.names_minute(now):
+            return
+        even = self._comes_back_evenly(refused, delay)
+        if pace is None:
+            ahead = self.oldest(now) + MINUTE_S - now
+            if even and (2 * (delay + SLACK_S) < ahead or self._beyond(refused, now)):
+                self._begin(self._bucket(refused, delay, now), now)
+            else:
+                self._begin(SlidingWindow.after(self), now)
+        elif isinstance(pace, SlidingWindow):
+            found = pace.full(self.learned, refused.requests, refused.tokens)
+            ahead = found[1] - now if found is not None else 0.0
+            if even and 2 * (delay + SLACK_S) < ahead:
+                self._begin(self._bucket(refused, delay, now), now)
+            else:
+                self._begin(pace, now)
+        elif even:
+            self._begin(self._bucket(refused, delay, now), now)
+        else:
+            sent = (now + delay - MINUTE_S - GUARD_S, pace.requests, pace.tokens)
+            self._begin(SlidingWindow([sent]), now)
+
+    def follow(self, other: Quota) -> None:
+        """Count by the same model as *other*, from nothing where that is a new one."""
+        if type(self.pace) is not type(other.pace):
+            made = other.pace
+            if isinstance(made, TokenBucket):
+                self.pace = TokenBucket(made.now, 0.0, 0.0, made.rpm, made.tpm)
+            else:
+                self.pace = None if made is None else SlidingWindow()
+        self.pace_until = other.pace_until
 
     def idle(self, now: float) -> bool:
         """Tell whether the record says nothing any more and may be forgotten."""
         # A request in the day's last second may count in the minute after it as well.
-        return now >= self.day_end + 60.0 + GUARD_S and now >= self.learned_until
+        ends = max(self.day_end + 60.0 + GUARD_S, self.learned_until)
+        return now >= ends and (self.pace is None or now >= self.pace_until)
+
+    def _begin(self, pace: SlidingWindow | TokenBucket, now: float) -> None:
+        pace.open(now)
+        self.pace, self.pace_until, self.calm_until = pace, now + DAY_S, 0.0
+
+    def _had_room(self, refused: Refused) -> bool:
+        """Tell whether a limit that was overrun was not reached in the minute by our count."""
+        if refused.minute != self.minute:
+            return False
+        told = refused.told
+        return (told.rpm is not None and self.requests <= told.rpm) or (
+            told.tpm is not None and self.tokens <= told.tpm
+        )
+
+    def _comes_back_evenly(self, refused: Refused, delay: float) -> bool:
+        """Tell whether *delay* is no longer than an evenly refilled bucket needs at its worst."""
+        told = refused.told
+        return any(
+            limit is not None and delay <= 2 * cost * MINUTE_S / limit + SLACK_S
+            for limit, cost in ((told.rpm, refused.requests), (told.tpm, refused.tokens))
+        )
+
+    def _beyond(self, refused: Refused, now: float) -> bool:
+        """Tell whether more was let through within 60 s than a sliding window of it would hold."""
+        if self.before_began < 0 or (self.minute - 1) * 60 + self.before_began <= now - 59:
+            return False
+        told = refused.told
+        return any(
+            limit is not None and before + passed > limit and 2 * passed >= limit
+            for limit, before, passed in (
+                (told.rpm, self.before_requests, self.requests - refused.requests),
+                (told.tpm, self.before_tokens, self.tokens - refused.tokens),
+            )
+        )
+
+    def _bucket(self, refused: Refused, delay: float, now: float) -> TokenBucket:
+        """Make a bucket that has room for the refused request after *delay*."""
+        requests, tokens = (float(used) for used in self.used)
+        told, rpm, tpm = refused.told, self.learned.rpm or 0, self.learned.tpm or 0
+        if told.rpm is not None:
+            room = max(most(told.rpm) - refused.requests, 0.0)
+            requests = room + delay * told.rpm / MINUTE_S
+        if told.tpm is not None:
+            room = max(most(told.tpm) - refused.tokens, 0.0)
+            tokens = room + delay * told.tpm / MINUTE_S
+        return TokenBucket(now, requests, tokens, rpm, tpm)
 
 
 def _full(used: int, cost: int, limit: int) -> bool:

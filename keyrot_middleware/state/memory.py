@@ -28,7 +28,18 @@ from ..core.model import (
 )
 from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
-from ..core.windows import DAY_S, PROBE_POLL_S, Cooldown, Quota, own_names, scope_key, scope_keys
+from ..core.windows import (
+    CALM_S,
+    DAY_S,
+    PROBE_POLL_S,
+    Cooldown,
+    Quota,
+    Refused,
+    Where,
+    own_names,
+    scope_key,
+    scope_keys,
+)
 from ..forks import after_fork
 from .base import KeyHealth, State
 from .overview import overview
@@ -45,7 +56,7 @@ class Booking(NamedTuple):
     """What was booked where for a lease."""
 
     quota: Quota
-    where: tuple[int, bool, float]
+    where: Where
     probing: tuple[Cooldown, ...]
     """Cooldowns that are over, and of which the lease is the probe."""
     model: str
@@ -87,7 +98,8 @@ class MemoryState(State):
                 if best is not None and (group != best_group or not spread):
                     break
                 quota = quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
-                edge = now >= quota.calm_until and quota.roll(now)
+                calm = quota.calm_until - CALM_S <= now < quota.calm_until
+                edge = not calm and quota.roll(now)
                 block = self._resting(key, bucket, info.verb, now) if resting else None
                 if key.limits is NO_LIMITS and quota.learned is NO_LIMITS:
                     share = quota.requests / key.weight
@@ -153,7 +165,8 @@ class MemoryState(State):
         """Count what was sent without asking; see `State.book`."""
         with self._lock:
             quota = self._quota(key.project, bucket)
-            quota.book(requests, tokens, edge=quota.roll(self._clock()))
+            now = self._clock()
+            quota.book(requests, tokens, now, edge=quota.roll(now))
             quota.day_requests += day_requests - requests
 
     def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
@@ -222,7 +235,7 @@ class MemoryState(State):
     ) -> Lease:
         key, quota, edge = best
         probing = self._probing(key, bucket, info.verb) if self._cooldowns else ()
-        where = quota.book(info.requests, info.tokens, edge=edge)
+        where = quota.book(info.requests, info.tokens, now, key.limits, edge=edge)
         key_id = key.key_id
         self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
         (self._health.get(key_id) or self._health_of(key_id)).last_used = now
@@ -278,6 +291,16 @@ class MemoryState(State):
             keep(self._buckets, model, bucket, BUCKETS_KEPT)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
+        if verdict.of_minute and isinstance(books, Booking) and bucket == lease.bucket:
+            asked = Refused(
+                lease.at,
+                books.where[0],
+                lease.requests,
+                lease.tokens,
+                verdict.learned,
+                verdict.delay,
+            )
+            books.quota.judge(asked, now)
         if verdict.scope is Scope.NONE:
             return None
         name = scope_key(

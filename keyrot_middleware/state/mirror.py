@@ -26,7 +26,7 @@ from ..core.model import (
 )
 from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
-from ..core.windows import Cooldown, Quota, scope_key, scope_keys
+from ..core.windows import Cooldown, Quota, Where, scope_key, scope_keys
 from .base import KeyHealth, Used
 from .memory import BUCKETS_KEPT, Booking, MemoryState
 from .recent import keep
@@ -96,7 +96,7 @@ class Mirror(MemoryState):
             edge = quota.roll(now)
             if doubted is not None and self._doubts(doubted, quota, granted, now, edge=edge):
                 return None
-            where = quota.book(granted.requests, granted.tokens, edge=edge)
+            where = quota.book(granted.requests, granted.tokens, now, edge=edge)
             self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
             self._health_of(key_id).last_used = now
             self._note(granted)
@@ -168,7 +168,8 @@ class Mirror(MemoryState):
         for cooldown in books.probing:
             cooldown.probe = lease
         alone = self._meanwhile.setdefault((lease.project, bucket), Quota())
-        alone.book(info.requests, info.tokens, edge=alone.roll(now))
+        alone.follow(books.quota)
+        alone.book(info.requests, info.tokens, now, edge=alone.roll(now))
         self._note(lease)
         return lease
 
@@ -275,13 +276,13 @@ def _reported(
 
 
 def _counts(quota: Quota) -> tuple[int, int, int]:
-    return quota.requests, quota.tokens, quota.day_requests
+    return *quota.used, quota.day_requests
 
 
 def _is_used(quota: Quota, now: float) -> bool:
     """Tell whether anything counts today, in the windows of *now*."""
     quota.roll(now)
-    return quota.day_requests > 0 or quota.requests > 0
+    return quota.day_requests > 0 or quota.used[0] > 0
 
 
 def _overrun(quota: Quota, configured: Limits, lease: Lease, *, edge: bool) -> bool:
@@ -290,7 +291,7 @@ def _overrun(quota: Quota, configured: Limits, lease: Lease, *, edge: bool) -> b
     return quota.block(limits, lease.requests, lease.tokens, edge=edge) is not None
 
 
-def _correct(quota: Quota, lease: Lease, outcome: Outcome, where: tuple[int, bool, float]) -> None:
+def _correct(quota: Quota, lease: Lease, outcome: Outcome, where: Where) -> None:
     """Put the truth in place of what was reserved, as `MemoryState` does in its own windows."""
     if outcome.kind is Kind.UNSENT:
         quota.correct(where, -lease.requests, -lease.tokens)

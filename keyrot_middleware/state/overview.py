@@ -27,7 +27,7 @@ def overview(
     for (project, bucket), quota in quotas.items():
         quota.roll(now)
         used.setdefault(project, []).append(
-            Used(bucket, quota.requests, quota.tokens, quota.day_requests, quota.learned)
+            Used(bucket, *quota.used, quota.day_requests, quota.learned)
         )
     resting = _resting(cooldowns, now)
     return {

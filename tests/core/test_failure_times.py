@@ -105,3 +105,15 @@ def test_batch_quota_keeps_a_named_time() -> None:
     """A batch's own quota rests one method until the time named, or nobody knows."""
     assert over_quota("BatchEnqueuedTokensPerModel", "60s").until == NOW + 60
     assert over_quota("BatchEnqueuedTokensPerModel").until is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "of_minute", "delay_s"), [(250_000, True, 9.0), (250_001, False, 9.0)]
+)
+def test_a_full_minute_tells_the_time_that_the_server_named(
+    tokens: int, of_minute: bool, delay_s: float
+) -> None:
+    """How a minute is counted follows from it, but not from a request that never fits."""
+    body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
+    verdict = classify(Facts(429, body), CALL._replace(tokens=tokens), NOW)
+    assert (verdict.of_minute, verdict.delay) == (of_minute, delay_s)

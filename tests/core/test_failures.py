@@ -61,7 +61,8 @@ def test_body_gets_its_verdict(
 ) -> None:
     """Each failure that Google is known for has its class, scope, end and consequence."""
     got = classify(Facts(code, body), CALL, NOW)
-    quotas = {"bucket": got.bucket, "learned": got.learned}  # held by test_failure_bodies.py
+    # Held by test_failure_bodies.py, and test_failure_times.py.
+    quotas = {"bucket": got.bucket, "learned": got.learned, "delay": got.delay}
     expected = Verdict(failure, told, **{**quotas, **fields})
     assert got == expected
 

@@ -14,6 +14,7 @@ from keyrot_middleware.core.windows import (
     DAY_S,
     GUARD_S,
     Quota,
+    Where,
     next_minute,
     next_pacific_midnight,
     next_pacific_month,
@@ -27,9 +28,9 @@ def rolled(now: float = NOON) -> Quota:
     return quota
 
 
-def use(quota: Quota, now: float, requests: int = 1, tokens: int = 0) -> tuple[int, bool, float]:
+def use(quota: Quota, now: float, requests: int = 1, tokens: int = 0) -> Where:
     """Book at *now*."""
-    return quota.book(requests, tokens, edge=quota.roll(now))
+    return quota.book(requests, tokens, now, edge=quota.roll(now))
 
 
 def room(quota: Quota, limits: Limits, now: float, tokens: int = 0) -> str | None:
@@ -97,7 +98,7 @@ def test_near_an_edge_a_request_counts_in_both_minutes(
     second: float, counts_in: tuple[int, ...]
 ) -> None:
     """Within a second of the edge nobody knows which minute Google counts it in."""
-    minute, edge, _ = use(rolled(MINUTE - 90), MINUTE + second)
+    minute, edge, _, _ = use(rolled(MINUTE - 90), MINUTE + second)
     first = int(minute - MINUTE // 60)
     assert ((first, first + 1) if edge else (first,)) == counts_in
 

@@ -10,7 +10,8 @@
 --       concurrency, key], '' where there is nothing to say; -1: no limit;
 --       names of records: the model's bucket, the epoch, and of each candidate the rests of its
 --       account, its project and its own, its quota for the asker's bucket, its health.
--- Gives {1, epoch, place in the list, bucket, now, probe, minute, edge, day's end, revived, held}
+-- Gives {1, epoch, place in the list, bucket, now, probe, minute, edge, day's end, mark,
+--     revived, held}
 --    or {0, epoch, now, reason, until, waitable, reason, until, waitable, …} in the list's order.
 -- Nothing is written before the choice is made: who is refused leaves no trace, but that a server
 -- that has lost its memory gets a new epoch.
@@ -30,10 +31,6 @@ local scoped -- the scopes of this call, once any record of a cooldown is there
 local function limit(q, told, configured)
   local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured
   return value >= 0 and value or nil
-end
-
-local function full(used, cost, most)
-  return used + cost > most and (used > 0 or most <= 0)
 end
 
 local function resting(records)
@@ -57,6 +54,17 @@ local function no_room(key, q, edge, rpm, tpm, rpd)
   if rpd and full(q[DAY_REQUESTS], requests, rpd) then
     return 'rpd', q[DAY_END], false
   end
+  if q[KIND] then
+    local ends = rpm and pace_full(q, now, 1, requests, rpm)
+    if ends then
+      return 'rpm', ends, true
+    end
+    ends = tpm and pace_full(q, now, 2, tokens, tpm)
+    if ends then
+      return 'tpm', ends, true
+    end
+    return nil
+  end
   local next_edge, after_next = (q[MINUTE] + 1) * 60 + GUARD_S, (q[MINUTE] + 2) * 60 + GUARD_S
   if rpm and edge and full(q[REQUESTS_NEXT], requests, rpm) then
     return 'rpm', after_next, true
@@ -71,12 +79,12 @@ end
 
 -- How much of the scarcest limit is used; of the weight where no limit is known.
 local function share(q, weight, rpm, tpm, rpd)
-  local most = -1
+  local most, used_requests, used_tokens = -1, in_use(q, now)
   if rpm and rpm > 0 then
-    most = q[REQUESTS] / rpm
+    most = used_requests / rpm
   end
   if tpm and tpm > 0 then
-    most = math.max(most, q[TOKENS] / tpm)
+    most = math.max(most, used_tokens / tpm)
   end
   if rpd and rpd > 0 then
     most = math.max(most, q[DAY_REQUESTS] / rpd)
@@ -134,6 +142,7 @@ for place = 1, count do
     local used = spread and share(q, key[WEIGHT], rpm, tpm, rpd) or 0
     if not best or used < best.used then
       best = { place = place, group = group, key = key, q = q, edge = edge, used = used, cool = cool }
+      best.rpm, best.tpm = rpm, tpm
       best.new_day = q[DAY_END] ~= day_end
     end
   end
@@ -155,11 +164,8 @@ end
 local key, q, first = best.key, best.q, EPOCH + (best.place - 1) * EACH
 local h = health(texts[first + 5])
 
-q[REQUESTS], q[TOKENS] = q[REQUESTS] + requests, q[TOKENS] + tokens
+local mark = book(q, now, best.edge, requests, tokens, best.rpm, best.tpm)
 q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
-if best.edge then
-  q[REQUESTS_NEXT], q[TOKENS_NEXT] = q[REQUESTS_NEXT] + requests, q[TOKENS_NEXT] + tokens
-end
 keep_quota(names[first + 4], q, now)
 if best.new_day then
   list_bucket(bucket, now)
@@ -189,5 +195,5 @@ end
 keep_health(names[first + 5], h, now_text)
 return {
   1, epoch, best.place, bucket, now_text, probing,
-  q[MINUTE], best.edge and 1 or 0, q[DAY_END], h[REVIVED], held,
+  q[MINUTE], best.edge and 1 or 0, q[DAY_END], mark, h[REVIVED], held,
 }

@@ -9,10 +9,7 @@ local requests, tokens, day_requests = tonumber(ARGV[5]), tonumber(ARGV[6]), ton
 
 local q = quota(redis.call('GET', name))
 local edge = roll(q, now, midnights)
-q[REQUESTS], q[TOKENS] = q[REQUESTS] + requests, q[TOKENS] + tokens
+book(q, now, edge, requests, tokens)
 q[DAY_REQUESTS] = q[DAY_REQUESTS] + day_requests
-if edge then
-  q[REQUESTS_NEXT], q[TOKENS_NEXT] = q[REQUESTS_NEXT] + requests, q[TOKENS_NEXT] + tokens
-end
 keep_quota(name, q, now)
 list_bucket(ARGV[4], now)

@@ -4,10 +4,10 @@
 --        3 key  4 project  5 billing account  6 bucket  7 verb  8 model as asked for
 --        9 kind (success, failure, abandoned, unsent)   10 true input tokens, '' where unknown
 --       11 lease id, '' where nothing was booked here: a failure that was reported by hand
---       12 granted at  13 minute  14 edge  15 day's end  16 revived  17 held
---       18 requests reserved  19 tokens reserved
---       20 verdict (JSON), '' where there is none
---       21 and on: name's digest, seconds to keep it: who owns what
+--       12 granted at  13 minute  14 edge  15 day's end  16 mark  17 revived  18 held
+--       19 requests reserved  20 tokens reserved
+--       21 verdict (JSON), '' where there is none
+--       22 and on: name's digest, seconds to keep it: who owns what
 --       the last five: names of records, as acquire.lua has them of a candidate
 -- Gives until when the scope of the failure rests, by the asking host's clock; nil for nothing.
 
@@ -16,17 +16,17 @@ local key, project, billing = ARGV[3], ARGV[4], ARGV[5]
 local bucket, verb, model = ARGV[6], ARGV[7], ARGV[8]
 local kind, used, lease = ARGV[9], tonumber(ARGV[10]), ARGV[11]
 local granted, minute, edge = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14] == '1'
-local day_end = tonumber(ARGV[15])
-local revived, held = tonumber(ARGV[16]), ARGV[17] == '1'
-local requests, tokens = tonumber(ARGV[18]), tonumber(ARGV[19])
-local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
+local day_end, mark = tonumber(ARGV[15]), tonumber(ARGV[16])
+local revived, held = tonumber(ARGV[17]), ARGV[18] == '1'
+local requests, tokens = tonumber(ARGV[19]), tonumber(ARGV[20])
+local verdict = ARGV[21] ~= '' and cjson.decode(ARGV[21]) or nil
 
 -- Read all there is to read ----------------------------------------------------------------------
 
 -- Without a verdict times only say how long records are kept: then that of the grant will do.
 local now = verdict and clock(given) or granted
-local STORED, LAST = 21, #ARGV - 5
-local names = { unpack(ARGV, LAST + 1) }
+local STORED, NAMES = 22, #ARGV - 5
+local names = { unpack(ARGV, NAMES + 1) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
 local cool, h, touched = { rests(texts[1]), rests(texts[2]), rests(texts[3]) }, health(texts[5]), {}
@@ -60,6 +60,9 @@ local function correct(more_requests, more_tokens)
   end
   if day_end == q[DAY_END] then
     add(DAY_REQUESTS, more_requests)
+  end
+  if q[KIND] and mark ~= NO_MARK then
+    correct_pace(q, mark, more_requests, more_tokens)
   end
 end
 
@@ -117,6 +120,137 @@ local function learn()
   list_bucket(told_bucket, now)
 end
 
+-- By what model to count (Quota.judge, ADR 0020) -------------------------------------------------
+
+-- Is the end of the clock's minute named, counted from any moment between request and answer?
+local function names_minute(delay)
+  local first, last = granted + delay - SLACK_S, now + delay + SLACK_S
+  for skew = -GUARD_S, GUARD_S, 2 * GUARD_S do
+    local ends = (math.floor((granted + skew) / 60) + 1) * 60
+    if first <= ends and ends <= last then
+      return true
+    end
+  end
+end
+
+-- Put sums of a part of a minute into a few records between its begin and its end.
+local function spread(into, minute, began, last, all_requests, all_tokens)
+  if began < 0 or (all_requests <= 0 and all_tokens <= 0) then
+    return
+  end
+  local pieces = math.min(PIECES, math.max(all_requests, 1), math.floor((last - began) / CELL_S) + 1)
+  pieces = math.max(1, pieces)
+  local function part(of, i)
+    return math.floor(of * (i + 1) / pieces) - math.floor(of * i / pieces)
+  end
+  for i = 0, pieces - 1 do
+    local n = #into
+    into[n + 1] = minute * 60 + began + math.floor((last - began) * (i + 1) / pieces) + 1
+    into[n + 2], into[n + 3] = part(all_requests, i), part(all_tokens, i)
+  end
+end
+
+local function slide()
+  local pace = {}
+  local before_requests, before_tokens = q[BEFORE_REQUESTS], q[BEFORE_TOKENS]
+  spread(pace, q[MINUTE] - 1, q[BEFORE_BEGAN], q[BEFORE_LAST], before_requests, before_tokens)
+  spread(pace, q[MINUTE], q[BEGAN], q[LAST], q[REQUESTS], q[TOKENS])
+  begin_pace(q, SLIDING, pace, now)
+end
+
+-- When the oldest request was booked that a window of 60 s may still count.
+local function oldest()
+  local before = (q[MINUTE] - 1) * 60
+  if q[BEFORE_LAST] >= 0 and before + q[BEFORE_LAST] > now - MINUTE_S then
+    return math.max(before + q[BEFORE_BEGAN], now - MINUTE_S)
+  end
+  return q[BEGAN] < 0 and now or q[MINUTE] * 60 + q[BEGAN]
+end
+
+-- Was more let through within 60 s than a sliding window of it would hold?
+local function beyond()
+  if q[BEFORE_BEGAN] < 0 or (q[MINUTE] - 1) * 60 + q[BEFORE_BEGAN] <= now - 59 then
+    return false
+  end
+  local function one(limit, before, passed)
+    return limit >= 0 and before + passed > limit and 2 * passed >= limit
+  end
+  return one(verdict.rpm, q[BEFORE_REQUESTS], q[REQUESTS] - requests)
+    or one(verdict.tpm, q[BEFORE_TOKENS], q[TOKENS] - tokens)
+end
+
+-- Make a bucket that has room for the refused request after the delay.
+local function fill_bucket(delay)
+  local left_requests, left_tokens = in_use(q, now)
+  local function whole(limit, cost)
+    return math.max(lends_at_once(limit) - cost, 0) + delay * limit / MINUTE_S
+  end
+  if verdict.rpm >= 0 then
+    left_requests = whole(verdict.rpm, requests)
+  end
+  if verdict.tpm >= 0 then
+    left_tokens = whole(verdict.tpm, tokens)
+  end
+  local rpm, tpm = q[TOLD_RPM], q[TOLD_TPM]
+  rpm, tpm = rpm and math.max(rpm, 0) or 0, tpm and math.max(tpm, 0) or 0
+  begin_pace(q, BUCKET, { now, left_requests, left_tokens, rpm, tpm }, now)
+end
+
+local function had_room()
+  return minute == q[MINUTE]
+    and ((verdict.rpm >= 0 and q[REQUESTS] <= verdict.rpm)
+      or (verdict.tpm >= 0 and q[TOKENS] <= verdict.tpm))
+end
+
+local function comes_back_evenly(delay)
+  local function one(limit, cost)
+    return limit >= 0 and delay <= 2 * cost * MINUTE_S / limit + SLACK_S
+  end
+  return one(verdict.rpm, requests) or one(verdict.tpm, tokens)
+end
+
+-- How long the sliding window that is kept would have the refused request wait.
+local function ahead_of_window()
+  local told = q[TOLD_UNTIL] and now < q[TOLD_UNTIL]
+  local ends = told and q[TOLD_RPM] >= 0 and pace_full(q, now, 1, requests, q[TOLD_RPM])
+  ends = ends or (told and q[TOLD_TPM] >= 0 and pace_full(q, now, 2, tokens, q[TOLD_TPM]))
+  return ends and ends - now or 0
+end
+
+local function judge()
+  open(known(), now)
+  local delay = verdict.delay
+  if delay < 0 then
+    if not q[KIND] and had_room() then
+      slide()
+    end
+    return
+  elseif delay > MINUTE_S + SLACK_S or names_minute(delay) then
+    return
+  end
+  local even = comes_back_evenly(delay)
+  if not q[KIND] then
+    if even and (2 * (delay + SLACK_S) < oldest() + MINUTE_S - now or beyond()) then
+      fill_bucket(delay)
+    else
+      slide()
+    end
+  elseif q[KIND] == SLIDING then
+    if even and 2 * (delay + SLACK_S) < ahead_of_window() then
+      fill_bucket(delay)
+    else
+      begin_pace(q, SLIDING, q[PACE], now)
+    end
+  elseif even then
+    fill_bucket(delay)
+  else
+    local used_requests, used_tokens = in_use(q, now)
+    local sent = now + delay - MINUTE_S - GUARD_S
+    begin_pace(q, SLIDING, { sent, used_requests, used_tokens }, now)
+  end
+  open_pace(q, now)
+end
+
 -- How far this clock is ahead of the asking host's; none within the guard, where both are right.
 local function ahead()
   local skew = asked_at ~= '' and now - tonumber(asked_at) or 0
@@ -165,6 +299,10 @@ local function punish()
     keep(at('b:' .. model), told_bucket, FOR_EVER_S)
   end
   learn()
+  if verdict.of_minute and lease ~= '' and told_bucket == bucket then
+    judge()
+    keep_quota(quota_name, q, now)
+  end
   local place = place_of(verdict.scope)
   if place and not replaced(place) then
     return strike(place)
@@ -176,7 +314,7 @@ end
 if lease ~= '' then
   give_back()
 end
-for place = STORED, LAST, 2 do
+for place = STORED, NAMES, 2 do
   keep(at('o:' .. ARGV[place]), cjson.encode({ key, project }), tonumber(ARGV[place + 1]))
 end
 if kind == 'success' then

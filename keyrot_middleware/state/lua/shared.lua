@@ -7,14 +7,23 @@
 -- Times are epoch seconds of this server's clock (ADR 0008). A test may give its own in ARGV[1];
 -- the library itself always leaves that empty.
 
-local GUARD_S, DAY_S, POLL_S = 1, 86400, 0.1
+local GUARD_S, MINUTE_S, DAY_S, POLL_S = 1, 60, 86400, 0.1
+local SHORT_DAY_S, HOUR_S = 23 * 3600, 3600
+local AHEAD_S, CELL_S, PIECES, SLACK_S, LATER_S = 60, 2, 8, 2, 0.001 -- of core/window_models.py
 local FOR_EVER_S = 30 * DAY_S -- how long a record without an end of its own is kept
 local MOST_RESTS = 64 -- cooldowns kept for one key, project or account
 
--- A quota record is a JSON array with these places; the last four only where a limit was told.
+-- A quota record is a JSON array with these places. Those from TOLD_UNTIL on are there only where a
+-- limit was told, or a pace is kept; those from PACE_UNTIL on only where a pace is.
 local MINUTE, REQUESTS, REQUESTS_NEXT, TOKENS, TOKENS_NEXT = 1, 2, 3, 4, 5
 local DAY_END, DAY_REQUESTS = 6, 7
-local TOLD_UNTIL, TOLD_RPM, TOLD_TPM, TOLD_RPD = 8, 9, 10, 11
+local BEGAN, LAST, BEFORE_BEGAN, BEFORE_LAST, BEFORE_REQUESTS, BEFORE_TOKENS = 8, 9, 10, 11, 12, 13
+local TOLD_UNTIL, TOLD_RPM, TOLD_TPM, TOLD_RPD = 14, 15, 16, 17
+local PACE_UNTIL, KIND, PACE = 18, 19, 20
+-- The pace of a SLIDING window: when sent, requests, tokens; and so on. That of a BUCKET: these.
+local QUOTA_FORMAT = '%d' .. string.rep(',%d', BEFORE_TOKENS - 1)
+local SLIDING, BUCKET, NO_MARK, BUCKET_MARK = 1, 2, -1, -2
+local AT, LEFT_REQUESTS, LEFT_TOKENS, PER_MINUTE, TOKENS_PER_MINUTE = 1, 2, 3, 4, 5
 -- A health record is a JSON array with these; the last is absent where nothing has failed.
 local LAST_USED, SUCCESSES, ERRORS, REVIVED, LAST_ERROR = 1, 2, 3, 4, 5
 
@@ -52,7 +61,17 @@ end
 -- Quotas ---------------------------------------------------------------------------------------
 
 local function quota(text)
-  return text and cjson.decode(text) or { -1, 0, 0, 0, 0, 0, 0 }
+  local q = text and cjson.decode(text) or {}
+  if #q < BEFORE_TOKENS then -- there is none, or it is of an older version
+    q = { -1, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, 0, 0 }
+  elseif q[TOLD_UNTIL] == 0 then
+    q[TOLD_UNTIL] = nil
+  end
+  return q
+end
+
+local function full(used, cost, most)
+  return used + cost > most and (used > 0 or most <= 0)
 end
 
 local function next_midnight(now, text)
@@ -66,31 +85,194 @@ local function next_midnight(now, text)
   return last + (math.floor((now - last) / DAY_S) + 1) * DAY_S
 end
 
--- Open the windows of now; true where now is within the guard of a minute's edge.
-local function roll(q, now, midnights)
+-- Paces: the models other than the clock's minute (core/window_models.py).
+
+local function begin_pace(q, kind, pace, now)
+  q[KIND], q[PACE], q[PACE_UNTIL] = kind, pace, now + DAY_S
+end
+
+-- What is left of what was used, as of now.
+local function left(pace, place, now)
+  local used, per_minute = pace[place], pace[place + 2]
+  local back = math.max(now - pace[AT], 0) * (per_minute > 0 and per_minute or used) / MINUTE_S
+  return math.max(used - back, 0)
+end
+
+-- The requests and tokens that count now, after roll.
+local function in_use(q, now)
+  local pace = q[PACE]
+  if q[KIND] == SLIDING then
+    local requests, tokens = 0, 0
+    for i = 1, #pace, 3 do
+      requests, tokens = requests + pace[i + 1], tokens + pace[i + 2]
+    end
+    return requests, tokens
+  elseif q[KIND] == BUCKET then
+    local requests, tokens = left(pace, LEFT_REQUESTS, now), left(pace, LEFT_TOKENS, now)
+    return math.ceil(requests - 1e-6), math.ceil(tokens - 1e-6)
+  end
+  return q[REQUESTS], q[TOKENS]
+end
+
+-- Count as of now: forget what has left a window, and what lies in the future.
+local function open_pace(q, now)
+  local pace = q[PACE]
+  if q[KIND] == SLIDING then
+    local kept = {}
+    for i = 1, #pace, 3 do
+      if now - MINUTE_S - GUARD_S < pace[i] and pace[i] <= now + AHEAD_S then
+        local n = #kept
+        kept[n + 1], kept[n + 2], kept[n + 3] = pace[i], pace[i + 1], pace[i + 2]
+      end
+    end
+    q[PACE] = kept
+  elseif pace[AT] > now + AHEAD_S then
+    pace[AT], pace[LEFT_REQUESTS], pace[LEFT_TOKENS] = now, 0, 0
+  end
+end
+
+local function lends_at_once(limit)
+  return limit - limit * GUARD_S / MINUTE_S
+end
+
+-- Until when there is no room for a cost; place: 1 for requests, 2 for tokens.
+local function pace_full(q, now, place, cost, limit)
+  local pace = q[PACE]
+  if q[KIND] == SLIDING then
+    local requests, tokens = in_use(q, now)
+    local used = place == 1 and requests or tokens
+    if not full(used, cost, limit) then
+      return nil
+    end
+    for i = 1, #pace, 3 do
+      used = used - pace[i + place]
+      if not full(used, cost, limit) then
+        return pace[i] + MINUTE_S + GUARD_S
+      end
+    end
+    return now + MINUTE_S + GUARD_S -- of a limit of 0 nothing ever comes free
+  end
+  local used = left(pace, place + 1, now)
+  if limit <= 0 then
+    return used + cost > 0 and now + MINUTE_S or nil
+  end
+  local over = used + cost - lends_at_once(limit)
+  if over > 0 and used > 0 then
+    return now + math.min(over, used) * MINUTE_S / limit + LATER_S
+  end
+end
+
+local function book_pace(q, now, requests, tokens, rpm, tpm)
+  local pace = q[PACE]
+  if q[KIND] == BUCKET then
+    local left_requests, left_tokens = left(pace, LEFT_REQUESTS, now), left(pace, LEFT_TOKENS, now)
+    pace[LEFT_REQUESTS], pace[LEFT_TOKENS] = left_requests + requests, left_tokens + tokens
+    pace[AT] = now
+    pace[PER_MINUTE], pace[TOKENS_PER_MINUTE] = rpm or pace[4], tpm or pace[5]
+    return BUCKET_MARK
+  elseif requests == 0 and tokens == 0 then
+    return NO_MARK
+  end
+  local n, sent = #pace, now
+  if n > 0 and pace[n - 2] > sent then
+    sent = pace[n - 2]
+  end
+  if n > 0 and math.floor(pace[n - 2] / CELL_S) == math.floor(sent / CELL_S) then
+    pace[n - 2], pace[n - 1], pace[n] = sent, pace[n - 1] + requests, pace[n] + tokens
+  else
+    pace[n + 1], pace[n + 2], pace[n + 3] = sent, requests, tokens
+  end
+  return math.floor(sent / CELL_S)
+end
+
+local function correct_pace(q, mark, requests, tokens)
+  local pace = q[PACE]
+  if q[KIND] == BUCKET and mark == BUCKET_MARK then
+    pace[LEFT_REQUESTS] = math.max(pace[LEFT_REQUESTS] + requests, 0)
+    pace[LEFT_TOKENS] = math.max(pace[LEFT_TOKENS] + tokens, 0)
+  elseif q[KIND] == SLIDING then
+    for i = 1, #pace, 3 do
+      if math.floor(pace[i] / CELL_S) == mark then
+        pace[i + 1] = math.max(pace[i + 1] + requests, 0)
+        pace[i + 2] = math.max(pace[i + 2] + tokens, 0)
+        return
+      end
+    end
+  end
+end
+
+-- Open the minute of now, and what is kept beside it; true where now is within the guard of an edge.
+local function open(q, now)
   local first = math.floor((now - GUARD_S) / 60)
-  if first > q[MINUTE] then
+  if first > q[MINUTE] or first < q[MINUTE] - 1 then
     local kept = first == q[MINUTE] + 1
+    q[BEFORE_BEGAN], q[BEFORE_LAST] = kept and q[BEGAN] or -1, kept and q[LAST] or -1
+    q[BEFORE_REQUESTS] = kept and q[REQUESTS] - q[REQUESTS_NEXT] or 0
+    q[BEFORE_TOKENS] = kept and q[TOKENS] - q[TOKENS_NEXT] or 0
     q[REQUESTS], q[REQUESTS_NEXT] = kept and q[REQUESTS_NEXT] or 0, 0
     q[TOKENS], q[TOKENS_NEXT] = kept and q[TOKENS_NEXT] or 0, 0
-    q[MINUTE] = first
+    local begun = (q[REQUESTS] ~= 0 or q[TOKENS] ~= 0) and 0 or -1
+    q[BEGAN], q[LAST], q[MINUTE] = begun, begun, first
   end
-  if now >= q[DAY_END] then
-    q[DAY_END], q[DAY_REQUESTS] = next_midnight(now, midnights), 0
-  end
-  if q[TOLD_UNTIL] and now >= q[TOLD_UNTIL] then
-    q[TOLD_UNTIL] = nil
+  if q[KIND] then
+    q[PACE_UNTIL] = math.min(q[PACE_UNTIL], now + DAY_S)
+    if now >= q[PACE_UNTIL] then
+      q[PACE_UNTIL], q[KIND], q[PACE] = nil, nil, nil
+    else
+      open_pace(q, now)
+    end
   end
   return math.floor((now + GUARD_S) / 60) > q[MINUTE]
 end
 
+-- Open the windows of now; what lies further ahead than it can comes of a clock that stepped back.
+local function roll(q, now, midnights)
+  local edge = open(q, now)
+  if now >= q[DAY_END] or q[DAY_END] - now > SHORT_DAY_S then
+    local midnight = next_midnight(now, midnights)
+    if now >= q[DAY_END] or q[DAY_END] - midnight > SHORT_DAY_S - HOUR_S then
+      q[DAY_END], q[DAY_REQUESTS] = midnight, 0
+    end
+  end
+  if q[TOLD_UNTIL] then
+    q[TOLD_UNTIL] = math.min(q[TOLD_UNTIL], now + DAY_S)
+    if now >= q[TOLD_UNTIL] then
+      q[TOLD_UNTIL] = nil
+    end
+  end
+  return edge
+end
+
+-- Count a request in all windows; give the mark by which its pace finds it again.
+local function book(q, now, edge, requests, tokens, rpm, tpm)
+  q[REQUESTS], q[TOKENS] = q[REQUESTS] + requests, q[TOKENS] + tokens
+  if edge then
+    q[REQUESTS_NEXT], q[TOKENS_NEXT] = q[REQUESTS_NEXT] + requests, q[TOKENS_NEXT] + tokens
+  end
+  q[LAST] = math.floor(now) - q[MINUTE] * 60
+  if q[BEGAN] < 0 then
+    q[BEGAN] = q[LAST]
+  end
+  return q[KIND] and book_pace(q, now, requests, tokens, rpm, tpm) or NO_MARK
+end
+
 local function keep_quota(name, q, now)
-  local text = string.format('%d,%d,%d,%d,%d,%d,%d', unpack(q, MINUTE, DAY_REQUESTS))
+  local text = string.format(QUOTA_FORMAT, unpack(q, MINUTE, BEFORE_TOKENS))
+  -- A request in the day's last second may count in the minute after it as well.
+  local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[TOLD_UNTIL] or 0, q[PACE_UNTIL] or 0)
   if q[TOLD_UNTIL] then
     text = text .. string.format(',%.17g,%d,%d,%d', unpack(q, TOLD_UNTIL, TOLD_RPD))
+  elseif q[KIND] then
+    text = text .. ',0,-1,-1,-1'
   end
-  -- A request in the day's last second may count in the minute after it as well.
-  local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[TOLD_UNTIL] or 0)
+  if q[KIND] then
+    local pace = {}
+    for i, number in ipairs(q[PACE]) do
+      pace[i] = exact(number)
+    end
+    local numbers = table.concat(pace, ',')
+    text = text .. string.format(',%s,%d,[%s]', exact(q[PACE_UNTIL]), q[KIND], numbers)
+  end
   keep(name, '[' .. text .. ']', ends - now)
 end
 

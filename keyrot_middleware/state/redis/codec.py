@@ -23,6 +23,7 @@ from ...core.model import (
 )
 from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
+from ...core.window_models import NO_MARK, SlidingWindow, TokenBucket
 from ...core.windows import DAY_S, GUARD_S, Cooldown, Quota, next_pacific_midnight
 from ..base import KeyHealth
 
@@ -66,6 +67,8 @@ class Booking(NamedTuple):
     minute: int
     edge: int
     day_end: int
+    mark: int
+    """Where its pace has it."""
     revived: int
     held: int
     """1: it holds one of the key's `max_concurrency`."""
@@ -109,7 +112,7 @@ def granted(
     reply: Sequence[Any], info: CallInfo, shortlist: Shortlist, lease_id: str, behind: float
 ) -> Lease:
     """Read a grant; *behind* is how far this host's clock is behind the server's, seconds."""
-    _, _, place, bucket, at, probe, minute, edge, day_end, revived, held = reply
+    _, _, place, bucket, at, probe, minute, edge, day_end, mark, revived, held = reply
     key = shortlist[place - 1][1]
     at = at.decode()
     return Lease(
@@ -123,7 +126,7 @@ def granted(
         at=float(at) - behind,
         probe=bool(probe),
         tier=key.tier,
-        books=Booking(lease_id, at, minute, edge, day_end, revived, held, info.counted),
+        books=Booking(lease_id, at, minute, edge, day_end, mark, revived, held, info.counted),
     )
 
 
@@ -143,7 +146,7 @@ def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
     """Write a lease and what became of it."""
     books = lease.books
     if not isinstance(books, Booking):  # reported by hand: nothing was booked
-        books = Booking("", repr(lease.at), -1, 0, 0, 0, 0, lease.bucket)
+        books = Booking("", repr(lease.at), -1, 0, 0, NO_MARK, 0, 0, lease.bucket)
     used = outcome.usage.input_tokens
     return [
         lease.key_id,
@@ -185,6 +188,8 @@ def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
         "rpm": -1 if learned.rpm is None else learned.rpm,
         "tpm": -1 if learned.tpm is None else learned.tpm,
         "rpd": -1 if learned.rpd is None else learned.rpd,
+        "of_minute": verdict.of_minute,
+        "delay": -1 if verdict.delay is None else verdict.delay,
         "base_s": policy.cooldown_base_s,
         "max_s": policy.cooldown_max_s,
     }
@@ -241,15 +246,23 @@ def health_of(record: bytes) -> KeyHealth:
 
 
 def quota_of(record: bytes) -> Quota:
-    """Read a quota record."""
+    """Read a quota record; shared.lua names its places."""
     values = json.loads(record)
     quota = Quota()
+    if len(values) < 13:  # of an older version
+        return quota
     quota.minute, quota.requests, quota.requests_next = values[:3]
     quota.tokens, quota.tokens_next, quota.day_end, quota.day_requests = values[3:7]
-    if len(values) > 7:
-        quota.learned_until = values[7]
-        told = (None if limit < 0 else limit for limit in values[8:])
-        quota.learned = Limits(*told) if any(v >= 0 for v in values[8:]) else NO_LIMITS
+    quota.began, quota.last, quota.before_began, quota.before_last = values[7:11]
+    quota.before_requests, quota.before_tokens = values[11:13]
+    if len(values) > 13:
+        quota.learned_until = values[13]
+        told = (None if limit < 0 else limit for limit in values[14:17])
+        quota.learned = Limits(*told) if any(v >= 0 for v in values[14:17]) else NO_LIMITS
+    if len(values) > 17:
+        quota.pace_until, kind, pace = values[17:]
+        cells = zip(pace[::3], pace[1::3], pace[2::3], strict=True) if kind == 1 else iter(())
+        quota.pace = SlidingWindow(cells) if kind == 1 else TokenBucket(*pace)
     return quota
 
 

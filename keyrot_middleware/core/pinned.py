@@ -7,12 +7,15 @@ from typing import Any
 
 from .call import Call
 from .commands import Command, Owner
-from .model import Block, Candidate
+from .failures import REJECTIONS
+from .model import HOME, Block, Candidate
 
 __all__ = ["may_leave", "owners"]
 
 ONE_KEY = ("continuation:", "page:")
 """All hops of one answer, and all pages of one list, go with the very key of the first."""
+
+_NOT_CREATING = ("delete", "get", "list", "patch")
 
 NEW_CACHE = "cachedContents"
 """The method that makes cached content."""
@@ -35,12 +38,18 @@ def owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
 
 
 def may_leave(call: Call, fixed: Sequence[Candidate], blocks: Mapping[str, Block]) -> bool:
-    """Tell whether a new cache may be made elsewhere: nothing but cache storage stops its home.
+    """Say whether a call that creates something may go with any key, for its home never can.
 
-    Nothing stored is named, so nothing is lost by it; who owns the cache is known afterwards.
+    It names nothing stored, so any project may have what it makes, and its owner is known
+    afterwards. A project's keys that are rejected, or have no room for a cache, may stay so.
     """
-    if call.info.verb != NEW_CACHE or call.info.resources:
+    if call.info.resources or call.info.verb in _NOT_CREATING:
         return False
     why = {attempt.key_id: attempt.verdict.failure for attempt in call.attempts}
     why |= {key_id: block.reason for key_id, block in blocks.items()}
-    return {why.get(key.key_id) for key in fixed} == {CACHE_STORAGE}
+    found = {why.get(key.key_id) for key in fixed}
+    stranger = any(key.key_id.startswith(HOME) for key in fixed)
+    never = frozenset() if stranger else REJECTIONS
+    if call.info.verb == NEW_CACHE:
+        never |= {CACHE_STORAGE}
+    return bool(found) and found <= never

@@ -17,6 +17,7 @@ from ..core.commands import (
     Sleep,
     StreamEnd,
 )
+from ..core.failures import REJECTIONS
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Kind, Lease, Outcome, Unavailable
 from ..telemetry.base import Watch, tell
@@ -147,6 +148,10 @@ class Performer:
     def _acquired(self, reply: Lease | Unavailable) -> Lease | Unavailable:
         if isinstance(reply, Lease):
             self._lease = reply
+        else:
+            for key_id, block in reply.blocks.items():
+                if block.reason in REJECTIONS:
+                    self._pool.doubtful.add(key_id)
         return reply
 
     def _send(self, command: Send) -> Any:

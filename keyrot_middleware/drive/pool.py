@@ -14,7 +14,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
-from ..core.model import Candidate, Lease
+from ..core.failures import REJECTIONS
+from ..core.model import CallInfo, Candidate, Lease
 from ..core.overload import Overload
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
@@ -89,6 +90,8 @@ class Pool:
     """What keeps values and list up to date, where they can change, or the state is shared."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
     """Calls that the garbage collector closed; finalizers append, `settle_abandoned` empties."""
+    doubtful: set[str] = field(default_factory=set, repr=False)
+    """Keys that were rejected when last seen; none of them is the home key without a check."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _renewed_at: dict[str, float] = field(default_factory=dict, repr=False)
     """Since when keys have the value that they have."""
@@ -105,13 +108,31 @@ class Pool:
         """Tell whose key serves as home key of a client without one of its own, if any can."""
         keys = self.roster.keys
         single = self.ring.same_as.get(self.last_resort or "", self.last_resort)
-        return single if single in keys else next(iter(keys), None)
+        first = single if single in keys else next(iter(keys), None)
+        if not self.doubtful or first not in self.doubtful:
+            return first
+        rejected = self._rejected()
+        order = [first, *keys]
+        return next((key_id for key_id in order if key_id not in rejected), first)
 
     @property
     def home_value(self) -> str | None:
         """Give the value of the home key."""
         home_id = self.home_id
         return self.ring.value(home_id) if home_id is not None else None
+
+    def _rejected(self) -> set[str]:
+        """Find which of the doubtful keys are still rejected."""
+        keys = self.roster.keys
+        doubtful = [keys[key_id] for key_id in tuple(self.doubtful) if key_id in keys]
+        try:
+            blocks = self.state.blocked(CallInfo("", ""), doubtful)
+        except Exception:
+            fault("state")
+            return set(self.doubtful)
+        rejected = {key_id for key_id, block in blocks.items() if block.reason in REJECTIONS}
+        self.doubtful &= rejected
+        return rejected
 
     def settle_abandoned(self) -> None:
         """Settle the calls that the garbage collector closed."""
@@ -125,6 +146,8 @@ class Pool:
     def witness(self, settle: Settle) -> None:
         """Keep what Google said when it retired a key, for the time when all are retired."""
         verdict, error = settle.outcome.verdict, settle.error
+        if verdict is not None and verdict.failure in REJECTIONS:
+            self.doubtful.add(settle.lease.key_id)
         if verdict is None or verdict.until != inf or verdict.code is None:
             return
         key_id = settle.lease.key_id

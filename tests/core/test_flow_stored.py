@@ -131,7 +131,7 @@ class TestStoredThings:
         del rig.roster.keys["c"]
         assert rig.call(self.FILE) == "answer"
         assert (rig.sent, rig.slept) == (["b", "b"], [5.0])
-        rig.will("b", minute("50s"))
+        rig.will("b", minute("90s"))
         rig.failing(self.FILE)
         error = rig.failing(self.FILE)
         assert isinstance(error, Exhausted)
@@ -207,12 +207,53 @@ class TestNewCaches:
         rig.failing(info, rig.roster.keys["a"])
         assert set(rig.sent) <= {"a", "b"}
 
-    def test_a_home_that_fails_for_anything_else_is_not_left(self) -> None:
-        """A key that is refused may have room when it is replaced."""
+    def test_a_home_that_fails_for_a_while_is_not_left(self) -> None:
+        """What ends by itself is waited for, or comes out."""
+        rig = self.homely()
+        rig.script["a"].clear()
+        rig.will("a", minute("90s"))
+        rig.will("b", no_room())
+        for _ in range(2):
+            rig.failing(self.CACHE, rig.roster.keys["a"])
+        assert rig.sent == ["a", "b"]
+
+    def test_a_home_without_room_or_key_is_left(self) -> None:
+        """One key of the project is rejected, and the other has no room."""
         rig = self.homely()
         rig.script["a"].clear()
         rig.will("a", invalid())
         rig.will("b", no_room())
         for _ in range(2):
-            rig.failing(self.CACHE, rig.roster.keys["a"])
-        assert rig.sent == ["a", "b"]
+            rig.call(self.CACHE, rig.roster.keys["a"])
+        assert rig.sent == ["a", "b", "c", "c"]
+
+
+class TestRejectedHome:
+    """What a rejected home key can create no more, another project creates."""
+
+    UPLOAD = CallInfo("", "files", pinned=True, repeatable=False, metered=False)
+
+    @pytest.mark.parametrize("verb", ["files", "cachedContents", "batchGenerateContent"])
+    def test_something_new_goes_with_any_key(self, verb: str) -> None:
+        """At once, and the next one does not try the home key again."""
+        rig = three()
+        rig.will("a", invalid())
+        for _ in range(2):
+            rig.call(self.UPLOAD._replace(verb=verb), rig.roster.keys["a"])
+        assert rig.sent == ["a", "b", "b"]
+
+    @pytest.mark.parametrize("verb", ["list", "get", "delete"])
+    def test_what_is_there_stays_where_it_is(self, verb: str) -> None:
+        """Nothing of another project is listed or deleted instead."""
+        rig, reply = three(), invalid()
+        rig.will("a", reply)
+        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.roster.keys["a"]) is reply.error
+        assert rig.sent == ["a"]
+
+    def test_what_names_something_stored_stays_with_it(self) -> None:
+        """A batch of a file is its owner's."""
+        rig, reply = three(), invalid()
+        rig.will("a", reply)
+        batch = self.UPLOAD._replace(verb="batchGenerateContent", resources=("files/x",))
+        assert rig.failing(batch, rig.roster.keys["a"]) is reply.error
+        assert rig.sent == ["a"]

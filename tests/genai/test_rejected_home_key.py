@@ -1,0 +1,83 @@
+"""A rejected first key: what clients without a key of their own create is made by another key."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from four_modes import MODEL, ask_async, ask_sync, run
+from google.genai import types
+
+from keyrot_middleware.testing import Reply
+
+PLAIN = types.UploadFileConfig(mime_type="text/plain")
+CACHE = types.CreateCachedContentConfig(contents="a long text " * 500)
+
+CREATES: dict[str, Callable[[Any], Any]] = {
+    "file": lambda api: api.files.upload(file=io.BytesIO(b"hello"), config=PLAIN),
+    "cache": lambda api: api.caches.create(model=MODEL, config=CACHE),
+    "batch": lambda api: api.batches.create(
+        model=MODEL, src=[{"contents": [{"parts": [{"text": "hello"}]}]}]
+    ),
+    "video": lambda api: api.models.generate_videos(model="veo-3.0-generate-001", prompt="a cat"),
+}
+
+
+def is_there(kind: str) -> None:
+    """Skip what this SDK refuses before it sends anything."""
+    if kind == "video":
+        from google.genai import version
+
+        if version.__version__.startswith("3."):
+            pytest.skip("this SDK makes no videos with the Gemini API")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "found out by the call"])
+@pytest.mark.parametrize("kind", CREATES)
+def test_what_is_new_is_made_by_another_key(kind, known, gemini, pool, connect) -> None:
+    """No error, and one request at most with the rejected key."""
+    is_there(kind)
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.KEY_INVALID)
+    client = connect()
+    if known:
+        ask_sync("sync", client)
+    for _ in range(3):
+        assert CREATES[kind](client).name
+    assert gemini.sent("A") == 1
+    assert {request.key for request in gemini.log if request.key} == {"A", "B"}
+
+
+@pytest.mark.parametrize("kind", CREATES)
+def test_the_same_asynchronously(kind, gemini, pool, connect) -> None:
+    """In a task."""
+    is_there(kind)
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.KEY_INVALID)
+    client = connect()
+
+    async def create() -> None:
+        assert (await CREATES[kind](client.aio)).name
+
+    run(client, create)
+    assert gemini.sent("A") == 1
+
+
+def test_its_owner_is_learned(gemini, pool, connect) -> None:
+    """A file that another key uploaded is read, named in a prompt and deleted with that key."""
+    pool("A", "B", "C")
+    gemini.always("A", Reply.KEY_INVALID)
+    client = connect()
+
+    async def life() -> None:
+        file = client.files.upload(file=io.BytesIO(b"hello"), config=PLAIN)
+        client.files.get(name=file.name)
+        for _ in range(4):
+            await ask_async("async", client, contents=["look", file])
+        client.files.delete(name=file.name)
+
+    run(client, life)
+    (owner,) = {request.key for request in gemini.log if request.key} - {"A"}
+    assert owner in ("B", "C")

@@ -391,11 +391,14 @@ class Quota(ClockMinute):
         )
 
     def _comes_back_evenly(self, refused: Refused, delay: float) -> bool:
-        """Tell whether *delay* is no longer than an evenly refilled bucket needs at its worst."""
+        """Tell whether *delay* is no longer than an evenly refilled bucket needs at its worst.
+
+        Of tokens twice as long: what we have reserved is an estimate.
+        """
         told = refused.told
         return any(
-            limit is not None and delay <= 2 * cost * MINUTE_S / limit + SLACK_S
-            for limit, cost in ((told.rpm, refused.requests), (told.tpm, refused.tokens))
+            limit is not None and delay <= cost * MINUTE_S / limit + SLACK_S
+            for limit, cost in ((told.rpm, refused.requests), (told.tpm, 2 * refused.tokens))
         )
 
     def _beyond(self, refused: Refused, now: float) -> bool:

@@ -204,9 +204,9 @@ end
 
 local function comes_back_evenly(delay)
   local function one(limit, cost)
-    return limit >= 0 and delay <= 2 * cost * MINUTE_S / limit + SLACK_S
+    return limit >= 0 and delay <= cost * MINUTE_S / limit + SLACK_S
   end
-  return one(verdict.rpm, requests) or one(verdict.tpm, tokens)
+  return one(verdict.rpm, requests) or one(verdict.tpm, 2 * tokens) -- of tokens an estimate
 end
 
 -- How long the sliding window that is kept would have the refused request wait.

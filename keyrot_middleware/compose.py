@@ -190,7 +190,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         state=_open_state(config, clock),
         ring=ring,
         policy=config.policy,
-        observers=(OtelObserver(name), log, *more),
+        observers=(OtelObserver(name, call_spans=config.settings.call_spans), log, *more),
         chronicles=(log,),
         clock=clock,
         last_resort=config.last_resort,

@@ -254,6 +254,9 @@ class Settings(Switch):
     tracing: Annotated[Literal["off", "otlp"], _Lower] = Field(
         default="off", validation_alias="KEYROT_TRACING", description="off, otlp"
     )
+    call_spans: bool = Field(
+        default=True, validation_alias="KEYROT_CALL_SPANS", description="true or false"
+    )
 
 
 ENV_NAMES: Mapping[str, str] = MappingProxyType(

@@ -1,12 +1,14 @@
 """The span of a whole call: our own, or that of an instrumentation above us.
 
-Nobody wants two inference spans for one request. Where the official instrumentation (or another
-that follows the GenAI conventions) is above us, its span is the logical one: we add `keyrot.*` to
-it, and our attempts inside.
+Nobody wants two inference spans for one request: backends count the tokens of both. Where the
+official instrumentation (or another that follows the GenAI or the OpenInference conventions) is
+above us, its span is the logical one: we add `keyrot.*` to it, and our attempts inside.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 import time
 from collections.abc import MutableMapping
 from typing import Any, Protocol
@@ -26,7 +28,7 @@ from . import names
 from .cause import Cause, blame
 from .request import opening, operation_of, usage_attributes
 
-__all__ = ["CallSpan", "GuestSpan", "OwnSpan", "span_above"]
+__all__ = ["CallSpan", "GuestSpan", "NoSpan", "OwnSpan", "span_above", "span_of_stream"]
 
 Attributes = dict[str, AttributeValue]
 
@@ -102,13 +104,22 @@ class OwnSpan:
 class GuestSpan:
     """Another's span. It knows request, response and usage by itself, and ends by itself."""
 
-    __slots__ = ("_data", "_pool", "_span", "inside")
+    __slots__ = ("_data", "_pool", "_span", "inside", "measured")
 
-    def __init__(self, here: Context, data: Any, pool: str) -> None:
+    def __init__(self, here: Context, data: Any, pool: str, *, measured: bool = True) -> None:
+        """Take the current span of a context.
+
+        Args:
+            here: The context; attempts are started in it.
+            data: What opentelemetry-util-genai keeps of the operation; None: nothing.
+            pool: The pool's name.
+            measured: The owner records the metrics of the conventions too.
+        """
         self.inside = here
         self._span = get_current_span(here)
         self._data = data
         self._pool = pool
+        self.measured = measured
 
     def attempt(self, key_id: str) -> None:
         """Count it; an operation of several requests (automatic tool calls) counts them all."""
@@ -145,6 +156,18 @@ class GuestSpan:
         """Leave it to the owner."""
 
 
+class NoSpan(GuestSpan):
+    """None, since the program wants attempts alone; events go to whatever span is current."""
+
+    __slots__ = ()
+
+    def __init__(self, here: Context) -> None:
+        super().__init__(here, None, "", measured=False)
+
+    def attempt(self, key_id: str) -> None:
+        """Leave the current span as it is: it may be about anything."""
+
+
 _INFERENCE = frozenset({"chat", "generate_content", "text_completion"})
 """Operations that are one and the same request under different names."""
 
@@ -155,6 +178,14 @@ _DATA_OF = {
 }
 """Where opentelemetry-util-genai keeps what inner layers add to the operation under way; these
 are its public CLIENT_*_CONTEXT_KEY, spelt out because it need not be installed."""
+
+_OPENINFERENCE = {
+    "embeddings": ("EMBEDDING", "embedding.model_name"),
+    "generate_content": ("LLM", "llm.model_name"),
+}
+"""Kind and model's attribute of a span by OpenInference's conventions, by operation."""
+_SPAN_KIND = "openinference.span.kind"
+_ITS_STREAMS = "openinference.instrumentation.google_genai._stream"
 
 
 def span_above(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
@@ -175,7 +206,40 @@ def span_above(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
         return GuestSpan(here, data, pool)
     # Older versions leave nothing in the context; nor do other instrumentations. A span of an
     # agent or a tool is no reason to stay silent: only one of the same request is.
-    return GuestSpan(here, None, pool) if same else None
+    if same:
+        return GuestSpan(here, None, pool)
+    return GuestSpan(here, None, pool, measured=False) if _is_llm(span, operation, info) else None
+
+
+def span_of_stream(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
+    """Find OpenInference's span for a stream, which is not current while the stream is read.
+
+    It stays in the iterator of OpenInference that reads us, and there is no other way to it.
+    """
+    if not info.stream or _ITS_STREAMS not in sys.modules:
+        return None
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == _ITS_STREAMS and "self" in frame.f_locals:
+            holder = getattr(frame.f_locals["self"], "_with_span", None)
+            span = getattr(holder, "_span", None)
+            if not isinstance(span, Span) or not _is_llm(span, operation_of(info.verb), info):
+                return None
+            return GuestSpan(set_span_in_context(span, here), None, pool, measured=False)
+        frame = frame.f_back
+    return None
+
+
+def _is_llm(span: Span, operation: str, info: CallInfo) -> bool:
+    """Tell whether a span is about this request by the conventions of OpenInference.
+
+    Its own tracer sets the kind of a span when the span ends; the model's name is there before.
+    """
+    kind, model = _OPENINFERENCE.get(operation, ("", ""))
+    told, named = _read(span, _SPAN_KIND), _read(span, model)
+    if not kind or not _same_model(named, info.model):
+        return False
+    return told == kind or (told is None and isinstance(named, str))
 
 
 def _same_model(told: object, model: str) -> bool:

@@ -13,7 +13,7 @@ from ..core.flow import Exhausted
 from ..core.model import CallInfo, Kind
 from . import names
 from .attempt import Attempt, leave
-from .callspan import CallSpan, OwnSpan, span_above
+from .callspan import CallSpan, NoSpan, OwnSpan, span_above, span_of_stream
 from .cause import Cause, of_error
 from .wording import blocked
 
@@ -25,14 +25,18 @@ class CallTrace:
 
     __slots__ = (
         "_attempt", "_call", "_degraded", "_here", "_info", "_last",
-        "_pool", "_tracer", "_wanted",
+        "_own", "_pool", "_tracer", "_wanted",
     )  # fmt: skip
 
-    def __init__(self, tracer: Tracer, here: Context, info: CallInfo, pool: str) -> None:
+    def __init__(
+        self, tracer: Tracer, here: Context, info: CallInfo, pool: str, *, own: bool = True
+    ) -> None:
+        """Follow a call that is made in the context *here*; *own*: with a span for all of it."""
         self._tracer = tracer
         self._here = here
         self._info = info
         self._pool = pool
+        self._own = own
         self._call: CallSpan | None = None
         self._attempt: Attempt | None = None
         """The one under way, or one that failed and is not closed yet."""
@@ -88,8 +92,10 @@ class CallTrace:
         self._call.finish(cause if error is not None and error is known else of_error(error))
 
     def _open(self) -> CallSpan:
-        above = span_above(self._here, self._info, self._pool)
-        call = above or OwnSpan(self._tracer, self._here, self._info, self._pool)
+        here, info, pool = self._here, self._info, self._pool
+        call: CallSpan | None = span_above(here, info, pool) or span_of_stream(here, info, pool)
+        if call is None:
+            call = OwnSpan(self._tracer, here, info, pool) if self._own else NoSpan(here)
         self._call = call
         return call
 

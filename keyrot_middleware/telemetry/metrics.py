@@ -54,7 +54,7 @@ class MetricsObserver:
         guest = span_above(here, info, self._pool)
         if guest is not None:
             guest.label_metrics()
-        return CallMeter(sheet, info, self._pool, above=guest is not None)
+        return CallMeter(sheet, info, self._pool, above=guest is not None and guest.measured)
 
     def show(
         self,

@@ -34,14 +34,22 @@ REFRESH = "refresh secrets"
 class OtelObserver:
     """Trace calls, as long as the program has a tracer provider."""
 
-    def __init__(self, pool_name: str, tracer_provider: TracerProvider | None = None) -> None:
+    def __init__(
+        self,
+        pool_name: str,
+        tracer_provider: TracerProvider | None = None,
+        *,
+        call_spans: bool = True,
+    ) -> None:
         """Trace calls of a pool.
 
         Args:
             pool_name: Seen as `keyrot.pool.name`.
             tracer_provider: None: the global one, whenever it is set.
+            call_spans: A span for each call; False: spans for its attempts alone.
         """
         self._pool = pool_name
+        self._call_spans = call_spans
         self._tracer = InForce(tracer_provider, TRACERS, _tracer_of)
 
     def start(self, info: CallInfo) -> Watch | None:
@@ -52,7 +60,7 @@ class OtelObserver:
         here = context.get_current()
         if suppressed(here):
             return None
-        return CallTrace(tracer, here, info, self._pool)
+        return CallTrace(tracer, here, info, self._pool, own=self._call_spans)
 
     def replaced(self, key_id: str) -> None:
         """Record that a key has a new value while no call waits for it: a span of its own."""

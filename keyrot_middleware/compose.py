@@ -16,7 +16,7 @@ from .config import Config, load
 from .drive.guard import fault
 from .drive.health import HealthStatus, health
 from .drive.levels import levels
-from .drive.pool import Clock, Pool, SystemClock, make_roster
+from .drive.pool import Clock, Pool, SystemClock, make_roster, with_values
 from .drive.upkeep import Upkeep
 from .errors import ConfigError
 from .genai.facts import workload as _workload
@@ -173,8 +173,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
     stores = Stores(config.env_file)
     ring = open_ring(config, stores)
     listed = tuple(key.candidate for key in config.keys)
-    having = [key for key in listed if key.key_id in ring.resolved]
-    roster = make_roster(having, config.policy.strategy)
+    roster = make_roster(with_values(listed, ring), config.policy.strategy)
     kept = config.settings.secrets_ttl_s > 0 and (ring.changes or config.keys_file is not None)
     if not roster.keys and not (config.keys and kept):
         _log.warning(
@@ -197,7 +196,6 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         listed=listed,
     )
     _say_what_is_missing(config, ring)
-    pool.review()
     if kept or not pool.state.instant:
         pool.upkeep = Upkeep(pool, config, stores)
         pool.upkeep.start()

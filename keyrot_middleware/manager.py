@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import inf, isfinite
+from math import inf
 from typing import Any, NamedTuple, NoReturn
 
 from .compose import current_pool, open_pool
@@ -155,13 +155,12 @@ class KeyManager:
         verdict = classify(facts, info, pool.clock.time())
         kind = Kind.FAILURE if verdict.sent else Kind.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
-        if verdict.until == inf and pool.refresh(key_id):
+        if verdict.rejected and pool.refresh(key_id):
             pool.announce(frozenset({key_id}))
-        rests = until if until is not None and isfinite(until) else None
         return Report(
             verdict.failure,
             verdict.rotate,
-            datetime.fromtimestamp(rests, UTC) if rests is not None else None,
+            datetime.fromtimestamp(until, UTC) if until is not None else None,
         )
 
     def get_health_status(self) -> dict[str, HealthStatus]:
@@ -202,10 +201,8 @@ class KeyManager:
             known = ", ".join(self._pool.roster.keys)
             raise KeyError(f"no key {key_id!r} in pool {self._pool.name!r}; there are: {known}")
         info = CallInfo("", "generateContent")
-        return (
-            Lease(key_id, key.project, key.billing_account, "", info.verb, 0, 0, at=0.0),
-            info,
-        )
+        own = (key_id, key.project, key.billing_account)
+        return Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record), info
 
     def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
         self._pool.witness(Settle(lease, outcome, (), failure.error if failure else None))

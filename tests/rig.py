@@ -94,18 +94,22 @@ class Rig:
         """Replies per key; a callable is called for one."""
         self.default: Any = OK
         """The reply when none are left."""
-        self.roster = Roster(keys, self.policy.strategy, threading.Lock())
         self.state = Watched(self.policy, self.clock.time)
         self.shelf = Shelf(*(k.key_id for k in keys))
         self.pool = Pool(
             "test",
-            self.roster,
+            Roster(keys, self.policy.strategy, threading.Lock()),
             self.state,
             Ring({k.key_id: Place(self.shelf) for k in keys}),
             self.policy,
             clock=self,
             draw=lambda: self.draw,
         )
+
+    @property
+    def roster(self) -> Roster:
+        """Give the pool's own."""
+        return self.pool.roster
 
     def time(self) -> float:
         """Tell the time of the test's clock."""

@@ -93,13 +93,14 @@ def test_when_no_key_is_free_it_says_when_and_why_excluded_ones_too(gemini, mana
         manager.select_key(MODEL, exclude=("key_2",))
 
 
-def test_all_retired_is_an_auth_error_and_shows_no_key(gemini, manager) -> None:
+def test_all_rejected_is_an_auth_error_and_shows_no_key(gemini, manager) -> None:
     """When every key is dead the code is the one that Google gave, and no value is in sight."""
     for label in "ab":
         fail(gemini, manager, Reply.KEY_INVALID, label)
     with pytest.raises(KeyPoolExhausted) as caught:
         manager.select_key(MODEL)
-    assert (caught.value.code, caught.value.retry_at) == (400, None)
+    assert caught.value.code == 400
+    assert caught.value.reasons["key_1"].startswith("key_invalid, rejected; replace its value;")
     values = [gemini.key(label).value for label in "ab"]
     assert not any(value in repr(caught.value) + str(caught.value) for value in values)
 

@@ -1,10 +1,10 @@
-"""`keyrot reset KEY_ID`: bring a retired or cooling key back, while services run."""
+"""`keyrot reset KEY_ID`: make a rejected or cooling key available again, while services run."""
 
 from __future__ import annotations
 
 import sys
-from math import isfinite
 
+from ..core.failures import REJECTIONS
 from ..core.model import Candidate
 from ..core.text import nearest
 from ..errors import KeyrotError
@@ -16,7 +16,7 @@ __all__ = ["reset"]
 
 
 def reset(key_id: str) -> int:
-    """Forget everything that rests the key, its project and its billing account.
+    """Forget what cools the key down, its project and its account, and its learned limits.
 
     Returns:
         0; or 1 where that cannot be done, told on stderr.
@@ -56,16 +56,20 @@ def _others(pool: SharedPool, key: Candidate, before: KeyHealth) -> list[str]:
 def _told(key: Candidate, before: KeyHealth, others: list[str]) -> str:
     until = before.cooldown_until
     if until is None:
-        lines = [f"Key {key.key_id} did not rest, and serves on."]
+        lines = [f"Key {key.key_id} was not cooling down."]
     else:
-        end = f"would have rested until {at_time(until)}" if isfinite(until) else "was disabled"
+        state = (
+            "rejected, to be tried again at"
+            if before.cooldown_reason in REJECTIONS
+            else "cooling down until"
+        )
         why = f"{before.cooldown_reason} ({before.cooldown_scope})"
         lines = [
-            f"Key {key.key_id} is back: it {end}: {why}.",
-            "Running services offer it again within a minute.",
+            f"Key {key.key_id} is available again. It was {state} {at_time(until)}: {why}.",
+            "Running services use it within a minute.",
         ]
     if others:
-        lines.append(f"It rested with it, and is back too: {', '.join(others)}.")
+        lines.append(f"Available again with it: {', '.join(others)}.")
     if not key.active:
         lines.append("It has active=false in keys.json, which stays as it is.")
     return "\n".join(lines)

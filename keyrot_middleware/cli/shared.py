@@ -62,7 +62,8 @@ def shared_pool() -> Iterator[SharedPool | None]:
         yield None
         return
     try:
-        yield SharedPool(name, pool_of(config), state, mask_url(config.state_url), config)
+        keys = {key.key_id: key for key in state.with_values(pool_of(config).values())}
+        yield SharedPool(name, keys, state, mask_url(config.state_url), config)
     finally:
         state.close()
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..config import Config
 from ..core.availability import Availability
-from ..core.model import Candidate, Limits
+from ..core.model import Candidate, Limits, project_label
 from ..core.windows import Quota
 from ..drive.health import KeyView, iso, views, without_value
 from ..secrets import open_ring
@@ -47,7 +47,7 @@ class Standing:
         known, overall = self.known, self.overall
         return {
             "model": self.key.model,
-            "project": self.key.project,
+            "project": project_label(self.key.project),
             "state": overall.state,
             "available": overall.state == "available",
             "available_at": iso(overall.at),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 from .failures import describe
 from .model import Verdict
@@ -26,6 +25,7 @@ def note(number: int, attempt: Attempt) -> str:
     text = f"keyrot: attempt {number} with key {attempt.key_id}: {describe(attempt.verdict)}"
     if attempt.until is None:
         return text
-    if not isfinite(attempt.until):
-        return f"{text}, out of service until it is replaced"
-    return f"{text}, rests until {utc(attempt.until):%Y-%m-%d %H:%M:%SZ}"
+    at = f"{utc(attempt.until):%Y-%m-%d %H:%M:%SZ}"
+    if attempt.verdict.rejected:
+        return f"{text}, rejected; replace its value; tried again at {at}"
+    return f"{text}, cooling down until {at}"

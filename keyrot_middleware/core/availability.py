@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from math import isfinite
 from typing import Literal, NamedTuple, get_args
 
-from .failures import REJECTIONS
+from .failures import KEY_REJECTIONS
 from .model import Block
 
 __all__ = ["AVAILABLE", "KEY_STATES", "Availability", "KeyState", "availability"]
@@ -49,6 +49,6 @@ def _blocked(block: Block) -> Availability:
     state: KeyState = "cooling_down"
     if block.reason in _LIMITED:
         state = "limited"
-    elif block.reason in REJECTIONS:
+    elif block.reason in KEY_REJECTIONS:
         state = "rejected"
     return Availability(state, block.until if known else None, block.reason)

@@ -23,7 +23,8 @@ from its very beginning (`^`), since Google quotes pieces of a request only afte
 own. And a row names everything it needs: a body that no row knows blames no key.
 
 `Rule.scope` says how far the blame reaches and `Rule.until` for how long (None: the exponential
-cooldown). Blaming somebody means walking on to another key; `retry` sends the same again because
+cooldown, with `Rule.backoff`). No verdict is for ever: a rejected value is tried again too, only
+slowly. Blaming somebody means walking on to another key; `retry` sends the same again because
 nobody is to blame; neither of them, and the SDK's exception is the caller's. Sources of each row
 are in docs/failures.md and GEMINI.md A. A new failure class is one row here, one there, one in
 the tests.
@@ -36,7 +37,9 @@ import re
 from .bodies import Told, read
 from .model import NO_LIMITS, OF_A_MODEL, PLAIN, CallInfo, Scope, Verdict
 from .rules import (
+    DAILY,
     LONG_S,
+    SLOWLY,
     Facts,
     Rule,
     a_day,
@@ -44,12 +47,11 @@ from .rules import (
     as_told,
     cap_end,
     day_end,
-    forever,
     minute_end,
     ten_minutes,
 )
 
-__all__ = ["REJECTIONS", "RULES", "Facts", "Rule", "classify", "describe"]
+__all__ = ["KEY_REJECTIONS", "REJECTIONS", "RULES", "Facts", "Rule", "classify", "describe"]
 
 
 def _text(pattern: str) -> re.Pattern[str]:
@@ -64,19 +66,21 @@ RULES: tuple[Rule, ...] = (
     Rule(name="reset", transport="reset", retry=True),
     Rule(name="timeout", transport="timeout"),
     Rule(name="transport", transport="other"),
-    # The key, for ever (A5, A6).
+    # The value of the key is rejected (A5, A6).
     Rule(
         name="key_invalid",
         words=frozenset({"API_KEY_INVALID"}),
         text=_text(r"^API key (?:not valid|not found|expired)\b"),
         scope=Scope.KEY,
-        until=forever,
+        backoff=SLOWLY,
+        rejected=True,
     ),
     Rule(
         name="key_leaked",
         text=_text(r"^Your API key was reported as leaked\b"),
         scope=Scope.KEY,
-        until=forever,
+        backoff=DAILY,
+        rejected=True,
     ),
     Rule(
         name="key_restricted",
@@ -93,23 +97,26 @@ RULES: tuple[Rule, ...] = (
             r"|The provided API key has an IP address restriction)"
         ),
         scope=Scope.KEY,
-        until=forever,
+        backoff=SLOWLY,
+        rejected=True,
     ),
     Rule(
         name="key_method_blocked",
         words=frozenset({"API_KEY_SERVICE_BLOCKED"}),
         text=_text(r"^Requests to this API \S{1,200} method \S{1,200} are blocked"),
         scope=Scope.KEY_VERB,
-        until=forever,
+        backoff=SLOWLY,
+        rejected=True,
     ),
-    # The project or its billing account (A3, A4, A6).
     Rule(
         name="project_suspended",
         words=frozenset({"CONSUMER_SUSPENDED"}),
         text=_text(r"^Permission denied: Consumer '[^']{0,300}' has been suspended"),
-        scope=Scope.PROJECT,
-        until=forever,
+        scope=Scope.KEY,
+        backoff=DAILY,
+        rejected=True,
     ),
+    # The project or its billing account (A3, A4, A6).
     Rule(
         name="service_disabled",
         words=frozenset({"SERVICE_DISABLED"}),
@@ -233,7 +240,7 @@ RULES: tuple[Rule, ...] = (
         text=_text(r"unregistered callers|^API keys are not supported by this API"),
     ),
     # Codes alone (A9, A10).
-    Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, until=forever),
+    Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, backoff=SLOWLY, rejected=True),
     Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=an_hour),
     Rule(name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5),
     Rule(name="forbidden", codes=(403,)),
@@ -248,10 +255,10 @@ RULES: tuple[Rule, ...] = (
     Rule(name="unknown"),
 )
 
-REJECTIONS = frozenset(
-    rule.name for rule in RULES if rule.until is forever and rule.scope is not Scope.KEY_VERB
-)
-"""The failure classes by which Google refuses a key for every call."""
+REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected)
+"""The classes in which Google refuses the value of a key, be it for one method."""
+KEY_REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected and rule.scope is Scope.KEY)
+"""Those in which it does for every call: such a key is *rejected*."""
 
 
 def classify(facts: Facts, info: CallInfo, now: float) -> Verdict:
@@ -279,6 +286,8 @@ def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
         told.code,
         scope=rule.scope if of_a_model else _narrowed(rule, info),
         until=until,
+        backoff=rule.backoff,
+        rejected=rule.rejected,
         named=rule.named,
         rotate=rule.rotate or rule.scope is not Scope.NONE,
         retry=rule.retry,

@@ -203,7 +203,7 @@ def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
         return (yield from _retry(call, verdict))
     if not verdict.rotate:
         return False
-    if verdict.until == inf:
+    if verdict.rejected:
         replaced: bool = yield Refresh(lease.key_id, wait=False)
         if lease.key_id not in call.refreshed:
             if replaced:

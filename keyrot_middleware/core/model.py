@@ -7,7 +7,7 @@ these a failure is about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
 from typing import NamedTuple
@@ -18,6 +18,7 @@ __all__ = [
     "NO_USAGE",
     "OF_A_MODEL",
     "PLAIN",
+    "Backoff",
     "Block",
     "CallInfo",
     "Candidate",
@@ -29,6 +30,7 @@ __all__ = [
     "Unavailable",
     "Usage",
     "Verdict",
+    "project_label",
 ]
 
 HOME = "home:"
@@ -88,6 +90,35 @@ class Candidate:
     priority: int = 0
     weight: float = 1.0
     active: bool = True
+    record: str = ""
+    """Under which name its cooldowns are kept: its id and the fingerprint of its value, so that
+    what Google said of one value is not held against another. Without a value its id alone."""
+
+    def __post_init__(self) -> None:
+        if not self.record:
+            object.__setattr__(self, "record", self.key_id)
+
+    def with_value(self, fingerprint: str) -> Candidate:
+        """Give the key as that of the value with this fingerprint.
+
+        A key without a project is its own project (keys_file), so that goes with the value too.
+        """
+        record = f"{self.key_id}@{fingerprint}" if fingerprint else self.key_id
+        project, account = self.project, self.billing_account
+        if project == f"{_OWN_PROJECT}{self.record}":
+            project = f"{_OWN_PROJECT}{record}"
+        if account == f"project:{self.project}":
+            account = f"project:{project}"
+        return replace(self, record=record, project=project, billing_account=account)
+
+
+_OWN_PROJECT = "key:"
+"""How the project of a key begins that names none."""
+
+
+def project_label(project: str) -> str:
+    """Name a project for people: without the fingerprint that tells apart keys' own projects."""
+    return project.partition("@")[0] if project.startswith(_OWN_PROJECT) else project
 
 
 class CallInfo(NamedTuple):
@@ -143,6 +174,13 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
+class Backoff(NamedTuple):
+    """How long a scope cools down that fails again and again: doubled from the base to the most."""
+
+    base_s: float
+    max_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a failure means for the pool and for the call; one row of core/failures.py."""
@@ -153,8 +191,11 @@ class Verdict:
     """The HTTP code, None for a transport error."""
     scope: Scope = Scope.NONE
     until: float | None = None
-    """When the scope may serve again, epoch seconds; `inf`: when its key is replaced; None: after
-    the exponential cooldown."""
+    """When the scope is tried again, epoch seconds; None: after the exponential cooldown."""
+    backoff: Backoff | None = None
+    """Of the exponential cooldown; None: as the settings say."""
+    rejected: bool = False
+    """Google refuses the key's value. It is tried again after a while, and a new value at once."""
     named: bool = False
     """The server named that time, or it follows from the quota's window."""
     rotate: bool = False
@@ -222,6 +263,8 @@ class Lease(NamedTuple):
     """The backend's own record of what was booked where."""
     degraded: bool = False
     """Booked by this process alone, since the shared state fails."""
+    record: str = ""
+    """The key's `Candidate.record` at that time; empty: its id."""
 
 
 class Block(NamedTuple):
@@ -230,7 +273,7 @@ class Block(NamedTuple):
     reason: str
     """A failure class, or `rpm`, `tpm`, `rpd`, `concurrency`, `probe`, `inactive`."""
     until: float
-    """When it may serve again, epoch seconds; `inf`: not by itself."""
+    """When it is tried again, epoch seconds; `inf`: not by itself."""
     waitable: bool = False
     """A call may wait for that time (it is known, not guessed, and not a day's end)."""
 

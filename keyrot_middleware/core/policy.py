@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .model import Backoff
+
 __all__ = ["LAST_RESORT", "POOL_KEY", "RetryPolicy", "Strategy"]
 
 LAST_RESORT = 1_000_000
@@ -36,3 +38,8 @@ class RetryPolicy:
     """First cooldown of a scope where the server named no time."""
     cooldown_max_s: float = 900.0
     """The cooldown doubles with each failure in a row, up to this."""
+
+    @property
+    def backoff(self) -> Backoff:
+        """Give the exponential cooldown of a scope where the failure class has none of its own."""
+        return Backoff(self.cooldown_base_s, self.cooldown_max_s)

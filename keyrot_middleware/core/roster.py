@@ -209,9 +209,20 @@ class Roster:
             }
 
     def forget(self) -> None:
-        """Offer every key again: one was replaced or reset."""
+        """Offer every key again: one was reset."""
         with self._lock:
             self._views.clear()
+
+    def replace(self, key: Candidate) -> None:
+        """Put *key*, which has another value now, in the place of the one with its id.
+
+        Calls under way see it too: they have this roster.
+        """
+        with self._lock:
+            if key.key_id in self.keys:
+                self.keys[key.key_id] = key  # no key joins or leaves, so others may be reading
+                self._projects = {}
+                self._views.clear()
 
     def _view(self, info: CallInfo) -> _View:
         name = (info.model, info.workload, "" if info.metered else info.verb)

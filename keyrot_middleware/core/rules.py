@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
 from .bodies import Told
-from .model import CallInfo, Scope
+from .model import Backoff, CallInfo, Scope
 from .windows import DAY_S, next_minute, next_pacific_midnight, next_pacific_month
 
 __all__ = [
+    "DAILY",
     "LONG_S",
+    "SLOWLY",
     "Facts",
     "Rule",
     "Transport",
@@ -26,7 +27,6 @@ __all__ = [
     "as_told",
     "cap_end",
     "day_end",
-    "forever",
     "minute_end",
     "strikes",
     "ten_minutes",
@@ -35,6 +35,14 @@ __all__ = [
 LONG_S = 300.0
 """A delay beyond this is no pace but a spent day (Google's own clients draw the same line)."""
 HOUR_S = 3_600.0
+
+SLOWLY = Backoff(900.0, 21_600.0)
+"""How a rejected value is tried again: Google is wrong for a minute, a restriction is lifted. After
+15 minutes, then after twice as long each time, up to 6 hours: some eight requests on the first day.
+"""
+DAILY = Backoff(DAY_S, DAY_S)
+"""For a value that is reported as leaked, or whose project is suspended: that takes somebody's
+appeal."""
 
 Transport = Literal["", "connect", "reset", "timeout", "other"]
 Until = Callable[[Told, float], float | None]
@@ -53,11 +61,6 @@ class Facts:
     transport: Transport = ""
     """`connect`: refused, no such host, nothing sent; `reset`: dropped before any response;
     `timeout`: the caller's own deadline."""
-
-
-def forever(_told: Told, _now: float) -> float:
-    """Until the key is replaced."""
-    return inf
 
 
 def strikes(_told: Told, _now: float) -> None:
@@ -127,6 +130,10 @@ class Rule:
 
     scope: Scope = Scope.NONE
     until: Until = strikes
+    backoff: Backoff | None = None
+    """Of the exponential cooldown; None: as the settings say."""
+    rejected: bool = False
+    """Google refuses the key's value."""
     named: bool = False
     of_minute: bool = False
     """It tells how the server counts a minute."""

@@ -44,7 +44,6 @@ __all__ = [
     "next_minute",
     "next_pacific_midnight",
     "next_pacific_month",
-    "own_names",
     "scope_key",
     "scope_keys",
 ]
@@ -94,14 +93,14 @@ def ladder(strikes: int, base_s: float, max_s: float) -> float:
 
 
 def scope_key(
-    scope: Scope, *, key_id: str, project: str, billing_account: str, bucket: str, verb: str
+    scope: Scope, *, record: str, project: str, billing_account: str, bucket: str, verb: str
 ) -> tuple[str, ...]:
     """Name what a cooldown of *scope* stands for."""
     match scope:
         case Scope.KEY_VERB:
-            return (scope.value, key_id, verb)
+            return (scope.value, record, verb)
         case Scope.KEY_MODEL:
-            return (scope.value, key_id, bucket)
+            return (scope.value, record, bucket)
         case Scope.PROJECT_MODEL:
             return (scope.value, project, bucket)
         case Scope.PROJECT | Scope.PROJECT_CACHE:
@@ -109,24 +108,19 @@ def scope_key(
         case Scope.BILLING:
             return (scope.value, billing_account)
         case _:
-            return (scope.value, key_id)
-
-
-def own_names(key_id: str) -> tuple[str, ...]:
-    """Name what a key is alone: itself, and the project and account it has for want of others."""
-    return (key_id, f"key:{key_id}", f"project:key:{key_id}")
+            return (scope.value, record)
 
 
 def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[str, ...], ...]:
     """Name every cooldown that would keep *key* from serving, the widest first."""
-    key_id, project = key.key_id, key.project
+    record, project = key.record or key.key_id, key.project
     keys: tuple[tuple[str, ...], ...] = (
         ("billing", key.billing_account),
         ("project", project),
-        ("key", key_id),
+        ("key", record),
         ("project_model", project, bucket),
-        ("key_model", key_id, bucket),
-        ("key_verb", key_id, verb),
+        ("key_model", record, bucket),
+        ("key_verb", record, verb),
     )
     return (*keys, ("project_cache", project)) if verb == "cachedContents" else keys
 
@@ -275,6 +269,10 @@ class Quota(ClockMinute):
         pairs = zip(told, have, strict=True)
         self.learned = Limits(*(old if new is None else new for new, old in pairs))
         self.learned_until = now + DAY_S
+
+    def unlearn(self) -> None:
+        """Forget the limits that failures told."""
+        self.learned, self.learned_until = NO_LIMITS, 0.0
 
     def block(self, limits: Limits, requests: int, tokens: int, *, edge: bool) -> Block | None:
         """Say which window has no room for a request, after `roll` told *edge*."""

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import NamedTuple, TypedDict
 
 from ..core.availability import AVAILABLE, Availability, KeyState, availability
-from ..core.model import Block, CallInfo, Candidate
+from ..core.model import Block, CallInfo, Candidate, project_label
 from ..core.text import utc
 from ..state.base import KeyHealth, State, Used
 from .pool import Pool
@@ -85,7 +85,7 @@ def pool_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
     """Find out how each key that *pool* was given is, with those that have no value."""
     roster, ring = pool.roster.keys, pool.ring
     keys = [
-        key
+        roster.get(key.key_id, key)
         for key in (roster.values() if pool.listed is None else pool.listed)
         if key.key_id in roster or key.key_id not in ring.same_as or key.key_id in ring.unresolved
     ]
@@ -152,7 +152,7 @@ def _describe(key: Candidate, seen: KeyView, now: float) -> HealthStatus:
     out = state in ("rejected", "unresolved", "disabled")
     return {
         "model": key.model,
-        "project": key.project,
+        "project": project_label(key.project),
         "state": state,
         "active": not out,
         "available": state == "available",

@@ -17,7 +17,7 @@ from ..core.commands import (
     Sleep,
     StreamEnd,
 )
-from ..core.failures import REJECTIONS
+from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Kind, Lease, Outcome, Unavailable
 from ..telemetry.base import Watch, tell
@@ -150,7 +150,7 @@ class Performer:
             self._lease = reply
         else:
             for key_id, block in reply.blocks.items():
-                if block.reason in REJECTIONS:
+                if block.reason in KEY_REJECTIONS:
                     self._pool.doubtful.add(key_id)
         return reply
 

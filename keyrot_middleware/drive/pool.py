@@ -10,11 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
-from ..core.failures import REJECTIONS
+from ..core.failures import KEY_REJECTIONS
 from ..core.model import CallInfo, Candidate, Lease
 from ..core.overload import Overload
 from ..core.policy import RetryPolicy
@@ -30,7 +29,7 @@ from .guard import fault
 if TYPE_CHECKING:
     from .upkeep import Upkeep
 
-__all__ = ["Clock", "Pool", "SystemClock", "make_roster", "unbooked"]
+__all__ = ["Clock", "Pool", "SystemClock", "make_roster", "unbooked", "with_values"]
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -93,12 +92,8 @@ class Pool:
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last seen; none of them is the home key without a check."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
-    _renewed_at: dict[str, float] = field(default_factory=dict, repr=False)
-    """Since when keys have the value that they have."""
-    _refused: dict[str, str] = field(default_factory=dict, repr=False)
-    """Fingerprints of the values that Google refused last."""
-    _untold: set[str] = field(default_factory=set, repr=False)
-    """Keys whose refusal other processes have not been told of."""
+    _rejected_as: dict[str, str] = field(default_factory=dict, repr=False)
+    """Under which record each key was last when Google rejected it."""
 
     def __post_init__(self) -> None:
         self.ring.listener = self
@@ -130,7 +125,7 @@ class Pool:
         except Exception:
             fault("state")
             return set(self.doubtful)
-        rejected = {key_id for key_id, block in blocks.items() if block.reason in REJECTIONS}
+        rejected = {key_id for key_id, block in blocks.items() if block.reason in KEY_REJECTIONS}
         self.doubtful &= rejected
         return rejected
 
@@ -144,25 +139,22 @@ class Pool:
             call.settle_abandoned()
 
     def witness(self, settle: Settle) -> None:
-        """Keep what Google said when it retired a key, for the time when all are retired."""
-        verdict, error = settle.outcome.verdict, settle.error
-        if verdict is not None and verdict.failure in REJECTIONS:
-            self.doubtful.add(settle.lease.key_id)
-        if verdict is None or verdict.until != inf or verdict.code is None:
+        """Keep what Google said when it rejected a key, for the time when all are rejected."""
+        verdict, error, lease = settle.outcome.verdict, settle.error, settle.lease
+        if verdict is None or not verdict.rejected or verdict.code is None:
             return
-        key_id = settle.lease.key_id
-        if settle.lease.at >= self._renewed_at.get(key_id, 0.0):
-            self._refused[key_id] = self._fingerprint(key_id)
-            self._untold.add(key_id)
-        self._said.pop(key_id, None)
-        self._said[key_id] = (
+        if verdict.failure in KEY_REJECTIONS:
+            self.doubtful.add(lease.key_id)
+        self._rejected_as[lease.key_id] = lease.record or lease.key_id
+        self._said.pop(lease.key_id, None)
+        self._said[lease.key_id] = (
             verdict.code,
             getattr(error, "status", None),
             getattr(error, "details", None),
         )
 
     def last_words(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:
-        """Give what Google said to the one of *key_ids* that was retired last."""
+        """Give what Google said to the one of *key_ids* that was rejected last."""
         said = [key_id for key_id in self._said if key_id in set(key_ids)]
         return self._said[said[-1]] if said else None
 
@@ -174,10 +166,9 @@ class Pool:
             wait: Wait for a store that does not answer at once.
         """
         try:
-            refused = self._refused.get(key_id, "")
-            if refused and self._fingerprint(key_id) not in ("", refused):
+            key, rejected = self.roster.keys.get(key_id), self._rejected_as.get(key_id)
+            if key is not None and rejected is not None and key.record != rejected:
                 return True  # it was replaced meanwhile
-            self._tell_refusals({key_id})
             return self.ring.refresh(key_id, ANSWER_S if wait else 0.0)
         except Exception:
             fault("secrets")
@@ -187,7 +178,9 @@ class Pool:
         """Put keys with a new value back in service, and let the others join; see `Listener`."""
         replaced = key_ids.intersection(self.roster.keys)
         try:
-            self._revive(replaced)
+            for key in with_values((self.roster.keys[key_id] for key_id in replaced), self.ring):
+                self._said.pop(key.key_id, None)
+                self.roster.replace(key)
             if self.listed is not None:  # no key at all is a list too: the last one was taken out
                 self._enroll(self.listed)
         except Exception:
@@ -206,24 +199,18 @@ class Pool:
                 except Exception:
                     fault("telemetry")
 
-    def review(self) -> None:
-        """Bring back keys that were retired for a value which this process does not have.
+    def reset(self, key_id: str) -> None:
+        """Forget what cools a key down, or has it rejected, and the limits learned for it.
 
-        A retirement in a shared state is of the key id. Whoever has another value than those
-        that Google refused, a restarted service for one, knows that it is not about its own.
+        Raises:
+            KeyError: There is no such key.
         """
-        self._tell_refusals(self._refused)
-        refused, keys = self.state.refusals(), self.roster.keys
-        ids = {key_id for key_id, _ in refused if key_id in keys}
-        doubted = [keys[i] for i in ids if (i, self._fingerprint(i)) not in refused]
-        known = self.state.snapshot(doubted) if doubted else {}
-        wronged = [key_id for key_id, health in known.items() if health.cooldown_until == inf]
-        self._revive(wronged)
-        for key_id in wronged:
-            text = (
-                "pool %s: key %s was refused with another value than it has here; it serves again"
-            )
-            _log.info(text, self.name, key_id)
+        key = self.roster.keys.get(key_id)
+        if key is None:
+            known = ", ".join(self.roster.keys)
+            raise KeyError(f"no key {key_id!r} in pool {self.name!r}; there are: {known}")
+        self.state.reset(key)
+        self.roster.forget()
 
     def close(self) -> None:
         """Stop what runs in the background; calls under way are carried to their end."""
@@ -233,36 +220,10 @@ class Pool:
         self.ring.close()
         self.state.close()
 
-    def _tell_refusals(self, key_ids: Iterable[str]) -> None:
-        """Tell other processes with which values keys were refused; later, where they cannot be."""
-        for key_id in self._untold.intersection(key_ids):
-            self._untold.discard(key_id)  # before: another refusal may come meanwhile
-            refused, told = self._refused.get(key_id), False
-            try:
-                told = not refused or self.state.note_refusal(key_id, refused) is not False
-            finally:
-                if not told:
-                    self._untold.add(key_id)
-
-    def _revive(self, key_ids: Iterable[str]) -> None:
-        for key_id in key_ids:
-            self._renewed_at[key_id] = self.clock.time()
-            key = self.roster.keys.get(key_id)
-            self.state.revive(key_id, key.project if key is not None else "")
-            self._said.pop(key_id, None)
-            self.roster.forget()
-
-    def _fingerprint(self, key_id: str) -> str:
-        """Tell values apart; empty for a key that is none of ours."""
-        return Secret(self.ring.value(key_id)).fingerprint if key_id in self.roster.keys else ""
-
     def _enroll(self, listed: Iterable[Candidate]) -> None:
         """Let the roster be the *listed* keys that have a value; calls under way keep theirs."""
-        having = set(self.ring.resolved)
-        before, roster = (
-            self.roster,
-            make_roster([key for key in listed if key.key_id in having], self.policy.strategy),
-        )
+        before = self.roster
+        roster = make_roster(with_values(listed, self.ring), self.policy.strategy)
         if list(roster.keys.values()) == list(before.keys.values()):
             return
         self.roster = roster
@@ -275,6 +236,16 @@ class Pool:
         if not roster.keys:
             text = "pool %s: no key is left in it; calls go out as the SDK sends them until one is"
             _log.error(text, self.name)
+
+
+def with_values(keys: Iterable[Candidate], ring: Ring) -> list[Candidate]:
+    """Give those of *keys* that have a value, as the keys of these values."""
+    having = set(ring.resolved)
+    return [
+        key.with_value(Secret(ring.value(key.key_id)).fingerprint)
+        for key in keys
+        if key.key_id in having
+    ]
 
 
 def make_roster(keys: Iterable[Candidate], strategy: str) -> Roster:
@@ -297,4 +268,5 @@ def unbooked(command: Acquire, now: float) -> Lease:
         requests=info.requests,
         at=now,
         tier=key.tier,
+        record=key.record,
     )

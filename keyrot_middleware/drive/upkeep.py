@@ -1,7 +1,5 @@
 """What happens in the background of a pool: stores are asked again, keys.json is looked at.
 
-Where the state is shared, so is there which values other processes were refused with.
-
 One daemon thread for each pool, which sleeps on an event; it starts look-ups and waits for none
 of them (secrets/lanes.py). It ends with its pool, and begins again in a forked child.
 """
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import weakref
 from math import inf
 
@@ -29,8 +26,6 @@ _log = logging.getLogger("keyrot_middleware")
 
 LOOK_S = 3.0
 """Between two looks at keys.json."""
-REVIEW_S = 60.0
-"""Between two looks at which keys other processes have retired."""
 TICK_S = 5.0
 """Between two turns with a shared state: other processes wait for what was abandoned here."""
 SETTLE_S = 0.3
@@ -55,7 +50,6 @@ class Upkeep:
         """The version of keys.json that is in force, or was refused."""
         self._changing = config.keys_seen
         self._on = False
-        self._review_at = 0.0
         after_fork(self, Upkeep._renew)
 
     def start(self) -> None:
@@ -77,24 +71,14 @@ class Upkeep:
             return None
         try:
             self._pool.settle_abandoned()
-            review_s = self._review()
+            tick_s = inf if self._pool.state.instant else TICK_S
             if self._config.settings.secrets_ttl_s <= 0:
-                return review_s
+                return tick_s
             look_s = self._look() if self._config.keys_file is not None else inf
-            return min(self._pool.ring.turn(), look_s, review_s)
+            return min(self._pool.ring.turn(), look_s, tick_s)
         except Exception:
             fault("secrets")
             return LOOK_S
-
-    def _review(self) -> float:
-        """Look at the shared state now and then; give the seconds until the next time."""
-        if self._pool.state.instant:
-            return inf
-        now = time.monotonic()
-        if now >= self._review_at:
-            self._review_at = now + REVIEW_S
-            self._pool.review()
-        return min(self._review_at - now, TICK_S)
 
     def _look(self) -> float:
         """Read keys.json again if it has changed; give the seconds until the next look."""

@@ -18,6 +18,7 @@ from functools import cache
 from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any
 
+from ..core.failures import REJECTIONS
 from ..core.model import Block
 from ..errors import code_of
 
@@ -38,15 +39,15 @@ _TYPE = "type.googleapis.com/google.rpc."
 
 
 LastWords = tuple[int, str | None, Any]
-"""Code, status and body with which Google retired a key."""
+"""Code, status and body with which Google rejected a key."""
 
 
 class _KeyPoolExhausted(_ClientError):  # noqa: N818 - its name is fixed, and says what it is
     """No key of the pool can serve now, and nothing was sent.
 
     Attributes:
-        retry_at: When the first key is expected back, an aware datetime in UTC; None when all
-            are out of service until they are replaced.
+        retry_at: When the first key is expected back, an aware datetime in UTC; where all are
+            rejected, when the first is tried again; None when the pool has no key for the call.
         reasons: Why each key cannot serve, and until when, by key id.
     """
 
@@ -85,12 +86,12 @@ def exhausted(
         pool: The pool's name.
         blocks: Why each key cannot serve.
         now: Epoch seconds.
-        last: What retired the last key; used when all are retired, and this process saw it.
+        last: What rejected the last key; used when all are rejected, and this process saw it.
         response_type: The `Response` class of the client's HTTP library, or None.
     """
-    retry_at = min((block.until for block in blocks.values()), default=inf)
+    retry_at = min((block.until for block in _returning(blocks) or blocks.values()), default=inf)
     reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
-    if isfinite(retry_at) or last is None:  # another process may have seen the refusals
+    if _returning(blocks) or last is None:  # another process may have seen the rejections
         details = _body(pool, blocks, reasons, retry_at, now)
         code = details["error"]["code"]
     else:
@@ -112,8 +113,16 @@ def _unpacked(details: Any) -> Any:
 
 def _reason(block: Block) -> str:
     if not isfinite(block.until):
-        return f"{block.reason}, out of service until it is replaced"
-    return f"{block.reason} until {datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return block.reason
+    at = f"{datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    if block.reason in REJECTIONS:
+        return f"{block.reason}, rejected; replace its value; tried again at {at}"
+    return f"{block.reason} until {at}"
+
+
+def _returning(blocks: Mapping[str, Block]) -> list[Block]:
+    """List the blocks that end by themselves: those of keys that Google does not reject."""
+    return [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
 
 
 def _body(
@@ -127,11 +136,11 @@ def _body(
         else (f"Pool {pool!r} has no Gemini API key that may serve this call.")
     )
     details: list[dict[str, Any]] = []
-    returning = [block for block in blocks.values() if isfinite(block.until)]
+    returning = _returning(blocks)
     if returning and all(block.reason in ("rpd", "quota_day") for block in returning):
         violation = {"quotaMetric": "keyrot/requests", "quotaId": "KeyPoolRequestsPerDay"}
         details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
-    if isfinite(retry_at):
+    if returning:
         details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_at - now)})
     code, status = code_of(() if returning else [block.reason for block in blocks.values()])
     return {"error": {"code": code, "message": message, "status": status, "details": details}}

@@ -42,7 +42,7 @@ class KeyHealth:
     success_count: int = 0
     error_count: int = 0
     cooldown_until: float | None = None
-    """Epoch seconds of the latest cooldown that still runs; `inf` for a retired key."""
+    """Epoch seconds of the latest cooldown that still runs."""
     cooldown_reason: str | None = None
     cooldown_scope: str | None = None
     last_error: str | None = None
@@ -83,41 +83,13 @@ class State(ABC):
         self.settle(_told_late(lease), Outcome(Kind.ABANDONED), names)
 
     @abstractmethod
-    def revive(self, key_id: str, project: str = "") -> None:
-        """Forget every cooldown that is about this key alone: it has a new value.
-
-        A failure of a lease granted before retires the key no more. The new value may be of another
-        project at Google's, so that a retirement without end of *project*, which is what the key's
-        is called here, is forgotten too; neither what ends by itself, nor the billing account's.
-        """
-
-    @abstractmethod
     def reset(self, key: Candidate) -> None:
         """Forget everything that rests *key*, its project and its billing account.
 
-        A person asks for it, who knows more than Google has told: it ends retirements of the
-        project or account too, and so may bring other keys back. Counts and limits stay.
+        A person asks for it, who knows more than Google has told: it ends what cools down the
+        project or account too, and so may bring other keys back. The limits that were learned
+        for its project are forgotten as well; counts stay.
         """
-
-    def note_refusal(self, key_id: str, fingerprint: str) -> bool | None:
-        """Let other processes know with which value of a key Google has refused it for good.
-
-        Args:
-            key_id: The key.
-            fingerprint: Of the value, as `Secret.fingerprint` gives it.
-
-        Returns:
-            False where they could not be told now, and should be later.
-        """
-        return None
-
-    def refusals(self) -> frozenset[tuple[str, str]]:
-        """Tell which keys were refused, and with which value, by any process.
-
-        Only a shared state keeps this: a process that has another value can then tell that a
-        retirement is not about its own.
-        """
-        return frozenset()
 
     def book(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
@@ -156,6 +128,13 @@ class State(ABC):
             info: The call that one would send.
             candidates: Keys, in any number. Those that `acquire` would lease are not in the reply.
         """
+
+    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Give keys, whose values the caller does not know, as those of the values in use.
+
+        Only a shared state knows more than its caller.
+        """
+        return list(candidates)
 
     @abstractmethod
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
@@ -208,4 +187,4 @@ def _told_late(lease: Lease) -> Lease:
 def _as_one(key: Candidate, bucket: str, requests: int, tokens: int) -> tuple[CallInfo, Shortlist]:
     """Put many requests as one, to a key that has no limits of its own."""
     info = CallInfo(bucket, "", tokens, requests=requests)
-    return info, ((0, Candidate(key.key_id, key.project, key.billing_account)),)
+    return info, ((0, Candidate(key.key_id, key.project, key.billing_account, record=key.record)),)

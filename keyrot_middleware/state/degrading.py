@@ -154,23 +154,10 @@ class DegradingState(State):
 
     # What is asked now and then ------------------------------------------------------------------
 
-    def revive(self, key_id: str, project: str = "") -> None:
-        """Forget what rests this key for its old value; the shared state learns it later."""
-        self._local.revive(key_id, project)
-        self._ask_or_owe("revive", key_id, project)
-
     def reset(self, key: Candidate) -> None:
         """Forget everything that rests this key; the shared state learns it later."""
         self._local.reset(key)
         self._ask_or_owe("reset", key)
-
-    def note_refusal(self, key_id: str, fingerprint: str) -> bool:
-        """Let other processes know which value was refused; False where they cannot be told now."""
-        return self._try("note_refusal", (key_id, fingerprint))[0]
-
-    def refusals(self) -> frozenset[tuple[str, str]]:
-        """Tell which values were refused; while degraded, none that is known."""
-        return self._ask("refusals") or frozenset()
 
     def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; while degraded, as this process decides."""

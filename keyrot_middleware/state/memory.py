@@ -36,7 +36,6 @@ from ..core.windows import (
     Quota,
     Refused,
     Where,
-    own_names,
     scope_key,
     scope_keys,
 )
@@ -61,8 +60,6 @@ class Booking(NamedTuple):
     """Cooldowns that are over, and of which the lease is the probe."""
     model: str
     """As asked for; the lease has only the bucket."""
-    revived: int
-    """How often the key had been revived by then."""
     granted: Lease | None = None
     """The lease of a shared state, where this only books it a second time (mirror.py)."""
 
@@ -80,7 +77,6 @@ class MemoryState(State):
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._revived: dict[str, int] = {}
         self._new_quota: Callable[[], Quota] = Quota
         self._sweep_at = SWEEP_AT
         after_fork(self, MemoryState._in_child)
@@ -139,25 +135,16 @@ class MemoryState(State):
         with self._lock:
             return next((self._owners[name] for name in names if name in self._owners), None)
 
-    def revive(self, key_id: str, project: str = "") -> None:
-        """Forget every cooldown that is about this key alone, and its project's retirement."""
-        with self._lock:
-            self._revived[key_id] = self._revived.get(key_id, 0) + 1
-            own = own_names(key_id)  # without a project it is its own, which then ends as well
-            for name, cooldown in tuple(self._cooldowns.items()):
-                of_project = name[0].startswith("project") and name[1] == project
-                retired = cooldown.until == inf and (of_project or name[1] in own)
-                if retired or (name[0].startswith("key") and name[1] in own):
-                    del self._cooldowns[name]
-
     def reset(self, key: Candidate) -> None:
-        """Forget everything that rests this key, its project and its billing account."""
-        mine = {"key": key.key_id, "project": key.project, "billing": key.billing_account}
+        """Forget what cools down this key, its project and account, and its learned limits."""
+        mine = {"key": key.record, "project": key.project, "billing": key.billing_account}
         with self._lock:
-            self._revived[key.key_id] = self._revived.get(key.key_id, 0) + 1
             for name in tuple(self._cooldowns):
                 if name[1] == mine[name[0].partition("_")[0]]:
                     del self._cooldowns[name]
+            for (project, _), quota in self._quotas.items():
+                if project == key.project:
+                    quota.unlearn()
 
     def book(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
@@ -250,7 +237,8 @@ class MemoryState(State):
             at=now,
             probe=bool(probing),
             tier=key.tier,
-            books=Booking(quota, where, probing, info.counted, self._revived.get(key_id, 0)),
+            books=Booking(quota, where, probing, info.counted),
+            record=key.record,
         )
         for cooldown in probing:
             cooldown.probe = lease
@@ -305,28 +293,18 @@ class MemoryState(State):
             return None
         name = scope_key(
             verdict.scope,
-            key_id=lease.key_id,
+            record=lease.record or lease.key_id,
             project=lease.project,
             billing_account=lease.billing_account,
             bucket=bucket,
             verb=lease.verb,
         )
-        alone = name[1] in own_names(lease.key_id)
-        if verdict.until == inf and alone and self._replaced_since(lease):
-            return None
         cooldown = self._cooldowns.setdefault(name, Cooldown())
         until = verdict.until
         if until is None:
-            until = now + cooldown.step(
-                lease.at, self._policy.cooldown_base_s, self._policy.cooldown_max_s
-            )
+            until = now + cooldown.step(lease.at, *(verdict.backoff or self._policy.backoff))
         cooldown.strike(verdict.failure, until, waitable=verdict.named and verdict.wait)
         return cooldown.until
-
-    def _replaced_since(self, lease: Lease) -> bool:
-        """Tell whether the lease was sent with a value that the key has no longer."""
-        books, now = lease.books, self._revived.get(lease.key_id, 0)
-        return isinstance(books, Booking) and books.revived != now
 
     def _sweep(self) -> None:
         now = self._clock()

@@ -8,7 +8,6 @@ this decides alone, with its share of the limits, and keeps count of what the ot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from math import inf
 from typing import NamedTuple
 
 from ..core.failures import RULES
@@ -102,9 +101,8 @@ class Mirror(MemoryState):
             self._note(granted)
             if self._cooldowns and doubted is None and struck == self.struck:
                 self._rested(granted, now)
-            revived = self._revived.get(key_id, 0)
-        books = Booking(quota, where, (), model, revived, granted)
-        return Lease._make((*granted[:10], books, False))
+        books = Booking(quota, where, (), model, granted)
+        return Lease._make((*granted[:10], books, False, granted.record))
 
     def _doubts(
         self, key: Candidate, quota: Quota, granted: Lease, now: float, *, edge: bool
@@ -124,14 +122,14 @@ class Mirror(MemoryState):
 
     def _rest(self, key: Candidate, bucket: str, verb: str, block: Block) -> None:
         """Rest the scope of the failure class; of one that is not known, the key alone."""
-        unknown = Scope.KEY if block.until == inf else Scope.KEY_MODEL
-        scope = Scope.PROJECT_MODEL if block.reason == "rpd" else _SCOPES.get(block.reason, unknown)
+        rpd = block.reason == "rpd"
+        scope = Scope.PROJECT_MODEL if rpd else _SCOPES.get(block.reason, Scope.KEY_MODEL)
         if not bucket and scope in OF_A_MODEL:
             scope = Scope.KEY_VERB
         self._note(key)
         name = scope_key(
             scope,
-            key_id=key.key_id,
+            record=key.record,
             project=key.project,
             billing_account=key.billing_account,
             bucket=bucket,
@@ -142,9 +140,12 @@ class Mirror(MemoryState):
             resting.strike(block.reason, block.until, waitable=block.waitable)
 
     def _note(self, of: Candidate | Lease) -> None:
+        record = of.record or of.key_id
         known = self._keys.get(of.key_id)
-        if known is None or known.project != of.project:
-            self._keys[of.key_id] = Candidate(of.key_id, of.project, of.billing_account)
+        if known is None or known.project != of.project or known.record != record:
+            self._keys[of.key_id] = Candidate(
+                of.key_id, of.project, of.billing_account, record=record
+            )
 
     def _rested(self, granted: Lease, now: float) -> None:
         """Forget what rests here and not there: somebody has reset it, or its probe did well."""
@@ -228,7 +229,7 @@ class Mirror(MemoryState):
             owners = {("billing", key.billing_account): key for key in self._keys.values()} | {
                 ("project", key.project): key for key in self._keys.values()
             }
-            owners |= {("key", key_id): key for key_id, key in self._keys.items()}
+            owners |= {("key", key.record): key for key in self._keys.values()}
             return [
                 _reported(owners[who], name, cooldown, now)
                 for name, cooldown in self._cooldowns.items()
@@ -271,7 +272,9 @@ def _reported(
         named=cooldown.waitable,
         wait=cooldown.waitable,
     )
-    lease = Lease(key.key_id, key.project, key.billing_account, detail, detail, 0, 0, at=now)
+    lease = Lease(
+        key.key_id, key.project, key.billing_account, detail, detail, 0, 0, now, record=key.record
+    )
     return lease, Outcome(Kind.FAILURE, verdict)
 
 

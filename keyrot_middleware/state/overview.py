@@ -53,7 +53,7 @@ def _describe(
     health = KeyHealth(known.last_used, known.success_count, known.error_count)
     health.last_error = known.last_error
     health.used = used.get(key.project, ())
-    mine = (("billing", key.billing_account), ("project", key.project), ("key", key.key_id))
+    mine = (("billing", key.billing_account), ("project", key.project), ("key", key.record))
     found = [resting[who] for who in mine if who in resting]
     if found:
         health.cooldown_scope, cooldown = max(found, key=lambda one: _end(*one))

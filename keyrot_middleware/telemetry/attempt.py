@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextvars import Token
-from math import isfinite
 
 from opentelemetry import context
 from opentelemetry.context import Context
@@ -12,7 +11,7 @@ from opentelemetry.trace import Tracer, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
 from ..core.commands import Send, Settle
-from ..core.model import Kind, Verdict
+from ..core.model import Kind, Verdict, project_label
 from . import names
 from .cause import Cause, blame, of_error, of_verdict
 
@@ -52,7 +51,7 @@ class Attempt:
             attributes={
                 names.POOL: pool,
                 names.KEY_ID: lease.key_id,
-                names.KEY_PROJECT: lease.project,
+                names.KEY_PROJECT: project_label(lease.project),
                 names.ATTEMPT_NUMBER: send.attempt,
                 names.KEYS_EXCLUDED: send.excluded,
                 names.WAIT_TIME: self._began - wanted if wanted is not None else 0.0,
@@ -88,13 +87,11 @@ class Attempt:
             names.FAILURE_CLASS: verdict.failure,
             names.COOLDOWN_SCOPE: verdict.scope.value,
         }
-        if not isfinite(until):
-            self._span.add_event(names.EVENT_RETIRED, told)
-            return
         passed = time.monotonic() - self._began
         seconds = round(max(until - self._lent - passed, 0.0), 3)
         told[names.COOLDOWN_DURATION] = self._failure[names.COOLDOWN_DURATION] = seconds
-        self._span.add_event(names.EVENT_COOLDOWN, told)
+        event = names.EVENT_RETIRED if verdict.rejected else names.EVENT_COOLDOWN
+        self._span.add_event(event, told)
 
     def close(self, outcome: str, error: BaseException | None = None) -> None:
         """End the span, at the time of the Settle if there was one.

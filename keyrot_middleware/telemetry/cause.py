@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import NamedTuple
 
 from opentelemetry.trace import Span, Status, StatusCode
 
+from ..core.failures import REJECTIONS
 from ..core.flow import Exhausted
 from ..core.model import Verdict
 from ..errors import code_of
@@ -35,9 +35,8 @@ def of_error(error: BaseException | None) -> Cause | None:
         return None
     if isinstance(error, Exhausted):
         # The caller sees KeyPoolExhausted: a 429 while any key will come back, else the refusal.
-        returns = isfinite(error.unavailable.retry_at)
-        blocks = error.unavailable.blocks.values()
-        code, _ = code_of(() if returns else [block.reason for block in blocks])
+        reasons = [block.reason for block in error.unavailable.blocks.values()]
+        code, _ = code_of(reasons if REJECTIONS.issuperset(reasons) else ())
         return Cause(str(code), "no key can serve")
     return Cause(_qualified(error), type(error).__name__)
 

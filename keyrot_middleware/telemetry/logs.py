@@ -8,13 +8,12 @@ more, a pool that cannot serve.
 from __future__ import annotations
 
 import logging
-from math import isfinite
 from typing import Any
 
 from ..core.commands import Acquire, Command, Failed, Refresh, Send, Settle, Sleep
 from ..core.failures import describe
 from ..core.flow import Exhausted
-from ..core.model import CallInfo, Lease, Scope, Verdict
+from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
 from . import names
 from .base import Watch
 from .wording import at_time, blocked
@@ -57,14 +56,17 @@ class LogObserver:
 
     def _rest(self, info: CallInfo, lease: Lease, verdict: Verdict, until: float) -> None:
         cause = describe(verdict)
-        if not isfinite(until):
-            text = "%s out of service until it is replaced: %s"
-            _say(self._pool, info, logging.WARNING, text, _whom(lease, verdict.scope), cause)
+        if verdict.rejected:
+            text = "%s is rejected: %s; replace its value; tried again at %s"
+            whom = _whom(lease, verdict.scope)
+            _say(self._pool, info, logging.WARNING, text, whom, cause, at_time(until))
             return
         wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
         level = logging.WARNING if wide or until - lease.at >= LONG_S else logging.INFO
         whom = _whom(lease, verdict.scope)
-        _say(self._pool, info, level, "%s rests until %s: %s", whom, at_time(until), cause)
+        _say(
+            self._pool, info, level, "%s is cooling down until %s: %s", whom, at_time(until), cause
+        )
 
 
 class _Decisions:
@@ -130,13 +132,14 @@ def _say(pool: str, info: CallInfo, level: int, text: str, *values: object) -> N
 
 def _whom(lease: Lease, scope: Scope) -> str:
     """Say how far a rest reaches, beginning with the key that showed it."""
+    project = project_label(lease.project)
     reach = {
         Scope.KEY: "",
         Scope.KEY_VERB: f" ({lease.verb} only)",
         Scope.KEY_MODEL: f" ({lease.bucket} only)",
-        Scope.PROJECT_MODEL: f" (project {lease.project}, {lease.bucket} only)",
-        Scope.PROJECT_CACHE: f" (project {lease.project}, cached content only)",
-        Scope.PROJECT: f" (all of project {lease.project})",
+        Scope.PROJECT_MODEL: f" (project {project}, {lease.bucket} only)",
+        Scope.PROJECT_CACHE: f" (project {project}, cached content only)",
+        Scope.PROJECT: f" (all of project {project})",
         Scope.BILLING: f" (all of billing account {lease.billing_account})",
     }
     return f"key {lease.key_id}{reach.get(scope, '')}"

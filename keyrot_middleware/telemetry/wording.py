@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
+from ..core.failures import REJECTIONS
 from ..core.flow import Exhausted
 from ..core.model import Block
 from ..core.text import utc
@@ -29,6 +28,6 @@ def blocked(error: Exhausted) -> list[str]:
 
 
 def _reason(block: Block) -> str:
-    if not isfinite(block.until):
-        return f"{block.reason} until it is replaced"
+    if block.reason in REJECTIONS:
+        return f"{block.reason}, rejected; replace its value; tried again at {at_time(block.until)}"
     return f"{block.reason} until {at_time(block.until)}"

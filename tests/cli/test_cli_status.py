@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from math import inf
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +19,7 @@ from servers import free_port, server, stop_all
 
 from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope, Unavailable, Verdict
 from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.rules import SLOWLY
 from keyrot_middleware.keysfile import KeySpec
 from keyrot_middleware.state import State, open_shared
 
@@ -49,7 +49,9 @@ class Service:
         """Ask for one key."""
         return self.state.acquire(INFO, ((0, OF[key_id]),), spread=False)
 
-    def fail(self, key_id: str, failure: str, scope: Scope, until: float, **more: Any) -> None:
+    def fail(
+        self, key_id: str, failure: str, scope: Scope, until: float | None, **more: Any
+    ) -> None:
         """Let a request with it fail."""
         lease = self.lend(key_id)
         assert isinstance(lease, Lease)
@@ -65,7 +67,7 @@ class Service:
         told = Limits(rpm=5)
         until = time.time() + 600
         self.fail("cool_01", "quota_minute", Scope.PROJECT_MODEL, until, learned=told)
-        self.fail("gone_01", "key_invalid", Scope.KEY, inf)
+        self.fail("gone_01", "key_invalid", Scope.KEY, None, backoff=SLOWLY, rejected=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,7 +122,8 @@ def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
     assert cool["cooldown_until"].endswith("Z")
     assert (cool["last_error"], cool["cooldown_scope"]) == ("quota_minute", "project_model")
     gone = found["keys"]["gone_01"]
-    assert (gone["state"], gone["cooldown_until"], gone["error_count"]) == ("rejected", None, 1)
+    assert (gone["state"], gone["error_count"]) == ("rejected", 1)
+    assert gone["cooldown_until"] == gone["available_at"], "it is tried again"
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
@@ -154,9 +157,9 @@ def test_watch_looks_again_until_it_is_interrupted(
 @pytest.mark.parametrize(
     ("key_id", "told"),
     [
-        ("gone_01", "Key gone_01 is back: it was disabled: key_invalid (key)."),
-        ("cool_01", "It rested with it, and is back too: also_01."),
-        ("used_01", "Key used_01 did not rest, and serves on."),
+        ("gone_01", "Key gone_01 is available again. It was rejected, to be tried again at"),
+        ("cool_01", "Available again with it: also_01."),
+        ("used_01", "Key used_01 was not cooling down."),
     ],
 )
 def test_reset_brings_a_key_back(keyrot: Keyrot, service: Service, key_id: str, told: str) -> None:

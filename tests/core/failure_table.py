@@ -7,13 +7,12 @@ A1 to A11 of the bodies; those of streams stand in test_failures.py.
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any, NamedTuple
 
 import google_bodies as g
 from google_bodies import bad, delay, denied, interactions, over, reason, rest
 
-from keyrot_middleware.core.model import CallInfo, Scope
+from keyrot_middleware.core.model import Backoff, CallInfo, Scope
 
 __all__ = ["CALL", "GROUPS", "NOW", "Group"]
 
@@ -23,10 +22,16 @@ MINUTE = 1_795_551_361.0  # the next minute and its guard of a second
 HOUR, DAY = NOW + 3_600, NOW + 86_400
 CALL = CallInfo("gemini-2.5-flash", "generateContent", tokens=100)
 
-KEY: dict[str, Any] = {"scope": Scope.KEY, "until": inf, "rotate": True, "wait": False}
-PROJECT = {**KEY, "scope": Scope.PROJECT}
-BILLING = {**KEY, "scope": Scope.BILLING, "until": HOUR}
-MODEL = {**KEY, "scope": Scope.PROJECT_MODEL, "until": DAY}
+KEY: dict[str, Any] = {
+    "scope": Scope.KEY,
+    "rejected": True,
+    "backoff": Backoff(900, 21_600),
+    "rotate": True,
+}
+LEAKED = {**KEY, "backoff": Backoff(86_400, 86_400)}
+PROJECT: dict[str, Any] = {"scope": Scope.PROJECT, "rotate": True, "wait": False}
+BILLING = {**PROJECT, "scope": Scope.BILLING, "until": HOUR}
+MODEL = {**PROJECT, "scope": Scope.PROJECT_MODEL, "until": DAY}
 DAYS = {**MODEL, "until": MIDNIGHT, "named": True}
 PACE = {**MODEL, "until": MINUTE, "named": True, "wait": True, "of_minute": True}
 CAPACITY = {"scope": Scope.KEY_MODEL, "rotate": True, "max_rotations": 5}
@@ -84,10 +89,10 @@ GROUPS = [
         ("401, Interactions", 401, interactions("authentication", "No.")),
         ("401, no body", 401, None),
     ),
-    _of("key_leaked", KEY, ("leaked", 403, g.LEAKED)),
+    _of("key_leaked", LEAKED, ("leaked", 403, g.LEAKED)),
     _of(
         "project_suspended",
-        PROJECT,
+        LEAKED,
         ("suspended", 403, g.SUSPENDED),
         ("suspended, text alone", 403, g.SUSPENDED_BARE),
     ),

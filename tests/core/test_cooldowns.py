@@ -32,7 +32,7 @@ def test_each_scope_has_a_name_that_keeps_the_key_from_serving(
     scope: Scope, name: tuple[str, ...]
 ) -> None:
     """What a failure cools is among what selection looks at; the cache's only for caches."""
-    named = scope_key(scope, key_id="k", project="p", billing_account="b", bucket="m", verb="v")
+    named = scope_key(scope, record="k", project="p", billing_account="b", bucket="m", verb="v")
     candidate = key("k", project="p", billing_account="b")
     assert named == name
     assert (named in scope_keys(candidate, "m", "v")) == (scope is not Scope.PROJECT_CACHE)

@@ -9,6 +9,7 @@ import pytest
 
 from keyrot_middleware.core.failures import RULES, Rule
 from keyrot_middleware.core.model import Scope
+from keyrot_middleware.core.rules import DAILY
 
 PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 SCOPES = {
@@ -22,7 +23,6 @@ SCOPES = {
     Scope.BILLING: "the billing account",
 }
 ENDS = {
-    "forever": "its key is replaced",
     "strikes": "backing off",
     "ten_minutes": "10 minutes",
     "an_hour": "1 hour",
@@ -42,6 +42,8 @@ def _rows() -> dict[str, list[str]]:
 
 def _end(rule: Rule) -> str:
     end = "-" if rule.scope is Scope.NONE else ENDS[rule.until.__name__]
+    if rule.rejected:
+        return "rejected for a day" if rule.backoff is DAILY else "rejected"
     return f"{end}, else backing off" if rule.name == "batch_quota" else end
 
 

@@ -43,11 +43,11 @@ def test_the_exception_tells_every_attempt() -> None:
     rig.will("b", invalid())
     rig.will("c", bad())
     assert rig.failing().__notes__ == [
-        "keyrot: attempt 1 with key a: quota_minute (429), rests until 2026-01-01 12:30:50Z",
-        "keyrot: attempt 2 with key b: key_invalid (400), out of service until it is replaced",
+        "keyrot: attempt 1 with key a: quota_minute (429), cooling down until 2026-01-01 12:30:50Z",
+        "keyrot: attempt 2 with key b: key_invalid (400), rejected; replace its value; "
+        "tried again at 2026-01-01 12:45:30Z",
         "keyrot: attempt 3 with key c: bad_request (400)",
     ]
-    assert "out of service" in note(1, Attempt("k", Verdict("key_invalid", 400), inf))
     assert note(1, Attempt("k", Verdict("key_invalid", 400), 1e12)).endswith("9999-12-31 23:59:59Z")
 
 

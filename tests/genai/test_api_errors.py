@@ -96,9 +96,9 @@ def test_a_key_that_failed_is_excluded_for_the_rest_of_the_call(
     assert type(error) is errors.ClientError
     assert [request.key for request in gemini.log] == ["A", "B", "C"]
     first, second, third = error.__notes__
-    assert "attempt 1 with key A: quota_day (429), rests until 2026-01-02 08:00:00Z" in first
-    assert "attempt 2 with key B: key_invalid (400), out of service" in second
-    assert "attempt 3 with key C: capacity (429), rests until 2026-01-01 12:31:00Z" in third
+    assert "attempt 1 with key A: quota_day (429), cooling down until 2026-01-02 08:00:00Z" in first
+    assert "attempt 2 with key B: key_invalid (400), rejected; replace its value" in second
+    assert "attempt 3 with key C: capacity (429), cooling down until 2026-01-01 12:31:00Z" in third
 
 
 @pytest.mark.parametrize(("most", "asked"), [(1, "A"), (2, "AB"), (3, "ABC"), (9, "ABCD")])

@@ -11,8 +11,7 @@ from four_modes import MODES, STREAMS, ask, calls
 from google.genai import errors
 
 import keyrot_middleware
-from keyrot_middleware.core.failures import RULES
-from keyrot_middleware.core.rules import forever
+from keyrot_middleware.core.failures import REJECTIONS
 from keyrot_middleware.errors import code_of
 from keyrot_middleware.testing import Reply
 
@@ -62,7 +61,9 @@ def test_it_says_when_and_why(gemini, pool, connect, clock) -> None:
     assert timedelta(seconds=20) < error.retry_at - now <= timedelta(seconds=31)
     assert set(error.reasons) == {"key_0", "key_1", "key_2"}
     assert error.reasons["key_0"].startswith("quota_minute until 2026-01-01T12:3")
-    assert error.reasons["key_1"] == "key_invalid, out of service until it is replaced"
+    assert error.reasons["key_1"].startswith(
+        "key_invalid, rejected; replace its value; tried again"
+    )
     assert error.reasons["key_2"].startswith("quota_day until 2026-01-02T08:00")
     assert all(text in error.message for text in error.reasons.values())
     (info,) = [d for d in error.details["error"]["details"] if d["@type"].endswith("RetryInfo")]
@@ -99,7 +100,7 @@ def test_all_invalid_is_an_auth_error(mode, gemini, pool, connect) -> None:
     assert "API_KEY_INVALID" in {
         detail.get("reason") for detail in error.details["error"]["details"]
     }
-    assert error.retry_at is None
+    assert error.retry_at == datetime(2026, 1, 1, 12, 45, 30, tzinfo=UTC)
     assert set(error.reasons) == {"key_0", "key_1"}
     assert json.loads(error.response.text) == error.details
 
@@ -141,15 +142,15 @@ def test_what_another_process_saw_has_the_code_of_the_refusal(
     with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
         ask("sync", client)
     error = caught.value
-    assert (error.code, error.status, error.retry_at) == (code, status, None)
+    assert (error.code, error.status) == (code, status)
+    assert error.retry_at is not None
     assert error.details["error"]["code"] == error.response.status_code == code
     assert set(error.reasons) == {"A", "B"}
 
 
-def test_each_failure_that_retires_a_key_has_its_code() -> None:
-    """Whatever the table of failures has for ever is known here: none of it passes for a 429."""
-    for_ever = {rule.name for rule in RULES if rule.until is forever}
-    assert for_ever == {name for name in for_ever if code_of([name])[0] != 429}
+def test_each_failure_that_rejects_a_key_has_its_code() -> None:
+    """Whatever the table of failures rejects is known here: none of it passes for a 429."""
+    assert {name for name in REJECTIONS if code_of([name])[0] == 429} == set()
 
 
 def test_one_that_will_come_back_makes_it_a_rate_limit(gemini, pool, connect) -> None:

@@ -8,13 +8,25 @@ import pytest
 from doors import ABANDONED, OK, UNSENT, Door, failed
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Limits, Outcome, Scope, Unavailable
+from keyrot_middleware.core.model import (
+    Block,
+    Kind,
+    Limits,
+    Outcome,
+    Scope,
+    Unavailable,
+    Verdict,
+)
+from keyrot_middleware.core.rules import SLOWLY
 from keyrot_middleware.core.windows import DAY_S
-from keyrot_middleware.drive.health import retired
 from keyrot_middleware.keysfile import KeySpec
 from keyrot_middleware.testing import FakeClock
 
 GUESS = failed(Scope.KEY_MODEL)
+REJECTED = Outcome(
+    Kind.FAILURE, Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
+)
+LONE = KeySpec(key_id="lone").candidate
 A, B = key("a", project="p", billing_account="x"), key("b", project="p", billing_account="x")
 C, D = key("c", project="q", billing_account="x"), key("d")
 PRO = INFO._replace(model="gemini-2.5-pro")
@@ -194,59 +206,59 @@ async def test_a_running_cooldown_is_never_shortened(door: Door, clock: FakeCloc
     assert await door.settle(leases[1], failed(Scope.PROJECT_MODEL, clock.time() + 20)) == far
 
 
-async def test_a_retired_key_comes_back_by_its_revival_only(door: Door, clock: FakeClock) -> None:
-    """`inf` never passes; `revive` ends what is about the key alone, not what others share."""
-    for one, scope in ((D, Scope.KEY), (A, Scope.KEY_VERB), (D, Scope.PROJECT)):
-        await door.fails(one, failed(scope, inf))
-        clock.advance(40 * DAY_S)
-        assert await door.refused(one) == {one.key_id: "failure"}
-        door.state.revive(one.key_id)
-        assert not (await door.lend(one)).probe
-    await door.fails(A, failed(Scope.PROJECT, inf))
-    await door.fails(D, failed(Scope.PROJECT_MODEL, clock.time() + 60))
-    for one in (A, D):
-        door.state.revive(one.key_id)
-        assert await door.refused(one) == {one.key_id: "failure"}
-
-
-async def test_a_key_of_keys_json_without_a_project_comes_back_whole(door: Door) -> None:
-    """Its suspended project and account are the key's own, and end with its old value."""
-    one = KeySpec(key_id="lone").candidate
-    for scope in (Scope.PROJECT, Scope.BILLING):
-        first, second = await door.lend(one), await door.lend(one)
-        await door.settle(first, failed(scope, inf))
-        assert await door.refused(one) == {"lone": "failure"}
-        door.state.revive("lone")
-        assert await door.settle(second, failed(scope, inf)) is None
-        await door.settle(await door.lend(one))
-
-
-async def test_a_late_failure_of_the_old_value_does_not_retire_the_new_one(door: Door) -> None:
-    """Of two calls under way with a revoked value one has it replaced; the other fails after."""
-    first, second = await door.lend(D), await door.lend(D)
-    await door.settle(first, failed(Scope.KEY, inf))
-    door.state.revive("d")
-    assert await door.settle(second, failed(Scope.KEY, inf)) is None
-    await door.settle(await door.lend(D), failed(Scope.KEY, inf))
-    assert await door.refused(D) == {"d": "failure"}
-
-
-async def test_a_late_retirement_of_a_shared_project_counts_for_all_of_it(door: Door) -> None:
-    """What began with the old value says of others' project what any failure does."""
-    late = await door.lend(A)
-    door.state.revive("a")
-    assert await door.settle(late, failed(Scope.PROJECT, inf)) == inf
-    assert await door.refused(A, B) == {"a": "failure", "b": "failure"}
-
-
-async def test_a_late_failure_after_a_revival_still_counts_for_others(
+async def test_a_rejected_value_is_tried_again_on_a_slow_ladder(
     door: Door, clock: FakeClock
 ) -> None:
-    """A new value of the key gives its project no new quota."""
-    late = await door.lend(D)
-    door.state.revive("d")
-    assert await door.settle(late, failed(Scope.PROJECT_MODEL, clock.time() + 20))
-    assert await door.refused(D) == {"d": "failure"}
+    """Its own: 15 minutes, doubled up to 6 hours, whatever the settings say; eight in a day."""
+    rests: list[float] = []
+    while sum(rests) < DAY_S:
+        until = await door.fails(D, REJECTED)
+        assert until is not None
+        rests.append(until - clock.time())
+        reply = await door.acquire(D)
+        assert isinstance(reply, Unavailable)
+        assert reply.blocks["d"] == Block("key_invalid", until, waitable=False)
+        clock.advance(rests[-1])
+    assert rests == [900, 1_800, 3_600, 7_200, 14_400, 21_600, 21_600, 21_600]
+
+
+async def test_a_success_forgets_that_a_value_was_rejected(door: Door, clock: FakeClock) -> None:
+    """Google was wrong, or lifted a restriction: the next rejection is a first one."""
+    await door.fails(D, REJECTED)
+    clock.advance(900)
+    await door.fails(D, REJECTED)
+    clock.advance(1_800)
+    await door.settle(await door.lend(D))
+    assert not (await door.lend(D)).probe
+    assert await door.fails(D, REJECTED) == clock.time() + 900
+
+
+async def test_a_rejection_is_not_held_against_another_value(door: Door) -> None:
+    """Also where the rejection comes after the new value; the old one stays rejected."""
+    old, new = (LONE.with_value(fingerprint) for fingerprint in ("01234567", "89abcdef"))
+    late = await door.lend(old)
+    await door.fails(old, REJECTED)
+    assert await door.refused(old) == {"lone": "key_invalid"}
+    assert not (await door.lend(new)).probe
+    await door.settle(late, REJECTED)
+    assert not (await door.lend(new)).probe
+    assert door.state.snapshot([old])["lone"].cooldown_reason == "key_invalid"
+    assert door.state.snapshot([new])["lone"].cooldown_reason is None
+
+
+async def test_limits_learned_with_one_value_do_not_bind_another(door: Door) -> None:
+    """A key without a project is its own project, and so is each of its values."""
+    first, second = (LONE.with_value(fingerprint) for fingerprint in ("01234567", "89abcdef"))
+    await door.fails(first, failed(Scope.NONE, learned=Limits(rpm=2)))
+    assert await door.granted(first) == 1
+    assert await door.granted(second, most=5) == 5
+
+
+async def test_keys_of_one_project_share_what_was_learned(door: Door) -> None:
+    """Whatever their values are: the project is named in keys.json."""
+    first, second = A.with_value("01234567"), B.with_value("89abcdef")
+    await door.fails(first, failed(Scope.NONE, learned=Limits(rpm=2)))
+    assert await door.granted(second) == 1
 
 
 async def test_10_000_keys_forget_nothing(door: Door, clock: FakeClock) -> None:
@@ -266,12 +278,13 @@ async def test_10_000_keys_forget_nothing(door: Door, clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("narrow", [Scope.KEY_VERB, Scope.PROJECT_MODEL])
-async def test_of_what_ends_together_the_wider_is_shown(door: Door, narrow: Scope) -> None:
-    """A key that a method was blocked for, and that is invalid then, is out of service."""
-    await door.fails(A, failed(narrow, inf), info=EMBED)
-    await door.fails(A, failed(Scope.KEY, inf), info=PRO)
-    health = door.state.snapshot([A])["a"]
-    assert (health.cooldown_scope, retired(health)) == (Scope.KEY, True)
+async def test_of_what_ends_together_the_wider_is_shown(
+    door: Door, clock: FakeClock, narrow: Scope
+) -> None:
+    """A key that a method was blocked for, and that is cooled down as a whole then."""
+    await door.fails(A, failed(narrow, clock.time() + 60), info=EMBED)
+    await door.fails(A, failed(Scope.KEY, clock.time() + 60), info=PRO)
+    assert door.state.snapshot([A])["a"].cooldown_scope == Scope.KEY
 
 
 @pytest.mark.parametrize("scope", [s for s in Scope if s is not Scope.NONE])
@@ -290,3 +303,14 @@ async def test_a_reset_leaves_other_keys_where_they_are(door: Door) -> None:
     await door.fails(D, failed(Scope.KEY, inf))
     door.state.reset(B)
     assert await door.refused(A, D) == {"a": "failure", "d": "failure"}
+
+
+async def test_a_reset_forgets_learned_limits(door: Door) -> None:
+    """Of the key's project, in each model's bucket; another project's stay."""
+    for one in (A, D):
+        for info in (INFO, PRO):
+            await door.fails(one, failed(Scope.NONE, learned=Limits(rpm=2)), info=info)
+    door.state.reset(A)
+    for info in (INFO, PRO):
+        assert await door.granted(A, most=5, info=info) == 5
+        assert await door.granted(D, info=info) == 1

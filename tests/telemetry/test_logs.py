@@ -43,13 +43,14 @@ def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
         "DEBUG lease of key flash_01, 10 input tokens reserved",
         "DEBUG attempt 1 goes out with key flash_01",
         "DEBUG key flash_01 failed with GoogleError",
-        "INFO key flash_01 (project project-fla, gemini-2.5-flash only) rests until "
+        "INFO key flash_01 (project project-fla, gemini-2.5-flash only) is cooling down until "
         "2026-01-01 12:30:50Z: quota_minute (429)",
         "DEBUG key flash_01 settled: quota_minute (429), ? input and ? output tokens",
         "DEBUG lease of key exp_02, 10 input tokens reserved",
         "DEBUG attempt 2 goes out with key exp_02",
         "DEBUG key exp_02 failed with GoogleError",
-        "WARNING key exp_02 out of service until it is replaced: key_invalid (400)",
+        "WARNING key exp_02 is rejected: key_invalid (400); replace its value; "
+        "tried again at 2026-01-01 12:45:30Z",
         "DEBUG key exp_02 settled: key_invalid (400), ? input and ? output tokens",
         "INFO waits 20.0 s for a key",
         "DEBUG lease of key flash_01 as a probe, 10 input tokens reserved",
@@ -112,7 +113,7 @@ def test_what_rests_for_long_or_as_a_whole_is_a_warning(caplog: pytest.LogCaptur
         playground.run()
     assert lines(caplog) == [
         "WARNING pool test, gemini-2.5-flash: key flash_01 (all of billing account billing) "
-        "rests until 2026-01-01 13:30:30Z: payment_required (402)"
+        "is cooling down until 2026-01-01 13:30:30Z: payment_required (402)"
     ]
 
 

@@ -91,11 +91,12 @@ def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
               http.response.status_code=400
               keyrot.attempt.number=2
               keyrot.attempt.outcome=retry
+              keyrot.cooldown.duration=900
               keyrot.failure.class=key_invalid
               keyrot.key.excluded_count=1
               keyrot.key.id=exp_02
               keyrot.key.project=project-exp
-              ! keyrot.key.retired keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=exp_02
+              ! keyrot.key.retired keyrot.cooldown.duration=900 keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=exp_02
           attempt pro_01  INTERNAL
               keyrot.attempt.number=3
               keyrot.attempt.outcome=success
@@ -260,7 +261,7 @@ def test_a_key_that_is_replaced_while_the_call_is_under_way(traced: Any, way: st
           attempt flash_01  INTERNAL  ERROR 400 key_invalid
               error.type=400
               keyrot.attempt.outcome=retry
-              ! keyrot.key.retired keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=flash_01
+              ! keyrot.key.retired keyrot.cooldown.duration=900 keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=flash_01
           attempt flash_01  INTERNAL
               keyrot.attempt.outcome=success
     """)  # noqa: E501

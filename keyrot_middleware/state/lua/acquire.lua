@@ -10,8 +10,7 @@
 --       concurrency, key], '' where there is nothing to say; -1: no limit;
 --       names of records: the model's bucket, the epoch, and of each candidate the rests of its
 --       account, its project and its own, its quota for the asker's bucket, its health.
--- Gives {1, epoch, place in the list, bucket, now, probe, minute, edge, day's end, mark,
---     revived, held}
+-- Gives {1, epoch, place in the list, bucket, now, probe, minute, edge, day's end, mark, held}
 --    or {0, epoch, now, reason, until, waitable, reason, until, waitable, …} in the list's order.
 -- Nothing is written before the choice is made: who is refused leaves no trace, but that a server
 -- that has lost its memory gets a new epoch.
@@ -192,8 +191,8 @@ if held == 1 then
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))
 end
 
-keep_health(names[first + 5], h, now_text)
+keep_health(names[first + 5], h, now_text, names[first + 3])
 return {
   1, epoch, best.place, bucket, now_text, probing,
-  q[MINUTE], best.edge and 1 or 0, q[DAY_END], mark, h[REVIVED], held,
+  q[MINUTE], best.edge and 1 or 0, q[DAY_END], mark, held,
 }

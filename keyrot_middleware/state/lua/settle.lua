@@ -1,31 +1,31 @@
 -- Book what became of a lease: true tokens, concurrency, cooldown, learned limits, owners, counts.
 --
 -- ARGV:  1 clock ('' but in tests)           2 the asking host's clock, for the times of a verdict
---        3 key  4 project  5 billing account  6 bucket  7 verb  8 model as asked for
+--        3 key  4 project  5 record of the key  6 bucket  7 verb  8 model as asked for
 --        9 kind (success, failure, abandoned, unsent)   10 true input tokens, '' where unknown
 --       11 lease id, '' where nothing was booked here: a failure that was reported by hand
---       12 granted at  13 minute  14 edge  15 day's end  16 mark  17 revived  18 held
---       19 requests reserved  20 tokens reserved
---       21 verdict (JSON), '' where there is none
---       22 and on: name's digest, seconds to keep it: who owns what
+--       12 granted at  13 minute  14 edge  15 day's end  16 mark  17 held
+--       18 requests reserved  19 tokens reserved
+--       20 verdict (JSON), '' where there is none
+--       21 and on: name's digest, seconds to keep it: who owns what
 --       the last five: names of records, as acquire.lua has them of a candidate
 -- Gives until when the scope of the failure rests, by the asking host's clock; nil for nothing.
 
 local given, asked_at = ARGV[1], ARGV[2]
-local key, project, billing = ARGV[3], ARGV[4], ARGV[5]
+local key, project, record = ARGV[3], ARGV[4], ARGV[5]
 local bucket, verb, model = ARGV[6], ARGV[7], ARGV[8]
 local kind, used, lease = ARGV[9], tonumber(ARGV[10]), ARGV[11]
 local granted, minute, edge = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14] == '1'
 local day_end, mark = tonumber(ARGV[15]), tonumber(ARGV[16])
-local revived, held = tonumber(ARGV[17]), ARGV[18] == '1'
-local requests, tokens = tonumber(ARGV[19]), tonumber(ARGV[20])
-local verdict = ARGV[21] ~= '' and cjson.decode(ARGV[21]) or nil
+local held = ARGV[17] == '1'
+local requests, tokens = tonumber(ARGV[18]), tonumber(ARGV[19])
+local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
 
 -- Read all there is to read ----------------------------------------------------------------------
 
 -- Without a verdict times only say how long records are kept: then that of the grant will do.
 local now = verdict and clock(given) or granted
-local STORED, NAMES = 22, #ARGV - 5
+local STORED, NAMES = 21, #ARGV - 5
 local names = { unpack(ARGV, NAMES + 1) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
@@ -75,7 +75,7 @@ local function give_back()
     keep_quota(quota_name, q, now)
   end
   if held then
-    redis.call('ZREM', at('l:' .. key), lease)
+    redis.call('ZREM', at('l:' .. record), lease)
   end
   for _, scope in ipairs(scoped) do
     local rest = cool[scope[1]][scope[2]]
@@ -287,13 +287,6 @@ local function strike(place)
   return exact(seconds(rest['until']) - ahead())
 end
 
--- Is the failure about a value that the key has no longer?
-local function replaced(place)
-  local owner = ({ billing, project, key })[place[1]]
-  local own = owner == key or owner == 'key:' .. key or owner == 'project:key:' .. key
-  return verdict['until'] == 'inf' and own and lease ~= '' and revived ~= h[REVIVED]
-end
-
 local function punish()
   if told_bucket ~= bucket and bucket ~= '' then
     keep(at('b:' .. model), told_bucket, FOR_EVER_S)
@@ -304,7 +297,7 @@ local function punish()
     keep_quota(quota_name, q, now)
   end
   local place = place_of(verdict.scope)
-  if place and not replaced(place) then
+  if place then
     return strike(place)
   end
 end

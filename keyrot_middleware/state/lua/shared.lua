@@ -24,8 +24,9 @@ local PACE_UNTIL, KIND, PACE = 18, 19, 20
 local QUOTA_FORMAT = '%d' .. string.rep(',%d', BEFORE_TOKENS - 1)
 local SLIDING, BUCKET, NO_MARK, BUCKET_MARK = 1, 2, -1, -2
 local AT, LEFT_REQUESTS, LEFT_TOKENS, PER_MINUTE, TOKENS_PER_MINUTE = 1, 2, 3, 4, 5
--- A health record is a JSON array with these; the last is absent where nothing has failed.
-local LAST_USED, SUCCESSES, ERRORS, REVIVED, LAST_ERROR = 1, 2, 3, 4, 5
+-- A health record is a JSON array with these; the last is absent where nothing has failed. VALUE is
+-- the fingerprint of the value that the key was used with last.
+local LAST_USED, SUCCESSES, ERRORS, VALUE, LAST_ERROR = 1, 2, 3, 4, 5
 
 local function at(name)
   return KEYS[1] .. ':' .. name
@@ -329,13 +330,15 @@ end
 -- Health -----------------------------------------------------------------------------------------
 
 local function health(text)
-  return text and cjson.decode(text) or { 0, 0, 0, 0 }
+  return text and cjson.decode(text) or { 0, 0, 0, '' }
 end
 
--- With the text of when it was last used, where there is one.
-local function keep_health(name, h, used)
+-- With the text of when it was last used, and the name of the record of its cooldowns, which ends
+-- with the fingerprint of its value, where it is used now.
+local function keep_health(name, h, used, record)
   used = used or exact(h[LAST_USED])
-  local text = string.format('[%s,%d,%d,%d', used, unpack(h, SUCCESSES, REVIVED))
+  h[VALUE] = record and string.match(record, '@(%x+)$') or record and '' or h[VALUE]
+  local text = string.format('[%s,%d,%d,"%s"', used, unpack(h, SUCCESSES, VALUE))
   if h[LAST_ERROR] then
     text = text .. ',' .. cjson.encode(h[LAST_ERROR])
   end

@@ -19,7 +19,7 @@ from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
 from ...forks import after_fork
 from ..base import KeyHealth, State
-from . import codec, refusals
+from . import codec
 from .calls import Call
 from .lines import Lines
 from .loops import Loops
@@ -28,7 +28,7 @@ from .offers import Offers
 from .place import read_place
 from .route import Route
 from .scripts import script
-from .survey import survey
+from .survey import survey, with_values
 from .trouble import RedisTrouble
 from .unheard import Unheard, words
 
@@ -161,30 +161,22 @@ class RedisState(State):
         question = self._owner(names)
         return codec.owner_of((await self._loops.lines().ask([question]))[0]) if question else None
 
-    def revive(self, key_id: str, project: str = "") -> None:
-        """Forget what rests this key for its old value; see `State.revive`.
-
-        Raises:
-            RedisTrouble: The server did not answer.
-        """
-        self._lines.call(self._call("revive", (key_id, project)))
-
     def reset(self, key: Candidate) -> None:
-        """Forget every cooldown that keeps *key* from serving, those of its project as well.
+        """Forget every cooldown that keeps *key* from serving, and what was learned of its limits.
 
         Raises:
             RedisTrouble: The server did not answer.
         """
-        also = (f"c:p:{key.project}", f"c:b:{key.billing_account}")
-        self._lines.call(self._call("revive", (key.key_id, "", *also)))
+        names = (f"c:k:{key.record}", f"c:p:{key.project}", f"c:b:{key.billing_account}")
+        self._lines.call(self._call("reset", (len(names), *names, key.project)))
 
-    def note_refusal(self, key_id: str, fingerprint: str) -> None:
-        """Tell others with which value a key was refused; raises as `check` does."""
-        self._lines.ask(refusals.noting(self._base, key_id, fingerprint, time.time()))
+    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Give keys as those of the values they were used with; see `State.with_values`.
 
-    def refusals(self) -> frozenset[tuple[str, str]]:
-        """Tell which keys were refused, and with which value; raises as `check` does."""
-        return refusals.pairs(self._lines.ask([refusals.reading(self._base)])[0])
+        Raises:
+            RedisTrouble: The server did not answer.
+        """
+        return with_values(self._lines.ask, self._base, tuple(candidates))
 
     @property
     def losses(self) -> int:

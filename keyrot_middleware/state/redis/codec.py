@@ -33,6 +33,7 @@ __all__ = [
     "Midnights",
     "behind_by",
     "cooldowns_of",
+    "fingerprint_of",
     "granted",
     "health_of",
     "lease_ids",
@@ -69,7 +70,6 @@ class Booking(NamedTuple):
     day_end: int
     mark: int
     """Where its pace has it."""
-    revived: int
     held: int
     """1: it holds one of the key's `max_concurrency`."""
     model: str
@@ -112,7 +112,7 @@ def granted(
     reply: Sequence[Any], info: CallInfo, shortlist: Shortlist, lease_id: str, behind: float
 ) -> Lease:
     """Read a grant; *behind* is how far this host's clock is behind the server's, seconds."""
-    _, _, place, bucket, at, probe, minute, edge, day_end, mark, revived, held = reply
+    _, _, place, bucket, at, probe, minute, edge, day_end, mark, held = reply
     key = shortlist[place - 1][1]
     at = at.decode()
     return Lease(
@@ -126,7 +126,8 @@ def granted(
         at=float(at) - behind,
         probe=bool(probe),
         tier=key.tier,
-        books=Booking(lease_id, at, minute, edge, day_end, mark, revived, held, info.counted),
+        books=Booking(lease_id, at, minute, edge, day_end, mark, held, info.counted),
+        record=key.record,
     )
 
 
@@ -146,12 +147,12 @@ def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
     """Write a lease and what became of it."""
     books = lease.books
     if not isinstance(books, Booking):  # reported by hand: nothing was booked
-        books = Booking("", repr(lease.at), -1, 0, 0, NO_MARK, 0, 0, lease.bucket)
+        books = Booking("", repr(lease.at), -1, 0, 0, NO_MARK, 0, lease.bucket)
     used = outcome.usage.input_tokens
     return [
         lease.key_id,
         lease.project,
-        lease.billing_account,
+        lease.record or lease.key_id,
         text(lease.bucket),
         text(lease.verb),
         text(books.model),
@@ -178,7 +179,7 @@ def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
     """Write a verdict as JSON; nothing for none."""
     if verdict is None:
         return ""
-    learned = verdict.learned
+    learned, backoff = verdict.learned, verdict.backoff or policy.backoff
     words = {
         "failure": verdict.failure,
         "scope": verdict.scope.value,
@@ -190,8 +191,7 @@ def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
         "rpd": -1 if learned.rpd is None else learned.rpd,
         "of_minute": verdict.of_minute,
         "delay": -1 if verdict.delay is None else verdict.delay,
-        "base_s": policy.cooldown_base_s,
-        "max_s": policy.cooldown_max_s,
+        **backoff._asdict(),
     }
     return json.dumps(words)
 
@@ -243,6 +243,12 @@ def health_of(record: bytes) -> KeyHealth:
     """Read a health record."""
     last_used, successes, errors, _, *last_error = json.loads(record)
     return KeyHealth(last_used or None, successes, errors, last_error=next(iter(last_error), None))
+
+
+def fingerprint_of(record: bytes) -> str:
+    """Read with which value a key was used last."""
+    found = json.loads(record)[3]
+    return found if isinstance(found, str) else ""
 
 
 def quota_of(record: bytes) -> Quota:

@@ -60,7 +60,8 @@ class Offers:
         offer = self._made.get((lease.key_id, bucket))
         if offer is not None and _same_owners(offer.key, lease):
             return 5, offer.names
-        key = Candidate(lease.key_id, lease.project, lease.billing_account)
+        record = lease.record or lease.key_id
+        key = Candidate(lease.key_id, lease.project, lease.billing_account, record=record)
         return 5, self._names(key, bucket)
 
     def _head(self, model: bytes) -> bytes:
@@ -78,24 +79,25 @@ class Offers:
         return offer
 
     def _names(self, key: Candidate, bucket: bytes) -> bytes:
-        account, project, key_id = map(text, (key.billing_account, key.project, key.key_id))
+        account, project, record = map(text, (key.billing_account, key.project, key.record))
         names = (
             b"c:b:%b" % account,
             b"c:p:%b" % project,
-            b"c:k:%b" % key_id,
+            b"c:k:%b" % record,
             b"q:%d:%b:%b" % (len(project), project, bucket),
-            b"h:%b" % key_id,
+            b"h:%b" % text(key.key_id),
         )
         return b"".join(bulk(b"%b:%b" % (self._base, name)) for name in names)
 
 
 def _same_owners(key: Candidate, lease: Lease) -> bool:
-    return key.project == lease.project and key.billing_account == lease.billing_account
+    mine = (key.project, key.billing_account, key.record)
+    return mine == (lease.project, lease.billing_account, lease.record or lease.key_id)
 
 
 def _spec(key: Candidate) -> bytes:
-    """Write weight and limits as JSON, and the id of whom a lease is; nothing for the defaults."""
+    """Write weight and limits as JSON, and whose leases are counted; nothing for the defaults."""
     if key.limits == NO_LIMITS and key.weight == 1.0:
         return b""
     limits = (-1 if limit is None else limit for limit in key.limits)
-    return text(json.dumps([key.weight, *limits, key.key_id], ensure_ascii=False))
+    return text(json.dumps([key.weight, *limits, key.record], ensure_ascii=False))

@@ -12,7 +12,7 @@ from ..base import KeyHealth
 from ..overview import overview
 from . import codec
 
-__all__ = ["survey"]
+__all__ = ["survey", "with_values"]
 
 AT_ONCE = 500
 """Records in one MGET: well under a millisecond of the server's time."""
@@ -51,8 +51,15 @@ def survey(
     return known, moment
 
 
+def with_values(ask: Ask, base: str, keys: Sequence[Candidate]) -> list[Candidate]:
+    """Give *keys*, whose values are not known here, as those of the values they were used with."""
+    records = _records(ask, [f"{base}:h:{key.key_id}" for key in keys])
+    pairs = zip(keys, records, strict=True)
+    return [key.with_value(codec.fingerprint_of(r)) if r else key for key, r in pairs]
+
+
 def _cooldowns(ask: Ask, base: str, keys: Sequence[Candidate]) -> dict[tuple[str, ...], Cooldown]:
-    owners = [("k", key.key_id) for key in keys]
+    owners = [("k", key.record) for key in keys]
     owners += dict.fromkeys(("p", key.project) for key in keys)
     owners += dict.fromkeys(("b", key.billing_account) for key in keys)
     records = _records(ask, [f"{base}:c:{kind}:{owner}" for kind, owner in owners])

@@ -48,6 +48,6 @@ def words(base: str, asked: Sequence[tuple[str, Shortlist]]) -> list[str | int]:
     for lease_id, shortlist in asked:
         written += [lease_id, len(shortlist)]
         for _, key in shortlist:
-            owners = (f"b:{key.billing_account}", f"p:{key.project}", f"k:{key.key_id}")
-            written += [*(f"{base}:c:{owner}" for owner in owners), f"{base}:l:{key.key_id}"]
+            owners = (f"b:{key.billing_account}", f"p:{key.project}", f"k:{key.record}")
+            written += [*(f"{base}:c:{owner}" for owner in owners), f"{base}:l:{key.record}"]
     return written

@@ -16,7 +16,7 @@ from docs_blocks import PAGES, ROOT, Block, blocks
 from keyrot_middleware.keysfile import KeySpec, read_keys
 from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, Settings
 from keyrot_middleware.telemetry import names
-from keyrot_middleware.telemetry.instruments import METRICS
+from keyrot_middleware.telemetry.instruments import METRICS, NEW_METRICS
 from keyrot_middleware.testing import FakeGemini, Reply
 
 README = ROOT / "README.md"
@@ -192,7 +192,7 @@ def test_telemetry_page_names_what_is_emitted() -> None:
         for name, value in vars(names).items()
         if name.isupper() and isinstance(value, str) and "." in value
     } - {names.PROVIDER}
-    emitted |= {metric.name for metric in METRICS}
+    emitted |= {metric.name for metric in (*METRICS, *NEW_METRICS)}
     told = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", TELEMETRY.read_text("utf-8")))
     assert emitted <= told
     assert {name for name in told if name.startswith(("keyrot.", "gen_ai."))} <= emitted

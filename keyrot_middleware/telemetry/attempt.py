@@ -17,6 +17,9 @@ from .cause import Cause, blame, of_error, of_verdict
 
 __all__ = ["Attempt", "leave"]
 
+_OK = 200
+"""Of every success: the SDK raises for all other codes, and keeps this one nowhere."""
+
 
 class Attempt:
     """One send, and what came of it.
@@ -102,7 +105,9 @@ class Attempt:
         """
         span = self._span
         span.set_attribute(names.ATTEMPT_OUTCOME, outcome)
-        if self._failure:
+        if self.kind is Kind.SUCCESS:
+            span.set_attribute(names.HTTP_STATUS, _OK)
+        elif self._failure:
             span.set_attributes(self._failure)
         cause = self.cause or of_error(error)
         if cause is not None:

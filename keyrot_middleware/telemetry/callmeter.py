@@ -9,8 +9,9 @@ from ..core.commands import Acquire, Command, Opened, Send, Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, Kind, Usage
 from .cause import Cause, of_error, of_verdict
+from .conventions import Asked, known_tokens
 from .instruments import Instruments
-from .measured import of_attempt, of_call, of_pool
+from .measured import of_attempt, of_pool
 from .request import operation_of
 
 __all__ = ["CallMeter"]
@@ -74,7 +75,8 @@ class CallMeter:
         elif isinstance(command, Send):
             if isinstance(reply, Opened) and not self._above:
                 seconds = time.perf_counter() - self._began
-                self._sheet.first_chunk.record(seconds, of_call(*self._names))
+                for metrics in self._sheet.calls:
+                    metrics.first_chunk(self._names, seconds)
         elif isinstance(command, Sleep) and command.why == "key":
             self._sheet.pending.add(-1, of_pool(self._pool))
 
@@ -103,7 +105,8 @@ class CallMeter:
         if isinstance(error, Exhausted):
             sheet.timeouts.add(1, of_pool(pool))
         if not self._above:
-            self._tell(seconds, why)
+            for metrics in sheet.calls:
+                metrics.call(self._names, seconds, self._usage, why)
 
     def _want(self) -> None:
         if self._wanted is None:
@@ -138,24 +141,11 @@ class CallMeter:
         self._sheet.attempt_duration.record(seconds, about)
 
     def _count(self, key_id: str, usage: Usage) -> None:
-        for kind, tokens in _tokens(usage):
+        for kind, tokens in known_tokens(usage):
             about = of_attempt(self._pool, key_id, self._info.model, kind)
             self._sheet.key_tokens.add(tokens, about)
 
-    def _tell(self, seconds: float, why: str | None) -> None:
-        """Record what the conventions ask of a client."""
-        sheet, asked, usage = self._sheet, self._names, self._usage
-        sheet.operation_duration.record(seconds, of_call(*asked, usage.model, None, why))
-        for kind, tokens in _tokens(usage):
-            sheet.token_usage.record(tokens, of_call(*asked, usage.model, kind, why))
-
     @property
-    def _names(self) -> tuple[str, str, str, str]:
+    def _names(self) -> Asked:
         info = self._info
         return self._pool, operation_of(info.verb), info.model, info.host
-
-
-def _tokens(usage: Usage) -> tuple[tuple[str, int], ...]:
-    """List what is known of a response's tokens; nothing is recorded of what is not."""
-    known = (("input", usage.input_tokens), ("output", usage.output_tokens))
-    return tuple((kind, tokens) for kind, tokens in known if tokens is not None)

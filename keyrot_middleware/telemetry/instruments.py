@@ -1,20 +1,32 @@
 """The table of our metrics, and the instruments that a call records with.
 
 Kinds, units and buckets are those of TELEMETRY in docs/telemetry.md, which a test compares with
-this table. The two `gen_ai.*` metrics follow the GenAI conventions; `keyrot.key.*` those of
-database connection pools, since a pool of keys is waited for in the same way.
+this table. The `gen_ai.*` metrics follow the GenAI conventions (conventions.py); `keyrot.key.*`
+those of database connection pools, since a pool of keys is waited for in the same way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.metrics import Counter, Histogram, Meter, UpDownCounter
 
 from . import names
 
-__all__ = ["METRICS", "Instruments", "Metric", "MetricKind"]
+if TYPE_CHECKING:
+    from .conventions import CallMetrics
+
+__all__ = [
+    "METRICS",
+    "NEW_METRICS",
+    "Instruments",
+    "Metric",
+    "MetricKind",
+    "make_counter",
+    "make_histogram",
+]
 
 
 class MetricKind(StrEnum):
@@ -55,6 +67,7 @@ _CALL = (
     names.ERROR_TYPE,
     names.POOL,
 )
+_FIRST_CHUNK = tuple(n for n in _CALL if n not in (names.GEN_AI_RESPONSE_MODEL, names.ERROR_TYPE))
 _ATTEMPT = (names.POOL, names.GEN_AI_REQUEST_MODEL, names.KEY_ID)
 
 OPERATION_DURATION = Metric(
@@ -78,8 +91,55 @@ FIRST_CHUNK = Metric(
     MetricKind.HISTOGRAM,
     "s",
     "From the begin of a streamed call to its first chunk.",
-    tuple(n for n in _CALL if n not in (names.GEN_AI_RESPONSE_MODEL, names.ERROR_TYPE)),
+    _FIRST_CHUNK,
     SECONDS,
+)
+_USAGE = (*(n for n in _CALL if n != names.ERROR_TYPE), names.TOKEN_MODALITY)
+INFERENCE_DURATION = Metric(
+    "gen_ai.client.inference.duration",
+    MetricKind.HISTOGRAM,
+    "s",
+    "A generate_content call with all its attempts.",
+    _CALL,
+    SECONDS,
+)
+EMBEDDINGS_DURATION = INFERENCE_DURATION._replace(
+    name="gen_ai.client.embeddings.duration", about="An embeddings call with all its attempts."
+)
+INFERENCE_FIRST_CHUNK = Metric(
+    "gen_ai.client.inference.time_to_first_chunk",
+    MetricKind.HISTOGRAM,
+    "s",
+    "From the begin of a streamed call to its first chunk.",
+    _FIRST_CHUNK,
+    SECONDS,
+)
+USAGE_INPUT = Metric(
+    "gen_ai.client.inference.usage.input_tokens",
+    MetricKind.COUNTER,
+    "{token}",
+    "Input tokens, with cached ones.",
+    _USAGE,
+)
+USAGE_OUTPUT = USAGE_INPUT._replace(
+    name="gen_ai.client.inference.usage.output_tokens", about="Output tokens, with thoughts."
+)
+USAGE_CACHED = USAGE_INPUT._replace(
+    name="gen_ai.client.inference.usage.cache_read.input_tokens", about="Cached input tokens."
+)
+USAGE_THOUGHTS = USAGE_INPUT._replace(
+    name="gen_ai.client.inference.usage.reasoning.output_tokens", about="Thought tokens."
+)
+OPERATION_INPUT = Metric(
+    "gen_ai.client.inference.operation.input_tokens",
+    MetricKind.HISTOGRAM,
+    "{token}",
+    "Input tokens of one call.",
+    _CALL,
+    TOKENS,
+)
+OPERATION_OUTPUT = OPERATION_INPUT._replace(
+    name="gen_ai.client.inference.operation.output_tokens", about="Output tokens of one call."
 )
 ATTEMPT_DURATION = Metric(
     "keyrot.attempt.duration",
@@ -170,39 +230,52 @@ METRICS = (
     QUOTA_USED,
     DEGRADED,
 )
-"""All that we emit, in the order of the documentation."""
+"""What we emit by default, in the order of the documentation."""
+NEW_METRICS = (
+    INFERENCE_DURATION,
+    EMBEDDINGS_DURATION,
+    INFERENCE_FIRST_CHUNK,
+    USAGE_INPUT,
+    USAGE_OUTPUT,
+    USAGE_CACHED,
+    USAGE_THOUGHTS,
+    OPERATION_INPUT,
+    OPERATION_OUTPUT,
+)
+"""What OTEL_SEMCONV_STABILITY_OPT_IN adds, or puts in place of the first three."""
 
 
 class Instruments:
     """What a call records with."""
 
     __slots__ = (
-        "attempt_duration", "call_attempts", "cooldowns", "first_chunk", "key_tokens",
-        "operation_duration", "pending", "timeouts", "token_usage", "wait_time",
+        "attempt_duration", "call_attempts", "calls", "cooldowns", "key_tokens",
+        "pending", "timeouts", "wait_time",
     )  # fmt: skip
 
-    def __init__(self, meter: Meter) -> None:
-        self.operation_duration = _histogram(meter, OPERATION_DURATION)
-        self.token_usage = _histogram(meter, TOKEN_USAGE)
-        self.first_chunk = _histogram(meter, FIRST_CHUNK)
-        self.attempt_duration = _histogram(meter, ATTEMPT_DURATION)
-        self.call_attempts = _histogram(meter, CALL_ATTEMPTS)
-        self.wait_time = _histogram(meter, WAIT_TIME)
+    def __init__(self, meter: Meter, calls: Sequence[CallMetrics]) -> None:
+        """Make them; *calls* are those of the conventions."""
+        self.calls = calls
+        self.attempt_duration = make_histogram(meter, ATTEMPT_DURATION)
+        self.call_attempts = make_histogram(meter, CALL_ATTEMPTS)
+        self.wait_time = make_histogram(meter, WAIT_TIME)
         self.pending: UpDownCounter = meter.create_up_down_counter(*_words(PENDING))
-        self.timeouts = _counter(meter, TIMEOUTS)
-        self.cooldowns = _counter(meter, COOLDOWNS)
-        self.key_tokens = _counter(meter, KEY_TOKENS)
+        self.timeouts = make_counter(meter, TIMEOUTS)
+        self.cooldowns = make_counter(meter, COOLDOWNS)
+        self.key_tokens = make_counter(meter, KEY_TOKENS)
 
 
 def _words(metric: Metric) -> tuple[str, str, str]:
     return metric.name, metric.unit, metric.about
 
 
-def _counter(meter: Meter, metric: Metric) -> Counter:
+def make_counter(meter: Meter, metric: Metric) -> Counter:
+    """Make the counter of a metric."""
     return meter.create_counter(*_words(metric))
 
 
-def _histogram(meter: Meter, metric: Metric) -> Histogram:
+def make_histogram(meter: Meter, metric: Metric) -> Histogram:
+    """Make the histogram of a metric, with the buckets that are advised for it."""
     return meter.create_histogram(
         *_words(metric), explicit_bucket_boundaries_advisory=metric.buckets
     )

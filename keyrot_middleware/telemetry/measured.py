@@ -65,6 +65,7 @@ def of_call(  # noqa: PLR0917 - as above
     response_model: str | None = None,
     token_type: str | None = None,
     error_type: str | None = None,
+    modality: str | None = None,
 ) -> Attributes:
     """Give what a measurement of a whole call says, by the GenAI conventions and with the pool."""
     told = {
@@ -72,6 +73,7 @@ def of_call(  # noqa: PLR0917 - as above
         names.GEN_AI_RESPONSE_MODEL: response_model,
         names.TOKEN_TYPE: token_type,
         names.ERROR_TYPE: error_type,
+        names.TOKEN_MODALITY: modality,
     }
     return {**request_attributes(operation, model, host), **_told(told)}
 

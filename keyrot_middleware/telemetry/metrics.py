@@ -14,6 +14,7 @@ from .base import Fault, Watch
 from .board import Board, Shown
 from .callmeter import CallMeter
 from .callspan import span_above
+from .conventions import call_metrics
 from .instruments import Instruments
 from .levels import KeyLevel, Reading
 from .measured import of_pool
@@ -97,7 +98,7 @@ class MetricsObserver:
         meter = provider.get_meter(names.INSTRUMENTATION, __version__)
         if isinstance(meter, NoOpMeter):
             return None
-        sheet = Instruments(meter)
+        sheet = Instruments(meter, call_metrics(meter))
         for counter in (sheet.pending, sheet.timeouts):
             counter.add(0, of_pool(self._pool))  # so that a rate is there before the first one
         return sheet

@@ -60,6 +60,8 @@ QUOTA: Final = "keyrot.quota"
 """`rpm`, `tpm` or `rpd`."""
 TOKEN_TYPE: Final = "gen_ai.token.type"
 """`input` or `output`."""
+TOKEN_MODALITY: Final = "gen_ai.token.modality"
+"""`unknown`: of the text, images and audio in a response only the sum is read."""
 
 # Values of ATTEMPT_OUTCOME.
 SUCCESS: Final = "success"

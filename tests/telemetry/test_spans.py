@@ -44,6 +44,7 @@ def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
             server.address=gemini.test
             server.port=8443
           attempt flash_01  INTERNAL
+              http.response.status_code=200
               keyrot.acquire.wait_time=…
               keyrot.attempt.number=1
               keyrot.attempt.outcome=success
@@ -98,6 +99,7 @@ def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
               keyrot.key.project=project-exp
               ! keyrot.key.retired keyrot.cooldown.duration=900 keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=exp_02
           attempt pro_01  INTERNAL
+              http.response.status_code=200
               keyrot.attempt.number=3
               keyrot.attempt.outcome=success
               keyrot.key.excluded_count=2

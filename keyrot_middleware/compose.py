@@ -20,6 +20,8 @@ from .drive.pool import Clock, Pool, SystemClock, make_roster, with_values
 from .drive.upkeep import Upkeep
 from .errors import ConfigError
 from .genai.facts import workload as _workload
+from .genai.seams import Seams
+from .genai.wire import placeholder_guard
 from .genai.wrap import Binding, bypassed
 from .secrets import Ring, Stores, open_ring
 from .settings import origins
@@ -44,6 +46,8 @@ __all__ = [
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
 _binding: Binding | None = None
+_guard: Seams | None = None
+"""Keeps the placeholder off the wire where no key was found."""
 _metrics: MetricsObserver | None = None
 
 
@@ -62,7 +66,7 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
-    global _binding, _metrics  # noqa: PLW0603 - one SDK in a process, one binding
+    global _binding, _guard, _metrics  # noqa: PLW0603 - one SDK in a process, one binding
     with _lock:
         if _binding is not None:
             return
@@ -72,7 +76,13 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
             return
         metrics = MetricsObserver(config.settings.pool)
         pool = open_pool(config, clock or SystemClock(), metrics)
+        if _guard is not None:
+            _guard.take_off()
+            _guard = None
+        allowed = origins(config.settings.allowed_hosts)
         if pool is None:
+            _guard = placeholder_guard(allowed)
+            _guard.put_on()
             return
         if config.settings.tracing == "otlp":
             try:
@@ -80,7 +90,7 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
             except BaseException:
                 pool.close()
                 raise
-        _binding = Binding(pool, origins(config.settings.allowed_hosts))
+        _binding = Binding(pool, allowed)
         _binding.put_on()
         _metrics = metrics
         state = pool.state
@@ -90,8 +100,11 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
 
 def uninstall() -> None:
     """Restore exactly what install() changed; calls under way are carried to their end."""
-    global _binding, _metrics
+    global _binding, _guard, _metrics  # noqa: PLW0603 - see install()
     with _lock:
+        if _guard is not None:
+            _guard.take_off()
+            _guard = None
         binding, _binding = _binding, None
         metrics, _metrics = _metrics, None
         if metrics is not None:

@@ -54,8 +54,9 @@ def _ask(ring: Ring, key_id: str, model: str | None) -> Answer:
     from google.genai import types  # noqa: PLC0415
 
     model, began = model or DEFAULT_MODEL, time.monotonic()
-    # vertexai: explicit, for the environment may say otherwise.
-    options = types.HttpOptions(timeout=_TIMEOUT_MS)
+    # vertexai: explicit, for the environment may say otherwise. A redirect is an answer like any
+    # other: the key follows none.
+    options = types.HttpOptions(timeout=_TIMEOUT_MS, client_args={"follow_redirects": False})
     client = genai.Client(vertexai=False, api_key=ring.value(key_id), http_options=options)
     config = types.GenerateContentConfig(max_output_tokens=1)
     try:

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 else:
     _ClientError = object
 
-__all__ = ["LastWords", "exhausted", "key_pool_exhausted", "response_type_of"]
+__all__ = [
+    "NO_KEY",
+    "LastWords",
+    "error_body",
+    "exhausted",
+    "key_pool_exhausted",
+    "response_type_of",
+]
 
 _SNIFFED = ("timeout", "403", "500", "502", "503")
 _SHOWN = 10
@@ -75,6 +82,19 @@ def key_pool_exhausted() -> type[Any]:
     }
     body |= {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
     return type("KeyPoolExhausted", (ClientError,), body)
+
+
+NO_KEY = (
+    "there is no Gemini API key to send this with: set GEMINI_API_KEYS or GEMINI_API_KEY, write a "
+    "keys.json, or give the client an api_key other than keyrot-pool; keyrot check shows what is "
+    "found"
+)
+
+
+def error_body(code: int, text: str) -> dict[str, Any]:
+    """Give *text* as Google would write it in the body of an error."""
+    status = "UNAUTHENTICATED" if code == 401 else "FAILED_PRECONDITION"
+    return {"error": {"code": code, "message": f"keyrot: {text}", "status": status}}
 
 
 def exhausted(

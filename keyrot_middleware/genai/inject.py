@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
@@ -20,11 +20,13 @@ from .facts import Asked, alias_of, option, origin_of
 from .seams import Seams
 
 __all__ = [
+    "KEY_HEADER",
+    "Unseen",
     "asend_once",
     "build_request",
     "foreign_key",
     "fresh",
-    "lend",
+    "of_keys",
     "send_once",
     "sendable",
     "sending",
@@ -47,12 +49,33 @@ under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=Non
 
 
 class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
-    """Let the request that the SDK builds inside the `with` carry a key."""
+    """Let the request that the SDK builds inside the `with` carry a key.
 
-    __slots__ = ("_seams", "_token", "once", "options", "origins", "response", "value")
+    That request and no other: what runs meanwhile, an event hook for one, may make its own calls.
+    """
+
+    __slots__ = (
+        "_seams",
+        "_token",
+        "body",
+        "client",
+        "once",
+        "options",
+        "origins",
+        "request",
+        "response",
+        "value",
+    )
 
     def __init__(
-        self, value: str | None, asked: Asked, origins: Collection[str], seams: Seams, *, once: bool
+        self,
+        value: str | None,
+        client: Any,
+        asked: Asked,
+        origins: Collection[str],
+        seams: Seams,
+        *,
+        once: bool,
     ) -> None:
         self.origins = origins
         """Where the key may go."""
@@ -60,6 +83,11 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         """In which it stands; they are kept in place until it has ended."""
         self.value = value
         """The key; None leaves the client's own."""
+        self.client = client
+        self.body: Any = None
+        """What the SDK was given for this send; no other request has the same object."""
+        self.request: Any = None
+        """What the SDK has made of it."""
         self.options = asked.http_options
         """The program's own: ours differ in how often the SDK repeats, in nothing else."""
         self.once = once
@@ -67,16 +95,17 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         self.response: Any = None
         """The SDK's response of a stream, once it is there."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> sending:
         self._seams.enter(self)
         self._token = under_way.set(self)
+        return self
 
     def __exit__(self, *_error: object) -> None:
         self._seams.leave(self)
         under_way.reset(self._token)
 
 
-class _Unseen(str):
+class Unseen(str):
     """A header's text that shows no key.
 
     Who reports errors shows local variables, and the SDK has headers in some, aiohttp in more.
@@ -113,9 +142,10 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
         if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
             del headers[name]
         else:
-            headers[name] = _Unseen(headers[name])
+            headers[name] = Unseen(headers[name])
     if value is not None:
-        headers[KEY_HEADER] = _Unseen(value)
+        headers[KEY_HEADER] = Unseen(value)
+    send.request = request
     return request
 
 
@@ -154,10 +184,11 @@ def sendable(client: Any, options: Any, retry: Any) -> Any:
     return options if retry is None else _without_our_retries(client, options, retry)
 
 
-def fresh(asked: Asked, options: Any, *, deep: bool) -> tuple[str, str, Any, Any]:
+def fresh(send: sending, asked: Asked, options: Any, *, deep: bool) -> tuple[str, str, Any, Any]:
     """Give the arguments of one send: the SDK changes the body that it is given.
 
     Args:
+        send: The send.
         asked: The request as the program made it.
         options: What `sendable` gave.
         deep: The SDK will also change what is inside the body (it merges `extra_body`).
@@ -165,6 +196,7 @@ def fresh(asked: Asked, options: Any, *, deep: bool) -> tuple[str, str, Any, Any
     body = asked.request_dict
     if isinstance(body, dict):
         body = copy.deepcopy(body) if deep else dict(body)
+    send.body = body
     return asked.http_method, asked.path, body, options
 
 
@@ -178,18 +210,9 @@ def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool
     return False
 
 
-def lend(request: Any, held: str, value: str | None) -> None:
-    """Give a request that is no send of ours *value* as its key, None for none, instead of *held*.
-
-    A key header of the program's own stays.
-    """
-    headers = request.headers.items()
-    kept = {name: text for name, text in headers if str(text).split()[-1:] != [held]}
-    if value is not None and KEY_HEADER not in map(str.lower, kept):
-        kept[KEY_HEADER] = value
-    for name in _of_keys(tuple(kept)):
-        kept[name] = _Unseen(kept[name])
-    request.headers = kept
+def of_keys(headers: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Give those headers that can carry a key."""
+    return [(name, text) for name, text in headers if name.lower() in (KEY_HEADER, _BEARER)]
 
 
 @lru_cache(maxsize=256)

@@ -7,19 +7,21 @@ status, message, details and a readable response; only the key's characters are 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from ..drive.guard import fault
 
-__all__ = ["clean"]
+__all__ = ["Redact", "clean", "clear_frames", "scrub"]
 
 Redact = Callable[[str], str]
 
 _HIDDEN = "[redacted]"
 _SECRET_HEADERS = ("x-goog-api-key", "authorization")
-_DEPTH = 12
+_READERS = ("google", "json", "tenacity", "ijson")
+"""Whose local variables hold what the server sent."""
 
 
 def clean(error: BaseException, redact: Redact, handled: BaseException | None = None) -> None:
@@ -44,42 +46,68 @@ def clean(error: BaseException, redact: Redact, handled: BaseException | None = 
         chain += (link.__cause__, link.__context__)
 
 
+def clear_frames(error: BaseException, packages: tuple[str, ...]) -> None:
+    """Forget the local variables of finished functions of *packages*; reporters show them."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
+            with suppress(RuntimeError):  # it is still running
+                frame.clear()
+
+
 def _link(link: BaseException, redact: Redact) -> None:
-    link.args = tuple(_value(arg, redact, 0) for arg in link.args)
-    for name in ("message", "status", "details", "reason", "body"):
+    before = str(link.args)
+    link.args = tuple(_value(arg, redact) for arg in link.args)
+    for name in ("message", "status", "details", "reason", "body", "doc"):
         if isinstance(link.__dict__.get(name), str | dict | list):
-            link.__dict__[name] = _value(link.__dict__[name], redact, 0)
+            link.__dict__[name] = _value(link.__dict__[name], redact)
+    for name in ("rcvd", "sent"):  # websockets' frames that closed a connection
+        if isinstance(reason := getattr(getattr(link, name, None), "reason", None), str):
+            getattr(link, name).reason = redact(reason)
     if hasattr(link, "request_info"):  # aiohttp's own errors, also in their args
         link.request_info = _request_info(link.request_info, redact)
     for holder in (getattr(link, "response", None), link):
-        _response(holder, redact)
+        scrub(holder, redact)
+    if redact(before) != before:
+        clear_frames(link, _READERS)
 
 
-def _value(value: Any, redact: Redact, depth: int) -> Any:
+def _value(value: Any, redact: Redact) -> Any:
+    """Take every key out of a value, in place: frames of the SDK hold the same dict or list."""
     if isinstance(value, str):
         return redact(value)
-    if depth > _DEPTH:
-        return value
-    if isinstance(value, dict):
-        return {
-            _value(k, redact, depth + 1): _value(v, redact, depth + 1) for k, v in value.items()
-        }
-    if isinstance(value, list):
-        return [_value(item, redact, depth + 1) for item in value]
-    return _request_info(value, redact) if hasattr(value, "real_url") else value
+    if hasattr(value, "real_url"):
+        return _request_info(value, redact)
+    seen: set[int] = set()
+    boxes: list[Any] = [value]
+    for box in boxes:  # which grows meanwhile
+        if id(box) in seen:
+            continue
+        seen.add(id(box))
+        if isinstance(box, dict):
+            for name, item in [*box.items()]:
+                box[name] = redact(item) if isinstance(item, str) else item
+                if isinstance(name, str) and (cleaned := redact(name)) != name:
+                    box[cleaned] = box.pop(name)
+            boxes += box.values()
+        elif isinstance(box, list):
+            box[:] = [redact(item) if isinstance(item, str) else item for item in box]
+            boxes += box
+    return value
 
 
-def _response(holder: Any, redact: Redact) -> None:
-    """Clean a response of httpx, httpx2 or aiohttp, or an exception that holds a request."""
+def scrub(holder: Any, redact: Redact) -> None:
+    """Take every key out of a response, or out of an exception that holds a request."""
     if holder is None:
         return
     below = getattr(holder, "response_stream", None)  # the SDK's own wrapper around one
     if below is not None and not isinstance(below, list):
-        _response(below, redact)
+        scrub(below, redact)
+    for past in getattr(holder, "history", None) or ():
+        scrub(past, redact)
     with suppress(Exception):  # `request` raises where there is none
         _headers(holder.request, redact)
     _aiohttp(holder, redact)
-    for name in ("_content", "_body"):
+    for name in ("_content", "_body", "body"):
         body = holder.__dict__.get(name) if hasattr(holder, "__dict__") else None
         if isinstance(body, bytes):
             _bytes(holder, name, body, redact)

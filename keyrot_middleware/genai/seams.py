@@ -35,9 +35,6 @@ _log = logging.getLogger("keyrot_middleware")
 MODULE = "google.genai._api_client"
 OWNER = "BaseApiClient"
 
-LIVE = "_websocket_base_url"
-"""Of Live alone: an SDK without it is no reason to leave all other calls alone."""
-
 Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -45,17 +42,24 @@ class Seams:
     """The table of patched methods, switched on and off together."""
 
     def __init__(
-        self, above: dict[str, Wrapper], below: dict[str, Wrapper], on: list[bool]
+        self,
+        above: dict[str, Wrapper],
+        below: dict[str, Wrapper],
+        wire: dict[tuple[str, str], Wrapper],
+        on: list[bool],
     ) -> None:
-        """Take two tables: method name of the api client -> its wrapper function.
+        """Take the tables: method name of the api client -> its wrapper function.
 
         Args:
             above: Where calls come in.
             below: What acts in each send of such a call, and is there until the last has ended.
+            wire: What sends requests, by module and name in it; there as long as what is below.
+                Of those libraries that are in use: none of them is a reason to patch nothing.
             on: Has something in it while all is on; wrapt tests its truth without a call of Python.
         """
         self._table = above | below
-        self._below = frozenset(below)
+        self._wire = wire
+        self._below = frozenset((*below, *map(".".join, wire)))
         self._lock = threading.RLock()  # a call that is collected leaves in whatever thread that is
         self._on = on
         self._acting: set[object] = set()
@@ -69,7 +73,8 @@ class Seams:
             self._acting.add(self)
             hooked, self._hooked = self._hooked, True
         if not hooked:
-            register_post_import_hook(self._imported, MODULE)
+            for module in {MODULE, *(module for module, _ in self._wire)}:
+                register_post_import_hook(self._imported, module)
         else:
             self._imported(None)
 
@@ -101,30 +106,31 @@ class Seams:
     def in_place(self) -> dict[str, bool]:
         """Tell for each method whether our layer is still there."""
         with self._lock:
-            return {name: layer is not None for _, name, layer in self._layers()}
+            return {name: layer is not None for _, name, layer, _ in self._layers()}
 
     def _imported(self, _module: ModuleType | None) -> None:
         with self._lock:
             if self._on and self._all_there():
-                self._wrap(self._table)
+                self._wrap({name for _, name, _, _ in self._layers()})
 
     def _wrap(self, names: Collection[str]) -> None:
-        for owner, name, layer in self._layers():
-            if layer is None and name in names and name in vars(owner):
+        for owner, name, layer, wrapper in self._layers():
+            attribute = name.rpartition(".")[2]
+            if layer is None and name in names and attribute in vars(owner):
                 switch = self._acting if name in self._below else self._on
-                wrap_object(owner, name, FunctionWrapper, (self._table[name], switch))
+                wrap_object(owner, attribute, FunctionWrapper, (wrapper, switch))
 
     def _remove_all(self) -> None:
         """Remove what nobody needs; under a pool that was put on again, nothing."""
-        for owner, name, layer in self._layers():
+        for owner, name, layer, _ in self._layers():
             needed = self._acting if name in self._below else self._on
             if layer is not None and not needed:
-                _remove(owner, name, layer)
+                _remove(owner, name.rpartition(".")[2], layer)
 
     def _all_there(self) -> bool:
         """Refuse to patch a part only: a key could then go out where it should not."""
         owner = _owner()
-        there = {LIVE, *vars(owner)} if owner else self._table
+        there = vars(owner) if owner else self._table
         missing = [name for name in self._table if name not in there]
         if missing:
             _log.error(
@@ -134,13 +140,21 @@ class Seams:
             )
         return not missing
 
-    def _layers(self) -> list[tuple[type, str, Any]]:
+    def _layers(self) -> list[tuple[Any, str, Any, Wrapper]]:
+        """Give, of all that is there: the owner, the name, our layer or None, the wrapper."""
         owner = _owner()
         if owner is None:
             return []
+        spots: list[tuple[Any, str, Wrapper]] = [(owner, *row) for row in self._table.items()]
+        for (module, name), wrapper in self._wire.items():
+            there: Any = sys.modules.get(module)
+            for part in name.split(".")[:-1]:
+                there = getattr(there, part, None)
+            if there is not None and name.rpartition(".")[2] in vars(there):
+                spots.append((there, f"{module}.{name}", wrapper))
         return [
-            (owner, name, _find(vars(owner).get(name), wrapper))
-            for name, wrapper in self._table.items()
+            (owner, name, _find(vars(owner).get(name.rpartition(".")[2]), wrapper), wrapper)
+            for owner, name, wrapper in spots
         ]
 
 
@@ -157,7 +171,7 @@ def _find(method: object, wrapper: Wrapper) -> Any:
     return None
 
 
-def _remove(owner: type, name: str, layer: Any) -> None:
+def _remove(owner: Any, name: str, layer: Any) -> None:
     try:
         unwrap_object(owner, name, layer, missing_ok=True)
     except WrapperNotOutermostError:

@@ -20,15 +20,16 @@ from ..drive.collector import unwatch_collector, watch_collector
 from ..drive.guard import fault
 from ..drive.pool import Pool
 from ..telemetry.base import Watch, watch
-from .below import Below
-from .exhausted import exhausted, response_type_of
+from .below import Below, keyless
+from .exhausted import NO_KEY, error_body, exhausted, response_type_of
 from .facts import Asked, call_info, done, failed, host_of, in_force, option, origin_of
 from .home import fingerprint, own
 from .inject import foreign_key, fresh, sendable, sending
 from .redact import Redact
-from .seams import LIVE, Seams
+from .seams import Seams
 from .streams import open_async, open_sync
 from .uploads import Uploads
+from .wire import Wire, mute, unmute
 
 __all__ = ["Binding", "bypassed"]
 
@@ -58,12 +59,11 @@ class Binding:
         self.pool = pool
         self._origins = allowed_origins
         on: list[bool] = []
-        below = Below(pool, allowed_origins, on)
+        below = Below(allowed_origins)
         uploads = self._uploads = Uploads(pool.state)
         self.seams = Seams(
             {
                 "__init__": below.init,
-                LIVE: below.websocket,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
@@ -76,6 +76,7 @@ class Binding:
                 "_request": below.send_once,
                 "_async_request": below.asend_once,
             },
+            Wire(pool, allowed_origins).table,
             on,
         )
 
@@ -83,11 +84,15 @@ class Binding:
         """Catch calls from now on."""
         watch_collector()
         self.seams.put_on()
+        for client in tuple(keyless):
+            unmute(client)
 
     def take_off(self) -> None:
-        """Restore exactly what was there."""
+        """Restore exactly what was there; clients without a key of their own are left without."""
         self.seams.take_off()
         unwatch_collector()
+        for client in tuple(keyless):
+            mute(client)
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         ours = self._ours(client, args, kwargs, stream=False)
@@ -99,8 +104,8 @@ class Binding:
         def send(lease: Lease) -> Done | Failed:
             handled = sys.exception()
             try:
-                with self._sending(lease, ours):
-                    response = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                with self._sending(lease, ours) as one:
+                    response = wrapped(*fresh(one, ours.asked, ours.options, deep=ours.deep))
                 if ours.call.info.pinned:
                     self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
@@ -128,7 +133,7 @@ class Binding:
         def send(lease: Lease) -> Opened | Failed:
             sender = self._sending(lease, ours)
             with sender:
-                inner = wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                inner = wrapped(*fresh(sender, ours.asked, ours.options, deep=ours.deep))
                 return open_sync(inner, sender, redact)
 
         perform = sync.Performer(self.pool, call.info, send, self._watch(ours))
@@ -152,8 +157,8 @@ class Binding:
         async def send(lease: Lease) -> Done | Failed:
             handled = sys.exception()
             try:
-                with self._sending(lease, ours):
-                    response = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                with self._sending(lease, ours) as one:
+                    response = await wrapped(*fresh(one, ours.asked, ours.options, deep=ours.deep))
                 if ours.call.info.pinned:
                     self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
@@ -180,7 +185,7 @@ class Binding:
             handled, sender = sys.exception(), self._sending(lease, ours)
             try:
                 with sender:
-                    inner = await wrapped(*fresh(ours.asked, ours.options, deep=ours.deep))
+                    inner = await wrapped(*fresh(sender, ours.asked, ours.options, deep=ours.deep))
             except Exception as error:
                 return failed(error, redact, handled)
             return await open_async(inner, sender, redact)
@@ -212,7 +217,9 @@ class Binding:
             return asked, {}
         pool, options = self.pool, asked.http_options
         base_url, extra, retry = in_force(client, options)
-        if bypassed.get() or origin_of(base_url) not in self._origins or not pool.roster.keys:
+        if bypassed.get() or origin_of(base_url) not in self._origins:
+            return asked, {}
+        if not pool.roster.keys and own(key):
             return asked, {}
         known = (key, POOL_KEY)
         if foreign_key(client._http_options.headers, known) or (
@@ -257,7 +264,7 @@ class Binding:
         """Prepare a send; a stranger's key is left to the client, which has it."""
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
-        return sending(value, ours.asked, self._origins, self.seams, once=ours.once)
+        return sending(value, ours.client, ours.asked, self._origins, self.seams, once=ours.once)
 
     def _watch(self, ours: _Ours) -> Watch | None:
         return watch(self.pool.observers, ours.call.info, fault)
@@ -266,4 +273,9 @@ class Binding:
         blocks, now = none_free.unavailable.blocks, none_free.unavailable.at
         pool = self.pool
         response_type = response_type_of(ours.client)
-        return exhausted(pool.name, blocks, now, pool.last_words(blocks), response_type)
+        if pool.roster.keys:
+            last = pool.last_words(blocks)
+        else:
+            text = f"pool {pool.name!r} has no Gemini API key; {NO_KEY}"
+            last = (401, "UNAUTHENTICATED", error_body(401, text))
+        return exhausted(pool.name, blocks, now, last, response_type)

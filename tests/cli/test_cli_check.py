@@ -268,6 +268,20 @@ def test_live_asks_with_each_key_once(keyrot: Keyrot, service: FakeGemini) -> No
     assert not any(key.value in ran.stdout + shown.stdout for key in keys)
 
 
+def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:
+    """The key is not sent where a server points to; the answer says what it was."""
+    key = service.add_key("moved").value
+    service.always("moved", Reply.custom(307, {}, headers={"location": "/elsewhere"}))
+    given = {
+        "GEMINI_API_KEYS": key,
+        "GOOGLE_GEMINI_BASE_URL": service.url,
+        "KEYROT_ALLOWED_HOSTS": service.host,
+    }
+    ran = keyrot("check", "--live", "--json", **given)
+    (found,) = json.loads(ran.stdout)["keys"]
+    assert (found["live"]["code"], service.count()) == (307, 1)
+
+
 def test_live_sends_no_key_to_a_host_that_is_not_allowed(
     keyrot: Keyrot, service: FakeGemini
 ) -> None:

@@ -129,7 +129,7 @@ def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connec
     assert ask(mode, client, config=config) == "ok from B"
     assert (of_client, of_request, config.model_dump()) == before
     assert client._api_client._http_options.model_dump() == held
-    assert client._api_client.api_key == gemini.key("A").value
+    assert client._api_client.api_key == keyrot_middleware.POOL_KEY
     assert (gemini.log[-1].header_values("x-one"), gemini.log[-1].header_values("x-two")) == (
         ["1"],
         ["2"],

@@ -1,0 +1,74 @@
+"""A websocket whose handshake has a key of the pool: no redirect elsewhere, no key in a log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+
+from ..errors import ConfigError
+from .redact import Redact, clean
+
+__all__ = ["guarded"]
+
+
+def guarded(asked: Mapping[str, Any], origin: str, redact: Redact) -> dict[str, Any]:
+    """Give the arguments of `connect` that keep the key of its handshake where it belongs.
+
+    Args:
+        asked: The arguments as they are.
+        origin: Where the key may go.
+        redact: Takes keys out of a text.
+    """
+    base = asked.get("create_connection") or ClientConnection
+    log = asked.get("logger") or logging.getLogger("websockets.client")
+    return {"create_connection": _connection(base, origin, redact), "logger": _Log(log, redact)}
+
+
+def _connection(base: Any, origin: str, redact: Redact) -> Any:
+    class Connection(base):  # type: ignore[misc]  # the class is the caller's
+        """A connection to one origin."""
+
+        async def handshake(self, *args: Any, **kwargs: Any) -> None:
+            """Send the key, unless a redirect has led elsewhere."""
+            uri, handled = self.protocol.uri, sys.exception()
+            scheme = "https" if uri.secure else "http"
+            host = f"[{uri.host}]" if ":" in uri.host else uri.host
+            if (here := f"{scheme}://{host}:{uri.port}") != origin:
+                raise ConfigError(
+                    f"{origin} redirects this session to {here}, where the pool's key may not "
+                    "follow: it was not sent there, and no key is penalized"
+                )
+            try:
+                await super().handshake(*args, **kwargs)
+            except Exception as error:
+                clean(error, redact, handled)
+                raise
+
+        async def recv(self, *args: Any, **kwargs: Any) -> Any:
+            """Take the key out of the reason with which the server closes."""
+            handled = sys.exception()
+            try:
+                return await super().recv(*args, **kwargs)
+            except Exception as error:
+                clean(error, redact, handled)
+                raise
+
+    return Connection
+
+
+class _Log(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic for type checkers only
+    """A logger that shows no key: websockets writes each header of the handshake at DEBUG."""
+
+    def __init__(self, log: Any, redact: Redact) -> None:
+        super().__init__(log, {})
+        self._redact = redact
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Write a line, the key taken out of it."""
+        if self.isEnabledFor(level):
+            text = self._redact(str(msg) % args if args else str(msg))
+            super().log(level, "%s", text, **kwargs)

@@ -1,0 +1,402 @@
+"""The last look at a request before it leaves: which key goes out, where to, and what comes back.
+
+A client without a key of its own never holds one of the pool's. It holds the placeholder, and the
+pool's key takes the placeholder's place here, in the headers of one request: for model calls,
+downloads, uploads, Interactions and Live alike. A request with a key of the pool goes to an
+allowed origin and follows no redirect to another one. A key that the server repeats in an error
+is replaced before the SDK reads it. (docs/adr/0024)
+
+The methods wrapped are public ones of the HTTP libraries. What other parts of the program send has
+neither the placeholder nor the key of a send of ours, and passes through.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import urljoin
+
+from ..core.policy import POOL_KEY
+from ..drive.guard import fault
+from ..drive.pool import Pool
+from ..errors import ConfigError
+from .exhausted import NO_KEY, error_body
+from .facts import origin_of
+from .inject import KEY_HEADER, Unseen, of_keys, under_way
+from .redact import Redact, clean, clear_frames, scrub
+from .seams import Seams, Wrapper
+
+__all__ = ["Wire", "mute", "placeholder_guard", "unmute"]
+
+_HIDDEN = "[redacted]"
+_MOST_REDIRECTS = 20
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class _Key(NamedTuple):
+    """What is to be done with the keys of one request."""
+
+    value: str | None
+    """The key that goes out; None: none."""
+    ours: bool
+    """It is a key of the pool."""
+    keyless: bool
+    """It stands where the placeholder was."""
+
+    def __repr__(self) -> str:
+        return "<key>"
+
+
+class Wire:
+    """The wrappers of what sends requests."""
+
+    def __init__(self, pool: Pool | None, origins: frozenset[str]) -> None:
+        """Serve *pool*, whose keys may go to *origins*; None where no key was found at all."""
+        self._pool = pool
+        self._origins = origins
+
+    @property
+    def table(self) -> dict[tuple[str, str], Wrapper]:
+        """Give the wrapper of each module's function or method."""
+        return {
+            ("httpx", "Client.send"): self.send,
+            ("httpx2", "Client.send"): self.send,
+            ("httpx", "AsyncClient.send"): self.asend,
+            ("httpx2", "AsyncClient.send"): self.asend,
+            ("aiohttp", "ClientSession.request"): self.request,
+            ("google.genai.live", "ws_connect"): self.websocket,
+            ("google.genai.live_music", "connect"): self.websocket,
+            ("google.genai._interactions_websocket", "ws_connect"): self.websocket,
+        }
+
+    # httpx and httpx2 -----------------------------------------------------------------------------
+
+    def send(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `Client.send`."""
+        request, more = _request_of(args, kwargs)
+        key = self._key(request.headers.multi_items(), str(request.url))
+        if key is None:
+            return wrapped(*args, **kwargs)
+        if key.value is None and key.ours:
+            return _refusal(_response_type(client), 401, NO_KEY, request)
+        follow, redact = _follows(client, more), self._redact(key)
+        with _carrying(request, key, redact):
+            if not key.ours:
+                return wrapped(request, **more)
+            home, past = origin_of(str(request.url)), list[Any]()
+            while True:
+                response = wrapped(request, **more, follow_redirects=False)
+                response.history = list(past)
+                if response.status_code >= 400:
+                    response.read()
+                ahead = _examined(response, key, redact)
+                if ahead is None or not follow or len(past) >= _MOST_REDIRECTS:
+                    return response
+                if origin_of(str(ahead.url)) != home:
+                    response.close()
+                    text = _redirected(home, str(ahead.url))
+                    return _refusal(type(response), response.status_code, text, request)
+                response.read()
+                past.append(response)
+                request = ahead
+
+    def asend(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `AsyncClient.send`."""
+        request, more = _request_of(args, kwargs)
+        key = self._key(request.headers.multi_items(), str(request.url))
+        if key is None:
+            return wrapped(*args, **kwargs)
+        return self._asend(wrapped, client, request, more, key)
+
+    async def _asend(
+        self,
+        wrapped: Callable[..., Awaitable[Any]],
+        client: Any,
+        request: Any,
+        more: dict[str, Any],
+        key: _Key,
+    ) -> Any:
+        if key.value is None and key.ours:
+            return _refusal(_response_type(client), 401, NO_KEY, request)
+        follow, redact = _follows(client, more), self._redact(key)
+        with _carrying(request, key, redact):
+            if not key.ours:
+                return await wrapped(request, **more)
+            home, past = origin_of(str(request.url)), list[Any]()
+            while True:
+                response = await wrapped(request, **more, follow_redirects=False)
+                response.history = list(past)
+                if response.status_code >= 400:
+                    await response.aread()
+                ahead = _examined(response, key, redact)
+                if ahead is None or not follow or len(past) >= _MOST_REDIRECTS:
+                    return response
+                if origin_of(str(ahead.url)) != home:
+                    await response.aclose()
+                    text = _redirected(home, str(ahead.url))
+                    return _refusal(type(response), response.status_code, text, request)
+                await response.aread()
+                past.append(response)
+                request = ahead
+
+    # aiohttp --------------------------------------------------------------------------------------
+
+    def request(self, wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `ClientSession.request`."""
+        asked = dict(zip(("method", "url"), args, strict=False)) | kwargs
+        headers = asked.get("headers")
+        pairs = headers.items() if hasattr(headers, "items") else ()
+        key = self._key(pairs, str(asked.get("url")))
+        return wrapped(*args, **kwargs) if key is None else self._request(wrapped, asked, key)
+
+    async def _request(self, wrapped: Callable[..., Any], asked: dict[str, Any], key: _Key) -> Any:
+        asked["headers"] = _with_key(asked["headers"].items(), key)
+        if key.value is None and key.ours:
+            _raise(401, NO_KEY)
+        redact = self._redact(key)
+        handled = sys.exception()
+        try:
+            if not key.ours:
+                return await wrapped(**asked)
+            follow = asked.pop("allow_redirects", True)
+            home = origin_of(str(asked["url"]))
+            for left in range(_MOST_REDIRECTS, -1, -1):
+                response = await wrapped(**asked, allow_redirects=False)
+                if response.status >= 400:
+                    await response.read()
+                    scrub(response, redact)
+                there = response.headers.get("Location")
+                if response.status not in _REDIRECTS or not there or not follow or not left:
+                    return response
+                url = urljoin(str(asked["url"]), there)
+                response.release()
+                if origin_of(url) != home:
+                    _raise(response.status, _redirected(home, url))
+                asked = _next(asked, url, response.status)
+        except Exception as error:
+            _cleaned(error, redact, handled)
+            raise
+
+    # websockets -----------------------------------------------------------------------------------
+
+    def websocket(self, wrapped: Callable[..., Any], _module: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap what Live calls to connect.
+
+        Raises:
+            ConfigError: The pool's key would go to a host that may not have it.
+        """
+        uri = args[0] if args else kwargs.pop("uri")
+        name = "additional_headers" if "additional_headers" in kwargs else "extra_headers"
+        headers = dict(kwargs.get(name) or {})
+        key = self._key(headers.items(), uri)
+        if key is None:
+            return wrapped(uri, *args[1:], **kwargs)
+        if key.value is None and key.ours:
+            _raise(401, NO_KEY)
+        if key.value is None:
+            raise ConfigError(
+                f"the pool's key may not go to {origin_of(uri) or uri}: give the client an "
+                "api_key of its own, or name the host in KEYROT_ALLOWED_HOSTS"
+            )
+        kwargs[name] = _with_key(headers.items(), key)
+        if key.ours:
+            from .websocket import guarded  # noqa: PLC0415 - it needs websockets, which is loaded here
+
+            kwargs |= guarded(kwargs, origin_of(uri), self._redact(key))
+        # SDK 1.x names the key in the address as well, where logs and errors would show it.
+        return wrapped(uri.replace(f"?key={POOL_KEY}", ""), *args[1:], **kwargs)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _key(self, headers: Iterable[tuple[str, Any]], url: str) -> _Key | None:
+        """Tell which key a request is to have; None where it is no business of ours."""
+        found = [(name.lower(), str(text)) for name, text in of_keys(headers)]
+        if not found:
+            return None
+        if any(_placeholder(text) for _, text in found):
+            own = [text for name, text in found if name == KEY_HEADER and not _placeholder(text)]
+            if own:
+                return _Key(own[0], ours=False, keyless=False)
+            if origin_of(url) not in self._origins:
+                return _Key(None, ours=False, keyless=True)
+            return _Key(self._home(), ours=True, keyless=True)
+        send = under_way.get()
+        if send is not None and send.value and (KEY_HEADER, send.value) in found:
+            return _Key(send.value, ours=True, keyless=False)
+        return None
+
+    def _home(self) -> str | None:
+        try:
+            return self._pool.home_value if self._pool is not None else None
+        except Exception:
+            fault("genai")
+            return None
+
+    def _redact(self, key: _Key) -> Redact:
+        pool, value = self._pool, key.value if key.ours else None
+
+        def redact(text: str) -> str:
+            text = pool.ring.redact(text) if pool is not None else text
+            return text.replace(value, _HIDDEN) if value else text
+
+        return redact
+
+
+def placeholder_guard(origins: frozenset[str]) -> Seams:
+    """Give what keeps the placeholder off the wire where there is no pool."""
+    return Seams({}, {}, Wire(None, origins).table, [])
+
+
+def mute(client: Any) -> None:
+    """Keep the placeholder of a client that outlives the pool off the wire."""
+    headers = client._http_options.headers or {}
+    for name in [name for name, text in of_keys(headers.items()) if _placeholder(str(text))]:
+        del headers[name]
+    for http in _own_http(client):
+        # Interactions copies the key where it cannot be taken back; this client is ours.
+        http.send = _silenced(http)
+
+
+def unmute(client: Any) -> None:
+    """Undo `mute`: a pool is there again."""
+    client._http_options.headers.setdefault(KEY_HEADER, POOL_KEY)
+    for http in _own_http(client):
+        vars(http).pop("send", None)
+
+
+def _own_http(client: Any) -> Iterator[Any]:
+    """Give the httpx clients that the SDK made for this one, and not the program."""
+    options = client._http_options
+    for name in ("httpx_client", "httpx_async_client"):
+        made = "_httpx_client" if name == "httpx_client" else "_async_httpx_client"
+        http = getattr(client, made, None)
+        if http is not None and getattr(options, name, None) is None and _response_type(http):
+            yield http
+
+
+def _silenced(http: Any) -> Callable[..., Any]:
+    sent = type(http).send
+
+    def refused(request: Any) -> Any:
+        if not any(_placeholder(text) for _, text in of_keys(request.headers.multi_items())):
+            return None
+        return _refusal(_response_type(http), 401, NO_KEY, request)
+
+    def send(request: Any, **more: Any) -> Any:
+        return refused(request) or sent(http, request, **more)
+
+    async def asend(request: Any, **more: Any) -> Any:
+        return refused(request) or await sent(http, request, **more)
+
+    return asend if hasattr(http, "aclose") else send
+
+
+def _placeholder(text: str) -> bool:
+    return text.split()[-1:] == [POOL_KEY]
+
+
+def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    more = dict(kwargs)
+    return (args[0] if args else more.pop("request")), more
+
+
+def _follows(client: Any, more: dict[str, Any]) -> bool:
+    asked = more.pop("follow_redirects", None)  # httpx has a value of its own for "as the client"
+    return bool(asked if isinstance(asked, bool) else client.follow_redirects)
+
+
+@contextmanager
+def _carrying(request: Any, key: _Key, redact: Redact) -> Iterator[None]:
+    """Have the key in the request's headers for as long as it is under way, and no longer."""
+    handled = sys.exception()
+    for name, _ in of_keys(request.headers.multi_items()):
+        if name.lower() == KEY_HEADER or _placeholder(request.headers[name]):
+            request.headers.pop(name, None)
+    if key.value is not None:
+        request.headers[KEY_HEADER] = key.value
+    try:
+        yield
+    except Exception as error:
+        _cleaned(error, redact, handled)
+        raise
+    finally:
+        _hide(request, key)
+
+
+def _hide(request: Any, key: _Key) -> None:
+    """Take a pool's key out of a request that was sent; one that may be sent again asks again."""
+    if key.keyless:
+        request.headers[KEY_HEADER] = POOL_KEY
+    elif key.ours:
+        request.headers[KEY_HEADER] = _HIDDEN
+
+
+def _examined(response: Any, key: _Key, redact: Redact) -> Any:
+    """Take the key out of what came back; give the request that a redirect asks for."""
+    ahead = response.next_request
+    response.next_request = None
+    _hide(response.request, key)
+    if response.status_code >= 400:
+        scrub(response, redact)
+    return ahead
+
+
+def _cleaned(error: Exception, redact: Redact, handled: BaseException | None) -> None:
+    clean(error, redact, handled)
+    clear_frames(error, _LIBRARIES)
+
+
+_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "h11", "h2", "aiohttp", "websockets")
+"""What holds the headers of a request in local variables while it is sent."""
+
+
+def _with_key(headers: Iterable[tuple[str, Any]], key: _Key) -> dict[str, Any]:
+    """Give headers with this key and no other; one of the program's own beside it stays."""
+    kept = {name: text for name, text in headers if not _placeholder(str(text))}
+    if key.ours and key.value is not None:
+        kept = {name: text for name, text in kept.items() if name.lower() != KEY_HEADER}
+        kept[KEY_HEADER] = Unseen(key.value)
+    return kept
+
+
+def _next(asked: dict[str, Any], url: str, status: int) -> dict[str, Any]:
+    """Give the request that a redirect asks for, as all clients understand it."""
+    asked = {**asked, "url": url}
+    method = str(asked.get("method", "")).upper()
+    if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
+        asked["method"] = "GET"
+        for name in ("data", "json"):
+            asked.pop(name, None)
+    return asked
+
+
+def _redirected(home: str, url: str) -> str:
+    return (
+        f"{home} redirects this request to {origin_of(url) or 'another address'}, where the pool's "
+        "key may not follow: the request was not sent there, and no key is penalized"
+    )
+
+
+def _library(cls: type) -> str | None:
+    roots = (base.__module__.partition(".")[0] for base in cls.__mro__)
+    return next((root for root in roots if root in ("httpx", "httpx2")), None)
+
+
+def _response_type(http: Any) -> Any:
+    """Find the `Response` class of the library that a client is of."""
+    root = _library(type(http))
+    return getattr(sys.modules.get(root), "Response", None) if root else None
+
+
+def _refusal(response_type: Any, code: int, text: str, request: Any = None) -> Any:
+    """Answer in the server's place: whichever part of the SDK asked raises its own error."""
+    return response_type(code, json=error_body(code, text), request=request)
+
+
+def _raise(code: int, text: str) -> None:
+    """Raise the SDK's own error where no answer can be given in the server's place."""
+    library = sys.modules.get("httpx2") or sys.modules.get("httpx")
+    response = _refusal(library.Response, code, text) if library is not None else None
+    sys.modules["google.genai.errors"].APIError.raise_error(code, error_body(code, text), response)

@@ -1,0 +1,182 @@
+"""`keyrot-pool` means no key: it never reaches the wire, and an error says what to set."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from four_modes import MODEL, MODES, ask, run
+from google import genai
+from google.genai import live
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini
+
+KEY = "x-goog-api-key"
+POOL_KEY = keyrot_middleware.POOL_KEY
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def interact(client: Any) -> Any:
+    """Make an interaction."""
+    return client.interactions.create(model=MODEL, input="hello")
+
+
+def others(client: Any) -> dict[str, Callable[[], Any]]:
+    """Give calls that are no calls of a model."""
+    return {
+        "files.get": lambda: client.files.get(name="files/abc"),
+        "files.download": lambda: client.files.download(file="files/abc"),
+        "aio.files.get": lambda: run(client, lambda: client.aio.files.get(name="files/abc")),
+        "aio.files.download": lambda: run(
+            client, lambda: client.aio.files.download(file="files/abc")
+        ),
+        "interactions": lambda: interact(client),
+        "aio.interactions": lambda: run(client, lambda: interact(client.aio)),
+    }
+
+
+OTHERS = tuple(others(None))
+
+
+def sent(gemini: FakeGemini) -> list[list[str]]:
+    """List the keys of each request, having held that none is the placeholder, wherever."""
+    assert POOL_KEY not in repr([(request.headers, request.path) for request in gemini.log])
+    return [request.header_values(KEY) for request in gemini.log]
+
+
+@pytest.fixture
+def no_key(gemini: FakeGemini, caplog: pytest.LogCaptureFixture) -> None:
+    """Install without any key; the warning is of no interest here."""
+    caplog.set_level(logging.ERROR, "keyrot_middleware")
+    keyrot_middleware.install(allowed_hosts=[gemini.host])
+    yield
+    keyrot_middleware.uninstall()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_without_any_key_is_an_error_that_says_what_to_set(
+    mode: str, gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
+) -> None:
+    """Before anything is sent; a client with a key of its own goes on, as without the pool."""
+    with pytest.raises(genai.errors.ClientError, match="set GEMINI_API_KEYS") as caught:
+        ask(mode, connect(POOL_KEY))
+    error = caught.value
+    assert (error.code, error.status) == (401, "UNAUTHENTICATED")
+    assert "GEMINI_API_KEYS" in error.response.text
+    assert ask(mode, connect(gemini.add_key("own").value)) == "ok from own"
+    assert sent(gemini) == [[gemini.key("own").value]]
+
+
+@pytest.mark.parametrize("call", OTHERS)
+@pytest.mark.parametrize("bypassed", [False, True])
+def test_other_calls_without_any_key(
+    call: str, bypassed: bool, gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
+) -> None:
+    """Files, downloads and Interactions say the same, by the error of each."""
+    inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
+    with inside, pytest.raises(Exception, match="set GEMINI_API_KEYS"):
+        others(connect(POOL_KEY))[call]()
+    assert sent(gemini) == []
+
+
+def test_live_without_any_key(
+    gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
+) -> None:
+    """A session is not begun."""
+
+    async def session() -> None:
+        async with connect(POOL_KEY).aio.live.connect(model=MODEL):
+            pass
+
+    with pytest.raises(genai.errors.ClientError, match="set GEMINI_API_KEYS"):
+        asyncio.run(session())
+    assert sent(gemini) == []
+
+
+@pytest.mark.parametrize("given", [None, POOL_KEY])
+@pytest.mark.parametrize("call", OTHERS)
+@pytest.mark.parametrize("bypassed", [False, True])
+def test_the_pools_key_is_sent_in_its_place(
+    call: str,
+    bypassed: bool,
+    given: str | None,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+) -> None:
+    """In calls that do not rotate, and inside bypass(), it is the home key."""
+    pool("A", "B", strategy="fill")
+    inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
+    with inside, contextlib.suppress(Exception):
+        others(connect(given))[call]()
+    assert sent(gemini)
+    assert {value for values in sent(gemini) for value in values} == {gemini.key("A").value}
+
+
+@pytest.mark.parametrize("call", [*MODES, *OTHERS])
+@pytest.mark.parametrize("used", [False, True])
+def test_after_uninstall_no_key_goes_out(
+    call: str, used: bool, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """A client without a key of its own outlives the pool; it has none then, and sends none.
+
+    With the next pool it has one again.
+    """
+    pool("A", "B", strategy="fill")
+    client = connect()
+
+    def work() -> None:
+        if call in MODES:
+            ask(call, client)
+        else:
+            others(client)[call]()
+
+    if used:
+        with contextlib.suppress(Exception):
+            work()
+    keyrot_middleware.uninstall()
+    before = len(gemini.log)
+    with pytest.raises(Exception):  # noqa: B017 - of each surface its own
+        work()
+    assert sent(gemini)[before:] in ([], [[]])
+    if call == "aio.interactions":
+        return  # its connections were closed with the loop of the first call
+    pool("A", "B", strategy="fill")
+    before = len(gemini.log)
+    with contextlib.suppress(Exception):
+        work()
+    assert sent(gemini)[before:][0] == [gemini.key("A").value]
+
+
+def test_live_has_the_pools_key_or_none(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the pool is there it is in the handshake; afterwards the handshake has none."""
+    seen: list[Any] = []
+
+    @contextlib.asynccontextmanager
+    async def dial(uri: str, additional_headers: Any = None, **_: Any) -> Any:
+        seen.append((uri, dict(additional_headers).get(KEY)))
+        raise ConnectionError("enough")
+        yield
+
+    monkeypatch.setattr(live, "ws_connect", dial)
+    pool("A")
+    client = connect()
+
+    async def session() -> None:
+        async with client.aio.live.connect(model=MODEL):
+            pass
+
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            asyncio.run(session())
+        keyrot_middleware.uninstall()
+    assert [value for _, value in seen] == [gemini.key("A").value, None]
+    assert POOL_KEY not in repr(seen)

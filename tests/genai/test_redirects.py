@@ -1,0 +1,302 @@
+"""Redirects: a key of the pool follows none to another origin, whichever way the request takes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from four_modes import MODES, ask, run
+from google import genai
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini
+
+CODES = (301, 302, 303, 307, 308)
+INVALID = (
+    b'{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", '
+    b'"status": "INVALID_ARGUMENT", "details": [{"@type": '
+    b'"type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]}}'
+)
+
+
+class Server:
+    """A server on loopback that redirects everything, or answers everything alike."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.seen: list[tuple[str, str, str]] = []
+        self.headers, self.bodies = headers, dict[str, bytes]()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                server.seen.append((self.command, self.path, str(self.headers)))
+                answer = server.bodies.get(self.path, body)
+                self.send_response(200 if self.path in server.bodies else status)
+                for name, value in server.headers.items():
+                    self.send_header(name, value)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_POST = do_GET  # noqa: N815 - the name is http.server's
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{self.host}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers, and end them."""
+    servers: list[Server] = []
+
+    def start(*args: Any) -> Server:
+        servers.append(Server(*args))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def elsewhere(serve: Callable[..., Server]) -> Server:
+    """Serve at another address, which answers that the key is not valid."""
+    return serve(400, {}, INVALID)
+
+
+def held(server: Server, gemini: FakeGemini) -> list[str]:
+    """List the pool's values that came to a server."""
+    ours = [gemini.key(label).value for label in "ABC"]
+    return [value for value in ours if value in repr(server.seen)]
+
+
+def install(pool: Any, gemini: FakeGemini, *hosts: str) -> None:
+    """Install three keys that may go to *hosts*."""
+    pool("A", "B", "C", strategy="fill", allowed_hosts=[gemini.host, *hosts])
+
+
+def untouched() -> bool:
+    """Tell whether no key was penalized."""
+    keys = keyrot_middleware.status()["keys"].values()
+    return all(key["active"] and not key["in_cooldown"] for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("mode", "backend"),
+    [*((mode, "default") for mode in MODES), ("async", "httpx"), ("async_stream", "httpx")],
+)
+@pytest.mark.parametrize("code", CODES)
+def test_a_call_follows_no_redirect_to_another_origin(
+    mode: str,
+    code: int,
+    backend: str,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+    elsewhere: Server,
+) -> None:
+    """Nothing reaches the other host, the error says so, and no key is penalized for it."""
+    gateway = serve(code, {"location": f"{elsewhere.url}/x"})
+    install(pool, gemini, gateway.host)
+    more = {"async_client_args": {"transport": transport()}} if backend == "httpx" else {}
+    with pytest.raises(genai.errors.APIError, match="redirects this request") as caught:
+        ask(mode, connect(base_url=gateway.url, **more))
+    assert (caught.value.code, elsewhere.host in str(caught.value)) == (code, True)
+    assert (len(gateway.seen), elsewhere.seen, held(elsewhere, gemini)) == (1, [], [])
+    assert untouched()
+
+
+def transport() -> Any:
+    """Make a transport of the library that the SDK uses, which keeps it from aiohttp."""
+    from google.genai import _api_client
+
+    library = getattr(_api_client, "httpx2", None) or _api_client.httpx
+    return library.AsyncHTTPTransport()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_allowed_host_is_another_origin_too(
+    mode: str,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+    elsewhere: Server,
+) -> None:
+    """A redirect is the server's word; the setting is about where the program goes."""
+    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
+    install(pool, gemini, gateway.host, elsewhere.host)
+    with pytest.raises(genai.errors.APIError, match="redirects this request"):
+        ask(mode, connect(base_url=gateway.url))
+    assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize("there", ["relative", "absolute"])
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_redirects_within_one_origin_are_followed(
+    mode: str,
+    code: int,
+    there: str,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+) -> None:
+    """As the SDK does: the key goes along, and a POST stays one where the code says so."""
+    gateway = serve(code, {})
+    gateway.headers["location"] = "/new" if there == "relative" else f"{gateway.url}/new"
+    gateway.bodies["/new"] = b'{"candidates": [{"content": {"parts": [{"text": "moved"}]}}]}'
+    install(pool, gemini, gateway.host)
+    assert ask(mode, connect(base_url=gateway.url)) == "moved"
+    assert [method for method, _, _ in gateway.seen] == ["POST", "POST" if code > 303 else "GET"]
+    assert all(gemini.key("A").value in headers for _, _, headers in gateway.seen)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_redirects_for_ever(
+    mode: str,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+) -> None:
+    """It ends with the SDK's error for a redirect."""
+    gateway = serve(307, {"location": "/again"})
+    install(pool, gemini, gateway.host)
+    with pytest.raises(genai.errors.APIError) as caught:
+        ask(mode, connect(base_url=gateway.url))
+    assert caught.value.code == 307
+    assert untouched()
+
+
+def other_calls() -> dict[str, Callable[[Any], Any]]:
+    """Give calls that do not come through the four methods, or not as a call of a model."""
+
+    def aio(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda client: run(client, lambda: work(client))
+
+    def create(client: Any) -> Any:
+        return client.interactions.create(model="gemini-2.5-flash", input="hello")
+
+    return {
+        "files.get": lambda client: client.files.get(name="files/abc"),
+        "files.download": lambda client: client.files.download(file="files/abc"),
+        "aio.files.get": aio(lambda client: client.aio.files.get(name="files/abc")),
+        "aio.files.download": aio(lambda client: client.aio.files.download(file="files/abc")),
+        "interactions": create,
+        "aio.interactions": aio(lambda client: create(client.aio)),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("bypassed", [False, True])
+@pytest.mark.parametrize("call", other_calls())
+def test_other_calls_follow_no_redirect_to_another_origin(
+    call: str,
+    bypassed: bool,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+    elsewhere: Server,
+) -> None:
+    """A client without a key of its own sends the pool's, which stays there, in bypass() too."""
+    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
+    install(pool, gemini, gateway.host)
+    client = connect(base_url=gateway.url)
+    if bypassed:
+        with keyrot_middleware.bypass(), pytest.raises(Exception) as caught:
+            other_calls()[call](client)
+    else:
+        with pytest.raises(Exception) as caught:
+            other_calls()[call](client)
+    assert "307" in str(caught.value)
+    assert held(gateway, gemini) == [gemini.key("A").value]
+    assert elsewhere.seen == []
+    assert untouched()
+
+
+def test_a_download_is_redirected_within_its_origin(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], serve: Callable[..., Server]
+) -> None:
+    """As Google does it: files/x:download leads to another path of the same host."""
+    gateway = serve(302, {"location": "/download/abc"})
+    gateway.bodies["/download/abc"] = b"content"
+    install(pool, gemini, gateway.host)
+    client = connect(base_url=gateway.url)
+    assert client.files.download(file="files/abc") == b"content"
+    found = run(client, lambda: client.aio.files.download(file="files/abc"))
+    assert found == b"content"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_client_with_a_key_of_its_own_that_bypasses_the_pool_is_left_alone(
+    mode: str,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+    elsewhere: Server,
+) -> None:
+    """Its key is its own, and so is where it follows a redirect to."""
+    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
+    install(pool, gemini, gateway.host)
+    client = connect("FAKE-own", base_url=gateway.url)
+    with keyrot_middleware.bypass(), pytest.raises(genai.errors.ClientError, match="not valid"):
+        ask(mode, client)
+    assert len(elsewhere.seen) == 1
+    assert held(elsewhere, gemini) == []
+
+
+def test_live_follows_no_redirect_to_another_origin(
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+    elsewhere: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The handshake with the other host is not begun."""
+    from google.genai import _api_client
+
+    gateway = serve(307, {"location": f"ws://{elsewhere.host}/x"})
+    install(pool, gemini, gateway.host)
+    base = _api_client.BaseApiClient._websocket_base_url
+    monkeypatch.setattr(
+        _api_client.BaseApiClient,
+        "_websocket_base_url",
+        lambda *args: base(*args).replace("wss:", "ws:"),
+    )
+
+    async def session() -> None:
+        client = connect(base_url=gateway.url)
+        client._api_client._websocket_ssl_ctx.clear()
+        async with client.aio.live.connect(model="gemini-2.5-flash"):
+            pass
+
+    with pytest.raises(keyrot_middleware.ConfigError, match="redirects this session"):
+        asyncio.run(session())
+    assert held(gateway, gemini) == [gemini.key("A").value]
+    assert elsewhere.seen == []

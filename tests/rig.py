@@ -148,7 +148,8 @@ class Rig:
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> Call:
         """Make a call."""
         pool = self.pool
-        return Call(info, self.roster, self.policy, pool.scale, home, overload=pool.overload)
+        shared = {"overload": pool.overload, "lines": pool.lines}
+        return Call(info, self.roster, self.policy, pool.scale, home, **shared)
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this thread; for a stream give all its chunks."""

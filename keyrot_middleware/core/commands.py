@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import Any, Literal, NamedTuple
 
 from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Usage
+from .waiting import Ticket
 
 __all__ = [
     "Acquire",
@@ -115,11 +116,19 @@ class Owner(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """Wait *seconds*."""
+    """Wait *seconds*, or until the ticket is rung; tell when it began and ended.
+
+    The reply is `(began, ended)` by a monotonic clock; what was not rung took *seconds* at least.
+    """
 
     seconds: float
     why: Literal["key", "retry"]
     """For a key to come free, or before a retry that blames nobody."""
+    ticket: Ticket | None = None
+    front: bool = True
+    """It waits for a time; else for calls that came before it."""
+    begins: bool = True
+    """It is the first of this wait."""
 
 
 Command = Now | Acquire | Send | Relay | Settle | Owner | Refresh | Sleep

@@ -19,7 +19,7 @@ was dropped, its loop is gone) can yield nothing more: its driver books the leas
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
@@ -56,13 +56,20 @@ from .model import (
 )
 from .pinned import may_leave, owners
 from .roster import Shortlist
+from .waiting import STALL_S, Claims
 
 __all__ = ["Call", "Exhausted", "call_flow"]
 
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 8.0
 JITTER_S = 0.5
-"""Waiters for one minute's edge must not all come back in the same instant."""
+"""The processes that wait for one minute's edge must not all come back in the same instant."""
+LEAST_PAUSE_S = 0.05
+"""No wait is shorter, whatever times are named: clocks differ, and a time may be over already."""
+RESEND_S = 1.0
+"""A key that has failed a call is not used again by it before so long."""
+SENDS_PER_KEY = 5
+"""So often may one call fail with one key."""
 
 OVERLOADED = "overloaded"
 """The failure class that is about the whole model."""
@@ -79,42 +86,68 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
         BaseException: The SDK's last exception, with a note per failed attempt.
     """
     fixed = (yield from owners(call)) if call.info.pinned else None
-    while True:
-        now, draw = call.moment or (yield Now())
-        call.moment = None
-        blocks: dict[str, Block] = {}
-        spread = call.roster.spread and fixed is None
-        for shortlist in _shortlists(call, fixed, now, draw):
-            lease: Lease | Unavailable = yield Acquire(call.info, shortlist, spread)
-            if isinstance(lease, Lease):
-                break
-            _pass_by(call, fixed, lease, blocks)
-        else:
-            if fixed is not None and may_leave(call, fixed, blocks):
-                fixed = None
+    try:
+        while True:
+            now, draw = call.moment or (yield Now())
+            call.moment = None
+            call.seen = call.lines.version
+            excluded = _excluded(call, now)
+            blocks: dict[str, Block] = {}
+            spread = call.roster.spread and fixed is None
+            for shortlist in _shortlists(call, fixed, excluded, now, draw):
+                lease: Lease | Unavailable = yield Acquire(call.info, shortlist, spread)
+                if isinstance(lease, Lease):
+                    break
+                _pass_by(call, fixed, lease, blocks)
+                now = max(now, lease.at)  # by which the blocks are told
+            else:
+                if fixed is not None and may_leave(call, fixed, blocks):
+                    fixed = None
+                    continue
+                yield from _none_could(call, _none_free(call, fixed, excluded, blocks, now))
                 continue
-            none_free = _none_free(call, fixed, blocks, now)
-            if (yield from _replaced(call)) or (yield from _wait(call, none_free)):
-                continue
-            raise _noted(call) if call.last is not None else Exhausted(none_free)
-        reply = yield from _attempt(call, lease)
-        if isinstance(reply, Done):
-            return reply.response
-        if isinstance(reply, StreamEnd):
-            if reply.failed is None:
-                return None
-            raise _noted(call)  # its chunks went out: never restarted
-        if not (yield from _go_on(call, lease)):
-            raise _noted(call)
+            call.leave_line()
+            reply = yield from _attempt(call, lease)
+            if isinstance(reply, Done):
+                return reply.response
+            if isinstance(reply, StreamEnd):
+                if reply.failed is None:
+                    return None
+                raise _noted(call)  # its chunks went out: never restarted
+            if not (yield from _go_on(call, lease)):
+                raise _noted(call)
+    finally:
+        call.drop_ticket()
+
+
+def _none_could(call: Call, none_free: Unavailable) -> Generator[Command, Any, None]:
+    """Wait for another value of a refused key, or for a key; raise where neither helps."""
+    if (yield from _replaced(call)) or (yield from _wait(call, none_free)):
+        return
+    call.leave_line()
+    raise _noted(call) if call.last is not None else Exhausted(none_free)
+
+
+def _excluded(call: Call, now: float) -> Mapping[str, object] | Claims:
+    """Tell which keys not to ask for: those that failed, and those that earlier calls wait for."""
+    if call.ticket is not None:
+        call.ticket.rung = False
+    if not call.lines.lines:
+        return call.excluded
+    return call.lines.ahead(call.info, call.ticket, call.excluded, now)
 
 
 def _shortlists(
-    call: Call, fixed: tuple[Candidate, ...] | None, now: float, draw: float
+    call: Call,
+    fixed: tuple[Candidate, ...] | None,
+    excluded: Mapping[str, object] | Claims,
+    now: float,
+    draw: float,
 ) -> Iterable[Shortlist]:
     """Give the keys to ask for, a handful at a time."""
     if fixed is None:
-        return call.roster.shortlists(call.info, call.excluded, now, draw)
-    offer = tuple((0, key) for key in fixed if key.key_id not in call.excluded)
+        return call.roster.shortlists(call.info, excluded, now, draw)
+    offer = tuple((0, key) for key in fixed if key.key_id not in excluded)
     return (offer,) if offer else ()
 
 
@@ -131,11 +164,16 @@ def _pass_by(
 
 
 def _none_free(
-    call: Call, fixed: tuple[Candidate, ...] | None, blocks: dict[str, Block], now: float
+    call: Call,
+    fixed: tuple[Candidate, ...] | None,
+    excluded: Mapping[str, object] | Claims,
+    blocks: dict[str, Block],
+    now: float,
 ) -> Unavailable:
     """Sum up why no key can serve: those that were asked for, and those that were not offered."""
     parked = {} if fixed is not None else call.roster.parked(call.info)
-    return Unavailable(now, {**parked, **blocks})
+    claimed = excluded.found if isinstance(excluded, Claims) else {}
+    return Unavailable(now, {**parked, **claimed, **blocks})
 
 
 def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
@@ -172,7 +210,7 @@ def _settle(
 ) -> Generator[Command, Any, None]:
     error = call.last.error if outcome.verdict and call.last else None
     until: float | None = yield Settle(lease, outcome, names, error)
-    if call.roster.crowded:
+    if call.roster.crowded or call.lines.lines:
         _relieve(call, lease, outcome)
     if outcome.verdict is not None:
         call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
@@ -181,14 +219,17 @@ def _settle(
 def _relieve(call: Call, lease: Lease, outcome: Outcome) -> None:
     """Offer a key with a full window again, if some of what was reserved is given back."""
     used = outcome.usage.input_tokens
-    if outcome.kind is Kind.UNSENT or (used is not None and used < lease.tokens):
+    gave_back = outcome.kind is Kind.UNSENT or (used is not None and used < lease.tokens)
+    if gave_back:
         call.roster.relieve(lease.key_id)
+    call.lines.released(lease.key_id, gave_back=gave_back)
 
 
 def _judge(
     call: Call, lease: Lease, failed: Failed, usage: Usage
 ) -> Generator[Command, Any, Outcome]:
     now, _ = yield Now()
+    call.failed_at = now
     verdict = classify(failed.facts, call.info, now)
     if lease.key_id.startswith(HOME):
         verdict = replace(verdict, scope=Scope.NONE)  # a stranger's key: nobody's to manage
@@ -232,7 +273,11 @@ def _replaced(call: Call) -> Generator[Command, Any, bool]:
 
 def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:
     until = verdict.until if verdict.named and verdict.wait and verdict.until is not None else inf
-    call.excluded[lease.key_id] = until
+    failed = sum(a.key_id == lease.key_id and a.verdict.rotate for a in call.attempts)
+    if failed >= SENDS_PER_KEY:
+        until = inf
+    # A server that names a few milliseconds each time must not be asked hundreds of times.
+    call.excluded[lease.key_id] = max(until, call.failed_at + RESEND_S)
     # Our count of tokens is an estimate: that a request is too large two keys must say.
     too_large = verdict.outgrown and lease.tier in call.outgrown
     if verdict.outgrown:
@@ -261,23 +306,62 @@ def _retry(call: Call, verdict: Verdict) -> Generator[Command, Any, bool]:
 
 
 def _wait(call: Call, unavailable: Unavailable) -> Generator[Command, Any, bool]:
-    """Wait for the soonest key, if its time is known and within what is left of the budget."""
-    blocks = unavailable.blocks.items()
-    times = [b.until for key_id, b in blocks if b.waitable and key_id not in call.excluded]
-    named = min(call.excluded.values(), default=inf)
-    soonest = min([*times, named])
-    # A server that names a few milliseconds each time must not be asked hundreds of times.
-    pause = max(soonest - unavailable.at, BACKOFF_BASE_S if soonest == named else 0.0)
-    left = call.policy.max_wait_s - call.waited_s
-    if not isfinite(soonest) or pause > left:
+    """Wait for the soonest key, if its time is known and within what is left of the budget.
+
+    Of keys that calls before this one wait for, it waits for its turn.
+    """
+    now, left = unavailable.at, call.budget_s - call.waited_s
+    blocks = _waited_for(call, unavailable)
+    ahead = call.lines.ahead(call.info, call.ticket, {}, now) if call.lines.lines else None
+    soonest, due = ahead.split(blocks) if ahead is not None else (_soonest(blocks), inf)
+    front = soonest <= due
+    pause = max(soonest - now, LEAST_PAUSE_S)
+    stall = max(due - now, 0.0) + JITTER_S + STALL_S
+    if not front:
+        pause = min(pause, stall, left)
+    if left <= 0 or not isfinite(pause) or pause > left:
         return False
     _, draw = yield Now()
-    pause += draw * min(JITTER_S, pause, left - pause)
-    call.waited_s += pause
-    yield Sleep(pause, "key")
-    for key_id in [k for k, until in call.excluded.items() if until <= soonest]:
+    if front:
+        pause += draw * min(JITTER_S, pause, left - pause)
+    begins = call.ticket is None or not call.ticket.queued
+    ticket = call.lines.join(call.ticket, call.info, blocks, min(soonest, due), call.seen)
+    call.ticket = ticket
+    try:
+        began, ended = yield Sleep(pause, "key", ticket, front, begins)
+    except GeneratorExit:
+        raise
+    except BaseException:  # cancelled, interrupted: the next one need not wait to find out
+        call.leave_line()
+        raise
+    call.waited_s += ended - (began if begins else call.waited_until)
+    call.waited_until = ended
+    call.moment = yield Now()
+    reached = call.moment[0]
+    if not ticket.rung:
+        reached = max(reached, now + pause)
+        if ahead is not None and pause == stall:
+            ahead.pass_stalled(reached)
+    for key_id in [k for k, until in call.excluded.items() if until <= reached]:
         del call.excluded[key_id]
     return True
+
+
+def _soonest(blocks: Mapping[str, Block]) -> float:
+    return min((block.until for block in blocks.values()), default=inf)
+
+
+def _waited_for(call: Call, unavailable: Unavailable) -> dict[str, Block]:
+    """List the keys that the call may wait for: those with a time that is known."""
+    blocks = {
+        key_id: block
+        for key_id, block in unavailable.blocks.items()
+        if block.waitable and key_id not in call.excluded
+    }
+    for key_id, until in call.excluded.items():
+        if isfinite(until):
+            blocks[key_id] = Block("failed", until, waitable=True)
+    return blocks
 
 
 def _noted(call: Call) -> BaseException:

@@ -24,6 +24,7 @@ from math import inf
 from .failures import RULES
 from .model import Block, CallInfo, Candidate, Scope
 from .policy import LAST_RESORT
+from .waiting import Claims, wanted
 
 __all__ = ["SHORTLIST", "Roster", "Shortlist"]
 
@@ -47,7 +48,7 @@ Shortlist = tuple[_Offer, ...]
 class _Group:
     """Keys of equal rank: those worth offering, and those parked until a time."""
 
-    __slots__ = ("full", "keys", "offers", "parked", "ready", "turns", "until")
+    __slots__ = ("ends", "full", "keys", "offers", "parked", "ready", "turns", "until")
 
     def __init__(self, rank: int, keys: list[Candidate]) -> None:
         self.keys = keys
@@ -57,21 +58,29 @@ class _Group:
         """Of a few keys every shortlist while none is parked, by the offset where it begins."""
         self.ready = list(range(len(keys)))
         self.until: list[tuple[float, int]] = []
+        """A heap of when to offer parked keys again; of a key that has several, the least holds."""
         self.parked: dict[int, Block] = {}
+        self.ends: dict[int, float] = {}
+        """Until when each parked key is not offered."""
         self.full: dict[int, float] = {}
         """Of the parked those whose window is full, for requests of this size and more."""
 
     def unpark(self, now: float) -> None:
         while self.until and self.until[0][0] <= now:
-            _, index = heappop(self.until)
-            del self.parked[index]
+            end, index = heappop(self.until)
+            if self.ends.get(index) != end:
+                continue  # it was parked again since, for a shorter time
+            del self.parked[index], self.ends[index]
             self.full.pop(index, None)
             insort(self.ready, index)
 
     def park(self, index: int, block: Block, size: float | None, now: float) -> None:
+        end = min(block.until, now + PARK_S)
         if index not in self.parked:
-            heappush(self.until, (min(block.until, now + PARK_S), index))
             del self.ready[bisect_left(self.ready, index)]
+        if end < self.ends.get(index, inf):
+            self.ends[index] = end
+            heappush(self.until, (end, index))
         self.parked[index] = block
         self.full.pop(index, None)
         if size is not None:
@@ -85,7 +94,7 @@ class _Group:
         return [
             self.offers[index]
             for index, size in self.full.items()
-            if (_size(self.parked[index].reason, info) or 0) < size
+            if (wanted(self.parked[index].reason, info) or 0) < size
         ]
 
     def first(self, offset: int) -> Shortlist:
@@ -148,13 +157,13 @@ class Roster:
         return tuple(key for key in self._projects.get(project, ()) if key.key_id in self.keys)
 
     def shortlists(
-        self, info: CallInfo, excluded: Mapping[str, object], now: float, draw: float
+        self, info: CallInfo, excluded: Mapping[str, object] | Claims, now: float, draw: float
     ) -> Iterator[Shortlist]:
         """Offer the keys in order, a handful at a time.
 
         Args:
             info: The call.
-            excluded: Ids of keys that failed it.
+            excluded: Ids of keys that failed it, or that calls before it wait for.
             now: Epoch seconds.
             draw: A random number in [0, 1).
         """
@@ -186,7 +195,7 @@ class Roster:
             for key_id, block in blocks.items():
                 place = view.places.get(key_id)
                 if place and block.until > now and block.reason not in _NEVER_PARKED:
-                    size = _size(block.reason, info)
+                    size = wanted(block.reason, info)
                     self.crowded = self.crowded or size is not None
                     place[0].park(place[1], block, size, now)
 
@@ -251,18 +260,11 @@ class Roster:
         return int(draw * len(group.ready)) if self.spread or self._sticky else 0
 
 
-def _size(reason: str, info: CallInfo) -> float | None:
-    """Tell how much of a full window the request wanted; None where it is about no window."""
-    if reason == "tpm":
-        return info.tokens
-    return info.requests if reason in ("rpm", "rpd") else None
-
-
-def _chunks(offers: list[_Offer], excluded: Mapping[str, object]) -> Iterator[Shortlist]:
+def _chunks(offers: list[_Offer], excluded: Mapping[str, object] | Claims) -> Iterator[Shortlist]:
     left = _left(offers, excluded)
     for start in range(0, len(left), SHORTLIST):
         yield left[start : start + SHORTLIST]
 
 
-def _left(offers: Iterable[_Offer], excluded: Mapping[str, object]) -> Shortlist:
+def _left(offers: Iterable[_Offer], excluded: Mapping[str, object] | Claims) -> Shortlist:
     return tuple([offer for offer in offers if offer[1].key_id not in excluded])

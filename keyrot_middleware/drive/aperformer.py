@@ -20,6 +20,7 @@ from ..core.commands import (
     Sleep,
 )
 from ..core.model import Lease, Unavailable
+from ..core.waiting import Ticket
 from ..telemetry.base import Watch
 from .guard import fault
 from .performer import Performer
@@ -136,9 +137,15 @@ class AsyncPerformer(Performer):
         self.changed(command, replaced)
         return replaced
 
-    async def _sleep(self, command: Sleep) -> None:  # type: ignore[override]  # awaited
-        self.changed(command)
-        await self._pool.clock.asleep(command.seconds)
+    async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
+        if command.begins:
+            self.changed(command)
+        began, ticket = self._monotonic(), command.ticket
+        if ticket is None or self._by_clock(command):
+            await self._pool.clock.asleep(command.seconds)
+        else:
+            await _rung(ticket, command.seconds)
+        return self._slept(command, began)
 
     does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
         **Performer.does,
@@ -149,6 +156,33 @@ class AsyncPerformer(Performer):
         Refresh: _refresh,
         Sleep: _sleep,
     }
+
+
+async def _rung(ticket: Ticket, seconds: float) -> None:
+    """Wait until the ticket is rung, from any thread, or *seconds* have passed."""
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    def bell() -> bool:
+        try:
+            loop.call_soon_threadsafe(wake)
+        except RuntimeError:  # the loop is closed, and the call with it
+            return False
+        return True
+
+    ticket.bell = bell
+    if ticket.rung:  # before there was a bell
+        return
+    timer = loop.call_later(seconds, wake)
+    try:
+        await woken
+    finally:
+        timer.cancel()
+        ticket.bell = None
 
 
 async def _shielded(settling: Coroutine[Any, Any, float | None]) -> float | None:

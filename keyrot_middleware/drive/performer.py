@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from ..core.model import CallInfo, Kind, Lease, Outcome, Unavailable
 from ..telemetry.base import Watch, tell
 from .collector import collecting
 from .guard import fault
-from .pool import Pool, unbooked
+from .pool import Pool, SystemClock, unbooked
 
 __all__ = ["Performer"]
 
@@ -194,9 +195,34 @@ class Performer:
     def _look_up(self, command: Refresh) -> bool:
         return self._pool.refresh(command.key_id, wait=command.wait)
 
-    def _sleep(self, command: Sleep) -> None:
-        self.changed(command)
-        self._pool.clock.sleep(command.seconds)
+    def _sleep(self, command: Sleep) -> tuple[float, float]:
+        if command.begins:
+            self.changed(command)
+        began, ticket = self._monotonic(), command.ticket
+        if ticket is None or self._by_clock(command):
+            self._pool.clock.sleep(command.seconds)
+        else:
+            rung = threading.Event()
+            ticket.bell = rung.set
+            if not ticket.rung:  # else it was before there was a bell
+                rung.wait(command.seconds)
+            ticket.bell = None
+        return self._slept(command, began)
+
+    def _by_clock(self, command: Sleep) -> bool:
+        """Tell whether a wait for a time is only for the clock to end: a test's own."""
+        return command.front and not isinstance(self._pool.clock, SystemClock)
+
+    def _slept(self, command: Sleep, began: float) -> tuple[float, float]:
+        ended = self._monotonic()
+        if command.ticket is None or not command.ticket.rung:
+            ended = max(ended, began + command.seconds)
+        return began, ended
+
+    def _monotonic(self) -> float:
+        clock = self._pool.clock
+        told: float = getattr(clock, "monotonic", clock.time)()
+        return told
 
     does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
         Now: _now,

@@ -19,6 +19,7 @@ from ..core.overload import Overload
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
 from ..core.tokens import TokenScale
+from ..core.waiting import WaitingLines
 from ..forks import after_fork
 from ..secrets import Ring, Secret
 from ..secrets.ring import ANSWER_S
@@ -29,7 +30,15 @@ from .guard import fault
 if TYPE_CHECKING:
     from .upkeep import Upkeep
 
-__all__ = ["Clock", "Pool", "SystemClock", "make_roster", "unbooked", "with_values"]
+__all__ = [
+    "Clock",
+    "Pool",
+    "SystemClock",
+    "make_lines",
+    "make_roster",
+    "unbooked",
+    "with_values",
+]
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -58,11 +67,19 @@ class SystemClock:
     """The machine's clock."""
 
     sleep = staticmethod(time.sleep)
+    monotonic = staticmethod(time.monotonic)
     time = staticmethod(time.time)  # the last one: it hides the module from here on
 
     async def asleep(self, seconds: float) -> None:
         """Wait, blocking the task only."""
         await asyncio.sleep(seconds)
+
+
+def make_lines() -> WaitingLines:
+    """Make lines in which threads and tasks may wait; those of a forked child are empty."""
+    lines = WaitingLines(threading.Lock())
+    after_fork(lines, lambda child: child.reset(threading.Lock()))
+    return lines
 
 
 @dataclass(slots=True)
@@ -79,6 +96,7 @@ class Pool:
     clock: Clock = field(default_factory=SystemClock)
     scale: TokenScale = field(default_factory=TokenScale)
     overload: Overload = field(default_factory=Overload)
+    lines: WaitingLines = field(default_factory=make_lines)
     draw: Callable[[], float] = random.random
     last_resort: str | None = None
     """The id of the single key, where there is one."""

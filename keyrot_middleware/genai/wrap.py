@@ -238,7 +238,9 @@ class Binding:
         )
         home = self._home(key) if info.pinned else None
         moment = (pool.clock.time(), pool.draw())
-        call = Call(info, pool.roster, pool.policy, pool.scale, home, moment, pool.overload)
+        call = Call(
+            info, pool.roster, pool.policy, pool.scale, home, moment, pool.overload, pool.lines
+        )
         if not info.pinned:
             options = sendable(client, options, retry)
         once = retry is None and not info.pinned

@@ -56,8 +56,9 @@ class CallTrace:
         elif type(command) is Sleep:
             if command.why == "key":
                 self._want()  # a call that has failed with every key asks for none before it waits
-            told = {names.WAIT_SECONDS: command.seconds, names.WAIT_REASON: command.why}
-            call.event(names.EVENT_WAIT, {**told})
+            if command.begins:
+                told = {names.WAIT_SECONDS: command.seconds, names.WAIT_REASON: command.why}
+                call.event(names.EVENT_WAIT, {**told})
 
     def after(self, command: Command, reply: Any) -> None:
         """Take note of what came of *command*."""

@@ -26,6 +26,17 @@ def test_a_parked_key_is_passed_until_its_time() -> None:
     assert roster.parked(INFO) == {}
 
 
+def test_a_key_that_is_parked_again_for_a_shorter_time_is_back_by_then() -> None:
+    """The shorter time holds, and the end of the longer one changes nothing."""
+    roster, full = Roster(many(3), "fill"), Block("rpm", NOW + 31, waitable=True)
+    roster.park(INFO, {"k0": full, "k2": Block("rpm", NOW + 50, waitable=True)}, NOW)
+    roster.park(INFO, {"k0": Block("quota_minute", NOW + 5, waitable=True)}, NOW)
+    assert offered(roster, now=NOW + 4) == ["k1"]
+    assert offered(roster, now=NOW + 5) == ["k0", "k1"]
+    assert roster.parked(INFO).keys() == {"k2"}
+    assert offered(roster, now=NOW + 32) == ["k0", "k1"]
+
+
 def test_parking_is_looked_at_again_after_a_minute() -> None:
     """A dead key may have been revived by another process: it is offered again after PARK_S."""
     roster = Roster(many(2), "fill")

@@ -17,6 +17,7 @@ from rig import INFO, STREAMED, Rig, Tape, Watched, key
 from keyrot_middleware.core.commands import Settle, Sleep
 from keyrot_middleware.core.flow import Call, call_flow
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Limits
+from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.drive import aio, sync
 
 __all__ = ["SCRIPTS", "Ran", "Script", "plain", "run_async", "run_sync"]
@@ -113,6 +114,8 @@ def plain(value: Any) -> Any:
         return ("Lease", *value._replace(books=None))
     if isinstance(value, Chunks):
         return "stream"
+    if isinstance(value, Ticket):
+        return "ticket"
     if isinstance(value, tuple | list):
         return (type(value).__name__, *map(plain, value))
     return value

@@ -86,14 +86,14 @@ def test_a_silent_logger_is_not_served(caplog: pytest.LogCaptureFixture) -> None
 def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """It names each key, why it cannot serve, and until when."""
     playground = Playground([LogObserver("test")], keys=("flash_01",))
-    playground.script = {"flash_01": [minute(60)]}
+    playground.script = {"flash_01": [minute(70)]}
     with pytest.raises(Exception, match="429"):
         asyncio.run(playground.arun())
     with pytest.raises(Exhausted):
         playground.run()
     assert lines(caplog)[-1] == (
         "WARNING pool test, gemini-2.5-flash: no key can serve: "
-        "flash_01: quota_minute until 2026-01-01 12:31:30Z"
+        "flash_01: quota_minute until 2026-01-01 12:31:40Z"
     )
 
 

@@ -33,7 +33,7 @@ class _Way:
 
     def before(self, command: Command) -> None:
         """Note a wait."""
-        if isinstance(command, Sleep):
+        if isinstance(command, Sleep) and command.begins:
             self._steps.append({"key": "", "came": f"waits {command.seconds:.1f} s"})
 
     def after(self, command: Command, reply: object) -> None:

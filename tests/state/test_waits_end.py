@@ -1,0 +1,137 @@
+"""A call that waits either waits for a time above zero or ends, whatever times it is told."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+from doors import Open
+from replies import OK, GoogleError, minute
+from rig import INFO, Rig, key
+
+from keyrot_middleware.core.commands import Done
+from keyrot_middleware.core.flow import Exhausted, call_flow
+from keyrot_middleware.core.model import Block, CallInfo, Limits, Unavailable, Usage
+from keyrot_middleware.drive import sync
+from keyrot_middleware.state import State
+from keyrot_middleware.testing import FakeClock
+
+LARGE = INFO._replace(tokens=900, estimate=900)
+
+
+class Patient(Rig):
+    """A rig that gives up where a call does not."""
+
+    def sleep(self, seconds: float) -> None:
+        """Note it; a hundred sleeps are no wait any more."""
+        assert len(self.slept) < 100, f"the call does not end: {self.slept[-5:]}"
+        assert seconds > 0, "the call does not wait"
+        super().sleep(seconds)
+
+
+def over(state: State, clock: FakeClock, rig: Rig) -> Rig:
+    """Put *state* under a rig."""
+    rig.state = rig.pool.state = state  # type: ignore[assignment]
+    rig.clock = clock
+    return rig
+
+
+def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
+    """Make a call that does not wait, and fails."""
+    call = rig.make(info)
+    call.max_wait_s = 0.0
+    with pytest.raises((Exhausted, GoogleError)) as found:
+        sync.run(call_flow(call), sync.Performer(rig.pool, info, rig.send))
+    return found.type
+
+
+def test_a_key_that_is_back_before_its_minute_ends_is_used_again(
+    open_backend: Open, clock: FakeClock
+) -> None:
+    """Its window was full, then tokens were given back, then Google named a shorter time."""
+    rig = over(open_backend(), clock, Patient(key("a", Limits(tpm=1_000)), max_wait_s=60.0))
+
+    def meanwhile() -> Any:
+        assert at_once(rig, LARGE) is Exhausted
+        return Done("answer", Usage(input_tokens=50))
+
+    rig.will("a", meanwhile)
+    assert rig.call(LARGE) == "answer"
+    rig.will("a", minute("5s"), OK)
+    assert at_once(rig, INFO) is GoogleError
+    assert rig.call() == "answer"
+    assert rig.sent == ["a"] * 3
+    assert 5.0 <= sum(rig.slept) <= 5.2
+
+
+class Late(State):
+    """A state whose times are over when they arrive, as of a server whose clock is behind."""
+
+    def __init__(self, now: Any) -> None:
+        self._now = now
+
+    def acquire(self, info: Any, shortlist: Any, *, spread: bool) -> Unavailable:
+        """Refuse."""
+        block = Block("rpm", self._now() - 0.7, waitable=True)
+        return Unavailable(self._now(), {key.key_id: block for _, key in shortlist})
+
+    def settle(self, *_: Any) -> None:
+        """Do nothing."""
+
+    def blocked(self, info: Any, candidates: Any) -> dict[str, Block]:
+        """Refuse all."""
+        return self.acquire(info, [(0, key) for key in candidates], spread=False).blocks
+
+    def owner(self, names: Any) -> None:
+        """Know nothing."""
+
+    def revive(self, key_id: str, project: str = "") -> None:
+        """Do nothing."""
+
+    def reset(self, key: Any) -> None:
+        """Do nothing."""
+
+    def snapshot(self, candidates: Any) -> dict[str, Any]:
+        """Know nothing."""
+        return {}
+
+
+def test_a_time_that_is_over_already_is_waited_for_a_little(clock: FakeClock) -> None:
+    """Each look costs a part of the budget, so that they come to an end."""
+    rig = over(Late(clock.time), clock, Patient(key("a"), max_wait_s=2.0))
+    began = clock.time()
+    assert isinstance(rig.failing(), Exhausted)
+    assert 1.9 <= clock.time() - began <= 2.0
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_a_sleep_that_takes_longer_counts_as_long_as_it_took(way: str) -> None:
+    """A busy key is polled; on a machine that wakes late, the budget still is in real seconds."""
+    rig = Patient(key("a", Limits(max_concurrency=1)), max_wait_s=10.0)
+    short = rig.clock.sleep
+    rig.clock.sleep = lambda seconds: short(seconds + 2.0)  # type: ignore[method-assign]
+
+    async def meanwhile() -> Any:
+        began = rig.time()
+        error: Any = None
+        try:
+            _ = rig.call() if way == "sync" else await rig.acall()
+        except Exhausted as none_free:
+            error = none_free
+        assert isinstance(error, Exhausted)
+        assert 8.0 <= rig.time() - began <= 12.2
+        return OK
+
+    lease = rig.state.acquire(INFO, ((0, rig.roster.keys["a"]),), spread=False)
+    await meanwhile()
+    assert len(rig.slept) <= 6
+    assert lease is not None
+    assert rig.sent == []
+
+
+def test_an_endless_time_is_not_waited_for(clock: FakeClock) -> None:
+    """A key that is back at no time is raised of at once."""
+    rig = Patient(key("a"), max_wait_s=inf)
+    rig.roster.park(INFO, {"a": Block("key_invalid", inf)}, rig.time())
+    assert isinstance(rig.failing(), Exhausted)

@@ -65,13 +65,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home[0]}"), home[1])
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else a type checker would take every name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{home[0]}"), home[1])
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

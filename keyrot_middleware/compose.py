@@ -7,24 +7,27 @@ settings -> keys -> ring (values) -> roster (order) -> state (what was used) -> 
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, Unpack
 
 from .config import Config, load
+from .core.text import doubt_of
 from .drive.guard import fault
 from .drive.health import HealthStatus, health
 from .drive.levels import levels
 from .drive.pool import Clock, Pool, SystemClock, make_roster, with_values
 from .drive.upkeep import Upkeep
-from .errors import ConfigError
+from .errors import ConfigError, warn
+from .genai.facts import origin_of
 from .genai.facts import workload as _workload
 from .genai.seams import Seams
 from .genai.wire import placeholder_guard
 from .genai.wrap import Binding, bypassed
 from .secrets import Ring, Stores, open_ring
-from .settings import origins
+from .settings import SettingArguments, Settings, origins
 from .state import State, open_state
 from .telemetry.base import Observer
 from .telemetry.export import export_spans
@@ -36,6 +39,7 @@ __all__ = [
     "PoolStatus",
     "bypass",
     "current_pool",
+    "doubts",
     "install",
     "open_pool",
     "status",
@@ -43,32 +47,45 @@ __all__ = [
     "workload",
 ]
 
+SHOWN = 3
+"""Reasons in one warning."""
+NO_KEY_FOUND = (
+    "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; until "
+    "then calls go out as the SDK sends them"
+)
+
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
 _binding: Binding | None = None
 _guard: Seams | None = None
 """Keeps the placeholder off the wire where no key was found."""
 _metrics: MetricsObserver | None = None
+_in_force: Settings | None = None
+"""The settings of the pool that is in place."""
 
 
-def install(*, clock: Clock | None = None, **settings: Any) -> None:
+def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments]) -> None:
     """Send every google-genai call of this process with a key from the pool, from now on.
 
     May be called before or after google.genai is imported, and before or after clients are made.
-    Called again it changes nothing, until `uninstall()`.
+    Called again it changes nothing, until `uninstall()`; other settings are warned of. What you
+    must know at once, such as a missing key, is a `KeyrotWarning`; as an error it leaves nothing
+    in place.
 
     Args:
         clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
-        settings: Any field of `keyrot_middleware.config.Settings`: `strategy="fill"`,
+        settings: The arguments of README's table: `strategy="fill"`,
             `allowed_hosts=("127.0.0.1:8080",)`, … An argument beats the environment, which beats
-            `.env`, which beats the default.
+            `.env`, which beats the default. `keys=[…]` is the whole pool: no keys.json and no
+            single key of the environment is added to it.
 
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
-    global _binding, _guard, _metrics  # noqa: PLW0603 - one SDK in a process, one binding
+    global _binding, _guard, _metrics, _in_force  # noqa: PLW0603 - one SDK in a process
     with _lock:
         if _binding is not None:
+            _warn_of_other_settings(settings)
             return
         config = load(**settings)
         if not config.settings.enabled:
@@ -84,18 +101,65 @@ def install(*, clock: Clock | None = None, **settings: Any) -> None:
             _guard = placeholder_guard(allowed)
             _guard.put_on()
             return
-        if config.settings.tracing == "otlp":
-            try:
+        try:
+            if config.settings.tracing == "otlp":
                 export_spans()
-            except BaseException:
-                pool.close()
-                raise
+            _warn_of_base_url(config.settings.allowed_hosts)
+        except BaseException:
+            pool.close()
+            raise
+        _in_force = config.settings
         _binding = Binding(pool, allowed)
         _binding.put_on()
         _metrics = metrics
         state = pool.state
         metrics.show(lambda: levels(pool), lambda: state.degraded, fault, instant=state.instant)
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))
+
+
+def _warn_of_other_settings(settings: SettingArguments) -> None:
+    """Warn of arguments that a second install() has and that are not in force.
+
+    Raises:
+        ConfigError: They are wrong.
+    """
+    if _in_force is None or all(value is None for value in settings.values()):
+        return
+    asked = load(**settings).settings
+    other = [
+        name
+        for name, value in settings.items()
+        if value is not None and getattr(asked, name) != getattr(_in_force, name)
+    ]
+    if other:
+        _warn(
+            f"install() was called before, so {', '.join(other)} of this call "
+            f"{'is' if len(other) == 1 else 'are'} ignored; call uninstall() first to change it"
+        )
+
+
+def _warn_of_base_url(allowed_hosts: Iterable[str]) -> None:
+    """Warn if the SDK sends everything past the pool."""
+    base_url = os.environ.get("GOOGLE_GEMINI_BASE_URL")
+    if base_url and origin_of(base_url) not in origins(allowed_hosts):
+        _warn(
+            f"GOOGLE_GEMINI_BASE_URL leads to {origin_of(base_url) or 'no host'}, which is not "
+            "among KEYROT_ALLOWED_HOSTS: calls to it go out without the pool"
+        )
+
+
+def _warn_of(texts: Iterable[str], logged: Iterable[str]) -> None:
+    """Say several things; of those that are *logged*, the log has more already."""
+    for text in texts:
+        _warn(text)
+    for text in logged:
+        warn(text)
+
+
+def _warn(text: str) -> None:
+    """Say what a user must know at once: in the log, and as a Python warning."""
+    _log.warning("%s", text)
+    warn(text)
 
 
 def uninstall() -> None:
@@ -181,18 +245,15 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         clock: Where time comes from.
         more: Watch its calls, beside those that write spans and log lines.
     """
-    for text in config.warnings:
-        _log.warning("%s", text)
     stores = Stores(config.env_file)
     ring = open_ring(config, stores)
     listed = tuple(key.candidate for key in config.keys)
     roster = make_roster(with_values(listed, ring), config.policy.strategy)
     kept = config.settings.secrets_ttl_s > 0 and (ring.changes or config.keys_file is not None)
+    texts = (*config.warnings, *doubts(ring))
     if not roster.keys and not (config.keys and kept):
-        _log.warning(
-            "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; "
-            "until then calls go out as the SDK sends them"
-        )
+        _warn_of(texts, _missing(config, ring))
+        _warn(NO_KEY_FOUND)
         return None
     name = config.settings.pool
     log = LogObserver(name)
@@ -209,6 +270,11 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         listed=listed,
     )
     _say_what_is_missing(config, ring)
+    try:
+        _warn_of(texts, _missing(config, ring))
+    except BaseException:  # a warning that the program has made an error
+        pool.close()
+        raise
     if kept or not pool.state.instant:
         pool.upkeep = Upkeep(pool, config, stores)
         pool.upkeep.start()
@@ -227,6 +293,25 @@ def _say_what_is_missing(config: Config, ring: Ring) -> None:
         len(own),
         left,
     )
+
+
+def _missing(config: Config, ring: Ring) -> Iterator[str]:
+    """Say which keys have no value, and why; the log has all of them."""
+    reasons = [ring.unresolved[key.key_id] for key in config.keys if key.key_id in ring.unresolved]
+    if reasons:
+        count = len(config.keys) - len(ring.same_as.keys() - ring.unresolved.keys())
+        more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        yield (
+            f"{len(reasons)} of {count} keys have no value and are skipped: "
+            f"{'; '.join(reasons[:SHOWN])}{more}"
+        )
+
+
+def doubts(ring: Ring) -> Iterator[str]:
+    """Say which values look like no Gemini API key; they are used all the same."""
+    for key_id in ring.resolved:
+        if doubt := doubt_of(ring.value(key_id)):
+            yield f"key {key_id}: {doubt}"
 
 
 def _open_state(config: Config, clock: Clock) -> State:

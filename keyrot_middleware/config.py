@@ -28,6 +28,7 @@ from .settings import ENV_NAMES, GOOGLE_HOST, STATE_SCHEMES, Settings
 from .settings_reader import (
     ignored_in_file,
     listed,
+    malformed_lines,
     read_settings,
     refuse_unknown,
     unknown_variables,
@@ -63,7 +64,8 @@ class Config:
 
     settings: Settings
     keys: tuple[KeySpec, ...] = ()
-    """The pool in order: keys.json, then GEMINI_API_KEYS, then the single key."""
+    """The pool in order: keys.json, then GEMINI_API_KEYS, then the single key; only what was given
+    where keys were given to install()."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     warnings: tuple[str, ...] = ()
     """What should be said once at start; no secret in them."""
@@ -114,10 +116,15 @@ def load(**overrides: Any) -> Config:
 def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
     """Bring the keys of all three places together; tell in *problems* what is wrong."""
     dotenv = dotenv_values(".env", encoding="utf-8") if Path(".env").is_file() else {}
-    unknown = unknown_variables((*os.environ, *dotenv))
-    warnings = [unknown] if unknown else []
+    warnings = malformed_lines(Path(".env"))
+    if unknown := unknown_variables((*os.environ, *dotenv)):
+        warnings.append(unknown)
     state_url = _state_url(settings, warnings)
     here, path = _working_directory(problems), _keys_file(settings)
+    values = _distinct(settings.keys, warnings)
+    alone = "keys" in given and bool(values)
+    if alone and "keys_file" not in given:
+        path = None  # these keys are the pool, and none that happen to be here
     seen = signature(path) if path else None
     in_file = _keys_of_file(path, settings, given, problems) if path else ()
     stores = {
@@ -126,9 +133,11 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     }
     if ignored := ignored_in_file(stores, dotenv):
         warnings.append(ignored)
-    inline = _numbered(_distinct(settings.keys, warnings), {key.key_id for key in in_file})
+    inline = _numbered(values, {key.key_id for key in in_file})
     keys = [*in_file, *(KeySpec(key_id=key_id) for key_id in inline)]
     single = _single_key(settings, given)
+    if alone and single not in given:
+        single = None
     if single:
         keys.append(_last_resort(ENV_NAMES[single]))
     if single and single in given:

@@ -18,6 +18,8 @@ Everything else that comes out of a call is the SDK's own exception.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterable
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "MissingExtraError",
     "SecretError",
     "code_of",
+    "warn",
 ]
 
 _REFUSALS = {
@@ -68,6 +71,26 @@ class KeyrotWarning(UserWarning):
     A Python warning, so that a program without logging shows it. Filter it as any other:
     `warnings.simplefilter("ignore", keyrot_middleware.KeyrotWarning)`.
     """
+
+
+_BETWEEN = ("keyrot_middleware", "google.genai", "wrapt", "contextlib")
+"""Modules that stand between a program's own line and what it is warned of."""
+
+
+def warn(text: str) -> None:
+    """Issue a `KeyrotWarning` that points at the program's own line, where there is one.
+
+    Raises:
+        KeyrotWarning: The program has made warnings errors.
+    """
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and _is_between(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, KeyrotWarning, stacklevel=1 if frame is None else level)
+
+
+def _is_between(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _BETWEEN)
 
 
 def code_of(retired: Iterable[str]) -> tuple[int, str]:

@@ -43,6 +43,9 @@ SINGLE_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 Tier = Literal["free", "tier1", "tier2", "tier3", "paid"]
 """Google's usage tiers; `paid` where it does not matter which of them."""
 
+LARGEST = 10 * 10**6
+"""Bytes of a keys.json: some fifty thousand keys with all their labels."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 _VALUES_ELSEWHERE = (
@@ -194,8 +197,8 @@ def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
 def _parse(path: Path) -> tuple[list[Any], str | None]:
     """Return the entries of the file, or why there are none."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            return [], "it is no regular file: a pipe cannot be read again when it changes"
+        if refusal := _refusal(path):
+            return [], refusal
         # utf-8-sig: editors on Windows put a byte order mark first.
         found = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_no_repeats)
         json.dumps(found, ensure_ascii=False).encode()
@@ -216,6 +219,16 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
     if not isinstance(found, list):
         return [], f"found {shown(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
     return found, None
+
+
+def _refusal(path: Path) -> str | None:
+    """Say why a file is not even read."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        return "it is no regular file: a pipe cannot be read again when it changes"
+    if found.st_size > LARGEST:
+        return f"the file is larger than {LARGEST // 10**6} MB, which no list of keys is"
+    return None
 
 
 class _RepeatedFieldError(Exception):

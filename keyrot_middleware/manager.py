@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Unpack
 
 from .compose import current_pool, open_pool
 from .config import load
@@ -32,6 +32,7 @@ from .errors import ConfigError
 from .forks import after_fork
 from .genai.exhausted import exhausted
 from .genai.facts import reported
+from .settings import SettingArguments
 
 __all__ = ["KeyManager", "Report", "SelectedKey", "get_key_manager"]
 
@@ -64,7 +65,14 @@ class Report(NamedTuple):
 class KeyManager:
     """Choose keys by hand, and report what came of them. Safe from any thread."""
 
-    def __init__(self, pool: Pool | None = None, *, clock: Clock | None = None, **settings: Any):
+    def __init__(
+        self,
+        pool: Pool | None = None,
+        /,
+        *,
+        clock: Clock | None = None,
+        **settings: Unpack[SettingArguments],
+    ) -> None:
         """Open a pool of its own from *settings* (as `install()` takes them), or share *pool*.
 
         Raises:
@@ -232,7 +240,7 @@ _shared: dict[str | None, KeyManager] = {}
 _shared_lock = threading.Lock()
 
 
-def _own_pool(clock: Clock, settings: dict[str, Any]) -> Pool:
+def _own_pool(clock: Clock, settings: SettingArguments) -> Pool:
     config = load(**settings)
     if not config.settings.enabled:
         raise ConfigError(

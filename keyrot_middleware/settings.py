@@ -6,12 +6,20 @@ The description of each field says what is allowed; the errors of config.py quot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, TypedDict
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -27,6 +35,7 @@ __all__ = [
     "SECRET_SETTINGS",
     "STATE_SCHEMES",
     "STORE_VARIABLES",
+    "SettingArguments",
     "Settings",
     "Switch",
     "origins",
@@ -146,7 +155,10 @@ class Switch(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _empty_is_default(cls, value: object) -> object:
+    def _empty_is_default(cls, value: object, info: ValidationInfo) -> object:
+        # pydantic takes True for 1 and bytes for text; as an argument each is a mistake.
+        if isinstance(value, bytes) or (isinstance(value, bool) and info.field_name != "enabled"):
+            raise ValueError(f"found {shown(value)}")
         value = value.strip() if isinstance(value, str) else value
         if value == "":
             raise PydanticUseDefault
@@ -257,6 +269,29 @@ class Settings(Switch):
     call_spans: bool = Field(
         default=True, validation_alias="KEYROT_CALL_SPANS", description="true or false"
     )
+
+
+class SettingArguments(TypedDict, total=False):
+    """The settings that are arguments of install() and KeyManager; None: not given."""
+
+    enabled: bool | None
+    keys: str | Sequence[str] | None
+    keys_file: str | PathLike[str] | None
+    secret_store: str | None
+    secrets_ttl_s: float | None
+    google_api_key: str | None
+    gemini_api_key: str | None
+    state_url: str | None
+    degraded_share: float | None
+    pool: str | None
+    allowed_hosts: str | Sequence[str] | None
+    strategy: Strategy | None
+    max_attempts: int | None
+    max_retries: int | None
+    max_wait_s: float | None
+    cooldown_base_s: float | None
+    cooldown_max_s: float | None
+    tracing: Literal["off", "otlp"] | None
 
 
 ENV_NAMES: Mapping[str, str] = MappingProxyType(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from dotenv.parser import parse_stream
 from pydantic import ValidationError
 
 from .core.text import mask_keys, nearest, shown
@@ -27,6 +29,7 @@ from .settings import (
 __all__ = [
     "ignored_in_file",
     "listed",
+    "malformed_lines",
     "read_settings",
     "refuse_unknown",
     "unknown_variables",
@@ -78,6 +81,30 @@ def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
     )
 
 
+def malformed_lines(env_file: Path) -> list[str]:
+    """Say which lines of `.env` are ignored because they are no NAME=value; never what they hold.
+
+    Args:
+        env_file: A file that was read as UTF-8 before, or is not there.
+    """
+    if not env_file.is_file():
+        return []
+    with env_file.open(encoding="utf-8") as stream:
+        found = [
+            one.original.line + _blank_lines_before(one.original.string)
+            for one in parse_stream(stream)
+            if one.error or (one.key is not None and one.value is None)
+        ]
+    if not found:
+        return []
+    lines = f"line{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
+    return [f".env, {lines}: ignored, since it is not NAME=value"]
+
+
+def _blank_lines_before(statement: str) -> int:
+    return statement[: len(statement) - len(statement.lstrip())].count("\n")
+
+
 def listed(problems: list[str]) -> str:
     """Make one message of all *problems*."""
     if len(problems) == 1:
@@ -125,7 +152,7 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
     else:
         found = f"found {shown(value)}"
     one_of = problem["type"] == "literal_error" or name == "secret_store"
-    hint = nearest(value, str(allowed).split(", ")) if one_of else ""
+    hint = nearest(value, str(allowed).split(", ")) if one_of and isinstance(value, str) else ""
     return f"{where(name, given)}: {found}; allowed: {allowed}.{hint}"
 
 

@@ -48,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Fix the order before pytest-randomly draws one; a run can then be repeated."""
     if config.getoption("randomly_seed", None) == "default":
         config.option.randomly_seed = ORDER_SEED
+    # Pools are installed with odd settings; what warns of them is held by tests of its own. Here,
+    # since pyproject.toml would import the package before coverage begins.
+    config.addinivalue_line("filterwarnings", "ignore::keyrot_middleware.errors.KeyrotWarning")
 
 
 @pytest.fixture(autouse=True)

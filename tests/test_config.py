@@ -154,12 +154,26 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [ring.value(key_id) for key_id in ring.resolved] == [A, B, C]
 
 
-def test_both_kinds_of_keys_join(here: Path) -> None:
+def test_both_kinds_of_keys_join(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of keys.json come first; numbered keys leave their ids alone."""
     write_keys(here / "keys.json", {"key_id": "key_1"}, {"key_id": "flash_01"})
-    config = load(keys=[A, B], gemini_api_key=C)
+    monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
+    config = load(gemini_api_key=C)
     ids = [key.key_id for key in config.keys]
     assert ids == ["key_1", "flash_01", "key_2", "key_3", "GEMINI_API_KEY"]
+
+
+def test_keys_given_as_an_argument_are_the_pool(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither keys.json nor the single key of the environment is added; what is given too, is."""
+    path = write_keys(here / "keys.json", {"key_id": "paid_01"})
+    monkeypatch.setenv("GEMINI_API_KEY", C)
+    assert [key.key_id for key in load(keys=[A, B]).keys] == ["key_1", "key_2"]
+    assert load(keys=[A]).keys_file is None
+    both = load(keys=[A], keys_file=path, gemini_api_key=C)
+    assert [key.key_id for key in both.keys] == ["paid_01", "key_1", "GEMINI_API_KEY"]
+    assert [key.key_id for key in load(keys=[]).keys] == ["paid_01", "GEMINI_API_KEY"]
 
 
 def test_a_named_file_is_read_in_place_of_the_usual_one(here: Path) -> None:

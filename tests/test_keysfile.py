@@ -186,3 +186,13 @@ def test_a_key_made_by_hand_is_checked_and_frozen() -> None:
     assert KEY not in str(caught.value)
     with pytest.raises(ValidationError):
         KeySpec(key_id="a").rpm = 5
+
+
+def test_a_keys_file_above_ten_megabytes_is_refused(here: Path) -> None:
+    """It is not even read: no list of keys is that large."""
+    path = here / "keys.json"
+    path.write_text("[" + " " * 10_000_000 + "]")
+    with pytest.raises(ConfigError, match="larger than 10 MB"):
+        load_keys(path)
+    path.write_text("[" + " " * 9_999_998 + "]")
+    assert load_keys(path) == ()

@@ -11,6 +11,7 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from ..compose import doubts
 from ..config import Config
 from ..core.text import mask_keys, mask_url
 from ..errors import KeyrotError, MissingExtraError
@@ -112,7 +113,7 @@ def examine(config: Config) -> Checkup:
         problems=tuple(filter(None, (state.problem, _tracing(config)))),
         settings=tuple(_settings(config)),
         keys=tuple(_key(key, config, ring) for key in config.keys),
-        warnings=(*config.warnings, *_elsewhere(config)),
+        warnings=(*config.warnings, *doubts(ring), *_elsewhere(config)),
         ring=ring,
     )
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-__all__ = ["holds_key", "mask_keys", "mask_url", "nearest", "shown", "utc"]
+__all__ = ["doubt_of", "holds_key", "mask_keys", "mask_url", "nearest", "shown", "utc"]
 
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
 # (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
 _KEY = re.compile(r"(AIza)[0-9A-Za-z_-]{35,}|(AQ\.)[0-9A-Za-z_-]{20,}")
 _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
+_STARTS = re.compile(r"AIza|AQ\.")
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
 _PASSWORD = re.compile(r"((?:password|username)=)[^&]*", re.IGNORECASE)
 _LONGEST = 80
@@ -30,6 +31,27 @@ def mask_keys(text: str) -> str:
     if "AIza" not in text and "AQ." not in text:
         return text
     return _KEY.sub(lambda key: f"{key[1] or key[2]}…[redacted]", text)
+
+
+_STANDARD_KEY_LENGTH = 39
+_PLACEHOLDER = re.compile(
+    r"^(?:<.*>|\.\.\.|x{3,}|(?:your|my|insert|enter|paste|put|replace|change)[-_ ]?\w*[-_ ].*"
+    r"|change_?me|placeholder|todo|none|null)$|(?:api[-_]?key|key)[-_](?:here|goes[-_]here)$",
+    re.IGNORECASE,
+)
+
+
+def doubt_of(value: str) -> str | None:
+    """Say why the value of a key looks like none of Gemini; nothing of the value is in it."""
+    if ";" in value or len(_STARTS.findall(value)) > 1:
+        return "its value holds several keys in one; put a comma between keys"
+    if value.startswith("sk-"):
+        return "its value begins with sk-, as keys of other providers do, and not with AIza or AQ."
+    if _PLACEHOLDER.search(value):
+        return "its value looks like a placeholder that was never replaced"
+    if value.startswith("AIza") and len(value) < _STANDARD_KEY_LENGTH:
+        return "its value begins like a Gemini API key and is too short for one; it may be cut off"
+    return None
 
 
 def mask_url(text: str) -> str:

@@ -24,8 +24,6 @@ from ..errors import code_of
 
 if TYPE_CHECKING:
     from google.genai.errors import ClientError as _ClientError
-
-    KeyPoolExhausted: type[_KeyPoolExhausted]
 else:
     _ClientError = object
 
@@ -63,6 +61,10 @@ class _KeyPoolExhausted(_ClientError):  # noqa: N818 - its name is fixed, and sa
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.__dict__.copy(), self.args))
+
+
+if TYPE_CHECKING:
+    KeyPoolExhausted = _KeyPoolExhausted
 
 
 def _rebuild(state: dict[str, Any], args: tuple[Any, ...]) -> BaseException:

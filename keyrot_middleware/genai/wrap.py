@@ -6,8 +6,10 @@ have our keys, a caller's own key, `bypass()`) goes through untouched.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from ..drive import aio, sync
 from ..drive.collector import unwatch_collector, watch_collector
 from ..drive.guard import fault
 from ..drive.pool import Pool
+from ..errors import KeyrotWarning, warn
 from ..telemetry.base import Watch, watch
 from .below import Below, keyless
 from .exhausted import NO_KEY, error_body, exhausted, response_type_of
@@ -35,7 +38,11 @@ __all__ = ["Binding", "bypassed"]
 
 bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 
+_log = logging.getLogger("keyrot_middleware")
+
 _EPHEMERAL = "auth_tokens/"
+_HOSTS_WARNED = 20
+"""A program may make up hosts without end."""
 
 
 class _Ours(NamedTuple):
@@ -58,6 +65,7 @@ class Binding:
     def __init__(self, pool: Pool, allowed_origins: frozenset[str]) -> None:
         self.pool = pool
         self._origins = allowed_origins
+        self._warned: set[str] = set()
         on: list[bool] = []
         below = Below(allowed_origins)
         uploads = self._uploads = Uploads(pool.state)
@@ -217,7 +225,10 @@ class Binding:
             return asked, {}
         pool, options = self.pool, asked.http_options
         base_url, extra, retry = in_force(client, options)
-        if bypassed.get() or origin_of(base_url) not in self._origins:
+        if bypassed.get():
+            return asked, {}
+        if origin_of(base_url) not in self._origins:
+            self._warn_of(host_of(base_url))
             return asked, {}
         if not pool.roster.keys and own(key):
             return asked, {}
@@ -245,6 +256,16 @@ class Binding:
             options = sendable(client, options, retry)
         once = retry is None and not info.pinned
         return _Ours(client, asked, options, bool(extra), once, call)
+
+    def _warn_of(self, host: str) -> None:
+        """Say once that calls to a host go past the pool; no such warning may fail the call."""
+        if host in self._warned or len(self._warned) >= _HOSTS_WARNED:
+            return
+        self._warned.add(host)
+        text = f"calls to {host} go out without the pool: it is not among KEYROT_ALLOWED_HOSTS"
+        _log.warning("%s", text)
+        with suppress(KeyrotWarning):
+            warn(text)
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""

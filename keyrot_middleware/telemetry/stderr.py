@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..errors import KeyrotWarning
 from . import names
 
 __all__ = ["told_on_stderr"]
@@ -13,7 +15,10 @@ __all__ = ["told_on_stderr"]
 
 @contextmanager
 def told_on_stderr(level: int | None = None) -> Iterator[None]:
-    """Show what the library logs: warnings while inside, and from *level* up for good."""
+    """Show what the library logs: warnings while inside, and from *level* up for good.
+
+    All that is a `KeyrotWarning` inside is a log line as well, so that it is not shown twice.
+    """
     log = logging.getLogger(names.INSTRUMENTATION)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("keyrot: %(message)s"))
@@ -22,7 +27,9 @@ def told_on_stderr(level: int | None = None) -> Iterator[None]:
     if level is not None:
         log.setLevel(level)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", KeyrotWarning)
+            yield
     finally:
         if level is None:
             log.removeHandler(handler)

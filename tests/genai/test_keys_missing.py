@@ -62,6 +62,7 @@ def test_without_any_value_calls_go_as_the_sdk_sends_them_until_there_is_one(
     assert "calls go out as the SDK sends them until one has" in caplog.text
     status = keyrot_middleware.status()
     assert (status["installed"], list(status["unresolved"])) == (True, ["A"])
+    assert [key["state"] for key in status["keys"].values()] == ["unresolved"]
     own, bare = connect(gemini.add_key("own").value), connect()
     assert ask(mode, own) == "ok from own"
     with pytest.raises(keyrot_middleware.KeyPoolExhausted, match="GEMINI_API_KEYS") as caught:

@@ -1,0 +1,188 @@
+"""What a user must know at once is a Python warning, which points at the user's own line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+from keyrot_middleware import KeyrotWarning
+from keyrot_middleware.core.text import doubt_of
+from keyrot_middleware.testing import FakeGemini
+
+KEY = "FAKE-value-of-a-key"
+HERE = str(Path(__file__))
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Any:
+    yield
+    keyrot_middleware.uninstall()
+
+
+def warned(**settings: Any) -> list[str]:
+    """Install a pool; give the texts that it warns of, each at the line below."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        keyrot_middleware.install(**settings)
+    ours = [one for one in found if issubclass(one.category, KeyrotWarning)]
+    assert {one.filename for one in ours} <= {HERE}
+    return [str(one.message) for one in ours]
+
+
+def test_a_good_pool_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning is for what needs somebody."""
+    monkeypatch.setenv("GEMINI_API_KEYS", KEY)
+    assert warned() == []
+    assert warned() == []
+
+
+def test_no_key_at_all_is_warned_of() -> None:
+    """A program without logging saw nothing of it."""
+    (text,) = warned()
+    assert text.startswith("no Gemini API key found: set GEMINI_API_KEYS")
+    assert keyrot_middleware.status()["installed"] is False
+
+
+def test_keys_without_a_value_are_warned_of(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some or all of them: how many, which, and where their values were looked for."""
+    (here / "keys.json").write_text(json.dumps([{"key_id": "a"}, {"key_id": "b"}]))
+    monkeypatch.setenv("GEMINI_KEY_a", KEY)
+    (text,) = warned()
+    assert text.startswith("1 of 2 keys have no value and are skipped: key b:")
+    assert "GEMINI_KEY_b" in text
+    keyrot_middleware.uninstall()
+    monkeypatch.delenv("GEMINI_KEY_a")
+    text = warned()[0]
+    assert text.startswith("2 of 2 keys have no value and are skipped: key a:")
+
+
+def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the name that was probably meant."""
+    monkeypatch.setenv("KEYROT_STRATGY", "fill")
+    (text,) = warned(keys=[KEY])
+    assert 'KEYROT_STRATGY. Did you mean "KEYROT_STRATEGY"?' in text
+
+
+def test_malformed_lines_of_the_env_file_are_warned_of(here: Path) -> None:
+    """By their number; what they hold may be a secret."""
+    lines = ["# keys", "KEYROT_POOL=mine", "GEMINI_API_KEY FAKE-secret", "", "FAKE-pasted", "A=b"]
+    (here / ".env").write_text("\n".join(lines))
+    (text,) = warned(keys=[KEY])
+    assert text == ".env, lines 3, 5: ignored, since it is not NAME=value"
+
+
+def test_a_base_url_that_is_not_allowed_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of the program goes past the pool, and nothing said so."""
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://gateway.example:8443/v1")
+    (text,) = warned(keys=[KEY])
+    assert "GOOGLE_GEMINI_BASE_URL leads to https://gateway.example:8443" in text
+    keyrot_middleware.uninstall()
+    assert warned(keys=[KEY], allowed_hosts="gateway.example:8443") == []
+
+
+def test_a_second_install_with_other_settings_is_warned_of() -> None:
+    """They are ignored; the same settings, and none, are no reason."""
+    assert warned(keys=[KEY], strategy="fill", pool="one") == []
+    assert warned() == []
+    assert warned(keys=[KEY], strategy="fill") == []
+    (text,) = warned(strategy="sticky", pool="two")
+    assert text.startswith(
+        "install() was called before, so strategy, pool of this call are ignored"
+    )
+    assert keyrot_middleware.status()["pool"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("sk-proj-" + "x" * 40, "begins with sk-"),
+        ("your-key-here", "looks like a placeholder"),
+        ("YOUR_API_KEY", "looks like a placeholder"),
+        ("<your key>".replace(" ", "-"), "looks like a placeholder"),
+        ("AIza" + "A" * 35 + ";AIza" + "B" * 35, "several keys in one"),
+        ("AIza" + "A" * 20, "it may be cut off"),
+    ],
+)
+def test_a_value_that_is_no_gemini_key_is_warned_of(value: str, text: str) -> None:
+    """It is used all the same; nothing of it is in the warning."""
+    (found,) = warned(keys=[value])
+    assert text in found
+    assert "key key_1" in found
+    assert value[4:] not in found
+    assert keyrot_middleware.status()["installed"]
+
+
+@pytest.mark.parametrize("value", ["AIza" + "A" * 35, "AQ." + "A" * 40, KEY, "gateway-token-17"])
+def test_other_values_are_not_doubted(value: str) -> None:
+    """A gateway may have keys of any shape."""
+    assert doubt_of(value) is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"keys": ["your-key-here"]}, {"keys": [KEY], "state_url": "memory://"}]
+)
+def test_a_warning_that_is_an_error_leaves_nothing_in_place(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """-W error: install() raises, and nothing is in place; without the cause it succeeds."""
+    monkeypatch.setenv("KEYROT_STRATGY", "fill")
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://gateway.example")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KeyrotWarning)
+        with pytest.raises(KeyrotWarning):
+            keyrot_middleware.install(**settings)
+    assert keyrot_middleware.status() == {"installed": False, "keys": {}}
+    monkeypatch.delenv("KEYROT_STRATGY")
+    monkeypatch.delenv("GOOGLE_GEMINI_BASE_URL")
+    assert warned(keys=[KEY]) == []
+
+
+def test_a_client_whose_host_is_not_allowed_is_warned_of_once(
+    gemini: FakeGemini, connect: Callable[..., Any]
+) -> None:
+    """At the line of its call; as an error it does not fail the call, which goes on."""
+    gemini.add_key("own", tier="paid")
+    assert warned(keys=[KEY]) == []
+    client = connect(gemini.key("own").value)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+    ours = [one for one in found if issubclass(one.category, KeyrotWarning)]
+    assert [(one.filename, gemini.host in str(one.message)) for one in ours] == [(HERE, True)]
+    keyrot_middleware.uninstall()
+    assert warned(keys=[KEY]) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KeyrotWarning)
+        client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+
+
+PROGRAM = """\
+import keyrot_middleware
+keyrot_middleware.install()
+"""
+
+
+def test_a_program_without_logging_sees_it(tmp_path: Path) -> None:
+    """On stderr, with the line of the program; `keyrot run` says it once, as a line of its own."""
+    (tmp_path / "app.py").write_text(PROGRAM)
+    command = [sys.executable, "app.py"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False
+    )
+    assert ran.stderr.count("no Gemini API key found") == 1
+    assert "app.py:2: KeyrotWarning" in ran.stderr
+    (tmp_path / "bare.py").write_text("print('ran')")
+    command = [sys.executable, "-m", "keyrot_middleware", "run", "bare.py"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False
+    )
+    assert (ran.stdout, ran.stderr.count("no Gemini API key found")) == ("ran\n", 1)

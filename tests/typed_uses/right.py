@@ -1,0 +1,55 @@
+"""What a program may write: type checkers find nothing in it, and know these types."""
+
+from typing import assert_type
+
+from google.genai.errors import ClientError
+
+import keyrot_middleware
+from keyrot_middleware import (
+    HealthStatus,
+    KeyManager,
+    KeyPoolExhausted,
+    KeyrotWarning,
+    ModelUsage,
+    PoolStatus,
+)
+
+
+class Busy(KeyPoolExhausted):
+    """A program's own kind of exhaustion."""
+
+
+def start() -> None:
+    """Every setting is a typed keyword."""
+    keyrot_middleware.install()
+    keyrot_middleware.install(
+        keys=["one", "two"],
+        strategy="fill",
+        max_wait_s=3,
+        allowed_hosts=("127.0.0.1:8080",),
+        keys_file=None,
+        tracing="otlp",
+    )
+    KeyManager(pool="by-hand", max_retries=0).select_key("gemini-2.5-flash", exclude=("a",))
+
+
+def ask(error: KeyPoolExhausted) -> ClientError:
+    """Annotate, catch, subclass."""
+    try:
+        raise error
+    except KeyPoolExhausted as caught:
+        assert_type(caught.reasons, dict[str, str])
+        assert_type(caught.code, int)
+        return caught
+
+
+def look() -> bool:
+    """What status() and health hold is known by name."""
+    status = keyrot_middleware.status()
+    assert_type(status, PoolStatus)
+    health = keyrot_middleware.get_key_manager().get_health_status()
+    assert_type(health, dict[str, HealthStatus])
+    key = status["keys"]["free_1"]
+    assert_type(key["available_at"], str | None)
+    assert_type(key["used"]["gemini-2.5-flash"], ModelUsage)
+    return key["state"] == "cooling_down" and issubclass(KeyrotWarning, UserWarning)

@@ -157,7 +157,8 @@ class Switch(BaseSettings):
     @classmethod
     def _empty_is_default(cls, value: object, info: ValidationInfo) -> object:
         # pydantic takes True for 1 and bytes for text; as an argument each is a mistake.
-        if isinstance(value, bytes) or (isinstance(value, bool) and info.field_name != "enabled"):
+        switch = cls.model_fields[info.field_name or ""].annotation is bool
+        if isinstance(value, bytes) or (isinstance(value, bool) and not switch):
             raise ValueError(f"found {shown(value)}")
         value = value.strip() if isinstance(value, str) else value
         if value == "":
@@ -292,6 +293,7 @@ class SettingArguments(TypedDict, total=False):
     cooldown_base_s: float | None
     cooldown_max_s: float | None
     tracing: Literal["off", "otlp"] | None
+    call_spans: bool | None
 
 
 ENV_NAMES: Mapping[str, str] = MappingProxyType(

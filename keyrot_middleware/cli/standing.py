@@ -75,7 +75,7 @@ def pool_of(config: Config) -> dict[str, Candidate]:
     return {key.key_id: key.candidate for key in config.keys}
 
 
-def unresolved_of(config: Config, state: State) -> frozenset[str]:
+def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> frozenset[str]:
     """Look up the values of the keys that no process has used yet, and list those without one.
 
     What was used has a value somewhere, even if the store is not open to whoever asks here.
@@ -83,7 +83,7 @@ def unresolved_of(config: Config, state: State) -> frozenset[str]:
     Raises:
         KeyrotError: The state cannot be read.
     """
-    known = state.snapshot(key.candidate for key in config.keys)
+    known = state.snapshot(keys)
     fresh = [key for key in config.keys if key.active and known[key.key_id].last_used is None]
     if not fresh:
         return frozenset()

@@ -47,7 +47,7 @@ def status(*, as_json: bool, watch: bool) -> int:
             if pool is None:
                 print(json.dumps({"shared": False}, indent=2) if as_json else NOT_SHARED)
                 return 0
-            look = _Look(pool, unresolved_of(pool.config, pool.state))
+            look = _Look(pool, unresolved_of(pool.config, pool.state, pool.keys.values()))
             show = _show_json if as_json else _show_table
             return show(look, watch)
     except KeyrotError as error:

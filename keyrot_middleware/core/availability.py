@@ -15,6 +15,8 @@ KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolv
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 """The state of a key, in the words of status(), the CLI, metrics and the docs."""
 
+REJECTED = KEY_REJECTIONS | {"project_suspended"}
+"""The failure classes by which Google refuses all that a key can do."""
 _LIMITED = frozenset({"rpm", "tpm", "rpd", "concurrency"})
 _NO_KNOWN_END = frozenset({"concurrency", "probe"})
 """The end of another request decides, so that their time is only when to look again."""
@@ -49,6 +51,6 @@ def _blocked(block: Block) -> Availability:
     state: KeyState = "cooling_down"
     if block.reason in _LIMITED:
         state = "limited"
-    elif block.reason in KEY_REJECTIONS:
+    elif block.reason in REJECTED:
         state = "rejected"
     return Availability(state, block.until if known else None, block.reason)

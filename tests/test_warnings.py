@@ -14,7 +14,6 @@ import pytest
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
-from keyrot_middleware.core.text import doubt_of
 from keyrot_middleware.testing import FakeGemini
 
 KEY = "FAKE-value-of-a-key"
@@ -102,14 +101,7 @@ def test_a_second_install_with_other_settings_is_warned_of() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [
-        ("sk-proj-" + "x" * 40, "begins with sk-"),
-        ("your-key-here", "looks like a placeholder"),
-        ("YOUR_API_KEY", "looks like a placeholder"),
-        ("<your key>".replace(" ", "-"), "looks like a placeholder"),
-        ("AIza" + "A" * 35 + ";AIza" + "B" * 35, "several keys in one"),
-        ("AIza" + "A" * 20, "it may be cut off"),
-    ],
+    [("sk-proj-" + "x" * 40, "begins with sk-"), ("your-key-here", "looks like a placeholder")],
 )
 def test_a_value_that_is_no_gemini_key_is_warned_of(value: str, text: str) -> None:
     """It is used all the same; nothing of it is in the warning."""
@@ -118,12 +110,6 @@ def test_a_value_that_is_no_gemini_key_is_warned_of(value: str, text: str) -> No
     assert "key key_1" in found
     assert value[4:] not in found
     assert keyrot_middleware.status()["installed"]
-
-
-@pytest.mark.parametrize("value", ["AIza" + "A" * 35, "AQ." + "A" * 40, KEY, "gateway-token-17"])
-def test_other_values_are_not_doubted(value: str) -> None:
-    """A gateway may have keys of any shape."""
-    assert doubt_of(value) is None
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ..core.failures import classify
 from ..core.model import CallInfo
+from ..core.text import standard_key_hint
 from ..genai.facts import failed
 from ..secrets import Ring
 
@@ -62,7 +63,9 @@ def _ask(ring: Ring, key_id: str, model: str | None) -> Answer:
     try:
         client.models.generate_content(model=model, contents="Hi", config=config)
     except Exception as error:
-        return _failure(error, ring, model, time.monotonic() - began)
+        answer = _failure(error, ring, model, time.monotonic() - began)
+        hint = standard_key_hint(ring.value(key_id), str(answer.failure))
+        return replace(answer, text=f"{answer.text} {hint}") if hint else answer
     finally:
         client.close()
     return Answer(True, model, time.monotonic() - began)

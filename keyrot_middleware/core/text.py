@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-__all__ = ["doubt_of", "holds_key", "mask_keys", "mask_url", "nearest", "shown", "utc"]
+__all__ = [
+    "doubt_of",
+    "holds_key",
+    "mask_keys",
+    "mask_url",
+    "nearest",
+    "shown",
+    "standard_key_hint",
+    "utc",
+]
 
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
 # (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
@@ -52,6 +61,19 @@ def doubt_of(value: str) -> str | None:
     if value.startswith("AIza") and len(value) < _STANDARD_KEY_LENGTH:
         return "its value begins like a Gemini API key and is too short for one; it may be cut off"
     return None
+
+
+STANDARD_KEYS = (
+    "Google no longer accepts unrestricted standard keys, which begin with AIza: "
+    "https://ai.google.dev/gemini-api/docs/api-key"
+)
+"""What may be behind the rejection of such a key, though Google's answer does not say so."""
+
+
+def standard_key_hint(value: str, failure: str) -> str | None:
+    """Give the sentence that explains the rejection of a standard key; None for other cases."""
+    unexplained = failure in ("key_invalid", "unauthorized")
+    return STANDARD_KEYS if unexplained and value.startswith("AIza") else None
 
 
 def mask_url(text: str) -> str:

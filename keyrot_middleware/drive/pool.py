@@ -18,6 +18,7 @@ from ..core.model import CallInfo, Candidate, Lease
 from ..core.overload import Overload
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
+from ..core.text import standard_key_hint
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..forks import after_fork
@@ -110,6 +111,7 @@ class Pool:
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last seen; none of them is the home key without a check."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
+    _explained: dict[str, int] = field(default_factory=dict, repr=False)
     _rejected_as: dict[str, str] = field(default_factory=dict, repr=False)
     """Under which record each key was last when Google rejected it."""
 
@@ -163,6 +165,7 @@ class Pool:
             return
         if verdict.failure in KEY_REJECTIONS:
             self.doubtful.add(lease.key_id)
+            self._explain(lease.key_id, verdict.failure, error)
         self._rejected_as[lease.key_id] = lease.record or lease.key_id
         self._said.pop(lease.key_id, None)
         self._said[lease.key_id] = (
@@ -170,6 +173,18 @@ class Pool:
             getattr(error, "status", None),
             getattr(error, "details", None),
         )
+
+    def _explain(self, key_id: str, failure: str, error: BaseException | None) -> None:
+        """Say what may be behind the rejection of a standard key: in the error, once in the log."""
+        value = self.ring.value(key_id) if key_id in self.roster.keys else ""
+        hint = standard_key_hint(value, failure)
+        if hint is None:
+            return
+        if error is not None:
+            error.add_note(f"keyrot: key {key_id}: {hint}")
+        if self._explained.get(key_id) != hash(value):
+            self._explained[key_id] = hash(value)
+            _log.warning("pool %s: key %s: %s", self.name, key_id, hint)
 
     def last_words(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:
         """Give what Google said to the one of *key_ids* that was rejected last."""

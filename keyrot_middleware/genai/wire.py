@@ -12,6 +12,7 @@ neither the placeholder nor the key of a send of ours, and passes through.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ from .seams import Seams, Wrapper
 
 __all__ = ["Wire", "mute", "placeholder_guard", "unmute"]
 
+_NO_KEY_GIVEN = re.compile("api[ _]key", re.IGNORECASE)
+_NOT_FOUND = (
+    "keyrot: install() has found no Gemini API key: set GEMINI_API_KEYS or GEMINI_API_KEY, or "
+    "write a keys.json; keyrot check shows what is found"
+)
 _HIDDEN = "[redacted]"
 _MOST_REDIRECTS = 20
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -246,7 +252,17 @@ class Wire:
 
 def placeholder_guard(origins: frozenset[str]) -> Seams:
     """Give what keeps the placeholder off the wire where there is no pool."""
-    return Seams({}, {}, Wire(None, origins).table, [])
+    return Seams({"__init__": explain_missing_key}, {}, Wire(None, origins).table, [])
+
+
+def explain_missing_key(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
+    """Wrap the api client's constructor: say on the SDK's error why it was given no key."""
+    try:
+        return wrapped(*args, **kwargs)
+    except ValueError as error:
+        if _NO_KEY_GIVEN.search(str(error)):
+            error.add_note(_NOT_FOUND)
+        raise
 
 
 def mute(client: Any) -> None:

@@ -1,0 +1,49 @@
+"""Values that are no Gemini API key, and what may be behind a rejection; nothing of a value."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyrot_middleware.core.text import doubt_of, standard_key_hint
+
+STANDARD = "AIza" + "FAKE".ljust(35, "x")
+AUTH = "AQ." + "FAKE".ljust(40, "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("sk-proj-" + "x" * 40, "begins with sk-"),
+        ("your-key-here", "looks like a placeholder"),
+        ("YOUR_API_KEY", "looks like a placeholder"),
+        ("<your-key>", "looks like a placeholder"),
+        ("changeme", "looks like a placeholder"),
+        ("xxxxxx", "looks like a placeholder"),
+        ("gemini-api-key-here", "looks like a placeholder"),
+        (f"{STANDARD};{STANDARD}", "several keys in one"),
+        (f"{STANDARD}|{AUTH}", "several keys in one"),
+        (STANDARD[:38], "it may be cut off"),
+    ],
+)
+def test_a_value_that_is_no_gemini_key_is_doubted(value: str, text: str) -> None:
+    """A key of another provider, a placeholder, several keys in one, a part of one."""
+    found = doubt_of(value)
+    assert found is not None
+    assert text in found
+    assert value not in found
+
+
+@pytest.mark.parametrize(
+    "value", [STANDARD, AUTH, "FAKE-value-of-a-key", "gateway-token-17", "keys-of-mine"]
+)
+def test_other_values_are_not_doubted(value: str) -> None:
+    """A gateway may have keys of any shape."""
+    assert doubt_of(value) is None
+
+
+@pytest.mark.parametrize("failure", ["key_invalid", "unauthorized"])
+def test_the_rejection_of_a_standard_key_is_explained(failure: str) -> None:
+    """Google's answer does not say that it takes no unrestricted standard keys any more."""
+    assert "unrestricted standard keys" in str(standard_key_hint(STANDARD, failure))
+    assert standard_key_hint(AUTH, failure) is None
+    assert standard_key_hint(STANDARD, "key_leaked") is None

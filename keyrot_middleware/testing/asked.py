@@ -24,6 +24,7 @@ class Asked:
         now: Epoch seconds by the service's clock.
         limits: What the key's project may use of the bucket.
         broken: The limits that the request would overrun.
+        wait_s: After how many seconds it would fit into its minute; None: at the next :00.
         body: The JSON body, or an empty dict.
         tokens: The input tokens of the body.
         resource: The stored thing that the request names, or empty.
@@ -36,6 +37,7 @@ class Asked:
     now: float = 0.0
     limits: Limits = field(default_factory=Limits)
     broken: tuple[Kind, ...] = ()
+    wait_s: float | None = None
     body: dict[str, Any] = field(default_factory=dict)
     tokens: int = 0
     resource: str = ""

@@ -10,7 +10,7 @@ from keyrot_middleware.testing.answers import Spoken
 from keyrot_middleware.testing.clock import Clock, SystemClock
 from keyrot_middleware.testing.keys import FakeKey, Style, Tier, make_value
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
-from keyrot_middleware.testing.quota import Limits, Used
+from keyrot_middleware.testing.quota import Limits, Used, Window
 from keyrot_middleware.testing.scripted import Scripted
 from keyrot_middleware.testing.server import LoopbackServer
 from keyrot_middleware.testing.service import Service
@@ -22,9 +22,9 @@ __all__ = ["FakeGemini"]
 class FakeGemini:
     """A real HTTP server on 127.0.0.1 that behaves like the Gemini API.
 
-    It knows keys, projects, billing accounts and models, counts quotas in wall-clock minutes and
-    Pacific days, and fails on demand in every way that the real one was seen to. All methods may
-    be called from any thread, before and while it runs.
+    It knows keys, projects, billing accounts and models, counts quotas in wall-clock minutes (or
+    in another kind of window) and Pacific days, and fails on demand in every way that the real one
+    was seen to. All methods may be called from any thread, before and while it runs.
 
     Example:
         with FakeGemini() as gemini:
@@ -34,11 +34,23 @@ class FakeGemini:
     Args:
         clock: Tells the time of quota windows; the machine's own if None. Delays are real always.
         keep_log: How many of the newest requests `log` keeps; None keeps all.
+        window: How `rpm` and `tpm` are counted: in minutes of the clock (`minute`), within the last
+            60 seconds (`sliding`), or by a `bucket` that holds one limit's worth and is refilled
+            evenly within 60 seconds.
+
+    Raises:
+        ValueError: If there is no such kind of window.
     """
 
-    def __init__(self, clock: Clock | None = None, *, keep_log: int | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        keep_log: int | None = None,
+        window: Window = "minute",
+    ) -> None:
         self._log = RequestLog(keep_log)
-        self._service = Service(clock or SystemClock(), self._log, lambda: self.url)
+        self._service = Service(clock or SystemClock(), self._log, lambda: self.url, window)
         self._server = LoopbackServer(self._service.handle)
 
     def start(self) -> Self:
@@ -158,7 +170,7 @@ class FakeGemini:
         self._service.book.limit(project, Limits(rpm, tpm, rpd), bucket)
 
     def used(self, label: str, model: str) -> Used:
-        """Return what the key's project used of a model in this minute and day."""
+        """Return what the key's project used of a model in this minute (or window) and day."""
         project = self.key(label).project
         bucket = self._service.models.bucket(model)
         return self._service.book.used(project, bucket, self._service.clock.time())

@@ -80,11 +80,11 @@ class Judge:
         return self._charge(asked) if verb in _CHARGED else (asked, Reply.OK)
 
     def _charge(self, asked: Asked) -> tuple[Asked, Scripted]:
-        broken = self._book.charge(
-            *self._account(asked), requests=_requests(asked), tokens=asked.tokens
-        )
+        account, requests = self._account(asked), _requests(asked)
+        broken = self._book.charge(*account, requests=requests, tokens=asked.tokens)
         if broken:
-            return replace(asked, broken=tuple(broken)), Reply.QUOTA
+            wait_s = self._book.wait_s(*account, requests=requests, tokens=asked.tokens)
+            return replace(asked, broken=tuple(broken), wait_s=wait_s), Reply.QUOTA
         if asked.route.verb in SPEAKING and not asked.body.get("contents"):
             return asked, _NO_CONTENTS
         return asked, Reply.OK

@@ -1,20 +1,38 @@
 """Quotas as Google counts them: per project and model bucket, in minutes and Pacific days.
 
-Sources: GEMINI.md B1 to B5. The minute is fixed to :00, the day begins at midnight in Los Angeles.
+Sources: GEMINI.md B1 to B5. The minute is fixed to :00, unless another kind of window is asked for;
+the day begins at midnight in Los Angeles.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-__all__ = ["Kind", "Limits", "QuotaBook", "Used", "seconds_to_midnight", "seconds_to_minute"]
+__all__ = [
+    "Kind",
+    "Limits",
+    "QuotaBook",
+    "Used",
+    "Window",
+    "seconds_to_midnight",
+    "seconds_to_minute",
+]
 
 Kind = Literal["rpm", "tpm", "rpd"]
+Window = Literal["minute", "sliding", "bucket"]
+"""How requests and tokens a minute are counted: in minutes of the clock; within the last 60 s; or
+by a bucket that holds one limit's worth and is refilled evenly within 60 s."""
 PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+Sent = list[tuple[float, float, float]]
+"""When, how many requests, how many tokens; of a bucket, how much was missing then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,8 @@ class Used:
     requests: int = 0
     tokens: int = 0
     day_requests: int = 0
+    sent: Sent = field(default_factory=list, repr=False, compare=False)
+    """What a window that is not the clock's minute counts."""
 
 
 def seconds_to_minute(now: float) -> float:
@@ -62,9 +82,19 @@ def _window(now: float) -> tuple[int, str]:
 
 
 class QuotaBook:
-    """Counts what every project used of every bucket; safe from any thread."""
+    """Counts what every project used of every bucket; safe from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        window: How minutes are counted.
+
+    Raises:
+        ValueError: If there is no such kind of window.
+    """
+
+    def __init__(self, window: Window = "minute") -> None:
+        if window not in ("minute", "sliding", "bucket"):
+            raise ValueError(f"window={window!r} is none of 'minute', 'sliding', 'bucket'")
+        self._window = window
         self._lock = threading.Lock()
         self._limits: dict[tuple[str, str | None], Limits] = {}
         self._used: dict[tuple[str, str], Used] = {}
@@ -84,7 +114,8 @@ class QuotaBook:
     def used(self, project: str, bucket: str, now: float) -> Used:
         """Return a copy of what was counted in the windows that hold `now`."""
         with self._lock:
-            return replace(self._current(project, bucket, now))
+            current = self._current(project, bucket, now)
+            return replace(current, sent=list(current.sent))
 
     def charge(
         self, project: str, bucket: str, now: float, *, requests: int = 1, tokens: int = 0
@@ -99,7 +130,7 @@ class QuotaBook:
             used = self._current(project, bucket, now)
             broken = _broken(limits, used, requests, tokens)
             if not broken:
-                _count(used, requests, tokens)
+                self._add(used, now, requests, tokens)
             return broken
 
     def count(
@@ -107,12 +138,43 @@ class QuotaBook:
     ) -> None:
         """Count a request whether it fits or not."""
         with self._lock:
-            _count(self._current(project, bucket, now), requests, tokens)
+            self._add(self._current(project, bucket, now), now, requests, tokens)
+
+    def wait_s(
+        self, project: str, bucket: str, now: float, *, requests: int = 1, tokens: int = 0
+    ) -> float:
+        """Return after how many seconds a request fits into its minute, if nothing else is sent.
+
+        Of a request that never fits: when nothing is counted any more.
+        """
+        if self._window == "minute":
+            return seconds_to_minute(now)
+        limits = self.limits(project, bucket)
+        with self._lock:
+            sent = self._current(project, bucket, now).sent
+            waits = [
+                _wait_s(self._window, [(at, event[index]) for at, *event in sent], limit, cost, now)
+                for index, limit, cost in ((0, limits.rpm, requests), (1, limits.tpm, tokens))
+                if limit is not None
+            ]
+        return max(waits, default=0.0)
+
+    def _add(self, used: Used, now: float, requests: int, tokens: int) -> None:
+        if self._window != "minute":
+            used.sent.append((now, requests, tokens))
+        used.requests += requests
+        used.tokens += tokens
+        used.day_requests += requests
 
     def _current(self, project: str, bucket: str, now: float) -> Used:
         minute, day = _window(now)
         used = self._used.setdefault((project, bucket), Used(minute, day))
-        if used.minute != minute:
+        if self._window != "minute":
+            limits = self._limits.get((project, None), Limits())
+            limits = self._limits.get((project, bucket), Limits()).over(limits)
+            used.minute = minute
+            used.sent, used.requests, used.tokens = _counted(self._window, used.sent, limits, now)
+        elif used.minute != minute:
             used.minute, used.requests, used.tokens = minute, 0, 0
         if used.day != day:
             used.day, used.day_requests = day, 0
@@ -128,7 +190,39 @@ def _broken(limits: Limits, used: Used, requests: int, tokens: int) -> list[Kind
     return [kind for kind, (limit, sum_) in wanted.items() if limit is not None and sum_ > limit]
 
 
-def _count(used: Used, requests: int, tokens: int) -> None:
-    used.requests += requests
-    used.tokens += tokens
-    used.day_requests += requests
+def _counted(window: Window, sent: Sent, limits: Limits, now: float) -> tuple[Sent, int, int]:
+    """Return what still counts of what was sent, and how many requests and tokens that is."""
+    if window == "sliding":
+        kept = [event for event in sent if now - event[0] < 60.0]
+        return kept, int(sum(event[1] for event in kept)), int(sum(event[2] for event in kept))
+    requests = _level([(at, count) for at, count, _ in sent], limits.rpm, now)
+    tokens = _level([(at, count) for at, _, count in sent], limits.tpm, now)
+    return [(now, requests, tokens)], math.ceil(requests - 1e-9), math.ceil(tokens - 1e-9)
+
+
+def _level(sent: Iterable[tuple[float, float]], limit: int | None, now: float) -> float:
+    """Return how much is missing from a bucket; all comes back in 60 s if there is no limit."""
+    level, last = 0.0, now
+    for at, count in sent:
+        level = _refilled(level, limit, at - last) + count
+        last = at
+    return _refilled(level, limit, now - last)
+
+
+def _refilled(level: float, limit: int | None, seconds: float) -> float:
+    back = (level if limit is None else limit) * max(seconds, 0.0) / 60.0
+    return max(level - back, 0.0)
+
+
+def _wait_s(
+    window: Window, sent: list[tuple[float, float]], limit: int, cost: int, now: float
+) -> float:
+    if window == "bucket":
+        level = _level(sent, limit, now)
+        return min(max(level + cost - limit, 0.0), level) * 60.0 / limit if limit else 60.0
+    used, wait_s = sum(count for _, count in sent), 0.0
+    for at, count in sent:
+        if used + cost <= limit:
+            break
+        used, wait_s = used - count, at + 60.0 - now
+    return wait_s

@@ -146,7 +146,8 @@ def _line(violation: dict[str, Any]) -> str:
 def _retry(asked: Asked, kinds: Sequence[Kind], *, free: bool) -> float:
     if "rpd" in kinds and not free:
         return seconds_to_midnight(asked.now)
-    return seconds_to_minute(asked.now)
+    # A free day that is spent names the minute's end all the same (GEMINI.md A1).
+    return seconds_to_minute(asked.now) if asked.wait_s is None else asked.wait_s
 
 
 def limit_zero(asked: Asked) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from keyrot_middleware.testing.judge import MODEL_VERBS, SPEAKING, Judge, creden
 from keyrot_middleware.testing.key_errors import plain
 from keyrot_middleware.testing.keys import KeyRing
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
-from keyrot_middleware.testing.quota import Limits, QuotaBook
+from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
 from keyrot_middleware.testing.render import error_plan, is_stream, stream_plan, unary_plan
 from keyrot_middleware.testing.replies import Reply
 from keyrot_middleware.testing.routes import STREAMS, Route, parse_route
@@ -40,13 +40,16 @@ class Service:
         clock: Tells the time of windows and stamps.
         log: Where requests are written.
         url: Says the service's own address.
+        window: How minutes are counted.
     """
 
-    def __init__(self, clock: Clock, log: RequestLog, url: Callable[[], str]) -> None:
+    def __init__(
+        self, clock: Clock, log: RequestLog, url: Callable[[], str], window: Window = "minute"
+    ) -> None:
         self.clock = clock
         self.log = log
         self.keys = KeyRing()
-        self.book = QuotaBook()
+        self.book = QuotaBook(window)
         self.scripts = Scripts()
         self.models = Catalogue()
         self.answers = Answers()

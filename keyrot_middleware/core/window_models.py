@@ -25,6 +25,7 @@ from .model import Limits
 __all__ = [
     "AHEAD_S",
     "GUARD_S",
+    "LATER_S",
     "MINUTE_S",
     "NO_MARK",
     "ClockMinute",
@@ -293,7 +294,7 @@ class TokenBucket:
                 continue
             over = used + cost - most(limit)
             if over > 0 and used > 0:
-                return name, self.now + min(over, used) * MINUTE_S / limit + LATER_S
+                return name, max(self.now, self.at) + min(over, used) * MINUTE_S / limit + LATER_S
         return None
 
     def book(self, requests: int, tokens: int, limits: Limits) -> int:
@@ -307,9 +308,10 @@ class TokenBucket:
 
     def correct(self, mark: int, requests: int, tokens: int) -> None:
         """Add to what is used, where it was booked in a bucket."""
-        if mark == NO_MARK - 1:
-            self.requests_used = max(self.requests_used + requests, 0.0)
-            self.tokens_used = max(self.tokens_used + tokens, 0.0)
+        if mark != NO_MARK - 1:
+            return  # of a sliding window that was before
+        self.requests_used = max(self.requests_used + requests, 0.0)
+        self.tokens_used = max(self.tokens_used + tokens, 0.0)
 
     def _left(self, used: float, limit: int) -> float:
         back = max(self.now - self.at, 0.0) * (limit if limit > 0 else used) / MINUTE_S

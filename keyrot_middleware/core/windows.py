@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo
 from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope
 from .window_models import (
     GUARD_S,
+    LATER_S,
     MINUTE_S,
     NO_MARK,
     ClockMinute,
@@ -342,7 +343,8 @@ class Quota(ClockMinute):
         even = self._comes_back_evenly(refused, delay)
         if pace is None:
             ahead = self.oldest(now) + MINUTE_S - now
-            if even and (2 * (delay + SLACK_S) < ahead or self._beyond(refused, now)):
+            short = 2 * (delay + SLACK_S) < ahead or self._beyond(refused, now)
+            if even and short and self._is_our_doing(refused, now):
                 self._begin(self._bucket(refused, delay, now), now)
             else:
                 self._begin(SlidingWindow.after(self), now)
@@ -356,8 +358,8 @@ class Quota(ClockMinute):
         elif even:
             self._begin(self._bucket(refused, delay, now), now)
         else:
-            sent = (now + delay - MINUTE_S - GUARD_S, pace.requests, pace.tokens)
-            self._begin(SlidingWindow([sent]), now)
+            full = (refused.told.rpm or pace.requests, refused.told.tpm or pace.tokens)
+            self._begin(SlidingWindow([(now + delay - MINUTE_S - GUARD_S, *full)]), now)
 
     def follow(self, other: Quota) -> None:
         """Count by the same model as *other*, from nothing where that is a new one."""
@@ -399,6 +401,16 @@ class Quota(ClockMinute):
             for limit, cost in ((told.rpm, refused.requests), (told.tpm, 2 * refused.tokens))
         )
 
+    def _is_our_doing(self, refused: Refused, now: float) -> bool:
+        """Tell whether so much was sent within 60 s, by our count, that a limit is used up."""
+        recent = self.before_last >= 0 and (self.minute - 1) * 60 + self.before_last > now - 60
+        requests = self.requests + (self.before_requests if recent else 0)
+        tokens = self.tokens + (self.before_tokens if recent else 0)
+        told = refused.told
+        return (told.rpm is not None and requests >= told.rpm) or (
+            told.tpm is not None and 2 * tokens >= told.tpm
+        )
+
     def _beyond(self, refused: Refused, now: float) -> bool:
         """Tell whether more was let through within 60 s than a sliding window of it would hold."""
         if self.before_began < 0 or (self.minute - 1) * 60 + self.before_began <= now - 59:
@@ -414,6 +426,7 @@ class Quota(ClockMinute):
 
     def _bucket(self, refused: Refused, delay: float, now: float) -> TokenBucket:
         """Make a bucket that has room for the refused request after *delay*."""
+        delay = max(delay - LATER_S, 0.0)
         requests, tokens = (float(used) for used in self.used)
         told, rpm, tpm = refused.told, self.learned.rpm or 0, self.learned.tpm or 0
         if told.rpm is not None:

@@ -179,9 +179,19 @@ local function beyond()
     or one(verdict.tpm, q[BEFORE_TOKENS], q[TOKENS] - tokens)
 end
 
+-- Was so much sent within 60 s, by our count, that a limit is used up?
+local function is_our_doing()
+  local recent = q[BEFORE_LAST] >= 0 and (q[MINUTE] - 1) * 60 + q[BEFORE_LAST] > now - 60
+  local sent_requests = q[REQUESTS] + (recent and q[BEFORE_REQUESTS] or 0)
+  local sent_tokens = q[TOKENS] + (recent and q[BEFORE_TOKENS] or 0)
+  return (verdict.rpm >= 0 and sent_requests >= verdict.rpm)
+    or (verdict.tpm >= 0 and 2 * sent_tokens >= verdict.tpm)
+end
+
 -- Make a bucket that has room for the refused request after the delay.
 local function fill_bucket(delay)
   local left_requests, left_tokens = in_use(q, now)
+  delay = math.max(delay - LATER_S, 0)
   local function whole(limit, cost)
     return math.max(lends_at_once(limit) - cost, 0) + delay * limit / MINUTE_S
   end
@@ -230,7 +240,8 @@ local function judge()
   end
   local even = comes_back_evenly(delay)
   if not q[KIND] then
-    if even and (2 * (delay + SLACK_S) < oldest() + MINUTE_S - now or beyond()) then
+    local short = 2 * (delay + SLACK_S) < oldest() + MINUTE_S - now or beyond()
+    if even and short and is_our_doing() then
       fill_bucket(delay)
     else
       slide()
@@ -245,6 +256,8 @@ local function judge()
     fill_bucket(delay)
   else
     local used_requests, used_tokens = in_use(q, now)
+    used_requests = verdict.rpm > 0 and verdict.rpm or used_requests
+    used_tokens = verdict.tpm > 0 and verdict.tpm or used_tokens
     local sent = now + delay - MINUTE_S - GUARD_S
     begin_pace(q, SLIDING, { sent, used_requests, used_tokens }, now)
   end

@@ -159,7 +159,7 @@ local function pace_full(q, now, place, cost, limit)
   end
   local over = used + cost - lends_at_once(limit)
   if over > 0 and used > 0 then
-    return now + math.min(over, used) * MINUTE_S / limit + LATER_S
+    return math.max(now, pace[AT]) + math.min(over, used) * MINUTE_S / limit + LATER_S
   end
 end
 

@@ -1,0 +1,376 @@
+"""The three models of a minute: none ever lets more through than its kind of window holds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moments import MINUTE, NOON
+
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.window_models import SlidingWindow, TokenBucket
+from keyrot_middleware.core.windows import DAY_S, Quota, Refused
+
+KINDS = ("minute", "sliding", "bucket")
+
+
+def quota_of(kind: str, now: float = NOON) -> Quota:
+    """Make a quota that counts so, and has counted nothing."""
+    quota = Quota()
+    if kind != "minute":
+        quota.pace = SlidingWindow() if kind == "sliding" else TokenBucket(now, 0.0, 0.0)
+        quota.pace_until = now + DAY_S
+    quota.roll(now)
+    return quota
+
+
+def ask(quota: Quota, limits: Limits, now: float, requests: int = 1, tokens: int = 0) -> Any:
+    """Book if there is room, and give where; else say what blocks it."""
+    edge = quota.roll(now)
+    block = quota.block(limits, requests, tokens, edge=edge)
+    return block or quota.book(requests, tokens, now, limits, edge=edge)
+
+
+def let_through(kind: str, limits: Limits, at: list[float], tokens: int = 0) -> list[int]:
+    """Send ten requests at each of these times after 12:00:30; tell how many had room."""
+    quota, counts = quota_of(kind), []
+    for second in at:
+        replies = [ask(quota, limits, NOON + second, tokens=tokens) for _ in range(10)]
+        counts.append(sum(type(reply) is tuple for reply in replies))
+    return counts
+
+
+@pytest.mark.parametrize("tokens", [0, 100])
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [
+        ("minute", [6, 0, 6, 0, 0, 6]),
+        ("sliding", [6, 0, 0, 0, 6, 0]),
+        ("bucket", [5, 2, 2, 2, 1, 3]),
+    ],
+)
+def test_a_limit_of_six_by_each_model(kind: str, counts: list[int], tokens: int) -> None:
+    """At 0, 14, 32, 56, 62 and 93 s after :30, by requests and by tokens alike."""
+    limits = Limits(tpm=600) if tokens else Limits(rpm=6)
+    assert let_through(kind, limits, [0, 14, 32, 56, 62, 93], tokens) == counts
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 0.1, 0.9, 1.0, 1.7, 3.0, 11.5, 30.0, 59.0, 61.0, 200.0]),
+        st.integers(1, 3),
+        st.sampled_from([0, 10, 40, 100, 130]),
+    ),
+    max_size=80,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(steps=STEPS, rpm=st.integers(3, 9))
+def test_no_model_lets_more_through_than_its_window_holds(
+    kind: str, steps: list[tuple[float, int, int]], rpm: int
+) -> None:
+    """Whatever is asked for when; and at the time that a refusal names there is room."""
+    limits, now = Limits(rpm=rpm, tpm=100), NOON
+    quota, sent = quota_of(kind), list[tuple[float, int, int]]()
+    for later, requests, tokens in steps:
+        now += later
+        reply = ask(quota, limits, now, requests, tokens)
+        if type(reply) is tuple:
+            sent.append((now, requests, tokens))
+        else:
+            assert now < reply.until <= now + 62 + 60
+            waited = copy_of(quota)
+            edge = waited.roll(reply.until)
+            again = waited.block(limits, requests, tokens, edge=edge)
+            assert again is None or again.reason != reply.reason or kind == "minute"
+    for place, limit in ((1, rpm), (2, 100)):
+        counted = [(event[0], event[place]) for event in sent if event[place] <= limit]
+        oversize = [event for event in sent if event[place] > limit]
+        assert holds(kind, counted, limit) or oversize
+
+
+def copy_of(quota: Quota) -> Quota:
+    """Copy what decides."""
+    made = Quota()
+    for name in (*Quota.__slots__, *Quota.__mro__[1].__slots__):  # type: ignore[attr-defined]  # a class of ours
+        setattr(made, name, getattr(quota, name))
+    if isinstance(quota.pace, SlidingWindow):
+        made.pace = SlidingWindow(quota.pace.cells)
+    elif isinstance(quota.pace, TokenBucket):
+        pace = quota.pace
+        made.pace = TokenBucket(pace.at, pace.requests_used, pace.tokens_used, pace.rpm, pace.tpm)
+    return made
+
+
+def holds(kind: str, sent: list[tuple[float, int]], limit: int) -> bool:
+    """Tell whether a server with such a window, whose clock is right, refuses none of these."""
+    for first in range(len(sent)):
+        total = 0
+        for at, count in sent[first:]:
+            lasted = at - sent[first][0]
+            total += count
+            if kind == "sliding" and lasted < 60 and total > limit:
+                return False
+            if kind == "bucket" and total > limit + limit * lasted / 60 + 1e-6:
+                return False
+            if kind == "minute" and at // 60 == sent[first][0] // 60 and total > limit:
+                return False
+    return True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_corrected_frees_room(kind: str) -> None:
+    """A request that was not sent, or had fewer tokens, is taken back where it was booked."""
+    limits, quota = Limits(rpm=10, tpm=600), quota_of(kind)
+    wheres = [ask(quota, limits, NOON + i / 10, tokens=145) for i in range(4)]
+    assert ask(quota, limits, NOON + 1, tokens=145).reason == "tpm"
+    quota.correct(wheres[2], -1, -145)
+    assert type(ask(quota, limits, NOON + 1, tokens=145)) is tuple
+    quota.correct(wheres[0], 0, 20 - 145)
+    quota.roll(NOON + 1)
+    assert quota.used == (4, 455 if kind != "bucket" else 445)
+    quota.roll(NOON + 200)
+    quota.correct(wheres[1], 0, -145)
+    assert quota.used == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["sliding", "bucket"])
+def test_a_request_larger_than_the_limit_goes_alone(kind: str) -> None:
+    """It waits until nothing is used; of a limit of 0 nothing ever comes free."""
+    limits, quota = Limits(tpm=600), quota_of(kind)
+    ask(quota, limits, NOON, tokens=60)
+    block = ask(quota, limits, NOON, tokens=700)
+    assert block.until == pytest.approx(NOON + (61 if kind == "sliding" else 6), abs=0.01)
+    assert type(ask(quota, limits, block.until, tokens=700)) is tuple
+    none = quota_of(kind)
+    assert ask(none, Limits(rpm=0), NOON).until >= NOON + 60
+    assert type(ask(none, Limits(rpm=0), NOON, requests=0)) is tuple
+
+
+def test_a_bucket_of_no_known_limit_empties_within_a_minute() -> None:
+    """For what is shown: nothing blocks by it."""
+    quota = quota_of("bucket")
+    ask(quota, Limits(rpm=10), NOON, tokens=600)
+    quota.roll(NOON + 30)
+    assert quota.used == (0, 300)
+    quota.roll(NOON + 60)
+    assert quota.used == (0, 0)
+
+
+def test_a_sliding_window_keeps_few_records() -> None:
+    """Of a thousand requests a minute no more than 32, none longer than it may count."""
+    quota, limits = quota_of("sliding"), Limits(rpm=1_000)
+    for i in range(3_000):
+        ask(quota, limits, NOON + i * 0.07)
+        assert isinstance(quota.pace, SlidingWindow)
+        assert len(quota.pace.cells) <= 32
+    sent = [at for at, _, _ in quota.pace.cells]
+    assert all(a < b for a, b in pairwise(sent))
+
+
+# Which model is taken --------------------------------------------------------------------------
+
+
+def refused_at(
+    quota: Quota,
+    at: float,
+    delay: float | None,
+    rpm: int | None = 10,
+    tokens: int = 0,
+    answered: float = 0.1,
+) -> str:
+    """Let the server refuse a request, and name the model that is taken for it."""
+    edge = quota.roll(at)
+    where = quota.book(1, tokens, at, edge=edge)
+    told = Limits(rpm=rpm) if rpm is not None else Limits(tpm=1_000)
+    quota.learn(told, at + answered)
+    quota.judge(Refused(at, where[0], 1, tokens, told, delay), at + answered)
+    return kind_of(quota)
+
+
+def kind_of(quota: Quota) -> str:
+    """Name the model."""
+    return {None: "minute", SlidingWindow: "sliding", TokenBucket: "bucket"}[
+        type(quota.pace) if quota.pace is not None else None
+    ]
+
+
+def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> Quota:
+    """Make a quota in whose minute so much was sent at once."""
+    quota = quota_of("minute", at)
+    for _ in range(requests):
+        quota.book(1, tokens, at, edge=quota.roll(at))
+    return quota
+
+
+@pytest.mark.parametrize(
+    ("quota", "at", "delay", "kind"),
+    [
+        # Full by our count, and the minute's end is named: as the clock's model has it.
+        (busy(), NOON + 5, 25.0, "minute"),
+        (busy(), NOON + 5, 23.6, "minute"),
+        # Not full by our count: others have used it, for the minute's end is named.
+        (busy(3), NOON + 5, 25.0, "minute"),
+        # Not full, and the time named is that of a sliding window.
+        (busy(), NOON + 31, 29.0, "sliding"),
+        # Full, but the time named is that of a sliding window.
+        (busy(), NOON + 1, 59.0, "sliding"),
+        # What is named is a fraction of that.
+        (busy(), NOON + 1, 5.0, "bucket"),
+        (busy(), NOON + 31, 4.0, "bucket"),
+        # A fraction, and yet too long for a bucket of such a limit.
+        (busy(), NOON + 1, 20.0, "sliding"),
+        # A fraction, but others have used it: we have sent less than the limit.
+        (busy(3), NOON + 1, 5.0, "sliding"),
+        (busy(0), NOON + 1, 5.0, "sliding"),
+        # It is that of either: the one that is safe with both.
+        (busy(10, NOON - 25), NOON + 20, 6.0, "sliding"),
+        # No time is named: the count alone decides.
+        (busy(), NOON + 1, None, "minute"),
+        (busy(9), NOON + 1, None, "sliding"),
+        # Longer than any window of a minute.
+        (busy(), NOON + 31, 100.0, "minute"),
+    ],
+)
+def test_a_refusal_chooses_the_model(
+    quota: Quota, at: float, delay: float | None, kind: str
+) -> None:
+    """By what was counted, and by the time that the server names."""
+    assert refused_at(copy_of(quota), at, delay) == kind
+
+
+def test_a_late_answer_may_count_its_time_from_the_request() -> None:
+    """Google names the minute's end as of the request, and may answer eleven seconds later."""
+    assert refused_at(busy(), NOON + 5, 25.0, answered=11.0) == "minute"
+
+
+def test_a_refusal_of_another_minute_says_nothing_without_a_time() -> None:
+    """What we counted when it was booked is no longer known."""
+    assert refused_at(busy(3), NOON + 20, None, answered=30.0) == "minute"
+
+
+def test_more_than_a_sliding_window_holds_speaks_for_a_bucket() -> None:
+    """Half a limit was served beyond what was sent in the last minute, then a short time named."""
+    quota = busy(10, NOON)
+    for _ in range(6):
+        ask(quota, Limits(rpm=10), NOON + 55)
+    assert refused_at(quota, NOON + 55.2, 2.0) == "bucket"
+    few = busy(10, NOON)
+    ask(few, Limits(rpm=10), NOON + 55)
+    assert refused_at(few, NOON + 55.2, 2.0) == "sliding"
+
+
+def test_tokens_choose_the_model_as_requests_do() -> None:
+    """A refusal for input tokens is judged by tokens; a bucket has room when it was named."""
+    quota = busy(5, tokens=200)
+    assert refused_at(quota, NOON + 31, 5.0, rpm=None, tokens=200) == "bucket"
+    limits = Limits(tpm=1_000)
+    block = ask(quota, limits, NOON + 32, tokens=200)
+    assert block.until == pytest.approx(NOON + 31.1 + 5, abs=0.1)
+    assert type(ask(quota, limits, block.until, tokens=200)) is tuple
+    other = busy(4, tokens=200)
+    assert refused_at(other, NOON + 1, None, rpm=None, tokens=200) == "sliding"
+
+
+def test_a_sliding_window_begins_with_what_was_sent_before() -> None:
+    """Ten at :30 and three at :01 count for 61 s each, and not longer."""
+    quota = busy()
+    for _ in range(3):
+        ask(quota, Limits(rpm=10), NOON + 31)
+    assert refused_at(quota, NOON + 31, 29.0) == "sliding"
+    assert quota.used == (14, 0)
+    quota.roll(NOON + 62.5)
+    assert quota.used == (4, 0)
+
+
+def test_a_sliding_window_turns_into_a_bucket_and_back() -> None:
+    """Where the delays named are a fraction of its own, or longer than a bucket's can be."""
+    quota = quota_of("sliding")
+    for _ in range(9):
+        ask(quota, Limits(rpm=10), NOON)
+    assert refused_at(quota, NOON + 1, 59.0) == "sliding"
+    assert refused_at(quota, NOON + 3, 5.0) == "bucket"
+    assert refused_at(quota, NOON + 9, 3.0) == "bucket"
+    assert refused_at(quota, NOON + 20, 30.0) == "sliding"
+    block = ask(quota, Limits(rpm=10), NOON + 21)
+    assert block.until == pytest.approx(NOON + 50.1)
+
+
+def test_a_sliding_window_with_room_stays_one() -> None:
+    """Others use the same project: what is named is no fraction of what we know."""
+    assert refused_at(quota_of("sliding"), NOON + 1, 5.0) == "sliding"
+
+
+@pytest.mark.parametrize("kind", ["sliding", "bucket"])
+def test_a_model_ends_a_day_after_the_last_refusal_that_spoke_for_it(kind: str) -> None:
+    """Then the clock's minute is tried again; what names a minute's end renews nothing."""
+    quota, delay = busy(), 29.0 if kind == "sliding" else 4.0
+    assert refused_at(quota, NOON + 31, delay) == kind
+    quota.roll(NOON + DAY_S / 2)
+    assert refused_at(quota, NOON + DAY_S / 2, 30.0) == kind
+    assert refused_at(quota, NOON + DAY_S / 2, None) == kind
+    assert not quota.idle(NOON + DAY_S)
+    quota.roll(NOON + 31 + DAY_S)
+    assert kind_of(quota) == kind
+    quota.roll(NOON + 31.2 + DAY_S)
+    assert kind_of(quota) == "minute"
+    assert quota.idle(NOON + 3 * DAY_S)
+
+
+def test_a_copy_may_follow_the_model_of_another() -> None:
+    """With nothing used, and for as long."""
+    for other in (quota_of("sliding"), quota_of("bucket"), quota_of("minute")):
+        ask(other, Limits(rpm=9), NOON)
+        quota = Quota()
+        quota.follow(other)
+        assert kind_of(quota) == kind_of(other)
+        quota.roll(NOON)
+        assert quota.used == (0, 0)
+        ask(quota, Limits(rpm=9), NOON)
+        quota.follow(other)
+        assert quota.used == (1, 0)
+
+
+# Clocks that step ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("back", [121, 3_600, 3 * 86_400])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_that_lies_in_the_future_is_dropped(kind: str, back: float) -> None:
+    """A clock that steps back leaves nothing full, nor a learned limit or a model for longer."""
+    limits, quota = Limits(rpm=3, rpd=9), quota_of(kind)
+    quota.learn(Limits(tpm=600), NOON)
+    while type(ask(quota, limits, NOON)) is tuple:
+        pass
+    now = NOON - back
+    assert type(ask(quota, limits, now)) is tuple
+    quota.roll(now + DAY_S)
+    assert (quota.learned, quota.pace) == (Limits(), None)
+
+
+def test_a_day_that_lies_in_the_future_is_dropped() -> None:
+    """Across midnight of Los Angeles; within the day its count stays."""
+    midnight = quota_of("minute").day_end
+    quota, limits = quota_of("minute", midnight + 600), Limits(rpd=1)
+    ask(quota, limits, midnight + 600)
+    assert ask(quota, limits, midnight + 300).reason == "rpd"
+    assert type(ask(quota, limits, midnight - 3_000)) is tuple
+    assert quota.day_end == midnight
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_step_back_keeps_what_was_counted(kind: str) -> None:
+    """Half a minute is not long: what was sent just now still counts, once."""
+    limits, quota = Limits(rpm=3), quota_of(kind)
+    while type(ask(quota, limits, NOON)) is tuple:
+        pass
+    assert ask(quota, limits, NOON - 40).reason == "rpm"
+    freed = ask(quota, limits, NOON - 40).until
+    assert type(ask(quota, limits, freed)) is tuple
+    ask(quota, limits, MINUTE + 300)
+    ask(quota, limits, MINUTE + 299)
+    assert quota.used[0] <= 2

@@ -134,6 +134,9 @@ class ClockMinute:
         elif edge and minute + 1 == self.minute:
             self.requests += requests
             self.tokens += tokens
+        elif minute + 1 == self.minute and self.before_began >= 0:
+            self.before_requests = max(self.before_requests + requests, 0)
+            self.before_tokens = max(self.before_tokens + tokens, 0)
 
     def oldest(self, now: float) -> float:
         """Tell when the oldest request was booked that a window of 60 s may still count."""

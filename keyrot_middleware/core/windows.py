@@ -338,7 +338,12 @@ class Quota(ClockMinute):
             if pace is None and self._had_room(refused):
                 self._begin(SlidingWindow.after(self), now)
             return
-        if delay > MINUTE_S + SLACK_S or refused.names_minute(now):
+        if delay > MINUTE_S + SLACK_S:
+            return
+        # Others may have used up the clock's minute; but not where our own requests of the last
+        # 60 s say the same of a sliding window, while the minute had room.
+        ours = pace is None and self._had_room(refused) and self._is_our_doing(refused, now)
+        if refused.names_minute(now) and not ours:
             return
         even = self._comes_back_evenly(refused, delay)
         if pace is None:

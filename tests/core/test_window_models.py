@@ -215,6 +215,8 @@ def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> Quota:
         (busy(), NOON + 5, 23.6, "minute"),
         # Not full by our count: others have used it, for the minute's end is named.
         (busy(3), NOON + 5, 25.0, "minute"),
+        # Not full, and what we sent in the minute before says why.
+        (busy(10, NOON + 28), NOON + 31.5, 57.0, "sliding"),
         # Not full, and the time named is that of a sliding window.
         (busy(), NOON + 31, 29.0, "sliding"),
         # Full, but the time named is that of a sliding window.
@@ -374,3 +376,15 @@ def test_a_small_step_back_keeps_what_was_counted(kind: str) -> None:
     ask(quota, limits, MINUTE + 300)
     ask(quota, limits, MINUTE + 299)
     assert quota.used[0] <= 2
+
+
+def test_a_correction_finds_the_minute_before() -> None:
+    """What a sliding window would begin with has the true tokens too, if they come late."""
+    quota = quota_of("minute")
+    where = ask(quota, Limits(), NOON, tokens=500)
+    quota.roll(NOON + 40)
+    quota.correct(where, 0, 20 - 500)
+    assert (quota.before_requests, quota.before_tokens) == (1, 20)
+    quota.roll(NOON + 200)
+    quota.correct(where, -1, -20)
+    assert (quota.before_requests, quota.before_tokens) == (0, 0)

@@ -57,6 +57,9 @@ local function correct(more_requests, more_tokens)
   elseif edge and minute + 1 == q[MINUTE] then
     add(REQUESTS, more_requests)
     add(TOKENS, more_tokens)
+  elseif minute + 1 == q[MINUTE] and q[BEFORE_BEGAN] >= 0 then
+    add(BEFORE_REQUESTS, more_requests)
+    add(BEFORE_TOKENS, more_tokens)
   end
   if day_end == q[DAY_END] then
     add(DAY_REQUESTS, more_requests)
@@ -235,7 +238,13 @@ local function judge()
       slide()
     end
     return
-  elseif delay > MINUTE_S + SLACK_S or names_minute(delay) then
+  elseif delay > MINUTE_S + SLACK_S then
+    return
+  end
+  -- Others may have used up the clock's minute; but not where our own requests of the last 60 s
+  -- say the same of a sliding window, while the minute had room.
+  local ours = not q[KIND] and had_room() and is_our_doing()
+  if names_minute(delay) and not ours then
     return
   end
   local even = comes_back_evenly(delay)

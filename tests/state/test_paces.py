@@ -1,0 +1,174 @@
+"""Every backend counts a minute by the model that refusals speak for, and all of them alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from doors import UNSENT, URIS, Door, open_at, used
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rig import INFO, key
+from servers import ENGINES
+
+from keyrot_middleware.core.model import (
+    NO_USAGE,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Scope,
+    Unavailable,
+    Verdict,
+)
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.testing import FakeClock
+
+ONE = key("a", Limits(rpm=10))
+
+
+def refused(clock: FakeClock, delay: float | None, limits: Limits = ONE.limits) -> Outcome:
+    """Give the 429 of a full minute."""
+    until = clock.time() + (61.0 if delay is None else delay)
+    told = {"named": True, "learned": limits, "of_minute": True, "delay": delay}
+    verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, until, **told)  # type: ignore[arg-type]  # of mixed types
+    return Outcome(Kind.FAILURE, verdict, NO_USAGE)
+
+
+async def burst(door: Door) -> list[Lease]:
+    """Take and settle all that there is room for."""
+    leases = []
+    while isinstance(reply := await door.acquire(ONE), Lease):
+        leases.append(reply)
+        await door.settle(reply, used(10))
+    return leases
+
+
+async def test_a_sliding_window_is_learned_from_a_refusal(door: Door, clock: FakeClock) -> None:
+    """Ten at :30, and at :01 the server still counts them: then a minute after each of ours."""
+    assert len(await burst(door)) == 10
+    clock.advance(31)
+    await door.fails(ONE, refused(clock, 29.0))
+    assert door.state.snapshot([ONE])["a"].used[0].requests_minute == 11
+    clock.advance(32)
+    assert len(await burst(door)) == 9
+    reply = await door.acquire(ONE)
+    assert isinstance(reply, Unavailable)
+    assert 29 <= reply.retry_at - clock.time() <= 31  # the one that was refused may have counted
+    clock.advance(28)
+    assert await door.refused(ONE) == {"a": "rpm"}
+    clock.advance(40)
+    assert len(await burst(door)) == 10
+
+
+async def test_a_bucket_is_learned_from_a_refusal(door: Door, clock: FakeClock) -> None:
+    """What is named is a fraction of a minute: one request comes back every six seconds."""
+    assert len(await burst(door)) == 10
+    clock.advance(31)
+    await door.fails(ONE, refused(clock, 4.0))
+    clock.advance(4)
+    assert len(await burst(door)) == 1
+    reply = await door.acquire(ONE)
+    assert isinstance(reply, Unavailable)
+    assert reply.retry_at == pytest.approx(clock.time() + 6, abs=0.01)
+    clock.advance(60)
+    assert door.state.snapshot([ONE])["a"].used[0].requests_minute == 0
+    assert len(await burst(door)) == 9
+
+
+@pytest.mark.parametrize("delay", [29.0, 4.0])
+async def test_the_clock_is_tried_again_after_a_day(
+    door: Door, clock: FakeClock, delay: float
+) -> None:
+    """No model is for ever: without a refusal for a day the clock's minute counts again."""
+    await burst(door)
+    clock.advance(31)
+    await door.fails(ONE, refused(clock, delay))
+    clock.advance(86_400 - 20)
+    assert len(await burst(door)) >= 9
+    clock.advance(60)
+    assert len(await burst(door)) == 10
+
+
+async def test_minutes_that_are_refused_for_others_stay_the_clocks(
+    door: Door, clock: FakeClock
+) -> None:
+    """The minute's end is named, and we have sent little: somebody else uses the project."""
+    await door.fails(ONE, refused(clock, 30.0))
+    clock.advance(31)
+    assert len(await burst(door)) == 10
+    clock.advance(60)
+    assert len(await burst(door)) == 10
+
+
+@pytest.mark.parametrize("delay", [None, 29.0, 4.0])
+@pytest.mark.parametrize("back", [3_600.0, 90_000.0])
+async def test_a_clock_that_steps_back_leaves_no_key_full(
+    door: Door, clock: FakeClock, delay: float | None, back: float
+) -> None:
+    """By none of the models: what lies in the future is dropped; a step forward leaves nothing."""
+    if delay is not None:
+        await burst(door)
+        clock.advance(31)
+        await door.settle(await door.lend(ONE), refused(clock, delay, Limits(rpm=10))._replace())
+        clock.advance(62)
+    assert len(await burst(door)) >= 1
+    assert await door.refused(ONE) == {"a": "rpm"}
+    clock._now -= back  # a FakeClock only goes forward: what is tested is one that does not
+    assert len(await burst(door)) >= 9
+    clock.advance(2 * back)
+    assert len(await burst(door)) >= 9
+
+
+STEP = st.one_of(
+    st.tuples(st.just("ask"), st.integers(1, 2), st.sampled_from([0, 10, 30, 100, 130])),
+    st.tuples(st.just("settle"), st.integers(0, 9), st.sampled_from([0, 5, 60, 130, None])),
+    st.tuples(
+        st.just("refuse"),
+        st.sampled_from([None, 1.0, 3.5, 12.0, 29.0, 55.0, 80.0]),
+        st.sampled_from([Limits(rpm=4), Limits(tpm=100), Limits(rpm=4, tpm=100), Limits()]),
+    ),
+    st.tuples(
+        st.just("pass"),
+        st.sampled_from([0.0, 0.4, 1.0, 1.9, 7.0, 28.6, 31.0, 59.0, 61.0, 86_300.0, -400.0]),
+        st.none(),
+    ),
+)
+
+
+def _history(uri: str, steps: list[tuple[Any, ...]]) -> list[Any]:
+    clock, told, open_leases = FakeClock(), [], []
+    state, one = open_at(uri, RetryPolicy(), clock.time), key("a", Limits(rpm=4, tpm=100))
+    for what, first, second in steps:
+        if what == "pass":
+            clock._now += first
+        elif what == "ask":
+            info = INFO._replace(requests=first, tokens=second)
+            reply = state.acquire(info, ((0, one),), spread=True)
+            if isinstance(reply, Lease):
+                open_leases.append(reply)
+                told.append("lease")
+            else:
+                told.append(reply.blocks["a"])
+        elif open_leases:
+            lease = open_leases.pop((first if what == "settle" else 0) % len(open_leases))
+            if what == "settle":
+                state.settle(lease, UNSENT if second is None else used(second))
+            else:
+                outcome = refused(clock, first, second)
+                verdict = outcome.verdict
+                # No cooldown, so that what is asked next depends on the windows alone.
+                object.__setattr__(verdict, "scope", Scope.NONE)
+                state.settle(lease, outcome)
+        told.append([u.requests_minute for u in state.snapshot([one])["a"].used])
+        told.append([u.tokens_minute for u in state.snapshot([one])["a"].used])
+    state.close()
+    return told
+
+
+@pytest.mark.parametrize("uri", [uri for uri in URIS if uri in ENGINES][:1])
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(STEP, max_size=50))
+def test_the_scripts_decide_as_the_oracle_does(uri: str, steps: list[tuple[Any, ...]]) -> None:
+    """The same history in memory and on a server: the same leases, reasons, times and counts."""
+    assert _history(uri, steps) == _history("memory://", steps)

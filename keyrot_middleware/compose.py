@@ -28,6 +28,7 @@ from .genai.wire import placeholder_guard
 from .genai.wrap import Binding, bypassed
 from .secrets import Ring, Stores, open_ring
 from .settings import SettingArguments, Settings, origins
+from .settings_reader import hide_keys
 from .state import State, open_state
 from .telemetry.base import Observer
 from .telemetry.export import export_spans
@@ -83,6 +84,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
     global _binding, _guard, _metrics, _in_force  # noqa: PLW0603 - one SDK in a process
+    hide_keys(settings)
     with _lock:
         if _binding is not None:
             _warn_of_other_settings(settings)

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from .core.model import Limits
 from .core.policy import LAST_RESORT, POOL_KEY, RetryPolicy
-from .core.text import mask_keys
+from .core.text import hide_secrets
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys, signature
 from .settings import ENV_NAMES, GOOGLE_HOST, STATE_SCHEMES, Settings
@@ -168,7 +168,7 @@ def reread(config: Config) -> Config:
         return config
     seen = signature(config.keys_file)
     in_file, problems = read_keys(config.keys_file)
-    name = mask_keys(str(config.keys_file))
+    name = hide_secrets(str(config.keys_file))
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
     if problems:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from .core.model import NO_LIMITS, Candidate, Limits
-from .core.text import holds_key, mask_keys, nearest, shown
+from .core.text import hide_secrets, holds_key, nearest, shown
 from .errors import ConfigError
 from .schemes import BUILT_STORES, known, plugged_in
 
@@ -181,7 +181,7 @@ def load_keys(path: Path) -> tuple[KeySpec, ...]:
 def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
     """Read keys.json; return its keys and a sentence for each thing that is wrong."""
     entries, problem = _parse(path)
-    name = mask_keys(str(path))
+    name = hide_secrets(str(path))
     if problem:
         return (), [f"{name}: {problem}"]
     keys: list[KeySpec] = []
@@ -264,13 +264,13 @@ _PASTED = f"found an API key itself (not shown here); {_VALUES_ELSEWHERE}."
 
 def _who(number: int, entry: dict[str, Any]) -> str:
     key_id = entry.get("key_id")
-    if isinstance(key_id, str) and _NAME.fullmatch(key_id) and not holds_key(key_id):
+    if isinstance(key_id, str) and _NAME.fullmatch(key_id) and hide_secrets(key_id) == key_id:
         return f"key {key_id}"
     return f"entry {number}"
 
 
 def _field(name: object) -> str:
-    return mask_keys(str(name))
+    return hide_secrets(str(name))
 
 
 def _sentence(problem: Any) -> str:

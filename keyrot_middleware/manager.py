@@ -33,6 +33,7 @@ from .forks import after_fork
 from .genai.exhausted import exhausted
 from .genai.facts import reported
 from .settings import SettingArguments
+from .settings_reader import hide_keys
 
 __all__ = ["KeyManager", "Report", "SelectedKey", "get_key_manager"]
 
@@ -78,6 +79,7 @@ class KeyManager:
         Raises:
             ConfigError: A setting or keys.json is wrong, or there is no key at all.
         """
+        hide_keys(settings)
         self._pool = pool or _own_pool(clock or SystemClock(), settings)
         self._lock = threading.Lock()
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dotenv.parser import parse_stream
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from .core.text import mask_keys, nearest, shown
 from .errors import ConfigError
@@ -27,6 +27,7 @@ from .settings import (
 )
 
 __all__ = [
+    "hide_keys",
     "ignored_in_file",
     "listed",
     "malformed_lines",
@@ -35,6 +36,20 @@ __all__ = [
     "unknown_variables",
     "where",
 ]
+
+
+def hide_keys(given: Any) -> None:
+    """Put the keys among the arguments of install() into what shows none, in place.
+
+    First of all: whatever is wrong later, reporters of errors show the arguments of functions.
+    """
+    for name in ("keys", "google_api_key", "gemini_api_key"):
+        value = given.get(name)
+        if isinstance(value, str):
+            secrets = [SecretStr(part) for part in value.split(",")]
+            given[name] = secrets if name == "keys" else SecretStr(value)
+        elif isinstance(value, list | tuple | set | frozenset):
+            given[name] = [SecretStr(one) if isinstance(one, str) else one for one in value]
 
 
 def refuse_unknown(given: Mapping[str, Any]) -> None:

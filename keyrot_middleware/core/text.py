@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 __all__ = [
     "doubt_of",
+    "hide_secrets",
     "holds_key",
     "mask_keys",
     "mask_url",
@@ -19,8 +20,13 @@ __all__ = [
 ]
 
 # Two formats are in use: standard keys, AIza and 35 characters, and auth keys, AQ. and more
-# (GEMINI.md B6). Both repeats are open-ended, so that no tail of a longer run stays behind.
-_KEY = re.compile(r"(AIza)[0-9A-Za-z_-]{35,}|(AQ\.)[0-9A-Za-z_-]{20,}")
+# (GEMINI.md B6). One that was cut or copied badly is as secret. The repeats are open-ended, so that
+# no tail of a longer run stays behind.
+_KEY = re.compile(r"(A?Iza)[0-9A-Za-z_-]{20,}|(AQ\.)[0-9A-Za-z_-]{20,}")
+_RUN = re.compile(r"[0-9A-Za-z_-]{30,}")
+_EDGE = re.compile(r"(?<=\d)(?=[A-Za-z])|(?<=[A-Za-z])(?=\d)")
+_MOST_EDGES = 3
+"""Where letters meet digits in a name that people write; in 30 characters of a key it is 8."""
 _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
 _STARTS = re.compile(r"AIza|AQ\.")
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
@@ -37,7 +43,7 @@ def holds_key(text: str) -> bool:
 
 def mask_keys(text: str) -> str:
     """Replace everything that has the shape of a Gemini API key by `AIza…[redacted]`."""
-    if "AIza" not in text and "AQ." not in text:
+    if "Iza" not in text and "AQ." not in text:
         return text
     return _KEY.sub(lambda key: f"{key[1] or key[2]}…[redacted]", text)
 
@@ -99,10 +105,22 @@ def shown(value: object) -> str:
     if value is not None and not isinstance(value, str | int | float):
         return f"a value of type {type(value).__name__}"
     value = mask_url(value) if isinstance(value, str) else value
-    # Any case: settings that do not care for case arrive here in lower case.
-    text = _KEY_ANY_CASE.sub("[a key]", json.dumps(value, ensure_ascii=False))
+    text = hide_secrets(json.dumps(value, ensure_ascii=False))
     text = text.encode("utf-8", "backslashreplace").decode()  # half a character is no text
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def hide_secrets(text: str) -> str:
+    """Replace what may be a key, also one that was cut or copied badly, by `[a key]`.
+
+    For texts about what people wrote by hand: letters and digits in a long and lively mixture are
+    no word, in whichever case they arrive here.
+    """
+    return _RUN.sub(_word, _KEY_ANY_CASE.sub("[a key]", text))
+
+
+def _word(run: re.Match[str]) -> str:
+    return "[a key]" if len(_EDGE.findall(run[0])) > _MOST_EDGES else run[0]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -35,15 +35,20 @@ def clean(error: BaseException, redact: Redact, handled: BaseException | None = 
     """
     chain: list[BaseException | None] = [error]
     seen: set[int] = {id(handled)}
+    found = False
     for link in chain:  # which grows meanwhile
         if link is None or id(link) in seen:
             continue
         seen.add(id(link))
         try:
-            _link(link, redact)
+            found = _link(link, redact) or found
         except Exception:  # what others have hung in may be odd, and must not hide the error
             fault("genai")
         chain += (link.__cause__, link.__context__)
+    if found:  # and so the functions that read it have it too
+        for link in chain:
+            if link is not None and link is not handled:
+                clear_frames(link, _READERS)
 
 
 def clear_frames(error: BaseException, packages: tuple[str, ...]) -> None:
@@ -54,8 +59,9 @@ def clear_frames(error: BaseException, packages: tuple[str, ...]) -> None:
                 frame.clear()
 
 
-def _link(link: BaseException, redact: Redact) -> None:
-    before = str(link.args)
+def _link(link: BaseException, redact: Redact) -> bool:
+    """Clean one exception; tell whether its own text held a key."""
+    before = f"{link.args}{link.__dict__.get('doc')}"
     link.args = tuple(_value(arg, redact) for arg in link.args)
     for name in ("message", "status", "details", "reason", "body", "doc"):
         if isinstance(link.__dict__.get(name), str | dict | list):
@@ -67,8 +73,7 @@ def _link(link: BaseException, redact: Redact) -> None:
         link.request_info = _request_info(link.request_info, redact)
     for holder in (getattr(link, "response", None), link):
         scrub(holder, redact)
-    if redact(before) != before:
-        clear_frames(link, _READERS)
+    return redact(before) != before
 
 
 def _value(value: Any, redact: Redact) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.text import holds_key, mask_keys, nearest, shown, utc
+from keyrot_middleware.core.text import hide_secrets, holds_key, mask_keys, nearest, shown, utc
 
 KEY = "AIza" + "FAKE" + "k" * 31
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -74,3 +74,18 @@ def test_the_nearest_name_is_suggested() -> None:
     assert nearest("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
     assert nearest("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
     assert nearest("xyz", ("strategy", "pool")) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        (f"found {KEY[:-1]}!", "found [a key]!"),
+        (f"found {KEY[1:]}!", "found [a key]!"),
+        ("found sk-proj-1a2b3c4d5e6f7g8h9i0j1k2l3m!", "found [a key]!"),
+        ("generate-content-requests-per-day-2", "generate-content-requests-per-day-2"),
+        ("1a2b3c4d5e6f", "1a2b3c4d5e6f"),
+    ],
+)
+def test_what_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
+    """One that was cut, or another maker's, is as secret; a long word is none."""
+    assert hide_secrets(text) == hidden

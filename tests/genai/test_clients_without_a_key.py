@@ -1,0 +1,170 @@
+"""What a client without a key of its own is made into takes no key of the pool elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from four_modes import MODES, ask, ask_async, run
+from google import genai
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini
+
+KEY = "x-goog-api-key"
+
+
+@pytest.fixture
+def elsewhere(clock: Any) -> Iterator[FakeGemini]:
+    """Serve at another address, which is not allowed."""
+    with FakeGemini(clock) as server:
+        yield server
+
+
+def pool_keys(server: FakeGemini, gemini: FakeGemini) -> list[str]:
+    """List the pool's values that came to a server."""
+    ours = [gemini.key(label).value for label in "AB"]
+    return [value for value in ours if value in repr([r.headers for r in server.log])]
+
+
+def reinstalled(client: Any, pool: Any) -> Any:
+    """Give the client after the pool was taken away and put back."""
+    keyrot_middleware.uninstall()
+    pool("A", "B")
+    return client
+
+
+def copied(client: Any, _pool: Any) -> Any:
+    """Give a client with a copy of what speaks for it."""
+    again = copy.copy(client)
+    again._api_client = copy.copy(client._api_client)
+    again._models = genai.models.Models(again._api_client)
+    again._files = genai.files.Files(again._api_client)
+    again._aio = genai.client.AsyncClient(again._api_client)
+    return again
+
+
+def of_options(client: Any, _pool: Any) -> Any:
+    """Give a client that was made of another one's options."""
+    return genai.Client(http_options=client._api_client._http_options)
+
+
+def of_key(client: Any, _pool: Any) -> Any:
+    """Give a client that was made with another one's key."""
+    return genai.Client(
+        api_key=client._api_client.api_key,
+        http_options={"base_url": client._api_client._http_options.base_url},
+    )
+
+
+def removed(client: Any, _pool: Any) -> Any:
+    """Give the client after the pool was taken away."""
+    keyrot_middleware.uninstall()
+    return client
+
+
+@pytest.mark.parametrize("mode", [*MODES, "download", "async_download"])
+@pytest.mark.parametrize("made", [reinstalled, copied, of_options, of_key, removed])
+def test_no_key_follows_to_a_foreign_host(
+    made: Callable[[Any, Any], Any],
+    mode: str,
+    gemini: FakeGemini,
+    elsewhere: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+) -> None:
+    """A request with a base_url of its own goes without a key, whatever became of the client."""
+    pool("A", "B")
+    first = connect()
+    assert ask("sync", first).startswith("ok from")
+    client = made(first, pool)
+    config = {"http_options": {"base_url": elsewhere.url}}
+    with contextlib.suppress(genai.errors.APIError):
+        if mode == "download":
+            client.files.download(file="files/abc", config=config)
+        elif mode == "async_download":
+            run(client, lambda: client.aio.files.download(file="files/abc", config=config))
+        else:
+            ask(mode, client, config=config)
+    assert elsewhere.count() == 1
+    assert elsewhere.log[0].header_values(KEY) == []
+    assert pool_keys(elsewhere, gemini) == []
+
+
+@pytest.mark.parametrize("inner", ["foreign", "foreign request", "bypass", "download", "own"])
+def test_a_call_from_an_event_hook_gets_no_key_of_the_call_around_it(
+    inner: str,
+    gemini: FakeGemini,
+    elsewhere: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+) -> None:
+    """A hook of the HTTP client runs while a key of the pool is under way; its calls have none."""
+    pool("A", "B", strategy="fill")
+    own = elsewhere.add_key("own").value
+    foreign = connect(own, client_options=elsewhere.http_options)
+    at_home = connect(gemini.add_key("mine").value)
+
+    def call() -> None:
+        if inner == "foreign":
+            ask("sync", foreign)
+        elif inner == "foreign request":
+            ask("sync", at_home, config={"http_options": {"base_url": elsewhere.url}})
+        elif inner == "bypass":
+            with keyrot_middleware.bypass():
+                ask("sync", at_home)
+        elif inner == "download":
+            at_home.files.download(file="files/abc")
+        else:
+            at_home._api_client.request("get", "models/x", {}, {"headers": {KEY: "FAKE-own"}})
+
+    done: list[bool] = []
+
+    def hook(_request: Any) -> None:
+        if not done:
+            done.append(True)
+            with contextlib.suppress(genai.errors.APIError):
+                call()
+
+    client = connect(client_args={"event_hooks": {"request": [hook]}})
+    assert ask("sync", client) == "ok from A"
+    assert done
+    assert pool_keys(elsewhere, gemini) == []
+    sent = [request.header_values(KEY) for request in gemini.log]
+    ours = [gemini.key("A").value]
+    mine = [gemini.key("mine").value]
+    expected = {"bypass": [mine, ours], "download": [mine, ours], "own": [["FAKE-own"], ours]}
+    assert sent == expected.get(inner, [ours])
+
+
+@pytest.mark.parametrize("name", ["httpx_client", "httpx_async_client"])
+def test_an_http_client_of_the_programs_own(
+    name: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """One that was injected sends the pool's keys too, and is the same object as before."""
+    from google.genai import _api_client
+
+    library = getattr(_api_client, "httpx2", None) or _api_client.httpx
+    made = library.Client() if name == "httpx_client" else library.AsyncClient()
+    before = dict(vars(made))
+    pool("A", "B", strategy="fill")
+    try:
+        client = connect(**{name: made})
+    except ValueError:
+        pytest.skip("this SDK takes no client")
+
+    async def ask_and_close() -> str:
+        async with made:
+            return await ask_async("async", client)
+
+    if name == "httpx_client":
+        with made:
+            assert ask("sync", client) == "ok from A"
+    else:
+        assert asyncio.run(ask_and_close()) == "ok from A"
+    keyrot_middleware.uninstall()
+    assert vars(made).keys() == before.keys()

@@ -19,7 +19,7 @@ from .core.policy import POOL_KEY
 from .errors import ConfigError, KeyrotError, KeyrotWarning, MissingExtraError, SecretError
 
 if TYPE_CHECKING:
-    from .compose import PoolStatus, bypass, install, status, uninstall, workload
+    from .compose import PoolStatus, bypass, install, reset, status, uninstall, workload
     from .drive.health import HealthStatus, ModelUsage
     from .genai.exhausted import KeyPoolExhausted
     from .keysfile import KeySpec as APIKeyMetadata
@@ -42,6 +42,7 @@ __all__ = [
     "bypass",
     "get_key_manager",
     "install",
+    "reset",
     "status",
     "uninstall",
     "workload",
@@ -59,6 +60,7 @@ _HOMES = {
     "bypass": ("compose", "bypass"),
     "get_key_manager": ("manager", "get_key_manager"),
     "install": ("compose", "install"),
+    "reset": ("compose", "reset"),
     "status": ("compose", "status"),
     "uninstall": ("compose", "uninstall"),
     "workload": ("compose", "workload"),

@@ -20,7 +20,7 @@ from .drive.health import HealthStatus, health
 from .drive.levels import levels
 from .drive.pool import Clock, Pool, SystemClock, make_roster, with_values
 from .drive.upkeep import Upkeep
-from .errors import ConfigError, warn
+from .errors import ConfigError, KeyrotError, warn
 from .genai.facts import origin_of
 from .genai.facts import workload as _workload
 from .genai.seams import Seams
@@ -43,6 +43,7 @@ __all__ = [
     "doubts",
     "install",
     "open_pool",
+    "reset",
     "status",
     "uninstall",
     "workload",
@@ -212,6 +213,25 @@ def status() -> PoolStatus:
         "unresolved": dict(binding.pool.ring.unresolved),
         "stale": dict(binding.pool.ring.stale),
     }
+
+
+def reset(key_id: str) -> None:
+    """Make a key available again that is rejected or cooling down, and forget its learned limits.
+
+    What cools its project or billing account down ends too, and so may bring other keys back. What
+    was used of its limits stays counted. With a shared state this holds for all processes.
+
+    Args:
+        key_id: As in keys.json; `key_1`, `key_2`, … for those of GEMINI_API_KEYS.
+
+    Raises:
+        KeyError: There is no such key.
+        KeyrotError: No pool is in place.
+    """
+    pool = current_pool()
+    if pool is None:
+        raise KeyrotError("reset: no pool is in place; call install() first, or KeyManager.reset")
+    pool.reset(key_id)
 
 
 @contextmanager

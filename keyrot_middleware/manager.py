@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn, Unpack
 from .compose import current_pool, open_pool
 from .config import load
 from .core.commands import Failed, Settle
-from .core.failures import Facts, classify
+from .core.failures import REJECTIONS, Facts, classify
 from .core.model import Block, CallInfo, Kind, Lease, Outcome, Usage
 from .core.text import shown
 from .drive.health import HealthStatus, health
@@ -105,18 +105,15 @@ class KeyManager:
         _check_count("tokens_needed", tokens_needed)
         exclude = (exclude,) if isinstance(exclude, str) else exclude
         pool, info = self._pool, CallInfo(model_preference or "", "generateContent", tokens_needed)
-        blocks: dict[str, Block] = {}
         now = pool.clock.time()
         self._forget_stale(now)
-        out = dict.fromkeys(exclude, inf)
-        for shortlist in pool.roster.shortlists(info, out, now, pool.draw()):
-            reply = pool.state.acquire(info, shortlist, spread=pool.roster.spread)
-            if isinstance(reply, Lease):
-                self._lend(reply, info)
-                return SelectedKey(reply.key_id, pool.ring.value(reply.key_id))
-            blocks |= reply.blocks
-            pool.roster.park(info, reply.blocks, now)
-        blocks = self._left_out(exclude, now) | pool.roster.parked(info) | blocks
+        found = self._acquire(info, exclude, now)
+        if not isinstance(found, Lease) and _all_rejected(found) and pool.refresh_all():
+            found = self._acquire(info, exclude, now)
+        if isinstance(found, Lease):
+            self._lend(found, info)
+            return SelectedKey(found.key_id, pool.ring.value(found.key_id))
+        blocks = self._left_out(exclude, now) | found
         raise exhausted(pool.name, blocks, now, pool.last_words(blocks), None)
 
     def report_success(
@@ -145,7 +142,7 @@ class KeyManager:
             self._pool.roster.relieve(key_id)
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
-        """Tell that the request failed; the key rests or retires by the rules of the pool.
+        """Report that the request failed: the key is judged by the rules of the pool.
 
         Args:
             key_id: As selected.
@@ -173,9 +170,31 @@ class KeyManager:
             datetime.fromtimestamp(until, UTC) if until is not None else None,
         )
 
+    def reset(self, key_id: str) -> None:
+        """Make a key available again, and forget its learned limits; see `reset()`.
+
+        Raises:
+            KeyError: There is no such key.
+        """
+        self._pool.reset(key_id)
+
     def get_health_status(self) -> dict[str, HealthStatus]:
         """Report how each key is, by its id."""
         return health(self._pool)
+
+    def _acquire(
+        self, info: CallInfo, exclude: Collection[str], now: float
+    ) -> Lease | dict[str, Block]:
+        """Lease a key; give why each that is not excluded cannot be, where none can."""
+        pool, blocks = self._pool, dict[str, Block]()
+        out = dict.fromkeys(exclude, inf)
+        for shortlist in pool.roster.shortlists(info, out, now, pool.draw()):
+            reply = pool.state.acquire(info, shortlist, spread=pool.roster.spread)
+            if isinstance(reply, Lease):
+                return reply
+            blocks |= reply.blocks
+            pool.roster.park(info, reply.blocks, now)
+        return pool.roster.parked(info) | blocks
 
     def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
         """Say why each excluded key cannot serve: it rests, or the caller does not want it."""
@@ -217,6 +236,10 @@ class KeyManager:
     def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
         self._pool.witness(Settle(lease, outcome, (), failure.error if failure else None))
         return self._pool.state.settle(lease, outcome)
+
+
+def _all_rejected(blocks: Mapping[str, Block]) -> bool:
+    return bool(blocks) and all(block.reason in REJECTIONS for block in blocks.values())
 
 
 def _check_count(name: str, value: object) -> None:

@@ -47,9 +47,11 @@ class Shelf:
 
     def __init__(self, *key_ids: str) -> None:
         self.values = {key_id: f"FAKE-value-of-{key_id}" for key_id in key_ids}
+        self.asked = 0
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Give what is there."""
+        self.asked += 1
         return {key_id: Secret(self.values[key_id]) for key_id in refs}
 
 

@@ -69,7 +69,7 @@ def _status(
 def _reset(
     key_id: Annotated[str, typer.Argument(help="The key's id, as in keys.json.")],
 ) -> None:
-    """Bring a retired or cooling key back, while services run."""
+    """Make a rejected or cooling key available again, while services run."""
     from .reset import reset  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(reset(key_id))

@@ -22,7 +22,7 @@ a script (.py, .pyc, - for stdin), a directory or a zip file with a __main__.py,
 All arguments after the program's name are the program's own. Processes that it starts are other
 programs: start them with keyrot run too, or call keyrot_middleware.install() in them.
 
-  -v    say on stderr when a key rests or retires; -vv: each decision
+  -v    say on stderr when a key is cooling down or rejected; -vv: each decision
   -m    run a module by its name, as python -m does
 
 The settings come from the environment and from .env; `keyrot check` shows them.

@@ -22,8 +22,9 @@ is nothing to be seen or changed from outside. In the program itself:
 
     keyrot_middleware.status()                                 all of it, as a dict
     keyrot_middleware.get_key_manager().get_health_status()    how each key is
+    keyrot_middleware.reset("key_1")                           make a key available again
 
-`keyrot run -v` says on stderr when a key rests or retires; a restart forgets what rests. With a
+`keyrot run -v` says on stderr when a key is cooling down or rejected; a restart forgets it. With a
 Redis or Valkey in KEYROT_STATE_URL or REDIS_URL all processes share one state, to be seen."""
 
 

@@ -46,13 +46,15 @@ class Call:
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
     attempts: list[Attempt] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    """Keys out of service whose store was asked for another value."""
+    """Rejected keys whose store was asked for another value."""
     refreshed: set[str] = field(default_factory=set)
     """Keys whose value was replaced during this call; once each."""
     outgrown: set[str | None] = field(default_factory=set)
     """Tiers of which a key's whole limit was smaller than the request."""
     failed_at: float = 0.0
     """When the last send failed, epoch seconds."""
+    looked_up: bool = False
+    """The values of all keys were looked up, since each of them is rejected."""
     retries: int = 0
     waited_s: float = 0.0
     """Real seconds from the beginning of each wait to its end."""

@@ -21,6 +21,7 @@ __all__ = [
     "Opened",
     "Owner",
     "Refresh",
+    "RefreshAll",
     "Relay",
     "Send",
     "Settle",
@@ -109,6 +110,14 @@ class Refresh(NamedTuple):
     """Wait for the store; else it is only asked, and what it answers later serves later calls."""
 
 
+class RefreshAll(NamedTuple):
+    """Have the values of all keys looked up again, since each of them is rejected.
+
+    True where one of them has another value now. It may be False at once: the stores are not asked
+    more often than every few seconds.
+    """
+
+
 class Owner(NamedTuple):
     """Tell whose key made one of these stored things: `(key_id, project)` or None."""
 
@@ -131,5 +140,5 @@ class Sleep(NamedTuple):
     """It is the first of this wait."""
 
 
-Command = Now | Acquire | Send | Relay | Settle | Owner | Refresh | Sleep
+Command = Now | Acquire | Send | Relay | Settle | Owner | Refresh | RefreshAll | Sleep
 Steps = Generator[Command, Any, Any]

@@ -34,13 +34,14 @@ from .commands import (
     Now,
     Opened,
     Refresh,
+    RefreshAll,
     Relay,
     Send,
     Settle,
     Sleep,
     StreamEnd,
 )
-from .failures import classify
+from .failures import REJECTIONS, classify
 from .model import (
     HOME,
     NO_USAGE,
@@ -122,7 +123,7 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
 
 def _none_could(call: Call, none_free: Unavailable) -> Generator[Command, Any, None]:
     """Wait for another value of a refused key, or for a key; raise where neither helps."""
-    if (yield from _replaced(call)) or (yield from _wait(call, none_free)):
+    if (yield from _replaced(call, none_free)) or (yield from _wait(call, none_free)):
         return
     call.leave_line()
     raise _noted(call) if call.last is not None else Exhausted(none_free)
@@ -259,8 +260,8 @@ def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
     return not 0 < call.policy.max_attempts <= walked
 
 
-def _replaced(call: Call) -> Generator[Command, Any, bool]:
-    """Wait for the stores of refused keys, now that no other key can serve."""
+def _replaced(call: Call, none_free: Unavailable) -> Generator[Command, Any, bool]:
+    """Wait for the stores of rejected keys, now that no other key can serve."""
     while call.refused:
         key_id = call.refused.pop()
         replaced: bool = yield Refresh(key_id, wait=True)
@@ -268,7 +269,14 @@ def _replaced(call: Call) -> Generator[Command, Any, bool]:
             call.refreshed.add(key_id)
             del call.excluded[key_id]
             return True
-    return False
+    blocks = none_free.blocks.values()
+    if call.attempts or call.looked_up or not blocks:
+        return False
+    if not all(block.reason in REJECTIONS for block in blocks):
+        return False
+    call.looked_up = True
+    found: bool = yield RefreshAll()
+    return found
 
 
 def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:

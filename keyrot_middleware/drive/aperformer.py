@@ -15,6 +15,7 @@ from ..core.commands import (
     Opened,
     Owner,
     Refresh,
+    RefreshAll,
     Send,
     Settle,
     Sleep,
@@ -137,6 +138,9 @@ class AsyncPerformer(Performer):
         self.changed(command, replaced)
         return replaced
 
+    async def _refresh_all(self, _command: RefreshAll) -> bool:  # type: ignore[override]  # awaited
+        return await asyncio.to_thread(self._pool.refresh_all)
+
     async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
         if command.begins:
             self.changed(command)
@@ -154,6 +158,7 @@ class AsyncPerformer(Performer):
         Settle: _settle,
         Owner: _owner,
         Refresh: _refresh,
+        RefreshAll: _refresh_all,
         Sleep: _sleep,
     }
 

@@ -12,6 +12,7 @@ from ..core.commands import (
     Now,
     Owner,
     Refresh,
+    RefreshAll,
     Relay,
     Send,
     Settle,
@@ -192,6 +193,9 @@ class Performer:
         self.changed(command, replaced)
         return replaced
 
+    def _refresh_all(self, _command: RefreshAll) -> bool:
+        return self._pool.refresh_all()
+
     def _look_up(self, command: Refresh) -> bool:
         return self._pool.refresh(command.key_id, wait=command.wait)
 
@@ -231,5 +235,6 @@ class Performer:
         Settle: _settle,
         Owner: _owner,
         Refresh: _refresh,
+        RefreshAll: _refresh_all,
         Sleep: _sleep,
     }

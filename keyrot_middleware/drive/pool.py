@@ -43,6 +43,11 @@ __all__ = [
 
 _log = logging.getLogger("keyrot_middleware")
 
+LOOK_UP_S = 2.0
+LOOK_UP_MOST_S = 30.0
+"""How often stores are asked while every key is rejected: after the shorter pause, then after twice
+as long each time, up to the longer one."""
+
 
 class Clock(Protocol):
     """Where time comes from; `keyrot_middleware.testing.FakeClock` is another."""
@@ -112,6 +117,11 @@ class Pool:
     """Keys that were rejected when last seen; none of them is the home key without a check."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _explained: dict[str, int] = field(default_factory=dict, repr=False)
+    _look_up_at: float = 0.0
+    _look_ups: int = 0
+    _looking_until: float = 0.0
+    """When all values may be looked up again, by `time.monotonic()`; how often they were in vain;
+    until when others join a look-up that is under way."""
     _rejected_as: dict[str, str] = field(default_factory=dict, repr=False)
     """Under which record each key was last when Google rejected it."""
 
@@ -206,6 +216,30 @@ class Pool:
         except Exception:
             fault("secrets")
             return False
+
+    def refresh_all(self) -> bool:
+        """Have all values looked up again, since every key is rejected; True where one is another.
+
+        Stores are asked at once, then after a pause that doubles as long as nothing has changed.
+        Who comes while they are asked waits with the others, `ANSWER_S` at most.
+        """
+        now = time.monotonic()
+        if now >= self._look_up_at:
+            self._look_up_at = now + min(LOOK_UP_S * 2.0**self._look_ups, LOOK_UP_MOST_S)
+            self._look_ups = min(self._look_ups + 1, 10)
+            self._looking_until = now + ANSWER_S
+        elif now >= self._looking_until:
+            return False
+        try:
+            changed = self.ring.refresh_all(ANSWER_S)
+        except Exception:
+            fault("secrets")
+            return False
+        finally:
+            self._looking_until = 0.0
+        if changed:
+            self._look_up_at, self._look_ups = 0.0, 0
+        return bool(changed)
 
     def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
         """Put keys with a new value back in service, and let the others join; see `Listener`."""

@@ -97,7 +97,7 @@ class Ring:
         source = self._sources.get(id(place.store)) if place else None
         if place is None or source is None:  # without a source it moves now, and is asked for
             return False
-        ticket = source.ask({key_id: place.ref}, urgent=True)
+        ticket = source.ask({key_id: place.ref}, urgent=True, takers=1)
         if not ticket.wait(ticket.at + wait_s, takers=1):
             if wait_s > 0:
                 messages.slow(key_id, place.store.scheme)
@@ -106,6 +106,19 @@ class Ring:
         if reason:
             messages.no_value(reason)
         return key_id in ticket.changed
+
+    def refresh_all(self, wait_s: float = ANSWER_S) -> frozenset[str]:
+        """Look all keys up again now, each store once; give those that have another value.
+
+        Never raises, as `refresh`; what comes later than *wait_s* is used when it comes.
+        """
+        tickets = [
+            source.ask({i: self._places[i].ref for i in self._ids_of(source)}, urgent=True)
+            for source in tuple(self._sources.values())
+            if not source.fixed
+        ]
+        answered = [ticket for ticket in tickets if ticket.wait(ticket.at + wait_s)]
+        return frozenset[str]().union(*(ticket.changed for ticket in answered))
 
     def hang(self, places: Mapping[str, Place], wait_s: float = START_S) -> None:
         """Put other places in place, look up what is new, and wait so long for the answers.

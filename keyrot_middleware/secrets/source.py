@@ -55,16 +55,20 @@ class Source:
         """Tell whether it is being asked, other than urgently."""
         return self._lane.busy
 
-    def ask(self, refs: Mapping[str, str | None], *, urgent: bool = False) -> Ticket:
+    def ask(
+        self, refs: Mapping[str, str | None], *, urgent: bool = False, takers: int = 0
+    ) -> Ticket:
         """Ask for keys; an instant store has answered when this returns.
 
         Args:
             refs: Their places, as in keys.json.
-            urgent: A call waits, and takes the answer: do not queue behind a look-up of all.
+            urgent: A call waits: do not queue behind a look-up of all.
+            takers: How many take the answer, and say themselves that a key was replaced.
         """
         if not self._instant:
-            return self._urgent.put(refs, takers=1) if urgent else self._lane.put(refs)
-        ticket = Ticket(refs, takers=int(urgent))
+            lane = self._urgent if urgent else self._lane
+            return lane.put(refs, takers=takers)
+        ticket = Ticket(refs, takers=takers)
         try:
             self._answer(ticket)
         finally:

@@ -14,6 +14,7 @@ from servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware.compose import current_pool
+from keyrot_middleware.drive import pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 
@@ -121,13 +122,13 @@ def test_keys_join_and_leave_and_limits_change_without_a_restart(
         files.put(key_id)
     files.install()
     client = connect()
-    pool = current_pool()
-    assert pool is not None
+    installed = current_pool()
+    assert installed is not None
     stream = client.models.generate_content_stream(model="gemini-2.5-flash", contents="hello")
     first = next(stream).text
     files.list("C", {"key_id": "B", "rpm": 7})
     wait_for(lambda: roster() == ["C", "B"])
-    assert pool.roster.keys["B"].limits.rpm == 7
+    assert installed.roster.keys["B"].limits.rpm == 7
     assert first + "".join(chunk.text for chunk in stream) == "ok from A"
     assert ask("sync", client) == "ok from C"
     wait_for(lambda: "keys that leave: A" in caplog.text)
@@ -212,3 +213,83 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_said_once(
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(told) == 1
     assert told[0].startswith(f"pool default: the keys stay as they were: {files.keys_file}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
+    mode: str,
+    gemini: FakeGemini,
+    files: Files,
+    connect: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With no key left the store is asked again every few seconds, whatever the TTL is, or 0."""
+    monkeypatch.setattr(pool, "LOOK_UP_S", 0.01)
+    monkeypatch.setattr(pool, "LOOK_UP_MOST_S", 0.05)
+    files.list("A", "B")
+    files.put("A")
+    files.put("B")
+    files.install(secrets_ttl_s=0)
+    client = connect()
+    for label in ("A", "B"):
+        gemini.always(label, Reply.KEY_INVALID)
+    for _ in range(5):
+        with pytest.raises(errors.ClientError):
+            ask(mode, client)
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
+    files.put("B", "B_new")
+    answers: list[str] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(ask(mode, client))
+        except keyrot_middleware.KeyPoolExhausted:
+            return False
+        return True
+
+    wait_for(answered)
+    assert answers == ["ok from B_new"]
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
+
+
+def test_with_no_key_left_the_stores_are_asked_no_more_often_than_every_few_seconds(
+    gemini: FakeGemini, files: Files, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of failing calls cost a few look-ups: the pause doubles from 2 to 30 seconds."""
+    seconds, looks = 1_000.0, list[float]()
+    files.list("A")
+    files.put("A")
+    files.install(secrets_ttl_s=0)
+    client = connect()
+    gemini.always("A", Reply.KEY_INVALID)
+    with pytest.raises(errors.ClientError):
+        ask("sync", client)
+    current = current_pool()
+    assert current is not None
+    refresh_all = current.ring.refresh_all
+
+    def counted(wait_s: float) -> frozenset[str]:
+        looks.append(seconds)
+        return refresh_all(wait_s)
+
+    monkeypatch.setattr(current.ring, "refresh_all", counted)
+    monkeypatch.setattr(pool.time, "monotonic", lambda: seconds)
+    for _ in range(400):
+        with pytest.raises(keyrot_middleware.KeyPoolExhausted):
+            ask("sync", client)
+        seconds += 0.25
+    assert [at - looks[0] for at in looks] == [0, 2, 6, 14, 30, 60, 90]
+
+
+def test_a_key_manager_finds_a_value_that_comes_after_the_rejection(
+    gemini: FakeGemini, files: Files
+) -> None:
+    """`select_key` with no key left looks the values up, before it says so."""
+    files.list("A")
+    files.put("A")
+    files.install(secrets_ttl_s=0)
+    manager = keyrot_middleware.get_key_manager()
+    rejected = errors.ClientError(401, {"error": {"code": 401, "message": "?", "details": []}})
+    manager.report_error(manager.select_key("gemini-2.5-flash").key_id, rejected)
+    files.put("A", "A_new")
+    assert manager.select_key("gemini-2.5-flash").api_key == gemini.key("A_new").value

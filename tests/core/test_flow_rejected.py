@@ -1,0 +1,60 @@
+"""A call that finds every key rejected: the values are looked up before it gives up."""
+
+from __future__ import annotations
+
+from replies import invalid, minute
+from rig import Rig, key
+
+from keyrot_middleware.core.flow import Exhausted
+
+
+def _rejected(*key_ids: str) -> Rig:
+    rig = Rig(*map(key, key_ids), strategy="fill", max_wait_s=0)
+    for key_id in key_ids:
+        rig.will(key_id, invalid())
+    rig.failing()
+    return rig
+
+
+def test_a_value_that_any_store_has_by_now_is_sent() -> None:
+    """Of all keys, not only of the one that was rejected last."""
+    rig = _rejected("a", "b")
+    rig.shelf.values["a"] += "x"
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "b", "a"]
+
+
+async def test_a_task_finds_it_too() -> None:
+    """The look-up is done in a thread, and awaited."""
+    rig = _rejected("a", "b")
+    rig.shelf.values["b"] += "x"
+    assert await rig.acall() == "answer"
+    assert rig.sent == ["a", "b", "b"]
+
+
+def test_without_another_value_the_call_fails_after_one_look_up() -> None:
+    """It says so at once, and the next call asks no store for a while."""
+    rig = _rejected("a", "b")
+    assert isinstance(rig.failing(), Exhausted)
+    asked = rig.shelf.asked
+    assert isinstance(rig.failing(), Exhausted)
+    assert (rig.sent, rig.shelf.asked) == (["a", "b"], asked)
+
+
+def test_a_look_up_in_vain_that_says_otherwise_is_not_repeated() -> None:
+    """A new value that is rejected as well does not keep a call asking."""
+    rig = _rejected("a")
+    rig.will("a", invalid())
+    rig.shelf.values["a"] += "x"
+    assert "key_invalid" in rig.failing().__notes__[0]
+    assert rig.sent == ["a", "a"]
+
+
+def test_while_a_key_will_come_back_no_store_is_asked() -> None:
+    """A minute that is full is no rejection."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", invalid())
+    rig.will("b", minute("20s"))
+    rig.failing()
+    rig.shelf.values["a"] += "x"
+    assert isinstance(rig.failing(), Exhausted)

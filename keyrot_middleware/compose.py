@@ -23,6 +23,7 @@ from .drive.upkeep import Upkeep
 from .errors import ConfigError, KeyrotError, warn
 from .genai.facts import origin_of
 from .genai.facts import workload as _workload
+from .genai.imports import replace_installed
 from .genai.seams import Seams
 from .genai.wire import placeholder_guard
 from .genai.wrap import Binding, bypassed
@@ -61,7 +62,6 @@ _lock = threading.Lock()
 _binding: Binding | None = None
 _guard: Seams | None = None
 """Keeps the placeholder off the wire where no key was found."""
-_metrics: MetricsObserver | None = None
 _in_force: Settings | None = None
 """The settings of the pool that is in place."""
 
@@ -70,9 +70,10 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
     """Send every google-genai call of this process with a key from the pool, from now on.
 
     May be called before or after google.genai is imported, and before or after clients are made.
-    Called again it changes nothing, until `uninstall()`; other settings are warned of. What you
-    must know at once, such as a missing key, is a `KeyrotWarning`; as an error it leaves nothing
-    in place.
+    Called again it changes nothing, until `uninstall()`; other settings are warned of. An SDK that
+    is reloaded is patched again; where this package was reloaded, the pool of the copy before is
+    replaced. What you must know at once, such as a missing key, is a `KeyrotWarning`; as an error
+    it leaves nothing in place.
 
     Args:
         clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
@@ -84,10 +85,11 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
-    global _binding, _guard, _metrics, _in_force  # noqa: PLW0603 - one SDK in a process
+    global _binding, _guard, _in_force  # noqa: PLW0603 - one SDK in a process
     hide_keys(settings)
     with _lock:
         if _binding is not None:
+            _binding.put_on()
             _warn_of_other_settings(settings)
             return
         config = load(**settings)
@@ -101,8 +103,9 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             _guard = None
         allowed = origins(config.settings.allowed_hosts)
         if pool is None:
+            patched = replace_installed()
             _guard = placeholder_guard(allowed)
-            _guard.put_on()
+            _guard.put_on(patched)
             return
         try:
             if config.settings.tracing == "otlp":
@@ -112,9 +115,8 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             pool.close()
             raise
         _in_force = config.settings
-        _binding = Binding(pool, allowed)
-        _binding.put_on()
-        _metrics = metrics
+        _binding = Binding(pool, allowed, metrics.hide)
+        _binding.put_on(replace_installed())
         state = pool.state
         metrics.show(lambda: levels(pool), lambda: state.degraded, fault, instant=state.instant)
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))
@@ -167,18 +169,15 @@ def _warn(text: str) -> None:
 
 def uninstall() -> None:
     """Restore exactly what install() changed; calls under way are carried to their end."""
-    global _binding, _guard, _metrics  # noqa: PLW0603 - see install()
+    global _binding, _guard  # noqa: PLW0603 - see install()
     with _lock:
         if _guard is not None:
             _guard.take_off()
             _guard = None
         binding, _binding = _binding, None
-        metrics, _metrics = _metrics, None
-        if metrics is not None:
-            metrics.hide()
         if binding is not None:
-            binding.take_off()
-            binding.pool.close()
+            binding.close()
+        replace_installed()
 
 
 class PoolStatus(TypedDict):

@@ -74,16 +74,25 @@ def _rebuild(state: dict[str, Any], args: tuple[Any, ...]) -> BaseException:
     return error
 
 
-@cache
+_made: list[type[Any]] = []
+
+
 def key_pool_exhausted() -> type[Any]:
-    """Make the class, a subclass of the SDK's `ClientError`; imports the SDK."""
+    """Give the class, a subclass of the SDK's `ClientError`; imports the SDK."""
     from google.genai.errors import ClientError  # noqa: PLC0415 - not before it is needed
 
+    return _made_for(ClientError)
+
+
+@cache
+def _made_for(client_error: type[Any]) -> type[Any]:
+    """Make the class; where the SDK was imported anew, one that the class before catches too."""
     body = {
         k: v for k, v in vars(_KeyPoolExhausted).items() if k not in ("__dict__", "__weakref__")
     }
     body |= {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
-    return type("KeyPoolExhausted", (ClientError,), body)
+    _made[:] = [type("KeyPoolExhausted", (*_made, client_error), body)]
+    return _made[0]
 
 
 NO_KEY = (

@@ -15,18 +15,19 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
 from typing import Any
 
 from wrapt import (
     FunctionWrapper,
     WrapperNotOutermostError,
-    register_post_import_hook,
     unwrap_object,
     wrap_object,
     wrapper_chain,
 )
+
+from .imports import ImportWatch, Patched
 
 __all__ = ["MODULE", "Seams"]
 
@@ -47,6 +48,7 @@ class Seams:
         below: dict[str, Wrapper],
         wire: dict[tuple[str, str], Wrapper],
         on: list[bool],
+        replace: Callable[[], None] | None = None,
     ) -> None:
         """Take the tables: method name of the api client -> its wrapper function.
 
@@ -56,31 +58,37 @@ class Seams:
             wire: What sends requests, by module and name in it; there as long as what is below.
                 Of those libraries that are in use: none of them is a reason to patch nothing.
             on: Has something in it while all is on; wrapt tests its truth without a call of Python.
+            replace: Takes all away, for another copy of this package; else `take_off`.
         """
         self._table = above | below
         self._wire = wire
+        self._wrappers = self._table | {".".join(place): one for place, one in wire.items()}
         self._below = frozenset((*below, *map(".".join, wire)))
         self._lock = threading.RLock()  # a call that is collected leaves in whatever thread that is
         self._on = on
         self._acting: set[object] = set()
         """Switches on what is below: these seams while they are on, and sends under way."""
-        self._hooked = False
+        modules = {MODULE, *(module for module, _ in wire)}
+        self._watch = ImportWatch(modules, self._executed, replace or self.take_off)
+        self._patched = self._watch.patched
 
-    def put_on(self) -> None:
-        """Catch calls from now on, or from the moment the SDK is imported."""
+    def put_on(self, patched: Patched | None = None) -> None:
+        """Catch calls from now on, or from the moment the SDK is imported; again, if need be.
+
+        Args:
+            patched: What was patched of an SDK that was imported before the one that is there now.
+        """
         with self._lock:
+            self._patched.update(patched or {})
             self._on[:] = (True,)
             self._acting.add(self)
-            hooked, self._hooked = self._hooked, True
-        if not hooked:
-            for module in {MODULE, *(module for module, _ in self._wire)}:
-                register_post_import_hook(self._imported, module)
-        else:
-            self._imported(None)
+            self._watch.start()
+        self._executed(None)
 
     def take_off(self) -> None:
         """Restore what was there; a layer that others have buried stays, and passes through."""
         with self._lock:
+            self._watch.stop()
             self._on.clear()
             self._acting.discard(self)
             self._remove_all()
@@ -106,23 +114,27 @@ class Seams:
     def in_place(self) -> dict[str, bool]:
         """Tell for each method whether our layer is still there."""
         with self._lock:
-            return {name: layer is not None for _, name, layer, _ in self._layers()}
+            found: dict[str, bool] = {}
+            for _, name, layer in self._layers():
+                found[name] = found.get(name, True) and layer is not None
+            return found
 
-    def _imported(self, _module: ModuleType | None) -> None:
+    def _executed(self, _module: ModuleType | None) -> None:
         with self._lock:
             if self._on and self._all_there():
-                self._wrap({name for _, name, _, _ in self._layers()})
+                self._wrap(self._wrappers)
 
     def _wrap(self, names: Collection[str]) -> None:
-        for owner, name, layer, wrapper in self._layers():
+        for owner, name, layer in self._layers():
             attribute = name.rpartition(".")[2]
             if layer is None and name in names and attribute in vars(owner):
                 switch = self._acting if name in self._below else self._on
-                wrap_object(owner, attribute, FunctionWrapper, (wrapper, switch))
+                wrap_object(owner, attribute, FunctionWrapper, (self._wrappers[name], switch))
+                self._patched.setdefault(owner, set()).add(name)
 
     def _remove_all(self) -> None:
         """Remove what nobody needs; under a pool that was put on again, nothing."""
-        for owner, name, layer, _ in self._layers():
+        for owner, name, layer in self._layers():
             needed = self._acting if name in self._below else self._on
             if layer is not None and not needed:
                 _remove(owner, name.rpartition(".")[2], layer)
@@ -140,22 +152,29 @@ class Seams:
             )
         return not missing
 
-    def _layers(self) -> list[tuple[Any, str, Any, Wrapper]]:
-        """Give, of all that is there: the owner, the name, our layer or None, the wrapper."""
+    def _layers(self) -> list[tuple[Any, str, Any]]:
+        """Give, of all that is there or was patched: the owner, the name, our layer or None."""
+        spots = dict.fromkeys(self._spots())
+        for owner, names in tuple(self._patched.items()):
+            spots |= dict.fromkeys((owner, name) for name in names if name in self._wrappers)
+        return [
+            (owner, name, _find(vars(owner).get(name.rpartition(".")[2]), self._wrappers[name]))
+            for owner, name in spots
+        ]
+
+    def _spots(self) -> Iterator[tuple[Any, str]]:
+        """Find what is to be patched, once the SDK is there."""
         owner = _owner()
         if owner is None:
-            return []
-        spots: list[tuple[Any, str, Wrapper]] = [(owner, *row) for row in self._table.items()]
-        for (module, name), wrapper in self._wire.items():
+            return
+        for name in self._table:
+            yield owner, name
+        for module, name in self._wire:
             there: Any = sys.modules.get(module)
             for part in name.split(".")[:-1]:
                 there = getattr(there, part, None)
             if there is not None and name.rpartition(".")[2] in vars(there):
-                spots.append((there, f"{module}.{name}", wrapper))
-        return [
-            (owner, name, _find(vars(owner).get(name.rpartition(".")[2]), wrapper), wrapper)
-            for owner, name, wrapper in spots
-        ]
+                yield there, f"{module}.{name}"
 
 
 def _owner() -> type | None:

@@ -27,6 +27,7 @@ from .below import Below, keyless
 from .exhausted import NO_KEY, error_body, exhausted, response_type_of
 from .facts import Asked, call_info, done, failed, host_of, in_force, option, origin_of
 from .home import fingerprint, own
+from .imports import Patched
 from .inject import foreign_key, fresh, sendable, sending
 from .redact import Redact
 from .seams import Seams
@@ -62,8 +63,12 @@ class _Ours(NamedTuple):
 class Binding:
     """A pool under the SDK: what install() puts in place and uninstall() takes away."""
 
-    def __init__(self, pool: Pool, allowed_origins: frozenset[str]) -> None:
+    def __init__(
+        self, pool: Pool, allowed_origins: frozenset[str], closing: Callable[[], None]
+    ) -> None:
+        """Patch nothing yet; *closing* is called when the pool is taken away."""
         self.pool = pool
+        self._closing = closing
         self._origins = allowed_origins
         self._warned: set[str] = set()
         on: list[bool] = []
@@ -86,21 +91,27 @@ class Binding:
             },
             Wire(pool, allowed_origins).table,
             on,
+            self.close,
         )
 
-    def put_on(self) -> None:
-        """Catch calls from now on."""
+    def put_on(self, patched: Patched | None = None) -> None:
+        """Catch calls from now on, or once more; see `Seams.put_on`."""
         watch_collector()
-        self.seams.put_on()
+        self.seams.put_on(patched)
         for client in tuple(keyless):
             unmute(client)
 
-    def take_off(self) -> None:
-        """Restore exactly what was there; clients without a key of their own are left without."""
+    def close(self) -> None:
+        """Restore exactly what was there; clients without a key of their own are left without.
+
+        Calls under way are carried to their end.
+        """
+        self._closing()
         self.seams.take_off()
         unwatch_collector()
         for client in tuple(keyless):
             mute(client)
+        self.pool.close()
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         ours = self._ours(client, args, kwargs, stream=False)

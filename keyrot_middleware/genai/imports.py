@@ -1,0 +1,112 @@
+"""Be called whenever a module of the SDK is executed: imported, imported anew, or reloaded.
+
+wrapt's own hook is for the first import only. Ours stands in `sys.meta_path` while a pool is in
+place, and there a copy of this package that was itself imported anew finds the pool of the copy
+before: nothing else of it can be found from a fresh module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+__all__ = ["ImportWatch", "Patched", "replace_installed"]
+
+Patched = WeakKeyDictionary[Any, set[str]]
+"""Classes and modules, and the names of what was patched in each."""
+
+
+class ImportWatch(MetaPathFinder):
+    """A finder that finds what the other finders find, and reports when it was executed."""
+
+    def __init__(
+        self,
+        modules: Collection[str],
+        executed: Callable[[ModuleType | None], None],
+        keyrot_uninstall: Callable[[], None],
+    ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            modules: Their full names.
+            executed: Is called with each of them after it was executed.
+            keyrot_uninstall: Takes the pool away for which this watches.
+        """
+        self._modules = modules
+        self._executed = executed
+        self.keyrot_uninstall = keyrot_uninstall
+        self.patched: Patched = WeakKeyDictionary()
+        """What was patched. A module that is executed again makes other classes, and clients of
+        the ones before may still be in use."""
+        self._looking: set[str] = set()
+
+    def start(self) -> None:
+        """Watch from now on."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def stop(self) -> None:
+        """Leave nothing behind."""
+        with suppress(ValueError):
+            sys.meta_path.remove(self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
+    ) -> ModuleSpec | None:
+        """Ask the other finders; see `importlib.abc.MetaPathFinder`."""
+        if fullname not in self._modules or fullname in self._looking:
+            return None
+        self._looking.add(fullname)  # another finder may ask all of them, as wrapt's does
+        try:
+            for finder in [one for one in sys.meta_path if one is not self]:
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    break
+            else:
+                return None
+        finally:
+            self._looking.discard(fullname)
+        if spec.loader is not None:
+            spec.loader = _Reporting(spec.loader, self._executed)
+        return spec
+
+
+class _Reporting(Loader):
+    """A loader that puts the true one in its place, and reports that it has executed."""
+
+    def __init__(self, loader: Loader, executed: Callable[[ModuleType | None], None]) -> None:
+        self._loader = loader
+        self._executed = executed
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Have the true loader create it."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Have the true loader execute it."""
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._executed(module)
+
+
+def replace_installed() -> Patched:
+    """Take away the pool that another copy of this package has put in place.
+
+    Returns:
+        What it had patched.
+    """
+    patched: Patched = WeakKeyDictionary()
+    for finder in list(sys.meta_path):
+        uninstall = getattr(finder, "keyrot_uninstall", None)
+        if uninstall is not None:
+            uninstall()
+            patched.update(finder.patched)  # type: ignore[attr-defined]  # as it has the other
+    return patched

@@ -35,6 +35,7 @@ class Performer:
 
     __slots__ = (
         "_abandoned",
+        "_end",
         "_info",
         "_lease",
         "_over",
@@ -67,6 +68,7 @@ class Performer:
         """What this call holds, until it is settled."""
         self._stream: Any = None
         """What the send opened; says how much it has used so far."""
+        self._end = StreamEnd()
         self._abandoned = self._over = False
 
     def __call__(self, command: Command) -> Any:
@@ -96,6 +98,9 @@ class Performer:
         if self._abandoned or self._over:
             return
         self._abandoned = True
+        stream, self._stream = self._stream, None
+        self._end = stream.end(None) if stream is not None else StreamEnd()
+        self._send_request = _over  # what waits to be settled keeps nothing of the SDK alive
         if collecting():
             self._pool.abandoned.append(self)
         else:
@@ -103,9 +108,8 @@ class Performer:
 
     def settle_abandoned(self) -> None:
         """Settle what `abandon` gave up, without a loop to wait in."""
-        lease, stream = self._lease, self._stream
+        lease, end = self._lease, self._end
         if lease is not None:
-            end = stream.end(None) if stream is not None else StreamEnd()
             self._settle_now(Settle(lease, Outcome(Kind.ABANDONED, None, end.usage), end.names))
         self.finish(GeneratorExit())
 
@@ -238,3 +242,7 @@ class Performer:
         RefreshAll: _refresh_all,
         Sleep: _sleep,
     }
+
+
+def _over(_lease: Lease) -> Any:
+    raise RuntimeError("this call was abandoned")

@@ -99,14 +99,14 @@ class Seams:
         Who comes in first says so and then asks whether all is on, `take_off` does it the other
         way round: one of the two sees the other, without a lock in the way of every send.
         """
-        self._acting.add(send)
+        self._acting.add(id(send))  # no more of it: a send that nobody drives any more is garbage
         if not self._on:
             with self._lock:
                 self._wrap(self._below)
 
     def leave(self, send: object) -> None:
         """Let go of what is below, if *send* was the last that needed it."""
-        self._acting.discard(send)
+        self._acting.discard(id(send))
         if not self._on:
             with self._lock:
                 self._remove_all()

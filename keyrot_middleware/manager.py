@@ -159,7 +159,7 @@ class KeyManager:
         lease, info = self._take(key_id)
         redact = pool.ring.redact
         facts = reported(error, redact) if isinstance(error, Exception) else Facts()
-        verdict = classify(facts, info, pool.clock.time())
+        verdict = classify(facts, info, pool.clock.time(), lease.at or None)
         kind = Kind.FAILURE if verdict.sent else Kind.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
         if verdict.rejected and pool.refresh(key_id):

@@ -13,13 +13,18 @@ MODEL = "gemini-2.5-flash"
 OK = Done("answer", Usage(input_tokens=10))
 
 
+STATUSES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED"}
+
+
 class GoogleError(Exception):
     """Stands for the SDK's APIError."""
 
 
 def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed:
     """Give a failed send with Google's body."""
-    body = {"error": {"code": code, "message": message, "details": list(details)}}
+    status = STATUSES.get(code, "UNKNOWN")
+    error = {"code": code, "message": message, "status": status, "details": list(details)}
+    body = {"error": error}
     return Failed(Facts(code=code, body=body), GoogleError(f"{code} {message}"))
 
 

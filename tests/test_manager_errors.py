@@ -127,7 +127,7 @@ LEAKED = {"code": 403, "message": "Your API key was reported as leaked. Please u
         (ApiError(status_code=403, body={"error": LEAKED}), "key_leaked"),
         (ApiError(status_code=403, body=[{"error": LEAKED}]), "key_leaked"),
         (ApiError(status_code=403, body=LEAKED), "key_leaked"),
-        (ApiError(status_code=401, body=None, code="invalid_api_key"), "unauthorized"),
+        (ApiError(status_code=401, body=None, code="invalid_api_key"), "gateway"),
         (ApiError(status=503), "overloaded"),
         (ApiError(code=404), "not_found"),
         (ApiError(code=True, status=200, status_code="403"), "transport"),

@@ -62,6 +62,31 @@ _CODES = {
 }
 
 
+_STATUSES = frozenset(
+    {
+        "ABORTED",
+        "ALREADY_EXISTS",
+        "CANCELLED",
+        "DATA_LOSS",
+        "DEADLINE_EXCEEDED",
+        "FAILED_PRECONDITION",
+        "INTERNAL",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "OUT_OF_RANGE",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "UNAUTHENTICATED",
+        "UNAVAILABLE",
+        "UNIMPLEMENTED",
+        "UNKNOWN",
+    }
+)
+"""google.rpc.Code, as REST's `status` has it."""
+_INTERACTIONS = frozenset(_CODES) | {"INTERNAL_ERROR"}
+"""The words that Interactions has for codes."""
+
+
 class Quota(NamedTuple):
     """A quota that was overrun."""
 
@@ -83,6 +108,12 @@ class Told(NamedTuple):
     quotas: tuple[Quota, ...] = ()
     delay: float | None = None
     """Seconds, more than 0 and at most `MAX_DELAY_S`."""
+    shaped: bool = False
+    """The body has the shape of Google's errors; else it may be a proxy's, or a login page."""
+    google: bool = False
+    """It also has what others leave out, so that its code alone may be believed."""
+    sent_at: float | None = None
+    """When the request was sent, epoch seconds; None: just now."""
 
     @property
     def bucket(self) -> str | None:
@@ -137,7 +168,28 @@ def read(code: object, body: object, retry_after: object, now: float) -> Told:
         frozenset(words | own),
         _quotas(details, message),
         _delay(details, message) or _header(retry_after, now),
+        *_shape(error, details, http),
     )
+
+
+def _shape(
+    error: dict[Any, Any], details: list[dict[Any, Any]], http: int | None
+) -> tuple[bool, bool]:
+    """Tell whether an error looks as Google writes them (GEMINI.md A0), and surely so."""
+    if http is not None and 1000 <= http < 2000:
+        return True, True  # the close of a websocket, which has a text and nothing else
+    code, status = error.get("code"), error.get("status")
+    if not isinstance(error.get("message"), str):
+        return False, False
+    if isinstance(code, str):  # Interactions; OpenAI's shape has a type as well
+        surely = code.upper() in _INTERACTIONS and "type" not in error
+        return surely, surely
+    named = isinstance(status, str) and status in _STATUSES
+    return _int(code) is not None, named or any(_is_type(d.get("@type")) for d in details)
+
+
+def _is_type(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("type.googleapis.com/")
 
 
 def seconds(text: str) -> float | None:

@@ -100,6 +100,8 @@ class Settle(NamedTuple):
     names: tuple[str, ...] = ()
     error: BaseException | None = None
     """The SDK's exception behind a verdict."""
+    at: float = 0.0
+    """When it was booked, epoch seconds; added by the driver for those who listen."""
 
 
 class Refresh(NamedTuple):

@@ -18,8 +18,9 @@ decision, one row for each failure class, tested in order:
    next minute, "retry in 2s".
 4. *Codes* alone come last, and the last row of all is `unknown`: raise, blame nobody.
 
-Two properties keep a user's text from steering the pool. A row that blames matches a message
-from its very beginning (`^`), since Google quotes pieces of a request only after words of its
+Three properties keep others' texts from steering the pool. A row that blames needs a body in the
+shape of Google's errors: a proxy's 401, or a login page, blames nobody. It matches a message from
+its very beginning (`^`), since Google quotes pieces of a request only after words of its
 own. And a row names everything it needs: a body that no row knows blames no key.
 
 `Rule.scope` says how far the blame reaches and `Rule.until` for how long (None: the exponential
@@ -70,7 +71,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="key_invalid",
         words=frozenset({"API_KEY_INVALID"}),
-        text=_text(r"^API key (?:not valid|not found|expired)\b"),
+        text=_text(r"^API key (?:not valid|not found|expired)\. Please\b"),
         scope=Scope.KEY,
         backoff=SLOWLY,
         rejected=True,
@@ -159,7 +160,14 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.PROJECT_CACHE,
         until=a_day,
     ),
-    Rule(name="batch_quota", codes=_QUOTA, quota="enqueued", scope=Scope.KEY_VERB, until=as_told),
+    Rule(
+        name="batch_quota",
+        codes=_QUOTA,
+        quota="enqueued",
+        scope=Scope.KEY_VERB,
+        until=as_told,
+        any_body=True,
+    ),
     Rule(
         name="limit_zero",
         codes=_QUOTA,
@@ -187,6 +195,7 @@ RULES: tuple[Rule, ...] = (
         until=minute_end,
         named=True,
         of_minute=True,
+        any_body=True,
     ),
     Rule(
         name="rate_limit",
@@ -196,6 +205,7 @@ RULES: tuple[Rule, ...] = (
         until=as_told,
         named=True,
         of_minute=True,
+        any_body=True,
     ),
     # The model in this project, the place, the request's own resources (A6 to A9).
     Rule(
@@ -242,7 +252,8 @@ RULES: tuple[Rule, ...] = (
     # Codes alone (A9, A10).
     Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, backoff=SLOWLY, rejected=True),
     Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=an_hour),
-    Rule(name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5),
+    Rule(name="gateway", codes=(401, 402)),
+    Rule(name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
     Rule(name="forbidden", codes=(403,)),
     Rule(name="not_found", codes=(404,)),
     Rule(name="request_timeout", codes=(408,)),
@@ -261,18 +272,19 @@ KEY_REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected and rule
 """Those in which it does for every call: such a key is *rejected*."""
 
 
-def classify(facts: Facts, info: CallInfo, now: float) -> Verdict:
+def classify(facts: Facts, info: CallInfo, now: float, sent_at: float | None = None) -> Verdict:
     """Judge a failure by the first row that it fits.
 
     Args:
         facts: What came back instead of a response.
         info: The call, whose tokens tell whether it could ever fit into the limit.
         now: Epoch seconds.
+        sent_at: When the request was sent; None for now.
 
     Returns:
         The verdict; whatever the facts are, nothing is raised.
     """
-    told = read(facts.code, facts.body, facts.retry_after, now)
+    told = read(facts.code, facts.body, facts.retry_after, now)._replace(sent_at=sent_at)
     fits = (rule for rule in RULES if rule.matches(facts, told, info))
     return _verdict(next(fits, RULES[-1]), told, info, now)
 
@@ -298,7 +310,7 @@ def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
         bucket=told.bucket if of_a_model else None,
         learned=told.limits if of_a_model else NO_LIMITS,
         of_minute=rule.of_minute and of_a_model and not outgrown,
-        delay=told.delay if rule.of_minute else None,
+        delay=told.delay if rule.of_minute or rule.retry else None,
         same_tier=rule.same_tier,
         outgrown=outgrown,
     )

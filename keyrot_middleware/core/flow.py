@@ -231,7 +231,7 @@ def _judge(
 ) -> Generator[Command, Any, Outcome]:
     now, _ = yield Now()
     call.failed_at = now
-    verdict = classify(failed.facts, call.info, now)
+    verdict = classify(failed.facts, call.info, now, lease.at)
     if lease.key_id.startswith(HOME):
         verdict = replace(verdict, scope=Scope.NONE)  # a stranger's key: nobody's to manage
     call.last = failed
@@ -303,13 +303,17 @@ def _retry(call: Call, verdict: Verdict) -> Generator[Command, Any, bool]:
     now, draw = yield Now()
     spent = call.retries >= min(limit, call.policy.max_retries)
     over = verdict.failure == OVERLOADED and call.overload.open(call.info.model, now)
-    if call.info.sdk_retries or not harmless or spent or over:
+    pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
+    named = verdict.delay if verdict.delay is not None and verdict.delay > pause else 0.0
+    late = named > call.budget_s - call.waited_s
+    if call.info.sdk_retries or not harmless or spent or over or late:
         if verdict.failure == OVERLOADED:
             call.overload.failed(call.info.model, now)
         return False
-    pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
     call.retries += 1
-    yield Sleep(pause, "retry")
+    began, ended = yield Sleep(max(pause, named), "retry")
+    if named:  # which is a wait, and counts as one
+        call.waited_s += ended - began
     return True
 
 

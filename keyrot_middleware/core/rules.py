@@ -36,6 +36,9 @@ LONG_S = 300.0
 """A delay beyond this is no pace but a spent day (Google's own clients draw the same line)."""
 HOUR_S = 3_600.0
 
+DAY_GRACE_S = 600.0
+"""A day that is exhausted for a request of its first ten minutes is taken for the day before."""
+
 SLOWLY = Backoff(900.0, 21_600.0)
 """How a rejected value is tried again: Google is wrong for a minute, a restriction is lifted. After
 15 minutes, then after twice as long each time, up to 6 hours: some eight requests on the first day.
@@ -87,8 +90,16 @@ def a_day(_told: Told, now: float) -> float:
     return now + DAY_S
 
 
-def day_end(told: Told, now: float) -> float:
-    """Until midnight in Los Angeles; only a paid day's RetryInfo is true, and it is long."""
+def day_end(told: Told, now: float) -> float | None:
+    """Until midnight Pacific time; only a paid day's RetryInfo is true, and it is long.
+
+    Around midnight it is the day before that is exhausted: clocks differ, Google's reset may come
+    late, and a request may be answered on the next day. Nobody knows for how long, so the key is
+    tried again soon.
+    """
+    sent = now if told.sent_at is None else told.sent_at
+    if next_pacific_midnight(sent - DAY_GRACE_S) <= now:
+        return None
     if told.delay is not None and told.delay > LONG_S:
         return now + told.delay
     return next_pacific_midnight(now)
@@ -110,6 +121,7 @@ class Rule:
 
     It matches where `transport`, `codes` and `model_only` all fit and any one of the signals
     `words`, `text`, `quota`, `zero`, `delay` is there; a rule without signals goes by its code.
+    What blames somebody has to be an error of Google's, unless it is `any_body`.
     """
 
     name: str
@@ -145,6 +157,8 @@ class Rule:
     wait: bool = True
     sent: bool = True
     same_tier: bool = True
+    any_body: bool = False
+    """It is about a pace, so that it counts where a proxy tells it as well."""
 
     def matches(self, facts: Facts, told: Told, info: CallInfo) -> bool:
         """Tell whether the failure is of this class."""
@@ -152,9 +166,13 @@ class Rule:
             return False
         if self.codes is not None and told.code not in self.codes:
             return False
+        alone = self._by_code_alone()
+        believed = self.any_body or (told.google if alone else told.shaped)
+        if self.scope is not Scope.NONE and not believed:
+            return False
         if self.model_only and (info.pinned or info.resources or not info.model):
             return False
-        return self._by_code_alone() or self._signalled(told)
+        return alone or self._signalled(told)
 
     def _by_code_alone(self) -> bool:
         return not (self.words or self.text or self.quota or self.zero or self.delay)

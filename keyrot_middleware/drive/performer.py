@@ -182,7 +182,7 @@ class Performer:
     def _settled(self, command: Settle, until: float | None) -> float | None:
         if command.outcome.verdict is not None:
             self._pool.witness(command)
-            self.changed(command, until)
+            self.changed(command._replace(at=self._pool.clock.time()), until)
         return until
 
     def _owner(self, command: Owner) -> tuple[str, str] | None:

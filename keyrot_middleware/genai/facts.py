@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
+from math import inf
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ __all__ = [
     "in_force",
     "option",
     "origin_of",
+    "patience_s",
     "reported",
     "workload",
 ]
@@ -111,6 +113,13 @@ def in_force(api_client: Any, options: Any) -> tuple[str, Any, Any]:
         option(options, "extra_body") or shared.extra_body,
         option(options, "retry_options") or shared.retry_options,
     )
+
+
+def patience_s(api_client: Any, options: Any) -> float:
+    """Give the timeout in force in seconds, which bounds the waiting too; `inf` for none."""
+    own = option(options, "timeout") if options is not None else None
+    ms = own or api_client._http_options.timeout
+    return ms / 1000 if isinstance(ms, int | float) and ms > 0 else inf
 
 
 def call_info(

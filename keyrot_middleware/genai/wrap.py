@@ -25,7 +25,7 @@ from ..errors import KeyrotWarning, warn
 from ..telemetry.base import Watch, watch
 from .below import Below, keyless
 from .exhausted import NO_KEY, error_body, exhausted, response_type_of
-from .facts import Asked, call_info, done, failed, host_of, in_force, option, origin_of
+from .facts import Asked, call_info, done, failed, host_of, in_force, option, origin_of, patience_s
 from .home import fingerprint, own
 from .imports import Patched
 from .inject import foreign_key, fresh, sendable, sending
@@ -260,9 +260,9 @@ class Binding:
         )
         home = self._home(key) if info.pinned else None
         moment = (pool.clock.time(), pool.draw())
-        call = Call(
-            info, pool.roster, pool.policy, pool.scale, home, moment, pool.overload, pool.lines
-        )
+        shared = (pool.overload, pool.lines)
+        patience = patience_s(client, options)
+        call = Call(info, pool.roster, pool.policy, pool.scale, home, moment, *shared, patience)
         if not info.pinned:
             options = sendable(client, options, retry)
         once = retry is None and not info.pinned

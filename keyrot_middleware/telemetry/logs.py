@@ -8,12 +8,15 @@ more, a pool that cannot serve.
 from __future__ import annotations
 
 import logging
+import threading
+from math import inf
 from typing import Any
 
 from ..core.commands import Acquire, Command, Failed, Refresh, Send, Settle, Sleep
 from ..core.failures import describe
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
+from ..forks import after_fork
 from . import names
 from .base import Watch
 from .wording import at_time, blocked
@@ -23,6 +26,9 @@ __all__ = ["LogObserver"]
 _log = logging.getLogger(names.INSTRUMENTATION)
 
 LONG_S = 3_600.0
+REPEAT_S = 60.0
+"""An exhausted pool is a warning so often at most; the next one counts the calls in between."""
+_MOST = 1_000
 
 
 class LogObserver:
@@ -30,29 +36,63 @@ class LogObserver:
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
+        self._lock = threading.Lock()
+        self._exhausted_at = -inf
+        self._more = 0
+        """Calls that failed for want of a key since the warning of that."""
+        self._failed: dict[tuple[str, str], float] = {}
+        """When each failure of a key was logged last, epoch seconds."""
+        after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def start(self, info: CallInfo) -> Watch | None:
         """Follow each step of a call, if the logger's level asks for that."""
         return _Decisions(self._pool, info) if _log.isEnabledFor(logging.DEBUG) else None
 
     def changed(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
-        """Log a wait, a rest, a retirement, a new value."""
+        """Log a wait, a cooldown, a rejection, a new value."""
         if isinstance(command, Sleep):
+            if not command.front:
+                _say(self._pool, info, logging.INFO, "waits for a key after earlier calls")
+                return
             level = logging.INFO if command.why == "key" else logging.DEBUG
             why = "for a key" if command.why == "key" else "before the next try"
             _say(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
         elif isinstance(command, Settle):
             verdict = command.outcome.verdict
-            if verdict is not None and isinstance(reply, int | float):
+            if verdict is not None and isinstance(reply, int | float) and self._is_new(command):
                 self._rest(info, command.lease, verdict, reply)
         elif reply is True:
             text = "key %s has a new value and serves again"
             _say(self._pool, info, logging.INFO, text, command.key_id)
 
     def refused(self, info: CallInfo, error: Exhausted) -> None:
-        """Log that no key can serve."""
+        """Log that no key is available, once a minute."""
+        now = error.unavailable.at
+        with self._lock:
+            if 0 <= now - self._exhausted_at < REPEAT_S:
+                self._more += 1
+                return
+            more, self._more, self._exhausted_at = self._more, 0, now
         reasons = "; ".join(blocked(error)) or "it has none for this call"
-        _say(self._pool, info, logging.WARNING, "no key can serve: %s", reasons)
+        before = f"; {more} more calls failed so since the last warning" if more else ""
+        text = "no key is available: %s%s"
+        _say(self._pool, info, logging.WARNING, text, reasons, before)
+
+    def _is_new(self, command: Settle) -> bool:
+        """Tell whether the request was sent after the same failure of its key was logged.
+
+        Requests that were under way together and fail together are one piece of news.
+        """
+        lease, verdict = command.lease, command.outcome.verdict
+        assert verdict is not None  # noqa: S101 - narrows the type; the only caller has asked
+        name = (_whom(lease, verdict.scope), verdict.failure)
+        with self._lock:
+            if lease.at <= self._failed.get(name, -inf):
+                return False
+            if len(self._failed) >= _MOST:
+                self._failed = {}
+            self._failed[name] = command.at
+        return True
 
     def _rest(self, info: CallInfo, lease: Lease, verdict: Verdict, until: float) -> None:
         cause = describe(verdict)

@@ -7,6 +7,7 @@ A1 to A11 of the bodies; those of streams stand in test_failures.py.
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import google_bodies as g
@@ -80,14 +81,13 @@ GROUPS = [
         ("expired", 400, bad("API key expired. Please renew the API key.")),
         ("not found", 400, bad("API Key not found. Please pass a valid API key.")),
         ("invalid, Interactions", 400, interactions("invalid_request", g.NOT_VALID)),
-        ("invalid, JSON as text", 400, '[{"error": {"message": "API key not valid."}}]'),
+        ("invalid, JSON as text", 400, json.dumps([bad(g.NOT_VALID)])),
     ),
     _of(
         "unauthorized",
         KEY,
         ("auth token type", 401, g.TOKEN_TYPE),
         ("401, Interactions", 401, interactions("authentication", "No.")),
-        ("401, no body", 401, None),
     ),
     _of("key_leaked", LEAKED, ("leaked", 403, g.LEAKED)),
     _of(
@@ -122,7 +122,24 @@ GROUPS = [
         ("prepay as 429", 429, over(g.PREPAY)),
         ("prepay, Interactions", 402, interactions("payment_required", "?")),
     ),
-    _of("payment_required", BILLING, ("402, no body", 402, None)),
+    _of("payment_required", BILLING, ("402, status alone", 402, over("?"))),
+    _of(
+        "gateway",
+        RAISE,
+        ("401, no body", 401, None),
+        ("402, no body", 402, None),
+        ("401, login page", 401, _text("<!doctype html><title>Sign in</title>")),
+        ("402, HTML", 402, _text("<html>")),
+        ("401, foreign JSON", 401, {"error": "unauthorized", "code": 401}),
+        ("401, another foreign JSON", 401, {"message": "API key not valid", "status": 401}),
+        ("401, words of a proxy", 401, {"error": {"code": 401, "message": "Unauthorized"}}),
+        (
+            "401, as OpenAI's",
+            401,
+            {"error": {"message": "No.", "type": "auth_error", "code": "invalid_request"}},
+        ),
+        ("402, a list of it", 402, [{"detail": "Payment required"}]),
+    ),
     _of(
         "billing_cap",
         BILLING,

@@ -44,7 +44,7 @@ def failure(
     """Give a failed send: a Google error with a code, or a transport error."""
     if code is None:
         return Failed(Facts(transport=transport), error or ConnectionResetError(PROMPT))
-    told = {"error": {"code": code, "message": PROMPT, "status": "X", **body}}
+    told = {"error": {"code": code, "message": PROMPT, "status": "UNKNOWN", **body}}
     return Failed(Facts(code=code, body=told), error or GoogleError(f"{code} {PROMPT}"))
 
 

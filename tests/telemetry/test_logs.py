@@ -92,7 +92,7 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
     with pytest.raises(Exhausted):
         playground.run()
     assert lines(caplog)[-1] == (
-        "WARNING pool test, gemini-2.5-flash: no key can serve: "
+        "WARNING pool test, gemini-2.5-flash: no key is available: "
         "flash_01: quota_minute until 2026-01-01 12:31:40Z"
     )
 

@@ -1,0 +1,95 @@
+"""Many calls that meet one fact make one line of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+from playground import OK, Playground, failure, invalid, minute
+
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.telemetry.logs import LogObserver
+
+NAME = "keyrot_middleware"
+
+
+def lines(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
+    """Give our lines with a word in them."""
+    told = [record.getMessage() for record in caplog.records if record.name == NAME]
+    return [line for line in told if word in line]
+
+
+def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty-seven calls are under way with a key when Google rejects it."""
+    caplog.set_level(logging.INFO, NAME)
+    playground, together = Playground([LogObserver("test")], keys=("a",)), Barrier(27)
+
+    def reject() -> Any:
+        together.wait(30)
+        return invalid()
+
+    playground.script = {"a": [reject] * 27}
+
+    def call() -> None:
+        with pytest.raises(Exception, match="400"):
+            playground.run()
+
+    threads = [Thread(target=call) for _ in range(27)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(lines(caplog, "key_invalid")) == 1
+
+
+def test_the_same_failure_after_a_pause_is_another_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The key was tried again, and failed again."""
+    caplog.set_level(logging.INFO, NAME)
+    playground = Playground([LogObserver("test")], keys=("a",))
+    playground.policy = replace(playground.policy, max_wait_s=0.0)
+    playground.script = {"a": [failure(429), failure(429)]}
+    for _ in range(2):
+        with pytest.raises(Exception, match="429"):
+            playground.run()
+        playground.clock.advance(31)
+    assert len(lines(caplog, "capacity")) == 2
+
+
+def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """The next warning says how many more calls have failed so."""
+    policy = RetryPolicy(strategy="fill", max_wait_s=0.0)
+    playground = Playground([LogObserver("test")], keys=("a",), policy=policy)
+    playground.script = {"a": [minute(200)]}
+    with pytest.raises(Exception, match="429"):
+        playground.run()
+    for _ in range(150):
+        with pytest.raises(Exhausted):
+            playground.run()
+        playground.clock.advance(1)
+    found = lines(caplog, "no key is available")
+    assert len(found) == 3
+    assert ["59 more calls" in line for line in found] == [False, True, True]
+
+
+def test_a_wait_is_one_line_however_often_it_looks(caplog: pytest.LogCaptureFixture) -> None:
+    """A busy key is looked at ten times a second."""
+    caplog.set_level(logging.INFO, NAME)
+    playground = Playground([LogObserver("test")], keys=("a",))
+    (key,) = playground.pool.roster.keys.values()
+    busy = replace(key, limits=Limits(max_concurrency=1))
+    playground.pool.roster = Roster([busy], "fill")
+
+    def meanwhile() -> Any:
+        with pytest.raises(Exhausted):
+            playground.run()
+        return OK
+
+    playground.script = {"a": [meanwhile]}
+    playground.run()
+    assert len(lines(caplog, "waits")) == 1

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .._version import __version__
 from ..errors import MissingExtraError
 
 __all__ = ["main"]
@@ -33,10 +34,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app = _app()
     except MissingExtraError as error:
-        print(f"keyrot: {error}", file=sys.stderr)
-        return 2
+        return _without_extra(given, error)
     app(given, prog_name="keyrot")
     return 0
+
+
+def _without_extra(given: list[str], error: MissingExtraError) -> int:
+    """Answer what needs no extra; say of everything else which one it needs."""
+    if given == ["--version"]:
+        print(f"keyrot {__version__}")
+        return 0
+    if given in ([], ["--help"], ["-h"]):
+        from .run import USAGE  # noqa: PLC0415 - each command loads what it needs
+
+        print(f"{USAGE}\nThe other commands: check, status, reset, demo.\n{error}")
+        return 0
+    print(f"keyrot: {error}", file=sys.stderr)
+    return 2
 
 
 def _app() -> Any:

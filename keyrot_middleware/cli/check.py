@@ -10,9 +10,12 @@ from typing import Any
 from rich.markup import escape
 
 from ..config import LAST_RESORT_PRIORITY, load
+from ..core.availability import Availability
+from ..drive.health import iso
 from ..errors import ConfigError
 from ..genai.facts import origin_of
 from ..settings import origins
+from ..telemetry.wording import at_time
 from .checkup import Checkup, KeyReport, StateReport, base_url, examine
 from .console import console, table
 from .live import ask_all
@@ -67,7 +70,7 @@ def _plain(found: Checkup) -> dict[str, Any]:
         "ok": found.ok,
         "enabled": found.enabled,
         "settings": {
-            setting.variable: {"value": setting.value, "source": setting.source}
+            setting.variable: {"value": setting.plain, "source": setting.source}
             for setting in found.settings
         },
         "state": _plain_state(found.state),
@@ -93,6 +96,9 @@ def _plain_key(key: KeyReport) -> dict[str, Any]:
         "problem": key.problem,
         "same_as": key.same_as,
         "fingerprint": key.fingerprint,
+        "state": key.availability.state,
+        "available": key.availability.state == "available",
+        "available_at": iso(key.availability.at),
     }
     if answer is not None:
         names = ("ok", "model", "failure", "code", "text")
@@ -172,7 +178,7 @@ def _value(key: KeyReport) -> str:
         return "[red]cannot be had[/]"
     if key.same_as:
         return f"the same as {key.same_as}"
-    found = f"[green]found[/] #{key.fingerprint}"
+    found = f"[green]found[/] #{key.fingerprint}{_shared(key.shared)}"
     if key.answer is None:
         return found
     if key.answer.ok:
@@ -181,9 +187,17 @@ def _value(key: KeyReport) -> str:
     return f"{found}, [red]{key.answer.failure}{code}[/]"
 
 
+def _shared(shared: Availability) -> str:
+    """Say what keeps services from using a key just now."""
+    if shared.state == "available":
+        return ""
+    until = f" until {at_time(shared.at)}" if shared.at is not None else ""
+    return f", [yellow]{shared.state}{until}[/]"
+
+
 def _verdict(found: Checkup) -> str:
     if not found.keys:
         return "[red]No key:[/] set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json."
-    good = sum(key.serves for key in found.keys)
-    count = f"{good} of {len(found.keys)} keys can serve"
+    available = sum(key.availability.state == "available" for key in found.keys)
+    count = f"{available} of {len(found.keys)} keys are available"
     return f"[green]Good:[/] {count}." if found.ok else f"[red]Not good:[/] {count}."

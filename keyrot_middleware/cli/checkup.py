@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from pydantic import SecretStr
 
 from ..compose import doubts
 from ..config import Config
+from ..core.availability import AVAILABLE, REJECTED, Availability
 from ..core.text import mask_keys, mask_url
+from ..drive.health import views
+from ..drive.pool import with_values
 from ..errors import KeyrotError, MissingExtraError
 from ..genai.facts import origin_of
 from ..keysfile import KeySpec
@@ -26,6 +29,7 @@ from .shared import open_configured
 __all__ = ["Checkup", "KeyReport", "SettingReport", "StateReport", "base_url", "examine"]
 
 NOT_SHOWN = "set (not shown)"
+NOTHING = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,9 @@ class SettingReport:
 
     variable: str
     value: str
+    """As people read it."""
+    plain: bool | float | str | list[str] | None
+    """As a value of JSON."""
     source: str
     """`environment`, `.env` or `default`."""
 
@@ -52,6 +59,8 @@ class KeyReport:
     fingerprint: str | None = None
     answer: Answer | None = None
     """What one request with it came to, where one was sent."""
+    shared: Availability = AVAILABLE
+    """As a shared state has it; that of each process by itself begins with available."""
 
     @property
     def resolved(self) -> bool:
@@ -64,9 +73,14 @@ class KeyReport:
         return self.problem is None and (self.answer is None or self.answer.ok)
 
     @property
-    def serves(self) -> bool:
-        """Tell whether calls can go with it."""
-        return self.good and self.resolved and self.spec.active
+    def availability(self) -> Availability:
+        """Whether a call sent now would get it."""
+        if not self.spec.active:
+            return Availability("disabled")
+        if not self.resolved:
+            return Availability("unresolved")
+        failure = self.answer.failure if self.answer is not None else None
+        return Availability("rejected", None, failure) if failure in REJECTED else self.shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,8 @@ class StateReport:
     """Without user and password."""
     shared: bool
     problem: str | None = None
+    keys: Mapping[str, Availability] = field(default_factory=dict)
+    """How the keys that have a value stand in it, by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +122,23 @@ def examine(config: Config) -> Checkup:
     if not config.settings.enabled:
         return Checkup(enabled=False)
     ring = open_ring(config)
-    state = _state(config)
+    state = _state(config, ring)
     return Checkup(
         enabled=True,
         state=state,
         problems=tuple(filter(None, (state.problem, _tracing(config)))),
         settings=tuple(_settings(config)),
-        keys=tuple(_key(key, config, ring) for key in config.keys),
+        keys=tuple(
+            replace(_key(key, config, ring), shared=state.keys.get(key.key_id, AVAILABLE))
+            for key in config.keys
+        ),
         warnings=(*config.warnings, *doubts(ring), *_elsewhere(config)),
         ring=ring,
     )
 
 
-def _state(config: Config) -> StateReport:
-    """Ask a shared state whether it can serve, as services do when they start."""
+def _state(config: Config, ring: Ring) -> StateReport:
+    """Find out whether a shared state can be used, as services do when they start, and its keys."""
     url = mask_url(config.state_url)
     try:
         shared = open_configured(config)
@@ -127,6 +146,7 @@ def _state(config: Config) -> StateReport:
             return StateReport(url, shared=False)
         try:
             shared.check()
+            found = views(shared, with_values((key.candidate for key in config.keys), ring))
         finally:
             shared.close()
     except KeyrotError as error:
@@ -134,7 +154,8 @@ def _state(config: Config) -> StateReport:
         said = str(error).replace(config.state_url, url)
         problem = f"the shared state {url} cannot be used: {said}"
         return StateReport(url, shared=True, problem=problem)
-    return StateReport(url, shared=True)
+    keys = {key_id: seen.overall for key_id, seen in found.items()}
+    return StateReport(url, shared=True, keys=keys)
 
 
 def _tracing(config: Config) -> str | None:
@@ -163,21 +184,32 @@ def _settings(config: Config) -> Iterator[SettingReport]:
         value = getattr(config.settings, name)
         if name == "keys_file" and value is None and Path("keys.json").exists():
             value = "keys.json"  # the one that happens to be there
-        yield SettingReport(variable, _shown(name, value), source)
+        yield SettingReport(variable, _shown(name, value), _plain(name, value), source)
 
 
 def _shown(name: str, value: Any) -> str:
     if name in SECRET_SETTINGS:
         if isinstance(value, tuple):
-            return f"{len(value)} (not shown)" if value else "none"
-        return NOT_SHOWN if isinstance(value, SecretStr) and value.get_secret_value() else "none"
+            return f"{len(value)} (not shown)" if value else NOTHING
+        return NOT_SHOWN if isinstance(value, SecretStr) and value.get_secret_value() else NOTHING
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value is None else mask_url(mask_keys(str(value)))
+    return NOTHING if value is None else mask_url(mask_keys(str(value)))
+
+
+def _plain(name: str, value: Any) -> bool | float | str | list[str] | None:
+    if name in SECRET_SETTINGS and isinstance(value, tuple):
+        return len(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, tuple):
+        return list(map(str, value))
+    text = _shown(name, value)
+    return None if text == NOTHING else text
 
 
 def _key(key: KeySpec, config: Config, ring: Ring) -> KeyReport:

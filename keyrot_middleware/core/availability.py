@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 from .failures import KEY_REJECTIONS
 from .model import Block
 
-__all__ = ["AVAILABLE", "KEY_STATES", "Availability", "KeyState", "availability"]
+__all__ = ["AVAILABLE", "KEY_STATES", "REJECTED", "Availability", "KeyState", "availability"]
 
 KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"]
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)

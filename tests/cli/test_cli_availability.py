@@ -16,6 +16,7 @@ from servers import server, stop_all
 from keyrot_middleware.core.model import Kind, Lease, Outcome
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
 
 Keyrot = Callable[..., Any]
@@ -62,6 +63,28 @@ def test_exhausted_keys_are_not_counted_as_available(
     assert (found["state"], found["available"]) == ("limited", False)
     assert found["available_at"].endswith("Z")
     assert found["used"][INFO.model]["available"] is False
+
+
+def test_check_counts_what_the_shared_state_has_left(
+    keyrot: Keyrot, shared: tuple[State, dict[str, str]]
+) -> None:
+    """Values are found, and no call can get them until the day ends."""
+    state, env = shared
+    env = {**env, "GEMINI_KEY_one": "FAKE-value-of-one", "GEMINI_KEY_two": "FAKE-value-of-two"}
+    assert "2 of 2 keys are available" in keyrot("check", **env).stdout
+    for entry in KEYS:
+        candidate = KeySpec.model_validate(entry).candidate
+        value = Secret(env[f"GEMINI_KEY_{entry['key_id']}"]).fingerprint
+        for _ in range(2):
+            offer = ((0, candidate.with_value(value)),)
+            lease = state.acquire(INFO, offer, spread=False)
+            assert isinstance(lease, Lease)
+            state.settle(lease, Outcome(Kind.SUCCESS))
+    ran = keyrot("check", **env)
+    assert (ran.returncode, "0 of 2 keys are available" in ran.stdout) == (0, True)
+    one = json.loads(keyrot("check", "--json", **env).stdout)["keys"][0]
+    assert (one["state"], one["available"], one["resolved"]) == ("limited", False, True)
+    assert one["available_at"].endswith("Z")
 
 
 def test_models_are_counted_by_themselves_where_they_differ(

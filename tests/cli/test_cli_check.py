@@ -52,7 +52,7 @@ def test_the_table_tells_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
     told += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
     assert [text for text in told if text not in table] == []
     assert table.count("found #") == 2
-    assert table.endswith("Good: 2 of 2 keys can serve.\n")
+    assert table.endswith("Good: 2 of 2 keys are available.\n")
 
 
 def test_settings_show_where_they_come_from_and_no_secret(
@@ -71,10 +71,14 @@ def test_settings_show_where_they_come_from_and_no_secret(
         assert "value-" not in ran.stdout + ran.stderr
     found = json.loads(ran.stdout)["settings"]
     assert found["KEYROT_STRATEGY"] == {"value": "fill", "source": "environment"}
-    assert found["KEYROT_MAX_RETRIES"] == {"value": "5", "source": ".env"}
-    assert found["KEYROT_MAX_WAIT_S"] == {"value": "30", "source": "default"}
-    assert found["GEMINI_API_KEYS"]["value"] == "2 (not shown)"
+    assert found["KEYROT_MAX_RETRIES"] == {"value": 5, "source": ".env"}
+    assert found["KEYROT_MAX_WAIT_S"] == {"value": 65.0, "source": "default"}
+    assert found["GEMINI_API_KEYS"]["value"] == 2
     assert found["KEYROT_KEYS_FILE"]["value"] == "keys.json"
+    assert found["GEMINI_API_KEY"]["value"] == "set (not shown)"
+    assert found["GOOGLE_API_KEY"]["value"] is None
+    assert found["ENABLE_KEY_ROTATION"]["value"] is True
+    assert found["KEYROT_ALLOWED_HOSTS"]["value"] == ["generativelanguage.googleapis.com"]
 
 
 def test_a_key_that_cannot_be_had_is_wrong(keyrot: Keyrot, keys_file: Path) -> None:
@@ -82,7 +86,7 @@ def test_a_key_that_cannot_be_had_is_wrong(keyrot: Keyrot, keys_file: Path) -> N
     ran = keyrot("check", GEMINI_KEY_flash_01="value-one")
     assert ran.returncode == 1
     assert "left out: key pro_01: the variable TEAM_KEY is set neither in" in ran.stdout
-    assert "Not good: 1 of 2 keys can serve." in ran.stdout
+    assert "Not good: 1 of 2 keys are available." in ran.stdout
 
 
 def test_json_tells_the_same(keyrot: Keyrot, keys_file: Path) -> None:
@@ -185,7 +189,7 @@ def test_a_key_that_is_switched_off_does_not_serve(keyrot: Keyrot, tmp_path: Pat
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "active": false}, {"key_id": "b"}]')
     ran = keyrot("check", GEMINI_KEY_a="value-one", GEMINI_KEY_b="value-two")
     assert ran.returncode == 0
-    assert "Good: 1 of 2 keys can serve." in ran.stdout
+    assert "Good: 1 of 2 keys are available." in ran.stdout
 
 
 def test_spans_that_cannot_be_exported_are_wrong(

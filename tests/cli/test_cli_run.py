@@ -12,6 +12,7 @@ from zipfile import ZipFile
 
 import pytest
 
+import keyrot_middleware
 from keyrot_middleware.cli.run import run
 from keyrot_middleware.testing import FakeGemini, Reply
 
@@ -218,6 +219,21 @@ def test_run_needs_no_extra(
     assert ran.returncode == 2
     assert f"needs the package '{package}'" in ran.stderr
     assert "pip install 'keyrot-middleware[cli]'" in ran.stderr
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_version_and_help_need_no_extra(
+    keyrot: Keyrot, hide: Callable[[str], dict[str, str]], package: str
+) -> None:
+    """The version is printed, and help says what `run` takes and which extra the others need."""
+    ran = keyrot("--version", **hide(package))
+    assert (ran.returncode, ran.stdout) == (0, f"keyrot {keyrot_middleware.__version__}\n")
+    for given in (("--help",), ("-h",), ()):
+        ran = keyrot(*given, **hide(package))
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "usage: keyrot run" in ran.stdout
+        assert "check, status, reset, demo" in ran.stdout
+        assert "pip install 'keyrot-middleware[cli]'" in ran.stdout
 
 
 def test_ctrl_c_ends_it_as_shells_expect(keyrot: Keyrot, tmp_path: Path) -> None:

@@ -186,3 +186,27 @@ def _tracked(*patterns: str) -> list[Path]:
 def test_nothing_large_is_kept_in_the_repository() -> None:
     """A binary or a recording of megabytes would stay in every clone for ever."""
     assert [str(file) for file in _tracked() if file.stat().st_size > 500_000] == []
+
+
+def test_every_library_has_an_upper_bound() -> None:
+    """The next major version of a library is let in when it was tried, not when it appears."""
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = [*metadata["dependencies"]]
+    for name, extra in metadata["optional-dependencies"].items():
+        needed += extra if name != "bench" else []
+    open_ended = {"tzdata"}  # versions are dates, and only data changes
+    unbounded = [
+        text
+        for text in needed
+        if "<" not in text and not text.startswith(("keyrot-middleware", *open_ended))
+    ]
+    assert unbounded == []
+
+
+def test_the_security_policy_names_no_person_and_no_address() -> None:
+    """It leads to the repository's private reporting, and says what is and is not promised."""
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    assert "private vulnerability reporting" in text
+    assert "@" not in text
+    for heading in ("Supported versions", "What is promised", "What is not promised"):
+        assert f"## {heading}" in text

@@ -19,15 +19,10 @@ from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
 from typing import Any
 
-from wrapt import (
-    FunctionWrapper,
-    WrapperNotOutermostError,
-    unwrap_object,
-    wrap_object,
-    wrapper_chain,
-)
+from wrapt import FunctionWrapper, wrap_object
 
 from .imports import ImportWatch, Patched
+from .layers import take_off, wrapper_chain
 
 __all__ = ["MODULE", "Seams"]
 
@@ -137,7 +132,7 @@ class Seams:
         for owner, name, layer in self._layers():
             needed = self._acting if name in self._below else self._on
             if layer is not None and not needed:
-                _remove(owner, name.rpartition(".")[2], layer)
+                take_off(owner, name.rpartition(".")[2], layer)
 
     def _all_there(self) -> bool:
         """Refuse to patch a part only: a key could then go out where it should not."""
@@ -188,10 +183,3 @@ def _find(method: object, wrapper: Wrapper) -> Any:
         if getattr(layer, "_self_wrapper", None) is wrapper:
             return layer
     return None
-
-
-def _remove(owner: Any, name: str, layer: Any) -> None:
-    try:
-        unwrap_object(owner, name, layer, missing_ok=True)
-    except WrapperNotOutermostError:
-        return

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from four_modes import ask
 from google.genai._api_client import BaseApiClient
-from wrapt import unwrap_object, wrap_function_wrapper
+from wrapt import wrap_function_wrapper
 
 import keyrot_middleware
+from keyrot_middleware.genai.layers import take_off
 
 NAMES = ("request", "request_streamed", "async_request", "async_request_streamed")
 
@@ -44,7 +45,7 @@ class Other:
     def off_by_layer(self) -> None:
         """Take away its own layer, wherever it stands in the chain."""
         for name in NAMES:
-            unwrap_object(BaseApiClient, name, self._mine(name), missing_ok=True)
+            take_off(BaseApiClient, name, self._mine(name))
 
     def off_by_snapshot(self, snapshot: dict[str, Any]) -> None:
         """Put back what it found, as instrumentations with a saved original do."""

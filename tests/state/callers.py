@@ -31,6 +31,8 @@ class Callers(AbstractContextManager["Callers"]):
         self.alone: Counter[str] = Counter()
         self.errors: list[BaseException] = []
         self.longest_s = 0.0
+        self.late_s = 0.0
+        """By how much the machine itself held up a pause: others may use it too."""
         self._over = False
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -52,18 +54,18 @@ class Callers(AbstractContextManager["Callers"]):
         for thread in self._threads:
             thread.join(20)
 
-    def until(self, true: Callable[[], bool], seconds: float) -> float:
-        """Wait until something is true; give the seconds it took."""
+    def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is true."""
         began = time.monotonic()
         while not true():
             assert time.monotonic() - began < seconds, "it did not come true in time"
             time.sleep(0.02)
-        return time.monotonic() - began
 
-    def note(self, reply: object, seconds: float) -> None:
-        """Take note of one call."""
+    def note(self, reply: object, seconds: float, paused_s: float) -> None:
+        """Take note of one call, and of how long its pause was."""
         with self._lock:
             self.longest_s = max(self.longest_s, seconds)
+            self.late_s = max(self.late_s, paused_s - self.pause_s)
             if isinstance(reply, Lease):
                 self.lent[reply.key_id] += 1
                 self.alone[reply.key_id] += reply.degraded
@@ -72,7 +74,7 @@ class Callers(AbstractContextManager["Callers"]):
 def unharmed(callers: Callers) -> None:
     """Hold that nothing was raised, and that nobody waited long."""
     assert callers.errors == []
-    assert callers.longest_s < PATIENCE_S
+    assert callers.longest_s < PATIENCE_S + 5 * callers.late_s
 
 
 class Threads(Callers):
@@ -88,11 +90,12 @@ class Threads(Callers):
                 began = time.perf_counter()
                 reply = self.state.acquire(INFO, self.keys, spread=True)
                 asked_s = time.perf_counter() - began
-                time.sleep(self.pause_s)
                 began = time.perf_counter()
+                time.sleep(self.pause_s)
+                paused_s, began = time.perf_counter() - began, time.perf_counter()
                 if isinstance(reply, Lease):
                     self.state.settle(reply, OK)
-                self.note(reply, asked_s + time.perf_counter() - began)
+                self.note(reply, asked_s + time.perf_counter() - began, paused_s)
         except BaseException as error:
             self.errors.append(error)
 
@@ -113,10 +116,11 @@ class Tasks(Callers):
                 began = time.perf_counter()
                 reply = await self.state.aacquire(INFO, self.keys, spread=True)
                 asked_s = time.perf_counter() - began
-                await asyncio.sleep(self.pause_s)
                 began = time.perf_counter()
+                await asyncio.sleep(self.pause_s)
+                paused_s, began = time.perf_counter() - began, time.perf_counter()
                 if isinstance(reply, Lease):
                     await self.state.asettle(reply, OK)
-                self.note(reply, asked_s + time.perf_counter() - began)
+                self.note(reply, asked_s + time.perf_counter() - began, paused_s)
         except BaseException as error:
             self.errors.append(error)

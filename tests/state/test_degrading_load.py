@@ -20,6 +20,7 @@ from keyrot_middleware.testing import FakeClock
 
 CALLERS = 64
 LAST_S = 3.0
+PAUSE_S = 0.01
 GIVE_UP_S = 60.0
 """A busy machine may need so long to use the limits to their end."""
 KEYS = tuple((0, key(f"k{n}", Limits(rpm=500 * (n + 1)))) for n in range(4))
@@ -35,11 +36,12 @@ class Tally:
         self._shared = shared
         self.lent: Counter[str] = Counter()
         self.alone = 0
-        self.longest_s = 0.0
+        self.longest_s = self.late_s = 0.0
 
-    def note(self, reply: object, began: float) -> None:
-        """Take note of one call."""
-        self.longest_s = max(self.longest_s, time.perf_counter() - began)
+    def note(self, reply: object, seconds: float, paused_s: float) -> None:
+        """Take note of one call, and of how long the machine made its pause."""
+        self.longest_s = max(self.longest_s, seconds)
+        self.late_s = max(self.late_s, paused_s - PAUSE_S)
         if isinstance(reply, Lease):
             self.lent[reply.key_id] += 1
             self.alone += reply.degraded
@@ -69,9 +71,10 @@ def under_threads(state: DegradingState, tally: Tally, until: float) -> None:
             reply = state.acquire(INFO, KEYS, spread=True)
             if isinstance(reply, Lease):
                 state.settle(reply, OK)
+            asked_s, began = time.perf_counter() - began, time.perf_counter()
+            time.sleep(PAUSE_S)
             with lock:
-                tally.note(reply, began)
-            time.sleep(0.01)
+                tally.note(reply, asked_s, time.perf_counter() - began)
 
     with ThreadPoolExecutor(CALLERS) as threads:
         for future in [threads.submit(caller) for _ in range(CALLERS)]:
@@ -87,8 +90,9 @@ def under_tasks(state: DegradingState, tally: Tally, until: float) -> None:
             reply = await state.aacquire(INFO, KEYS, spread=True)
             if isinstance(reply, Lease):
                 await state.asettle(reply, OK)
-            tally.note(reply, began)
-            await asyncio.sleep(0.01)
+            asked_s, began = time.perf_counter() - began, time.perf_counter()
+            await asyncio.sleep(PAUSE_S)
+            tally.note(reply, asked_s, time.perf_counter() - began)
 
     async def everyone() -> None:
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
@@ -105,6 +109,6 @@ def test_nobody_fails_waits_or_gets_too_much(
     state, shared = degrading(clock.time, breaker_clock=lambda: ticks() * 40)
     tally = Tally(shared)
     under(state, tally, time.perf_counter() + LAST_S)
-    assert tally.longest_s < PATIENCE_S
+    assert tally.longest_s < PATIENCE_S + 5 * tally.late_s
     assert dict(tally.lent) == LIMITS
     assert 0 < tally.alone < sum(LIMITS.values())

@@ -27,12 +27,12 @@ def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixtu
     one = key("s", Limits(rpd=20_000))
     with opened(valkey.strict_url, PAUSE_S) as state:
         with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
-            threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50, 5)
+            threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50)
             valkey.signal(signal.SIGSTOP)
             time.sleep(5)
             assert state.degraded
             valkey.signal(signal.SIGCONT)
-            assert threads.until(lambda: not state.degraded, 5) < 5
+            threads.until(lambda: not state.degraded)
         for callers in (threads, tasks):
             unharmed(callers)
             assert callers.alone["s"] > 50
@@ -52,11 +52,11 @@ def test_failed_over_by_a_sentinel() -> None:
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
         with opened(url) as state:
             with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
-                threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50, 5)
+                threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50)
                 master.stop()
-                threads.until(lambda: state.degraded, 5)
-                threads.until(lambda: replica.ask("ROLE")[0] == b"master", 20)
-                assert threads.until(lambda: not state.degraded, 5) < 5
+                threads.until(lambda: state.degraded)
+                threads.until(lambda: replica.ask("ROLE")[0] == b"master")
+                threads.until(lambda: not state.degraded)
             for callers in (threads, tasks):
                 unharmed(callers)
             lend(state)
@@ -71,9 +71,9 @@ def test_a_black_hole() -> None:
         opened(f"redis://127.0.0.1:{hole.getsockname()[1]}/0", PAUSE_S) as state,
     ):
         with Threads(state, A) as callers:
-            time.sleep(1)
+            callers.until(lambda: callers.lent["a"] > 500)
         unharmed(callers)
-        assert callers.alone["a"] == callers.lent["a"] > 500
+        assert callers.alone["a"] == callers.lent["a"]
 
 
 def test_nobody_there_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
@@ -99,12 +99,12 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
 
     def call() -> None:
         lease = shared.acquire(INFO, ((0, A),), spread=False)
-        together.wait(5)
+        together.wait(60)
         assert isinstance(lease, Lease)
         shared.settle(lease, OK)  # leaves each thread's line with an answer to come
-        together.wait(5)
+        together.wait(60)
         valkey.signal(signal.SIGSTOP)
-        together.wait(5)
+        together.wait(60)
         with suppress(RedisTrouble):
             shared.settle(lease, OK)
 
@@ -112,9 +112,9 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     began = time.monotonic()
     shared.close()
     valkey.signal(signal.SIGCONT)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3, "sixteen limits of 0.2 s would be 3.2 s"
     assert len(warned(caplog)) <= 1

@@ -27,8 +27,8 @@ def state(valkey: Server) -> Iterator[DegradingState]:
 
 
 def recovered(state: DegradingState) -> None:
-    """Call until the shared state is used again, 5 s at most."""
-    until = time.monotonic() + 5
+    """Call until the shared state is used again."""
+    until = time.monotonic() + 60
     while lend(state).degraded or state._debts:  # one call tells for 0.1 s, the next goes on
         assert time.monotonic() < until, "it did not come back in time"
         time.sleep(0.05)
@@ -43,13 +43,13 @@ def test_killed_and_restarted_empty(
     limits = {"a": 150, "b": 2_000}
     keys = [key(name, Limits(rpd=most)) for name, most in limits.items()]
     with kind(state, *keys) as callers:
-        callers.until(lambda: callers.lent["a"] >= 50, 5)
+        callers.until(lambda: callers.lent["a"] >= 50)
         valkey.stop()
-        callers.until(lambda: callers.alone["b"] > 100, 5)
+        callers.until(lambda: callers.alone["b"] > 100)
         assert state.degraded
         valkey.start()
-        assert callers.until(lambda: not state.degraded, 5) < 5
-        callers.until(lambda: sum(callers.lent.values()) == sum(limits.values()), 15)
+        callers.until(lambda: not state.degraded)
+        callers.until(lambda: sum(callers.lent.values()) == sum(limits.values()))
         time.sleep(0.3)
     unharmed(callers)
     assert dict(callers.lent) == limits

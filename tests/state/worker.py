@@ -33,10 +33,16 @@ def keys_of(command: dict[str, Any]) -> tuple[tuple[int, Candidate], ...]:
 def do(command: dict[str, Any]) -> Any:
     """Ask `times` for one of the keys; settle as told; name the keys that were lent.
 
+    Where they are told the time with `now`, it stands still for them, and no minute ends meanwhile.
     The requests have so many `tokens`, in turn; where they are told, each is named with its key.
     """
+    now = command.get("now")
     state = RedisState(
-        command["url"], RetryPolicy(), pool=command["pool"], lease_s=command.get("lease_s", 600.0)
+        command["url"],
+        RetryPolicy(),
+        pool=command["pool"],
+        lease_s=command.get("lease_s", 600.0),
+        test_clock=None if now is None else lambda: float(now),
     )
     lent: list[Any] = []
     offer, sizes = keys_of(command), cycle(command.get("tokens", [INFO.tokens]))

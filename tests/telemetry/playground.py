@@ -120,7 +120,7 @@ class Playground:
 
     observers: Sequence[Observer]
     keys: Sequence[str] = ("flash_01", "flash_02", "pro_01")
-    policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(strategy="fill"))
+    policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(strategy="fill", max_wait_s=30))
     clock: FakeClock = field(default_factory=FakeClock)
     script: dict[str, list[Any]] = field(default_factory=dict)
     seen: list[Any] = field(default_factory=list)

@@ -15,7 +15,7 @@ from keyrot_middleware.core.model import Block, CallInfo, Candidate, Lease, Outc
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.roster import Shortlist
 from keyrot_middleware.state import DegradingState, MemoryState, State
-from keyrot_middleware.state.base import KeyHealth
+from keyrot_middleware.state.base import Holder, KeyHealth
 from keyrot_middleware.state.breaker import Breaker
 from keyrot_middleware.state.mirror import Mirror
 
@@ -54,9 +54,11 @@ class Faulty(State):
         """Serve again."""
         self.failing = frozenset()
 
-    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+    def acquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+    ) -> Lease | Unavailable:
         """Reserve, or fail."""
-        return self._do("acquire", info, shortlist, spread=spread)
+        return self._do("acquire", info, shortlist, spread=spread, holder=holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Settle, or fail."""

@@ -15,6 +15,7 @@ from keyrot_middleware.core.model import (
     NO_LIMITS,
     CallInfo,
     Candidate,
+    Kind,
     Lease,
     Limits,
     Outcome,
@@ -72,7 +73,8 @@ class Watched(MemoryState):
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Note how a lease ended."""
-        self.settled.append((lease, outcome))
+        if outcome.kind is not Kind.SERVING:
+            self.settled.append((lease, outcome))
         return super().settle(lease, outcome, names)
 
     def check(self) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "RefreshAll",
     "Relay",
     "Send",
+    "Serving",
     "Settle",
     "Sleep",
     "Steps",
@@ -85,6 +86,12 @@ class Send(NamedTuple):
     excluded: int
 
 
+class Serving(NamedTuple):
+    """Report that the probe *lease* does well, before its stream has come to its end."""
+
+    lease: Lease
+
+
 class Relay(NamedTuple):
     """Hand the stream's chunks to the caller until it ends."""
 
@@ -142,5 +149,5 @@ class Sleep(NamedTuple):
     """It is the first of this wait."""
 
 
-Command = Now | Acquire | Send | Relay | Settle | Owner | Refresh | RefreshAll | Sleep
+Command = Now | Acquire | Send | Serving | Relay | Settle | Owner | Refresh | RefreshAll | Sleep
 Steps = Generator[Command, Any, Any]

@@ -37,6 +37,7 @@ from .commands import (
     RefreshAll,
     Relay,
     Send,
+    Serving,
     Settle,
     Sleep,
     StreamEnd,
@@ -186,6 +187,8 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
         reply: Any = yield Send(lease, call.sends, len(call.excluded))
         if isinstance(reply, Opened):
             stream = reply.stream
+            if lease.probe:  # others need not wait for its end
+                yield Serving(lease)
             reply = yield Relay(lease, stream)
         failed = reply if isinstance(reply, Failed) else reply.failed
         if failed is None:

@@ -233,6 +233,8 @@ class Kind(StrEnum):
     """Cancelled, closed, dropped: the request may have counted, nobody is to blame."""
     UNSENT = "unsent"
     """Nothing left this machine."""
+    SERVING = "serving"
+    """No end: the first chunk of a stream is here, so the key serves. The end comes later."""
 
 
 class Outcome(NamedTuple):

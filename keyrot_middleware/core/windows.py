@@ -11,7 +11,8 @@ minute, another model is taken (window_models.py). Three consequences of fixed w
   empty, since the estimate may be wrong, and Google's own answer then decides.
 
 A cooldown without a time from the server doubles with each failure of its scope in a row.
-When one ends, a single request (the probe) goes first; a success forgets the cooldown.
+When one ends, a single request (the probe) goes first; a success forgets the cooldown. A probe
+that is slow holds up nobody for long: every `PROBE_S` one more request may go.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ __all__ = [
     "CALM_S",
     "DAY_S",
     "GUARD_S",
+    "PROBE_POLL_S",
+    "PROBE_S",
     "Cooldown",
     "Quota",
     "Refused",
@@ -56,6 +59,8 @@ SLACK_S = 2.0
 """By how much a time that a server names may be off: it cuts to whole seconds, and clocks differ.
 """
 _SHORT_DAY_S = 23 * HOUR_S
+PROBE_S = 2.0
+"""So long a probe goes alone; after that one more may go, which is then the probe."""
 PROBE_POLL_S = 0.1
 """How soon to look again while a key is busy or being probed: its end has no known time."""
 
@@ -159,7 +164,7 @@ class Refused(NamedTuple):
 class Cooldown:
     """A scope that must not be used until a time, and the one probe after it."""
 
-    __slots__ = ("failure", "probe", "strikes", "until", "waitable")
+    __slots__ = ("failure", "probe", "probe_until", "strikes", "until", "waitable")
 
     def __init__(self) -> None:
         self.until = 0.0
@@ -167,6 +172,8 @@ class Cooldown:
         self.failure = ""
         self.waitable = False
         self.probe: object | None = None
+        """What tells the latest probe from others, while it goes alone."""
+        self.probe_until = 0.0
 
     def step(self, at: float, base_s: float, max_s: float) -> float:
         """Climb the ladder for a request granted *at*, and give its length, seconds.
@@ -187,9 +194,19 @@ class Cooldown:
         """Say why the scope cannot serve *now*, or None when it can (as the probe)."""
         if now < self.until:
             return Block(self.failure, self.until, self.waitable)
-        if self.probe is not None:
-            return Block("probe", now + PROBE_POLL_S, waitable=True)
+        # A clock that was set back must not make the time of a probe longer.
+        if self.probe is not None and now < self.probe_until <= now + PROBE_S:
+            return Block("probe", min(now + PROBE_POLL_S, self.probe_until), waitable=True)
         return None
+
+    def begin_probe(self, probe: object, now: float) -> None:
+        """Let *probe* go alone for a while."""
+        self.probe, self.probe_until = probe, now + PROBE_S
+
+    def end_probe(self, probe: object) -> None:
+        """Let the next one go, if *probe* is the latest."""
+        if self.probe is probe:
+            self.probe = None
 
 
 class Quota(ClockMinute):

@@ -37,6 +37,8 @@ async def run(flow: Steps, perform: AsyncPerformer) -> Any:
     except BaseException as error:
         perform.finish(error)
         raise
+    finally:
+        perform.driven = False
     perform.finish(None)
     return result
 

@@ -17,10 +17,11 @@ from ..core.commands import (
     Refresh,
     RefreshAll,
     Send,
+    Serving,
     Settle,
     Sleep,
 )
-from ..core.model import Lease, Unavailable
+from ..core.model import Kind, Lease, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..telemetry.base import Watch
 from .guard import fault
@@ -36,7 +37,19 @@ _TURNS = 12
 class AsyncPerformer(Performer):
     """The same, blocking only the task: what has to wait is given as a coroutine."""
 
-    __slots__ = ()
+    __slots__ = ("_loop",)
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        """Serve one call of the running loop; see `Performer`."""
+        super().__init__(*args, **more)
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:  # under a loop that is not asyncio's
+            self._loop = None
+
+    def alive(self) -> bool:
+        """Tell the same; what waits in a closed loop waits for ever."""
+        return super().alive() and not (self._loop is not None and self._loop.is_closed())
 
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply, or a coroutine that does."""
@@ -86,7 +99,9 @@ class AsyncPerformer(Performer):
             self._pool.settle_abandoned()
         reply: Lease | Unavailable
         try:
-            reply = await state.aacquire(command.info, command.candidates, spread=command.spread)
+            reply = await state.aacquire(
+                command.info, command.candidates, spread=command.spread, holder=self
+            )
         except Exception:
             fault("state")
             reply = unbooked(command, self._pool.clock.time())
@@ -107,6 +122,17 @@ class AsyncPerformer(Performer):
             return reply
         finally:
             watch.detach(token)
+
+    def _serving(self, command: Serving) -> Any:
+        instant = self._pool.state.instant
+        return super()._serving(command) if instant else self._serving_far(command)
+
+    async def _serving_far(self, command: Serving) -> None:
+        try:
+            if command.lease.books is not None:
+                await self._pool.state.asettle(command.lease, Outcome(Kind.SERVING))
+        except Exception:
+            fault("state")
 
     def _settle(self, command: Settle) -> Any:
         instant = self._pool.state.instant
@@ -155,6 +181,7 @@ class AsyncPerformer(Performer):
         **Performer.does,
         Acquire: _acquire,
         Send: _send,
+        Serving: _serving,
         Settle: _settle,
         Owner: _owner,
         Refresh: _refresh,

@@ -15,6 +15,7 @@ from ..core.commands import (
     RefreshAll,
     Relay,
     Send,
+    Serving,
     Settle,
     Sleep,
     StreamEnd,
@@ -34,6 +35,7 @@ class Performer:
     """The parts of a pool at the service of one call, blocking the thread."""
 
     __slots__ = (
+        "__weakref__",
         "_abandoned",
         "_end",
         "_info",
@@ -42,6 +44,7 @@ class Performer:
         "_pool",
         "_send_request",
         "_stream",
+        "driven",
         "watch",
     )
 
@@ -70,6 +73,12 @@ class Performer:
         """What the send opened; says how much it has used so far."""
         self._end = StreamEnd()
         self._abandoned = self._over = False
+        self.driven = True
+        """False once nobody drives the call any more, even where it was interrupted unawares."""
+
+    def alive(self) -> bool:
+        """Tell whether what the call holds will be settled; see `state.base.Holder`."""
+        return self.driven and not (self._over or self._abandoned)
 
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply."""
@@ -144,7 +153,7 @@ class Performer:
         reply: Lease | Unavailable
         try:
             reply = self._pool.state.acquire(
-                command.info, command.candidates, spread=command.spread
+                command.info, command.candidates, spread=command.spread, holder=self
             )
         except Exception:
             fault("state")
@@ -169,6 +178,13 @@ class Performer:
             return self._send_request(command.lease)
         finally:
             watch.detach(token)
+
+    def _serving(self, command: Serving) -> None:
+        try:
+            if command.lease.books is not None:
+                self._pool.state.settle(command.lease, Outcome(Kind.SERVING))
+        except Exception:
+            fault("state")
 
     def _settle(self, command: Settle) -> float | None:
         self._lease = until = None
@@ -236,6 +252,7 @@ class Performer:
         Now: _now,
         Acquire: _acquire,
         Send: _send,
+        Serving: _serving,
         Settle: _settle,
         Owner: _owner,
         Refresh: _refresh,

@@ -49,6 +49,8 @@ def run(flow: Steps, perform: Performer) -> Any:
     except BaseException as error:
         perform.finish(error)
         raise
+    finally:
+        perform.driven = False
 
 
 def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
@@ -75,6 +77,8 @@ def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
     except BaseException as error:
         perform.finish(error)
         raise
+    finally:
+        perform.driven = False
 
 
 def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEnd]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
+from weakref import ReferenceType
 
 from ..core.model import (
     NO_LIMITS,
@@ -20,7 +21,7 @@ from ..core.model import (
 )
 from ..core.roster import Shortlist
 
-__all__ = ["KeyHealth", "State", "Used"]
+__all__ = ["Held", "Holder", "KeyHealth", "State", "Used", "is_gone"]
 
 
 @dataclass(slots=True)
@@ -50,6 +51,25 @@ class KeyHealth:
     used: Sequence[Used] = ()
 
 
+class Holder(Protocol):
+    """Who a lease was granted to: what shows that somebody still needs its place."""
+
+    def alive(self) -> bool:
+        """Tell whether the call is under way."""
+
+
+Held = ReferenceType[Holder] | None
+"""A holder as a state knows it; None where whoever asked gave none, and so is taken for alive."""
+
+
+def is_gone(held: Held) -> bool:
+    """Tell whether whoever held a lease is gone, and will never settle it."""
+    if held is None:
+        return False
+    holder = held()
+    return holder is None or not holder.alive()
+
+
 class State(ABC):
     """The pool's memory. The coroutine methods are for backends that wait for a network."""
 
@@ -57,18 +77,24 @@ class State(ABC):
     """The blocking methods do no I/O, so that a task may call them as they are."""
 
     @abstractmethod
-    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+    def acquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+    ) -> Lease | Unavailable:
         """Reserve one key of *shortlist* for *info*, all windows or none.
 
         Args:
             info: The call: its model, verb, tokens and requests.
             shortlist: `(group, candidate)` in order; a lower group goes first.
             spread: Within a group the least used share first, else the first that has room.
+            holder: As long as it is alive and the lease is not settled, the lease keeps its place
+                in `max_concurrency`. Without one, until it is settled.
         """
 
     @abstractmethod
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease*, and who owns *names*.
+
+        With `Kind.SERVING` nothing has ended: only the cooldowns end whose probe the lease is.
 
         Returns:
             Until when the scope of a failure rests, epoch seconds; None where nothing rests.
@@ -144,10 +170,10 @@ class State(ABC):
         """Let go of connections."""
 
     async def aacquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
     ) -> Lease | Unavailable:
         """Do what `acquire` does, without blocking the loop."""
-        return self.acquire(info, shortlist, spread=spread)
+        return self.acquire(info, shortlist, spread=spread, holder=holder)
 
     async def asettle(
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()

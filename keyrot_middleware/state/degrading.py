@@ -23,7 +23,7 @@ from ..core.model import (
 )
 from ..core.roster import Shortlist
 from ..errors import KeyrotError
-from .base import KeyHealth, State
+from .base import Holder, KeyHealth, State
 from .breaker import Breaker
 from .debts import Debts, apay, matters, pay
 from .memory import Booking
@@ -70,7 +70,9 @@ class DegradingState(State):
 
     # What a call asks, and its twin for tasks ----------------------------------------------------
 
-    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+    def acquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+    ) -> Lease | Unavailable:
         """Reserve one key of *shortlist*; see `State.acquire`."""
         turn = self._breaker.enter()
         if turn is not None:
@@ -78,15 +80,15 @@ class DegradingState(State):
                 if self._debts:
                     pay(self._debts.steps(look=self._breaker.open), self._primary)
                 known = _Known(self._local.struck, self._debts.mark)
-                reply = self._primary.acquire(info, shortlist, spread=spread)
+                reply = self._primary.acquire(info, shortlist, spread=spread, holder=holder)
             except BaseException as error:
                 self._lost(turn, error)
             else:
-                return self._told(turn, reply, info, shortlist, known, spread=spread)
-        return self._lend(info, shortlist, spread=spread)
+                return self._told(turn, reply, info, shortlist, known, spread=spread, holder=holder)
+        return self._lend(info, shortlist, spread, holder)
 
     async def aacquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
     ) -> Lease | Unavailable:
         """Do what `acquire` does, without blocking the loop."""
         turn = self._breaker.enter()
@@ -95,12 +97,12 @@ class DegradingState(State):
                 if self._debts:
                     await apay(self._debts.steps(look=self._breaker.open), self._primary)
                 known = _Known(self._local.struck, self._debts.mark)
-                reply = await self._primary.aacquire(info, shortlist, spread=spread)
+                reply = await self._primary.aacquire(info, shortlist, spread=spread, holder=holder)
             except BaseException as error:
                 self._lost(turn, error)
             else:
-                return self._told(turn, reply, info, shortlist, known, spread=spread)
-        return self._lend(info, shortlist, spread=spread)
+                return self._told(turn, reply, info, shortlist, known, spread=spread, holder=holder)
+        return self._lend(info, shortlist, spread, holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease* with the state that granted it; see `State.settle`."""
@@ -212,6 +214,7 @@ class DegradingState(State):
         known: _Known,
         *,
         spread: bool,
+        holder: Holder | None,
     ) -> Lease | Unavailable:
         """Book here what the shared state has decided."""
         self._well(turn)
@@ -220,13 +223,14 @@ class DegradingState(State):
             self._local.refused(info, shortlist, reply.blocks)
             return reply
         if known.mark is not None and known.mark == self._debts.mark:
-            return self._local.lent(reply, info.counted, known.struck) or reply
+            lease = self._local.lent(reply, info.counted, known.struck, None, holder)
+            return lease or reply
         # It does not know all yet that was lent here meanwhile, and may have lent too much.
         doubted = next(key for _, key in shortlist if key.key_id == reply.key_id)
-        lease = self._local.lent(reply, info.counted, known.struck, doubted)
+        lease = self._local.lent(reply, info.counted, known.struck, doubted, holder)
         if lease is None:
             self._debts.add("settle", reply, Outcome(Kind.UNSENT), ())
-            return self._lend(info, shortlist, spread=spread)
+            return self._lend(info, shortlist, spread, holder)
         return lease
 
     def _settled(
@@ -242,9 +246,11 @@ class DegradingState(State):
         self._local.settle(lease, _until(outcome, until), names)
         return until
 
-    def _lend(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+    def _lend(
+        self, info: CallInfo, shortlist: Shortlist, spread: bool, holder: Holder | None
+    ) -> Lease | Unavailable:
         self._debts.fall_behind()  # before: a grant that comes meanwhile is doubted
-        return self._local.acquire(info, shortlist, spread=spread)
+        return self._local.acquire(info, shortlist, spread=spread, holder=holder)
 
     def _settle_here(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> float | None:
         """Keep here what became of it, and what matters to others for when the other is back."""

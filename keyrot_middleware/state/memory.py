@@ -8,8 +8,10 @@ their number has doubled, so that ten thousand keys forget nothing and cost noth
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import count
 from math import inf
 from typing import NamedTuple
 
@@ -40,7 +42,7 @@ from ..core.windows import (
     scope_keys,
 )
 from ..forks import after_fork
-from .base import KeyHealth, State
+from .base import Held, Holder, KeyHealth, State, is_gone
 from .overview import overview
 from .recent import keep
 
@@ -49,6 +51,8 @@ __all__ = ["MemoryState"]
 OWNERS_KEPT = 100_000
 BUCKETS_KEPT = 1_000
 SWEEP_AT = 256
+LOOK_EVERY = 256
+"""So many leases of one key are under way when those that nobody holds are looked for."""
 
 
 class Booking(NamedTuple):
@@ -62,6 +66,8 @@ class Booking(NamedTuple):
     """As asked for; the lease has only the bucket."""
     granted: Lease | None = None
     """The lease of a shared state, where this only books it a second time (mirror.py)."""
+    place: int = 0
+    """Tells it from the other leases of its key that are under way."""
 
 
 class MemoryState(State):
@@ -73,7 +79,9 @@ class MemoryState(State):
         self._lock = threading.Lock()
         self._quotas: dict[tuple[str, str], Quota] = {}
         self._cooldowns: dict[tuple[str, ...], Cooldown] = {}
-        self._under_way: dict[str, int] = {}
+        self._under_way: dict[str, dict[int, Held]] = {}
+        """By key, who holds which place."""
+        self._places = count(1)
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
@@ -81,7 +89,9 @@ class MemoryState(State):
         self._sweep_at = SWEEP_AT
         after_fork(self, MemoryState._in_child)
 
-    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+    def acquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+    ) -> Lease | Unavailable:
         """Reserve one key of *shortlist*; see `State.acquire`."""
         with self._lock:
             now = self._clock()
@@ -109,12 +119,15 @@ class MemoryState(State):
                     best, best_group, best_share = (key, quota, edge), group, share
             if best is None:
                 return Unavailable(now, blocks)
-            return self._lend(best, bucket, info, now)
+            return self._lend(best, bucket, info, now, holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease*; see `State.settle`."""
         with self._lock:
             now = self._clock()
+            if outcome.kind is Kind.SERVING:
+                self._forgive(lease)
+                return None
             self._give_back(lease, outcome)
             for name in names:
                 keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
@@ -213,20 +226,52 @@ class MemoryState(State):
         edge: bool,
     ) -> Block | None:
         most = limits.max_concurrency
-        if most is not None and self._under_way.get(key.key_id, 0) >= most:
+        if most is not None and self._busy(key.key_id, most):
             return Block("concurrency", now + PROBE_POLL_S, waitable=True)
         return quota.block(limits, info.requests, info.tokens, edge=edge)
 
+    def _busy(self, key_id: str, most: int) -> bool:
+        held = self._under_way.get(key_id)
+        if held is None or len(held) < most:
+            return most <= 0
+        self._let_go(held)
+        return len(held) >= most
+
+    def _hold(self, key_id: str, holder: Holder | None) -> int:
+        """Take a place of *key_id* for a lease."""
+        held = self._under_way.get(key_id)
+        if held is None:
+            held = self._under_way[key_id] = {}
+        elif not len(held) % LOOK_EVERY:
+            self._let_go(held)
+        place = next(self._places)
+        held[place] = None if holder is None else weakref.ref(holder)
+        return place
+
+    @staticmethod
+    def _let_go(held: dict[int, Held]) -> None:
+        """Take back the places of calls that are over, but did not say so: interrupted, lost."""
+        for place in [place for place, holder in held.items() if is_gone(holder)]:
+            del held[place]
+
     def _lend(
-        self, best: tuple[Candidate, Quota, bool], bucket: str, info: CallInfo, now: float
+        self,
+        best: tuple[Candidate, Quota, bool],
+        bucket: str,
+        info: CallInfo,
+        now: float,
+        holder: Holder | None,
     ) -> Lease:
         key, quota, edge = best
         probing = self._probing(key, bucket, info.verb) if self._cooldowns else ()
         where = quota.book(info.requests, info.tokens, now, key.limits, edge=edge)
         key_id = key.key_id
-        self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
+        place = self._hold(key_id, holder)
         (self._health.get(key_id) or self._health_of(key_id)).last_used = now
-        lease = Lease(
+        books = Booking(quota, where, probing, info.counted, None, place)
+        for cooldown in probing:
+            cooldown.begin_probe(books, now)
+        return Lease(
             key_id=key_id,
             project=key.project,
             billing_account=key.billing_account,
@@ -237,12 +282,9 @@ class MemoryState(State):
             at=now,
             probe=bool(probing),
             tier=key.tier,
-            books=Booking(quota, where, probing, info.counted),
+            books=books,
             record=key.record,
         )
-        for cooldown in probing:
-            cooldown.probe = lease
-        return lease
 
     def _probing(self, key: Candidate, bucket: str, verb: str) -> tuple[Cooldown, ...]:
         names = scope_keys(key, bucket, verb)
@@ -252,18 +294,17 @@ class MemoryState(State):
         books = lease.books
         if not isinstance(books, Booking):
             return  # lent by nobody here: a failure reported by hand
-        left = self._under_way.get(lease.key_id, 1) - 1
-        if left > 0:
-            self._under_way[lease.key_id] = left
-        else:
-            self._under_way.pop(lease.key_id, None)
+        held = self._under_way.get(lease.key_id)
+        if held is not None:
+            held.pop(books.place, None)
+            if not held:
+                del self._under_way[lease.key_id]
         if outcome.kind is Kind.UNSENT:
             books.quota.correct(books.where, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
             books.quota.correct(books.where, 0, outcome.usage.input_tokens - lease.tokens)
         for cooldown in books.probing:
-            if cooldown.probe is lease:
-                cooldown.probe = None
+            cooldown.end_probe(books)
 
     def _forgive(self, lease: Lease) -> None:
         """A success ends the exponential cooldown, unless it began before that was over."""

@@ -26,7 +26,7 @@ from ..core.model import (
 from ..core.policy import RetryPolicy
 from ..core.roster import Shortlist
 from ..core.windows import Cooldown, Quota, Where, scope_key, scope_keys
-from .base import KeyHealth, Used
+from .base import Holder, KeyHealth, Used
 from .memory import BUCKETS_KEPT, Booking, MemoryState
 from .recent import keep
 from .share import quota_of_share
@@ -72,7 +72,12 @@ class Mirror(MemoryState):
     # While the shared state serves ---------------------------------------------------------------
 
     def lent(
-        self, granted: Lease, model: str, struck: int, doubted: Candidate | None = None
+        self,
+        granted: Lease,
+        model: str,
+        struck: int,
+        doubted: Candidate | None = None,
+        holder: Holder | None = None,
     ) -> Lease | None:
         """Book here too what the shared state has lent.
 
@@ -81,6 +86,7 @@ class Mirror(MemoryState):
             model: As asked for.
             struck: What `struck` was before it was asked.
             doubted: The key, where the shared state does not know all that was sent with it.
+            holder: As `State.acquire` has it.
 
         Returns:
             The lease to go on with; `books.granted` is the other. None, and nothing is booked,
@@ -96,12 +102,12 @@ class Mirror(MemoryState):
             if doubted is not None and self._doubts(doubted, quota, granted, now, edge=edge):
                 return None
             where = quota.book(granted.requests, granted.tokens, now, edge=edge)
-            self._under_way[key_id] = self._under_way.get(key_id, 0) + 1
+            place = self._hold(key_id, holder)
             self._health_of(key_id).last_used = now
             self._note(granted)
             if self._cooldowns and doubted is None and struck == self.struck:
                 self._rested(granted, now)
-        books = Booking(quota, where, (), model, granted)
+        books = Booking(quota, where, (), model, granted, place)
         return Lease._make((*granted[:10], books, False, granted.record))
 
     def _doubts(
@@ -161,14 +167,17 @@ class Mirror(MemoryState):
     # While it does not ---------------------------------------------------------------------------
 
     def _lend(
-        self, best: tuple[Candidate, Quota, bool], bucket: str, info: CallInfo, now: float
+        self,
+        best: tuple[Candidate, Quota, bool],
+        bucket: str,
+        info: CallInfo,
+        now: float,
+        holder: Holder | None,
     ) -> Lease:
-        lease = super()._lend(best, bucket, info, now)._replace(degraded=True)
+        lease = super()._lend(best, bucket, info, now, holder)._replace(degraded=True)
+        alone = self._meanwhile.setdefault((lease.project, bucket), Quota())
         books = lease.books
         assert isinstance(books, Booking)  # noqa: S101 - narrows the type; made by the line above
-        for cooldown in books.probing:
-            cooldown.probe = lease
-        alone = self._meanwhile.setdefault((lease.project, bucket), Quota())
         alone.follow(books.quota)
         alone.book(info.requests, info.tokens, now, edge=alone.roll(now))
         self._note(lease)

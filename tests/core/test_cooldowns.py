@@ -65,5 +65,26 @@ def test_one_probe_goes_first_when_a_cooldown_ends() -> None:
     rest.strike("capacity", NOON + 30, waitable=False)
     assert rest.block(NOON + 29.9) == Block("capacity", NOON + 30)
     assert rest.block(NOON + 30) is None
-    rest.probe = object()
+    rest.begin_probe(object(), NOON + 30)
     assert rest.block(NOON + 30) == Block("probe", NOON + 30.1, waitable=True)
+
+
+def test_a_slow_probe_holds_up_others_for_two_seconds() -> None:
+    """Every two seconds one more may go; the end of an earlier one lets nobody go sooner."""
+    rest, first, second = Cooldown(), object(), object()
+    rest.strike("capacity", NOON, waitable=False)
+    rest.begin_probe(first, NOON)
+    assert rest.block(NOON + 1.95) == Block("probe", NOON + 2, waitable=True)
+    assert rest.block(NOON + 2) is None
+    rest.begin_probe(second, NOON + 2)
+    rest.end_probe(first)
+    assert rest.block(NOON + 3.99) is not None
+    rest.end_probe(second)
+    assert rest.block(NOON + 2) is None
+
+
+def test_a_clock_that_is_set_back_makes_no_probe_longer() -> None:
+    """What would be longer than a probe may go alone is no time of this clock."""
+    rest = Cooldown()
+    rest.begin_probe(object(), NOON + 3_600)
+    assert rest.block(NOON) is None

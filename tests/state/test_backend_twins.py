@@ -42,7 +42,7 @@ KEYS = (
 )
 VERBS = st.sampled_from(["generateContent", "embedContent", "cachedContents"])
 MODELS = st.sampled_from(["one", "two", "three"])
-STEPS = st.sampled_from([0.0, 0.25, 1.0, 7.0, 28.6, 59.0, 61.0, 300.0, 3_600.0, 90_000.0])
+STEPS = st.sampled_from([0.0, 0.25, 1.0, 2.0, 7.0, 28.6, 59.0, 61.0, 300.0, 3_600.0, 90_000.0])
 NAMES = st.lists(st.sampled_from(["files/1", "files/2", "page:x", "cachedContents/ü"]), max_size=2)
 
 INFOS = st.builds(
@@ -74,9 +74,12 @@ VERDICTS = st.builds(
     bucket=st.sampled_from([None, None, "one", "family"]),
     learned=LEARNED,
 )
+ENDS = [kind for kind in Kind if kind is not Kind.SERVING]
 OUTCOMES = st.builds(
     Outcome,
-    kind=st.sampled_from([Kind.SUCCESS, Kind.SUCCESS, *Kind]),
+    kind=st.sampled_from(
+        [Kind.SUCCESS, Kind.SUCCESS, *(kind for kind in Kind if kind is not Kind.SERVING)]
+    ),
     verdict=st.one_of(st.none(), VERDICTS),
     usage=st.builds(Usage, input_tokens=st.sampled_from([None, 0, 5, 60, 130])),
 )
@@ -86,9 +89,10 @@ HISTORY = st.lists(
         st.tuples(st.just("ask"), INFOS, SHORTLISTS, st.booleans()),
         st.tuples(st.just("settle"), st.integers(0, 9), OUTCOMES, NAMES),
         st.tuples(st.just("settle"), st.integers(0, 9), OUTCOMES, NAMES),
+        st.tuples(st.just("serving"), st.integers(0, 9), st.none(), st.none()),
         st.tuples(st.just("by hand"), st.sampled_from(KEYS), OUTCOMES, st.none()),
         st.tuples(st.just("pass"), STEPS, st.none(), st.none()),
-        st.tuples(st.just("revive"), st.sampled_from(KEYS), st.booleans(), st.none()),
+        st.tuples(st.just("reset"), st.sampled_from(KEYS), st.none(), st.none()),
         st.tuples(st.just("owner"), NAMES, st.none(), st.none()),
     ),
     min_size=20,
@@ -113,14 +117,16 @@ class Twins:
                 self.ask(one, two, three)
             case "settle" if self.leases:
                 self.settle(*self.leases.pop(one % len(self.leases)), two, three)
+            case "serving" if self.leases:
+                self.settle(*self.leases[one % len(self.leases)], Outcome(Kind.SERVING), ())
             case "by hand":
                 lease = Lease(one.key_id, one.project, one.billing_account, "", "", 0, 0, at=0.0)
                 self.settle(lease, lease, two, ())
             case "pass":
                 self.clock.advance(one)
-            case "revive":
+            case "reset":
                 for state in (self.memory, self.shared):
-                    state.revive(one.key_id, one.project if two else "")
+                    state.reset(one)
             case "owner":
                 assert self.memory.owner(one) == self.shared.owner(one)
 

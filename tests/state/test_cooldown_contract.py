@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import pytest
-from doors import ABANDONED, OK, UNSENT, Door, failed
+from doors import ABANDONED, OK, UNSENT, Door, failed, used
 from rig import INFO, key
 
 from keyrot_middleware.core.model import (
@@ -314,3 +314,36 @@ async def test_a_reset_forgets_learned_limits(door: Door) -> None:
     for info in (INFO, PRO):
         assert await door.granted(A, most=5, info=info) == 5
         assert await door.granted(D, info=info) == 1
+
+
+async def test_a_slow_probe_holds_up_others_for_two_seconds(door: Door, clock: FakeClock) -> None:
+    """While a probe takes long, one more may go every two seconds; then that one is the probe."""
+    await door.fails(D, GUESS)
+    clock.advance(30)
+    probes = [await door.lend(D)]
+    for _ in range(3):
+        clock.advance(1.75)
+        assert await door.refused(D) == {"d": "probe"}
+        clock.advance(0.25)
+        probes.append(await door.lend(D))
+        assert await door.refused(D) == {"d": "probe"}
+    await door.settle(probes[0], ABANDONED)  # not the one that others wait for
+    assert await door.refused(D) == {"d": "probe"}
+    await door.settle(probes[1])
+    assert not (await door.lend(D)).probe
+
+
+async def test_a_probe_that_does_well_lets_others_go_before_its_end(
+    door: Door, clock: FakeClock
+) -> None:
+    """The first chunk of a stream ends the caution; its place and its tokens stay until the end."""
+    one = key("one", Limits(tpm=100, max_concurrency=2))
+    await door.fails(one, failed(Scope.KEY))
+    clock.advance(30)
+    probe = await door.lend(one)
+    await door.settle(probe, Outcome(Kind.SERVING))
+    other = await door.lend(one)
+    assert not other.probe
+    assert await door.refused(one) == {"one": "concurrency"}
+    await door.settle(probe, used(90))
+    assert await door.refused(one) == {"one": "tpm"}

@@ -21,11 +21,11 @@ async def test_a_grant_of_a_state_that_is_behind_is_doubted(both: Both) -> None:
     both.state._debts.add("book", C, INFO.model, requests=0, tokens=0, day_requests=0)
     both.state._debts._turn.acquire()  # somebody is telling it just now
     assert await both.door.granted(FIVE) == 1
-    assert both.shared.inner._under_way == {"f": 2}
+    assert len(both.shared.inner._under_way["f"]) == 2
     both.state._debts._turn.release()
     both.shared.mend()
     await both.door.lend(C)
-    assert both.shared.inner._under_way["f"] == 1
+    assert len(both.shared.inner._under_way["f"]) == 1
 
 
 @pytest.mark.parametrize("until", ["check", "snapshot", "book", "over"])

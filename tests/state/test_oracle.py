@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
+from keyrot_middleware.core.model import Candidate, Kind, Lease, Limits, Outcome, Scope
 from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -140,8 +141,40 @@ REST = st.one_of(
     st.tuples(st.just("bad"), st.integers(0, 9)),
     st.tuples(st.just("named"), st.integers(0, 9)),
     st.tuples(st.just("drop"), st.integers(0, 9)),
-    st.tuples(st.just("pass"), st.sampled_from([1, 10, 30, 60, 120, 900])),
+    st.tuples(st.just("serving"), st.integers(0, 9)),
+    st.tuples(st.just("pass"), st.sampled_from([1, 1, 2, 10, 30, 60, 120, 900])),
 )
+
+
+class Account:
+    """What is known of one cooldown, written down in plain words."""
+
+    def __init__(self) -> None:
+        self.until, self.strikes = 0.0, 0
+        self.probe: Lease | None = None
+        self.alone_until = 0.0
+
+    def serves(self, now: float) -> bool:
+        """Tell whether a request may go."""
+        return now >= self.until and not (self.probe is not None and now < self.alone_until)
+
+    def granted(self, lease: Lease, now: float) -> None:
+        """A request goes: the first after a cooldown is its probe, and goes alone for 2 s."""
+        assert lease.probe == (self.until > 0)
+        self.probe, self.alone_until = (lease if lease.probe else None), now + 2
+
+    def did_well(self, lease: Lease) -> None:
+        """A request that was granted after the cooldown served."""
+        if lease.at >= self.until:
+            self.until, self.strikes, self.probe = 0.0, 0, None
+
+    def ended(self, lease: Lease) -> None:
+        """A request is over, whatever became of it."""
+        self.probe = None if self.probe is lease else self.probe
+
+    def failed(self, until: float) -> None:
+        """A request failed; a cooldown is never shortened by it."""
+        self.until, self.probe = max(self.until, until), None
 
 
 @pytest.mark.parametrize("uri", URIS)
@@ -150,38 +183,38 @@ REST = st.one_of(
 def test_a_cooldown_is_what_a_naive_account_of_it_says(
     uri: str, steps: list[tuple[str, int]]
 ) -> None:
-    """Rest, ladder, probe and forgiveness, against an account written down in plain words."""
-    clock, one, out = FakeClock(), key("a"), []
+    """Cooldown, ladder, probe and forgiveness, against an account written down in plain words."""
+    clock, one, account = FakeClock(), key("a"), Account()
+    out: list[Lease] = []
     state = open_at(uri, RetryPolicy(), clock.time)
-    rests_until, strikes, probe = 0.0, 0, None
     for what, number in steps:
         now = clock.time()
         if what == "pass":
             clock.advance(number)
         elif what == "ask":
             reply = state.acquire(INFO, ((0, one),), spread=False)
-            assert isinstance(reply, Lease) == (now >= rests_until and probe is None)
+            assert isinstance(reply, Lease) == account.serves(now)
             if isinstance(reply, Lease):
-                resting = rests_until > 0
-                assert reply.probe == resting
-                probe = reply if resting else None
+                account.granted(reply, now)
                 out.append(reply)
+        elif what == "serving" and out:
+            state.settle(out[number % len(out)], Outcome(Kind.SERVING))
+            account.did_well(out[number % len(out)])
         elif out:
-            lease = out.pop(number % len(out))
-            probe = None if probe is lease else probe
-            if what == "good":
-                state.settle(lease, used(1))
-                if lease.at >= rests_until:
-                    rests_until, strikes = 0.0, 0
-            elif what == "drop":
-                state.settle(lease, ABANDONED)
-            else:
-                if what == "bad":
-                    strikes += lease.at >= rests_until or not strikes
-                    until = now + min(30 * 2 ** (strikes - 1), 900)
-                else:
-                    until = now + 20
-                state.settle(
-                    lease, failed(Scope.KEY_MODEL, None if what == "bad" else until, named=True)
-                )
-                rests_until, probe = max(rests_until, until), None
+            _settle(state, account, out.pop(number % len(out)), what, now)
+
+
+def _settle(state: State, account: Account, lease: Lease, what: str, now: float) -> None:
+    account.ended(lease)
+    if what == "good":
+        state.settle(lease, used(1))
+        account.did_well(lease)
+    elif what == "drop":
+        state.settle(lease, ABANDONED)
+    elif what == "bad":
+        account.strikes += lease.at >= account.until or not account.strikes
+        state.settle(lease, failed(Scope.KEY_MODEL, None, named=True))
+        account.failed(now + min(30 * 2 ** (account.strikes - 1), 900))
+    else:
+        state.settle(lease, failed(Scope.KEY_MODEL, now + 20, named=True))
+        account.failed(now + 20)

@@ -37,8 +37,11 @@ local function resting(records)
     local rest = records[scope[1]][scope[2]]
     if rest and now < seconds(rest['until']) then
       return rest.failure, seconds(rest['until']), rest.waitable
-    elseif rest and rest.probe ~= '' and now < tonumber(rest.probe_until) then
-      return 'probe', now + POLL_S, true
+    elseif rest and rest.probe ~= '' then
+      local ends = tonumber(rest.probe_until)
+      if now < ends and ends <= now + PROBE_S then -- a clock that was set back makes it no longer
+        return 'probe', math.min(now + POLL_S, ends), true
+      end
     end
   end
 end
@@ -175,7 +178,7 @@ local probing, touched = 0, {}
 for _, scope in ipairs(best.cool and scoped or {}) do -- all of them are over: this is the probe
   local rest = best.cool[scope[1]][scope[2]]
   if rest then
-    rest.probe, rest.probe_until = lease, exact(now + lease_s)
+    rest.probe, rest.probe_until = lease, exact(now + PROBE_S)
     probing, touched[scope[1]] = 1, true
   end
 end

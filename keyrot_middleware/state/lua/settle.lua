@@ -2,7 +2,7 @@
 --
 -- ARGV:  1 clock ('' but in tests)           2 the asking host's clock, for the times of a verdict
 --        3 key  4 project  5 record of the key  6 bucket  7 verb  8 model as asked for
---        9 kind (success, failure, abandoned, unsent)   10 true input tokens, '' where unknown
+--        9 kind (success, failure, abandoned, unsent, serving)   10 true input tokens, '' where unknown
 --       11 lease id, '' where nothing was booked here: a failure that was reported by hand
 --       12 granted at  13 minute  14 edge  15 day's end  16 mark  17 held
 --       18 requests reserved  19 tokens reserved
@@ -326,7 +326,9 @@ end
 
 -- Write ------------------------------------------------------------------------------------------
 
-if lease ~= '' then
+if kind == 'serving' then -- a stream's first chunk is here: the end comes later
+  forgive()
+elseif lease ~= '' then
   give_back()
 end
 for place = STORED, NAMES, 2 do

@@ -18,7 +18,7 @@ from ...core.model import Block, CallInfo, Candidate, Kind, Lease, Outcome, Unav
 from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
 from ...forks import after_fork
-from ..base import KeyHealth, State
+from ..base import Holder, KeyHealth, State
 from . import codec
 from .calls import Call
 from .lines import Lines
@@ -26,6 +26,7 @@ from .loops import Loops
 from .memo import Buckets, Epochs, looking
 from .offers import Offers
 from .place import read_place
+from .renewals import Renewals
 from .route import Route
 from .scripts import script
 from .survey import survey, with_values
@@ -34,9 +35,9 @@ from .unheard import Unheard, words
 
 __all__ = ["RedisState"]
 
-LEASE_S = 600.0
-"""How long a lease holds its share of `max_concurrency`, and a probe its turn, when the worker that
-has it never comes back; longer than a request may take."""
+LEASE_S = 15.0
+"""How long a lease holds its place in `max_concurrency` when its worker shows no more that it
+lives; it does so while the call runs, however long that takes."""
 
 
 AT_ONCE = 100
@@ -65,7 +66,7 @@ class RedisState(State):
             policy: For the lengths of exponential cooldowns.
             clock: This host's, by which times are told to the caller; it decides nothing.
             pool: Its name, part of each record's.
-            lease_s: When a lease of a worker that died runs out, seconds.
+            lease_s: When the places of a worker that died are free again, seconds.
             test_clock: For tests only: decides instead of the server's clock.
 
         Raises:
@@ -82,10 +83,15 @@ class RedisState(State):
         self._offers, self._midnights = Offers(self._base), codec.Midnights()
         self._buckets, self._epochs, self._unheard = Buckets(), Epochs(), Unheard()
         self._ids = codec.lease_ids()
-        weakref.finalize(self, self._lines.close)  # at the interpreter's exit too
+        self._renewals = Renewals(self._route, self._base, lease_s, test_clock)
+        # At the interpreter's exit too.
+        weakref.finalize(self, self._lines.close)
+        weakref.finalize(self, self._renewals.close)
         after_fork(self, RedisState.renew)
 
-    def acquire(self, info: CallInfo, shortlist: Shortlist, *, spread: bool) -> Lease | Unavailable:
+    def acquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+    ) -> Lease | Unavailable:
         """Reserve one key of *shortlist*; see `State.acquire`.
 
         Raises:
@@ -98,7 +104,7 @@ class RedisState(State):
         except RedisTrouble:
             self._unheard.note(lease_id, shortlist)
             raise
-        return self._acquired(reply, info, shortlist, lease_id)
+        return self._held(self._acquired(reply, info, shortlist, lease_id), holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease*; see `State.settle`.
@@ -126,7 +132,7 @@ class RedisState(State):
         return codec.owner_of(self._lines.ask([question])[0]) if question else None
 
     async def aacquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
     ) -> Lease | Unavailable:
         """Do what `acquire` does, without blocking the loop; cancelled, it gives back."""
         lines = self._loops.lines()
@@ -143,7 +149,7 @@ class RedisState(State):
         except RedisTrouble:
             self._unheard.note(lease_id, shortlist)
             raise
-        return self._acquired(reply, info, shortlist, lease_id)
+        return self._held(self._acquired(reply, info, shortlist, lease_id), holder)
 
     async def asettle(
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
@@ -245,11 +251,13 @@ class RedisState(State):
 
     def close(self) -> None:
         """Close the lines of threads now, and those of tasks as soon as their loops run."""
+        self._renewals.close()
         self._lines.close()
         self._loops.close_soon()
 
     async def aclose(self) -> None:
         """Close the lines of threads and of the running loop, and wait for it."""
+        self._renewals.close()
         self._lines.close()
         await self._loops.close()
 
@@ -284,10 +292,17 @@ class RedisState(State):
         self._buckets.note(info.counted, lease.bucket)
         return lease
 
+    def _held(self, reply: Lease | Unavailable, holder: Holder | None) -> Lease | Unavailable:
+        if isinstance(reply, Lease):
+            self._renewals.hold(reply, holder)
+        return reply
+
     def _settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> Call:
         stored = (word for name in names for word in codec.stored_name(name))
         verdict = codec.verdict_words(outcome.verdict, self._policy)
         words = codec.lease_words(lease, outcome)
+        if outcome.kind is not Kind.SERVING:
+            self._renewals.drop(lease)
         told = (repr(self._clock()), *words, verdict, *stored)
         return self._call("settle", told, self._offers.names(lease))
 

@@ -1,0 +1,119 @@
+"""A worker shows that it lives: the places of its calls under way are renewed in time (ADR 0021).
+
+One thread for all of a process, so that neither a loop that is blocked nor a call that takes long
+loses a place. It is there only while a lease holds one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+
+from ...core.model import Lease
+from ...forks import after_fork
+from ..base import Held, Holder, is_gone
+from . import codec
+from .calls import Call
+from .lines import Lines
+from .route import Route
+from .scripts import script
+
+__all__ = ["Renewals"]
+
+_log = logging.getLogger("keyrot_middleware")
+
+AT_ONCE = 500
+"""Places in one script: a few milliseconds of the server's time."""
+
+
+class Renewals:
+    """The leases of this process that hold a place, and the thread that renews them."""
+
+    def __init__(
+        self, route: Route, base: str, lease_s: float, test_clock: Callable[[], float] | None
+    ) -> None:
+        """Hold nothing yet.
+
+        Args:
+            route: To the pool's server.
+            base: How all names begin.
+            lease_s: How long a place is kept without being renewed.
+            test_clock: For tests only: decides instead of the server's clock.
+        """
+        self._lines = Lines(route)  # its own: an answer that is owed to others is not for here
+        self._base, self._lease_s, self._test_clock = base, lease_s, test_clock
+        self._every_s = min(lease_s / 3, threading.TIMEOUT_MAX)
+        self._held: dict[str, tuple[str, Held]] = {}
+        self._closed = False
+        self._begin()
+        after_fork(self, Renewals._begin)
+
+    def _begin(self) -> None:
+        """Begin anew, in a forked child: what is under way is its parent's."""
+        self._held = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._running = False
+
+    def hold(self, lease: Lease, holder: Holder | None) -> None:
+        """Renew the place of *lease*, if it has one, until it is dropped or *holder* is gone."""
+        books = lease.books
+        if not isinstance(books, codec.Booking) or not books.held:
+            return
+        with self._lock:
+            alive = None if holder is None else weakref.ref(holder)
+            self._held[books.lease_id] = (lease.key_id, alive)
+            if not self._running:
+                thread = threading.Thread(target=self._run, name="keyrot-leases", daemon=True)
+                thread.start()
+                self._running = True
+
+    def drop(self, lease: Lease) -> None:
+        """Renew *lease* no more: it is settled."""
+        books = lease.books
+        if isinstance(books, codec.Booking) and books.held:
+            with self._lock:
+                self._held.pop(books.lease_id, None)
+                if self._closed and not self._held:
+                    self._wake.set()
+
+    def close(self) -> None:
+        """End the thread as soon as no call is under way any more."""
+        self._closed = True
+        self._wake.set()
+        self._lines.close()
+
+    def _run(self) -> None:
+        pause_s = self._every_s
+        while True:
+            self._wake.wait(pause_s)
+            self._wake.clear()
+            places = self._places()
+            if not places:
+                return
+            try:
+                self._renew(places)
+                pause_s = self._every_s
+            except Exception as error:  # whatever it is, the next turn may do better
+                _log.debug("the places of calls under way could not be renewed: %s", error)
+                pause_s = self._every_s / 5
+
+    def _places(self) -> list[str]:
+        """List what is to be renewed, key by lease; with nothing to do the thread is over."""
+        with self._lock:
+            for lease_id in [one for one, (_, holder) in self._held.items() if self._gone(holder)]:
+                del self._held[lease_id]
+            self._running = bool(self._held)
+            return [word for one, (key_id, _) in self._held.items() for word in (key_id, one)]
+
+    def _gone(self, holder: Held) -> bool:
+        # Of who gave no holder, nobody can tell after close() whether it will ever settle.
+        return (self._closed and holder is None) or is_gone(holder)
+
+    def _renew(self, places: list[str]) -> None:
+        for start in range(0, len(places), 2 * AT_ONCE):
+            given = repr(self._test_clock()) if self._test_clock else ""
+            words = (given, self._lease_s, *places[start : start + 2 * AT_ONCE])
+            self._lines.call(Call(script("renew"), self._base, words))

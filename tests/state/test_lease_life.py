@@ -1,0 +1,239 @@
+"""How long a lease holds its place in `max_concurrency`: as long as somebody shows to need it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from doors import OK, Door
+from rig import INFO, key
+from servers import Server, server, wait_for
+
+from keyrot_middleware.core.model import Lease, Limits, Unavailable
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state import MemoryState
+from keyrot_middleware.state.memory import LOOK_EVERY
+from keyrot_middleware.state.redis import RedisState
+from keyrot_middleware.testing import FakeClock
+
+ONE = key("one", Limits(max_concurrency=1))
+SHORT_S = 0.6
+"""The life of a lease that is not renewed, where a test waits for its end."""
+
+_pools = count()
+
+
+class Call:
+    """Somebody who sends a request."""
+
+    def __init__(self) -> None:
+        self.under_way = True
+
+    def alive(self) -> bool:
+        """Tell whether it is still sent."""
+        return self.under_way
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[RedisState, RedisState]]:
+    """Open a pool twice, as two workers do whose leases live for a short time."""
+    pool = f"life-{next(_pools)}"
+    url = server("valkey").url
+    made = [RedisState(url, RetryPolicy(), pool=pool, lease_s=SHORT_S) for _ in range(2)]
+    yield made[0], made[1]
+    for state in made:
+        state.close()
+    wait_for(lambda: not renewing())
+
+
+def renewing() -> list[threading.Thread]:
+    """List the threads that renew leases."""
+    return [one for one in threading.enumerate() if one.name == "keyrot-leases"]
+
+
+def take(state: Any, holder: Any = None) -> Any:
+    """Ask once."""
+    return state.acquire(INFO, ((0, ONE),), spread=False, holder=holder)
+
+
+def gets(state: Any) -> Callable[[], bool]:
+    """Make a question: is there a place now? Where there is, it is given back."""
+
+    def look() -> bool:
+        reply = take(state)
+        if isinstance(reply, Lease):
+            state.settle(reply, OK)
+        return isinstance(reply, Lease)
+
+    return look
+
+
+@pytest.mark.parametrize("lost", ["dropped", "over"])
+async def test_a_call_that_is_gone_gives_its_place_back(
+    lost: str, door: Door, clock: FakeClock
+) -> None:
+    """Never settled, but collected or over: in memory at once, else when its lease runs out."""
+    call: Call | None = Call()
+    reply = await _acquire(door, call)
+    assert isinstance(reply, Lease)
+    assert await door.refused(ONE) == {"one": "concurrency"}
+    if lost == "over":
+        assert call is not None
+        call.under_way = False
+    call = None
+    clock.advance(60)
+    if not isinstance(door.state, RedisState):  # its leases do not run out here
+        assert isinstance(await _acquire(door, None), Lease)
+
+
+async def _acquire(door: Door, holder: Any) -> Any:
+    offer = ((0, ONE),)
+    if "Awaited" in type(door).__name__:
+        return await door.state.aacquire(INFO, offer, spread=False, holder=holder)
+    return door.state.acquire(INFO, offer, spread=False, holder=holder)
+
+
+def test_lost_calls_of_a_key_without_a_limit_leave_no_memory_behind() -> None:
+    """Nobody ever waits for a place of theirs, so they are looked for now and then."""
+    state = MemoryState(RetryPolicy(), time.time)
+    for _ in range(10 * LOOK_EVERY):
+        state.acquire(INFO, ((0, key("free")),), spread=False, holder=Call())
+    assert len(state._under_way["free"]) <= LOOK_EVERY
+
+
+def test_a_call_that_takes_longer_than_a_lease_keeps_its_place(
+    pair: tuple[RedisState, RedisState],
+) -> None:
+    """As long as its worker lives, no other gets the place; when it is settled, at once."""
+    mine, other = pair
+    call = Call()
+    lease = take(mine, call)
+    until = time.monotonic() + 4 * SHORT_S
+    while time.monotonic() < until:
+        assert isinstance(take(other), Unavailable)
+        time.sleep(0.05)
+    mine.settle(lease, OK)
+    assert gets(other)()
+
+
+def test_a_worker_whose_loop_is_blocked_keeps_its_places(
+    pair: tuple[RedisState, RedisState],
+) -> None:
+    """User code that blocks the event loop is slow, and not dead."""
+    mine, other = pair
+
+    async def work() -> None:
+        call = Call()
+        lease = await mine.aacquire(INFO, ((0, ONE),), spread=False, holder=call)
+        assert isinstance(lease, Lease)
+        time.sleep(4 * SHORT_S)  # noqa: ASYNC251 - that is the point
+        assert isinstance(take(other), Unavailable)
+        await mine.asettle(lease, OK)
+        await mine.aclose()
+
+    asyncio.run(work())
+    assert gets(other)()
+
+
+@pytest.mark.parametrize("lost", ["dropped", "over"])
+def test_a_call_that_is_gone_is_renewed_no_more(
+    lost: str, pair: tuple[RedisState, RedisState]
+) -> None:
+    """Its worker lives, and still its place is free soon: no lease outlives its call."""
+    mine, other = pair
+    call: Call | None = Call()
+    take(mine, call)
+    assert isinstance(take(other), Unavailable)
+    if lost == "over":
+        assert call is not None
+        call.under_way = False
+    call = None
+    wait_for(gets(other))
+
+
+def test_leases_are_renewed_by_one_thread_that_ends_with_them(
+    pair: tuple[RedisState, RedisState],
+) -> None:
+    """None while nothing is held, one for any number of calls, none after close()."""
+    mine, _ = pair
+    plain = mine.acquire(INFO, ((0, key("plain")),), spread=False)
+    assert isinstance(plain, Lease)
+    assert renewing() == []
+    many = key("many", Limits(max_concurrency=100))
+    call = Call()
+    offer = ((0, many),)
+    leases = [mine.acquire(INFO, offer, spread=False, holder=call) for _ in range(50)]
+    assert len(renewing()) == 1
+    mine.close()
+    for lease in leases:
+        assert isinstance(lease, Lease)
+        assert len(renewing()) == 1
+        mine.settle(lease, OK)
+    wait_for(lambda: not renewing())
+
+
+def test_a_lease_that_nobody_settles_keeps_no_thread(pair: tuple[RedisState, RedisState]) -> None:
+    """A key that was chosen by hand and never reported on: after close() it is not renewed."""
+    mine, _ = pair
+    take(mine)
+    assert len(renewing()) == 1
+    mine.close()
+    wait_for(lambda: not renewing())
+
+
+def test_a_thread_with_nothing_to_renew_ends_and_begins_again(
+    pair: tuple[RedisState, RedisState],
+) -> None:
+    """A pause between calls costs no thread, and the next call has one."""
+    mine, other = pair
+    for _ in range(2):
+        lease = take(mine, call := Call())
+        assert len(renewing()) == 1
+        mine.settle(lease, OK)
+        wait_for(lambda: not renewing())
+    lease = take(mine, call)
+    time.sleep(2 * SHORT_S)
+    assert isinstance(take(other), Unavailable)
+    mine.settle(lease, OK)
+
+
+def test_a_server_that_is_away_for_a_moment_costs_no_place(valkey: Server) -> None:
+    """A renewal that fails is tried again in time."""
+    states = [RedisState(valkey.url, RetryPolicy(), pool="away", lease_s=3.0) for _ in range(2)]
+    lease = take(states[0], call := Call())
+    valkey.ask("CLIENT", "PAUSE", "100", "ALL")
+    valkey.ask("CLIENT", "KILL", "TYPE", "normal")
+    until = time.monotonic() + 4.5
+    while time.monotonic() < until:
+        assert isinstance(take(states[1]), Unavailable)
+        time.sleep(0.1)
+    assert call.alive()
+    states[0].settle(lease, OK)
+    assert gets(states[1])()
+    for state in states:
+        state.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_renews_its_own_calls_only(pair: tuple[RedisState, RedisState]) -> None:
+    """What is under way is the parent's; a call of the child's own keeps its place."""
+    mine, other = pair
+    lease = take(mine, call := Call())
+    child = os.fork()
+    if child == 0:
+        fine = not mine._renewals._held
+        kept = mine.acquire(INFO, ((0, key("two", Limits(max_concurrency=1))),), spread=False)
+        time.sleep(2 * SHORT_S)
+        again = mine.acquire(INFO, ((0, key("two", Limits(max_concurrency=1))),), spread=False)
+        os._exit(0 if fine and isinstance(kept, Lease) and isinstance(again, Unavailable) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert call.alive()
+    assert isinstance(take(other), Unavailable)
+    mine.settle(lease, OK)

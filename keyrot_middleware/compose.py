@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NotRequired, TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 from .config import Config, load
 from .core.text import doubt_of
@@ -20,7 +20,7 @@ from .drive.health import HealthStatus, health
 from .drive.levels import levels
 from .drive.pool import Clock, Pool, SystemClock, make_roster, with_values
 from .drive.upkeep import Upkeep
-from .errors import ConfigError, KeyrotError, warn
+from .errors import KeyrotError, warn
 from .genai.facts import origin_of
 from .genai.facts import workload as _workload
 from .genai.imports import replace_installed
@@ -336,14 +336,12 @@ def doubts(ring: Ring) -> Iterator[str]:
 
 
 def _open_state(config: Config, clock: Clock) -> State:
-    """Open the state; a REDIS_URL that is there for another purpose breaks nothing."""
     settings = config.settings
-    more: dict[str, Any] = {"pool": settings.pool, "share": settings.degraded_share}
-    variable = config.state_variable
-    try:
-        return open_state(config.state_url, config.policy, clock.time, variable=variable, **more)
-    except ConfigError as error:
-        if variable != "REDIS_URL":
-            raise
-        _log.warning("REDIS_URL cannot be used, so each process counts for itself: %s", error)
-        return open_state(settings.state_url, config.policy, clock.time, **more)
+    return open_state(
+        config.state_url,
+        config.policy,
+        clock.time,
+        variable=config.state_variable,
+        pool=settings.pool,
+        share=settings.degraded_share,
+    )

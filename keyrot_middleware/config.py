@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +23,7 @@ from .core.policy import LAST_RESORT, POOL_KEY, RetryPolicy
 from .core.text import hide_secrets
 from .errors import ConfigError
 from .keysfile import SINGLE_KEYS, KeySpec, read_keys, signature
-from .settings import ENV_NAMES, GOOGLE_HOST, STATE_SCHEMES, Settings
+from .settings import ENV_NAMES, FROM_REDIS_URL, GOOGLE_HOST, STATE_SCHEMES, STATES, Settings
 from .settings_reader import (
     ignored_in_file,
     listed,
@@ -52,9 +51,9 @@ __all__ = [
 LAST_RESORT_PRIORITY = LAST_RESORT
 """The priority of the single key: it serves while nothing else can."""
 
-_REDIS_WARNING = (
-    "REDIS_URL is set, but {}, so each process counts for itself; set KEYROT_STATE_URL to "
-    "another place, or to memory://, which says that this is meant"
+_NO_POOL_NAME = (
+    "the state is shared, and KEYROT_POOL is not set: all services on this server that do not set "
+    "it use the pool {!r} together. Name the pool of this service"
 )
 
 
@@ -70,7 +69,7 @@ class Config:
     warnings: tuple[str, ...] = ()
     """What should be said once at start; no secret in them."""
     state_url: str = field(default="memory://", repr=False)
-    """Where the pool's state lives: KEYROT_STATE_URL, else REDIS_URL; may hold a password."""
+    """Where the pool's state lives; may hold a password."""
     inline: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
     """Values that stood in a setting instead of a secret store, per key id."""
     last_resort: str | None = None
@@ -86,7 +85,8 @@ class Config:
     @property
     def state_variable(self) -> str:
         """Tell which setting names the state."""
-        return "KEYROT_STATE_URL" if self.state_url == self.settings.state_url else "REDIS_URL"
+        by_name = self.settings.state_url == FROM_REDIS_URL
+        return ENV_NAMES["redis_url" if by_name else "state_url"]
 
 
 def load(**overrides: Any) -> Config:
@@ -119,7 +119,9 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     warnings = malformed_lines(Path(".env"))
     if unknown := unknown_variables((*os.environ, *dotenv)):
         warnings.append(unknown)
-    state_url = _state_url(settings, warnings)
+    state_url = _state_url(settings, problems)
+    if state_url != "memory://" and "pool" not in settings.model_fields_set:
+        warnings.append(_NO_POOL_NAME.format(settings.pool))
     here, path = _working_directory(problems), _keys_file(settings)
     values = _distinct(settings.keys, warnings)
     alone = "keys" in given and bool(values)
@@ -177,21 +179,20 @@ def reread(config: Config) -> Config:
     return replace(config, keys=(*in_file, *others), keys_seen=seen)
 
 
-def _state_url(settings: Settings, warnings: list[str]) -> str:
-    """Tell where the state lives. REDIS_URL may be there for another purpose: it breaks nothing."""
-    if settings.redis_url is None or "state_url" in settings.model_fields_set:
+def _state_url(settings: Settings, problems: list[str]) -> str:
+    """Find where the state lives. Without KEYROT_STATE_URL=redis, REDIS_URL is another's."""
+    if settings.state_url != FROM_REDIS_URL:
         return settings.state_url
-    url = settings.redis_url.get_secret_value()
-    scheme = url.partition("://")[0]
-    if scheme not in STATE_SCHEMES[1:]:
-        warnings.append(_REDIS_WARNING.format("is no URL of a kind that can be used"))
-    elif find_spec("redis") is None:
-        warnings.append(
-            _REDIS_WARNING.format("keyrot-middleware[redis], which it needs, is not installed")
+    if settings.redis_url is None:
+        problems.append(
+            f"KEYROT_STATE_URL: found {FROM_REDIS_URL}, which means the place that REDIS_URL "
+            "names, and REDIS_URL is not set."
         )
-    else:
-        return url
-    return settings.state_url
+        return "memory://"
+    url = settings.redis_url.get_secret_value()
+    if url.partition("://")[0] not in STATE_SCHEMES[1:]:
+        problems.append(f"REDIS_URL: it is no URL that can be used (not shown); allowed: {STATES}.")
+    return url
 
 
 def _keys_file(settings: Settings) -> Path | None:

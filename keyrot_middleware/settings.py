@@ -57,6 +57,10 @@ STATE_SCHEMES = (
     "redis+sentinel",
     "rediss+sentinel",
 )
+STATES = ", ".join(f"{scheme}://" for scheme in STATE_SCHEMES)
+FROM_REDIS_URL = "redis"
+"""As the state's URL: that of REDIS_URL. A program may have that variable for another purpose, so
+it is not read unless this says so."""
 
 _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
@@ -121,6 +125,8 @@ def _good_store(store: str) -> str:
 
 
 def _good_state(url: str) -> str:
+    if url == FROM_REDIS_URL:
+        return url
     scheme, there, rest = url.partition("://")
     if not there or scheme not in STATE_SCHEMES or (scheme == "memory") == bool(rest):
         raise ValueError(f"found {shown(url)}")
@@ -206,7 +212,7 @@ class Settings(Switch):
         default="memory://",
         validation_alias="KEYROT_STATE_URL",
         repr=False,
-        description=", ".join(f"{scheme}://" for scheme in STATE_SCHEMES),
+        description=f"{STATES}, {FROM_REDIS_URL} (what REDIS_URL says)",
     )
     degraded_share: float = Field(
         default=1.0,
@@ -216,7 +222,7 @@ class Settings(Switch):
         description="a part of each limit, more than 0, up to 1",
     )
     redis_url: SecretStr | None = Field(
-        default=None, validation_alias="REDIS_URL", repr=False, description="a Redis URL"
+        default=None, validation_alias="REDIS_URL", repr=False, description=STATES
     )
     pool: str = Field(
         default="default",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from keyrot_middleware.config import (
     Settings,
     load,
 )
+from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.genai.facts import origin_of
 from keyrot_middleware.secrets import open_ring
 from keyrot_middleware.settings import origins
@@ -224,29 +224,46 @@ def test_the_layers_hold_for_the_single_key_too(
 def test_the_state_is_where_its_url_says_else_where_redis_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """KEYROT_STATE_URL, else REDIS_URL, else memory; passwords are not shown."""
+    """KEYROT_STATE_URL, where that is `redis` REDIS_URL, else memory; passwords are not shown."""
     assert load().state_url == "memory://"
     monkeypatch.setenv("REDIS_URL", "redis://:hunter2@cache/0")
-    config = load()
+    config = load(state_url="redis", pool="mine")
     assert (config.state_url, config.warnings) == ("redis://:hunter2@cache/0", ())
+    assert config.state_variable == "REDIS_URL"
     assert load(state_url="memory://").state_url == "memory://"
     monkeypatch.setenv("KEYROT_STATE_URL", "rediss://:hunter2@shared")
     config = load()
-    assert config.state_url == "rediss://:hunter2@shared"
+    assert (config.state_url, config.state_variable) == (
+        "rediss://:hunter2@shared",
+        "KEYROT_STATE_URL",
+    )
     assert "hunter2" not in repr(config)
 
 
-def test_a_redis_url_of_the_program_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A REDIS_URL that cannot be used means memory and a warning, which memory:// silences."""
+@pytest.mark.parametrize("url", ["tcp://:hunter2@cache", "redis://:hunter2@cache"])
+def test_a_redis_url_of_the_program_is_not_used(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be there for another purpose: it is no consent, whether it can be used or not."""
+    monkeypatch.setenv("REDIS_URL", url)
+    assert (load().state_url, load().warnings) == ("memory://", ())
+
+
+def test_a_redis_url_that_is_asked_for_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KEYROT_STATE_URL=redis names it, so that one which is missing or wrong is an error."""
+    monkeypatch.setenv("KEYROT_STATE_URL", "redis")
+    with pytest.raises(ConfigError, match="REDIS_URL is not set"):
+        load()
     monkeypatch.setenv("REDIS_URL", "tcp://:hunter2@cache")
-    config = load()
-    assert config.state_url == "memory://"
-    assert "REDIS_URL is set, but is no URL of a kind" in config.warnings[0]
-    assert "hunter2" not in config.warnings[0]
-    assert load(state_url="memory://").warnings == ()
-    monkeypatch.setenv("REDIS_URL", "redis://cache")
-    monkeypatch.setitem(sys.modules, "redis", None)
-    assert "keyrot-middleware[redis], which it needs, is not installed" in load().warnings[0]
+    with pytest.raises(ConfigError, match=r"REDIS_URL: it is no URL that can be used") as caught:
+        load()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_shared_state_without_a_pool_name_is_warned_of() -> None:
+    """Services that name none share the pool `default`; in memory there is nobody to share with."""
+    (warning,) = load(state_url="redis://cache").warnings
+    assert "KEYROT_POOL is not set" in warning
+    assert load(state_url="redis://cache", pool="mine").warnings == ()
+    assert load().warnings == ()
 
 
 def test_a_good_config_shows_and_pickles_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ..config import Config, load
 from ..core.model import Candidate
 from ..core.text import mask_url
-from ..errors import ConfigError, KeyrotError
+from ..errors import KeyrotError
 from ..state import State, open_shared
 from .standing import pool_of
 
@@ -25,13 +25,7 @@ is nothing to be seen or changed from outside. In the program itself:
     keyrot_middleware.reset("key_1")                           make a key available again
 
 `keyrot run -v` says on stderr when a key is cooling down or rejected; a restart forgets it. With a
-Redis or Valkey in KEYROT_STATE_URL or REDIS_URL all processes share one state, to be seen."""
-
-
-_MEANWHILE = (
-    "Services warn of this, and each process counts for itself. If REDIS_URL is there for another "
-    "purpose, set KEYROT_STATE_URL."
-)
+Redis or Valkey in KEYROT_STATE_URL all processes share one state, to be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +67,11 @@ def open_configured(config: Config) -> State | None:
     """Open the shared state that the settings name; None where it is not shared.
 
     Raises:
-        ConfigError: It cannot be opened; where REDIS_URL names it, with what services do then.
+        ConfigError: It cannot be opened.
         MissingExtraError: Its library is not installed.
     """
     name, variable = config.settings.pool, config.state_variable
-    try:
-        return open_shared(config.state_url, config.policy, time.time, pool=name, variable=variable)
-    except ConfigError as error:
-        if variable != "REDIS_URL":
-            raise
-        raise ConfigError(f"{error} {_MEANWHILE}") from None
+    return open_shared(config.state_url, config.policy, time.time, pool=name, variable=variable)
 
 
 def _nothing_to_show(config: Config) -> str | None:

@@ -195,7 +195,7 @@ def test_a_server_that_is_not_there_at_install_is_no_error(
 ) -> None:
     """It is announced at install(), calls are answered, and when it is there it is used."""
     port = free_port()
-    pool("A", "B", state_url=f"redis://user:hunter2@127.0.0.1:{port}/0")
+    pool("A", "B", state_url=f"redis://user:hunter2@127.0.0.1:{port}/0", pool="alone")
     pool.ledger.checked = False
     assert degraded()
     client = connect()

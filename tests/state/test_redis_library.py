@@ -9,10 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from keyrot_middleware.compose import open_pool
-from keyrot_middleware.config import load
 from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.drive.pool import SystemClock
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.state import open_state
 
@@ -50,18 +47,3 @@ def test_a_library_that_cannot_be_used_is_named_with_what_to_install(complaint: 
     assert "'keyrot-middleware[redis]'" in said
     assert "hunter2" not in said
     assert isinstance(caught.value, MissingExtraError) == ("not installed" in complaint)
-
-
-def test_a_redis_url_of_the_program_breaks_nothing_without_the_library(
-    complaint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """REDIS_URL may be there for another purpose: a warning, and each process for itself."""
-    monkeypatch.setenv("REDIS_URL", "redis://:hunter2@localhost")
-    pool = open_pool(load(keys=["FAKE-one"]), SystemClock())
-    assert pool is not None
-    assert pool.state.instant
-    pool.close()
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said.startswith("REDIS_URL cannot be used, so each process counts for itself: REDIS_URL")
-    assert complaint in said
-    assert "hunter2" not in caplog.text

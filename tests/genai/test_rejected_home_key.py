@@ -81,3 +81,73 @@ def test_its_owner_is_learned(gemini, pool, connect) -> None:
     run(client, life)
     (owner,) = {request.key for request in gemini.log if request.key} - {"A"}
     assert owner in ("B", "C")
+
+
+def test_lists_go_with_a_key_that_serves(gemini, pool, connect) -> None:
+    """The home key skips keys that are known to be rejected."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.KEY_INVALID)
+    client = connect()
+    ask_sync("sync", client)
+    assert list(client.files.list()) == []
+    assert gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+def test_interactions_go_with_a_key_that_serves(used_before, gemini, pool, connect) -> None:
+    """Also those of a client that has used the first key before it was rejected."""
+    pool("A", "B", strategy="fill")
+    client = connect()
+
+    def interact() -> str:
+        client.interactions.create(model=MODEL, input="hello")
+        return gemini.log[-1].key
+
+    if used_before:
+        assert interact() == "A"
+    gemini.always("A", Reply.KEY_INVALID)
+    ask_sync("sync", client)
+    assert interact() == "B"
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+def test_live_goes_with_a_key_that_serves(used_before, gemini, pool, connect, monkeypatch) -> None:
+    """The handshake of a session has the first key that is not rejected."""
+    seen: list[str] = []
+
+    def connected(*_args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["additional_headers"]["x-goog-api-key"])
+        raise ConnectionError("far enough")
+
+    async def session() -> None:
+        with pytest.raises(ConnectionError):
+            async with client.aio.live.connect(model=MODEL):
+                pass
+
+    monkeypatch.setattr("google.genai.live.ws_connect", connected)
+    pool("A", "B", strategy="fill")
+    client = connect()
+    if used_before:
+        run(client, session)
+    gemini.always("A", Reply.KEY_INVALID)
+    ask_sync("sync", client)
+    run(client, session)
+    assert seen == [gemini.key(label).value for label in "AB"[not used_before :]]
+
+
+def test_a_home_key_that_was_replaced_is_the_home_key_again(files, gemini, connect) -> None:
+    """With a new value the first key serves again, also for what is stored."""
+    for key_id in ("A", "B"):
+        files.put(key_id)
+    files.list("A", "B")
+    files.install()
+    gemini.always("A", Reply.KEY_INVALID)
+    client = connect()
+    ask_sync("sync", client)
+    assert list(client.files.list()) == []
+    files.put("A", "A2")
+    for _ in range(200):
+        list(client.files.list())
+        if gemini.log[-1].key == "A2":
+            break
+    assert gemini.log[-1].key == "A2"

@@ -44,7 +44,7 @@ bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server a
 chaos: $(READY)  ## Redis killed, stopped, cut off and failed over under 64 callers, a minute each: benchmarks/CHAOS.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos
 
-sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in three SDK versions
+sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in four SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py
 
 coexist: $(READY)  ## two other instrumentations' own tests, alone and with a pool installed before and after

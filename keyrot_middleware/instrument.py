@@ -28,7 +28,7 @@ class KeyrotInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # theirs is u
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Name the versions of the SDK that the pool goes under."""
-        return ("google-genai >= 1.75, < 4",)
+        return ("google-genai >= 1.65, < 4",)
 
     def _instrument(self, **settings: Any) -> None:
         """Call `install()`; what is wrong is logged as an error, and the program starts without.

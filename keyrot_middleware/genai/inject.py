@@ -38,7 +38,7 @@ _BEARER = "authorization"
 
 
 _RETRIED_BY_SDK = (408, 429, 500, 502, 503, 504)
-"""What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.75 to 3.6)."""
+"""What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.65 to 3.6)."""
 
 _OURS = frozenset({401, 402, 403, 429})
 """The codes of a key's own failure: another key is the remedy, not the same one again."""

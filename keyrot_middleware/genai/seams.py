@@ -1,6 +1,6 @@
 """Which SDK methods are patched, put on and taken off as our own layer only.
 
-The four request methods of the api client stand in google-genai 1.75, 2.x and 3.x alike, and
+The four request methods of the api client stand in google-genai 1.65, 2.x and 3.x alike, and
 every model call of the SDK comes through them, one HTTP request each; `_build_request`, below
 them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap
 the same methods, before or after us, and put snapshots back in any order; so our layer is
@@ -141,7 +141,7 @@ class Seams:
         missing = [name for name in self._table if name not in there]
         if missing:
             _log.error(
-                "this google-genai has no %s.%s, so calls are not rotated; supported: 1.75 to 3.x",
+                "this google-genai has no %s.%s, so calls are not rotated; supported: 1.65 to 3.x",
                 OWNER,
                 ", ".join(missing),
             )

@@ -17,7 +17,7 @@ from expectations import Expectations, complaints, read_expectations
 from runs import Run, run_tests
 from venvs import ready_python
 
-VERSIONS = ("1.75.0", "2.34.0", "3.6.1")
+VERSIONS = ("1.65.0", "1.75.0", "2.34.0", "3.6.1")
 LEAST_PASSED = 700
 """Fewer passed tests than this mean that the environment is broken, and equality proves nothing."""
 LEAST_SENT = 100

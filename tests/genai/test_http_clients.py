@@ -1,0 +1,88 @@
+"""Whichever HTTP client the SDK speaks with, calls rotate: injected, httpx, httpx2."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import pytest
+from four_modes import MODES, STREAMS, ask, ask_async, run
+from google.genai import _api_client
+
+from keyrot_middleware.testing import Reply
+
+CHOOSES = "GOOGLE_GENAI_HTTP_CLIENT" in inspect.getsource(_api_client)
+"""Whether this SDK reads the variable (3.x)."""
+
+
+def library(name: str) -> Any:
+    """Give an HTTP library that is installed and that this SDK speaks with."""
+    if name == "httpx2" and not CHOOSES:
+        pytest.skip("this SDK knows httpx only")
+    return pytest.importorskip(name)
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2"])
+@pytest.mark.parametrize("mode", MODES)
+def test_injected_clients(mode, name, gemini, pool, connect) -> None:
+    """`httpx_client` and `httpx_async_client` of the program's own, with its own event hooks."""
+    http, seen = library(name), []
+
+    async def note(request: Any) -> None:
+        seen.append(str(request.url))
+
+    clients = {
+        "httpx_client": http.Client(event_hooks={"request": [lambda r: seen.append(str(r.url))]}),
+        "httpx_async_client": http.AsyncClient(event_hooks={"request": [note]}),
+    }
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.QUOTA_DAY)
+    assert twice(mode, connect(**clients)) == ["ok from B"] * 2
+    assert [request.key for request in gemini.log] == ["A", "B", "B"]
+    assert len(seen) == 3, "the program's client has sent them"
+
+
+@pytest.mark.parametrize("choice", ["httpx", "httpx2", "auto"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_variable_that_chooses(mode, choice, gemini, pool, connect, monkeypatch) -> None:
+    """`GOOGLE_GENAI_HTTP_CLIENT`, with the client that it names, sync and async."""
+    if not CHOOSES:
+        pytest.skip("this SDK has no such variable")
+    if choice != "auto":
+        library(choice)
+    monkeypatch.setenv("GOOGLE_GENAI_HTTP_CLIENT", choice)
+    monkeypatch.setattr(_api_client, "has_aiohttp", False)
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.KEY_INVALID)
+    client = connect()
+    made = type(client._api_client._httpx_client)
+    if choice != "auto":
+        assert issubclass(made, importlib.import_module(choice).Client)
+    assert twice(mode, client) == ["ok from B"] * 2
+    assert [request.key for request in gemini.log] == ["A", "B", "B"]
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2"])
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_failed_first_chunk_over_one_connection(mode, name, gemini, pool, connect) -> None:
+    """An injected client with a single connection has it back before the next key is tried."""
+    http = library(name)
+    one = {"limits": http.Limits(max_connections=1), "timeout": 5.0}
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.EXHAUSTED.in_stream(0))
+    client = connect(httpx_client=http.Client(**one), httpx_async_client=http.AsyncClient(**one))
+    assert twice(mode, client) == ["ok from B"] * 2
+
+
+def twice(mode: str, client: Any) -> list[str]:
+    """Ask twice in one loop, and close the program's own clients in it."""
+
+    async def asked() -> list[str]:
+        texts = [await ask_async(mode, client) for _ in range(2)]
+        await client._api_client._async_httpx_client.aclose()
+        return texts
+
+    texts = run(client, asked) if mode.startswith("async") else [ask(mode, client) for _ in "12"]
+    client._api_client._httpx_client.close()
+    return texts

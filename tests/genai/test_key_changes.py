@@ -151,9 +151,9 @@ def test_the_last_key_that_is_taken_out_is_sent_no_more(
     assert ask("sync", client) == "ok from A"
     files.list()
     wait_for(lambda: roster() == [])
-    with pytest.raises(errors.ClientError):
+    with pytest.raises(errors.ClientError, match="has no Gemini API key"):
         ask("sync", client)
-    assert gemini.log[-1].header_values("x-goog-api-key") == []
+    assert gemini.count() == 1
     wait_for(lambda: "pool default: no key is left in it; calls go out" in caplog.text)
     files.put("B")
     files.list("B")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -42,6 +43,8 @@ class Call:
     """Of the pool: who waits for a key."""
     max_wait_s: float = inf
     """The call's own bound, beside the policy's."""
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """Of the pool: what may be behind the rejection of a key, for the notes."""
     excluded: dict[str, float] = field(default_factory=dict)
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
     attempts: list[Attempt] = field(default_factory=list)

@@ -384,5 +384,5 @@ def _noted(call: Call) -> BaseException:
     assert call.last is not None  # noqa: S101 - narrows the type; every caller has just failed
     error = call.last.error
     for number, attempt in enumerate(call.attempts, 1):
-        error.add_note(note(number, attempt))
+        error.add_note(note(number, attempt, call.hints.get(attempt.key_id)))
     return error

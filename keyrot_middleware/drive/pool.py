@@ -115,8 +115,9 @@ class Pool:
     """Calls that the garbage collector closed; finalizers append, `settle_abandoned` empties."""
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last seen; none of them is the home key without a check."""
+    hints: dict[str, str] = field(default_factory=dict, repr=False)
+    """What may be behind the rejection of a key, by its id."""
     _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
-    _explained: dict[str, int] = field(default_factory=dict, repr=False)
     _look_up_at: float = 0.0
     _look_ups: int = 0
     _looking_until: float = 0.0
@@ -175,7 +176,7 @@ class Pool:
             return
         if verdict.failure in KEY_REJECTIONS:
             self.doubtful.add(lease.key_id)
-            self._explain(lease.key_id, verdict.failure, error)
+            self._explain(lease.key_id, verdict.failure)
         self._rejected_as[lease.key_id] = lease.record or lease.key_id
         self._said.pop(lease.key_id, None)
         self._said[lease.key_id] = (
@@ -184,16 +185,14 @@ class Pool:
             getattr(error, "details", None),
         )
 
-    def _explain(self, key_id: str, failure: str, error: BaseException | None) -> None:
-        """Say what may be behind the rejection of a standard key: in the error, once in the log."""
+    def _explain(self, key_id: str, failure: str) -> None:
+        """Say what may be behind the rejection of a standard key: in notes, and once in the log."""
         value = self.ring.value(key_id) if key_id in self.roster.keys else ""
         hint = standard_key_hint(value, failure)
         if hint is None:
-            return
-        if error is not None:
-            error.add_note(f"keyrot: key {key_id}: {hint}")
-        if self._explained.get(key_id) != hash(value):
-            self._explained[key_id] = hash(value)
+            self.hints.pop(key_id, None)
+        elif key_id not in self.hints:
+            self.hints[key_id] = hint
             _log.warning("pool %s: key %s: %s", self.name, key_id, hint)
 
     def last_words(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:

@@ -262,7 +262,9 @@ class Binding:
         moment = (pool.clock.time(), pool.draw())
         shared = (pool.overload, pool.lines)
         patience = patience_s(client, options)
-        call = Call(info, pool.roster, pool.policy, pool.scale, home, moment, *shared, patience)
+        call = Call(
+            info, pool.roster, pool.policy, pool.scale, home, moment, *shared, patience, pool.hints
+        )
         if not info.pinned:
             options = sendable(client, options, retry)
         once = retry is None and not info.pinned

@@ -272,6 +272,21 @@ def test_live_asks_with_each_key_once(keyrot: Keyrot, service: FakeGemini) -> No
     assert not any(key.value in ran.stdout + shown.stdout for key in keys)
 
 
+def test_live_explains_the_rejection_of_a_standard_key(keyrot: Keyrot, service: FakeGemini) -> None:
+    """Google's answer says no more than that the key is not valid."""
+    value = service.add_key("a").value
+    service.always("a", Reply.KEY_INVALID)
+    given = {
+        "GEMINI_API_KEYS": value,
+        "KEYROT_ALLOWED_HOSTS": service.host,
+        "GOOGLE_GEMINI_BASE_URL": service.url,
+    }
+    found = json.loads(keyrot("check", "--live", "--json", **given).stdout)["keys"][0]
+    assert (found["state"], found["available"]) == ("rejected", False)
+    assert "Google no longer accepts unrestricted standard keys" in found["live"]["text"]
+    assert value not in found["live"]["text"]
+
+
 def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:
     """The key is not sent where a server points to; the answer says what it was."""
     key = service.add_key("moved").value

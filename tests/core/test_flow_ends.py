@@ -51,6 +51,13 @@ def test_the_exception_tells_every_attempt() -> None:
     assert note(1, Attempt("k", Verdict("key_invalid", 400), 1e12)).endswith("9999-12-31 23:59:59Z")
 
 
+def test_a_hint_is_part_of_the_note_of_a_rejection() -> None:
+    """Of a failure that rejects no key it says nothing."""
+    rejected = Attempt("k", Verdict("key_invalid", 400, rejected=True), 1e9)
+    assert note(1, rejected, "Standard keys are over.").endswith("Z. Standard keys are over.")
+    assert note(1, Attempt("k", Verdict("capacity", 429), 1e9), "Not this.").endswith("Z")
+
+
 def test_nothing_to_send_with_is_told_with_a_reason_per_key() -> None:
     """No key is free and none will be soon: nothing is sent, and each key's reason is told."""
     rig = three(max_wait_s=10)

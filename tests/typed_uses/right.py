@@ -30,6 +30,9 @@ def start() -> None:
         keys_file=None,
         tracing="otlp",
     )
+    keyrot_middleware.reset("free_1")
+    with keyrot_middleware.bypass(), keyrot_middleware.workload("batch"):
+        keyrot_middleware.uninstall()
     KeyManager(pool="by-hand", max_retries=0).select_key("gemini-2.5-flash", exclude=("a",))
 
 

@@ -340,7 +340,9 @@ def _wait(call: Call, unavailable: Unavailable) -> Generator[Command, Any, bool]
     if front:
         pause += draw * min(JITTER_S, pause, left - pause)
     begins = call.ticket is None or not call.ticket.queued
-    ticket = call.lines.join(call.ticket, call.info, blocks, min(soonest, due), call.seen)
+    ticket = call.lines.join(
+        call.ticket, call.info, blocks, min(soonest, due), version=call.seen, now=now
+    )
     call.ticket = ticket
     try:
         began, ended = yield Sleep(pause, "key", ticket, front, begins)

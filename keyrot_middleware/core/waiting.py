@@ -26,6 +26,8 @@ __all__ = ["STALL_S", "Claims", "Ticket", "WaitingLines", "wanted"]
 
 STALL_S = 2.0
 """A ticket whose time has come may take so long to act on it."""
+LOOK_S = 1.0
+"""While others join its line, the front looks again so often."""
 MAX_CLAIMS = 256
 """Keys that a ticket claims, those that come free first; more would only take memory."""
 _FREED_EARLY = frozenset({"probe", "concurrency"})
@@ -42,7 +44,9 @@ def wanted(reason: str, info: CallInfo) -> float | None:
 class Ticket:
     """The place of a waiting call in its line."""
 
-    __slots__ = ("bell", "blocks", "due", "gone", "info", "number", "queued", "rung", "stalled")
+    __slots__ = (
+        "bell", "blocks", "due", "gone", "info", "looked_at", "number", "queued", "rung", "stalled",
+    )  # fmt: skip
 
     def __init__(self, number: int, info: CallInfo) -> None:
         self.number = number
@@ -51,6 +55,8 @@ class Ticket:
         """Why the keys that it waits for cannot serve."""
         self.due = 0.0
         """When it expects the first of them, epoch seconds."""
+        self.looked_at = 0.0
+        """When it last found no key, epoch seconds."""
         self.queued = self.gone = False
         """In line; and over without having left it, which the line finds out by itself."""
         self.rung = False
@@ -78,6 +84,12 @@ class Ticket:
 
 def _asks_less(info: CallInfo, other: CallInfo, reason: str) -> bool:
     return (wanted(reason, info) or 0) < (wanted(reason, other) or 0)
+
+
+def _is_smaller(one: Ticket, other: Ticket) -> bool:
+    """Tell whether *one* may fit where *other* does not."""
+    reasons = {block.reason for block in other.blocks.values()}
+    return any(_asks_less(one.info, other.info, reason) for reason in reasons)
 
 
 class Claims:
@@ -162,7 +174,9 @@ class WaitingLines:
         info: CallInfo,
         blocks: Mapping[str, Block],
         due: float,
+        *,
         version: int,
+        now: float,
     ) -> Ticket:
         """Take a place in line, or keep it; the number stays the same through a whole call.
 
@@ -172,26 +186,29 @@ class WaitingLines:
             blocks: Why the keys that it waits for cannot serve.
             due: When it expects the first of them, epoch seconds.
             version: As it was before the call looked; if it has changed, the ticket is rung.
+            now: When it looked, epoch seconds.
         """
         if len(blocks) > MAX_CLAIMS:
             blocks = dict(nsmallest(MAX_CLAIMS, blocks.items(), key=lambda item: item[1].until))
         with self._lock:
             ticket = ticket or Ticket(next(self._numbers), info)
             ticket.blocks, ticket.due, ticket.stalled = blocks, due, False
+            ticket.looked_at = now
             line = self.lines.setdefault(_line_of(info), [])
             if not ticket.queued:
                 ticket.queued = True
                 ticket.rung = version != self.version
                 insort(line, ticket)
-                return ticket
-            reasons = {block.reason for block in blocks.values()}
-            smaller = [
-                t
-                for t in line
-                if t.number > ticket.number and any(_asks_less(t.info, info, r) for r in reasons)
-            ]
-        # It could not go; one that asks for less may be able to, and then wakes the next such.
-        _wake_first(smaller)
+                front = line[0]
+                if now - front.looked_at < LOOK_S:
+                    return ticket
+                front.looked_at = now
+                woken = [front]
+            else:
+                woken = [t for t in line if t.number > ticket.number and _is_smaller(t, ticket)]
+        # The front may have missed that a key is back: a reset, or what another process gave back.
+        # Who could not go lets one that asks for less try, which then does the same.
+        _wake_first(woken)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:

@@ -19,7 +19,7 @@ OTHER = INFO._replace(model="gemini-2.5-pro")
 
 def join(lines: WaitingLines, info: CallInfo = INFO, block: Block = FULL, key: str = "a") -> Ticket:
     """Wait for one key."""
-    return lines.join(None, info, {key: block}, block.until, lines.version)
+    return lines.join(None, info, {key: block}, block.until, version=lines.version, now=NOW)
 
 
 def woken(*tickets: Ticket) -> list[bool]:
@@ -81,7 +81,7 @@ def test_leaving_wakes_the_next_and_joining_again_does_not_wake_at_all() -> None
     """One at a time, in the order of coming; leaving twice is leaving once."""
     lines = WaitingLines()
     one, two, three = join(lines), join(lines), join(lines)
-    lines.join(one, INFO, {"a": FULL}, FULL.until, lines.version)
+    lines.join(one, INFO, {"a": FULL}, FULL.until, version=lines.version, now=NOW)
     assert woken(one, two, three) == [False] * 3
     lines.leave(two)
     assert woken(one, two, three) == [False, False, True]
@@ -96,7 +96,7 @@ def test_who_cannot_go_lets_the_next_smaller_one_try() -> None:
     """The large request finds its minute full again; the small one behind it may fit."""
     lines = WaitingLines()
     large, larger, small = join(lines, LARGE), join(lines, LARGE), join(lines, SMALL)
-    lines.join(large, LARGE, {"a": FULL}, FULL.until + 60, lines.version)
+    lines.join(large, LARGE, {"a": FULL}, FULL.until + 60, version=lines.version, now=NOW)
     assert woken(large, larger, small) == [False, False, True]
 
 
@@ -105,7 +105,7 @@ def test_a_call_keeps_its_place_when_it_waits_a_second_time() -> None:
     lines = WaitingLines()
     one, two = join(lines), join(lines)
     lines.leave(one)
-    assert lines.join(one, INFO, {"a": FULL}, FULL.until, lines.version) is one
+    assert lines.join(one, INFO, {"a": FULL}, FULL.until, version=lines.version, now=NOW) is one
     assert lines.lines[INFO.model] == [one, two]
 
 
@@ -114,7 +114,16 @@ def test_what_changed_before_a_call_joined_is_not_missed() -> None:
     lines = WaitingLines()
     seen = lines.version
     lines.released("a", gave_back=True)
-    assert lines.join(None, INFO, {"a": FULL}, FULL.until, seen).rung
+    assert lines.join(None, INFO, {"a": FULL}, FULL.until, version=seen, now=NOW).rung
+
+
+def test_the_front_looks_again_while_others_come() -> None:
+    """Once a second: a key may be back that nobody told of, after a reset or in another process."""
+    lines = WaitingLines()
+    front = join(lines)
+    for after, looks in ((0.5, False), (1.0, True), (1.5, False), (2.0, True)):
+        lines.join(None, INFO, {"a": FULL}, FULL.until, version=lines.version, now=NOW + after)
+        assert woken(front) == [looks]
 
 
 def test_what_is_given_back_wakes_the_first_who_waits_for_that_key() -> None:
@@ -161,7 +170,7 @@ def test_who_does_not_act_in_time_is_passed_until_it_does() -> None:
     assert "a" in claims
     claims.pass_stalled(FULL.until + STALL_S)
     assert "a" not in lines.ahead(INFO, next_one, {}, NOW)
-    lines.join(slow, INFO, {"a": FULL}, FULL.until, lines.version)
+    lines.join(slow, INFO, {"a": FULL}, FULL.until, version=lines.version, now=NOW)
     assert "a" in lines.ahead(INFO, next_one, {}, NOW)
 
 
@@ -169,7 +178,7 @@ def test_a_call_claims_no_more_keys_than_it_may_need() -> None:
     """Of ten thousand full keys those that come free first."""
     lines = WaitingLines()
     blocks = {f"k{n}": Block("rpm", NOW + n, waitable=True) for n in range(1_000)}
-    ticket = lines.join(None, INFO, blocks, NOW, lines.version)
+    ticket = lines.join(None, INFO, blocks, NOW, version=lines.version, now=NOW)
     assert list(ticket.blocks) == [f"k{n}" for n in range(MAX_CLAIMS)]
 
 

@@ -178,12 +178,39 @@ def test_who_is_stuck_is_passed(way: str, monkeypatch: pytest.MonkeyPatch) -> No
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     now = rig.pool.clock.time()
     busy = Block("concurrency", now, waitable=True)
-    stuck = rig.pool.lines.join(None, INFO, {"a": busy}, now, rig.pool.lines.version)
+    stuck = rig.pool.lines.join(
+        None, INFO, {"a": busy}, now, version=rig.pool.lines.version, now=now
+    )
     callers = Callers(rig, way)
     callers.begin("p")
     callers.end()
     assert callers.served == ["p"]
     assert stuck.stalled
+
+
+def test_a_key_that_is_reset_serves_those_who_wait_when_another_comes(way: str) -> None:
+    """Nobody tells the first in line; it looks again when a call joins behind it."""
+    rig = real(key("a", Limits(rpm=1)), max_wait_s=65.0)
+    lease, callers = held(rig), Callers(rig, way)
+    callers.begin("p")
+    rig.state.settle(lease, _unsent())  # as another process would
+    rig.pool.clock._offset += 2.0  # type: ignore[attr-defined]
+    rig.roster.forget()
+    callers.begin("q", waits=False)
+    callers.until(lambda: callers.served == ["p"])
+    ((ticket,),) = rig.pool.lines.lines.values()
+    rig.state.settle(rig.state.lent[-1], _unsent())
+    rig.roster.relieve("a")
+    rig.pool.lines.released("a", gave_back=True)
+    callers.end()
+    assert ticket.number == 1
+    assert callers.served == ["p", "q"]
+
+
+def _unsent() -> Any:
+    from keyrot_middleware.core.model import Kind, Outcome
+
+    return Outcome(Kind.UNSENT)
 
 
 def test_a_smaller_request_passes_a_larger_one_that_does_not_fit(way: str) -> None:

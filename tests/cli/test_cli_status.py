@@ -23,6 +23,8 @@ from keyrot_middleware.core.rules import SLOWLY
 from keyrot_middleware.keysfile import KeySpec
 from keyrot_middleware.state import State, open_shared
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 Keyrot = Callable[..., Any]
 
 KEYS: list[dict[str, Any]] = [

@@ -19,6 +19,8 @@ from keyrot_middleware.core.model import Kind, Outcome, Scope, Verdict
 from keyrot_middleware.state.breaker import PAUSE_S
 from keyrot_middleware.testing import FakeGemini, Reply
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 
 class Shared:
     """An installed pool whose state is shared, by a line that can be cut."""

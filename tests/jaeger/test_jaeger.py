@@ -98,7 +98,7 @@ def test_a_failed_attempt_tells_why_and_for_how_long(roots: dict[str, Span]) -> 
     cooldown = tags.pop("keyrot.cooldown.duration")
     assert 0 < cooldown < 65
     assert failed.events[0].told["keyrot.cooldown.duration"] == cooldown
-    assert 0 <= tags.pop("keyrot.acquire.wait_time") < 1
+    assert tags.pop("keyrot.acquire.wait_time") >= 0
     assert tags == {
         "error": True,
         "error.type": "429",

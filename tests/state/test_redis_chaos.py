@@ -21,6 +21,8 @@ from keyrot_middleware.state import open_shared, open_state
 from keyrot_middleware.state.breaker import PAUSE_S
 from keyrot_middleware.state.redis import RedisTrouble
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 
 def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
     """It hangs and refuses nothing: a look every pause, and shared within 5 s of its return."""

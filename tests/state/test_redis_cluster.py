@@ -25,6 +25,8 @@ from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisTrouble
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 ONE = key("a", Limits(rpm=20, max_concurrency=5), project="p")
 
 

@@ -18,6 +18,8 @@ from servers import BINARIES, Server, free_port
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.state import DegradingState
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 
 @pytest.fixture
 def state(valkey: Server) -> Iterator[DegradingState]:

@@ -26,6 +26,8 @@ from keyrot_middleware.errors import MissingExtraError
 from keyrot_middleware.state import open_state
 from keyrot_middleware.state.redis import RedisState, RedisTrouble
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 _pools = count()
 
 

@@ -15,6 +15,8 @@ from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.state.redis.memo import Epochs
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 _pools = count()
 ONE = key("a", Limits(rpm=3), project="p")
 

@@ -20,6 +20,8 @@ from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.testing import FakeClock
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 _pools = count()
 
 

@@ -17,6 +17,8 @@ from servers import Server
 from keyrot_middleware.core.model import Lease, Limits, Scope, Unavailable
 from keyrot_middleware.state import DegradingState
 
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
 ONE = key("one", Limits(max_concurrency=1))
 
 

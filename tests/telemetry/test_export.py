@@ -95,6 +95,7 @@ def program(collector: Collector, tmp_path: Path) -> Iterator[Program]:
             "KEYROT_ALLOWED_HOSTS": gemini.host,
             "GOOGLE_GEMINI_BASE_URL": gemini.url,
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",  # sent at the end, however long the program takes
         }
 
         def run(

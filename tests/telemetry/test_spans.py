@@ -145,8 +145,8 @@ def test_the_attempt_after_a_wait_tells_how_long_it_was(
 
     monkeypatch.setattr(playground.clock, "sleep", sleep)
     playground.run()
-    waits = [span.attributes["keyrot.acquire.wait_time"] for span in traced.named("attempt")]
-    assert waits[0] < 0.03 <= waits[1]
+    _, second = traced.named("attempt")
+    assert second.attributes["keyrot.acquire.wait_time"] >= 0.03
 
 
 def test_retries_that_blame_no_key_and_fail(traced: Any, way: str) -> None:

@@ -290,6 +290,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         last_resort=config.last_resort,
         listed=listed,
     )
+    pool.state.configure(roster.keys.values())
     _say_what_is_missing(config, ring)
     try:
         _warn_of(texts, _missing(config, ring))

@@ -22,7 +22,7 @@ from keyrot_middleware.state.mirror import Mirror
 __all__ = ["Faulty", "LineDownError", "degrading", "warned"]
 
 ALL = frozenset(
-    {"acquire", "settle", "owner", "revive", "reset", "blocked", "snapshot", "book", "check"}
+    {"acquire", "settle", "owner", "reset", "configure", "blocked", "snapshot", "book", "check"}
 )
 
 
@@ -68,13 +68,13 @@ class Faulty(State):
         """Tell, or fail."""
         return self._do("owner", names)
 
-    def revive(self, key_id: str, project: str = "") -> None:
-        """Revive, or fail."""
-        self._do("revive", key_id, project)
-
     def reset(self, key: Candidate) -> None:
         """Reset, or fail."""
         self._do("reset", key)
+
+    def configure(self, candidates: Iterable[Candidate]) -> None:
+        """Take note, or fail."""
+        self._do("configure", candidates)
 
     def book(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Book, or fail."""

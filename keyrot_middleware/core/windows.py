@@ -288,9 +288,20 @@ class Quota(ClockMinute):
         self.learned = Limits(*(old if new is None else new for new, old in pairs))
         self.learned_until = now + DAY_S
 
+    def served(self, requests: int, tokens: int) -> None:
+        """Forget the learned limits that a request which was served exceeds by itself.
+
+        Of several that were under way together the server's order is not known, so that their sum
+        says nothing.
+        """
+        sizes = zip(self.learned, (requests, tokens, requests, 0), strict=True)
+        left = Limits(*(None if limit is not None and n > limit else limit for limit, n in sizes))
+        self.learned = NO_LIMITS if left == NO_LIMITS else left
+
     def unlearn(self) -> None:
-        """Forget the limits that failures told."""
+        """Forget what failures told: limits, and how the server counts."""
         self.learned, self.learned_until = NO_LIMITS, 0.0
+        self.pace, self.pace_until = None, 0.0
 
     def block(self, limits: Limits, requests: int, tokens: int, *, edge: bool) -> Block | None:
         """Say which window has no room for a request, after `roll` told *edge*."""

@@ -293,6 +293,7 @@ class Pool:
         if list(roster.keys.values()) == list(before.keys.values()):
             return
         self.roster = roster
+        self.state.configure(roster.keys.values())
         for verb, keys in (
             ("join", roster.keys.keys() - before.keys.keys()),
             ("leave", before.keys.keys() - roster.keys.keys()),

@@ -155,6 +155,13 @@ class State(ABC):
             candidates: Keys, in any number. Those that `acquire` would lease are not in the reply.
         """
 
+    def configure(self, candidates: Iterable[Candidate]) -> None:  # noqa: B027 - may know no limits
+        """Take note of the limits that are configured for keys.
+
+        Where a key's have changed since they were noted, the limits that were learned for its
+        project before are forgotten: who has changed them knows more.
+        """
+
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Give keys, whose values the caller does not know, as those of the values in use.
 

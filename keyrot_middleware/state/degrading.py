@@ -161,6 +161,12 @@ class DegradingState(State):
         self._local.reset(key)
         self._ask_or_owe("reset", key)
 
+    def configure(self, candidates: Iterable[Candidate]) -> None:
+        """Forget what was learned before configured limits changed, there too, maybe later."""
+        keys = list(candidates)
+        self._local.configure(keys)
+        self._ask_or_owe("configure", keys)
+
     def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; while degraded, as this process decides."""
         keys = list(candidates)

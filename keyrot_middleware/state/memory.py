@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import count
 from math import inf
 from typing import NamedTuple
@@ -78,6 +78,7 @@ class MemoryState(State):
         self._clock = clock
         self._lock = threading.Lock()
         self._quotas: dict[tuple[str, str], Quota] = {}
+        self._configured: dict[str, Limits] = {}
         self._cooldowns: dict[tuple[str, ...], Cooldown] = {}
         self._under_way: dict[str, dict[int, Held]] = {}
         """By key, who holds which place."""
@@ -135,6 +136,9 @@ class MemoryState(State):
             health = self._health.get(lease.key_id) or self._health_of(lease.key_id)
             if outcome.kind is Kind.SUCCESS:
                 health.success_count += 1
+                books = lease.books
+                if isinstance(books, Booking) and books.quota.learned is not NO_LIMITS:
+                    books.quota.served(lease.requests, outcome.usage.input_tokens or 0)
                 if self._cooldowns:
                     self._forgive(lease)
             if verdict is None:
@@ -155,9 +159,17 @@ class MemoryState(State):
             for name in tuple(self._cooldowns):
                 if name[1] == mine[name[0].partition("_")[0]]:
                     del self._cooldowns[name]
-            for (project, _), quota in self._quotas.items():
-                if project == key.project:
-                    quota.unlearn()
+            self._unlearn({key.project})
+
+    def configure(self, candidates: Iterable[Candidate]) -> None:
+        """Forget what was learned before configured limits changed; see `State.configure`."""
+        with self._lock:
+            changed: set[str] = set()
+            for key in candidates:
+                if self._configured.get(key.key_id, NO_LIMITS)[:3] != key.limits[:3]:
+                    self._configured[key.key_id] = key.limits
+                    changed.add(key.project)
+            self._unlearn(changed)
 
     def book(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
@@ -189,6 +201,11 @@ class MemoryState(State):
         """Tell what is known of each key, by its id."""
         with self._lock:
             return overview(candidates, self._health, self._quotas, self._cooldowns, self._clock())
+
+    def _unlearn(self, projects: Collection[str]) -> None:
+        for (project, _), quota in self._quotas.items() if projects else ():
+            if project in projects:
+                quota.unlearn()
 
     def _in_child(self) -> None:
         """Take no part, in a forked child, in the calls of its parent, which end there."""

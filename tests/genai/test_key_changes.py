@@ -293,3 +293,23 @@ def test_a_key_manager_finds_a_value_that_comes_after_the_rejection(
     manager.report_error(manager.select_key("gemini-2.5-flash").key_id, rejected)
     files.put("A", "A_new")
     assert manager.select_key("gemini-2.5-flash").api_key == gemini.key("A_new").value
+
+
+def test_a_limit_that_is_changed_in_keys_json_beats_what_was_learned_before(
+    gemini: FakeGemini, files: Files, connect: Callable[..., Any]
+) -> None:
+    """Its owner has raised it at Google, and says so."""
+    files.list("A")
+    files.put("A")
+    files.install(max_wait_s=0)
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    with pytest.raises(errors.ClientError):
+        ask("sync", connect())
+
+    def learned() -> dict[str, int]:
+        used = keyrot_middleware.status()["keys"]["A"]["used"]
+        return used["gemini-2.5-flash"]["learned"]
+
+    assert learned()
+    files.list({"key_id": "A", "rpm": 500})
+    wait_for(lambda: not learned())

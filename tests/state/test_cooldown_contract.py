@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -9,7 +10,9 @@ from doors import ABANDONED, OK, UNSENT, Door, failed, used
 from rig import INFO, key
 
 from keyrot_middleware.core.model import (
+    NO_LIMITS,
     Block,
+    CallInfo,
     Kind,
     Limits,
     Outcome,
@@ -347,3 +350,49 @@ async def test_a_probe_that_does_well_lets_others_go_before_its_end(
     assert await door.refused(one) == {"one": "concurrency"}
     await door.settle(probe, used(90))
     assert await door.refused(one) == {"one": "tpm"}
+
+
+async def test_a_configured_limit_that_changes_beats_what_was_learned_before(door: Door) -> None:
+    """Of the key's project; what is learned after it binds again, also after a restart."""
+    before, after = replace(A, limits=Limits(rpm=2)), replace(A, limits=Limits(rpm=4))
+    door.state.configure([before, D])
+    for one in (before, D):
+        await door.fails(one, failed(Scope.NONE, learned=Limits(rpm=2)))
+    door.state.configure([before, D])
+    assert await door.granted(before) == 1
+    door.state.configure([after, D])
+    assert await door.granted(after) == 2
+    assert await door.granted(D) == 1
+    await door.fails(after, failed(Scope.NONE, learned=Limits(rpm=6)), info=PRO)
+    door.state.configure([after, D])
+    assert await door.granted(after, info=PRO) == 5
+    door.state.configure([replace(A, limits=NO_LIMITS), D])
+    assert await door.granted(A, most=9, info=PRO) == 9
+
+
+@pytest.mark.parametrize(
+    ("learned", "info", "tokens"),
+    [
+        (Limits(tpm=100), INFO._replace(tokens=100), 250),
+        (Limits(rpm=2), INFO._replace(requests=3), 10),
+        (Limits(rpd=2), INFO._replace(requests=3), 10),
+    ],
+)
+async def test_a_success_beyond_a_learned_limit_ends_it(
+    door: Door, learned: Limits, info: CallInfo, tokens: int
+) -> None:
+    """It was raised at Google, or the estimate was wrong: what is served is within the limit."""
+    request = await door.lend(D, info=info)
+    await door.fails(D, failed(Scope.NONE, learned=learned), info=info._replace(requests=0))
+    await door.settle(request, used(tokens))
+    assert door.state.snapshot([D])["d"].used[0].limits == NO_LIMITS
+    assert await door.granted(D, most=9) == 9
+
+
+async def test_a_success_within_a_learned_limit_ends_nothing(door: Door) -> None:
+    """Nor do several that were under way together: the server's order is not known."""
+    leases = [await door.lend(D) for _ in range(4)]
+    await door.fails(D, failed(Scope.NONE, learned=Limits(rpm=2, tpm=100)))
+    for lease in leases:
+        await door.settle(lease, used(90))
+    assert door.state.snapshot([D])["d"].used[0].limits == Limits(rpm=2, tpm=100)

@@ -100,6 +100,25 @@ local function forgive()
   end
 end
 
+-- A learned limit that a request which was served exceeds by itself is wrong, or was raised.
+local function served()
+  if not known()[TOLD_UNTIL] then
+    return
+  end
+  local sizes, wrong = { [TOLD_RPM] = requests, [TOLD_TPM] = used or 0, [TOLD_RPD] = requests }, false
+  for place, size in pairs(sizes) do
+    if q[place] >= 0 and size > q[place] then
+      q[place], wrong = -1, true
+    end
+  end
+  if wrong then
+    if q[TOLD_RPM] < 0 and q[TOLD_TPM] < 0 and q[TOLD_RPD] < 0 then
+      q[TOLD_UNTIL] = nil
+    end
+    keep_quota(quota_name, q, now)
+  end
+end
+
 local function learn()
   if verdict.rpm < 0 and verdict.tpm < 0 and verdict.rpd < 0 then
     return
@@ -336,6 +355,9 @@ for place = STORED, NAMES, 2 do
 end
 if kind == 'success' then
   h[SUCCESSES] = h[SUCCESSES] + 1
+  if texts[4] and lease ~= '' then
+    served()
+  end
   forgive()
 end
 local until_s

@@ -19,7 +19,7 @@ from ...core.policy import RetryPolicy
 from ...core.roster import Shortlist
 from ...forks import after_fork
 from ..base import Holder, KeyHealth, State
-from . import codec
+from . import codec, configured
 from .calls import Call
 from .lines import Lines
 from .loops import Loops
@@ -175,6 +175,18 @@ class RedisState(State):
         """
         names = (f"c:k:{key.record}", f"c:p:{key.project}", f"c:b:{key.billing_account}")
         self._lines.call(self._call("reset", (len(names), *names, key.project)))
+
+    def configure(self, candidates: Iterable[Candidate]) -> None:
+        """Forget what was learned before configured limits changed; see `State.configure`.
+
+        Raises:
+            RedisTrouble: The server did not answer.
+        """
+        changed, commands = configured.compare(self._lines.ask, self._base, tuple(candidates))
+        projects = list(dict.fromkeys(key.project for key in changed))
+        for start in range(0, len(projects), AT_ONCE):
+            self._lines.call(self._call("reset", (0, *projects[start : start + AT_ONCE])))
+        self._lines.ask(commands)  # after: who is interrupted does it again
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Give keys as those of the values they were used with; see `State.with_values`.

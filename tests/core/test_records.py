@@ -1,0 +1,39 @@
+"""Under which name what is known of a key is kept: that of its value."""
+
+from __future__ import annotations
+
+from offers import offered
+from rig import key
+
+from keyrot_middleware.core.model import project_label
+from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.keysfile import KeySpec
+
+
+def test_a_key_without_a_project_is_another_project_with_another_value() -> None:
+    """And another billing account; its labels for people stay as they are."""
+    spec = KeySpec(key_id="one").candidate
+    old, new = spec.with_value("01234567"), spec.with_value("01234567").with_value("89abcdef")
+    assert (spec.record, old.record, new.record) == ("one", "one@01234567", "one@89abcdef")
+    assert (old.project, new.project) == ("key:one@01234567", "key:one@89abcdef")
+    assert new.billing_account == "project:key:one@89abcdef"
+    assert {project_label(k.project) for k in (spec, old, new)} == {"key:one"}
+    assert new.with_value("") == spec
+
+
+def test_a_project_that_is_named_stays_with_every_value() -> None:
+    """Its keys share one quota, whatever their values are."""
+    spec = KeySpec(key_id="one", project="web", billing_account="acme").candidate
+    bound = spec.with_value("01234567")
+    assert (bound.project, bound.billing_account) == ("web", "acme")
+    assert project_label("web@home") == "web@home"
+
+
+def test_a_roster_takes_a_key_with_another_value_in_its_place() -> None:
+    """It stays where it was in the order; one that has left does not come back by it."""
+    roster = Roster([key("a"), key("b")], "fill")
+    roster.replace(key("a").with_value("01234567"))
+    roster.replace(key("c").with_value("01234567"))
+    assert offered(roster) == ["a", "b"]
+    assert roster.keys["a"].record == "a@01234567"
+    assert roster.of_project("a")[0] is roster.keys["a"]

@@ -114,7 +114,7 @@ def scrub(holder: Any, redact: Redact) -> None:
     _aiohttp(holder, redact)
     for name in ("_content", "_body", "body"):
         body = holder.__dict__.get(name) if hasattr(holder, "__dict__") else None
-        if isinstance(body, bytes):
+        if isinstance(body, bytes | bytearray):
             _bytes(holder, name, body, redact)
 
 
@@ -150,7 +150,7 @@ def type_of_multidict(pairs: list[tuple[str, str]]) -> Any:
     return CIMultiDict(pairs)
 
 
-def _bytes(holder: Any, name: str, body: bytes, redact: Redact) -> None:
+def _bytes(holder: Any, name: str, body: bytes | bytearray, redact: Redact) -> None:
     text = body.decode("utf-8", "surrogateescape")
     cleaned = redact(text)
     if cleaned != text:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -34,7 +35,7 @@ def _connection(base: Any, origin: str, redact: Redact) -> Any:
 
         async def handshake(self, *args: Any, **kwargs: Any) -> None:
             """Send the key, unless a redirect has led elsewhere."""
-            uri, handled = self.protocol.uri, sys.exception()
+            uri = self.protocol.uri
             scheme = "https" if uri.secure else "http"
             host = f"[{uri.host}]" if ":" in uri.host else uri.host
             if (here := f"{scheme}://{host}:{uri.port}") != origin:
@@ -42,22 +43,30 @@ def _connection(base: Any, origin: str, redact: Redact) -> Any:
                     f"{origin} redirects this session to {here}, where the pool's key may not "
                     "follow: it was not sent there, and no key is penalized"
                 )
-            try:
+            with _cleaned(redact):
                 await super().handshake(*args, **kwargs)
-            except Exception as error:
-                clean(error, redact, handled)
-                raise
 
         async def recv(self, *args: Any, **kwargs: Any) -> Any:
             """Take the key out of the reason with which the server closes."""
-            handled = sys.exception()
-            try:
+            with _cleaned(redact):
                 return await super().recv(*args, **kwargs)
-            except Exception as error:
-                clean(error, redact, handled)
-                raise
+
+        async def send(self, *args: Any, **kwargs: Any) -> None:
+            """Do the same for who writes to a connection that was closed."""
+            with _cleaned(redact):
+                await super().send(*args, **kwargs)
 
     return Connection
+
+
+@contextmanager
+def _cleaned(redact: Redact) -> Iterator[None]:
+    handled = sys.exception()
+    try:
+        yield
+    except Exception as error:
+        clean(error, redact, handled)
+        raise
 
 
 class _Log(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic for type checkers only

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .core.policy import POOL_KEY
+from .core.text import one_line as _one_line
 from .errors import ConfigError, KeyrotError, KeyrotWarning, MissingExtraError, SecretError
 
 if TYPE_CHECKING:
@@ -48,7 +49,19 @@ __all__ = [
     "workload",
 ]
 
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Let names of models, and what servers said, begin no line and color no terminal."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            _one_line(str(value)) if isinstance(value, str | BaseException) else value
+            for value in record.args
+        )
+    return True
+
+
 logging.getLogger("keyrot_middleware").addHandler(logging.NullHandler())
+logging.getLogger("keyrot_middleware").addFilter(_in_one_line)
 
 _HOMES = {
     "APIKeyMetadata": ("keysfile", "KeySpec"),

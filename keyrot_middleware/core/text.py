@@ -14,6 +14,7 @@ __all__ = [
     "mask_keys",
     "mask_url",
     "nearest",
+    "one_line",
     "shown",
     "standard_key_hint",
     "utc",
@@ -31,6 +32,7 @@ _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
 _STARTS = re.compile(r"AIza|AQ\.")
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
 _PASSWORD = re.compile(r"((?:password|username)=)[^&]*", re.IGNORECASE)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 80
 _FIRST, _LAST = -62135596800, 253402300799
 """The calendar of datetime in epoch seconds: the years 1 to 9999."""
@@ -94,6 +96,11 @@ def mask_url(text: str) -> str:
         return text
     scheme = _SCHEME.match(before)
     return f"{scheme[0] if scheme else ''}[redacted]@{host}"
+
+
+def one_line(text: str) -> str:
+    """Escape what moves the cursor, colors a terminal or begins a line."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shown(value: object) -> str:

@@ -22,7 +22,7 @@ from keyrot_middleware.state.memory import LOOK_EVERY
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.testing import FakeClock
 
-ONE = key("one", Limits(max_concurrency=1))
+ONE = key("one", Limits(max_concurrency=1)).with_value("fingerprint")
 SHORT_S = 0.6
 """The life of a lease that is not renewed, where a test waits for its end."""
 

@@ -1,6 +1,6 @@
 -- Renew the places in `max_concurrency` of calls under way: their worker shows that it lives.
 --
--- ARGV: clock ('' but in tests), lease seconds; of each lease: its key, its id.
+-- ARGV: clock ('' but in tests), lease seconds; of each lease: the record of its key, its id.
 
 local now, lease_s = clock(ARGV[1]), tonumber(ARGV[2])
 for place = 3, #ARGV, 2 do

@@ -139,7 +139,7 @@ class AsyncLines:
         """Give the line, if there is one that leads to the right server."""
         failed, self._failed = self._failed, None
         if failed is not None:
-            raise self._trouble(failed)
+            raise self._trouble(failed) from failed
         line = self._line
         return (
             line if line is not None and line.open and line.address == self._route.address else None

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 from ...core.model import Block, CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
 from ...core.policy import RetryPolicy
@@ -27,6 +28,7 @@ from .memo import Buckets, Epochs, looking
 from .offers import Offers
 from .place import read_place
 from .renewals import Renewals
+from .repair import UNREADABLE, may_be_unreadable, names_of, warn
 from .route import Route
 from .scripts import script
 from .survey import survey, with_values
@@ -39,6 +41,8 @@ LEASE_S = 15.0
 """How long a lease holds its place in `max_concurrency` when its worker shows no more that it
 lives; it does so while the call runs, however long that takes."""
 
+
+_T = TypeVar("_T")
 
 AT_ONCE = 100
 """Keys in one dry run, a millisecond or two of the server's time."""
@@ -100,7 +104,9 @@ class RedisState(State):
         lease_id = next(self._ids)
         call = self._acquire(info, shortlist, spread, lease_id)
         try:
-            reply = self._lines.call(call)
+            reply = self._reading(
+                lambda: self._lines.call(call), lambda: self._names_of(info, shortlist)
+            )
         except RedisTrouble:
             self._unheard.note(lease_id, shortlist)
             raise
@@ -120,7 +126,10 @@ class RedisState(State):
         if codec.plain(lease, outcome, names):
             self._lines.post(call)
             return None
-        return codec.until_of(self._lines.call(call))
+        reply = self._reading(
+            lambda: self._lines.call(call), lambda: self._names_of_settled(lease, outcome)
+        )
+        return codec.until_of(reply)
 
     def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`.
@@ -129,7 +138,11 @@ class RedisState(State):
             RedisTrouble: The server did not answer.
         """
         question = self._owner(names)
-        return codec.owner_of(self._lines.ask([question])[0]) if question else None
+        if not question:
+            return None
+        return self._reading(
+            lambda: codec.owner_of(self._lines.ask([question])[0]), lambda: question[1:]
+        )
 
     async def aacquire(
         self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
@@ -145,7 +158,9 @@ class RedisState(State):
                 await lines.call(self._settle(granted, Outcome(Kind.UNSENT), ()))
 
         try:
-            reply = await lines.call(call, orphan)
+            reply = await self._areading(
+                lambda: lines.call(call, orphan), lambda: self._names_of(info, shortlist)
+            )
         except RedisTrouble:
             self._unheard.note(lease_id, shortlist)
             raise
@@ -160,12 +175,21 @@ class RedisState(State):
         if codec.plain(lease, outcome, names):
             await self._loops.lines().post(call)
             return None
-        return codec.until_of(await self._loops.lines().call(call))
+        reply = await self._areading(
+            lambda: self._loops.lines().call(call), lambda: self._names_of_settled(lease, outcome)
+        )
+        return codec.until_of(reply)
 
     async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Do what `owner` does, without blocking the loop."""
         question = self._owner(names)
-        return codec.owner_of((await self._loops.lines().ask([question]))[0]) if question else None
+        if not question:
+            return None
+
+        async def ask() -> tuple[str, str] | None:
+            return codec.owner_of((await self._loops.lines().ask([question]))[0])
+
+        return await self._areading(ask, lambda: question[1:])
 
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown that keeps *key* from serving, and what was learned of its limits.
@@ -174,7 +198,8 @@ class RedisState(State):
             RedisTrouble: The server did not answer.
         """
         names = (f"c:k:{key.record}", f"c:p:{key.project}", f"c:b:{key.billing_account}")
-        self._lines.call(self._call("reset", (len(names), *names, key.project)))
+        call = self._call("reset", (len(names), *names, key.project))
+        self._reading(lambda: self._lines.call(call), lambda: self._names_of_all([key]))
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
         """Forget what was learned before configured limits changed; see `State.configure`.
@@ -194,7 +219,11 @@ class RedisState(State):
         Raises:
             RedisTrouble: The server did not answer.
         """
-        return with_values(self._lines.ask, self._base, tuple(candidates))
+        keys = tuple(candidates)
+        return self._reading(
+            lambda: with_values(self._lines.ask, self._base, keys),
+            lambda: names_of(self._base, keys),
+        )
 
     @property
     def losses(self) -> int:
@@ -226,11 +255,15 @@ class RedisState(State):
         Raises:
             RedisTrouble: The server did not answer, or refused.
         """
-        self._lines.call(self._book(key, bucket, **counts))
+        call = self._book(key, bucket, **counts)
+        self._reading(lambda: self._lines.call(call), lambda: names_of(self._base, [key], bucket))
 
     async def abook(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Do what `book` does, without blocking the loop."""
-        await self._loops.lines().call(self._book(key, bucket, **counts))
+        call = self._book(key, bucket, **counts)
+        await self._areading(
+            lambda: self._loops.lines().call(call), lambda: names_of(self._base, [key], bucket)
+        )
 
     def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; a round trip for each hundred keys.
@@ -242,7 +275,10 @@ class RedisState(State):
         found: dict[str, Block] = {}
         for start in range(0, len(keys), AT_ONCE):
             shortlist = tuple((0, key) for key in keys[start : start + AT_ONCE])
-            reply = self._lines.call(self._acquire(info, shortlist, False, codec.DRY_RUN))
+            call = self._acquire(info, shortlist, False, codec.DRY_RUN)
+            reply = self._reading(
+                partial(self._lines.call, call), partial(self._names_of, info, shortlist)
+            )
             behind = codec.behind_by(float(reply[2]), self._clock())
             found |= codec.refused(reply, shortlist, behind).blocks
         return found
@@ -255,7 +291,11 @@ class RedisState(State):
         """
         self._lines.collect()
         now = self._test_clock() if self._test_clock else None
-        known, server_now = survey(self._lines.ask, self._base, tuple(candidates), now)
+        keys = tuple(candidates)
+        known, server_now = self._reading(
+            lambda: survey(self._lines.ask, self._base, keys, now),
+            lambda: self._names_of_all(keys),
+        )
         behind = codec.behind_by(server_now, self._clock())
         for health in known.values() if behind else ():
             codec.tell(health, behind)
@@ -272,6 +312,49 @@ class RedisState(State):
         self._renewals.close()
         self._lines.close()
         await self._loops.close()
+
+    def _reading(self, ask: Callable[[], _T], names: Callable[[], list[str]]) -> _T:
+        """Ask; where a record of *names* cannot be read, drop it, and ask once more."""
+        try:
+            return ask()
+        except UNREADABLE as error:
+            if not may_be_unreadable(error):
+                raise
+            if not warn(self._lines.call(self._call("repair", names()))):
+                raise
+        return ask()
+
+    async def _areading(
+        self, ask: Callable[[], Awaitable[_T]], names: Callable[[], list[str]]
+    ) -> _T:
+        """Do what `_reading` does, without blocking the loop."""
+        try:
+            return await ask()
+        except UNREADABLE as error:
+            if not may_be_unreadable(error):
+                raise
+            if not warn(await self._loops.lines().call(self._call("repair", names()))):
+                raise
+        return await ask()
+
+    def _names_of(self, info: CallInfo, shortlist: Shortlist) -> list[str]:
+        model = codec.text(info.counted).decode()
+        buckets = dict.fromkeys((model, self._buckets[info.counted].decode()))
+        return names_of(self._base, (key for _, key in shortlist), *buckets)
+
+    def _names_of_settled(self, lease: Lease, outcome: Outcome) -> list[str]:
+        told = outcome.verdict.bucket if outcome.verdict is not None else None
+        buckets = dict.fromkeys(codec.text(name).decode() for name in (lease.bucket, told or ""))
+        key = Candidate(lease.key_id, lease.project, lease.billing_account, record=lease.record)
+        return names_of(self._base, [key], *buckets)
+
+    def _names_of_all(self, keys: Iterable[Candidate]) -> list[str]:
+        """Name all records of *keys*; without quotas where the list of buckets is unreadable."""
+        try:
+            buckets = self._lines.ask([("ZRANGE", f"{self._base}:buckets", 0, -1)])[0]
+        except RedisTrouble:
+            buckets = ()
+        return names_of(self._base, keys, *(bucket.decode() for bucket in buckets))
 
     def _call(self, name: str, words: Iterable[Any], more: tuple[int, bytes] = (0, b"")) -> Call:
         given = repr(self._test_clock()) if self._test_clock else ""

@@ -210,6 +210,8 @@ def owner_of(records: Iterable[bytes | None]) -> tuple[str, str] | None:
     for record in records:
         if record is not None:
             key_id, project = json.loads(record)
+            if not (isinstance(key_id, str) and isinstance(project, str)):
+                raise ValueError("no owner")
             return key_id, project
     return None
 
@@ -242,6 +244,8 @@ def tell(health: KeyHealth, behind: float) -> None:
 def health_of(record: bytes) -> KeyHealth:
     """Read a health record."""
     last_used, successes, errors, _, *last_error = json.loads(record)
+    if not all(isinstance(value, int | float) for value in (last_used, successes, errors)):
+        raise ValueError("no health")
     return KeyHealth(last_used or None, successes, errors, last_error=next(iter(last_error), None))
 
 

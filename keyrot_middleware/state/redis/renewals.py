@@ -46,6 +46,7 @@ class Renewals:
         self._base, self._lease_s, self._test_clock = base, lease_s, test_clock
         self._every_s = min(lease_s / 3, threading.TIMEOUT_MAX)
         self._held: dict[str, tuple[str, Held]] = {}
+        """By lease the record of its key, and who holds it."""
         self._closed = False
         self._begin()
         after_fork(self, Renewals._begin)
@@ -64,7 +65,7 @@ class Renewals:
             return
         with self._lock:
             alive = None if holder is None else weakref.ref(holder)
-            self._held[books.lease_id] = (lease.key_id, alive)
+            self._held[books.lease_id] = (lease.record or lease.key_id, alive)
             if not self._running:
                 thread = threading.Thread(target=self._run, name="keyrot-leases", daemon=True)
                 thread.start()
@@ -101,12 +102,12 @@ class Renewals:
                 pause_s = self._every_s / 5
 
     def _places(self) -> list[str]:
-        """List what is to be renewed, key by lease; with nothing to do the thread is over."""
+        """List what is to be renewed, by key and lease; with nothing to do the thread is over."""
         with self._lock:
             for lease_id in [one for one, (_, holder) in self._held.items() if self._gone(holder)]:
                 del self._held[lease_id]
             self._running = bool(self._held)
-            return [word for one, (key_id, _) in self._held.items() for word in (key_id, one)]
+            return [word for one, (record, _) in self._held.items() for word in (record, one)]
 
     def _gone(self, holder: Held) -> bool:
         # Of who gave no holder, nobody can tell after close() whether it will ever settle.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
+from ...core.text import one_line
 from ...errors import KeyrotError
 from .place import Place
 
@@ -24,7 +25,8 @@ class RedisTrouble(KeyrotError):  # noqa: N818 - not a bug of anybody's
     """
 
     def __init__(self, where: str, error: BaseException) -> None:
-        super().__init__(f"{where}: {_ECHO.sub('', str(error)) or type(error).__name__}")
+        why = one_line(_ECHO.sub("", str(error))) or type(error).__name__
+        super().__init__(f"{where}: {why}")
 
 
 @contextmanager

@@ -1,0 +1,163 @@
+"""Records that are none: whoever meets one goes on, says its name once, and writes it anew."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from doors import OK, Asked, Awaited, Door, failed
+from rig import INFO, MODEL, key
+from servers import Server, server
+
+from keyrot_middleware.core.model import Lease, Limits, Scope
+from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.state.redis import RedisState
+
+_pools = count()
+
+ONE = key("one", Limits(rpm=99_000, max_concurrency=5))
+NAMES = {
+    "quota": f"q:3:one:{MODEL}",
+    "health": "h:one",
+    "cooldown of a key": "c:k:one",
+    "cooldown of a project": "c:p:one",
+    "cooldown of an account": "c:b:one",
+    "leases": "l:one",
+    "bucket": f"b:{MODEL}",
+    "buckets": "buckets",
+    "epoch": "epoch",
+}
+GARBAGE: dict[str, tuple[Any, ...]] = {
+    "no JSON": ("SET", "garbage{"),
+    "text": ("SET", '"text"'),
+    "a number": ("SET", "7"),
+    "null": ("SET", "null"),
+    "a list of texts": ("SET", json.dumps(["x"] * 20)),
+    "a list of nulls": ("SET", json.dumps([None] * 20)),
+    "an object": ("SET", json.dumps({"key": 1, "project": [], "billing": "x"})),
+    "half an object": ("SET", json.dumps({"key": {"until": "soon"}, "project": {}, "billing": {}})),
+    "a list": ("RPUSH", "garbage"),
+    "a set": ("SADD", "garbage"),
+    "a hash": ("HSET", "garbage", "1"),
+}
+
+
+@pytest.fixture
+def pool(caplog: pytest.LogCaptureFixture) -> Iterator[tuple[RedisState, Server, str]]:
+    """Open a pool whose records are all there."""
+    caplog.set_level(logging.WARNING)
+    name, at = f"garbage-{next(_pools)}", server("valkey")
+    state = RedisState(at.url, RetryPolicy(), pool=name)
+    lease = state.acquire(INFO, ((0, ONE),), spread=False)
+    assert isinstance(lease, Lease)
+    state.settle(lease, OK, ["files/one"])
+    state.snapshot([ONE])
+    yield state, at, f"keyrot:{{{name}}}:"
+    state.close()
+
+
+def put(at: Server, name: str, what: str) -> None:
+    """Leave garbage in the place of a record."""
+    command, *values = GARBAGE[what]
+    at.ask("DEL", name)
+    at.ask(command, name, *values)
+
+
+async def _calls(door: Door) -> None:
+    for outcome in (OK, failed(Scope.NONE, learned=Limits(rpm=90_000)), OK):
+        await door.settle(await door.lend(ONE), outcome)
+
+
+async def _settles(door: Door) -> None:
+    await door.settle(door.lease, failed(Scope.KEY_VERB, 1.0, learned=Limits(rpm=90_000)))  # type: ignore[attr-defined]
+
+
+async def _looks(door: Door) -> None:
+    assert "one" in door.state.snapshot([ONE])
+    assert door.state.blocked(INFO, [ONE]) == {}
+    door.state.with_values([ONE])
+
+
+async def _books(door: Door) -> None:
+    door.state.book(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+    await door.state.abook(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+
+
+async def _resets(door: Door) -> None:
+    door.state.reset(ONE)
+
+
+@pytest.mark.parametrize("ask", [_calls, _settles, _looks, _books, _resets])
+@pytest.mark.parametrize("kind", [Asked, Awaited])
+@pytest.mark.parametrize("record", NAMES)
+def test_whoever_reads_garbage_goes_on(
+    record: str,
+    kind: type[Door],
+    ask: Callable[[Any], Any],
+    pool: tuple[RedisState, Server, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever is in the place of a record: no failure, and at most one warning, with its name."""
+    state, at, base = pool
+    for what in GARBAGE:
+        door: Any = kind(state)
+        door.lease = state.acquire(INFO, ((0, ONE),), spread=False)
+        put(at, base + NAMES[record], what)
+        caplog.clear()
+
+        async def work(door: Any = door) -> None:
+            await ask(door)
+            await _calls(door)
+            await state._loops.close()
+
+        asyncio.run(work())
+        warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        assert len(warned) <= 1, warned
+        assert all(base + NAMES[record] in text for text in warned)
+        if ask is _calls and what == "no JSON" and record not in ("bucket", "epoch"):
+            assert warned
+        _settled(state, door.lease)
+        assert state.snapshot([ONE])["one"].success_count >= 0
+
+
+def _settled(state: RedisState, lease: Any) -> None:
+    state.settle(lease, OK)
+    state._lines.collect()
+    state.reset(ONE)
+
+
+@pytest.mark.parametrize("kind", [Asked, Awaited])
+@pytest.mark.parametrize("what", GARBAGE)
+def test_an_owner_that_cannot_be_read_is_forgotten(
+    what: str, kind: type[Door], pool: tuple[RedisState, Server, str]
+) -> None:
+    """The next one that learns who owns it writes it anew."""
+    state, at, base = pool
+    (name,) = [name for name in at.names() if name.startswith(base + "o:")]
+    put(at, name, what)
+
+    async def work() -> None:
+        door = kind(state)
+        assert await door.owner("files/one") is None
+        await door.settle(await door.lend(ONE), OK, ["files/one"])
+        assert await door.owner("files/one") == ("one", "one")
+
+    asyncio.run(work())
+
+
+def test_a_server_that_fails_otherwise_is_blamed(pool: tuple[RedisState, Server, str]) -> None:
+    """A refusal that is about no record of ours is raised as before."""
+    from keyrot_middleware.state.redis import RedisTrouble
+
+    state, at, _ = pool
+    at.ask("ACL", "SETUSER", "default", "-set")
+    try:
+        with pytest.raises(RedisTrouble):
+            state.settle(state.acquire(INFO, ((0, ONE),), spread=False), OK)  # type: ignore[arg-type]
+    finally:
+        at.ask("ACL", "SETUSER", "default", "+@all")

@@ -63,8 +63,12 @@ class Below:
         send = under_way.get()
         if send is None or send.request is not _first(args, kwargs):
             return wrapped(*args, **kwargs)
-        once = send.once
-        sent = asend_once(client, *args, **kwargs) if once else wrapped(*args, **kwargs)
+        if send.once:
+            sent = asend_once(client, *args, **kwargs)
+        else:
+            if len(args) < 2:  # SDK 1.65 leaves a stream's options out, and repeats as it likes
+                kwargs.setdefault("http_options", send.options_sent)
+            sent = wrapped(*args, **kwargs)
         return _opened(sent, send) if kwargs.get("stream") else sent
 
 

@@ -61,6 +61,7 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         "client",
         "once",
         "options",
+        "options_sent",
         "origins",
         "request",
         "response",
@@ -90,6 +91,8 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         """What the SDK has made of it."""
         self.options = asked.http_options
         """The program's own: ours differ in how often the SDK repeats, in nothing else."""
+        self.options_sent: Any = None
+        """As the SDK was given them for this send."""
         self.once = once
         """The SDK would not repeat it, and need not be asked."""
         self.response: Any = None
@@ -196,7 +199,7 @@ def fresh(send: sending, asked: Asked, options: Any, *, deep: bool) -> tuple[str
     body = asked.request_dict
     if isinstance(body, dict):
         body = copy.deepcopy(body) if deep else dict(body)
-    send.body = body
+    send.body, send.options_sent = body, options
     return asked.http_method, asked.path, body, options
 
 

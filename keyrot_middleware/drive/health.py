@@ -25,6 +25,8 @@ __all__ = [
 
 VERB = "generateContent"
 """The method of the call that "a call sent now" stands for."""
+AT_ONCE = 500
+"""Keys of which the state is asked in one step."""
 OFF = "active=false"
 NO_VALUE = "no value"
 """Why a key is disabled, and why unresolved."""
@@ -107,14 +109,20 @@ def views(state: State, keys: Iterable[Candidate]) -> dict[str, KeyView]:
     for key in keys:
         for model in _models(key, known[key.key_id]):
             wanting.setdefault(model, []).append(key)
-    blocks = {
-        model: state.blocked(CallInfo(model, VERB, tokens=1), some)
-        for model, some in wanting.items()
-    }
+    blocks = {model: _blocks(state, model, some) for model, some in wanting.items()}
     found = {key.key_id: _view(key, known[key.key_id], blocks) for key in keys}
     for key in keys:
         if not key.active:
             found[key.key_id] = _out(found[key.key_id], Availability("disabled", None, OFF))
+    return found
+
+
+def _blocks(state: State, model: str, keys: list[Candidate]) -> dict[str, Block]:
+    """Ask for a part of the keys at a time: calls must not wait for all of a large pool."""
+    info = CallInfo(model, VERB, tokens=1)
+    found: dict[str, Block] = {}
+    for start in range(0, len(keys), AT_ONCE):
+        found |= state.blocked(info, keys[start : start + AT_ONCE])
     return found
 
 

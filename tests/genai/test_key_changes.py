@@ -289,7 +289,9 @@ def test_a_key_manager_finds_a_value_that_comes_after_the_rejection(
     files.put("A")
     files.install(secrets_ttl_s=0)
     manager = keyrot_middleware.get_key_manager()
-    rejected = errors.ClientError(401, {"error": {"code": 401, "message": "?", "details": []}})
+    rejected = errors.ClientError(
+        401, {"error": {"code": 401, "message": "?", "status": "UNAUTHENTICATED"}}
+    )
     manager.report_error(manager.select_key("gemini-2.5-flash").key_id, rejected)
     files.put("A", "A_new")
     assert manager.select_key("gemini-2.5-flash").api_key == gemini.key("A_new").value

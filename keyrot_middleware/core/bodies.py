@@ -184,8 +184,9 @@ def _shape(
     if isinstance(code, str):  # Interactions; OpenAI's shape has a type as well
         surely = code.upper() in _INTERACTIONS and "type" not in error
         return surely, surely
+    shaped = _int(code) is not None
     named = isinstance(status, str) and status in _STATUSES
-    return _int(code) is not None, named or any(_is_type(d.get("@type")) for d in details)
+    return shaped, shaped and (named or any(_is_type(d.get("@type")) for d in details))
 
 
 def _is_type(value: object) -> bool:

@@ -240,3 +240,36 @@ def test_odd_details_are_passed_over() -> None:
     body = {"error": {"details": [3, None, {"violations": [4, {"quotaId": 5}]}, {"metadata": 1}]}}
     assert tell(body).quotas == ()
     assert tell({"error": {"details": {"reason": "X"}}}).words == frozenset()
+
+
+SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
+    (g.INVALID, (True, True)),
+    ([g.INVALID], (True, True)),
+    (json.dumps(g.INVALID), (True, True)),
+    ({"message": json.dumps(g.INVALID), "status": "Bad Request"}, (True, True)),
+    (g.INVALID["error"], (True, True)),
+    (g.interactions("authentication", "No."), (True, True)),
+    ({"error": {"code": 400, "message": "?", "details": [g.HELP]}}, (True, True)),
+    ({"error": {"code": 400, "message": "?", "details": [{"@type": 3}, {}]}}, (True, False)),
+    ({"error": {"code": 400, "message": "?", "status": "Bad"}}, (True, False)),
+    ({"error": {"code": "400", "message": "?"}}, (False, False)),
+    ({"error": {"code": "authentication", "message": "?", "type": "x"}}, (False, False)),
+    ({"error": {"code": 400, "status": "INVALID_ARGUMENT"}}, (False, False)),
+    ({"error": "unauthorized"}, (False, False)),
+    ({"message": "?", "status": "UNAUTHENTICATED"}, (False, False)),
+    ("<html>", (False, False)),
+    (None, (False, False)),
+]
+
+
+@pytest.mark.parametrize(("body", "shape"), SHAPES)
+def test_googles_shape_is_told_from_others(body: object, shape: tuple[bool, bool]) -> None:
+    """A number or one of Google's words as code, a message, and for certainty a status or type."""
+    told = tell(body, 401)
+    assert (told.shaped, told.google) == shape
+
+
+def test_the_text_of_a_websockets_close_is_googles() -> None:
+    """It has no body; Live tells by text alone that a key is not valid."""
+    told = tell(g.NOT_VALID, 1007)
+    assert (told.shaped, told.google) == (True, True)

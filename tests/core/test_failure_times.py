@@ -117,3 +117,28 @@ def test_a_full_minute_tells_the_time_that_the_server_named(
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
     verdict = classify(Facts(429, body), CALL._replace(tokens=tokens), NOW)
     assert (verdict.of_minute, verdict.delay) == (of_minute, delay_s)
+
+
+@pytest.mark.parametrize(
+    ("sent", "now", "until"),
+    [
+        ((2026, 11, 24, 23, 59, 59), (2026, 11, 25, 0, 0, 1), None),
+        ((2026, 11, 25, 0, 0, 0), (2026, 11, 25, 0, 0, 1), None),
+        ((2026, 11, 25, 0, 9, 59), (2026, 11, 25, 0, 10, 30), None),
+        ((2026, 11, 25, 0, 10, 0), (2026, 11, 25, 0, 10, 1), (2026, 11, 26)),
+        ((2026, 11, 24, 23, 59, 58), (2026, 11, 24, 23, 59, 59), (2026, 11, 25)),
+        (None, (2026, 11, 25, 0, 5), None),
+    ],
+)
+def test_a_day_is_the_one_in_which_the_request_was_sent(
+    sent: tuple[int, ...] | None, now: tuple[int, ...], until: tuple[int, ...] | None
+) -> None:
+    """Around midnight it is the day that has ended: the key backs off, and is not waited for."""
+    body = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("80000s"))
+    sent_at = at(*sent) if sent is not None else None
+    verdict = classify(Facts(429, body), CALL, at(*now), sent_at)
+    assert (verdict.failure, verdict.wait) == ("quota_day", False)
+    assert (verdict.until is None) is (until is None)
+    free = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("2s"))
+    expected = at(*until) if until is not None else None
+    assert classify(Facts(429, free), CALL, at(*now), sent_at).until == expected

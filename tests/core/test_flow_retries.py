@@ -95,3 +95,12 @@ def test_what_may_do_harm_twice_or_the_sdk_repeats_is_not_retried(
     rig.will("a", *(fault() for _ in range(3)))
     rig.failing(info)
     assert rig.sent == ["a"] * sends
+
+
+def test_a_time_that_the_server_names_is_waited_for_before_a_retry() -> None:
+    """It counts as waiting; what does not fit into that budget is not sent again at all."""
+    later = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
+    rig = Rig(key("a"), max_retries=5, max_wait_s=10.0)
+    rig.will("a", *(failure(503, "Busy.", later) for _ in range(5)))
+    rig.failing()
+    assert (rig.sent, rig.slept) == (["a", "a"], [7.0])

@@ -233,8 +233,9 @@ def _done_with(tokens: int) -> Any:
     return Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens))
 
 
-def test_a_waiting_call_that_is_closed_is_waited_for_no_more() -> None:
-    """Its flow is closed, as the garbage collector does."""
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_a_waiting_call_that_ends_is_waited_for_no_more(end: str) -> None:
+    """Its flow is closed, as the garbage collector does, or its task is cancelled."""
     rig = Rig(key("a", Limits(max_concurrency=1)))
     held(rig)
     steps = rig.flow()
@@ -242,5 +243,9 @@ def test_a_waiting_call_that_is_closed_is_waited_for_no_more() -> None:
     while type(command) is not Sleep:
         reply = sync.Performer(rig.pool, INFO, rig.send)(command)
         command = steps.send(reply)
-    steps.flow.close()
+    if end == "close":
+        steps.flow.close()
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            steps.throw(asyncio.CancelledError())
     assert "a" not in rig.pool.lines.ahead(INFO, None, {}, rig.time() + 1)

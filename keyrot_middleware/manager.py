@@ -189,7 +189,8 @@ class KeyManager:
         pool, blocks = self._pool, dict[str, Block]()
         out = dict.fromkeys(exclude, inf)
         for shortlist in pool.roster.shortlists(info, out, now, pool.draw()):
-            reply = pool.state.acquire(info, shortlist, spread=pool.roster.spread)
+            counted = pool.models.bounded(info, now)
+            reply = pool.state.acquire(counted, shortlist, spread=pool.roster.spread)
             if isinstance(reply, Lease):
                 return reply
             blocks |= reply.blocks

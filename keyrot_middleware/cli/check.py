@@ -7,8 +7,6 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from rich.markup import escape
-
 from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
 from ..drive.health import iso
@@ -17,7 +15,7 @@ from ..genai.facts import origin_of
 from ..settings import origins
 from ..telemetry.wording import at_time
 from .checkup import Checkup, KeyReport, StateReport, base_url, examine
-from .console import console, table
+from .console import console, escape, table
 from .live import ask_all
 
 __all__ = ["check"]

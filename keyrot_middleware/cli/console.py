@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["console", "table"]
+from ..core.text import one_line
+
+__all__ = ["console", "escape", "table"]
 
 WIDTH = 100
 
@@ -16,6 +19,11 @@ def console() -> Console:
     """Write to stdout; without a terminal (a pipe, CI) as wide as the tables want to be."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def escape(text: str) -> str:
+    """Show *text* as it is: it may come from a program's users or from a server."""
+    return markup.escape(one_line(text))
 
 
 def table(title: str, *columns: str) -> Table:

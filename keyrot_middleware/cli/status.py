@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 
 from ..core.availability import Availability, KeyState
 from ..errors import KeyrotError
 from ..telemetry.wording import at_time
-from .console import console, table
+from .console import console, escape, table
 from .shared import NOT_SHARED, SharedPool, shared_pool
 from .standing import Standing, standings, unresolved_of
 

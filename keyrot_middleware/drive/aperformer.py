@@ -100,7 +100,7 @@ class AsyncPerformer(Performer):
         reply: Lease | Unavailable
         try:
             reply = await state.aacquire(
-                command.info, command.candidates, spread=command.spread, holder=self
+                self._counted(command), command.candidates, spread=command.spread, holder=self
             )
         except Exception:
             fault("state")

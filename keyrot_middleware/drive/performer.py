@@ -153,12 +153,15 @@ class Performer:
         reply: Lease | Unavailable
         try:
             reply = self._pool.state.acquire(
-                command.info, command.candidates, spread=command.spread, holder=self
+                self._counted(command), command.candidates, spread=command.spread, holder=self
             )
         except Exception:
             fault("state")
             reply = unbooked(command, self._pool.clock.time())
         return self._acquired(reply)
+
+    def _counted(self, command: Acquire) -> CallInfo:
+        return self._pool.models.bounded(command.info, self._pool.clock.time())
 
     def _acquired(self, reply: Lease | Unavailable) -> Lease | Unavailable:
         if isinstance(reply, Lease):

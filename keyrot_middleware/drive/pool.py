@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
 from ..core.model import CallInfo, Candidate, Lease
+from ..core.model_names import ModelNames
 from ..core.overload import Overload
 from ..core.policy import RetryPolicy
 from ..core.roster import Roster
@@ -102,6 +103,7 @@ class Pool:
     clock: Clock = field(default_factory=SystemClock)
     scale: TokenScale = field(default_factory=TokenScale)
     overload: Overload = field(default_factory=Overload)
+    models: ModelNames = field(default_factory=ModelNames)
     lines: WaitingLines = field(default_factory=make_lines)
     draw: Callable[[], float] = random.random
     last_resort: str | None = None

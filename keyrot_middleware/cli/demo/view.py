@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from ..console import console, table
+from ..console import console, escape, table
 from .scene import FREE_RPM
 
 __all__ = ["View"]

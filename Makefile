@@ -7,7 +7,7 @@ READY := .venv/ready
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/drive
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos sdk-tests coexist frameworks jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks jaeger test-jaeger record clean
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -43,6 +43,9 @@ bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server a
 
 chaos: $(READY)  ## Redis killed, stopped, cut off and failed over under 64 callers, a minute each: benchmarks/CHAOS.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos
+
+goodput: $(READY)  ## what the pool gets of what servers allow that count minutes in three ways: benchmarks/GOODPUT.md
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.goodput
 
 sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in four SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py

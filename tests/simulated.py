@@ -28,7 +28,7 @@ from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
 from keyrot_middleware.testing.quota_errors import over_quota
 from keyrot_middleware.testing.routes import parse_route
 
-__all__ = ["Goodput", "JumpingLoop", "possible", "simulate"]
+__all__ = ["TOKENS", "Goodput", "JumpingLoop", "possible", "simulate"]
 
 TOKENS = 100
 """Of each request."""

@@ -337,6 +337,20 @@ def test_a_copy_may_follow_the_model_of_another() -> None:
         assert quota.used == (1, 0)
 
 
+def test_a_correction_finds_its_record_in_a_window_and_not_in_a_later_bucket() -> None:
+    """The second of two records; what was booked by another model is left as it is."""
+    limits, quota = Limits(rpm=10, tpm=600), quota_of("sliding")
+    wheres = [ask(quota, limits, NOON + 5 * i, tokens=100) for i in range(2)]
+    quota.correct(wheres[1], -1, -100)
+    quota.roll(NOON + 6)
+    assert isinstance(quota.pace, SlidingWindow)
+    assert [cell[1:] for cell in quota.pace.cells] == [(1, 100), (0, 0)]
+    quota.pace = TokenBucket(NOON + 6, 5.0, 300.0, 10, 600)
+    quota.correct(wheres[0], -1, -100)
+    quota.roll(NOON + 6)
+    assert quota.used == (5, 300)
+
+
 # Clocks that step ------------------------------------------------------------------------------
 
 

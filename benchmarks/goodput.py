@@ -181,8 +181,8 @@ def main() -> int:
     )
     how = (
         f"{CALLERS} callers without pause for three minutes over {KEYS} keys; the pool "
-        "knows nothing of the kind of window. What is possible is what one who knew it would have had served, "
-        "the first window's begin included."
+        "knows nothing of the kind of window. What is possible is what one who knew it would have "
+        "had served, the first window's begin included."
     )
     text = page("Goodput", "make goodput", how, head, simulated() + real())
     print(text)

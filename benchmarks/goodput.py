@@ -34,7 +34,7 @@ KEYS, CALLERS, SECONDS = 5, 16, 180.0
 LATENCY_S = 0.3
 BEGIN_S = (10.0, 45.0)
 """A real run begins between these seconds of a minute: not where two minutes meet."""
-LIMITS = {"10 requests": Limits(rpm=10), "1,000 tokens": Limits(tpm=1_000)}
+LIMITS = {"10 requests": Limits(rpm=10), "3,000 tokens": Limits(tpm=3_000)}
 BARS = {"minute": 0.95, "sliding": 0.95, "bucket": 0.90}
 
 

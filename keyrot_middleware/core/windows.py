@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from math import inf
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope
 from .window_models import (
+    AHEAD_S,
     GUARD_S,
     LATER_S,
     MINUTE_S,
@@ -164,10 +166,12 @@ class Refused(NamedTuple):
 class Cooldown:
     """A scope that must not be used until a time, and the one probe after it."""
 
-    __slots__ = ("failure", "probe", "probe_until", "strikes", "until", "waitable")
+    __slots__ = ("failure", "length", "probe", "probe_until", "strikes", "until", "waitable")
 
     def __init__(self) -> None:
         self.until = 0.0
+        self.length = inf
+        """How long it was to last when it was recorded, seconds."""
         self.strikes = 0
         self.failure = ""
         self.waitable = False
@@ -184,15 +188,26 @@ class Cooldown:
             self.strikes += 1
         return ladder(self.strikes, base_s, max_s)
 
-    def strike(self, failure: str, until: float, *, waitable: bool) -> None:
-        """Record a failure; a cooldown that runs never ends sooner by it."""
-        if until >= self.until:
+    def strike(
+        self, failure: str, until: float, *, waitable: bool, now: float | None = None
+    ) -> None:
+        """Record a failure as of *now*; a cooldown that runs never ends sooner by it."""
+        if until >= self.until or (now is not None and self.ahead(now)):
             self.until, self.failure, self.waitable = until, failure, waitable
+            self.length = inf if now is None else until - now
         self.probe = None
+
+    def ahead(self, now: float) -> bool:
+        """Tell whether it lies in the future: the clock has stepped back since it was recorded."""
+        return self.until > now + self.length + AHEAD_S
+
+    def runs(self, now: float) -> bool:
+        """Tell whether it keeps its scope from serving *now*."""
+        return now < self.until and not self.ahead(now)
 
     def block(self, now: float) -> Block | None:
         """Say why the scope cannot serve *now*, or None when it can (as the probe)."""
-        if now < self.until:
+        if now < self.until and not self.ahead(now):
             return Block(self.failure, self.until, self.waitable)
         # A clock that was set back must not make the time of a probe longer.
         if self.probe is not None and now < self.probe_until <= now + PROBE_S:

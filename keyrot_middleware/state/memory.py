@@ -127,7 +127,7 @@ class MemoryState(State):
         with self._lock:
             now = self._clock()
             if outcome.kind is Kind.SERVING:
-                self._forgive(lease)
+                self._forgive(lease, now)
                 return None
             self._give_back(lease, outcome)
             for name in names:
@@ -140,7 +140,7 @@ class MemoryState(State):
                 if isinstance(books, Booking) and books.quota.learned is not NO_LIMITS:
                     books.quota.served(lease.requests, outcome.usage.input_tokens or 0)
                 if self._cooldowns:
-                    self._forgive(lease)
+                    self._forgive(lease, now)
             if verdict is None:
                 return None
             health.error_count += 1
@@ -323,11 +323,11 @@ class MemoryState(State):
         for cooldown in books.probing:
             cooldown.end_probe(books)
 
-    def _forgive(self, lease: Lease) -> None:
+    def _forgive(self, lease: Lease, now: float) -> None:
         """A success ends the exponential cooldown, unless it began before that was over."""
         for name in scope_keys(lease, lease.bucket, lease.verb):
             cooldown = self._cooldowns.get(name)
-            if cooldown is not None and cooldown.until <= lease.at:
+            if cooldown is not None and (cooldown.until <= lease.at or cooldown.ahead(now)):
                 del self._cooldowns[name]
 
     def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
@@ -361,7 +361,8 @@ class MemoryState(State):
         until = verdict.until
         if until is None:
             until = now + cooldown.step(lease.at, *(verdict.backoff or self._policy.backoff))
-        cooldown.strike(verdict.failure, until, waitable=verdict.named and verdict.wait)
+        waitable = verdict.named and verdict.wait
+        cooldown.strike(verdict.failure, until, waitable=waitable, now=now)
         return cooldown.until
 
     def _sweep(self) -> None:

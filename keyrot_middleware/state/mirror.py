@@ -124,9 +124,9 @@ class Mirror(MemoryState):
             for _, key in shortlist:
                 block = blocks.get(key.key_id)
                 if block is not None and block.until > now and not _passes(block, info):
-                    self._rest(key, bucket, info.verb, block)
+                    self._rest(key, bucket, info.verb, block, now)
 
-    def _rest(self, key: Candidate, bucket: str, verb: str, block: Block) -> None:
+    def _rest(self, key: Candidate, bucket: str, verb: str, block: Block, now: float) -> None:
         """Rest the scope of the failure class; of one that is not known, the key alone."""
         rpd = block.reason == "rpd"
         scope = Scope.PROJECT_MODEL if rpd else _SCOPES.get(block.reason, Scope.KEY_MODEL)
@@ -142,8 +142,8 @@ class Mirror(MemoryState):
             verb=verb,
         )
         resting = self._cooldowns.setdefault(name, Cooldown())
-        if block.until > resting.until:
-            resting.strike(block.reason, block.until, waitable=block.waitable)
+        if block.until > resting.until or resting.ahead(now):
+            resting.strike(block.reason, block.until, waitable=block.waitable, now=now)
 
     def _note(self, of: Candidate | Lease) -> None:
         record = of.record or of.key_id
@@ -242,7 +242,7 @@ class Mirror(MemoryState):
             return [
                 _reported(owners[who], name, cooldown, now)
                 for name, cooldown in self._cooldowns.items()
-                if cooldown.until > now and (who := (name[0].partition("_")[0], name[1])) in owners
+                if cooldown.runs(now) and (who := (name[0].partition("_")[0], name[1])) in owners
             ]
 
     def _used(self) -> list[Unreported]:

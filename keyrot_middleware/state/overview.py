@@ -40,7 +40,7 @@ def _resting(cooldowns: Mapping[tuple[str, ...], Cooldown], now: float) -> _Rest
     latest: _Resting = {}
     for name, cooldown in cooldowns.items():
         who = name[0].partition("_")[0], name[1]
-        if cooldown.until > now and (
+        if cooldown.runs(now) and (
             who not in latest or _end(name[0], cooldown) > _end(*latest[who])
         ):
             latest[who] = name[0], cooldown

@@ -172,3 +172,39 @@ def _history(uri: str, steps: list[tuple[Any, ...]]) -> list[Any]:
 def test_the_scripts_decide_as_the_oracle_does(uri: str, steps: list[tuple[Any, ...]]) -> None:
     """The same history in memory and on a server: the same leases, reasons, times and counts."""
     assert _history(uri, steps) == _history("memory://", steps)
+
+
+@pytest.mark.parametrize("until", [20.0, None])
+async def test_a_cooldown_does_not_last_longer_when_the_clock_steps_back(
+    door: Door, clock: FakeClock, until: float | None
+) -> None:
+    """A minute's cooldown ends within two minutes, not after the hour by which the clock moved."""
+    verdict = Verdict(
+        "failure", 429, Scope.PROJECT_MODEL, until and clock.time() + until, named=True
+    )
+    await door.fails(ONE, Outcome(Kind.FAILURE, verdict, NO_USAGE))
+    assert await door.refused(ONE) == {"a": "failure"}
+    clock._now -= 3_600
+    lease = await door.lend(ONE)
+    assert lease.probe
+    assert door.state.snapshot([ONE])["a"].cooldown_until is None
+    await door.settle(lease)
+    assert not (await door.lend(ONE)).probe
+
+
+async def test_a_failure_after_a_step_back_cools_for_its_own_time(
+    door: Door, clock: FakeClock
+) -> None:
+    """The end of the earlier one, in the future now, is forgotten by it."""
+
+    def outcome() -> Outcome:
+        until = clock.time() + 20
+        verdict = Verdict("failure", 429, Scope.PROJECT_MODEL, until, named=True)
+        return Outcome(Kind.FAILURE, verdict, NO_USAGE)
+
+    await door.fails(ONE, outcome())
+    clock._now -= 3_600
+    assert await door.fails(ONE, outcome()) == pytest.approx(clock.time() + 20)
+    assert await door.refused(ONE) == {"a": "failure"}
+    clock.advance(20)
+    await door.lend(ONE)

@@ -35,7 +35,7 @@ end
 local function resting(records)
   for _, scope in ipairs(scoped) do
     local rest = records[scope[1]][scope[2]]
-    if rest and now < seconds(rest['until']) then
+    if rest and now < seconds(rest['until']) and not is_ahead(rest, now) then
       return rest.failure, seconds(rest['until']), rest.waitable
     elseif rest and rest.probe ~= '' then
       local ends = tonumber(rest.probe_until)

@@ -92,9 +92,10 @@ end
 
 -- A success ends the exponential cooldown, unless it began before that was over.
 local function forgive()
+  local moment = #scoped > 0 and clock(given)
   for _, scope in ipairs(scoped) do
     local rest = cool[scope[1]][scope[2]]
-    if rest and seconds(rest['until']) <= granted then
+    if rest and (seconds(rest['until']) <= granted or is_ahead(rest, moment)) then
       cool[scope[1]][scope[2]], touched[scope[1]] = nil, true
     end
   end
@@ -321,8 +322,9 @@ local function strike(place)
     end
     ends = now + math.min(verdict.base_s * 2 ^ math.min(rest.strikes - 1, 60), verdict.max_s)
   end
-  if ends >= seconds(rest['until']) then -- a cooldown that runs never ends sooner
+  if ends >= seconds(rest['until']) or is_ahead(rest, now) then -- one that runs never ends sooner
     rest['until'], rest.failure, rest.waitable = exact(ends), verdict.failure, verdict.waitable
+    rest.length = ends == math.huge and 'inf' or exact(ends - now)
   end
   rest.probe, rest.probe_until, record[name], touched[place[1]] = '', '0', rest, true
   return exact(seconds(rest['until']) - ahead())

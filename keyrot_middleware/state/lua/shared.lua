@@ -288,7 +288,7 @@ end
 
 -- Cooldowns --------------------------------------------------------------------------------------
 -- One record for a key (c:k:), a project (c:p:) and a billing account (c:b:) each, of all that rest
--- of it: a JSON object from the scope to {until, strikes, failure, waitable, probe, probe_until}.
+-- of it: a JSON object from the scope to {until, length, strikes, failure, waitable, probe, probe_until}.
 
 local function rest_names(billing, project, key_id)
   return at('c:b:' .. billing), at('c:p:' .. project), at('c:k:' .. key_id)
@@ -307,6 +307,11 @@ end
 
 local function rests(text)
   return text and cjson.decode(text) or {}
+end
+
+-- Does it lie in the future, since the clock has stepped back after it was recorded?
+local function is_ahead(rest, now)
+  return seconds(rest['until']) > now + seconds(rest.length or 'inf') + AHEAD_S
 end
 
 local function keep_rests(name, record, now)

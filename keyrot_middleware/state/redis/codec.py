@@ -283,5 +283,6 @@ def cooldowns_of(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
         kind, _, detail = scope.partition(":")
         cooldown = Cooldown()
         cooldown.strike(rest["failure"], float(rest["until"]), waitable=rest["waitable"])
+        cooldown.length = float(rest.get("length", "inf"))
         found[(kind, owner, detail) if detail else (kind, owner)] = cooldown
     return found

@@ -25,6 +25,7 @@ from .failures import RULES
 from .model import Block, CallInfo, Candidate, Scope
 from .policy import LAST_RESORT
 from .waiting import Claims, wanted
+from .window_models import AHEAD_S
 
 __all__ = ["SHORTLIST", "Roster", "Shortlist"]
 
@@ -66,6 +67,9 @@ class _Group:
         """Of the parked those whose window is full, for requests of this size and more."""
 
     def unpark(self, now: float) -> None:
+        if self.until and self.until[0][0] > now + PARK_S + AHEAD_S:
+            self.until = [(now, index) for index in sorted(self.ends)]  # the clock has stepped back
+            self.ends = dict.fromkeys(self.ends, now)
         while self.until and self.until[0][0] <= now:
             end, index = heappop(self.until)
             if self.ends.get(index) != end:

@@ -29,7 +29,7 @@ async def test_cooldowns_of_this_process_are_kept(both: Both, until: float) -> N
     [
         ("key_invalid", Scope.KEY, "a"),
         ("quota_minute", Scope.PROJECT_MODEL, "ab"),
-        ("project_suspended", Scope.PROJECT, "ab"),
+        ("project_denied", Scope.PROJECT, "ab"),
         ("capacity", Scope.KEY_MODEL, "a"),
         ("something_new", Scope.KEY_MODEL, "a"),
     ],

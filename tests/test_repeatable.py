@@ -53,7 +53,7 @@ def _run(where: Path, *words: str, **variables: str) -> tuple[int, str]:
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(where), **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr

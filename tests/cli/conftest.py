@@ -24,7 +24,7 @@ def start(command: list[str], env: dict[str, str], stdin: str = "") -> Ran:
         env={**os.environ, "NO_PROXY": "127.0.0.1", **env},
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

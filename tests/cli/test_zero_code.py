@@ -62,7 +62,7 @@ def instrumented(service: FakeGemini, tmp_path: Path) -> Instrumented:
             cwd=tmp_path,
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 

@@ -48,7 +48,7 @@ def example(
             env={**os.environ, "NO_PROXY": "127.0.0.1", **where, **settings},
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 

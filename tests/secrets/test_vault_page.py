@@ -53,7 +53,7 @@ def run(command: str, bao: Bao, here: Path) -> dict[str, str]:
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

@@ -291,4 +291,4 @@ sys.exit(0 if ok else 1)
 """
     tests = str(Path(__file__).parent.parent)
     command = [sys.executable, "-c", program, tests]
-    assert subprocess.run(command, timeout=30, check=False).returncode == 0
+    assert subprocess.run(command, timeout=120, check=False).returncode == 0

@@ -169,7 +169,7 @@ def test_what_was_settled_last_is_booked_although_the_process_ends() -> None:
         [sys.executable, "-W", "error", "-c", program, json.dumps(job)],
         check=True,
         cwd=Path(__file__).parent,
-        timeout=30,
+        timeout=120,
     )
     state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
     assert state.snapshot([key("a")])["a"].success_count == 100

@@ -109,7 +109,7 @@ def program(collector: Collector, tmp_path: Path) -> Iterator[Program]:
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=240,
                 check=False,
             )
             assert key.encode() not in collector.held

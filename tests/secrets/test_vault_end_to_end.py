@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from front import Reply as Answer
 from front import front
+from google.genai import errors
 from house_vault import VaultHouse
 from servers import wait_for
 
 import keyrot_middleware
+from keyrot_middleware.drive import pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 TTL_S = 0.2
@@ -113,3 +115,32 @@ def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
         down[0] = False
         wait_for(lambda: ask(client) and gemini.sent("A") > 0)
         keyrot_middleware.uninstall()
+
+
+def test_with_every_key_rejected_a_new_value_in_vault_is_found_before_the_ttl_is_over(
+    house: VaultHouse,
+    gemini: FakeGemini,
+    connect: Callable[..., Any],
+    clock: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is written after the rejection; the next calls look for it, in one read for all keys."""
+    monkeypatch.setattr(pool, "LOOK_UP_S", 0.05)
+    monkeypatch.setenv("KEYROT_SECRETS_TTL_S", "300")
+    keyrot_middleware.install(clock=clock)
+    client = connect()
+    for key_id in ("A", "B"):
+        gemini.always(key_id, Reply.KEY_INVALID)
+    for _ in range(3):
+        with pytest.raises(errors.ClientError):
+            ask(client)
+    house.put("A", gemini.add_key("A_new", tier="paid").value)
+
+    def answered() -> bool:
+        try:
+            return ask(client) == "ok from A_new"
+        except keyrot_middleware.KeyPoolExhausted:
+            return False
+
+    wait_for(answered)
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)

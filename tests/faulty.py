@@ -80,14 +80,6 @@ class Faulty(State):
         """Book, or fail."""
         self._do("book", key, bucket, **counts)
 
-    def note_refusal(self, key_id: str, fingerprint: str) -> None:
-        """Note, or fail."""
-        self._do("note_refusal", key_id, fingerprint)
-
-    def refusals(self) -> frozenset[tuple[str, str]]:
-        """Tell, or fail."""
-        return self._do("refusals")
-
     def check(self) -> None:
         """Be there, or fail."""
         self._do("check")

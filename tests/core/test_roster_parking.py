@@ -38,7 +38,7 @@ def test_a_key_that_is_parked_again_for_a_shorter_time_is_back_by_then() -> None
 
 
 def test_parking_is_looked_at_again_after_a_minute() -> None:
-    """A dead key may have been revived by another process: it is offered again after PARK_S."""
+    """A rejected key may have been reset by another process: it is offered again after PARK_S."""
     roster = Roster(many(2), "fill")
     roster.park(INFO, {"k0": DEAD}, NOW)
     assert offered(roster, now=NOW + PARK_S - 1) == ["k1"]

@@ -88,27 +88,15 @@ async def test_owners_are_told_too(both: Both) -> None:
     assert await both.other.owner("files/1") == ("a", "p")
 
 
-@pytest.mark.parametrize("what", ["revive", "reset"])
-async def test_a_key_brought_back_meanwhile_is_back_everywhere(both: Both, what: str) -> None:
-    """A replaced or reset key serves here at once, and elsewhere when the state is back."""
-    await both.door.fails(C, failed(Scope.KEY, inf))
+async def test_a_key_that_is_reset_meanwhile_is_available_everywhere(both: Both) -> None:
+    """Here at once, and elsewhere when the state is back."""
+    await both.door.fails(C, failed(Scope.KEY, both.clock.time() + 600))
     both.shared.cut()
-    getattr(both.state, what)("c" if what == "revive" else C)
+    both.state.reset(C)
     await both.door.settle(await both.door.lend(C))
     both.mend()
     await both.door.lend(A)
     await both.other.lend(C)
-
-
-async def test_a_project_brought_back_meanwhile_is_back_everywhere(both: Both) -> None:
-    """The retirement that its key's new value ends here ends for all when the state is back."""
-    await both.door.fails(A, failed(Scope.PROJECT, inf))
-    both.shared.cut()
-    both.state.revive("a", "p")
-    await both.door.settle(await both.door.lend(B))
-    both.mend()
-    await both.door.lend(C)
-    await both.other.lend(A)
 
 
 async def test_a_failure_reported_by_hand_is_shared(both: Both) -> None:

@@ -86,9 +86,6 @@ class Late(State):
     def owner(self, names: Any) -> None:
         """Know nothing."""
 
-    def revive(self, key_id: str, project: str = "") -> None:
-        """Do nothing."""
-
     def reset(self, key: Any) -> None:
         """Do nothing."""
 

@@ -12,7 +12,7 @@ from moments import MINUTE, NOON
 
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.core.window_models import SlidingWindow, TokenBucket
-from keyrot_middleware.core.windows import DAY_S, Quota, Refused
+from keyrot_middleware.core.windows import DAY_S, Cooldown, Quota, Refused
 
 KINDS = ("minute", "sliding", "bucket")
 
@@ -402,3 +402,22 @@ def test_a_correction_finds_the_minute_before() -> None:
     quota.roll(NOON + 200)
     quota.correct(where, -1, -20)
     assert (quota.before_requests, quota.before_tokens) == (0, 0)
+
+
+def test_a_cooldown_that_lies_in_the_future_is_over() -> None:
+    """A minute of it, and a minute more, is as long as it may last on a clock that stepped back."""
+    rest = Cooldown()
+    rest.strike("quota_minute", NOON + 20, waitable=True, now=NOON)
+    for now, runs in ((NOON, True), (NOON - 60, True), (NOON - 61, False), (NOON + 20, False)):
+        assert (rest.runs(now), rest.block(now) is not None) == (runs, runs)
+    rest.strike("quota_minute", NOON - 3_580, waitable=True, now=NOON - 3_600)
+    assert rest.until == NOON - 3_580
+
+
+def test_what_failures_told_can_be_forgotten() -> None:
+    """A reset forgets the model with the limits."""
+    quota = busy()
+    assert refused_at(quota, NOON + 31, 29.0) == "sliding"
+    quota.unlearn()
+    quota.roll(NOON + 32)
+    assert (kind_of(quota), quota.learned) == ("minute", Limits())

@@ -75,6 +75,7 @@ async def test_a_lease_says_what_it_is_for(door: Door, clock: FakeClock) -> None
         requests=2,
         at=clock.time(),
         tier="paid",
+        record="a",
     )
 
 

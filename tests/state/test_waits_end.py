@@ -71,7 +71,9 @@ class Late(State):
     def __init__(self, now: Any) -> None:
         self._now = now
 
-    def acquire(self, info: Any, shortlist: Any, *, spread: bool) -> Unavailable:
+    def acquire(
+        self, info: Any, shortlist: Any, *, spread: bool, holder: Any = None
+    ) -> Unavailable:
         """Refuse."""
         block = Block("rpm", self._now() - 0.7, waitable=True)
         return Unavailable(self._now(), {key.key_id: block for _, key in shortlist})

@@ -17,7 +17,15 @@ import pytest
 from rig import INFO, key
 from servers import ENGINES, server, wait_for
 
-from keyrot_middleware.core.model import Lease, Limits, Unavailable
+from keyrot_middleware.core.model import (
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Scope,
+    Unavailable,
+    Verdict,
+)
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state.redis import RedisState
 
@@ -173,4 +181,23 @@ def test_what_was_settled_last_is_booked_although_the_process_ends() -> None:
     )
     state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
     assert state.snapshot([key("a")])["a"].success_count == 100
+    state.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_killed_during_its_probe_holds_up_nobody_for_long(
+    how: signal.Signals, workers: Callable[[int], list[Worker]]
+) -> None:
+    """The first request after a cooldown is its; another worker's goes a few seconds later."""
+    (worker,) = workers(1)
+    where, one = pool(), key("a")
+    state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
+    lease = state.acquire(INFO, ((0, one),), spread=False)
+    assert isinstance(lease, Lease)
+    verdict = Verdict("capacity", 503, Scope.KEY, time.time() - 1)
+    state.settle(lease, Outcome(Kind.FAILURE, verdict))
+    assert worker.ask(**where, keys=["a"], close=False) == ["a"]
+    worker.process.send_signal(how)
+    worker.process.wait(10)
+    wait_for(lambda: isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease), 15)
     state.close()

@@ -93,6 +93,7 @@ def test_lists_go_with_a_key_that_serves(gemini, pool, connect) -> None:
     assert gemini.sent("A") == 1
 
 
+@pytest.mark.filterwarnings("ignore:Interactions usage is experimental")  # SDK 1.x says so
 @pytest.mark.parametrize("used_before", [True, False])
 def test_interactions_go_with_a_key_that_serves(used_before, gemini, pool, connect) -> None:
     """Also those of a client that has used the first key before it was rejected."""

@@ -1,134 +1,124 @@
-"""`keyrot run`: install(), then a program that knows nothing of it."""
+"""`keyrot run`: Python runs a program that knows nothing of the pool, and the pool is there.
+
+The program is started by the interpreter itself (autostart/), so everything about it is Python's
+own: how it is found, its `__main__`, its arguments, tracebacks and exit code.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from ..errors import KeyrotError
-from ..telemetry.stderr import told_on_stderr
-from .program import Program, ProgramError, execute, of_module, of_path, only_its_frames
+from .autostart import environment
 
-__all__ = ["USAGE", "place_pool", "run", "run_program"]
+__all__ = ["USAGE", "run"]
 
 USAGE = """\
-usage: keyrot run [-v] PROGRAM [ARGUMENTS…]
-       keyrot run [-v] -m MODULE [ARGUMENTS…]
+usage: keyrot run [-v] [PYTHON OPTIONS] PROGRAM [ARGUMENTS…]
+       keyrot run [-v] [PYTHON OPTIONS] -m MODULE [ARGUMENTS…]
 
-Run a Python program as python itself would, with every google-genai call sent through the pool:
-a script (.py, .pyc, - for stdin), a directory or a zip file with a __main__.py, a module.
-All arguments after the program's name are the program's own. Processes that it starts are other
-programs: start them with keyrot run too, or call keyrot_middleware.install() in them.
+Run a Python program as python would, with every google-genai call sent through the pool: a script,
+a directory or zip file with a __main__.py, a module, -c CODE, or - for stdin. The Python processes
+that it starts have the pool, too.
 
-  -v    say on stderr when a key is cooling down or rejected; -vv: each decision
-  -m    run a module by its name, as python -m does
+  -v    log to stderr when a key cools down or is rejected; -vv: every decision
 
-The settings come from the environment and from .env; `keyrot check` shows them.
+Everything after that is python's. The settings come from the environment and from .env;
+`keyrot check` shows them.
 """
 
 _LEVELS = {"-v": logging.INFO, "-vv": logging.DEBUG}
 
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    target: str
-    is_module: bool
-    arguments: list[str]
-    level: int | None
-
-
-class _UsageError(Exception):
-    """Say what is wrong with the command line."""
+_IGNORING = "IES"
+"""Options that keep Python from reading PYTHONPATH, or from importing sitecustomize."""
 
 
 def run(given: Sequence[str]) -> int:
-    """Run the program that the arguments of `keyrot run` name.
+    """Run the program that the arguments of `keyrot run` name, in place of this process.
 
     Returns:
-        0 when it comes to its end; 2, or python's own code, when it could not be started. What
-        the program raises, SystemExit included, comes out for the interpreter to deal with.
+        2 where it was not started: a wrong command line or setting. Otherwise this function does
+        not return, except on Windows, where it gives the program's own exit code.
     """
-    if list(given[:1]) in (["-h"], ["--help"]):
+    arguments, level = list(given), None
+    if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE, end="")  # print knows that there may be no stdout
         return 0
+    if arguments and arguments[0] in _LEVELS:
+        level = _LEVELS[arguments.pop(0)]
+    problem = _problem(arguments) or _wrong_setting()
+    if problem:
+        _print_error(problem)
+        return 2
+    command = [sys.executable, *arguments]
+    if sys.platform == "win32":  # its exec returns to the shell before the program has ended
+        return subprocess.call(command, env=environment(level))  # noqa: S603 - the user's program
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    os.execve(sys.executable, command, environment(level))  # noqa: S606 - the user's own program
+
+
+def _problem(arguments: Sequence[str]) -> str | None:
+    """Say what is wrong with the command line: no program, or an option that keeps the pool out."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            word = next(words, "")  # noqa: PLW2901 - the program's name, whatever it looks like
+        elif word.startswith("--"):
+            if word == "--check-hash-based-pycs":
+                next(words, None)
+            continue
+        elif word.startswith("-") and word != "-":
+            ended, problem = _flags(word[1:], words)
+            if ended or problem:
+                return problem
+            continue
+        return None if word else _no_program()
+    return _no_program()
+
+
+def _flags(letters: str, words: Iterator[str]) -> tuple[bool, str | None]:
+    """Read one word of short options as Python does.
+
+    Returns:
+        Whether the program is named by it (`-c`, `-m`), and what is wrong with it.
+    """
+    for place, letter in enumerate(letters):
+        value = letters[place + 1 :]
+        if letter in _IGNORING:
+            return False, (
+                f"keyrot run: python's option -{letter} keeps Python from loading the pool; "
+                "leave it out, or call keyrot_middleware.install() in the program"
+            )
+        if letter in "cm":
+            named = value or next(words, "")
+            return True, None if named else _no_program()
+        if letter in "WX":
+            if not value:
+                next(words, None)
+            break
+    return False, None
+
+
+def _no_program() -> str:
+    return f"keyrot run: no program was named\n{USAGE.splitlines()[0]}"
+
+
+def _wrong_setting() -> str | None:
+    """Read the settings as the program's process will, to stop before it where one is wrong."""
+    from ..config import load  # noqa: PLC0415 - not for a mere --help
+
     try:
-        asked = _parse(given)
-    except _UsageError as error:
-        _complain(f"keyrot run: {error}\n{USAGE.splitlines()[0]}")
-        return 2
-    if not place_pool(asked.level):
-        return 2
-    return run_program(asked.target, asked.arguments, is_module=asked.is_module)
+        load()
+    except KeyrotError as error:
+        return f"keyrot: {error}"
+    return None
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     if sys.stderr is not None:  # print would write to stdout, which is the program's
         print(text, file=sys.stderr)
-
-
-def _parse(given: Sequence[str]) -> _Asked:
-    rest, level, is_module = list(given), None, False
-    while rest and rest[0].startswith("-") and rest[0] != "-":
-        word = rest.pop(0)
-        if word in _LEVELS:
-            level = _LEVELS[word]
-        elif word.startswith("-m"):
-            is_module = True
-            rest[0:0] = [word[2:]] if word != "-m" else []
-            break
-        elif word == "--":
-            break
-        else:
-            raise _UsageError(f"unknown option {word}; allowed: -v, -vv, -m")
-    if not rest or not rest[0]:
-        raise _UsageError("no program was named")
-    return _Asked(rest[0], is_module, rest[1:], level)
-
-
-def place_pool(level: int | None = None) -> bool:
-    """Call install(); tell on stderr what it warns of, and what is wrong.
-
-    Args:
-        level: Go on telling on stderr what the pool does from this level up.
-
-    Returns:
-        Whether the program may start: False where a setting is wrong.
-    """
-    with told_on_stderr(level):
-        try:
-            _install()
-        except KeyrotError as error:
-            _complain(f"keyrot: {error}")
-            return False
-    return True
-
-
-def _install() -> None:
-    """Call install(), but leave the first word on tracing to the program, which comes after us."""
-    from ..compose import current_pool, install  # noqa: PLC0415 - not for a mere --help
-    from ..config import load  # noqa: PLC0415
-    from ..telemetry.export import ExportFromFirstCall  # noqa: PLC0415
-
-    exports = (ExportFromFirstCall(),) if load().settings.tracing == "otlp" else ()
-    install(tracing="off")
-    pool = current_pool()
-    if pool is not None:
-        pool.observers = (*exports, *pool.observers)
-
-
-def run_program(target: str, arguments: list[str], *, is_module: bool = False) -> int:
-    """Run a program to its end in this process, as `__main__`.
-
-    Returns:
-        0; or python's own exit code where there is no such program, told on stderr.
-    """
-    with only_its_frames():
-        try:
-            program: Program = of_module(target) if is_module else of_path(target)
-        except ProgramError as error:
-            _complain(f"keyrot run: {error}")
-            return error.exit_code
-        execute(program, arguments)
-    return 0

@@ -18,7 +18,7 @@ from .conventions import call_metrics
 from .instruments import Instruments
 from .levels import KeyLevel, Reading
 from .measured import of_pool
-from .provider import METERS, InForce
+from .provider import CurrentProvider
 from .suppress import suppressed
 
 __all__ = ["MetricsObserver"]
@@ -41,7 +41,8 @@ class MetricsObserver:
         self._pool = pool_name
         self._given = meter_provider
         self._board = Board() if meter_provider is not None else _board
-        self._sheet = InForce(meter_provider, METERS, self._open)
+        get = metrics.get_meter_provider if meter_provider is None else lambda: meter_provider
+        self._sheet = CurrentProvider(get, self._open)
         self._shown: Shown | None = None
 
     def start(self, info: CallInfo) -> Watch | None:

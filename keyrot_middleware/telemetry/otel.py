@@ -7,7 +7,7 @@ between `attach` and `detach`, around the SDK's own code.
 
 from __future__ import annotations
 
-from opentelemetry import context
+from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     NoOpTracer,
@@ -22,7 +22,7 @@ from ..core.model import CallInfo
 from . import names
 from .base import Watch
 from .calltrace import CallTrace
-from .provider import TRACERS, InForce
+from .provider import CurrentProvider
 from .suppress import suppressed
 
 __all__ = ["OtelObserver"]
@@ -50,7 +50,8 @@ class OtelObserver:
         """
         self._pool = pool_name
         self._call_spans = call_spans
-        self._tracer = InForce(tracer_provider, TRACERS, _tracer_of)
+        get = trace.get_tracer_provider if tracer_provider is None else lambda: tracer_provider
+        self._tracer = CurrentProvider(get, _tracer_of)
 
     def start(self, info: CallInfo) -> Watch | None:
         """Trace a call, unless nobody records or instrumentation is suppressed."""

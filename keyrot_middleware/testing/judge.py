@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from keyrot_middleware.testing.asked import Asked
 from keyrot_middleware.testing.catalogue import Catalogue
-from keyrot_middleware.testing.http1 import HttpRequest
 from keyrot_middleware.testing.key_errors import plain
 from keyrot_middleware.testing.quota import QuotaBook
 from keyrot_middleware.testing.replies import Reply
 from keyrot_middleware.testing.routes import GENERATING, Route
 from keyrot_middleware.testing.scripted import Scripted
 from keyrot_middleware.testing.scripts import Scripts
+from keyrot_middleware.testing.server import HttpRequest
 from keyrot_middleware.testing.stored import StoredThings, named_things
 
 __all__ = ["MODEL_VERBS", "SPEAKING", "Judge", "credentials"]

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keyrot_middleware.testing.asked import Asked
-from keyrot_middleware.testing.http1 import chunk, head, last_chunk
 from keyrot_middleware.testing.routes import STREAMS
 from keyrot_middleware.testing.scripted import JSON, Scripted
-from keyrot_middleware.testing.server import Plan
+from keyrot_middleware.testing.server import Head, Plan
 
 __all__ = ["error_plan", "is_stream", "stream_plan", "unary_plan"]
 
@@ -38,27 +37,24 @@ def is_stream(asked: Asked) -> bool:
 def unary_plan(reply: Scripted, value: Any, asked: Asked, done: Done, latency_s: float) -> Plan:
     """Plan an ordinary answer in one write; a reply that closes sends half of the body."""
     body = json.dumps(value).encode()
-    start = head(200, JSON, asked.now, length=len(body), headers=reply.headers)
+    head = Head(200, JSON, asked.now, len(body), reply.headers)
     sent = body if reply.ending == "end" else body[: len(body) // 2]
     delay = latency_s + reply.delay_s
-    return Plan((start + sent,), done, delay_s=delay, ending=reply.ending)
+    return Plan(head, (sent,), done, delay_s=delay, ending=reply.ending)
 
 
 def stream_plan(
     reply: Scripted, chunks: Sequence[Any], asked: Asked, done: Done, latency_s: float
 ) -> Plan:
     """Plan a stream of events, cut or broken where the reply says so."""
-    start = head(200, _SSE, asked.now, length=None, headers=reply.headers)
-    events = [chunk(b"data: %b\r\n\r\n" % json.dumps(value).encode()) for value in chunks]
+    events = [b"data: %b\r\n\r\n" % json.dumps(value).encode() for value in chunks]
     events = events[: reply.after]
     if reply.body is not None:
         # No `data:` before the error: it is appended to the events as it is (GEMINI.md A11).
-        events.append(chunk(_json_error(reply, asked, is_interaction=False) + b"\n"))
-    if reply.ending == "end":
-        events.append(last_chunk)
-    first, *rest = [start, *events]
+        events.append(_json_error(reply, asked, is_interaction=False) + b"\n")
     return Plan(
-        (first + rest[0], *rest[1:]) if rest else (first,),
+        Head(200, _SSE, asked.now, None, reply.headers),
+        tuple(events),
         done,
         delay_s=latency_s + reply.delay_s,
         gap_s=reply.gap_s,
@@ -70,14 +66,14 @@ def error_plan(reply: Scripted, asked: Asked, done: Done, latency_s: float) -> P
     """Plan an HTTP error, or a reply of the test's own, or none at all."""
     delay = latency_s + reply.delay_s
     if not reply.status:
-        return Plan((), done, delay_s=delay, ending=reply.ending)
+        return Plan(None, (), done, delay_s=delay, ending=reply.ending)
     is_interaction = asked.route.verb.startswith("interactions")
     body = _json_error(reply, asked, is_interaction=is_interaction)
     # A stream that fails before it begins says event-stream, and holds plain JSON (GEMINI.md A0).
     sse = is_stream(asked) and reply.content_type == JSON
     kind = _SSE if sse else reply.content_type
-    start = head(reply.status, kind, asked.now, length=len(body), headers=reply.headers)
-    return Plan((start + body,), done, delay_s=delay, ending=reply.ending)
+    head = Head(reply.status, kind, asked.now, len(body), reply.headers)
+    return Plan(head, (body,), done, delay_s=delay, ending=reply.ending)
 
 
 def _json_error(reply: Scripted, asked: Asked, *, is_interaction: bool) -> bytes:

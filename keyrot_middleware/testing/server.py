@@ -6,16 +6,94 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from email.utils import formatdate
 from functools import partial
+from http import HTTPStatus
 
-from keyrot_middleware.testing.http1 import HttpRequest, NotHttpError, RequestReader
+from keyrot_middleware.errors import MissingExtraError
 from keyrot_middleware.testing.scripted import Ending
 
-__all__ = ["Handler", "LoopbackServer", "Plan"]
+try:
+    import h11
+except ImportError:
+    raise MissingExtraError(
+        wanted_by="keyrot_middleware.testing", package="h11", extra="testing"
+    ) from None
+
+__all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "Plan"]
 
 _BACKLOG = 1024
+# What Google's front end puts on every reply (GEMINI.md A0); no Retry-After, no X-RateLimit-*.
+_FRONT_END = (
+    ("Vary", "Origin"),
+    ("Vary", "X-Origin"),
+    ("Vary", "Referer"),
+    ("Server", "scaffolding on HTTPServer2"),
+    ("X-XSS-Protection", "0"),
+    ("X-Frame-Options", "SAMEORIGIN"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Server-Timing", "gfet4t7; dur=42"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One whole request.
+
+    Attributes:
+        method: In capitals.
+        target: The path with its query, as sent.
+        headers: Pairs in the order and case in which they came.
+        body: All of it.
+    """
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    def values(self, name: str) -> list[str]:
+        """Return every value of a header, whatever its case."""
+        wanted = name.lower()
+        return [value for key, value in self.headers if key.lower() == wanted]
+
+    def value(self, name: str) -> str:
+        """Return the first value of a header, or an empty string."""
+        return next(iter(self.values(name)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a response.
+
+    Attributes:
+        status: The HTTP status.
+        content_type: The header of that name.
+        now: The time in the header `Date`, epoch seconds.
+        length: Of the whole body, bytes; None: the body comes in chunks.
+        headers: More headers.
+    """
+
+    status: int
+    content_type: str
+    now: float
+    length: int | None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def response(self) -> h11.Response:
+        """Return it as h11 sends it."""
+        framing = ("Transfer-Encoding", "chunked")
+        if self.length is not None:
+            framing = ("Content-Length", str(self.length))
+        date = formatdate(int(self.now), usegmt=True)
+        fixed = (("Content-Type", self.content_type), ("Date", date), *_FRONT_END)
+        return h11.Response(
+            status_code=self.status,
+            headers=[*fixed, *self.headers, framing],
+            reason=_reason(self.status),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +101,27 @@ class Plan:
     """What goes out for one request, and when.
 
     Attributes:
-        writes: Bytes, each in one write; none at all for a fault.
-        delay_s: Seconds before the first of them.
-        gap_s: Seconds before each of the others.
-        ending: What happens to the connection afterwards.
+        head: Of the response; None: nothing goes out, for a fault.
+        pieces: The body, in as many writes; the first goes out with the head.
         done: Called once when the last byte went out or the peer went away.
+        delay_s: Seconds before the first write.
+        gap_s: Seconds before each of the others, and before the end of a body in chunks.
+        ending: What happens to the connection afterwards; a body in chunks is ended by `end` alone.
     """
 
-    writes: tuple[bytes, ...]
+    head: Head | None
+    pieces: tuple[bytes, ...]
     done: Callable[[], None]
     delay_s: float = 0.0
     gap_s: float = 0.0
     ending: Ending = "end"
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Client Closed Request" if status == 499 else "Unknown"
 
 
 Handler = Callable[[HttpRequest], Plan]
@@ -48,7 +135,9 @@ class _Connection(asyncio.Protocol):
     def __init__(self, handler: Handler, everyone: set[_Connection]) -> None:
         self._handler = handler
         self._everyone = everyone
-        self._reader = RequestReader()
+        self._http = h11.Connection(h11.SERVER)
+        self._request = HttpRequest("", "", ())
+        self._body: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -65,7 +154,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer whatever is whole."""
-        self._reader.feed(data)
+        self._http.receive_data(data)
         self._serve()
 
     def abort(self) -> None:
@@ -74,24 +163,55 @@ class _Connection(asyncio.Protocol):
 
     def _serve(self) -> None:
         try:
-            while self._task is None and (request := self._reader.next()) is not None:
+            while self._task is None and (request := self._next()) is not None:
                 self._answer(self._handler(request))
-        except NotHttpError:
+        except h11.RemoteProtocolError:
             self._transport.close()
+
+    def _next(self) -> HttpRequest | None:
+        """Return the next whole request; None where more bytes, or the end of a reply, must come.
+
+        Raises:
+            h11.RemoteProtocolError: The peer does not speak HTTP/1.1.
+        """
+        while True:
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                self._body = []
+                self._request = HttpRequest(
+                    event.method.decode(), event.target.decode("latin-1"), _pairs(event)
+                )
+            elif isinstance(event, h11.Data):
+                self._body.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                return replace(self._request, body=b"".join(self._body))
+            else:
+                return None
 
     def _answer(self, plan: Plan) -> None:
         if plan.delay_s or plan.gap_s:
             self._task = asyncio.get_running_loop().create_task(self._play(plan))
             self._task.add_done_callback(partial(self._played, plan))
             return
-        if plan.writes:
-            self._transport.write(b"".join(plan.writes))
+        self._transport.write(b"".join(self._writes(plan)))
         self._end(plan)
+
+    def _writes(self, plan: Plan) -> Iterable[bytes]:
+        """Write a response down, piece by piece."""
+        if plan.head is None:
+            return
+        head = self._http.send(plan.head.response()) or b""
+        first, *others = plan.pieces or (b"",)
+        yield head + (self._http.send(h11.Data(first)) or b"")
+        for piece in others:
+            yield self._http.send(h11.Data(piece)) or b""
+        if plan.ending == "end":
+            yield self._http.send(h11.EndOfMessage()) or b""
 
     async def _play(self, plan: Plan) -> None:
         await asyncio.sleep(plan.delay_s)
-        for index, data in enumerate(plan.writes):
-            if index and plan.gap_s:
+        for number, data in enumerate(self._writes(plan)):
+            if number and data and plan.gap_s:
                 await asyncio.sleep(plan.gap_s)
             self._transport.write(data)
 
@@ -106,8 +226,10 @@ class _Connection(asyncio.Protocol):
         plan.done()
         if plan.ending == "reset":
             self._reset()
-        elif plan.ending == "close":
-            self._transport.close()
+        elif plan.ending == "close" or self._http.our_state is not h11.DONE:
+            self._transport.close()  # asked for by the plan, or by the client
+        else:
+            self._http.start_next_cycle()
 
     def _reset(self) -> None:
         # A linger of zero makes close() send RST instead of FIN.
@@ -115,6 +237,12 @@ class _Connection(asyncio.Protocol):
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+
+def _pairs(event: h11.Request) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name.decode("latin-1"), text.decode("latin-1")) for name, text in event.headers.raw_items()
+    )
 
 
 class LoopbackServer:

@@ -12,7 +12,6 @@ from keyrot_middleware.testing.answers import Answers
 from keyrot_middleware.testing.asked import Asked
 from keyrot_middleware.testing.catalogue import Catalogue, describe, page
 from keyrot_middleware.testing.clock import Clock
-from keyrot_middleware.testing.http1 import HttpRequest
 from keyrot_middleware.testing.judge import MODEL_VERBS, SPEAKING, Judge, credentials
 from keyrot_middleware.testing.key_errors import plain
 from keyrot_middleware.testing.keys import KeyRing
@@ -23,7 +22,7 @@ from keyrot_middleware.testing.replies import Reply
 from keyrot_middleware.testing.routes import STREAMS, Route, parse_route
 from keyrot_middleware.testing.scripted import Scripted
 from keyrot_middleware.testing.scripts import Scripts
-from keyrot_middleware.testing.server import Plan
+from keyrot_middleware.testing.server import HttpRequest, Plan
 from keyrot_middleware.testing.stored import StoredThings
 from keyrot_middleware.testing.stored_verbs import StoredVerbs
 from keyrot_middleware.testing.tokens import count_tokens

@@ -17,8 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from emulator import Emulator
 from json_server import Asked, Told
 
-from keyrot_middleware.secrets.crc32c import crc32c
-
 __all__ = ["NOBODY", "PROJECT", "READER", "SecretManager", "credentials_file", "payload", "status"]
 
 PROJECT = "keyrot-tests"
@@ -115,8 +113,7 @@ def credentials_file(
 def payload(name: str, data: bytes) -> Told:
     """Answer with a version."""
     encoded = base64.b64encode(data).decode()
-    checked = {"data": encoded, "dataCrc32c": str(crc32c(data))}
-    return Told(200, {"name": name, "payload": checked})
+    return Told(200, {"name": name, "payload": {"data": encoded}})
 
 
 def status(code: int, name: str, message: str, reason: str | None = None) -> Told:

@@ -13,7 +13,6 @@ from house_gcp import GcpHouse
 from secret_manager import PROJECT, READER
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets.crc32c import crc32c
 from keyrot_middleware.secrets.gcp import ENDPOINT_VARIABLE, open_gcp
 from keyrot_middleware.secrets.reading import AT_ONCE
 
@@ -155,9 +154,3 @@ def test_a_login_that_appears_later_is_found(
     assert "no Google login was found: set GOOGLE_APPLICATION_CREDENTIALS" in ask(store)
     file.write_text(house.manager.credentials(READER).read_text())
     assert ask(store) == "FAKE-a"
-
-
-def test_the_checksum_is_castagnolis() -> None:
-    """The check value of the catalogue of CRCs, and nothing for nothing."""
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(b"") == 0

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from playground import INFO
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.otel import OtelObserver
-from keyrot_middleware.telemetry.provider import METERS, TRACERS, Global, InForce
+from keyrot_middleware.telemetry.provider import CurrentProvider
 
 OBSERVERS: dict[Any, Any] = {TracerProvider: OtelObserver, MeterProvider: MetricsObserver}
 VARIABLES: dict[Any, Any] = {
@@ -88,7 +87,9 @@ for observer in OtelObserver("test"), MetricsObserver("test"):
 
 def test_a_provider_that_the_environment_names_is_loaded() -> None:
     """OTEL_PYTHON_*_PROVIDER makes the API load one when it is first asked, which is by us."""
-    named = {f"OTEL_PYTHON_{one}_PROVIDER": f"sdk_{one.lower()}_provider" for one in KINDS}
+    named = {
+        f"OTEL_PYTHON_{one}_PROVIDER": f"sdk_{one.lower()}_provider" for one in ("TRACER", "METER")
+    }
     done = subprocess.run(
         [sys.executable, "-c", NAMED],
         env={**os.environ, **named},
@@ -100,53 +101,10 @@ def test_a_provider_that_the_environment_names_is_loaded() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-KINDS = ("TRACER", "METER")
-
-
-class Api:
-    """An API with a provider, that counts how often it is asked."""
-
-    def __init__(self, **variables: object) -> None:
-        self.holder = SimpleNamespace(**variables)
-        self.provider: object = "none"
-        self.asked = 0
-        self.one = Global(self.holder, "_PROVIDER", self._ask)
-
-    def _ask(self) -> object:
-        self.asked += 1
-        return self.provider
-
-
-def test_the_api_is_asked_only_where_something_has_changed() -> None:
-    """Its function looks into the environment: it is not for every call."""
-    api = Api(_PROVIDER=None)
-    made = InForce(None, api.one, str)
-    assert [made(), made(), made()] == ["none"] * 3
-    assert api.asked == 1
-    api.holder._PROVIDER = api.provider = "theirs"
-    assert [made(), made()] == ["theirs"] * 2
-    assert api.asked == 2
-
-
-def test_an_api_without_that_variable_is_asked_each_time() -> None:
-    """A version of the API that keeps its provider elsewhere serves as well, only dearer."""
-    api = Api()
-    made = InForce(None, api.one, str)
-    assert made() == "none"
-    api.provider = "theirs"
-    assert made() == "theirs"
-
-
-def test_a_provider_that_is_given_is_used_alone() -> None:
-    """It is asked for nothing but what is made of it, once."""
-    api = Api(_PROVIDER="theirs")
-    made = InForce("given", api.one, lambda provider: [provider])
+def test_what_is_made_of_a_provider_is_made_once() -> None:
+    """It is made anew only when another provider is set."""
+    providers: list[object] = ["one"]
+    made = CurrentProvider(lambda: providers[-1], lambda provider: [provider])
     assert made() is made()
-    assert made() == ["given"]
-    assert api.asked == 0
-
-
-@pytest.mark.parametrize("one", [TRACERS, METERS], ids=KINDS)
-def test_the_installed_api_has_that_variable(one: Global) -> None:
-    """Else each call that nobody watches would cost microseconds: time to look at provider.py."""
-    assert hasattr(one.holder, one.variable)
+    providers.append("two")
+    assert made() == ["two"]

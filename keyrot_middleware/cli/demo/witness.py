@@ -1,4 +1,4 @@
-"""`keyrot run`, with somebody who watches: calls, health and spans go into a file at the end.
+"""An unchanged program under a pool, recorded: calls, health and spans go into a file at the end.
 
 Started by the demo as a process of its own: `python -m … REPORT PROGRAM`.
 """
@@ -6,41 +6,39 @@ Started by the demo as a process of its own: `python -m … REPORT PROGRAM`.
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
-from ..run import place_pool, run_program
+from ...compose import current_pool, install, status
+from ...errors import KeyrotError
 from .ways import WayObserver
 
 __all__ = ["main"]
 
 
 def main(report: str, program: str) -> int:
-    """Do what `keyrot run PROGRAM` does; write the report even if the program fails."""
-    if not place_pool():
+    """Install the pool and run a script; write the report even if the script fails."""
+    try:
+        install()
+    except KeyrotError as error:
+        print(f"keyrot: {error}", file=sys.stderr)
         return 2
     spans, ways = _record_spans(), WayObserver()
     _watch(ways)
     try:
-        return run_program(program, [])
+        runpy.run_path(program, run_name="__main__")
     finally:
-        found = {"calls": ways.calls, "health": _health(), "tree": _tree(spans)}
+        found = {"calls": ways.calls, "health": status()["keys"], "tree": _tree(spans)}
         Path(report).write_text(json.dumps(found), "utf-8")
+    return 0
 
 
 def _watch(ways: WayObserver) -> None:
-    from ...compose import current_pool  # noqa: PLC0415 - after install()
-
     pool = current_pool()
     if pool is not None:
         pool.observers = (*pool.observers, ways)
-
-
-def _health() -> Any:
-    from ...compose import status  # noqa: PLC0415 - after install()
-
-    return status().get("keys", {})
 
 
 def _record_spans() -> Any:

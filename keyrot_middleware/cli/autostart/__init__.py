@@ -1,0 +1,68 @@
+"""What makes a Python process start with the pool: a folder for `PYTHONPATH`.
+
+Python imports a module named `sitecustomize` at each start, if it finds one on its path. `keyrot
+run` puts this folder first on `PYTHONPATH`, so the program and every Python process that it starts
+find ours. The pool is installed when google-genai is imported: a process that never uses it pays
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from wrapt import register_post_import_hook
+
+__all__ = ["LEVEL_VARIABLE", "environment", "start"]
+
+FOLDER = str(Path(__file__).parent)
+
+LEVEL_VARIABLE = "_KEYROT_RUN_LEVEL"
+"""The log level that `-v` asks for, a number; empty for warnings at the start only."""
+
+SDK = "google.genai._api_client"
+
+
+def environment(level: int | None) -> dict[str, str]:
+    """Give the environment for a Python process that is to start with the pool.
+
+    Args:
+        level: Log to stderr from this level up; None: only what `install()` warns of.
+    """
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = [FOLDER, *(entry for entry in inherited if entry not in ("", FOLDER))]
+    shown = "" if level is None else str(level)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), LEVEL_VARIABLE: shown}
+
+
+def start() -> None:
+    """Install the pool as soon as this process imports google-genai."""
+    register_post_import_hook(_install, SDK)
+
+
+def _install(_module: Any) -> None:
+    """Call `install()`; what is wrong is printed, and the program goes on without the pool."""
+    from ...errors import KeyrotError  # noqa: PLC0415 - not before the SDK is imported
+    from ...telemetry.stderr import told_on_stderr  # noqa: PLC0415
+
+    level = os.environ.get(LEVEL_VARIABLE, "")
+    with told_on_stderr(int(level) if level.isdecimal() else None):
+        try:
+            _install_untraced()
+        except KeyrotError as error:
+            print(f"keyrot: this process runs without the pool: {error}", file=sys.stderr)
+
+
+def _install_untraced() -> None:
+    """Call `install()`, but leave it to the program to set up tracing before its first call."""
+    from ...compose import current_pool, install  # noqa: PLC0415
+    from ...config import load  # noqa: PLC0415
+    from ...telemetry.export import ExportFromFirstCall  # noqa: PLC0415
+
+    exports = (ExportFromFirstCall(),) if load().settings.tracing == "otlp" else ()
+    install(tracing="off")
+    pool = current_pool()
+    if pool is not None:
+        pool.observers = (*exports, *pool.observers)

@@ -1,0 +1,26 @@
+"""Imported by Python itself at its start, where `keyrot run` has put this folder on the path."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+
+def _start() -> None:
+    """Prepare the pool, then leave the path, and the name `sitecustomize`, to the program."""
+    here = str(Path(__file__).parent)
+    sys.path[:] = [entry for entry in sys.path if entry != here]
+    try:
+        from keyrot_middleware.cli.autostart import start  # noqa: PLC0415
+    except ImportError:
+        pass  # another interpreter, started by the program, that does not have the package
+    else:
+        start()
+    if PathFinder.find_spec("sitecustomize", sys.path) is not None:
+        del sys.modules["sitecustomize"]
+        importlib.import_module("sitecustomize")
+
+
+_start()

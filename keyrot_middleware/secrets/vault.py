@@ -1,29 +1,48 @@
-"""Keys in HashiCorp Vault or OpenBao: secrets engine KV, version 1 or 2.
+"""Keys in HashiCorp Vault or OpenBao, over `hvac.Client`: secrets engine KV, version 1 or 2.
 
     vault://MOUNT/path/of/secret#field
 
-A path is read once per look-up, however many keys are fields of it. The page for people is
+A path is read once per look-up, however many keys are fields of it. Version 2 keeps the secret
+`team/a` of the mount `secret` at `secret/data/team/a`, with its fields one level deeper; which
+version a mount has, the server tells whoever may read something in it. The page for people is
 docs/stores/vault.md.
+
+What hvac and requests raise holds the request, with the token in its headers and the login in its
+body. So every request goes through `_request`, which returns a failure as a value, without the
+exception in it.
 """
 
 from __future__ import annotations
 
+import re
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..core.text import mask_keys, nearest, shown
 from ..errors import SecretError
 from .base import Secret, SecretStore
 from .extra import need
-from .vault_desk import Desk
-from .vault_faults import Fault
-from .vault_paths import SCHEME, Fields, Shelf, Spot, spot
-from .vault_round import Round
-from .vault_settings import VaultSettings, read_settings
+from .fault import Fault, Reach
+from .vault_failures import failure_of_error, failure_of_redirect, not_vault
+from .vault_settings import SCHEME, CredentialSource, VaultSettings, normalize_path, read_settings
 
 __all__ = ["VaultStore", "open_vault"]
 
-_MOST_NAMES = 10
+CONNECT_S = 2.0
+"""Long enough for a lost first packet, which is sent again after one second."""
+RENEW_AFTER = 2 / 3
+"""The part of a token's life after which it is renewed, as Vault's own agent does."""
+MAX_REDIRECTS = 3
+"""Within one server: a proxy in front of it may put paths in order."""
+MAX_NAMES = 10
+"""Fields that a message lists."""
+
+_PRINTABLE = re.compile(r"[!-~]+")
 _TYPES = {
     bool: "true or false",
     int: "a number",
@@ -31,10 +50,11 @@ _TYPES = {
     dict: "an object",
     list: "a list",
 }
+Fields = Mapping[str, object]
 
 
 def open_vault(environ: Mapping[str, str]) -> SecretStore:
-    """Open the store by the variables of *environ*; the first look-up is the first request.
+    """Open the store by the variables of *environ*; the first look-up sends the first request.
 
     Args:
         environ: The environment, laid over `.env`.
@@ -47,6 +67,55 @@ def open_vault(environ: Mapping[str, str]) -> SecretStore:
     return VaultStore(read_settings(environ))
 
 
+class _Ref(NamedTuple):
+    """A field of a secret."""
+
+    path: str
+    """With the mount, without `data/`."""
+    field: str
+
+
+class _Mount(NamedTuple):
+    """A mount of the KV secrets engine."""
+
+    path: str
+    """With a slash at its end."""
+    version: int
+
+    def api_path(self, path: str) -> str:
+        """Return the path of a secret as the API and policies write it."""
+        return f"{self.path}data/{path[len(self.path) :]}" if self.version == 2 else path
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token, and what is known of it; times are on the store's clock, in seconds.
+
+    Attributes:
+        name: For messages: the role or the accessor, never the token.
+        renew_at: None: it does not expire, or nobody knows.
+        expires_at: When it is no token any more.
+    """
+
+    value: Secret
+    name: str
+    renewable: bool = False
+    renew_at: float | None = None
+    expires_at: float | None = None
+
+    def with_lifetime(self, asked_at: float, auth: Mapping[str, Any], field: str) -> _Token:
+        """Return the same with the lifetime that a response names in *field*; 0 is for ever."""
+        seconds = auth.get(field)
+        if not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
+            return replace(self, renewable=False, renew_at=None, expires_at=None)
+        return replace(
+            self,
+            renewable=auth.get("renewable") is True,
+            renew_at=asked_at + seconds * RENEW_AFTER,
+            expires_at=asked_at + seconds,
+        )
+
+
 class VaultStore:
     """Look keys up in one Vault server, as one identity; safe from several threads."""
 
@@ -57,69 +126,401 @@ class VaultStore:
     ) -> None:
         """Send nothing yet; the life of a token is measured by *clock*, in seconds."""
         self._settings = settings
-        self._desk = Desk(settings, clock)
-        self._shelf = Shelf()
+        self._clock = clock
+        self._token: _Token | None = None
+        self._token_lock = threading.Lock()
+        self._mounts: dict[str, _Mount] = {}
 
     def __repr__(self) -> str:
         return f"<VaultStore: {self._settings.server}>"
 
     def place(self, key_id: str) -> str:
-        """Tell where a key is kept unless told otherwise."""
+        """Return where a key is kept unless its `secret` says otherwise."""
         return f"{SCHEME}{self._settings.place}#{key_id}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up: one request for each path, and what a login may need."""
-        places = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
-        spots = {key_id: spot(place, key_id) for key_id, place in places.items()}
-        found = self._read(list(dict.fromkeys(at.path for at in spots.values() if at)))
+        texts = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
+        parsed = {key_id: _parse_ref(text, key_id) for key_id, text in texts.items()}
+        found = self._read_all(list(dict.fromkeys(ref.path for ref in parsed.values() if ref)))
         return {
-            key_id: _pick(key_id, at, found[at.path]) if at else _no_place(key_id, places[key_id])
-            for key_id, at in spots.items()
+            key_id: _pick(key_id, ref, found[ref.path]) if ref else _no_ref(key_id, texts[key_id])
+            for key_id, ref in parsed.items()
         }
 
-    def _read(self, paths: list[str]) -> dict[str, Fields | Fault]:
+    # Reading ------------------------------------------------------------------------------------
+
+    def _read_all(self, paths: Sequence[str]) -> dict[str, Fields | Fault]:
+        """Read paths one after the other; an outage ends it, a refused token is replaced once."""
         if not paths:
             return {}
-        before = self._desk.held
-        identity = self._desk.identity()
-        if isinstance(identity, Fault):
-            return dict.fromkeys(paths, identity)
-        # A login of this moment is not repeated: nothing can have changed since.
-        with Round(
-            self._settings, self._desk, self._shelf, identity, may_log_in=identity is before
-        ) as round_:
-            return {path: round_.read(path) for path in paths}
+        before = self._token
+        token = self._current_token()
+        if isinstance(token, Fault):
+            return dict.fromkeys(paths, token)
+        may_login = token is before  # one of this moment is not replaced: nothing has changed
+        found: dict[str, Fields | Fault] = {}
+        client = self._client(token)
+        try:
+            for path in paths:
+                fields = self._read(client, path)
+                if isinstance(fields, Fault) and fields.reach is Reach.LOGIN:
+                    newer = self._relogin(token) if may_login else None
+                    may_login = False
+                    if isinstance(newer, _Token):
+                        client.adapter.close()
+                        token, client = newer, self._client(newer)
+                        fields = self._read(client, path)
+                    if isinstance(fields, Fault) and fields.reach is Reach.LOGIN:
+                        fields = self._denied(fields, token, newer)
+                found[path] = fields
+                if isinstance(fields, Fault) and fields.reach is Reach.STORE:
+                    return {**dict.fromkeys(paths, fields), **found}
+        finally:
+            client.adapter.close()
+        return found
+
+    def _denied(self, fault: Fault, token: _Token, login: _Token | Fault | None) -> Fault:
+        again = f"; logging in again failed: {login.words}" if isinstance(login, Fault) else ""
+        server = self._settings.server
+        return Fault(Reach.HERE, f"{server} denies {token.name} to read {fault.words}{again}")
+
+    def _read(self, client: Any, path: str) -> Fields | Fault:
+        """Read the fields of one secret, in one request where the mount is known."""
+        known = self._known_mount(path)
+        if known:
+            found = self._read_in(client, known, path)
+            # A mount can be made anew, or be upgraded to version 2, while we run.
+            if not (isinstance(found, Fault) and found.reach is Reach.HERE):
+                return found
+        mount = self._find_mount(client, path)
+        if isinstance(mount, Fault):
+            return mount
+        if mount is None:
+            return self._try_both_versions(client, path)
+        self._mounts[mount.path] = mount
+        return found if mount == known else self._read_in(client, mount, path)
+
+    def _known_mount(self, path: str) -> _Mount | None:
+        parts = path.split("/")
+        heads = ("/".join(parts[:end]) + "/" for end in range(1, len(parts)))
+        return next((self._mounts[head] for head in heads if head in self._mounts), None)
+
+    def _find_mount(self, client: Any, path: str) -> _Mount | Fault | None:
+        """Ask which mount a path is in; None: the server does not say."""
+        reply = self._request(client.read, f"sys/internal/ui/mounts/{quote(path)}")
+        if isinstance(reply, Fault):
+            return reply if reply.reach is Reach.STORE else None
+        data = reply.get("data") or {}
+        mount, kind = str(data.get("path", "")), data.get("type")
+        if not mount.endswith("/") or not path.startswith(mount):
+            return None
+        if kind not in ("kv", "generic"):
+            return Fault(Reach.HERE, f"{mount} is a mount of the type {kind}, and not kv")
+        version = (data.get("options") or {}).get("version")
+        return _Mount(mount, 2 if str(version) == "2" else 1)
+
+    def _try_both_versions(self, client: Any, path: str) -> Fields | Fault:
+        """Take the first word for the mount, and read as version 2, then as version 1."""
+        head = path.partition("/")[0] + "/"
+        mounts = _Mount(head, 2), _Mount(head, 1)
+        faults: list[Fault] = []
+        for mount in mounts:
+            found = self._read_in(client, mount, path)
+            if not isinstance(found, Fault):
+                self._mounts[head] = mount
+                return found
+            if found.reach is Reach.STORE:
+                return found
+            faults.append(found)
+        if all(fault.reach is not Reach.LOGIN for fault in faults):
+            return faults[0]
+        either = " or ".join(f'"{m.api_path(path)}" (KV version {m.version})' for m in mounts)
+        return Fault(
+            Reach.LOGIN,
+            f"{path}, or there is no such mount; its policy needs the capability read on {either}",
+        )
+
+    def _read_in(self, client: Any, mount: _Mount, path: str) -> Fields | Fault:
+        """Read a secret whose mount is known."""
+        kv = client.secrets.kv
+        read = kv.v1.read_secret
+        if mount.version == 2:
+            read = partial(kv.v2.read_secret_version, raise_on_deleted_version=True)
+        name = path[len(mount.path) :]
+        reply = self._request(partial(read, name, mount_point=mount.path.rstrip("/")))
+        if isinstance(reply, Fault):
+            return _with_api_path(reply, mount, path)
+        data = reply.get("data")
+        if mount.version == 2 and isinstance(data, dict):
+            data = data.get("data") if "metadata" in data else None
+        if not isinstance(data, dict):
+            return Fault(Reach.HERE, f"{mount.api_path(path)} holds no fields")
+        return data
+
+    # Who we are -----------------------------------------------------------------------------------
+
+    def _current_token(self) -> _Token | Fault:
+        """Return a token that should be good: renewed or new where the old one is not."""
+        with self._token_lock:
+            held, now = self._token, self._clock()
+            if held is None or (held.expires_at is not None and now >= held.expires_at):
+                return self._keep(self._login())
+            if held.renew_at is None or now < held.renew_at:
+                return held
+            newer = self._renew(held)
+            # Where that failed, the old one is good for some time yet.
+            return held if isinstance(newer, Fault) else self._keep(newer)
+
+    def _relogin(self, refused: _Token) -> _Token | Fault | None:
+        """Return another token than the one that was refused; None: there is no other."""
+        with self._token_lock:
+            if self._token is not None and self._token is not refused:
+                return self._token  # another thread was here first
+            newer = self._login()
+            if isinstance(newer, _Token) and newer.value == refused.value:
+                return None
+            return self._keep(newer)
+
+    def _keep(self, newer: _Token | Fault) -> _Token | Fault:
+        if isinstance(newer, _Token):
+            self._token = newer
+        return newer
+
+    def _renew(self, held: _Token) -> _Token | Fault:
+        """Renew the token, or log in anew where it cannot be renewed."""
+        asked_at = self._clock()
+        reply: Mapping[str, Any] | Fault = Fault(Reach.HERE, "it cannot be renewed")
+        if held.renewable:
+            reply = self._request_once(held, lambda client: client.auth.token.renew_self())
+        if not isinstance(reply, Fault):
+            return held.with_lifetime(asked_at, reply.get("auth") or {}, "lease_duration")
+        gone = reply.reach is not Reach.STORE and self._settings.login.mount is not None
+        return self._login() if gone else reply
+
+    def _login(self) -> _Token | Fault:
+        """Get a token the way that the settings name; files are read now."""
+        login = self._settings.login
+        parts: dict[str, str] = {}
+        for name, source in login.parts.items():
+            value = _credential(source)
+            if isinstance(value, Fault):
+                return value
+            parts[name] = value.reveal()
+        if login.mount is None:
+            return self._use_token(Secret(parts["token"]), login.parts["token"].name)
+        asked_at = self._clock()
+        where = {"mount_point": login.mount, "use_token": False}
+        methods: dict[str, Callable[[Any], Any]] = {
+            "AppRole": lambda client: client.auth.approle.login(**parts, **where),
+            "Kubernetes": lambda client: client.auth.kubernetes.login(login.role, **parts, **where),
+            "JWT": lambda client: client.auth.jwt.jwt_login(
+                login.role, **parts, use_token=False, path=login.mount
+            ),
+        }
+        reply = self._request_once(None, methods[login.name], tuple(parts.values()))
+        if isinstance(reply, Fault):
+            return self._login_failed(reply)
+        auth = reply.get("auth") or {}
+        if not isinstance(auth.get("client_token"), str):
+            words = f"the {login.name} login at auth/{login.mount} returned no token"
+            return Fault(Reach.HERE, words)
+        role = login.role or (auth.get("metadata") or {}).get("role_name") or "(unnamed)"
+        name = f"the {login.name} role {role} (token accessor {auth.get('accessor')})"
+        token = _Token(Secret(auth["client_token"]), name)
+        return token.with_lifetime(asked_at, auth, "lease_duration")
+
+    def _use_token(self, value: Secret, source: str) -> _Token | Fault:
+        """Look a given token up: when does it end, and what is its accessor?"""
+        token, asked_at = _Token(value, source), self._clock()
+        reply = self._request_once(token, lambda client: client.auth.token.lookup_self())
+        if isinstance(reply, Fault):
+            if reply.reach is not Reach.LOGIN:
+                return reply
+            # A policy may forbid just this, so the token is tried all the same.
+            why = "wrong, expired, revoked, or without the policy default"
+            return replace(token, name=f"the token in {source} ({why}: Vault tells nothing of it)")
+        data = reply.get("data") or {}
+        named = replace(token, name=f"the token in {source} (accessor {data.get('accessor')})")
+        return named.with_lifetime(asked_at, data, "ttl")
+
+    def _login_failed(self, fault: Fault) -> Fault:
+        if fault.reach is Reach.STORE:
+            return fault
+        login = self._settings.login
+        role = f" as {login.role}" if login.role else ""
+        sources = " and ".join(source.name for source in login.parts.values())
+        return Fault(
+            Reach.HERE,
+            f"the {login.name} login{role} at auth/{login.mount} failed: {fault.words}; is the "
+            f"method mounted there (VAULT_AUTH_MOUNT), and are {sources} right?",
+        )
+
+    # Requests -------------------------------------------------------------------------------------
+
+    def _client(self, token: _Token | None) -> Any:
+        """Make a client for one look-up; close its adapter after it.
+
+        So no connection grows stale in the minutes between, and none is shared with a forked child.
+        """
+        import hvac  # noqa: PLC0415 - an optional library
+
+        settings = self._settings
+        session = _session()
+        session.verify, session.cert = settings.verify, settings.certificate
+        session.max_redirects = MAX_REDIRECTS
+        return hvac.Client(
+            url=settings.address,
+            token=token.value.reveal() if token else "",  # None: hvac would look for one itself
+            verify=settings.verify,
+            cert=settings.certificate,
+            timeout=(min(CONNECT_S, settings.timeout_s), settings.timeout_s),
+            namespace=settings.namespace,
+            session=session,
+        )
+
+    def _request_once(
+        self,
+        token: _Token | None,
+        method: Callable[[Any], Any],
+        secrets: tuple[str, ...] = (),
+    ) -> Mapping[str, Any] | Fault:
+        client = self._client(token)
+        try:
+            return self._request(method, client, secrets=secrets)
+        finally:
+            client.adapter.close()
+
+    def _request(
+        self, method: Callable[..., Any], *args: Any, secrets: tuple[str, ...] = ()
+    ) -> Mapping[str, Any] | Fault:
+        """Call a method of hvac's; *secrets* are values that no message may show.
+
+        Nothing is raised, and nothing is made inside a handler: there the exception, which holds
+        the request, would become the context of what is raised later.
+        """
+        settings, failed = self._settings, None
+        try:
+            reply = method(*args)
+        except Exception as error:
+            token = (self._token.value.reveal(),) if self._token else ()
+            failed = failure_of_error(error, settings, (*token, *secrets))
+        if failed is not None:
+            return failed
+        if isinstance(reply, dict):
+            return reply
+        if reply is None:  # hvac's `read` where there is nothing
+            return Fault(Reach.HERE, "there is no such secret")
+        if getattr(reply, "is_redirect", False):
+            return failure_of_redirect(settings, reply.headers["Location"])
+        return not_vault(settings)
 
 
-def _pick(key_id: str, at: Spot, found: Fields | Fault) -> Secret | SecretError:
+def _session() -> Any:
+    """Make a session that gives what it carries to one server only."""
+    from requests import Response, Session  # noqa: PLC0415 - comes with hvac
+
+    class OneServer(Session):
+        def get_redirect_target(self, resp: Response) -> Any:
+            """Follow no redirect to another server: token and login would go with it."""
+            target = super().get_redirect_target(resp)
+            if target is None or _origin(urljoin(resp.url, target)) == _origin(resp.url):
+                return target
+            return None
+
+    session = OneServer()
+    # Without it requests sends what ~/.netrc has for the host, or for any host.
+    session.auth = lambda request: request
+    return session
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname, port
+
+
+def _credential(source: CredentialSource) -> Secret | Fault:
+    """Read a part of the login; its value is in no message."""
+    value = source.value
+    if source.path is not None:
+        try:
+            value = Secret(source.path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            return _unreadable(source, getattr(error, "strerror", None) or "it is no text")
+    if value is None or not _PRINTABLE.fullmatch(value.reveal()):
+        why = "it holds a blank or a character that is not ASCII" if value else "it is empty"
+        return Fault(Reach.HERE, f"{source.name} cannot be used: {why}")
+    return value
+
+
+def _unreadable(source: CredentialSource, why: str) -> Fault:
+    words = f"{source.name} cannot be read: {why}"
+    if source.name.endswith("/.vault-token"):
+        words += (
+            "; say who this program is: VAULT_TOKEN, VAULT_TOKEN_FILE, VAULT_ROLE_ID with "
+            "VAULT_SECRET_ID, VAULT_K8S_ROLE, or VAULT_JWT_ROLE with VAULT_JWT"
+        )
+    return Fault(Reach.HERE, words)
+
+
+def _with_api_path(fault: Fault, mount: _Mount, path: str) -> Fault:
+    """Name the path as the API has it; policies are written in these."""
+    api = mount.api_path(path)
+    doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
+    hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
+    if fault.reach is Reach.LOGIN:
+        needs = f'path "{api}" {{ capabilities = ["read"] }}'
+        return Fault(Reach.LOGIN, f"{api}; its policy needs: {needs}{hint}")
+    if fault.reach is Reach.HERE:
+        return Fault(Reach.HERE, f"{fault.words} ({api}){hint}")
+    return fault
+
+
+def _parse_ref(ref: str, key_id: str) -> _Ref | None:
+    """Parse `vault://MOUNT/path#field`; without a field it is the key id; None: it is no such ref.
+
+    Blanks and other odd characters may be percent-encoded.
+    """
+    path, _, field = ref.removeprefix(SCHEME).partition("#")
+    normal = normalize_path(unquote(path))
+    return _Ref(normal, unquote(field) or key_id) if normal else None
+
+
+def _pick(key_id: str, ref: _Ref, found: Fields | Fault) -> Secret | SecretError:
     """Take a key's field out of its secret, or say why there is none."""
     if isinstance(found, Fault):
-        return _error(key_id, at, found.text)
-    value = found.get(at.field)
+        return _error(key_id, ref, found.words)
+    value = found.get(ref.field)
     if isinstance(value, str) and (secret := Secret(value)):
         return secret
-    if at.field not in found:
-        return _error(key_id, at, f"the secret has no such field; {_names(at.field, found)}")
+    if ref.field not in found:
+        return _error(
+            key_id, ref, f"the secret has no such field; {_field_names(ref.field, found)}"
+        )
     if isinstance(value, str):
-        return _error(key_id, at, "its value is empty")
+        return _error(key_id, ref, "its value is empty")
     kind = _TYPES.get(type(value), "null")
-    return _error(key_id, at, f"its value is {kind}; allowed: a text")
+    return _error(key_id, ref, f"its value is {kind}; allowed: a text")
 
 
-def _names(field: str, found: Fields) -> str:
-    """Name the fields that are there: names are no secrets."""
+def _field_names(field: str, found: Fields) -> str:
+    """List the fields that are there: names are no secrets."""
     if not found:
         return "it has none at all"
     names = sorted(found)
-    more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"it has: {', '.join(names[:_MOST_NAMES])}{more}.{nearest(field, names)}"
+    more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"it has: {', '.join(names[:MAX_NAMES])}{more}.{nearest(field, names)}"
 
 
-def _error(key_id: str, at: Spot, text: str) -> SecretError:
-    return SecretError(mask_keys(f"key {key_id}: {SCHEME}{at.path}#{at.field}: {text}"))
+def _error(key_id: str, ref: _Ref, words: str) -> SecretError:
+    return SecretError(mask_keys(f"key {key_id}: {SCHEME}{ref.path}#{ref.field}: {words}"))
 
 
-def _no_place(key_id: str, place: str) -> SecretError:
+def _no_ref(key_id: str, text: str) -> SecretError:
     return SecretError(
-        f"key {key_id}: found the place {shown(place)}; allowed: vault://MOUNT/path/of/secret#field"
+        f"key {key_id}: found the place {shown(text)}; allowed: vault://MOUNT/path/of/secret#field"
     )

@@ -16,11 +16,20 @@ from ..core.text import mask_url, shown
 from ..errors import ConfigError
 from .base import Secret
 from .environ import only_in_file
-from .vault_paths import SCHEME, clean
 
-__all__ = ["Login", "Source", "VaultSettings", "read_settings"]
+__all__ = [
+    "SCHEME",
+    "CredentialSource",
+    "Login",
+    "VaultSettings",
+    "normalize_path",
+    "read_settings",
+]
+
+SCHEME = "vault://"
 
 _KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TRUE = ("1", "t", "true")
 _FALSE = ("", "0", "f", "false")
 _SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?)s?")
@@ -34,7 +43,7 @@ _TRUST = (
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CredentialSource:
     """Where a part of the login is: in a variable, or in a file."""
 
     name: str
@@ -58,7 +67,7 @@ class Login:
 
     name: str
     mount: str | None
-    parts: Mapping[str, Source]
+    parts: Mapping[str, CredentialSource]
     role: str | None = None
 
 
@@ -74,7 +83,7 @@ class VaultSettings:
     """As requests takes it: a CA file or directory, True: the usual ones, False: trust all."""
     certificate: tuple[str, str] | None = None
     """The files of our own certificate and its key, where the server asks for one."""
-    patience_s: float = 5.0
+    timeout_s: float = 5.0
     """How long one answer may take: a store that hangs holds a look-up no longer."""
 
     @property
@@ -104,7 +113,7 @@ def read_settings(environ: Mapping[str, str]) -> VaultSettings:
         namespace=found.get("VAULT_NAMESPACE", "").strip("/") or None,
         verify=_verify(found),
         certificate=_certificate(found),
-        patience_s=_patience(found.get("VAULT_CLIENT_TIMEOUT", "5")),
+        timeout_s=_timeout(found.get("VAULT_CLIENT_TIMEOUT", "5")),
     )
 
 
@@ -145,6 +154,14 @@ def _address(found: Mapping[str, str]) -> str:
     return value.rstrip("/")
 
 
+def normalize_path(path: str) -> str | None:
+    """Return a path of mount and secret without needless slashes; None where it is none."""
+    parts = [part for part in path.split("/") if part]
+    if len(parts) < 2 or {".", ".."} & set(parts) or _CONTROL.search(path):
+        return None
+    return "/".join(parts)
+
+
 def _host(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
@@ -153,7 +170,7 @@ def _host(url: str) -> str | None:
 
 
 def _place(value: str) -> str:
-    place = clean(value.removeprefix(SCHEME))
+    place = normalize_path(value.removeprefix(SCHEME))
     if place is None or "#" in value:
         raise ConfigError(
             f"KEYROT_VAULT_PLACE: found {shown(value)}; allowed: MOUNT/path/of/secret, such as "
@@ -175,7 +192,7 @@ def _flag(found: Mapping[str, str], name: str) -> bool:
     return value in _TRUE
 
 
-def _patience(value: str) -> float:
+def _timeout(value: str) -> float:
     match = _SECONDS.fullmatch(value)
     if match is None or float(match[1]) <= 0:
         raise ConfigError(
@@ -225,13 +242,13 @@ def _need(found: Mapping[str, str], name: str, *, beside: str) -> None:
         raise ConfigError(f"{beside} is set and {name} is not: set it (or {name}_FILE) too.")
 
 
-def _source(found: Mapping[str, str], name: str) -> Source:
+def _source(found: Mapping[str, str], name: str) -> CredentialSource:
     """Take the variable, else the file that the variable with _FILE names."""
     if name in found:
-        return Source(name, value=Secret(found[name]))
+        return CredentialSource(name, value=Secret(found[name]))
     return _file(found, f"{name}_FILE")
 
 
-def _file(found: Mapping[str, str], variable: str, usual: str = "") -> Source:
+def _file(found: Mapping[str, str], variable: str, usual: str = "") -> CredentialSource:
     path = Path(found.get(variable, usual)).expanduser()
-    return Source(str(path), path=path, variable=variable)
+    return CredentialSource(str(path), path=path, variable=variable)

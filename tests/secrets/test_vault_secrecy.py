@@ -91,7 +91,7 @@ def test_a_token_that_is_no_header_is_not_shown(bao: Bao) -> None:
     """A line break in a token is refused before a library could quote it."""
     for token in (f"{TOKEN}\nX-Other: {TOKEN}", f"{TOKEN}é"):
         text = shown(open_vault({"VAULT_ADDR": bao.url, "VAULT_TOKEN": token}), {"a": None})
-        assert "VAULT_TOKEN is no good: it holds a blank or a character" in text
+        assert "VAULT_TOKEN cannot be used: it holds a blank or a character" in text
         assert TOKEN not in text
 
 
@@ -123,7 +123,7 @@ def test_a_store_cannot_be_pickled_and_holds_no_client(bao: Bao) -> None:
     found = store.resolve({"a": "vault://secret/secrecy#a"})
     assert found["a"] == Secret(VALUE)
     assert alive() == before
-    for one in (store, store._desk.held, store._settings):  # type: ignore[attr-defined]
+    for one in (store, store._token, store._settings):  # type: ignore[attr-defined]
         with pytest.raises(TypeError, match="pickle"):
             pickle.dumps(one)
         assert ROOT_TOKEN not in repr(one)

@@ -67,7 +67,7 @@ def test_empty_variables_are_unset_and_the_rest_have_defaults() -> None:
     assert settings.address == "https://vault.example:8200"
     assert settings.place == "secret/keyrot"
     assert (settings.namespace, settings.verify, settings.certificate) == (None, True, None)
-    assert settings.patience_s == 5
+    assert settings.timeout_s == 5
     (source,) = settings.login.parts.values()
     assert source.name.endswith("/.vault-token")
 
@@ -85,7 +85,7 @@ def test_usual_variables_are_taken_as_vault_takes_them() -> None:
     }
     settings = read_settings({**ADDRESS, **more})
     assert (settings.verify, settings.certificate) == ("ca.pem", ("c.pem", "k.pem"))
-    assert (settings.namespace, settings.patience_s) == ("a/b", 2.5)
+    assert (settings.namespace, settings.timeout_s) == ("a/b", 2.5)
     assert read_settings({**ADDRESS, "VAULT_CAPATH": "cas"}).verify == "cas"
 
 

@@ -1,0 +1,135 @@
+"""What went wrong between us and Vault, in words for people and without a secret in them."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.text import mask_keys, shown
+from .base import MASKED_FROM
+from .fault import Fault, Reach
+from .vault_settings import VaultSettings
+
+__all__ = ["failure_of_error", "failure_of_redirect", "not_vault"]
+
+LONGEST = 200
+"""Characters of the server's own words in a message."""
+READ = 2000
+"""Characters of them that are looked at."""
+_TOKEN_CHARACTERS = f"{string.ascii_letters}{string.digits}_.-"
+# Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and what begins as JWTs do. A match goes
+# to the end of the run, and what does not match is left after 20 characters: no text takes long.
+_TOKEN = re.compile(r"\b(?:(?:hv[sbr]|[sbr])\.|eyJ)[\w.-]{20,}", re.ASCII)
+
+
+def not_vault(settings: VaultSettings) -> Fault:
+    """Say that something answered that is not Vault."""
+    words = f"{settings.server} does not answer as Vault does; is VAULT_ADDR right?"
+    return Fault(Reach.STORE, words)
+
+
+def failure_of_redirect(settings: VaultSettings, location: str) -> Fault:
+    """Say that the server answers with a redirect to another one, which gets nothing."""
+    other = shown(mask_keys(location.partition("?")[0]))
+    return Fault(
+        Reach.STORE,
+        f"{settings.server} sends its clients on to {other}, which gets neither token nor login; "
+        "let VAULT_ADDR name that server, if it is yours",
+    )
+
+
+def failure_of_error(error: Exception, settings: VaultSettings, secrets: tuple[str, ...]) -> Fault:
+    """Turn what hvac or requests raised into a failure, without the request in it.
+
+    Args:
+        error: Of hvac, requests, or what requests raises before it connects.
+        settings: For the server's name and its time limit.
+        secrets: Values that must not be shown, should the server repeat them.
+    """
+    from hvac import exceptions  # noqa: PLC0415 - an optional library
+
+    if not isinstance(error, exceptions.VaultError):
+        return _unreachable(error, settings)
+    server, body = settings.server, error.json if isinstance(error.json, dict) else {}
+    said = _server_words(body, error.text or "", secrets)
+    quoted = f": {said}" if said else ""
+    if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+        return Fault(Reach.LOGIN, said)
+    if isinstance(error, exceptions.InvalidPath):
+        if "namespace" in said:
+            return Fault(Reach.STORE, f"{server}: {said}; is VAULT_NAMESPACE right?")
+        return Fault(Reach.HERE, _missing(body, said))
+    if isinstance(error, exceptions.InvalidRequest):
+        return Fault(Reach.HERE, f"{server} refuses the request (400){quoted}")
+    if isinstance(error, exceptions.RateLimitExceeded):
+        why = "gets more requests than its rate limit quota allows; it is asked again later"
+    elif isinstance(error, exceptions.VaultNotInitialized):
+        why = "is not initialized; run `vault operator init` and unseal it"
+    elif isinstance(error, exceptions.VaultDown) and "sealed" in said.lower():
+        why = "is sealed; someone with the unseal keys must unseal it"
+    else:
+        why = f"has a fault of its own or is not ready{quoted}"
+    return Fault(Reach.STORE, f"{server} {why}")
+
+
+def _unreachable(error: Exception, settings: VaultSettings) -> Fault:
+    """Say why there was no answer, by the type of the exception alone."""
+    from requests import exceptions  # noqa: PLC0415 - comes with hvac
+
+    names = _types(error)
+    if isinstance(error, exceptions.ConnectTimeout | exceptions.ReadTimeout):
+        why = f"did not answer within {settings.timeout_s:g} s"
+    elif isinstance(error, exceptions.SSLError):
+        why = (
+            "and this host found no way to trust each other; name the CA of its certificate in "
+            "VAULT_CACERT, and see whether VAULT_ADDR has the right host, port and https://"
+        )
+    elif "NameResolutionError" in names:
+        why = "cannot be found: no such host name; is VAULT_ADDR right?"
+    elif isinstance(error, exceptions.ConnectionError):
+        why = "cannot be reached; does it run, and is VAULT_ADDR right?"
+    elif isinstance(error, exceptions.RequestException):
+        why = f"cannot be asked ({names[0]}); is VAULT_ADDR right?"
+    else:  # requests looks for the files before it connects
+        why = (
+            f"cannot be asked ({names[0]}); do the files exist that VAULT_CACERT, VAULT_CAPATH, "
+            "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY name?"
+        )
+    return Fault(Reach.STORE, f"{settings.server} {why}")
+
+
+def _types(error: BaseException) -> list[str]:
+    """Name the type of an exception and of those that urllib3 has packed into it."""
+    names: list[str] = []
+    inner: object = error
+    while isinstance(inner, BaseException) and len(names) < 5:
+        names.append(type(inner).__name__)
+        inner = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)
+    return names
+
+
+def _missing(body: Mapping[str, Any], said: str) -> str:
+    """Tell apart what Vault all answers with 404."""
+    data = body.get("data")
+    metadata = data.get("metadata") if isinstance(data, dict) else None
+    if isinstance(metadata, dict):
+        gone = "destroyed" if metadata.get("destroyed") else "deleted"
+        return f"its newest version, {metadata.get('version')}, was {gone}; write it again"
+    if "no handler for route" in said:
+        return "no secrets engine is mounted there"
+    return "there is no such secret"
+
+
+def _server_words(body: Mapping[str, Any], text: str, secrets: tuple[str, ...]) -> str:
+    """Return what the server says, on one line, cut, and without anything that is a secret."""
+    errors = body.get("errors")
+    if isinstance(errors, list):
+        text = ", ".join(map(str, errors))
+    for value in (value for value in secrets if len(value) >= MASKED_FROM):
+        text = text.replace(value, "[redacted]")
+    if len(text) > READ:
+        text = text[:READ].rstrip(_TOKEN_CHARACTERS)  # half a token has not its shape
+    text = " ".join(_TOKEN.sub("[redacted]", mask_keys(text)).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -14,10 +14,10 @@ import pytest
 from keyrot_middleware.core.model import Block, CallInfo, Candidate, Lease, Outcome, Unavailable
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.roster import Shortlist
-from keyrot_middleware.state import DegradingState, MemoryState, State
+from keyrot_middleware.state import FallbackState, MemoryState, State
 from keyrot_middleware.state.base import Holder, KeyHealth
 from keyrot_middleware.state.breaker import Breaker
-from keyrot_middleware.state.mirror import Mirror
+from keyrot_middleware.state.fallback import LocalWindows
 
 __all__ = ["Faulty", "LineDownError", "degrading", "warned"]
 
@@ -141,13 +141,12 @@ def degrading(
     share: float = 1.0,
     breaker_clock: Callable[[], float] | None = None,
     inner: MemoryState | None = None,
-) -> tuple[DegradingState, Faulty]:
+) -> tuple[FallbackState, Faulty]:
     """Make a state over one that can be cut off; both keep the time of *clock*."""
     policy = policy or RetryPolicy()
     shared = Faulty(inner or MemoryState(policy, clock))
     breaker = Breaker(breaker_clock or clock)
-    state = DegradingState(shared, Mirror(policy, clock, share), breaker, "test")
-    state._debts._clock = clock  # a busy machine does not use up the time for telling
+    state = FallbackState(shared, LocalWindows(policy, clock, share), breaker, "test")
     return state, shared
 
 

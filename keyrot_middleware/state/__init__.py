@@ -10,12 +10,11 @@ from ..errors import ConfigError
 from ..settings import STATE_SCHEMES
 from .base import State
 from .breaker import Breaker
-from .degrading import DegradingState
+from .fallback import FallbackState, LocalWindows
 from .library import load_redis
 from .memory import MemoryState
-from .mirror import Mirror
 
-__all__ = ["DegradingState", "MemoryState", "State", "open_shared", "open_state"]
+__all__ = ["FallbackState", "MemoryState", "State", "open_shared", "open_state"]
 
 
 def open_state(
@@ -45,7 +44,7 @@ def open_state(
     shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
     if shared is None:
         return MemoryState(policy, clock)
-    state = DegradingState(shared, Mirror(policy, clock, share), Breaker(time.monotonic), pool)
+    state = FallbackState(shared, LocalWindows(policy, clock, share), Breaker(time.monotonic), pool)
     state.check()
     return state
 

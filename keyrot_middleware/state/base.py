@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import ClassVar, Protocol
 from weakref import ReferenceType
 
@@ -20,6 +21,7 @@ from ..core.model import (
     Unavailable,
 )
 from ..core.roster import Shortlist
+from .threads import StateThreads
 
 __all__ = ["Held", "Holder", "KeyHealth", "State", "Used", "is_gone"]
 
@@ -71,7 +73,7 @@ def is_gone(held: Held) -> bool:
 
 
 class State(ABC):
-    """The pool's memory. The coroutine methods are for backends that wait for a network."""
+    """The pool's memory. For tasks, the methods of one that does I/O run in threads."""
 
     instant: ClassVar[bool] = True
     """The blocking methods do no I/O, so that a task may call them as they are."""
@@ -106,7 +108,7 @@ class State(ABC):
 
     def own(self, lease: Lease, names: Iterable[str]) -> None:
         """Take note that *names* too were made with the key of *lease*, which is settled."""
-        self.settle(_told_late(lease), Outcome(Kind.ABANDONED), names)
+        self.settle(_settled_by_hand(lease), Outcome(Kind.ABANDONED), names)
 
     @abstractmethod
     def reset(self, key: Candidate) -> None:
@@ -173,46 +175,44 @@ class State(ABC):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id."""
 
-    def close(self) -> None:  # noqa: B027 - a backend without connections has none to close
-        """Let go of connections."""
+    def close(self) -> None:
+        """Let go of connections and threads; calls under way are settled all the same."""
+        if not self.instant:
+            self._threads.close()
 
     async def aacquire(
         self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
     ) -> Lease | Unavailable:
-        """Do what `acquire` does, without blocking the loop."""
-        return self.acquire(info, shortlist, spread=spread, holder=holder)
+        """Do what `acquire` does, without blocking the loop; a cancelled task gives back."""
+        work = partial(self.acquire, info, shortlist, spread=spread, holder=holder)
+        return work() if self.instant else await self._threads.run(work, self._give_back_unsent)
 
     async def asettle(
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
     ) -> float | None:
         """Do what `settle` does, without blocking the loop."""
-        return self.settle(lease, outcome, names)
+        work = partial(self.settle, lease, outcome, names)
+        return work() if self.instant else await self._threads.run(work)
 
     async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Do what `owner` does, without blocking the loop."""
-        return self.owner(names)
+        work = partial(self.owner, names)
+        return work() if self.instant else await self._threads.run(work)
 
     async def aown(self, lease: Lease, names: Iterable[str]) -> None:
         """Do what `own` does, without blocking the loop."""
-        await self.asettle(_told_late(lease), Outcome(Kind.ABANDONED), names)
+        await self.asettle(_settled_by_hand(lease), Outcome(Kind.ABANDONED), names)
 
-    async def acheck(self) -> None:
-        """Do what `check` does, without blocking the loop."""
-        self.check()
+    @cached_property
+    def _threads(self) -> StateThreads:
+        return StateThreads()
 
-    async def abook(
-        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
-    ) -> None:
-        """Do what `book` does, without blocking the loop."""
-        if self.instant:
-            self.book(key, bucket, requests=requests, tokens=tokens, day_requests=day_requests)
-            return
-        reply = await self.aacquire(*_as_one(key, bucket, requests, tokens), spread=False)
+    def _give_back_unsent(self, reply: Lease | Unavailable) -> None:
         if isinstance(reply, Lease):
-            await self.asettle(reply, Outcome(Kind.ABANDONED))
+            self.settle(reply, Outcome(Kind.UNSENT))
 
 
-def _told_late(lease: Lease) -> Lease:
+def _settled_by_hand(lease: Lease) -> Lease:
     """Make of a lease one under which nothing is booked."""
     return lease._replace(books=None, degraded=False)
 

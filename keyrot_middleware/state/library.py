@@ -10,7 +10,7 @@ from ..errors import ConfigError, MissingExtraError
 
 __all__ = ["load_redis"]
 
-_PACKAGES = ("redis", "hiredis")
+_PACKAGES = ("redis",)
 
 
 def load_redis(wanted_by: str) -> ModuleType:

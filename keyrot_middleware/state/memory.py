@@ -65,7 +65,7 @@ class Booking(NamedTuple):
     model: str
     """As asked for; the lease has only the bucket."""
     granted: Lease | None = None
-    """The lease of a shared state, where this only books it a second time (mirror.py)."""
+    """The lease of a shared state, where this only reserves it a second time (fallback.py)."""
     place: int = 0
     """Tells it from the other leases of its key that are under way."""
 

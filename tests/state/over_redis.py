@@ -11,9 +11,9 @@ from rig import INFO, key
 
 from keyrot_middleware.core.model import Lease
 from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.state import DegradingState, open_shared
+from keyrot_middleware.state import FallbackState, open_shared
 from keyrot_middleware.state.breaker import Breaker
-from keyrot_middleware.state.mirror import Mirror
+from keyrot_middleware.state.fallback import LocalWindows
 
 __all__ = ["POLICY", "SHORT_S", "A", "B", "lend", "opened"]
 
@@ -24,12 +24,12 @@ POLICY = RetryPolicy()
 
 
 @contextmanager
-def opened(url: str, pause_s: float = SHORT_S) -> Iterator[DegradingState]:
+def opened(url: str, pause_s: float = SHORT_S) -> Iterator[FallbackState]:
     """Open a state, and close it at the end."""
     shared = open_shared(url, POLICY, time.time)
     assert shared is not None
-    made = DegradingState(
-        shared, Mirror(POLICY, time.time), Breaker(time.monotonic, pause_s), "test"
+    made = FallbackState(
+        shared, LocalWindows(POLICY, time.time), Breaker(time.monotonic, pause_s), "test"
     )
     try:
         yield made
@@ -37,7 +37,7 @@ def opened(url: str, pause_s: float = SHORT_S) -> Iterator[DegradingState]:
         made.close()
 
 
-def lend(state: DegradingState, *keys: object) -> Lease:
+def lend(state: FallbackState, *keys: object) -> Lease:
     """Ask once; there must be a key."""
     reply = state.acquire(INFO, tuple((0, one) for one in keys or (A,)), spread=False)  # type: ignore[misc]
     assert isinstance(reply, Lease)

@@ -40,7 +40,7 @@ async def test_after_a_failure_it_is_left_alone_and_then_looked_at(both: Both) -
     both.mend()
     both.shared.asked.clear()
     await both.door.settle(await both.door.lend(A))
-    assert both.shared.asked == ["check", "snapshot", "book", "acquire", "settle"]
+    assert both.shared.asked == ["check", "book", "acquire", "settle"]
     assert not both.state.degraded
 
 
@@ -56,8 +56,8 @@ async def test_one_warning_when_it_begins_and_one_when_it_ends(
     for _ in range(5):
         await both.door.settle(await both.door.lend(A))
     assert warned(caplog) == [
-        "pool test: the shared state cannot be used (LineDownError); this process counts for "
-        "itself until it can",
+        "pool test: the shared state cannot be used (LineDownError); falling back to "
+        "in-process limits",
         "pool test: the shared state is back after 12.0 s; limits are shared again",
     ]
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterable
-from itertools import pairwise
 from math import inf
-from pathlib import Path
 
 import pytest
 from doors import ABANDONED, OK, UNSENT, failed, used
@@ -15,8 +10,7 @@ from faulty import degrading
 from outage import FIVE, A, B, Both, C
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Candidate, Kind, Lease, Limits, Outcome, Scope
-from keyrot_middleware.state.base import KeyHealth
+from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope
 from keyrot_middleware.state.breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
@@ -88,17 +82,6 @@ async def test_owners_are_told_too(both: Both) -> None:
     assert await both.other.owner("files/1") == ("a", "p")
 
 
-async def test_a_key_that_is_reset_meanwhile_is_available_everywhere(both: Both) -> None:
-    """Here at once, and elsewhere when the state is back."""
-    await both.door.fails(C, failed(Scope.KEY, both.clock.time() + 600))
-    both.shared.cut()
-    both.state.reset(C)
-    await both.door.settle(await both.door.lend(C))
-    both.mend()
-    await both.door.lend(A)
-    await both.other.lend(C)
-
-
 async def test_a_failure_reported_by_hand_is_shared(both: Both) -> None:
     """A lease that nobody granted goes to the shared state as it is."""
     lease = Lease("c", "c", "c", "", "generateContent", 0, 0, at=0.0)
@@ -133,67 +116,6 @@ async def test_what_was_sent_meanwhile_is_booked(both: Both) -> None:
     assert await both.other.refused(FIVE) == {"f": "rpm"}
 
 
-async def test_a_state_that_lost_its_memory_is_told_all(both: Both) -> None:
-    """A server that came back empty learns what this process used in the minute and the day."""
-    day = key("d", Limits(rpd=50))
-    for one in (FIVE, day):
-        assert await both.door.granted(one, 4) == 4
-    both.shared.cut()
-    await both.door.lend(A)
-    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
-    both.other = both.kind(both.shared.inner)
-    both.mend()
-    await both.door.lend(C)
-    assert await both.other.granted(FIVE) == 1
-    assert await both.other.granted(day) == 46
-
-
-async def test_a_probe_that_ends_meanwhile_is_told(both: Both) -> None:
-    """Its success counts, and others need not wait for its lease to run out."""
-    await both.door.fails(C, failed(Scope.KEY, both.clock.time() + 5))
-    both.clock.advance(5)
-    probe = await both.door.lend(C)
-    assert await both.other.refused(C) == {"c": "probe"}
-    both.shared.cut()
-    await both.door.lend(A)
-    await both.door.settle(probe, used(9))
-    both.mend()
-    await both.door.lend(A)
-    assert not (await both.other.lend(C)).probe
-
-
-async def test_however_much_was_used_all_of_it_is_told(both: Both) -> None:
-    """1,200 spent days are no fewer after a server came back empty."""
-    keys = [key(f"k{n}", Limits(rpd=1)) for n in range(1_200)]
-    for one in keys:
-        await both.door.lend(one)
-    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
-    both.shared.cut("acquire")
-    await both.door.lend(A)
-    both.mend()
-    await both.door.lend(A)
-    known = both.shared.inner.snapshot(keys)
-    assert {health.used[0].requests_day for health in known.values()} == {1}
-
-
-async def test_what_is_granted_while_it_tells_is_booked_once(both: Both) -> None:
-    """Another call's grant is in our windows by then, and not in what it has just told."""
-    assert await both.door.granted(FIVE, 2) == 2
-    snapshot = both.shared.snapshot
-
-    def granting(keys: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        told = snapshot(keys)
-        both.shared.snapshot = snapshot  # type: ignore[method-assign]
-        both.state.acquire(INFO, ((0, FIVE),), spread=False)
-        return told
-
-    both.shared.snapshot = granting  # type: ignore[method-assign]
-    both.state._debts.behind = True  # as a call does that had asked here before it was back
-    await both.door.lend(A)
-    assert both.shared.inner.snapshot([FIVE])["f"].used[0].requests_day == 3
-    assert await both.door.granted(FIVE) == 2
-
-
 async def test_a_long_outage_fills_no_minute_afterwards(both: Both) -> None:
     """Requests of minutes that are over count in the day alone."""
     one = key("o", Limits(rpm=5, rpd=20))
@@ -217,66 +139,3 @@ async def test_what_cannot_be_told_does_not_keep_it_away(both: Both) -> None:
         assert (await both.door.lend(A)).degraded
     both.clock.advance(PAUSE_S)
     assert not (await both.door.lend(A)).degraded
-
-
-async def test_a_long_list_is_told_by_several_calls(
-    both: Both, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One call tells no longer than its budget; the next goes on from there."""
-    both.shared.cut()
-    for number in range(5):
-        await both.door.fails(key(f"k{number}"), failed(Scope.KEY, inf))
-    ticks = iter(range(1_000))
-    monkeypatch.setattr(both.state._debts, "_clock", lambda: next(ticks) * 0.06)
-    both.mend()
-    told = []
-    for _ in range(8):
-        await both.door.settle(await both.door.lend(A))
-        known = both.shared.inner.snapshot([key(f"k{n}") for n in range(5)])
-        told.append(sum(health.cooldown_until == inf for health in known.values()))
-    assert told[-1] == 5
-    assert all(after - before <= 1 for before, after in pairwise(told))
-
-
-async def test_what_is_told_in_parts_is_booked_once(
-    both: Both, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a long list is being told more is lent here: every count is right in the end."""
-    keys = [key(f"k{n}", Limits(rpd=9)) for n in range(4)]
-    for one in keys:
-        assert await both.door.granted(one, 3) == 3
-    both.shared.cut()
-    for one in keys:
-        await both.door.lend(one)
-    both.shared.inner = type(both.shared.inner)(both.shared.inner._policy, both.clock.time)
-    ticks = iter(range(1_000))
-    monkeypatch.setattr(both.state._debts, "_clock", lambda: next(ticks) * 0.06)
-    both.mend()
-    for _ in range(12):
-        await both.door.settle(await both.door.lend(A))
-        both.state._debts.behind = True  # as a call does that had asked here before it was back
-    known = both.shared.inner.snapshot(keys)
-    assert [known[one.key_id].used[0].requests_day for one in keys] == [4] * 4
-
-
-def test_a_forked_child_leaves_to_its_parent_what_is_to_be_told() -> None:
-    """What was sent before the fork is told once; locks that were held there are free here."""
-    program = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from faulty import degrading
-from rig import INFO, key
-state, shared = degrading(lambda: 1e9)
-shared.cut()
-state.acquire(INFO, ((0, key("a")),), spread=False)
-state._debts._turn.acquire(), state._breaker._lock.acquire(), state._local._lock.acquire()
-if os.fork():
-    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
-shared.mend()
-ok = not state._debts and state.degraded
-ok = ok and state.acquire(INFO, ((0, key("b")),), spread=False).degraded
-sys.exit(0 if ok else 1)
-"""
-    tests = str(Path(__file__).parent.parent)
-    command = [sys.executable, "-c", program, tests]
-    assert subprocess.run(command, timeout=120, check=False).returncode == 0

@@ -15,7 +15,7 @@ from faulty import Faulty, degrading
 from rig import INFO, key
 
 from keyrot_middleware.core.model import Lease, Limits
-from keyrot_middleware.state import DegradingState
+from keyrot_middleware.state import FallbackState
 from keyrot_middleware.testing import FakeClock
 
 CALLERS = 64
@@ -61,7 +61,7 @@ class Tally:
         return late >= 0 and (self.lent.total() >= sum(LIMITS.values()) or late >= GIVE_UP_S)
 
 
-def under_threads(state: DegradingState, tally: Tally, until: float) -> None:
+def under_threads(state: FallbackState, tally: Tally, until: float) -> None:
     """Call from so many threads; 10 ms for a request."""
     lock = threading.Lock()
 
@@ -81,7 +81,7 @@ def under_threads(state: DegradingState, tally: Tally, until: float) -> None:
             future.result()
 
 
-def under_tasks(state: DegradingState, tally: Tally, until: float) -> None:
+def under_tasks(state: FallbackState, tally: Tally, until: float) -> None:
     """Call from so many tasks."""
 
     async def caller() -> None:
@@ -102,7 +102,7 @@ def under_tasks(state: DegradingState, tally: Tally, until: float) -> None:
 
 @pytest.mark.parametrize("under", [under_threads, under_tasks], ids=["threads", "tasks"])
 def test_nobody_fails_waits_or_gets_too_much(
-    clock: FakeClock, under: Callable[[DegradingState, Tally, float], None]
+    clock: FakeClock, under: Callable[[FallbackState, Tally, float], None]
 ) -> None:
     """No call waits for the shared state, nothing is raised, and each limit is used to its end."""
     ticks = time.monotonic  # a pause is 2 s: too long for a test, so its clock runs faster

@@ -135,7 +135,7 @@ def test_a_worker_whose_loop_is_blocked_keeps_its_places(
         time.sleep(4 * SHORT_S)  # noqa: ASYNC251 - that is the point
         assert isinstance(take(other), Unavailable)
         await mine.asettle(lease, OK)
-        await mine.aclose()
+        mine.close()
 
     asyncio.run(work())
     assert gets(other)()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from doors import OK, failed, used
 from rig import INFO, key
 
+from keyrot_middleware import forks
 from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
 from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.core.windows import DAY_S
@@ -187,13 +190,12 @@ def test_without_forks_nothing_is_registered(
 
 def test_a_state_that_is_gone_needs_no_lock(clock: FakeClock) -> None:
     """Watching for forks keeps no state alive, and a fork after its end does no harm."""
-    hooks: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "register_at_fork", lambda **hook: hooks.append(hook), raising=False)
-        gone = MemoryState(RetryPolicy(), clock.time)
-    (hook,) = hooks
+    gone = MemoryState(RetryPolicy(), clock.time)
     before = gone._lock
-    hook["after_in_child"]()
+    forks._in_child()
     assert gone._lock is not before
+    watched = weakref.ref(gone)
     del gone
-    hook["after_in_child"]()
+    gc.collect()
+    assert watched() is None
+    forks._in_child()

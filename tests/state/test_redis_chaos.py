@@ -19,7 +19,7 @@ from servers import Server, free_port, watched_pair
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state import open_shared, open_state
 from keyrot_middleware.state.breaker import PAUSE_S
-from keyrot_middleware.state.redis import RedisTrouble
+from keyrot_middleware.state.redis import RedisStateError
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")
 
@@ -63,7 +63,8 @@ def test_failed_over_by_a_sentinel() -> None:
                 unharmed(callers)
             lend(state)
             known = state.snapshot([one])["s"].used[0].requests_day
-            assert known >= threads.lent["s"] + tasks.lent["s"]
+            # Replication lags: the last grant of each caller may be lost with the master.
+            assert known >= threads.lent["s"] + tasks.lent["s"] - 64
 
 
 def test_a_black_hole() -> None:
@@ -107,7 +108,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
         together.wait(60)
         valkey.signal(signal.SIGSTOP)
         together.wait(60)
-        with suppress(RedisTrouble):
+        with suppress(RedisStateError):
             shared.settle(lease, OK)
 
     threads = [threading.Thread(target=call) for _ in range(16)]

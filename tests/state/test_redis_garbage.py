@@ -22,13 +22,13 @@ _pools = count()
 
 ONE = key("one", Limits(rpm=99_000, max_concurrency=5))
 NAMES = {
-    "quota": f"q:3:one:{MODEL}",
-    "health": "h:one",
-    "cooldown of a key": "c:k:one",
-    "cooldown of a project": "c:p:one",
-    "cooldown of an account": "c:b:one",
-    "leases": "l:one",
-    "bucket": f"b:{MODEL}",
+    "quota": f"quota:3:one:{MODEL}",
+    "health": "health:one",
+    "cooldown of a key": "cooldown:key:one",
+    "cooldown of a project": "cooldown:project:one",
+    "cooldown of an account": "cooldown:billing:one",
+    "leases": "lease:one",
+    "bucket": f"bucket:{MODEL}",
     "buckets": "buckets",
     "epoch": "epoch",
 }
@@ -57,7 +57,7 @@ def pool(caplog: pytest.LogCaptureFixture) -> Iterator[tuple[RedisState, Server,
     assert isinstance(lease, Lease)
     state.settle(lease, OK, ["files/one"])
     state.snapshot([ONE])
-    yield state, at, f"keyrot:{{{name}}}:"
+    yield state, at, f"keyrot:v1:{{{name}}}:"
     state.close()
 
 
@@ -85,7 +85,7 @@ async def _looks(door: Door) -> None:
 
 async def _books(door: Door) -> None:
     door.state.book(ONE, MODEL, requests=1, tokens=1, day_requests=1)
-    await door.state.abook(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+    door.state.book(ONE, MODEL, requests=1, tokens=1, day_requests=1)
 
 
 async def _resets(door: Door) -> None:
@@ -113,7 +113,6 @@ def test_whoever_reads_garbage_goes_on(
         async def work(door: Any = door) -> None:
             await ask(door)
             await _calls(door)
-            await state._loops.close()
 
         asyncio.run(work())
         warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -127,7 +126,7 @@ def test_whoever_reads_garbage_goes_on(
 
 def _settled(state: RedisState, lease: Any) -> None:
     state.settle(lease, OK)
-    state._lines.collect()
+    state._server.flush()
     state.reset(ONE)
 
 
@@ -138,7 +137,7 @@ def test_an_owner_that_cannot_be_read_is_forgotten(
 ) -> None:
     """The next one that learns who owns it writes it anew."""
     state, at, base = pool
-    (name,) = [name for name in at.names() if name.startswith(base + "o:")]
+    (name,) = [name for name in at.names() if name.startswith(base + "owner:")]
     put(at, name, what)
 
     async def work() -> None:
@@ -152,12 +151,12 @@ def test_an_owner_that_cannot_be_read_is_forgotten(
 
 def test_a_server_that_fails_otherwise_is_blamed(pool: tuple[RedisState, Server, str]) -> None:
     """A refusal that is about no record of ours is raised as before."""
-    from keyrot_middleware.state.redis import RedisTrouble
+    from keyrot_middleware.state.redis import RedisStateError
 
     state, at, _ = pool
     at.ask("ACL", "SETUSER", "default", "-set")
     try:
-        with pytest.raises(RedisTrouble):
+        with pytest.raises(RedisStateError):
             state.settle(state.acquire(INFO, ((0, ONE),), spread=False), OK)  # type: ignore[arg-type]
     finally:
         at.ask("ACL", "SETUSER", "default", "+@all")

@@ -16,7 +16,7 @@ from servers import Server
 
 from keyrot_middleware.core.model import Lease
 from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.state.redis import RedisState, RedisTrouble
+from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 ONE = key("a")
 PATIENCE_S = 120.0
@@ -75,7 +75,7 @@ async def test_calls_after_the_server_has_closed_an_idle_connection(server: Serv
             assert await burst(state) == 20
             await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", "normal")
             await asyncio.sleep(0.01)
-    await state.aclose()
+    state.close()
 
 
 async def test_calls_over_a_connection_that_was_lost_leave_no_warning(
@@ -90,7 +90,7 @@ async def test_calls_over_a_connection_that_was_lost_leave_no_warning(
         asked = [state.aacquire(INFO, ((0, ONE),), spread=False) for _ in range(50)]
         valkey.stop()  # blocks the loop, which so hears of it only after the tasks have written
         replies = await asyncio.gather(*asked, return_exceptions=True)
-        assert all(isinstance(reply, RedisTrouble) for reply in replies)
+        assert all(isinstance(reply, RedisStateError) for reply in replies)
         assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
         await asyncio.to_thread(valkey.start)
-    await state.aclose()
+    state.close()

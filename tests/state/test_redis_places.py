@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from doors import Asked, Awaited
 from rig import key
 from servers import BINARIES, Server
@@ -17,7 +16,6 @@ from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import open_shared, open_state
 from keyrot_middleware.state.redis import RedisState, read_place
-from keyrot_middleware.state.redis.route import Advice, Route
 
 
 @pytest.mark.parametrize(
@@ -159,55 +157,3 @@ def test_a_state_opened_by_name_is_of_its_pool() -> None:
     state = open_shared("redis://localhost", RetryPolicy(), time.time, pool="blue")
     assert isinstance(state, RedisState)
     assert not state.instant
-
-
-def _moved(text: str) -> Exception:
-    return redis.exceptions.ResponseError(f"MOVED {text}")
-
-
-@pytest.mark.parametrize(
-    ("text", "goes_to"),
-    [
-        ("3999 10.0.0.7:7001", ("10.0.0.7", 7001)),
-        ("3999 :7001", ("a", 7001)),
-        ("3999 [::1]:7001", ("::1", 7001)),
-    ],
-)
-def test_a_cluster_node_says_where_the_slot_is(text: str, goes_to: tuple[str, int]) -> None:
-    """MOVED is followed; an empty host is that of the node that said so."""
-    route = Route(read_place("redis+cluster://a:1,b:2"))
-    assert route.advise(_moved(text), ("a", 1)) is Advice.MOVE
-    assert route.address == goes_to
-    route.lost(goes_to)
-    assert route.address == ("a", 1)
-
-
-def test_a_lost_cluster_node_is_not_asked_next() -> None:
-    """The nodes are asked in turn; the loss of one that is not in use changes nothing."""
-    route = Route(read_place("redis+cluster://a:1,b:2"))
-    route.lost(("b", 2))
-    assert route.address == ("a", 1)
-    route.lost(("a", 1))
-    assert route.address == ("b", 2)
-
-
-def test_sentinels_are_asked_again_once_the_master_is_lost() -> None:
-    """Who answered last is asked first; a master that became a replica is no master."""
-    route = Route(read_place("redis+sentinel://s1,s2/m"))
-    assert route.address is None
-    route.found(("s2", 26379), ("m", 1))
-    assert route.sentinels() == (("s2", 26379), ("s1", 26379))
-    assert route.address == ("m", 1)
-    assert (
-        route.advise(redis.exceptions.ResponseError("READONLY You can not"), ("m", 1))
-        is Advice.FAIL
-    )
-    assert route.address is None
-
-
-def test_a_single_server_is_the_only_one_there_is() -> None:
-    """Lost or not, the next try goes to the same address."""
-    route = Route(read_place("redis://a:1"))
-    route.lost(("a", 1))
-    assert route.address == ("a", 1)
-    assert route.advise(_moved("1 b:2"), ("a", 1)) is Advice.FAIL

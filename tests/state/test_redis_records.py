@@ -64,9 +64,18 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
     """All names begin alike and hash to one slot; each record goes by itself, within 30 days."""
     everything(state)
     names = shared.names()
-    kinds = {name.split(":")[2] for name in names}
-    assert kinds == {"b", "buckets", "c", "epoch", "h", "l", "o", "q"}
-    (tag,) = {name.split(":")[1] for name in names}
+    kinds = {name.split(":")[3] for name in names}
+    assert kinds == {
+        "bucket",
+        "buckets",
+        "cooldown",
+        "epoch",
+        "health",
+        "lease",
+        "owner",
+        "quota",
+    }
+    (tag,) = {name.split(":")[2] for name in names}
     assert tag.startswith("{records-")
     ends = {name: shared.ask("TTL", name) for name in names}
     assert all(0 < seconds <= 30 * DAY_S for seconds in ends.values()), ends

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from doors import Asked, Awaited
+from redis.sentinel import Sentinel
 from rig import key
 from servers import Server, sentinel_of, server
 
 from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.state.redis import RedisState, RedisTrouble
+from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 
@@ -71,9 +72,15 @@ def _join(plain: socket.socket, context: ssl.SSLContext, behind: int) -> None:
         context.wrap_socket(plain, server_side=True) as client,
         socket.create_connection(("127.0.0.1", behind)) as inner,
     ):
-        while question := client.recv(65536):
-            inner.sendall(question)
-            client.sendall(inner.recv(65536))
+        threading.Thread(target=_pump, args=(inner, client), daemon=True).start()
+        _pump(client, inner)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_RDWR)
 
 
 async def test_a_trusted_certificate_serves(port: int, certificate: Path) -> None:
@@ -83,14 +90,14 @@ async def test_a_trusted_certificate_serves(port: int, certificate: Path) -> Non
     for door in (Asked(state), Awaited(state)):
         await door.settle(await door.lend(key("a")))
     assert state.snapshot([key("a")])["a"].success_count == 2
-    await state.aclose()
+    state.close()
 
 
 async def test_an_unknown_certificate_is_trouble(port: int) -> None:
     """A server that nobody vouches for is not spoken to."""
     state = RedisState(f"rediss://127.0.0.1:{port}/0?socket_timeout=5", RetryPolicy(), pool="tls")
     for door in (Asked(state), Awaited(state)):
-        with pytest.raises(RedisTrouble, match="certificate verify failed"):
+        with pytest.raises(RedisStateError, match="certificate verify failed"):
             await door.lend(key("a"))
 
 
@@ -103,17 +110,20 @@ async def test_sentinels_are_spoken_to_with_the_same_certificates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A private authority signs for sentinels and servers alike, sync and async."""
-    for module in ("dial", "adial"):  # the sentinel knows nothing of the proxy
-        told = ("127.0.0.1", secured(valkey.port))
-        path = f"keyrot_middleware.state.redis.{module}.master_of"
-        monkeypatch.setattr(path, lambda reply, place, told=told: told if reply else None)
+    told, find = ("127.0.0.1", secured(valkey.port)), Sentinel.discover_master
+
+    def found(self: Sentinel, name: str) -> tuple[str, int]:
+        find(self, name)
+        return told  # the sentinel knows nothing of the proxy
+
+    monkeypatch.setattr(Sentinel, "discover_master", found)
     with sentinel_of(valkey) as sentinel:
         url = f"rediss+sentinel://127.0.0.1:{secured(sentinel.port)}/main/0?socket_timeout=5"
         for kind in (Asked, Awaited):
             state = RedisState(f"{url}&{option.format(certificate)}", RetryPolicy(), pool="tls")
             door = kind(state)
             await door.settle(await door.lend(key("a")))
-            await state.aclose()
+            state.close()
 
 
 async def test_a_file_that_is_no_certificate_is_trouble(port: int, tmp_path: Path) -> None:
@@ -122,5 +132,5 @@ async def test_a_file_that_is_no_certificate_is_trouble(port: int, tmp_path: Pat
     url = f"rediss://127.0.0.1:{port}/0?socket_timeout=5&ssl_ca_certs={tmp_path / 'ca.pem'}"
     state = RedisState(url, RetryPolicy(), pool="tls")
     for door in (Asked(state), Awaited(state)):
-        with pytest.raises(RedisTrouble):
+        with pytest.raises(RedisStateError):
             await door.lend(key("a"))

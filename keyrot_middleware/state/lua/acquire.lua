@@ -48,7 +48,7 @@ end
 
 local function no_room(key, q, edge, rpm, tpm, rpd)
   if key[CONCURRENCY] >= 0 then
-    local busy = redis.call('ZCOUNT', at('l:' .. key[KEY]), '(' .. now_text, '+inf')
+    local busy = redis.call('ZCOUNT', at('lease:' .. key[KEY]), '(' .. now_text, '+inf')
     if busy >= key[CONCURRENCY] then
       return 'concurrency', now + POLL_S, true
     end
@@ -188,7 +188,7 @@ end
 
 local held = key[CONCURRENCY] >= 0 and 1 or 0
 if held == 1 then
-  local leases = at('l:' .. key[KEY])
+  local leases = at('lease:' .. key[KEY])
   redis.call('ZREMRANGEBYSCORE', leases, '-inf', now_text)
   redis.call('ZADD', leases, exact(now + lease_s), lease)
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))

@@ -4,7 +4,7 @@
 
 local now, lease_s = clock(ARGV[1]), tonumber(ARGV[2])
 for place = 3, #ARGV, 2 do
-  local leases = at('l:' .. ARGV[place])
+  local leases = at('lease:' .. ARGV[place])
   -- Only where it still is: its call may have ended meanwhile.
   redis.call('ZADD', leases, 'XX', exact(now + lease_s), ARGV[place + 1])
   redis.call('PEXPIRE', leases, math.ceil(lease_s * 1000))

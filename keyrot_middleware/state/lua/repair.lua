@@ -20,19 +20,19 @@ end
 
 local shapes = {}
 
-function shapes.q(record)
+function shapes.quota(record)
   local pace = record[PACE]
   return #record > 0 and numbers(record, PACE - 1)
     and (pace == nil or (type(pace) == 'table' and numbers(pace, #pace)))
 end
 
-function shapes.h(record)
+function shapes.health(record)
   local failure = record[LAST_ERROR]
   return #record >= ERRORS and numbers(record, ERRORS)
     and (failure == nil or type(failure) == 'string')
 end
 
-function shapes.c(record)
+function shapes.cooldown(record)
   for scope, rest in pairs(record) do
     if type(scope) ~= 'string' or not is_cooldown(rest) then
       return false
@@ -41,7 +41,7 @@ function shapes.c(record)
   return true
 end
 
-function shapes.o(record)
+function shapes.owner(record)
   return #record == 2 and type(record[1]) == 'string' and type(record[2]) == 'string'
 end
 
@@ -50,7 +50,7 @@ local function readable(name)
   local kind = string.match(name, '^(%a+)', #KEYS[1] + 2)
   if stored == 'none' then
     return true
-  elseif kind == 'l' or kind == 'buckets' then
+  elseif kind == 'lease' or kind == 'buckets' then
     return stored == 'zset'
   elseif stored ~= 'string' then
     return false

@@ -78,7 +78,7 @@ local function give_back()
     keep_quota(quota_name, q, now)
   end
   if held then
-    redis.call('ZREM', at('l:' .. record), lease)
+    redis.call('ZREM', at('lease:' .. record), lease)
   end
   for _, scope in ipairs(scoped) do
     local rest = cool[scope[1]][scope[2]]
@@ -332,7 +332,7 @@ end
 
 local function punish()
   if told_bucket ~= bucket and bucket ~= '' then
-    keep(at('b:' .. model), told_bucket, FOR_EVER_S)
+    keep(at('bucket:' .. model), told_bucket, FOR_EVER_S)
   end
   learn()
   if verdict.of_minute and lease ~= '' and told_bucket == bucket then
@@ -353,7 +353,7 @@ elseif lease ~= '' then
   give_back()
 end
 for place = STORED, NAMES, 2 do
-  keep(at('o:' .. ARGV[place]), cjson.encode({ key, project }), tonumber(ARGV[place + 1]))
+  keep(at('owner:' .. ARGV[place]), cjson.encode({ key, project }), tonumber(ARGV[place + 1]))
 end
 if kind == 'success' then
   h[SUCCESSES] = h[SUCCESSES] + 1

@@ -1,7 +1,7 @@
 -- What every script of a pool shares: where things are, and the arithmetic of core/windows.py.
 -- scripts.py puts this file in front of each of the others; docs/redis.md lists the records.
 --
--- KEYS[1] is `keyrot:{pool}`. All other names are made from it, so that they carry its hash tag and
+-- KEYS[1] is `keyrot:v1:{pool}`. All other names are made from it, so that they carry its hash tag and
 -- live in one slot; which ones they are follows from the model's bucket, which is known only here.
 --
 -- Times are epoch seconds of this server's clock (ADR 0008). A test may give its own in ARGV[1];
@@ -34,7 +34,7 @@ local function at(name)
 end
 
 local function quota_at(project, bucket) -- the length in front keeps a:b and c apart from a and b:c
-  return at('q:' .. #project .. ':' .. project .. ':' .. bucket)
+  return at('quota:' .. #project .. ':' .. project .. ':' .. bucket)
 end
 
 -- The time, and the same as text: to write a number with all its digits takes as long as a SET.
@@ -287,11 +287,12 @@ local function list_bucket(bucket, now)
 end
 
 -- Cooldowns --------------------------------------------------------------------------------------
--- One record for a key (c:k:), a project (c:p:) and a billing account (c:b:) each, of all that rest
--- of it: a JSON object from the scope to {until, length, strikes, failure, waitable, probe, probe_until}.
+-- One record for a key (cooldown:key:), a project (cooldown:project:) and a billing account
+-- (cooldown:billing:) each, of all its cooldowns: a JSON object from the scope to {until, length,
+-- strikes, failure, waitable, probe, probe_until}.
 
 local function rest_names(billing, project, key_id)
-  return at('c:b:' .. billing), at('c:p:' .. project), at('c:k:' .. key_id)
+  return at('cooldown:billing:' .. billing), at('cooldown:project:' .. project), at('cooldown:key:' .. key_id)
 end
 
 -- The scopes that keep a key from serving, the widest first: whose record, and the place in it.

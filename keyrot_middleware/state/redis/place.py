@@ -68,6 +68,12 @@ class Place:
             if secret:
                 yield secret
 
+    def redact(self, text: str) -> str:
+        """Take the passwords out of what a server says."""
+        for password in self.passwords:
+            text = re.sub(rf"(?<!\w){re.escape(password)}(?!\w)", "[redacted]", text)
+        return text
+
     def __str__(self) -> str:
         """Name the place as a URL without credentials."""
         nodes = ",".join(f"{host}:{port}" if port else host for host, port in self.nodes)

@@ -9,16 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...core.model import Lease
 from ...forks import after_fork
 from ..base import Held, Holder, is_gone
 from . import codec
-from .calls import Call
-from .lines import Lines
-from .route import Route
-from .scripts import script
 
 __all__ = ["Renewals"]
 
@@ -31,19 +27,14 @@ AT_ONCE = 500
 class Renewals:
     """The leases of this process that hold a place, and the thread that renews them."""
 
-    def __init__(
-        self, route: Route, base: str, lease_s: float, test_clock: Callable[[], float] | None
-    ) -> None:
+    def __init__(self, renew: Callable[[Sequence[str]], object], lease_s: float) -> None:
         """Hold nothing yet.
 
         Args:
-            route: To the pool's server.
-            base: How all names begin.
+            renew: Renews places: of each its key's record and its lease.
             lease_s: How long a place is kept without being renewed.
-            test_clock: For tests only: decides instead of the server's clock.
         """
-        self._lines = Lines(route)  # its own: an answer that is owed to others is not for here
-        self._base, self._lease_s, self._test_clock = base, lease_s, test_clock
+        self._renew = renew
         self._every_s = min(lease_s / 3, threading.TIMEOUT_MAX)
         self._held: dict[str, tuple[str, Held]] = {}
         """By lease the record of its key, and who holds it."""
@@ -84,7 +75,6 @@ class Renewals:
         """End the thread as soon as no call is under way any more."""
         self._closed = True
         self._wake.set()
-        self._lines.close()
 
     def _run(self) -> None:
         pause_s = self._every_s
@@ -95,7 +85,8 @@ class Renewals:
             if not places:
                 return
             try:
-                self._renew(places)
+                for start in range(0, len(places), 2 * AT_ONCE):
+                    self._renew(places[start : start + 2 * AT_ONCE])
                 pause_s = self._every_s
             except Exception as error:  # whatever it is, the next turn may do better
                 _log.debug("the places of calls under way could not be renewed: %s", error)
@@ -112,9 +103,3 @@ class Renewals:
     def _gone(self, holder: Held) -> bool:
         # Of who gave no holder, nobody can tell after close() whether it will ever settle.
         return (self._closed and holder is None) or is_gone(holder)
-
-    def _renew(self, places: list[str]) -> None:
-        for start in range(0, len(places), 2 * AT_ONCE):
-            given = repr(self._test_clock()) if self._test_clock else ""
-            words = (given, self._lease_s, *places[start : start + 2 * AT_ONCE])
-            self._lines.call(Call(script("renew"), self._base, words))

@@ -10,26 +10,21 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from ...core.model import Candidate, Lease
 from ...core.text import one_line
-from .trouble import RedisTrouble
+from .connections import RedisStateError
 
 __all__ = ["UNREADABLE", "may_be_unreadable", "names_of", "warn"]
 
 _log = logging.getLogger("keyrot_middleware")
 
-UNREADABLE = (RedisTrouble, ValueError, TypeError, LookupError, AttributeError)
+UNREADABLE = (RedisStateError, ValueError, TypeError, LookupError, AttributeError)
 """What is raised where a record is read that is none."""
 
 
 def may_be_unreadable(error: Exception) -> bool:
     """Tell whether a failure may come of a record, and not of the server."""
-    if not isinstance(error, RedisTrouble):
-        return True
-    cause = error.__cause__
-    return isinstance(cause, ResponseError) and str(cause).startswith(("ERR ", "WRONGTYPE "))
+    return not isinstance(error, RedisStateError) or error.may_be_a_record
 
 
 def names_of(base: str, keys: Iterable[Candidate | Lease], *buckets: str) -> list[str]:
@@ -39,15 +34,15 @@ def names_of(base: str, keys: Iterable[Candidate | Lease], *buckets: str) -> lis
         yield f"{base}:epoch"
         yield f"{base}:buckets"
         for bucket in buckets:
-            yield f"{base}:b:{bucket}"
+            yield f"{base}:bucket:{bucket}"
         for key in keys:
-            yield f"{base}:c:b:{key.billing_account}"
-            yield f"{base}:c:p:{key.project}"
-            yield f"{base}:c:k:{key.record}"
-            yield f"{base}:h:{key.key_id}"
-            yield f"{base}:l:{key.record}"
+            yield f"{base}:cooldown:billing:{key.billing_account}"
+            yield f"{base}:cooldown:project:{key.project}"
+            yield f"{base}:cooldown:key:{key.record}"
+            yield f"{base}:health:{key.key_id}"
+            yield f"{base}:lease:{key.record}"
             for bucket in buckets:
-                yield f"{base}:q:{len(key.project.encode())}:{key.project}:{bucket}"
+                yield f"{base}:quota:{len(key.project.encode())}:{key.project}:{bucket}"
 
     return list(dict.fromkeys(each()))
 

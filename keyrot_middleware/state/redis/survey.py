@@ -38,9 +38,9 @@ def survey(
     moment = now if now is not None else int(time[0]) + int(time[1]) / 1e6
     projects = dict.fromkeys(key.project for key in keys)
     places = list(product(projects, [bucket.decode() for bucket in buckets]))
-    quota_names = [f"{base}:q:{len(p.encode())}:{p}:{bucket}" for p, bucket in places]
+    quota_names = [f"{base}:quota:{len(p.encode())}:{p}:{bucket}" for p, bucket in places]
     quotas = dict(zip(places, _records(ask, quota_names), strict=True))
-    health = _records(ask, [f"{base}:h:{key.key_id}" for key in keys])
+    health = _records(ask, [f"{base}:health:{key.key_id}" for key in keys])
     known = overview(
         keys,
         {k.key_id: codec.health_of(r) for k, r in zip(keys, health, strict=True) if r},
@@ -53,16 +53,16 @@ def survey(
 
 def with_values(ask: Ask, base: str, keys: Sequence[Candidate]) -> list[Candidate]:
     """Give *keys*, whose values are not known here, as those of the values they were used with."""
-    records = _records(ask, [f"{base}:h:{key.key_id}" for key in keys])
+    records = _records(ask, [f"{base}:health:{key.key_id}" for key in keys])
     pairs = zip(keys, records, strict=True)
     return [key.with_value(codec.fingerprint_of(r)) if r else key for key, r in pairs]
 
 
 def _cooldowns(ask: Ask, base: str, keys: Sequence[Candidate]) -> dict[tuple[str, ...], Cooldown]:
-    owners = [("k", key.record) for key in keys]
-    owners += dict.fromkeys(("p", key.project) for key in keys)
-    owners += dict.fromkeys(("b", key.billing_account) for key in keys)
-    records = _records(ask, [f"{base}:c:{kind}:{owner}" for kind, owner in owners])
+    owners = [("key", key.record) for key in keys]
+    owners += dict.fromkeys(("project", key.project) for key in keys)
+    owners += dict.fromkeys(("billing", key.billing_account) for key in keys)
+    records = _records(ask, [f"{base}:cooldown:{kind}:{owner}" for kind, owner in owners])
     found: dict[tuple[str, ...], Cooldown] = {}
     for (_, owner), record in zip(owners, records, strict=True):
         if record:

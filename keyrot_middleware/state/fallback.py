@@ -1,0 +1,431 @@
+"""A shared state that cannot be reached is never the outage: this process counts for itself.
+
+While the shared state works, its grants are reserved a second time in windows of this process, so
+that these can take over at once. While it does not, they decide alone, with their share of each
+limit. When it is back, it is told once what it missed: what was sent, and verdicts, owners and
+resets. A shared state that has lost its memory is told all that this process has used in the
+windows of now; every process tells its own part.
+
+What this gives up (ADR 0010): cooldowns that other processes found are not known in an outage, and
+those from before a loss of memory are found again, by one request each.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+from ..core.model import (
+    NO_LIMITS,
+    NO_USAGE,
+    Block,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    Scope,
+    Unavailable,
+    Verdict,
+)
+from ..core.policy import RetryPolicy
+from ..core.roster import Shortlist
+from ..core.windows import Quota
+from ..errors import KeyrotError
+from ..forks import after_fork
+from .base import Holder, KeyHealth, State
+from .breaker import Breaker
+from .memory import BUCKETS_KEPT, Booking, MemoryState
+from .recent import keep
+
+__all__ = ["FallbackState", "LocalWindows"]
+
+_log = logging.getLogger("keyrot_middleware")
+
+REPORT_S = 0.1
+"""One call reports no longer than this what was missed; the next goes on from there."""
+REPORTS_KEPT = 1_000
+"""Verdicts, owners and resets of one outage; of more the oldest are dropped."""
+
+
+TRIES = 3
+"""What fails so often is dropped, so that it does not keep the shared state away for ever."""
+
+
+class _Report(NamedTuple):
+    """Something to tell the shared state."""
+
+    call: Callable[[], object]
+    ends_at: float | None = None
+    """When it says nothing any more, epoch seconds."""
+    tries: int = 1
+
+
+class Usage(NamedTuple):
+    """What was sent with a project's keys to one model bucket; arguments of `State.book`."""
+
+    key: Candidate
+    bucket: str
+    requests: int
+    tokens: int
+    day_requests: int
+
+
+class LocalWindows(MemoryState):
+    """The windows and cooldowns of this process, beside a shared state."""
+
+    def __init__(self, policy: RetryPolicy, clock: Callable[[], float], share: float = 1.0) -> None:
+        """Know nothing yet.
+
+        Args:
+            policy: For the lengths of exponential cooldowns.
+            clock: Returns epoch seconds.
+            share: Of each limit, what this process may use while it decides alone; 0 < share <= 1.
+        """
+        super().__init__(policy, clock)
+        self._missed: dict[tuple[str, str], Quota] = {}
+        """What was granted here, and the shared state does not know, by project and bucket."""
+        if share < 1.0:
+            self._new_quota = _quota_of_share(share)
+
+    @property
+    def missed(self) -> bool:
+        """Tell whether anything was granted that the shared state does not know."""
+        return bool(self._missed)
+
+    def record_grant(self, granted: Lease, model: str, holder: Holder | None) -> Lease:
+        """Reserve here too what the shared state has granted.
+
+        Args:
+            granted: Its lease.
+            model: As asked for.
+            holder: As `State.acquire` has it.
+
+        Returns:
+            The lease to go on with; its `books.granted` is the other.
+        """
+        with self._lock:
+            now = self._clock()
+            if granted.bucket != model:
+                keep(self._buckets, model, granted.bucket, BUCKETS_KEPT)
+            quota = self._quota(granted.project, granted.bucket)
+            where = quota.book(granted.requests, granted.tokens, now, edge=quota.roll(now))
+            place = self._hold(granted.key_id, holder)
+            self._health_of(granted.key_id).last_used = now
+        books = Booking(quota, where, (), model, granted, place)
+        return granted._replace(books=books)
+
+    def usage(self) -> list[Usage]:
+        """Return all that this process has used in the windows of now; the rest is not missed."""
+        with self._lock:
+            self._missed.clear()
+            return _usages(self._quotas, self._clock())
+
+    def take_missed(self) -> list[Usage]:
+        """Return what the shared state does not know; from now on it counts as reported."""
+        with self._lock:
+            missed, self._missed = self._missed, {}
+            return _usages(missed, self._clock())
+
+    def time(self) -> float:
+        """Return the time, epoch seconds."""
+        return self._clock()
+
+    def forget_missed(self) -> None:
+        """Leave it to the parent to report, in a forked child."""
+        self._missed.clear()
+
+    def _lend(
+        self,
+        best: tuple[Candidate, Quota, bool],
+        bucket: str,
+        info: CallInfo,
+        now: float,
+        holder: Holder | None,
+    ) -> Lease:
+        lease = super()._lend(best, bucket, info, now, holder)
+        missed = self._missed.setdefault((lease.project, bucket), Quota())
+        missed.book(info.requests, info.tokens, now, edge=missed.roll(now))
+        return lease._replace(degraded=True)
+
+    def _give_back(self, lease: Lease, outcome: Outcome) -> None:
+        super()._give_back(lease, outcome)
+        missed = self._missed.get((lease.project, lease.bucket)) if lease.degraded else None
+        if missed is None or not isinstance(lease.books, Booking):
+            return
+        if outcome.kind is Kind.UNSENT:
+            missed.correct(lease.books.where, -lease.requests, -lease.tokens)
+        elif outcome.usage.input_tokens is not None:
+            missed.correct(lease.books.where, 0, outcome.usage.input_tokens - lease.tokens)
+
+
+class FallbackState(State):
+    """A shared state while it works, the process's own windows while it does not.
+
+    It raises nothing of its own. A lease is settled with the state that granted it.
+    """
+
+    instant: ClassVar[bool] = False
+
+    def __init__(self, shared: State, local: LocalWindows, breaker: Breaker, pool: str) -> None:
+        """Ask nothing yet.
+
+        Args:
+            shared: May raise anything, and block for as long as its own time limit.
+            local: This process's own; nothing else uses it.
+            breaker: Decides when *shared* is asked.
+            pool: Its name, for messages.
+        """
+        self._shared, self._local = shared, local
+        self._breaker, self._pool = breaker, pool
+        self._losses = shared.losses
+        self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
+        self._usage: deque[_Report] = deque()
+        self._reporting = threading.Lock()
+        after_fork(self, FallbackState._in_child)
+
+    @property
+    def degraded(self) -> bool:
+        """Tell whether this process counts for itself."""
+        return self._breaker.open
+
+    def acquire(
+        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+    ) -> Lease | Unavailable:
+        """Reserve one key of *shortlist*; see `State.acquire`."""
+        permit = self._permit()
+        if permit is not None:
+            try:
+                if self._behind:
+                    self._report()
+                reply = self._shared.acquire(info, shortlist, spread=spread, holder=holder)
+                if self._shared.losses != self._losses:  # granted without knowing what was used
+                    self._report()
+                    if isinstance(reply, Lease):
+                        self._shared.settle(reply, Outcome(Kind.UNSENT))
+                    reply = self._shared.acquire(info, shortlist, spread=spread, holder=holder)
+            except Exception as error:
+                self._failed(permit, error)
+            else:
+                if not isinstance(reply, Lease):
+                    return reply
+                return self._local.record_grant(reply, info.counted, holder)
+        return self._local.acquire(info, shortlist, spread=spread, holder=holder)
+
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Book what became of *lease* with the state that granted it; see `State.settle`."""
+        names = tuple(names)
+        books = lease.books
+        granted = books.granted if isinstance(books, Booking) else lease
+        permit = self._breaker.turn() if granted is not None else None
+        if granted is not None and permit is not None:
+            try:
+                until = self._shared.settle(granted, outcome, names)
+            except Exception as error:
+                self._failed(permit, error)
+            else:  # the cooldown of the shared state is the one that is kept
+                self._local.settle(lease, _with_until(outcome, until), names)
+                return until
+        until = self._local.settle(lease, outcome, names)
+        if outcome.kind is not Kind.SERVING and (names or _matters(outcome.verdict)):
+            by_hand = (granted or lease)._replace(books=None, degraded=False)
+            known = _with_until(outcome, until)._replace(kind=Kind.FAILURE, usage=NO_USAGE)
+            if outcome.verdict is None:
+                known = Outcome(Kind.ABANDONED)
+            ends_at = None if names else until
+            self._reports.append(
+                _Report(partial(self._shared.settle, by_hand, known, names), ends_at)
+            )
+        return until
+
+    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """Tell whose key made one of *names*; see `State.owner`."""
+        names = tuple(names)
+        return self._ask(self._shared.owner, names) or self._local.owner(names)
+
+    def reset(self, key: Candidate) -> None:
+        """Forget everything that blocks this key; the shared state is told later if it must be."""
+        self._local.reset(key)
+        if self._ask(_done(self._shared.reset), key) is None:
+            self._reports.append(_Report(partial(self._shared.reset, key)))
+
+    def configure(self, candidates: Iterable[Candidate]) -> None:
+        """Forget what was learned before configured limits changed; there too, maybe later."""
+        keys = list(candidates)
+        self._local.configure(keys)
+        if self._ask(_done(self._shared.configure), keys) is None:
+            self._reports.append(_Report(partial(self._shared.configure, keys)))
+
+    def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Give keys as those of the values in use, as far as is known; see `State.with_values`."""
+        keys = list(candidates)
+        found = self._ask(self._shared.with_values, keys)
+        return keys if found is None else found
+
+    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        """Return why `acquire` would refuse each key; while degraded, as this process decides."""
+        keys = list(candidates)
+        found = self._ask(self._shared.blocked, info, keys)
+        return self._local.blocked(info, keys) if found is None else found
+
+    def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
+        """Tell what is known of each key; while degraded, what this process alone knows."""
+        keys = list(candidates)
+        found = self._ask(self._shared.snapshot, keys)
+        return self._local.snapshot(keys) if found is None else found
+
+    def check(self) -> None:
+        """Find out whether the shared state works; where it does not, a warning says so."""
+        self._ask(_done(self._shared.check))
+
+    def close(self) -> None:
+        """Let go of connections and threads."""
+        super().close()
+        self._shared.close()
+
+    # Whether the shared state is asked ------------------------------------------------------------
+
+    def _permit(self) -> int | None:
+        """Return a permit to ask the shared state; None while it is out of reach.
+
+        While it is, one caller every few seconds finds out whether it is back: it must take a
+        write, since reading works where writing is refused, and it is told what it has missed.
+        """
+        permit = self._breaker.enter()
+        if permit is None or not self._breaker.open:
+            return permit
+        try:
+            self._shared.check()
+            self._report()
+        except Exception as error:
+            self._failed(permit, error)
+            return None
+        seconds = self._breaker.succeeded(permit)
+        if seconds is not None:
+            text = "pool %s: the shared state is back after %.1f s; limits are shared again"
+            _log.warning(text, self._pool, seconds)
+        return permit
+
+    def _ask(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call a method of the shared state; None where it cannot be asked, or failed."""
+        permit = self._permit()
+        if permit is None:
+            return None
+        try:
+            return method(*args)
+        except Exception as error:
+            self._failed(permit, error)
+            return None
+
+    def _failed(self, permit: int, error: Exception) -> None:
+        if self._breaker.failed(permit):
+            why = str(error) if isinstance(error, KeyrotError) else type(error).__name__
+            _log.warning(
+                "pool %s: the shared state cannot be used (%s); falling back to in-process limits",
+                self._pool,
+                why,
+            )
+
+    # What it has missed ---------------------------------------------------------------------------
+
+    @property
+    def _behind(self) -> bool:
+        return bool(self._local.missed or self._reports or self._usage)
+
+    def _report(self) -> None:
+        """Tell the shared state what it has missed; at once done while another caller does.
+
+        Raises:
+            Exception: Of the shared state; what was not told yet is kept.
+        """
+        if not self._reporting.acquire(blocking=False):
+            return
+        try:
+            losses = self._shared.losses
+            if losses != self._losses:
+                self._losses = losses
+                self._usage.clear()  # all of it is part of what comes now
+                self._add(self._local.usage())
+            else:
+                self._add(self._local.take_missed())
+            until = time.monotonic() + REPORT_S
+            while (reports := self._usage or self._reports) and time.monotonic() < until:
+                report = reports.popleft()
+                if report.ends_at is not None and report.ends_at <= self._local.time():
+                    continue
+                try:
+                    report.call()
+                except Exception:
+                    if report.tries < TRIES:
+                        reports.appendleft(report._replace(tries=report.tries + 1))
+                    raise
+        finally:
+            self._reporting.release()
+
+    def _add(self, usages: Iterable[Usage]) -> None:
+        for key, bucket, requests, tokens, day in usages:
+            counts = {"requests": requests, "tokens": tokens, "day_requests": day}
+            self._usage.append(_Report(partial(self._shared.book, key, bucket, **counts)))
+
+    def _in_child(self) -> None:
+        self._reporting = threading.Lock()
+        self._reports.clear()
+        self._usage.clear()
+        self._local.forget_missed()
+
+
+def _done(method: Callable[..., None]) -> Callable[..., bool]:
+    """Make a method without a reply give one: that it was called."""
+
+    def call(*args: Any) -> bool:
+        method(*args)
+        return True
+
+    return call
+
+
+def _matters(verdict: Verdict | None) -> bool:
+    """Tell whether other processes have something to learn from a failure."""
+    return verdict is not None and (verdict.scope is not Scope.NONE or verdict.learned != NO_LIMITS)
+
+
+def _with_until(outcome: Outcome, until: float | None) -> Outcome:
+    """Name in the outcome the end of the cooldown, where only a state could tell."""
+    verdict = outcome.verdict
+    if verdict is None or until is None:
+        return outcome
+    return outcome._replace(verdict=replace(verdict, until=until))
+
+
+def _usages(quotas: dict[tuple[str, str], Quota], now: float) -> list[Usage]:
+    found = []
+    for (project, bucket), quota in quotas.items():
+        quota.roll(now)
+        requests, tokens = quota.used
+        if requests or tokens or quota.day_requests:
+            key = Candidate("", project, "", record="")
+            found.append(Usage(key, bucket, requests, tokens, quota.day_requests))
+    return found
+
+
+def _quota_of_share(share: float) -> type[Quota]:
+    """Make windows of which this process has only a *share* of each limit, one at the least."""
+
+    def part(limit: int | None) -> int | None:
+        return None if limit is None else min(limit, max(1, int(limit * share)))
+
+    class PartOfQuota(Quota):
+        __slots__ = ()
+
+        def limits(self, configured: Limits) -> Limits:
+            whole = super().limits(configured)
+            return whole if whole is NO_LIMITS else Limits(*map(part, whole))
+
+    return PartOfQuota

@@ -1,0 +1,250 @@
+"""redis-py's client for one pool, used by threads; tasks come through a thread (ADR 0028).
+
+A call waits for one round trip: that of `acquire`. How a plain success ended is *deferred*: it goes
+out in the pipeline of this process's next script, or after `FLUSH_S` by a thread of its own, or at
+`close()`. Whoever runs a script sends all that was deferred before it, so one caller after another
+sees its own past.
+
+redis-py repeats nothing here; state/fallback.py decides what to do about a server that fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ...core.text import one_line
+from ...errors import KeyrotError
+from ...forks import after_fork
+from .place import Place
+from .scripts import Script
+
+_log = logging.getLogger("keyrot_middleware")
+
+__all__ = ["Connections", "RedisStateError", "ScriptCall", "check_library"]
+
+FLUSH_S = 0.02
+"""How long a deferred script waits for another one to go out with, seconds."""
+_OTHER_REFUSALS = ("OOM", "READONLY", "NOAUTH", "NOPERM", "MISCONF", "LOADING", "BUSY", "MOVED")
+"""Refusals that have nothing to do with what is stored."""
+_ECHO = re.compile(r",? with args\b.*", re.DOTALL)
+"""Servers repeat what they did not understand, and that may be `AUTH` with its password."""
+IDLE_S = 1.0
+"""After so long without a deferred script the thread that sends them ends, seconds."""
+
+
+class RedisStateError(KeyrotError):
+    """Say that the server was not reached in time, or refused.
+
+    Whether a script ran is unknown if its reply is what did not come.
+
+    Attributes:
+        may_be_a_record: The server's refusal may come of a record that is none of ours.
+    """
+
+    def __init__(self, text: str, *, may_be_a_record: bool = False) -> None:
+        super().__init__(text)
+        self.may_be_a_record = may_be_a_record
+
+
+class ScriptCall(NamedTuple):
+    """One run of a script with its arguments."""
+
+    script: Script
+    args: tuple[Any, ...]
+
+
+class Connections:
+    """The pool's server. Any number of threads may use it at once."""
+
+    def __init__(self, place: Place, slot_key: str) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            place: What the URL says.
+            slot_key: A key of the cluster's slot that has all records of the pool.
+        """
+        self._place, self._slot_key = place, slot_key
+        self._client: Any = None
+        self._deferred: deque[ScriptCall] = deque()
+        self._lock = threading.Lock()
+        self._flusher: threading.Thread | None = None
+        self._closed = False
+        after_fork(self, Connections._in_child)
+
+    def run(self, call: ScriptCall) -> Any:
+        """Run a script after all that were deferred, in one round trip; return its reply.
+
+        Raises:
+            RedisStateError: The server was not reached, did not reply in time, or refused.
+        """
+        try:
+            reply = self._run([*self._take_deferred(), call])[-1]
+        except (RedisError, OSError) as error:
+            raise self._failure(error) from None
+        if isinstance(reply, Exception):
+            raise self._failure(reply) from None
+        return reply
+
+    def defer(self, call: ScriptCall) -> None:
+        """Have a script run soon; nobody waits for its reply, or hears of its failure."""
+        self._deferred.append(call)
+        if self._flusher is None:
+            self._start_flusher()
+
+    def flush(self) -> None:
+        """Send what is deferred.
+
+        Raises:
+            RedisStateError: As `run`.
+        """
+        try:
+            if calls := self._take_deferred():
+                self._run(calls)
+        except (RedisError, OSError) as error:
+            raise self._failure(error) from None
+
+    def commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Send plain commands in order; return their replies.
+
+        Raises:
+            RedisStateError: As `run`, for the first that was refused.
+        """
+        try:
+            client = self._open()
+            if self._place.kind == "cluster":
+                node = client.get_node_from_key(self._slot_key)
+                return [client.execute_command(*command, target_nodes=node) for command in commands]
+            pipeline = client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise self._failure(error) from None
+        return replies
+
+    def close(self) -> None:
+        """Send what is deferred and disconnect; a call that is still under way connects anew."""
+        self._closed = True
+        try:
+            self.flush()
+        except RedisStateError as error:
+            _log.warning("the end of a call may not have been booked: %s", error)
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run scripts in order; a refusal is among the replies as an exception."""
+        client = self._open()
+        if len(calls) == 1 or self._place.kind == "cluster":  # its pipelines take no scripts
+            return [self._run_one(client, call) for call in calls]
+        pipeline = client.pipeline(transaction=False)
+        for script, args in calls:
+            pipeline.evalsha(script.digest, 1, self._slot_key, *args)
+        replies = pipeline.execute(raise_on_error=False)
+        return [
+            client.eval(call.script.text, 1, self._slot_key, *call.args)
+            if isinstance(reply, NoScriptError)
+            else reply
+            for call, reply in zip(calls, replies, strict=True)
+        ]
+
+    def _run_one(self, client: Any, call: ScriptCall) -> Any:
+        try:
+            return client.evalsha(call.script.digest, 1, self._slot_key, *call.args)
+        except NoScriptError:
+            return client.eval(call.script.text, 1, self._slot_key, *call.args)
+
+    def _take_deferred(self) -> list[ScriptCall]:
+        taken: list[ScriptCall] = []
+        with suppress(IndexError):  # another thread may take some at the same time
+            while self._deferred:
+                taken.append(self._deferred.popleft())
+        return taken
+
+    def _open(self) -> Any:
+        client = self._client
+        if client is None:
+            with self._lock:
+                client = self._client = self._client or open_client(self._place)
+        return client
+
+    def _start_flusher(self) -> None:
+        with self._lock:
+            if self._flusher is None and not self._closed:
+                target = self._flush_until_idle
+                self._flusher = threading.Thread(target=target, name="keyrot-redis", daemon=True)
+                self._flusher.start()
+
+    def _flush_until_idle(self) -> None:
+        idle_at = time.monotonic() + IDLE_S
+        while time.monotonic() < idle_at and not self._closed:
+            time.sleep(FLUSH_S)
+            if self._deferred:
+                idle_at = time.monotonic() + IDLE_S
+                with suppress(RedisStateError):  # the next acquire fails as well, and falls back
+                    self.flush()
+        self._flusher = None
+        if self._deferred:  # deferred since the last look
+            self._start_flusher()
+
+    def _failure(self, error: BaseException) -> RedisStateError:
+        said = str(error)
+        words = one_line(self._place.redact(_ECHO.sub("", said))) or type(error).__name__
+        record = isinstance(error, ResponseError) and not said.startswith(_OTHER_REFUSALS)
+        return RedisStateError(f"{self._place}: {words}", may_be_a_record=record)
+
+    def _in_child(self) -> None:
+        self._deferred.clear()  # the parent sends them
+        self._client, self._flusher, self._lock = None, None, threading.Lock()
+
+
+def open_client(place: Place) -> Any:
+    """Make redis-py's client of a place.
+
+    Raises:
+        RedisError: A cluster was not reached; the others connect when they are used.
+        TypeError: The installed redis-py is too old to know an argument.
+    """
+    limits = {"socket_timeout": place.timeout_s, "socket_connect_timeout": place.timeout_s}
+    common = {**place.options, **limits, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+    if place.kind == "unix":
+        return redis.Redis(unix_socket_path=place.nodes[0][0], **common)
+    common |= {"ssl": place.tls}
+    if place.kind == "cluster":
+        nodes = [ClusterNode(*node) for node in place.nodes]  # type: ignore[no-untyped-call]
+        del common["db"]
+        common["retry"] = Retry(NoBackoff(), 1)  # once more, where the slot has moved
+        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **common)
+    if place.kind == "sentinel":
+        each_s = place.timeout_s / len(place.nodes)  # all of them together take one time limit
+        mine = {"socket_timeout": each_s, "socket_connect_timeout": each_s}
+        never = Retry(NoBackoff(), 0)
+        theirs = {**place.sentinel_options, **mine, "ssl": place.tls, "retry": never}
+        made: Any = Sentinel  # redis-py gives it no types
+        return made(place.nodes, sentinel_kwargs=theirs).master_for(place.master, **common)
+    host, port = place.nodes[0]
+    return redis.Redis(host=host, port=port, **common)
+
+
+def check_library() -> None:
+    """Do what needs a redis-py that is new enough; nothing is connected.
+
+    Raises:
+        TypeError: It knows no such argument.
+    """
+    open_client(Place("one", (("localhost", 0),), options={"db": 0})).close()

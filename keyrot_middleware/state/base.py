@@ -102,6 +102,9 @@ class State(ABC):
             Until when the scope of a failure rests, epoch seconds; None where nothing rests.
         """
 
+    def release(self, lease: Lease) -> None:  # noqa: B027 - a backend without renewals has none
+        """Stop renewing the place of *lease*, which is settled elsewhere; it ends by itself."""
+
     @abstractmethod
     def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell `(key_id, project)` of the first of *names* that is known."""

@@ -234,6 +234,8 @@ class FallbackState(State):
                 self._local.settle(lease, _with_until(outcome, until), names)
                 return until
         until = self._local.settle(lease, outcome, names)
+        if granted is not None and outcome.kind is not Kind.SERVING:
+            self._shared.release(granted)
         if outcome.kind is not Kind.SERVING and (names or _matters(outcome.verdict)):
             by_hand = (granted or lease)._replace(books=None, degraded=False)
             known = _with_until(outcome, until)._replace(kind=Kind.FAILURE, usage=NO_USAGE)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -42,6 +43,8 @@ _OTHER_REFUSALS = ("OOM", "READONLY", "NOAUTH", "NOPERM", "MISCONF", "LOADING", 
 """Refusals that have nothing to do with what is stored."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
 """Servers repeat what they did not understand, and that may be `AUTH` with its password."""
+MAX_CONNECTIONS = 2**31
+"""One for each thread that asks at the moment: redis-py refuses more than 100 by default."""
 IDLE_S = 1.0
 """After so long without a deferred script the thread that sends them ends, seconds."""
 
@@ -83,6 +86,7 @@ class Connections:
         self._lock = threading.Lock()
         self._flusher: threading.Thread | None = None
         self._closed = False
+        self._forked = False
         after_fork(self, Connections._in_child)
 
     def run(self, call: ScriptCall) -> Any:
@@ -95,14 +99,23 @@ class Connections:
             reply = self._run([*self._take_deferred(), call])[-1]
         except (RedisError, OSError) as error:
             raise self._failure(error) from None
+        finally:
+            self._disconnect_if_closed()
         if isinstance(reply, Exception):
             raise self._failure(reply) from None
         return reply
 
     def defer(self, call: ScriptCall) -> None:
-        """Have a script run soon; nobody waits for its reply, or hears of its failure."""
+        """Have a script run soon; nobody waits for its reply, or hears of its failure.
+
+        It is run at once where nothing would run it later: after `close()`, and in a child that
+        multiprocessing forked, since that ends without running exit handlers.
+        """
         self._deferred.append(call)
-        if self._flusher is None:
+        if self._closed or (self._forked and _is_multiprocessing_child()):
+            with suppress(RedisStateError):
+                self.flush()
+        elif self._flusher is None:
             self._start_flusher()
 
     def flush(self) -> None:
@@ -116,6 +129,8 @@ class Connections:
                 self._run(calls)
         except (RedisError, OSError) as error:
             raise self._failure(error) from None
+        finally:
+            self._disconnect_if_closed()
 
     def commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send plain commands in order; return their replies.
@@ -134,6 +149,8 @@ class Connections:
             replies: list[Any] = pipeline.execute()
         except (RedisError, OSError) as error:
             raise self._failure(error) from None
+        finally:
+            self._disconnect_if_closed()
         return replies
 
     def close(self) -> None:
@@ -143,9 +160,17 @@ class Connections:
             self.flush()
         except RedisStateError as error:
             _log.warning("the end of a call may not have been booked: %s", error)
-        client, self._client = self._client, None
-        if client is not None:
+        self._disconnect_if_closed()
+
+    def _disconnect_if_closed(self) -> None:
+        """Close connections that no call uses; those of calls under way are closed after use."""
+        client = self._client
+        if not self._closed or client is None:
+            return
+        if self._place.kind == "cluster":
             client.close()
+        else:
+            client.connection_pool.disconnect(inuse_connections=False)
 
     def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts in order; a refusal is among the replies as an exception."""
@@ -209,8 +234,14 @@ class Connections:
         return RedisStateError(f"{self._place}: {words}", may_be_a_record=record)
 
     def _in_child(self) -> None:
+        self._forked = True
         self._deferred.clear()  # the parent sends them
         self._client, self._flusher, self._lock = None, None, threading.Lock()
+
+
+def _is_multiprocessing_child() -> bool:
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 def open_client(place: Place) -> Any:
@@ -222,6 +253,7 @@ def open_client(place: Place) -> Any:
     """
     limits = {"socket_timeout": place.timeout_s, "socket_connect_timeout": place.timeout_s}
     common = {**place.options, **limits, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+    common["max_connections"] = MAX_CONNECTIONS
     if place.kind == "unix":
         return redis.Redis(unix_socket_path=place.nodes[0][0], **common)
     common |= {"ssl": place.tls}

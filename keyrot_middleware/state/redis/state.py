@@ -129,6 +129,10 @@ class RedisState(State):
         )
         return codec.until_of(reply)
 
+    def release(self, lease: Lease) -> None:
+        """Stop renewing the place of *lease*; it ends within `LEASE_S`."""
+        self._renewals.drop(lease)
+
     def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`.
 

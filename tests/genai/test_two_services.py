@@ -31,7 +31,14 @@ def service(valkey: Server, *values: str) -> KeyManager:
 
 def error(code: int, message: str, *details: dict[str, Any]) -> errors.APIError:
     """Make the SDK's exception for an answer of Google's."""
-    body = {"error": {"code": code, "message": message, "status": "", "details": list(details)}}
+    body = {
+        "error": {
+            "code": code,
+            "message": message,
+            "status": "UNAUTHENTICATED",
+            "details": list(details),
+        }
+    }
     return errors.ClientError(code, body)
 
 

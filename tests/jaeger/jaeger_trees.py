@@ -68,7 +68,7 @@ TREES = (
     attempt paid_1  internal  ERROR 402 credit_depleted  number=3  outcome=fail  error.type=402
       ! keyrot.cooldown paid_1 credit_depleted billing
   generate_content gemini-2.5-flash  client  ERROR no key can serve  count=0  error.type=429
-    ! keyrot.pool.exhausted free_1: quota_day, free_2: key_leaked, paid_1: credit_depleted
+    ! keyrot.pool.exhausted free_1: quota_day, free_2: key_leaked, …, paid_1: credit_depleted
 """,
     """
 8 a bad request  internal

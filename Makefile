@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 JAEGER := tools/jaeger/bin/jaeger
-CORE_TESTS := tests/core tests/drive
+CORE_TESTS := tests/core tests/runtime
 
 .PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks jaeger test-jaeger record clean
 

@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.state import State, open_shared
 from keyrot_middleware.testing import FakeGemini
 

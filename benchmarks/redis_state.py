@@ -14,9 +14,8 @@ import time
 
 import redis
 
-from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Usage
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, RetryPolicy, Usage
+from keyrot_middleware.core.selection import Roster
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
 

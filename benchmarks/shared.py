@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from keyrot_middleware.core.model import NO_LIMITS, Limits
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.core.model import NO_LIMITS, Limits, RetryPolicy
+from keyrot_middleware.core.selection import Roster
 from keyrot_middleware.state import State, open_state
 
 from .state import acquire_times, pool_keys, use_each

@@ -16,9 +16,9 @@ from keyrot_middleware.core.model import (
     Lease,
     Limits,
     Outcome,
+    RetryPolicy,
 )
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.core.selection import Roster
 from keyrot_middleware.state import MemoryState, State
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent", 100)

@@ -13,15 +13,15 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, set_span_in_context
 
-from keyrot_middleware import compose
+from keyrot_middleware import _install as compose
 from keyrot_middleware.core.commands import Acquire, Command, Done, Send, Settle
 from keyrot_middleware.core.model import CallInfo, Kind, Lease, Outcome
-from keyrot_middleware.core.stream import usage_of_text
-from keyrot_middleware.drive.guard import fault
-from keyrot_middleware.telemetry.base import Observer, watch
+from keyrot_middleware.core.usage import usage_of_text
+from keyrot_middleware.guard import fault
 from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
-from keyrot_middleware.telemetry.otel import OtelObserver
+from keyrot_middleware.telemetry.observer import Observer, watch
+from keyrot_middleware.telemetry.tracing import OtelObserver
 
 __all__ = ["spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]
 

@@ -15,16 +15,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .core.policy import POOL_KEY
+from .core.model import POOL_KEY
 from .core.text import one_line as _one_line
-from .errors import ConfigError, KeyrotError, KeyrotWarning, MissingExtraError, SecretError
+from .errors import (
+    ConfigError,
+    KeyrotError,
+    KeyrotWarning,
+    MissingExtraError,
+    SecretError,
+)
 
 if TYPE_CHECKING:
-    from .compose import PoolStatus, bypass, install, reset, status, uninstall, workload
-    from .drive.health import HealthStatus, ModelUsage
-    from .genai.exhausted import KeyPoolExhausted
-    from .keysfile import KeySpec as APIKeyMetadata
-    from .manager import KeyManager, get_key_manager
+    from ._install import (
+        PoolStatus,
+        bypass,
+        install,
+        reset,
+        status,
+        uninstall,
+        workload,
+    )
+    from .genai.pool_exhausted import KeyPoolExhausted
+    from .key_manager import KeyManager, get_key_manager
+    from .keys_file import KeySpec as APIKeyMetadata
+    from .runtime.health import HealthStatus, ModelUsage
 
 __all__ = [
     "POOL_KEY",
@@ -64,14 +78,14 @@ logging.getLogger("keyrot_middleware").addHandler(logging.NullHandler())
 logging.getLogger("keyrot_middleware").addFilter(_in_one_line)
 
 _HOMES = {
-    "APIKeyMetadata": ("keysfile", "KeySpec"),
-    "HealthStatus": ("drive.health", "HealthStatus"),
-    "KeyManager": ("manager", "KeyManager"),
-    "KeyPoolExhausted": ("genai.exhausted", "KeyPoolExhausted"),
-    "ModelUsage": ("drive.health", "ModelUsage"),
+    "APIKeyMetadata": ("keys_file", "KeySpec"),
+    "HealthStatus": ("runtime.health", "HealthStatus"),
+    "KeyManager": ("key_manager", "KeyManager"),
+    "KeyPoolExhausted": ("genai.pool_exhausted", "KeyPoolExhausted"),
+    "ModelUsage": ("runtime.health", "ModelUsage"),
     "PoolStatus": ("compose", "PoolStatus"),
     "bypass": ("compose", "bypass"),
-    "get_key_manager": ("manager", "get_key_manager"),
+    "get_key_manager": ("key_manager", "get_key_manager"),
     "install": ("compose", "install"),
     "reset": ("compose", "reset"),
     "status": ("compose", "status"),

@@ -18,13 +18,17 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from .core.model import Limits
-from .core.policy import LAST_RESORT, POOL_KEY, RetryPolicy
+from .core.model import LAST_RESORT, POOL_KEY, Limits, RetryPolicy
 from .core.text import hide_secrets
 from .errors import ConfigError
-from .keysfile import SINGLE_KEYS, KeySpec, read_keys, signature
-from .settings import ENV_NAMES, FROM_REDIS_URL, GOOGLE_HOST, STATE_SCHEMES, STATES, Settings
-from .settings_reader import (
+from .keys_file import SINGLE_KEYS, KeySpec, read_keys, signature
+from .settings import (
+    ENV_NAMES,
+    FROM_REDIS_URL,
+    GOOGLE_HOST,
+    STATE_SCHEMES,
+    STATES,
+    Settings,
     ignored_in_file,
     listed,
     malformed_lines,

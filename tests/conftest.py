@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import keyrot_middleware
-from keyrot_middleware.compose import current_pool
+from keyrot_middleware._install import current_pool
 from keyrot_middleware.core.model import Kind, Lease, Outcome
-from keyrot_middleware.drive.guard import strict
-from keyrot_middleware.drive.pool import Pool
+from keyrot_middleware.guard import strict
+from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.testing import FakeClock, FakeGemini
 
 _OURS = ("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL")

@@ -11,12 +11,19 @@ from typing import Any, ClassVar
 
 import pytest
 
-from keyrot_middleware.core.model import Block, CallInfo, Candidate, Lease, Outcome, Unavailable
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.roster import Shortlist
+from keyrot_middleware.core.model import (
+    Block,
+    CallInfo,
+    Candidate,
+    Lease,
+    Outcome,
+    RetryPolicy,
+    Unavailable,
+)
+from keyrot_middleware.core.selection import Shortlist
 from keyrot_middleware.state import FallbackState, MemoryState, State
 from keyrot_middleware.state.base import Holder, KeyHealth
-from keyrot_middleware.state.breaker import Breaker
+from keyrot_middleware.state.circuit_breaker import Breaker
 from keyrot_middleware.state.fallback import LocalWindows
 
 __all__ = ["Faulty", "LineDownError", "degrading", "warned"]

@@ -19,12 +19,12 @@ from keyrot_middleware.core.model import (
     Lease,
     Limits,
     Outcome,
+    RetryPolicy,
 )
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.roster import Roster
-from keyrot_middleware.drive import aio, sync
-from keyrot_middleware.drive.pool import Pool
+from keyrot_middleware.core.selection import Roster
 from keyrot_middleware.errors import SecretError
+from keyrot_middleware.runtime import aio, sync
+from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets import Place, Ring, Secret
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.testing import FakeClock

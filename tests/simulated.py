@@ -22,10 +22,10 @@ from keyrot_middleware.core.failures import Facts
 from keyrot_middleware.core.model import CallInfo, Lease, Usage
 from keyrot_middleware.core.model import Limits as Configured
 from keyrot_middleware.testing import FakeClock
-from keyrot_middleware.testing.asked import Asked
+from keyrot_middleware.testing.error_bodies import over_quota
 from keyrot_middleware.testing.keys import FakeKey
 from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
-from keyrot_middleware.testing.quota_errors import over_quota
+from keyrot_middleware.testing.request import Asked
 from keyrot_middleware.testing.routes import parse_route
 
 __all__ = ["TOKENS", "Goodput", "JumpingLoop", "possible", "simulate"]

@@ -22,7 +22,7 @@ from keyrot_middleware.config import (
     load,
 )
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.genai.facts import origin_of
+from keyrot_middleware.genai.call_info import origin_of
 from keyrot_middleware.secrets import open_ring
 from keyrot_middleware.settings import origins
 

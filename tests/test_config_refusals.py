@@ -10,7 +10,7 @@ import pytest
 from fake_settings import AUTH, A, B, write_keys, wrong
 
 from keyrot_middleware.config import ENV_NAMES, GOOGLE_HOST, load
-from keyrot_middleware.settings_reader import unknown_variables
+from keyrot_middleware.settings import unknown_variables
 
 SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
 

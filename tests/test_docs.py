@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from docs_blocks import PAGES, ROOT, Block, blocks
 
-from keyrot_middleware.keysfile import KeySpec, read_keys
+from keyrot_middleware.keys_file import KeySpec, read_keys
 from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, Settings
-from keyrot_middleware.telemetry import names
+from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.instruments import METRICS, NEW_METRICS
 from keyrot_middleware.testing import FakeGemini, Reply
 

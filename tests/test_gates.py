@@ -106,7 +106,17 @@ def test_the_layers_are_contracts() -> None:
     layers, pure = project()["importlinter"]["contracts"]
     assert layers["type"] == "layers"
     rooms = [one.split(" ")[0] for one in layers["layers"]]
-    order = ["cli", "manager", "compose", "genai", "drive", "state", "config", "core", "errors"]
+    order = [
+        "cli",
+        "key_manager",
+        "_install",
+        "genai",
+        "runtime",
+        "state",
+        "config",
+        "core",
+        "errors",
+    ]
     assert [room for room in rooms if room in order] == order
     assert "ignore_imports" not in layers
     assert pure["type"] == "forbidden"

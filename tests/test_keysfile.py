@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from keyrot_middleware.core.model import Candidate, Limits
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.keysfile import KeySpec, load_keys
+from keyrot_middleware.keys_file import KeySpec, load_keys
 
 KEY = "AIza" + "FAKE" + "k" * 31
 AUTH = "AQ." + "FAKE" + "z" * 46

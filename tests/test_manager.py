@@ -12,8 +12,15 @@ from google import genai
 from google.genai import errors
 
 import keyrot_middleware
-from keyrot_middleware import KeyManager, KeyPoolExhausted, compose, get_key_manager
-from keyrot_middleware import manager as manager_module
+from keyrot_middleware import (
+    KeyManager,
+    KeyPoolExhausted,
+    get_key_manager,
+)
+from keyrot_middleware import (
+    _install as compose,
+)
+from keyrot_middleware import key_manager as manager_module
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 MODEL = "gemini-2.5-flash"

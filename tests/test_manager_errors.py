@@ -166,5 +166,5 @@ class OddError(Exception):
 
 def test_an_odd_error_is_reported_without_harm(manager, monkeypatch) -> None:
     """Nothing that an attribute does comes out of a report."""
-    monkeypatch.setattr("keyrot_middleware.drive.guard._strict", False)
+    monkeypatch.setattr("keyrot_middleware.guard._strict", False)
     assert manager.report_error("key_1", OddError("x")).failure == "transport"

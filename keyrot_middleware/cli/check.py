@@ -9,14 +9,13 @@ from typing import Any
 
 from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
-from ..drive.health import iso
 from ..errors import ConfigError
-from ..genai.facts import origin_of
+from ..genai.call_info import origin_of
+from ..runtime.health import iso
 from ..settings import origins
-from ..telemetry.wording import at_time
-from .checkup import Checkup, KeyReport, StateReport, base_url, examine
+from ..telemetry.log_text import at_time
+from .check_report import Checkup, KeyReport, StateReport, ask_all, base_url, examine
 from .console import console, escape, table
-from .live import ask_all
 
 __all__ = ["check"]
 

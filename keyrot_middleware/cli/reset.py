@@ -9,8 +9,8 @@ from ..core.model import Candidate
 from ..core.text import nearest
 from ..errors import KeyrotError
 from ..state.base import KeyHealth
-from ..telemetry.wording import at_time
-from .shared import NOT_SHARED, SharedPool, shared_pool
+from ..telemetry.log_text import at_time
+from .status import NOT_SHARED, SharedPool, shared_pool
 
 __all__ = ["reset"]
 

@@ -5,21 +5,233 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 
+from ..config import Config, load
 from ..core.availability import Availability, KeyState
+from ..core.model import Candidate, Limits, project_label
+from ..core.text import mask_url
+from ..core.windows import Quota
 from ..errors import KeyrotError
-from ..telemetry.wording import at_time
+from ..runtime.health import KeyView, iso, views, without_value
+from ..secrets import open_ring
+from ..state import open_shared
+from ..state.base import KeyHealth, State, Used
+from ..telemetry.log_text import at_time
 from .console import console, escape, table
-from .shared import NOT_SHARED, SharedPool, shared_pool
-from .standing import Standing, standings, unresolved_of
 
-__all__ = ["status"]
+__all__ = [
+    "NOT_SHARED",
+    "SharedPool",
+    "Standing",
+    "Window",
+    "open_configured",
+    "pool_of",
+    "shared_pool",
+    "standings",
+    "status",
+    "unresolved_of",
+]
+
+# The shared state of a pool from outside: with the settings of its services, without install() ---
+
+
+NOT_SHARED = """\
+With KEYROT_STATE_URL=memory:// the state of a pool lives inside each process that uses it, so there
+is nothing to be seen or changed from outside. In the program itself:
+
+    keyrot_middleware.status()                                 all of it, as a dict
+    keyrot_middleware.get_key_manager().get_health_status()    how each key is
+    keyrot_middleware.reset("key_1")                           make a key available again
+
+`keyrot run -v` says on stderr when a key is cooling down or rejected; a restart forgets it. With a
+Redis or Valkey in KEYROT_STATE_URL all processes share one state, to be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """A pool and where it is shared."""
+
+    name: str
+    keys: dict[str, Candidate]
+    state: State
+    place: str
+    """The URL, without user and password."""
+    config: Config = field(repr=False)
+
+
+@contextmanager
+def shared_pool() -> Iterator[SharedPool | None]:
+    """Open the state that the settings name; None where it is not shared.
+
+    Raises:
+        ConfigError: A setting or keys.json is wrong, or rotation is switched off, or has no key.
+        MissingExtraError: The library of the state is not installed.
+    """
+    config = load()
+    problem = _nothing_to_show(config)
+    if problem:
+        raise KeyrotError(problem)
+    name, state = config.settings.pool, open_configured(config)
+    if state is None:
+        yield None
+        return
+    try:
+        keys = {key.key_id: key for key in state.with_values(pool_of(config).values())}
+        yield SharedPool(name, keys, state, mask_url(config.state_url), config)
+    finally:
+        state.close()
+
+
+def open_configured(config: Config) -> State | None:
+    """Open the shared state that the settings name; None where it is not shared.
+
+    Raises:
+        ConfigError: It cannot be opened.
+        MissingExtraError: Its library is not installed.
+    """
+    name, variable = config.settings.pool, config.state_variable
+    return open_shared(config.state_url, config.policy, time.time, pool=name, variable=variable)
+
+
+def _nothing_to_show(config: Config) -> str | None:
+    if not config.settings.enabled:
+        return "rotation is switched off by ENABLE_KEY_ROTATION: there is no pool"
+    if not config.keys:
+        return "no key: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json"
+    return None
+
+
+# How the keys of a pool stand in its shared state; no drawing here -----------------------------
+
+
+class Window(NamedTuple):
+    """What is used of one limit; None where nobody knows the limit."""
+
+    used: int
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One key, as all processes of the pool see it."""
+
+    key: Candidate
+    known: KeyHealth
+    overall: Availability
+    models: Mapping[str, Availability]
+    """Whether it is available, by model."""
+    used: Mapping[str, dict[str, Window]]
+    """By model: `rpm`, `tpm`, `rpd`."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the state holds any record of it."""
+        known = self.known
+        return any((known.last_used, known.error_count, known.cooldown_until, known.used))
+
+    def plain(self) -> dict[str, Any]:
+        """Give it as values of JSON; times are ISO 8601 in UTC."""
+        known, overall = self.known, self.overall
+        return {
+            "model": self.key.model,
+            "project": project_label(self.key.project),
+            "state": overall.state,
+            "available": overall.state == "available",
+            "available_at": iso(overall.at),
+            "used": {
+                model: {name: window._asdict() for name, window in windows.items()}
+                | self._plain_availability(model)
+                for model, windows in self.used.items()
+            },
+            "cooldown_until": iso(known.cooldown_until),
+            "cooldown_reason": known.cooldown_reason,
+            "cooldown_scope": known.cooldown_scope,
+            "last_error": known.last_error,
+            "last_used": iso(known.last_used),
+            "success_count": known.success_count,
+            "error_count": known.error_count,
+        }
+
+    def _plain_availability(self, model: str) -> dict[str, Any]:
+        here = self.models.get(model, self.overall)
+        return {"available": here.state == "available", "available_at": iso(here.at)}
+
+
+def pool_of(config: Config) -> dict[str, Candidate]:
+    """List the keys of the pool by id."""
+    return {key.key_id: key.candidate for key in config.keys}
+
+
+def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> frozenset[str]:
+    """Look up the values of the keys that no process has used yet, and list those without one.
+
+    What was used has a value somewhere, even if the store is not open to whoever asks here.
+
+    Raises:
+        KeyrotError: The state cannot be read.
+    """
+    known = state.snapshot(keys)
+    fresh = [key for key in config.keys if key.active and known[key.key_id].last_used is None]
+    if not fresh:
+        return frozenset()
+    ring = open_ring(replace(config, keys=tuple(fresh)))
+    try:
+        return frozenset(ring.unresolved)
+    finally:
+        ring.close()
+
+
+def standings(
+    state: State, keys: Iterable[Candidate], unresolved: frozenset[str]
+) -> list[Standing]:
+    """Find out how *keys* stand in *state*.
+
+    Raises:
+        KeyrotError: The state cannot be read.
+    """
+    keys = list(keys)
+    found = views(state, keys)
+    for key_id in unresolved & found.keys():
+        if found[key_id].known.last_used is None:
+            found[key_id] = without_value(found[key_id])
+    return [_standing(key, found[key.key_id]) for key in keys]
+
+
+def _standing(key: Candidate, seen: KeyView) -> Standing:
+    used = {used.bucket: _windows(key, used) for used in seen.known.used if _counts(used)}
+    blocked = {model: _NOTHING for model, here in seen.models.items() if here.state != "available"}
+    return Standing(key, seen.known, seen.overall, seen.models, blocked | used)
+
+
+_NOTHING: dict[str, Window] = {}
+
+
+def _counts(used: Used) -> bool:
+    return bool(used.requests_minute or used.tokens_minute or used.requests_day)
+
+
+def _windows(key: Candidate, used: Used) -> dict[str, Window]:
+    limits = _in_force(key.limits, used.limits)
+    return {
+        "rpm": Window(used.requests_minute, limits.rpm),
+        "tpm": Window(used.tokens_minute, limits.tpm),
+        "rpd": Window(used.requests_day, limits.rpd),
+    }
+
+
+def _in_force(configured: Limits, learned: Limits) -> Limits:
+    quota = Quota()
+    quota.learned = learned
+    return quota.limits(configured)
+
 
 EVERY_S = 2.0
 """Between two looks of `--watch`."""

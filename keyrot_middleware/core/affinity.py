@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from .model import PLAIN
-from .naming import CONTINUATION, PAGE, TYPED, note
-from .reading import read_body
+from .request_body import CONTINUATION, PAGE, TYPED, note, read_body
 
 __all__ = [
     "STATELESS",

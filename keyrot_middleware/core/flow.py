@@ -19,13 +19,11 @@ was dropped, its loop is gone) can yield nothing more: its driver books the leas
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any
 
-from .attempt import Attempt, note
-from .call import Call, Exhausted
 from .commands import (
     Acquire,
     Command,
@@ -33,6 +31,7 @@ from .commands import (
     Failed,
     Now,
     Opened,
+    Owner,
     Refresh,
     RefreshAll,
     Relay,
@@ -42,25 +41,231 @@ from .commands import (
     Sleep,
     StreamEnd,
 )
-from .failures import REJECTIONS, classify
+from .failures import REJECTIONS, classify, describe
 from .model import (
     HOME,
     NO_USAGE,
     Block,
+    CallInfo,
     Candidate,
     Kind,
     Lease,
     Outcome,
+    RetryPolicy,
     Scope,
     Unavailable,
     Usage,
     Verdict,
 )
-from .pinned import may_leave, owners
-from .roster import Shortlist
-from .waiting import STALL_S, Claims
+from .selection import Roster, Shortlist
+from .text import utc
+from .tokens import TokenScale
+from .waiting import STALL_S, Claims, Ticket, WaitingLines
 
-__all__ = ["Call", "Exhausted", "call_flow"]
+__all__ = [
+    "CALLS",
+    "REST_S",
+    "Attempt",
+    "Call",
+    "Exhausted",
+    "Overload",
+    "call_flow",
+    "may_leave",
+    "note",
+    "owners",
+]
+
+# The breaker of a model: while it serves nobody, its calls are sent once and not repeated ------
+#
+# A 503 is about the model, for every key of everyone (GEMINI.md A13). One call that meets it is
+# sent
+# again a little later. But when call after call ends with it, to repeat each of them only adds to
+# the load, and keeps programs waiting for an answer that will not come. Calls are still sent: the
+# first that is served shows that the model is back.
+
+
+CALLS = 3
+"""So many calls in a row that ended with a 503, retries and all, open the breaker."""
+REST_S = 30.0
+"""It closes by itself when none has been met for so long."""
+_MODELS = 256
+
+
+class Overload:
+    """Which models serve nobody at the moment, as far as this process knows.
+
+    Not locked: threads that fail at once may count one call less, nothing else.
+    """
+
+    __slots__ = ("models",)
+
+    def __init__(self) -> None:
+        self.models: dict[str, tuple[int, float]] = {}
+        """Of each the calls in a row that ended so, and when the last did, epoch seconds."""
+
+    def failed(self, model: str, now: float) -> None:
+        """Take note of a call that ended with a 503."""
+        calls, last = self.models.get(model, (0, now))
+        if len(self.models) >= _MODELS:
+            self.models = {}
+        self.models[model] = (calls + 1 if now - last < REST_S else 1, now)
+
+    def served(self, model: str) -> None:
+        """Take note of a call that was served."""
+        self.models.pop(model, None)
+
+    def open(self, model: str, now: float) -> bool:
+        """Tell whether a call to this model should not be repeated."""
+        calls, last = self.models.get(model, (0, now))
+        return calls >= CALLS and now - last < REST_S
+
+
+# One send that failed, and what is written about it on the exception that comes out ------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One send that failed."""
+
+    key_id: str
+    verdict: Verdict
+    until: float | None
+
+
+def note(number: int, attempt: Attempt, hint: str | None = None) -> str:
+    """Write one attempt down for a person: which key, why it failed, until when it cools down.
+
+    Args:
+        number: From 1.
+        attempt: The attempt.
+        hint: What may be behind the rejection of its key.
+    """
+    text = f"keyrot: attempt {number} with key {attempt.key_id}: {describe(attempt.verdict)}"
+    if attempt.until is None:
+        return text
+    at = f"{utc(attempt.until):%Y-%m-%d %H:%M:%SZ}"
+    if attempt.verdict.rejected:
+        why = f". {hint}" if hint else ""
+        return f"{text}, rejected; replace its value; tried again at {at}{why}"
+    return f"{text}, cooling down until {at}"
+
+
+# One call on its way: what was asked, and what was tried so far --------------------------------
+
+
+class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyPoolExhausted
+    """Nothing could be sent: no key is free, and none will be soon enough."""
+
+    def __init__(self, unavailable: Unavailable) -> None:
+        super().__init__("no key can serve")
+        self.unavailable = unavailable
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way: what was asked, and what was tried so far."""
+
+    info: CallInfo
+    roster: Roster
+    policy: RetryPolicy
+    scale: TokenScale
+    home: Candidate | None = None
+    """The client's own key, for calls that touch stored things."""
+    moment: tuple[float, float] | None = None
+    """The time when it was asked for, epoch seconds, and a random number in [0, 1)."""
+    overload: Overload = field(default_factory=Overload)
+    lines: WaitingLines = field(default_factory=WaitingLines)
+    """Of the pool: who waits for a key."""
+    max_wait_s: float = inf
+    """The call's own bound, beside the policy's."""
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """Of the pool: what may be behind the rejection of a key, for the notes."""
+    excluded: dict[str, float] = field(default_factory=dict)
+    """Keys that failed this call, and until when (`inf`: for the rest of it)."""
+    attempts: list[Attempt] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Rejected keys whose store was asked for another value."""
+    refreshed: set[str] = field(default_factory=set)
+    """Keys whose value was replaced during this call; once each."""
+    outgrown: set[str | None] = field(default_factory=set)
+    """Tiers of which a key's whole limit was smaller than the request."""
+    failed_at: float = 0.0
+    """When the last send failed, epoch seconds."""
+    looked_up: bool = False
+    """The values of all keys were looked up, since each of them is rejected."""
+    retries: int = 0
+    waited_s: float = 0.0
+    """Real seconds from the beginning of each wait to its end."""
+    waited_until: float = 0.0
+    """When the last sleep of a wait ended, by the driver's monotonic clock."""
+    ticket: Ticket | None = None
+    """Its place in line, once it had to wait."""
+    seen: int = 0
+    """The version of the lines when the call last began to look for a key."""
+    sends: int = 0
+    last: Failed | None = None
+
+    @property
+    def budget_s(self) -> float:
+        """Tell how long the call may wait for keys, in all."""
+        return min(self.policy.max_wait_s, self.max_wait_s)
+
+    def leave_line(self) -> None:
+        """Wait no more: a key was found, or the call is over."""
+        if self.ticket is not None:
+            self.lines.leave(self.ticket)
+
+    def drop_ticket(self) -> None:
+        """Wait no more, without a lock: the garbage collector may be what closes the flow."""
+        if self.ticket is not None:
+            self.ticket.gone = True
+
+
+# With which keys a call that touches stored things may go (ADR 0005) ---------------------------
+
+
+ONE_KEY = ("continuation:", "page:")
+"""All hops of one answer, and all pages of one list, go with the very key of the first."""
+
+_NOT_CREATING = ("delete", "get", "list", "patch")
+
+NEW_CACHE = "cachedContents"
+"""The method that makes cached content."""
+
+CACHE_STORAGE = "cache_storage"
+"""The failure class that is about a project's room for cached content."""
+
+
+def owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
+    """Find whose stored things the call names; unknown and new ones are of its home project."""
+    home, names = call.home, call.info.resources
+    owner: tuple[str, str] | None = (yield Owner(names)) if names else None
+    key, project = home, home.project if home is not None else ""
+    if owner is not None:
+        key, project = call.roster.keys.get(owner[0]), owner[1]
+    one_key = any(name.startswith(ONE_KEY) for name in names)
+    same = () if one_key else call.roster.of_project(project)
+    fixed = ([key] if key is not None else []) + [k for k in same if k is not key]
+    return tuple(fixed) or ((home,) if home is not None else ())
+
+
+def may_leave(call: Call, fixed: Sequence[Candidate], blocks: Mapping[str, Block]) -> bool:
+    """Say whether a call that creates something may go with any key, for its home never can.
+
+    It names nothing stored, so any project may have what it makes, and its owner is known
+    afterwards. A project's keys that are rejected, or have no room for a cache, may stay so.
+    """
+    if call.info.resources or call.info.verb in _NOT_CREATING:
+        return False
+    why = {attempt.key_id: attempt.verdict.failure for attempt in call.attempts}
+    why |= {key_id: block.reason for key_id, block in blocks.items()}
+    found = {why.get(key.key_id) for key in fixed}
+    stranger = any(key.key_id.startswith(HOME) for key in fixed)
+    never = frozenset() if stranger else REJECTIONS
+    if call.info.verb == NEW_CACHE:
+        never |= {CACHE_STORAGE}
+    return bool(found) and found <= never
+
 
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 8.0

@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import Any
 
 from ..core.commands import Failed, Opened, StreamEnd
-from ..core.stream import StreamLedger
-from .facts import failed
-from .inject import sending
-from .redact import Redact
+from ..core.usage import StreamLedger
+from .call_info import failed
+from .key_injection import sending
+from .redaction import Redact
 
 __all__ = ["AsyncChunks", "Chunks", "open_async", "open_sync"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..core.affinity import names_from
 from ..core.model import Lease
-from ..drive.guard import fault
+from ..guard import fault
 from ..state.base import State
-from ..state.recent import keep
+from ..state.memory import keep
 
 __all__ = ["Uploads"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection
 
 from ..errors import ConfigError
-from .redact import Redact, clean
+from .redaction import Redact, clean
 
 __all__ = ["guarded"]
 

@@ -19,15 +19,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
-from ..core.policy import POOL_KEY
-from ..drive.guard import fault
-from ..drive.pool import Pool
+from ..core.model import POOL_KEY
 from ..errors import ConfigError
-from .exhausted import NO_KEY, error_body
-from .facts import origin_of
-from .inject import KEY_HEADER, Unseen, of_keys, under_way
-from .redact import Redact, clean, clear_frames, scrub
-from .seams import Seams, Wrapper
+from ..guard import fault
+from ..runtime.pool import Pool
+from .call_info import origin_of
+from .key_injection import KEY_HEADER, Unseen, of_keys, under_way
+from .patching import Seams, Wrapper
+from .pool_exhausted import NO_KEY, error_body
+from .redaction import Redact, clean, clear_frames, scrub
 
 __all__ = ["Wire", "mute", "placeholder_guard", "unmute"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .base import Secret, SecretStore
+from .cache import Place, Ring
 from .registry import Stores, open_store
-from .ring import Place, Ring
 
 if TYPE_CHECKING:
     from ..config import Config

@@ -3,22 +3,237 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.text import shown
 from ..errors import SecretError
-from .aws_failures import code_of, fault_of, fault_of_code
-from .aws_login import AwsLogin
 from .base import Secret
-from .extra import need
-from .fault import Answer, Fault, Reach
-from .hush import hush
-from .lookup import Spot, look_up, split_field
-from .reading import Batch, read_all
+from .cloud import Answer, Batch, Fault, Reach, Spot, hush, look_up, need, read_all, split_field
 
-__all__ = ["DEFAULT_SECRET", "SECRET_VARIABLE", "TALKATIVE", "AwsStore", "open_aws"]
+__all__ = [
+    "DEFAULT_SECRET",
+    "SECRET_VARIABLE",
+    "TALKATIVE",
+    "AwsLogin",
+    "AwsStore",
+    "code_of",
+    "fault_of",
+    "fault_of_code",
+    "open_aws",
+]
+
+# What a failure of Secrets Manager or boto3 means, in words for people -------------------------
+#
+# Codes: the Secrets Manager API reference, and "Common Error Types". The messages of AWS name
+# the caller and the resource, and no value; still nothing of them is passed on but the ARN of the
+# caller, since messages of credential helpers may hold anything.
+
+
+_CALLER = re.compile(r"\b(arn:aws[a-z-]*:(?:iam|sts)::\d{12}:[\w/+=,.@:-]+)", re.ASCII)
+
+_GRANT = "allow secretsmanager:GetSecretValue on it, and kms:Decrypt if it has a key of its own"
+_LOGIN = "the credentials are no longer taken ({}): renew them (aws sso login, a new access key)"
+_BUSY = Reach.BUSY, "Secrets Manager is busy or failed ({}); it is asked again at the next refresh"
+
+_CODES: Mapping[str, tuple[Reach, str]] = {
+    "ResourceNotFoundException": (
+        Reach.HERE,
+        "there is no such secret in this region and account, or it has no current version",
+    ),
+    "AccessDeniedException": (Reach.HERE, f"access denied to {{who}}: {_GRANT}"),
+    "DecryptionFailure": (
+        Reach.HERE,
+        "KMS does not decrypt it for {who}: allow kms:Decrypt on its key, and see that the key "
+        "is enabled",
+    ),
+    "InvalidRequestException": (
+        Reach.HERE,
+        "it cannot be read as it is now; is it scheduled for deletion? (aws secretsmanager "
+        "restore-secret)",
+    ),
+    "InvalidParameterException": (Reach.HERE, "Secrets Manager takes this for no name or ARN"),
+    "ValidationException": (Reach.HERE, "Secrets Manager takes this for no name or ARN"),
+    "ExpiredTokenException": (Reach.LOGIN, _LOGIN),
+    "UnrecognizedClientException": (Reach.LOGIN, _LOGIN),
+    "InvalidSignatureException": (
+        Reach.LOGIN,
+        "the credentials are not taken ({}): a wrong secret access key, or this host's clock is "
+        "off",
+    ),
+    "IncompleteSignature": (Reach.STORE, "the credentials are not complete ({})"),
+    "OptInRequired": (Reach.STORE, "this account may not use Secrets Manager here ({})"),
+    "ThrottlingException": _BUSY,
+}
+_ALIASES: Mapping[str, str] = {
+    "AccessDenied": "AccessDeniedException",
+    "403": "AccessDeniedException",
+    "ExpiredToken": "ExpiredTokenException",
+    "RequestExpired": "ExpiredTokenException",
+    "InvalidClientTokenId": "UnrecognizedClientException",
+    "MissingAuthenticationTokenException": "UnrecognizedClientException",
+    "SignatureDoesNotMatch": "InvalidSignatureException",
+    "Throttling": "ThrottlingException",
+    "TooManyRequestsException": "ThrottlingException",
+    "RequestLimitExceeded": "ThrottlingException",
+    "InternalServiceError": "ThrottlingException",
+    "InternalFailure": "ThrottlingException",
+    "ServiceUnavailable": "ThrottlingException",
+}
+
+_NO_LOGIN = (
+    "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
+    "AWS_PROFILE, or give this machine a role"
+)
+_LOGIN_HELPER = "the AWS login failed ({}): log in again (aws sso login), or see ~/.aws/config"
+_UNREACHED = "Secrets Manager cannot be reached ({}): see the network, AWS_REGION, AWS_ENDPOINT_URL"
+
+# LOGIN also where there was none: botocore remembers that, and a later look-up is to find it.
+# Of botocore and, where a class is not named, of the nearest class above it.
+_CLASSES: Mapping[str, tuple[Reach, str]] = {
+    "NoCredentialsError": (Reach.LOGIN, _NO_LOGIN),
+    "PartialCredentialsError": (Reach.LOGIN, "half of the AWS credentials is not set ({})"),
+    "CredentialRetrievalError": (Reach.LOGIN, _LOGIN_HELPER),
+    "MetadataRetrievalError": (Reach.LOGIN, _LOGIN_HELPER),
+    "TokenRetrievalError": (Reach.LOGIN, _LOGIN_HELPER),
+    "UnauthorizedSSOTokenError": (Reach.LOGIN, _LOGIN_HELPER),
+    "SSOError": (Reach.LOGIN, _LOGIN_HELPER),
+    "NoRegionError": (Reach.STORE, "no AWS region is set: set AWS_REGION, or write the ARN"),
+    "ProfileNotFound": (Reach.LOGIN, "AWS_PROFILE names a profile that ~/.aws does not have"),
+    "ConfigParseError": (Reach.LOGIN, "a file in ~/.aws cannot be read ({})"),
+    "InvalidRegionError": (Reach.STORE, "AWS_REGION is no name of a region"),
+    "SSLError": (
+        Reach.STORE,
+        "the server's certificate is not trusted ({}): set AWS_CA_BUNDLE to the authority's file",
+    ),
+    # A kept connection that the server has closed meanwhile.
+    "ConnectionClosedError": (Reach.BUSY, _UNREACHED),
+    "ConnectionError": (Reach.STORE, _UNREACHED),
+    "HTTPClientError": (Reach.STORE, _UNREACHED),
+    "ParamValidationError": (Reach.HERE, "boto3 takes this for no name or ARN"),
+    "ValueError": (Reach.STORE, "AWS_ENDPOINT_URL is no URL"),
+}
+
+
+def code_of(error: Exception) -> str:
+    """Give AWS's error code; empty where the failure is none of AWS's answers."""
+    response = getattr(error, "response", None)
+    found: Any = response.get("Error", {}) if isinstance(response, dict) else {}
+    return str(found.get("Code", ""))
+
+
+def fault_of(error: Exception) -> Fault:
+    """Say what an exception of boto3 means."""
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return _fault_of_class(error)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return fault_of_code(code_of(error), str(response.get("Error", {}).get("Message", "")), status)
+
+
+def fault_of_code(code: str, message: str, status: int = 0) -> Fault:
+    """Say what an error code means; *message* is searched for the caller's ARN only."""
+    name = _ALIASES.get(code, code)
+    if name not in _CODES and status >= 500:
+        name = "ThrottlingException"
+    known = _CODES.get(name, (Reach.HERE, "Secrets Manager refused ({})"))
+    reach, words = known
+    caller = _CALLER.search(message)
+    who = caller[1].rstrip(".,:") if caller else "these credentials"
+    return Fault(reach, words.format(_code(code), who=who))
+
+
+def _code(code: str) -> str:
+    return code if re.fullmatch(r"\w{1,60}", code, re.ASCII) else "unknown code"
+
+
+def _fault_of_class(error: Exception) -> Fault:
+    names = (kind.__name__ for kind in type(error).__mro__)
+    known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
+    reach, words = known or (Reach.HERE, "reading it failed with {}")
+    return Fault(reach, words.format(type(error).__name__))
+
+
+# boto3's clients, made when they are first needed: that is when credentials are looked for -----
+
+
+CONNECT_S = 2.0
+READ_S = 4.0
+
+# Settings that botocore takes from os.environ alone; this store takes them from its own settings.
+_VARIABLES = {
+    "profile": ("AWS_DEFAULT_PROFILE", "AWS_PROFILE"),
+    "config_file": ("AWS_CONFIG_FILE",),
+    "credentials_file": ("AWS_SHARED_CREDENTIALS_FILE",),
+    "ca_bundle": ("AWS_CA_BUNDLE",),
+}
+_ENDPOINTS = ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL")
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+class AwsLogin:
+    """The standard credential chain, and a client per region; safe from several threads."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Remember the settings; what `.env` may say of them is in schemes.py."""
+        self._environ = environ
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._clients: dict[str | None, Any] = {}
+
+    def client(self, region: str | None = None) -> Any:
+        """Give the Secrets Manager client of a region; None: the region of the settings.
+
+        Raises:
+            botocore.exceptions.BotoCoreError: No region is set, a profile does not exist.
+        """
+        with self._lock:
+            if region not in self._clients:
+                self._session = self._session or self._log_in()
+                self._clients[region] = self._connect(region)
+            return self._clients[region]
+
+    def forget(self) -> None:
+        """Read the credentials anew at the next request."""
+        with self._lock:
+            self._session = None
+            self._clients.clear()
+
+    def _log_in(self) -> Any:
+        import botocore.session  # noqa: PLC0415 - open_aws has found it to be there
+        from botocore.credentials import EnvProvider  # noqa: PLC0415
+
+        session = botocore.session.Session()
+        for name, variables in _VARIABLES.items():
+            value = _first(self._environ, variables)
+            if value and not _first(os.environ, variables):
+                session.set_config_variable(name, value)
+        chain = session.get_component("credential_provider")
+        chain.providers.insert(0, EnvProvider(self._environ))
+        return session
+
+    def _connect(self, region: str | None) -> Any:
+        from botocore.config import Config  # noqa: PLC0415
+
+        return self._session.create_client(
+            "secretsmanager",
+            region_name=region or _first(self._environ, _REGIONS) or None,
+            endpoint_url=_first(self._environ, _ENDPOINTS) or None,
+            config=Config(
+                connect_timeout=CONNECT_S,
+                read_timeout=READ_S,
+                # secrets/reading.py tries again, and knows what is worth it.
+                retries={"total_max_attempts": 1, "mode": "standard"},
+            ),
+        )
+
+
+def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next((environ[name] for name in names if environ.get(name)), "")
+
 
 DEFAULT_SECRET = "keyrot"
 SECRET_VARIABLE = "KEYROT_AWS_SECRET"

@@ -2,23 +2,208 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..core.text import shown
 from ..errors import ConfigError, SecretError
-from .azure_failures import fault_of
-from .azure_login import AzureLogin
 from .base import Secret
+from .cloud import Answer, Batch, Fault, Reach, Spot, look_up, need, read_all, split_field
 from .environ import only_in_file
-from .extra import need
-from .fault import Answer, Fault, Reach
-from .lookup import Spot, look_up, split_field
-from .reading import Batch, read_all
 
-__all__ = ["VAULT_VARIABLE", "AzureStore", "open_azure"]
+__all__ = ["VAULT_VARIABLE", "AzureLogin", "AzureStore", "fault_of", "open_azure"]
+
+# What a failure of Key Vault or azure-identity means, in words for people ----------------------
+#
+# Codes: Key Vault's REST API error codes, and Entra's AADSTS codes. Of the messages only those
+# codes and the caller's application id are passed on.
+
+
+_CALLER = re.compile(r"\b(appid|oid)=([0-9a-fA-F-]{36})")
+_ENTRA = re.compile(r"\bAADSTS\d{4,9}\b")
+_WORD = re.compile(r"\w{1,60}", re.ASCII)
+
+_GRANT = "give it the role Key Vault Secrets User on the vault (or the access policy Get)"
+_DENIED: Mapping[str, str] = {
+    "ForbiddenByFirewall": "the vault's firewall does not let this host in ({})",
+    "ForbiddenByConnection": "the vault takes private connections only ({})",
+    "SecretDisabled": "it is disabled: enable it, or write a new version",
+    "SecretNotYetValid": "its activation date is not reached yet",
+    "SecretExpired": "it has expired: write a new version",
+}
+_STATUS: Mapping[int, tuple[Reach, str]] = {
+    400: (Reach.HERE, "Key Vault does not take this name or version ({})"),
+    401: (Reach.LOGIN, "Key Vault takes the login no longer ({}): log in again (az login)"),
+    404: (Reach.HERE, "there is no such secret, or no such version, in this vault"),
+    409: (Reach.HERE, "it is being deleted or restored ({})"),
+    429: (Reach.BUSY, "Key Vault is busy ({}); it is asked again at the next refresh"),
+}
+_FAILED = Reach.BUSY, "Key Vault failed ({}); it is asked again at the next refresh"
+_OTHER = Reach.HERE, "Key Vault refused ({})"
+_UNREACHED = "the vault cannot be reached ({}): see the network, and the vault's name"
+_UNTRUSTED = (
+    "the vault's certificate is not trusted: set REQUESTS_CA_BUNDLE to the authority's file"
+)
+_LOGIN = (
+    "the login at Azure failed ({}) for {who}: see AZURE_TENANT_ID, AZURE_CLIENT_ID and "
+    "AZURE_CLIENT_SECRET, the managed identity, or az login"
+)
+_CLASSES: Mapping[str, tuple[Reach, str]] = {
+    "CredentialUnavailableError": (Reach.STORE, _LOGIN),
+    "ClientAuthenticationError": (Reach.STORE, _LOGIN),
+    "ServiceRequestError": (Reach.STORE, _UNREACHED),
+    "ServiceResponseTimeoutError": (Reach.STORE, _UNREACHED),
+    # A kept connection that the server has closed meanwhile.
+    "ServiceResponseError": (Reach.BUSY, _UNREACHED),
+    "ValueError": (
+        Reach.STORE,
+        "this is no Key Vault to log in at, or a setting of azure-identity is wrong: the host of "
+        "the vault and the one it asks a login for do not belong together",
+    ),
+}
+
+
+def fault_of(error: Exception, client_id: str | None) -> Fault:
+    """Say what an exception of azure means.
+
+    Args:
+        error: What SecretClient raised.
+        client_id: Whom to name where the answer does not.
+    """
+    response = getattr(error, "response", None)
+    if response is not None and _is_of_vault(response):
+        return _fault_of_answer(error, int(response.status_code), client_id)
+    names = [kind.__name__ for kind in type(error).__mro__]
+    if type(getattr(error, "inner_exception", None)).__name__ == "SSLError":
+        return Fault(Reach.STORE, _UNTRUSTED)
+    known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
+    reach, words = known or (Reach.HERE, "reading it failed with {}")
+    entra = _ENTRA.search(str(error))
+    return Fault(reach, words.format(entra[0] if entra else names[0], who=_who("", client_id)))
+
+
+def _is_of_vault(response: Any) -> bool:
+    """Tell the vault's answer from that of the token endpoint."""
+    return "/secrets/" in str(getattr(getattr(response, "request", None), "url", ""))
+
+
+def _fault_of_answer(error: Exception, status: int, client_id: str | None) -> Fault:
+    code = _code(error)
+    if status == 403:
+        words = _DENIED.get(code, f"access denied ({{}}) to {{who}}: {_GRANT}")
+        return Fault(Reach.HERE, words.format(code, who=_who(str(error), client_id)))
+    reach, words = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
+    return Fault(reach, words.format(code or status))
+
+
+def _code(error: Exception) -> str:
+    """Give the innermost error code that an answer names."""
+    found: Any = getattr(error, "error", None)
+    codes = [str(getattr(found, "code", "") or "")]
+    inner = getattr(found, "innererror", None)
+    while isinstance(inner, dict):
+        codes.append(str(inner.get("code", "")))
+        inner = inner.get("innererror")
+    good = [code for code in codes if _WORD.fullmatch(code)]
+    return good[-1] if good else ""
+
+
+def _who(message: str, client_id: str | None) -> str:
+    """Name the caller: as Key Vault does, else as the settings do."""
+    named = dict(_CALLER.findall(message))
+    if "appid" in named or client_id:
+        return f"the client {named.get('appid') or client_id}"
+    return f"the object {named['oid']}" if "oid" in named else "this login"
+
+
+# Azure's credential and a client per vault, made when they are first needed --------------------
+
+
+CONNECT_S = 2.0
+READ_S = 4.0
+PROCESS_S = 5
+"""For `az`, `azd` and PowerShell, which DefaultAzureCredential runs to look for a login."""
+_PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+
+# Nothing is tried again below: secrets/reading.py does, and knows what is worth it. A
+# Retry-After of minutes would be waited for otherwise.
+_PATIENCE: Mapping[str, Any] = {
+    "connection_timeout": CONNECT_S,
+    "read_timeout": READ_S,
+    "retry_total": 0,
+}
+
+
+class AzureLogin:
+    """Who we are, and a client for each vault; safe from several threads."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        credential: Callable[[], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Remember the settings.
+
+        Args:
+            environ: The environment laid over `.env`.
+            credential: Makes another credential than azure-identity's default chain.
+            options: More of SecretClient, such as `connection_verify`.
+        """
+        self._environ = environ
+        self._make = credential or self._default
+        self._options = options
+        self._lock = threading.Lock()
+        self._credential: Any = None
+        self._clients: dict[str, Any] = {}
+
+    @property
+    def client_id(self) -> str | None:
+        """The application or managed identity of the settings, where they name one."""
+        return self._environ.get("AZURE_CLIENT_ID") or None
+
+    @property
+    def in_file(self) -> bool:
+        """Tell whether `.env` has the whole login."""
+        return all(only_in_file(self._environ, name) for name in _PRINCIPAL)
+
+    def client(self, host: str) -> Any:
+        """Give the client of a vault.
+
+        Raises:
+            ValueError: The settings of azure-identity are wrong.
+        """
+        from azure.keyvault.secrets import SecretClient  # noqa: PLC0415 - open_azure has it
+
+        with self._lock:
+            self._credential = self._credential or self._make()
+            if host not in self._clients:
+                self._clients[host] = SecretClient(
+                    f"https://{host}", self._credential, **_PATIENCE, **self._options
+                )
+            return self._clients[host]
+
+    def forget(self) -> None:
+        """Log in anew at the next request."""
+        with self._lock:
+            self._credential = None
+            self._clients.clear()
+
+    def _default(self) -> Any:
+        """Make the default chain; a service principal in `.env` alone is one it cannot see."""
+        from azure.identity import ClientSecretCredential, DefaultAzureCredential  # noqa: PLC0415
+
+        tenant, client, secret = (self._environ.get(name, "") for name in _PRINCIPAL)
+        if tenant and client and secret and not all(os.environ.get(n) for n in _PRINCIPAL):
+            return ClientSecretCredential(tenant, client, secret, **_PATIENCE)
+        return DefaultAzureCredential(process_timeout=PROCESS_S, **_PATIENCE)
+
 
 VAULT_VARIABLE = "AZURE_KEY_VAULT_URL"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from ..schemes import readable_from_file
+from ..keys_file import readable_from_file
 
 __all__ = ["Environ", "only_in_file", "read_environ"]
 

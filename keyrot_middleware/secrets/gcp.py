@@ -4,22 +4,282 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import os
 import re
+import threading
+import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..core.text import shown
 from ..errors import ConfigError, SecretError
 from .base import Secret
-from .extra import need
-from .fault import Answer, Fault, Reach
-from .gcp_failures import fault_of, fault_of_answer
-from .gcp_login import GcpLogin, NoProjectError, UnsafeFileError
-from .lookup import Spot, look_up, split_field
-from .reading import Batch, read_all
+from .cloud import AT_ONCE, Answer, Batch, Fault, Reach, Spot, look_up, need, read_all, split_field
 
-__all__ = ["DEFAULT_SECRET", "ENDPOINT_VARIABLE", "SECRET_VARIABLE", "GcpStore", "open_gcp"]
+__all__ = [
+    "DEFAULT_SECRET",
+    "ENDPOINT_VARIABLE",
+    "SECRET_VARIABLE",
+    "GcpLogin",
+    "GcpStore",
+    "NoProjectError",
+    "UnsafeFileError",
+    "fault_of",
+    "fault_of_answer",
+    "open_gcp",
+]
+
+# What a failure of Secret Manager or google-auth means, in words for people --------------------
+#
+# Codes: google.rpc.Code and the reasons of google.rpc.ErrorInfo. Of an answer's message nothing is
+# passed on.
+
+
+_WORD = re.compile(r"\w{1,60}", re.ASCII)
+
+_REASONS: Mapping[str, str] = {
+    "SERVICE_DISABLED": (
+        "the Secret Manager API is not enabled in the project: gcloud services enable "
+        "secretmanager.googleapis.com"
+    ),
+    "BILLING_DISABLED": "the project has no billing account, which Secret Manager needs",
+    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": (
+        "the login of {who} has not the scope cloud-platform: give the machine that scope"
+    ),
+}
+_STATUS: Mapping[int, tuple[Reach, str]] = {
+    400: (
+        Reach.HERE,
+        "it cannot be read ({code}): is its version disabled or destroyed? add a new version",
+    ),
+    401: (
+        Reach.LOGIN,
+        "the login of {who} is no longer taken ({code}): gcloud auth application-default login, "
+        "or a new credentials file",
+    ),
+    403: (
+        Reach.HERE,
+        "access denied to {who}, or there is no such secret: give it the role "
+        "roles/secretmanager.secretAccessor on the secret",
+    ),
+    404: (Reach.HERE, "there is no such secret in this project, or it has no version"),
+    429: (Reach.BUSY, "Secret Manager is busy ({code}); it is asked again at the next refresh"),
+}
+_FAILED = Reach.BUSY, "Secret Manager failed ({code}); it is asked again at the next refresh"
+_OTHER = Reach.HERE, "Secret Manager refused ({code})"
+
+_UNREACHED = (
+    "Secret Manager cannot be reached ({}): see the network, and "
+    "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER if it is set"
+)
+_NO_LOGIN = (
+    "no Google login was found: set GOOGLE_APPLICATION_CREDENTIALS to a file that is there, or "
+    "gcloud auth application-default login, or give this machine a service account"
+)
+_LOGIN = (
+    "the login at Google failed ({}): gcloud auth application-default login, or a new "
+    "credentials file"
+)
+_CUT_OFF = "ProtocolError"
+"""urllib3's, inside requests' own: a kept connection that the server has closed meanwhile."""
+# Of google.auth.exceptions and requests.exceptions; the nearest class above counts.
+_CLASSES: Mapping[str, tuple[Reach, str]] = {
+    "DefaultCredentialsError": (Reach.STORE, _NO_LOGIN),
+    "RefreshError": (Reach.LOGIN, _LOGIN),
+    "TransportError": (Reach.STORE, "Google's login cannot be reached ({}): see the network"),
+    "GoogleAuthError": (Reach.STORE, _LOGIN),
+    "SSLError": (
+        Reach.STORE,
+        "the server's certificate is not trusted ({}): set REQUESTS_CA_BUNDLE to the authority's "
+        "file",
+    ),
+    "RequestException": (Reach.STORE, _UNREACHED),
+    "JSONDecodeError": (Reach.BUSY, "the answer is not what Secret Manager sends ({})"),
+}
+
+
+def fault_of(error: Exception) -> Fault:
+    """Say what an exception of google-auth or requests means."""
+    cause = type(error.args[0]).__name__ if error.args else ""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    if cause == _CUT_OFF:
+        return Fault(Reach.BUSY, _UNREACHED.format(cause))
+    known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
+    reach, words = known or (Reach.HERE, "reading it failed with {}")
+    return Fault(reach, words.format(_oauth_error(error) or names[0]))
+
+
+def fault_of_answer(response: Any, who: str) -> Fault:
+    """Say what an answer other than 200 means for *who* asked."""
+    status = int(response.status_code)
+    found = _error(response)
+    for reason in _reasons(found):
+        if reason in _REASONS:
+            return Fault(Reach.HERE, _REASONS[reason].format(who=who))
+    reach, words = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
+    code = str(found.get("status", ""))
+    return Fault(reach, words.format(code=code if _WORD.fullmatch(code) else status, who=who))
+
+
+def _error(response: Any) -> dict[str, Any]:
+    try:
+        found = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reasons(error: Mapping[str, Any]) -> list[str]:
+    details = error.get("details")
+    there = details if isinstance(details, list) else []
+    return [str(detail.get("reason", "")) for detail in there if isinstance(detail, dict)]
+
+
+def _oauth_error(error: Exception) -> str:
+    """Give the code of a token endpoint's refusal, such as `invalid_grant`."""
+    answers = (part for part in error.args if isinstance(part, dict))
+    code = next((str(answer.get("error", "")) for answer in answers), "")
+    return code if _WORD.fullmatch(code) else ""
+
+
+# Application default credentials and a session that sends them, made when first needed ---------
+
+
+CONNECT_S = 2.0
+READ_S = 4.0
+ALL_S = 8.0
+"""For a request together with the login that it may need."""
+_FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_SELF_CONTAINED = ("service_account", "authorized_user")
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+class NoProjectError(Exception):
+    """Say that neither the settings nor the login name a project."""
+
+
+class UnsafeFileError(Exception):
+    """Say that `.env` names a credentials file which only the environment may name."""
+
+
+class GcpLogin:
+    """Who we are, and how to ask; safe from several threads."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Remember the settings: the environment laid over `.env`."""
+        self._environ = environ
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._of_login: str | None = None
+
+    @property
+    def project(self) -> str | None:
+        """The project of the settings."""
+        return self._environ.get("GOOGLE_CLOUD_PROJECT") or None
+
+    @property
+    def identity(self) -> str:
+        """The service account's address, where it is known."""
+        credentials = getattr(self._session, "credentials", None)
+        for name in ("service_account_email", "signer_email", "account"):
+            found = getattr(credentials, name, None)
+            # "default" stands for the machine's account until the first token is there.
+            if isinstance(found, str) and "@" in found:
+                return found
+        return "this login"
+
+    def find_project(self) -> str:
+        """Name the project of the settings, else that of the login.
+
+        Raises:
+            NoProjectError: There is none.
+            google.auth.exceptions.GoogleAuthError: Nobody is logged in.
+        """
+        self._open()
+        project = self.project or self._of_login
+        if project is None:
+            raise NoProjectError
+        return project
+
+    def get(self, url: str) -> Any:
+        """Ask, with a token, and return the answer whatever its status.
+
+        Raises:
+            google.auth.exceptions.GoogleAuthError: The login failed.
+            requests.RequestException: Nobody answered.
+        """
+        return self._open().get(
+            url, timeout=(CONNECT_S, READ_S), max_allowed_time=ALL_S, allow_redirects=False
+        )
+
+    def forget(self) -> None:
+        """Log in anew at the next request."""
+        with self._lock:
+            self._session = None
+
+    def _open(self) -> Any:
+        with self._lock:
+            if self._session is None:
+                self._session, self._of_login = self._log_in()
+            return self._session
+
+    def _log_in(self) -> tuple[Any, str | None]:
+        import requests  # noqa: PLC0415 - open_gcp has found them to be there
+        from google.auth.transport.requests import AuthorizedSession, Request  # noqa: PLC0415
+
+        credentials, project = self._credentials()
+        session = AuthorizedSession(  # type: ignore[no-untyped-call]
+            credentials,
+            # Nothing is tried again below: secrets/reading.py does, and logs in again. The
+            # usual session for tokens would try three times.
+            max_refresh_attempts=0,
+            auth_request=Request(requests.Session()),
+        )
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=AT_ONCE))
+        return session, project
+
+    def _credentials(self) -> tuple[Any, str | None]:
+        """Find the default credentials; a file that only `.env` names is one they cannot see."""
+        from google.auth import default, load_credentials_from_dict  # noqa: PLC0415
+
+        file = self._environ.get(_FILE_VARIABLE)
+        if not file or os.environ.get(_FILE_VARIABLE):
+            return default(scopes=[_SCOPE])
+        with warnings.catch_warnings():
+            # It warns of files that strangers hand in; these types send nothing but themselves.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            load: Any = load_credentials_from_dict
+            credentials, project = load(_self_contained(file), scopes=[_SCOPE])
+            return credentials, project
+
+
+def _self_contained(file: str) -> dict[str, Any]:
+    """Read a credentials file that `.env` names.
+
+    The other types run programs, read other files, or send a login that this machine has by itself
+    to an address that stands in the file.
+
+    Raises:
+        google.auth.exceptions.DefaultCredentialsError: There is no such file, or it is no JSON.
+        UnsafeFileError: It is of another type.
+    """
+    from google.auth import exceptions  # noqa: PLC0415
+
+    try:
+        found = json.loads(Path(file).read_text("utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        unreadable: Any = exceptions.DefaultCredentialsError
+        raise unreadable("it cannot be read")
+    if found.get("type") not in _SELF_CONTAINED:
+        raise UnsafeFileError
+    return found
+
 
 DEFAULT_SECRET = "keyrot"
 SECRET_VARIABLE = "KEYROT_GCP_SECRET"

@@ -26,10 +26,15 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ..core.text import mask_keys, nearest, shown
 from ..errors import SecretError
 from .base import Secret, SecretStore
-from .extra import need
-from .fault import Fault, Reach
+from .cloud import Fault, Reach, need
 from .vault_failures import failure_of_error, failure_of_redirect, not_vault
-from .vault_settings import SCHEME, CredentialSource, VaultSettings, normalize_path, read_settings
+from .vault_settings import (
+    SCHEME,
+    CredentialSource,
+    VaultSettings,
+    normalize_path,
+    read_settings,
+)
 
 __all__ = ["VaultStore", "open_vault"]
 

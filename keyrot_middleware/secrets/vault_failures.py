@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.text import mask_keys, shown
 from .base import MASKED_FROM
-from .fault import Fault, Reach
+from .cloud import Fault, Reach
 from .vault_settings import VaultSettings
 
 __all__ = ["failure_of_error", "failure_of_redirect", "not_vault"]

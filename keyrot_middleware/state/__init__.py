@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..core.policy import RetryPolicy
+from ..core.model import RetryPolicy
 from ..errors import ConfigError
 from ..settings import STATE_SCHEMES
 from .base import State
-from .breaker import Breaker
+from .circuit_breaker import Breaker
 from .fallback import FallbackState, LocalWindows
 from .library import load_redis
 from .memory import MemoryState

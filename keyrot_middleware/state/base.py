@@ -20,7 +20,7 @@ from ..core.model import (
     Outcome,
     Unavailable,
 )
-from ..core.roster import Shortlist
+from ..core.selection import Shortlist
 from .threads import StateThreads
 
 __all__ = ["Held", "Holder", "KeyHealth", "State", "Used", "is_gone"]

@@ -31,19 +31,18 @@ from ..core.model import (
     Lease,
     Limits,
     Outcome,
+    RetryPolicy,
     Scope,
     Unavailable,
     Verdict,
 )
-from ..core.policy import RetryPolicy
-from ..core.roster import Shortlist
+from ..core.selection import Shortlist
 from ..core.windows import Quota
 from ..errors import KeyrotError
 from ..forks import after_fork
 from .base import Holder, KeyHealth, State
-from .breaker import Breaker
-from .memory import BUCKETS_KEPT, Booking, MemoryState
-from .recent import keep
+from .circuit_breaker import Breaker
+from .memory import BUCKETS_KEPT, Booking, MemoryState, keep
 
 __all__ = ["FallbackState", "LocalWindows"]
 

@@ -14,8 +14,8 @@ from opentelemetry.metrics import Meter
 
 from ..core.model import Usage
 from . import instruments as table
+from .attributes import of_call
 from .instruments import make_counter, make_histogram
-from .measured import of_call
 
 __all__ = ["Asked", "CallMetrics", "call_metrics", "known_tokens"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.metrics import Counter, Histogram, Meter, UpDownCounter
 
-from . import names
+from . import semconv
 
 if TYPE_CHECKING:
     from .conventions import CallMetrics
@@ -58,17 +58,19 @@ TOKENS = tuple(4.0**power for power in range(14))
 WAIT_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 _CALL = (
-    names.GEN_AI_OPERATION,
-    names.GEN_AI_PROVIDER,
-    names.GEN_AI_REQUEST_MODEL,
-    names.GEN_AI_RESPONSE_MODEL,
-    names.SERVER_ADDRESS,
-    names.SERVER_PORT,
-    names.ERROR_TYPE,
-    names.POOL,
+    semconv.GEN_AI_OPERATION,
+    semconv.GEN_AI_PROVIDER,
+    semconv.GEN_AI_REQUEST_MODEL,
+    semconv.GEN_AI_RESPONSE_MODEL,
+    semconv.SERVER_ADDRESS,
+    semconv.SERVER_PORT,
+    semconv.ERROR_TYPE,
+    semconv.POOL,
 )
-_FIRST_CHUNK = tuple(n for n in _CALL if n not in (names.GEN_AI_RESPONSE_MODEL, names.ERROR_TYPE))
-_ATTEMPT = (names.POOL, names.GEN_AI_REQUEST_MODEL, names.KEY_ID)
+_FIRST_CHUNK = tuple(
+    n for n in _CALL if n not in (semconv.GEN_AI_RESPONSE_MODEL, semconv.ERROR_TYPE)
+)
+_ATTEMPT = (semconv.POOL, semconv.GEN_AI_REQUEST_MODEL, semconv.KEY_ID)
 
 OPERATION_DURATION = Metric(
     "gen_ai.client.operation.duration",
@@ -83,7 +85,7 @@ TOKEN_USAGE = Metric(
     MetricKind.HISTOGRAM,
     "{token}",
     "Tokens of a call's response.",
-    (*_CALL, names.TOKEN_TYPE),
+    (*_CALL, semconv.TOKEN_TYPE),
     TOKENS,
 )
 FIRST_CHUNK = Metric(
@@ -94,7 +96,7 @@ FIRST_CHUNK = Metric(
     _FIRST_CHUNK,
     SECONDS,
 )
-_USAGE = (*(n for n in _CALL if n != names.ERROR_TYPE), names.TOKEN_MODALITY)
+_USAGE = (*(n for n in _CALL if n != semconv.ERROR_TYPE), semconv.TOKEN_MODALITY)
 INFERENCE_DURATION = Metric(
     "gen_ai.client.inference.duration",
     MetricKind.HISTOGRAM,
@@ -146,7 +148,7 @@ ATTEMPT_DURATION = Metric(
     MetricKind.HISTOGRAM,
     "s",
     "One send.",
-    (*_ATTEMPT, names.ERROR_TYPE, names.FAILURE_CLASS),
+    (*_ATTEMPT, semconv.ERROR_TYPE, semconv.FAILURE_CLASS),
     SECONDS,
 )
 CALL_ATTEMPTS = Metric(
@@ -154,7 +156,7 @@ CALL_ATTEMPTS = Metric(
     MetricKind.HISTOGRAM,
     "{attempt}",
     "Sends of a call; 0 where no key was free.",
-    (names.POOL, names.ERROR_TYPE),
+    (semconv.POOL, semconv.ERROR_TYPE),
     (1, 2, 3, 4, 5, 8, 10),
 )
 KEY_COUNT = Metric(
@@ -162,21 +164,21 @@ KEY_COUNT = Metric(
     MetricKind.OBSERVED_UP_DOWN,
     "{key}",
     "Keys of the pool by their state.",
-    (names.POOL, names.KEY_STATE),
+    (semconv.POOL, semconv.KEY_STATE),
 )
 QUOTA_USED = Metric(
     "keyrot.key.quota.used_ratio",
     MetricKind.OBSERVED_GAUGE,
     "1",
     "Used share of a limit of the key's project.",
-    (*_ATTEMPT, names.QUOTA),
+    (*_ATTEMPT, semconv.QUOTA),
 )
 WAIT_TIME = Metric(
     "keyrot.key.wait_time",
     MetricKind.HISTOGRAM,
     "s",
     "From wanting a key to having one.",
-    (names.POOL,),
+    (semconv.POOL,),
     WAIT_SECONDS,
 )
 PENDING = Metric(
@@ -184,35 +186,35 @@ PENDING = Metric(
     MetricKind.UP_DOWN,
     "{request}",
     "Calls that wait for a key to come free.",
-    (names.POOL,),
+    (semconv.POOL,),
 )
 TIMEOUTS = Metric(
     "keyrot.key.timeouts",
     MetricKind.COUNTER,
     "{timeout}",
     "Calls that sent nothing, since no key came free in time.",
-    (names.POOL,),
+    (semconv.POOL,),
 )
 COOLDOWNS = Metric(
     "keyrot.key.cooldowns",
     MetricKind.COUNTER,
     "{cooldown}",
     "Failures after which the key, its project or its account rests or is retired.",
-    (names.POOL, names.KEY_ID, names.FAILURE_CLASS),
+    (semconv.POOL, semconv.KEY_ID, semconv.FAILURE_CLASS),
 )
 KEY_TOKENS = Metric(
     "keyrot.key.tokens",
     MetricKind.COUNTER,
     "{token}",
     "Tokens that the responses to a key told.",
-    (*_ATTEMPT, names.TOKEN_TYPE),
+    (*_ATTEMPT, semconv.TOKEN_TYPE),
 )
 DEGRADED = Metric(
     "keyrot.state.degraded",
     MetricKind.OBSERVED_UP_DOWN,
     "{state}",
     "1 while the shared state is out of reach and this process counts alone.",
-    (names.POOL,),
+    (semconv.POOL,),
 )
 
 METRICS = (

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from typing import Any
 
@@ -16,14 +19,18 @@ from ..core.commands import Acquire, Command, Failed, Refresh, Send, Settle, Sle
 from ..core.failures import describe
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
+from ..errors import KeyrotWarning
 from ..forks import after_fork
-from . import names
-from .base import Watch
-from .wording import at_time, blocked
+from . import semconv
+from .log_text import at_time, blocked
+from .observer import Watch
 
-__all__ = ["LogObserver"]
+__all__ = [
+    "LogObserver",
+    "told_on_stderr",
+]
 
-_log = logging.getLogger(names.INSTRUMENTATION)
+_log = logging.getLogger(semconv.INSTRUMENTATION)
 
 LONG_S = 3_600.0
 REPEAT_S = 60.0
@@ -187,3 +194,28 @@ def _whom(lease: Lease, scope: Scope) -> str:
 
 def _count(tokens: int | None) -> str:
     return "?" if tokens is None else str(tokens)
+
+
+# Log lines on stderr, while a program that knows nothing of us has not set up logging yet ------
+
+
+@contextmanager
+def told_on_stderr(level: int | None = None) -> Iterator[None]:
+    """Show what the library logs: warnings while inside, and from *level* up for good.
+
+    All that is a `KeyrotWarning` inside is a log line as well, so that it is not shown twice.
+    """
+    log = logging.getLogger(semconv.INSTRUMENTATION)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("keyrot: %(message)s"))
+    handler.setLevel(logging.WARNING if level is None else level)
+    log.addHandler(handler)
+    if level is not None:
+        log.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", KeyrotWarning)
+            yield
+    finally:
+        if level is None:
+            log.removeHandler(handler)

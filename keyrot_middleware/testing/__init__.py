@@ -5,14 +5,13 @@ Standard library only, and nothing here touches the network beyond 127.0.0.1.
 
 from __future__ import annotations
 
-from keyrot_middleware.testing.asked import Asked
 from keyrot_middleware.testing.clock import Clock, FakeClock, SystemClock
-from keyrot_middleware.testing.gemini import FakeGemini
+from keyrot_middleware.testing.fake_gemini import FakeGemini
 from keyrot_middleware.testing.keys import FakeKey
 from keyrot_middleware.testing.log import LoggedRequest
 from keyrot_middleware.testing.quota import Limits, Used
-from keyrot_middleware.testing.replies import Reply
-from keyrot_middleware.testing.scripted import Scripted
+from keyrot_middleware.testing.replies import Reply, Scripted
+from keyrot_middleware.testing.request import Asked
 
 __all__ = [
     "Asked",

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from keyrot_middleware.testing.asked import Asked
-from keyrot_middleware.testing.fields import pick
+from keyrot_middleware.testing.request import Asked
 from keyrot_middleware.testing.schema import example
 
-__all__ = ["Answers", "Spoken"]
+__all__ = [
+    "Answers",
+    "Spoken",
+    "pick",
+]
+
+# Reading JSON fields in either spelling: Google takes `displayName` and `display_name` alike ---
+
+
+_CAPITAL = re.compile("([A-Z])")
+
+
+def pick(value: Any, camel: str) -> Any:
+    """Return a field of a JSON object by its camelCase name, or its snake_case one, or None."""
+    if not isinstance(value, dict):
+        return None
+    if camel in value:
+        return value[camel]
+    return value.get(_CAPITAL.sub(r"_\1", camel).lower())
+
 
 Spoken = str | dict[str, Any]
 _PIECES = 4

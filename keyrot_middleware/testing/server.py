@@ -13,7 +13,7 @@ from functools import partial
 from http import HTTPStatus
 
 from keyrot_middleware.errors import MissingExtraError
-from keyrot_middleware.testing.scripted import Ending
+from keyrot_middleware.testing.replies import Ending
 
 try:
     import h11

@@ -3,31 +3,234 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from keyrot_middleware.testing.answers import Answers
-from keyrot_middleware.testing.asked import Asked
-from keyrot_middleware.testing.catalogue import Catalogue, describe, page
 from keyrot_middleware.testing.clock import Clock
-from keyrot_middleware.testing.judge import MODEL_VERBS, SPEAKING, Judge, credentials
-from keyrot_middleware.testing.key_errors import plain
+from keyrot_middleware.testing.error_bodies import plain
 from keyrot_middleware.testing.keys import KeyRing
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
 from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
-from keyrot_middleware.testing.render import error_plan, is_stream, stream_plan, unary_plan
-from keyrot_middleware.testing.replies import Reply
-from keyrot_middleware.testing.routes import STREAMS, Route, parse_route
-from keyrot_middleware.testing.scripted import Scripted
-from keyrot_middleware.testing.scripts import Scripts
-from keyrot_middleware.testing.server import HttpRequest, Plan
-from keyrot_middleware.testing.stored import StoredThings
+from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts
+from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.routes import (
+    GENERATING,
+    STREAMS,
+    Catalogue,
+    Route,
+    describe,
+    page,
+    parse_route,
+)
+from keyrot_middleware.testing.server import Head, HttpRequest, Plan
+from keyrot_middleware.testing.stored import StoredThings, named_things
 from keyrot_middleware.testing.stored_verbs import StoredVerbs
 from keyrot_middleware.testing.tokens import count_tokens
 
-__all__ = ["Service"]
+__all__ = [
+    "MODEL_VERBS",
+    "SPEAKING",
+    "Judge",
+    "Service",
+    "credentials",
+    "error_plan",
+    "is_stream",
+    "stream_plan",
+    "unary_plan",
+]
+
+# Whether a request may pass: by its credentials, by a script, or by the rules of the service ---
+
+
+SPEAKING = frozenset({"generateContent", "streamGenerateContent"})
+_CHARGED = GENERATING | {"interactions.create"}
+MODEL_VERBS = _CHARGED | {"countTokens", "predictLongRunning", "batches.create"}
+_NO_CONTENTS = Scripted(
+    400,
+    plain(
+        400,
+        "INVALID_ARGUMENT",
+        "* GenerateContentRequest.contents: contents is not specified\n",
+    ),
+    name="NO_CONTENTS",
+)
+# The SDK sends no key with the bytes of an upload: the session's address is the credential.
+_KEYLESS = frozenset({"upload.chunk"})
+
+
+class Judge:
+    """Decides on a reply, and books what it costs.
+
+    Args:
+        book: The quotas.
+        scripts: What the test wants.
+        models: Which models there are.
+        things: Whose files and caches there are.
+    """
+
+    def __init__(
+        self, book: QuotaBook, scripts: Scripts, models: Catalogue, things: StoredThings
+    ) -> None:
+        self._book = book
+        self._scripts = scripts
+        self._models = models
+        self._things = things
+
+    def decide(self, asked: Asked, request: HttpRequest) -> tuple[Asked, Scripted]:
+        """Decide what the request gets: what its credentials, a script, or the rules say."""
+        verb, keys = asked.route.verb, credentials(asked.route, request)
+        if verb in _KEYLESS:
+            return asked, Reply.OK
+        if len(keys) != 1:
+            return asked, _without_one_key(keys, request)
+        read = verb.endswith((".list", ".get"))
+        scripted = self._scripts.take(asked.key.label if asked.key else None, read=read)
+        if scripted is not None:
+            if scripted.counts:
+                self._count(asked)
+            return asked, scripted
+        return self._by_rule(asked, request) if asked.key else (asked, Reply.KEY_INVALID)
+
+    def _by_rule(self, asked: Asked, request: HttpRequest) -> tuple[Asked, Scripted]:
+        verb = asked.route.verb
+        if not verb:
+            return asked, Reply.NOT_FOUND_HTML
+        if foreign := self._foreign(asked, request):
+            denied = Reply.FILE_DENIED if foreign.startswith("files/") else Reply.CACHE_DENIED
+            return replace(asked, resource=foreign), denied
+        if verb not in MODEL_VERBS:
+            return asked, Reply.OK
+        if not self._models.serves(asked.route.model):
+            return asked, Reply.MODEL_NOT_FOUND
+        return self._charge(asked) if verb in _CHARGED else (asked, Reply.OK)
+
+    def _charge(self, asked: Asked) -> tuple[Asked, Scripted]:
+        account, requests = self._account(asked), _requests(asked)
+        broken = self._book.charge(*account, requests=requests, tokens=asked.tokens)
+        if broken:
+            wait_s = self._book.wait_s(*account, requests=requests, tokens=asked.tokens)
+            return replace(asked, broken=tuple(broken), wait_s=wait_s), Reply.QUOTA
+        if asked.route.verb in SPEAKING and not asked.body.get("contents"):
+            return asked, _NO_CONTENTS
+        return asked, Reply.OK
+
+    def _count(self, asked: Asked) -> None:
+        if asked.key and asked.route.verb in _CHARGED:
+            self._book.count(*self._account(asked), requests=_requests(asked), tokens=asked.tokens)
+
+    def _account(self, asked: Asked) -> tuple[str, str, float]:
+        return (asked.key.project if asked.key else "", asked.bucket, asked.now)
+
+    def _foreign(self, asked: Asked, request: HttpRequest) -> str:
+        """Return the first stored thing that the body names and the key's project has not."""
+        if b"files/" not in request.body and b"cachedContents/" not in request.body:
+            return ""
+        if asked.route.verb == "upload.start" or asked.key is None:
+            return ""
+        project = asked.key.project
+        names = named_things(asked.body)
+        return next((name for name in names if self._things.get(name, project) is None), "")
+
+
+def credentials(route: Route, request: HttpRequest) -> list[str]:
+    """Return every key of a request: those in headers, and the one in the query."""
+    values = request.values("x-goog-api-key")
+    return [*values, route.query["key"]] if "key" in route.query else values
+
+
+def _without_one_key(keys: list[str], request: HttpRequest) -> Scripted:
+    if keys:
+        return Reply.MULTIPLE_KEYS
+    # A key that is sent as a bearer token is taken for one of OAuth (GEMINI.md A5).
+    return Reply.TOKEN_UNSUPPORTED if request.values("authorization") else Reply.UNREGISTERED
+
+
+def _requests(asked: Asked) -> int:
+    # One request an item of the batch (GEMINI.md B5).
+    batch = asked.route.verb == "batchEmbedContents"
+    return len(asked.body.get("requests") or ()) if batch else 1
+
+
+# From a scripted reply and an ordinary answer to the bytes that go out -------------------------
+
+
+_SSE = "text/event-stream"
+# The word that the Interactions API uses for an HTTP status (GEMINI.md A0, A2, A4, A10).
+_WORDS = {
+    400: "invalid_request",
+    401: "authentication",
+    402: "payment_required",
+    403: "permission_denied",
+    404: "not_found",
+    429: "too_many_requests",
+    499: "cancelled",
+    503: "service_unavailable",
+    504: "deadline_exceeded",
+}
+Done = Callable[[], None]
+
+
+def is_stream(asked: Asked) -> bool:
+    """Whether a request asks for a stream of server-sent events."""
+    return asked.route.verb in STREAMS and asked.route.query.get("alt") == "sse"
+
+
+def unary_plan(reply: Scripted, value: Any, asked: Asked, done: Done, latency_s: float) -> Plan:
+    """Plan an ordinary answer in one write; a reply that closes sends half of the body."""
+    body = json.dumps(value).encode()
+    head = Head(200, JSON, asked.now, len(body), reply.headers)
+    sent = body if reply.ending == "end" else body[: len(body) // 2]
+    delay = latency_s + reply.delay_s
+    return Plan(head, (sent,), done, delay_s=delay, ending=reply.ending)
+
+
+def stream_plan(
+    reply: Scripted, chunks: Sequence[Any], asked: Asked, done: Done, latency_s: float
+) -> Plan:
+    """Plan a stream of events, cut or broken where the reply says so."""
+    events = [b"data: %b\r\n\r\n" % json.dumps(value).encode() for value in chunks]
+    events = events[: reply.after]
+    if reply.body is not None:
+        # No `data:` before the error: it is appended to the events as it is (GEMINI.md A11).
+        events.append(_json_error(reply, asked, is_interaction=False) + b"\n")
+    return Plan(
+        Head(200, _SSE, asked.now, None, reply.headers),
+        tuple(events),
+        done,
+        delay_s=latency_s + reply.delay_s,
+        gap_s=reply.gap_s,
+        ending=reply.ending,
+    )
+
+
+def error_plan(reply: Scripted, asked: Asked, done: Done, latency_s: float) -> Plan:
+    """Plan an HTTP error, or a reply of the test's own, or none at all."""
+    delay = latency_s + reply.delay_s
+    if not reply.status:
+        return Plan(None, (), done, delay_s=delay, ending=reply.ending)
+    is_interaction = asked.route.verb.startswith("interactions")
+    body = _json_error(reply, asked, is_interaction=is_interaction)
+    # A stream that fails before it begins says event-stream, and holds plain JSON (GEMINI.md A0).
+    sse = is_stream(asked) and reply.content_type == JSON
+    kind = _SSE if sse else reply.content_type
+    head = Head(reply.status, kind, asked.now, len(body), reply.headers)
+    return Plan(head, (body,), done, delay_s=delay, ending=reply.ending)
+
+
+def _json_error(reply: Scripted, asked: Asked, *, is_interaction: bool) -> bytes:
+    value = reply.body(asked) if reply.body is not None else b""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    if (reply.interactions or is_interaction) and isinstance(value, dict) and "error" in value:
+        word = _WORDS.get(reply.status, "internal")
+        value = {"error": {"message": value["error"]["message"], "code": word}}
+    return json.dumps([value] if reply.listwrap else value, indent=2).encode()
+
 
 _COUNTED = MODEL_VERBS | {"cachedContents.create"}
 

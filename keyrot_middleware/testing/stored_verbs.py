@@ -7,12 +7,11 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from keyrot_middleware.testing.asked import Asked
-from keyrot_middleware.testing.catalogue import page
-from keyrot_middleware.testing.fields import pick
-from keyrot_middleware.testing.key_errors import plain
-from keyrot_middleware.testing.replies import Reply
-from keyrot_middleware.testing.scripted import Scripted
+from keyrot_middleware.testing.answers import pick
+from keyrot_middleware.testing.error_bodies import plain
+from keyrot_middleware.testing.replies import Reply, Scripted
+from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.routes import page
 from keyrot_middleware.testing.server import HttpRequest
 from keyrot_middleware.testing.stored import StoredThings, Upload, stamp
 

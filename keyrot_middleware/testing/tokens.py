@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from keyrot_middleware.testing.fields import pick
+from keyrot_middleware.testing.answers import pick
 
 __all__ = ["count_tokens", "texts"]
 

@@ -12,7 +12,7 @@ from scenarios import SCENARIOS, Scenario, values_for
 
 import keyrot_middleware
 from keyrot_middleware.config import ENV_NAMES
-from keyrot_middleware.drive.guard import strict
+from keyrot_middleware.guard import strict
 from keyrot_middleware.testing import FakeClock
 from keyrot_middleware.testing.cassettes import recorder
 

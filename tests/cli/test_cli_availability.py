@@ -13,9 +13,8 @@ import pytest
 from rig import INFO
 from servers import server, stop_all
 
-from keyrot_middleware.core.model import Kind, Lease, Outcome
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.core.model import Kind, Lease, Outcome, RetryPolicy
+from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
 

@@ -17,10 +17,18 @@ import pytest
 from rig import INFO
 from servers import free_port, server, stop_all
 
-from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope, Unavailable, Verdict
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.rules import SLOWLY
-from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.core.failures import SLOWLY
+from keyrot_middleware.core.model import (
+    Kind,
+    Lease,
+    Limits,
+    Outcome,
+    RetryPolicy,
+    Scope,
+    Unavailable,
+    Verdict,
+)
+from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.state import State, open_shared
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")

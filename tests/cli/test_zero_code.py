@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import keyrot_middleware
-from keyrot_middleware.instrument import KeyrotInstrumentor
+from keyrot_middleware.instrumentor import KeyrotInstrumentor
 from keyrot_middleware.testing import FakeGemini, Reply
 
 COMMAND = str(Path(sys.executable).with_name("opentelemetry-instrument"))
@@ -142,7 +142,7 @@ def test_it_raises_nothing(
     def fail(**_: Any) -> None:
         raise OSError("FAKE secret")
 
-    monkeypatch.setattr("keyrot_middleware.instrument.install", fail)
+    monkeypatch.setattr("keyrot_middleware.instrumentor.install", fail)
     instrumentor.instrument()
     (record,) = [r for r in caplog.records if r.name == "keyrot_middleware"]
     assert (record.levelno, record.getMessage()) == (

@@ -8,7 +8,7 @@ from math import inf
 from rig import INFO, key
 
 from keyrot_middleware.core.model import Block, CallInfo, Candidate
-from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.core.selection import Roster
 
 NOW = 1_767_270_630.0
 DEAD = Block("key_invalid", inf)

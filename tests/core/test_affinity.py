@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from keyrot_middleware.core.affinity import conversation, names_from, parse_path
-from keyrot_middleware.core.reading import read_body
+from keyrot_middleware.core.request_body import read_body
 
 GENERATE = "models/gemini-2.5-flash:generateContent"
 HOST = "https://generativelanguage.googleapis.com"

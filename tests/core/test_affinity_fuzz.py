@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.affinity import conversation, names_from, parse_path
-from keyrot_middleware.core.reading import read_body
+from keyrot_middleware.core.request_body import read_body
 
 TEXTS = st.text(max_size=30) | st.sampled_from(["files/a", "https://h/v1/files/a", "corpora/", ""])
 KEYS = (

@@ -14,7 +14,7 @@ from google_bodies import delay, over, quota_failure, reason, rest, violation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.bodies import MAX_DELAY_S, Quota, Told, read, seconds
+from keyrot_middleware.core.error_body import MAX_DELAY_S, Quota, Told, read, seconds
 from keyrot_middleware.core.model import Limits
 
 BUSY: dict[str, Any] = {"code": 429, "message": "Busy.", "status": "RESOURCE_EXHAUSTED"}

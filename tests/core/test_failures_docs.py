@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.failures import RULES, Rule
+from keyrot_middleware.core.failures import DAILY, RULES, Rule
 from keyrot_middleware.core.model import Scope
-from keyrot_middleware.core.rules import DAILY
 
 PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 SCOPES = {

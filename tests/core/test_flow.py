@@ -22,7 +22,7 @@ from rig import INFO, Rig, key, three
 from keyrot_middleware.core.commands import Acquire, Done, Refresh
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits, Usage
-from keyrot_middleware.drive import sync
+from keyrot_middleware.runtime import sync
 
 
 def test_a_spent_an_invalid_and_a_good_key_serve_60_calls() -> None:

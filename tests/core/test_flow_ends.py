@@ -16,11 +16,10 @@ from replies import (
 )
 from rig import INFO, three
 
-from keyrot_middleware.core.attempt import Attempt, note
 from keyrot_middleware.core.commands import Done, Now, Settle, Sleep
-from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.flow import Attempt, Exhausted, note
 from keyrot_middleware.core.model import Scope, Usage, Verdict
-from keyrot_middleware.drive import sync
+from keyrot_middleware.runtime import sync
 
 
 @pytest.mark.parametrize(

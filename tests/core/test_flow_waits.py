@@ -12,7 +12,7 @@ from rig import INFO, Rig, key
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
-from keyrot_middleware.drive import sync
+from keyrot_middleware.runtime import sync
 
 
 def test_a_pool_of_one_key_waits_out_its_minute() -> None:

@@ -13,9 +13,9 @@ from google_bodies import delay, over, quota_failure, violation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.bodies import MAX_DELAY_S, read
+from keyrot_middleware.core.error_body import MAX_DELAY_S, read
 from keyrot_middleware.core.failures import Facts, classify
-from keyrot_middleware.core.stream import usage_of_text
+from keyrot_middleware.core.usage import usage_of_text
 
 HEADERS = [
     ("0\x1f", None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from replies import OK, overloaded
 from rig import INFO, Rig, key, three
 
-from keyrot_middleware.core.overload import CALLS, REST_S, Overload
+from keyrot_middleware.core.flow import CALLS, REST_S, Overload
 
 MODEL, NOW = "gemini-2.5-flash", 1_000.0
 

@@ -6,8 +6,8 @@ from offers import offered
 from rig import key
 
 from keyrot_middleware.core.model import project_label
-from keyrot_middleware.core.roster import Roster
-from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.keys_file import KeySpec
 
 
 def test_a_key_without_a_project_is_another_project_with_another_value() -> None:

@@ -10,9 +10,8 @@ from offers import DEAD, NOW, many, offered
 from replies import MODEL
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Block
-from keyrot_middleware.core.policy import LAST_RESORT
-from keyrot_middleware.core.roster import PARK_S, SHORTLIST, VIEWS, Roster
+from keyrot_middleware.core.model import LAST_RESORT, Block
+from keyrot_middleware.core.selection import PARK_S, SHORTLIST, VIEWS, Roster
 
 
 def test_the_order_is_model_then_workload_then_priority() -> None:

@@ -12,7 +12,7 @@ from offers import DEAD, NOW, many, offered
 from rig import INFO
 
 from keyrot_middleware.core.model import Block
-from keyrot_middleware.core.roster import PARK_S, Roster
+from keyrot_middleware.core.selection import PARK_S, Roster
 
 
 def test_a_parked_key_is_passed_until_its_time() -> None:

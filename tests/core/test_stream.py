@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE, Usage
-from keyrot_middleware.core.stream import StreamLedger, usage_of, usage_of_text
+from keyrot_middleware.core.usage import StreamLedger, usage_of, usage_of_text
 
 META = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
 KEYS = st.text(max_size=6) | st.sampled_from(

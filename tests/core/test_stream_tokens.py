@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE
-from keyrot_middleware.core.stream import tokens_of_text, usage_of_text
+from keyrot_middleware.core.usage import tokens_of_text, usage_of_text
 
 COUNTS = st.dictionaries(
     st.sampled_from(

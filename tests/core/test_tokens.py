@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.reading import read_body
+from keyrot_middleware.core.request_body import read_body
 from keyrot_middleware.core.tokens import TokenScale, requests_of
 
 TEXTS = st.text(alphabet=st.characters(), max_size=200)

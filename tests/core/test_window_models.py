@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from moments import MINUTE, NOON
 
 from keyrot_middleware.core.model import Limits
-from keyrot_middleware.core.window_models import SlidingWindow, TokenBucket
-from keyrot_middleware.core.windows import DAY_S, Cooldown, Quota, Refused
+from keyrot_middleware.core.windows import (
+    DAY_S,
+    Cooldown,
+    Quota,
+    Refused,
+    SlidingWindow,
+    TokenBucket,
+)
 
 KINDS = ("minute", "sliding", "bucket")
 

@@ -11,7 +11,7 @@ import pytest
 from mounted import Files
 
 import keyrot_middleware
-from keyrot_middleware.drive import upkeep
+from keyrot_middleware.runtime import refresher as upkeep
 from keyrot_middleware.testing import FakeGemini
 
 _END = "-----END CERTIFICATE-----\n"

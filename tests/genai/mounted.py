@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keyrot_middleware
-from keyrot_middleware.compose import current_pool
+from keyrot_middleware._install import current_pool
 from keyrot_middleware.testing import FakeGemini
 
 __all__ = ["Files", "roster", "value_of"]

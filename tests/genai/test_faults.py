@@ -10,7 +10,7 @@ from four_modes import MODEL, MODES, ask, calls, run
 from google.genai import types
 
 import keyrot_middleware
-from keyrot_middleware.drive import guard
+from keyrot_middleware import guard
 from keyrot_middleware.testing import Reply
 
 
@@ -152,7 +152,7 @@ def test_a_fault_in_reading_the_request_lets_it_pass(
 ) -> None:
     """What we cannot read goes out as the SDK sends it, with the client's own key."""
     pool("A")
-    monkeypatch.setattr("keyrot_middleware.genai.wrap.call_info", breaks)
+    monkeypatch.setattr("keyrot_middleware.genai.wrappers.call_info", breaks)
     assert ask(mode, connect(gemini.add_key("own").value)) == "ok from own"
 
 

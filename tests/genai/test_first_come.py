@@ -13,7 +13,7 @@ import pytest
 from four_modes import MODEL, ask_async, ask_sync, calls
 from servers import BINARIES, Server, wait_for
 
-from keyrot_middleware.drive.pool import SystemClock
+from keyrot_middleware.runtime.pool import SystemClock
 from keyrot_middleware.testing import FakeClock
 
 CALLERS = 16

@@ -13,7 +13,7 @@ from google import genai
 from google.genai._api_client import BaseApiClient
 
 import keyrot_middleware
-from keyrot_middleware.compose import current_pool
+from keyrot_middleware._install import current_pool
 from keyrot_middleware.testing import Reply
 
 SEAMS = (

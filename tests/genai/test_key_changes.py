@@ -13,8 +13,8 @@ from mounted import Files, roster, value_of
 from servers import wait_for
 
 import keyrot_middleware
-from keyrot_middleware.compose import current_pool
-from keyrot_middleware.drive import pool
+from keyrot_middleware._install import current_pool
+from keyrot_middleware.runtime import pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 

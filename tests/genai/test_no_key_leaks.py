@@ -10,7 +10,7 @@ from four_modes import MODES, calls, skip_where_the_sdk_reconnects
 from key_search import hold_no_key, texts_of
 
 import keyrot_middleware
-from keyrot_middleware.genai.redact import clean
+from keyrot_middleware.genai.redaction import clean
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"

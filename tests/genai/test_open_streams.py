@@ -13,7 +13,7 @@ from streamed import ASKED
 
 import keyrot_middleware
 from keyrot_middleware.core.model import Kind
-from keyrot_middleware.genai.inject import under_way
+from keyrot_middleware.genai.key_injection import under_way
 
 
 def test_many_streams_open_at_once(gemini, pool, connect) -> None:

@@ -12,7 +12,7 @@ from google.genai._api_client import BaseApiClient
 from wrapt import wrap_function_wrapper
 
 import keyrot_middleware
-from keyrot_middleware.genai.layers import take_off
+from keyrot_middleware.genai.patching import take_off
 
 NAMES = ("request", "request_streamed", "async_request", "async_request_streamed")
 

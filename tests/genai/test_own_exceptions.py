@@ -9,8 +9,8 @@ import pytest
 from four_modes import MODES, STREAMS, ask
 from google.genai import errors
 
-from keyrot_middleware.drive import guard
-from keyrot_middleware.genai.redact import clean
+from keyrot_middleware import guard
+from keyrot_middleware.genai.redaction import clean
 from keyrot_middleware.testing import Reply
 
 TOKEN = "Bearer FAKE-token-of-another-service"

@@ -86,7 +86,7 @@ RELOADS = {
         "fresh('google.genai'); import google.genai as genai; install()"
     ),
     "this package": "importlib.reload(keyrot_middleware); install()",
-    "its composition root": "importlib.reload(sys.modules['keyrot_middleware.compose']); "
+    "its composition root": "importlib.reload(sys.modules['keyrot_middleware._install']); "
     "importlib.reload(keyrot_middleware); install()",
     "this package, imported anew": "fresh('keyrot_middleware'); install()",
     "both": "fresh('keyrot_middleware'); fresh('google.genai'); install()",

@@ -12,8 +12,8 @@ from four_modes import ask, ask_async, run
 from google.genai import errors, types
 
 import keyrot_middleware
-from keyrot_middleware.compose import current_pool
-from keyrot_middleware.drive import guard
+from keyrot_middleware import guard
+from keyrot_middleware._install import current_pool
 from keyrot_middleware.testing import Reply
 
 CONFIG = types.UploadFileConfig(mime_type="text/plain")
@@ -142,7 +142,7 @@ def test_starts_without_an_end_are_forgotten(gemini, three, monkeypatch) -> None
     body = {"file": {"mimeType": "text/plain", "sizeBytes": "5"}}
     headers = {"X-Goog-Upload-Command": "start", "X-Goog-Upload-Protocol": "resumable"}
     options = {"api_version": "", "headers": headers}
-    begun = keyrot_middleware.compose._binding._uploads._begun
+    begun = keyrot_middleware._install._binding._uploads._begun
     for _ in range(5):
         three._api_client.request("post", "upload/v1beta/files", body, options)
     assert len(begun) == 3

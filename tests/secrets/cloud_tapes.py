@@ -24,10 +24,10 @@ from keyvault import READER, SECRET, TENANT
 from moto_server import REGION
 from secret_manager import PROJECT
 
-from keyrot_middleware.secrets import SecretStore, reading
+from keyrot_middleware.secrets import SecretStore
+from keyrot_middleware.secrets import cloud as reading
 from keyrot_middleware.secrets.aws import open_aws
-from keyrot_middleware.secrets.azure import AzureStore
-from keyrot_middleware.secrets.azure_login import AzureLogin
+from keyrot_middleware.secrets.azure import AzureLogin, AzureStore
 from keyrot_middleware.secrets.gcp import open_gcp
 
 __all__ = ["FOLDER", "SCENARIOS", "Scenario", "one_by_one", "recorder", "store_of"]

@@ -12,8 +12,7 @@ from azure.identity import ClientSecretCredential
 from dead_ends import Silent, closed_port
 from keyvault import NOBODY, READER, SECRET, TENANT, KeyVault
 
-from keyrot_middleware.secrets.azure import AzureStore
-from keyrot_middleware.secrets.azure_login import AzureLogin
+from keyrot_middleware.secrets.azure import AzureLogin, AzureStore
 
 __all__ = ["AzureHouse"]
 

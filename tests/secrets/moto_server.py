@@ -16,7 +16,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from keyrot_middleware.secrets.aws import TALKATIVE
-from keyrot_middleware.secrets.hush import hush, hushed
+from keyrot_middleware.secrets.cloud import hush, hushed
 
 __all__ = ["REGION", "MotoServer", "Refusing", "environ_for", "moto_server"]
 

@@ -17,11 +17,10 @@ from house_aws import NOBODY, AwsHouse, deny
 from moto_server import Refusing, environ_for
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets import Secret, aws_login
-from keyrot_middleware.secrets.aws import AwsStore, open_aws
-from keyrot_middleware.secrets.aws_failures import fault_of
-from keyrot_middleware.secrets.aws_login import AwsLogin
-from keyrot_middleware.secrets.fault import Reach
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets import aws as aws_login
+from keyrot_middleware.secrets.aws import AwsLogin, AwsStore, fault_of, open_aws
+from keyrot_middleware.secrets.cloud import Reach
 
 TOKEN = "FAKE-session-token-0123456789"
 

@@ -16,9 +16,8 @@ from house_azure import AzureHouse
 from keyvault import READER, SECRET, TENANT
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets.azure import AzureStore, open_azure
-from keyrot_middleware.secrets.azure_login import AzureLogin
-from keyrot_middleware.secrets.reading import AT_ONCE
+from keyrot_middleware.secrets.azure import AzureLogin, AzureStore, open_azure
+from keyrot_middleware.secrets.cloud import AT_ONCE
 
 PRINCIPAL = {
     "AZURE_TENANT_ID": TENANT,

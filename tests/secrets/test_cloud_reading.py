@@ -9,10 +9,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from keyrot_middleware.secrets import Secret, reading
-from keyrot_middleware.secrets.fault import Answer, Fault, Reach
-from keyrot_middleware.secrets.fields import key_in
-from keyrot_middleware.secrets.reading import AT_ONCE, Batch, read_all
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets import cloud as reading
+from keyrot_middleware.secrets.cloud import AT_ONCE, Answer, Batch, Fault, Reach, key_in, read_all
 
 GONE = Fault(Reach.STORE, "nobody answers")
 OUT = Fault(Reach.LOGIN, "login again")
@@ -173,7 +172,7 @@ def test_a_key_that_was_written_as_a_name_is_not_suggested() -> None:
 
 _ENDS_MEANWHILE = """
 import time, threading
-from keyrot_middleware.secrets.reading import read_all
+from keyrot_middleware.secrets.cloud import read_all
 
 second = threading.Event()
 

@@ -18,7 +18,8 @@ from json_server import Told
 from secret_manager import NOBODY, PROJECT, READER, status
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets import Secret, gcp_login
+from keyrot_middleware.secrets import Secret
+from keyrot_middleware.secrets import gcp as gcp_login
 from keyrot_middleware.secrets.gcp import ENDPOINT_VARIABLE, open_gcp
 
 PLACE = f"gcp://{PROJECT}/plain"

@@ -13,8 +13,8 @@ from house_gcp import GcpHouse
 from secret_manager import PROJECT, READER
 
 from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.secrets.cloud import AT_ONCE
 from keyrot_middleware.secrets.gcp import ENDPOINT_VARIABLE, open_gcp
-from keyrot_middleware.secrets.reading import AT_ONCE
 
 ENV_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 

@@ -13,7 +13,7 @@ import pytest
 
 from keyrot_middleware.config import load
 from keyrot_middleware.errors import ConfigError, MissingExtraError, SecretError
-from keyrot_middleware.schemes import BUILT_STORES
+from keyrot_middleware.keys_file import BUILT_STORES
 from keyrot_middleware.secrets import Secret, open_ring, open_store
 
 

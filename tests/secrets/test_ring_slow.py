@@ -12,8 +12,9 @@ import pytest
 from servers import wait_for
 from slowly import Ear, Slow, ring_of, turn_until
 
-from keyrot_middleware.secrets import Place, Ring, Secret, lanes
-from keyrot_middleware.secrets.inline import InlineStore
+from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.secrets import refresh as lanes
+from keyrot_middleware.secrets.local import InlineStore
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 

@@ -8,7 +8,7 @@ from math import inf
 
 import pytest
 
-from keyrot_middleware.secrets.rota import FIRST_S, Rota
+from keyrot_middleware.secrets.refresh import FIRST_S, Rota
 
 
 def test_processes_that_start_together_do_not_ask_together() -> None:

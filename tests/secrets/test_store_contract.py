@@ -22,9 +22,15 @@ from keyrot_middleware.secrets import (
     Ring,
     Secret,
     SecretStore,
-    aws_login,
-    azure_login,
-    gcp_login,
+)
+from keyrot_middleware.secrets import (
+    aws as aws_login,
+)
+from keyrot_middleware.secrets import (
+    azure as azure_login,
+)
+from keyrot_middleware.secrets import (
+    gcp as gcp_login,
 )
 
 HOUSES = {

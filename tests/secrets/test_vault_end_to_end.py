@@ -16,7 +16,7 @@ from house_vault import VaultHouse
 from servers import wait_for
 
 import keyrot_middleware
-from keyrot_middleware.drive import pool
+from keyrot_middleware.runtime import pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 TTL_S = 0.2

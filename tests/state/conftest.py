@@ -9,7 +9,7 @@ from doors import URIS, Asked, Awaited, Door, Open, open_at
 from outage import Both
 from servers import BINARIES, Server, stop_all
 
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 

@@ -17,12 +17,12 @@ from keyrot_middleware.core.model import (
     Kind,
     Lease,
     Outcome,
+    RetryPolicy,
     Scope,
     Unavailable,
     Usage,
     Verdict,
 )
-from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
 

@@ -9,7 +9,7 @@ from faulty import degrading
 from rig import key
 
 from keyrot_middleware.core.model import Limits
-from keyrot_middleware.state.breaker import PAUSE_S
+from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
 __all__ = ["FIVE", "A", "B", "Both", "C"]

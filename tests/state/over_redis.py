@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from doors import OK
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Lease
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Lease, RetryPolicy
 from keyrot_middleware.state import FallbackState, open_shared
-from keyrot_middleware.state.breaker import Breaker
+from keyrot_middleware.state.circuit_breaker import Breaker
 from keyrot_middleware.state.fallback import LocalWindows
 
 __all__ = ["POLICY", "SHORT_S", "A", "B", "lend", "opened"]

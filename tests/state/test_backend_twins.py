@@ -21,12 +21,12 @@ from keyrot_middleware.core.model import (
     Lease,
     Limits,
     Outcome,
+    RetryPolicy,
     Scope,
     Unavailable,
     Usage,
     Verdict,
 )
-from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state import MemoryState, State
 from keyrot_middleware.testing import FakeClock
 

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Lease, Limits, Scope, Unavailable
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.testing import FakeClock
 
 LIMITS = Limits(rpm=3, tpm=60, rpd=9, max_concurrency=2)

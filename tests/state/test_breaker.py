@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keyrot_middleware.state.breaker import PAUSE_S, Breaker
+from keyrot_middleware.state.circuit_breaker import PAUSE_S, Breaker
 
 
 class Seconds:

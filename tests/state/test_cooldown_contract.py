@@ -9,6 +9,7 @@ import pytest
 from doors import ABANDONED, OK, UNSENT, Door, failed, used
 from rig import INFO, key
 
+from keyrot_middleware.core.failures import SLOWLY
 from keyrot_middleware.core.model import (
     NO_LIMITS,
     Block,
@@ -20,9 +21,8 @@ from keyrot_middleware.core.model import (
     Unavailable,
     Verdict,
 )
-from keyrot_middleware.core.rules import SLOWLY
 from keyrot_middleware.core.windows import DAY_S
-from keyrot_middleware.keysfile import KeySpec
+from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.testing import FakeClock
 
 GUESS = failed(Scope.KEY_MODEL)

@@ -12,7 +12,7 @@ from rig import INFO, key
 
 from keyrot_middleware.core.model import Limits, Scope
 from keyrot_middleware.core.windows import DAY_S
-from keyrot_middleware.state.breaker import PAUSE_S
+from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
 # Going on --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from outage import FIVE, A, B, Both, C
 from rig import INFO, key
 
 from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope
-from keyrot_middleware.state.breaker import PAUSE_S
+from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
 # With whom a lease is settled ------------------------------------------------------------------

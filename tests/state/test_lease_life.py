@@ -15,8 +15,7 @@ from doors import OK, Door
 from rig import INFO, key
 from servers import Server, server, wait_for
 
-from keyrot_middleware.core.model import Lease, Limits, Unavailable
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state import MemoryState
 from keyrot_middleware.state.memory import LOOK_EVERY
 from keyrot_middleware.state.redis import RedisState

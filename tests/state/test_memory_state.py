@@ -15,8 +15,7 @@ from doors import OK, failed, used
 from rig import INFO, key
 
 from keyrot_middleware import forks
-from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import MemoryState, memory, open_state

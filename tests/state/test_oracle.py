@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Candidate, Kind, Lease, Limits, Outcome, Scope
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Candidate, Kind, Lease, Limits, Outcome, RetryPolicy, Scope
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 

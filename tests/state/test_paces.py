@@ -17,11 +17,11 @@ from keyrot_middleware.core.model import (
     Lease,
     Limits,
     Outcome,
+    RetryPolicy,
     Scope,
     Unavailable,
     Verdict,
 )
-from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.testing import FakeClock
 
 ONE = key("a", Limits(rpm=10))

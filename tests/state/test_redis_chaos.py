@@ -18,7 +18,7 @@ from servers import Server, free_port, watched_pair
 
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state import open_shared, open_state
-from keyrot_middleware.state.breaker import PAUSE_S
+from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.state.redis import RedisStateError
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")

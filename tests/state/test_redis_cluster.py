@@ -21,8 +21,7 @@ from servers import (
     watched_pair,
 )
 
-from keyrot_middleware.core.model import Lease, Limits, Scope
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")

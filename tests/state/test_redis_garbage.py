@@ -14,8 +14,7 @@ from doors import OK, Asked, Awaited, Door, failed
 from rig import INFO, MODEL, key
 from servers import Server, server
 
-from keyrot_middleware.core.model import Lease, Limits, Scope
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
 from keyrot_middleware.state.redis import RedisState
 
 _pools = count()

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.errors import ConfigError, MissingExtraError
 from keyrot_middleware.state import open_state
 

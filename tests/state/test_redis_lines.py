@@ -21,8 +21,7 @@ from quickly import ONE, connections, quick
 from rig import INFO, key
 from servers import Server
 
-from keyrot_middleware.core.model import Limits, Scope
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
 from keyrot_middleware.errors import MissingExtraError
 from keyrot_middleware.state import open_state
 from keyrot_middleware.state.redis import RedisState, RedisStateError

@@ -15,8 +15,7 @@ from quickly import ONE, connections, quick
 from rig import INFO, key
 from servers import Server
 
-from keyrot_middleware.core.model import Lease, Limits, Unavailable
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 OFFER = ((0, ONE),)

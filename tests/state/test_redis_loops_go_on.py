@@ -14,8 +14,7 @@ from doors import OK
 from rig import INFO, key
 from servers import Server
 
-from keyrot_middleware.core.model import Lease
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Lease, RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 ONE = key("a")

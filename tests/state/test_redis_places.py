@@ -12,7 +12,7 @@ from doors import Asked, Awaited
 from rig import key
 from servers import BINARIES, Server
 
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import open_shared, open_state
 from keyrot_middleware.state.redis import RedisState, read_place

@@ -22,11 +22,11 @@ from keyrot_middleware.core.model import (
     Lease,
     Limits,
     Outcome,
+    RetryPolicy,
     Scope,
     Unavailable,
     Verdict,
 )
-from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state.redis import RedisState
 
 _pools = count()

@@ -14,8 +14,7 @@ from doors import OK, UNSENT, failed, used
 from rig import INFO, MODEL, key
 from servers import Server, server
 
-from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope, Unavailable
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.testing import FakeClock

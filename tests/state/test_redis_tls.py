@@ -17,7 +17,7 @@ from redis.sentinel import Sentinel
 from rig import key
 from servers import Server, sentinel_of, server
 
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")

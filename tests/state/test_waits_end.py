@@ -13,7 +13,7 @@ from rig import INFO, Rig, key
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted, call_flow
 from keyrot_middleware.core.model import Block, CallInfo, Limits, Unavailable, Usage
-from keyrot_middleware.drive import sync
+from keyrot_middleware.runtime import sync
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 

@@ -14,10 +14,10 @@ from keyrot_middleware.core.model import (
     Lease,
     Limits,
     Outcome,
+    RetryPolicy,
     Scope,
     Verdict,
 )
-from keyrot_middleware.core.policy import RetryPolicy
 from keyrot_middleware.state.redis import RedisState
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent", 10, 10)

@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from servers import stop_all
 
-from keyrot_middleware.drive.guard import strict
-from keyrot_middleware.telemetry.otel import OtelObserver
-from keyrot_middleware.telemetry.tree import format_tree, show
+from keyrot_middleware.guard import strict
+from keyrot_middleware.telemetry.span_tree import format_tree, show
+from keyrot_middleware.telemetry.tracing import OtelObserver
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,18 +13,17 @@ from opentelemetry import trace
 from keyrot_middleware.core.commands import Done, Failed, Opened, StreamEnd
 from keyrot_middleware.core.failures import Facts
 from keyrot_middleware.core.flow import Call, call_flow
-from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Usage
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.roster import Roster
-from keyrot_middleware.drive import aio, sync
-from keyrot_middleware.drive.guard import fault
-from keyrot_middleware.drive.pool import Pool
+from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
+from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.guard import fault
+from keyrot_middleware.runtime import aio, sync
+from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets.base import Secret
-from keyrot_middleware.secrets.inline import InlineStore
-from keyrot_middleware.secrets.ring import Place, Ring
+from keyrot_middleware.secrets.cache import Place, Ring
+from keyrot_middleware.secrets.local import InlineStore
 from keyrot_middleware.state.memory import MemoryState
-from keyrot_middleware.telemetry.base import Observer, watch
 from keyrot_middleware.telemetry.logs import LogObserver
+from keyrot_middleware.telemetry.observer import Observer, watch
 from keyrot_middleware.testing import FakeClock
 
 SECRET = "FAKE-secret-of-{}"

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 from playground import INFO, OK, Playground, invalid, minute
 
 from keyrot_middleware.core.model import CallInfo
-from keyrot_middleware.telemetry.otel import OtelObserver
+from keyrot_middleware.telemetry.tracing import OtelObserver
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 EMBEDDING = "opentelemetry.genai.client.embedding.context"

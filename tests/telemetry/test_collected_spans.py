@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from playground import Chunks, Playground
 
-from keyrot_middleware.drive.collector import unwatch_collector, watch_collector
-from keyrot_middleware.telemetry import names
+from keyrot_middleware.runtime.abandoned import unwatch_collector, watch_collector
+from keyrot_middleware.telemetry import semconv as names
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ from servers import server
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
-from keyrot_middleware.drive.guard import fault
-from keyrot_middleware.drive.levels import levels
-from keyrot_middleware.telemetry.levels import KeyLevel, Reading
+from keyrot_middleware.guard import fault
+from keyrot_middleware.runtime.health import levels
+from keyrot_middleware.telemetry.metrics import KeyLevel, Reading
 from keyrot_middleware.testing import FakeGemini
 
 COUNT = "keyrot.key.count"

@@ -11,9 +11,8 @@ import pytest
 from playground import OK, Playground, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import Limits
-from keyrot_middleware.core.policy import RetryPolicy
-from keyrot_middleware.core.roster import Roster
+from keyrot_middleware.core.model import Limits, RetryPolicy
+from keyrot_middleware.core.selection import Roster
 from keyrot_middleware.telemetry.logs import LogObserver
 
 NAME = "keyrot_middleware"

@@ -10,7 +10,7 @@ import pytest
 from playground import INFO, OK, PROMPT, Playground, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.drive.guard import strict
+from keyrot_middleware.guard import strict
 from keyrot_middleware.telemetry.logs import LogObserver
 
 NAME = "keyrot_middleware"

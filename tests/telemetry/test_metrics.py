@@ -255,8 +255,8 @@ def _kind(data: Any) -> str:
 
 def _everything(metered: Metered) -> None:
     """Make calls of every kind, with a pool that is shown."""
-    from keyrot_middleware.drive.guard import fault
-    from keyrot_middleware.drive.levels import levels
+    from keyrot_middleware.guard import fault
+    from keyrot_middleware.runtime.health import levels
 
     script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
     playground = Playground([metered.observer], script=script)

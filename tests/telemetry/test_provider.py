@@ -17,8 +17,8 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from playground import INFO
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
-from keyrot_middleware.telemetry.otel import OtelObserver
-from keyrot_middleware.telemetry.provider import CurrentProvider
+from keyrot_middleware.telemetry.otel_api import CurrentProvider
+from keyrot_middleware.telemetry.tracing import OtelObserver
 
 OBSERVERS: dict[Any, Any] = {TracerProvider: OtelObserver, MeterProvider: MetricsObserver}
 VARIABLES: dict[Any, Any] = {
@@ -77,7 +77,7 @@ def test_an_sdk_that_is_switched_off_is_declined(
 NAMED = """
 from keyrot_middleware.core.model import CallInfo
 from keyrot_middleware.telemetry.metrics import MetricsObserver
-from keyrot_middleware.telemetry.otel import OtelObserver
+from keyrot_middleware.telemetry.tracing import OtelObserver
 
 for observer in OtelObserver("test"), MetricsObserver("test"):
     for _ in range(2):

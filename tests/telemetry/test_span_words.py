@@ -9,7 +9,7 @@ from opentelemetry import trace
 from playground import INFO, PROMPT, STREAMED, Chunks, Playground, failure, invalid, minute
 
 from keyrot_middleware.core.model import CallInfo
-from keyrot_middleware.telemetry.request import operation_of
+from keyrot_middleware.telemetry.attributes import operation_of
 
 
 @pytest.mark.parametrize(

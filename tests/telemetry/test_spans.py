@@ -10,7 +10,7 @@ import pytest
 from playground import OK, Chunks, Playground, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.policy import RetryPolicy
+from keyrot_middleware.core.model import RetryPolicy
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -16,7 +16,7 @@ from playground import STREAMED, Chunks, Playground
 
 from keyrot_middleware.core.commands import Send
 from keyrot_middleware.core.model import Lease
-from keyrot_middleware.telemetry import names
+from keyrot_middleware.telemetry import semconv as names
 
 
 def playground(traced: Any, streams: int = 1, chunks: int = 3) -> Playground:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playground import OK, Chunks, Playground, failure, invalid, minute
 
-from keyrot_middleware.telemetry import names
+from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.instruments import METRICS, NEW_METRICS
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"

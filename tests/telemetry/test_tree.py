@@ -6,7 +6,7 @@ from typing import Any
 
 from opentelemetry import trace
 
-from keyrot_middleware.telemetry.tree import format_tree
+from keyrot_middleware.telemetry.span_tree import format_tree
 
 
 def test_a_span_whose_parent_is_not_there_stands_at_the_top(traced: Any) -> None:

@@ -9,8 +9,8 @@ import pytest
 from google.genai import errors
 
 from keyrot_middleware.testing import FakeClock, FakeGemini
+from keyrot_middleware.testing.error_bodies import go_duration
 from keyrot_middleware.testing.quota import seconds_to_midnight, seconds_to_minute
-from keyrot_middleware.testing.quota_errors import go_duration
 
 MODEL = "gemini-2.5-flash"
 

@@ -6,7 +6,7 @@ import pytest
 from google import genai
 from google.genai import errors
 
-from keyrot_middleware.core.bodies import read
+from keyrot_middleware.core.error_body import read
 from keyrot_middleware.testing import FakeClock, FakeGemini
 from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
 

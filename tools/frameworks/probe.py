@@ -54,7 +54,7 @@ async def all_calls(program: dict[str, Any], way: str, calls: int) -> None:
 def main(app: str, way: str, calls: str, *flags: str) -> None:
     """Install, load the program, call it; a sync way is called where no event loop runs."""
     if "--plain" not in flags:
-        from keyrot_middleware.compose import install  # noqa: PLC0415 - left out by --plain
+        from keyrot_middleware._install import install  # noqa: PLC0415 - left out by --plain
 
         install()
     program = runpy.run_path(str(Path(__file__).with_name(f"{app}_app.py")))

@@ -45,7 +45,7 @@ def start() -> None:
 def _install(_module: Any) -> None:
     """Call `install()`; what is wrong is printed, and the program goes on without the pool."""
     from ...errors import KeyrotError  # noqa: PLC0415 - not before the SDK is imported
-    from ...telemetry.stderr import told_on_stderr  # noqa: PLC0415
+    from ...telemetry.logs import told_on_stderr  # noqa: PLC0415
 
     level = os.environ.get(LEVEL_VARIABLE, "")
     with told_on_stderr(int(level) if level.isdecimal() else None):
@@ -57,9 +57,9 @@ def _install(_module: Any) -> None:
 
 def _install_untraced() -> None:
     """Call `install()`, but leave it to the program to set up tracing before its first call."""
-    from ...compose import current_pool, install  # noqa: PLC0415
+    from ..._install import current_pool, install  # noqa: PLC0415
     from ...config import load  # noqa: PLC0415
-    from ...telemetry.export import ExportFromFirstCall  # noqa: PLC0415
+    from ...telemetry.otlp import ExportFromFirstCall  # noqa: PLC0415
 
     exports = (ExportFromFirstCall(),) if load().settings.tracing == "otlp" else ()
     install(tracing="off")

@@ -9,7 +9,7 @@
 
 local GUARD_S, MINUTE_S, DAY_S, POLL_S = 1, 60, 86400, 0.1
 local SHORT_DAY_S, HOUR_S = 23 * 3600, 3600
-local AHEAD_S, CELL_S, PIECES, SLACK_S, LATER_S = 60, 2, 8, 2, 0.001 -- of core/window_models.py
+local AHEAD_S, CELL_S, PIECES, SLACK_S, LATER_S = 60, 2, 8, 2, 0.001 -- of core/windows.py
 local PROBE_S = 2 -- so long a probe goes alone; after that one more may go, which is then the probe
 local FOR_EVER_S = 30 * DAY_S -- how long a record without an end of its own is kept
 local MOST_RESTS = 64 -- cooldowns kept for one key, project or account
@@ -87,7 +87,7 @@ local function next_midnight(now, text)
   return last + (math.floor((now - last) / DAY_S) + 1) * DAY_S
 end
 
--- Paces: the models other than the clock's minute (core/window_models.py).
+-- Paces: the models other than the clock's minute (core/windows.py).
 
 local function begin_pace(q, kind, pace, now)
   q[KIND], q[PACE], q[PACE_UNTIL] = kind, pace, now + DAY_S

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .connections import RedisStateError, check_library
-from .place import SCHEMES, Place, check_place, read_place
 from .state import RedisState
+from .url import SCHEMES, Place, check_place, read_place
 
 __all__ = [
     "SCHEMES",

@@ -18,6 +18,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 import redis
@@ -30,12 +33,39 @@ from redis.sentinel import Sentinel
 from ...core.text import one_line
 from ...errors import KeyrotError
 from ...forks import after_fork
-from .place import Place
-from .scripts import Script
+from .url import Place
+
+__all__ = [
+    "Connections",
+    "RedisStateError",
+    "Script",
+    "ScriptCall",
+    "check_library",
+    "script",
+]
+
+# The Lua scripts, each one decision: read from the package once, known to the server by digest ---
+
+
+class Script(NamedTuple):
+    """A script and the name by which EVALSHA calls it."""
+
+    text: str
+    digest: str
+
+
+@cache
+def script(name: str) -> Script:
+    """Read the script *name*, with what all of them share in front."""
+    folder = files("keyrot_middleware.state") / "lua"
+    text = "\n".join(
+        (folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("shared", name)
+    )
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
 
 _log = logging.getLogger("keyrot_middleware")
 
-__all__ = ["Connections", "RedisStateError", "ScriptCall", "check_library"]
 
 FLUSH_S = 0.02
 """How long a deferred script waits for another one to go out with, seconds."""

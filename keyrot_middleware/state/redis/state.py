@@ -15,19 +15,26 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-from ...core.model import Block, CallInfo, Candidate, Kind, Lease, Outcome, Unavailable
-from ...core.policy import RetryPolicy
-from ...core.roster import Shortlist
+from ...core.model import (
+    Block,
+    CallInfo,
+    Candidate,
+    Kind,
+    Lease,
+    Outcome,
+    RetryPolicy,
+    Unavailable,
+)
+from ...core.selection import Shortlist
 from ...forks import after_fork
 from ..base import Holder, KeyHealth, State
 from . import codec, configured
-from .connections import Connections, RedisStateError, ScriptCall
-from .offers import Offers
-from .place import read_place
+from .codec import Offers
+from .connections import Connections, RedisStateError, ScriptCall, script
 from .renewals import Renewals
 from .repair import UNREADABLE, may_be_unreadable, names_of, warn
-from .scripts import script
 from .survey import survey, with_values
+from .url import read_place
 
 __all__ = ["RedisState"]
 
@@ -63,7 +70,7 @@ class RedisState(State):
         """Read the URL; nothing is connected before the first question.
 
         Args:
-            url: As place.py describes.
+            url: As url.py describes.
             policy: For the lengths of exponential cooldowns.
             clock: This host's, by which times are told to the caller; it decides nothing.
             pool: Its name, part of each record's.

@@ -9,7 +9,7 @@ from typing import Any
 from ...core.model import Candidate
 from ...core.windows import Cooldown
 from ..base import KeyHealth
-from ..overview import overview
+from ..memory import overview
 from . import codec
 
 __all__ = ["survey", "with_values"]

@@ -1,0 +1,346 @@
+"""The composition root: the only file that knows every room.
+
+settings -> keys -> ring (values) -> roster (order) -> state (what was used) -> pool
+-> genai.Binding (the patched SDK)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NotRequired, TypedDict, Unpack
+
+from .config import Config, load
+from .core.text import doubt_of
+from .errors import KeyrotError, warn
+from .genai.call_info import origin_of
+from .genai.call_info import workload as _workload
+from .genai.imports import replace_installed
+from .genai.patching import Seams
+from .genai.wire import placeholder_guard
+from .genai.wrappers import Binding, bypassed
+from .guard import fault
+from .runtime.health import HealthStatus, health, levels
+from .runtime.pool import Clock, Pool, SystemClock, make_roster, with_values
+from .runtime.refresher import Upkeep
+from .secrets import Ring, Stores, open_ring
+from .settings import SettingArguments, Settings, hide_keys, origins
+from .state import State, open_state
+from .telemetry.logs import LogObserver
+from .telemetry.metrics import MetricsObserver
+from .telemetry.observer import Observer
+from .telemetry.otlp import export_spans
+from .telemetry.tracing import OtelObserver
+
+__all__ = [
+    "PoolStatus",
+    "bypass",
+    "current_pool",
+    "doubts",
+    "install",
+    "open_pool",
+    "reset",
+    "status",
+    "uninstall",
+    "workload",
+]
+
+SHOWN = 3
+"""Reasons in one warning."""
+NO_KEY_FOUND = (
+    "no Gemini API key found: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json; until "
+    "then calls go out as the SDK sends them"
+)
+
+_log = logging.getLogger("keyrot_middleware")
+_lock = threading.Lock()
+_binding: Binding | None = None
+_guard: Seams | None = None
+"""Keeps the placeholder off the wire where no key was found."""
+_in_force: Settings | None = None
+"""The settings of the pool that is in place."""
+
+
+def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments]) -> None:
+    """Send every google-genai call of this process with a key from the pool, from now on.
+
+    May be called before or after google.genai is imported, and before or after clients are made.
+    Called again it changes nothing, until `uninstall()`; other settings are warned of. An SDK that
+    is reloaded is patched again; where this package was reloaded, the pool of the copy before is
+    replaced. What you must know at once, such as a missing key, is a `KeyrotWarning`; as an error
+    it leaves nothing in place.
+
+    Args:
+        clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
+        settings: The arguments of README's table: `strategy="fill"`,
+            `allowed_hosts=("127.0.0.1:8080",)`, … An argument beats the environment, which beats
+            `.env`, which beats the default. `keys=[…]` is the whole pool: no keys.json and no
+            single key of the environment is added to it.
+
+    Raises:
+        ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
+    """
+    global _binding, _guard, _in_force  # noqa: PLW0603 - one SDK in a process
+    hide_keys(settings)
+    with _lock:
+        if _binding is not None:
+            _binding.put_on()
+            _warn_of_other_settings(settings)
+            return
+        config = load(**settings)
+        if not config.settings.enabled:
+            _log.info("switched off by ENABLE_KEY_ROTATION; the SDK is left alone")
+            return
+        metrics = MetricsObserver(config.settings.pool)
+        pool = open_pool(config, clock or SystemClock(), metrics)
+        if _guard is not None:
+            _guard.take_off()
+            _guard = None
+        allowed = origins(config.settings.allowed_hosts)
+        if pool is None:
+            patched = replace_installed()
+            _guard = placeholder_guard(allowed)
+            _guard.put_on(patched)
+            return
+        try:
+            if config.settings.tracing == "otlp":
+                export_spans()
+            _warn_of_base_url(config.settings.allowed_hosts)
+        except BaseException:
+            pool.close()
+            raise
+        _in_force = config.settings
+        _binding = Binding(pool, allowed, metrics.hide)
+        _binding.put_on(replace_installed())
+        state = pool.state
+        metrics.show(lambda: levels(pool), lambda: state.degraded, fault, instant=state.instant)
+        _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))
+
+
+def _warn_of_other_settings(settings: SettingArguments) -> None:
+    """Warn of arguments that a second install() has and that are not in force.
+
+    Raises:
+        ConfigError: They are wrong.
+    """
+    if _in_force is None or all(value is None for value in settings.values()):
+        return
+    asked = load(**settings).settings
+    other = [
+        name
+        for name, value in settings.items()
+        if value is not None and getattr(asked, name) != getattr(_in_force, name)
+    ]
+    if other:
+        _warn(
+            f"install() was called before, so {', '.join(other)} of this call "
+            f"{'is' if len(other) == 1 else 'are'} ignored; call uninstall() first to change it"
+        )
+
+
+def _warn_of_base_url(allowed_hosts: Iterable[str]) -> None:
+    """Warn if the SDK sends everything past the pool."""
+    base_url = os.environ.get("GOOGLE_GEMINI_BASE_URL")
+    if base_url and origin_of(base_url) not in origins(allowed_hosts):
+        _warn(
+            f"GOOGLE_GEMINI_BASE_URL leads to {origin_of(base_url) or 'no host'}, which is not "
+            "among KEYROT_ALLOWED_HOSTS: calls to it go out without the pool"
+        )
+
+
+def _warn_of(texts: Iterable[str], logged: Iterable[str]) -> None:
+    """Say several things; of those that are *logged*, the log has more already."""
+    for text in texts:
+        _warn(text)
+    for text in logged:
+        warn(text)
+
+
+def _warn(text: str) -> None:
+    """Say what a user must know at once: in the log, and as a Python warning."""
+    _log.warning("%s", text)
+    warn(text)
+
+
+def uninstall() -> None:
+    """Restore exactly what install() changed; calls under way are carried to their end."""
+    global _binding, _guard  # noqa: PLW0603 - see install()
+    with _lock:
+        if _guard is not None:
+            _guard.take_off()
+            _guard = None
+        binding, _binding = _binding, None
+        if binding is not None:
+            binding.close()
+        replace_installed()
+
+
+class PoolStatus(TypedDict):
+    """Whether a pool is in place, and how its keys are."""
+
+    installed: bool
+    keys: dict[str, HealthStatus]
+    """By key id, as `KeyManager.get_health_status()`; empty where no pool is in place. What
+    follows is there only where one is."""
+    pool: NotRequired[str]
+    degraded: NotRequired[bool]
+    """The shared state is out of reach, and this process counts for itself."""
+    seams: NotRequired[dict[str, bool]]
+    """Patched methods of the SDK, and whether each is still in place."""
+    unresolved: NotRequired[dict[str, str]]
+    """Why a key has no value, by key id."""
+    stale: NotRequired[dict[str, str]]
+    """Why the last look-up of a key failed, while its last value is used, by key id."""
+
+
+def status() -> PoolStatus:
+    """Report whether the pool is in place, and how its keys are."""
+    binding = _binding
+    if binding is None:
+        return {"installed": False, "keys": {}}
+    return {
+        "installed": True,
+        "pool": binding.pool.name,
+        "degraded": binding.pool.state.degraded,
+        "seams": binding.seams.in_place(),
+        "keys": health(binding.pool),
+        "unresolved": dict(binding.pool.ring.unresolved),
+        "stale": dict(binding.pool.ring.stale),
+    }
+
+
+def reset(key_id: str) -> None:
+    """Make a key available again that is rejected or cooling down, and forget its learned limits.
+
+    What cools its project or billing account down ends too, and so may bring other keys back. What
+    was used of its limits stays counted. With a shared state this holds for all processes.
+
+    Args:
+        key_id: As in keys.json; `key_1`, `key_2`, … for those of GEMINI_API_KEYS.
+
+    Raises:
+        KeyError: There is no such key.
+        KeyrotError: No pool is in place.
+    """
+    pool = current_pool()
+    if pool is None:
+        raise KeyrotError("reset: no pool is in place; call install() first, or KeyManager.reset")
+    pool.reset(key_id)
+
+
+@contextmanager
+def bypass() -> Iterator[None]:
+    """Send the calls made inside as the SDK would: with the client's own key, once."""
+    token = bypassed.set(True)
+    try:
+        yield
+    finally:
+        bypassed.reset(token)
+
+
+@contextmanager
+def workload(name: str) -> Iterator[None]:
+    """Prefer the keys of workload *name* for the calls made inside."""
+    token = _workload.set(name)
+    try:
+        yield
+    finally:
+        _workload.reset(token)
+
+
+def current_pool() -> Pool | None:
+    """Give the pool that install() put in place."""
+    return _binding.pool if _binding is not None else None
+
+
+def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
+    """Put a pool together; None, with a warning, where no key is to be had now or later.
+
+    Args:
+        config: What was read and validated.
+        clock: Where time comes from.
+        more: Watch its calls, beside those that write spans and log lines.
+    """
+    stores = Stores(config.env_file)
+    ring = open_ring(config, stores)
+    listed = tuple(key.candidate for key in config.keys)
+    roster = make_roster(with_values(listed, ring), config.policy.strategy)
+    kept = config.settings.secrets_ttl_s > 0 and (ring.changes or config.keys_file is not None)
+    texts = (*config.warnings, *doubts(ring))
+    if not roster.keys and not (config.keys and kept):
+        _warn_of(texts, _missing(config, ring))
+        _warn(NO_KEY_FOUND)
+        return None
+    name = config.settings.pool
+    log = LogObserver(name)
+    pool = Pool(
+        name=name,
+        roster=roster,
+        state=_open_state(config, clock),
+        ring=ring,
+        policy=config.policy,
+        observers=(OtelObserver(name, call_spans=config.settings.call_spans), log, *more),
+        chronicles=(log,),
+        clock=clock,
+        last_resort=config.last_resort,
+        listed=listed,
+    )
+    pool.state.configure(roster.keys.values())
+    _say_what_is_missing(config, ring)
+    try:
+        _warn_of(texts, _missing(config, ring))
+    except BaseException:  # a warning that the program has made an error
+        pool.close()
+        raise
+    if kept or not pool.state.instant:
+        pool.upkeep = Upkeep(pool, config, stores)
+        pool.upkeep.start()
+    return pool
+
+
+def _say_what_is_missing(config: Config, ring: Ring) -> None:
+    """Say with what the pool serves while none of its own keys has a value."""
+    own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
+    if not own or not set(own).isdisjoint(ring.resolved):
+        return
+    left = f"with {config.last_resort} alone" if ring.resolved else "out as the SDK sends them"
+    _log.error(
+        "pool %s: none of its %d keys has a value yet; calls go %s until one has",
+        config.settings.pool,
+        len(own),
+        left,
+    )
+
+
+def _missing(config: Config, ring: Ring) -> Iterator[str]:
+    """Say which keys have no value, and why; the log has all of them."""
+    reasons = [ring.unresolved[key.key_id] for key in config.keys if key.key_id in ring.unresolved]
+    if reasons:
+        count = len(config.keys) - len(ring.same_as.keys() - ring.unresolved.keys())
+        more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        yield (
+            f"{len(reasons)} of {count} keys have no value and are skipped: "
+            f"{'; '.join(reasons[:SHOWN])}{more}"
+        )
+
+
+def doubts(ring: Ring) -> Iterator[str]:
+    """Say which values look like no Gemini API key; they are used all the same."""
+    for key_id in ring.resolved:
+        if doubt := doubt_of(ring.value(key_id)):
+            yield f"key {key_id}: {doubt}"
+
+
+def _open_state(config: Config, clock: Clock) -> State:
+    settings = config.settings
+    return open_state(
+        config.state_url,
+        config.policy,
+        clock.time,
+        variable=config.state_variable,
+        pool=settings.pool,
+        share=settings.degraded_share,
+    )

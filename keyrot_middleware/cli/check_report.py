@@ -1,0 +1,330 @@
+"""What `keyrot check` finds out: settings in force, keys, and what is wrong; no drawing here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from .._install import doubts
+from ..config import Config
+from ..core.availability import AVAILABLE, REJECTED, Availability
+from ..core.failures import classify
+from ..core.model import CallInfo
+from ..core.text import mask_keys, mask_url, standard_key_hint
+from ..errors import KeyrotError, MissingExtraError
+from ..genai.call_info import failed, origin_of
+from ..keys_file import KeySpec
+from ..runtime.health import views
+from ..runtime.pool import with_values
+from ..secrets import Ring, Secret, open_ring
+from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins
+from ..telemetry.otlp import ExportFromFirstCall
+from .status import open_configured
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Answer",
+    "Checkup",
+    "KeyReport",
+    "SettingReport",
+    "StateReport",
+    "ask_all",
+    "base_url",
+    "examine",
+]
+
+# One cheap request with each key: is it any good, and if not, whose fault is it? ----------------
+
+
+DEFAULT_MODEL = "gemini-flash-latest"
+_AT_ONCE = 8
+_TIMEOUT_MS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one request."""
+
+    ok: bool
+    model: str
+    seconds: float
+    failure: str | None = None
+    """The failure's class, such as `key_invalid`."""
+    code: int | None = None
+    text: str | None = None
+    """What the server said, without keys."""
+
+
+def ask_all(ring: Ring, models: Mapping[str, str | None]) -> dict[str, Answer]:
+    """Send one request with each key; the pool, its limits and its state play no part.
+
+    It asks for an answer of one token: counting tokens would cost less, but would not show a
+    spent quota, an empty account or a model that is not offered.
+
+    Args:
+        ring: Where the values are.
+        models: Key ids and the model to ask; None: `DEFAULT_MODEL`.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as workers:
+        answers = workers.map(partial(_ask, ring), models, models.values())
+        return dict(zip(models, answers, strict=True))
+
+
+def _ask(ring: Ring, key_id: str, model: str | None) -> Answer:
+    from google import genai  # noqa: PLC0415 - a second of imports that only --live needs
+    from google.genai import types  # noqa: PLC0415
+
+    model, began = model or DEFAULT_MODEL, time.monotonic()
+    # vertexai: explicit, for the environment may say otherwise. A redirect is an answer like any
+    # other: the key follows none.
+    options = types.HttpOptions(timeout=_TIMEOUT_MS, client_args={"follow_redirects": False})
+    client = genai.Client(vertexai=False, api_key=ring.value(key_id), http_options=options)
+    config = types.GenerateContentConfig(max_output_tokens=1)
+    try:
+        client.models.generate_content(model=model, contents="Hi", config=config)
+    except Exception as error:
+        answer = _failure(error, ring, model, time.monotonic() - began)
+        hint = standard_key_hint(ring.value(key_id), str(answer.failure))
+        return replace(answer, text=f"{answer.text} {hint}") if hint else answer
+    finally:
+        client.close()
+    return Answer(True, model, time.monotonic() - began)
+
+
+def _failure(error: Exception, ring: Ring, model: str, seconds: float) -> Answer:
+    facts = failed(error, ring.redact, None).facts
+    verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
+    text = ring.redact(str(getattr(error, "message", None) or error)).strip()
+    return Answer(False, model, seconds, verdict.failure, verdict.code, text)
+
+
+NOT_SHOWN = "set (not shown)"
+NOTHING = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingReport:
+    """One setting in force."""
+
+    variable: str
+    value: str
+    """As people read it."""
+    plain: bool | float | str | list[str] | None
+    """As a value of JSON."""
+    source: str
+    """`environment`, `.env` or `default`."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """One key of the pool and whether its value could be had."""
+
+    spec: KeySpec
+    store: str
+    """The scheme of its store; `setting` where its value stands in one."""
+    place: str
+    problem: str | None = None
+    same_as: str | None = None
+    """The key that serves in its stead, having the same value."""
+    fingerprint: str | None = None
+    answer: Answer | None = None
+    """What one request with it came to, where one was sent."""
+    shared: Availability = AVAILABLE
+    """As a shared state has it; that of each process by itself begins with available."""
+
+    @property
+    def resolved(self) -> bool:
+        """Tell whether it has a value of its own."""
+        return self.fingerprint is not None
+
+    @property
+    def good(self) -> bool:
+        """Tell whether nothing is wrong with it."""
+        return self.problem is None and (self.answer is None or self.answer.ok)
+
+    @property
+    def availability(self) -> Availability:
+        """Whether a call sent now would get it."""
+        if not self.spec.active:
+            return Availability("disabled")
+        if not self.resolved:
+            return Availability("unresolved")
+        failure = self.answer.failure if self.answer is not None else None
+        return Availability("rejected", None, failure) if failure in REJECTED else self.shared
+
+
+@dataclass(frozen=True, slots=True)
+class StateReport:
+    """Where the pool's state lives, and whether it answers."""
+
+    url: str
+    """Without user and password."""
+    shared: bool
+    problem: str | None = None
+    keys: Mapping[str, Availability] = field(default_factory=dict)
+    """How the keys that have a value stand in it, by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """Everything that `keyrot check` tells."""
+
+    enabled: bool
+    settings: tuple[SettingReport, ...] = ()
+    keys: tuple[KeyReport, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What is wrong beyond single keys."""
+    state: StateReport | None = None
+    ring: Ring | None = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether at least one key resolves and nothing is wrong, or all is switched off."""
+        if not self.enabled:
+            return True
+        serving = any(key.resolved and key.spec.active for key in self.keys)
+        return serving and not self.problems and all(key.good for key in self.keys)
+
+
+def examine(config: Config) -> Checkup:
+    """Look every key up, as install() would, and put together what there is to tell."""
+    if not config.settings.enabled:
+        return Checkup(enabled=False)
+    ring = open_ring(config)
+    state = _state(config, ring)
+    return Checkup(
+        enabled=True,
+        state=state,
+        problems=tuple(filter(None, (state.problem, _tracing(config)))),
+        settings=tuple(_settings(config)),
+        keys=tuple(
+            replace(_key(key, config, ring), shared=state.keys.get(key.key_id, AVAILABLE))
+            for key in config.keys
+        ),
+        warnings=(*config.warnings, *doubts(ring), *_elsewhere(config)),
+        ring=ring,
+    )
+
+
+def _state(config: Config, ring: Ring) -> StateReport:
+    """Find out whether a shared state can be used, as services do when they start, and its keys."""
+    url = mask_url(config.state_url)
+    try:
+        shared = open_configured(config)
+        if shared is None:
+            return StateReport(url, shared=False)
+        try:
+            shared.check()
+            found = views(shared, with_values((key.candidate for key in config.keys), ring))
+        finally:
+            shared.close()
+    except KeyrotError as error:
+        # Their texts name places without credentials; to mask them would spoil what they allow.
+        said = str(error).replace(config.state_url, url)
+        problem = f"the shared state {url} cannot be used: {said}"
+        return StateReport(url, shared=True, problem=problem)
+    keys = {key_id: seen.overall for key_id, seen in found.items()}
+    return StateReport(url, shared=True, keys=keys)
+
+
+def _tracing(config: Config) -> str | None:
+    """Say what stands in the way of exporting spans."""
+    try:
+        if config.settings.tracing == "otlp":
+            ExportFromFirstCall()
+    except MissingExtraError as error:
+        return str(error)
+    return None
+
+
+def base_url() -> str:
+    """Tell where the SDK sends calls unless a client says otherwise."""
+    return os.environ.get("GOOGLE_GEMINI_BASE_URL") or f"https://{GOOGLE_HOST}"
+
+
+def _settings(config: Config) -> Iterator[SettingReport]:
+    in_file = dotenv_values(config.env_file)
+    for name, variable in ENV_NAMES.items():
+        source = "default"
+        if os.environ.get(variable, "").strip():
+            source = "environment"
+        elif variable not in os.environ and (in_file.get(variable) or "").strip():
+            source = ".env"
+        value = getattr(config.settings, name)
+        if name == "keys_file" and value is None and Path("keys.json").exists():
+            value = "keys.json"  # the one that happens to be there
+        yield SettingReport(variable, _shown(name, value), _plain(name, value), source)
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in SECRET_SETTINGS:
+        if isinstance(value, tuple):
+            return f"{len(value)} (not shown)" if value else NOTHING
+        return NOT_SHOWN if isinstance(value, SecretStr) and value.get_secret_value() else NOTHING
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return NOTHING if value is None else mask_url(mask_keys(str(value)))
+
+
+def _plain(name: str, value: Any) -> bool | float | str | list[str] | None:
+    if name in SECRET_SETTINGS and isinstance(value, tuple):
+        return len(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, tuple):
+        return list(map(str, value))
+    text = _shown(name, value)
+    return None if text == NOTHING else text
+
+
+def _key(key: KeySpec, config: Config, ring: Ring) -> KeyReport:
+    store, place = _where(key, config, ring)
+    has_value = key.key_id in ring.resolved
+    return KeyReport(
+        spec=key,
+        store=store,
+        place=place,
+        problem=ring.unresolved.get(key.key_id),
+        same_as=ring.same_as.get(key.key_id),
+        fingerprint=Secret(ring.value(key.key_id)).fingerprint if has_value else None,
+    )
+
+
+def _where(key: KeySpec, config: Config, ring: Ring) -> tuple[str, str]:
+    """Tell a key's store, and where in it the key is kept."""
+    if key.key_id in config.inline:
+        return "setting", f"GEMINI_API_KEYS ({key.key_id})"
+    store = ring.places[key.key_id].store
+    tell = getattr(store, "place", None)
+    default = tell(key.key_id) if tell is not None and not key.secret else None
+    return store.scheme, key.secret or default or f"{store.scheme}:// (its default place)"
+
+
+def _elsewhere(config: Config) -> Iterator[str]:
+    """Say what makes the SDK go past the pool, however good its keys are."""
+    origin = origin_of(base_url())
+    if origin not in origins(config.settings.allowed_hosts):
+        yield (
+            f"GOOGLE_GEMINI_BASE_URL leads to {origin or 'no host'}, which is not among "
+            "KEYROT_ALLOWED_HOSTS: calls to it are left as they are, without the pool"
+        )
+    for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
+        if os.environ.get(name, "").lower() in ("true", "1"):
+            yield f"{name} is set: clients go to Vertex AI, which the pool leaves alone"
+    idle = [key.key_id for key in config.keys if not key.active]
+    if idle:
+        yield f"switched off by active=false: {', '.join(idle)}"

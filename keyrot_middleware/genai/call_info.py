@@ -1,0 +1,226 @@
+"""What the core wants to know, read from the SDK's values: a request, a response, a failure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import lru_cache
+from math import inf
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..core.affinity import conversation, parse_path
+from ..core.commands import Done, Failed
+from ..core.failures import Facts
+from ..core.model import CallInfo
+from ..core.request_body import read_body
+from ..core.tokens import TokenScale, requests_of
+from ..core.usage import tokens_of_text, usage_of_text
+from .foreign_errors import spent, told
+from .redaction import Redact, clean
+
+__all__ = [
+    "Asked",
+    "alias_of",
+    "call_info",
+    "done",
+    "failed",
+    "host_of",
+    "in_force",
+    "option",
+    "origin_of",
+    "patience_s",
+    "reported",
+    "workload",
+]
+
+workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
+
+
+class Asked(NamedTuple):
+    """The arguments of the api client's four request methods."""
+
+    http_method: str
+    path: str
+    request_dict: Any
+    """The body; the SDK's own type says dict."""
+    http_options: Any = None
+
+
+def option(options: Any, name: str) -> Any:
+    """Read an option from `HttpOptions`, or from the dict that stands for one.
+
+    A dict may have Google's own spelling instead, `baseUrl`; both are refused by the SDK.
+    """
+    if not isinstance(options, dict):
+        return getattr(options, name, None)
+    alias = alias_of(name)
+    return options[alias] if alias in options else options.get(name)
+
+
+@lru_cache(maxsize=64)
+def alias_of(name: str) -> str:
+    """Give Google's spelling of an option: `base_url` is `baseUrl`."""
+    head, *humps = name.split("_")
+    return head + "".join(map(str.capitalize, humps))
+
+
+@lru_cache(maxsize=256)
+def host_of(base_url: str) -> str:
+    """Give `host`, or `host:port` where the port is not the scheme's own; empty for no URL."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:
+        return ""
+    if port is None or (parts.scheme, port) in (("https", 443), ("http", 80)):
+        return parts.hostname or ""
+    return f"{parts.hostname or ''}:{port}"
+
+
+_PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
+
+
+@lru_cache(maxsize=256)
+def origin_of(url: str) -> str:
+    """Give `scheme://host:port` of a URL, as `settings.origins` writes it; empty where it has none.
+
+    A websocket over TLS has the origin of its host's HTTPS.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+    except (KeyError, ValueError):
+        return ""
+    host = parts.hostname or ""
+    scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+def in_force(api_client: Any, options: Any) -> tuple[str, Any, Any]:
+    """Read the options in force: a request's own come before the client's.
+
+    Returns:
+        The base URL; `extra_body`, which the SDK merges into the body; the retry options.
+    """
+    shared = api_client._http_options
+    if options is None:
+        return shared.base_url or "", shared.extra_body, shared.retry_options
+    return (
+        option(options, "base_url") or shared.base_url or "",
+        option(options, "extra_body") or shared.extra_body,
+        option(options, "retry_options") or shared.retry_options,
+    )
+
+
+def patience_s(api_client: Any, options: Any) -> float:
+    """Give the timeout in force in seconds, which bounds the waiting too; `inf` for none."""
+    own = option(options, "timeout") if options is not None else None
+    ms = own or api_client._http_options.timeout
+    return ms / 1000 if isinstance(ms, int | float) and ms > 0 else inf
+
+
+def call_info(
+    asked: Asked,
+    extra_body: Any,
+    retry: Any,
+    *,
+    stream: bool,
+    host: str,
+    scale: TokenScale,
+    sticky: bool,
+) -> CallInfo:
+    """Read a request; nothing of its content is kept."""
+    body = asked.request_dict if isinstance(asked.request_dict, dict) else {}
+    extra = extra_body if isinstance(extra_body, dict) else None
+    route = parse_path(asked.http_method, asked.path)
+    tokens, names = read_body({**body, **extra} if extra else body)
+    if extra:  # which the SDK merges level by level, so that nothing of the body is lost
+        names += read_body(body)[1]
+    names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
+    pinned = route.pinned or bool(names)
+    tokens = tokens if route.metered else 0
+    return CallInfo(
+        model=route.model,
+        verb=route.verb,
+        tokens=scale.scaled(route.model, tokens),
+        estimate=tokens,
+        requests=requests_of(route.verb, body) if route.metered else 0,
+        stream=stream,
+        pinned=pinned,
+        repeatable=route.repeatable,
+        resources=names,
+        workload=workload.get(),
+        conversation=conversation(body) if sticky and not pinned else None,
+        host=host,
+        sdk_retries=retry is not None and option(retry, "attempts") not in (0, 1),
+        metered=route.metered,
+    )
+
+
+def done(response: Any, *, in_full: bool) -> Done:
+    """Read a whole response; *in_full* where somebody watches who wants more than its tokens."""
+    body = getattr(response, "body", None)
+    usage, names = usage_of_text(body) if in_full else tokens_of_text(body)
+    return Done(response, usage, names)
+
+
+def failed(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:
+    """Take every key out of the exception of a failure, and read its facts; see `clean`."""
+    clean(error, redact, handled)
+    return Failed(_facts(error), error)
+
+
+def reported(error: Exception, redact: Redact) -> Facts:
+    """Read the facts of what a program reports by hand, which may be any library's error."""
+    theirs = None if _of_sdk(error) else told(error, redact)
+    own: Facts = failed(error, redact, None).facts
+    if spent(own.code, own.body):
+        return replace(own, code=429)
+    return theirs or own
+
+
+def _of_sdk(error: Exception) -> bool:
+    api_errors = sys.modules.get("google.genai.errors")
+    return api_errors is not None and isinstance(error, api_errors.APIError)
+
+
+def _facts(error: Any) -> Facts:
+    if _of_sdk(error):
+        headers: Any = getattr(error.response, "headers", None)
+        after = headers.get("retry-after") if hasattr(headers, "get") else None
+        return Facts(code=error.code, body=error.details, retry_after=after)
+    return Facts(transport=_transport(error))
+
+
+_TRANSPORT: Mapping[str, Any] = {
+    # httpx and httpx2, then aiohttp: their names are read, for neither may be imported here.
+    "ConnectError": "connect",
+    "ReadError": "reset",
+    "WriteError": "reset",
+    "CloseError": "reset",
+    "RemoteProtocolError": "reset",
+    "TimeoutException": "timeout",
+    "ClientConnectorError": "connect",
+    "ConnectionTimeoutError": "timeout",
+    "ServerTimeoutError": "timeout",
+    "ServerDisconnectedError": "reset",
+    "ClientOSError": "reset",
+    "ClientPayloadError": "reset",
+    "ClientConnectionResetError": "reset",
+    # what lies below them
+    "TimeoutError": "timeout",
+    "ConnectionRefusedError": "connect",
+    "ConnectionResetError": "reset",
+    "BrokenPipeError": "reset",
+}
+
+
+def _transport(error: BaseException) -> Any:
+    """Name a transport error by the first of its classes that is in the table."""
+    for cls in type(error).__mro__:
+        if cls.__name__ in _TRANSPORT:
+            return _TRANSPORT[cls.__name__]
+    return "other"

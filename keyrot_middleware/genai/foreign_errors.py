@@ -1,0 +1,99 @@
+"""The HTTP errors of other libraries, which programs that choose keys by hand report.
+
+They are told by what they have, since none of the libraries may be imported here: httpx, requests
+and their like have a `response`, urllib's error is the response itself, aiohttp's has a `status`,
+those of API clients (openai, the SDK's own Interactions) a `status_code` and a `body`. Nothing in
+here raises, whatever an attribute does.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from typing import Any
+
+from ..core.failures import Facts
+from .redaction import Redact
+
+__all__ = ["spent", "told"]
+
+_LONGEST = 65_536
+"""No error body of Google's is longer."""
+_INTERNAL_ERROR = 1011
+"""The code with which Live closes a websocket, also when a quota is spent."""
+
+
+def told(error: BaseException, redact: Redact) -> Facts | None:
+    """Read the facts of a refusal; None where *error* tells of none, such as a lost connection.
+
+    Args:
+        error: As it was reported.
+        redact: Takes the keys out of a body that is put back.
+    """
+    response = _get(error, "response")
+    code = _status(response, "status_code", "status") or _status(
+        error, "status_code", "status", "code"
+    )
+    if code is None:
+        return _closed(error)
+    body = _body(response, "content", "text") or _body(error, "body") or _file(error, redact)
+    return Facts(code, body, _retry_after(response) or _retry_after(error))
+
+
+def spent(code: object, reason: object) -> bool:
+    """Tell whether a websocket was closed for a quota, for which it has no code of its own."""
+    return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
+
+
+def _closed(error: BaseException) -> Facts | None:
+    close = _get(error, "rcvd")  # websockets' ConnectionClosed: the frame that came
+    reason = _get(close, "reason")
+    return Facts(429, reason) if spent(_get(close, "code"), reason) else None
+
+
+def _get(holder: object, name: str) -> Any:
+    """Read an attribute, whatever it does."""
+    with suppress(Exception):
+        return getattr(holder, name, None)
+    return None
+
+
+def _status(holder: object, *names: str) -> int | None:
+    for value in (_get(holder, name) for name in names):
+        if isinstance(value, int) and 400 <= value < 600:
+            return int(value)
+    return None
+
+
+def _body(holder: object, *names: str) -> Any:
+    """Give the first that is a body; of a response that was not read, there may be none."""
+    for value in (_get(holder, name) for name in names):
+        if isinstance(value, bytes) and value:
+            return value[:_LONGEST].decode("utf-8", "replace")
+        if isinstance(value, str | dict | list) and value:
+            return value
+    return None
+
+
+def _retry_after(holder: object) -> str | None:
+    headers = _get(holder, "headers")
+    for name in ("retry-after", "Retry-After"):
+        with suppress(Exception):
+            if isinstance(value := headers.get(name), str):
+                return value
+    return None
+
+
+def _file(error: Any, redact: Redact) -> str | None:
+    """Read the body of urllib's error, and put it back: it can be read only once."""
+    with suppress(Exception):
+        if error.fp is None:
+            return None
+        body: bytes = error.read(_LONGEST)
+        text = redact(body.decode("utf-8", "surrogateescape"))
+        again = io.BytesIO(text.encode("utf-8", "surrogateescape"))
+        for name in [name for name in vars(error) if hasattr(again, name)]:
+            delattr(error, name)  # methods of the old file that were looked up before
+        error.fp = error.file = again
+        return text or None
+    return None

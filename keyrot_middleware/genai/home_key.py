@@ -1,0 +1,59 @@
+"""Which key a client has of its own, and which clients are given the pool's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from ..core.model import POOL_KEY
+from .call_info import option, origin_of
+
+__all__ = ["fingerprint", "needs_home", "own"]
+
+_SALT = os.urandom(16)
+
+
+def needs_home(given: Mapping[str, Any], origins: Collection[str]) -> bool:
+    """Tell whether a client made with these arguments is to have the pool's key as its home key.
+
+    Args:
+        given: The arguments of the api client's constructor, by name.
+        origins: Those that may have the pool's keys.
+    """
+    key = given.get("api_key")
+    others = (given.get(name) for name in ("credentials", "project", "location"))
+    if own(key) or any(others) or _vertex(given.get("vertexai")):
+        return False  # a key of its own, another road, or what the SDK will refuse
+    if key != POOL_KEY and own(_env_key()):
+        return False
+    base_url = option(given.get("http_options"), "base_url")
+    return not base_url or origin_of(base_url) in origins
+
+
+def own(key: Any) -> bool:
+    """Tell whether a key is one, and not empty or the placeholder."""
+    return isinstance(key, str) and key.strip() not in ("", POOL_KEY)
+
+
+@lru_cache(maxsize=256)
+def fingerprint(key: str) -> str:
+    """Label a stranger's key for this process; nothing of the key can be had from it."""
+    return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()
+
+
+def _env_key() -> str | None:
+    """Read the variables as the SDK does: GOOGLE_API_KEY first."""
+    return os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY")
+
+
+def _vertex(asked: Any) -> bool:
+    """Tell whether the SDK will take the other road, as it reads its own variables."""
+    if asked is not None:
+        return bool(asked)
+    for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
+        if (value := os.environ.get(name)) is not None:
+            return value.lower() in ("true", "1")
+    return False

@@ -1,0 +1,261 @@
+"""One key into one request: into the headers that the SDK has just built for it.
+
+The key travels to the SDK's `_build_request` in a context variable that is set for one send, so
+nothing shared is changed: not the client, not the program's options, not the client's headers.
+There every header that is the client's key again (in another case, or as a bearer token) is
+dropped, or two keys would go out. (docs/adr/0003)
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any
+
+from ..errors import ConfigError
+from .call_info import Asked, alias_of, option, origin_of
+from .patching import Seams
+
+__all__ = [
+    "KEY_HEADER",
+    "Unseen",
+    "asend_once",
+    "build_request",
+    "foreign_key",
+    "fresh",
+    "of_keys",
+    "send_once",
+    "sendable",
+    "sending",
+    "under_way",
+]
+
+KEY_HEADER = "x-goog-api-key"
+_BEARER = "authorization"
+
+
+_RETRIED_BY_SDK = (408, 429, 500, 502, 503, 504)
+"""What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.65 to 3.6)."""
+
+_OURS = frozenset({401, 402, 403, 429})
+"""The codes of a key's own failure: another key is the remedy, not the same one again."""
+
+
+under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=None)
+"""The send of ours for which the SDK builds a request; None where it is not ours."""
+
+
+class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
+    """Let the request that the SDK builds inside the `with` carry a key.
+
+    That request and no other: what runs meanwhile, an event hook for one, may make its own calls.
+    """
+
+    __slots__ = (
+        "_seams",
+        "_token",
+        "body",
+        "client",
+        "once",
+        "options",
+        "options_sent",
+        "origins",
+        "request",
+        "response",
+        "value",
+    )
+
+    def __init__(
+        self,
+        value: str | None,
+        client: Any,
+        asked: Asked,
+        origins: Collection[str],
+        seams: Seams,
+        *,
+        once: bool,
+    ) -> None:
+        self.origins = origins
+        """Where the key may go."""
+        self._seams = seams
+        """In which it stands; they are kept in place until it has ended."""
+        self.value = value
+        """The key; None leaves the client's own."""
+        self.client = client
+        self.body: Any = None
+        """What the SDK was given for this send; no other request has the same object."""
+        self.request: Any = None
+        """What the SDK has made of it."""
+        self.options = asked.http_options
+        """The program's own: ours differ in how often the SDK repeats, in nothing else."""
+        self.options_sent: Any = None
+        """As the SDK was given them for this send."""
+        self.once = once
+        """The SDK would not repeat it, and need not be asked."""
+        self.response: Any = None
+        """The SDK's response of a stream, once it is there."""
+
+    def __enter__(self) -> sending:
+        self._seams.enter(self)
+        self._token = under_way.set(self)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._seams.leave(self)
+        under_way.reset(self._token)
+
+
+class Unseen(str):
+    """A header's text that shows no key.
+
+    Who reports errors shows local variables, and the SDK has headers in some, aiohttp in more.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'[redacted]'"
+
+
+def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
+    send: sending,
+    wrapped: Callable[..., Any],
+    client: Any,
+    http_method: str,
+    path: str,
+    request_dict: Any,
+    http_options: Any = None,  # ours, where we had to change them
+) -> Any:
+    """Wrap the SDK's `_build_request`: the same request, with the key of this send.
+
+    Raises:
+        ConfigError: It would go to a host that may not have the key, against what was asked for.
+    """
+    request = wrapped(http_method, path, request_dict, send.options)
+    headers = request.headers = dict(request.headers)
+    value, home = send.value, client.api_key
+    if value is not None and (origin := origin_of(request.url)) not in send.origins:
+        raise ConfigError(
+            f"no key of the pool may go to {origin}: it is not among KEYROT_ALLOWED_HOSTS"
+        )
+    for name in _of_keys(tuple(headers)):
+        if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
+            del headers[name]
+        else:
+            headers[name] = Unseen(headers[name])
+    if value is not None:
+        headers[KEY_HEADER] = Unseen(value)
+    send.request = request
+    return request
+
+
+def send_once(
+    client: Any, http_request: Any, http_options: Any = None, stream: bool = False
+) -> Any:
+    """Do what the SDK's `_request` does where no retry options are in force: send it once.
+
+    Its retry machinery is left out, which then costs more than the pool and does nothing.
+    """
+    return client._request_once(http_request, stream)
+
+
+def asend_once(
+    client: Any, http_request: Any, http_options: Any = None, stream: bool = False
+) -> Any:
+    """Do the same for `_async_request`, without its hidden reconnect, which sleeps for seconds.
+
+    The SDK's aiohttp path has that where no retry options are in force, since 2.x unless told not
+    to; 1.75 cannot be told. We may try again ourselves, at once and with another key.
+    """
+    once = client._async_request_once
+    if "implicit_retry" in (getattr(once, "__kwdefaults__", None) or ()):
+        return once(http_request, stream, implicit_retry=False)
+    return once(http_request, stream)
+
+
+def sendable(client: Any, options: Any, retry: Any) -> Any:
+    """Give *options* as they are sent with: the SDK does not repeat a key's own failure.
+
+    Args:
+        client: The SDK's api client.
+        options: The program's own for this request.
+        retry: The retry options in force.
+    """
+    return options if retry is None else _without_our_retries(client, options, retry)
+
+
+def fresh(send: sending, asked: Asked, options: Any, *, deep: bool) -> tuple[str, str, Any, Any]:
+    """Give the arguments of one send: the SDK changes the body that it is given.
+
+    Args:
+        send: The send.
+        asked: The request as the program made it.
+        options: What `sendable` gave.
+        deep: The SDK will also change what is inside the body (it merges `extra_body`).
+    """
+    body = asked.request_dict
+    if isinstance(body, dict):
+        body = copy.deepcopy(body) if deep else dict(body)
+    send.body, send.options_sent = body, options
+    return asked.http_method, asked.path, body, options
+
+
+def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
+    """Tell whether the caller has set a key header that is not the client's own key."""
+    if not headers:
+        return False
+    for name in _of_keys(tuple(headers)):
+        if name.lower() == KEY_HEADER and headers[name].strip() not in own:
+            return True
+    return False
+
+
+def of_keys(headers: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Give those headers that can carry a key."""
+    return [(name, text) for name, text in headers if name.lower() in (KEY_HEADER, _BEARER)]
+
+
+@lru_cache(maxsize=256)
+def _of_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the headers that can carry a key; programs use few sets of names, each many times."""
+    return tuple(name for name in names if name.lower() in (KEY_HEADER, _BEARER))
+
+
+def _key_again(name: str, text: Any, home: str | None) -> bool:
+    name = name.lower()
+    if name == KEY_HEADER:
+        return True
+    return name == _BEARER and home is not None and str(text).split()[1:] == [home]
+
+
+def _without_our_retries(client: Any, options: Any, retry: Any) -> Any:
+    """Give options in which the SDK does not repeat a key's own failure.
+
+    An empty list of codes means the SDK's defaults, so where none is left the attempts are one.
+    """
+    codes = tuple(option(retry, "http_status_codes") or _RETRIED_BY_SDK)
+    left = [code for code in codes if code not in _OURS]
+    if len(left) == len(codes):
+        return options
+    fields = retry if isinstance(retry, dict) else retry.model_dump()
+    kept = _with(fields, "http_status_codes", left) if left else {"attempts": 1}
+    return _with_retry(client, options, kept)
+
+
+def _with_retry(client: Any, options: Any, fields: Mapping[str, Any]) -> Any:
+    cls = type(client._http_options)
+    retry = sys.modules[cls.__module__].HttpRetryOptions(**fields)
+    if options is None:
+        return cls(retry_options=retry)
+    if isinstance(options, dict):
+        return _with(options, "retry_options", retry)
+    return options.model_copy(update={"retry_options": retry})
+
+
+def _with(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Give the options with one of them set, under one spelling only."""
+    kept = {k: v for k, v in options.items() if k != alias_of(name)}
+    return {**kept, name: value}

@@ -1,0 +1,234 @@
+"""Which SDK methods are patched, put on and taken off as our own layer only.
+
+The four request methods of the api client stand in google-genai 1.65, 2.x and 3.x alike, and
+every model call of the SDK comes through them, one HTTP request each; `_build_request`, below
+them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap
+the same methods, before or after us, and put snapshots back in any order; so our layer is
+recognised by its wrapper function, and one that was brought back from the dead passes through.
+
+The methods below serve sends of calls that came in above. A call under way outlives uninstall(),
+so for each of its sends they stay in place, or are put back: its key would not go in otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from types import ModuleType
+from typing import Any
+
+import wrapt
+from wrapt import FunctionWrapper, wrap_object
+
+from .imports import ImportWatch, Patched
+
+__all__ = [
+    "MODULE",
+    "Seams",
+    "take_off",
+    "wrapper_chain",
+]
+
+# Find and take off one layer among several on a method, with wrapt 1.17 as with 2.x ------------
+#
+# wrapt has this itself from 2.4 on. Programs with opentelemetry-instrumentation up to 0.61 have
+# wrapt 1, and could not install us otherwise.
+
+
+_PROXY: type = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
+"""The class of all layers, in wrapt 2 and in wrapt 1."""
+_DEEPEST = 64
+
+
+def wrapper_chain(method: Any) -> Iterator[Any]:
+    """Give the layers of a method, the outermost first, and what is below them last."""
+    for _ in range(_DEEPEST):
+        yield method
+        try:
+            method = method.__wrapped__
+        except AttributeError:
+            return
+
+
+def take_off(owner: Any, name: str, layer: Any) -> bool:
+    """Take a layer of wrapt off a method or function that *owner*, a class or module, itself has.
+
+    Returns:
+        False where it stays: somebody has put a plain function over it, which holds it fast.
+    """
+    above = None
+    for one in wrapper_chain(vars(owner).get(name)):
+        if one is layer:
+            break
+        above = one
+    else:
+        return True  # it is not there any more
+    below = layer.__wrapped__
+    if above is None:
+        setattr(owner, name, below)
+    elif issubclass(type(above), _PROXY):
+        above.__wrapped__ = below
+    else:
+        return False
+    return True
+
+
+_log = logging.getLogger("keyrot_middleware")
+
+MODULE = "google.genai._api_client"
+OWNER = "BaseApiClient"
+
+Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Seams:
+    """The table of patched methods, switched on and off together."""
+
+    def __init__(
+        self,
+        above: dict[str, Wrapper],
+        below: dict[str, Wrapper],
+        wire: dict[tuple[str, str], Wrapper],
+        on: list[bool],
+        replace: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the tables: method name of the api client -> its wrapper function.
+
+        Args:
+            above: Where calls come in.
+            below: What acts in each send of such a call, and is there until the last has ended.
+            wire: What sends requests, by module and name in it; there as long as what is below.
+                Of those libraries that are in use: none of them is a reason to patch nothing.
+            on: Has something in it while all is on; wrapt tests its truth without a call of Python.
+            replace: Takes all away, for another copy of this package; else `take_off`.
+        """
+        self._table = above | below
+        self._wire = wire
+        self._wrappers = self._table | {".".join(place): one for place, one in wire.items()}
+        self._below = frozenset((*below, *map(".".join, wire)))
+        self._lock = threading.RLock()  # a call that is collected leaves in whatever thread that is
+        self._on = on
+        self._acting: set[object] = set()
+        """Switches on what is below: these seams while they are on, and sends under way."""
+        modules = {MODULE, *(module for module, _ in wire)}
+        self._watch = ImportWatch(modules, self._executed, replace or self.take_off)
+        self._patched = self._watch.patched
+
+    def put_on(self, patched: Patched | None = None) -> None:
+        """Catch calls from now on, or from the moment the SDK is imported; again, if need be.
+
+        Args:
+            patched: What was patched of an SDK that was imported before the one that is there now.
+        """
+        with self._lock:
+            self._patched.update(patched or {})
+            self._on[:] = (True,)
+            self._acting.add(self)
+            self._watch.start()
+        self._executed(None)
+
+    def take_off(self) -> None:
+        """Restore what was there; a layer that others have buried stays, and passes through."""
+        with self._lock:
+            self._watch.stop()
+            self._on.clear()
+            self._acting.discard(self)
+            self._remove_all()
+
+    def enter(self, send: object) -> None:
+        """Have what is below in place until *send* leaves, also after `take_off`.
+
+        Who comes in first says so and then asks whether all is on, `take_off` does it the other
+        way round: one of the two sees the other, without a lock in the way of every send.
+        """
+        self._acting.add(id(send))  # no more of it: a send that nobody drives any more is garbage
+        if not self._on:
+            with self._lock:
+                self._wrap(self._below)
+
+    def leave(self, send: object) -> None:
+        """Let go of what is below, if *send* was the last that needed it."""
+        self._acting.discard(id(send))
+        if not self._on:
+            with self._lock:
+                self._remove_all()
+
+    def in_place(self) -> dict[str, bool]:
+        """Tell for each method whether our layer is still there."""
+        with self._lock:
+            found: dict[str, bool] = {}
+            for _, name, layer in self._layers():
+                found[name] = found.get(name, True) and layer is not None
+            return found
+
+    def _executed(self, _module: ModuleType | None) -> None:
+        with self._lock:
+            if self._on and self._all_there():
+                self._wrap(self._wrappers)
+
+    def _wrap(self, names: Collection[str]) -> None:
+        for owner, name, layer in self._layers():
+            attribute = name.rpartition(".")[2]
+            if layer is None and name in names and attribute in vars(owner):
+                switch = self._acting if name in self._below else self._on
+                wrap_object(owner, attribute, FunctionWrapper, (self._wrappers[name], switch))
+                self._patched.setdefault(owner, set()).add(name)
+
+    def _remove_all(self) -> None:
+        """Remove what nobody needs; under a pool that was put on again, nothing."""
+        for owner, name, layer in self._layers():
+            needed = self._acting if name in self._below else self._on
+            if layer is not None and not needed:
+                take_off(owner, name.rpartition(".")[2], layer)
+
+    def _all_there(self) -> bool:
+        """Refuse to patch a part only: a key could then go out where it should not."""
+        owner = _owner()
+        there = vars(owner) if owner else self._table
+        missing = [name for name in self._table if name not in there]
+        if missing:
+            _log.error(
+                "this google-genai has no %s.%s, so calls are not rotated; supported: 1.65 to 3.x",
+                OWNER,
+                ", ".join(missing),
+            )
+        return not missing
+
+    def _layers(self) -> list[tuple[Any, str, Any]]:
+        """Give, of all that is there or was patched: the owner, the name, our layer or None."""
+        spots = dict.fromkeys(self._spots())
+        for owner, names in tuple(self._patched.items()):
+            spots |= dict.fromkeys((owner, name) for name in names if name in self._wrappers)
+        return [
+            (owner, name, _find(vars(owner).get(name.rpartition(".")[2]), self._wrappers[name]))
+            for owner, name in spots
+        ]
+
+    def _spots(self) -> Iterator[tuple[Any, str]]:
+        """Find what is to be patched, once the SDK is there."""
+        owner = _owner()
+        if owner is None:
+            return
+        for name in self._table:
+            yield owner, name
+        for module, name in self._wire:
+            there: Any = sys.modules.get(module)
+            for part in name.split(".")[:-1]:
+                there = getattr(there, part, None)
+            if there is not None and name.rpartition(".")[2] in vars(there):
+                yield there, f"{module}.{name}"
+
+
+def _owner() -> type | None:
+    module = sys.modules.get(MODULE)
+    return getattr(module, OWNER, None)
+
+
+def _find(method: object, wrapper: Wrapper) -> Any:
+    """Find the layer whose wrapper is ours, by what it does rather than by which object it is."""
+    for layer in wrapper_chain(method):
+        if getattr(layer, "_self_wrapper", None) is wrapper:
+            return layer
+    return None

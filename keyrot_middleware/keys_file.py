@@ -1,0 +1,394 @@
+"""keys.json: a list of keys with their labels and limits, and where each value is kept.
+
+Every mistake in the file is found in one reading, and each is told by file, key id (or the
+entry's number, from 1), field, what was found and what is allowed. Values of keys do not
+belong in this file; where one was pasted all the same, no message shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from .core.model import NO_LIMITS, Candidate, Limits
+from .core.text import hide_secrets, holds_key, nearest, shown
+from .errors import ConfigError
+
+__all__ = [
+    "BUILT_STORES",
+    "GROUP",
+    "SINGLE_KEYS",
+    "KeySpec",
+    "Tier",
+    "known",
+    "load_keys",
+    "plugged_in",
+    "read_keys",
+    "readable_from_file",
+    "signature",
+    "steers_an_sdk",
+]
+
+# Which secret stores there are, by scheme: those of this package, and those that plug in -------
+#
+# A distribution plugs one in by an entry point of the group `keyrot_middleware.secret_stores`: its
+# name is the scheme, its value a callable that takes the environment and gives a `SecretStore`.
+# Entry points are read only where a scheme is not one of ours, since that reads files.
+
+
+GROUP = "keyrot_middleware.secret_stores"
+
+BUILT_STORES = ("env", "vault", "aws", "azure", "gcp", "file")
+
+# A `.env` may come with a directory that somebody else made. So it says where keys are and, in
+# itself, who may read them; it runs no program, sends no SDK to another server, and makes no other
+# authority trusted.
+_FROM_FILE: Mapping[str, frozenset[str]] = {
+    "vault": frozenset(
+        {
+            *("VAULT_ADDR", "VAULT_NAMESPACE", "VAULT_AUTH_MOUNT", "VAULT_CLIENT_TIMEOUT"),
+            *("VAULT_TOKEN", "VAULT_TOKEN_FILE"),
+            *("VAULT_ROLE_ID", "VAULT_ROLE_ID_FILE", "VAULT_SECRET_ID", "VAULT_SECRET_ID_FILE"),
+            *("VAULT_K8S_ROLE", "VAULT_K8S_TOKEN_FILE"),
+            *("VAULT_JWT_ROLE", "VAULT_JWT", "VAULT_JWT_FILE"),
+            *("VAULT_CACERT", "VAULT_CAPATH", "VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"),
+            *("VAULT_SKIP_VERIFY", "KEYROT_VAULT_ALLOW_HTTP", "KEYROT_VAULT_PLACE"),
+        }
+    ),
+    "aws": frozenset(
+        {
+            *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
+            *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+            "KEYROT_AWS_SECRET",
+        }
+    ),
+    "azure": frozenset(
+        {
+            *("AZURE_KEY_VAULT_URL", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"),
+        }
+    ),
+    "gcp": frozenset(
+        {"GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS", "KEYROT_GCP_SECRET"}
+    ),
+    "file": frozenset({"CREDENTIALS_DIRECTORY"}),
+}
+_STEERING: Mapping[str, re.Pattern[str]] = {
+    "aws": re.compile(
+        r"AWS_(?:CONFIG_FILE|SHARED_CREDENTIALS_FILE|CA_BUNDLE|ENDPOINT_URL(?:_\w+)?"
+        r"|WEB_IDENTITY_TOKEN_FILE|ROLE_ARN|CONTAINER_\w+|EC2_METADATA_\w+|USE_\w+_ENDPOINT)"
+    ),
+    "azure": re.compile(
+        r"AZURE_(?:AUTHORITY_HOST|FEDERATED_TOKEN_FILE|TOKEN_CREDENTIALS|CLIENT_CERTIFICATE_\w+)"
+    ),
+    "gcp": re.compile(r"CLOUDSDK_\w+|GCE_METADATA_\w+|GOOGLE_EXTERNAL_ACCOUNT_\w+"),
+}
+
+
+def readable_from_file(scheme: str, name: str) -> bool:
+    """Tell whether `.env` may set a variable of a store; a store that plugs in decides itself."""
+    return scheme not in _FROM_FILE or name in _FROM_FILE[scheme]
+
+
+def steers_an_sdk(scheme: str, name: str) -> bool:
+    """Tell whether a variable steers the SDK under a store, so that it is not read from `.env`."""
+    return scheme in _STEERING and _STEERING[scheme].fullmatch(name) is not None
+
+
+def plugged_in() -> dict[str, EntryPoint]:
+    """Find the stores of other distributions, by scheme; ours cannot be replaced."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return {name: point for name, point in found.items() if name not in BUILT_STORES}
+
+
+def known(scheme: str) -> bool:
+    """Tell whether there is a store of that scheme."""
+    return scheme in BUILT_STORES or scheme in plugged_in()
+
+
+SINGLE_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
+"""Variables of the single key in the SDK's own order; also its id in the pool."""
+
+Tier = Literal["free", "tier1", "tier2", "tier3", "paid"]
+"""Google's usage tiers; `paid` where it does not matter which of them."""
+
+LARGEST = 10 * 10**6
+"""Bytes of a keys.json: some fifty thousand keys with all their labels."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_VALUES_ELSEWHERE = (
+    "the value of a key does not belong in this file: put it into the variable "
+    "GEMINI_KEY_<key_id>, or name its place, such as env://NAME"
+)
+_VALUE_FIELDS = frozenset({"key", "api_key", "apikey", "value", "token"})
+
+
+def _good_id(key_id: str) -> str:
+    if not _NAME.fullmatch(key_id):
+        raise ValueError(f"found {shown(key_id)}")
+    if key_id in SINGLE_KEYS:
+        raise ValueError(f"{shown(key_id)} is taken: it stands for the program's own key")
+    return key_id
+
+
+def _good_place(place: str) -> str:
+    """Refuse what is no place; a text without a scheme may be a key, so it is never shown."""
+    match = _SCHEME.fullmatch(place)
+    if match is None:
+        raise ValueError(f"found no place (not shown here); {_VALUES_ELSEWHERE}")
+    scheme, name = match.groups()
+    if not known(scheme):
+        there = ", ".join((*BUILT_STORES, *plugged_in()))
+        raise ValueError(f"found the unknown scheme {shown(scheme)} (known: {there})")
+    if scheme == "env" and not _NAME.fullmatch(name):
+        raise ValueError("what follows env:// is no name of an environment variable")
+    if scheme == "file" and not name.startswith("/"):
+        raise ValueError("what follows file:// is no path from the root")
+    if not name:
+        raise ValueError(f"nothing follows {scheme}://")
+    return place
+
+
+def _bare_model(model: str) -> str:
+    return model.removeprefix("models/")
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Count = Annotated[int, Field(gt=0)]
+_A_TEXT = "a text that is not empty"
+_A_COUNT = "a whole number above 0, or left out where nobody knows"
+
+
+class KeySpec(BaseModel):
+    """One key of the pool: labels, limits and where its value is kept, never the value.
+
+    The same class as `APIKeyMetadata`, and one entry of keys.json. The description of each
+    field says what is allowed; the errors quote it.
+
+    Raises:
+        ValidationError: pydantic's, a ValueError; it shows no input.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    key_id: Annotated[str, AfterValidator(_good_id)] = Field(
+        description="letters, digits and _, not beginning with a digit (it ends the name of the "
+        f"variable GEMINI_KEY_<key_id>), and neither {' nor '.join(SINGLE_KEYS)}"
+    )
+    model: Annotated[_Text, AfterValidator(_bare_model)] | None = Field(
+        default=None, description=f"{_A_TEXT}: the model that this key is for"
+    )
+    workload: _Text | None = Field(default=None, description=_A_TEXT)
+    tier: Tier | None = Field(default=None, description="free, tier1, tier2, tier3, paid")
+    project: _Text | None = Field(
+        default=None, description=f"{_A_TEXT}; keys of one project share one quota"
+    )
+    billing_account: _Text | None = Field(default=None, description=_A_TEXT)
+    priority: int = Field(default=0, description="a whole number; lower goes first")
+    weight: float = Field(default=1.0, gt=0, description="a number above 0")
+    rpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a minute")
+    tpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: input tokens in a minute")
+    rpd: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a Pacific day")
+    max_concurrency: _Count | None = Field(
+        default=None, description=f"{_A_COUNT}: requests under way at once"
+    )
+    active: bool = Field(default=True, description="true or false")
+    secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
+        default=None,
+        repr=False,
+        description="a place, such as env://NAME, file:///run/secrets/NAME or vault://PATH#FIELD, "
+        "or left out for the store's default place",
+    )
+
+    @property
+    def candidate(self) -> Candidate:
+        """Give the key as selection and quota see it.
+
+        A key without a project is its own project, and a project without a billing account
+        pays for itself.
+        """
+        project = self.project or f"key:{self.key_id}"
+        limits = Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency)
+        return Candidate(
+            key_id=self.key_id,
+            project=project,
+            billing_account=self.billing_account or f"project:{project}",
+            limits=NO_LIMITS if limits == NO_LIMITS else limits,
+            model=self.model,
+            workload=self.workload,
+            tier=self.tier,
+            priority=self.priority,
+            weight=self.weight,
+            active=self.active,
+        )
+
+
+def signature(path: Path) -> tuple[int, int, int] | None:
+    """Tell versions of a file apart without reading it; None where it cannot be looked at."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def load_keys(path: Path) -> tuple[KeySpec, ...]:
+    """Read keys.json.
+
+    Raises:
+        ConfigError: If it is missing, unreadable or wrong; with every mistake in it.
+    """
+    keys, problems = read_keys(path)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return keys
+
+
+def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
+    """Read keys.json; return its keys and a sentence for each thing that is wrong."""
+    entries, problem = _parse(path)
+    name = hide_secrets(str(path))
+    if problem:
+        return (), [f"{name}: {problem}"]
+    keys: list[KeySpec] = []
+    problems: list[str] = []
+    for number, entry in enumerate(entries, 1):
+        key, wrong = _read_entry(number, entry)
+        keys += [key] if key else []
+        problems += [f"{name}, {text}" for text in wrong]
+    problems += [f"{name}, {text}" for text in _repeats(entries)]
+    return tuple(keys), problems
+
+
+def _parse(path: Path) -> tuple[list[Any], str | None]:
+    """Return the entries of the file, or why there are none."""
+    try:
+        if refusal := _refusal(path):
+            return [], refusal
+        # utf-8-sig: editors on Windows put a byte order mark first.
+        found = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_no_repeats)
+        json.dumps(found, ensure_ascii=False).encode()
+    except FileNotFoundError:
+        return [], "there is no such file; create it (see keys_example.json) or name another"
+    except OSError as error:
+        return [], f"the file cannot be read: {error.strerror}"
+    except json.JSONDecodeError as error:
+        return [], f"not JSON, line {error.lineno}, column {error.colno}: {error.msg}"
+    except UnicodeDecodeError as error:
+        return [], f"not UTF-8 text, at byte {error.start}; save the file as UTF-8"
+    except UnicodeEncodeError:
+        return [], "a \\u escape in it stands for half a character; write the character itself"
+    except _RepeatedFieldError as error:
+        return [], f"the field {shown(error.args[0])} stands twice in one entry; keep one"
+    except (ValueError, RecursionError):
+        return [], "not JSON that can be read: a number is too long or lists lie too deep"
+    if not isinstance(found, list):
+        return [], f"found {shown(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
+    return found, None
+
+
+def _refusal(path: Path) -> str | None:
+    """Say why a file is not even read."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        return "it is no regular file: a pipe cannot be read again when it changes"
+    if found.st_size > LARGEST:
+        return f"the file is larger than {LARGEST // 10**6} MB, which no list of keys is"
+    return None
+
+
+class _RepeatedFieldError(Exception):
+    """Carry the name of a field that stands twice in one object."""
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entry:
+            raise _RepeatedFieldError(name)
+        entry[name] = value
+    return entry
+
+
+def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
+    """Return the entry's key, or a sentence for each field that is wrong."""
+    if not isinstance(entry, dict):
+        return None, [f"entry {number}: found {shown(entry)}; allowed: an object, {{…}}."]
+    who = _who(number, entry)
+    pasted = [name for name, value in entry.items() if isinstance(value, str) and holds_key(value)]
+    if pasted:
+        return None, [f"{who}, field {_field(name)}: {_PASTED}" for name in pasted]
+    try:
+        return KeySpec.model_validate(entry), []
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    return None, [f"{who}, {_sentence(problem)}" for problem in found]
+
+
+_PASTED = f"found an API key itself (not shown here); {_VALUES_ELSEWHERE}."
+
+
+def _who(number: int, entry: dict[str, Any]) -> str:
+    key_id = entry.get("key_id")
+    if isinstance(key_id, str) and _NAME.fullmatch(key_id) and hide_secrets(key_id) == key_id:
+        return f"key {key_id}"
+    return f"entry {number}"
+
+
+def _field(name: object) -> str:
+    return hide_secrets(str(name))
+
+
+def _sentence(problem: Any) -> str:
+    """Say one of pydantic's problems in words that show no secret."""
+    name = _field(problem["loc"][0])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown field {shown(name)}; {_instead(name)}"
+        case "missing":
+            found = "missing"
+        case "value_error":
+            found = str(problem["ctx"]["error"])
+        case _ if name == "secret":
+            found = "found no place (not shown here)"
+        case _:
+            found = f"found {shown(problem['input'])}"
+    hint = nearest(str(problem["input"]), ("free", "tier1", "paid")) if name == "tier" else ""
+    return f"field {name}: {found}; allowed: {KeySpec.model_fields[name].description}.{hint}"
+
+
+def _instead(name: str) -> str:
+    if name.lower() in _VALUE_FIELDS:
+        return _VALUES_ELSEWHERE
+    return f"allowed: {', '.join(KeySpec.model_fields)}.{nearest(name, KeySpec.model_fields)}"
+
+
+def _repeats(entries: Iterable[object]) -> list[str]:
+    """Say which entries have the same id."""
+    seen: dict[str, list[str]] = {}
+    for number, entry in enumerate(entries, 1):
+        key_id = entry.get("key_id") if isinstance(entry, dict) else None
+        if isinstance(key_id, str):
+            seen.setdefault(key_id, []).append(str(number))
+    return [
+        f"key {_field(key_id)}, field key_id: found in the entries {' and '.join(numbers)}; "
+        "allowed: once. Give each key an id of its own."
+        for key_id, numbers in seen.items()
+        if len(numbers) > 1
+    ]

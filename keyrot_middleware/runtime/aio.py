@@ -1,0 +1,426 @@
+"""Drive a flow in an asyncio task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from types import CoroutineType
+from typing import Any, ClassVar, Protocol
+
+from ..core.commands import (
+    Acquire,
+    Command,
+    Done,
+    Failed,
+    Opened,
+    Owner,
+    Refresh,
+    RefreshAll,
+    Relay,
+    Send,
+    Serving,
+    Settle,
+    Sleep,
+    Steps,
+    StreamEnd,
+)
+from ..core.model import Kind, Lease, Outcome, Unavailable
+from ..core.waiting import Ticket
+from ..guard import fault
+from ..telemetry.observer import Watch
+from .pool import unbooked
+from .sync import Performer
+
+__all__ = [
+    "AsyncPerformer",
+    "AsyncRelay",
+    "AsyncStream",
+    "run",
+    "run_stream",
+]
+
+# Do what a flow asks for in an asyncio task. Nothing is decided here ---------------------------
+
+
+_TURNS = 12
+"""Two for each level of generators, and there are up to six: ours, the SDK's, a framework's."""
+
+
+class AsyncPerformer(Performer):
+    """The same, blocking only the task: what has to wait is given as a coroutine."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        """Serve one call of the running loop; see `Performer`."""
+        super().__init__(*args, **more)
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:  # under a loop that is not asyncio's
+            self._loop = None
+
+    def alive(self) -> bool:
+        """Tell the same; what waits in a closed loop waits for ever."""
+        return super().alive() and not (self._loop is not None and self._loop.is_closed())
+
+    def __call__(self, command: Command) -> Any:
+        """Perform *command*, watched; give its reply, or a coroutine that does."""
+        if self.watch is None:
+            return self.does[type(command)](self, command)
+        return self._watched(command, self.watch)
+
+    async def _watched(self, command: Command, watch: Watch) -> Any:
+        watch.before(command)
+        try:
+            reply = self.does[type(command)](self, command)
+            if type(reply) is CoroutineType:
+                reply = await reply
+        except BaseException as error:
+            watch.after(command, error)
+            raise
+        watch.after(command, reply)
+        return reply
+
+    def _acquire(self, command: Acquire) -> Any:
+        if not self._pool.state.instant:
+            return self._acquire_far(command)
+        reply = super()._acquire(command)
+        return self._acquire_again(command) if _in_use(reply) else reply
+
+    async def _acquire_again(self, command: Acquire) -> Lease | Unavailable:
+        """Acquire once the loop has closed the streams that are being closed.
+
+        `aclose()` of a stream of the SDK drops the generators below it, and the loop closes those,
+        one level after the other, in its next turns.
+        """
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        return super()._acquire(command)
+
+    async def _acquire_far(self, command: Acquire) -> Lease | Unavailable:
+        reply = await self._ask_far(command)
+        if _in_use(reply):
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            reply = await self._ask_far(command)
+        return reply
+
+    async def _ask_far(self, command: Acquire) -> Lease | Unavailable:
+        state = self._pool.state
+        if self._pool.abandoned:
+            self._pool.settle_abandoned()
+        reply: Lease | Unavailable
+        try:
+            reply = await state.aacquire(
+                self._counted(command), command.candidates, spread=command.spread, holder=self
+            )
+        except Exception:
+            fault("state")
+            reply = unbooked(command, self._pool.clock.time())
+        return self._acquired(reply)
+
+    def _send(self, command: Send) -> Awaitable[Done | Opened | Failed]:
+        sent: Awaitable[Done | Opened | Failed] = (
+            self._send_request(command.lease)
+            if self.watch is None
+            else self._send_attached(command, self.watch)
+        )
+        return sent
+
+    async def _send_attached(self, command: Send, watch: Watch) -> Done | Opened | Failed:
+        token = watch.attach()
+        try:
+            reply: Done | Opened | Failed = await self._send_request(command.lease)
+            return reply
+        finally:
+            watch.detach(token)
+
+    def _serving(self, command: Serving) -> Any:
+        instant = self._pool.state.instant
+        return super()._serving(command) if instant else self._serving_far(command)
+
+    async def _serving_far(self, command: Serving) -> None:
+        try:
+            if command.lease.books is not None:
+                await self._pool.state.asettle(command.lease, Outcome(Kind.SERVING))
+        except Exception:
+            fault("state")
+
+    def _settle(self, command: Settle) -> Any:
+        instant = self._pool.state.instant
+        return super()._settle(command) if instant else self._settle_far(command)
+
+    async def _settle_far(self, command: Settle) -> float | None:
+        state, lease = self._pool.state, command.lease
+        until: float | None = None
+        self._lease = None  # from here on it is settled to the end, also when cancelled
+        try:
+            if lease.books is not None:
+                until = await _shielded(state.asettle(lease, command.outcome, command.names))
+        except Exception:
+            fault("state")
+        return self._settled(command, until)
+
+    def _owner(self, command: Owner) -> Any:
+        return super()._owner(command) if self._pool.state.instant else self._owner_far(command)
+
+    async def _owner_far(self, command: Owner) -> tuple[str, str] | None:
+        try:
+            return await self._pool.state.aowner(command.names)
+        except Exception:
+            fault("state")
+            return None
+
+    async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
+        replaced = await asyncio.to_thread(self._look_up, command)
+        self.changed(command, replaced)
+        return replaced
+
+    async def _refresh_all(self, _command: RefreshAll) -> bool:  # type: ignore[override]  # awaited
+        return await asyncio.to_thread(self._pool.refresh_all)
+
+    async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
+        if command.begins:
+            self.changed(command)
+        began, ticket = self._monotonic(), command.ticket
+        if ticket is None or self._by_clock(command):
+            await self._pool.clock.asleep(command.seconds)
+        else:
+            await _rung(ticket, command.seconds)
+        return self._slept(command, began)
+
+    does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
+        **Performer.does,
+        Acquire: _acquire,
+        Send: _send,
+        Serving: _serving,
+        Settle: _settle,
+        Owner: _owner,
+        Refresh: _refresh,
+        RefreshAll: _refresh_all,
+        Sleep: _sleep,
+    }
+
+
+async def _rung(ticket: Ticket, seconds: float) -> None:
+    """Wait until the ticket is rung, from any thread, or *seconds* have passed."""
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    def bell() -> bool:
+        try:
+            loop.call_soon_threadsafe(wake)
+        except RuntimeError:  # the loop is closed, and the call with it
+            return False
+        return True
+
+    ticket.bell = bell
+    if ticket.rung:  # before there was a bell
+        return
+    timer = loop.call_later(seconds, wake)
+    try:
+        await woken
+    finally:
+        timer.cancel()
+        ticket.bell = None
+
+
+async def _shielded(settling: Coroutine[Any, Any, float | None]) -> float | None:
+    """Finish *settling* even when the task is cancelled meanwhile, then be cancelled."""
+    task = asyncio.ensure_future(settling)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _in_use(reply: Lease | Unavailable) -> bool:
+    """Say whether a key is only refused since other calls hold it."""
+    if isinstance(reply, Lease):
+        return False
+    return any(block.reason in ("concurrency", "probe") for block in reply.blocks.values())
+
+
+class AsyncStream(Protocol):
+    """A stream that the SDK opened, whose first chunk is here."""
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Give the chunks, the first included."""
+
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Tell what became of it."""
+
+    async def aclose(self) -> None:
+        """Close the SDK's own generator."""
+
+
+async def run(flow: Steps, perform: AsyncPerformer) -> Any:
+    """Carry a unary call through; give the SDK's response."""
+    try:
+        result = await _drive(flow, next(flow), perform)
+    except GeneratorExit:
+        perform.abandon()
+        raise
+    except BaseException as error:
+        perform.finish(error)
+        raise
+    finally:
+        perform.driven = False
+    perform.finish(None)
+    return result
+
+
+async def run_stream(flow: Steps, perform: AsyncPerformer) -> AsyncRelay:
+    """Carry a streamed call to its first chunk; give the chunks as they come."""
+    try:
+        relay = await _drive(flow, next(flow), perform, until=Relay)
+    except GeneratorExit:
+        perform.abandon()
+        raise
+    except BaseException as error:
+        perform.finish(error)
+        raise
+    return AsyncRelay(flow, perform, perform.relay(relay))
+
+
+async def _drive(
+    flow: Steps, command: Command, perform: AsyncPerformer, until: type | None = None
+) -> Any:
+    """Perform commands until the flow returns, or asks for one of type *until*."""
+    try:
+        while until is None or not isinstance(command, until):
+            try:
+                reply = perform(command)
+                if type(reply) is CoroutineType:
+                    reply = await reply
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(reply)
+    except StopIteration as stop:
+        return stop.value
+    return command
+
+
+class AsyncRelay:
+    """The chunks of an open stream. Its lease is settled once, however it ends.
+
+    No async generator: one that is dropped is closed by its loop, later or never, while this is
+    settled as soon as nobody refers to it any more.
+    """
+
+    def __init__(self, flow: Steps, perform: AsyncPerformer, stream: AsyncStream) -> None:
+        self._flow = flow
+        self._perform = perform
+        self._stream = stream
+        self._chunks = aiter(stream)
+        self._over = self._reading = False
+
+    def __aiter__(self) -> AsyncRelay:
+        """Give itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """Give the next chunk.
+
+        Raises:
+            StopAsyncIteration: The stream ended.
+            RuntimeError: Another task is reading it.
+            BaseException: The SDK's own error.
+        """
+        if self._reading:
+            raise RuntimeError("anext(): the stream is being read already")
+        if self._over:
+            raise StopAsyncIteration
+        self._reading = True
+        try:
+            chunk, failed = await _next(self._chunks, self._perform.watch)
+            if chunk is None:
+                await self._end(failed)
+        except GeneratorExit:
+            self._over = True
+            self._perform.abandon()
+            raise
+        except BaseException as error:
+            await self._fail(error)
+            raise
+        finally:
+            self._reading = False
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the stream; what it has used so far is booked before this returns.
+
+        Raises:
+            RuntimeError: Another task is reading it.
+        """
+        if self._reading:
+            raise RuntimeError("aclose(): the stream is being read")
+        if not self._over:
+            self._over = True
+            self._perform.abandon()
+            await _quietly(self._stream.aclose())
+
+    async def _end(self, failed: Exception | None) -> None:
+        """Settle a stream that ended or broke."""
+        end = self._stream.end(failed)
+        await self._stream.aclose()
+        self._over = True
+        await self._settle(self._flow.send, end)
+
+    async def _fail(self, error: BaseException) -> None:
+        """Settle a stream that is cancelled or thrown into, and raise *error* again."""
+        if self._over:
+            return
+        self._over = True
+        try:
+            await _quietly(self._stream.aclose())
+        except GeneratorExit:
+            raise
+        except BaseException:  # noqa: S110 - cancelled once more: the first reason is raised
+            pass
+        await self._settle(self._flow.throw, error)
+
+    async def _settle(self, go_on: Callable[[Any], Command], value: Any) -> None:
+        """Carry the flow to its end."""
+        try:
+            await _drive(self._flow, go_on(value), self._perform)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._perform.finish(error)
+            raise
+        self._perform.finish(None)
+
+    def __del__(self) -> None:
+        self._perform.abandon()
+
+
+async def _next(chunks: AsyncIterator[Any], watch: Watch | None) -> tuple[Any, Exception | None]:
+    """Wait for a chunk; the attempt is current only meanwhile. `(None, …)` at the end."""
+    token = watch.attach() if watch is not None else None
+    try:
+        return await anext(chunks), None
+    except StopAsyncIteration:
+        return None, None
+    except Exception as error:
+        return None, error
+    finally:
+        if watch is not None:
+            watch.detach(token)
+
+
+async def _quietly(closing: Awaitable[None]) -> None:
+    """Close what is being abandoned; its own complaint must not hide the reason."""
+    with suppress(Exception):
+        await closing

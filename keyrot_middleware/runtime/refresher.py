@@ -1,0 +1,116 @@
+"""What happens in the background of a pool: stores are asked again, keys.json is looked at.
+
+One daemon thread for each pool, which sleeps on an event; it starts look-ups and waits for none
+of them (secrets/lanes.py). It ends with its pool, and begins again in a forked child.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from math import inf
+
+from ..config import Config, reread
+from ..errors import KeyrotError
+from ..forks import after_fork
+from ..guard import fault
+from ..keys_file import signature
+from ..secrets import Stores
+from ..secrets.cache import ANSWER_S
+from .pool import Pool
+
+__all__ = ["Upkeep"]
+
+_log = logging.getLogger("keyrot_middleware")
+
+LOOK_S = 3.0
+"""Between two looks at keys.json."""
+TICK_S = 5.0
+"""Between two turns with a shared state: other processes wait for what was abandoned here."""
+SETTLE_S = 0.3
+"""An editor writes in several steps: the file is read when it has not changed for so long."""
+
+
+class Upkeep:
+    """Keep a pool up to date with its stores and its keys.json."""
+
+    def __init__(self, pool: Pool, config: Config, stores: Stores) -> None:
+        """Start nothing yet.
+
+        Args:
+            pool: The pool, made from *config*.
+            config: The settings at start.
+            stores: Those that are open.
+        """
+        self._pool = pool
+        self._config = config
+        self._stores = stores
+        self._seen = config.keys_seen
+        """The version of keys.json that is in force, or was refused."""
+        self._changing = config.keys_seen
+        self._on = False
+        after_fork(self, Upkeep._renew)
+
+    def start(self) -> None:
+        """Begin."""
+        self._on = True
+        alive, stirred = weakref.ref(self), self._pool.ring.stirred
+        weakref.finalize(self, stirred.set).atexit = False
+        name = f"keyrot-upkeep-{self._pool.name}"
+        threading.Thread(target=_run, args=(alive, stirred), name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """End it, without waiting."""
+        self._on = False
+        self._pool.ring.stirred.set()
+
+    def turn(self) -> float | None:
+        """Do what is due; give the seconds until the next turn, None where there is none."""
+        if not self._on:
+            return None
+        try:
+            self._pool.settle_abandoned()
+            tick_s = inf if self._pool.state.instant else TICK_S
+            if self._config.settings.secrets_ttl_s <= 0:
+                return tick_s
+            look_s = self._look() if self._config.keys_file is not None else inf
+            return min(self._pool.ring.turn(), look_s, tick_s)
+        except Exception:
+            fault("secrets")
+            return LOOK_S
+
+    def _look(self) -> float:
+        """Read keys.json again if it has changed; give the seconds until the next look."""
+        assert self._config.keys_file is not None  # noqa: S101 - the caller has just looked
+        found = signature(self._config.keys_file)
+        if found == self._seen:
+            return LOOK_S
+        if found != self._changing:
+            self._changing = found
+            return SETTLE_S
+        self._seen = found
+        try:
+            self._take(reread(self._config))
+        except KeyrotError as error:
+            _log.error("pool %s: the keys stay as they were: %s", self._pool.name, error)
+        return LOOK_S
+
+    def _take(self, config: Config) -> None:
+        """Put other keys in place."""
+        places = self._stores.places(config)
+        self._config = config
+        self._pool.listed = tuple(key.candidate for key in config.keys)
+        self._pool.ring.hang(places, ANSWER_S)
+
+    def _renew(self) -> None:
+        if self._on:
+            self.start()
+
+
+def _run(alive: weakref.ref[Upkeep], stirred: threading.Event) -> None:
+    """Take turns as long as the pool is there; hold on to nothing of it meanwhile."""
+    while (upkeep := alive()) is not None and (pause := upkeep.turn()) is not None:
+        del upkeep
+        stirred.wait(min(pause, threading.TIMEOUT_MAX))
+        stirred.clear()

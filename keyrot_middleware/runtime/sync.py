@@ -1,0 +1,375 @@
+"""Drive a flow in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, ClassVar, Protocol
+
+from ..core.commands import (
+    Acquire,
+    Command,
+    Now,
+    Owner,
+    Refresh,
+    RefreshAll,
+    Relay,
+    Send,
+    Serving,
+    Settle,
+    Sleep,
+    Steps,
+    StreamEnd,
+)
+from ..core.failures import KEY_REJECTIONS
+from ..core.flow import Exhausted
+from ..core.model import CallInfo, Kind, Lease, Outcome, Unavailable
+from ..guard import fault
+from ..telemetry.observer import Watch, tell
+from .abandoned import collecting
+from .pool import Pool, SystemClock, unbooked
+
+__all__ = [
+    "Performer",
+    "Stream",
+    "run",
+    "run_stream",
+]
+
+# Do what a flow asks for. Nothing is decided here ----------------------------------------------
+
+
+class Performer:
+    """The parts of a pool at the service of one call, blocking the thread."""
+
+    __slots__ = (
+        "__weakref__",
+        "_abandoned",
+        "_end",
+        "_info",
+        "_lease",
+        "_over",
+        "_pool",
+        "_send_request",
+        "_stream",
+        "driven",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        info: CallInfo,
+        send: Callable[[Lease], Any],
+        watch: Watch | None = None,
+    ) -> None:
+        """Serve one call.
+
+        Args:
+            pool: Its parts.
+            info: The call.
+            send: Sends the request with a lease's key; gives a Done, an Opened or a Failed.
+            watch: Is told of every command.
+        """
+        self._pool = pool
+        self._info = info
+        self._send_request = send
+        self.watch = watch
+        self._lease: Lease | None = None
+        """What this call holds, until it is settled."""
+        self._stream: Any = None
+        """What the send opened; says how much it has used so far."""
+        self._end = StreamEnd()
+        self._abandoned = self._over = False
+        self.driven = True
+        """False once nobody drives the call any more, even where it was interrupted unawares."""
+
+    def alive(self) -> bool:
+        """Tell whether what the call holds will be settled; see `state.base.Holder`."""
+        return self.driven and not (self._over or self._abandoned)
+
+    def __call__(self, command: Command) -> Any:
+        """Perform *command*, watched; give its reply."""
+        watch = self.watch
+        if watch is None:
+            return self.does[type(command)](self, command)
+        watch.before(command)
+        try:
+            reply = self.does[type(command)](self, command)
+        except BaseException as error:
+            watch.after(command, error)
+            raise
+        watch.after(command, reply)
+        return reply
+
+    def relay(self, command: Relay) -> Any:
+        """Give the stream that *command* hands to the caller, and keep it for `abandon`."""
+        self._stream = command.stream
+        return command.stream
+
+    def abandon(self) -> None:
+        """Settle a call that is closed or dropped; does nothing to one that is over.
+
+        What the garbage collector closes waits for the pool's next call: see collector.py.
+        """
+        if self._abandoned or self._over:
+            return
+        self._abandoned = True
+        stream, self._stream = self._stream, None
+        self._end = stream.end(None) if stream is not None else StreamEnd()
+        self._send_request = _over  # what waits to be settled keeps nothing of the SDK alive
+        if collecting():
+            self._pool.abandoned.append(self)
+        else:
+            self.settle_abandoned()
+
+    def settle_abandoned(self) -> None:
+        """Settle what `abandon` gave up, without a loop to wait in."""
+        lease, end = self._lease, self._end
+        if lease is not None:
+            self._settle_now(Settle(lease, Outcome(Kind.ABANDONED, None, end.usage), end.names))
+        self.finish(GeneratorExit())
+
+    def _settle_now(self, command: Settle) -> None:
+        watch = self.watch
+        if watch is not None:
+            watch.before(command)
+        reply = Performer._settle(self, command)
+        if watch is not None:
+            watch.after(command, reply)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Report, once, that the call is over."""
+        if self._over:
+            return
+        self._over = True
+        if isinstance(error, Exhausted):
+            tell(self._pool.chronicles, "refused", fault, self._info, error)
+        if self.watch is not None:
+            self.watch.finish(error)
+
+    def changed(self, command: Settle | Sleep | Refresh, reply: object = None) -> None:
+        """Tell who wants to know what more than one call will feel."""
+        tell(self._pool.chronicles, "changed", fault, self._info, command, reply)
+
+    def _now(self, _command: Now) -> tuple[float, float]:
+        return self._pool.clock.time(), self._pool.draw()
+
+    def _acquire(self, command: Acquire) -> Lease | Unavailable:
+        if self._pool.abandoned:
+            self._pool.settle_abandoned()
+        reply: Lease | Unavailable
+        try:
+            reply = self._pool.state.acquire(
+                self._counted(command), command.candidates, spread=command.spread, holder=self
+            )
+        except Exception:
+            fault("state")
+            reply = unbooked(command, self._pool.clock.time())
+        return self._acquired(reply)
+
+    def _counted(self, command: Acquire) -> CallInfo:
+        return self._pool.models.bounded(command.info, self._pool.clock.time())
+
+    def _acquired(self, reply: Lease | Unavailable) -> Lease | Unavailable:
+        if isinstance(reply, Lease):
+            self._lease = reply
+        else:
+            for key_id, block in reply.blocks.items():
+                if block.reason in KEY_REJECTIONS:
+                    self._pool.doubtful.add(key_id)
+        return reply
+
+    def _send(self, command: Send) -> Any:
+        watch = self.watch
+        if watch is None:
+            return self._send_request(command.lease)
+        token = watch.attach()
+        try:
+            return self._send_request(command.lease)
+        finally:
+            watch.detach(token)
+
+    def _serving(self, command: Serving) -> None:
+        try:
+            if command.lease.books is not None:
+                self._pool.state.settle(command.lease, Outcome(Kind.SERVING))
+        except Exception:
+            fault("state")
+
+    def _settle(self, command: Settle) -> float | None:
+        self._lease = until = None
+        try:
+            if command.lease.books is not None:
+                until = self._pool.state.settle(command.lease, command.outcome, command.names)
+        except Exception:
+            fault("state")
+        return self._settled(command, until)
+
+    def _settled(self, command: Settle, until: float | None) -> float | None:
+        if command.outcome.verdict is not None:
+            self._pool.witness(command)
+            self.changed(command._replace(at=self._pool.clock.time()), until)
+        return until
+
+    def _owner(self, command: Owner) -> tuple[str, str] | None:
+        try:
+            return self._pool.state.owner(command.names)
+        except Exception:
+            fault("state")
+            return None
+
+    def _refresh(self, command: Refresh) -> bool:
+        replaced = self._look_up(command)
+        self.changed(command, replaced)
+        return replaced
+
+    def _refresh_all(self, _command: RefreshAll) -> bool:
+        return self._pool.refresh_all()
+
+    def _look_up(self, command: Refresh) -> bool:
+        return self._pool.refresh(command.key_id, wait=command.wait)
+
+    def _sleep(self, command: Sleep) -> tuple[float, float]:
+        if command.begins:
+            self.changed(command)
+        began, ticket = self._monotonic(), command.ticket
+        if ticket is None or self._by_clock(command):
+            self._pool.clock.sleep(command.seconds)
+        else:
+            rung = threading.Event()
+            ticket.bell = rung.set
+            if not ticket.rung:  # else it was before there was a bell
+                rung.wait(command.seconds)
+            ticket.bell = None
+        return self._slept(command, began)
+
+    def _by_clock(self, command: Sleep) -> bool:
+        """Tell whether a wait for a time is only for the clock to end: a test's own."""
+        return command.front and not isinstance(self._pool.clock, SystemClock)
+
+    def _slept(self, command: Sleep, began: float) -> tuple[float, float]:
+        ended = self._monotonic()
+        if command.ticket is None or not command.ticket.rung:
+            ended = max(ended, began + command.seconds)
+        return began, ended
+
+    def _monotonic(self) -> float:
+        clock = self._pool.clock
+        told: float = getattr(clock, "monotonic", clock.time)()
+        return told
+
+    does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
+        Now: _now,
+        Acquire: _acquire,
+        Send: _send,
+        Serving: _serving,
+        Settle: _settle,
+        Owner: _owner,
+        Refresh: _refresh,
+        RefreshAll: _refresh_all,
+        Sleep: _sleep,
+    }
+
+
+def _over(_lease: Lease) -> Any:
+    raise RuntimeError("this call was abandoned")
+
+
+class Stream(Protocol):
+    """A stream that the SDK opened, whose first chunk is here."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give the chunks, the first included."""
+
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Tell what became of it."""
+
+    def close(self) -> None:
+        """Close the SDK's own generator."""
+
+
+def run(flow: Steps, perform: Performer) -> Any:
+    """Carry a unary call through; give the SDK's response."""
+    try:
+        command = next(flow)
+        while True:
+            try:
+                reply = perform(command)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(reply)
+    except StopIteration as stop:
+        perform.finish(None)
+        return stop.value
+    except GeneratorExit:
+        perform.abandon()
+        raise
+    except BaseException as error:
+        perform.finish(error)
+        raise
+    finally:
+        perform.driven = False
+
+
+def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
+    """Carry a streamed call through; yield the SDK's chunks as they come."""
+    try:
+        command = next(flow)
+        while True:
+            try:
+                if isinstance(command, Relay):
+                    reply = yield from _relay(perform.relay(command), perform.watch)
+                else:
+                    reply = perform(command)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(reply)
+    except StopIteration:
+        perform.finish(None)
+    except GeneratorExit:
+        perform.abandon()
+        raise
+    except BaseException as error:
+        perform.finish(error)
+        raise
+    finally:
+        perform.driven = False
+
+
+def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEnd]:
+    """Yield the chunks; the attempt is current only while the SDK works on the next one."""
+    chunks = iter(stream)
+    try:
+        while True:
+            chunk, failed = _next(chunks, watch)
+            if chunk is None:
+                break
+            yield chunk
+        end = stream.end(failed)
+    except BaseException:
+        if not collecting():  # else the collector closes both in turn
+            with suppress(Exception):  # its own complaint must not hide the reason
+                stream.close()
+        raise
+    stream.close()
+    return end
+
+
+def _next(chunks: Iterator[Any], watch: Watch | None) -> tuple[Any, Exception | None]:
+    """Wait for a chunk; `(None, …)` at the end."""
+    token = watch.attach() if watch is not None else None
+    try:
+        return next(chunks, None), None
+    except Exception as error:
+        return None, error
+    finally:
+        if watch is not None:
+            watch.detach(token)

@@ -1,0 +1,408 @@
+"""Bodies of errors about a key, its project or its billing account.
+
+Sources: GEMINI.md A3 to A7. Some of them echo the key that was sent, as Google's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from keyrot_middleware.testing.quota import Kind, seconds_to_midnight, seconds_to_minute
+from keyrot_middleware.testing.request import Asked
+
+__all__ = [
+    "api_key_invalid",
+    "bad_field",
+    "cache_storage",
+    "error",
+    "file_denied",
+    "go_duration",
+    "help_only",
+    "ip_blocked",
+    "limit_zero",
+    "method_blocked",
+    "model_not_found",
+    "new_users",
+    "over_quota",
+    "plain",
+    "quota_body",
+    "rate_limit_exceeded",
+    "referrer_blocked",
+    "service_disabled",
+    "suspended",
+    "token_unsupported",
+]
+
+_TYPE = "type.googleapis.com/google.rpc."
+_SERVICE = "generativelanguage.googleapis.com"
+_CONSOLE = "https://console.developers.google.com/apis/api/generativelanguage.googleapis.com"
+
+Body = Callable[[Asked], Any]
+
+
+def error(code: int, status: str, message: str, *details: dict[str, Any]) -> dict[str, Any]:
+    """Write Google's error object; without details there is no `details` at all."""
+    inner: dict[str, Any] = {"code": code, "message": message, "status": status}
+    if details:
+        inner["details"] = list(details)
+    return {"error": inner}
+
+
+def plain(code: int, status: str, message: str) -> Body:
+    """Return a body without details."""
+    return lambda _asked: error(code, status, message)
+
+
+def _info(reason: str, **metadata: str) -> dict[str, Any]:
+    return {
+        "@type": f"{_TYPE}ErrorInfo",
+        "reason": reason,
+        "domain": "googleapis.com",
+        "metadata": metadata,
+    }
+
+
+def _localized(message: str) -> dict[str, Any]:
+    return {"@type": f"{_TYPE}LocalizedMessage", "locale": "en-US", "message": message}
+
+
+def api_key_invalid(message: str) -> Body:
+    """Return the 400 of a key that is unknown, expired or deleted: one reason, three messages."""
+    info = _info("API_KEY_INVALID", service=_SERVICE)
+    body = error(400, "INVALID_ARGUMENT", message, info, _localized(message))
+    return lambda _asked: body
+
+
+def token_unsupported(asked: Asked) -> dict[str, Any]:
+    """Write the 401 of an auth key that was used like an OAuth token."""
+    message = (
+        "Request had invalid authentication credentials. Expected OAuth 2 access token, login "
+        "cookie or other valid authentication credential. See "
+        "https://developers.google.com/identity/sign-in/web/devconsole-project."
+    )
+    info = {
+        "@type": f"{_TYPE}ErrorInfo",
+        "reason": "ACCESS_TOKEN_TYPE_UNSUPPORTED",
+        "metadata": {"method": asked.route.rpc, "service": _SERVICE},
+    }
+    return error(401, "UNAUTHENTICATED", message, info)
+
+
+def suspended(asked: Asked) -> dict[str, Any]:
+    """Write the 403 of a suspended consumer, which echoes the key three times."""
+    echo = f"api_key:{asked.value}"
+    message = f"Permission denied: Consumer '{echo}' has been suspended."
+    info = _info(
+        "CONSUMER_SUSPENDED", consumer=asked.consumer, service=_SERVICE, containerInfo=echo
+    )
+    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+
+
+def service_disabled(asked: Asked) -> dict[str, Any]:
+    """Write the 403 of a project in which the API is not enabled."""
+    number = asked.consumer.removeprefix("projects/")
+    url = f"{_CONSOLE}/overview?project={number}"
+    message = (
+        f"Generative Language API has not been used in project {number} before or it is disabled. "
+        f"Enable it by visiting {url} then retry. If you enabled this API recently, wait a few "
+        "minutes for the action to propagate to our systems and retry."
+    )
+    info = _info(
+        "SERVICE_DISABLED",
+        containerInfo=number,
+        consumer=asked.consumer,
+        activationUrl=url,
+        service=_SERVICE,
+        serviceTitle="Generative Language API",
+    )
+    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+
+
+def method_blocked(asked: Asked) -> dict[str, Any]:
+    """Write the 403 of a key that is restricted to other methods."""
+    message = f"Requests to this API {_SERVICE} method {asked.route.rpc} are blocked."
+    info = _info(
+        "API_KEY_SERVICE_BLOCKED",
+        consumer=asked.consumer,
+        service=_SERVICE,
+        apiName=_SERVICE,
+        methodName=asked.route.rpc,
+    )
+    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+
+
+def referrer_blocked(asked: Asked) -> dict[str, Any]:
+    """Write the 403 of a key that is restricted to the pages of a site."""
+    message = "Requests from referer <empty> are blocked."
+    info = _info(
+        "API_KEY_HTTP_REFERRER_BLOCKED",
+        consumer=asked.consumer,
+        service=_SERVICE,
+        httpReferrer="<empty>",
+    )
+    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+
+
+def ip_blocked(asked: Asked) -> dict[str, Any]:
+    """Write the 403 of a key that is restricted to other addresses."""
+    message = (
+        "The provided API key has an IP address restriction. The originating IP address of the "
+        "call (127.0.0.1) violates this restriction."
+    )
+    info = _info(
+        "API_KEY_IP_ADDRESS_BLOCKED",
+        consumer=asked.consumer,
+        service=_SERVICE,
+        callerIp="127.0.0.1",
+    )
+    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+
+
+def file_denied(asked: Asked) -> dict[str, Any]:
+    """Write the 403 of a file that is another project's, or gone; one text for both."""
+    file_id = (asked.resource or asked.route.name or "files/xxxx").partition("/")[2]
+    message = f"You do not have permission to access the File {file_id} or it may not exist."
+    return error(403, "PERMISSION_DENIED", message)
+
+
+def rate_limit_exceeded(asked: Asked) -> dict[str, Any]:
+    """Write the older 429, which has an ErrorInfo and no QuotaFailure."""
+    metric, limit = "Generate Content API requests per minute", "GenerateContent request limit"
+    message = (
+        f"Quota exceeded for quota metric '{metric}' and limit '{limit} per minute for a region' "
+        f"of service '{_SERVICE}' for consumer 'project_number:{asked.consumer[9:]}'."
+    )
+    info = _info(
+        "RATE_LIMIT_EXCEEDED",
+        service=_SERVICE,
+        quota_location="us-west4",
+        quota_limit_value="0",
+        quota_limit="GenerateContentRequestsPerMinutePerProjectPerRegion",
+        quota_metric=f"{_SERVICE}/generate_content_requests",
+        consumer=asked.consumer,
+    )
+    return error(429, "RESOURCE_EXHAUSTED", message, info)
+
+
+def cache_storage(asked: Asked) -> dict[str, Any]:
+    """Write the 429 of explicit caching where the tier has none of it."""
+    message = (
+        "TotalCachedContentStorageTokensPerModelFreeTier limit exceeded for model "
+        f"{asked.bucket or 'gemini-2.5-flash'}: limit=0, requested={asked.tokens}"
+    )
+    return error(429, "RESOURCE_EXHAUSTED", message)
+
+
+# Bodies of 429: which quota was overrun, and what Google says about when to come back ----------
+#
+# Sources: GEMINI.md A1. The daily one of the free tier names the next minute though the day is
+# spent.
+# Names that no public recording shows are made after their neighbours: all paid requests a minute,
+# and embeddings other than the free tier's requests.
+
+
+Known = Literal["rpm", "tpm", "rpd", "tpd"]
+_DOMAIN = "generativelanguage.googleapis.com"
+_DOCS = "https://ai.google.dev/gemini-api/docs/rate-limits"
+_INTRO = (
+    "You exceeded your current quota, please check your plan and billing details. For more "
+    f"information on this error, head to: {_DOCS}. To monitor your current usage, head to: "
+    "https://ai.dev/rate-limit. "
+)
+# (embedding?, free tier?, limit) -> (metric, quota id).
+_NAMES: dict[tuple[bool, bool, Known], tuple[str, str]] = {
+    (False, True, "rpd"): (
+        "generate_content_free_tier_requests",
+        "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+    ),
+    (False, True, "rpm"): (
+        "generate_content_free_tier_requests",
+        "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+    ),
+    (False, True, "tpm"): (
+        "generate_content_free_tier_input_token_count",
+        "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+    ),
+    (False, True, "tpd"): (
+        "generate_content_free_tier_input_token_count",
+        "GenerateContentInputTokensPerModelPerDay-FreeTier",
+    ),
+    (False, False, "rpd"): (
+        "generate_requests_per_model_per_day",
+        "GenerateRequestsPerDayPerProjectPerModel",
+    ),
+    (False, False, "rpm"): (
+        "generate_requests_per_model",
+        "GenerateRequestsPerMinutePerProjectPerModel",
+    ),
+    (False, False, "tpm"): (
+        "generate_content_paid_tier_input_token_count",
+        "GenerateContentPaidTierInputTokensPerModelPerMinute",
+    ),
+    (True, True, "rpd"): (
+        "embed_content_free_tier_requests",
+        "EmbedContentRequestsPerDayPerUserPerProjectPerModel-FreeTier",
+    ),
+    (True, True, "rpm"): (
+        "embed_content_free_tier_requests",
+        "EmbedContentRequestsPerMinutePerUserPerProjectPerModel-FreeTier",
+    ),
+    (True, True, "tpm"): (
+        "embed_content_free_tier_input_token_count",
+        "EmbedContentInputTokensPerMinutePerUserPerProjectPerModel-FreeTier",
+    ),
+    (True, False, "rpd"): (
+        "embed_content_paid_tier_requests",
+        "EmbedContentRequestsPerDayPerProjectPerModel",
+    ),
+    (True, False, "rpm"): (
+        "embed_content_paid_tier_requests",
+        "EmbedContentRequestsPerMinutePerProjectPerModel",
+    ),
+    (True, False, "tpm"): (
+        "embed_content_paid_tier_input_token_count",
+        "EmbedContentInputTokensPerMinutePerProjectPerModel",
+    ),
+}
+# What a scripted error names where the project has no limit of that kind (GEMINI.md B3).
+_USUAL: dict[bool, dict[Known, int]] = {
+    True: {"rpm": 5, "tpm": 250_000, "rpd": 20},
+    False: {"rpm": 1_000, "tpm": 1_000_000, "rpd": 10_000},
+}
+
+
+def go_duration(seconds: float) -> str:
+    """Write a time as Google's messages do: `4h59m27.7s`, `48.939935699s`, `900ms`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    text = f"{rest:.9f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours:.0f}h{minutes:.0f}m{text}"
+    return f"{minutes:.0f}m{text}" if minutes else text
+
+
+def quota_body(
+    asked: Asked, kinds: Sequence[Known], *, free: bool, retry_s: float, zero: bool = False
+) -> dict[str, Any]:
+    """Write the body of a 429 with Help, QuotaFailure and RetryInfo.
+
+    Args:
+        asked: The request that is refused.
+        kinds: The limits it overran, in the order of the violations.
+        free: Whether the quotas of the free tier are named.
+        retry_s: What RetryInfo says; whole seconds there, all of it in the message.
+        zero: Whether the limits are 0, whose `quotaValue` Google leaves out.
+    """
+    violations = [_violation(asked, kind, free=free, zero=zero) for kind in kinds]
+    lines = "".join(_line(violation) for violation in violations)
+    message = f"{_INTRO}\n{lines}Please retry in {go_duration(retry_s)}."
+    link = {"description": "Learn more about Gemini API quotas", "url": _DOCS}
+    details = [
+        {"@type": f"{_TYPE}Help", "links": [link]},
+        {"@type": f"{_TYPE}QuotaFailure", "violations": violations},
+        {"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{int(retry_s)}s"},
+    ]
+    error = {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details}
+    return {"error": error}
+
+
+def _violation(asked: Asked, kind: Known, *, free: bool, zero: bool) -> dict[str, Any]:
+    embedding = "embed" in asked.route.verb.lower() and (True, free, kind) in _NAMES
+    metric, quota_id = _NAMES[embedding, free, kind]
+    violation: dict[str, Any] = {
+        "quotaMetric": f"{_DOMAIN}/{metric}",
+        "quotaId": quota_id,
+        "quotaDimensions": {"location": "global", "model": asked.bucket or "gemini-2.5-flash"},
+    }
+    if not zero:
+        own = getattr(asked.limits, kind)
+        violation["quotaValue"] = str(_USUAL[free][kind] if own is None else own)
+    return violation
+
+
+def _line(violation: dict[str, Any]) -> str:
+    limit, model = violation.get("quotaValue", "0"), violation["quotaDimensions"]["model"]
+    metric = violation["quotaMetric"]
+    return f"* Quota exceeded for metric: {metric}, limit: {limit}, model: {model}\n"
+
+
+def _retry(asked: Asked, kinds: Sequence[Kind], *, free: bool) -> float:
+    if "rpd" in kinds and not free:
+        return seconds_to_midnight(asked.now)
+    # A free day that is spent names the minute's end all the same (GEMINI.md A1).
+    return seconds_to_minute(asked.now) if asked.wait_s is None else asked.wait_s
+
+
+def limit_zero(asked: Asked) -> dict[str, Any]:
+    """Write the 429 of a model that is not offered to the project: every limit is 0."""
+    kinds: list[Known] = ["rpd", "rpm", "tpm", "tpd"] if asked.free else ["rpd", "rpm", "tpm"]
+    retry_s = seconds_to_minute(asked.now)
+    return quota_body(asked, kinds, free=asked.free, retry_s=retry_s, zero=True)
+
+
+def over_quota(*kinds: Kind, free: bool | None = None) -> Callable[[Asked], dict[str, Any]]:
+    """Return a body of 429 that names the given limits, or those that the request overran.
+
+    Args:
+        kinds: The limits to name; if none are given, `asked.broken` says which.
+        free: The tier to name; the key's own if None.
+    """
+
+    def body(asked: Asked) -> dict[str, Any]:
+        named = kinds or asked.broken
+        if not kinds and any(getattr(asked.limits, kind) == 0 for kind in named):
+            return limit_zero(asked)
+        tier = asked.free if free is None else free
+        return quota_body(asked, named, free=tier, retry_s=_retry(asked, named, free=tier))
+
+    return body
+
+
+# Bodies of errors about the request itself, the model, or the service --------------------------
+#
+# Sources: GEMINI.md A1, A8 to A10.
+
+
+def bad_field(_asked: Asked) -> dict[str, Any]:
+    """Write the 400 of a field that the service does not know."""
+    message = 'Invalid JSON payload received. Unknown name "unknownField": Cannot find field.'
+    violation = {"description": message}
+    detail = {"@type": f"{_TYPE}BadRequest", "fieldViolations": [violation]}
+    return error(400, "INVALID_ARGUMENT", message, detail)
+
+
+def help_only(_asked: Asked) -> dict[str, Any]:
+    """Write the 429 that has no detail but a link."""
+    message = (
+        "You exceeded your current quota, please check your plan and billing details. For more "
+        "information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits."
+    )
+    link = {
+        "description": "Learn more about Gemini API quotas",
+        "url": "https://ai.google.dev/gemini-api/docs/rate-limits",
+    }
+    return error(429, "RESOURCE_EXHAUSTED", message, {"@type": f"{_TYPE}Help", "links": [link]})
+
+
+def model_not_found(asked: Asked) -> dict[str, Any]:
+    """Write the 404 of a model that is not there or cannot do what is asked."""
+    route = asked.route
+    message = (
+        f"models/{route.model or 'unknown'} is not found for API version "
+        f"{route.version or 'v1beta'}, or is not supported for {route.verb or 'generateContent'}. "
+        "Call ModelService.ListModels to see the list of available models and their supported "
+        "methods."
+    )
+    return error(404, "NOT_FOUND", message)
+
+
+def new_users(asked: Asked) -> dict[str, Any]:
+    """Write the 404 of an old model in a project that never used it."""
+    message = (
+        f"This model models/{asked.route.model or 'gemini-2.5-flash'} is no longer available to "
+        "new users, use models/gemini-3.5-flash-lite."
+    )
+    return error(404, "NOT_FOUND", message)

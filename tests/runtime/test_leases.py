@@ -1,0 +1,293 @@
+"""A lease is settled exactly once, whenever and however a real task or thread is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+from replies import Chunks, minute
+from rig import INFO, STREAMED, Rig, key
+
+from keyrot_middleware.core.flow import call_flow
+from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome
+from keyrot_middleware.runtime import aio, sync
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """Make a pool of one key."""
+    return Rig(key("a", Limits(tpm=1_000)), max_wait_s=60.0)
+
+
+def kinds(rig: Rig) -> list[Kind]:
+    """Tell how the leases ended; hold that each did, once."""
+    rig.state.check()
+    return [outcome.kind for _, outcome in rig.state.settled]
+
+
+def tokens(rig: Rig) -> int:
+    """Tell what is booked in this minute."""
+    return rig.state.snapshot(rig.roster.keys.values())["a"].used[0].tokens_minute
+
+
+async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:
+    """Cancel *task* where it stands, so many times, and let it end."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+class Hanging(Chunks):
+    """A stream whose second chunk never comes; closing it takes a while too."""
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """Give one chunk."""
+        self.given += 1
+        yield 1
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        """Take some turns of the loop."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.closed += 1
+
+
+async def open_stream(rig: Rig, chunks: Chunks) -> aio.AsyncRelay:
+    """Begin a streamed call."""
+    rig.will("a", chunks)
+    return await aio.run_stream(
+        call_flow(rig.make(STREAMED)), aio.AsyncPerformer(rig.pool, INFO, rig.asend)
+    )
+
+
+def test_a_stream_under_a_loop_that_is_not_asyncios(rig: Rig) -> None:
+    """A stream that is opened without one is given, and settled where it is dropped unread."""
+    opening = open_stream(rig, Chunks(1, 2))
+    with pytest.raises(StopIteration) as opened:
+        opening.send(None)
+    assert isinstance(opened.value.value, aio.AsyncRelay)
+    del opened
+    gc.collect()
+    assert kinds(rig) == [Kind.ABANDONED]
+
+
+async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
+    """The request may have counted: abandoned, its reservation kept, nobody blamed."""
+
+    async def hang(_: Lease) -> Any:
+        await asyncio.Event().wait()
+
+    flow = call_flow(rig.make())
+    await stopped(asyncio.create_task(aio.run(flow, aio.AsyncPerformer(rig.pool, INFO, hang))))
+    assert kinds(rig) == [Kind.ABANDONED]
+    assert tokens(rig) == INFO.tokens
+
+
+async def test_a_task_cancelled_while_it_waits(rig: Rig) -> None:
+    """While a call sleeps it holds no lease."""
+
+    async def hang(_: float) -> None:
+        await asyncio.Event().wait()
+
+    rig.asleep = hang  # type: ignore[method-assign]
+    rig.will("a", minute())
+    await stopped(asyncio.create_task(rig.acall()))
+    assert kinds(rig) == [Kind.FAILURE]
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+async def test_a_task_cancelled_while_it_reads(rig: Rig, times: int) -> None:
+    """However often it is cancelled, the stream is given up with what it had used so far."""
+    relay = await open_stream(rig, Hanging())
+
+    async def read() -> None:
+        async for _ in relay:
+            pass
+
+    await stopped(asyncio.create_task(read()), times)
+    assert kinds(rig) == [Kind.ABANDONED]
+    assert tokens(rig) == 4
+
+
+async def test_a_stream_closed_half_way(rig: Rig) -> None:
+    """`aclose()` after a chunk closes the SDK's stream and books what was used."""
+    chunks = Chunks(1, 2, 3)
+    relay = await open_stream(rig, chunks)
+    assert await anext(relay) == 1
+    await relay.aclose()
+    await relay.aclose()
+    assert kinds(rig) == [Kind.ABANDONED]
+    assert (chunks.closed, tokens(rig)) == (1, 4)
+    with pytest.raises(StopAsyncIteration):
+        await anext(relay)
+
+
+async def test_a_stream_closed_before_its_first_chunk(rig: Rig) -> None:
+    """`aclose()` on a stream that nobody began to read closes the SDK's stream as well."""
+    chunks = Chunks(1, 2, 3)
+    chunks.complaint = ConnectionError("already closed")
+    relay = await open_stream(rig, chunks)
+    await relay.aclose()
+    await relay.aclose()
+    assert kinds(rig) == [Kind.ABANDONED]
+    assert chunks.closed == 1
+
+
+async def test_a_stream_dropped_before_its_first_chunk(rig: Rig) -> None:
+    """A stream that nobody begins to read is settled when it is collected."""
+    relay = await open_stream(rig, Chunks(1, 2, 3))
+    del relay
+    gc.collect()
+    assert kinds(rig) == [Kind.ABANDONED]
+
+
+async def test_a_stream_dropped_half_way(rig: Rig) -> None:
+    """A stream that is left after a chunk is closed by the loop and settled."""
+    relay = await open_stream(rig, Chunks(1, 2, 3))
+    async for _ in relay:
+        break
+    del relay
+    gc.collect()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert kinds(rig) == [Kind.ABANDONED]
+
+
+async def test_a_stream_read_to_its_end_is_settled_once(rig: Rig) -> None:
+    """Closing or dropping it afterwards changes nothing."""
+    relay = await open_stream(rig, Chunks(1, 2))
+    assert [chunk async for chunk in aiter(relay)] == [1, 2]
+    await relay.aclose()
+    del relay
+    gc.collect()
+    assert kinds(rig) == [Kind.SUCCESS]
+
+
+def test_a_sync_stream_left_half_way(rig: Rig) -> None:
+    """A generator that is closed, dropped or thrown into settles with what it had used."""
+    for leave in ("close", "drop", "throw"):
+        chunks = Chunks(1, 2, 3)
+        rig.will("a", chunks)
+        stream = sync.run_stream(
+            call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, INFO, rig.send)
+        )
+        assert next(stream) == 1
+        if leave == "close":
+            stream.close()
+        elif leave == "throw":
+            with pytest.raises(KeyboardInterrupt):
+                stream.throw(KeyboardInterrupt())
+        del stream
+        gc.collect()
+        assert chunks.closed == 1
+    assert kinds(rig) == [Kind.ABANDONED] * 3
+    assert tokens(rig) == 3 * 4
+
+
+def test_a_sync_stream_that_was_never_begun_sends_nothing(rig: Rig) -> None:
+    """A generator that nobody reads borrows no key."""
+    sync.run_stream(call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, INFO, rig.send)).close()
+    assert (rig.sent, kinds(rig)) == ([], [])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
+def test_whatever_a_send_raises_comes_out_and_is_settled(
+    rig: Rig, error: type[BaseException]
+) -> None:
+    """Only an SDK failure is a value; anything else is the caller's, as it was raised."""
+
+    def send(_: Lease) -> Any:
+        raise error
+
+    with pytest.raises(error):
+        sync.run(call_flow(rig.make()), sync.Performer(rig.pool, INFO, send))
+    assert kinds(rig) == [Kind.ABANDONED]
+
+
+async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
+    """A loop that is torn down closes its coroutines: GeneratorExit, with no time to wait."""
+
+    async def hang(_: Lease) -> Any:
+        await asyncio.Event().wait()
+
+    coroutine = aio.run(call_flow(rig.make()), aio.AsyncPerformer(rig.pool, INFO, hang))
+    coroutine.send(None)
+    coroutine.close()
+    assert kinds(rig) == [Kind.ABANDONED]
+
+
+class Distant:
+    """A state whose awaited methods take a while, as over a network."""
+
+    instant = False
+
+    def __init__(self, rig: Rig) -> None:
+        self.near, self.wait = rig.state, asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.near, name)
+
+    async def aacquire(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer after a turn of the loop."""
+        await asyncio.sleep(0)
+        return self.near.acquire(*args, **kwargs)
+
+    async def asettle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> Any:
+        """Answer when the test says so."""
+        await self.wait.wait()
+        return self.near.settle(lease, outcome, names)
+
+    async def aowner(self, names: Iterable[str]) -> Any:
+        """Answer at once."""
+        return self.near.owner(names)
+
+
+async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> None:
+    """The settle is finished first, once; then the task is cancelled."""
+    distant = Distant(rig)
+    rig.pool.state = distant  # type: ignore[assignment]
+    task = asyncio.create_task(rig.acall())
+    asyncio.get_running_loop().call_later(0.01, distant.wait.set)
+    await stopped(task)
+    assert kinds(rig) == [Kind.SUCCESS]
+
+
+async def test_a_call_over_a_network_comes_out_the_same(rig: Rig) -> None:
+    """Awaited methods of a state that is not instant are awaited."""
+    distant = Distant(rig)
+    rig.pool.state = distant  # type: ignore[assignment]
+    distant.wait.set()
+    rig.will("a", minute("5s"))
+    assert await rig.acall() == "answer"
+    assert kinds(rig) == [Kind.FAILURE, Kind.SUCCESS]
+    with pytest.raises(Exception, match="no key can serve"):
+        await rig.acall(INFO._replace(pinned=True, resources=("files/a",)))
+
+
+async def test_a_stream_that_breaks_is_a_failure_of_its_key(rig: Rig) -> None:
+    """The SDK's error comes out of the async stream too, with the tokens so far booked."""
+    reply = minute()
+    relay = await open_stream(rig, Chunks(1, failed=reply))
+    assert await anext(relay) == 1
+    with pytest.raises(Exception, match="quota") as raised:
+        await anext(relay)
+    assert raised.value is reply.error
+    assert kinds(rig) == [Kind.FAILURE]
+    assert tokens(rig) == 4
+
+
+def test_opened_streams_are_all_closed(rig: Rig) -> None:
+    """A stream that came to its end is closed, and so is one that broke."""
+    whole, broken = Chunks(1), Chunks(1, failed=minute())
+    rig.will("a", whole, broken)
+    assert rig.call(STREAMED) == [1]
+    rig.failing(STREAMED)
+    assert (whole.closed, broken.closed) == (1, 1)

@@ -1,0 +1,203 @@
+"""What the calls of a pool share: its clock, its secrets, its memory of Google's last words."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from replies import blocked, failure, invalid, minute
+from rig import INFO, Rig, Shelf, key
+from servers import wait_for
+
+from keyrot_middleware.core.commands import Acquire
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.errors import SecretError
+from keyrot_middleware.runtime.health import health, iso
+from keyrot_middleware.runtime.pool import SystemClock, make_roster, unbooked
+from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.telemetry.log_text import at_time
+
+
+async def test_the_systems_clock_tells_the_time_and_waits() -> None:
+    """Epoch seconds; a thread's wait and a task's wait are as long as asked for."""
+    clock = SystemClock()
+    assert abs(clock.time() - time.time()) < 5
+    begin = time.monotonic()
+    clock.sleep(0.01)
+    await clock.asleep(0.01)
+    assert time.monotonic() - begin >= 0.02
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_a_roster_that_nobody_holds() -> None:
+    """A fork while another thread parks a key must not leave the child waiting for ever."""
+    roster = make_roster([key("a")], "spread")
+    with roster._lock:
+        child = os.fork()
+        if child == 0:
+            roster.forget()
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_home_key_is_the_single_key_or_the_first() -> None:
+    """A client without a key has the single key as its home key, else the first of the pool."""
+    rig = Rig(key("a"), key("single", priority=1_000_000))
+    assert rig.pool.home_id == "a"
+    assert replace(rig.pool, last_resort="single").home_id == "single"
+    assert replace(rig.pool, last_resort="left out").home_id == "a"
+
+
+def test_a_key_replaced_in_its_store_is_available_at_once() -> None:
+    """What Google said of the old value is not held against the new one."""
+    rig = Rig(key("a"))
+    rig.will("a", invalid())
+    rig.failing()
+    rig.failing()
+    assert not rig.pool.refresh("a")
+    assert rig.sent == ["a"]
+    rig.shelf.values["a"] += "x"
+    assert rig.pool.refresh("a")
+    assert rig.call() == "answer"
+    assert not rig.pool.refresh("unknown")
+
+
+def test_a_key_replaced_after_its_project_was_suspended_serves_again() -> None:
+    """The new value is of another project at Google's, whatever the project is called here."""
+    rig = Rig(key("a", project="web"), strategy="fill")
+    rig.will("a", failure(403, "Permission denied: Consumer 'projects/1' has been suspended."))
+    rig.failing()
+    assert isinstance(rig.failing(), Exhausted)
+    rig.shelf.values["a"] += "x"
+    assert rig.pool.refresh("a")
+    assert rig.call() == "answer"
+    assert rig.sent == ["a", "a"]
+
+
+def test_google_s_last_words_are_those_to_the_key_retired_last() -> None:
+    """When all keys are retired, the error that comes out says what Google said of the last."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", invalid())
+    rig.will("b", blocked())
+    rig.failing()
+    assert rig.pool.last_words(["a", "b"]) == (403, None, None)
+    assert rig.pool.last_words(["a"]) == (400, None, None)
+    assert rig.pool.last_words(["c"]) is None
+    rig.shelf.values["b"] += "x"
+    rig.pool.refresh("b")
+    assert rig.pool.last_words(["a", "b"]) == (400, None, None)
+
+
+def test_only_a_retirement_leaves_last_words() -> None:
+    """A minute that was spent is no last word."""
+    rig = Rig(key("a"), max_wait_s=0)
+    rig.will("a", minute())
+    rig.failing()
+    assert rig.pool.last_words(["a"]) is None
+
+
+def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
+    """It has what a send and the telemetry need, and no books."""
+    one = key("a", project="p", billing_account="b", tier="paid")
+    lease = unbooked(Acquire(INFO, ((0, one), (0, key("c"))), spread=True), 5.0)
+    assert (lease.key_id, lease.project, lease.billing_account) == ("a", "p", "b")
+    assert (lease.tier, lease.at, lease.books, lease.probe) == ("paid", 5.0, None, False)
+    assert (lease.bucket, lease.verb, lease.tokens) == (INFO.model, INFO.verb, INFO.tokens)
+
+
+def test_a_rest_beyond_the_calendar_is_told_all_the_same() -> None:
+    """A server may name any time, and another version of ours may have written it."""
+    assert iso(1e12) == at_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
+
+
+def test_health_is_told_in_words_and_iso_times() -> None:
+    """Per key: what it is, how often it served and failed, until when it rests, what is used."""
+    rig = Rig(key("a", Limits(rpm=9), model=INFO.model), key("b"), max_wait_s=0)
+    rig.call()
+    rig.will("a", minute("20s", value=5))
+    rig.will("b", invalid())
+    rig.failing()
+    known = health(rig.pool)
+    now = "2026-01-01T12:30:30Z"
+    assert known["a"] == {
+        "model": INFO.model,
+        "project": "a",
+        "state": "cooling_down",
+        "active": True,
+        "available": False,
+        "available_at": "2026-01-01T12:30:50Z",
+        "last_used": now,
+        "success_count": 1,
+        "error_count": 1,
+        "in_cooldown": True,
+        "cooldown_until": "2026-01-01T12:30:50Z",
+        "disabled_reason": None,
+        "limits": {"rpm": 9, "tpm": None, "rpd": None, "max_concurrency": None},
+        "used": {
+            INFO.model: {
+                "requests_minute": 2,
+                "tokens_minute": 20,
+                "requests_day": 2,
+                "learned": {"rpm": 5},
+                "available": False,
+                "available_at": "2026-01-01T12:30:50Z",
+            }
+        },
+    }
+    assert (known["b"]["state"], known["b"]["active"]) == ("rejected", False)
+    assert (known["b"]["in_cooldown"], known["b"]["disabled_reason"]) == (True, "key_invalid")
+
+
+@pytest.mark.parametrize("message", ["", "denied"])
+def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
+    """Rejected for one method of the API is not rejected."""
+    rig = Rig(key("a"))
+    replies: list[Any] = [failure(403, message), blocked()]
+    rig.will("a", *replies)
+    rig.failing()
+    rig.failing()
+    known = health(rig.pool)["a"]
+    assert (known["state"], known["active"]) == ("cooling_down", True)
+    assert known["disabled_reason"] is None
+
+
+class Gated(Shelf):
+    """A store that answers while its gate is open."""
+
+    instant = False
+
+    def __init__(self, *key_ids: str) -> None:
+        super().__init__(*key_ids)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
+        """Wait for the gate."""
+        assert self.gate.wait(20), "the test never opened the gate"
+        return super().resolve(refs)
+
+
+def test_a_store_that_hangs_delays_no_call_that_another_key_can_serve() -> None:
+    """The refused key comes back when the store has answered, and a new value is no news twice."""
+    rig, store = Rig(key("a"), key("b"), strategy="fill"), Gated("a", "b")
+    rig.pool.ring = Ring({key_id: Place(store) for key_id in "ab"})
+    rig.pool.ring.listener = rig.pool
+    store.gate.clear()
+    rig.will("a", invalid())
+    assert rig.call() == "answer"
+    assert (rig.sent, store.gate.is_set()) == (["a", "b"], False)
+    store.values["a"] += "x"
+    store.gate.set()
+    wait_for(lambda: rig.pool.ring.value("a") == store.values["a"])
+    wait_for(lambda: rig.call() == "answer" and rig.sent[-1] == "a")
+    assert rig.pool.refresh("a"), "whoever was refused with the old value may use the new"
+    rig.will("a", invalid())
+    assert rig.call() == "answer"
+    assert not rig.pool.refresh("a")

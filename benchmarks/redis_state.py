@@ -14,8 +14,8 @@ import time
 
 import redis
 
-from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, RetryPolicy, Usage
-from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, RetryPolicy, Usage
+from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
 
@@ -23,14 +23,14 @@ from .shared import redis_acquire_times, redis_memory_per_key
 from .state import INFO, borrow, pool_keys
 from .valkey import valkey
 
-DONE = Outcome(Kind.SUCCESS, None, Usage(input_tokens=INFO.tokens + 3))
+DONE = Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=INFO.tokens + 3))
 LIMITS = Limits(rpm=1_000_000, tpm=1_000_000_000, rpd=1_000_000_000)
 ROUNDS, EACH = 40, 50
 
 
 def call_times(url: str, count: int) -> dict[str, float]:
     """Time acquire and settle together, with *count* keys, by each way; microseconds (p50)."""
-    roster = Roster(pool_keys(count, LIMITS))
+    roster = Selector(pool_keys(count, LIMITS))
     memory = open_state("memory://", RetryPolicy(), time.time)
     shared = RedisState(url, RetryPolicy(), pool=f"bench-{count}")
     taken: dict[str, list[float]] = {"memory": [], "redis": [], "redis, async": []}
@@ -43,7 +43,7 @@ def call_times(url: str, count: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def _asked(roster: Roster, state: State) -> list[float]:
+def _asked(roster: Selector, state: State) -> list[float]:
     taken = []
     for number in range(EACH):
         begun = time.perf_counter()
@@ -52,7 +52,7 @@ def _asked(roster: Roster, state: State) -> list[float]:
     return taken
 
 
-async def _awaited(roster: Roster, state: State) -> list[float]:
+async def _awaited(roster: Selector, state: State) -> list[float]:
     taken = []
     for number in range(EACH):
         begun = time.perf_counter()
@@ -67,7 +67,7 @@ async def _awaited(roster: Roster, state: State) -> list[float]:
 def server_times(url: str, count: int = 8) -> float:
     """Measure the server's own time of a call, both scripts; microseconds (mean)."""
     shared = RedisState(url, RetryPolicy(), pool="bench-server")
-    roster = Roster(pool_keys(count, LIMITS))
+    roster = Selector(pool_keys(count, LIMITS))
     _asked(roster, shared)
     with redis.Redis.from_url(url) as client:
         client.config_resetstat()

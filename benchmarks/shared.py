@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from keyrot_middleware.core.model import NO_LIMITS, Limits, RetryPolicy
-from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.state import State, open_state
 
 from .state import acquire_times, pool_keys, use_each
@@ -27,10 +27,10 @@ def redis_memory_per_key(url: str, limits: Limits = NO_LIMITS, count: int = 2_00
     """
     keys = pool_keys(count, limits)
     warm = _open(url, "memory-warm")
-    use_each(Roster(keys[:1]), warm)
+    use_each(Selector(keys[:1]), warm)
     state = _open(url, f"memory-{limits.max_concurrency}")
     before = used_memory(url)
-    use_each(Roster(keys), state)
+    use_each(Selector(keys), state)
     known = state.snapshot(keys)  # also reads the answer to the last settle
     assert all(health.success_count for health in known.values()), "a key was not used"
     after = used_memory(url)

@@ -12,13 +12,13 @@ from keyrot_middleware.core.model import (
     NO_LIMITS,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
 )
-from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.state import MemoryState, State
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent", 100)
@@ -37,13 +37,13 @@ def pool_keys(count: int, limits: Limits = NO_LIMITS) -> list[Candidate]:
     return [Candidate(f"key_{n}", f"project_{n}", f"account_{n}", limits) for n in range(count)]
 
 
-def use_each(roster: Roster, state: State) -> None:
+def use_each(roster: Selector, state: State) -> None:
     """Use every key about once."""
     for step in range(len(roster.keys)):
-        state.settle(borrow(roster, state, step / len(roster.keys)), Outcome(Kind.SUCCESS))
+        state.settle(borrow(roster, state, step / len(roster.keys)), Outcome(LeaseOutcome.SUCCESS))
 
 
-def borrow(roster: Roster, state: State, draw: float) -> Lease:
+def borrow(roster: Selector, state: State, draw: float) -> Lease:
     """Acquire as a call does, from a shortlist of up to eight keys."""
     for shortlist in roster.shortlists(INFO, {}, time.time(), draw):
         reply = state.acquire(INFO, shortlist, spread=True)
@@ -56,7 +56,7 @@ def acquire_times(
     opened: Open = in_memory, counts: tuple[int, ...] = (10, 10_000), rounds: int = 40
 ) -> dict[int, float]:
     """Time choosing, reserving and settling, in turns; microseconds (p50) per number of keys."""
-    pools = {n: (Roster(pool_keys(n)), opened(n)) for n in counts}
+    pools = {n: (Selector(pool_keys(n)), opened(n)) for n in counts}
     for roster, state in pools.values():
         use_each(roster, state)
     taken: dict[int, list[float]] = {n: [] for n in counts}
@@ -66,7 +66,7 @@ def acquire_times(
                 draw = (round_ * 50 + step) * 0.618 % 1
                 begun = time.perf_counter()
                 lease = borrow(roster, state, draw)
-                state.settle(lease, Outcome(Kind.SUCCESS))
+                state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
                 taken[n].append((time.perf_counter() - begun) * 1e6)
     for _, state in pools.values():
         state.close()
@@ -78,7 +78,7 @@ def memory_per_key(count: int = 10_000) -> float:
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    roster, state = Roster(pool_keys(count)), in_memory(count)
+    roster, state = Selector(pool_keys(count)), in_memory(count)
     use_each(roster, state)
     gc.collect()
     after = tracemalloc.get_traced_memory()[0]

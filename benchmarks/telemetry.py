@@ -15,12 +15,12 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from keyrot_middleware import _install as compose
 from keyrot_middleware.core.commands import Acquire, Command, Done, Send, Settle
-from keyrot_middleware.core.model import CallInfo, Kind, Lease, Outcome
+from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Outcome
 from keyrot_middleware.core.usage import usage_of_text
-from keyrot_middleware.guard import fault
+from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
-from keyrot_middleware.telemetry.observer import Observer, watch
+from keyrot_middleware.telemetry.observer import Observer, observe
 from keyrot_middleware.telemetry.tracing import OtelObserver
 
 __all__ = ["spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]
@@ -93,8 +93,10 @@ def without_sdk() -> float:
         MetricsObserver("default"),
     )
     with untraced():
-        assert watch(observers, INFO, fault) is None, "somebody watches"
-        times = timeit.repeat(lambda: watch(observers, INFO, fault), number=NUMBER, repeat=REPEAT)
+        assert observe(observers, INFO, handle_internal_error) is None, "somebody watches"
+        times = timeit.repeat(
+            lambda: observe(observers, INFO, handle_internal_error), number=NUMBER, repeat=REPEAT
+        )
     return min(times) / NUMBER * 1e6
 
 
@@ -110,7 +112,7 @@ def spans_in_a_loop() -> float:
 
 
 def _followed(observers: Sequence[Observer]) -> None:
-    seen = watch(observers, INFO, fault)
+    seen = observe(observers, INFO, handle_internal_error)
     assert seen is not None
     acquire, send = Acquire(INFO, (), spread=True), Send(LEASE, 1, 0)
     seen.before(acquire)
@@ -119,7 +121,7 @@ def _followed(observers: Sequence[Observer]) -> None:
     seen.detach(seen.attach())
     usage, names = usage_of_text(ANSWER)
     seen.after(send, Done(None, usage, names))
-    settle = Settle(LEASE, Outcome(Kind.SUCCESS, None, usage), names)
+    settle = Settle(LEASE, Outcome(LeaseOutcome.SUCCESS, None, usage), names)
     seen.before(settle)
     seen.after(settle, None)
     seen.finish(None)

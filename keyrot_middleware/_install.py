@@ -19,14 +19,14 @@ from .errors import KeyrotError, warn
 from .genai.call_info import origin_of
 from .genai.call_info import workload as _workload
 from .genai.imports import replace_installed
-from .genai.patching import Seams
+from .genai.patching import Patcher
 from .genai.wire import placeholder_guard
 from .genai.wrappers import Binding, bypassed
-from .guard import fault
+from .guard import handle_internal_error
 from .runtime.health import HealthStatus, health, levels
-from .runtime.pool import Clock, Pool, SystemClock, make_roster, with_values
-from .runtime.refresher import Upkeep
-from .secrets import Ring, Stores, open_ring
+from .runtime.pool import Clock, Pool, SystemClock, make_selector, with_values
+from .runtime.refresher import Refresher
+from .secrets import SecretCache, Stores, open_ring
 from .settings import SettingArguments, Settings, hide_keys, origins
 from .state import State, open_state
 from .telemetry.logs import LogObserver
@@ -58,7 +58,7 @@ NO_KEY_FOUND = (
 _log = logging.getLogger("keyrot_middleware")
 _lock = threading.Lock()
 _binding: Binding | None = None
-_guard: Seams | None = None
+_guard: Patcher | None = None
 """Keeps the placeholder off the wire where no key was found."""
 _in_force: Settings | None = None
 """The settings of the pool that is in place."""
@@ -116,7 +116,12 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
         _binding = Binding(pool, allowed, metrics.hide)
         _binding.put_on(replace_installed())
         state = pool.state
-        metrics.show(lambda: levels(pool), lambda: state.degraded, fault, instant=state.instant)
+        metrics.show(
+            lambda: levels(pool),
+            lambda: state.degraded,
+            handle_internal_error,
+            instant=state.instant,
+        )
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))
 
 
@@ -267,7 +272,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
     stores = Stores(config.env_file)
     ring = open_ring(config, stores)
     listed = tuple(key.candidate for key in config.keys)
-    roster = make_roster(with_values(listed, ring), config.policy.strategy)
+    roster = make_selector(with_values(listed, ring), config.policy.strategy)
     kept = config.settings.secrets_ttl_s > 0 and (ring.changes or config.keys_file is not None)
     texts = (*config.warnings, *doubts(ring))
     if not roster.keys and not (config.keys and kept):
@@ -296,12 +301,12 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         pool.close()
         raise
     if kept or not pool.state.instant:
-        pool.upkeep = Upkeep(pool, config, stores)
+        pool.upkeep = Refresher(pool, config, stores)
         pool.upkeep.start()
     return pool
 
 
-def _say_what_is_missing(config: Config, ring: Ring) -> None:
+def _say_what_is_missing(config: Config, ring: SecretCache) -> None:
     """Say with what the pool serves while none of its own keys has a value."""
     own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
     if not own or not set(own).isdisjoint(ring.resolved):
@@ -315,7 +320,7 @@ def _say_what_is_missing(config: Config, ring: Ring) -> None:
     )
 
 
-def _missing(config: Config, ring: Ring) -> Iterator[str]:
+def _missing(config: Config, ring: SecretCache) -> Iterator[str]:
     """Say which keys have no value, and why; the log has all of them."""
     reasons = [ring.unresolved[key.key_id] for key in config.keys if key.key_id in ring.unresolved]
     if reasons:
@@ -327,7 +332,7 @@ def _missing(config: Config, ring: Ring) -> Iterator[str]:
         )
 
 
-def doubts(ring: Ring) -> Iterator[str]:
+def doubts(ring: SecretCache) -> Iterator[str]:
     """Say which values look like no Gemini API key; they are used all the same."""
     for key_id in ring.resolved:
         if doubt := doubt_of(ring.value(key_id)):

@@ -2,7 +2,7 @@
 
 A library in the path of every call must not be its outage. Whatever state, secrets or telemetry
 raise is caught where it would reach the call, and the call goes on without them. The same guard
-re-raises under `strict()`, so that it hides nothing from our tests.
+re-raises under `raise_internal_errors()`, so that it hides nothing from our tests.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["fault", "strict"]
+__all__ = ["handle_internal_error", "raise_internal_errors"]
 
 _log = logging.getLogger("keyrot_middleware")
 _strict = False
 
 
-def fault(room: str) -> None:
+def handle_internal_error(room: str) -> None:
     """Survive the exception being handled; call it inside an `except` block.
 
     Raises:
-        Exception: The one being handled, under `strict()`.
+        Exception: The one being handled, under `raise_internal_errors()`.
     """
     error = sys.exc_info()[1]
     if _strict and error is not None:
@@ -36,7 +36,7 @@ def fault(room: str) -> None:
 
 
 @contextmanager
-def strict() -> Iterator[None]:
+def raise_internal_errors() -> Iterator[None]:
     """Raise our own faults instead of surviving them: for tests."""
     global _strict  # noqa: PLW0603 - one switch for the process, as pytest needs it
     before, _strict = _strict, True

@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from ._install import install, uninstall
 from .errors import KeyrotError
-from .telemetry.logs import told_on_stderr
+from .telemetry.logs import log_to_stderr
 
 __all__ = ["KeyrotInstrumentor"]
 
@@ -36,7 +36,7 @@ class KeyrotInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # theirs is u
         Args:
             settings: As `install()` takes them; the command gives none.
         """
-        with told_on_stderr():
+        with log_to_stderr():
             try:
                 install(**settings)
             except KeyrotError as error:

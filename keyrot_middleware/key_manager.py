@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, NoReturn, Unpack
 from ._install import current_pool, open_pool
 from .config import load
 from .core.commands import Failed, Settle
-from .core.failures import REJECTIONS, Facts, classify
-from .core.model import Block, CallInfo, Kind, Lease, Outcome, Usage
+from .core.failures import REJECTIONS, FailureFacts, classify
+from .core.model import Block, CallInfo, Lease, LeaseOutcome, Outcome, Usage
 from .core.text import shown
 from .errors import ConfigError
 from .forks import after_fork
@@ -136,7 +136,7 @@ class KeyManager:
             tokens_used if tokens_used is not None else getattr(meta, "prompt_token_count", None)
         )
         lease, _ = self._take(key_id)
-        self._settle(lease, Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens)), None)
+        self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens)), None)
         if tokens is not None and tokens < lease.tokens:
             self._pool.roster.relieve(key_id)
 
@@ -157,9 +157,9 @@ class KeyManager:
         pool = self._pool
         lease, info = self._take(key_id)
         redact = pool.ring.redact
-        facts = reported(error, redact) if isinstance(error, Exception) else Facts()
+        facts = reported(error, redact) if isinstance(error, Exception) else FailureFacts()
         verdict = classify(facts, info, pool.clock.time(), lease.at or None)
-        kind = Kind.FAILURE if verdict.sent else Kind.UNSENT
+        kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
         if verdict.rejected and pool.refresh(key_id):
             pool.announce(frozenset({key_id}))
@@ -217,7 +217,7 @@ class KeyManager:
                 while waiting and waiting[0][0].at + LEASE_S < now:
                     stale.append(waiting.popleft()[0])
         for lease in stale:
-            self._pool.state.settle(lease, Outcome(Kind.ABANDONED))
+            self._pool.state.settle(lease, Outcome(LeaseOutcome.ABANDONED))
 
     def _take(self, key_id: str) -> tuple[Lease, CallInfo]:
         """Give the open selection of a key; one is made where nobody selected it first."""

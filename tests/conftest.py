@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, settings
 
 import keyrot_middleware
 from keyrot_middleware._install import current_pool
-from keyrot_middleware.core.model import Kind, Lease, Outcome
-from keyrot_middleware.guard import strict
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome
+from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.testing import FakeClock, FakeGemini
 
@@ -86,7 +86,7 @@ def here(clean_environment: None, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def own_faults_are_raised() -> Iterator[None]:
     """Let no test pass because the guard survived a fault of ours."""
-    with strict():
+    with raise_internal_errors():
         yield
 
 
@@ -123,13 +123,13 @@ class Ledger:
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Note what is settled; names that are told later, under no lease, are no settling."""
-        if lease.books is not None and outcome.kind is not Kind.SERVING:
+        if lease.books is not None and outcome.kind is not LeaseOutcome.SERVING:
             self.outcomes.append((lease, outcome))
         until: float | None = self._settle(lease, outcome, names)
         return until
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[LeaseOutcome]:
         """How the leases ended, in order."""
         return [outcome.kind for _, outcome in self.outcomes]
 

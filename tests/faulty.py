@@ -23,7 +23,7 @@ from keyrot_middleware.core.model import (
 from keyrot_middleware.core.selection import Shortlist
 from keyrot_middleware.state import FallbackState, MemoryState, State
 from keyrot_middleware.state.base import Holder, KeyHealth
-from keyrot_middleware.state.circuit_breaker import Breaker
+from keyrot_middleware.state.circuit_breaker import CircuitBreaker
 from keyrot_middleware.state.fallback import LocalWindows
 
 __all__ = ["Faulty", "LineDownError", "degrading", "warned"]
@@ -152,7 +152,7 @@ def degrading(
     """Make a state over one that can be cut off; both keep the time of *clock*."""
     policy = policy or RetryPolicy()
     shared = Faulty(inner or MemoryState(policy, clock))
-    breaker = Breaker(breaker_clock or clock)
+    breaker = CircuitBreaker(breaker_clock or clock)
     state = FallbackState(shared, LocalWindows(policy, clock, share), breaker, "test")
     return state, shared
 

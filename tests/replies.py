@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from keyrot_middleware.core.commands import Done, Failed, StreamEnd
-from keyrot_middleware.core.failures import Facts
+from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import Usage
 
 MODEL = "gemini-2.5-flash"
@@ -25,12 +25,12 @@ def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed
     status = STATUSES.get(code, "UNKNOWN")
     error = {"code": code, "message": message, "status": status, "details": list(details)}
     body = {"error": error}
-    return Failed(Facts(code=code, body=body), GoogleError(f"{code} {message}"))
+    return Failed(FailureFacts(code=code, body=body), GoogleError(f"{code} {message}"))
 
 
 def lost(transport: Any) -> Failed:
     """Give a transport error: `connect`, `reset`, `timeout` or `other`."""
-    return Failed(Facts(transport=transport), ConnectionError(transport))
+    return Failed(FailureFacts(transport=transport), ConnectionError(transport))
 
 
 def spent(window: str, delay: str | None = None, value: int = 5, model: str = MODEL) -> Failed:

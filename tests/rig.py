@@ -10,22 +10,22 @@ from typing import Any
 from replies import MODEL, OK, Chunks
 
 from keyrot_middleware.core.commands import Opened
-from keyrot_middleware.core.flow import Call, call_flow
+from keyrot_middleware.core.flow import CallState, call_flow
 from keyrot_middleware.core.model import (
     NO_LIMITS,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
 )
-from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.runtime import aio, sync
 from keyrot_middleware.runtime.pool import Pool
-from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.testing import FakeClock
 
@@ -73,7 +73,7 @@ class Watched(MemoryState):
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Note how a lease ended."""
-        if outcome.kind is not Kind.SERVING:
+        if outcome.kind is not LeaseOutcome.SERVING:
             self.settled.append((lease, outcome))
         return super().settle(lease, outcome, names)
 
@@ -102,16 +102,16 @@ class Rig:
         self.shelf = Shelf(*(k.key_id for k in keys))
         self.pool = Pool(
             "test",
-            Roster(keys, self.policy.strategy, threading.Lock()),
+            Selector(keys, self.policy.strategy, threading.Lock()),
             self.state,
-            Ring({k.key_id: Place(self.shelf) for k in keys}),
+            SecretCache({k.key_id: SecretLocation(self.shelf) for k in keys}),
             self.policy,
             clock=self,
             draw=lambda: self.draw,
         )
 
     @property
-    def roster(self) -> Roster:
+    def roster(self) -> Selector:
         """Give the pool's own."""
         return self.pool.roster
 
@@ -149,15 +149,18 @@ class Rig:
         """Make the flow of a call."""
         return Tape(call_flow(self.make(info, home)))
 
-    def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> Call:
+    def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
         """Make a call."""
         pool = self.pool
         shared = {"overload": pool.overload, "lines": pool.lines}
-        return Call(info, self.roster, self.policy, pool.scale, home, **shared)
+        return CallState(info, self.roster, self.policy, pool.scale, home, **shared)
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this thread; for a stream give all its chunks."""
-        flow, perform = call_flow(self.make(info, home)), sync.Performer(self.pool, info, self.send)
+        flow, perform = (
+            call_flow(self.make(info, home)),
+            sync.SyncDriver(self.pool, info, self.send),
+        )
         if info.stream:
             return list(sync.run_stream(flow, perform))
         return sync.run(flow, perform)
@@ -166,7 +169,7 @@ class Rig:
         """Carry a call through, in this task; for a stream give all its chunks."""
         flow, perform = (
             call_flow(self.make(info, home)),
-            aio.AsyncPerformer(self.pool, info, self.asend),
+            aio.AsyncDriver(self.pool, info, self.asend),
         )
         if info.stream:
             return [chunk async for chunk in await aio.run_stream(flow, perform)]

@@ -18,14 +18,14 @@ from replies import MODEL, GoogleError
 from rig import Rig, key
 
 from keyrot_middleware.core.commands import Done, Failed
-from keyrot_middleware.core.failures import Facts
+from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.model import CallInfo, Lease, Usage
 from keyrot_middleware.core.model import Limits as Configured
 from keyrot_middleware.testing import FakeClock
 from keyrot_middleware.testing.error_bodies import over_quota
 from keyrot_middleware.testing.keys import FakeKey
-from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
-from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
+from keyrot_middleware.testing.request import FakeRequest
 from keyrot_middleware.testing.routes import parse_route
 
 __all__ = ["TOKENS", "Goodput", "JumpingLoop", "possible", "simulate"]
@@ -86,7 +86,7 @@ class _Simulated(Rig):
         configured = Configured(limits.rpm, limits.tpm) if known else Configured()
         ids = [f"key_{number}" for number in range(keys)]
         super().__init__(*(key(key_id, configured) for key_id in ids), **policy)
-        self.book = QuotaBook(window)
+        self.book = QuotaCounter(window)
         for key_id in ids:
             self.book.limit(key_id, limits)
         self.limits = limits
@@ -111,7 +111,7 @@ class _Simulated(Rig):
         if not broken:
             return Done("answer", Usage(input_tokens=TOKENS))
         self.refused[lease.key_id] += 1
-        asked = Asked(
+        asked = FakeRequest(
             parse_route("POST", f"/v1beta/models/{MODEL}:generateContent"),
             FakeKey(project, "FAKE", project, project, "free", "1"),
             bucket=MODEL,
@@ -120,7 +120,7 @@ class _Simulated(Rig):
             broken=tuple(broken),
             wait_s=wait_s,
         )
-        return Failed(Facts(429, over_quota()(asked)), GoogleError("429"))
+        return Failed(FailureFacts(429, over_quota()(asked)), GoogleError("429"))
 
 
 def simulate(
@@ -175,7 +175,7 @@ def simulate(
 
 def possible(window: Window, limits: Limits, begun: float, seconds: float) -> int:
     """Count what one key could have had served, by trying every tenth of a second."""
-    book = QuotaBook(window)
+    book = QuotaCounter(window)
     book.limit("one", limits)
     served = 0
     for tick in range(int(seconds * 10)):

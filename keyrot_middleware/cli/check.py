@@ -14,7 +14,7 @@ from ..genai.call_info import origin_of
 from ..runtime.health import iso
 from ..settings import origins
 from ..telemetry.log_text import at_time
-from .check_report import Checkup, KeyReport, StateReport, ask_all, base_url, examine
+from .check_report import CheckReport, KeyReport, StateReport, ask_all, base_url, build_report
 from .console import console, escape, table
 
 __all__ = ["check"]
@@ -33,7 +33,7 @@ def check(*, live: bool, model: str | None, as_json: bool) -> int:
     """
     try:
         config = load()
-        found = examine(config)
+        found = build_report(config)
     except ConfigError as error:
         if as_json:
             print(json.dumps({"ok": False, "error": str(error)}, indent=2))
@@ -49,7 +49,7 @@ def check(*, live: bool, model: str | None, as_json: bool) -> int:
     return 0 if found.ok else 1
 
 
-def _asked(found: Checkup, allowed_hosts: tuple[str, ...], model: str | None) -> Checkup:
+def _asked(found: CheckReport, allowed_hosts: tuple[str, ...], model: str | None) -> CheckReport:
     """Add what one request with each key came to; keys go to allowed hosts only."""
     origin = origin_of(base_url())
     if found.ring is None or origin not in origins(allowed_hosts):
@@ -61,7 +61,7 @@ def _asked(found: Checkup, allowed_hosts: tuple[str, ...], model: str | None) ->
     return replace(found, keys=keys)
 
 
-def _plain(found: Checkup) -> dict[str, Any]:
+def _plain(found: CheckReport) -> dict[str, Any]:
     """Give the report as values of JSON; no value of a key is in it."""
     return {
         "ok": found.ok,
@@ -104,7 +104,7 @@ def _plain_key(key: KeyReport) -> dict[str, Any]:
     return plain
 
 
-def _draw(found: Checkup) -> None:
+def _draw(found: CheckReport) -> None:
     out = console()
     if not found.enabled:
         out.print("Rotation is switched off by ENABLE_KEY_ROTATION: install() does nothing.")
@@ -125,7 +125,7 @@ def _draw(found: Checkup) -> None:
     out.print(_verdict(found))
 
 
-def _draw_keys(found: Checkup) -> None:
+def _draw_keys(found: CheckReport) -> None:
     columns = ("key", "model\nworkload, tier", "project\npriority", "limits", "where its value is")
     keys = table(f"Keys ({len(found.keys)})", *columns)
     for key in found.keys:
@@ -192,7 +192,7 @@ def _shared(shared: Availability) -> str:
     return f", [yellow]{shared.state}{until}[/]"
 
 
-def _verdict(found: Checkup) -> str:
+def _verdict(found: CheckReport) -> str:
     if not found.keys:
         return "[red]No key:[/] set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json."
     available = sum(key.availability.state == "available" for key in found.keys)

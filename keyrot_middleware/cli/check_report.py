@@ -25,7 +25,7 @@ from ..genai.call_info import failed, origin_of
 from ..keys_file import KeySpec
 from ..runtime.health import views
 from ..runtime.pool import with_values
-from ..secrets import Ring, Secret, open_ring
+from ..secrets import Secret, SecretCache, open_ring
 from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins
 from ..telemetry.otlp import ExportFromFirstCall
 from .status import open_configured
@@ -33,13 +33,13 @@ from .status import open_configured
 __all__ = [
     "DEFAULT_MODEL",
     "Answer",
-    "Checkup",
+    "CheckReport",
     "KeyReport",
     "SettingReport",
     "StateReport",
     "ask_all",
     "base_url",
-    "examine",
+    "build_report",
 ]
 
 # One cheap request with each key: is it any good, and if not, whose fault is it? ----------------
@@ -64,7 +64,7 @@ class Answer:
     """What the server said, without keys."""
 
 
-def ask_all(ring: Ring, models: Mapping[str, str | None]) -> dict[str, Answer]:
+def ask_all(ring: SecretCache, models: Mapping[str, str | None]) -> dict[str, Answer]:
     """Send one request with each key; the pool, its limits and its state play no part.
 
     It asks for an answer of one token: counting tokens would cost less, but would not show a
@@ -79,7 +79,7 @@ def ask_all(ring: Ring, models: Mapping[str, str | None]) -> dict[str, Answer]:
         return dict(zip(models, answers, strict=True))
 
 
-def _ask(ring: Ring, key_id: str, model: str | None) -> Answer:
+def _ask(ring: SecretCache, key_id: str, model: str | None) -> Answer:
     from google import genai  # noqa: PLC0415 - a second of imports that only --live needs
     from google.genai import types  # noqa: PLC0415
 
@@ -100,7 +100,7 @@ def _ask(ring: Ring, key_id: str, model: str | None) -> Answer:
     return Answer(True, model, time.monotonic() - began)
 
 
-def _failure(error: Exception, ring: Ring, model: str, seconds: float) -> Answer:
+def _failure(error: Exception, ring: SecretCache, model: str, seconds: float) -> Answer:
     facts = failed(error, ring.redact, None).facts
     verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
     text = ring.redact(str(getattr(error, "message", None) or error)).strip()
@@ -175,7 +175,7 @@ class StateReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkup:
+class CheckReport:
     """Everything that `keyrot check` tells."""
 
     enabled: bool
@@ -185,7 +185,7 @@ class Checkup:
     problems: tuple[str, ...] = ()
     """What is wrong beyond single keys."""
     state: StateReport | None = None
-    ring: Ring | None = field(default=None, repr=False)
+    ring: SecretCache | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -196,13 +196,13 @@ class Checkup:
         return serving and not self.problems and all(key.good for key in self.keys)
 
 
-def examine(config: Config) -> Checkup:
+def build_report(config: Config) -> CheckReport:
     """Look every key up, as install() would, and put together what there is to tell."""
     if not config.settings.enabled:
-        return Checkup(enabled=False)
+        return CheckReport(enabled=False)
     ring = open_ring(config)
     state = _state(config, ring)
-    return Checkup(
+    return CheckReport(
         enabled=True,
         state=state,
         problems=tuple(filter(None, (state.problem, _tracing(config)))),
@@ -216,7 +216,7 @@ def examine(config: Config) -> Checkup:
     )
 
 
-def _state(config: Config, ring: Ring) -> StateReport:
+def _state(config: Config, ring: SecretCache) -> StateReport:
     """Find out whether a shared state can be used, as services do when they start, and its keys."""
     url = mask_url(config.state_url)
     try:
@@ -291,7 +291,7 @@ def _plain(name: str, value: Any) -> bool | float | str | list[str] | None:
     return None if text == NOTHING else text
 
 
-def _key(key: KeySpec, config: Config, ring: Ring) -> KeyReport:
+def _key(key: KeySpec, config: Config, ring: SecretCache) -> KeyReport:
     store, place = _where(key, config, ring)
     has_value = key.key_id in ring.resolved
     return KeyReport(
@@ -304,7 +304,7 @@ def _key(key: KeySpec, config: Config, ring: Ring) -> KeyReport:
     )
 
 
-def _where(key: KeySpec, config: Config, ring: Ring) -> tuple[str, str]:
+def _where(key: KeySpec, config: Config, ring: SecretCache) -> tuple[str, str]:
     """Tell a key's store, and where in it the key is kept."""
     if key.key_id in config.inline:
         return "setting", f"GEMINI_API_KEYS ({key.key_id})"

@@ -18,7 +18,7 @@ from ..config import Config, load
 from ..core.availability import Availability, KeyState
 from ..core.model import Candidate, Limits, project_label
 from ..core.text import mask_url
-from ..core.windows import Quota
+from ..core.windows import QuotaWindows
 from ..errors import KeyrotError
 from ..runtime.health import KeyView, iso, views, without_value
 from ..secrets import open_ring
@@ -29,8 +29,8 @@ from .console import console, escape, table
 
 __all__ = [
     "NOT_SHARED",
+    "KeyStatus",
     "SharedPool",
-    "Standing",
     "Window",
     "open_configured",
     "pool_of",
@@ -120,7 +120,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class KeyStatus:
     """One key, as all processes of the pool see it."""
 
     key: Candidate
@@ -191,7 +191,7 @@ def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> fr
 
 def standings(
     state: State, keys: Iterable[Candidate], unresolved: frozenset[str]
-) -> list[Standing]:
+) -> list[KeyStatus]:
     """Find out how *keys* stand in *state*.
 
     Raises:
@@ -205,10 +205,10 @@ def standings(
     return [_standing(key, found[key.key_id]) for key in keys]
 
 
-def _standing(key: Candidate, seen: KeyView) -> Standing:
+def _standing(key: Candidate, seen: KeyView) -> KeyStatus:
     used = {used.bucket: _windows(key, used) for used in seen.known.used if _counts(used)}
     blocked = {model: _NOTHING for model, here in seen.models.items() if here.state != "available"}
-    return Standing(key, seen.known, seen.overall, seen.models, blocked | used)
+    return KeyStatus(key, seen.known, seen.overall, seen.models, blocked | used)
 
 
 _NOTHING: dict[str, Window] = {}
@@ -228,7 +228,7 @@ def _windows(key: Candidate, used: Used) -> dict[str, Window]:
 
 
 def _in_force(configured: Limits, learned: Limits) -> Limits:
-    quota = Quota()
+    quota = QuotaWindows()
     quota.learned = learned
     return quota.limits(configured)
 
@@ -280,7 +280,7 @@ class _Look(NamedTuple):
     unresolved: frozenset[str]
     """Keys that nobody had used when the command began, and that have no value here."""
 
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[KeyStatus]:
         """Find out how the keys stand now."""
         return standings(self.pool.state, self.pool.keys.values(), self.unresolved)
 
@@ -356,7 +356,7 @@ def _drawn(look: _Look) -> RenderableType:
     return Group(drawn, "", *_summary(pool, found))
 
 
-def _used(one: Standing) -> str:
+def _used(one: KeyStatus) -> str:
     lines = []
     for model, windows in one.used.items():
         here = one.models.get(model, one.overall)
@@ -384,7 +384,7 @@ def _available_at(overall: Availability) -> str:
     return escape(f"{at}\n{overall.reason}")
 
 
-def _summary(pool: SharedPool, found: list[Standing]) -> Iterator[str]:
+def _summary(pool: SharedPool, found: list[KeyStatus]) -> Iterator[str]:
     """Say how many keys a call sent now could get; by model too, where they differ."""
     now = datetime.now(UTC)
     yield f"{_count(found)} keys are available, {now:%H:%M:%S} UTC"
@@ -401,7 +401,7 @@ def _summary(pool: SharedPool, found: list[Standing]) -> Iterator[str]:
         )
 
 
-def _count(found: list[Standing], model: str | None = None) -> str:
+def _count(found: list[KeyStatus], model: str | None = None) -> str:
     """Count the available ones; for *model* those that are for it."""
     states = [one.models[model].state if model else one.overall.state for one in found]
     return f"{states.count('available')} of {len(found)}"

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from .model import PLAIN
+from .model import GENERIC_VERBS
 from .request_body import CONTINUATION, PAGE, TYPED, note, read_body
 
 __all__ = [
@@ -39,7 +39,7 @@ STATELESS = frozenset(
 )
 """Methods that store nothing. Not here: those that start a batch, an operation or an upload."""
 
-UNMETERED = PLAIN | {
+UNMETERED = GENERIC_VERBS | {
     "asyncBatchEmbedContent",
     "batchGenerateContent",
     "computeTokens",

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from .model import NO_LIMITS, Limits
 
-__all__ = ["Quota", "Told", "read", "seconds"]
+__all__ = ["ParsedError", "QuotaViolation", "parse_error", "seconds"]
 
 MAX_DELAY_S = 90_000.0
 """25 hours, the longest day of Los Angeles: a longer delay is taken for this one."""
@@ -87,7 +87,7 @@ _INTERACTIONS = frozenset(_CODES) | {"INTERNAL_ERROR"}
 """The words that Interactions has for codes."""
 
 
-class Quota(NamedTuple):
+class QuotaViolation(NamedTuple):
     """A quota that was overrun."""
 
     name: str
@@ -98,14 +98,14 @@ class Quota(NamedTuple):
     """The bucket that Google counts it in."""
 
 
-class Told(NamedTuple):
+class ParsedError(NamedTuple):
     """What an error body and its headers tell."""
 
     code: int | None
     message: str = ""
     words: frozenset[str] = frozenset()
     """ErrorInfo reasons, the REST status, Interactions' code: upper case."""
-    quotas: tuple[Quota, ...] = ()
+    quotas: tuple[QuotaViolation, ...] = ()
     delay: float | None = None
     """Seconds, more than 0 and at most `MAX_DELAY_S`."""
     shaped: bool = False
@@ -146,7 +146,7 @@ class Told(NamedTuple):
         return min(told, default=None)
 
 
-def read(code: object, body: object, retry_after: object, now: float) -> Told:
+def parse_error(code: object, body: object, retry_after: object, now: float) -> ParsedError:
     """Read a failed response.
 
     Args:
@@ -162,7 +162,7 @@ def read(code: object, body: object, retry_after: object, now: float) -> Told:
     words = {w for detail in details for w in _word(detail.get("reason"))}
     own = {*_word(error.get("code")), *_word(error.get("status"))}
     http = _int(code)
-    return Told(
+    return ParsedError(
         http if http is not None and http >= 400 else _code(error.get("code"), own) or http or None,
         message,
         frozenset(words | own),
@@ -251,14 +251,14 @@ def _code(own: object, words: set[str]) -> int | None:
     return next((_CODES[word] for word in sorted(words) if word in _CODES), None)
 
 
-def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[Quota, ...]:
+def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[QuotaViolation, ...]:
     """List the quotas of `details`; without any, those of the message's lines."""
     lines = tuple(
-        Quota(_name(m["metric"] or m["old"]), _int(m["limit"]), m["model"])
+        QuotaViolation(_name(m["metric"] or m["old"]), _int(m["limit"]), m["model"])
         for m in _LINE.finditer(message)
     )
     told = [
-        Quota(_name(v["quotaId"]), _limit(v, lines), _model(v.get("quotaDimensions")))
+        QuotaViolation(_name(v["quotaId"]), _limit(v, lines), _model(v.get("quotaDimensions")))
         for detail in details
         for v in _dicts(detail.get("violations"))
         if isinstance(v.get("quotaId"), str)
@@ -267,7 +267,7 @@ def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[Quota, ...]:
     return tuple(told) or lines
 
 
-def _limit(violation: dict[Any, Any], lines: tuple[Quota, ...]) -> int | None:
+def _limit(violation: dict[Any, Any], lines: tuple[QuotaViolation, ...]) -> int | None:
     """Tell a violation's limit: its value, else the message's, else the zero that is left out."""
     if "quotaValue" in violation:
         return _int(violation["quotaValue"])
@@ -282,9 +282,9 @@ def _is_old(metadata: object) -> bool:
     return isinstance(metadata, dict) and isinstance(metadata.get("quota_limit"), str)
 
 
-def _old(metadata: dict[Any, Any]) -> Quota:
+def _old(metadata: dict[Any, Any]) -> QuotaViolation:
     """Read the form of 2025, an ErrorInfo RATE_LIMIT_EXCEEDED (A1)."""
-    return Quota(_name(metadata["quota_limit"]), _int(metadata.get("quota_limit_value")))
+    return QuotaViolation(_name(metadata["quota_limit"]), _int(metadata.get("quota_limit_value")))
 
 
 def _name(text: str) -> str:

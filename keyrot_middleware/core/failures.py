@@ -38,8 +38,8 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Literal
 
-from .error_body import Told, read
-from .model import NO_LIMITS, OF_A_MODEL, PLAIN, Backoff, CallInfo, Scope, Verdict
+from .error_body import ParsedError, parse_error
+from .model import GENERIC_VERBS, MODEL_SCOPES, NO_LIMITS, Backoff, CallInfo, Scope, Verdict
 from .windows import (
     DAY_S,
     next_minute,
@@ -54,7 +54,7 @@ __all__ = [
     "REJECTIONS",
     "RULES",
     "SLOWLY",
-    "Facts",
+    "FailureFacts",
     "Rule",
     "Transport",
     "Until",
@@ -91,11 +91,11 @@ DAILY = Backoff(DAY_S, DAY_S)
 appeal."""
 
 Transport = Literal["", "connect", "reset", "timeout", "other"]
-Until = Callable[[Told, float], float | None]
+Until = Callable[[ParsedError, float], float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class FailureFacts:
     """What is known of a failed request: all that `classify` looks at."""
 
     code: int | None = None
@@ -109,31 +109,31 @@ class Facts:
     `timeout`: the caller's own deadline."""
 
 
-def strikes(_told: Told, _now: float) -> None:
+def strikes(_told: ParsedError, _now: float) -> None:
     """For the exponential cooldown: nobody knows."""
 
 
-def ten_minutes(_told: Told, now: float) -> float:
+def ten_minutes(_told: ParsedError, now: float) -> float:
     """For as long as an API takes to be enabled."""
     return now + 600.0
 
 
-def an_hour(_told: Told, now: float) -> float:
+def an_hour(_told: ParsedError, now: float) -> float:
     """For an hour: money may have been paid in, or Google was wrong (A4)."""
     return now + HOUR_S
 
 
-def cap_end(_told: Told, now: float) -> float:
+def cap_end(_told: ParsedError, now: float) -> float:
     """For an hour, or until the month of a spending cap ends: the cap may be raised."""
     return min(now + HOUR_S, next_pacific_month(now))
 
 
-def a_day(_told: Told, now: float) -> float:
+def a_day(_told: ParsedError, now: float) -> float:
     """For 24 hours: somebody has to change something."""
     return now + DAY_S
 
 
-def day_end(told: Told, now: float) -> float | None:
+def day_end(told: ParsedError, now: float) -> float | None:
     """Until midnight Pacific time; only a paid day's RetryInfo is true, and it is long.
 
     Around midnight it is the day before that is exhausted: clocks differ, Google's reset may come
@@ -148,12 +148,12 @@ def day_end(told: Told, now: float) -> float | None:
     return next_pacific_midnight(now)
 
 
-def minute_end(told: Told, now: float) -> float:
+def minute_end(told: ParsedError, now: float) -> float:
     """Until the time that the server named, else the next minute."""
     return next_minute(now) if told.delay is None else now + told.delay
 
 
-def as_told(told: Told, now: float) -> float | None:
+def as_told(told: ParsedError, now: float) -> float | None:
     """Until the time that the server named, else unknown."""
     return None if told.delay is None else now + told.delay
 
@@ -203,7 +203,7 @@ class Rule:
     any_body: bool = False
     """It is about a pace, so that it counts where a proxy tells it as well."""
 
-    def matches(self, facts: Facts, told: Told, info: CallInfo) -> bool:
+    def matches(self, facts: FailureFacts, told: ParsedError, info: CallInfo) -> bool:
         """Tell whether the failure is of this class."""
         if self.transport != facts.transport:
             return False
@@ -220,7 +220,7 @@ class Rule:
     def _by_code_alone(self) -> bool:
         return not (self.words or self.text or self.quota or self.zero or self.delay)
 
-    def _signalled(self, told: Told) -> bool:
+    def _signalled(self, told: ParsedError) -> bool:
         return (
             not self.words.isdisjoint(told.words)
             or (self.text is not None and self.text.search(told.message) is not None)
@@ -447,7 +447,9 @@ KEY_REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected and rule
 """Those in which it does for every call: such a key is *rejected*."""
 
 
-def classify(facts: Facts, info: CallInfo, now: float, sent_at: float | None = None) -> Verdict:
+def classify(
+    facts: FailureFacts, info: CallInfo, now: float, sent_at: float | None = None
+) -> Verdict:
     """Judge a failure by the first row that it fits.
 
     Args:
@@ -459,12 +461,12 @@ def classify(facts: Facts, info: CallInfo, now: float, sent_at: float | None = N
     Returns:
         The verdict; whatever the facts are, nothing is raised.
     """
-    told = read(facts.code, facts.body, facts.retry_after, now)._replace(sent_at=sent_at)
+    told = parse_error(facts.code, facts.body, facts.retry_after, now)._replace(sent_at=sent_at)
     fits = (rule for rule in RULES if rule.matches(facts, told, info))
     return _verdict(next(fits, RULES[-1]), told, info, now)
 
 
-def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
+def _verdict(rule: Rule, told: ParsedError, info: CallInfo, now: float) -> Verdict:
     until = rule.until(told, now)
     of_a_model = info.metered and bool(info.model or told.bucket)
     outgrown = told.outgrown_by(info.tokens)
@@ -493,9 +495,9 @@ def _verdict(rule: Rule, told: Told, info: CallInfo, now: float) -> Verdict:
 
 def _narrowed(rule: Rule, info: CallInfo) -> Scope:
     """Give the scope for a call that tells nothing of a model's quota: its method, or nobody."""
-    if rule.scope not in OF_A_MODEL:
+    if rule.scope not in MODEL_SCOPES:
         return rule.scope
-    return Scope.NONE if info.verb in PLAIN or rule.codes != _QUOTA else Scope.KEY_VERB
+    return Scope.NONE if info.verb in GENERIC_VERBS or rule.codes != _QUOTA else Scope.KEY_VERB
 
 
 def describe(verdict: Verdict) -> str:

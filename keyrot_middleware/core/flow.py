@@ -48,8 +48,8 @@ from .model import (
     Block,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Outcome,
     RetryPolicy,
     Scope,
@@ -57,7 +57,7 @@ from .model import (
     Usage,
     Verdict,
 )
-from .selection import Roster, Shortlist
+from .selection import Selector, Shortlist
 from .text import utc
 from .tokens import TokenScale
 from .waiting import STALL_S, Claims, Ticket, WaitingLines
@@ -65,14 +65,14 @@ from .waiting import STALL_S, Claims, Ticket, WaitingLines
 __all__ = [
     "CALLS",
     "REST_S",
-    "Attempt",
-    "Call",
+    "CallState",
     "Exhausted",
+    "FailedAttempt",
     "Overload",
+    "attempt_note",
     "call_flow",
-    "may_leave",
-    "note",
-    "owners",
+    "may_use_other_project",
+    "owner_candidates",
 ]
 
 # The breaker of a model: while it serves nobody, its calls are sent once and not repeated ------
@@ -124,7 +124,7 @@ class Overload:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class FailedAttempt:
     """One send that failed."""
 
     key_id: str
@@ -132,7 +132,7 @@ class Attempt:
     until: float | None
 
 
-def note(number: int, attempt: Attempt, hint: str | None = None) -> str:
+def attempt_note(number: int, attempt: FailedAttempt, hint: str | None = None) -> str:
     """Write one attempt down for a person: which key, why it failed, until when it cools down.
 
     Args:
@@ -162,11 +162,11 @@ class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyP
 
 
 @dataclass(slots=True)
-class Call:
+class CallState:
     """One call on its way: what was asked, and what was tried so far."""
 
     info: CallInfo
-    roster: Roster
+    roster: Selector
     policy: RetryPolicy
     scale: TokenScale
     home: Candidate | None = None
@@ -182,7 +182,7 @@ class Call:
     """Of the pool: what may be behind the rejection of a key, for the notes."""
     excluded: dict[str, float] = field(default_factory=dict)
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[FailedAttempt] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     """Rejected keys whose store was asked for another value."""
     refreshed: set[str] = field(default_factory=set)
@@ -236,7 +236,7 @@ CACHE_STORAGE = "cache_storage"
 """The failure class that is about a project's room for cached content."""
 
 
-def owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
+def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...]]:
     """Find whose stored things the call names; unknown and new ones are of its home project."""
     home, names = call.home, call.info.resources
     owner: tuple[str, str] | None = (yield Owner(names)) if names else None
@@ -249,7 +249,9 @@ def owners(call: Call) -> Generator[Command, Any, tuple[Candidate, ...]]:
     return tuple(fixed) or ((home,) if home is not None else ())
 
 
-def may_leave(call: Call, fixed: Sequence[Candidate], blocks: Mapping[str, Block]) -> bool:
+def may_use_other_project(
+    call: CallState, fixed: Sequence[Candidate], blocks: Mapping[str, Block]
+) -> bool:
     """Say whether a call that creates something may go with any key, for its home never can.
 
     It names nothing stored, so any project may have what it makes, and its owner is known
@@ -282,7 +284,7 @@ OVERLOADED = "overloaded"
 """The failure class that is about the whole model."""
 
 
-def call_flow(call: Call) -> Generator[Command, Any, Any]:
+def call_flow(call: CallState) -> Generator[Command, Any, Any]:
     """Carry one call through: commands out, replies in, the response returned.
 
     Returns:
@@ -292,7 +294,7 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
         Exhausted: Nothing was sent, since no key can serve.
         BaseException: The SDK's last exception, with a note per failed attempt.
     """
-    fixed = (yield from owners(call)) if call.info.pinned else None
+    fixed = (yield from owner_candidates(call)) if call.info.pinned else None
     try:
         while True:
             now, draw = call.moment or (yield Now())
@@ -308,7 +310,7 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
                 _pass_by(call, fixed, lease, blocks)
                 now = max(now, lease.at)  # by which the blocks are told
             else:
-                if fixed is not None and may_leave(call, fixed, blocks):
+                if fixed is not None and may_use_other_project(call, fixed, blocks):
                     fixed = None
                     continue
                 yield from _none_could(call, _none_free(call, fixed, excluded, blocks, now))
@@ -327,7 +329,7 @@ def call_flow(call: Call) -> Generator[Command, Any, Any]:
         call.drop_ticket()
 
 
-def _none_could(call: Call, none_free: Unavailable) -> Generator[Command, Any, None]:
+def _none_could(call: CallState, none_free: Unavailable) -> Generator[Command, Any, None]:
     """Wait for another value of a refused key, or for a key; raise where neither helps."""
     if (yield from _replaced(call, none_free)) or (yield from _wait(call, none_free)):
         return
@@ -335,7 +337,7 @@ def _none_could(call: Call, none_free: Unavailable) -> Generator[Command, Any, N
     raise _noted(call) if call.last is not None else Exhausted(none_free)
 
 
-def _excluded(call: Call, now: float) -> Mapping[str, object] | Claims:
+def _excluded(call: CallState, now: float) -> Mapping[str, object] | Claims:
     """Tell which keys not to ask for: those that failed, and those that earlier calls wait for."""
     if call.ticket is not None:
         call.ticket.rung = False
@@ -345,7 +347,7 @@ def _excluded(call: Call, now: float) -> Mapping[str, object] | Claims:
 
 
 def _shortlists(
-    call: Call,
+    call: CallState,
     fixed: tuple[Candidate, ...] | None,
     excluded: Mapping[str, object] | Claims,
     now: float,
@@ -359,7 +361,7 @@ def _shortlists(
 
 
 def _pass_by(
-    call: Call,
+    call: CallState,
     fixed: tuple[Candidate, ...] | None,
     unavailable: Unavailable,
     blocks: dict[str, Block],
@@ -371,7 +373,7 @@ def _pass_by(
 
 
 def _none_free(
-    call: Call,
+    call: CallState,
     fixed: tuple[Candidate, ...] | None,
     excluded: Mapping[str, object] | Claims,
     blocks: dict[str, Block],
@@ -383,7 +385,7 @@ def _none_free(
     return Unavailable(now, {**parked, **claimed, **blocks})
 
 
-def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
+def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
     """Send once with *lease*, and settle it exactly once, whatever happens."""
     call.sends += 1
     stream: Any = None
@@ -397,7 +399,7 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
             reply = yield Relay(lease, stream)
         failed = reply if isinstance(reply, Failed) else reply.failed
         if failed is None:
-            outcome, names = Outcome(Kind.SUCCESS, None, reply.usage), reply.names
+            outcome, names = Outcome(LeaseOutcome.SUCCESS, None, reply.usage), reply.names
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
             if call.overload.models:
                 call.overload.served(call.info.model)
@@ -408,34 +410,34 @@ def _attempt(call: Call, lease: Lease) -> Generator[Command, Any, Done | StreamE
     except BaseException:
         # Of a stream that is cancelled half-way, what it has used so far is booked.
         end = stream.end(None) if stream is not None else StreamEnd()
-        yield from _settle(call, lease, Outcome(Kind.ABANDONED, None, end.usage), end.names)
+        yield from _settle(call, lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
         raise
     yield from _settle(call, lease, outcome, names)
     return reply  # type: ignore[no-any-return]
 
 
 def _settle(
-    call: Call, lease: Lease, outcome: Outcome, names: tuple[str, ...]
+    call: CallState, lease: Lease, outcome: Outcome, names: tuple[str, ...]
 ) -> Generator[Command, Any, None]:
     error = call.last.error if outcome.verdict and call.last else None
     until: float | None = yield Settle(lease, outcome, names, error)
     if call.roster.crowded or call.lines.lines:
         _relieve(call, lease, outcome)
     if outcome.verdict is not None:
-        call.attempts.append(Attempt(lease.key_id, outcome.verdict, until))
+        call.attempts.append(FailedAttempt(lease.key_id, outcome.verdict, until))
 
 
-def _relieve(call: Call, lease: Lease, outcome: Outcome) -> None:
+def _relieve(call: CallState, lease: Lease, outcome: Outcome) -> None:
     """Offer a key with a full window again, if some of what was reserved is given back."""
     used = outcome.usage.input_tokens
-    gave_back = outcome.kind is Kind.UNSENT or (used is not None and used < lease.tokens)
+    gave_back = outcome.kind is LeaseOutcome.UNSENT or (used is not None and used < lease.tokens)
     if gave_back:
         call.roster.relieve(lease.key_id)
     call.lines.released(lease.key_id, gave_back=gave_back)
 
 
 def _judge(
-    call: Call, lease: Lease, failed: Failed, usage: Usage
+    call: CallState, lease: Lease, failed: Failed, usage: Usage
 ) -> Generator[Command, Any, Outcome]:
     now, _ = yield Now()
     call.failed_at = now
@@ -443,10 +445,10 @@ def _judge(
     if lease.key_id.startswith(HOME):
         verdict = replace(verdict, scope=Scope.NONE)  # a stranger's key: nobody's to manage
     call.last = failed
-    return Outcome(Kind.FAILURE if verdict.sent else Kind.UNSENT, verdict, usage)
+    return Outcome(LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT, verdict, usage)
 
 
-def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
+def _go_on(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:
     """After a failure: may the call be sent again, with another key or (nobody's fault) any?"""
     verdict = call.attempts[-1].verdict
     if verdict.retry:
@@ -468,7 +470,7 @@ def _go_on(call: Call, lease: Lease) -> Generator[Command, Any, bool]:
     return not 0 < call.policy.max_attempts <= walked
 
 
-def _replaced(call: Call, none_free: Unavailable) -> Generator[Command, Any, bool]:
+def _replaced(call: CallState, none_free: Unavailable) -> Generator[Command, Any, bool]:
     """Wait for the stores of rejected keys, now that no other key can serve."""
     while call.refused:
         key_id = call.refused.pop()
@@ -487,7 +489,7 @@ def _replaced(call: Call, none_free: Unavailable) -> Generator[Command, Any, boo
     return found
 
 
-def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:
+def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
     until = verdict.until if verdict.named and verdict.wait and verdict.until is not None else inf
     failed = sum(a.key_id == lease.key_id and a.verdict.rotate for a in call.attempts)
     if failed >= SENDS_PER_KEY:
@@ -504,7 +506,7 @@ def _exclude(call: Call, lease: Lease, verdict: Verdict) -> None:
                 call.excluded[key.key_id] = inf
 
 
-def _retry(call: Call, verdict: Verdict) -> Generator[Command, Any, bool]:
+def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
     """Send the same again after a while, unless the program or the request forbids it."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
     harmless = call.info.repeatable or not verdict.sent
@@ -525,7 +527,7 @@ def _retry(call: Call, verdict: Verdict) -> Generator[Command, Any, bool]:
     return True
 
 
-def _wait(call: Call, unavailable: Unavailable) -> Generator[Command, Any, bool]:
+def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, bool]:
     """Wait for the soonest key, if its time is known and within what is left of the budget.
 
     Of keys that calls before this one wait for, it waits for its turn.
@@ -573,7 +575,7 @@ def _soonest(blocks: Mapping[str, Block]) -> float:
     return min((block.until for block in blocks.values()), default=inf)
 
 
-def _waited_for(call: Call, unavailable: Unavailable) -> dict[str, Block]:
+def _waited_for(call: CallState, unavailable: Unavailable) -> dict[str, Block]:
     """List the keys that the call may wait for: those with a time that is known."""
     blocks = {
         key_id: block
@@ -586,10 +588,10 @@ def _waited_for(call: Call, unavailable: Unavailable) -> dict[str, Block]:
     return blocks
 
 
-def _noted(call: Call) -> BaseException:
+def _noted(call: CallState) -> BaseException:
     """Give the SDK's last exception, with what was tried written on it."""
     assert call.last is not None  # noqa: S101 - narrows the type; every caller has just failed
     error = call.last.error
     for number, attempt in enumerate(call.attempts, 1):
-        error.add_note(note(number, attempt, call.hints.get(attempt.key_id)))
+        error.add_note(attempt_note(number, attempt, call.hints.get(attempt.key_id)))
     return error

@@ -13,19 +13,19 @@ from math import inf
 from typing import Literal, NamedTuple
 
 __all__ = [
+    "GENERIC_VERBS",
     "HOME",
     "LAST_RESORT",
+    "MODEL_SCOPES",
     "NO_LIMITS",
     "NO_USAGE",
-    "OF_A_MODEL",
-    "PLAIN",
     "POOL_KEY",
     "Backoff",
     "Block",
     "CallInfo",
     "Candidate",
-    "Kind",
     "Lease",
+    "LeaseOutcome",
     "Limits",
     "Outcome",
     "RetryPolicy",
@@ -58,9 +58,9 @@ class Scope(StrEnum):
     BILLING = "billing"
 
 
-PLAIN = frozenset({"get", "list", "patch", "delete"})
+GENERIC_VERBS = frozenset({"get", "list", "patch", "delete"})
 """Verbs that many collections share, so that a failure of one says nothing of another's."""
-OF_A_MODEL = frozenset({Scope.KEY_MODEL, Scope.PROJECT_MODEL})
+MODEL_SCOPES = frozenset({Scope.KEY_MODEL, Scope.PROJECT_MODEL})
 """What only a call that counts in a model's quota can tell."""
 
 
@@ -228,7 +228,7 @@ class Verdict:
     """By our count the request is larger than a whole limit, and so than each key's of its tier."""
 
 
-class Kind(StrEnum):
+class LeaseOutcome(StrEnum):
     """How a lease ended."""
 
     SUCCESS = "success"
@@ -244,7 +244,7 @@ class Kind(StrEnum):
 class Outcome(NamedTuple):
     """What a settle tells the state about a lease."""
 
-    kind: Kind
+    kind: LeaseOutcome
     verdict: Verdict | None = None
     usage: Usage = NO_USAGE
 

@@ -26,7 +26,7 @@ from .model import LAST_RESORT, Block, CallInfo, Candidate, Scope
 from .waiting import Claims, wanted
 from .windows import AHEAD_S
 
-__all__ = ["SHORTLIST", "Roster", "Shortlist"]
+__all__ = ["SHORTLIST", "Selector", "Shortlist"]
 
 SHORTLIST = 8
 """Keys in one shortlist: up to here `spread` compares every key of a group."""
@@ -45,7 +45,7 @@ _Offer = tuple[int, Candidate]
 Shortlist = tuple[_Offer, ...]
 
 
-class _Group:
+class _RankGroup:
     """Keys of equal rank: those worth offering, and those parked until a time."""
 
     __slots__ = ("ends", "full", "keys", "offers", "parked", "ready", "turns", "until")
@@ -112,19 +112,19 @@ class _Group:
         return [offer for offer in everyone if offer[1].key_id not in seen]
 
 
-class _View:
+class _Order:
     """The groups of one model and workload, and where each key stands in them."""
 
     __slots__ = ("groups", "places")
 
-    def __init__(self, groups: list[_Group]) -> None:
+    def __init__(self, groups: list[_RankGroup]) -> None:
         self.groups = groups
         self.places = {
             key.key_id: (group, index) for group in groups for index, key in enumerate(group.keys)
         }
 
 
-class Roster:
+class Selector:
     """The keys of a pool, and the order in which a call may try them."""
 
     def __init__(
@@ -143,7 +143,7 @@ class Roster:
         self.keys = {key.key_id: key for key in keys if key.active}
         self.spread = strategy == "spread"
         self._sticky = strategy == "sticky"
-        self._views: dict[tuple[str, str | None, str], _View] = {}
+        self._views: dict[tuple[str, str | None, str], _Order] = {}
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
         """The keys of each project, put together when somebody asks for the first."""
@@ -236,7 +236,7 @@ class Roster:
                 self._projects = {}
                 self._views.clear()
 
-    def _view(self, info: CallInfo) -> _View:
+    def _view(self, info: CallInfo) -> _Order:
         name = (info.model, info.workload, "" if info.metered else info.verb)
         view = self._views.get(name)
         if view is None:
@@ -246,16 +246,16 @@ class Roster:
                 view = self._views[name] = self._order(info)
         return view
 
-    def _order(self, info: CallInfo) -> _View:
+    def _order(self, info: CallInfo) -> _Order:
         groups: dict[tuple[bool, int, bool, int], list[Candidate]] = {}
         for key in self.keys.values():
             rank = 1 if key.model is None else 0 if key.model == info.model else 2
             other_work = info.workload is not None and key.workload != info.workload
             name = (key.priority >= LAST_RESORT, rank, other_work, key.priority)
             groups.setdefault(name, []).append(key)
-        return _View([_Group(rank, groups[name]) for rank, name in enumerate(sorted(groups))])
+        return _Order([_RankGroup(rank, groups[name]) for rank, name in enumerate(sorted(groups))])
 
-    def _offset(self, group: _Group, info: CallInfo, draw: float) -> int:
+    def _offset(self, group: _RankGroup, info: CallInfo, draw: float) -> int:
         if self._sticky and info.conversation:
             home = int(info.conversation, 16) % len(group.keys)
             return bisect_left(group.ready, home) % max(len(group.ready), 1)

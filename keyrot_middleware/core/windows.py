@@ -39,12 +39,12 @@ __all__ = [
     "PROBE_S",
     "ClockMinute",
     "Cooldown",
-    "Quota",
+    "QuotaWindows",
     "Refused",
     "SlidingWindow",
     "TokenBucket",
     "Where",
-    "ladder",
+    "exponential_cooldown",
     "most",
     "next_minute",
     "next_pacific_midnight",
@@ -56,7 +56,8 @@ __all__ = [
 # How a server may count a minute: three models, each a few numbers and pure arithmetic ---------
 #
 # Google is seen to count in minutes of the clock, but documents nothing, and gateways count as they
-# like. So `Quota` (windows.py) counts in minutes of the clock until a refusal contradicts that, and
+# like. So `QuotaWindows` (windows.py) counts in minutes of the clock until a refusal contradicts
+# that, and
 # then by the model that the refusal speaks for (ADR 0020):
 #
 # - `ClockMinute`: a window opens at :00 and is empty then.
@@ -423,7 +424,7 @@ def next_pacific_month(now: float) -> float:
     return first.astimezone(UTC).timestamp()
 
 
-def ladder(strikes: int, base_s: float, max_s: float) -> float:
+def exponential_cooldown(strikes: int, base_s: float, max_s: float) -> float:
     """Give the length of the cooldown after *strikes* failures in a row, seconds."""
     return min(base_s * 2.0 ** min(strikes - 1, 60), max_s)
 
@@ -514,7 +515,7 @@ class Cooldown:
         """
         if at >= self.until or not self.strikes:
             self.strikes += 1
-        return ladder(self.strikes, base_s, max_s)
+        return exponential_cooldown(self.strikes, base_s, max_s)
 
     def strike(
         self, failure: str, until: float, *, waitable: bool, now: float | None = None
@@ -552,7 +553,7 @@ class Cooldown:
             self.probe = None
 
 
-class Quota(ClockMinute):
+class QuotaWindows(ClockMinute):
     """What one project has used of one model bucket, and the limits learned for it.
 
     It counts in minutes of the clock always, and beside that as `pace` says, where there is one.
@@ -737,7 +738,7 @@ class Quota(ClockMinute):
             full = (refused.told.rpm or pace.requests, refused.told.tpm or pace.tokens)
             self._begin(SlidingWindow([(now + delay - MINUTE_S - GUARD_S, *full)]), now)
 
-    def follow(self, other: Quota) -> None:
+    def follow(self, other: QuotaWindows) -> None:
         """Count by the same model as *other*, from nothing where that is a new one."""
         if type(self.pace) is not type(other.pace):
             made = other.pace

@@ -13,21 +13,21 @@ from urllib.parse import urlsplit
 
 from ..core.affinity import conversation, parse_path
 from ..core.commands import Done, Failed
-from ..core.failures import Facts
+from ..core.failures import FailureFacts
 from ..core.model import CallInfo
 from ..core.request_body import read_body
 from ..core.tokens import TokenScale, requests_of
 from ..core.usage import tokens_of_text, usage_of_text
-from .foreign_errors import spent, told
-from .redaction import Redact, clean
+from .foreign_errors import facts_from_error, is_quota_close
+from .redaction import Redact, redact_exception
 
 __all__ = [
-    "Asked",
-    "alias_of",
+    "ApiRequest",
     "call_info",
     "done",
     "failed",
-    "host_of",
+    "get_alias",
+    "host_from_url",
     "in_force",
     "option",
     "origin_of",
@@ -39,7 +39,7 @@ __all__ = [
 workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
 
 
-class Asked(NamedTuple):
+class ApiRequest(NamedTuple):
     """The arguments of the api client's four request methods."""
 
     http_method: str
@@ -56,19 +56,19 @@ def option(options: Any, name: str) -> Any:
     """
     if not isinstance(options, dict):
         return getattr(options, name, None)
-    alias = alias_of(name)
+    alias = get_alias(name)
     return options[alias] if alias in options else options.get(name)
 
 
 @lru_cache(maxsize=64)
-def alias_of(name: str) -> str:
+def get_alias(name: str) -> str:
     """Give Google's spelling of an option: `base_url` is `baseUrl`."""
     head, *humps = name.split("_")
     return head + "".join(map(str.capitalize, humps))
 
 
 @lru_cache(maxsize=256)
-def host_of(base_url: str) -> str:
+def host_from_url(base_url: str) -> str:
     """Give `host`, or `host:port` where the port is not the scheme's own; empty for no URL."""
     try:
         parts = urlsplit(base_url)
@@ -123,7 +123,7 @@ def patience_s(api_client: Any, options: Any) -> float:
 
 
 def call_info(
-    asked: Asked,
+    asked: ApiRequest,
     extra_body: Any,
     retry: Any,
     *,
@@ -168,16 +168,16 @@ def done(response: Any, *, in_full: bool) -> Done:
 
 
 def failed(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:
-    """Take every key out of the exception of a failure, and read its facts; see `clean`."""
-    clean(error, redact, handled)
+    """Take every key out of the exception of a failure, and read its facts."""
+    redact_exception(error, redact, handled)
     return Failed(_facts(error), error)
 
 
-def reported(error: Exception, redact: Redact) -> Facts:
+def reported(error: Exception, redact: Redact) -> FailureFacts:
     """Read the facts of what a program reports by hand, which may be any library's error."""
-    theirs = None if _of_sdk(error) else told(error, redact)
-    own: Facts = failed(error, redact, None).facts
-    if spent(own.code, own.body):
+    theirs = None if _of_sdk(error) else facts_from_error(error, redact)
+    own: FailureFacts = failed(error, redact, None).facts
+    if is_quota_close(own.code, own.body):
         return replace(own, code=429)
     return theirs or own
 
@@ -187,12 +187,12 @@ def _of_sdk(error: Exception) -> bool:
     return api_errors is not None and isinstance(error, api_errors.APIError)
 
 
-def _facts(error: Any) -> Facts:
+def _facts(error: Any) -> FailureFacts:
     if _of_sdk(error):
         headers: Any = getattr(error.response, "headers", None)
         after = headers.get("retry-after") if hasattr(headers, "get") else None
-        return Facts(code=error.code, body=error.details, retry_after=after)
-    return Facts(transport=_transport(error))
+        return FailureFacts(code=error.code, body=error.details, retry_after=after)
+    return FailureFacts(transport=_transport(error))
 
 
 _TRANSPORT: Mapping[str, Any] = {

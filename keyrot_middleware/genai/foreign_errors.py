@@ -12,10 +12,10 @@ import io
 from contextlib import suppress
 from typing import Any
 
-from ..core.failures import Facts
+from ..core.failures import FailureFacts
 from .redaction import Redact
 
-__all__ = ["spent", "told"]
+__all__ = ["facts_from_error", "is_quota_close"]
 
 _LONGEST = 65_536
 """No error body of Google's is longer."""
@@ -23,7 +23,7 @@ _INTERNAL_ERROR = 1011
 """The code with which Live closes a websocket, also when a quota is spent."""
 
 
-def told(error: BaseException, redact: Redact) -> Facts | None:
+def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | None:
     """Read the facts of a refusal; None where *error* tells of none, such as a lost connection.
 
     Args:
@@ -37,18 +37,18 @@ def told(error: BaseException, redact: Redact) -> Facts | None:
     if code is None:
         return _closed(error)
     body = _body(response, "content", "text") or _body(error, "body") or _file(error, redact)
-    return Facts(code, body, _retry_after(response) or _retry_after(error))
+    return FailureFacts(code, body, _retry_after(response) or _retry_after(error))
 
 
-def spent(code: object, reason: object) -> bool:
+def is_quota_close(code: object, reason: object) -> bool:
     """Tell whether a websocket was closed for a quota, for which it has no code of its own."""
     return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
 
 
-def _closed(error: BaseException) -> Facts | None:
+def _closed(error: BaseException) -> FailureFacts | None:
     close = _get(error, "rcvd")  # websockets' ConnectionClosed: the frame that came
     reason = _get(close, "reason")
-    return Facts(429, reason) if spent(_get(close, "code"), reason) else None
+    return FailureFacts(429, reason) if is_quota_close(_get(close, "code"), reason) else None
 
 
 def _get(holder: object, name: str) -> Any:

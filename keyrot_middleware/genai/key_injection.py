@@ -16,21 +16,21 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigError
-from .call_info import Asked, alias_of, option, origin_of
-from .patching import Seams
+from .call_info import ApiRequest, get_alias, option, origin_of
+from .patching import Patcher
 
 __all__ = [
     "KEY_HEADER",
+    "KeyInjection",
     "Unseen",
     "asend_once",
     "build_request",
+    "copy_arguments",
+    "current_injection",
     "foreign_key",
-    "fresh",
     "of_keys",
     "send_once",
-    "sendable",
-    "sending",
-    "under_way",
+    "without_key_retries",
 ]
 
 KEY_HEADER = "x-goog-api-key"
@@ -44,11 +44,11 @@ _OURS = frozenset({401, 402, 403, 429})
 """The codes of a key's own failure: another key is the remedy, not the same one again."""
 
 
-under_way: ContextVar[sending | None] = ContextVar("keyrot_sending", default=None)
+current_injection: ContextVar[KeyInjection | None] = ContextVar("keyrot_sending", default=None)
 """The send of ours for which the SDK builds a request; None where it is not ours."""
 
 
-class sending:  # noqa: N801 - used as a function; a class costs half of what a generator does
+class KeyInjection:
     """Let the request that the SDK builds inside the `with` carry a key.
 
     That request and no other: what runs meanwhile, an event hook for one, may make its own calls.
@@ -72,9 +72,9 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         self,
         value: str | None,
         client: Any,
-        asked: Asked,
+        asked: ApiRequest,
         origins: Collection[str],
-        seams: Seams,
+        seams: Patcher,
         *,
         once: bool,
     ) -> None:
@@ -98,14 +98,14 @@ class sending:  # noqa: N801 - used as a function; a class costs half of what a 
         self.response: Any = None
         """The SDK's response of a stream, once it is there."""
 
-    def __enter__(self) -> sending:
+    def __enter__(self) -> KeyInjection:
         self._seams.enter(self)
-        self._token = under_way.set(self)
+        self._token = current_injection.set(self)
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._seams.leave(self)
-        under_way.reset(self._token)
+        current_injection.reset(self._token)
 
 
 class Unseen(str):
@@ -121,7 +121,7 @@ class Unseen(str):
 
 
 def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
-    send: sending,
+    send: KeyInjection,
     wrapped: Callable[..., Any],
     client: Any,
     http_method: str,
@@ -176,7 +176,7 @@ def asend_once(
     return once(http_request, stream)
 
 
-def sendable(client: Any, options: Any, retry: Any) -> Any:
+def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
     """Give *options* as they are sent with: the SDK does not repeat a key's own failure.
 
     Args:
@@ -187,13 +187,15 @@ def sendable(client: Any, options: Any, retry: Any) -> Any:
     return options if retry is None else _without_our_retries(client, options, retry)
 
 
-def fresh(send: sending, asked: Asked, options: Any, *, deep: bool) -> tuple[str, str, Any, Any]:
+def copy_arguments(
+    send: KeyInjection, asked: ApiRequest, options: Any, *, deep: bool
+) -> tuple[str, str, Any, Any]:
     """Give the arguments of one send: the SDK changes the body that it is given.
 
     Args:
         send: The send.
         asked: The request as the program made it.
-        options: What `sendable` gave.
+        options: What `without_key_retries` gave.
         deep: The SDK will also change what is inside the body (it merges `extra_body`).
     """
     body = asked.request_dict
@@ -257,5 +259,5 @@ def _with_retry(client: Any, options: Any, fields: Mapping[str, Any]) -> Any:
 
 def _with(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
     """Give the options with one of them set, under one spelling only."""
-    kept = {k: v for k, v in options.items() if k != alias_of(name)}
+    kept = {k: v for k, v in options.items() if k != get_alias(name)}
     return {**kept, name: value}

@@ -26,7 +26,7 @@ from .imports import ImportWatch, Patched
 
 __all__ = [
     "MODULE",
-    "Seams",
+    "Patcher",
     "take_off",
     "wrapper_chain",
 ]
@@ -83,7 +83,7 @@ OWNER = "BaseApiClient"
 Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
-class Seams:
+class Patcher:
     """The table of patched methods, switched on and off together."""
 
     def __init__(

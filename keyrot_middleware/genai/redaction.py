@@ -12,9 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..guard import fault
+from ..guard import handle_internal_error
 
-__all__ = ["Redact", "clean", "clear_frames", "scrub"]
+__all__ = ["Redact", "clear_frames", "redact_exception", "scrub"]
 
 Redact = Callable[[str], str]
 
@@ -24,7 +24,9 @@ _READERS = ("google", "json", "tenacity", "ijson")
 """Whose local variables hold what the server sent."""
 
 
-def clean(error: BaseException, redact: Redact, handled: BaseException | None = None) -> None:
+def redact_exception(
+    error: BaseException, redact: Redact, handled: BaseException | None = None
+) -> None:
     """Replace every key in *error*, in place, and in what it was raised from.
 
     Args:
@@ -41,9 +43,9 @@ def clean(error: BaseException, redact: Redact, handled: BaseException | None = 
             continue
         seen.add(id(link))
         try:
-            found = _link(link, redact) or found
+            found = _redact_link(link, redact) or found
         except Exception:  # what others have hung in may be odd, and must not hide the error
-            fault("genai")
+            handle_internal_error("genai")
         chain += (link.__cause__, link.__context__)
     if found:  # and so the functions that read it have it too
         for link in chain:
@@ -59,7 +61,7 @@ def clear_frames(error: BaseException, packages: tuple[str, ...]) -> None:
                 frame.clear()
 
 
-def _link(link: BaseException, redact: Redact) -> bool:
+def _redact_link(link: BaseException, redact: Redact) -> bool:
     """Clean one exception; tell whether its own text held a key."""
     before = f"{link.args}{link.__dict__.get('doc')}"
     link.args = tuple(_value(arg, redact) for arg in link.args)
@@ -140,10 +142,10 @@ def _request_info(info: Any, redact: Redact) -> Any:
     if not secret:
         return info
     kept = [(k, v) for k, v in info.headers.items() if k.lower() not in secret]
-    return info._replace(headers=type(info.headers)(type_of_multidict(kept)))
+    return info._replace(headers=type(info.headers)(make_multidict(kept)))
 
 
-def type_of_multidict(pairs: list[tuple[str, str]]) -> Any:
+def make_multidict(pairs: list[tuple[str, str]]) -> Any:
     """Build the mapping that aiohttp's headers view wants; aiohttp brings multidict."""
     from multidict import CIMultiDict  # noqa: PLC0415 - present wherever aiohttp is in use
 

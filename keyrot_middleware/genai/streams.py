@@ -10,7 +10,7 @@ from typing import Any
 from ..core.commands import Failed, Opened, StreamEnd
 from ..core.usage import StreamLedger
 from .call_info import failed
-from .key_injection import sending
+from .key_injection import KeyInjection
 from .redaction import Redact
 
 __all__ = ["AsyncChunks", "Chunks", "open_async", "open_sync"]
@@ -73,7 +73,7 @@ class AsyncChunks(_Account):
         await _aclose(self._inner, self._response)
 
 
-def open_sync(inner: Any, send: sending, redact: Redact) -> Opened | Failed:
+def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> Opened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
     handled = sys.exception()
     try:
@@ -84,7 +84,7 @@ def open_sync(inner: Any, send: sending, redact: Redact) -> Opened | Failed:
     return Opened(Chunks(inner, first, send.response, redact))
 
 
-async def open_async(inner: Any, send: sending, redact: Redact) -> Opened | Failed:
+async def open_async(inner: Any, send: KeyInjection, redact: Redact) -> Opened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
     handled = sys.exception()
     try:

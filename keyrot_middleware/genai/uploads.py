@@ -13,9 +13,9 @@ from typing import Any
 
 from ..core.affinity import names_from
 from ..core.model import Lease
-from ..guard import fault
+from ..guard import handle_internal_error
 from ..state.base import State
-from ..state.memory import keep
+from ..state.memory import put_bounded
 
 __all__ = ["Uploads"]
 
@@ -36,9 +36,9 @@ class Uploads:
         try:
             for name, value in (response.headers or {}).items():
                 if name.lower() == _URL_HEADER:
-                    keep(self._begun, value, lease, _KEPT)
+                    put_bounded(self._begun, value, lease, _KEPT)
         except Exception:
-            fault("genai")
+            handle_internal_error("genai")
 
     def upload_file(self, wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap the method of that name; see `async_upload_file`."""
@@ -47,7 +47,7 @@ class Uploads:
             if finished := self._finished(response, args, kwargs):
                 self._state.own(*finished)
         except Exception:
-            fault("state")
+            handle_internal_error("state")
         return response
 
     async def async_upload_file(
@@ -59,7 +59,7 @@ class Uploads:
             if finished := self._finished(response, args, kwargs):
                 await self._state.aown(*finished)
         except Exception:
-            fault("state")
+            handle_internal_error("state")
         return response
 
     def _finished(

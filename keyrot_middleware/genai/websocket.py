@@ -11,7 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection
 
 from ..errors import ConfigError
-from .redaction import Redact, clean
+from .redaction import Redact, redact_exception
 
 __all__ = ["guarded"]
 
@@ -65,7 +65,7 @@ def _cleaned(redact: Redact) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        clean(error, redact, handled)
+        redact_exception(error, redact, handled)
         raise
 
 

@@ -21,13 +21,13 @@ from urllib.parse import urljoin
 
 from ..core.model import POOL_KEY
 from ..errors import ConfigError
-from ..guard import fault
+from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from .call_info import origin_of
-from .key_injection import KEY_HEADER, Unseen, of_keys, under_way
-from .patching import Seams, Wrapper
+from .key_injection import KEY_HEADER, Unseen, current_injection, of_keys
+from .patching import Patcher, Wrapper
 from .pool_exhausted import NO_KEY, error_body
-from .redaction import Redact, clean, clear_frames, scrub
+from .redaction import Redact, clear_frames, redact_exception, scrub
 
 __all__ = ["Wire", "mute", "placeholder_guard", "unmute"]
 
@@ -228,7 +228,7 @@ class Wire:
             if origin_of(url) not in self._origins:
                 return _Key(None, ours=False, keyless=True)
             return _Key(self._home(), ours=True, keyless=True)
-        send = under_way.get()
+        send = current_injection.get()
         if send is not None and send.value and (KEY_HEADER, send.value) in found:
             return _Key(send.value, ours=True, keyless=False)
         return None
@@ -237,7 +237,7 @@ class Wire:
         try:
             return self._pool.home_value if self._pool is not None else None
         except Exception:
-            fault("genai")
+            handle_internal_error("genai")
             return None
 
     def _redact(self, key: _Key) -> Redact:
@@ -250,9 +250,9 @@ class Wire:
         return redact
 
 
-def placeholder_guard(origins: frozenset[str]) -> Seams:
+def placeholder_guard(origins: frozenset[str]) -> Patcher:
     """Give what keeps the placeholder off the wire where there is no pool."""
-    return Seams({"__init__": explain_missing_key}, {}, Wire(None, origins).table, [])
+    return Patcher({"__init__": explain_missing_key}, {}, Wire(None, origins).table, [])
 
 
 def explain_missing_key(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
@@ -360,7 +360,7 @@ def _examined(response: Any, key: _Key, redact: Redact) -> Any:
 
 
 def _cleaned(error: Exception, redact: Redact, handled: BaseException | None) -> None:
-    clean(error, redact, handled)
+    redact_exception(error, redact, handled)
     clear_frames(error, _LIBRARIES)
 
 

@@ -15,20 +15,20 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from ..core.commands import Done, Failed, Opened
-from ..core.flow import Call, Exhausted, call_flow
+from ..core.flow import CallState, Exhausted, call_flow
 from ..core.model import HOME, POOL_KEY, Candidate, Lease
 from ..errors import KeyrotWarning, warn
-from ..guard import fault
+from ..guard import handle_internal_error
 from ..runtime import aio, sync
 from ..runtime.abandoned import unwatch_collector, watch_collector
 from ..runtime.pool import Pool
-from ..telemetry.observer import Watch, watch
+from ..telemetry.observer import CallObserver, observe
 from .call_info import (
-    Asked,
+    ApiRequest,
     call_info,
     done,
     failed,
-    host_of,
+    host_from_url,
     in_force,
     option,
     origin_of,
@@ -37,16 +37,16 @@ from .call_info import (
 from .home_key import fingerprint, needs_home, own
 from .imports import Patched
 from .key_injection import (
+    KeyInjection,
     asend_once,
     build_request,
+    copy_arguments,
+    current_injection,
     foreign_key,
-    fresh,
     send_once,
-    sendable,
-    sending,
-    under_way,
+    without_key_retries,
 )
-from .patching import Seams
+from .patching import Patcher
 from .pool_exhausted import NO_KEY, error_body, exhausted, response_type_of
 from .redaction import Redact
 from .streams import open_async, open_sync
@@ -54,8 +54,8 @@ from .uploads import Uploads
 from .wire import Wire, mute, unmute
 
 __all__ = [
-    "Below",
     "Binding",
+    "ClientWrappers",
     "bypassed",
     "keyless",
 ]
@@ -73,7 +73,7 @@ _ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http
 """Of the api client's constructor, in their order."""
 
 
-class Below:
+class ClientWrappers:
     """The wrappers of the constructor, and of what the request methods call."""
 
     def __init__(self, origins: frozenset[str]) -> None:
@@ -92,7 +92,7 @@ class Below:
 
     def build(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Put the key of a send into its request, and into no other."""
-        send = under_way.get()
+        send = current_injection.get()
         body = args[2] if len(args) > 2 else kwargs.get("request_dict")
         if send is None or send.client is not client or send.body is not body:
             return wrapped(*args, **kwargs)
@@ -100,7 +100,7 @@ class Below:
 
     def send_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_request`."""
-        send = under_way.get()
+        send = current_injection.get()
         if send is None or send.request is not _first(args, kwargs):
             return wrapped(*args, **kwargs)
         once = send.once
@@ -111,7 +111,7 @@ class Below:
 
     def asend_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_async_request`."""
-        send = under_way.get()
+        send = current_injection.get()
         if send is None or send.request is not _first(args, kwargs):
             return wrapped(*args, **kwargs)
         if send.once:
@@ -123,7 +123,7 @@ class Below:
         return _opened(sent, send) if kwargs.get("stream") else sent
 
 
-async def _opened(sent: Awaitable[Any], send: sending) -> Any:
+async def _opened(sent: Awaitable[Any], send: KeyInjection) -> Any:
     """Keep the response of a stream, to be closed with it."""
     send.response = response = await sent
     return response
@@ -142,18 +142,18 @@ _HOSTS_WARNED = 20
 """A program may make up hosts without end."""
 
 
-class _Ours(NamedTuple):
+class _PooledCall(NamedTuple):
     """A call that goes through the pool, and what its sends need."""
 
     client: Any
-    asked: Asked
+    asked: ApiRequest
     options: Any
     """As it is sent with."""
     deep: bool
     """The SDK changes what is inside its body."""
     once: bool
     """The SDK would not repeat it."""
-    call: Call
+    call: CallState
 
 
 class Binding:
@@ -168,9 +168,9 @@ class Binding:
         self._origins = allowed_origins
         self._warned: set[str] = set()
         on: list[bool] = []
-        below = Below(allowed_origins)
+        below = ClientWrappers(allowed_origins)
         uploads = self._uploads = Uploads(pool.state)
-        self.seams = Seams(
+        self.seams = Patcher(
             {
                 "__init__": below.init,
                 "request": self._request,
@@ -191,7 +191,7 @@ class Binding:
         )
 
     def put_on(self, patched: Patched | None = None) -> None:
-        """Catch calls from now on, or once more; see `Seams.put_on`."""
+        """Catch calls from now on, or once more; see `Patcher.put_on`."""
         watch_collector()
         self.seams.put_on(patched)
         for client in tuple(keyless):
@@ -211,7 +211,7 @@ class Binding:
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         ours = self._ours(client, args, kwargs, stream=False)
-        if not isinstance(ours, _Ours):
+        if not isinstance(ours, _PooledCall):
             return wrapped(*ours[0], **ours[1])
 
         seen = self._watch(ours)
@@ -220,7 +220,9 @@ class Binding:
             handled = sys.exception()
             try:
                 with self._sending(lease, ours) as one:
-                    response = wrapped(*fresh(one, ours.asked, ours.options, deep=ours.deep))
+                    response = wrapped(
+                        *copy_arguments(one, ours.asked, ours.options, deep=ours.deep)
+                    )
                 if ours.call.info.pinned:
                     self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
@@ -229,7 +231,7 @@ class Binding:
 
         call = ours.call
         try:
-            return sync.run(call_flow(call), sync.Performer(self.pool, call.info, send, seen))
+            return sync.run(call_flow(call), sync.SyncDriver(self.pool, call.info, send, seen))
         except Exhausted as none_free:
             error = self._exhausted(ours, none_free)
         raise error
@@ -238,20 +240,20 @@ class Binding:
         self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
     ) -> Any:
         ours = self._ours(client, args, kwargs, stream=True)
-        if not isinstance(ours, _Ours):
+        if not isinstance(ours, _PooledCall):
             return wrapped(*ours[0], **ours[1])
         return self._stream(wrapped, ours)
 
-    def _stream(self, wrapped: Callable[..., Any], ours: _Ours) -> Generator[Any, None, None]:
+    def _stream(self, wrapped: Callable[..., Any], ours: _PooledCall) -> Generator[Any, None, None]:
         redact, call = self._redact(ours.client), ours.call
 
         def send(lease: Lease) -> Opened | Failed:
             sender = self._sending(lease, ours)
             with sender:
-                inner = wrapped(*fresh(sender, ours.asked, ours.options, deep=ours.deep))
+                inner = wrapped(*copy_arguments(sender, ours.asked, ours.options, deep=ours.deep))
                 return open_sync(inner, sender, redact)
 
-        perform = sync.Performer(self.pool, call.info, send, self._watch(ours))
+        perform = sync.SyncDriver(self.pool, call.info, send, self._watch(ours))
         try:
             yield from sync.run_stream(call_flow(call), perform)
         except Exhausted as none_free:
@@ -264,7 +266,7 @@ class Binding:
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
     ) -> Any:
         ours = self._ours(client, args, kwargs, stream=False)
-        if not isinstance(ours, _Ours):
+        if not isinstance(ours, _PooledCall):
             return await wrapped(*ours[0], **ours[1])
 
         seen = self._watch(ours)
@@ -273,14 +275,16 @@ class Binding:
             handled = sys.exception()
             try:
                 with self._sending(lease, ours) as one:
-                    response = await wrapped(*fresh(one, ours.asked, ours.options, deep=ours.deep))
+                    response = await wrapped(
+                        *copy_arguments(one, ours.asked, ours.options, deep=ours.deep)
+                    )
                 if ours.call.info.pinned:
                     self._uploads.begun(response, lease)
                 return done(response, in_full=seen is not None)
             except Exception as error:
                 return failed(error, self._redact(ours.client), handled)
 
-        perform = aio.AsyncPerformer(self.pool, ours.call.info, send, seen)
+        perform = aio.AsyncDriver(self.pool, ours.call.info, send, seen)
         try:
             return await aio.run(call_flow(ours.call), perform)
         except Exhausted as none_free:
@@ -291,7 +295,7 @@ class Binding:
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
     ) -> AsyncIterator[Any]:
         ours = self._ours(client, args, kwargs, stream=True)
-        if not isinstance(ours, _Ours):
+        if not isinstance(ours, _PooledCall):
             return await wrapped(*ours[0], **ours[1])  # type: ignore[no-any-return]
 
         redact, call = self._redact(ours.client), ours.call
@@ -300,12 +304,14 @@ class Binding:
             handled, sender = sys.exception(), self._sending(lease, ours)
             try:
                 with sender:
-                    inner = await wrapped(*fresh(sender, ours.asked, ours.options, deep=ours.deep))
+                    inner = await wrapped(
+                        *copy_arguments(sender, ours.asked, ours.options, deep=ours.deep)
+                    )
             except Exception as error:
                 return failed(error, redact, handled)
             return await open_async(inner, sender, redact)
 
-        perform = aio.AsyncPerformer(self.pool, call.info, send, self._watch(ours))
+        perform = aio.AsyncDriver(self.pool, call.info, send, self._watch(ours))
         try:
             return await aio.run_stream(call_flow(call), perform)
         except Exhausted as none_free:
@@ -314,19 +320,19 @@ class Binding:
 
     def _ours(
         self, client: Any, args: Any, kwargs: Any, *, stream: bool
-    ) -> _Ours | tuple[Any, dict[str, Any]]:
+    ) -> _PooledCall | tuple[Any, dict[str, Any]]:
         """Read a call that goes through the pool; else give the arguments to pass through with."""
         try:
             if client.vertexai:
                 return args, kwargs
-            return self._read(client, Asked(*args, **kwargs), stream=stream)
+            return self._read(client, ApiRequest(*args, **kwargs), stream=stream)
         except Exception:
-            fault("genai")
+            handle_internal_error("genai")
             return args, kwargs
 
     def _read(
-        self, client: Any, asked: Asked, *, stream: bool
-    ) -> _Ours | tuple[Any, dict[str, Any]]:
+        self, client: Any, asked: ApiRequest, *, stream: bool
+    ) -> _PooledCall | tuple[Any, dict[str, Any]]:
         key = client.api_key or ""
         if key.startswith(_EPHEMERAL):
             return asked, {}
@@ -335,7 +341,7 @@ class Binding:
         if bypassed.get():
             return asked, {}
         if origin_of(base_url) not in self._origins:
-            self._warn_of(host_of(base_url))
+            self._warn_of(host_from_url(base_url))
             return asked, {}
         if not pool.roster.keys and own(key):
             return asked, {}
@@ -350,7 +356,7 @@ class Binding:
             extra,
             retry,
             stream=stream,
-            host=host_of(base_url),
+            host=host_from_url(base_url),
             scale=pool.scale,
             sticky=sticky,
         )
@@ -358,13 +364,13 @@ class Binding:
         moment = (pool.clock.time(), pool.draw())
         shared = (pool.overload, pool.lines)
         patience = patience_s(client, options)
-        call = Call(
+        call = CallState(
             info, pool.roster, pool.policy, pool.scale, home, moment, *shared, patience, pool.hints
         )
         if not info.pinned:
-            options = sendable(client, options, retry)
+            options = without_key_retries(client, options, retry)
         once = retry is None and not info.pinned
-        return _Ours(client, asked, options, bool(extra), once, call)
+        return _PooledCall(client, asked, options, bool(extra), once, call)
 
     def _warn_of(self, host: str) -> None:
         """Say once that calls to a host go past the pool; no such warning may fail the call."""
@@ -392,16 +398,18 @@ class Binding:
             return redact
         return lambda text: redact(text.replace(key, "[redacted]"))
 
-    def _sending(self, lease: Lease, ours: _Ours) -> sending:
+    def _sending(self, lease: Lease, ours: _PooledCall) -> KeyInjection:
         """Prepare a send; a stranger's key is left to the client, which has it."""
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
-        return sending(value, ours.client, ours.asked, self._origins, self.seams, once=ours.once)
+        return KeyInjection(
+            value, ours.client, ours.asked, self._origins, self.seams, once=ours.once
+        )
 
-    def _watch(self, ours: _Ours) -> Watch | None:
-        return watch(self.pool.observers, ours.call.info, fault)
+    def _watch(self, ours: _PooledCall) -> CallObserver | None:
+        return observe(self.pool.observers, ours.call.info, handle_internal_error)
 
-    def _exhausted(self, ours: _Ours, none_free: Exhausted) -> BaseException:
+    def _exhausted(self, ours: _PooledCall, none_free: Exhausted) -> BaseException:
         blocks, now = none_free.unavailable.blocks, none_free.unavailable.at
         pool = self.pool
         response_type = response_type_of(ours.client)

@@ -25,15 +25,15 @@ from ..core.commands import (
     Steps,
     StreamEnd,
 )
-from ..core.model import Kind, Lease, Outcome, Unavailable
+from ..core.model import Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
-from ..guard import fault
-from ..telemetry.observer import Watch
-from .pool import unbooked
-from .sync import Performer
+from ..guard import handle_internal_error
+from ..telemetry.observer import CallObserver
+from .pool import unreserved_lease
+from .sync import SyncDriver
 
 __all__ = [
-    "AsyncPerformer",
+    "AsyncDriver",
     "AsyncRelay",
     "AsyncStream",
     "run",
@@ -47,13 +47,13 @@ _TURNS = 12
 """Two for each level of generators, and there are up to six: ours, the SDK's, a framework's."""
 
 
-class AsyncPerformer(Performer):
+class AsyncDriver(SyncDriver):
     """The same, blocking only the task: what has to wait is given as a coroutine."""
 
     __slots__ = ("_loop",)
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        """Serve one call of the running loop; see `Performer`."""
+        """Serve one call of the running loop; see `SyncDriver`."""
         super().__init__(*args, **more)
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -70,7 +70,7 @@ class AsyncPerformer(Performer):
             return self.does[type(command)](self, command)
         return self._watched(command, self.watch)
 
-    async def _watched(self, command: Command, watch: Watch) -> Any:
+    async def _watched(self, command: Command, watch: CallObserver) -> Any:
         watch.before(command)
         try:
             reply = self.does[type(command)](self, command)
@@ -116,8 +116,8 @@ class AsyncPerformer(Performer):
                 self._counted(command), command.candidates, spread=command.spread, holder=self
             )
         except Exception:
-            fault("state")
-            reply = unbooked(command, self._pool.clock.time())
+            handle_internal_error("state")
+            reply = unreserved_lease(command, self._pool.clock.time())
         return self._acquired(reply)
 
     def _send(self, command: Send) -> Awaitable[Done | Opened | Failed]:
@@ -128,7 +128,7 @@ class AsyncPerformer(Performer):
         )
         return sent
 
-    async def _send_attached(self, command: Send, watch: Watch) -> Done | Opened | Failed:
+    async def _send_attached(self, command: Send, watch: CallObserver) -> Done | Opened | Failed:
         token = watch.attach()
         try:
             reply: Done | Opened | Failed = await self._send_request(command.lease)
@@ -143,9 +143,9 @@ class AsyncPerformer(Performer):
     async def _serving_far(self, command: Serving) -> None:
         try:
             if command.lease.books is not None:
-                await self._pool.state.asettle(command.lease, Outcome(Kind.SERVING))
+                await self._pool.state.asettle(command.lease, Outcome(LeaseOutcome.SERVING))
         except Exception:
-            fault("state")
+            handle_internal_error("state")
 
     def _settle(self, command: Settle) -> Any:
         instant = self._pool.state.instant
@@ -159,7 +159,7 @@ class AsyncPerformer(Performer):
             if lease.books is not None:
                 until = await _shielded(state.asettle(lease, command.outcome, command.names))
         except Exception:
-            fault("state")
+            handle_internal_error("state")
         return self._settled(command, until)
 
     def _owner(self, command: Owner) -> Any:
@@ -169,7 +169,7 @@ class AsyncPerformer(Performer):
         try:
             return await self._pool.state.aowner(command.names)
         except Exception:
-            fault("state")
+            handle_internal_error("state")
             return None
 
     async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
@@ -191,7 +191,7 @@ class AsyncPerformer(Performer):
         return self._slept(command, began)
 
     does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
-        **Performer.does,
+        **SyncDriver.does,
         Acquire: _acquire,
         Send: _send,
         Serving: _serving,
@@ -260,7 +260,7 @@ class AsyncStream(Protocol):
         """Close the SDK's own generator."""
 
 
-async def run(flow: Steps, perform: AsyncPerformer) -> Any:
+async def run(flow: Steps, perform: AsyncDriver) -> Any:
     """Carry a unary call through; give the SDK's response."""
     try:
         result = await _drive(flow, next(flow), perform)
@@ -276,7 +276,7 @@ async def run(flow: Steps, perform: AsyncPerformer) -> Any:
     return result
 
 
-async def run_stream(flow: Steps, perform: AsyncPerformer) -> AsyncRelay:
+async def run_stream(flow: Steps, perform: AsyncDriver) -> AsyncRelay:
     """Carry a streamed call to its first chunk; give the chunks as they come."""
     try:
         relay = await _drive(flow, next(flow), perform, until=Relay)
@@ -290,7 +290,7 @@ async def run_stream(flow: Steps, perform: AsyncPerformer) -> AsyncRelay:
 
 
 async def _drive(
-    flow: Steps, command: Command, perform: AsyncPerformer, until: type | None = None
+    flow: Steps, command: Command, perform: AsyncDriver, until: type | None = None
 ) -> Any:
     """Perform commands until the flow returns, or asks for one of type *until*."""
     try:
@@ -317,7 +317,7 @@ class AsyncRelay:
     settled as soon as nobody refers to it any more.
     """
 
-    def __init__(self, flow: Steps, perform: AsyncPerformer, stream: AsyncStream) -> None:
+    def __init__(self, flow: Steps, perform: AsyncDriver, stream: AsyncStream) -> None:
         self._flow = flow
         self._perform = perform
         self._stream = stream
@@ -406,7 +406,9 @@ class AsyncRelay:
         self._perform.abandon()
 
 
-async def _next(chunks: AsyncIterator[Any], watch: Watch | None) -> tuple[Any, Exception | None]:
+async def _next(
+    chunks: AsyncIterator[Any], watch: CallObserver | None
+) -> tuple[Any, Exception | None]:
     """Wait for a chunk; the attempt is current only meanwhile. `(None, …)` at the end."""
     token = watch.attach() if watch is not None else None
     try:

@@ -17,27 +17,27 @@ from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Overload
 from ..core.model import CallInfo, Candidate, Lease, RetryPolicy
 from ..core.model_names import ModelNames
-from ..core.selection import Roster
+from ..core.selection import Selector
 from ..core.text import standard_key_hint
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..forks import after_fork
-from ..guard import fault
-from ..secrets import Ring, Secret
+from ..guard import handle_internal_error
+from ..secrets import Secret, SecretCache
 from ..secrets.cache import ANSWER_S
 from ..state.base import State
-from ..telemetry.observer import Chronicle, Observer
+from ..telemetry.observer import Observer, PoolEventListener
 
 if TYPE_CHECKING:
-    from .refresher import Upkeep
+    from .refresher import Refresher
 
 __all__ = [
     "Clock",
     "Pool",
     "SystemClock",
     "make_lines",
-    "make_roster",
-    "unbooked",
+    "make_selector",
+    "unreserved_lease",
     "with_values",
 ]
 
@@ -93,12 +93,12 @@ class Pool:
     """Keys, what is known of them, and how calls use them."""
 
     name: str
-    roster: Roster
+    roster: Selector
     state: State
-    ring: Ring
+    ring: SecretCache
     policy: RetryPolicy
     observers: Sequence[Observer] = ()
-    chronicles: Sequence[Chronicle] = ()
+    chronicles: Sequence[PoolEventListener] = ()
     clock: Clock = field(default_factory=SystemClock)
     scale: TokenScale = field(default_factory=TokenScale)
     overload: Overload = field(default_factory=Overload)
@@ -110,7 +110,7 @@ class Pool:
     listed: Sequence[Candidate] | None = None
     """All keys that are configured; those of them that have a value are in the roster. None: the
     roster is what it was made of, and stays so."""
-    upkeep: Upkeep | None = None
+    upkeep: Refresher | None = None
     """What keeps values and list up to date, where they can change, or the state is shared."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
     """Calls that the garbage collector closed; finalizers append, `settle_abandoned` empties."""
@@ -155,7 +155,7 @@ class Pool:
         try:
             blocks = self.state.blocked(CallInfo("", ""), doubtful)
         except Exception:
-            fault("state")
+            handle_internal_error("state")
             return set(self.doubtful)
         rejected = {key_id for key_id, block in blocks.items() if block.reason in KEY_REJECTIONS}
         self.doubtful &= rejected
@@ -214,7 +214,7 @@ class Pool:
                 return True  # it was replaced meanwhile
             return self.ring.refresh(key_id, ANSWER_S if wait else 0.0)
         except Exception:
-            fault("secrets")
+            handle_internal_error("secrets")
             return False
 
     def refresh_all(self) -> bool:
@@ -233,7 +233,7 @@ class Pool:
         try:
             changed = self.ring.refresh_all(ANSWER_S)
         except Exception:
-            fault("secrets")
+            handle_internal_error("secrets")
             return False
         finally:
             self._looking_until = 0.0
@@ -251,7 +251,7 @@ class Pool:
             if self.listed is not None:  # no key at all is a list too: the last one was taken out
                 self._enroll(self.listed)
         except Exception:
-            fault("secrets")
+            handle_internal_error("secrets")
         return replaced.intersection(self.roster.keys)  # without those that have just left
 
     def announce(self, key_ids: frozenset[str]) -> None:
@@ -264,7 +264,7 @@ class Pool:
                     if tell is not None:
                         tell(key_id)
                 except Exception:
-                    fault("telemetry")
+                    handle_internal_error("telemetry")
 
     def reset(self, key_id: str) -> None:
         """Forget what cools a key down, or has it rejected, and the limits learned for it.
@@ -290,7 +290,7 @@ class Pool:
     def _enroll(self, listed: Iterable[Candidate]) -> None:
         """Let the roster be the *listed* keys that have a value; calls under way keep theirs."""
         before = self.roster
-        roster = make_roster(with_values(listed, self.ring), self.policy.strategy)
+        roster = make_selector(with_values(listed, self.ring), self.policy.strategy)
         if list(roster.keys.values()) == list(before.keys.values()):
             return
         self.roster = roster
@@ -306,7 +306,7 @@ class Pool:
             _log.error(text, self.name)
 
 
-def with_values(keys: Iterable[Candidate], ring: Ring) -> list[Candidate]:
+def with_values(keys: Iterable[Candidate], ring: SecretCache) -> list[Candidate]:
     """Give those of *keys* that have a value, as the keys of these values."""
     having = set(ring.resolved)
     return [
@@ -316,14 +316,14 @@ def with_values(keys: Iterable[Candidate], ring: Ring) -> list[Candidate]:
     ]
 
 
-def make_roster(keys: Iterable[Candidate], strategy: str) -> Roster:
+def make_selector(keys: Iterable[Candidate], strategy: str) -> Selector:
     """Make a roster that threads may share."""
-    roster = Roster(keys, strategy, threading.Lock())
+    roster = Selector(keys, strategy, threading.Lock())
     after_fork(roster, lambda child: setattr(child, "_lock", threading.Lock()))
     return roster
 
 
-def unbooked(command: Acquire, now: float) -> Lease:
+def unreserved_lease(command: Acquire, now: float) -> Lease:
     """Lend the first key on offer without a booking: the state is down, the call goes on."""
     key, info = command.candidates[0][1], command.info
     return Lease(

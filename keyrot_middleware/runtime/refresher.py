@@ -14,13 +14,13 @@ from math import inf
 from ..config import Config, reread
 from ..errors import KeyrotError
 from ..forks import after_fork
-from ..guard import fault
+from ..guard import handle_internal_error
 from ..keys_file import signature
 from ..secrets import Stores
 from ..secrets.cache import ANSWER_S
 from .pool import Pool
 
-__all__ = ["Upkeep"]
+__all__ = ["Refresher"]
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -32,7 +32,7 @@ SETTLE_S = 0.3
 """An editor writes in several steps: the file is read when it has not changed for so long."""
 
 
-class Upkeep:
+class Refresher:
     """Keep a pool up to date with its stores and its keys.json."""
 
     def __init__(self, pool: Pool, config: Config, stores: Stores) -> None:
@@ -50,7 +50,7 @@ class Upkeep:
         """The version of keys.json that is in force, or was refused."""
         self._changing = config.keys_seen
         self._on = False
-        after_fork(self, Upkeep._renew)
+        after_fork(self, Refresher._renew)
 
     def start(self) -> None:
         """Begin."""
@@ -77,7 +77,7 @@ class Upkeep:
             look_s = self._look() if self._config.keys_file is not None else inf
             return min(self._pool.ring.turn(), look_s, tick_s)
         except Exception:
-            fault("secrets")
+            handle_internal_error("secrets")
             return LOOK_S
 
     def _look(self) -> float:
@@ -108,7 +108,7 @@ class Upkeep:
             self.start()
 
 
-def _run(alive: weakref.ref[Upkeep], stirred: threading.Event) -> None:
+def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:
     """Take turns as long as the pool is there; hold on to nothing of it meanwhile."""
     while (upkeep := alive()) is not None and (pause := upkeep.turn()) is not None:
         del upkeep

@@ -24,15 +24,15 @@ from ..core.commands import (
 )
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
-from ..core.model import CallInfo, Kind, Lease, Outcome, Unavailable
-from ..guard import fault
-from ..telemetry.observer import Watch, tell
+from ..core.model import CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
+from ..guard import handle_internal_error
+from ..telemetry.observer import CallObserver, tell
 from .abandoned import collecting
-from .pool import Pool, SystemClock, unbooked
+from .pool import Pool, SystemClock, unreserved_lease
 
 __all__ = [
-    "Performer",
     "Stream",
+    "SyncDriver",
     "run",
     "run_stream",
 ]
@@ -40,7 +40,7 @@ __all__ = [
 # Do what a flow asks for. Nothing is decided here ----------------------------------------------
 
 
-class Performer:
+class SyncDriver:
     """The parts of a pool at the service of one call, blocking the thread."""
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Performer:
         pool: Pool,
         info: CallInfo,
         send: Callable[[Lease], Any],
-        watch: Watch | None = None,
+        watch: CallObserver | None = None,
     ) -> None:
         """Serve one call.
 
@@ -128,14 +128,16 @@ class Performer:
         """Settle what `abandon` gave up, without a loop to wait in."""
         lease, end = self._lease, self._end
         if lease is not None:
-            self._settle_now(Settle(lease, Outcome(Kind.ABANDONED, None, end.usage), end.names))
+            self._settle_now(
+                Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
+            )
         self.finish(GeneratorExit())
 
     def _settle_now(self, command: Settle) -> None:
         watch = self.watch
         if watch is not None:
             watch.before(command)
-        reply = Performer._settle(self, command)
+        reply = SyncDriver._settle(self, command)
         if watch is not None:
             watch.after(command, reply)
 
@@ -145,13 +147,13 @@ class Performer:
             return
         self._over = True
         if isinstance(error, Exhausted):
-            tell(self._pool.chronicles, "refused", fault, self._info, error)
+            tell(self._pool.chronicles, "refused", handle_internal_error, self._info, error)
         if self.watch is not None:
             self.watch.finish(error)
 
     def changed(self, command: Settle | Sleep | Refresh, reply: object = None) -> None:
         """Tell who wants to know what more than one call will feel."""
-        tell(self._pool.chronicles, "changed", fault, self._info, command, reply)
+        tell(self._pool.chronicles, "changed", handle_internal_error, self._info, command, reply)
 
     def _now(self, _command: Now) -> tuple[float, float]:
         return self._pool.clock.time(), self._pool.draw()
@@ -165,8 +167,8 @@ class Performer:
                 self._counted(command), command.candidates, spread=command.spread, holder=self
             )
         except Exception:
-            fault("state")
-            reply = unbooked(command, self._pool.clock.time())
+            handle_internal_error("state")
+            reply = unreserved_lease(command, self._pool.clock.time())
         return self._acquired(reply)
 
     def _counted(self, command: Acquire) -> CallInfo:
@@ -194,9 +196,9 @@ class Performer:
     def _serving(self, command: Serving) -> None:
         try:
             if command.lease.books is not None:
-                self._pool.state.settle(command.lease, Outcome(Kind.SERVING))
+                self._pool.state.settle(command.lease, Outcome(LeaseOutcome.SERVING))
         except Exception:
-            fault("state")
+            handle_internal_error("state")
 
     def _settle(self, command: Settle) -> float | None:
         self._lease = until = None
@@ -204,7 +206,7 @@ class Performer:
             if command.lease.books is not None:
                 until = self._pool.state.settle(command.lease, command.outcome, command.names)
         except Exception:
-            fault("state")
+            handle_internal_error("state")
         return self._settled(command, until)
 
     def _settled(self, command: Settle, until: float | None) -> float | None:
@@ -217,7 +219,7 @@ class Performer:
         try:
             return self._pool.state.owner(command.names)
         except Exception:
-            fault("state")
+            handle_internal_error("state")
             return None
 
     def _refresh(self, command: Refresh) -> bool:
@@ -290,7 +292,7 @@ class Stream(Protocol):
         """Close the SDK's own generator."""
 
 
-def run(flow: Steps, perform: Performer) -> Any:
+def run(flow: Steps, perform: SyncDriver) -> Any:
     """Carry a unary call through; give the SDK's response."""
     try:
         command = next(flow)
@@ -316,7 +318,7 @@ def run(flow: Steps, perform: Performer) -> Any:
         perform.driven = False
 
 
-def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
+def run_stream(flow: Steps, perform: SyncDriver) -> Generator[Any, None, None]:
     """Carry a streamed call through; yield the SDK's chunks as they come."""
     try:
         command = next(flow)
@@ -344,7 +346,7 @@ def run_stream(flow: Steps, perform: Performer) -> Generator[Any, None, None]:
         perform.driven = False
 
 
-def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEnd]:
+def _relay(stream: Stream, watch: CallObserver | None) -> Generator[Any, None, StreamEnd]:
     """Yield the chunks; the attempt is current only while the SDK works on the next one."""
     chunks = iter(stream)
     try:
@@ -363,7 +365,7 @@ def _relay(stream: Stream, watch: Watch | None) -> Generator[Any, None, StreamEn
     return end
 
 
-def _next(chunks: Iterator[Any], watch: Watch | None) -> tuple[Any, Exception | None]:
+def _next(chunks: Iterator[Any], watch: CallObserver | None) -> tuple[Any, Exception | None]:
     """Wait for a chunk; `(None, …)` at the end."""
     token = watch.attach() if watch is not None else None
     try:

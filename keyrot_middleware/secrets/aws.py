@@ -12,7 +12,18 @@ from typing import Any
 from ..core.text import shown
 from ..errors import SecretError
 from .base import Secret
-from .cloud import Answer, Batch, Fault, Reach, Spot, hush, look_up, need, read_all, split_field
+from .cloud import (
+    Answer,
+    Batch,
+    FailureReach,
+    SecretRef,
+    StoreFailure,
+    quiet_loggers,
+    read_batches,
+    require_extra,
+    resolve_refs,
+    split_field,
+)
 
 __all__ = [
     "DEFAULT_SECRET",
@@ -37,35 +48,41 @@ _CALLER = re.compile(r"\b(arn:aws[a-z-]*:(?:iam|sts)::\d{12}:[\w/+=,.@:-]+)", re
 
 _GRANT = "allow secretsmanager:GetSecretValue on it, and kms:Decrypt if it has a key of its own"
 _LOGIN = "the credentials are no longer taken ({}): renew them (aws sso login, a new access key)"
-_BUSY = Reach.BUSY, "Secrets Manager is busy or failed ({}); it is asked again at the next refresh"
+_BUSY = (
+    FailureReach.BUSY,
+    "Secrets Manager is busy or failed ({}); it is asked again at the next refresh",
+)
 
-_CODES: Mapping[str, tuple[Reach, str]] = {
+_CODES: Mapping[str, tuple[FailureReach, str]] = {
     "ResourceNotFoundException": (
-        Reach.HERE,
+        FailureReach.HERE,
         "there is no such secret in this region and account, or it has no current version",
     ),
-    "AccessDeniedException": (Reach.HERE, f"access denied to {{who}}: {_GRANT}"),
+    "AccessDeniedException": (FailureReach.HERE, f"access denied to {{who}}: {_GRANT}"),
     "DecryptionFailure": (
-        Reach.HERE,
+        FailureReach.HERE,
         "KMS does not decrypt it for {who}: allow kms:Decrypt on its key, and see that the key "
         "is enabled",
     ),
     "InvalidRequestException": (
-        Reach.HERE,
+        FailureReach.HERE,
         "it cannot be read as it is now; is it scheduled for deletion? (aws secretsmanager "
         "restore-secret)",
     ),
-    "InvalidParameterException": (Reach.HERE, "Secrets Manager takes this for no name or ARN"),
-    "ValidationException": (Reach.HERE, "Secrets Manager takes this for no name or ARN"),
-    "ExpiredTokenException": (Reach.LOGIN, _LOGIN),
-    "UnrecognizedClientException": (Reach.LOGIN, _LOGIN),
+    "InvalidParameterException": (
+        FailureReach.HERE,
+        "Secrets Manager takes this for no name or ARN",
+    ),
+    "ValidationException": (FailureReach.HERE, "Secrets Manager takes this for no name or ARN"),
+    "ExpiredTokenException": (FailureReach.LOGIN, _LOGIN),
+    "UnrecognizedClientException": (FailureReach.LOGIN, _LOGIN),
     "InvalidSignatureException": (
-        Reach.LOGIN,
+        FailureReach.LOGIN,
         "the credentials are not taken ({}): a wrong secret access key, or this host's clock is "
         "off",
     ),
-    "IncompleteSignature": (Reach.STORE, "the credentials are not complete ({})"),
-    "OptInRequired": (Reach.STORE, "this account may not use Secrets Manager here ({})"),
+    "IncompleteSignature": (FailureReach.STORE, "the credentials are not complete ({})"),
+    "OptInRequired": (FailureReach.STORE, "this account may not use Secrets Manager here ({})"),
     "ThrottlingException": _BUSY,
 }
 _ALIASES: Mapping[str, str] = {
@@ -93,28 +110,31 @@ _UNREACHED = "Secrets Manager cannot be reached ({}): see the network, AWS_REGIO
 
 # LOGIN also where there was none: botocore remembers that, and a later look-up is to find it.
 # Of botocore and, where a class is not named, of the nearest class above it.
-_CLASSES: Mapping[str, tuple[Reach, str]] = {
-    "NoCredentialsError": (Reach.LOGIN, _NO_LOGIN),
-    "PartialCredentialsError": (Reach.LOGIN, "half of the AWS credentials is not set ({})"),
-    "CredentialRetrievalError": (Reach.LOGIN, _LOGIN_HELPER),
-    "MetadataRetrievalError": (Reach.LOGIN, _LOGIN_HELPER),
-    "TokenRetrievalError": (Reach.LOGIN, _LOGIN_HELPER),
-    "UnauthorizedSSOTokenError": (Reach.LOGIN, _LOGIN_HELPER),
-    "SSOError": (Reach.LOGIN, _LOGIN_HELPER),
-    "NoRegionError": (Reach.STORE, "no AWS region is set: set AWS_REGION, or write the ARN"),
-    "ProfileNotFound": (Reach.LOGIN, "AWS_PROFILE names a profile that ~/.aws does not have"),
-    "ConfigParseError": (Reach.LOGIN, "a file in ~/.aws cannot be read ({})"),
-    "InvalidRegionError": (Reach.STORE, "AWS_REGION is no name of a region"),
+_CLASSES: Mapping[str, tuple[FailureReach, str]] = {
+    "NoCredentialsError": (FailureReach.LOGIN, _NO_LOGIN),
+    "PartialCredentialsError": (FailureReach.LOGIN, "half of the AWS credentials is not set ({})"),
+    "CredentialRetrievalError": (FailureReach.LOGIN, _LOGIN_HELPER),
+    "MetadataRetrievalError": (FailureReach.LOGIN, _LOGIN_HELPER),
+    "TokenRetrievalError": (FailureReach.LOGIN, _LOGIN_HELPER),
+    "UnauthorizedSSOTokenError": (FailureReach.LOGIN, _LOGIN_HELPER),
+    "SSOError": (FailureReach.LOGIN, _LOGIN_HELPER),
+    "NoRegionError": (FailureReach.STORE, "no AWS region is set: set AWS_REGION, or write the ARN"),
+    "ProfileNotFound": (
+        FailureReach.LOGIN,
+        "AWS_PROFILE names a profile that ~/.aws does not have",
+    ),
+    "ConfigParseError": (FailureReach.LOGIN, "a file in ~/.aws cannot be read ({})"),
+    "InvalidRegionError": (FailureReach.STORE, "AWS_REGION is no name of a region"),
     "SSLError": (
-        Reach.STORE,
+        FailureReach.STORE,
         "the server's certificate is not trusted ({}): set AWS_CA_BUNDLE to the authority's file",
     ),
     # A kept connection that the server has closed meanwhile.
-    "ConnectionClosedError": (Reach.BUSY, _UNREACHED),
-    "ConnectionError": (Reach.STORE, _UNREACHED),
-    "HTTPClientError": (Reach.STORE, _UNREACHED),
-    "ParamValidationError": (Reach.HERE, "boto3 takes this for no name or ARN"),
-    "ValueError": (Reach.STORE, "AWS_ENDPOINT_URL is no URL"),
+    "ConnectionClosedError": (FailureReach.BUSY, _UNREACHED),
+    "ConnectionError": (FailureReach.STORE, _UNREACHED),
+    "HTTPClientError": (FailureReach.STORE, _UNREACHED),
+    "ParamValidationError": (FailureReach.HERE, "boto3 takes this for no name or ARN"),
+    "ValueError": (FailureReach.STORE, "AWS_ENDPOINT_URL is no URL"),
 }
 
 
@@ -125,7 +145,7 @@ def code_of(error: Exception) -> str:
     return str(found.get("Code", ""))
 
 
-def fault_of(error: Exception) -> Fault:
+def fault_of(error: Exception) -> StoreFailure:
     """Say what an exception of boto3 means."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
@@ -134,27 +154,27 @@ def fault_of(error: Exception) -> Fault:
     return fault_of_code(code_of(error), str(response.get("Error", {}).get("Message", "")), status)
 
 
-def fault_of_code(code: str, message: str, status: int = 0) -> Fault:
+def fault_of_code(code: str, message: str, status: int = 0) -> StoreFailure:
     """Say what an error code means; *message* is searched for the caller's ARN only."""
     name = _ALIASES.get(code, code)
     if name not in _CODES and status >= 500:
         name = "ThrottlingException"
-    known = _CODES.get(name, (Reach.HERE, "Secrets Manager refused ({})"))
+    known = _CODES.get(name, (FailureReach.HERE, "Secrets Manager refused ({})"))
     reach, words = known
     caller = _CALLER.search(message)
     who = caller[1].rstrip(".,:") if caller else "these credentials"
-    return Fault(reach, words.format(_code(code), who=who))
+    return StoreFailure(reach, words.format(_code(code), who=who))
 
 
 def _code(code: str) -> str:
     return code if re.fullmatch(r"\w{1,60}", code, re.ASCII) else "unknown code"
 
 
-def _fault_of_class(error: Exception) -> Fault:
+def _fault_of_class(error: Exception) -> StoreFailure:
     names = (kind.__name__ for kind in type(error).__mro__)
     known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
-    reach, words = known or (Reach.HERE, "reading it failed with {}")
-    return Fault(reach, words.format(type(error).__name__))
+    reach, words = known or (FailureReach.HERE, "reading it failed with {}")
+    return StoreFailure(reach, words.format(type(error).__name__))
 
 
 # boto3's clients, made when they are first needed: that is when credentials are looked for -----
@@ -265,8 +285,8 @@ def open_aws(environ: Mapping[str, str]) -> AwsStore:
     Raises:
         MissingExtraError: boto3 is not installed.
     """
-    need("aws", {"boto3": "boto3"})
-    hush(*TALKATIVE)
+    require_extra("aws", {"boto3": "boto3"})
+    quiet_loggers(*TALKATIVE)
     return AwsStore(AwsLogin(environ), environ.get(SECRET_VARIABLE) or DEFAULT_SECRET)
 
 
@@ -286,18 +306,18 @@ class AwsStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up: one secret by itself, more of them 20 in a request."""
-        return look_up(refs, self._spot, self._read)
+        return resolve_refs(refs, self._spot, self._read)
 
     def place(self, key_id: str) -> str:
         """Tell where a key is kept unless told otherwise."""
         return f"{_SCHEME}{self._default}#{key_id}"
 
-    def _spot(self, key_id: str, ref: str | None) -> Spot | str:
+    def _spot(self, key_id: str, ref: str | None) -> SecretRef | str:
         place = ref or self.place(key_id)
         name, field = split_field(place.removeprefix(_SCHEME))
         if field == "" or not (_ARN.fullmatch(name) or _NAME.fullmatch(name)):
             return f"found the place {shown(place)}; allowed: aws://NAME#FIELD, aws://ARN#FIELD"
-        return Spot(name, place, field)
+        return SecretRef(name, place, field)
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
         """Read region by region; a secret that is no ARN is in the login's own."""
@@ -306,7 +326,7 @@ class AwsStore:
             regions.setdefault(_region(name), []).append(name)
         answers: dict[str, Answer] = {}
         for mine in regions.values():
-            answers.update(read_all(self._batched(mine), self._ask, self._login.forget))
+            answers.update(read_batches(self._batched(mine), self._ask, self._login.forget))
         return answers
 
     def _batched(self, names: Sequence[str]) -> list[Batch]:
@@ -355,7 +375,10 @@ def _ask_each(client: Any, batch: Batch) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for name in batch:
         answer = answers[name] = _ask_one(client, name)
-        if isinstance(answer, Fault) and answer.reach in (Reach.LOGIN, Reach.STORE):
+        if isinstance(answer, StoreFailure) and answer.reach in (
+            FailureReach.LOGIN,
+            FailureReach.STORE,
+        ):
             return dict.fromkeys(batch, answer) | answers
     return answers
 

@@ -13,7 +13,17 @@ from urllib.parse import urlsplit
 from ..core.text import shown
 from ..errors import ConfigError, SecretError
 from .base import Secret
-from .cloud import Answer, Batch, Fault, Reach, Spot, look_up, need, read_all, split_field
+from .cloud import (
+    Answer,
+    Batch,
+    FailureReach,
+    SecretRef,
+    StoreFailure,
+    read_batches,
+    require_extra,
+    resolve_refs,
+    split_field,
+)
 from .environ import only_in_file
 
 __all__ = ["VAULT_VARIABLE", "AzureLogin", "AzureStore", "fault_of", "open_azure"]
@@ -36,15 +46,15 @@ _DENIED: Mapping[str, str] = {
     "SecretNotYetValid": "its activation date is not reached yet",
     "SecretExpired": "it has expired: write a new version",
 }
-_STATUS: Mapping[int, tuple[Reach, str]] = {
-    400: (Reach.HERE, "Key Vault does not take this name or version ({})"),
-    401: (Reach.LOGIN, "Key Vault takes the login no longer ({}): log in again (az login)"),
-    404: (Reach.HERE, "there is no such secret, or no such version, in this vault"),
-    409: (Reach.HERE, "it is being deleted or restored ({})"),
-    429: (Reach.BUSY, "Key Vault is busy ({}); it is asked again at the next refresh"),
+_STATUS: Mapping[int, tuple[FailureReach, str]] = {
+    400: (FailureReach.HERE, "Key Vault does not take this name or version ({})"),
+    401: (FailureReach.LOGIN, "Key Vault takes the login no longer ({}): log in again (az login)"),
+    404: (FailureReach.HERE, "there is no such secret, or no such version, in this vault"),
+    409: (FailureReach.HERE, "it is being deleted or restored ({})"),
+    429: (FailureReach.BUSY, "Key Vault is busy ({}); it is asked again at the next refresh"),
 }
-_FAILED = Reach.BUSY, "Key Vault failed ({}); it is asked again at the next refresh"
-_OTHER = Reach.HERE, "Key Vault refused ({})"
+_FAILED = FailureReach.BUSY, "Key Vault failed ({}); it is asked again at the next refresh"
+_OTHER = FailureReach.HERE, "Key Vault refused ({})"
 _UNREACHED = "the vault cannot be reached ({}): see the network, and the vault's name"
 _UNTRUSTED = (
     "the vault's certificate is not trusted: set REQUESTS_CA_BUNDLE to the authority's file"
@@ -53,22 +63,22 @@ _LOGIN = (
     "the login at Azure failed ({}) for {who}: see AZURE_TENANT_ID, AZURE_CLIENT_ID and "
     "AZURE_CLIENT_SECRET, the managed identity, or az login"
 )
-_CLASSES: Mapping[str, tuple[Reach, str]] = {
-    "CredentialUnavailableError": (Reach.STORE, _LOGIN),
-    "ClientAuthenticationError": (Reach.STORE, _LOGIN),
-    "ServiceRequestError": (Reach.STORE, _UNREACHED),
-    "ServiceResponseTimeoutError": (Reach.STORE, _UNREACHED),
+_CLASSES: Mapping[str, tuple[FailureReach, str]] = {
+    "CredentialUnavailableError": (FailureReach.STORE, _LOGIN),
+    "ClientAuthenticationError": (FailureReach.STORE, _LOGIN),
+    "ServiceRequestError": (FailureReach.STORE, _UNREACHED),
+    "ServiceResponseTimeoutError": (FailureReach.STORE, _UNREACHED),
     # A kept connection that the server has closed meanwhile.
-    "ServiceResponseError": (Reach.BUSY, _UNREACHED),
+    "ServiceResponseError": (FailureReach.BUSY, _UNREACHED),
     "ValueError": (
-        Reach.STORE,
+        FailureReach.STORE,
         "this is no Key Vault to log in at, or a setting of azure-identity is wrong: the host of "
         "the vault and the one it asks a login for do not belong together",
     ),
 }
 
 
-def fault_of(error: Exception, client_id: str | None) -> Fault:
+def fault_of(error: Exception, client_id: str | None) -> StoreFailure:
     """Say what an exception of azure means.
 
     Args:
@@ -80,11 +90,13 @@ def fault_of(error: Exception, client_id: str | None) -> Fault:
         return _fault_of_answer(error, int(response.status_code), client_id)
     names = [kind.__name__ for kind in type(error).__mro__]
     if type(getattr(error, "inner_exception", None)).__name__ == "SSLError":
-        return Fault(Reach.STORE, _UNTRUSTED)
+        return StoreFailure(FailureReach.STORE, _UNTRUSTED)
     known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
-    reach, words = known or (Reach.HERE, "reading it failed with {}")
+    reach, words = known or (FailureReach.HERE, "reading it failed with {}")
     entra = _ENTRA.search(str(error))
-    return Fault(reach, words.format(entra[0] if entra else names[0], who=_who("", client_id)))
+    return StoreFailure(
+        reach, words.format(entra[0] if entra else names[0], who=_who("", client_id))
+    )
 
 
 def _is_of_vault(response: Any) -> bool:
@@ -92,13 +104,13 @@ def _is_of_vault(response: Any) -> bool:
     return "/secrets/" in str(getattr(getattr(response, "request", None), "url", ""))
 
 
-def _fault_of_answer(error: Exception, status: int, client_id: str | None) -> Fault:
+def _fault_of_answer(error: Exception, status: int, client_id: str | None) -> StoreFailure:
     code = _code(error)
     if status == 403:
         words = _DENIED.get(code, f"access denied ({{}}) to {{who}}: {_GRANT}")
-        return Fault(Reach.HERE, words.format(code, who=_who(str(error), client_id)))
+        return StoreFailure(FailureReach.HERE, words.format(code, who=_who(str(error), client_id)))
     reach, words = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
-    return Fault(reach, words.format(code or status))
+    return StoreFailure(reach, words.format(code or status))
 
 
 def _code(error: Exception) -> str:
@@ -236,7 +248,7 @@ def open_azure(environ: Mapping[str, str]) -> AzureStore:
         ConfigError: `AZURE_KEY_VAULT_URL` is no https:// URL of a host.
         MissingExtraError: azure-identity or azure-keyvault-secrets is not installed.
     """
-    need("azure", _LIBRARIES)
+    require_extra("azure", _LIBRARIES)
     login, host = AzureLogin(environ), _host_of(environ.get(VAULT_VARIABLE, "").strip())
     if host and only_in_file(environ, VAULT_VARIABLE) and not _MICROSOFTS.search(host):
         _refuse_ambient(login, host)
@@ -291,16 +303,16 @@ class AzureStore:
         names = Counter(_default_name(key_id).lower() for key_id, ref in refs.items() if not ref)
         taken = {name for name, count in names.items() if count > 1}
 
-        def spot(key_id: str, ref: str | None) -> Spot | str:
+        def spot(key_id: str, ref: str | None) -> SecretRef | str:
             return _spot(ref) if ref else self._default(key_id, taken)
 
-        return look_up(refs, spot, self._read)
+        return resolve_refs(refs, spot, self._read)
 
     def place(self, key_id: str) -> str:
         """Tell where a key is kept unless told otherwise."""
         return f"{_SCHEME}{self._host or 'VAULT'}/{_default_name(key_id)}"
 
-    def _default(self, key_id: str, taken: set[str]) -> Spot | str:
+    def _default(self, key_id: str, taken: set[str]) -> SecretRef | str:
         if self._host is None:
             return f"AZURE_KEY_VAULT_URL is not set; set it, or give the key a place, {_ALLOWED}"
         name = _default_name(key_id)
@@ -318,7 +330,7 @@ class AzureStore:
             vaults.setdefault(name.partition("/")[0], []).append((name,))
         answers: dict[str, Answer] = {}
         for batches in vaults.values():
-            answers.update(read_all(batches, self._ask, self._login.forget))
+            answers.update(read_batches(batches, self._ask, self._login.forget))
         return answers
 
     def _ask(self, batch: Batch) -> Mapping[str, Answer]:
@@ -328,20 +340,22 @@ class AzureStore:
             value = self._login.client(vault).get_secret(secret, version or None).value
         except Exception as error:
             return {name: fault_of(error, self._login.client_id)}
-        return {name: Fault(Reach.HERE, "it has no value") if value is None else value}
+        return {
+            name: StoreFailure(FailureReach.HERE, "it has no value") if value is None else value
+        }
 
 
 def _default_name(key_id: str) -> str:
     return key_id.replace("_", "-")
 
 
-def _spot(place: str) -> Spot | str:
+def _spot(place: str) -> SecretRef | str:
     path, field = split_field(place.removeprefix(_SCHEME))
     vault, secret, version, *more = [*path.split("/"), "", ""]
     good = _VAULT.fullmatch(vault) and _NAME.fullmatch(secret) and not any(more)
     if not good or field == "" or not (version == "" or _VERSION.fullmatch(version)):
         return f"found the place {shown(place)}; allowed: {_ALLOWED}"
-    return Spot(f"{_host(vault)}/{secret}/{version}", place, field)
+    return SecretRef(f"{_host(vault)}/{secret}/{version}", place, field)
 
 
 def _host(vault: str) -> str:

@@ -27,15 +27,15 @@ from ..core.text import mask_keys
 from ..errors import SecretError
 from ..forks import after_fork
 from .base import MASKED_FROM, Secret, SecretStore
-from .refresh import Answers, Rota, Source, Ticket
+from .refresh import Answers, LookupFuture, RefreshSchedule, StoreWorker
 
 __all__ = [
     "ANSWER_S",
     "START_S",
-    "Book",
-    "Listener",
-    "Place",
-    "Ring",
+    "ChangeListener",
+    "SecretCache",
+    "SecretLocation",
+    "SecretTable",
     "log_no_value",
     "log_skipped",
     "log_slow_store",
@@ -45,7 +45,7 @@ __all__ = [
 # Where values are kept, and who learns that one has changed ------------------------------------
 
 
-class Place(NamedTuple):
+class SecretLocation(NamedTuple):
     """Where the value of a key is kept."""
 
     store: SecretStore
@@ -53,7 +53,7 @@ class Place(NamedTuple):
     """As in keys.json; None: the store's default place for the key."""
 
 
-class Listener(Protocol):
+class ChangeListener(Protocol):
     """Who learns what look-ups have changed; told by one thread at a time."""
 
     def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
@@ -72,7 +72,7 @@ _MASKS = ("AIza…[redacted]", "AQ.…[redacted]")
 
 
 @dataclass(slots=True, repr=False, eq=False)
-class Book:
+class SecretTable:
     """Values by key id, and what became of the ids that have none."""
 
     optional: frozenset[str] = frozenset()
@@ -88,9 +88,9 @@ class Book:
     gone: dict[str, str] = field(default_factory=dict)
     """Values of ids that left the pool, for calls that are still under way with them."""
 
-    def copy(self) -> Book:
+    def copy(self) -> SecretTable:
         """Make a book that may be written in."""
-        return Book(
+        return SecretTable(
             self.optional,
             self.values.copy(),
             self.ids.copy(),
@@ -183,7 +183,7 @@ def log_skipped(reasons: Sequence[str]) -> None:
         _log.error("left out of the pool: %d keys more", len(reasons) - _TOLD)
 
 
-def log_store_health(source: Source, failing: Sequence[str], book: Book) -> None:
+def log_store_health(source: StoreWorker, failing: Sequence[str], book: SecretTable) -> None:
     """Say once that a store does not give all of its keys, and once that it does again."""
     scheme = source.store.scheme
     if failing and not source.told:
@@ -213,12 +213,12 @@ ANSWER_S = 2.0
 """How long a call waits for a new value of the key that it was just refused with."""
 
 
-class Ring:
+class SecretCache:
     """Hold the values of many keys, safe from any thread."""
 
     def __init__(
         self,
-        places: Mapping[str, Place],
+        places: Mapping[str, SecretLocation],
         *,
         optional: Collection[str] = (),
         ttl_s: float = 300.0,
@@ -234,16 +234,16 @@ class Ring:
             start_s: How long to wait for the stores, at most.
             draw: Random numbers in [0, 1), by which processes differ in when they ask.
         """
-        self.listener: Listener | None = None
+        self.listener: ChangeListener | None = None
         self._ttl_s, self._draw = ttl_s, draw
-        self._places: dict[str, Place] = {}
-        self._sources: dict[int, Source] = {}
+        self._places: dict[str, SecretLocation] = {}
+        self._sources: dict[int, StoreWorker] = {}
         self._awaited: set[str] = set()
         """Ids that wait for their first answer from where they are kept now."""
         self._closed = False
-        self._book = Book(frozenset(optional))
+        self._book = SecretTable(frozenset(optional))
         self._make_locks()
-        after_fork(self, Ring._renew)
+        after_fork(self, SecretCache._renew)
         self.hang(places, start_s)
 
     def value(self, key_id: str) -> str:
@@ -296,7 +296,7 @@ class Ring:
         answered = [ticket for ticket in tickets if ticket.wait(ticket.at + wait_s)]
         return frozenset[str]().union(*(ticket.changed for ticket in answered))
 
-    def hang(self, places: Mapping[str, Place], wait_s: float = START_S) -> None:
+    def hang(self, places: Mapping[str, SecretLocation], wait_s: float = START_S) -> None:
         """Put other places in place, look up what is new, and wait so long for the answers.
 
         Keys that are in *places* no longer leave; calls that are under way with them still find
@@ -366,7 +366,7 @@ class Ring:
         return MappingProxyType(self._book.same_as)
 
     @property
-    def places(self) -> Mapping[str, Place]:
+    def places(self) -> Mapping[str, SecretLocation]:
         """Where each key is kept."""
         return MappingProxyType(self._places)
 
@@ -386,7 +386,7 @@ class Ring:
 
     # Which store has which keys -------------------------------------------------------------------
 
-    def _rehang(self, places: Mapping[str, Place]) -> list[str]:
+    def _rehang(self, places: Mapping[str, SecretLocation]) -> list[str]:
         """Put *places* in place; give the ids that are to be looked up."""
         with self._lock:
             before, self._places = self._places, dict(places)
@@ -404,30 +404,30 @@ class Ring:
             }
         return asked
 
-    def _new_source(self, store: SecretStore) -> Source:
-        return Source(store, self._enter, self._stir, self._new_rota)
+    def _new_source(self, store: SecretStore) -> StoreWorker:
+        return StoreWorker(store, self._enter, self._stir, self._new_rota)
 
-    def _new_rota(self) -> Rota:
-        return Rota(self._ttl_s, self._draw, time.monotonic())
+    def _new_rota(self) -> RefreshSchedule:
+        return RefreshSchedule(self._ttl_s, self._draw, time.monotonic())
 
     def _stir(self) -> None:
         self.stirred.set()
 
-    def _sources_of(self, key_ids: Iterable[str]) -> list[Source]:
+    def _sources_of(self, key_ids: Iterable[str]) -> list[StoreWorker]:
         numbers = dict.fromkeys(id(self._places[key_id].store) for key_id in key_ids)
         return [self._sources[number] for number in numbers]
 
-    def _ids_of(self, source: Source) -> list[str]:
+    def _ids_of(self, source: StoreWorker) -> list[str]:
         return [i for i, place in self._places.items() if place.store is source.store]
 
-    def _failing(self, source: Source) -> list[str]:
+    def _failing(self, source: StoreWorker) -> list[str]:
         """List the keys of a store that have no current value."""
         book = self._book
         return [i for i in self._ids_of(source) if i in book.unresolved or i in book.stale]
 
     # What an answer does --------------------------------------------------------------------------
 
-    def _enter(self, source: Source, ticket: Ticket, answers: Answers) -> None:
+    def _enter(self, source: StoreWorker, ticket: LookupFuture, answers: Answers) -> None:
         """Put a new book in place, with what *source* has answered to *ticket*."""
         with self._lock:
             if self._closed:
@@ -443,7 +443,7 @@ class Ring:
         if not ticket.finish(changed) and told and self.listener is not None:
             self.listener.announce(told)
 
-    def _at(self, key_id: str, source: Source, ref: str | None) -> bool:
+    def _at(self, key_id: str, source: StoreWorker, ref: str | None) -> bool:
         """Tell whether a key is still kept where it was asked for."""
         place = self._places.get(key_id)
         return place is not None and place.store is source.store and place.ref == ref

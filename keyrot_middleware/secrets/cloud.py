@@ -26,22 +26,22 @@ __all__ = [
     "Answer",
     "Ask",
     "Batch",
-    "Fault",
-    "Reach",
-    "Spot",
-    "hush",
-    "hushed",
-    "key_in",
-    "look_up",
-    "need",
-    "read_all",
+    "FailureReach",
+    "SecretRef",
+    "StoreFailure",
+    "extract_key",
+    "quiet_library_logs",
+    "quiet_loggers",
+    "read_batches",
+    "require_extra",
+    "resolve_refs",
     "split_field",
 ]
 
 # Why a secret could not be read, as a value: stores give it back, and raise nothing ------------
 
 
-class Reach(Enum):
+class FailureReach(Enum):
     """What a failure says about the other secrets of the store, and about trying again."""
 
     HERE = "this secret only; the next try would fail too"
@@ -50,15 +50,15 @@ class Reach(Enum):
     STORE = "every secret: nobody answers, or nobody can log in"
 
 
-class Fault(NamedTuple):
+class StoreFailure(NamedTuple):
     """Why there is no value."""
 
-    reach: Reach
+    reach: FailureReach
     words: str
     """For people: what is wrong and what to do; never a value or a token."""
 
 
-Answer = str | bytes | Fault
+Answer = str | bytes | StoreFailure
 """What a store has for one secret."""
 
 
@@ -80,14 +80,14 @@ class _OnlyWarnings(logging.Filter):
 _FILTER = _OnlyWarnings()
 
 
-def hush(*names: str) -> None:
-    """Let these loggers write no more than warnings inside `hushed()`; asking twice is one."""
+def quiet_loggers(*names: str) -> None:
+    """Let these loggers write no more than warnings inside `quiet_library_logs()`."""
     for name in names:
         logging.getLogger(name).addFilter(_FILTER)
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def quiet_library_logs() -> Iterator[None]:
     """Read secrets inside this."""
     token = _reading.set(True)
     try:
@@ -102,7 +102,7 @@ def hushed() -> Iterator[None]:
 _BINARY = "it is binary, or holds characters that cannot be printed; store the key as UTF-8 text"
 
 
-def key_in(stored: str | bytes, field: str | None, key_id: str) -> Secret | str:
+def extract_key(stored: str | bytes, field: str | None, key_id: str) -> Secret | str:
     """Find a key in what a store has.
 
     Args:
@@ -165,7 +165,7 @@ def _value(text: str) -> Secret | str:
 # What to say where the library of a store is not installed -------------------------------------
 
 
-def need(store: str, modules: Mapping[str, str]) -> None:
+def require_extra(store: str, modules: Mapping[str, str]) -> None:
     """Import the libraries of a store.
 
     Args:
@@ -191,7 +191,7 @@ def _imports(module: str) -> bool:
 # What the cloud stores have in common: places to names, names to answers, answers to keys ------
 
 
-class Spot(NamedTuple):
+class SecretRef(NamedTuple):
     """Where a key is, once its place has been understood."""
 
     name: str
@@ -202,9 +202,9 @@ class Spot(NamedTuple):
     """Of the JSON object in the secret."""
 
 
-def look_up(
+def resolve_refs(
     refs: Mapping[str, str | None],
-    spot_of: Callable[[str, str | None], Spot | str],
+    spot_of: Callable[[str, str | None], SecretRef | str],
     read: Callable[[Iterable[str]], Mapping[str, Answer]],
 ) -> dict[str, Secret | SecretError]:
     """Find keys: each secret is read once, however many keys are in it.
@@ -215,7 +215,7 @@ def look_up(
         read: Answers for each of the names it is given.
     """
     spots = {key_id: spot_of(key_id, ref) for key_id, ref in refs.items()}
-    names = dict.fromkeys(spot.name for spot in spots.values() if isinstance(spot, Spot))
+    names = dict.fromkeys(spot.name for spot in spots.values() if isinstance(spot, SecretRef))
     answers = read(names) if names else {}
     return {key_id: _found(key_id, spot, answers) for key_id, spot in spots.items()}
 
@@ -226,13 +226,15 @@ def split_field(place: str) -> tuple[str, str | None]:
     return path, field if there else None
 
 
-def _found(key_id: str, spot: Spot | str, answers: Mapping[str, Answer]) -> Secret | SecretError:
+def _found(
+    key_id: str, spot: SecretRef | str, answers: Mapping[str, Answer]
+) -> Secret | SecretError:
     if isinstance(spot, str):
         return SecretError(f"key {key_id}: {spot}")
     answer = answers[spot.name]
-    if isinstance(answer, Fault):
+    if isinstance(answer, StoreFailure):
         return SecretError(f"key {key_id}: {spot.place}: {answer.words}")
-    found = key_in(answer, spot.field, key_id)
+    found = extract_key(answer, spot.field, key_id)
     return SecretError(f"key {key_id}: {spot.place}: {found}") if isinstance(found, str) else found
 
 
@@ -249,7 +251,7 @@ Ask = Callable[[Batch], Mapping[str, Answer]]
 """Reads a batch."""
 
 
-def read_all(
+def read_batches(
     batches: Sequence[Batch], ask: Ask, log_in_again: Callable[[], None]
 ) -> dict[str, Answer]:
     """Read all batches; a batch whose login has run out, or that met a busy store, twice.
@@ -263,29 +265,33 @@ def read_all(
     Returns:
         An answer for each name; where two tries failed, the second failure.
     """
-    reading = _Reading(ask, time.monotonic() + LONGEST_S)
+    reading = _BatchReader(ask, time.monotonic() + LONGEST_S)
     reading.round(batches)
-    again = [batch for batch in batches if reading.reaches(batch) & {Reach.BUSY, Reach.LOGIN}]
+    again = [
+        batch
+        for batch in batches
+        if reading.reaches(batch) & {FailureReach.BUSY, FailureReach.LOGIN}
+    ]
     if not again:
         return reading.answers
-    if any(Reach.LOGIN in reading.reaches(batch) for batch in again):
+    if any(FailureReach.LOGIN in reading.reaches(batch) for batch in again):
         log_in_again()
     else:
         time.sleep(PAUSE_S)
     reading.round(again)
-    if any(Reach.LOGIN in reading.reaches(batch) for batch in again):
+    if any(FailureReach.LOGIN in reading.reaches(batch) for batch in again):
         log_in_again()
     return reading.answers
 
 
-class _Reading:
-    """One call of `read_all`."""
+class _BatchReader:
+    """One call of `read_batches`."""
 
     def __init__(self, ask: Ask, deadline: float) -> None:
         self.answers: dict[str, Answer] = {}
         self._ask = ask
         self._deadline = deadline
-        self._stop: Fault | None = None
+        self._stop: StoreFailure | None = None
         self._lock = threading.Lock()
 
     def round(self, batches: Sequence[Batch]) -> None:
@@ -294,10 +300,10 @@ class _Reading:
         self._read(batches[:1])
         self._side_by_side(batches[1:])
 
-    def reaches(self, batch: Batch) -> set[Reach]:
+    def reaches(self, batch: Batch) -> set[FailureReach]:
         """Tell what went wrong in a batch."""
         answers = (self.answers[name] for name in batch)
-        return {answer.reach for answer in answers if isinstance(answer, Fault)}
+        return {answer.reach for answer in answers if isinstance(answer, StoreFailure)}
 
     def _side_by_side(self, batches: Sequence[Batch]) -> None:
         """Read in threads of our own: a program that ends waits for those of an executor."""
@@ -320,28 +326,30 @@ class _Reading:
                     self._note(name, answers.get(name, _NOTHING))
 
     def _note(self, name: str, answer: Answer) -> None:
-        if not isinstance(answer, Fault):
+        if not isinstance(answer, StoreFailure):
             self.answers[name] = answer
             return
-        if answer.reach in (Reach.LOGIN, Reach.STORE):
+        if answer.reach in (FailureReach.LOGIN, FailureReach.STORE):
             self._stop = answer
-        if isinstance(self.answers.get(name), Fault | None):
+        if isinstance(self.answers.get(name), StoreFailure | None):
             self.answers[name] = answer
 
-    def _too_late(self) -> Fault | None:
+    def _too_late(self) -> StoreFailure | None:
         return _TOO_LATE if time.monotonic() > self._deadline else None
 
 
-_NOTHING = Fault(Reach.HERE, "the store's answer does not mention it")
-_TOO_LATE = Fault(Reach.STORE, f"the store is too slow: not all was read in {LONGEST_S:.0f} s")
+_NOTHING = StoreFailure(FailureReach.HERE, "the store's answer does not mention it")
+_TOO_LATE = StoreFailure(
+    FailureReach.STORE, f"the store is too slow: not all was read in {LONGEST_S:.0f} s"
+)
 
 
 def _asked(ask: Ask, batch: Batch) -> Mapping[str, Answer]:
     name = "?"
-    with hushed():
+    with quiet_library_logs():
         try:
             return ask(batch)
         except Exception as error:
             # Only the type: the text of a store's library may hold a token or a value.
             name = type(error).__name__
-    return dict.fromkeys(batch, Fault(Reach.HERE, f"reading it failed with {name}"))
+    return dict.fromkeys(batch, StoreFailure(FailureReach.HERE, f"reading it failed with {name}"))

@@ -17,7 +17,18 @@ from urllib.parse import urlsplit
 from ..core.text import shown
 from ..errors import ConfigError, SecretError
 from .base import Secret
-from .cloud import AT_ONCE, Answer, Batch, Fault, Reach, Spot, look_up, need, read_all, split_field
+from .cloud import (
+    AT_ONCE,
+    Answer,
+    Batch,
+    FailureReach,
+    SecretRef,
+    StoreFailure,
+    read_batches,
+    require_extra,
+    resolve_refs,
+    split_field,
+)
 
 __all__ = [
     "DEFAULT_SECRET",
@@ -50,26 +61,29 @@ _REASONS: Mapping[str, str] = {
         "the login of {who} has not the scope cloud-platform: give the machine that scope"
     ),
 }
-_STATUS: Mapping[int, tuple[Reach, str]] = {
+_STATUS: Mapping[int, tuple[FailureReach, str]] = {
     400: (
-        Reach.HERE,
+        FailureReach.HERE,
         "it cannot be read ({code}): is its version disabled or destroyed? add a new version",
     ),
     401: (
-        Reach.LOGIN,
+        FailureReach.LOGIN,
         "the login of {who} is no longer taken ({code}): gcloud auth application-default login, "
         "or a new credentials file",
     ),
     403: (
-        Reach.HERE,
+        FailureReach.HERE,
         "access denied to {who}, or there is no such secret: give it the role "
         "roles/secretmanager.secretAccessor on the secret",
     ),
-    404: (Reach.HERE, "there is no such secret in this project, or it has no version"),
-    429: (Reach.BUSY, "Secret Manager is busy ({code}); it is asked again at the next refresh"),
+    404: (FailureReach.HERE, "there is no such secret in this project, or it has no version"),
+    429: (
+        FailureReach.BUSY,
+        "Secret Manager is busy ({code}); it is asked again at the next refresh",
+    ),
 }
-_FAILED = Reach.BUSY, "Secret Manager failed ({code}); it is asked again at the next refresh"
-_OTHER = Reach.HERE, "Secret Manager refused ({code})"
+_FAILED = FailureReach.BUSY, "Secret Manager failed ({code}); it is asked again at the next refresh"
+_OTHER = FailureReach.HERE, "Secret Manager refused ({code})"
 
 _UNREACHED = (
     "Secret Manager cannot be reached ({}): see the network, and "
@@ -86,42 +100,47 @@ _LOGIN = (
 _CUT_OFF = "ProtocolError"
 """urllib3's, inside requests' own: a kept connection that the server has closed meanwhile."""
 # Of google.auth.exceptions and requests.exceptions; the nearest class above counts.
-_CLASSES: Mapping[str, tuple[Reach, str]] = {
-    "DefaultCredentialsError": (Reach.STORE, _NO_LOGIN),
-    "RefreshError": (Reach.LOGIN, _LOGIN),
-    "TransportError": (Reach.STORE, "Google's login cannot be reached ({}): see the network"),
-    "GoogleAuthError": (Reach.STORE, _LOGIN),
+_CLASSES: Mapping[str, tuple[FailureReach, str]] = {
+    "DefaultCredentialsError": (FailureReach.STORE, _NO_LOGIN),
+    "RefreshError": (FailureReach.LOGIN, _LOGIN),
+    "TransportError": (
+        FailureReach.STORE,
+        "Google's login cannot be reached ({}): see the network",
+    ),
+    "GoogleAuthError": (FailureReach.STORE, _LOGIN),
     "SSLError": (
-        Reach.STORE,
+        FailureReach.STORE,
         "the server's certificate is not trusted ({}): set REQUESTS_CA_BUNDLE to the authority's "
         "file",
     ),
-    "RequestException": (Reach.STORE, _UNREACHED),
-    "JSONDecodeError": (Reach.BUSY, "the answer is not what Secret Manager sends ({})"),
+    "RequestException": (FailureReach.STORE, _UNREACHED),
+    "JSONDecodeError": (FailureReach.BUSY, "the answer is not what Secret Manager sends ({})"),
 }
 
 
-def fault_of(error: Exception) -> Fault:
+def fault_of(error: Exception) -> StoreFailure:
     """Say what an exception of google-auth or requests means."""
     cause = type(error.args[0]).__name__ if error.args else ""
     names = [kind.__name__ for kind in type(error).__mro__]
     if cause == _CUT_OFF:
-        return Fault(Reach.BUSY, _UNREACHED.format(cause))
+        return StoreFailure(FailureReach.BUSY, _UNREACHED.format(cause))
     known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
-    reach, words = known or (Reach.HERE, "reading it failed with {}")
-    return Fault(reach, words.format(_oauth_error(error) or names[0]))
+    reach, words = known or (FailureReach.HERE, "reading it failed with {}")
+    return StoreFailure(reach, words.format(_oauth_error(error) or names[0]))
 
 
-def fault_of_answer(response: Any, who: str) -> Fault:
+def fault_of_answer(response: Any, who: str) -> StoreFailure:
     """Say what an answer other than 200 means for *who* asked."""
     status = int(response.status_code)
     found = _error(response)
     for reason in _reasons(found):
         if reason in _REASONS:
-            return Fault(Reach.HERE, _REASONS[reason].format(who=who))
+            return StoreFailure(FailureReach.HERE, _REASONS[reason].format(who=who))
     reach, words = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
     code = str(found.get("status", ""))
-    return Fault(reach, words.format(code=code if _WORD.fullmatch(code) else status, who=who))
+    return StoreFailure(
+        reach, words.format(code=code if _WORD.fullmatch(code) else status, who=who)
+    )
 
 
 def _error(response: Any) -> dict[str, Any]:
@@ -309,7 +328,7 @@ def open_gcp(environ: Mapping[str, str]) -> GcpStore:
         ConfigError: The endpoint is no https:// URL, or the secret's name is none.
         MissingExtraError: google-auth or requests is not installed.
     """
-    need("gcp", _LIBRARIES)
+    require_extra("gcp", _LIBRARIES)
     secret = environ.get(SECRET_VARIABLE, "").strip() or DEFAULT_SECRET
     if not _SECRET.fullmatch(secret):
         allowed = "letters, digits, _ and -, as in keyrot"
@@ -342,27 +361,27 @@ class GcpStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up, a request per secret, several at once."""
-        return look_up(refs, self._spot, self._read)
+        return resolve_refs(refs, self._spot, self._read)
 
     def place(self, key_id: str) -> str:
         """Tell where a key is kept unless told otherwise."""
         return f"{_SCHEME}{self._login.project or 'PROJECT'}/{self._default}#{key_id}"
 
-    def _spot(self, key_id: str, ref: str | None) -> Spot | str:
+    def _spot(self, key_id: str, ref: str | None) -> SecretRef | str:
         """Understand a place; the project is left empty where the login has to name it."""
         if ref is None:
             name = f"{self._login.project or ''}/{self._default}/latest"
-            return Spot(name, self.place(key_id), key_id)
+            return SecretRef(name, self.place(key_id), key_id)
         path, field = split_field(ref.removeprefix(_SCHEME))
         project, secret, version, *more = [*path.split("/"), "", ""]
         version = version or "latest"
         good = _PROJECT.fullmatch(project) and _SECRET.fullmatch(secret) and not any(more)
         if not good or field == "" or not _VERSION.fullmatch(version):
             return f"found the place {shown(ref)}; allowed: {_ALLOWED}"
-        return Spot(f"{project}/{secret}/{version}", ref, field)
+        return SecretRef(f"{project}/{secret}/{version}", ref, field)
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        return read_all([(name,) for name in names], self._ask, self._login.forget)
+        return read_batches([(name,) for name in names], self._ask, self._login.forget)
 
     def _ask(self, batch: Batch) -> Mapping[str, Answer]:
         (name,) = batch
@@ -375,9 +394,9 @@ class GcpStore:
                 return {name: fault_of_answer(response, self._login.identity)}
             return {name: _payload(response.json())}
         except NoProjectError:
-            return {name: Fault(Reach.HERE, _NO_PROJECT)}
+            return {name: StoreFailure(FailureReach.HERE, _NO_PROJECT)}
         except UnsafeFileError:
-            return {name: Fault(Reach.STORE, _UNSAFE_FILE)}
+            return {name: StoreFailure(FailureReach.STORE, _UNSAFE_FILE)}
         except Exception as error:
             return {name: fault_of(error)}
 
@@ -399,4 +418,6 @@ def _payload(answer: Any) -> Answer:
     try:
         return base64.b64decode(payload.get("data", ""), validate=True)
     except (binascii.Error, ValueError, TypeError):
-        return Fault(Reach.BUSY, "the answer's payload is not what Secret Manager sends")
+        return StoreFailure(
+            FailureReach.BUSY, "the answer's payload is not what Secret Manager sends"
+        )

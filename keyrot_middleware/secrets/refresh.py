@@ -11,7 +11,15 @@ from ..core.text import mask_keys
 from ..errors import KeyrotError, SecretError
 from .base import Secret, SecretStore
 
-__all__ = ["FIRST_S", "Answers", "Lane", "Refs", "Rota", "Source", "Ticket"]
+__all__ = [
+    "FIRST_S",
+    "Answers",
+    "LookupFuture",
+    "RefreshSchedule",
+    "Refs",
+    "StoreQueue",
+    "StoreWorker",
+]
 
 # Questions to one store: asked in a thread of their own, so that nobody waits longer than wanted -
 #
@@ -24,7 +32,7 @@ Refs = dict[str, str | None]
 """Key ids and their places, as in keys.json."""
 
 
-class Ticket:
+class LookupFuture:
     """An answer to come, for all who wait for it.
 
     Who *takes* it tells the world what has changed; an answer that nobody takes the ring tells.
@@ -68,10 +76,12 @@ class Ticket:
             return self._takers > 0
 
 
-class Lane:
+class StoreQueue:
     """Ask one question at a time."""
 
-    def __init__(self, ask: Callable[[Ticket], None], idle: Callable[[], None], name: str) -> None:
+    def __init__(
+        self, ask: Callable[[LookupFuture], None], idle: Callable[[], None], name: str
+    ) -> None:
         """Ask nothing yet.
 
         Args:
@@ -87,37 +97,37 @@ class Lane:
     def renew(self) -> None:
         """Begin anew in a forked child: threads, and locks they held, stayed with the parent."""
         self._lock = threading.Lock()
-        self._running: Ticket | None = None
-        self._next: Ticket | None = None
+        self._running: LookupFuture | None = None
+        self._next: LookupFuture | None = None
 
     @property
     def busy(self) -> bool:
         """Tell whether a question is under way."""
         return self._running is not None
 
-    def put(self, refs: Mapping[str, str | None], *, takers: int = 0) -> Ticket:
+    def put(self, refs: Mapping[str, str | None], *, takers: int = 0) -> LookupFuture:
         """Ask for keys, for so many *takers*; the answer comes by itself."""
         with self._lock:
             running = self._running
             if running is None:
-                return self._start(Ticket(refs, takers=takers))
+                return self._start(LookupFuture(refs, takers=takers))
             if refs.items() <= running.refs.items() and running.join(takers):
                 return running
             if self._next is None:
-                self._next = Ticket({})
+                self._next = LookupFuture({})
                 self._next.at = running.at  # who queues behind a slow answer has waited as long
             self._next.refs.update(refs)
             self._next.join(takers)
             return self._next
 
-    def _start(self, ticket: Ticket) -> Ticket:
+    def _start(self, ticket: LookupFuture) -> LookupFuture:
         """Begin with a ticket; where there can be no thread, nothing is under way."""
         threading.Thread(target=self._work, args=(ticket,), name=self._name, daemon=True).start()
         self._running = ticket
         return ticket
 
-    def _work(self, first: Ticket) -> None:
-        ticket: Ticket | None = first
+    def _work(self, first: LookupFuture) -> None:
+        ticket: LookupFuture | None = first
         try:
             while ticket is not None:
                 self._ask(ticket)
@@ -150,7 +160,7 @@ class Lane:
 FIRST_S = 2.0
 
 
-class Rota:
+class RefreshSchedule:
     """The turns of one store."""
 
     def __init__(self, ttl_s: float, draw: Callable[[], float], now: float) -> None:
@@ -196,15 +206,15 @@ class Rota:
 Answers = dict[str, Secret | SecretError]
 
 
-class Source:
+class StoreWorker:
     """One store of a ring."""
 
     def __init__(
         self,
         store: SecretStore,
-        enter: Callable[[Source, Ticket, Answers], None],
+        enter: Callable[[StoreWorker, LookupFuture, Answers], None],
         idle: Callable[[], None],
-        rota: Callable[[], Rota],
+        rota: Callable[[], RefreshSchedule],
     ) -> None:
         """Ask nothing yet.
 
@@ -221,8 +231,8 @@ class Source:
         self._new_rota = rota
         self._instant = bool(getattr(store, "instant", False))
         name = f"keyrot-secrets-{store.scheme}"
-        self._lane = Lane(self._answer, idle, name)
-        self._urgent = Lane(self._answer, idle, f"{name}-urgent")
+        self._lane = StoreQueue(self._answer, idle, name)
+        self._urgent = StoreQueue(self._answer, idle, f"{name}-urgent")
         self.rota = rota()
 
     @property
@@ -237,7 +247,7 @@ class Source:
 
     def ask(
         self, refs: Mapping[str, str | None], *, urgent: bool = False, takers: int = 0
-    ) -> Ticket:
+    ) -> LookupFuture:
         """Ask for keys; an instant store has answered when this returns.
 
         Args:
@@ -248,7 +258,7 @@ class Source:
         if not self._instant:
             lane = self._urgent if urgent else self._lane
             return lane.put(refs, takers=takers)
-        ticket = Ticket(refs, takers=takers)
+        ticket = LookupFuture(refs, takers=takers)
         try:
             self._answer(ticket)
         finally:
@@ -265,7 +275,7 @@ class Source:
         self._urgent.renew()
         self.rota = self._new_rota()
 
-    def _answer(self, ticket: Ticket) -> None:
+    def _answer(self, ticket: LookupFuture) -> None:
         self._enter(self, ticket, _ask(self.store, ticket.refs))
 
 

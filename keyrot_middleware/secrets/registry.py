@@ -14,7 +14,7 @@ from ..errors import ConfigError, KeyrotError, MissingExtraError, SecretError
 from ..forks import after_fork
 from ..keys_file import BUILT_STORES, GROUP, plugged_in
 from .base import Secret, SecretStore
-from .cache import Place
+from .cache import SecretLocation
 from .environ import read_environ
 from .local import EnvStore, InlineStore
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..config import Config, KeySpec
 
 __all__ = [
-    "Handle",
+    "LazyStore",
     "Stores",
     "open_store",
 ]
@@ -33,7 +33,7 @@ __all__ = [
 Answers = Mapping[str, Secret | SecretError]
 
 
-class Handle:
+class LazyStore:
     """Pass questions on to the store that *opener* gives.
 
     A child after a fork opens one of its own: two processes on one connection would read each
@@ -46,7 +46,7 @@ class Handle:
         self._opener = opener
         self._store: SecretStore | None = None
         self._lock = threading.Lock()
-        after_fork(self, Handle._renew)
+        after_fork(self, LazyStore._renew)
 
     def open(self) -> None:
         """Open the store, if that can be done now.
@@ -106,7 +106,7 @@ def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
     env_file = env_file or Path(".env").absolute()
     if scheme == "env":
         return EnvStore(env_file)
-    store = Handle(scheme, partial(_open, _opener(scheme), scheme, env_file))
+    store = LazyStore(scheme, partial(_open, _opener(scheme), scheme, env_file))
     store.open()
     return store
 
@@ -168,7 +168,7 @@ class Stores:
         self._env_file = env_file
         self._open: dict[str, SecretStore] = {}
 
-    def places(self, config: Config) -> dict[str, Place]:
+    def places(self, config: Config) -> dict[str, SecretLocation]:
         """Tell where the value of each key is kept, in the order of the pool.
 
         Raises:
@@ -178,12 +178,12 @@ class Stores:
         inline = InlineStore(given)
         default = config.settings.secret_store
         return {
-            key.key_id: Place(inline) if key.key_id in given else self._place(key, default)
+            key.key_id: SecretLocation(inline) if key.key_id in given else self._place(key, default)
             for key in config.keys
         }
 
-    def _place(self, key: KeySpec, default: str) -> Place:
+    def _place(self, key: KeySpec, default: str) -> SecretLocation:
         scheme = key.secret.partition("://")[0] if key.secret else default
         if scheme not in self._open:
             self._open[scheme] = open_store(scheme, env_file=self._env_file)
-        return Place(self._open[scheme], key.secret)
+        return SecretLocation(self._open[scheme], key.secret)

@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ..core.text import mask_keys, nearest, shown
 from ..errors import SecretError
 from .base import Secret, SecretStore
-from .cloud import Fault, Reach, need
+from .cloud import FailureReach, StoreFailure, require_extra
 from .vault_failures import failure_of_error, failure_of_redirect, not_vault
 from .vault_settings import (
     SCHEME,
@@ -68,7 +68,7 @@ def open_vault(environ: Mapping[str, str]) -> SecretStore:
         ConfigError: A variable is wrong or missing.
         MissingExtraError: The extra `vault` is not installed.
     """
-    need("vault", {"hvac": "hvac"})
+    require_extra("vault", {"hvac": "hvac"})
     return VaultStore(read_settings(environ))
 
 
@@ -155,51 +155,57 @@ class VaultStore:
 
     # Reading ------------------------------------------------------------------------------------
 
-    def _read_all(self, paths: Sequence[str]) -> dict[str, Fields | Fault]:
+    def _read_all(self, paths: Sequence[str]) -> dict[str, Fields | StoreFailure]:
         """Read paths one after the other; an outage ends it, a refused token is replaced once."""
         if not paths:
             return {}
         before = self._token
         token = self._current_token()
-        if isinstance(token, Fault):
+        if isinstance(token, StoreFailure):
             return dict.fromkeys(paths, token)
         may_login = token is before  # one of this moment is not replaced: nothing has changed
-        found: dict[str, Fields | Fault] = {}
+        found: dict[str, Fields | StoreFailure] = {}
         client = self._client(token)
         try:
             for path in paths:
                 fields = self._read(client, path)
-                if isinstance(fields, Fault) and fields.reach is Reach.LOGIN:
+                if isinstance(fields, StoreFailure) and fields.reach is FailureReach.LOGIN:
                     newer = self._relogin(token) if may_login else None
                     may_login = False
                     if isinstance(newer, _Token):
                         client.adapter.close()
                         token, client = newer, self._client(newer)
                         fields = self._read(client, path)
-                    if isinstance(fields, Fault) and fields.reach is Reach.LOGIN:
+                    if isinstance(fields, StoreFailure) and fields.reach is FailureReach.LOGIN:
                         fields = self._denied(fields, token, newer)
                 found[path] = fields
-                if isinstance(fields, Fault) and fields.reach is Reach.STORE:
+                if isinstance(fields, StoreFailure) and fields.reach is FailureReach.STORE:
                     return {**dict.fromkeys(paths, fields), **found}
         finally:
             client.adapter.close()
         return found
 
-    def _denied(self, fault: Fault, token: _Token, login: _Token | Fault | None) -> Fault:
-        again = f"; logging in again failed: {login.words}" if isinstance(login, Fault) else ""
+    def _denied(
+        self, fault: StoreFailure, token: _Token, login: _Token | StoreFailure | None
+    ) -> StoreFailure:
+        again = (
+            f"; logging in again failed: {login.words}" if isinstance(login, StoreFailure) else ""
+        )
         server = self._settings.server
-        return Fault(Reach.HERE, f"{server} denies {token.name} to read {fault.words}{again}")
+        return StoreFailure(
+            FailureReach.HERE, f"{server} denies {token.name} to read {fault.words}{again}"
+        )
 
-    def _read(self, client: Any, path: str) -> Fields | Fault:
+    def _read(self, client: Any, path: str) -> Fields | StoreFailure:
         """Read the fields of one secret, in one request where the mount is known."""
         known = self._known_mount(path)
         if known:
             found = self._read_in(client, known, path)
             # A mount can be made anew, or be upgraded to version 2, while we run.
-            if not (isinstance(found, Fault) and found.reach is Reach.HERE):
+            if not (isinstance(found, StoreFailure) and found.reach is FailureReach.HERE):
                 return found
         mount = self._find_mount(client, path)
-        if isinstance(mount, Fault):
+        if isinstance(mount, StoreFailure):
             return mount
         if mount is None:
             return self._try_both_versions(client, path)
@@ -211,42 +217,44 @@ class VaultStore:
         heads = ("/".join(parts[:end]) + "/" for end in range(1, len(parts)))
         return next((self._mounts[head] for head in heads if head in self._mounts), None)
 
-    def _find_mount(self, client: Any, path: str) -> _Mount | Fault | None:
+    def _find_mount(self, client: Any, path: str) -> _Mount | StoreFailure | None:
         """Ask which mount a path is in; None: the server does not say."""
         reply = self._request(client.read, f"sys/internal/ui/mounts/{quote(path)}")
-        if isinstance(reply, Fault):
-            return reply if reply.reach is Reach.STORE else None
+        if isinstance(reply, StoreFailure):
+            return reply if reply.reach is FailureReach.STORE else None
         data = reply.get("data") or {}
         mount, kind = str(data.get("path", "")), data.get("type")
         if not mount.endswith("/") or not path.startswith(mount):
             return None
         if kind not in ("kv", "generic"):
-            return Fault(Reach.HERE, f"{mount} is a mount of the type {kind}, and not kv")
+            return StoreFailure(
+                FailureReach.HERE, f"{mount} is a mount of the type {kind}, and not kv"
+            )
         version = (data.get("options") or {}).get("version")
         return _Mount(mount, 2 if str(version) == "2" else 1)
 
-    def _try_both_versions(self, client: Any, path: str) -> Fields | Fault:
+    def _try_both_versions(self, client: Any, path: str) -> Fields | StoreFailure:
         """Take the first word for the mount, and read as version 2, then as version 1."""
         head = path.partition("/")[0] + "/"
         mounts = _Mount(head, 2), _Mount(head, 1)
-        faults: list[Fault] = []
+        faults: list[StoreFailure] = []
         for mount in mounts:
             found = self._read_in(client, mount, path)
-            if not isinstance(found, Fault):
+            if not isinstance(found, StoreFailure):
                 self._mounts[head] = mount
                 return found
-            if found.reach is Reach.STORE:
+            if found.reach is FailureReach.STORE:
                 return found
             faults.append(found)
-        if all(fault.reach is not Reach.LOGIN for fault in faults):
+        if all(fault.reach is not FailureReach.LOGIN for fault in faults):
             return faults[0]
         either = " or ".join(f'"{m.api_path(path)}" (KV version {m.version})' for m in mounts)
-        return Fault(
-            Reach.LOGIN,
+        return StoreFailure(
+            FailureReach.LOGIN,
             f"{path}, or there is no such mount; its policy needs the capability read on {either}",
         )
 
-    def _read_in(self, client: Any, mount: _Mount, path: str) -> Fields | Fault:
+    def _read_in(self, client: Any, mount: _Mount, path: str) -> Fields | StoreFailure:
         """Read a secret whose mount is known."""
         kv = client.secrets.kv
         read = kv.v1.read_secret
@@ -254,18 +262,18 @@ class VaultStore:
             read = partial(kv.v2.read_secret_version, raise_on_deleted_version=True)
         name = path[len(mount.path) :]
         reply = self._request(partial(read, name, mount_point=mount.path.rstrip("/")))
-        if isinstance(reply, Fault):
+        if isinstance(reply, StoreFailure):
             return _with_api_path(reply, mount, path)
         data = reply.get("data")
         if mount.version == 2 and isinstance(data, dict):
             data = data.get("data") if "metadata" in data else None
         if not isinstance(data, dict):
-            return Fault(Reach.HERE, f"{mount.api_path(path)} holds no fields")
+            return StoreFailure(FailureReach.HERE, f"{mount.api_path(path)} holds no fields")
         return data
 
     # Who we are -----------------------------------------------------------------------------------
 
-    def _current_token(self) -> _Token | Fault:
+    def _current_token(self) -> _Token | StoreFailure:
         """Return a token that should be good: renewed or new where the old one is not."""
         with self._token_lock:
             held, now = self._token, self._clock()
@@ -275,9 +283,9 @@ class VaultStore:
                 return held
             newer = self._renew(held)
             # Where that failed, the old one is good for some time yet.
-            return held if isinstance(newer, Fault) else self._keep(newer)
+            return held if isinstance(newer, StoreFailure) else self._keep(newer)
 
-    def _relogin(self, refused: _Token) -> _Token | Fault | None:
+    def _relogin(self, refused: _Token) -> _Token | StoreFailure | None:
         """Return another token than the one that was refused; None: there is no other."""
         with self._token_lock:
             if self._token is not None and self._token is not refused:
@@ -287,29 +295,31 @@ class VaultStore:
                 return None
             return self._keep(newer)
 
-    def _keep(self, newer: _Token | Fault) -> _Token | Fault:
+    def _keep(self, newer: _Token | StoreFailure) -> _Token | StoreFailure:
         if isinstance(newer, _Token):
             self._token = newer
         return newer
 
-    def _renew(self, held: _Token) -> _Token | Fault:
+    def _renew(self, held: _Token) -> _Token | StoreFailure:
         """Renew the token, or log in anew where it cannot be renewed."""
         asked_at = self._clock()
-        reply: Mapping[str, Any] | Fault = Fault(Reach.HERE, "it cannot be renewed")
+        reply: Mapping[str, Any] | StoreFailure = StoreFailure(
+            FailureReach.HERE, "it cannot be renewed"
+        )
         if held.renewable:
             reply = self._request_once(held, lambda client: client.auth.token.renew_self())
-        if not isinstance(reply, Fault):
+        if not isinstance(reply, StoreFailure):
             return held.with_lifetime(asked_at, reply.get("auth") or {}, "lease_duration")
-        gone = reply.reach is not Reach.STORE and self._settings.login.mount is not None
+        gone = reply.reach is not FailureReach.STORE and self._settings.login.mount is not None
         return self._login() if gone else reply
 
-    def _login(self) -> _Token | Fault:
+    def _login(self) -> _Token | StoreFailure:
         """Get a token the way that the settings name; files are read now."""
         login = self._settings.login
         parts: dict[str, str] = {}
         for name, source in login.parts.items():
             value = _credential(source)
-            if isinstance(value, Fault):
+            if isinstance(value, StoreFailure):
                 return value
             parts[name] = value.reveal()
         if login.mount is None:
@@ -324,23 +334,23 @@ class VaultStore:
             ),
         }
         reply = self._request_once(None, methods[login.name], tuple(parts.values()))
-        if isinstance(reply, Fault):
+        if isinstance(reply, StoreFailure):
             return self._login_failed(reply)
         auth = reply.get("auth") or {}
         if not isinstance(auth.get("client_token"), str):
             words = f"the {login.name} login at auth/{login.mount} returned no token"
-            return Fault(Reach.HERE, words)
+            return StoreFailure(FailureReach.HERE, words)
         role = login.role or (auth.get("metadata") or {}).get("role_name") or "(unnamed)"
         name = f"the {login.name} role {role} (token accessor {auth.get('accessor')})"
         token = _Token(Secret(auth["client_token"]), name)
         return token.with_lifetime(asked_at, auth, "lease_duration")
 
-    def _use_token(self, value: Secret, source: str) -> _Token | Fault:
+    def _use_token(self, value: Secret, source: str) -> _Token | StoreFailure:
         """Look a given token up: when does it end, and what is its accessor?"""
         token, asked_at = _Token(value, source), self._clock()
         reply = self._request_once(token, lambda client: client.auth.token.lookup_self())
-        if isinstance(reply, Fault):
-            if reply.reach is not Reach.LOGIN:
+        if isinstance(reply, StoreFailure):
+            if reply.reach is not FailureReach.LOGIN:
                 return reply
             # A policy may forbid just this, so the token is tried all the same.
             why = "wrong, expired, revoked, or without the policy default"
@@ -349,14 +359,14 @@ class VaultStore:
         named = replace(token, name=f"the token in {source} (accessor {data.get('accessor')})")
         return named.with_lifetime(asked_at, data, "ttl")
 
-    def _login_failed(self, fault: Fault) -> Fault:
-        if fault.reach is Reach.STORE:
+    def _login_failed(self, fault: StoreFailure) -> StoreFailure:
+        if fault.reach is FailureReach.STORE:
             return fault
         login = self._settings.login
         role = f" as {login.role}" if login.role else ""
         sources = " and ".join(source.name for source in login.parts.values())
-        return Fault(
-            Reach.HERE,
+        return StoreFailure(
+            FailureReach.HERE,
             f"the {login.name} login{role} at auth/{login.mount} failed: {fault.words}; is the "
             f"method mounted there (VAULT_AUTH_MOUNT), and are {sources} right?",
         )
@@ -389,7 +399,7 @@ class VaultStore:
         token: _Token | None,
         method: Callable[[Any], Any],
         secrets: tuple[str, ...] = (),
-    ) -> Mapping[str, Any] | Fault:
+    ) -> Mapping[str, Any] | StoreFailure:
         client = self._client(token)
         try:
             return self._request(method, client, secrets=secrets)
@@ -398,7 +408,7 @@ class VaultStore:
 
     def _request(
         self, method: Callable[..., Any], *args: Any, secrets: tuple[str, ...] = ()
-    ) -> Mapping[str, Any] | Fault:
+    ) -> Mapping[str, Any] | StoreFailure:
         """Call a method of hvac's; *secrets* are values that no message may show.
 
         Nothing is raised, and nothing is made inside a handler: there the exception, which holds
@@ -415,7 +425,7 @@ class VaultStore:
         if isinstance(reply, dict):
             return reply
         if reply is None:  # hvac's `read` where there is nothing
-            return Fault(Reach.HERE, "there is no such secret")
+            return StoreFailure(FailureReach.HERE, "there is no such secret")
         if getattr(reply, "is_redirect", False):
             return failure_of_redirect(settings, reply.headers["Location"])
         return not_vault(settings)
@@ -448,7 +458,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
     return parts.scheme, parts.hostname, port
 
 
-def _credential(source: CredentialSource) -> Secret | Fault:
+def _credential(source: CredentialSource) -> Secret | StoreFailure:
     """Read a part of the login; its value is in no message."""
     value = source.value
     if source.path is not None:
@@ -458,30 +468,30 @@ def _credential(source: CredentialSource) -> Secret | Fault:
             return _unreadable(source, getattr(error, "strerror", None) or "it is no text")
     if value is None or not _PRINTABLE.fullmatch(value.reveal()):
         why = "it holds a blank or a character that is not ASCII" if value else "it is empty"
-        return Fault(Reach.HERE, f"{source.name} cannot be used: {why}")
+        return StoreFailure(FailureReach.HERE, f"{source.name} cannot be used: {why}")
     return value
 
 
-def _unreadable(source: CredentialSource, why: str) -> Fault:
+def _unreadable(source: CredentialSource, why: str) -> StoreFailure:
     words = f"{source.name} cannot be read: {why}"
     if source.name.endswith("/.vault-token"):
         words += (
             "; say who this program is: VAULT_TOKEN, VAULT_TOKEN_FILE, VAULT_ROLE_ID with "
             "VAULT_SECRET_ID, VAULT_K8S_ROLE, or VAULT_JWT_ROLE with VAULT_JWT"
         )
-    return Fault(Reach.HERE, words)
+    return StoreFailure(FailureReach.HERE, words)
 
 
-def _with_api_path(fault: Fault, mount: _Mount, path: str) -> Fault:
+def _with_api_path(fault: StoreFailure, mount: _Mount, path: str) -> StoreFailure:
     """Name the path as the API has it; policies are written in these."""
     api = mount.api_path(path)
     doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
     hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
-    if fault.reach is Reach.LOGIN:
+    if fault.reach is FailureReach.LOGIN:
         needs = f'path "{api}" {{ capabilities = ["read"] }}'
-        return Fault(Reach.LOGIN, f"{api}; its policy needs: {needs}{hint}")
-    if fault.reach is Reach.HERE:
-        return Fault(Reach.HERE, f"{fault.words} ({api}){hint}")
+        return StoreFailure(FailureReach.LOGIN, f"{api}; its policy needs: {needs}{hint}")
+    if fault.reach is FailureReach.HERE:
+        return StoreFailure(FailureReach.HERE, f"{fault.words} ({api}){hint}")
     return fault
 
 
@@ -495,9 +505,9 @@ def _parse_ref(ref: str, key_id: str) -> _Ref | None:
     return _Ref(normal, unquote(field) or key_id) if normal else None
 
 
-def _pick(key_id: str, ref: _Ref, found: Fields | Fault) -> Secret | SecretError:
+def _pick(key_id: str, ref: _Ref, found: Fields | StoreFailure) -> Secret | SecretError:
     """Take a key's field out of its secret, or say why there is none."""
-    if isinstance(found, Fault):
+    if isinstance(found, StoreFailure):
         return _error(key_id, ref, found.words)
     value = found.get(ref.field)
     if isinstance(value, str) and (secret := Secret(value)):

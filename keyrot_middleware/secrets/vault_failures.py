@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.text import mask_keys, shown
 from .base import MASKED_FROM
-from .cloud import Fault, Reach
+from .cloud import FailureReach, StoreFailure
 from .vault_settings import VaultSettings
 
 __all__ = ["failure_of_error", "failure_of_redirect", "not_vault"]
@@ -24,23 +24,25 @@ _TOKEN_CHARACTERS = f"{string.ascii_letters}{string.digits}_.-"
 _TOKEN = re.compile(r"\b(?:(?:hv[sbr]|[sbr])\.|eyJ)[\w.-]{20,}", re.ASCII)
 
 
-def not_vault(settings: VaultSettings) -> Fault:
+def not_vault(settings: VaultSettings) -> StoreFailure:
     """Say that something answered that is not Vault."""
     words = f"{settings.server} does not answer as Vault does; is VAULT_ADDR right?"
-    return Fault(Reach.STORE, words)
+    return StoreFailure(FailureReach.STORE, words)
 
 
-def failure_of_redirect(settings: VaultSettings, location: str) -> Fault:
+def failure_of_redirect(settings: VaultSettings, location: str) -> StoreFailure:
     """Say that the server answers with a redirect to another one, which gets nothing."""
     other = shown(mask_keys(location.partition("?")[0]))
-    return Fault(
-        Reach.STORE,
+    return StoreFailure(
+        FailureReach.STORE,
         f"{settings.server} sends its clients on to {other}, which gets neither token nor login; "
         "let VAULT_ADDR name that server, if it is yours",
     )
 
 
-def failure_of_error(error: Exception, settings: VaultSettings, secrets: tuple[str, ...]) -> Fault:
+def failure_of_error(
+    error: Exception, settings: VaultSettings, secrets: tuple[str, ...]
+) -> StoreFailure:
     """Turn what hvac or requests raised into a failure, without the request in it.
 
     Args:
@@ -56,13 +58,13 @@ def failure_of_error(error: Exception, settings: VaultSettings, secrets: tuple[s
     said = _server_words(body, error.text or "", secrets)
     quoted = f": {said}" if said else ""
     if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
-        return Fault(Reach.LOGIN, said)
+        return StoreFailure(FailureReach.LOGIN, said)
     if isinstance(error, exceptions.InvalidPath):
         if "namespace" in said:
-            return Fault(Reach.STORE, f"{server}: {said}; is VAULT_NAMESPACE right?")
-        return Fault(Reach.HERE, _missing(body, said))
+            return StoreFailure(FailureReach.STORE, f"{server}: {said}; is VAULT_NAMESPACE right?")
+        return StoreFailure(FailureReach.HERE, _missing(body, said))
     if isinstance(error, exceptions.InvalidRequest):
-        return Fault(Reach.HERE, f"{server} refuses the request (400){quoted}")
+        return StoreFailure(FailureReach.HERE, f"{server} refuses the request (400){quoted}")
     if isinstance(error, exceptions.RateLimitExceeded):
         why = "gets more requests than its rate limit quota allows; it is asked again later"
     elif isinstance(error, exceptions.VaultNotInitialized):
@@ -71,10 +73,10 @@ def failure_of_error(error: Exception, settings: VaultSettings, secrets: tuple[s
         why = "is sealed; someone with the unseal keys must unseal it"
     else:
         why = f"has a fault of its own or is not ready{quoted}"
-    return Fault(Reach.STORE, f"{server} {why}")
+    return StoreFailure(FailureReach.STORE, f"{server} {why}")
 
 
-def _unreachable(error: Exception, settings: VaultSettings) -> Fault:
+def _unreachable(error: Exception, settings: VaultSettings) -> StoreFailure:
     """Say why there was no answer, by the type of the exception alone."""
     from requests import exceptions  # noqa: PLC0415 - comes with hvac
 
@@ -97,7 +99,7 @@ def _unreachable(error: Exception, settings: VaultSettings) -> Fault:
             f"cannot be asked ({names[0]}); do the files exist that VAULT_CACERT, VAULT_CAPATH, "
             "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY name?"
         )
-    return Fault(Reach.STORE, f"{settings.server} {why}")
+    return StoreFailure(FailureReach.STORE, f"{settings.server} {why}")
 
 
 def _types(error: BaseException) -> list[str]:

@@ -9,7 +9,7 @@ from ..core.model import RetryPolicy
 from ..errors import ConfigError
 from ..settings import STATE_SCHEMES
 from .base import State
-from .circuit_breaker import Breaker
+from .circuit_breaker import CircuitBreaker
 from .fallback import FallbackState, LocalWindows
 from .library import load_redis
 from .memory import MemoryState
@@ -44,7 +44,9 @@ def open_state(
     shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
     if shared is None:
         return MemoryState(policy, clock)
-    state = FallbackState(shared, LocalWindows(policy, clock, share), Breaker(time.monotonic), pool)
+    state = FallbackState(
+        shared, LocalWindows(policy, clock, share), CircuitBreaker(time.monotonic), pool
+    )
     state.check()
     return state
 

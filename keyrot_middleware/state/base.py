@@ -14,8 +14,8 @@ from ..core.model import (
     Block,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     Unavailable,
@@ -96,7 +96,7 @@ class State(ABC):
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease*, and who owns *names*.
 
-        With `Kind.SERVING` nothing has ended: only the cooldowns end whose probe the lease is.
+        With `LeaseOutcome.SERVING` only the cooldowns end whose probe the lease is.
 
         Returns:
             Until when the scope of a failure rests, epoch seconds; None where nothing rests.
@@ -111,7 +111,7 @@ class State(ABC):
 
     def own(self, lease: Lease, names: Iterable[str]) -> None:
         """Take note that *names* too were made with the key of *lease*, which is settled."""
-        self.settle(_settled_by_hand(lease), Outcome(Kind.ABANDONED), names)
+        self.settle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     @abstractmethod
     def reset(self, key: Candidate) -> None:
@@ -136,7 +136,7 @@ class State(ABC):
         """
         reply = self.acquire(*_as_one(key, bucket, requests, tokens), spread=False)
         if isinstance(reply, Lease):
-            self.settle(reply, Outcome(Kind.ABANDONED))
+            self.settle(reply, Outcome(LeaseOutcome.ABANDONED))
 
     @property
     def degraded(self) -> bool:
@@ -204,7 +204,7 @@ class State(ABC):
 
     async def aown(self, lease: Lease, names: Iterable[str]) -> None:
         """Do what `own` does, without blocking the loop."""
-        await self.asettle(_settled_by_hand(lease), Outcome(Kind.ABANDONED), names)
+        await self.asettle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     @cached_property
     def _threads(self) -> StateThreads:
@@ -212,7 +212,7 @@ class State(ABC):
 
     def _give_back_unsent(self, reply: Lease | Unavailable) -> None:
         if isinstance(reply, Lease):
-            self.settle(reply, Outcome(Kind.UNSENT))
+            self.settle(reply, Outcome(LeaseOutcome.UNSENT))
 
 
 def _settled_by_hand(lease: Lease) -> Lease:

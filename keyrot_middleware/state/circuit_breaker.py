@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 from ..forks import after_fork
 
-__all__ = ["PAUSE_S", "Breaker"]
+__all__ = ["PAUSE_S", "CircuitBreaker"]
 
 PAUSE_S = 2.0
 """Between two looks at what has failed. Limits have to hold again 5 s after it is back."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed: everyone may ask. Open: one caller every *pause_s*. Safe for threads and tasks.
 
     A caller that never says how it went (cancelled, killed) blocks nothing: the next one may look

@@ -27,8 +27,8 @@ from ..core.model import (
     Block,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -37,12 +37,12 @@ from ..core.model import (
     Verdict,
 )
 from ..core.selection import Shortlist
-from ..core.windows import Quota
+from ..core.windows import QuotaWindows
 from ..errors import KeyrotError
 from ..forks import after_fork
 from .base import Holder, KeyHealth, State
-from .circuit_breaker import Breaker
-from .memory import BUCKETS_KEPT, Booking, MemoryState, keep
+from .circuit_breaker import CircuitBreaker
+from .memory import BUCKETS_KEPT, LocalReservation, MemoryState, put_bounded
 
 __all__ = ["FallbackState", "LocalWindows"]
 
@@ -89,7 +89,7 @@ class LocalWindows(MemoryState):
             share: Of each limit, what this process may use while it decides alone; 0 < share <= 1.
         """
         super().__init__(policy, clock)
-        self._missed: dict[tuple[str, str], Quota] = {}
+        self._missed: dict[tuple[str, str], QuotaWindows] = {}
         """What was granted here, and the shared state does not know, by project and bucket."""
         if share < 1.0:
             self._new_quota = _quota_of_share(share)
@@ -113,12 +113,12 @@ class LocalWindows(MemoryState):
         with self._lock:
             now = self._clock()
             if granted.bucket != model:
-                keep(self._buckets, model, granted.bucket, BUCKETS_KEPT)
+                put_bounded(self._buckets, model, granted.bucket, BUCKETS_KEPT)
             quota = self._quota(granted.project, granted.bucket)
             where = quota.book(granted.requests, granted.tokens, now, edge=quota.roll(now))
             place = self._hold(granted.key_id, holder)
             self._health_of(granted.key_id).last_used = now
-        books = Booking(quota, where, (), model, granted, place)
+        books = LocalReservation(quota, where, (), model, granted, place)
         return granted._replace(books=books)
 
     def usage(self) -> list[Usage]:
@@ -143,23 +143,23 @@ class LocalWindows(MemoryState):
 
     def _lend(
         self,
-        best: tuple[Candidate, Quota, bool],
+        best: tuple[Candidate, QuotaWindows, bool],
         bucket: str,
         info: CallInfo,
         now: float,
         holder: Holder | None,
     ) -> Lease:
         lease = super()._lend(best, bucket, info, now, holder)
-        missed = self._missed.setdefault((lease.project, bucket), Quota())
+        missed = self._missed.setdefault((lease.project, bucket), QuotaWindows())
         missed.book(info.requests, info.tokens, now, edge=missed.roll(now))
         return lease._replace(degraded=True)
 
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
         super()._give_back(lease, outcome)
         missed = self._missed.get((lease.project, lease.bucket)) if lease.degraded else None
-        if missed is None or not isinstance(lease.books, Booking):
+        if missed is None or not isinstance(lease.books, LocalReservation):
             return
-        if outcome.kind is Kind.UNSENT:
+        if outcome.kind is LeaseOutcome.UNSENT:
             missed.correct(lease.books.where, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
             missed.correct(lease.books.where, 0, outcome.usage.input_tokens - lease.tokens)
@@ -173,7 +173,9 @@ class FallbackState(State):
 
     instant: ClassVar[bool] = False
 
-    def __init__(self, shared: State, local: LocalWindows, breaker: Breaker, pool: str) -> None:
+    def __init__(
+        self, shared: State, local: LocalWindows, breaker: CircuitBreaker, pool: str
+    ) -> None:
         """Ask nothing yet.
 
         Args:
@@ -208,7 +210,7 @@ class FallbackState(State):
                 if self._shared.losses != self._losses:  # granted without knowing what was used
                     self._report()
                     if isinstance(reply, Lease):
-                        self._shared.settle(reply, Outcome(Kind.UNSENT))
+                        self._shared.settle(reply, Outcome(LeaseOutcome.UNSENT))
                     reply = self._shared.acquire(info, shortlist, spread=spread, holder=holder)
             except Exception as error:
                 self._failed(permit, error)
@@ -222,7 +224,7 @@ class FallbackState(State):
         """Book what became of *lease* with the state that granted it; see `State.settle`."""
         names = tuple(names)
         books = lease.books
-        granted = books.granted if isinstance(books, Booking) else lease
+        granted = books.granted if isinstance(books, LocalReservation) else lease
         permit = self._breaker.turn() if granted is not None else None
         if granted is not None and permit is not None:
             try:
@@ -233,13 +235,13 @@ class FallbackState(State):
                 self._local.settle(lease, _with_until(outcome, until), names)
                 return until
         until = self._local.settle(lease, outcome, names)
-        if granted is not None and outcome.kind is not Kind.SERVING:
+        if granted is not None and outcome.kind is not LeaseOutcome.SERVING:
             self._shared.release(granted)
-        if outcome.kind is not Kind.SERVING and (names or _matters(outcome.verdict)):
+        if outcome.kind is not LeaseOutcome.SERVING and (names or _matters(outcome.verdict)):
             by_hand = (granted or lease)._replace(books=None, degraded=False)
-            known = _with_until(outcome, until)._replace(kind=Kind.FAILURE, usage=NO_USAGE)
+            known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
             if outcome.verdict is None:
-                known = Outcome(Kind.ABANDONED)
+                known = Outcome(LeaseOutcome.ABANDONED)
             ends_at = None if names else until
             self._reports.append(
                 _Report(partial(self._shared.settle, by_hand, known, names), ends_at)
@@ -405,7 +407,7 @@ def _with_until(outcome: Outcome, until: float | None) -> Outcome:
     return outcome._replace(verdict=replace(verdict, until=until))
 
 
-def _usages(quotas: dict[tuple[str, str], Quota], now: float) -> list[Usage]:
+def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[Usage]:
     found = []
     for (project, bucket), quota in quotas.items():
         quota.roll(now)
@@ -416,13 +418,13 @@ def _usages(quotas: dict[tuple[str, str], Quota], now: float) -> list[Usage]:
     return found
 
 
-def _quota_of_share(share: float) -> type[Quota]:
+def _quota_of_share(share: float) -> type[QuotaWindows]:
     """Make windows of which this process has only a *share* of each limit, one at the least."""
 
     def part(limit: int | None) -> int | None:
         return None if limit is None else min(limit, max(1, int(limit * share)))
 
-    class PartOfQuota(Quota):
+    class PartOfQuota(QuotaWindows):
         __slots__ = ()
 
         def limits(self, configured: Limits) -> Limits:

@@ -20,8 +20,8 @@ from ..core.model import (
     Block,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -35,7 +35,7 @@ from ..core.windows import (
     DAY_S,
     PROBE_POLL_S,
     Cooldown,
-    Quota,
+    QuotaWindows,
     Refused,
     Where,
     scope_key,
@@ -46,8 +46,8 @@ from .base import Held, Holder, KeyHealth, State, Used, is_gone
 
 __all__ = [
     "MemoryState",
-    "keep",
-    "overview",
+    "put_bounded",
+    "snapshot",
 ]
 
 # Tables that forget their oldest entry when they are full --------------------------------------
@@ -56,7 +56,7 @@ __all__ = [
 _T = TypeVar("_T")
 
 
-def keep(table: OrderedDict[str, _T], name: str, value: _T, most: int) -> None:
+def put_bounded(table: OrderedDict[str, _T], name: str, value: _T, most: int) -> None:
     """Put *value* into *table* as its newest; *most* entries stay."""
     table[name] = value
     table.move_to_end(name)
@@ -72,10 +72,10 @@ _Resting = dict[tuple[str, str], tuple[str, Cooldown]]
 that end together the one that is about all calls, and not about a model or method."""
 
 
-def overview(
+def snapshot(
     keys: Iterable[Candidate],
     known: Mapping[str, KeyHealth],
-    quotas: Mapping[tuple[str, str], Quota],
+    quotas: Mapping[tuple[str, str], QuotaWindows],
     cooldowns: Mapping[tuple[str, ...], Cooldown],
     now: float,
 ) -> dict[str, KeyHealth]:
@@ -130,10 +130,10 @@ LOOK_EVERY = 256
 """So many leases of one key are under way when those that nobody holds are looked for."""
 
 
-class Booking(NamedTuple):
+class LocalReservation(NamedTuple):
     """What was booked where for a lease."""
 
-    quota: Quota
+    quota: QuotaWindows
     where: Where
     probing: tuple[Cooldown, ...]
     """Cooldowns that are over, and of which the lease is the probe."""
@@ -152,7 +152,7 @@ class MemoryState(State):
         self._policy = policy
         self._clock = clock
         self._lock = threading.Lock()
-        self._quotas: dict[tuple[str, str], Quota] = {}
+        self._quotas: dict[tuple[str, str], QuotaWindows] = {}
         self._configured: dict[str, Limits] = {}
         self._cooldowns: dict[tuple[str, ...], Cooldown] = {}
         self._under_way: dict[str, dict[int, Held]] = {}
@@ -161,7 +161,7 @@ class MemoryState(State):
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._new_quota: Callable[[], Quota] = Quota
+        self._new_quota: Callable[[], QuotaWindows] = QuotaWindows
         self._sweep_at = SWEEP_AT
         after_fork(self, MemoryState._in_child)
 
@@ -174,7 +174,7 @@ class MemoryState(State):
             bucket = self._buckets.get(info.counted, info.counted)
             quotas, resting = self._quotas, bool(self._cooldowns)
             blocks: dict[str, Block] = {}
-            best: tuple[Candidate, Quota, bool] | None = None
+            best: tuple[Candidate, QuotaWindows, bool] | None = None
             best_group, best_share = 0, inf
             for group, key in shortlist:
                 if best is not None and (group != best_group or not spread):
@@ -201,18 +201,18 @@ class MemoryState(State):
         """Book what became of *lease*; see `State.settle`."""
         with self._lock:
             now = self._clock()
-            if outcome.kind is Kind.SERVING:
+            if outcome.kind is LeaseOutcome.SERVING:
                 self._forgive(lease, now)
                 return None
             self._give_back(lease, outcome)
             for name in names:
-                keep(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
+                put_bounded(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
             verdict = outcome.verdict
             health = self._health.get(lease.key_id) or self._health_of(lease.key_id)
-            if outcome.kind is Kind.SUCCESS:
+            if outcome.kind is LeaseOutcome.SUCCESS:
                 health.success_count += 1
                 books = lease.books
-                if isinstance(books, Booking) and books.quota.learned is not NO_LIMITS:
+                if isinstance(books, LocalReservation) and books.quota.learned is not NO_LIMITS:
                     books.quota.served(lease.requests, outcome.usage.input_tokens or 0)
                 if self._cooldowns:
                     self._forgive(lease, now)
@@ -275,7 +275,7 @@ class MemoryState(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id."""
         with self._lock:
-            return overview(candidates, self._health, self._quotas, self._cooldowns, self._clock())
+            return snapshot(candidates, self._health, self._quotas, self._cooldowns, self._clock())
 
     def _unlearn(self, projects: Collection[str]) -> None:
         for (project, _), quota in self._quotas.items() if projects else ():
@@ -289,7 +289,7 @@ class MemoryState(State):
         for cooldown in self._cooldowns.values():
             cooldown.probe = None
 
-    def _quota(self, project: str, bucket: str) -> Quota:
+    def _quota(self, project: str, bucket: str) -> QuotaWindows:
         quota = self._quotas.get((project, bucket))
         if quota is None:
             if len(self._quotas) >= self._sweep_at:
@@ -310,7 +310,7 @@ class MemoryState(State):
     def _full(
         self,
         key: Candidate,
-        quota: Quota,
+        quota: QuotaWindows,
         limits: Limits,
         info: CallInfo,
         now: float,
@@ -348,7 +348,7 @@ class MemoryState(State):
 
     def _lend(
         self,
-        best: tuple[Candidate, Quota, bool],
+        best: tuple[Candidate, QuotaWindows, bool],
         bucket: str,
         info: CallInfo,
         now: float,
@@ -360,7 +360,7 @@ class MemoryState(State):
         key_id = key.key_id
         place = self._hold(key_id, holder)
         (self._health.get(key_id) or self._health_of(key_id)).last_used = now
-        books = Booking(quota, where, probing, info.counted, None, place)
+        books = LocalReservation(quota, where, probing, info.counted, None, place)
         for cooldown in probing:
             cooldown.begin_probe(books, now)
         return Lease(
@@ -384,14 +384,14 @@ class MemoryState(State):
 
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
         books = lease.books
-        if not isinstance(books, Booking):
+        if not isinstance(books, LocalReservation):
             return  # lent by nobody here: a failure reported by hand
         held = self._under_way.get(lease.key_id)
         if held is not None:
             held.pop(books.place, None)
             if not held:
                 del self._under_way[lease.key_id]
-        if outcome.kind is Kind.UNSENT:
+        if outcome.kind is LeaseOutcome.UNSENT:
             books.quota.correct(books.where, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
             books.quota.correct(books.where, 0, outcome.usage.input_tokens - lease.tokens)
@@ -408,11 +408,11 @@ class MemoryState(State):
     def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
         books, bucket = lease.books, verdict.bucket or lease.bucket
         if bucket != lease.bucket and lease.bucket:
-            model = books.model if isinstance(books, Booking) else lease.bucket
-            keep(self._buckets, model, bucket, BUCKETS_KEPT)
+            model = books.model if isinstance(books, LocalReservation) else lease.bucket
+            put_bounded(self._buckets, model, bucket, BUCKETS_KEPT)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
-        if verdict.of_minute and isinstance(books, Booking) and bucket == lease.bucket:
+        if verdict.of_minute and isinstance(books, LocalReservation) and bucket == lease.bucket:
             asked = Refused(
                 lease.at,
                 books.where[0],

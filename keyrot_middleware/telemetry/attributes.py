@@ -19,7 +19,7 @@ from . import semconv
 
 __all__ = [
     "Attributes",
-    "Cause",
+    "ErrorCause",
     "blame",
     "of_attempt",
     "of_call",
@@ -35,21 +35,21 @@ __all__ = [
 # Why an attempt or a call failed, in the words of a span: never a message, never a key ---------
 
 
-class Cause(NamedTuple):
+class ErrorCause(NamedTuple):
     """`error.type`, and the status description that a person reads in a timeline."""
 
     type: str
     text: str
 
 
-def of_verdict(verdict: Verdict, error: BaseException | None) -> Cause:
+def of_verdict(verdict: Verdict, error: BaseException | None) -> ErrorCause:
     """Tell why an attempt failed: `("429", "429 quota_minute")`."""
     if verdict.code is not None:
-        return Cause(str(verdict.code), f"{verdict.code} {verdict.failure}")
-    return Cause(_qualified(error) if error is not None else verdict.failure, verdict.failure)
+        return ErrorCause(str(verdict.code), f"{verdict.code} {verdict.failure}")
+    return ErrorCause(_qualified(error) if error is not None else verdict.failure, verdict.failure)
 
 
-def of_error(error: BaseException | None) -> Cause | None:
+def of_error(error: BaseException | None) -> ErrorCause | None:
     """Tell why a call failed; None where it did not, or its stream was closed by its reader."""
     if error is None or isinstance(error, GeneratorExit):
         return None
@@ -57,11 +57,11 @@ def of_error(error: BaseException | None) -> Cause | None:
         # The caller sees KeyPoolExhausted: a 429 while any key will come back, else the refusal.
         reasons = [block.reason for block in error.unavailable.blocks.values()]
         code, _ = code_of(reasons if REJECTIONS.issuperset(reasons) else ())
-        return Cause(str(code), "no key can serve")
-    return Cause(_qualified(error), type(error).__name__)
+        return ErrorCause(str(code), "no key can serve")
+    return ErrorCause(_qualified(error), type(error).__name__)
 
 
-def blame(span: Span, cause: Cause) -> None:
+def blame(span: Span, cause: ErrorCause) -> None:
     """Mark *span* as failed."""
     span.set_attribute(semconv.ERROR_TYPE, cause.type)
     span.set_status(Status(StatusCode.ERROR, cause.text))

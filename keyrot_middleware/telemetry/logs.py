@@ -23,11 +23,11 @@ from ..errors import KeyrotWarning
 from ..forks import after_fork
 from . import semconv
 from .log_text import at_time, blocked
-from .observer import Watch
+from .observer import CallObserver
 
 __all__ = [
     "LogObserver",
-    "told_on_stderr",
+    "log_to_stderr",
 ]
 
 _log = logging.getLogger(semconv.INSTRUMENTATION)
@@ -51,7 +51,7 @@ class LogObserver:
         """When each failure of a key was logged last, epoch seconds."""
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
-    def start(self, info: CallInfo) -> Watch | None:
+    def start(self, info: CallInfo) -> CallObserver | None:
         """Follow each step of a call, if the logger's level asks for that."""
         return _Decisions(self._pool, info) if _log.isEnabledFor(logging.DEBUG) else None
 
@@ -200,7 +200,7 @@ def _count(tokens: int | None) -> str:
 
 
 @contextmanager
-def told_on_stderr(level: int | None = None) -> Iterator[None]:
+def log_to_stderr(level: int | None = None) -> Iterator[None]:
     """Show what the library logs: warnings while inside, and from *level* up for good.
 
     All that is a `KeyrotWarning` inside is a log line as well, so that it is not shown twice.

@@ -16,23 +16,23 @@ from .._version import __version__
 from ..core.availability import KEY_STATES, KeyState
 from ..core.commands import Acquire, Command, Opened, Send, Settle, Sleep
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, Kind, Usage
+from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Usage
 from . import semconv
-from .attributes import Cause, of_attempt, of_error, of_pool, of_verdict, operation_of
+from .attributes import ErrorCause, of_attempt, of_error, of_pool, of_verdict, operation_of
 from .conventions import Asked, call_metrics, known_tokens
 from .instruments import DEGRADED, KEY_COUNT, QUOTA_USED, Instruments, Metric
-from .observer import Fault, Watch
+from .observer import CallObserver, OnInternalError
 from .otel_api import CurrentProvider, suppressed
-from .tracing import span_above
+from .tracing import find_parent_instrumentation_span
 
 __all__ = [
-    "Board",
+    "CachedSnapshot",
     "CallMeter",
+    "GaugeSource",
     "KeyLevel",
     "MetricsObserver",
+    "PoolGauges",
     "QuotaLevel",
-    "Reading",
-    "Shown",
 ]
 
 # How the keys are at the moment in which metrics are collected: what is told, and how it is read -
@@ -68,11 +68,11 @@ class KeyLevel(NamedTuple):
     """Of limits that are known, for models that were asked for."""
 
 
-class Reading:
+class CachedSnapshot:
     """The latest levels, read anew where they are not those of this moment."""
 
     def __init__(
-        self, read: Callable[[], Iterable[KeyLevel]], fault: Fault, *, instant: bool
+        self, read: Callable[[], Iterable[KeyLevel]], fault: OnInternalError, *, instant: bool
     ) -> None:
         """Read nothing yet.
 
@@ -126,15 +126,15 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class GaugeSource:
     """A pool that is in place."""
 
     pool: str
-    levels: Reading
+    levels: CachedSnapshot
     degraded: Callable[[], bool]
 
 
-class Board:
+class PoolGauges:
     """The pools that are shown through the instruments of one meter provider.
 
     A callback cannot be taken off its instrument, and an instrument is made once only. So there
@@ -142,17 +142,17 @@ class Board:
     """
 
     def __init__(self) -> None:
-        self._shown: dict[int, Shown] = {}
+        self._shown: dict[int, GaugeSource] = {}
         self._made = False
 
-    def show(self, shown: Shown, meter: Callable[[], Meter]) -> None:
+    def show(self, shown: GaugeSource, meter: Callable[[], Meter]) -> None:
         """Tell of a pool from now on."""
         self._shown[id(shown)] = shown
         if not self._made:
             self._made = True
             self._make(meter())
 
-    def take_off(self, shown: Shown) -> None:
+    def take_off(self, shown: GaugeSource) -> None:
         """Tell of a pool no more."""
         self._shown.pop(id(shown), None)
 
@@ -227,7 +227,7 @@ class CallMeter:
         """Since when a key is wanted."""
         self._left: tuple[str, float] | None = None
         """Key and seconds of an attempt that was abandoned: why, the end of the call tells."""
-        self._last: tuple[BaseException | None, Cause | None] = (None, None)
+        self._last: tuple[BaseException | None, ErrorCause | None] = (None, None)
         """The exception of the last failed attempt, and what was said of it."""
 
     def before(self, command: Command) -> None:
@@ -306,7 +306,7 @@ class CallMeter:
             if rests:
                 about = of_attempt(self._pool, key_id, None, None, failure)
                 self._sheet.cooldowns.add(1, about)
-        elif kind is not Kind.SUCCESS:
+        elif kind is not LeaseOutcome.SUCCESS:
             self._left = key_id, seconds
             return
         about = of_attempt(self._pool, key_id, model, None, failure, why)
@@ -324,7 +324,7 @@ class CallMeter:
 
 
 _API = "opentelemetry.metrics"
-_board = Board()
+_board = PoolGauges()
 """Of the global provider, whichever it will be."""
 
 
@@ -340,12 +340,12 @@ class MetricsObserver:
         """
         self._pool = pool_name
         self._given = meter_provider
-        self._board = Board() if meter_provider is not None else _board
+        self._board = PoolGauges() if meter_provider is not None else _board
         get = metrics.get_meter_provider if meter_provider is None else lambda: meter_provider
         self._sheet = CurrentProvider(get, self._open)
-        self._shown: Shown | None = None
+        self._shown: GaugeSource | None = None
 
-    def start(self, info: CallInfo) -> Watch | None:
+    def start(self, info: CallInfo) -> CallObserver | None:
         """Measure a call, unless nobody counts or instrumentation is suppressed."""
         sheet = self._sheet()
         if sheet is None:
@@ -353,7 +353,7 @@ class MetricsObserver:
         here = context.get_current()
         if suppressed(here):
             return None
-        guest = span_above(here, info, self._pool)
+        guest = find_parent_instrumentation_span(here, info, self._pool)
         if guest is not None:
             guest.label_metrics()
         return CallMeter(sheet, info, self._pool, above=guest is not None and guest.measured)
@@ -362,7 +362,7 @@ class MetricsObserver:
         self,
         levels: Callable[[], Iterable[KeyLevel]],
         degraded: Callable[[], bool],
-        fault: Fault,
+        fault: OnInternalError,
         *,
         instant: bool,
     ) -> None:
@@ -374,8 +374,8 @@ class MetricsObserver:
             fault: Told of what *levels* raises.
             instant: *levels* does no I/O.
         """
-        reading = Reading(levels, fault, instant=instant)
-        self._shown = Shown(self._pool, reading, degraded)
+        reading = CachedSnapshot(levels, fault, instant=instant)
+        self._shown = GaugeSource(self._pool, reading, degraded)
         try:
             self._board.show(self._shown, self._meter)
         except Exception:  # a provider named by OTEL_PYTHON_METER_PROVIDER that cannot be loaded

@@ -9,13 +9,22 @@ from ..core.commands import Command, Refresh, Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import CallInfo
 
-__all__ = ["Chronicle", "Fault", "Guarded", "Observer", "Watch", "Watches", "tell", "watch"]
+__all__ = [
+    "CallObserver",
+    "CompositeObserver",
+    "GuardedObserver",
+    "Observer",
+    "OnInternalError",
+    "PoolEventListener",
+    "observe",
+    "tell",
+]
 
-Fault = Callable[[str], None]
+OnInternalError = Callable[[str], None]
 """Called inside an `except` block with the name of the room that failed."""
 
 
-class Watch(Protocol):
+class CallObserver(Protocol):
     """Follow one call from command to command. Its state lives here: concurrent calls never mix."""
 
     def before(self, command: Command) -> None:
@@ -37,11 +46,11 @@ class Watch(Protocol):
 class Observer(Protocol):
     """Decide for each call whether it is watched."""
 
-    def start(self, info: CallInfo) -> Watch | None:
+    def start(self, info: CallInfo) -> CallObserver | None:
         """Begin to watch a call, or decline at next to no cost."""
 
 
-class Chronicle(Protocol):
+class PoolEventListener(Protocol):
     """Learn what is felt by more than one call. A call that goes well is not told of at all."""
 
     def changed(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
@@ -51,13 +60,13 @@ class Chronicle(Protocol):
         """Learn that no key could serve a call."""
 
 
-class Guarded:
+class GuardedObserver:
     """A watch that can neither change nor break its call."""
 
     __slots__ = ("_fault", "_watch")
 
-    def __init__(self, watch: Watch, fault: Fault) -> None:
-        self._watch = watch
+    def __init__(self, observe: CallObserver, fault: OnInternalError) -> None:
+        self._watch = observe
         self._fault = fault
 
     def before(self, command: Command) -> None:
@@ -97,12 +106,12 @@ class Guarded:
             self._fault("telemetry")
 
 
-class Watches:
+class CompositeObserver:
     """Several watches as one; each guarded, so that all are told."""
 
     __slots__ = ("_watches",)
 
-    def __init__(self, watches: Sequence[Watch]) -> None:
+    def __init__(self, watches: Sequence[CallObserver]) -> None:
         self._watches = watches
 
     def before(self, command: Command) -> None:
@@ -131,7 +140,7 @@ class Watches:
             one.finish(error)
 
 
-def tell(listeners: Iterable[object], what: str, fault: Fault, *values: object) -> None:
+def tell(listeners: Iterable[object], what: str, fault: OnInternalError, *values: object) -> None:
     """Call the method *what* of each listener, and survive what it raises."""
     for one in listeners:
         try:
@@ -140,9 +149,11 @@ def tell(listeners: Iterable[object], what: str, fault: Fault, *values: object) 
             fault("telemetry")
 
 
-def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch | None:
+def observe(
+    observers: Sequence[Observer], info: CallInfo, fault: OnInternalError
+) -> CallObserver | None:
     """Start the observers that want this call; None when nobody does."""
-    watches: list[Watch] = []
+    watches: list[CallObserver] = []
     for observer in observers:
         try:
             one = observer.start(info)
@@ -150,7 +161,7 @@ def watch(observers: Sequence[Observer], info: CallInfo, fault: Fault) -> Watch 
             fault("telemetry")
         else:
             if one is not None:
-                watches.append(Guarded(one, fault))
+                watches.append(GuardedObserver(one, fault))
     if not watches:
         return None
-    return watches[0] if len(watches) == 1 else Watches(watches)
+    return watches[0] if len(watches) == 1 else CompositeObserver(watches)

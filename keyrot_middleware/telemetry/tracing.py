@@ -32,23 +32,31 @@ from opentelemetry.util.types import AttributeValue
 from .._version import __version__
 from ..core.commands import Acquire, Command, Opened, Refresh, Send, Settle, Sleep
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, Kind, Usage, Verdict, project_label
+from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Usage, Verdict, project_label
 from . import semconv
-from .attributes import Cause, blame, of_error, of_verdict, opening, operation_of, usage_attributes
+from .attributes import (
+    ErrorCause,
+    blame,
+    of_error,
+    of_verdict,
+    opening,
+    operation_of,
+    usage_attributes,
+)
 from .log_text import blocked
-from .observer import Watch
+from .observer import CallObserver
 from .otel_api import CurrentProvider, suppressed
 
 __all__ = [
-    "Attempt",
+    "AttemptSpan",
     "CallSpan",
-    "CallTrace",
-    "GuestSpan",
+    "CallTracer",
+    "ForeignSpan",
     "NoSpan",
     "OtelObserver",
     "OwnSpan",
+    "find_parent_instrumentation_span",
     "leave",
-    "span_above",
     "span_of_stream",
 ]
 
@@ -59,7 +67,7 @@ _OK = 200
 """Of every success: the SDK raises for all other codes, and keeps this one nowhere."""
 
 
-class Attempt:
+class AttemptSpan:
     """One send, and what came of it.
 
     What became of a failed attempt is known only when the next one starts or the call ends. So
@@ -101,8 +109,8 @@ class Attempt:
         self._context = set_span_in_context(self._span, parent)
         self._settled_ns: int | None = None
         self._failure: dict[str, AttributeValue] = {}
-        self.kind = Kind.ABANDONED
-        self.cause: Cause | None = None
+        self.kind = LeaseOutcome.ABANDONED
+        self.cause: ErrorCause | None = None
 
     def enter(self) -> object:
         """Make it the current span; give the token that `leave` takes."""
@@ -111,7 +119,7 @@ class Attempt:
     def settle(self, command: Settle, until: float | None) -> None:
         """Take note of what came of it, and until when a key rests (epoch seconds)."""
         self.kind, verdict, _ = command.outcome
-        if self.kind is not Kind.SUCCESS:  # which is closed at once
+        if self.kind is not LeaseOutcome.SUCCESS:  # which is closed at once
             self._settled_ns = time.time_ns()
         if verdict is None:
             return
@@ -143,7 +151,7 @@ class Attempt:
         """
         span = self._span
         span.set_attribute(semconv.ATTEMPT_OUTCOME, outcome)
-        if self.kind is Kind.SUCCESS:
+        if self.kind is LeaseOutcome.SUCCESS:
             span.set_attribute(semconv.HTTP_STATUS, _OK)
         elif self._failure:
             span.set_attributes(self._failure)
@@ -154,7 +162,7 @@ class Attempt:
 
 
 def leave(token: object) -> None:
-    """Undo `Attempt.enter`.
+    """Undo `AttemptSpan.enter`.
 
     A coroutine that outlived its loop is torn down by the garbage collector in a context that is
     not its own. There is nothing to undo there, and OpenTelemetry's own `detach` would log an
@@ -197,7 +205,7 @@ class CallSpan(Protocol):
     def usage(self, usage: Usage) -> None:
         """Say what the response told of itself."""
 
-    def finish(self, cause: Cause | None) -> None:
+    def finish(self, cause: ErrorCause | None) -> None:
         """End it, if it is ours."""
 
 
@@ -233,7 +241,7 @@ class OwnSpan:
         """Take note of the usage and the response's own names."""
         self._usage = usage
 
-    def finish(self, cause: Cause | None) -> None:
+    def finish(self, cause: ErrorCause | None) -> None:
         """Say all that became known, at once since each time costs a lock, and end it."""
         told = usage_attributes(self._usage)
         told[semconv.ATTEMPT_COUNT] = self._attempts
@@ -247,7 +255,7 @@ class OwnSpan:
         self._span.end()
 
 
-class GuestSpan:
+class ForeignSpan:
     """Another's span. It knows request, response and usage by itself, and ends by itself."""
 
     __slots__ = ("_data", "_pool", "_span", "inside", "measured")
@@ -298,11 +306,11 @@ class GuestSpan:
     def usage(self, usage: Usage) -> None:
         """Leave it to the owner."""
 
-    def finish(self, cause: Cause | None) -> None:
+    def finish(self, cause: ErrorCause | None) -> None:
         """Leave it to the owner."""
 
 
-class NoSpan(GuestSpan):
+class NoSpan(ForeignSpan):
     """None, since the program wants attempts alone; events go to whatever span is current."""
 
     __slots__ = ()
@@ -334,7 +342,9 @@ _SPAN_KIND = "openinference.span.kind"
 _ITS_STREAMS = "openinference.instrumentation.google_genai._stream"
 
 
-def span_above(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
+def find_parent_instrumentation_span(
+    here: Context, info: CallInfo, pool: str
+) -> ForeignSpan | None:
     """Find another's span for this very request; None where there is none.
 
     What the context holds of an operation is held for all that happens inside, for the functions
@@ -349,15 +359,15 @@ def span_above(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
         return None
     data = here.get(_DATA_OF.get(operation, ""))
     if (same or told is None) and isinstance(getattr(data, "attributes", None), dict):
-        return GuestSpan(here, data, pool)
+        return ForeignSpan(here, data, pool)
     # Older versions leave nothing in the context; nor do other instrumentations. A span of an
     # agent or a tool is no reason to stay silent: only one of the same request is.
     if same:
-        return GuestSpan(here, None, pool)
-    return GuestSpan(here, None, pool, measured=False) if _is_llm(span, operation, info) else None
+        return ForeignSpan(here, None, pool)
+    return ForeignSpan(here, None, pool, measured=False) if _is_llm(span, operation, info) else None
 
 
-def span_of_stream(here: Context, info: CallInfo, pool: str) -> GuestSpan | None:
+def span_of_stream(here: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
     """Find OpenInference's span for a stream, which is not current while the stream is read.
 
     It stays in the iterator of OpenInference that reads us, and there is no other way to it.
@@ -371,7 +381,7 @@ def span_of_stream(here: Context, info: CallInfo, pool: str) -> GuestSpan | None
             span = getattr(holder, "_span", None)
             if not isinstance(span, Span) or not _is_llm(span, operation_of(info.verb), info):
                 return None
-            return GuestSpan(set_span_in_context(span, here), None, pool, measured=False)
+            return ForeignSpan(set_span_in_context(span, here), None, pool, measured=False)
         frame = frame.f_back
     return None
 
@@ -402,7 +412,7 @@ def _read(span: Span, name: str) -> object:
 # How the commands of one call become its spans and their events --------------------------------
 
 
-class CallTrace:
+class CallTracer:
     """Follow one call. Spans begin with its first command: a stream may never be read."""
 
     __slots__ = (
@@ -420,9 +430,9 @@ class CallTrace:
         self._pool = pool
         self._own = own
         self._call: CallSpan | None = None
-        self._attempt: Attempt | None = None
+        self._attempt: AttemptSpan | None = None
         """The one under way, or one that failed and is not closed yet."""
-        self._last: tuple[BaseException | None, Cause | None] = (None, None)
+        self._last: tuple[BaseException | None, ErrorCause | None] = (None, None)
         """The exception of the last failed attempt, and what we said of it."""
         self._wanted: float | None = None
         """Since when a key is wanted."""
@@ -476,7 +486,9 @@ class CallTrace:
 
     def _open(self) -> CallSpan:
         here, info, pool = self._here, self._info, self._pool
-        call: CallSpan | None = span_above(here, info, pool) or span_of_stream(here, info, pool)
+        call: CallSpan | None = find_parent_instrumentation_span(
+            here, info, pool
+        ) or span_of_stream(here, info, pool)
         if call is None:
             call = OwnSpan(self._tracer, here, info, pool) if self._own else NoSpan(here)
         self._call = call
@@ -494,7 +506,7 @@ class CallTrace:
             self._degraded = True  # the state is down: booked by this process alone, or nowhere
             call.event(semconv.EVENT_DEGRADED, {semconv.KEY_ID: lease.key_id})
         call.attempt(lease.key_id)
-        self._attempt = Attempt(self._tracer, call.inside, command, self._pool, self._wanted)
+        self._attempt = AttemptSpan(self._tracer, call.inside, command, self._pool, self._wanted)
         self._wanted = None
 
     def _settle(self, command: Settle, until: float | None) -> None:
@@ -504,7 +516,7 @@ class CallTrace:
         attempt.settle(command, until)
         self._last = command.error, attempt.cause
         call.usage(command.outcome.usage)
-        if attempt.kind is Kind.SUCCESS:
+        if attempt.kind is LeaseOutcome.SUCCESS:
             attempt.close(semconv.SUCCESS)
             self._attempt = None
 
@@ -535,7 +547,7 @@ class OtelObserver:
         get = trace.get_tracer_provider if tracer_provider is None else lambda: tracer_provider
         self._tracer = CurrentProvider(get, _tracer_of)
 
-    def start(self, info: CallInfo) -> Watch | None:
+    def start(self, info: CallInfo) -> CallObserver | None:
         """Trace a call, unless nobody records or instrumentation is suppressed."""
         tracer = self._tracer()
         if tracer is None:
@@ -543,7 +555,7 @@ class OtelObserver:
         here = context.get_current()
         if suppressed(here):
             return None
-        return CallTrace(tracer, here, info, self._pool, own=self._call_spans)
+        return CallTracer(tracer, here, info, self._pool, own=self._call_spans)
 
     def replaced(self, key_id: str) -> None:
         """Record that a key has a new value while no call waits for it: a span of its own."""

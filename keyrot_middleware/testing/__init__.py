@@ -9,20 +9,20 @@ from keyrot_middleware.testing.clock import Clock, FakeClock, SystemClock
 from keyrot_middleware.testing.fake_gemini import FakeGemini
 from keyrot_middleware.testing.keys import FakeKey
 from keyrot_middleware.testing.log import LoggedRequest
-from keyrot_middleware.testing.quota import Limits, Used
+from keyrot_middleware.testing.quota import Limits, Usage
 from keyrot_middleware.testing.replies import Reply, Scripted
-from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.request import FakeRequest
 
 __all__ = [
-    "Asked",
     "Clock",
     "FakeClock",
     "FakeGemini",
     "FakeKey",
+    "FakeRequest",
     "Limits",
     "LoggedRequest",
     "Reply",
     "Scripted",
     "SystemClock",
-    "Used",
+    "Usage",
 ]

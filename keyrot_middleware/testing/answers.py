@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.request import FakeRequest
 from keyrot_middleware.testing.schema import example
 
 __all__ = [
-    "Answers",
+    "ModelAnswers",
     "Spoken",
     "pick",
 ]
@@ -40,7 +40,7 @@ _EMBEDDING = [0.013, -0.007, 0.021, 0.002]
 
 
 @dataclass(slots=True)
-class Answers:
+class ModelAnswers:
     """What the models say.
 
     Attributes:
@@ -57,7 +57,7 @@ class Answers:
     thoughts: int = 5
     continuations: int = 0
 
-    def generate(self, asked: Asked, *, continues: bool = False) -> dict[str, Any]:
+    def generate(self, asked: FakeRequest, *, continues: bool = False) -> dict[str, Any]:
         """Return a whole GenerateContentResponse."""
         said = self._said(asked)
         if isinstance(said, dict) and "candidates" in said:
@@ -68,7 +68,7 @@ class Answers:
             candidate |= self._continuation(asked)
         return {"candidates": [candidate], **self._frame(asked, part)}
 
-    def chunks(self, asked: Asked, *, continues: bool = False) -> list[dict[str, Any]]:
+    def chunks(self, asked: FakeRequest, *, continues: bool = False) -> list[dict[str, Any]]:
         """Return the same as the chunks of a stream.
 
         Every chunk has the usage so far; only the last has a finish reason and the true usage.
@@ -82,13 +82,13 @@ class Answers:
         final = {**last, "content": {"role": "model", "parts": [{"text": pieces[-1]}]}}
         return [*chunks, {**whole, "candidates": [final]}]
 
-    def embedding(self, asked: Asked) -> dict[str, Any]:
+    def embedding(self, asked: FakeRequest) -> dict[str, Any]:
         """Return an EmbedContentResponse or a BatchEmbedContentsResponse."""
         if asked.route.verb == "embedContent":
             return {"embedding": {"values": _EMBEDDING}}
         return {"embeddings": [{"values": _EMBEDDING} for _ in asked.body.get("requests", ())]}
 
-    def predict(self, _asked: Asked) -> dict[str, Any]:
+    def predict(self, _asked: FakeRequest) -> dict[str, Any]:
         """Return a PredictResponse with one image of one pixel."""
         pixel = (
             "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
@@ -96,7 +96,7 @@ class Answers:
         )
         return {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": pixel}]}
 
-    def interaction(self, asked: Asked) -> dict[str, Any]:
+    def interaction(self, asked: FakeRequest) -> dict[str, Any]:
         """Return a completed Interaction, with the fields of each SDK version."""
         text = _text_of(self.generate(asked))
         content = [{"type": "text", "text": text}]
@@ -118,12 +118,12 @@ class Answers:
             },
         }
 
-    def _said(self, asked: Asked) -> Spoken:
+    def _said(self, asked: FakeRequest) -> Spoken:
         if callable(self.answer):
             return self.answer(asked.body)
         return self.answer if self.answer is not None else self._default(asked)
 
-    def _default(self, asked: Asked) -> Spoken:
+    def _default(self, asked: FakeRequest) -> Spoken:
         if (declared := _function_wanted(asked.body)) is not None:
             return {"functionCall": {"name": declared["name"], "args": self._args(declared)}}
         config = pick(asked.body, "generationConfig")
@@ -140,19 +140,19 @@ class Answers:
         content = {"role": "model", "parts": [part]}
         return {"content": content, "finishReason": "STOP", "index": 0}
 
-    def _continuation(self, asked: Asked) -> dict[str, str]:
+    def _continuation(self, asked: FakeRequest) -> dict[str, str]:
         self.continuations += 1
         token = base64.b64encode(f"{asked.label}/{self.continuations}".encode()).decode()
         return {"finishReason": "CONTINUATION", "continuationToken": token}
 
-    def _frame(self, asked: Asked, part: dict[str, Any]) -> dict[str, Any]:
+    def _frame(self, asked: FakeRequest, part: dict[str, Any]) -> dict[str, Any]:
         return {
             "usageMetadata": self._usage(asked, _tokens(json.dumps(part))),
             "modelVersion": asked.route.model,
             "responseId": secrets.token_urlsafe(16),
         }
 
-    def _usage(self, asked: Asked, spoken: int) -> dict[str, Any]:
+    def _usage(self, asked: FakeRequest, spoken: int) -> dict[str, Any]:
         return {
             "promptTokenCount": asked.tokens,
             "candidatesTokenCount": spoken,
@@ -161,7 +161,7 @@ class Answers:
         }
 
     def _part_chunk(
-        self, asked: Asked, whole: dict[str, Any], pieces: list[str], upto: int
+        self, asked: FakeRequest, whole: dict[str, Any], pieces: list[str], upto: int
     ) -> dict[str, Any]:
         part = {"text": pieces[upto - 1]}
         usage = self._usage(asked, upto)

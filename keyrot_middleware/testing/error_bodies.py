@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from keyrot_middleware.testing.quota import Kind, seconds_to_midnight, seconds_to_minute
-from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.request import FakeRequest
 
 __all__ = [
     "api_key_invalid",
@@ -38,7 +38,7 @@ _TYPE = "type.googleapis.com/google.rpc."
 _SERVICE = "generativelanguage.googleapis.com"
 _CONSOLE = "https://console.developers.google.com/apis/api/generativelanguage.googleapis.com"
 
-Body = Callable[[Asked], Any]
+Body = Callable[[FakeRequest], Any]
 
 
 def error(code: int, status: str, message: str, *details: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def api_key_invalid(message: str) -> Body:
     return lambda _asked: body
 
 
-def token_unsupported(asked: Asked) -> dict[str, Any]:
+def token_unsupported(asked: FakeRequest) -> dict[str, Any]:
     """Write the 401 of an auth key that was used like an OAuth token."""
     message = (
         "Request had invalid authentication credentials. Expected OAuth 2 access token, login "
@@ -89,7 +89,7 @@ def token_unsupported(asked: Asked) -> dict[str, Any]:
     return error(401, "UNAUTHENTICATED", message, info)
 
 
-def suspended(asked: Asked) -> dict[str, Any]:
+def suspended(asked: FakeRequest) -> dict[str, Any]:
     """Write the 403 of a suspended consumer, which echoes the key three times."""
     echo = f"api_key:{asked.value}"
     message = f"Permission denied: Consumer '{echo}' has been suspended."
@@ -99,7 +99,7 @@ def suspended(asked: Asked) -> dict[str, Any]:
     return error(403, "PERMISSION_DENIED", message, info, _localized(message))
 
 
-def service_disabled(asked: Asked) -> dict[str, Any]:
+def service_disabled(asked: FakeRequest) -> dict[str, Any]:
     """Write the 403 of a project in which the API is not enabled."""
     number = asked.consumer.removeprefix("projects/")
     url = f"{_CONSOLE}/overview?project={number}"
@@ -119,7 +119,7 @@ def service_disabled(asked: Asked) -> dict[str, Any]:
     return error(403, "PERMISSION_DENIED", message, info, _localized(message))
 
 
-def method_blocked(asked: Asked) -> dict[str, Any]:
+def method_blocked(asked: FakeRequest) -> dict[str, Any]:
     """Write the 403 of a key that is restricted to other methods."""
     message = f"Requests to this API {_SERVICE} method {asked.route.rpc} are blocked."
     info = _info(
@@ -132,7 +132,7 @@ def method_blocked(asked: Asked) -> dict[str, Any]:
     return error(403, "PERMISSION_DENIED", message, info, _localized(message))
 
 
-def referrer_blocked(asked: Asked) -> dict[str, Any]:
+def referrer_blocked(asked: FakeRequest) -> dict[str, Any]:
     """Write the 403 of a key that is restricted to the pages of a site."""
     message = "Requests from referer <empty> are blocked."
     info = _info(
@@ -144,7 +144,7 @@ def referrer_blocked(asked: Asked) -> dict[str, Any]:
     return error(403, "PERMISSION_DENIED", message, info, _localized(message))
 
 
-def ip_blocked(asked: Asked) -> dict[str, Any]:
+def ip_blocked(asked: FakeRequest) -> dict[str, Any]:
     """Write the 403 of a key that is restricted to other addresses."""
     message = (
         "The provided API key has an IP address restriction. The originating IP address of the "
@@ -159,14 +159,14 @@ def ip_blocked(asked: Asked) -> dict[str, Any]:
     return error(403, "PERMISSION_DENIED", message, info, _localized(message))
 
 
-def file_denied(asked: Asked) -> dict[str, Any]:
+def file_denied(asked: FakeRequest) -> dict[str, Any]:
     """Write the 403 of a file that is another project's, or gone; one text for both."""
     file_id = (asked.resource or asked.route.name or "files/xxxx").partition("/")[2]
     message = f"You do not have permission to access the File {file_id} or it may not exist."
     return error(403, "PERMISSION_DENIED", message)
 
 
-def rate_limit_exceeded(asked: Asked) -> dict[str, Any]:
+def rate_limit_exceeded(asked: FakeRequest) -> dict[str, Any]:
     """Write the older 429, which has an ErrorInfo and no QuotaFailure."""
     metric, limit = "Generate Content API requests per minute", "GenerateContent request limit"
     message = (
@@ -185,7 +185,7 @@ def rate_limit_exceeded(asked: Asked) -> dict[str, Any]:
     return error(429, "RESOURCE_EXHAUSTED", message, info)
 
 
-def cache_storage(asked: Asked) -> dict[str, Any]:
+def cache_storage(asked: FakeRequest) -> dict[str, Any]:
     """Write the 429 of explicit caching where the tier has none of it."""
     message = (
         "TotalCachedContentStorageTokensPerModelFreeTier limit exceeded for model "
@@ -285,7 +285,7 @@ def go_duration(seconds: float) -> str:
 
 
 def quota_body(
-    asked: Asked, kinds: Sequence[Known], *, free: bool, retry_s: float, zero: bool = False
+    asked: FakeRequest, kinds: Sequence[Known], *, free: bool, retry_s: float, zero: bool = False
 ) -> dict[str, Any]:
     """Write the body of a 429 with Help, QuotaFailure and RetryInfo.
 
@@ -309,7 +309,7 @@ def quota_body(
     return {"error": error}
 
 
-def _violation(asked: Asked, kind: Known, *, free: bool, zero: bool) -> dict[str, Any]:
+def _violation(asked: FakeRequest, kind: Known, *, free: bool, zero: bool) -> dict[str, Any]:
     embedding = "embed" in asked.route.verb.lower() and (True, free, kind) in _NAMES
     metric, quota_id = _NAMES[embedding, free, kind]
     violation: dict[str, Any] = {
@@ -329,21 +329,21 @@ def _line(violation: dict[str, Any]) -> str:
     return f"* Quota exceeded for metric: {metric}, limit: {limit}, model: {model}\n"
 
 
-def _retry(asked: Asked, kinds: Sequence[Kind], *, free: bool) -> float:
+def _retry(asked: FakeRequest, kinds: Sequence[Kind], *, free: bool) -> float:
     if "rpd" in kinds and not free:
         return seconds_to_midnight(asked.now)
     # A free day that is spent names the minute's end all the same (GEMINI.md A1).
     return seconds_to_minute(asked.now) if asked.wait_s is None else asked.wait_s
 
 
-def limit_zero(asked: Asked) -> dict[str, Any]:
+def limit_zero(asked: FakeRequest) -> dict[str, Any]:
     """Write the 429 of a model that is not offered to the project: every limit is 0."""
     kinds: list[Known] = ["rpd", "rpm", "tpm", "tpd"] if asked.free else ["rpd", "rpm", "tpm"]
     retry_s = seconds_to_minute(asked.now)
     return quota_body(asked, kinds, free=asked.free, retry_s=retry_s, zero=True)
 
 
-def over_quota(*kinds: Kind, free: bool | None = None) -> Callable[[Asked], dict[str, Any]]:
+def over_quota(*kinds: Kind, free: bool | None = None) -> Callable[[FakeRequest], dict[str, Any]]:
     """Return a body of 429 that names the given limits, or those that the request overran.
 
     Args:
@@ -351,7 +351,7 @@ def over_quota(*kinds: Kind, free: bool | None = None) -> Callable[[Asked], dict
         free: The tier to name; the key's own if None.
     """
 
-    def body(asked: Asked) -> dict[str, Any]:
+    def body(asked: FakeRequest) -> dict[str, Any]:
         named = kinds or asked.broken
         if not kinds and any(getattr(asked.limits, kind) == 0 for kind in named):
             return limit_zero(asked)
@@ -366,7 +366,7 @@ def over_quota(*kinds: Kind, free: bool | None = None) -> Callable[[Asked], dict
 # Sources: GEMINI.md A1, A8 to A10.
 
 
-def bad_field(_asked: Asked) -> dict[str, Any]:
+def bad_field(_asked: FakeRequest) -> dict[str, Any]:
     """Write the 400 of a field that the service does not know."""
     message = 'Invalid JSON payload received. Unknown name "unknownField": Cannot find field.'
     violation = {"description": message}
@@ -374,7 +374,7 @@ def bad_field(_asked: Asked) -> dict[str, Any]:
     return error(400, "INVALID_ARGUMENT", message, detail)
 
 
-def help_only(_asked: Asked) -> dict[str, Any]:
+def help_only(_asked: FakeRequest) -> dict[str, Any]:
     """Write the 429 that has no detail but a link."""
     message = (
         "You exceeded your current quota, please check your plan and billing details. For more "
@@ -387,7 +387,7 @@ def help_only(_asked: Asked) -> dict[str, Any]:
     return error(429, "RESOURCE_EXHAUSTED", message, {"@type": f"{_TYPE}Help", "links": [link]})
 
 
-def model_not_found(asked: Asked) -> dict[str, Any]:
+def model_not_found(asked: FakeRequest) -> dict[str, Any]:
     """Write the 404 of a model that is not there or cannot do what is asked."""
     route = asked.route
     message = (
@@ -399,7 +399,7 @@ def model_not_found(asked: Asked) -> dict[str, Any]:
     return error(404, "NOT_FOUND", message)
 
 
-def new_users(asked: Asked) -> dict[str, Any]:
+def new_users(asked: FakeRequest) -> dict[str, Any]:
     """Write the 404 of an old model in a project that never used it."""
     message = (
         f"This model models/{asked.route.model or 'gemini-2.5-flash'} is no longer available to "

@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo
 __all__ = [
     "Kind",
     "Limits",
-    "QuotaBook",
-    "Used",
+    "QuotaCounter",
+    "Usage",
     "Window",
     "seconds_to_midnight",
     "seconds_to_minute",
@@ -53,7 +53,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Used:
+class Usage:
     """What was counted in the minute and the day that hold `now`."""
 
     minute: int
@@ -81,7 +81,7 @@ def _window(now: float) -> tuple[int, str]:
     return int(now // 60), datetime.fromtimestamp(now, PACIFIC).date().isoformat()
 
 
-class QuotaBook:
+class QuotaCounter:
     """Counts what every project used of every bucket; safe from any thread.
 
     Args:
@@ -97,7 +97,7 @@ class QuotaBook:
         self._window = window
         self._lock = threading.Lock()
         self._limits: dict[tuple[str, str | None], Limits] = {}
-        self._used: dict[tuple[str, str], Used] = {}
+        self._used: dict[tuple[str, str], Usage] = {}
 
     def limit(self, project: str, limits: Limits, model: str | None = None) -> None:
         """Set limits of a project, for one bucket or for all; a None leaves what was set before."""
@@ -111,7 +111,7 @@ class QuotaBook:
             general = self._limits.get((project, None), Limits())
             return self._limits.get((project, bucket), Limits()).over(general)
 
-    def used(self, project: str, bucket: str, now: float) -> Used:
+    def used(self, project: str, bucket: str, now: float) -> Usage:
         """Return a copy of what was counted in the windows that hold `now`."""
         with self._lock:
             current = self._current(project, bucket, now)
@@ -159,16 +159,16 @@ class QuotaBook:
             ]
         return max(waits, default=0.0)
 
-    def _add(self, used: Used, now: float, requests: int, tokens: int) -> None:
+    def _add(self, used: Usage, now: float, requests: int, tokens: int) -> None:
         if self._window != "minute":
             used.sent.append((now, requests, tokens))
         used.requests += requests
         used.tokens += tokens
         used.day_requests += requests
 
-    def _current(self, project: str, bucket: str, now: float) -> Used:
+    def _current(self, project: str, bucket: str, now: float) -> Usage:
         minute, day = _window(now)
-        used = self._used.setdefault((project, bucket), Used(minute, day))
+        used = self._used.setdefault((project, bucket), Usage(minute, day))
         if self._window != "minute":
             limits = self._limits.get((project, None), Limits())
             limits = self._limits.get((project, bucket), Limits()).over(limits)
@@ -181,7 +181,7 @@ class QuotaBook:
         return used
 
 
-def _broken(limits: Limits, used: Used, requests: int, tokens: int) -> list[Kind]:
+def _broken(limits: Limits, used: Usage, requests: int, tokens: int) -> list[Kind]:
     wanted: dict[Kind, tuple[int | None, int]] = {
         "rpd": (limits.rpd, used.day_requests + requests),
         "rpm": (limits.rpm, used.requests + requests),

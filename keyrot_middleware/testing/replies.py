@@ -19,7 +19,7 @@ from keyrot_middleware.testing import (
     error_bodies as request_errors,
 )
 from keyrot_middleware.testing.error_bodies import api_key_invalid, plain
-from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.request import FakeRequest
 
 __all__ = ["JSON", "Ending", "Reply", "Scripted", "Scripts"]
 
@@ -52,7 +52,7 @@ class Scripted:
     """
 
     status: int = 200
-    body: Callable[[Asked], Any] | None = None
+    body: Callable[[FakeRequest], Any] | None = None
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
@@ -340,7 +340,7 @@ class Reply:
 
         Args:
             status: The HTTP status, 100 to 599.
-            body: A JSON value, text, bytes, or a function that makes one of an `Asked`.
+            body: A JSON value, text, bytes, or a function that makes one of an `FakeRequest`.
             headers: More headers.
             content_type: The header of that name.
         """

@@ -9,11 +9,11 @@ from keyrot_middleware.testing.keys import FakeKey
 from keyrot_middleware.testing.quota import Kind, Limits
 from keyrot_middleware.testing.routes import Route
 
-__all__ = ["Asked"]
+__all__ = ["FakeRequest"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FakeRequest:
     """One request, before it is answered.
 
     Attributes:

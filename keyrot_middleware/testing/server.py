@@ -22,7 +22,7 @@ except ImportError:
         wanted_by="keyrot_middleware.testing", package="h11", extra="testing"
     ) from None
 
-__all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "Plan"]
+__all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "ResponsePlan"]
 
 _BACKLOG = 1024
 # What Google's front end puts on every reply (GEMINI.md A0); no Retry-After, no X-RateLimit-*.
@@ -97,7 +97,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ResponsePlan:
     """What goes out for one request, and when.
 
     Attributes:
@@ -124,7 +124,7 @@ def _reason(status: int) -> str:
         return "Client Closed Request" if status == 499 else "Unknown"
 
 
-Handler = Callable[[HttpRequest], Plan]
+Handler = Callable[[HttpRequest], ResponsePlan]
 
 
 class _Connection(asyncio.Protocol):
@@ -188,7 +188,7 @@ class _Connection(asyncio.Protocol):
             else:
                 return None
 
-    def _answer(self, plan: Plan) -> None:
+    def _answer(self, plan: ResponsePlan) -> None:
         if plan.delay_s or plan.gap_s:
             self._task = asyncio.get_running_loop().create_task(self._play(plan))
             self._task.add_done_callback(partial(self._played, plan))
@@ -196,7 +196,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(b"".join(self._writes(plan)))
         self._end(plan)
 
-    def _writes(self, plan: Plan) -> Iterable[bytes]:
+    def _writes(self, plan: ResponsePlan) -> Iterable[bytes]:
         """Write a response down, piece by piece."""
         if plan.head is None:
             return
@@ -208,21 +208,21 @@ class _Connection(asyncio.Protocol):
         if plan.ending == "end":
             yield self._http.send(h11.EndOfMessage()) or b""
 
-    async def _play(self, plan: Plan) -> None:
+    async def _play(self, plan: ResponsePlan) -> None:
         await asyncio.sleep(plan.delay_s)
         for number, data in enumerate(self._writes(plan)):
             if number and data and plan.gap_s:
                 await asyncio.sleep(plan.gap_s)
             self._transport.write(data)
 
-    def _played(self, plan: Plan, task: asyncio.Task[None]) -> None:
+    def _played(self, plan: ResponsePlan, task: asyncio.Task[None]) -> None:
         # Here and not in _play: a task that is cancelled before its first step runs no `finally`.
         self._task = None
         self._end(plan)
         if not task.cancelled() and not self._transport.is_closing():
             self._serve()
 
-    def _end(self, plan: Plan) -> None:
+    def _end(self, plan: ResponsePlan) -> None:
         plan.done()
         if plan.ending == "reset":
             self._reset()

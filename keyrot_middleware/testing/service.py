@@ -8,14 +8,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from keyrot_middleware.testing.answers import Answers
+from keyrot_middleware.testing.answers import ModelAnswers
 from keyrot_middleware.testing.clock import Clock
 from keyrot_middleware.testing.error_bodies import plain
 from keyrot_middleware.testing.keys import KeyRing
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
-from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
+from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
 from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts
-from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.request import FakeRequest
 from keyrot_middleware.testing.routes import (
     GENERATING,
     STREAMS,
@@ -25,7 +25,7 @@ from keyrot_middleware.testing.routes import (
     page,
     parse_route,
 )
-from keyrot_middleware.testing.server import Head, HttpRequest, Plan
+from keyrot_middleware.testing.server import Head, HttpRequest, ResponsePlan
 from keyrot_middleware.testing.stored import StoredThings, named_things
 from keyrot_middleware.testing.stored_verbs import StoredVerbs
 from keyrot_middleware.testing.tokens import count_tokens
@@ -33,7 +33,7 @@ from keyrot_middleware.testing.tokens import count_tokens
 __all__ = [
     "MODEL_VERBS",
     "SPEAKING",
-    "Judge",
+    "RequestPolicy",
     "Service",
     "credentials",
     "error_plan",
@@ -61,7 +61,7 @@ _NO_CONTENTS = Scripted(
 _KEYLESS = frozenset({"upload.chunk"})
 
 
-class Judge:
+class RequestPolicy:
     """Decides on a reply, and books what it costs.
 
     Args:
@@ -72,14 +72,14 @@ class Judge:
     """
 
     def __init__(
-        self, book: QuotaBook, scripts: Scripts, models: Catalogue, things: StoredThings
+        self, book: QuotaCounter, scripts: Scripts, models: Catalogue, things: StoredThings
     ) -> None:
         self._book = book
         self._scripts = scripts
         self._models = models
         self._things = things
 
-    def decide(self, asked: Asked, request: HttpRequest) -> tuple[Asked, Scripted]:
+    def decide(self, asked: FakeRequest, request: HttpRequest) -> tuple[FakeRequest, Scripted]:
         """Decide what the request gets: what its credentials, a script, or the rules say."""
         verb, keys = asked.route.verb, credentials(asked.route, request)
         if verb in _KEYLESS:
@@ -94,7 +94,7 @@ class Judge:
             return asked, scripted
         return self._by_rule(asked, request) if asked.key else (asked, Reply.KEY_INVALID)
 
-    def _by_rule(self, asked: Asked, request: HttpRequest) -> tuple[Asked, Scripted]:
+    def _by_rule(self, asked: FakeRequest, request: HttpRequest) -> tuple[FakeRequest, Scripted]:
         verb = asked.route.verb
         if not verb:
             return asked, Reply.NOT_FOUND_HTML
@@ -107,7 +107,7 @@ class Judge:
             return asked, Reply.MODEL_NOT_FOUND
         return self._charge(asked) if verb in _CHARGED else (asked, Reply.OK)
 
-    def _charge(self, asked: Asked) -> tuple[Asked, Scripted]:
+    def _charge(self, asked: FakeRequest) -> tuple[FakeRequest, Scripted]:
         account, requests = self._account(asked), _requests(asked)
         broken = self._book.charge(*account, requests=requests, tokens=asked.tokens)
         if broken:
@@ -117,14 +117,14 @@ class Judge:
             return asked, _NO_CONTENTS
         return asked, Reply.OK
 
-    def _count(self, asked: Asked) -> None:
+    def _count(self, asked: FakeRequest) -> None:
         if asked.key and asked.route.verb in _CHARGED:
             self._book.count(*self._account(asked), requests=_requests(asked), tokens=asked.tokens)
 
-    def _account(self, asked: Asked) -> tuple[str, str, float]:
+    def _account(self, asked: FakeRequest) -> tuple[str, str, float]:
         return (asked.key.project if asked.key else "", asked.bucket, asked.now)
 
-    def _foreign(self, asked: Asked, request: HttpRequest) -> str:
+    def _foreign(self, asked: FakeRequest, request: HttpRequest) -> str:
         """Return the first stored thing that the body names and the key's project has not."""
         if b"files/" not in request.body and b"cachedContents/" not in request.body:
             return ""
@@ -148,7 +148,7 @@ def _without_one_key(keys: list[str], request: HttpRequest) -> Scripted:
     return Reply.TOKEN_UNSUPPORTED if request.values("authorization") else Reply.UNREGISTERED
 
 
-def _requests(asked: Asked) -> int:
+def _requests(asked: FakeRequest) -> int:
     # One request an item of the batch (GEMINI.md B5).
     batch = asked.route.verb == "batchEmbedContents"
     return len(asked.body.get("requests") or ()) if batch else 1
@@ -173,30 +173,32 @@ _WORDS = {
 Done = Callable[[], None]
 
 
-def is_stream(asked: Asked) -> bool:
+def is_stream(asked: FakeRequest) -> bool:
     """Whether a request asks for a stream of server-sent events."""
     return asked.route.verb in STREAMS and asked.route.query.get("alt") == "sse"
 
 
-def unary_plan(reply: Scripted, value: Any, asked: Asked, done: Done, latency_s: float) -> Plan:
+def unary_plan(
+    reply: Scripted, value: Any, asked: FakeRequest, done: Done, latency_s: float
+) -> ResponsePlan:
     """Plan an ordinary answer in one write; a reply that closes sends half of the body."""
     body = json.dumps(value).encode()
     head = Head(200, JSON, asked.now, len(body), reply.headers)
     sent = body if reply.ending == "end" else body[: len(body) // 2]
     delay = latency_s + reply.delay_s
-    return Plan(head, (sent,), done, delay_s=delay, ending=reply.ending)
+    return ResponsePlan(head, (sent,), done, delay_s=delay, ending=reply.ending)
 
 
 def stream_plan(
-    reply: Scripted, chunks: Sequence[Any], asked: Asked, done: Done, latency_s: float
-) -> Plan:
+    reply: Scripted, chunks: Sequence[Any], asked: FakeRequest, done: Done, latency_s: float
+) -> ResponsePlan:
     """Plan a stream of events, cut or broken where the reply says so."""
     events = [b"data: %b\r\n\r\n" % json.dumps(value).encode() for value in chunks]
     events = events[: reply.after]
     if reply.body is not None:
         # No `data:` before the error: it is appended to the events as it is (GEMINI.md A11).
         events.append(_json_error(reply, asked, is_interaction=False) + b"\n")
-    return Plan(
+    return ResponsePlan(
         Head(200, _SSE, asked.now, None, reply.headers),
         tuple(events),
         done,
@@ -206,21 +208,21 @@ def stream_plan(
     )
 
 
-def error_plan(reply: Scripted, asked: Asked, done: Done, latency_s: float) -> Plan:
+def error_plan(reply: Scripted, asked: FakeRequest, done: Done, latency_s: float) -> ResponsePlan:
     """Plan an HTTP error, or a reply of the test's own, or none at all."""
     delay = latency_s + reply.delay_s
     if not reply.status:
-        return Plan(None, (), done, delay_s=delay, ending=reply.ending)
+        return ResponsePlan(None, (), done, delay_s=delay, ending=reply.ending)
     is_interaction = asked.route.verb.startswith("interactions")
     body = _json_error(reply, asked, is_interaction=is_interaction)
     # A stream that fails before it begins says event-stream, and holds plain JSON (GEMINI.md A0).
     sse = is_stream(asked) and reply.content_type == JSON
     kind = _SSE if sse else reply.content_type
     head = Head(reply.status, kind, asked.now, len(body), reply.headers)
-    return Plan(head, (body,), done, delay_s=delay, ending=reply.ending)
+    return ResponsePlan(head, (body,), done, delay_s=delay, ending=reply.ending)
 
 
-def _json_error(reply: Scripted, asked: Asked, *, is_interaction: bool) -> bytes:
+def _json_error(reply: Scripted, asked: FakeRequest, *, is_interaction: bool) -> bytes:
     value = reply.body(asked) if reply.body is not None else b""
     if isinstance(value, bytes):
         return value
@@ -251,19 +253,19 @@ class Service:
         self.clock = clock
         self.log = log
         self.keys = KeyRing()
-        self.book = QuotaBook(window)
+        self.book = QuotaCounter(window)
         self.scripts = Scripts()
         self.models = Catalogue()
-        self.answers = Answers()
+        self.answers = ModelAnswers()
         self.count_tokens: Callable[[dict[str, Any]], int] = count_tokens
         self.latency_s = 0.0
         self._things = StoredThings()
         self._stored = StoredVerbs(self._things, url)
-        self._judge = Judge(self.book, self.scripts, self.models, self._things)
+        self._judge = RequestPolicy(self.book, self.scripts, self.models, self._things)
 
-    def handle(self, request: HttpRequest) -> Plan:
+    def handle(self, request: HttpRequest) -> ResponsePlan:
         """Answer one request. What goes wrong in here is an HTTP 500 that says so."""
-        asked = Asked(parse_route(request.method, request.target), now=self.clock.time())
+        asked = FakeRequest(parse_route(request.method, request.target), now=self.clock.time())
         try:
             asked = self._understand(asked.route, request)
             asked, reply = self._judge.decide(asked, request)
@@ -273,14 +275,14 @@ class Service:
             broken = Scripted(500, plain(500, "INTERNAL", text), name="FAKE_BROKEN")
             return error_plan(broken, asked, self._logged(asked, broken, request), 0.0)
 
-    def _understand(self, route: Route, request: HttpRequest) -> Asked:
+    def _understand(self, route: Route, request: HttpRequest) -> FakeRequest:
         body = _json(request.body)
         if not route.model and body.get("model"):
             route = replace(route, model=str(body["model"]).removeprefix("models/"))
         values = credentials(route, request)
         key = self.keys.find(values[0]) if len(values) == 1 else None
         bucket = self.models.bucket(route.model)
-        return Asked(
+        return FakeRequest(
             route,
             key,
             values[0] if values else "",
@@ -291,7 +293,7 @@ class Service:
             tokens=self.count_tokens(body) if route.verb in _COUNTED else 0,
         )
 
-    def _plan(self, asked: Asked, reply: Scripted, request: HttpRequest) -> Plan:
+    def _plan(self, asked: FakeRequest, reply: Scripted, request: HttpRequest) -> ResponsePlan:
         value: Any = None
         if reply.answers:
             value = self._value(asked, reply, request)
@@ -307,7 +309,7 @@ class Service:
             return stream_plan(reply, value, asked, done, self.latency_s)
         return unary_plan(reply, value, asked, done, self.latency_s)
 
-    def _value(self, asked: Asked, reply: Scripted, request: HttpRequest) -> Any:
+    def _value(self, asked: FakeRequest, reply: Scripted, request: HttpRequest) -> Any:
         verb = asked.route.verb
         if verb in SPEAKING:
             say = self.answers.chunks if verb in STREAMS else self.answers.generate
@@ -318,7 +320,7 @@ class Service:
             return self._models(asked)
         return self._stored.answer(asked, request)
 
-    def _of_model(self, verb: str) -> Callable[[Asked], Any] | None:
+    def _of_model(self, verb: str) -> Callable[[FakeRequest], Any] | None:
         return {
             "embedContent": self.answers.embedding,
             "batchEmbedContents": self.answers.embedding,
@@ -328,20 +330,20 @@ class Service:
             "predictLongRunning": self._stored.operation,
         }.get(verb)
 
-    def _interact(self, asked: Asked) -> dict[str, Any]:
+    def _interact(self, asked: FakeRequest) -> dict[str, Any]:
         value = self.answers.interaction(asked)
         if asked.key:
             self._things.put(f"interactions/{value['id']}", asked.key.project, value)
         return value
 
-    def _models(self, asked: Asked) -> Any:
+    def _models(self, asked: FakeRequest) -> Any:
         if asked.route.verb == "models.list":
             return page("models", self.models.all(), asked.route.query)
         served = self.models.serves(asked.route.model)
         return describe(asked.route.model) if served else Reply.MODEL_NOT_FOUND
 
     def _logged(
-        self, asked: Asked, reply: Scripted, request: HttpRequest, status: int | None = None
+        self, asked: FakeRequest, reply: Scripted, request: HttpRequest, status: int | None = None
     ) -> Callable[[], None]:
         label = asked.key.label if asked.key else None
         entry = LoggedRequest(

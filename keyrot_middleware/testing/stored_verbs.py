@@ -10,7 +10,7 @@ from typing import Any
 from keyrot_middleware.testing.answers import pick
 from keyrot_middleware.testing.error_bodies import plain
 from keyrot_middleware.testing.replies import Reply, Scripted
-from keyrot_middleware.testing.request import Asked
+from keyrot_middleware.testing.request import FakeRequest
 from keyrot_middleware.testing.routes import page
 from keyrot_middleware.testing.server import HttpRequest
 from keyrot_middleware.testing.stored import StoredThings, Upload, stamp
@@ -35,7 +35,7 @@ class StoredVerbs:
         self._things = things
         self._url = url
 
-    def answer(self, asked: Asked, request: HttpRequest) -> Any:
+    def answer(self, asked: FakeRequest, request: HttpRequest) -> Any:
         """Return a verb's JSON value, or a `Scripted` if it is an error or needs headers."""
         collection, _, verb = asked.route.verb.partition(".")
         if collection == "upload":
@@ -47,7 +47,7 @@ class StoredVerbs:
             return self._create(collection, asked)
         return self._on_one(collection, verb, asked)
 
-    def _on_one(self, collection: str, verb: str, asked: Asked) -> Any:
+    def _on_one(self, collection: str, verb: str, asked: FakeRequest) -> Any:
         project, name = _project(asked), asked.route.name
         if verb == "list":
             field = "operations" if collection == "batches" else collection
@@ -65,14 +65,14 @@ class StoredVerbs:
             return {}
         return thing
 
-    def _create(self, collection: str, asked: Asked) -> Any:
+    def _create(self, collection: str, asked: FakeRequest) -> Any:
         if collection == "cachedContents":
             return self._create_cache(asked)
         if collection == "batches":
             return self._create_batch(asked)
         return _ENTITY_GONE
 
-    def _create_cache(self, asked: Asked) -> Any:
+    def _create_cache(self, asked: FakeRequest) -> Any:
         if asked.free:
             return Reply.CACHE_STORAGE  # The free tier stores no tokens (GEMINI.md A1).
         ttl = str(asked.body.get("ttl", f"{_CACHE_LIFE_S}s")).rstrip("s")
@@ -89,7 +89,7 @@ class StoredVerbs:
         self._things.put(name, _project(asked), value)
         return value
 
-    def _create_batch(self, asked: Asked) -> dict[str, Any]:
+    def _create_batch(self, asked: FakeRequest) -> dict[str, Any]:
         name = self._things.new_name("batches")
         metadata = {
             "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
@@ -104,14 +104,14 @@ class StoredVerbs:
         self._things.put(name, _project(asked), value)
         return value
 
-    def operation(self, asked: Asked) -> dict[str, Any]:
+    def operation(self, asked: FakeRequest) -> dict[str, Any]:
         """Begin a long-running operation of a model, done when it is next looked at."""
         name = f"models/{asked.route.model}/{self._things.new_name('operations')}"
         done = {"name": name, "done": True, "response": {}}
         self._things.put(name, _project(asked), done)
         return {"name": name}
 
-    def _upload_start(self, asked: Asked, request: HttpRequest) -> Scripted:
+    def _upload_start(self, asked: FakeRequest, request: HttpRequest) -> Scripted:
         mime = request.value("x-goog-upload-header-content-type") or "application/octet-stream"
         file = asked.body.get("file") or {}
         upload_id = self._things.begin(Upload(_project(asked), asked.label, file, mime))
@@ -124,7 +124,7 @@ class StoredVerbs:
         }
         return Reply.custom(200, b"", headers=headers, content_type="text/plain; charset=utf-8")
 
-    def _chunk(self, asked: Asked, request: HttpRequest) -> Scripted:
+    def _chunk(self, asked: FakeRequest, request: HttpRequest) -> Scripted:
         upload_id = asked.route.query["upload_id"]
         upload = self._things.upload(upload_id)
         if upload is None:
@@ -136,7 +136,7 @@ class StoredVerbs:
         file = self._finished(upload, asked)
         return Reply.custom(200, {"file": file}, headers={"X-Goog-Upload-Status": "final"})
 
-    def _finished(self, upload: Upload, asked: Asked) -> dict[str, Any]:
+    def _finished(self, upload: Upload, asked: FakeRequest) -> dict[str, Any]:
         name = upload.file.get("name") or self._things.new_name("files")
         digest = hashlib.sha256(upload.data).hexdigest().encode()
         version = asked.route.version or "v1beta"
@@ -156,7 +156,7 @@ class StoredVerbs:
         self._things.put(name, upload.project, value, bytes(upload.data))
         return value
 
-    def _download(self, asked: Asked) -> Scripted:
+    def _download(self, asked: FakeRequest) -> Scripted:
         name = asked.route.name.partition(":")[0]
         data = self._things.data(name)
         if data is None or self._things.get(name, _project(asked)) is None:
@@ -164,5 +164,5 @@ class StoredVerbs:
         return Reply.custom(200, data, content_type="application/octet-stream")
 
 
-def _project(asked: Asked) -> str:
+def _project(asked: FakeRequest) -> str:
     return asked.key.project if asked.key else ""

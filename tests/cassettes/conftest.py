@@ -12,7 +12,7 @@ from scenarios import SCENARIOS, Scenario, values_for
 
 import keyrot_middleware
 from keyrot_middleware.config import ENV_NAMES
-from keyrot_middleware.guard import strict
+from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.testing import FakeClock
 from keyrot_middleware.testing.cassettes import recorder
 
@@ -26,7 +26,7 @@ def _nothing_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name in ENV_NAMES.values():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    with strict():
+    with raise_internal_errors():
         yield
     keyrot_middleware.uninstall()
 

@@ -13,7 +13,7 @@ import pytest
 from rig import INFO
 from servers import server, stop_all
 
-from keyrot_middleware.core.model import Kind, Lease, Outcome, RetryPolicy
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, RetryPolicy
 from keyrot_middleware.keys_file import KeySpec
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.state import State, open_shared
@@ -47,7 +47,7 @@ def exhaust(state: State, model: str) -> None:
         for _ in range(2):
             lease = state.acquire(INFO._replace(model=model), offer, spread=False)
             assert isinstance(lease, Lease)
-            state.settle(lease, Outcome(Kind.SUCCESS))
+            state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
 
 
 def test_exhausted_keys_are_not_counted_as_available(
@@ -78,7 +78,7 @@ def test_check_counts_what_the_shared_state_has_left(
             offer = ((0, candidate.with_value(value)),)
             lease = state.acquire(INFO, offer, spread=False)
             assert isinstance(lease, Lease)
-            state.settle(lease, Outcome(Kind.SUCCESS))
+            state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
     ran = keyrot("check", **env)
     assert (ran.returncode, "0 of 2 keys are available" in ran.stdout) == (0, True)
     one = json.loads(keyrot("check", "--json", **env).stdout)["keys"][0]
@@ -95,7 +95,7 @@ def test_models_are_counted_by_themselves_where_they_differ(
     info, offer = INFO._replace(model=OTHER), ((0, KeySpec(key_id="one").candidate),)
     lease = state.acquire(info, offer, spread=False)
     assert isinstance(lease, Lease)
-    state.settle(lease, Outcome(Kind.SUCCESS))
+    state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
     lines = keyrot("status", **env).stdout.splitlines()
     assert any(line.startswith("1 of 2 keys are available") for line in lines)
     assert f"  {INFO.model}: 0 of 2" in lines

@@ -19,8 +19,8 @@ from servers import free_port, server, stop_all
 
 from keyrot_middleware.core.failures import SLOWLY
 from keyrot_middleware.core.model import (
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -66,14 +66,14 @@ class Service:
         lease = self.lend(key_id)
         assert isinstance(lease, Lease)
         verdict = Verdict(failure, 429, scope, until, **more)
-        self.state.settle(lease, Outcome(Kind.FAILURE, verdict))
+        self.state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
 
     def use(self) -> None:
         """Use some keys, in each way."""
         for _ in range(3):
             lease = self.lend("used_01")
             assert isinstance(lease, Lease)
-            self.state.settle(lease, Outcome(Kind.SUCCESS))
+            self.state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
         told = Limits(rpm=5)
         until = time.time() + 600
         self.fail("cool_01", "quota_minute", Scope.PROJECT_MODEL, until, learned=told)

@@ -8,14 +8,14 @@ from math import inf
 from rig import INFO, key
 
 from keyrot_middleware.core.model import Block, CallInfo, Candidate
-from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.core.selection import Selector
 
 NOW = 1_767_270_630.0
 DEAD = Block("key_invalid", inf)
 
 
 def offered(
-    roster: Roster,
+    roster: Selector,
     info: CallInfo = INFO,
     excluded: Iterable[str] = (),
     now: float = NOW,

@@ -7,12 +7,18 @@ from moments import NOON
 from rig import key
 
 from keyrot_middleware.core.model import Block, Scope
-from keyrot_middleware.core.windows import DAY_S, Cooldown, ladder, scope_key, scope_keys
+from keyrot_middleware.core.windows import (
+    DAY_S,
+    Cooldown,
+    exponential_cooldown,
+    scope_key,
+    scope_keys,
+)
 
 
 def test_the_ladder_doubles_up_to_the_top() -> None:
     """30, 60, 120 … 900 seconds, and no overflow after a thousand failures."""
-    steps = [ladder(strikes, 30.0, 900.0) for strikes in (1, 2, 3, 4, 5, 6, 7, 1_000)]
+    steps = [exponential_cooldown(strikes, 30.0, 900.0) for strikes in (1, 2, 3, 4, 5, 6, 7, 1_000)]
     assert steps == [30, 60, 120, 240, 480, 900, 900, 900]
 
 

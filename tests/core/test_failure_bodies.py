@@ -14,7 +14,13 @@ from google_bodies import delay, over, quota_failure, reason, rest, violation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.error_body import MAX_DELAY_S, Quota, Told, read, seconds
+from keyrot_middleware.core.error_body import (
+    MAX_DELAY_S,
+    ParsedError,
+    QuotaViolation,
+    parse_error,
+    seconds,
+)
 from keyrot_middleware.core.model import Limits
 
 BUSY: dict[str, Any] = {"code": 429, "message": "Busy.", "status": "RESOURCE_EXHAUSTED"}
@@ -31,9 +37,9 @@ ENVELOPES = {
 }
 
 
-def tell(body: object, code: int | None = 429, retry_after: str | None = None) -> Told:
+def tell(body: object, code: int | None = 429, retry_after: str | None = None) -> ParsedError:
     """Read a body as of a fixed time."""
-    return read(code, body, retry_after, NOW)
+    return parse_error(code, body, retry_after, NOW)
 
 
 @pytest.mark.parametrize("body", ENVELOPES.values(), ids=ENVELOPES.keys())
@@ -139,7 +145,7 @@ def test_delay_is_found(body: object, header: str | None, expected: float | None
     assert got == (None if expected is None else pytest.approx(expected, abs=1e-6))
 
 
-def of(*violations: dict[str, Any], message: str = "?") -> Told:
+def of(*violations: dict[str, Any], message: str = "?") -> ParsedError:
     """Read a body with these violations."""
     return tell(over(message, quota_failure(*violations)))
 
@@ -200,7 +206,7 @@ def test_lines_stand_in_for_details() -> None:
     """Without details the message's lines tell metric, limit and bucket; else they do not."""
     message = g.PAID_DAY["error"]["message"]
     told = tell(over(message))
-    assert told.quotas == (Quota("generaterequestspermodelperday", 250, "gemini-3.1-pro"),)
+    assert told.quotas == (QuotaViolation("generaterequestspermodelperday", 250, "gemini-3.1-pro"),)
     assert (told.bucket, told.limits) == ("gemini-3.1-pro", Limits(rpd=250))
     assert of(violation(g.FREE_RPM, "5"), message=message).bucket == "gemini-2.5-flash"
 
@@ -208,14 +214,14 @@ def test_lines_stand_in_for_details() -> None:
 def test_line_without_a_model() -> None:
     """The form of 2025 has no bucket in its line, and none is made up."""
     told = tell(over("Quota exceeded for metric: a.com/free_tier_requests, limit: 0\nPlease"))
-    assert told.quotas == (Quota("freetierrequests", 0, None),)
+    assert told.quotas == (QuotaViolation("freetierrequests", 0, None),)
     assert told.bucket is None
 
 
 def test_old_form_is_read() -> None:
     """The ErrorInfo of 2025 names its quota in the metadata."""
     assert tell(g.OLD_FORM).quotas == (
-        Quota("generatecontentrequestsperminuteperprojectperregion", 60),
+        QuotaViolation("generatecontentrequestsperminuteperprojectperregion", 60),
     )
 
 

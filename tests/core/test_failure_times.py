@@ -10,7 +10,7 @@ import pytest
 from failure_table import CALL, NOW
 from google_bodies import delay, over, quota_failure, violation
 
-from keyrot_middleware.core.failures import Facts, classify
+from keyrot_middleware.core.failures import FailureFacts, classify
 from keyrot_middleware.core.model import CallInfo, Limits, Scope, Verdict
 
 PACIFIC = ZoneInfo("America/Los_Angeles")
@@ -25,7 +25,7 @@ def over_quota(quota_id: str, retry: str | None = None, now: float = NOW) -> Ver
     """Judge a 429 of one quota, with or without a RetryInfo."""
     details = [quota_failure(violation(quota_id, "250000"))]
     details += [delay(retry)] if retry else []
-    return classify(Facts(429, over("?", *details)), CALL, now)
+    return classify(FailureFacts(429, over("?", *details)), CALL, now)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_long_delay_is_not_waited_for(retry: str, wait: bool) -> None:
 def test_retry_after_stands_in_for_retry_info() -> None:
     """The header names the time where the body names none."""
     body = over("?", quota_failure(violation(g.FREE_RPM, "5")))
-    assert classify(Facts(429, body, "11"), CALL, NOW).until == NOW + 11
-    bare = classify(Facts(429, g.EXHAUSTED, "11"), CALL, NOW)
+    assert classify(FailureFacts(429, body, "11"), CALL, NOW).until == NOW + 11
+    bare = classify(FailureFacts(429, g.EXHAUSTED, "11"), CALL, NOW)
     assert (bare.failure, bare.scope) == ("rate_limit", Scope.PROJECT_MODEL)
     assert (bare.until, bare.named) == (NOW + 11, True)
 
@@ -77,7 +77,7 @@ def test_request_larger_than_the_limit_does_not_wait(tokens: int, wait: bool) ->
     """A request of more tokens than a whole minute has never fits by waiting."""
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
     info = CallInfo("gemini-2.5-flash", "generateContent", tokens=tokens)
-    verdict = classify(Facts(429, body), info, NOW)
+    verdict = classify(FailureFacts(429, body), info, NOW)
     assert (verdict.failure, verdict.wait, verdict.outgrown) == ("quota_minute", wait, not wait)
     assert (verdict.bucket, verdict.learned) == ("gemini-2.5-flash", Limits(tpm=250_000))
 
@@ -89,7 +89,7 @@ def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:
 
 def test_a_limit_of_zero_is_not_outgrown() -> None:
     """It says that the model is not offered, whatever the request's size."""
-    verdict = classify(Facts(429, g.LIMIT_ZERO), CALL, NOW)
+    verdict = classify(FailureFacts(429, g.LIMIT_ZERO), CALL, NOW)
     assert (verdict.failure, verdict.outgrown) == ("limit_zero", False)
 
 
@@ -97,8 +97,8 @@ def test_spending_cap_ends_with_its_month() -> None:
     """A cap is looked at again within the hour, sooner where its month ends sooner."""
     body = over("Your project has exceeded its monthly spending cap.")
     late = at(2026, 11, 30, 23, 50)
-    assert classify(Facts(429, body), CALL, late).until == at(2026, 12, 1)
-    assert classify(Facts(429, body), CALL, NOW).until == NOW + 3600
+    assert classify(FailureFacts(429, body), CALL, late).until == at(2026, 12, 1)
+    assert classify(FailureFacts(429, body), CALL, NOW).until == NOW + 3600
 
 
 def test_batch_quota_keeps_a_named_time() -> None:
@@ -115,7 +115,7 @@ def test_a_full_minute_tells_the_time_that_the_server_named(
 ) -> None:
     """How a minute is counted follows from it, but not from a request that never fits."""
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
-    verdict = classify(Facts(429, body), CALL._replace(tokens=tokens), NOW)
+    verdict = classify(FailureFacts(429, body), CALL._replace(tokens=tokens), NOW)
     assert (verdict.of_minute, verdict.delay) == (of_minute, delay_s)
 
 
@@ -136,9 +136,9 @@ def test_a_day_is_the_one_in_which_the_request_was_sent(
     """Around midnight it is the day that has ended: the key backs off, and is not waited for."""
     body = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("80000s"))
     sent_at = at(*sent) if sent is not None else None
-    verdict = classify(Facts(429, body), CALL, at(*now), sent_at)
+    verdict = classify(FailureFacts(429, body), CALL, at(*now), sent_at)
     assert (verdict.failure, verdict.wait) == ("quota_day", False)
     assert (verdict.until is None) is (until is None)
     free = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("2s"))
     expected = at(*until) if until is not None else None
-    assert classify(Facts(429, free), CALL, at(*now), sent_at).until == expected
+    assert classify(FailureFacts(429, free), CALL, at(*now), sent_at).until == expected

@@ -13,7 +13,7 @@ from google_bodies import delay, denied, over, rest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.failures import RULES, Facts, classify, describe
+from keyrot_middleware.core.failures import RULES, FailureFacts, classify, describe
 from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Scope, Verdict
 
 PINNED = CallInfo("gemini-2.5-flash", "generateContent", pinned=True, resources=("files/a",))
@@ -60,7 +60,7 @@ def test_body_gets_its_verdict(
     code: int | None, body: Any, failure: str, told: int | None, fields: dict[str, Any]
 ) -> None:
     """Each failure that Google is known for has its class, scope, end and consequence."""
-    got = classify(Facts(code, body), CALL, NOW)
+    got = classify(FailureFacts(code, body), CALL, NOW)
     # Held by test_failure_bodies.py, and test_failure_times.py.
     quotas = {"bucket": got.bucket, "learned": got.learned, "delay": got.delay}
     expected = Verdict(failure, told, **{**quotas, **fields})
@@ -78,7 +78,7 @@ TRANSPORT = [
 @pytest.mark.parametrize(("transport", "verdict"), TRANSPORT, ids=[row[0] for row in TRANSPORT])
 def test_transport_error_blames_nobody(transport: Any, verdict: Verdict) -> None:
     """A lost connection is retried, a deadline is the caller's, and neither blames a key."""
-    assert classify(Facts(transport=transport), CALL, NOW) == verdict
+    assert classify(FailureFacts(transport=transport), CALL, NOW) == verdict
 
 
 def test_every_row_is_reached() -> None:
@@ -104,7 +104,7 @@ def test_who_blames_nobody_takes_no_key_out_of_service() -> None:
 
 def test_stored_things_are_not_a_denied_model() -> None:
     """The same words about a call that names a stored thing say nothing of the model."""
-    facts = Facts(403, denied("The caller does not have permission"))
+    facts = FailureFacts(403, denied("The caller does not have permission"))
     nameless = CallInfo("", "get")
     assert [classify(facts, info, NOW).failure for info in (CALL, PINNED, nameless)] == [
         "model_denied",
@@ -128,7 +128,7 @@ ECHOES = [
 def test_quoted_request_blames_no_key(code: int, echo: str) -> None:
     """A request's own words, quoted by Google after words of its own, steer nothing."""
     body = rest(code, "INVALID_ARGUMENT", f"Invalid value at 'contents': \"{echo}\"")
-    got = classify(Facts(code, body), CALL, NOW)
+    got = classify(FailureFacts(code, body), CALL, NOW)
     assert (got.scope, got.rotate, got.until) == (Scope.NONE, False, None)
 
 
@@ -149,7 +149,7 @@ def test_an_unmetered_call_tells_nothing_of_a_model(verb: str, body: Any, scope:
     """
     info = CallInfo("gemini-2.5-flash", verb, metered=False)
     code = 400 if body is g.INVALID else 429
-    verdict = classify(Facts(code, body), info, NOW)
+    verdict = classify(FailureFacts(code, body), info, NOW)
     assert (verdict.scope, verdict.rotate) == (scope, True)
     assert (verdict.bucket, verdict.learned) == (None, NO_LIMITS)
 
@@ -158,7 +158,7 @@ def test_a_withdrawn_model_does_not_rest_counting() -> None:
     """Another key counts for it, and this one for other models."""
     info = CallInfo("gemini-2.0-flash", "countTokens", metered=False)
     text = "This model models/x is no longer available to new users."
-    verdict = classify(Facts(404, g.rest(404, "NOT_FOUND", text)), info, NOW)
+    verdict = classify(FailureFacts(404, g.rest(404, "NOT_FOUND", text)), info, NOW)
     assert (verdict.failure, verdict.scope, verdict.rotate) == (
         "model_withdrawn",
         Scope.NONE,
@@ -168,9 +168,9 @@ def test_a_withdrawn_model_does_not_rest_counting() -> None:
 
 def test_describe_names_class_and_code() -> None:
     """A failure's short text has its class, and its code where it has one."""
-    assert describe(classify(Facts(429, g.FREE_MINUTE), CALL, NOW)) == "quota_minute (429)"
-    assert describe(classify(Facts(400, g.INVALID), CALL, NOW)) == "key_invalid (400)"
-    assert describe(classify(Facts(transport="reset"), CALL, NOW)) == "reset"
+    assert describe(classify(FailureFacts(429, g.FREE_MINUTE), CALL, NOW)) == "quota_minute (429)"
+    assert describe(classify(FailureFacts(400, g.INVALID), CALL, NOW)) == "key_invalid (400)"
+    assert describe(classify(FailureFacts(transport="reset"), CALL, NOW)) == "reset"
 
 
 NAMES = ["error", "code", "message", "status", "details", "reason", "violations", "quotaId"]
@@ -207,7 +207,7 @@ def test_strange_body_never_raises_nor_blames(
 ) -> None:
     """Whatever comes back, there is a verdict, and it blames nobody without a known signal."""
     info = CallInfo("m", "generateContent", tokens=tokens)
-    got = classify(Facts(code, body, retry_after), info, NOW)
+    got = classify(FailureFacts(code, body, retry_after), info, NOW)
     blamed = got.scope is not Scope.NONE or got.rotate
     words = _spoken(body).upper()
     known = any(str(sign) in words for sign in BLAMING_CODES | SIGNALS)
@@ -230,4 +230,4 @@ def test_gravest_violation_decides(quotas: list[tuple[str, str | None]]) -> None
 
 def _of_quotas(*quotas: tuple[str, str | None]) -> Verdict:
     body = over(g.INTRO, g.quota_failure(*(g.violation(*quota) for quota in quotas)), delay("9s"))
-    return classify(Facts(429, body), CALL, NOW)
+    return classify(FailureFacts(429, body), CALL, NOW)

@@ -58,7 +58,7 @@ def test_220_dead_keys_are_asked_once_each() -> None:
     assert len(dead) == len(set(dead)) == 220
     rig.sent.clear()
     tape = rig.flow()
-    sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+    sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     assert rig.sent == ["good"]
 
 
@@ -69,7 +69,7 @@ def test_a_call_does_not_pass_by_keys_that_are_known_to_rest() -> None:
         rig.call()
     tapes = [rig.flow() for _ in range(3)]
     for tape in tapes:
-        sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+        sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     assert sum(len(tape.of(Acquire)) for tape in tapes) <= 4
 
 
@@ -154,7 +154,7 @@ def test_a_key_is_looked_up_again_only_when_it_is_retired_for_good() -> None:
     rig.will("c", failure(403, "Permission denied: Consumer 'projects/1' has been suspended."))
     tape = rig.flow()
     with pytest.raises(Exception, match="suspended"):
-        sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+        sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     assert [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)] == [
         ("c", False),
         ("c", True),
@@ -168,7 +168,7 @@ def test_a_call_waits_for_a_secret_store_only_when_no_other_key_can_serve() -> N
         rig.will(key_id, invalid())
     tape = rig.flow()
     with pytest.raises(Exception, match="API key not valid"):
-        sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+        sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     asked = [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)]
     assert asked[:3] == [("a", False), ("b", False), ("c", False)]
     assert sorted(asked[3:]) == [("a", True), ("b", True), ("c", True)]

@@ -17,7 +17,7 @@ from replies import (
 from rig import INFO, three
 
 from keyrot_middleware.core.commands import Done, Now, Settle, Sleep
-from keyrot_middleware.core.flow import Attempt, Exhausted, note
+from keyrot_middleware.core.flow import Exhausted, FailedAttempt, attempt_note
 from keyrot_middleware.core.model import Scope, Usage, Verdict
 from keyrot_middleware.runtime import sync
 
@@ -47,14 +47,20 @@ def test_the_exception_tells_every_attempt() -> None:
         "tried again at 2026-01-01 12:45:30Z",
         "keyrot: attempt 3 with key c: bad_request (400)",
     ]
-    assert note(1, Attempt("k", Verdict("key_invalid", 400), 1e12)).endswith("9999-12-31 23:59:59Z")
+    assert attempt_note(1, FailedAttempt("k", Verdict("key_invalid", 400), 1e12)).endswith(
+        "9999-12-31 23:59:59Z"
+    )
 
 
 def test_a_hint_is_part_of_the_note_of_a_rejection() -> None:
     """Of a failure that rejects no key it says nothing."""
-    rejected = Attempt("k", Verdict("key_invalid", 400, rejected=True), 1e9)
-    assert note(1, rejected, "Standard keys are over.").endswith("Z. Standard keys are over.")
-    assert note(1, Attempt("k", Verdict("capacity", 429), 1e9), "Not this.").endswith("Z")
+    rejected = FailedAttempt("k", Verdict("key_invalid", 400, rejected=True), 1e9)
+    assert attempt_note(1, rejected, "Standard keys are over.").endswith(
+        "Z. Standard keys are over."
+    )
+    assert attempt_note(1, FailedAttempt("k", Verdict("capacity", 429), 1e9), "Not this.").endswith(
+        "Z"
+    )
 
 
 def test_nothing_to_send_with_is_told_with_a_reason_per_key() -> None:
@@ -100,7 +106,7 @@ def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
     rig.will("a", reply)
     rig.will("b", lost("connect"))
     tape = rig.flow()
-    sync.run(tape, sync.Performer(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
+    sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
     first, second, third = tape.of(Settle)
     assert first.error is reply.error
     assert first.outcome.verdict.scope is Scope.PROJECT_MODEL

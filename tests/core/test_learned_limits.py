@@ -6,11 +6,11 @@ import pytest
 from moments import NOON
 
 from keyrot_middleware.core.model import NO_LIMITS, Limits
-from keyrot_middleware.core.windows import Quota
+from keyrot_middleware.core.windows import QuotaWindows
 
 
-def _learned(limits: Limits) -> Quota:
-    quota = Quota()
+def _learned(limits: Limits) -> QuotaWindows:
+    quota = QuotaWindows()
     quota.roll(NOON)
     quota.learn(limits, NOON)
     return quota

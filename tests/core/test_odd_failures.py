@@ -13,8 +13,8 @@ from google_bodies import delay, over, quota_failure, violation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.error_body import MAX_DELAY_S, read
-from keyrot_middleware.core.failures import Facts, classify
+from keyrot_middleware.core.error_body import MAX_DELAY_S, parse_error
+from keyrot_middleware.core.failures import FailureFacts, classify
 from keyrot_middleware.core.usage import usage_of_text
 
 HEADERS = [
@@ -51,7 +51,7 @@ HEADERS = [
 @pytest.mark.parametrize(("header", "expected"), HEADERS, ids=[ascii(h) for h, _ in HEADERS])
 def test_retry_after_is_a_time_or_ignored(header: Any, expected: float | None) -> None:
     """Whatever a server writes there, it is read as it was meant, or not at all."""
-    assert read(429, None, header, NOW).delay == expected
+    assert parse_error(429, None, header, NOW).delay == expected
 
 
 DEEP: Any = []
@@ -76,7 +76,7 @@ BODIES: dict[str, Any] = {
 def test_an_odd_body_gets_a_verdict(body: Any) -> None:
     """Values of the wrong kind or size are passed over."""
     for code in (429, 400, 503, 200, None):
-        _is_sane(classify(Facts(code, body), CALL, NOW))
+        _is_sane(classify(FailureFacts(code, body), CALL, NOW))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_odd_body_gets_a_verdict(body: Any) -> None:
 )
 def test_an_odd_code_gets_a_verdict(code: Any) -> None:
     """The SDK takes the code from the body where it has no other, and it may be a word."""
-    _is_sane(classify(Facts(code, {"error": {"code": code, "message": "?"}}), CALL, NOW))
+    _is_sane(classify(FailureFacts(code, {"error": {"code": code, "message": "?"}}), CALL, NOW))
 
 
 def _is_sane(verdict: Any) -> None:
@@ -104,7 +104,10 @@ DIGITS = st.text(alphabet="0123456789.eE+-_ \t\x1c\x1f\xa0\u0663\uff17\xb2infa,:
 def test_no_text_is_an_endless_or_unreadable_time(header: str, named: str) -> None:
     """A header, a RetryInfo and a message of any text give a delay in bounds, or none."""
     body = over(f"Please retry in {named}", delay(named), delay(f"{named}s"))
-    for got in (read(429, None, header, NOW).delay, read(429, body, header, NOW).delay):
+    for got in (
+        parse_error(429, None, header, NOW).delay,
+        parse_error(429, body, header, NOW).delay,
+    ):
         assert got is None or (isfinite(got) and 0 < got <= MAX_DELAY_S)
 
 

@@ -6,7 +6,7 @@ from offers import offered
 from rig import key
 
 from keyrot_middleware.core.model import project_label
-from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.keys_file import KeySpec
 
 
@@ -31,7 +31,7 @@ def test_a_project_that_is_named_stays_with_every_value() -> None:
 
 def test_a_roster_takes_a_key_with_another_value_in_its_place() -> None:
     """It stays where it was in the order; one that has left does not come back by it."""
-    roster = Roster([key("a"), key("b")], "fill")
+    roster = Selector([key("a"), key("b")], "fill")
     roster.replace(key("a").with_value("01234567"))
     roster.replace(key("c").with_value("01234567"))
     assert offered(roster) == ["a", "b"]

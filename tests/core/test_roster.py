@@ -11,12 +11,12 @@ from replies import MODEL
 from rig import INFO, key
 
 from keyrot_middleware.core.model import LAST_RESORT, Block
-from keyrot_middleware.core.selection import PARK_S, SHORTLIST, VIEWS, Roster
+from keyrot_middleware.core.selection import PARK_S, SHORTLIST, VIEWS, Selector
 
 
 def test_the_order_is_model_then_workload_then_priority() -> None:
     """Its own model's keys first, then those of no model, then the others; priority within."""
-    roster = Roster(
+    roster = Selector(
         [
             key("other", model="gemini-2.5-pro"),
             key("any-late", priority=5),
@@ -48,26 +48,26 @@ def test_the_last_resort_comes_after_keys_of_other_models() -> None:
         key("other", model="gemini-2.5-pro", priority=LAST_RESORT - 1),
         key("any"),
     ]
-    assert offered(Roster(keys)) == ["any", "other", "single-own", "single"]
+    assert offered(Selector(keys)) == ["any", "other", "single-own", "single"]
 
 
 def test_each_group_has_a_rank_of_its_own() -> None:
     """The state must be able to tell the groups of one shortlist apart, the first ones lowest."""
-    roster = Roster([key("b", priority=1), key("a"), key("c", priority=1)])
+    roster = Selector([key("b", priority=1), key("a"), key("c", priority=1)])
     ranks = [[rank for rank, _ in some] for some in roster.shortlists(INFO, {}, NOW, 0.0)]
     assert ranks == [[0], [1, 1]]
 
 
 def test_inactive_keys_are_never_offered() -> None:
     """A key switched off in keys.json is not in the pool."""
-    assert offered(Roster([key("on"), key("off", active=False)])) == ["on"]
+    assert offered(Selector([key("on"), key("off", active=False)])) == ["on"]
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 @pytest.mark.parametrize("count", [1, 3, SHORTLIST, SHORTLIST + 1, 3 * SHORTLIST + 1])
 def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
     """Wherever a call begins it comes round to each key, in shortlists of at most eight."""
-    roster = Roster(many(count), strategy)
+    roster = Selector(many(count), strategy)
     for draw in (0.0, 0.37, 0.999):
         info = INFO._replace(conversation=f"{int(draw * 100):x}")
         lists = list(roster.shortlists(info, {}, NOW, draw))
@@ -78,14 +78,14 @@ def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
 def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
     """Ties are broken at random by where a call begins; `fill` keeps the order of keys.json."""
     keys = many(10)
-    begun = {offered(Roster(keys), draw=draw / 10)[0] for draw in range(10)}
+    begun = {offered(Selector(keys), draw=draw / 10)[0] for draw in range(10)}
     assert begun == {f"k{number}" for number in range(10)}
-    assert {offered(Roster(keys, "fill"), draw=draw / 10)[0] for draw in range(10)} == {"k0"}
+    assert {offered(Selector(keys, "fill"), draw=draw / 10)[0] for draw in range(10)} == {"k0"}
 
 
 def test_sticky_keeps_a_conversation_with_its_key() -> None:
     """The same conversation begins at the same key, others elsewhere, and none at any."""
-    roster = Roster(many(20), "sticky")
+    roster = Selector(many(20), "sticky")
     first = {
         hash_: {offered(roster, INFO._replace(conversation=hash_), draw=d / 10)[0] for d in (0, 7)}
         for hash_ in ("00", "07", "13", "1b")
@@ -98,7 +98,7 @@ def test_sticky_keeps_a_conversation_with_its_key() -> None:
 
 def test_sticky_moves_on_only_while_its_key_rests() -> None:
     """While its key is parked a conversation goes with the next one, and then comes back."""
-    roster = Roster(many(12), "sticky")
+    roster = Selector(many(12), "sticky")
     info = INFO._replace(conversation="0b")
     roster.park(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
     assert offered(roster, info)[0] == "k0"
@@ -107,15 +107,15 @@ def test_sticky_moves_on_only_while_its_key_rests() -> None:
 
 def test_excluded_keys_are_not_offered() -> None:
     """A key that failed this call is not offered to it again."""
-    assert offered(Roster(many(20), "fill"), excluded=["k0", "k9", "k19"]) == [
+    assert offered(Selector(many(20), "fill"), excluded=["k0", "k9", "k19"]) == [
         f"k{number}" for number in range(20) if number not in (0, 9, 19)
     ]
-    assert offered(Roster(many(2)), excluded=["k0", "k1"]) == []
+    assert offered(Selector(many(2)), excluded=["k0", "k1"]) == []
 
 
 def test_views_are_per_model_and_workload_and_bounded() -> None:
     """What rests for one model serves others; a program that invents models forgets old ones."""
-    roster = Roster(many(1))
+    roster = Selector(many(1))
     roster.park(INFO, {"k0": DEAD}, NOW)
     assert offered(roster, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
     assert offered(roster, INFO._replace(workload="batch")) == ["k0"]
@@ -127,7 +127,7 @@ def test_views_are_per_model_and_workload_and_bounded() -> None:
 def test_no_lock_is_taken_twice() -> None:
     """With a plain lock each method also works for a model that no call has asked for yet."""
     lock = threading.Lock()
-    roster = Roster(many(3), "fill", lock)
+    roster = Selector(many(3), "fill", lock)
     assert roster.parked(INFO._replace(model="a")) == {}
     roster.park(INFO._replace(model="b"), {"k0": DEAD}, NOW)
     roster.forget()
@@ -139,13 +139,13 @@ def test_no_lock_is_taken_twice() -> None:
 def test_projects_know_their_keys() -> None:
     """All keys of a project may touch what it has stored."""
     one, two, three = key("a", project="p"), key("b"), key("c", project="p")
-    assert Roster([one, two, three]).of_project("p") == (one, three)
+    assert Selector([one, two, three]).of_project("p") == (one, three)
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 def test_a_call_is_offered_as_few_of_10_000_keys_as_of_10(strategy: str) -> None:
     """The first shortlist is eight keys; with 9,990 parked the call still sees ten at most."""
-    roster = Roster(many(10_000), strategy)
+    roster = Selector(many(10_000), strategy)
     assert len(next(roster.shortlists(INFO, {}, NOW, 0.5))) == SHORTLIST
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
     roster.park(INFO, dead, NOW)

@@ -14,7 +14,7 @@ from keyrot_middleware.core.model import Limits
 from keyrot_middleware.core.windows import (
     DAY_S,
     Cooldown,
-    Quota,
+    QuotaWindows,
     Refused,
     SlidingWindow,
     TokenBucket,
@@ -23,9 +23,9 @@ from keyrot_middleware.core.windows import (
 KINDS = ("minute", "sliding", "bucket")
 
 
-def quota_of(kind: str, now: float = NOON) -> Quota:
+def quota_of(kind: str, now: float = NOON) -> QuotaWindows:
     """Make a quota that counts so, and has counted nothing."""
-    quota = Quota()
+    quota = QuotaWindows()
     if kind != "minute":
         quota.pace = SlidingWindow() if kind == "sliding" else TokenBucket(now, 0.0, 0.0)
         quota.pace_until = now + DAY_S
@@ -33,7 +33,7 @@ def quota_of(kind: str, now: float = NOON) -> Quota:
     return quota
 
 
-def ask(quota: Quota, limits: Limits, now: float, requests: int = 1, tokens: int = 0) -> Any:
+def ask(quota: QuotaWindows, limits: Limits, now: float, requests: int = 1, tokens: int = 0) -> Any:
     """Book if there is room, and give where; else say what blocks it."""
     edge = quota.roll(now)
     block = quota.block(limits, requests, tokens, edge=edge)
@@ -99,10 +99,10 @@ def test_no_model_lets_more_through_than_its_window_holds(
         assert holds(kind, counted, limit) or oversize
 
 
-def copy_of(quota: Quota) -> Quota:
+def copy_of(quota: QuotaWindows) -> QuotaWindows:
     """Copy what decides."""
-    made = Quota()
-    for name in (*Quota.__slots__, *Quota.__mro__[1].__slots__):  # type: ignore[attr-defined]  # a class of ours
+    made = QuotaWindows()
+    for name in (*QuotaWindows.__slots__, *QuotaWindows.__mro__[1].__slots__):  # type: ignore[attr-defined]  # a class of ours
         setattr(made, name, getattr(quota, name))
     if isinstance(quota.pace, SlidingWindow):
         made.pace = SlidingWindow(quota.pace.cells)
@@ -182,7 +182,7 @@ def test_a_sliding_window_keeps_few_records() -> None:
 
 
 def refused_at(
-    quota: Quota,
+    quota: QuotaWindows,
     at: float,
     delay: float | None,
     rpm: int | None = 10,
@@ -198,14 +198,14 @@ def refused_at(
     return kind_of(quota)
 
 
-def kind_of(quota: Quota) -> str:
+def kind_of(quota: QuotaWindows) -> str:
     """Name the model."""
     return {None: "minute", SlidingWindow: "sliding", TokenBucket: "bucket"}[
         type(quota.pace) if quota.pace is not None else None
     ]
 
 
-def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> Quota:
+def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> QuotaWindows:
     """Make a quota in whose minute so much was sent at once."""
     quota = quota_of("minute", at)
     for _ in range(requests):
@@ -245,7 +245,7 @@ def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> Quota:
     ],
 )
 def test_a_refusal_chooses_the_model(
-    quota: Quota, at: float, delay: float | None, kind: str
+    quota: QuotaWindows, at: float, delay: float | None, kind: str
 ) -> None:
     """By what was counted, and by the time that the server names."""
     assert refused_at(copy_of(quota), at, delay) == kind
@@ -333,7 +333,7 @@ def test_a_copy_may_follow_the_model_of_another() -> None:
     """With nothing used, and for as long."""
     for other in (quota_of("sliding"), quota_of("bucket"), quota_of("minute")):
         ask(other, Limits(rpm=9), NOON)
-        quota = Quota()
+        quota = QuotaWindows()
         quota.follow(other)
         assert kind_of(quota) == kind_of(other)
         quota.roll(NOON)

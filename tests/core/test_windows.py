@@ -13,7 +13,7 @@ from keyrot_middleware.core.model import NO_LIMITS, Block, Limits
 from keyrot_middleware.core.windows import (
     DAY_S,
     GUARD_S,
-    Quota,
+    QuotaWindows,
     Where,
     next_minute,
     next_pacific_midnight,
@@ -21,19 +21,19 @@ from keyrot_middleware.core.windows import (
 )
 
 
-def rolled(now: float = NOON) -> Quota:
+def rolled(now: float = NOON) -> QuotaWindows:
     """Make a quota whose windows are those of *now*."""
-    quota = Quota()
+    quota = QuotaWindows()
     quota.roll(now)
     return quota
 
 
-def use(quota: Quota, now: float, requests: int = 1, tokens: int = 0) -> Where:
+def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Where:
     """Book at *now*."""
     return quota.book(requests, tokens, now, edge=quota.roll(now))
 
 
-def room(quota: Quota, limits: Limits, now: float, tokens: int = 0) -> str | None:
+def room(quota: QuotaWindows, limits: Limits, now: float, tokens: int = 0) -> str | None:
     """Ask for room at *now*; name the window that has none."""
     edge = quota.roll(now)
     block = quota.block(limits, 1, tokens, edge=edge)

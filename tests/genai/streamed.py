@@ -7,7 +7,7 @@ import gc
 from four_modes import MODEL
 
 import keyrot_middleware
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 
 __all__ = ["ASKED", "body", "collected", "path_of"]
 
@@ -24,7 +24,7 @@ def body() -> dict:
     return {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 
 
-def collected(pool) -> list[Kind]:
+def collected(pool) -> list[LeaseOutcome]:
     """Collect garbage, and give how leases ended; asking for the status settles what it closed."""
     gc.collect()
     keyrot_middleware.status()

@@ -12,7 +12,7 @@ from key_search import hold_no_key
 
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 WAYS = pytest.mark.parametrize("mode", ["async", "async_stream"])
@@ -94,7 +94,7 @@ def test_a_stream_that_is_left_is_settled(pool, connect) -> None:
 
     run(client, leave)
     pool.ledger.check()
-    assert pool.ledger.kinds == [Kind.ABANDONED]
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
 
 
 def test_a_files_life_is_one_keys(gemini, pool, connect) -> None:

@@ -15,7 +15,7 @@ from servers import BINARIES, Server, free_port
 
 import keyrot_middleware
 from keyrot_middleware.core.failures import SLOWLY
-from keyrot_middleware.core.model import Kind, Outcome, Scope, Verdict
+from keyrot_middleware.core.model import LeaseOutcome, Outcome, Scope, Verdict
 from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeGemini, Reply
 
@@ -122,7 +122,7 @@ def test_what_others_taught_is_known_when_it_fails(
     key = keyrot_middleware._install.current_pool().roster.keys["A"]
     lease = line.inner.acquire(INFO, ((0, key),), spread=False)
     verdict = Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
-    line.inner.settle(lease, Outcome(Kind.FAILURE, verdict))
+    line.inner.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
     ask(mode, client)
     line.cut()
     ask(mode, client)

@@ -9,7 +9,7 @@ import threading
 import pytest
 from four_modes import MODEL, MODES, ask, run
 
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import FakeClock, Reply
 
 ASYNC = ("async", "async_stream")
@@ -47,7 +47,7 @@ def test_ctrl_c_while_a_request_is_out(mode, gemini, pool, connect, ctrl_c) -> N
     ctrl_c(1)
     with pytest.raises(KeyboardInterrupt):
         ask(mode, client)
-    assert (gemini.count(), pool.ledger.kinds) == (1, [Kind.ABANDONED])
+    assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.ABANDONED])
     assert pool.ledger.under_way == {}
     assert ask(mode, client) == "ok from A"
 
@@ -63,7 +63,7 @@ def test_ctrl_c_in_the_middle_of_a_stream(gemini, pool, connect) -> None:
     with pytest.raises(KeyboardInterrupt):
         next(stream)
     timer.join()
-    assert pool.ledger.kinds == [Kind.ABANDONED]
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
 
 
 class Pressed(FakeClock):
@@ -95,7 +95,7 @@ class TestWhileWaiting:
         wanted = asyncio.CancelledError if mode in ASYNC else KeyboardInterrupt
         with pytest.raises(wanted):
             ask(mode, connect())
-        assert (gemini.count(), pool.ledger.kinds) == (1, [Kind.FAILURE])
+        assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.FAILURE])
 
 
 @pytest.mark.parametrize("mode", ASYNC)
@@ -117,7 +117,7 @@ def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert pool.ledger.kinds == [Kind.ABANDONED]
+        assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
         assert pool.ledger.under_way == {}
         assert await one() == "ok from A"
 
@@ -147,7 +147,7 @@ def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
 
     with pytest.raises(TimeoutError):
         run(client, hurried)
-    assert (gemini.count(), pool.ledger.kinds) == (1, [Kind.ABANDONED])
+    assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.ABANDONED])
 
 
 def test_a_hundred_cancelled_tasks_leave_nothing(gemini, pool, connect) -> None:

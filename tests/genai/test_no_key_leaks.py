@@ -10,7 +10,7 @@ from four_modes import MODES, calls, skip_where_the_sdk_reconnects
 from key_search import hold_no_key, texts_of
 
 import keyrot_middleware
-from keyrot_middleware.genai.redaction import clean
+from keyrot_middleware.genai.redaction import redact_exception
 from keyrot_middleware.testing import Reply
 
 ECHO = "your key {} is refused"
@@ -110,7 +110,7 @@ def test_every_exception_behind_one_is_cleaned() -> None:
     error, cause, context = (ValueError(f"FAKE-value of {name}") for name in "abc")
     error.__cause__, error.__context__ = cause, context
     context.__context__ = error  # a ring
-    clean(error, lambda text: text.replace("FAKE-value", "[redacted]"))
+    redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [str(one) for one in (error, cause, context)] == [f"[redacted] of {n}" for n in "abc"]
 
 

@@ -12,8 +12,8 @@ from four_modes import STREAMS, ask, run
 from streamed import ASKED
 
 import keyrot_middleware
-from keyrot_middleware.core.model import Kind
-from keyrot_middleware.genai.key_injection import under_way
+from keyrot_middleware.core.model import LeaseOutcome
+from keyrot_middleware.genai.key_injection import current_injection
 
 
 def test_many_streams_open_at_once(gemini, pool, connect) -> None:
@@ -28,7 +28,7 @@ def test_many_streams_open_at_once(gemini, pool, connect) -> None:
     assert all(text in ("ok from A", "ok from B", "ok from C") for text in texts)
     assert sum(pool.ledger.under_way.values()) == 12
     assert [list(stream) for stream in streams] == [[]] * 12
-    assert pool.ledger.kinds == [Kind.SUCCESS] * 12
+    assert pool.ledger.kinds == [LeaseOutcome.SUCCESS] * 12
 
 
 def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
@@ -50,7 +50,7 @@ def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
     texts = run(client, all_of_them)
     assert [len(text) for text in texts] == [2 if n % 3 == 0 else 9 for n in range(24)]
     gc.collect()
-    assert sorted(pool.ledger.kinds) == [Kind.ABANDONED] * 8 + [Kind.SUCCESS] * 16
+    assert sorted(pool.ledger.kinds) == [LeaseOutcome.ABANDONED] * 8 + [LeaseOutcome.SUCCESS] * 16
 
 
 def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
@@ -65,7 +65,7 @@ def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
     thread.start()
     thread.join()
     assert "".join(texts) == "ok from A"
-    assert pool.ledger.kinds in ([Kind.ABANDONED], [Kind.SUCCESS])
+    assert pool.ledger.kinds in ([LeaseOutcome.ABANDONED], [LeaseOutcome.SUCCESS])
 
 
 def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
@@ -74,14 +74,14 @@ def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
     client = connect()
     stream = client.models.generate_content_stream(**ASKED)
     next(stream)
-    assert under_way.get() is None
+    assert current_injection.get() is None
     assert ask("sync", client) == "ok from A"
     stream.close()
 
     async def look() -> None:
         opened = await client.aio.models.generate_content_stream(**ASKED)
         await anext(opened)
-        assert under_way.get() is None
+        assert current_injection.get() is None
         await opened.aclose()
 
     run(client, look)
@@ -106,4 +106,4 @@ def test_uninstall_while_a_stream_is_open(mode, gemini, pool, connect) -> None:
             texts.append(chunk.text)
             keyrot_middleware.uninstall()
     assert "".join(texts) == "ok from A"
-    assert pool.ledger.kinds == [Kind.SUCCESS]
+    assert pool.ledger.kinds == [LeaseOutcome.SUCCESS]

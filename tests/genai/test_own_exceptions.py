@@ -10,7 +10,7 @@ from four_modes import MODES, STREAMS, ask
 from google.genai import errors
 
 from keyrot_middleware import guard
-from keyrot_middleware.genai.redaction import clean
+from keyrot_middleware.genai.redaction import redact_exception
 from keyrot_middleware.testing import Reply
 
 TOKEN = "Bearer FAKE-token-of-another-service"
@@ -77,6 +77,6 @@ def test_an_odd_exception_behind_one_does_not_take_its_place(monkeypatch, caplog
     monkeypatch.setattr(guard, "_strict", False)
     error, odd, behind = ValueError("FAKE-value"), AnotherError("FAKE-value"), OSError("FAKE-value")
     error.__cause__, odd.__context__ = odd, behind
-    clean(error, lambda text: text.replace("FAKE-value", "[redacted]"))
+    redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [str(one) for one in (error, odd, behind)] == ["[redacted]"] * 3
     assert "genai failed (<class 'RuntimeError'>" in caplog.text

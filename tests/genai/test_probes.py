@@ -14,7 +14,7 @@ from servers import server
 from streamed import ASKED
 
 from keyrot_middleware import KeyPoolExhausted
-from keyrot_middleware.core.model import Kind, Lease, Outcome, Scope, Verdict
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Scope, Verdict
 from keyrot_middleware.testing import Reply
 
 _pools = count()
@@ -32,7 +32,7 @@ def cooled(request: pytest.FixtureRequest, pool: Any, clock: Any) -> Callable[..
         where = key.project, key.billing_account
         lease = Lease("A", *where, "", "", 0, 0, at=0.0, record=key.record)
         verdict = Verdict("capacity", 503, Scope.KEY, clock.time() - 1)
-        made.state.settle(lease, Outcome(Kind.FAILURE, verdict))
+        made.state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
         pool.ledger.checked = request.param == "memory"  # of the others tasks settle unseen
         return made
 

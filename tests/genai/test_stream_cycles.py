@@ -9,7 +9,7 @@ import threading
 import pytest
 from streamed import ASKED, body, collected, path_of
 
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 
@@ -39,7 +39,7 @@ def test_a_sync_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
     cycle: list = [stream]
     cycle.append(cycle)
     del stream, cycle
-    assert collected(pool) == [Kind.ABANDONED]
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
 
 
 def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect) -> None:
@@ -59,7 +59,7 @@ def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect
     thread.start()
     thread.join(5)
     assert not thread.is_alive()
-    assert collected(pool) == [Kind.ABANDONED] * 2
+    assert collected(pool) == [LeaseOutcome.ABANDONED] * 2
 
 
 @pytest.mark.parametrize("end", ["shutdown", "close", "open"])
@@ -90,7 +90,7 @@ def test_an_async_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected
     loop.run_until_complete(client.aio.aclose())
     loop.close()
     del cycle
-    assert collected(pool) == [Kind.ABANDONED]
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
 
 
 def test_an_async_call_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
@@ -112,4 +112,4 @@ def test_an_async_call_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
         gc.collect()
 
     asyncio.run(leave())
-    assert collected(pool) == [Kind.ABANDONED]
+    assert collected(pool) == [LeaseOutcome.ABANDONED]

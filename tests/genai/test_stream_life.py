@@ -10,7 +10,7 @@ from four_modes import run
 from streamed import ASKED, body, collected, path_of
 
 import keyrot_middleware
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 
@@ -44,7 +44,7 @@ def test_a_sync_stream_that_is_left_is_settled_once(way, gemini, pool, connect) 
         cycle.append(cycle)
         del cycle
     del stream
-    assert collected(pool) == [Kind.ABANDONED]
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
     assert pool.ledger.under_way == {}
     assert not keyrot_middleware.status()["keys"]["A"]["in_cooldown"]
 
@@ -57,7 +57,7 @@ def test_a_stream_closed_twice_and_read_after_its_end(pool, connect) -> None:
     assert list(stream) == []
     stream.close()
     stream.close()
-    assert pool.ledger.kinds == [Kind.SUCCESS]
+    assert pool.ledger.kinds == [LeaseOutcome.SUCCESS]
 
 
 @pytest.mark.parametrize("way", ["aclose", "drop", "break", "throw"])
@@ -80,7 +80,7 @@ def test_an_async_stream_that_is_left_is_settled_once(way, gemini, pool, connect
         del stream
 
     run(client, leave)
-    assert collected(pool) == [Kind.ABANDONED]
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
     assert pool.ledger.under_way == {}
 
 
@@ -106,7 +106,7 @@ def test_an_async_stream_whose_first_chunk_nobody_took(way, gemini, pool, connec
     if kept:
         assert pool.ledger.under_way == {"A": 1}
         kept.clear()
-    assert collected(pool) == [Kind.ABANDONED]
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
     assert pool.ledger.under_way == {}
 
 
@@ -146,7 +146,7 @@ def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, c
         assert pool.ledger.under_way == {}
 
     run(client, cancel)
-    assert pool.ledger.kinds == [Kind.ABANDONED]
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
     assert len(got) == (0 if when == "before" else 1)
 
 
@@ -163,4 +163,4 @@ def test_a_deadline_around_an_async_stream(gemini, pool, connect) -> None:
 
     with pytest.raises(TimeoutError):
         run(client, reading)
-    assert pool.ledger.kinds == [Kind.ABANDONED]
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]

@@ -7,7 +7,7 @@ from four_modes import MODEL, STREAMS, ask, calls, run
 from google.genai import errors
 
 import keyrot_middleware
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 BROKEN = {
@@ -53,7 +53,7 @@ def test_a_stream_is_never_restarted_after_its_first_chunk(
     assert type(error) is type(plain)
     assert isinstance(error, BROKEN[name])
     assert (gemini.count(), len(error.__notes__)) == (1, 1)
-    assert pool.ledger.kinds == [Kind.FAILURE]
+    assert pool.ledger.kinds == [LeaseOutcome.FAILURE]
 
 
 @pytest.mark.parametrize("mode", STREAMS)
@@ -124,7 +124,7 @@ def test_the_true_tokens_of_a_stream_are_booked(mode, gemini, pool, connect) -> 
     used = keyrot_middleware.status()["keys"]["A"]["used"][MODEL]
     assert (used["requests_minute"], used["tokens_minute"]) == (1, 777)
     ((_, outcome),) = pool.ledger.outcomes
-    assert (outcome.kind, outcome.usage.input_tokens) == (Kind.SUCCESS, 777)
+    assert (outcome.kind, outcome.usage.input_tokens) == (LeaseOutcome.SUCCESS, 777)
 
 
 @pytest.mark.parametrize("mode", STREAMS)

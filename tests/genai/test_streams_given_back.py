@@ -13,7 +13,7 @@ from google import genai
 from streamed import ASKED, body, path_of
 
 import keyrot_middleware
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 ONE_AT_A_TIME = {"key_id": "A", "max_concurrency": 1}
@@ -55,7 +55,7 @@ def test_a_stream_of_the_api_client_that_is_closed_before_its_first_chunk(pool, 
         assert pool.ledger.under_way == {}
 
     run(client, close)
-    assert pool.ledger.kinds == [Kind.ABANDONED]
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
 
 
 @pytest.mark.parametrize("chunks", [0, 1])
@@ -88,7 +88,7 @@ def test_a_stream_in_flight_on_a_closed_loop_is_collected(
     assert alive() is None
     assert [found for found in complaints if "keyrot" in repr(found)] == []
     assert connect().models.generate_content(**ASKED).text == "ok from A"
-    assert pool.ledger.kinds == [Kind.ABANDONED, Kind.SUCCESS]
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED, LeaseOutcome.SUCCESS]
 
 
 def test_nothing_stays_with_the_garbage_collector(pool) -> None:

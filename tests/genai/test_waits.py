@@ -9,7 +9,7 @@ from four_modes import MODES, ask, calls
 from google import genai
 
 import keyrot_middleware
-from keyrot_middleware.core.model import Kind
+from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import FakeClock, Reply
 
 
@@ -166,7 +166,7 @@ def test_5xx_are_retried_within_their_budget(mode, gemini, pool, connect, clock)
     assert (error.code, gemini.count()) == (503, 3)
     assert len(error.__notes__) == 3
     assert not any(key["in_cooldown"] for key in keyrot_middleware.status()["keys"].values())
-    assert Kind.UNSENT not in pool.ledger.kinds
+    assert LeaseOutcome.UNSENT not in pool.ledger.kinds
 
 
 @pytest.mark.parametrize(("reply", "sends"), [(Reply.DEADLINE, 2), (Reply.BAD_GATEWAY, 3)])

@@ -15,7 +15,7 @@ from replies import Chunks
 from rig import INFO, STREAMED, Rig, Tape, Watched, key
 
 from keyrot_middleware.core.commands import Settle, Sleep
-from keyrot_middleware.core.flow import Call, call_flow
+from keyrot_middleware.core.flow import CallState, call_flow
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Limits
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.runtime import aio, sync
@@ -95,7 +95,7 @@ class Ran:
     """What came of one call, for comparison."""
 
     tape: Tape
-    call: Call
+    call: CallState
     result: Any = None
     unfair: list[str] = field(default_factory=list)
     """Keys that were free while the call went to sleep."""
@@ -141,7 +141,7 @@ class _Interrupts:
             raise self.when[self.step]
 
 
-def _free(rig: Rig, call: Call) -> list[str]:
+def _free(rig: Rig, call: CallState) -> list[str]:
     """List the keys that the state would lend right now and that have not failed the call."""
     lend = super(Watched, rig.state).acquire
     offers = [k for k in rig.roster.keys.values() if k.key_id not in call.excluded]
@@ -149,7 +149,7 @@ def _free(rig: Rig, call: Call) -> list[str]:
     return [reply.key_id for reply in replies if isinstance(reply, Lease)]
 
 
-class _Sync(sync.Performer):
+class _Sync(sync.SyncDriver):
     interrupts: _Interrupts
 
     def __call__(self, command: Any) -> Any:
@@ -159,7 +159,7 @@ class _Sync(sync.Performer):
         return reply
 
 
-class _Async(aio.AsyncPerformer):
+class _Async(aio.AsyncDriver):
     interrupts: _Interrupts
 
     async def __call__(self, command: Any) -> Any:

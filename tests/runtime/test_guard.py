@@ -11,7 +11,7 @@ from rig import INFO, STREAMED, Rig, key
 
 from keyrot_middleware import guard
 from keyrot_middleware.core.flow import call_flow
-from keyrot_middleware.guard import fault, strict
+from keyrot_middleware.guard import handle_internal_error, raise_internal_errors
 from keyrot_middleware.runtime import aio, sync
 
 ROOMS = ("acquire", "settle", "owner", "refresh")
@@ -96,22 +96,22 @@ async def test_a_dropped_stream_survives_a_fault(rig: Rig, room: str) -> None:
     break_(rig, room)
     rig.will("a", Chunks(1))
     flow = call_flow(rig.make(STREAMED))
-    await (await aio.run_stream(flow, aio.AsyncPerformer(rig.pool, INFO, rig.asend))).aclose()
+    await (await aio.run_stream(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend))).aclose()
 
 
 @pytest.mark.usefixtures("lenient")
 def test_a_fault_outside_of_a_handler_is_still_announced(caplog: pytest.LogCaptureFixture) -> None:
     """Without an exception at hand the room is named."""
-    fault("telemetry")
+    handle_internal_error("telemetry")
     assert "telemetry failed" in caplog.text
 
 
 @pytest.mark.usefixtures("lenient")
 def test_strictness_ends_with_its_block(rig: Rig) -> None:
-    """`strict()` raises inside, and survives again after it, an error in it included."""
+    """`raise_internal_errors()` raises inside, and survives again after it."""
     break_(rig, "acquire")
     for _ in range(2):
-        with pytest.raises(BrokenError), strict(), strict():
+        with pytest.raises(BrokenError), raise_internal_errors(), raise_internal_errors():
             rig.call()
         assert rig.call() == "answer"
 
@@ -155,9 +155,9 @@ async def test_a_watch_is_told_of_every_command(rig: Rig, way: str) -> None:
     watcher, flow = Watcher(), call_flow(rig.make())
     rig.will("a", invalid())
     if way == "sync":
-        sync.run(flow, sync.Performer(rig.pool, INFO, rig.send, watcher))
+        sync.run(flow, sync.SyncDriver(rig.pool, INFO, rig.send, watcher))
     else:
-        await aio.run(flow, aio.AsyncPerformer(rig.pool, INFO, rig.asend, watcher))
+        await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend, watcher))
     failed, served = [*SENT[:-1], "Now", "Settle"], SENT
     assert watcher.told == ["Now", *failed, "Refresh", "Now", *served, "end"]
 
@@ -175,9 +175,9 @@ async def test_a_watch_is_told_of_what_interrupts(rig: Rig, way: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         if way == "sync":
-            sync.run(flow, sync.Performer(rig.pool, INFO, stop, watcher))
+            sync.run(flow, sync.SyncDriver(rig.pool, INFO, stop, watcher))
         else:
-            await aio.run(flow, aio.AsyncPerformer(rig.pool, INFO, astop, watcher))
+            await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, astop, watcher))
     sent = ["Now", "Acquire", "Send", "(", ")"]
     assert watcher.told == [*sent, "KeyboardInterrupt", "Settle", "KeyboardInterrupt"]
 
@@ -189,10 +189,10 @@ async def test_a_stream_is_watched_while_the_sdk_works_and_no_longer(rig: Rig, w
     rig.will("a", Chunks(1, 2))
     seen = []
     if way == "sync":
-        for chunk in sync.run_stream(flow, sync.Performer(rig.pool, INFO, rig.send, watcher)):
+        for chunk in sync.run_stream(flow, sync.SyncDriver(rig.pool, INFO, rig.send, watcher)):
             seen.append((chunk, watcher.told.count("("), watcher.told.count(")")))
     else:
-        performer = aio.AsyncPerformer(rig.pool, INFO, rig.asend, watcher)
+        performer = aio.AsyncDriver(rig.pool, INFO, rig.asend, watcher)
         async for chunk in await aio.run_stream(flow, performer):
             seen.append((chunk, watcher.told.count("("), watcher.told.count(")")))
     assert seen == [(1, 2, 2), (2, 3, 3)]

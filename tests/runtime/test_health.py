@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from replies import MODEL, OK, invalid, minute
 from rig import INFO, Rig, key
 
-from keyrot_middleware.core.model import CallInfo, Kind, Lease, Limits, Outcome
+from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime.health import VERB, health
 
 OTHER = "gemini-2.5-pro"
@@ -24,7 +24,7 @@ def would_get(rig: Rig, key_id: str, model: str) -> bool:
     offer = ((0, rig.roster.keys[key_id]),)
     reply = rig.pool.state.acquire(info, offer, spread=False)
     if isinstance(reply, Lease):
-        rig.pool.state.settle(reply, Outcome(Kind.UNSENT))
+        rig.pool.state.settle(reply, Outcome(LeaseOutcome.UNSENT))
     return isinstance(reply, Lease)
 
 

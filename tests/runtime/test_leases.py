@@ -12,7 +12,7 @@ from replies import Chunks, minute
 from rig import INFO, STREAMED, Rig, key
 
 from keyrot_middleware.core.flow import call_flow
-from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime import aio, sync
 
 
@@ -22,7 +22,7 @@ def rig() -> Rig:
     return Rig(key("a", Limits(tpm=1_000)), max_wait_s=60.0)
 
 
-def kinds(rig: Rig) -> list[Kind]:
+def kinds(rig: Rig) -> list[LeaseOutcome]:
     """Tell how the leases ended; hold that each did, once."""
     rig.state.check()
     return [outcome.kind for _, outcome in rig.state.settled]
@@ -64,7 +64,7 @@ async def open_stream(rig: Rig, chunks: Chunks) -> aio.AsyncRelay:
     """Begin a streamed call."""
     rig.will("a", chunks)
     return await aio.run_stream(
-        call_flow(rig.make(STREAMED)), aio.AsyncPerformer(rig.pool, INFO, rig.asend)
+        call_flow(rig.make(STREAMED)), aio.AsyncDriver(rig.pool, INFO, rig.asend)
     )
 
 
@@ -76,7 +76,7 @@ def test_a_stream_under_a_loop_that_is_not_asyncios(rig: Rig) -> None:
     assert isinstance(opened.value.value, aio.AsyncRelay)
     del opened
     gc.collect()
-    assert kinds(rig) == [Kind.ABANDONED]
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
 
 
 async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
@@ -86,8 +86,8 @@ async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
         await asyncio.Event().wait()
 
     flow = call_flow(rig.make())
-    await stopped(asyncio.create_task(aio.run(flow, aio.AsyncPerformer(rig.pool, INFO, hang))))
-    assert kinds(rig) == [Kind.ABANDONED]
+    await stopped(asyncio.create_task(aio.run(flow, aio.AsyncDriver(rig.pool, INFO, hang))))
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
     assert tokens(rig) == INFO.tokens
 
 
@@ -100,7 +100,7 @@ async def test_a_task_cancelled_while_it_waits(rig: Rig) -> None:
     rig.asleep = hang  # type: ignore[method-assign]
     rig.will("a", minute())
     await stopped(asyncio.create_task(rig.acall()))
-    assert kinds(rig) == [Kind.FAILURE]
+    assert kinds(rig) == [LeaseOutcome.FAILURE]
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
@@ -113,7 +113,7 @@ async def test_a_task_cancelled_while_it_reads(rig: Rig, times: int) -> None:
             pass
 
     await stopped(asyncio.create_task(read()), times)
-    assert kinds(rig) == [Kind.ABANDONED]
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
     assert tokens(rig) == 4
 
 
@@ -124,7 +124,7 @@ async def test_a_stream_closed_half_way(rig: Rig) -> None:
     assert await anext(relay) == 1
     await relay.aclose()
     await relay.aclose()
-    assert kinds(rig) == [Kind.ABANDONED]
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
     assert (chunks.closed, tokens(rig)) == (1, 4)
     with pytest.raises(StopAsyncIteration):
         await anext(relay)
@@ -137,7 +137,7 @@ async def test_a_stream_closed_before_its_first_chunk(rig: Rig) -> None:
     relay = await open_stream(rig, chunks)
     await relay.aclose()
     await relay.aclose()
-    assert kinds(rig) == [Kind.ABANDONED]
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
     assert chunks.closed == 1
 
 
@@ -146,7 +146,7 @@ async def test_a_stream_dropped_before_its_first_chunk(rig: Rig) -> None:
     relay = await open_stream(rig, Chunks(1, 2, 3))
     del relay
     gc.collect()
-    assert kinds(rig) == [Kind.ABANDONED]
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
 
 
 async def test_a_stream_dropped_half_way(rig: Rig) -> None:
@@ -158,7 +158,7 @@ async def test_a_stream_dropped_half_way(rig: Rig) -> None:
     gc.collect()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert kinds(rig) == [Kind.ABANDONED]
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
 
 
 async def test_a_stream_read_to_its_end_is_settled_once(rig: Rig) -> None:
@@ -168,7 +168,7 @@ async def test_a_stream_read_to_its_end_is_settled_once(rig: Rig) -> None:
     await relay.aclose()
     del relay
     gc.collect()
-    assert kinds(rig) == [Kind.SUCCESS]
+    assert kinds(rig) == [LeaseOutcome.SUCCESS]
 
 
 def test_a_sync_stream_left_half_way(rig: Rig) -> None:
@@ -177,7 +177,7 @@ def test_a_sync_stream_left_half_way(rig: Rig) -> None:
         chunks = Chunks(1, 2, 3)
         rig.will("a", chunks)
         stream = sync.run_stream(
-            call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, INFO, rig.send)
+            call_flow(rig.make(STREAMED)), sync.SyncDriver(rig.pool, INFO, rig.send)
         )
         assert next(stream) == 1
         if leave == "close":
@@ -188,13 +188,15 @@ def test_a_sync_stream_left_half_way(rig: Rig) -> None:
         del stream
         gc.collect()
         assert chunks.closed == 1
-    assert kinds(rig) == [Kind.ABANDONED] * 3
+    assert kinds(rig) == [LeaseOutcome.ABANDONED] * 3
     assert tokens(rig) == 3 * 4
 
 
 def test_a_sync_stream_that_was_never_begun_sends_nothing(rig: Rig) -> None:
     """A generator that nobody reads borrows no key."""
-    sync.run_stream(call_flow(rig.make(STREAMED)), sync.Performer(rig.pool, INFO, rig.send)).close()
+    sync.run_stream(
+        call_flow(rig.make(STREAMED)), sync.SyncDriver(rig.pool, INFO, rig.send)
+    ).close()
     assert (rig.sent, kinds(rig)) == ([], [])
 
 
@@ -208,8 +210,8 @@ def test_whatever_a_send_raises_comes_out_and_is_settled(
         raise error
 
     with pytest.raises(error):
-        sync.run(call_flow(rig.make()), sync.Performer(rig.pool, INFO, send))
-    assert kinds(rig) == [Kind.ABANDONED]
+        sync.run(call_flow(rig.make()), sync.SyncDriver(rig.pool, INFO, send))
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
 
 
 async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
@@ -218,10 +220,10 @@ async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
     async def hang(_: Lease) -> Any:
         await asyncio.Event().wait()
 
-    coroutine = aio.run(call_flow(rig.make()), aio.AsyncPerformer(rig.pool, INFO, hang))
+    coroutine = aio.run(call_flow(rig.make()), aio.AsyncDriver(rig.pool, INFO, hang))
     coroutine.send(None)
     coroutine.close()
-    assert kinds(rig) == [Kind.ABANDONED]
+    assert kinds(rig) == [LeaseOutcome.ABANDONED]
 
 
 class Distant:
@@ -257,7 +259,7 @@ async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> Non
     task = asyncio.create_task(rig.acall())
     asyncio.get_running_loop().call_later(0.01, distant.wait.set)
     await stopped(task)
-    assert kinds(rig) == [Kind.SUCCESS]
+    assert kinds(rig) == [LeaseOutcome.SUCCESS]
 
 
 async def test_a_call_over_a_network_comes_out_the_same(rig: Rig) -> None:
@@ -267,7 +269,7 @@ async def test_a_call_over_a_network_comes_out_the_same(rig: Rig) -> None:
     distant.wait.set()
     rig.will("a", minute("5s"))
     assert await rig.acall() == "answer"
-    assert kinds(rig) == [Kind.FAILURE, Kind.SUCCESS]
+    assert kinds(rig) == [LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS]
     with pytest.raises(Exception, match="no key can serve"):
         await rig.acall(INFO._replace(pinned=True, resources=("files/a",)))
 
@@ -280,7 +282,7 @@ async def test_a_stream_that_breaks_is_a_failure_of_its_key(rig: Rig) -> None:
     with pytest.raises(Exception, match="quota") as raised:
         await anext(relay)
     assert raised.value is reply.error
-    assert kinds(rig) == [Kind.FAILURE]
+    assert kinds(rig) == [LeaseOutcome.FAILURE]
     assert tokens(rig) == 4
 
 

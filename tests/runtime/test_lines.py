@@ -154,9 +154,9 @@ def test_who_gives_up_lets_the_next_go(way: str) -> None:
 
 
 def _done() -> Any:
-    from keyrot_middleware.core.model import Kind, Outcome
+    from keyrot_middleware.core.model import LeaseOutcome, Outcome
 
-    return Outcome(Kind.SUCCESS)
+    return Outcome(LeaseOutcome.SUCCESS)
 
 
 def test_a_budget_ends_behind_others_too(way: str) -> None:
@@ -208,9 +208,9 @@ def test_a_key_that_is_reset_serves_those_who_wait_when_another_comes(way: str) 
 
 
 def _unsent() -> Any:
-    from keyrot_middleware.core.model import Kind, Outcome
+    from keyrot_middleware.core.model import LeaseOutcome, Outcome
 
-    return Outcome(Kind.UNSENT)
+    return Outcome(LeaseOutcome.UNSENT)
 
 
 def test_a_smaller_request_passes_a_larger_one_that_does_not_fit(way: str) -> None:
@@ -228,9 +228,9 @@ def test_a_smaller_request_passes_a_larger_one_that_does_not_fit(way: str) -> No
 
 
 def _done_with(tokens: int) -> Any:
-    from keyrot_middleware.core.model import Kind, Outcome, Usage
+    from keyrot_middleware.core.model import LeaseOutcome, Outcome, Usage
 
-    return Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens))
+    return Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens))
 
 
 @pytest.mark.parametrize("end", ["close", "cancel"])
@@ -241,7 +241,7 @@ def test_a_waiting_call_that_ends_is_waited_for_no_more(end: str) -> None:
     steps = rig.flow()
     command = next(steps)
     while type(command) is not Sleep:
-        reply = sync.Performer(rig.pool, INFO, rig.send)(command)
+        reply = sync.SyncDriver(rig.pool, INFO, rig.send)(command)
         command = steps.send(reply)
     if end == "close":
         steps.flow.close()

@@ -12,7 +12,7 @@ from replies import Chunks
 from rig import INFO, STREAMED, Rig, key
 
 from keyrot_middleware.core.flow import call_flow
-from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope, Verdict
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
 from keyrot_middleware.runtime import sync
 
 
@@ -50,7 +50,7 @@ def cooled() -> Rig:
     rig = Rig(one, max_wait_s=0.0)
     lease = Lease("a", one.project, one.billing_account, "", "", 0, 0, at=0.0, record=one.record)
     verdict = Verdict("capacity", 503, Scope.KEY, rig.clock.time() - 1)
-    rig.state.settle(lease, Outcome(Kind.FAILURE, verdict))
+    rig.state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
     return rig
 
 
@@ -59,7 +59,7 @@ def asks(rig: Rig, kind: str) -> None:
     info = INFO if kind == "whole" else STREAMED
     if kind != "whole":
         rig.will("a", Chunks(1, 2, 3))
-    flow, perform = call_flow(rig.make(info)), sync.Performer(rig.pool, info, rig.send)
+    flow, perform = call_flow(rig.make(info)), sync.SyncDriver(rig.pool, info, rig.send)
     if kind == "whole":
         sync.run(flow, perform)
         return

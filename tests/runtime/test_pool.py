@@ -19,8 +19,8 @@ from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.runtime.health import health, iso
-from keyrot_middleware.runtime.pool import SystemClock, make_roster, unbooked
-from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.runtime.pool import SystemClock, make_selector, unreserved_lease
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.telemetry.log_text import at_time
 
 
@@ -38,7 +38,7 @@ async def test_the_systems_clock_tells_the_time_and_waits() -> None:
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_a_roster_that_nobody_holds() -> None:
     """A fork while another thread parks a key must not leave the child waiting for ever."""
-    roster = make_roster([key("a")], "spread")
+    roster = make_selector([key("a")], "spread")
     with roster._lock:
         child = os.fork()
         if child == 0:
@@ -106,7 +106,7 @@ def test_only_a_retirement_leaves_last_words() -> None:
 def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
     """It has what a send and the telemetry need, and no books."""
     one = key("a", project="p", billing_account="b", tier="paid")
-    lease = unbooked(Acquire(INFO, ((0, one), (0, key("c"))), spread=True), 5.0)
+    lease = unreserved_lease(Acquire(INFO, ((0, one), (0, key("c"))), spread=True), 5.0)
     assert (lease.key_id, lease.project, lease.billing_account) == ("a", "p", "b")
     assert (lease.tier, lease.at, lease.books, lease.probe) == ("paid", 5.0, None, False)
     assert (lease.bucket, lease.verb, lease.tokens) == (INFO.model, INFO.verb, INFO.tokens)
@@ -187,7 +187,7 @@ class Gated(Shelf):
 def test_a_store_that_hangs_delays_no_call_that_another_key_can_serve() -> None:
     """The refused key comes back when the store has answered, and a new value is no news twice."""
     rig, store = Rig(key("a"), key("b"), strategy="fill"), Gated("a", "b")
-    rig.pool.ring = Ring({key_id: Place(store) for key_id in "ab"})
+    rig.pool.ring = SecretCache({key_id: SecretLocation(store) for key_id in "ab"})
     rig.pool.ring.listener = rig.pool
     store.gate.clear()
     rig.will("a", invalid())

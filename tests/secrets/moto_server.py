@@ -16,7 +16,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from keyrot_middleware.secrets.aws import TALKATIVE
-from keyrot_middleware.secrets.cloud import hush, hushed
+from keyrot_middleware.secrets.cloud import quiet_library_logs, quiet_loggers
 
 __all__ = ["REGION", "MotoServer", "Refusing", "environ_for", "moto_server"]
 
@@ -43,7 +43,7 @@ class MotoServer:
     """Secrets Manager as moto plays it, which counts what it is asked."""
 
     def __init__(self) -> None:
-        hush(*TALKATIVE)
+        quiet_loggers(*TALKATIVE)
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self.targets: list[str] = []
@@ -78,7 +78,7 @@ class MotoServer:
 
         In silence: whoever sets all loggers to DEBUG looks for values that the store has told.
         """
-        with hushed():
+        with quiet_library_logs():
             return self._write(name, value)
 
     def _write(self, name: str, value: str | bytes) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from servers import wait_for
 
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 
 __all__ = ["Ear", "Slow", "ring_of", "turn_until"]
 
@@ -51,7 +51,7 @@ class Slow:
 class Ear:
     """Notes what a ring tells."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: SecretCache) -> None:
         self.renews: list[frozenset[str]] = []
         self.announced: list[frozenset[str]] = []
         ring.listener = self
@@ -66,12 +66,14 @@ class Ear:
         self.announced.append(key_ids)
 
 
-def ring_of(store: Slow, *key_ids: str, ttl_s: float = 300.0, start_s: float = 5.0) -> Ring:
+def ring_of(store: Slow, *key_ids: str, ttl_s: float = 300.0, start_s: float = 5.0) -> SecretCache:
     """Make a ring of a store's keys."""
     ids = key_ids or tuple(store.values)
-    return Ring({key_id: Place(store) for key_id in ids}, ttl_s=ttl_s, start_s=start_s)
+    return SecretCache(
+        {key_id: SecretLocation(store) for key_id in ids}, ttl_s=ttl_s, start_s=start_s
+    )
 
 
-def turn_until(ring: Ring, true: Callable[[], Any]) -> None:
+def turn_until(ring: SecretCache, true: Callable[[], Any]) -> None:
     """Turn again and again until something is true, as upkeep does: a busy store is passed over."""
     wait_for(lambda: ring.turn() >= 0 and true())

@@ -20,7 +20,7 @@ from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets import aws as aws_login
 from keyrot_middleware.secrets.aws import AwsLogin, AwsStore, fault_of, open_aws
-from keyrot_middleware.secrets.cloud import Reach
+from keyrot_middleware.secrets.cloud import FailureReach
 
 TOKEN = "FAKE-session-token-0123456789"
 
@@ -169,30 +169,50 @@ def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("error", "reach", "words"),
     [
-        (boto_errors.NoCredentialsError(), Reach.LOGIN, "no AWS credentials were found: set"),
+        (
+            boto_errors.NoCredentialsError(),
+            FailureReach.LOGIN,
+            "no AWS credentials were found: set",
+        ),
         (
             boto_errors.PartialCredentialsError(provider="env", cred_var="X"),
-            Reach.LOGIN,
+            FailureReach.LOGIN,
             "half of the AWS credentials",
         ),
         (
             boto_errors.CredentialRetrievalError(provider="p", error_msg=TOKEN),
-            Reach.LOGIN,
+            FailureReach.LOGIN,
             "(CredentialRetrievalError): log in again (aws sso login)",
         ),
-        (boto_errors.UnauthorizedSSOTokenError(), Reach.LOGIN, "aws sso login"),
-        (boto_errors.NoRegionError(), Reach.STORE, "set AWS_REGION"),
-        (boto_errors.EndpointConnectionError(endpoint_url="u"), Reach.STORE, "cannot be reached"),
-        (boto_errors.ConnectTimeoutError(endpoint_url="u"), Reach.STORE, "cannot be reached"),
-        (boto_errors.ProxyConnectionError(proxy_url="u"), Reach.STORE, "cannot be reached"),
-        (boto_errors.ConnectionClosedError(endpoint_url="u"), Reach.BUSY, "cannot be reached"),
-        (boto_errors.SSLError(endpoint_url="u", error=TOKEN), Reach.STORE, "set AWS_CA_BUNDLE"),
-        (RuntimeError(TOKEN), Reach.HERE, "reading it failed with RuntimeError"),
+        (boto_errors.UnauthorizedSSOTokenError(), FailureReach.LOGIN, "aws sso login"),
+        (boto_errors.NoRegionError(), FailureReach.STORE, "set AWS_REGION"),
+        (
+            boto_errors.EndpointConnectionError(endpoint_url="u"),
+            FailureReach.STORE,
+            "cannot be reached",
+        ),
+        (
+            boto_errors.ConnectTimeoutError(endpoint_url="u"),
+            FailureReach.STORE,
+            "cannot be reached",
+        ),
+        (boto_errors.ProxyConnectionError(proxy_url="u"), FailureReach.STORE, "cannot be reached"),
+        (
+            boto_errors.ConnectionClosedError(endpoint_url="u"),
+            FailureReach.BUSY,
+            "cannot be reached",
+        ),
+        (
+            boto_errors.SSLError(endpoint_url="u", error=TOKEN),
+            FailureReach.STORE,
+            "set AWS_CA_BUNDLE",
+        ),
+        (RuntimeError(TOKEN), FailureReach.HERE, "reading it failed with RuntimeError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_failures_before_an_answer_have_words_of_their_own(
-    error: Exception, reach: Reach, words: str
+    error: Exception, reach: FailureReach, words: str
 ) -> None:
     """By class, and without the text, which a credential helper may have written."""
     fault = fault_of(error)

@@ -11,11 +11,19 @@ import pytest
 
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets import cloud as reading
-from keyrot_middleware.secrets.cloud import AT_ONCE, Answer, Batch, Fault, Reach, key_in, read_all
+from keyrot_middleware.secrets.cloud import (
+    AT_ONCE,
+    Answer,
+    Batch,
+    FailureReach,
+    StoreFailure,
+    extract_key,
+    read_batches,
+)
 
-GONE = Fault(Reach.STORE, "nobody answers")
-OUT = Fault(Reach.LOGIN, "login again")
-BUSY = Fault(Reach.BUSY, "busy")
+GONE = StoreFailure(FailureReach.STORE, "nobody answers")
+OUT = StoreFailure(FailureReach.LOGIN, "login again")
+BUSY = StoreFailure(FailureReach.BUSY, "busy")
 
 
 class Store:
@@ -47,7 +55,7 @@ class Store:
 
     def read(self, *names: str) -> dict[str, Answer]:
         """Read names, a batch each."""
-        return read_all([(name,) for name in names], self.ask, self.log_in_again)
+        return read_batches([(name,) for name in names], self.ask, self.log_in_again)
 
 
 def test_the_first_is_asked_alone_and_the_rest_side_by_side() -> None:
@@ -96,7 +104,7 @@ def test_only_what_was_busy_is_asked_again() -> None:
 def test_a_second_failure_does_not_take_a_value_away() -> None:
     """Where a batch of several is read again because one of them was busy."""
     rounds = iter([{"a": "FAKE-a", "b": BUSY}, {"a": GONE, "b": GONE}])
-    found = read_all([("a", "b")], lambda _: next(rounds), lambda: None)
+    found = read_batches([("a", "b")], lambda _: next(rounds), lambda: None)
     assert found == {"a": "FAKE-a", "b": GONE}
 
 
@@ -106,7 +114,9 @@ def test_nothing_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch)
     store = Store()
     found = store.read("a", "b")
     assert store.asked == []
-    assert all("too slow" in answer.words for answer in found.values() if isinstance(answer, Fault))
+    assert all(
+        "too slow" in answer.words for answer in found.values() if isinstance(answer, StoreFailure)
+    )
 
 
 def test_what_a_reader_raises_is_told_by_its_type() -> None:
@@ -115,15 +125,15 @@ def test_what_a_reader_raises_is_told_by_its_type() -> None:
     def fail(_: Batch) -> Mapping[str, Answer]:
         raise RuntimeError("FAKE-token in a message")
 
-    found = read_all([("a",)], fail, lambda: None)
-    assert found == {"a": Fault(Reach.HERE, "reading it failed with RuntimeError")}
+    found = read_batches([("a",)], fail, lambda: None)
+    assert found == {"a": StoreFailure(FailureReach.HERE, "reading it failed with RuntimeError")}
 
 
 def test_what_an_answer_leaves_out_is_an_error() -> None:
     """Rather than a KeyError for the whole pool."""
-    found = read_all([("a", "b")], lambda _: {"a": "FAKE"}, lambda: None)
+    found = read_batches([("a", "b")], lambda _: {"a": "FAKE"}, lambda: None)
     assert found["a"] == "FAKE"
-    assert found["b"] == Fault(Reach.HERE, "the store's answer does not mention it")
+    assert found["b"] == StoreFailure(FailureReach.HERE, "the store's answer does not mention it")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +165,7 @@ def test_what_is_stored_becomes_a_key_or_a_reason(
     stored: str | bytes, field: str | None, found: Secret | str
 ) -> None:
     """The whole text, or a field; a reason shows nothing of what is stored."""
-    answer = key_in(stored, field, "a")
+    answer = extract_key(stored, field, "a")
     if isinstance(found, Secret):
         assert answer == found
     else:
@@ -167,7 +177,7 @@ def test_what_is_stored_becomes_a_key_or_a_reason(
 def test_a_key_that_was_written_as_a_name_is_not_suggested() -> None:
     """A field's name may be a key by mistake."""
     name = "AIza" + "FAKE" * 9
-    assert "Did you mean" not in str(key_in(f'{{"{name}": "flash"}}', name[:-1], "a"))
+    assert "Did you mean" not in str(extract_key(f'{{"{name}": "flash"}}', name[:-1], "a"))
 
 
 _ENDS_MEANWHILE = """

@@ -179,7 +179,7 @@ def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_secret_error_raised_by_a_store_is_shown(plug_in: Any) -> None:
     """A store may raise for all keys at once; words made for people are shown, without keys."""
-    from keyrot_middleware.secrets import Place, Ring
+    from keyrot_middleware.secrets import SecretCache, SecretLocation
 
     class Sealed:
         scheme = "sealed"
@@ -187,7 +187,7 @@ def test_a_secret_error_raised_by_a_store_is_shown(plug_in: Any) -> None:
         def resolve(self, refs: Any) -> Any:
             raise SecretError("it is sealed, said AIza" + "FAKE" + "x" * 31)
 
-    ring = Ring({"a": Place(Sealed())})
+    ring = SecretCache({"a": SecretLocation(Sealed())})
     assert ring.unresolved["a"] == (
         "key a: the secret store sealed cannot be used: it is sealed, said AIza…[redacted]"
     )

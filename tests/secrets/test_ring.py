@@ -10,7 +10,7 @@ import pytest
 
 from keyrot_middleware.config import load
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Place, Ring, Secret, open_ring
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation, open_ring
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -33,9 +33,11 @@ class Shelf:
             raise self.fault
         return {key_id: Secret(self.values[key_id]) for key_id in refs if key_id in self.values}
 
-    def ring(self, *key_ids: str, optional: tuple[str, ...] = ()) -> Ring:
+    def ring(self, *key_ids: str, optional: tuple[str, ...] = ()) -> SecretCache:
         """Make a ring of these ids, or of all that are there."""
-        return Ring({key_id: Place(self) for key_id in key_ids or self.values}, optional=optional)
+        return SecretCache(
+            {key_id: SecretLocation(self) for key_id in key_ids or self.values}, optional=optional
+        )
 
 
 def test_values_are_found_by_id_and_ids_by_value() -> None:
@@ -79,7 +81,9 @@ def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
     """Any exception of a store is a reason, told by its type alone."""
     good, bad = Shelf(a=A), Shelf(b=B)
     bad.fault = OSError(f"cannot send {B}")
-    ring = Ring({"a": Place(good), "b": Place(bad), "c": Place(good)})
+    ring = SecretCache(
+        {"a": SecretLocation(good), "b": SecretLocation(bad), "c": SecretLocation(good)}
+    )
     assert ring.resolved == ("a",)
     assert ring.unresolved == {
         "b": "key b: the secret store shelf failed with OSError",

@@ -12,7 +12,7 @@ import pytest
 from servers import wait_for
 from slowly import Ear, Slow, ring_of, turn_until
 
-from keyrot_middleware.secrets import Place, Ring, Secret
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.secrets import refresh as lanes
 from keyrot_middleware.secrets.local import InlineStore
 
@@ -23,8 +23,8 @@ def test_a_start_waits_for_a_slow_store_only_so_long(caplog: pytest.LogCaptureFi
     """Other stores' keys serve at once; the slow one's join when it answers."""
     slow = Slow(a=A)
     slow.gate.clear()
-    places = {"a": Place(slow), "b": Place(InlineStore({"b": Secret(B)}))}
-    ring = Ring(places, start_s=0.05)
+    places = {"a": SecretLocation(slow), "b": SecretLocation(InlineStore({"b": Secret(B)}))}
+    ring = SecretCache(places, start_s=0.05)
     ear = Ear(ring)
     assert ring.resolved == ("b",)
     assert ring.unresolved == {"a": "key a: no answer yet from the secret store slow"}
@@ -52,7 +52,7 @@ def test_stores_are_asked_side_by_side_at_the_start() -> None:
 
     thread = threading.Thread(target=let_go)
     thread.start()
-    ring = Ring({"a": Place(one), "b": Place(two)}, start_s=15.0)
+    ring = SecretCache({"a": SecretLocation(one), "b": SecretLocation(two)}, start_s=15.0)
     thread.join()
     assert ring.resolved == ("a", "b")
 
@@ -122,12 +122,12 @@ def test_other_places_can_be_put_in_place() -> None:
     """Keys join and leave; what stays is not asked for again, what left still has its value."""
     one, two = Slow(a=A, b=B), Slow(c=C)
     ring = ring_of(one)
-    ring.hang({"b": Place(one), "c": Place(two)})
+    ring.hang({"b": SecretLocation(one), "c": SecretLocation(two)})
     assert ring.resolved == ("b", "c")
     assert (one.asked, two.asked) == ([("a", "b")], [("c",)])
     assert ring.value("a") == A, "a call may be under way with it"
     assert A not in ring.redact(f"x {A}")
-    ring.hang({"b": Place(one), "c": Place(two), "d": Place(Slow(d=A))})
+    ring.hang({"b": SecretLocation(one), "c": SecretLocation(two), "d": SecretLocation(Slow(d=A))})
     assert ring.value("d") == A, "a value may move to another id"
     assert ring.unresolved == {}
 
@@ -136,7 +136,7 @@ def test_a_key_at_another_place_keeps_its_value_until_there_is_one_from_there() 
     """A typing error in keys.json does not take a key out of service."""
     one, two = Slow(a=A), Slow()
     ring = ring_of(one)
-    ring.hang({"a": Place(two, "slow://elsewhere")})
+    ring.hang({"a": SecretLocation(two, "slow://elsewhere")})
     assert ring.value("a") == A
     assert ring.stale == {"a": "key a: not there"}
     two.values["a"] = B
@@ -151,11 +151,11 @@ def test_an_answer_for_a_key_that_left_meanwhile_is_dropped() -> None:
     slow.gate.clear()
     slow.values["a"] = C
     assert not ring.refresh("a", wait_s=0.0)
-    ring.hang({"b": Place(slow)}, 0.0)
+    ring.hang({"b": SecretLocation(slow)}, 0.0)
     slow.gate.set()
     wait_for(lambda: not slow.under_way)
     assert ring.resolved == ("b",)
-    ring.hang({"a": Place(other), "b": Place(slow)})
+    ring.hang({"a": SecretLocation(other), "b": SecretLocation(slow)})
     assert ring.unresolved["a"] == "key a: its value is that of the key b"
     ear = Ear(ring)
     ring.close()
@@ -207,6 +207,6 @@ def test_a_key_that_is_refused_just_as_it_moves_is_not_looked_up_twice() -> None
             return True
 
     ring, there = ring_of(Slow(a=A)), Meanwhile(a=B)
-    ring.hang({"a": Place(there)})
+    ring.hang({"a": SecretLocation(there)})
     assert (told, there.asked) == ([False], [("a",)])
     assert ring.value("a") == B

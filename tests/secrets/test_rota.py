@@ -8,13 +8,13 @@ from math import inf
 
 import pytest
 
-from keyrot_middleware.secrets.refresh import FIRST_S, Rota
+from keyrot_middleware.secrets.refresh import FIRST_S, RefreshSchedule
 
 
 def test_processes_that_start_together_do_not_ask_together() -> None:
     """The first turns of forty lie in the second half of the time, no two in one second."""
     draws = [number / 40 for number in range(40)]
-    turns = sorted(Rota(300.0, lambda d=draw: d, now=0.0).whole_at for draw in draws)
+    turns = sorted(RefreshSchedule(300.0, lambda d=draw: d, now=0.0).whole_at for draw in draws)
     assert turns[0] >= 150
     assert turns[-1] <= 300
     assert all(later - sooner > 1 for sooner, later in pairwise(turns))
@@ -22,7 +22,7 @@ def test_processes_that_start_together_do_not_ask_together() -> None:
 
 def test_all_keys_are_due_within_the_time_each_time() -> None:
     """No pause is longer than was asked for, and none much shorter."""
-    rota, now = Rota(100.0, random.Random(7).random, now=0.0), 0.0
+    rota, now = RefreshSchedule(100.0, random.Random(7).random, now=0.0), 0.0
     pauses = []
     for _ in range(50):
         pauses.append(rota.due_at - now)
@@ -35,7 +35,7 @@ def test_all_keys_are_due_within_the_time_each_time() -> None:
 
 def test_a_store_that_fails_is_asked_sooner_then_less_and_less_often() -> None:
     """A few seconds after the first failure, twice as long each time, up to the time set."""
-    rota, now = Rota(60.0, lambda: 1.0, now=0.0), 0.0
+    rota, now = RefreshSchedule(60.0, lambda: 1.0, now=0.0), 0.0
     rota.whole_at = inf
     pauses = []
     for _ in range(8):
@@ -52,7 +52,7 @@ def test_a_store_that_fails_is_asked_sooner_then_less_and_less_often() -> None:
 
 def test_two_answers_that_fail_are_one_failure() -> None:
     """A look-up that a call asked for does not push the next try away."""
-    rota = Rota(60.0, lambda: 1.0, now=0.0)
+    rota = RefreshSchedule(60.0, lambda: 1.0, now=0.0)
     rota.answered(0.0, failing=True)
     rota.answered(1.0, failing=True)
     assert rota.rest_at == FIRST_S
@@ -61,7 +61,7 @@ def test_two_answers_that_fail_are_one_failure() -> None:
 @pytest.mark.parametrize("times", [2_000])
 def test_a_store_that_fails_for_ever_overflows_nothing(times: int) -> None:
     """Doubling stops."""
-    rota, now = Rota(300.0, lambda: 0.5, now=0.0), 0.0
+    rota, now = RefreshSchedule(300.0, lambda: 0.5, now=0.0), 0.0
     for _ in range(times):
         rota.answered(now, failing=True)
         now = rota.due_at

@@ -18,9 +18,9 @@ from servers import wait_for
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import (
-    Place,
-    Ring,
     Secret,
+    SecretCache,
+    SecretLocation,
     SecretStore,
 )
 from keyrot_middleware.secrets import (
@@ -151,7 +151,7 @@ def test_what_is_no_key_is_left_out_with_a_reason(house: House, value: str | byt
     except TypeError as error:
         pytest.skip(f"{house.scheme}: {error}")
     store = house.open()
-    ring = Ring({"a": Place(store), "b": Place(store)})
+    ring = SecretCache({"a": SecretLocation(store), "b": SecretLocation(store)})
     assert ring.resolved == ("b",)
     assert ring.unresolved["a"].startswith("key a: ")
     assert "binary" not in ring.unresolved["a"].replace("it is binary", "")
@@ -183,7 +183,9 @@ def test_a_store_that_hangs_delays_nobody(house: House) -> None:
     """Other stores' keys come, and a refused key is not waited for, as long as it may hang."""
     can(house, "hanging")
     house.put("b", B)
-    ring = Ring({"a": Place(house.hanging()), "b": Place(house.open())}, start_s=0.2)
+    ring = SecretCache(
+        {"a": SecretLocation(house.hanging()), "b": SecretLocation(house.open())}, start_s=0.2
+    )
     wait_for(lambda: ring.resolved == ("b",), LIMIT_S)
     assert ring.value("b") == B
     assert not ring.refresh("a", wait_s=0.2)

@@ -14,8 +14,8 @@ from keyrot_middleware.core.model import (
     NO_USAGE,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Outcome,
     RetryPolicy,
     Scope,
@@ -73,19 +73,19 @@ def open_at(uri: str, policy: RetryPolicy, clock: Callable[[], float], **more: A
 PATIENCE_S = 2.0
 """Longer than an answer may take on a busy machine; without time limits it is 3.9 s and more."""
 
-OK = Outcome(Kind.SUCCESS)
-UNSENT = Outcome(Kind.UNSENT)
-ABANDONED = Outcome(Kind.ABANDONED)
+OK = Outcome(LeaseOutcome.SUCCESS)
+UNSENT = Outcome(LeaseOutcome.UNSENT)
+ABANDONED = Outcome(LeaseOutcome.ABANDONED)
 
 
 def used(tokens: int) -> Outcome:
     """Give a success that had so many input tokens."""
-    return Outcome(Kind.SUCCESS, None, Usage(input_tokens=tokens))
+    return Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens))
 
 
 def failed(scope: Scope, until: float | None = None, **more: Any) -> Outcome:
     """Give a failure that blames *scope*."""
-    return Outcome(Kind.FAILURE, Verdict("failure", 429, scope, until, **more), NO_USAGE)
+    return Outcome(LeaseOutcome.FAILURE, Verdict("failure", 429, scope, until, **more), NO_USAGE)
 
 
 class Door:

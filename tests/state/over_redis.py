@@ -11,7 +11,7 @@ from rig import INFO, key
 
 from keyrot_middleware.core.model import Lease, RetryPolicy
 from keyrot_middleware.state import FallbackState, open_shared
-from keyrot_middleware.state.circuit_breaker import Breaker
+from keyrot_middleware.state.circuit_breaker import CircuitBreaker
 from keyrot_middleware.state.fallback import LocalWindows
 
 __all__ = ["POLICY", "SHORT_S", "A", "B", "lend", "opened"]
@@ -28,7 +28,7 @@ def opened(url: str, pause_s: float = SHORT_S) -> Iterator[FallbackState]:
     shared = open_shared(url, POLICY, time.time)
     assert shared is not None
     made = FallbackState(
-        shared, LocalWindows(POLICY, time.time), Breaker(time.monotonic, pause_s), "test"
+        shared, LocalWindows(POLICY, time.time), CircuitBreaker(time.monotonic, pause_s), "test"
     )
     try:
         yield made

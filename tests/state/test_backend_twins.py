@@ -17,8 +17,8 @@ from servers import ENGINES
 
 from keyrot_middleware.core.model import (
     CallInfo,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -74,11 +74,15 @@ VERDICTS = st.builds(
     bucket=st.sampled_from([None, None, "one", "family"]),
     learned=LEARNED,
 )
-ENDS = [kind for kind in Kind if kind is not Kind.SERVING]
+ENDS = [kind for kind in LeaseOutcome if kind is not LeaseOutcome.SERVING]
 OUTCOMES = st.builds(
     Outcome,
     kind=st.sampled_from(
-        [Kind.SUCCESS, Kind.SUCCESS, *(kind for kind in Kind if kind is not Kind.SERVING)]
+        [
+            LeaseOutcome.SUCCESS,
+            LeaseOutcome.SUCCESS,
+            *(kind for kind in LeaseOutcome if kind is not LeaseOutcome.SERVING),
+        ]
     ),
     verdict=st.one_of(st.none(), VERDICTS),
     usage=st.builds(Usage, input_tokens=st.sampled_from([None, 0, 5, 60, 130])),
@@ -118,7 +122,7 @@ class Twins:
             case "settle" if self.leases:
                 self.settle(*self.leases.pop(one % len(self.leases)), two, three)
             case "serving" if self.leases:
-                self.settle(*self.leases[one % len(self.leases)], Outcome(Kind.SERVING), ())
+                self.settle(*self.leases[one % len(self.leases)], Outcome(LeaseOutcome.SERVING), ())
             case "by hand":
                 lease = Lease(one.key_id, one.project, one.billing_account, "", "", 0, 0, at=0.0)
                 self.settle(lease, lease, two, ())

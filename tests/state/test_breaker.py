@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keyrot_middleware.state.circuit_breaker import PAUSE_S, Breaker
+from keyrot_middleware.state.circuit_breaker import PAUSE_S, CircuitBreaker
 
 
 class Seconds:
@@ -28,32 +28,32 @@ def seconds() -> Seconds:
 
 
 @pytest.fixture
-def breaker(seconds: Seconds) -> Breaker:
+def breaker(seconds: Seconds) -> CircuitBreaker:
     """Begin closed."""
-    return Breaker(seconds)
+    return CircuitBreaker(seconds)
 
 
-def turn_of(breaker: Breaker) -> int:
+def turn_of(breaker: CircuitBreaker) -> int:
     """Enter where there must be a turn."""
     turn = breaker.enter()
     assert turn is not None
     return turn
 
 
-def opened(breaker: Breaker) -> Breaker:
+def opened(breaker: CircuitBreaker) -> CircuitBreaker:
     """Let one turn fail."""
     assert breaker.failed(turn_of(breaker))
     return breaker
 
 
-def test_closed_lets_everyone_in(breaker: Breaker) -> None:
+def test_closed_lets_everyone_in(breaker: CircuitBreaker) -> None:
     """While nothing fails, everyone may ask, and success says nothing new."""
     turns = [turn_of(breaker) for _ in range(5)]
     assert [breaker.succeeded(turn) for turn in turns] == [None] * 5
     assert not breaker.open
 
 
-def test_one_failure_opens_it_for_a_pause(breaker: Breaker, seconds: Seconds) -> None:
+def test_one_failure_opens_it_for_a_pause(breaker: CircuitBreaker, seconds: Seconds) -> None:
     """After a failure nobody may ask before the pause is over; then one may."""
     opened(breaker)
     assert breaker.open
@@ -65,7 +65,7 @@ def test_one_failure_opens_it_for_a_pause(breaker: Breaker, seconds: Seconds) ->
 
 
 def test_a_look_that_succeeds_closes_it_and_tells_how_long(
-    breaker: Breaker, seconds: Seconds
+    breaker: CircuitBreaker, seconds: Seconds
 ) -> None:
     """The seconds are those since the failure; then everyone may ask again."""
     opened(breaker)
@@ -75,7 +75,9 @@ def test_a_look_that_succeeds_closes_it_and_tells_how_long(
     assert None not in [breaker.enter() for _ in range(3)]
 
 
-def test_a_look_that_fails_waits_for_another_pause(breaker: Breaker, seconds: Seconds) -> None:
+def test_a_look_that_fails_waits_for_another_pause(
+    breaker: CircuitBreaker, seconds: Seconds
+) -> None:
     """It opens nothing anew: the whole time counts as one."""
     opened(breaker)
     seconds.now += PAUSE_S
@@ -88,7 +90,9 @@ def test_a_look_that_fails_waits_for_another_pause(breaker: Breaker, seconds: Se
     assert breaker.succeeded(turn_of(breaker)) == pytest.approx(2 * PAUSE_S + 0.2)
 
 
-def test_calls_under_way_when_it_opens_change_nothing(breaker: Breaker, seconds: Seconds) -> None:
+def test_calls_under_way_when_it_opens_change_nothing(
+    breaker: CircuitBreaker, seconds: Seconds
+) -> None:
     """Sixty-four that fail together are one failure, and one that did well closes nothing."""
     turns = [turn_of(breaker) for _ in range(64)]
     assert [breaker.failed(turn) for turn in turns] == [True] + [False] * 63
@@ -96,7 +100,7 @@ def test_calls_under_way_when_it_opens_change_nothing(breaker: Breaker, seconds:
     assert breaker.open
 
 
-def test_news_from_before_the_recovery_is_old(breaker: Breaker, seconds: Seconds) -> None:
+def test_news_from_before_the_recovery_is_old(breaker: CircuitBreaker, seconds: Seconds) -> None:
     """A call that began before the outage, and fails after it, opens nothing."""
     before = turn_of(breaker)
     opened(breaker)
@@ -106,7 +110,9 @@ def test_news_from_before_the_recovery_is_old(breaker: Breaker, seconds: Seconds
     assert not breaker.open
 
 
-def test_a_caller_that_never_comes_back_blocks_nobody(breaker: Breaker, seconds: Seconds) -> None:
+def test_a_caller_that_never_comes_back_blocks_nobody(
+    breaker: CircuitBreaker, seconds: Seconds
+) -> None:
     """A look whose task was cancelled is followed by another after the pause."""
     opened(breaker)
     seconds.now += PAUSE_S
@@ -116,7 +122,7 @@ def test_a_caller_that_never_comes_back_blocks_nobody(breaker: Breaker, seconds:
     assert breaker.succeeded(lost) is None
 
 
-def test_of_many_threads_one_looks(breaker: Breaker, seconds: Seconds) -> None:
+def test_of_many_threads_one_looks(breaker: CircuitBreaker, seconds: Seconds) -> None:
     """When the pause is over and all come at once, exactly one is let in."""
     opened(breaker)
     for _ in range(20):

@@ -14,7 +14,7 @@ from keyrot_middleware.core.model import (
     NO_LIMITS,
     Block,
     CallInfo,
-    Kind,
+    LeaseOutcome,
     Limits,
     Outcome,
     Scope,
@@ -27,7 +27,7 @@ from keyrot_middleware.testing import FakeClock
 
 GUESS = failed(Scope.KEY_MODEL)
 REJECTED = Outcome(
-    Kind.FAILURE, Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
+    LeaseOutcome.FAILURE, Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
 )
 LONE = KeySpec(key_id="lone").candidate
 A, B = key("a", project="p", billing_account="x"), key("b", project="p", billing_account="x")
@@ -344,7 +344,7 @@ async def test_a_probe_that_does_well_lets_others_go_before_its_end(
     await door.fails(one, failed(Scope.KEY))
     clock.advance(30)
     probe = await door.lend(one)
-    await door.settle(probe, Outcome(Kind.SERVING))
+    await door.settle(probe, Outcome(LeaseOutcome.SERVING))
     other = await door.lend(one)
     assert not other.probe
     assert await door.refused(one) == {"one": "concurrency"}

@@ -10,7 +10,7 @@ from faulty import degrading
 from outage import FIVE, A, B, Both, C
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Kind, Lease, Limits, Outcome, Scope
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope
 from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
@@ -99,7 +99,7 @@ def test_the_outcome_of_a_success_is_left_as_it_is(clock: FakeClock) -> None:
     state, _ = degrading(clock.time)
     lease = state.acquire(INFO, ((0, C),), spread=False)
     assert isinstance(lease, Lease)
-    assert state.settle(lease, Outcome(Kind.SUCCESS)) is None
+    assert state.settle(lease, Outcome(LeaseOutcome.SUCCESS)) is None
 
 
 # When it is back -------------------------------------------------------------------------------

@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import INFO, key
 
-from keyrot_middleware.core.model import Candidate, Kind, Lease, Limits, Outcome, RetryPolicy, Scope
+from keyrot_middleware.core.model import (
+    Candidate,
+    Lease,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    RetryPolicy,
+    Scope,
+)
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
 
@@ -197,7 +205,7 @@ def test_a_cooldown_is_what_a_naive_account_of_it_says(
                 account.granted(reply, now)
                 out.append(reply)
         elif what == "serving" and out:
-            state.settle(out[number % len(out)], Outcome(Kind.SERVING))
+            state.settle(out[number % len(out)], Outcome(LeaseOutcome.SERVING))
             account.did_well(out[number % len(out)])
         elif out:
             _settle(state, account, out.pop(number % len(out)), what, now)

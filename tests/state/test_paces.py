@@ -13,8 +13,8 @@ from servers import ENGINES
 
 from keyrot_middleware.core.model import (
     NO_USAGE,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -32,7 +32,7 @@ def refused(clock: FakeClock, delay: float | None, limits: Limits = ONE.limits) 
     until = clock.time() + (61.0 if delay is None else delay)
     told = {"named": True, "learned": limits, "of_minute": True, "delay": delay}
     verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, until, **told)  # type: ignore[arg-type]  # of mixed types
-    return Outcome(Kind.FAILURE, verdict, NO_USAGE)
+    return Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE)
 
 
 async def burst(door: Door) -> list[Lease]:
@@ -182,7 +182,7 @@ async def test_a_cooldown_does_not_last_longer_when_the_clock_steps_back(
     verdict = Verdict(
         "failure", 429, Scope.PROJECT_MODEL, until and clock.time() + until, named=True
     )
-    await door.fails(ONE, Outcome(Kind.FAILURE, verdict, NO_USAGE))
+    await door.fails(ONE, Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE))
     assert await door.refused(ONE) == {"a": "failure"}
     clock._now -= 3_600
     lease = await door.lend(ONE)
@@ -200,7 +200,7 @@ async def test_a_failure_after_a_step_back_cools_for_its_own_time(
     def outcome() -> Outcome:
         until = clock.time() + 20
         verdict = Verdict("failure", 429, Scope.PROJECT_MODEL, until, named=True)
-        return Outcome(Kind.FAILURE, verdict, NO_USAGE)
+        return Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE)
 
     await door.fails(ONE, outcome())
     clock._now -= 3_600

@@ -18,8 +18,8 @@ from rig import INFO, key
 from servers import ENGINES, server, wait_for
 
 from keyrot_middleware.core.model import (
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -195,7 +195,7 @@ def test_a_worker_killed_during_its_probe_holds_up_nobody_for_long(
     lease = state.acquire(INFO, ((0, one),), spread=False)
     assert isinstance(lease, Lease)
     verdict = Verdict("capacity", 503, Scope.KEY, time.time() - 1)
-    state.settle(lease, Outcome(Kind.FAILURE, verdict))
+    state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
     assert worker.ask(**where, keys=["a"], close=False) == ["a"]
     worker.process.send_signal(how)
     worker.process.wait(10)

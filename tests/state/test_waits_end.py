@@ -42,7 +42,7 @@ def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
     call = rig.make(info)
     call.max_wait_s = 0.0
     with pytest.raises((Exhausted, GoogleError)) as found:
-        sync.run(call_flow(call), sync.Performer(rig.pool, info, rig.send))
+        sync.run(call_flow(call), sync.SyncDriver(rig.pool, info, rig.send))
     return found.type
 
 

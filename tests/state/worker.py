@@ -10,8 +10,8 @@ from typing import Any
 from keyrot_middleware.core.model import (
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -52,10 +52,10 @@ def do(command: dict[str, Any]) -> Any:
             continue
         lent.append([reply.key_id, info.tokens] if "tokens" in command else reply.key_id)
         if command.get("settle") == "success":
-            state.settle(reply, Outcome(Kind.SUCCESS))
+            state.settle(reply, Outcome(LeaseOutcome.SUCCESS))
         elif command.get("settle") == "minute":
             verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, reply.at + 40, named=True)
-            state.settle(reply, Outcome(Kind.FAILURE, verdict))
+            state.settle(reply, Outcome(LeaseOutcome.FAILURE, verdict))
     if command.get("close", True):
         state.close()
     return lent

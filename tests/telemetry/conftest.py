@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from servers import stop_all
 
-from keyrot_middleware.guard import strict
+from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.telemetry.span_tree import format_tree, show
 from keyrot_middleware.telemetry.tracing import OtelObserver
 
@@ -65,7 +65,7 @@ def _timeless(name: str, value: Any) -> str:
 def traced(caplog: pytest.LogCaptureFixture) -> Iterator[Traced]:
     """Trace; afterwards nothing may have ended twice, and OpenTelemetry may not have complained."""
     traced = Traced()
-    with strict():
+    with raise_internal_errors():
         yield traced
     ended = Counter(span.context.span_id for span in traced.spans)
     assert all(times == 1 for times in ended.values())

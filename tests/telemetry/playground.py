@@ -11,19 +11,19 @@ from typing import Any
 from opentelemetry import trace
 
 from keyrot_middleware.core.commands import Done, Failed, Opened, StreamEnd
-from keyrot_middleware.core.failures import Facts
-from keyrot_middleware.core.flow import Call, call_flow
+from keyrot_middleware.core.failures import FailureFacts
+from keyrot_middleware.core.flow import CallState, call_flow
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
-from keyrot_middleware.core.selection import Roster
-from keyrot_middleware.guard import fault
+from keyrot_middleware.core.selection import Selector
+from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.runtime import aio, sync
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets.base import Secret
-from keyrot_middleware.secrets.cache import Place, Ring
+from keyrot_middleware.secrets.cache import SecretCache, SecretLocation
 from keyrot_middleware.secrets.local import InlineStore
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry.logs import LogObserver
-from keyrot_middleware.telemetry.observer import Observer, watch
+from keyrot_middleware.telemetry.observer import Observer, observe
 from keyrot_middleware.testing import FakeClock
 
 SECRET = "FAKE-secret-of-{}"
@@ -42,9 +42,9 @@ def failure(
 ) -> Failed:
     """Give a failed send: a Google error with a code, or a transport error."""
     if code is None:
-        return Failed(Facts(transport=transport), error or ConnectionResetError(PROMPT))
+        return Failed(FailureFacts(transport=transport), error or ConnectionResetError(PROMPT))
     told = {"error": {"code": code, "message": PROMPT, "status": "UNKNOWN", **body}}
-    return Failed(Facts(code=code, body=told), error or GoogleError(f"{code} {PROMPT}"))
+    return Failed(FailureFacts(code=code, body=told), error or GoogleError(f"{code} {PROMPT}"))
 
 
 def minute(seconds: int) -> Failed:
@@ -132,9 +132,9 @@ class Playground:
         store = InlineStore(self.values)
         self.pool = Pool(
             name="test",
-            roster=Roster(candidates, self.policy.strategy),
+            roster=Selector(candidates, self.policy.strategy),
             state=MemoryState(self.policy, self.clock.time),
-            ring=Ring({key: Place(store) for key in self.keys}),
+            ring=SecretCache({key: SecretLocation(store) for key in self.keys}),
             policy=self.policy,
             observers=self.observers,
             chronicles=[one for one in self.observers if isinstance(one, LogObserver)],
@@ -159,28 +159,28 @@ class Playground:
 
     def _call(self, info: CallInfo) -> tuple[Any, Any]:
         pool = self.pool
-        flow = call_flow(Call(info, pool.roster, pool.policy, pool.scale))
-        return flow, watch(pool.observers, info, fault)
+        flow = call_flow(CallState(info, pool.roster, pool.policy, pool.scale))
+        return flow, observe(pool.observers, info, handle_internal_error)
 
     def run(self, info: CallInfo = INFO) -> Any:
         """Send a unary call from this thread."""
         flow, watching = self._call(info)
-        return sync.run(flow, sync.Performer(self.pool, info, self.send, watching))
+        return sync.run(flow, sync.SyncDriver(self.pool, info, self.send, watching))
 
     async def arun(self, info: CallInfo = INFO) -> Any:
         """Send a unary call from this task."""
         flow, watching = self._call(info)
-        return await aio.run(flow, aio.AsyncPerformer(self.pool, info, self.asend, watching))
+        return await aio.run(flow, aio.AsyncDriver(self.pool, info, self.asend, watching))
 
     def stream(self, info: CallInfo = STREAMED) -> Iterator[Any]:
         """Open a stream for this thread; nothing happens before its first read."""
         flow, watching = self._call(info)
-        yield from sync.run_stream(flow, sync.Performer(self.pool, info, self.send, watching))
+        yield from sync.run_stream(flow, sync.SyncDriver(self.pool, info, self.send, watching))
 
     async def astream(self, info: CallInfo = STREAMED) -> aio.AsyncRelay:
         """Open a stream for tasks, whose first chunk is here."""
         flow, watching = self._call(info)
-        return await aio.run_stream(flow, aio.AsyncPerformer(self.pool, info, self.asend, watching))
+        return await aio.run_stream(flow, aio.AsyncDriver(self.pool, info, self.asend, watching))
 
     def every_way(self, *, stream: bool = False) -> dict[str, Callable[[], Any]]:
         """Give the ways to make one whole call: in a thread, and in a task."""

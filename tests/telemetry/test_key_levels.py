@@ -20,9 +20,9 @@ from servers import server
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
-from keyrot_middleware.guard import fault
+from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.runtime.health import levels
-from keyrot_middleware.telemetry.metrics import KeyLevel, Reading
+from keyrot_middleware.telemetry.metrics import CachedSnapshot, KeyLevel
 from keyrot_middleware.testing import FakeGemini
 
 COUNT = "keyrot.key.count"
@@ -38,7 +38,7 @@ class Board(Metered):
         self.playground = Playground([self.observer], keys=keys, script=script)
         self.degraded = False
         self.reads = 0
-        self.observer.show(self._levels, lambda: self.degraded, fault, instant=True)
+        self.observer.show(self._levels, lambda: self.degraded, handle_internal_error, instant=True)
 
     def _levels(self) -> Iterable[KeyLevel]:
         self.reads += 1
@@ -128,7 +128,7 @@ def test_a_pool_that_was_taken_off_is_told_no_more() -> None:
     assert {name for name in board.collect() if name in (COUNT, USED)} == set()
     assert board.points("keyrot.state.degraded") == []
     board.observer.hide()
-    board.observer.show(board._levels, lambda: False, fault, instant=True)
+    board.observer.show(board._levels, lambda: False, handle_internal_error, instant=True)
     assert [point.value for point in board.points("keyrot.state.degraded")] == [0]
 
 
@@ -141,7 +141,7 @@ def test_a_state_that_hangs_holds_nobody_up() -> None:
         gate.wait(30)
         return [KeyLevel("a", "available")]
 
-    reading = Reading(hang, fault, instant=False)
+    reading = CachedSnapshot(hang, handle_internal_error, instant=False)
     begin = time.monotonic()
     assert reading(0.05) == reading(0.05) == ()
     assert time.monotonic() - begin < 20, "it hangs for 30 s"
@@ -159,7 +159,7 @@ def test_a_state_that_fails_breaks_nothing() -> None:
         raise ConnectionError
 
     for instant in (True, False):
-        assert Reading(fail, told.append, instant=instant)(1) == ()
+        assert CachedSnapshot(fail, told.append, instant=instant)(1) == ()
     assert told == ["telemetry"] * 2
 
 
@@ -170,7 +170,9 @@ def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    reading = Reading(lambda: [KeyLevel("a", "available")], fault, instant=False)
+    reading = CachedSnapshot(
+        lambda: [KeyLevel("a", "available")], handle_internal_error, instant=False
+    )
     assert reading(1) == ()
 
 

@@ -12,7 +12,7 @@ from playground import OK, Playground, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits, RetryPolicy
-from keyrot_middleware.core.selection import Roster
+from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.telemetry.logs import LogObserver
 
 NAME = "keyrot_middleware"
@@ -82,7 +82,7 @@ def test_a_wait_is_one_line_however_often_it_looks(caplog: pytest.LogCaptureFixt
     playground = Playground([LogObserver("test")], keys=("a",))
     (key,) = playground.pool.roster.keys.values()
     busy = replace(key, limits=Limits(max_concurrency=1))
-    playground.pool.roster = Roster([busy], "fill")
+    playground.pool.roster = Selector([busy], "fill")
 
     def meanwhile() -> Any:
         with pytest.raises(Exhausted):

@@ -10,7 +10,7 @@ import pytest
 from playground import INFO, OK, PROMPT, Playground, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.guard import strict
+from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.telemetry.logs import LogObserver
 
 NAME = "keyrot_middleware"
@@ -19,7 +19,7 @@ NAME = "keyrot_middleware"
 @pytest.fixture(autouse=True)
 def raising() -> Iterator[None]:
     """A watch that fails must fail the test."""
-    with strict():
+    with raise_internal_errors():
         yield
 
 

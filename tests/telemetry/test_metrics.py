@@ -25,7 +25,7 @@ from playground import (
 
 from keyrot_middleware.core.commands import Acquire, Send, Settle
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import HOME, Candidate, Kind, Lease, Outcome, Usage
+from keyrot_middleware.core.model import HOME, Candidate, Lease, LeaseOutcome, Outcome, Usage
 from keyrot_middleware.telemetry.instruments import METRICS, MetricKind
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
@@ -226,7 +226,7 @@ def test_a_strangers_key_has_no_series_of_its_own(metered: Metered) -> None:
         lease = Lease(label, label, label, "m", INFO.verb, 0, 1, at=0.0)
         watch.before(Acquire(INFO, ((0, Candidate(label, label, label)),), spread=False))
         watch.before(Send(lease, 1, 0))
-        watch.after(Settle(lease, Outcome(Kind.SUCCESS, None, Usage(1, 1))), None)
+        watch.after(Settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1))), None)
     assert HOME == "home:"
     assert metered.by(ATTEMPT, "keyrot.key.id") == {"home": 2}
 
@@ -255,7 +255,7 @@ def _kind(data: Any) -> str:
 
 def _everything(metered: Metered) -> None:
     """Make calls of every kind, with a pool that is shown."""
-    from keyrot_middleware.guard import fault
+    from keyrot_middleware.guard import handle_internal_error
     from keyrot_middleware.runtime.health import levels
 
     script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
@@ -263,13 +263,15 @@ def _everything(metered: Metered) -> None:
     list(playground.stream())
     with pytest.raises(GoogleError):
         playground.run()
-    metered.observer.show(lambda: levels(playground.pool), lambda: False, fault, instant=True)
+    metered.observer.show(
+        lambda: levels(playground.pool), lambda: False, handle_internal_error, instant=True
+    )
     usage = Usage(1, 1, model="m")
     watch = metered.observer.start(INFO)
     assert watch is not None
     lease = Lease("a", "a", "a", "m", INFO.verb, 0, 1, at=0.0)
     watch.before(Send(lease, 1, 0))
-    watch.after(Settle(lease, Outcome(Kind.ABANDONED, None, usage)), None)
+    watch.after(Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage)), None)
     watch.finish(asyncio.CancelledError())
 
 

@@ -6,9 +6,9 @@ import pytest
 from google import genai
 from google.genai import errors
 
-from keyrot_middleware.core.error_body import read
+from keyrot_middleware.core.error_body import parse_error
 from keyrot_middleware.testing import FakeClock, FakeGemini
-from keyrot_middleware.testing.quota import Limits, QuotaBook, Window
+from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
 
 MODEL = "gemini-2.5-flash"
 AT = (0.0, 20.0, 29.0, 31.0, 59.9, 60.0, 61.0, 72.0, 90.0)
@@ -16,7 +16,7 @@ AT = (0.0, 20.0, 29.0, 31.0, 59.9, 60.0, 61.0, 72.0, 90.0)
 
 def passes(window: Window, limits: Limits, tokens: int = 0) -> list[int]:
     """Send ten requests at each time, beginning at :30; tell how many were let through."""
-    book, start = QuotaBook(window), FakeClock().time()
+    book, start = QuotaCounter(window), FakeClock().time()
     book.limit("p", limits)
     return [
         sum(not book.charge("p", MODEL, start + at, tokens=tokens) for _ in range(10)) for at in AT
@@ -55,7 +55,7 @@ def test_a_refusal_names_the_time_when_there_is_room(
             try:
                 client.models.generate_content(model=MODEL, contents="hello")
             except errors.ClientError as error:
-                return read(429, error.details, None, clock.time()).delay
+                return parse_error(429, error.details, None, clock.time()).delay
             return None
 
         assert [call() for _ in range(5)] == [None] * 5

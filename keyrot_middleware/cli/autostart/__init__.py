@@ -45,10 +45,10 @@ def start() -> None:
 def _install(_module: Any) -> None:
     """Call `install()`; what is wrong is printed, and the program goes on without the pool."""
     from ...errors import KeyrotError  # noqa: PLC0415 - not before the SDK is imported
-    from ...telemetry.logs import told_on_stderr  # noqa: PLC0415
+    from ...telemetry.logs import log_to_stderr  # noqa: PLC0415
 
     level = os.environ.get(LEVEL_VARIABLE, "")
-    with told_on_stderr(int(level) if level.isdecimal() else None):
+    with log_to_stderr(int(level) if level.isdecimal() else None):
         try:
             _install_untraced()
         except KeyrotError as error:

@@ -26,7 +26,7 @@ from ..console import console, escape, table
 __all__ = [
     "FREE_RPM",
     "KEYS",
-    "Scene",
+    "DemoServer",
     "View",
     "demo",
     "open_scene",
@@ -52,7 +52,7 @@ _OURS = ("GEMINI_", "GOOGLE_", "KEYROT_", "OTEL_", "ENABLE_KEY_ROTATION", "SECRE
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class DemoServer:
     """A server and where a program finds it."""
 
     gemini: FakeGemini
@@ -83,7 +83,7 @@ class Scene:
 
 
 @contextmanager
-def open_scene() -> Iterator[Scene]:
+def open_scene() -> Iterator[DemoServer]:
     """Serve with a revoked key, one at the end of its day, a free one of 5 RPM, and a paid one."""
     with FakeGemini() as gemini, TemporaryDirectory(prefix="keyrot-demo-") as directory:
         for key in KEYS:
@@ -94,7 +94,7 @@ def open_scene() -> Iterator[Scene]:
         gemini.limit("third-project", rpm=FREE_RPM)
         keys_file = Path(directory) / "keys.json"
         keys_file.write_text(json.dumps(KEYS, indent=2), "utf-8")
-        yield Scene(gemini, Path(directory), keys_file)
+        yield DemoServer(gemini, Path(directory), keys_file)
 
 
 def wait_for_room() -> float:

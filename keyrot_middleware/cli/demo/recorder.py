@@ -14,25 +14,25 @@ from typing import Any
 from ..._install import current_pool, install, status
 from ...core.commands import Command, Settle, Sleep
 from ...core.failures import describe
-from ...core.model import CallInfo, Kind
+from ...core.model import CallInfo, LeaseOutcome
 from ...errors import KeyrotError
-from ...telemetry.observer import Watch
+from ...telemetry.observer import CallObserver
 
 __all__ = [
-    "WayObserver",
+    "CallRecorder",
     "main",
 ]
 
 # Follow the calls of a pool and write down which way each of them took -------------------------
 
 
-class WayObserver:
+class CallRecorder:
     """Keep, for each call in the order of their beginning, what it was and its steps."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
-    def start(self, info: CallInfo) -> Watch:
+    def start(self, info: CallInfo) -> CallObserver:
         """Begin to follow a call."""
         steps: list[dict[str, str]] = []
         self.calls.append({"model": info.model, "stream": info.stream, "steps": steps})
@@ -55,7 +55,9 @@ class _Way:
         if not isinstance(command, Settle):
             return
         kind, verdict, _ = command.outcome
-        came = "ok" if kind is Kind.SUCCESS else describe(verdict) if verdict else kind.value
+        came = (
+            "ok" if kind is LeaseOutcome.SUCCESS else describe(verdict) if verdict else kind.value
+        )
         self._steps.append({"key": command.lease.key_id, "came": came})
 
     def attach(self) -> None:
@@ -77,7 +79,7 @@ def main(report: str, program: str) -> int:
     except KeyrotError as error:
         print(f"keyrot: {error}", file=sys.stderr)
         return 2
-    spans, ways = _record_spans(), WayObserver()
+    spans, ways = _record_spans(), CallRecorder()
     _watch(ways)
     try:
         runpy.run_path(program, run_name="__main__")
@@ -87,7 +89,7 @@ def main(report: str, program: str) -> int:
     return 0
 
 
-def _watch(ways: WayObserver) -> None:
+def _watch(ways: CallRecorder) -> None:
     pool = current_pool()
     if pool is not None:
         pool.observers = (*pool.observers, ways)

@@ -15,8 +15,8 @@ from ...core.model import (
     Block,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Limits,
     Outcome,
     RetryPolicy,
@@ -29,7 +29,7 @@ from ...core.windows import (
     GUARD_S,
     NO_MARK,
     Cooldown,
-    Quota,
+    QuotaWindows,
     SlidingWindow,
     TokenBucket,
     next_pacific_midnight,
@@ -38,9 +38,9 @@ from ..base import KeyHealth
 
 __all__ = [
     "DRY_RUN",
-    "Booking",
     "Midnights",
     "Offers",
+    "RedisReservation",
     "behind_by",
     "cooldowns_of",
     "fingerprint_of",
@@ -69,7 +69,7 @@ _OWNED_S = {"files/": 49 * 3600, "page:": DAY_S, "continuation:": DAY_S}
 _OWNED_LONG_S = 30 * DAY_S
 
 
-class Booking(NamedTuple):
+class RedisReservation(NamedTuple):
     """What was booked where for a lease: all that settle needs, as plain data."""
 
     lease_id: str
@@ -136,7 +136,7 @@ def granted(
         at=float(at) - behind,
         probe=bool(probe),
         tier=key.tier,
-        books=Booking(lease_id, at, minute, edge, day_end, mark, held, info.counted),
+        books=RedisReservation(lease_id, at, minute, edge, day_end, mark, held, info.counted),
         record=key.record,
     )
 
@@ -156,8 +156,8 @@ def refused(reply: Sequence[Any], shortlist: Shortlist, behind: float) -> Unavai
 def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
     """Write a lease and what became of it."""
     books = lease.books
-    if not isinstance(books, Booking):  # reported by hand: nothing was booked
-        books = Booking("", repr(lease.at), -1, 0, 0, NO_MARK, 0, lease.bucket)
+    if not isinstance(books, RedisReservation):  # reported by hand: nothing was booked
+        books = RedisReservation("", repr(lease.at), -1, 0, 0, NO_MARK, 0, lease.bucket)
     used = outcome.usage.input_tokens
     return [
         lease.key_id,
@@ -180,8 +180,8 @@ def plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
     An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
     may do so by another connection. Of a probe everybody waits to hear.
     """
-    waited_for = lease.probe or (isinstance(lease.books, Booking) and lease.books.held)
-    success = outcome.kind is Kind.SUCCESS and outcome.verdict is None
+    waited_for = lease.probe or (isinstance(lease.books, RedisReservation) and lease.books.held)
+    success = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
     return success and not names and not waited_for
 
 
@@ -265,10 +265,10 @@ def fingerprint_of(record: bytes) -> str:
     return found if isinstance(found, str) else ""
 
 
-def quota_of(record: bytes) -> Quota:
+def quota_of(record: bytes) -> QuotaWindows:
     """Read a quota record; shared.lua names its places."""
     values = json.loads(record)
-    quota = Quota()
+    quota = QuotaWindows()
     if len(values) < 13:  # of an older version
         return quota
     quota.minute, quota.requests, quota.requests_next = values[:3]

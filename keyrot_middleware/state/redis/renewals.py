@@ -52,7 +52,7 @@ class Renewals:
     def hold(self, lease: Lease, holder: Holder | None) -> None:
         """Renew the place of *lease*, if it has one, until it is dropped or *holder* is gone."""
         books = lease.books
-        if not isinstance(books, codec.Booking) or not books.held:
+        if not isinstance(books, codec.RedisReservation) or not books.held:
             return
         with self._lock:
             alive = None if holder is None else weakref.ref(holder)
@@ -65,7 +65,7 @@ class Renewals:
     def drop(self, lease: Lease) -> None:
         """Renew *lease* no more: it is settled."""
         books = lease.books
-        if isinstance(books, codec.Booking) and books.held:
+        if isinstance(books, codec.RedisReservation) and books.held:
             with self._lock:
                 self._held.pop(books.lease_id, None)
                 if self._closed and not self._held:

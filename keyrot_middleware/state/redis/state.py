@@ -19,8 +19,8 @@ from ...core.model import (
     Block,
     CallInfo,
     Candidate,
-    Kind,
     Lease,
+    LeaseOutcome,
     Outcome,
     RetryPolicy,
     Unavailable,
@@ -344,7 +344,7 @@ class RedisState(State):
         stored = (word for name in names for word in codec.stored_name(name))
         verdict = codec.verdict_words(outcome.verdict, self._policy)
         words = codec.lease_words(lease, outcome)
-        if outcome.kind is not Kind.SERVING:
+        if outcome.kind is not LeaseOutcome.SERVING:
             self._renewals.drop(lease)
         args = (repr(self._clock()), *words, verdict, *stored, *self._offers.names(lease))
         return self._call("settle", args)

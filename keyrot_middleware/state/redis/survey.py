@@ -9,7 +9,7 @@ from typing import Any
 from ...core.model import Candidate
 from ...core.windows import Cooldown
 from ..base import KeyHealth
-from ..memory import overview
+from ..memory import snapshot
 from . import codec
 
 __all__ = ["survey", "with_values"]
@@ -41,7 +41,7 @@ def survey(
     quota_names = [f"{base}:quota:{len(p.encode())}:{p}:{bucket}" for p, bucket in places]
     quotas = dict(zip(places, _records(ask, quota_names), strict=True))
     health = _records(ask, [f"{base}:health:{key.key_id}" for key in keys])
-    known = overview(
+    known = snapshot(
         keys,
         {k.key_id: codec.health_of(r) for k, r in zip(keys, health, strict=True) if r},
         {place: codec.quota_of(record) for place, record in quotas.items() if record},

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, set_span_in_context
 
-from keyrot_middleware import _install as compose
+from keyrot_middleware import _install
 from keyrot_middleware.core.commands import Acquire, Command, Done, Send, Settle
 from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Outcome
 from keyrot_middleware.core.usage import usage_of_text
@@ -67,12 +67,12 @@ def traced() -> Iterator[None]:
 @contextmanager
 def spans_alone() -> Iterator[None]:
     """Let the pool make OpenTelemetry's spans with nothing of ours: what they cost at the least."""
-    ours = compose.OtelObserver
-    compose.OtelObserver = _SpansAlone  # type: ignore[assignment,misc]
+    ours = _install.OtelObserver
+    _install.OtelObserver = _SpansAlone  # type: ignore[assignment,misc]
     try:
         yield
     finally:
-        compose.OtelObserver = ours  # type: ignore[misc]
+        _install.OtelObserver = ours  # type: ignore[misc]
 
 
 @contextmanager

@@ -83,14 +83,14 @@ _HOMES = {
     "KeyManager": ("key_manager", "KeyManager"),
     "KeyPoolExhausted": ("genai.pool_exhausted", "KeyPoolExhausted"),
     "ModelUsage": ("runtime.health", "ModelUsage"),
-    "PoolStatus": ("compose", "PoolStatus"),
-    "bypass": ("compose", "bypass"),
+    "PoolStatus": ("_install", "PoolStatus"),
+    "bypass": ("_install", "bypass"),
     "get_key_manager": ("key_manager", "get_key_manager"),
-    "install": ("compose", "install"),
-    "reset": ("compose", "reset"),
-    "status": ("compose", "status"),
-    "uninstall": ("compose", "uninstall"),
-    "workload": ("compose", "workload"),
+    "install": ("_install", "install"),
+    "reset": ("_install", "reset"),
+    "status": ("_install", "status"),
+    "uninstall": ("_install", "uninstall"),
+    "workload": ("_install", "workload"),
 }
 
 

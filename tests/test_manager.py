@@ -15,10 +15,8 @@ import keyrot_middleware
 from keyrot_middleware import (
     KeyManager,
     KeyPoolExhausted,
+    _install,
     get_key_manager,
-)
-from keyrot_middleware import (
-    _install as compose,
 )
 from keyrot_middleware import key_manager as manager_module
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
@@ -217,7 +215,7 @@ def test_without_install_one_pool_is_opened_once(monkeypatch) -> None:
     opened: list[Any] = []
 
     def counted(*args: Any, **more: Any) -> Any:
-        opened.append(compose.open_pool(*args, **more))
+        opened.append(_install.open_pool(*args, **more))
         return opened[-1]
 
     monkeypatch.setattr(manager_module, "_shared", {})

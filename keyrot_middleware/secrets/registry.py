@@ -114,7 +114,8 @@ def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
 def _opener(scheme: str) -> Callable[[], Opener]:
     """Find what opens a store; it is imported when it is called."""
     if scheme in BUILT_STORES:
-        return lambda: getattr(import_module(f"{__package__}.{scheme}"), f"open_{scheme}")
+        module = {"file": "local"}.get(scheme, scheme)
+        return lambda: getattr(import_module(f"{__package__}.{module}"), f"open_{scheme}")
     others = plugged_in()
     if scheme in others:
         return others[scheme].load

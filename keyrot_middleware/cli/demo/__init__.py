@@ -290,7 +290,7 @@ def _pooled(environment: Mapping[str, str] | None, cwd: Path | None, seconds: fl
     """Run the program through the pool, in a process of its own."""
     with TemporaryDirectory(prefix="keyrot-demo-") as directory:
         report = Path(directory) / "report.json"
-        module = f"{__package__}.witness"
+        module = f"{__package__}.recorder"
         command = [sys.executable, "-m", module, str(report), str(PROGRAM)]
         ran = _run(command, environment, cwd, seconds)
         found = json.loads(report.read_text("utf-8")) if report.exists() else {}

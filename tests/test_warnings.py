@@ -166,7 +166,7 @@ def test_a_program_without_logging_sees_it(tmp_path: Path) -> None:
     )
     assert ran.stderr.count("no Gemini API key found") == 1
     assert "app.py:2: KeyrotWarning" in ran.stderr
-    (tmp_path / "bare.py").write_text("print('ran')")
+    (tmp_path / "bare.py").write_text("import google.genai; print('ran')")
     command = [sys.executable, "-m", "keyrot_middleware", "run", "bare.py"]
     ran = subprocess.run(
         command, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False

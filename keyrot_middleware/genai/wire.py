@@ -231,7 +231,14 @@ class Wire:
         send = current_injection.get()
         if send is not None and send.value and (KEY_HEADER, send.value) in found:
             return _Key(send.value, ours=True, keyless=False)
+        # A client may hold a key of the pool as its own: the single key of the environment, say.
+        for name, text in found:
+            if name == KEY_HEADER and self._is_of_pool(text) and origin_of(url) in self._origins:
+                return _Key(text, ours=True, keyless=False)
         return None
+
+    def _is_of_pool(self, value: str) -> bool:
+        return self._pool is not None and self._pool.ring.id_of(value) is not None
 
     def _home(self) -> str | None:
         try:

@@ -55,7 +55,7 @@ REPORTS_KEPT = 1_000
 
 
 TRIES = 3
-"""What fails so often is dropped, so that it does not keep the shared state away for ever."""
+"""A verdict that fails so often is dropped, so that it does not keep the shared state away."""
 
 
 class _Report(NamedTuple):
@@ -137,9 +137,10 @@ class LocalWindows(MemoryState):
         """Return the time, epoch seconds."""
         return self._clock()
 
-    def forget_missed(self) -> None:
+    def forget_usage(self) -> None:
         """Leave it to the parent to report, in a forked child."""
         self._missed.clear()
+        self._quotas.clear()
 
     def _lend(
         self,
@@ -186,7 +187,9 @@ class FallbackState(State):
         """
         self._shared, self._local = shared, local
         self._breaker, self._pool = breaker, pool
-        self._losses = shared.losses
+        self._losses = self._losses_reported = shared.losses
+        """Up to which loss of memory the shared state has been told all, and for which one `_usage`
+        was filled."""
         self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
         self._usage: deque[_Report] = deque()
         self._reporting = threading.Lock()
@@ -206,9 +209,10 @@ class FallbackState(State):
             try:
                 if self._behind:
                     self._report()
+                losses = self._losses
                 reply = self._shared.acquire(info, shortlist, spread=spread, holder=holder)
-                if self._shared.losses != self._losses:  # granted without knowing what was used
-                    self._report()
+                if self._shared.losses != losses:  # granted without knowing what was used
+                    self._report(wait=True)
                     if isinstance(reply, Lease):
                         self._shared.settle(reply, Outcome(LeaseOutcome.UNSENT))
                     reply = self._shared.acquire(info, shortlist, spread=spread, holder=holder)
@@ -342,18 +346,21 @@ class FallbackState(State):
     def _behind(self) -> bool:
         return bool(self._local.missed or self._reports or self._usage)
 
-    def _report(self) -> None:
-        """Tell the shared state what it has missed; at once done while another caller does.
+    def _report(self, *, wait: bool = False) -> None:
+        """Tell the shared state what it has missed.
+
+        Args:
+            wait: While another caller reports, wait until it has; else nothing is done then.
 
         Raises:
             Exception: Of the shared state; what was not told yet is kept.
         """
-        if not self._reporting.acquire(blocking=False):
+        if not self._reporting.acquire(blocking=wait):
             return
         try:
             losses = self._shared.losses
-            if losses != self._losses:
-                self._losses = losses
+            if losses != self._losses_reported:
+                self._losses_reported = losses
                 self._usage.clear()  # all of it is part of what comes now
                 self._add(self._local.usage())
             else:
@@ -366,9 +373,11 @@ class FallbackState(State):
                 try:
                     report.call()
                 except Exception:
-                    if report.tries < TRIES:
+                    if report.tries < TRIES or reports is self._usage:
                         reports.appendleft(report._replace(tries=report.tries + 1))
                     raise
+            if not self._usage:
+                self._losses = losses
         finally:
             self._reporting.release()
 
@@ -381,7 +390,7 @@ class FallbackState(State):
         self._reporting = threading.Lock()
         self._reports.clear()
         self._usage.clear()
-        self._local.forget_missed()
+        self._local.forget_usage()
 
 
 def _done(method: Callable[..., None]) -> Callable[..., bool]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -53,21 +55,32 @@ class StateThreads:
     def _submit(self, work: Callable[[], Any]) -> Future[Any]:
         if self._executor is None and not self._closed:
             self._executor = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="keyrot-state")
-        executor = self._executor
-        try:
+        executor, once = self._executor, _Once(work)
+        with suppress(RuntimeError):  # shut down meanwhile, or no more threads can be started
             if executor is not None:
-                return executor.submit(work)
-        except RuntimeError:  # shut down meanwhile, or the interpreter is ending
-            pass
+                return executor.submit(once)
         done: Future[Any] = Future()
         try:
-            done.set_result(work())
+            done.set_result(once())
         except BaseException as error:
             done.set_exception(error)
         return done
 
     def _in_child(self) -> None:
         self._executor = None
+
+
+class _Once:
+    """Work that is done once: an executor keeps what it could start no thread for."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work: Callable[[], Any] | None = work
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Any:
+        with self._lock:
+            work, self._work = self._work, None
+        return work() if work is not None else None
 
 
 def _undo(undo: Callable[[Any], object], future: Future[Any]) -> None:

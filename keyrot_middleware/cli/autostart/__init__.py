@@ -31,8 +31,11 @@ def environment(level: int | None) -> dict[str, str]:
     Args:
         level: Log to stderr from this level up; None: only what `install()` warns of.
     """
-    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    path = [FOLDER, *(entry for entry in inherited if entry not in ("", FOLDER))]
+    inherited = os.environ.get("PYTHONPATH")
+    entries = (
+        inherited.split(os.pathsep) if inherited else []
+    )  # an empty entry is the working directory
+    path = [FOLDER, *(entry for entry in entries if entry != FOLDER)]
     shown = "" if level is None else str(level)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), LEVEL_VARIABLE: shown}
 

@@ -26,7 +26,12 @@ from typing import Any, NamedTuple
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -73,6 +78,8 @@ _OTHER_REFUSALS = ("OOM", "READONLY", "NOAUTH", "NOPERM", "MISCONF", "LOADING", 
 """Refusals that have nothing to do with what is stored."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
 """Servers repeat what they did not understand, and that may be `AUTH` with its password."""
+FAILURES = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises: the exception of its clusters is of no common class."""
 MAX_CONNECTIONS = 2**31
 """One for each thread that asks at the moment: redis-py refuses more than 100 by default."""
 IDLE_S = 1.0
@@ -127,7 +134,7 @@ class Connections:
         """
         try:
             reply = self._run([*self._take_deferred(), call])[-1]
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise self._failure(error) from None
         finally:
             self._disconnect_if_closed()
@@ -157,7 +164,7 @@ class Connections:
         try:
             if calls := self._take_deferred():
                 self._run(calls)
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise self._failure(error) from None
         finally:
             self._disconnect_if_closed()
@@ -177,7 +184,7 @@ class Connections:
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[Any] = pipeline.execute()
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise self._failure(error) from None
         finally:
             self._disconnect_if_closed()
@@ -240,20 +247,29 @@ class Connections:
 
     def _start_flusher(self) -> None:
         with self._lock:
-            if self._flusher is None and not self._closed:
-                target = self._flush_until_idle
-                self._flusher = threading.Thread(target=target, name="keyrot-redis", daemon=True)
-                self._flusher.start()
+            if self._flusher is not None or self._closed:
+                return
+            target = self._flush_until_idle
+            flusher = threading.Thread(target=target, name="keyrot-redis", daemon=True)
+            try:
+                flusher.start()
+            except RuntimeError:  # no more threads can be started: the next script takes it along
+                return
+            self._flusher = flusher
 
     def _flush_until_idle(self) -> None:
         idle_at = time.monotonic() + IDLE_S
-        while time.monotonic() < idle_at and not self._closed:
-            time.sleep(FLUSH_S)
-            if self._deferred:
-                idle_at = time.monotonic() + IDLE_S
-                with suppress(RedisStateError):  # the next acquire fails as well, and falls back
-                    self.flush()
-        self._flusher = None
+        try:
+            while time.monotonic() < idle_at and not self._closed:
+                time.sleep(FLUSH_S)
+                if self._deferred:
+                    idle_at = time.monotonic() + IDLE_S
+                    with suppress(
+                        RedisStateError
+                    ):  # the next acquire fails as well, and falls back
+                        self.flush()
+        finally:
+            self._flusher = None
         if self._deferred:  # deferred since the last look
             self._start_flusher()
 

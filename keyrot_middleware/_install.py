@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NotRequired, TypedDict, Unpack
 
 from .config import Config, load
@@ -113,7 +114,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             pool.close()
             raise
         _in_force = config.settings
-        _binding = Binding(pool, allowed, metrics.hide)
+        _binding = Binding(pool, allowed, partial(_closed, pool, metrics))
         _binding.put_on(replace_installed())
         state = pool.state
         metrics.show(
@@ -168,6 +169,14 @@ def _warn(text: str) -> None:
     """Say what a user must know at once: in the log, and as a Python warning."""
     _log.warning("%s", text)
     warn(text)
+
+
+def _closed(pool: Pool, metrics: MetricsObserver) -> None:
+    """Forget a pool that was taken away, by `uninstall()` or by another copy of this package."""
+    global _binding  # noqa: PLW0603 - see install()
+    metrics.hide()
+    if _binding is not None and _binding.pool is pool:
+        _binding = None
 
 
 def uninstall() -> None:

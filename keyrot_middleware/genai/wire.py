@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
@@ -41,6 +41,10 @@ _MOST_REDIRECTS = 20
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
+_EXTENSION = "keyrot"
+"""Where a request of httpx remembers its key, which shows itself in no repr."""
+
+
 class _Key(NamedTuple):
     """What is to be done with the keys of one request."""
 
@@ -58,10 +62,19 @@ class _Key(NamedTuple):
 class Wire:
     """The wrappers of what sends requests."""
 
-    def __init__(self, pool: Pool | None, origins: frozenset[str]) -> None:
-        """Serve *pool*, whose keys may go to *origins*; None where no key was found at all."""
+    def __init__(
+        self, pool: Pool | None, origins: frozenset[str], on: Sequence[bool] = (True,)
+    ) -> None:
+        """Serve a pool.
+
+        Args:
+            pool: None where no key was found at all.
+            origins: Where its keys may go.
+            on: Empty once it is uninstalled: only calls under way are served then.
+        """
         self._pool = pool
         self._origins = origins
+        self._on = on
 
     @property
     def table(self) -> dict[tuple[str, str], Wrapper]:
@@ -82,7 +95,7 @@ class Wire:
     def send(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `Client.send`."""
         request, more = _request_of(args, kwargs)
-        key = self._key(request.headers.multi_items(), str(request.url))
+        key = self._key_of(request)
         if key is None:
             return wrapped(*args, **kwargs)
         if key.value is None and key.ours:
@@ -111,7 +124,7 @@ class Wire:
     def asend(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `AsyncClient.send`."""
         request, more = _request_of(args, kwargs)
-        key = self._key(request.headers.multi_items(), str(request.url))
+        key = self._key_of(request)
         if key is None:
             return wrapped(*args, **kwargs)
         return self._asend(wrapped, client, request, more, key)
@@ -216,12 +229,22 @@ class Wire:
 
     # ----------------------------------------------------------------------------------------------
 
+    def _key_of(self, request: Any) -> _Key | None:
+        """Tell the same of a request of httpx, which may be sent again as it is."""
+        url = str(request.url)
+        before = request.extensions.get(_EXTENSION)
+        if isinstance(before, _Key) and origin_of(url) in self._origins:
+            return before
+        return self._key(request.headers.multi_items(), url)
+
     def _key(self, headers: Iterable[tuple[str, Any]], url: str) -> _Key | None:
         """Tell which key a request is to have; None where it is no business of ours."""
         found = [(name.lower(), str(text)) for name, text in of_keys(headers)]
         if not found:
             return None
         if any(_placeholder(text) for _, text in found):
+            if not self._on:
+                return None  # another pool's to replace, by now
             own = [text for name, text in found if name == KEY_HEADER and not _placeholder(text)]
             if own:
                 return _Key(own[0], ours=False, keyless=False)
@@ -354,6 +377,7 @@ def _hide(request: Any, key: _Key) -> None:
         request.headers[KEY_HEADER] = POOL_KEY
     elif key.ours:
         request.headers[KEY_HEADER] = _HIDDEN
+        request.extensions = {**request.extensions, _EXTENSION: key}  # for when it is sent again
 
 
 def _examined(response: Any, key: _Key, redact: Redact) -> Any:

@@ -185,7 +185,7 @@ class Binding:
                 "_request": below.send_once,
                 "_async_request": below.asend_once,
             },
-            Wire(pool, allowed_origins).table,
+            Wire(pool, allowed_origins, on).table,
             on,
             self.close,
         )

@@ -52,6 +52,8 @@ local function readable(name)
     return true
   elseif kind == 'lease' or kind == 'buckets' then
     return stored == 'zset'
+  elseif kind == 'configured' then
+    return stored == 'hash'
   elseif stored ~= 'string' then
     return false
   elseif not shapes[kind] then

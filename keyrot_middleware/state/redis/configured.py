@@ -33,7 +33,7 @@ def compare(
     changed = []
     for key, text in zip(keys, noted, strict=True):
         now = json.dumps(key.limits[:3])
-        if now != (text.decode() if text else _NOTHING):
+        if now != (text.decode(errors="replace") if text else _NOTHING):
             changed.append(key)
             gone = now == _NOTHING
             commands.append(["HDEL", name, key.key_id] if gone else ["HSET", name, key.key_id, now])

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     NoScriptError,
     RedisClusterException,
@@ -120,8 +121,9 @@ class Connections:
         self._place, self._slot_key = place, slot_key
         self._client: Any = None
         self._deferred: deque[ScriptCall] = deque()
-        self._lock = threading.Lock()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._flusher: threading.Thread | None = None
+        self._retry_at = 0.0
         self._closed = False
         self._forked = False
         after_fork(self, Connections._in_child)
@@ -162,8 +164,9 @@ class Connections:
             RedisStateError: As `run`.
         """
         try:
-            if calls := self._take_deferred():
-                self._run(calls)
+            with self._flushing:  # whoever returns from here knows that what was deferred is sent
+                if calls := self._take_deferred():
+                    self._run(calls)
         except FAILURES as error:
             raise self._failure(error) from None
         finally:
@@ -242,8 +245,20 @@ class Connections:
         client = self._client
         if client is None:
             with self._lock:
-                client = self._client = self._client or open_client(self._place)
+                client = self._client
+                if client is None:
+                    client = self._client = self._connected()
         return client
+
+    def _connected(self) -> Any:
+        """Make the client; who waited while another caller failed to does not try as well."""
+        if time.monotonic() < self._retry_at:
+            raise RedisConnectionError("it could not be reached a moment ago")
+        try:
+            return open_client(self._place)
+        except FAILURES:
+            self._retry_at = time.monotonic() + self._place.timeout_s
+            raise
 
     def _start_flusher(self) -> None:
         with self._lock:
@@ -282,7 +297,8 @@ class Connections:
     def _in_child(self) -> None:
         self._forked = True
         self._deferred.clear()  # the parent sends them
-        self._client, self._flusher, self._lock = None, None, threading.Lock()
+        self._client, self._flusher = None, None
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
 
 
 def _is_multiprocessing_child() -> bool:

@@ -18,7 +18,7 @@ __all__ = ["UNREADABLE", "may_be_unreadable", "names_of", "warn"]
 
 _log = logging.getLogger("keyrot_middleware")
 
-UNREADABLE = (RedisStateError, ValueError, TypeError, LookupError, AttributeError)
+UNREADABLE = (RedisStateError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """What is raised where a record is read that is none."""
 
 

@@ -175,7 +175,11 @@ class RedisState(State):
         Raises:
             RedisStateError: The server did not answer.
         """
-        changed, commands = configured.compare(self._server.commands, self._base, tuple(candidates))
+        keys = tuple(candidates)
+        changed, commands = self._reading(
+            lambda: configured.compare(self._server.commands, self._base, keys),
+            lambda: [f"{self._base}:configured"],
+        )
         projects = list(dict.fromkeys(key.project for key in changed))
         for start in range(0, len(projects), AT_ONCE):
             self._server.run(self._call("reset", (0, *projects[start : start + AT_ONCE])))

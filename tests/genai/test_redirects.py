@@ -28,7 +28,7 @@ class Server:
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.seen: list[tuple[str, str, str]] = []
-        self.headers, self.bodies = headers, dict[str, bytes]()
+        self.headers, self.bodies, self.answer = headers, dict[str, bytes](), body
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ class Server:
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 server.seen.append((self.command, self.path, str(self.headers)))
-                answer = server.bodies.get(self.path, body)
+                answer = server.bodies.get(self.path, server.answer)
                 self.send_response(200 if self.path in server.bodies else status)
                 for name, value in server.headers.items():
                     self.send_header(name, value)

@@ -1,0 +1,81 @@
+"""A client whose own key is one of the pool: the single key of the environment, most of all."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google import genai
+from test_redirects import Server, elsewhere, held, install, serve
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini
+
+__all__ = ["elsewhere", "serve"]
+
+CALLS: dict[str, Callable[[genai.Client], Any]] = {
+    "download": lambda client: client.files.download(file="files/a"),
+    "async download": lambda client: asyncio.run(downloaded(client)),
+}
+
+
+async def downloaded(client: genai.Client) -> Any:
+    """Download a file by the async client, and close that."""
+    try:
+        return await client.aio.files.download(file="files/a")
+    finally:
+        await client.aio.aclose()
+
+
+def bypassed(client: genai.Client) -> Any:
+    """Call without the pool's rotation."""
+    with keyrot_middleware.bypass():
+        return client.models.generate_content(model="gemini-2.5-flash", contents="x")
+
+
+CALLS["bypass"] = bypassed
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_its_key_follows_no_redirect_to_another_origin(
+    call: Callable[[genai.Client], Any],
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+    elsewhere: Server,
+) -> None:
+    """The pool's key stays at home, also where the program has given it to the client itself."""
+    gateway = serve(307, {"location": f"{elsewhere.url}/x"})
+    install(pool, gemini, gateway.host)
+    client = connect(base_url=gateway.url, api_key=gemini.key("A").value)
+    with pytest.raises(genai.errors.APIError, match="redirects this request"):
+        call(client)
+    assert (elsewhere.seen, held(elsewhere, gemini)) == ([], [])
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_an_error_that_echoes_its_key_does_not_show_it(
+    call: Callable[[genai.Client], Any],
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    serve: Callable[..., Server],
+) -> None:
+    """Neither the text of the error nor the locals of its frames hold the key."""
+    body = b'{"error": {"code": 403, "message": "Consumer \'api_key:%b\'", "status": "X"}}'
+    gateway = serve(403, {})
+    install(pool, gemini, gateway.host)
+    value = gemini.key("A").value
+    gateway.answer = body % value.encode()
+    client = connect(base_url=gateway.url, api_key=value)
+    with pytest.raises(genai.errors.APIError) as caught:
+        call(client)
+    told = "".join(
+        traceback.TracebackException.from_exception(caught.value, capture_locals=False).format()
+    )
+    assert value not in told
+    assert value not in str(caught.value)

@@ -1,0 +1,124 @@
+"""The shared state over a real server: many threads, ends of processes, lost memories."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from doors import OK
+from over_redis import POLICY, lend, opened
+from rig import INFO, key
+from servers import Server
+
+from keyrot_middleware.core.model import Lease, Limits
+from keyrot_middleware.state.circuit_breaker import CircuitBreaker
+from keyrot_middleware.state.fallback import FallbackState, LocalWindows
+from keyrot_middleware.state.redis import RedisState
+
+ONE, TWENTY = key("a"), key("t", Limits(rpd=20))
+PLACE = key("p", Limits(max_concurrency=1))
+SHORT_S = 1.0
+
+
+def fallback(shared: RedisState, pause_s: float = 0.2) -> FallbackState:
+    """Put the fallback over a state, with a short pause of its breaker."""
+    local = LocalWindows(POLICY, time.time)
+    return FallbackState(shared, local, CircuitBreaker(time.monotonic, pause_s), "test")
+
+
+def at_once(state: FallbackState, number: int, one: object = ONE) -> int:
+    """Ask from many threads at the same moment; count the leases."""
+    start = threading.Barrier(number)
+
+    def ask(_: int) -> bool:
+        start.wait(30)
+        reply = state.acquire(INFO, ((0, one),), spread=False)  # type: ignore[arg-type]
+        if isinstance(reply, Lease):
+            state.settle(reply, OK)
+        return isinstance(reply, Lease)
+
+    with ThreadPoolExecutor(number) as threads:
+        return sum(threads.map(ask, range(number)))
+
+
+@pytest.fixture
+def state(valkey: Server) -> Iterator[FallbackState]:
+    """Open a state over a server of the test's own."""
+    with opened(valkey.strict_url) as made:
+        yield made
+
+
+def test_more_threads_than_redis_py_has_connections_by_default(
+    valkey: Server, state: FallbackState
+) -> None:
+    """150 threads at the same moment are served by the shared state, every one."""
+    valkey.ask("CONFIG", "SET", "maxclients", "1000")
+    with opened(f"{valkey.strict_url}?socket_timeout=20") as patient:
+        assert at_once(patient, 150) == 150
+        assert not patient.degraded
+        assert patient.snapshot([ONE])["a"].used[0].requests_day == 150
+
+
+def test_a_lost_memory_grants_no_limit_again_to_callers_at_the_same_moment(
+    valkey: Server,
+) -> None:
+    """What was used is reported before any of them goes on."""
+    with opened(f"{valkey.strict_url}?socket_timeout=20") as state:
+        for _ in range(20):
+            lend(state, TWENTY)
+        valkey.ask("FLUSHALL")
+        assert at_once(state, 16, TWENTY) == 0
+        assert not state.degraded
+
+
+def test_a_place_that_was_settled_in_an_outage_is_free_soon(valkey: Server) -> None:
+    """Nobody renews the place of a lease that this process has settled by itself."""
+    mine = RedisState(valkey.strict_url, POLICY, pool="places", lease_s=SHORT_S)
+    other = RedisState(valkey.strict_url, POLICY, pool="places", lease_s=SHORT_S)
+    state = fallback(mine)
+    lease = state.acquire(INFO, ((0, PLACE),), spread=False)
+    assert isinstance(lease, Lease)
+    valkey.stop()
+    state.settle(lease, OK)  # a failure opens the breaker
+    assert state.degraded
+    valkey.start()
+    until = time.monotonic() + 30 * SHORT_S
+    while not isinstance(other.acquire(INFO, ((0, PLACE),), spread=False), Lease):
+        assert time.monotonic() < until, "the place is still taken"
+        time.sleep(0.1)
+    for one in (state, other):
+        one.close()
+
+
+def test_a_success_that_ends_after_close_is_booked(valkey: Server) -> None:
+    """A call that outlives uninstall() is settled with the shared state all the same."""
+    state = RedisState(valkey.strict_url, POLICY, pool="closed")
+    lease = state.acquire(INFO, ((0, ONE),), spread=False)
+    assert isinstance(lease, Lease)
+    state.close()
+    state.settle(lease, OK)
+    assert state.snapshot([ONE])["a"].success_count == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_reports_its_own_part_alone(valkey: Server, state: FallbackState) -> None:
+    """After a loss of memory the parent's part is reported by the parent, and once."""
+    for _ in range(5):
+        lend(state)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            valkey.ask("FLUSHALL")
+            lend(state)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    lend(state)
+    assert state.snapshot([ONE])["a"].used[0].requests_day == 7

@@ -182,7 +182,7 @@ def test_a_key_that_was_written_as_a_name_is_not_suggested() -> None:
 
 _ENDS_MEANWHILE = """
 import time, threading
-from keyrot_middleware.secrets.cloud import read_all
+from keyrot_middleware.secrets.cloud import read_batches
 
 second = threading.Event()
 
@@ -193,7 +193,7 @@ def ask(batch):
     return dict.fromkeys(batch, "FAKE-value")
 
 batches = [("first",), ("second",), ("third",)]
-threading.Thread(target=read_all, args=(batches, ask, print), daemon=True).start()
+threading.Thread(target=read_batches, args=(batches, ask, print), daemon=True).start()
 assert second.wait(60)
 """
 

@@ -187,7 +187,7 @@ def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
 def test_importing_us_loads_no_sdk() -> None:
     """The API is all that we need."""
     code = (
-        "import sys, keyrot_middleware.telemetry.otel, keyrot_middleware.telemetry.tree;"
+        "import sys, keyrot_middleware.telemetry.tracing, keyrot_middleware.telemetry.span_tree;"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'google'))])"
     )
     done = subprocess.run(

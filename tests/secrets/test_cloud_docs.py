@@ -20,7 +20,7 @@ from keyrot_middleware.secrets.gcp import GcpStore
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"aws": "aws.md", "azure": "azure.md", "gcp": "google.md"}
-SHARED = ("fields", "lookup", "reading")
+SHARED = ("cloud",)
 ELSEWHERE = {
     # Read by the libraries; boto3's are held by test_aws_reading.py.
     *("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"),

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import threading
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -263,17 +262,18 @@ class GcpLogin:
 
     def _credentials(self) -> tuple[Any, str | None]:
         """Find the default credentials; a file that only `.env` names is one they cannot see."""
-        from google.auth import default, load_credentials_from_dict  # noqa: PLC0415
+        from google.auth import default  # noqa: PLC0415
+        from google.oauth2 import credentials, service_account  # noqa: PLC0415
 
         file = self._environ.get(_FILE_VARIABLE)
         if not file or os.environ.get(_FILE_VARIABLE):
             return default(scopes=[_SCOPE])
-        with warnings.catch_warnings():
-            # It warns of files that strangers hand in; these types send nothing but themselves.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            load: Any = load_credentials_from_dict
-            credentials, project = load(_self_contained(file), scopes=[_SCOPE])
-            return credentials, project
+        info = _self_contained(file)
+        if info["type"] == "service_account":
+            made: Any = service_account.Credentials.from_service_account_info
+        else:
+            made = credentials.Credentials.from_authorized_user_info
+        return made(info, scopes=[_SCOPE]), info.get("project_id")
 
 
 def _self_contained(file: str) -> dict[str, Any]:

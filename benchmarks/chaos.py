@@ -162,7 +162,9 @@ def _seen(gemini: FakeGemini) -> dict[str, int]:
 
 def _booked(state: State) -> dict[str, int]:
     keys = [KeySpec(key_id=name).candidate for name in (FIRST, THEN)]
-    known = state.snapshot(keys)
+    known = state.snapshot(
+        state.with_values(keys)
+    )  # the records of the values that the workers used
     return {name: sum(used.requests_day for used in known[name].used) for name in (FIRST, THEN)}
 
 

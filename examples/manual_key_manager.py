@@ -33,7 +33,7 @@ def ask(manager: KeyManager, question: str) -> str:
             print(f"{key.key_id}: {report.failure}", file=sys.stderr)
             if not report.try_another_key:
                 raise
-            # The key rests or is out of service: select_key() lends another from now on.
+            # The key is cooling down or rejected: select_key() returns another from now on.
         else:
             manager.report_success(key.key_id, response=response)
             return f"{key.key_id}: {response.text}"

@@ -232,7 +232,7 @@ def _distinct(values: Iterable[SecretStr], warnings: list[str]) -> list[SecretSt
         value = _own(secret)
         if value in first:
             warnings.append(
-                f"GEMINI_API_KEYS: entry {number} repeats entry {first[value]} and was left out"
+                f"GEMINI_API_KEYS: entry {number} repeats entry {first[value]} and was skipped"
             )
         elif value:
             first[value] = number

@@ -149,7 +149,7 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A}, {B},,{A} ,{POOL_KEY},{C}")
     config = load()
     assert [key.key_id for key in config.keys] == ["key_1", "key_2", "key_3"]
-    assert config.warnings == ("GEMINI_API_KEYS: entry 4 repeats entry 1 and was left out",)
+    assert config.warnings == ("GEMINI_API_KEYS: entry 4 repeats entry 1 and was skipped",)
     ring = open_ring(config)
     assert [ring.value(key_id) for key_id in ring.resolved] == [A, B, C]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_settings import write_keys
 from google import genai
 from google.genai import errors
 
@@ -41,6 +44,20 @@ def gemini(clock: FakeClock) -> Any:
 def manager(gemini: FakeGemini, clock: FakeClock) -> KeyManager:
     keys = [gemini.key(label).value for label in "ab"]
     return KeyManager(clock=clock, keys=keys, strategy="fill")
+
+
+@pytest.fixture
+def only_key(
+    gemini: FakeGemini, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., KeyManager]:
+    """Give a manager of one key with these limits."""
+
+    def build(**limits: int) -> KeyManager:
+        monkeypatch.setenv("ONLY_KEY", gemini.key("a").value)
+        entry = {"key_id": "key_1", "secret": "env://ONLY_KEY", **limits}
+        return KeyManager(clock=clock, keys_file=write_keys(tmp_path / "keys.json", entry))
+
+    return build
 
 
 def ask(gemini: FakeGemini, api_key: str) -> Any:
@@ -153,17 +170,15 @@ def test_an_error_nobody_selected_for_is_booked_all_the_same(manager) -> None:
         manager.report_error("key_9", error)
 
 
-def test_limits_hold_for_threads_that_choose_by_hand(gemini, clock) -> None:
-    """Twenty are lent of a limit of twenty, to eight threads together."""
-    manager = KeyManager(clock=clock, keys=[gemini.key("a").value])
-    manager._pool.roster.keys["key_1"] = _limited(manager, rpm=20)
-    manager._pool.roster.forget()
-    lent: list[str] = []
+def test_limits_hold_for_threads_that_choose_by_hand(only_key) -> None:
+    """Twenty are leased of a limit of twenty, to eight threads together."""
+    manager = only_key(rpm=20)
+    leased: list[str] = []
 
     def choose() -> None:
         for _ in range(20):
             try:
-                lent.append(manager.select_key(MODEL).key_id)
+                leased.append(manager.select_key(MODEL).key_id)
             except KeyPoolExhausted:
                 return
 
@@ -172,24 +187,17 @@ def test_limits_hold_for_threads_that_choose_by_hand(gemini, clock) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(lent) == 20
+    assert len(leased) == 20
 
 
-def _limited(manager: KeyManager, rpm: int) -> Any:
-    from dataclasses import replace
-
-    from keyrot_middleware.core.model import Limits
-
-    return replace(manager._pool.roster.keys["key_1"], limits=Limits(rpm=rpm))
-
-
-def test_a_selection_that_nobody_reported_is_given_back(gemini, clock) -> None:
-    """A forgotten selection does not hold its place for ever."""
-    manager = KeyManager(clock=clock, keys=[gemini.key("a").value])
+def test_a_selection_that_nobody_reported_is_given_back(only_key, clock) -> None:
+    """A selection that is never reported holds its place for ten minutes, not for ever."""
+    manager = only_key(max_concurrency=1)
     manager.select_key(MODEL)
+    with pytest.raises(KeyPoolExhausted):
+        manager.select_key(MODEL)
     clock.advance(601)
-    manager.select_key(MODEL)
-    assert len(manager._pool.state._under_way["key_1"]) == 1
+    assert manager.select_key(MODEL).key_id == "key_1"
 
 
 def test_the_process_wide_manager_shares_the_installed_pool(gemini, clock) -> None:

@@ -1,8 +1,8 @@
 """A service under load over four keys, with its metrics on a port for Prometheus.
 
 It needs no key and no network: a fake Gemini API answers. One key is revoked; two free ones are
-spent before each minute is over; the paid one serves a single request at a time. So calls change
-their key, wait, and now and then find none. See README.md beside this file.
+exhausted before each minute is over; the paid one serves a single request at a time. So calls
+change their key, wait, and now and then find none. See README.md beside this file.
 
     python examples/prometheus/program.py              until Ctrl-C
     python examples/prometheus/program.py --seconds 60 --rate 5

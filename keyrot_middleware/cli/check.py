@@ -141,7 +141,7 @@ def _draw_keys(found: CheckReport) -> None:
     console().print(keys, "")
     for key in found.keys:
         if key.problem:
-            _say("red", "left out", key.problem)
+            _say("red", "skipped", key.problem)
         if key.answer and not key.answer.ok:
             said = " ".join(str(key.answer.text).split())
             text = f"{key.spec.key_id}: {key.answer.failure}: {said[:_SHOWN]}"
@@ -172,7 +172,7 @@ def _limits(key: KeyReport) -> str:
 def _value(key: KeyReport) -> str:
     """Say whether the value was found, by a fingerprint that can be compared between hosts."""
     if key.problem:
-        return "[red]cannot be had[/]"
+        return "[red]not found[/]"
     if key.same_as:
         return f"the same as {key.same_as}"
     found = f"[green]found[/] #{key.fingerprint}{_shared(key.shared)}"

@@ -307,7 +307,7 @@ POOL_KEY = "keyrot-pool"
 """As a key, in a variable or a constructor: no key of its own. It never reaches the wire."""
 
 Strategy = Literal["spread", "fill", "sticky"]
-"""`spread`: the least used share first; `fill`: one key until it is spent; `sticky`: the same
+"""`spread`: the least used share first; `fill`: one key until it is exhausted; `sticky`: the same
 conversation keeps its key."""
 
 

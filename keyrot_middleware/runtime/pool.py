@@ -257,7 +257,7 @@ class Pool:
     def announce(self, key_ids: frozenset[str]) -> None:
         """Say that keys were replaced, in the log and to the observers; see `Listener`."""
         for key_id in sorted(key_ids):
-            _log.info("pool %s: key %s has a new value and serves again", self.name, key_id)
+            _log.info("pool %s: key %s has a new value and is available again", self.name, key_id)
             for observer in self.observers:
                 tell = getattr(observer, "replaced", None)
                 try:

@@ -5,7 +5,7 @@ makes a new one and puts it in place in one step, so readers need no lock. Store
 threads of their own (source.py): at the start, when a key was refused, and by the clock, which
 `turn()` reads for whoever calls it (runtime/upkeep.py).
 
-A key that cannot be had is left out and reported, and the others serve. A key that has a value
+A key without a value is skipped and reported, and the others are used. A key that has a value
 never loses it: where a later look-up fails, the last value stays.
 """
 
@@ -171,16 +171,16 @@ def _has_shape(value: str) -> bool:
 
 _log = logging.getLogger("keyrot_middleware")
 
-_TOLD = 10
-"""Keys that are told one by one where many cannot be had."""
+_LOGGED_SINGLY = 10
+"""Keys that are logged one by one where many have no value."""
 
 
 def log_skipped(reasons: Sequence[str]) -> None:
-    """Say which keys cannot be had, when they are looked up for the first time."""
-    for reason in reasons[:_TOLD]:
-        _log.error("left out of the pool: %s", reason)
-    if len(reasons) > _TOLD:
-        _log.error("left out of the pool: %d keys more", len(reasons) - _TOLD)
+    """Say which keys have no value, when they are looked up for the first time."""
+    for reason in reasons[:_LOGGED_SINGLY]:
+        _log.error("skipped: %s", reason)
+    if len(reasons) > _LOGGED_SINGLY:
+        _log.error("skipped: %d keys more", len(reasons) - _LOGGED_SINGLY)
 
 
 def log_store_health(source: StoreWorker, failing: Sequence[str], book: SecretTable) -> None:

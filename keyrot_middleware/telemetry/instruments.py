@@ -199,14 +199,14 @@ COOLDOWNS = Metric(
     "keyrot.key.cooldowns",
     MetricKind.COUNTER,
     "{cooldown}",
-    "Failures after which the key, its project or its account rests or is retired.",
+    "Failures after which the key, its project or its account is cooling down or rejected.",
     (semconv.POOL, semconv.KEY_ID, semconv.FAILURE_CLASS),
 )
 KEY_TOKENS = Metric(
     "keyrot.key.tokens",
     MetricKind.COUNTER,
     "{token}",
-    "Tokens that the responses to a key told.",
+    "Tokens that the responses to a key reported.",
     (*_ATTEMPT, semconv.TOKEN_TYPE),
 )
 DEGRADED = Metric(

@@ -69,7 +69,7 @@ class LogObserver:
             if verdict is not None and isinstance(reply, int | float) and self._is_new(command):
                 self._rest(info, command.lease, verdict, reply)
         elif reply is True:
-            text = "key %s has a new value and serves again"
+            text = "key %s has a new value and is available again"
             _say(self._pool, info, logging.INFO, text, command.key_id)
 
     def refused(self, info: CallInfo, error: Exhausted) -> None:

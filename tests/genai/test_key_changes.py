@@ -82,7 +82,7 @@ def test_a_value_replaced_in_time_costs_no_failed_send(
     ask("sync", client)
     files.put("A", "A_new")
     wait_for(lambda: value_of("A") == gemini.key("A_new").value)
-    wait_for(lambda: "pool default: key A has a new value and serves again" in caplog.text)
+    wait_for(lambda: "pool default: key A has a new value and is available again" in caplog.text)
     assert ask("sync", client) == "ok from A_new"
     gemini.always("A", Reply.KEY_INVALID)
     assert list(client.files.list()) == [], "the client's home key is the new value too"
@@ -189,7 +189,7 @@ def test_a_key_that_is_switched_off_is_not_said_to_serve(
     files.list({"key_id": "A", "active": False})
     wait_for(lambda: value_of("A") == gemini.key("A").value)
     assert "keys that leave: A" in caplog.text
-    assert "serves again" not in caplog.text
+    assert "is available again" not in caplog.text
     assert "keys that join" not in caplog.text
 
 

@@ -171,7 +171,7 @@ def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
     ring = ring_of(Slow(), *(f"k{number}" for number in range(500)))
     assert len(ring.unresolved) == 500
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 11
-    assert caplog.records[-1].getMessage() == "left out of the pool: 490 keys more"
+    assert caplog.records[-1].getMessage() == "skipped: 490 keys more"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

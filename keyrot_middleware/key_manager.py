@@ -59,7 +59,7 @@ class Report(NamedTuple):
     try_another_key: bool
     """False: the request itself is at fault, or waiting is what helps; do not walk the pool."""
     rests_until: datetime | None
-    """Until when the key, or its project, rests; None: not at all, or until it is replaced."""
+    """Until when the key, or its project, is cooling down; None: not at all."""
 
 
 class KeyManager:
@@ -197,7 +197,7 @@ class KeyManager:
         return pool.roster.parked(info) | blocks
 
     def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
-        """Say why each excluded key cannot serve: it rests, or the caller does not want it."""
+        """Say why each excluded key cannot serve: it is cooling down, or excluded by the caller."""
         keys = [key for key in self._pool.roster.keys.values() if key.key_id in exclude]
         known = self._pool.state.snapshot(keys)
         return {

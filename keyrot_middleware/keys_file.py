@@ -1,6 +1,6 @@
 """keys.json: a list of keys with their labels and limits, and where each value is kept.
 
-Every mistake in the file is found in one reading, and each is told by file, key id (or the
+Every mistake in the file is found in one reading, and each is reported by file, key id (or the
 entry's number, from 1), field, what was found and what is allowed. Values of keys do not
 belong in this file; where one was pasted all the same, no message shows it.
 """

@@ -374,8 +374,8 @@ def unknown_variables(names: Iterable[str]) -> str | None:
     odd = [name for name in names if name.upper().startswith("KEYROT_") and name not in known]
     if not odd:
         return None
-    told = (f"{mask_keys(name)}.{nearest(name, known)}" for name in dict.fromkeys(odd))
-    return f"ignored, since there is no such variable: {' '.join(told)}"
+    listing = (f"{mask_keys(name)}.{nearest(name, known)}" for name in dict.fromkeys(odd))
+    return f"ignored, since there is no such variable: {' '.join(listing)}"
 
 
 def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
@@ -425,7 +425,7 @@ def listed(problems: list[str]) -> str:
 
 
 def read_settings(given: Mapping[str, Any], problems: list[str]) -> Settings | None:
-    """Return the settings, as far as they are right; the rest is told in *problems*."""
+    """Return the settings, as far as they are right; the rest is reported in *problems*."""
     values = {ENV_NAMES[name]: value for name, value in given.items()}
     try:
         # The switch alone first: what is switched off cannot be wrong in anything else.

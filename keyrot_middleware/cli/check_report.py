@@ -68,7 +68,7 @@ def ask_all(ring: SecretCache, models: Mapping[str, str | None]) -> dict[str, An
     """Send one request with each key; the pool, its limits and its state play no part.
 
     It asks for an answer of one token: counting tokens would cost less, but would not show a
-    spent quota, an empty account or a model that is not offered.
+    exhausted quota, an empty account or a model that is not offered.
 
     Args:
         ring: Where the values are.

@@ -19,7 +19,7 @@ def reset(key_id: str) -> int:
     """Forget what cools the key down, its project and its account, and its learned limits.
 
     Returns:
-        0; or 1 where that cannot be done, told on stderr.
+        0; or 1 where that cannot be done, reported on stderr.
     """
     try:
         with shared_pool() as pool:
@@ -29,7 +29,7 @@ def reset(key_id: str) -> int:
             key = _find(pool, key_id)
             before = pool.state.snapshot([key])[key.key_id]
             pool.state.reset(key)
-            print(_told(key, before, _others(pool, key, before)))
+            print(_describe_reset(key, before, _others(pool, key, before)))
             return 0
     except KeyrotError as error:
         print(f"keyrot: {error}", file=sys.stderr)
@@ -46,14 +46,14 @@ def _find(pool: SharedPool, key_id: str) -> Candidate:
 
 
 def _others(pool: SharedPool, key: Candidate, before: KeyHealth) -> list[str]:
-    """List the other keys that what rested this one has rested too."""
+    """List the other keys that were cooling down for the same reason."""
     scope = before.cooldown_scope or ""
     of = "billing_account" if scope == "billing" else "project" if "project" in scope else "key_id"
     same = [one for one in pool.keys.values() if getattr(one, of) == getattr(key, of)]
     return [one.key_id for one in same if one.key_id != key.key_id]
 
 
-def _told(key: Candidate, before: KeyHealth, others: list[str]) -> str:
+def _describe_reset(key: Candidate, before: KeyHealth, others: list[str]) -> str:
     until = before.cooldown_until
     if until is None:
         lines = [f"Key {key.key_id} was not cooling down."]

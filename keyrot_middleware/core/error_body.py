@@ -136,14 +136,14 @@ class ParsedError(NamedTuple):
 
     def _least(self, *words: str) -> int | None:
         """Find a limit; batches and regions count apart, and 0 is no pace but a refusal."""
-        told = [
+        reported = [
             quota.limit
             for quota in self.quotas
             if all(word in quota.name for word in (*words, "permodel"))
             and "enqueued" not in quota.name
             and quota.limit
         ]
-        return min(told, default=None)
+        return min(reported, default=None)
 
 
 def parse_error(code: object, body: object, retry_after: object, now: float) -> ParsedError:
@@ -257,14 +257,14 @@ def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[QuotaViolation
         QuotaViolation(_name(m["metric"] or m["old"]), _int(m["limit"]), m["model"])
         for m in _LINE.finditer(message)
     )
-    told = [
+    reported = [
         QuotaViolation(_name(v["quotaId"]), _limit(v, lines), _model(v.get("quotaDimensions")))
         for detail in details
         for v in _dicts(detail.get("violations"))
         if isinstance(v.get("quotaId"), str)
     ]
-    told += [_old(d["metadata"]) for d in details if _is_old(d.get("metadata"))]
-    return tuple(told) or lines
+    reported += [_old(d["metadata"]) for d in details if _is_old(d.get("metadata"))]
+    return tuple(reported) or lines
 
 
 def _limit(violation: dict[Any, Any], lines: tuple[QuotaViolation, ...]) -> int | None:

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Google answers a spent minute, a spent day, a revoked key, a closed billing account, a model that
+Google answers an exhausted minute or day, a revoked key, a closed billing account, a model that
 is not offered, somebody else's file and a malformed request with the same handful of HTTP codes.
 The pool lives or dies by telling them apart: a dead key taken for a busy one fails calls for
 ever, a bad request taken for a bad key retires the whole pool. So one table, `RULES`, holds the
@@ -14,7 +14,7 @@ decision, one row for each failure class, tested in order:
    ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo) are looked at with the message's text in
    one row, and bodies.py prefers details where both tell the same thing.
 3. *Quotas* go from the gravest to the lightest, since one body may list several: a limit of 0,
-   then the day, then the minute. RetryInfo cannot tell them apart: a spent free day names the
+   then the day, then the minute. RetryInfo cannot tell them apart: an exhausted free day names the
    next minute, "retry in 2s".
 4. *Codes* alone come last, and the last row of all is `unknown`: raise, blame nobody.
 
@@ -60,7 +60,6 @@ __all__ = [
     "Until",
     "a_day",
     "an_hour",
-    "as_told",
     "cap_end",
     "classify",
     "day_end",
@@ -68,6 +67,7 @@ __all__ = [
     "minute_end",
     "strikes",
     "ten_minutes",
+    "until_retry_info",
 ]
 
 # What one row of the failure table is: the signs to match, and what follows from them ----------
@@ -76,7 +76,7 @@ __all__ = [
 
 
 LONG_S = 300.0
-"""A delay beyond this is no pace but a spent day (Google's own clients draw the same line)."""
+"""A delay beyond this is no pace but an exhausted day (Google's own clients draw the same line)."""
 HOUR_S = 3_600.0
 
 DAY_GRACE_S = 600.0
@@ -109,53 +109,53 @@ class FailureFacts:
     `timeout`: the caller's own deadline."""
 
 
-def strikes(_told: ParsedError, _now: float) -> None:
+def strikes(_parsed: ParsedError, _now: float) -> None:
     """For the exponential cooldown: nobody knows."""
 
 
-def ten_minutes(_told: ParsedError, now: float) -> float:
+def ten_minutes(_parsed: ParsedError, now: float) -> float:
     """For as long as an API takes to be enabled."""
     return now + 600.0
 
 
-def an_hour(_told: ParsedError, now: float) -> float:
+def an_hour(_parsed: ParsedError, now: float) -> float:
     """For an hour: money may have been paid in, or Google was wrong (A4)."""
     return now + HOUR_S
 
 
-def cap_end(_told: ParsedError, now: float) -> float:
+def cap_end(_parsed: ParsedError, now: float) -> float:
     """For an hour, or until the month of a spending cap ends: the cap may be raised."""
     return min(now + HOUR_S, next_pacific_month(now))
 
 
-def a_day(_told: ParsedError, now: float) -> float:
+def a_day(_parsed: ParsedError, now: float) -> float:
     """For 24 hours: somebody has to change something."""
     return now + DAY_S
 
 
-def day_end(told: ParsedError, now: float) -> float | None:
+def day_end(parsed: ParsedError, now: float) -> float | None:
     """Until midnight Pacific time; only a paid day's RetryInfo is true, and it is long.
 
     Around midnight it is the day before that is exhausted: clocks differ, Google's reset may come
     late, and a request may be answered on the next day. Nobody knows for how long, so the key is
     tried again soon.
     """
-    sent = now if told.sent_at is None else told.sent_at
+    sent = now if parsed.sent_at is None else parsed.sent_at
     if next_pacific_midnight(sent - DAY_GRACE_S) <= now:
         return None
-    if told.delay is not None and told.delay > LONG_S:
-        return now + told.delay
+    if parsed.delay is not None and parsed.delay > LONG_S:
+        return now + parsed.delay
     return next_pacific_midnight(now)
 
 
-def minute_end(told: ParsedError, now: float) -> float:
+def minute_end(parsed: ParsedError, now: float) -> float:
     """Until the time that the server named, else the next minute."""
-    return next_minute(now) if told.delay is None else now + told.delay
+    return next_minute(now) if parsed.delay is None else now + parsed.delay
 
 
-def as_told(told: ParsedError, now: float) -> float | None:
+def until_retry_info(parsed: ParsedError, now: float) -> float | None:
     """Until the time that the server named, else unknown."""
-    return None if told.delay is None else now + told.delay
+    return None if parsed.delay is None else now + parsed.delay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,30 +203,30 @@ class Rule:
     any_body: bool = False
     """It is about a pace, so that it counts where a proxy tells it as well."""
 
-    def matches(self, facts: FailureFacts, told: ParsedError, info: CallInfo) -> bool:
+    def matches(self, facts: FailureFacts, parsed: ParsedError, info: CallInfo) -> bool:
         """Tell whether the failure is of this class."""
         if self.transport != facts.transport:
             return False
-        if self.codes is not None and told.code not in self.codes:
+        if self.codes is not None and parsed.code not in self.codes:
             return False
         alone = self._by_code_alone()
-        believed = self.any_body or (told.google if alone else told.shaped)
+        believed = self.any_body or (parsed.google if alone else parsed.shaped)
         if self.scope is not Scope.NONE and not believed:
             return False
         if self.model_only and (info.pinned or info.resources or not info.model):
             return False
-        return alone or self._signalled(told)
+        return alone or self._signalled(parsed)
 
     def _by_code_alone(self) -> bool:
         return not (self.words or self.text or self.quota or self.zero or self.delay)
 
-    def _signalled(self, told: ParsedError) -> bool:
+    def _signalled(self, parsed: ParsedError) -> bool:
         return (
-            not self.words.isdisjoint(told.words)
-            or (self.text is not None and self.text.search(told.message) is not None)
-            or (self.quota != "" and any(self.quota in quota.name for quota in told.quotas))
-            or (self.zero and any(quota.limit == 0 for quota in told.quotas))
-            or (self.delay and told.delay is not None)
+            not self.words.isdisjoint(parsed.words)
+            or (self.text is not None and self.text.search(parsed.message) is not None)
+            or (self.quota != "" and any(self.quota in quota.name for quota in parsed.quotas))
+            or (self.zero and any(quota.limit == 0 for quota in parsed.quotas))
+            or (self.delay and parsed.delay is not None)
         )
 
 
@@ -340,7 +340,7 @@ RULES: tuple[Rule, ...] = (
         codes=_QUOTA,
         quota="enqueued",
         scope=Scope.KEY_VERB,
-        until=as_told,
+        until=until_retry_info,
         any_body=True,
     ),
     Rule(
@@ -377,7 +377,7 @@ RULES: tuple[Rule, ...] = (
         codes=_QUOTA,
         delay=True,
         scope=Scope.PROJECT_MODEL,
-        until=as_told,
+        until=until_retry_info,
         named=True,
         of_minute=True,
         any_body=True,
@@ -461,18 +461,18 @@ def classify(
     Returns:
         The verdict; whatever the facts are, nothing is raised.
     """
-    told = parse_error(facts.code, facts.body, facts.retry_after, now)._replace(sent_at=sent_at)
-    fits = (rule for rule in RULES if rule.matches(facts, told, info))
-    return _verdict(next(fits, RULES[-1]), told, info, now)
+    parsed = parse_error(facts.code, facts.body, facts.retry_after, now)._replace(sent_at=sent_at)
+    fits = (rule for rule in RULES if rule.matches(facts, parsed, info))
+    return _verdict(next(fits, RULES[-1]), parsed, info, now)
 
 
-def _verdict(rule: Rule, told: ParsedError, info: CallInfo, now: float) -> Verdict:
-    until = rule.until(told, now)
-    of_a_model = info.metered and bool(info.model or told.bucket)
-    outgrown = told.outgrown_by(info.tokens)
+def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Verdict:
+    until = rule.until(parsed, now)
+    of_a_model = info.metered and bool(info.model or parsed.bucket)
+    outgrown = parsed.outgrown_by(info.tokens)
     return Verdict(
         rule.name,
-        told.code,
+        parsed.code,
         scope=rule.scope if of_a_model else _narrowed(rule, info),
         until=until,
         backoff=rule.backoff,
@@ -484,10 +484,10 @@ def _verdict(rule: Rule, told: ParsedError, info: CallInfo, now: float) -> Verdi
         max_rotations=rule.max_rotations,
         wait=rule.wait and not outgrown and (until is None or until - now <= LONG_S),
         sent=rule.sent,
-        bucket=told.bucket if of_a_model else None,
-        learned=told.limits if of_a_model else NO_LIMITS,
+        bucket=parsed.bucket if of_a_model else None,
+        learned=parsed.limits if of_a_model else NO_LIMITS,
         of_minute=rule.of_minute and of_a_model and not outgrown,
-        delay=told.delay if rule.of_minute or rule.retry else None,
+        delay=parsed.delay if rule.of_minute or rule.retry else None,
         same_tier=rule.same_tier,
         outgrown=outgrown,
     )

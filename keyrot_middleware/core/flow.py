@@ -308,7 +308,7 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
                 if isinstance(lease, Lease):
                     break
                 _pass_by(call, fixed, lease, blocks)
-                now = max(now, lease.at)  # by which the blocks are told
+                now = max(now, lease.at)  # by which the blocks are reported
             else:
                 if fixed is not None and may_use_other_project(call, fixed, blocks):
                     fixed = None

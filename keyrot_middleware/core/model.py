@@ -215,9 +215,9 @@ class Verdict:
     sent: bool = True
     """The request reached the server; else its reservation is given back."""
     bucket: str | None = None
-    """Google's name for what this model is counted with, where the failure told it."""
+    """Google's name for what this model is counted with, where the failure named it."""
     learned: Limits = NO_LIMITS
-    """Limits told by `quotaValue`."""
+    """Limits reported by `quotaValue`."""
     of_minute: bool = False
     """A window of a minute is full, so the failure tells how the server counts one."""
     delay: float | None = None

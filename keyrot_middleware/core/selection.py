@@ -8,7 +8,7 @@ conversation.
 
 A shortlist is a few keys of one group. The state says exactly which of them can serve; what it
 refused until a known time is *parked* here and not offered again before, so that a call does not
-pass by ten thousand spent keys. Parking is a hint, looked at again after `PARK_S` at the latest.
+pass by ten thousand exhausted keys. Parking is a hint, checked again after `PARK_S` at the latest.
 A full window is no more than a hint about one size of request, until something is given back:
 when no other key of its group can serve, such a key is offered to smaller requests all the same.
 """

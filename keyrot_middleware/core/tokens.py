@@ -29,7 +29,7 @@ PER_CHAR = 1 / 4
 _PER_EXTRA_BYTE = 0.17
 
 # Media, from the same page: 258 tokens a tile of an image, 32 a second of audio, 263 a second of
-# video, and 258 a page of a document; a Gemini 3 image has 1,120 and a page 560 unless told
+# video, and 258 a page of a document; a Gemini 3 image has 1,120 and a page 560 unless set
 # otherwise (…/docs/media-resolution), and the older tiles of a photograph come to about as many.
 # Lengths are not in the body, so bytes stand for them: the usual bit rates and page sizes.
 _IMAGE = 1_120.0
@@ -43,7 +43,7 @@ _PER_BYTE = {
     "application/pdf": 560 / 50_000,
 }
 _FILE = 2_580.0
-"""A stored file, whose size nobody told: ten pages, ten seconds of video, 80 s of audio."""
+"""A stored file, whose size is unknown: ten pages, ten seconds of video, 80 s of audio."""
 _CACHE = 1_024.0
 """Cached content, or the history of an interaction: the least that Google caches."""
 

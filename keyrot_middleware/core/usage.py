@@ -81,7 +81,7 @@ class StreamLedger:
 def usage_of(body: Mapping[str, Any]) -> Usage:
     """Read the usage of a whole response.
 
-    What has no `usageMetadata` has none: the `totalTokens` of countTokens were not spent.
+    What has no `usageMetadata` has none: the `totalTokens` of countTokens were not used.
     """
     meta = body.get("usageMetadata")
     return _usage(

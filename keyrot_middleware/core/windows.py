@@ -359,7 +359,7 @@ class TokenBucket:
 
 
 def most(limit: int) -> float:
-    """Tell how much of *limit* a bucket lends at once."""
+    """Tell how much of *limit* a bucket gives at once."""
     return limit - limit * GUARD_S / MINUTE_S
 
 
@@ -475,7 +475,7 @@ class Refused(NamedTuple):
     """In which it was booked."""
     requests: int
     tokens: int
-    told: Limits
+    reported: Limits
     """Of the limits that were overrun those that the server named."""
     delay: float | None
     """After how many seconds there is room, where the server named it."""
@@ -614,7 +614,7 @@ class QuotaWindows(ClockMinute):
         return edge
 
     def limits(self, configured: Limits) -> Limits:
-        """Give the limits in force: what Google told beats what was configured."""
+        """Give the limits in force: what Google reported beats what was configured."""
         learned = self.learned
         if learned is NO_LIMITS:
             return configured
@@ -625,10 +625,10 @@ class QuotaWindows(ClockMinute):
             configured.max_concurrency,
         )
 
-    def learn(self, told: Limits, now: float) -> None:
-        """Keep the limits that a failure told, for a day."""
+    def learn(self, reported: Limits, now: float) -> None:
+        """Keep the limits that a failure reported, for a day."""
         have = self.learned if now < self.learned_until else NO_LIMITS
-        pairs = zip(told, have, strict=True)
+        pairs = zip(reported, have, strict=True)
         self.learned = Limits(*(old if new is None else new for new, old in pairs))
         self.learned_until = now + DAY_S
 
@@ -643,12 +643,12 @@ class QuotaWindows(ClockMinute):
         self.learned = NO_LIMITS if left == NO_LIMITS else left
 
     def unlearn(self) -> None:
-        """Forget what failures told: limits, and how the server counts."""
+        """Forget what failures reported: limits, and how the server counts."""
         self.learned, self.learned_until = NO_LIMITS, 0.0
         self.pace, self.pace_until = None, 0.0
 
     def block(self, limits: Limits, requests: int, tokens: int, *, edge: bool) -> Block | None:
-        """Say which window has no room for a request, after `roll` told *edge*."""
+        """Say which window has no room for a request, after `roll` returned *edge*."""
         if limits.rpd is not None and _full(self.day_requests, requests, limits.rpd):
             return Block("rpd", self.day_end)
         if self.pace is None:
@@ -702,7 +702,7 @@ class QuotaWindows(ClockMinute):
     def judge(self, refused: Refused, now: float) -> None:
         """Choose by what model to count, after a request was refused for a full minute.
 
-        The rules are those of ADR 0020. What the refusal told of limits is learned before.
+        The rules are those of ADR 0020. What the refusal reported of limits is learned before.
         """
         self.roll(now)
         pace, delay = self.pace, refused.delay
@@ -735,7 +735,7 @@ class QuotaWindows(ClockMinute):
         elif even:
             self._begin(self._bucket(refused, delay, now), now)
         else:
-            full = (refused.told.rpm or pace.requests, refused.told.tpm or pace.tokens)
+            full = (refused.reported.rpm or pace.requests, refused.reported.tpm or pace.tokens)
             self._begin(SlidingWindow([(now + delay - MINUTE_S - GUARD_S, *full)]), now)
 
     def follow(self, other: QuotaWindows) -> None:
@@ -762,9 +762,9 @@ class QuotaWindows(ClockMinute):
         """Tell whether a limit that was overrun was not reached in the minute by our count."""
         if refused.minute != self.minute:
             return False
-        told = refused.told
-        return (told.rpm is not None and self.requests <= told.rpm) or (
-            told.tpm is not None and self.tokens <= told.tpm
+        reported = refused.reported
+        return (reported.rpm is not None and self.requests <= reported.rpm) or (
+            reported.tpm is not None and self.tokens <= reported.tpm
         )
 
     def _comes_back_evenly(self, refused: Refused, delay: float) -> bool:
@@ -772,10 +772,13 @@ class QuotaWindows(ClockMinute):
 
         Of tokens twice as long: what we have reserved is an estimate.
         """
-        told = refused.told
+        reported = refused.reported
         return any(
             limit is not None and delay <= cost * MINUTE_S / limit + SLACK_S
-            for limit, cost in ((told.rpm, refused.requests), (told.tpm, 2 * refused.tokens))
+            for limit, cost in (
+                (reported.rpm, refused.requests),
+                (reported.tpm, 2 * refused.tokens),
+            )
         )
 
     def _is_our_doing(self, refused: Refused, now: float) -> bool:
@@ -783,21 +786,21 @@ class QuotaWindows(ClockMinute):
         recent = self.before_last >= 0 and (self.minute - 1) * 60 + self.before_last > now - 60
         requests = self.requests + (self.before_requests if recent else 0)
         tokens = self.tokens + (self.before_tokens if recent else 0)
-        told = refused.told
-        return (told.rpm is not None and requests >= told.rpm) or (
-            told.tpm is not None and 2 * tokens >= told.tpm
+        reported = refused.reported
+        return (reported.rpm is not None and requests >= reported.rpm) or (
+            reported.tpm is not None and 2 * tokens >= reported.tpm
         )
 
     def _beyond(self, refused: Refused, now: float) -> bool:
         """Tell whether more was let through within 60 s than a sliding window of it would hold."""
         if self.before_began < 0 or (self.minute - 1) * 60 + self.before_began <= now - 59:
             return False
-        told = refused.told
+        reported = refused.reported
         return any(
             limit is not None and before + passed > limit and 2 * passed >= limit
             for limit, before, passed in (
-                (told.rpm, self.before_requests, self.requests - refused.requests),
-                (told.tpm, self.before_tokens, self.tokens - refused.tokens),
+                (reported.rpm, self.before_requests, self.requests - refused.requests),
+                (reported.tpm, self.before_tokens, self.tokens - refused.tokens),
             )
         )
 
@@ -805,13 +808,13 @@ class QuotaWindows(ClockMinute):
         """Make a bucket that has room for the refused request after *delay*."""
         delay = max(delay - LATER_S, 0.0)
         requests, tokens = (float(used) for used in self.used)
-        told, rpm, tpm = refused.told, self.learned.rpm or 0, self.learned.tpm or 0
-        if told.rpm is not None:
-            room = max(most(told.rpm) - refused.requests, 0.0)
-            requests = room + delay * told.rpm / MINUTE_S
-        if told.tpm is not None:
-            room = max(most(told.tpm) - refused.tokens, 0.0)
-            tokens = room + delay * told.tpm / MINUTE_S
+        reported, rpm, tpm = refused.reported, self.learned.rpm or 0, self.learned.tpm or 0
+        if reported.rpm is not None:
+            room = max(most(reported.rpm) - refused.requests, 0.0)
+            requests = room + delay * reported.rpm / MINUTE_S
+        if reported.tpm is not None:
+            room = max(most(reported.tpm) - refused.tokens, 0.0)
+            tokens = room + delay * reported.tpm / MINUTE_S
         return TokenBucket(now, requests, tokens, rpm, tpm)
 
 

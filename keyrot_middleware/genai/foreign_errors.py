@@ -1,6 +1,6 @@
 """The HTTP errors of other libraries, which programs that choose keys by hand report.
 
-They are told by what they have, since none of the libraries may be imported here: httpx, requests
+They are recognized by their attributes, since no library may be imported here: httpx, requests
 and their like have a `response`, urllib's error is the response itself, aiohttp's has a `status`,
 those of API clients (openai, the SDK's own Interactions) a `status_code` and a `body`. Nothing in
 here raises, whatever an attribute does.
@@ -20,7 +20,7 @@ __all__ = ["facts_from_error", "is_quota_close"]
 _LONGEST = 65_536
 """No error body of Google's is longer."""
 _INTERNAL_ERROR = 1011
-"""The code with which Live closes a websocket, also when a quota is spent."""
+"""The code with which Live closes a websocket, also when a quota is exhausted."""
 
 
 def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | None:

@@ -167,8 +167,8 @@ def asend_once(
 ) -> Any:
     """Do the same for `_async_request`, without its hidden reconnect, which sleeps for seconds.
 
-    The SDK's aiohttp path has that where no retry options are in force, since 2.x unless told not
-    to; 1.75 cannot be told. We may try again ourselves, at once and with another key.
+    The SDK's aiohttp path has that where no retry options are in force, since 2.x unless switched
+    off; in 1.75 it cannot be. We may try again ourselves, at once and with another key.
     """
     once = client._async_request_once
     if "implicit_retry" in (getattr(once, "__kwdefaults__", None) or ()):

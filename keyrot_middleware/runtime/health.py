@@ -210,11 +210,11 @@ def levels(pool: Pool) -> list[KeyLevel]:
 
 
 def _quotas(key: Candidate, used: Used) -> list[QuotaLevel]:
-    """Lay what was used beside each limit that is known; what Google told beats the keys file."""
+    """Pair each known limit with its use; what Google reported beats the keys file."""
     have = (used.requests_minute, used.tokens_minute, used.requests_day)
-    told = zip(("rpm", "tpm", "rpd"), have, used.limits[:3], key.limits[:3], strict=True)
+    rows = zip(("rpm", "tpm", "rpd"), have, used.limits[:3], key.limits[:3], strict=True)
     found = []
-    for name, count, learned, configured in told:
+    for name, count, learned, configured in rows:
         limit = configured if learned is None else learned
         if limit is not None:
             found.append(QuotaLevel(used.bucket, name, count / limit if limit > 0 else 1.0))

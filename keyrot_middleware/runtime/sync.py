@@ -70,7 +70,7 @@ class SyncDriver:
             pool: Its parts.
             info: The call.
             send: Sends the request with a lease's key; gives a Done, an Opened or a Failed.
-            watch: Is told of every command.
+            watch: Is notified of every command.
         """
         self._pool = pool
         self._info = info
@@ -259,8 +259,8 @@ class SyncDriver:
 
     def _monotonic(self) -> float:
         clock = self._pool.clock
-        told: float = getattr(clock, "monotonic", clock.time)()
-        return told
+        now: float = getattr(clock, "monotonic", clock.time)()
+        return now
 
     does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
         Now: _now,

@@ -309,7 +309,7 @@ class AzureStore:
         return resolve_refs(refs, spot, self._read)
 
     def place(self, key_id: str) -> str:
-        """Tell where a key is kept unless told otherwise."""
+        """Return where a key is kept by default."""
         return f"{_SCHEME}{self._host or 'VAULT'}/{_default_name(key_id)}"
 
     def _default(self, key_id: str, taken: set[str]) -> SecretRef | str:

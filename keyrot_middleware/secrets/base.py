@@ -80,7 +80,7 @@ class SecretStore(Protocol):
     - `instant`: a look-up needs no network, so it is done in the thread that asks;
     - `fixed`: values never change, so nobody looks again by the clock;
 
-    and a method `place(key_id)` that tells where a key is kept unless told otherwise, for people.
+    and a method `place(key_id)` that returns where a key is kept by default, for people.
     """
 
     @property
@@ -93,7 +93,7 @@ class SecretStore(Protocol):
 
         Args:
             refs: The place of each key id, as in keys.json (`env://NAME`); None: where this
-                store keeps a key of that id unless told otherwise.
+                store keeps a key of that id by default.
 
         Returns:
             For each key id its secret, or the error that says which key, which place and why.

@@ -54,7 +54,7 @@ class SecretLocation(NamedTuple):
 
 
 class ChangeListener(Protocol):
-    """Who learns what look-ups have changed; told by one thread at a time."""
+    """Who learns what look-ups have changed; notified by one thread at a time."""
 
     def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
         """Learn which keys have another value, or their first; give those that were replaced."""
@@ -186,14 +186,14 @@ def log_skipped(reasons: Sequence[str]) -> None:
 def log_store_health(source: StoreWorker, failing: Sequence[str], book: SecretTable) -> None:
     """Say once that a store does not give all of its keys, and once that it does again."""
     scheme = source.store.scheme
-    if failing and not source.told:
+    if failing and not source.failure_logged:
         first = failing[0]
         text = "secret store %s: %d keys have no current value; it is asked again (%s)"
         reason = book.unresolved.get(first) or book.stale.get(first)
         _log.warning(text, scheme, len(failing), reason)
-    elif source.told and not failing:
+    elif source.failure_logged and not failing:
         _log.info("secret store %s: all keys have a current value", scheme)
-    source.told = bool(failing)
+    source.failure_logged = bool(failing)
 
 
 def log_no_value(reason: str) -> None:
@@ -318,7 +318,7 @@ class SecretCache:
             self._book = book
         log_skipped([self.unresolved[i] for i in asked if i in self.unresolved])
         for source in self._sources_of(asked):
-            source.told = bool(self._failing(source))
+            source.failure_logged = bool(self._failing(source))
         self._tell(frozenset())
 
     def turn(self) -> float:
@@ -439,9 +439,9 @@ class SecretCache:
             self._awaited.difference_update(asked)
             self._book = book
         source.answered(failing=bool(self._failing(source)))
-        told = self._tell(changed) if changed else changed
-        if not ticket.finish(changed) and told and self.listener is not None:
-            self.listener.announce(told)
+        changes = self._tell(changed) if changed else changed
+        if not ticket.finish(changed) and changes and self.listener is not None:
+            self.listener.announce(changes)
 
     def _at(self, key_id: str, source: StoreWorker, ref: str | None) -> bool:
         """Tell whether a key is still kept where it was asked for."""

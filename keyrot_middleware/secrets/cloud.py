@@ -258,7 +258,7 @@ def read_batches(
 
     Args:
         batches: What to read.
-        ask: Called from several threads. What it raises is told by its type only.
+        ask: Called from several threads. What it raises is reported by its type only.
         log_in_again: Forgets the login: before the second try, and where that is refused too,
             so that the next look-up begins with whatever login there is then.
 

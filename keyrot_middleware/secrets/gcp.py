@@ -364,7 +364,7 @@ class GcpStore:
         return resolve_refs(refs, self._spot, self._read)
 
     def place(self, key_id: str) -> str:
-        """Tell where a key is kept unless told otherwise."""
+        """Return where a key is kept by default."""
         return f"{_SCHEME}{self._login.project or 'PROJECT'}/{self._default}#{key_id}"
 
     def _spot(self, key_id: str, ref: str | None) -> SecretRef | str:

@@ -64,7 +64,7 @@ class EnvStore:
         return not self._env_file.exists()
 
     def place(self, key_id: str) -> str:
-        """Tell where a key is unless told otherwise."""
+        """Return where a key is kept by default."""
         return f"{_SCHEME}{_PREFIX}{key_id}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
@@ -130,7 +130,7 @@ class FileStore:
         self._directory = directory
 
     def place(self, key_id: str) -> str:
-        """Tell where a key is unless told otherwise."""
+        """Return where a key is kept by default."""
         return f"{_FILE_SCHEME}{self._directory / key_id}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:

@@ -225,7 +225,7 @@ class StoreWorker:
             rota: Makes a plan of when to ask again.
         """
         self.store = store
-        self.told = False
+        self.failure_logged = False
         """That a key of it has no current value was said, and not yet that all have one again."""
         self._enter = enter
         self._new_rota = rota

@@ -63,7 +63,7 @@ class LazyStore:
             pass
 
     def place(self, key_id: str) -> str | None:
-        """Tell where a key is unless told otherwise; None where the store does not say."""
+        """Return where a key is kept by default; None where the store does not say."""
         tell = getattr(self._store, "place", None)
         return str(tell(key_id)) if callable(tell) else None
 

@@ -1,4 +1,4 @@
-"""What the Vault store is told by its variables; most are those of Vault's own command.
+"""The variables that configure the Vault store; most are those of Vault's own command.
 
 Nothing is read from disk here and nothing is sent: a file that a variable names is read at each
 login, because whoever keeps it (a Vault agent, Kubernetes) writes it anew from time to time.

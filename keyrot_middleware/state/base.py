@@ -99,7 +99,7 @@ class State(ABC):
         With `LeaseOutcome.SERVING` only the cooldowns end whose probe the lease is.
 
         Returns:
-            Until when the scope of a failure rests, epoch seconds; None where nothing rests.
+            Until when the scope of a failure is cooling down, epoch seconds; None where it is not.
         """
 
     def release(self, lease: Lease) -> None:  # noqa: B027 - a backend without renewals has none
@@ -115,9 +115,9 @@ class State(ABC):
 
     @abstractmethod
     def reset(self, key: Candidate) -> None:
-        """Forget everything that rests *key*, its project and its billing account.
+        """Forget every cooldown of *key*, its project and its billing account.
 
-        A person asks for it, who knows more than Google has told: it ends what cools down the
+        A person asks for it, who knows more than Google has reported: it ends what cools down the
         project or account too, and so may bring other keys back. The limits that were learned
         for its project are forgotten as well; counts stay.
         """

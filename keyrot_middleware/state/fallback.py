@@ -2,9 +2,9 @@
 
 While the shared state works, its grants are reserved a second time in windows of this process, so
 that these can take over at once. While it does not, they decide alone, with their share of each
-limit. When it is back, it is told once what it missed: what was sent, and verdicts, owners and
-resets. A shared state that has lost its memory is told all that this process has used in the
-windows of now; every process tells its own part.
+limit. When it is back, it is sent once what it missed: what was sent, and verdicts, owners and
+resets. A shared state that has lost its memory is sent all that this process has used in the
+windows of now; every process sends its own part.
 
 What this gives up (ADR 0010): cooldowns that other processes found are not known in an outage, and
 those from before a loss of memory are found again, by one request each.
@@ -188,7 +188,7 @@ class FallbackState(State):
         self._shared, self._local = shared, local
         self._breaker, self._pool = breaker, pool
         self._losses = self._losses_reported = shared.losses
-        """Up to which loss of memory the shared state has been told all, and for which one `_usage`
+        """Up to which loss of memory the shared state has been sent all, and for which one `_usage`
         was filled."""
         self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
         self._usage: deque[_Report] = deque()
@@ -258,7 +258,7 @@ class FallbackState(State):
         return self._ask(self._shared.owner, names) or self._local.owner(names)
 
     def reset(self, key: Candidate) -> None:
-        """Forget everything that blocks this key; the shared state is told later if it must be."""
+        """Forget all that blocks this key; the shared state is updated later if it must be."""
         self._local.reset(key)
         if self._ask(_done(self._shared.reset), key) is None:
             self._reports.append(_Report(partial(self._shared.reset, key)))
@@ -303,7 +303,7 @@ class FallbackState(State):
         """Return a permit to ask the shared state; None while it is out of reach.
 
         While it is, one caller every few seconds finds out whether it is back: it must take a
-        write, since reading works where writing is refused, and it is told what it has missed.
+        write, since reading works where writing is refused, and it is sent what it has missed.
         """
         permit = self._breaker.enter()
         if permit is None or not self._breaker.open:
@@ -353,7 +353,7 @@ class FallbackState(State):
             wait: While another caller reports, wait until it has; else nothing is done then.
 
         Raises:
-            Exception: Of the shared state; what was not told yet is kept.
+            Exception: Of the shared state; what was not sent yet is kept.
         """
         if not self._reporting.acquire(blocking=wait):
             return

@@ -119,7 +119,7 @@ def _describe(
 
 
 def _end(scope: str, cooldown: Cooldown) -> tuple[float, bool]:
-    """Tell when a cooldown ends, and whether it is about all calls of whom it rests."""
+    """Tell when a cooldown ends, and whether it holds for all calls of its scope."""
     return cooldown.until, "_" not in scope
 
 
@@ -385,7 +385,7 @@ class MemoryState(State):
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
         books = lease.books
         if not isinstance(books, LocalReservation):
-            return  # lent by nobody here: a failure reported by hand
+            return  # not leased here: a failure reported by hand
         held = self._under_way.get(lease.key_id)
         if held is not None:
             held.pop(books.place, None)

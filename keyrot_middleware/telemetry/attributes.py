@@ -87,7 +87,7 @@ KEPT = 4_096
 @lru_cache(maxsize=KEPT)
 def of_pool(pool: str, error_type: str | None = None) -> Attributes:
     """Give what a measurement of the whole pool says."""
-    return _told({semconv.POOL: pool, semconv.ERROR_TYPE: error_type})
+    return _known({semconv.POOL: pool, semconv.ERROR_TYPE: error_type})
 
 
 @lru_cache(maxsize=KEPT)
@@ -103,13 +103,13 @@ def of_attempt(  # noqa: PLR0917 - names would cost as much as the whole look-up
 
     Args:
         pool: The pool's name.
-        key_id: `home` is told of every client's own key: their ids are as many as the clients.
+        key_id: `home` stands for every client's own key: their ids are as many as the clients.
         model: As asked for.
         token_type: `input` or `output`, where tokens are counted.
         failure: A row of core/failures.py.
         error_type: Its HTTP code as text, else the class of the exception.
     """
-    told = {
+    attributes = {
         semconv.POOL: pool,
         semconv.KEY_ID: HOME.rstrip(":") if key_id.startswith(HOME) else key_id,
         semconv.GEN_AI_REQUEST_MODEL: model,
@@ -117,7 +117,7 @@ def of_attempt(  # noqa: PLR0917 - names would cost as much as the whole look-up
         semconv.FAILURE_CLASS: failure,
         semconv.ERROR_TYPE: error_type,
     }
-    return _told(told)
+    return _known(attributes)
 
 
 @lru_cache(maxsize=KEPT)
@@ -132,17 +132,17 @@ def of_call(  # noqa: PLR0917 - as above
     modality: str | None = None,
 ) -> Attributes:
     """Give what a measurement of a whole call says, by the GenAI conventions and with the pool."""
-    told = {
+    attributes = {
         semconv.POOL: pool,
         semconv.GEN_AI_RESPONSE_MODEL: response_model,
         semconv.TOKEN_TYPE: token_type,
         semconv.ERROR_TYPE: error_type,
         semconv.TOKEN_MODALITY: modality,
     }
-    return {**request_attributes(operation, model, host), **_told(told)}
+    return {**request_attributes(operation, model, host), **_known(attributes)}
 
 
-def _told(attributes: Mapping[str, str | None]) -> Attributes:
+def _known(attributes: Mapping[str, str | None]) -> Attributes:
     """Leave out what is not known."""
     return {name: value for name, value in attributes.items() if value}
 
@@ -166,7 +166,7 @@ def operation_of(verb: str) -> str:
 
 @lru_cache(maxsize=256)
 def _server(host: str) -> dict[str, AttributeValue]:
-    """Read `host`, `host:port` or `[v6]:port`; a port that is not written is not told."""
+    """Read `host`, `host:port` or `[v6]:port`; a port that is not written is omitted."""
     address, colon, port = host.rpartition(":")
     if colon and port.isdecimal() and (":" not in address or address.endswith("]")):
         return {semconv.SERVER_ADDRESS: address.strip("[]"), semconv.SERVER_PORT: int(port)}
@@ -191,19 +191,19 @@ def opening(
 ) -> tuple[str, Mapping[str, AttributeValue]]:
     """Give name and first attributes of a call's span: made once for all calls that are alike."""
     operation = operation_of(verb)
-    told = {**request_attributes(operation, model, host), semconv.POOL: pool}
+    attributes = {**request_attributes(operation, model, host), semconv.POOL: pool}
     if stream:
-        told[semconv.GEN_AI_REQUEST_STREAM] = True
-    return (f"{operation} {model}" if model else operation), MappingProxyType(told)
+        attributes[semconv.GEN_AI_REQUEST_STREAM] = True
+    return (f"{operation} {model}" if model else operation), MappingProxyType(attributes)
 
 
 def usage_attributes(usage: Usage) -> dict[str, AttributeValue]:
-    """Give what the response told of itself; nothing for what it did not tell."""
-    told: dict[str, AttributeValue] = {}
+    """Return what the response reported of itself; nothing for what it did not report."""
+    attributes: dict[str, AttributeValue] = {}
     for name, value in zip(_OF_USAGE, usage, strict=True):
         if value is not None and value != ():
-            told[name] = value
-    return told
+            attributes[name] = value
+    return attributes
 
 
 _OF_USAGE = (

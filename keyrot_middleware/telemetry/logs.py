@@ -1,7 +1,7 @@
 """Log lines: a decision each at DEBUG; at INFO and WARNING what changes for more than one call.
 
 INFO: a cooldown, a wait for a key, a replaced key. WARNING: what somebody may have to look after,
-which is a key out of service, a whole project or billing account at rest, a rest of an hour or
+which is a rejected key, a whole project or billing account cooling down, a cooldown of an hour or
 more, a pool that cannot serve.
 """
 

@@ -35,7 +35,7 @@ __all__ = [
     "QuotaLevel",
 ]
 
-# How the keys are at the moment in which metrics are collected: what is told, and how it is read -
+# How the keys are when metrics are collected: what is reported, and how it is read -------------
 #
 # A shared state is asked over the network, and nobody who collects may be held up by that. So it
 # is read in a thread of its own, and waited for a while only; where it takes longer, this
@@ -78,7 +78,7 @@ class CachedSnapshot:
 
         Args:
             read: Gives the level of each key; may be slow and may raise, unless *instant*.
-            fault: Told of what it raises.
+            fault: Called with what it raises.
             instant: It does no I/O, and so is called as it is.
         """
         self._read = read
@@ -122,7 +122,7 @@ class CachedSnapshot:
         self._last = (time.monotonic(), levels)
 
 
-# What is told whenever metrics are collected: the keys by state, the used quota, degradation ---
+# What is reported at each collection: the keys by state, the used quota, degradation -----------
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ class CallMeter:
     def after(self, command: Command, reply: Any) -> None:
         """Record what came of *command*."""
         if isinstance(command, Settle):
-            self._settle(command, rests=isinstance(reply, int | float))
+            self._settle(command, cooling_down=isinstance(reply, int | float))
         elif isinstance(command, Send):
             if isinstance(reply, Opened) and not self._above:
                 seconds = time.perf_counter() - self._began
@@ -292,7 +292,7 @@ class CallMeter:
         self._sends += 1
         self._key_id = command.lease.key_id
 
-    def _settle(self, command: Settle, *, rests: bool) -> None:
+    def _settle(self, command: Settle, *, cooling_down: bool) -> None:
         seconds = time.perf_counter() - self._sent_at
         self._key_id = None
         key_id, model = command.lease.key_id, self._info.model
@@ -303,7 +303,7 @@ class CallMeter:
             cause = of_verdict(verdict, command.error)
             self._last = command.error, cause
             failure, why = verdict.failure, cause.type
-            if rests:
+            if cooling_down:
                 about = of_attempt(self._pool, key_id, None, None, failure)
                 self._sheet.cooldowns.add(1, about)
         elif kind is not LeaseOutcome.SUCCESS:
@@ -371,7 +371,7 @@ class MetricsObserver:
         Args:
             levels: Gives the level of each key.
             degraded: Tells whether this process counts alone.
-            fault: Told of what *levels* raises.
+            fault: Called with what *levels* raises.
             instant: *levels* does no I/O.
         """
         reading = CachedSnapshot(levels, fault, instant=instant)

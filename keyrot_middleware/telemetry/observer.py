@@ -51,7 +51,7 @@ class Observer(Protocol):
 
 
 class PoolEventListener(Protocol):
-    """Learn what is felt by more than one call. A call that goes well is not told of at all."""
+    """Learn what is felt by more than one call. A call that goes well is not reported at all."""
 
     def changed(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
         """Learn of a settled failure, of a wait that begins, of a key that was looked up again."""
@@ -107,7 +107,7 @@ class GuardedObserver:
 
 
 class CompositeObserver:
-    """Several watches as one; each guarded, so that all are told."""
+    """Several watches as one; each guarded, so that all are notified."""
 
     __slots__ = ("_watches",)
 

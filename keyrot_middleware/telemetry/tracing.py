@@ -117,7 +117,7 @@ class AttemptSpan:
         return context.attach(self._context)
 
     def settle(self, command: Settle, until: float | None) -> None:
-        """Take note of what came of it, and until when a key rests (epoch seconds)."""
+        """Take note of what came of it, and until when a key is cooling down (epoch seconds)."""
         self.kind, verdict, _ = command.outcome
         if self.kind is not LeaseOutcome.SUCCESS:  # which is closed at once
             self._settled_ns = time.time_ns()
@@ -131,16 +131,16 @@ class AttemptSpan:
             self._rest(command.lease.key_id, verdict, until)
 
     def _rest(self, key_id: str, verdict: Verdict, until: float) -> None:
-        told: dict[str, AttributeValue] = {
+        attributes: dict[str, AttributeValue] = {
             semconv.KEY_ID: key_id,
             semconv.FAILURE_CLASS: verdict.failure,
             semconv.COOLDOWN_SCOPE: verdict.scope.value,
         }
         passed = time.monotonic() - self._began
         seconds = round(max(until - self._lent - passed, 0.0), 3)
-        told[semconv.COOLDOWN_DURATION] = self._failure[semconv.COOLDOWN_DURATION] = seconds
+        attributes[semconv.COOLDOWN_DURATION] = self._failure[semconv.COOLDOWN_DURATION] = seconds
         event = semconv.EVENT_RETIRED if verdict.rejected else semconv.EVENT_COOLDOWN
-        self._span.add_event(event, told)
+        self._span.add_event(event, attributes)
 
     def close(self, outcome: str, error: BaseException | None = None) -> None:
         """End the span, at the time of the Settle if there was one.
@@ -203,7 +203,7 @@ class CallSpan(Protocol):
         """Take note that a stream's first chunk is here."""
 
     def usage(self, usage: Usage) -> None:
-        """Say what the response told of itself."""
+        """Record what the response reported of itself."""
 
     def finish(self, cause: ErrorCause | None) -> None:
         """End it, if it is ours."""
@@ -243,13 +243,13 @@ class OwnSpan:
 
     def finish(self, cause: ErrorCause | None) -> None:
         """Say all that became known, at once since each time costs a lock, and end it."""
-        told = usage_attributes(self._usage)
-        told[semconv.ATTEMPT_COUNT] = self._attempts
+        attributes = usage_attributes(self._usage)
+        attributes[semconv.ATTEMPT_COUNT] = self._attempts
         if self._key_id is not None:
-            told[semconv.KEY_ID] = self._key_id
+            attributes[semconv.KEY_ID] = self._key_id
         if self._first_chunk is not None:
-            told[semconv.GEN_AI_FIRST_CHUNK] = self._first_chunk
-        self._span.set_attributes(told)
+            attributes[semconv.GEN_AI_FIRST_CHUNK] = self._first_chunk
+        self._span.set_attributes(attributes)
         if cause is not None:
             blame(self._span, cause)
         self._span.end()
@@ -280,10 +280,10 @@ class ForeignSpan:
         if self._data is None:
             if self._span.is_recording():
                 count = _read(self._span, semconv.ATTEMPT_COUNT)
-                self._span.set_attributes(self._told(key_id, count))
+                self._span.set_attributes(self._outcome_attributes(key_id, count))
             return
         attributes: MutableMapping[str, Any] = self._data.attributes
-        attributes.update(self._told(key_id, attributes.get(semconv.ATTEMPT_COUNT)))
+        attributes.update(self._outcome_attributes(key_id, attributes.get(semconv.ATTEMPT_COUNT)))
         self.label_metrics()
 
     def label_metrics(self) -> None:
@@ -291,7 +291,7 @@ class ForeignSpan:
         if self._data is not None:
             self._data.metric_attributes[semconv.POOL] = self._pool
 
-    def _told(self, key_id: str, count: object) -> Attributes:
+    def _outcome_attributes(self, key_id: str, count: object) -> Attributes:
         number = count + 1 if isinstance(count, int) else 1
         return {semconv.POOL: self._pool, semconv.KEY_ID: key_id, semconv.ATTEMPT_COUNT: number}
 
@@ -353,12 +353,12 @@ def find_parent_instrumentation_span(
     if not here:
         return None
     operation, span = operation_of(info.verb), get_current_span(here)
-    told = _read(span, semconv.GEN_AI_OPERATION)
-    same = told == operation or (told in _INFERENCE and operation in _INFERENCE)
+    reported = _read(span, semconv.GEN_AI_OPERATION)
+    same = reported == operation or (reported in _INFERENCE and operation in _INFERENCE)
     if not _same_model(_read(span, semconv.GEN_AI_REQUEST_MODEL), info.model):
         return None
     data = here.get(_DATA_OF.get(operation, ""))
-    if (same or told is None) and isinstance(getattr(data, "attributes", None), dict):
+    if (same or reported is None) and isinstance(getattr(data, "attributes", None), dict):
         return ForeignSpan(here, data, pool)
     # Older versions leave nothing in the context; nor do other instrumentations. A span of an
     # agent or a tool is no reason to stay silent: only one of the same request is.
@@ -392,15 +392,15 @@ def _is_llm(span: Span, operation: str, info: CallInfo) -> bool:
     Its own tracer sets the kind of a span when the span ends; the model's name is there before.
     """
     kind, model = _OPENINFERENCE.get(operation, ("", ""))
-    told, named = _read(span, _SPAN_KIND), _read(span, model)
+    reported, named = _read(span, _SPAN_KIND), _read(span, model)
     if not kind or not _same_model(named, info.model):
         return False
-    return told == kind or (told is None and isinstance(named, str))
+    return reported == kind or (reported is None and isinstance(named, str))
 
 
-def _same_model(told: object, model: str) -> bool:
+def _same_model(reported: object, model: str) -> bool:
     """Tell whether a span can be about *model*: `models/…` before it is the same, none may be."""
-    return not isinstance(told, str) or told.endswith(model.rpartition("/")[2])
+    return not isinstance(reported, str) or reported.endswith(model.rpartition("/")[2])
 
 
 def _read(span: Span, name: str) -> object:
@@ -449,8 +449,11 @@ class CallTracer:
             if command.why == "key":
                 self._want()  # a call that has failed with every key asks for none before it waits
             if command.begins:
-                told = {semconv.WAIT_SECONDS: command.seconds, semconv.WAIT_REASON: command.why}
-                call.event(semconv.EVENT_WAIT, {**told})
+                attributes = {
+                    semconv.WAIT_SECONDS: command.seconds,
+                    semconv.WAIT_REASON: command.why,
+                }
+                call.event(semconv.EVENT_WAIT, {**attributes})
 
     def after(self, command: Command, reply: Any) -> None:
         """Take note of what came of *command*."""

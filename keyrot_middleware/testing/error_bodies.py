@@ -197,7 +197,7 @@ def cache_storage(asked: FakeRequest) -> dict[str, Any]:
 # Bodies of 429: which quota was overrun, and what Google says about when to come back ----------
 #
 # Sources: GEMINI.md A1. The daily one of the free tier names the next minute though the day is
-# spent.
+# exhausted.
 # Names that no public recording shows are made after their neighbours: all paid requests a minute,
 # and embeddings other than the free tier's requests.
 
@@ -332,7 +332,7 @@ def _line(violation: dict[str, Any]) -> str:
 def _retry(asked: FakeRequest, kinds: Sequence[Kind], *, free: bool) -> float:
     if "rpd" in kinds and not free:
         return seconds_to_midnight(asked.now)
-    # A free day that is spent names the minute's end all the same (GEMINI.md A1).
+    # A free day that is exhausted names the minute's end all the same (GEMINI.md A1).
     return seconds_to_minute(asked.now) if asked.wait_s is None else asked.wait_s
 
 

@@ -1,4 +1,4 @@
-"""The service behind the port: whose request it is, whether it may pass, and what it is told."""
+"""The service behind the port: whose request it is, whether it may pass, and what is answered."""
 
 from __future__ import annotations
 

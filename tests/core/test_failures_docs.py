@@ -29,7 +29,7 @@ ENDS = {
     "a_day": "24 hours",
     "day_end": "midnight in Los Angeles, or a named time over 300 s",
     "minute_end": "the time named, else the next minute",
-    "as_told": "the time named",
+    "until_retry_info": "the time named",
 }
 
 

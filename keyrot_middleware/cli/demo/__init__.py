@@ -263,7 +263,7 @@ def _fake(view: View) -> int:
 
 
 def _alone() -> tuple[str, str]:
-    """Run the program by itself with the free key, at a server of its own: quota is spent."""
+    """Run the program by itself with the free key, at a server of its own: quota is exhausted."""
     with open_scene() as scene:
         command = [sys.executable, str(PROGRAM)]
         ran = _run(command, scene.alone(), scene.directory, _FAKE_S)

@@ -1,4 +1,4 @@
--- Choose a key that has room in every window and rests in no scope, and book it: all or nothing.
+-- Choose a key that has room in every window and is cooling down in no scope, and book it: all or nothing.
 --
 -- With an empty lease id this is a dry run: each candidate is decided on by itself, and nothing is
 -- written; the reply is that of a refusal, with the reason '' for those that would be leased.
@@ -8,7 +8,7 @@
 --       how many candidates;
 --       of each candidate, in order: its group, and a JSON array of [weight, rpm, tpm, rpd,
 --       concurrency, key], '' where there is nothing to say; -1: no limit;
---       names of records: the model's bucket, the epoch, and of each candidate the rests of its
+--       names of records: the model's bucket, the epoch, and of each candidate the cooldowns of its
 --       account, its project and its own, its quota for the asker's bucket, its health.
 -- Gives {1, epoch, place in the list, bucket, now, probe, minute, edge, day's end, mark, held}
 --    or {0, epoch, now, reason, until, waitable, reason, until, waitable, …} in the list's order.
@@ -26,9 +26,9 @@ local PLAIN = { 1, -1, -1, -1, -1 }
 local now, now_text = clock(given)
 local scoped -- the scopes of this call, once any record of a cooldown is there
 
--- The limit in force: what Google told beats what was configured; nil where nobody knows.
-local function limit(q, told, configured)
-  local value = q[TOLD_UNTIL] and q[told] >= 0 and q[told] or configured
+-- The limit in force: what Google reported beats what was configured; nil where nobody knows.
+local function limit(q, learned, configured)
+  local value = q[LEARNED_UNTIL] and q[learned] >= 0 and q[learned] or configured
   return value >= 0 and value or nil
 end
 
@@ -112,7 +112,7 @@ local function cooldowns(first) -- of the candidate whose names begin after this
   local billing, project, key = texts[first + 1], texts[first + 2], texts[first + 3]
   if billing or project or key then
     scoped = scoped or scopes(bucket, verb)
-    return { rests(billing), rests(project), rests(key) }
+    return { read_cooldowns(billing), read_cooldowns(project), read_cooldowns(key) }
   end
 end
 
@@ -127,8 +127,8 @@ for place = 1, count do
   local q, cool = quota(texts[first + 4]), cooldowns(first)
   local day_end = q[DAY_END]
   local edge = roll(q, now, midnights)
-  local rpm, tpm = limit(q, TOLD_RPM, key[RPM]), limit(q, TOLD_TPM, key[TPM])
-  local rpd = limit(q, TOLD_RPD, key[RPD])
+  local rpm, tpm = limit(q, LEARNED_RPM, key[RPM]), limit(q, LEARNED_TPM, key[TPM])
+  local rpd = limit(q, LEARNED_RPD, key[RPD])
   local reason, until_s, waitable
   if cool then
     reason, until_s, waitable = resting(cool)

@@ -13,8 +13,8 @@ for place = 3 + cooldowns, #ARGV do
   for _, bucket in ipairs(buckets) do
     local name = quota_at(ARGV[place], bucket)
     local q = quota(redis.call('GET', name))
-    if q[TOLD_UNTIL] or q[KIND] then
-      q[TOLD_UNTIL], q[KIND], q[PACE_UNTIL] = nil, nil, nil
+    if q[LEARNED_UNTIL] or q[KIND] then
+      q[LEARNED_UNTIL], q[KIND], q[PACE_UNTIL] = nil, nil, nil
       keep_quota(name, q, now)
     end
   end

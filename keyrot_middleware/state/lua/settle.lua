@@ -9,7 +9,7 @@
 --       20 verdict (JSON), '' where there is none
 --       21 and on: name's digest, seconds to keep it: who owns what
 --       the last five: names of records, as acquire.lua has them of a candidate
--- Gives until when the scope of the failure rests, by the asking host's clock; nil for nothing.
+-- Gives until when the scope of the failure is cooling down, by the asking host's clock; nil for nothing.
 
 local given, asked_at = ARGV[1], ARGV[2]
 local key, project, record = ARGV[3], ARGV[4], ARGV[5]
@@ -29,7 +29,8 @@ local STORED, NAMES = 21, #ARGV - 5
 local names = { unpack(ARGV, NAMES + 1) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
-local cool, h, touched = { rests(texts[1]), rests(texts[2]), rests(texts[3]) }, health(texts[5]), {}
+local cool = { read_cooldowns(texts[1]), read_cooldowns(texts[2]), read_cooldowns(texts[3]) }
+local h, touched = health(texts[5]), {}
 local q -- read where it is needed
 local function known()
   q = q or quota(texts[4])
@@ -103,18 +104,18 @@ end
 
 -- A learned limit that a request which was served exceeds by itself is wrong, or was raised.
 local function served()
-  if not known()[TOLD_UNTIL] then
+  if not known()[LEARNED_UNTIL] then
     return
   end
-  local sizes, wrong = { [TOLD_RPM] = requests, [TOLD_TPM] = used or 0, [TOLD_RPD] = requests }, false
+  local sizes, wrong = { [LEARNED_RPM] = requests, [LEARNED_TPM] = used or 0, [LEARNED_RPD] = requests }, false
   for place, size in pairs(sizes) do
     if q[place] >= 0 and size > q[place] then
       q[place], wrong = -1, true
     end
   end
   if wrong then
-    if q[TOLD_RPM] < 0 and q[TOLD_TPM] < 0 and q[TOLD_RPD] < 0 then
-      q[TOLD_UNTIL] = nil
+    if q[LEARNED_RPM] < 0 and q[LEARNED_TPM] < 0 and q[LEARNED_RPD] < 0 then
+      q[LEARNED_UNTIL] = nil
     end
     keep_quota(quota_name, q, now)
   end
@@ -124,22 +125,22 @@ local function learn()
   if verdict.rpm < 0 and verdict.tpm < 0 and verdict.rpd < 0 then
     return
   end
-  local told_name, told = quota_name, nil
+  local learned_name, learned = quota_name, nil
   if told_bucket == bucket then
-    told = known()
+    learned = known()
   else
-    told_name = quota_at(project, told_bucket)
-    told = quota(redis.call('GET', told_name))
+    learned_name = quota_at(project, told_bucket)
+    learned = quota(redis.call('GET', learned_name))
   end
-  local kept = told[TOLD_UNTIL] and now < told[TOLD_UNTIL]
+  local kept = learned[LEARNED_UNTIL] and now < learned[LEARNED_UNTIL]
   local function set(place, value)
-    told[place] = value >= 0 and value or kept and told[place] or -1
+    learned[place] = value >= 0 and value or kept and learned[place] or -1
   end
-  set(TOLD_RPM, verdict.rpm)
-  set(TOLD_TPM, verdict.tpm)
-  set(TOLD_RPD, verdict.rpd)
-  told[TOLD_UNTIL] = now + DAY_S
-  keep_quota(told_name, told, now)
+  set(LEARNED_RPM, verdict.rpm)
+  set(LEARNED_TPM, verdict.tpm)
+  set(LEARNED_RPD, verdict.rpd)
+  learned[LEARNED_UNTIL] = now + DAY_S
+  keep_quota(learned_name, learned, now)
   list_bucket(told_bucket, now)
 end
 
@@ -224,7 +225,7 @@ local function fill_bucket(delay)
   if verdict.tpm >= 0 then
     left_tokens = whole(verdict.tpm, tokens)
   end
-  local rpm, tpm = q[TOLD_RPM], q[TOLD_TPM]
+  local rpm, tpm = q[LEARNED_RPM], q[LEARNED_TPM]
   rpm, tpm = rpm and math.max(rpm, 0) or 0, tpm and math.max(tpm, 0) or 0
   begin_pace(q, BUCKET, { now, left_requests, left_tokens, rpm, tpm }, now)
 end
@@ -244,9 +245,9 @@ end
 
 -- How long the sliding window that is kept would have the refused request wait.
 local function ahead_of_window()
-  local told = q[TOLD_UNTIL] and now < q[TOLD_UNTIL]
-  local ends = told and q[TOLD_RPM] >= 0 and pace_full(q, now, 1, requests, q[TOLD_RPM])
-  ends = ends or (told and q[TOLD_TPM] >= 0 and pace_full(q, now, 2, tokens, q[TOLD_TPM]))
+  local learned = q[LEARNED_UNTIL] and now < q[LEARNED_UNTIL]
+  local ends = learned and q[LEARNED_RPM] >= 0 and pace_full(q, now, 1, requests, q[LEARNED_RPM])
+  ends = ends or (learned and q[LEARNED_TPM] >= 0 and pace_full(q, now, 2, tokens, q[LEARNED_TPM]))
   return ends and ends - now or 0
 end
 

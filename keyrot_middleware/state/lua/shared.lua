@@ -14,12 +14,12 @@ local PROBE_S = 2 -- so long a probe goes alone; after that one more may go, whi
 local FOR_EVER_S = 30 * DAY_S -- how long a record without an end of its own is kept
 local MOST_RESTS = 64 -- cooldowns kept for one key, project or account
 
--- A quota record is a JSON array with these places. Those from TOLD_UNTIL on are there only where a
--- limit was told, or a pace is kept; those from PACE_UNTIL on only where a pace is.
+-- A quota record is a JSON array with these places. Those from LEARNED_UNTIL on are there only where a
+-- limit was reported, or a pace is kept; those from PACE_UNTIL on only where a pace is.
 local MINUTE, REQUESTS, REQUESTS_NEXT, TOKENS, TOKENS_NEXT = 1, 2, 3, 4, 5
 local DAY_END, DAY_REQUESTS = 6, 7
 local BEGAN, LAST, BEFORE_BEGAN, BEFORE_LAST, BEFORE_REQUESTS, BEFORE_TOKENS = 8, 9, 10, 11, 12, 13
-local TOLD_UNTIL, TOLD_RPM, TOLD_TPM, TOLD_RPD = 14, 15, 16, 17
+local LEARNED_UNTIL, LEARNED_RPM, LEARNED_TPM, LEARNED_RPD = 14, 15, 16, 17
 local PACE_UNTIL, KIND, PACE = 18, 19, 20
 -- The pace of a SLIDING window: when sent, requests, tokens; and so on. That of a BUCKET: these.
 local QUOTA_FORMAT = '%d' .. string.rep(',%d', BEFORE_TOKENS - 1)
@@ -66,8 +66,8 @@ local function quota(text)
   local q = text and cjson.decode(text) or {}
   if #q < BEFORE_TOKENS then -- there is none, or it is of an older version
     q = { -1, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, 0, 0 }
-  elseif q[TOLD_UNTIL] == 0 then
-    q[TOLD_UNTIL] = nil
+  elseif q[LEARNED_UNTIL] == 0 then
+    q[LEARNED_UNTIL] = nil
   end
   return q
 end
@@ -236,10 +236,10 @@ local function roll(q, now, midnights)
       q[DAY_END], q[DAY_REQUESTS] = midnight, 0
     end
   end
-  if q[TOLD_UNTIL] then
-    q[TOLD_UNTIL] = math.min(q[TOLD_UNTIL], now + DAY_S)
-    if now >= q[TOLD_UNTIL] then
-      q[TOLD_UNTIL] = nil
+  if q[LEARNED_UNTIL] then
+    q[LEARNED_UNTIL] = math.min(q[LEARNED_UNTIL], now + DAY_S)
+    if now >= q[LEARNED_UNTIL] then
+      q[LEARNED_UNTIL] = nil
     end
   end
   return edge
@@ -261,9 +261,9 @@ end
 local function keep_quota(name, q, now)
   local text = string.format(QUOTA_FORMAT, unpack(q, MINUTE, BEFORE_TOKENS))
   -- A request in the day's last second may count in the minute after it as well.
-  local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[TOLD_UNTIL] or 0, q[PACE_UNTIL] or 0)
-  if q[TOLD_UNTIL] then
-    text = text .. string.format(',%.17g,%d,%d,%d', unpack(q, TOLD_UNTIL, TOLD_RPD))
+  local ends = math.max(q[DAY_END] + 60 + GUARD_S, q[LEARNED_UNTIL] or 0, q[PACE_UNTIL] or 0)
+  if q[LEARNED_UNTIL] then
+    text = text .. string.format(',%.17g,%d,%d,%d', unpack(q, LEARNED_UNTIL, LEARNED_RPD))
   elseif q[KIND] then
     text = text .. ',0,-1,-1,-1'
   end
@@ -306,7 +306,7 @@ local function scopes(bucket, verb)
   return all
 end
 
-local function rests(text)
+local function read_cooldowns(text)
   return text and cjson.decode(text) or {}
 end
 

@@ -227,7 +227,7 @@ def owner_of(records: Iterable[bytes | None]) -> tuple[str, str] | None:
 
 
 def until_of(reply: bytes | None) -> float | None:
-    """Read until when a scope rests."""
+    """Read until when a scope is cooling down."""
     return None if reply is None else float(reply)
 
 
@@ -277,8 +277,8 @@ def quota_of(record: bytes) -> QuotaWindows:
     quota.before_requests, quota.before_tokens = values[11:13]
     if len(values) > 13:
         quota.learned_until = values[13]
-        told = (None if limit < 0 else limit for limit in values[14:17])
-        quota.learned = Limits(*told) if any(v >= 0 for v in values[14:17]) else NO_LIMITS
+        limits = (None if limit < 0 else limit for limit in values[14:17])
+        quota.learned = Limits(*limits) if any(v >= 0 for v in values[14:17]) else NO_LIMITS
     if len(values) > 17:
         quota.pace_until, kind, pace = values[17:]
         cells = zip(pace[::3], pace[1::3], pace[2::3], strict=True) if kind == 1 else iter(())
@@ -287,7 +287,7 @@ def quota_of(record: bytes) -> QuotaWindows:
 
 
 def cooldowns_of(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
-    """Read what rests of one key, project or account, by the names of `scope_key`."""
+    """Read the cooldowns of one key, project or account, by the names of `scope_key`."""
     found: dict[tuple[str, ...], Cooldown] = {}
     for scope, rest in json.loads(record).items():
         kind, _, detail = scope.partition(":")

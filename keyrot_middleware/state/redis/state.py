@@ -1,6 +1,6 @@
 """The pool's memory in Redis: each decision is one script, so one step for all who share it.
 
-The server's clock is the only one that decides (ADR 0008). Times that come out are told by this
+The server's clock is the only one that decides (ADR 0008). Times that come out are by this
 host's clock and times that go in are understood as such, where the two differ by more than the
 second that the windows guard against.
 
@@ -72,7 +72,7 @@ class RedisState(State):
         Args:
             url: As url.py describes.
             policy: For the lengths of exponential cooldowns.
-            clock: This host's, by which times are told to the caller; it decides nothing.
+            clock: This host's, by which times are returned to the caller; it decides nothing.
             pool: Its name, part of each record's.
             lease_s: When the places of a worker that died are free again, seconds.
             test_clock: For tests only: decides instead of the server's clock.
@@ -283,8 +283,8 @@ class RedisState(State):
         return names_of(self._base, (key for _, key in shortlist), *buckets)
 
     def _names_of_settled(self, lease: Lease, outcome: Outcome) -> list[str]:
-        told = outcome.verdict.bucket if outcome.verdict is not None else None
-        buckets = dict.fromkeys(codec.text(name).decode() for name in (lease.bucket, told or ""))
+        named = outcome.verdict.bucket if outcome.verdict is not None else None
+        buckets = dict.fromkeys(codec.text(name).decode() for name in (lease.bucket, named or ""))
         key = Candidate(lease.key_id, lease.project, lease.billing_account, record=lease.record)
         return names_of(self._base, [key], *buckets)
 

@@ -32,7 +32,7 @@ def survey(
         now: Instead of the server's clock, in tests.
 
     Returns:
-        The health of each by its id, and the time it is told for.
+        The health of each by its id, and the time it holds for.
     """
     time, buckets = ask([("TIME",), ("ZRANGE", f"{base}:buckets", 0, -1)])
     moment = now if now is not None else int(time[0]) + int(time[1]) / 1e6

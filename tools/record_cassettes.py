@@ -26,9 +26,9 @@ from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 from keyrot_middleware.testing.cassettes import recorder
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "cassettes"))
+sys.path.insert(0, str(ROOT / "tests"))
 
-from scenarios import (  # noqa: E402 - the tests' own, found by the line above
+from support.cassette_scenarios import (  # noqa: E402 - the tests' own, found by the line above
     ANSWER,
     MODEL,
     PROMPT,

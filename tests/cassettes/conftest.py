@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scenarios import SCENARIOS, Scenario, values_for
+from support.cassette_scenarios import SCENARIOS, Scenario, values_for
 
 import keyrot_middleware
 from keyrot_middleware.config import ENV_NAMES

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from scenarios import SCENARIOS
+from support.cassette_scenarios import SCENARIOS
 
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 

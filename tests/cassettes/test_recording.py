@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from google import genai
-from scenarios import SCENARIOS, Program, plain, plain_async, stream
+from support.cassette_scenarios import SCENARIOS, Program, plain, plain_async, stream
 
 from keyrot_middleware.testing import FakeGemini, Reply
 from keyrot_middleware.testing.cassettes import recorder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google import genai
 from google.genai.errors import ClientError
-from scenarios import MODEL, SCENARIOS, plain, traffic, values_for
+from support.cassette_scenarios import MODEL, SCENARIOS, plain, traffic, values_for
 from vcr.errors import CannotOverwriteExistingCassetteException as NotRecorded
 
 import keyrot_middleware

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jaeger_json import Span, root_of
-from jaeger_server import ROOT, SERVICE, Jaeger, find_jaeger
+from support.jaeger import ROOT, SERVICE, Jaeger, Span, find_jaeger, root_of
 
 APP = ROOT / "examples" / "jaeger" / "app.py"
 TRACES = 16

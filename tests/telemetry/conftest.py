@@ -25,7 +25,7 @@ def _servers() -> Iterator[None]:
     stop_all()
 
 
-class Traced:
+class RecordedSpans:
     """A provider, our observer on it, and what it has recorded so far."""
 
     def __init__(self) -> None:
@@ -62,9 +62,9 @@ def _timeless(name: str, value: Any) -> str:
 
 
 @pytest.fixture
-def traced(caplog: pytest.LogCaptureFixture) -> Iterator[Traced]:
+def traced(caplog: pytest.LogCaptureFixture) -> Iterator[RecordedSpans]:
     """Trace; afterwards nothing may have ended twice, and OpenTelemetry may not have complained."""
-    traced = Traced()
+    traced = RecordedSpans()
     with raise_internal_errors():
         yield traced
     ended = Counter(span.context.span_id for span in traced.spans)

@@ -6,8 +6,17 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from metered import Metered
-from playground import INFO, OK, STREAMED, USAGE, Chunks, GoogleError, Playground, failure
+from support.otel import RecordedMetrics
+from support.scripted_pool import (
+    INFO,
+    OK,
+    STREAMED,
+    USAGE,
+    Chunks,
+    GoogleError,
+    ScriptedPool,
+    failure,
+)
 
 from keyrot_middleware.telemetry.instruments import NEW_METRICS
 
@@ -29,19 +38,19 @@ NEW = {
 }
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, opt_in: str, info: Any = INFO) -> Metered:
+def measured(monkeypatch: pytest.MonkeyPatch, opt_in: str, info: Any = INFO) -> RecordedMetrics:
     """Make a call and a stream under a setting."""
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opt_in)
-    metered = Metered()
-    playground = Playground([metered.observer], keys=("a",), script={"a": []})
-    playground.run(info)
+    metered = RecordedMetrics()
+    scripted = ScriptedPool([metered.observer], keys=("a",), script={"a": []})
+    scripted.run(info)
     if info is INFO:
-        playground.script["a"] = [Chunks(2)]
-        list(playground.stream(STREAMED))
+        scripted.script["a"] = [Chunks(2)]
+        list(scripted.stream(STREAMED))
     return metered
 
 
-def names(metered: Metered) -> set[str]:
+def names(metered: RecordedMetrics) -> set[str]:
     """Name the metrics of the conventions that have something in them."""
     return {name for name in metered.collect() if name.startswith("gen_ai.")}
 
@@ -83,16 +92,16 @@ def test_new_names_have_the_same_calls_and_tokens(monkeypatch: pytest.MonkeyPatc
 def test_the_table_is_what_the_sdk_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each metric has the unit, buckets and attributes that the documentation says."""
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
-    metered = Metered()
+    metered = RecordedMetrics()
     script = {"a": [Chunks(2), OK, OK, failure(400)]}
-    playground = Playground([metered.observer], keys=("a",), script=script)
-    list(playground.stream())
-    playground.run(INFO._replace(verb="embedContent"))
-    playground.run()
+    scripted = ScriptedPool([metered.observer], keys=("a",), script=script)
+    list(scripted.stream())
+    scripted.run(INFO._replace(verb="embedContent"))
+    scripted.run()
     for verb in ("embedContent", "generateContent"):
         with suppress(GoogleError):
-            playground.script["a"] = [failure(400)]
-            playground.run(INFO._replace(verb=verb))
+            scripted.script["a"] = [failure(400)]
+            scripted.run(INFO._replace(verb=verb))
     seen = metered.collect()
     for metric in NEW_METRICS:
         told, points = seen[metric.name], metered.points(metric.name)
@@ -106,10 +115,10 @@ def test_the_table_is_what_the_sdk_sees(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_failed_call_counts_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is there with 0, as the conventions ask, so that a rate can be taken."""
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
-    metered = Metered()
-    playground = Playground([metered.observer], keys=("a",), script={"a": [failure(400)]})
+    metered = RecordedMetrics()
+    scripted = ScriptedPool([metered.observer], keys=("a",), script={"a": [failure(400)]})
     with pytest.raises(Exception, match="400"):
-        playground.run()
+        scripted.run()
     (point,) = metered.points(f"{USED}.input_tokens")
     assert point.value == 0
     (duration,) = metered.points("gen_ai.client.inference.duration")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from playground import INFO, OK, PROMPT, Playground, failure, invalid, minute
+from support.scripted_pool import INFO, OK, PROMPT, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.guard import raise_internal_errors
@@ -28,16 +28,16 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [f"{r.levelname} {r.getMessage()}" for r in caplog.records if r.name == NAME]
 
 
-def story(playground: Playground) -> None:
+def story(scripted: ScriptedPool) -> None:
     """Make a call that meets a spent minute, an invalid key, a wait, and a success."""
-    playground.script = {"flash_01": [minute(20), OK], "exp_02": [invalid()]}
-    playground.run()
+    scripted.script = {"flash_01": [minute(20), OK], "exp_02": [invalid()]}
+    scripted.run()
 
 
 def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     """One line for each decision, in order."""
     caplog.set_level(logging.DEBUG, NAME)
-    story(Playground([LogObserver("test")], keys=("flash_01", "exp_02")))
+    story(ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02")))
     about = "pool test, gemini-2.5-flash: "
     assert [line.replace(about, "") for line in lines(caplog)] == [
         "DEBUG lease of key flash_01, 10 input tokens reserved",
@@ -73,7 +73,7 @@ def test_the_story_at_other_levels(
 ) -> None:
     """INFO tells what changes; WARNING, the default, what somebody should look after."""
     caplog.set_level(level, NAME)
-    story(Playground([LogObserver("test")], keys=("flash_01", "exp_02")))
+    story(ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02")))
     assert [line.split()[0] for line in lines(caplog)] == levels
 
 
@@ -85,12 +85,12 @@ def test_a_silent_logger_is_not_served(caplog: pytest.LogCaptureFixture) -> None
 
 def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """It names each key, why it cannot serve, and until when."""
-    playground = Playground([LogObserver("test")], keys=("flash_01",))
-    playground.script = {"flash_01": [minute(70)]}
+    scripted = ScriptedPool([LogObserver("test")], keys=("flash_01",))
+    scripted.script = {"flash_01": [minute(70)]}
     with pytest.raises(Exception, match="429"):
-        asyncio.run(playground.arun())
+        asyncio.run(scripted.arun())
     with pytest.raises(Exhausted):
-        playground.run()
+        scripted.run()
     assert lines(caplog)[-1] == (
         "WARNING pool test, gemini-2.5-flash: no key is available: "
         "flash_01: quota_minute until 2026-01-01 12:31:40Z"
@@ -99,18 +99,18 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_what_rests_for_long_or_as_a_whole_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Money and spent days are for a person to know of."""
-    playground = Playground([LogObserver("test")], keys=("flash_01", "exp_02", "pro_03"))
+    scripted = ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02", "pro_03"))
     denied = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
         "reason": "SERVICE_DISABLED",
     }
-    playground.script = {
+    scripted.script = {
         "flash_01": [failure(402)],
         "exp_02": [failure(403, details=[denied])],
     }
     caplog.set_level(logging.WARNING, NAME)
     with pytest.raises(Exception, match="402"):
-        playground.run()
+        scripted.run()
     assert lines(caplog) == [
         "WARNING pool test, gemini-2.5-flash: key flash_01 (all of billing account billing) "
         "is cooling down until 2026-01-01 13:30:30Z: payment_required (402)"
@@ -120,10 +120,10 @@ def test_what_rests_for_long_or_as_a_whole_is_a_warning(caplog: pytest.LogCaptur
 def test_no_line_holds_a_key_or_the_text_of_an_error(caplog: pytest.LogCaptureFixture) -> None:
     """At DEBUG, whatever fails."""
     caplog.set_level(logging.DEBUG, NAME)
-    playground = Playground([LogObserver("test")], keys=("flash_01", "exp_02"))
-    playground.script = {"flash_01": [failure(503), failure(transport="other")]}
+    scripted = ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02"))
+    scripted.script = {"flash_01": [failure(503), failure(transport="other")]}
     with pytest.raises(ConnectionResetError):
-        playground.run()
+        scripted.run()
     text = "\n".join(lines(caplog))
     assert "before the next try" in text
     assert "ended by ConnectionResetError" in text

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from metered import Metered
 from opentelemetry import trace
+from support.otel import RecordedMetrics
 
 STREAMS = 100
 ASKED = {"model": "gemini-2.5-flash", "contents": "hello"}
@@ -26,9 +26,9 @@ TASK_FATES = ("end", "close", "drop", "hand over", "cancel")
 
 
 @pytest.fixture
-def watched(pool: Any, traced: Any) -> Metered:
+def watched(pool: Any, traced: Any) -> RecordedMetrics:
     """Put a pool in place that is traced and measured."""
-    metered = Metered()
+    metered = RecordedMetrics()
     pool("a", "b").observers = (traced.observer, metered.observer)
     return metered
 
@@ -44,7 +44,7 @@ class Readers:
         assert trace.get_current_span() is current
         self.traced.tracer.start_span(f"work {number}").end()
 
-    def ended(self, watched: Metered, streams: int) -> None:
+    def ended(self, watched: RecordedMetrics, streams: int) -> None:
         """Hold that every span has ended and is where it belongs, and that all were counted."""
         gc.collect()
         traced = self.traced
@@ -64,7 +64,7 @@ class Readers:
         assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-def test_a_hundred_streams_in_threads(traced: Any, watched: Metered, connect: Any) -> None:
+def test_a_hundred_streams_in_threads(traced: Any, watched: RecordedMetrics, connect: Any) -> None:
     """Read to the end, closed, dropped, read on in other threads, two of them in turns."""
     readers, client = Readers(traced), connect()
     elsewhere = ThreadPoolExecutor(8)
@@ -101,7 +101,9 @@ def test_a_hundred_streams_in_threads(traced: Any, watched: Metered, connect: An
     readers.ended(watched, STREAMS + STREAMS // 5 * 2)
 
 
-async def test_a_hundred_streams_in_tasks(traced: Any, watched: Metered, connect: Any) -> None:
+async def test_a_hundred_streams_in_tasks(
+    traced: Any, watched: RecordedMetrics, connect: Any
+) -> None:
     """Read to the end, closed, dropped, cancelled while they wait, read on in other tasks."""
     readers, client = Readers(traced), connect()
 

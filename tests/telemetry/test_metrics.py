@@ -9,15 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from metered import Metered
 from opentelemetry import context, trace
-from playground import (
+from support.otel import RecordedMetrics
+from support.scripted_pool import (
     INFO,
     OK,
     STREAMED,
     Chunks,
     GoogleError,
-    Playground,
+    ScriptedPool,
     failure,
     invalid,
     minute,
@@ -34,16 +34,16 @@ ATTEMPT = "keyrot.attempt.duration"
 
 
 @pytest.fixture
-def metered() -> Metered:
+def metered() -> RecordedMetrics:
     """Give a provider of this test's own."""
-    return Metered()
+    return RecordedMetrics()
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_call_that_changes_its_key(metered: Metered, way: str) -> None:
+def test_a_call_that_changes_its_key(metered: RecordedMetrics, way: str) -> None:
     """Each send is counted with its key and why it failed; the call as one that succeeded."""
-    playground = Playground([metered.observer], script={"flash_01": [minute(9)]})
-    playground.every_way()[way]()
+    scripted = ScriptedPool([metered.observer], script={"flash_01": [minute(9)]})
+    scripted.all_modes()[way]()
     by = metered.by
     assert by(ATTEMPT, "keyrot.key.id", "error.type", "keyrot.failure.class") == {
         ("flash_01", "429", "quota_minute"): 1,
@@ -66,9 +66,9 @@ def test_a_call_that_changes_its_key(metered: Metered, way: str) -> None:
     assert by("keyrot.key.pending_requests", "keyrot.pool.name") == {"test": 0}
 
 
-def test_the_metrics_of_the_conventions(metered: Metered) -> None:
+def test_the_metrics_of_the_conventions(metered: RecordedMetrics) -> None:
     """Duration and tokens of the whole call have the attributes that the conventions name."""
-    Playground([metered.observer], script={"flash_01": [minute(9)]}).run()
+    ScriptedPool([metered.observer], script={"flash_01": [minute(9)]}).run()
     called = {
         "gen_ai.operation.name": "generate_content",
         "gen_ai.provider.name": "gcp.gemini",
@@ -88,12 +88,12 @@ def test_the_metrics_of_the_conventions(metered: Metered) -> None:
 TOKENS = "gen_ai.client.token.usage"
 
 
-def test_a_call_that_fails(metered: Metered) -> None:
+def test_a_call_that_fails(metered: RecordedMetrics) -> None:
     """The last failure is the call's; what the response did not tell is not counted."""
     script = {"a1": [minute(9_000)], "b1": [invalid()]}
-    playground = Playground([metered.observer], keys=("a1", "b1"), script=script)
+    scripted = ScriptedPool([metered.observer], keys=("a1", "b1"), script=script)
     with pytest.raises(GoogleError, match="400"):
-        playground.run()
+        scripted.run()
     assert metered.by(DURATION, "error.type") == {"400": 1}
     assert metered.by("keyrot.call.attempts", "error.type") == {"400": 1}
     assert metered.by(ATTEMPT, "error.type") == {"429": 1, "400": 1}
@@ -101,13 +101,13 @@ def test_a_call_that_fails(metered: Metered) -> None:
     assert metered.points(TOKENS) == metered.points("keyrot.key.tokens") == []
 
 
-def test_no_key_is_free(metered: Metered) -> None:
+def test_no_key_is_free(metered: RecordedMetrics) -> None:
     """A call that sends nothing is a timeout with 0 attempts, and waited for no key it had."""
-    playground = Playground([metered.observer], keys=("a1",), script={"a1": [minute(9_000)]})
+    scripted = ScriptedPool([metered.observer], keys=("a1",), script={"a1": [minute(9_000)]})
     with pytest.raises(GoogleError):
-        playground.run()
+        scripted.run()
     with pytest.raises(Exhausted):
-        playground.run()
+        scripted.run()
     assert metered.by("keyrot.key.timeouts", "keyrot.pool.name") == {"test": 1}
     attempts = metered.points("keyrot.call.attempts")
     assert [(p.attributes["error.type"], p.count, p.value) for p in attempts] == [("429", 2, 1)]
@@ -115,25 +115,25 @@ def test_no_key_is_free(metered: Metered) -> None:
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_call_that_waits_is_pending(metered: Metered, way: str) -> None:
+def test_a_call_that_waits_is_pending(metered: RecordedMetrics, way: str) -> None:
     """While it waits for a key it is counted as pending, and no longer."""
-    playground = Playground([metered.observer], keys=("a1",), script={"a1": [minute(20), OK]})
+    scripted = ScriptedPool([metered.observer], keys=("a1",), script={"a1": [minute(20), OK]})
     seen: list[Any] = []
 
     class Watching:
         def time(self) -> float:
-            return playground.clock.time()
+            return scripted.clock.time()
 
         def sleep(self, seconds: float) -> None:
             seen.append(metered.by("keyrot.key.pending_requests", "keyrot.pool.name"))
             time.sleep(0.03)
-            playground.clock.sleep(seconds)
+            scripted.clock.sleep(seconds)
 
         async def asleep(self, seconds: float) -> None:
             self.sleep(seconds)
 
-    playground.pool.clock = Watching()
-    playground.every_way()[way]()
+    scripted.pool.clock = Watching()
+    scripted.all_modes()[way]()
     assert seen == [{"test": 1}]
     (waits,) = metered.points("keyrot.key.wait_time")
     assert (waits.count, waits.value > 0.03) == (2, True)
@@ -141,20 +141,20 @@ def test_a_call_that_waits_is_pending(metered: Metered, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_stream(metered: Metered, way: str) -> None:
+def test_a_stream(metered: RecordedMetrics, way: str) -> None:
     """It has a time to its first chunk beside its duration, and the usage of its end."""
-    playground = Playground([metered.observer], script={"flash_01": [Chunks(3)]})
-    playground.every_way(stream=True)[way]()
+    scripted = ScriptedPool([metered.observer], script={"flash_01": [Chunks(3)]})
+    scripted.all_modes(stream=True)[way]()
     first = metered.points("gen_ai.client.operation.time_to_first_chunk")
     assert [point.count for point in first] == [1]
     assert metered.by(DURATION, "error.type") == {None: 1}
     assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
 
 
-def test_a_stream_that_its_reader_leaves(metered: Metered) -> None:
+def test_a_stream_that_its_reader_leaves(metered: RecordedMetrics) -> None:
     """Dropped, it is no error; what it has used so far is counted."""
-    playground = Playground([metered.observer], script={"flash_01": [Chunks(3)]})
-    stream = playground.stream()
+    scripted = ScriptedPool([metered.observer], script={"flash_01": [Chunks(3)]})
+    stream = scripted.stream()
     next(stream)
     del stream
     gc.collect()
@@ -163,26 +163,26 @@ def test_a_stream_that_its_reader_leaves(metered: Metered) -> None:
     assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
 
 
-async def test_a_stream_that_is_dropped_unread(metered: Metered) -> None:
+async def test_a_stream_that_is_dropped_unread(metered: RecordedMetrics) -> None:
     """An async stream is sent before it is read: its send is counted all the same."""
-    stream = await Playground([metered.observer], script={"flash_01": [Chunks(3)]}).astream()
+    stream = await ScriptedPool([metered.observer], script={"flash_01": [Chunks(3)]}).astream()
     del stream
     gc.collect()
     assert metered.by(ATTEMPT, "keyrot.key.id", "error.type") == {("flash_01", None): 1}
     assert metered.by("keyrot.call.attempts", "error.type") == {None: 1}
 
 
-async def test_a_cancelled_call(metered: Metered) -> None:
+async def test_a_cancelled_call(metered: RecordedMetrics) -> None:
     """Attempt and call both tell that they were cancelled."""
-    playground = Playground([metered.observer])
+    scripted = ScriptedPool([metered.observer])
     under_way = asyncio.Event()
 
     async def hang(_lease: Lease) -> Any:
         under_way.set()
         await asyncio.Event().wait()
 
-    playground.asend = hang  # type: ignore[method-assign]
-    task = asyncio.create_task(playground.arun())
+    scripted.asend = hang  # type: ignore[method-assign]
+    task = asyncio.create_task(scripted.arun())
     await under_way.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -191,13 +191,13 @@ async def test_a_cancelled_call(metered: Metered) -> None:
     assert metered.by(ATTEMPT, "error.type") == metered.by(DURATION, "error.type") == cancelled
 
 
-def test_under_the_official_instrumentation(metered: Metered) -> None:
+def test_under_the_official_instrumentation(metered: RecordedMetrics) -> None:
     """What it measures itself we do not; its metrics tell our pool."""
     data = SimpleNamespace(attributes={}, metric_attributes={})
     token = context.attach(context.set_value(INFERENCE, data))
     try:
-        Playground([metered.observer]).run()
-        list(Playground([metered.observer], script={"flash_01": [Chunks(2)]}).stream(STREAMED))
+        ScriptedPool([metered.observer]).run()
+        list(ScriptedPool([metered.observer], script={"flash_01": [Chunks(2)]}).stream(STREAMED))
     finally:
         context.detach(token)
     assert {name for name in metered.collect() if name.startswith("gen_ai.")} == set()
@@ -206,19 +206,19 @@ def test_under_the_official_instrumentation(metered: Metered) -> None:
 
 
 @pytest.mark.parametrize("key", ["suppress_instrumentation", None])
-def test_suppressed(metered: Metered, key: str | None) -> None:
+def test_suppressed(metered: RecordedMetrics, key: str | None) -> None:
     """Where instrumentation is suppressed nothing is counted."""
     key = key or context._SUPPRESS_INSTRUMENTATION_KEY
     token = context.attach(context.set_value(key, True))
     try:
-        assert Playground([metered.observer]).run() == "answer"
+        assert ScriptedPool([metered.observer]).run() == "answer"
     finally:
         context.detach(token)
     # The two that are there from the beginning are at zero.
     assert set(metered.collect()) <= {"keyrot.key.timeouts", "keyrot.key.pending_requests"}
 
 
-def test_a_strangers_key_has_no_series_of_its_own(metered: Metered) -> None:
+def test_a_strangers_key_has_no_series_of_its_own(metered: RecordedMetrics) -> None:
     """A program with a thousand customers' own keys does not make a thousand series of them."""
     watch = metered.observer.start(INFO)
     assert watch is not None
@@ -231,7 +231,7 @@ def test_a_strangers_key_has_no_series_of_its_own(metered: Metered) -> None:
     assert metered.by(ATTEMPT, "keyrot.key.id") == {"home": 2}
 
 
-def test_the_table_is_what_the_sdk_sees(metered: Metered) -> None:
+def test_the_table_is_what_the_sdk_sees(metered: RecordedMetrics) -> None:
     """Each metric of the table is emitted with its unit, kind, buckets and attributes, no other."""
     _everything(metered)
     seen = metered.collect()
@@ -253,18 +253,18 @@ def _kind(data: Any) -> str:
     return "counter" if data.is_monotonic else "updowncounter"
 
 
-def _everything(metered: Metered) -> None:
+def _everything(metered: RecordedMetrics) -> None:
     """Make calls of every kind, with a pool that is shown."""
     from keyrot_middleware.guard import handle_internal_error
     from keyrot_middleware.runtime.health import levels
 
     script = {"flash_01": [minute(9)], "pro_01": [Chunks(2), failure(400)]}
-    playground = Playground([metered.observer], script=script)
-    list(playground.stream())
+    scripted = ScriptedPool([metered.observer], script=script)
+    list(scripted.stream())
     with pytest.raises(GoogleError):
-        playground.run()
+        scripted.run()
     metered.observer.show(
-        lambda: levels(playground.pool), lambda: False, handle_internal_error, instant=True
+        lambda: levels(scripted.pool), lambda: False, handle_internal_error, instant=True
     )
     usage = Usage(1, 1, model="m")
     watch = metered.observer.start(INFO)
@@ -287,10 +287,10 @@ def test_the_buckets_are_those_of_the_conventions() -> None:
     assert (waits[0], waits[-1]) == (0.001, 10)
 
 
-def test_spans_and_metrics_side_by_side(metered: Metered, traced: Any) -> None:
+def test_spans_and_metrics_side_by_side(metered: RecordedMetrics, traced: Any) -> None:
     """Both watch the same call, and neither disturbs the other."""
-    playground = Playground([traced.observer, metered.observer], script={"flash_01": [Chunks(2)]})
-    list(playground.stream())
+    scripted = ScriptedPool([traced.observer, metered.observer], script={"flash_01": [Chunks(2)]})
+    list(scripted.stream())
     assert len(traced.named("attempt")) == 1
     assert metered.by(ATTEMPT, "error.type") == {None: 1}
     assert trace.get_current_span() is trace.INVALID_SPAN

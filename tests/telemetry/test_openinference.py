@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from four_modes import MODEL, MODES, STREAMS, ask, run
-from metered import Metered
 from openinference.instrumentation import OITracer, TraceConfig
 from opentelemetry import metrics, trace
-from others import OPENINFERENCE, instrumented, plain_sdk
+from support.otel import RecordedMetrics
+from support.other_instrumentations import OPENINFERENCE, instrumented, plain_sdk
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
@@ -159,7 +159,7 @@ def test_metrics_are_ours_since_it_has_none(
     mode, traced, pool, connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The calls are counted, which nobody else does."""
-    metered = Metered()
+    metered = RecordedMetrics()
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", metered.provider)
     pool("A")
     with instrumented(traced.provider, OPENINFERENCE):

@@ -14,7 +14,7 @@ from opentelemetry.metrics import NoOpMeterProvider, _internal
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
-from playground import INFO
+from support.scripted_pool import INFO
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.otel_api import CurrentProvider

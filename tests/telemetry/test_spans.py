@@ -7,7 +7,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from playground import OK, Chunks, Playground, failure, invalid, minute
+from support.scripted_pool import OK, Chunks, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import RetryPolicy
@@ -25,7 +25,7 @@ def text(tree: str) -> str:
 
 def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
     """One logical span with request and usage, one attempt in it, both UNSET."""
-    Playground([traced.observer]).every_way()[way]()
+    ScriptedPool([traced.observer]).all_modes()[way]()
     assert traced.tree == text("""
         generate_content gemini-2.5-flash  CLIENT
             gen_ai.operation.name=generate_content
@@ -69,9 +69,9 @@ def brief(tree: str) -> str:
 
 def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
     """Failed attempts are ERROR with code and class; what was retried away is not on the call."""
-    playground = Playground([traced.observer], keys=("flash_01", "exp_02", "pro_01"))
-    playground.script = {"flash_01": [minute(20)], "exp_02": [invalid()]}
-    playground.every_way()[way]()
+    scripted = ScriptedPool([traced.observer], keys=("flash_01", "exp_02", "pro_01"))
+    scripted.script = {"flash_01": [minute(20)], "exp_02": [invalid()]}
+    scripted.all_modes()[way]()
     assert brief(traced.tree) == text("""
         generate_content gemini-2.5-flash  CLIENT
             keyrot.attempt.count=3
@@ -116,9 +116,9 @@ def shape(tree: str) -> str:
 
 def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
     """A wait is an event on the call, between two attempts with the same key."""
-    playground = Playground([traced.observer], keys=("flash_01",))
-    playground.script = {"flash_01": [minute(20), OK]}
-    playground.every_way()[way]()
+    scripted = ScriptedPool([traced.observer], keys=("flash_01",))
+    scripted.script = {"flash_01": [minute(20), OK]}
+    scripted.all_modes()[way]()
     assert shape(traced.tree) == text("""
         generate_content gemini-2.5-flash  CLIENT
             keyrot.attempt.count=2
@@ -136,25 +136,25 @@ def test_the_attempt_after_a_wait_tells_how_long_it_was(
     traced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its wait time counts the wait, though the call had no key left to ask for before it."""
-    playground = Playground([traced.observer], keys=("flash_01",))
-    playground.script = {"flash_01": [minute(20), OK]}
+    scripted = ScriptedPool([traced.observer], keys=("flash_01",))
+    scripted.script = {"flash_01": [minute(20), OK]}
 
     def sleep(seconds: float) -> None:
-        playground.clock.advance(seconds)
+        scripted.clock.advance(seconds)
         time.sleep(0.03)
 
-    monkeypatch.setattr(playground.clock, "sleep", sleep)
-    playground.run()
+    monkeypatch.setattr(scripted.clock, "sleep", sleep)
+    scripted.run()
     _, second = traced.named("attempt")
     assert second.attributes["keyrot.acquire.wait_time"] >= 0.03
 
 
 def test_retries_that_blame_no_key_and_fail(traced: Any, way: str) -> None:
     """The last attempt and the call end alike, with the class where there is no code."""
-    playground = Playground([traced.observer], policy=RetryPolicy(strategy="fill", max_retries=1))
-    playground.script = {"flash_01": [failure(503), failure(transport="reset")]}
+    scripted = ScriptedPool([traced.observer], policy=RetryPolicy(strategy="fill", max_retries=1))
+    scripted.script = {"flash_01": [failure(503), failure(transport="reset")]}
     with pytest.raises(ConnectionResetError):
-        playground.every_way()[way]()
+        scripted.all_modes()[way]()
     assert shape(traced.tree) == text("""
         generate_content gemini-2.5-flash  CLIENT  ERROR reset
             error.type=ConnectionResetError
@@ -171,9 +171,9 @@ def test_retries_that_blame_no_key_and_fail(traced: Any, way: str) -> None:
 
 def test_a_request_that_is_wrong(traced: Any, way: str) -> None:
     """One attempt, no cooldown; the code is the error's type on both spans."""
-    playground = Playground([traced.observer], script={"flash_01": [failure(400)]})
+    scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(400)]})
     with pytest.raises(Exception, match="400"):
-        playground.every_way()[way]()
+        scripted.all_modes()[way]()
     assert shape(traced.tree) == text("""
         generate_content gemini-2.5-flash  CLIENT  ERROR 400 bad_request
             error.type=400
@@ -186,14 +186,14 @@ def test_a_request_that_is_wrong(traced: Any, way: str) -> None:
 
 def test_nothing_free_to_send_with(traced: Any, way: str) -> None:
     """A pool at rest is a 429 of the call, without an attempt, that names the reasons."""
-    playground = Playground(
+    scripted = ScriptedPool(
         [traced.observer], keys=("flash_01",), script={"flash_01": [minute(40)]}
     )
     with pytest.raises(Exception, match="429"):
-        playground.run()
+        scripted.run()
     before = len(traced.tree.splitlines())
     with pytest.raises(Exhausted):
-        playground.every_way()[way]()
+        scripted.all_modes()[way]()
     assert shape("\n".join(traced.tree.splitlines()[before:])) == text("""
         generate_content gemini-2.5-flash  CLIENT  ERROR no key can serve
             error.type=429
@@ -204,20 +204,20 @@ def test_nothing_free_to_send_with(traced: Any, way: str) -> None:
 
 def test_a_pool_that_will_never_serve_again_is_no_429(traced: Any) -> None:
     """Where every key is retired the error's type is the code of the refusal, as the caller's."""
-    playground = Playground([traced.observer], keys=("flash_01",), script={"flash_01": [invalid()]})
+    scripted = ScriptedPool([traced.observer], keys=("flash_01",), script={"flash_01": [invalid()]})
     with pytest.raises(Exception, match="400"):
-        playground.run()
+        scripted.run()
     with pytest.raises(Exhausted):
-        playground.run()
+        scripted.run()
     last = traced.named("generate_content")[-1]
     assert last.attributes["error.type"] == "400"
 
 
 def test_a_stream(traced: Any, way: str) -> None:
     """A stream's attempt lives to its end, and has the reads as its children."""
-    playground = Playground([traced.observer])
-    playground.script = {"flash_01": [Chunks(2, tracer=traced.tracer)]}
-    assert playground.every_way(stream=True)[way]() == [0, 1]
+    scripted = ScriptedPool([traced.observer])
+    scripted.script = {"flash_01": [Chunks(2, tracer=traced.tracer)]}
+    assert scripted.all_modes(stream=True)[way]() == [0, 1]
     told = traced.named("generate_content")[0].attributes
     assert told["gen_ai.request.stream"] is True
     assert 0 < told["gen_ai.response.time_to_first_chunk"] < 10
@@ -235,10 +235,10 @@ def test_a_stream(traced: Any, way: str) -> None:
 
 def test_a_stream_that_breaks(traced: Any, way: str) -> None:
     """A failure after the first chunk is the attempt's and the call's; usage so far is told."""
-    playground = Playground([traced.observer])
-    playground.script = {"flash_01": [Chunks(1, failed=failure(500))]}
+    scripted = ScriptedPool([traced.observer])
+    scripted.script = {"flash_01": [Chunks(1, failed=failure(500))]}
     with pytest.raises(Exception, match="500"):
-        playground.every_way(stream=True)[way]()
+        scripted.all_modes(stream=True)[way]()
     assert traced.named("generate_content")[0].attributes["gen_ai.usage.input_tokens"] == 12
     assert shape(traced.tree) == text("""
         generate_content gemini-2.5-flash  CLIENT  ERROR 500 server_error
@@ -252,10 +252,10 @@ def test_a_stream_that_breaks(traced: Any, way: str) -> None:
 
 def test_a_key_that_is_replaced_while_the_call_is_under_way(traced: Any, way: str) -> None:
     """The retirement is the attempt's event, the replacement the call's."""
-    playground = Playground([traced.observer], keys=("flash_01",))
-    store = playground.pool.ring._places["flash_01"].store
-    playground.script = {"flash_01": [lambda: (_replace(store), invalid())[1], OK]}
-    playground.every_way()[way]()
+    scripted = ScriptedPool([traced.observer], keys=("flash_01",))
+    store = scripted.pool.ring._places["flash_01"].store
+    scripted.script = {"flash_01": [lambda: (_replace(store), invalid())[1], OK]}
+    scripted.all_modes()[way]()
     assert shape(traced.tree) == text("""
         generate_content gemini-2.5-flash  CLIENT
             keyrot.attempt.count=2
@@ -278,13 +278,13 @@ def test_a_state_that_is_down_is_told_once(
     traced: Any, monkeypatch: pytest.MonkeyPatch, lent: dict[str, Any]
 ) -> None:
     """A key booked by this process alone, or nowhere, is an event, once for each call."""
-    playground = Playground([traced.observer], script={"flash_01": [failure(503), OK]})
-    lend = playground.pool.state.acquire
+    scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(503), OK]})
+    lend = scripted.pool.state.acquire
     monkeypatch.setattr(
-        playground.pool.state,
+        scripted.pool.state,
         "acquire",
         lambda *args, **kwargs: lend(*args, **kwargs)._replace(**lent),
     )
-    playground.run()
+    scripted.run()
     call = traced.named("generate_content")[0]
     assert [e.name for e in call.events] == ["keyrot.state.degraded", "keyrot.wait"]

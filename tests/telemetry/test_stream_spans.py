@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from playground import STREAMED, Chunks, Playground
+from support.scripted_pool import STREAMED, Chunks, ScriptedPool
 
 from keyrot_middleware.core.commands import Send
 from keyrot_middleware.core.model import Lease
 from keyrot_middleware.telemetry import semconv as names
 
 
-def playground(traced: Any, streams: int = 1, chunks: int = 3) -> Playground:
-    made = Playground([traced.observer], keys=("flash_01",))
+def scripted(traced: Any, streams: int = 1, chunks: int = 3) -> ScriptedPool:
+    made = ScriptedPool([traced.observer], keys=("flash_01",))
     made.script = {"flash_01": [Chunks(chunks, tracer=traced.tracer) for _ in range(streams)]}
     return made
 
@@ -42,7 +42,7 @@ def statuses(traced: Any) -> set[str]:
 
 def test_what_the_reader_does_between_chunks_is_its_own(traced: Any) -> None:
     """Spans of the consumer, of two interleaved streams, are children of the consumer's span."""
-    made = playground(traced, streams=2)
+    made = scripted(traced, streams=2)
     with traced.tracer.start_as_current_span("reader") as reader:
         for _ in zip(made.stream(), made.stream(), strict=True):
             traced.tracer.start_span("work").end()
@@ -55,7 +55,7 @@ def test_what_the_reader_does_between_chunks_is_its_own(traced: Any) -> None:
 
 def test_a_stream_that_is_never_read_leaves_nothing(traced: Any) -> None:
     """A thread's stream that was dropped before its first read has sent nothing."""
-    made = playground(traced)
+    made = scripted(traced)
     made.stream()
     gc.collect()
     assert traced.spans == []
@@ -64,7 +64,7 @@ def test_a_stream_that_is_never_read_leaves_nothing(traced: Any) -> None:
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_a_stream_that_its_reader_leaves(traced: Any, how: str) -> None:
     """Closed or dropped, the spans end at once, are no error, and tell it as abandoned."""
-    stream = playground(traced).stream()
+    stream = scripted(traced).stream()
     next(stream)
     if how == "close":
         stream.close()  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def test_a_stream_that_its_reader_leaves(traced: Any, how: str) -> None:
 
 def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
     """Reading on elsewhere neither moves the spans nor leaves one current there."""
-    stream = playground(traced, chunks=4).stream()
+    stream = scripted(traced, chunks=4).stream()
     with traced.tracer.start_as_current_span("opener"):
         next(stream)
     left: list[Any] = []
@@ -95,7 +95,7 @@ def test_a_stream_that_is_read_in_another_thread(traced: Any) -> None:
 
 async def test_a_stream_that_is_dropped_before_its_first_chunk_was_read(traced: Any) -> None:
     """An async stream is open before it is read; dropping it ends its spans."""
-    stream = await playground(traced).astream()
+    stream = await scripted(traced).astream()
     del stream
     gc.collect()
     assert outcomes(traced) == {"abandoned"}
@@ -104,7 +104,7 @@ async def test_a_stream_that_is_dropped_before_its_first_chunk_was_read(traced: 
 
 async def test_an_async_stream_that_is_closed(traced: Any) -> None:
     """`aclose()` in another task than the one that read ends the spans and complains of nothing."""
-    stream = await playground(traced).astream()
+    stream = await scripted(traced).astream()
     await anext(stream)
     await asyncio.create_task(stream.aclose())
     assert outcomes(traced) == {"abandoned"}
@@ -113,7 +113,7 @@ async def test_an_async_stream_that_is_closed(traced: Any) -> None:
 
 async def test_a_cancelled_reader(traced: Any) -> None:
     """Cancellation is raised again, and is the error of both spans."""
-    made = playground(traced)
+    made = scripted(traced)
     made.script["flash_01"][0].gate = asyncio.Event()
 
     async def read() -> None:
@@ -135,7 +135,7 @@ async def test_a_cancelled_reader(traced: Any) -> None:
 
 async def test_a_cancelled_send(traced: Any) -> None:
     """A call that is cancelled before anything came back ends both spans."""
-    made = playground(traced)
+    made = scripted(traced)
 
     async def hang(lease: Any) -> Any:
         made.seen.append(lease)
@@ -166,7 +166,7 @@ def test_leaving_in_a_foreign_context_is_silent(traced: Any) -> None:
 
 async def test_a_hundred_streams_at_once(traced: Any) -> None:
     """Read to the end, closed, cancelled or dropped in any mixture, each span ends exactly once."""
-    made = playground(traced, streams=100, chunks=5)
+    made = scripted(traced, streams=100, chunks=5)
 
     async def read(number: int) -> None:
         with traced.tracer.start_as_current_span(f"reader {number}") as reader:
@@ -192,7 +192,7 @@ async def test_a_hundred_streams_at_once(traced: Any) -> None:
 
 def test_a_coroutine_that_is_closed_while_it_sends(traced: Any) -> None:
     """Torn down without an error of its own, a call ends both spans and is none."""
-    made = playground(traced)
+    made = scripted(traced)
 
     @types.coroutine
     def hang(lease: Any) -> Any:

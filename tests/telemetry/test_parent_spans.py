@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.trace import SpanKind
-from playground import INFO, OK, Playground, invalid, minute
+from support.scripted_pool import INFO, OK, ScriptedPool, invalid, minute
 
 from keyrot_middleware.core.model import CallInfo
 from keyrot_middleware.telemetry.tracing import OtelObserver
@@ -39,10 +39,10 @@ class Official:
 
 def test_the_official_span_is_the_logical_one(traced: Any) -> None:
     """Under it we add no span of the call, our attempts are its children, it has our attributes."""
-    playground = Playground([traced.observer], keys=("flash_01", "exp_02"))
-    playground.script = {"flash_01": [minute(9)]}
+    scripted = ScriptedPool([traced.observer], keys=("flash_01", "exp_02"))
+    scripted.script = {"flash_01": [minute(9)]}
     with Official(traced) as official:
-        playground.run()
+        scripted.run()
     assert official.data.attributes == {
         "keyrot.attempt.count": 2,
         "keyrot.key.id": "exp_02",
@@ -55,28 +55,28 @@ def test_the_official_span_is_the_logical_one(traced: Any) -> None:
 
 def test_all_requests_of_one_official_operation_are_counted(traced: Any) -> None:
     """Automatic tool calls make several requests in one operation: the count goes on."""
-    playground = Playground([traced.observer])
+    scripted = ScriptedPool([traced.observer])
     with Official(traced) as official:
-        playground.run()
+        scripted.run()
         assert official.data.attributes["keyrot.attempt.count"] == 1
-        playground.run()
+        scripted.run()
     assert official.data.attributes["keyrot.attempt.count"] == 2
 
 
 def test_a_wait_is_an_event_of_the_official_span(traced: Any) -> None:
     """Events of the call go where the call's span is."""
-    playground = Playground([traced.observer], keys=("flash_01",))
-    playground.script = {"flash_01": [minute(20), OK]}
+    scripted = ScriptedPool([traced.observer], keys=("flash_01",))
+    scripted.script = {"flash_01": [minute(20), OK]}
     with Official(traced):
-        playground.run()
+        scripted.run()
     assert [event.name for event in traced.named("theirs")[0].events] == ["keyrot.wait"]
 
 
 def test_its_errors_are_its_own_affair(traced: Any) -> None:
     """A call that fails leaves the status of the official span alone."""
-    playground = Playground([traced.observer], keys=("a1",), script={"a1": [invalid()]})
+    scripted = ScriptedPool([traced.observer], keys=("a1",), script={"a1": [invalid()]})
     with Official(traced), pytest.raises(Exception, match="400"):
-        playground.run()
+        scripted.run()
     assert traced.named("theirs")[0].status.status_code.name == "UNSET"
     assert traced.named("attempt")[0].attributes["keyrot.attempt.outcome"] == "fail"
 
@@ -84,21 +84,21 @@ def test_its_errors_are_its_own_affair(traced: Any) -> None:
 @pytest.mark.parametrize("operation", ["generate_content", "chat"])
 def test_an_inference_span_that_left_no_data(traced: Any, operation: str) -> None:
     """Older versions and other instrumentations are known by their span's operation."""
-    playground = Playground([traced.observer])
+    scripted = ScriptedPool([traced.observer])
     with Official(traced, None, **{"gen_ai.operation.name": operation}):
-        playground.run()
-        playground.run()
+        scripted.run()
+        scripted.run()
     assert traced.named("generate_content") == []
     assert traced.named("theirs")[0].attributes["keyrot.attempt.count"] == 2
 
 
 def test_an_inference_span_that_has_ended_is_left_alone(traced: Any) -> None:
     """Current still, but over: it is told nothing, and OpenTelemetry has nothing to complain of."""
-    playground = Playground([traced.observer], keys=("a1",), script={"a1": [minute(20), OK]})
+    scripted = ScriptedPool([traced.observer], keys=("a1",), script={"a1": [minute(20), OK]})
     span = traced.tracer.start_span("theirs", attributes={"gen_ai.operation.name": "chat"})
     with trace.use_span(span):
         span.end()
-        playground.run()
+        scripted.run()
     assert "keyrot.attempt.count" not in traced.named("theirs")[0].attributes
     assert len(traced.named("attempt")) == 2
 
@@ -107,7 +107,7 @@ def test_an_inference_span_that_has_ended_is_left_alone(traced: Any) -> None:
 def test_spans_of_something_else_are_only_parents(traced: Any, operation: str) -> None:
     """Under an agent's or a tool's span, or another operation's, the call has its own span."""
     with Official(traced, None, **{"gen_ai.operation.name": operation}):
-        Playground([traced.observer]).run()
+        ScriptedPool([traced.observer]).run()
     call = traced.named("generate_content")[0]
     assert traced.parent_of(call) == "theirs"
     assert "keyrot.attempt.count" not in traced.named("theirs")[0].attributes
@@ -132,7 +132,7 @@ def test_data_of_another_operation_is_left_alone(
 ) -> None:
     """A tool's own requests inside an operation of another kind are not counted to it."""
     with Official(traced, key) as official:
-        Playground([traced.observer]).run(CallInfo("m", verb))
+        ScriptedPool([traced.observer]).run(CallInfo("m", verb))
     assert len(traced.spans) == (3 if own else 2)
     assert ("keyrot.attempt.count" in official.data.attributes) is not own
 
@@ -154,7 +154,7 @@ def test_only_a_span_of_this_very_request_is_taken_for_it(
     """What a tool or another model's operation has around it has a span of its own."""
     told = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
     with Official(traced, key, **told) as official:
-        Playground([traced.observer]).run()
+        ScriptedPool([traced.observer]).run()
     assert len(traced.named("generate_content")) == own
     attributes = official.data.attributes or traced.named("theirs")[0].attributes
     assert ("keyrot.attempt.count" in attributes) is not own
@@ -168,7 +168,7 @@ def test_the_real_official_library_takes_what_we_add(traced: Any) -> None:
     handler = handlers.TelemetryHandler(tracer_provider=traced.provider)
     asked = {"request_model": INFO.model, "operation_name": "generate_content"}
     with handler.inference("gcp.gemini", **asked):
-        Playground([traced.observer]).run()
+        ScriptedPool([traced.observer]).run()
     attempt, theirs = traced.spans
     assert attempt.parent.span_id == theirs.context.span_id
     assert theirs.attributes["keyrot.attempt.count"] == 1
@@ -179,7 +179,7 @@ def test_the_real_official_library_takes_what_we_add(traced: Any) -> None:
 def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
     """Both spellings of the key silence us; the call goes on as usual."""
     token = context.attach(context.set_value(key, True))
-    assert Playground([traced.observer]).run() == "answer"
+    assert ScriptedPool([traced.observer]).run() == "answer"
     context.detach(token)
     assert traced.spans == []
 
@@ -201,8 +201,8 @@ def test_an_unsampled_call_is_sent_as_usual(traced: Any) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-    playground = Playground([OtelObserver("test", TracerProvider(sampler=ALWAYS_OFF))])
-    assert playground.run(INFO._replace(model="m")) == "answer"
-    inside = playground.seen[0].get_span_context()
+    scripted = ScriptedPool([OtelObserver("test", TracerProvider(sampler=ALWAYS_OFF))])
+    assert scripted.run(INFO._replace(model="m")) == "answer"
+    inside = scripted.seen[0].get_span_context()
     assert inside.is_valid
     assert not inside.trace_flags.sampled

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from playground import INFO, PROMPT, STREAMED, Chunks, Playground, failure, invalid, minute
+from support.scripted_pool import (
+    INFO,
+    PROMPT,
+    STREAMED,
+    Chunks,
+    ScriptedPool,
+    failure,
+    invalid,
+    minute,
+)
 
 from keyrot_middleware.core.model import CallInfo
 from keyrot_middleware.telemetry.attributes import operation_of
@@ -28,7 +37,7 @@ def test_a_call_is_named_by_operation_and_model(
     traced: Any, verb: str, model: str, name: str
 ) -> None:
     """Both verbs of a generation share one operation; a request without a model has a bare name."""
-    Playground([traced.observer]).run(CallInfo(model, verb))
+    ScriptedPool([traced.observer]).run(CallInfo(model, verb))
     call = traced.spans[-1]
     assert call.name == name
     assert call.attributes["gen_ai.operation.name"] == operation_of(verb)
@@ -49,33 +58,33 @@ def test_the_server_is_told_as_far_as_it_is_known(
     traced: Any, host: str, address: str | None, port: int | None
 ) -> None:
     """An address with its port where one is written, nothing where the host is unknown."""
-    Playground([traced.observer]).run(INFO._replace(host=host))
+    ScriptedPool([traced.observer]).run(INFO._replace(host=host))
     told = traced.spans[-1].attributes
     assert (told.get("server.address"), told.get("server.port")) == (address, port)
 
 
 def test_an_attempt_is_current_while_the_sdk_sends_and_never_else(traced: Any) -> None:
     """What the SDK does in a send is the attempt's child; the caller's context is untouched."""
-    playground = Playground([traced.observer])
+    scripted = ScriptedPool([traced.observer])
     with traced.tracer.start_as_current_span("the caller's") as own:
-        playground.run()
+        scripted.run()
         assert trace.get_current_span() is own
-    assert [span.name for span in playground.seen] == ["attempt flash_01"]
+    assert [span.name for span in scripted.seen] == ["attempt flash_01"]
     assert traced.parent_of(traced.named("generate_content")[0]) == "the caller's"
 
 
 def test_spans_hold_no_key_and_no_prompt(traced: Any) -> None:
     """Neither values of keys nor texts of errors get into any name, status, attribute or event."""
-    playground = Playground([traced.observer])
-    playground.script = {
+    scripted = ScriptedPool([traced.observer])
+    scripted.script = {
         "flash_01": [minute(9), failure(transport="other"), Chunks(1, failed=failure(500))],
         "flash_02": [invalid()],
         "pro_01": [failure(400)],
     }
     for info in (INFO, INFO, STREAMED):
         with pytest.raises(Exception, match=PROMPT):
-            list(playground.stream(info)) if info.stream else playground.run(info)
-        playground.clock.advance(100)
+            list(scripted.stream(info)) if info.stream else scripted.run(info)
+        scripted.clock.advance(100)
     everything = "".join(span.to_json() for span in traced.spans)
     assert everything.count("attempt ") > 3
     assert "FAKE" not in everything

@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 
-__all__ = ["Metered", "Point"]
+__all__ = ["Point", "RecordedMetrics"]
 
 
 class Point(NamedTuple):
@@ -24,7 +24,7 @@ class Point(NamedTuple):
     bounds: tuple[float, ...] = ()
 
 
-class Metered:
+class RecordedMetrics:
     """A provider, our observer on it, and what was recorded."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from playground import OK, Playground, failure, invalid, minute
+from support.scripted_pool import OK, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Limits, RetryPolicy
@@ -27,17 +27,17 @@ def lines(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
 def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """Twenty-seven calls are under way with a key when Google rejects it."""
     caplog.set_level(logging.INFO, NAME)
-    playground, together = Playground([LogObserver("test")], keys=("a",)), Barrier(27)
+    scripted, together = ScriptedPool([LogObserver("test")], keys=("a",)), Barrier(27)
 
     def reject() -> Any:
         together.wait(30)
         return invalid()
 
-    playground.script = {"a": [reject] * 27}
+    scripted.script = {"a": [reject] * 27}
 
     def call() -> None:
         with pytest.raises(Exception, match="400"):
-            playground.run()
+            scripted.run()
 
     threads = [Thread(target=call) for _ in range(27)]
     for thread in threads:
@@ -50,27 +50,27 @@ def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixtu
 def test_the_same_failure_after_a_pause_is_another_line(caplog: pytest.LogCaptureFixture) -> None:
     """The key was tried again, and failed again."""
     caplog.set_level(logging.INFO, NAME)
-    playground = Playground([LogObserver("test")], keys=("a",))
-    playground.policy = replace(playground.policy, max_wait_s=0.0)
-    playground.script = {"a": [failure(429), failure(429)]}
+    scripted = ScriptedPool([LogObserver("test")], keys=("a",))
+    scripted.policy = replace(scripted.policy, max_wait_s=0.0)
+    scripted.script = {"a": [failure(429), failure(429)]}
     for _ in range(2):
         with pytest.raises(Exception, match="429"):
-            playground.run()
-        playground.clock.advance(31)
+            scripted.run()
+        scripted.clock.advance(31)
     assert len(lines(caplog, "capacity")) == 2
 
 
 def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     """The next warning says how many more calls have failed so."""
     policy = RetryPolicy(strategy="fill", max_wait_s=0.0)
-    playground = Playground([LogObserver("test")], keys=("a",), policy=policy)
-    playground.script = {"a": [minute(200)]}
+    scripted = ScriptedPool([LogObserver("test")], keys=("a",), policy=policy)
+    scripted.script = {"a": [minute(200)]}
     with pytest.raises(Exception, match="429"):
-        playground.run()
+        scripted.run()
     for _ in range(150):
         with pytest.raises(Exhausted):
-            playground.run()
-        playground.clock.advance(1)
+            scripted.run()
+        scripted.clock.advance(1)
     found = lines(caplog, "no key is available")
     assert len(found) == 3
     assert ["59 more calls" in line for line in found] == [False, True, True]
@@ -79,16 +79,16 @@ def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixt
 def test_a_wait_is_one_line_however_often_it_looks(caplog: pytest.LogCaptureFixture) -> None:
     """A busy key is looked at ten times a second."""
     caplog.set_level(logging.INFO, NAME)
-    playground = Playground([LogObserver("test")], keys=("a",))
-    (key,) = playground.pool.roster.keys.values()
+    scripted = ScriptedPool([LogObserver("test")], keys=("a",))
+    (key,) = scripted.pool.roster.keys.values()
     busy = replace(key, limits=Limits(max_concurrency=1))
-    playground.pool.roster = Selector([busy], "fill")
+    scripted.pool.roster = Selector([busy], "fill")
 
     def meanwhile() -> Any:
         with pytest.raises(Exhausted):
-            playground.run()
+            scripted.run()
         return OK
 
-    playground.script = {"a": [meanwhile]}
-    playground.run()
+    scripted.script = {"a": [meanwhile]}
+    scripted.run()
     assert len(lines(caplog, "waits")) == 1

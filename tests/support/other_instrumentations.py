@@ -31,12 +31,12 @@ _WRAPPED = (
 )
 
 
-def put_in(name: str, provider: TracerProvider) -> None:
+def instrument(name: str, provider: TracerProvider) -> None:
     """Put one in; the official one refuses google-genai 3.x unless told otherwise."""
     OTHERS[name]().instrument(tracer_provider=provider, skip_dep_check=True)
 
 
-def take_out(name: str) -> None:
+def uninstrument(name: str) -> None:
     """Take one out."""
     OTHERS[name]().uninstrument()
 
@@ -45,12 +45,12 @@ def take_out(name: str) -> None:
 def instrumented(provider: TracerProvider, *names: str) -> Iterator[None]:
     """Have them in, and out again in the opposite order."""
     for name in names:
-        put_in(name, provider)
+        instrument(name, provider)
     try:
         yield
     finally:
         for name in reversed(names):
-            take_out(name)
+            uninstrument(name)
 
 
 @contextmanager

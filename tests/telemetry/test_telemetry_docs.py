@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playground import OK, Chunks, Playground, failure, invalid, minute
+from support.scripted_pool import OK, Chunks, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.instruments import METRICS, NEW_METRICS
@@ -44,36 +44,36 @@ def everything(traced: Any) -> Any:
 
 
 def _stream_after_a_rest(traced: Any) -> None:
-    playground = Playground([traced.observer], keys=("flash_01",))
-    playground.script = {"flash_01": [minute(9), Chunks(2)]}
-    list(playground.stream())
+    scripted = ScriptedPool([traced.observer], keys=("flash_01",))
+    scripted.script = {"flash_01": [minute(9), Chunks(2)]}
+    list(scripted.stream())
 
 
 def _replaced_key(traced: Any) -> None:
-    playground = Playground([traced.observer], keys=("flash_01",))
-    store: Any = playground.pool.ring._places["flash_01"].store
+    scripted = ScriptedPool([traced.observer], keys=("flash_01",))
+    store: Any = scripted.pool.ring._places["flash_01"].store
 
     def replace() -> Any:
         store._values["flash_01"] = type(store._values["flash_01"])("FAKE-another-secret")
         return invalid()
 
-    playground.script = {"flash_01": [replace, OK]}
-    playground.run()
+    scripted.script = {"flash_01": [replace, OK]}
+    scripted.run()
 
 
 def _without_a_state(traced: Any) -> None:
-    playground = Playground([traced.observer], script={"flash_01": [failure(503), OK]})
-    state: Any = playground.pool.state
+    scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(503), OK]})
+    state: Any = scripted.pool.state
     lend = state.acquire
     state.acquire = lambda *args, **kwargs: lend(*args, **kwargs)._replace(degraded=True)
-    playground.run()
+    scripted.run()
 
 
 def _exhausted(traced: Any) -> None:
-    playground = Playground([traced.observer], keys=("a1",), script={"a1": [invalid()]})
+    scripted = ScriptedPool([traced.observer], keys=("a1",), script={"a1": [invalid()]})
     for _ in range(2):
         with pytest.raises(Exception, match=r"400|no key"):
-            playground.run()
+            scripted.run()
 
 
 def _attributes(spans: Iterable[Any]) -> set[str]:

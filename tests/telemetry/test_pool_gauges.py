@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metered import Metered
-from playground import Playground, invalid, minute
 from servers import server
+from support.otel import RecordedMetrics
+from support.scripted_pool import ScriptedPool, invalid, minute
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
@@ -29,20 +29,20 @@ COUNT = "keyrot.key.count"
 USED = "keyrot.key.quota.used_ratio"
 
 
-class Board(Metered):
+class Board(RecordedMetrics):
     """Metrics of a pool that is shown."""
 
     def __init__(self, **script: Any) -> None:
         super().__init__()
         keys = ("a_limited", "b_bad", "c_busy", "d_idle")
-        self.playground = Playground([self.observer], keys=keys, script=script)
+        self.scripted = ScriptedPool([self.observer], keys=keys, script=script)
         self.degraded = False
         self.reads = 0
         self.observer.show(self._levels, lambda: self.degraded, handle_internal_error, instant=True)
 
     def _levels(self) -> Iterable[KeyLevel]:
         self.reads += 1
-        return levels(self.playground.pool)
+        return levels(self.scripted.pool)
 
     @property
     def states(self) -> Any:
@@ -53,7 +53,7 @@ class Board(Metered):
 
     def limit(self, key_id: str, limits: Limits) -> None:
         """Give a key limits of its own."""
-        keys = self.playground.pool.roster.keys
+        keys = self.scripted.pool.roster.keys
         keys[key_id] = Candidate(key_id, keys[key_id].project, "billing", limits)
 
 
@@ -63,10 +63,10 @@ def test_keys_by_state() -> None:
     nothing = dict.fromkeys(KEY_STATES, 0)
     assert board.states == nothing | {"available": 4}
     board.limit("c_busy", Limits(rpm=1))
-    board.playground.run()
+    board.scripted.run()
     counts = {"available": 1, "limited": 1, "cooling_down": 1, "rejected": 1}
     assert board.states == nothing | counts
-    board.playground.clock.advance(100)
+    board.scripted.clock.advance(100)
     assert board.states["cooling_down"] == board.states["limited"] == 0
 
 
@@ -74,7 +74,7 @@ def test_used_share_of_each_limit() -> None:
     """Requests and tokens are laid beside the limits that are known; others are not told."""
     board = Board()
     board.limit("a_limited", Limits(rpm=10, tpm=48, rpd=100))
-    board.playground.run()
+    board.scripted.run()
     names = ("keyrot.key.id", "gen_ai.request.model", "keyrot.quota")
     share = {
         ("a_limited", "gemini-2.5-flash", "rpm"): 0.1,
@@ -88,7 +88,7 @@ def test_a_limit_that_google_told_beats_the_files() -> None:
     """The 429 of a minute told five requests; the file had promised ten."""
     board = Board(a_limited=[minute(9)])
     board.limit("a_limited", Limits(rpm=10))
-    board.playground.run()
+    board.scripted.run()
     assert board.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(0.2)
 
 
@@ -97,7 +97,7 @@ def test_a_limit_of_nothing_is_used_up() -> None:
     board = Board()
     board.limit("a_limited", Limits(tpm=100, rpd=0))
     board.limit("b_bad", Limits(rpm=100))
-    board.playground.run()
+    board.scripted.run()
     assert board.by(USED, "keyrot.key.id", "keyrot.quota") == {
         ("a_limited", "tpm"): 0.0,
         ("a_limited", "rpd"): 1.0,
@@ -179,7 +179,7 @@ def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_provider_that_cannot_be_had_is_survived() -> None:
     """The program starts without metrics, and the fault is told."""
     told: list[str] = []
-    metered = Metered()
+    metered = RecordedMetrics()
 
     def fail() -> Any:
         raise LookupError("no such provider")

@@ -114,7 +114,7 @@ class Chunks:
 
 
 @dataclass
-class Playground:
+class ScriptedPool:
     """A pool of keys, each with a script of what its sends give."""
 
     observers: Sequence[Observer]
@@ -182,7 +182,7 @@ class Playground:
         flow, watching = self._call(info)
         return await aio.run_stream(flow, aio.AsyncDriver(self.pool, info, self.asend, watching))
 
-    def every_way(self, *, stream: bool = False) -> dict[str, Callable[[], Any]]:
+    def all_modes(self, *, stream: bool = False) -> dict[str, Callable[[], Any]]:
         """Give the ways to make one whole call: in a thread, and in a task."""
         if not stream:
             return {"sync": self.run, "async": lambda: asyncio.run(self.arun())}

@@ -11,7 +11,7 @@ import pytest
 from four_modes import MODEL, MODES, ask, ask_async, run
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from others import OFFICIAL, OPENINFERENCE, instrumented, plain_sdk
+from support.other_instrumentations import OFFICIAL, OPENINFERENCE, instrumented, plain_sdk
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply

@@ -11,7 +11,13 @@ import pytest
 from four_modes import ask
 from google.genai._api_client import BaseApiClient
 from opentelemetry import trace
-from others import OFFICIAL, OPENINFERENCE, plain_sdk, put_in, take_out
+from support.other_instrumentations import (
+    OFFICIAL,
+    OPENINFERENCE,
+    instrument,
+    plain_sdk,
+    uninstrument,
+)
 
 import keyrot_middleware
 
@@ -68,9 +74,9 @@ class Stage:
             self._installed = word == "in"
             self._pool("A") if word == "in" else keyrot_middleware.uninstall()
         elif word == "in":
-            put_in(party, self.traced.provider)
+            instrument(party, self.traced.provider)
         else:
-            take_out(party)
+            uninstrument(party)
         for seam, wrappers in WRAPPED_BY.items():
             if party in wrappers:
                 self._layers[seam] = self._after(party, word, seam)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playground import Chunks, Playground
+from support.scripted_pool import Chunks, ScriptedPool
 
 from keyrot_middleware.runtime.abandoned import unwatch_collector, watch_collector
 from keyrot_middleware.telemetry import semconv as names
@@ -23,7 +23,7 @@ def watched() -> Iterator[None]:
     unwatch_collector()
 
 
-def hold_that_the_spans_ended_once(traced: Any, made: Playground) -> None:
+def hold_that_the_spans_ended_once(traced: Any, made: ScriptedPool) -> None:
     """None has ended in the collector, each has after the next call; `traced` holds: once."""
     assert traced.named("attempt") == []
     made.run()
@@ -35,7 +35,7 @@ def hold_that_the_spans_ended_once(traced: Any, made: Playground) -> None:
 
 def test_a_reader_that_is_collected(traced: Any) -> None:
     """A task that waits for the second chunk of a stream, and whose loop is closed."""
-    made = Playground([traced.observer], keys=("flash_01",))
+    made = ScriptedPool([traced.observer], keys=("flash_01",))
     chunks = Chunks(3)
     chunks.gate = asyncio.Event()
     made.script = {"flash_01": [chunks]}
@@ -57,7 +57,7 @@ def test_a_reader_that_is_collected(traced: Any) -> None:
 
 def test_a_call_that_is_collected(traced: Any) -> None:
     """A coroutine that waits for its answer, and is dropped in a cycle."""
-    made = Playground([traced.observer], keys=("flash_01",))
+    made = ScriptedPool([traced.observer], keys=("flash_01",))
 
     @types.coroutine
     def hang(lease: Any) -> Any:

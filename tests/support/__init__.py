@@ -1,0 +1,1 @@
+"""What tests of several folders use: fakes, servers, and ways to run a call."""

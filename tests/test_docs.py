@@ -164,8 +164,8 @@ def _written(default: object) -> str:
 
 
 def test_settings_table_is_the_settings() -> None:
-    """README names each variable with its argument and default, and no other."""
-    rows = {row[0]: row[1:3] for row in _rows(README, "Settings")}
+    """The quick reference names each variable with its argument and default, and no other."""
+    rows = {row[0]: row[1:3] for row in _rows(QUICK, "Settings")}
     fields = Settings.model_fields
     assert rows == {
         ENV_NAMES[name]: [name if name in ARGUMENTS else "-", _written(field.default)]

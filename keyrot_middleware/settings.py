@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, TypedDict
 
+from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
@@ -24,7 +26,13 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticUseDefault
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from .core.model import Strategy
 from .core.text import mask_keys, nearest, shown
@@ -32,6 +40,7 @@ from .errors import ConfigError
 from .keys_file import BUILT_STORES, known, plugged_in, steers_an_sdk
 
 __all__ = [
+    "ALIASES",
     "ARGUMENTS",
     "ENV_NAMES",
     "GOOGLE_HOST",
@@ -49,6 +58,7 @@ __all__ = [
     "origins",
     "read_settings",
     "refuse_unknown",
+    "spellings",
     "unknown_variables",
     "where",
 ]
@@ -156,6 +166,40 @@ _Lower = BeforeValidator(_lower)
 _Whole = Annotated[int, Field(ge=0)]
 
 
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {f"KEYROT_{name}": name for name in ("ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE")}
+)
+"""The second name of a variable whose first has no prefix, and that first name."""
+
+
+def spellings(variable: str) -> tuple[str, ...]:
+    """Return the names of a variable, its first name first."""
+    return (variable, *(alias for alias, name in ALIASES.items() if name == variable))
+
+
+@dataclass(frozen=True, slots=True)
+class _Conflict:
+    """The two values of a variable that is set by both of its names."""
+
+    first: str
+    second: str
+    alias: str
+
+
+def _merge_aliases(variables: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return the variables of one layer under their first names. An empty one counts as not set."""
+    merged: dict[str, Any] = dict(variables)
+    for alias, name in ALIASES.items():
+        if alias not in variables:
+            continue
+        first, second = ((variables.get(one) or "").strip() for one in (name, alias))
+        if first and second and first.lower() != second.lower():
+            merged[name] = _Conflict(first, second, alias)
+        else:
+            merged[name] = first or second
+    return merged
+
+
 class Switch(BaseSettings):
     """Whether to rotate at all: read first, since what is off cannot be wrong otherwise."""
 
@@ -171,9 +215,29 @@ class Switch(BaseSettings):
 
     enabled: bool = Field(True, validation_alias="ENABLE_KEY_ROTATION", description="true or false")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read both names of a variable in each layer, so that a layer still beats the next."""
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                source.env_vars = _merge_aliases(source.env_vars)
+        return init_settings, env_settings, dotenv_settings
+
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_default(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, _Conflict):
+            raise ValueError(  # noqa: TRY004 - pydantic's kind of error for a value
+                f"found {shown(value.first)}, and {shown(value.second)} in {value.alias}, "
+                "which is the same setting; set one of the two"
+            )
         # pydantic takes True for 1 and bytes for text; as an argument each is a mistake.
         switch = cls.model_fields[info.field_name or ""].annotation is bool
         if isinstance(value, bytes) or (isinstance(value, bool) and not switch):
@@ -370,7 +434,7 @@ def unknown_variables(names: Iterable[str]) -> str | None:
 
     They are warned of and not refused: a program may have set one for purposes of its own.
     """
-    known = (*ENV_NAMES.values(), *STORE_VARIABLES)
+    known = (*ENV_NAMES.values(), *ALIASES, *STORE_VARIABLES)
     odd = [name for name in names if name.upper().startswith("KEYROT_") and name not in known]
     if not odd:
         return None
@@ -472,4 +536,8 @@ def where(name: str, given: Mapping[str, Any]) -> str:
     """Name the place of a setting that was given somewhere, as its owner would look for it."""
     if name in given:
         return f"install({name}=…)"
-    return ENV_NAMES[name] if ENV_NAMES[name] in os.environ else f"{ENV_NAMES[name]} in .env"
+    names = spellings(ENV_NAMES[name])
+    if any(one in os.environ for one in names):
+        return next((one for one in names if os.environ.get(one)), names[0])
+    in_file = dotenv_values(".env", encoding="utf-8") if len(names) > 1 else {}
+    return f"{next((one for one in names if in_file.get(one)), names[0])} in .env"

@@ -14,7 +14,7 @@ import pytest
 from docs_blocks import PAGES, ROOT, Block, blocks
 
 from keyrot_middleware.keys_file import KeySpec, read_keys
-from keyrot_middleware.settings import ARGUMENTS, ENV_NAMES, Settings
+from keyrot_middleware.settings import ALIASES, ARGUMENTS, ENV_NAMES, Settings
 from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.instruments import METRICS, NEW_METRICS
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -96,7 +96,7 @@ def _commands() -> list[list[str]]:
 
 
 def _is_known(variable: str) -> bool:
-    own = {*ENV_NAMES.values(), "GOOGLE_GEMINI_BASE_URL"}
+    own = {*ENV_NAMES.values(), *ALIASES, "GOOGLE_GEMINI_BASE_URL"}
     return variable in own or variable.startswith(("GEMINI_KEY_", "OTEL_"))
 
 
@@ -143,7 +143,7 @@ def test_variables_of_ours_exist() -> None:
     )
     read = set(re.findall(r'"(KEYROT_\w+)"', stores))
     assert {"KEYROT_VAULT_PLACE", "KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"} <= read
-    assert {name.rstrip("_") for name in told} <= set(ENV_NAMES.values()) | read
+    assert {name.rstrip("_") for name in told} <= {*ENV_NAMES.values(), *ALIASES} | read
 
 
 def _rows(page: Path, heading: str) -> list[list[str]]:

@@ -26,7 +26,7 @@ from ..keys_file import KeySpec
 from ..runtime.health import views
 from ..runtime.pool import with_values
 from ..secrets import Secret, SecretCache, open_ring
-from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins
+from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins, spellings
 from ..telemetry.otlp import ExportFromFirstCall
 from .status import open_configured
 
@@ -255,10 +255,12 @@ def base_url() -> str:
 def _settings(config: Config) -> Iterator[SettingReport]:
     in_file = dotenv_values(config.env_file)
     for name, variable in ENV_NAMES.items():
-        source = "default"
-        if os.environ.get(variable, "").strip():
+        source, names = "default", spellings(variable)
+        if any(os.environ.get(one, "").strip() for one in names):
             source = "environment"
-        elif variable not in os.environ and (in_file.get(variable) or "").strip():
+        elif not set(names) & set(os.environ) and any(
+            (in_file.get(one) or "").strip() for one in names
+        ):
             source = ".env"
         value = getattr(config.settings, name)
         if name == "keys_file" and value is None and Path("keys.json").exists():

@@ -12,7 +12,7 @@ from keyrot_middleware.core.model import Scope
 
 PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 SCOPES = {
-    Scope.NONE: "nobody",
+    Scope.NONE: "none",
     Scope.KEY: "the key",
     Scope.KEY_VERB: "the key, for one method",
     Scope.KEY_MODEL: "the key, for one model",
@@ -22,14 +22,14 @@ SCOPES = {
     Scope.BILLING: "the billing account",
 }
 ENDS = {
-    "strikes": "backing off",
+    "strikes": "backoff",
     "ten_minutes": "10 minutes",
     "an_hour": "1 hour",
     "cap_end": "1 hour, or the end of the month",
     "a_day": "24 hours",
-    "day_end": "midnight in Los Angeles, or a named time over 300 s",
-    "minute_end": "the time named, else the next minute",
-    "until_retry_info": "the time named",
+    "day_end": "midnight Pacific time, or a named time over 300 s",
+    "minute_end": "the named time, else the next minute",
+    "until_retry_info": "the named time",
 }
 
 
@@ -43,17 +43,17 @@ def _end(rule: Rule) -> str:
     end = "-" if rule.scope is Scope.NONE else ENDS[rule.until.__name__]
     if rule.rejected:
         return "rejected for a day" if rule.backoff is DAILY else "rejected"
-    return f"{end}, else backing off" if rule.name == "batch_quota" else end
+    return f"{end}, else backoff" if rule.name == "batch_quota" else end
 
 
 def _does(rule: Rule) -> str:
     if rule.retry:
-        return "sends it again, once" if rule.max_retries == 1 else "sends it again"
+        return "retries once" if rule.max_retries == 1 else "retries"
     if rule.scope is Scope.NONE and not rule.rotate:
         return "raises"
     if rule.named and rule.wait:
         return "tries another key; waits"
-    return "tries another key, five at the most" if rule.max_rotations == 5 else "tries another key"
+    return "tries another key, at most five" if rule.max_rotations == 5 else "tries another key"
 
 
 def test_rows_stand_in_the_order_of_the_table() -> None:

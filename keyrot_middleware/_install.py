@@ -17,7 +17,7 @@ from typing import NotRequired, TypedDict, Unpack
 from .config import Config, load
 from .core.text import doubt_of
 from .errors import KeyrotError, warn
-from .genai.call_info import origin_of
+from .genai.call_info import origin_from_url
 from .genai.call_info import workload as _workload
 from .genai.imports import replace_installed
 from .genai.patching import Patcher
@@ -25,7 +25,7 @@ from .genai.wire import placeholder_guard
 from .genai.wrappers import Binding, bypassed
 from .guard import handle_internal_error
 from .runtime.health import HealthStatus, health, levels
-from .runtime.pool import Clock, Pool, SystemClock, make_selector, with_values
+from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
 from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_ring
 from .settings import SettingArguments, Settings, hide_keys, origins
@@ -88,7 +88,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
     hide_keys(settings)
     with _lock:
         if _binding is not None:
-            _binding.put_on()
+            _binding.install()
             _warn_of_other_settings(settings)
             return
         config = load(**settings)
@@ -98,13 +98,13 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
         metrics = MetricsObserver(config.settings.pool)
         pool = open_pool(config, clock or SystemClock(), metrics)
         if _guard is not None:
-            _guard.take_off()
+            _guard.uninstall()
             _guard = None
         allowed = origins(config.settings.allowed_hosts)
         if pool is None:
             patched = replace_installed()
             _guard = placeholder_guard(allowed)
-            _guard.put_on(patched)
+            _guard.install(patched)
             return
         try:
             if config.settings.tracing == "otlp":
@@ -115,7 +115,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             raise
         _in_force = config.settings
         _binding = Binding(pool, allowed, partial(_closed, pool, metrics))
-        _binding.put_on(replace_installed())
+        _binding.install(replace_installed())
         state = pool.state
         metrics.show(
             lambda: levels(pool),
@@ -123,7 +123,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             handle_internal_error,
             instant=state.instant,
         )
-        _log.info("pool %s is in place with %d keys", pool.name, len(pool.roster.keys))
+        _log.info("pool %s is in place with %d keys", pool.name, len(pool.selector.keys))
 
 
 def _warn_of_other_settings(settings: SettingArguments) -> None:
@@ -150,10 +150,10 @@ def _warn_of_other_settings(settings: SettingArguments) -> None:
 def _warn_of_base_url(allowed_hosts: Iterable[str]) -> None:
     """Warn if the SDK sends everything past the pool."""
     base_url = os.environ.get("GOOGLE_GEMINI_BASE_URL")
-    if base_url and origin_of(base_url) not in origins(allowed_hosts):
+    if base_url and origin_from_url(base_url) not in origins(allowed_hosts):
         _warn(
-            f"GOOGLE_GEMINI_BASE_URL leads to {origin_of(base_url) or 'no host'}, which is not "
-            "among KEYROT_ALLOWED_HOSTS: calls to it go out without the pool"
+            f"GOOGLE_GEMINI_BASE_URL leads to {origin_from_url(base_url) or 'no host'}, which is "
+            "not among KEYROT_ALLOWED_HOSTS: calls to it go out without the pool"
         )
 
 
@@ -184,7 +184,7 @@ def uninstall() -> None:
     global _binding, _guard  # noqa: PLW0603 - see install()
     with _lock:
         if _guard is not None:
-            _guard.take_off()
+            _guard.uninstall()
             _guard = None
         binding, _binding = _binding, None
         if binding is not None:
@@ -202,7 +202,7 @@ class PoolStatus(TypedDict):
     pool: NotRequired[str]
     degraded: NotRequired[bool]
     """The shared state is out of reach, and this process counts for itself."""
-    seams: NotRequired[dict[str, bool]]
+    patched: NotRequired[dict[str, bool]]
     """Patched methods of the SDK, and whether each is still in place."""
     unresolved: NotRequired[dict[str, str]]
     """Why a key has no value, by key id."""
@@ -219,10 +219,10 @@ def status() -> PoolStatus:
         "installed": True,
         "pool": binding.pool.name,
         "degraded": binding.pool.state.degraded,
-        "seams": binding.seams.in_place(),
+        "patched": binding.patcher.status(),
         "keys": health(binding.pool),
-        "unresolved": dict(binding.pool.ring.unresolved),
-        "stale": dict(binding.pool.ring.stale),
+        "unresolved": dict(binding.pool.secrets.unresolved),
+        "stale": dict(binding.pool.secrets.stale),
     }
 
 
@@ -279,48 +279,48 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         more: Watch its calls, beside those that write spans and log lines.
     """
     stores = Stores(config.env_file)
-    ring = open_ring(config, stores)
-    listed = tuple(key.candidate for key in config.keys)
-    roster = make_selector(with_values(listed, ring), config.policy.strategy)
-    kept = config.settings.secrets_ttl_s > 0 and (ring.changes or config.keys_file is not None)
-    texts = (*config.warnings, *doubts(ring))
-    if not roster.keys and not (config.keys and kept):
-        _warn_of(texts, _missing(config, ring))
+    secrets = open_ring(config, stores)
+    configured = tuple(key.candidate for key in config.keys)
+    selector = make_selector(resolved_candidates(configured, secrets), config.policy.strategy)
+    kept = config.settings.secrets_ttl_s > 0 and (secrets.changes or config.keys_file is not None)
+    texts = (*config.warnings, *doubts(secrets))
+    if not selector.keys and not (config.keys and kept):
+        _warn_of(texts, _missing(config, secrets))
         _warn(NO_KEY_FOUND)
         return None
     name = config.settings.pool
     log = LogObserver(name)
     pool = Pool(
         name=name,
-        roster=roster,
+        selector=selector,
         state=_open_state(config, clock),
-        ring=ring,
+        secrets=secrets,
         policy=config.policy,
         observers=(OtelObserver(name, call_spans=config.settings.call_spans), log, *more),
-        chronicles=(log,),
+        event_listeners=(log,),
         clock=clock,
         last_resort=config.last_resort,
-        listed=listed,
+        configured=configured,
     )
-    pool.state.configure(roster.keys.values())
-    _say_what_is_missing(config, ring)
+    pool.state.configure(selector.keys.values())
+    _say_what_is_missing(config, secrets)
     try:
-        _warn_of(texts, _missing(config, ring))
+        _warn_of(texts, _missing(config, secrets))
     except BaseException:  # a warning that the program has made an error
         pool.close()
         raise
     if kept or not pool.state.instant:
-        pool.upkeep = Refresher(pool, config, stores)
-        pool.upkeep.start()
+        pool.refresher = Refresher(pool, config, stores)
+        pool.refresher.start()
     return pool
 
 
-def _say_what_is_missing(config: Config, ring: SecretCache) -> None:
+def _say_what_is_missing(config: Config, secrets: SecretCache) -> None:
     """Say with what the pool serves while none of its own keys has a value."""
     own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
-    if not own or not set(own).isdisjoint(ring.resolved):
+    if not own or not set(own).isdisjoint(secrets.resolved):
         return
-    left = f"with {config.last_resort} alone" if ring.resolved else "out as the SDK sends them"
+    left = f"with {config.last_resort} alone" if secrets.resolved else "out as the SDK sends them"
     _log.error(
         "pool %s: none of its %d keys has a value yet; calls go %s until one has",
         config.settings.pool,
@@ -329,11 +329,13 @@ def _say_what_is_missing(config: Config, ring: SecretCache) -> None:
     )
 
 
-def _missing(config: Config, ring: SecretCache) -> Iterator[str]:
+def _missing(config: Config, secrets: SecretCache) -> Iterator[str]:
     """Say which keys have no value, and why; the log has all of them."""
-    reasons = [ring.unresolved[key.key_id] for key in config.keys if key.key_id in ring.unresolved]
+    reasons = [
+        secrets.unresolved[key.key_id] for key in config.keys if key.key_id in secrets.unresolved
+    ]
     if reasons:
-        count = len(config.keys) - len(ring.same_as.keys() - ring.unresolved.keys())
+        count = len(config.keys) - len(secrets.same_as.keys() - secrets.unresolved.keys())
         more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         yield (
             f"{len(reasons)} of {count} keys have no value and are skipped: "
@@ -341,10 +343,10 @@ def _missing(config: Config, ring: SecretCache) -> Iterator[str]:
         )
 
 
-def doubts(ring: SecretCache) -> Iterator[str]:
+def doubts(secrets: SecretCache) -> Iterator[str]:
     """Say which values look like no Gemini API key; they are used all the same."""
-    for key_id in ring.resolved:
-        if doubt := doubt_of(ring.value(key_id)):
+    for key_id in secrets.resolved:
+        if doubt := doubt_of(secrets.value(key_id)):
             yield f"key {key_id}: {doubt}"
 
 

@@ -28,7 +28,7 @@ from .core.model import Block, CallInfo, Lease, LeaseOutcome, Outcome, Usage
 from .core.text import shown
 from .errors import ConfigError
 from .forks import after_fork
-from .genai.call_info import reported
+from .genai.call_info import facts_from_reported_error
 from .genai.pool_exhausted import exhausted
 from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
@@ -111,9 +111,9 @@ class KeyManager:
             found = self._acquire(info, exclude, now)
         if isinstance(found, Lease):
             self._lend(found, info)
-            return SelectedKey(found.key_id, pool.ring.value(found.key_id))
+            return SelectedKey(found.key_id, pool.secrets.value(found.key_id))
         blocks = self._left_out(exclude, now) | found
-        raise exhausted(pool.name, blocks, now, pool.last_words(blocks), None)
+        raise exhausted(pool.name, blocks, now, pool.last_refusal(blocks), None)
 
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None
@@ -138,7 +138,7 @@ class KeyManager:
         lease, _ = self._take(key_id)
         self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens)), None)
         if tokens is not None and tokens < lease.tokens:
-            self._pool.roster.relieve(key_id)
+            self._pool.selector.relieve(key_id)
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Report that the request failed: the key is judged by the rules of the pool.
@@ -156,13 +156,17 @@ class KeyManager:
         """
         pool = self._pool
         lease, info = self._take(key_id)
-        redact = pool.ring.redact
-        facts = reported(error, redact) if isinstance(error, Exception) else FailureFacts()
+        redact = pool.secrets.redact
+        facts = (
+            facts_from_reported_error(error, redact)
+            if isinstance(error, Exception)
+            else FailureFacts()
+        )
         verdict = classify(facts, info, pool.clock.time(), lease.at or None)
         kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
         if verdict.rejected and pool.refresh(key_id):
-            pool.announce(frozenset({key_id}))
+            pool.log_replaced(frozenset({key_id}))
         return Report(
             verdict.failure,
             verdict.rotate,
@@ -187,18 +191,18 @@ class KeyManager:
         """Lease a key; give why each that is not excluded cannot be, where none can."""
         pool, blocks = self._pool, dict[str, Block]()
         out = dict.fromkeys(exclude, inf)
-        for shortlist in pool.roster.shortlists(info, out, now, pool.draw()):
+        for shortlist in pool.selector.shortlists(info, out, now, pool.random()):
             counted = pool.models.bounded(info, now)
-            reply = pool.state.acquire(counted, shortlist, spread=pool.roster.spread)
+            reply = pool.state.acquire(counted, shortlist, spread=pool.selector.spread)
             if isinstance(reply, Lease):
                 return reply
             blocks |= reply.blocks
-            pool.roster.park(info, reply.blocks, now)
-        return pool.roster.parked(info) | blocks
+            pool.selector.park(info, reply.blocks, now)
+        return pool.selector.parked(info) | blocks
 
     def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
         """Say why each excluded key cannot serve: it is cooling down, or excluded by the caller."""
-        keys = [key for key in self._pool.roster.keys.values() if key.key_id in exclude]
+        keys = [key for key in self._pool.selector.keys.values() if key.key_id in exclude]
         known = self._pool.state.snapshot(keys)
         return {
             key_id: Block(state.cooldown_reason or "excluded", state.cooldown_until or now)
@@ -225,16 +229,16 @@ class KeyManager:
             waiting = self._out.get(key_id)
             if waiting:
                 return waiting.popleft()
-        key = self._pool.roster.keys.get(key_id)
+        key = self._pool.selector.keys.get(key_id)
         if key is None:
-            known = ", ".join(self._pool.roster.keys)
+            known = ", ".join(self._pool.selector.keys)
             raise KeyError(f"no key {key_id!r} in pool {self._pool.name!r}; there are: {known}")
         info = CallInfo("", "generateContent")
         own = (key_id, key.project, key.billing_account)
         return Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record), info
 
     def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
-        self._pool.witness(Settle(lease, outcome, (), failure.error if failure else None))
+        self._pool.record_refusal(Settle(lease, outcome, (), failure.error if failure else None))
         return self._pool.state.settle(lease, outcome)
 
 

@@ -110,7 +110,7 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def origins(hosts: Iterable[str]) -> frozenset[str]:
-    """Give the origins that these hosts stand for, as `genai.facts.origin_of` writes them.
+    """Return the origins of these hosts, in the form of `genai.call_info.origin_from_url`.
 
     That is TLS, and plain HTTP only where it stays in this machine or is written in front of the
     host. Without a port it is the scheme's own.

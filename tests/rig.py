@@ -91,7 +91,7 @@ class Rig:
     def __init__(self, *keys: Candidate, **policy: Any) -> None:
         self.policy = RetryPolicy(**policy)
         self.clock = FakeClock()
-        self.draw = 0.0
+        self.random = 0.0
         self.sent: list[str] = []
         self.slept: list[float] = []
         self.script: dict[str, deque[Any]] = defaultdict(deque)
@@ -107,13 +107,13 @@ class Rig:
             SecretCache({k.key_id: SecretLocation(self.shelf) for k in keys}),
             self.policy,
             clock=self,
-            draw=lambda: self.draw,
+            random=lambda: self.random,
         )
 
     @property
-    def roster(self) -> Selector:
+    def selector(self) -> Selector:
         """Give the pool's own."""
-        return self.pool.roster
+        return self.pool.selector
 
     def time(self) -> float:
         """Tell the time of the test's clock."""
@@ -152,28 +152,28 @@ class Rig:
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
         """Make a call."""
         pool = self.pool
-        shared = {"overload": pool.overload, "lines": pool.lines}
-        return CallState(info, self.roster, self.policy, pool.scale, home, **shared)
+        shared = {"overload": pool.overload, "lines": pool.waiting_lines}
+        return CallState(info, self.selector, self.policy, pool.token_scale, home, **shared)
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this thread; for a stream give all its chunks."""
-        flow, perform = (
+        flow, driver = (
             call_flow(self.make(info, home)),
             sync.SyncDriver(self.pool, info, self.send),
         )
         if info.stream:
-            return list(sync.run_stream(flow, perform))
-        return sync.run(flow, perform)
+            return list(sync.run_stream(flow, driver))
+        return sync.run(flow, driver)
 
     async def acall(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this task; for a stream give all its chunks."""
-        flow, perform = (
+        flow, driver = (
             call_flow(self.make(info, home)),
             aio.AsyncDriver(self.pool, info, self.asend),
         )
         if info.stream:
-            return [chunk async for chunk in await aio.run_stream(flow, perform)]
-        return await aio.run(flow, perform)
+            return [chunk async for chunk in await aio.run_stream(flow, driver)]
+        return await aio.run(flow, driver)
 
     def failing(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through that must fail; give its exception."""

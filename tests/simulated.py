@@ -91,7 +91,7 @@ class _Simulated(Rig):
             self.book.limit(key_id, limits)
         self.limits = limits
         self.random = random.Random(1)
-        self.pool.draw = self.random.random
+        self.pool.random = self.random.random
         self.served_at: list[float] = []
         self.refused: Counter[str] = Counter()
 

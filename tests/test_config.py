@@ -22,7 +22,7 @@ from keyrot_middleware.config import (
     load,
 )
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.genai.call_info import origin_of
+from keyrot_middleware.genai.call_info import origin_from_url
 from keyrot_middleware.secrets import open_ring
 from keyrot_middleware.settings import origins
 
@@ -105,8 +105,8 @@ def test_hosts_are_compared_in_lower_case_and_once() -> None:
 def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
     """Addresses in brackets and a scheme's own port are those of the base URL."""
     names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
-    assert origin_of(url) in names
-    assert origin_of("https://proxy.test:444") not in names
+    assert origin_from_url(url) in names
+    assert origin_from_url("https://proxy.test:444") not in names
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
 def test_what_is_not_written_is_not_allowed(host: str, url: str) -> None:
     """Plain HTTP is for loopback, or where it is written; a port is that port alone."""
     names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
-    assert origin_of(url) not in names
+    assert origin_from_url(url) not in names
 
 
 def test_the_end_of_an_address_is_no_port() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
 from ..errors import ConfigError
-from ..genai.call_info import origin_of
+from ..genai.call_info import origin_from_url
 from ..runtime.health import iso
 from ..settings import origins
 from ..telemetry.log_text import at_time
@@ -51,7 +51,7 @@ def check(*, live: bool, model: str | None, as_json: bool) -> int:
 
 def _asked(found: CheckReport, allowed_hosts: tuple[str, ...], model: str | None) -> CheckReport:
     """Add what one request with each key came to; keys go to allowed hosts only."""
-    origin = origin_of(base_url())
+    origin = origin_from_url(base_url())
     if found.ring is None or origin not in origins(allowed_hosts):
         text = f"--live sent nothing: {origin or 'no host'} is not among KEYROT_ALLOWED_HOSTS"
         return replace(found, problems=(*found.problems, text))

@@ -21,10 +21,10 @@ from ..core.failures import classify
 from ..core.model import CallInfo
 from ..core.text import mask_keys, mask_url, standard_key_hint
 from ..errors import KeyrotError, MissingExtraError
-from ..genai.call_info import failed, origin_of
+from ..genai.call_info import failed_from_error, origin_from_url
 from ..keys_file import KeySpec
 from ..runtime.health import views
-from ..runtime.pool import with_values
+from ..runtime.pool import resolved_candidates
 from ..secrets import Secret, SecretCache, open_ring
 from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins, spellings
 from ..telemetry.otlp import ExportFromFirstCall
@@ -101,7 +101,7 @@ def _ask(ring: SecretCache, key_id: str, model: str | None) -> Answer:
 
 
 def _failure(error: Exception, ring: SecretCache, model: str, seconds: float) -> Answer:
-    facts = failed(error, ring.redact, None).facts
+    facts = failed_from_error(error, ring.redact, None).facts
     verdict = classify(facts, CallInfo(model, "generateContent"), time.time())
     text = ring.redact(str(getattr(error, "message", None) or error)).strip()
     return Answer(False, model, seconds, verdict.failure, verdict.code, text)
@@ -225,7 +225,7 @@ def _state(config: Config, ring: SecretCache) -> StateReport:
             return StateReport(url, shared=False)
         try:
             shared.check()
-            found = views(shared, with_values((key.candidate for key in config.keys), ring))
+            found = views(shared, resolved_candidates((key.candidate for key in config.keys), ring))
         finally:
             shared.close()
     except KeyrotError as error:
@@ -318,7 +318,7 @@ def _where(key: KeySpec, config: Config, ring: SecretCache) -> tuple[str, str]:
 
 def _elsewhere(config: Config) -> Iterator[str]:
     """Say what makes the SDK go past the pool, however good its keys are."""
-    origin = origin_of(base_url())
+    origin = origin_from_url(base_url())
     if origin not in origins(config.settings.allowed_hosts):
         yield (
             f"GOOGLE_GEMINI_BASE_URL leads to {origin or 'no host'}, which is not among "

@@ -24,15 +24,15 @@ from .redaction import Redact, redact_exception
 __all__ = [
     "ApiRequest",
     "call_info",
-    "done",
-    "failed",
+    "done_from_response",
+    "effective_options",
+    "facts_from_reported_error",
+    "failed_from_error",
     "get_alias",
     "host_from_url",
-    "in_force",
     "option",
-    "origin_of",
-    "patience_s",
-    "reported",
+    "origin_from_url",
+    "timeout_s",
     "workload",
 ]
 
@@ -84,7 +84,7 @@ _PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
 
 
 @lru_cache(maxsize=256)
-def origin_of(url: str) -> str:
+def origin_from_url(url: str) -> str:
     """Give `scheme://host:port` of a URL, as `settings.origins` writes it; empty where it has none.
 
     A websocket over TLS has the origin of its host's HTTPS.
@@ -99,7 +99,7 @@ def origin_of(url: str) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
 
 
-def in_force(api_client: Any, options: Any) -> tuple[str, Any, Any]:
+def effective_options(api_client: Any, options: Any) -> tuple[str, Any, Any]:
     """Read the options in force: a request's own come before the client's.
 
     Returns:
@@ -115,7 +115,7 @@ def in_force(api_client: Any, options: Any) -> tuple[str, Any, Any]:
     )
 
 
-def patience_s(api_client: Any, options: Any) -> float:
+def timeout_s(api_client: Any, options: Any) -> float:
     """Give the timeout in force in seconds, which bounds the waiting too; `inf` for none."""
     own = option(options, "timeout") if options is not None else None
     ms = own or api_client._http_options.timeout
@@ -123,7 +123,7 @@ def patience_s(api_client: Any, options: Any) -> float:
 
 
 def call_info(
-    asked: ApiRequest,
+    request: ApiRequest,
     extra_body: Any,
     retry: Any,
     *,
@@ -133,9 +133,9 @@ def call_info(
     sticky: bool,
 ) -> CallInfo:
     """Read a request; nothing of its content is kept."""
-    body = asked.request_dict if isinstance(asked.request_dict, dict) else {}
+    body = request.request_dict if isinstance(request.request_dict, dict) else {}
     extra = extra_body if isinstance(extra_body, dict) else None
-    route = parse_path(asked.http_method, asked.path)
+    route = parse_path(request.http_method, request.path)
     tokens, names = read_body({**body, **extra} if extra else body)
     if extra:  # which the SDK merges level by level, so that nothing of the body is lost
         names += read_body(body)[1]
@@ -160,42 +160,42 @@ def call_info(
     )
 
 
-def done(response: Any, *, in_full: bool) -> Done:
+def done_from_response(response: Any, *, in_full: bool) -> Done:
     """Read a whole response; *in_full* where somebody watches who wants more than its tokens."""
     body = getattr(response, "body", None)
     usage, names = usage_of_text(body) if in_full else tokens_of_text(body)
     return Done(response, usage, names)
 
 
-def failed(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:
+def failed_from_error(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:
     """Take every key out of the exception of a failure, and read its facts."""
     redact_exception(error, redact, handled)
     return Failed(_facts(error), error)
 
 
-def reported(error: Exception, redact: Redact) -> FailureFacts:
+def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
     """Read the facts of what a program reports by hand, which may be any library's error."""
-    theirs = None if _of_sdk(error) else facts_from_error(error, redact)
-    own: FailureFacts = failed(error, redact, None).facts
+    theirs = None if _is_sdk_error(error) else facts_from_error(error, redact)
+    own: FailureFacts = failed_from_error(error, redact, None).facts
     if is_quota_close(own.code, own.body):
         return replace(own, code=429)
     return theirs or own
 
 
-def _of_sdk(error: Exception) -> bool:
+def _is_sdk_error(error: Exception) -> bool:
     api_errors = sys.modules.get("google.genai.errors")
     return api_errors is not None and isinstance(error, api_errors.APIError)
 
 
 def _facts(error: Any) -> FailureFacts:
-    if _of_sdk(error):
+    if _is_sdk_error(error):
         headers: Any = getattr(error.response, "headers", None)
         after = headers.get("retry-after") if hasattr(headers, "get") else None
         return FailureFacts(code=error.code, body=error.details, retry_after=after)
     return FailureFacts(transport=_transport(error))
 
 
-_TRANSPORT: Mapping[str, Any] = {
+_TRANSPORT_ERRORS: Mapping[str, Any] = {
     # httpx and httpx2, then aiohttp: their names are read, for neither may be imported here.
     "ConnectError": "connect",
     "ReadError": "reset",
@@ -221,6 +221,6 @@ _TRANSPORT: Mapping[str, Any] = {
 def _transport(error: BaseException) -> Any:
     """Name a transport error by the first of its classes that is in the table."""
     for cls in type(error).__mro__:
-        if cls.__name__ in _TRANSPORT:
-            return _TRANSPORT[cls.__name__]
+        if cls.__name__ in _TRANSPORT_ERRORS:
+            return _TRANSPORT_ERRORS[cls.__name__]
     return "other"

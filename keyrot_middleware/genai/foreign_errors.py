@@ -35,8 +35,8 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
         error, "status_code", "status", "code"
     )
     if code is None:
-        return _closed(error)
-    body = _body(response, "content", "text") or _body(error, "body") or _file(error, redact)
+        return _from_websocket_close(error)
+    body = _body(response, "content", "text") or _body(error, "body") or _from_urllib(error, redact)
     return FailureFacts(code, body, _retry_after(response) or _retry_after(error))
 
 
@@ -45,7 +45,7 @@ def is_quota_close(code: object, reason: object) -> bool:
     return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
 
 
-def _closed(error: BaseException) -> FailureFacts | None:
+def _from_websocket_close(error: BaseException) -> FailureFacts | None:
     close = _get(error, "rcvd")  # websockets' ConnectionClosed: the frame that came
     reason = _get(close, "reason")
     return FailureFacts(429, reason) if is_quota_close(_get(close, "code"), reason) else None
@@ -84,7 +84,7 @@ def _retry_after(holder: object) -> str | None:
     return None
 
 
-def _file(error: Any, redact: Redact) -> str | None:
+def _from_urllib(error: Any, redact: Redact) -> str | None:
     """Read the body of urllib's error, and put it back: it can be read only once."""
     with suppress(Exception):
         if error.fp is None:

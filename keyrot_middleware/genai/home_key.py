@@ -9,9 +9,9 @@ from hashlib import blake2b
 from typing import Any
 
 from ..core.model import POOL_KEY
-from .call_info import option, origin_of
+from .call_info import option, origin_from_url
 
-__all__ = ["fingerprint", "needs_home", "own"]
+__all__ = ["fingerprint", "is_key", "needs_home"]
 
 _SALT = os.urandom(16)
 
@@ -25,15 +25,15 @@ def needs_home(given: Mapping[str, Any], origins: Collection[str]) -> bool:
     """
     key = given.get("api_key")
     others = (given.get(name) for name in ("credentials", "project", "location"))
-    if own(key) or any(others) or _vertex(given.get("vertexai")):
+    if is_key(key) or any(others) or _vertex(given.get("vertexai")):
         return False  # a key of its own, another road, or what the SDK will refuse
-    if key != POOL_KEY and own(_env_key()):
+    if key != POOL_KEY and is_key(_env_key()):
         return False
     base_url = option(given.get("http_options"), "base_url")
-    return not base_url or origin_of(base_url) in origins
+    return not base_url or origin_from_url(base_url) in origins
 
 
-def own(key: Any) -> bool:
+def is_key(key: Any) -> bool:
     """Tell whether a key is one, and not empty or the placeholder."""
     return isinstance(key, str) and key.strip() not in ("", POOL_KEY)
 

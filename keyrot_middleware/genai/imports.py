@@ -28,23 +28,23 @@ class ImportWatch(MetaPathFinder):
     def __init__(
         self,
         modules: Collection[str],
-        executed: Callable[[ModuleType | None], None],
+        on_executed: Callable[[ModuleType | None], None],
         keyrot_uninstall: Callable[[], None],
     ) -> None:
         """Watch nothing yet.
 
         Args:
             modules: Their full names.
-            executed: Is called with each of them after it was executed.
+            on_executed: Is called with each of them after it was executed.
             keyrot_uninstall: Takes the pool away for which this watches.
         """
         self._modules = modules
-        self._executed = executed
+        self._on_executed = on_executed
         self.keyrot_uninstall = keyrot_uninstall
         self.patched: Patched = WeakKeyDictionary()
         """What was patched. A module that is executed again makes other classes, and clients of
         the ones before may still be in use."""
-        self._looking: set[str] = set()
+        self._searching: set[str] = set()
 
     def start(self) -> None:
         """Watch from now on."""
@@ -60,9 +60,9 @@ class ImportWatch(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
     ) -> ModuleSpec | None:
         """Ask the other finders; see `importlib.abc.MetaPathFinder`."""
-        if fullname not in self._modules or fullname in self._looking:
+        if fullname not in self._modules or fullname in self._searching:
             return None
-        self._looking.add(fullname)  # another finder may ask all of them, as wrapt's does
+        self._searching.add(fullname)  # another finder may ask all of them, as wrapt's does
         try:
             for finder in [one for one in sys.meta_path if one is not self]:
                 spec = finder.find_spec(fullname, path, target)
@@ -71,18 +71,18 @@ class ImportWatch(MetaPathFinder):
             else:
                 return None
         finally:
-            self._looking.discard(fullname)
+            self._searching.discard(fullname)
         if spec.loader is not None:
-            spec.loader = _Reporting(spec.loader, self._executed)
+            spec.loader = _ReportingLoader(spec.loader, self._on_executed)
         return spec
 
 
-class _Reporting(Loader):
+class _ReportingLoader(Loader):
     """A loader that puts the true one in its place, and reports that it has executed."""
 
-    def __init__(self, loader: Loader, executed: Callable[[ModuleType | None], None]) -> None:
+    def __init__(self, loader: Loader, on_executed: Callable[[ModuleType | None], None]) -> None:
         self._loader = loader
-        self._executed = executed
+        self._on_executed = on_executed
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Have the true loader create it."""
@@ -94,7 +94,7 @@ class _Reporting(Loader):
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        self._executed(module)
+        self._on_executed(module)
 
 
 def replace_installed() -> Patched:

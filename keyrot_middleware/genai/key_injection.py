@@ -16,20 +16,20 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigError
-from .call_info import ApiRequest, get_alias, option, origin_of
+from .call_info import ApiRequest, get_alias, option, origin_from_url
 from .patching import Patcher
 
 __all__ = [
     "KEY_HEADER",
     "KeyInjection",
-    "Unseen",
-    "asend_once",
+    "RedactedHeader",
+    "async_request_once",
     "build_request",
     "copy_arguments",
     "current_injection",
-    "foreign_key",
-    "of_keys",
-    "send_once",
+    "has_foreign_key",
+    "key_headers",
+    "request_once",
     "without_key_retries",
 ]
 
@@ -40,7 +40,7 @@ _BEARER = "authorization"
 _RETRIED_BY_SDK = (408, 429, 500, 502, 503, 504)
 """What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.65 to 3.6)."""
 
-_OURS = frozenset({401, 402, 403, 429})
+_KEY_FAILURES = frozenset({401, 402, 403, 429})
 """The codes of a key's own failure: another key is the remedy, not the same one again."""
 
 
@@ -55,11 +55,11 @@ class KeyInjection:
     """
 
     __slots__ = (
-        "_seams",
+        "_patcher",
         "_token",
         "body",
         "client",
-        "once",
+        "no_sdk_retry",
         "options",
         "options_sent",
         "origins",
@@ -72,15 +72,15 @@ class KeyInjection:
         self,
         value: str | None,
         client: Any,
-        asked: ApiRequest,
+        request: ApiRequest,
         origins: Collection[str],
-        seams: Patcher,
+        patcher: Patcher,
         *,
-        once: bool,
+        no_sdk_retry: bool,
     ) -> None:
         self.origins = origins
         """Where the key may go."""
-        self._seams = seams
+        self._patcher = patcher
         """In which it stands; they are kept in place until it has ended."""
         self.value = value
         """The key; None leaves the client's own."""
@@ -89,26 +89,26 @@ class KeyInjection:
         """What the SDK was given for this send; no other request has the same object."""
         self.request: Any = None
         """What the SDK has made of it."""
-        self.options = asked.http_options
+        self.options = request.http_options
         """The program's own: ours differ in how often the SDK repeats, in nothing else."""
         self.options_sent: Any = None
         """As the SDK was given them for this send."""
-        self.once = once
+        self.no_sdk_retry = no_sdk_retry
         """The SDK would not repeat it, and need not be asked."""
         self.response: Any = None
         """The SDK's response of a stream, once it is there."""
 
     def __enter__(self) -> KeyInjection:
-        self._seams.enter(self)
+        self._patcher.acquire(self)
         self._token = current_injection.set(self)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._seams.leave(self)
+        self._patcher.release(self)
         current_injection.reset(self._token)
 
 
-class Unseen(str):
+class RedactedHeader(str):
     """A header's text that shows no key.
 
     Who reports errors shows local variables, and the SDK has headers in some, aiohttp in more.
@@ -137,22 +137,22 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
     request = wrapped(http_method, path, request_dict, send.options)
     headers = request.headers = dict(request.headers)
     value, home = send.value, client.api_key
-    if value is not None and (origin := origin_of(request.url)) not in send.origins:
+    if value is not None and (origin := origin_from_url(request.url)) not in send.origins:
         raise ConfigError(
             f"no key of the pool may go to {origin}: it is not among KEYROT_ALLOWED_HOSTS"
         )
-    for name in _of_keys(tuple(headers)):
+    for name in _key_header_names(tuple(headers)):
         if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
             del headers[name]
         else:
-            headers[name] = Unseen(headers[name])
+            headers[name] = RedactedHeader(headers[name])
     if value is not None:
-        headers[KEY_HEADER] = Unseen(value)
+        headers[KEY_HEADER] = RedactedHeader(value)
     send.request = request
     return request
 
 
-def send_once(
+def request_once(
     client: Any, http_request: Any, http_options: Any = None, stream: bool = False
 ) -> Any:
     """Do what the SDK's `_request` does where no retry options are in force: send it once.
@@ -162,7 +162,7 @@ def send_once(
     return client._request_once(http_request, stream)
 
 
-def asend_once(
+def async_request_once(
     client: Any, http_request: Any, http_options: Any = None, stream: bool = False
 ) -> Any:
     """Do the same for `_async_request`, without its hidden reconnect, which sleeps for seconds.
@@ -170,10 +170,10 @@ def asend_once(
     The SDK's aiohttp path has that where no retry options are in force, since 2.x unless switched
     off; in 1.75 it cannot be. We may try again ourselves, at once and with another key.
     """
-    once = client._async_request_once
-    if "implicit_retry" in (getattr(once, "__kwdefaults__", None) or ()):
-        return once(http_request, stream, implicit_retry=False)
-    return once(http_request, stream)
+    send = client._async_request_once
+    if "implicit_retry" in (getattr(send, "__kwdefaults__", None) or ()):
+        return send(http_request, stream, implicit_retry=False)
+    return send(http_request, stream)
 
 
 def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
@@ -184,44 +184,44 @@ def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
         options: The program's own for this request.
         retry: The retry options in force.
     """
-    return options if retry is None else _without_our_retries(client, options, retry)
+    return options if retry is None else _without_key_failures(client, options, retry)
 
 
 def copy_arguments(
-    send: KeyInjection, asked: ApiRequest, options: Any, *, deep: bool
+    send: KeyInjection, request: ApiRequest, options: Any, *, deep_copy: bool
 ) -> tuple[str, str, Any, Any]:
     """Give the arguments of one send: the SDK changes the body that it is given.
 
     Args:
         send: The send.
-        asked: The request as the program made it.
+        request: The request as the program made it.
         options: What `without_key_retries` gave.
-        deep: The SDK will also change what is inside the body (it merges `extra_body`).
+        deep_copy: The SDK will also change what is inside the body (it merges `extra_body`).
     """
-    body = asked.request_dict
+    body = request.request_dict
     if isinstance(body, dict):
-        body = copy.deepcopy(body) if deep else dict(body)
+        body = copy.deepcopy(body) if deep_copy else dict(body)
     send.body, send.options_sent = body, options
-    return asked.http_method, asked.path, body, options
+    return request.http_method, request.path, body, options
 
 
-def foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
+def has_foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
     """Tell whether the caller has set a key header that is not the client's own key."""
     if not headers:
         return False
-    for name in _of_keys(tuple(headers)):
+    for name in _key_header_names(tuple(headers)):
         if name.lower() == KEY_HEADER and headers[name].strip() not in own:
             return True
     return False
 
 
-def of_keys(headers: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def key_headers(headers: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Give those headers that can carry a key."""
     return [(name, text) for name, text in headers if name.lower() in (KEY_HEADER, _BEARER)]
 
 
 @lru_cache(maxsize=256)
-def _of_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+def _key_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Choose the headers that can carry a key; programs use few sets of names, each many times."""
     return tuple(name for name in names if name.lower() in (KEY_HEADER, _BEARER))
 
@@ -233,13 +233,13 @@ def _key_again(name: str, text: Any, home: str | None) -> bool:
     return name == _BEARER and home is not None and str(text).split()[1:] == [home]
 
 
-def _without_our_retries(client: Any, options: Any, retry: Any) -> Any:
+def _without_key_failures(client: Any, options: Any, retry: Any) -> Any:
     """Give options in which the SDK does not repeat a key's own failure.
 
     An empty list of codes means the SDK's defaults, so where none is left the attempts are one.
     """
     codes = tuple(option(retry, "http_status_codes") or _RETRIED_BY_SDK)
-    left = [code for code in codes if code not in _OURS]
+    left = [code for code in codes if code not in _KEY_FAILURES]
     if len(left) == len(codes):
         return options
     fields = retry if isinstance(retry, dict) else retry.model_dump()

@@ -27,7 +27,7 @@ from .imports import ImportWatch, Patched
 __all__ = [
     "MODULE",
     "Patcher",
-    "take_off",
+    "remove_layer",
     "wrapper_chain",
 ]
 
@@ -52,7 +52,7 @@ def wrapper_chain(method: Any) -> Iterator[Any]:
             return
 
 
-def take_off(owner: Any, name: str, layer: Any) -> bool:
+def remove_layer(owner: Any, name: str, layer: Any) -> bool:
     """Take a layer of wrapt off a method or function that *owner*, a class or module, itself has.
 
     Returns:
@@ -65,11 +65,11 @@ def take_off(owner: Any, name: str, layer: Any) -> bool:
         above = one
     else:
         return True  # it is not there any more
-    below = layer.__wrapped__
+    inner_layer = layer.__wrapped__
     if above is None:
-        setattr(owner, name, below)
+        setattr(owner, name, inner_layer)
     elif issubclass(type(above), _PROXY):
-        above.__wrapped__ = below
+        above.__wrapped__ = inner_layer
     else:
         return False
     return True
@@ -91,7 +91,7 @@ class Patcher:
         above: dict[str, Wrapper],
         below: dict[str, Wrapper],
         wire: dict[tuple[str, str], Wrapper],
-        on: list[bool],
+        enabled: list[bool],
         replace: Callable[[], None] | None = None,
     ) -> None:
         """Take the tables: method name of the api client -> its wrapper function.
@@ -101,22 +101,22 @@ class Patcher:
             below: What acts in each send of such a call, and is there until the last has ended.
             wire: What sends requests, by module and name in it; there as long as what is below.
                 Of those libraries that are in use: none of them is a reason to patch nothing.
-            on: Has something in it while all is on; wrapt tests its truth without a call of Python.
-            replace: Takes all away, for another copy of this package; else `take_off`.
+            enabled: Not empty while all is on; wrapt tests its truth without a call of Python.
+            replace: Takes all away, for another copy of this package; else `uninstall`.
         """
         self._table = above | below
         self._wire = wire
         self._wrappers = self._table | {".".join(place): one for place, one in wire.items()}
-        self._below = frozenset((*below, *map(".".join, wire)))
+        self._send_names = frozenset((*below, *map(".".join, wire)))
         self._lock = threading.RLock()  # a call that is collected leaves in whatever thread that is
-        self._on = on
-        self._acting: set[object] = set()
+        self._enabled = enabled
+        self._users: set[object] = set()
         """Switches on what is below: these seams while they are on, and sends under way."""
         modules = {MODULE, *(module for module, _ in wire)}
-        self._watch = ImportWatch(modules, self._executed, replace or self.take_off)
-        self._patched = self._watch.patched
+        self._import_watch = ImportWatch(modules, self._on_executed, replace or self.uninstall)
+        self._patched = self._import_watch.patched
 
-    def put_on(self, patched: Patched | None = None) -> None:
+    def install(self, patched: Patched | None = None) -> None:
         """Catch calls from now on, or from the moment the SDK is imported; again, if need be.
 
         Args:
@@ -124,38 +124,38 @@ class Patcher:
         """
         with self._lock:
             self._patched.update(patched or {})
-            self._on[:] = (True,)
-            self._acting.add(self)
-            self._watch.start()
-        self._executed(None)
+            self._enabled[:] = (True,)
+            self._users.add(self)
+            self._import_watch.start()
+        self._on_executed(None)
 
-    def take_off(self) -> None:
+    def uninstall(self) -> None:
         """Restore what was there; a layer that others have buried stays, and passes through."""
         with self._lock:
-            self._watch.stop()
-            self._on.clear()
-            self._acting.discard(self)
+            self._import_watch.stop()
+            self._enabled.clear()
+            self._users.discard(self)
             self._remove_all()
 
-    def enter(self, send: object) -> None:
-        """Have what is below in place until *send* leaves, also after `take_off`.
+    def acquire(self, send: object) -> None:
+        """Have what is below in place until *send* leaves, also after `uninstall`.
 
-        Who comes in first says so and then asks whether all is on, `take_off` does it the other
+        Who comes in first says so and then asks whether all is on, `uninstall` does it the other
         way round: one of the two sees the other, without a lock in the way of every send.
         """
-        self._acting.add(id(send))  # no more of it: a send that nobody drives any more is garbage
-        if not self._on:
+        self._users.add(id(send))  # no more of it: a send that nobody drives any more is garbage
+        if not self._enabled:
             with self._lock:
-                self._wrap(self._below)
+                self._wrap(self._send_names)
 
-    def leave(self, send: object) -> None:
+    def release(self, send: object) -> None:
         """Let go of what is below, if *send* was the last that needed it."""
-        self._acting.discard(id(send))
-        if not self._on:
+        self._users.discard(id(send))
+        if not self._enabled:
             with self._lock:
                 self._remove_all()
 
-    def in_place(self) -> dict[str, bool]:
+    def status(self) -> dict[str, bool]:
         """Tell for each method whether our layer is still there."""
         with self._lock:
             found: dict[str, bool] = {}
@@ -163,25 +163,25 @@ class Patcher:
                 found[name] = found.get(name, True) and layer is not None
             return found
 
-    def _executed(self, _module: ModuleType | None) -> None:
+    def _on_executed(self, _module: ModuleType | None) -> None:
         with self._lock:
-            if self._on and self._all_there():
+            if self._enabled and self._all_there():
                 self._wrap(self._wrappers)
 
     def _wrap(self, names: Collection[str]) -> None:
         for owner, name, layer in self._layers():
             attribute = name.rpartition(".")[2]
             if layer is None and name in names and attribute in vars(owner):
-                switch = self._acting if name in self._below else self._on
+                switch = self._users if name in self._send_names else self._enabled
                 wrap_object(owner, attribute, FunctionWrapper, (self._wrappers[name], switch))
                 self._patched.setdefault(owner, set()).add(name)
 
     def _remove_all(self) -> None:
         """Remove what nobody needs; under a pool that was put on again, nothing."""
         for owner, name, layer in self._layers():
-            needed = self._acting if name in self._below else self._on
+            needed = self._users if name in self._send_names else self._enabled
             if layer is not None and not needed:
-                take_off(owner, name.rpartition(".")[2], layer)
+                remove_layer(owner, name.rpartition(".")[2], layer)
 
     def _all_there(self) -> bool:
         """Refuse to patch a part only: a key could then go out where it should not."""
@@ -198,15 +198,15 @@ class Patcher:
 
     def _layers(self) -> list[tuple[Any, str, Any]]:
         """Give, of all that is there or was patched: the owner, the name, our layer or None."""
-        spots = dict.fromkeys(self._spots())
+        targets = dict.fromkeys(self._targets())
         for owner, names in tuple(self._patched.items()):
-            spots |= dict.fromkeys((owner, name) for name in names if name in self._wrappers)
+            targets |= dict.fromkeys((owner, name) for name in names if name in self._wrappers)
         return [
             (owner, name, _find(vars(owner).get(name.rpartition(".")[2]), self._wrappers[name]))
-            for owner, name in spots
+            for owner, name in targets
         ]
 
-    def _spots(self) -> Iterator[tuple[Any, str]]:
+    def _targets(self) -> Iterator[tuple[Any, str]]:
         """Find what is to be patched, once the SDK is there."""
         owner = _owner()
         if owner is None:

@@ -29,7 +29,7 @@ else:
 
 __all__ = [
     "NO_KEY",
-    "LastWords",
+    "LastRefusal",
     "error_body",
     "exhausted",
     "key_pool_exhausted",
@@ -43,7 +43,7 @@ _SHOWN = 10
 _TYPE = "type.googleapis.com/google.rpc."
 
 
-LastWords = tuple[int, str | None, Any]
+LastRefusal = tuple[int, str | None, Any]
 """Code, status and body with which Google rejected a key."""
 
 
@@ -74,25 +74,25 @@ def _rebuild(state: dict[str, Any], args: tuple[Any, ...]) -> BaseException:
     return error
 
 
-_made: list[type[Any]] = []
+_classes: list[type[Any]] = []
 
 
 def key_pool_exhausted() -> type[Any]:
     """Give the class, a subclass of the SDK's `ClientError`; imports the SDK."""
     from google.genai.errors import ClientError  # noqa: PLC0415 - not before it is needed
 
-    return _made_for(ClientError)
+    return _class_for(ClientError)
 
 
 @cache
-def _made_for(client_error: type[Any]) -> type[Any]:
+def _class_for(client_error: type[Any]) -> type[Any]:
     """Make the class; where the SDK was imported anew, one that the class before catches too."""
     body = {
         k: v for k, v in vars(_KeyPoolExhausted).items() if k not in ("__dict__", "__weakref__")
     }
     body |= {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
-    _made[:] = [type("KeyPoolExhausted", (*_made, client_error), body)]
-    return _made[0]
+    _classes[:] = [type("KeyPoolExhausted", (*_classes, client_error), body)]
+    return _classes[0]
 
 
 NO_KEY = (
@@ -109,7 +109,7 @@ def error_body(code: int, text: str) -> dict[str, Any]:
 
 
 def exhausted(
-    pool: str, blocks: Mapping[str, Block], now: float, last: LastWords | None, response_type: Any
+    pool: str, blocks: Mapping[str, Block], now: float, last: LastRefusal | None, response_type: Any
 ) -> BaseException:
     """Build the exception for a pool in which every key is blocked.
 
@@ -126,14 +126,14 @@ def exhausted(
         details = _body(pool, blocks, reasons, retry_at, now)
         code = details["error"]["code"]
     else:
-        code, details = last[0], _unpacked(last[2])
+        code, details = last[0], _google_body(last[2])
     error: Any = key_pool_exhausted()(code, details, _response(response_type, code, details))
     error.retry_at = datetime.fromtimestamp(retry_at, UTC) if isfinite(retry_at) else None
     error.reasons = reasons
     return error  # type: ignore[no-any-return]
 
 
-def _unpacked(details: Any) -> Any:
+def _google_body(details: Any) -> Any:
     """Give Google's body: of an async stream the SDK has it as the text of a `message`."""
     try:
         body = json.loads(details["message"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.commands import Failed, Opened, StreamEnd
 from ..core.usage import StreamLedger
-from .call_info import failed
+from .call_info import failed_from_error
 from .key_injection import KeyInjection
 from .redaction import Redact
 
@@ -33,7 +33,9 @@ class _Account:
     def end(self, error: Exception | None) -> StreamEnd:
         """Tell what became of the stream: its usage, what it named, why it broke."""
         handled = sys.exception()  # by who asked for the next chunk
-        why: Failed | None = failed(error, self._redact, handled) if error is not None else None
+        why: Failed | None = (
+            failed_from_error(error, self._redact, handled) if error is not None else None
+        )
         return StreamEnd(self._ledger.usage, self._ledger.names, why)
 
 
@@ -80,7 +82,7 @@ def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> Opened | Failed
         first = next(inner, None)
     except Exception as error:
         _close(inner, send.response)  # the next attempt needs a connection too
-        return failed(error, redact, handled)
+        return failed_from_error(error, redact, handled)
     return Opened(Chunks(inner, first, send.response, redact))
 
 
@@ -91,7 +93,7 @@ async def open_async(inner: Any, send: KeyInjection, redact: Redact) -> Opened |
         first = await anext(inner, None)
     except Exception as error:
         await _aclose(inner, send.response)  # the next attempt needs a connection too
-        return failed(error, redact, handled)
+        return failed_from_error(error, redact, handled)
     return Opened(AsyncChunks(inner, first, send.response, redact))
 
 

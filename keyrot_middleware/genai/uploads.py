@@ -29,14 +29,14 @@ class Uploads:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._begun: OrderedDict[str, Lease] = OrderedDict()
+        self._starts: OrderedDict[str, Lease] = OrderedDict()
 
-    def begun(self, response: Any, lease: Lease) -> None:
+    def remember_start(self, response: Any, lease: Lease) -> None:
         """Take note of *response* if it begins an upload, sent with *lease*."""
         try:
             for name, value in (response.headers or {}).items():
                 if name.lower() == _URL_HEADER:
-                    put_bounded(self._begun, value, lease, _KEPT)
+                    put_bounded(self._starts, value, lease, _KEPT)
         except Exception:
             handle_internal_error("genai")
 
@@ -67,6 +67,6 @@ class Uploads:
     ) -> tuple[Lease, tuple[str, ...]] | None:
         """Tell with which lease what was begun, and what it is called now."""
         url = kwargs["upload_url"] if "upload_url" in kwargs else args[1]
-        lease = self._begun.pop(url, None)
+        lease = self._starts.pop(url, None)
         names = names_from(response.json) if lease is not None else ()
         return (lease, names) if lease is not None and names else None

@@ -16,16 +16,16 @@ from .redaction import Redact, redact_exception
 __all__ = ["guarded"]
 
 
-def guarded(asked: Mapping[str, Any], origin: str, redact: Redact) -> dict[str, Any]:
+def guarded(arguments: Mapping[str, Any], origin: str, redact: Redact) -> dict[str, Any]:
     """Give the arguments of `connect` that keep the key of its handshake where it belongs.
 
     Args:
-        asked: The arguments as they are.
+        arguments: As they are.
         origin: Where the key may go.
         redact: Takes keys out of a text.
     """
-    base = asked.get("create_connection") or ClientConnection
-    log = asked.get("logger") or logging.getLogger("websockets.client")
+    base = arguments.get("create_connection") or ClientConnection
+    log = arguments.get("logger") or logging.getLogger("websockets.client")
     return {"create_connection": _connection(base, origin, redact), "logger": _Log(log, redact)}
 
 

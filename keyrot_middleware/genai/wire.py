@@ -23,13 +23,13 @@ from ..core.model import POOL_KEY
 from ..errors import ConfigError
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
-from .call_info import origin_of
-from .key_injection import KEY_HEADER, Unseen, current_injection, of_keys
+from .call_info import origin_from_url
+from .key_injection import KEY_HEADER, RedactedHeader, current_injection, key_headers
 from .patching import Patcher, Wrapper
 from .pool_exhausted import NO_KEY, error_body
 from .redaction import Redact, clear_frames, redact_exception, scrub
 
-__all__ = ["Wire", "mute", "placeholder_guard", "unmute"]
+__all__ = ["Wire", "placeholder_guard", "restore_placeholder", "withdraw_placeholder"]
 
 _NO_KEY_GIVEN = re.compile("api[ _]key", re.IGNORECASE)
 _NOT_FOUND = (
@@ -45,14 +45,14 @@ _EXTENSION = "keyrot"
 """Where a request of httpx remembers its key, which shows itself in no repr."""
 
 
-class _Key(NamedTuple):
+class _RequestKey(NamedTuple):
     """What is to be done with the keys of one request."""
 
     value: str | None
     """The key that goes out; None: none."""
-    ours: bool
+    from_pool: bool
     """It is a key of the pool."""
-    keyless: bool
+    replaces_placeholder: bool
     """It stands where the placeholder was."""
 
     def __repr__(self) -> str:
@@ -63,18 +63,18 @@ class Wire:
     """The wrappers of what sends requests."""
 
     def __init__(
-        self, pool: Pool | None, origins: frozenset[str], on: Sequence[bool] = (True,)
+        self, pool: Pool | None, origins: frozenset[str], enabled: Sequence[bool] = (True,)
     ) -> None:
         """Serve a pool.
 
         Args:
             pool: None where no key was found at all.
             origins: Where its keys may go.
-            on: Empty once it is uninstalled: only calls under way are served then.
+            enabled: Empty once it is uninstalled: only calls under way are served then.
         """
         self._pool = pool
         self._origins = origins
-        self._on = on
+        self._enabled = enabled
 
     @property
     def table(self) -> dict[tuple[str, str], Wrapper]:
@@ -94,108 +94,110 @@ class Wire:
 
     def send(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `Client.send`."""
-        request, more = _request_of(args, kwargs)
-        key = self._key_of(request)
+        request, options = _request_of(args, kwargs)
+        key = self._httpx_key(request)
         if key is None:
             return wrapped(*args, **kwargs)
-        if key.value is None and key.ours:
-            return _refusal(_response_type(client), 401, NO_KEY, request)
-        follow, redact = _follows(client, more), self._redact(key)
-        with _carrying(request, key, redact):
-            if not key.ours:
-                return wrapped(request, **more)
-            home, past = origin_of(str(request.url)), list[Any]()
+        if key.value is None and key.from_pool:
+            return _error_response(_response_type(client), 401, NO_KEY, request)
+        follow, redact = _follow_redirects(client, options), self._redact(key)
+        with _key_in_headers(request, key, redact):
+            if not key.from_pool:
+                return wrapped(request, **options)
+            origin, history = origin_from_url(str(request.url)), list[Any]()
             while True:
-                response = wrapped(request, **more, follow_redirects=False)
-                response.history = list(past)
+                response = wrapped(request, **options, follow_redirects=False)
+                response.history = list(history)
                 if response.status_code >= 400:
                     response.read()
-                ahead = _examined(response, key, redact)
-                if ahead is None or not follow or len(past) >= _MOST_REDIRECTS:
+                redirect = _redact_response(response, key, redact)
+                if redirect is None or not follow or len(history) >= _MOST_REDIRECTS:
                     return response
-                if origin_of(str(ahead.url)) != home:
+                if origin_from_url(str(redirect.url)) != origin:
                     response.close()
-                    text = _redirected(home, str(ahead.url))
-                    return _refusal(type(response), response.status_code, text, request)
+                    text = _redirect_text(origin, str(redirect.url))
+                    return _error_response(type(response), response.status_code, text, request)
                 response.read()
-                past.append(response)
-                request = ahead
+                history.append(response)
+                request = redirect
 
     def asend(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `AsyncClient.send`."""
-        request, more = _request_of(args, kwargs)
-        key = self._key_of(request)
+        request, options = _request_of(args, kwargs)
+        key = self._httpx_key(request)
         if key is None:
             return wrapped(*args, **kwargs)
-        return self._asend(wrapped, client, request, more, key)
+        return self._asend(wrapped, client, request, options, key)
 
     async def _asend(
         self,
         wrapped: Callable[..., Awaitable[Any]],
         client: Any,
         request: Any,
-        more: dict[str, Any],
-        key: _Key,
+        options: dict[str, Any],
+        key: _RequestKey,
     ) -> Any:
-        if key.value is None and key.ours:
-            return _refusal(_response_type(client), 401, NO_KEY, request)
-        follow, redact = _follows(client, more), self._redact(key)
-        with _carrying(request, key, redact):
-            if not key.ours:
-                return await wrapped(request, **more)
-            home, past = origin_of(str(request.url)), list[Any]()
+        if key.value is None and key.from_pool:
+            return _error_response(_response_type(client), 401, NO_KEY, request)
+        follow, redact = _follow_redirects(client, options), self._redact(key)
+        with _key_in_headers(request, key, redact):
+            if not key.from_pool:
+                return await wrapped(request, **options)
+            origin, history = origin_from_url(str(request.url)), list[Any]()
             while True:
-                response = await wrapped(request, **more, follow_redirects=False)
-                response.history = list(past)
+                response = await wrapped(request, **options, follow_redirects=False)
+                response.history = list(history)
                 if response.status_code >= 400:
                     await response.aread()
-                ahead = _examined(response, key, redact)
-                if ahead is None or not follow or len(past) >= _MOST_REDIRECTS:
+                redirect = _redact_response(response, key, redact)
+                if redirect is None or not follow or len(history) >= _MOST_REDIRECTS:
                     return response
-                if origin_of(str(ahead.url)) != home:
+                if origin_from_url(str(redirect.url)) != origin:
                     await response.aclose()
-                    text = _redirected(home, str(ahead.url))
-                    return _refusal(type(response), response.status_code, text, request)
+                    text = _redirect_text(origin, str(redirect.url))
+                    return _error_response(type(response), response.status_code, text, request)
                 await response.aread()
-                past.append(response)
-                request = ahead
+                history.append(response)
+                request = redirect
 
     # aiohttp --------------------------------------------------------------------------------------
 
     def request(self, wrapped: Callable[..., Any], _session: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `ClientSession.request`."""
-        asked = dict(zip(("method", "url"), args, strict=False)) | kwargs
-        headers = asked.get("headers")
+        arguments = dict(zip(("method", "url"), args, strict=False)) | kwargs
+        headers = arguments.get("headers")
         pairs = headers.items() if hasattr(headers, "items") else ()
-        key = self._key(pairs, str(asked.get("url")))
-        return wrapped(*args, **kwargs) if key is None else self._request(wrapped, asked, key)
+        key = self._find_key(pairs, str(arguments.get("url")))
+        return wrapped(*args, **kwargs) if key is None else self._request(wrapped, arguments, key)
 
-    async def _request(self, wrapped: Callable[..., Any], asked: dict[str, Any], key: _Key) -> Any:
-        asked["headers"] = _with_key(asked["headers"].items(), key)
-        if key.value is None and key.ours:
-            _raise(401, NO_KEY)
+    async def _request(
+        self, wrapped: Callable[..., Any], arguments: dict[str, Any], key: _RequestKey
+    ) -> Any:
+        arguments["headers"] = _with_key(arguments["headers"].items(), key)
+        if key.value is None and key.from_pool:
+            _raise_api_error(401, NO_KEY)
         redact = self._redact(key)
         handled = sys.exception()
         try:
-            if not key.ours:
-                return await wrapped(**asked)
-            follow = asked.pop("allow_redirects", True)
-            home = origin_of(str(asked["url"]))
+            if not key.from_pool:
+                return await wrapped(**arguments)
+            follow = arguments.pop("allow_redirects", True)
+            origin = origin_from_url(str(arguments["url"]))
             for left in range(_MOST_REDIRECTS, -1, -1):
-                response = await wrapped(**asked, allow_redirects=False)
+                response = await wrapped(**arguments, allow_redirects=False)
                 if response.status >= 400:
                     await response.read()
                     scrub(response, redact)
-                there = response.headers.get("Location")
-                if response.status not in _REDIRECTS or not there or not follow or not left:
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or not location or not follow or not left:
                     return response
-                url = urljoin(str(asked["url"]), there)
+                url = urljoin(str(arguments["url"]), location)
                 response.release()
-                if origin_of(url) != home:
-                    _raise(response.status, _redirected(home, url))
-                asked = _next(asked, url, response.status)
+                if origin_from_url(url) != origin:
+                    _raise_api_error(response.status, _redirect_text(origin, url))
+                arguments = _redirect_arguments(arguments, url, response.status)
         except Exception as error:
-            _cleaned(error, redact, handled)
+            _redact_error(error, redact, handled)
             raise
 
     # websockets -----------------------------------------------------------------------------------
@@ -209,59 +211,65 @@ class Wire:
         uri = args[0] if args else kwargs.pop("uri")
         name = "additional_headers" if "additional_headers" in kwargs else "extra_headers"
         headers = dict(kwargs.get(name) or {})
-        key = self._key(headers.items(), uri)
+        key = self._find_key(headers.items(), uri)
         if key is None:
             return wrapped(uri, *args[1:], **kwargs)
-        if key.value is None and key.ours:
-            _raise(401, NO_KEY)
+        if key.value is None and key.from_pool:
+            _raise_api_error(401, NO_KEY)
         if key.value is None:
             raise ConfigError(
-                f"the pool's key may not go to {origin_of(uri) or uri}: give the client an "
+                f"the pool's key may not go to {origin_from_url(uri) or uri}: give the client an "
                 "api_key of its own, or name the host in KEYROT_ALLOWED_HOSTS"
             )
         kwargs[name] = _with_key(headers.items(), key)
-        if key.ours:
+        if key.from_pool:
             from .websocket import guarded  # noqa: PLC0415 - it needs websockets, which is loaded here
 
-            kwargs |= guarded(kwargs, origin_of(uri), self._redact(key))
+            kwargs |= guarded(kwargs, origin_from_url(uri), self._redact(key))
         # SDK 1.x names the key in the address as well, where logs and errors would show it.
         return wrapped(uri.replace(f"?key={POOL_KEY}", ""), *args[1:], **kwargs)
 
     # ----------------------------------------------------------------------------------------------
 
-    def _key_of(self, request: Any) -> _Key | None:
+    def _httpx_key(self, request: Any) -> _RequestKey | None:
         """Tell the same of a request of httpx, which may be sent again as it is."""
         url = str(request.url)
         before = request.extensions.get(_EXTENSION)
-        if isinstance(before, _Key) and origin_of(url) in self._origins:
+        if isinstance(before, _RequestKey) and origin_from_url(url) in self._origins:
             return before
-        return self._key(request.headers.multi_items(), url)
+        return self._find_key(request.headers.multi_items(), url)
 
-    def _key(self, headers: Iterable[tuple[str, Any]], url: str) -> _Key | None:
+    def _find_key(self, headers: Iterable[tuple[str, Any]], url: str) -> _RequestKey | None:
         """Tell which key a request is to have; None where it is no business of ours."""
-        found = [(name.lower(), str(text)) for name, text in of_keys(headers)]
+        found = [(name.lower(), str(text)) for name, text in key_headers(headers)]
         if not found:
             return None
-        if any(_placeholder(text) for _, text in found):
-            if not self._on:
+        if any(_is_placeholder(text) for _, text in found):
+            if not self._enabled:
                 return None  # another pool's to replace, by now
-            own = [text for name, text in found if name == KEY_HEADER and not _placeholder(text)]
-            if own:
-                return _Key(own[0], ours=False, keyless=False)
-            if origin_of(url) not in self._origins:
-                return _Key(None, ours=False, keyless=True)
-            return _Key(self._home(), ours=True, keyless=True)
+            own_keys = [
+                text for name, text in found if name == KEY_HEADER and not _is_placeholder(text)
+            ]
+            if own_keys:
+                return _RequestKey(own_keys[0], from_pool=False, replaces_placeholder=False)
+            if origin_from_url(url) not in self._origins:
+                return _RequestKey(None, from_pool=False, replaces_placeholder=True)
+            return _RequestKey(self._home(), from_pool=True, replaces_placeholder=True)
         send = current_injection.get()
         if send is not None and send.value and (KEY_HEADER, send.value) in found:
-            return _Key(send.value, ours=True, keyless=False)
+            return _RequestKey(send.value, from_pool=True, replaces_placeholder=False)
         # A client may hold a key of the pool as its own: the single key of the environment, say.
         for name, text in found:
-            if name == KEY_HEADER and self._is_of_pool(text) and origin_of(url) in self._origins:
-                return _Key(text, ours=True, keyless=False)
+            if (
+                name == KEY_HEADER
+                and self._is_of_pool(text)
+                and origin_from_url(url) in self._origins
+            ):
+                return _RequestKey(text, from_pool=True, replaces_placeholder=False)
         return None
 
     def _is_of_pool(self, value: str) -> bool:
-        return self._pool is not None and self._pool.ring.id_of(value) is not None
+        return self._pool is not None and self._pool.secrets.id_of(value) is not None
 
     def _home(self) -> str | None:
         try:
@@ -270,11 +278,11 @@ class Wire:
             handle_internal_error("genai")
             return None
 
-    def _redact(self, key: _Key) -> Redact:
-        pool, value = self._pool, key.value if key.ours else None
+    def _redact(self, key: _RequestKey) -> Redact:
+        pool, value = self._pool, key.value if key.from_pool else None
 
         def redact(text: str) -> str:
-            text = pool.ring.redact(text) if pool is not None else text
+            text = pool.secrets.redact(text) if pool is not None else text
             return text.replace(value, _HIDDEN) if value else text
 
         return redact
@@ -295,24 +303,24 @@ def explain_missing_key(wrapped: Callable[..., Any], _client: Any, args: Any, kw
         raise
 
 
-def mute(client: Any) -> None:
+def withdraw_placeholder(client: Any) -> None:
     """Keep the placeholder of a client that outlives the pool off the wire."""
     headers = client._http_options.headers or {}
-    for name in [name for name, text in of_keys(headers.items()) if _placeholder(str(text))]:
+    for name in [name for name, text in key_headers(headers.items()) if _is_placeholder(str(text))]:
         del headers[name]
-    for http in _own_http(client):
+    for http in _sdk_http_clients(client):
         # Interactions copies the key where it cannot be taken back; this client is ours.
-        http.send = _silenced(http)
+        http.send = _refusing_send(http)
 
 
-def unmute(client: Any) -> None:
+def restore_placeholder(client: Any) -> None:
     """Undo `mute`: a pool is there again."""
     client._http_options.headers.setdefault(KEY_HEADER, POOL_KEY)
-    for http in _own_http(client):
+    for http in _sdk_http_clients(client):
         vars(http).pop("send", None)
 
 
-def _own_http(client: Any) -> Iterator[Any]:
+def _sdk_http_clients(client: Any) -> Iterator[Any]:
     """Give the httpx clients that the SDK made for this one, and not the program."""
     options = client._http_options
     for name in ("httpx_client", "httpx_async_client"):
@@ -322,128 +330,129 @@ def _own_http(client: Any) -> Iterator[Any]:
             yield http
 
 
-def _silenced(http: Any) -> Callable[..., Any]:
+def _refusing_send(http: Any) -> Callable[..., Any]:
     sent = type(http).send
 
     def refused(request: Any) -> Any:
-        if not any(_placeholder(text) for _, text in of_keys(request.headers.multi_items())):
+        if not any(_is_placeholder(text) for _, text in key_headers(request.headers.multi_items())):
             return None
-        return _refusal(_response_type(http), 401, NO_KEY, request)
+        return _error_response(_response_type(http), 401, NO_KEY, request)
 
-    def send(request: Any, **more: Any) -> Any:
-        return refused(request) or sent(http, request, **more)
+    def send(request: Any, **options: Any) -> Any:
+        return refused(request) or sent(http, request, **options)
 
-    async def asend(request: Any, **more: Any) -> Any:
-        return refused(request) or await sent(http, request, **more)
+    async def asend(request: Any, **options: Any) -> Any:
+        return refused(request) or await sent(http, request, **options)
 
     return asend if hasattr(http, "aclose") else send
 
 
-def _placeholder(text: str) -> bool:
+def _is_placeholder(text: str) -> bool:
     return text.split()[-1:] == [POOL_KEY]
 
 
 def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    more = dict(kwargs)
-    return (args[0] if args else more.pop("request")), more
+    options = dict(kwargs)
+    return (args[0] if args else options.pop("request")), options
 
 
-def _follows(client: Any, more: dict[str, Any]) -> bool:
-    asked = more.pop("follow_redirects", None)  # httpx has a value of its own for "as the client"
-    return bool(asked if isinstance(asked, bool) else client.follow_redirects)
+def _follow_redirects(client: Any, options: dict[str, Any]) -> bool:
+    # httpx has a value of its own for "as the client does"
+    value = options.pop("follow_redirects", None)
+    return bool(value if isinstance(value, bool) else client.follow_redirects)
 
 
 @contextmanager
-def _carrying(request: Any, key: _Key, redact: Redact) -> Iterator[None]:
+def _key_in_headers(request: Any, key: _RequestKey, redact: Redact) -> Iterator[None]:
     """Have the key in the request's headers for as long as it is under way, and no longer."""
     handled = sys.exception()
-    for name, _ in of_keys(request.headers.multi_items()):
-        if name.lower() == KEY_HEADER or _placeholder(request.headers[name]):
+    for name, _ in key_headers(request.headers.multi_items()):
+        if name.lower() == KEY_HEADER or _is_placeholder(request.headers[name]):
             request.headers.pop(name, None)
     if key.value is not None:
         request.headers[KEY_HEADER] = key.value
     try:
         yield
     except Exception as error:
-        _cleaned(error, redact, handled)
+        _redact_error(error, redact, handled)
         raise
     finally:
-        _hide(request, key)
+        _hide_key(request, key)
 
 
-def _hide(request: Any, key: _Key) -> None:
+def _hide_key(request: Any, key: _RequestKey) -> None:
     """Take a pool's key out of a request that was sent; one that may be sent again asks again."""
-    if key.keyless:
+    if key.replaces_placeholder:
         request.headers[KEY_HEADER] = POOL_KEY
-    elif key.ours:
+    elif key.from_pool:
         request.headers[KEY_HEADER] = _HIDDEN
         request.extensions = {**request.extensions, _EXTENSION: key}  # for when it is sent again
 
 
-def _examined(response: Any, key: _Key, redact: Redact) -> Any:
+def _redact_response(response: Any, key: _RequestKey, redact: Redact) -> Any:
     """Take the key out of what came back; give the request that a redirect asks for."""
-    ahead = response.next_request
+    redirect = response.next_request
     response.next_request = None
-    _hide(response.request, key)
+    _hide_key(response.request, key)
     if response.status_code >= 400:
         scrub(response, redact)
-    return ahead
+    return redirect
 
 
-def _cleaned(error: Exception, redact: Redact, handled: BaseException | None) -> None:
+def _redact_error(error: Exception, redact: Redact, handled: BaseException | None) -> None:
     redact_exception(error, redact, handled)
-    clear_frames(error, _LIBRARIES)
+    clear_frames(error, _HTTP_LIBRARIES)
 
 
-_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "h11", "h2", "aiohttp", "websockets")
+_HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "h11", "h2", "aiohttp", "websockets")
 """What holds the headers of a request in local variables while it is sent."""
 
 
-def _with_key(headers: Iterable[tuple[str, Any]], key: _Key) -> dict[str, Any]:
+def _with_key(headers: Iterable[tuple[str, Any]], key: _RequestKey) -> dict[str, Any]:
     """Give headers with this key and no other; one of the program's own beside it stays."""
-    kept = {name: text for name, text in headers if not _placeholder(str(text))}
-    if key.ours and key.value is not None:
+    kept = {name: text for name, text in headers if not _is_placeholder(str(text))}
+    if key.from_pool and key.value is not None:
         kept = {name: text for name, text in kept.items() if name.lower() != KEY_HEADER}
-        kept[KEY_HEADER] = Unseen(key.value)
+        kept[KEY_HEADER] = RedactedHeader(key.value)
     return kept
 
 
-def _next(asked: dict[str, Any], url: str, status: int) -> dict[str, Any]:
+def _redirect_arguments(arguments: dict[str, Any], url: str, status: int) -> dict[str, Any]:
     """Give the request that a redirect asks for, as all clients understand it."""
-    asked = {**asked, "url": url}
-    method = str(asked.get("method", "")).upper()
+    arguments = {**arguments, "url": url}
+    method = str(arguments.get("method", "")).upper()
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
-        asked["method"] = "GET"
+        arguments["method"] = "GET"
         for name in ("data", "json"):
-            asked.pop(name, None)
-    return asked
+            arguments.pop(name, None)
+    return arguments
 
 
-def _redirected(home: str, url: str) -> str:
+def _redirect_text(origin: str, url: str) -> str:
     return (
-        f"{home} redirects this request to {origin_of(url) or 'another address'}, where the pool's "
-        "key may not follow: the request was not sent there, and no key is penalized"
+        f"{origin} redirects this request to {origin_from_url(url) or 'another address'}, where "
+        "the pool's key may not follow: the request was not sent there, and no key is penalized"
     )
 
 
-def _library(cls: type) -> str | None:
+def _http_library(cls: type) -> str | None:
     roots = (base.__module__.partition(".")[0] for base in cls.__mro__)
     return next((root for root in roots if root in ("httpx", "httpx2")), None)
 
 
 def _response_type(http: Any) -> Any:
     """Find the `Response` class of the library that a client is of."""
-    root = _library(type(http))
+    root = _http_library(type(http))
     return getattr(sys.modules.get(root), "Response", None) if root else None
 
 
-def _refusal(response_type: Any, code: int, text: str, request: Any = None) -> Any:
+def _error_response(response_type: Any, code: int, text: str, request: Any = None) -> Any:
     """Answer in the server's place: whichever part of the SDK asked raises its own error."""
     return response_type(code, json=error_body(code, text), request=request)
 
 
-def _raise(code: int, text: str) -> None:
+def _raise_api_error(code: int, text: str) -> None:
     """Raise the SDK's own error where no answer can be given in the server's place."""
     library = sys.modules.get("httpx2") or sys.modules.get("httpx")
-    response = _refusal(library.Response, code, text) if library is not None else None
+    response = _error_response(library.Response, code, text) if library is not None else None
     sys.modules["google.genai.errors"].APIError.raise_error(code, error_body(code, text), response)

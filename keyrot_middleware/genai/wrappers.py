@@ -26,24 +26,24 @@ from ..telemetry.observer import CallObserver, observe
 from .call_info import (
     ApiRequest,
     call_info,
-    done,
-    failed,
+    done_from_response,
+    effective_options,
+    failed_from_error,
     host_from_url,
-    in_force,
     option,
-    origin_of,
-    patience_s,
+    origin_from_url,
+    timeout_s,
 )
-from .home_key import fingerprint, needs_home, own
+from .home_key import fingerprint, is_key, needs_home
 from .imports import Patched
 from .key_injection import (
     KeyInjection,
-    asend_once,
+    async_request_once,
     build_request,
     copy_arguments,
     current_injection,
-    foreign_key,
-    send_once,
+    has_foreign_key,
+    request_once,
     without_key_retries,
 )
 from .patching import Patcher
@@ -51,7 +51,7 @@ from .pool_exhausted import NO_KEY, error_body, exhausted, response_type_of
 from .redaction import Redact
 from .streams import open_async, open_sync
 from .uploads import Uploads
-from .wire import Wire, mute, unmute
+from .wire import Wire, restore_placeholder, withdraw_placeholder
 
 __all__ = [
     "Binding",
@@ -80,7 +80,7 @@ class ClientWrappers:
         """Serve a pool whose keys may go to *origins*."""
         self._origins = origins
 
-    def init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    def wrap_init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Give a client without a key of its own the placeholder, which wire.py replaces."""
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         if not needs_home(given, self._origins):
@@ -90,7 +90,9 @@ class ClientWrappers:
         keyless.add(client)
         return result
 
-    def build(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    def wrap_build_request(
+        self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
+    ) -> Any:
         """Put the key of a send into its request, and into no other."""
         send = current_injection.get()
         body = args[2] if len(args) > 2 else kwargs.get("request_dict")
@@ -98,32 +100,36 @@ class ClientWrappers:
             return wrapped(*args, **kwargs)
         return build_request(send, wrapped, client, *args, **kwargs)
 
-    def send_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    def wrap_request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `_request`."""
         send = current_injection.get()
         if send is None or send.request is not _first(args, kwargs):
             return wrapped(*args, **kwargs)
-        once = send.once
-        sent = send_once(client, *args, **kwargs) if once else wrapped(*args, **kwargs)
+        if send.no_sdk_retry:
+            sent = request_once(client, *args, **kwargs)
+        else:
+            sent = wrapped(*args, **kwargs)
         if kwargs.get("stream"):
             send.response = sent
         return sent
 
-    def asend_once(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    def wrap_async_request(
+        self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
+    ) -> Any:
         """Wrap `_async_request`."""
         send = current_injection.get()
         if send is None or send.request is not _first(args, kwargs):
             return wrapped(*args, **kwargs)
-        if send.once:
-            sent = asend_once(client, *args, **kwargs)
+        if send.no_sdk_retry:
+            sent = async_request_once(client, *args, **kwargs)
         else:
             if len(args) < 2:  # SDK 1.65 leaves a stream's options out, and repeats as it likes
                 kwargs.setdefault("http_options", send.options_sent)
             sent = wrapped(*args, **kwargs)
-        return _opened(sent, send) if kwargs.get("stream") else sent
+        return _opened_stream(sent, send) if kwargs.get("stream") else sent
 
 
-async def _opened(sent: Awaitable[Any], send: KeyInjection) -> Any:
+async def _opened_stream(sent: Awaitable[Any], send: KeyInjection) -> Any:
     """Keep the response of a stream, to be closed with it."""
     send.response = response = await sent
     return response
@@ -138,7 +144,7 @@ bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
 _log = logging.getLogger("keyrot_middleware")
 
 _EPHEMERAL = "auth_tokens/"
-_HOSTS_WARNED = 20
+_MAX_HOSTS_WARNED = 20
 """A program may make up hosts without end."""
 
 
@@ -146,12 +152,12 @@ class _PooledCall(NamedTuple):
     """A call that goes through the pool, and what its sends need."""
 
     client: Any
-    asked: ApiRequest
+    request: ApiRequest
     options: Any
     """As it is sent with."""
-    deep: bool
+    deep_copy: bool
     """The SDK changes what is inside its body."""
-    once: bool
+    no_sdk_retry: bool
     """The SDK would not repeat it."""
     call: CallState
 
@@ -160,19 +166,19 @@ class Binding:
     """A pool under the SDK: what install() puts in place and uninstall() takes away."""
 
     def __init__(
-        self, pool: Pool, allowed_origins: frozenset[str], closing: Callable[[], None]
+        self, pool: Pool, allowed_origins: frozenset[str], on_close: Callable[[], None]
     ) -> None:
         """Patch nothing yet; *closing* is called when the pool is taken away."""
         self.pool = pool
-        self._closing = closing
+        self._on_close = on_close
         self._origins = allowed_origins
         self._warned: set[str] = set()
-        on: list[bool] = []
-        below = ClientWrappers(allowed_origins)
+        enabled: list[bool] = []
+        wrappers = ClientWrappers(allowed_origins)
         uploads = self._uploads = Uploads(pool.state)
-        self.seams = Patcher(
+        self.patcher = Patcher(
             {
-                "__init__": below.init,
+                "__init__": wrappers.wrap_init,
                 "request": self._request,
                 "request_streamed": self._request_streamed,
                 "async_request": self._async_request,
@@ -181,83 +187,91 @@ class Binding:
                 "async_upload_file": uploads.async_upload_file,
             },
             {
-                "_build_request": below.build,
-                "_request": below.send_once,
-                "_async_request": below.asend_once,
+                "_build_request": wrappers.wrap_build_request,
+                "_request": wrappers.wrap_request,
+                "_async_request": wrappers.wrap_async_request,
             },
-            Wire(pool, allowed_origins, on).table,
-            on,
+            Wire(pool, allowed_origins, enabled).table,
+            enabled,
             self.close,
         )
 
-    def put_on(self, patched: Patched | None = None) -> None:
-        """Catch calls from now on, or once more; see `Patcher.put_on`."""
+    def install(self, patched: Patched | None = None) -> None:
+        """Catch calls from now on, or once more; see `Patcher.install`."""
         watch_collector()
-        self.seams.put_on(patched)
+        self.patcher.install(patched)
         for client in tuple(keyless):
-            unmute(client)
+            restore_placeholder(client)
 
     def close(self) -> None:
         """Restore exactly what was there; clients without a key of their own are left without.
 
         Calls under way are carried to their end.
         """
-        self._closing()
-        self.seams.take_off()
+        self._on_close()
+        self.patcher.uninstall()
         unwatch_collector()
         for client in tuple(keyless):
-            mute(client)
+            withdraw_placeholder(client)
         self.pool.close()
 
     def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
-        ours = self._ours(client, args, kwargs, stream=False)
-        if not isinstance(ours, _PooledCall):
-            return wrapped(*ours[0], **ours[1])
+        pooled = self._pooled_call(client, args, kwargs, stream=False)
+        if not isinstance(pooled, _PooledCall):
+            return wrapped(*pooled[0], **pooled[1])
 
-        seen = self._watch(ours)
+        observer = self._observe(pooled)
 
         def send(lease: Lease) -> Done | Failed:
             handled = sys.exception()
             try:
-                with self._sending(lease, ours) as one:
+                with self._injection(lease, pooled) as injection:
                     response = wrapped(
-                        *copy_arguments(one, ours.asked, ours.options, deep=ours.deep)
+                        *copy_arguments(
+                            injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
+                        )
                     )
-                if ours.call.info.pinned:
-                    self._uploads.begun(response, lease)
-                return done(response, in_full=seen is not None)
+                if pooled.call.info.pinned:
+                    self._uploads.remember_start(response, lease)
+                return done_from_response(response, in_full=observer is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.client), handled)
+                return failed_from_error(error, self._redact(pooled.client), handled)
 
-        call = ours.call
+        call = pooled.call
         try:
-            return sync.run(call_flow(call), sync.SyncDriver(self.pool, call.info, send, seen))
-        except Exhausted as none_free:
-            error = self._exhausted(ours, none_free)
+            return sync.run(call_flow(call), sync.SyncDriver(self.pool, call.info, send, observer))
+        except Exhausted as no_key:
+            error = self._exhausted(pooled, no_key)
         raise error
 
     def _request_streamed(
         self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
     ) -> Any:
-        ours = self._ours(client, args, kwargs, stream=True)
-        if not isinstance(ours, _PooledCall):
-            return wrapped(*ours[0], **ours[1])
-        return self._stream(wrapped, ours)
+        pooled = self._pooled_call(client, args, kwargs, stream=True)
+        if not isinstance(pooled, _PooledCall):
+            return wrapped(*pooled[0], **pooled[1])
+        return self._stream(wrapped, pooled)
 
-    def _stream(self, wrapped: Callable[..., Any], ours: _PooledCall) -> Generator[Any, None, None]:
-        redact, call = self._redact(ours.client), ours.call
+    def _stream(
+        self, wrapped: Callable[..., Any], pooled: _PooledCall
+    ) -> Generator[Any, None, None]:
+        redact, call = self._redact(pooled.client), pooled.call
 
         def send(lease: Lease) -> Opened | Failed:
-            sender = self._sending(lease, ours)
-            with sender:
-                inner = wrapped(*copy_arguments(sender, ours.asked, ours.options, deep=ours.deep))
-                return open_sync(inner, sender, redact)
+            injection = self._injection(lease, pooled)
+            with injection:
+                inner = wrapped(
+                    *copy_arguments(
+                        injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
+                    )
+                )
+                return open_sync(inner, injection, redact)
 
-        perform = sync.SyncDriver(self.pool, call.info, send, self._watch(ours))
+        driver = sync.SyncDriver(self.pool, call.info, send, self._observe(pooled))
         try:
-            yield from sync.run_stream(call_flow(call), perform)
-        except Exhausted as none_free:
-            error = self._exhausted(ours, none_free)
+            yield from sync.run_stream(call_flow(call), driver)
+        except Exhausted as no_key:
+            error = self._exhausted(pooled, no_key)
         else:
             return
         raise error
@@ -265,116 +279,128 @@ class Binding:
     async def _async_request(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
     ) -> Any:
-        ours = self._ours(client, args, kwargs, stream=False)
-        if not isinstance(ours, _PooledCall):
-            return await wrapped(*ours[0], **ours[1])
+        pooled = self._pooled_call(client, args, kwargs, stream=False)
+        if not isinstance(pooled, _PooledCall):
+            return await wrapped(*pooled[0], **pooled[1])
 
-        seen = self._watch(ours)
+        observer = self._observe(pooled)
 
         async def send(lease: Lease) -> Done | Failed:
             handled = sys.exception()
             try:
-                with self._sending(lease, ours) as one:
+                with self._injection(lease, pooled) as injection:
                     response = await wrapped(
-                        *copy_arguments(one, ours.asked, ours.options, deep=ours.deep)
+                        *copy_arguments(
+                            injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
+                        )
                     )
-                if ours.call.info.pinned:
-                    self._uploads.begun(response, lease)
-                return done(response, in_full=seen is not None)
+                if pooled.call.info.pinned:
+                    self._uploads.remember_start(response, lease)
+                return done_from_response(response, in_full=observer is not None)
             except Exception as error:
-                return failed(error, self._redact(ours.client), handled)
+                return failed_from_error(error, self._redact(pooled.client), handled)
 
-        perform = aio.AsyncDriver(self.pool, ours.call.info, send, seen)
+        driver = aio.AsyncDriver(self.pool, pooled.call.info, send, observer)
         try:
-            return await aio.run(call_flow(ours.call), perform)
-        except Exhausted as none_free:
-            error = self._exhausted(ours, none_free)
+            return await aio.run(call_flow(pooled.call), driver)
+        except Exhausted as no_key:
+            error = self._exhausted(pooled, no_key)
         raise error
 
     async def _async_request_streamed(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
     ) -> AsyncIterator[Any]:
-        ours = self._ours(client, args, kwargs, stream=True)
-        if not isinstance(ours, _PooledCall):
-            return await wrapped(*ours[0], **ours[1])  # type: ignore[no-any-return]
+        pooled = self._pooled_call(client, args, kwargs, stream=True)
+        if not isinstance(pooled, _PooledCall):
+            return await wrapped(*pooled[0], **pooled[1])  # type: ignore[no-any-return]
 
-        redact, call = self._redact(ours.client), ours.call
+        redact, call = self._redact(pooled.client), pooled.call
 
         async def send(lease: Lease) -> Opened | Failed:
-            handled, sender = sys.exception(), self._sending(lease, ours)
+            handled, injection = sys.exception(), self._injection(lease, pooled)
             try:
-                with sender:
+                with injection:
                     inner = await wrapped(
-                        *copy_arguments(sender, ours.asked, ours.options, deep=ours.deep)
+                        *copy_arguments(
+                            injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
+                        )
                     )
             except Exception as error:
-                return failed(error, redact, handled)
-            return await open_async(inner, sender, redact)
+                return failed_from_error(error, redact, handled)
+            return await open_async(inner, injection, redact)
 
-        perform = aio.AsyncDriver(self.pool, call.info, send, self._watch(ours))
+        driver = aio.AsyncDriver(self.pool, call.info, send, self._observe(pooled))
         try:
-            return await aio.run_stream(call_flow(call), perform)
-        except Exhausted as none_free:
-            error = self._exhausted(ours, none_free)
+            return await aio.run_stream(call_flow(call), driver)
+        except Exhausted as no_key:
+            error = self._exhausted(pooled, no_key)
         raise error
 
-    def _ours(
+    def _pooled_call(
         self, client: Any, args: Any, kwargs: Any, *, stream: bool
     ) -> _PooledCall | tuple[Any, dict[str, Any]]:
         """Read a call that goes through the pool; else give the arguments to pass through with."""
         try:
             if client.vertexai:
                 return args, kwargs
-            return self._read(client, ApiRequest(*args, **kwargs), stream=stream)
+            return self._read_call(client, ApiRequest(*args, **kwargs), stream=stream)
         except Exception:
             handle_internal_error("genai")
             return args, kwargs
 
-    def _read(
-        self, client: Any, asked: ApiRequest, *, stream: bool
+    def _read_call(
+        self, client: Any, request: ApiRequest, *, stream: bool
     ) -> _PooledCall | tuple[Any, dict[str, Any]]:
         key = client.api_key or ""
         if key.startswith(_EPHEMERAL):
-            return asked, {}
-        pool, options = self.pool, asked.http_options
-        base_url, extra, retry = in_force(client, options)
+            return request, {}
+        pool, options = self.pool, request.http_options
+        base_url, extra, retry = effective_options(client, options)
         if bypassed.get():
-            return asked, {}
-        if origin_of(base_url) not in self._origins:
-            self._warn_of(host_from_url(base_url))
-            return asked, {}
-        if not pool.roster.keys and own(key):
-            return asked, {}
+            return request, {}
+        if origin_from_url(base_url) not in self._origins:
+            self._warn_of_host(host_from_url(base_url))
+            return request, {}
+        if not pool.selector.keys and is_key(key):
+            return request, {}
         known = (key, POOL_KEY)
-        if foreign_key(client._http_options.headers, known) or (
-            options is not None and foreign_key(option(options, "headers"), known)
+        if has_foreign_key(client._http_options.headers, known) or (
+            options is not None and has_foreign_key(option(options, "headers"), known)
         ):
-            return asked, {}
+            return request, {}
         sticky = pool.policy.strategy == "sticky"
         info = call_info(
-            asked,
+            request,
             extra,
             retry,
             stream=stream,
             host=host_from_url(base_url),
-            scale=pool.scale,
+            scale=pool.token_scale,
             sticky=sticky,
         )
         home = self._home(key) if info.pinned else None
-        moment = (pool.clock.time(), pool.draw())
-        shared = (pool.overload, pool.lines)
-        patience = patience_s(client, options)
+        moment = (pool.clock.time(), pool.random())
+        shared = (pool.overload, pool.waiting_lines)
+        patience = timeout_s(client, options)
         call = CallState(
-            info, pool.roster, pool.policy, pool.scale, home, moment, *shared, patience, pool.hints
+            info,
+            pool.selector,
+            pool.policy,
+            pool.token_scale,
+            home,
+            moment,
+            *shared,
+            patience,
+            pool.hints,
         )
         if not info.pinned:
             options = without_key_retries(client, options, retry)
-        once = retry is None and not info.pinned
-        return _PooledCall(client, asked, options, bool(extra), once, call)
+        no_sdk_retry = retry is None and not info.pinned
+        return _PooledCall(client, request, options, bool(extra), no_sdk_retry, call)
 
-    def _warn_of(self, host: str) -> None:
+    def _warn_of_host(self, host: str) -> None:
         """Say once that calls to a host go past the pool; no such warning may fail the call."""
-        if host in self._warned or len(self._warned) >= _HOSTS_WARNED:
+        if host in self._warned or len(self._warned) >= _MAX_HOSTS_WARNED:
             return
         self._warned.add(host)
         text = f"calls to {host} go out without the pool: it is not among KEYROT_ALLOWED_HOSTS"
@@ -384,8 +410,8 @@ class Binding:
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
-        key_id = self.pool.ring.id_of(key) if own(key) else self.pool.home_id
-        candidate = self.pool.roster.keys.get(key_id) if key_id is not None else None
+        key_id = self.pool.secrets.id_of(key) if is_key(key) else self.pool.home_id
+        candidate = self.pool.selector.keys.get(key_id) if key_id is not None else None
         if candidate is not None:
             return candidate
         label = f"{HOME}{fingerprint(key)}"
@@ -393,28 +419,33 @@ class Binding:
 
     def _redact(self, client: Any) -> Redact:
         """Take the pool's keys out of a text, and the client's own."""
-        redact, key = self.pool.ring.redact, client.api_key or ""
-        if not own(key):
+        redact, key = self.pool.secrets.redact, client.api_key or ""
+        if not is_key(key):
             return redact
         return lambda text: redact(text.replace(key, "[redacted]"))
 
-    def _sending(self, lease: Lease, ours: _PooledCall) -> KeyInjection:
+    def _injection(self, lease: Lease, pooled: _PooledCall) -> KeyInjection:
         """Prepare a send; a stranger's key is left to the client, which has it."""
         key_id = lease.key_id
-        value = None if key_id.startswith(HOME) else self.pool.ring.value(key_id)
+        value = None if key_id.startswith(HOME) else self.pool.secrets.value(key_id)
         return KeyInjection(
-            value, ours.client, ours.asked, self._origins, self.seams, once=ours.once
+            value,
+            pooled.client,
+            pooled.request,
+            self._origins,
+            self.patcher,
+            no_sdk_retry=pooled.no_sdk_retry,
         )
 
-    def _watch(self, ours: _PooledCall) -> CallObserver | None:
-        return observe(self.pool.observers, ours.call.info, handle_internal_error)
+    def _observe(self, pooled: _PooledCall) -> CallObserver | None:
+        return observe(self.pool.observers, pooled.call.info, handle_internal_error)
 
-    def _exhausted(self, ours: _PooledCall, none_free: Exhausted) -> BaseException:
-        blocks, now = none_free.unavailable.blocks, none_free.unavailable.at
+    def _exhausted(self, pooled: _PooledCall, no_key: Exhausted) -> BaseException:
+        blocks, now = no_key.unavailable.blocks, no_key.unavailable.at
         pool = self.pool
-        response_type = response_type_of(ours.client)
-        if pool.roster.keys:
-            last = pool.last_words(blocks)
+        response_type = response_type_of(pooled.client)
+        if pool.selector.keys:
+            last = pool.last_refusal(blocks)
         else:
             text = f"pool {pool.name!r} has no Gemini API key; {NO_KEY}"
             last = (401, "UNAUTHENTICATED", error_body(401, text))

@@ -67,13 +67,13 @@ class AsyncDriver(SyncDriver):
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply, or a coroutine that does."""
         if self.watch is None:
-            return self.does[type(command)](self, command)
+            return self.handlers[type(command)](self, command)
         return self._watched(command, self.watch)
 
     async def _watched(self, command: Command, watch: CallObserver) -> Any:
         watch.before(command)
         try:
-            reply = self.does[type(command)](self, command)
+            reply = self.handlers[type(command)](self, command)
             if type(reply) is CoroutineType:
                 reply = await reply
         except BaseException as error:
@@ -84,7 +84,7 @@ class AsyncDriver(SyncDriver):
 
     def _acquire(self, command: Acquire) -> Any:
         if not self._pool.state.instant:
-            return self._acquire_far(command)
+            return self._acquire_async(command)
         reply = super()._acquire(command)
         return self._acquire_again(command) if _in_use(reply) else reply
 
@@ -98,15 +98,15 @@ class AsyncDriver(SyncDriver):
             await asyncio.sleep(0)
         return super()._acquire(command)
 
-    async def _acquire_far(self, command: Acquire) -> Lease | Unavailable:
-        reply = await self._ask_far(command)
+    async def _acquire_async(self, command: Acquire) -> Lease | Unavailable:
+        reply = await self._acquire_once_async(command)
         if _in_use(reply):
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
-            reply = await self._ask_far(command)
+            reply = await self._acquire_once_async(command)
         return reply
 
-    async def _ask_far(self, command: Acquire) -> Lease | Unavailable:
+    async def _acquire_once_async(self, command: Acquire) -> Lease | Unavailable:
         state = self._pool.state
         if self._pool.abandoned:
             self._pool.settle_abandoned()
@@ -138,9 +138,9 @@ class AsyncDriver(SyncDriver):
 
     def _serving(self, command: Serving) -> Any:
         instant = self._pool.state.instant
-        return super()._serving(command) if instant else self._serving_far(command)
+        return super()._serving(command) if instant else self._serving_async(command)
 
-    async def _serving_far(self, command: Serving) -> None:
+    async def _serving_async(self, command: Serving) -> None:
         try:
             if command.lease.books is not None:
                 await self._pool.state.asettle(command.lease, Outcome(LeaseOutcome.SERVING))
@@ -149,9 +149,9 @@ class AsyncDriver(SyncDriver):
 
     def _settle(self, command: Settle) -> Any:
         instant = self._pool.state.instant
-        return super()._settle(command) if instant else self._settle_far(command)
+        return super()._settle(command) if instant else self._settle_async(command)
 
-    async def _settle_far(self, command: Settle) -> float | None:
+    async def _settle_async(self, command: Settle) -> float | None:
         state, lease = self._pool.state, command.lease
         until: float | None = None
         self._lease = None  # from here on it is settled to the end, also when cancelled
@@ -163,9 +163,9 @@ class AsyncDriver(SyncDriver):
         return self._settled(command, until)
 
     def _owner(self, command: Owner) -> Any:
-        return super()._owner(command) if self._pool.state.instant else self._owner_far(command)
+        return super()._owner(command) if self._pool.state.instant else self._owner_async(command)
 
-    async def _owner_far(self, command: Owner) -> tuple[str, str] | None:
+    async def _owner_async(self, command: Owner) -> tuple[str, str] | None:
         try:
             return await self._pool.state.aowner(command.names)
         except Exception:
@@ -174,7 +174,7 @@ class AsyncDriver(SyncDriver):
 
     async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
         replaced = await asyncio.to_thread(self._look_up, command)
-        self.changed(command, replaced)
+        self.notify(command, replaced)
         return replaced
 
     async def _refresh_all(self, _command: RefreshAll) -> bool:  # type: ignore[override]  # awaited
@@ -182,7 +182,7 @@ class AsyncDriver(SyncDriver):
 
     async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
         if command.begins:
-            self.changed(command)
+            self.notify(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             await self._pool.clock.asleep(command.seconds)
@@ -190,8 +190,8 @@ class AsyncDriver(SyncDriver):
             await _rung(ticket, command.seconds)
         return self._slept(command, began)
 
-    does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
-        **SyncDriver.does,
+    handlers: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
+        **SyncDriver.handlers,
         Acquire: _acquire,
         Send: _send,
         Serving: _serving,
@@ -260,43 +260,43 @@ class AsyncStream(Protocol):
         """Close the SDK's own generator."""
 
 
-async def run(flow: Steps, perform: AsyncDriver) -> Any:
+async def run(flow: Steps, driver: AsyncDriver) -> Any:
     """Carry a unary call through; give the SDK's response."""
     try:
-        result = await _drive(flow, next(flow), perform)
+        result = await _drive(flow, next(flow), driver)
     except GeneratorExit:
-        perform.abandon()
+        driver.abandon()
         raise
     except BaseException as error:
-        perform.finish(error)
+        driver.finish(error)
         raise
     finally:
-        perform.driven = False
-    perform.finish(None)
+        driver.driven = False
+    driver.finish(None)
     return result
 
 
-async def run_stream(flow: Steps, perform: AsyncDriver) -> AsyncRelay:
+async def run_stream(flow: Steps, driver: AsyncDriver) -> AsyncRelay:
     """Carry a streamed call to its first chunk; give the chunks as they come."""
     try:
-        relay = await _drive(flow, next(flow), perform, until=Relay)
+        relay = await _drive(flow, next(flow), driver, until=Relay)
     except GeneratorExit:
-        perform.abandon()
+        driver.abandon()
         raise
     except BaseException as error:
-        perform.finish(error)
+        driver.finish(error)
         raise
-    return AsyncRelay(flow, perform, perform.relay(relay))
+    return AsyncRelay(flow, driver, driver.relay(relay))
 
 
 async def _drive(
-    flow: Steps, command: Command, perform: AsyncDriver, until: type | None = None
+    flow: Steps, command: Command, driver: AsyncDriver, until: type | None = None
 ) -> Any:
     """Perform commands until the flow returns, or asks for one of type *until*."""
     try:
         while until is None or not isinstance(command, until):
             try:
-                reply = perform(command)
+                reply = driver(command)
                 if type(reply) is CoroutineType:
                     reply = await reply
             except GeneratorExit:
@@ -317,9 +317,9 @@ class AsyncRelay:
     settled as soon as nobody refers to it any more.
     """
 
-    def __init__(self, flow: Steps, perform: AsyncDriver, stream: AsyncStream) -> None:
+    def __init__(self, flow: Steps, driver: AsyncDriver, stream: AsyncStream) -> None:
         self._flow = flow
-        self._perform = perform
+        self._driver = driver
         self._stream = stream
         self._chunks = aiter(stream)
         self._over = self._reading = False
@@ -342,12 +342,12 @@ class AsyncRelay:
             raise StopAsyncIteration
         self._reading = True
         try:
-            chunk, failed = await _next(self._chunks, self._perform.watch)
+            chunk, failed = await _next(self._chunks, self._driver.watch)
             if chunk is None:
                 await self._end(failed)
         except GeneratorExit:
             self._over = True
-            self._perform.abandon()
+            self._driver.abandon()
             raise
         except BaseException as error:
             await self._fail(error)
@@ -368,7 +368,7 @@ class AsyncRelay:
             raise RuntimeError("aclose(): the stream is being read")
         if not self._over:
             self._over = True
-            self._perform.abandon()
+            self._driver.abandon()
             await _quietly(self._stream.aclose())
 
     async def _end(self, failed: Exception | None) -> None:
@@ -394,16 +394,16 @@ class AsyncRelay:
     async def _settle(self, go_on: Callable[[Any], Command], value: Any) -> None:
         """Carry the flow to its end."""
         try:
-            await _drive(self._flow, go_on(value), self._perform)
+            await _drive(self._flow, go_on(value), self._driver)
         except GeneratorExit:
             raise
         except BaseException as error:
-            self._perform.finish(error)
+            self._driver.finish(error)
             raise
-        self._perform.finish(None)
+        self._driver.finish(None)
 
     def __del__(self) -> None:
-        self._perform.abandon()
+        self._driver.abandon()
 
 
 async def _next(

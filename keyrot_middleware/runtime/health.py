@@ -87,14 +87,16 @@ def health(pool: Pool) -> dict[str, HealthStatus]:
 
 def pool_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
     """Find out how each key that *pool* was given is, with those that have no value."""
-    roster, ring = pool.roster.keys, pool.ring
+    selector, secrets = pool.selector.keys, pool.secrets
     keys = [
-        roster.get(key.key_id, key)
-        for key in (roster.values() if pool.listed is None else pool.listed)
-        if key.key_id in roster or key.key_id not in ring.same_as or key.key_id in ring.unresolved
+        selector.get(key.key_id, key)
+        for key in (selector.values() if pool.configured is None else pool.configured)
+        if key.key_id in selector
+        or key.key_id not in secrets.same_as
+        or key.key_id in secrets.unresolved
     ]
     found = views(pool.state, keys)
-    unresolved = [key.key_id for key in keys if key.active and key.key_id not in roster]
+    unresolved = [key.key_id for key in keys if key.active and key.key_id not in selector]
     found |= {key_id: without_value(found[key_id]) for key_id in unresolved}
     return [(key, found[key.key_id]) for key in keys]
 

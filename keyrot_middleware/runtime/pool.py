@@ -35,10 +35,10 @@ __all__ = [
     "Clock",
     "Pool",
     "SystemClock",
-    "make_lines",
     "make_selector",
+    "make_waiting_lines",
+    "resolved_candidates",
     "unreserved_lease",
-    "with_values",
 ]
 
 _log = logging.getLogger("keyrot_middleware")
@@ -81,7 +81,7 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-def make_lines() -> WaitingLines:
+def make_waiting_lines() -> WaitingLines:
     """Make lines in which threads and tasks may wait; those of a forked child are empty."""
     lines = WaitingLines(threading.Lock())
     after_fork(lines, lambda child: child.reset(threading.Lock()))
@@ -93,24 +93,24 @@ class Pool:
     """Keys, what is known of them, and how calls use them."""
 
     name: str
-    roster: Selector
+    selector: Selector
     state: State
-    ring: SecretCache
+    secrets: SecretCache
     policy: RetryPolicy
     observers: Sequence[Observer] = ()
-    chronicles: Sequence[PoolEventListener] = ()
+    event_listeners: Sequence[PoolEventListener] = ()
     clock: Clock = field(default_factory=SystemClock)
-    scale: TokenScale = field(default_factory=TokenScale)
+    token_scale: TokenScale = field(default_factory=TokenScale)
     overload: Overload = field(default_factory=Overload)
     models: ModelNames = field(default_factory=ModelNames)
-    lines: WaitingLines = field(default_factory=make_lines)
-    draw: Callable[[], float] = random.random
+    waiting_lines: WaitingLines = field(default_factory=make_waiting_lines)
+    random: Callable[[], float] = random.random
     last_resort: str | None = None
     """The id of the single key, where there is one."""
-    listed: Sequence[Candidate] | None = None
+    configured: Sequence[Candidate] | None = None
     """All keys that are configured; those of them that have a value are in the roster. None: the
     roster is what it was made of, and stays so."""
-    upkeep: Refresher | None = None
+    refresher: Refresher | None = None
     """What keeps values and list up to date, where they can change, or the state is shared."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
     """Calls that the garbage collector closed; finalizers append, `settle_abandoned` empties."""
@@ -118,7 +118,7 @@ class Pool:
     """Keys that were rejected when last seen; none of them is the home key without a check."""
     hints: dict[str, str] = field(default_factory=dict, repr=False)
     """What may be behind the rejection of a key, by its id."""
-    _said: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
+    _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _look_up_at: float = 0.0
     _look_ups: int = 0
     _looking_until: float = 0.0
@@ -128,13 +128,13 @@ class Pool:
     """Under which record each key was last when Google rejected it."""
 
     def __post_init__(self) -> None:
-        self.ring.listener = self
+        self.secrets.listener = self
 
     @property
     def home_id(self) -> str | None:
         """Tell whose key serves as home key of a client without one of its own, if any can."""
-        keys = self.roster.keys
-        single = self.ring.same_as.get(self.last_resort or "", self.last_resort)
+        keys = self.selector.keys
+        single = self.secrets.same_as.get(self.last_resort or "", self.last_resort)
         first = single if single in keys else next(iter(keys), None)
         if not self.doubtful or first not in self.doubtful:
             return first
@@ -146,11 +146,11 @@ class Pool:
     def home_value(self) -> str | None:
         """Give the value of the home key."""
         home_id = self.home_id
-        return self.ring.value(home_id) if home_id is not None else None
+        return self.secrets.value(home_id) if home_id is not None else None
 
     def _rejected(self) -> set[str]:
         """Find which of the doubtful keys are still rejected."""
-        keys = self.roster.keys
+        keys = self.selector.keys
         doubtful = [keys[key_id] for key_id in tuple(self.doubtful) if key_id in keys]
         try:
             blocks = self.state.blocked(CallInfo("", ""), doubtful)
@@ -170,7 +170,7 @@ class Pool:
                 return
             call.settle_abandoned()
 
-    def witness(self, settle: Settle) -> None:
+    def record_refusal(self, settle: Settle) -> None:
         """Keep what Google said when it rejected a key, for the time when all are rejected."""
         verdict, error, lease = settle.outcome.verdict, settle.error, settle.lease
         if verdict is None or not verdict.rejected or verdict.code is None:
@@ -179,8 +179,8 @@ class Pool:
             self.doubtful.add(lease.key_id)
             self._explain(lease.key_id, verdict.failure)
         self._rejected_as[lease.key_id] = lease.record or lease.key_id
-        self._said.pop(lease.key_id, None)
-        self._said[lease.key_id] = (
+        self._refusals.pop(lease.key_id, None)
+        self._refusals[lease.key_id] = (
             verdict.code,
             getattr(error, "status", None),
             getattr(error, "details", None),
@@ -188,7 +188,7 @@ class Pool:
 
     def _explain(self, key_id: str, failure: str) -> None:
         """Say what may be behind the rejection of a standard key: in notes, and once in the log."""
-        value = self.ring.value(key_id) if key_id in self.roster.keys else ""
+        value = self.secrets.value(key_id) if key_id in self.selector.keys else ""
         hint = standard_key_hint(value, failure)
         if hint is None:
             self.hints.pop(key_id, None)
@@ -196,10 +196,10 @@ class Pool:
             self.hints[key_id] = hint
             _log.warning("pool %s: key %s: %s", self.name, key_id, hint)
 
-    def last_words(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:
+    def last_refusal(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:
         """Give what Google said to the one of *key_ids* that was rejected last."""
-        said = [key_id for key_id in self._said if key_id in set(key_ids)]
-        return self._said[said[-1]] if said else None
+        said = [key_id for key_id in self._refusals if key_id in set(key_ids)]
+        return self._refusals[said[-1]] if said else None
 
     def refresh(self, key_id: str, *, wait: bool = True) -> bool:
         """Have a refused key's secret looked up again; True where a new value is in service.
@@ -209,10 +209,10 @@ class Pool:
             wait: Wait for a store that does not answer at once.
         """
         try:
-            key, rejected = self.roster.keys.get(key_id), self._rejected_as.get(key_id)
+            key, rejected = self.selector.keys.get(key_id), self._rejected_as.get(key_id)
             if key is not None and rejected is not None and key.record != rejected:
                 return True  # it was replaced meanwhile
-            return self.ring.refresh(key_id, ANSWER_S if wait else 0.0)
+            return self.secrets.refresh(key_id, ANSWER_S if wait else 0.0)
         except Exception:
             handle_internal_error("secrets")
             return False
@@ -231,7 +231,7 @@ class Pool:
         elif now >= self._looking_until:
             return False
         try:
-            changed = self.ring.refresh_all(ANSWER_S)
+            changed = self.secrets.refresh_all(ANSWER_S)
         except Exception:
             handle_internal_error("secrets")
             return False
@@ -241,20 +241,24 @@ class Pool:
             self._look_up_at, self._look_ups = 0.0, 0
         return bool(changed)
 
-    def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
+    def on_secrets_changed(self, key_ids: frozenset[str]) -> frozenset[str]:
         """Put keys with a new value back in service, and let the others join; see `Listener`."""
-        replaced = key_ids.intersection(self.roster.keys)
+        replaced = key_ids.intersection(self.selector.keys)
         try:
-            for key in with_values((self.roster.keys[key_id] for key_id in replaced), self.ring):
-                self._said.pop(key.key_id, None)
-                self.roster.replace(key)
-            if self.listed is not None:  # no key at all is a list too: the last one was taken out
-                self._enroll(self.listed)
+            for key in resolved_candidates(
+                (self.selector.keys[key_id] for key_id in replaced), self.secrets
+            ):
+                self._refusals.pop(key.key_id, None)
+                self.selector.replace(key)
+            if (
+                self.configured is not None
+            ):  # no key at all is a list too: the last one was taken out
+                self._rebuild_selector(self.configured)
         except Exception:
             handle_internal_error("secrets")
-        return replaced.intersection(self.roster.keys)  # without those that have just left
+        return replaced.intersection(self.selector.keys)  # without those that have just left
 
-    def announce(self, key_ids: frozenset[str]) -> None:
+    def log_replaced(self, key_ids: frozenset[str]) -> None:
         """Say that keys were replaced, in the log and to the observers; see `Listener`."""
         for key_id in sorted(key_ids):
             _log.info("pool %s: key %s has a new value and is available again", self.name, key_id)
@@ -272,45 +276,47 @@ class Pool:
         Raises:
             KeyError: There is no such key.
         """
-        key = self.roster.keys.get(key_id)
+        key = self.selector.keys.get(key_id)
         if key is None:
-            known = ", ".join(self.roster.keys)
+            known = ", ".join(self.selector.keys)
             raise KeyError(f"no key {key_id!r} in pool {self.name!r}; there are: {known}")
         self.state.reset(key)
-        self.roster.forget()
+        self.selector.forget()
 
     def close(self) -> None:
         """Stop what runs in the background; calls under way are carried to their end."""
         self.settle_abandoned()
-        if self.upkeep is not None:
-            self.upkeep.stop()
-        self.ring.close()
+        if self.refresher is not None:
+            self.refresher.stop()
+        self.secrets.close()
         self.state.close()
 
-    def _enroll(self, listed: Iterable[Candidate]) -> None:
+    def _rebuild_selector(self, configured: Iterable[Candidate]) -> None:
         """Let the roster be the *listed* keys that have a value; calls under way keep theirs."""
-        before = self.roster
-        roster = make_selector(with_values(listed, self.ring), self.policy.strategy)
-        if list(roster.keys.values()) == list(before.keys.values()):
+        before = self.selector
+        selector = make_selector(
+            resolved_candidates(configured, self.secrets), self.policy.strategy
+        )
+        if list(selector.keys.values()) == list(before.keys.values()):
             return
-        self.roster = roster
-        self.state.configure(roster.keys.values())
+        self.selector = selector
+        self.state.configure(selector.keys.values())
         for verb, keys in (
-            ("join", roster.keys.keys() - before.keys.keys()),
-            ("leave", before.keys.keys() - roster.keys.keys()),
+            ("join", selector.keys.keys() - before.keys.keys()),
+            ("leave", before.keys.keys() - selector.keys.keys()),
         ):
             if keys:
                 _log.info("pool %s: keys that %s: %s", self.name, verb, ", ".join(sorted(keys)))
-        if not roster.keys:
+        if not selector.keys:
             text = "pool %s: no key is left in it; calls go out as the SDK sends them until one is"
             _log.error(text, self.name)
 
 
-def with_values(keys: Iterable[Candidate], ring: SecretCache) -> list[Candidate]:
+def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list[Candidate]:
     """Give those of *keys* that have a value, as the keys of these values."""
-    having = set(ring.resolved)
+    having = set(secrets.resolved)
     return [
-        key.with_value(Secret(ring.value(key.key_id)).fingerprint)
+        key.with_value(Secret(secrets.value(key.key_id)).fingerprint)
         for key in keys
         if key.key_id in having
     ]
@@ -318,9 +324,9 @@ def with_values(keys: Iterable[Candidate], ring: SecretCache) -> list[Candidate]
 
 def make_selector(keys: Iterable[Candidate], strategy: str) -> Selector:
     """Make a roster that threads may share."""
-    roster = Selector(keys, strategy, threading.Lock())
-    after_fork(roster, lambda child: setattr(child, "_lock", threading.Lock()))
-    return roster
+    selector = Selector(keys, strategy, threading.Lock())
+    after_fork(selector, lambda child: setattr(child, "_lock", threading.Lock()))
+    return selector
 
 
 def unreserved_lease(command: Acquire, now: float) -> Lease:

@@ -55,7 +55,7 @@ class Refresher:
     def start(self) -> None:
         """Begin."""
         self._on = True
-        alive, stirred = weakref.ref(self), self._pool.ring.stirred
+        alive, stirred = weakref.ref(self), self._pool.secrets.stirred
         weakref.finalize(self, stirred.set).atexit = False
         name = f"keyrot-upkeep-{self._pool.name}"
         threading.Thread(target=_run, args=(alive, stirred), name=name, daemon=True).start()
@@ -63,7 +63,7 @@ class Refresher:
     def stop(self) -> None:
         """End it, without waiting."""
         self._on = False
-        self._pool.ring.stirred.set()
+        self._pool.secrets.stirred.set()
 
     def turn(self) -> float | None:
         """Do what is due; give the seconds until the next turn, None where there is none."""
@@ -75,7 +75,7 @@ class Refresher:
             if self._config.settings.secrets_ttl_s <= 0:
                 return tick_s
             look_s = self._look() if self._config.keys_file is not None else inf
-            return min(self._pool.ring.turn(), look_s, tick_s)
+            return min(self._pool.secrets.turn(), look_s, tick_s)
         except Exception:
             handle_internal_error("secrets")
             return LOOK_S
@@ -100,8 +100,8 @@ class Refresher:
         """Put other keys in place."""
         places = self._stores.places(config)
         self._config = config
-        self._pool.listed = tuple(key.candidate for key in config.keys)
-        self._pool.ring.hang(places, ANSWER_S)
+        self._pool.configured = tuple(key.candidate for key in config.keys)
+        self._pool.secrets.hang(places, ANSWER_S)
 
     def _renew(self) -> None:
         if self._on:
@@ -110,7 +110,7 @@ class Refresher:
 
 def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:
     """Take turns as long as the pool is there; hold on to nothing of it meanwhile."""
-    while (upkeep := alive()) is not None and (pause := upkeep.turn()) is not None:
-        del upkeep
+    while (refresher := alive()) is not None and (pause := refresher.turn()) is not None:
+        del refresher
         stirred.wait(min(pause, threading.TIMEOUT_MAX))
         stirred.clear()

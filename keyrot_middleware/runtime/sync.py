@@ -93,10 +93,10 @@ class SyncDriver:
         """Perform *command*, watched; give its reply."""
         watch = self.watch
         if watch is None:
-            return self.does[type(command)](self, command)
+            return self.handlers[type(command)](self, command)
         watch.before(command)
         try:
-            reply = self.does[type(command)](self, command)
+            reply = self.handlers[type(command)](self, command)
         except BaseException as error:
             watch.after(command, error)
             raise
@@ -128,12 +128,12 @@ class SyncDriver:
         """Settle what `abandon` gave up, without a loop to wait in."""
         lease, end = self._lease, self._end
         if lease is not None:
-            self._settle_now(
+            self._settle_blocking(
                 Settle(lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
             )
         self.finish(GeneratorExit())
 
-    def _settle_now(self, command: Settle) -> None:
+    def _settle_blocking(self, command: Settle) -> None:
         watch = self.watch
         if watch is not None:
             watch.before(command)
@@ -147,16 +147,18 @@ class SyncDriver:
             return
         self._over = True
         if isinstance(error, Exhausted):
-            tell(self._pool.chronicles, "refused", handle_internal_error, self._info, error)
+            tell(self._pool.event_listeners, "refused", handle_internal_error, self._info, error)
         if self.watch is not None:
             self.watch.finish(error)
 
-    def changed(self, command: Settle | Sleep | Refresh, reply: object = None) -> None:
+    def notify(self, command: Settle | Sleep | Refresh, reply: object = None) -> None:
         """Tell who wants to know what more than one call will feel."""
-        tell(self._pool.chronicles, "changed", handle_internal_error, self._info, command, reply)
+        tell(
+            self._pool.event_listeners, "changed", handle_internal_error, self._info, command, reply
+        )
 
     def _now(self, _command: Now) -> tuple[float, float]:
-        return self._pool.clock.time(), self._pool.draw()
+        return self._pool.clock.time(), self._pool.random()
 
     def _acquire(self, command: Acquire) -> Lease | Unavailable:
         if self._pool.abandoned:
@@ -211,8 +213,8 @@ class SyncDriver:
 
     def _settled(self, command: Settle, until: float | None) -> float | None:
         if command.outcome.verdict is not None:
-            self._pool.witness(command)
-            self.changed(command._replace(at=self._pool.clock.time()), until)
+            self._pool.record_refusal(command)
+            self.notify(command._replace(at=self._pool.clock.time()), until)
         return until
 
     def _owner(self, command: Owner) -> tuple[str, str] | None:
@@ -224,7 +226,7 @@ class SyncDriver:
 
     def _refresh(self, command: Refresh) -> bool:
         replaced = self._look_up(command)
-        self.changed(command, replaced)
+        self.notify(command, replaced)
         return replaced
 
     def _refresh_all(self, _command: RefreshAll) -> bool:
@@ -235,7 +237,7 @@ class SyncDriver:
 
     def _sleep(self, command: Sleep) -> tuple[float, float]:
         if command.begins:
-            self.changed(command)
+            self.notify(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             self._pool.clock.sleep(command.seconds)
@@ -262,7 +264,7 @@ class SyncDriver:
         now: float = getattr(clock, "monotonic", clock.time)()
         return now
 
-    does: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
+    handlers: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
         Now: _now,
         Acquire: _acquire,
         Send: _send,
@@ -292,13 +294,13 @@ class Stream(Protocol):
         """Close the SDK's own generator."""
 
 
-def run(flow: Steps, perform: SyncDriver) -> Any:
+def run(flow: Steps, driver: SyncDriver) -> Any:
     """Carry a unary call through; give the SDK's response."""
     try:
         command = next(flow)
         while True:
             try:
-                reply = perform(command)
+                reply = driver(command)
             except GeneratorExit:
                 raise
             except BaseException as error:
@@ -306,28 +308,28 @@ def run(flow: Steps, perform: SyncDriver) -> Any:
             else:
                 command = flow.send(reply)
     except StopIteration as stop:
-        perform.finish(None)
+        driver.finish(None)
         return stop.value
     except GeneratorExit:
-        perform.abandon()
+        driver.abandon()
         raise
     except BaseException as error:
-        perform.finish(error)
+        driver.finish(error)
         raise
     finally:
-        perform.driven = False
+        driver.driven = False
 
 
-def run_stream(flow: Steps, perform: SyncDriver) -> Generator[Any, None, None]:
+def run_stream(flow: Steps, driver: SyncDriver) -> Generator[Any, None, None]:
     """Carry a streamed call through; yield the SDK's chunks as they come."""
     try:
         command = next(flow)
         while True:
             try:
                 if isinstance(command, Relay):
-                    reply = yield from _relay(perform.relay(command), perform.watch)
+                    reply = yield from _relay(driver.relay(command), driver.watch)
                 else:
-                    reply = perform(command)
+                    reply = driver(command)
             except GeneratorExit:
                 raise
             except BaseException as error:
@@ -335,15 +337,15 @@ def run_stream(flow: Steps, perform: SyncDriver) -> Generator[Any, None, None]:
             else:
                 command = flow.send(reply)
     except StopIteration:
-        perform.finish(None)
+        driver.finish(None)
     except GeneratorExit:
-        perform.abandon()
+        driver.abandon()
         raise
     except BaseException as error:
-        perform.finish(error)
+        driver.finish(error)
         raise
     finally:
-        perform.driven = False
+        driver.driven = False
 
 
 def _relay(stream: Stream, watch: CallObserver | None) -> Generator[Any, None, StreamEnd]:

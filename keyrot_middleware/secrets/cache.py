@@ -56,10 +56,10 @@ class SecretLocation(NamedTuple):
 class ChangeListener(Protocol):
     """Who learns what look-ups have changed; notified by one thread at a time."""
 
-    def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
+    def on_secrets_changed(self, key_ids: frozenset[str]) -> frozenset[str]:
         """Learn which keys have another value, or their first; give those that were replaced."""
 
-    def announce(self, key_ids: frozenset[str]) -> None:
+    def log_replaced(self, key_ids: frozenset[str]) -> None:
         """Say that these were replaced: no call that could say it is waiting for them."""
 
 
@@ -441,7 +441,7 @@ class SecretCache:
         source.answered(failing=bool(self._failing(source)))
         changes = self._tell(changed) if changed else changed
         if not ticket.finish(changed) and changes and self.listener is not None:
-            self.listener.announce(changes)
+            self.listener.log_replaced(changes)
 
     def _at(self, key_id: str, source: StoreWorker, ref: str | None) -> bool:
         """Tell whether a key is still kept where it was asked for."""
@@ -450,7 +450,9 @@ class SecretCache:
 
     def _tell(self, changed: frozenset[str]) -> frozenset[str]:
         with self._telling:
-            return self.listener.renewed(changed) if self.listener is not None else changed
+            return (
+                self.listener.on_secrets_changed(changed) if self.listener is not None else changed
+            )
 
     # Forks ----------------------------------------------------------------------------------------
 

@@ -49,10 +49,10 @@ def test_220_dead_keys_are_asked_once_each() -> None:
     rig = Rig(*(key(f"dead{number}") for number in range(220)), key("good"))
     for number in range(220):
         rig.will(f"dead{number}", invalid(), invalid())
-    rig.draw = 0.999
+    rig.random = 0.999
     for _ in range(3):
         rig.call()
-    rig.draw = 0.0
+    rig.random = 0.0
     assert [rig.call() for _ in range(20)] == ["answer"] * 20
     dead = [key_id for key_id in rig.sent if key_id != "good"]
     assert len(dead) == len(set(dead)) == 220

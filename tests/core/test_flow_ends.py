@@ -96,7 +96,7 @@ def test_true_tokens_teach_the_scale() -> None:
     rig = three()
     rig.will("a", Done("answer", Usage(input_tokens=30)))
     rig.call()
-    assert rig.pool.scale.scaled(INFO.model, 10) == 30
+    assert rig.pool.token_scale.scaled(INFO.model, 10) == 30
 
 
 def test_every_failure_is_settled_with_its_verdict_and_error() -> None:

@@ -48,7 +48,7 @@ def test_nobodys_fault_is_retried_with_a_back_off_and_blames_no_key(fault: Any) 
     rig = three(max_retries=2)
     replies = [fault() for _ in range(3)]
     rig.will("a", *replies)
-    rig.draw = 0.999
+    rig.random = 0.999
     assert rig.failing() is replies[-1].error
     assert rig.sent == ["a", "a", "a"]
     assert [round(pause, 1) for pause in rig.slept] == [0.5, 1.0]
@@ -60,7 +60,7 @@ def test_the_back_off_is_bounded() -> None:
     """However many retries are allowed, no pause is longer than eight seconds."""
     rig = Rig(key("a"), max_retries=12)
     rig.will("a", *(overloaded() for _ in range(12)))
-    rig.draw = 0.999999
+    rig.random = 0.999999
     rig.call()
     assert max(rig.slept) <= 8.0
     assert rig.slept == sorted(rig.slept)

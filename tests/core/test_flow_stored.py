@@ -90,7 +90,7 @@ class TestStoredThings:
     def test_what_nobody_knows_is_the_clients_own(self) -> None:
         """Unknown things, and calls that make new ones, go with the home key."""
         rig = self.owned()
-        home = rig.roster.keys["c"]
+        home = rig.selector.keys["c"]
         for info in (self.FILE._replace(resources=("files/z",)), INFO._replace(pinned=True)):
             rig.call(info, home)
         assert rig.sent == ["c", "c"]
@@ -98,7 +98,7 @@ class TestStoredThings:
     def test_another_key_of_the_home_project_serves_when_the_home_key_cannot(self) -> None:
         """What is unknown or new is the project's too; only a continuation or page is the key's."""
         rig = self.owned()
-        home = rig.roster.keys["c"]
+        home = rig.selector.keys["c"]
         rig.will("c", invalid())
         rig.call(INFO._replace(pinned=True), home)
         rig.call(self.FILE._replace(resources=("files/z",)), home)
@@ -108,10 +108,10 @@ class TestStoredThings:
     def test_an_owner_that_left_the_pool_is_replaced_by_its_project_or_the_home_key(self) -> None:
         """The owner's key may be gone from the file: its project's keys, else the home key."""
         rig = self.owned()
-        del rig.roster.keys["b"]
+        del rig.selector.keys["b"]
         rig.call(self.FILE, self.HOME_KEY)
         rig.call(self.FILE._replace(resources=("continuation:t",)), self.HOME_KEY)
-        del rig.roster.keys["c"]
+        del rig.selector.keys["c"]
         rig.call(self.FILE, self.HOME_KEY)
         assert rig.sent == ["c", self.HOME_KEY.key_id, self.HOME_KEY.key_id]
 
@@ -128,7 +128,7 @@ class TestStoredThings:
         """Nobody else can serve, so a named time within the budget is waited for."""
         rig = self.owned()
         rig.will("b", minute("5s"))
-        del rig.roster.keys["c"]
+        del rig.selector.keys["c"]
         assert rig.call(self.FILE) == "answer"
         assert (rig.sent, rig.slept) == (["b", "b"], [5.0])
         rig.will("b", minute("90s"))
@@ -154,15 +154,17 @@ class TestNewCaches:
         """At once, in the roster's order; the next one asks the home project no more."""
         rig = self.homely()
         rig.will("c", no_room())
-        assert [rig.call(self.CACHE, rig.roster.keys["a"]) for _ in range(2)] == ["answer"] * 2
+        assert [rig.call(self.CACHE, rig.selector.keys["a"]) for _ in range(2)] == ["answer"] * 2
         assert (rig.sent, rig.slept) == (["a", "c", "d", "d"], [])
 
     def test_it_is_used_where_it_was_made(self) -> None:
         """Its owner is known, so that later calls go to that project."""
         rig = self.homely()
         rig.will("c", Done("answer", Usage(), ("cachedContents/x",)))
-        rig.call(self.CACHE, rig.roster.keys["a"])
-        rig.call(INFO._replace(pinned=True, resources=("cachedContents/x",)), rig.roster.keys["a"])
+        rig.call(self.CACHE, rig.selector.keys["a"])
+        rig.call(
+            INFO._replace(pinned=True, resources=("cachedContents/x",)), rig.selector.keys["a"]
+        )
         assert rig.sent == ["a", "c", "c"]
 
     def test_a_home_key_that_is_not_the_pools_has_no_room_either(self) -> None:
@@ -179,7 +181,7 @@ class TestNewCaches:
         rig = Rig(key("a"), *(key(f"k{number}", Limits(rpm=9)) for number in range(3)))
         rig.will("a", no_room())
         for _ in range(3):
-            rig.call(self.CACHE, rig.roster.keys["a"])
+            rig.call(self.CACHE, rig.selector.keys["a"])
         assert sorted(rig.sent) == ["a", "k0", "k1", "k2"]
 
     def test_where_no_project_has_room_the_last_error_comes_out(self) -> None:
@@ -188,8 +190,8 @@ class TestNewCaches:
         last = no_room()
         rig.will("c", no_room())
         rig.will("d", last)
-        assert rig.failing(self.CACHE, rig.roster.keys["a"]) is last.error
-        error = rig.failing(self.CACHE, rig.roster.keys["a"])
+        assert rig.failing(self.CACHE, rig.selector.keys["a"]) is last.error
+        error = rig.failing(self.CACHE, rig.selector.keys["a"])
         assert isinstance(error, Exhausted)
         reasons = {key_id: block.reason for key_id, block in error.unavailable.blocks.items()}
         assert reasons == dict.fromkeys("abcd", "cache_storage")
@@ -204,7 +206,7 @@ class TestNewCaches:
         """Another project cannot read the file, and nothing else is moved."""
         rig = self.homely()
         rig.will("b", no_room())
-        rig.failing(info, rig.roster.keys["a"])
+        rig.failing(info, rig.selector.keys["a"])
         assert set(rig.sent) <= {"a", "b"}
 
     def test_a_home_that_fails_for_a_while_is_not_left(self) -> None:
@@ -214,7 +216,7 @@ class TestNewCaches:
         rig.will("a", minute("90s"))
         rig.will("b", no_room())
         for _ in range(2):
-            rig.failing(self.CACHE, rig.roster.keys["a"])
+            rig.failing(self.CACHE, rig.selector.keys["a"])
         assert rig.sent == ["a", "b"]
 
     def test_a_home_without_room_or_key_is_left(self) -> None:
@@ -224,7 +226,7 @@ class TestNewCaches:
         rig.will("a", invalid())
         rig.will("b", no_room())
         for _ in range(2):
-            rig.call(self.CACHE, rig.roster.keys["a"])
+            rig.call(self.CACHE, rig.selector.keys["a"])
         assert rig.sent == ["a", "b", "c", "c"]
 
 
@@ -239,7 +241,7 @@ class TestRejectedHome:
         rig = three()
         rig.will("a", invalid())
         for _ in range(2):
-            rig.call(self.UPLOAD._replace(verb=verb), rig.roster.keys["a"])
+            rig.call(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"])
         assert rig.sent == ["a", "b", "b"]
 
     @pytest.mark.parametrize("verb", ["list", "get", "delete"])
@@ -247,7 +249,7 @@ class TestRejectedHome:
         """Nothing of another project is listed or deleted instead."""
         rig, reply = three(), invalid()
         rig.will("a", reply)
-        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.roster.keys["a"]) is reply.error
+        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]) is reply.error
         assert rig.sent == ["a"]
 
     def test_what_names_something_stored_stays_with_it(self) -> None:
@@ -255,5 +257,5 @@ class TestRejectedHome:
         rig, reply = three(), invalid()
         rig.will("a", reply)
         batch = self.UPLOAD._replace(verb="batchGenerateContent", resources=("files/x",))
-        assert rig.failing(batch, rig.roster.keys["a"]) is reply.error
+        assert rig.failing(batch, rig.selector.keys["a"]) is reply.error
         assert rig.sent == ["a"]

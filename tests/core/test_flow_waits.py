@@ -85,7 +85,7 @@ def test_all_waits_of_a_call_fit_into_the_budget() -> None:
     """A server that keeps naming times is waited for `max_wait_s` in all, jitter included."""
     rig = Rig(key("a"), max_wait_s=30.0)
     rig.will("a", *(minute("7s") for _ in range(9)))
-    rig.draw = 0.999
+    rig.random = 0.999
     rig.failing()
     assert len(rig.sent) == 5
     assert all(7.0 <= pause <= 7.5 for pause in rig.slept)
@@ -96,7 +96,7 @@ def test_the_whole_budget_may_be_waited_but_not_more() -> None:
     """Jitter never takes a call beyond its longest wait."""
     rig = Rig(key("a"), max_wait_s=30.0)
     rig.will("a", minute("30s"))
-    rig.draw = 0.999
+    rig.random = 0.999
     assert rig.call() == "answer"
     assert rig.slept == [30.0]
 
@@ -104,7 +104,7 @@ def test_the_whole_budget_may_be_waited_but_not_more() -> None:
 def test_a_server_that_names_milliseconds_is_not_hammered() -> None:
     """However short the named times are, a call uses a key once a second and five times."""
     rig = Rig(key("a"), key("b"), max_wait_s=60.0, strategy="fill")
-    rig.draw = 0.0
+    rig.random = 0.0
     for key_id in ("a", "b"):
         rig.will(key_id, *(minute("10ms") for _ in range(1_000)))
     sent: dict[str, list[float]] = {"a": [], "b": []}
@@ -157,7 +157,7 @@ def test_waiters_do_not_come_back_in_one_instant() -> None:
     for draw in (0.0, 0.5, 0.9):
         rig = Rig(key("a"))
         rig.will("a", minute("20s"))
-        rig.draw = draw
+        rig.random = draw
         rig.call()
         slept += rig.slept
     assert slept == [20.0, 20.25, 20.45]

@@ -54,11 +54,11 @@ def roster() -> list[str]:
     """Name the keys that serve."""
     pool = current_pool()
     assert pool is not None
-    return list(pool.roster.keys)
+    return list(pool.selector.keys)
 
 
 def value_of(key_id: str) -> str:
     """Give the value that is in force."""
     pool = current_pool()
     assert pool is not None
-    return pool.ring.value(key_id)
+    return pool.secrets.value(key_id)

@@ -45,7 +45,7 @@ class Shared:
 
     def resting(self, key_id: str) -> float | None:
         """Tell until when the shared state rests a key: what all other processes go by."""
-        keys = keyrot_middleware._install.current_pool().roster.keys
+        keys = keyrot_middleware._install.current_pool().selector.keys
         return self.line.inner.snapshot([keys[key_id]])[key_id].cooldown_until
 
 
@@ -119,7 +119,7 @@ def test_what_others_taught_is_known_when_it_fails(
     """A key that was refused here, since another process retired it, is not asked meanwhile."""
     line, client = shared("A", {"key_id": "B", "priority": 1}), connect()
     gemini.always("A", Reply.KEY_INVALID)
-    key = keyrot_middleware._install.current_pool().roster.keys["A"]
+    key = keyrot_middleware._install.current_pool().selector.keys["A"]
     lease = line.inner.acquire(INFO, ((0, key),), spread=False)
     verdict = Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
     line.inner.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))

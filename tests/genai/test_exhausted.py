@@ -138,7 +138,7 @@ def test_what_another_process_saw_has_the_code_of_the_refusal(
     gemini.always_any(reply)
     client = connect()
     calls("sync", client, 2)
-    made._said.clear()  # as in a process that has not sent anything
+    made._refusals.clear()  # as in a process that has not sent anything
     with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
         ask("sync", client)
     error = caught.value

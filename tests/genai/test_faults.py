@@ -76,7 +76,7 @@ def test_a_broken_secret_store_does_not_reach_the_call(
 ) -> None:
     """A retired key is looked up again; when that breaks, the next key serves."""
     made = pool("A", "B", strategy="fill")
-    monkeypatch.setattr(type(made.ring), "refresh", breaks)
+    monkeypatch.setattr(type(made.secrets), "refresh", breaks)
     gemini.always("A", Reply.KEY_INVALID)
     assert ask(mode, connect()) == "ok from B"
 
@@ -140,7 +140,7 @@ def test_a_broken_secret_store_is_raised_in_our_own_tests(
 ) -> None:
     """Under strict() the guard hides nothing."""
     made = pool("A", "B", strategy="fill")
-    monkeypatch.setattr(type(made.ring), "refresh", breaks)
+    monkeypatch.setattr(type(made.secrets), "refresh", breaks)
     gemini.always("A", Reply.KEY_INVALID)
     with pytest.raises(OurError):
         ask(mode, connect())

@@ -78,7 +78,7 @@ def held_up(gemini: Any) -> tuple[threading.Event, threading.Event]:
 
 def waiting(pool: Any) -> int:
     """Count the calls that wait."""
-    return sum(map(len, pool.lines.lines.values()))
+    return sum(map(len, pool.waiting_lines.lines.values()))
 
 
 class TestInRealTime:

@@ -189,7 +189,7 @@ def test_odd_addresses(base_url, gemini, pool, connect) -> None:
     at = base_url.format(gemini.host)
     read = client._api_client
     options = types.HttpOptions(base_url=at)
-    ours = keyrot_middleware._install._binding._ours(  # type: ignore[union-attr]
+    ours = keyrot_middleware._install._binding._pooled_call(  # type: ignore[union-attr]
         read, ("post", f"models/{MODEL}:generateContent", {}, options), {}, stream=False
     )
     assert hasattr(ours, "call") is ("evil" not in at)

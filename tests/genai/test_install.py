@@ -183,15 +183,15 @@ def test_a_wrong_setting_is_an_error_at_install_and_changes_nothing(gemini) -> N
 
 
 def test_status_tells_how_the_keys_are(gemini, pool, connect) -> None:
-    """It says that the pool is in place, through which seams, and the health of each key."""
+    """It says that the pool is in place, which methods are patched, and the health of each key."""
     assert keyrot_middleware.status() == {"installed": False, "keys": {}}
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
     ask("sync", connect())
     status = keyrot_middleware.status()
     assert status["installed"] is True
-    assert set(SEAMS) < set(status["seams"])
-    assert all(status["seams"].values())
+    assert set(SEAMS) < set(status["patched"])
+    assert all(status["patched"].values())
     assert (status["keys"]["A"]["active"], status["keys"]["A"]["disabled_reason"]) == (
         False,
         "key_invalid",

@@ -128,7 +128,7 @@ def test_keys_join_and_leave_and_limits_change_without_a_restart(
     first = next(stream).text
     files.list("C", {"key_id": "B", "rpm": 7})
     wait_for(lambda: roster() == ["C", "B"])
-    assert installed.roster.keys["B"].limits.rpm == 7
+    assert installed.selector.keys["B"].limits.rpm == 7
     assert first + "".join(chunk.text for chunk in stream) == "ok from A"
     assert ask("sync", client) == "ok from C"
     wait_for(lambda: "keys that leave: A" in caplog.text)
@@ -266,13 +266,13 @@ def test_with_no_key_left_the_stores_are_asked_no_more_often_than_every_few_seco
         ask("sync", client)
     current = current_pool()
     assert current is not None
-    refresh_all = current.ring.refresh_all
+    refresh_all = current.secrets.refresh_all
 
     def counted(wait_s: float) -> frozenset[str]:
         looks.append(seconds)
         return refresh_all(wait_s)
 
-    monkeypatch.setattr(current.ring, "refresh_all", counted)
+    monkeypatch.setattr(current.secrets, "refresh_all", counted)
     monkeypatch.setattr(pool.time, "monotonic", lambda: seconds)
     for _ in range(400):
         with pytest.raises(keyrot_middleware.KeyPoolExhausted):

@@ -119,7 +119,13 @@ def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:
     made = pool("A")
     manager = keyrot_middleware.get_key_manager()
     key = manager.select_key("gemini-2.5-flash")
-    shown = [repr(made), str(made), repr(made.ring), repr(key), repr(manager.get_health_status())]
+    shown = [
+        repr(made),
+        str(made),
+        repr(made.secrets),
+        repr(key),
+        repr(manager.get_health_status()),
+    ]
     shown += [repr(lease) for lease in pool.ledger.lent]
     assert not [text for text in shown if gemini.key("A").value in text]
     manager.report_success(key.key_id)

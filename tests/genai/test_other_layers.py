@@ -12,7 +12,7 @@ from google.genai._api_client import BaseApiClient
 from wrapt import wrap_function_wrapper
 
 import keyrot_middleware
-from keyrot_middleware.genai.patching import take_off
+from keyrot_middleware.genai.patching import remove_layer
 
 NAMES = ("request", "request_streamed", "async_request", "async_request_streamed")
 
@@ -45,7 +45,7 @@ class Other:
     def off_by_layer(self) -> None:
         """Take away its own layer, wherever it stands in the chain."""
         for name in NAMES:
-            take_off(BaseApiClient, name, self._mine(name))
+            remove_layer(BaseApiClient, name, self._mine(name))
 
     def off_by_snapshot(self, snapshot: dict[str, Any]) -> None:
         """Put back what it found, as instrumentations with a saved original do."""
@@ -158,12 +158,12 @@ def test_install_again_over_a_dead_layer(gemini, pool, connect) -> None:
 def test_a_snapshot_from_before_install_takes_our_layer_away_and_status_says_so(
     gemini, pool, connect
 ) -> None:
-    """Somebody else's restore removes us: `status()` tells which seams are gone."""
+    """Somebody else's restore removes us: `status()` shows which patches are gone."""
     before = snapshot()
     pool("A")
     for name in ("request", "async_request"):
         setattr(BaseApiClient, name, before[name])
-    seams = keyrot_middleware.status()["seams"]
-    assert {name for name, there in seams.items() if not there} == {"request", "async_request"}
+    patched = keyrot_middleware.status()["patched"]
+    assert {name for name, there in patched.items() if not there} == {"request", "async_request"}
     keyrot_middleware.uninstall()
     assert snapshot() == before

@@ -28,7 +28,7 @@ def cooled(request: pytest.FixtureRequest, pool: Any, clock: Any) -> Callable[..
         if request.param != "memory":
             settings |= {"state_url": server(request.param).url, "pool": f"probes-{next(_pools)}"}
         made = pool("A", max_wait_s=0, **settings)
-        key = made.roster.keys["A"]
+        key = made.selector.keys["A"]
         where = key.project, key.billing_account
         lease = Lease("A", *where, "", "", 0, 0, at=0.0, record=key.record)
         verdict = Verdict("capacity", 503, Scope.KEY, clock.time() - 1)

@@ -64,7 +64,7 @@ assert before.models.generate_content(**asked).text == "ok from B"
 assert server.sent("A") <= 1, server.sent("A")
 assert set(map(layers, api_clients())) <= {0, 1}
 assert layers(genai._api_client.BaseApiClient) == 1
-assert all(keyrot_middleware.status()["seams"].values())
+assert all(keyrot_middleware.status()["patched"].values())
 keyrot_middleware.uninstall()
 assert set(map(layers, api_clients())) == {0}
 assert not [f for f in sys.meta_path if type(f).__module__.startswith("keyrot")]

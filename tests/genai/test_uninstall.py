@@ -88,7 +88,7 @@ def test_a_call_that_walks_on_blames_only_keys_that_were_sent(
     gemini.script("A", Reply.custom(401, take_away))
     assert ask(mode, client) == "ok from B"
     assert seen == [BELOW]
-    known = made.state.snapshot(made.roster.keys.values())
+    known = made.state.snapshot(made.selector.keys.values())
     assert [known[i].cooldown_reason for i in "AB"] == ["unauthorized", None]
 
 
@@ -122,7 +122,7 @@ def test_a_call_of_an_old_pool_beside_a_new_one(mode, gemini, pool, connect, in_
     in_pause(replace)
     assert ask(mode, client) == "ok from A"
     assert ask(mode, client) == "ok from B"
-    assert all(keyrot_middleware.status()["seams"].values())
+    assert all(keyrot_middleware.status()["patched"].values())
     keyrot_middleware.uninstall()
 
 

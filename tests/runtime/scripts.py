@@ -73,7 +73,7 @@ class Script:
         """Build the rig that it plays on; each twin has exceptions and a clock of its own."""
         rig = Rig(*self.keys, **self.policy)
         dice = random.Random(self.seed)
-        rig.pool.draw = dice.random
+        rig.pool.random = dice.random
         rig.default = STREAMS["ok"] if self.stream else r.OK
         for key_id, names in self.replies.items():
             rig.will(key_id, *(self._reply(rig, key_id, name) for name in names))
@@ -144,7 +144,7 @@ class _Interrupts:
 def _free(rig: Rig, call: CallState) -> list[str]:
     """List the keys that the state would lend right now and that have not failed the call."""
     lend = super(Watched, rig.state).acquire
-    offers = [k for k in rig.roster.keys.values() if k.key_id not in call.excluded]
+    offers = [k for k in rig.selector.keys.values() if k.key_id not in call.excluded]
     replies = [lend(call.info, ((0, k),), spread=False) for k in offers]
     return [reply.key_id for reply in replies if isinstance(reply, Lease)]
 

@@ -40,7 +40,7 @@ def break_(rig: Rig, room: str) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise BrokenError(HIDDEN)
 
-    setattr(rig.pool.ring if room == "refresh" else rig.state, room, broken)
+    setattr(rig.pool.secrets if room == "refresh" else rig.state, room, broken)
 
 
 def info(room: str) -> Any:
@@ -58,7 +58,7 @@ async def test_a_fault_never_reaches_the_call(
     break_(rig, room)
     if room == "refresh":
         rig.will("a", invalid())
-    home = rig.roster.keys["a"]
+    home = rig.selector.keys["a"]
     with caplog.at_level(logging.WARNING):
         reply = rig.call(info(room), home) if way == "sync" else await rig.acall(info(room), home)
     assert reply == "answer"

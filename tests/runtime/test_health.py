@@ -21,7 +21,7 @@ FAILURES = [minute("20s"), invalid()]
 def would_get(rig: Rig, key_id: str, model: str) -> bool:
     """Lease the key for the smallest request, and give it back."""
     info = CallInfo(model, VERB, tokens=1)
-    offer = ((0, rig.roster.keys[key_id]),)
+    offer = ((0, rig.selector.keys[key_id]),)
     reply = rig.pool.state.acquire(info, offer, spread=False)
     if isinstance(reply, Lease):
         rig.pool.state.settle(reply, Outcome(LeaseOutcome.UNSENT))
@@ -75,7 +75,7 @@ def test_a_key_with_a_full_window_is_limited_until_the_minute_ends() -> None:
 def test_a_key_without_a_value_and_one_switched_off_are_reported() -> None:
     """Every key of keys.json has its place: unresolved and disabled ones are not left out."""
     rig = Rig(key("a"))
-    rig.pool.listed = (key("a"), key("b"), key("c", active=False))
+    rig.pool.configured = (key("a"), key("b"), key("c", active=False))
     found = health(rig.pool).items()
     assert {i: (one["state"], one["available"], one["active"]) for i, one in found} == {
         "a": ("available", True, True),

@@ -30,7 +30,7 @@ def kinds(rig: Rig) -> list[LeaseOutcome]:
 
 def tokens(rig: Rig) -> int:
     """Tell what is booked in this minute."""
-    return rig.state.snapshot(rig.roster.keys.values())["a"].used[0].tokens_minute
+    return rig.state.snapshot(rig.selector.keys.values())["a"].used[0].tokens_minute
 
 
 async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:

@@ -58,7 +58,7 @@ class Callers:
     @property
     def waiting(self) -> int:
         """Count those that wait."""
-        return sum(map(len, self.rig.pool.lines.lines.values()))
+        return sum(map(len, self.rig.pool.waiting_lines.lines.values()))
 
     def until(self, true: Any) -> None:
         """Wait until something is true."""
@@ -90,7 +90,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 def held(rig: Rig, info: CallInfo = INFO) -> Lease:
     """Take the pool's first key, as a request does that is under way."""
-    (first, *_) = rig.roster.keys.values()
+    (first, *_) = rig.selector.keys.values()
     lease = rig.state.acquire(info, ((0, first),), spread=False)
     assert isinstance(lease, Lease)
     return lease
@@ -145,9 +145,9 @@ def test_who_gives_up_lets_the_next_go(way: str) -> None:
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     lease, callers = held(rig), Callers(rig, way)
     callers.begin("p")
-    (ticket,) = rig.pool.lines.lines[INFO.model]
+    (ticket,) = rig.pool.waiting_lines.lines[INFO.model]
     callers.begin("q")
-    rig.pool.lines.leave(ticket)
+    rig.pool.waiting_lines.leave(ticket)
     rig.state.settle(lease, _done())
     callers.end()
     assert sorted(callers.served) == ["p", "q"]
@@ -178,8 +178,8 @@ def test_who_is_stuck_is_passed(way: str, monkeypatch: pytest.MonkeyPatch) -> No
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     now = rig.pool.clock.time()
     busy = Block("concurrency", now, waitable=True)
-    stuck = rig.pool.lines.join(
-        None, INFO, {"a": busy}, now, version=rig.pool.lines.version, now=now
+    stuck = rig.pool.waiting_lines.join(
+        None, INFO, {"a": busy}, now, version=rig.pool.waiting_lines.version, now=now
     )
     callers = Callers(rig, way)
     callers.begin("p")
@@ -195,13 +195,13 @@ def test_a_key_that_is_reset_serves_those_who_wait_when_another_comes(way: str) 
     callers.begin("p")
     rig.state.settle(lease, _unsent())  # as another process would
     rig.pool.clock._offset += 2.0  # type: ignore[attr-defined]
-    rig.roster.forget()
+    rig.selector.forget()
     callers.begin("q", waits=False)
     callers.until(lambda: callers.served == ["p"])
-    ((ticket,),) = rig.pool.lines.lines.values()
+    ((ticket,),) = rig.pool.waiting_lines.lines.values()
     rig.state.settle(rig.state.lent[-1], _unsent())
-    rig.roster.relieve("a")
-    rig.pool.lines.released("a", gave_back=True)
+    rig.selector.relieve("a")
+    rig.pool.waiting_lines.released("a", gave_back=True)
     callers.end()
     assert ticket.number == 1
     assert callers.served == ["p", "q"]
@@ -221,8 +221,8 @@ def test_a_smaller_request_passes_a_larger_one_that_does_not_fit(way: str) -> No
     callers.begin("small", INFO._replace(tokens=100), waits=False)
     callers.until(lambda: callers.served == ["small"])
     rig.state.settle(lease, _done_with(0))
-    rig.roster.relieve("a")
-    rig.pool.lines.released("a", gave_back=True)
+    rig.selector.relieve("a")
+    rig.pool.waiting_lines.released("a", gave_back=True)
     callers.end()
     assert callers.served == ["small", "large"]
 
@@ -248,4 +248,4 @@ def test_a_waiting_call_that_ends_is_waited_for_no_more(end: str) -> None:
     else:
         with pytest.raises(asyncio.CancelledError):
             steps.throw(asyncio.CancelledError())
-    assert "a" not in rig.pool.lines.ahead(INFO, None, {}, rig.time() + 1)
+    assert "a" not in rig.pool.waiting_lines.ahead(INFO, None, {}, rig.time() + 1)

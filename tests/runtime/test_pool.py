@@ -87,12 +87,12 @@ def test_google_s_last_words_are_those_to_the_key_retired_last() -> None:
     rig.will("a", invalid())
     rig.will("b", blocked())
     rig.failing()
-    assert rig.pool.last_words(["a", "b"]) == (403, None, None)
-    assert rig.pool.last_words(["a"]) == (400, None, None)
-    assert rig.pool.last_words(["c"]) is None
+    assert rig.pool.last_refusal(["a", "b"]) == (403, None, None)
+    assert rig.pool.last_refusal(["a"]) == (400, None, None)
+    assert rig.pool.last_refusal(["c"]) is None
     rig.shelf.values["b"] += "x"
     rig.pool.refresh("b")
-    assert rig.pool.last_words(["a", "b"]) == (400, None, None)
+    assert rig.pool.last_refusal(["a", "b"]) == (400, None, None)
 
 
 def test_only_a_retirement_leaves_last_words() -> None:
@@ -100,7 +100,7 @@ def test_only_a_retirement_leaves_last_words() -> None:
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", minute())
     rig.failing()
-    assert rig.pool.last_words(["a"]) is None
+    assert rig.pool.last_refusal(["a"]) is None
 
 
 def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
@@ -187,15 +187,15 @@ class Gated(Shelf):
 def test_a_store_that_hangs_delays_no_call_that_another_key_can_serve() -> None:
     """The refused key comes back when the store has answered, and a new value is no news twice."""
     rig, store = Rig(key("a"), key("b"), strategy="fill"), Gated("a", "b")
-    rig.pool.ring = SecretCache({key_id: SecretLocation(store) for key_id in "ab"})
-    rig.pool.ring.listener = rig.pool
+    rig.pool.secrets = SecretCache({key_id: SecretLocation(store) for key_id in "ab"})
+    rig.pool.secrets.listener = rig.pool
     store.gate.clear()
     rig.will("a", invalid())
     assert rig.call() == "answer"
     assert (rig.sent, store.gate.is_set()) == (["a", "b"], False)
     store.values["a"] += "x"
     store.gate.set()
-    wait_for(lambda: rig.pool.ring.value("a") == store.values["a"])
+    wait_for(lambda: rig.pool.secrets.value("a") == store.values["a"])
     wait_for(lambda: rig.call() == "answer" and rig.sent[-1] == "a")
     assert rig.pool.refresh("a"), "whoever was refused with the old value may use the new"
     rig.will("a", invalid())

@@ -56,12 +56,12 @@ class Ear:
         self.announced: list[frozenset[str]] = []
         ring.listener = self
 
-    def renewed(self, key_ids: frozenset[str]) -> frozenset[str]:
+    def on_secrets_changed(self, key_ids: frozenset[str]) -> frozenset[str]:
         """Note."""
         self.renews.append(key_ids)
         return key_ids
 
-    def announce(self, key_ids: frozenset[str]) -> None:
+    def log_replaced(self, key_ids: frozenset[str]) -> None:
         """Note."""
         self.announced.append(key_ids)
 

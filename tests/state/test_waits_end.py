@@ -122,7 +122,7 @@ async def test_a_sleep_that_takes_longer_counts_as_long_as_it_took(way: str) -> 
         assert 8.0 <= rig.time() - began <= 12.2
         return OK
 
-    lease = rig.state.acquire(INFO, ((0, rig.roster.keys["a"]),), spread=False)
+    lease = rig.state.acquire(INFO, ((0, rig.selector.keys["a"]),), spread=False)
     await meanwhile()
     assert len(rig.slept) <= 6
     assert lease is not None
@@ -132,5 +132,5 @@ async def test_a_sleep_that_takes_longer_counts_as_long_as_it_took(way: str) -> 
 def test_an_endless_time_is_not_waited_for(clock: FakeClock) -> None:
     """A key that is back at no time is raised of at once."""
     rig = Patient(key("a"), max_wait_s=inf)
-    rig.roster.park(INFO, {"a": Block("key_invalid", inf)}, rig.time())
+    rig.selector.park(INFO, {"a": Block("key_invalid", inf)}, rig.time())
     assert isinstance(rig.failing(), Exhausted)

@@ -132,14 +132,14 @@ class ScriptedPool:
         store = InlineStore(self.values)
         self.pool = Pool(
             name="test",
-            roster=Selector(candidates, self.policy.strategy),
+            selector=Selector(candidates, self.policy.strategy),
             state=MemoryState(self.policy, self.clock.time),
-            ring=SecretCache({key: SecretLocation(store) for key in self.keys}),
+            secrets=SecretCache({key: SecretLocation(store) for key in self.keys}),
             policy=self.policy,
             observers=self.observers,
-            chronicles=[one for one in self.observers if isinstance(one, LogObserver)],
+            event_listeners=[one for one in self.observers if isinstance(one, LogObserver)],
             clock=self.clock,
-            draw=lambda: 0.0,
+            random=lambda: 0.0,
         )
 
     def send(self, lease: Lease) -> Any:
@@ -159,7 +159,7 @@ class ScriptedPool:
 
     def _call(self, info: CallInfo) -> tuple[Any, Any]:
         pool = self.pool
-        flow = call_flow(CallState(info, pool.roster, pool.policy, pool.scale))
+        flow = call_flow(CallState(info, pool.selector, pool.policy, pool.token_scale))
         return flow, observe(pool.observers, info, handle_internal_error)
 
     def run(self, info: CallInfo = INFO) -> Any:

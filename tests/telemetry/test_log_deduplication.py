@@ -80,9 +80,9 @@ def test_a_wait_is_one_line_however_often_it_looks(caplog: pytest.LogCaptureFixt
     """A busy key is looked at ten times a second."""
     caplog.set_level(logging.INFO, NAME)
     scripted = ScriptedPool([LogObserver("test")], keys=("a",))
-    (key,) = scripted.pool.roster.keys.values()
+    (key,) = scripted.pool.selector.keys.values()
     busy = replace(key, limits=Limits(max_concurrency=1))
-    scripted.pool.roster = Selector([busy], "fill")
+    scripted.pool.selector = Selector([busy], "fill")
 
     def meanwhile() -> Any:
         with pytest.raises(Exhausted):

@@ -148,7 +148,7 @@ def test_nobody_is_hurt_in_any_order(
         assert spans == told
         assert [span.name for span in ours] == _expected(rotating, above=any(told.values()))
         if keyrot_middleware.status()["installed"]:
-            assert keyrot_middleware.status()["seams"][seam] is rotating
+            assert keyrot_middleware.status()["patched"][seam] is rotating
     assert stage.bare(seam) is not hasattr(vars(BaseApiClient)[seam], "__wrapped__")
 
 

@@ -53,7 +53,7 @@ class Board(RecordedMetrics):
 
     def limit(self, key_id: str, limits: Limits) -> None:
         """Give a key limits of its own."""
-        keys = self.scripted.pool.roster.keys
+        keys = self.scripted.pool.selector.keys
         keys[key_id] = Candidate(key_id, keys[key_id].project, "billing", limits)
 
 

@@ -71,7 +71,9 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
             KEYROT_ALLOWED_HOSTS=gemini.host,
         )
     if list(tmp_path.glob("test_*.py")):
-        _run(tmp_path, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider")
+        quiet = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:keyrot")
+        plugin = "keyrot_middleware.testing.pytest_plugin"  # installed or not, this one
+        _run(tmp_path, "-m", "pytest", *quiet, "-p", plugin, PYTHONPATH=str(ROOT))
 
 
 def test_every_page_with_python_is_run() -> None:

@@ -1,0 +1,188 @@
+"""The pytest plugin, in a pytest of its own as a user's project runs it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PLUGIN = "keyrot_middleware.testing.pytest_plugin"
+WITH_PLUGIN = ("-p", "no:keyrot", "-p", PLUGIN)
+"""Load it by its module, whether or not the entry point is installed here."""
+
+APP = """
+from google import genai
+
+
+def summary(text):
+    client = genai.Client()
+    return client.models.generate_content(model="gemini-2.5-flash", contents=text).text
+"""
+USES_POOL = """
+import os
+
+import pytest
+
+import keyrot_middleware
+from app import summary
+from keyrot_middleware.testing import Reply
+
+
+def test_another_key_answers(fake_gemini, keyrot_pool):
+    pool = keyrot_pool("A", "B", strategy="fill")
+    fake_gemini.script("A", Reply.QUOTA_MINUTE)
+    assert summary("hi") == "ok from B"
+    assert pool.get_health_status()["A"]["state"] == "cooling_down"
+    assert [fake_gemini.sent("A"), fake_gemini.sent("B")] == [1, 1]
+
+
+def test_a_minute_passes_at_once(fake_gemini, keyrot_pool):
+    fake_gemini.add_key("A", rpm=1)
+    keyrot_pool("A")
+    assert [summary("hi"), summary("hi")] == ["ok from A", "ok from A"]
+
+
+def test_entries_of_keys_json(fake_gemini, keyrot_pool):
+    keyrot_pool({"key_id": "late", "priority": 1}, {"key_id": "first", "project": "p"})
+    assert summary("hi") == "ok from first"
+    assert fake_gemini.key("first").project == "p"
+
+
+def test_the_last_pool_counts(fake_gemini, keyrot_pool):
+    keyrot_pool("A")
+    pool = keyrot_pool("B")
+    assert summary("hi") == "ok from B"
+    assert list(pool.get_health_status()) == ["B"]
+
+
+def test_the_clock_is_shared(keyrot_clock, fake_gemini, keyrot_pool):
+    keyrot_pool("A", "B", strategy="fill")
+    fake_gemini.script("A", Reply.QUOTA_DAY)
+    summary("hi")
+    keyrot_clock.advance(86400)
+    assert summary("hi") == "ok from A"
+
+
+def test_no_key_is_a_mistake(keyrot_pool):
+    with pytest.raises(ValueError, match="name at least one key"):
+        keyrot_pool()
+
+
+def test_a_foreign_pool_is_a_mistake(keyrot_pool):
+    keyrot_middleware.install(keys=["FAKE-value"])
+    with pytest.raises(RuntimeError, match="a pool is installed already"):
+        keyrot_pool("A")
+    keyrot_middleware.uninstall()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request):
+    before = dict(os.environ)
+    yield
+    assert not keyrot_middleware.status()["installed"]
+
+
+def test_the_environment_is_restored():
+    assert os.environ["GEMINI_API_KEYS"] == "FAKE-of-this-machine"
+    assert "GOOGLE_GEMINI_BASE_URL" not in os.environ
+"""
+PLAIN = "def test_plain():\n    pass\n"
+COUNTS_MODULES = """
+import json, sys
+from pathlib import Path
+
+HEAVY = ("google.genai", "pydantic", "wrapt", "h11", "opentelemetry", "redis", "typer")
+
+
+def pytest_unconfigure(config):
+    Path("loaded.json").write_text(json.dumps([name for name in HEAVY if name in sys.modules]))
+"""
+
+
+def run_pytest(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in *folder*, with nothing but the plugin."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *WITH_PLUGIN, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
+    """Pools of fake keys replace each other, and leave pool and environment as they were.
+
+    Warnings are errors, and the machine has keys of its own in the environment and in `.env`.
+    """
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "test_app.py").write_text(USES_POOL)
+    (tmp_path / ".env").write_text("GEMINI_API_KEY=FAKE-in-a-file\nKEYROT_MAX_WAIT_S=0\n")
+    done = run_pytest(
+        tmp_path,
+        "-W",
+        "error",
+        "-W",
+        "ignore:Inheritance class AiohttpClientSession:DeprecationWarning",
+        GEMINI_API_KEYS="FAKE-of-this-machine",
+        HTTP_PROXY="http://127.0.0.1:9",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 passed" in done.stdout
+
+
+def test_the_clock_can_be_overridden(tmp_path: Path) -> None:
+    """A project whose tests need real time says so in its conftest."""
+    (tmp_path / "conftest.py").write_text(
+        "import pytest\nfrom keyrot_middleware.testing import SystemClock\n\n"
+        "@pytest.fixture\ndef keyrot_clock():\n    return SystemClock()\n"
+    )
+    (tmp_path / "test_app.py").write_text(
+        "import time\n\ndef test_now(keyrot_pool, keyrot_clock):\n"
+        "    keyrot_pool('A')\n    assert abs(keyrot_clock.time() - time.time()) < 60\n"
+    )
+    done = run_pytest(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_project_that_does_not_use_it_is_not_disturbed(tmp_path: Path) -> None:
+    """Pytest starts without any library of ours, in strict mode, and lists the fixtures."""
+    (tmp_path / "conftest.py").write_text(COUNTS_MODULES)
+    (tmp_path / "test_plain.py").write_text(PLAIN)
+    done = run_pytest(tmp_path, "-W", "error", "--strict-markers", "--strict-config")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert json.loads((tmp_path / "loaded.json").read_text()) == []
+    assert "keyrot_pool -- " in run_pytest(tmp_path, "--fixtures").stdout
+
+
+def test_a_fixture_of_the_same_name_wins(tmp_path: Path) -> None:
+    """A project that has a fixture called `fake_gemini` keeps its own."""
+    (tmp_path / "test_own.py").write_text(
+        "import pytest\n\n@pytest.fixture\ndef fake_gemini():\n    return 'own'\n\n"
+        "def test_own(fake_gemini):\n    assert fake_gemini == 'own'\n"
+    )
+    done = run_pytest(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_entry_point_leads_to_the_plugin() -> None:
+    """Pytest finds it in a project that has the package installed."""
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    project = tomllib.loads(pyproject.read_text("utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {"keyrot": PLUGIN}
+    assert importlib.import_module(PLUGIN).keyrot_pool
+
+
+@pytest.mark.parametrize("name", ["fake_gemini", "keyrot_clock", "keyrot_pool"])
+def test_each_fixture_is_described(name: str) -> None:
+    """`pytest --fixtures` shows a sentence for each."""
+    assert getattr(importlib.import_module(PLUGIN), name).__doc__

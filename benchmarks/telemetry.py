@@ -21,7 +21,7 @@ from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.observer import Observer, observe
-from keyrot_middleware.telemetry.tracing import OtelObserver
+from keyrot_middleware.telemetry.tracing import TracingObserver
 
 __all__ = ["spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]
 
@@ -67,12 +67,12 @@ def traced() -> Iterator[None]:
 @contextmanager
 def spans_alone() -> Iterator[None]:
     """Let the pool make OpenTelemetry's spans with nothing of ours: what they cost at the least."""
-    ours = _install.OtelObserver
-    _install.OtelObserver = _SpansAlone  # type: ignore[assignment,misc]
+    ours = _install.TracingObserver
+    _install.TracingObserver = _SpansAlone  # type: ignore[assignment,misc]
     try:
         yield
     finally:
-        _install.OtelObserver = ours  # type: ignore[misc]
+        _install.TracingObserver = ours  # type: ignore[misc]
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def _use(provider: Any) -> Iterator[None]:
 def without_sdk() -> float:
     """Time what is asked of telemetry for a call while no provider is set; microseconds."""
     observers: tuple[Observer, ...] = (
-        OtelObserver("default"),
+        TracingObserver("default"),
         LogObserver("default"),
         MetricsObserver("default"),
     )
@@ -103,7 +103,7 @@ def without_sdk() -> float:
 def spans_in_a_loop() -> float:
     """Time all that telemetry does for a good call whose spans are recorded; microseconds."""
     observers = (
-        OtelObserver("default", _PROVIDER),
+        TracingObserver("default", _PROVIDER),
         LogObserver("default"),
         MetricsObserver("default"),
     )
@@ -133,7 +133,7 @@ class _SpansAlone:
     def __init__(self, *_: object) -> None:
         pass
 
-    def start(self, _info: CallInfo) -> _SpansAlone:
+    def observe(self, _info: CallInfo) -> _SpansAlone:
         return type(self)()
 
     def before(self, command: Command) -> None:

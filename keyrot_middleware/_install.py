@@ -33,8 +33,8 @@ from .state import State, open_state
 from .telemetry.logs import LogObserver
 from .telemetry.metrics import MetricsObserver
 from .telemetry.observer import Observer
-from .telemetry.otlp import export_spans
-from .telemetry.tracing import OtelObserver
+from .telemetry.otlp import set_up_otlp_export
+from .telemetry.tracing import TracingObserver
 
 __all__ = [
     "PoolStatus",
@@ -108,7 +108,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             return
         try:
             if config.settings.tracing == "otlp":
-                export_spans()
+                set_up_otlp_export()
             _warn_of_base_url(config.settings.allowed_hosts)
         except BaseException:
             pool.close()
@@ -117,7 +117,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
         _binding = Binding(pool, allowed, partial(_closed, pool, metrics))
         _binding.install(replace_installed())
         state = pool.state
-        metrics.show(
+        metrics.register_gauges(
             lambda: levels(pool),
             lambda: state.degraded,
             handle_internal_error,
@@ -174,7 +174,7 @@ def _warn(text: str) -> None:
 def _closed(pool: Pool, metrics: MetricsObserver) -> None:
     """Forget a pool that was taken away, by `uninstall()` or by another copy of this package."""
     global _binding  # noqa: PLW0603 - see install()
-    metrics.hide()
+    metrics.unregister_gauges()
     if _binding is not None and _binding.pool is pool:
         _binding = None
 
@@ -296,7 +296,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         state=_open_state(config, clock),
         secrets=secrets,
         policy=config.policy,
-        observers=(OtelObserver(name, call_spans=config.settings.call_spans), log, *more),
+        observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),
         event_listeners=(log,),
         clock=clock,
         last_resort=config.last_resort,

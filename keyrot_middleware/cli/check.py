@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..genai.call_info import origin_from_url
 from ..runtime.health import iso
 from ..settings import origins
-from ..telemetry.log_text import at_time
+from ..telemetry.log_text import format_time
 from .check_report import CheckReport, KeyReport, StateReport, ask_all, base_url, build_report
 from .console import console, escape, table
 
@@ -188,7 +188,7 @@ def _shared(shared: Availability) -> str:
     """Say what keeps services from using a key just now."""
     if shared.state == "available":
         return ""
-    until = f" until {at_time(shared.at)}" if shared.at is not None else ""
+    until = f" until {format_time(shared.at)}" if shared.at is not None else ""
     return f", [yellow]{shared.state}{until}[/]"
 
 

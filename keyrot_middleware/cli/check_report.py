@@ -27,7 +27,7 @@ from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
 from ..secrets import Secret, SecretCache, open_ring
 from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins, spellings
-from ..telemetry.otlp import ExportFromFirstCall
+from ..telemetry.otlp import DeferredOtlpExport
 from .status import open_configured
 
 __all__ = [
@@ -241,7 +241,7 @@ def _tracing(config: Config) -> str | None:
     """Say what stands in the way of exporting spans."""
     try:
         if config.settings.tracing == "otlp":
-            ExportFromFirstCall()
+            DeferredOtlpExport()
     except MissingExtraError as error:
         return str(error)
     return None

@@ -9,7 +9,7 @@ from ..core.model import Candidate
 from ..core.text import nearest
 from ..errors import KeyrotError
 from ..state.base import KeyHealth
-from ..telemetry.log_text import at_time
+from ..telemetry.log_text import format_time
 from .status import NOT_SHARED, SharedPool, shared_pool
 
 __all__ = ["reset"]
@@ -65,7 +65,7 @@ def _describe_reset(key: Candidate, before: KeyHealth, others: list[str]) -> str
         )
         why = f"{before.cooldown_reason} ({before.cooldown_scope})"
         lines = [
-            f"Key {key.key_id} is available again. It was {state} {at_time(until)}: {why}.",
+            f"Key {key.key_id} is available again. It was {state} {format_time(until)}: {why}.",
             "Running services use it within a minute.",
         ]
     if others:

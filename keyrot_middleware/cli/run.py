@@ -111,11 +111,11 @@ def _no_program() -> str:
 def _wrong_setting() -> str | None:
     """Read the settings as the program's process will, to stop before it where one is wrong."""
     from ..config import load  # noqa: PLC0415 - not for a mere --help
-    from ..telemetry.otlp import ExportFromFirstCall  # noqa: PLC0415
+    from ..telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415
 
     try:
         if load().settings.tracing == "otlp":
-            ExportFromFirstCall()  # raises where its extra is not installed
+            DeferredOtlpExport()  # raises where its extra is not installed
     except KeyrotError as error:
         return f"keyrot: {error}"
     return None

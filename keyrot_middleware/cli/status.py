@@ -24,7 +24,7 @@ from ..runtime.health import KeyView, iso, views, without_value
 from ..secrets import open_ring
 from ..state import open_shared
 from ..state.base import KeyHealth, State, Used
-from ..telemetry.log_text import at_time
+from ..telemetry.log_text import format_time
 from .console import console, escape, table
 
 __all__ = [
@@ -374,13 +374,15 @@ def _used(one: KeyStatus) -> str:
 def _blocked(here: Availability) -> str:
     if here.state == "available":
         return here.state
-    return f"{here.reason} until {at_time(here.at)}" if here.at is not None else str(here.reason)
+    return (
+        f"{here.reason} until {format_time(here.at)}" if here.at is not None else str(here.reason)
+    )
 
 
 def _available_at(overall: Availability) -> str:
     if overall.state == "available":
         return "now"
-    at = at_time(overall.at) if overall.at is not None else "-"
+    at = format_time(overall.at) if overall.at is not None else "-"
     return escape(f"{at}\n{overall.reason}")
 
 

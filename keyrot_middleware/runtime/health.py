@@ -10,7 +10,7 @@ from ..core.availability import AVAILABLE, Availability, KeyState, availability
 from ..core.model import Block, CallInfo, Candidate, project_label
 from ..core.text import utc
 from ..state.base import KeyHealth, State, Used
-from ..telemetry.metrics import KeyLevel, QuotaLevel
+from ..telemetry.metrics import KeySnapshot, QuotaUtilization
 from .pool import Pool
 
 __all__ = [
@@ -202,16 +202,16 @@ def iso(moment: float | None) -> str | None:
 # How the keys of a pool are, in numbers: for metrics -------------------------------------------
 
 
-def levels(pool: Pool) -> list[KeyLevel]:
+def levels(pool: Pool) -> list[KeySnapshot]:
     """Report how each key of *pool* is; reads the state, so that a shared one does I/O."""
     found = []
     for key, seen in pool_views(pool):
         used = tuple(quota for used in seen.known.used for quota in _quotas(key, used))
-        found.append(KeyLevel(key.key_id, seen.overall.state, used))
+        found.append(KeySnapshot(key.key_id, seen.overall.state, used))
     return found
 
 
-def _quotas(key: Candidate, used: Used) -> list[QuotaLevel]:
+def _quotas(key: Candidate, used: Used) -> list[QuotaUtilization]:
     """Pair each known limit with its use; what Google reported beats the keys file."""
     have = (used.requests_minute, used.tokens_minute, used.requests_day)
     rows = zip(("rpm", "tpm", "rpd"), have, used.limits[:3], key.limits[:3], strict=True)
@@ -219,5 +219,5 @@ def _quotas(key: Candidate, used: Used) -> list[QuotaLevel]:
     for name, count, learned, configured in rows:
         limit = configured if learned is None else learned
         if limit is not None:
-            found.append(QuotaLevel(used.bucket, name, count / limit if limit > 0 else 1.0))
+            found.append(QuotaUtilization(used.bucket, name, count / limit if limit > 0 else 1.0))
     return found

@@ -263,7 +263,7 @@ class Pool:
         for key_id in sorted(key_ids):
             _log.info("pool %s: key %s has a new value and is available again", self.name, key_id)
             for observer in self.observers:
-                tell = getattr(observer, "replaced", None)
+                tell = getattr(observer, "on_key_replaced", None)
                 try:
                     if tell is not None:
                         tell(key_id)

@@ -26,7 +26,7 @@ from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..guard import handle_internal_error
-from ..telemetry.observer import CallObserver, tell
+from ..telemetry.observer import CallObserver, notify_listeners
 from .abandoned import collecting
 from .pool import Pool, SystemClock, unreserved_lease
 
@@ -147,14 +147,21 @@ class SyncDriver:
             return
         self._over = True
         if isinstance(error, Exhausted):
-            tell(self._pool.event_listeners, "refused", handle_internal_error, self._info, error)
+            notify_listeners(
+                self._pool.event_listeners, "on_exhausted", handle_internal_error, self._info, error
+            )
         if self.watch is not None:
             self.watch.finish(error)
 
     def notify(self, command: Settle | Sleep | Refresh, reply: object = None) -> None:
         """Tell who wants to know what more than one call will feel."""
-        tell(
-            self._pool.event_listeners, "changed", handle_internal_error, self._info, command, reply
+        notify_listeners(
+            self._pool.event_listeners,
+            "on_change",
+            handle_internal_error,
+            self._info,
+            command,
+            reply,
         )
 
     def _now(self, _command: Now) -> tuple[float, float]:

@@ -7,13 +7,13 @@ from ..core.flow import Exhausted
 from ..core.model import Block
 from ..core.text import utc
 
-__all__ = ["BLOCKED_SHOWN", "at_time", "blocked"]
+__all__ = ["BLOCKED_SHOWN", "blocked", "format_time"]
 
 BLOCKED_SHOWN = 10
 """As many keys as a person will read."""
 
 
-def at_time(at: float) -> str:
+def format_time(at: float) -> str:
     """Write epoch seconds: `2026-01-02 08:00:00Z`."""
     return f"{utc(at):%Y-%m-%d %H:%M:%SZ}"
 
@@ -29,5 +29,5 @@ def blocked(error: Exhausted) -> list[str]:
 
 def _reason(block: Block) -> str:
     if block.reason in REJECTIONS:
-        return f"{block.reason}, rejected; replace its value; tried again at {at_time(block.until)}"
-    return f"{block.reason} until {at_time(block.until)}"
+        return f"{block.reason}, rejected; replace its value; tried again at {format_time(block.until)}"
+    return f"{block.reason} until {format_time(block.until)}"

@@ -22,7 +22,7 @@ from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
 from ..errors import KeyrotWarning
 from ..forks import after_fork
 from . import semconv
-from .log_text import at_time, blocked
+from .log_text import blocked, format_time
 from .observer import CallObserver
 
 __all__ = [
@@ -51,11 +51,11 @@ class LogObserver:
         """When each failure of a key was logged last, epoch seconds."""
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
-    def start(self, info: CallInfo) -> CallObserver | None:
+    def observe(self, info: CallInfo) -> CallObserver | None:
         """Follow each step of a call, if the logger's level asks for that."""
         return _Decisions(self._pool, info) if _log.isEnabledFor(logging.DEBUG) else None
 
-    def changed(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
+    def on_change(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
         """Log a wait, a cooldown, a rejection, a new value."""
         if isinstance(command, Sleep):
             if not command.front:
@@ -72,7 +72,7 @@ class LogObserver:
             text = "key %s has a new value and is available again"
             _say(self._pool, info, logging.INFO, text, command.key_id)
 
-    def refused(self, info: CallInfo, error: Exhausted) -> None:
+    def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
         """Log that no key is available, once a minute."""
         now = error.unavailable.at
         with self._lock:
@@ -106,13 +106,19 @@ class LogObserver:
         if verdict.rejected:
             text = "%s is rejected: %s; replace its value; tried again at %s"
             whom = _whom(lease, verdict.scope)
-            _say(self._pool, info, logging.WARNING, text, whom, cause, at_time(until))
+            _say(self._pool, info, logging.WARNING, text, whom, cause, format_time(until))
             return
         wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
         level = logging.WARNING if wide or until - lease.at >= LONG_S else logging.INFO
         whom = _whom(lease, verdict.scope)
         _say(
-            self._pool, info, level, "%s is cooling down until %s: %s", whom, at_time(until), cause
+            self._pool,
+            info,
+            level,
+            "%s is cooling down until %s: %s",
+            whom,
+            format_time(until),
+            cause,
         )
 
 

@@ -29,10 +29,10 @@ __all__ = [
     "CachedSnapshot",
     "CallMeter",
     "GaugeSource",
-    "KeyLevel",
+    "KeySnapshot",
     "MetricsObserver",
     "PoolGauges",
-    "QuotaLevel",
+    "QuotaUtilization",
 ]
 
 # How the keys are when metrics are collected: what is reported, and how it is read -------------
@@ -48,7 +48,7 @@ FRESH_S = 0.25
 """One reading serves all metrics of a collection, which follow upon each other."""
 
 
-class QuotaLevel(NamedTuple):
+class QuotaUtilization(NamedTuple):
     """How much of one limit is used."""
 
     model: str
@@ -59,12 +59,12 @@ class QuotaLevel(NamedTuple):
     """0 for nothing, 1 for all of it."""
 
 
-class KeyLevel(NamedTuple):
+class KeySnapshot(NamedTuple):
     """How a key is."""
 
     key_id: str
     state: KeyState
-    used: tuple[QuotaLevel, ...] = ()
+    used: tuple[QuotaUtilization, ...] = ()
     """Of limits that are known, for models that were asked for."""
 
 
@@ -72,7 +72,7 @@ class CachedSnapshot:
     """The latest levels, read anew where they are not those of this moment."""
 
     def __init__(
-        self, read: Callable[[], Iterable[KeyLevel]], fault: OnInternalError, *, instant: bool
+        self, read: Callable[[], Iterable[KeySnapshot]], fault: OnInternalError, *, instant: bool
     ) -> None:
         """Read nothing yet.
 
@@ -85,9 +85,9 @@ class CachedSnapshot:
         self._fault = fault
         self._instant = instant
         self._thread: threading.Thread | None = None
-        self._last: tuple[float, Sequence[KeyLevel]] = (float("-inf"), ())
+        self._last: tuple[float, Sequence[KeySnapshot]] = (float("-inf"), ())
 
-    def __call__(self, patience_s: float) -> Sequence[KeyLevel]:
+    def __call__(self, patience_s: float) -> Sequence[KeySnapshot]:
         """Give the levels; nothing where they are not there within *patience_s* seconds.
 
         No lock is held, since a process may fork meanwhile: two who collect at once read twice.
@@ -145,7 +145,7 @@ class PoolGauges:
         self._shown: dict[int, GaugeSource] = {}
         self._made = False
 
-    def show(self, shown: GaugeSource, meter: Callable[[], Meter]) -> None:
+    def register_gauges(self, shown: GaugeSource, meter: Callable[[], Meter]) -> None:
         """Tell of a pool from now on."""
         self._shown[id(shown)] = shown
         if not self._made:
@@ -345,7 +345,7 @@ class MetricsObserver:
         self._sheet = CurrentProvider(get, self._open)
         self._shown: GaugeSource | None = None
 
-    def start(self, info: CallInfo) -> CallObserver | None:
+    def observe(self, info: CallInfo) -> CallObserver | None:
         """Measure a call, unless nobody counts or instrumentation is suppressed."""
         sheet = self._sheet()
         if sheet is None:
@@ -358,9 +358,9 @@ class MetricsObserver:
             guest.label_metrics()
         return CallMeter(sheet, info, self._pool, above=guest is not None and guest.measured)
 
-    def show(
+    def register_gauges(
         self,
-        levels: Callable[[], Iterable[KeyLevel]],
+        levels: Callable[[], Iterable[KeySnapshot]],
         degraded: Callable[[], bool],
         fault: OnInternalError,
         *,
@@ -377,11 +377,11 @@ class MetricsObserver:
         reading = CachedSnapshot(levels, fault, instant=instant)
         self._shown = GaugeSource(self._pool, reading, degraded)
         try:
-            self._board.show(self._shown, self._meter)
+            self._board.register(self._shown, self._meter)
         except Exception:  # a provider named by OTEL_PYTHON_METER_PROVIDER that cannot be loaded
             fault("telemetry")
 
-    def hide(self) -> None:
+    def unregister_gauges(self) -> None:
         """Tell of the pool no more."""
         if self._shown is not None:
             self._board.take_off(self._shown)

@@ -1,4 +1,4 @@
-"""What watches a call: sinks that see each command and its reply, and can break nothing."""
+"""The observer protocol: sinks see each command of a call and its reply, and cannot break a call."""
 
 from __future__ import annotations
 
@@ -16,152 +16,156 @@ __all__ = [
     "Observer",
     "OnInternalError",
     "PoolEventListener",
+    "notify_listeners",
     "observe",
-    "tell",
 ]
 
 OnInternalError = Callable[[str], None]
-"""Called inside an `except` block with the name of the room that failed."""
+"""Called inside an `except` block with the name of the component that failed."""
+
+_COMPONENT = "telemetry"
 
 
 class CallObserver(Protocol):
-    """Follow one call from command to command. Its state lives here: concurrent calls never mix."""
+    """Observes one call. Its state lives here, so concurrent calls never mix."""
 
     def before(self, command: Command) -> None:
-        """Learn that *command* is about to be performed."""
+        """Handle a command that is about to be performed."""
 
     def after(self, command: Command, reply: Any) -> None:
-        """Learn what came of *command*; its exception where it raised one."""
+        """Handle the reply to *command*; the exception, if it raised one."""
 
     def attach(self) -> object:
         """Make the attempt current while the SDK's own code runs; return a token or None."""
 
     def detach(self, token: object) -> None:
-        """Undo `attach`, before anything else of the caller's runs."""
+        """Undo `attach` before any other code of the caller runs."""
 
     def finish(self, error: BaseException | None) -> None:
-        """Learn that the call is over: returned, or raised *error*. Called exactly once."""
+        """Handle the end of the call: it returned, or raised *error*. Called exactly once."""
 
 
 class Observer(Protocol):
-    """Decide for each call whether it is watched."""
+    """Decides for each call whether it is observed."""
 
-    def start(self, info: CallInfo) -> CallObserver | None:
-        """Begin to watch a call, or decline at next to no cost."""
+    def observe(self, info: CallInfo) -> CallObserver | None:
+        """Return an observer of this call; None, at almost no cost, to skip it."""
 
 
 class PoolEventListener(Protocol):
-    """Learn what is felt by more than one call. A call that goes well is not reported at all."""
+    """Receives events that affect more than one call. A call that succeeds causes none."""
 
-    def changed(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
-        """Learn of a settled failure, of a wait that begins, of a key that was looked up again."""
+    def on_change(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
+        """Handle a settled failure, the start of a wait, or a refreshed key."""
 
-    def refused(self, info: CallInfo, error: Exhausted) -> None:
-        """Learn that no key could serve a call."""
+    def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
+        """Handle a call for which no key was available."""
 
 
 class GuardedObserver:
-    """A watch that can neither change nor break its call."""
+    """Passes everything on to an observer and reports what it raises to *on_error*."""
 
-    __slots__ = ("_fault", "_watch")
+    __slots__ = ("_observer", "_on_error")
 
-    def __init__(self, observe: CallObserver, fault: OnInternalError) -> None:
-        self._watch = observe
-        self._fault = fault
+    def __init__(self, observer: CallObserver, on_error: OnInternalError) -> None:
+        self._observer = observer
+        self._on_error = on_error
 
     def before(self, command: Command) -> None:
-        """Tell it, and survive what it raises."""
+        """Pass it on."""
         try:
-            self._watch.before(command)
+            self._observer.before(command)
         except Exception:
-            self._fault("telemetry")
+            self._on_error(_COMPONENT)
 
     def after(self, command: Command, reply: Any) -> None:
-        """Tell it, and survive what it raises."""
+        """Pass it on."""
         try:
-            self._watch.after(command, reply)
+            self._observer.after(command, reply)
         except Exception:
-            self._fault("telemetry")
+            self._on_error(_COMPONENT)
 
     def attach(self) -> object:
-        """Attach it; None where it fails."""
+        """Attach it; return None if that fails."""
         try:
-            return self._watch.attach()
+            return self._observer.attach()
         except Exception:
-            self._fault("telemetry")
+            self._on_error(_COMPONENT)
         return None
 
     def detach(self, token: object) -> None:
-        """Detach it, and survive what it raises."""
+        """Detach it."""
         try:
-            self._watch.detach(token)
+            self._observer.detach(token)
         except Exception:
-            self._fault("telemetry")
+            self._on_error(_COMPONENT)
 
     def finish(self, error: BaseException | None) -> None:
-        """Tell it, and survive what it raises."""
+        """Pass it on."""
         try:
-            self._watch.finish(error)
+            self._observer.finish(error)
         except Exception:
-            self._fault("telemetry")
+            self._on_error(_COMPONENT)
 
 
 class CompositeObserver:
-    """Several watches as one; each guarded, so that all are notified."""
+    """Several observers as one; each of them is guarded, so all are notified."""
 
-    __slots__ = ("_watches",)
+    __slots__ = ("_observers",)
 
-    def __init__(self, watches: Sequence[CallObserver]) -> None:
-        self._watches = watches
+    def __init__(self, observers: Sequence[CallObserver]) -> None:
+        self._observers = observers
 
     def before(self, command: Command) -> None:
-        """Tell every watch."""
-        for one in self._watches:
-            one.before(command)
+        """Notify every observer."""
+        for observer in self._observers:
+            observer.before(command)
 
     def after(self, command: Command, reply: Any) -> None:
-        """Tell every watch."""
-        for one in self._watches:
-            one.after(command, reply)
+        """Notify every observer."""
+        for observer in self._observers:
+            observer.after(command, reply)
 
     def attach(self) -> object:
-        """Attach every watch; give the tokens."""
-        return [one.attach() for one in self._watches]
+        """Attach every observer; return their tokens."""
+        return [observer.attach() for observer in self._observers]
 
     def detach(self, token: object) -> None:
-        """Detach every watch, the last attached first."""
-        tokens: list[object] = token  # type: ignore[assignment]  # what attach() gave
-        for one in reversed(self._watches):
-            one.detach(tokens.pop())
+        """Detach every observer, the last attached first."""
+        tokens: list[object] = token  # type: ignore[assignment]  # what attach() returned
+        for observer in reversed(self._observers):
+            observer.detach(tokens.pop())
 
     def finish(self, error: BaseException | None) -> None:
-        """Tell every watch."""
-        for one in self._watches:
-            one.finish(error)
+        """Notify every observer."""
+        for observer in self._observers:
+            observer.finish(error)
 
 
-def tell(listeners: Iterable[object], what: str, fault: OnInternalError, *values: object) -> None:
-    """Call the method *what* of each listener, and survive what it raises."""
-    for one in listeners:
+def notify_listeners(
+    listeners: Iterable[object], method: str, on_error: OnInternalError, *args: object
+) -> None:
+    """Call *method* of each listener; report what it raises to *on_error*."""
+    for listener in listeners:
         try:
-            getattr(one, what)(*values)
+            getattr(listener, method)(*args)
         except Exception:
-            fault("telemetry")
+            on_error(_COMPONENT)
 
 
 def observe(
-    observers: Sequence[Observer], info: CallInfo, fault: OnInternalError
+    observers: Sequence[Observer], info: CallInfo, on_error: OnInternalError
 ) -> CallObserver | None:
-    """Start the observers that want this call; None when nobody does."""
-    watches: list[CallObserver] = []
+    """Return one observer of a call for all *observers*; None if none of them observes it."""
+    found: list[CallObserver] = []
     for observer in observers:
         try:
-            one = observer.start(info)
+            call_observer = observer.observe(info)
         except Exception:
-            fault("telemetry")
+            on_error(_COMPONENT)
         else:
-            if one is not None:
-                watches.append(GuardedObserver(one, fault))
-    if not watches:
+            if call_observer is not None:
+                found.append(GuardedObserver(call_observer, on_error))
+    if not found:
         return None
-    return watches[0] if len(watches) == 1 else CompositeObserver(watches)
+    return found[0] if len(found) == 1 else CompositeObserver(found)

@@ -10,10 +10,10 @@ from opentelemetry import trace
 from ..core.model import CallInfo
 from ..errors import MissingExtraError
 
-__all__ = ["ExportFromFirstCall", "export_spans"]
+__all__ = ["DeferredOtlpExport", "set_up_otlp_export"]
 
 
-def export_spans() -> bool:
+def set_up_otlp_export() -> bool:
     """Set a provider up; the standard OTEL_* variables say where spans go and what is sampled.
 
     Spans are flushed when the program ends. A provider that the program has set stays.
@@ -33,7 +33,7 @@ def export_spans() -> bool:
     return True
 
 
-class ExportFromFirstCall:
+class DeferredOtlpExport:
     """Set the provider up when the first call comes, unless the program has one by then.
 
     For a pool that is put in place before the program itself begins (`keyrot run`): OpenTelemetry
@@ -50,14 +50,14 @@ class ExportFromFirstCall:
         self._lock = threading.Lock()
         self._done = False
 
-    def start(self, info: CallInfo) -> None:
+    def observe(self, info: CallInfo) -> None:
         """Set it up once, and watch nothing."""
         if self._done:
             return
         with self._lock:
             done, self._done = self._done, True
             if not done:
-                export_spans()
+                set_up_otlp_export()
 
 
 def _sdk() -> tuple[Any, Any, Any]:

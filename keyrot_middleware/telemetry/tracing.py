@@ -53,8 +53,8 @@ __all__ = [
     "CallTracer",
     "ForeignSpan",
     "NoSpan",
-    "OtelObserver",
     "OwnSpan",
+    "TracingObserver",
     "find_parent_instrumentation_span",
     "leave",
     "span_of_stream",
@@ -528,7 +528,7 @@ REFRESH = "refresh secrets"
 """Name of the span of a look-up that no call waited for, and that found something new."""
 
 
-class OtelObserver:
+class TracingObserver:
     """Trace calls, as long as the program has a tracer provider."""
 
     def __init__(
@@ -550,7 +550,7 @@ class OtelObserver:
         get = trace.get_tracer_provider if tracer_provider is None else lambda: tracer_provider
         self._tracer = CurrentProvider(get, _tracer_of)
 
-    def start(self, info: CallInfo) -> CallObserver | None:
+    def observe(self, info: CallInfo) -> CallObserver | None:
         """Trace a call, unless nobody records or instrumentation is suppressed."""
         tracer = self._tracer()
         if tracer is None:
@@ -560,7 +560,7 @@ class OtelObserver:
             return None
         return CallTracer(tracer, here, info, self._pool, own=self._call_spans)
 
-    def replaced(self, key_id: str) -> None:
+    def on_key_replaced(self, key_id: str) -> None:
         """Record that a key has a new value while no call waits for it: a span of its own."""
         tracer = self._tracer()
         if tracer is None:

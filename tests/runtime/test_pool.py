@@ -21,7 +21,7 @@ from keyrot_middleware.errors import SecretError
 from keyrot_middleware.runtime.health import health, iso
 from keyrot_middleware.runtime.pool import SystemClock, make_selector, unreserved_lease
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
-from keyrot_middleware.telemetry.log_text import at_time
+from keyrot_middleware.telemetry.log_text import format_time
 
 
 async def test_the_systems_clock_tells_the_time_and_waits() -> None:
@@ -114,7 +114,7 @@ def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
 
 def test_a_rest_beyond_the_calendar_is_told_all_the_same() -> None:
     """A server may name any time, and another version of ours may have written it."""
-    assert iso(1e12) == at_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
+    assert iso(1e12) == format_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
 
 
 def test_health_is_told_in_words_and_iso_times() -> None:

@@ -15,7 +15,7 @@ from servers import stop_all
 
 from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.telemetry.span_tree import format_tree, show
-from keyrot_middleware.telemetry.tracing import OtelObserver
+from keyrot_middleware.telemetry.tracing import TracingObserver
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,7 +32,7 @@ class RecordedSpans:
         self._exporter = InMemorySpanExporter()
         self.provider = TracerProvider()
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.observer = OtelObserver("test", self.provider)
+        self.observer = TracingObserver("test", self.provider)
         self.tracer = self.provider.get_tracer("the program")
 
     @property

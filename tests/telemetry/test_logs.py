@@ -80,7 +80,7 @@ def test_the_story_at_other_levels(
 def test_a_silent_logger_is_not_served(caplog: pytest.LogCaptureFixture) -> None:
     """A logger that lets no WARNING through costs one look."""
     caplog.set_level(logging.CRITICAL, NAME)
-    assert LogObserver("test").start(INFO) is None
+    assert LogObserver("test").observe(INFO) is None
 
 
 def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:

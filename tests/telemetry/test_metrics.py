@@ -220,7 +220,7 @@ def test_suppressed(metered: RecordedMetrics, key: str | None) -> None:
 
 def test_a_strangers_key_has_no_series_of_its_own(metered: RecordedMetrics) -> None:
     """A program with a thousand customers' own keys does not make a thousand series of them."""
-    watch = metered.observer.start(INFO)
+    watch = metered.observer.observe(INFO)
     assert watch is not None
     for label in ("home:1a2b", "home:3c4d"):
         lease = Lease(label, label, label, "m", INFO.verb, 0, 1, at=0.0)
@@ -263,11 +263,11 @@ def _everything(metered: RecordedMetrics) -> None:
     list(scripted.stream())
     with pytest.raises(GoogleError):
         scripted.run()
-    metered.observer.show(
+    metered.observer.register_gauges(
         lambda: levels(scripted.pool), lambda: False, handle_internal_error, instant=True
     )
     usage = Usage(1, 1, model="m")
-    watch = metered.observer.start(INFO)
+    watch = metered.observer.observe(INFO)
     assert watch is not None
     lease = Lease("a", "a", "a", "m", INFO.verb, 0, 1, at=0.0)
     watch.before(Send(lease, 1, 0))

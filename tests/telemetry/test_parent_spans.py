@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 from support.scripted_pool import INFO, OK, ScriptedPool, invalid, minute
 
 from keyrot_middleware.core.model import CallInfo
-from keyrot_middleware.telemetry.tracing import OtelObserver
+from keyrot_middleware.telemetry.tracing import TracingObserver
 
 INFERENCE = "opentelemetry.genai.client.inference.context"
 EMBEDDING = "opentelemetry.genai.client.embedding.context"
@@ -201,7 +201,7 @@ def test_an_unsampled_call_is_sent_as_usual(traced: Any) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-    scripted = ScriptedPool([OtelObserver("test", TracerProvider(sampler=ALWAYS_OFF))])
+    scripted = ScriptedPool([TracingObserver("test", TracerProvider(sampler=ALWAYS_OFF))])
     assert scripted.run(INFO._replace(model="m")) == "answer"
     inside = scripted.seen[0].get_span_context()
     assert inside.is_valid

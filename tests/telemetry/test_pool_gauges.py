@@ -22,7 +22,7 @@ from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits
 from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.runtime.health import levels
-from keyrot_middleware.telemetry.metrics import CachedSnapshot, KeyLevel
+from keyrot_middleware.telemetry.metrics import CachedSnapshot, KeySnapshot
 from keyrot_middleware.testing import FakeGemini
 
 COUNT = "keyrot.key.count"
@@ -38,9 +38,11 @@ class Board(RecordedMetrics):
         self.scripted = ScriptedPool([self.observer], keys=keys, script=script)
         self.degraded = False
         self.reads = 0
-        self.observer.show(self._levels, lambda: self.degraded, handle_internal_error, instant=True)
+        self.observer.register_gauges(
+            self._levels, lambda: self.degraded, handle_internal_error, instant=True
+        )
 
-    def _levels(self) -> Iterable[KeyLevel]:
+    def _levels(self) -> Iterable[KeySnapshot]:
         self.reads += 1
         return levels(self.scripted.pool)
 
@@ -124,11 +126,13 @@ def test_a_pool_that_was_taken_off_is_told_no_more() -> None:
     """Afterwards nothing reports it; another one that is shown is told once."""
     board = Board()
     assert board.states
-    board.observer.hide()
+    board.observer.unregister_gauges()
     assert {name for name in board.collect() if name in (COUNT, USED)} == set()
     assert board.points("keyrot.state.degraded") == []
-    board.observer.hide()
-    board.observer.show(board._levels, lambda: False, handle_internal_error, instant=True)
+    board.observer.unregister_gauges()
+    board.observer.register_gauges(
+        board._levels, lambda: False, handle_internal_error, instant=True
+    )
     assert [point.value for point in board.points("keyrot.state.degraded")] == [0]
 
 
@@ -136,10 +140,10 @@ def test_a_state_that_hangs_holds_nobody_up() -> None:
     """A reading that takes too long is waited for a while, and not begun a second time."""
     gate, reads = threading.Event(), []
 
-    def hang() -> list[KeyLevel]:
+    def hang() -> list[KeySnapshot]:
         reads.append(1)
         gate.wait(30)
-        return [KeyLevel("a", "available")]
+        return [KeySnapshot("a", "available")]
 
     reading = CachedSnapshot(hang, handle_internal_error, instant=False)
     begin = time.monotonic()
@@ -155,7 +159,7 @@ def test_a_state_that_fails_breaks_nothing() -> None:
     """What reading raises goes to the guard, and this collection tells nothing of the keys."""
     told: list[str] = []
 
-    def fail() -> list[KeyLevel]:
+    def fail() -> list[KeySnapshot]:
         raise ConnectionError
 
     for instant in (True, False):
@@ -171,7 +175,7 @@ def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     reading = CachedSnapshot(
-        lambda: [KeyLevel("a", "available")], handle_internal_error, instant=False
+        lambda: [KeySnapshot("a", "available")], handle_internal_error, instant=False
     )
     assert reading(1) == ()
 
@@ -185,7 +189,7 @@ def test_a_provider_that_cannot_be_had_is_survived() -> None:
         raise LookupError("no such provider")
 
     metered.observer._meter = fail  # type: ignore[method-assign]
-    metered.observer.show(list, lambda: False, told.append, instant=True)
+    metered.observer.register_gauges(list, lambda: False, told.append, instant=True)
     assert told == ["telemetry"]
 
 

@@ -18,9 +18,9 @@ from support.scripted_pool import INFO
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.otel_api import CurrentProvider
-from keyrot_middleware.telemetry.tracing import OtelObserver
+from keyrot_middleware.telemetry.tracing import TracingObserver
 
-OBSERVERS: dict[Any, Any] = {TracerProvider: OtelObserver, MeterProvider: MetricsObserver}
+OBSERVERS: dict[Any, Any] = {TracerProvider: TracingObserver, MeterProvider: MetricsObserver}
 VARIABLES: dict[Any, Any] = {
     TracerProvider: (trace, "_TRACER_PROVIDER"),
     MeterProvider: (_internal, "_METER_PROVIDER"),
@@ -44,26 +44,26 @@ def put(kind: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_provider_serves_from_the_moment_in_which_it_is_set(kind: Any, put: Any) -> None:
     """A call before it is not watched, one after it is, and one after it is gone is not."""
     observer, provider = OBSERVERS[kind]("test"), kind(shutdown_on_exit=False)
-    assert observer.start(INFO) is None
-    assert observer.start(INFO) is None
+    assert observer.observe(INFO) is None
+    assert observer.observe(INFO) is None
     put(provider)
-    assert observer.start(INFO) is not None
+    assert observer.observe(INFO) is not None
     put(None)
-    assert observer.start(INFO) is None
+    assert observer.observe(INFO) is None
     provider.shutdown()
 
 
 @pytest.mark.parametrize(
     "observer",
     [
-        OtelObserver("test", NoOpTracerProvider()),
-        OtelObserver("test", ProxyTracerProvider()),
+        TracingObserver("test", NoOpTracerProvider()),
+        TracingObserver("test", ProxyTracerProvider()),
         MetricsObserver("test", NoOpMeterProvider()),
     ],
 )
 def test_a_provider_that_records_nothing_is_declined(observer: Any) -> None:
     """A call that would be recorded nowhere is not watched at all."""
-    assert observer.start(INFO) is None
+    assert observer.observe(INFO) is None
 
 
 def test_an_sdk_that_is_switched_off_is_declined(
@@ -71,17 +71,17 @@ def test_an_sdk_that_is_switched_off_is_declined(
 ) -> None:
     """OTEL_SDK_DISABLED makes the SDK give tracers and meters that do nothing."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert OBSERVERS[kind]("test", kind(shutdown_on_exit=False)).start(INFO) is None
+    assert OBSERVERS[kind]("test", kind(shutdown_on_exit=False)).observe(INFO) is None
 
 
 NAMED = """
 from keyrot_middleware.core.model import CallInfo
 from keyrot_middleware.telemetry.metrics import MetricsObserver
-from keyrot_middleware.telemetry.tracing import OtelObserver
+from keyrot_middleware.telemetry.tracing import TracingObserver
 
-for observer in OtelObserver("test"), MetricsObserver("test"):
+for observer in TracingObserver("test"), MetricsObserver("test"):
     for _ in range(2):
-        assert observer.start(CallInfo("m", "generateContent")) is not None
+        assert observer.observe(CallInfo("m", "generateContent")) is not None
 """
 
 

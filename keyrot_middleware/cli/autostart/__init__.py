@@ -62,9 +62,9 @@ def _install_untraced() -> None:
     """Call `install()`, but leave it to the program to set up tracing before its first call."""
     from ..._install import current_pool, install  # noqa: PLC0415
     from ...config import load  # noqa: PLC0415
-    from ...telemetry.otlp import ExportFromFirstCall  # noqa: PLC0415
+    from ...telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415
 
-    exports = (ExportFromFirstCall(),) if load().settings.tracing == "otlp" else ()
+    exports = (DeferredOtlpExport(),) if load().settings.tracing == "otlp" else ()
     install(tracing="off")
     pool = current_pool()
     if pool is not None:

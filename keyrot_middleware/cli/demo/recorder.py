@@ -32,7 +32,7 @@ class CallRecorder:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
-    def start(self, info: CallInfo) -> CallObserver:
+    def observe(self, info: CallInfo) -> CallObserver:
         """Begin to follow a call."""
         steps: list[dict[str, str]] = []
         self.calls.append({"model": info.model, "stream": info.stream, "steps": steps})

@@ -121,7 +121,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             lambda: levels(pool),
             lambda: state.degraded,
             handle_internal_error,
-            instant=state.instant,
+            is_local=state.instant,
         )
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.selector.keys))
 

@@ -1,4 +1,4 @@
-"""What a span says of a request and its usage, from the values of the core."""
+"""Attribute sets of spans and measurements, and the cause of a failure as an attribute."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from . import semconv
 __all__ = [
     "Attributes",
     "ErrorCause",
-    "blame",
-    "of_attempt",
-    "of_call",
-    "of_error",
-    "of_pool",
-    "of_verdict",
-    "opening",
-    "operation_of",
+    "attempt_attributes",
+    "call_attributes",
+    "call_span_start",
+    "cause_from_error",
+    "cause_from_verdict",
+    "operation_name",
+    "pool_attributes",
+    "record_error",
     "request_attributes",
     "usage_attributes",
 ]
 
-# Why an attempt or a call failed, in the words of a span: never a message, never a key ---------
+# Why an attempt or a call failed: `error.type` and a short text, never a message or a key -------
 
 
 class ErrorCause(NamedTuple):
-    """`error.type`, and the status description that a person reads in a timeline."""
+    """`error.type`, and the status description that a timeline shows."""
 
     type: str
-    text: str
+    description: str
 
 
-def of_verdict(verdict: Verdict, error: BaseException | None) -> ErrorCause:
-    """Tell why an attempt failed: `("429", "429 quota_minute")`."""
+def cause_from_verdict(verdict: Verdict, error: BaseException | None) -> ErrorCause:
+    """Return why an attempt failed: `("429", "429 quota_minute")`."""
     if verdict.code is not None:
         return ErrorCause(str(verdict.code), f"{verdict.code} {verdict.failure}")
-    return ErrorCause(_qualified(error) if error is not None else verdict.failure, verdict.failure)
+    return ErrorCause(_class_name(error) if error is not None else verdict.failure, verdict.failure)
 
 
-def of_error(error: BaseException | None) -> ErrorCause | None:
-    """Tell why a call failed; None where it did not, or its stream was closed by its reader."""
+def cause_from_error(error: BaseException | None) -> ErrorCause | None:
+    """Return why a call failed; None if it succeeded or its reader closed the stream."""
     if error is None or isinstance(error, GeneratorExit):
         return None
     if isinstance(error, Exhausted):
@@ -58,40 +58,40 @@ def of_error(error: BaseException | None) -> ErrorCause | None:
         reasons = [block.reason for block in error.unavailable.blocks.values()]
         code, _ = code_of(reasons if REJECTIONS.issuperset(reasons) else ())
         return ErrorCause(str(code), "no key can serve")
-    return ErrorCause(_qualified(error), type(error).__name__)
+    return ErrorCause(_class_name(error), type(error).__name__)
 
 
-def blame(span: Span, cause: ErrorCause) -> None:
+def record_error(span: Span, cause: ErrorCause) -> None:
     """Mark *span* as failed."""
     span.set_attribute(semconv.ERROR_TYPE, cause.type)
-    span.set_status(Status(StatusCode.ERROR, cause.text))
+    span.set_status(Status(StatusCode.ERROR, cause.description))
 
 
-def _qualified(error: BaseException) -> str:
+def _class_name(error: BaseException) -> str:
     cls = type(error)
     return (
         cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     )
 
 
-# The attributes of measurements: a set is made once and used again, for making one costs more ---
+# Attribute sets of measurements, cached: creating one costs more than the measurement ----------
 
 
 Attributes = dict[str, AttributeValue]
-"""Shared by many measurements: nobody changes one."""
+"""Shared by many measurements: never modify one."""
 
-KEPT = 4_096
-"""Sets of a kind that are kept; the SDK keeps 2,000 of a metric, and counts the rest as one."""
-
-
-@lru_cache(maxsize=KEPT)
-def of_pool(pool: str, error_type: str | None = None) -> Attributes:
-    """Give what a measurement of the whole pool says."""
-    return _known({semconv.POOL: pool, semconv.ERROR_TYPE: error_type})
+CACHE_SIZE = 4_096
+"""Cached sets per function; the SDK keeps 2,000 per metric and merges the rest into one."""
 
 
-@lru_cache(maxsize=KEPT)
-def of_attempt(  # noqa: PLR0917 - names would cost as much as the whole look-up
+@lru_cache(maxsize=CACHE_SIZE)
+def pool_attributes(pool: str, error_type: str | None = None) -> Attributes:
+    """Return the attributes of a measurement of the whole pool."""
+    return _without_missing({semconv.POOL: pool, semconv.ERROR_TYPE: error_type})
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def attempt_attributes(  # noqa: PLR0917 - keyword arguments would double the cost of a cache hit
     pool: str,
     key_id: str,
     model: str | None = None,
@@ -99,15 +99,15 @@ def of_attempt(  # noqa: PLR0917 - names would cost as much as the whole look-up
     failure: str | None = None,
     error_type: str | None = None,
 ) -> Attributes:
-    """Give what a measurement of one send says.
+    """Return the attributes of a measurement of one attempt.
 
     Args:
         pool: The pool's name.
-        key_id: `home` stands for every client's own key: their ids are as many as the clients.
-        model: As asked for.
-        token_type: `input` or `output`, where tokens are counted.
-        failure: A row of core/failures.py.
-        error_type: Its HTTP code as text, else the class of the exception.
+        key_id: Every home key becomes `home`, or each client would have series of its own.
+        model: As requested.
+        token_type: `input` or `output`.
+        failure: A failure class of core/failures.py.
+        error_type: The HTTP code as text, else the class of the exception.
     """
     attributes = {
         semconv.POOL: pool,
@@ -117,11 +117,11 @@ def of_attempt(  # noqa: PLR0917 - names would cost as much as the whole look-up
         semconv.FAILURE_CLASS: failure,
         semconv.ERROR_TYPE: error_type,
     }
-    return _known(attributes)
+    return _without_missing(attributes)
 
 
-@lru_cache(maxsize=KEPT)
-def of_call(  # noqa: PLR0917 - as above
+@lru_cache(maxsize=CACHE_SIZE)
+def call_attributes(  # noqa: PLR0917 - as above
     pool: str,
     operation: str,
     model: str,
@@ -131,7 +131,7 @@ def of_call(  # noqa: PLR0917 - as above
     error_type: str | None = None,
     modality: str | None = None,
 ) -> Attributes:
-    """Give what a measurement of a whole call says, by the GenAI conventions and with the pool."""
+    """Return the attributes of a measurement of a call, as in the GenAI conventions."""
     attributes = {
         semconv.POOL: pool,
         semconv.GEN_AI_RESPONSE_MODEL: response_model,
@@ -139,11 +139,11 @@ def of_call(  # noqa: PLR0917 - as above
         semconv.ERROR_TYPE: error_type,
         semconv.TOKEN_MODALITY: modality,
     }
-    return {**request_attributes(operation, model, host), **_known(attributes)}
+    return {**request_attributes(operation, model, host), **_without_missing(attributes)}
 
 
-def _known(attributes: Mapping[str, str | None]) -> Attributes:
-    """Leave out what is not known."""
+def _without_missing(attributes: Mapping[str, str | None]) -> Attributes:
+    """Drop attributes without a value."""
     return {name: value for name, value in attributes.items() if value}
 
 
@@ -153,20 +153,20 @@ _OPERATIONS = {
     "embedContent": "embeddings",
     "batchEmbedContents": "embeddings",
 }
-"""The conventions' names; other methods go by their own, in snake case."""
+"""The names of the conventions; other methods have their own name in snake case."""
 
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
-@lru_cache(maxsize=256)
-def operation_of(verb: str) -> str:
-    """Name the operation of a method: `countTokens` is `count_tokens`."""
-    return _OPERATIONS.get(verb) or _HUMP.sub("_", verb).lower()
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @lru_cache(maxsize=256)
-def _server(host: str) -> dict[str, AttributeValue]:
-    """Read `host`, `host:port` or `[v6]:port`; a port that is not written is omitted."""
+def operation_name(verb: str) -> str:
+    """Return the name of a method's operation: `count_tokens` for `countTokens`."""
+    return _OPERATIONS.get(verb) or _WORD_START.sub("_", verb).lower()
+
+
+@lru_cache(maxsize=256)
+def _server_attributes(host: str) -> dict[str, AttributeValue]:
+    """Parse `host`, `host:port` or `[v6]:port`; without a port there is no port attribute."""
     address, colon, port = host.rpartition(":")
     if colon and port.isdecimal() and (":" not in address or address.endswith("]")):
         return {semconv.SERVER_ADDRESS: address.strip("[]"), semconv.SERVER_PORT: int(port)}
@@ -174,11 +174,11 @@ def _server(host: str) -> dict[str, AttributeValue]:
 
 
 def request_attributes(operation: str, model: str, host: str) -> dict[str, AttributeValue]:
-    """Give what is known before anything is sent."""
+    """Return the attributes known before anything is sent."""
     attributes: dict[str, AttributeValue] = {
         semconv.GEN_AI_OPERATION: operation,
         semconv.GEN_AI_PROVIDER: semconv.PROVIDER,
-        **_server(host),
+        **_server_attributes(host),
     }
     if model:
         attributes[semconv.GEN_AI_REQUEST_MODEL] = model
@@ -186,11 +186,11 @@ def request_attributes(operation: str, model: str, host: str) -> dict[str, Attri
 
 
 @lru_cache(maxsize=1024)
-def opening(
+def call_span_start(
     verb: str, model: str, host: str, stream: bool, pool: str
 ) -> tuple[str, Mapping[str, AttributeValue]]:
-    """Give name and first attributes of a call's span: made once for all calls that are alike."""
-    operation = operation_of(verb)
+    """Return name and initial attributes of a call's span; cached."""
+    operation = operation_name(verb)
     attributes = {**request_attributes(operation, model, host), semconv.POOL: pool}
     if stream:
         attributes[semconv.GEN_AI_REQUEST_STREAM] = True
@@ -198,15 +198,15 @@ def opening(
 
 
 def usage_attributes(usage: Usage) -> dict[str, AttributeValue]:
-    """Return what the response reported of itself; nothing for what it did not report."""
+    """Return the attributes of what the response reported."""
     attributes: dict[str, AttributeValue] = {}
-    for name, value in zip(_OF_USAGE, usage, strict=True):
+    for name, value in zip(_USAGE_ATTRIBUTES, usage, strict=True):
         if value is not None and value != ():
             attributes[name] = value
     return attributes
 
 
-_OF_USAGE = (
+_USAGE_ATTRIBUTES = (
     semconv.GEN_AI_INPUT_TOKENS,
     semconv.GEN_AI_OUTPUT_TOKENS,
     semconv.GEN_AI_CACHED_TOKENS,

@@ -1,4 +1,4 @@
-"""Texts for people that spans and log lines share."""
+"""Texts shared by spans, log lines and the command."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from ..core.flow import Exhausted
 from ..core.model import Block
 from ..core.text import utc
 
-__all__ = ["BLOCKED_SHOWN", "blocked", "format_time"]
+__all__ = ["MAX_BLOCKED_KEYS", "format_blocked_keys", "format_time"]
 
-BLOCKED_SHOWN = 10
-"""As many keys as a person will read."""
+MAX_BLOCKED_KEYS = 10
+"""Most keys listed in one text."""
 
 
 def format_time(at: float) -> str:
-    """Write epoch seconds: `2026-01-02 08:00:00Z`."""
+    """Format epoch seconds: `2026-01-02 08:00:00Z`."""
     return f"{utc(at):%Y-%m-%d %H:%M:%SZ}"
 
 
-def blocked(error: Exhausted) -> list[str]:
-    """Say why each key cannot serve: `flash_01: quota_day until 2026-01-02 08:00:00Z`."""
+def format_blocked_keys(error: Exhausted) -> list[str]:
+    """Return why each key is not available: `flash_01: quota_day until 2026-01-02 08:00:00Z`."""
     blocks = sorted(error.unavailable.blocks.items())
-    texts = [f"{key_id}: {_reason(block)}" for key_id, block in blocks[:BLOCKED_SHOWN]]
-    if len(blocks) > BLOCKED_SHOWN:
-        texts.append(f"and {len(blocks) - BLOCKED_SHOWN} more")
+    texts = [f"{key_id}: {_format_block(block)}" for key_id, block in blocks[:MAX_BLOCKED_KEYS]]
+    if len(blocks) > MAX_BLOCKED_KEYS:
+        texts.append(f"and {len(blocks) - MAX_BLOCKED_KEYS} more")
     return texts
 
 
-def _reason(block: Block) -> str:
+def _format_block(block: Block) -> str:
     if block.reason in REJECTIONS:
-        return f"{block.reason}, rejected; replace its value; tried again at {format_time(block.until)}"
+        until = format_time(block.until)
+        return f"{block.reason}, rejected; replace its value; tried again at {until}"
     return f"{block.reason} until {format_time(block.until)}"

@@ -1,8 +1,8 @@
-"""Log lines: a decision each at DEBUG; at INFO and WARNING what changes for more than one call.
+"""Log lines: every decision at DEBUG; events that affect more than one call at INFO and WARNING.
 
-INFO: a cooldown, a wait for a key, a replaced key. WARNING: what somebody may have to look after,
-which is a rejected key, a whole project or billing account cooling down, a cooldown of an hour or
-more, a pool that cannot serve.
+INFO: a cooldown, a wait for a key, a replaced key. WARNING, for what may need attention: a rejected
+key, a project or billing account that is cooling down, a cooldown of an hour or more, a pool
+without an available key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
 from ..errors import KeyrotWarning
 from ..forks import after_fork
 from . import semconv
-from .log_text import blocked, format_time
+from .log_text import format_blocked_keys, format_time
 from .observer import CallObserver
 
 __all__ = [
@@ -30,100 +30,100 @@ __all__ = [
     "log_to_stderr",
 ]
 
-_log = logging.getLogger(semconv.INSTRUMENTATION)
+_logger = logging.getLogger(semconv.INSTRUMENTATION)
 
-LONG_S = 3_600.0
-REPEAT_S = 60.0
-"""An exhausted pool is a warning so often at most; the next one counts the calls in between."""
-_MOST = 1_000
+LONG_COOLDOWN_S = 3_600.0
+EXHAUSTED_INTERVAL_S = 60.0
+"""Shortest time between two warnings of an exhausted pool."""
+_MAX_FAILURES = 1_000
 
 
 class LogObserver:
-    """Log under the logger `keyrot_middleware`: changes always, each step at DEBUG."""
+    """Logs to the logger `keyrot_middleware`: pool events, and at DEBUG each step of a call."""
 
     def __init__(self, pool_name: str) -> None:
         self._pool = pool_name
         self._lock = threading.Lock()
         self._exhausted_at = -inf
-        self._more = 0
-        """Calls that failed for want of a key since the warning of that."""
-        self._failed: dict[tuple[str, str], float] = {}
-        """When each failure of a key was logged last, epoch seconds."""
+        self._suppressed = 0
+        """Calls that found no key since the last warning."""
+        self._logged_failures: dict[tuple[str, str], float] = {}
+        """When each failure of a key was last logged, epoch seconds."""
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def observe(self, info: CallInfo) -> CallObserver | None:
-        """Follow each step of a call, if the logger's level asks for that."""
-        return _Decisions(self._pool, info) if _log.isEnabledFor(logging.DEBUG) else None
+        """Log each step of a call, if DEBUG is enabled."""
+        return _StepLogger(self._pool, info) if _logger.isEnabledFor(logging.DEBUG) else None
 
     def on_change(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
-        """Log a wait, a cooldown, a rejection, a new value."""
+        """Log a wait, a cooldown, a rejection or a new value."""
         if isinstance(command, Sleep):
             if not command.front:
-                _say(self._pool, info, logging.INFO, "waits for a key after earlier calls")
+                _log_call(self._pool, info, logging.INFO, "waits for a key after earlier calls")
                 return
             level = logging.INFO if command.why == "key" else logging.DEBUG
             why = "for a key" if command.why == "key" else "before the next try"
-            _say(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
+            _log_call(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
         elif isinstance(command, Settle):
             verdict = command.outcome.verdict
             if verdict is not None and isinstance(reply, int | float) and self._is_new(command):
-                self._rest(info, command.lease, verdict, reply)
+                self._log_cooldown(info, command.lease, verdict, reply)
         elif reply is True:
             text = "key %s has a new value and is available again"
-            _say(self._pool, info, logging.INFO, text, command.key_id)
+            _log_call(self._pool, info, logging.INFO, text, command.key_id)
 
     def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
         """Log that no key is available, once a minute."""
         now = error.unavailable.at
         with self._lock:
-            if 0 <= now - self._exhausted_at < REPEAT_S:
-                self._more += 1
+            if 0 <= now - self._exhausted_at < EXHAUSTED_INTERVAL_S:
+                self._suppressed += 1
                 return
-            more, self._more, self._exhausted_at = self._more, 0, now
-        reasons = "; ".join(blocked(error)) or "it has none for this call"
-        before = f"; {more} more calls failed so since the last warning" if more else ""
+            suppressed, self._suppressed, self._exhausted_at = self._suppressed, 0, now
+        reasons = "; ".join(format_blocked_keys(error)) or "it has none for this call"
+        before = f"; {suppressed} more calls since the last warning" if suppressed else ""
         text = "no key is available: %s%s"
-        _say(self._pool, info, logging.WARNING, text, reasons, before)
+        _log_call(self._pool, info, logging.WARNING, text, reasons, before)
 
     def _is_new(self, command: Settle) -> bool:
-        """Tell whether the request was sent after the same failure of its key was logged.
+        """Return whether the request was sent after the same failure of its key was logged.
 
-        Requests that were under way together and fail together are one piece of news.
+        Concurrent requests that fail alike are logged once.
         """
         lease, verdict = command.lease, command.outcome.verdict
-        assert verdict is not None  # noqa: S101 - narrows the type; the only caller has asked
-        name = (_whom(lease, verdict.scope), verdict.failure)
+        assert verdict is not None  # noqa: S101 - narrows the type; the only caller checked
+        name = (_describe_scope(lease, verdict.scope), verdict.failure)
         with self._lock:
-            if lease.at <= self._failed.get(name, -inf):
+            if lease.at <= self._logged_failures.get(name, -inf):
                 return False
-            if len(self._failed) >= _MOST:
-                self._failed = {}
-            self._failed[name] = command.at
+            if len(self._logged_failures) >= _MAX_FAILURES:
+                self._logged_failures = {}
+            self._logged_failures[name] = command.at
         return True
 
-    def _rest(self, info: CallInfo, lease: Lease, verdict: Verdict, until: float) -> None:
+    def _log_cooldown(self, info: CallInfo, lease: Lease, verdict: Verdict, until: float) -> None:
         cause = describe(verdict)
         if verdict.rejected:
             text = "%s is rejected: %s; replace its value; tried again at %s"
-            whom = _whom(lease, verdict.scope)
-            _say(self._pool, info, logging.WARNING, text, whom, cause, format_time(until))
+            subject = _describe_scope(lease, verdict.scope)
+            _log_call(self._pool, info, logging.WARNING, text, subject, cause, format_time(until))
             return
         wide = verdict.scope in (Scope.PROJECT, Scope.BILLING)
-        level = logging.WARNING if wide or until - lease.at >= LONG_S else logging.INFO
-        whom = _whom(lease, verdict.scope)
-        _say(
+        level = logging.WARNING if wide or until - lease.at >= LONG_COOLDOWN_S else logging.INFO
+        subject = _describe_scope(lease, verdict.scope)
+        _log_call(
             self._pool,
             info,
             level,
             "%s is cooling down until %s: %s",
-            whom,
+            subject,
             format_time(until),
             cause,
         )
 
 
-class _Decisions:
-    """Follow one call and log every step."""
+class _StepLogger:
+    """Logs every step of one call."""
 
     __slots__ = ("_info", "_pool")
 
@@ -132,59 +132,65 @@ class _Decisions:
         self._info = info
 
     def before(self, command: Command) -> None:
-        """Log what is about to be sent."""
+        """Log a request that is about to be sent."""
         if type(command) is Send:
-            text = "attempt %d goes out with key %s"
-            self._say(text, command.attempt, command.lease.key_id)
+            text = "attempt %d is sent with key %s"
+            self._log(text, command.attempt, command.lease.key_id)
 
     def after(self, command: Command, reply: Any) -> None:
-        """Log what came of it."""
+        """Log the result."""
         if type(command) is Acquire:
             self._acquired(reply)
         elif type(command) is Send and isinstance(reply, Failed):
             error = type(reply.error).__name__
-            self._say("key %s failed with %s", command.lease.key_id, error)
+            self._log("key %s failed with %s", command.lease.key_id, error)
         elif type(command) is Settle:
             self._settled(command)
 
     def attach(self) -> None:
-        """Do nothing: a log line has no context."""
+        """Do nothing."""
 
     def detach(self, token: object) -> None:
         """Do nothing."""
 
     def finish(self, error: BaseException | None) -> None:
-        """Log how it ended."""
+        """Log the end of the call."""
         end = "done" if error is None else f"ended by {type(error).__name__}"
-        self._say("%s", end)
+        self._log("%s", end)
 
-    def _say(self, text: str, *values: object) -> None:
-        _say(self._pool, self._info, logging.DEBUG, text, *values)
+    def _log(self, text: str, *values: object) -> None:
+        _log_call(self._pool, self._info, logging.DEBUG, text, *values)
 
     def _acquired(self, reply: Any) -> None:
         if not isinstance(reply, Lease):
-            self._say("none of %d keys can serve", len(reply.blocks))
+            self._log("none of %d keys is available", len(reply.blocks))
             return
-        how = " without a booking" if reply.books is None else " as a probe" if reply.probe else ""
-        alone = " by this process alone" if reply.degraded else ""
+        how = (
+            " without a reservation"
+            if reply.books is None
+            else " as a probe"
+            if reply.probe
+            else ""
+        )
+        alone = " by in-process limits" if reply.degraded else ""
         text = "lease of key %s%s, %d input tokens reserved%s"
-        self._say(text, reply.key_id, how, reply.tokens, alone)
+        self._log(text, reply.key_id, how, reply.tokens, alone)
 
     def _settled(self, command: Settle) -> None:
         kind, verdict, usage = command.outcome
         end = describe(verdict) if verdict is not None else kind.value
         tokens = f"{_count(usage.input_tokens)} input and {_count(usage.output_tokens)} output"
         text = "key %s settled: %s, %s tokens"
-        self._say(text, command.lease.key_id, end, tokens)
+        self._log(text, command.lease.key_id, end, tokens)
 
 
-def _say(pool: str, info: CallInfo, level: int, text: str, *values: object) -> None:
-    if _log.isEnabledFor(level):
-        _log.log(level, f"pool %s, %s: {text}", pool, info.model or info.verb, *values)
+def _log_call(pool: str, info: CallInfo, level: int, text: str, *values: object) -> None:
+    if _logger.isEnabledFor(level):
+        _logger.log(level, f"pool %s, %s: {text}", pool, info.model or info.verb, *values)
 
 
-def _whom(lease: Lease, scope: Scope) -> str:
-    """Say how far a rest reaches, beginning with the key that showed it."""
+def _describe_scope(lease: Lease, scope: Scope) -> str:
+    """Return the key that failed, and the scope of its cooldown."""
     project = project_label(lease.project)
     reach = {
         Scope.KEY: "",
@@ -202,14 +208,14 @@ def _count(tokens: int | None) -> str:
     return "?" if tokens is None else str(tokens)
 
 
-# Log lines on stderr, while a program that knows nothing of us has not set up logging yet ------
+# Log lines on stderr, for a program that has not set up logging --------------------------------
 
 
 @contextmanager
 def log_to_stderr(level: int | None = None) -> Iterator[None]:
-    """Show what the library logs: warnings while inside, and from *level* up for good.
+    """Log to stderr: warnings inside the block only, or from *level* up for good.
 
-    All that is a `KeyrotWarning` inside is a log line as well, so that it is not shown twice.
+    A `KeyrotWarning` inside the block is a log line too, so it is not shown twice.
     """
     log = logging.getLogger(semconv.INSTRUMENTATION)
     handler = logging.StreamHandler()

@@ -16,13 +16,26 @@ from .._version import __version__
 from ..core.availability import KEY_STATES, KeyState
 from ..core.commands import Acquire, Command, Opened, Send, Settle, Sleep
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Usage
+from ..core.model import NO_USAGE, CallInfo, LeaseOutcome
 from . import semconv
-from .attributes import ErrorCause, of_attempt, of_error, of_pool, of_verdict, operation_of
-from .conventions import Asked, call_metrics, known_tokens
-from .instruments import DEGRADED, KEY_COUNT, QUOTA_USED, Instruments, Metric
+from .attributes import (
+    ErrorCause,
+    attempt_attributes,
+    cause_from_error,
+    cause_from_verdict,
+    operation_name,
+    pool_attributes,
+)
+from .instruments import (
+    DEGRADED,
+    KEY_COUNT,
+    QUOTA_USED,
+    CallKey,
+    Instruments,
+    reported_tokens,
+)
 from .observer import CallObserver, OnInternalError
-from .otel_api import CurrentProvider, suppressed
+from .otel_api import CurrentProvider, is_suppressed
 from .tracing import find_parent_instrumentation_span
 
 __all__ = [
@@ -35,77 +48,80 @@ __all__ = [
     "QuotaUtilization",
 ]
 
-# How the keys are when metrics are collected: what is reported, and how it is read -------------
+# The state of the keys when metrics are collected -----------------------------------------------
 #
-# A shared state is asked over the network, and nobody who collects may be held up by that. So it
-# is read in a thread of its own, and waited for a while only; where it takes longer, this
-# collection tells nothing of the keys.
+# A shared state is read over the network, which must not delay a collection. So it is read in a
+# thread, with a timeout; a collection that times out reports no keys.
 
 
-PATIENCE_S = 2.0
-"""How long a collection waits; Prometheus gives a scrape ten seconds."""
-FRESH_S = 0.25
-"""One reading serves all metrics of a collection, which follow upon each other."""
+MAX_WAIT_S = 2.0
+"""Longest wait of a collection; Prometheus allows a scrape ten seconds."""
+CACHE_S = 0.25
+"""The metrics of a collection are observed one after the other; one snapshot serves all."""
 
 
 class QuotaUtilization(NamedTuple):
     """How much of one limit is used."""
 
     model: str
-    """The model, or Google's name for several that are counted as one."""
+    """The model, or Google's name for several models with one quota."""
     quota: str
     """`rpm`, `tpm` or `rpd`."""
     ratio: float
-    """0 for nothing, 1 for all of it."""
+    """From 0 to 1."""
 
 
 class KeySnapshot(NamedTuple):
-    """How a key is."""
+    """The state of a key."""
 
     key_id: str
     state: KeyState
     used: tuple[QuotaUtilization, ...] = ()
-    """Of limits that are known, for models that were asked for."""
+    """Of known limits, for models that were used."""
 
 
 class CachedSnapshot:
-    """The latest levels, read anew where they are not those of this moment."""
+    """The latest snapshot of all keys, refreshed once it is older than `CACHE_S`."""
 
     def __init__(
-        self, read: Callable[[], Iterable[KeySnapshot]], fault: OnInternalError, *, instant: bool
+        self,
+        read: Callable[[], Iterable[KeySnapshot]],
+        on_error: OnInternalError,
+        *,
+        is_local: bool,
     ) -> None:
         """Read nothing yet.
 
         Args:
-            read: Gives the level of each key; may be slow and may raise, unless *instant*.
-            fault: Called with what it raises.
-            instant: It does no I/O, and so is called as it is.
+            read: Returns a snapshot of each key; may be slow and may raise, unless *is_local*.
+            on_error: Called when *read* raises.
+            is_local: *read* does no I/O, so it is called without a thread.
         """
         self._read = read
-        self._fault = fault
-        self._instant = instant
+        self._on_error = on_error
+        self._is_local = is_local
         self._thread: threading.Thread | None = None
         self._last: tuple[float, Sequence[KeySnapshot]] = (float("-inf"), ())
 
-    def __call__(self, patience_s: float) -> Sequence[KeySnapshot]:
-        """Give the levels; nothing where they are not there within *patience_s* seconds.
+    def __call__(self, timeout_s: float) -> Sequence[KeySnapshot]:
+        """Return a snapshot of each key; nothing if that takes longer than *timeout_s* seconds.
 
-        No lock is held, since a process may fork meanwhile: two who collect at once read twice.
+        No lock is held, since the process may fork: two concurrent collections read twice.
         """
         begin = time.monotonic()
-        if begin - self._last[0] > FRESH_S:
-            if self._instant:
-                self._take()
-            elif (reader := self._reader()) is not None:
-                reader.join(min(patience_s, PATIENCE_S))
-        at, levels = self._last
-        return levels if at >= begin - FRESH_S else ()
+        if begin - self._last[0] > CACHE_S:
+            if self._is_local:
+                self._refresh()
+            elif (thread := self._refresh_thread()) is not None:
+                thread.join(min(timeout_s, MAX_WAIT_S))
+        at, keys = self._last
+        return keys if at >= begin - CACHE_S else ()
 
-    def _reader(self) -> threading.Thread | None:
-        """Give the thread that reads; None where the interpreter is about to end."""
+    def _refresh_thread(self) -> threading.Thread | None:
+        """Return the thread that refreshes; None while the interpreter shuts down."""
         thread = self._thread
         if thread is None or not thread.is_alive():
-            thread = threading.Thread(target=self._take, name="keyrot-metrics", daemon=True)
+            thread = threading.Thread(target=self._refresh, name="keyrot-metrics", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
@@ -113,293 +129,289 @@ class CachedSnapshot:
             self._thread = thread
         return thread
 
-    def _take(self) -> None:
+    def _refresh(self) -> None:
         try:
-            levels = tuple(self._read())
+            keys = tuple(self._read())
         except Exception:
-            levels = ()
-            self._fault("telemetry")
-        self._last = (time.monotonic(), levels)
+            keys = ()
+            self._on_error("telemetry")
+        self._last = (time.monotonic(), keys)
 
 
-# What is reported at each collection: the keys by state, the used quota, degradation -----------
+# What each collection reports: the keys by state, the used quota, degradation -------------------
 
 
 @dataclass(frozen=True, slots=True)
 class GaugeSource:
-    """A pool that is in place."""
+    """An installed pool."""
 
     pool: str
-    levels: CachedSnapshot
-    degraded: Callable[[], bool]
+    keys: CachedSnapshot
+    is_degraded: Callable[[], bool]
 
 
 class PoolGauges:
-    """The pools that are shown through the instruments of one meter provider.
+    """The gauges of all pools of one meter provider.
 
-    A callback cannot be taken off its instrument, and an instrument is made once only. So there
-    is one board for each provider, whose callbacks tell of the pools that are on it just then.
+    A callback cannot be removed from its instrument, and an instrument is created only once. So
+    there is one object per provider, whose callbacks report the pools registered at that time.
     """
 
     def __init__(self) -> None:
-        self._shown: dict[int, GaugeSource] = {}
-        self._made = False
+        self._sources: dict[int, GaugeSource] = {}
+        self._created = False
 
-    def register_gauges(self, shown: GaugeSource, meter: Callable[[], Meter]) -> None:
-        """Tell of a pool from now on."""
-        self._shown[id(shown)] = shown
-        if not self._made:
-            self._made = True
-            self._make(meter())
+    def register(self, source: GaugeSource, get_meter: Callable[[], Meter]) -> None:
+        """Report a pool from now on."""
+        self._sources[id(source)] = source
+        if self._created:
+            return
+        self._created = True
+        meter = get_meter()
+        meter.create_observable_up_down_counter(
+            KEY_COUNT.name, [self._states], KEY_COUNT.unit, KEY_COUNT.description
+        )
+        meter.create_observable_gauge(
+            QUOTA_USED.name, [self._quotas], QUOTA_USED.unit, QUOTA_USED.description
+        )
+        meter.create_observable_up_down_counter(
+            DEGRADED.name, [self._degraded], DEGRADED.unit, DEGRADED.description
+        )
 
-    def take_off(self, shown: GaugeSource) -> None:
-        """Tell of a pool no more."""
-        self._shown.pop(id(shown), None)
-
-    def _make(self, meter: Meter) -> None:
-        states, quotas, degraded = [self._states], [self._quotas], [self._degraded]
-        meter.create_observable_up_down_counter(KEY_COUNT.name, states, *_words(KEY_COUNT))
-        meter.create_observable_gauge(QUOTA_USED.name, quotas, *_words(QUOTA_USED))
-        meter.create_observable_up_down_counter(DEGRADED.name, degraded, *_words(DEGRADED))
+    def unregister(self, source: GaugeSource) -> None:
+        """Stop reporting a pool."""
+        self._sources.pop(id(source), None)
 
     def _states(self, options: CallbackOptions) -> Iterator[Observation]:
-        for shown in tuple(self._shown.values()):
-            levels = shown.levels(options.timeout_millis / 1000)
-            counts = Counter(level.state for level in levels)
-            for state in KEY_STATES if levels else ():
-                attributes = {semconv.POOL: shown.pool, semconv.KEY_STATE: state}
+        for source in tuple(self._sources.values()):
+            keys = source.keys(options.timeout_millis / 1000)
+            counts = Counter(key.state for key in keys)
+            for state in KEY_STATES if keys else ():
+                attributes = {semconv.POOL: source.pool, semconv.KEY_STATE: state}
                 yield Observation(counts[state], attributes)
 
     def _quotas(self, options: CallbackOptions) -> Iterator[Observation]:
-        for shown in tuple(self._shown.values()):
-            for key in shown.levels(options.timeout_millis / 1000):
+        for source in tuple(self._sources.values()):
+            for key in source.keys(options.timeout_millis / 1000):
                 for model, quota, ratio in key.used:
-                    about = of_attempt(shown.pool, key.key_id, model)
-                    yield Observation(ratio, {**about, semconv.QUOTA: quota})
+                    attributes = attempt_attributes(source.pool, key.key_id, model)
+                    yield Observation(ratio, {**attributes, semconv.QUOTA: quota})
 
     def _degraded(self, _options: CallbackOptions) -> Iterator[Observation]:
-        for shown in tuple(self._shown.values()):
-            yield Observation(int(shown.degraded()), of_pool(shown.pool))
-
-
-def _words(metric: Metric) -> tuple[str, str]:
-    return metric.unit, metric.about
+        for source in tuple(self._sources.values()):
+            yield Observation(int(source.is_degraded()), pool_attributes(source.pool))
 
 
 # How the commands of one call become measurements ----------------------------------------------
 
 
 class CallMeter:
-    """Follow one call, from the moment in which it is made."""
+    """Measures one call, from the moment it is made."""
 
     __slots__ = (
-        "_above", "_began", "_info", "_key_id", "_last", "_left", "_pool",
-        "_sends", "_sent_at", "_sheet", "_usage", "_wanted",
+        "_abandoned", "_acquire_since", "_attempts", "_foreign_metrics", "_info", "_instruments",
+        "_key_id", "_last_failure", "_pool", "_sent_at", "_started", "_usage",
     )  # fmt: skip
 
     def __init__(
         self,
-        sheet: Instruments,
+        instruments: Instruments,
         info: CallInfo,
         pool: str,
         *,
-        above: bool,
+        foreign_metrics: bool,
     ) -> None:
-        """Begin.
+        """Start to measure.
 
         Args:
-            sheet: Where to record.
-            info: What is asked.
+            instruments: Record the measurements.
+            info: The call.
             pool: The pool's name.
-            above: Another's instrumentation measures the call; only what is ours is recorded.
+            foreign_metrics: Another instrumentation records the `gen_ai.*` metrics of this call.
         """
-        self._began = time.perf_counter()
-        self._sheet = sheet
+        self._started = time.perf_counter()
+        self._instruments = instruments
         self._info = info
         self._pool = pool
+        self._foreign_metrics = foreign_metrics
         self._key_id: str | None = None
-        """The key with which a request is under way."""
-        self._above = above
-        self._sends = 0
+        """The key of the request in flight."""
+        self._attempts = 0
         self._sent_at = 0.0
         self._usage = NO_USAGE
-        self._wanted: float | None = None
-        """Since when a key is wanted."""
-        self._left: tuple[str, float] | None = None
-        """Key and seconds of an attempt that was abandoned: why, the end of the call tells."""
-        self._last: tuple[BaseException | None, ErrorCause | None] = (None, None)
-        """The exception of the last failed attempt, and what was said of it."""
+        self._acquire_since: float | None = None
+        self._abandoned: tuple[str, float] | None = None
+        """Key and seconds of an abandoned attempt; its `error.type` is known at the call's end."""
+        self._last_failure: tuple[BaseException | None, ErrorCause | None] = (None, None)
 
     def before(self, command: Command) -> None:
-        """Begin to measure what *command* begins."""
+        """Start what *command* starts."""
         if isinstance(command, Acquire):
-            self._want()
+            self._start_acquire()
         elif isinstance(command, Send):
             self._send(command)
         elif isinstance(command, Sleep) and command.why == "key":
-            self._want()  # a call that has failed with every key asks for none before it waits
-            self._sheet.pending.add(1, of_pool(self._pool))
+            # A call that has failed with every key waits first and acquires afterwards.
+            self._start_acquire()
+            self._instruments.pending.add(1, pool_attributes(self._pool))
 
     def after(self, command: Command, reply: Any) -> None:
-        """Record what came of *command*."""
+        """Record the result of *command*."""
         if isinstance(command, Settle):
             self._settle(command, cooling_down=isinstance(reply, int | float))
         elif isinstance(command, Send):
-            if isinstance(reply, Opened) and not self._above:
-                seconds = time.perf_counter() - self._began
-                for metrics in self._sheet.calls:
-                    metrics.first_chunk(self._names, seconds)
+            if isinstance(reply, Opened) and not self._foreign_metrics:
+                seconds = time.perf_counter() - self._started
+                for metrics in self._instruments.calls:
+                    metrics.first_chunk(self._call_key(), seconds)
         elif isinstance(command, Sleep) and command.why == "key":
-            self._sheet.pending.add(-1, of_pool(self._pool))
+            self._instruments.pending.add(-1, pool_attributes(self._pool))
 
     def attach(self) -> None:
-        """Do nothing: a measurement makes nothing current."""
+        """Do nothing: a measurement has no context."""
 
     def detach(self, token: object) -> None:
         """Do nothing."""
 
     def finish(self, error: BaseException | None) -> None:
-        """Record the call as a whole."""
+        """Record the whole call."""
         now = time.perf_counter()
-        seconds = now - self._began
+        seconds = now - self._started
         if self._key_id is not None:  # an async stream that was dropped unread, and not settled
-            self._left = self._key_id, now - self._sent_at
-        sheet, pool, info = self._sheet, self._pool, self._info
-        known, cause = self._last
-        if error is None or error is not known:
-            cause = of_error(error)
-        why = cause.type if cause is not None else None
-        if self._left is not None:
-            key_id, lasted = self._left
-            about = of_attempt(pool, key_id, info.model, None, None, why)
-            sheet.attempt_duration.record(lasted, about)
-        sheet.call_attempts.record(self._sends, of_pool(pool, why))
+            self._abandoned = self._key_id, now - self._sent_at
+        instruments, pool, info = self._instruments, self._pool, self._info
+        last_error, cause = self._last_failure
+        if error is None or error is not last_error:
+            cause = cause_from_error(error)
+        error_type = cause.type if cause is not None else None
+        if self._abandoned is not None:
+            key_id, duration = self._abandoned
+            attributes = attempt_attributes(pool, key_id, info.model, None, None, error_type)
+            instruments.attempt_duration.record(duration, attributes)
+        instruments.call_attempts.record(self._attempts, pool_attributes(pool, error_type))
         if isinstance(error, Exhausted):
-            sheet.timeouts.add(1, of_pool(pool))
-        if not self._above:
-            for metrics in sheet.calls:
-                metrics.call(self._names, seconds, self._usage, why)
+            instruments.timeouts.add(1, pool_attributes(pool))
+        if not self._foreign_metrics:
+            for metrics in instruments.calls:
+                metrics.call(self._call_key(), seconds, self._usage, error_type)
 
-    def _want(self) -> None:
-        if self._wanted is None:
-            self._wanted = time.perf_counter()
+    def _start_acquire(self) -> None:
+        if self._acquire_since is None:
+            self._acquire_since = time.perf_counter()
 
     def _send(self, command: Send) -> None:
         now = time.perf_counter()
-        waited = now - self._wanted if self._wanted is not None else 0.0
-        self._sheet.wait_time.record(waited, of_pool(self._pool))
-        self._wanted, self._sent_at = None, now
-        self._sends += 1
+        waited = now - self._acquire_since if self._acquire_since is not None else 0.0
+        self._instruments.wait_time.record(waited, pool_attributes(self._pool))
+        self._acquire_since, self._sent_at = None, now
+        self._attempts += 1
         self._key_id = command.lease.key_id
 
     def _settle(self, command: Settle, *, cooling_down: bool) -> None:
         seconds = time.perf_counter() - self._sent_at
         self._key_id = None
-        key_id, model = command.lease.key_id, self._info.model
-        kind, verdict, self._usage = command.outcome
-        self._count(key_id, self._usage)
-        failure = why = None
+        pool, key_id, model = self._pool, command.lease.key_id, self._info.model
+        outcome, verdict, self._usage = command.outcome
+        for token_type, tokens in reported_tokens(self._usage):
+            attributes = attempt_attributes(pool, key_id, model, token_type)
+            self._instruments.key_tokens.add(tokens, attributes)
+        failure = error_type = None
         if verdict is not None:
-            cause = of_verdict(verdict, command.error)
-            self._last = command.error, cause
-            failure, why = verdict.failure, cause.type
+            cause = cause_from_verdict(verdict, command.error)
+            self._last_failure = command.error, cause
+            failure, error_type = verdict.failure, cause.type
             if cooling_down:
-                about = of_attempt(self._pool, key_id, None, None, failure)
-                self._sheet.cooldowns.add(1, about)
-        elif kind is not LeaseOutcome.SUCCESS:
-            self._left = key_id, seconds
+                attributes = attempt_attributes(pool, key_id, None, None, failure)
+                self._instruments.cooldowns.add(1, attributes)
+        elif outcome is not LeaseOutcome.SUCCESS:
+            self._abandoned = key_id, seconds
             return
-        about = of_attempt(self._pool, key_id, model, None, failure, why)
-        self._sheet.attempt_duration.record(seconds, about)
+        attributes = attempt_attributes(pool, key_id, model, None, failure, error_type)
+        self._instruments.attempt_duration.record(seconds, attributes)
 
-    def _count(self, key_id: str, usage: Usage) -> None:
-        for kind, tokens in known_tokens(usage):
-            about = of_attempt(self._pool, key_id, self._info.model, kind)
-            self._sheet.key_tokens.add(tokens, about)
-
-    @property
-    def _names(self) -> Asked:
+    def _call_key(self) -> CallKey:
         info = self._info
-        return self._pool, operation_of(info.verb), info.model, info.host
+        return self._pool, operation_name(info.verb), info.model, info.host
 
 
 _API = "opentelemetry.metrics"
-_board = PoolGauges()
+_global_gauges = PoolGauges()
 """Of the global provider, whichever it will be."""
 
 
 class MetricsObserver:
-    """Measure calls, as long as the program has a meter provider."""
+    """Measures calls, as long as the program has a meter provider."""
 
     def __init__(self, pool_name: str, meter_provider: MeterProvider | None = None) -> None:
-        """Measure calls of a pool.
+        """Measure the calls of a pool.
 
         Args:
-            pool_name: Seen as `keyrot.pool.name`.
-            meter_provider: None: the global one, whenever it is set.
+            pool_name: The value of `keyrot.pool.name`.
+            meter_provider: None: the global one, which may be set later.
         """
         self._pool = pool_name
-        self._given = meter_provider
-        self._board = PoolGauges() if meter_provider is not None else _board
+        self._provider = meter_provider
+        self._gauges = PoolGauges() if meter_provider is not None else _global_gauges
         get = metrics.get_meter_provider if meter_provider is None else lambda: meter_provider
-        self._sheet = CurrentProvider(get, self._open)
-        self._shown: GaugeSource | None = None
+        self._instruments = CurrentProvider(get, self._create_instruments)
+        self._source: GaugeSource | None = None
 
     def observe(self, info: CallInfo) -> CallObserver | None:
-        """Measure a call, unless nobody counts or instrumentation is suppressed."""
-        sheet = self._sheet()
-        if sheet is None:
+        """Measure a call, unless nothing records it or instrumentation is suppressed."""
+        instruments = self._instruments()
+        if instruments is None:
             return None
-        here = context.get_current()
-        if suppressed(here):
+        ctx = context.get_current()
+        if is_suppressed(ctx):
             return None
-        guest = find_parent_instrumentation_span(here, info, self._pool)
-        if guest is not None:
-            guest.label_metrics()
-        return CallMeter(sheet, info, self._pool, above=guest is not None and guest.measured)
+        foreign = find_parent_instrumentation_span(ctx, info, self._pool)
+        if foreign is not None:
+            foreign.label_metrics()
+        foreign_metrics = foreign is not None and foreign.has_metrics
+        return CallMeter(instruments, info, self._pool, foreign_metrics=foreign_metrics)
 
     def register_gauges(
         self,
-        levels: Callable[[], Iterable[KeySnapshot]],
-        degraded: Callable[[], bool],
-        fault: OnInternalError,
+        read_keys: Callable[[], Iterable[KeySnapshot]],
+        is_degraded: Callable[[], bool],
+        on_error: OnInternalError,
         *,
-        instant: bool,
+        is_local: bool,
     ) -> None:
-        """Tell how the keys are whenever metrics are collected, until `hide()`.
+        """Report the state of the keys at each collection, until `unregister_gauges()`.
 
         Args:
-            levels: Gives the level of each key.
-            degraded: Tells whether this process counts alone.
-            fault: Called with what *levels* raises.
-            instant: *levels* does no I/O.
+            read_keys: Returns a snapshot of each key.
+            is_degraded: Returns whether the shared state is down.
+            on_error: Called when *read_keys* raises.
+            is_local: *read_keys* does no I/O.
         """
-        reading = CachedSnapshot(levels, fault, instant=instant)
-        self._shown = GaugeSource(self._pool, reading, degraded)
+        snapshot = CachedSnapshot(read_keys, on_error, is_local=is_local)
+        self._source = GaugeSource(self._pool, snapshot, is_degraded)
         try:
-            self._board.register(self._shown, self._meter)
+            self._gauges.register(self._source, self._get_meter)
         except Exception:  # a provider named by OTEL_PYTHON_METER_PROVIDER that cannot be loaded
-            fault("telemetry")
+            on_error("telemetry")
 
     def unregister_gauges(self) -> None:
-        """Tell of the pool no more."""
-        if self._shown is not None:
-            self._board.take_off(self._shown)
-            self._shown = None
+        """Stop reporting the state of the keys."""
+        if self._source is not None:
+            self._gauges.unregister(self._source)
+            self._source = None
 
-    def _meter(self) -> Meter:
-        """Give a meter; the API's own hands on to the program's provider as soon as it is set."""
-        return metrics.get_meter(semconv.INSTRUMENTATION, __version__, self._given)
+    def _get_meter(self) -> Meter:
+        """Return a meter; the API's proxy forwards to the program's provider once it is set."""
+        return metrics.get_meter(semconv.INSTRUMENTATION, __version__, self._provider)
 
-    def _open(self, provider: MeterProvider) -> Instruments | None:
-        """Make the instruments; None where what they record would go nowhere."""
-        # What the API itself provides, before a program has set a provider, records nothing.
+    def _create_instruments(self, provider: MeterProvider) -> Instruments | None:
+        """Create the instruments; return None if the provider records nothing."""
+        # The API's own providers, in place until the program sets one, record nothing.
         if type(provider).__module__.startswith(_API):
             return None
         meter = provider.get_meter(semconv.INSTRUMENTATION, __version__)
         if isinstance(meter, NoOpMeter):
             return None
-        sheet = Instruments(meter, call_metrics(meter))
-        for counter in (sheet.pending, sheet.timeouts):
-            counter.add(0, of_pool(self._pool))  # so that a rate is there before the first one
-        return sheet
+        instruments = Instruments(meter)
+        for counter in (instruments.pending, instruments.timeouts):
+            counter.add(0, pool_attributes(self._pool))  # a rate exists before the first increment
+        return instruments

@@ -1,4 +1,4 @@
-"""The observer protocol: sinks see each command of a call and its reply, and cannot break a call."""
+"""The observer protocol: observers see each command and reply of a call and cannot break it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which provider the program has set, asked for each call: it may be set after install()."""
+"""The program's current OpenTelemetry provider, and its suppression of instrumentation."""
 
 from __future__ import annotations
 
@@ -8,48 +8,42 @@ from typing import Any, Generic, TypeVar
 from opentelemetry import context
 from opentelemetry.context import Context
 
-__all__ = [
-    "CurrentProvider",
-    "suppressed",
-]
-
-# Whether the program asked for silence around a call -------------------------------------------
-
+__all__ = ["CurrentProvider", "is_suppressed"]
 
 # The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
 _KEY = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
 _PLAIN_KEY = "suppress_instrumentation"
 
 
-def suppressed(here: Context) -> bool:
-    """Tell whether nothing may be emitted for a call made in this context."""
-    return bool(here.get(_KEY) or here.get(_PLAIN_KEY))
+def is_suppressed(ctx: Context) -> bool:
+    """Return whether instrumentation is suppressed for calls made in this context."""
+    return bool(ctx.get(_KEY) or ctx.get(_PLAIN_KEY))
 
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
-class CurrentProvider(Generic[Made]):
-    """What was made of the current provider; made anew when another one is set."""
+class CurrentProvider(Generic[T]):
+    """An object made from the current provider, which the program may set after install()."""
 
-    __slots__ = ("_get", "_made", "_make")
+    __slots__ = ("_cached", "_create", "_get_provider")
 
-    def __init__(self, get: Callable[[], Any], make: Callable[[Any], Made | None]) -> None:
-        """Make nothing yet.
+    def __init__(self, get_provider: Callable[[], Any], create: Callable[[Any], T | None]) -> None:
+        """Create nothing yet.
 
         Args:
-            get: Returns the provider: OpenTelemetry's `get_tracer_provider`, say.
-            make: Makes it; None where the provider records nothing.
+            get_provider: Returns the provider, as OpenTelemetry's `get_tracer_provider` does.
+            create: Creates the object; None if the provider records nothing.
         """
-        self._get = get
-        self._make = make
-        self._made: tuple[object, Made | None] = (self, None)  # of no provider so far
+        self._get_provider = get_provider
+        self._create = create
+        self._cached: tuple[object, T | None] = (self, None)  # self: no provider seen yet
 
-    def __call__(self) -> Made | None:
-        """Return it."""
-        provider = self._get()
-        seen, made = self._made
+    def __call__(self) -> T | None:
+        """Return the object; create it anew when another provider is set."""
+        provider = self._get_provider()
+        seen, created = self._cached
         if provider is not seen:
-            made = self._make(provider)
-            self._made = provider, made
-        return made
+            created = self._create(provider)
+            self._cached = provider, created
+        return created

@@ -1,4 +1,4 @@
-"""`KEYROT_TRACING=otlp`: a tracer provider and OTLP/HTTP exporter, if the program has none."""
+"""`KEYROT_TRACING=otlp`: a tracer provider with an OTLP/HTTP exporter, if the program has none."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["DeferredOtlpExport", "set_up_otlp_export"]
 
 
 def set_up_otlp_export() -> bool:
-    """Set a provider up; the standard OTEL_* variables say where spans go and what is sampled.
+    """Set a provider up; the standard OTEL_* variables control endpoint and sampling.
 
-    Spans are flushed when the program ends. A provider that the program has set stays.
+    Spans are flushed when the program ends. A provider set by the program stays.
 
     Returns:
         Whether a provider was set.
@@ -24,9 +24,9 @@ def set_up_otlp_export() -> bool:
     Raises:
         MissingExtraError: The extra `otlp` is not installed.
     """
-    if _is_set():
+    if _has_provider():
         return False
-    exporter, provider_type, batch = _sdk()
+    exporter, provider_type, batch = _import_sdk()
     provider = provider_type()
     provider.add_span_processor(batch(exporter()))
     trace.set_tracer_provider(provider)
@@ -34,34 +34,34 @@ def set_up_otlp_export() -> bool:
 
 
 class DeferredOtlpExport:
-    """Set the provider up when the first call comes, unless the program has one by then.
+    """Sets the provider up at the first call, unless the program has one by then.
 
-    For a pool that is put in place before the program itself begins (`keyrot run`): OpenTelemetry
-    takes the first provider that is set and refuses all others, so we must not be first.
+    For `keyrot run`, which installs the pool before the program starts: OpenTelemetry accepts the
+    first provider that is set and refuses all others, so ours must not come first.
     """
 
     def __init__(self) -> None:
-        """Be ready to set it up.
+        """Check that the provider can be set up.
 
         Raises:
             MissingExtraError: The extra `otlp` is not installed.
         """
-        _sdk()
+        _import_sdk()
         self._lock = threading.Lock()
         self._done = False
 
     def observe(self, info: CallInfo) -> None:
-        """Set it up once, and watch nothing."""
+        """Set the provider up once; the call is not observed."""
         if self._done:
             return
         with self._lock:
-            done, self._done = self._done, True
-            if not done:
+            if not self._done:
+                self._done = True
                 set_up_otlp_export()
 
 
-def _sdk() -> tuple[Any, Any, Any]:
-    """Import what the extra `otlp` brings: exporter, provider, processor."""
+def _import_sdk() -> tuple[Any, Any, Any]:
+    """Import exporter, provider and processor, which the extra `otlp` installs."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
             OTLPSpanExporter,
@@ -75,5 +75,5 @@ def _sdk() -> tuple[Any, Any, Any]:
     return OTLPSpanExporter, TracerProvider, BatchSpanProcessor
 
 
-def _is_set() -> bool:
+def _has_provider() -> bool:
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

@@ -1,7 +1,7 @@
-"""The names of all that we emit: one place for spans, events, attributes.
+"""The names of our spans, events and attributes.
 
-The `gen_ai.*` names follow the GenAI semantic conventions, whose Python constants are marked
-deprecated since the conventions moved to a repository of their own; so they are spelt out here.
+The `gen_ai.*` names follow the GenAI semantic conventions. Their Python constants are deprecated
+since the conventions moved to a repository of their own, so the names are spelled out here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 INSTRUMENTATION: Final = "keyrot_middleware"
 """The instrumentation scope, and the logger."""
 
-# The logical operation, one for each model request with all its attempts.
+# The logical span: one per model request, with all its attempts.
 GEN_AI_OPERATION: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
@@ -29,17 +29,17 @@ SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 
 PROVIDER: Final = "gcp.gemini"
-"""The Developer API; calls to Vertex never come this far."""
+"""The Developer API; calls to Vertex AI do not use the pool."""
 
 # Both kinds of span.
 ERROR_TYPE: Final = "error.type"
 HTTP_STATUS: Final = "http.response.status_code"
 POOL: Final = "keyrot.pool.name"
 KEY_ID: Final = "keyrot.key.id"
-"""The key's label, never its value; on a logical span the last one tried."""
+"""The key's id, never its value; on a logical span the last one used."""
 
 ATTEMPT_COUNT: Final = "keyrot.attempt.count"
-"""On the logical span, ours or that of an instrumentation above us."""
+"""On the logical span, ours or that of a parent instrumentation."""
 
 # An attempt.
 KEY_PROJECT: Final = "keyrot.key.project"
@@ -49,19 +49,19 @@ ATTEMPT_NUMBER: Final = "keyrot.attempt.number"
 ATTEMPT_OUTCOME: Final = "keyrot.attempt.outcome"
 FAILURE_CLASS: Final = "keyrot.failure.class"
 WAIT_TIME: Final = "keyrot.acquire.wait_time"
-"""Seconds from wanting a key to having one."""
+"""Seconds it took to acquire the key."""
 COOLDOWN_DURATION: Final = "keyrot.cooldown.duration"
 """Seconds."""
 
-# Metrics alone; what they are called stands in instruments.py.
+# Metrics only; their names are in instruments.py.
 KEY_STATE: Final = "keyrot.key.state"
-"""`idle`, `used`, `cooldown` or `disabled`."""
+"""One of the six states, such as `available` or `cooling_down`."""
 QUOTA: Final = "keyrot.quota"
 """`rpm`, `tpm` or `rpd`."""
 TOKEN_TYPE: Final = "gen_ai.token.type"
 """`input` or `output`."""
 TOKEN_MODALITY: Final = "gen_ai.token.modality"
-"""`unknown`: of the text, images and audio in a response only the sum is read."""
+"""`unknown`: only the sum over text, images and audio is read from a response."""
 
 # Values of ATTEMPT_OUTCOME.
 SUCCESS: Final = "success"
@@ -72,7 +72,7 @@ FAIL: Final = "fail"
 ABANDONED: Final = "abandoned"
 """Cancelled, or its stream was closed before the end."""
 
-# Events: a cooldown and a retirement on the attempt that caused it, the others on the call.
+# Events: cooldown and retired on the attempt that caused them, the others on the call.
 EVENT_WAIT: Final = "keyrot.wait"
 WAIT_SECONDS: Final = "keyrot.wait.seconds"
 WAIT_REASON: Final = "keyrot.wait.reason"

@@ -1,53 +1,57 @@
-"""Spans as a tree of text: for the demo, for examples, for snapshots in tests."""
+"""Format spans as a tree of text: for the demo, examples and snapshots in tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-__all__ = ["format_tree"]
+__all__ = ["format_attribute", "format_tree"]
 
-Show = Callable[[str, Any], str | None]
-"""Writes one attribute, or leaves it out with None."""
+FormatAttribute = Callable[[str, Any], str | None]
+"""Formats one attribute; returns None to omit it."""
 
 
-def show(name: str, value: Any) -> str:
-    """Write an attribute: `name=value`, seconds to the millisecond."""
+def format_attribute(name: str, value: Any) -> str:
+    """Format an attribute: `name=value`, floats with three decimals."""
     if isinstance(value, float):
         return f"{name}={value:.3f}"
     return f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-def format_tree(spans: Iterable[Any], show: Show = show, *, durations: bool = False) -> str:
-    """Write finished *spans* as a tree, children indented, in the order in which they began.
+def format_tree(
+    spans: Iterable[Any], formatter: FormatAttribute = format_attribute, *, durations: bool = False
+) -> str:
+    """Format finished *spans* as a tree: children indented, ordered by start time.
 
     Args:
-        spans: The SDK's `ReadableSpan` objects, of one trace or several. One whose parent is not
-            among them stands at the top.
-        show: Writes an attribute.
-        durations: Tell how many milliseconds each span took.
+        spans: The SDK's `ReadableSpan` objects, of one trace or several. A span
+            whose parent is not among them is a root.
+        formatter: Formats an attribute.
+        durations: Append the duration of each span in milliseconds.
     """
     ordered = sorted(spans, key=lambda span: span.start_time)
     known = {span.context.span_id for span in ordered}
-    below: dict[int | None, list[Any]] = {}
+    children: dict[int | None, list[Any]] = {}
     for span in ordered:
         parent = span.parent.span_id if span.parent is not None else None
-        below.setdefault(parent if parent in known else None, []).append(span)
+        children.setdefault(parent if parent in known else None, []).append(span)
     return "\n".join(
-        line for root in below.get(None, ()) for line in _lines(root, below, show, durations)
+        line
+        for root in children.get(None, ())
+        for line in _lines(root, children, formatter, durations)
     )
 
 
 def _lines(
-    span: Any, below: dict[int | None, list[Any]], show: Show, durations: bool
+    span: Any, children: dict[int | None, list[Any]], formatter: FormatAttribute, durations: bool
 ) -> Iterator[str]:
     yield _head(span, durations)
-    for text in _shown(span.attributes, show):
+    for text in _format_attributes(span.attributes, formatter):
         yield f"    {text}"
     for event in span.events:
-        yield "    ! " + " ".join([event.name, *_shown(event.attributes, show)])
-    for child in below.get(span.context.span_id, ()):
-        for line in _lines(child, below, show, durations):
+        yield "    ! " + " ".join([event.name, *_format_attributes(event.attributes, formatter)])
+    for child in children.get(span.context.span_id, ()):
+        for line in _lines(child, children, formatter, durations):
             yield f"  {line}"
 
 
@@ -60,6 +64,6 @@ def _head(span: Any, durations: bool) -> str:
     return "  ".join(parts)
 
 
-def _shown(attributes: Any, show: Show) -> list[str]:
-    texts = (show(name, value) for name, value in sorted((attributes or {}).items()))
+def _format_attributes(attributes: Any, formatter: FormatAttribute) -> list[str]:
+    texts = (formatter(name, value) for name, value in sorted((attributes or {}).items()))
     return [text for text in texts if text is not None]

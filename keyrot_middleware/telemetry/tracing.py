@@ -1,8 +1,8 @@
-"""Spans: one for the call unless somebody above has one, and one for each attempt inside it.
+"""Spans: one per call, unless a parent instrumentation has one, and one per attempt inside it.
 
-Nothing is held current while the caller's code runs. The context of the call is captured when
-it starts, every span is started with an explicit parent, and an attempt is the current span only
-between `attach` and `detach`, around the SDK's own code.
+No span is current while the caller's code runs. The context of the call is captured when it
+starts, every span has an explicit parent, and an attempt is the current span only between `attach`
+and `detach`, around the SDK's own code.
 """
 
 from __future__ import annotations
@@ -36,64 +36,71 @@ from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Usage, Verdict, proje
 from . import semconv
 from .attributes import (
     ErrorCause,
-    blame,
-    of_error,
-    of_verdict,
-    opening,
-    operation_of,
+    call_span_start,
+    cause_from_error,
+    cause_from_verdict,
+    operation_name,
+    record_error,
     usage_attributes,
 )
-from .log_text import blocked
+from .log_text import format_blocked_keys
 from .observer import CallObserver
-from .otel_api import CurrentProvider, suppressed
+from .otel_api import CurrentProvider, is_suppressed
 
 __all__ = [
     "AttemptSpan",
     "CallSpan",
     "CallTracer",
     "ForeignSpan",
+    "LogicalSpan",
     "NoSpan",
-    "OwnSpan",
     "TracingObserver",
+    "detach_token",
+    "find_openinference_stream_span",
     "find_parent_instrumentation_span",
-    "leave",
-    "span_of_stream",
 ]
 
-# The span of one attempt: INTERNAL, open from Send to Settle, current only when asked ----------
+# The span of one attempt: INTERNAL, open from Send to Settle, current only while attached -------
 
 
 _OK = 200
-"""Of every success: the SDK raises for all other codes, and keeps this one nowhere."""
+"""The code of every success: the SDK raises for all other codes and does not keep this one."""
 
 
 class AttemptSpan:
-    """One send, and what came of it.
+    """One send and its result.
 
-    What became of a failed attempt is known only when the next one starts or the call ends. So
-    its span is closed then, with the time of its Settle as its end.
+    Whether a failed attempt is retried is known when the next attempt starts or the call ends.
+    Its span ends then, with the time of its Settle as end time.
     """
 
     __slots__ = (
-        "_began", "_context", "_failure", "_lent", "_settled_ns", "_span", "cause", "kind",
+        "_context",
+        "_failure",
+        "_leased_at",
+        "_settled_ns",
+        "_span",
+        "_started",
+        "cause",
+        "outcome",
     )  # fmt: skip
 
     def __init__(
-        self, tracer: Tracer, parent: Context, send: Send, pool: str, wanted: float | None
+        self, tracer: Tracer, parent: Context, send: Send, pool: str, acquire_since: float | None
     ) -> None:
-        """Start it.
+        """Start the span.
 
         Args:
-            tracer: Makes its span.
+            tracer: Starts the span.
             parent: The context of the call's span.
-            send: The send that begins.
+            send: The send that starts.
             pool: The pool's name.
-            wanted: Since when a key was wanted, by `time.monotonic`; None: it was there.
+            acquire_since: When the acquire started (`time.monotonic`); None: the key was leased.
         """
         lease = send.lease
-        self._began = time.monotonic()
-        self._lent = lease.at
-        """By the state's clock, which may be another host's or a test's."""
+        self._started = time.monotonic()
+        self._leased_at = lease.at
+        """By the clock of the state, which may be another host's or a test's."""
         self._span = tracer.start_span(
             f"attempt {lease.key_id}",
             parent,
@@ -103,73 +110,74 @@ class AttemptSpan:
                 semconv.KEY_PROJECT: project_label(lease.project),
                 semconv.ATTEMPT_NUMBER: send.attempt,
                 semconv.KEYS_EXCLUDED: send.excluded,
-                semconv.WAIT_TIME: self._began - wanted if wanted is not None else 0.0,
+                semconv.WAIT_TIME: self._started - acquire_since
+                if acquire_since is not None
+                else 0.0,
             },
         )
         self._context = set_span_in_context(self._span, parent)
         self._settled_ns: int | None = None
         self._failure: dict[str, AttributeValue] = {}
-        self.kind = LeaseOutcome.ABANDONED
+        self.outcome = LeaseOutcome.ABANDONED
         self.cause: ErrorCause | None = None
 
-    def enter(self) -> object:
-        """Make it the current span; give the token that `leave` takes."""
+    def attach(self) -> object:
+        """Make it the current span; return the token for `detach_token`."""
         return context.attach(self._context)
 
     def settle(self, command: Settle, until: float | None) -> None:
-        """Take note of what came of it, and until when a key is cooling down (epoch seconds)."""
-        self.kind, verdict, _ = command.outcome
-        if self.kind is not LeaseOutcome.SUCCESS:  # which is closed at once
+        """Keep the outcome, and the end of the cooldown it caused (epoch seconds)."""
+        self.outcome, verdict, _ = command.outcome
+        if self.outcome is not LeaseOutcome.SUCCESS:  # which is closed at once
             self._settled_ns = time.time_ns()
         if verdict is None:
             return
-        self.cause = of_verdict(verdict, command.error)
+        self.cause = cause_from_verdict(verdict, command.error)
         self._failure[semconv.FAILURE_CLASS] = verdict.failure
         if verdict.code is not None:
             self._failure[semconv.HTTP_STATUS] = verdict.code
         if until is not None:
-            self._rest(command.lease.key_id, verdict, until)
+            self._add_cooldown_event(command.lease.key_id, verdict, until)
 
-    def _rest(self, key_id: str, verdict: Verdict, until: float) -> None:
+    def _add_cooldown_event(self, key_id: str, verdict: Verdict, until: float) -> None:
         attributes: dict[str, AttributeValue] = {
             semconv.KEY_ID: key_id,
             semconv.FAILURE_CLASS: verdict.failure,
             semconv.COOLDOWN_SCOPE: verdict.scope.value,
         }
-        passed = time.monotonic() - self._began
-        seconds = round(max(until - self._lent - passed, 0.0), 3)
+        elapsed = time.monotonic() - self._started
+        seconds = round(max(until - self._leased_at - elapsed, 0.0), 3)
         attributes[semconv.COOLDOWN_DURATION] = self._failure[semconv.COOLDOWN_DURATION] = seconds
         event = semconv.EVENT_RETIRED if verdict.rejected else semconv.EVENT_COOLDOWN
         self._span.add_event(event, attributes)
 
-    def close(self, outcome: str, error: BaseException | None = None) -> None:
+    def end(self, outcome: str, error: BaseException | None = None) -> None:
         """End the span, at the time of the Settle if there was one.
 
         Args:
             outcome: A value of `keyrot.attempt.outcome`.
-            error: What ended the call, for an attempt that nobody judged.
+            error: The error that ended the call, for an attempt without a verdict.
         """
         span = self._span
         span.set_attribute(semconv.ATTEMPT_OUTCOME, outcome)
-        if self.kind is LeaseOutcome.SUCCESS:
+        if self.outcome is LeaseOutcome.SUCCESS:
             span.set_attribute(semconv.HTTP_STATUS, _OK)
         elif self._failure:
             span.set_attributes(self._failure)
-        cause = self.cause or of_error(error)
+        cause = self.cause or cause_from_error(error)
         if cause is not None:
-            blame(span, cause)
+            record_error(span, cause)
         span.end(self._settled_ns)
 
 
-def leave(token: object) -> None:
-    """Undo `AttemptSpan.enter`.
+def detach_token(token: object) -> None:
+    """Undo `AttemptSpan.attach`.
 
-    A coroutine that outlived its loop is torn down by the garbage collector in a context that is
-    not its own. There is nothing to undo there, and OpenTelemetry's own `detach` would log an
-    error, so a token is given back directly.
+    The garbage collector closes a coroutine that outlived its loop in another context. Nothing
+    is attached there, and OpenTelemetry's `detach` would log an error, so the token is reset here.
     """
     if not isinstance(token, Token):
-        context.detach(token)  # type: ignore[arg-type]  # another runtime context's own kind
+        context.detach(token)  # type: ignore[arg-type]  # another runtime context's own type
         return
     try:
         token.var.reset(token)
@@ -177,72 +185,80 @@ def leave(token: object) -> None:
         return
 
 
-# The span of a whole call: our own, or that of an instrumentation above us ---------------------
+# The span of a whole call: our own, or that of a parent instrumentation -------------------------
 #
-# Nobody wants two inference spans for one request: backends count the tokens of both. Where the
-# official instrumentation (or another that follows the GenAI or the OpenInference conventions) is
-# above us, its span is the logical one: we add `keyrot.*` to it, and our attempts inside.
+# Two inference spans for one request would double its tokens in every backend. If the official
+# instrumentation (or another that follows the GenAI or OpenInference conventions) has a span for
+# the request, that is the logical span: it gets our `keyrot.*` attributes and our attempts.
 
 
 Attributes = dict[str, AttributeValue]
 
 
-class CallSpan(Protocol):
-    """The logical span, whoever made it."""
+class LogicalSpan(Protocol):
+    """The logical span, ours or another instrumentation's."""
 
-    inside: Context
-    """The parent of attempts."""
+    child_context: Context
+    """The parent context of attempts."""
 
-    def attempt(self, key_id: str) -> None:
-        """Count an attempt that starts with this key."""
+    def add_attempt(self, key_id: str) -> None:
+        """Count an attempt with this key."""
 
-    def event(self, name: str, attributes: Attributes) -> None:
+    def add_event(self, name: str, attributes: Attributes) -> None:
         """Add an event."""
 
-    def first_chunk(self) -> None:
-        """Take note that a stream's first chunk is here."""
+    def record_first_chunk(self) -> None:
+        """Record that a stream's first chunk arrived."""
 
-    def usage(self, usage: Usage) -> None:
-        """Record what the response reported of itself."""
+    def record_usage(self, usage: Usage) -> None:
+        """Record what the response reported."""
 
     def finish(self, cause: ErrorCause | None) -> None:
-        """End it, if it is ours."""
+        """End the span, if it is ours."""
 
 
-class OwnSpan:
-    """A CLIENT span of ours: nobody above has one."""
+class CallSpan:
+    """Our own CLIENT span, without a parent instrumentation."""
 
-    __slots__ = ("_attempts", "_began", "_first_chunk", "_key_id", "_span", "_usage", "inside")
+    __slots__ = (
+        "_attempts",
+        "_first_chunk",
+        "_key_id",
+        "_span",
+        "_started",
+        "_usage",
+        "child_context",
+    )
 
-    def __init__(self, tracer: Tracer, here: Context, info: CallInfo, pool: str) -> None:
-        name, attributes = opening(info.verb, info.model, info.host, info.stream, pool)
-        self._began = time.monotonic() if info.stream else 0.0
-        self._span = tracer.start_span(name, here, SpanKind.CLIENT, attributes)
-        self.inside = set_span_in_context(self._span, here)
+    def __init__(self, tracer: Tracer, ctx: Context, info: CallInfo, pool: str) -> None:
+        name, attributes = call_span_start(info.verb, info.model, info.host, info.stream, pool)
+        self._started = time.monotonic() if info.stream else 0.0
+        self._span = tracer.start_span(name, ctx, SpanKind.CLIENT, attributes)
+        self.child_context = set_span_in_context(self._span, ctx)
         self._attempts = 0
         self._key_id: str | None = None
         self._first_chunk: float | None = None
         self._usage = NO_USAGE
 
-    def attempt(self, key_id: str) -> None:
+    def add_attempt(self, key_id: str) -> None:
         """Count it."""
         self._attempts += 1
         self._key_id = key_id
 
-    def event(self, name: str, attributes: Attributes) -> None:
+    def add_event(self, name: str, attributes: Attributes) -> None:
         """Add an event."""
         self._span.add_event(name, attributes)
 
-    def first_chunk(self) -> None:
-        """Take note of the seconds since the call began."""
-        self._first_chunk = time.monotonic() - self._began
+    def record_first_chunk(self) -> None:
+        """Keep the seconds since the call started."""
+        self._first_chunk = time.monotonic() - self._started
 
-    def usage(self, usage: Usage) -> None:
-        """Take note of the usage and the response's own names."""
+    def record_usage(self, usage: Usage) -> None:
+        """Keep the usage."""
         self._usage = usage
 
     def finish(self, cause: ErrorCause | None) -> None:
-        """Say all that became known, at once since each time costs a lock, and end it."""
+        """Set all attributes in one step, since each costs a lock, and end the span."""
         attributes = usage_attributes(self._usage)
         attributes[semconv.ATTEMPT_COUNT] = self._attempts
         if self._key_id is not None:
@@ -251,35 +267,35 @@ class OwnSpan:
             attributes[semconv.GEN_AI_FIRST_CHUNK] = self._first_chunk
         self._span.set_attributes(attributes)
         if cause is not None:
-            blame(self._span, cause)
+            record_error(self._span, cause)
         self._span.end()
 
 
 class ForeignSpan:
-    """Another's span. It knows request, response and usage by itself, and ends by itself."""
+    """A span of another instrumentation, which records request, response and usage and ends it."""
 
-    __slots__ = ("_data", "_pool", "_span", "inside", "measured")
+    __slots__ = ("_data", "_pool", "_span", "child_context", "has_metrics")
 
-    def __init__(self, here: Context, data: Any, pool: str, *, measured: bool = True) -> None:
-        """Take the current span of a context.
+    def __init__(self, ctx: Context, data: Any, pool: str, *, has_metrics: bool = True) -> None:
+        """Use the current span of a context.
 
         Args:
-            here: The context; attempts are started in it.
-            data: What opentelemetry-util-genai keeps of the operation; None: nothing.
+            ctx: The context; attempts start in it.
+            data: The operation's data in opentelemetry-util-genai; None: it has none.
             pool: The pool's name.
-            measured: The owner records the metrics of the conventions too.
+            has_metrics: The owner records the metrics of the conventions too.
         """
-        self.inside = here
-        self._span = get_current_span(here)
+        self.child_context = ctx
+        self._span = get_current_span(ctx)
         self._data = data
         self._pool = pool
-        self.measured = measured
+        self.has_metrics = has_metrics
 
-    def attempt(self, key_id: str) -> None:
+    def add_attempt(self, key_id: str) -> None:
         """Count it; an operation of several requests (automatic tool calls) counts them all."""
         if self._data is None:
             if self._span.is_recording():
-                count = _read(self._span, semconv.ATTEMPT_COUNT)
+                count = _get_attribute(self._span, semconv.ATTEMPT_COUNT)
                 self._span.set_attributes(self._outcome_attributes(key_id, count))
             return
         attributes: MutableMapping[str, Any] = self._data.attributes
@@ -287,7 +303,7 @@ class ForeignSpan:
         self.label_metrics()
 
     def label_metrics(self) -> None:
-        """Have the owner's metrics tell the pool, where it takes more attributes for them."""
+        """Add the pool to the attributes of the owner's metrics, if it accepts more."""
         if self._data is not None:
             self._data.metric_attributes[semconv.POOL] = self._pool
 
@@ -295,116 +311,121 @@ class ForeignSpan:
         number = count + 1 if isinstance(count, int) else 1
         return {semconv.POOL: self._pool, semconv.KEY_ID: key_id, semconv.ATTEMPT_COUNT: number}
 
-    def event(self, name: str, attributes: Attributes) -> None:
-        """Add an event, unless it has ended: its owner did not wait for us."""
+    def add_event(self, name: str, attributes: Attributes) -> None:
+        """Add an event, unless the owner has ended the span."""
         if self._span.is_recording():
             self._span.add_event(name, attributes)
 
-    def first_chunk(self) -> None:
-        """Leave it to the owner."""
+    def record_first_chunk(self) -> None:
+        """Do nothing: the owner records it."""
 
-    def usage(self, usage: Usage) -> None:
-        """Leave it to the owner."""
+    def record_usage(self, usage: Usage) -> None:
+        """Do nothing: the owner records it."""
 
     def finish(self, cause: ErrorCause | None) -> None:
-        """Leave it to the owner."""
+        """Do nothing: the owner records it."""
 
 
 class NoSpan(ForeignSpan):
-    """None, since the program wants attempts alone; events go to whatever span is current."""
+    """No call span (`call_spans=False`): events go to the current span."""
 
     __slots__ = ()
 
-    def __init__(self, here: Context) -> None:
-        super().__init__(here, None, "", measured=False)
+    def __init__(self, ctx: Context) -> None:
+        super().__init__(ctx, None, "", has_metrics=False)
 
-    def attempt(self, key_id: str) -> None:
-        """Leave the current span as it is: it may be about anything."""
+    def add_attempt(self, key_id: str) -> None:
+        """Do nothing: the current span may be about anything."""
 
 
 _INFERENCE = frozenset({"chat", "generate_content", "text_completion"})
-"""Operations that are one and the same request under different names."""
+"""Different names of the same operation."""
 
-_DATA_OF = {
+_DATA_CONTEXT_KEYS = {
     "embeddings": "opentelemetry.genai.client.embedding.context",
     "get": "opentelemetry.genai.client.fetch_response.context",
     "generate_content": "opentelemetry.genai.client.inference.context",
 }
-"""Where opentelemetry-util-genai keeps what inner layers add to the operation under way; these
-are its public CLIENT_*_CONTEXT_KEY, spelt out because it need not be installed."""
+"""The context keys of opentelemetry-util-genai for the data of the current operation: its public
+CLIENT_*_CONTEXT_KEY, spelled out because it is optional."""
 
 _OPENINFERENCE = {
     "embeddings": ("EMBEDDING", "embedding.model_name"),
     "generate_content": ("LLM", "llm.model_name"),
 }
-"""Kind and model's attribute of a span by OpenInference's conventions, by operation."""
+"""Span kind and model attribute in the OpenInference conventions, by operation."""
 _SPAN_KIND = "openinference.span.kind"
-_ITS_STREAMS = "openinference.instrumentation.google_genai._stream"
+_OPENINFERENCE_STREAMS = "openinference.instrumentation.google_genai._stream"
 
 
-def find_parent_instrumentation_span(
-    here: Context, info: CallInfo, pool: str
-) -> ForeignSpan | None:
-    """Find another's span for this very request; None where there is none.
+def find_parent_instrumentation_span(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
+    """Return another instrumentation's span for this request; None if there is none.
 
-    What the context holds of an operation is held for all that happens inside, for the functions
-    that its automatic tool calls run too, and the requests that these make are others.
+    The context holds an operation's data while the functions of automatic tool calls run, too;
+    the requests that these make are different ones.
     """
-    if not here:
+    if not ctx:
         return None
-    operation, span = operation_of(info.verb), get_current_span(here)
-    reported = _read(span, semconv.GEN_AI_OPERATION)
+    operation, span = operation_name(info.verb), get_current_span(ctx)
+    reported = _get_attribute(span, semconv.GEN_AI_OPERATION)
     same = reported == operation or (reported in _INFERENCE and operation in _INFERENCE)
-    if not _same_model(_read(span, semconv.GEN_AI_REQUEST_MODEL), info.model):
+    if not _same_model(_get_attribute(span, semconv.GEN_AI_REQUEST_MODEL), info.model):
         return None
-    data = here.get(_DATA_OF.get(operation, ""))
+    data = ctx.get(_DATA_CONTEXT_KEYS.get(operation, ""))
     if (same or reported is None) and isinstance(getattr(data, "attributes", None), dict):
-        return ForeignSpan(here, data, pool)
-    # Older versions leave nothing in the context; nor do other instrumentations. A span of an
-    # agent or a tool is no reason to stay silent: only one of the same request is.
+        return ForeignSpan(ctx, data, pool)
+    # Older versions and other instrumentations put nothing into the context. A span of an agent
+    # or a tool does not replace ours; only one of the same request does.
     if same:
-        return ForeignSpan(here, None, pool)
-    return ForeignSpan(here, None, pool, measured=False) if _is_llm(span, operation, info) else None
+        return ForeignSpan(ctx, None, pool)
+    return (
+        ForeignSpan(ctx, None, pool, has_metrics=False)
+        if _is_openinference_span(span, operation, info)
+        else None
+    )
 
 
-def span_of_stream(here: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
-    """Find OpenInference's span for a stream, which is not current while the stream is read.
+def find_openinference_stream_span(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
+    """Return OpenInference's span for a stream, which is not current while the stream is read.
 
-    It stays in the iterator of OpenInference that reads us, and there is no other way to it.
+    Its iterator keeps the span in private attributes. There is no public way to it: the SDK sends
+    the request at the first read, and by then OpenInference has detached the span.
     """
-    if not info.stream or _ITS_STREAMS not in sys.modules:
+    if not info.stream or _OPENINFERENCE_STREAMS not in sys.modules:
         return None
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == _ITS_STREAMS and "self" in frame.f_locals:
-            holder = getattr(frame.f_locals["self"], "_with_span", None)
-            span = getattr(holder, "_span", None)
-            if not isinstance(span, Span) or not _is_llm(span, operation_of(info.verb), info):
+        if frame.f_globals.get("__name__") == _OPENINFERENCE_STREAMS and "self" in frame.f_locals:
+            with_span = getattr(frame.f_locals["self"], "_with_span", None)
+            span = getattr(with_span, "_span", None)
+            if not isinstance(span, Span) or not _is_openinference_span(
+                span, operation_name(info.verb), info
+            ):
                 return None
-            return ForeignSpan(set_span_in_context(span, here), None, pool, measured=False)
+            return ForeignSpan(set_span_in_context(span, ctx), None, pool, has_metrics=False)
         frame = frame.f_back
     return None
 
 
-def _is_llm(span: Span, operation: str, info: CallInfo) -> bool:
-    """Tell whether a span is about this request by the conventions of OpenInference.
+def _is_openinference_span(span: Span, operation: str, info: CallInfo) -> bool:
+    """Return whether a span describes this request in the OpenInference conventions.
 
-    Its own tracer sets the kind of a span when the span ends; the model's name is there before.
+    OpenInference's tracer sets the kind of a span at its end, and the name of the model before.
     """
     kind, model = _OPENINFERENCE.get(operation, ("", ""))
-    reported, named = _read(span, _SPAN_KIND), _read(span, model)
+    reported, named = _get_attribute(span, _SPAN_KIND), _get_attribute(span, model)
     if not kind or not _same_model(named, info.model):
         return False
     return reported == kind or (reported is None and isinstance(named, str))
 
 
 def _same_model(reported: object, model: str) -> bool:
-    """Tell whether a span can be about *model*: `models/…` before it is the same, none may be."""
+    """Return whether a span can be about *model*: with or without `models/`, or without a name."""
     return not isinstance(reported, str) or reported.endswith(model.rpartition("/")[2])
 
 
-def _read(span: Span, name: str) -> object:
-    """Read an attribute of the SDK's spans, which have them, as the API's do not."""
+def _get_attribute(span: Span, name: str) -> object:
+    """Return an attribute of a span; the API's own spans have none."""
     attributes = getattr(span, "attributes", None)
     return attributes.get(name) if attributes else None
 
@@ -413,123 +434,137 @@ def _read(span: Span, name: str) -> object:
 
 
 class CallTracer:
-    """Follow one call. Spans begin with its first command: a stream may never be read."""
+    """Traces one call. Its spans start with its first command: a stream may never be read."""
 
     __slots__ = (
-        "_attempt", "_call", "_degraded", "_here", "_info", "_last",
-        "_own", "_pool", "_tracer", "_wanted",
+        "_acquire_since",
+        "_attempt",
+        "_call",
+        "_call_span",
+        "_ctx",
+        "_degraded",
+        "_info",
+        "_last_failure",
+        "_pool",
+        "_tracer",
     )  # fmt: skip
 
     def __init__(
-        self, tracer: Tracer, here: Context, info: CallInfo, pool: str, *, own: bool = True
+        self, tracer: Tracer, ctx: Context, info: CallInfo, pool: str, *, call_span: bool = True
     ) -> None:
-        """Follow a call that is made in the context *here*; *own*: with a span for all of it."""
+        """Trace a call made in the context *ctx*; *call_span*: with a span for the whole call."""
         self._tracer = tracer
-        self._here = here
+        self._ctx = ctx
         self._info = info
         self._pool = pool
-        self._own = own
-        self._call: CallSpan | None = None
+        self._call_span = call_span
+        self._call: LogicalSpan | None = None
         self._attempt: AttemptSpan | None = None
-        """The one under way, or one that failed and is not closed yet."""
-        self._last: tuple[BaseException | None, ErrorCause | None] = (None, None)
-        """The exception of the last failed attempt, and what we said of it."""
-        self._wanted: float | None = None
-        """Since when a key is wanted."""
+        """The current one, or a failed one whose span has not ended yet."""
+        self._last_failure: tuple[BaseException | None, ErrorCause | None] = (None, None)
+        """The exception of the last failed attempt, and its cause."""
+        self._acquire_since: float | None = None
         self._degraded = False
 
     def before(self, command: Command) -> None:
         """Start what *command* starts."""
         call = self._call or self._open()
         if type(command) is Acquire:
-            self._want()
+            self._start_acquire()
         elif type(command) is Send:
             self._send(call, command)
         elif type(command) is Sleep:
             if command.why == "key":
-                self._want()  # a call that has failed with every key asks for none before it waits
+                # A call that has failed with every key waits first and acquires afterwards.
+                self._start_acquire()
             if command.begins:
                 attributes = {
                     semconv.WAIT_SECONDS: command.seconds,
                     semconv.WAIT_REASON: command.why,
                 }
-                call.event(semconv.EVENT_WAIT, {**attributes})
+                call.add_event(semconv.EVENT_WAIT, {**attributes})
 
     def after(self, command: Command, reply: Any) -> None:
-        """Take note of what came of *command*."""
+        """Record the result of *command*."""
         if type(command) is Settle:
             self._settle(command, reply if isinstance(reply, float) else None)
         elif type(command) is Send:
             if type(reply) is Opened and self._call is not None:
-                self._call.first_chunk()
+                self._call.record_first_chunk()
         elif type(command) is Refresh and reply is True and self._call is not None:
-            self._call.event(semconv.EVENT_REPLACED, {semconv.KEY_ID: command.key_id})
+            self._call.add_event(semconv.EVENT_REPLACED, {semconv.KEY_ID: command.key_id})
 
     def attach(self) -> object:
-        """Make the attempt current; what the SDK does now is its child."""
-        return self._attempt.enter() if self._attempt is not None else None
+        """Make the attempt the current span while the SDK's code runs."""
+        return self._attempt.attach() if self._attempt is not None else None
 
     def detach(self, token: object) -> None:
-        """Make current what was before."""
+        """Restore the previous current span."""
         if token is not None:
-            leave(token)
+            detach_token(token)
 
     def finish(self, error: BaseException | None) -> None:
-        """End what is open."""
+        """End the open spans."""
         if self._attempt is not None:
-            judged = self._attempt.cause is not None
-            self._attempt.close(semconv.FAIL if judged else semconv.ABANDONED, error)
+            has_failed = self._attempt.cause is not None
+            self._attempt.end(semconv.FAIL if has_failed else semconv.ABANDONED, error)
             self._attempt = None
         if self._call is None:
             return
         if isinstance(error, Exhausted):
-            self._call.event(semconv.EVENT_EXHAUSTED, {semconv.BLOCKED_KEYS: blocked(error)})
-        known, cause = self._last
-        self._call.finish(cause if error is not None and error is known else of_error(error))
+            self._call.add_event(
+                semconv.EVENT_EXHAUSTED, {semconv.BLOCKED_KEYS: format_blocked_keys(error)}
+            )
+        last_error, cause = self._last_failure
+        self._call.finish(
+            cause if error is not None and error is last_error else cause_from_error(error)
+        )
 
-    def _open(self) -> CallSpan:
-        here, info, pool = self._here, self._info, self._pool
-        call: CallSpan | None = find_parent_instrumentation_span(
-            here, info, pool
-        ) or span_of_stream(here, info, pool)
+    def _open(self) -> LogicalSpan:
+        ctx, info, pool = self._ctx, self._info, self._pool
+        call: LogicalSpan | None = find_parent_instrumentation_span(
+            ctx, info, pool
+        ) or find_openinference_stream_span(ctx, info, pool)
         if call is None:
-            call = OwnSpan(self._tracer, here, info, pool) if self._own else NoSpan(here)
+            call = CallSpan(self._tracer, ctx, info, pool) if self._call_span else NoSpan(ctx)
         self._call = call
         return call
 
-    def _want(self) -> None:
-        if self._wanted is None:
-            self._wanted = time.monotonic()
+    def _start_acquire(self) -> None:
+        if self._acquire_since is None:
+            self._acquire_since = time.monotonic()
 
-    def _send(self, call: CallSpan, command: Send) -> None:
+    def _send(self, call: LogicalSpan, command: Send) -> None:
         if self._attempt is not None:
-            self._attempt.close(semconv.RETRY)
+            self._attempt.end(semconv.RETRY)
         lease = command.lease
         if (lease.degraded or lease.books is None) and not self._degraded:
-            self._degraded = True  # the state is down: booked by this process alone, or nowhere
-            call.event(semconv.EVENT_DEGRADED, {semconv.KEY_ID: lease.key_id})
-        call.attempt(lease.key_id)
-        self._attempt = AttemptSpan(self._tracer, call.inside, command, self._pool, self._wanted)
-        self._wanted = None
+            self._degraded = True  # the shared state is down
+            call.add_event(semconv.EVENT_DEGRADED, {semconv.KEY_ID: lease.key_id})
+        call.add_attempt(lease.key_id)
+        self._attempt = AttemptSpan(
+            self._tracer, call.child_context, command, self._pool, self._acquire_since
+        )
+        self._acquire_since = None
 
     def _settle(self, command: Settle, until: float | None) -> None:
         attempt, call = self._attempt, self._call
         if attempt is None or call is None:
             return
         attempt.settle(command, until)
-        self._last = command.error, attempt.cause
-        call.usage(command.outcome.usage)
-        if attempt.kind is LeaseOutcome.SUCCESS:
-            attempt.close(semconv.SUCCESS)
+        self._last_failure = command.error, attempt.cause
+        call.record_usage(command.outcome.usage)
+        if attempt.outcome is LeaseOutcome.SUCCESS:
+            attempt.end(semconv.SUCCESS)
             self._attempt = None
 
 
-REFRESH = "refresh secrets"
-"""Name of the span of a look-up that no call waited for, and that found something new."""
+REFRESH_SPAN = "refresh secrets"
+"""Name of the span of a background refresh that found a new value."""
 
 
 class TracingObserver:
-    """Trace calls, as long as the program has a tracer provider."""
+    """Traces calls, as long as the program has a tracer provider."""
 
     def __init__(
         self,
@@ -538,40 +573,40 @@ class TracingObserver:
         *,
         call_spans: bool = True,
     ) -> None:
-        """Trace calls of a pool.
+        """Trace the calls of a pool.
 
         Args:
-            pool_name: Seen as `keyrot.pool.name`.
-            tracer_provider: None: the global one, whenever it is set.
-            call_spans: A span for each call; False: spans for its attempts alone.
+            pool_name: The value of `keyrot.pool.name`.
+            tracer_provider: None: the global one, which may be set later.
+            call_spans: Record a span for each call; False: spans for attempts only.
         """
         self._pool = pool_name
         self._call_spans = call_spans
         get = trace.get_tracer_provider if tracer_provider is None else lambda: tracer_provider
-        self._tracer = CurrentProvider(get, _tracer_of)
+        self._tracer = CurrentProvider(get, _get_tracer)
 
     def observe(self, info: CallInfo) -> CallObserver | None:
-        """Trace a call, unless nobody records or instrumentation is suppressed."""
+        """Trace a call, unless nothing records it or instrumentation is suppressed."""
         tracer = self._tracer()
         if tracer is None:
             return None
-        here = context.get_current()
-        if suppressed(here):
+        ctx = context.get_current()
+        if is_suppressed(ctx):
             return None
-        return CallTracer(tracer, here, info, self._pool, own=self._call_spans)
+        return CallTracer(tracer, ctx, info, self._pool, call_span=self._call_spans)
 
     def on_key_replaced(self, key_id: str) -> None:
-        """Record that a key has a new value while no call waits for it: a span of its own."""
+        """Record, as a span of its own, that a background refresh found a new value for a key."""
         tracer = self._tracer()
         if tracer is None:
             return
-        about = {semconv.POOL: self._pool, semconv.KEY_ID: key_id}
-        with tracer.start_as_current_span(REFRESH, Context(), attributes=about) as span:
+        attributes = {semconv.POOL: self._pool, semconv.KEY_ID: key_id}
+        with tracer.start_as_current_span(REFRESH_SPAN, Context(), attributes=attributes) as span:
             span.add_event(semconv.EVENT_REPLACED, {semconv.KEY_ID: key_id})
 
 
-def _tracer_of(provider: TracerProvider) -> Tracer | None:
-    """Give our tracer; None where spans would go nowhere."""
+def _get_tracer(provider: TracerProvider) -> Tracer | None:
+    """Return our tracer; None if the provider records nothing."""
     if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
         return None
     tracer = provider.get_tracer(semconv.INSTRUMENTATION, __version__)

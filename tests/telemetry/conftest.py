@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from servers import stop_all
 
 from keyrot_middleware.guard import raise_internal_errors
-from keyrot_middleware.telemetry.span_tree import format_tree, show
+from keyrot_middleware.telemetry.span_tree import format_attribute, format_tree
 from keyrot_middleware.telemetry.tracing import TracingObserver
 
 
@@ -58,7 +58,7 @@ class RecordedSpans:
 def _timeless(name: str, value: Any) -> str:
     if "wait_time" in name or "first_chunk" in name:
         return f"{name}=…"
-    return show(name, round(value) if "cooldown.duration" in name else value)
+    return format_attribute(name, round(value) if "cooldown.duration" in name else value)
 
 
 @pytest.fixture

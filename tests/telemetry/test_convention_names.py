@@ -105,7 +105,7 @@ def test_the_table_is_what_the_sdk_sees(monkeypatch: pytest.MonkeyPatch) -> None
     seen = metered.collect()
     for metric in NEW_METRICS:
         told, points = seen[metric.name], metered.points(metric.name)
-        assert (told.unit, told.description) == (metric.unit, metric.about)
+        assert (told.unit, told.description) == (metric.unit, metric.description)
         attributes = {name for point in points for name in point.attributes}
         failing = {"error.type"} if "operation." in metric.name else set()
         assert attributes == set(metric.attributes) - failing

@@ -41,20 +41,20 @@ def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     about = "pool test, gemini-2.5-flash: "
     assert [line.replace(about, "") for line in lines(caplog)] == [
         "DEBUG lease of key flash_01, 10 input tokens reserved",
-        "DEBUG attempt 1 goes out with key flash_01",
+        "DEBUG attempt 1 is sent with key flash_01",
         "DEBUG key flash_01 failed with GoogleError",
         "INFO key flash_01 (project project-fla, gemini-2.5-flash only) is cooling down until "
         "2026-01-01 12:30:50Z: quota_minute (429)",
         "DEBUG key flash_01 settled: quota_minute (429), ? input and ? output tokens",
         "DEBUG lease of key exp_02, 10 input tokens reserved",
-        "DEBUG attempt 2 goes out with key exp_02",
+        "DEBUG attempt 2 is sent with key exp_02",
         "DEBUG key exp_02 failed with GoogleError",
         "WARNING key exp_02 is rejected: key_invalid (400); replace its value; "
         "tried again at 2026-01-01 12:45:30Z",
         "DEBUG key exp_02 settled: key_invalid (400), ? input and ? output tokens",
         "INFO waits 20.0 s for a key",
         "DEBUG lease of key flash_01 as a probe, 10 input tokens reserved",
-        "DEBUG attempt 3 goes out with key flash_01",
+        "DEBUG attempt 3 is sent with key flash_01",
         "DEBUG key flash_01 settled: success, 12 input and 30 output tokens",
         "DEBUG done",
     ]

@@ -238,7 +238,7 @@ def test_the_table_is_what_the_sdk_sees(metered: RecordedMetrics) -> None:
     assert set(seen) == {metric.name for metric in METRICS}
     for metric in METRICS:
         told = seen[metric.name]
-        assert (told.unit, told.description) == (metric.unit, metric.about)
+        assert (told.unit, told.description) == (metric.unit, metric.description)
         assert _kind(told.data) in metric.kind.lower()
         points = metered.points(metric.name)
         assert {name for point in points for name in point.attributes} == set(metric.attributes)
@@ -264,7 +264,7 @@ def _everything(metered: RecordedMetrics) -> None:
     with pytest.raises(GoogleError):
         scripted.run()
     metered.observer.register_gauges(
-        lambda: levels(scripted.pool), lambda: False, handle_internal_error, instant=True
+        lambda: levels(scripted.pool), lambda: False, handle_internal_error, is_local=True
     )
     usage = Usage(1, 1, model="m")
     watch = metered.observer.observe(INFO)

@@ -29,7 +29,7 @@ COUNT = "keyrot.key.count"
 USED = "keyrot.key.quota.used_ratio"
 
 
-class Board(RecordedMetrics):
+class RecordedGauges(RecordedMetrics):
     """Metrics of a pool that is shown."""
 
     def __init__(self, **script: Any) -> None:
@@ -39,7 +39,7 @@ class Board(RecordedMetrics):
         self.degraded = False
         self.reads = 0
         self.observer.register_gauges(
-            self._levels, lambda: self.degraded, handle_internal_error, instant=True
+            self._levels, lambda: self.degraded, handle_internal_error, is_local=True
         )
 
     def _levels(self) -> Iterable[KeySnapshot]:
@@ -49,8 +49,8 @@ class Board(RecordedMetrics):
     @property
     def states(self) -> Any:
         """Count the keys by their state, read anew."""
-        shown: Any = self.observer._shown
-        shown.levels._last = (float("-inf"), ())
+        source: Any = self.observer._source
+        source.keys._last = (float("-inf"), ())
         return self.by(COUNT, "keyrot.key.state")
 
     def limit(self, key_id: str, limits: Limits) -> None:
@@ -61,46 +61,46 @@ class Board(RecordedMetrics):
 
 def test_keys_by_state() -> None:
     """A key is counted under the word that status() has for it; the sum is the pool."""
-    board = Board(a_limited=[minute(9)], b_bad=[invalid()])
+    gauges = RecordedGauges(a_limited=[minute(9)], b_bad=[invalid()])
     nothing = dict.fromkeys(KEY_STATES, 0)
-    assert board.states == nothing | {"available": 4}
-    board.limit("c_busy", Limits(rpm=1))
-    board.scripted.run()
+    assert gauges.states == nothing | {"available": 4}
+    gauges.limit("c_busy", Limits(rpm=1))
+    gauges.scripted.run()
     counts = {"available": 1, "limited": 1, "cooling_down": 1, "rejected": 1}
-    assert board.states == nothing | counts
-    board.scripted.clock.advance(100)
-    assert board.states["cooling_down"] == board.states["limited"] == 0
+    assert gauges.states == nothing | counts
+    gauges.scripted.clock.advance(100)
+    assert gauges.states["cooling_down"] == gauges.states["limited"] == 0
 
 
 def test_used_share_of_each_limit() -> None:
     """Requests and tokens are laid beside the limits that are known; others are not told."""
-    board = Board()
-    board.limit("a_limited", Limits(rpm=10, tpm=48, rpd=100))
-    board.scripted.run()
+    gauges = RecordedGauges()
+    gauges.limit("a_limited", Limits(rpm=10, tpm=48, rpd=100))
+    gauges.scripted.run()
     names = ("keyrot.key.id", "gen_ai.request.model", "keyrot.quota")
     share = {
         ("a_limited", "gemini-2.5-flash", "rpm"): 0.1,
         ("a_limited", "gemini-2.5-flash", "tpm"): 0.25,
         ("a_limited", "gemini-2.5-flash", "rpd"): 0.01,
     }
-    assert board.by(USED, *names) == share
+    assert gauges.by(USED, *names) == share
 
 
 def test_a_limit_that_google_told_beats_the_files() -> None:
     """The 429 of a minute told five requests; the file had promised ten."""
-    board = Board(a_limited=[minute(9)])
-    board.limit("a_limited", Limits(rpm=10))
-    board.scripted.run()
-    assert board.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(0.2)
+    gauges = RecordedGauges(a_limited=[minute(9)])
+    gauges.limit("a_limited", Limits(rpm=10))
+    gauges.scripted.run()
+    assert gauges.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(0.2)
 
 
 def test_a_limit_of_nothing_is_used_up() -> None:
     """A project without any free quota has its limit at 0."""
-    board = Board()
-    board.limit("a_limited", Limits(tpm=100, rpd=0))
-    board.limit("b_bad", Limits(rpm=100))
-    board.scripted.run()
-    assert board.by(USED, "keyrot.key.id", "keyrot.quota") == {
+    gauges = RecordedGauges()
+    gauges.limit("a_limited", Limits(tpm=100, rpd=0))
+    gauges.limit("b_bad", Limits(rpm=100))
+    gauges.scripted.run()
+    assert gauges.by(USED, "keyrot.key.id", "keyrot.quota") == {
         ("a_limited", "tpm"): 0.0,
         ("a_limited", "rpd"): 1.0,
         ("b_bad", "rpm"): 0.01,
@@ -109,31 +109,31 @@ def test_a_limit_of_nothing_is_used_up() -> None:
 
 def test_degraded() -> None:
     """1 while this process counts alone, 0 else."""
-    board = Board()
-    assert board.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 0}
-    board.degraded = True
-    assert board.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
+    gauges = RecordedGauges()
+    assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 0}
+    gauges.degraded = True
+    assert gauges.by("keyrot.state.degraded", "keyrot.pool.name") == {"test": 1}
 
 
 def test_one_reading_serves_a_collection() -> None:
     """The state is asked once for all metrics, whatever their number."""
-    board = Board()
-    board.collect()
-    assert board.reads == 1
+    gauges = RecordedGauges()
+    gauges.collect()
+    assert gauges.reads == 1
 
 
 def test_a_pool_that_was_taken_off_is_told_no_more() -> None:
     """Afterwards nothing reports it; another one that is shown is told once."""
-    board = Board()
-    assert board.states
-    board.observer.unregister_gauges()
-    assert {name for name in board.collect() if name in (COUNT, USED)} == set()
-    assert board.points("keyrot.state.degraded") == []
-    board.observer.unregister_gauges()
-    board.observer.register_gauges(
-        board._levels, lambda: False, handle_internal_error, instant=True
+    gauges = RecordedGauges()
+    assert gauges.states
+    gauges.observer.unregister_gauges()
+    assert {name for name in gauges.collect() if name in (COUNT, USED)} == set()
+    assert gauges.points("keyrot.state.degraded") == []
+    gauges.observer.unregister_gauges()
+    gauges.observer.register_gauges(
+        gauges._levels, lambda: False, handle_internal_error, is_local=True
     )
-    assert [point.value for point in board.points("keyrot.state.degraded")] == [0]
+    assert [point.value for point in gauges.points("keyrot.state.degraded")] == [0]
 
 
 def test_a_state_that_hangs_holds_nobody_up() -> None:
@@ -145,7 +145,7 @@ def test_a_state_that_hangs_holds_nobody_up() -> None:
         gate.wait(30)
         return [KeySnapshot("a", "available")]
 
-    reading = CachedSnapshot(hang, handle_internal_error, instant=False)
+    reading = CachedSnapshot(hang, handle_internal_error, is_local=False)
     begin = time.monotonic()
     assert reading(0.05) == reading(0.05) == ()
     assert time.monotonic() - begin < 20, "it hangs for 30 s"
@@ -162,8 +162,8 @@ def test_a_state_that_fails_breaks_nothing() -> None:
     def fail() -> list[KeySnapshot]:
         raise ConnectionError
 
-    for instant in (True, False):
-        assert CachedSnapshot(fail, told.append, instant=instant)(1) == ()
+    for is_local in (True, False):
+        assert CachedSnapshot(fail, told.append, is_local=is_local)(1) == ()
     assert told == ["telemetry"] * 2
 
 
@@ -175,7 +175,7 @@ def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     reading = CachedSnapshot(
-        lambda: [KeySnapshot("a", "available")], handle_internal_error, instant=False
+        lambda: [KeySnapshot("a", "available")], handle_internal_error, is_local=False
     )
     assert reading(1) == ()
 
@@ -188,8 +188,8 @@ def test_a_provider_that_cannot_be_had_is_survived() -> None:
     def fail() -> Any:
         raise LookupError("no such provider")
 
-    metered.observer._meter = fail  # type: ignore[method-assign]
-    metered.observer.register_gauges(list, lambda: False, told.append, instant=True)
+    metered.observer._get_meter = fail  # type: ignore[method-assign]
+    metered.observer.register_gauges(list, lambda: False, told.append, is_local=True)
     assert told == ["telemetry"]
 
 

@@ -18,7 +18,7 @@ from support.scripted_pool import (
 )
 
 from keyrot_middleware.core.model import CallInfo
-from keyrot_middleware.telemetry.attributes import operation_of
+from keyrot_middleware.telemetry.attributes import operation_name
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_call_is_named_by_operation_and_model(
     ScriptedPool([traced.observer]).run(CallInfo(model, verb))
     call = traced.spans[-1]
     assert call.name == name
-    assert call.attributes["gen_ai.operation.name"] == operation_of(verb)
+    assert call.attributes["gen_ai.operation.name"] == operation_name(verb)
     assert ("gen_ai.request.model" in call.attributes) == bool(model)
 
 

@@ -139,9 +139,9 @@ _SHOWN = (
 
 def _shown(name: str, value: Any) -> str | None:
     """Write an attribute as the tree does, but only what belongs to the story."""
-    from ...telemetry.span_tree import show  # noqa: PLC0415
+    from ...telemetry.span_tree import format_attribute  # noqa: PLC0415
 
-    return show(name, value) if name in _SHOWN else None
+    return format_attribute(name, value) if name in _SHOWN else None
 
 
 if __name__ == "__main__":

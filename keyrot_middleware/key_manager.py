@@ -18,23 +18,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
-from typing import Any, NamedTuple, NoReturn, Unpack
+from typing import Any, NoReturn, Unpack
 
 from ._install import current_pool, open_pool
 from .config import load
 from .core.commands import Failed, Settle
 from .core.failures import REJECTIONS, FailureFacts, classify
 from .core.model import Block, CallInfo, Lease, LeaseOutcome, Outcome, Usage
-from .core.text import shown
 from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
 from .genai.pool_exhausted import exhausted
+from .key_lease import KeyLease, LeasedKey, Report, check_count, input_tokens
 from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
 from .settings import SettingArguments, hide_keys
+from .state.base import Holder
+from .state.threads import StateThreads
 
-__all__ = ["KeyManager", "Report", "SelectedKey", "get_key_manager"]
+__all__ = ["KeyLease", "KeyManager", "LeasedKey", "Report", "SelectedKey", "get_key_manager"]
 
 LEASE_S = 600.0
 """A selection nobody reported on is taken for abandoned after this."""
@@ -49,17 +51,6 @@ class SelectedKey:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a selected key cannot be pickled or copied: its value stays where it is")
-
-
-class Report(NamedTuple):
-    """What a failure means."""
-
-    failure: str
-    """Its class, a row of docs/failures.md, such as `quota_minute`; `unknown` blames no key."""
-    try_another_key: bool
-    """False: the request itself is at fault, or waiting is what helps; do not walk the pool."""
-    rests_until: datetime | None
-    """Until when the key, or its project, is cooling down; None: not at all."""
 
 
 class KeyManager:
@@ -83,6 +74,37 @@ class KeyManager:
         self._lock = threading.Lock()
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
         self._out: dict[str, deque[tuple[Lease, CallInfo]]] = {}
+        self._threads = StateThreads()
+
+    def lease(
+        self,
+        model_preference: str | None = None,
+        tokens_needed: int = 0,
+        exclude: Collection[str] = (),
+    ) -> KeyLease:
+        """Lease a key for one request: `with manager.lease(model) as key`, or `async with`.
+
+        The key is reserved at the start of the block, without waiting. A block that ends normally
+        is a success; `key.record_usage()` books its true input tokens. An exception is judged as by
+        `report_error()` and goes on unchanged, keys in it redacted. One that is no `Exception`
+        (cancelled, interrupted) is held against no key.
+
+        Args:
+            model_preference: As for `select_key()`; so are the others.
+            tokens_needed: Input tokens to reserve; 0 counts the request alone.
+            exclude: Ids not to choose.
+
+        Raises:
+            KeyPoolExhausted: At the start of the block: no key is available.
+            ValueError: The tokens are no whole number from 0.
+        """
+        check_count("tokens_needed", tokens_needed)
+
+        def reserve(holder: Holder) -> tuple[Lease, CallInfo, str]:
+            lease, info = self._reserve(model_preference, tokens_needed, exclude, holder)
+            return lease, info, self._pool.secrets.value(lease.key_id)
+
+        return KeyLease(reserve, self._settle_lease, self._threads)
 
     def select_key(
         self,
@@ -101,17 +123,27 @@ class KeyManager:
             KeyPoolExhausted: No key is free; `retry_at` and `reasons` say when and why.
             ValueError: The tokens are no whole number from 0.
         """
-        _check_count("tokens_needed", tokens_needed)
+        check_count("tokens_needed", tokens_needed)
+        lease, info = self._reserve(model_preference, tokens_needed, exclude)
+        self._lend(lease, info)
+        return SelectedKey(lease.key_id, self._pool.secrets.value(lease.key_id))
+
+    def _reserve(
+        self,
+        model: str | None,
+        tokens: int,
+        exclude: Collection[str],
+        holder: Holder | None = None,
+    ) -> tuple[Lease, CallInfo]:
         exclude = (exclude,) if isinstance(exclude, str) else exclude
-        pool, info = self._pool, CallInfo(model_preference or "", "generateContent", tokens_needed)
+        pool, info = self._pool, CallInfo(model or "", "generateContent", tokens)
         now = pool.clock.time()
         self._forget_stale(now)
-        found = self._acquire(info, exclude, now)
+        found = self._acquire(info, exclude, now, holder)
         if not isinstance(found, Lease) and _all_rejected(found) and pool.refresh_all():
-            found = self._acquire(info, exclude, now)
+            found = self._acquire(info, exclude, now, holder)
         if isinstance(found, Lease):
-            self._lend(found, info)
-            return SelectedKey(found.key_id, pool.secrets.value(found.key_id))
+            return found, info
         blocks = self._left_out(exclude, now) | found
         raise exhausted(pool.name, blocks, now, pool.last_refusal(blocks), None)
 
@@ -129,16 +161,8 @@ class KeyManager:
             KeyError: There is no such key.
             ValueError: The tokens are no whole number from 0.
         """
-        if tokens_used is not None:
-            _check_count("tokens_used", tokens_used)
-        meta = getattr(response, "usage_metadata", None)
-        tokens = (
-            tokens_used if tokens_used is not None else getattr(meta, "prompt_token_count", None)
-        )
-        lease, _ = self._take(key_id)
-        self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens)), None)
-        if tokens is not None and tokens < lease.tokens:
-            self._pool.selector.relieve(key_id)
+        tokens = input_tokens(tokens_used, response)
+        self._settle_success(self._take(key_id)[0], tokens)
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Report that the request failed: the key is judged by the rules of the pool.
@@ -154,8 +178,27 @@ class KeyManager:
         Raises:
             KeyError: There is no such key.
         """
+        return self._settle_failure(*self._take(key_id), error)
+
+    def _settle_lease(
+        self, lease: Lease, info: CallInfo, tokens: int | None, error: BaseException | None
+    ) -> Report | None:
+        """Settle what `lease()` reserved."""
+        if error is None:
+            self._settle_success(lease, tokens)
+        elif isinstance(error, Exception):
+            return self._settle_failure(lease, info, error)
+        else:
+            self._settle(lease, Outcome(LeaseOutcome.ABANDONED, None, Usage(tokens)), None)
+        return None
+
+    def _settle_success(self, lease: Lease, tokens: int | None) -> None:
+        self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens)), None)
+        if tokens is not None and tokens < lease.tokens:
+            self._pool.selector.relieve(lease.key_id)
+
+    def _settle_failure(self, lease: Lease, info: CallInfo, error: BaseException) -> Report:
         pool = self._pool
-        lease, info = self._take(key_id)
         redact = pool.secrets.redact
         facts = (
             facts_from_reported_error(error, redact)
@@ -165,8 +208,8 @@ class KeyManager:
         verdict = classify(facts, info, pool.clock.time(), lease.at or None)
         kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
-        if verdict.rejected and pool.refresh(key_id):
-            pool.log_replaced(frozenset({key_id}))
+        if verdict.rejected and pool.refresh(lease.key_id):
+            pool.log_replaced(frozenset({lease.key_id}))
         return Report(
             verdict.failure,
             verdict.rotate,
@@ -186,14 +229,15 @@ class KeyManager:
         return health(self._pool)
 
     def _acquire(
-        self, info: CallInfo, exclude: Collection[str], now: float
+        self, info: CallInfo, exclude: Collection[str], now: float, holder: Holder | None
     ) -> Lease | dict[str, Block]:
         """Lease a key; give why each that is not excluded cannot be, where none can."""
         pool, blocks = self._pool, dict[str, Block]()
         out = dict.fromkeys(exclude, inf)
         for shortlist in pool.selector.shortlists(info, out, now, pool.random()):
             counted = pool.models.bounded(info, now)
-            reply = pool.state.acquire(counted, shortlist, spread=pool.selector.spread)
+            spread = pool.selector.spread
+            reply = pool.state.acquire(counted, shortlist, spread=spread, holder=holder)
             if isinstance(reply, Lease):
                 return reply
             blocks |= reply.blocks
@@ -244,12 +288,6 @@ class KeyManager:
 
 def _all_rejected(blocks: Mapping[str, Block]) -> bool:
     return bool(blocks) and all(block.reason in REJECTIONS for block in blocks.values())
-
-
-def _check_count(name: str, value: object) -> None:
-    """Refuse what would spoil the windows that it is counted in."""
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name}: found {shown(value)}; allowed: a whole number from 0")
 
 
 def get_key_manager() -> KeyManager:

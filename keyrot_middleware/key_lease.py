@@ -1,0 +1,155 @@
+"""`KeyManager.lease()`: a key for one request, settled when the block ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn
+
+from .core.model import CallInfo, Lease
+from .core.text import shown
+from .state.base import Holder
+from .state.threads import StateThreads
+
+__all__ = ["KeyLease", "LeasedKey", "Report", "check_count", "input_tokens"]
+
+
+class Report(NamedTuple):
+    """What a failure means."""
+
+    failure: str
+    """Its class, a row of docs/failures.md, such as `quota_minute`; `unknown` blames no key."""
+    try_another_key: bool
+    """False: the request itself is at fault, or waiting is what helps; do not walk the pool."""
+    rests_until: datetime | None
+    """Until when the key, or its project, is cooling down; None: not at all."""
+
+
+class LeasedKey:
+    """A key that is leased for one request."""
+
+    __slots__ = ("api_key", "key_id", "report", "tokens_used")
+
+    def __init__(self, key_id: str, api_key: str) -> None:
+        self.key_id = key_id
+        self.api_key = api_key
+        self.tokens_used: int | None = None
+        """Input tokens as the server counted them; None: unknown, the reserved ones count."""
+        self.report: Report | None = None
+        """After the block: what its exception means; None where there was none."""
+
+    def record_usage(self, tokens_used: int | None = None, *, response: Any = None) -> None:
+        """Record the input tokens of the request, which are booked when the block ends.
+
+        Args:
+            tokens_used: Input tokens as the server counted them.
+            response: Instead of *tokens_used*: the SDK's response, whose usage is read.
+
+        Raises:
+            ValueError: The tokens are no whole number from 0.
+        """
+        self.tokens_used = input_tokens(tokens_used, response)
+
+    def __repr__(self) -> str:
+        return f"LeasedKey(key_id={self.key_id!r})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a leased key cannot be pickled or copied: its value stays where it is")
+
+
+Reserve = Callable[[Holder], tuple[Lease, CallInfo, str]]
+"""Reserves a request for a holder; returns the lease, its call and the value of its key."""
+SettleLease = Callable[[Lease, CallInfo, int | None, BaseException | None], Report | None]
+"""Settles a lease with the input tokens and the exception of its block."""
+
+
+class KeyLease:
+    """A context manager, for `with` and for `async with`; it is used once."""
+
+    __slots__ = ("__weakref__", "_call", "_ended", "_key", "_reserve", "_settle", "_threads")
+
+    def __init__(self, reserve: Reserve, settle: SettleLease, threads: StateThreads) -> None:
+        self._reserve = reserve
+        self._settle = settle
+        self._threads = threads
+        self._call: tuple[Lease, CallInfo] | None = None
+        self._key: LeasedKey | None = None
+        self._ended = False
+
+    def alive(self) -> bool:
+        """Report whether the block has not ended; see `state.base.Holder`."""
+        return not self._ended
+
+    def __enter__(self) -> LeasedKey:
+        self._begin()
+        return self._enter(self._reserve(self))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._exit(error)
+
+    async def __aenter__(self) -> LeasedKey:
+        self._begin()
+        reserve = partial(self._reserve, self)
+        return self._enter(await self._threads.run(reserve, self._give_back))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Shielded: a task that is cancelled meanwhile must not leave the lease unsettled.
+        await asyncio.shield(asyncio.ensure_future(self._threads.run(partial(self._exit, error))))
+
+    def _begin(self) -> None:
+        if self._call is not None or self._ended:
+            raise RuntimeError("a lease is used once: call lease() for each request")
+
+    def _enter(self, reserved: tuple[Lease, CallInfo, str]) -> LeasedKey:
+        lease, info, value = reserved
+        self._call = lease, info
+        self._key = LeasedKey(lease.key_id, value)
+        return self._key
+
+    def _exit(self, error: BaseException | None) -> None:
+        assert self._call is not None and self._key is not None  # noqa: S101 - was entered
+        self._ended = True
+        self._key.report = self._settle(*self._call, self._key.tokens_used, error)
+
+    def _give_back(self, reserved: tuple[Lease, CallInfo, str]) -> None:
+        """Settle what was reserved for a task that was cancelled meanwhile."""
+        self._ended = True
+        lease, info, _ = reserved
+        self._settle(lease, info, None, asyncio.CancelledError())
+
+
+def input_tokens(tokens_used: int | None, response: Any) -> int | None:
+    """Return the input tokens that are given, or those of an SDK's response.
+
+    Raises:
+        ValueError: The tokens are no whole number from 0.
+    """
+    if tokens_used is not None:
+        check_count("tokens_used", tokens_used)
+        return tokens_used
+    usage = getattr(response, "usage_metadata", None)
+    tokens: int | None = getattr(usage, "prompt_token_count", None)
+    return tokens
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what would spoil the windows that it is counted in.
+
+    Raises:
+        ValueError: It is no whole number from 0.
+    """
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name}: found {shown(value)}; allowed: a whole number from 0")

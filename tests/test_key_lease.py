@@ -1,0 +1,197 @@
+"""`KeyManager.lease()`: in threads and tasks, over memory and over a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_settings import write_keys
+from google.genai import errors
+from servers import server, stop_all
+
+from keyrot_middleware import KeyManager, KeyPoolExhausted
+from keyrot_middleware.key_manager import LeasedKey, Report
+
+MODEL = "gemini-2.5-flash"
+QUOTA = {"error": {"code": 429, "message": "slow down", "status": "RESOURCE_EXHAUSTED"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stop_servers() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[KeyManager]:
+    """Open a pool of key A, one request at a time, and of key B."""
+    entries = [{"key_id": "A", "max_concurrency": 1}, {"key_id": "B"}]
+    for name in "AB":
+        monkeypatch.setenv(f"GEMINI_KEY_{name}", f"FAKE-value-of-{name}")
+    keys_file = write_keys(tmp_path / "keys.json", *entries)
+    url = server("valkey").url if request.param == "redis" else "memory://"
+    pool = f"test-{uuid.uuid4().hex}"
+    made = KeyManager(keys_file=keys_file, strategy="fill", state_url=url, pool=pool)
+    yield made
+    made._pool.close()
+
+
+def used(manager: KeyManager, key_id: str = "A") -> dict[str, Any]:
+    """Return what is used of the model."""
+    return dict(manager.get_health_status()[key_id]["used"][MODEL])
+
+
+def test_a_normal_end_is_a_success_with_its_true_tokens(manager: KeyManager) -> None:
+    """The key is leased inside the block; afterwards its true tokens are booked."""
+    with manager.lease(MODEL, tokens_needed=500) as key:
+        assert (key.key_id, key.api_key) == ("A", "FAKE-value-of-A")
+        with manager.lease(MODEL) as other:
+            assert other.key_id == "B"  # A serves one request at a time
+        key.record_usage(120)
+    assert key.report is None
+    assert (used(manager)["requests_minute"], used(manager)["tokens_minute"]) == (1, 120)
+    assert manager.get_health_status()["A"]["success_count"] == 1
+
+
+def test_an_exception_is_judged_and_goes_on_unchanged(manager: KeyManager) -> None:
+    """A 429 cools the key down; the caller gets the same exception, without the key's value."""
+    error = errors.ClientError(429, QUOTA | {"seen": "FAKE-value-of-A"})
+    with pytest.raises(errors.ClientError) as caught, manager.lease(MODEL) as key:
+        raise error
+    assert caught.value is error
+    assert isinstance(key.report, Report)
+    assert key.report.try_another_key
+    assert manager.get_health_status()["A"]["state"] == "cooling_down"
+    with manager.lease(MODEL) as other:
+        assert other.key_id == "B"
+
+
+def test_an_exception_of_the_program_blames_no_key(manager: KeyManager) -> None:
+    """What is not about the request leaves the key available, and its place is given back."""
+    with pytest.raises(ZeroDivisionError), manager.lease(MODEL):
+        _ = 1 / 0
+    with manager.lease(MODEL) as key:
+        assert key.key_id == "A"
+
+
+def test_an_interrupt_is_no_error_of_the_key(manager: KeyManager) -> None:
+    """Ctrl-C inside the block counts neither as a success nor as an error."""
+    with pytest.raises(KeyboardInterrupt), manager.lease(MODEL) as key:
+        raise KeyboardInterrupt
+    health = manager.get_health_status()["A"]
+    assert (key.report, health["error_count"], health["available"]) == (None, 0, True)
+
+
+def test_no_key_available_is_said_at_the_start(manager: KeyManager) -> None:
+    """The block does not begin, and `retry_at` and `reasons` say why."""
+    with pytest.raises(KeyPoolExhausted) as caught, manager.lease(MODEL, exclude=("A", "B")):
+        pytest.fail("the block began")
+    assert set(caught.value.reasons) == {"A", "B"}
+
+
+async def test_a_task_leases_as_a_thread_does(manager: KeyManager) -> None:
+    """`async with` reserves and settles without blocking the loop."""
+    async with manager.lease(MODEL, tokens_needed=500) as key:
+        assert key.key_id == "A"
+        async with manager.lease(MODEL) as other:
+            assert other.key_id == "B"
+        key.record_usage(120)
+    assert used(manager)["tokens_minute"] == 120
+    with pytest.raises(errors.ClientError):
+        async with manager.lease(MODEL) as key:
+            raise errors.ClientError(429, QUOTA)
+    assert manager.get_health_status()["A"]["state"] == "cooling_down"
+
+
+async def test_a_cancelled_task_gives_its_key_back(manager: KeyManager) -> None:
+    """Whether it is cancelled inside the block or at its start, key A is available again."""
+
+    async def hold(begun: asyncio.Event) -> None:
+        async with manager.lease(MODEL):
+            begun.set()
+            await asyncio.sleep(60)
+
+    for wait in (True, False):
+        begun = asyncio.Event()
+        task = asyncio.create_task(hold(begun))
+        await (begun.wait() if wait else asyncio.sleep(0))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await _until_available(manager)
+
+
+async def _until_available(manager: KeyManager) -> None:
+    for _ in range(500):
+        if manager.get_health_status()["A"]["available"]:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("key A was not given back")
+
+
+def test_each_lease_is_settled_with_its_own_tokens(manager: KeyManager) -> None:
+    """Of two leases of one key the one that ends first books what it used, not the other's."""
+    with manager.lease(MODEL, exclude="A") as first, manager.lease("other", exclude="A") as second:
+        second.record_usage(7)
+        first.record_usage(1000)
+    assert used(manager, "B")["tokens_minute"] == 1000
+    assert manager.get_health_status()["B"]["used"]["other"]["tokens_minute"] == 7
+
+
+def test_the_limit_of_one_at_a_time_holds_for_threads(manager: KeyManager) -> None:
+    """Never do two threads have key A at once."""
+    inside, peaks = 0, []
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside
+        for _ in range(20):
+            with manager.lease(MODEL) as key:
+                if key.key_id != "A":
+                    continue
+                with lock:
+                    inside += 1
+                    peaks.append(inside)
+                with lock:
+                    inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(peaks) == {1}
+
+
+def test_a_lease_is_used_once(manager: KeyManager) -> None:
+    """A second block with the same object is a mistake that says what to do."""
+    lease = manager.lease(MODEL)
+    with lease:
+        pass
+    with pytest.raises(RuntimeError, match="call lease\\(\\) for each request"), lease:
+        pass
+
+
+@pytest.mark.parametrize("tokens", [-5, "12", 1.5])
+def test_wrong_numbers_of_tokens_are_refused(manager: KeyManager, tokens: Any) -> None:
+    """The error says what is allowed."""
+    with pytest.raises(ValueError, match="allowed: a whole number from 0"):
+        manager.lease(MODEL, tokens_needed=tokens)
+    with manager.lease(MODEL) as key, pytest.raises(ValueError, match="tokens_used"):
+        key.record_usage(tokens)
+
+
+def test_a_leased_key_shows_no_value_and_does_not_travel() -> None:
+    """Neither its repr nor a pickle holds the value."""
+    key = LeasedKey("A", "FAKE-value-of-A")
+    assert "FAKE" not in repr(key)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(key)

@@ -8,7 +8,7 @@ PIP_INSTALL := -m pip install --disable-pip-version-check
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/runtime
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks dist jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -57,6 +57,12 @@ coexist: $(READY)  ## two other instrumentations' own tests, alone and with a po
 frameworks: $(READY)  ## LangChain, pydantic-ai, ADK and agno, unchanged, over a pool
 	@$(BIN)/python tools/frameworks/run.py
 
+dist: .venv-dist/ready  ## build the wheel and the sdist into dist/, and check them
+	@echo "== wheel and sdist"
+	@rm -rf dist
+	@.venv-dist/bin/python -m build --no-isolation
+	@.venv-dist/bin/python -m twine check --strict dist/*
+
 jaeger: $(JAEGER)  ## run Jaeger: http://localhost:16686, spans to http://localhost:4318; Ctrl-C ends it
 	@echo "== Jaeger: query API and UI on http://localhost:16686, OTLP on http://localhost:4318"
 	@$(JAEGER) --config tools/jaeger/jaeger.yaml
@@ -71,7 +77,7 @@ record: $(READY)  ## record the cassettes again: from Google with real keys in t
 	@$(BIN)/python tools/record_cloud_cassettes.py
 
 clean:           ## remove everything that was set up
-	rm -rf tools/jaeger/bin .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
+	rm -rf tools/jaeger/bin .venv .venv-* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .venv has two stages: what the demo needs, then the tools of the tests. Without compiling every module and without an
@@ -98,4 +104,10 @@ $(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python $(PIP_INSTALL) -r requirements/demo.txt -r requirements/dev.txt -r requirements/bench.txt
 	@.venv-bench/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv-dist/ready: requirements/dist.txt
+	@echo "== setting up .venv-dist (once)"
+	@$(PYTHON) -m venv .venv-dist
+	@.venv-dist/bin/python $(PIP_INSTALL) -r requirements/dist.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""Ways in which a server fails and comes back, done to real ones; `tests/servers.py` runs them."""
+"""Fail and restore real servers; `tests/support/servers.py` runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from servers import BINARIES, Server, free_port, wait_for, watched_pair
+from support.servers import BINARIES, Server, free_port, wait_for, watched_pair
 
 __all__ = ["FAULTS", "Fault"]
 

@@ -1,7 +1,8 @@
 """How much of what is possible a pool gets from servers that count minutes in three ways.
 
-`make goodput` runs it twice: callers, pool and service in simulated time (tests/simulated.py), and
-for three real minutes the unchanged SDK in threads, over a pool in memory, against FakeGemini.
+`make goodput` runs it twice: callers, pool and service in simulated time
+(tests/support/simulation.py), and for three real minutes the unchanged SDK in threads, over
+a pool in memory, against FakeGemini.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from simulated import TOKENS, Goodput, possible, simulate
+from support.simulation import TOKENS, Goodput, possible, simulate
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini

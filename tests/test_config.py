@@ -9,8 +9,8 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from fake_settings import AUTH, A, B, C, write_keys, wrong
 from pydantic import ValidationError
+from support.fake_settings import AUTH, A, B, C, write_keys, wrong
 
 from keyrot_middleware.config import (
     ENV_NAMES,

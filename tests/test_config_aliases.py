@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_settings import wrong
+from support.fake_settings import wrong
 
 from keyrot_middleware.cli.check_report import build_report
 from keyrot_middleware.config import load

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_settings import AUTH, A, B, write_keys, wrong
+from support.fake_settings import AUTH, A, B, write_keys, wrong
 
 from keyrot_middleware.config import ENV_NAMES, GOOGLE_HOST, load
 from keyrot_middleware.settings import unknown_variables

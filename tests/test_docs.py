@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from docs_blocks import PAGES, ROOT, Block, blocks
+from support.docs_blocks import PAGES, ROOT, Block, blocks
 
 from keyrot_middleware.keys_file import KeySpec, read_keys
 from keyrot_middleware.settings import ALIASES, ARGUMENTS, ENV_NAMES, Settings
@@ -59,13 +59,15 @@ def _run(where: Path, *words: str, **variables: str) -> str:
 @pytest.mark.parametrize("page", _with("python"), ids=_name)
 def test_snippets_run(page: Path, tmp_path: Path) -> None:
     """The Python of a page runs from top to bottom, against a fake API and a pool of three keys."""
-    runner = str(Path(__file__).with_name("docs_page.py"))
+    path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     with FakeGemini() as gemini:
         keys = [gemini.add_key(f"key_{number}", tier="paid").value for number in (1, 2, 3)]
         _run(
             tmp_path,
-            runner,
+            "-m",
+            "support.docs_page",
             str(page),
+            PYTHONPATH=path,
             GEMINI_API_KEYS=",".join(keys),
             GOOGLE_GEMINI_BASE_URL=gemini.url,
             KEYROT_ALLOWED_HOSTS=gemini.host,

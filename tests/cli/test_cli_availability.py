@@ -10,8 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from rig import INFO
-from servers import server, stop_all
+from support.pool import INFO
+from support.servers import server, stop_all
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, RetryPolicy
 from keyrot_middleware.keys_file import KeySpec

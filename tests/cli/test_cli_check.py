@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import free_port, server, stop_all
+from support.servers import free_port, server, stop_all
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply

@@ -14,8 +14,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from rig import INFO
-from servers import free_port, server, stop_all
+from support.pool import INFO
+from support.servers import free_port, server, stop_all
 
 from keyrot_middleware.core.failures import SLOWLY
 from keyrot_middleware.core.model import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Block, CallInfo, Candidate
 from keyrot_middleware.core.selection import Selector

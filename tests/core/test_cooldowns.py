@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from moments import NOON
-from rig import key
+from support.pool import key
 
 from keyrot_middleware.core.model import Block, Scope
 from keyrot_middleware.core.windows import (

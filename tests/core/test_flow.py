@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from replies import (
+from support.pool import INFO, Rig, key, three
+from support.replies import (
     blocked,
     capacity,
     day,
@@ -17,7 +18,6 @@ from replies import (
     minute,
     outgrown,
 )
-from rig import INFO, Rig, key, three
 
 from keyrot_middleware.core.commands import Acquire, Done, Refresh
 from keyrot_middleware.core.flow import Exhausted

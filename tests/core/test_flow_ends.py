@@ -6,7 +6,8 @@ from math import inf
 from typing import Any
 
 import pytest
-from replies import (
+from support.pool import INFO, three
+from support.replies import (
     bad,
     capacity,
     failure,
@@ -14,7 +15,6 @@ from replies import (
     lost,
     minute,
 )
-from rig import INFO, three
 
 from keyrot_middleware.core.commands import Done, Now, Settle, Sleep
 from keyrot_middleware.core.flow import Exhausted, FailedAttempt, attempt_note

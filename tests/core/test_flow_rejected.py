@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from replies import invalid, minute
-from rig import Rig, key
+from support.pool import Rig, key
+from support.replies import invalid, minute
 
 from keyrot_middleware.core.flow import Exhausted
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from replies import (
+from support.pool import INFO, Rig, key, three
+from support.replies import (
     OK,
     failure,
     invalid,
@@ -13,7 +14,6 @@ from replies import (
     minute,
     overloaded,
 )
-from rig import INFO, Rig, key, three
 
 
 def test_max_attempts_bounds_the_walk_but_not_the_retries() -> None:

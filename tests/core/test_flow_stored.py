@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from replies import (
+from support.pool import INFO, STREAMED, Rig, key, three
+from support.replies import (
     MODEL,
     Chunks,
     invalid,
@@ -13,7 +14,6 @@ from replies import (
     no_room,
     overloaded,
 )
-from rig import INFO, STREAMED, Rig, key, three
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from replies import OK, capacity, day, far, invalid, minute, outgrown
-from rig import INFO, Rig, key
+from support.pool import INFO, Rig, key
+from support.replies import OK, capacity, day, far, invalid, minute, outgrown
 
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rig import INFO
+from support.pool import INFO
 
 from keyrot_middleware.core.model_names import IDLE_S, LONGEST, MOST, OTHER, ModelNames
 

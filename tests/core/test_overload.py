@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from replies import OK, overloaded
-from rig import INFO, Rig, key, three
+from support.pool import INFO, Rig, key, three
+from support.replies import OK, overloaded
 
 from keyrot_middleware.core.flow import CALLS, REST_S, Overload
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offers import offered
-from rig import key
+from support.pool import key
 
 from keyrot_middleware.core.model import project_label
 from keyrot_middleware.core.selection import Selector

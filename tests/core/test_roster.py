@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 from offers import DEAD, NOW, many, offered
-from replies import MODEL
-from rig import INFO, key
+from support.pool import INFO, key
+from support.replies import MODEL
 
 from keyrot_middleware.core.model import LAST_RESORT, Block
 from keyrot_middleware.core.selection import PARK_S, SHORTLIST, VIEWS, Selector

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from offers import DEAD, NOW, many, offered
-from rig import INFO
+from support.pool import INFO
 
 from keyrot_middleware.core.model import Block
 from keyrot_middleware.core.selection import PARK_S, Selector

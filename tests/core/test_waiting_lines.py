@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from math import inf
 
-from rig import INFO
+from support.pool import INFO
 
 from keyrot_middleware.core.model import Block, CallInfo
 from keyrot_middleware.core.waiting import MAX_CLAIMS, STALL_S, Ticket, WaitingLines

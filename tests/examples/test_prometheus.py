@@ -15,8 +15,8 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
-from servers import free_port, wait_for
 from support.prometheus import BINARY, Prometheus, read
+from support.servers import free_port, wait_for
 
 from keyrot_middleware.telemetry.instruments import METRICS
 

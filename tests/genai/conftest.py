@@ -8,7 +8,7 @@ from typing import Any
 
 import certifi
 import pytest
-from mounted import Files
+from support.mounted_secrets import Files
 
 import keyrot_middleware
 from keyrot_middleware.runtime import refresher as upkeep

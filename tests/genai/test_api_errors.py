@@ -6,8 +6,8 @@ import io
 import pickle
 
 import pytest
-from four_modes import MODEL, MODES, ask, calls, skip_where_the_sdk_reconnects
 from google.genai import errors, types
+from support.modes import MODEL, MODES, ask, calls, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply

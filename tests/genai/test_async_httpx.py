@@ -6,9 +6,9 @@ import io
 import pickle
 
 import pytest
-from four_modes import MODEL, ask_async, calls, run
 from google.genai import _api_client, errors, types
-from key_search import hold_no_key
+from support.key_search import hold_no_key
+from support.modes import MODEL, ask_async, calls, run
 
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted

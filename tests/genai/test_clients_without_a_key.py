@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from four_modes import MODES, ask, ask_async, run
 from google import genai
+from support.modes import MODES, ask, ask_async, run
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini

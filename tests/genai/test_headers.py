@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 import pytest
-from four_modes import MODEL, MODES, ask, calls
 from google.genai import types
+from support.modes import MODEL, MODES, ask, calls
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply

@@ -7,8 +7,8 @@ import inspect
 from typing import Any
 
 import pytest
-from four_modes import MODES, STREAMS, ask, ask_async, run
 from google.genai import _api_client
+from support.modes import MODES, STREAMS, ask, ask_async, run
 
 from keyrot_middleware.testing import Reply
 

@@ -8,9 +8,9 @@ import sys
 import textwrap
 
 import pytest
-from four_modes import MODES, ask
 from google import genai
 from google.genai._api_client import BaseApiClient
+from support.modes import MODES, ask
 
 import keyrot_middleware
 from keyrot_middleware._install import current_pool

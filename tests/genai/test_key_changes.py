@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from four_modes import MODES, ask
 from google.genai import errors
-from mounted import Files, roster, value_of
-from servers import wait_for
+from support.modes import MODES, ask
+from support.mounted_secrets import Files, roster, value_of
+from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware._install import current_pool

@@ -8,7 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from four_modes import MODEL, MODES, ask, ask_sync, calls, run
+from support.modes import MODEL, MODES, ask, ask_sync, calls, run
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply

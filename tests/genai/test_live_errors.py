@@ -8,8 +8,8 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from four_modes import MODEL
-from key_search import texts_of
+from support.key_search import texts_of
+from support.modes import MODEL
 from websockets.asyncio.server import serve
 
 from keyrot_middleware.testing import FakeGemini

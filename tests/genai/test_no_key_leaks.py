@@ -6,8 +6,8 @@ import logging
 from traceback import TracebackException
 
 import pytest
-from four_modes import MODES, calls, skip_where_the_sdk_reconnects
-from key_search import hold_no_key, texts_of
+from support.key_search import hold_no_key, texts_of
+from support.modes import MODES, calls, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
 from keyrot_middleware.genai.redaction import redact_exception

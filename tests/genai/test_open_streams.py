@@ -8,8 +8,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from four_modes import STREAMS, ask, run
-from streamed import ASKED
+from support.modes import STREAMS, ask, run
+from support.streams import ASKED
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome

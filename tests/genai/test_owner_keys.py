@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
-from four_modes import MODEL, MODES, ask, ask_sync, calls, run
 from google import genai
 from google.genai import errors, types
+from support.modes import MODEL, MODES, ask, ask_sync, calls, run
 
 from keyrot_middleware.testing import Reply
 

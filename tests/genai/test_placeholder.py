@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from four_modes import MODEL, MODES, ask, run
 from google import genai
 from google.genai import live
+from support.modes import MODEL, MODES, ask, run
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini

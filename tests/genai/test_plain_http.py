@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from four_modes import MODES, ask, calls
 from google import genai
+from support.modes import MODES, ask, calls
 
 from keyrot_middleware.testing import FakeGemini
 

@@ -9,9 +9,9 @@ from itertools import count
 from typing import Any
 
 import pytest
-from four_modes import STREAMS, ask, ask_async, run
-from servers import server
-from streamed import ASKED
+from support.modes import STREAMS, ask, ask_async, run
+from support.servers import server
+from support.streams import ASKED
 
 from keyrot_middleware import KeyPoolExhausted
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Scope, Verdict

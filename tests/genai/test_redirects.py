@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from four_modes import MODES, ask, run
 from google import genai
+from support.modes import MODES, ask, run
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini

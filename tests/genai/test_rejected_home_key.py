@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from four_modes import MODEL, ask_async, ask_sync, run
 from google.genai import types
+from support.modes import MODEL, ask_async, ask_sync, run
 
 from keyrot_middleware.testing import Reply
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from four_modes import MODES, ask, calls
 from google import genai
+from support.modes import MODES, ask, calls
 
 from keyrot_middleware.testing import Reply
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from four_modes import MODES, ask, calls
 from google import genai
 from google.genai import types
+from support.modes import MODES, ask, calls
 
 from keyrot_middleware.testing import Reply
 

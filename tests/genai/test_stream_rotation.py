@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from four_modes import MODEL, STREAMS, ask, calls, run
 from google.genai import errors
+from support.modes import MODEL, STREAMS, ask, calls, run
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome

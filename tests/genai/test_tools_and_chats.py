@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from four_modes import MODEL, MODES, ask, calls, run
 from google.genai import types
+from support.modes import MODEL, MODES, ask, calls, run
 
 from keyrot_middleware.testing import Reply
 

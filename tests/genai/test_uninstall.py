@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from four_modes import MODES, ask
 from google.genai._api_client import BaseApiClient
+from support.modes import MODES, ask
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from four_modes import ask, ask_async, run
 from google.genai import errors, types
+from support.modes import ask, ask_async, run
 
 import keyrot_middleware
 from keyrot_middleware import guard

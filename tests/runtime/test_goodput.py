@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from simulated import simulate
+from support.simulation import simulate
 
 from keyrot_middleware.testing.quota import Limits, Window
 

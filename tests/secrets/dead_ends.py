@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from servers import free_port
+from support.servers import free_port
 
 __all__ = ["Silent", "closed_port"]
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from servers import wait_for
+from support.servers import wait_for
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from asking import ask_all
 from botocore import xform_name
-from docs_blocks import ROOT, blocks
 from house_aws import AwsHouse
 from moto_server import MotoServer
+from support.docs_blocks import ROOT, blocks
 
 PAGE = ROOT / "docs" / "stores" / "aws.md"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from asking import ask_all
-from docs_blocks import blocks
+from support.docs_blocks import blocks
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.aws import AwsStore

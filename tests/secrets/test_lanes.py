@@ -7,8 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from servers import wait_for
 from slowly import Ear, Slow, ring_of, turn_until
+from support.servers import wait_for
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 

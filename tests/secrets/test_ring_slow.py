@@ -9,8 +9,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from servers import wait_for
 from slowly import Ear, Slow, ring_of, turn_until
+from support.servers import wait_for
 
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.secrets import refresh as lanes

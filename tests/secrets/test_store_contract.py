@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from house import House
-from servers import wait_for
+from support.servers import wait_for
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import (

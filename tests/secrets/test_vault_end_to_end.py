@@ -13,7 +13,7 @@ from front import Reply as Answer
 from front import front
 from google.genai import errors
 from house_vault import VaultHouse
-from servers import wait_for
+from support.servers import wait_for
 
 import keyrot_middleware
 from keyrot_middleware.runtime import pool

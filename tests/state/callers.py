@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from doors import OK, PATIENCE_S
-from rig import INFO
+from support.pool import INFO
 
 from keyrot_middleware.core.model import Candidate, Lease
 from keyrot_middleware.state import State

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from doors import URIS, Asked, Awaited, Door, Open, open_at
 from outage import Both
-from servers import BINARIES, Server, stop_all
+from support.servers import BINARIES, Server, stop_all
 
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.state import State

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
-from faulty import degrading
-from rig import INFO
-from servers import BINARIES, ENGINES, server
+from support.faulty_state import degrading
+from support.pool import INFO
+from support.servers import BINARIES, ENGINES, server
 
 from keyrot_middleware.core.model import (
     NO_USAGE,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from doors import Door
-from faulty import degrading
-from rig import key
+from support.faulty_state import degrading
+from support.pool import key
 
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.state.circuit_breaker import PAUSE_S

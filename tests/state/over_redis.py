@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from doors import OK
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Lease, RetryPolicy
 from keyrot_middleware.state import FallbackState, open_shared

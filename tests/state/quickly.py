@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rig import key
-from servers import Server
+from support.pool import key
+from support.servers import Server
 
 from keyrot_middleware.core.model import Limits
 

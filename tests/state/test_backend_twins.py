@@ -12,8 +12,8 @@ import pytest
 from doors import open_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import key
-from servers import ENGINES
+from support.pool import key
+from support.servers import ENGINES
 
 from keyrot_middleware.core.model import (
     CallInfo,

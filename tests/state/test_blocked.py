@@ -8,7 +8,7 @@ import pytest
 from doors import ABANDONED, OK, UNSENT, URIS, failed, open_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.testing import FakeClock

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 
 from doors import OK, UNSENT, Door, failed, used
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import NO_LIMITS, Lease, Limits, Scope, Unavailable
 from keyrot_middleware.state.base import KeyHealth, Used

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from doors import OK, UNSENT, Open, failed, used
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
 from keyrot_middleware.state import State

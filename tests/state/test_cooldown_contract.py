@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 from doors import ABANDONED, OK, UNSENT, Door, failed, used
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.failures import SLOWLY
 from keyrot_middleware.core.model import (

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 from doors import OK, UNSENT, Awaited, Door, failed, used
-from faulty import degrading, warned
 from outage import FIVE, A, Both, C
-from rig import INFO, key
+from support.faulty_state import degrading, warned
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Limits, Scope
 from keyrot_middleware.core.windows import DAY_S

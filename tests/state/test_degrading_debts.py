@@ -6,9 +6,9 @@ from math import inf
 
 import pytest
 from doors import ABANDONED, OK, UNSENT, failed, used
-from faulty import degrading
 from outage import FIVE, A, B, Both, C
-from rig import INFO, key
+from support.faulty_state import degrading
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope
 from keyrot_middleware.state.circuit_breaker import PAUSE_S

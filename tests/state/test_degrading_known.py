@@ -7,7 +7,7 @@ from math import inf
 import pytest
 from doors import failed
 from outage import Both, C
-from rig import INFO
+from support.pool import INFO
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 

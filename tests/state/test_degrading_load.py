@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from doors import OK, PATIENCE_S
-from faulty import Faulty, degrading
-from rig import INFO, key
+from support.faulty_state import Faulty, degrading
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state import FallbackState

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from doors import OK, Door
-from rig import INFO, key
-from servers import Server, server, wait_for
+from support.pool import INFO, key
+from support.servers import Server, server, wait_for
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state import MemoryState

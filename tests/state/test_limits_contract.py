@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from doors import ABANDONED, UNSENT, Door, failed, used
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import Limits, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from doors import OK, failed, used
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware import forks
 from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope

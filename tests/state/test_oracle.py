@@ -11,7 +11,7 @@ import pytest
 from doors import ABANDONED, UNSENT, URIS, failed, open_at, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import INFO, key
+from support.pool import INFO, key
 
 from keyrot_middleware.core.model import (
     Candidate,

@@ -8,8 +8,8 @@ import pytest
 from doors import UNSENT, URIS, Door, open_at, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import INFO, key
-from servers import ENGINES
+from support.pool import INFO, key
+from support.servers import ENGINES
 
 from keyrot_middleware.core.model import (
     NO_USAGE,

@@ -11,10 +11,10 @@ from contextlib import suppress
 import pytest
 from callers import Tasks, Threads, unharmed
 from doors import OK
-from faulty import warned
 from over_redis import POLICY, A, lend, opened
-from rig import INFO, key
-from servers import Server, free_port, watched_pair
+from support.faulty_state import warned
+from support.pool import INFO, key
+from support.servers import Server, free_port, watched_pair
 
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state import open_shared, open_state

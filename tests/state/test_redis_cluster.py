@@ -10,8 +10,8 @@ from socket import create_server
 
 import pytest
 from doors import OK, Asked, Awaited, Door, failed, used
-from rig import INFO, MODEL, key
-from servers import (
+from support.pool import INFO, MODEL, key
+from support.servers import (
     BINARIES,
     Server,
     cluster_of_three,

@@ -10,10 +10,10 @@ from math import inf
 import pytest
 from callers import Callers, Tasks, Threads, unharmed
 from doors import Asked, Awaited, Door, failed, used
-from faulty import warned
 from over_redis import SHORT_S, A, B, lend, opened
-from rig import INFO, key
-from servers import BINARIES, Server, free_port
+from support.faulty_state import warned
+from support.pool import INFO, key
+from support.servers import BINARIES, Server, free_port
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.state import FallbackState

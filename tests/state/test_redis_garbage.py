@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from doors import OK, Asked, Awaited, Door, failed
-from rig import INFO, MODEL, key
-from servers import Server, server
+from support.pool import INFO, MODEL, key
+from support.servers import Server, server
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
 from keyrot_middleware.state.redis import RedisState

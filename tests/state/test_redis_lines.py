@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from doors import Asked, Awaited, Door, failed, used
 from quickly import ONE, connections, quick
-from rig import INFO, key
-from servers import Server
+from support.pool import INFO, key
+from support.servers import Server
 
 from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
 from keyrot_middleware.errors import MissingExtraError

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from doors import OK
 from quickly import ONE, connections, quick
-from rig import INFO, key
-from servers import Server
+from support.pool import INFO, key
+from support.servers import Server
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state.redis import RedisState, RedisStateError

@@ -11,8 +11,8 @@ from types import FrameType
 
 import pytest
 from doors import OK
-from rig import INFO, key
-from servers import Server
+from support.pool import INFO, key
+from support.servers import Server
 
 from keyrot_middleware.core.model import Lease, RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisStateError

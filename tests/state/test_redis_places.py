@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from doors import Asked, Awaited
-from rig import key
-from servers import BINARIES, Server
+from support.pool import key
+from support.servers import BINARIES, Server
 
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.errors import ConfigError

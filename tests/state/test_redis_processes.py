@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import INFO, key
-from servers import ENGINES, server, wait_for
+from support.pool import INFO, key
+from support.servers import ENGINES, server, wait_for
 
 from keyrot_middleware.core.model import (
     Lease,

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from doors import OK, UNSENT, failed, used
-from rig import INFO, MODEL, key
-from servers import Server, server
+from support.pool import INFO, MODEL, key
+from support.servers import Server, server
 
 from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S

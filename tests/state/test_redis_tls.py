@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from doors import Asked, Awaited
 from redis.sentinel import Sentinel
-from rig import key
-from servers import Server, sentinel_of, server
+from support.pool import key
+from support.servers import Server, sentinel_of, server
 
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisStateError

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from doors import OK
 from over_redis import POLICY, lend, opened
-from rig import INFO, key
-from servers import Server
+from support.pool import INFO, key
+from support.servers import Server
 
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from doors import Open
-from replies import OK, GoogleError, minute
-from rig import INFO, Rig, key
+from support.pool import INFO, Rig, key
+from support.replies import OK, GoogleError, minute
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted, call_flow

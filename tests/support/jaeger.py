@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import free_port, wait_for
+from support.servers import free_port, wait_for
 
 __all__ = ["ROOT", "SERVICE", "Event", "Jaeger", "Span", "draw", "find_jaeger", "root_of"]
 

@@ -13,7 +13,7 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
-from servers import free_port, wait_for
+from support.servers import free_port, wait_for
 
 __all__ = ["BINARY", "Prometheus", "read"]
 

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from servers import stop_all
+from support.servers import stop_all
 
 from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.telemetry.span_tree import format_attribute, format_tree

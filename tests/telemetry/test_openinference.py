@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from four_modes import MODEL, MODES, STREAMS, ask, run
 from openinference.instrumentation import OITracer, TraceConfig
 from opentelemetry import metrics, trace
+from support.modes import MODEL, MODES, STREAMS, ask, run
 from support.otel import RecordedMetrics
 from support.other_instrumentations import OPENINFERENCE, instrumented, plain_sdk
 

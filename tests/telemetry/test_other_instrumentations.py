@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from four_modes import MODEL, MODES, ask, ask_async, run
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from support.modes import MODEL, MODES, ask, ask_async, run
 from support.other_instrumentations import OFFICIAL, OPENINFERENCE, instrumented, plain_sdk
 
 import keyrot_middleware

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from four_modes import ask
 from google.genai._api_client import BaseApiClient
 from opentelemetry import trace
+from support.modes import ask
 from support.other_instrumentations import (
     OFFICIAL,
     OPENINFERENCE,

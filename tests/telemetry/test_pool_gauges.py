@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import server
 from support.otel import RecordedMetrics
 from support.scripted_pool import ScriptedPool, invalid, minute
+from support.servers import server
 
 from keyrot_middleware.core.availability import KEY_STATES
 from keyrot_middleware.core.model import Candidate, Limits

@@ -1,0 +1,45 @@
+"""What a program's users may write in the place of a model: neither memory nor terminals suffer."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from google.genai import errors
+from support.modes import ask
+
+import keyrot_middleware
+from keyrot_middleware.core.model_names import MOST
+
+
+def test_any_number_of_model_names_leaves_a_bounded_state(
+    gemini: Any, pool: Any, connect: Any
+) -> None:
+    """A thousand names: the state and status() stay small, and the limit of a real one holds."""
+    made = pool({"key_id": "A", "rpm": 1_000_000})
+    client = connect()
+    assert ask("sync", client) == "ok from A"
+    for number in range(MOST + 50):
+        with suppress(errors.ClientError):
+            ask("sync", client, model=f"junk-{number}")
+    assert len(made.state._quotas) <= MOST + 1
+    used = keyrot_middleware.status()["keys"]["A"]["used"]
+    assert len(used) <= MOST + 1
+    assert used["gemini-2.5-flash"]["requests_day"] == 1
+
+
+def test_control_characters_of_a_model_reach_no_log_line(
+    gemini: Any, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a line of its own nor a color of the terminal comes of a name."""
+    caplog.set_level(logging.DEBUG, "keyrot_middleware")
+    pool("A", max_wait_s=0)
+    client = connect()
+    for _ in range(2):
+        with pytest.raises(Exception, match="URL"):
+            ask("sync", client, model="evil\x1b[31m\nforged line\u202e")
+    texts = [record.getMessage() for record in caplog.records if "evil" in record.getMessage()]
+    assert texts
+    assert not any(set("\x1b\n\u202e") & set(text) for text in texts)

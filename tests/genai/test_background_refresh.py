@@ -1,0 +1,83 @@
+"""Who looks values up again: a thread for each pool, one for each forked worker, none in vain."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.modes import ask
+from support.mounted_secrets import Files, value_of
+from support.servers import wait_for
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini, Reply
+
+
+def _threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("keyrot-upkeep")]
+
+
+def test_one_thread_for_each_pool_and_none_after_it(files: Files) -> None:
+    """uninstall() ends it; what is replaced afterwards changes nothing."""
+    files.list("A")
+    files.put("A")
+    files.install()
+    assert _threads() == ["keyrot-upkeep-default"]
+    keyrot_middleware.uninstall()
+    wait_for(lambda: not _threads())
+
+
+def test_a_time_of_zero_means_no_thread_and_no_second_look(
+    gemini: FakeGemini, files: Files, connect: Callable[..., Any]
+) -> None:
+    """Only a refusal of Google has a value looked up again."""
+    files.list("A")
+    files.put("A")
+    files.install(secrets_ttl_s=0)
+    assert _threads() == []
+    gemini.add_key("A_new", tier="paid")
+    files.put("A", "A_new")
+    gemini.always("A", Reply.KEY_INVALID)
+    assert ask("sync", connect()) == "ok from A_new"
+
+
+def test_values_in_settings_need_no_thread(gemini: FakeGemini) -> None:
+    """Keys that stand in a setting cannot change."""
+    try:
+        keyrot_middleware.install(keys=["FAKE-one", "FAKE-two"], gemini_api_key="FAKE-three")
+        assert _threads() == []
+    finally:
+        keyrot_middleware.uninstall()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_worker_goes_on_by_itself(gemini: FakeGemini, files: Files) -> None:
+    """Servers install() before they fork: each worker looks values up again."""
+    files.list("A")
+    files.put("A")
+    files.install()
+    new = gemini.add_key("A_new", tier="paid").value
+    child = os.fork()
+    if child == 0:
+        try:
+            wait_for(lambda: value_of("A") == new)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    files.put("A", "A_new")
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_value_gets_into_the_environment(gemini: FakeGemini, files: Files) -> None:
+    """Child processes inherit the environment, so no value of a store may stand there."""
+    before = dict(os.environ)
+    files.list("A")
+    files.put("A")
+    files.install()
+    files.put("A", "A_new")
+    wait_for(lambda: value_of("A") == gemini.key("A_new").value)
+    assert dict(os.environ) == before

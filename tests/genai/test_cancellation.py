@@ -1,0 +1,171 @@
+"""Ctrl-C and cancellation in the middle of a call: raised as they are, the lease settled once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+
+import pytest
+from support.modes import MODEL, MODES, ask, run
+
+from keyrot_middleware.core.model import LeaseOutcome
+from keyrot_middleware.testing import FakeClock, Reply
+
+ASYNC = ("async", "async_stream")
+ASKED = {"model": MODEL, "contents": "hello"}
+
+
+@pytest.fixture
+def ctrl_c(gemini):
+    """Press Ctrl-C in the main thread as soon as so many requests have come."""
+    threads = []
+
+    def press_after(requests: int) -> None:
+        def wait_and_press() -> None:
+            if gemini.wait_for(requests):
+                _press()
+
+        threads.append(threading.Thread(target=wait_and_press, daemon=True))
+        threads[-1].start()
+
+    yield press_after
+    for thread in threads:
+        thread.join(5)
+
+
+def _press() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+@pytest.mark.parametrize("mode", ["sync", "sync_stream"])
+def test_ctrl_c_while_a_request_is_out(mode, gemini, pool, connect, ctrl_c) -> None:
+    """KeyboardInterrupt comes out at once, nothing is sent again, and the pool serves on."""
+    pool("A", "B", strategy="fill")
+    client = connect()
+    gemini.script("A", Reply.OK.delayed(1.0))
+    ctrl_c(1)
+    with pytest.raises(KeyboardInterrupt):
+        ask(mode, client)
+    assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.ABANDONED])
+    assert pool.ledger.under_way == {}
+    assert ask(mode, client) == "ok from A"
+
+
+def test_ctrl_c_in_the_middle_of_a_stream(gemini, pool, connect) -> None:
+    """The same while it waits for a later chunk."""
+    pool("A")
+    gemini.script("A", Reply.slow(0.3))
+    stream = connect().models.generate_content_stream(**ASKED)
+    next(stream)
+    timer = threading.Timer(0.05, _press)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    timer.join()
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
+
+
+class Pressed(FakeClock):
+    """A clock in whose sleep somebody presses Ctrl-C, or the task is cancelled."""
+
+    def sleep(self, seconds: float) -> None:
+        """Be interrupted."""
+        raise KeyboardInterrupt
+
+    async def asleep(self, seconds: float) -> None:
+        """Be cancelled."""
+        raise asyncio.CancelledError
+
+
+class TestWhileWaiting:
+    """Interrupts while the call waits for a key or before a retry."""
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        """Be interrupted in every sleep."""
+        return Pressed()
+
+    @pytest.mark.parametrize("reply", [Reply.OVERLOADED, Reply.QUOTA_MINUTE])
+    @pytest.mark.parametrize("mode", MODES)
+    def test_an_interrupt_comes_out(self, mode, reply, gemini, pool, connect) -> None:
+        """No lease is held meanwhile, so nothing is left over."""
+        pool("A")
+        gemini.always("A", reply)
+        wanted = asyncio.CancelledError if mode in ASYNC else KeyboardInterrupt
+        with pytest.raises(wanted):
+            ask(mode, connect())
+        assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.FAILURE])
+
+
+@pytest.mark.parametrize("mode", ASYNC)
+def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None:
+    """CancelledError comes out of the call, once; other tasks go on."""
+    pool("A", "B", strategy="fill")
+    client = connect()
+    gemini.script("A", Reply.OK.delayed(1.0))
+
+    async def one() -> str:
+        if mode == "async":
+            return str((await client.aio.models.generate_content(**ASKED)).text)
+        stream = await client.aio.models.generate_content_stream(**ASKED)
+        return "".join([chunk.text or "" async for chunk in stream])
+
+    async def cancel() -> None:
+        task = asyncio.create_task(one())
+        assert await asyncio.to_thread(gemini.wait_for, 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
+        assert pool.ledger.under_way == {}
+        assert await one() == "ok from A"
+
+    run(client, cancel)
+    assert gemini.count() == 2
+
+
+@pytest.mark.parametrize("mode", ASYNC)
+def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
+    """asyncio.timeout() and wait_for() work as they do without us; no retry, no blame."""
+    pool("A", "B")
+    client = connect()
+    gemini.always_any(Reply.OK.delayed(0.5))
+
+    async def over_when_it_came(deadline: asyncio.Timeout) -> None:
+        await asyncio.to_thread(gemini.wait_for, 1)
+        deadline.reschedule(asyncio.get_running_loop().time())
+
+    async def hurried() -> None:
+        async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
+            group.create_task(over_when_it_came(deadline))
+            if mode == "async":
+                await client.aio.models.generate_content(**ASKED)
+            else:
+                async for _ in await client.aio.models.generate_content_stream(**ASKED):
+                    pass
+
+    with pytest.raises(TimeoutError):
+        run(client, hurried)
+    assert (gemini.count(), pool.ledger.kinds) == (1, [LeaseOutcome.ABANDONED])
+
+
+def test_a_hundred_cancelled_tasks_leave_nothing(gemini, pool, connect) -> None:
+    """Cancelled at any point of their way, each lease that was lent is settled."""
+    pool({"key_id": "A", "max_concurrency": 10}, {"key_id": "B", "max_concurrency": 10})
+    client = connect()
+    gemini.delay(0.01)
+
+    async def many() -> None:
+        tasks = [
+            asyncio.create_task(client.aio.models.generate_content(**ASKED)) for _ in range(100)
+        ]
+        for number, task in enumerate(tasks):
+            if number % 5 == 0:
+                await asyncio.sleep(0.003)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(client, many)
+    pool.ledger.check()
+    assert ask("sync", client).startswith("ok from")

@@ -1,0 +1,142 @@
+"""Roads by which a pool's key could leave for a host that is not allowed, each of them closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from google import genai
+from google.genai import live
+from google.genai._api_client import BaseApiClient
+from support.modes import MODEL, MODES, ask
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini, Reply
+
+KEY = "x-goog-api-key"
+PATH = f"models/{MODEL}:generateContent"
+BODY = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+
+
+@pytest.fixture
+def elsewhere(clock):
+    """Serve at another address, which is not allowed."""
+    with FakeGemini(clock) as server:
+        yield server
+
+
+def ours(server, gemini) -> list[str]:
+    """List the pool's key values that a server has seen in its requests' headers."""
+    value = gemini.key("A").value
+    return [value for request in server.log if value in repr(request.headers)]
+
+
+@pytest.mark.parametrize("spelling", ["base_url", "baseUrl"])
+def test_a_dict_of_options_may_be_spelt_googles_way(
+    spelling, gemini, elsewhere, pool, connect
+) -> None:
+    """The host is the one that the SDK will read from it, whichever way it is spelt."""
+    pool("A")
+    own = elsewhere.add_key("own").value
+    options = {spelling: elsewhere.url}
+    for client in (connect(), connect(own)):
+        with contextlib.suppress(genai.errors.ClientError):
+            client._api_client.request("post", PATH, dict(BODY), options)
+    assert [request.header_values(KEY) for request in elsewhere.log] == [[], [own]]
+    assert (gemini.count(), ours(elsewhere, gemini)) == (0, [])
+
+
+def test_a_client_of_a_foreign_host_spelt_googles_way_is_lent_nothing(elsewhere, pool) -> None:
+    """The SDK's own error says that a key is missing, for its api client as well."""
+    pool("A")
+    for make in (genai.Client, BaseApiClient):
+        with pytest.raises(ValueError, match="API key"):
+            make(http_options={"baseUrl": elsewhere.url})
+
+
+@pytest.mark.parametrize(
+    ("reply", "codes", "sends"),
+    [
+        (Reply.OVERLOADED, [429, 503], 3),
+        (Reply.QUOTA_MINUTE, [429, 503], 1),
+        (Reply.QUOTA_MINUTE, [429], 1),
+    ],
+)
+def test_retries_may_be_spelt_googles_way(reply, codes, sends, gemini, pool, connect) -> None:
+    """The SDK repeats what it was told to, a spent key excepted."""
+    pool("A", max_wait_s=0, max_retries=0)
+    gemini.always("A", reply)
+    retry = {"attempts": 3, "httpStatusCodes": codes, "initialDelay": 0.01}
+    with pytest.raises(genai.errors.APIError):
+        connect()._api_client.request("post", PATH, dict(BODY), {"retryOptions": retry})
+    assert gemini.sent("A") == sends
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_that_is_built_for_another_host_is_not_sent(
+    mode, gemini, elsewhere, pool, connect, monkeypatch
+) -> None:
+    """Whoever redirects it below us gets no key of the pool, and no key is blamed."""
+    build = BaseApiClient._build_request
+
+    def astray(*args: Any, **kwargs: Any) -> Any:
+        request = build(*args, **kwargs)
+        request.url = request.url.replace(gemini.url, elsewhere.url)
+        return request
+
+    monkeypatch.setattr(BaseApiClient, "_build_request", astray)
+    pool("A")
+    with pytest.raises(keyrot_middleware.ConfigError, match=elsewhere.host):
+        ask(mode, connect())
+    assert (elsewhere.count(), gemini.count()) == (0, 0)
+    status = keyrot_middleware.status()["keys"]["A"]
+    assert (status["active"], status["in_cooldown"]) == (True, False)
+    keyrot_middleware.uninstall()
+
+
+@pytest.fixture
+def dialled(monkeypatch) -> list[tuple[str, Any]]:
+    """List the addresses and headers with which Live would connect."""
+    seen: list[tuple[str, Any]] = []
+
+    @contextlib.asynccontextmanager
+    async def connect(uri: str, additional_headers: Any = None, **_: Any) -> Any:
+        seen.append((uri, dict(additional_headers)))
+        raise ConnectionError("enough")
+        yield
+
+    monkeypatch.setattr(live, "ws_connect", connect)
+    return seen
+
+
+def session(client: Any, **options: Any) -> None:
+    """Open a Live session, as far as that goes."""
+
+    async def go() -> None:
+        config = {"http_options": options} if options else None
+        async with client.aio.live.connect(model=MODEL, config=config):
+            pass
+
+    asyncio.run(go())
+
+
+def test_a_lent_key_does_not_follow_a_live_session(gemini, pool, connect, dialled) -> None:
+    """A session with a host of its own is refused before it connects, and the error says why.
+
+    SDK 1.75 takes no options for a session, and says so itself.
+    """
+    pool("A")
+    with pytest.raises(ValueError, match=r"KEYROT_ALLOWED_HOSTS|http_options"):
+        session(connect(), base_url="https://proxy.example.com")
+    assert dialled == []
+
+
+def test_live_sessions_that_are_no_business_of_ours(gemini, pool, connect, dialled) -> None:
+    """At home with the lent key, and with a key of its own anywhere, Live connects as ever."""
+    pool("A")
+    for client in (connect(), connect("FAKE-own", base_url="https://proxy.example.com")):
+        with pytest.raises(ConnectionError):
+            session(client)
+    assert [headers[KEY] for _, headers in dialled] == [gemini.key("A").value, "FAKE-own"]

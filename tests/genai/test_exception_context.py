@@ -1,0 +1,82 @@
+"""What the program was handling when it called is its own: it is neither read nor changed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from google.genai import errors
+from support.modes import MODES, STREAMS, ask
+
+from keyrot_middleware import guard
+from keyrot_middleware.genai.redaction import redact_exception
+from keyrot_middleware.testing import Reply
+
+TOKEN = "Bearer FAKE-token-of-another-service"
+
+
+class AnotherError(Exception):
+    """What another HTTP library raised, with its request; its response is not there yet."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.request = SimpleNamespace(headers={"authorization": TOKEN})
+
+    @property
+    def response(self) -> Any:
+        """Raise, as some do."""
+        raise RuntimeError("no response yet")
+
+
+def fall_back(mode: str, client: Any) -> tuple[AnotherError, errors.APIError]:
+    """Ask Gemini because something else has failed; give both errors."""
+    try:
+        raise AnotherError  # noqa: TRY301 - in which handler we call is what matters
+    except AnotherError as first:
+        with pytest.raises(errors.APIError) as caught:
+            ask(mode, client)
+        return first, caught.value
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_of_the_programs_own_keeps_its_headers(mode, gemini, pool, connect) -> None:
+    """An error that is being handled while Gemini is asked has its request as it was."""
+    pool("A", "B", max_wait_s=0)
+    gemini.always_any(Reply.QUOTA_MINUTE)
+    handled, raised = fall_back(mode, connect())
+    assert raised.code == 429
+    assert handled.request.headers == {"authorization": TOKEN}
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("mode", STREAMS)
+def test_nor_does_a_stream_that_breaks_touch_it(mode, after, gemini, pool, connect) -> None:
+    """Neither at its first chunk nor later."""
+    pool("A", max_retries=0, max_wait_s=0)
+    gemini.always("A", Reply.KEY_SUSPENDED.in_stream(after))
+    handled, raised = fall_back(mode, connect())
+    assert (raised.code, handled.request.headers) == (403, {"authorization": TOKEN})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_header_that_is_no_key_stays_readable(mode, gemini, pool, connect) -> None:
+    """Of the failed request itself the key is taken out, and not the program's own token."""
+    pool("A", max_wait_s=0)
+    gemini.always("A", Reply.QUOTA_DAY)
+    with pytest.raises(errors.APIError) as caught:
+        ask(mode, connect(headers={"Authorization": TOKEN}))
+    response = caught.value.response
+    request = response.request if mode.startswith("sync") else response.request_info
+    assert request.headers["authorization"] == TOKEN
+    assert request.headers.get("x-goog-api-key") in ("[redacted]", None)
+
+
+def test_an_odd_exception_behind_one_does_not_take_its_place(monkeypatch, caplog) -> None:
+    """What cannot be read is said in the log, and the others are cleaned all the same."""
+    monkeypatch.setattr(guard, "_strict", False)
+    error, odd, behind = ValueError("FAKE-value"), AnotherError("FAKE-value"), OSError("FAKE-value")
+    error.__cause__, odd.__context__ = odd, behind
+    redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
+    assert [str(one) for one in (error, odd, behind)] == ["[redacted]"] * 3
+    assert "genai failed (<class 'RuntimeError'>" in caplog.text

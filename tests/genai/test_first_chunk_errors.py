@@ -1,0 +1,39 @@
+"""A stream whose first chunk is an error gives its connection back before another key is tried."""
+
+from __future__ import annotations
+
+import pytest
+from google.genai import _api_client
+from support.modes import calls
+
+from keyrot_middleware.testing import Reply
+
+UNREAD = Reply.EXHAUSTED.in_stream(0)
+
+
+@pytest.mark.parametrize("aiohttp", [False, True])
+def test_a_small_connection_pool_is_enough(aiohttp, gemini, pool, connect, monkeypatch) -> None:
+    """Twelve calls at once over three connections, and the first key fails in its first chunk."""
+    options = {"limits": _three_connections()}
+    if aiohttp and _api_client.has_aiohttp:
+        options = {}
+    else:
+        monkeypatch.setattr(_api_client, "has_aiohttp", False)
+    pool("A", "B", strategy="fill")
+    gemini.always("A", UNREAD)
+    client = connect(timeout=5_000, async_client_args=options)
+    assert calls("async_stream", client, 12, 12) == ["ok from B"] * 12
+
+
+def test_a_small_sync_connection_pool_is_enough(gemini, pool, connect) -> None:
+    """The same with threads."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", UNREAD)
+    client = connect(timeout=5_000, client_args={"limits": _three_connections()})
+    assert calls("sync_stream", client, 12, 12) == ["ok from B"] * 12
+
+
+def _three_connections() -> object:
+    """Give limits of the library that the SDK speaks HTTP with."""
+    library = getattr(_api_client, "httpx2", None) or _api_client.httpx
+    return library.Limits(max_connections=3, max_keepalive_connections=3)

@@ -1,0 +1,144 @@
+"""A program may run for months: nothing is kept of a call that is over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable
+
+import pytest
+from support.modes import MODEL
+
+from keyrot_middleware.testing import FakeGemini, Reply
+
+CALLS = 3_000
+"""In rounds of a thousand, one block of memory for each second call would be seen."""
+ASKED = {"model": MODEL, "contents": "hello"}
+
+
+@pytest.fixture
+def gemini(clock):
+    """Serve without keeping a log, which would grow."""
+    with FakeGemini(clock, keep_log=1) as server:
+        yield server
+
+
+@pytest.fixture
+def unwatched(pool):
+    """Install a pool whose ledger does not keep what it sees either."""
+
+    def install(*keys, **settings):
+        made = pool(*keys, **settings)
+        del made.state.acquire, made.state.settle
+        pool.ledger.checked = False
+        return made
+
+    return install
+
+
+ROUNDS = 3
+"""A leak shows in every round; a pool of connections or a cache that fills, in one."""
+WARM_UP = 500
+
+
+def grown(work: Callable[[int], None], number: int) -> float:
+    """Tell how many blocks of memory a call leaves behind, after a warm-up."""
+    work(min(WARM_UP, number // 5))
+    return min(_grown_in_a_round(work, number // ROUNDS) for _ in range(ROUNDS))
+
+
+def _grown_in_a_round(work: Callable[[int], None], number: int) -> float:
+    gc.collect()
+    before = sys.getallocatedblocks()
+    work(number)
+    gc.collect()
+    return (sys.getallocatedblocks() - before) / number
+
+
+def test_sync_calls_leave_nothing(unwatched, connect) -> None:
+    """3,000 calls after a warm-up."""
+    made = unwatched("A", "B", "C")
+    client = connect()
+
+    def work(number: int) -> None:
+        for _ in range(number):
+            client.models.generate_content(**ASKED)
+
+    assert grown(work, CALLS) < 0.5
+    assert made.state._under_way == {}
+
+
+def test_streams_leave_nothing(unwatched, connect) -> None:
+    """As many: most read to the end, each tenth left after the first chunk."""
+    made = unwatched("A", "B", "C")
+    client = connect()
+
+    def work(number: int) -> None:
+        for turn in range(number):
+            stream = client.models.generate_content_stream(**ASKED)
+            next(stream)
+            if turn % 10:
+                list(stream)
+            stream.close()
+
+    assert grown(work, CALLS) < 0.5
+    assert made.state._under_way == {}
+
+
+def test_async_calls_leave_nothing(unwatched, connect) -> None:
+    """And as many tasks in one loop: whole answers, and streams of which each second is left."""
+    made = unwatched("A", "B", "C")
+    client = connect()
+
+    async def some(number: int) -> None:
+        for _ in range(number // 10):
+            asked = [client.aio.models.generate_content(**ASKED) for _ in range(8)]
+            await asyncio.gather(*asked)
+            for left in (False, True):
+                stream = await client.aio.models.generate_content_stream(**ASKED)
+                await anext(stream)
+                if not left:
+                    [chunk async for chunk in stream]
+                await stream.aclose()
+
+    with asyncio.Runner() as loop:
+        assert grown(lambda number: loop.run(some(number)), CALLS) < 0.5
+        loop.run(client.aio.aclose())
+    assert made.state._under_way == {}
+
+
+def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
+    """Failovers, cooldowns, retries and errors over many minutes."""
+    made = unwatched("A", "B", {"key_id": "C", "rpm": 500})
+    client = connect()
+    replies = [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.OVERLOADED, Reply.BAD_REQUEST]
+
+    def work(number: int) -> None:
+        for turn in range(number):
+            gemini.script_any(replies[turn % 4])
+            try:
+                client.models.generate_content(**ASKED)
+            except Exception as error:
+                assert error is not None
+            gemini.clear_scripts()
+            clock.advance(20)
+
+    assert grown(work, 2_500) < 0.5
+    assert made.state._under_way == {}
+
+
+def test_clients_leave_nothing(gemini, unwatched) -> None:
+    """Programs that make a client for each call: it is collected, and nothing of it is kept."""
+    from google import genai
+
+    made = unwatched("A", "B", "C")
+
+    def work(number: int) -> None:
+        for _ in range(number):
+            client = genai.Client(http_options=gemini.http_options)
+            client.models.generate_content(**ASKED)
+            client.close()
+
+    assert grown(work, 45) < 20
+    assert made.state._under_way == {}

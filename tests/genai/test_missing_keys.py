@@ -1,0 +1,89 @@
+"""Keys that have no value yet: the others serve, or calls go as they would, until they have one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.modes import MODES, ask
+from support.mounted_secrets import Files, roster
+from support.servers import wait_for
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini
+
+
+def test_a_key_that_is_not_there_at_the_start_joins_when_it_is(
+    gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others serve; it is an error in the log and in status(), until it resolves."""
+    files.list("A", "B")
+    files.put("B")
+    files.install()
+    client = connect()
+    assert ask("sync", client) == "ok from B"
+    assert list(keyrot_middleware.status()["unresolved"]) == ["A"]
+    assert [r.getMessage()[:15] for r in caplog.records] == ["skipped: key A:"]
+    assert caplog.records[0].levelname == "ERROR"
+    files.put("A")
+    wait_for(lambda: roster() == ["A", "B"])
+    assert ask("sync", client) == "ok from A"
+    assert keyrot_middleware.status()["unresolved"] == {}
+
+
+def test_a_store_that_is_down_leaves_the_single_key(
+    gemini: FakeGemini,
+    files: Files,
+    connect: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With an error in the log, as long as no key of the pool has a value."""
+    monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single").value)
+    files.list("A", "B")
+    files.install()
+    client = connect()
+    assert ask("sync", client) == "ok from single"
+    said = "none of its 2 keys has a value yet; calls go with GEMINI_API_KEY alone until one has"
+    assert said in caplog.text
+    files.put("A")
+    wait_for(lambda: "A" in roster())
+    assert ask("sync", client) == "ok from A"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_any_value_calls_go_as_the_sdk_sends_them_until_there_is_one(
+    mode: str, gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: Any
+) -> None:
+    """The patch is in place; a client without a key can be made, and serves later."""
+    files.list("A")
+    files.install()
+    assert "calls go out as the SDK sends them until one has" in caplog.text
+    status = keyrot_middleware.status()
+    assert (status["installed"], list(status["unresolved"])) == (True, ["A"])
+    assert [key["state"] for key in status["keys"].values()] == ["unresolved"]
+    own, bare = connect(gemini.add_key("own").value), connect()
+    assert ask(mode, own) == "ok from own"
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted, match="GEMINI_API_KEYS") as caught:
+        ask(mode, bare)
+    assert (caught.value.code, caught.value.status) == (401, "UNAUTHENTICATED")
+    assert gemini.count() == 1, "no placeholder on the wire"
+    files.put("A")
+    wait_for(lambda: roster() == ["A"])
+    assert ask(mode, bare) == ask(mode, own) == "ok from A"
+    assert list(bare.files.list()) == []
+
+
+def test_by_hand_a_pool_without_a_value_is_exhausted_until_there_is_one(
+    gemini: FakeGemini, files: Files
+) -> None:
+    """A KeyManager can be made, and says that no key can serve."""
+    files.list("A")
+    files.install()
+    manager = keyrot_middleware.get_key_manager()
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted, match="has no Gemini API key"):
+        manager.select_key()
+    files.put("A")
+    wait_for(lambda: roster() == ["A"])
+    assert manager.select_key().api_key == gemini.key("A").value

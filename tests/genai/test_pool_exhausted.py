@@ -1,0 +1,201 @@
+"""Nothing free to send with: said at once, in words and codes that every caller understands."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.genai import errors
+from support.modes import MODES, STREAMS, ask, calls
+
+import keyrot_middleware
+from keyrot_middleware.core.failures import REJECTIONS
+from keyrot_middleware.errors import code_of
+from keyrot_middleware.testing import Reply
+
+SNIFFED = ("timeout", "403", "500", "502", "503")
+
+
+def exhausted(mode, gemini, pool, connect, *replies, **settings):
+    """Let every key of a pool fail, then ask again; give what comes out."""
+    labels = [f"key_{n}" for n in range(len(replies))]
+    pool(*labels, strategy="fill", max_wait_s=0, **settings)
+    for label, reply in zip(labels, replies, strict=True):
+        gemini.always(label, reply)
+    client = connect()
+    calls(mode, client, 1)
+    gemini.reset_log()
+    with pytest.raises(errors.ClientError) as caught:
+        ask(mode, client)
+    return caught.value
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_while_all_keys_cool_nothing_is_sent(mode, gemini, pool, connect) -> None:
+    """A 429 like Google's own comes out at once, and not a single request goes upstream."""
+    error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE, Reply.QUOTA_MINUTE)
+    assert type(error) is keyrot_middleware.KeyPoolExhausted
+    assert gemini.count() == 0
+    assert (error.code, error.status) == (429, "RESOURCE_EXHAUSTED")
+    assert error.details["error"]["code"] == 429
+    assert error.message == error.details["error"]["message"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_its_response_is_readable(mode, gemini, pool, connect) -> None:
+    """Frameworks print `response.text` and read `response.json()`: both are the body."""
+    error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE)
+    assert json.loads(error.response.text) == error.details
+    assert error.response.json() == error.details
+    assert error.response.status_code == 429
+
+
+def test_it_says_when_and_why(gemini, pool, connect, clock) -> None:
+    """`retry_at` is the soonest of all, `reasons` has each key, RetryInfo rounds up."""
+    error = exhausted(
+        "sync", gemini, pool, connect, Reply.QUOTA_MINUTE, Reply.KEY_INVALID, Reply.QUOTA_DAY
+    )
+    now = datetime.fromtimestamp(clock.time(), UTC)
+    assert timedelta(seconds=20) < error.retry_at - now <= timedelta(seconds=31)
+    assert set(error.reasons) == {"key_0", "key_1", "key_2"}
+    assert error.reasons["key_0"].startswith("quota_minute until 2026-01-01T12:3")
+    assert error.reasons["key_1"].startswith(
+        "key_invalid, rejected; replace its value; tried again"
+    )
+    assert error.reasons["key_2"].startswith("quota_day until 2026-01-02T08:00")
+    assert all(text in error.message for text in error.reasons.values())
+    (info,) = [d for d in error.details["error"]["details"] if d["@type"].endswith("RetryInfo")]
+    assert 0 <= float(info["retryDelay"].rstrip("s")) - (error.retry_at - now).total_seconds() < 2
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_it_survives_pickling(mode, gemini, pool, connect) -> None:
+    """A worker sends it to its parent process: all of it arrives."""
+    error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert type(again) is type(error)
+    assert (str(again), again.args) == (str(error), error.args)
+    for name in ("code", "status", "message", "details", "retry_at", "reasons"):
+        assert getattr(again, name) == getattr(error, name)
+    assert again.response.text == error.response.text
+
+
+def test_its_own_text_has_no_words_that_frameworks_sniff(gemini, pool, connect) -> None:
+    """None of the words from which another error would be guessed."""
+    replies = [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.KEY_INVALID, Reply.QUOTA_DAY]
+    error = exhausted("sync", gemini, pool, connect, *replies)
+    text = f"{error} {error.response.text} {error.reasons}".lower()
+    assert [word for word in SNIFFED if word in text] == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_invalid_is_an_auth_error(mode, gemini, pool, connect) -> None:
+    """Not a rate limit: the code, status and details of what retired the last key."""
+    error = exhausted(mode, gemini, pool, connect, Reply.KEY_INVALID, Reply.KEY_INVALID)
+    assert type(error) is keyrot_middleware.KeyPoolExhausted
+    assert gemini.count() == 0
+    assert (error.code, error.status) == (400, "INVALID_ARGUMENT")
+    assert "API_KEY_INVALID" in {
+        detail.get("reason") for detail in error.details["error"]["details"]
+    }
+    assert error.retry_at == datetime(2026, 1, 1, 12, 45, 30, tzinfo=UTC)
+    assert set(error.reasons) == {"key_0", "key_1"}
+    assert json.loads(error.response.text) == error.details
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "status"),
+    [
+        (Reply.KEY_LEAKED, 403, "PERMISSION_DENIED"),
+        (Reply.KEY_SUSPENDED, 403, "PERMISSION_DENIED"),
+    ],
+)
+def test_all_retired_has_the_code_of_what_retired_them(
+    reply, code, status, gemini, pool, connect
+) -> None:
+    """Whatever it was; and the key that Google's body echoes is not in it."""
+    error = exhausted("sync", gemini, pool, connect, Reply.KEY_INVALID, reply)
+    assert (error.code, error.status) == (code, status)
+    assert gemini.key("key_1").value not in repr((error, error.details, error.response.text))
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "status"),
+    [
+        (Reply.KEY_INVALID, 400, "INVALID_ARGUMENT"),
+        (Reply.TOKEN_UNSUPPORTED, 401, "UNAUTHENTICATED"),
+        (Reply.KEY_LEAKED, 403, "PERMISSION_DENIED"),
+        (Reply.KEY_SUSPENDED, 403, "PERMISSION_DENIED"),
+    ],
+)
+def test_what_another_process_saw_has_the_code_of_the_refusal(
+    reply, code, status, gemini, pool, connect
+) -> None:
+    """A shared state tells why the keys are retired, though not what Google said."""
+    made = pool("A", "B", max_wait_s=0)
+    gemini.always_any(reply)
+    client = connect()
+    calls("sync", client, 2)
+    made._refusals.clear()  # as in a process that has not sent anything
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
+        ask("sync", client)
+    error = caught.value
+    assert (error.code, error.status) == (code, status)
+    assert error.retry_at is not None
+    assert error.details["error"]["code"] == error.response.status_code == code
+    assert set(error.reasons) == {"A", "B"}
+
+
+def test_each_failure_that_rejects_a_key_has_its_code() -> None:
+    """Whatever the table of failures rejects is known here: none of it passes for a 429."""
+    assert {name for name in REJECTIONS if code_of([name])[0] == 429} == set()
+
+
+def test_one_that_will_come_back_makes_it_a_rate_limit(gemini, pool, connect) -> None:
+    """A single cooling key among retired ones: 429, for a retry can succeed."""
+    error = exhausted("sync", gemini, pool, connect, Reply.KEY_INVALID, Reply.QUOTA_MINUTE)
+    assert error.code == 429
+
+
+def test_a_spent_day_of_all_keys_says_so(gemini, pool, connect) -> None:
+    """Some callers wait for a minute and stop for a day: the QuotaFailure tells them apart."""
+    error = exhausted("sync", gemini, pool, connect, Reply.QUOTA_DAY, Reply.QUOTA_DAY)
+    assert error.code == 429
+    assert "PerDay" in json.dumps(error.details)
+
+
+def test_the_first_failing_call_has_the_sdks_own_exception(gemini, pool, connect) -> None:
+    """What Google said last comes out as the SDK raised it, and not as ours."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.QUOTA_DAY)
+    gemini.always("B", Reply.KEY_INVALID)
+    (error,) = calls("sync", connect(), 1)
+    assert type(error) is errors.ClientError
+    assert (error.code, error.status) == (400, "INVALID_ARGUMENT")
+    assert error.response.json() == error.details
+
+
+def test_it_comes_back_to_life(gemini, pool, connect, clock) -> None:
+    """When the first key is free again the calls go on."""
+    pool("A", max_wait_s=0)
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    client = connect()
+    calls("sync", client, 1)
+    (error,) = calls("sync", client, 1)
+    clock.advance((error.retry_at - datetime.fromtimestamp(clock.time(), UTC)).total_seconds())
+    assert ask("sync", client) == "ok from A"
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_stream_says_so_before_its_first_chunk(mode, gemini, pool, connect) -> None:
+    """It is raised where the SDK raises a 429 of a stream."""
+    error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE)
+    assert isinstance(error, errors.ClientError)
+
+
+def test_it_has_no_traceback_through_our_own_exception(gemini, pool, connect) -> None:
+    """People read one error: no chain of ours is behind it."""
+    error = exhausted("sync", gemini, pool, connect, Reply.QUOTA_MINUTE)
+    assert (error.__cause__, error.__context__) == (None, None)

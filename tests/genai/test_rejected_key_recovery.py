@@ -1,0 +1,137 @@
+"""A rejected key is tried again by itself, on a slow backoff; at once when somebody resets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.modes import MODES, ask, calls
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("reply", "seconds"),
+    [
+        (Reply.KEY_INVALID, 900),
+        (Reply.TOKEN_UNSUPPORTED, 900),
+        (Reply.KEY_LEAKED, DAY_S),
+        (Reply.KEY_SUSPENDED, DAY_S),
+    ],
+)
+def test_a_key_that_google_takes_again_is_used_again(
+    mode: str,
+    reply: Reply,
+    seconds: float,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    clock: FakeClock,
+) -> None:
+    """Google was wrong, or the key is un-suspended: the next try succeeds, and it is as before."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", reply)
+    client = connect()
+    assert ask(mode, client) == "ok from B"
+    clock.advance(seconds - 1)
+    assert ask(mode, client) == "ok from B"
+    clock.advance(1)
+    assert [ask(mode, client) for _ in range(2)] == ["ok from A"] * 2
+    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
+
+
+@pytest.mark.parametrize(
+    ("reply", "most"), [(Reply.KEY_INVALID, 10), (Reply.KEY_LEAKED, 2), (Reply.KEY_SUSPENDED, 2)]
+)
+def test_a_dead_key_costs_a_few_requests_a_day(
+    reply: Reply,
+    most: int,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    clock: FakeClock,
+) -> None:
+    """A call every ten minutes for three days: Google sees the dead key now and then."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", reply)
+    client = connect()
+    for _ in range(3):
+        gemini.reset_log()
+        for _ in range(DAY_S // 600):
+            assert ask("sync", client) == "ok from B"
+            clock.advance(600)
+        assert 1 <= gemini.sent("A") <= most
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_key_alone_that_is_rejected_says_so_until_it_is_tried_again(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any], clock: FakeClock
+) -> None:
+    """Nothing is sent meanwhile, the error is Google's rejection, and then the calls go on."""
+    pool("A")
+    gemini.script("A", Reply.KEY_INVALID)
+    client = connect()
+    (first,) = calls(mode, client, 1)
+    told = "\n".join(first.__notes__)
+    assert "key_invalid (400), rejected; replace its value; tried again at" in told
+    (second,) = calls(mode, client, 1)
+    assert type(second) is keyrot_middleware.KeyPoolExhausted
+    assert (second.code, second.status) == (400, "INVALID_ARGUMENT")
+    assert second.retry_at.timestamp() == pytest.approx(clock.time() + 900, abs=5)
+    assert gemini.sent("A") == 1
+    clock.advance(900)
+    assert ask(mode, client) == "ok from A"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reset_makes_a_rejected_key_available_at_once(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """Its owner has repaired it at Google, and waits for no clock."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.KEY_LEAKED)
+    client = connect()
+    assert ask(mode, client) == "ok from B"
+    assert keyrot_middleware.status()["keys"]["A"]["state"] == "rejected"
+    keyrot_middleware.reset("A")
+    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
+    assert ask(mode, client) == "ok from A"
+
+
+def test_reset_forgets_a_learned_limit(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], clock: FakeClock
+) -> None:
+    """A limit that was raised at Google binds no longer than its owner wants."""
+    pool("A", max_wait_s=0)
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    client = connect()
+    calls("sync", client, 1)
+    learned = keyrot_middleware.status()["keys"]["A"]["used"]["gemini-2.5-flash"]["learned"]
+    assert learned
+    keyrot_middleware.reset("A")
+    found = keyrot_middleware.status()["keys"]["A"]["used"]["gemini-2.5-flash"]["learned"]
+    assert found == {}
+
+
+def test_reset_names_the_keys_that_there_are(pool: Any) -> None:
+    """A slip of the pen is a KeyError; without a pool there is nothing to reset."""
+    pool("A", "B")
+    with pytest.raises(KeyError, match="no key 'C' in pool 'default'; there are: A, B"):
+        keyrot_middleware.reset("C")
+    keyrot_middleware.uninstall()
+    with pytest.raises(keyrot_middleware.KeyrotError, match="no pool is in place"):
+        keyrot_middleware.reset("A")
+
+
+def test_a_key_manager_resets_without_install(gemini: FakeGemini, clock: FakeClock) -> None:
+    """For programs that choose keys by hand."""
+    manager = keyrot_middleware.KeyManager(keys=[gemini.add_key("A").value], clock=clock)
+    with pytest.raises(KeyError):
+        manager.reset("A")
+    manager.reset("key_1")
+    assert manager.select_key("gemini-2.5-flash").key_id == "key_1"

@@ -1,0 +1,224 @@
+"""A program whose shared state fails: it notices nothing, in any mode."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+from support.faulty_state import Faulty, degrading
+from support.modes import MODES, ask, calls
+from support.pool import INFO
+from support.servers import BINARIES, Server, free_port
+
+import keyrot_middleware
+from keyrot_middleware.core.failures import SLOWLY
+from keyrot_middleware.core.model import LeaseOutcome, Outcome, Scope, Verdict
+from keyrot_middleware.state.circuit_breaker import PAUSE_S
+from keyrot_middleware.testing import FakeGemini, Reply
+
+pytestmark = pytest.mark.usefixtures("within_a_minute")
+
+
+class Shared:
+    """An installed pool whose state is shared, by a line that can be cut."""
+
+    def __init__(self, pool: Any, clock: Any) -> None:
+        self._pool, self._clock = pool, clock
+        self.line: Faulty
+
+    def __call__(self, *keys: Any, seconds: Any = None, **settings: Any) -> Faulty:
+        """Install; *seconds* is the breaker's clock."""
+        made = self._pool(*keys, **settings)
+        self._pool.ledger.checked = False  # what cannot be settled there runs out by itself
+        made.state, self.line = degrading(
+            self._clock.time, made.policy, inner=made.state, breaker_clock=seconds
+        )
+        return self.line
+
+    def mend(self) -> None:
+        """Serve again, and let the pause pass."""
+        self.line.mend()
+        self._clock.advance(PAUSE_S)
+
+    def resting(self, key_id: str) -> float | None:
+        """Tell until when the shared state rests a key: what all other processes go by."""
+        keys = keyrot_middleware._install.current_pool().selector.keys
+        return self.line.inner.snapshot([keys[key_id]])[key_id].cooldown_until
+
+
+@pytest.fixture
+def shared(pool: Any, clock: Any) -> Shared:
+    """Install pools with a shared state."""
+    return Shared(pool, clock)
+
+
+def degraded() -> bool:
+    """Ask as a program does."""
+    told = keyrot_middleware.status()["degraded"]
+    assert isinstance(told, bool)
+    return told
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_calls_go_on_without_the_shared_state(
+    mode: str, gemini: FakeGemini, shared: Shared, connect: Any
+) -> None:
+    """Down from the start, then back: every call is answered, and `status()` says how it is."""
+    line, client = shared("A", "B"), connect()
+    line.cut()
+    for _ in range(3):
+        ask(mode, client)
+    assert degraded()
+    shared.mend()
+    ask(mode, client)
+    assert not degraded()
+    assert gemini.count(status=200) == 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_key_that_fails_meanwhile_is_spared_by_all(
+    mode: str, gemini: FakeGemini, shared: Shared, connect: Any
+) -> None:
+    """A = invalid during the outage: asked once here, and by nobody when the state is back."""
+    line, client = shared("A", "B", strategy="fill"), connect()
+    gemini.always("A", Reply.KEY_INVALID)
+    line.cut()
+    for _ in range(5):
+        ask(mode, client)
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 5)
+    assert shared.resting("A") is None
+    shared.mend()
+    ask(mode, client)
+    assert shared.resting("A") is not None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_state_lost_in_the_middle_of_a_call_loses_no_verdict(
+    mode: str, gemini: FakeGemini, shared: Shared, connect: Any
+) -> None:
+    """The line is cut between acquire and settle: the call goes on with B, and A rests."""
+    line, client = shared("A", "B", strategy="fill"), connect()
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    line.cut("settle")
+    for _ in range(3):
+        ask(mode, client)
+    assert (gemini.sent("A"), gemini.sent("B")) == (1, 3)
+    assert degraded()
+    shared.mend()
+    ask(mode, client)
+    assert shared.resting("A") is not None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_others_taught_is_known_when_it_fails(
+    mode: str, gemini: FakeGemini, shared: Shared, connect: Any
+) -> None:
+    """A key that was refused here, since another process retired it, is not asked meanwhile."""
+    line, client = shared("A", {"key_id": "B", "priority": 1}), connect()
+    gemini.always("A", Reply.KEY_INVALID)
+    key = keyrot_middleware._install.current_pool().selector.keys["A"]
+    lease = line.inner.acquire(INFO, ((0, key),), spread=False)
+    verdict = Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
+    line.inner.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
+    ask(mode, client)
+    line.cut()
+    ask(mode, client)
+    assert (gemini.sent("A"), gemini.sent("B")) == (0, 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_limit_holds_over_an_outage(
+    mode: str, gemini: FakeGemini, shared: Shared, connect: Any
+) -> None:
+    """20 a minute are never more: some before, some alone, some after; Google refuses none.
+
+    A reservation that the outage swallowed may cost one of them.
+    """
+    gemini.add_key("A", rpm=20)
+    line, client = shared({"key_id": "A", "rpm": 20}, max_wait_s=0), connect()
+    answers = calls(mode, client, 8, at_once=4)
+    line.cut()
+    answers += calls(mode, client, 6, at_once=4)
+    shared.mend()
+    answers += calls(mode, client, 20, at_once=4)
+    served = sum(isinstance(answer, str) for answer in answers)
+    assert served in (19, 20)
+    assert (gemini.count(), gemini.count(status=429)) == (served, 0)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_stream"])
+def test_sixty_four_callers_over_a_state_that_comes_and_goes(
+    mode: str, gemini: FakeGemini, shared: Shared, connect: Any
+) -> None:
+    """It hangs, serves, hangs: no call fails that a healthy key could serve."""
+    line = shared("A", "B", "C", seconds=lambda: time.monotonic() * 20)
+    gemini.always("A", Reply.KEY_INVALID)
+    gemini.always("B", Reply.QUOTA_DAY)
+    over = threading.Event()
+
+    def flap() -> None:
+        while not over.wait(0.2):
+            line.cut(hangs_s=0.2)
+            over.wait(0.2)
+            line.mend()
+
+    flapping = threading.Thread(target=flap)
+    flapping.start()
+    try:
+        answers = calls(mode, connect(), 320, at_once=64)
+    finally:
+        over.set()
+        flapping.join()
+    assert [answer for answer in answers if not isinstance(answer, str)] == []
+
+
+def test_a_program_that_chooses_keys_by_hand_goes_on(shared: Shared, gemini: FakeGemini) -> None:
+    """`KeyManager` shares the pool's state, and so goes on too; what it reports is kept."""
+    from google.genai import errors
+
+    line = shared("A", "B", strategy="fill")
+    manager = keyrot_middleware.get_key_manager()
+    line.cut()
+    assert manager.select_key().key_id == "A"
+    body = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
+    manager.report_error("A", errors.ClientError(400, body))
+    assert manager.select_key().key_id == "B"
+    shared.mend()
+    manager.report_success("B")
+    assert manager.select_key().key_id == "B"
+    assert shared.resting("A") is not None
+
+
+def test_a_server_that_is_not_there_at_install_is_no_error(
+    gemini: FakeGemini, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is announced at install(), calls are answered, and when it is there it is used."""
+    port = free_port()
+    pool("A", "B", state_url=f"redis://user:hunter2@127.0.0.1:{port}/0", pool="alone")
+    pool.ledger.checked = False
+    assert degraded()
+    client = connect()
+    for mode in ("sync", "sync_stream"):
+        ask(mode, client)
+    server = Server(BINARIES["valkey"], port=port)
+    try:
+        server.ask("ACL", "SETUSER", "user", "on", ">hunter2", "~*", "+@all")
+        until = time.monotonic() + 60
+        while degraded():
+            assert time.monotonic() < until
+            ask("sync", client)
+            time.sleep(0.1)
+        ask("async", client)
+        keys = keyrot_middleware.status()["keys"].values()
+        used = sum(key["used"]["gemini-2.5-flash"]["requests_minute"] for key in keys)
+        assert used >= gemini.count(status=200)
+    finally:
+        keyrot_middleware.uninstall()
+        server.remove()
+    begun, ended = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert f"redis://127.0.0.1:{port}" in begun
+    assert "is back after" in ended
+    assert "hunter2" not in caplog.text

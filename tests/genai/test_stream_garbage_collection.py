@@ -1,0 +1,115 @@
+"""Streams and calls that are collected in a cycle: settled once, in whatever order that happens."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+from support.streams import ASKED, body, collected, path_of
+
+from keyrot_middleware.core.model import LeaseOutcome
+from keyrot_middleware.testing import Reply
+
+
+@pytest.fixture
+def aged(pool, monkeypatch) -> None:
+    """What exists before a lease is older, to the collector, than what is made after it.
+
+    A collection finalises the youngest and the oldest before those in between, so the flow of a
+    stream in a cycle comes before its driver.
+    """
+    pool("A")
+    acquire = pool.ledger._acquire
+
+    def promoted(*args: object, **kwargs: object) -> object:
+        gc.collect(0)
+        return acquire(*args, **kwargs)
+
+    monkeypatch.setattr(pool.ledger, "_acquire", promoted)
+
+
+def test_a_sync_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
+    aged, pool, connect
+) -> None:
+    """The collector may come to the call's flow before it comes to who drives it."""
+    stream = connect().models.generate_content_stream(**ASKED)
+    assert next(stream).text == "ok"
+    cycle: list = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
+
+
+def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect) -> None:
+    """The collector may come in the middle of a booking, in the thread that holds the lock."""
+    state = pool("A").state
+    streams = [connect().models.generate_content_stream(**ASKED) for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    streams.append(streams)
+    del stream, streams
+
+    def collect() -> None:
+        with state._lock:
+            gc.collect()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert collected(pool) == [LeaseOutcome.ABANDONED] * 2
+
+
+@pytest.mark.parametrize("end", ["shutdown", "close", "open"])
+@pytest.mark.parametrize("read", [True, False])
+def test_an_async_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
+    read, end, aged, pool, connect
+) -> None:
+    """The same, in a loop that goes on, was shut down, or was closed just so."""
+    client = connect()
+
+    async def leave() -> object:
+        stream = await client._api_client.async_request_streamed("post", path_of(), body(), None)
+        if read:
+            await anext(stream)
+        cycle: list = [stream]
+        cycle.append(cycle)
+        if end == "open":
+            del stream, cycle
+            gc.collect()
+            await asyncio.sleep(0.05)
+            return None
+        return cycle
+
+    loop = asyncio.new_event_loop()
+    cycle = loop.run_until_complete(leave())
+    if end == "shutdown":
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(client.aio.aclose())
+    loop.close()
+    del cycle
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
+
+
+def test_an_async_call_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
+    aged, gemini, pool, connect
+) -> None:
+    """A coroutine that is driven by hand, and dropped while it waits for its answer."""
+    client = connect()
+    gemini.always("A", Reply.slow(5))
+
+    async def leave() -> None:
+        call = client.aio.models.generate_content(**ASKED)
+        steps = call.__await__()
+        while not gemini.count():
+            next(steps)
+            await asyncio.sleep(0.01)
+        cycle: list = [call, steps]
+        cycle.append(cycle)
+        del call, steps, cycle
+        gc.collect()
+
+    asyncio.run(leave())
+    assert collected(pool) == [LeaseOutcome.ABANDONED]

@@ -1,0 +1,166 @@
+"""However a stream ends, its lease is settled once, and nobody is blamed who left it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+from support.modes import run
+from support.streams import ASKED, body, collected, path_of
+
+import keyrot_middleware
+from keyrot_middleware.core.model import LeaseOutcome
+from keyrot_middleware.testing import Reply
+
+
+def test_an_unstarted_stream_sends_and_borrows_nothing(gemini, pool, connect) -> None:
+    """The SDK's sync stream is a generator: until it is asked, nothing happens."""
+    pool("A")
+    client = connect()
+    stream = client.models.generate_content_stream(**ASKED)
+    below = client._api_client.request_streamed("post", path_of(), body(), None)
+    stream.close()
+    del stream, below
+    assert (gemini.count(), pool.ledger.lent) == (0, [])
+
+
+@pytest.mark.parametrize("way", ["close", "drop", "break", "throw", "cycle"])
+def test_a_sync_stream_that_is_left_is_settled_once(way, gemini, pool, connect) -> None:
+    """Closed, dropped, broken out of or in a cycle: abandoned, and nobody is blamed."""
+    pool("A")
+    stream = connect().models.generate_content_stream(**ASKED)
+    assert next(stream).text == "ok"
+    if way == "close":
+        stream.close()
+    elif way == "break":
+        for _ in stream:
+            break
+    elif way == "throw":
+        with pytest.raises(RuntimeError, match="the program's own"):
+            stream.throw(RuntimeError("the program's own"))
+    elif way == "cycle":
+        cycle: list = [stream]
+        cycle.append(cycle)
+        del cycle
+    del stream
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
+    assert pool.ledger.under_way == {}
+    assert not keyrot_middleware.status()["keys"]["A"]["in_cooldown"]
+
+
+def test_a_stream_closed_twice_and_read_after_its_end(pool, connect) -> None:
+    """Still one settlement, and it stays ended."""
+    pool("A")
+    stream = connect().models.generate_content_stream(**ASKED)
+    assert "".join(chunk.text or "" for chunk in stream) == "ok from A"
+    assert list(stream) == []
+    stream.close()
+    stream.close()
+    assert pool.ledger.kinds == [LeaseOutcome.SUCCESS]
+
+
+@pytest.mark.parametrize("way", ["aclose", "drop", "break", "throw"])
+def test_an_async_stream_that_is_left_is_settled_once(way, gemini, pool, connect) -> None:
+    """The same asynchronously; the loop may end at once."""
+    pool("A")
+    client = connect()
+
+    async def leave() -> None:
+        stream = await client.aio.models.generate_content_stream(**ASKED)
+        assert (await anext(stream)).text == "ok"
+        if way == "aclose":
+            await stream.aclose()
+        elif way == "break":
+            async for _ in stream:
+                break
+        elif way == "throw":
+            with pytest.raises(RuntimeError, match="the program's own"):
+                await stream.athrow(RuntimeError("the program's own"))
+        del stream
+
+    run(client, leave)
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
+    assert pool.ledger.under_way == {}
+
+
+@pytest.mark.parametrize("way", ["drop", "aclose", "aclose twice", "keep", "unawaited"])
+def test_an_async_stream_whose_first_chunk_nobody_took(way, gemini, pool, connect) -> None:
+    """It was opened and never read: the lease is settled when it is closed or collected."""
+    pool("A")
+    client = connect()
+    kept = []
+
+    async def leave() -> None:
+        stream = await client._api_client.async_request_streamed("post", path_of(), body(), None)
+        if way.startswith("aclose"):
+            await stream.aclose()
+        if way == "aclose twice":
+            await stream.aclose()
+        if way == "unawaited":
+            anext(stream).close()
+        if way == "keep":
+            kept.append(stream)
+
+    run(client, leave)
+    if kept:
+        assert pool.ledger.under_way == {"A": 1}
+        kept.clear()
+    assert collected(pool) == [LeaseOutcome.ABANDONED]
+    assert pool.ledger.under_way == {}
+
+
+def test_an_async_stream_of_the_sdk_that_was_never_read(gemini, pool, connect) -> None:
+    """Whether the SDK has sent by then or not: what was lent is settled."""
+    pool("A")
+    client = connect()
+
+    async def leave() -> None:
+        await client.aio.models.generate_content_stream(**ASKED)
+
+    run(client, leave)
+    gc.collect()
+    assert len(pool.ledger.outcomes) == len(pool.ledger.lent) == gemini.count()
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, connect) -> None:
+    """Cancelled while it waits for its first chunk, or for a later one."""
+    pool("A")
+    client = connect()
+    gemini.always("A", Reply.slow(0.1))
+    got = []
+    first = asyncio.Event()
+
+    async def reading() -> None:
+        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+            got.append(chunk.text)
+            first.set()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(reading())
+        await (asyncio.to_thread(gemini.wait_for, 1) if when == "before" else first.wait())
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pool.ledger.under_way == {}
+
+    run(client, cancel)
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
+    assert len(got) == (0 if when == "before" else 1)
+
+
+def test_a_deadline_around_an_async_stream(gemini, pool, connect) -> None:
+    """asyncio.timeout() gives TimeoutError, and settles the lease."""
+    pool("A")
+    client = connect()
+    gemini.always("A", Reply.slow(0.2))
+
+    async def reading() -> None:
+        async with asyncio.timeout(None) as deadline:
+            async for _ in await client.aio.models.generate_content_stream(**ASKED):
+                deadline.reschedule(asyncio.get_running_loop().time())
+
+    with pytest.raises(TimeoutError):
+        run(client, reading)
+    assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]

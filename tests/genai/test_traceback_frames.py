@@ -1,0 +1,210 @@
+"""What a reporter of errors shows: the local variables of every frame, and each attribute."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable
+from traceback import TracebackException, walk_tb
+from typing import Any
+
+import pytest
+from google import genai
+from support.key_search import texts_of
+from support.modes import MODEL, MODES, STREAMS, ask, calls, run
+
+import keyrot_middleware
+from keyrot_middleware.testing import FakeGemini, Reply
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+CODES = (400, 401, 402, 403, 404, 429, 500, 503)
+
+
+def shown(error: BaseException) -> str:
+    """Show all that can be printed of an error: texts, frames of everyone, what they hold."""
+    report = "".join(TracebackException.from_exception(error, capture_locals=True).format())
+    held: list[str] = texts_of(error)
+    link: BaseException | None = error
+    while link is not None:
+        for frame, _ in walk_tb(link.__traceback__):
+            if "tests" not in frame.f_code.co_filename:
+                held += map(repr, frame.f_locals.values())
+        held += [repr(getattr(link, "doc", ""))]
+        link = link.__cause__ or link.__context__
+    return report + "\n".join(held)
+
+
+def hold_nothing(error: Any, gemini: FakeGemini, *labels: str) -> None:
+    """Hold that an error shows no key's value."""
+    assert isinstance(error, Exception)
+    text = shown(error)
+    assert [label for label in labels if gemini.key(label).value in text] == []
+
+
+def echoing(code: int, form: str) -> Any:
+    """Make a reply that repeats the key that came, as Google does."""
+
+    def body(asked: Any) -> Any:
+        echo = f"api_key:{asked.value}"
+        details: Any = [{"@type": "x", "reason": "CONSUMER_SUSPENDED", "metadata": {"c": echo}}]
+        if form == "deep":
+            for _ in range(40):
+                details = [{"deeper": details, echo: "as a name"}]
+        message = f"Permission denied: Consumer '{echo}' has been suspended."
+        error = {"error": {"code": code, "message": message, "status": "X", "details": details}}
+        if form == "text":
+            return message
+        return [error] if form == "list" else error
+
+    kind = "text/plain" if form == "text" else "application/json"
+    return Reply.custom(code, body, content_type=kind)
+
+
+@pytest.mark.parametrize("form", ["json", "list", "deep", "text"])
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("mode", MODES)
+def test_no_frame_shows_a_key_that_google_repeats(
+    mode: str, code: int, form: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """Neither the last error nor one before it, whichever class of failure it is."""
+    pool("A", "B", max_retries=0, max_wait_s=0)
+    gemini.always_any(echoing(code, form))
+    (error,) = calls(mode, connect(gemini.add_key("own").value), 1)
+    hold_nothing(error, gemini, "A", "B", "own")
+
+
+@pytest.mark.parametrize("name", ["KEY_SUSPENDED", "KEY_LEAKED", "KEY_INVALID", "QUOTA_DAY"])
+@pytest.mark.parametrize("mode", STREAMS)
+def test_no_frame_shows_a_key_that_a_stream_repeats(
+    mode: str, name: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """An error in the middle of a stream came with a 200, and was read by the SDK already."""
+    pool("A", "B")
+    gemini.always_any(Reply.all()[name].in_stream(1))
+    (error,) = calls(mode, connect(), 1)
+    hold_nothing(error, gemini, "A", "B")
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_no_document_that_cannot_be_read_shows_a_key(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """A decoder's error keeps the whole document, its frames too."""
+    pool("A")
+    gemini.always_any(Reply.custom(200, lambda asked: f"data: {{{asked.value}\n\n"))
+    (error,) = calls(mode, connect(), 1)
+    hold_nothing(error, gemini, "A")
+
+
+def others(client: Any) -> dict[str, Callable[[], Any]]:
+    """Give the calls that do not rotate."""
+    aio = client and client.aio
+    return {
+        "files.download": lambda: client.files.download(file="files/abc"),
+        "aio.files.download": lambda: run(client, lambda: aio.files.download(file="files/abc")),
+        "interactions": lambda: client.interactions.create(model=MODEL, input="hello"),
+        "aio.interactions": lambda: run(
+            client, lambda: client.aio.interactions.create(model=MODEL, input="hello")
+        ),
+    }
+
+
+@pytest.mark.parametrize("code", [400, 403])
+@pytest.mark.parametrize("call", others(None))
+def test_errors_of_other_calls_show_no_key(
+    call: str, code: int, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """Downloads and Interactions raise errors of their own classes, made of the same bodies."""
+    pool("A", strategy="fill")
+    gemini.always_any(echoing(code, "json"))
+    with pytest.raises(Exception, match=r"suspended") as caught:
+        others(connect())[call]()
+    assert gemini.log[-1].header_values("x-goog-api-key") == [gemini.key("A").value]
+    hold_nothing(caught.value, gemini, "A")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_inside_bypass_shows_no_key_of_the_pool(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """The pool's key is redacted; a client's own is its own, and the SDK's error is untouched."""
+    pool("A", strategy="fill")
+    gemini.always_any(echoing(403, "json"))
+    own = gemini.add_key("own").value
+    with keyrot_middleware.bypass():
+        with pytest.raises(genai.errors.ClientError, match="suspended") as caught:
+            ask(mode, connect())
+        hold_nothing(caught.value, gemini, "A")
+        with pytest.raises(genai.errors.ClientError, match=own):
+            ask(mode, connect(own))
+
+
+def test_a_redirect_that_was_followed_shows_no_key(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """The responses before the last one are kept with it."""
+    pool("A", max_wait_s=0)
+    moved = Reply.custom(307, {}, headers={"location": "/v1beta/models/x:generateContent"})
+    gemini.script("A", moved, echoing(403, "json"))
+    (error,) = calls("sync", connect(), 1)
+    assert [past.status_code for past in error.response.history] == [307]
+    past = error.response.history[0]
+    assert gemini.key("A").value not in repr([*past.request.headers.items(), past.text])
+    hold_nothing(error, gemini, "A")
+
+
+@pytest.mark.parametrize("kind", ["plain", "list"])
+def test_a_failing_install_shows_no_key(kind: str, gemini: FakeGemini) -> None:
+    """The keys are among the arguments of functions of ours when the error leaves them."""
+    values = [gemini.add_key(label).value for label in "AB"]
+    keys = values if kind == "list" else ",".join(values)
+    for attempt in (keyrot_middleware.install, keyrot_middleware.KeyManager):
+        with pytest.raises(keyrot_middleware.ConfigError) as caught:
+            attempt(keys=keys, gemini_api_key=values[0], strategy="nope", max_retries=-1)
+        frames = [frame for frame, _ in walk_tb(caught.value.__traceback__)][1:]
+        held = repr([[repr(value) for value in frame.f_locals.values()] for frame in frames])
+        assert [value for value in values if value in held] == []
+
+
+def test_the_log_of_live_shows_no_key(
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Websockets writes every header of its handshake at DEBUG, under its own logger as ever."""
+    pool("A")
+    client = connect()
+    api = client._api_client
+    base = type(api)._websocket_base_url
+    monkeypatch.setattr(
+        type(api), "_websocket_base_url", lambda *args: base(*args).replace("wss:", "ws:")
+    )
+    api._websocket_ssl_ctx.clear()
+
+    async def session() -> None:
+        async with client.aio.live.connect(model=MODEL):
+            pass
+
+    with caplog.at_level(logging.DEBUG), contextlib.suppress(Exception):
+        asyncio.run(session())
+    assert any(record.name == "websockets.client" for record in caplog.records)
+    assert "x-goog-api-key" in caplog.text
+    assert gemini.log[-1].header_values("x-goog-api-key") == [gemini.key("A").value]
+    assert gemini.key("A").value not in caplog.text
+
+
+def test_the_request_of_the_program_is_not_cleaned(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """A prompt may quote what looks like a key: an error changes nothing of the next attempt."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", echoing(403, "json"))
+    text = "what is " + "AIza" + "k" * 35
+    ask("sync", connect(), contents=text)
+    bodies = [json.dumps(request.body) for request in gemini.log]
+    assert [text in body for body in bodies] == [True, True]

@@ -1,0 +1,177 @@
+"""First come, first served: of the calls of a process none is overtaken while it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from support.modes import MODEL, ask_async, ask_sync, calls
+from support.servers import BINARIES, Server, wait_for
+
+from keyrot_middleware.runtime.pool import SystemClock
+from keyrot_middleware.testing import FakeClock
+
+CALLERS = 16
+Start = Callable[[Any, str], "Future[str]"]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Server]:
+    """Start a server for the tests of this module."""
+    made = Server(BINARIES["valkey"])
+    yield made
+    made.remove()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def state_url(request: pytest.FixtureRequest) -> str:
+    """Count in this process alone, or in a server."""
+    return "memory://" if request.param == "memory" else request.getfixturevalue("valkey").url
+
+
+@contextmanager
+def starting(client: Any, how: str) -> Iterator[Start]:
+    """Give a function that begins a call in a thread, in a task, or in each in turn."""
+    loop = asyncio.new_event_loop()
+    running = threading.Thread(target=loop.run_forever)
+    running.start()
+    number = iter(range(1_000))
+
+    def start(contents: str) -> Future[str]:
+        if how == "async" or (how == "mixed" and next(number) % 2):
+            asked = ask_async("async", client, contents=contents)
+            return asyncio.run_coroutine_threadsafe(asked, loop)
+        return threads.submit(ask_sync, "sync", client, contents=contents)
+
+    try:
+        with ThreadPoolExecutor(CALLERS + 1) as threads:
+            yield start  # type: ignore[misc]
+    finally:
+        for closing in (client.aio.aclose(), loop.shutdown_asyncgens()):
+            asyncio.run_coroutine_threadsafe(closing, loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        running.join()
+        loop.close()
+
+
+def contents(gemini: Any) -> list[str]:
+    """List what was asked, in the order in which it was sent."""
+    return [request.body["contents"][0]["parts"][0]["text"] for request in gemini.log]
+
+
+def held_up(gemini: Any) -> tuple[threading.Event, threading.Event]:
+    """Answer nobody before the second event; the first says that a request has come."""
+    came, served = threading.Event(), threading.Event()
+
+    def answer(_body: Any) -> str:
+        came.set()
+        return "ok" if served.wait(30) else "late"
+
+    gemini.answer(answer)
+    return came, served
+
+
+def waiting(pool: Any) -> int:
+    """Count the calls that wait."""
+    return sum(map(len, pool.waiting_lines.lines.values()))
+
+
+class TestInRealTime:
+    """By the machine's clock, with a key that serves one request at a time."""
+
+    @pytest.fixture
+    def clock(self) -> SystemClock:
+        """Use the machine's."""
+        return SystemClock()
+
+    @pytest.mark.parametrize("how", ["sync", "async", "mixed"])
+    def test_calls_are_sent_in_the_order_in_which_they_came(
+        self, how, gemini, pool, connect, state_url
+    ) -> None:
+        """While one call is served, sixteen more come one by one; they go in that order."""
+        made = pool({"key_id": "A", "max_concurrency": 1}, state_url=state_url, pool=f"order-{how}")
+        pool.ledger.checked = state_url == "memory://"
+        came, served = held_up(gemini)
+        with starting(connect(), how) as start:
+            begun = [start("first")]
+            assert came.wait(30)
+            for number in range(CALLERS):
+                begun.append(start(f"call {number}"))
+                wait_for(lambda there=number + 1: waiting(made) == there, 30)
+            served.set()
+            assert [one.result(60) for one in begun] == ["ok"] * (CALLERS + 1)
+        assert contents(gemini) == ["first", *(f"call {number}" for number in range(CALLERS))]
+        assert waiting(made) == 0
+
+    def test_a_call_whose_loop_has_gone_holds_nobody_up(self, gemini, pool, connect) -> None:
+        """A task waits in front, and its loop is closed: the next call goes all the same."""
+        made = pool({"key_id": "A", "max_concurrency": 1})
+        came, served = held_up(gemini)
+        client = connect()
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda _loop, _context: None)  # of a task that is lost
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(ask_sync, "sync", client, contents="first")
+            assert came.wait(30)
+            lost = loop.create_task(ask_async("async", client, contents="lost"))
+            while not waiting(made):
+                loop.run_until_complete(asyncio.sleep(0.01))
+            loop.stop()
+            loop.run_forever()
+            loop.close()
+            later = threads.submit(ask_sync, "sync", client, contents="later")
+            wait_for(lambda: waiting(made) == 2, 30)
+            served.set()
+            assert (first.result(30), later.result(30)) == ("ok", "ok")
+        assert contents(gemini) == ["first", "later"]
+        _drop(lost)
+
+
+class Quiet(FakeClock):
+    """A clock that moves only while no request is under way, as if none took any time."""
+
+    idle: Callable[[], bool] = staticmethod(lambda: True)
+
+    def sleep(self, seconds: float) -> None:
+        """Move on, once every request has ended."""
+        wait_for(self.idle, 30)
+        super().sleep(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        """Move on, once every request has ended."""
+        await asyncio.to_thread(wait_for, self.idle, 30)
+        await super().asleep(seconds)
+
+
+def _drop(task: Any) -> None:
+    """Close the coroutine of a task that can never run again."""
+    from contextlib import suppress
+
+    with suppress(BaseException):
+        task.get_coro().throw(asyncio.CancelledError)
+
+
+class TestInMinutes:
+    """By a clock that skips the minutes in which nothing happens."""
+
+    @pytest.fixture
+    def clock(self) -> Quiet:
+        """Skip them."""
+        return Quiet()
+
+    @pytest.mark.parametrize("mode", ["sync", "async"])
+    def test_sixteen_callers_on_fifty_a_minute_fail_never(
+        self, mode, gemini, pool, connect, clock
+    ) -> None:
+        """Each call is served in its minute or the next: none is left behind for longer."""
+        gemini.add_key("A", rpm=50)
+        made = pool({"key_id": "A", "rpm": 50}, max_wait_s=65)
+        clock.idle = lambda: not made.state._under_way
+        told = calls(mode, connect(), 240, at_once=CALLERS, model=MODEL)
+        assert [text for text in told if text != "ok from A"] == []
+        assert gemini.count(status=429) == 0

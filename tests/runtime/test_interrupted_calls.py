@@ -1,0 +1,90 @@
+"""Ctrl-C at whatever moment: the key is available again, at once or within a minute."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import pytest
+from support.pool import INFO, STREAMED, Rig, key
+from support.replies import Chunks
+
+from keyrot_middleware.core.flow import call_flow
+from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope, Verdict
+from keyrot_middleware.runtime import sync
+
+
+class CtrlC:
+    """Raises KeyboardInterrupt once, where Python looks for signals for the nth time.
+
+    It does so when a function begins, and when one that is written in C has come back.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._look)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether it was raised: else the call has fewer such moments."""
+        return self.left <= 0
+
+    def _look(self, frame: FrameType, event: str, _arg: Any) -> None:
+        ours = "keyrot_middleware" in frame.f_code.co_filename
+        if ours and event in ("call", "c_return") and not self.pressed:
+            self.left -= 1
+            if self.pressed:
+                raise KeyboardInterrupt
+
+
+def cooled() -> Rig:
+    """Make a pool of one key whose cooldown has just ended, and that serves one call at a time."""
+    one = key("a", Limits(max_concurrency=1))
+    rig = Rig(one, max_wait_s=0.0)
+    lease = Lease("a", one.project, one.billing_account, "", "", 0, 0, at=0.0, record=one.record)
+    verdict = Verdict("capacity", 503, Scope.KEY, rig.clock.time() - 1)
+    rig.state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
+    return rig
+
+
+def asks(rig: Rig, kind: str) -> None:
+    """Call once, whole or as a stream."""
+    info = INFO if kind == "whole" else STREAMED
+    if kind != "whole":
+        rig.will("a", Chunks(1, 2, 3))
+    flow, perform = call_flow(rig.make(info)), sync.SyncDriver(rig.pool, info, rig.send)
+    if kind == "whole":
+        sync.run(flow, perform)
+        return
+    assert list(sync.run_stream(flow, perform)) == [1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kept", [False, True], ids=["forgotten", "traceback kept"])
+@pytest.mark.parametrize("kind", ["whole", "stream"])
+def test_ctrl_c_at_any_moment_loses_no_key(kind: str, kept: bool) -> None:
+    """Also where a notebook keeps the traceback, and with it every frame, for ever."""
+    tracebacks: list[BaseException] = []
+    number, pressed = 0, True
+    while pressed:
+        number += 1
+        rig, ctrl_c = cooled(), CtrlC(number)
+        try:
+            with ctrl_c:
+                asks(rig, kind)
+        except KeyboardInterrupt as error:
+            if kept:
+                tracebacks.append(error)
+        pressed = ctrl_c.pressed
+        rig.script.clear()
+        rig.clock.advance(60)
+        with suppress(KeyboardInterrupt):
+            assert rig.call() == "answer", number
+    assert number > 50

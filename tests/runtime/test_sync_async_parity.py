@@ -1,0 +1,93 @@
+"""Sync and async are one flow: the same script gives the same tape, and the same promises hold."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from support.flow_scripts import SCRIPTS, Ran, Script, plain, run_async, run_sync
+from support.pool import Tape
+
+from keyrot_middleware.core.commands import Refresh, Send, Settle, Sleep
+
+
+@settings(max_examples=120, deadline=None)
+@given(SCRIPTS)
+def test_the_same_script_gives_the_same_tape_sync_and_async(script: Script) -> None:
+    """Commands, replies, what is thrown in, and what comes out: all the same in both drivers."""
+    sync_rig, in_thread = run_sync(script)
+    async_rig, in_task = asyncio.run(run_async(script))
+    for one, other in zip(in_thread, in_task, strict=True):
+        assert one.log == other.log
+        assert plain(one.result) == plain(other.result)
+    assert (sync_rig.sent, sync_rig.slept) == (async_rig.sent, async_rig.slept)
+    assert sync_rig.state.snapshot(script.keys) == async_rig.state.snapshot(script.keys)
+    sync_rig.state.check()
+    async_rig.state.check()
+
+
+@settings(max_examples=120, deadline=None)
+@given(SCRIPTS)
+def test_every_promise_holds_for_every_script(script: Script) -> None:
+    """Settled once, excluded for good, fair, and within each of the three budgets."""
+    rig, calls = run_sync(script)
+    rig.state.check()
+    for ran in calls:
+        _leases_are_settled_once(ran.tape)
+        _failed_keys_stay_excluded(ran.tape)
+        _budgets_are_kept(ran, script)
+        assert ran.unfair == [], "the call slept while these keys were free"
+
+
+def _leases_are_settled_once(tape: Tape) -> None:
+    """In order; the last one of a call that was closed is settled without its flow."""
+    sent = [id(command.lease) for command in tape.of(Send)]
+    settled = [id(command.lease) for command in tape.of(Settle)]
+    assert settled in (sent, sent[:-1])
+
+
+def _failed_keys_stay_excluded(tape: Tape) -> None:
+    """A failed key is sent with again only after a wait for its named time, or once replaced."""
+    out: dict[str, bool] = {}
+    replaced: set[str] = set()
+    asked = None
+    for how, what in tape.log:
+        if how == "reply" and type(asked) is Refresh and what and asked.key_id not in replaced:
+            replaced.add(asked.key_id)
+            out.pop(asked.key_id, None)
+        asked = what if how == "asked" else None
+        if type(asked) is Send:
+            assert asked.lease.key_id not in out
+        elif type(asked) is Settle and (verdict := asked.outcome.verdict) and verdict.rotate:
+            out[asked.lease.key_id] = verdict.named and verdict.wait
+        elif type(asked) is Sleep and asked.why == "key":
+            out = {key_id: waits for key_id, waits in out.items() if not waits}
+
+
+def _budgets_are_kept(ran: Ran, script: Script) -> None:
+    sleeps = ran.tape.of(Sleep)
+    verdicts = [settle.outcome.verdict for settle in ran.tape.of(Settle)]
+    walked = sum(verdict is not None and verdict.rotate for verdict in verdicts)
+    assert sum(sleep.why == "retry" for sleep in sleeps) <= script.policy["max_retries"]
+    waited = sum(sleep.seconds for sleep in sleeps if sleep.why == "key")
+    assert waited <= script.policy["max_wait_s"] + 1e-6
+    if script.policy["max_attempts"]:
+        assert walked <= script.policy["max_attempts"] + len(ran.call.refreshed)
+
+
+def test_the_scripts_reach_every_corner() -> None:
+    """A random script is a poor test if it never fails, waits, retries or is interrupted."""
+    seen: set[str] = set()
+
+    @settings(max_examples=60, deadline=None, database=None, derandomize=True)
+    @given(SCRIPTS)
+    def look(script: Script) -> None:
+        for ran in run_sync(script)[1]:
+            seen.update(type(what).__name__ for how, what in ran.tape.log if how == "asked")
+            seen.update(type(what).__name__ for how, what in ran.tape.log if how == "thrown")
+            seen.update(f"sleep {sleep.why}" for sleep in ran.tape.of(Sleep))
+
+    look()
+    commands = {"Acquire", "Now", "Owner", "Refresh", "Relay", "Send", "Settle", "Sleep"}
+    thrown = {"CancelledError", "KeyboardInterrupt", "ValueError"}
+    assert commands | thrown | {"sleep key", "sleep retry"} <= seen

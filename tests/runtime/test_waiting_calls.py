@@ -1,0 +1,251 @@
+"""Calls that wait for one another, in threads and in tasks, by the machine's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from support.pool import INFO, Rig, Watched, key
+from support.replies import OK, lost
+
+from keyrot_middleware.core import flow, waiting
+from keyrot_middleware.core.commands import Sleep
+from keyrot_middleware.core.flow import Exhausted
+from keyrot_middleware.core.model import Block, CallInfo, Lease, Limits
+from keyrot_middleware.runtime import sync
+from keyrot_middleware.runtime.pool import SystemClock
+
+
+class Running(SystemClock):
+    """The machine's clock, set to half past a minute."""
+
+    def __init__(self) -> None:
+        self._offset = 1_767_270_630.0 - time.monotonic()
+
+    def time(self) -> float:  # type: ignore[override]  # a function in its class
+        """Tell the time."""
+        return self._offset + time.monotonic()
+
+
+def real(*keys: Any, **policy: Any) -> Rig:
+    """Make a rig whose clock runs."""
+    rig, clock = Rig(*keys, **policy), Running()
+    rig.state = rig.pool.state = Watched(rig.policy, clock.time)
+    rig.pool.clock = clock
+    return rig
+
+
+class Callers:
+    """Calls under way, begun one after the other, and the order in which they were served."""
+
+    def __init__(self, rig: Rig, way: str) -> None:
+        self.rig, self.way = rig, way
+        self.served: list[str] = []
+        self.failed: list[str] = []
+        self.threads: list[threading.Thread] = []
+
+    def begin(self, name: str, info: CallInfo = INFO, *, waits: bool = True) -> None:
+        """Begin a call, and see it wait."""
+        before = self.waiting
+        self.threads.append(threading.Thread(target=self._call, args=(name, info)))
+        self.threads[-1].start()
+        if waits:
+            self.until(lambda: self.waiting == before + 1)
+
+    @property
+    def waiting(self) -> int:
+        """Count those that wait."""
+        return sum(map(len, self.rig.pool.waiting_lines.lines.values()))
+
+    def until(self, true: Any) -> None:
+        """Wait until something is true."""
+        end = time.monotonic() + 30
+        while not true():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    def end(self) -> None:
+        """Wait for all of them."""
+        for thread in self.threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    def _call(self, name: str, info: CallInfo) -> None:
+        try:
+            _ = self.rig.call(info) if self.way == "sync" else asyncio.run(self.rig.acall(info))
+        except Exhausted:
+            self.failed.append(name)
+        else:
+            self.served.append(name)
+
+
+@pytest.fixture(params=["sync", "async"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Call in threads, or in tasks."""
+    return str(request.param)
+
+
+def held(rig: Rig, info: CallInfo = INFO) -> Lease:
+    """Take the pool's first key, as a request does that is under way."""
+    (first, *_) = rig.selector.keys.values()
+    lease = rig.state.acquire(info, ((0, first),), spread=False)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def test_a_call_that_ends_wakes_the_first_who_waits(way: str) -> None:
+    """Each in its turn."""
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
+    callers, release = Callers(rig, way), threading.Event()
+
+    def hold() -> Any:
+        assert release.wait(30)
+        return OK
+
+    rig.will("a", hold)
+    callers.begin("holder", waits=False)
+    callers.until(lambda: rig.sent == ["a"])
+    for number in range(4):
+        callers.begin(f"{number}", INFO._replace(tokens=number))
+    release.set()
+    callers.end()
+    assert [lease.tokens for lease in rig.state.lent] == [INFO.tokens, 0, 1, 2, 3]
+
+
+def test_what_was_not_used_serves_the_first_who_waits(way: str) -> None:
+    """A minute is full until a request turns out not to have been sent."""
+    rig = real(key("a", Limits(rpm=1)), max_wait_s=65.0, max_retries=0)
+    callers, release = Callers(rig, way), threading.Event()
+
+    def unsent() -> Any:
+        assert release.wait(30)
+        return lost("connect")
+
+    rig.will("a", unsent)
+
+    def holder() -> None:
+        rig.failing()
+
+    thread = threading.Thread(target=holder)
+    thread.start()
+    callers.until(lambda: rig.sent == ["a"])
+    callers.begin("p")
+    release.set()
+    thread.join(30)
+    callers.end()
+    assert callers.served == ["p"]
+    assert rig.pool.clock.time() < 1_767_270_660.0, "the minute is not over"
+
+
+def test_who_gives_up_lets_the_next_go(way: str) -> None:
+    """The budget of the first is over; the second is not stuck behind it."""
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
+    lease, callers = held(rig), Callers(rig, way)
+    callers.begin("p")
+    (ticket,) = rig.pool.waiting_lines.lines[INFO.model]
+    callers.begin("q")
+    rig.pool.waiting_lines.leave(ticket)
+    rig.state.settle(lease, _done())
+    callers.end()
+    assert sorted(callers.served) == ["p", "q"]
+
+
+def _done() -> Any:
+    from keyrot_middleware.core.model import LeaseOutcome, Outcome
+
+    return Outcome(LeaseOutcome.SUCCESS)
+
+
+def test_a_budget_ends_behind_others_too(way: str) -> None:
+    """A call that stands in line fails when its own time is over."""
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=0.4)
+    lease, callers = held(rig), Callers(rig, way)
+    callers.begin("p")
+    callers.begin("q", waits=False)
+    callers.end()
+    rig.state.settle(lease, _done())
+    assert sorted(callers.failed) == ["p", "q"]
+    assert callers.waiting == 0
+
+
+def test_who_is_stuck_is_passed(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first in line is in a loop that somebody blocks: the second goes after a while."""
+    for module in (flow, waiting):
+        monkeypatch.setattr(module, "STALL_S", 0.1)
+    rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
+    now = rig.pool.clock.time()
+    busy = Block("concurrency", now, waitable=True)
+    stuck = rig.pool.waiting_lines.join(
+        None, INFO, {"a": busy}, now, version=rig.pool.waiting_lines.version, now=now
+    )
+    callers = Callers(rig, way)
+    callers.begin("p")
+    callers.end()
+    assert callers.served == ["p"]
+    assert stuck.stalled
+
+
+def test_a_key_that_is_reset_serves_those_who_wait_when_another_comes(way: str) -> None:
+    """Nobody tells the first in line; it looks again when a call joins behind it."""
+    rig = real(key("a", Limits(rpm=1)), max_wait_s=65.0)
+    lease, callers = held(rig), Callers(rig, way)
+    callers.begin("p")
+    rig.state.settle(lease, _unsent())  # as another process would
+    rig.pool.clock._offset += 2.0  # type: ignore[attr-defined]
+    rig.selector.forget()
+    callers.begin("q", waits=False)
+    callers.until(lambda: callers.served == ["p"])
+    ((ticket,),) = rig.pool.waiting_lines.lines.values()
+    rig.state.settle(rig.state.lent[-1], _unsent())
+    rig.selector.relieve("a")
+    rig.pool.waiting_lines.released("a", gave_back=True)
+    callers.end()
+    assert ticket.number == 1
+    assert callers.served == ["p", "q"]
+
+
+def _unsent() -> Any:
+    from keyrot_middleware.core.model import LeaseOutcome, Outcome
+
+    return Outcome(LeaseOutcome.UNSENT)
+
+
+def test_a_smaller_request_passes_a_larger_one_that_does_not_fit(way: str) -> None:
+    """The large one waits for the minute's end; the small one does not wait at all."""
+    rig = real(key("a", Limits(tpm=1_000)), max_wait_s=65.0)
+    lease, callers = held(rig, INFO._replace(tokens=600)), Callers(rig, way)
+    callers.begin("large", INFO._replace(tokens=900))
+    callers.begin("small", INFO._replace(tokens=100), waits=False)
+    callers.until(lambda: callers.served == ["small"])
+    rig.state.settle(lease, _done_with(0))
+    rig.selector.relieve("a")
+    rig.pool.waiting_lines.released("a", gave_back=True)
+    callers.end()
+    assert callers.served == ["small", "large"]
+
+
+def _done_with(tokens: int) -> Any:
+    from keyrot_middleware.core.model import LeaseOutcome, Outcome, Usage
+
+    return Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens))
+
+
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_a_waiting_call_that_ends_is_waited_for_no_more(end: str) -> None:
+    """Its flow is closed, as the garbage collector does, or its task is cancelled."""
+    rig = Rig(key("a", Limits(max_concurrency=1)))
+    held(rig)
+    steps = rig.flow()
+    command = next(steps)
+    while type(command) is not Sleep:
+        reply = sync.SyncDriver(rig.pool, INFO, rig.send)(command)
+        command = steps.send(reply)
+    if end == "close":
+        steps.flow.close()
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            steps.throw(asyncio.CancelledError())
+    assert "a" not in rig.pool.waiting_lines.ahead(INFO, None, {}, rig.time() + 1)

@@ -1,0 +1,49 @@
+"""Run the Python of one page from top to bottom, as a reader would type it.
+
+`python -m support.docs_page PAGE` is a program of its own, so that what a page installs or sets up
+is gone afterwards. A block that names a file is written to it, in the working directory, and run
+by whoever runs such files.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from support.docs_blocks import Block, blocks
+
+
+def run_page(page: Path) -> None:
+    """Execute the snippets in one namespace, in order.
+
+    Raises:
+        Exception: Whatever a snippet raises; its traceback names the line of the page.
+        AssertionError: If a snippet prints something else than the page says.
+    """
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        if block.file:
+            Path(block.file).write_text(block.code, "utf-8")
+        else:
+            _execute(page, block, names)
+
+
+def _execute(page: Path, block: Block, names: dict[str, Any]) -> None:
+    code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+    printed = StringIO()
+    with redirect_stdout(printed):
+        exec(code, names)  # noqa: S102 - to run what the page says is the point
+    if block.said is not None:
+        pattern = re.escape(block.said).replace("…", ".*?")
+        found = printed.getvalue()
+        assert re.fullmatch(pattern, found, re.DOTALL), f"line {block.line} printed:\n{found}"
+
+
+if __name__ == "__main__":
+    run_page(Path(sys.argv[1]))

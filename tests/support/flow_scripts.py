@@ -1,0 +1,283 @@
+"""Random scripts for twin rigs: what upstream answers, what interrupts, how much is read."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from inspect import iscoroutine
+from typing import Any
+
+from hypothesis import strategies as st
+
+from keyrot_middleware.core.commands import Settle, Sleep
+from keyrot_middleware.core.flow import CallState, call_flow
+from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Limits
+from keyrot_middleware.core.waiting import Ticket
+from keyrot_middleware.runtime import aio, sync
+from support import replies as r
+from support.pool import INFO, STREAMED, Rig, Tape, Watched, key
+from support.replies import Chunks
+
+__all__ = ["SCRIPTS", "Ran", "Script", "plain", "run_async", "run_sync"]
+
+FAULTS: Mapping[str, Any] = {
+    "ok": lambda: r.OK,
+    "minute": lambda: r.minute("7s"),
+    "soon": lambda: r.minute("1ms"),
+    "long": lambda: r.minute("50s"),
+    "day": r.day,
+    "capacity": r.capacity,
+    "invalid": r.invalid,
+    "blocked": r.blocked,
+    "denied": r.denied,
+    "far": r.far,
+    "overloaded": r.overloaded,
+    "deadline": lambda: r.failure(504),
+    "reset": lambda: r.lost("reset"),
+    "connect": lambda: r.lost("connect"),
+    "timeout": lambda: r.lost("timeout"),
+    "bad": r.bad,
+}
+STREAMS: Mapping[str, Any] = {
+    "ok": lambda: Chunks(1, 2, 3, names=("continuation:t",)),
+    "empty": Chunks,
+    "broken": lambda: Chunks(1, failed=r.overloaded()),
+    "revoked": lambda: Chunks(1, 2, failed=r.invalid()),
+    "unclosable": lambda: _unclosable("already closed"),
+}
+INTERRUPTS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, SystemExit, ValueError)
+
+
+def _unclosable(complaint: str) -> Chunks:
+    chunks = Chunks(1, 2)
+    chunks.complaint = ConnectionError(complaint)
+    return chunks
+
+
+@dataclass(frozen=True)
+class Script:
+    """What happens to a few calls, one after the other."""
+
+    keys: tuple[Candidate, ...]
+    policy: dict[str, Any]
+    replies: dict[str, list[str]]
+    """Per key id: names of `FAULTS` or, for streams, of `STREAMS`; `replaced` too."""
+    calls: tuple[tuple[CallInfo, Candidate | None, dict[int, type[BaseException]], int | None], ...]
+    """Per call: what is asked, the home key, what interrupts which step, how much is read."""
+    seed: int
+    stream: bool
+
+    def rig(self) -> Rig:
+        """Build the rig that it plays on; each twin has exceptions and a clock of its own."""
+        rig = Rig(*self.keys, **self.policy)
+        dice = random.Random(self.seed)
+        rig.pool.random = dice.random
+        rig.default = STREAMS["ok"] if self.stream else r.OK
+        for key_id, names in self.replies.items():
+            rig.will(key_id, *(self._reply(rig, key_id, name) for name in names))
+        return rig
+
+    def _reply(self, rig: Rig, key_id: str, name: str) -> Any:
+        if name == "replaced":
+            return lambda: _replaced(rig, key_id)
+        return (STREAMS.get(name) if self.stream else None) or FAULTS[name]
+
+
+def _replaced(rig: Rig, key_id: str) -> Any:
+    rig.shelf.values[key_id] += "x"
+    return r.invalid()
+
+
+@dataclass
+class Ran:
+    """What came of one call, for comparison."""
+
+    tape: Tape
+    call: CallState
+    result: Any = None
+    unfair: list[str] = field(default_factory=list)
+    """Keys that were free while the call went to sleep."""
+
+    @property
+    def log(self) -> list[Any]:
+        """The tape in plain values."""
+        return [plain(entry) for entry in self.tape.log]
+
+
+def plain(value: Any) -> Any:
+    """Make values of two rigs comparable: no identities, no private books."""
+    if isinstance(value, BaseException):
+        return type(value).__name__, str(value), getattr(value, "__notes__", [])
+    if isinstance(value, Lease):
+        return ("Lease", *value._replace(books=None))
+    if isinstance(value, Chunks):
+        return "stream"
+    if isinstance(value, Ticket):
+        return "ticket"
+    if isinstance(value, tuple | list):
+        return (type(value).__name__, *map(plain, value))
+    return value
+
+
+class _Interrupts:
+    """Raise at chosen steps: before a command is performed, or after a Settle was."""
+
+    def __init__(self, rig: Rig, ran: Ran, when: Mapping[int, type[BaseException]]) -> None:
+        self.rig, self.ran, self.when, self.step = rig, ran, when, 0
+
+    def before(self, command: Any) -> None:
+        """Raise, unless it is a Settle; look for keys that could serve while the call sleeps."""
+        self.step += 1
+        if self.step in self.when and type(command) is not Settle:
+            raise self.when[self.step]
+        if type(command) is Sleep and command.why == "key" and not self.ran.call.info.pinned:
+            self.ran.unfair += _free(self.rig, self.ran.call)
+
+    def after(self, command: Any) -> None:
+        """Raise after a Settle."""
+        if self.step in self.when and type(command) is Settle:
+            raise self.when[self.step]
+
+
+def _free(rig: Rig, call: CallState) -> list[str]:
+    """List the keys that the state would lend right now and that have not failed the call."""
+    lend = super(Watched, rig.state).acquire
+    offers = [k for k in rig.selector.keys.values() if k.key_id not in call.excluded]
+    replies = [lend(call.info, ((0, k),), spread=False) for k in offers]
+    return [reply.key_id for reply in replies if isinstance(reply, Lease)]
+
+
+class _Sync(sync.SyncDriver):
+    interrupts: _Interrupts
+
+    def __call__(self, command: Any) -> Any:
+        self.interrupts.before(command)
+        reply = super().__call__(command)
+        self.interrupts.after(command)
+        return reply
+
+
+class _Async(aio.AsyncDriver):
+    interrupts: _Interrupts
+
+    async def __call__(self, command: Any) -> Any:
+        self.interrupts.before(command)
+        reply = super().__call__(command)
+        if iscoroutine(reply):
+            reply = await reply
+        self.interrupts.after(command)
+        return reply
+
+
+def _begin(rig: Rig, info: CallInfo, home: Candidate | None) -> Ran:
+    call = rig.make(info, home)
+    return Ran(Tape(call_flow(call)), call)
+
+
+def run_sync(script: Script) -> tuple[Rig, list[Ran]]:
+    """Play a script in this thread."""
+    rig, all_of_them = script.rig(), []
+    for info, home, when, take in script.calls:
+        ran = _begin(rig, info, home)
+        perform = _Sync(rig.pool, info, rig.send)
+        perform.interrupts = _Interrupts(rig, ran, when)
+        try:
+            if script.stream:
+                ran.result = _take(sync.run_stream(ran.tape, perform), take)  # type: ignore[arg-type]
+            else:
+                ran.result = sync.run(ran.tape, perform)  # type: ignore[arg-type]
+        except BaseException as error:
+            ran.result = error
+        all_of_them.append(ran)
+    return rig, all_of_them
+
+
+def _take(chunks: Any, most: int | None) -> list[Any]:
+    taken = []
+    for chunk in chunks:
+        taken.append(chunk)
+        if len(taken) == most:
+            chunks.close()
+            break
+    return taken
+
+
+async def run_async(script: Script) -> tuple[Rig, list[Ran]]:
+    """Play a script in this task."""
+    rig, all_of_them = script.rig(), []
+    for info, home, when, take in script.calls:
+        ran = _begin(rig, info, home)
+        perform = _Async(rig.pool, info, rig.asend)
+        perform.interrupts = _Interrupts(rig, ran, when)
+        try:
+            if script.stream:
+                ran.result = await _atake(await aio.run_stream(ran.tape, perform), take)  # type: ignore[arg-type]
+            else:
+                ran.result = await aio.run(ran.tape, perform)  # type: ignore[arg-type]
+        except BaseException as error:
+            ran.result = error
+        all_of_them.append(ran)
+    return rig, all_of_them
+
+
+async def _atake(chunks: Any, most: int | None) -> list[Any]:
+    taken = []
+    async for chunk in chunks:
+        taken.append(chunk)
+        if len(taken) == most:
+            await chunks.aclose()
+            break
+    return taken
+
+
+_STREAKS = st.builds(
+    lambda fault, times: [fault] * times,
+    st.sampled_from(["minute", "soon", "overloaded", "connect", "replaced"]),
+    st.integers(3, 6),
+)
+"""The same fault again and again: what uses a budget up."""
+
+
+@st.composite
+def _scripts(draw: st.DrawFn) -> Script:
+    stream = draw(st.booleans())
+    names = "abcd"[: draw(st.integers(1, 4))]
+    keys = tuple(draw(_keys(name)) for name in names)
+    faults = [*FAULTS, *(STREAMS if stream else ()), "replaced"]
+    some = st.lists(st.sampled_from(faults), max_size=6) | _STREAKS
+    replies = draw(st.fixed_dictionaries(dict.fromkeys(names, some)))
+    info = st.builds(
+        (STREAMED if stream else INFO)._replace,
+        tokens=st.sampled_from([10, 80]),
+        repeatable=st.sampled_from([True, True, False]),
+        sdk_retries=st.sampled_from([False, False, True]),
+        pinned=st.sampled_from([False, False, True]),
+        resources=st.sampled_from([(), ("files/x",), ("continuation:t",)]),
+        conversation=st.sampled_from([None, "1f"]),
+    )
+    when = st.dictionaries(st.integers(1, 14), st.sampled_from(INTERRUPTS), max_size=1)
+    call = st.tuples(info, st.sampled_from([None, *keys]), when, st.none() | st.integers(1, 3))
+    policy = {
+        "strategy": draw(st.sampled_from(["spread", "fill", "sticky"])),
+        "max_attempts": draw(st.sampled_from([0, 0, 1, 2])),
+        "max_retries": draw(st.sampled_from([0, 1, 2])),
+        "max_wait_s": draw(st.sampled_from([0.0, 10.0, 30.0])),
+    }
+    calls = tuple(draw(st.lists(call, min_size=1, max_size=4)))
+    return Script(keys, policy, replies, calls, draw(st.integers(0, 9)), stream)
+
+
+def _keys(name: str) -> st.SearchStrategy[Candidate]:
+    return st.builds(
+        lambda limits, **labels: key(name, limits, **labels),
+        st.sampled_from([Limits(), Limits(rpm=2), Limits(tpm=100), Limits(max_concurrency=1)]),
+        project=st.sampled_from([name, name, "p"]),
+        model=st.sampled_from([None, None, r.MODEL, "gemini-2.5-pro"]),
+        tier=st.sampled_from([None, "free", "paid"]),
+        priority=st.sampled_from([0, 0, 1, 1_000_000]),
+    )
+
+
+SCRIPTS = _scripts()

@@ -1,0 +1,218 @@
+"""A real pool in memory under a scripted upstream, and a tape of what a call asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keyrot_middleware.core.commands import Opened
+from keyrot_middleware.core.flow import CallState, call_flow
+from keyrot_middleware.core.model import (
+    NO_LIMITS,
+    CallInfo,
+    Candidate,
+    Lease,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    RetryPolicy,
+)
+from keyrot_middleware.core.selection import Selector
+from keyrot_middleware.errors import SecretError
+from keyrot_middleware.runtime import aio, sync
+from keyrot_middleware.runtime.pool import Pool
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
+from keyrot_middleware.state.memory import MemoryState
+from keyrot_middleware.testing import FakeClock
+from support.replies import MODEL, OK, Chunks
+
+INFO = CallInfo(MODEL, "generateContent", tokens=10, estimate=10)
+STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
+
+
+def key(key_id: str, limits: Limits = NO_LIMITS, **labels: Any) -> Candidate:
+    """Make a key; without a project it is its own."""
+    project = labels.pop("project", key_id)
+    billing = labels.pop("billing_account", project)
+    return Candidate(key_id, project, billing, limits, **labels)
+
+
+class Shelf:
+    """A secret store whose values a test may change."""
+
+    scheme = "shelf"
+    instant = True
+
+    def __init__(self, *key_ids: str) -> None:
+        self.values = {key_id: f"FAKE-value-of-{key_id}" for key_id in key_ids}
+        self.asked = 0
+
+    def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
+        """Give what is there."""
+        self.asked += 1
+        return {key_id: Secret(self.values[key_id]) for key_id in refs}
+
+
+class Watched(MemoryState):
+    """A state that notes what it lends and what is settled."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lent: list[Lease] = []
+        self.settled: list[tuple[Lease, Outcome]] = []
+
+    def acquire(self, *args: Any, **kwargs: Any) -> Any:
+        """Note a lease."""
+        reply = super().acquire(*args, **kwargs)
+        if isinstance(reply, Lease):
+            self.lent.append(reply)
+        return reply
+
+    def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
+        """Note how a lease ended."""
+        if outcome.kind is not LeaseOutcome.SERVING:
+            self.settled.append((lease, outcome))
+        return super().settle(lease, outcome, names)
+
+    def check(self) -> None:
+        """Hold that each lease was settled exactly once, and that nothing is left under way."""
+        ended = Counter(id(lease) for lease, _ in self.settled)
+        assert ended == Counter(id(lease) for lease in self.lent)
+        assert self._under_way == {}
+        assert [c for c in self._cooldowns.values() if c.probe is not None] == []
+
+
+class Rig:
+    """A pool, what upstream answers to each of its keys, and what was sent and slept."""
+
+    def __init__(self, *keys: Candidate, **policy: Any) -> None:
+        self.policy = RetryPolicy(**policy)
+        self.clock = FakeClock()
+        self.random = 0.0
+        self.sent: list[str] = []
+        self.slept: list[float] = []
+        self.script: dict[str, deque[Any]] = defaultdict(deque)
+        """Replies per key; a callable is called for one."""
+        self.default: Any = OK
+        """The reply when none are left."""
+        self.state = Watched(self.policy, self.clock.time)
+        self.shelf = Shelf(*(k.key_id for k in keys))
+        self.pool = Pool(
+            "test",
+            Selector(keys, self.policy.strategy, threading.Lock()),
+            self.state,
+            SecretCache({k.key_id: SecretLocation(self.shelf) for k in keys}),
+            self.policy,
+            clock=self,
+            random=lambda: self.random,
+        )
+
+    @property
+    def selector(self) -> Selector:
+        """Give the pool's own."""
+        return self.pool.selector
+
+    def time(self) -> float:
+        """Tell the time of the test's clock."""
+        return self.clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Move the clock, and note it."""
+        self.slept.append(seconds)
+        self.clock.sleep(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        """Move the clock, and note it."""
+        self.sleep(seconds)
+
+    def will(self, key_id: str, *replies: Any) -> None:
+        """Let upstream answer *replies* to the next sends with that key."""
+        self.script[key_id].extend(replies)
+
+    def send(self, lease: Lease) -> Any:
+        """Answer by the script."""
+        self.sent.append(lease.key_id)
+        replies = self.script[lease.key_id]
+        reply = replies.popleft() if replies else self.default
+        if callable(reply):
+            reply = reply()
+        return Opened(reply) if isinstance(reply, Chunks) else reply
+
+    async def asend(self, lease: Lease) -> Any:
+        """Answer by the script."""
+        return self.send(lease)
+
+    def flow(self, info: CallInfo = INFO, home: Candidate | None = None) -> Tape:
+        """Make the flow of a call."""
+        return Tape(call_flow(self.make(info, home)))
+
+    def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
+        """Make a call."""
+        pool = self.pool
+        shared = {"overload": pool.overload, "lines": pool.waiting_lines}
+        return CallState(info, self.selector, self.policy, pool.token_scale, home, **shared)
+
+    def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
+        """Carry a call through, in this thread; for a stream give all its chunks."""
+        flow, driver = (
+            call_flow(self.make(info, home)),
+            sync.SyncDriver(self.pool, info, self.send),
+        )
+        if info.stream:
+            return list(sync.run_stream(flow, driver))
+        return sync.run(flow, driver)
+
+    async def acall(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
+        """Carry a call through, in this task; for a stream give all its chunks."""
+        flow, driver = (
+            call_flow(self.make(info, home)),
+            aio.AsyncDriver(self.pool, info, self.asend),
+        )
+        if info.stream:
+            return [chunk async for chunk in await aio.run_stream(flow, driver)]
+        return await aio.run(flow, driver)
+
+    def failing(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
+        """Carry a call through that must fail; give its exception."""
+        try:
+            self.call(info, home)
+        except Exception as error:
+            return error
+        raise AssertionError("the call was expected to fail")
+
+
+def three(**policy: Any) -> Rig:
+    """Make keys a, b, c, used in that order."""
+    return Rig(key("a"), key("b"), key("c"), strategy="fill", **policy)
+
+
+class Tape:
+    """A flow, and everything that went in and out of it."""
+
+    def __init__(self, flow: Any) -> None:
+        self.flow = flow
+        self.log: list[Any] = []
+
+    def __next__(self) -> Any:
+        """Begin."""
+        return self._asked(next(self.flow))
+
+    def send(self, reply: Any) -> Any:
+        """Reply."""
+        self.log.append(("reply", reply))
+        return self._asked(self.flow.send(reply))
+
+    def throw(self, error: BaseException) -> Any:
+        """Throw in."""
+        self.log.append(("thrown", error))
+        return self._asked(self.flow.throw(error))
+
+    def _asked(self, command: Any) -> Any:
+        self.log.append(("asked", command))
+        return command
+
+    def of(self, kind: type) -> list[Any]:
+        """List the commands of one kind."""
+        return [what for how, what in self.log if how == "asked" and type(what) is kind]

@@ -56,8 +56,8 @@ async def _awaited(roster: Selector, state: State) -> list[float]:
     taken = []
     for number in range(EACH):
         begun = time.perf_counter()
-        shortlist = next(roster.shortlists(INFO, {}, time.time(), number * 0.618 % 1))
-        lease = await state.aacquire(INFO, shortlist, spread=True)
+        candidates = next(roster.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1))
+        lease = await state.aacquire(INFO, candidates, spread=True)
         assert isinstance(lease, Lease)
         await state.asettle(lease, DONE)
         taken.append((time.perf_counter() - begun) * 1e6)

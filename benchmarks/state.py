@@ -45,8 +45,8 @@ def use_each(roster: Selector, state: State) -> None:
 
 def borrow(roster: Selector, state: State, draw: float) -> Lease:
     """Acquire as a call does, from a shortlist of up to eight keys."""
-    for shortlist in roster.shortlists(INFO, {}, time.time(), draw):
-        reply = state.acquire(INFO, shortlist, spread=True)
+    for candidates in roster.candidate_batches(INFO, {}, time.time(), draw):
+        reply = state.acquire(INFO, candidates, spread=True)
         if isinstance(reply, Lease):
             return reply
     raise AssertionError("no key was free")

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 from keyrot_middleware import _install
 from keyrot_middleware.core.commands import Acquire, Command, Done, Send, Settle
 from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Outcome
-from keyrot_middleware.core.usage import usage_of_text
+from keyrot_middleware.core.usage import parse_usage_text
 from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
@@ -26,7 +26,7 @@ from keyrot_middleware.telemetry.tracing import TracingObserver
 __all__ = ["spans_alone", "spans_in_a_loop", "traced", "untraced", "without_sdk"]
 
 INFO = CallInfo("gemini-2.5-flash", "generateContent", 100, host="127.0.0.1:8080")
-LEASE = Lease("key_1", "project_1", "account_1", INFO.model, INFO.verb, 100, 1, 0.0, books=())
+LEASE = Lease("key_1", "project_1", "account_1", INFO.model, INFO.verb, 100, 1, 0.0, reservation=())
 ANSWER = json.dumps(
     {
         "candidates": [{"content": {"parts": [{"text": "A mean. " * 10}]}, "finishReason": "STOP"}],
@@ -119,7 +119,7 @@ def _followed(observers: Sequence[Observer]) -> None:
     seen.after(acquire, LEASE)
     seen.before(send)
     seen.detach(seen.attach())
-    usage, names = usage_of_text(ANSWER)
+    usage, names = parse_usage_text(ANSWER)
     seen.after(send, Done(None, usage, names))
     settle = Settle(LEASE, Outcome(LeaseOutcome.SUCCESS, None, usage), names)
     seen.before(settle)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NotRequired, TypedDict, Unpack
 
 from .config import Config, load
-from .core.text import doubt_of
+from .core.text import check_key_format
 from .errors import KeyrotError, warn
 from .genai.call_info import origin_from_url
 from .genai.call_info import workload as _workload
@@ -121,7 +121,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             lambda: levels(pool),
             lambda: state.degraded,
             handle_internal_error,
-            is_local=state.instant,
+            is_local=state.is_local,
         )
         _log.info("pool %s is in place with %d keys", pool.name, len(pool.selector.keys))
 
@@ -309,7 +309,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
     except BaseException:  # a warning that the program has made an error
         pool.close()
         raise
-    if kept or not pool.state.instant:
+    if kept or not pool.state.is_local:
         pool.refresher = Refresher(pool, config, stores)
         pool.refresher.start()
     return pool
@@ -346,7 +346,7 @@ def _missing(config: Config, secrets: SecretCache) -> Iterator[str]:
 def doubts(secrets: SecretCache) -> Iterator[str]:
     """Say which values look like no Gemini API key; they are used all the same."""
     for key_id in secrets.resolved:
-        if doubt := doubt_of(secrets.value(key_id)):
+        if doubt := check_key_format(secrets.value(key_id)):
             yield f"key {key_id}: {doubt}"
 
 

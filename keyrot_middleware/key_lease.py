@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from .core.model import CallInfo, Lease
-from .core.text import shown
+from .core.text import display
 from .state.base import Holder
 from .state.threads import StateThreads
 
@@ -79,7 +79,7 @@ class KeyLease:
         self._key: LeasedKey | None = None
         self._ended = False
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Report whether the block has not ended; see `state.base.Holder`."""
         return not self._ended
 
@@ -152,4 +152,4 @@ def check_count(name: str, value: object) -> None:
         ValueError: It is no whole number from 0.
     """
     if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name}: found {shown(value)}; allowed: a whole number from 0")
+        raise ValueError(f"{name}: found {display(value)}; allowed: a whole number from 0")

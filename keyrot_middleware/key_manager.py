@@ -195,7 +195,7 @@ class KeyManager:
     def _settle_success(self, lease: Lease, tokens: int | None) -> None:
         self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens)), None)
         if tokens is not None and tokens < lease.tokens:
-            self._pool.selector.relieve(lease.key_id)
+            self._pool.selector.release(lease.key_id)
 
     def _settle_failure(self, lease: Lease, info: CallInfo, error: BaseException) -> Report:
         pool = self._pool
@@ -234,15 +234,15 @@ class KeyManager:
         """Lease a key; give why each that is not excluded cannot be, where none can."""
         pool, blocks = self._pool, dict[str, Block]()
         out = dict.fromkeys(exclude, inf)
-        for shortlist in pool.selector.shortlists(info, out, now, pool.random()):
+        for candidates in pool.selector.candidate_batches(info, out, now, pool.random()):
             counted = pool.models.bounded(info, now)
             spread = pool.selector.spread
-            reply = pool.state.acquire(counted, shortlist, spread=spread, holder=holder)
+            reply = pool.state.acquire(counted, candidates, spread=spread, holder=holder)
             if isinstance(reply, Lease):
                 return reply
             blocks |= reply.blocks
-            pool.selector.park(info, reply.blocks, now)
-        return pool.selector.parked(info) | blocks
+            pool.selector.defer(info, reply.blocks, now)
+        return pool.selector.deferred(info) | blocks
 
     def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
         """Say why each excluded key cannot serve: it is cooling down, or excluded by the caller."""

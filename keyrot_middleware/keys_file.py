@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from .core.model import NO_LIMITS, Candidate, Limits
-from .core.text import hide_secrets, holds_key, nearest, shown
+from .core.text import did_you_mean, display, hide_secrets, holds_key
 from .errors import ConfigError
 
 __all__ = [
@@ -139,9 +139,9 @@ _VALUE_FIELDS = frozenset({"key", "api_key", "apikey", "value", "token"})
 
 def _good_id(key_id: str) -> str:
     if not _NAME.fullmatch(key_id):
-        raise ValueError(f"found {shown(key_id)}")
+        raise ValueError(f"found {display(key_id)}")
     if key_id in SINGLE_KEYS:
-        raise ValueError(f"{shown(key_id)} is taken: it stands for the program's own key")
+        raise ValueError(f"{display(key_id)} is taken: it stands for the program's own key")
     return key_id
 
 
@@ -153,7 +153,7 @@ def _good_place(place: str) -> str:
     scheme, name = match.groups()
     if not known(scheme):
         there = ", ".join((*BUILT_STORES, *plugged_in()))
-        raise ValueError(f"found the unknown scheme {shown(scheme)} (known: {there})")
+        raise ValueError(f"found the unknown scheme {display(scheme)} (known: {there})")
     if scheme == "env" and not _NAME.fullmatch(name):
         raise ValueError("what follows env:// is no name of an environment variable")
     if scheme == "file" and not name.startswith("/"):
@@ -295,11 +295,11 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
     except UnicodeEncodeError:
         return [], "a \\u escape in it stands for half a character; write the character itself"
     except _RepeatedFieldError as error:
-        return [], f"the field {shown(error.args[0])} stands twice in one entry; keep one"
+        return [], f"the field {display(error.args[0])} stands twice in one entry; keep one"
     except (ValueError, RecursionError):
         return [], "not JSON that can be read: a number is too long or lists lie too deep"
     if not isinstance(found, list):
-        return [], f"found {shown(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
+        return [], f"found {display(found)}; allowed: a list of keys, [{{…}}, {{…}}]."
     return found, None
 
 
@@ -329,7 +329,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
     """Return the entry's key, or a sentence for each field that is wrong."""
     if not isinstance(entry, dict):
-        return None, [f"entry {number}: found {shown(entry)}; allowed: an object, {{…}}."]
+        return None, [f"entry {number}: found {display(entry)}; allowed: an object, {{…}}."]
     who = _who(number, entry)
     pasted = [name for name, value in entry.items() if isinstance(value, str) and holds_key(value)]
     if pasted:
@@ -360,7 +360,7 @@ def _sentence(problem: Any) -> str:
     name = _field(problem["loc"][0])
     match problem["type"]:
         case "extra_forbidden":
-            return f"unknown field {shown(name)}; {_instead(name)}"
+            return f"unknown field {display(name)}; {_instead(name)}"
         case "missing":
             found = "missing"
         case "value_error":
@@ -368,15 +368,15 @@ def _sentence(problem: Any) -> str:
         case _ if name == "secret":
             found = "found no place (not shown here)"
         case _:
-            found = f"found {shown(problem['input'])}"
-    hint = nearest(str(problem["input"]), ("free", "tier1", "paid")) if name == "tier" else ""
+            found = f"found {display(problem['input'])}"
+    hint = did_you_mean(str(problem["input"]), ("free", "tier1", "paid")) if name == "tier" else ""
     return f"field {name}: {found}; allowed: {KeySpec.model_fields[name].description}.{hint}"
 
 
 def _instead(name: str) -> str:
     if name.lower() in _VALUE_FIELDS:
         return _VALUES_ELSEWHERE
-    return f"allowed: {', '.join(KeySpec.model_fields)}.{nearest(name, KeySpec.model_fields)}"
+    return f"allowed: {', '.join(KeySpec.model_fields)}.{did_you_mean(name, KeySpec.model_fields)}"
 
 
 def _repeats(entries: Iterable[object]) -> list[str]:

@@ -35,7 +35,7 @@ from pydantic_settings import (
 )
 
 from .core.model import Strategy
-from .core.text import mask_keys, nearest, shown
+from .core.text import did_you_mean, display, mask_keys
 from .errors import ConfigError
 from .keys_file import BUILT_STORES, known, plugged_in, steers_an_sdk
 
@@ -103,7 +103,7 @@ def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
         match = _HOST.fullmatch(host)
         if match is None or not 0 < int(match[3] or 443) < 65536:
             masked = _USER_INFO.sub(r"\1[redacted]@", host)
-            raise ValueError(f"found {shown(masked)}")
+            raise ValueError(f"found {display(masked)}")
     if not hosts:
         raise ValueError("found no host")
     return hosts
@@ -135,7 +135,7 @@ def _good_path(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise ValueError(
-            f"found {shown(str(path))}, and the ~ is no user of this machine"
+            f"found {display(str(path))}, and the ~ is no user of this machine"
         ) from None
 
 
@@ -143,7 +143,7 @@ def _good_store(store: str) -> str:
     if known(store):
         return store
     there = ", ".join(plugged_in())
-    raise ValueError(f"found {shown(store)}{f' (plugged in: {there})' if there else ''}")
+    raise ValueError(f"found {display(store)}{f' (plugged in: {there})' if there else ''}")
 
 
 def _good_state(url: str) -> str:
@@ -151,10 +151,10 @@ def _good_state(url: str) -> str:
         return url
     scheme, there, rest = url.partition("://")
     if not there or scheme not in STATE_SCHEMES or (scheme == "memory") == bool(rest):
-        raise ValueError(f"found {shown(url)}")
+        raise ValueError(f"found {display(url)}")
     before = rest.partition("?")[0].rpartition("@")[0]
     if not scheme.startswith("unix") and _TO_ENCODE.search(before):
-        raise ValueError(f"found {shown(url)}, with a / or # before the @: {_AS}")
+        raise ValueError(f"found {display(url)}, with a / or # before the @: {_AS}")
     return url
 
 
@@ -235,13 +235,13 @@ class Switch(BaseSettings):
     def _empty_is_default(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, _Conflict):
             raise ValueError(  # noqa: TRY004 - pydantic's kind of error for a value
-                f"found {shown(value.first)}, and {shown(value.second)} in {value.alias}, "
+                f"found {display(value.first)}, and {display(value.second)} in {value.alias}, "
                 "which is the same setting; set one of the two"
             )
         # pydantic takes True for 1 and bytes for text; as an argument each is a mistake.
         switch = cls.model_fields[info.field_name or ""].annotation is bool
         if isinstance(value, bytes) or (isinstance(value, bool) and not switch):
-            raise ValueError(f"found {shown(value)}")
+            raise ValueError(f"found {display(value)}")
         value = value.strip() if isinstance(value, str) else value
         if value == "":
             raise PydanticUseDefault
@@ -420,8 +420,8 @@ def refuse_unknown(given: Mapping[str, Any]) -> None:
         ConfigError: With every one of them, and what was probably meant.
     """
     problems = [
-        f"install() has no argument {shown(name)}; allowed: {', '.join(ARGUMENTS)}."
-        f"{nearest(name, ARGUMENTS)}"
+        f"install() has no argument {display(name)}; allowed: {', '.join(ARGUMENTS)}."
+        f"{did_you_mean(name, ARGUMENTS)}"
         for name in given
         if name not in ARGUMENTS
     ]
@@ -438,7 +438,7 @@ def unknown_variables(names: Iterable[str]) -> str | None:
     odd = [name for name in names if name.upper().startswith("KEYROT_") and name not in known]
     if not odd:
         return None
-    listing = (f"{mask_keys(name)}.{nearest(name, known)}" for name in dict.fromkeys(odd))
+    listing = (f"{mask_keys(name)}.{did_you_mean(name, known)}" for name in dict.fromkeys(odd))
     return f"ignored, since there is no such variable: {' '.join(listing)}"
 
 
@@ -526,9 +526,11 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
     elif problem["type"] == "value_error":
         found = str(problem["ctx"]["error"])
     else:
-        found = f"found {shown(value)}"
+        found = f"found {display(value)}"
     one_of = problem["type"] == "literal_error" or name == "secret_store"
-    hint = nearest(value, str(allowed).split(", ")) if one_of and isinstance(value, str) else ""
+    hint = (
+        did_you_mean(value, str(allowed).split(", ")) if one_of and isinstance(value, str) else ""
+    )
     return f"{where(name, given)}: {found}; allowed: {allowed}.{hint}"
 
 

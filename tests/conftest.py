@@ -123,7 +123,7 @@ class Ledger:
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Note what is settled; names that are told later, under no lease, are no settling."""
-        if lease.books is not None and outcome.kind is not LeaseOutcome.SERVING:
+        if lease.reservation is not None and outcome.kind is not LeaseOutcome.SERVING:
             self.outcomes.append((lease, outcome))
         until: float | None = self._settle(lease, outcome, names)
         return until
@@ -141,7 +141,7 @@ class Ledger:
     @property
     def under_way(self) -> dict[str, int]:
         """What the state believes to be under way."""
-        return {key_id: len(held) for key_id, held in self._state._under_way.items()}
+        return {key_id: len(held) for key_id, held in self._state._in_flight.items()}
 
     def check(self) -> None:
         """Hold that every lease was settled, and none twice."""

@@ -6,7 +6,7 @@ import sys
 
 from ..core.failures import REJECTIONS
 from ..core.model import Candidate
-from ..core.text import nearest
+from ..core.text import did_you_mean
 from ..errors import KeyrotError
 from ..state.base import KeyHealth
 from ..telemetry.log_text import format_time
@@ -40,7 +40,7 @@ def _find(pool: SharedPool, key_id: str) -> Candidate:
     key = pool.keys.get(key_id)
     if key is None:
         known = ", ".join(pool.keys)
-        hint = nearest(key_id, pool.keys)
+        hint = did_you_mean(key_id, pool.keys)
         raise KeyrotError(f"no key {key_id!r} in pool {pool.name!r}; there are: {known}.{hint}")
     return key
 

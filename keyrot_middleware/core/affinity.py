@@ -69,12 +69,12 @@ class Route(NamedTuple):
     """`models`, `files`, … : the path's first part."""
     names: tuple[str, ...]
     """Stored things that the path names."""
-    pinned: bool
+    bound_to_owner: bool
     """It touches stored things, so that only their owner's key may send it. So does a request
     whose body names some."""
-    repeatable: bool
+    idempotent: bool
     """Sending it twice does no harm."""
-    metered: bool
+    counts_in_quota: bool
     """It counts in the model's RPM, TPM and RPD."""
 
 
@@ -92,9 +92,11 @@ def parse_path(method: str, path: str) -> Route:
     verb = verb or _plain_verb(method.lower(), parts)
     reading, stateless = method.lower() == "get", verb in STATELESS
     names = _names_of(parts, path)
-    pinned = bool(names) or not (stateless or (reading and collection == "models"))
-    metered = bool(model) and verb not in UNMETERED
-    return Route(model, verb, collection, names, pinned, stateless or reading, metered)
+    bound_to_owner = bool(names) or not (stateless or (reading and collection == "models"))
+    counts_in_quota = bool(model) and verb not in UNMETERED
+    return Route(
+        model, verb, collection, names, bound_to_owner, stateless or reading, counts_in_quota
+    )
 
 
 def _names_of(parts: list[str], path: str) -> tuple[str, ...]:

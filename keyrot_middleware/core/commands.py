@@ -17,18 +17,18 @@ __all__ = [
     "Command",
     "Done",
     "Failed",
-    "Now",
-    "Opened",
-    "Owner",
+    "Flow",
+    "GetOwner",
+    "GetTime",
     "Refresh",
     "RefreshAll",
-    "Relay",
+    "RelayStream",
+    "ReportServing",
     "Send",
-    "Serving",
     "Settle",
     "Sleep",
-    "Steps",
     "StreamEnd",
+    "StreamOpened",
 ]
 
 
@@ -51,7 +51,7 @@ class Done(NamedTuple):
     """Never: the same question is asked of a StreamEnd."""
 
 
-class Opened(NamedTuple):
+class StreamOpened(NamedTuple):
     """A stream whose first chunk is here."""
 
     stream: Any
@@ -65,7 +65,7 @@ class StreamEnd(NamedTuple):
     failed: Failed | None = None
 
 
-class Now(NamedTuple):
+class GetTime(NamedTuple):
     """Tell the time, epoch seconds, and a random number in [0, 1)."""
 
 
@@ -83,16 +83,16 @@ class Send(NamedTuple):
 
     lease: Lease
     attempt: int
-    excluded: int
+    excluded_count: int
 
 
-class Serving(NamedTuple):
+class ReportServing(NamedTuple):
     """Report that the probe *lease* does well, before its stream has come to its end."""
 
     lease: Lease
 
 
-class Relay(NamedTuple):
+class RelayStream(NamedTuple):
     """Hand the stream's chunks to the caller until it ends."""
 
     lease: Lease
@@ -127,7 +127,7 @@ class RefreshAll(NamedTuple):
     """
 
 
-class Owner(NamedTuple):
+class GetOwner(NamedTuple):
     """Tell whose key made one of these stored things: `(key_id, project)` or None."""
 
     names: tuple[str, ...]
@@ -140,14 +140,25 @@ class Sleep(NamedTuple):
     """
 
     seconds: float
-    why: Literal["key", "retry"]
+    reason: Literal["key", "retry"]
     """For a key to come free, or before a retry that blames nobody."""
     ticket: Ticket | None = None
-    front: bool = True
+    is_front: bool = True
     """It waits for a time; else for calls that came before it."""
-    begins: bool = True
+    starts_wait: bool = True
     """It is the first of this wait."""
 
 
-Command = Now | Acquire | Send | Serving | Relay | Settle | Owner | Refresh | RefreshAll | Sleep
-Steps = Generator[Command, Any, Any]
+Command = (
+    GetTime
+    | Acquire
+    | Send
+    | ReportServing
+    | RelayStream
+    | Settle
+    | GetOwner
+    | Refresh
+    | RefreshAll
+    | Sleep
+)
+Flow = Generator[Command, Any, Any]

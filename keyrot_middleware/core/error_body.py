@@ -103,14 +103,14 @@ class ParsedError(NamedTuple):
 
     code: int | None
     message: str = ""
-    words: frozenset[str] = frozenset()
+    reasons: frozenset[str] = frozenset()
     """ErrorInfo reasons, the REST status, Interactions' code: upper case."""
     quotas: tuple[QuotaViolation, ...] = ()
-    delay: float | None = None
+    retry_delay_s: float | None = None
     """Seconds, more than 0 and at most `MAX_DELAY_S`."""
-    shaped: bool = False
+    has_google_shape: bool = False
     """The body has the shape of Google's errors; else it may be a proxy's, or a login page."""
-    google: bool = False
+    is_google_error: bool = False
     """It also has what others leave out, so that its code alone may be believed."""
     sent_at: float | None = None
     """When the request was sent, epoch seconds; None: just now."""
@@ -129,7 +129,7 @@ class ParsedError(NamedTuple):
             rpd=self._least("requests", "perday"),
         )
 
-    def outgrown_by(self, tokens: int) -> bool:
+    def exceeds_any_limit(self, tokens: int) -> bool:
         """Tell whether so many input tokens are more than a whole limit that was overrun."""
         limits = [quota.limit for quota in self.quotas if "inputtoken" in quota.name]
         return any(limit and tokens > limit for limit in limits)

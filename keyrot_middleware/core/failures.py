@@ -48,25 +48,25 @@ from .windows import (
 )
 
 __all__ = [
-    "DAILY",
+    "DAILY_BACKOFF",
     "KEY_REJECTIONS",
     "LONG_S",
     "REJECTIONS",
     "RULES",
-    "SLOWLY",
+    "SLOW_BACKOFF",
     "FailureFacts",
     "Rule",
     "Transport",
     "Until",
-    "a_day",
-    "an_hour",
-    "cap_end",
     "classify",
-    "day_end",
     "describe",
-    "minute_end",
-    "strikes",
-    "ten_minutes",
+    "for_a_day",
+    "for_an_hour",
+    "for_ten_minutes",
+    "until_backoff",
+    "until_cap_reset",
+    "until_day_end",
+    "until_minute_end",
     "until_retry_info",
 ]
 
@@ -82,11 +82,11 @@ HOUR_S = 3_600.0
 DAY_GRACE_S = 600.0
 """A day that is exhausted for a request of its first ten minutes is taken for the day before."""
 
-SLOWLY = Backoff(900.0, 21_600.0)
+SLOW_BACKOFF = Backoff(900.0, 21_600.0)
 """How a rejected value is tried again: Google is wrong for a minute, a restriction is lifted. After
 15 minutes, then after twice as long each time, up to 6 hours: some eight requests on the first day.
 """
-DAILY = Backoff(DAY_S, DAY_S)
+DAILY_BACKOFF = Backoff(DAY_S, DAY_S)
 """For a value that is reported as leaked, or whose project is suspended: that takes somebody's
 appeal."""
 
@@ -109,31 +109,31 @@ class FailureFacts:
     `timeout`: the caller's own deadline."""
 
 
-def strikes(_parsed: ParsedError, _now: float) -> None:
+def until_backoff(_parsed: ParsedError, _now: float) -> None:
     """For the exponential cooldown: nobody knows."""
 
 
-def ten_minutes(_parsed: ParsedError, now: float) -> float:
+def for_ten_minutes(_parsed: ParsedError, now: float) -> float:
     """For as long as an API takes to be enabled."""
     return now + 600.0
 
 
-def an_hour(_parsed: ParsedError, now: float) -> float:
+def for_an_hour(_parsed: ParsedError, now: float) -> float:
     """For an hour: money may have been paid in, or Google was wrong (A4)."""
     return now + HOUR_S
 
 
-def cap_end(_parsed: ParsedError, now: float) -> float:
+def until_cap_reset(_parsed: ParsedError, now: float) -> float:
     """For an hour, or until the month of a spending cap ends: the cap may be raised."""
     return min(now + HOUR_S, next_pacific_month(now))
 
 
-def a_day(_parsed: ParsedError, now: float) -> float:
+def for_a_day(_parsed: ParsedError, now: float) -> float:
     """For 24 hours: somebody has to change something."""
     return now + DAY_S
 
 
-def day_end(parsed: ParsedError, now: float) -> float | None:
+def until_day_end(parsed: ParsedError, now: float) -> float | None:
     """Until midnight Pacific time; only a paid day's RetryInfo is true, and it is long.
 
     Around midnight it is the day before that is exhausted: clocks differ, Google's reset may come
@@ -143,28 +143,29 @@ def day_end(parsed: ParsedError, now: float) -> float | None:
     sent = now if parsed.sent_at is None else parsed.sent_at
     if next_pacific_midnight(sent - DAY_GRACE_S) <= now:
         return None
-    if parsed.delay is not None and parsed.delay > LONG_S:
-        return now + parsed.delay
+    if parsed.retry_delay_s is not None and parsed.retry_delay_s > LONG_S:
+        return now + parsed.retry_delay_s
     return next_pacific_midnight(now)
 
 
-def minute_end(parsed: ParsedError, now: float) -> float:
+def until_minute_end(parsed: ParsedError, now: float) -> float:
     """Until the time that the server named, else the next minute."""
-    return next_minute(now) if parsed.delay is None else now + parsed.delay
+    return next_minute(now) if parsed.retry_delay_s is None else now + parsed.retry_delay_s
 
 
 def until_retry_info(parsed: ParsedError, now: float) -> float | None:
     """Until the time that the server named, else unknown."""
-    return None if parsed.delay is None else now + parsed.delay
+    return None if parsed.retry_delay_s is None else now + parsed.retry_delay_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One failure class: what it looks like, and what follows.
 
-    It matches where `transport`, `codes` and `model_only` all fit and any one of the signals
-    `words`, `text`, `quota`, `zero`, `delay` is there; a rule without signals goes by its code.
-    What blames somebody has to be an error of Google's, unless it is `any_body`.
+    It matches where `transport`, `codes` and `model_only` all match and at least one of the signals
+    `reasons`, `text`, `quota`, `limit_is_zero`, `has_retry_delay` is present. A rule without
+    signals matches by its code. A rule with a scope matches only errors in the shape of Google's,
+    unless it is `any_body`.
     """
 
     name: str
@@ -173,33 +174,33 @@ class Rule:
     """None: any code, and no code."""
     model_only: bool = False
     """Only for a request that names a model and no stored thing."""
-    words: frozenset[str] = frozenset()
+    reasons: frozenset[str] = frozenset()
     """ErrorInfo reasons and Interactions' codes, upper case."""
     text: re.Pattern[str] | None = None
     quota: str = ""
     """A part of the quotaId or metric name, lower-case letters only."""
-    zero: bool = False
+    limit_is_zero: bool = False
     """A limit of 0."""
-    delay: bool = False
+    has_retry_delay: bool = False
     """The server named a time."""
 
     scope: Scope = Scope.NONE
-    until: Until = strikes
+    until: Until = until_backoff
     backoff: Backoff | None = None
     """Of the exponential cooldown; None: as the settings say."""
     rejected: bool = False
     """Google refuses the key's value."""
-    named: bool = False
-    of_minute: bool = False
+    has_known_end: bool = False
+    is_minute_quota: bool = False
     """It tells how the server counts a minute."""
     rotate: bool = False
     """Another key may serve although nobody is blamed; with a scope it may anyway."""
     retry: bool = False
     max_retries: int | None = None
     max_rotations: int | None = None
-    wait: bool = True
+    may_wait: bool = True
     sent: bool = True
-    same_tier: bool = True
+    any_tier: bool = True
     any_body: bool = False
     """It is about a pace, so that it counts where a proxy tells it as well."""
 
@@ -210,23 +211,25 @@ class Rule:
         if self.codes is not None and parsed.code not in self.codes:
             return False
         alone = self._by_code_alone()
-        believed = self.any_body or (parsed.google if alone else parsed.shaped)
+        believed = self.any_body or (parsed.is_google_error if alone else parsed.has_google_shape)
         if self.scope is not Scope.NONE and not believed:
             return False
-        if self.model_only and (info.pinned or info.resources or not info.model):
+        if self.model_only and (info.bound_to_owner or info.resources or not info.model):
             return False
         return alone or self._signalled(parsed)
 
     def _by_code_alone(self) -> bool:
-        return not (self.words or self.text or self.quota or self.zero or self.delay)
+        return not (
+            self.reasons or self.text or self.quota or self.limit_is_zero or self.has_retry_delay
+        )
 
     def _signalled(self, parsed: ParsedError) -> bool:
         return (
-            not self.words.isdisjoint(parsed.words)
+            not self.reasons.isdisjoint(parsed.reasons)
             or (self.text is not None and self.text.search(parsed.message) is not None)
             or (self.quota != "" and any(self.quota in quota.name for quota in parsed.quotas))
-            or (self.zero and any(quota.limit == 0 for quota in parsed.quotas))
-            or (self.delay and parsed.delay is not None)
+            or (self.limit_is_zero and any(quota.limit == 0 for quota in parsed.quotas))
+            or (self.has_retry_delay and parsed.retry_delay_s is not None)
         )
 
 
@@ -245,22 +248,22 @@ RULES: tuple[Rule, ...] = (
     # The value of the key is rejected (A5, A6).
     Rule(
         name="key_invalid",
-        words=frozenset({"API_KEY_INVALID"}),
+        reasons=frozenset({"API_KEY_INVALID"}),
         text=_text(r"^API key (?:not valid|not found|expired)\. Please\b"),
         scope=Scope.KEY,
-        backoff=SLOWLY,
+        backoff=SLOW_BACKOFF,
         rejected=True,
     ),
     Rule(
         name="key_leaked",
         text=_text(r"^Your API key was reported as leaked\b"),
         scope=Scope.KEY,
-        backoff=DAILY,
+        backoff=DAILY_BACKOFF,
         rejected=True,
     ),
     Rule(
         name="key_restricted",
-        words=frozenset(
+        reasons=frozenset(
             {
                 "API_KEY_ANDROID_APP_BLOCKED",
                 "API_KEY_HTTP_REFERRER_BLOCKED",
@@ -273,58 +276,58 @@ RULES: tuple[Rule, ...] = (
             r"|The provided API key has an IP address restriction)"
         ),
         scope=Scope.KEY,
-        backoff=SLOWLY,
+        backoff=SLOW_BACKOFF,
         rejected=True,
     ),
     Rule(
         name="key_method_blocked",
-        words=frozenset({"API_KEY_SERVICE_BLOCKED"}),
+        reasons=frozenset({"API_KEY_SERVICE_BLOCKED"}),
         text=_text(r"^Requests to this API \S{1,200} method \S{1,200} are blocked"),
         scope=Scope.KEY_VERB,
-        backoff=SLOWLY,
+        backoff=SLOW_BACKOFF,
         rejected=True,
     ),
     Rule(
         name="project_suspended",
-        words=frozenset({"CONSUMER_SUSPENDED"}),
+        reasons=frozenset({"CONSUMER_SUSPENDED"}),
         text=_text(r"^Permission denied: Consumer '[^']{0,300}' has been suspended"),
         scope=Scope.KEY,
-        backoff=DAILY,
+        backoff=DAILY_BACKOFF,
         rejected=True,
     ),
     # The project or its billing account (A3, A4, A6).
     Rule(
         name="service_disabled",
-        words=frozenset({"SERVICE_DISABLED"}),
+        reasons=frozenset({"SERVICE_DISABLED"}),
         text=_text(r"^Generative Language API has not been used in project\b"),
         scope=Scope.PROJECT,
-        until=ten_minutes,
+        until=for_ten_minutes,
     ),
     Rule(
         name="project_denied",
-        words=frozenset({"BILLING_DISABLED", "CONSUMER_INVALID", "USER_PROJECT_DENIED"}),
+        reasons=frozenset({"BILLING_DISABLED", "CONSUMER_INVALID", "USER_PROJECT_DENIED"}),
         text=_text(r"^Your project has been denied access\b"),
         scope=Scope.PROJECT,
-        until=a_day,
+        until=for_a_day,
     ),
     Rule(
         name="credit_depleted",
-        words=frozenset({"PAYMENT_REQUIRED"}),
+        reasons=frozenset({"PAYMENT_REQUIRED"}),
         text=_text(r"^Your prepayment credits are depleted\b"),
         scope=Scope.BILLING,
-        until=an_hour,
+        until=for_an_hour,
     ),
     Rule(
         name="billing_cap",
         text=_text(r"^Your billing account has exceeded its monthly spending cap\b"),
         scope=Scope.BILLING,
-        until=cap_end,
+        until=until_cap_reset,
     ),
     Rule(
         name="project_cap",
         text=_text(r"^Your project has exceeded its monthly spending cap\b"),
         scope=Scope.PROJECT,
-        until=cap_end,
+        until=until_cap_reset,
     ),
     # Quotas, the gravest first (A1, A2).
     Rule(
@@ -333,7 +336,7 @@ RULES: tuple[Rule, ...] = (
         text=_text(r"^TotalCachedContentStorage"),
         quota="totalcachedcontentstorage",
         scope=Scope.PROJECT_CACHE,
-        until=a_day,
+        until=for_a_day,
     ),
     Rule(
         name="batch_quota",
@@ -346,40 +349,40 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="limit_zero",
         codes=_QUOTA,
-        zero=True,
+        limit_is_zero=True,
         scope=Scope.PROJECT_MODEL,
-        until=a_day,
-        wait=False,
+        until=for_a_day,
+        may_wait=False,
     ),
     Rule(
         name="quota_day",
         codes=_QUOTA,
-        words=frozenset({"QUOTA_EXCEEDED"}),
+        reasons=frozenset({"QUOTA_EXCEEDED"}),
         quota="perday",
         scope=Scope.PROJECT_MODEL,
-        until=day_end,
-        named=True,
-        wait=False,
+        until=until_day_end,
+        has_known_end=True,
+        may_wait=False,
     ),
     Rule(
         name="quota_minute",
         codes=_QUOTA,
-        words=frozenset({"RATE_LIMIT_EXCEEDED"}),
+        reasons=frozenset({"RATE_LIMIT_EXCEEDED"}),
         quota="perminute",
         scope=Scope.PROJECT_MODEL,
-        until=minute_end,
-        named=True,
-        of_minute=True,
+        until=until_minute_end,
+        has_known_end=True,
+        is_minute_quota=True,
         any_body=True,
     ),
     Rule(
         name="rate_limit",
         codes=_QUOTA,
-        delay=True,
+        has_retry_delay=True,
         scope=Scope.PROJECT_MODEL,
         until=until_retry_info,
-        named=True,
-        of_minute=True,
+        has_known_end=True,
+        is_minute_quota=True,
         any_body=True,
     ),
     # The model in this project, the place, the request's own resources (A6 to A9).
@@ -389,14 +392,14 @@ RULES: tuple[Rule, ...] = (
         model_only=True,
         text=_text(r"^The caller does not have permission\.?$"),
         scope=Scope.PROJECT_MODEL,
-        until=a_day,
+        until=for_a_day,
     ),
     Rule(
         name="model_withdrawn",
         codes=(404,),
         text=_text(r"^(?:This model )?\S{0,100}\s?(?:is )?no longer available to new users"),
         scope=Scope.PROJECT_MODEL,
-        until=a_day,
+        until=for_a_day,
     ),
     Rule(
         name="location",
@@ -407,7 +410,7 @@ RULES: tuple[Rule, ...] = (
         ),
         rotate=True,
         max_rotations=1,
-        same_tier=False,
+        any_tier=False,
     ),
     Rule(
         name="affinity",
@@ -421,12 +424,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="no_key",
         codes=(401, 403),
-        words=frozenset({"CREDENTIALS_MISSING"}),
+        reasons=frozenset({"CREDENTIALS_MISSING"}),
         text=_text(r"unregistered callers|^API keys are not supported by this API"),
     ),
     # Codes alone (A9, A10).
-    Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, backoff=SLOWLY, rejected=True),
-    Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=an_hour),
+    Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True),
+    Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=for_an_hour),
     Rule(name="gateway", codes=(401, 402)),
     Rule(name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
     Rule(name="forbidden", codes=(403,)),
@@ -468,8 +471,8 @@ def classify(
 
 def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Verdict:
     until = rule.until(parsed, now)
-    of_a_model = info.metered and bool(info.model or parsed.bucket)
-    outgrown = parsed.outgrown_by(info.tokens)
+    of_a_model = info.counts_in_quota and bool(info.model or parsed.bucket)
+    exceeds_limit = parsed.exceeds_any_limit(info.tokens)
     return Verdict(
         rule.name,
         parsed.code,
@@ -477,19 +480,19 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         until=until,
         backoff=rule.backoff,
         rejected=rule.rejected,
-        named=rule.named,
+        has_known_end=rule.has_known_end,
         rotate=rule.rotate or rule.scope is not Scope.NONE,
         retry=rule.retry,
         max_retries=rule.max_retries,
         max_rotations=rule.max_rotations,
-        wait=rule.wait and not outgrown and (until is None or until - now <= LONG_S),
+        may_wait=rule.may_wait and not exceeds_limit and (until is None or until - now <= LONG_S),
         sent=rule.sent,
         bucket=parsed.bucket if of_a_model else None,
         learned=parsed.limits if of_a_model else NO_LIMITS,
-        of_minute=rule.of_minute and of_a_model and not outgrown,
-        delay=parsed.delay if rule.of_minute or rule.retry else None,
-        same_tier=rule.same_tier,
-        outgrown=outgrown,
+        is_minute_quota=rule.is_minute_quota and of_a_model and not exceeds_limit,
+        retry_delay_s=parsed.retry_delay_s if rule.is_minute_quota or rule.retry else None,
+        any_tier=rule.any_tier,
+        exceeds_limit=exceeds_limit,
     )
 
 

@@ -29,17 +29,17 @@ from .commands import (
     Command,
     Done,
     Failed,
-    Now,
-    Opened,
-    Owner,
+    GetOwner,
+    GetTime,
     Refresh,
     RefreshAll,
-    Relay,
+    RelayStream,
+    ReportServing,
     Send,
-    Serving,
     Settle,
     Sleep,
     StreamEnd,
+    StreamOpened,
 )
 from .failures import REJECTIONS, classify, describe
 from .model import (
@@ -57,7 +57,7 @@ from .model import (
     Usage,
     Verdict,
 )
-from .selection import Selector, Shortlist
+from .selection import RankedCandidates, Selector
 from .text import utc
 from .tokens import TokenScale
 from .waiting import STALL_S, Claims, Ticket, WaitingLines
@@ -187,7 +187,7 @@ class CallState:
     """Rejected keys whose store was asked for another value."""
     refreshed: set[str] = field(default_factory=set)
     """Keys whose value was replaced during this call; once each."""
-    outgrown: set[str | None] = field(default_factory=set)
+    exceeded_tiers: set[str | None] = field(default_factory=set)
     """Tiers of which a key's whole limit was smaller than the request."""
     failed_at: float = 0.0
     """When the last send failed, epoch seconds."""
@@ -239,12 +239,12 @@ CACHE_STORAGE = "cache_storage"
 def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...]]:
     """Find whose stored things the call names; unknown and new ones are of its home project."""
     home, names = call.home, call.info.resources
-    owner: tuple[str, str] | None = (yield Owner(names)) if names else None
+    owner: tuple[str, str] | None = (yield GetOwner(names)) if names else None
     key, project = home, home.project if home is not None else ""
     if owner is not None:
         key, project = call.roster.keys.get(owner[0]), owner[1]
     one_key = any(name.startswith(ONE_KEY) for name in names)
-    same = () if one_key else call.roster.of_project(project)
+    same = () if one_key else call.roster.find_project_keys(project)
     fixed = ([key] if key is not None else []) + [k for k in same if k is not key]
     return tuple(fixed) or ((home,) if home is not None else ())
 
@@ -294,17 +294,17 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
         Exhausted: Nothing was sent, since no key can serve.
         BaseException: The SDK's last exception, with a note per failed attempt.
     """
-    fixed = (yield from owner_candidates(call)) if call.info.pinned else None
+    fixed = (yield from owner_candidates(call)) if call.info.bound_to_owner else None
     try:
         while True:
-            now, draw = call.moment or (yield Now())
+            now, draw = call.moment or (yield GetTime())
             call.moment = None
             call.seen = call.lines.version
             excluded = _excluded(call, now)
             blocks: dict[str, Block] = {}
             spread = call.roster.spread and fixed is None
-            for shortlist in _shortlists(call, fixed, excluded, now, draw):
-                lease: Lease | Unavailable = yield Acquire(call.info, shortlist, spread)
+            for candidates in _shortlists(call, fixed, excluded, now, draw):
+                lease: Lease | Unavailable = yield Acquire(call.info, candidates, spread)
                 if isinstance(lease, Lease):
                     break
                 _pass_by(call, fixed, lease, blocks)
@@ -340,7 +340,7 @@ def _none_could(call: CallState, none_free: Unavailable) -> Generator[Command, A
 def _excluded(call: CallState, now: float) -> Mapping[str, object] | Claims:
     """Tell which keys not to ask for: those that failed, and those that earlier calls wait for."""
     if call.ticket is not None:
-        call.ticket.rung = False
+        call.ticket.woken = False
     if not call.lines.lines:
         return call.excluded
     return call.lines.ahead(call.info, call.ticket, call.excluded, now)
@@ -352,10 +352,10 @@ def _shortlists(
     excluded: Mapping[str, object] | Claims,
     now: float,
     draw: float,
-) -> Iterable[Shortlist]:
+) -> Iterable[RankedCandidates]:
     """Give the keys to ask for, a handful at a time."""
     if fixed is None:
-        return call.roster.shortlists(call.info, excluded, now, draw)
+        return call.roster.candidate_batches(call.info, excluded, now, draw)
     offer = tuple((0, key) for key in fixed if key.key_id not in excluded)
     return (offer,) if offer else ()
 
@@ -369,7 +369,7 @@ def _pass_by(
     """Take note of keys that cannot serve now, so that the next calls do not ask for them."""
     blocks.update(unavailable.blocks)
     if fixed is None:
-        call.roster.park(call.info, unavailable.blocks, unavailable.at)
+        call.roster.defer(call.info, unavailable.blocks, unavailable.at)
 
 
 def _none_free(
@@ -380,9 +380,9 @@ def _none_free(
     now: float,
 ) -> Unavailable:
     """Sum up why no key can serve: those that were asked for, and those that were not offered."""
-    parked = {} if fixed is not None else call.roster.parked(call.info)
+    deferred = {} if fixed is not None else call.roster.deferred(call.info)
     claimed = excluded.found if isinstance(excluded, Claims) else {}
-    return Unavailable(now, {**parked, **claimed, **blocks})
+    return Unavailable(now, {**deferred, **claimed, **blocks})
 
 
 def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | StreamEnd | Failed]:
@@ -392,11 +392,11 @@ def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | St
     names: tuple[str, ...] = ()
     try:
         reply: Any = yield Send(lease, call.sends, len(call.excluded))
-        if isinstance(reply, Opened):
+        if isinstance(reply, StreamOpened):
             stream = reply.stream
             if lease.probe:  # others need not wait for its end
-                yield Serving(lease)
-            reply = yield Relay(lease, stream)
+                yield ReportServing(lease)
+            reply = yield RelayStream(lease, stream)
         failed = reply if isinstance(reply, Failed) else reply.failed
         if failed is None:
             outcome, names = Outcome(LeaseOutcome.SUCCESS, None, reply.usage), reply.names
@@ -421,7 +421,7 @@ def _settle(
 ) -> Generator[Command, Any, None]:
     error = call.last.error if outcome.verdict and call.last else None
     until: float | None = yield Settle(lease, outcome, names, error)
-    if call.roster.crowded or call.lines.lines:
+    if call.roster.had_full_window or call.lines.lines:
         _relieve(call, lease, outcome)
     if outcome.verdict is not None:
         call.attempts.append(FailedAttempt(lease.key_id, outcome.verdict, until))
@@ -432,14 +432,14 @@ def _relieve(call: CallState, lease: Lease, outcome: Outcome) -> None:
     used = outcome.usage.input_tokens
     gave_back = outcome.kind is LeaseOutcome.UNSENT or (used is not None and used < lease.tokens)
     if gave_back:
-        call.roster.relieve(lease.key_id)
+        call.roster.release(lease.key_id)
     call.lines.released(lease.key_id, gave_back=gave_back)
 
 
 def _judge(
     call: CallState, lease: Lease, failed: Failed, usage: Usage
 ) -> Generator[Command, Any, Outcome]:
-    now, _ = yield Now()
+    now, _ = yield GetTime()
     call.failed_at = now
     verdict = classify(failed.facts, call.info, now, lease.at)
     if lease.key_id.startswith(HOME):
@@ -490,17 +490,21 @@ def _replaced(call: CallState, none_free: Unavailable) -> Generator[Command, Any
 
 
 def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
-    until = verdict.until if verdict.named and verdict.wait and verdict.until is not None else inf
+    until = (
+        verdict.until
+        if verdict.has_known_end and verdict.may_wait and verdict.until is not None
+        else inf
+    )
     failed = sum(a.key_id == lease.key_id and a.verdict.rotate for a in call.attempts)
     if failed >= SENDS_PER_KEY:
         until = inf
     # A server that names a few milliseconds each time must not be asked hundreds of times.
     call.excluded[lease.key_id] = max(until, call.failed_at + RESEND_S)
     # Our count of tokens is an estimate: that a request is too large two keys must say.
-    too_large = verdict.outgrown and lease.tier in call.outgrown
-    if verdict.outgrown:
-        call.outgrown.add(lease.tier)
-    if too_large or not verdict.same_tier:
+    too_large = verdict.exceeds_limit and lease.tier in call.exceeded_tiers
+    if verdict.exceeds_limit:
+        call.exceeded_tiers.add(lease.tier)
+    if too_large or not verdict.any_tier:
         for key in call.roster.keys.values():
             if key.tier == lease.tier:
                 call.excluded[key.key_id] = inf
@@ -509,12 +513,16 @@ def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
 def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
     """Send the same again after a while, unless the program or the request forbids it."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
-    harmless = call.info.repeatable or not verdict.sent
-    now, draw = yield Now()
+    harmless = call.info.idempotent or not verdict.sent
+    now, draw = yield GetTime()
     spent = call.retries >= min(limit, call.policy.max_retries)
     over = verdict.failure == OVERLOADED and call.overload.open(call.info.model, now)
     pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
-    named = verdict.delay if verdict.delay is not None and verdict.delay > pause else 0.0
+    named = (
+        verdict.retry_delay_s
+        if verdict.retry_delay_s is not None and verdict.retry_delay_s > pause
+        else 0.0
+    )
     late = named > call.budget_s - call.waited_s
     if call.info.sdk_retries or not harmless or spent or over or late:
         if verdict.failure == OVERLOADED:
@@ -543,26 +551,26 @@ def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, 
         pause = min(pause, stall, left)
     if left <= 0 or not isfinite(pause) or pause > left:
         return False
-    _, draw = yield Now()
+    _, draw = yield GetTime()
     if front:
         pause += draw * min(JITTER_S, pause, left - pause)
-    begins = call.ticket is None or not call.ticket.queued
+    starts_wait = call.ticket is None or not call.ticket.queued
     ticket = call.lines.join(
         call.ticket, call.info, blocks, min(soonest, due), version=call.seen, now=now
     )
     call.ticket = ticket
     try:
-        began, ended = yield Sleep(pause, "key", ticket, front, begins)
+        began, ended = yield Sleep(pause, "key", ticket, front, starts_wait)
     except GeneratorExit:
         raise
     except BaseException:  # cancelled, interrupted: the next one need not wait to find out
         call.leave_line()
         raise
-    call.waited_s += ended - (began if begins else call.waited_until)
+    call.waited_s += ended - (began if starts_wait else call.waited_until)
     call.waited_until = ended
-    call.moment = yield Now()
+    call.moment = yield GetTime()
     reached = call.moment[0]
-    if not ticket.rung:
+    if not ticket.woken:
         reached = max(reached, now + pause)
         if ahead is not None and pause == stall:
             ahead.pass_stalled(reached)

@@ -139,9 +139,9 @@ class CallInfo(NamedTuple):
     requests: int = 1
     """What the request counts towards RPM: one per item of a batchEmbedContents."""
     stream: bool = False
-    pinned: bool = False
+    bound_to_owner: bool = False
     """It touches stored things, so it must go with their owner's key or the home key."""
-    repeatable: bool = True
+    idempotent: bool = True
     """Sending it twice does no harm (a create is not)."""
     resources: tuple[str, ...] = ()
     """Stored things that it names: `files/abc`, `cachedContents/x`, a continuation token…"""
@@ -152,13 +152,13 @@ class CallInfo(NamedTuple):
     """Where it goes: `host` or `host:port`."""
     sdk_retries: bool = False
     """The program asked the SDK itself to retry 5xx, so we do not multiply its retries."""
-    metered: bool = True
+    counts_in_quota: bool = True
     """It counts in its model's quota. Counting tokens, a batch, a stored thing does not."""
 
     @property
-    def counted(self) -> str:
+    def quota_model(self) -> str:
         """Name the model in whose quota it counts; empty where it counts in none."""
-        return self.model if self.metered else ""
+        return self.model if self.counts_in_quota else ""
 
 
 class Usage(NamedTuple):
@@ -200,7 +200,7 @@ class Verdict:
     """Of the exponential cooldown; None: as the settings say."""
     rejected: bool = False
     """Google refuses the key's value. It is tried again after a while, and a new value at once."""
-    named: bool = False
+    has_known_end: bool = False
     """The server named that time, or it follows from the quota's window."""
     rotate: bool = False
     """Another key may serve this call."""
@@ -210,7 +210,7 @@ class Verdict:
     """Fewer retries than the setting allows (504: one)."""
     max_rotations: int | None = None
     """Stop walking the pool after so many failures of this class in one call."""
-    wait: bool = True
+    may_wait: bool = True
     """Waiting for the named time can help (not for a request larger than the limit)."""
     sent: bool = True
     """The request reached the server; else its reservation is given back."""
@@ -218,13 +218,13 @@ class Verdict:
     """Google's name for what this model is counted with, where the failure named it."""
     learned: Limits = NO_LIMITS
     """Limits reported by `quotaValue`."""
-    of_minute: bool = False
+    is_minute_quota: bool = False
     """A window of a minute is full, so the failure tells how the server counts one."""
-    delay: float | None = None
+    retry_delay_s: float | None = None
     """Seconds until there is room, as the server named them."""
-    same_tier: bool = True
+    any_tier: bool = True
     """False: only a key of another tier can help (location refused)."""
-    outgrown: bool = False
+    exceeds_limit: bool = False
     """By our count the request is larger than a whole limit, and so than each key's of its tier."""
 
 
@@ -265,7 +265,7 @@ class Lease(NamedTuple):
     probe: bool = False
     """It is the first after a cooldown; others wait for what becomes of it."""
     tier: str | None = None
-    books: object = None
+    reservation: object = None
     """The backend's own record of what was booked where."""
     degraded: bool = False
     """Booked by this process alone, since the shared state fails."""

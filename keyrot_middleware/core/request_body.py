@@ -9,7 +9,7 @@ from itertools import islice
 from math import ceil
 from typing import Any
 
-from .tokens import COSTS, PER_CHAR, SKIPPED, media_cost, mime_of, text_cost
+from .tokens import COSTS, PER_CHAR, SKIPPED, get_mime_type, media_cost, text_cost
 
 __all__ = [
     "CONTINUATION",
@@ -160,7 +160,7 @@ def _object(
             nodes.append(value)
             total += 1
         elif isinstance(value, (bytes, bytearray)):
-            total += media_cost(mime_of(node) or "image/", len(value))
+            total += media_cost(get_mime_type(node) or "image/", len(value))
         else:
             total += 1
     return total

@@ -26,9 +26,9 @@ from .model import LAST_RESORT, Block, CallInfo, Candidate, Scope
 from .waiting import Claims, wanted
 from .windows import AHEAD_S
 
-__all__ = ["SHORTLIST", "Selector", "Shortlist"]
+__all__ = ["BATCH_SIZE", "RankedCandidates", "Selector"]
 
-SHORTLIST = 8
+BATCH_SIZE = 8
 """Keys in one shortlist: up to here `spread` compares every key of a group."""
 
 PARK_S = 60.0
@@ -42,24 +42,24 @@ of them: such a key is offered again by the next call."""
 
 _Offer = tuple[int, Candidate]
 """The rank of a key's group, and the key."""
-Shortlist = tuple[_Offer, ...]
+RankedCandidates = tuple[_Offer, ...]
 
 
 class _RankGroup:
     """Keys of equal rank: those worth offering, and those parked until a time."""
 
-    __slots__ = ("ends", "full", "keys", "offers", "parked", "ready", "turns", "until")
+    __slots__ = ("deferred", "ends", "full", "keys", "offers", "ready", "turns", "until")
 
     def __init__(self, rank: int, keys: list[Candidate]) -> None:
         self.keys = keys
         self.offers = [(rank, key) for key in keys]
-        few = range(len(keys)) if len(keys) <= SHORTLIST else ()
+        few = range(len(keys)) if len(keys) <= BATCH_SIZE else ()
         self.turns = [tuple(self.offers[i:] + self.offers[:i]) for i in few]
         """Of a few keys every shortlist while none is parked, by the offset where it begins."""
         self.ready = list(range(len(keys)))
         self.until: list[tuple[float, int]] = []
         """A heap of when to offer parked keys again; of a key that has several, the least holds."""
-        self.parked: dict[int, Block] = {}
+        self.deferred: dict[int, Block] = {}
         self.ends: dict[int, float] = {}
         """Until when each parked key is not offered."""
         self.full: dict[int, float] = {}
@@ -73,23 +73,23 @@ class _RankGroup:
             end, index = heappop(self.until)
             if self.ends.get(index) != end:
                 continue  # it was parked again since, for a shorter time
-            del self.parked[index], self.ends[index]
+            del self.deferred[index], self.ends[index]
             self.full.pop(index, None)
             insort(self.ready, index)
 
-    def park(self, index: int, block: Block, size: float | None, now: float) -> None:
+    def defer(self, index: int, block: Block, size: float | None, now: float) -> None:
         end = min(block.until, now + PARK_S)
-        if index not in self.parked:
+        if index not in self.deferred:
             del self.ready[bisect_left(self.ready, index)]
         if end < self.ends.get(index, inf):
             self.ends[index] = end
             heappush(self.until, (end, index))
-        self.parked[index] = block
+        self.deferred[index] = block
         self.full.pop(index, None)
         if size is not None:
             self.full[index] = size
 
-    def relieve(self, index: int) -> None:
+    def release(self, index: int) -> None:
         if index in self.full:
             self.full[index] = inf
 
@@ -97,16 +97,16 @@ class _RankGroup:
         return [
             self.offers[index]
             for index, size in self.full.items()
-            if (wanted(self.parked[index].reason, info) or 0) < size
+            if (wanted(self.deferred[index].reason, info) or 0) < size
         ]
 
-    def first(self, offset: int) -> Shortlist:
-        some = self.ready[offset : offset + SHORTLIST]
-        if len(some) < SHORTLIST:
-            some += self.ready[: min(offset, SHORTLIST - len(some))]
+    def first(self, offset: int) -> RankedCandidates:
+        some = self.ready[offset : offset + BATCH_SIZE]
+        if len(some) < BATCH_SIZE:
+            some += self.ready[: min(offset, BATCH_SIZE - len(some))]
         return tuple([self.offers[index] for index in some])
 
-    def rest(self, offset: int, offered: Shortlist) -> list[_Offer]:
+    def rest(self, offset: int, offered: RankedCandidates) -> list[_Offer]:
         seen = {key.key_id for _, key in offered}
         everyone = (self.offers[i] for i in self.ready[offset:] + self.ready[:offset])
         return [offer for offer in everyone if offer[1].key_id not in seen]
@@ -147,10 +147,10 @@ class Selector:
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
         """The keys of each project, put together when somebody asks for the first."""
-        self.crowded = False
+        self.had_full_window = False
         """A window was full once, so that what is given back may matter."""
 
-    def of_project(self, project: str) -> tuple[Candidate, ...]:
+    def find_project_keys(self, project: str) -> tuple[Candidate, ...]:
         """List the keys that may touch what *project* has stored."""
         if not self._projects:
             projects: dict[str, list[Candidate]] = {}
@@ -159,9 +159,9 @@ class Selector:
             self._projects = projects  # whole, for other threads
         return tuple(key for key in self._projects.get(project, ()) if key.key_id in self.keys)
 
-    def shortlists(
+    def candidate_batches(
         self, info: CallInfo, excluded: Mapping[str, object] | Claims, now: float, draw: float
-    ) -> Iterator[Shortlist]:
+    ) -> Iterator[RankedCandidates]:
         """Offer the keys in order, a handful at a time.
 
         Args:
@@ -172,7 +172,7 @@ class Selector:
         """
         view = self._view(info)
         for group in view.groups:
-            if group.turns and not group.parked:
+            if group.turns and not group.deferred:
                 offset = self._offset(group, info, draw)
                 first = group.turns[offset]
             else:
@@ -182,7 +182,7 @@ class Selector:
                     first = group.first(offset)
             if offer := (_left(first, excluded) if excluded else first):
                 yield offer
-            if len(group.keys) > SHORTLIST and len(first) == SHORTLIST:
+            if len(group.keys) > BATCH_SIZE and len(first) == BATCH_SIZE:
                 with self._lock:
                     rest = group.rest(offset, first)
                 yield from _chunks(rest, excluded)
@@ -191,7 +191,7 @@ class Selector:
                     asked_again = group.worth_asking(info)
                 yield from _chunks(asked_again, excluded)
 
-    def park(self, info: CallInfo, blocks: Mapping[str, Block], now: float) -> None:
+    def defer(self, info: CallInfo, blocks: Mapping[str, Block], now: float) -> None:
         """Do not offer these keys for calls like *info* before they may serve again."""
         view = self._view(info)
         with self._lock:
@@ -199,28 +199,28 @@ class Selector:
                 place = view.places.get(key_id)
                 if place and block.until > now and block.reason not in _NEVER_PARKED:
                     size = wanted(block.reason, info)
-                    self.crowded = self.crowded or size is not None
-                    place[0].park(place[1], block, size, now)
+                    self.had_full_window = self.had_full_window or size is not None
+                    place[0].defer(place[1], block, size, now)
 
-    def relieve(self, key_id: str) -> None:
+    def release(self, key_id: str) -> None:
         """Some of what was reserved with this key was given back: its windows may have room."""
         for view in tuple(self._views.values()):
             place = view.places.get(key_id)
             if place and place[1] in place[0].full:
                 with self._lock:
-                    place[0].relieve(place[1])
+                    place[0].release(place[1])
 
-    def parked(self, info: CallInfo) -> dict[str, Block]:
+    def deferred(self, info: CallInfo) -> dict[str, Block]:
         """Tell why each key that is not offered is not."""
         view = self._view(info)
         with self._lock:
             return {
                 group.keys[index].key_id: block
                 for group in view.groups
-                for index, block in group.parked.items()
+                for index, block in group.deferred.items()
             }
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Offer every key again: one was reset."""
         with self._lock:
             self._views.clear()
@@ -237,7 +237,7 @@ class Selector:
                 self._views.clear()
 
     def _view(self, info: CallInfo) -> _Order:
-        name = (info.model, info.workload, "" if info.metered else info.verb)
+        name = (info.model, info.workload, "" if info.counts_in_quota else info.verb)
         view = self._views.get(name)
         if view is None:
             with self._lock:
@@ -263,11 +263,13 @@ class Selector:
         return int(draw * len(group.ready)) if self.spread or self._sticky else 0
 
 
-def _chunks(offers: list[_Offer], excluded: Mapping[str, object] | Claims) -> Iterator[Shortlist]:
+def _chunks(
+    offers: list[_Offer], excluded: Mapping[str, object] | Claims
+) -> Iterator[RankedCandidates]:
     left = _left(offers, excluded)
-    for start in range(0, len(left), SHORTLIST):
-        yield left[start : start + SHORTLIST]
+    for start in range(0, len(left), BATCH_SIZE):
+        yield left[start : start + BATCH_SIZE]
 
 
-def _left(offers: Iterable[_Offer], excluded: Mapping[str, object] | Claims) -> Shortlist:
+def _left(offers: Iterable[_Offer], excluded: Mapping[str, object] | Claims) -> RankedCandidates:
     return tuple([offer for offer in offers if offer[1].key_id not in excluded])

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 __all__ = [
-    "doubt_of",
+    "check_key_format",
+    "did_you_mean",
+    "display",
     "hide_secrets",
     "holds_key",
     "mask_keys",
     "mask_url",
-    "nearest",
     "one_line",
-    "shown",
     "standard_key_hint",
     "utc",
 ]
@@ -58,7 +58,7 @@ _PLACEHOLDER = re.compile(
 )
 
 
-def doubt_of(value: str) -> str | None:
+def check_key_format(value: str) -> str | None:
     """Say why the value of a key looks like none of Gemini; nothing of the value is in it."""
     if ";" in value or len(_STARTS.findall(value)) > 1:
         return "its value holds several keys in one; put a comma between keys"
@@ -103,7 +103,7 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def shown(value: object) -> str:
+def display(value: object) -> str:
     """Show *value* in an error message: as in JSON, without keys and passwords, in short."""
     if isinstance(value, list | tuple | set):
         return "a list"
@@ -130,7 +130,7 @@ def _word(run: re.Match[str]) -> str:
     return "[a key]" if len(_EDGE.findall(run[0])) > _MOST_EDGES else run[0]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the known name that *name* was probably meant to be: ` Did you mean "x"?`."""
     import difflib  # noqa: PLC0415 - only needed where something is wrong already
 

@@ -16,9 +16,9 @@ __all__ = [
     "PER_CHAR",
     "SKIPPED",
     "TokenScale",
+    "count_requests",
+    "get_mime_type",
     "media_cost",
-    "mime_of",
-    "requests_of",
     "text_cost",
 ]
 
@@ -48,7 +48,7 @@ _CACHE = 1_024.0
 """Cached content, or the history of an interaction: the least that Google caches."""
 
 
-def requests_of(verb: str, body: Mapping[str, Any]) -> int:
+def count_requests(verb: str, body: Mapping[str, Any]) -> int:
     """Tell what a request counts towards RPM: each item of a batchEmbedContents is one."""
     if verb == "batchEmbedContents":
         items = body.get("requests")
@@ -63,7 +63,7 @@ def text_cost(value: str) -> float:
     return count * PER_CHAR + extra * _PER_EXTRA_BYTE
 
 
-def mime_of(node: Mapping[str, Any]) -> str | None:
+def get_mime_type(node: Mapping[str, Any]) -> str | None:
     """Tell the media type that an object names, in lower case."""
     mime = node.get("mimeType") or node.get("mime_type")
     return mime.lower() if isinstance(mime, str) else None
@@ -79,20 +79,20 @@ def media_cost(mime: str, size: int) -> float:
 
 
 def _inline(node: Mapping[str, Any], value: str) -> float:
-    mime = mime_of(node)
+    mime = get_mime_type(node)
     return text_cost(value) if mime is None else media_cost(mime, len(value) * 3 // 4)
 
 
 def _encoded(node: Mapping[str, Any], value: str) -> float:
-    return media_cost(mime_of(node) or "image/", len(value) * 3 // 4)
+    return media_cost(get_mime_type(node) or "image/", len(value) * 3 // 4)
 
 
 def _file(node: Mapping[str, Any], value: str) -> float:
-    return _IMAGE if (mime_of(node) or "").startswith("image/") else _FILE
+    return _IMAGE if (get_mime_type(node) or "").startswith("image/") else _FILE
 
 
 def _uri(node: Mapping[str, Any], value: str) -> float:
-    return text_cost(value) if mime_of(node) is None else _file(node, value)
+    return text_cost(value) if get_mime_type(node) is None else _file(node, value)
 
 
 def _cache(node: Mapping[str, Any], value: str) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 from .affinity import names_from
 from .model import NO_USAGE, Usage
 
-__all__ = ["StreamLedger", "tokens_of_text", "usage_of", "usage_of_text"]
+__all__ = ["StreamLedger", "parse_token_counts", "parse_usage", "parse_usage_text"]
 
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
@@ -78,7 +78,7 @@ class StreamLedger:
         return tuple(self._names)
 
 
-def usage_of(body: Mapping[str, Any]) -> Usage:
+def parse_usage(body: Mapping[str, Any]) -> Usage:
     """Read the usage of a whole response.
 
     What has no `usageMetadata` has none: the `totalTokens` of countTokens were not used.
@@ -92,20 +92,20 @@ def usage_of(body: Mapping[str, Any]) -> Usage:
     )
 
 
-def usage_of_text(body: object) -> tuple[Usage, tuple[str, ...]]:
+def parse_usage_text(body: object) -> tuple[Usage, tuple[str, ...]]:
     """Read usage and stored names of a response given as text; of what is no JSON, none."""
     read = _read(body) if isinstance(body, str) else _NONE
-    return (usage_of(read), names_from(read)) if read else (NO_USAGE, ())
+    return (parse_usage(read), names_from(read)) if read else (NO_USAGE, ())
 
 
-def tokens_of_text(body: object) -> tuple[Usage, tuple[str, ...]]:
+def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
     """Read the input tokens alone, without parsing; all that the pool itself needs to know.
 
     In JSON a quote inside a text is escaped, so what a model writes cannot look like these keys.
     A response that may name something stored is parsed.
     """
     if not isinstance(body, str) or '"name"' in body or 'ationToken"' in body or _PAGE in body:
-        return usage_of_text(body)
+        return parse_usage_text(body)
     counts = _PROMPT.findall(body, max(body.rfind(_META), 0))
     return (Usage(sum(map(int, counts))) if counts else NO_USAGE), ()
 

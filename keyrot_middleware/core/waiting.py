@@ -45,7 +45,16 @@ class Ticket:
     """The place of a waiting call in its line."""
 
     __slots__ = (
-        "bell", "blocks", "due", "gone", "info", "looked_at", "number", "queued", "rung", "stalled",
+        "blocks",
+        "due",
+        "gone",
+        "info",
+        "looked_at",
+        "number",
+        "queued",
+        "stalled",
+        "wake",
+        "woken",
     )  # fmt: skip
 
     def __init__(self, number: int, info: CallInfo) -> None:
@@ -59,20 +68,20 @@ class Ticket:
         """When it last found no key, epoch seconds."""
         self.queued = self.gone = False
         """In line; and over without having left it, which the line finds out by itself."""
-        self.rung = False
+        self.woken = False
         """It was woken since it last looked."""
         self.stalled = False
-        self.bell: Callable[[], object] | None = None
+        self.wake: Callable[[], object] | None = None
         """Wakes the waiting thread or task; gives False where it will never run again."""
 
     def __lt__(self, other: Ticket) -> bool:
         return self.number < other.number
 
-    def ring(self) -> bool:
+    def notify(self) -> bool:
         """Wake the call; False where nobody wakes."""
-        self.rung = True
-        bell = self.bell
-        return not self.gone and (bell is None or bell() is not False)
+        self.woken = True
+        wake = self.wake
+        return not self.gone and (wake is None or wake() is not False)
 
     def claims(self, key_id: str, info: CallInfo, when: float) -> bool:
         """Tell whether the key, if it comes free at *when*, is this call's before *info*'s."""
@@ -197,7 +206,7 @@ class WaitingLines:
             line = self.lines.setdefault(_line_of(info), [])
             if not ticket.queued:
                 ticket.queued = True
-                ticket.rung = version != self.version
+                ticket.woken = version != self.version
                 insort(line, ticket)
                 front = line[0]
                 if now - front.looked_at < LOOK_S:
@@ -258,10 +267,10 @@ def _waits_for(line: Iterable[Ticket], key_id: str, gave_back: bool) -> list[Tic
 def _wake_first(tickets: Iterable[Ticket]) -> None:
     """Ring the first of *tickets* that somebody still waits with."""
     for ticket in tickets:
-        if ticket.ring():
+        if ticket.notify():
             return
         ticket.stalled = True
 
 
 def _line_of(info: CallInfo) -> str:
-    return info.counted or info.verb
+    return info.quota_model or info.verb

@@ -16,8 +16,8 @@ from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
 from ..core.model import CallInfo
 from ..core.request_body import read_body
-from ..core.tokens import TokenScale, requests_of
-from ..core.usage import tokens_of_text, usage_of_text
+from ..core.tokens import TokenScale, count_requests
+from ..core.usage import parse_token_counts, parse_usage_text
 from .foreign_errors import facts_from_error, is_quota_close
 from .redaction import Redact, redact_exception
 
@@ -140,30 +140,30 @@ def call_info(
     if extra:  # which the SDK merges level by level, so that nothing of the body is lost
         names += read_body(body)[1]
     names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
-    pinned = route.pinned or bool(names)
-    tokens = tokens if route.metered else 0
+    bound_to_owner = route.bound_to_owner or bool(names)
+    tokens = tokens if route.counts_in_quota else 0
     return CallInfo(
         model=route.model,
         verb=route.verb,
         tokens=scale.scaled(route.model, tokens),
         estimate=tokens,
-        requests=requests_of(route.verb, body) if route.metered else 0,
+        requests=count_requests(route.verb, body) if route.counts_in_quota else 0,
         stream=stream,
-        pinned=pinned,
-        repeatable=route.repeatable,
+        bound_to_owner=bound_to_owner,
+        idempotent=route.idempotent,
         resources=names,
         workload=workload.get(),
-        conversation=conversation(body) if sticky and not pinned else None,
+        conversation=conversation(body) if sticky and not bound_to_owner else None,
         host=host,
         sdk_retries=retry is not None and option(retry, "attempts") not in (0, 1),
-        metered=route.metered,
+        counts_in_quota=route.counts_in_quota,
     )
 
 
 def done_from_response(response: Any, *, in_full: bool) -> Done:
     """Read a whole response; *in_full* where somebody watches who wants more than its tokens."""
     body = getattr(response, "body", None)
-    usage, names = usage_of_text(body) if in_full else tokens_of_text(body)
+    usage, names = parse_usage_text(body) if in_full else parse_token_counts(body)
     return Done(response, usage, names)
 
 

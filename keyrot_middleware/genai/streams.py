@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from ..core.commands import Failed, Opened, StreamEnd
+from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.usage import StreamLedger
 from .call_info import failed_from_error
 from .key_injection import KeyInjection
@@ -75,7 +75,7 @@ class AsyncChunks(_Account):
         await _aclose(self._inner, self._response)
 
 
-def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> Opened | Failed:
+def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> StreamOpened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
     handled = sys.exception()
     try:
@@ -83,10 +83,10 @@ def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> Opened | Failed
     except Exception as error:
         _close(inner, send.response)  # the next attempt needs a connection too
         return failed_from_error(error, redact, handled)
-    return Opened(Chunks(inner, first, send.response, redact))
+    return StreamOpened(Chunks(inner, first, send.response, redact))
 
 
-async def open_async(inner: Any, send: KeyInjection, redact: Redact) -> Opened | Failed:
+async def open_async(inner: Any, send: KeyInjection, redact: Redact) -> StreamOpened | Failed:
     """Read the first chunk: until it is here, another key may still serve."""
     handled = sys.exception()
     try:
@@ -94,7 +94,7 @@ async def open_async(inner: Any, send: KeyInjection, redact: Redact) -> Opened |
     except Exception as error:
         await _aclose(inner, send.response)  # the next attempt needs a connection too
         return failed_from_error(error, redact, handled)
-    return Opened(AsyncChunks(inner, first, send.response, redact))
+    return StreamOpened(AsyncChunks(inner, first, send.response, redact))
 
 
 def _close(inner: Any, response: Any) -> None:

@@ -45,7 +45,7 @@ class Uploads:
         response = wrapped(*args, **kwargs)
         try:
             if finished := self._finished(response, args, kwargs):
-                self._state.own(*finished)
+                self._state.set_owner(*finished)
         except Exception:
             handle_internal_error("state")
         return response
@@ -57,7 +57,7 @@ class Uploads:
         response = await wrapped(*args, **kwargs)
         try:
             if finished := self._finished(response, args, kwargs):
-                await self._state.aown(*finished)
+                await self._state.aset_owner(*finished)
         except Exception:
             handle_internal_error("state")
         return response

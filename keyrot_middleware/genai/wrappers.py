@@ -14,7 +14,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from ..core.commands import Done, Failed, Opened
+from ..core.commands import Done, Failed, StreamOpened
 from ..core.flow import CallState, Exhausted, call_flow
 from ..core.model import HOME, POOL_KEY, Candidate, Lease
 from ..errors import KeyrotWarning, warn
@@ -231,7 +231,7 @@ class Binding:
                             injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
                         )
                     )
-                if pooled.call.info.pinned:
+                if pooled.call.info.bound_to_owner:
                     self._uploads.remember_start(response, lease)
                 return done_from_response(response, in_full=observer is not None)
             except Exception as error:
@@ -257,7 +257,7 @@ class Binding:
     ) -> Generator[Any, None, None]:
         redact, call = self._redact(pooled.client), pooled.call
 
-        def send(lease: Lease) -> Opened | Failed:
+        def send(lease: Lease) -> StreamOpened | Failed:
             injection = self._injection(lease, pooled)
             with injection:
                 inner = wrapped(
@@ -294,7 +294,7 @@ class Binding:
                             injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
                         )
                     )
-                if pooled.call.info.pinned:
+                if pooled.call.info.bound_to_owner:
                     self._uploads.remember_start(response, lease)
                 return done_from_response(response, in_full=observer is not None)
             except Exception as error:
@@ -316,7 +316,7 @@ class Binding:
 
         redact, call = self._redact(pooled.client), pooled.call
 
-        async def send(lease: Lease) -> Opened | Failed:
+        async def send(lease: Lease) -> StreamOpened | Failed:
             handled, injection = sys.exception(), self._injection(lease, pooled)
             try:
                 with injection:
@@ -378,7 +378,7 @@ class Binding:
             scale=pool.token_scale,
             sticky=sticky,
         )
-        home = self._home(key) if info.pinned else None
+        home = self._home(key) if info.bound_to_owner else None
         moment = (pool.clock.time(), pool.random())
         shared = (pool.overload, pool.waiting_lines)
         patience = timeout_s(client, options)
@@ -393,9 +393,9 @@ class Binding:
             patience,
             pool.hints,
         )
-        if not info.pinned:
+        if not info.bound_to_owner:
             options = without_key_retries(client, options, retry)
-        no_sdk_retry = retry is None and not info.pinned
+        no_sdk_retry = retry is None and not info.bound_to_owner
         return _PooledCall(client, request, options, bool(extra), no_sdk_retry, call)
 
     def _warn_of_host(self, host: str) -> None:

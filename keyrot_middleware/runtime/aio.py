@@ -13,17 +13,17 @@ from ..core.commands import (
     Command,
     Done,
     Failed,
-    Opened,
-    Owner,
+    Flow,
+    GetOwner,
     Refresh,
     RefreshAll,
-    Relay,
+    RelayStream,
+    ReportServing,
     Send,
-    Serving,
     Settle,
     Sleep,
-    Steps,
     StreamEnd,
+    StreamOpened,
 )
 from ..core.model import Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
@@ -60,9 +60,9 @@ class AsyncDriver(SyncDriver):
         except RuntimeError:  # under a loop that is not asyncio's
             self._loop = None
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Tell the same; what waits in a closed loop waits for ever."""
-        return super().alive() and not (self._loop is not None and self._loop.is_closed())
+        return super().is_alive() and not (self._loop is not None and self._loop.is_closed())
 
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply, or a coroutine that does."""
@@ -83,7 +83,7 @@ class AsyncDriver(SyncDriver):
         return reply
 
     def _acquire(self, command: Acquire) -> Any:
-        if not self._pool.state.instant:
+        if not self._pool.state.is_local:
             return self._acquire_async(command)
         reply = super()._acquire(command)
         return self._acquire_again(command) if _in_use(reply) else reply
@@ -120,35 +120,37 @@ class AsyncDriver(SyncDriver):
             reply = unreserved_lease(command, self._pool.clock.time())
         return self._acquired(reply)
 
-    def _send(self, command: Send) -> Awaitable[Done | Opened | Failed]:
-        sent: Awaitable[Done | Opened | Failed] = (
+    def _send(self, command: Send) -> Awaitable[Done | StreamOpened | Failed]:
+        sent: Awaitable[Done | StreamOpened | Failed] = (
             self._send_request(command.lease)
             if self.watch is None
             else self._send_attached(command, self.watch)
         )
         return sent
 
-    async def _send_attached(self, command: Send, watch: CallObserver) -> Done | Opened | Failed:
+    async def _send_attached(
+        self, command: Send, watch: CallObserver
+    ) -> Done | StreamOpened | Failed:
         token = watch.attach()
         try:
-            reply: Done | Opened | Failed = await self._send_request(command.lease)
+            reply: Done | StreamOpened | Failed = await self._send_request(command.lease)
             return reply
         finally:
             watch.detach(token)
 
-    def _serving(self, command: Serving) -> Any:
-        instant = self._pool.state.instant
+    def _serving(self, command: ReportServing) -> Any:
+        instant = self._pool.state.is_local
         return super()._serving(command) if instant else self._serving_async(command)
 
-    async def _serving_async(self, command: Serving) -> None:
+    async def _serving_async(self, command: ReportServing) -> None:
         try:
-            if command.lease.books is not None:
+            if command.lease.reservation is not None:
                 await self._pool.state.asettle(command.lease, Outcome(LeaseOutcome.SERVING))
         except Exception:
             handle_internal_error("state")
 
     def _settle(self, command: Settle) -> Any:
-        instant = self._pool.state.instant
+        instant = self._pool.state.is_local
         return super()._settle(command) if instant else self._settle_async(command)
 
     async def _settle_async(self, command: Settle) -> float | None:
@@ -156,18 +158,18 @@ class AsyncDriver(SyncDriver):
         until: float | None = None
         self._lease = None  # from here on it is settled to the end, also when cancelled
         try:
-            if lease.books is not None:
+            if lease.reservation is not None:
                 until = await _shielded(state.asettle(lease, command.outcome, command.names))
         except Exception:
             handle_internal_error("state")
         return self._settled(command, until)
 
-    def _owner(self, command: Owner) -> Any:
-        return super()._owner(command) if self._pool.state.instant else self._owner_async(command)
+    def _owner(self, command: GetOwner) -> Any:
+        return super()._owner(command) if self._pool.state.is_local else self._owner_async(command)
 
-    async def _owner_async(self, command: Owner) -> tuple[str, str] | None:
+    async def _owner_async(self, command: GetOwner) -> tuple[str, str] | None:
         try:
-            return await self._pool.state.aowner(command.names)
+            return await self._pool.state.aget_owner(command.names)
         except Exception:
             handle_internal_error("state")
             return None
@@ -181,53 +183,53 @@ class AsyncDriver(SyncDriver):
         return await asyncio.to_thread(self._pool.refresh_all)
 
     async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
-        if command.begins:
+        if command.starts_wait:
             self.notify(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             await self._pool.clock.asleep(command.seconds)
         else:
-            await _rung(ticket, command.seconds)
+            await _until_woken(ticket, command.seconds)
         return self._slept(command, began)
 
     handlers: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
         **SyncDriver.handlers,
         Acquire: _acquire,
         Send: _send,
-        Serving: _serving,
+        ReportServing: _serving,
         Settle: _settle,
-        Owner: _owner,
+        GetOwner: _owner,
         Refresh: _refresh,
         RefreshAll: _refresh_all,
         Sleep: _sleep,
     }
 
 
-async def _rung(ticket: Ticket, seconds: float) -> None:
-    """Wait until the ticket is rung, from any thread, or *seconds* have passed."""
+async def _until_woken(ticket: Ticket, seconds: float) -> None:
+    """Wait until the ticket is woken, from any thread, or *seconds* have passed."""
     loop = asyncio.get_running_loop()
     woken = loop.create_future()
 
-    def wake() -> None:
+    def finish() -> None:
         if not woken.done():
             woken.set_result(None)
 
-    def bell() -> bool:
+    def wake() -> bool:
         try:
-            loop.call_soon_threadsafe(wake)
+            loop.call_soon_threadsafe(finish)
         except RuntimeError:  # the loop is closed, and the call with it
             return False
         return True
 
-    ticket.bell = bell
-    if ticket.rung:  # before there was a bell
+    ticket.wake = wake
+    if ticket.woken:  # before `wake` was set
         return
-    timer = loop.call_later(seconds, wake)
+    timer = loop.call_later(seconds, finish)
     try:
         await woken
     finally:
         timer.cancel()
-        ticket.bell = None
+        ticket.wake = None
 
 
 async def _shielded(settling: Coroutine[Any, Any, float | None]) -> float | None:
@@ -260,7 +262,7 @@ class AsyncStream(Protocol):
         """Close the SDK's own generator."""
 
 
-async def run(flow: Steps, driver: AsyncDriver) -> Any:
+async def run(flow: Flow, driver: AsyncDriver) -> Any:
     """Carry a unary call through; give the SDK's response."""
     try:
         result = await _drive(flow, next(flow), driver)
@@ -276,10 +278,10 @@ async def run(flow: Steps, driver: AsyncDriver) -> Any:
     return result
 
 
-async def run_stream(flow: Steps, driver: AsyncDriver) -> AsyncRelay:
+async def run_stream(flow: Flow, driver: AsyncDriver) -> AsyncRelay:
     """Carry a streamed call to its first chunk; give the chunks as they come."""
     try:
-        relay = await _drive(flow, next(flow), driver, until=Relay)
+        relay = await _drive(flow, next(flow), driver, until=RelayStream)
     except GeneratorExit:
         driver.abandon()
         raise
@@ -290,7 +292,7 @@ async def run_stream(flow: Steps, driver: AsyncDriver) -> AsyncRelay:
 
 
 async def _drive(
-    flow: Steps, command: Command, driver: AsyncDriver, until: type | None = None
+    flow: Flow, command: Command, driver: AsyncDriver, until: type | None = None
 ) -> Any:
     """Perform commands until the flow returns, or asks for one of type *until*."""
     try:
@@ -317,7 +319,7 @@ class AsyncRelay:
     settled as soon as nobody refers to it any more.
     """
 
-    def __init__(self, flow: Steps, driver: AsyncDriver, stream: AsyncStream) -> None:
+    def __init__(self, flow: Flow, driver: AsyncDriver, stream: AsyncStream) -> None:
         self._flow = flow
         self._driver = driver
         self._stream = stream

@@ -126,7 +126,7 @@ def _blocks(state: State, model: str, keys: list[Candidate]) -> dict[str, Block]
     info = CallInfo(model, VERB, tokens=1)
     found: dict[str, Block] = {}
     for start in range(0, len(keys), AT_ONCE):
-        found |= state.blocked(info, keys[start : start + AT_ONCE])
+        found |= state.get_blocks(info, keys[start : start + AT_ONCE])
     return found
 
 

@@ -153,7 +153,7 @@ class Pool:
         keys = self.selector.keys
         doubtful = [keys[key_id] for key_id in tuple(self.doubtful) if key_id in keys]
         try:
-            blocks = self.state.blocked(CallInfo("", ""), doubtful)
+            blocks = self.state.get_blocks(CallInfo("", ""), doubtful)
         except Exception:
             handle_internal_error("state")
             return set(self.doubtful)
@@ -281,7 +281,7 @@ class Pool:
             known = ", ".join(self.selector.keys)
             raise KeyError(f"no key {key_id!r} in pool {self.name!r}; there are: {known}")
         self.state.reset(key)
-        self.selector.forget()
+        self.selector.reset()
 
     def close(self) -> None:
         """Stop what runs in the background; calls under way are carried to their end."""
@@ -336,7 +336,7 @@ def unreserved_lease(command: Acquire, now: float) -> Lease:
         key_id=key.key_id,
         project=key.project,
         billing_account=key.billing_account,
-        bucket=info.counted,
+        bucket=info.quota_model,
         verb=info.verb,
         tokens=info.tokens,
         requests=info.requests,

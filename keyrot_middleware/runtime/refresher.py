@@ -71,7 +71,7 @@ class Refresher:
             return None
         try:
             self._pool.settle_abandoned()
-            tick_s = inf if self._pool.state.instant else TICK_S
+            tick_s = inf if self._pool.state.is_local else TICK_S
             if self._config.settings.secrets_ttl_s <= 0:
                 return tick_s
             look_s = self._look() if self._config.keys_file is not None else inf

@@ -10,16 +10,16 @@ from typing import Any, ClassVar, Protocol
 from ..core.commands import (
     Acquire,
     Command,
-    Now,
-    Owner,
+    Flow,
+    GetOwner,
+    GetTime,
     Refresh,
     RefreshAll,
-    Relay,
+    RelayStream,
+    ReportServing,
     Send,
-    Serving,
     Settle,
     Sleep,
-    Steps,
     StreamEnd,
 )
 from ..core.failures import KEY_REJECTIONS
@@ -69,7 +69,7 @@ class SyncDriver:
         Args:
             pool: Its parts.
             info: The call.
-            send: Sends the request with a lease's key; gives a Done, an Opened or a Failed.
+            send: Sends the request with a lease's key; gives a Done, a StreamOpened or a Failed.
             watch: Is notified of every command.
         """
         self._pool = pool
@@ -85,7 +85,7 @@ class SyncDriver:
         self.driven = True
         """False once nobody drives the call any more, even where it was interrupted unawares."""
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Tell whether what the call holds will be settled; see `state.base.Holder`."""
         return self.driven and not (self._over or self._abandoned)
 
@@ -103,7 +103,7 @@ class SyncDriver:
         watch.after(command, reply)
         return reply
 
-    def relay(self, command: Relay) -> Any:
+    def relay(self, command: RelayStream) -> Any:
         """Give the stream that *command* hands to the caller, and keep it for `abandon`."""
         self._stream = command.stream
         return command.stream
@@ -164,7 +164,7 @@ class SyncDriver:
             reply,
         )
 
-    def _now(self, _command: Now) -> tuple[float, float]:
+    def _now(self, _command: GetTime) -> tuple[float, float]:
         return self._pool.clock.time(), self._pool.random()
 
     def _acquire(self, command: Acquire) -> Lease | Unavailable:
@@ -202,9 +202,9 @@ class SyncDriver:
         finally:
             watch.detach(token)
 
-    def _serving(self, command: Serving) -> None:
+    def _serving(self, command: ReportServing) -> None:
         try:
-            if command.lease.books is not None:
+            if command.lease.reservation is not None:
                 self._pool.state.settle(command.lease, Outcome(LeaseOutcome.SERVING))
         except Exception:
             handle_internal_error("state")
@@ -212,7 +212,7 @@ class SyncDriver:
     def _settle(self, command: Settle) -> float | None:
         self._lease = until = None
         try:
-            if command.lease.books is not None:
+            if command.lease.reservation is not None:
                 until = self._pool.state.settle(command.lease, command.outcome, command.names)
         except Exception:
             handle_internal_error("state")
@@ -224,9 +224,9 @@ class SyncDriver:
             self.notify(command._replace(at=self._pool.clock.time()), until)
         return until
 
-    def _owner(self, command: Owner) -> tuple[str, str] | None:
+    def _owner(self, command: GetOwner) -> tuple[str, str] | None:
         try:
-            return self._pool.state.owner(command.names)
+            return self._pool.state.get_owner(command.names)
         except Exception:
             handle_internal_error("state")
             return None
@@ -243,26 +243,26 @@ class SyncDriver:
         return self._pool.refresh(command.key_id, wait=command.wait)
 
     def _sleep(self, command: Sleep) -> tuple[float, float]:
-        if command.begins:
+        if command.starts_wait:
             self.notify(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             self._pool.clock.sleep(command.seconds)
         else:
-            rung = threading.Event()
-            ticket.bell = rung.set
-            if not ticket.rung:  # else it was before there was a bell
-                rung.wait(command.seconds)
-            ticket.bell = None
+            woken = threading.Event()
+            ticket.wake = woken.set
+            if not ticket.woken:  # else it was woken before `wake` was set
+                woken.wait(command.seconds)
+            ticket.wake = None
         return self._slept(command, began)
 
     def _by_clock(self, command: Sleep) -> bool:
         """Tell whether a wait for a time is only for the clock to end: a test's own."""
-        return command.front and not isinstance(self._pool.clock, SystemClock)
+        return command.is_front and not isinstance(self._pool.clock, SystemClock)
 
     def _slept(self, command: Sleep, began: float) -> tuple[float, float]:
         ended = self._monotonic()
-        if command.ticket is None or not command.ticket.rung:
+        if command.ticket is None or not command.ticket.woken:
             ended = max(ended, began + command.seconds)
         return began, ended
 
@@ -272,12 +272,12 @@ class SyncDriver:
         return now
 
     handlers: ClassVar[Mapping[type, Callable[[Any, Any], Any]]] = {
-        Now: _now,
+        GetTime: _now,
         Acquire: _acquire,
         Send: _send,
-        Serving: _serving,
+        ReportServing: _serving,
         Settle: _settle,
-        Owner: _owner,
+        GetOwner: _owner,
         Refresh: _refresh,
         RefreshAll: _refresh_all,
         Sleep: _sleep,
@@ -301,7 +301,7 @@ class Stream(Protocol):
         """Close the SDK's own generator."""
 
 
-def run(flow: Steps, driver: SyncDriver) -> Any:
+def run(flow: Flow, driver: SyncDriver) -> Any:
     """Carry a unary call through; give the SDK's response."""
     try:
         command = next(flow)
@@ -327,13 +327,13 @@ def run(flow: Steps, driver: SyncDriver) -> Any:
         driver.driven = False
 
 
-def run_stream(flow: Steps, driver: SyncDriver) -> Generator[Any, None, None]:
+def run_stream(flow: Flow, driver: SyncDriver) -> Generator[Any, None, None]:
     """Carry a streamed call through; yield the SDK's chunks as they come."""
     try:
         command = next(flow)
         while True:
             try:
-                if isinstance(command, Relay):
+                if isinstance(command, RelayStream):
                     reply = yield from _relay(driver.relay(command), driver.watch)
                 else:
                     reply = driver(command)

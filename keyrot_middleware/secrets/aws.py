@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..core.text import shown
+from ..core.text import display
 from ..errors import SecretError
 from .base import Secret
 from .cloud import (
@@ -316,7 +316,7 @@ class AwsStore:
         place = ref or self.place(key_id)
         name, field = split_field(place.removeprefix(_SCHEME))
         if field == "" or not (_ARN.fullmatch(name) or _NAME.fullmatch(name)):
-            return f"found the place {shown(place)}; allowed: aws://NAME#FIELD, aws://ARN#FIELD"
+            return f"found the place {display(place)}; allowed: aws://NAME#FIELD, aws://ARN#FIELD"
         return SecretRef(name, place, field)
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..core.text import shown
+from ..core.text import display
 from ..errors import ConfigError, SecretError
 from .base import Secret
 from .cloud import (
@@ -263,8 +263,8 @@ def _refuse_ambient(login: AzureLogin, host: str) -> None:
     """
     if not login.in_file:
         raise ConfigError(
-            f"{VAULT_VARIABLE} in .env: found {shown(host)}; allowed there: a vault of Azure, such "
-            f"as https://NAME{_SUFFIX}; set it in the environment for another host"
+            f"{VAULT_VARIABLE} in .env: found {display(host)}; allowed there: a vault of Azure, "
+            f"such as https://NAME{_SUFFIX}; set it in the environment for another host"
         )
 
 
@@ -280,7 +280,8 @@ def _host_of(url: str) -> str | None:
     whole = parts.path in ("", "/") and not (parts.query or parts.fragment)
     if parts.scheme != "https" or not _VAULT.fullmatch(parts.netloc) or not whole:
         raise ConfigError(
-            f"{VAULT_VARIABLE}: found {shown(url)}; allowed: https://NAME{_SUFFIX}, without a path"
+            f"{VAULT_VARIABLE}: found {display(url)}; allowed: https://NAME{_SUFFIX}, without a "
+            "path"
         )
     return parts.netloc
 
@@ -354,7 +355,7 @@ def _spot(place: str) -> SecretRef | str:
     vault, secret, version, *more = [*path.split("/"), "", ""]
     good = _VAULT.fullmatch(vault) and _NAME.fullmatch(secret) and not any(more)
     if not good or field == "" or not (version == "" or _VERSION.fullmatch(version)):
-        return f"found the place {shown(place)}; allowed: {_ALLOWED}"
+        return f"found the place {display(place)}; allowed: {_ALLOWED}"
     return SecretRef(f"{_host(vault)}/{secret}/{version}", place, field)
 
 

@@ -17,7 +17,7 @@ from enum import Enum
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from ..core.text import holds_key, nearest
+from ..core.text import did_you_mean, holds_key
 from ..errors import MissingExtraError, SecretError
 from .base import Secret
 
@@ -147,7 +147,7 @@ def _object(text: str) -> dict[str, Any] | None:
 def _field(found: dict[str, Any], name: str, *, named: bool) -> Secret | str:
     if name not in found:
         # A key may have been written as a name by mistake: then nothing is suggested.
-        hint = nearest(name, (other for other in found if not holds_key(other)))
+        hint = did_you_mean(name, (other for other in found if not holds_key(other)))
         more = "" if named else "; name the field after # in the key's place"
         return f"the JSON object in it has no field {name}{more}{hint and '.'}{hint}"
     value = found[name]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..core.text import shown
+from ..core.text import display
 from ..errors import ConfigError, SecretError
 from .base import Secret
 from .cloud import (
@@ -332,7 +332,7 @@ def open_gcp(environ: Mapping[str, str]) -> GcpStore:
     secret = environ.get(SECRET_VARIABLE, "").strip() or DEFAULT_SECRET
     if not _SECRET.fullmatch(secret):
         allowed = "letters, digits, _ and -, as in keyrot"
-        raise ConfigError(f"{SECRET_VARIABLE}: found {shown(secret)}; allowed: {allowed}.")
+        raise ConfigError(f"{SECRET_VARIABLE}: found {display(secret)}; allowed: {allowed}.")
     endpoint = _good_endpoint(environ.get(ENDPOINT_VARIABLE, "").strip() or ENDPOINT)
     return GcpStore(GcpLogin(environ), endpoint, secret)
 
@@ -342,7 +342,7 @@ def _good_endpoint(url: str) -> str:
     parts = urlsplit(url)
     safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
     if not safe or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ConfigError(f"{ENDPOINT_VARIABLE}: found {shown(url)}; allowed: https://HOST/.")
+        raise ConfigError(f"{ENDPOINT_VARIABLE}: found {display(url)}; allowed: https://HOST/.")
     return url.rstrip("/")
 
 
@@ -377,7 +377,7 @@ class GcpStore:
         version = version or "latest"
         good = _PROJECT.fullmatch(project) and _SECRET.fullmatch(secret) and not any(more)
         if not good or field == "" or not _VERSION.fullmatch(version):
-            return f"found the place {shown(ref)}; allowed: {_ALLOWED}"
+            return f"found the place {display(ref)}; allowed: {_ALLOWED}"
         return SecretRef(f"{project}/{secret}/{version}", ref, field)
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.text import nearest, shown
+from ..core.text import did_you_mean, display
 from ..errors import ConfigError, KeyrotError, MissingExtraError, SecretError
 from ..forks import after_fork
 from ..keys_file import BUILT_STORES, GROUP, plugged_in
@@ -121,8 +121,8 @@ def _opener(scheme: str) -> Callable[[], Opener]:
         return others[scheme].load
     known = (*BUILT_STORES, *others)
     raise ConfigError(
-        f"secret store: found {shown(scheme)}; allowed: {', '.join(known)} (others plug in by the "
-        f"entry point {GROUP}).{nearest(scheme, known)}"
+        f"secret store: found {display(scheme)}; allowed: {', '.join(known)} (others plug in by "
+        f"the entry point {GROUP}).{did_you_mean(scheme, known)}"
     )
 
 

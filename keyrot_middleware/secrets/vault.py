@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from ..core.text import mask_keys, nearest, shown
+from ..core.text import did_you_mean, display, mask_keys
 from ..errors import SecretError
 from .base import Secret, SecretStore
 from .cloud import FailureReach, StoreFailure, require_extra
@@ -528,7 +528,7 @@ def _field_names(field: str, found: Fields) -> str:
         return "it has none at all"
     names = sorted(found)
     more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return f"it has: {', '.join(names[:MAX_NAMES])}{more}.{nearest(field, names)}"
+    return f"it has: {', '.join(names[:MAX_NAMES])}{more}.{did_you_mean(field, names)}"
 
 
 def _error(key_id: str, ref: _Ref, words: str) -> SecretError:
@@ -537,5 +537,5 @@ def _error(key_id: str, ref: _Ref, words: str) -> SecretError:
 
 def _no_ref(key_id: str, text: str) -> SecretError:
     return SecretError(
-        f"key {key_id}: found the place {shown(text)}; allowed: vault://MOUNT/path/of/secret#field"
+        f"key {key_id}: found the place {display(text)}; allowed: vault://MOUNT/path/of/secret#field"
     )

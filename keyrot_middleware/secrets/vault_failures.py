@@ -7,7 +7,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.text import mask_keys, shown
+from ..core.text import display, mask_keys
 from .base import MASKED_FROM
 from .cloud import FailureReach, StoreFailure
 from .vault_settings import VaultSettings
@@ -32,7 +32,7 @@ def not_vault(settings: VaultSettings) -> StoreFailure:
 
 def failure_of_redirect(settings: VaultSettings, location: str) -> StoreFailure:
     """Say that the server answers with a redirect to another one, which gets nothing."""
-    other = shown(mask_keys(location.partition("?")[0]))
+    other = display(mask_keys(location.partition("?")[0]))
     return StoreFailure(
         FailureReach.STORE,
         f"{settings.server} sends its clients on to {other}, which gets neither token nor login; "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..core.text import mask_url, shown
+from ..core.text import display, mask_url
 from ..errors import ConfigError
 from .base import Secret
 from .environ import only_in_file
@@ -141,14 +141,14 @@ def _address(found: Mapping[str, str]) -> str:
     value = found.get("VAULT_ADDR", "")
     if not _ADDRESS.fullmatch(value):
         raise ConfigError(
-            f"VAULT_ADDR: found {shown(value) if value else 'nothing'}; allowed: the address of "
+            f"VAULT_ADDR: found {display(value) if value else 'nothing'}; allowed: the address of "
             "the server, https://host:port."
         )
     if value.lower().startswith("http:") and not _flag(found, "KEYROT_VAULT_ALLOW_HTTP"):
         host = _host(value)
         if host is None or not _LOOPBACK.fullmatch(host):
             raise ConfigError(
-                f"VAULT_ADDR: found {shown(value)}; allowed: https://. Over http:// everyone on "
+                f"VAULT_ADDR: found {display(value)}; allowed: https://. Over http:// everyone on "
                 "the way reads the token and the keys; KEYROT_VAULT_ALLOW_HTTP=true allows it."
             )
     return value.rstrip("/")
@@ -173,7 +173,7 @@ def _place(value: str) -> str:
     place = normalize_path(value.removeprefix(SCHEME))
     if place is None or "#" in value:
         raise ConfigError(
-            f"KEYROT_VAULT_PLACE: found {shown(value)}; allowed: MOUNT/path/of/secret, such as "
+            f"KEYROT_VAULT_PLACE: found {display(value)}; allowed: MOUNT/path/of/secret, such as "
             "secret/keyrot (the field is the key id)."
         )
     return place
@@ -188,7 +188,7 @@ def _verify(found: Mapping[str, str]) -> bool | str:
 def _flag(found: Mapping[str, str], name: str) -> bool:
     value = found.get(name, "").lower()
     if value not in (*_TRUE, *_FALSE):
-        raise ConfigError(f"{name}: found {shown(value)}; allowed: true, false.")
+        raise ConfigError(f"{name}: found {display(value)}; allowed: true, false.")
     return value in _TRUE
 
 
@@ -196,7 +196,8 @@ def _timeout(value: str) -> float:
     match = _SECONDS.fullmatch(value)
     if match is None or float(match[1]) <= 0:
         raise ConfigError(
-            f"VAULT_CLIENT_TIMEOUT: found {shown(value)}; allowed: seconds, more than 0, such as 5."
+            f"VAULT_CLIENT_TIMEOUT: found {display(value)}; allowed: seconds, more than 0, such as "
+            "5."
         )
     return float(match[1])
 

@@ -20,10 +20,10 @@ from ..core.model import (
     Outcome,
     Unavailable,
 )
-from ..core.selection import Shortlist
+from ..core.selection import RankedCandidates
 from .threads import StateThreads
 
-__all__ = ["Held", "Holder", "KeyHealth", "State", "Used", "is_gone"]
+__all__ = ["Holder", "HolderRef", "KeyHealth", "State", "Used", "is_abandoned"]
 
 
 @dataclass(slots=True)
@@ -56,37 +56,42 @@ class KeyHealth:
 class Holder(Protocol):
     """Who a lease was granted to: what shows that somebody still needs its place."""
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Tell whether the call is under way."""
 
 
-Held = ReferenceType[Holder] | None
+HolderRef = ReferenceType[Holder] | None
 """A holder as a state knows it; None where whoever asked gave none, and so is taken for alive."""
 
 
-def is_gone(held: Held) -> bool:
+def is_abandoned(held: HolderRef) -> bool:
     """Tell whether whoever held a lease is gone, and will never settle it."""
     if held is None:
         return False
     holder = held()
-    return holder is None or not holder.alive()
+    return holder is None or not holder.is_alive()
 
 
 class State(ABC):
     """The pool's memory. For tasks, the methods of one that does I/O run in threads."""
 
-    instant: ClassVar[bool] = True
+    is_local: ClassVar[bool] = True
     """The blocking methods do no I/O, so that a task may call them as they are."""
 
     @abstractmethod
     def acquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *shortlist* for *info*, all windows or none.
+        """Reserve one key of *candidates* for *info*, all windows or none.
 
         Args:
             info: The call: its model, verb, tokens and requests.
-            shortlist: `(group, candidate)` in order; a lower group goes first.
+            candidates: `(group, candidate)` in order; a lower group goes first.
             spread: Within a group the least used share first, else the first that has room.
             holder: As long as it is alive and the lease is not settled, the lease keeps its place
                 in `max_concurrency`. Without one, until it is settled.
@@ -106,10 +111,10 @@ class State(ABC):
         """Stop renewing the place of *lease*, which is settled elsewhere; it ends by itself."""
 
     @abstractmethod
-    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell `(key_id, project)` of the first of *names* that is known."""
 
-    def own(self, lease: Lease, names: Iterable[str]) -> None:
+    def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
         """Take note that *names* too were made with the key of *lease*, which is settled."""
         self.settle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
@@ -122,7 +127,7 @@ class State(ABC):
         for its project are forgotten as well; counts stay.
         """
 
-    def book(
+    def record_usage(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
     ) -> None:
         """Count what was sent without asking; whatever the limits are, nothing is refused.
@@ -144,7 +149,7 @@ class State(ABC):
         return False
 
     @property
-    def losses(self) -> int:
+    def data_losses(self) -> int:
         """Tell how often it was found, since it was opened, to have forgotten all that it knew."""
         return 0
 
@@ -152,7 +157,7 @@ class State(ABC):
         """Find out whether the backend can serve; raise what stands in the way."""
 
     @abstractmethod
-    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+    def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each of *candidates* now; nothing is reserved.
 
         Args:
@@ -180,29 +185,34 @@ class State(ABC):
 
     def close(self) -> None:
         """Let go of connections and threads; calls under way are settled all the same."""
-        if not self.instant:
+        if not self.is_local:
             self._threads.close()
 
     async def aacquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
     ) -> Lease | Unavailable:
         """Do what `acquire` does, without blocking the loop; a cancelled task gives back."""
-        work = partial(self.acquire, info, shortlist, spread=spread, holder=holder)
-        return work() if self.instant else await self._threads.run(work, self._give_back_unsent)
+        work = partial(self.acquire, info, candidates, spread=spread, holder=holder)
+        return work() if self.is_local else await self._threads.run(work, self._give_back_unsent)
 
     async def asettle(
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
     ) -> float | None:
         """Do what `settle` does, without blocking the loop."""
         work = partial(self.settle, lease, outcome, names)
-        return work() if self.instant else await self._threads.run(work)
+        return work() if self.is_local else await self._threads.run(work)
 
-    async def aowner(self, names: Iterable[str]) -> tuple[str, str] | None:
+    async def aget_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Do what `owner` does, without blocking the loop."""
-        work = partial(self.owner, names)
-        return work() if self.instant else await self._threads.run(work)
+        work = partial(self.get_owner, names)
+        return work() if self.is_local else await self._threads.run(work)
 
-    async def aown(self, lease: Lease, names: Iterable[str]) -> None:
+    async def aset_owner(self, lease: Lease, names: Iterable[str]) -> None:
         """Do what `own` does, without blocking the loop."""
         await self.asettle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
@@ -217,10 +227,12 @@ class State(ABC):
 
 def _settled_by_hand(lease: Lease) -> Lease:
     """Make of a lease one under which nothing is booked."""
-    return lease._replace(books=None, degraded=False)
+    return lease._replace(reservation=None, degraded=False)
 
 
-def _as_one(key: Candidate, bucket: str, requests: int, tokens: int) -> tuple[CallInfo, Shortlist]:
+def _as_one(
+    key: Candidate, bucket: str, requests: int, tokens: int
+) -> tuple[CallInfo, RankedCandidates]:
     """Put many requests as one, to a key that has no limits of its own."""
     info = CallInfo(bucket, "", tokens, requests=requests)
     return info, ((0, Candidate(key.key_id, key.project, key.billing_account, record=key.record)),)

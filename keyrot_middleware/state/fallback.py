@@ -36,7 +36,7 @@ from ..core.model import (
     Unavailable,
     Verdict,
 )
-from ..core.selection import Shortlist
+from ..core.selection import RankedCandidates
 from ..core.windows import QuotaWindows
 from ..errors import KeyrotError
 from ..forks import after_fork
@@ -68,7 +68,7 @@ class _Report(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What was sent with a project's keys to one model bucket; arguments of `State.book`."""
+    """What was sent with a project's keys to one model bucket; see `State.record_usage`."""
 
     key: Candidate
     bucket: str
@@ -108,7 +108,7 @@ class LocalWindows(MemoryState):
             holder: As `State.acquire` has it.
 
         Returns:
-            The lease to go on with; its `books.granted` is the other.
+            The lease to go on with; its `reservation.granted` is the other.
         """
         with self._lock:
             now = self._clock()
@@ -118,8 +118,8 @@ class LocalWindows(MemoryState):
             where = quota.book(granted.requests, granted.tokens, now, edge=quota.roll(now))
             place = self._hold(granted.key_id, holder)
             self._health_of(granted.key_id).last_used = now
-        books = LocalReservation(quota, where, (), model, granted, place)
-        return granted._replace(books=books)
+        reservation = LocalReservation(quota, where, (), model, granted, place)
+        return granted._replace(reservation=reservation)
 
     def usage(self) -> list[Usage]:
         """Return all that this process has used in the windows of now; the rest is not missed."""
@@ -158,12 +158,12 @@ class LocalWindows(MemoryState):
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
         super()._give_back(lease, outcome)
         missed = self._missed.get((lease.project, lease.bucket)) if lease.degraded else None
-        if missed is None or not isinstance(lease.books, LocalReservation):
+        if missed is None or not isinstance(lease.reservation, LocalReservation):
             return
         if outcome.kind is LeaseOutcome.UNSENT:
-            missed.correct(lease.books.where, -lease.requests, -lease.tokens)
+            missed.correct(lease.reservation.where, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
-            missed.correct(lease.books.where, 0, outcome.usage.input_tokens - lease.tokens)
+            missed.correct(lease.reservation.where, 0, outcome.usage.input_tokens - lease.tokens)
 
 
 class FallbackState(State):
@@ -172,7 +172,7 @@ class FallbackState(State):
     It raises nothing of its own. A lease is settled with the state that granted it.
     """
 
-    instant: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
 
     def __init__(
         self, shared: State, local: LocalWindows, breaker: CircuitBreaker, pool: str
@@ -187,13 +187,13 @@ class FallbackState(State):
         """
         self._shared, self._local = shared, local
         self._breaker, self._pool = breaker, pool
-        self._losses = self._losses_reported = shared.losses
+        self._losses = self._losses_reported = shared.data_losses
         """Up to which loss of memory the shared state has been sent all, and for which one `_usage`
         was filled."""
         self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
         self._usage: deque[_Report] = deque()
         self._reporting = threading.Lock()
-        after_fork(self, FallbackState._in_child)
+        after_fork(self, FallbackState._after_fork)
 
     @property
     def degraded(self) -> bool:
@@ -201,34 +201,39 @@ class FallbackState(State):
         return self._breaker.open
 
     def acquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *shortlist*; see `State.acquire`."""
+        """Reserve one key of *candidates*; see `State.acquire`."""
         permit = self._permit()
         if permit is not None:
             try:
                 if self._behind:
                     self._report()
                 losses = self._losses
-                reply = self._shared.acquire(info, shortlist, spread=spread, holder=holder)
-                if self._shared.losses != losses:  # granted without knowing what was used
+                reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
+                if self._shared.data_losses != losses:  # granted without knowing what was used
                     self._report(wait=True)
                     if isinstance(reply, Lease):
                         self._shared.settle(reply, Outcome(LeaseOutcome.UNSENT))
-                    reply = self._shared.acquire(info, shortlist, spread=spread, holder=holder)
+                    reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
             except Exception as error:
                 self._failed(permit, error)
             else:
                 if not isinstance(reply, Lease):
                     return reply
-                return self._local.record_grant(reply, info.counted, holder)
-        return self._local.acquire(info, shortlist, spread=spread, holder=holder)
+                return self._local.record_grant(reply, info.quota_model, holder)
+        return self._local.acquire(info, candidates, spread=spread, holder=holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease* with the state that granted it; see `State.settle`."""
         names = tuple(names)
-        books = lease.books
-        granted = books.granted if isinstance(books, LocalReservation) else lease
+        reservation = lease.reservation
+        granted = reservation.granted if isinstance(reservation, LocalReservation) else lease
         permit = self._breaker.turn() if granted is not None else None
         if granted is not None and permit is not None:
             try:
@@ -242,7 +247,7 @@ class FallbackState(State):
         if granted is not None and outcome.kind is not LeaseOutcome.SERVING:
             self._shared.release(granted)
         if outcome.kind is not LeaseOutcome.SERVING and (names or _matters(outcome.verdict)):
-            by_hand = (granted or lease)._replace(books=None, degraded=False)
+            by_hand = (granted or lease)._replace(reservation=None, degraded=False)
             known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
             if outcome.verdict is None:
                 known = Outcome(LeaseOutcome.ABANDONED)
@@ -252,10 +257,10 @@ class FallbackState(State):
             )
         return until
 
-    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`."""
         names = tuple(names)
-        return self._ask(self._shared.owner, names) or self._local.owner(names)
+        return self._ask(self._shared.get_owner, names) or self._local.get_owner(names)
 
     def reset(self, key: Candidate) -> None:
         """Forget all that blocks this key; the shared state is updated later if it must be."""
@@ -276,11 +281,11 @@ class FallbackState(State):
         found = self._ask(self._shared.with_values, keys)
         return keys if found is None else found
 
-    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+    def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; while degraded, as this process decides."""
         keys = list(candidates)
-        found = self._ask(self._shared.blocked, info, keys)
-        return self._local.blocked(info, keys) if found is None else found
+        found = self._ask(self._shared.get_blocks, info, keys)
+        return self._local.get_blocks(info, keys) if found is None else found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key; while degraded, what this process alone knows."""
@@ -358,7 +363,7 @@ class FallbackState(State):
         if not self._reporting.acquire(blocking=wait):
             return
         try:
-            losses = self._shared.losses
+            losses = self._shared.data_losses
             if losses != self._losses_reported:
                 self._losses_reported = losses
                 self._usage.clear()  # all of it is part of what comes now
@@ -384,9 +389,9 @@ class FallbackState(State):
     def _add(self, usages: Iterable[Usage]) -> None:
         for key, bucket, requests, tokens, day in usages:
             counts = {"requests": requests, "tokens": tokens, "day_requests": day}
-            self._usage.append(_Report(partial(self._shared.book, key, bucket, **counts)))
+            self._usage.append(_Report(partial(self._shared.record_usage, key, bucket, **counts)))
 
-    def _in_child(self) -> None:
+    def _after_fork(self) -> None:
         self._reporting = threading.Lock()
         self._reports.clear()
         self._usage.clear()

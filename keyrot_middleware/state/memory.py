@@ -29,7 +29,7 @@ from ..core.model import (
     Unavailable,
     Verdict,
 )
-from ..core.selection import Shortlist
+from ..core.selection import RankedCandidates
 from ..core.windows import (
     CALM_S,
     DAY_S,
@@ -42,7 +42,7 @@ from ..core.windows import (
     scope_keys,
 )
 from ..forks import after_fork
-from .base import Held, Holder, KeyHealth, State, Used, is_gone
+from .base import Holder, HolderRef, KeyHealth, State, Used, is_abandoned
 
 __all__ = [
     "MemoryState",
@@ -155,7 +155,7 @@ class MemoryState(State):
         self._quotas: dict[tuple[str, str], QuotaWindows] = {}
         self._configured: dict[str, Limits] = {}
         self._cooldowns: dict[tuple[str, ...], Cooldown] = {}
-        self._under_way: dict[str, dict[int, Held]] = {}
+        self._in_flight: dict[str, dict[int, HolderRef]] = {}
         """By key, who holds which place."""
         self._places = count(1)
         self._health: dict[str, KeyHealth] = {}
@@ -163,20 +163,25 @@ class MemoryState(State):
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._new_quota: Callable[[], QuotaWindows] = QuotaWindows
         self._sweep_at = SWEEP_AT
-        after_fork(self, MemoryState._in_child)
+        after_fork(self, MemoryState._after_fork)
 
     def acquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *shortlist*; see `State.acquire`."""
+        """Reserve one key of *candidates*; see `State.acquire`."""
         with self._lock:
             now = self._clock()
-            bucket = self._buckets.get(info.counted, info.counted)
+            bucket = self._buckets.get(info.quota_model, info.quota_model)
             quotas, resting = self._quotas, bool(self._cooldowns)
             blocks: dict[str, Block] = {}
             best: tuple[Candidate, QuotaWindows, bool] | None = None
             best_group, best_share = 0, inf
-            for group, key in shortlist:
+            for group, key in candidates:
                 if best is not None and (group != best_group or not spread):
                     break
                 quota = quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
@@ -211,9 +216,12 @@ class MemoryState(State):
             health = self._health.get(lease.key_id) or self._health_of(lease.key_id)
             if outcome.kind is LeaseOutcome.SUCCESS:
                 health.success_count += 1
-                books = lease.books
-                if isinstance(books, LocalReservation) and books.quota.learned is not NO_LIMITS:
-                    books.quota.served(lease.requests, outcome.usage.input_tokens or 0)
+                reservation = lease.reservation
+                if (
+                    isinstance(reservation, LocalReservation)
+                    and reservation.quota.learned is not NO_LIMITS
+                ):
+                    reservation.quota.served(lease.requests, outcome.usage.input_tokens or 0)
                 if self._cooldowns:
                     self._forgive(lease, now)
             if verdict is None:
@@ -222,7 +230,7 @@ class MemoryState(State):
             health.last_error = verdict.failure
             return self._punish(lease, verdict, now)
 
-    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`."""
         with self._lock:
             return next((self._owners[name] for name in names if name in self._owners), None)
@@ -246,22 +254,22 @@ class MemoryState(State):
                     changed.add(key.project)
             self._unlearn(changed)
 
-    def book(
+    def record_usage(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
     ) -> None:
-        """Count what was sent without asking; see `State.book`."""
+        """Count what was sent without asking; see `State.record_usage`."""
         with self._lock:
             quota = self._quota(key.project, bucket)
             now = self._clock()
             quota.book(requests, tokens, now, edge=quota.roll(now))
             quota.day_requests += day_requests - requests
 
-    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+    def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; see `State.blocked`."""
         found: dict[str, Block] = {}
         with self._lock:
             now = self._clock()
-            bucket = self._buckets.get(info.counted, info.counted)
+            bucket = self._buckets.get(info.quota_model, info.quota_model)
             for key in candidates:
                 quota = self._quotas.get((key.project, bucket)) or self._new_quota()
                 edge = quota.roll(now)
@@ -282,10 +290,10 @@ class MemoryState(State):
             if project in projects:
                 quota.unlearn()
 
-    def _in_child(self) -> None:
+    def _after_fork(self) -> None:
         """Take no part, in a forked child, in the calls of its parent, which end there."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
-        self._under_way.clear()
+        self._in_flight.clear()
         for cooldown in self._cooldowns.values():
             cooldown.probe = None
 
@@ -323,7 +331,7 @@ class MemoryState(State):
         return quota.block(limits, info.requests, info.tokens, edge=edge)
 
     def _busy(self, key_id: str, most: int) -> bool:
-        held = self._under_way.get(key_id)
+        held = self._in_flight.get(key_id)
         if held is None or len(held) < most:
             return most <= 0
         self._let_go(held)
@@ -331,9 +339,9 @@ class MemoryState(State):
 
     def _hold(self, key_id: str, holder: Holder | None) -> int:
         """Take a place of *key_id* for a lease."""
-        held = self._under_way.get(key_id)
+        held = self._in_flight.get(key_id)
         if held is None:
-            held = self._under_way[key_id] = {}
+            held = self._in_flight[key_id] = {}
         elif not len(held) % LOOK_EVERY:
             self._let_go(held)
         place = next(self._places)
@@ -341,9 +349,9 @@ class MemoryState(State):
         return place
 
     @staticmethod
-    def _let_go(held: dict[int, Held]) -> None:
+    def _let_go(held: dict[int, HolderRef]) -> None:
         """Take back the places of calls that are over, but did not say so: interrupted, lost."""
-        for place in [place for place, holder in held.items() if is_gone(holder)]:
+        for place in [place for place, holder in held.items() if is_abandoned(holder)]:
             del held[place]
 
     def _lend(
@@ -360,9 +368,9 @@ class MemoryState(State):
         key_id = key.key_id
         place = self._hold(key_id, holder)
         (self._health.get(key_id) or self._health_of(key_id)).last_used = now
-        books = LocalReservation(quota, where, probing, info.counted, None, place)
+        reservation = LocalReservation(quota, where, probing, info.quota_model, None, place)
         for cooldown in probing:
-            cooldown.begin_probe(books, now)
+            cooldown.begin_probe(reservation, now)
         return Lease(
             key_id=key_id,
             project=key.project,
@@ -374,7 +382,7 @@ class MemoryState(State):
             at=now,
             probe=bool(probing),
             tier=key.tier,
-            books=books,
+            reservation=reservation,
             record=key.record,
         )
 
@@ -383,20 +391,22 @@ class MemoryState(State):
         return tuple(self._cooldowns[name] for name in names if name in self._cooldowns)
 
     def _give_back(self, lease: Lease, outcome: Outcome) -> None:
-        books = lease.books
-        if not isinstance(books, LocalReservation):
+        reservation = lease.reservation
+        if not isinstance(reservation, LocalReservation):
             return  # not leased here: a failure reported by hand
-        held = self._under_way.get(lease.key_id)
+        held = self._in_flight.get(lease.key_id)
         if held is not None:
-            held.pop(books.place, None)
+            held.pop(reservation.place, None)
             if not held:
-                del self._under_way[lease.key_id]
+                del self._in_flight[lease.key_id]
         if outcome.kind is LeaseOutcome.UNSENT:
-            books.quota.correct(books.where, -lease.requests, -lease.tokens)
+            reservation.quota.correct(reservation.where, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
-            books.quota.correct(books.where, 0, outcome.usage.input_tokens - lease.tokens)
-        for cooldown in books.probing:
-            cooldown.end_probe(books)
+            reservation.quota.correct(
+                reservation.where, 0, outcome.usage.input_tokens - lease.tokens
+            )
+        for cooldown in reservation.probing:
+            cooldown.end_probe(reservation)
 
     def _forgive(self, lease: Lease, now: float) -> None:
         """A success ends the exponential cooldown, unless it began before that was over."""
@@ -406,22 +416,26 @@ class MemoryState(State):
                 del self._cooldowns[name]
 
     def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
-        books, bucket = lease.books, verdict.bucket or lease.bucket
+        reservation, bucket = lease.reservation, verdict.bucket or lease.bucket
         if bucket != lease.bucket and lease.bucket:
-            model = books.model if isinstance(books, LocalReservation) else lease.bucket
+            model = reservation.model if isinstance(reservation, LocalReservation) else lease.bucket
             put_bounded(self._buckets, model, bucket, BUCKETS_KEPT)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
-        if verdict.of_minute and isinstance(books, LocalReservation) and bucket == lease.bucket:
+        if (
+            verdict.is_minute_quota
+            and isinstance(reservation, LocalReservation)
+            and bucket == lease.bucket
+        ):
             asked = Refused(
                 lease.at,
-                books.where[0],
+                reservation.where[0],
                 lease.requests,
                 lease.tokens,
                 verdict.learned,
-                verdict.delay,
+                verdict.retry_delay_s,
             )
-            books.quota.judge(asked, now)
+            reservation.quota.judge(asked, now)
         if verdict.scope is Scope.NONE:
             return None
         name = scope_key(
@@ -436,7 +450,7 @@ class MemoryState(State):
         until = verdict.until
         if until is None:
             until = now + cooldown.step(lease.at, *(verdict.backoff or self._policy.backoff))
-        waitable = verdict.named and verdict.wait
+        waitable = verdict.has_known_end and verdict.may_wait
         cooldown.strike(verdict.failure, until, waitable=waitable, now=now)
         return cooldown.until
 

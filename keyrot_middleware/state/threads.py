@@ -28,7 +28,7 @@ class StateThreads:
         """Start nothing yet."""
         self._executor: ThreadPoolExecutor | None = None
         self._closed = False
-        after_fork(self, StateThreads._in_child)
+        after_fork(self, StateThreads._after_fork)
 
     async def run(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
         """Run *work* in a thread, in the context of the task that waits for it.
@@ -66,7 +66,7 @@ class StateThreads:
             done.set_exception(error)
         return done
 
-    def _in_child(self) -> None:
+    def _after_fork(self) -> None:
         self._executor = None
 
 

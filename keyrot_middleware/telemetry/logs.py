@@ -58,11 +58,11 @@ class LogObserver:
     def on_change(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
         """Log a wait, a cooldown, a rejection or a new value."""
         if isinstance(command, Sleep):
-            if not command.front:
+            if not command.is_front:
                 _log_call(self._pool, info, logging.INFO, "waits for a key after earlier calls")
                 return
-            level = logging.INFO if command.why == "key" else logging.DEBUG
-            why = "for a key" if command.why == "key" else "before the next try"
+            level = logging.INFO if command.reason == "key" else logging.DEBUG
+            why = "for a key" if command.reason == "key" else "before the next try"
             _log_call(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
         elif isinstance(command, Settle):
             verdict = command.outcome.verdict
@@ -167,7 +167,7 @@ class _StepLogger:
             return
         how = (
             " without a reservation"
-            if reply.books is None
+            if reply.reservation is None
             else " as a probe"
             if reply.probe
             else ""

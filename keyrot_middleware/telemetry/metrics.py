@@ -14,7 +14,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMet
 
 from .._version import __version__
 from ..core.availability import KEY_STATES, KeyState
-from ..core.commands import Acquire, Command, Opened, Send, Settle, Sleep
+from ..core.commands import Acquire, Command, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, LeaseOutcome
 from . import semconv
@@ -250,7 +250,7 @@ class CallMeter:
             self._start_acquire()
         elif isinstance(command, Send):
             self._send(command)
-        elif isinstance(command, Sleep) and command.why == "key":
+        elif isinstance(command, Sleep) and command.reason == "key":
             # A call that has failed with every key waits first and acquires afterwards.
             self._start_acquire()
             self._instruments.pending.add(1, pool_attributes(self._pool))
@@ -260,11 +260,11 @@ class CallMeter:
         if isinstance(command, Settle):
             self._settle(command, cooling_down=isinstance(reply, int | float))
         elif isinstance(command, Send):
-            if isinstance(reply, Opened) and not self._foreign_metrics:
+            if isinstance(reply, StreamOpened) and not self._foreign_metrics:
                 seconds = time.perf_counter() - self._started
                 for metrics in self._instruments.calls:
                     metrics.first_chunk(self._call_key(), seconds)
-        elif isinstance(command, Sleep) and command.why == "key":
+        elif isinstance(command, Sleep) and command.reason == "key":
             self._instruments.pending.add(-1, pool_attributes(self._pool))
 
     def attach(self) -> None:

@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 from .._version import __version__
-from ..core.commands import Acquire, Command, Opened, Refresh, Send, Settle, Sleep
+from ..core.commands import Acquire, Command, Refresh, Send, Settle, Sleep, StreamOpened
 from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, LeaseOutcome, Usage, Verdict, project_label
 from . import semconv
@@ -109,7 +109,7 @@ class AttemptSpan:
                 semconv.KEY_ID: lease.key_id,
                 semconv.KEY_PROJECT: project_label(lease.project),
                 semconv.ATTEMPT_NUMBER: send.attempt,
-                semconv.KEYS_EXCLUDED: send.excluded,
+                semconv.KEYS_EXCLUDED: send.excluded_count,
                 semconv.WAIT_TIME: self._started - acquire_since
                 if acquire_since is not None
                 else 0.0,
@@ -474,13 +474,13 @@ class CallTracer:
         elif type(command) is Send:
             self._send(call, command)
         elif type(command) is Sleep:
-            if command.why == "key":
+            if command.reason == "key":
                 # A call that has failed with every key waits first and acquires afterwards.
                 self._start_acquire()
-            if command.begins:
+            if command.starts_wait:
                 attributes = {
                     semconv.WAIT_SECONDS: command.seconds,
-                    semconv.WAIT_REASON: command.why,
+                    semconv.WAIT_REASON: command.reason,
                 }
                 call.add_event(semconv.EVENT_WAIT, {**attributes})
 
@@ -489,7 +489,7 @@ class CallTracer:
         if type(command) is Settle:
             self._settle(command, reply if isinstance(reply, float) else None)
         elif type(command) is Send:
-            if type(reply) is Opened and self._call is not None:
+            if type(reply) is StreamOpened and self._call is not None:
                 self._call.record_first_chunk()
         elif type(command) is Refresh and reply is True and self._call is not None:
             self._call.add_event(semconv.EVENT_REPLACED, {semconv.KEY_ID: command.key_id})
@@ -538,7 +538,7 @@ class CallTracer:
         if self._attempt is not None:
             self._attempt.end(semconv.RETRY)
         lease = command.lease
-        if (lease.degraded or lease.books is None) and not self._degraded:
+        if (lease.degraded or lease.reservation is None) and not self._degraded:
             self._degraded = True  # the shared state is down
             call.add_event(semconv.EVENT_DEGRADED, {semconv.KEY_ID: lease.key_id})
         call.add_attempt(lease.key_id)

@@ -17,7 +17,7 @@ import pytest
 from support.pool import INFO
 from support.servers import free_port, server, stop_all
 
-from keyrot_middleware.core.failures import SLOWLY
+from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
     Lease,
     LeaseOutcome,
@@ -77,7 +77,7 @@ class Service:
         told = Limits(rpm=5)
         until = time.time() + 600
         self.fail("cool_01", "quota_minute", Scope.PROJECT_MODEL, until, learned=told)
-        self.fail("gone_01", "key_invalid", Scope.KEY, None, backoff=SLOWLY, rejected=True)
+        self.fail("gone_01", "key_invalid", Scope.KEY, None, backoff=SLOW_BACKOFF, rejected=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,13 +30,13 @@ KEY: dict[str, Any] = {
     "rotate": True,
 }
 LEAKED = {**KEY, "backoff": Backoff(86_400, 86_400)}
-PROJECT: dict[str, Any] = {"scope": Scope.PROJECT, "rotate": True, "wait": False}
+PROJECT: dict[str, Any] = {"scope": Scope.PROJECT, "rotate": True, "may_wait": False}
 BILLING = {**PROJECT, "scope": Scope.BILLING, "until": HOUR}
 MODEL = {**PROJECT, "scope": Scope.PROJECT_MODEL, "until": DAY}
-DAYS = {**MODEL, "until": MIDNIGHT, "named": True}
-PACE = {**MODEL, "until": MINUTE, "named": True, "wait": True, "of_minute": True}
+DAYS = {**MODEL, "until": MIDNIGHT, "has_known_end": True}
+PACE = {**MODEL, "until": MINUTE, "has_known_end": True, "may_wait": True, "is_minute_quota": True}
 CAPACITY = {"scope": Scope.KEY_MODEL, "rotate": True, "max_rotations": 5}
-LOCATION = {"rotate": True, "max_rotations": 1, "same_tier": False}
+LOCATION = {"rotate": True, "max_rotations": 1, "any_tier": False}
 RETRY = {"retry": True}
 RAISE: dict[str, Any] = {}
 
@@ -194,7 +194,7 @@ GROUPS = [
     _of("rate_limit", {**PACE, "until": NOW + 7}, ("a delay alone", 429, over("?", delay("7s")))),
     _of(
         "rate_limit",
-        {**PACE, "until": NOW + 301, "wait": False},
+        {**PACE, "until": NOW + 301, "may_wait": False},
         ("a long delay", 429, over("?", delay("301s"))),
     ),
     _of("cache_storage", {**MODEL, "scope": Scope.PROJECT_CACHE}, ("cache", 429, g.CACHE)),

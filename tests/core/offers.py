@@ -22,8 +22,8 @@ def offered(
     draw: float = 0.0,
 ) -> list[str]:
     """List every key that is offered, in order."""
-    lists = roster.shortlists(info, dict.fromkeys(excluded), now, draw)
-    return [candidate.key_id for shortlist in lists for _, candidate in shortlist]
+    lists = roster.candidate_batches(info, dict.fromkeys(excluded), now, draw)
+    return [candidate.key_id for candidates in lists for _, candidate in candidates]
 
 
 def many(count: int, **labels: object) -> list[Candidate]:

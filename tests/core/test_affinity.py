@@ -221,7 +221,7 @@ def test_a_response_names_what_it_made_or_showed(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "pinned", "repeatable"),
+    ("method", "path", "bound_to_owner", "idempotent"),
     [
         ("post", GENERATE, False, True),
         ("post", "models/x:batchEmbedContents", False, True),
@@ -244,15 +244,15 @@ def test_a_response_names_what_it_made_or_showed(
     ],
 )
 def test_only_stateless_inference_goes_with_any_key(
-    method: str, path: str, pinned: bool, repeatable: bool
+    method: str, path: str, bound_to_owner: bool, idempotent: bool
 ) -> None:
     """What stores, or names something stored, stays with its owner; creates are sent once."""
     route = parse_path(method, path)
-    assert (route.pinned, route.repeatable) == (pinned, repeatable)
+    assert (route.bound_to_owner, route.idempotent) == (bound_to_owner, idempotent)
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "metered"),
+    ("method", "path", "counts_in_quota"),
     [
         ("post", "models/x:generateContent", True),
         ("post", "models/x:batchEmbedContents", True),
@@ -266,9 +266,9 @@ def test_only_stateless_inference_goes_with_any_key(
         ("post", "cachedContents", False),
     ],
 )
-def test_what_counts_in_a_models_quota(method: str, path: str, metered: bool) -> None:
+def test_what_counts_in_a_models_quota(method: str, path: str, counts_in_quota: bool) -> None:
     """Generation does, and what nobody knows; counting, batches and stored things do not."""
-    assert parse_path(method, path).metered is metered
+    assert parse_path(method, path).counts_in_quota is counts_in_quota
 
 
 def test_a_conversation_keeps_its_digest() -> None:

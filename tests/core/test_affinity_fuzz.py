@@ -41,4 +41,4 @@ def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
 @given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
 def test_no_path_makes_it_raise(method: str, path: str) -> None:
     """Whatever a path is, it is read."""
-    assert isinstance(parse_path(method, path).pinned, bool)
+    assert isinstance(parse_path(method, path).bound_to_owner, bool)

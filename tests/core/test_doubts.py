@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keyrot_middleware.core.text import doubt_of, standard_key_hint
+from keyrot_middleware.core.text import check_key_format, standard_key_hint
 
 STANDARD = "AIza" + "FAKE".ljust(35, "x")
 AUTH = "AQ." + "FAKE".ljust(40, "x")
@@ -27,7 +27,7 @@ AUTH = "AQ." + "FAKE".ljust(40, "x")
 )
 def test_a_value_that_is_no_gemini_key_is_doubted(value: str, text: str) -> None:
     """A key of another provider, a placeholder, several keys in one, a part of one."""
-    found = doubt_of(value)
+    found = check_key_format(value)
     assert found is not None
     assert text in found
     assert value not in found
@@ -38,7 +38,7 @@ def test_a_value_that_is_no_gemini_key_is_doubted(value: str, text: str) -> None
 )
 def test_other_values_are_not_doubted(value: str) -> None:
     """A gateway may have keys of any shape."""
-    assert doubt_of(value) is None
+    assert check_key_format(value) is None
 
 
 @pytest.mark.parametrize("failure", ["key_invalid", "unauthorized"])

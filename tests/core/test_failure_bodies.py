@@ -54,7 +54,7 @@ def test_envelope_is_opened(body: object) -> None:
 def test_nothing_readable_tells_nothing(body: object) -> None:
     """A body without an error in it tells no word, quota or delay."""
     told = tell(body)
-    assert (told.words, told.quotas, told.delay) == (frozenset(), (), None)
+    assert (told.reasons, told.quotas, told.retry_delay_s) == (frozenset(), (), None)
 
 
 @pytest.mark.parametrize("text", ["plain", "{ no JSON", "[" * 100_000, "[1, 2]", "  "])
@@ -141,7 +141,7 @@ DELAYS = {
 @pytest.mark.parametrize(("body", "header", "expected"), DELAYS.values(), ids=DELAYS.keys())
 def test_delay_is_found(body: object, header: str | None, expected: float | None) -> None:
     """The server's time comes from details, the message, the header, in this order."""
-    got = tell(body, retry_after=header).delay
+    got = tell(body, retry_after=header).retry_delay_s
     assert got == (None if expected is None else pytest.approx(expected, abs=1e-6))
 
 
@@ -237,15 +237,15 @@ def test_bucket_comes_from_the_dimensions(dimensions: Any, bucket: str | None) -
 def test_words_are_gathered() -> None:
     """Reasons, status and Interactions' codes are one set of words."""
     body = rest(403, "PERMISSION_DENIED", "?", reason("A_REASON"), {"reason": 5}, reason("B"))
-    assert tell(body).words == {"PERMISSION_DENIED", "A_REASON", "B"}
-    assert tell(g.interactions("quota_exceeded", "?")).words == {"QUOTA_EXCEEDED"}
+    assert tell(body).reasons == {"PERMISSION_DENIED", "A_REASON", "B"}
+    assert tell(g.interactions("quota_exceeded", "?")).reasons == {"QUOTA_EXCEEDED"}
 
 
 def test_odd_details_are_passed_over() -> None:
     """What is no object where one should be is not looked at."""
     body = {"error": {"details": [3, None, {"violations": [4, {"quotaId": 5}]}, {"metadata": 1}]}}
     assert tell(body).quotas == ()
-    assert tell({"error": {"details": {"reason": "X"}}}).words == frozenset()
+    assert tell({"error": {"details": {"reason": "X"}}}).reasons == frozenset()
 
 
 SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
@@ -272,10 +272,10 @@ SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
 def test_googles_shape_is_told_from_others(body: object, shape: tuple[bool, bool]) -> None:
     """A number or one of Google's words as code, a message, and for certainty a status or type."""
     told = tell(body, 401)
-    assert (told.shaped, told.google) == shape
+    assert (told.has_google_shape, told.is_google_error) == shape
 
 
 def test_the_text_of_a_websockets_close_is_googles() -> None:
     """It has no body; Live tells by text alone that a key is not valid."""
     told = tell(g.NOT_VALID, 1007)
-    assert (told.shaped, told.google) == (True, True)
+    assert (told.has_google_shape, told.is_google_error) == (True, True)

@@ -54,13 +54,13 @@ def test_day_believes_only_a_long_delay() -> None:
 def test_nobody_waits_for_a_day() -> None:
     """A day is not waited for, not even in its last minute."""
     verdict = over_quota(g.FREE_RPD, now=at(2026, 11, 24, 23, 59, 30))
-    assert (verdict.named, verdict.wait) == (True, False)
+    assert (verdict.has_known_end, verdict.may_wait) == (True, False)
 
 
 @pytest.mark.parametrize(("retry", "wait"), [("300s", True), ("301s", False)])
 def test_long_delay_is_not_waited_for(retry: str, wait: bool) -> None:
     """A named time beyond 300 s is no pace to wait for."""
-    assert over_quota(g.FREE_RPM, retry).wait is wait
+    assert over_quota(g.FREE_RPM, retry).may_wait is wait
 
 
 def test_retry_after_stands_in_for_retry_info() -> None:
@@ -69,7 +69,7 @@ def test_retry_after_stands_in_for_retry_info() -> None:
     assert classify(FailureFacts(429, body, "11"), CALL, NOW).until == NOW + 11
     bare = classify(FailureFacts(429, g.EXHAUSTED, "11"), CALL, NOW)
     assert (bare.failure, bare.scope) == ("rate_limit", Scope.PROJECT_MODEL)
-    assert (bare.until, bare.named) == (NOW + 11, True)
+    assert (bare.until, bare.has_known_end) == (NOW + 11, True)
 
 
 @pytest.mark.parametrize(("tokens", "wait"), [(250_000, True), (250_001, False)])
@@ -78,7 +78,11 @@ def test_request_larger_than_the_limit_does_not_wait(tokens: int, wait: bool) ->
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
     info = CallInfo("gemini-2.5-flash", "generateContent", tokens=tokens)
     verdict = classify(FailureFacts(429, body), info, NOW)
-    assert (verdict.failure, verdict.wait, verdict.outgrown) == ("quota_minute", wait, not wait)
+    assert (verdict.failure, verdict.may_wait, verdict.exceeds_limit) == (
+        "quota_minute",
+        wait,
+        not wait,
+    )
     assert (verdict.bucket, verdict.learned) == ("gemini-2.5-flash", Limits(tpm=250_000))
 
 
@@ -90,7 +94,7 @@ def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:
 def test_a_limit_of_zero_is_not_outgrown() -> None:
     """It says that the model is not offered, whatever the request's size."""
     verdict = classify(FailureFacts(429, g.LIMIT_ZERO), CALL, NOW)
-    assert (verdict.failure, verdict.outgrown) == ("limit_zero", False)
+    assert (verdict.failure, verdict.exceeds_limit) == ("limit_zero", False)
 
 
 def test_spending_cap_ends_with_its_month() -> None:
@@ -108,15 +112,15 @@ def test_batch_quota_keeps_a_named_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "of_minute", "delay_s"), [(250_000, True, 9.0), (250_001, False, 9.0)]
+    ("tokens", "is_minute_quota", "delay_s"), [(250_000, True, 9.0), (250_001, False, 9.0)]
 )
 def test_a_full_minute_tells_the_time_that_the_server_named(
-    tokens: int, of_minute: bool, delay_s: float
+    tokens: int, is_minute_quota: bool, delay_s: float
 ) -> None:
     """How a minute is counted follows from it, but not from a request that never fits."""
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
     verdict = classify(FailureFacts(429, body), CALL._replace(tokens=tokens), NOW)
-    assert (verdict.of_minute, verdict.delay) == (of_minute, delay_s)
+    assert (verdict.is_minute_quota, verdict.retry_delay_s) == (is_minute_quota, delay_s)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_a_day_is_the_one_in_which_the_request_was_sent(
     body = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("80000s"))
     sent_at = at(*sent) if sent is not None else None
     verdict = classify(FailureFacts(429, body), CALL, at(*now), sent_at)
-    assert (verdict.failure, verdict.wait) == ("quota_day", False)
+    assert (verdict.failure, verdict.may_wait) == ("quota_day", False)
     assert (verdict.until is None) is (until is None)
     free = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("2s"))
     expected = at(*until) if until is not None else None

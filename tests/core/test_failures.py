@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from keyrot_middleware.core.failures import RULES, FailureFacts, classify, describe
 from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Scope, Verdict
 
-PINNED = CallInfo("gemini-2.5-flash", "generateContent", pinned=True, resources=("files/a",))
+PINNED = CallInfo(
+    "gemini-2.5-flash", "generateContent", bound_to_owner=True, resources=("files/a",)
+)
 # Where the HTTP code tells nothing, as in a stream, the body does:
 # (what, HTTP code, body, class, code of the verdict, fields).
 STREAMED: list[tuple[str, int | None, Any, str, int | None, dict[str, Any]]] = [
@@ -62,7 +64,7 @@ def test_body_gets_its_verdict(
     """Each failure that Google is known for has its class, scope, end and consequence."""
     got = classify(FailureFacts(code, body), CALL, NOW)
     # Held by test_failure_bodies.py, and test_failure_times.py.
-    quotas = {"bucket": got.bucket, "learned": got.learned, "delay": got.delay}
+    quotas = {"bucket": got.bucket, "learned": got.learned, "retry_delay_s": got.retry_delay_s}
     expected = Verdict(failure, told, **{**quotas, **fields})
     assert got == expected
 
@@ -98,7 +100,7 @@ def test_rows_have_names_of_their_own() -> None:
 def test_who_blames_nobody_takes_no_key_out_of_service() -> None:
     """A row without a scope has no end, and a row never both retries and blames."""
     for rule in RULES:
-        assert rule.scope is not Scope.NONE or rule.until.__name__ == "strikes"
+        assert rule.scope is not Scope.NONE or rule.until.__name__ == "until_backoff"
         assert not (rule.retry and (rule.rotate or rule.scope is not Scope.NONE))
 
 
@@ -147,7 +149,7 @@ def test_an_unmetered_call_tells_nothing_of_a_model(verb: str, body: Any, scope:
 
     That the key itself is bad it tells as any other call does.
     """
-    info = CallInfo("gemini-2.5-flash", verb, metered=False)
+    info = CallInfo("gemini-2.5-flash", verb, counts_in_quota=False)
     code = 400 if body is g.INVALID else 429
     verdict = classify(FailureFacts(code, body), info, NOW)
     assert (verdict.scope, verdict.rotate) == (scope, True)
@@ -156,7 +158,7 @@ def test_an_unmetered_call_tells_nothing_of_a_model(verb: str, body: Any, scope:
 
 def test_a_withdrawn_model_does_not_rest_counting() -> None:
     """Another key counts for it, and this one for other models."""
-    info = CallInfo("gemini-2.0-flash", "countTokens", metered=False)
+    info = CallInfo("gemini-2.0-flash", "countTokens", counts_in_quota=False)
     text = "This model models/x is no longer available to new users."
     verdict = classify(FailureFacts(404, g.rest(404, "NOT_FOUND", text)), info, NOW)
     assert (verdict.failure, verdict.scope, verdict.rotate) == (
@@ -185,7 +187,7 @@ JSON = st.recursive(
     max_leaves=25,
 )
 BLAMING_CODES = {401, 402, 429}
-SIGNALS = {word for rule in RULES for word in rule.words}
+SIGNALS = {word for rule in RULES for word in rule.reasons}
 SIGNALS |= {"AUTHENTICATION", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "TOO_MANY_REQUESTS"}
 
 

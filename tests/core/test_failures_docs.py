@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.failures import DAILY, RULES, Rule
+from keyrot_middleware.core.failures import DAILY_BACKOFF, RULES, Rule
 from keyrot_middleware.core.model import Scope
 
 PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
@@ -22,13 +22,13 @@ SCOPES = {
     Scope.BILLING: "the billing account",
 }
 ENDS = {
-    "strikes": "backoff",
-    "ten_minutes": "10 minutes",
-    "an_hour": "1 hour",
-    "cap_end": "1 hour, or the end of the month",
-    "a_day": "24 hours",
-    "day_end": "midnight Pacific time, or a named time over 300 s",
-    "minute_end": "the named time, else the next minute",
+    "until_backoff": "backoff",
+    "for_ten_minutes": "10 minutes",
+    "for_an_hour": "1 hour",
+    "until_cap_reset": "1 hour, or the end of the month",
+    "for_a_day": "24 hours",
+    "until_day_end": "midnight Pacific time, or a named time over 300 s",
+    "until_minute_end": "the named time, else the next minute",
     "until_retry_info": "the named time",
 }
 
@@ -42,7 +42,7 @@ def _rows() -> dict[str, list[str]]:
 def _end(rule: Rule) -> str:
     end = "-" if rule.scope is Scope.NONE else ENDS[rule.until.__name__]
     if rule.rejected:
-        return "rejected for a day" if rule.backoff is DAILY else "rejected"
+        return "rejected for a day" if rule.backoff is DAILY_BACKOFF else "rejected"
     return f"{end}, else backoff" if rule.name == "batch_quota" else end
 
 
@@ -51,7 +51,7 @@ def _does(rule: Rule) -> str:
         return "retries once" if rule.max_retries == 1 else "retries"
     if rule.scope is Scope.NONE and not rule.rotate:
         return "raises"
-    if rule.named and rule.wait:
+    if rule.has_known_end and rule.may_wait:
         return "tries another key; waits"
     return "tries another key, at most five" if rule.max_rotations == 5 else "tries another key"
 
@@ -72,7 +72,7 @@ def test_row_says_what_the_rule_does(rule: Rule) -> None:
 
 def _said_words(rule: Rule) -> set[str]:
     """Give the reasons that the page spells out; restricted keys share one row's prefix."""
-    return set() if rule.name == "key_restricted" else set(rule.words)
+    return set() if rule.name == "key_restricted" else set(rule.reasons)
 
 
 def test_every_source_is_an_address() -> None:

@@ -11,12 +11,12 @@ from support.replies import (
     capacity,
     day,
     denied,
+    exceeds_limit,
     failure,
     far,
     invalid,
     lost,
     minute,
-    outgrown,
 )
 
 from keyrot_middleware.core.commands import Acquire, Done, Refresh
@@ -113,7 +113,7 @@ def test_a_request_larger_than_the_limit_is_tried_with_two_keys_of_a_tier(tier: 
     free, paid = (key(f"f{number}", tier=tier) for number in range(6)), key("paid", tier="paid")
     rig = Rig(*free, paid, strategy="fill")
     for number in range(6):
-        rig.will(f"f{number}", outgrown())
+        rig.will(f"f{number}", exceeds_limit())
     assert rig.call(INFO._replace(tokens=5_000)) == "answer"
     assert (rig.sent, rig.slept) == (["f0", "f1", "paid"], [])
     rig.script.clear()
@@ -124,7 +124,7 @@ def test_a_request_larger_than_the_limit_is_tried_with_two_keys_of_a_tier(tier: 
 def test_a_request_that_only_one_key_says_is_too_large_goes_on() -> None:
     """The second key of the tier serves, or has no room just now: then the third is asked."""
     rig = Rig(*(key(f"f{number}", tier="free") for number in range(4)), strategy="fill")
-    rig.will("f0", outgrown())
+    rig.will("f0", exceeds_limit())
     rig.will("f1", minute("9s"))
     assert rig.call(INFO._replace(tokens=5_000)) == "answer"
     assert rig.sent == ["f0", "f1", "f2"]

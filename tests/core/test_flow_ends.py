@@ -16,7 +16,7 @@ from support.replies import (
     minute,
 )
 
-from keyrot_middleware.core.commands import Done, Now, Settle, Sleep
+from keyrot_middleware.core.commands import Done, GetTime, Settle, Sleep
 from keyrot_middleware.core.flow import Exhausted, FailedAttempt, attempt_note
 from keyrot_middleware.core.model import Scope, Usage, Verdict
 from keyrot_middleware.runtime import sync
@@ -86,7 +86,7 @@ def test_nothing_to_send_with_is_told_with_a_reason_per_key() -> None:
 
 def test_a_pool_without_a_key_to_offer_never_comes_back() -> None:
     """A stored thing with neither owner nor home key cannot be asked for."""
-    error = three().failing(INFO._replace(pinned=True, resources=("files/a",)))
+    error = three().failing(INFO._replace(bound_to_owner=True, resources=("files/a",)))
     assert isinstance(error, Exhausted)
     assert error.unavailable.retry_at == inf
 
@@ -115,5 +115,5 @@ def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
         "unsent",
         "success",
     ]
-    assert [sleep.why for sleep in tape.of(Sleep)] == ["retry"]
-    assert tape.of(Now)
+    assert [sleep.reason for sleep in tape.of(Sleep)] == ["retry"]
+    assert tape.of(GetTime)

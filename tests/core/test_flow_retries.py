@@ -81,9 +81,9 @@ def test_a_deadline_of_the_server_is_retried_once() -> None:
 @pytest.mark.parametrize(
     ("info", "fault", "sends"),
     [
-        (INFO._replace(repeatable=False), overloaded, 1),
-        (INFO._replace(repeatable=False), lambda: lost("reset"), 1),
-        (INFO._replace(repeatable=False), lambda: lost("connect"), 3),
+        (INFO._replace(idempotent=False), overloaded, 1),
+        (INFO._replace(idempotent=False), lambda: lost("reset"), 1),
+        (INFO._replace(idempotent=False), lambda: lost("connect"), 3),
         (INFO._replace(sdk_retries=True), overloaded, 1),
     ],
 )

@@ -51,7 +51,7 @@ class TestStreams:
 class TestStoredThings:
     """A call that touches stored things goes with their owner's key, or the home key."""
 
-    FILE = INFO._replace(pinned=True, resources=("files/a",))
+    FILE = INFO._replace(bound_to_owner=True, resources=("files/a",))
     HOME_KEY = Candidate(f"{HOME}1234", f"{HOME}1234", f"{HOME}1234")
 
     def owned(self) -> Rig:
@@ -91,7 +91,10 @@ class TestStoredThings:
         """Unknown things, and calls that make new ones, go with the home key."""
         rig = self.owned()
         home = rig.selector.keys["c"]
-        for info in (self.FILE._replace(resources=("files/z",)), INFO._replace(pinned=True)):
+        for info in (
+            self.FILE._replace(resources=("files/z",)),
+            INFO._replace(bound_to_owner=True),
+        ):
             rig.call(info, home)
         assert rig.sent == ["c", "c"]
 
@@ -100,7 +103,7 @@ class TestStoredThings:
         rig = self.owned()
         home = rig.selector.keys["c"]
         rig.will("c", invalid())
-        rig.call(INFO._replace(pinned=True), home)
+        rig.call(INFO._replace(bound_to_owner=True), home)
         rig.call(self.FILE._replace(resources=("files/z",)), home)
         assert rig.sent == ["c", "b", "b"]
         assert isinstance(rig.failing(self.FILE._replace(resources=("page:z",)), home), Exhausted)
@@ -141,7 +144,9 @@ class TestStoredThings:
 class TestNewCaches:
     """A cache is made elsewhere where its home project has no room for any."""
 
-    CACHE = CallInfo(MODEL, "cachedContents", pinned=True, repeatable=False, metered=False)
+    CACHE = CallInfo(
+        MODEL, "cachedContents", bound_to_owner=True, idempotent=False, counts_in_quota=False
+    )
     STRANGER = Candidate(f"{HOME}1234", f"{HOME}1234", f"{HOME}1234")
 
     def homely(self) -> Rig:
@@ -163,7 +168,8 @@ class TestNewCaches:
         rig.will("c", Done("answer", Usage(), ("cachedContents/x",)))
         rig.call(self.CACHE, rig.selector.keys["a"])
         rig.call(
-            INFO._replace(pinned=True, resources=("cachedContents/x",)), rig.selector.keys["a"]
+            INFO._replace(bound_to_owner=True, resources=("cachedContents/x",)),
+            rig.selector.keys["a"],
         )
         assert rig.sent == ["a", "c", "c"]
 
@@ -233,7 +239,7 @@ class TestNewCaches:
 class TestRejectedHome:
     """What a rejected home key can create no more, another project creates."""
 
-    UPLOAD = CallInfo("", "files", pinned=True, repeatable=False, metered=False)
+    UPLOAD = CallInfo("", "files", bound_to_owner=True, idempotent=False, counts_in_quota=False)
 
     @pytest.mark.parametrize("verb", ["files", "cachedContents", "batchGenerateContent"])
     def test_something_new_goes_with_any_key(self, verb: str) -> None:

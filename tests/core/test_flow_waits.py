@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, Rig, key
-from support.replies import OK, capacity, day, far, invalid, minute, outgrown
+from support.replies import OK, capacity, day, exceeds_limit, far, invalid, minute
 
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted
@@ -76,7 +76,7 @@ def test_too_long_a_day_or_a_guess_is_never_waited_for(fault: Any) -> None:
 def test_a_request_larger_than_the_limit_is_not_waited_for() -> None:
     """The next minute would be too small as well."""
     rig = Rig(key("a"))
-    rig.will("a", outgrown(1_000))
+    rig.will("a", exceeds_limit(1_000))
     rig.failing(INFO._replace(tokens=5_000))
     assert (rig.sent, rig.slept) == (["a"], [])
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keyrot_middleware.core.error_body import MAX_DELAY_S, parse_error
 from keyrot_middleware.core.failures import FailureFacts, classify
-from keyrot_middleware.core.usage import usage_of_text
+from keyrot_middleware.core.usage import parse_usage_text
 
 HEADERS = [
     ("0\x1f", None),
@@ -51,7 +51,7 @@ HEADERS = [
 @pytest.mark.parametrize(("header", "expected"), HEADERS, ids=[ascii(h) for h, _ in HEADERS])
 def test_retry_after_is_a_time_or_ignored(header: Any, expected: float | None) -> None:
     """Whatever a server writes there, it is read as it was meant, or not at all."""
-    assert parse_error(429, None, header, NOW).delay == expected
+    assert parse_error(429, None, header, NOW).retry_delay_s == expected
 
 
 DEEP: Any = []
@@ -105,8 +105,8 @@ def test_no_text_is_an_endless_or_unreadable_time(header: str, named: str) -> No
     """A header, a RetryInfo and a message of any text give a delay in bounds, or none."""
     body = over(f"Please retry in {named}", delay(named), delay(f"{named}s"))
     for got in (
-        parse_error(429, None, header, NOW).delay,
-        parse_error(429, body, header, NOW).delay,
+        parse_error(429, None, header, NOW).retry_delay_s,
+        parse_error(429, body, header, NOW).retry_delay_s,
     ):
         assert got is None or (isfinite(got) and 0 < got <= MAX_DELAY_S)
 
@@ -114,7 +114,7 @@ def test_no_text_is_an_endless_or_unreadable_time(header: str, named: str) -> No
 @given(count=st.integers() | st.floats() | DIGITS | st.just(10**400))
 def test_no_count_of_tokens_breaks_the_arithmetic(count: Any) -> None:
     """Counts are kept only where a window can add them up."""
-    used = usage_of_text(f'{{"usageMetadata": {{"promptTokenCount": {_json(count)}}}}}')[0]
+    used = parse_usage_text(f'{{"usageMetadata": {{"promptTokenCount": {_json(count)}}}}}')[0]
     assert used.input_tokens is None or 0 <= used.input_tokens < 10**18
 
 

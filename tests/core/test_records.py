@@ -36,4 +36,4 @@ def test_a_roster_takes_a_key_with_another_value_in_its_place() -> None:
     roster.replace(key("c").with_value("01234567"))
     assert offered(roster) == ["a", "b"]
     assert roster.keys["a"].record == "a@01234567"
-    assert roster.of_project("a")[0] is roster.keys["a"]
+    assert roster.find_project_keys("a")[0] is roster.keys["a"]

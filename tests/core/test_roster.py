@@ -11,7 +11,7 @@ from support.pool import INFO, key
 from support.replies import MODEL
 
 from keyrot_middleware.core.model import LAST_RESORT, Block
-from keyrot_middleware.core.selection import PARK_S, SHORTLIST, VIEWS, Selector
+from keyrot_middleware.core.selection import BATCH_SIZE, PARK_S, VIEWS, Selector
 
 
 def test_the_order_is_model_then_workload_then_priority() -> None:
@@ -54,7 +54,7 @@ def test_the_last_resort_comes_after_keys_of_other_models() -> None:
 def test_each_group_has_a_rank_of_its_own() -> None:
     """The state must be able to tell the groups of one shortlist apart, the first ones lowest."""
     roster = Selector([key("b", priority=1), key("a"), key("c", priority=1)])
-    ranks = [[rank for rank, _ in some] for some in roster.shortlists(INFO, {}, NOW, 0.0)]
+    ranks = [[rank for rank, _ in some] for some in roster.candidate_batches(INFO, {}, NOW, 0.0)]
     assert ranks == [[0], [1, 1]]
 
 
@@ -64,14 +64,14 @@ def test_inactive_keys_are_never_offered() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
-@pytest.mark.parametrize("count", [1, 3, SHORTLIST, SHORTLIST + 1, 3 * SHORTLIST + 1])
+@pytest.mark.parametrize("count", [1, 3, BATCH_SIZE, BATCH_SIZE + 1, 3 * BATCH_SIZE + 1])
 def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
     """Wherever a call begins it comes round to each key, in shortlists of at most eight."""
     roster = Selector(many(count), strategy)
     for draw in (0.0, 0.37, 0.999):
         info = INFO._replace(conversation=f"{int(draw * 100):x}")
-        lists = list(roster.shortlists(info, {}, NOW, draw))
-        assert all(0 < len(shortlist) <= SHORTLIST for shortlist in lists)
+        lists = list(roster.candidate_batches(info, {}, NOW, draw))
+        assert all(0 < len(candidates) <= BATCH_SIZE for candidates in lists)
         assert Counter(offered(roster, info, draw=draw)) == {f"k{n}": 1 for n in range(count)}
 
 
@@ -100,7 +100,7 @@ def test_sticky_moves_on_only_while_its_key_rests() -> None:
     """While its key is parked a conversation goes with the next one, and then comes back."""
     roster = Selector(many(12), "sticky")
     info = INFO._replace(conversation="0b")
-    roster.park(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
+    roster.defer(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
     assert offered(roster, info)[0] == "k0"
     assert offered(roster, info, now=NOW + PARK_S)[0] == "k11"
 
@@ -116,7 +116,7 @@ def test_excluded_keys_are_not_offered() -> None:
 def test_views_are_per_model_and_workload_and_bounded() -> None:
     """What rests for one model serves others; a program that invents models forgets old ones."""
     roster = Selector(many(1))
-    roster.park(INFO, {"k0": DEAD}, NOW)
+    roster.defer(INFO, {"k0": DEAD}, NOW)
     assert offered(roster, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
     assert offered(roster, INFO._replace(workload="batch")) == ["k0"]
     for number in range(3 * VIEWS):
@@ -128,10 +128,10 @@ def test_no_lock_is_taken_twice() -> None:
     """With a plain lock each method also works for a model that no call has asked for yet."""
     lock = threading.Lock()
     roster = Selector(many(3), "fill", lock)
-    assert roster.parked(INFO._replace(model="a")) == {}
-    roster.park(INFO._replace(model="b"), {"k0": DEAD}, NOW)
-    roster.forget()
-    roster.relieve("k0")
+    assert roster.deferred(INFO._replace(model="a")) == {}
+    roster.defer(INFO._replace(model="b"), {"k0": DEAD}, NOW)
+    roster.reset()
+    roster.release("k0")
     assert offered(roster, INFO._replace(model="c")) == ["k0", "k1", "k2"]
     assert not lock.locked()
 
@@ -139,14 +139,14 @@ def test_no_lock_is_taken_twice() -> None:
 def test_projects_know_their_keys() -> None:
     """All keys of a project may touch what it has stored."""
     one, two, three = key("a", project="p"), key("b"), key("c", project="p")
-    assert Selector([one, two, three]).of_project("p") == (one, three)
+    assert Selector([one, two, three]).find_project_keys("p") == (one, three)
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 def test_a_call_is_offered_as_few_of_10_000_keys_as_of_10(strategy: str) -> None:
     """The first shortlist is eight keys; with 9,990 parked the call still sees ten at most."""
     roster = Selector(many(10_000), strategy)
-    assert len(next(roster.shortlists(INFO, {}, NOW, 0.5))) == SHORTLIST
+    assert len(next(roster.candidate_batches(INFO, {}, NOW, 0.5))) == BATCH_SIZE
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
-    roster.park(INFO, dead, NOW)
+    roster.defer(INFO, dead, NOW)
     assert sorted(offered(roster, draw=0.5)) == sorted(f"k{n}" for n in range(0, 10_000, 1_000))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE, Usage
-from keyrot_middleware.core.usage import StreamLedger, usage_of, usage_of_text
+from keyrot_middleware.core.usage import StreamLedger, parse_usage, parse_usage_text
 
 META = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
 KEYS = st.text(max_size=6) | st.sampled_from(
@@ -42,7 +42,7 @@ def test_input_counts_tool_results_and_output_counts_thoughts() -> None:
         "candidatesTokenCount": 20,
         "thoughtsTokenCount": 30,
     }
-    assert usage_of({"usageMetadata": meta}) == Usage(107, 50, 40, 30)
+    assert parse_usage({"usageMetadata": meta}) == Usage(107, 50, 40, 30)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_input_counts_tool_results_and_output_counts_thoughts() -> None:
 )
 def test_counts_are_what_the_server_said_or_none(meta: Any, usage: Usage) -> None:
     """A count that is missing or no count is None, never nought."""
-    assert usage_of({"usageMetadata": meta}) == usage
+    assert parse_usage({"usageMetadata": meta}) == usage
 
 
 def test_reasons_are_in_lower_case_and_in_order() -> None:
     """Each candidate's finish reason is told, whatever else stands among them."""
     candidates = [{"finishReason": "MAX_TOKENS"}, "?", {"finishReason": None}, {"index": 3}]
     body = {"candidates": [*candidates, {"finishReason": "SAFETY", "index": "4"}]}
-    assert usage_of(body).finish_reasons == ("max_tokens", "safety")
-    assert usage_of({"candidates": "?", "modelVersion": 3}) == NO_USAGE
+    assert parse_usage(body).finish_reasons == ("max_tokens", "safety")
+    assert parse_usage({"candidates": "?", "modelVersion": 3}) == NO_USAGE
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_reasons_are_in_lower_case_and_in_order() -> None:
 )
 def test_text_is_read_like_the_body_in_it(body: Any, usage: Usage, names: tuple[str, ...]) -> None:
     """Usage and names come out of the JSON text that the SDK hands on, indented or not."""
-    assert usage_of_text(json.dumps(body)) == (usage, names)
-    assert usage_of_text(json.dumps(body, indent=2)) == (usage, names)
+    assert parse_usage_text(json.dumps(body)) == (usage, names)
+    assert parse_usage_text(json.dumps(body, indent=2)) == (usage, names)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_text_is_read_like_the_body_in_it(body: Any, usage: Usage, names: tuple[
 )
 def test_text_that_is_no_json_has_no_usage(text: object) -> None:
     """An error page or a torn body is no reason to fail a call."""
-    assert usage_of_text(text) == (NO_USAGE, ())
+    assert parse_usage_text(text) == (NO_USAGE, ())
 
 
 LONG = "a word " * 10_000
@@ -140,8 +140,8 @@ TRICK = {"functionCall": {"args": {"usageMetadata": {"promptTokenCount": 9_999}}
 )  # fmt: skip
 def test_a_large_body_is_read_as_if_it_had_been_parsed(body: dict[str, Any]) -> None:
     """Reading only the tail gives what reading all of it gives."""
-    usage, names = usage_of_text(json.dumps(body))
-    assert usage == usage_of(body)
+    usage, names = parse_usage_text(json.dumps(body))
+    assert usage == parse_usage(body)
     ledger = StreamLedger()
     ledger.feed(body)
     assert names == ledger.names
@@ -187,7 +187,7 @@ def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:
     ledger = StreamLedger()
     ledger.feed(body)
     ledger.feed(text)
-    assert isinstance(usage_of(body), Usage)
+    assert isinstance(parse_usage(body), Usage)
     assert isinstance(ledger.usage, Usage)
-    assert usage_of_text(text)[0] == NO_USAGE
-    assert len(usage_of_text(json.dumps(body))) == 2
+    assert parse_usage_text(text)[0] == NO_USAGE
+    assert len(parse_usage_text(json.dumps(body))) == 2

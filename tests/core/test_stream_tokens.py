@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE
-from keyrot_middleware.core.usage import tokens_of_text, usage_of_text
+from keyrot_middleware.core.usage import parse_token_counts, parse_usage_text
 
 COUNTS = st.dictionaries(
     st.sampled_from(
@@ -34,7 +34,7 @@ def test_the_tokens_are_those_that_parsing_finds(
     content = {"candidates": [{"content": {"parts": [{"text": written}]}}]}
     parts: list[dict[str, Any]] = [{"usageMetadata": meta}, content]
     body = json.dumps({**parts[not first], **parts[first]}, indent=indent)
-    assert tokens_of_text(body)[0].input_tokens == usage_of_text(body)[0].input_tokens
+    assert parse_token_counts(body)[0].input_tokens == parse_usage_text(body)[0].input_tokens
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_the_tokens_are_those_that_parsing_finds(
 def test_a_model_cannot_write_counts(written: str) -> None:
     """In JSON a quote inside a text is escaped, so it never looks like a key."""
     body = json.dumps({"candidates": [{"text": written}], "usageMetadata": {"promptTokenCount": 3}})
-    assert tokens_of_text(body)[0].input_tokens == 3
+    assert parse_token_counts(body)[0].input_tokens == 3
 
 
 def test_stored_names_are_still_found() -> None:
     """A response that names something stored is parsed: its owner must be known."""
     body = json.dumps({"name": "files/abc", "usageMetadata": {"promptTokenCount": 3}})
-    assert tokens_of_text(body) == usage_of_text(body)
-    assert tokens_of_text(body)[1] == ("files/abc",)
+    assert parse_token_counts(body) == parse_usage_text(body)
+    assert parse_token_counts(body)[1] == ("files/abc",)
 
 
 @pytest.mark.parametrize("body", [None, b"", {}, "", "no JSON", "[]"])
 def test_what_tells_nothing_costs_nothing(body: object) -> None:
     """A body without counts, or of another kind, has no usage."""
-    assert tokens_of_text(body) == (NO_USAGE, ())
+    assert parse_token_counts(body) == (NO_USAGE, ())

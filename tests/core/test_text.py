@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from keyrot_middleware.core.text import hide_secrets, holds_key, mask_keys, nearest, shown, utc
+from keyrot_middleware.core.text import (
+    did_you_mean,
+    display,
+    hide_secrets,
+    holds_key,
+    mask_keys,
+    utc,
+)
 
 KEY = "AIza" + "FAKE" + "k" * 31
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -56,7 +63,7 @@ def test_whatever_looks_like_a_key_is_masked(text: str, masked: str) -> None:
 )
 def test_a_value_is_shown_in_short_and_without_secrets(value: object, text: str) -> None:
     """Keys in any case, passwords, and what lies inside containers stay out."""
-    assert shown(value) == text
+    assert display(value) == text
 
 
 @pytest.mark.parametrize(
@@ -71,9 +78,9 @@ def test_every_finite_time_can_be_written(moment: float, year: int) -> None:
 
 def test_the_nearest_name_is_suggested() -> None:
     """Only where one is near."""
-    assert nearest("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
-    assert nearest("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
-    assert nearest("xyz", ("strategy", "pool")) == ""
+    assert did_you_mean("Stratgy", ("strategy", "pool")) == ' Did you mean "strategy"?'
+    assert did_you_mean("STRATGY", ("STRATEGY", "POOL")) == ' Did you mean "STRATEGY"?'
+    assert did_you_mean("xyz", ("strategy", "pool")) == ""
 
 
 @pytest.mark.parametrize(

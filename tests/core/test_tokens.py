@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.request_body import read_body
-from keyrot_middleware.core.tokens import TokenScale, requests_of
+from keyrot_middleware.core.tokens import TokenScale, count_requests
 
 TEXTS = st.text(alphabet=st.characters(), max_size=200)
 JSON_LIKE = st.recursive(
@@ -146,10 +146,10 @@ def test_more_text_never_costs_less(text: str, more: str) -> None:
 
 def test_requests_are_counted_per_item_of_a_batch() -> None:
     """Google counts each item of a batchEmbedContents towards RPM (GEMINI.md A1)."""
-    assert requests_of("batchEmbedContents", {"requests": [{}, {}, {}]}) == 3
-    assert requests_of("batchEmbedContents", {"requests": []}) == 1
-    assert requests_of("batchEmbedContents", {"requests": "?"}) == 1
-    assert requests_of("generateContent", {"requests": [{}, {}]}) == 1
+    assert count_requests("batchEmbedContents", {"requests": [{}, {}, {}]}) == 3
+    assert count_requests("batchEmbedContents", {"requests": []}) == 1
+    assert count_requests("batchEmbedContents", {"requests": "?"}) == 1
+    assert count_requests("generateContent", {"requests": [{}, {}]}) == 1
 
 
 def test_an_unknown_model_is_taken_at_the_estimate() -> None:

@@ -24,9 +24,9 @@ def join(lines: WaitingLines, info: CallInfo = INFO, block: Block = FULL, key: s
 
 def woken(*tickets: Ticket) -> list[bool]:
     """Tell who was rung, and forget it."""
-    told = [ticket.rung for ticket in tickets]
+    told = [ticket.woken for ticket in tickets]
     for ticket in tickets:
-        ticket.rung = False
+        ticket.woken = False
     return told
 
 
@@ -114,7 +114,7 @@ def test_what_changed_before_a_call_joined_is_not_missed() -> None:
     lines = WaitingLines()
     seen = lines.version
     lines.released("a", gave_back=True)
-    assert lines.join(None, INFO, {"a": FULL}, FULL.until, version=seen, now=NOW).rung
+    assert lines.join(None, INFO, {"a": FULL}, FULL.until, version=seen, now=NOW).woken
 
 
 def test_the_front_looks_again_while_others_come() -> None:
@@ -138,11 +138,11 @@ def test_what_is_given_back_wakes_the_first_who_waits_for_that_key() -> None:
 
 
 def test_who_never_wakes_is_passed() -> None:
-    """Its event loop is closed: the bell says so, and the next is rung."""
+    """Its event loop is closed: `wake` reports it, and the next ticket is woken."""
     lines = WaitingLines()
     one, gone, three = join(lines), join(lines), join(lines)
-    gone.bell = lambda: False
-    three.bell = lambda: None
+    gone.wake = lambda: False
+    three.wake = lambda: None
     lines.leave(one)
     assert woken(three) == [True]
     assert "a" not in lines.ahead(INFO, three, {}, NOW)

@@ -64,7 +64,7 @@ def test_a_broken_owner_table_means_the_home_key(
 ) -> None:
     """A prompt with a file goes with the client's own key, as without us."""
     made = pool("A", "B")
-    monkeypatch.setattr(made.state, "owner", breaks)
+    monkeypatch.setattr(made.state, "get_owner", breaks)
     part = types.Part.from_uri(file_uri=f"{gemini.url}/v1beta/files/abc", mime_type="text/plain")
     (error,) = calls(mode, connect(gemini.key("B").value), 1, contents=["look", part])
     assert (error.code, [request.key for request in gemini.log]) == (403, ["B"])

@@ -14,7 +14,7 @@ from support.pool import INFO
 from support.servers import BINARIES, Server, free_port
 
 import keyrot_middleware
-from keyrot_middleware.core.failures import SLOWLY
+from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import LeaseOutcome, Outcome, Scope, Verdict
 from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -121,7 +121,7 @@ def test_what_others_taught_is_known_when_it_fails(
     gemini.always("A", Reply.KEY_INVALID)
     key = keyrot_middleware._install.current_pool().selector.keys["A"]
     lease = line.inner.acquire(INFO, ((0, key),), spread=False)
-    verdict = Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
+    verdict = Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOW_BACKOFF)
     line.inner.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
     ask(mode, client)
     line.cut()

@@ -81,7 +81,7 @@ def test_any_client_finds_the_file_at_once(mode, gemini, three, other) -> None:
     assert ask("sync", other, contents=["look", file]) == "ok from B"
     assert other.files.get(name=file.name).name == file.name
     assert gemini.sent("C") == 0
-    key_id, project = current_pool().state.owner([file.name])
+    key_id, project = current_pool().state.get_owner([file.name])
     assert (key_id, project.partition("@")[0]) == ("B", "key:B")
 
 
@@ -109,7 +109,7 @@ def test_what_did_not_go_through_the_pool_is_nobodys(mode, gemini, three, other)
     """In bypass() the client's own key is used, of which the pool takes no note."""
     with keyrot_middleware.bypass():
         file = upload(mode, three)
-    assert current_pool().state.owner([file.name]) is None
+    assert current_pool().state.get_owner([file.name]) is None
     with pytest.raises(errors.ClientError, match="permission to access the File"):
         other.files.get(name=file.name)
 
@@ -130,7 +130,7 @@ def test_many_uploads_at_once_keep_their_owners_apart(gemini, pool, connect) -> 
 
     def one(turn: int) -> bool:
         file = upload("sync", clients[turn % 3])
-        return current_pool().state.owner([file.name])[0] == "ABC"[turn % 3]
+        return current_pool().state.get_owner([file.name])[0] == "ABC"[turn % 3]
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(one, range(24)))
@@ -158,7 +158,7 @@ def test_a_broken_owner_table_does_not_reach_the_upload(mode, three, monkeypatch
     def breaks(*_: Any, **__: Any) -> None:
         raise RuntimeError
 
-    for door in ("own", "aown"):
+    for door in ("set_owner", "aset_owner"):
         monkeypatch.setattr(current_pool().state, door, breaks)
     assert upload(mode, three).name.startswith("files/")
     assert "state failed" in caplog.text

@@ -14,7 +14,7 @@ from keyrot_middleware.core.flow import call_flow
 from keyrot_middleware.guard import handle_internal_error, raise_internal_errors
 from keyrot_middleware.runtime import aio, sync
 
-ROOMS = ("acquire", "settle", "owner", "refresh")
+ROOMS = ("acquire", "settle", "get_owner", "refresh")
 HIDDEN = "FAKE-secret-of-the-library"
 
 
@@ -45,7 +45,9 @@ def break_(rig: Rig, room: str) -> None:
 
 def info(room: str) -> Any:
     """Ask something that visits *room*."""
-    return INFO._replace(pinned=True, resources=("files/x",)) if room == "owner" else INFO
+    return (
+        INFO._replace(bound_to_owner=True, resources=("files/x",)) if room == "get_owner" else INFO
+    )
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -158,8 +160,8 @@ async def test_a_watch_is_told_of_every_command(rig: Rig, way: str) -> None:
         sync.run(flow, sync.SyncDriver(rig.pool, INFO, rig.send, watcher))
     else:
         await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend, watcher))
-    failed, served = [*SENT[:-1], "Now", "Settle"], SENT
-    assert watcher.told == ["Now", *failed, "Refresh", "Now", *served, "end"]
+    failed, served = [*SENT[:-1], "GetTime", "Settle"], SENT
+    assert watcher.told == ["GetTime", *failed, "Refresh", "GetTime", *served, "end"]
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
@@ -178,7 +180,7 @@ async def test_a_watch_is_told_of_what_interrupts(rig: Rig, way: str) -> None:
             sync.run(flow, sync.SyncDriver(rig.pool, INFO, stop, watcher))
         else:
             await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, astop, watcher))
-    sent = ["Now", "Acquire", "Send", "(", ")"]
+    sent = ["GetTime", "Acquire", "Send", "(", ")"]
     assert watcher.told == [*sent, "KeyboardInterrupt", "Settle", "KeyboardInterrupt"]
 
 

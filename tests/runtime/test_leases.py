@@ -229,7 +229,7 @@ async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
 class Distant:
     """A state whose awaited methods take a while, as over a network."""
 
-    instant = False
+    is_local = False
 
     def __init__(self, rig: Rig) -> None:
         self.near, self.wait = rig.state, asyncio.Event()
@@ -247,9 +247,9 @@ class Distant:
         await self.wait.wait()
         return self.near.settle(lease, outcome, names)
 
-    async def aowner(self, names: Iterable[str]) -> Any:
+    async def aget_owner(self, names: Iterable[str]) -> Any:
         """Answer at once."""
-        return self.near.owner(names)
+        return self.near.get_owner(names)
 
 
 async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> None:
@@ -271,7 +271,7 @@ async def test_a_call_over_a_network_comes_out_the_same(rig: Rig) -> None:
     assert await rig.acall() == "answer"
     assert kinds(rig) == [LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS]
     with pytest.raises(Exception, match="no key can serve"):
-        await rig.acall(INFO._replace(pinned=True, resources=("files/a",)))
+        await rig.acall(INFO._replace(bound_to_owner=True, resources=("files/a",)))
 
 
 async def test_a_stream_that_breaks_is_a_failure_of_its_key(rig: Rig) -> None:

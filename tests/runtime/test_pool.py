@@ -42,7 +42,7 @@ def test_a_forked_child_has_a_roster_that_nobody_holds() -> None:
     with roster._lock:
         child = os.fork()
         if child == 0:
-            roster.forget()
+            roster.reset()
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -108,7 +108,7 @@ def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
     one = key("a", project="p", billing_account="b", tier="paid")
     lease = unreserved_lease(Acquire(INFO, ((0, one), (0, key("c"))), spread=True), 5.0)
     assert (lease.key_id, lease.project, lease.billing_account) == ("a", "p", "b")
-    assert (lease.tier, lease.at, lease.books, lease.probe) == ("paid", 5.0, None, False)
+    assert (lease.tier, lease.at, lease.reservation, lease.probe) == ("paid", 5.0, None, False)
     assert (lease.bucket, lease.verb, lease.tokens) == (INFO.model, INFO.verb, INFO.tokens)
 
 
@@ -171,7 +171,7 @@ def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
 class Gated(Shelf):
     """A store that answers while its gate is open."""
 
-    instant = False
+    is_local = False
 
     def __init__(self, *key_ids: str) -> None:
         super().__init__(*key_ids)

@@ -59,8 +59,8 @@ def _failed_keys_stay_excluded(tape: Tape) -> None:
         if type(asked) is Send:
             assert asked.lease.key_id not in out
         elif type(asked) is Settle and (verdict := asked.outcome.verdict) and verdict.rotate:
-            out[asked.lease.key_id] = verdict.named and verdict.wait
-        elif type(asked) is Sleep and asked.why == "key":
+            out[asked.lease.key_id] = verdict.has_known_end and verdict.may_wait
+        elif type(asked) is Sleep and asked.reason == "key":
             out = {key_id: waits for key_id, waits in out.items() if not waits}
 
 
@@ -68,8 +68,8 @@ def _budgets_are_kept(ran: Ran, script: Script) -> None:
     sleeps = ran.tape.of(Sleep)
     verdicts = [settle.outcome.verdict for settle in ran.tape.of(Settle)]
     walked = sum(verdict is not None and verdict.rotate for verdict in verdicts)
-    assert sum(sleep.why == "retry" for sleep in sleeps) <= script.policy["max_retries"]
-    waited = sum(sleep.seconds for sleep in sleeps if sleep.why == "key")
+    assert sum(sleep.reason == "retry" for sleep in sleeps) <= script.policy["max_retries"]
+    waited = sum(sleep.seconds for sleep in sleeps if sleep.reason == "key")
     assert waited <= script.policy["max_wait_s"] + 1e-6
     if script.policy["max_attempts"]:
         assert walked <= script.policy["max_attempts"] + len(ran.call.refreshed)
@@ -79,15 +79,24 @@ def test_the_scripts_reach_every_corner() -> None:
     """A random script is a poor test if it never fails, waits, retries or is interrupted."""
     seen: set[str] = set()
 
-    @settings(max_examples=60, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=120, deadline=None, database=None, derandomize=True)
     @given(SCRIPTS)
     def look(script: Script) -> None:
         for ran in run_sync(script)[1]:
             seen.update(type(what).__name__ for how, what in ran.tape.log if how == "asked")
             seen.update(type(what).__name__ for how, what in ran.tape.log if how == "thrown")
-            seen.update(f"sleep {sleep.why}" for sleep in ran.tape.of(Sleep))
+            seen.update(f"sleep {sleep.reason}" for sleep in ran.tape.of(Sleep))
 
     look()
-    commands = {"Acquire", "Now", "Owner", "Refresh", "Relay", "Send", "Settle", "Sleep"}
+    commands = {
+        "Acquire",
+        "GetTime",
+        "GetOwner",
+        "Refresh",
+        "RelayStream",
+        "Send",
+        "Settle",
+        "Sleep",
+    }
     thrown = {"CancelledError", "KeyboardInterrupt", "ValueError"}
     assert commands | thrown | {"sleep key", "sleep retry"} <= seen

@@ -195,12 +195,12 @@ def test_a_key_that_is_reset_serves_those_who_wait_when_another_comes(way: str) 
     callers.begin("p")
     rig.state.settle(lease, _unsent())  # as another process would
     rig.pool.clock._offset += 2.0  # type: ignore[attr-defined]
-    rig.selector.forget()
+    rig.selector.reset()
     callers.begin("q", waits=False)
     callers.until(lambda: callers.served == ["p"])
     ((ticket,),) = rig.pool.waiting_lines.lines.values()
     rig.state.settle(rig.state.lent[-1], _unsent())
-    rig.selector.relieve("a")
+    rig.selector.release("a")
     rig.pool.waiting_lines.released("a", gave_back=True)
     callers.end()
     assert ticket.number == 1
@@ -221,7 +221,7 @@ def test_a_smaller_request_passes_a_larger_one_that_does_not_fit(way: str) -> No
     callers.begin("small", INFO._replace(tokens=100), waits=False)
     callers.until(lambda: callers.served == ["small"])
     rig.state.settle(lease, _done_with(0))
-    rig.selector.relieve("a")
+    rig.selector.release("a")
     rig.pool.waiting_lines.released("a", gave_back=True)
     callers.end()
     assert callers.served == ["small", "large"]

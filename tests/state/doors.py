@@ -155,11 +155,11 @@ class Asked(Door):
 
     async def owner(self, *names: str) -> Any:
         """Ask."""
-        return self.state.owner(names)
+        return self.state.get_owner(names)
 
     async def own(self, lease: Lease, *names: str) -> None:
         """Tell."""
-        self.state.own(lease, names)
+        self.state.set_owner(lease, names)
 
 
 class Awaited(Door):
@@ -175,8 +175,8 @@ class Awaited(Door):
 
     async def owner(self, *names: str) -> Any:
         """Ask."""
-        return await self.state.aowner(names)
+        return await self.state.aget_owner(names)
 
     async def own(self, lease: Lease, *names: str) -> None:
         """Tell."""
-        await self.state.aown(lease, names)
+        await self.state.aset_owner(lease, names)

@@ -69,8 +69,8 @@ VERDICTS = st.builds(
     failure=st.sampled_from(["quota_minute", "capacity", "revoked"]),
     scope=st.sampled_from(Scope),
     until=st.sampled_from([None, None, -5.0, 0.0, 20.5, 61.0, 4_000.0, inf]),
-    named=st.booleans(),
-    wait=st.booleans(),
+    has_known_end=st.booleans(),
+    may_wait=st.booleans(),
     bucket=st.sampled_from([None, None, "one", "family"]),
     learned=LEARNED,
 )
@@ -132,16 +132,16 @@ class Twins:
                 for state in (self.memory, self.shared):
                     state.reset(one)
             case "owner":
-                assert self.memory.owner(one) == self.shared.owner(one)
+                assert self.memory.get_owner(one) == self.shared.get_owner(one)
 
-    def ask(self, info: CallInfo, shortlist: Any, spread: bool) -> None:
+    def ask(self, info: CallInfo, candidates: Any, spread: bool) -> None:
         """Ask both; keep what they lent."""
-        mine = self.memory.acquire(info, shortlist, spread=spread)
-        yours = self.shared.acquire(info, shortlist, spread=spread)
+        mine = self.memory.acquire(info, candidates, spread=spread)
+        yours = self.shared.acquire(info, candidates, spread=spread)
         if isinstance(mine, Unavailable) or isinstance(yours, Unavailable):
             assert mine == yours
             return
-        assert mine._replace(books=None) == yours._replace(books=None)
+        assert mine._replace(reservation=None) == yours._replace(reservation=None)
         self.leases.append((mine, yours))
 
     def settle(self, mine: Lease, yours: Lease, outcome: Outcome, names: Any) -> None:

@@ -37,7 +37,7 @@ def test_blocked_keys_are_those_that_acquire_refuses(uri: str, steps: list[Any])
             clock.advance(one)
         elif what == "ask":
             info, wanted = INFO._replace(tokens=more), KEYS[one]
-            blocked = state.blocked(info, KEYS)
+            blocked = state.get_blocks(info, KEYS)
             reply = state.acquire(info, ((0, wanted),), spread=False)
             assert isinstance(reply, Lease) == (wanted.key_id not in blocked)
             if isinstance(reply, Lease):
@@ -54,7 +54,7 @@ def test_asking_which_keys_are_blocked_reserves_nothing(uri: str) -> None:
     """However often it is asked, the one request that a key has left is left."""
     one = key("a", Limits(rpm=1, max_concurrency=1))
     state = open_at(uri, RetryPolicy(), FakeClock().time)
-    assert [state.blocked(INFO, [one]) for _ in range(5)] == [{}] * 5
+    assert [state.get_blocks(INFO, [one]) for _ in range(5)] == [{}] * 5
     assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
     assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Unavailable)
-    assert state.blocked(INFO, [one])["a"].reason == "concurrency"
+    assert state.get_blocks(INFO, [one])["a"].reason == "concurrency"

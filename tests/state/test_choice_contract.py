@@ -50,7 +50,7 @@ async def test_a_refusal_tells_every_keys_reason_and_the_soonest_time(
     door: Door, clock: FakeClock
 ) -> None:
     """Nothing free: why, per key, and when the first may serve."""
-    await door.fails(A, failed(Scope.KEY, clock.time() + 5, named=True))
+    await door.fails(A, failed(Scope.KEY, clock.time() + 5, has_known_end=True))
     await door.fails(B, failed(Scope.KEY, inf))
     reply = await door.acquire(A, B)
     assert isinstance(reply, Unavailable)
@@ -65,7 +65,7 @@ async def test_a_lease_says_what_it_is_for(door: Door, clock: FakeClock) -> None
     """Whose key, what was reserved, when, and of which tier: for sending and for telemetry."""
     one = replace(A, tier="paid")
     lease = await door.lend(one, info=INFO._replace(tokens=77, requests=2))
-    assert lease._replace(books=None, degraded=False) == Lease(
+    assert lease._replace(reservation=None, degraded=False) == Lease(
         key_id="a",
         project="a",
         billing_account="a",
@@ -81,12 +81,12 @@ async def test_a_lease_says_what_it_is_for(door: Door, clock: FakeClock) -> None
 
 async def test_the_owner_of_a_stored_thing_is_known(door: Door) -> None:
     """The first known of several names tells whose key made it; the newest owner counts."""
-    assert await door.owner("files/x") is None
+    assert await door.get_owner("files/x") is None
     await door.settle(await door.lend(key("a", project="p")), OK, ("files/x", "files/y"))
-    assert await door.owner("files/none", "files/y") == ("a", "p")
+    assert await door.get_owner("files/none", "files/y") == ("a", "p")
     await door.settle(await door.lend(B), OK, ("files/y",))
-    assert await door.owner("files/y", "files/x") == ("b", "b")
-    assert await door.owner() is None
+    assert await door.get_owner("files/y", "files/x") == ("b", "b")
+    assert await door.get_owner() is None
 
 
 async def test_a_name_may_be_told_after_the_settling(door: Door) -> None:
@@ -96,8 +96,8 @@ async def test_a_name_may_be_told_after_the_settling(door: Door) -> None:
     await door.settle(lease)
     other = await door.lend(most)
     before = door.state.snapshot([most])
-    await door.own(lease, "files/late")
-    assert await door.owner("files/late") == ("a", "p")
+    await door.set_owner(lease, "files/late")
+    assert await door.get_owner("files/late") == ("a", "p")
     assert door.state.snapshot([most]) == before
     assert await door.refused(most) == {"a": "concurrency"}
     await door.settle(other)

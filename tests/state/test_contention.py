@@ -49,8 +49,8 @@ def at_once(work: Callable[[], Any]) -> list[Any]:
 
 def ask(state: State, *keys: Candidate, **info: Any) -> str | None:
     """Ask for a lease; name the key."""
-    shortlist = tuple((0, one) for one in keys)
-    reply = state.acquire(INFO._replace(**info), shortlist, spread=True)
+    candidates = tuple((0, one) for one in keys)
+    reply = state.acquire(INFO._replace(**info), candidates, spread=True)
     return reply.key_id if isinstance(reply, Lease) else None
 
 

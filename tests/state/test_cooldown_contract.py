@@ -9,7 +9,7 @@ import pytest
 from doors import ABANDONED, OK, UNSENT, Door, failed, used
 from support.pool import INFO, key
 
-from keyrot_middleware.core.failures import SLOWLY
+from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
     NO_LIMITS,
     Block,
@@ -27,7 +27,8 @@ from keyrot_middleware.testing import FakeClock
 
 GUESS = failed(Scope.KEY_MODEL)
 REJECTED = Outcome(
-    LeaseOutcome.FAILURE, Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOWLY)
+    LeaseOutcome.FAILURE,
+    Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOW_BACKOFF),
 )
 LONE = KeySpec(key_id="lone").candidate
 A, B = key("a", project="p", billing_account="x"), key("b", project="p", billing_account="x")
@@ -35,7 +36,7 @@ C, D = key("c", project="q", billing_account="x"), key("d")
 PRO = INFO._replace(model="gemini-2.5-pro")
 EMBED = INFO._replace(verb="embedContent")
 CACHE = INFO._replace(verb="cachedContents")
-COUNT = INFO._replace(verb="countTokens", metered=False)
+COUNT = INFO._replace(verb="countTokens", counts_in_quota=False)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ async def test_exactly_those_rest_that_a_failure_is_about(
 
 async def test_a_call_without_a_model_is_bound_to_none(door: Door, clock: FakeClock) -> None:
     """What a failure of one says of a model's bucket does not make them share it."""
-    stored = INFO._replace(model="", verb="cachedContents", metered=False)
+    stored = INFO._replace(model="", verb="cachedContents", counts_in_quota=False)
     await door.fails(A, failed(Scope.NONE, bucket="gemini-2.5-flash"), info=stored)
     await door.fails(A, failed(Scope.PROJECT_MODEL, clock.time() + 60))
     assert await door.granted(A, most=1, info=stored) == 1
@@ -139,7 +140,7 @@ async def test_a_probe_that_proved_nothing_is_followed_by_another(
 
 async def test_a_project_is_probed_by_one_of_its_keys(door: Door, clock: FakeClock) -> None:
     """While one key probes its project, the project's other keys wait as well."""
-    await door.fails(A, failed(Scope.PROJECT_MODEL, clock.time() + 20, named=True))
+    await door.fails(A, failed(Scope.PROJECT_MODEL, clock.time() + 20, has_known_end=True))
     clock.advance(20)
     probe = await door.lend(B)
     assert await door.refused(A) == {"a": "probe"}
@@ -190,9 +191,9 @@ async def test_a_renewed_cooldown_has_a_probe_of_its_own(door: Door, clock: Fake
 async def test_a_named_time_may_be_waited_for(door: Door, clock: FakeClock) -> None:
     """A block says whether its end is known and worth waiting for."""
     for outcome, waitable in (
-        (failed(Scope.KEY, clock.time() + 20, named=True), True),
+        (failed(Scope.KEY, clock.time() + 20, has_known_end=True), True),
         (failed(Scope.KEY, clock.time() + 30), False),
-        (failed(Scope.KEY, clock.time() + 40, named=True, wait=False), False),
+        (failed(Scope.KEY, clock.time() + 40, has_known_end=True, may_wait=False), False),
     ):
         one = key(f"k{waitable}{outcome.verdict.until}")  # type: ignore[union-attr]
         await door.fails(one, outcome)

@@ -18,13 +18,13 @@ from keyrot_middleware.testing import FakeClock
 # Going on --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["acquire", "settle", "owner"])
+@pytest.mark.parametrize("method", ["acquire", "settle", "get_owner"])
 async def test_nothing_is_raised_whatever_fails(both: Both, method: str) -> None:
     """Each question that a call asks is answered when the shared state is down."""
     both.shared.cut(method)
     lease = await both.door.lend(A)
     await both.door.settle(lease, OK, ["files/1"])
-    assert await both.door.owner("files/1") == ("a", "p")
+    assert await both.door.get_owner("files/1") == ("a", "p")
 
 
 async def test_after_a_failure_it_is_left_alone_and_then_looked_at(both: Both) -> None:
@@ -40,7 +40,7 @@ async def test_after_a_failure_it_is_left_alone_and_then_looked_at(both: Both) -
     both.mend()
     both.shared.asked.clear()
     await both.door.settle(await both.door.lend(A))
-    assert both.shared.asked == ["check", "book", "acquire", "settle"]
+    assert both.shared.asked == ["check", "record_usage", "acquire", "settle"]
     assert not both.state.degraded
 
 
@@ -74,18 +74,18 @@ async def test_degraded_is_told(both: Both) -> None:
     assert not both.state.degraded
 
 
-@pytest.mark.parametrize("method", ["snapshot", "owner", "settle"])
+@pytest.mark.parametrize("method", ["snapshot", "get_owner", "settle"])
 async def test_what_proves_nothing_does_not_end_it(both: Both, method: str) -> None:
     """A server that refuses to write can be read, and be sent what nobody waits for."""
     shared = await both.door.lend(A)
-    both.shared.cut("acquire", "check", "book")
+    both.shared.cut("acquire", "check", "record_usage")
     await both.door.lend(A)
     for _ in range(3):
         both.clock.advance(PAUSE_S)
         if method == "settle":
             await both.door.settle(shared)
-        elif method == "owner":
-            await both.door.owner("files/a")
+        elif method == "get_owner":
+            await both.door.get_owner("files/a")
         else:
             both.state.snapshot([A])
         assert both.state.degraded
@@ -101,7 +101,7 @@ async def test_a_read_that_looks_finds_out_that_it_is_back(both: Both) -> None:
     both.shared.cut()
     await both.door.lend(A)
     both.mend()
-    await both.door.owner("files/a")
+    await both.door.get_owner("files/a")
     assert not both.state.degraded
 
 

@@ -29,8 +29,8 @@ async def test_each_lease_is_settled_with_who_lent_it(both: Both) -> None:
     assert both.shared.asked == []
     await both.door.settle(shared, used(3))
     assert both.shared.asked == ["settle"]
-    assert both.shared.inner._under_way == {}
-    assert both.state._local._under_way == {}
+    assert both.shared.inner._in_flight == {}
+    assert both.state._local._in_flight == {}
 
 
 @pytest.mark.parametrize("applies", [False, True], ids=["lost", "answer lost"])
@@ -76,10 +76,10 @@ async def test_owners_are_told_too(both: Both) -> None:
     """A file made during the outage is found by all processes after it."""
     both.shared.cut()
     await both.door.settle(await both.door.lend(A), OK, ["files/1"])
-    assert await both.door.owner("files/1") == ("a", "p")
+    assert await both.door.get_owner("files/1") == ("a", "p")
     both.mend()
     await both.door.lend(A)
-    assert await both.other.owner("files/1") == ("a", "p")
+    assert await both.other.get_owner("files/1") == ("a", "p")
 
 
 async def test_a_failure_reported_by_hand_is_shared(both: Both) -> None:

@@ -34,7 +34,7 @@ class Call:
     def __init__(self) -> None:
         self.under_way = True
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Tell whether it is still sent."""
         return self.under_way
 
@@ -103,7 +103,7 @@ def test_lost_calls_of_a_key_without_a_limit_leave_no_memory_behind() -> None:
     state = MemoryState(RetryPolicy(), time.time)
     for _ in range(10 * LOOK_EVERY):
         state.acquire(INFO, ((0, key("free")),), spread=False, holder=Call())
-    assert len(state._under_way["free"]) <= LOOK_EVERY
+    assert len(state._in_flight["free"]) <= LOOK_EVERY
 
 
 def test_a_call_that_takes_longer_than_a_lease_keeps_its_place(
@@ -212,7 +212,7 @@ def test_a_server_that_is_away_for_a_moment_costs_no_place(valkey: Server) -> No
     while time.monotonic() < until:
         assert isinstance(take(states[1]), Unavailable)
         time.sleep(0.1)
-    assert call.alive()
+    assert call.is_alive()
     states[0].settle(lease, OK)
     assert gets(states[1])()
     for state in states:
@@ -233,6 +233,6 @@ def test_a_forked_child_renews_its_own_calls_only(pair: tuple[RedisState, RedisS
         again = mine.acquire(INFO, ((0, key("two", Limits(max_concurrency=1))),), spread=False)
         os._exit(0 if fine and isinstance(kept, Lease) and isinstance(again, Unavailable) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert call.alive()
+    assert call.is_alive()
     assert isinstance(take(other), Unavailable)
     mine.settle(lease, OK)

@@ -45,7 +45,7 @@ async def test_near_an_edge_both_minutes_must_have_room(door: Door, clock: FakeC
 async def test_what_is_not_metered_is_let_through_and_not_booked(door: Door) -> None:
     """A spent minute does not stop the counting of tokens, nor do a hundred counts spend one."""
     one, count = key("a", Limits(rpm=20, tpm=100)), INFO._replace(requests=0, tokens=0)
-    count = count._replace(verb="countTokens", metered=False)
+    count = count._replace(verb="countTokens", counts_in_quota=False)
     assert await door.granted(one, most=100, info=count) == 100
     assert await door.granted(one) == 10
     assert await door.granted(one, most=5, info=count) == 5
@@ -184,7 +184,7 @@ async def test_each_model_has_its_own_budget(door: Door) -> None:
 async def test_learned_limits_beat_configured_ones_for_a_day(door: Door, clock: FakeClock) -> None:
     """`quotaValue` is in force for the whole project, and expires after a day."""
     one, two = (key(name, Limits(rpm=100), project="p") for name in "ab")
-    told = failed(Scope.PROJECT_MODEL, clock.time() + 20, learned=Limits(rpm=5), named=True)
+    told = failed(Scope.PROJECT_MODEL, clock.time() + 20, learned=Limits(rpm=5), has_known_end=True)
     await door.fails(one, told)
     clock.advance(60)
     probe = await door.lend(two)
@@ -225,10 +225,10 @@ async def test_a_bucket_may_change(door: Door, clock: FakeClock) -> None:
 async def test_what_was_sent_without_asking_counts(door: Door) -> None:
     """`book` counts in the minute and the day, over every limit, and rests or retires nobody."""
     one = key("a", Limits(rpm=5, tpm=1_000))
-    door.state.book(one, INFO.model, requests=3, tokens=30, day_requests=3)
+    door.state.record_usage(one, INFO.model, requests=3, tokens=30, day_requests=3)
     used = door.state.snapshot([one])["a"].used[0]
     assert (used.requests_minute, used.tokens_minute, used.requests_day) == (3, 30, 3)
     assert await door.granted(one) == 2
-    door.state.book(one, INFO.model, requests=4, tokens=40, day_requests=4)
+    door.state.record_usage(one, INFO.model, requests=4, tokens=40, day_requests=4)
     assert door.state.snapshot([one])["a"].used[0].requests_minute == 9
     assert await door.refused(one) == {"a": "rpm"}

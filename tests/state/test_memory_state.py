@@ -114,7 +114,7 @@ def test_owners_and_buckets_are_bounded(
         name, bucket = f"files/{number}", f"bucket-{number}"
         lease = lend(state, key("a"), model=f"m{number}")
         state.settle(lease, failed(Scope.NONE, bucket=bucket), (name, "files/0"))
-    known = [name for name in (f"files/{n}" for n in range(5)) if state.owner([name])]
+    known = [name for name in (f"files/{n}" for n in range(5)) if state.get_owner([name])]
     assert known == ["files/0", "files/3", "files/4"]
     buckets = [lend(state, key("a"), model=f"m{number}").bucket for number in range(5)]
     assert buckets == ["m0", "m1", "bucket-2", "bucket-3", "bucket-4"]
@@ -191,10 +191,10 @@ def test_a_state_that_is_gone_needs_no_lock(clock: FakeClock) -> None:
     """Watching for forks keeps no state alive, and a fork after its end does no harm."""
     gone = MemoryState(RetryPolicy(), clock.time)
     before = gone._lock
-    forks._in_child()
+    forks._after_fork()
     assert gone._lock is not before
     watched = weakref.ref(gone)
     del gone
     gc.collect()
     assert watched() is None
-    forks._in_child()
+    forks._after_fork()

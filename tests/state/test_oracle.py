@@ -220,8 +220,8 @@ def _settle(state: State, account: Account, lease: Lease, what: str, now: float)
         state.settle(lease, ABANDONED)
     elif what == "bad":
         account.strikes += lease.at >= account.until or not account.strikes
-        state.settle(lease, failed(Scope.KEY_MODEL, None, named=True))
+        state.settle(lease, failed(Scope.KEY_MODEL, None, has_known_end=True))
         account.failed(now + min(30 * 2 ** (account.strikes - 1), 900))
     else:
-        state.settle(lease, failed(Scope.KEY_MODEL, now + 20, named=True))
+        state.settle(lease, failed(Scope.KEY_MODEL, now + 20, has_known_end=True))
         account.failed(now + 20)

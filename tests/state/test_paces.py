@@ -30,7 +30,12 @@ ONE = key("a", Limits(rpm=10))
 def refused(clock: FakeClock, delay: float | None, limits: Limits = ONE.limits) -> Outcome:
     """Give the 429 of a full minute."""
     until = clock.time() + (61.0 if delay is None else delay)
-    told = {"named": True, "learned": limits, "of_minute": True, "delay": delay}
+    told = {
+        "has_known_end": True,
+        "learned": limits,
+        "is_minute_quota": True,
+        "retry_delay_s": delay,
+    }
     verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, until, **told)  # type: ignore[arg-type]  # of mixed types
     return Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE)
 
@@ -180,7 +185,7 @@ async def test_a_cooldown_does_not_last_longer_when_the_clock_steps_back(
 ) -> None:
     """A minute's cooldown ends within two minutes, not after the hour by which the clock moved."""
     verdict = Verdict(
-        "failure", 429, Scope.PROJECT_MODEL, until and clock.time() + until, named=True
+        "failure", 429, Scope.PROJECT_MODEL, until and clock.time() + until, has_known_end=True
     )
     await door.fails(ONE, Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE))
     assert await door.refused(ONE) == {"a": "failure"}
@@ -199,7 +204,7 @@ async def test_a_failure_after_a_step_back_cools_for_its_own_time(
 
     def outcome() -> Outcome:
         until = clock.time() + 20
-        verdict = Verdict("failure", 429, Scope.PROJECT_MODEL, until, named=True)
+        verdict = Verdict("failure", 429, Scope.PROJECT_MODEL, until, has_known_end=True)
         return Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE)
 
     await door.fails(ONE, outcome())

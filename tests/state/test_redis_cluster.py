@@ -50,9 +50,9 @@ async def test_a_pool_lives_on_whichever_node_has_its_slot(
     name = f"{pool}-{way.__name__}"
     state = RedisState(url_of(nodes), RetryPolicy(), pool=name)
     door = way(state)
-    assert await door.owner("files/none") is None
+    assert await door.get_owner("files/none") is None
     await door.settle(await door.lend(ONE), used(42), ["files/1"])
-    assert await door.owner("files/1") == ("a", "p")
+    assert await door.get_owner("files/1") == ("a", "p")
     await door.settle(await door.lend(ONE), failed(Scope.KEY))
     assert await door.refused(ONE) == {"a": "failure"}
     state.reset(ONE)

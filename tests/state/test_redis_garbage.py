@@ -78,13 +78,13 @@ async def _settles(door: Door) -> None:
 
 async def _looks(door: Door) -> None:
     assert "one" in door.state.snapshot([ONE])
-    assert door.state.blocked(INFO, [ONE]) == {}
+    assert door.state.get_blocks(INFO, [ONE]) == {}
     door.state.with_values([ONE])
 
 
 async def _books(door: Door) -> None:
-    door.state.book(ONE, MODEL, requests=1, tokens=1, day_requests=1)
-    door.state.book(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+    door.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+    door.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
 
 
 async def _resets(door: Door) -> None:
@@ -141,9 +141,9 @@ def test_an_owner_that_cannot_be_read_is_forgotten(
 
     async def work() -> None:
         door = kind(state)
-        assert await door.owner("files/one") is None
+        assert await door.get_owner("files/one") is None
         await door.settle(await door.lend(ONE), OK, ["files/one"])
-        assert await door.owner("files/one") == ("one", "one")
+        assert await door.get_owner("files/one") == ("one", "one")
 
     asyncio.run(work())
 

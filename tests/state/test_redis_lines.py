@@ -214,7 +214,7 @@ async def test_a_user_and_a_database_of_the_url_are_used(server: Server) -> None
     one = key("a", Limits(rpm=50, max_concurrency=5))
     for door in (Asked(state), Awaited(state)):
         await door.settle(await door.lend(one), used(3), ["files/1"])
-        assert await door.owner("files/1")
+        assert await door.get_owner("files/1")
         await door.settle(await door.lend(one), failed(Scope.KEY_MODEL, None, bucket="family"))
         state.reset(one)
     assert state.snapshot([one])["a"].error_count == 2

@@ -134,7 +134,7 @@ def _many(state: RedisState) -> bool:
         lease = state.acquire(INFO, OFFER, spread=False)
         if not isinstance(lease, Lease):
             return False
-        seen.add(lease.books.lease_id)  # type: ignore[attr-defined]
+        seen.add(lease.reservation.lease_id)  # type: ignore[attr-defined]
         state.settle(lease, OK)
     return len(seen) == 200
 

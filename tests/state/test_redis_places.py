@@ -156,4 +156,4 @@ def test_a_state_opened_by_name_is_of_its_pool() -> None:
     """open_state gives the pool's name on."""
     state = open_shared("redis://localhost", RetryPolicy(), time.time, pool="blue")
     assert isinstance(state, RedisState)
-    assert not state.instant
+    assert not state.is_local

@@ -88,7 +88,7 @@ def test_names_of_stored_things_are_digests(state: RedisState, shared: Server) -
             assert b"secret-name" not in shared.ask("GET", name)
         assert "secret-name" not in name
         assert "xxx" not in name
-    assert state.owner(["files/other", "files/secret-name"]) == ("a", "p")
+    assert state.get_owner(["files/other", "files/secret-name"]) == ("a", "p")
 
 
 def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
@@ -183,7 +183,7 @@ def test_the_servers_clock_decides(shared: Server) -> None:
     one = key("a")
     lease = lend(behind, one)
     assert lease.at == pytest.approx(late.time(), abs=5)
-    until = behind.settle(lease, failed(Scope.KEY, late.time() + 60, named=True))
+    until = behind.settle(lease, failed(Scope.KEY, late.time() + 60, has_known_end=True))
     assert until == pytest.approx(late.time() + 60, abs=5)
     for state, clock in ((behind, late), (other, right)):
         refusal = state.acquire(INFO, ((0, one),), spread=False)

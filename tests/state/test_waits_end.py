@@ -72,20 +72,20 @@ class Late(State):
         self._now = now
 
     def acquire(
-        self, info: Any, shortlist: Any, *, spread: bool, holder: Any = None
+        self, info: Any, candidates: Any, *, spread: bool, holder: Any = None
     ) -> Unavailable:
         """Refuse."""
         block = Block("rpm", self._now() - 0.7, waitable=True)
-        return Unavailable(self._now(), {key.key_id: block for _, key in shortlist})
+        return Unavailable(self._now(), {key.key_id: block for _, key in candidates})
 
     def settle(self, *_: Any) -> None:
         """Do nothing."""
 
-    def blocked(self, info: Any, candidates: Any) -> dict[str, Block]:
+    def get_blocks(self, info: Any, candidates: Any) -> dict[str, Block]:
         """Refuse all."""
         return self.acquire(info, [(0, key) for key in candidates], spread=False).blocks
 
-    def owner(self, names: Any) -> None:
+    def get_owner(self, names: Any) -> None:
         """Know nothing."""
 
     def reset(self, key: Any) -> None:
@@ -132,5 +132,5 @@ async def test_a_sleep_that_takes_longer_counts_as_long_as_it_took(way: str) -> 
 def test_an_endless_time_is_not_waited_for(clock: FakeClock) -> None:
     """A key that is back at no time is raised of at once."""
     rig = Patient(key("a"), max_wait_s=inf)
-    rig.selector.park(INFO, {"a": Block("key_invalid", inf)}, rig.time())
+    rig.selector.defer(INFO, {"a": Block("key_invalid", inf)}, rig.time())
     assert isinstance(rig.failing(), Exhausted)

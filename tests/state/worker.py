@@ -54,7 +54,9 @@ def do(command: dict[str, Any]) -> Any:
         if command.get("settle") == "success":
             state.settle(reply, Outcome(LeaseOutcome.SUCCESS))
         elif command.get("settle") == "minute":
-            verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, reply.at + 40, named=True)
+            verdict = Verdict(
+                "quota_minute", 429, Scope.PROJECT_MODEL, reply.at + 40, has_known_end=True
+            )
             state.settle(reply, Outcome(LeaseOutcome.FAILURE, verdict))
     if command.get("close", True):
         state.close()

@@ -20,7 +20,7 @@ from keyrot_middleware.core.model import (
     RetryPolicy,
     Unavailable,
 )
-from keyrot_middleware.core.selection import Shortlist
+from keyrot_middleware.core.selection import RankedCandidates
 from keyrot_middleware.state import FallbackState, MemoryState, State
 from keyrot_middleware.state.base import Holder, KeyHealth
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker
@@ -29,7 +29,17 @@ from keyrot_middleware.state.fallback import LocalWindows
 __all__ = ["Faulty", "LineDownError", "degrading", "warned"]
 
 ALL = frozenset(
-    {"acquire", "settle", "owner", "reset", "configure", "blocked", "snapshot", "book", "check"}
+    {
+        "acquire",
+        "settle",
+        "get_owner",
+        "reset",
+        "configure",
+        "get_blocks",
+        "snapshot",
+        "record_usage",
+        "check",
+    }
 )
 
 
@@ -40,7 +50,7 @@ class LineDownError(Exception):
 class Faulty(State):
     """A state that fails or hangs where a test says so."""
 
-    instant: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
 
     def __init__(self, inner: MemoryState) -> None:
         self.inner = inner
@@ -62,18 +72,23 @@ class Faulty(State):
         self.failing = frozenset()
 
     def acquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
     ) -> Lease | Unavailable:
         """Reserve, or fail."""
-        return self._do("acquire", info, shortlist, spread=spread, holder=holder)
+        return self._do("acquire", info, candidates, spread=spread, holder=holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Settle, or fail."""
         return self._do("settle", lease, outcome, names)
 
-    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell, or fail."""
-        return self._do("owner", names)
+        return self._do("get_owner", names)
 
     def reset(self, key: Candidate) -> None:
         """Reset, or fail."""
@@ -83,17 +98,17 @@ class Faulty(State):
         """Take note, or fail."""
         self._do("configure", candidates)
 
-    def book(self, key: Candidate, bucket: str, **counts: int) -> None:
+    def record_usage(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Book, or fail."""
-        self._do("book", key, bucket, **counts)
+        self._do("record_usage", key, bucket, **counts)
 
     def check(self) -> None:
         """Be there, or fail."""
         self._do("check")
 
-    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+    def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Tell, or fail."""
-        return self._do("blocked", info, candidates)
+        return self._do("get_blocks", info, candidates)
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell, or fail."""
@@ -107,13 +122,13 @@ class Faulty(State):
         """Settle, or fail."""
         return await self._ado("settle", *args)
 
-    async def aowner(self, *args: Any) -> Any:
+    async def aget_owner(self, *args: Any) -> Any:
         """Tell, or fail."""
-        return await self._ado("owner", *args)
+        return await self._ado("get_owner", *args)
 
-    async def abook(self, *args: Any, **more: Any) -> None:
+    async def arecord_usage(self, *args: Any, **more: Any) -> None:
         """Book, or fail."""
-        await self._ado("book", *args, **more)
+        await self._ado("record_usage", *args, **more)
 
     async def acheck(self) -> None:
         """Be there, or fail."""

@@ -30,7 +30,7 @@ FAULTS: Mapping[str, Any] = {
     "day": r.day,
     "capacity": r.capacity,
     "invalid": r.invalid,
-    "blocked": r.blocked,
+    "blocked": r.get_blocks,
     "denied": r.denied,
     "far": r.far,
     "overloaded": r.overloaded,
@@ -111,7 +111,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, BaseException):
         return type(value).__name__, str(value), getattr(value, "__notes__", [])
     if isinstance(value, Lease):
-        return ("Lease", *value._replace(books=None))
+        return ("Lease", *value._replace(reservation=None))
     if isinstance(value, Chunks):
         return "stream"
     if isinstance(value, Ticket):
@@ -132,7 +132,11 @@ class _Interrupts:
         self.step += 1
         if self.step in self.when and type(command) is not Settle:
             raise self.when[self.step]
-        if type(command) is Sleep and command.why == "key" and not self.ran.call.info.pinned:
+        if (
+            type(command) is Sleep
+            and command.reason == "key"
+            and not self.ran.call.info.bound_to_owner
+        ):
             self.ran.unfair += _free(self.rig, self.ran.call)
 
     def after(self, command: Any) -> None:
@@ -251,9 +255,9 @@ def _scripts(draw: st.DrawFn) -> Script:
     info = st.builds(
         (STREAMED if stream else INFO)._replace,
         tokens=st.sampled_from([10, 80]),
-        repeatable=st.sampled_from([True, True, False]),
+        idempotent=st.sampled_from([True, True, False]),
         sdk_retries=st.sampled_from([False, False, True]),
-        pinned=st.sampled_from([False, False, True]),
+        bound_to_owner=st.sampled_from([False, False, True]),
         resources=st.sampled_from([(), ("files/x",), ("continuation:t",)]),
         conversation=st.sampled_from([None, "1f"]),
     )

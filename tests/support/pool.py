@@ -7,7 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keyrot_middleware.core.commands import Opened
+from keyrot_middleware.core.commands import StreamOpened
 from keyrot_middleware.core.flow import CallState, call_flow
 from keyrot_middleware.core.model import (
     NO_LIMITS,
@@ -43,7 +43,7 @@ class Shelf:
     """A secret store whose values a test may change."""
 
     scheme = "shelf"
-    instant = True
+    is_local = True
 
     def __init__(self, *key_ids: str) -> None:
         self.values = {key_id: f"FAKE-value-of-{key_id}" for key_id in key_ids}
@@ -80,7 +80,7 @@ class Watched(MemoryState):
         """Hold that each lease was settled exactly once, and that nothing is left under way."""
         ended = Counter(id(lease) for lease, _ in self.settled)
         assert ended == Counter(id(lease) for lease in self.lent)
-        assert self._under_way == {}
+        assert self._in_flight == {}
         assert [c for c in self._cooldowns.values() if c.probe is not None] == []
 
 
@@ -138,7 +138,7 @@ class Rig:
         reply = replies.popleft() if replies else self.default
         if callable(reply):
             reply = reply()
-        return Opened(reply) if isinstance(reply, Chunks) else reply
+        return StreamOpened(reply) if isinstance(reply, Chunks) else reply
 
     async def asend(self, lease: Lease) -> Any:
         """Answer by the script."""

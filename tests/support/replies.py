@@ -58,7 +58,7 @@ def day() -> Failed:
     return spent("PerDay", "2s")
 
 
-def outgrown(limit: int = 1_000) -> Failed:
+def exceeds_limit(limit: int = 1_000) -> Failed:
     """Give the 429 of a minute's input tokens, of which there are no more than *limit* in all."""
     violation = {"quotaId": "GenerateContentInputTokensPerMinute", "quotaValue": str(limit)}
     kind = "type.googleapis.com/google.rpc."

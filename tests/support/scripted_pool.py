@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry import trace
 
-from keyrot_middleware.core.commands import Done, Failed, Opened, StreamEnd
+from keyrot_middleware.core.commands import Done, Failed, StreamEnd, StreamOpened
 from keyrot_middleware.core.failures import FailureFacts
 from keyrot_middleware.core.flow import CallState, call_flow
 from keyrot_middleware.core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
@@ -151,7 +151,7 @@ class ScriptedPool:
             reply = reply()
         if isinstance(reply, BaseException):
             raise reply
-        return Opened(reply) if isinstance(reply, Chunks) else reply
+        return StreamOpened(reply) if isinstance(reply, Chunks) else reply
 
     async def asend(self, lease: Lease) -> Any:
         """Do the same in a task."""

@@ -273,7 +273,7 @@ def _replace(store: Any) -> None:
     store._values["flash_01"] = type(store._values["flash_01"])("FAKE-another-secret")
 
 
-@pytest.mark.parametrize("lent", [{"books": None}, {"degraded": True}])
+@pytest.mark.parametrize("lent", [{"reservation": None}, {"degraded": True}])
 def test_a_state_that_is_down_is_told_once(
     traced: Any, monkeypatch: pytest.MonkeyPatch, lent: dict[str, Any]
 ) -> None:

@@ -155,7 +155,7 @@ async def test_a_cancelled_send(traced: Any) -> None:
 def test_leaving_in_a_foreign_context_is_silent(traced: Any) -> None:
     """A coroutine that outlived its loop is torn down elsewhere: nothing fails to detach."""
     watching = traced.observer.observe(STREAMED)
-    lease = Lease("flash_01", "p", "b", "m", STREAMED.verb, 0, 1, 0.0, books=())
+    lease = Lease("flash_01", "p", "b", "m", STREAMED.verb, 0, 1, 0.0, reservation=())
     watching.before(Send(lease, 1, 0))
     token = contextvars.copy_context().run(watching.attach)
     watching.detach(token)

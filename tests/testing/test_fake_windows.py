@@ -55,7 +55,7 @@ def test_a_refusal_names_the_time_when_there_is_room(
             try:
                 client.models.generate_content(model=MODEL, contents="hello")
             except errors.ClientError as error:
-                return parse_error(429, error.details, None, clock.time()).delay
+                return parse_error(429, error.details, None, clock.time()).retry_delay_s
             return None
 
         assert [call() for _ in range(5)] == [None] * 5

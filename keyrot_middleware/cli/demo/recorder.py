@@ -47,7 +47,7 @@ class _Way:
 
     def before(self, command: Command) -> None:
         """Note a wait."""
-        if isinstance(command, Sleep) and command.begins:
+        if isinstance(command, Sleep) and command.starts_wait:
             self._steps.append({"key": "", "came": f"waits {command.seconds:.1f} s"})
 
     def after(self, command: Command, reply: object) -> None:

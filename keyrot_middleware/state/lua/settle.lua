@@ -253,7 +253,7 @@ end
 
 local function judge()
   open(known(), now)
-  local delay = verdict.delay
+  local delay = verdict.retry_delay_s
   if delay < 0 then
     if not q[KIND] and had_room() then
       slide()
@@ -336,7 +336,7 @@ local function punish()
     keep(at('bucket:' .. model), told_bucket, FOR_EVER_S)
   end
   learn()
-  if verdict.of_minute and lease ~= '' and told_bucket == bucket then
+  if verdict.is_minute_quota and lease ~= '' and told_bucket == bucket then
     judge()
     keep_quota(quota_name, q, now)
   end

@@ -23,7 +23,7 @@ from ...core.model import (
     Unavailable,
     Verdict,
 )
-from ...core.selection import Shortlist
+from ...core.selection import RankedCandidates
 from ...core.windows import (
     DAY_S,
     GUARD_S,
@@ -119,11 +119,11 @@ def text(words: str) -> bytes:
 
 
 def granted(
-    reply: Sequence[Any], info: CallInfo, shortlist: Shortlist, lease_id: str, behind: float
+    reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, behind: float
 ) -> Lease:
     """Read a grant; *behind* is how far this host's clock is behind the server's, seconds."""
     _, _, place, bucket, at, probe, minute, edge, day_end, mark, held = reply
-    key = shortlist[place - 1][1]
+    key = candidates[place - 1][1]
     at = at.decode()
     return Lease(
         key_id=key.key_id,
@@ -136,17 +136,19 @@ def granted(
         at=float(at) - behind,
         probe=bool(probe),
         tier=key.tier,
-        books=RedisReservation(lease_id, at, minute, edge, day_end, mark, held, info.counted),
+        reservation=RedisReservation(
+            lease_id, at, minute, edge, day_end, mark, held, info.quota_model
+        ),
         record=key.record,
     )
 
 
-def refused(reply: Sequence[Any], shortlist: Shortlist, behind: float) -> Unavailable:
-    """Read a refusal: why keys of *shortlist* cannot serve; all of them, but for a dry run."""
+def refused(reply: Sequence[Any], candidates: RankedCandidates, behind: float) -> Unavailable:
+    """Read a refusal: why keys of *candidates* cannot serve; all of them, but for a dry run."""
     blocks = {
         key.key_id: Block(reason.decode(), float(until) - behind, bool(waitable))
         for (_, key), reason, until, waitable in zip(
-            shortlist, reply[3::3], reply[4::3], reply[5::3], strict=True
+            candidates, reply[3::3], reply[4::3], reply[5::3], strict=True
         )
         if reason
     }
@@ -155,9 +157,9 @@ def refused(reply: Sequence[Any], shortlist: Shortlist, behind: float) -> Unavai
 
 def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
     """Write a lease and what became of it."""
-    books = lease.books
-    if not isinstance(books, RedisReservation):  # reported by hand: nothing was booked
-        books = RedisReservation("", repr(lease.at), -1, 0, 0, NO_MARK, 0, lease.bucket)
+    reservation = lease.reservation
+    if not isinstance(reservation, RedisReservation):  # reported by hand: nothing was booked
+        reservation = RedisReservation("", repr(lease.at), -1, 0, 0, NO_MARK, 0, lease.bucket)
     used = outcome.usage.input_tokens
     return [
         lease.key_id,
@@ -165,10 +167,10 @@ def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
         lease.record or lease.key_id,
         text(lease.bucket),
         text(lease.verb),
-        text(books.model),
+        text(reservation.model),
         outcome.kind.value,
         "" if used is None else used,
-        *books[:-1],
+        *reservation[:-1],
         lease.requests,
         lease.tokens,
     ]
@@ -180,7 +182,9 @@ def plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
     An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
     may do so by another connection. Of a probe everybody waits to hear.
     """
-    waited_for = lease.probe or (isinstance(lease.books, RedisReservation) and lease.books.held)
+    waited_for = lease.probe or (
+        isinstance(lease.reservation, RedisReservation) and lease.reservation.held
+    )
     success = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
     return success and not names and not waited_for
 
@@ -194,13 +198,13 @@ def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
         "failure": verdict.failure,
         "scope": verdict.scope.value,
         "until": "" if verdict.until is None else repr(verdict.until),
-        "waitable": verdict.named and verdict.wait,
+        "waitable": verdict.has_known_end and verdict.may_wait,
         "bucket": verdict.bucket or "",
         "rpm": -1 if learned.rpm is None else learned.rpm,
         "tpm": -1 if learned.tpm is None else learned.tpm,
         "rpd": -1 if learned.rpd is None else learned.rpd,
-        "of_minute": verdict.of_minute,
-        "delay": -1 if verdict.delay is None else verdict.delay,
+        "is_minute_quota": verdict.is_minute_quota,
+        "retry_delay_s": -1 if verdict.retry_delay_s is None else verdict.retry_delay_s,
         **backoff._asdict(),
     }
     return json.dumps(words)
@@ -322,17 +326,17 @@ class Offers:
         self._base = text(base)
         self._made: dict[tuple[str, bytes], _Offer] = {}
 
-    def args(self, shortlist: Shortlist, model: bytes, bucket: bytes) -> list[Any]:
+    def args(self, candidates: RankedCandidates, model: bytes, bucket: bytes) -> list[Any]:
         """Return the arguments that follow the fixed ones.
 
         Args:
-            shortlist: The candidates.
+            candidates: The candidates.
             model: As asked for.
             bucket: In which it is counted, as far as is known.
         """
         specs: list[Any] = []
         names: list[Any] = [b"%b:bucket:%b" % (self._base, model), self._base + b":epoch"]
-        for group, key in shortlist:
+        for group, key in candidates:
             offer = self._made.get((key.key_id, bucket))
             if offer is None or offer.key is not key:
                 offer = self._make(key, bucket)

@@ -126,7 +126,7 @@ class Connections:
         self._retry_at = 0.0
         self._closed = False
         self._forked = False
-        after_fork(self, Connections._in_child)
+        after_fork(self, Connections._after_fork)
 
     def run(self, call: ScriptCall) -> Any:
         """Run a script after all that were deferred, in one round trip; return its reply.
@@ -294,7 +294,7 @@ class Connections:
         record = isinstance(error, ResponseError) and not said.startswith(_OTHER_REFUSALS)
         return RedisStateError(f"{self._place}: {words}", may_be_a_record=record)
 
-    def _in_child(self) -> None:
+    def _after_fork(self) -> None:
         self._forked = True
         self._deferred.clear()  # the parent sends them
         self._client, self._flusher = None, None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ...core.model import Lease
 from ...forks import after_fork
-from ..base import Held, Holder, is_gone
+from ..base import Holder, HolderRef, is_abandoned
 from . import codec
 
 __all__ = ["Renewals"]
@@ -36,7 +36,7 @@ class Renewals:
         """
         self._renew = renew
         self._every_s = min(lease_s / 3, threading.TIMEOUT_MAX)
-        self._held: dict[str, tuple[str, Held]] = {}
+        self._held: dict[str, tuple[str, HolderRef]] = {}
         """By lease the record of its key, and who holds it."""
         self._closed = False
         self._begin()
@@ -51,12 +51,12 @@ class Renewals:
 
     def hold(self, lease: Lease, holder: Holder | None) -> None:
         """Renew the place of *lease*, if it has one, until it is dropped or *holder* is gone."""
-        books = lease.books
-        if not isinstance(books, codec.RedisReservation) or not books.held:
+        reservation = lease.reservation
+        if not isinstance(reservation, codec.RedisReservation) or not reservation.held:
             return
         with self._lock:
-            alive = None if holder is None else weakref.ref(holder)
-            self._held[books.lease_id] = (lease.record or lease.key_id, alive)
+            is_alive = None if holder is None else weakref.ref(holder)
+            self._held[reservation.lease_id] = (lease.record or lease.key_id, is_alive)
             if not self._running:
                 thread = threading.Thread(target=self._run, name="keyrot-leases", daemon=True)
                 thread.start()
@@ -64,10 +64,10 @@ class Renewals:
 
     def drop(self, lease: Lease) -> None:
         """Renew *lease* no more: it is settled."""
-        books = lease.books
-        if isinstance(books, codec.RedisReservation) and books.held:
+        reservation = lease.reservation
+        if isinstance(reservation, codec.RedisReservation) and reservation.held:
             with self._lock:
-                self._held.pop(books.lease_id, None)
+                self._held.pop(reservation.lease_id, None)
                 if self._closed and not self._held:
                     self._wake.set()
 
@@ -100,6 +100,6 @@ class Renewals:
             self._running = bool(self._held)
             return [word for one, (record, _) in self._held.items() for word in (record, one)]
 
-    def _gone(self, holder: Held) -> bool:
+    def _gone(self, holder: HolderRef) -> bool:
         # Of who gave no holder, nobody can tell after close() whether it will ever settle.
-        return (self._closed and holder is None) or is_gone(holder)
+        return (self._closed and holder is None) or is_abandoned(holder)

@@ -25,7 +25,7 @@ from ...core.model import (
     RetryPolicy,
     Unavailable,
 )
-from ...core.selection import Shortlist
+from ...core.selection import RankedCandidates
 from ...forks import after_fork
 from ..base import Holder, KeyHealth, State
 from . import codec, configured
@@ -55,7 +55,7 @@ AT_ONCE = 100
 class RedisState(State):
     """The pool's memory in a server that all its processes share."""
 
-    instant: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -101,22 +101,27 @@ class RedisState(State):
         # At the interpreter's exit too.
         weakref.finalize(self, server.close)
         weakref.finalize(self, self._renewals.close)
-        after_fork(self, RedisState._in_child)
+        after_fork(self, RedisState._after_fork)
 
     def acquire(
-        self, info: CallInfo, shortlist: Shortlist, *, spread: bool, holder: Holder | None = None
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *shortlist*; see `State.acquire`.
+        """Reserve one key of *candidates*; see `State.acquire`.
 
         Raises:
             RedisStateError: The server did not answer, or refused.
         """
         lease_id = next(self._ids)
-        call = self._acquire(info, shortlist, spread, lease_id)
+        call = self._acquire(info, candidates, spread, lease_id)
         reply = self._reading(
-            lambda: self._server.run(call), lambda: self._names_of(info, shortlist)
+            lambda: self._server.run(call), lambda: self._names_of(info, candidates)
         )
-        return self._held(self._acquired(reply, info, shortlist, lease_id), holder)
+        return self._held(self._acquired(reply, info, candidates, lease_id), holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease*; see `State.settle`.
@@ -140,7 +145,7 @@ class RedisState(State):
         """Stop renewing the place of *lease*; it ends within `LEASE_S`."""
         self._renewals.drop(lease)
 
-    def owner(self, names: Iterable[str]) -> tuple[str, str] | None:
+    def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`.
 
         Raises:
@@ -198,7 +203,7 @@ class RedisState(State):
         )
 
     @property
-    def losses(self) -> int:
+    def data_losses(self) -> int:
         """Tell how often the server was found to have lost the pool's records."""
         return max(len(self._epochs) - 1, 0)
 
@@ -215,8 +220,8 @@ class RedisState(State):
         reply = self._reading(lambda: self._server.commands(commands), lambda: [name])
         self._note_epoch(reply[-1])
 
-    def book(self, key: Candidate, bucket: str, **counts: int) -> None:
-        """Count what was sent without asking; see `State.book`.
+    def record_usage(self, key: Candidate, bucket: str, **counts: int) -> None:
+        """Count what was sent without asking; see `State.record_usage`.
 
         Raises:
             RedisStateError: The server did not answer, or refused.
@@ -224,7 +229,7 @@ class RedisState(State):
         call = self._book(key, bucket, **counts)
         self._reading(lambda: self._server.run(call), lambda: names_of(self._base, [key], bucket))
 
-    def blocked(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+    def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; a round trip for each hundred keys.
 
         Raises:
@@ -233,13 +238,13 @@ class RedisState(State):
         keys = list(candidates)
         found: dict[str, Block] = {}
         for start in range(0, len(keys), AT_ONCE):
-            shortlist = tuple((0, key) for key in keys[start : start + AT_ONCE])
-            call = self._acquire(info, shortlist, False, codec.DRY_RUN)
+            batch = tuple((0, key) for key in keys[start : start + AT_ONCE])
+            call = self._acquire(info, batch, False, codec.DRY_RUN)
             reply = self._reading(
-                partial(self._server.run, call), partial(self._names_of, info, shortlist)
+                partial(self._server.run, call), partial(self._names_of, info, batch)
             )
             behind = codec.behind_by(float(reply[2]), self._clock())
-            found |= codec.refused(reply, shortlist, behind).blocks
+            found |= codec.refused(reply, batch, behind).blocks
         return found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
@@ -277,10 +282,10 @@ class RedisState(State):
                 raise
         return ask()
 
-    def _names_of(self, info: CallInfo, shortlist: Shortlist) -> list[str]:
-        model = codec.text(info.counted).decode()
-        buckets = dict.fromkeys((model, self._buckets.get(info.counted, model)))
-        return names_of(self._base, (key for _, key in shortlist), *buckets)
+    def _names_of(self, info: CallInfo, candidates: RankedCandidates) -> list[str]:
+        model = codec.text(info.quota_model).decode()
+        buckets = dict.fromkeys((model, self._buckets.get(info.quota_model, model)))
+        return names_of(self._base, (key for _, key in candidates), *buckets)
 
     def _names_of_settled(self, lease: Lease, outcome: Outcome) -> list[str]:
         named = outcome.verdict.bucket if outcome.verdict is not None else None
@@ -301,10 +306,10 @@ class RedisState(State):
         return ScriptCall(script(name), (given, *args))
 
     def _acquire(
-        self, info: CallInfo, shortlist: Shortlist, spread: bool, lease_id: str
+        self, info: CallInfo, candidates: RankedCandidates, spread: bool, lease_id: str
     ) -> ScriptCall:
-        model = codec.text(info.counted)
-        bucket = codec.text(self._buckets.get(info.counted, info.counted))
+        model = codec.text(info.quota_model)
+        bucket = codec.text(self._buckets.get(info.quota_model, info.quota_model))
         args = (
             self._midnights(self._test_clock() if self._test_clock else time.time()),
             model,
@@ -315,23 +320,23 @@ class RedisState(State):
             lease_id,
             self._lease_s,
             bucket,
-            len(shortlist),
-            *self._offers.args(shortlist, model, bucket),
+            len(candidates),
+            *self._offers.args(candidates, model, bucket),
         )
         return self._call("acquire", args)
 
     def _acquired(
-        self, reply: Any, info: CallInfo, shortlist: Shortlist, lease_id: str
+        self, reply: Any, info: CallInfo, candidates: RankedCandidates, lease_id: str
     ) -> Lease | Unavailable:
         self._note_epoch(reply[1])
         behind = codec.behind_by(float(reply[4 if reply[0] else 2]), self._clock())
         if not reply[0]:
-            return codec.refused(reply, shortlist, behind)
-        lease = codec.granted(reply, info, shortlist, lease_id, behind)
-        if lease.bucket != self._buckets.get(info.counted, info.counted):
+            return codec.refused(reply, candidates, behind)
+        lease = codec.granted(reply, info, candidates, lease_id, behind)
+        if lease.bucket != self._buckets.get(info.quota_model, info.quota_model):
             if len(self._buckets) >= MODELS_KEPT:
                 self._buckets.clear()
-            self._buckets[info.counted] = lease.bucket
+            self._buckets[info.quota_model] = lease.bucket
         return lease
 
     def _note_epoch(self, epoch: bytes) -> None:
@@ -358,7 +363,7 @@ class RedisState(State):
     ) -> ScriptCall:
         midnights = self._midnights(self._test_clock() if self._test_clock else time.time())
         words = (midnights, key.project, bucket, requests, tokens, day_requests)
-        return self._call("book", words)
+        return self._call("record_usage", words)
 
-    def _in_child(self) -> None:
+    def _after_fork(self) -> None:
         self._ids = codec.lease_ids()  # these are the parent's

@@ -13,7 +13,7 @@ from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
 import pytest
-from docs_blocks import ROOT, blocks
+from support.docs_blocks import ROOT, blocks
 
 from keyrot_middleware.testing import FakeGemini
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_settings import write_keys
 from google.genai import errors
-from servers import server, stop_all
+from support.fake_settings import write_keys
+from support.servers import server, stop_all
 
 from keyrot_middleware import KeyManager, KeyPoolExhausted
 from keyrot_middleware.key_manager import LeasedKey, Report

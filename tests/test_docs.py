@@ -24,6 +24,8 @@ QUICK = ROOT / "docs" / "quick-reference.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 RUN = ("python", "opentelemetry-instrument", "docker", "prometheus")
+REPOSITORY = "https://github.com/keyrot-middleware/keyrot-middleware/blob/main/"
+"""Where pages of the documentation site find files that are not on the site."""
 LIMIT_S = 300
 """Of one page; a page takes a second or two."""
 
@@ -227,10 +229,13 @@ def _anchors(page: Path) -> set[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     """A link to a file of this project, or to a heading in one, finds it."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
-        if link.startswith(("https://", "http://")):
-            continue
         path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
+        if path.startswith(REPOSITORY):
+            target = ROOT / path.removeprefix(REPOSITORY)
+        elif path.startswith(("https://", "http://")):
+            continue
+        else:
+            target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in _anchors(target), link
 

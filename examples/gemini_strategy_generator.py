@@ -1,10 +1,9 @@
-"""From a sentence to Python code of a trading strategy: "Buy on RSI < 30".
+"""Generate the Python code of a trading strategy from a sentence.
 
 python examples/gemini_strategy_generator.py "Buy on RSI < 30"
 
-With a pool of keys or with one key, and with ENABLE_KEY_ROTATION=false too: the class below
-knows nothing of keys. The code is checked to compile. It is never run here, and you should read
-it before you do.
+The class below does not depend on the pool: it works with one key or with several. The generated
+code is compiled, but not run. Read it before you run it.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ _FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILI
 
 
 class StrategyError(Exception):
-    """Say why there is no strategy."""
+    """The model returned no usable strategy."""
 
 
 class GeminiStrategyGenerator:
-    """Turns descriptions into code, with any google-genai client."""
+    """Turns descriptions into code with a google-genai client."""
 
     def __init__(self, client: genai.Client | None = None, model: str = MODEL) -> None:
         self._client = client or genai.Client()
@@ -41,44 +40,44 @@ class GeminiStrategyGenerator:
         self._config = types.GenerateContentConfig(system_instruction=RULES, temperature=0)
 
     def generate_strategy(self, text: str) -> str:
-        """Write the strategy that *text* describes; mend it once if it does not compile.
+        """Return the strategy that *text* describes. Code that does not compile is corrected once.
 
         Returns:
             Python code that compiles.
 
         Raises:
-            StrategyError: If nothing is described, or no code that compiles came back.
-            google.genai.errors.APIError: If the API fails; from a pool, only when no key serves.
+            StrategyError: The text is empty, or the code does not compile.
+            google.genai.errors.APIError: The API failed, with a pool for every key.
         """
         if not text.strip():
             raise StrategyError('describe a strategy, such as "Buy on RSI < 30"')
         code = self._ask(f"Strategy: {text.strip()}")
-        problem = fault(code)
+        problem = compile_error(code)
         if problem:
             code = self._ask(
                 f"Strategy: {text.strip()}\n\nThis code does not compile: {problem}\n\n{code}\n\n"
                 "Write the whole module again, corrected."
             )
-            problem = fault(code)
+            problem = compile_error(code)
         if problem:
-            raise StrategyError(f"the model wrote no code that compiles, twice: {problem}")
+            raise StrategyError(f"the model twice wrote code that does not compile: {problem}")
         return code
 
     def _ask(self, prompt: str) -> str:
         response = self._client.models.generate_content(
             model=self._model, contents=prompt, config=self._config
         )
-        return code_in(response.text or "")
+        return extract_code(response.text or "")
 
 
-def code_in(answer: str) -> str:
-    """Take the code out of an answer: what stands between Markdown fences, else all of it."""
+def extract_code(answer: str) -> str:
+    """Return the code between Markdown fences, or the whole answer."""
     blocks = _FENCE.findall(answer)
     return "\n\n".join(block.strip("\n") for block in blocks) if blocks else answer.strip()
 
 
-def fault(code: str) -> str | None:
-    """Say why *code* does not compile; None if it does."""
+def compile_error(code: str) -> str | None:
+    """Return why *code* does not compile, or None if it does."""
     if not code.strip():
         return "the answer is empty"
     try:
@@ -97,7 +96,7 @@ def main(arguments: list[str]) -> int:
     try:
         keyrot_middleware.install()
         generator = GeminiStrategyGenerator()
-    except ValueError as error:  # a wrong setting; or the SDK's own, where there is no key at all
+    except ValueError as error:  # a wrong setting, or no key
         print(f"Check GEMINI_API_KEYS or GEMINI_API_KEY: {error}", file=sys.stderr)
         return 2
     try:

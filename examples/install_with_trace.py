@@ -1,7 +1,7 @@
-"""install() at start-up, and the spans of one call printed as a tree.
+"""install() at start-up, and the spans of one call as a tree.
 
-Needs the extra `otlp` (the OpenTelemetry SDK). Where your program already sets up a tracer
-provider, the spans go there and nothing else is needed than install().
+Needs the extra `otlp` (the OpenTelemetry SDK). If your program already sets a tracer provider,
+install() is all you need.
 """
 
 from __future__ import annotations

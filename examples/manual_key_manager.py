@@ -1,7 +1,6 @@
-"""The pool without install(): this program chooses each key by hand and reports what came of it.
+"""Select keys by hand and report the results, without install().
 
-For programs that send requests in a way of their own. The rules and the state are the same as
-those of install().
+For programs that send their own requests. The rules and the state are those of install().
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ MODEL = "gemini-flash-latest"
 
 
 def ask(manager: KeyManager, question: str) -> str:
-    """Ask with one key after the other until one answers.
+    """Try one key after the other until one gets a response.
 
     Raises:
-        KeyPoolExhausted: No key is left for this question.
-        google.genai.errors.APIError: The request failed, and the key is not to blame.
+        KeyPoolExhausted: No key is available.
+        google.genai.errors.APIError: The request failed, and another key would not help.
     """
     while True:
         key = manager.select_key(MODEL, tokens_needed=len(question) // 4)
@@ -33,7 +32,7 @@ def ask(manager: KeyManager, question: str) -> str:
             print(f"{key.key_id}: {report.failure}", file=sys.stderr)
             if not report.try_another_key:
                 raise
-            # The key is cooling down or rejected: select_key() returns another from now on.
+            # The key is cooling down or rejected: select_key() returns another one.
         else:
             manager.report_success(key.key_id, response=response)
             return f"{key.key_id}: {response.text}"
@@ -50,7 +49,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyPoolExhausted as error:
-        print(f"no key is left until {error.retry_at}: {error.reasons}", file=sys.stderr)
+        print(f"no key is available until {error.retry_at}: {error.reasons}", file=sys.stderr)
         return 1
     for key_id, health in manager.get_health_status().items():
         counts = f"{health['success_count']} ok, {health['error_count']} failed"

@@ -1,4 +1,4 @@
-"""An ordinary google-genai program: a question, a stream, a chat with a tool. No line is ours.
+"""An ordinary google-genai program: a question, a stream, a chat with a tool.
 
 python examples/plain_program.py              one key, from GEMINI_API_KEY
 keyrot run examples/plain_program.py          the pool of your settings
@@ -13,7 +13,7 @@ MODEL = "gemini-flash-latest"
 
 
 def last_price(symbol: str) -> float:
-    """Give the last price of a symbol, in dollars."""
+    """Return the last price of a symbol, in dollars."""
     return {"ACME": 41.5}.get(symbol, 100.0)
 
 

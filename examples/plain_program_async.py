@@ -1,4 +1,4 @@
-"""The same ordinary program, asynchronous: questions at once, a stream, a chat with a tool.
+"""The same program with asyncio: concurrent questions, a stream, a chat with a tool.
 
 python examples/plain_program_async.py        one key, from GEMINI_API_KEY
 keyrot run examples/plain_program_async.py    the pool of your settings
@@ -16,7 +16,7 @@ WORDS = ("RSI", "MACD", "drawdown", "slippage")
 
 
 async def last_price(symbol: str) -> float:
-    """Give the last price of a symbol, in dollars."""
+    """Return the last price of a symbol, in dollars."""
     return {"ACME": 41.5}.get(symbol, 100.0)
 
 

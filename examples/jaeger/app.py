@@ -1,7 +1,7 @@
-"""Calls that go well and calls that go wrong, each a trace to look at in Jaeger.
+"""Successful and failing calls, one trace each, to look at in Jaeger.
 
-No key and no Google: a fake Gemini API in this process answers, and refuses as the real one does.
-Run it with KEYROT_TRACING=otlp; README.md says how to start Jaeger and what to look at.
+A fake Gemini API in this process answers, so no key and no network are needed. Run with
+KEYROT_TRACING=otlp; README.md explains how to start Jaeger.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ KEYS = ("free_1", "free_2", "paid_1")
 
 
 @contextmanager
-def scene(gemini: FakeGemini, case: Case) -> Iterator[genai.Client]:
-    """Install a pool; one for each case, so that none sees the cooldowns of another."""
+def installed_pool(gemini: FakeGemini, case: Case) -> Iterator[genai.Client]:
+    """Install a pool for one case, so that cases share no cooldowns."""
     gemini.clear_scripts()
     for key, reply in case.first.items():
         gemini.script(key, reply)
@@ -41,7 +41,7 @@ def scene(gemini: FakeGemini, case: Case) -> Iterator[genai.Client]:
 
 
 def run(gemini: FakeGemini, case: Case) -> None:
-    with scene(gemini, case) as client, tracer.start_as_current_span(case.name):
+    with installed_pool(gemini, case) as client, tracer.start_as_current_span(case.name):
         try:
             print(f"{case.name}: {case.call(client)}")
         except APIError as error:
@@ -50,7 +50,7 @@ def run(gemini: FakeGemini, case: Case) -> None:
 
 async def run_async(gemini: FakeGemini, case: Case) -> None:
     name = f"{case.name}, async"
-    with scene(gemini, case) as client, tracer.start_as_current_span(name):
+    with installed_pool(gemini, case) as client, tracer.start_as_current_span(name):
         try:
             print(f"{name}: {await case.call_async(client)}")
         except APIError as error:

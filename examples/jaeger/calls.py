@@ -1,4 +1,4 @@
-"""What the program does with Gemini: ordinary google-genai code, which knows of no pool."""
+"""The program: ordinary google-genai code, without a line about keys."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ tracer = trace.get_tracer("the program")
 
 
 def get_weather(city: str) -> str:
-    """Tell the weather in a city."""
-    with tracer.start_as_current_span("look at the sky"):
+    """Return the weather in a city."""
+    with tracer.start_as_current_span("get_weather"):
         return f"sunny in {city}"
 
 

@@ -1,4 +1,4 @@
-"""What happens to the calls: which key the service refuses, and how."""
+"""The cases: which key the fake API refuses, and how."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from google import genai
 from keyrot_middleware.testing import Reply, Scripted
 
 BUSY = Reply.EXHAUSTED.with_headers(Retry_After="1")
-"""A 429 that says: again in a second."""
+"""A 429 with a retry time of one second."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A call, and what each key is answered first; after that it is served.
+    """A call, and the first reply to each key.
 
     Attributes:
-        name: Of the trace, in Jaeger's list.
+        name: Name of the trace in Jaeger.
         call: The call.
-        call_async: The same, asynchronous.
-        first: Key id -> the first answer.
+        call_async: The same call with asyncio.
+        first: The first reply by key id; later ones succeed.
     """
 
     name: str

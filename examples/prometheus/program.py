@@ -1,13 +1,13 @@
-"""A service under load over four keys, with its metrics on a port for Prometheus.
+"""A service under load with four keys, and its metrics on a port for Prometheus.
 
-It needs no key and no network: a fake Gemini API answers. One key is revoked; two free ones are
-exhausted before each minute is over; the paid one serves a single request at a time. So calls
-change their key, wait, and now and then find none. See README.md beside this file.
+A fake Gemini API answers, so no key and no network are needed. One key is revoked, two free keys
+are exhausted before each minute is over, and the paid key allows one concurrent request. Calls
+change keys, wait, and sometimes find no key. See README.md in this directory.
 
     python examples/prometheus/program.py              until Ctrl-C
     python examples/prometheus/program.py --seconds 60 --rate 5
 
-For your own program the three lines of `expose` are enough.
+In your own program, the three lines of `expose` are enough.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ WORKERS = 6
 
 
 def expose(address: str, port: int) -> None:
-    """Let Prometheus read this program's metrics."""
+    """Serve this program's metrics to Prometheus."""
     metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
     start_http_server(port, address)
     print(f"metrics: http://{address}:{port}/metrics", flush=True)
 
 
 def open_pool(gemini: FakeGemini) -> None:
-    """Make the keys of pool.json at the fake service, and put the pool in place."""
+    """Create the keys of pool.json in the fake API, and install the pool."""
     projects = {"free_1": "first-project", "free_2": "second-project", "revoked_1": "third-project"}
     for label in (*projects, "paid_1"):
         project = projects.get(label, "company")
         key = gemini.add_key(label, project=project, tier="free" if label in projects else "paid")
         os.environ[f"GEMINI_KEY_{label}"] = key.value
     gemini.always("revoked_1", Reply.KEY_INVALID)
-    gemini.limit("second-project", rpm=15)  # less than pool.json says: the pool learns it
+    gemini.limit("second-project", rpm=15)  # less than in pool.json: the pool learns it
     gemini.delay(0.05)
     keyrot_middleware.install(keys_file=KEYS, allowed_hosts=[gemini.host], max_wait_s=2)
 
 
 def ask(client: genai.Client, number: int) -> None:
-    """Make one call: mostly a question, sometimes a stream, rarely of a model that is not there."""
+    """Make one call: usually a question, sometimes a stream, rarely with an unknown model."""
     model = "no-such-model" if number % 25 == 24 else MODEL
     if number % 5 == 4:
         for _ in client.models.generate_content_stream(model=model, contents="Count to five."):
@@ -66,7 +66,7 @@ def ask(client: genai.Client, number: int) -> None:
 
 
 def work(client: genai.Client, numbers: Any, pause_s: float, ended: Counter[str], end: Any) -> None:
-    """Ask until the end, at an even pace."""
+    """Make calls at an even pace until *end* is set."""
     while not end.wait(pause_s):
         try:
             ask(client, next(numbers))
@@ -79,12 +79,12 @@ def work(client: genai.Client, numbers: Any, pause_s: float, ended: Counter[str]
 
 
 def load(gemini: FakeGemini, rate: float, seconds: float) -> None:
-    """Keep the workers busy, let the service be overloaded now and then, and tell how it goes."""
+    """Run the workers, with a 503 every five seconds, and print how their calls end."""
     client = genai.Client(http_options=gemini.http_options)
     ended: Counter[str] = Counter()
     end, numbers = threading.Event(), count()
-    given = (client, numbers, WORKERS / rate, ended, end)
-    workers = [threading.Thread(target=work, args=given) for _ in range(WORKERS)]
+    worker_args = (client, numbers, WORKERS / rate, ended, end)
+    workers = [threading.Thread(target=work, args=worker_args) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
     until = time.monotonic() + seconds
@@ -92,7 +92,7 @@ def load(gemini: FakeGemini, rate: float, seconds: float) -> None:
         while time.monotonic() < until:
             gemini.script_any(Reply.OVERLOADED)
             time.sleep(min(5.0, max(until - time.monotonic(), 0.0)))
-            print(", ".join(f"{number} {how}" for how, number in ended.items()), flush=True)
+            print(", ".join(f"{number} {result}" for result, number in ended.items()), flush=True)
     except KeyboardInterrupt:
         print()
     end.set()
@@ -106,11 +106,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9464)
     parser.add_argument("--rate", type=float, default=2.5, help="calls a second")
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    asked = parser.parse_args()
-    expose(asked.address, asked.port)
+    args = parser.parse_args()
+    expose(args.address, args.port)
     with FakeGemini() as gemini:
         open_pool(gemini)
-        load(gemini, asked.rate, asked.seconds)
+        load(gemini, args.rate, args.seconds)
 
 
 if __name__ == "__main__":

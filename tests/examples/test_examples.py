@@ -77,7 +77,7 @@ def test_no_key_left_is_told(example: Example, service: FakeGemini, pool: dict[s
     service.always("good", Reply.QUOTA_DAY)
     ran = example("manual_key_manager.py", settings=pool)
     assert ran.returncode == 1
-    assert "no key is left until 20" in ran.stderr
+    assert "no key is available until 20" in ran.stderr
     assert "quota_day" in ran.stderr
     assert example("manual_key_manager.py", settings={}).returncode == 2
     ran = example("manual_key_manager.py", settings={**pool, "ENABLE_KEY_ROTATION": "false"})
@@ -138,7 +138,7 @@ def test_what_goes_wrong_is_told_in_one_line(
     assert [ran.returncode for ran in told] == [1, 1, 2, 2, 1]
     assert [ran.stdout for ran in told] == [""] * 5
     assert not any("Traceback" in ran.stderr for ran in told)
-    assert "no code that compiles, twice: line 1: " in told[0].stderr
+    assert "twice wrote code that does not compile: line 1: " in told[0].stderr
     assert "Buy on RSI < 30" in told[1].stderr
     assert "GEMINI_API_KEYS" in told[3].stderr
     assert told[4].stderr.startswith("Gemini: 4")

@@ -64,7 +64,7 @@ TREES = (
     ! keyrot.wait retry
     attempt free_1  internal  ERROR 503 overloaded  number=1  outcome=retry  error.type=503
     attempt free_1  internal  number=2  outcome=success
-  look at the sky  internal
+  get_weather  internal
   generate_content gemini-2.5-flash  client  count=1
     attempt free_1  internal  number=1  outcome=success
 """,

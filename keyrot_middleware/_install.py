@@ -27,7 +27,7 @@ from .guard import handle_internal_error
 from .runtime.health import HealthStatus, health, levels
 from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
 from .runtime.refresher import Refresher
-from .secrets import SecretCache, Stores, open_ring
+from .secrets import SecretCache, Stores, open_secret_cache
 from .settings import SettingArguments, Settings, hide_keys, origins
 from .state import State, open_state
 from .telemetry.logs import LogObserver
@@ -279,10 +279,12 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         more: Watch its calls, beside those that write spans and log lines.
     """
     stores = Stores(config.env_file)
-    secrets = open_ring(config, stores)
+    secrets = open_secret_cache(config, stores)
     configured = tuple(key.candidate for key in config.keys)
     selector = make_selector(resolved_candidates(configured, secrets), config.policy.strategy)
-    kept = config.settings.secrets_ttl_s > 0 and (secrets.changes or config.keys_file is not None)
+    kept = config.settings.secrets_ttl_s > 0 and (
+        secrets.can_change or config.keys_file is not None
+    )
     texts = (*config.warnings, *doubts(secrets))
     if not selector.keys and not (config.keys and kept):
         _warn_of(texts, _missing(config, secrets))
@@ -331,11 +333,10 @@ def _say_what_is_missing(config: Config, secrets: SecretCache) -> None:
 
 def _missing(config: Config, secrets: SecretCache) -> Iterator[str]:
     """Say which keys have no value, and why; the log has all of them."""
-    reasons = [
-        secrets.unresolved[key.key_id] for key in config.keys if key.key_id in secrets.unresolved
-    ]
+    unresolved = secrets.unresolved
+    reasons = [unresolved[key.key_id] for key in config.keys if key.key_id in unresolved]
     if reasons:
-        count = len(config.keys) - len(secrets.same_as.keys() - secrets.unresolved.keys())
+        count = len(config.keys) - len(secrets.duplicates.keys() - unresolved.keys())
         more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         yield (
             f"{len(reasons)} of {count} keys have no value and are skipped: "

@@ -23,7 +23,7 @@ from keyrot_middleware.config import (
 )
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.genai.call_info import origin_from_url
-from keyrot_middleware.secrets import open_ring
+from keyrot_middleware.secrets import open_secret_cache
 from keyrot_middleware.settings import origins
 
 ROOT = Path(__file__).parent.parent
@@ -150,7 +150,7 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load()
     assert [key.key_id for key in config.keys] == ["key_1", "key_2", "key_3"]
     assert config.warnings == ("GEMINI_API_KEYS: entry 4 repeats entry 1 and was skipped",)
-    ring = open_ring(config)
+    ring = open_secret_cache(config)
     assert [ring.value(key_id) for key_id in ring.resolved] == [A, B, C]
 
 
@@ -206,7 +206,7 @@ def test_the_single_key_is_chosen_as_the_sdk_does(
     assert [key.key_id for key in config.keys] == ([expected] if expected else [])
     assert all(key.priority == LAST_RESORT_PRIORITY for key in config.keys)
     if expected:
-        assert open_ring(config).value(expected) == settings[expected]
+        assert open_secret_cache(config).value(expected) == settings[expected]
 
 
 def test_the_layers_hold_for_the_single_key_too(
@@ -214,11 +214,11 @@ def test_the_layers_hold_for_the_single_key_too(
 ) -> None:
     """GEMINI_API_KEY of a higher layer beats GOOGLE_API_KEY of a lower one."""
     (here / ".env").write_text(f"GOOGLE_API_KEY={A}\n")
-    assert open_ring(load()).value("GOOGLE_API_KEY") == A
+    assert open_secret_cache(load()).value("GOOGLE_API_KEY") == A
     monkeypatch.setenv("GEMINI_API_KEY", B)
-    assert open_ring(load()).value("GEMINI_API_KEY") == B
+    assert open_secret_cache(load()).value("GEMINI_API_KEY") == B
     monkeypatch.setenv("GOOGLE_API_KEY", A)
-    assert open_ring(load(gemini_api_key=C)).value("GEMINI_API_KEY") == C
+    assert open_secret_cache(load(gemini_api_key=C)).value("GEMINI_API_KEY") == C
 
 
 def test_the_state_is_where_its_url_says_else_where_redis_is(
@@ -305,4 +305,4 @@ def test_the_examples_load_together(here: Path, monkeypatch: pytest.MonkeyPatch)
     (here / "keys.json").write_text((ROOT / "keys_example.json").read_text())
     config = load()
     assert config.settings.model_dump(exclude={"keys_file"}) == DEFAULTS
-    assert open_ring(config).resolved == ("flash_01", "flash_02", "pro_01")
+    assert open_secret_cache(config).resolved == ("flash_01", "flash_02", "pro_01")

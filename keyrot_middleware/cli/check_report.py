@@ -25,7 +25,7 @@ from ..genai.call_info import failed_from_error, origin_from_url
 from ..keys_file import KeySpec
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
-from ..secrets import Secret, SecretCache, open_ring
+from ..secrets import Secret, SecretCache, open_secret_cache
 from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins, spellings
 from ..telemetry.otlp import DeferredOtlpExport
 from .status import open_configured
@@ -200,7 +200,7 @@ def build_report(config: Config) -> CheckReport:
     """Look every key up, as install() would, and put together what there is to tell."""
     if not config.settings.enabled:
         return CheckReport(enabled=False)
-    ring = open_ring(config)
+    ring = open_secret_cache(config)
     state = _state(config, ring)
     return CheckReport(
         enabled=True,
@@ -301,7 +301,7 @@ def _key(key: KeySpec, config: Config, ring: SecretCache) -> KeyReport:
         store=store,
         place=place,
         problem=ring.unresolved.get(key.key_id),
-        same_as=ring.same_as.get(key.key_id),
+        same_as=ring.duplicates.get(key.key_id),
         fingerprint=Secret(ring.value(key.key_id)).fingerprint if has_value else None,
     )
 
@@ -310,7 +310,7 @@ def _where(key: KeySpec, config: Config, ring: SecretCache) -> tuple[str, str]:
     """Tell a key's store, and where in it the key is kept."""
     if key.key_id in config.inline:
         return "setting", f"GEMINI_API_KEYS ({key.key_id})"
-    store = ring.places[key.key_id].store
+    store = ring.locations[key.key_id].store
     tell = getattr(store, "place", None)
     default = tell(key.key_id) if tell is not None and not key.secret else None
     return store.scheme, key.secret or default or f"{store.scheme}:// (its default place)"

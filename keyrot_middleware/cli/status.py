@@ -21,7 +21,7 @@ from ..core.text import mask_url
 from ..core.windows import QuotaWindows
 from ..errors import KeyrotError
 from ..runtime.health import KeyView, iso, views, without_value
-from ..secrets import open_ring
+from ..secrets import open_secret_cache
 from ..state import open_shared
 from ..state.base import KeyHealth, State, Used
 from ..telemetry.log_text import format_time
@@ -182,7 +182,7 @@ def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> fr
     fresh = [key for key in config.keys if key.active and known[key.key_id].last_used is None]
     if not fresh:
         return frozenset()
-    ring = open_ring(replace(config, keys=tuple(fresh)))
+    ring = open_secret_cache(replace(config, keys=tuple(fresh)))
     try:
         return frozenset(ring.unresolved)
     finally:

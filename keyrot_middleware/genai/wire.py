@@ -269,7 +269,7 @@ class Wire:
         return None
 
     def _is_of_pool(self, value: str) -> bool:
-        return self._pool is not None and self._pool.secrets.id_of(value) is not None
+        return self._pool is not None and self._pool.secrets.key_id_for(value) is not None
 
     def _home(self) -> str | None:
         try:

@@ -410,7 +410,7 @@ class Binding:
 
     def _home(self, key: str) -> Candidate:
         """Give the client's own key as a candidate: one of the pool's, or a stranger."""
-        key_id = self.pool.secrets.id_of(key) if is_key(key) else self.pool.home_id
+        key_id = self.pool.secrets.key_id_for(key) if is_key(key) else self.pool.home_id
         candidate = self.pool.selector.keys.get(key_id) if key_id is not None else None
         if candidate is not None:
             return candidate

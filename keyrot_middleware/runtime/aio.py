@@ -175,9 +175,7 @@ class AsyncDriver(SyncDriver):
             return None
 
     async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
-        replaced = await asyncio.to_thread(self._look_up, command)
-        self.notify(command, replaced)
-        return replaced
+        return await asyncio.to_thread(super()._refresh, command)
 
     async def _refresh_all(self, _command: RefreshAll) -> bool:  # type: ignore[override]  # awaited
         return await asyncio.to_thread(self._pool.refresh_all)

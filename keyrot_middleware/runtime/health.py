@@ -87,13 +87,12 @@ def health(pool: Pool) -> dict[str, HealthStatus]:
 
 def pool_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
     """Find out how each key that *pool* was given is, with those that have no value."""
-    selector, secrets = pool.selector.keys, pool.secrets
+    selector = pool.selector.keys
+    skipped = pool.secrets.duplicates.keys() - pool.secrets.unresolved.keys()
     keys = [
         selector.get(key.key_id, key)
         for key in (selector.values() if pool.configured is None else pool.configured)
-        if key.key_id in selector
-        or key.key_id not in secrets.same_as
-        or key.key_id in secrets.unresolved
+        if key.key_id in selector or key.key_id not in skipped
     ]
     found = views(pool.state, keys)
     unresolved = [key.key_id for key in keys if key.active and key.key_id not in selector]

@@ -24,7 +24,7 @@ from ..core.waiting import WaitingLines
 from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..secrets import Secret, SecretCache
-from ..secrets.cache import ANSWER_S
+from ..secrets.cache import LOOKUP_TIMEOUT_S
 from ..state.base import State
 from ..telemetry.observer import Observer, PoolEventListener
 
@@ -128,13 +128,13 @@ class Pool:
     """Under which record each key was last when Google rejected it."""
 
     def __post_init__(self) -> None:
-        self.secrets.listener = self
+        self.secrets.on_change = self.on_secrets_changed
 
     @property
     def home_id(self) -> str | None:
         """Tell whose key serves as home key of a client without one of its own, if any can."""
         keys = self.selector.keys
-        single = self.secrets.same_as.get(self.last_resort or "", self.last_resort)
+        single = self.secrets.duplicates.get(self.last_resort or "", self.last_resort)
         first = single if single in keys else next(iter(keys), None)
         if not self.doubtful or first not in self.doubtful:
             return first
@@ -212,7 +212,7 @@ class Pool:
             key, rejected = self.selector.keys.get(key_id), self._rejected_as.get(key_id)
             if key is not None and rejected is not None and key.record != rejected:
                 return True  # it was replaced meanwhile
-            return self.secrets.refresh(key_id, ANSWER_S if wait else 0.0)
+            return self.secrets.refresh(key_id, LOOKUP_TIMEOUT_S if wait else 0.0)
         except Exception:
             handle_internal_error("secrets")
             return False
@@ -221,17 +221,17 @@ class Pool:
         """Have all values looked up again, since every key is rejected; True where one is another.
 
         Stores are asked at once, then after a pause that doubles as long as nothing has changed.
-        Who comes while they are asked waits with the others, `ANSWER_S` at most.
+        Who comes while they are asked waits with the others, `LOOKUP_TIMEOUT_S` at most.
         """
         now = time.monotonic()
         if now >= self._look_up_at:
             self._look_up_at = now + min(LOOK_UP_S * 2.0**self._look_ups, LOOK_UP_MOST_S)
             self._look_ups = min(self._look_ups + 1, 10)
-            self._looking_until = now + ANSWER_S
+            self._looking_until = now + LOOKUP_TIMEOUT_S
         elif now >= self._looking_until:
             return False
         try:
-            changed = self.secrets.refresh_all(ANSWER_S)
+            changed = self.secrets.refresh_all(LOOKUP_TIMEOUT_S)
         except Exception:
             handle_internal_error("secrets")
             return False
@@ -241,8 +241,8 @@ class Pool:
             self._look_up_at, self._look_ups = 0.0, 0
         return bool(changed)
 
-    def on_secrets_changed(self, key_ids: frozenset[str]) -> frozenset[str]:
-        """Put keys with a new value back in service, and let the others join; see `Listener`."""
+    def on_secrets_changed(self, key_ids: frozenset[str]) -> None:
+        """Put keys with a new value back in service, log that, and let the others join."""
         replaced = key_ids.intersection(self.selector.keys)
         try:
             for key in resolved_candidates(
@@ -256,10 +256,10 @@ class Pool:
                 self._rebuild_selector(self.configured)
         except Exception:
             handle_internal_error("secrets")
-        return replaced.intersection(self.selector.keys)  # without those that have just left
+        self.log_replaced(replaced.intersection(self.selector.keys))  # not those that just left
 
     def log_replaced(self, key_ids: frozenset[str]) -> None:
-        """Say that keys were replaced, in the log and to the observers; see `Listener`."""
+        """Report replaced keys to the log and to the observers."""
         for key_id in sorted(key_ids):
             _log.info("pool %s: key %s has a new value and is available again", self.name, key_id)
             for observer in self.observers:

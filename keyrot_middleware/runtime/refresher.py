@@ -1,7 +1,7 @@
 """What happens in the background of a pool: stores are asked again, keys.json is looked at.
 
 One daemon thread for each pool, which sleeps on an event; it starts look-ups and waits for none
-of them (secrets/lanes.py). It ends with its pool, and begins again in a forked child.
+of them (secrets/refresh.py). It ends with its pool, and begins again in a forked child.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..keys_file import signature
 from ..secrets import Stores
-from ..secrets.cache import ANSWER_S
+from ..secrets.cache import LOOKUP_TIMEOUT_S
 from .pool import Pool
 
 __all__ = ["Refresher"]
@@ -55,7 +55,7 @@ class Refresher:
     def start(self) -> None:
         """Begin."""
         self._on = True
-        alive, stirred = weakref.ref(self), self._pool.secrets.stirred
+        alive, stirred = weakref.ref(self), self._pool.secrets.wake
         weakref.finalize(self, stirred.set).atexit = False
         name = f"keyrot-upkeep-{self._pool.name}"
         threading.Thread(target=_run, args=(alive, stirred), name=name, daemon=True).start()
@@ -63,7 +63,7 @@ class Refresher:
     def stop(self) -> None:
         """End it, without waiting."""
         self._on = False
-        self._pool.secrets.stirred.set()
+        self._pool.secrets.wake.set()
 
     def turn(self) -> float | None:
         """Do what is due; give the seconds until the next turn, None where there is none."""
@@ -75,7 +75,7 @@ class Refresher:
             if self._config.settings.secrets_ttl_s <= 0:
                 return tick_s
             look_s = self._look() if self._config.keys_file is not None else inf
-            return min(self._pool.secrets.turn(), look_s, tick_s)
+            return min(self._pool.secrets.tick(), look_s, tick_s)
         except Exception:
             handle_internal_error("secrets")
             return LOOK_S
@@ -101,7 +101,7 @@ class Refresher:
         places = self._stores.places(config)
         self._config = config
         self._pool.configured = tuple(key.candidate for key in config.keys)
-        self._pool.secrets.hang(places, ANSWER_S)
+        self._pool.secrets.set_locations(places, LOOKUP_TIMEOUT_S)
 
     def _renew(self) -> None:
         if self._on:

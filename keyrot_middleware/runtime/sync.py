@@ -153,7 +153,7 @@ class SyncDriver:
         if self.watch is not None:
             self.watch.finish(error)
 
-    def notify(self, command: Settle | Sleep | Refresh, reply: object = None) -> None:
+    def notify(self, command: Settle | Sleep, reply: object = None) -> None:
         """Tell who wants to know what more than one call will feel."""
         notify_listeners(
             self._pool.event_listeners,
@@ -232,15 +232,10 @@ class SyncDriver:
             return None
 
     def _refresh(self, command: Refresh) -> bool:
-        replaced = self._look_up(command)
-        self.notify(command, replaced)
-        return replaced
+        return self._pool.refresh(command.key_id, wait=command.wait)
 
     def _refresh_all(self, _command: RefreshAll) -> bool:
         return self._pool.refresh_all()
-
-    def _look_up(self, command: Refresh) -> bool:
-        return self._pool.refresh(command.key_id, wait=command.wait)
 
     def _sleep(self, command: Sleep) -> tuple[float, float]:
         if command.starts_wait:

@@ -17,12 +17,12 @@ __all__ = [
     "SecretLocation",
     "SecretStore",
     "Stores",
-    "open_ring",
+    "open_secret_cache",
     "open_store",
 ]
 
 
-def open_ring(config: Config, stores: Stores | None = None) -> SecretCache:
+def open_secret_cache(config: Config, stores: Stores | None = None) -> SecretCache:
     """Open the stores that the keys name, each once, and look all keys up.
 
     Raises:

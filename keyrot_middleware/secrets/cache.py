@@ -1,12 +1,11 @@
-"""The values of the pool's keys, in memory only, by key id and back.
+"""The values of the pool's keys, in memory only.
 
-`value()` is on the way of every call: it reads a dictionary that nobody ever changes. A look-up
-makes a new one and puts it in place in one step, so readers need no lock. Stores are asked in
-threads of their own (source.py): at the start, when a key was refused, and by the clock, which
-`turn()` reads for whoever calls it (runtime/upkeep.py).
+Every call reads `value()`, which takes no lock: threads that look keys up (refresh.py) replace
+entries of a dictionary one by one. Look-ups happen at the start, when Google rejects a key, and
+on a schedule that `tick()` follows (runtime/refresher.py calls it).
 
 A key without a value is skipped and reported, and the others are used. A key that has a value
-never loses it: where a later look-up fails, the last value stays.
+never loses it: where a later look-up fails, the last value stays in use.
 """
 
 from __future__ import annotations
@@ -16,33 +15,32 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, NoReturn
 
 from ..core.model import POOL_KEY
 from ..core.text import mask_keys
 from ..errors import SecretError
 from ..forks import after_fork
 from .base import MASKED_FROM, Secret, SecretStore
-from .refresh import Answers, LookupFuture, RefreshSchedule, StoreWorker
+from .refresh import Answers, RefreshSchedule, Refs, StoreWorker
 
-__all__ = [
-    "ANSWER_S",
-    "START_S",
-    "ChangeListener",
-    "SecretCache",
-    "SecretLocation",
-    "SecretTable",
-    "log_no_value",
-    "log_skipped",
-    "log_slow_store",
-    "log_store_health",
-]
+__all__ = ["LOOKUP_TIMEOUT_S", "START_TIMEOUT_S", "SecretCache", "SecretLocation"]
 
-# Where values are kept, and who learns that one has changed ------------------------------------
+START_TIMEOUT_S = 10.0
+"""How long a start waits for stores; keys that have no answer by then join later."""
+LOOKUP_TIMEOUT_S = 2.0
+"""How long a call waits for a new value of the key that Google just rejected."""
+
+_log = logging.getLogger("keyrot_middleware")
+
+_LOGGED_SINGLY = 10
+"""Keys without a value that the log names one by one."""
+# What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
+_GOOD_VALUE = re.compile(r"[!#-&(-~]+")
+_MASKS = ("AIza…[redacted]", "AQ.…[redacted]")
 
 
 class SecretLocation(NamedTuple):
@@ -50,108 +48,75 @@ class SecretLocation(NamedTuple):
 
     store: SecretStore
     ref: str | None = None
-    """As in keys.json; None: the store's default place for the key."""
+    """As in keys.json; None: the store's default for the key."""
 
 
-class ChangeListener(Protocol):
-    """Who learns what look-ups have changed; notified by one thread at a time."""
+class _Key(NamedTuple):
+    """A key of the pool: the worker of its store, and its reference there."""
 
-    def on_secrets_changed(self, key_ids: frozenset[str]) -> frozenset[str]:
-        """Learn which keys have another value, or their first; give those that were replaced."""
-
-    def log_replaced(self, key_ids: frozenset[str]) -> None:
-        """Say that these were replaced: no call that could say it is waiting for them."""
+    worker: StoreWorker
+    ref: str | None
 
 
-# What the ring knows at one moment; once in place it is never changed, only copied -------------
-
-
-# What may stand in a header and in an API key; a stray quote comes from `docker --env-file`.
-_GOOD_VALUE = re.compile(r"[!#-&(-~]+")
-_MASKS = ("AIza…[redacted]", "AQ.…[redacted]")
-
-
-@dataclass(slots=True, repr=False, eq=False)
 class SecretTable:
-    """Values by key id, and what became of the ids that have none."""
+    """Values by key id, and the reasons of the ids that have none.
 
-    optional: frozenset[str] = frozenset()
-    """Ids that may have another's value without being reported."""
-    values: dict[str, str] = field(default_factory=dict)
-    ids: dict[str, str] = field(default_factory=dict)
-    """Whose each value is or once was."""
-    odd: list[str] = field(default_factory=list)
-    """Values that do not have the shape of a key, the longest first, for masking."""
-    unresolved: dict[str, str] = field(default_factory=dict)
-    stale: dict[str, str] = field(default_factory=dict)
-    same_as: dict[str, str] = field(default_factory=dict)
-    gone: dict[str, str] = field(default_factory=dict)
-    """Values of ids that left the pool, for calls that are still under way with them."""
+    Readers need no lock: each change replaces one entry. Writers share a lock.
+    """
 
-    def copy(self) -> SecretTable:
-        """Make a book that may be written in."""
-        return SecretTable(
-            self.optional,
-            self.values.copy(),
-            self.ids.copy(),
-            self.odd.copy(),
-            self.unresolved.copy(),
-            self.stale.copy(),
-            self.same_as.copy(),
-            self.gone.copy(),
-        )
+    def __init__(self, optional: Collection[str]) -> None:
+        """Start empty; *optional* ids may duplicate another's value without a report."""
+        self._optional = frozenset(optional)
+        self.values: dict[str, str] = {}
+        self.removed: dict[str, str] = {}
+        """Values of ids that left the pool, for calls in flight."""
+        self.key_ids: dict[str, str] = {}
+        """By value: the id that has it, or had it last."""
+        self.unusual_values: tuple[str, ...] = ()
+        """Values without the shape of a key, the longest first, for masking."""
+        self.errors: dict[str, str] = {}
+        """Why an id has no current value; it may still have the last one."""
+        self.duplicates: dict[str, str] = {}
+        """The id that is used in place of one with the same value."""
 
-    def leave(self, key_id: str) -> None:
-        """Let an id leave the pool: another may have its value now."""
+    def remove(self, key_id: str) -> None:
+        """Take an id out of the pool: another one may have its value from now on."""
         if key_id in self.values:
-            self.gone[key_id] = self.values.pop(key_id)
-        for reasons in (self.unresolved, self.stale, self.same_as):
-            reasons.pop(key_id, None)
+            self.removed[key_id] = self.values[key_id]
+            del self.values[key_id]
+        self.errors.pop(key_id, None)
+        self.duplicates.pop(key_id, None)
 
-    def enter(self, key_id: str, found: Secret | SecretError) -> bool:
-        """Write down what a store answered; tell whether the key's value is another now."""
-        for reasons in (self.unresolved, self.stale, self.same_as):
-            reasons.pop(key_id, None)
-        if isinstance(found, SecretError):
-            self.miss(key_id, mask_keys(str(found)))
+    def update(self, key_id: str, answer: Secret | SecretError) -> bool:
+        """Store what a store answered; return whether the key has another value now."""
+        self.duplicates.pop(key_id, None)
+        if isinstance(answer, SecretError):
+            self.errors[key_id] = mask_keys(str(answer))
             return False
-        value = found.reveal()
-        fault = _fault(value)
-        if fault:
-            self.miss(key_id, f"key {key_id}: {fault}")
+        value = answer.reveal()
+        problem = _problem(value)
+        owner = self.key_ids.get(value, key_id)
+        if problem is None and owner != key_id and self.values.get(owner) == value:
+            problem = f"its value is that of the key {owner}"
+            if key_id not in self.values:
+                self.duplicates[key_id] = owner
+        if problem is not None:
+            self.errors[key_id] = f"key {key_id}: {problem}"
+            if key_id in self.duplicates and key_id in self._optional:
+                del self.errors[key_id]
             return False
-        holder = self._holder(value)
-        if holder not in (None, key_id):
-            self._repeat(key_id, str(holder))
-            return False
-        return self._keep(key_id, value)
-
-    def _holder(self, value: str) -> str | None:
-        key_id = self.ids.get(value)
-        return key_id if key_id is not None and self.values.get(key_id) == value else None
-
-    def miss(self, key_id: str, reason: str) -> None:
-        """Write down why a key has no current value."""
-        (self.stale if key_id in self.values else self.unresolved)[key_id] = reason
-
-    def _repeat(self, key_id: str, holder: str) -> None:
-        if key_id not in self.values:
-            self.same_as[key_id] = holder
-            if key_id in self.optional:
-                return
-        self.miss(key_id, f"key {key_id}: its value is that of the key {holder}")
-
-    def _keep(self, key_id: str, value: str) -> bool:
-        if value not in self.ids and len(value) >= MASKED_FROM and not _has_shape(value):
-            self.odd.append(value)
+        if value not in self.key_ids and len(value) >= MASKED_FROM and not _has_key_shape(value):
+            values = (*self.unusual_values, value)
+            self.unusual_values = tuple(sorted(values, key=len, reverse=True))
         changed = self.values.get(key_id) != value
+        self.key_ids[value] = key_id
         self.values[key_id] = value
-        self.ids[value] = key_id
+        self.errors.pop(key_id, None)
         return changed
 
 
-def _fault(value: str) -> str | None:
-    """Say why a value can be no key, without showing it."""
+def _problem(value: str) -> str | None:
+    """Return why a value cannot be a key, without showing it; None: it can."""
     if not value:
         return "its value is empty"
     if value == POOL_KEY:
@@ -161,309 +126,271 @@ def _fault(value: str) -> str | None:
     return None
 
 
-def _has_shape(value: str) -> bool:
-    """Tell whether masking by shape leaves nothing of the value."""
+def _has_key_shape(value: str) -> bool:
+    """Return whether masking by shape hides the whole value."""
     return mask_keys(value) in _MASKS
 
 
-# What the log says of stores that do not give what they should; no value is in any of it -------
-
-
-_log = logging.getLogger("keyrot_middleware")
-
-_LOGGED_SINGLY = 10
-"""Keys that are logged one by one where many have no value."""
-
-
-def log_skipped(reasons: Sequence[str]) -> None:
-    """Say which keys have no value, when they are looked up for the first time."""
-    for reason in reasons[:_LOGGED_SINGLY]:
-        _log.error("skipped: %s", reason)
-    if len(reasons) > _LOGGED_SINGLY:
-        _log.error("skipped: %d keys more", len(reasons) - _LOGGED_SINGLY)
-
-
-def log_store_health(source: StoreWorker, failing: Sequence[str], book: SecretTable) -> None:
-    """Say once that a store does not give all of its keys, and once that it does again."""
-    scheme = source.store.scheme
-    if failing and not source.failure_logged:
-        first = failing[0]
-        text = "secret store %s: %d keys have no current value; it is asked again (%s)"
-        reason = book.unresolved.get(first) or book.stale.get(first)
-        _log.warning(text, scheme, len(failing), reason)
-    elif source.failure_logged and not failing:
-        _log.info("secret store %s: all keys have a current value", scheme)
-    source.failure_logged = bool(failing)
-
-
-def log_no_value(reason: str) -> None:
-    """Say why the value of a key that was refused could not be looked up."""
-    _log.warning("no new value: %s", reason)
-
-
-def log_slow_store(key_id: str, scheme: str) -> None:
-    """Say that a call does not wait any longer."""
-    text = "key %s: the secret store %s is slow; its answer is used when it comes"
-    _log.warning(text, key_id, scheme)
-
-
-START_S = 10.0
-"""How long a start waits for stores; what has not answered by then joins later."""
-ANSWER_S = 2.0
-"""How long a call waits for a new value of the key that it was just refused with."""
-
-
 class SecretCache:
-    """Hold the values of many keys, safe from any thread."""
+    """Holds the values of many keys; safe from any thread."""
 
     def __init__(
         self,
-        places: Mapping[str, SecretLocation],
+        locations: Mapping[str, SecretLocation],
         *,
         optional: Collection[str] = (),
         ttl_s: float = 300.0,
-        start_s: float = START_S,
-        draw: Callable[[], float] = random.random,
+        start_timeout_s: float = START_TIMEOUT_S,
+        random: Callable[[], float] = random.random,
     ) -> None:
-        """Look all keys up, all stores at once.
+        """Look all keys up, in all stores at once.
 
         Args:
-            places: Where each key id is kept. Of several ids with one value the first has it.
-            optional: Ids that may have another's value without being reported: the single key.
-            ttl_s: How often `turn()` looks all of them up again.
-            start_s: How long to wait for the stores, at most.
-            draw: Random numbers in [0, 1), by which processes differ in when they ask.
+            locations: Where each key id is kept. Of several ids with one value the first has it.
+            optional: Ids that may duplicate another's value without a report: the single key.
+            ttl_s: How often `tick()` looks all keys up again.
+            start_timeout_s: The longest wait for the stores.
+            random: Returns random numbers in [0, 1), which spread the look-ups of processes.
         """
-        self.listener: ChangeListener | None = None
-        self._ttl_s, self._draw = ttl_s, draw
-        self._places: dict[str, SecretLocation] = {}
-        self._sources: dict[int, StoreWorker] = {}
-        self._awaited: set[str] = set()
-        """Ids that wait for their first answer from where they are kept now."""
+        self.on_change: Callable[[frozenset[str]], object] | None = None
+        """Called with the ids that have another value, or their first, and with no id after the
+        locations were replaced; by one thread at a time."""
+        self._ttl_s, self._random = ttl_s, random
+        self._table = SecretTable(optional)
+        self.locations: Mapping[str, SecretLocation]
+        """Where each key is kept."""
+        self._keys: dict[str, _Key] = {}
         self._closed = False
-        self._book = SecretTable(frozenset(optional))
         self._make_locks()
-        after_fork(self, SecretCache._renew)
-        self.hang(places, start_s)
+        after_fork(self, SecretCache._reset_after_fork)
+        self.set_locations(locations, start_timeout_s)
+
+    # Reading --------------------------------------------------------------------------------------
 
     def value(self, key_id: str) -> str:
         """Return the value of a key; of one that left the pool the last that it had.
 
         Raises:
-            KeyError: If the key never was one of the resolved ones.
+            KeyError: The key never had a value.
         """
-        book = self._book
         try:
-            return book.values[key_id]
+            return self._table.values[key_id]
         except KeyError:
-            return book.gone[key_id]
+            return self._table.removed[key_id]
 
-    def id_of(self, value: str) -> str | None:
-        """Tell whose value that is or once was; None where this ring never held it."""
-        return self._book.ids.get(value)
-
-    def refresh(self, key_id: str, wait_s: float = ANSWER_S) -> bool:
-        """Look a key up again now; tell whether it has another value than before.
-
-        Never raises: a failure is logged and kept in `unresolved`, or, where the key goes on
-        with its last value, in `stale`. An answer that comes after *wait_s* seconds is used when
-        it comes; they count from when the store was first asked.
-        """
-        place = self._places.get(key_id)
-        source = self._sources.get(id(place.store)) if place else None
-        if place is None or source is None:  # without a source it moves now, and is asked for
-            return False
-        ticket = source.ask({key_id: place.ref}, urgent=True, takers=1)
-        if not ticket.wait(ticket.at + wait_s, takers=1):
-            if wait_s > 0:
-                log_slow_store(key_id, place.store.scheme)
-            return False
-        reason = self.unresolved.get(key_id) or self.stale.get(key_id)
-        if reason:
-            log_no_value(reason)
-        return key_id in ticket.changed
-
-    def refresh_all(self, wait_s: float = ANSWER_S) -> frozenset[str]:
-        """Look all keys up again now, each store once; give those that have another value.
-
-        Never raises, as `refresh`; what comes later than *wait_s* is used when it comes.
-        """
-        tickets = [
-            source.ask({i: self._places[i].ref for i in self._ids_of(source)}, urgent=True)
-            for source in tuple(self._sources.values())
-            if not source.fixed
-        ]
-        answered = [ticket for ticket in tickets if ticket.wait(ticket.at + wait_s)]
-        return frozenset[str]().union(*(ticket.changed for ticket in answered))
-
-    def hang(self, places: Mapping[str, SecretLocation], wait_s: float = START_S) -> None:
-        """Put other places in place, look up what is new, and wait so long for the answers.
-
-        Keys that are in *places* no longer leave; calls that are under way with them still find
-        their values. A key at another place keeps its value until there is an answer from there.
-        """
-        until = time.monotonic() + wait_s
-        asked = self._rehang(places)
-        tickets = [
-            source.ask({i: places[i].ref for i in asked if places[i].store is source.store})
-            for source in self._sources_of(asked)
-        ]
-        for ticket in tickets:
-            ticket.wait(until)
-        with self._lock:
-            book = self._book.copy()
-            for key_id in self._awaited.intersection(asked, self._places):
-                store = self._places[key_id].store.scheme
-                book.miss(key_id, f"key {key_id}: no answer yet from the secret store {store}")
-            self._book = book
-        log_skipped([self.unresolved[i] for i in asked if i in self.unresolved])
-        for source in self._sources_of(asked):
-            source.failure_logged = bool(self._failing(source))
-        self._tell(frozenset())
-
-    def turn(self) -> float:
-        """Ask the stores that are due, and wait for none; give the seconds until the next is."""
-        now, soonest = time.monotonic(), inf
-        for source in tuple(self._sources.values()):
-            if source.fixed or source.busy:
-                continue  # a busy one stirs when it has answered
-            log_store_health(source, self._failing(source), self._book)
-            if now >= source.rota.due_at:
-                ids = self._ids_of(source) if source.rota.asked(now) else self._failing(source)
-                source.ask({key_id: self._places[key_id].ref for key_id in ids})
-            else:
-                soonest = min(soonest, source.rota.due_at)
-        return max(0.0, soonest - now)
-
-    def close(self) -> None:
-        """Let answers that are still to come change nothing; values stay for calls under way."""
-        self._closed = True
-
-    @property
-    def changes(self) -> bool:
-        """Tell whether a value may be another one later."""
-        return any(not source.fixed for source in self._sources.values())
+    def key_id_for(self, value: str) -> str | None:
+        """Return the id that has a value, or had it; None: this cache never held the value."""
+        return self._table.key_ids.get(value)
 
     @property
     def resolved(self) -> tuple[str, ...]:
         """The ids that have a value, in the order of the pool."""
-        values = self._book.values
-        return tuple(key_id for key_id in self._places if key_id in values)
+        values = self._table.values
+        return tuple(key_id for key_id in self._keys if key_id in values)
 
     @property
     def unresolved(self) -> Mapping[str, str]:
-        """Why a key has no value, per id."""
-        return MappingProxyType(self._book.unresolved)
+        """Why a key has no value, by id."""
+        table = self._table
+        return {i: why for i, why in table.errors.copy().items() if i not in table.values}
 
     @property
     def stale(self) -> Mapping[str, str]:
-        """Why the last look-up of a key gave nothing, though its last value serves, per id."""
-        return MappingProxyType(self._book.stale)
+        """Why the latest look-up of a key failed, though its last value is in use, by id."""
+        table = self._table
+        return {i: why for i, why in table.errors.copy().items() if i in table.values}
 
     @property
-    def same_as(self) -> Mapping[str, str]:
-        """The id that serves in place of an id which has the same value."""
-        return MappingProxyType(self._book.same_as)
+    def duplicates(self) -> Mapping[str, str]:
+        """The id that is used in place of one with the same value."""
+        return self._table.duplicates.copy()
 
     @property
-    def places(self) -> Mapping[str, SecretLocation]:
-        """Where each key is kept."""
-        return MappingProxyType(self._places)
+    def can_change(self) -> bool:
+        """Whether a later look-up may find another value."""
+        return any(not worker.fixed for worker in _refs_by_worker(self._keys))
 
     def redact(self, text: str) -> str:
-        """Mask in *text* every value this ring ever held, and whatever looks like a key."""
+        """Mask in *text* every value this cache ever held, and whatever looks like a key."""
         text = mask_keys(text)
-        for value in self._book.odd:
-            if value in text:
-                text = text.replace(value, "[redacted]")
+        for value in self._table.unusual_values:
+            text = text.replace(value, "[redacted]")
         return text
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a Ring cannot be pickled: its values stay in this process")
+        raise TypeError("a SecretCache cannot be pickled: its values stay in this process")
 
     def __repr__(self) -> str:
-        return f"<Ring: {len(self.resolved)} keys, {len(self.unresolved)} unresolved>"
+        return f"<SecretCache: {len(self.resolved)} keys, {len(self.unresolved)} unresolved>"
 
-    # Which store has which keys -------------------------------------------------------------------
+    # Looking up -----------------------------------------------------------------------------------
 
-    def _rehang(self, places: Mapping[str, SecretLocation]) -> list[str]:
-        """Put *places* in place; give the ids that are to be looked up."""
+    def refresh(self, key_id: str, timeout_s: float = LOOKUP_TIMEOUT_S) -> bool:
+        """Look a key up again now; return whether it has another value than before.
+
+        A failure raises nothing: it is logged and kept in `unresolved`, or in `stale` where the
+        key keeps its last value. An answer that takes longer than *timeout_s* is used when it
+        arrives; the time counts from the first request for the key.
+        """
+        key = self._keys.get(key_id)
+        if key is None:
+            return False
+        changed = key.worker.look_up({key_id: key.ref}, urgent=True).changed(timeout_s)
+        if changed is None:
+            if timeout_s > 0:
+                text = "key %s: the secret store %s is slow; its answer is used when it arrives"
+                _log.warning(text, key_id, key.worker.store.scheme)
+            return False
+        if reason := self._table.errors.get(key_id):
+            _log.warning("no new value: %s", reason)
+        return key_id in changed
+
+    def refresh_all(self, timeout_s: float = LOOKUP_TIMEOUT_S) -> frozenset[str]:
+        """Look all keys up again now; return those that have another value.
+
+        As `refresh`: it raises nothing, and answers that take longer are used when they arrive.
+        """
+        lookups = [
+            worker.look_up(refs, urgent=True)
+            for worker, refs in _refs_by_worker(self._keys).items()
+            if not worker.fixed
+        ]
+        return frozenset[str]().union(*(lookup.changed(timeout_s) or () for lookup in lookups))
+
+    def set_locations(
+        self, locations: Mapping[str, SecretLocation], timeout_s: float = START_TIMEOUT_S
+    ) -> None:
+        """Replace all locations, look up what is new, and wait up to *timeout_s* for the answers.
+
+        Keys that *locations* lacks leave the pool; calls in flight still find their values. A key
+        with another location keeps its value until the new location has one.
+        """
+        requested = self._replace_locations(locations)
+        refs_by_worker = _refs_by_worker(requested)
+        lookups = [worker.look_up(refs) for worker, refs in refs_by_worker.items()]
+        for lookup in lookups:
+            lookup.changed(timeout_s)
+        unresolved = self.unresolved
+        _log_skipped([unresolved[key_id] for key_id in requested if key_id in unresolved])
+        for worker in refs_by_worker:
+            worker.failure_logged = bool(self._failing(worker))
+        self._notify(frozenset())
+
+    def tick(self) -> float:
+        """Start the look-ups that are due; return the seconds until the next one is."""
+        now, next_due = time.monotonic(), inf
+        for worker, refs in _refs_by_worker(self._keys).items():
+            if worker.fixed or worker.busy:
+                continue  # a busy worker sets `wake` when it is done
+            failing = self._failing(worker)
+            self._log_health(worker, failing)
+            schedule = worker.schedule
+            if now >= schedule.next_due:
+                worker.look_up(refs if schedule.started(now) else failing)
+            else:
+                next_due = min(next_due, schedule.next_due)
+        return max(0.0, next_due - now)
+
+    def close(self) -> None:
+        """Ignore answers from now on; values stay for calls in flight."""
+        self._closed = True
+
+    def _replace_locations(self, locations: Mapping[str, SecretLocation]) -> dict[str, _Key]:
+        """Replace the locations; return the keys to look up."""
+        before = self._keys
+        keys = self._make_keys(locations, [key.worker for key in before.values()])
         with self._lock:
-            before, self._places = self._places, dict(places)
-            book = self._book.copy()
-            for key_id in before.keys() - places.keys():
-                book.leave(key_id)
-            self._book = book
-            asked = [i for i, place in places.items() if before.get(i) != place]
-            asked += [i for i in book.unresolved if i in places and i not in asked]
-            self._awaited = {i for i in self._awaited if i in places} | set(asked)
-            kept = {id(place.store): place for place in places.values()}
-            self._sources = {
-                number: self._sources.get(number) or self._new_source(place.store)
-                for number, place in kept.items()
+            self._keys = keys
+            self.locations = MappingProxyType(dict(locations))
+            for key_id in before.keys() - keys.keys():
+                self._table.remove(key_id)
+            unresolved = self.unresolved
+            requested = {
+                key_id: key
+                for key_id, key in keys.items()
+                if before.get(key_id) != key or key_id in unresolved
             }
-        return asked
+            for key_id, key in requested.items():
+                self._table.errors[key_id] = (
+                    f"key {key_id}: no answer yet from the secret store {key.worker.store.scheme}"
+                )
+        return requested
 
-    def _new_source(self, store: SecretStore) -> StoreWorker:
-        return StoreWorker(store, self._enter, self._stir, self._new_rota)
+    def _make_keys(
+        self, locations: Mapping[str, SecretLocation], running: Iterable[StoreWorker]
+    ) -> dict[str, _Key]:
+        """Give each location the worker of its store: a *running* one, or a new one."""
+        workers = {id(worker.store): worker for worker in running}
+        for store, _ in locations.values():
+            if id(store) not in workers:
+                schedule = RefreshSchedule(self._ttl_s, self._random, time.monotonic())
+                workers[id(store)] = StoreWorker(store, schedule, self._apply, self.wake.set)
+        return {i: _Key(workers[id(store)], ref) for i, (store, ref) in locations.items()}
 
-    def _new_rota(self) -> RefreshSchedule:
-        return RefreshSchedule(self._ttl_s, self._draw, time.monotonic())
-
-    def _stir(self) -> None:
-        self.stirred.set()
-
-    def _sources_of(self, key_ids: Iterable[str]) -> list[StoreWorker]:
-        numbers = dict.fromkeys(id(self._places[key_id].store) for key_id in key_ids)
-        return [self._sources[number] for number in numbers]
-
-    def _ids_of(self, source: StoreWorker) -> list[str]:
-        return [i for i, place in self._places.items() if place.store is source.store]
-
-    def _failing(self, source: StoreWorker) -> list[str]:
-        """List the keys of a store that have no current value."""
-        book = self._book
-        return [i for i in self._ids_of(source) if i in book.unresolved or i in book.stale]
-
-    # What an answer does --------------------------------------------------------------------------
-
-    def _enter(self, source: StoreWorker, ticket: LookupFuture, answers: Answers) -> None:
-        """Put a new book in place, with what *source* has answered to *ticket*."""
+    def _apply(self, worker: StoreWorker, refs: Refs, answers: Answers) -> frozenset[str]:
+        """Store what *worker* found; return the ids that have another value."""
         with self._lock:
             if self._closed:
-                return
-            asked = [i for i, ref in ticket.refs.items() if self._at(i, source, ref)]
-            book = self._book.copy()
-            changed = frozenset(key_id for key_id in asked if book.enter(key_id, answers[key_id]))
-            book.odd.sort(key=len, reverse=True)
-            self._awaited.difference_update(asked)
-            self._book = book
-        source.answered(failing=bool(self._failing(source)))
-        changes = self._tell(changed) if changed else changed
-        if not ticket.finish(changed) and changes and self.listener is not None:
-            self.listener.log_replaced(changes)
-
-    def _at(self, key_id: str, source: StoreWorker, ref: str | None) -> bool:
-        """Tell whether a key is still kept where it was asked for."""
-        place = self._places.get(key_id)
-        return place is not None and place.store is source.store and place.ref == ref
-
-    def _tell(self, changed: frozenset[str]) -> frozenset[str]:
-        with self._telling:
-            return (
-                self.listener.on_secrets_changed(changed) if self.listener is not None else changed
+                return frozenset()
+            changed = frozenset(
+                key_id
+                for key_id, ref in refs.items()
+                if self._keys.get(key_id) == _Key(worker, ref)  # not moved or removed meanwhile
+                and self._table.update(key_id, answers[key_id])
             )
+        worker.schedule.finished(time.monotonic(), failing=bool(self._failing(worker)))
+        if changed:
+            self._notify(changed)
+        return changed
+
+    def _notify(self, changed: frozenset[str]) -> None:
+        with self._notify_lock:
+            if self.on_change is not None:
+                self.on_change(changed)
+
+    def _failing(self, worker: StoreWorker) -> dict[str, str | None]:
+        """Return the keys of a store that have no current value."""
+        return {
+            key_id: key.ref
+            for key_id, key in self._keys.items()
+            if key.worker is worker and key_id in self._table.errors
+        }
+
+    def _log_health(self, worker: StoreWorker, failing: Collection[str]) -> None:
+        """Log once that keys of a store have no current value, and once that all have one."""
+        if failing and not worker.failure_logged:
+            text = "secret store %s: %d keys have no current value; it is asked again (%s)"
+            reason = self._table.errors.get(next(iter(failing)))
+            _log.warning(text, worker.store.scheme, len(failing), reason)
+        elif worker.failure_logged and not failing:
+            _log.info("secret store %s: all keys have a current value", worker.store.scheme)
+        worker.failure_logged = bool(failing)
 
     # Forks ----------------------------------------------------------------------------------------
 
     def _make_locks(self) -> None:
         self._lock = threading.Lock()
-        self._telling = threading.Lock()
-        self.stirred = threading.Event()
-        """Set when `turn()` has something to do sooner than it has said."""
+        self._notify_lock = threading.Lock()
+        self.wake = threading.Event()
+        """Set when `tick()` has something to do earlier than it returned."""
 
-    def _renew(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._make_locks()
-        for source in self._sources.values():
-            source.renew()
-            source.answered(failing=bool(self._failing(source)))
+        self._keys = self._make_keys(self.locations, ())  # the threads stayed with the parent
+        for worker in _refs_by_worker(self._keys):
+            worker.failure_logged = bool(self._failing(worker))
+            worker.schedule.finished(time.monotonic(), failing=worker.failure_logged)
+
+
+def _refs_by_worker(keys: Mapping[str, _Key]) -> dict[StoreWorker, dict[str, str | None]]:
+    refs: dict[StoreWorker, dict[str, str | None]] = {}
+    for key_id, (worker, ref) in keys.items():
+        refs.setdefault(worker, {})[key_id] = ref
+    return refs
+
+
+def _log_skipped(reasons: list[str]) -> None:
+    for reason in reasons[:_LOGGED_SINGLY]:
+        _log.error("skipped: %s", reason)
+    if len(reasons) > _LOGGED_SINGLY:
+        _log.error("skipped: %d keys more", len(reasons) - _LOGGED_SINGLY)

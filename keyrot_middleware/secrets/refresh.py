@@ -1,298 +1,209 @@
-"""A store as the ring asks it: in threads of its own, and again when it is time."""
+"""Look-ups in one store: they run in daemon threads and repeat on a schedule."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from math import inf
+from threading import Lock, Thread
 
 from ..core.text import mask_keys
 from ..errors import KeyrotError, SecretError
 from .base import Secret, SecretStore
 
-__all__ = [
-    "FIRST_S",
-    "Answers",
-    "LookupFuture",
-    "RefreshSchedule",
-    "Refs",
-    "StoreQueue",
-    "StoreWorker",
-]
+__all__ = ["FIRST_RETRY_S", "Answers", "Lookup", "RefreshSchedule", "Refs", "StoreWorker"]
 
-# Questions to one store: asked in a thread of their own, so that nobody waits longer than wanted -
-#
-# A lane has at most one question under way. Those that come meanwhile are put together and asked
-# next, in one batch; a key that is being asked for is not asked for twice. A store that hangs so
-# holds one thread of each of its lanes, and nothing else.
+FIRST_RETRY_S = 2.0
+"""Pause after the first failure of a store; it doubles with each further failure."""
+
+Refs = Mapping[str, str | None]
+"""The reference of each key id, as in keys.json; None: the store's default."""
+Answers = Mapping[str, Secret | SecretError]
 
 
-Refs = dict[str, str | None]
-"""Key ids and their places, as in keys.json."""
+class Lookup:
+    """One request to a store, for one or more keys."""
 
+    def __init__(self, refs: Refs, requested_at: float) -> None:
+        """Start nothing; *requested_at* is on the clock of `time.monotonic()`."""
+        self.refs = dict(refs)
+        self.requested_at = requested_at
+        self.future: Future[frozenset[str]] = Future()
 
-class LookupFuture:
-    """An answer to come, for all who wait for it.
+    def changed(self, timeout_s: float) -> frozenset[str] | None:
+        """Wait, and return the ids whose value changed; None: no answer in time.
 
-    Who *takes* it tells the world what has changed; an answer that nobody takes the ring tells.
-    """
-
-    def __init__(self, refs: Mapping[str, str | None], *, takers: int = 0) -> None:
-        """Ask for *refs*, for *takers* who take the answer."""
-        self.refs: Refs = dict(refs)
-        self.at = time.monotonic()
-        """Since when somebody waits."""
-        self.changed: frozenset[str] = frozenset()
-        """The ids that have another value now."""
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-        self._takers = takers
-
-    def join(self, takers: int) -> bool:
-        """Let more take the answer; tell whether that is not too late."""
-        with self._lock:
-            if self._done.is_set():
-                return False
-            self._takers += takers
-            return True
-
-    def wait(self, until: float, *, takers: int = 0) -> bool:
-        """Wait for the answer until *until*, of `time.monotonic()`; tell whether it is here.
-
-        Where it is not, those *takers* take it no more.
+        The time counts from the first request: a caller that joins a slow look-up late does not
+        wait the full *timeout_s* again.
         """
-        self._done.wait(max(0.0, until - time.monotonic()))
-        with self._lock:
-            if not self._done.is_set():
-                self._takers -= takers
-            return self._done.is_set()
-
-    def finish(self, changed: frozenset[str]) -> bool:
-        """Give the answer; tell whether it is taken."""
-        with self._lock:
-            self.changed = changed
-            self._done.set()
-            return self._takers > 0
-
-
-class StoreQueue:
-    """Ask one question at a time."""
-
-    def __init__(
-        self, ask: Callable[[LookupFuture], None], idle: Callable[[], None], name: str
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            ask: Finds the answer to a ticket.
-            idle: Called when nothing is under way any more.
-            name: Of the thread.
-        """
-        self._ask = ask
-        self._idle = idle
-        self._name = name
-        self.renew()
-
-    def renew(self) -> None:
-        """Begin anew in a forked child: threads, and locks they held, stayed with the parent."""
-        self._lock = threading.Lock()
-        self._running: LookupFuture | None = None
-        self._next: LookupFuture | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Tell whether a question is under way."""
-        return self._running is not None
-
-    def put(self, refs: Mapping[str, str | None], *, takers: int = 0) -> LookupFuture:
-        """Ask for keys, for so many *takers*; the answer comes by itself."""
-        with self._lock:
-            running = self._running
-            if running is None:
-                return self._start(LookupFuture(refs, takers=takers))
-            if refs.items() <= running.refs.items() and running.join(takers):
-                return running
-            if self._next is None:
-                self._next = LookupFuture({})
-                self._next.at = running.at  # who queues behind a slow answer has waited as long
-            self._next.refs.update(refs)
-            self._next.join(takers)
-            return self._next
-
-    def _start(self, ticket: LookupFuture) -> LookupFuture:
-        """Begin with a ticket; where there can be no thread, nothing is under way."""
-        threading.Thread(target=self._work, args=(ticket,), name=self._name, daemon=True).start()
-        self._running = ticket
-        return ticket
-
-    def _work(self, first: LookupFuture) -> None:
-        ticket: LookupFuture | None = first
         try:
-            while ticket is not None:
-                self._ask(ticket)
-                ticket.finish(ticket.changed)
-                with self._lock:
-                    ticket = self._running = self._next
-                    self._next = None
-        except BaseException:
-            self._let_go()
-            raise
-        finally:
-            self._idle()
-
-    def _let_go(self) -> None:
-        """Let nobody wait for what a fault of ours has left unanswered."""
-        with self._lock:
-            left = [ticket for ticket in (self._running, self._next) if ticket is not None]
-            self._running = self._next = None
-        for ticket in left:
-            ticket.finish(ticket.changed)
-
-
-# When a store is asked again: arithmetic only, times in seconds of one clock -------------------
-#
-# All keys once in `ttl_s`, and those without a current value sooner: after `FIRST_S`, then twice as
-# long each time, up to `ttl_s`. A part of each pause is drawn, so that processes which were started
-# together do not ask together.
-
-
-FIRST_S = 2.0
-
-
-class RefreshSchedule:
-    """The turns of one store."""
-
-    def __init__(self, ttl_s: float, draw: Callable[[], float], now: float) -> None:
-        """Begin.
-
-        Args:
-            ttl_s: The longest time without a look-up, more than 0.
-            draw: Gives random numbers in [0, 1).
-            now: The time.
-        """
-        self._ttl_s = ttl_s
-        self._draw = draw
-        self._tries = 0
-        # The first turns of processes that start together are spread over half of the time.
-        self.whole_at = now + ttl_s * (0.5 + draw() / 2)
-        """When all keys are due."""
-        self.rest_at = inf
-        """When those without a current value are."""
-
-    @property
-    def due_at(self) -> float:
-        """When anything is due."""
-        return min(self.whole_at, self.rest_at)
-
-    def asked(self, now: float) -> bool:
-        """Take note that what was due is being asked for; tell whether that is all keys."""
-        whole = now >= self.whole_at
-        if whole:
-            self.whole_at = now + self._ttl_s * (0.9 + self._draw() / 10)
-        self.rest_at = inf
-        return whole
-
-    def answered(self, now: float, *, failing: bool) -> None:
-        """Take note of an answer: whether a key is left without a current value."""
-        if not failing:
-            self._tries, self.rest_at = 0, inf
-        elif self.rest_at == inf:
-            pause = min(FIRST_S * 2.0**self._tries, self._ttl_s)
-            self._tries = min(self._tries + 1, 30)
-            self.rest_at = now + pause * (0.5 + self._draw() / 2)
-
-
-Answers = dict[str, Secret | SecretError]
+            return self.future.result(max(0.0, self.requested_at + timeout_s - time.monotonic()))
+        except FutureTimeoutError:
+            return None
 
 
 class StoreWorker:
-    """One store of a ring."""
+    """Runs the look-ups in one store: at most two at a time, one of them urgent.
+
+    Requests that arrive while a look-up runs are merged into the next one. A store that hangs
+    blocks its own two threads only. They are daemons and not an executor's, because the
+    interpreter waits for the threads of an executor at exit.
+    """
 
     def __init__(
         self,
         store: SecretStore,
-        enter: Callable[[StoreWorker, LookupFuture, Answers], None],
-        idle: Callable[[], None],
-        rota: Callable[[], RefreshSchedule],
+        schedule: RefreshSchedule,
+        apply: Callable[[StoreWorker, Refs, Answers], frozenset[str]],
+        on_idle: Callable[[], None],
     ) -> None:
-        """Ask nothing yet.
+        """Start nothing.
 
         Args:
-            store: Whom to ask.
-            enter: Takes each answer, in the thread in which it came.
-            idle: Called when it has answered all that was asked.
-            rota: Makes a plan of when to ask again.
+            store: The store.
+            schedule: When the store is due; kept here for the cache, which follows it.
+            apply: Takes the answers and returns the ids whose value changed.
+            on_idle: Called when a thread has no look-up left.
         """
         self.store = store
+        self.schedule = schedule
         self.failure_logged = False
-        """That a key of it has no current value was said, and not yet that all have one again."""
-        self._enter = enter
-        self._new_rota = rota
+        """Whether the log says that keys of this store have no current value."""
+        self._apply = apply
+        self._on_idle = on_idle
         self._instant = bool(getattr(store, "instant", False))
-        name = f"keyrot-secrets-{store.scheme}"
-        self._lane = StoreQueue(self._answer, idle, name)
-        self._urgent = StoreQueue(self._answer, idle, f"{name}-urgent")
-        self.rota = rota()
+        self._lock = Lock()
+        self._running: dict[bool, Lookup] = {}  # by urgency
+        self._waiting: dict[bool, Lookup] = {}
 
     @property
     def fixed(self) -> bool:
-        """Tell whether asking again by the clock is of no use."""
+        """Whether the store's values never change."""
         return bool(getattr(self.store, "fixed", False))
 
     @property
     def busy(self) -> bool:
-        """Tell whether it is being asked, other than urgently."""
-        return self._lane.busy
+        """Whether a look-up runs that is not urgent."""
+        return False in self._running
 
-    def ask(
-        self, refs: Mapping[str, str | None], *, urgent: bool = False, takers: int = 0
-    ) -> LookupFuture:
-        """Ask for keys; an instant store has answered when this returns.
+    def look_up(self, refs: Refs, *, urgent: bool = False) -> Lookup:
+        """Request keys; the look-up in an instant store is done when this returns.
 
         Args:
-            refs: Their places, as in keys.json.
-            urgent: A call waits: do not queue behind a look-up of all.
-            takers: How many take the answer, and say themselves that a key was replaced.
+            refs: The keys.
+            urgent: A call waits: do not queue behind a look-up of all keys.
+
+        Raises:
+            RuntimeError: The system has no thread left.
         """
-        if not self._instant:
-            lane = self._urgent if urgent else self._lane
-            return lane.put(refs, takers=takers)
-        ticket = LookupFuture(refs, takers=takers)
+        lookup = Lookup(refs, time.monotonic())
+        if self._instant:
+            self._run(lookup)
+            return lookup
+        with self._lock:
+            running = self._running.get(urgent)
+            if running is None:
+                name = f"keyrot-secrets-{self.store.scheme}{'-urgent' if urgent else ''}"
+                Thread(target=self._work, args=(lookup, urgent), name=name, daemon=True).start()
+                self._running[urgent] = lookup
+                return lookup
+            if refs.items() <= running.refs.items() and not running.future.done():
+                return running
+            waiting = self._waiting.setdefault(urgent, Lookup({}, running.requested_at))
+            waiting.refs.update(refs)
+            return waiting
+
+    def _work(self, lookup: Lookup | None, urgent: bool) -> None:
         try:
-            self._answer(ticket)
+            while lookup is not None:
+                self._run(lookup)
+                lookup = self._next(urgent)
+        except BaseException:
+            while (unanswered := self._next(urgent)) is not None:
+                unanswered.future.set_result(frozenset())
+            raise
         finally:
-            ticket.finish(ticket.changed)
-        return ticket
+            self._on_idle()
 
-    def answered(self, *, failing: bool) -> None:
-        """Say whether a key of this store has no current value, so that it is asked again."""
-        self.rota.answered(time.monotonic(), failing=failing)
+    def _next(self, urgent: bool) -> Lookup | None:
+        with self._lock:
+            del self._running[urgent]
+            if urgent in self._waiting:
+                self._running[urgent] = self._waiting.pop(urgent)
+            return self._running.get(urgent)
 
-    def renew(self) -> None:
-        """Begin anew in a forked child."""
-        self._lane.renew()
-        self._urgent.renew()
-        self.rota = self._new_rota()
-
-    def _answer(self, ticket: LookupFuture) -> None:
-        self._enter(self, ticket, _ask(self.store, ticket.refs))
+    def _run(self, lookup: Lookup) -> None:
+        changed: frozenset[str] = frozenset()
+        try:
+            changed = self._apply(self, lookup.refs, _resolve(self.store, lookup.refs))
+        finally:
+            lookup.future.set_result(changed)
 
 
-def _ask(store: SecretStore, refs: Mapping[str, str | None]) -> Answers:
-    """Ask a store for keys; an answer for each, whatever the store does."""
-    why = "gave no answer"
-    found: Mapping[str, Secret | SecretError] = {}
+class RefreshSchedule:
+    """When a store is due, in seconds of one clock; arithmetic only.
+
+    All keys are due every `ttl_s`; the keys without a current value earlier: after `FIRST_RETRY_S`,
+    then after twice as long each time, up to `ttl_s`. Part of each pause is random, so that
+    processes that start together do not send requests together.
+    """
+
+    def __init__(self, ttl_s: float, random: Callable[[], float], now: float) -> None:
+        """Start at *now*.
+
+        Args:
+            ttl_s: The longest time without a look-up, more than 0.
+            random: Returns random numbers in [0, 1).
+            now: The time.
+        """
+        self._ttl_s = ttl_s
+        self._random = random
+        self._failures = 0
+        # The first look-ups of processes that start together spread over half of the time.
+        self.next_full = now + ttl_s * (0.5 + random() / 2)
+        """When all keys are due."""
+        self.next_retry = inf
+        """When the keys without a current value are due."""
+
+    @property
+    def next_due(self) -> float:
+        """When anything is due."""
+        return min(self.next_full, self.next_retry)
+
+    def started(self, now: float) -> bool:
+        """Record that the look-up that was due starts; return whether it is of all keys."""
+        full = now >= self.next_full
+        if full:
+            self.next_full = now + self._ttl_s * (0.9 + self._random() / 10)
+        self.next_retry = inf
+        return full
+
+    def finished(self, now: float, *, failing: bool) -> None:
+        """Record an answer; *failing*: a key of the store has no current value."""
+        if not failing:
+            self._failures, self.next_retry = 0, inf
+        elif self.next_retry == inf:
+            pause = min(FIRST_RETRY_S * 2.0**self._failures, self._ttl_s)
+            self._failures = min(self._failures + 1, 30)
+            self.next_retry = now + pause * (0.5 + self._random() / 2)
+
+
+def _resolve(store: SecretStore, refs: Refs) -> Answers:
+    """Return an answer for each key, whatever the store does."""
+    reason = "gave no answer"
+    found: Answers = {}
     try:
         found = dict(store.resolve(refs))
     except KeyrotError as error:
-        why = f"cannot be used: {mask_keys(str(error))}"
+        reason = f"cannot be used: {mask_keys(str(error))}"
     except Exception as error:
-        # Only its type: the message of a store's library may hold a token or a value.
-        why = f"failed with {type(error).__name__}"
+        # The type only: the message of a store's library may hold a token or a value.
+        reason = f"failed with {type(error).__name__}"
     return {
         key_id: answer
         if isinstance(answer := found.get(key_id), Secret | SecretError)
-        else SecretError(f"key {key_id}: the secret store {store.scheme} {why}")
+        else SecretError(f"key {key_id}: the secret store {store.scheme} {reason}")
         for key_id in refs
     }

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any
 
-from ..core.commands import Acquire, Command, Failed, Refresh, Send, Settle, Sleep
+from ..core.commands import Acquire, Command, Failed, Send, Settle, Sleep
 from ..core.failures import describe
 from ..core.flow import Exhausted
 from ..core.model import CallInfo, Lease, Scope, Verdict, project_label
@@ -55,8 +55,8 @@ class LogObserver:
         """Log each step of a call, if DEBUG is enabled."""
         return _StepLogger(self._pool, info) if _logger.isEnabledFor(logging.DEBUG) else None
 
-    def on_change(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
-        """Log a wait, a cooldown, a rejection or a new value."""
+    def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
+        """Log a wait, a cooldown or a rejection."""
         if isinstance(command, Sleep):
             if not command.is_front:
                 _log_call(self._pool, info, logging.INFO, "waits for a key after earlier calls")
@@ -64,13 +64,10 @@ class LogObserver:
             level = logging.INFO if command.reason == "key" else logging.DEBUG
             why = "for a key" if command.reason == "key" else "before the next try"
             _log_call(self._pool, info, level, "waits %.1f s %s", command.seconds, why)
-        elif isinstance(command, Settle):
+        else:
             verdict = command.outcome.verdict
             if verdict is not None and isinstance(reply, int | float) and self._is_new(command):
                 self._log_cooldown(info, command.lease, verdict, reply)
-        elif reply is True:
-            text = "key %s has a new value and is available again"
-            _log_call(self._pool, info, logging.INFO, text, command.key_id)
 
     def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
         """Log that no key is available, once a minute."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ..core.commands import Command, Refresh, Settle, Sleep
+from ..core.commands import Command, Settle, Sleep
 from ..core.flow import Exhausted
 from ..core.model import CallInfo
 
@@ -55,8 +55,8 @@ class Observer(Protocol):
 class PoolEventListener(Protocol):
     """Receives events that affect more than one call. A call that succeeds causes none."""
 
-    def on_change(self, info: CallInfo, command: Settle | Sleep | Refresh, reply: object) -> None:
-        """Handle a settled failure, the start of a wait, or a refreshed key."""
+    def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
+        """Handle a settled failure or the start of a wait."""
 
     def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
         """Handle a call for which no key was available."""

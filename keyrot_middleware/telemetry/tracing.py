@@ -596,7 +596,7 @@ class TracingObserver:
         return CallTracer(tracer, ctx, info, self._pool, call_span=self._call_spans)
 
     def on_key_replaced(self, key_id: str) -> None:
-        """Record, as a span of its own, that a background refresh found a new value for a key."""
+        """Record, as a span of its own, that a key has a new value."""
         tracer = self._tracer()
         if tracer is None:
             return

@@ -188,7 +188,7 @@ def test_a_store_that_hangs_delays_no_call_that_another_key_can_serve() -> None:
     """The refused key comes back when the store has answered, and a new value is no news twice."""
     rig, store = Rig(key("a"), key("b"), strategy="fill"), Gated("a", "b")
     rig.pool.secrets = SecretCache({key_id: SecretLocation(store) for key_id in "ab"})
-    rig.pool.secrets.listener = rig.pool
+    rig.pool.secrets.on_change = rig.pool.on_secrets_changed
     store.gate.clear()
     rig.will("a", invalid())
     assert rig.call() == "answer"

@@ -1,4 +1,4 @@
-"""A secret store that answers when a test lets it, a ring over it, and who listens to the ring."""
+"""A secret store that answers when a test lets it, and a cache over it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.servers import wait_for
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 
-__all__ = ["Ear", "Slow", "ring_of", "turn_until"]
+__all__ = ["Slow", "cache_of", "record_changes", "tick_until"]
 
 
 class Slow:
@@ -48,32 +48,21 @@ class Slow:
         }
 
 
-class Ear:
-    """Notes what a ring tells."""
-
-    def __init__(self, ring: SecretCache) -> None:
-        self.renews: list[frozenset[str]] = []
-        self.announced: list[frozenset[str]] = []
-        ring.listener = self
-
-    def on_secrets_changed(self, key_ids: frozenset[str]) -> frozenset[str]:
-        """Note."""
-        self.renews.append(key_ids)
-        return key_ids
-
-    def log_replaced(self, key_ids: frozenset[str]) -> None:
-        """Note."""
-        self.announced.append(key_ids)
+def record_changes(cache: SecretCache) -> list[frozenset[str]]:
+    """Return a list that gets the ids of each change."""
+    changes: list[frozenset[str]] = []
+    cache.on_change = changes.append
+    return changes
 
 
-def ring_of(store: Slow, *key_ids: str, ttl_s: float = 300.0, start_s: float = 5.0) -> SecretCache:
-    """Make a ring of a store's keys."""
-    ids = key_ids or tuple(store.values)
-    return SecretCache(
-        {key_id: SecretLocation(store) for key_id in ids}, ttl_s=ttl_s, start_s=start_s
-    )
+def cache_of(
+    store: Slow, *key_ids: str, ttl_s: float = 300.0, start_timeout_s: float = 5.0
+) -> SecretCache:
+    """Make a cache of a store's keys."""
+    locations = {key_id: SecretLocation(store) for key_id in key_ids or store.values}
+    return SecretCache(locations, ttl_s=ttl_s, start_timeout_s=start_timeout_s)
 
 
-def turn_until(ring: SecretCache, true: Callable[[], Any]) -> None:
-    """Turn again and again until something is true, as upkeep does: a busy store is passed over."""
-    wait_for(lambda: ring.turn() >= 0 and true())
+def tick_until(cache: SecretCache, true: Callable[[], Any]) -> None:
+    """Tick until something is true, as the refresher does: a busy store is passed over."""
+    wait_for(lambda: cache.tick() >= 0 and true())

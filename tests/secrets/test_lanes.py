@@ -7,30 +7,30 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from slowly import Ear, Slow, ring_of, turn_until
+from slowly import Slow, cache_of, record_changes, tick_until
 from support.servers import wait_for
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
 
-def test_an_answer_that_a_call_takes_is_told_by_the_call_alone() -> None:
-    """The listener learns of it in time, and need not announce it."""
+def test_the_listener_knows_of_a_new_value_before_the_call_does() -> None:
+    """The pool has put the key back in service when `refresh` returns, and knows of it once."""
     slow = Slow(a=A)
-    ring = ring_of(slow)
-    ear = Ear(ring)
+    cache = cache_of(slow)
+    changes = record_changes(cache)
     slow.values["a"] = C
-    assert ring.refresh("a")
-    assert (ear.renews, ear.announced) == ([frozenset({"a"})], [])
+    assert cache.refresh("a")
+    assert changes == [frozenset({"a"})]
 
 
 def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
     """All of them learn that the key has a new value."""
     slow = Slow(a=A)
-    ring = ring_of(slow)
+    cache = cache_of(slow)
     slow.gate.clear()
     slow.values["a"] = C
     with ThreadPoolExecutor(20) as calls:
-        found = [calls.submit(ring.refresh, "a", 10.0) for _ in range(20)]
+        found = [calls.submit(cache.refresh, "a", 10.0) for _ in range(20)]
         wait_for(lambda: len(slow.asked) == 2)
         time.sleep(0.05)  # the others come while it is under way
         slow.gate.set()
@@ -41,11 +41,11 @@ def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
 def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
     """A lane has one question under way, and the next is about all who came meanwhile."""
     slow = Slow(a=A, b=B, c=C)
-    ring = ring_of(slow)
+    cache = cache_of(slow)
     slow.asked.clear()
     slow.gate.clear()
     for key_id in ("a", "b", "c"):
-        assert not ring.refresh(key_id, wait_s=0.0)
+        assert not cache.refresh(key_id, timeout_s=0.0)
     slow.gate.set()
     wait_for(lambda: len(slow.asked) == 2)
     assert (slow.asked[0], set(slow.asked[1])) == (("a",), {"b", "c"})
@@ -55,10 +55,10 @@ def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
 def test_a_refused_key_does_not_queue_behind_the_round() -> None:
     """A round of all keys that hangs does not keep a single key waiting."""
     slow = Slow(a=A, b=B)
-    ring = ring_of(slow, ttl_s=0.01)
+    cache = cache_of(slow, ttl_s=0.01)
     slow.gate.clear()
-    turn_until(ring, lambda: slow.under_way == 1)
-    assert not ring.refresh("a", wait_s=0.0)
+    tick_until(cache, lambda: slow.under_way == 1)
+    assert not cache.refresh("a", timeout_s=0.0)
     wait_for(lambda: slow.under_way == 2)
     assert slow.asked[1:] == [("a", "b"), ("a",)]
     slow.gate.set()
@@ -69,13 +69,13 @@ def test_where_no_thread_can_be_had_the_next_look_up_is_tried_all_the_same(
 ) -> None:
     """A machine out of threads for a moment does not end all look-ups of the store."""
     store = Slow(a=A)
-    ring = ring_of(store)
+    cache = cache_of(store)
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(threading.Thread, "start", refuse)
-        ring.refresh("a")
+        cache.refresh("a")
     store.values["a"] = B
-    assert ring.refresh("a")
+    assert cache.refresh("a")

@@ -14,7 +14,7 @@ import pytest
 from keyrot_middleware.config import load
 from keyrot_middleware.errors import ConfigError, MissingExtraError, SecretError
 from keyrot_middleware.keys_file import BUILT_STORES
-from keyrot_middleware.secrets import Secret, open_ring, open_store
+from keyrot_middleware.secrets import Secret, open_secret_cache, open_store
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_store_plugs_in_by_entry_point(
     (here / "keys.json").write_text(
         '[{"key_id": "a"}, {"key_id": "b", "secret": "safe://box"}, {"key_id": "missing"}]'
     )
-    ring = open_ring(load(secret_store="safe"))
+    ring = open_secret_cache(load(secret_store="safe"))
     assert ring.value("a") == "FAKE-a-of-default"
     assert ring.value("b") == "FAKE-b-of-safe://box"
     assert ring.unresolved["missing"] == "key missing: not in the safe"
@@ -170,10 +170,10 @@ def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) ->
         ' {"key_id": "c", "secret": "env://ELSEWHERE"}]'
     )
     before = dict(os.environ)
-    ring = open_ring(load(secret_store="file", gemini_api_key="FAKE-value-of-the-setting"))
+    ring = open_secret_cache(load(secret_store="file", gemini_api_key="FAKE-value-of-the-setting"))
     assert ring.resolved == ("a", "c", "GEMINI_API_KEY")
     assert ring.unresolved == {"one": "key one: its value is that of the key a"}
-    assert ring.places["a"].store is ring.places["one"].store
+    assert ring.locations["a"].store is ring.locations["one"].store
     assert dict(os.environ) == before, "a value that stands there is every child process's"
 
 

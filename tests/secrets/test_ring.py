@@ -1,4 +1,4 @@
-"""The ring: values by id and back, looked up again, and masked in any text."""
+"""The cache: values by id and back, looked up again, and masked in any text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from keyrot_middleware.config import load
 from keyrot_middleware.errors import SecretError
-from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation, open_ring
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation, open_secret_cache
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 AUTH = "AQ." + "FAKE" + "z" * 46
@@ -33,8 +33,8 @@ class Shelf:
             raise self.fault
         return {key_id: Secret(self.values[key_id]) for key_id in refs if key_id in self.values}
 
-    def ring(self, *key_ids: str, optional: tuple[str, ...] = ()) -> SecretCache:
-        """Make a ring of these ids, or of all that are there."""
+    def cache(self, *key_ids: str, optional: tuple[str, ...] = ()) -> SecretCache:
+        """Make a cache of these ids, or of all that are there."""
         return SecretCache(
             {key_id: SecretLocation(self) for key_id in key_ids or self.values}, optional=optional
         )
@@ -43,13 +43,13 @@ class Shelf:
 def test_values_are_found_by_id_and_ids_by_value() -> None:
     """All keys of a store are asked for in one batch, and blanks around a value do not count."""
     shelf = Shelf(a=A, b=f"  {B}\n")
-    ring = shelf.ring()
-    assert (ring.value("a"), ring.value("b")) == (A, B)
-    assert (ring.id_of(A), ring.id_of(B), ring.id_of(C)) == ("a", "b", None)
-    assert ring.resolved == ("a", "b")
+    cache = shelf.cache()
+    assert (cache.value("a"), cache.value("b")) == (A, B)
+    assert (cache.key_id_for(A), cache.key_id_for(B), cache.key_id_for(C)) == ("a", "b", None)
+    assert cache.resolved == ("a", "b")
     assert shelf.asked == [("a", "b")]
     with pytest.raises(KeyError):
-        ring.value("c")
+        cache.value("c")
 
 
 @pytest.mark.parametrize(
@@ -68,24 +68,24 @@ def test_a_key_that_cannot_serve_is_left_out_and_reported(
     value: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others serve; the reason is logged once, and no value is in it."""
-    ring = Shelf(a=A, bad=value, c=C).ring()
-    assert ring.resolved == ("a", "c")
-    assert reason in ring.unresolved["bad"]
-    assert ring.unresolved["bad"].startswith("key bad: ")
+    cache = Shelf(a=A, bad=value, c=C).cache()
+    assert cache.resolved == ("a", "c")
+    assert reason in cache.unresolved["bad"]
+    assert cache.unresolved["bad"].startswith("key bad: ")
     assert [record.name for record in caplog.records] == ["keyrot_middleware"]
     for secret in (A, B, C):
-        assert secret not in f"{caplog.text} {ring.unresolved} {ring!r}"
+        assert secret not in f"{caplog.text} {cache.unresolved} {cache!r}"
 
 
 def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
     """Any exception of a store is a reason, told by its type alone."""
     good, bad = Shelf(a=A), Shelf(b=B)
     bad.fault = OSError(f"cannot send {B}")
-    ring = SecretCache(
+    cache = SecretCache(
         {"a": SecretLocation(good), "b": SecretLocation(bad), "c": SecretLocation(good)}
     )
-    assert ring.resolved == ("a",)
-    assert ring.unresolved == {
+    assert cache.resolved == ("a",)
+    assert cache.unresolved == {
         "b": "key b: the secret store shelf failed with OSError",
         "c": "key c: the secret store shelf gave no answer",
     }
@@ -93,36 +93,36 @@ def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
 
 def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture) -> None:
     """An optional id with another's value is left out without a word, and its twin is known."""
-    ring = Shelf(a=A, b=B, GEMINI_API_KEY=B).ring(optional=("GEMINI_API_KEY",))
-    assert ring.resolved == ("a", "b")
-    assert ring.unresolved == {}
-    assert ring.same_as == {"GEMINI_API_KEY": "b"}
-    assert ring.id_of(B) == "b"
+    cache = Shelf(a=A, b=B, GEMINI_API_KEY=B).cache(optional=("GEMINI_API_KEY",))
+    assert cache.resolved == ("a", "b")
+    assert cache.unresolved == {}
+    assert cache.duplicates == {"GEMINI_API_KEY": "b"}
+    assert cache.key_id_for(B) == "b"
     assert not caplog.records
 
 
 def test_refresh_says_whether_the_value_changed() -> None:
     """Only the key in question is asked for; the old value is still known as the key's."""
     shelf = Shelf(a=A, b=B)
-    ring = shelf.ring()
-    assert not ring.refresh("a")
+    cache = shelf.cache()
+    assert not cache.refresh("a")
     shelf.values["a"] = C
-    assert ring.refresh("a")
-    assert ring.value("a") == C
-    assert (ring.id_of(A), ring.id_of(C)) == ("a", "a")
+    assert cache.refresh("a")
+    assert cache.value("a") == C
+    assert (cache.key_id_for(A), cache.key_id_for(C)) == ("a", "a")
     assert shelf.asked == [("a", "b"), ("a",), ("a",)]
-    assert not ring.refresh("unknown")
+    assert not cache.refresh("unknown")
 
 
 def test_refresh_brings_a_missing_key_in() -> None:
     """A key without a value joins when it has one, in its place in the order."""
     shelf = Shelf(b=B)
-    ring = shelf.ring("a", "b")
-    assert not ring.refresh("a")
+    cache = shelf.cache("a", "b")
+    assert not cache.refresh("a")
     shelf.values["a"] = A
-    assert ring.refresh("a")
-    assert ring.resolved == ("a", "b")
-    assert ring.unresolved == {}
+    assert cache.refresh("a")
+    assert cache.resolved == ("a", "b")
+    assert cache.unresolved == {}
 
 
 def _break(shelf: Shelf) -> None:
@@ -147,61 +147,61 @@ def test_a_failing_refresh_keeps_the_last_value(
 ) -> None:
     """Nothing is raised, the last value serves, and the reason is logged and kept."""
     shelf = Shelf(a=A, b=B)
-    ring = shelf.ring()
+    cache = shelf.cache()
     harm(shelf)
-    assert not ring.refresh("a")
-    assert ring.value("a") == A
-    assert (ring.id_of(A), ring.id_of(B)) == ("a", "b")
-    assert ring.stale["a"] in caplog.text
-    assert ring.unresolved == {}
+    assert not cache.refresh("a")
+    assert cache.value("a") == A
+    assert (cache.key_id_for(A), cache.key_id_for(B)) == ("a", "b")
+    assert cache.stale["a"] in caplog.text
+    assert cache.unresolved == {}
     assert A not in caplog.text
     shelf.fault, shelf.values["a"] = None, C
-    assert ring.refresh("a")
-    assert ring.stale == {}
+    assert cache.refresh("a")
+    assert cache.stale == {}
 
 
 def test_redact_masks_every_value_ever_held_and_whatever_looks_like_a_key() -> None:
     """Old, new, odd and foreign keys are masked, also where they run into other text."""
     shelf = Shelf(a=A, odd="odd/value.1", longer="odd/value.12")
-    ring = shelf.ring()
+    cache = shelf.cache()
     shelf.values["odd"] = "odd-value-2"
-    ring.refresh("odd")
+    cache.refresh("odd")
     text = f"api_key:{A}x n\\n{AUTH} {C}% odd/value.1,odd/value.12,odd-value-2 AIza{A}"
-    masked = ring.redact(text)
+    masked = cache.redact(text)
     assert masked == (
         "api_key:AIza…[redacted] n\\nAQ.…[redacted] AIza…[redacted]% "
         "[redacted],[redacted],[redacted] AIza…[redacted]"
     )
-    assert ring.redact(masked) == masked
+    assert cache.redact(masked) == masked
 
 
 def test_redact_leaves_a_text_without_keys_alone() -> None:
     """The same object comes back, and very short values mask nothing."""
-    ring = Shelf(a="a", b=B).ring()
+    cache = Shelf(a="a", b=B).cache()
     text = "a plain text about AIza and AQ. without any key"
-    assert ring.redact(text) == text
-    assert ring.redact(text) is text
+    assert cache.redact(text) == text
+    assert cache.redact(text) is text
 
 
 def test_a_ring_shows_and_pickles_no_value() -> None:
     """Neither repr nor pickle carries a value."""
-    ring = Shelf(a=A, b="").ring()
-    assert repr(ring) == "<Ring: 1 keys, 1 unresolved>"
+    cache = Shelf(a=A, b="").cache()
+    assert repr(cache) == "<SecretCache: 1 keys, 1 unresolved>"
     with pytest.raises(TypeError):
-        pickle.dumps(ring)
+        pickle.dumps(cache)
 
 
 def test_threads_see_old_or_new_values_and_never_a_gap() -> None:
     """While eight threads look keys up again, every read finds a value."""
     shelf = Shelf(**{f"k{number}": f"value-of-{number}" for number in range(8)})
-    ring = shelf.ring()
+    cache = shelf.cache()
     missed: list[str] = []
 
     def turn(key_id: str) -> None:
         for version in range(50):
             shelf.values[key_id] = f"{key_id}-version-{version}"
-            ring.refresh(key_id)
-            missed.extend(other for other in shelf.values if not ring.value(other))
+            cache.refresh(key_id)
+            missed.extend(other for other in shelf.values if not cache.value(other))
 
     threads = [threading.Thread(target=turn, args=(key_id,)) for key_id in list(shelf.values)]
     for thread in threads:
@@ -209,24 +209,24 @@ def test_threads_see_old_or_new_values_and_never_a_gap() -> None:
     for thread in threads:
         thread.join(30)
     assert not missed
-    assert {key_id: ring.value(key_id) for key_id in shelf.values} == shelf.values
-    assert all(ring.id_of(f"{key_id}-version-7") == key_id for key_id in shelf.values)
+    assert {key_id: cache.value(key_id) for key_id in shelf.values} == shelf.values
+    assert all(cache.key_id_for(f"{key_id}-version-7") == key_id for key_id in shelf.values)
 
 
 def test_a_pool_of_ten_thousand_keys_is_read_in_one_batch() -> None:
     """Size changes neither the number of requests nor the masking."""
     shelf = Shelf(**{f"k{number}": f"AIzaFAKE{number:031d}" for number in range(10_000)})
-    ring = shelf.ring()
-    assert len(ring.resolved) == 10_000
+    cache = shelf.cache()
+    assert len(cache.resolved) == 10_000
     assert len(shelf.asked) == 1
-    assert ring.redact(f"x {ring.value('k9999')}") == "x AIza…[redacted]"
+    assert cache.redact(f"x {cache.value('k9999')}") == "x AIza…[redacted]"
 
 
 def test_a_ring_is_opened_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbered keys, the env store and the single key come together in one ring."""
+    """Numbered keys, the env store and the single key come together in one cache."""
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
     monkeypatch.setenv("GOOGLE_API_KEY", B)
-    ring = open_ring(load())
-    assert ring.resolved == ("key_1", "key_2")
-    assert ring.same_as == {"GOOGLE_API_KEY": "key_2"}
-    assert open_ring(load(google_api_key=C)).value("GOOGLE_API_KEY") == C
+    cache = open_secret_cache(load())
+    assert cache.resolved == ("key_1", "key_2")
+    assert cache.duplicates == {"GOOGLE_API_KEY": "key_2"}
+    assert open_secret_cache(load(google_api_key=C)).value("GOOGLE_API_KEY") == C

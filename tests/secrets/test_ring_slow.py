@@ -1,4 +1,4 @@
-"""A ring over slow stores: nobody waits longer than wanted, and late answers are used."""
+"""A cache over slow stores: nobody waits longer than wanted, and late answers are used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from slowly import Ear, Slow, ring_of, turn_until
+from slowly import Slow, cache_of, record_changes, tick_until
 from support.servers import wait_for
 
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
-from keyrot_middleware.secrets import refresh as lanes
+from keyrot_middleware.secrets import refresh as refresh_module
 from keyrot_middleware.secrets.local import InlineStore
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
@@ -24,16 +24,16 @@ def test_a_start_waits_for_a_slow_store_only_so_long(caplog: pytest.LogCaptureFi
     slow = Slow(a=A)
     slow.gate.clear()
     places = {"a": SecretLocation(slow), "b": SecretLocation(InlineStore({"b": Secret(B)}))}
-    ring = SecretCache(places, start_s=0.05)
-    ear = Ear(ring)
-    assert ring.resolved == ("b",)
-    assert ring.unresolved == {"a": "key a: no answer yet from the secret store slow"}
+    cache = SecretCache(places, start_timeout_s=0.05)
+    changes = record_changes(cache)
+    assert cache.resolved == ("b",)
+    assert cache.unresolved == {"a": "key a: no answer yet from the secret store slow"}
     assert [r.levelname for r in caplog.records] == ["ERROR"]
     slow.gate.set()
-    wait_for(lambda: ring.resolved == ("a", "b"))
-    assert ring.unresolved == {}
-    wait_for(lambda: ear.announced)
-    assert ear.renews == ear.announced == [frozenset({"a"})]
+    wait_for(lambda: cache.resolved == ("a", "b"))
+    assert cache.unresolved == {}
+    wait_for(lambda: changes)
+    assert changes == [frozenset({"a"})]
 
 
 def test_stores_are_asked_side_by_side_at_the_start() -> None:
@@ -52,46 +52,46 @@ def test_stores_are_asked_side_by_side_at_the_start() -> None:
 
     thread = threading.Thread(target=let_go)
     thread.start()
-    ring = SecretCache({"a": SecretLocation(one), "b": SecretLocation(two)}, start_s=15.0)
+    cache = SecretCache({"a": SecretLocation(one), "b": SecretLocation(two)}, start_timeout_s=15.0)
     thread.join()
-    assert ring.resolved == ("a", "b")
+    assert cache.resolved == ("a", "b")
 
 
 def test_a_refused_key_is_not_waited_for_long_and_comes_back_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The call goes on; the answer is used when it comes, and told, since no call tells of it."""
+    """The call goes on; the answer is used when it arrives, and the listener learns of it."""
     now = [100.0]
-    monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(refresh_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     slow = Slow(a=A)
-    ring = ring_of(slow)
-    ear = Ear(ring)
+    cache = cache_of(slow)
+    changes = record_changes(cache)
     slow.gate.clear()
     slow.values["a"] = C
-    assert not ring.refresh("a", wait_s=0.1)
+    assert not cache.refresh("a", timeout_s=0.1)
     began, now[0] = time.monotonic(), 200.0
-    assert not ring.refresh("a", wait_s=60.0), "the next call does not wait once more"
+    assert not cache.refresh("a", timeout_s=60.0), "the next call does not wait once more"
     assert time.monotonic() - began < 30.0
-    assert ring.value("a") == A
+    assert cache.value("a") == A
     slow.gate.set()
-    wait_for(lambda: ear.announced)
-    assert ring.value("a") == C
-    assert ear.announced == [frozenset({"a"})]
+    wait_for(lambda: changes)
+    assert cache.value("a") == C
+    assert changes == [frozenset({"a"})]
     assert slow.asked == [("a",), ("a",)], "one look-up for both calls"
 
 
 def test_by_the_clock_all_keys_are_looked_up_again() -> None:
     """`turn()` waits for nobody, says when it wants to be called again, and asks when it is due."""
     slow = Slow(a=A, b=B)
-    ring = ring_of(slow)
-    wait_for(lambda: 150 <= ring.turn() <= 300)
+    cache = cache_of(slow)
+    wait_for(lambda: 150 <= cache.tick() <= 300)
     assert len(slow.asked) == 1, "nothing was due"
-    quick = ring_of(slow, ttl_s=0.01)
-    ear = Ear(quick)
+    quick = cache_of(slow, ttl_s=0.01)
+    changes = record_changes(quick)
     slow.values["b"] = C
-    turn_until(quick, lambda: quick.value("b") == C)
-    wait_for(lambda: ear.announced)
-    assert ear.announced == [frozenset({"b"})]
+    tick_until(quick, lambda: quick.value("b") == C)
+    wait_for(lambda: changes)
+    assert changes == [frozenset({"b"})]
 
 
 def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
@@ -100,15 +100,15 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
     """One warning when it begins, one line when it is over; no text of the exception."""
     caplog.set_level(logging.INFO)
     slow = Slow(a=A, b=B)
-    ring = ring_of(slow, ttl_s=0.01)
+    cache = cache_of(slow, ttl_s=0.01)
     slow.down = True
-    turn_until(ring, lambda: len(slow.asked) > 3)
-    turn_until(ring, lambda: ring.stale)
-    assert (ring.value("a"), ring.resolved) == (A, ("a", "b"))
-    assert "failed with ConnectionError" in ring.stale["a"]
+    tick_until(cache, lambda: len(slow.asked) > 3)
+    tick_until(cache, lambda: cache.stale)
+    assert (cache.value("a"), cache.resolved) == (A, ("a", "b"))
+    assert "failed with ConnectionError" in cache.stale["a"]
     slow.down = False
-    turn_until(ring, lambda: not ring.stale)
-    turn_until(ring, lambda: "all keys have a current value" in caplog.text)
+    tick_until(cache, lambda: not cache.stale)
+    tick_until(cache, lambda: "all keys have a current value" in caplog.text)
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     reason = "key a: the secret store slow failed with ConnectionError"
     text = f"secret store slow: 2 keys have no current value; it is asked again ({reason})"
@@ -121,55 +121,57 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
 def test_other_places_can_be_put_in_place() -> None:
     """Keys join and leave; what stays is not asked for again, what left still has its value."""
     one, two = Slow(a=A, b=B), Slow(c=C)
-    ring = ring_of(one)
-    ring.hang({"b": SecretLocation(one), "c": SecretLocation(two)})
-    assert ring.resolved == ("b", "c")
+    cache = cache_of(one)
+    cache.set_locations({"b": SecretLocation(one), "c": SecretLocation(two)})
+    assert cache.resolved == ("b", "c")
     assert (one.asked, two.asked) == ([("a", "b")], [("c",)])
-    assert ring.value("a") == A, "a call may be under way with it"
-    assert A not in ring.redact(f"x {A}")
-    ring.hang({"b": SecretLocation(one), "c": SecretLocation(two), "d": SecretLocation(Slow(d=A))})
-    assert ring.value("d") == A, "a value may move to another id"
-    assert ring.unresolved == {}
+    assert cache.value("a") == A, "a call may be under way with it"
+    assert A not in cache.redact(f"x {A}")
+    cache.set_locations(
+        {"b": SecretLocation(one), "c": SecretLocation(two), "d": SecretLocation(Slow(d=A))}
+    )
+    assert cache.value("d") == A, "a value may move to another id"
+    assert cache.unresolved == {}
 
 
 def test_a_key_at_another_place_keeps_its_value_until_there_is_one_from_there() -> None:
     """A typing error in keys.json does not take a key out of service."""
     one, two = Slow(a=A), Slow()
-    ring = ring_of(one)
-    ring.hang({"a": SecretLocation(two, "slow://elsewhere")})
-    assert ring.value("a") == A
-    assert ring.stale == {"a": "key a: not there"}
+    cache = cache_of(one)
+    cache.set_locations({"a": SecretLocation(two, "slow://elsewhere")})
+    assert cache.value("a") == A
+    assert cache.stale == {"a": "key a: not there"}
     two.values["a"] = B
-    assert ring.refresh("a")
-    assert ring.value("a") == B
+    assert cache.refresh("a")
+    assert cache.value("a") == B
 
 
 def test_an_answer_for_a_key_that_left_meanwhile_is_dropped() -> None:
-    """It does not come back by a late answer, nor does a closed ring change."""
+    """It does not come back by a late answer, nor does a closed cache change."""
     slow, other = Slow(a=A, b=B), Slow(a=B)
-    ring = ring_of(slow)
+    cache = cache_of(slow)
     slow.gate.clear()
     slow.values["a"] = C
-    assert not ring.refresh("a", wait_s=0.0)
-    ring.hang({"b": SecretLocation(slow)}, 0.0)
+    assert not cache.refresh("a", timeout_s=0.0)
+    cache.set_locations({"b": SecretLocation(slow)}, 0.0)
     slow.gate.set()
     wait_for(lambda: not slow.under_way)
-    assert ring.resolved == ("b",)
-    ring.hang({"a": SecretLocation(other), "b": SecretLocation(slow)})
-    assert ring.unresolved["a"] == "key a: its value is that of the key b"
-    ear = Ear(ring)
-    ring.close()
+    assert cache.resolved == ("b",)
+    cache.set_locations({"a": SecretLocation(other), "b": SecretLocation(slow)})
+    assert cache.unresolved["a"] == "key a: its value is that of the key b"
+    changes = record_changes(cache)
+    cache.close()
     slow.values["b"] = C
-    assert not ring.refresh("b")
-    assert (ring.value("b"), ear.renews) == (B, [])
+    assert not cache.refresh("b")
+    assert (cache.value("b"), changes) == (B, [])
 
 
 def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Ten by name, the rest by number; all are in `unresolved`."""
-    ring = ring_of(Slow(), *(f"k{number}" for number in range(500)))
-    assert len(ring.unresolved) == 500
+    cache = cache_of(Slow(), *(f"k{number}" for number in range(500)))
+    assert len(cache.unresolved) == 500
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 11
     assert caplog.records[-1].getMessage() == "skipped: 490 keys more"
 
@@ -179,9 +181,9 @@ def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
 def test_a_forked_child_asks_for_itself() -> None:
     """A look-up that was under way at the fork neither blocks the child nor reaches it."""
     slow = Slow(a=A)
-    ring = ring_of(slow)
+    cache = cache_of(slow)
     slow.gate.clear()
-    assert not ring.refresh("a", wait_s=0.0)
+    assert not cache.refresh("a", timeout_s=0.0)
     wait_for(lambda: slow.under_way == 1)
     child = os.fork()
     if child == 0:
@@ -189,10 +191,10 @@ def test_a_forked_child_asks_for_itself() -> None:
         slow.gate.set()
         slow._lock = threading.Lock()
         slow.values["a"] = C
-        os._exit(0 if ring.refresh("a", 5.0) and ring.value("a") == C else 1)
+        os._exit(0 if cache.refresh("a", 5.0) and cache.value("a") == C else 1)
     slow.gate.set()
     assert os.waitpid(child, 0)[1] == 0
-    assert ring.value("a") == A
+    assert cache.value("a") == A
 
 
 def test_a_key_that_is_refused_just_as_it_moves_is_not_looked_up_twice() -> None:
@@ -202,11 +204,11 @@ def test_a_key_that_is_refused_just_as_it_moves_is_not_looked_up_twice() -> None
     class Meanwhile(Slow):
         @property
         def instant(self) -> bool:
-            """Have the key refused while the ring takes note of its new store."""
-            told.append(ring.refresh("a"))
+            """Have the key refused while the cache takes note of its new store."""
+            told.append(cache.refresh("a"))
             return True
 
-    ring, there = ring_of(Slow(a=A)), Meanwhile(a=B)
-    ring.hang({"a": SecretLocation(there)})
+    cache, there = cache_of(Slow(a=A)), Meanwhile(a=B)
+    cache.set_locations({"a": SecretLocation(there)})
     assert (told, there.asked) == ([False], [("a",)])
-    assert ring.value("a") == B
+    assert cache.value("a") == B

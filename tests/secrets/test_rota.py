@@ -8,13 +8,13 @@ from math import inf
 
 import pytest
 
-from keyrot_middleware.secrets.refresh import FIRST_S, RefreshSchedule
+from keyrot_middleware.secrets.refresh import FIRST_RETRY_S, RefreshSchedule
 
 
 def test_processes_that_start_together_do_not_ask_together() -> None:
     """The first turns of forty lie in the second half of the time, no two in one second."""
     draws = [number / 40 for number in range(40)]
-    turns = sorted(RefreshSchedule(300.0, lambda d=draw: d, now=0.0).whole_at for draw in draws)
+    turns = sorted(RefreshSchedule(300.0, lambda d=draw: d, now=0.0).next_full for draw in draws)
     assert turns[0] >= 150
     assert turns[-1] <= 300
     assert all(later - sooner > 1 for sooner, later in pairwise(turns))
@@ -22,48 +22,48 @@ def test_processes_that_start_together_do_not_ask_together() -> None:
 
 def test_all_keys_are_due_within_the_time_each_time() -> None:
     """No pause is longer than was asked for, and none much shorter."""
-    rota, now = RefreshSchedule(100.0, random.Random(7).random, now=0.0), 0.0
+    schedule, now = RefreshSchedule(100.0, random.Random(7).random, now=0.0), 0.0
     pauses = []
     for _ in range(50):
-        pauses.append(rota.due_at - now)
-        now = rota.due_at
-        assert rota.asked(now)
-        rota.answered(now, failing=False)
+        pauses.append(schedule.next_due - now)
+        now = schedule.next_due
+        assert schedule.started(now)
+        schedule.finished(now, failing=False)
     assert max(pauses) <= 100
     assert min(pauses[1:]) >= 90
 
 
 def test_a_store_that_fails_is_asked_sooner_then_less_and_less_often() -> None:
     """A few seconds after the first failure, twice as long each time, up to the time set."""
-    rota, now = RefreshSchedule(60.0, lambda: 1.0, now=0.0), 0.0
-    rota.whole_at = inf
+    schedule, now = RefreshSchedule(60.0, lambda: 1.0, now=0.0), 0.0
+    schedule.next_full = inf
     pauses = []
     for _ in range(8):
-        rota.answered(now, failing=True)
-        pauses.append(rota.due_at - now)
-        now = rota.due_at
-        assert not rota.asked(now), "only those without a value are asked for"
-    assert pauses == [FIRST_S, 4, 8, 16, 32, 60, 60, 60]
-    rota.answered(now, failing=False)
-    assert rota.rest_at == inf
-    rota.answered(now, failing=True)
-    assert rota.due_at == now + FIRST_S
+        schedule.finished(now, failing=True)
+        pauses.append(schedule.next_due - now)
+        now = schedule.next_due
+        assert not schedule.started(now), "only those without a value are asked for"
+    assert pauses == [FIRST_RETRY_S, 4, 8, 16, 32, 60, 60, 60]
+    schedule.finished(now, failing=False)
+    assert schedule.next_retry == inf
+    schedule.finished(now, failing=True)
+    assert schedule.next_due == now + FIRST_RETRY_S
 
 
 def test_two_answers_that_fail_are_one_failure() -> None:
     """A look-up that a call asked for does not push the next try away."""
-    rota = RefreshSchedule(60.0, lambda: 1.0, now=0.0)
-    rota.answered(0.0, failing=True)
-    rota.answered(1.0, failing=True)
-    assert rota.rest_at == FIRST_S
+    schedule = RefreshSchedule(60.0, lambda: 1.0, now=0.0)
+    schedule.finished(0.0, failing=True)
+    schedule.finished(1.0, failing=True)
+    assert schedule.next_retry == FIRST_RETRY_S
 
 
 @pytest.mark.parametrize("times", [2_000])
 def test_a_store_that_fails_for_ever_overflows_nothing(times: int) -> None:
     """Doubling stops."""
-    rota, now = RefreshSchedule(300.0, lambda: 0.5, now=0.0), 0.0
+    schedule, now = RefreshSchedule(300.0, lambda: 0.5, now=0.0), 0.0
     for _ in range(times):
-        rota.answered(now, failing=True)
-        now = rota.due_at
-        rota.asked(now)
-    assert rota.whole_at - now <= 300
+        schedule.finished(now, failing=True)
+        now = schedule.next_due
+        schedule.started(now)
+    assert schedule.next_full - now <= 300

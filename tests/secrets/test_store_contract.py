@@ -151,10 +151,10 @@ def test_what_is_no_key_is_left_out_with_a_reason(house: House, value: str | byt
     except TypeError as error:
         pytest.skip(f"{house.scheme}: {error}")
     store = house.open()
-    ring = SecretCache({"a": SecretLocation(store), "b": SecretLocation(store)})
-    assert ring.resolved == ("b",)
-    assert ring.unresolved["a"].startswith("key a: ")
-    assert "binary" not in ring.unresolved["a"].replace("it is binary", "")
+    cache = SecretCache({"a": SecretLocation(store), "b": SecretLocation(store)})
+    assert cache.resolved == ("b",)
+    assert cache.unresolved["a"].startswith("key a: ")
+    assert "binary" not in cache.unresolved["a"].replace("it is binary", "")
 
 
 @pytest.mark.parametrize("state", ["denied", "down"])
@@ -183,13 +183,14 @@ def test_a_store_that_hangs_delays_nobody(house: House) -> None:
     """Other stores' keys come, and a refused key is not waited for, as long as it may hang."""
     can(house, "hanging")
     house.put("b", B)
-    ring = SecretCache(
-        {"a": SecretLocation(house.hanging()), "b": SecretLocation(house.open())}, start_s=0.2
+    cache = SecretCache(
+        {"a": SecretLocation(house.hanging()), "b": SecretLocation(house.open())},
+        start_timeout_s=0.2,
     )
-    wait_for(lambda: ring.resolved == ("b",), LIMIT_S)
-    assert ring.value("b") == B
-    assert not ring.refresh("a", wait_s=0.2)
-    assert ring.unresolved["a"].startswith("key a: ")
+    wait_for(lambda: cache.resolved == ("b",), LIMIT_S)
+    assert cache.value("b") == B
+    assert not cache.refresh("a", timeout_s=0.2)
+    assert cache.unresolved["a"].startswith("key a: ")
 
 
 def test_many_keys_take_few_requests(house: House) -> None:

@@ -253,7 +253,7 @@ def test_a_stream_that_breaks(traced: Any, way: str) -> None:
 def test_a_key_that_is_replaced_while_the_call_is_under_way(traced: Any, way: str) -> None:
     """The retirement is the attempt's event, the replacement the call's."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01",))
-    store = scripted.pool.secrets._places["flash_01"].store
+    store = scripted.pool.secrets.locations["flash_01"].store
     scripted.script = {"flash_01": [lambda: (_replace(store), invalid())[1], OK]}
     scripted.all_modes()[way]()
     assert shape(traced.tree) == text("""
@@ -266,6 +266,8 @@ def test_a_key_that_is_replaced_while_the_call_is_under_way(traced: Any, way: st
               ! keyrot.key.retired keyrot.cooldown.duration=900 keyrot.cooldown.scope=key keyrot.failure.class=key_invalid keyrot.key.id=flash_01
           attempt flash_01  INTERNAL
               keyrot.attempt.outcome=success
+        refresh secrets  INTERNAL
+            ! keyrot.key.replaced keyrot.key.id=flash_01
     """)  # noqa: E501
 
 

@@ -51,7 +51,7 @@ def _stream_after_a_rest(traced: Any) -> None:
 
 def _replaced_key(traced: Any) -> None:
     scripted = ScriptedPool([traced.observer], keys=("flash_01",))
-    store: Any = scripted.pool.secrets._places["flash_01"].store
+    store: Any = scripted.pool.secrets.locations["flash_01"].store
 
     def replace() -> Any:
         store._values["flash_01"] = type(store._values["flash_01"])("FAKE-another-secret")

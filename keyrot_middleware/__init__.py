@@ -26,6 +26,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from . import ui as ui
     from ._install import (
         PoolStatus,
         bypass,
@@ -97,6 +98,8 @@ _HOMES = {
 if not TYPE_CHECKING:  # else a type checker would take every name for one that is there
 
     def __getattr__(name: str) -> Any:
+        if name == "ui":
+            return import_module(f"{__name__}.ui")
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ import keyrot_middleware
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("google.genai", "redis", "boto3", "hvac", "opentelemetry.sdk")
-OPTIONAL_ROOMS = ("cli", "__main__", "testing.cassettes")
+OPTIONAL_ROOMS = ("cli", "ui.", "__main__", "testing.cassettes")
 """Modules that need an extra, or run a program when they are imported."""
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install Debian's packages that some tests need: prometheus, and redis-server beside the wheel's
-# Valkey. Does nothing where both are there. Without root nothing is installed: tests that lack one
-# say so and are skipped, but CI (CI=true) fails. No service is left running.
+# Install Debian's packages that some tests need: chromium, prometheus, and redis-server beside the
+# wheel's Valkey. Does nothing where all are there. Without root nothing is installed: tests that
+# lack one say so and are skipped, but CI (CI=true) fails. No service is left running.
 set -euo pipefail
 
 missing=()
-for package in prometheus redis-server; do
+for package in chromium prometheus redis-server; do
   command -v "$package" > /dev/null || missing+=("$package")
 done
 [ "${#missing[@]}" -gt 0 ] || exit 0

@@ -1,0 +1,187 @@
+"""Who may open the page, and which requests may change something.
+
+With a token: whoever presents it. `?token=` sets a cookie and redirects to the address without it;
+scripts send `Authorization: Bearer`. The cookie holds no token: it is a random session id, signed
+with the token, so that several worker processes accept it.
+
+Without a token: only this machine. The client's address and the Host header must both be loopback
+(a foreign name that resolves to 127.0.0.1 is DNS rebinding), and no header may say that a proxy
+forwarded the request.
+
+A request that changes something also needs the session's CSRF token in `X-CSRF-Token` and an
+Origin that is this server. A bearer token needs neither: no browser sends it by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import ConfigError
+
+__all__ = ["MIN_TOKEN_LENGTH", "Access", "AccessDenied", "Session", "check_token"]
+
+MIN_TOKEN_LENGTH = 16
+
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
+
+def check_token(token: str, name: str) -> str:
+    """Return *token* if it is long enough to be one.
+
+    Raises:
+        ConfigError: It is too short; the message begins with *name*.
+    """
+    if len(token) < MIN_TOKEN_LENGTH:
+        raise ConfigError(
+            f"{name}: a token has at least {MIN_TOKEN_LENGTH} characters, found {len(token)}; "
+            "make one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
+        )
+    return token
+
+
+class AccessDenied(Exception):  # noqa: N818 - a reply of HTTP, not a fault
+    """The reply to a request that is refused."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that was let in; a script with a bearer token has an empty id."""
+
+    session_id: str
+    csrf_token: str
+    is_new: bool = False
+
+
+class Access:
+    """Decide about each request."""
+
+    def __init__(self, token: str | None) -> None:
+        """Require *token*; None: let only this machine in.
+
+        Raises:
+            ConfigError: The token is too short.
+        """
+        self._token = None if token is None else check_token(token, "ui.app(token=…)").encode()
+        # Cookies ignore ports: two pages of one host must not overwrite each other's.
+        self._cookie = f"keyrot_{hashlib.sha256(self._token or b'').hexdigest()[:8]}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this machine needs no token."""
+        return self._token is None
+
+    def admit(self, request: Request) -> Session:
+        """Return the session of a request.
+
+        Raises:
+            AccessDenied: It may not see anything.
+        """
+        if self._token is None:
+            _require_loopback(request)
+            return self._cookie_session(request) or self._new_session()
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            if self._is_token(value.strip()):
+                return Session("", "")
+        elif (session := self._cookie_session(request)) is not None:
+            return session
+        raise AccessDenied(401, "This page needs a token. " + _HOW_TO_OPEN)
+
+    def require_same_origin(self, request: Request, session: Session) -> None:
+        """Refuse a change that this page did not ask for.
+
+        Raises:
+            AccessDenied: Another site sent it, or the CSRF token is missing or wrong.
+        """
+        if not session.session_id:
+            return
+        # Without the scheme: behind a proxy that ends TLS, this app sees plain HTTP.
+        origin = request.headers.get("origin", "").partition("://")[2]
+        if not origin or origin != request.headers.get("host"):
+            raise AccessDenied(403, "This request came from another site; nothing was changed.")
+        sent = request.headers.get("x-csrf-token", "")
+        if session.is_new or not hmac.compare_digest(sent.encode(), session.csrf_token.encode()):
+            raise AccessDenied(403, "The CSRF token is missing or wrong; reload the page.")
+
+    def log_in(self, token: str) -> Session:
+        """Return a new session for whoever presents the token; `set_cookie` hands it out.
+
+        Raises:
+            AccessDenied: The token is wrong.
+        """
+        if not self._is_token(token):
+            raise AccessDenied(401, "This token is wrong. " + _HOW_TO_OPEN)
+        return self._new_session()
+
+    def _is_token(self, value: str) -> bool:
+        return self._token is not None and hmac.compare_digest(value.encode(), self._token)
+
+    def _new_session(self) -> Session:
+        session_id = secrets.token_urlsafe(18)
+        return Session(session_id, self._sign("csrf", session_id), is_new=True)
+
+    def set_cookie(self, request: Request, response: Response, session: Session) -> None:
+        """Give the browser a new session, for this app's path only."""
+        response.set_cookie(
+            self._cookie,
+            f"{session.session_id}.{self._sign('session', session.session_id)}",
+            path=request.scope.get("root_path", "") + "/",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+
+    def _cookie_session(self, request: Request) -> Session | None:
+        session_id, _, signature = request.cookies.get(self._cookie, "").partition(".")
+        expected = self._sign("session", session_id)
+        if not session_id or not hmac.compare_digest(signature.encode(), expected.encode()):
+            return None
+        return Session(session_id, self._sign("csrf", session_id))
+
+    def _sign(self, purpose: str, session_id: str) -> str:
+        text = f"{purpose}:{session_id}".encode()
+        return hmac.new(self._token or b"", text, hashlib.sha256).hexdigest()
+
+
+_HOW_TO_OPEN = (
+    "Open the address that `keyrot ui` printed, which ends in ?token=…, "
+    "or send the header Authorization: Bearer <token>."
+)
+_NEEDS_TOKEN = (
+    "Without a token this page opens only on the machine that serves it, as 127.0.0.1, [::1] or "
+    "localhost. To open it from elsewhere or through a proxy, set a token: "
+    "keyrot_middleware.ui.app(token=…), or keyrot ui --token-file FILE."
+)
+
+
+def _require_loopback(request: Request) -> None:
+    client = request.client.host if request.client is not None else ""
+    try:
+        name = urlsplit("//" + request.headers.get("host", "")).hostname or ""
+    except ValueError:
+        name = ""
+    forwarded = any(header in request.headers for header in _FORWARDED)
+    if forwarded or not _is_loopback(client) or not (name == "localhost" or _is_loopback(name)):
+        raise AccessDenied(403, _NEEDS_TOKEN)
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -1,0 +1,41 @@
+// The table of recent calls: for each, the keys that were tried, in order.
+
+import { arrange, byId, el, setHidden, setText } from "./dom.js";
+import { clock, seconds } from "./format.js";
+
+const OUTCOMES = { ok: "good", failed: "bad", exhausted: "bad", abandoned: "muted" };
+
+let shown = "";
+
+export function showCalls(calls, keyId) {
+  const content = JSON.stringify([calls, keyId]);
+  if (content === shown) return;
+  shown = content;
+  arrange(byId("calls"), calls.map(callRow));
+  setHidden(byId("no-calls"), calls.length > 0);
+  setText(byId("no-calls"), keyId ? `No recent call tried ${keyId}.` : "No call yet.");
+}
+
+function callRow(call) {
+  const cell = (label, attributes, ...content) => {
+    const made = el("td", { role: "cell", ...attributes }, ...content);
+    made.dataset.label = label;
+    return made;
+  };
+  return el("tr", { role: "row" },
+    cell("Time", { class: "time" }, el("time", { datetime: call.at, title: call.at }, clock(call.at))),
+    cell("Model", { class: "code" }, String(call.model)),
+    cell("Keys tried", {}, attemptList(call.attempts ?? [])),
+    cell("Result", {}, el("span", { class: OUTCOMES[call.outcome] ?? "muted" }, String(call.outcome))),
+    cell("Took", { class: "number" }, seconds(call.seconds)));
+}
+
+function attemptList(attempts) {
+  if (!attempts.length) return el("span", { class: "muted" }, "no key was available");
+  return el("ol", { class: "attempts" }, ...attempts.map((attempt) => {
+    const result = [attempt.code, attempt.failure].filter((part) => part !== null && part !== undefined).join(" ");
+    return el("li", { title: seconds(attempt.seconds) },
+      el("span", { class: "key-id" }, String(attempt.key_id)), " ",
+      el("span", { class: attempt.failure ? "bad" : "good" }, result && attempt.failure ? result : "ok"));
+  }));
+}

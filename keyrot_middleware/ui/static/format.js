@@ -1,0 +1,51 @@
+// How numbers, times and money are written.
+
+const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
+
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+export const count = (value) => (known(value) ? whole.format(value) : "–");
+
+// 9,999, then 12.3K: what a narrow column has room for.
+export function shortCount(value) {
+  if (!known(value)) return "–";
+  return value < 10000 ? whole.format(value) : short.format(value);
+}
+
+export function money(value) {
+  if (!known(value)) return "–";
+  if (value === 0) return "$0";
+  return `$${value.toFixed(value < 1 ? 4 : 2)}`;
+}
+
+export function seconds(value) {
+  if (!known(value)) return "–";
+  return value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
+}
+
+// 12:30:41 in UTC, as in the sentences of the server and in the logs.
+export function clock(iso) {
+  const time = new Date(iso);
+  return Number.isNaN(time.getTime()) ? "–" : time.toISOString().slice(11, 19);
+}
+
+export function ago(iso, now) {
+  const s = Math.max(0, Math.round((now - Date.parse(iso)) / 1000));
+  if (Number.isNaN(s)) return "";
+  if (s < 60) return "just now";
+  if (s < 3600) return `${Math.floor(s / 60)} min ago`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ago`;
+  return `${Math.floor(s / 86400)} d ago`;
+}
+
+export function countdown(iso, now) {
+  const left = Math.ceil((Date.parse(iso) - now) / 1000);
+  if (Number.isNaN(left)) return "";
+  if (left <= 0) return "any moment now";
+  if (left < 3600) return `in ${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
+  if (left < 48 * 3600) return `in ${Math.floor(left / 3600)} h ${Math.floor((left % 3600) / 60)} min`;
+  return `in ${Math.floor(left / 86400)} days`;
+}
+
+export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;

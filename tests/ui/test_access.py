@@ -1,0 +1,242 @@
+"""Who may open the page, and which requests may change something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from asgi import Reply, request
+from fake_source import FakeSource, key
+
+from keyrot_middleware import ConfigError, ui
+
+TOKEN = "a-token-of-the-tests-0123"
+OTHER = ("192.0.2.7", 40_000)
+
+
+@pytest.fixture
+def source() -> FakeSource:
+    """Make a source with one key that is cooling down."""
+    return FakeSource([key("free_1", state="cooling_down")])
+
+
+def log_in(app: Any, **more: Any) -> Reply:
+    """Open the address that `keyrot ui` prints."""
+    return request(app, f"/?token={TOKEN}", **more)
+
+
+def test_the_token_becomes_a_cookie_and_leaves_the_address(source: FakeSource) -> None:
+    """`?token=` redirects to the clean address, with a cookie that only this app gets."""
+    app = ui.app(token=TOKEN, source=source)
+    reply = log_in(app, root_path="/keyrot", scheme="https")
+    assert (reply.status, reply.headers["location"]) == (303, "./")
+    attributes = {part.strip().lower() for part in reply.headers["set-cookie"].split(";")[1:]}
+    assert attributes == {"path=/keyrot/", "httponly", "samesite=strict", "secure"}
+    assert TOKEN not in reply.headers["set-cookie"]
+    page = request(app, root_path="/keyrot", cookie=reply.cookie)
+    assert (page.status, TOKEN in page.text) == (200, False)
+    assert request(app, "/api/status", cookie=reply.cookie).content["total"] == 1
+
+
+def test_a_session_is_valid_in_every_process_with_the_token(source: FakeSource) -> None:
+    """Workers of one service share nothing but the token, and accept each other's cookies."""
+    first, second = (ui.app(token=TOKEN, source=source) for _ in range(2))
+    cookie = log_in(first).cookie
+    assert request(second, "/api/status", cookie=cookie).status == 200
+    other = ui.app(token=TOKEN[::-1], source=source)
+    assert request(other, "/api/status", cookie=cookie).status == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer wrong-wrong-wrong-wrong"},
+        {"authorization": "Bearer"},
+        {"authorization": f"Basic {TOKEN}"},
+        {"authorization": "Bearer é"},
+        {"cookie": "keyrot=1"},
+    ],
+    ids=str,
+)
+def test_whoever_has_no_token_is_refused(source: FakeSource, headers: dict[str, str]) -> None:
+    """Without the token there is a 401 with a sentence, for the API and for the page."""
+    app = ui.app(token=TOKEN, source=source)
+    for path in ("/", "/api/status", "/api/attempts", "/api/explain?model=m"):
+        reply = request(app, path, **headers)
+        assert reply.status == 401
+        assert "?token=" in reply.error
+        assert reply.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", "é"])
+def test_a_wrong_token_is_refused(source: FakeSource, token: str) -> None:
+    """A browser gets a page that says so; nothing of the token is repeated."""
+    app = ui.app(token=TOKEN, source=source)
+    reply = request(app, f"/?token={token}", accept="text/html")
+    assert (reply.status, "set-cookie" in reply.headers) == (401, False)
+    assert "This token is wrong." in reply.text
+    assert "text/html" in reply.headers["content-type"]
+
+
+def test_a_forged_cookie_is_refused(source: FakeSource) -> None:
+    """A session id of one's own has no valid signature."""
+    app = ui.app(token=TOKEN, source=source)
+    name, _, value = log_in(app).cookie.partition("=")
+    session_id, _, signature = value.partition(".")
+    forged = [f"x{session_id}.{signature}", f"{session_id}.", f".{signature}", session_id, ""]
+    statuses = {request(app, "/api/status", cookie=f"{name}={one}").status for one in forged}
+    assert statuses == {401}
+
+
+def test_a_script_sends_a_bearer_token_from_anywhere(source: FakeSource) -> None:
+    """With a token, the address of the client does not matter."""
+    app = ui.app(token=TOKEN, source=source)
+    headers = {"authorization": f"bearer {TOKEN}"}
+    assert request(app, "/api/status", client=OTHER, host="example.com", **headers).status == 200
+
+
+@pytest.mark.parametrize("token", ["", "short"])
+def test_a_short_token_is_an_error(token: str) -> None:
+    """A token that can be guessed is refused when the app is made."""
+    with pytest.raises(ConfigError, match=r"at least 16 characters.*secrets\.token_urlsafe"):
+        ui.app(token=token)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "[::1]:80"])
+def test_without_a_token_this_machine_is_let_in(source: FakeSource, host: str) -> None:
+    """A loopback client that asked for a loopback name sees the page."""
+    app = ui.app(source=source)
+    for client in (("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)):
+        assert request(app, host=host, client=client).status == 200
+        assert request(app, "/api/status", host=host, client=client).status == 200
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"client": OTHER},
+        {"client": None},
+        {"client": ("", 0)},
+        {"client": ("testclient", 1)},
+        {"host": "evil.example"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "localhost.evil.example:8000"},
+        {"host": "192.0.2.7"},
+        {"host": ""},
+        {"host": "[::1"},
+        {"host": "evil.example#@127.0.0.1"},
+        {"x_forwarded_for": "192.0.2.7"},
+        {"forwarded": "for=192.0.2.7"},
+        {"via": "1.1 proxy"},
+    ],
+    ids=str,
+)
+def test_without_a_token_nobody_else_is_let_in(source: FakeSource, asked: Any) -> None:
+    """A foreign client, Host (DNS rebinding) or proxy gets a 403 that says what to do."""
+    app = ui.app(actions=True, source=source)
+    for path, method in (("/", "GET"), ("/api/status", "GET"), ("/api/keys/free_1/reset", "POST")):
+        reply = request(app, path, method=method, **asked)
+        assert reply.status == 403
+        assert "keyrot_middleware.ui.app(token=…)" in reply.error
+    assert source.changed == []
+
+
+class Browser:
+    """A browser that has the page open."""
+
+    def __init__(self, app: Any, first: Reply) -> None:
+        self.app = app
+        self.cookie = first.cookie
+        self.csrf = request(app, "/api/status", cookie=self.cookie).headers["x-csrf-token"]
+
+    def post(self, path: str = "/api/keys/free_1/reset", **headers: str) -> Reply:
+        """Send what the page sends; *headers* beat its own, an empty one is left out."""
+        sent = {
+            "cookie": self.cookie,
+            "origin": "http://127.0.0.1:8000",
+            "x_csrf_token": self.csrf,
+        } | headers
+        kept = {name: value for name, value in sent.items() if value}
+        return request(self.app, path, method="POST", **kept)
+
+
+@pytest.fixture(params=["with a token", "without a token"])
+def browser(request: pytest.FixtureRequest, source: FakeSource) -> Browser:
+    """Open a page that has actions."""
+    if request.param == "with a token":
+        app = ui.app(token=TOKEN, actions=True, source=source)
+        return Browser(app, log_in(app))
+    app = ui.app(actions=True, source=source)
+    return Browser(app, _get(app))
+
+
+def _get(app: Any) -> Reply:
+    return request(app)
+
+
+def test_actions_of_the_page_are_done(browser: Browser, source: FakeSource) -> None:
+    """The page may reset, disable, enable and check a key, and gets a sentence for each."""
+    actions = ["reset", "disable", "enable", "check"]
+    replies = [browser.post(f"/api/keys/free_1/{action}") for action in actions]
+    assert [reply.status for reply in replies] == [200] * 4
+    assert all(reply.content["ok"] and "free_1" in reply.content["sentence"] for reply in replies)
+    assert source.changed == [(action, "free_1") for action in actions]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x_csrf_token": ""},
+        {"x_csrf_token": "wrong"},
+        {"x_csrf_token": "é"},
+        {"origin": ""},
+        {"origin": "null"},
+        {"origin": "https://evil.example"},
+        {"origin": "http://127.0.0.1:8001"},
+        {"origin": "http://127.0.0.1"},
+        {"origin": "http://evil.example/127.0.0.1:8000"},
+    ],
+    ids=str,
+)
+def test_another_site_changes_nothing(
+    browser: Browser, source: FakeSource, headers: dict[str, str]
+) -> None:
+    """Without the CSRF token, or from another origin, a POST with the cookie is refused."""
+    reply = browser.post(**headers)
+    assert reply.status == 403
+    assert "another site" in reply.error or "reload the page" in reply.error
+    assert source.changed == []
+
+
+def test_the_csrf_token_belongs_to_one_session(source: FakeSource) -> None:
+    """The token of one session is worth nothing in another."""
+    app = ui.app(token=TOKEN, actions=True, source=source)
+    one, two = Browser(app, log_in(app)), Browser(app, log_in(app))
+    assert one.post(x_csrf_token=two.csrf).status == 403
+    assert source.changed == []
+
+
+def test_a_post_without_a_session_changes_nothing(source: FakeSource) -> None:
+    """A cookie that the browser does not send is no session, on this machine either."""
+    app = ui.app(actions=True, source=source)
+    reply = Browser(app, request(app)).post(cookie="")
+    assert (reply.status, source.changed) == (403, [])
+
+
+def test_a_script_needs_no_csrf_token(source: FakeSource) -> None:
+    """A browser never sends a bearer token by itself."""
+    app = ui.app(token=TOKEN, actions=True, source=source)
+    headers = {"authorization": f"Bearer {TOKEN}", "method": "POST"}
+    assert request(app, "/api/keys/free_1/reset", **headers).status == 200
+    assert source.changed == [("reset", "free_1")]
+
+
+def test_actions_are_off_unless_asked_for(source: FakeSource) -> None:
+    """Without actions=True a POST is refused, and says how to have them."""
+    app = ui.app(token=TOKEN, source=source)
+    headers = {"authorization": f"Bearer {TOKEN}", "method": "POST"}
+    reply = request(app, "/api/keys/free_1/reset", **headers)
+    assert (reply.status, source.changed) == (403, [])
+    assert "--actions" in reply.error
+    assert request(app, "/api/status", authorization=f"Bearer {TOKEN}").content["actions"] is False

@@ -1,0 +1,212 @@
+"""The page's API: parameters, errors, headers, mounts, and 10,000 keys."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from asgi import request
+from fake_source import FakeSource, key, many, sample
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import keyrot_middleware
+from keyrot_middleware import ui
+from keyrot_middleware.guard import handle_internal_error
+
+VALUE = "AIza" + "FAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKE123"
+
+
+def test_status_is_what_the_source_says() -> None:
+    """The report of the source comes out, with whether this server offers actions."""
+    source = sample()
+    reply = request(ui.app(source=source), "/api/status?query=free&state=limited&offset=0&limit=10")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert [one["key_id"] for one in reply.content["keys"]] == ["free_2"]
+    assert reply.content["actions"] is False
+    assert reply.content["summary"]["keys"] == 7
+
+
+def test_attempts_and_explain_are_what_the_source_says() -> None:
+    """Calls can be filtered by key; an explanation is for a model and a number of tokens."""
+    app = ui.app(source=sample())
+    calls = request(app, "/api/attempts?key=tenant_7&limit=5").content["calls"]
+    assert [one["attempts"][0]["key_id"] for one in calls] == ["tenant_7"]
+    found = request(app, "/api/explain?model=models/gemini-2.5-pro&tokens=1200").content
+    assert (found["model"], found["tokens"]) == ("models/gemini-2.5-pro", 1200)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/api/status?offset=-1", "offset is a number from 0 to 1,000,000,000"),
+        ("/api/status?offset=1e3", "offset is a number"),
+        ("/api/status?offset=99999999999999999999999", "offset is a number"),
+        ("/api/status?limit=0", "limit is a number from 1 to 500"),
+        ("/api/status?limit=501", "limit is a number from 1 to 500"),
+        ("/api/status?limit=%D9%A1", "limit is a number"),
+        ("/api/status?state=availible", 'Did you mean "available"?'),
+        (f"/api/status?query={'x' * 301}", "query has at most 300 characters, found 301"),
+        ("/api/attempts?limit=101", "limit is a number from 1 to 100"),
+        ("/api/explain", "model is missing"),
+        ("/api/explain?model=%20", "model is missing"),
+        ("/api/explain?model=m&tokens=many", "tokens is a number"),
+    ],
+)
+def test_a_wrong_parameter_is_named(path: str, sentence: str) -> None:
+    """A wrong parameter is a 400 that says what is allowed."""
+    reply = request(ui.app(source=FakeSource()), path)
+    assert reply.status == 400
+    assert sentence in reply.error
+
+
+@pytest.mark.parametrize("action", ["reset", "disable", "enable", "check"])
+def test_an_unknown_key_is_not_found(action: str) -> None:
+    """An action on a key that is not in the pool is a 404 with the source's sentence."""
+    app = ui.app(actions=True, token="x" * 16, source=FakeSource([key("free_1")]))
+    headers = {"authorization": "Bearer " + "x" * 16, "method": "POST"}
+    reply = request(app, f"/api/keys/free_9/{action}", **headers)
+    assert (reply.status, reply.error) == (404, "no key 'free_9'")
+    assert request(app, "/api/keys/free_1/delete", **headers).status == 404
+
+
+def test_unknown_addresses_and_methods_are_errors_with_a_sentence() -> None:
+    """404 and 405 are JSON too, and have the same headers as every other answer."""
+    app = ui.app(source=FakeSource())
+    missing, wrong = request(app, "/nothing"), request(app, "/api/status", method="POST")
+    assert (missing.status, wrong.status) == (404, 405)
+    assert "nothing at this address" in missing.error
+    for reply in (missing, wrong):
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+    for name in ("nothing.js", "index.html", "../server.py", "..%2Fserver.py"):
+        assert request(app, f"/static/{name}").status == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css", "/api/status", "/x"])
+def test_every_answer_has_strict_headers(path: str) -> None:
+    """Nothing may be loaded from elsewhere, framed, sniffed, stored or sent on as a referrer."""
+    headers = request(ui.app(source=FakeSource()), path).headers
+    policy = dict(
+        part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
+    )
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": "'self' data:",
+        "frame-ancestors": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_what_the_source_cannot_read_is_a_503_with_its_sentence() -> None:
+    """A shared state that is down is said, and the next request tries again."""
+    source = FakeSource([key("free_1")])
+    app = ui.app(source=source)
+    source.broken = "The shared state at redis://127.0.0.1:6379/0 does not answer."
+    reply = request(app, "/api/status")
+    assert (reply.status, reply.error) == (503, source.broken)
+    source.broken = None
+    assert request(app, "/api/status").status == 200
+
+
+def test_a_fault_of_ours_is_raised_in_tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault is logged, and answered without its text."""
+    source = FakeSource()
+
+    def fail() -> None:
+        raise RuntimeError("with a secret")
+
+    source.before = fail
+    with pytest.raises(RuntimeError):
+        request(ui.app(source=source), "/api/status")
+    monkeypatch.setattr(f"{handle_internal_error.__module__}._strict", False)
+    reply = request(ui.app(source=source), "/api/status")
+    assert (reply.status, "secret" in reply.text) == (500, False)
+
+
+def test_without_a_pool_the_api_says_what_to_do() -> None:
+    """Mounted before install(), the page opens, and its API says what is missing."""
+    app = ui.app()
+    assert request(app).status == 200
+    reply = request(app, "/api/status")
+    assert reply.status == 503
+    assert "keyrot_middleware.install()" in reply.error
+
+
+def test_what_looks_like_a_key_is_masked() -> None:
+    """Whatever a source says, the value of a key does not leave."""
+    source = FakeSource([key("free_1", sentence=f"Google said: {VALUE} is invalid")])
+    text = request(ui.app(source=source), "/api/status").text
+    assert VALUE not in text
+    assert "[redacted]" in json.loads(text)["keys"][0]["sentence"]
+
+
+def test_half_a_character_is_no_error() -> None:
+    """A model's name with a lone surrogate is passed on, escaped."""
+    source = FakeSource([key("free_1", project="p\ud800")])
+    reply = request(ui.app(source=source), "/api/status")
+    assert reply.content["keys"][0]["project"] == "p\ud800"
+
+
+@pytest.mark.parametrize("mount", ["/keyrot", "/admin/keyrot"])
+def test_it_works_at_any_path(mount: str) -> None:
+    """Mounted in another app it finds its files and API, without a lifespan."""
+    outer = Starlette(routes=[Mount(mount, ui.app(source=sample()))])
+    assert request(outer, f"{mount}/").status == 200
+    assert request(outer, f"{mount}/static/app.js").status == 200
+    assert request(outer, f"{mount}/api/status").content["total"] == 7
+    moved = request(outer, mount)
+    assert (moved.status, moved.headers["location"]) == (307, f"http://127.0.0.1:8000{mount}/")
+
+
+def test_a_dispatcher_by_path_may_serve_it() -> None:
+    """Any ASGI program may pass requests on with a root_path, as before Django's own app."""
+    page = ui.app(source=sample())
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["path"].startswith("/keyrot/")
+        await page({**scope, "root_path": "/keyrot"}, receive, send)
+
+    assert request(application, "/keyrot/").status == 200
+    assert request(application, "/keyrot/api/status").content["total"] == 7
+
+
+def test_ten_thousand_keys_are_answered_within_200_ms() -> None:
+    """A page of a large pool is quick to send: the server adds little to its source."""
+    app = ui.app(source=many(10_000))
+    took = []
+    for number in range(5):
+        started = time.perf_counter()
+        reply = request(app, f"/api/status?offset={number * 1000}&limit=100")
+        took.append(time.perf_counter() - started)
+        assert (reply.content["total"], len(reply.content["keys"])) == (10_000, 100)
+    assert min(took) < 0.2
+
+
+def test_importing_the_package_imports_no_web_framework() -> None:
+    """`keyrot_middleware.ui` is there lazily, and needs its extra only when it is called."""
+    code = (
+        "import sys, keyrot_middleware; assert 'keyrot_middleware.ui' not in sys.modules;"
+        "keyrot_middleware.ui; assert not {'starlette', 'anyio', 'uvicorn'} & {*sys.modules};"
+        "sys.modules['starlette'] = None\n"
+        "try: keyrot_middleware.ui.app()\n"
+        "except keyrot_middleware.MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'keyrot-middleware[ui]'" in done.stdout
+    assert keyrot_middleware.ui is ui

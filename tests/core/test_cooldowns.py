@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from moments import NOON
+from support.moments import NOON
 from support.pool import key
 
 from keyrot_middleware.core.model import Block, Scope

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 
-import google_bodies as g
 import pytest
-from failure_table import NOW
-from google_bodies import delay, over, quota_failure, reason, rest, violation
 from hypothesis import given
 from hypothesis import strategies as st
+from support import google_bodies as g
+from support.failure_table import NOW
+from support.google_bodies import delay, over, quota_failure, reason, rest, violation
 
 from keyrot_middleware.core.error_body import (
     MAX_DELAY_S,

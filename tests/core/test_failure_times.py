@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-import google_bodies as g
 import pytest
-from failure_table import CALL, NOW
-from google_bodies import delay, over, quota_failure, violation
+from support import google_bodies as g
+from support.failure_table import CALL, NOW
+from support.google_bodies import delay, over, quota_failure, violation
 
 from keyrot_middleware.core.failures import FailureFacts, classify
 from keyrot_middleware.core.model import CallInfo, Limits, Scope, Verdict

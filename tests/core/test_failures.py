@@ -5,13 +5,13 @@ from __future__ import annotations
 from math import inf, isfinite
 from typing import Any
 
-import failure_table as want
-import google_bodies as g
 import pytest
-from failure_table import CALL, GROUPS, NOW
-from google_bodies import delay, denied, over, rest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import failure_table as want
+from support import google_bodies as g
+from support.failure_table import CALL, GROUPS, NOW
+from support.google_bodies import delay, denied, over, rest
 
 from keyrot_middleware.core.failures import RULES, FailureFacts, classify, describe
 from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Scope, Verdict

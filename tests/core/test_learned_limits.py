@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from moments import NOON
+from support.moments import NOON
 
 from keyrot_middleware.core.model import NO_LIMITS, Limits
 from keyrot_middleware.core.windows import QuotaWindows

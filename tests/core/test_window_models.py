@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moments import MINUTE, NOON
+from support.moments import MINUTE, NOON
 
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.core.windows import (

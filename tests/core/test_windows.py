@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moments import MINUTE, NOON, PACIFIC, at
+from support.moments import MINUTE, NOON, PACIFIC, at
 
 from keyrot_middleware.core.model import NO_LIMITS, Block, Limits
 from keyrot_middleware.core.windows import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from doors import URIS, Asked, Awaited, Door, Open, open_at
-from outage import Both
+from support.fallback import FallbackSetup
 from support.servers import BINARIES, Server, stop_all
+from support.sync_async import URIS, AsyncClient, OpenBackend, StateClient, SyncClient, open_at
 
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.state import State
@@ -22,7 +22,7 @@ def _servers() -> Iterator[None]:
 
 
 @pytest.fixture(params=URIS)
-def open_backend(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[Open]:
+def open_backend(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[OpenBackend]:
     """Open the backend under test, with any policy; close it at the end."""
     opened: list[State] = []
 
@@ -35,24 +35,24 @@ def open_backend(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[O
         state.close()
 
 
-@pytest.fixture(params=[Asked, Awaited], ids=["sync", "async"])
-def door(request: pytest.FixtureRequest, open_backend: Open) -> Door:
+@pytest.fixture(params=[SyncClient, AsyncClient], ids=["sync", "async"])
+def client(request: pytest.FixtureRequest, open_backend: OpenBackend) -> StateClient:
     """Open a backend at the defaults; use its blocking methods, or its awaited ones."""
-    door: Door = request.param(open_backend())
-    return door
+    client: StateClient = request.param(open_backend())
+    return client
 
 
-@pytest.fixture(params=[Asked, Awaited], ids=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> type[Door]:
+@pytest.fixture(params=[SyncClient, AsyncClient], ids=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> type[StateClient]:
     """Choose the blocking methods, or the awaited ones."""
-    found: type[Door] = request.param
+    found: type[StateClient] = request.param
     return found
 
 
 @pytest.fixture
-def both(kind: type[Door], clock: FakeClock) -> Both:
+def setup(kind: type[StateClient], clock: FakeClock) -> FallbackSetup:
     """Open a state over one that can be cut off."""
-    return Both(kind, clock)
+    return FallbackSetup(kind, clock)
 
 
 @pytest.fixture(scope="module")

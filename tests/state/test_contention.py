@@ -11,8 +11,8 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from doors import OK, UNSENT, Open, failed, used
 from support.pool import INFO, key
+from support.sync_async import OK, UNSENT, OpenBackend, failed, used
 
 from keyrot_middleware.core.model import Candidate, Lease, Limits, Scope
 from keyrot_middleware.state import State
@@ -55,7 +55,7 @@ def ask(state: State, *keys: Candidate, **info: Any) -> str | None:
 
 
 @pytest.mark.usefixtures("restless")
-def test_100_threads_are_granted_exactly_the_limit(open_backend: Open) -> None:
+def test_100_threads_are_granted_exactly_the_limit(open_backend: OpenBackend) -> None:
     """Three keys, two of one project, 45 requests in all: 45 of 300 are granted, none twice."""
     state = open_backend()
     keys = [key("a", Limits(rpm=20), project="p"), key("b", Limits(rpm=20), project="p")]
@@ -67,7 +67,7 @@ def test_100_threads_are_granted_exactly_the_limit(open_backend: Open) -> None:
 
 
 @pytest.mark.usefixtures("restless")
-def test_100_threads_are_granted_exactly_the_tokens(open_backend: Open) -> None:
+def test_100_threads_are_granted_exactly_the_tokens(open_backend: OpenBackend) -> None:
     """TPM 5,000 and 30 tokens each: 166 requests, whatever the order."""
     state, one = open_backend(), key("a", Limits(tpm=5_000))
     granted = Counter(chain(*at_once(lambda: [ask(state, one, tokens=30) for _ in range(3)])))
@@ -75,7 +75,7 @@ def test_100_threads_are_granted_exactly_the_tokens(open_backend: Open) -> None:
 
 
 @pytest.mark.usefixtures("restless")
-def test_100_threads_settle_without_losing_a_count(open_backend: Open) -> None:
+def test_100_threads_settle_without_losing_a_count(open_backend: OpenBackend) -> None:
     """Reservations, corrections and concurrency all come out even after thousands of leases."""
     state, one = open_backend(), key("a", Limits(max_concurrency=3))
 
@@ -96,7 +96,7 @@ def test_100_threads_settle_without_losing_a_count(open_backend: Open) -> None:
 
 
 @pytest.mark.usefixtures("restless")
-def test_of_100_threads_one_is_the_probe(open_backend: Open, clock: FakeClock) -> None:
+def test_of_100_threads_one_is_the_probe(open_backend: OpenBackend, clock: FakeClock) -> None:
     """After a cooldown exactly one of all that ask goes first."""
     state, one = open_backend(), key("a")
     lease = state.acquire(INFO, ((0, one),), spread=True)
@@ -107,7 +107,7 @@ def test_of_100_threads_one_is_the_probe(open_backend: Open, clock: FakeClock) -
 
 
 @pytest.mark.usefixtures("restless")
-def test_a_burst_of_100_failures_is_one_step(open_backend: Open, clock: FakeClock) -> None:
+def test_a_burst_of_100_failures_is_one_step(open_backend: OpenBackend, clock: FakeClock) -> None:
     """A hundred requests that fail together rest their key for 30 s, not for 900."""
     state, one = open_backend(), key("a")
 
@@ -121,7 +121,7 @@ def test_a_burst_of_100_failures_is_one_step(open_backend: Open, clock: FakeCloc
     assert set(at_once(work)) == {clock.time() + 30}
 
 
-async def test_1_000_tasks_are_granted_exactly_the_limit(open_backend: Open) -> None:
+async def test_1_000_tasks_are_granted_exactly_the_limit(open_backend: OpenBackend) -> None:
     """RPM 20 and a thousand tasks: exactly twenty are granted."""
     state, one = open_backend(), key("a", Limits(rpm=20))
 

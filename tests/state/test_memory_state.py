@@ -11,8 +11,8 @@ from math import inf
 from typing import Any
 
 import pytest
-from doors import OK, failed, used
 from support.pool import INFO, key
+from support.sync_async import OK, failed, used
 
 from keyrot_middleware import forks
 from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope
@@ -28,7 +28,7 @@ def state(clock: FakeClock) -> MemoryState:
     return MemoryState(RetryPolicy(), clock.time)
 
 
-def lend(state: MemoryState, one: Candidate, **info: Any) -> Lease:
+def acquire_lease(state: MemoryState, one: Candidate, **info: Any) -> Lease:
     """Borrow one key."""
     lease = state.acquire(INFO._replace(**info), ((0, one),), spread=False)
     assert isinstance(lease, Lease)
@@ -64,7 +64,7 @@ def test_what_says_nothing_any_more_is_swept_away(state: MemoryState, clock: Fak
     one = key("a", Limits(rpm=100))
     for day in range(30):
         for number in range(100):
-            lease = lend(state, one, model=f"tuned-{day}-{number}")
+            lease = acquire_lease(state, one, model=f"tuned-{day}-{number}")
             state.settle(lease, failed(Scope.KEY_MODEL) if number % 2 else OK)
         clock.advance(DAY_S)
     assert len(state._quotas) <= 2 * memory.SWEEP_AT
@@ -74,21 +74,21 @@ def test_what_says_nothing_any_more_is_swept_away(state: MemoryState, clock: Fak
 def test_sweeping_keeps_what_still_counts(state: MemoryState, clock: FakeClock) -> None:
     """Limits learned, windows in use and retired keys outlive any number of other models."""
     one = key("a")
-    state.settle(lend(state, one), failed(Scope.NONE, learned=Limits(rpm=2)))
-    state.settle(lend(state, key("dead")), failed(Scope.KEY, inf))
+    state.settle(acquire_lease(state, one), failed(Scope.NONE, learned=Limits(rpm=2)))
+    state.settle(acquire_lease(state, key("dead")), failed(Scope.KEY, inf))
     for number in range(5 * memory.SWEEP_AT):
-        state.settle(lend(state, key("other"), model=f"tuned-{number}"), OK)
-    lend(state, one)
+        state.settle(acquire_lease(state, key("other"), model=f"tuned-{number}"), OK)
+    acquire_lease(state, one)
     assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
     assert not isinstance(state.acquire(INFO, ((0, key("dead")),), spread=False), Lease)
 
 
 def test_a_swept_window_still_takes_its_settle(state: MemoryState, clock: FakeClock) -> None:
     """A stream that outlives its day is settled into nothing, without harm."""
-    lease = lend(state, key("a"))
+    lease = acquire_lease(state, key("a"))
     clock.advance(2 * DAY_S)
     for number in range(2 * memory.SWEEP_AT):
-        lend(state, key("b"), model=f"tuned-{number}")
+        acquire_lease(state, key("b"), model=f"tuned-{number}")
     assert state.settle(lease, used(5)) is None
 
 
@@ -97,11 +97,11 @@ def test_a_sweep_does_not_take_a_ladder_back_to_its_start(
 ) -> None:
     """How often a key has failed in a row is remembered for a day after its rest."""
     for ladder, waited in ((30, 30), (60, DAY_S - 60), (120, 2 * DAY_S), (30, 0)):
-        until = state.settle(lend(state, key("a")), failed(Scope.KEY))
+        until = state.settle(acquire_lease(state, key("a")), failed(Scope.KEY))
         assert until == clock.time() + ladder
         clock.advance(waited + ladder)
         for number in range(4 * memory.SWEEP_AT):
-            lend(state, key("b"), model=f"tuned-{clock.time()}-{number}")
+            acquire_lease(state, key("b"), model=f"tuned-{clock.time()}-{number}")
 
 
 def test_owners_and_buckets_are_bounded(
@@ -112,11 +112,11 @@ def test_owners_and_buckets_are_bounded(
     monkeypatch.setattr(memory, "BUCKETS_KEPT", 3)
     for number in range(5):
         name, bucket = f"files/{number}", f"bucket-{number}"
-        lease = lend(state, key("a"), model=f"m{number}")
+        lease = acquire_lease(state, key("a"), model=f"m{number}")
         state.settle(lease, failed(Scope.NONE, bucket=bucket), (name, "files/0"))
     known = [name for name in (f"files/{n}" for n in range(5)) if state.get_owner([name])]
     assert known == ["files/0", "files/3", "files/4"]
-    buckets = [lend(state, key("a"), model=f"m{number}").bucket for number in range(5)]
+    buckets = [acquire_lease(state, key("a"), model=f"m{number}").bucket for number in range(5)]
     assert buckets == ["m0", "m1", "bucket-2", "bucket-3", "bucket-4"]
 
 
@@ -128,25 +128,25 @@ def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
         tables = vars(state).values()
         return [len(table) for table in tables if hasattr(table, "__len__")]
 
-    state.settle(lend(state, one), OK, ("files/x",))
+    state.settle(acquire_lease(state, one), OK, ("files/x",))
     before = size()
     for _ in range(10_000):
-        state.settle(lend(state, one), used(1), ("files/x",))
+        state.settle(acquire_lease(state, one), used(1), ("files/x",))
     assert size() == before
 
 
 def test_acquire_looks_at_what_is_offered_and_no_more(state: MemoryState) -> None:
     """Ten thousand known keys do not make the choice among eight look at others."""
     for number in range(10_000):
-        state.settle(lend(state, key(f"k{number}")), failed(Scope.KEY, inf))
-    assert 0 < lines_of(lambda: lend(state, key("good"))) < 300
+        state.settle(acquire_lease(state, key(f"k{number}")), failed(Scope.KEY, inf))
+    assert 0 < lines_of(lambda: acquire_lease(state, key("good"))) < 300
 
 
 def test_a_snapshot_of_many_resting_keys_is_one_pass(state: MemoryState) -> None:
     """status() must not hold the lock for the square of the number of keys."""
     keys = [key(f"k{number}") for number in range(1_000)]
     for one in keys:
-        state.settle(lend(state, one), failed(Scope.KEY, inf))
+        state.settle(acquire_lease(state, one), failed(Scope.KEY, inf))
     assert {known.cooldown_until for known in state.snapshot(keys).values()} == {inf}
     assert lines_of(lambda: state.snapshot(keys)) < 100 * len(keys)
 
@@ -158,7 +158,7 @@ def test_a_forked_child_has_a_lock_of_its_own(state: MemoryState) -> None:
     with state._lock:
         child = os.fork()
         if child == 0:
-            os._exit(0 if not state._lock.locked() and lend(state, key("a")) else 1)
+            os._exit(0 if not state._lock.locked() and acquire_lease(state, key("a")) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -169,13 +169,13 @@ def test_a_forked_child_waits_for_no_call_of_its_parent(
 ) -> None:
     """What is under way at the fork ends in the parent: it holds no place and no turn here."""
     one, probed = key("one", Limits(max_concurrency=1)), key("probed")
-    state.settle(lend(state, probed), failed(Scope.KEY, clock.time() + 5))
+    state.settle(acquire_lease(state, probed), failed(Scope.KEY, clock.time() + 5))
     clock.advance(5)
-    assert lend(state, one)
-    assert lend(state, probed).probe
+    assert acquire_lease(state, one)
+    assert acquire_lease(state, probed).probe
     child = os.fork()
     if child == 0:
-        os._exit(0 if lend(state, one) and lend(state, probed).probe else 1)
+        os._exit(0 if acquire_lease(state, one) and acquire_lease(state, probed).probe else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -184,7 +184,7 @@ def test_without_forks_nothing_is_registered(
 ) -> None:
     """Windows has no fork."""
     monkeypatch.delattr(os, "register_at_fork", raising=False)
-    assert lend(MemoryState(RetryPolicy(), clock.time), key("a"))
+    assert acquire_lease(MemoryState(RetryPolicy(), clock.time), key("a"))
 
 
 def test_a_state_that_is_gone_needs_no_lock(clock: FakeClock) -> None:

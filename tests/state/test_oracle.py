@@ -8,10 +8,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from doors import ABANDONED, UNSENT, URIS, failed, open_at, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pool import INFO, key
+from support.sync_async import ABANDONED, UNSENT, URIS, failed, open_at, used
 
 from keyrot_middleware.core.model import (
     Candidate,

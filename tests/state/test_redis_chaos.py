@@ -9,12 +9,12 @@ import time
 from contextlib import suppress
 
 import pytest
-from callers import Tasks, Threads, unharmed
-from doors import OK
-from over_redis import POLICY, A, lend, opened
+from support.concurrent_callers import Tasks, Threads, unharmed
 from support.faulty_state import warned
 from support.pool import INFO, key
+from support.redis_state import POLICY, A, acquire_lease, opened
 from support.servers import Server, free_port, watched_pair
+from support.sync_async import OK
 
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state import open_shared, open_state
@@ -38,7 +38,7 @@ def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixtu
         for callers in (threads, tasks):
             unharmed(callers)
             assert callers.alone["s"] > 50
-        lend(state)
+        acquire_lease(state)
         known = state.snapshot([one])["s"].used[0].requests_day
         assert known >= threads.lent["s"] + tasks.lent["s"]
     said = warned(caplog)  # a busy machine may be slow for 0.2 s once more
@@ -61,7 +61,7 @@ def test_failed_over_by_a_sentinel() -> None:
                 threads.until(lambda: not state.degraded)
             for callers in (threads, tasks):
                 unharmed(callers)
-            lend(state)
+            acquire_lease(state)
             known = state.snapshot([one])["s"].used[0].requests_day
             # Replication lags: the last grant of each caller may be lost with the master.
             assert known >= threads.lent["s"] + tasks.lent["s"] - 64

@@ -9,7 +9,6 @@ from contextlib import ExitStack, suppress
 from socket import create_server
 
 import pytest
-from doors import OK, Asked, Awaited, Door, failed, used
 from support.pool import INFO, MODEL, key
 from support.servers import (
     BINARIES,
@@ -20,6 +19,7 @@ from support.servers import (
     wait_for,
     watched_pair,
 )
+from support.sync_async import OK, AsyncClient, StateClient, SyncClient, failed, used
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
 from keyrot_middleware.state.redis import RedisState, RedisStateError
@@ -42,21 +42,21 @@ def url_of(nodes: list[Server]) -> str:
 
 
 @pytest.mark.parametrize("pool", ["one", "two", "three", "four", "five"])
-@pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
+@pytest.mark.parametrize("way", [SyncClient, AsyncClient], ids=["sync", "async"])
 async def test_a_pool_lives_on_whichever_node_has_its_slot(
-    way: type[Door], pool: str, nodes: list[Server]
+    way: type[StateClient], pool: str, nodes: list[Server]
 ) -> None:
     """Lend, settle, cool, own, reset and survey, starting from the wrong node or the right one."""
     name = f"{pool}-{way.__name__}"
     state = RedisState(url_of(nodes), RetryPolicy(), pool=name)
-    door = way(state)
-    assert await door.get_owner("files/none") is None
-    await door.settle(await door.lend(ONE), used(42), ["files/1"])
-    assert await door.get_owner("files/1") == ("a", "p")
-    await door.settle(await door.lend(ONE), failed(Scope.KEY))
-    assert await door.refused(ONE) == {"a": "failure"}
+    client = way(state)
+    assert await client.get_owner("files/none") is None
+    await client.settle(await client.acquire_lease(ONE), used(42), ["files/1"])
+    assert await client.get_owner("files/1") == ("a", "p")
+    await client.settle(await client.acquire_lease(ONE), failed(Scope.KEY))
+    assert await client.refused(ONE) == {"a": "failure"}
     state.reset(ONE)
-    await door.settle(await door.lend(ONE), OK)
+    await client.settle(await client.acquire_lease(ONE), OK)
     known = state.snapshot([ONE])["a"]
     assert (known.success_count, known.error_count) == (2, 1)
     assert [used.bucket for used in known.used] == [MODEL]
@@ -97,8 +97,10 @@ def test_after_a_failover_the_new_master_is_found() -> None:
         state.close()
 
 
-@pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
-async def test_sentinels_that_hang_are_waited_for_together(way: type[Door], valkey: Server) -> None:
+@pytest.mark.parametrize("way", [SyncClient, AsyncClient], ids=["sync", "async"])
+async def test_sentinels_that_hang_are_waited_for_together(
+    way: type[StateClient], valkey: Server
+) -> None:
     """Six of them cost no more than twice the time limit; one that answers last is heard."""
     with ExitStack() as hanging, sentinel_of(valkey) as sentinel:
         silent = [hanging.enter_context(create_server(("127.0.0.1", 0))) for _ in range(6)]
@@ -107,12 +109,12 @@ async def test_sentinels_that_hang_are_waited_for_together(way: type[Door], valk
         with pytest.raises(RedisStateError):
             await way(
                 RedisState(f"redis+sentinel://{hosts}/main?socket_timeout=1", RetryPolicy())
-            ).lend(ONE)
+            ).acquire_lease(ONE)
         assert time.monotonic() - begun < 5.5, "one after the other they would take 6 s"
         url = f"redis+sentinel://{hosts},127.0.0.1:{sentinel.port}/main?socket_timeout=1"
         state = RedisState(url, RetryPolicy())
         begun = time.monotonic()
-        await way(state).settle(await way(state).lend(ONE))
+        await way(state).settle(await way(state).acquire_lease(ONE))
         assert time.monotonic() - begun < 5.5
         state.close()
 

@@ -36,7 +36,7 @@ class Worker:
     """A process at the other end of a pipe."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("worker.py")
+        script = Path(__file__).parents[1] / "support" / "redis_worker.py"
         self.process = subprocess.Popen(
             [sys.executable, str(script)],
             stdin=subprocess.PIPE,
@@ -169,14 +169,14 @@ def test_what_was_settled_last_is_booked_although_the_process_ends() -> None:
     """A hundred successes and the end of the program at once: a hundred are counted."""
     where = pool()
     program = (
-        "import json, worker, sys; c = json.loads(sys.argv[1]); "
-        "assert len(worker.do(c)) == c['times']"
+        "import json, redis_worker, sys; c = json.loads(sys.argv[1]); "
+        "assert len(redis_worker.do(c)) == c['times']"
     )
     job = {**where, "keys": ["a"], "times": 100, "settle": "success", "close": False}
     subprocess.run(
         [sys.executable, "-W", "error", "-c", program, json.dumps(job)],
         check=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1] / "support",
         timeout=120,
     )
     state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])

@@ -10,9 +10,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from doors import OK, UNSENT, failed, used
 from support.pool import INFO, MODEL, key
 from support.servers import Server, server
+from support.sync_async import OK, UNSENT, failed, used
 
 from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
@@ -40,7 +40,7 @@ def state(shared: Server) -> Iterator[RedisState]:
     state.close()
 
 
-def lend(state: RedisState, one: Candidate, **info: Any) -> Lease:
+def acquire_lease(state: RedisState, one: Candidate, **info: Any) -> Lease:
     """Borrow one key."""
     lease = state.acquire(INFO._replace(**info), ((0, one),), spread=False)
     assert isinstance(lease, Lease), lease
@@ -50,13 +50,15 @@ def lend(state: RedisState, one: Candidate, **info: Any) -> Lease:
 def everything(state: RedisState) -> None:
     """Leave a record of every kind behind."""
     one = key("a", Limits(rpm=50, max_concurrency=5), project="p", billing_account="acc")
-    lend(state, one)
-    state.settle(lend(state, one), used(12), ["files/secret-name", "continuation:" + "x" * 500])
+    acquire_lease(state, one)
+    state.settle(
+        acquire_lease(state, one), used(12), ["files/secret-name", "continuation:" + "x" * 500]
+    )
     for scope in (Scope.KEY, Scope.KEY_VERB, Scope.PROJECT, Scope.BILLING):
-        state.settle(lend(state, one), failed(scope, None, learned=Limits(rpm=9)))
+        state.settle(acquire_lease(state, one), failed(scope, None, learned=Limits(rpm=9)))
         state.reset(one)
-    state.settle(lend(state, one), failed(Scope.PROJECT_MODEL, bucket="family"))
-    state.settle(lend(state, key("b")), failed(Scope.KEY, inf))
+    state.settle(acquire_lease(state, one), failed(Scope.PROJECT_MODEL, bucket="family"))
+    state.settle(acquire_lease(state, key("b")), failed(Scope.KEY, inf))
 
 
 def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Server) -> None:
@@ -95,9 +97,9 @@ def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
     """Who is refused, in whichever window, leaves every record and its end as they were."""
     keys = [key("a", Limits(rpm=1)), key("b", Limits(max_concurrency=1)), key("c"), key("d")]
     for one in keys[:2]:
-        lend(state, one)
-    state.settle(lend(state, keys[2]), failed(Scope.KEY_MODEL))
-    state.settle(lend(state, keys[3]), failed(Scope.PROJECT, inf))
+        acquire_lease(state, one)
+    state.settle(acquire_lease(state, keys[2]), failed(Scope.KEY_MODEL))
+    state.settle(acquire_lease(state, keys[3]), failed(Scope.PROJECT, inf))
     before = {
         name: (shared.ask("DUMP", name), shared.ask("PEXPIRETIME", name)) for name in shared.names()
     }
@@ -113,8 +115,8 @@ def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
 def test_a_call_costs_two_commands_and_no_search(state: RedisState, shared: Server) -> None:
     """One EVALSHA to acquire among eight keys, one to settle; no KEYS, no SCAN, at no time."""
     offer = tuple((0, key(f"k{n}", Limits(rpm=100, max_concurrency=9))) for n in range(8))
-    state.settle(lend(state, offer[0][1]), OK)
-    lend(state, offer[0][1])
+    state.settle(acquire_lease(state, offer[0][1]), OK)
+    acquire_lease(state, offer[0][1])
     shared.ask("CONFIG", "RESETSTAT")
     for _ in range(10):
         lease = state.acquire(INFO, offer, spread=True)
@@ -136,10 +138,10 @@ def test_a_key_and_model_in_use_take_at_most_a_kilobyte(state: RedisState, share
     keys = [
         key(f"key_{n:05}", Limits(rpm=9, tpm=999, rpd=99, max_concurrency=2)) for n in range(2_000)
     ]
-    lend(state, key("first"))
+    acquire_lease(state, key("first"))
     before = memory(shared)
     for one in keys:
-        lend(state, one)
+        acquire_lease(state, one)
     each = (memory(shared) - before) / len(keys)
     assert each <= 1024, each
 
@@ -154,7 +156,7 @@ def test_pools_of_two_names_know_nothing_of_each_other(shared: Server) -> None:
     one = key("a", Limits(rpm=1))
     states = [RedisState(shared.url, RetryPolicy(), pool=name) for name in ("x", "y")]
     for state in states:
-        lend(state, one)
+        acquire_lease(state, one)
     for state in states:
         assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Unavailable)
         state.close()
@@ -163,8 +165,8 @@ def test_pools_of_two_names_know_nothing_of_each_other(shared: Server) -> None:
 def test_odd_names_do_not_meet(state: RedisState) -> None:
     """A project `a:b` with model `c` and a project `a` with model `b:c` have a window each."""
     first, second = key("k1", Limits(rpm=1), project="a:b"), key("k2", Limits(rpm=1), project="a")
-    lend(state, first, model="c")
-    lend(state, second, model="b:c")
+    acquire_lease(state, first, model="c")
+    acquire_lease(state, second, model="b:c")
     used_of = {k: v.used for k, v in state.snapshot([first, second]).items()}
     assert [used.bucket for used in used_of["k1"] if used.requests_day] == ["c"]
     assert [used.bucket for used in used_of["k2"] if used.requests_day] == ["b:c"]
@@ -172,7 +174,7 @@ def test_odd_names_do_not_meet(state: RedisState) -> None:
 
 def test_a_lone_surrogate_in_a_model_is_no_trouble(state: RedisState) -> None:
     """A string that UTF-8 cannot hold is asked for all the same: Google will say what it thinks."""
-    assert lend(state, key("a"), model="m\ud800").key_id == "a"
+    assert acquire_lease(state, key("a"), model="m\ud800").key_id == "a"
 
 
 def test_the_servers_clock_decides(shared: Server) -> None:
@@ -181,7 +183,7 @@ def test_the_servers_clock_decides(shared: Server) -> None:
     behind = RedisState(shared.url, RetryPolicy(), late.time, pool="clocks")
     other = RedisState(shared.url, RetryPolicy(), right.time, pool="clocks")
     one = key("a")
-    lease = lend(behind, one)
+    lease = acquire_lease(behind, one)
     assert lease.at == pytest.approx(late.time(), abs=5)
     until = behind.settle(lease, failed(Scope.KEY, late.time() + 60, has_known_end=True))
     assert until == pytest.approx(late.time() + 60, abs=5)
@@ -208,7 +210,7 @@ def test_a_hosts_wrong_date_does_not_move_the_pacific_day(
     state = RedisState(shared.url, RetryPolicy(), pool=f"date{days}", test_clock=lambda: moment)
     monkeypatch.setattr(state, "_midnights", _elsewhen(state, days))
     one = key("a", Limits(rpd=1))
-    lend(state, one)
+    acquire_lease(state, one)
     refusal = state.acquire(INFO, ((0, one),), spread=False)
     assert isinstance(refusal, Unavailable)
     state.close()
@@ -228,33 +230,33 @@ def test_reset_brings_a_key_back_whatever_rests_it(state: RedisState) -> None:
     """A person's reset ends cooldowns of the key, of its project and of its account."""
     one = key("a", project="p", billing_account="acc")
     for scope, until in ((Scope.KEY, inf), (Scope.PROJECT_MODEL, None), (Scope.BILLING, inf)):
-        state.settle(lend(state, one), failed(scope, until))
+        state.settle(acquire_lease(state, one), failed(scope, until))
         assert isinstance(state.acquire(INFO, ((0, one),), spread=False), Unavailable)
         state.reset(one)
-        state.settle(lend(state, one), OK)
+        state.settle(acquire_lease(state, one), OK)
 
 
 def test_a_probe_whose_worker_died_runs_out(shared: Server, clock: FakeClock) -> None:
     """After a cooldown one goes first; where it never returns, another does after the lease."""
     state = RedisState(shared.url, RetryPolicy(), pool="probe", lease_s=40.0, test_clock=clock.time)
     one = key("a")
-    state.settle(lend(state, one), failed(Scope.KEY))
+    state.settle(acquire_lease(state, one), failed(Scope.KEY))
     clock.advance(30)
-    assert lend(state, one).probe
+    assert acquire_lease(state, one).probe
     refusal = state.acquire(INFO, ((0, one),), spread=False)
     assert isinstance(refusal, Unavailable)
     assert refusal.blocks["a"].reason == "probe"
     clock.advance(40)
-    assert lend(state, one).probe
+    assert acquire_lease(state, one).probe
     state.close()
 
 
 def test_a_settle_after_the_server_forgot_leaves_no_debt(state: RedisState, shared: Server) -> None:
     """Flushed between acquire and settle: what is given back makes no count less than nothing."""
     one = key("a", Limits(rpm=10, max_concurrency=3))
-    lease = lend(state, one)
+    lease = acquire_lease(state, one)
     shared.ask("FLUSHALL")
-    lend(state, one)
+    acquire_lease(state, one)
     state.settle(lease, UNSENT)
     state.settle(lease, UNSENT)
     (known,) = [used for used in state.snapshot([one])["a"].used if used.bucket == MODEL]

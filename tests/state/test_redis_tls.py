@@ -12,10 +12,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from doors import Asked, Awaited
 from redis.sentinel import Sentinel
 from support.pool import key
 from support.servers import Server, sentinel_of, server
+from support.sync_async import AsyncClient, SyncClient
 
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisStateError
@@ -30,9 +30,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     where = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
     subprocess.run([*command.split(), *where], cwd=directory, check=True, capture_output=True)
-    both = directory / "both.pem"
-    both.write_text((directory / "cert.pem").read_text() + (directory / "key.pem").read_text())
-    return both
+    setup = directory / "both.pem"
+    setup.write_text((directory / "cert.pem").read_text() + (directory / "key.pem").read_text())
+    return setup
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ async def test_a_trusted_certificate_serves(port: int, certificate: Path) -> Non
     """With the authority that the URL names calls go on, sync and async."""
     url = f"rediss://127.0.0.1:{port}/0?socket_timeout=5&ssl_ca_certs={certificate}"
     state = RedisState(url, RetryPolicy(), pool="tls")
-    for door in (Asked(state), Awaited(state)):
-        await door.settle(await door.lend(key("a")))
+    for client in (SyncClient(state), AsyncClient(state)):
+        await client.settle(await client.acquire_lease(key("a")))
     assert state.snapshot([key("a")])["a"].success_count == 2
     state.close()
 
@@ -96,9 +96,9 @@ async def test_a_trusted_certificate_serves(port: int, certificate: Path) -> Non
 async def test_an_unknown_certificate_is_trouble(port: int) -> None:
     """A server that nobody vouches for is not spoken to."""
     state = RedisState(f"rediss://127.0.0.1:{port}/0?socket_timeout=5", RetryPolicy(), pool="tls")
-    for door in (Asked(state), Awaited(state)):
+    for client in (SyncClient(state), AsyncClient(state)):
         with pytest.raises(RedisStateError, match="certificate verify failed"):
-            await door.lend(key("a"))
+            await client.acquire_lease(key("a"))
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs={}", "ssl_cert_reqs=none"])
@@ -119,10 +119,10 @@ async def test_sentinels_are_spoken_to_with_the_same_certificates(
     monkeypatch.setattr(Sentinel, "discover_master", found)
     with sentinel_of(valkey) as sentinel:
         url = f"rediss+sentinel://127.0.0.1:{secured(sentinel.port)}/main/0?socket_timeout=5"
-        for kind in (Asked, Awaited):
+        for kind in (SyncClient, AsyncClient):
             state = RedisState(f"{url}&{option.format(certificate)}", RetryPolicy(), pool="tls")
-            door = kind(state)
-            await door.settle(await door.lend(key("a")))
+            client = kind(state)
+            await client.settle(await client.acquire_lease(key("a")))
             state.close()
 
 
@@ -131,6 +131,6 @@ async def test_a_file_that_is_no_certificate_is_trouble(port: int, tmp_path: Pat
     (tmp_path / "ca.pem").write_text("no certificate")
     url = f"rediss://127.0.0.1:{port}/0?socket_timeout=5&ssl_ca_certs={tmp_path / 'ca.pem'}"
     state = RedisState(url, RetryPolicy(), pool="tls")
-    for door in (Asked(state), Awaited(state)):
+    for client in (SyncClient(state), AsyncClient(state)):
         with pytest.raises(RedisStateError):
-            await door.lend(key("a"))
+            await client.acquire_lease(key("a"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from doors import ABANDONED, OK, UNSENT, URIS, failed, open_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pool import INFO, key
+from support.sync_async import ABANDONED, OK, UNSENT, URIS, failed, open_at
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.testing import FakeClock

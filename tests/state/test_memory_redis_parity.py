@@ -9,11 +9,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from doors import open_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pool import key
 from support.servers import ENGINES
+from support.sync_async import open_at
 
 from keyrot_middleware.core.model import (
     CallInfo,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offers import offered
+from support.candidates import list_candidates
 from support.pool import key
 
 from keyrot_middleware.core.model import project_label
@@ -34,6 +34,6 @@ def test_a_roster_takes_a_key_with_another_value_in_its_place() -> None:
     roster = Selector([key("a"), key("b")], "fill")
     roster.replace(key("a").with_value("01234567"))
     roster.replace(key("c").with_value("01234567"))
-    assert offered(roster) == ["a", "b"]
+    assert list_candidates(roster) == ["a", "b"]
     assert roster.keys["a"].record == "a@01234567"
     assert roster.find_project_keys("a")[0] is roster.keys["a"]

@@ -6,15 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from doors import OK
-from support.pool import INFO, key
-
 from keyrot_middleware.core.model import Lease, RetryPolicy
 from keyrot_middleware.state import FallbackState, open_shared
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker
 from keyrot_middleware.state.fallback import LocalWindows
+from support.pool import INFO, key
+from support.sync_async import OK
 
-__all__ = ["POLICY", "SHORT_S", "A", "B", "lend", "opened"]
+__all__ = ["POLICY", "SHORT_S", "A", "B", "acquire_lease", "opened"]
 
 SHORT_S = 0.3
 """Between two looks, where a test would otherwise wait for nothing but the pause."""
@@ -36,7 +35,7 @@ def opened(url: str, pause_s: float = SHORT_S) -> Iterator[FallbackState]:
         made.close()
 
 
-def lend(state: FallbackState, *keys: object) -> Lease:
+def acquire_lease(state: FallbackState, *keys: object) -> Lease:
     """Ask once; there must be a key."""
     reply = state.acquire(INFO, tuple((0, one) for one in keys or (A,)), spread=False)  # type: ignore[misc]
     assert isinstance(reply, Lease)

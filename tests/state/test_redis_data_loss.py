@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from math import inf
 
 import pytest
-from callers import Callers, Tasks, Threads, unharmed
-from doors import Asked, Awaited, Door, failed, used
-from over_redis import SHORT_S, A, B, lend, opened
+from support.concurrent_callers import Callers, Tasks, Threads, unharmed
 from support.faulty_state import warned
 from support.pool import INFO, key
+from support.redis_state import SHORT_S, A, B, acquire_lease, opened
 from support.servers import BINARIES, Server, free_port
+from support.sync_async import AsyncClient, StateClient, SyncClient, failed, used
 
 from keyrot_middleware.core.model import Lease, Limits, Scope
 from keyrot_middleware.state import FallbackState
@@ -31,7 +31,9 @@ def state(valkey: Server) -> Iterator[FallbackState]:
 def recovered(state: FallbackState) -> None:
     """Call until the shared state is used again."""
     until = time.monotonic() + 60
-    while lend(state).degraded or state._behind:  # one call tells for 0.1 s, the next goes on
+    while (
+        acquire_lease(state).degraded or state._behind
+    ):  # one call tells for 0.1 s, the next goes on
         assert time.monotonic() < until, "it did not come back in time"
         time.sleep(0.05)
     assert not state.degraded
@@ -58,19 +60,19 @@ def test_killed_and_restarted_empty(
     assert sum(callers.alone.values()) < sum(callers.lent.values())
 
 
-@pytest.mark.parametrize("way", [Asked, Awaited], ids=["sync", "async"])
+@pytest.mark.parametrize("way", [SyncClient, AsyncClient], ids=["sync", "async"])
 @pytest.mark.parametrize("restarted", [False, True], ids=["flushed", "restarted"])
 async def test_emptied_while_two_processes_use_it(
-    valkey: Server, way: type[Door], restarted: bool
+    valkey: Server, way: type[StateClient], restarted: bool
 ) -> None:
     """Each process reports its own part again: together it is what was used."""
     with opened(valkey.strict_url) as mine, opened(valkey.strict_url) as yours:
-        doors = [way(mine), way(yours)]
-        await doors[0].fails(B, failed(Scope.KEY, inf))
-        for door, times in zip(doors, (3, 4), strict=True):
+        clients = [way(mine), way(yours)]
+        await clients[0].fails(B, failed(Scope.KEY, inf))
+        for client, times in zip(clients, (3, 4), strict=True):
             for _ in range(times):
-                await door.settle(await door.lend(A), used(5))
-        assert await doors[1].refused(B) == {"b": "failure"}
+                await client.settle(await client.acquire_lease(A), used(5))
+        assert await clients[1].refused(B) == {"b": "failure"}
         if restarted:
             valkey.stop()
             valkey.start()
@@ -78,8 +80,8 @@ async def test_emptied_while_two_processes_use_it(
         else:
             valkey.ask("FLUSHALL")
             valkey.ask("SCRIPT", "FLUSH")
-        for door in doors * 2:
-            await door.settle(await door.lend(A), used(5))
+        for client in clients * 2:
+            await client.settle(await client.acquire_lease(A), used(5))
             await asyncio.sleep(SHORT_S)
         assert not mine.degraded
         assert not yours.degraded
@@ -94,15 +96,15 @@ def test_whoever_finds_it_emptied_first_nothing_is_counted_twice(
 ) -> None:
     """A status page is the first to reach it again; what was sent before and meanwhile is told."""
     for _ in range(3):
-        lend(state)
+        acquire_lease(state)
     valkey.stop()
-    assert lend(state).degraded
+    assert acquire_lease(state).degraded
     valkey.start()
     time.sleep(SHORT_S)
     state.snapshot([A])
     assert not state.degraded
     with opened(valkey.strict_url) as other:
-        lend(other)
+        acquire_lease(other)
     recovered(state)
     assert state.snapshot([A])["a"].used[0].requests_day == 3 + 1 + 1 + 1
 
@@ -113,7 +115,7 @@ def test_a_limit_holds_for_the_call_that_finds_it_emptied(
     """What an emptied server lends is not taken where this process alone has used it up."""
     one = key("a", Limits(rpd=2))
     for _ in range(2):
-        lend(state, one)
+        acquire_lease(state, one)
     valkey.ask("FLUSHALL")
     for _ in range(3):
         assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
@@ -127,21 +129,21 @@ def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixtu
     with opened(url) as state:
         state.check()
         assert state.degraded
-        assert lend(state).degraded
+        assert acquire_lease(state).degraded
         (text,) = warned(caplog)
         assert "127.0.0.1" in text
         assert "invalid username-password pair" in text
         assert "hunter2" not in text
         good = valkey.strict_url.replace("//", "//:right@")
         with opened(good) as other:
-            assert not lend(other).degraded
+            assert not acquire_lease(other).degraded
 
 
 def test_a_password_that_is_missing_and_given_up(valkey: Server, state: FallbackState) -> None:
     """When the server asks for one no more, it is used again."""
     with_password = valkey.strict_url.replace("//", "//:right@")
     valkey.ask("CONFIG", "SET", "requirepass", "right")
-    assert lend(state).degraded
+    assert acquire_lease(state).degraded
     import redis
 
     with redis.Redis.from_url(with_password) as client:
@@ -156,7 +158,7 @@ def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
         with opened(old.strict_url) as state:
             state.check()
             for _ in range(3):
-                assert lend(state).degraded
+                assert acquire_lease(state).degraded
                 time.sleep(SHORT_S)
             assert len(warned(caplog)) == 1
             assert "unknown command" in warned(caplog)[0]
@@ -166,12 +168,12 @@ def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_out_of_memory(valkey: Server, state: FallbackState) -> None:
     """A full server refuses to book: this process does; with room again, so does the server."""
-    lend(state)
+    acquire_lease(state)
     valkey.ask("CONFIG", "SET", "maxmemory", "1")
-    assert lend(state).degraded
-    state.settle(lend(state, B), failed(Scope.KEY, inf))
+    assert acquire_lease(state).degraded
+    state.settle(acquire_lease(state, B), failed(Scope.KEY, inf))
     time.sleep(SHORT_S)
-    assert lend(state).degraded
+    assert acquire_lease(state).degraded
     valkey.ask("CONFIG", "SET", "maxmemory", "0")
     recovered(state)
     assert state.snapshot([B])["b"].cooldown_until == inf
@@ -191,8 +193,8 @@ def test_full_between_acquire_and_settle(valkey: Server, state: FallbackState) -
 
 def test_a_replica_that_may_only_be_read(valkey: Server, state: FallbackState) -> None:
     """After a failover the old master refuses to write; once it is master again it is used."""
-    lend(state)
+    acquire_lease(state)
     valkey.ask("REPLICAOF", "127.0.0.1", free_port())
-    assert lend(state).degraded
+    assert acquire_lease(state).degraded
     valkey.ask("REPLICAOF", "NO", "ONE")
     recovered(state)

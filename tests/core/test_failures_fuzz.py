@@ -8,10 +8,10 @@ from math import inf, isfinite, isnan, nan
 from typing import Any
 
 import pytest
-from failure_table import CALL, NOW
-from google_bodies import delay, over, quota_failure, violation
 from hypothesis import given
 from hypothesis import strategies as st
+from support.failure_table import CALL, NOW
+from support.google_bodies import delay, over, quota_failure, violation
 
 from keyrot_middleware.core.error_body import MAX_DELAY_S, parse_error
 from keyrot_middleware.core.failures import FailureFacts, classify

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-import google_bodies as g
-from google_bodies import bad, delay, denied, interactions, over, reason, rest
-
 from keyrot_middleware.core.model import Backoff, CallInfo, Scope
+from support import google_bodies as g
+from support.google_bodies import bad, delay, denied, interactions, over, reason, rest
 
 __all__ = ["CALL", "GROUPS", "NOW", "Group"]
 

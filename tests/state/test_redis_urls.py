@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import Asked, Awaited
 from support.pool import key
 from support.servers import BINARIES, Server
+from support.sync_async import AsyncClient, SyncClient
 
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.errors import ConfigError
@@ -136,17 +136,17 @@ def test_a_unix_socket_serves(tmp_path: Path) -> None:
     own = Server(BINARIES["valkey"], "--unixsocket", str(path))
     try:
         state = open_state(f"unix://{path}", RetryPolicy(), time.time)
-        for door in (Asked(state), Awaited(state)):
-            assert _runs(door) is not None
+        for client in (SyncClient(state), AsyncClient(state)):
+            assert _runs(client) is not None
         state.close()
     finally:
         own.remove()
 
 
-def _runs(door: Any) -> Any:
+def _runs(client: Any) -> Any:
     async def work() -> Any:
-        lease = await door.lend(key("a"))
-        await door.settle(lease)
+        lease = await client.acquire_lease(key("a"))
+        await client.settle(lease)
         return lease
 
     return asyncio.run(work())

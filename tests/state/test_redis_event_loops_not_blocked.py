@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 import pytest
-from doors import OK
 from support.pool import INFO, key
 from support.servers import Server
+from support.sync_async import OK
 
 from keyrot_middleware.core.model import Lease, RetryPolicy
 from keyrot_middleware.state.redis import RedisState, RedisStateError

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 import pytest
-from offers import DEAD, NOW, many, offered
+from support.candidates import DEAD, NOW, list_candidates, many
 from support.pool import INFO, key
 from support.replies import MODEL
 
@@ -28,12 +28,12 @@ def test_the_order_is_model_then_workload_then_priority() -> None:
         ],
         "fill",
     )
-    assert offered(roster) == [
+    assert list_candidates(roster) == [
         *("own", "own-late", "own-batch"),
         *("any", "any-batch", "any-late"),
         "other",
     ]
-    assert offered(roster, INFO._replace(workload="batch")) == [
+    assert list_candidates(roster, INFO._replace(workload="batch")) == [
         *("own-batch", "own", "own-late"),
         *("any-batch", "any", "any-late"),
         "other",
@@ -48,7 +48,7 @@ def test_the_last_resort_comes_after_keys_of_other_models() -> None:
         key("other", model="gemini-2.5-pro", priority=LAST_RESORT - 1),
         key("any"),
     ]
-    assert offered(Selector(keys)) == ["any", "other", "single-own", "single"]
+    assert list_candidates(Selector(keys)) == ["any", "other", "single-own", "single"]
 
 
 def test_each_group_has_a_rank_of_its_own() -> None:
@@ -60,7 +60,7 @@ def test_each_group_has_a_rank_of_its_own() -> None:
 
 def test_inactive_keys_are_never_offered() -> None:
     """A key switched off in keys.json is not in the pool."""
-    assert offered(Selector([key("on"), key("off", active=False)])) == ["on"]
+    assert list_candidates(Selector([key("on"), key("off", active=False)])) == ["on"]
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
@@ -72,26 +72,33 @@ def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
         info = INFO._replace(conversation=f"{int(draw * 100):x}")
         lists = list(roster.candidate_batches(info, {}, NOW, draw))
         assert all(0 < len(candidates) <= BATCH_SIZE for candidates in lists)
-        assert Counter(offered(roster, info, draw=draw)) == {f"k{n}": 1 for n in range(count)}
+        assert Counter(list_candidates(roster, info, draw=draw)) == {
+            f"k{n}": 1 for n in range(count)
+        }
 
 
 def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
     """Ties are broken at random by where a call begins; `fill` keeps the order of keys.json."""
     keys = many(10)
-    begun = {offered(Selector(keys), draw=draw / 10)[0] for draw in range(10)}
+    begun = {list_candidates(Selector(keys), draw=draw / 10)[0] for draw in range(10)}
     assert begun == {f"k{number}" for number in range(10)}
-    assert {offered(Selector(keys, "fill"), draw=draw / 10)[0] for draw in range(10)} == {"k0"}
+    assert {list_candidates(Selector(keys, "fill"), draw=draw / 10)[0] for draw in range(10)} == {
+        "k0"
+    }
 
 
 def test_sticky_keeps_a_conversation_with_its_key() -> None:
     """The same conversation begins at the same key, others elsewhere, and none at any."""
     roster = Selector(many(20), "sticky")
     first = {
-        hash_: {offered(roster, INFO._replace(conversation=hash_), draw=d / 10)[0] for d in (0, 7)}
+        hash_: {
+            list_candidates(roster, INFO._replace(conversation=hash_), draw=d / 10)[0]
+            for d in (0, 7)
+        }
         for hash_ in ("00", "07", "13", "1b")
     }
     assert first == {"00": {"k0"}, "07": {"k7"}, "13": {"k19"}, "1b": {"k7"}}
-    assert {offered(roster, draw=draw / 20)[0] for draw in range(20)} == {
+    assert {list_candidates(roster, draw=draw / 20)[0] for draw in range(20)} == {
         k.key_id for k in many(20)
     }
 
@@ -101,26 +108,26 @@ def test_sticky_moves_on_only_while_its_key_rests() -> None:
     roster = Selector(many(12), "sticky")
     info = INFO._replace(conversation="0b")
     roster.defer(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
-    assert offered(roster, info)[0] == "k0"
-    assert offered(roster, info, now=NOW + PARK_S)[0] == "k11"
+    assert list_candidates(roster, info)[0] == "k0"
+    assert list_candidates(roster, info, now=NOW + PARK_S)[0] == "k11"
 
 
 def test_excluded_keys_are_not_offered() -> None:
     """A key that failed this call is not offered to it again."""
-    assert offered(Selector(many(20), "fill"), excluded=["k0", "k9", "k19"]) == [
+    assert list_candidates(Selector(many(20), "fill"), excluded=["k0", "k9", "k19"]) == [
         f"k{number}" for number in range(20) if number not in (0, 9, 19)
     ]
-    assert offered(Selector(many(2)), excluded=["k0", "k1"]) == []
+    assert list_candidates(Selector(many(2)), excluded=["k0", "k1"]) == []
 
 
 def test_views_are_per_model_and_workload_and_bounded() -> None:
     """What rests for one model serves others; a program that invents models forgets old ones."""
     roster = Selector(many(1))
     roster.defer(INFO, {"k0": DEAD}, NOW)
-    assert offered(roster, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
-    assert offered(roster, INFO._replace(workload="batch")) == ["k0"]
+    assert list_candidates(roster, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
+    assert list_candidates(roster, INFO._replace(workload="batch")) == ["k0"]
     for number in range(3 * VIEWS):
-        offered(roster, INFO._replace(model=f"tuned-{number}"))
+        list_candidates(roster, INFO._replace(model=f"tuned-{number}"))
     assert len(roster._views) == VIEWS
 
 
@@ -132,7 +139,7 @@ def test_no_lock_is_taken_twice() -> None:
     roster.defer(INFO._replace(model="b"), {"k0": DEAD}, NOW)
     roster.reset()
     roster.release("k0")
-    assert offered(roster, INFO._replace(model="c")) == ["k0", "k1", "k2"]
+    assert list_candidates(roster, INFO._replace(model="c")) == ["k0", "k1", "k2"]
     assert not lock.locked()
 
 
@@ -149,4 +156,6 @@ def test_a_call_is_offered_as_few_of_10_000_keys_as_of_10(strategy: str) -> None
     assert len(next(roster.candidate_batches(INFO, {}, NOW, 0.5))) == BATCH_SIZE
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
     roster.defer(INFO, dead, NOW)
-    assert sorted(offered(roster, draw=0.5)) == sorted(f"k{n}" for n in range(0, 10_000, 1_000))
+    assert sorted(list_candidates(roster, draw=0.5)) == sorted(
+        f"k{n}" for n in range(0, 10_000, 1_000)
+    )

@@ -10,10 +10,10 @@ import time
 from typing import Any
 
 import pytest
-from doors import OK
-from quickly import ONE, connections, quick
 from support.pool import INFO, key
 from support.servers import Server
+from support.sync_async import OK
+from support.timing import ONE, connections, quick
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state.redis import RedisState, RedisStateError

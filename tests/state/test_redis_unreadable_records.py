@@ -10,9 +10,9 @@ from itertools import count
 from typing import Any
 
 import pytest
-from doors import OK, Asked, Awaited, Door, failed
 from support.pool import INFO, MODEL, key
 from support.servers import Server, server
+from support.sync_async import OK, AsyncClient, StateClient, SyncClient, failed
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
 from keyrot_middleware.state.redis import RedisState
@@ -67,36 +67,36 @@ def put(at: Server, name: str, what: str) -> None:
     at.ask(command, name, *values)
 
 
-async def _calls(door: Door) -> None:
+async def _calls(client: StateClient) -> None:
     for outcome in (OK, failed(Scope.NONE, learned=Limits(rpm=90_000)), OK):
-        await door.settle(await door.lend(ONE), outcome)
+        await client.settle(await client.acquire_lease(ONE), outcome)
 
 
-async def _settles(door: Door) -> None:
-    await door.settle(door.lease, failed(Scope.KEY_VERB, 1.0, learned=Limits(rpm=90_000)))  # type: ignore[attr-defined]
+async def _settles(client: StateClient) -> None:
+    await client.settle(client.lease, failed(Scope.KEY_VERB, 1.0, learned=Limits(rpm=90_000)))  # type: ignore[attr-defined]
 
 
-async def _looks(door: Door) -> None:
-    assert "one" in door.state.snapshot([ONE])
-    assert door.state.get_blocks(INFO, [ONE]) == {}
-    door.state.with_values([ONE])
+async def _looks(client: StateClient) -> None:
+    assert "one" in client.state.snapshot([ONE])
+    assert client.state.get_blocks(INFO, [ONE]) == {}
+    client.state.with_values([ONE])
 
 
-async def _books(door: Door) -> None:
-    door.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
-    door.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+async def _books(client: StateClient) -> None:
+    client.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+    client.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
 
 
-async def _resets(door: Door) -> None:
-    door.state.reset(ONE)
+async def _resets(client: StateClient) -> None:
+    client.state.reset(ONE)
 
 
 @pytest.mark.parametrize("ask", [_calls, _settles, _looks, _books, _resets])
-@pytest.mark.parametrize("kind", [Asked, Awaited])
+@pytest.mark.parametrize("kind", [SyncClient, AsyncClient])
 @pytest.mark.parametrize("record", NAMES)
 def test_whoever_reads_garbage_goes_on(
     record: str,
-    kind: type[Door],
+    kind: type[StateClient],
     ask: Callable[[Any], Any],
     pool: tuple[RedisState, Server, str],
     caplog: pytest.LogCaptureFixture,
@@ -104,14 +104,14 @@ def test_whoever_reads_garbage_goes_on(
     """Whatever is in the place of a record: no failure, and at most one warning, with its name."""
     state, at, base = pool
     for what in GARBAGE:
-        door: Any = kind(state)
-        door.lease = state.acquire(INFO, ((0, ONE),), spread=False)
+        client: Any = kind(state)
+        client.lease = state.acquire(INFO, ((0, ONE),), spread=False)
         put(at, base + NAMES[record], what)
         caplog.clear()
 
-        async def work(door: Any = door) -> None:
-            await ask(door)
-            await _calls(door)
+        async def work(client: Any = client) -> None:
+            await ask(client)
+            await _calls(client)
 
         asyncio.run(work())
         warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -119,7 +119,7 @@ def test_whoever_reads_garbage_goes_on(
         assert all(base + NAMES[record] in text for text in warned)
         if ask is _calls and what == "no JSON" and record not in ("bucket", "epoch"):
             assert warned
-        _settled(state, door.lease)
+        _settled(state, client.lease)
         assert state.snapshot([ONE])["one"].success_count >= 0
 
 
@@ -129,10 +129,10 @@ def _settled(state: RedisState, lease: Any) -> None:
     state.reset(ONE)
 
 
-@pytest.mark.parametrize("kind", [Asked, Awaited])
+@pytest.mark.parametrize("kind", [SyncClient, AsyncClient])
 @pytest.mark.parametrize("what", GARBAGE)
 def test_an_owner_that_cannot_be_read_is_forgotten(
-    what: str, kind: type[Door], pool: tuple[RedisState, Server, str]
+    what: str, kind: type[StateClient], pool: tuple[RedisState, Server, str]
 ) -> None:
     """The next one that learns who owns it writes it anew."""
     state, at, base = pool
@@ -140,10 +140,10 @@ def test_an_owner_that_cannot_be_read_is_forgotten(
     put(at, name, what)
 
     async def work() -> None:
-        door = kind(state)
-        assert await door.get_owner("files/one") is None
-        await door.settle(await door.lend(ONE), OK, ["files/one"])
-        assert await door.get_owner("files/one") == ("one", "one")
+        client = kind(state)
+        assert await client.get_owner("files/one") is None
+        await client.settle(await client.acquire_lease(ONE), OK, ["files/one"])
+        assert await client.get_owner("files/one") == ("one", "one")
 
     asyncio.run(work())
 

@@ -6,9 +6,9 @@ from math import inf
 from typing import Any
 
 import pytest
-from doors import Open
 from support.pool import INFO, Rig, key
 from support.replies import OK, GoogleError, minute
+from support.sync_async import OpenBackend
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted, call_flow
@@ -47,7 +47,7 @@ def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
 
 
 def test_a_key_that_is_back_before_its_minute_ends_is_used_again(
-    open_backend: Open, clock: FakeClock
+    open_backend: OpenBackend, clock: FakeClock
 ) -> None:
     """Its window was full, then tokens were given back, then Google named a shorter time."""
     rig = over(open_backend(), clock, Patient(key("a", Limits(tpm=1_000)), max_wait_s=60.0))

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from doors import OK, PATIENCE_S
-from support.pool import INFO
-
 from keyrot_middleware.core.model import Candidate, Lease
 from keyrot_middleware.state import State
+from support.pool import INFO
+from support.sync_async import OK, PATIENCE_S
 
 __all__ = ["Callers", "Tasks", "Threads", "unharmed"]
 

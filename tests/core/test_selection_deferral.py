@@ -8,7 +8,7 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offers import DEAD, NOW, many, offered
+from support.candidates import DEAD, NOW, list_candidates, many
 from support.pool import INFO
 
 from keyrot_middleware.core.model import Block
@@ -20,9 +20,9 @@ def test_a_parked_key_is_passed_until_its_time() -> None:
     roster, rest = Selector(many(3), "fill"), Block("quota_minute", NOW + 20, waitable=True)
     roster.defer(INFO, {"k1": rest, "unknown": rest}, NOW)
     roster.defer(INFO, {"k1": rest}, NOW)
-    assert offered(roster) == ["k0", "k2"]
+    assert list_candidates(roster) == ["k0", "k2"]
     assert roster.deferred(INFO) == {"k1": rest}
-    assert offered(roster, now=NOW + 20) == ["k0", "k1", "k2"]
+    assert list_candidates(roster, now=NOW + 20) == ["k0", "k1", "k2"]
     assert roster.deferred(INFO) == {}
 
 
@@ -31,18 +31,18 @@ def test_a_key_that_is_parked_again_for_a_shorter_time_is_back_by_then() -> None
     roster, full = Selector(many(3), "fill"), Block("rpm", NOW + 31, waitable=True)
     roster.defer(INFO, {"k0": full, "k2": Block("rpm", NOW + 50, waitable=True)}, NOW)
     roster.defer(INFO, {"k0": Block("quota_minute", NOW + 5, waitable=True)}, NOW)
-    assert offered(roster, now=NOW + 4) == ["k1"]
-    assert offered(roster, now=NOW + 5) == ["k0", "k1"]
+    assert list_candidates(roster, now=NOW + 4) == ["k1"]
+    assert list_candidates(roster, now=NOW + 5) == ["k0", "k1"]
     assert roster.deferred(INFO).keys() == {"k2"}
-    assert offered(roster, now=NOW + 32) == ["k0", "k1"]
+    assert list_candidates(roster, now=NOW + 32) == ["k0", "k1"]
 
 
 def test_parking_is_looked_at_again_after_a_minute() -> None:
     """A rejected key may have been reset by another process: it is offered again after PARK_S."""
     roster = Selector(many(2), "fill")
     roster.defer(INFO, {"k0": DEAD}, NOW)
-    assert offered(roster, now=NOW + PARK_S - 1) == ["k1"]
-    assert offered(roster, now=NOW + PARK_S) == ["k0", "k1"]
+    assert list_candidates(roster, now=NOW + PARK_S - 1) == ["k1"]
+    assert list_candidates(roster, now=NOW + PARK_S) == ["k0", "k1"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_may_end_at_any_time_or_is_about_one_method_is_not_parked(block: Bl
     """A key that is busy, being probed, or closed to one method only is offered again at once."""
     roster = Selector(many(1))
     roster.defer(INFO, {"k0": block}, NOW)
-    assert offered(roster) == ["k0"]
+    assert list_candidates(roster) == ["k0"]
 
 
 def test_forgetting_offers_every_key_again() -> None:
@@ -67,27 +67,27 @@ def test_forgetting_offers_every_key_again() -> None:
     roster = Selector(many(3), "fill")
     roster.defer(INFO, {"k0": DEAD, "k2": DEAD}, NOW)
     roster.reset()
-    assert offered(roster) == ["k0", "k1", "k2"]
+    assert list_candidates(roster) == ["k0", "k1", "k2"]
 
 
 def test_a_full_minute_of_tokens_is_offered_to_smaller_requests() -> None:
     """What had no room for a large request may have room for a small one, after the free keys."""
     roster, large = Selector(many(2), "fill"), INFO._replace(tokens=5_000)
     roster.defer(large, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
-    assert offered(roster, large) == ["k1"]
-    assert offered(roster, INFO._replace(tokens=5_001)) == ["k1"]
-    assert offered(roster, INFO) == ["k1", "k0"]
+    assert list_candidates(roster, large) == ["k1"]
+    assert list_candidates(roster, INFO._replace(tokens=5_001)) == ["k1"]
+    assert list_candidates(roster, INFO) == ["k1", "k0"]
     roster.defer(INFO, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
-    assert offered(roster, INFO) == ["k1"]
-    assert offered(roster, INFO._replace(tokens=9)) == ["k1", "k0"]
+    assert list_candidates(roster, INFO) == ["k1"]
+    assert list_candidates(roster, INFO._replace(tokens=9)) == ["k1", "k0"]
 
 
 def test_a_batch_without_room_does_not_hide_a_key_from_single_requests() -> None:
     """An RPM that has no room for a hundred embeddings has it for one."""
     roster, batch = Selector(many(1)), INFO._replace(requests=100)
     roster.defer(batch, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
-    assert offered(roster, batch) == []
-    assert offered(roster, INFO) == ["k0"]
+    assert list_candidates(roster, batch) == []
+    assert list_candidates(roster, INFO) == ["k0"]
 
 
 @pytest.mark.parametrize("reason", ["rpm", "tpm", "rpd"])
@@ -96,10 +96,10 @@ def test_a_key_is_offered_again_when_something_was_given_back(reason: str) -> No
     roster = Selector(many(2), "fill")
     roster.defer(INFO, {"k0": Block(reason, NOW + 31, waitable=True)}, NOW)
     roster.release("k1")
-    assert offered(roster) == ["k1"]
+    assert list_candidates(roster) == ["k1"]
     roster.release("k0")
-    assert offered(roster) == ["k1", "k0"]
-    assert offered(roster, now=NOW + 31) == ["k0", "k1"]
+    assert list_candidates(roster) == ["k1", "k0"]
+    assert list_candidates(roster, now=NOW + 31) == ["k0", "k1"]
     assert roster.deferred(INFO) == {}
 
 
@@ -109,11 +109,11 @@ def test_giving_back_does_not_end_a_cooldown() -> None:
     full, rest = Block("rpm", NOW + 31, waitable=True), Block("quota_minute", NOW + 20)
     roster.defer(INFO, {"k0": rest}, NOW)
     roster.release("k0")
-    assert offered(roster) == ["k1"]
+    assert list_candidates(roster) == ["k1"]
     roster.defer(INFO, {"k1": full}, NOW)
     roster.release("k1")
     roster.defer(INFO, {"k1": rest}, NOW)
-    assert offered(roster) == []
+    assert list_candidates(roster) == []
 
 
 def test_a_relieved_key_that_nobody_took_is_offered_no_more_than_once_per_call() -> None:
@@ -126,7 +126,7 @@ def test_a_relieved_key_that_nobody_took_is_offered_no_more_than_once_per_call()
         asked += len(candidates)
         roster.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
     assert asked == 1
-    assert offered(roster) == []
+    assert list_candidates(roster) == []
 
 
 def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
@@ -136,7 +136,7 @@ def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
     class Lock:
         def __enter__(self) -> None:
             if waiting:
-                offered(roster, now=waiting.pop())
+                list_candidates(roster, now=waiting.pop())
 
         def __exit__(self, *_: object) -> None:
             pass
@@ -145,7 +145,7 @@ def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
     roster.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
     waiting.append(NOW + 31)
     roster.release("k0")
-    assert offered(roster, now=NOW + 31) == ["k0"]
+    assert list_candidates(roster, now=NOW + 31) == ["k0"]
 
 
 STEP = st.tuples(
@@ -171,7 +171,7 @@ def test_no_key_is_lost_or_offered_twice_whatever_happens(
             roster.release(f"k{number}")
         elif what == "pass":
             now += min(seconds, 30.0)
-        given_out = Counter(offered(roster, now=now, draw=number / 12))
+        given_out = Counter(list_candidates(roster, now=now, draw=number / 12))
         assert set(given_out.values()) <= {1}
         assert given_out.keys() | roster.deferred(INFO).keys() == {f"k{n}" for n in range(12)}
-    assert len(offered(roster, now=now + PARK_S)) == 12
+    assert len(list_candidates(roster, now=now + PARK_S)) == 12

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
-from support.pool import INFO, key
-
 from keyrot_middleware.core.model import Block, CallInfo, Candidate
 from keyrot_middleware.core.selection import Selector
+from support.pool import INFO, key
 
 NOW = 1_767_270_630.0
 DEAD = Block("key_invalid", inf)
 
 
-def offered(
+def list_candidates(
     roster: Selector,
     info: CallInfo = INFO,
     excluded: Iterable[str] = (),

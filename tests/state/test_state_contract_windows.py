@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from doors import UNSENT, URIS, Door, open_at, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pool import INFO, key
 from support.servers import ENGINES
+from support.sync_async import UNSENT, URIS, StateClient, open_at, used
 
 from keyrot_middleware.core.model import (
     NO_USAGE,
@@ -40,89 +40,93 @@ def refused(clock: FakeClock, delay: float | None, limits: Limits = ONE.limits) 
     return Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE)
 
 
-async def burst(door: Door) -> list[Lease]:
+async def burst(client: StateClient) -> list[Lease]:
     """Take and settle all that there is room for."""
     leases = []
-    while isinstance(reply := await door.acquire(ONE), Lease):
+    while isinstance(reply := await client.acquire(ONE), Lease):
         leases.append(reply)
-        await door.settle(reply, used(10))
+        await client.settle(reply, used(10))
     return leases
 
 
-async def test_a_sliding_window_is_learned_from_a_refusal(door: Door, clock: FakeClock) -> None:
+async def test_a_sliding_window_is_learned_from_a_refusal(
+    client: StateClient, clock: FakeClock
+) -> None:
     """Ten at :30, and at :01 the server still counts them: then a minute after each of ours."""
-    assert len(await burst(door)) == 10
+    assert len(await burst(client)) == 10
     clock.advance(31)
-    await door.fails(ONE, refused(clock, 29.0))
-    assert door.state.snapshot([ONE])["a"].used[0].requests_minute == 11
+    await client.fails(ONE, refused(clock, 29.0))
+    assert client.state.snapshot([ONE])["a"].used[0].requests_minute == 11
     clock.advance(32)
-    assert len(await burst(door)) == 9
-    reply = await door.acquire(ONE)
+    assert len(await burst(client)) == 9
+    reply = await client.acquire(ONE)
     assert isinstance(reply, Unavailable)
     assert 29 <= reply.retry_at - clock.time() <= 31  # the one that was refused may have counted
     clock.advance(28)
-    assert await door.refused(ONE) == {"a": "rpm"}
+    assert await client.refused(ONE) == {"a": "rpm"}
     clock.advance(40)
-    assert len(await burst(door)) == 10
+    assert len(await burst(client)) == 10
 
 
-async def test_a_bucket_is_learned_from_a_refusal(door: Door, clock: FakeClock) -> None:
+async def test_a_bucket_is_learned_from_a_refusal(client: StateClient, clock: FakeClock) -> None:
     """What is named is a fraction of a minute: one request comes back every six seconds."""
-    assert len(await burst(door)) == 10
+    assert len(await burst(client)) == 10
     clock.advance(31)
-    await door.fails(ONE, refused(clock, 4.0))
+    await client.fails(ONE, refused(clock, 4.0))
     clock.advance(4)
-    assert len(await burst(door)) == 1
-    reply = await door.acquire(ONE)
+    assert len(await burst(client)) == 1
+    reply = await client.acquire(ONE)
     assert isinstance(reply, Unavailable)
     assert reply.retry_at == pytest.approx(clock.time() + 6, abs=0.01)
     clock.advance(60)
-    assert door.state.snapshot([ONE])["a"].used[0].requests_minute == 0
-    assert len(await burst(door)) == 9
+    assert client.state.snapshot([ONE])["a"].used[0].requests_minute == 0
+    assert len(await burst(client)) == 9
 
 
 @pytest.mark.parametrize("delay", [29.0, 4.0])
 async def test_the_clock_is_tried_again_after_a_day(
-    door: Door, clock: FakeClock, delay: float
+    client: StateClient, clock: FakeClock, delay: float
 ) -> None:
     """No model is for ever: without a refusal for a day the clock's minute counts again."""
-    await burst(door)
+    await burst(client)
     clock.advance(31)
-    await door.fails(ONE, refused(clock, delay))
+    await client.fails(ONE, refused(clock, delay))
     clock.advance(86_400 - 20)
-    assert len(await burst(door)) >= 9
+    assert len(await burst(client)) >= 9
     clock.advance(60)
-    assert len(await burst(door)) == 10
+    assert len(await burst(client)) == 10
 
 
 async def test_minutes_that_are_refused_for_others_stay_the_clocks(
-    door: Door, clock: FakeClock
+    client: StateClient, clock: FakeClock
 ) -> None:
     """The minute's end is named, and we have sent little: somebody else uses the project."""
-    await door.fails(ONE, refused(clock, 30.0))
+    await client.fails(ONE, refused(clock, 30.0))
     clock.advance(31)
-    assert len(await burst(door)) == 10
+    assert len(await burst(client)) == 10
     clock.advance(60)
-    assert len(await burst(door)) == 10
+    assert len(await burst(client)) == 10
 
 
 @pytest.mark.parametrize("delay", [None, 29.0, 4.0])
 @pytest.mark.parametrize("back", [3_600.0, 90_000.0])
 async def test_a_clock_that_steps_back_leaves_no_key_full(
-    door: Door, clock: FakeClock, delay: float | None, back: float
+    client: StateClient, clock: FakeClock, delay: float | None, back: float
 ) -> None:
     """By none of the models: what lies in the future is dropped; a step forward leaves nothing."""
     if delay is not None:
-        await burst(door)
+        await burst(client)
         clock.advance(31)
-        await door.settle(await door.lend(ONE), refused(clock, delay, Limits(rpm=10))._replace())
+        await client.settle(
+            await client.acquire_lease(ONE), refused(clock, delay, Limits(rpm=10))._replace()
+        )
         clock.advance(62)
-    assert len(await burst(door)) >= 1
-    assert await door.refused(ONE) == {"a": "rpm"}
+    assert len(await burst(client)) >= 1
+    assert await client.refused(ONE) == {"a": "rpm"}
     clock._now -= back  # a FakeClock only goes forward: what is tested is one that does not
-    assert len(await burst(door)) >= 9
+    assert len(await burst(client)) >= 9
     clock.advance(2 * back)
-    assert len(await burst(door)) >= 9
+    assert len(await burst(client)) >= 9
 
 
 STEP = st.one_of(
@@ -181,24 +185,24 @@ def test_the_scripts_decide_as_the_oracle_does(uri: str, steps: list[tuple[Any, 
 
 @pytest.mark.parametrize("until", [20.0, None])
 async def test_a_cooldown_does_not_last_longer_when_the_clock_steps_back(
-    door: Door, clock: FakeClock, until: float | None
+    client: StateClient, clock: FakeClock, until: float | None
 ) -> None:
     """A minute's cooldown ends within two minutes, not after the hour by which the clock moved."""
     verdict = Verdict(
         "failure", 429, Scope.PROJECT_MODEL, until and clock.time() + until, has_known_end=True
     )
-    await door.fails(ONE, Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE))
-    assert await door.refused(ONE) == {"a": "failure"}
+    await client.fails(ONE, Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE))
+    assert await client.refused(ONE) == {"a": "failure"}
     clock._now -= 3_600
-    lease = await door.lend(ONE)
+    lease = await client.acquire_lease(ONE)
     assert lease.probe
-    assert door.state.snapshot([ONE])["a"].cooldown_until is None
-    await door.settle(lease)
-    assert not (await door.lend(ONE)).probe
+    assert client.state.snapshot([ONE])["a"].cooldown_until is None
+    await client.settle(lease)
+    assert not (await client.acquire_lease(ONE)).probe
 
 
 async def test_a_failure_after_a_step_back_cools_for_its_own_time(
-    door: Door, clock: FakeClock
+    client: StateClient, clock: FakeClock
 ) -> None:
     """The end of the earlier one, in the future now, is forgotten by it."""
 
@@ -207,9 +211,9 @@ async def test_a_failure_after_a_step_back_cools_for_its_own_time(
         verdict = Verdict("failure", 429, Scope.PROJECT_MODEL, until, has_known_end=True)
         return Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE)
 
-    await door.fails(ONE, outcome())
+    await client.fails(ONE, outcome())
     clock._now -= 3_600
-    assert await door.fails(ONE, outcome()) == pytest.approx(clock.time() + 20)
-    assert await door.refused(ONE) == {"a": "failure"}
+    assert await client.fails(ONE, outcome()) == pytest.approx(clock.time() + 20)
+    assert await client.refused(ONE) == {"a": "failure"}
     clock.advance(20)
-    await door.lend(ONE)
+    await client.acquire_lease(ONE)

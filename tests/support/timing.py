@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from keyrot_middleware.core.model import Limits
 from support.pool import key
 from support.servers import Server
-
-from keyrot_middleware.core.model import Limits
 
 __all__ = ["ONE", "connections", "quick"]
 

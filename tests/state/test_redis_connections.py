@@ -16,10 +16,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from doors import Asked, Awaited, Door, failed, used
-from quickly import ONE, connections, quick
 from support.pool import INFO, key
 from support.servers import Server
+from support.sync_async import AsyncClient, StateClient, SyncClient, failed, used
+from support.timing import ONE, connections, quick
 
 from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
 from keyrot_middleware.errors import MissingExtraError
@@ -40,71 +40,75 @@ def state(server: Server) -> Iterator[RedisState]:
     state.close()
 
 
-@pytest.fixture(params=[Asked, Awaited], ids=["sync", "async"])
-def door(request: pytest.FixtureRequest, state: RedisState) -> Door:
+@pytest.fixture(params=[SyncClient, AsyncClient], ids=["sync", "async"])
+def client(request: pytest.FixtureRequest, state: RedisState) -> StateClient:
     """Use its blocking methods, or its awaited ones."""
-    door: Door = request.param(state)
-    return door
+    client: StateClient = request.param(state)
+    return client
 
 
-async def test_one_connection_is_used_again(door: Door, server: Server) -> None:
+async def test_one_connection_is_used_again(client: StateClient, server: Server) -> None:
     """A hundred calls one after another share two connections."""
-    await door.settle(await door.lend(ONE))
+    await client.settle(await client.acquire_lease(ONE))
     before = connections(server)
     for _ in range(100):
-        await door.settle(await door.lend(ONE), used(3))
+        await client.settle(await client.acquire_lease(ONE), used(3))
     assert connections(server) <= before + 2  # one for callers, one for what is deferred
 
 
-async def test_a_server_that_forgot_the_scripts_is_told_them(door: Door, server: Server) -> None:
+async def test_a_server_that_forgot_the_scripts_is_told_them(
+    client: StateClient, server: Server
+) -> None:
     """SCRIPT FLUSH between any two steps changes nothing, unread answers included."""
     for _ in range(3):
         server.ask("SCRIPT", "FLUSH")
-        lease = await door.lend(ONE)
+        lease = await client.acquire_lease(ONE)
         server.ask("SCRIPT", "FLUSH")
-        await door.settle(lease, used(20))
+        await client.settle(lease, used(20))
     server.ask("SCRIPT", "FLUSH")
-    await door.settle(await door.lend(ONE), used(20))
-    await door.lend(ONE)
-    (known,) = door.state.snapshot([ONE])["a"].used
+    await client.settle(await client.acquire_lease(ONE), used(20))
+    await client.acquire_lease(ONE)
+    (known,) = client.state.snapshot([ONE])["a"].used
     assert (known.requests_minute, known.tokens_minute) == (5, 4 * 20 + INFO.tokens)
 
 
-async def test_a_restart_costs_one_call_and_no_more(door: Door, server: Server) -> None:
+async def test_a_restart_costs_one_call_and_no_more(client: StateClient, server: Server) -> None:
     """Killed and started again: the call that finds out raises, at once; the next ones go on."""
-    await door.settle(await door.lend(ONE))
+    await client.settle(await client.acquire_lease(ONE))
     server.stop()
     with quick(), pytest.raises(RedisStateError):
-        await door.acquire(ONE)
+        await client.acquire(ONE)
     with quick(), pytest.raises(RedisStateError, match=r"refused|Connect call failed"):
-        await door.acquire(ONE)
+        await client.acquire(ONE)
     server.start()
     with quick():
-        await door.settle(await door.lend(ONE))
+        await client.settle(await client.acquire_lease(ONE))
 
 
 async def test_a_connection_that_was_closed_while_it_rested_is_replaced(
-    door: Door, server: Server
+    client: StateClient, server: Server
 ) -> None:
     """The server closes idle clients: nobody notices, and the last settle was booked."""
-    await door.settle(await door.lend(ONE))
+    await client.settle(await client.acquire_lease(ONE))
     await asyncio.sleep(0.1)  # the settle goes out
     server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    await door.lend(ONE)
-    assert door.state.snapshot([ONE])["a"].success_count == 1
+    await client.acquire_lease(ONE)
+    assert client.state.snapshot([ONE])["a"].success_count == 1
 
 
-async def test_a_server_that_stands_still_is_given_up_in_time(door: Door, server: Server) -> None:
+async def test_a_server_that_stands_still_is_given_up_in_time(
+    client: StateClient, server: Server
+) -> None:
     """SIGSTOP: the first call gives up after 0.2 s, a new connection too; SIGCONT: all is well."""
-    await door.lend(ONE)
+    await client.acquire_lease(ONE)
     server.signal(signal.SIGSTOP)
     try:
         for _ in range(3):
             with quick(), pytest.raises(RedisStateError):
-                await door.acquire(ONE)
+                await client.acquire(ONE)
     finally:
         server.signal(signal.SIGCONT)
-    await door.lend(ONE)
+    await client.acquire_lease(ONE)
 
 
 async def test_a_black_hole_is_given_up_in_time() -> None:
@@ -117,9 +121,9 @@ async def test_a_black_hole_is_given_up_in_time() -> None:
             filler.setblocking(False)
             filler.connect_ex(hole.getsockname())
         state = RedisState(f"redis://127.0.0.1:{hole.getsockname()[1]}", RetryPolicy())
-        for door in (Asked(state), Awaited(state)):
+        for client in (SyncClient(state), AsyncClient(state)):
             with quick(), pytest.raises(RedisStateError):
-                await door.acquire(ONE)
+                await client.acquire(ONE)
         for filler in fillers:
             filler.close()
 
@@ -130,9 +134,9 @@ async def test_a_server_that_speaks_something_else_is_trouble() -> None:
         serving = threading.Thread(target=_answer_twice, args=(other,))
         serving.start()
         state = RedisState(f"redis://127.0.0.1:{other.getsockname()[1]}", RetryPolicy())
-        for door in (Asked(state), Awaited(state)):
+        for client in (SyncClient(state), AsyncClient(state)):
             with quick(), pytest.raises(RedisStateError, match="Protocol error"):
-                await door.acquire(ONE)
+                await client.acquire(ONE)
         serving.join(5)
 
 
@@ -145,17 +149,19 @@ def _answer_twice(other: socket.socket) -> None:
             conn.recv(10_000)
 
 
-async def test_a_replica_refuses_and_nothing_is_half_booked(door: Door, server: Server) -> None:
+async def test_a_replica_refuses_and_nothing_is_half_booked(
+    client: StateClient, server: Server
+) -> None:
     """READONLY is trouble, for acquire and settle; when it is a master again all is as before."""
-    lease = await door.lend(ONE)
+    lease = await client.acquire_lease(ONE)
     server.ask("REPLICAOF", "127.0.0.1", 1)
     try:
         with pytest.raises(RedisStateError):
-            await door.acquire(ONE)
+            await client.acquire(ONE)
     finally:
         server.ask("REPLICAOF", "NO", "ONE")
-    await door.settle(lease, used(7))
-    (known,) = door.state.snapshot([ONE])["a"].used
+    await client.settle(lease, used(7))
+    (known,) = client.state.snapshot([ONE])["a"].used
     assert (known.requests_minute, known.tokens_minute) == (1, 7)
 
 
@@ -163,18 +169,18 @@ async def test_a_wrong_password_is_trouble_that_does_not_tell_it(server: Server)
     """The server's words come out, the password does not."""
     url = f"redis://someone:hunter2-secret@127.0.0.1:{server.port}/0"
     state = RedisState(url, RetryPolicy())
-    for door in (Asked(state), Awaited(state)):
+    for client in (SyncClient(state), AsyncClient(state)):
         with pytest.raises(RedisStateError) as caught:
-            await door.acquire(ONE)
+            await client.acquire(ONE)
         assert "hunter2" not in str(caught.value) + repr(caught.value.__cause__)
 
 
 @pytest.mark.parametrize(
     "said", ["unknown command 'AUTH', with args beginning with: '{}' ", "no {}"]
 )
-@pytest.mark.parametrize("kind", [Asked, Awaited])
+@pytest.mark.parametrize("kind", [SyncClient, AsyncClient])
 async def test_a_server_that_repeats_the_password_is_not_quoted(
-    kind: type[Door], said: str
+    kind: type[StateClient], said: str
 ) -> None:
     """Whatever the server echoes, the password is in no message, and in no cause of one."""
     secret = "s3cret+pass"
@@ -212,10 +218,12 @@ async def test_a_user_and_a_database_of_the_url_are_used(server: Server) -> None
     url = f"redis://keyrot:p%40ss%3Aw%2Frd@127.0.0.1:{server.port}/3"
     state = RedisState(url, RetryPolicy(), pool="own")
     one = key("a", Limits(rpm=50, max_concurrency=5))
-    for door in (Asked(state), Awaited(state)):
-        await door.settle(await door.lend(one), used(3), ["files/1"])
-        assert await door.get_owner("files/1")
-        await door.settle(await door.lend(one), failed(Scope.KEY_MODEL, None, bucket="family"))
+    for client in (SyncClient(state), AsyncClient(state)):
+        await client.settle(await client.acquire_lease(one), used(3), ["files/1"])
+        assert await client.get_owner("files/1")
+        await client.settle(
+            await client.acquire_lease(one), failed(Scope.KEY_MODEL, None, bucket="family")
+        )
         state.reset(one)
     assert state.snapshot([one])["a"].error_count == 2
     state.close()

@@ -11,9 +11,9 @@ from itertools import count
 from typing import Any
 
 import pytest
-from doors import OK, Door
 from support.pool import INFO, key
 from support.servers import Server, server, wait_for
+from support.sync_async import OK, StateClient
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state import MemoryState
@@ -75,27 +75,27 @@ def gets(state: Any) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("lost", ["dropped", "over"])
 async def test_a_call_that_is_gone_gives_its_place_back(
-    lost: str, door: Door, clock: FakeClock
+    lost: str, client: StateClient, clock: FakeClock
 ) -> None:
     """Never settled, but collected or over: in memory at once, else when its lease runs out."""
     call: Call | None = Call()
-    reply = await _acquire(door, call)
+    reply = await _acquire(client, call)
     assert isinstance(reply, Lease)
-    assert await door.refused(ONE) == {"one": "concurrency"}
+    assert await client.refused(ONE) == {"one": "concurrency"}
     if lost == "over":
         assert call is not None
         call.under_way = False
     call = None
     clock.advance(60)
-    if not isinstance(door.state, RedisState):  # its leases do not run out here
-        assert isinstance(await _acquire(door, None), Lease)
+    if not isinstance(client.state, RedisState):  # its leases do not run out here
+        assert isinstance(await _acquire(client, None), Lease)
 
 
-async def _acquire(door: Door, holder: Any) -> Any:
+async def _acquire(client: StateClient, holder: Any) -> Any:
     offer = ((0, ONE),)
-    if "Awaited" in type(door).__name__:
-        return await door.state.aacquire(INFO, offer, spread=False, holder=holder)
-    return door.state.acquire(INFO, offer, spread=False, holder=holder)
+    if "Async" in type(client).__name__:
+        return await client.state.aacquire(INFO, offer, spread=False, holder=holder)
+    return client.state.acquire(INFO, offer, spread=False, holder=holder)
 
 
 def test_lost_calls_of_a_key_without_a_limit_leave_no_memory_behind() -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from doors import OK, PATIENCE_S
 from support.faulty_state import Faulty, degrading
 from support.pool import INFO, key
+from support.sync_async import OK, PATIENCE_S
 
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state import FallbackState

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from doors import Door
-from support.faulty_state import degrading
-from support.pool import key
-
 from keyrot_middleware.core.model import Limits
 from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
+from support.faulty_state import degrading
+from support.pool import key
+from support.sync_async import StateClient
 
-__all__ = ["FIVE", "A", "B", "Both", "C"]
+__all__ = ["FIVE", "A", "B", "C", "FallbackSetup"]
 
 A, B = key("a", project="p"), key("b", project="p")
 C = key("c")
 FIVE = key("f", Limits(rpm=5))
 
 
-class Both:
+class FallbackSetup:
     """A door to the state that a program uses, and the shared state behind it."""
 
-    def __init__(self, kind: type[Door], clock: FakeClock, **more: Any) -> None:
+    def __init__(self, kind: type[StateClient], clock: FakeClock, **more: Any) -> None:
         self.kind, self.clock = kind, clock
         self.state, self.shared = degrading(clock.time, **more)
-        self.door = kind(self.state)
+        self.client = kind(self.state)
         self.other = kind(self.shared.inner)
         """How another process sees the shared state, whose line is never cut."""
 

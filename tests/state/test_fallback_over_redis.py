@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from doors import OK
-from over_redis import POLICY, lend, opened
 from support.pool import INFO, key
+from support.redis_state import POLICY, acquire_lease, opened
 from support.servers import Server
+from support.sync_async import OK
 
 from keyrot_middleware.core.model import Lease, Limits
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker
@@ -69,7 +69,7 @@ def test_a_lost_memory_grants_no_limit_again_to_callers_at_the_same_moment(
     """What was used is reported before any of them goes on."""
     with opened(f"{valkey.strict_url}?socket_timeout=20") as state:
         for _ in range(20):
-            lend(state, TWENTY)
+            acquire_lease(state, TWENTY)
         valkey.ask("FLUSHALL")
         assert at_once(state, 16, TWENTY) == 0
         assert not state.degraded
@@ -109,16 +109,16 @@ def test_a_success_that_ends_after_close_is_booked(valkey: Server) -> None:
 def test_a_forked_child_reports_its_own_part_alone(valkey: Server, state: FallbackState) -> None:
     """After a loss of memory the parent's part is reported by the parent, and once."""
     for _ in range(5):
-        lend(state)
+        acquire_lease(state)
     child = os.fork()
     if child == 0:
         status = 1
         try:
             valkey.ask("FLUSHALL")
-            lend(state)
+            acquire_lease(state)
             status = 0
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
-    lend(state)
+    acquire_lease(state)
     assert state.snapshot([ONE])["a"].used[0].requests_day == 7

@@ -1,0 +1,197 @@
+"""A shared state that fails: the call goes on, and limits hold."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.fallback import FIVE, A, C, FallbackSetup
+from support.faulty_state import degrading, warned
+from support.pool import INFO, key
+from support.sync_async import OK, UNSENT, AsyncClient, StateClient, failed, used
+
+from keyrot_middleware.core.model import Limits, Scope
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.state.circuit_breaker import PAUSE_S
+from keyrot_middleware.testing import FakeClock
+
+# Going on --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["acquire", "settle", "get_owner"])
+async def test_nothing_is_raised_whatever_fails(setup: FallbackSetup, method: str) -> None:
+    """Each question that a call asks is answered when the shared state is down."""
+    setup.shared.cut(method)
+    lease = await setup.client.acquire_lease(A)
+    await setup.client.settle(lease, OK, ["files/1"])
+    assert await setup.client.get_owner("files/1") == ("a", "p")
+
+
+async def test_after_a_failure_it_is_left_alone_and_then_looked_at(setup: FallbackSetup) -> None:
+    """Nobody pays for a dead server: it is asked once, then once every pause, then again."""
+    setup.shared.cut()
+    for _ in range(10):
+        await setup.client.settle(await setup.client.acquire_lease(A))
+    assert setup.shared.asked == ["acquire"]
+    setup.clock.advance(PAUSE_S)
+    for _ in range(10):
+        await setup.client.settle(await setup.client.acquire_lease(A))
+    assert setup.shared.asked == ["acquire", "check"]
+    setup.mend()
+    setup.shared.asked.clear()
+    await setup.client.settle(await setup.client.acquire_lease(A))
+    assert setup.shared.asked == ["check", "record_usage", "acquire", "settle"]
+    assert not setup.state.degraded
+
+
+async def test_one_warning_when_it_begins_and_one_when_it_ends(
+    setup: FallbackSetup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """People learn what failed, what that means, and how long it was so; each once."""
+    setup.shared.cut()
+    for _ in range(5):
+        await setup.client.settle(await setup.client.acquire_lease(A))
+        setup.clock.advance(PAUSE_S)
+    setup.mend()
+    for _ in range(5):
+        await setup.client.settle(await setup.client.acquire_lease(A))
+    assert warned(caplog) == [
+        "pool test: the shared state cannot be used (LineDownError); falling back to "
+        "in-process limits",
+        "pool test: the shared state is back after 12.0 s; limits are shared again",
+    ]
+
+
+async def test_degraded_is_told(setup: FallbackSetup) -> None:
+    """The state says whether it counts alone, and each lease by whom it was booked."""
+    assert not setup.state.degraded
+    assert not (await setup.client.acquire_lease(A)).degraded
+    setup.shared.cut()
+    assert (await setup.client.acquire_lease(A)).degraded
+    assert setup.state.degraded
+    setup.mend()
+    assert not (await setup.client.acquire_lease(A)).degraded
+    assert not setup.state.degraded
+
+
+@pytest.mark.parametrize("method", ["snapshot", "get_owner", "settle"])
+async def test_what_proves_nothing_does_not_end_it(setup: FallbackSetup, method: str) -> None:
+    """A server that refuses to write can be read, and be sent what nobody waits for."""
+    shared = await setup.client.acquire_lease(A)
+    setup.shared.cut("acquire", "check", "record_usage")
+    await setup.client.acquire_lease(A)
+    for _ in range(3):
+        setup.clock.advance(PAUSE_S)
+        if method == "settle":
+            await setup.client.settle(shared)
+        elif method == "get_owner":
+            await setup.client.get_owner("files/a")
+        else:
+            setup.state.snapshot([A])
+        assert setup.state.degraded
+
+
+async def test_a_read_that_looks_finds_out_that_it_is_back(setup: FallbackSetup) -> None:
+    """Whoever only asks for the health of keys is not told for ever that nobody is there."""
+    setup.shared.cut()
+    await setup.client.acquire_lease(A)
+    setup.mend()
+    setup.state.snapshot([A])
+    assert not setup.state.degraded
+    setup.shared.cut()
+    await setup.client.acquire_lease(A)
+    setup.mend()
+    await setup.client.get_owner("files/a")
+    assert not setup.state.degraded
+
+
+async def test_a_cancelled_look_is_no_failure(clock: FakeClock) -> None:
+    """A task that is cancelled while it waits says nothing of the server."""
+    state, shared = degrading(clock.time)
+    shared.cut(hangs_s=30)
+    task = asyncio.create_task(AsyncClient(state).acquire_lease(A))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not state.degraded
+
+
+def test_closing_closes_the_shared_one(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections belong to the shared state."""
+    state, shared = degrading(clock.time)
+    closed: list[str] = []
+    monkeypatch.setattr(shared, "close", lambda: closed.append("shared"))
+    state.close()
+    assert closed == ["shared"]
+
+
+# Limits ----------------------------------------------------------------------------------------
+
+
+async def test_what_this_process_used_before_counts(setup: FallbackSetup) -> None:
+    """The windows of the minute go on: three before, two after, and no more."""
+    assert await setup.client.granted(FIVE, 3) == 3
+    setup.shared.cut()
+    assert await setup.client.granted(FIVE) == 2
+    assert await setup.client.refused(FIVE) == {"f": "rpm"}
+
+
+async def test_true_tokens_and_unsent_requests_count_in_both(setup: FallbackSetup) -> None:
+    """What a settle corrects is corrected here too."""
+    one = key("t", Limits(rpm=3, tpm=1_000))
+    await setup.client.settle(
+        await setup.client.acquire_lease(one, info=INFO._replace(tokens=900)), used(100)
+    )
+    await setup.client.settle(await setup.client.acquire_lease(one), UNSENT)
+    setup.shared.cut()
+    await setup.client.acquire_lease(one, info=INFO._replace(tokens=899))
+    assert await setup.client.refused(one, info=INFO._replace(tokens=2)) == {"t": "tpm"}
+
+
+async def test_leases_under_way_hold_their_place(setup: FallbackSetup) -> None:
+    """A key that takes two at once takes two, whoever lent the first."""
+    one = key("k", Limits(max_concurrency=2))
+    first = await setup.client.acquire_lease(one)
+    setup.shared.cut()
+    await setup.client.acquire_lease(one)
+    assert await setup.client.refused(one) == {"k": "concurrency"}
+    await setup.client.settle(first)
+    await setup.client.acquire_lease(one)
+
+
+@pytest.mark.parametrize(("share", "room"), [(1.0, 10), (0.25, 2), (0.01, 1)])
+async def test_a_share_of_each_limit(
+    kind: type[StateClient], clock: FakeClock, share: float, room: int
+) -> None:
+    """Of four processes each takes a quarter: rounded down, but one at the least."""
+    setup = FallbackSetup(kind, clock, share=share)
+    setup.shared.cut()
+    assert await setup.client.granted(key("s", Limits(rpm=10))) == room
+
+
+async def test_a_share_of_learned_limits_too(kind: type[StateClient], clock: FakeClock) -> None:
+    """A limit that Google told is the whole project's; while all is well it is whole."""
+    setup = FallbackSetup(kind, clock, share=0.5)
+    await setup.client.fails(C, failed(Scope.NONE, learned=Limits(rpm=8)))
+    assert await setup.client.granted(C, 4) == 4
+    setup.shared.cut()
+    assert await setup.client.refused(C) == {"c": "rpm"}
+    clock.advance(60)
+    assert await setup.client.granted(C) == 4
+
+
+async def test_a_limit_of_nothing_stays_nothing(kind: type[StateClient], clock: FakeClock) -> None:
+    """A share rounds up to one, but not where the whole is zero."""
+    setup = FallbackSetup(kind, clock, share=0.5)
+    setup.shared.cut()
+    assert await setup.client.refused(key("z", Limits(rpd=0))) == {"z": "rpd"}
+
+
+async def test_an_outage_of_a_day_keeps_counting(setup: FallbackSetup) -> None:
+    """Days begin and end by the clock here too."""
+    setup.shared.cut()
+    one = key("y", Limits(rpd=3))
+    assert await setup.client.granted(one) == 3
+    setup.clock.advance(DAY_S)
+    assert await setup.client.granted(one) == 3

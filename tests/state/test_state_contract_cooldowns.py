@@ -1,0 +1,415 @@
+"""The contract of a state: who rests after a failure, for how long, and what ends it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+from support.pool import INFO, key
+from support.sync_async import ABANDONED, OK, UNSENT, StateClient, failed, used
+
+from keyrot_middleware.core.failures import SLOW_BACKOFF
+from keyrot_middleware.core.model import (
+    NO_LIMITS,
+    Block,
+    CallInfo,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    Scope,
+    Unavailable,
+    Verdict,
+)
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.keys_file import KeySpec
+from keyrot_middleware.testing import FakeClock
+
+GUESS = failed(Scope.KEY_MODEL)
+REJECTED = Outcome(
+    LeaseOutcome.FAILURE,
+    Verdict("key_invalid", 400, Scope.KEY, rejected=True, backoff=SLOW_BACKOFF),
+)
+LONE = KeySpec(key_id="lone").candidate
+A, B = key("a", project="p", billing_account="x"), key("b", project="p", billing_account="x")
+C, D = key("c", project="q", billing_account="x"), key("d")
+PRO = INFO._replace(model="gemini-2.5-pro")
+EMBED = INFO._replace(verb="embedContent")
+CACHE = INFO._replace(verb="cachedContents")
+COUNT = INFO._replace(verb="countTokens", counts_in_quota=False)
+
+
+@pytest.mark.parametrize(
+    ("scope", "resting"),
+    [
+        (Scope.NONE, ""),
+        (Scope.KEY, "a pro embed cache count"),
+        (Scope.KEY_VERB, "a pro"),
+        (Scope.KEY_MODEL, "a embed cache"),
+        (Scope.PROJECT_MODEL, "a embed cache b"),
+        (Scope.PROJECT_CACHE, "cache"),
+        (Scope.PROJECT, "a pro embed cache count b"),
+        (Scope.BILLING, "a pro embed cache count b c"),
+    ],
+)
+async def test_exactly_those_rest_that_a_failure_is_about(
+    client: StateClient, clock: FakeClock, scope: Scope, resting: str
+) -> None:
+    """A failure's scope says who rests: the key, its project's model, its billing account."""
+    until = await client.fails(A, failed(scope, clock.time() + 60))
+    ways = {"a": (A, INFO), "pro": (A, PRO), "embed": (A, EMBED), "cache": (A, CACHE)}
+    ways |= {"count": (A, COUNT), "b": (B, INFO), "c": (C, INFO), "d": (D, INFO)}
+    replies = {name: await client.acquire(one, info=info) for name, (one, info) in ways.items()}
+    found = [name for name, reply in replies.items() if isinstance(reply, Unavailable)]
+    assert found == resting.split()
+    assert until == (None if scope is Scope.NONE else clock.time() + 60)
+
+
+async def test_a_call_without_a_model_is_bound_to_none(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """What a failure of one says of a model's bucket does not make them share it."""
+    stored = INFO._replace(model="", verb="cachedContents", counts_in_quota=False)
+    await client.fails(A, failed(Scope.NONE, bucket="gemini-2.5-flash"), info=stored)
+    await client.fails(A, failed(Scope.PROJECT_MODEL, clock.time() + 60))
+    assert await client.granted(A, most=1, info=stored) == 1
+
+
+async def test_the_ladder_climbs_30_60_120_up_to_900(client: StateClient, clock: FakeClock) -> None:
+    """Each failure of the probe doubles the rest, up to the top; nobody may wait for a guess."""
+    rests = []
+    for _ in range(8):
+        until = await client.fails(D, GUESS)
+        assert until is not None
+        rests.append(round(until - clock.time()))
+        reply = await client.acquire(D)
+        assert isinstance(reply, Unavailable)
+        assert not reply.blocks["d"].waitable
+        clock.advance(until - clock.time())
+    assert rests == [30, 60, 120, 240, 480, 900, 900, 900]
+
+
+async def test_a_success_takes_the_ladder_back_to_its_start(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """After the probe has succeeded the next failure rests for 30 s again."""
+    await client.fails(D, GUESS)
+    clock.advance(30)
+    await client.fails(D, GUESS)
+    clock.advance(60)
+    await client.settle(await client.acquire_lease(D))
+    assert await client.fails(D, GUESS) == clock.time() + 30
+
+
+async def test_each_scope_has_a_ladder_of_its_own(client: StateClient, clock: FakeClock) -> None:
+    """Failures of one model do not lengthen the rest of another."""
+    for info in (INFO, PRO):
+        assert await client.fails(D, GUESS, info=info) == clock.time() + 30
+
+
+async def test_a_burst_of_failures_is_one_step(client: StateClient, clock: FakeClock) -> None:
+    """Ten requests under way that fail together climb one rung, not ten."""
+    leases = [await client.acquire_lease(D) for _ in range(10)]
+    for lease in leases:
+        clock.advance(0.5)
+        until = await client.settle(lease, GUESS)
+    assert until == clock.time() + 30
+    clock.advance(30)
+    assert await client.fails(D, GUESS) == clock.time() + 60
+
+
+async def test_one_probe_goes_first(client: StateClient, clock: FakeClock) -> None:
+    """When a cooldown ends, one request tries; the others wait for what becomes of it."""
+    await client.fails(D, GUESS)
+    clock.advance(30)
+    probe = await client.acquire_lease(D)
+    assert probe.probe
+    assert await client.refused(D) == {"d": "probe"}
+    await client.settle(probe)
+    assert not (await client.acquire_lease(D)).probe
+    assert await client.granted(D, most=5) == 5
+
+
+@pytest.mark.parametrize("outcome", [ABANDONED, UNSENT, failed(Scope.NONE)])
+async def test_a_probe_that_proved_nothing_is_followed_by_another(
+    client: StateClient, clock: FakeClock, outcome: Outcome
+) -> None:
+    """A cancelled probe ends neither the caution nor the key."""
+    await client.fails(D, GUESS)
+    clock.advance(30)
+    await client.settle(await client.acquire_lease(D), outcome)
+    assert (await client.acquire_lease(D)).probe
+    assert await client.refused(D) == {"d": "probe"}
+
+
+async def test_a_project_is_probed_by_one_of_its_keys(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """While one key probes its project, the project's other keys wait as well."""
+    await client.fails(A, failed(Scope.PROJECT_MODEL, clock.time() + 20, has_known_end=True))
+    clock.advance(20)
+    probe = await client.acquire_lease(B)
+    assert await client.refused(A) == {"a": "probe"}
+    await client.settle(probe)
+    assert await client.granted(A, most=3) == 3
+
+
+async def test_a_success_that_began_before_does_not_end_a_cooldown(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """A long stream that began before the failure says nothing of what came after."""
+    stream = await client.acquire_lease(D)
+    await client.fails(D, GUESS)
+    clock.advance(10)
+    await client.settle(stream)
+    assert await client.refused(D) == {"d": "failure"}
+    stream = await client.acquire_lease(key("e"))
+    await client.fails(key("e"), GUESS)
+    clock.advance(31)
+    await client.settle(stream)
+    assert (await client.acquire_lease(key("e"))).probe
+
+
+async def test_a_failure_that_began_before_renews_a_cooldown(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """A late failure while the probe is out keeps the key resting, whatever the probe says."""
+    late = await client.acquire_lease(D)
+    await client.fails(D, GUESS)
+    clock.advance(30)
+    probe = await client.acquire_lease(D)
+    await client.settle(late, failed(Scope.KEY_MODEL, clock.time() + 50))
+    await client.settle(probe)
+    assert await client.refused(D) == {"d": "failure"}
+
+
+async def test_a_renewed_cooldown_has_a_probe_of_its_own(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """A first probe that is still out neither holds up the second one nor stands in for it."""
+    late = await client.acquire_lease(D)
+    await client.fails(D, GUESS)
+    clock.advance(30)
+    first = await client.acquire_lease(D)
+    await client.settle(late, failed(Scope.KEY_MODEL, clock.time() + 50))
+    clock.advance(50)
+    assert (await client.acquire_lease(D)).probe
+    await client.settle(first, ABANDONED)
+    assert await client.refused(D) == {"d": "probe"}
+
+
+async def test_a_named_time_may_be_waited_for(client: StateClient, clock: FakeClock) -> None:
+    """A block says whether its end is known and worth waiting for."""
+    for outcome, waitable in (
+        (failed(Scope.KEY, clock.time() + 20, has_known_end=True), True),
+        (failed(Scope.KEY, clock.time() + 30), False),
+        (failed(Scope.KEY, clock.time() + 40, has_known_end=True, may_wait=False), False),
+    ):
+        one = key(f"k{waitable}{outcome.verdict.until}")  # type: ignore[union-attr]
+        await client.fails(one, outcome)
+        reply = await client.acquire(one)
+        assert isinstance(reply, Unavailable)
+        assert reply.blocks[one.key_id].waitable == waitable
+
+
+async def test_a_running_cooldown_is_never_shortened(client: StateClient, clock: FakeClock) -> None:
+    """A minute's failure after a day's leaves the day's end as it was."""
+    leases = [await client.acquire_lease(D) for _ in range(2)]
+    far = clock.time() + 3_600
+    assert await client.settle(leases[0], failed(Scope.PROJECT_MODEL, far)) == far
+    assert await client.settle(leases[1], failed(Scope.PROJECT_MODEL, clock.time() + 20)) == far
+
+
+async def test_a_rejected_value_is_tried_again_on_a_slow_ladder(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """Its own: 15 minutes, doubled up to 6 hours, whatever the settings say; eight in a day."""
+    rests: list[float] = []
+    while sum(rests) < DAY_S:
+        until = await client.fails(D, REJECTED)
+        assert until is not None
+        rests.append(until - clock.time())
+        reply = await client.acquire(D)
+        assert isinstance(reply, Unavailable)
+        assert reply.blocks["d"] == Block("key_invalid", until, waitable=False)
+        clock.advance(rests[-1])
+    assert rests == [900, 1_800, 3_600, 7_200, 14_400, 21_600, 21_600, 21_600]
+
+
+async def test_a_success_forgets_that_a_value_was_rejected(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """Google was wrong, or lifted a restriction: the next rejection is a first one."""
+    await client.fails(D, REJECTED)
+    clock.advance(900)
+    await client.fails(D, REJECTED)
+    clock.advance(1_800)
+    await client.settle(await client.acquire_lease(D))
+    assert not (await client.acquire_lease(D)).probe
+    assert await client.fails(D, REJECTED) == clock.time() + 900
+
+
+async def test_a_rejection_is_not_held_against_another_value(client: StateClient) -> None:
+    """Also where the rejection comes after the new value; the old one stays rejected."""
+    old, new = (LONE.with_value(fingerprint) for fingerprint in ("01234567", "89abcdef"))
+    late = await client.acquire_lease(old)
+    await client.fails(old, REJECTED)
+    assert await client.refused(old) == {"lone": "key_invalid"}
+    assert not (await client.acquire_lease(new)).probe
+    await client.settle(late, REJECTED)
+    assert not (await client.acquire_lease(new)).probe
+    assert client.state.snapshot([old])["lone"].cooldown_reason == "key_invalid"
+    assert client.state.snapshot([new])["lone"].cooldown_reason is None
+
+
+async def test_limits_learned_with_one_value_do_not_bind_another(client: StateClient) -> None:
+    """A key without a project is its own project, and so is each of its values."""
+    first, second = (LONE.with_value(fingerprint) for fingerprint in ("01234567", "89abcdef"))
+    await client.fails(first, failed(Scope.NONE, learned=Limits(rpm=2)))
+    assert await client.granted(first) == 1
+    assert await client.granted(second, most=5) == 5
+
+
+async def test_keys_of_one_project_share_what_was_learned(client: StateClient) -> None:
+    """Whatever their values are: the project is named in keys.json."""
+    first, second = A.with_value("01234567"), B.with_value("89abcdef")
+    await client.fails(first, failed(Scope.NONE, learned=Limits(rpm=2)))
+    assert await client.granted(second) == 1
+
+
+async def test_10_000_keys_forget_nothing(client: StateClient, clock: FakeClock) -> None:
+    """Cooldowns, windows and counts of ten thousand keys are all there, and after a day gone."""
+    keys = [key(f"k{number}", Limits(rpm=2)) for number in range(10_000)]
+    for number, one in enumerate(keys):
+        outcome = failed(Scope.KEY, inf) if number % 2 else OK
+        await client.settle(await client.acquire_lease(one), outcome)
+    for number in (0, 1, 2, 3, 5_000, 5_001, 9_998, 9_999):
+        if number % 2:
+            assert await client.refused(keys[number]) == {f"k{number}": "failure"}
+        else:
+            assert await client.granted(keys[number]) == 1
+    clock.advance(2 * DAY_S)
+    assert await client.refused(keys[9_999]) == {"k9999": "failure"}
+    assert await client.granted(keys[0]) == 2
+
+
+@pytest.mark.parametrize("narrow", [Scope.KEY_VERB, Scope.PROJECT_MODEL])
+async def test_of_what_ends_together_the_wider_is_shown(
+    client: StateClient, clock: FakeClock, narrow: Scope
+) -> None:
+    """A key that a method was blocked for, and that is cooled down as a whole then."""
+    await client.fails(A, failed(narrow, clock.time() + 60), info=EMBED)
+    await client.fails(A, failed(Scope.KEY, clock.time() + 60), info=PRO)
+    assert client.state.snapshot([A])["a"].cooldown_scope == Scope.KEY
+
+
+@pytest.mark.parametrize("scope", [s for s in Scope if s is not Scope.NONE])
+async def test_a_reset_ends_whatever_rests_a_key(client: StateClient, scope: Scope) -> None:
+    """A person brings a key back, from a retirement of its project or account too."""
+    await client.fails(A, failed(scope, inf), info=CACHE)
+    assert await client.refused(A, info=CACHE) == {"a": "failure"}
+    client.state.reset(A)
+    assert (await client.acquire_lease(A, info=CACHE)).probe is False
+    assert client.state.snapshot([A])["a"].cooldown_until is None
+
+
+async def test_a_reset_leaves_other_keys_where_they_are(client: StateClient) -> None:
+    """What rests another key alone goes on, in the same project as well."""
+    await client.fails(A, failed(Scope.KEY, inf))
+    await client.fails(D, failed(Scope.KEY, inf))
+    client.state.reset(B)
+    assert await client.refused(A, D) == {"a": "failure", "d": "failure"}
+
+
+async def test_a_reset_forgets_learned_limits(client: StateClient) -> None:
+    """Of the key's project, in each model's bucket; another project's stay."""
+    for one in (A, D):
+        for info in (INFO, PRO):
+            await client.fails(one, failed(Scope.NONE, learned=Limits(rpm=2)), info=info)
+    client.state.reset(A)
+    for info in (INFO, PRO):
+        assert await client.granted(A, most=5, info=info) == 5
+        assert await client.granted(D, info=info) == 1
+
+
+async def test_a_slow_probe_holds_up_others_for_two_seconds(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """While a probe takes long, one more may go every two seconds; then that one is the probe."""
+    await client.fails(D, GUESS)
+    clock.advance(30)
+    probes = [await client.acquire_lease(D)]
+    for _ in range(3):
+        clock.advance(1.75)
+        assert await client.refused(D) == {"d": "probe"}
+        clock.advance(0.25)
+        probes.append(await client.acquire_lease(D))
+        assert await client.refused(D) == {"d": "probe"}
+    await client.settle(probes[0], ABANDONED)  # not the one that others wait for
+    assert await client.refused(D) == {"d": "probe"}
+    await client.settle(probes[1])
+    assert not (await client.acquire_lease(D)).probe
+
+
+async def test_a_probe_that_does_well_lets_others_go_before_its_end(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """The first chunk of a stream ends the caution; its place and its tokens stay until the end."""
+    one = key("one", Limits(tpm=100, max_concurrency=2))
+    await client.fails(one, failed(Scope.KEY))
+    clock.advance(30)
+    probe = await client.acquire_lease(one)
+    await client.settle(probe, Outcome(LeaseOutcome.SERVING))
+    other = await client.acquire_lease(one)
+    assert not other.probe
+    assert await client.refused(one) == {"one": "concurrency"}
+    await client.settle(probe, used(90))
+    assert await client.refused(one) == {"one": "tpm"}
+
+
+async def test_a_configured_limit_that_changes_beats_what_was_learned_before(
+    client: StateClient,
+) -> None:
+    """Of the key's project; what is learned after it binds again, also after a restart."""
+    before, after = replace(A, limits=Limits(rpm=2)), replace(A, limits=Limits(rpm=4))
+    client.state.configure([before, D])
+    for one in (before, D):
+        await client.fails(one, failed(Scope.NONE, learned=Limits(rpm=2)))
+    client.state.configure([before, D])
+    assert await client.granted(before) == 1
+    client.state.configure([after, D])
+    assert await client.granted(after) == 2
+    assert await client.granted(D) == 1
+    await client.fails(after, failed(Scope.NONE, learned=Limits(rpm=6)), info=PRO)
+    client.state.configure([after, D])
+    assert await client.granted(after, info=PRO) == 5
+    client.state.configure([replace(A, limits=NO_LIMITS), D])
+    assert await client.granted(A, most=9, info=PRO) == 9
+
+
+@pytest.mark.parametrize(
+    ("learned", "info", "tokens"),
+    [
+        (Limits(tpm=100), INFO._replace(tokens=100), 250),
+        (Limits(rpm=2), INFO._replace(requests=3), 10),
+        (Limits(rpd=2), INFO._replace(requests=3), 10),
+    ],
+)
+async def test_a_success_beyond_a_learned_limit_ends_it(
+    client: StateClient, learned: Limits, info: CallInfo, tokens: int
+) -> None:
+    """It was raised at Google, or the estimate was wrong: what is served is within the limit."""
+    request = await client.acquire_lease(D, info=info)
+    await client.fails(D, failed(Scope.NONE, learned=learned), info=info._replace(requests=0))
+    await client.settle(request, used(tokens))
+    assert client.state.snapshot([D])["d"].used[0].limits == NO_LIMITS
+    assert await client.granted(D, most=9) == 9
+
+
+async def test_a_success_within_a_learned_limit_ends_nothing(client: StateClient) -> None:
+    """Nor do several that were under way together: the server's order is not known."""
+    leases = [await client.acquire_lease(D) for _ in range(4)]
+    await client.fails(D, failed(Scope.NONE, learned=Limits(rpm=2, tpm=100)))
+    for lease in leases:
+        await client.settle(lease, used(90))
+    assert client.state.snapshot([D])["d"].used[0].limits == Limits(rpm=2, tpm=100)

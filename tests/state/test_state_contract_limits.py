@@ -1,0 +1,238 @@
+"""The contract of a state: limits are exact, and what was reserved in vain is given back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from support.pool import INFO, key
+from support.sync_async import ABANDONED, UNSENT, StateClient, failed, used
+
+from keyrot_middleware.core.model import Limits, Scope, Unavailable
+from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.testing import FakeClock
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+async def test_requests_a_minute_are_exact(client: StateClient, clock: FakeClock) -> None:
+    """RPM 20 lends 20 leases in a minute, and 20 again when the guard after its edge is over."""
+    one = key("a", Limits(rpm=20))
+    assert await client.granted(one) == 20
+    reply = await client.acquire(one)
+    assert isinstance(reply, Unavailable)
+    assert reply.retry_at == clock.time() + 31
+    assert reply.blocks["a"].waitable
+    clock.advance(30.9)
+    assert await client.granted(one) == 0
+    clock.advance(0.1)
+    assert await client.granted(one) == 20
+
+
+async def test_near_an_edge_both_minutes_must_have_room(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """A burst half a second before the edge uses up the minute after it too."""
+    one = key("a", Limits(rpm=20))
+    clock.advance(29.5)
+    assert await client.granted(one) == 20
+    for seconds in (0.5, 0.5, 0.5, 30):
+        clock.advance(seconds)
+        assert await client.granted(one) == 0
+    clock.advance(30)
+    assert await client.granted(one) == 20
+
+
+async def test_what_is_not_metered_is_let_through_and_not_booked(client: StateClient) -> None:
+    """A spent minute does not stop the counting of tokens, nor do a hundred counts spend one."""
+    one, count = key("a", Limits(rpm=20, tpm=100)), INFO._replace(requests=0, tokens=0)
+    count = count._replace(verb="countTokens", counts_in_quota=False)
+    assert await client.granted(one, most=100, info=count) == 100
+    assert await client.granted(one) == 10
+    assert await client.granted(one, most=5, info=count) == 5
+
+
+async def test_a_batch_counts_as_many_requests(client: StateClient) -> None:
+    """Each item of a batchEmbedContents is a request; one too large goes into an empty minute."""
+    one, batch = key("a", Limits(rpm=20)), INFO._replace(requests=7)
+    assert await client.granted(one, info=batch) == 2
+    assert await client.granted(one) == 6
+    other = key("b", Limits(rpm=5))
+    assert await client.granted(other, info=batch) == 1
+
+
+async def test_tokens_a_minute_are_exact(client: StateClient) -> None:
+    """TPM counts what was reserved, and a smaller request may still have room."""
+    one = key("a", Limits(tpm=1_000))
+    assert await client.granted(one, info=INFO._replace(tokens=300)) == 3
+    assert await client.refused(one, info=INFO._replace(tokens=101)) == {"a": "tpm"}
+    await client.acquire_lease(one, info=INFO._replace(tokens=100))
+
+
+@pytest.mark.parametrize(("day", "hours"), [((2026, 3, 8), 23), ((2026, 11, 1), 25)])
+async def test_requests_a_day_end_at_pacific_midnight(
+    client: StateClient, clock: FakeClock, day: tuple[int, int, int], hours: int
+) -> None:
+    """RPD counts the day of Los Angeles, on the short and the long one too; nobody waits for it."""
+    begin = datetime(*day, 0, 0, 30, tzinfo=PACIFIC).timestamp()
+    clock.advance(begin - clock.time())
+    one = key("a", Limits(rpd=3))
+    assert await client.granted(one) == 3
+    reply = await client.acquire(one)
+    assert isinstance(reply, Unavailable)
+    assert reply.retry_at == begin - 30 + hours * 3_600
+    assert not reply.blocks["a"].waitable
+    clock.advance(hours * 3_600 - 31)
+    assert await client.granted(one) == 0
+    clock.advance(1)
+    assert await client.granted(one) == 3
+
+
+async def test_the_first_full_window_is_told_and_none_is_booked(client: StateClient) -> None:
+    """All windows or none: a request without room for its tokens uses up no request."""
+    one = key("a", Limits(rpm=5, tpm=100))
+    await client.acquire_lease(one, info=INFO._replace(tokens=50))
+    for _ in range(10):
+        assert await client.refused(one, info=INFO._replace(tokens=60)) == {"a": "tpm"}
+    assert await client.granted(one, info=INFO._replace(tokens=0)) == 4
+
+
+async def test_concurrency_is_given_back_however_a_lease_ends(client: StateClient) -> None:
+    """`max_concurrency` counts what is under way, whatever becomes of it."""
+    one = key("a", Limits(max_concurrency=2))
+    for outcome in (used(5), UNSENT, ABANDONED, failed(Scope.NONE)):
+        leases = [await client.acquire_lease(one) for _ in range(2)]
+        assert await client.refused(one) == {"a": "concurrency"}
+        await client.settle(leases.pop(), outcome)
+        leases.append(await client.acquire_lease(one))
+        assert await client.refused(one) == {"a": "concurrency"}
+        for lease in leases:
+            await client.settle(lease, outcome)
+    assert await client.granted(one, most=9) == 2
+
+
+async def test_what_was_not_sent_is_given_back(client: StateClient) -> None:
+    """A connection that was refused used up neither request, day nor tokens."""
+    one, info = key("a", Limits(rpm=3, tpm=300, rpd=3)), INFO._replace(tokens=100)
+    for _ in range(10):
+        await client.settle(await client.acquire_lease(one, info=info), UNSENT)
+    assert await client.granted(one, info=info) == 3
+
+
+@pytest.mark.parametrize("outcome", [ABANDONED, failed(Scope.NONE)])
+async def test_what_may_have_counted_stays_booked(client: StateClient, outcome: object) -> None:
+    """A cancelled or failed request may have counted at Google: its reservation stays."""
+    one = key("a", Limits(rpm=3))
+    for _ in range(3):
+        await client.settle(await client.acquire_lease(one), outcome)  # type: ignore[arg-type]
+    assert await client.refused(one) == {"a": "rpm"}
+
+
+async def test_tokens_are_corrected_to_the_true_ones(client: StateClient) -> None:
+    """A response that counted less frees the rest at once; one that counted more uses more up."""
+    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
+    await client.settle(await client.acquire_lease(one, info=info), used(100))
+    lease = await client.acquire_lease(one, info=info)
+    assert await client.refused(one, info=INFO._replace(tokens=1)) == {"a": "tpm"}
+    await client.settle(lease, used(890))
+    await client.acquire_lease(one, info=INFO._replace(tokens=10))
+    other = key("b", Limits(tpm=1_000))
+    await client.settle(await client.acquire_lease(other, info=INFO._replace(tokens=1)), used(999))
+    assert await client.refused(other, info=INFO._replace(tokens=2)) == {"b": "tpm"}
+
+
+@pytest.mark.parametrize(("begin", "end", "free"), [(0, 40, 950), (29.5, 40, 950), (0, 29.5, 950)])
+async def test_corrections_reach_across_a_minutes_edge(
+    client: StateClient, clock: FakeClock, begin: float, end: float, free: int
+) -> None:
+    """A long stream is corrected where it was booked: in its minute, or both near the edge."""
+    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
+    clock.advance(begin)
+    lease = await client.acquire_lease(one, info=info)
+    clock.advance(end - begin)
+    await client.settle(lease, used(50))
+    await client.acquire_lease(one, info=INFO._replace(tokens=free))
+
+
+async def test_a_late_correction_does_not_touch_a_later_minute(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """What ended two minutes later frees nothing of the minute that runs now."""
+    one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
+    lease = await client.acquire_lease(one, info=info)
+    clock.advance(120)
+    await client.acquire_lease(one, info=info)
+    await client.settle(lease, used(1))
+    assert await client.refused(one, info=info) == {"a": "tpm"}
+
+
+async def test_keys_of_one_project_share_one_budget(client: StateClient) -> None:
+    """Two keys of a project are one quota; a key without a project has its own."""
+    one, two = (key(name, Limits(rpm=5), project="p") for name in "ab")
+    assert await client.granted(one, most=3) == 3
+    assert await client.granted(two) == 2
+    assert await client.refused(one, two) == {"a": "rpm", "b": "rpm"}
+    assert await client.granted(key("c", Limits(rpm=5))) == 5
+
+
+async def test_each_model_has_its_own_budget(client: StateClient) -> None:
+    """A spent minute of one model is not another's."""
+    one = key("a", Limits(rpm=5))
+    assert await client.granted(one) == 5
+    assert await client.granted(one, info=INFO._replace(model="gemini-2.5-pro")) == 5
+
+
+async def test_learned_limits_beat_configured_ones_for_a_day(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """`quotaValue` is in force for the whole project, and expires after a day."""
+    one, two = (key(name, Limits(rpm=100), project="p") for name in "ab")
+    told = failed(Scope.PROJECT_MODEL, clock.time() + 20, learned=Limits(rpm=5), has_known_end=True)
+    await client.fails(one, told)
+    clock.advance(60)
+    probe = await client.acquire_lease(two)
+    await client.settle(probe)
+    assert await client.granted(two) == 4
+    clock.advance(DAY_S)
+    assert await client.granted(one) == 100
+
+
+async def test_a_limit_is_learned_from_a_failure_that_blames_nobody(client: StateClient) -> None:
+    """Limits are told by the body, whoever is to blame."""
+    one = key("a")
+    await client.fails(one, failed(Scope.NONE, learned=Limits(rpm=3)))
+    assert await client.granted(one) == 2
+
+
+async def test_a_bucket_is_learned(client: StateClient, clock: FakeClock) -> None:
+    """When Google counts a name with another model, both names share one budget from then on."""
+    one, latest = key("a", Limits(rpm=5)), INFO._replace(model="gemini-flash-latest")
+    told = failed(Scope.PROJECT_MODEL, clock.time(), bucket=INFO.model)
+    await client.fails(one, told, info=latest)
+    await client.settle(await client.acquire_lease(one, info=latest))
+    assert await client.granted(one, most=2, info=latest) == 2
+    assert await client.granted(one) == 2
+
+
+async def test_a_bucket_may_change(client: StateClient, clock: FakeClock) -> None:
+    """A `-latest` name moves on to a newer model: the newest word counts, for that name alone."""
+    one, latest = key("a"), INFO._replace(model="gemini-flash-latest")
+    soon = clock.time()
+    await client.fails(one, failed(Scope.PROJECT_MODEL, soon, bucket=INFO.model), info=latest)
+    moved = failed(Scope.PROJECT_MODEL, soon + 20, bucket="gemini-3-flash")
+    await client.fails(one, moved, info=latest)
+    assert await client.refused(one, info=latest) == {"a": "failure"}
+    assert (await client.acquire_lease(one)).bucket == INFO.model
+
+
+async def test_what_was_sent_without_asking_counts(client: StateClient) -> None:
+    """`book` counts in the minute and the day, over every limit, and rests or retires nobody."""
+    one = key("a", Limits(rpm=5, tpm=1_000))
+    client.state.record_usage(one, INFO.model, requests=3, tokens=30, day_requests=3)
+    used = client.state.snapshot([one])["a"].used[0]
+    assert (used.requests_minute, used.tokens_minute, used.requests_day) == (3, 30, 3)
+    assert await client.granted(one) == 2
+    client.state.record_usage(one, INFO.model, requests=4, tokens=40, day_requests=4)
+    assert client.state.snapshot([one])["a"].used[0].requests_minute == 9
+    assert await client.refused(one) == {"a": "rpm"}

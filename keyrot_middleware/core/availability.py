@@ -9,7 +9,15 @@ from typing import Literal, NamedTuple, get_args
 from .failures import KEY_REJECTIONS
 from .model import Block
 
-__all__ = ["AVAILABLE", "KEY_STATES", "REJECTED", "Availability", "KeyState", "availability"]
+__all__ = [
+    "AVAILABLE",
+    "DISABLED_BY_HAND",
+    "KEY_STATES",
+    "REJECTED",
+    "Availability",
+    "KeyState",
+    "availability",
+]
 
 KeyState = Literal["available", "limited", "cooling_down", "rejected", "unresolved", "disabled"]
 KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
@@ -17,7 +25,9 @@ KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 
 REJECTED = KEY_REJECTIONS | {"project_suspended"}
 """The failure classes by which Google refuses all that a key can do."""
-_LIMITED = frozenset({"rpm", "tpm", "rpd", "concurrency"})
+DISABLED_BY_HAND = "disabled"
+"""The reason of a cooldown that an operator began, to keep a key from being used."""
+_LIMITED = frozenset({"rpm", "tpm", "rpd", "usd", "concurrency"})
 _NO_KNOWN_END = frozenset({"concurrency", "probe"})
 """The end of another request decides, so that their time is only when to look again."""
 
@@ -51,6 +61,8 @@ def _blocked(block: Block) -> Availability:
     state: KeyState = "cooling_down"
     if block.reason in _LIMITED:
         state = "limited"
+    elif block.reason == DISABLED_BY_HAND:
+        state = "disabled"
     elif block.reason in REJECTED:
         state = "rejected"
     return Availability(state, block.until if known else None, block.reason)

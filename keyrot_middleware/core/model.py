@@ -173,6 +173,8 @@ class Usage(NamedTuple):
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
     """In lower case."""
+    cost_usd: float | None = None
+    """What the request cost by the provider's price list, in US dollars; None where not known."""
 
 
 NO_USAGE = Usage()

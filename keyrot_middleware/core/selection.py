@@ -191,6 +191,10 @@ class Selector:
                     asked_again = group.worth_asking(info)
                 yield from _chunks(asked_again, excluded)
 
+    def ranking(self, info: CallInfo) -> list[_Offer]:
+        """Return all keys in the order of their groups, whether or not they can serve."""
+        return [offer for group in self._view(info).groups for offer in group.offers]
+
     def defer(self, info: CallInfo, blocks: Mapping[str, Block], now: float) -> None:
         """Do not offer these keys for calls like *info* before they may serve again."""
         view = self._view(info)

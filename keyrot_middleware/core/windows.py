@@ -49,6 +49,7 @@ __all__ = [
     "next_minute",
     "next_pacific_midnight",
     "next_pacific_month",
+    "pacific_day",
     "scope_key",
     "scope_keys",
 ]
@@ -415,6 +416,16 @@ def _midnight_after(hour: int) -> float:
     tomorrow = local.date() + timedelta(days=1)
     midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=_PACIFIC)
     return midnight.astimezone(UTC).timestamp()
+
+
+def pacific_day(now: float) -> str:
+    """Return the date in Los Angeles at *now*, such as `2026-11-26`."""
+    return _pacific_day(int(now // 3600))
+
+
+@lru_cache(maxsize=8)
+def _pacific_day(hour: int) -> str:
+    return datetime.fromtimestamp(hour * 3600, _PACIFIC).date().isoformat()
 
 
 def next_pacific_month(now: float) -> float:

@@ -27,6 +27,7 @@ from ..secrets import Secret, SecretCache
 from ..secrets.cache import LOOKUP_TIMEOUT_S
 from ..state.base import State
 from ..telemetry.observer import Observer, PoolEventListener
+from .activity import Activity
 
 if TYPE_CHECKING:
     from .refresher import Refresher
@@ -116,6 +117,8 @@ class Pool:
     """Calls that the garbage collector closed; finalizers append, `settle_abandoned` empties."""
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last seen; none of them is the home key without a check."""
+    activity: Activity = field(init=False, repr=False)
+    """What calls did lately."""
     hints: dict[str, str] = field(default_factory=dict, repr=False)
     """What may be behind the rejection of a key, by its id."""
     _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
@@ -129,6 +132,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
+        self.activity = Activity(self.state)
 
     @property
     def home_id(self) -> str | None:
@@ -288,6 +292,7 @@ class Pool:
         self.settle_abandoned()
         if self.refresher is not None:
             self.refresher.stop()
+        self.activity.send()
         self.secrets.close()
         self.state.close()
 

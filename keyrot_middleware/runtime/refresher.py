@@ -26,8 +26,9 @@ _log = logging.getLogger("keyrot_middleware")
 
 LOOK_S = 3.0
 """Between two looks at keys.json."""
-TICK_S = 5.0
-"""Between two turns with a shared state: other processes wait for what was abandoned here."""
+TICK_S = 1.0
+"""Between two turns with a shared state: other processes wait for what was abandoned here, and
+pages for what calls did."""
 SETTLE_S = 0.3
 """An editor writes in several steps: the file is read when it has not changed for so long."""
 
@@ -71,6 +72,7 @@ class Refresher:
             return None
         try:
             self._pool.settle_abandoned()
+            self._pool.activity.send()
             tick_s = inf if self._pool.state.is_local else TICK_S
             if self._config.settings.secrets_ttl_s <= 0:
                 return tick_s

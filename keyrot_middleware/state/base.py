@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import ClassVar, Protocol
 from weakref import ReferenceType
 
+from ..core.activity import ActivityBatch, ActivityView
 from ..core.model import (
     NO_LIMITS,
     Block,
@@ -182,6 +183,19 @@ class State(ABC):
     @abstractmethod
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key, by its id."""
+
+    def record_activity(self, batch: ActivityBatch) -> None:  # noqa: B027 - see Activity
+        """Add to the activity that all processes of a shared pool have in common."""
+
+    def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
+        """Return the activity of all processes of a shared pool.
+
+        Args:
+            key_ids: The keys whose history and usage are wanted; the sums are always there.
+            now: The time, epoch seconds.
+        """
+        del key_ids, now
+        return ActivityView({}, 0, {}, [])
 
     def close(self) -> None:
         """Let go of connections and threads; calls under way are settled all the same."""

@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
+from ..core.activity import ActivityBatch, ActivityView
 from ..core.model import (
     NO_LIMITS,
     NO_USAGE,
@@ -292,6 +293,15 @@ class FallbackState(State):
         keys = list(candidates)
         found = self._ask(self._shared.snapshot, keys)
         return self._local.snapshot(keys) if found is None else found
+
+    def record_activity(self, batch: ActivityBatch) -> None:
+        """Add to the activity of the pool; while degraded it is dropped."""
+        self._ask(self._shared.record_activity, batch)
+
+    def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
+        """Return the activity of the pool; nothing while degraded."""
+        found = self._ask(self._shared.activity, tuple(key_ids), now)
+        return super().activity(key_ids, now) if found is None else found
 
     def check(self) -> None:
         """Find out whether the shared state works; where it does not, a warning says so."""

@@ -226,8 +226,9 @@ class MemoryState(State):
                     self._forgive(lease, now)
             if verdict is None:
                 return None
-            health.error_count += 1
-            health.last_error = verdict.failure
+            if outcome.kind is not LeaseOutcome.ABANDONED:  # else a person disabled the key
+                health.error_count += 1
+                health.last_error = verdict.failure
             return self._punish(lease, verdict, now)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:

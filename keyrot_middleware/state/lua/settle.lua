@@ -365,7 +365,9 @@ if kind == 'success' then
 end
 local until_s
 if verdict then
-  h[ERRORS], h[LAST_ERROR] = h[ERRORS] + 1, verdict.failure
+  if kind ~= 'abandoned' then -- else a person disabled the key
+    h[ERRORS], h[LAST_ERROR] = h[ERRORS] + 1, verdict.failure
+  end
   until_s = punish()
 end
 if kind == 'success' or verdict then

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+from ...core.activity import ActivityBatch, ActivityView
 from ...core.model import (
     Block,
     CallInfo,
@@ -28,7 +29,7 @@ from ...core.model import (
 from ...core.selection import RankedCandidates
 from ...forks import after_fork
 from ..base import Holder, KeyHealth, State
-from . import codec, configured
+from . import activity, codec, configured
 from .codec import Offers
 from .connections import Connections, RedisStateError, ScriptCall, script
 from .renewals import Renewals
@@ -264,6 +265,22 @@ class RedisState(State):
         for health in known.values() if behind else ():
             codec.tell(health, behind)
         return known
+
+    def record_activity(self, batch: ActivityBatch) -> None:
+        """Add to the activity of the pool; see `State.record_activity`.
+
+        Raises:
+            RedisStateError: The server did not answer, or refused.
+        """
+        self._server.commands(activity.commands_of(batch, self._base))
+
+    def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
+        """Read the activity of the pool; see `State.activity`.
+
+        Raises:
+            RedisStateError: The server did not answer.
+        """
+        return activity.read(self._server.commands, self._base, key_ids, now)
 
     def close(self) -> None:
         """Send what is deferred, and close the connections."""

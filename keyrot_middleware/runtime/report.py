@@ -1,0 +1,505 @@
+"""What a pool reports to people: its keys, its last calls, and which key a call would get.
+
+The web page, `keyrot status` and `keyrot explain` show the same dictionaries, of this process's
+pool or of a shared state seen from outside. docs/page.md lists their fields. Times are ISO 8601 in
+UTC; what is not known is None. No value of a key is in any of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, Protocol
+
+from ..core.activity import MINUTES, POOL, ActivityView, CallRecord, DayUsage
+from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
+from ..core.model import (
+    NO_LIMITS,
+    Block,
+    CallInfo,
+    Candidate,
+    Lease,
+    LeaseOutcome,
+    Limits,
+    Outcome,
+    Scope,
+    Verdict,
+    project_label,
+)
+from ..core.selection import Selector
+from ..core.text import utc
+from ..core.windows import DAY_S
+from ..errors import KeyrotError
+from ..state.base import KeyHealth, State, Used
+from .health import OFF, VERB, KeyView, iso, pool_views
+from .pool import Pool
+
+__all__ = ["PoolReport", "StatusSource", "report_of"]
+
+FRESH_S = 1.0
+"""How long one look at all keys serves all who ask: a page of ten thousand keys asks every 2 s."""
+LIMIT_MAX = 1_000
+"""Keys in one answer."""
+DISABLED_S = 30 * DAY_S
+"""How long a key stays off that was switched off by hand, unless it is enabled before."""
+_WINDOWS = {
+    "rpm": ("requests", "this minute"),
+    "tpm": ("input tokens", "this minute"),
+    "rpd": ("requests", "today"),
+}
+
+
+class StatusSource(Protocol):
+    """Where a page or a command takes its status from. All methods block."""
+
+    def status(
+        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = ""
+    ) -> dict[str, Any]:
+        """Return the pool and a part of its keys.
+
+        Args:
+            offset: How many keys to skip.
+            limit: How many keys to return at most.
+            query: Only keys whose id, project or model contains this, in any case.
+            state: Only keys in this state.
+
+        Raises:
+            KeyrotError: The state cannot be read, or an argument is wrong.
+        """
+
+    def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
+        """Return the latest calls, newest first; with *key*, those that used this key."""
+
+    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+        """Return which key a call would get now, and why each other would not be used."""
+
+    def reset(self, key_id: str) -> str:
+        """Make a key available again; return a sentence. Raises KeyError for an unknown id."""
+
+    def set_active(self, key_id: str, active: bool) -> str:
+        """Switch a key on or off; return a sentence. Raises KeyError for an unknown id."""
+
+    def check(self, key_id: str) -> str:
+        """Send one request with a key; return a sentence. Raises KeyError for an unknown id."""
+
+
+@dataclass(slots=True)
+class _Look:
+    """All keys as they were at one moment."""
+
+    at: float
+    keys: list[tuple[Candidate, KeyView]]
+    read_at: float
+
+
+class PoolReport:
+    """A `StatusSource` over a state and the keys in it."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        state: State,
+        state_url: str,
+        views: Callable[[], list[tuple[Candidate, KeyView]]],
+        activity: Callable[[Iterable[str], float], ActivityView],
+        selector: Callable[[], Selector],
+        now: Callable[[], float],
+        on_reset: Callable[[str], None] | None = None,
+        check: Callable[[str], str] | None = None,
+        missing: Mapping[str, str] | None = None,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            name: Of the pool.
+            state: What its processes know.
+            state_url: Without user and password.
+            views: Returns all configured keys and how they are; may raise KeyrotError.
+            activity: Returns what calls did lately.
+            selector: Returns the keys in the order in which calls try them.
+            now: The time, epoch seconds.
+            on_reset: Resets a key; by default the state's own reset.
+            check: Sends one request with a key, and returns a sentence.
+            missing: Why a key has no value, by its id.
+        """
+        self._name, self._state, self._state_url = name, state, state_url
+        self._views, self._activity, self._selector = views, activity, selector
+        self._now, self._on_reset, self._check = now, on_reset, check
+        self._missing = missing if missing is not None else {}
+        self._lock = threading.Lock()
+        self._last: _Look | None = None
+
+    def status(
+        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = ""
+    ) -> dict[str, Any]:
+        """Return the pool and a part of its keys; see `StatusSource.status`."""
+        _check_page(offset, limit, state)
+        look = self._look()
+        found = [pair for pair in look.keys if _matches(*pair, query.casefold(), state)]
+        shown = found[offset : offset + limit]
+        activity = self._activity([key.key_id for key, _ in shown], look.at)
+        return {
+            "pool": self._name,
+            "shared": not self._state.is_local,
+            "state_url": self._state_url,
+            "degraded": self._state.degraded,
+            "at": iso(look.at),
+            "cost_known": False,
+            "summary": _summary(look.keys, activity),
+            "total": len(found),
+            "offset": offset,
+            "limit": limit,
+            "keys": [self._key(key, view, activity, look.at) for key, view in shown],
+        }
+
+    def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
+        """Return the latest calls; see `StatusSource.attempts`."""
+        calls = self._activity((), self._now()).calls
+        some = [call for call in calls if not key or any(a.key_id == key for a in call.attempts)]
+        return {"calls": [_call(call) for call in some[: max(limit, 0)]]}
+
+    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+        """Return which key a call would get now; see `StatusSource.explain`."""
+        if tokens < 0:
+            raise KeyrotError("tokens: allowed are whole numbers from 0")
+        look, selector = self._look(), self._selector()
+        info = CallInfo(model.removeprefix("models/"), VERB, tokens)
+        order = selector.ranking(info)
+        blocks = self._state.get_blocks(info, [key for _, key in order])
+        chosen = self._choose(order, blocks, info, selector.spread)
+        place = {key.key_id: group + 1 for group, key in order}
+        keys = []
+        for key, view in sorted(
+            look.keys, key=lambda one: place.get(one[0].key_id, len(place) + 1)
+        ):
+            here = view.overall
+            if key.key_id in place:
+                here = availability([blocks.get(key.key_id)])
+            sentence = self._sentence(key, view, here, look.at)
+            if here == AVAILABLE:
+                sentence = (
+                    "would get the call" if key.key_id == chosen else "available; comes later"
+                )
+            keys.append(
+                {
+                    "key_id": key.key_id,
+                    "project": project_label(key.project),
+                    "position": place.get(key.key_id),
+                    "available": here == AVAILABLE,
+                    "reason": here.reason,
+                    "sentence": sentence,
+                    "available_at": iso(here.at),
+                }
+            )
+        return {
+            "model": info.model,
+            "tokens": tokens,
+            "at": iso(look.at),
+            "key_id": chosen,
+            "sentence": _verdict(chosen, info.model, keys),
+            "keys": keys,
+        }
+
+    def reset(self, key_id: str) -> str:
+        """Make a key available again; see `StatusSource.reset`."""
+        key = self._key_of(key_id)
+        if self._on_reset is not None:
+            self._on_reset(key_id)
+        else:
+            self._state.reset(key)
+        self._forget()
+        return f"key {key_id} is reset: its cooldowns and learned limits are forgotten"
+
+    def set_active(self, key_id: str, active: bool) -> str:
+        """Switch a key on or off; see `StatusSource.set_active`."""
+        key = self._key_of(key_id)
+        if not key.active:
+            raise KeyrotError(f"key {key_id} is switched off in keys.json; change it there")
+        if active:
+            self.reset(key_id)
+            return f"key {key_id} is enabled"
+        until = self._now() + DISABLED_S
+        verdict = Verdict(
+            DISABLED_BY_HAND, scope=Scope.KEY, until=until, has_known_end=True, may_wait=False
+        )
+        self._state.settle(_by_hand(key), Outcome(LeaseOutcome.ABANDONED, verdict))
+        self._forget()
+        return (
+            f"key {key_id} is disabled until {_clock(until, self._now())}, or until it is enabled"
+        )
+
+    def check(self, key_id: str) -> str:
+        """Send one request with a key; see `StatusSource.check`."""
+        self._key_of(key_id)
+        if self._check is None:
+            raise KeyrotError("keys cannot be checked from here; run `keyrot check --live`")
+        return self._check(key_id)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _look(self) -> _Look:
+        """Return how all keys are; one look serves all who ask within `FRESH_S`."""
+        with self._lock:
+            last = self._last
+            if last is None or monotonic() - last.read_at > FRESH_S:
+                last = self._last = _Look(self._now(), self._views(), monotonic())
+            return last
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._last = None
+
+    def _key_of(self, key_id: str) -> Candidate:
+        for key, _ in self._look().keys:
+            if key.key_id == key_id:
+                return key
+        raise KeyError(key_id)
+
+    def _choose(
+        self,
+        order: Sequence[tuple[int, Candidate]],
+        blocks: Mapping[str, Block],
+        info: CallInfo,
+        spread: bool,
+    ) -> str | None:
+        """Return the key that `acquire` would lease, of the first group that has one."""
+        able = [(group, key) for group, key in order if key.key_id not in blocks]
+        if not able:
+            return None
+        first = [key for group, key in able if group == able[0][0]]
+        if not spread:
+            return first[0].key_id
+        known = self._state.snapshot(first)
+        return min(first, key=lambda key: _share(key, known[key.key_id], info.model)).key_id
+
+    def _key(
+        self, key: Candidate, view: KeyView, activity: ActivityView, now: float
+    ) -> dict[str, Any]:
+        known, overall = view.known, view.overall
+        history, today = activity.histories.get(key.key_id), activity.today.get(key.key_id)
+        today = today or DayUsage()
+        return {
+            "key_id": key.key_id,
+            "project": project_label(key.project),
+            "model": key.model,
+            "tier": key.tier,
+            "priority": key.priority,
+            "state": overall.state,
+            "reason": overall.reason,
+            "sentence": self._sentence(key, view, overall, now),
+            "available": overall.state == "available",
+            "available_at": iso(overall.at),
+            "cooldown_until": iso(known.cooldown_until),
+            "cooldown_reason": known.cooldown_reason,
+            "cooldown_scope": known.cooldown_scope,
+            "last_error": known.last_error,
+            "last_used": iso(known.last_used),
+            "success_count": known.success_count,
+            "error_count": known.error_count,
+            "used": _used(key, view),
+            "tokens_today": {"input": today.input_tokens, "output": today.output_tokens},
+            "usd_today": today.cost_usd,
+            "history": {
+                "from": iso((now // 60 - MINUTES + 1) * 60),
+                "requests": list(history.requests) if history else [0] * MINUTES,
+                "failures": list(history.failures) if history else [0] * MINUTES,
+            },
+        }
+
+    def _sentence(self, key: Candidate, view: KeyView, here: Availability, now: float) -> str:
+        """Say in a sentence how a key is."""
+        when = f"; available again at {_clock(here.at, now)}" if here.at is not None else ""
+        match here.state:
+            case "available":
+                return "available now"
+            case "limited" if here.reason == "concurrency":
+                return "all requests that max_concurrency allows are under way"
+            case "limited" if here.reason == "usd":
+                return f"the budget of the day is spent{when}"
+            case "limited":
+                return f"{_full_window(key, view, str(here.reason))}{when}"
+            case "cooling_down" if here.reason == "probe":
+                return "one request is under way to see whether the key works again"
+            case "cooling_down":
+                return f"cooling down after {here.reason}{when}"
+            case "rejected":
+                again = f"; tried again at {_clock(here.at, now)}" if here.at is not None else ""
+                return f"Google rejects the key ({here.reason}); replace its value{again}"
+            case "unresolved":
+                why = self._missing.get(key.key_id)
+                return f"no value: {why}" if why else "the secret store has no value for it"
+            case _:
+                off = "switched off in keys.json" if here.reason == OFF else "switched off by hand"
+                return f"{off}{when}"
+
+
+def report_of(
+    pool: Pool, *, state_url: str = "memory://", check: Callable[[str], str] | None = None
+) -> PoolReport:
+    """Return the report of this process's *pool*.
+
+    Args:
+        pool: The pool.
+        state_url: Where its state is, without user and password.
+        check: Sends one request with a key, and returns a sentence.
+    """
+    return PoolReport(
+        name=pool.name,
+        state=pool.state,
+        state_url=state_url,
+        views=partial(_settled_views, pool),
+        activity=pool.activity.view,
+        selector=lambda: pool.selector,
+        now=pool.clock.time,
+        on_reset=pool.reset,
+        check=check,
+        missing=pool.secrets.unresolved,
+    )
+
+
+def _settled_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
+    pool.settle_abandoned()
+    return pool_views(pool)
+
+
+def _check_page(offset: int, limit: int, state: str) -> None:
+    if offset < 0 or not 0 <= limit <= LIMIT_MAX:
+        raise KeyrotError(f"offset: allowed from 0; limit: allowed from 0 to {LIMIT_MAX}")
+    if state and state not in KEY_STATES:
+        raise KeyrotError(f"state: allowed are {', '.join(KEY_STATES)}")
+
+
+def _matches(key: Candidate, view: KeyView, query: str, state: str) -> bool:
+    if state and view.overall.state != state:
+        return False
+    texts = (key.key_id, project_label(key.project), key.model or "", *view.models)
+    return not query or any(query in text.casefold() for text in texts)
+
+
+def _summary(keys: list[tuple[Candidate, KeyView]], activity: ActivityView) -> dict[str, Any]:
+    states = Counter(view.overall.state for _, view in keys)
+    models: dict[str, list[int]] = {}
+    for _, view in keys:
+        for model, here in view.models.items():
+            counts = models.setdefault(model, [0, 0])
+            counts[0] += here == AVAILABLE
+            counts[1] += 1
+    hour = activity.histories.get(POOL)
+    today = activity.today.get(POOL) or DayUsage()
+    return {
+        "keys": len(keys),
+        "available": states["available"],
+        "states": {state: states[state] for state in KEY_STATES},
+        "models": {
+            model: {"available": able, "keys": count} for model, (able, count) in models.items()
+        },
+        "last_hour": {
+            "requests": sum(hour.requests) if hour else 0,
+            "failures": sum(hour.failures) if hour else 0,
+            "waits": activity.waits,
+        },
+        "today": {
+            "input_tokens": today.input_tokens,
+            "output_tokens": today.output_tokens,
+            "cost_usd": today.cost_usd,
+        },
+    }
+
+
+def _used(key: Candidate, view: KeyView) -> dict[str, Any]:
+    """Return what is used of each limit, by model."""
+    blocked = [model for model, here in view.models.items() if here != AVAILABLE]
+    counted = {used.bucket: used for used in view.known.used if _counts(used)}
+    found = {}
+    for model in dict.fromkeys((*blocked, *counted)):
+        here = view.models.get(model, view.overall)
+        found[model] = {
+            "available": here == AVAILABLE,
+            "available_at": iso(here.at),
+            "reason": here.reason,
+            **_windows(key.limits, counted.get(model) or Used(model, 0, 0, 0)),
+        }
+    return found
+
+
+def _counts(used: Used) -> bool:
+    return bool(used.requests_minute or used.tokens_minute or used.requests_day)
+
+
+def _windows(configured: Limits, used: Used) -> dict[str, dict[str, Any]]:
+    amounts = (used.requests_minute, used.tokens_minute, used.requests_day)
+    found = {}
+    for name, amount, learned, own in zip(
+        ("rpm", "tpm", "rpd"), amounts, used.limits[:3], configured[:3], strict=True
+    ):
+        source = "learned" if learned is not None else "configured" if own is not None else None
+        limit = own if learned is None else learned
+        found[name] = {"used": amount, "limit": limit, "source": source}
+    return found
+
+
+def _full_window(key: Candidate, view: KeyView, reason: str) -> str:
+    """Say which window is full: `RPM is used up: 5 of 5 requests this minute`."""
+    unit, period = _WINDOWS.get(reason, ("", ""))
+    for used in view.known.used:
+        window = _windows(key.limits, used).get(reason)
+        if window and window["limit"] is not None and window["used"] >= window["limit"]:
+            amounts = f"{window['used']:,} of {window['limit']:,} {unit} {period}"
+            return f"{reason.upper()} is used up: {amounts}"
+    return f"{reason.upper()} is used up"
+
+
+def _share(key: Candidate, known: KeyHealth, model: str) -> float:
+    """Return how much of the scarcest limit is used; see `QuotaWindows.share`."""
+    used = next((used for used in known.used if used.bucket == model), Used(model, 0, 0, 0))
+    if key.limits is NO_LIMITS and used.limits == NO_LIMITS:
+        return used.requests_minute / key.weight
+    windows = _windows(key.limits, used).values()
+    known_shares = [window["used"] / window["limit"] for window in windows if window["limit"]]
+    return max(known_shares) if known_shares else used.requests_minute / key.weight
+
+
+def _verdict(chosen: str | None, model: str, keys: list[dict[str, Any]]) -> str:
+    about = f"A call to {model}" if model else "A call"
+    if chosen is not None:
+        return f"{about} would get key {chosen} now."
+    times = [key["available_at"] for key in keys if key["available_at"] is not None]
+    soonest = f" The first is available again at {min(times)}." if times else ""
+    return f"{about} would get no key now: none of {len(keys)} is available.{soonest}"
+
+
+def _call(call: CallRecord) -> dict[str, Any]:
+    return {
+        "at": iso(call.at),
+        "model": call.model,
+        "seconds": round(call.seconds, 4),
+        "outcome": call.outcome,
+        "waited": call.waited,
+        "attempts": [
+            {
+                "key_id": attempt.key_id,
+                "code": attempt.code,
+                "failure": attempt.failure,
+                "seconds": round(attempt.seconds, 4),
+            }
+            for attempt in call.attempts
+        ],
+    }
+
+
+def _by_hand(key: Candidate) -> Lease:
+    """Make a lease of *key* under which nothing was booked."""
+    own = (key.key_id, key.project, key.billing_account)
+    return Lease(*own, "", VERB, 0, 0, at=0.0, record=key.record)
+
+
+def _clock(at: float, now: float) -> str:
+    """Write a time: of today `12:30:41 UTC`, else with the date."""
+    written = utc(at)
+    same_day = written.date() == utc(now).date()
+    return f"{written:%H:%M:%S} UTC" if same_day else f"{written:%Y-%m-%d %H:%M} UTC"

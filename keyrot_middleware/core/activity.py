@@ -135,12 +135,11 @@ class _Minutes:
         self._minute = 0
 
     def add(self, minute: int, requests: int, failures: int) -> None:
-        """Count in *minute*; what is older than the ring is dropped."""
+        """Count in *minute*."""
         self._advance(minute)
-        if minute > self._minute - MINUTES:
-            place = 2 * (minute % MINUTES)
-            self._counts[place] += requests
-            self._counts[place + 1] += failures
+        place = 2 * (minute % MINUTES)
+        self._counts[place] += requests
+        self._counts[place + 1] += failures
 
     def history(self, minute: int) -> History:
         """Return the counts up to *minute*."""
@@ -149,7 +148,7 @@ class _Minutes:
         return History([self._counts[p] for p in places], [self._counts[p + 1] for p in places])
 
     def _advance(self, minute: int) -> None:
-        if minute < self._minute - MINUTES:  # the clock stepped back: start again
+        if minute <= self._minute - MINUTES:  # the clock stepped back: start again
             self._counts = array("L", bytes(2 * MINUTES * array("L").itemsize))
             self._minute = minute
         for skipped in range(max(self._minute + 1, minute - MINUTES + 1), minute + 1):

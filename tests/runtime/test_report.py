@@ -1,0 +1,169 @@
+"""What pages and commands are told of a pool: its keys, its calls, which key a call would get."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from replies import MODEL, invalid, minute
+from rig import INFO, Rig, key
+
+from keyrot_middleware.core.commands import Done
+from keyrot_middleware.core.model import Limits, Usage
+from keyrot_middleware.errors import KeyrotError
+from keyrot_middleware.runtime.report import PoolReport, report_of
+from keyrot_middleware.state.base import State
+
+LIMITS = Limits(rpm=2, rpd=10)
+
+
+def report(rig: Rig) -> PoolReport:
+    """Return the report of a rig's pool, with nothing cached."""
+    return report_of(rig.pool)
+
+
+def row(rig: Rig, key_id: str) -> dict[str, Any]:
+    """Return what is reported of one key."""
+    found = report(rig).status()["keys"]
+    return next(one for one in found if one["key_id"] == key_id)
+
+
+def test_an_unused_pool_is_available() -> None:
+    """Every key in the state available, nothing used, nothing in the history."""
+    found = report(Rig(key("a"), key("b"))).status()
+    assert found["summary"]["available"] == found["summary"]["keys"] == found["total"] == 2
+    assert (found["pool"], found["shared"], found["degraded"]) == ("test", False, False)
+    assert found["keys"][0]["sentence"] == "available now"
+    assert sum(found["keys"][0]["history"]["requests"]) == 0
+    json.dumps(found)
+
+
+def test_calls_show_in_counts_history_and_attempts() -> None:
+    """A 429 on one key and a success on the next: one call, two requests, one failure."""
+    rig = Rig(key("a", LIMITS), key("b", LIMITS), strategy="fill")
+    rig.will("a", minute("20s"))
+    rig.will("b", Done("ok", Usage(input_tokens=12, output_tokens=3)))
+    rig.call()
+    found = report(rig).status()
+    assert found["summary"]["last_hour"] == {"requests": 2, "failures": 1, "waits": 0}
+    assert found["summary"]["today"]["input_tokens"] == 12
+    assert row(rig, "a")["history"]["failures"][-1] == 1
+    assert row(rig, "b")["tokens_today"] == {"input": 12, "output": 3}
+    (call,) = report(rig).attempts()["calls"]
+    assert (call["model"], call["outcome"]) == (MODEL, "ok")
+    assert [(a["key_id"], a["code"], a["failure"]) for a in call["attempts"]] == [
+        ("a", 429, "quota_minute"),
+        ("b", None, None),
+    ]
+    assert report(rig).attempts(key="c")["calls"] == []
+    assert report(rig).attempts(limit=0)["calls"] == []
+
+
+def test_windows_name_their_limit_and_where_it_comes_from() -> None:
+    """A configured limit, one learned from a 429, and one that nobody knows."""
+    rig = Rig(key("a", Limits(rpm=100)), max_wait_s=0)
+    rig.will("a", minute("20s", value=5))
+    rig.failing()
+    used = row(rig, "a")["used"][MODEL]
+    assert used["rpm"] == {"used": 1, "limit": 5, "source": "learned"}
+    assert used["rpd"] == {"used": 1, "limit": None, "source": None}
+
+
+@pytest.mark.parametrize(
+    ("reply", "state", "sentence"),
+    [
+        (minute("20s"), "cooling_down", "cooling down after quota_minute; available again at "),
+        (invalid(), "rejected", "Google rejects the key (key_invalid); replace its value; tried "),
+    ],
+)
+def test_a_sentence_says_why_a_key_is_not_available(reply: Any, state: str, sentence: str) -> None:
+    """With the time at which it is tried again."""
+    rig = Rig(key("a"), max_wait_s=0)
+    rig.will("a", reply)
+    rig.failing()
+    found = row(rig, "a")
+    assert (found["state"], found["available"]) == (state, False)
+    assert found["sentence"].startswith(sentence)
+
+
+def test_a_full_window_is_named_with_its_numbers() -> None:
+    """`limited`, with the used and the allowed requests."""
+    rig = Rig(key("a", LIMITS), max_wait_s=0)
+    rig.call()
+    rig.call()
+    found = row(rig, "a")
+    assert found["state"] == "limited"
+    assert "RPM is used up: 2 of 2 requests this minute" in found["sentence"]
+
+
+def test_keys_are_filtered_and_paged() -> None:
+    """By a part of the id, project or model, by state, by place."""
+    rig = Rig(*(key(f"k{n}", project=f"proj-{n % 2}") for n in range(10)))
+    found = report(rig)
+    assert [one["key_id"] for one in found.status(offset=3, limit=2)["keys"]] == ["k3", "k4"]
+    assert found.status(query="PROJ-1")["total"] == 5
+    assert found.status(state="rejected")["total"] == 0
+    for wrong in ({"offset": -1}, {"limit": 1_001}, {"state": "tired"}):
+        with pytest.raises(KeyrotError, match="allowed"):
+            found.status(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", ["spread", "fill"])
+def test_explain_names_the_key_that_a_call_then_gets(strategy: str) -> None:
+    """By priority, limits and use; nothing is sent, and nothing reserved."""
+    rig = Rig(key("a", LIMITS), key("b", LIMITS), key("last", priority=9), strategy=strategy)
+    for _ in range(5):
+        told = report(rig).explain(MODEL)["key_id"]
+        assert report(rig).explain(MODEL)["key_id"] == told
+        rig.call()
+        assert rig.sent[-1] == told
+    assert rig.sent[-1] == "last"
+
+
+def test_explain_says_why_each_other_key_would_not_be_used() -> None:
+    """And when the first of them is available again, where none is."""
+    rig = Rig(key("a", LIMITS), key("b"), strategy="fill", max_wait_s=0)
+    rig.will("a", minute("20s"))
+    rig.will("b", invalid())
+    rig.failing()
+    told = report(rig).explain(f"models/{MODEL}", 5)
+    assert (told["key_id"], told["model"]) == (None, MODEL)
+    assert "none of 2 is available" in told["sentence"]
+    assert [(k["key_id"], k["position"], k["reason"]) for k in told["keys"]] == [
+        ("a", 1, "quota_minute"),
+        ("b", 1, "key_invalid"),
+    ]
+    with pytest.raises(KeyrotError, match="whole numbers"):
+        report(rig).explain(MODEL, -1)
+
+
+def test_a_key_that_is_disabled_gets_no_call_until_it_is_enabled() -> None:
+    """It counts as no error, and a reset enables it too."""
+    rig = Rig(key("a"), key("b"), strategy="fill")
+    told = report(rig)
+    assert "disabled" in told.set_active("a", False)
+    assert row(rig, "a")["state"] == "disabled"
+    assert row(rig, "a")["error_count"] == 0
+    rig.call()
+    assert rig.sent == ["b"]
+    assert "enabled" in told.set_active("a", True)
+    rig.call(INFO)
+    assert rig.sent[-1] == "a"
+
+
+def test_unknown_keys_and_missing_abilities_are_errors() -> None:
+    """A KeyError for an id that is not there; a sentence where keys cannot be checked."""
+    told = report(Rig(key("a")))
+    for act in (told.reset, told.check, lambda key_id: told.set_active(key_id, False)):
+        with pytest.raises(KeyError):
+            act("nobody")
+    with pytest.raises(KeyrotError, match="keyrot check"):
+        told.check("a")
+    assert "reset" in told.reset("a")
+
+
+def test_activity_of_an_unshared_state_is_empty() -> None:
+    """A state that keeps no activity returns none, and takes what it is given."""
+    state: State = Rig(key("a")).state
+    assert state.activity(["a"], 0.0).calls == []

@@ -1,0 +1,82 @@
+"""A page shows the calls of all processes that share a state."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from over_redis import opened
+from servers import Server
+
+from keyrot_middleware.core.activity import CALLS_KEPT, POOL, Attempt, CallRecord
+from keyrot_middleware.core.model import Usage
+from keyrot_middleware.runtime.activity import Activity
+
+NOW = 1_764_158_400.0
+
+
+def call(at: float, key_id: str, failure: str | None = None) -> CallRecord:
+    """Make a call of one attempt."""
+    attempts = (Attempt(key_id, failure, 429 if failure else None, 0.25),)
+    return CallRecord(at, "m", 0.5, "ok", attempts, Usage(7, 3, cost_usd=0.001), True)
+
+
+def test_two_processes_add_to_one_history(valkey: Server) -> None:
+    """Counts, waits, usage and calls are the sums of both."""
+    with opened(valkey.url) as one, opened(valkey.url) as other:
+        first, second = Activity(one), Activity(other)
+        first.add(call(NOW - 60, "a", "quota_minute"))
+        second.add(call(NOW, "a"))
+        second.add(call(NOW, "b"))
+        second.send()
+        view = first.view(["a", "b", "never"], NOW)
+        assert view.histories["a"].requests[-2:] == [1, 1]
+        assert view.histories["a"].failures[-2:] == [1, 0]
+        assert sum(view.histories[POOL].requests) == 3
+        assert (view.waits, view.today[POOL].input_tokens) == (3, 21)
+        assert view.today["b"].cost_usd == 0.001
+        assert "never" not in view.histories
+        assert sorted(a.key_id for c in view.calls for a in c.attempts) == ["a", "a", "b"]
+
+
+def test_what_is_kept_in_redis_ends_by_itself(valkey: Server) -> None:
+    """Each record has a time to live, and the list of calls a length."""
+    with opened(valkey.url) as state:
+        activity = Activity(state)
+        for _ in range(2):
+            for number in range(CALLS_KEPT):
+                activity.add(call(NOW + number, "a"))
+            activity.send()
+        kinds = ("minute", "day", "calls")
+        kept = [name for name in valkey.names() if name.split("}:")[-1].startswith(kinds)]
+        assert len(kept) >= 3
+        assert all(int(valkey.ask("TTL", name)) > 0 for name in kept)
+        assert len(activity.view([], NOW).calls) == CALLS_KEPT
+
+
+def test_an_outage_leaves_the_activity_empty(valkey: Server) -> None:
+    """Nothing is raised, and nothing is kept for later."""
+    with opened(valkey.url) as state:
+        activity = Activity(state)
+        valkey.stop()
+        activity.add(call(time.time(), "a"))
+        assert activity.pending
+        activity.send()
+        assert not activity.pending
+        assert activity.view(["a"], NOW).calls == []
+
+
+@pytest.mark.parametrize("garbage", ["no json", "[]", '[1,"m",1,"odd",[]]', '[1,"m",1,"ok",[1]]'])
+def test_garbage_in_the_records_is_ignored(valkey: Server, garbage: str) -> None:
+    """What something else wrote there is neither counted nor shown."""
+    with opened(valkey.url) as state:
+        activity = Activity(state)
+        activity.add(call(NOW, "a"))
+        activity.send()
+        (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
+        (minute,) = (name for name in valkey.names() if ":minute:" in name)
+        valkey.ask("LPUSH", calls, garbage)
+        valkey.ask("HSET", minute, "a:failures", "many")
+        view = activity.view(["a"], NOW)
+        assert [a.key_id for c in view.calls for a in c.attempts] == ["a"]
+        assert sum(view.histories["a"].failures) == 0

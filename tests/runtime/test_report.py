@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from replies import MODEL, invalid, minute
-from rig import INFO, Rig, key
+from support.pool import INFO, Rig, key
+from support.replies import MODEL, invalid, minute
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.model import Limits, Usage

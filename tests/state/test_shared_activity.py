@@ -6,7 +6,7 @@ import time
 
 import pytest
 from over_redis import opened
-from servers import Server
+from support.servers import Server
 
 from keyrot_middleware.core.activity import CALLS_KEPT, POOL, Attempt, CallRecord
 from keyrot_middleware.core.model import Usage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from over_redis import opened
+from support.redis_state import opened
 from support.servers import Server
 
 from keyrot_middleware.core.activity import CALLS_KEPT, POOL, Attempt, CallRecord

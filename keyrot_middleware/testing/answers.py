@@ -1,4 +1,4 @@
-"""Ordinary answers of the models' verbs, whole and in chunks."""
+"""The models' answers, whole and in chunks, and the tokens they count."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from keyrot_middleware.testing.request import FakeRequest
-from keyrot_middleware.testing.schema import example
 
 __all__ = [
+    "ModelAnswer",
     "ModelAnswers",
-    "Spoken",
-    "pick",
+    "count_tokens",
+    "example_value",
+    "get_field",
 ]
 
-# Reading JSON fields in either spelling: Google takes `displayName` and `display_name` alike ---
+# JSON fields in either spelling: Google accepts both `displayName` and `display_name` ----------
 
 
 _CAPITAL = re.compile("([A-Z])")
 
 
-def pick(value: Any, camel: str) -> Any:
+def get_field(value: Any, camel: str) -> Any:
     """Return a field of a JSON object by its camelCase name, or its snake_case one, or None."""
     if not isinstance(value, dict):
         return None
@@ -34,61 +35,61 @@ def pick(value: Any, camel: str) -> Any:
     return value.get(_CAPITAL.sub(r"_\1", camel).lower())
 
 
-Spoken = str | dict[str, Any]
+ModelAnswer = str | dict[str, Any]
 _PIECES = 4
 _EMBEDDING = [0.013, -0.007, 0.021, 0.002]
 
 
 @dataclass(slots=True)
 class ModelAnswers:
-    """What the models say.
+    """Generates the models' answers.
 
     Attributes:
-        answer: A text, a part, a whole response, or a function of the request's body that makes
-            one; None is the default: `ok from LABEL`, a function call if tools are declared, or
-            JSON if a response schema is given.
+        answer: A text, a part, a whole response, or a function of the request's body that
+            returns one; None is the default: `ok from LABEL`, a function call if tools are
+            declared, or JSON if a response schema is given.
         function_args: The arguments of function calls; None makes them from the schema.
         thoughts: The `thoughtsTokenCount`.
-        continuations: How many tokens of continuation were given, to tell them apart.
+        continuations: How many continuation tokens were issued; makes each unique.
     """
 
-    answer: Spoken | Callable[[dict[str, Any]], Spoken] | None = None
+    answer: ModelAnswer | Callable[[dict[str, Any]], ModelAnswer] | None = None
     function_args: dict[str, Any] | None = None
     thoughts: int = 5
     continuations: int = 0
 
-    def generate(self, asked: FakeRequest, *, continues: bool = False) -> dict[str, Any]:
+    def generate(self, request: FakeRequest, *, continues: bool = False) -> dict[str, Any]:
         """Return a whole GenerateContentResponse."""
-        said = self._said(asked)
-        if isinstance(said, dict) and "candidates" in said:
-            return {**self._frame(asked, said), **said}
-        part = {"text": said} if isinstance(said, str) else said
+        content = self._content(request)
+        if isinstance(content, dict) and "candidates" in content:
+            return {**self._response_metadata(request, content), **content}
+        part = {"text": content} if isinstance(content, str) else content
         candidate = self._candidate(part)
         if continues:
-            candidate |= self._continuation(asked)
-        return {"candidates": [candidate], **self._frame(asked, part)}
+            candidate |= self._continuation(request)
+        return {"candidates": [candidate], **self._response_metadata(request, part)}
 
-    def chunks(self, asked: FakeRequest, *, continues: bool = False) -> list[dict[str, Any]]:
-        """Return the same as the chunks of a stream.
+    def chunks(self, request: FakeRequest, *, continues: bool = False) -> list[dict[str, Any]]:
+        """Return the same answer as the chunks of a stream.
 
         Every chunk has the usage so far; only the last has a finish reason and the true usage.
         """
-        whole = self.generate(asked, continues=continues)
-        pieces = _split(_text_of(whole))
+        whole = self.generate(request, continues=continues)
+        pieces = _split(_response_text(whole))
         if len(pieces) < 2:
             return [whole]
         last = whole["candidates"][0]
-        chunks = [self._part_chunk(asked, whole, pieces, upto) for upto in range(1, len(pieces))]
+        chunks = [self._part_chunk(request, whole, pieces, upto) for upto in range(1, len(pieces))]
         final = {**last, "content": {"role": "model", "parts": [{"text": pieces[-1]}]}}
         return [*chunks, {**whole, "candidates": [final]}]
 
-    def embedding(self, asked: FakeRequest) -> dict[str, Any]:
+    def embedding(self, request: FakeRequest) -> dict[str, Any]:
         """Return an EmbedContentResponse or a BatchEmbedContentsResponse."""
-        if asked.route.verb == "embedContent":
+        if request.route.verb == "embedContent":
             return {"embedding": {"values": _EMBEDDING}}
-        return {"embeddings": [{"values": _EMBEDDING} for _ in asked.body.get("requests", ())]}
+        return {"embeddings": [{"values": _EMBEDDING} for _ in request.body.get("requests", ())]}
 
-    def predict(self, _asked: FakeRequest) -> dict[str, Any]:
+    def predict(self, _request: FakeRequest) -> dict[str, Any]:
         """Return a PredictResponse with one image of one pixel."""
         pixel = (
             "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ"
@@ -96,108 +97,184 @@ class ModelAnswers:
         )
         return {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": pixel}]}
 
-    def interaction(self, asked: FakeRequest) -> dict[str, Any]:
+    def interaction(self, request: FakeRequest) -> dict[str, Any]:
         """Return a completed Interaction, with the fields of each SDK version."""
-        text = _text_of(self.generate(asked))
+        text = _response_text(self.generate(request))
         content = [{"type": "text", "text": text}]
-        spoken = _tokens(text)
+        output_tokens = _estimate_tokens(text)
         return {
             "id": f"v1_{secrets.token_hex(12)}",
             "object": "interaction",
             "status": "completed",
-            "model": asked.body.get("model", ""),
+            "model": request.body.get("model", ""),
             "role": "model",
             "created": "2026-01-01T00:00:00Z",
             "updated": "2026-01-01T00:00:00Z",
             "outputs": content,
             "steps": [{"type": "model_output", "content": content}],
             "usage": {
-                "total_input_tokens": asked.tokens,
-                "total_output_tokens": spoken,
-                "total_tokens": asked.tokens + spoken,
+                "total_input_tokens": request.tokens,
+                "total_output_tokens": output_tokens,
+                "total_tokens": request.tokens + output_tokens,
             },
         }
 
-    def _said(self, asked: FakeRequest) -> Spoken:
+    def _content(self, request: FakeRequest) -> ModelAnswer:
         if callable(self.answer):
-            return self.answer(asked.body)
-        return self.answer if self.answer is not None else self._default(asked)
+            return self.answer(request.body)
+        return self.answer if self.answer is not None else self._default(request)
 
-    def _default(self, asked: FakeRequest) -> Spoken:
-        if (declared := _function_wanted(asked.body)) is not None:
+    def _default(self, request: FakeRequest) -> ModelAnswer:
+        if (declared := _function_to_call(request.body)) is not None:
             return {"functionCall": {"name": declared["name"], "args": self._args(declared)}}
-        config = pick(asked.body, "generationConfig")
-        schema = pick(config, "responseJsonSchema") or pick(config, "responseSchema")
-        return json.dumps(example(schema)) if schema else f"ok from {asked.label}"
+        config = get_field(request.body, "generationConfig")
+        schema = get_field(config, "responseJsonSchema") or get_field(config, "responseSchema")
+        return json.dumps(example_value(schema)) if schema else f"ok from {request.label}"
 
     def _args(self, declared: dict[str, Any]) -> dict[str, Any]:
         if self.function_args is not None:
             return self.function_args
-        schema = pick(declared, "parametersJsonSchema") or declared.get("parameters")
-        return dict(example(schema)) if schema else {}
+        schema = get_field(declared, "parametersJsonSchema") or declared.get("parameters")
+        return dict(example_value(schema)) if schema else {}
 
     def _candidate(self, part: dict[str, Any]) -> dict[str, Any]:
         content = {"role": "model", "parts": [part]}
         return {"content": content, "finishReason": "STOP", "index": 0}
 
-    def _continuation(self, asked: FakeRequest) -> dict[str, str]:
+    def _continuation(self, request: FakeRequest) -> dict[str, str]:
         self.continuations += 1
-        token = base64.b64encode(f"{asked.label}/{self.continuations}".encode()).decode()
+        token = base64.b64encode(f"{request.label}/{self.continuations}".encode()).decode()
         return {"finishReason": "CONTINUATION", "continuationToken": token}
 
-    def _frame(self, asked: FakeRequest, part: dict[str, Any]) -> dict[str, Any]:
+    def _response_metadata(self, request: FakeRequest, part: dict[str, Any]) -> dict[str, Any]:
         return {
-            "usageMetadata": self._usage(asked, _tokens(json.dumps(part))),
-            "modelVersion": asked.route.model,
+            "usageMetadata": self._usage(request, _estimate_tokens(json.dumps(part))),
+            "modelVersion": request.route.model,
             "responseId": secrets.token_urlsafe(16),
         }
 
-    def _usage(self, asked: FakeRequest, spoken: int) -> dict[str, Any]:
+    def _usage(self, request: FakeRequest, output_tokens: int) -> dict[str, Any]:
         return {
-            "promptTokenCount": asked.tokens,
-            "candidatesTokenCount": spoken,
+            "promptTokenCount": request.tokens,
+            "candidatesTokenCount": output_tokens,
             "thoughtsTokenCount": self.thoughts,
-            "totalTokenCount": asked.tokens + spoken + self.thoughts,
+            "totalTokenCount": request.tokens + output_tokens + self.thoughts,
         }
 
     def _part_chunk(
-        self, asked: FakeRequest, whole: dict[str, Any], pieces: list[str], upto: int
+        self, request: FakeRequest, whole: dict[str, Any], pieces: list[str], upto: int
     ) -> dict[str, Any]:
         part = {"text": pieces[upto - 1]}
-        usage = self._usage(asked, upto)
+        usage = self._usage(request, upto)
         content = {"role": "model", "parts": [part]}
         return {**whole, "usageMetadata": usage, "candidates": [{"content": content, "index": 0}]}
 
 
-def _tokens(text: str) -> int:
+def _estimate_tokens(text: str) -> int:
     return max(1, -(-len(text) // 4))
 
 
-def _function_wanted(body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the first declared function, unless its response was the last thing said."""
-    mode = pick(pick(pick(body, "toolConfig"), "functionCallingConfig"), "mode")
-    if mode == "NONE" or _answers_a_call(body):
+def _function_to_call(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the first declared function, unless the last content is its response."""
+    mode = get_field(get_field(get_field(body, "toolConfig"), "functionCallingConfig"), "mode")
+    if mode == "NONE" or _is_function_response(body):
         return None
     for tool in body.get("tools") or ():
-        for declared in pick(tool, "functionDeclarations") or ():
+        for declared in get_field(tool, "functionDeclarations") or ():
             return dict(declared)
     return None
 
 
-def _answers_a_call(body: dict[str, Any]) -> bool:
+def _is_function_response(body: dict[str, Any]) -> bool:
     contents = body.get("contents") or [{}]
     last = contents[-1] if isinstance(contents, list) else contents
-    return any(pick(part, "functionResponse") for part in last.get("parts") or ())
+    return any(get_field(part, "functionResponse") for part in last.get("parts") or ())
 
 
-def _text_of(response: dict[str, Any]) -> str:
+def _response_text(response: dict[str, Any]) -> str:
     parts = response["candidates"][0].get("content", {}).get("parts") or ()
     return "".join(part.get("text", "") for part in parts)
 
 
 def _split(text: str) -> list[str]:
-    """Cut a text into a few pieces that give it back when joined."""
+    """Split a text into a few pieces that join to the same text."""
     words = [word if not index else f" {word}" for index, word in enumerate(text.split(" "))]
     size = max(1, -(-len(words) // _PIECES))
     joined = ["".join(words[at : at + size]) for at in range(0, len(words), size)]
     return [piece for piece in joined if piece]
+
+
+# Values that satisfy a JSON schema, for function calls and structured answers ---------------------
+
+_DEFAULTS: dict[str, Any] = {
+    "string": "text",
+    "integer": 1,
+    "number": 1.5,
+    "boolean": True,
+    "null": None,
+}
+
+
+def example_value(schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
+    """Return a value for a schema of OpenAPI (`STRING`) or JSON Schema (`string`) kind.
+
+    Args:
+        schema: The schema; `$ref` into `$defs`, `anyOf`, `enum`, `const` and `default` work.
+        root: Where `$defs` are; the schema itself if None.
+    """
+    root = schema if root is None else root
+    for fixed in ("const", "default"):
+        if fixed in schema:
+            return schema[fixed]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    if "$ref" in schema:
+        return example_value(_resolve(schema["$ref"], root), root)
+    for choice in ("anyOf", "oneOf", "allOf"):
+        if schema.get(choice):
+            return example_value(schema[choice][0], root)
+    return _by_type(schema, root)
+
+
+def _by_type(schema: dict[str, Any], root: dict[str, Any]) -> Any:
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    kind = str(kind[0] if isinstance(kind, list) else kind).lower()
+    if kind == "object":
+        properties = schema.get("properties") or {}
+        return {name: example_value(inner, root) for name, inner in properties.items()}
+    if kind == "array":
+        return [example_value(schema.get("items") or {}, root)]
+    if kind in {"integer", "number"} and "minimum" in schema:
+        return max(_DEFAULTS[kind], schema["minimum"])
+    return _DEFAULTS.get(kind, "text")
+
+
+def _resolve(ref: str, root: dict[str, Any]) -> dict[str, Any]:
+    found: Any = root
+    for part in ref.removeprefix("#/").split("/"):
+        found = found.get(part, {}) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+# Input tokens of a request ---------------------------------------------------------------------
+
+_TEXT_FIELDS = ("systemInstruction", "contents", "content", "requests", "generateContentRequest")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every `text` inside a JSON value."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "text" and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _texts(inner)
+
+
+def count_tokens(body: dict[str, Any]) -> int:
+    """Return a quarter of the characters of all texts, rounded up; at least 1."""
+    characters = sum(len(text) for name in _TEXT_FIELDS for text in _texts(get_field(body, name)))
+    return max(1, -(-characters // 4))

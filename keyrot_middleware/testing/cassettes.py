@@ -1,4 +1,4 @@
-"""Cassettes of a pool's traffic: recorded and replayed by vcrpy, and no key in them.
+"""Record and replay a pool's traffic with vcrpy, without keys in the cassettes.
 
     from keyrot_middleware.testing.cassettes import recorder
 
@@ -6,14 +6,13 @@
         keyrot_middleware.install(keys=[first, second])
         genai.Client().models.generate_content(…)
 
-In the file a key is the name that it has in this mapping, in a header of its own which requests
-are matched by: that is what tells the 429 of one key from the 200 of another. A name and no hash,
-because a recording made with real keys is replayed with others. Where an error body echoes a key,
-the file has `[key:key_1]`, and in a replay the value that the mapping then has for that name, so
-that the pool gets what Google would send it.
+The file holds the name of each key in this mapping, in a header that requests are matched by, so
+the 429 of one key is not replayed for another. It is a name, not a hash, because a recording made
+with real keys is replayed with others. An echo of a key in an error body becomes `[key:key_1]`; a
+replay restores it with the value that the mapping has for that name.
 
-Needs vcrpy 9.4 or newer, which no extra brings. It buffers a stream whole: for the timing of
-streams and for faults in their middle use `FakeGemini`.
+Needs vcrpy 9.4 or newer, which no extra installs. vcrpy buffers streams: use `FakeGemini` for the
+timing of streams and for failures in mid-stream.
 """
 
 from __future__ import annotations
@@ -28,50 +27,50 @@ from keyrot_middleware.core.text import mask_keys
 __all__ = ["KEY_NAME_HEADER", "options", "recorder", "same_key", "same_path"]
 
 KEY_NAME_HEADER = "x-key-name"
-"""The header that stands in a cassette in place of the key."""
+"""The header that replaces the key in a cassette."""
 
 _KEY_HEADER = "x-goog-api-key"
 _GOOGLE = "https://generativelanguage.googleapis.com"
-# Whatever is not named here is not recorded: other credentials, dates, versions, cookies.
+# Other headers are not recorded: credentials, dates, versions, cookies.
 _REQUEST_HEADERS = ("content-type", KEY_NAME_HEADER)
 _RESPONSE_HEADERS = ("content-type", "retry-after")
 _LOOPBACK = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?(?=/|$)")
 _PROJECT_NUMBER = re.compile(r"(?<=projects/)\d{6,}|(?<=project[ =])\d{6,}")
 _API_VERSION = re.compile(r"^/v\d+(?:alpha|beta)?\d*/")
 
-Change = Callable[[str], str]
+TextFilter = Callable[[str], str]
 
 
 def recorder(keys: Mapping[str, str], **more: Any) -> Any:
-    """Make a `vcr.VCR` whose cassettes hold the names of keys instead of keys.
+    """Return a `vcr.VCR` whose cassettes hold the names of keys instead of keys.
 
     Args:
         keys: Name -> value of every key that requests may carry. The pool's own ids (`key_1`, …)
             are good names.
-        more: Arguments of `vcr.VCR`, as `record_mode="none"`; they beat those of `options()`.
+        more: Arguments of `vcr.VCR`, such as `record_mode="none"`; they override `options()`.
 
     Raises:
         ImportError: If vcrpy is not installed.
         ValueError: Later, from a call whose request carries a key without a name, or whose
             response is compressed in a way that vcrpy cannot undo.
     """
-    import vcr  # noqa: PLC0415 - only who records or replays needs it
+    import vcr  # noqa: PLC0415 - optional
 
-    machine = vcr.VCR(**{**options(keys), **more})
-    machine.register_matcher(same_key.__name__, same_key)
-    machine.register_matcher(same_path.__name__, same_path)
-    return machine
+    instance = vcr.VCR(**{**options(keys), **more})
+    instance.register_matcher(same_key.__name__, same_key)
+    instance.register_matcher(same_path.__name__, same_path)
+    return instance
 
 
 def options(keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of `vcr.VCR` that `recorder()` uses, for a set-up of one's own.
+    """Return the arguments of `vcr.VCR` that `recorder()` uses, for a custom setup.
 
     The matchers `same_key` and `same_path` must be registered under these names.
     """
-    names = _Names(dict(keys))
+    names = _KeyNames(dict(keys))
     return {
         "before_record_request": names.name,
-        "before_record_response": _readable,
+        "before_record_response": _check_encoding,
         "before_save_interaction": names.hide,
         "after_load_interaction": names.restore,
         "decode_compressed_response": True,
@@ -102,19 +101,19 @@ def same_path(one: Any, other: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Names:
-    """The names of keys; a class, so that no test report shows the values as arguments."""
+class _KeyNames:
+    """Replaces keys by their names; a class, so that test reports do not show the values."""
 
     keys: Mapping[str, str] = field(repr=False)
 
     def name(self, request: Any) -> Any:
-        """Put the key's name in place of the key; vcrpy does so twice, which changes nothing.
+        """Replace the key by its name; idempotent, since vcrpy calls it twice.
 
-        What differs between httpx and aiohttp is made equal, so that either replays the other's.
+        It also normalizes what differs between httpx and aiohttp, so each replays the other's.
         """
         if _KEY_HEADER in request.headers:
             request.headers[KEY_NAME_HEADER] = self._name_in(request)
-        request.headers = _only(_REQUEST_HEADERS, request.headers)
+        request.headers = _select_headers(_REQUEST_HEADERS, request.headers)
         request.method = request.method.upper()
         request.uri = _LOOPBACK.sub(_GOOGLE, request.uri)
         return request
@@ -124,14 +123,14 @@ class _Names:
             if request.headers[_KEY_HEADER] == value:
                 return name
         raise ValueError(
-            "a request carries a key that has no name here, so it cannot be recorded or replayed; "
-            f"add it to the mapping that recorder() was given, which names: {', '.join(self.keys)}"
+            "a request carries a key without a name, so it cannot be recorded or replayed; "
+            f"add it to the mapping passed to recorder(), which has: {', '.join(self.keys)}"
         )
 
     def hide(self, request: Any, response: Any) -> tuple[Any, Any]:
-        """Take every key, known or not, and what says whose they are, out of what is saved."""
-        response["headers"] = _only(_RESPONSE_HEADERS, response["headers"])
-        return _both(request, response, self._hidden)
+        """Remove every key, known or not, and project numbers from the saved interaction."""
+        response["headers"] = _select_headers(_RESPONSE_HEADERS, response["headers"])
+        return _filter_interaction(request, response, self._hidden)
 
     def _hidden(self, text: str) -> str:
         for name, value in self.keys.items():
@@ -139,8 +138,8 @@ class _Names:
         return _PROJECT_NUMBER.sub("0", _LOOPBACK.sub(_GOOGLE, mask_keys(text)))
 
     def restore(self, request: Any, response: Any) -> tuple[Any, Any]:
-        """Put the values of the replaying program where the recorded ones were echoed."""
-        return _both(request, response, self._restored)
+        """Replace recorded names by the values of the replaying program."""
+        return _filter_interaction(request, response, self._restored)
 
     def _restored(self, text: str) -> str:
         for name, value in self.keys.items():
@@ -148,12 +147,12 @@ class _Names:
         return text
 
 
-def _readable(response: Any) -> Any:
-    """Let a response pass that can be searched for keys; vcrpy undid the codings it knows.
+def _check_encoding(response: Any) -> Any:
+    """Refuse a response that cannot be searched for keys; vcrpy decodes the codings it knows.
 
-    Here and not where it is saved: an error there would leave vcrpy's patches in place.
+    Checked here, not when saving: an error there would leave vcrpy's patches in place.
     """
-    coding = _only(("content-encoding",), response["headers"])
+    coding = _select_headers(("content-encoding",), response["headers"])
     if coding:
         raise ValueError(
             f"cannot look for keys in a response with {coding}, so it cannot be recorded; have the "
@@ -162,25 +161,25 @@ def _readable(response: Any) -> Any:
     return response
 
 
-def _only(wanted: Collection[str], headers: Mapping[str, Any]) -> dict[str, Any]:
+def _select_headers(wanted: Collection[str], headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name.lower(): value for name, value in headers.items() if name.lower() in wanted}
 
 
-def _both(request: Any, response: Any, change: Change) -> tuple[Any, Any]:
+def _filter_interaction(request: Any, response: Any, change: TextFilter) -> tuple[Any, Any]:
     request.uri = change(request.uri)
-    request.body = _changed(request.body, change)
-    return request, _changed(response, change)
+    request.body = _filter_value(request.body, change)
+    return request, _filter_value(response, change)
 
 
-def _changed(value: Any, change: Change) -> Any:
-    """Change every text in a value of dicts, lists, texts and bytes."""
+def _filter_value(value: Any, change: TextFilter) -> Any:
+    """Apply a filter to every text in a value of dicts, lists, texts and bytes."""
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, bytes):  # surrogates carry what is no text through unchanged
+    if isinstance(value, bytes):  # surrogates keep other bytes unchanged
         text = change(value.decode("utf-8", "surrogateescape"))
         return text.encode("utf-8", "surrogateescape")
     if isinstance(value, dict):
-        return {name: _changed(part, change) for name, part in value.items()}
+        return {name: _filter_value(part, change) for name, part in value.items()}
     if isinstance(value, list):
-        return [_changed(part, change) for part in value]
+        return [_filter_value(part, change) for part in value]
     return value

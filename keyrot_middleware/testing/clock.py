@@ -1,4 +1,4 @@
-"""A clock that a test moves by hand, so that a minute or a Pacific day passes at once."""
+"""A clock that a test advances, so that a minute or a Pacific day passes at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Clock", "FakeClock", "SystemClock"]
 
 
 class Clock(Protocol):
-    """Anything that tells epoch seconds."""
+    """Anything with the time in epoch seconds."""
 
     def time(self) -> float:
         """Return the seconds since 1970-01-01 UTC."""
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The system clock."""
 
     def time(self) -> float:
         """Return the seconds since 1970-01-01 UTC."""
@@ -27,10 +27,10 @@ class SystemClock:
 
 
 class FakeClock:
-    """A clock that stands still until it is moved; threads and tasks may share one.
+    """A clock that only moves when advanced; safe for threads and tasks.
 
     Args:
-        start: An aware `datetime`, or epoch seconds; if not given 12:30:30 UTC of a winter day,
+        start: An aware `datetime`, or epoch seconds; by default 12:30:30 UTC on a winter day,
             30 s into a minute and far from the Pacific midnight.
 
     Raises:
@@ -57,7 +57,7 @@ class FakeClock:
         return self.time() - self._origin
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward.
+        """Advance the clock.
 
         Raises:
             ValueError: If `seconds` is negative.
@@ -68,10 +68,10 @@ class FakeClock:
             self._now += seconds
 
     def sleep(self, seconds: float) -> None:
-        """Move the clock by `seconds` instead of waiting; none or a negative time moves nothing."""
+        """Advance the clock by `seconds` instead of waiting; by nothing if negative."""
         self.advance(max(0.0, seconds))
 
     async def asleep(self, seconds: float) -> None:
-        """Move the clock by `seconds` instead of waiting, and let the other tasks run once."""
+        """Advance the clock by `seconds` instead of waiting, and let other tasks run once."""
         self.sleep(seconds)
         await asyncio.sleep(0)

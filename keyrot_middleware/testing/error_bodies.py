@@ -1,6 +1,6 @@
-"""Bodies of errors about a key, its project or its billing account.
+"""Google's error bodies. Some of them echo the key of the request, as Google's do.
 
-Sources: GEMINI.md A3 to A7. Some of them echo the key that was sent, as Google's do.
+Sources: GEMINI.md A1 and A3 to A10.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from keyrot_middleware.testing.quota import Kind, seconds_to_midnight, seconds_to_minute
+from keyrot_middleware.testing.quota import LimitName, seconds_to_midnight, seconds_to_minute
 from keyrot_middleware.testing.request import FakeRequest
 
 __all__ = [
@@ -42,7 +42,7 @@ Body = Callable[[FakeRequest], Any]
 
 
 def error(code: int, status: str, message: str, *details: dict[str, Any]) -> dict[str, Any]:
-    """Write Google's error object; without details there is no `details` at all."""
+    """Return Google's error object; it has no `details` if there are none."""
     inner: dict[str, Any] = {"code": code, "message": message, "status": status}
     if details:
         inner["details"] = list(details)
@@ -51,7 +51,7 @@ def error(code: int, status: str, message: str, *details: dict[str, Any]) -> dic
 
 def plain(code: int, status: str, message: str) -> Body:
     """Return a body without details."""
-    return lambda _asked: error(code, status, message)
+    return lambda _request: error(code, status, message)
 
 
 def _info(reason: str, **metadata: str) -> dict[str, Any]:
@@ -71,11 +71,11 @@ def api_key_invalid(message: str) -> Body:
     """Return the 400 of a key that is unknown, expired or deleted: one reason, three messages."""
     info = _info("API_KEY_INVALID", service=_SERVICE)
     body = error(400, "INVALID_ARGUMENT", message, info, _localized(message))
-    return lambda _asked: body
+    return lambda _request: body
 
 
-def token_unsupported(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 401 of an auth key that was used like an OAuth token."""
+def token_unsupported(request: FakeRequest) -> dict[str, Any]:
+    """Return the 401 of an auth key that was used like an OAuth token."""
     message = (
         "Request had invalid authentication credentials. Expected OAuth 2 access token, login "
         "cookie or other valid authentication credential. See "
@@ -84,94 +84,78 @@ def token_unsupported(asked: FakeRequest) -> dict[str, Any]:
     info = {
         "@type": f"{_TYPE}ErrorInfo",
         "reason": "ACCESS_TOKEN_TYPE_UNSUPPORTED",
-        "metadata": {"method": asked.route.rpc, "service": _SERVICE},
+        "metadata": {"method": request.route.rpc, "service": _SERVICE},
     }
     return error(401, "UNAUTHENTICATED", message, info)
 
 
-def suspended(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 403 of a suspended consumer, which echoes the key three times."""
-    echo = f"api_key:{asked.value}"
-    message = f"Permission denied: Consumer '{echo}' has been suspended."
-    info = _info(
-        "CONSUMER_SUSPENDED", consumer=asked.consumer, service=_SERVICE, containerInfo=echo
-    )
+def _denied(message: str, reason: str, request: FakeRequest, **metadata: str) -> dict[str, Any]:
+    info = _info(reason, consumer=request.consumer, service=_SERVICE, **metadata)
     return error(403, "PERMISSION_DENIED", message, info, _localized(message))
 
 
-def service_disabled(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 403 of a project in which the API is not enabled."""
-    number = asked.consumer.removeprefix("projects/")
+def suspended(request: FakeRequest) -> dict[str, Any]:
+    """Return the 403 of a suspended consumer, which echoes the key three times."""
+    echo = f"api_key:{request.value}"
+    message = f"Permission denied: Consumer '{echo}' has been suspended."
+    return _denied(message, "CONSUMER_SUSPENDED", request, containerInfo=echo)
+
+
+def service_disabled(request: FakeRequest) -> dict[str, Any]:
+    """Return the 403 of a project in which the API is not enabled."""
+    number = request.consumer.removeprefix("projects/")
     url = f"{_CONSOLE}/overview?project={number}"
     message = (
         f"Generative Language API has not been used in project {number} before or it is disabled. "
         f"Enable it by visiting {url} then retry. If you enabled this API recently, wait a few "
         "minutes for the action to propagate to our systems and retry."
     )
-    info = _info(
+    return _denied(
+        message,
         "SERVICE_DISABLED",
+        request,
         containerInfo=number,
-        consumer=asked.consumer,
         activationUrl=url,
-        service=_SERVICE,
         serviceTitle="Generative Language API",
     )
-    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
 
 
-def method_blocked(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 403 of a key that is restricted to other methods."""
-    message = f"Requests to this API {_SERVICE} method {asked.route.rpc} are blocked."
-    info = _info(
-        "API_KEY_SERVICE_BLOCKED",
-        consumer=asked.consumer,
-        service=_SERVICE,
-        apiName=_SERVICE,
-        methodName=asked.route.rpc,
-    )
-    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+def method_blocked(request: FakeRequest) -> dict[str, Any]:
+    """Return the 403 of a key that is restricted to other methods."""
+    method = request.route.rpc
+    message = f"Requests to this API {_SERVICE} method {method} are blocked."
+    names = {"apiName": _SERVICE, "methodName": method}
+    return _denied(message, "API_KEY_SERVICE_BLOCKED", request, **names)
 
 
-def referrer_blocked(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 403 of a key that is restricted to the pages of a site."""
+def referrer_blocked(request: FakeRequest) -> dict[str, Any]:
+    """Return the 403 of a key that is restricted to the pages of a site."""
     message = "Requests from referer <empty> are blocked."
-    info = _info(
-        "API_KEY_HTTP_REFERRER_BLOCKED",
-        consumer=asked.consumer,
-        service=_SERVICE,
-        httpReferrer="<empty>",
-    )
-    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+    return _denied(message, "API_KEY_HTTP_REFERRER_BLOCKED", request, httpReferrer="<empty>")
 
 
-def ip_blocked(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 403 of a key that is restricted to other addresses."""
+def ip_blocked(request: FakeRequest) -> dict[str, Any]:
+    """Return the 403 of a key that is restricted to other addresses."""
     message = (
         "The provided API key has an IP address restriction. The originating IP address of the "
         "call (127.0.0.1) violates this restriction."
     )
-    info = _info(
-        "API_KEY_IP_ADDRESS_BLOCKED",
-        consumer=asked.consumer,
-        service=_SERVICE,
-        callerIp="127.0.0.1",
-    )
-    return error(403, "PERMISSION_DENIED", message, info, _localized(message))
+    return _denied(message, "API_KEY_IP_ADDRESS_BLOCKED", request, callerIp="127.0.0.1")
 
 
-def file_denied(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 403 of a file that is another project's, or gone; one text for both."""
-    file_id = (asked.resource or asked.route.name or "files/xxxx").partition("/")[2]
+def file_denied(request: FakeRequest) -> dict[str, Any]:
+    """Return the 403 of a file that is another project's, or gone; one text for both."""
+    file_id = (request.resource or request.route.name or "files/xxxx").partition("/")[2]
     message = f"You do not have permission to access the File {file_id} or it may not exist."
     return error(403, "PERMISSION_DENIED", message)
 
 
-def rate_limit_exceeded(asked: FakeRequest) -> dict[str, Any]:
-    """Write the older 429, which has an ErrorInfo and no QuotaFailure."""
+def rate_limit_exceeded(request: FakeRequest) -> dict[str, Any]:
+    """Return the older 429, which has an ErrorInfo and no QuotaFailure."""
     metric, limit = "Generate Content API requests per minute", "GenerateContent request limit"
     message = (
         f"Quota exceeded for quota metric '{metric}' and limit '{limit} per minute for a region' "
-        f"of service '{_SERVICE}' for consumer 'project_number:{asked.consumer[9:]}'."
+        f"of service '{_SERVICE}' for consumer 'project_number:{request.consumer[9:]}'."
     )
     info = _info(
         "RATE_LIMIT_EXCEEDED",
@@ -180,30 +164,28 @@ def rate_limit_exceeded(asked: FakeRequest) -> dict[str, Any]:
         quota_limit_value="0",
         quota_limit="GenerateContentRequestsPerMinutePerProjectPerRegion",
         quota_metric=f"{_SERVICE}/generate_content_requests",
-        consumer=asked.consumer,
+        consumer=request.consumer,
     )
     return error(429, "RESOURCE_EXHAUSTED", message, info)
 
 
-def cache_storage(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 429 of explicit caching where the tier has none of it."""
+def cache_storage(request: FakeRequest) -> dict[str, Any]:
+    """Return the 429 of explicit caching where the tier has none of it."""
     message = (
         "TotalCachedContentStorageTokensPerModelFreeTier limit exceeded for model "
-        f"{asked.bucket or 'gemini-2.5-flash'}: limit=0, requested={asked.tokens}"
+        f"{request.bucket or 'gemini-2.5-flash'}: limit=0, requested={request.tokens}"
     )
     return error(429, "RESOURCE_EXHAUSTED", message)
 
 
-# Bodies of 429: which quota was overrun, and what Google says about when to come back ----------
+# Bodies of 429: which limit was exceeded, and when to retry --------------------------------------
 #
-# Sources: GEMINI.md A1. The daily one of the free tier names the next minute though the day is
-# exhausted.
-# Names that no public recording shows are made after their neighbours: all paid requests a minute,
-# and embeddings other than the free tier's requests.
+# An exhausted day of the free tier names the next minute as retry time (GEMINI.md A1). Quota names
+# without a public recording follow the pattern of the others: paid requests a minute, and
+# embeddings other than the free tier's requests.
 
 
-Known = Literal["rpm", "tpm", "rpd", "tpd"]
-_DOMAIN = "generativelanguage.googleapis.com"
+QuotaLimit = Literal["rpm", "tpm", "rpd", "tpd"]
 _DOCS = "https://ai.google.dev/gemini-api/docs/rate-limits"
 _INTRO = (
     "You exceeded your current quota, please check your plan and billing details. For more "
@@ -211,7 +193,7 @@ _INTRO = (
     "https://ai.dev/rate-limit. "
 )
 # (embedding?, free tier?, limit) -> (metric, quota id).
-_NAMES: dict[tuple[bool, bool, Known], tuple[str, str]] = {
+_QUOTA_NAMES: dict[tuple[bool, bool, QuotaLimit], tuple[str, str]] = {
     (False, True, "rpd"): (
         "generate_content_free_tier_requests",
         "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
@@ -265,15 +247,15 @@ _NAMES: dict[tuple[bool, bool, Known], tuple[str, str]] = {
         "EmbedContentInputTokensPerMinutePerProjectPerModel",
     ),
 }
-# What a scripted error names where the project has no limit of that kind (GEMINI.md B3).
-_USUAL: dict[bool, dict[Known, int]] = {
+# The limits named by a scripted error if the project has none configured (GEMINI.md B3).
+_DEFAULT_LIMITS: dict[bool, dict[QuotaLimit, int]] = {
     True: {"rpm": 5, "tpm": 250_000, "rpd": 20},
     False: {"rpm": 1_000, "tpm": 1_000_000, "rpd": 10_000},
 }
 
 
 def go_duration(seconds: float) -> str:
-    """Write a time as Google's messages do: `4h59m27.7s`, `48.939935699s`, `900ms`."""
+    """Format a duration as Google's messages do: `4h59m27.7s`, `48.939935699s`, `900ms`."""
     if seconds < 1:
         return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
     hours, rest = divmod(seconds, 3600)
@@ -285,41 +267,47 @@ def go_duration(seconds: float) -> str:
 
 
 def quota_body(
-    asked: FakeRequest, kinds: Sequence[Known], *, free: bool, retry_s: float, zero: bool = False
+    request: FakeRequest,
+    kinds: Sequence[QuotaLimit],
+    *,
+    free: bool,
+    retry_s: float,
+    zero: bool = False,
 ) -> dict[str, Any]:
-    """Write the body of a 429 with Help, QuotaFailure and RetryInfo.
+    """Return the body of a 429 with Help, QuotaFailure and RetryInfo.
 
     Args:
-        asked: The request that is refused.
-        kinds: The limits it overran, in the order of the violations.
+        request: The refused request.
+        kinds: The limits it exceeds, in the order of the violations.
         free: Whether the quotas of the free tier are named.
-        retry_s: What RetryInfo says; whole seconds there, all of it in the message.
-        zero: Whether the limits are 0, whose `quotaValue` Google leaves out.
+        retry_s: The time in RetryInfo, in whole seconds there and exact in the message.
+        zero: Whether the limits are 0; Google omits such a `quotaValue`.
     """
-    violations = [_violation(asked, kind, free=free, zero=zero) for kind in kinds]
+    violations = [_violation(request, kind, free=free, zero=zero) for kind in kinds]
     lines = "".join(_line(violation) for violation in violations)
     message = f"{_INTRO}\n{lines}Please retry in {go_duration(retry_s)}."
     link = {"description": "Learn more about Gemini API quotas", "url": _DOCS}
-    details = [
+    details: list[dict[str, Any]] = [
         {"@type": f"{_TYPE}Help", "links": [link]},
         {"@type": f"{_TYPE}QuotaFailure", "violations": violations},
         {"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{int(retry_s)}s"},
     ]
-    error = {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details}
-    return {"error": error}
+    return error(429, "RESOURCE_EXHAUSTED", message, *details)
 
 
-def _violation(asked: FakeRequest, kind: Known, *, free: bool, zero: bool) -> dict[str, Any]:
-    embedding = "embed" in asked.route.verb.lower() and (True, free, kind) in _NAMES
-    metric, quota_id = _NAMES[embedding, free, kind]
+def _violation(request: FakeRequest, kind: QuotaLimit, *, free: bool, zero: bool) -> dict[str, Any]:
+    embedding = "embed" in request.route.verb.lower() and (True, free, kind) in _QUOTA_NAMES
+    metric, quota_id = _QUOTA_NAMES[embedding, free, kind]
     violation: dict[str, Any] = {
-        "quotaMetric": f"{_DOMAIN}/{metric}",
+        "quotaMetric": f"{_SERVICE}/{metric}",
         "quotaId": quota_id,
-        "quotaDimensions": {"location": "global", "model": asked.bucket or "gemini-2.5-flash"},
+        "quotaDimensions": {"location": "global", "model": request.bucket or "gemini-2.5-flash"},
     }
     if not zero:
-        own = getattr(asked.limits, kind)
-        violation["quotaValue"] = str(_USUAL[free][kind] if own is None else own)
+        configured = getattr(request.limits, kind)
+        violation["quotaValue"] = str(
+            _DEFAULT_LIMITS[free][kind] if configured is None else configured
+        )
     return violation
 
 
@@ -329,53 +317,55 @@ def _line(violation: dict[str, Any]) -> str:
     return f"* Quota exceeded for metric: {metric}, limit: {limit}, model: {model}\n"
 
 
-def _retry(asked: FakeRequest, kinds: Sequence[Kind], *, free: bool) -> float:
+def _retry(request: FakeRequest, kinds: Sequence[LimitName], *, free: bool) -> float:
     if "rpd" in kinds and not free:
-        return seconds_to_midnight(asked.now)
-    # A free day that is exhausted names the minute's end all the same (GEMINI.md A1).
-    return seconds_to_minute(asked.now) if asked.wait_s is None else asked.wait_s
+        return seconds_to_midnight(request.now)
+    # An exhausted free day names the end of the minute (GEMINI.md A1).
+    return seconds_to_minute(request.now) if request.wait_s is None else request.wait_s
 
 
-def limit_zero(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 429 of a model that is not offered to the project: every limit is 0."""
-    kinds: list[Known] = ["rpd", "rpm", "tpm", "tpd"] if asked.free else ["rpd", "rpm", "tpm"]
-    retry_s = seconds_to_minute(asked.now)
-    return quota_body(asked, kinds, free=asked.free, retry_s=retry_s, zero=True)
+def limit_zero(request: FakeRequest) -> dict[str, Any]:
+    """Return the 429 of a model that is not offered to the project: every limit is 0."""
+    kinds: list[QuotaLimit] = (
+        ["rpd", "rpm", "tpm", "tpd"] if request.free else ["rpd", "rpm", "tpm"]
+    )
+    retry_s = seconds_to_minute(request.now)
+    return quota_body(request, kinds, free=request.free, retry_s=retry_s, zero=True)
 
 
-def over_quota(*kinds: Kind, free: bool | None = None) -> Callable[[FakeRequest], dict[str, Any]]:
-    """Return a body of 429 that names the given limits, or those that the request overran.
+def over_quota(
+    *kinds: LimitName, free: bool | None = None
+) -> Callable[[FakeRequest], dict[str, Any]]:
+    """Return a body of 429 that names the given limits, or those the request exceeds.
 
     Args:
-        kinds: The limits to name; if none are given, `asked.broken` says which.
+        kinds: The limits to name; if none are given, those of `request.exceeded`.
         free: The tier to name; the key's own if None.
     """
 
-    def body(asked: FakeRequest) -> dict[str, Any]:
-        named = kinds or asked.broken
-        if not kinds and any(getattr(asked.limits, kind) == 0 for kind in named):
-            return limit_zero(asked)
-        tier = asked.free if free is None else free
-        return quota_body(asked, named, free=tier, retry_s=_retry(asked, named, free=tier))
+    def body(request: FakeRequest) -> dict[str, Any]:
+        named = kinds or request.exceeded
+        if not kinds and any(getattr(request.limits, kind) == 0 for kind in named):
+            return limit_zero(request)
+        tier = request.free if free is None else free
+        return quota_body(request, named, free=tier, retry_s=_retry(request, named, free=tier))
 
     return body
 
 
 # Bodies of errors about the request itself, the model, or the service --------------------------
-#
-# Sources: GEMINI.md A1, A8 to A10.
 
 
-def bad_field(_asked: FakeRequest) -> dict[str, Any]:
-    """Write the 400 of a field that the service does not know."""
+def bad_field(_request: FakeRequest) -> dict[str, Any]:
+    """Return the 400 of a field that the service does not know."""
     message = 'Invalid JSON payload received. Unknown name "unknownField": Cannot find field.'
     violation = {"description": message}
     detail = {"@type": f"{_TYPE}BadRequest", "fieldViolations": [violation]}
     return error(400, "INVALID_ARGUMENT", message, detail)
 
 
-def help_only(_asked: FakeRequest) -> dict[str, Any]:
-    """Write the 429 that has no detail but a link."""
+def help_only(_request: FakeRequest) -> dict[str, Any]:
+    """Return the 429 that has no detail but a link."""
     message = (
         "You exceeded your current quota, please check your plan and billing details. For more "
         "information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits."
@@ -387,9 +377,9 @@ def help_only(_asked: FakeRequest) -> dict[str, Any]:
     return error(429, "RESOURCE_EXHAUSTED", message, {"@type": f"{_TYPE}Help", "links": [link]})
 
 
-def model_not_found(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 404 of a model that is not there or cannot do what is asked."""
-    route = asked.route
+def model_not_found(request: FakeRequest) -> dict[str, Any]:
+    """Return the 404 of a model that is not there or does not support the method."""
+    route = request.route
     message = (
         f"models/{route.model or 'unknown'} is not found for API version "
         f"{route.version or 'v1beta'}, or is not supported for {route.verb or 'generateContent'}. "
@@ -399,10 +389,10 @@ def model_not_found(asked: FakeRequest) -> dict[str, Any]:
     return error(404, "NOT_FOUND", message)
 
 
-def new_users(asked: FakeRequest) -> dict[str, Any]:
-    """Write the 404 of an old model in a project that never used it."""
+def new_users(request: FakeRequest) -> dict[str, Any]:
+    """Return the 404 of an old model in a project that never used it."""
     message = (
-        f"This model models/{asked.route.model or 'gemini-2.5-flash'} is no longer available to "
+        f"This model models/{request.route.model or 'gemini-2.5-flash'} is no longer available to "
         "new users, use models/gemini-3.5-flash-lite."
     )
     return error(404, "NOT_FOUND", message)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from keyrot_middleware.testing.answers import Spoken
+from keyrot_middleware.testing.answers import ModelAnswer, count_tokens
 from keyrot_middleware.testing.clock import Clock, SystemClock
 from keyrot_middleware.testing.keys import FakeKey, Style, Tier, make_value
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
@@ -14,7 +14,6 @@ from keyrot_middleware.testing.quota import Limits, Usage, Window
 from keyrot_middleware.testing.replies import Scripted
 from keyrot_middleware.testing.server import LoopbackServer
 from keyrot_middleware.testing.service import Service
-from keyrot_middleware.testing.tokens import count_tokens
 
 __all__ = ["FakeGemini"]
 
@@ -22,9 +21,9 @@ __all__ = ["FakeGemini"]
 class FakeGemini:
     """A real HTTP server on 127.0.0.1 that behaves like the Gemini API.
 
-    It knows keys, projects, billing accounts and models, counts quotas in wall-clock minutes (or
-    in another kind of window) and Pacific days, and fails on demand in every way that the real one
-    was seen to. All methods may be called from any thread, before and while it runs.
+    It has keys, projects, billing accounts and models, counts quotas in wall-clock minutes (or in
+    another kind of window) and Pacific days, and fails on demand in every observed way. All methods
+    may be called from any thread, before and while it runs.
 
     Example:
         with FakeGemini() as gemini:
@@ -32,10 +31,10 @@ class FakeGemini:
             client = genai.Client(api_key=key.value, http_options=gemini.http_options)
 
     Args:
-        clock: Tells the time of quota windows; the machine's own if None. Delays are real always.
+        clock: The time of quota windows; None: the system clock. Delays are always real.
         keep_log: How many of the newest requests `log` keeps; None keeps all.
         window: How `rpm` and `tpm` are counted: in minutes of the clock (`minute`), within the last
-            60 seconds (`sliding`), or by a `bucket` that holds one limit's worth and is refilled
+            60 seconds (`sliding`), or by a `bucket` that holds one limit and is refilled
             evenly within 60 seconds.
 
     Raises:
@@ -63,7 +62,7 @@ class FakeGemini:
         return self
 
     def stop(self) -> None:
-        """Close the port and every connection, and end the thread; a second call does nothing."""
+        """Close the port and every connection, and end the thread. Idempotent."""
         self._server.stop()
 
     def __enter__(self) -> Self:
@@ -95,10 +94,10 @@ class FakeGemini:
 
     @property
     def http_options(self) -> dict[str, Any]:
-        """What `genai.Client(http_options=…)` takes to speak to this server.
+        """The `http_options` of `genai.Client` for this server.
 
-        It has the address, and spares the client the machine's certificates, which it would load
-        although it speaks plain HTTP: a client is made in 2 ms instead of 100.
+        The address, and no certificates: the client would load them although it uses plain HTTP,
+        and take 100 ms to construct instead of 2.
         """
         return {
             "base_url": self.url,
@@ -121,19 +120,18 @@ class FakeGemini:
         style: Style = "standard",
         value: str | None = None,
     ) -> FakeKey:
-        """Make a key that the service accepts.
+        """Add a key that the service accepts.
 
         Args:
-            label: The name by which the test speaks of it.
-            project: Keys of one project share quota and stored things; its own (`project-LABEL`) if
-                None.
-            billing_account: The project's; its own (`billing-PROJECT`) if None.
-            tier: `free` or `paid`; decides which quotas an error names.
-            rpm: Requests a minute of the project for every model; None sets nothing.
+            label: The key's name in the test.
+            project: Keys of one project share quota and resources; None: its own, `project-LABEL`.
+            billing_account: The project's; None: its own, `billing-PROJECT`.
+            tier: `free` or `paid`; selects the quotas that an error names.
+            rpm: Requests a minute of the project for every model; None: no change.
             tpm: Input tokens a minute, likewise.
             rpd: Requests a Pacific day, likewise.
             style: `standard` for `AIza…`, `auth` for `AQ.…`.
-            value: A value of one's own instead of a random one.
+            value: The key's value; None: a random one.
 
         Raises:
             ValueError: If the label is taken or the style unknown.
@@ -145,7 +143,7 @@ class FakeGemini:
         return key
 
     def remove_key(self, label: str) -> None:
-        """Delete a key: from now on it is not valid."""
+        """Delete a key; it is invalid from now on."""
         self._service.keys.remove(label)
 
     def key(self, label: str) -> FakeKey:
@@ -154,7 +152,7 @@ class FakeGemini:
         Raises:
             KeyError: If there is no such key.
         """
-        return self._service.keys.named(label)
+        return self._service.keys.get(label)
 
     def limit(
         self,
@@ -165,21 +163,21 @@ class FakeGemini:
         tpm: int | None = None,
         rpd: int | None = None,
     ) -> None:
-        """Set limits of a project for one model's bucket, or for all; None leaves what was set."""
+        """Set limits of a project for one model's bucket, or for all; None: no change."""
         bucket = None if model is None else self._service.models.bucket(model)
-        self._service.book.limit(project, Limits(rpm, tpm, rpd), bucket)
+        self._service.quotas.limit(project, Limits(rpm, tpm, rpd), bucket)
 
     def used(self, label: str, model: str) -> Usage:
-        """Return what the key's project used of a model in this minute (or window) and day."""
+        """Return the usage of the key's project for a model in this minute (or window) and day."""
         project = self.key(label).project
         bucket = self._service.models.bucket(model)
-        return self._service.book.used(project, bucket, self._service.clock.time())
+        return self._service.quotas.used(project, bucket, self._service.clock.time())
 
     def spend(self, label: str, model: str, requests: int = 1, tokens: int = 0) -> None:
         """Count requests and tokens against the key's project as if they had been sent."""
         project, clock = self.key(label).project, self._service.clock
         bucket = self._service.models.bucket(model)
-        self._service.book.count(project, bucket, clock.time(), requests=requests, tokens=tokens)
+        self._service.quotas.count(project, bucket, clock.time(), requests=requests, tokens=tokens)
 
     def alias(self, model: str, bucket: str) -> None:
         """Count requests for `model` under the quota of `bucket`, which errors then name."""
@@ -189,10 +187,10 @@ class FakeGemini:
         """Answer 404 for a model from now on."""
         self._service.models.remove(model)
 
-    # What is answered.
+    # The answers.
 
     def script(self, label: str, *replies: Scripted) -> None:
-        """Answer the next requests of a key with these, in order; then as ever.
+        """Answer the next requests of a key with these, in order; then as usual.
 
         Raises:
             KeyError: If there is no such key.
@@ -200,7 +198,7 @@ class FakeGemini:
         self._service.scripts.add(self.key(label).label, replies)
 
     def script_any(self, *replies: Scripted) -> None:
-        """Answer the next requests with these, whatever key they come with."""
+        """Answer the next requests of any key with these."""
         self._service.scripts.add(None, replies)
 
     def always(self, label: str, reply: Scripted | None) -> None:
@@ -209,29 +207,29 @@ class FakeGemini:
         Raises:
             KeyError: If there is no such key.
         """
-        self._service.scripts.stand(self.key(label).label, reply)
+        self._service.scripts.set_default(self.key(label).label, reply)
 
     def always_any(self, reply: Scripted | None) -> None:
         """Answer every request with this, whatever its key, until changed; None ends it."""
-        self._service.scripts.stand(None, reply)
+        self._service.scripts.set_default(None, reply)
 
     def clear_scripts(self) -> None:
-        """Forget every script and every standing reply."""
+        """Remove all scripted replies."""
         self._service.scripts.clear()
 
     def pending(self, label: str | None = None) -> int:
-        """Return how many scripted replies of a key, or of any, were not used yet."""
+        """Return how many scripted replies of a key, or of any, are unused."""
         return self._service.scripts.pending(label)
 
-    def answer(self, said: Spoken | Callable[[dict[str, Any]], Spoken] | None) -> None:
-        """Say what models answer.
+    def answer(self, content: ModelAnswer | Callable[[dict[str, Any]], ModelAnswer] | None) -> None:
+        """Set what models answer.
 
         Args:
-            said: A text; a part (`{"functionCall": …}`); a whole response (it has `candidates`); a
-                function of the request's body that returns one of these, called in the server's
-                thread; or None for the default.
+            content: A text; a part (`{"functionCall": …}`); a whole response (it has `candidates`);
+                a function of the request's body that returns one of these, called in the server's
+                thread; None: the default.
         """
-        self._service.answers.answer = said
+        self._service.answers.answer = content
 
     def function_args(self, args: dict[str, Any] | None) -> None:
         """Set the arguments of function calls; None takes them from the schemas."""
@@ -242,14 +240,14 @@ class FakeGemini:
         self._service.count_tokens = count or count_tokens
 
     def thoughts(self, count: int) -> None:
-        """Set the `thoughtsTokenCount` of answers; 5 if never set."""
+        """Set the `thoughtsTokenCount` of answers; 5 by default."""
         self._service.answers.thoughts = count
 
     def delay(self, seconds: float) -> None:
-        """Wait that long, by the machine's clock, before every answer; 0 if never set."""
+        """Set the delay before every answer, in real seconds; 0 by default."""
         self._service.latency_s = seconds
 
-    # What was asked.
+    # The requests.
 
     @property
     def log(self) -> list[LoggedRequest]:
@@ -265,7 +263,7 @@ class FakeGemini:
         return self._log.sent(self.key(label).label)
 
     def count(self, label: str | None = None, **equal: object) -> int:
-        """Return how many requests came in all, or with a key, and with fields of such values.
+        """Return how many requests came in all, or with a key, and with these field values.
 
         Example:
             gemini.count(status=429), gemini.count("free-1", verb="countTokens")
@@ -280,17 +278,17 @@ class FakeGemini:
         return sum(all(getattr(r, name) == v for name, v in wanted.items()) for r in requests)
 
     def peak(self, label: str) -> int:
-        """Return the most requests of a key that were under way at once."""
+        """Return the highest number of concurrent requests of a key."""
         return self._log.peak(self.key(label).label)
 
     def wait_for(self, count: int, timeout: float = 5.0) -> bool:
-        """Wait until so many requests came in all; return False if `timeout` seconds passed."""
+        """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
         return self._log.wait_for(count, timeout)
 
     def wait_idle(self, timeout: float = 5.0) -> bool:
-        """Wait until no request is under way; return False if `timeout` seconds passed."""
+        """Wait until no request is in flight; return False if `timeout` seconds passed."""
         return self._log.wait_idle(timeout)
 
     def reset_log(self) -> None:
-        """Forget the requests so far, not the quotas used."""
+        """Clear the log; used quota stays."""
         self._log.reset()

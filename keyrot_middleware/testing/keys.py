@@ -1,4 +1,4 @@
-"""Keys of the fake service: whose they are, and values that only look real."""
+"""The keys of the fake service, with random values in the shape of real ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["FakeKey", "KeyRing", "Style", "Tier", "make_value"]
+__all__ = ["FakeKey", "KeyRegistry", "Style", "Tier", "make_value"]
 
 Tier = Literal["free", "paid"]
 Style = Literal["standard", "auth"]
@@ -23,12 +23,12 @@ class FakeKey:
     """A key that the fake service accepts.
 
     Attributes:
-        label: The name by which the test speaks of it.
+        label: The key's name in the test.
         value: What goes into `x-goog-api-key`; kept out of `repr`.
-        project: Quota and stored things belong to it.
-        billing_account: Spend caps and prepaid credit belong to it.
-        tier: Decides which quotas an error names.
-        number: The project's number, as Google's error bodies show it.
+        project: Owns quota and resources.
+        billing_account: Owns spend caps and prepaid credit.
+        tier: Selects the quotas that an error names.
+        number: The project's number in Google's error bodies.
     """
 
     label: str
@@ -40,7 +40,7 @@ class FakeKey:
 
 
 def make_value(style: Style = "standard") -> str:
-    """Make a random value in the shape of a Gemini key that contains FAKE.
+    """Return a random value in the shape of a Gemini key that contains FAKE.
 
     Raises:
         ValueError: If `style` is unknown.
@@ -51,8 +51,8 @@ def make_value(style: Style = "standard") -> str:
     return prefix + "FAKE" + "".join(secrets.choice(_ALPHABET) for _ in range(length - 4))
 
 
-class KeyRing:
-    """The keys by value and by label; safe from any thread."""
+class KeyRegistry:
+    """The keys by value and by label; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,34 +61,34 @@ class KeyRing:
         self._numbers: dict[str, str] = {}
 
     def add(self, label: str, value: str, project: str, account: str, tier: Tier) -> FakeKey:
-        """Keep a new key.
+        """Add a key.
 
         Raises:
             ValueError: If the label or the value is taken.
         """
         with self._lock:
             if label in self._by_label or value in self._by_value:
-                raise ValueError(f"a key {label!r}, or its value, is there already: choose another")
+                raise ValueError(f"a key {label!r}, or its value, exists already: choose another")
             number = self._numbers.setdefault(project, str(100_000_000_001 + len(self._numbers)))
             key = FakeKey(label, value, project, account, tier, number)
             self._by_label[label] = self._by_value[value] = key
             return key
 
     def remove(self, label: str) -> None:
-        """Forget a key, as if it had been deleted in AI Studio.
+        """Remove a key, as if it were deleted in AI Studio.
 
         Raises:
             KeyError: If there is no such key.
         """
         with self._lock:
-            del self._by_value[self.named(label).value]
+            del self._by_value[self.get(label).value]
             del self._by_label[label]
 
-    def named(self, label: str) -> FakeKey:
+    def get(self, label: str) -> FakeKey:
         """Return the key with that label.
 
         Raises:
-            KeyError: If there is no such key; the message lists those there are.
+            KeyError: If there is no such key; the message lists the known ones.
         """
         try:
             return self._by_label[label]

@@ -1,4 +1,4 @@
-"""What the service was asked, in order."""
+"""The log of requests."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["LoggedRequest", "RequestLog"]
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """One request and how it was answered.
+    """One request and its reply.
 
     Attributes:
-        at: Epoch seconds by the service's clock, when it had come whole.
-        key: The key's label, or None if it had no key that is known.
+        at: Epoch seconds by the service's clock, when it was complete.
+        key: The key's label; None: no known key.
         method: The HTTP method.
         path: The path with its query.
         model: The model, or empty.
-        verb: What it asked for: `generateContent`, `files.get`, `upload.start`…
+        verb: The method: `generateContent`, `files.get`, `upload.start`…
         body: The JSON body, or an empty dict.
-        headers: Pairs as they came, so that a header sent twice is seen.
+        headers: Pairs as received, including repeated headers.
         status: The HTTP status of the answer; 0 if there was none.
-        stream: Whether it asked for a stream.
+        stream: Whether it requested a stream.
         reply: The name of the answer: `OK`, or a member of `Reply`.
         tokens: The input tokens that were counted.
     """
@@ -43,13 +43,13 @@ class LoggedRequest:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def header_values(self, name: str) -> list[str]:
-        """Return every value of a header, whatever its case."""
+        """Return every value of a header; the name is case-insensitive."""
         wanted = name.lower()
         return [value for key, value in self.headers if key.lower() == wanted]
 
 
 class RequestLog:
-    """The requests, and how many are under way; safe from any thread.
+    """The requests, and how many are in flight; thread-safe.
 
     Args:
         keep: How many of the newest requests are kept; None keeps all. Counts by key are exact
@@ -60,23 +60,23 @@ class RequestLog:
         self._changed = threading.Condition()
         self._requests: deque[LoggedRequest] = deque(maxlen=keep)
         self._sent: Counter[str | None] = Counter()
-        self._under_way: Counter[str | None] = Counter()
+        self._in_flight: Counter[str | None] = Counter()
         self._peak: Counter[str | None] = Counter()
 
     def add(self, request: LoggedRequest) -> None:
-        """Keep a request, and count it as under way."""
+        """Add a request, and count it as in flight."""
         key = request.key
         with self._changed:
             self._requests.append(request)
             self._sent[key] += 1
-            self._under_way[key] += 1
-            self._peak[key] = max(self._peak[key], self._under_way[key])
+            self._in_flight[key] += 1
+            self._peak[key] = max(self._peak[key], self._in_flight[key])
             self._changed.notify_all()
 
     def done(self, key: str | None) -> None:
         """Count a request of that key as answered."""
         with self._changed:
-            self._under_way[key] -= 1
+            self._in_flight[key] -= 1
             self._changed.notify_all()
 
     def all(self) -> list[LoggedRequest]:
@@ -90,27 +90,27 @@ class RequestLog:
             return self._sent[key]
 
     def total(self) -> int:
-        """Return how many requests came at all."""
+        """Return how many requests came in all."""
         with self._changed:
             return self._sent.total()
 
     def peak(self, key: str | None) -> int:
-        """Return the most requests of that key that were under way at once."""
+        """Return the highest number of concurrent requests of that key."""
         with self._changed:
             return self._peak[key]
 
     def wait_for(self, count: int, timeout: float) -> bool:
-        """Wait until that many requests came in all; return False if `timeout` seconds passed."""
+        """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
         with self._changed:
             return self._changed.wait_for(lambda: self._sent.total() >= count, timeout)
 
     def wait_idle(self, timeout: float) -> bool:
-        """Wait until no request is under way; return False if `timeout` seconds passed."""
+        """Wait until no request is in flight; return False if `timeout` seconds passed."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._under_way.total() == 0, timeout)
+            return self._changed.wait_for(lambda: self._in_flight.total() == 0, timeout)
 
     def reset(self) -> None:
-        """Forget the requests and counts, but not what is under way."""
+        """Clear requests and counts; requests in flight stay counted."""
         with self._changed:
             self._requests.clear()
             self._sent.clear()

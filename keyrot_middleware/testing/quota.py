@@ -1,7 +1,7 @@
 """Quotas as Google counts them: per project and model bucket, in minutes and Pacific days.
 
-Sources: GEMINI.md B1 to B5. The minute is fixed to :00, unless another kind of window is asked for;
-the day begins at midnight in Los Angeles.
+Sources: GEMINI.md B1 to B5. The minute starts at :00, unless another kind of window is chosen; the
+day starts at midnight Pacific time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 __all__ = [
-    "Kind",
+    "LimitName",
     "Limits",
     "QuotaCounter",
     "Usage",
@@ -24,22 +24,22 @@ __all__ = [
     "seconds_to_minute",
 ]
 
-Kind = Literal["rpm", "tpm", "rpd"]
+LimitName = Literal["rpm", "tpm", "rpd"]
 Window = Literal["minute", "sliding", "bucket"]
 """How requests and tokens a minute are counted: in minutes of the clock; within the last 60 s; or
-by a bucket that holds one limit's worth and is refilled evenly within 60 s."""
+by a bucket that holds one limit and is refilled evenly within 60 s."""
 PACIFIC = ZoneInfo("America/Los_Angeles")
 
 
 Sent = list[tuple[float, float, float]]
-"""When, how many requests, how many tokens; of a bucket, how much was missing then."""
+"""Time, requests and tokens of each send; for a bucket, the amount missing at that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a project may use of one model: requests and input tokens a minute, requests a day.
+    """Limits of a project for one model: requests and input tokens a minute, requests a day.
 
-    None is no limit; 0 means that the model is not offered to the project.
+    None: no limit; 0: the model is not offered to the project.
     """
 
     rpm: int | None = None
@@ -47,14 +47,14 @@ class Limits:
     rpd: int | None = None
 
     def over(self, other: Limits) -> Limits:
-        """Return `other` with every limit that is set here put over it."""
+        """Return these limits, with those of `other` where none is set here."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(other, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(slots=True)
 class Usage:
-    """What was counted in the minute and the day that hold `now`."""
+    """Usage in the current minute and day."""
 
     minute: int
     day: str
@@ -62,7 +62,7 @@ class Usage:
     tokens: int = 0
     day_requests: int = 0
     sent: Sent = field(default_factory=list, repr=False, compare=False)
-    """What a window that is not the clock's minute counts."""
+    """The sends that a `sliding` or `bucket` window counts."""
 
 
 def seconds_to_minute(now: float) -> float:
@@ -71,7 +71,7 @@ def seconds_to_minute(now: float) -> float:
 
 
 def seconds_to_midnight(now: float) -> float:
-    """Return the seconds from epoch `now` to the next midnight in Los Angeles."""
+    """Return the seconds from epoch `now` to the next midnight Pacific time."""
     local = datetime.fromtimestamp(now, PACIFIC)
     midnight = datetime.combine(local.date() + timedelta(days=1), time(), PACIFIC)
     return midnight.timestamp() - now
@@ -82,7 +82,7 @@ def _window(now: float) -> tuple[int, str]:
 
 
 class QuotaCounter:
-    """Counts what every project used of every bucket; safe from any thread.
+    """Counts the usage of every project and bucket; thread-safe.
 
     Args:
         window: How minutes are counted.
@@ -100,7 +100,7 @@ class QuotaCounter:
         self._used: dict[tuple[str, str], Usage] = {}
 
     def limit(self, project: str, limits: Limits, model: str | None = None) -> None:
-        """Set limits of a project, for one bucket or for all; a None leaves what was set before."""
+        """Set limits of a project, for one bucket or for all; None: no change."""
         with self._lock:
             before = self._limits.get((project, model), Limits())
             self._limits[project, model] = limits.over(before)
@@ -112,26 +112,26 @@ class QuotaCounter:
             return self._limits.get((project, bucket), Limits()).over(general)
 
     def used(self, project: str, bucket: str, now: float) -> Usage:
-        """Return a copy of what was counted in the windows that hold `now`."""
+        """Return a copy of the usage in the current windows."""
         with self._lock:
             current = self._current(project, bucket, now)
             return replace(current, sent=list(current.sent))
 
     def charge(
         self, project: str, bucket: str, now: float, *, requests: int = 1, tokens: int = 0
-    ) -> list[Kind]:
-        """Count a request if it fits, in one step.
+    ) -> list[LimitName]:
+        """Count a request if it fits, atomically.
 
         Returns:
-            The limits that it would overrun, and then nothing was counted; empty if it fits.
+            The limits it would exceed, in which case nothing was counted; empty if it fits.
         """
         limits = self.limits(project, bucket)
         with self._lock:
             used = self._current(project, bucket, now)
-            broken = _broken(limits, used, requests, tokens)
-            if not broken:
+            exceeded = _exceeded(limits, used, requests, tokens)
+            if not exceeded:
                 self._add(used, now, requests, tokens)
-            return broken
+            return exceeded
 
     def count(
         self, project: str, bucket: str, now: float, *, requests: int = 1, tokens: int = 0
@@ -143,9 +143,9 @@ class QuotaCounter:
     def wait_s(
         self, project: str, bucket: str, now: float, *, requests: int = 1, tokens: int = 0
     ) -> float:
-        """Return after how many seconds a request fits into its minute, if nothing else is sent.
+        """Return the seconds until a request fits into its minute, if nothing else is sent.
 
-        Of a request that never fits: when nothing is counted any more.
+        For a request that never fits: until the window is empty.
         """
         if self._window == "minute":
             return seconds_to_minute(now)
@@ -181,17 +181,17 @@ class QuotaCounter:
         return used
 
 
-def _broken(limits: Limits, used: Usage, requests: int, tokens: int) -> list[Kind]:
-    wanted: dict[Kind, tuple[int | None, int]] = {
+def _exceeded(limits: Limits, used: Usage, requests: int, tokens: int) -> list[LimitName]:
+    checks: dict[LimitName, tuple[int | None, int]] = {
         "rpd": (limits.rpd, used.day_requests + requests),
         "rpm": (limits.rpm, used.requests + requests),
         "tpm": (limits.tpm, used.tokens + tokens),
     }
-    return [kind for kind, (limit, sum_) in wanted.items() if limit is not None and sum_ > limit]
+    return [kind for kind, (limit, total) in checks.items() if limit is not None and total > limit]
 
 
 def _counted(window: Window, sent: Sent, limits: Limits, now: float) -> tuple[Sent, int, int]:
-    """Return what still counts of what was sent, and how many requests and tokens that is."""
+    """Return the sends that still count, and their requests and tokens."""
     if window == "sliding":
         kept = [event for event in sent if now - event[0] < 60.0]
         return kept, int(sum(event[1] for event in kept)), int(sum(event[2] for event in kept))
@@ -201,7 +201,7 @@ def _counted(window: Window, sent: Sent, limits: Limits, now: float) -> tuple[Se
 
 
 def _level(sent: Iterable[tuple[float, float]], limit: int | None, now: float) -> float:
-    """Return how much is missing from a bucket; all comes back in 60 s if there is no limit."""
+    """Return the amount missing from a bucket; without a limit it is refilled in 60 s."""
     level, last = 0.0, now
     for at, count in sent:
         level = _refilled(level, limit, at - last) + count

@@ -1,53 +1,44 @@
-"""Every way in which the Gemini API was seen to answer, by name."""
+"""Every observed reply of the Gemini API, by name."""
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from keyrot_middleware.testing import (
-    error_bodies as key_errors,
-)
-from keyrot_middleware.testing import (
-    error_bodies as quota_errors,
-)
-from keyrot_middleware.testing import (
-    error_bodies as request_errors,
-)
+from keyrot_middleware.testing import error_bodies
 from keyrot_middleware.testing.error_bodies import api_key_invalid, plain
 from keyrot_middleware.testing.request import FakeRequest
 
-__all__ = ["JSON", "Ending", "Reply", "Scripted", "Scripts"]
+__all__ = ["JSON", "Reply", "Scripted", "Scripts", "Then"]
 
-# The value of one scripted reply, and how it is bent: later, in mid-stream, in another shape ---
+# A scripted reply and its variants: delayed, in mid-stream, in another shape -------------------
 
 
 JSON = "application/json; charset=UTF-8"
-Ending = Literal["end", "close", "reset"]
+Then = Literal["end", "close", "reset"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """How the service shall answer one request.
+    """A reply to one request.
 
     Attributes:
-        name: The member's name in `Reply`, or `CUSTOM`; it stands in the request log.
-        status: The HTTP status; 0 if nothing is answered.
-        body: Makes the JSON value, text or bytes of the body; None is the ordinary answer.
+        name: The member's name in `Reply`, or `CUSTOM`; it appears in the request log.
+        status: The HTTP status; 0: no response.
+        body: Returns the JSON value, text or bytes of the body; None: the ordinary answer.
         content_type: The header of that name.
         headers: More headers.
-        delay_s: Seconds before the first byte, by the machine's clock.
+        delay_s: Seconds before the first byte, in real time.
         gap_s: Seconds before every chunk of a stream but the first.
-        after: In a stream, how many chunks go out before the fault; None is the fault at once.
-        ending: What happens to the connection afterwards.
-        listwrap: Whether the error comes in a list of one.
+        after_chunks: In a stream, the number of chunks before the failure; None: fail at once.
+        then: What happens to the connection afterwards.
+        wrap_in_list: Whether the error comes in a list of one.
         interactions: Whether the error has the shape of the Interactions API.
-        spares_reads: Whether requests that run no model are answered as ever.
-        charged: Whether a refused request counts against the quota all the same.
+        spares_reads: Whether requests that run no model are answered as usual.
+        charged: Whether a refused request still counts against the quota.
         continues: Whether the ordinary answer ends with CONTINUATION and a token.
     """
 
@@ -57,9 +48,9 @@ class Scripted:
     headers: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
     gap_s: float = 0.0
-    after: int | None = None
-    ending: Ending = "end"
-    listwrap: bool = False
+    after_chunks: int | None = None
+    then: Then = "end"
+    wrap_in_list: bool = False
     interactions: bool = False
     spares_reads: bool = False
     charged: bool = False
@@ -71,15 +62,15 @@ class Scripted:
         return replace(self, delay_s=seconds)
 
     def in_stream(self, after: int = 0) -> Scripted:
-        """Return the same error, inside a stream under HTTP 200, after so many chunks.
+        """Return the same error, inside a stream with HTTP 200, after that many chunks.
 
-        A request that is not a stream gets it as an HTTP error still.
+        A unary request still gets it as an HTTP error.
         """
-        return replace(self, after=after)
+        return replace(self, after_chunks=after)
 
     def list_wrapped(self) -> Scripted:
         """Return the same error in a list of one, as some endpoints send it."""
-        return replace(self, listwrap=True)
+        return replace(self, wrap_in_list=True)
 
     def as_interactions(self) -> Scripted:
         """Return the same error as `{"error": {"message", "code": "too_many_requests"}}`."""
@@ -97,31 +88,28 @@ class Scripted:
 
     @property
     def answers(self) -> bool:
-        """Whether this is the ordinary answer (perhaps slow, cut or continued), not an error."""
+        """Whether this is the ordinary answer (even if slow, cut or continued), not an error."""
         return self.status == 200 and self.body is None
 
 
-# What a test wants to be answered next ---------------------------------------------------------
-
-
-Line = deque[Scripted]
+# The scripted replies of a test ----------------------------------------------------------------
 
 
 class Scripts:
-    """Queues of replies by key, and those that stand until changed; safe from any thread."""
+    """Queues of replies by key, and default replies; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._next: defaultdict[str | None, Line] = defaultdict(deque)
+        self._next: defaultdict[str | None, deque[Scripted]] = defaultdict(deque)
         self._always: dict[str | None, Scripted] = {}
 
     def add(self, label: str | None, replies: Iterable[Scripted]) -> None:
-        """Put replies at the end of a key's queue, or of everybody's where `label` is None."""
+        """Put replies at the end of a key's queue, or of the common one if `label` is None."""
         with self._lock:
             self._next[label].extend(replies)
 
-    def stand(self, label: str | None, reply: Scripted | None) -> None:
-        """Answer a key, or everybody, alike until changed; None ends it."""
+    def set_default(self, label: str | None, reply: Scripted | None) -> None:
+        """Set the reply to all requests of a key, or of any; None removes it."""
         with self._lock:
             if reply is None:
                 self._always.pop(label, None)
@@ -129,7 +117,7 @@ class Scripts:
                 self._always[label] = reply
 
     def clear(self) -> None:
-        """Forget every script."""
+        """Remove all replies."""
         with self._lock:
             self._next.clear()
             self._always.clear()
@@ -140,15 +128,15 @@ class Scripts:
             return len(self._next[label]) if label in self._next else 0
 
     def take(self, label: str | None, *, read: bool) -> Scripted | None:
-        """Return the reply for a request, and take it off its queue; None is the ordinary course.
+        """Remove and return the reply to a request; None: answer as usual.
 
-        The key's own queue comes first, then everybody's, then what stands for the key, then what
-        stands for everybody. A reply that spares reads waits for a request that runs a model.
+        The key's queue comes first, then the common queue, the key's default, the common default.
+        A reply that spares reads stays queued until a request that runs a model.
         """
         with self._lock:
-            for line in (self._next.get(label), self._next.get(None)):
-                if line and not (read and line[0].spares_reads):
-                    return line.popleft()
+            for queue in (self._next.get(label), self._next.get(None)):
+                if queue and not (read and queue[0].spares_reads):
+                    return queue.popleft()
             for name in (label, None):
                 reply = self._always.get(name)
                 if reply is not None and not (read and reply.spares_reads):
@@ -169,7 +157,7 @@ def _denied(message: str) -> Scripted:
     return Scripted(403, plain(403, "PERMISSION_DENIED", message))
 
 
-def _bad(message: str) -> Scripted:
+def _bad_request(message: str) -> Scripted:
     return Scripted(400, plain(400, "INVALID_ARGUMENT", message), charged=True)
 
 
@@ -180,25 +168,25 @@ def _exhausted(message: str, code: int = 429) -> Scripted:
 class Reply:
     """Names of replies for `FakeGemini.script()`; each has its body from GEMINI.md A1 to A12.
 
-    Any member can be bent: `Reply.OVERLOADED.in_stream(after=2)`, `Reply.OK.delayed(0.5)`,
+    Any member can be varied: `Reply.OVERLOADED.in_stream(after=2)`, `Reply.OK.delayed(0.5)`,
     `Reply.KEY_INVALID.list_wrapped()`, `Reply.EXHAUSTED.as_interactions()`.
     """
 
     OK: Final = Scripted()
     CONTINUATION: Final = Scripted(continues=True)
 
-    # 429 with QuotaFailure: the tier is the key's own, or the one in the name.
-    QUOTA: Final = Scripted(429, quota_errors.over_quota())
-    QUOTA_MINUTE: Final = Scripted(429, quota_errors.over_quota("rpm"))
-    QUOTA_MINUTE_FREE: Final = Scripted(429, quota_errors.over_quota("rpm", free=True))
-    QUOTA_MINUTE_PAID: Final = Scripted(429, quota_errors.over_quota("rpm", free=False))
-    QUOTA_TOKENS: Final = Scripted(429, quota_errors.over_quota("tpm"))
-    QUOTA_TOKENS_FREE: Final = Scripted(429, quota_errors.over_quota("tpm", free=True))
-    QUOTA_TOKENS_PAID: Final = Scripted(429, quota_errors.over_quota("tpm", free=False))
-    QUOTA_DAY: Final = Scripted(429, quota_errors.over_quota("rpd"))
-    QUOTA_DAY_FREE: Final = Scripted(429, quota_errors.over_quota("rpd", free=True))
-    QUOTA_DAY_PAID: Final = Scripted(429, quota_errors.over_quota("rpd", free=False))
-    LIMIT_ZERO: Final = Scripted(429, quota_errors.limit_zero)
+    # 429 with QuotaFailure: of the key's tier, or of the tier in the name.
+    QUOTA: Final = Scripted(429, error_bodies.over_quota())
+    QUOTA_MINUTE: Final = Scripted(429, error_bodies.over_quota("rpm"))
+    QUOTA_MINUTE_FREE: Final = Scripted(429, error_bodies.over_quota("rpm", free=True))
+    QUOTA_MINUTE_PAID: Final = Scripted(429, error_bodies.over_quota("rpm", free=False))
+    QUOTA_TOKENS: Final = Scripted(429, error_bodies.over_quota("tpm"))
+    QUOTA_TOKENS_FREE: Final = Scripted(429, error_bodies.over_quota("tpm", free=True))
+    QUOTA_TOKENS_PAID: Final = Scripted(429, error_bodies.over_quota("tpm", free=False))
+    QUOTA_DAY: Final = Scripted(429, error_bodies.over_quota("rpd"))
+    QUOTA_DAY_FREE: Final = Scripted(429, error_bodies.over_quota("rpd", free=True))
+    QUOTA_DAY_PAID: Final = Scripted(429, error_bodies.over_quota("rpd", free=False))
+    LIMIT_ZERO: Final = Scripted(429, error_bodies.limit_zero)
 
     # 429 in its other forms, and 402.
     EXHAUSTED: Final = _exhausted("Resource has been exhausted (e.g. check quota).")
@@ -206,9 +194,9 @@ class Reply:
         "Resource exhausted. Please try again later. Please refer to https://cloud.google.com/"
         "vertex-ai/generative-ai/docs/error-code-429 for more details."
     )
-    HELP_ONLY: Final = Scripted(429, request_errors.help_only)
-    RATE_LIMIT_EXCEEDED: Final = Scripted(429, key_errors.rate_limit_exceeded)
-    CACHE_STORAGE: Final = Scripted(429, key_errors.cache_storage)
+    HELP_ONLY: Final = Scripted(429, error_bodies.help_only)
+    RATE_LIMIT_EXCEEDED: Final = Scripted(429, error_bodies.rate_limit_exceeded)
+    CACHE_STORAGE: Final = Scripted(429, error_bodies.cache_storage)
     SPEND_CAP_PROJECT: Final = _exhausted(
         "Your project has exceeded its monthly spending cap. Please go to AI Studio at "
         "https://ai.studio/spend to manage your project spend cap. Learn more at "
@@ -219,8 +207,8 @@ class Reply:
         "https://ai.studio/billing to manage your billing. Learn more at "
         f"{_SPEND}#tier-spend-caps. "
     )
-    PREPAY: Final = dataclasses.replace(_exhausted(_PREPAY, 402), spares_reads=True)
-    PREPAY_429: Final = dataclasses.replace(_exhausted(_PREPAY), spares_reads=True)
+    PREPAY: Final = replace(_exhausted(_PREPAY, 402), spares_reads=True)
+    PREPAY_429: Final = replace(_exhausted(_PREPAY), spares_reads=True)
 
     # The key, its project, its account.
     KEY_INVALID: Final = Scripted(
@@ -233,8 +221,8 @@ class Reply:
         400, api_key_invalid("API Key not found. Please pass a valid API key.")
     )
     KEY_INVALID_LIST: Final = KEY_INVALID.list_wrapped()
-    TOKEN_UNSUPPORTED: Final = Scripted(401, key_errors.token_unsupported)
-    MULTIPLE_KEYS: Final = _bad(
+    TOKEN_UNSUPPORTED: Final = Scripted(401, error_bodies.token_unsupported)
+    MULTIPLE_KEYS: Final = _bad_request(
         "Multiple authentication credentials received. Please pass only one."
     )
     UNREGISTERED: Final = _denied(
@@ -242,16 +230,16 @@ class Reply:
         "Please use API Key or other form of API consumer identity to call this API."
     )
     KEY_LEAKED: Final = _denied("Your API key was reported as leaked. Please use another API key.")
-    KEY_SUSPENDED: Final = Scripted(403, key_errors.suspended)
-    SERVICE_DISABLED: Final = Scripted(403, key_errors.service_disabled)
-    SERVICE_BLOCKED: Final = Scripted(403, key_errors.method_blocked)
-    REFERRER_BLOCKED: Final = Scripted(403, key_errors.referrer_blocked)
-    IP_BLOCKED: Final = Scripted(403, key_errors.ip_blocked)
-    PROJECT_DENIED: Final = dataclasses.replace(
+    KEY_SUSPENDED: Final = Scripted(403, error_bodies.suspended)
+    SERVICE_DISABLED: Final = Scripted(403, error_bodies.service_disabled)
+    SERVICE_BLOCKED: Final = Scripted(403, error_bodies.method_blocked)
+    REFERRER_BLOCKED: Final = Scripted(403, error_bodies.referrer_blocked)
+    IP_BLOCKED: Final = Scripted(403, error_bodies.ip_blocked)
+    PROJECT_DENIED: Final = replace(
         _denied("Your project has been denied access. Please contact support."), spares_reads=True
     )
     CALLER_DENIED: Final = _denied("The caller does not have permission")
-    FILE_DENIED: Final = Scripted(403, key_errors.file_denied)
+    FILE_DENIED: Final = Scripted(403, error_bodies.file_denied)
     CACHE_DENIED: Final = _denied("CachedContent not found (or permission denied)")
     LOCATION: Final = Scripted(
         400,
@@ -267,19 +255,19 @@ class Reply:
     )
 
     # The request and the model.
-    BAD_REQUEST: Final = _bad("Provided image is not valid.")
-    BAD_FIELD: Final = Scripted(400, request_errors.bad_field, charged=True)
-    TOO_MANY_TOKENS: Final = _bad(
+    BAD_REQUEST: Final = _bad_request("Provided image is not valid.")
+    BAD_FIELD: Final = Scripted(400, error_bodies.bad_field, charged=True)
+    TOO_MANY_TOKENS: Final = _bad_request(
         "The input token count exceeds the maximum number of tokens allowed (1048576)."
     )
-    THOUGHT_SIGNATURE: Final = _bad("Corrupted thought signature.")
-    THOUGHT_SIGNATURE_INVALID: Final = _bad("Thought signature is not valid")
-    THOUGHT_SIGNATURE_MISSING: Final = _bad(
+    THOUGHT_SIGNATURE: Final = _bad_request("Corrupted thought signature.")
+    THOUGHT_SIGNATURE_INVALID: Final = _bad_request("Thought signature is not valid")
+    THOUGHT_SIGNATURE_MISSING: Final = _bad_request(
         "Function call is missing a thought_signature in functionCall parts."
     )
-    MODEL_NOT_FOUND: Final = Scripted(404, request_errors.model_not_found)
-    NEW_USERS: Final = Scripted(404, request_errors.new_users)
-    NOT_FOUND_HTML: Final = Scripted(404, lambda _asked: b"", "text/html; charset=UTF-8")
+    MODEL_NOT_FOUND: Final = Scripted(404, error_bodies.model_not_found)
+    NEW_USERS: Final = Scripted(404, error_bodies.new_users)
+    NOT_FOUND_HTML: Final = Scripted(404, lambda _request: b"", "text/html; charset=UTF-8")
 
     # The service.
     CANCELLED: Final = Scripted(499, plain(499, "CANCELLED", "The operation was cancelled."))
@@ -312,21 +300,21 @@ class Reply:
     )
     BAD_GATEWAY: Final = Scripted(
         502,
-        lambda _asked: "<html><title>Error 502 (Server Error)!!1</title></html>",
+        lambda _request: "<html><title>Error 502 (Server Error)!!1</title></html>",
         "text/html; charset=UTF-8",
     )
 
     # The transport.
-    RESET: Final = Scripted(0, ending="reset")
-    CLOSE: Final = Scripted(0, ending="close")
-    HANG: Final = Scripted(0, ending="close", delay_s=60.0)
+    RESET: Final = Scripted(0, then="reset")
+    CLOSE: Final = Scripted(0, then="close")
+    HANG: Final = Scripted(0, then="close", delay_s=60.0)
     SLOW: Final = Scripted(gap_s=0.05, delay_s=0.05)
 
     # Inside a stream, after its first chunk; a unary request gets the HTTP error, or half a body.
     STREAM_OVERLOADED: Final = OVERLOADED.in_stream(1)
     STREAM_EXHAUSTED: Final = _exhausted("Resource exhausted.").in_stream(1)
-    STREAM_DROPPED: Final = Scripted(after=1, ending="close")
-    STREAM_TRUNCATED: Final = Scripted(after=1)
+    STREAM_DROPPED: Final = Scripted(after_chunks=1, then="close")
+    STREAM_TRUNCATED: Final = Scripted(after_chunks=1)
 
     @staticmethod
     def custom(
@@ -336,36 +324,36 @@ class Reply:
         headers: dict[str, str] | None = None,
         content_type: str = JSON,
     ) -> Scripted:
-        """Return a reply of one's own.
+        """Return a custom reply.
 
         Args:
             status: The HTTP status, 100 to 599.
-            body: A JSON value, text, bytes, or a function that makes one of an `FakeRequest`.
+            body: A JSON value, text, bytes, or a function of the `FakeRequest` that returns one.
             headers: More headers.
             content_type: The header of that name.
         """
-        make = body if callable(body) else lambda _asked: body
+        make = body if callable(body) else lambda _request: body
         return Scripted(status, make, content_type, tuple((headers or {}).items()))
 
     @staticmethod
     def hang(seconds: float) -> Scripted:
-        """Return a reply that says nothing for `seconds`, then closes the connection."""
-        return dataclasses.replace(Reply.HANG, delay_s=seconds)
+        """Return a reply that sends nothing for `seconds`, then closes the connection."""
+        return replace(Reply.HANG, delay_s=seconds)
 
     @staticmethod
     def slow(seconds: float) -> Scripted:
         """Return the ordinary answer, `seconds` before every chunk of it."""
-        return dataclasses.replace(Reply.SLOW, gap_s=seconds, delay_s=seconds)
+        return replace(Reply.SLOW, gap_s=seconds, delay_s=seconds)
 
     @staticmethod
     def dropped(after: int) -> Scripted:
-        """Return a stream whose connection breaks after so many chunks."""
-        return dataclasses.replace(Reply.STREAM_DROPPED, after=after)
+        """Return a stream whose connection breaks after that many chunks."""
+        return replace(Reply.STREAM_DROPPED, after_chunks=after)
 
     @staticmethod
     def truncated(after: int) -> Scripted:
-        """Return a stream that ends properly after so many chunks, without its last one."""
-        return dataclasses.replace(Reply.STREAM_TRUNCATED, after=after)
+        """Return a stream that ends properly after that many chunks, without its last one."""
+        return replace(Reply.STREAM_TRUNCATED, after_chunks=after)
 
     @staticmethod
     def all() -> dict[str, Scripted]:
@@ -374,4 +362,4 @@ class Reply:
 
 
 for _name, _member in Reply.all().items():
-    setattr(Reply, _name, dataclasses.replace(_member, name=_name))
+    setattr(Reply, _name, replace(_member, name=_name))

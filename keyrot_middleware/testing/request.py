@@ -1,33 +1,122 @@
-"""What the service knows of one request when it makes up an answer."""
+"""One request, parsed: what its path means in any API version, its key, its body and its cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from keyrot_middleware.testing.keys import FakeKey
-from keyrot_middleware.testing.quota import Kind, Limits
-from keyrot_middleware.testing.routes import Route
+from keyrot_middleware.testing.quota import LimitName, Limits
 
-__all__ = ["FakeRequest"]
+__all__ = ["QUOTA_VERBS", "STREAMS", "FakeRequest", "Route", "parse_route"]
+
+STREAMS = frozenset({"streamGenerateContent"})
+# Verbs that run a model and count against its quota; countTokens does not (GEMINI.md B5).
+QUOTA_VERBS = frozenset(
+    {"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "predict"}
+)
+_MODEL_COLLECTIONS = frozenset({"models", "tunedModels"})
+_STORED_COLLECTIONS = frozenset(
+    {"files", "cachedContents", "batches", "interactions", "operations"}
+)
+_METHOD_VERBS = {"GET": "get", "DELETE": "delete", "PATCH": "patch", "POST": "post", "PUT": "put"}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A parsed request line.
+
+    Attributes:
+        verb: A model's verb (`generateContent`), `models.list`, `models.get`, or of a resource
+            `files.create`, `files.get`, `batches.cancel`…, `upload.start`, `upload.chunk`,
+            `download`; empty: no such path.
+        version: `v1`, `v1beta` or any other first segment.
+        model: The model without `models/`, or empty.
+        name: The resource, e.g. `files/abc`, or empty.
+        query: The query's parameters.
+    """
+
+    verb: str
+    version: str = ""
+    model: str = ""
+    name: str = ""
+    query: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rpc(self) -> str:
+        """The method's name in Google's error bodies."""
+        service = f"google.ai.generativelanguage.{self.version or 'v1beta'}"
+        last = self.verb.rpartition(".")[2] or "call"
+        return f"{service}.GenerativeService.{last[0].upper()}{last[1:]}"
+
+
+def parse_route(method: str, target: str) -> Route:
+    """Parse a method and a request target."""
+    parts = urlsplit(target)
+    query = dict(parse_qsl(parts.query)) if parts.query else {}
+    segments = [unquote(part) for part in parts.path.split("/") if part]
+    if segments[:1] == ["upload"]:
+        verb = "upload.chunk" if "upload_id" in query else "upload.start"
+        return Route(verb if segments[2:3] == ["files"] else "", _segment(segments, 1), query=query)
+    if segments[:1] == ["download"]:
+        return Route("download", _segment(segments, 1), name="/".join(segments[2:4]), query=query)
+    return _versioned_route(method, _segment(segments, 0), segments[1:], query)
+
+
+def _segment(segments: list[str], index: int) -> str:
+    return segments[index] if index < len(segments) else ""
+
+
+def _versioned_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> Route:
+    collection = _segment(rest, 0)
+    if collection in _MODEL_COLLECTIONS:
+        return _model_route(method, version, rest, query)
+    if collection in _STORED_COLLECTIONS:
+        name, _, custom = "/".join(rest).partition(":")
+        return Route(_stored_verb(method, collection, len(rest), custom), version, "", name, query)
+    return Route("", version, query=query)
+
+
+def _model_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> Route:
+    if len(rest) == 1:
+        return Route("models.list" if method == "GET" else "", version, query=query)
+    name, _, verb = "/".join(rest).partition(":")
+    model = name.removeprefix("models/")
+    if "/operations/" in name:
+        return Route("operations.get", version, model.partition("/")[0], name, query)
+    if verb in {"batchGenerateContent", "asyncBatchEmbedContent"}:
+        return Route("batches.create", version, model, "", query)
+    if not verb and method == "GET":
+        verb = "models.get"
+    return Route(verb, version, model, "", query)
+
+
+def _stored_verb(method: str, collection: str, depth: int, custom: str) -> str:
+    if custom:
+        return f"{collection}.{custom}"
+    plain = _METHOD_VERBS.get(method, "")
+    if depth == 1:
+        plain = {"get": "list", "post": "create"}.get(plain, plain)
+    return f"{collection}.{plain}"
 
 
 @dataclass(frozen=True, slots=True)
 class FakeRequest:
-    """One request, before it is answered.
+    """One request, as the replies see it.
 
     Attributes:
-        route: What the path asks for.
-        key: The key it came with, or None if it had none that is known.
+        route: The parsed path.
+        key: Its key; None: no known key.
         value: The key's value as it was sent, or empty.
         bucket: The quota bucket of the model.
         now: Epoch seconds by the service's clock.
-        limits: What the key's project may use of the bucket.
-        broken: The limits that the request would overrun.
-        wait_s: After how many seconds it would fit into its minute; None: at the next :00.
+        limits: The limits of the key's project for the bucket.
+        exceeded: The limits that the request would exceed.
+        wait_s: Seconds until it fits into its minute; None: until the next :00.
         body: The JSON body, or an empty dict.
         tokens: The input tokens of the body.
-        resource: The stored thing that the request names, or empty.
+        resource: The resource that the request names, or empty.
     """
 
     route: Route
@@ -36,7 +125,7 @@ class FakeRequest:
     bucket: str = ""
     now: float = 0.0
     limits: Limits = field(default_factory=Limits)
-    broken: tuple[Kind, ...] = ()
+    exceeded: tuple[LimitName, ...] = ()
     wait_s: float | None = None
     body: dict[str, Any] = field(default_factory=dict)
     tokens: int = 0
@@ -49,10 +138,10 @@ class FakeRequest:
 
     @property
     def label(self) -> str:
-        """The key's label, or a word for a key that is not known."""
+        """The key's label, or `nobody`."""
         return self.key.label if self.key else "nobody"
 
     @property
     def consumer(self) -> str:
-        """The key's project as Google's error bodies name it."""
+        """The key's project in Google's error bodies."""
         return f"projects/{self.key.number if self.key else '100000000000'}"

@@ -1,4 +1,4 @@
-"""The transport: an asyncio server on loopback, in a thread and a loop of its own."""
+"""The transport: an asyncio HTTP server on loopback, in its own thread and event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from http import HTTPStatus
 
 from keyrot_middleware.errors import MissingExtraError
-from keyrot_middleware.testing.replies import Ending
+from keyrot_middleware.testing.replies import Then
 
 try:
     import h11
@@ -25,7 +25,7 @@ except ImportError:
 __all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "ResponsePlan"]
 
 _BACKLOG = 1024
-# What Google's front end puts on every reply (GEMINI.md A0); no Retry-After, no X-RateLimit-*.
+# The headers that Google's front end adds to every reply (GEMINI.md A0).
 _FRONT_END = (
     ("Vary", "Origin"),
     ("Vary", "X-Origin"),
@@ -40,12 +40,12 @@ _FRONT_END = (
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One whole request.
+    """One complete request.
 
     Attributes:
-        method: In capitals.
+        method: In upper case.
         target: The path with its query, as sent.
-        headers: Pairs in the order and case in which they came.
+        headers: Pairs in the order and case received.
         body: All of it.
     """
 
@@ -55,7 +55,7 @@ class HttpRequest:
     body: bytes = b""
 
     def values(self, name: str) -> list[str]:
-        """Return every value of a header, whatever its case."""
+        """Return every value of a header; the name is case-insensitive."""
         wanted = name.lower()
         return [value for key, value in self.headers if key.lower() == wanted]
 
@@ -71,7 +71,7 @@ class Head:
     Attributes:
         status: The HTTP status.
         content_type: The header of that name.
-        now: The time in the header `Date`, epoch seconds.
+        now: The time of the header `Date`, epoch seconds.
         length: Of the whole body, bytes; None: the body comes in chunks.
         headers: More headers.
     """
@@ -98,23 +98,23 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class ResponsePlan:
-    """What goes out for one request, and when.
+    """The bytes sent for one request, and when.
 
     Attributes:
-        head: Of the response; None: nothing goes out, for a fault.
-        pieces: The body, in as many writes; the first goes out with the head.
-        done: Called once when the last byte went out or the peer went away.
+        head: Of the response; None: nothing is sent.
+        pieces: The body, one write each; the first is sent with the head.
+        on_done: Called once, when the last byte was sent or the peer disconnected.
         delay_s: Seconds before the first write.
-        gap_s: Seconds before each of the others, and before the end of a body in chunks.
-        ending: What happens to the connection afterwards; a body in chunks is ended by `end` alone.
+        gap_s: Seconds before each of the others, and before the end of a chunked body.
+        then: What happens to the connection afterwards; only `end` completes a chunked body.
     """
 
     head: Head | None
     pieces: tuple[bytes, ...]
-    done: Callable[[], None]
+    on_done: Callable[[], None]
     delay_s: float = 0.0
     gap_s: float = 0.0
-    ending: Ending = "end"
+    then: Then = "end"
 
 
 def _reason(status: int) -> str:
@@ -132,28 +132,28 @@ class _Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, handler: Handler, everyone: set[_Connection]) -> None:
+    def __init__(self, handler: Handler, connections: set[_Connection]) -> None:
         self._handler = handler
-        self._everyone = everyone
+        self._connections = connections
         self._http = h11.Connection(h11.SERVER)
         self._request = HttpRequest("", "", ())
         self._body: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Join the server's connections."""
+        """Register the connection."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server makes no other
         self._transport = transport
-        self._everyone.add(self)
+        self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop what is being sent: nobody reads it."""
-        self._everyone.discard(self)
+        """Cancel the response being sent."""
+        self._connections.discard(self)
         if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Answer whatever is whole."""
+        """Answer the complete requests."""
         self._http.receive_data(data)
         self._serve()
 
@@ -169,7 +169,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _next(self) -> HttpRequest | None:
-        """Return the next whole request; None where more bytes, or the end of a reply, must come.
+        """Return the next complete request; None until more bytes, or the end of a reply, arrive.
 
         Raises:
             h11.RemoteProtocolError: The peer does not speak HTTP/1.1.
@@ -190,14 +190,14 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, plan: ResponsePlan) -> None:
         if plan.delay_s or plan.gap_s:
-            self._task = asyncio.get_running_loop().create_task(self._play(plan))
-            self._task.add_done_callback(partial(self._played, plan))
+            self._task = asyncio.get_running_loop().create_task(self._send_slowly(plan))
+            self._task.add_done_callback(partial(self._on_sent, plan))
             return
         self._transport.write(b"".join(self._writes(plan)))
         self._end(plan)
 
     def _writes(self, plan: ResponsePlan) -> Iterable[bytes]:
-        """Write a response down, piece by piece."""
+        """Yield the bytes of a response, write by write."""
         if plan.head is None:
             return
         head = self._http.send(plan.head.response()) or b""
@@ -205,17 +205,17 @@ class _Connection(asyncio.Protocol):
         yield head + (self._http.send(h11.Data(first)) or b"")
         for piece in others:
             yield self._http.send(h11.Data(piece)) or b""
-        if plan.ending == "end":
+        if plan.then == "end":
             yield self._http.send(h11.EndOfMessage()) or b""
 
-    async def _play(self, plan: ResponsePlan) -> None:
+    async def _send_slowly(self, plan: ResponsePlan) -> None:
         await asyncio.sleep(plan.delay_s)
         for number, data in enumerate(self._writes(plan)):
             if number and data and plan.gap_s:
                 await asyncio.sleep(plan.gap_s)
             self._transport.write(data)
 
-    def _played(self, plan: ResponsePlan, task: asyncio.Task[None]) -> None:
+    def _on_sent(self, plan: ResponsePlan, task: asyncio.Task[None]) -> None:
         # Here and not in _play: a task that is cancelled before its first step runs no `finally`.
         self._task = None
         self._end(plan)
@@ -223,11 +223,11 @@ class _Connection(asyncio.Protocol):
             self._serve()
 
     def _end(self, plan: ResponsePlan) -> None:
-        plan.done()
-        if plan.ending == "reset":
+        plan.on_done()
+        if plan.then == "reset":
             self._reset()
-        elif plan.ending == "close" or self._http.our_state is not h11.DONE:
-            self._transport.close()  # asked for by the plan, or by the client
+        elif plan.then == "close" or self._http.our_state is not h11.DONE:
+            self._transport.close()  # requested by the plan or the client
         else:
             self._http.start_next_cycle()
 
@@ -246,7 +246,7 @@ def _pairs(event: h11.Request) -> tuple[tuple[str, str], ...]:
 
 
 class LoopbackServer:
-    """Serves a handler on a free port of 127.0.0.1; the handler runs in the server's thread."""
+    """Serves a handler on an unused port of 127.0.0.1; the handler runs in the server's thread."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -256,13 +256,13 @@ class LoopbackServer:
         self.port = 0
 
     def start(self) -> None:
-        """Open a port and serve it; it serves when this returns.
+        """Open a port; it accepts requests when this returns.
 
         Raises:
-            RuntimeError: If it runs already.
+            RuntimeError: If it is running.
         """
         if self._thread is not None:
-            raise RuntimeError("the server runs already")
+            raise RuntimeError("the server is already running")
         listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self.port = listener.getsockname()[1]
         ready = threading.Event()
@@ -275,7 +275,7 @@ class LoopbackServer:
         ready.wait()
 
     def stop(self) -> None:
-        """Close every connection and the port, and end the thread; a second call does nothing."""
+        """Close every connection and the port, and end the thread. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stop()
@@ -290,8 +290,7 @@ class LoopbackServer:
         server.close()
         for connection in list(self._connections):
             connection.abort()
-        # One turn of the loop, in which connection_lost cancels whatever is being sent; what is
-        # left of it is ended by asyncio.run().
+        # Let connection_lost cancel the responses being sent; asyncio.run() ends the rest.
         await asyncio.sleep(0)
 
     def _connection(self) -> _Connection:

@@ -1,4 +1,4 @@
-"""The service behind the port: whose request it is, whether it may pass, and what is answered."""
+"""The service behind the port: whether a request is allowed, and what it is answered."""
 
 from __future__ import annotations
 
@@ -8,31 +8,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from keyrot_middleware.testing.answers import ModelAnswers
+from keyrot_middleware.testing.answers import ModelAnswers, count_tokens
 from keyrot_middleware.testing.clock import Clock
 from keyrot_middleware.testing.error_bodies import plain
-from keyrot_middleware.testing.keys import KeyRing
+from keyrot_middleware.testing.keys import KeyRegistry
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
+from keyrot_middleware.testing.models import ModelCatalogue, describe_model, list_page
 from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
 from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts
-from keyrot_middleware.testing.request import FakeRequest
-from keyrot_middleware.testing.routes import (
-    GENERATING,
-    STREAMS,
-    Catalogue,
-    Route,
-    describe,
-    page,
-    parse_route,
-)
+from keyrot_middleware.testing.request import QUOTA_VERBS, STREAMS, FakeRequest, Route, parse_route
 from keyrot_middleware.testing.server import Head, HttpRequest, ResponsePlan
-from keyrot_middleware.testing.stored import StoredThings, named_things
-from keyrot_middleware.testing.stored_verbs import StoredVerbs
-from keyrot_middleware.testing.tokens import count_tokens
+from keyrot_middleware.testing.stored import ResourceApi, StoredResources, resource_names
 
 __all__ = [
+    "GENERATE_VERBS",
     "MODEL_VERBS",
-    "SPEAKING",
     "RequestPolicy",
     "Service",
     "credentials",
@@ -42,12 +32,12 @@ __all__ = [
     "unary_plan",
 ]
 
-# Whether a request may pass: by its credentials, by a script, or by the rules of the service ---
+# The reply to a request: by its credentials, by a script, or by the rules of the service --------
 
 
-SPEAKING = frozenset({"generateContent", "streamGenerateContent"})
-_CHARGED = GENERATING | {"interactions.create"}
-MODEL_VERBS = _CHARGED | {"countTokens", "predictLongRunning", "batches.create"}
+GENERATE_VERBS = frozenset({"generateContent", "streamGenerateContent"})
+_QUOTA_VERBS = QUOTA_VERBS | {"interactions.create"}
+MODEL_VERBS = _QUOTA_VERBS | {"countTokens", "predictLongRunning", "batches.create"}
 _NO_CONTENTS = Scripted(
     400,
     plain(
@@ -62,104 +52,110 @@ _KEYLESS = frozenset({"upload.chunk"})
 
 
 class RequestPolicy:
-    """Decides on a reply, and books what it costs.
+    """Chooses the reply to a request and counts it against the quota.
 
     Args:
-        book: The quotas.
-        scripts: What the test wants.
-        models: Which models there are.
-        things: Whose files and caches there are.
+        quotas: Limits and usage per project.
+        scripts: The replies scripted by the test.
+        models: The models that exist.
+        resources: The files and caches of each project.
     """
 
     def __init__(
-        self, book: QuotaCounter, scripts: Scripts, models: Catalogue, things: StoredThings
+        self,
+        quotas: QuotaCounter,
+        scripts: Scripts,
+        models: ModelCatalogue,
+        resources: StoredResources,
     ) -> None:
-        self._book = book
+        self._quotas = quotas
         self._scripts = scripts
         self._models = models
-        self._things = things
+        self._resources = resources
 
-    def decide(self, asked: FakeRequest, request: HttpRequest) -> tuple[FakeRequest, Scripted]:
-        """Decide what the request gets: what its credentials, a script, or the rules say."""
-        verb, keys = asked.route.verb, credentials(asked.route, request)
+    def decide(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
+        """Return the reply: chosen by the credentials, a script, or the rules."""
+        verb, keys = request.route.verb, credentials(request.route, http)
         if verb in _KEYLESS:
-            return asked, Reply.OK
+            return request, Reply.OK
         if len(keys) != 1:
-            return asked, _without_one_key(keys, request)
+            return request, _credential_error(keys, http)
         read = verb.endswith((".list", ".get"))
-        scripted = self._scripts.take(asked.key.label if asked.key else None, read=read)
+        scripted = self._scripts.take(request.key.label if request.key else None, read=read)
         if scripted is not None:
             if scripted.counts:
-                self._count(asked)
-            return asked, scripted
-        return self._by_rule(asked, request) if asked.key else (asked, Reply.KEY_INVALID)
+                self._count(request)
+            return request, scripted
+        return self._apply_rules(request, http) if request.key else (request, Reply.KEY_INVALID)
 
-    def _by_rule(self, asked: FakeRequest, request: HttpRequest) -> tuple[FakeRequest, Scripted]:
-        verb = asked.route.verb
+    def _apply_rules(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
+        verb = request.route.verb
         if not verb:
-            return asked, Reply.NOT_FOUND_HTML
-        if foreign := self._foreign(asked, request):
+            return request, Reply.NOT_FOUND_HTML
+        if foreign := self._foreign_resource(request, http):
             denied = Reply.FILE_DENIED if foreign.startswith("files/") else Reply.CACHE_DENIED
-            return replace(asked, resource=foreign), denied
+            return replace(request, resource=foreign), denied
         if verb not in MODEL_VERBS:
-            return asked, Reply.OK
-        if not self._models.serves(asked.route.model):
-            return asked, Reply.MODEL_NOT_FOUND
-        return self._charge(asked) if verb in _CHARGED else (asked, Reply.OK)
+            return request, Reply.OK
+        if not self._models.serves(request.route.model):
+            return request, Reply.MODEL_NOT_FOUND
+        return self._charge(request) if verb in _QUOTA_VERBS else (request, Reply.OK)
 
-    def _charge(self, asked: FakeRequest) -> tuple[FakeRequest, Scripted]:
-        account, requests = self._account(asked), _requests(asked)
-        broken = self._book.charge(*account, requests=requests, tokens=asked.tokens)
-        if broken:
-            wait_s = self._book.wait_s(*account, requests=requests, tokens=asked.tokens)
-            return replace(asked, broken=tuple(broken), wait_s=wait_s), Reply.QUOTA
-        if asked.route.verb in SPEAKING and not asked.body.get("contents"):
-            return asked, _NO_CONTENTS
-        return asked, Reply.OK
+    def _charge(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
+        account, requests = self._quota_key(request), _requests(request)
+        exceeded = self._quotas.charge(*account, requests=requests, tokens=request.tokens)
+        if exceeded:
+            wait_s = self._quotas.wait_s(*account, requests=requests, tokens=request.tokens)
+            return replace(request, exceeded=tuple(exceeded), wait_s=wait_s), Reply.QUOTA
+        if request.route.verb in GENERATE_VERBS and not request.body.get("contents"):
+            return request, _NO_CONTENTS
+        return request, Reply.OK
 
-    def _count(self, asked: FakeRequest) -> None:
-        if asked.key and asked.route.verb in _CHARGED:
-            self._book.count(*self._account(asked), requests=_requests(asked), tokens=asked.tokens)
+    def _count(self, request: FakeRequest) -> None:
+        if request.key and request.route.verb in _QUOTA_VERBS:
+            self._quotas.count(
+                *self._quota_key(request), requests=_requests(request), tokens=request.tokens
+            )
 
-    def _account(self, asked: FakeRequest) -> tuple[str, str, float]:
-        return (asked.key.project if asked.key else "", asked.bucket, asked.now)
+    def _quota_key(self, request: FakeRequest) -> tuple[str, str, float]:
+        return (request.key.project if request.key else "", request.bucket, request.now)
 
-    def _foreign(self, asked: FakeRequest, request: HttpRequest) -> str:
-        """Return the first stored thing that the body names and the key's project has not."""
-        if b"files/" not in request.body and b"cachedContents/" not in request.body:
+    def _foreign_resource(self, request: FakeRequest, http: HttpRequest) -> str:
+        """Return the first resource that the body names and the key's project does not have."""
+        if b"files/" not in http.body and b"cachedContents/" not in http.body:
             return ""
-        if asked.route.verb == "upload.start" or asked.key is None:
+        if request.route.verb == "upload.start" or request.key is None:
             return ""
-        project = asked.key.project
-        names = named_things(asked.body)
-        return next((name for name in names if self._things.get(name, project) is None), "")
+        project = request.key.project
+        names = resource_names(request.body)
+        return next((name for name in names if self._resources.get(name, project) is None), "")
 
 
-def credentials(route: Route, request: HttpRequest) -> list[str]:
-    """Return every key of a request: those in headers, and the one in the query."""
-    values = request.values("x-goog-api-key")
+def credentials(route: Route, http: HttpRequest) -> list[str]:
+    """Return every key of a request: those in headers and the one in the query."""
+    values = http.values("x-goog-api-key")
     return [*values, route.query["key"]] if "key" in route.query else values
 
 
-def _without_one_key(keys: list[str], request: HttpRequest) -> Scripted:
+def _credential_error(keys: list[str], http: HttpRequest) -> Scripted:
     if keys:
         return Reply.MULTIPLE_KEYS
-    # A key that is sent as a bearer token is taken for one of OAuth (GEMINI.md A5).
-    return Reply.TOKEN_UNSUPPORTED if request.values("authorization") else Reply.UNREGISTERED
+    # Google takes a bearer token for an OAuth token (GEMINI.md A5).
+    return Reply.TOKEN_UNSUPPORTED if http.values("authorization") else Reply.UNREGISTERED
 
 
-def _requests(asked: FakeRequest) -> int:
-    # One request an item of the batch (GEMINI.md B5).
-    batch = asked.route.verb == "batchEmbedContents"
-    return len(asked.body.get("requests") or ()) if batch else 1
+def _requests(request: FakeRequest) -> int:
+    # Each item of a batch counts as a request (GEMINI.md B5).
+    batch = request.route.verb == "batchEmbedContents"
+    return len(request.body.get("requests") or ()) if batch else 1
 
 
-# From a scripted reply and an ordinary answer to the bytes that go out -------------------------
+# From a reply and a response value to the bytes on the wire ------------------------------------
 
 
 _SSE = "text/event-stream"
-# The word that the Interactions API uses for an HTTP status (GEMINI.md A0, A2, A4, A10).
-_WORDS = {
+# The error codes of the Interactions API by HTTP status (GEMINI.md A0, A2, A4, A10).
+_INTERACTION_CODES = {
     400: "invalid_request",
     401: "authentication",
     402: "payment_required",
@@ -170,80 +166,82 @@ _WORDS = {
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
-Done = Callable[[], None]
+OnDone = Callable[[], None]
 
 
-def is_stream(asked: FakeRequest) -> bool:
-    """Whether a request asks for a stream of server-sent events."""
-    return asked.route.verb in STREAMS and asked.route.query.get("alt") == "sse"
+def is_stream(request: FakeRequest) -> bool:
+    """Return whether a request asks for a stream of server-sent events."""
+    return request.route.verb in STREAMS and request.route.query.get("alt") == "sse"
 
 
 def unary_plan(
-    reply: Scripted, value: Any, asked: FakeRequest, done: Done, latency_s: float
+    reply: Scripted, value: Any, request: FakeRequest, on_done: OnDone, latency_s: float
 ) -> ResponsePlan:
-    """Plan an ordinary answer in one write; a reply that closes sends half of the body."""
+    """Plan a unary response; a reply that closes the connection sends half of the body."""
     body = json.dumps(value).encode()
-    head = Head(200, JSON, asked.now, len(body), reply.headers)
-    sent = body if reply.ending == "end" else body[: len(body) // 2]
+    head = Head(200, JSON, request.now, len(body), reply.headers)
+    sent = body if reply.then == "end" else body[: len(body) // 2]
     delay = latency_s + reply.delay_s
-    return ResponsePlan(head, (sent,), done, delay_s=delay, ending=reply.ending)
+    return ResponsePlan(head, (sent,), on_done, delay_s=delay, then=reply.then)
 
 
 def stream_plan(
-    reply: Scripted, chunks: Sequence[Any], asked: FakeRequest, done: Done, latency_s: float
+    reply: Scripted, chunks: Sequence[Any], request: FakeRequest, on_done: OnDone, latency_s: float
 ) -> ResponsePlan:
-    """Plan a stream of events, cut or broken where the reply says so."""
+    """Plan a stream of events, cut or failed as the reply says."""
     events = [b"data: %b\r\n\r\n" % json.dumps(value).encode() for value in chunks]
-    events = events[: reply.after]
+    events = events[: reply.after_chunks]
     if reply.body is not None:
         # No `data:` before the error: it is appended to the events as it is (GEMINI.md A11).
-        events.append(_json_error(reply, asked, is_interaction=False) + b"\n")
+        events.append(_json_error(reply, request, is_interaction=False) + b"\n")
     return ResponsePlan(
-        Head(200, _SSE, asked.now, None, reply.headers),
+        Head(200, _SSE, request.now, None, reply.headers),
         tuple(events),
-        done,
+        on_done,
         delay_s=latency_s + reply.delay_s,
         gap_s=reply.gap_s,
-        ending=reply.ending,
+        then=reply.then,
     )
 
 
-def error_plan(reply: Scripted, asked: FakeRequest, done: Done, latency_s: float) -> ResponsePlan:
-    """Plan an HTTP error, or a reply of the test's own, or none at all."""
+def error_plan(
+    reply: Scripted, request: FakeRequest, on_done: OnDone, latency_s: float
+) -> ResponsePlan:
+    """Plan an HTTP error, a custom reply, or no response at all."""
     delay = latency_s + reply.delay_s
     if not reply.status:
-        return ResponsePlan(None, (), done, delay_s=delay, ending=reply.ending)
-    is_interaction = asked.route.verb.startswith("interactions")
-    body = _json_error(reply, asked, is_interaction=is_interaction)
-    # A stream that fails before it begins says event-stream, and holds plain JSON (GEMINI.md A0).
-    sse = is_stream(asked) and reply.content_type == JSON
+        return ResponsePlan(None, (), on_done, delay_s=delay, then=reply.then)
+    is_interaction = request.route.verb.startswith("interactions")
+    body = _json_error(reply, request, is_interaction=is_interaction)
+    # A stream that fails at once has the type event-stream and a JSON body (GEMINI.md A0).
+    sse = is_stream(request) and reply.content_type == JSON
     kind = _SSE if sse else reply.content_type
-    head = Head(reply.status, kind, asked.now, len(body), reply.headers)
-    return ResponsePlan(head, (body,), done, delay_s=delay, ending=reply.ending)
+    head = Head(reply.status, kind, request.now, len(body), reply.headers)
+    return ResponsePlan(head, (body,), on_done, delay_s=delay, then=reply.then)
 
 
-def _json_error(reply: Scripted, asked: FakeRequest, *, is_interaction: bool) -> bytes:
-    value = reply.body(asked) if reply.body is not None else b""
+def _json_error(reply: Scripted, request: FakeRequest, *, is_interaction: bool) -> bytes:
+    value = reply.body(request) if reply.body is not None else b""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
         return value.encode()
     if (reply.interactions or is_interaction) and isinstance(value, dict) and "error" in value:
-        word = _WORDS.get(reply.status, "internal")
-        value = {"error": {"message": value["error"]["message"], "code": word}}
-    return json.dumps([value] if reply.listwrap else value, indent=2).encode()
+        code = _INTERACTION_CODES.get(reply.status, "internal")
+        value = {"error": {"message": value["error"]["message"], "code": code}}
+    return json.dumps([value] if reply.wrap_in_list else value, indent=2).encode()
 
 
 _COUNTED = MODEL_VERBS | {"cachedContents.create"}
 
 
 class Service:
-    """Everything that one fake service knows; `handle` runs in the server's thread only.
+    """The state of one fake service; `handle` runs in the server's thread only.
 
     Args:
-        clock: Tells the time of windows and stamps.
-        log: Where requests are written.
-        url: Says the service's own address.
+        clock: The time of quota windows and timestamps.
+        log: Records the requests.
+        url: Returns the service's own address.
         window: How minutes are counted.
     """
 
@@ -252,34 +250,34 @@ class Service:
     ) -> None:
         self.clock = clock
         self.log = log
-        self.keys = KeyRing()
-        self.book = QuotaCounter(window)
+        self.keys = KeyRegistry()
+        self.quotas = QuotaCounter(window)
         self.scripts = Scripts()
-        self.models = Catalogue()
+        self.models = ModelCatalogue()
         self.answers = ModelAnswers()
         self.count_tokens: Callable[[dict[str, Any]], int] = count_tokens
         self.latency_s = 0.0
-        self._things = StoredThings()
-        self._stored = StoredVerbs(self._things, url)
-        self._judge = RequestPolicy(self.book, self.scripts, self.models, self._things)
+        self._resources = StoredResources()
+        self._stored = ResourceApi(self._resources, url)
+        self._policy = RequestPolicy(self.quotas, self.scripts, self.models, self._resources)
 
-    def handle(self, request: HttpRequest) -> ResponsePlan:
-        """Answer one request. What goes wrong in here is an HTTP 500 that says so."""
-        asked = FakeRequest(parse_route(request.method, request.target), now=self.clock.time())
+    def handle(self, http: HttpRequest) -> ResponsePlan:
+        """Answer one request; an error of the fake itself becomes an HTTP 500."""
+        request = FakeRequest(parse_route(http.method, http.target), now=self.clock.time())
         try:
-            asked = self._understand(asked.route, request)
-            asked, reply = self._judge.decide(asked, request)
-            return self._plan(asked, reply, request)
-        except Exception as problem:
-            text = f"FakeGemini could not answer: {type(problem).__name__}: {problem}"
-            broken = Scripted(500, plain(500, "INTERNAL", text), name="FAKE_BROKEN")
-            return error_plan(broken, asked, self._logged(asked, broken, request), 0.0)
+            request = self._parse(request.route, http)
+            request, reply = self._policy.decide(request, http)
+            return self._plan(request, reply, http)
+        except Exception as error:
+            text = f"FakeGemini could not answer: {type(error).__name__}: {error}"
+            reply = Scripted(500, plain(500, "INTERNAL", text), name="FAKE_BROKEN")
+            return error_plan(reply, request, self._log_request(request, reply, http), 0.0)
 
-    def _understand(self, route: Route, request: HttpRequest) -> FakeRequest:
-        body = _json(request.body)
+    def _parse(self, route: Route, http: HttpRequest) -> FakeRequest:
+        body = _json(http.body)
         if not route.model and body.get("model"):
             route = replace(route, model=str(body["model"]).removeprefix("models/"))
-        values = credentials(route, request)
+        values = credentials(route, http)
         key = self.keys.find(values[0]) if len(values) == 1 else None
         bucket = self.models.bucket(route.model)
         return FakeRequest(
@@ -288,77 +286,81 @@ class Service:
             values[0] if values else "",
             bucket,
             self.clock.time(),
-            self.book.limits(key.project, bucket) if key else Limits(),
+            self.quotas.limits(key.project, bucket) if key else Limits(),
             body=body,
             tokens=self.count_tokens(body) if route.verb in _COUNTED else 0,
         )
 
-    def _plan(self, asked: FakeRequest, reply: Scripted, request: HttpRequest) -> ResponsePlan:
+    def _plan(self, request: FakeRequest, reply: Scripted, http: HttpRequest) -> ResponsePlan:
         value: Any = None
         if reply.answers:
-            value = self._value(asked, reply, request)
+            value = self._response_value(request, reply, http)
             if isinstance(value, Scripted):
                 named = value.name if value.status >= 400 else "OK"
                 reply = replace(value, delay_s=reply.delay_s, name=named)
-        elif reply.after is not None and is_stream(asked):
-            value = self.answers.chunks(asked)
-        done = self._logged(asked, reply, request, status=200 if value is not None else None)
+        elif reply.after_chunks is not None and is_stream(request):
+            value = self.answers.chunks(request)
+        on_done = self._log_request(request, reply, http, status=200 if value is not None else None)
         if value is None or isinstance(value, Scripted):
-            return error_plan(reply, asked, done, self.latency_s)
-        if is_stream(asked):
-            return stream_plan(reply, value, asked, done, self.latency_s)
-        return unary_plan(reply, value, asked, done, self.latency_s)
+            return error_plan(reply, request, on_done, self.latency_s)
+        if is_stream(request):
+            return stream_plan(reply, value, request, on_done, self.latency_s)
+        return unary_plan(reply, value, request, on_done, self.latency_s)
 
-    def _value(self, asked: FakeRequest, reply: Scripted, request: HttpRequest) -> Any:
-        verb = asked.route.verb
-        if verb in SPEAKING:
-            say = self.answers.chunks if verb in STREAMS else self.answers.generate
-            return say(asked, continues=reply.continues)
-        if (of_model := self._of_model(verb)) is not None:
-            return of_model(asked)
+    def _response_value(self, request: FakeRequest, reply: Scripted, http: HttpRequest) -> Any:
+        verb = request.route.verb
+        if verb in GENERATE_VERBS:
+            answer = self.answers.chunks if verb in STREAMS else self.answers.generate
+            return answer(request, continues=reply.continues)
+        if (handler := self._model_handler(verb)) is not None:
+            return handler(request)
         if verb in {"models.list", "models.get"}:
-            return self._models(asked)
-        return self._stored.answer(asked, request)
+            return self._models(request)
+        return self._stored.answer(request, http)
 
-    def _of_model(self, verb: str) -> Callable[[FakeRequest], Any] | None:
+    def _model_handler(self, verb: str) -> Callable[[FakeRequest], Any] | None:
         return {
             "embedContent": self.answers.embedding,
             "batchEmbedContents": self.answers.embedding,
             "predict": self.answers.predict,
             "interactions.create": self._interact,
-            "countTokens": lambda asked: {"totalTokens": asked.tokens},
+            "countTokens": lambda request: {"totalTokens": request.tokens},
             "predictLongRunning": self._stored.operation,
         }.get(verb)
 
-    def _interact(self, asked: FakeRequest) -> dict[str, Any]:
-        value = self.answers.interaction(asked)
-        if asked.key:
-            self._things.put(f"interactions/{value['id']}", asked.key.project, value)
+    def _interact(self, request: FakeRequest) -> dict[str, Any]:
+        value = self.answers.interaction(request)
+        if request.key:
+            self._resources.put(f"interactions/{value['id']}", request.key.project, value)
         return value
 
-    def _models(self, asked: FakeRequest) -> Any:
-        if asked.route.verb == "models.list":
-            return page("models", self.models.all(), asked.route.query)
-        served = self.models.serves(asked.route.model)
-        return describe(asked.route.model) if served else Reply.MODEL_NOT_FOUND
+    def _models(self, request: FakeRequest) -> Any:
+        if request.route.verb == "models.list":
+            return list_page("models", self.models.all(), request.route.query)
+        served = self.models.serves(request.route.model)
+        return describe_model(request.route.model) if served else Reply.MODEL_NOT_FOUND
 
-    def _logged(
-        self, asked: FakeRequest, reply: Scripted, request: HttpRequest, status: int | None = None
+    def _log_request(
+        self,
+        request: FakeRequest,
+        reply: Scripted,
+        http: HttpRequest,
+        status: int | None = None,
     ) -> Callable[[], None]:
-        label = asked.key.label if asked.key else None
+        label = request.key.label if request.key else None
         entry = LoggedRequest(
-            at=asked.now,
+            at=request.now,
             key=label,
-            method=request.method,
-            path=request.target,
-            model=asked.route.model,
-            verb=asked.route.verb,
+            method=http.method,
+            path=http.target,
+            model=request.route.model,
+            verb=request.route.verb,
             status=reply.status if status is None else status,
-            stream=is_stream(asked),
+            stream=is_stream(request),
             reply=reply.name,
-            tokens=asked.tokens,
-            body=asked.body,
-            headers=request.headers,
+            tokens=request.tokens,
+            body=request.body,
+            headers=http.headers,
         )
         self.log.add(entry)
         return partial(self.log.done, label)

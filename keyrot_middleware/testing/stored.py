@@ -1,26 +1,35 @@
-"""Files, cached contents, batches and interactions: each is its project's, and nobody else's."""
+"""Files, cached contents, batches, operations and interactions; each belongs to one project."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["StoredThings", "Upload", "named_things", "stamp"]
+from keyrot_middleware.testing.answers import get_field
+from keyrot_middleware.testing.error_bodies import plain
+from keyrot_middleware.testing.models import list_page
+from keyrot_middleware.testing.replies import Reply, Scripted
+from keyrot_middleware.testing.request import FakeRequest
+from keyrot_middleware.testing.server import HttpRequest
+
+__all__ = ["ResourceApi", "StoredResources", "resource_names"]
 
 _NAME = re.compile(r"(?:^|/)((?:files|cachedContents)/[A-Za-z0-9_-]+)(?::|$)")
-# The fields in which a request names a stored thing, in both of the SDK's casings.
+# The fields in which a request names a resource, in both of the SDK's spellings.
 _NAMING = frozenset(
     {"fileUri", "file_uri", "fileName", "file_name", "uri", "cachedContent", "cached_content"}
 )
 
 
 @dataclass(slots=True)
-class _Thing:
+class _Resource:
     project: str
     value: dict[str, Any]
     data: bytes = b""
@@ -28,14 +37,14 @@ class _Thing:
 
 @dataclass(slots=True)
 class Upload:
-    """A resumable upload that was begun.
+    """A resumable upload in progress.
 
     Attributes:
-        project: Whose file it will be.
-        label: The label of the key that began it.
-        file: What the start said of the file.
+        project: The owner of the file.
+        label: The label of the key that started it.
+        file: The file's metadata.
         mime: The media type.
-        data: The bytes that came so far.
+        data: The bytes so far.
     """
 
     project: str
@@ -45,85 +54,236 @@ class Upload:
     data: bytearray = field(default_factory=bytearray)
 
 
-def stamp(now: float) -> str:
-    """Write epoch seconds as Google's JSON does."""
+def timestamp(now: float) -> str:
+    """Format epoch seconds as Google's JSON does."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def named_things(value: Any) -> Iterator[str]:
+def resource_names(value: Any) -> Iterator[str]:
     """Yield the `files/…` and `cachedContents/…` that a request body names."""
     if isinstance(value, list):
         for item in value:
-            yield from named_things(item)
+            yield from resource_names(item)
     elif isinstance(value, dict):
         for key, inner in value.items():
             if key in _NAMING and isinstance(inner, str):
                 if found := _NAME.search(inner):
                     yield found[1]
             else:
-                yield from named_things(inner)
+                yield from resource_names(inner)
 
 
-class StoredThings:
-    """Things by name, each with its project; safe from any thread."""
+class StoredResources:
+    """Resources by name, each with its project; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._things: dict[str, _Thing] = {}
+        self._resources: dict[str, _Resource] = {}
         self._uploads: dict[str, Upload] = {}
 
     def new_name(self, collection: str) -> str:
-        """Return a name that is free."""
+        """Return an unused name."""
         return f"{collection}/{secrets.token_hex(20 if collection == 'cachedContents' else 6)}"
 
     def put(self, name: str, project: str, value: dict[str, Any], data: bytes = b"") -> None:
-        """Keep a thing of a project."""
+        """Store a resource of a project."""
         with self._lock:
-            self._things[name] = _Thing(project, value, data)
+            self._resources[name] = _Resource(project, value, data)
 
     def get(self, name: str, project: str) -> dict[str, Any] | None:
-        """Return a thing, or None if it is not there or another project's."""
+        """Return a resource; None if it does not exist or belongs to another project."""
         with self._lock:
-            thing = self._things.get(name)
-            return thing.value if thing and thing.project == project else None
+            resource = self._resources.get(name)
+            return resource.value if resource and resource.project == project else None
 
     def data(self, name: str) -> bytes | None:
         """Return a file's bytes, or None."""
         with self._lock:
-            thing = self._things.get(name)
-            return thing.data if thing else None
+            resource = self._resources.get(name)
+            return resource.data if resource else None
 
     def delete(self, name: str, project: str) -> bool:
-        """Forget a thing; return False if it is not there or another project's."""
+        """Delete a resource; return False if the project does not have it."""
         with self._lock:
-            thing = self._things.get(name)
-            if thing is None or thing.project != project:
+            resource = self._resources.get(name)
+            if resource is None or resource.project != project:
                 return False
-            del self._things[name]
+            del self._resources[name]
             return True
 
     def of(self, collection: str, project: str) -> list[dict[str, Any]]:
-        """Return the things of one kind that a project has, oldest first."""
+        """Return a project's resources of one collection, oldest first."""
         with self._lock:
             return [
-                thing.value
-                for name, thing in self._things.items()
-                if thing.project == project and name.startswith(f"{collection}/")
+                resource.value
+                for name, resource in self._resources.items()
+                if resource.project == project and name.startswith(f"{collection}/")
             ]
 
     def begin(self, upload: Upload) -> str:
-        """Begin an upload; return its id."""
+        """Start an upload; return its id."""
         with self._lock:
             upload_id = secrets.token_urlsafe(24)
             self._uploads[upload_id] = upload
             return upload_id
 
     def upload(self, upload_id: str) -> Upload | None:
-        """Return an upload that was begun and not finished, or None."""
+        """Return an unfinished upload, or None."""
         with self._lock:
             return self._uploads.get(upload_id)
 
     def finish(self, upload_id: str) -> None:
-        """Forget an upload."""
+        """Remove an upload."""
         with self._lock:
             self._uploads.pop(upload_id, None)
+
+
+_FILE_LIFE_S = 48 * 3600
+_CACHE_LIFE_S = 3600
+_ENTITY_GONE = Scripted(404, plain(404, "NOT_FOUND", "Requested entity was not found."))
+_DENIED = {"files": Reply.FILE_DENIED, "cachedContents": Reply.CACHE_DENIED}
+
+
+class ResourceApi:
+    """The verbs of resources.
+
+    Args:
+        resources: The store.
+        url: Returns the service's address, the prefix of upload and file URIs.
+    """
+
+    def __init__(self, resources: StoredResources, url: Callable[[], str]) -> None:
+        self._resources = resources
+        self._url = url
+
+    def answer(self, request: FakeRequest, http: HttpRequest) -> Any:
+        """Return a verb's JSON value, or a `Scripted` if it is an error or needs headers."""
+        collection, _, verb = request.route.verb.partition(".")
+        if collection == "upload":
+            upload = self._upload_start if verb == "start" else self._chunk
+            return upload(request, http)
+        if request.route.verb == "download" or verb == "download":
+            return self._download(request)
+        if verb == "create":
+            return self._create(collection, request)
+        return self._on_one(collection, verb, request)
+
+    def _on_one(self, collection: str, verb: str, request: FakeRequest) -> Any:
+        project, name = _project(request), request.route.name
+        if verb == "list":
+            field = "operations" if collection == "batches" else collection
+            return list_page(field, self._resources.of(collection, project), request.route.query)
+        resource = self._resources.get(name, project)
+        if resource is None:
+            return _DENIED.get(collection, _ENTITY_GONE)
+        if verb == "delete":
+            self._resources.delete(name, project)
+            return {}
+        if verb == "patch":
+            resource |= request.body
+        if verb == "cancel":
+            resource["metadata"]["state"] = "BATCH_STATE_CANCELLED"
+            return {}
+        return resource
+
+    def _create(self, collection: str, request: FakeRequest) -> Any:
+        if collection == "cachedContents":
+            return self._create_cache(request)
+        if collection == "batches":
+            return self._create_batch(request)
+        return _ENTITY_GONE
+
+    def _create_cache(self, request: FakeRequest) -> Any:
+        if request.free:
+            return Reply.CACHE_STORAGE  # The free tier stores no tokens (GEMINI.md A1).
+        ttl = str(request.body.get("ttl", f"{_CACHE_LIFE_S}s")).rstrip("s")
+        name = self._resources.new_name("cachedContents")
+        value = {
+            "name": name,
+            "model": request.body.get("model", ""),
+            "displayName": get_field(request.body, "displayName") or "",
+            "createTime": timestamp(request.now),
+            "updateTime": timestamp(request.now),
+            "expireTime": timestamp(request.now + float(ttl)),
+            "usageMetadata": {"totalTokenCount": request.tokens},
+        }
+        self._resources.put(name, _project(request), value)
+        return value
+
+    def _create_batch(self, request: FakeRequest) -> dict[str, Any]:
+        name = self._resources.new_name("batches")
+        metadata = {
+            "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
+            "model": f"models/{request.route.model}",
+            "displayName": get_field(request.body.get("batch"), "displayName") or "",
+            "name": name,
+            "state": "BATCH_STATE_PENDING",
+            "createTime": timestamp(request.now),
+            "updateTime": timestamp(request.now),
+        }
+        value = {"name": name, "metadata": metadata}
+        self._resources.put(name, _project(request), value)
+        return value
+
+    def operation(self, request: FakeRequest) -> dict[str, Any]:
+        """Start a long-running operation of a model; the next read finds it done."""
+        name = f"models/{request.route.model}/{self._resources.new_name('operations')}"
+        done = {"name": name, "done": True, "response": {}}
+        self._resources.put(name, _project(request), done)
+        return {"name": name}
+
+    def _upload_start(self, request: FakeRequest, http: HttpRequest) -> Scripted:
+        mime = http.value("x-goog-upload-header-content-type") or "application/octet-stream"
+        file = request.body.get("file") or {}
+        upload_id = self._resources.begin(Upload(_project(request), request.label, file, mime))
+        version = request.route.version or "v1beta"
+        where = f"{self._url()}/upload/{version}/files?upload_id={upload_id}"
+        headers = {
+            "X-Goog-Upload-Status": "active",
+            "X-Goog-Upload-URL": f"{where}&upload_protocol=resumable",
+            "X-Goog-Upload-Chunk-Granularity": "262144",
+        }
+        return Reply.custom(200, b"", headers=headers, content_type="text/plain; charset=utf-8")
+
+    def _chunk(self, request: FakeRequest, http: HttpRequest) -> Scripted:
+        upload_id = request.route.query["upload_id"]
+        upload = self._resources.upload(upload_id)
+        if upload is None:
+            return _ENTITY_GONE
+        upload.data += http.body
+        if "finalize" not in http.value("x-goog-upload-command"):
+            return Reply.custom(200, b"", headers={"X-Goog-Upload-Status": "active"})
+        self._resources.finish(upload_id)
+        file = self._finished(upload, request)
+        return Reply.custom(200, {"file": file}, headers={"X-Goog-Upload-Status": "final"})
+
+    def _finished(self, upload: Upload, request: FakeRequest) -> dict[str, Any]:
+        name = upload.file.get("name") or self._resources.new_name("files")
+        digest = hashlib.sha256(upload.data).hexdigest().encode()
+        version = request.route.version or "v1beta"
+        value = {
+            "name": name,
+            "displayName": get_field(upload.file, "displayName") or "",
+            "mimeType": upload.mime,
+            "sizeBytes": str(len(upload.data)),
+            "createTime": timestamp(request.now),
+            "updateTime": timestamp(request.now),
+            "expirationTime": timestamp(request.now + _FILE_LIFE_S),
+            "sha256Hash": base64.b64encode(digest).decode(),
+            "uri": f"{self._url()}/{version}/{name}",
+            "state": "ACTIVE",
+            "source": "UPLOADED",
+        }
+        self._resources.put(name, upload.project, value, bytes(upload.data))
+        return value
+
+    def _download(self, request: FakeRequest) -> Scripted:
+        name = request.route.name.partition(":")[0]
+        data = self._resources.data(name)
+        if data is None or self._resources.get(name, _project(request)) is None:
+            return Reply.FILE_DENIED
+        return Reply.custom(200, data, content_type="application/octet-stream")
+
+
+def _project(request: FakeRequest) -> str:
+    return request.key.project if request.key else ""

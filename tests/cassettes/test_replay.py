@@ -94,7 +94,7 @@ def test_a_key_without_a_name_is_refused() -> None:
     known, other = values_for(["key_1", "other"]).values()
     with (
         recorder({"key_1": known}).use_cassette("new.yaml"),
-        pytest.raises(ValueError, match=r"no name here.*key_1$") as caught,
+        pytest.raises(ValueError, match=r"without a name.*key_1$") as caught,
     ):
         plain(genai.Client(api_key=other))
     assert other not in "".join(traceback.format_exception(caught.value))

@@ -22,8 +22,9 @@ from keyrot_middleware.testing import FakeClock
 from keyrot_middleware.testing.error_bodies import over_quota
 from keyrot_middleware.testing.keys import FakeKey
 from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
-from keyrot_middleware.testing.request import FakeRequest
-from keyrot_middleware.testing.routes import parse_route
+from keyrot_middleware.testing.request import FakeRequest, parse_route
+from support.pool import Rig, key
+from support.replies import MODEL, GoogleError
 from support.pool import Rig, key
 from support.replies import MODEL, GoogleError
 
@@ -102,24 +103,24 @@ class _Simulated(Rig):
         """Answer after some way there and back, as the windows have it."""
         await asyncio.sleep(self.random.uniform(0.02, 0.2))
         now, project = self.time(), lease.key_id
-        broken = self.book.charge(project, MODEL, now, tokens=TOKENS)
-        if not broken:
+        exceeded = self.book.charge(project, MODEL, now, tokens=TOKENS)
+        if not exceeded:
             self.served_at.append(now)
         wait_s = self.book.wait_s(project, MODEL, now, tokens=TOKENS)
-        await asyncio.sleep(self.random.uniform(0.05, 1.0) if not broken else 0.05)
-        if not broken:
+        await asyncio.sleep(self.random.uniform(0.05, 1.0) if not exceeded else 0.05)
+        if not exceeded:
             return Done("answer", Usage(input_tokens=TOKENS))
         self.refused[lease.key_id] += 1
-        asked = FakeRequest(
+        request = FakeRequest(
             parse_route("POST", f"/v1beta/models/{MODEL}:generateContent"),
             FakeKey(project, "FAKE", project, project, "free", "1"),
             bucket=MODEL,
             now=now,
             limits=self.limits,
-            broken=tuple(broken),
+            exceeded=tuple(exceeded),
             wait_s=wait_s,
         )
-        return Failed(FailureFacts(429, over_quota()(asked)), GoogleError("429"))
+        return Failed(FailureFacts(429, over_quota()(request)), GoogleError("429"))
 
 
 def simulate(
@@ -151,13 +152,13 @@ def simulate(
     async def caller() -> None:
         nonlocal failed, longest
         while rig.time() < begun + seconds:
-            asked = rig.time()
+            request = rig.time()
             try:
                 await rig.acall(CallInfo(MODEL, "generateContent", tokens=TOKENS, estimate=TOKENS))
             except Exception:
                 failed += 1
                 await asyncio.sleep(0.1)
-            longest = max(longest, rig.time() - asked)
+            longest = max(longest, rig.time() - request)
 
     async def everybody() -> None:
         await asyncio.gather(*(caller() for _ in range(callers)))

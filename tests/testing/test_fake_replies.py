@@ -187,11 +187,11 @@ def test_failed_requests_of_ones_own_count_against_the_quota(gemini, connect) ->
 
 
 def test_members_cannot_be_changed() -> None:
-    """A bent member is a new value; the original stays."""
-    bent = Reply.OVERLOADED.in_stream(2).delayed(1).list_wrapped()
-    assert isinstance(bent, Scripted)
-    assert (Reply.OVERLOADED.after, Reply.OVERLOADED.delay_s) == (None, 0.0)
-    assert bent.name == "OVERLOADED"
+    """A changed member is a new value; the original stays."""
+    changed = Reply.OVERLOADED.in_stream(2).delayed(1).list_wrapped()
+    assert isinstance(changed, Scripted)
+    assert (Reply.OVERLOADED.after_chunks, Reply.OVERLOADED.delay_s) == (None, 0.0)
+    assert changed.name == "OVERLOADED"
 
 
 def test_a_broken_callable_is_told_to_the_caller(gemini: FakeGemini, connect) -> None:

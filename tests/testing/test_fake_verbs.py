@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keyrot_middleware.testing import FakeGemini, Reply
-from keyrot_middleware.testing.schema import example
+from keyrot_middleware.testing.answers import example_value
 
 Ask = Callable[..., tuple[int, Any]]
 CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
@@ -150,4 +150,4 @@ def test_a_bearer_token_is_no_key(gemini: FakeGemini) -> None:
 )
 def test_a_value_fits_its_schema(schema: dict[str, Any], value: object) -> None:
     """Both spellings of types, and what pydantic writes."""
-    assert example(schema) == value
+    assert example_value(schema) == value

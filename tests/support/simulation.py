@@ -25,8 +25,6 @@ from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
 from keyrot_middleware.testing.request import FakeRequest, parse_route
 from support.pool import Rig, key
 from support.replies import MODEL, GoogleError
-from support.pool import Rig, key
-from support.replies import MODEL, GoogleError
 
 __all__ = ["TOKENS", "Goodput", "JumpingLoop", "possible", "simulate"]
 

@@ -30,7 +30,7 @@ FAULTS: Mapping[str, Any] = {
     "day": r.day,
     "capacity": r.capacity,
     "invalid": r.invalid,
-    "blocked": r.get_blocks,
+    "blocked": r.blocked,
     "denied": r.denied,
     "far": r.far,
     "overloaded": r.overloaded,

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "secrets")]
+sys.path.insert(0, str(ROOT / "tests"))
 
-from cloud_tapes import FOLDER, SCENARIOS, Scenario, one_by_one, recorder  # noqa: E402 - found by the line above
-from house_aws import AwsHouse, deny  # noqa: E402
-from house_azure import AzureHouse  # noqa: E402
-from house_gcp import GcpHouse  # noqa: E402
-from json_server import Asked, Told  # noqa: E402
-from keyvault import NOBODY  # noqa: E402
-from moto_server import Refusing, environ_for  # noqa: E402
-from secret_manager import status  # noqa: E402
+from support.cloud_cassettes import FOLDER, SCENARIOS, Scenario, one_by_one, recorder  # noqa: E402 - found by the line above
+from support.fake_key_vault import NOBODY  # noqa: E402
+from support.fake_secret_manager import status  # noqa: E402
+from support.json_server import Request, Response  # noqa: E402
+from support.moto_server import RefusingServer, environ_for  # noqa: E402
+from support.store_servers.aws import AwsServer, deny  # noqa: E402
+from support.store_servers.azure import AzureServer  # noqa: E402
+from support.store_servers.gcp import GcpServer  # noqa: E402
 
 from keyrot_middleware.secrets import Secret, SecretStore  # noqa: E402
 from keyrot_middleware.secrets.aws import open_aws  # noqa: E402
@@ -84,9 +84,9 @@ def _record_one(name: str, scenario: Scenario, folder: Path, served: Any) -> str
 
 @contextmanager
 def _aws(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
-    house = AwsHouse(directory)
+    store_server = AwsServer(directory)
     for name, text in scenario.stored.items():
-        house.server.write(name, text)
+        store_server.server.write(name, text)
     asked = iter(range(9))
 
     def answers(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
@@ -96,44 +96,46 @@ def _aws(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
             return 400, {"__type": "ExpiredTokenException", "Message": "expired"}
         return 200, {"Name": sent["SecretId"], "SecretString": scenario.stored[sent["SecretId"]]}
 
-    refusing = Refusing(answers)
+    refusing = RefusingServer(answers)
     # moto denies in another format, and no credentials of its run out.
-    port = house.server.port if scenario.who == "reader" else refusing.port
+    port = store_server.server.port if scenario.who == "reader" else refusing.port
     yield open_aws(environ_for(port))
     refusing.close()
-    house.close()
+    store_server.close()
 
 
 @contextmanager
 def _azure(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
-    house = AzureHouse(directory)
+    store_server = AzureServer(directory)
     for name, text in scenario.stored.items():
-        house.vault.write(name, text)
-    house.vault.odd = _once(house.vault.challenge(), 3) if scenario.who == "expired" else _never
-    yield house.open(NOBODY) if scenario.who == "nobody" else house.open()
-    house.close()
+        store_server.vault.write(name, text)
+    store_server.vault.odd = (
+        _once(store_server.vault.challenge(), 3) if scenario.who == "expired" else _never
+    )
+    yield store_server.open(NOBODY) if scenario.who == "nobody" else store_server.open()
+    store_server.close()
 
 
 @contextmanager
 def _gcp(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
-    house = GcpHouse(directory)
+    store_server = GcpServer(directory)
     for name, text in scenario.stored.items():
-        house.manager.write(name, text)
+        store_server.manager.write(name, text)
     no = status(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
-    house.manager.odd = _once(no, 1) if scenario.who == "expired" else _never
-    yield house.denied() if scenario.who == "nobody" else house.open()
-    house.close()
+    store_server.manager.odd = _once(no, 1) if scenario.who == "expired" else _never
+    yield store_server.denied() if scenario.who == "nobody" else store_server.open()
+    store_server.close()
 
 
-def _never(_: Asked) -> Told | None:
+def _never(_: Request) -> Response | None:
     return None
 
 
-def _once(answer: Told, times: int) -> Any:
+def _once(answer: Response, times: int) -> Any:
     """Refuse the first reads."""
     left = iter(range(times))
 
-    def odd(asked: Asked) -> Told | None:
+    def odd(asked: Request) -> Response | None:
         is_read = "/secrets/" in asked.path
         return answer if is_read and next(left, None) is not None else None
 

@@ -15,19 +15,19 @@ from keyrot_middleware.core.text import holds_key
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "cassettes" / "secrets"
-TAPES = {"vault": "vault_tape"}
-"""The module in tests/secrets of each store."""
+CASSETTES = {"vault": "support.vault_cassettes"}
+"""The module of each store; under tests/."""
 
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "secrets")]
+sys.path.insert(0, str(ROOT / "tests"))
 
 
 def main(stores: list[str]) -> int:
     """Record the named stores, or all; return the exit code."""
     refused = 0
-    for store in stores or TAPES:
+    for store in stores or CASSETTES:
         folder = FOLDER / store
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in import_module(TAPES[store]).record().items():
+        for name, text in import_module(CASSETTES[store]).record().items():
             if holds_key(text):
                 print(f"{store}/{name}: a key is in the recording; left as it was", file=sys.stderr)
                 refused += 1

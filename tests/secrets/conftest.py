@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bao import Bao, policy, shared
-from house_vault import VALUE, VaultHouse
+from support.openbao import OpenBao, policy, shared
+from support.store_servers.vault import VALUE, VaultServer
 
 _OF_OTHERS = (
     *("GEMINI_", "GOOGLE_", "KEYROT_", "SECRET_STORE", "ENABLE_KEY", "REDIS_URL"),
@@ -35,7 +35,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def bao() -> Bao:
+def bao() -> OpenBao:
     """Start the server that all tests share."""
     return shared()
 
@@ -43,19 +43,19 @@ def bao() -> Bao:
 @pytest.fixture(scope="module")
 def _mount() -> Iterator[str]:
     """Mount an engine with the key `a` in it."""
-    house = VaultHouse()
-    house.put("a", VALUE)
-    yield house.mount
-    house.close()
+    server = VaultServer()
+    server.put("a", VALUE)
+    yield server.mount
+    server.close()
 
 
 @pytest.fixture
-def at(_mount: str, bao: Bao) -> dict[str, str]:
+def at(_mount: str, bao: OpenBao) -> dict[str, str]:
     """Say where that is: variables without an identity."""
     return {"VAULT_ADDR": bao.url, "KEYROT_VAULT_PLACE": f"{_mount}/keyrot"}
 
 
 @pytest.fixture(scope="module")
-def reading(_mount: str, bao: Bao) -> str:
+def reading(_mount: str, bao: OpenBao) -> str:
     """Make a policy that may read the keys."""
     return bao.allow(policy(f"{_mount}/data/keyrot"))

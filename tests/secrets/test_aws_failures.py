@@ -10,11 +10,11 @@ from typing import Any
 
 import botocore.exceptions as boto_errors
 import pytest
-from asking import ask, ask_all, told
 from botocore.stub import Stubber
-from dead_ends import Silent
-from house_aws import NOBODY, AwsHouse, deny
-from moto_server import Refusing, environ_for
+from support.moto_server import RefusingServer, environ_for
+from support.store_servers.aws import NOBODY, AwsServer, deny
+from support.stores import all_output, resolve_all, resolve_one
+from support.unreachable import SilentServer
 
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import Secret
@@ -55,9 +55,9 @@ def login() -> Stubbed:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[AwsHouse]:
+def store_server(tmp_path: Path) -> Iterator[AwsServer]:
     """Have an empty Secrets Manager."""
-    made = AwsHouse(tmp_path)
+    made = AwsServer(tmp_path)
     yield made
     made.close()
 
@@ -78,7 +78,7 @@ def test_what_another_try_would_not_change_is_asked_once(
 ) -> None:
     """The words say key, place, reason and what to do."""
     login.refuse(code)
-    text = ask(AwsStore(login), "aws://prod/gemini#a")
+    text = resolve_one(AwsStore(login), "aws://prod/gemini#a")
     assert text.startswith("key a: aws://prod/gemini#a: ")
     assert words in text
     login.stub.assert_no_pending_responses()
@@ -90,16 +90,16 @@ def test_denied_names_place_and_identity(login: Stubbed, code: str) -> None:
     """The ARN of the caller, as AWS tells it, and what to allow."""
     message = deny("GetSecretValue", {"SecretId": "prod/gemini"})[1]["Message"]
     login.refuse(code, message)
-    text = ask(AwsStore(login), "aws://prod/gemini#a")
+    text = resolve_one(AwsStore(login), "aws://prod/gemini#a")
     assert f"aws://prod/gemini#a: access denied to {NOBODY}: allow secretsmanager:Get" in text
     login.refuse(code, "no")
-    assert "access denied to these credentials: allow" in ask(AwsStore(login), "aws://b")
+    assert "access denied to these credentials: allow" in resolve_one(AwsStore(login), "aws://b")
 
 
 def test_kms_refuses_with_access_denied_too(login: Stubbed) -> None:
     """So the words name kms:Decrypt."""
     login.refuse("AccessDeniedException", "Access to KMS is not allowed")
-    assert "kms:Decrypt if it has a key of its own" in ask(AwsStore(login))
+    assert "kms:Decrypt if it has a key of its own" in resolve_one(AwsStore(login))
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_an_expired_login_is_renewed_once(login: Stubbed, code: str) -> None:
     """Then the value is there; where it is refused again, that is the answer."""
     login.refuse(code)
     login.give("FAKE-value")
-    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+    assert resolve_one(AwsStore(login), "aws://plain") == "FAKE-value"
     assert login.forgotten == 1
     login.refuse(code, times=2)
-    text = ask(AwsStore(login), "aws://plain")
+    text = resolve_one(AwsStore(login), "aws://plain")
     assert code in text
     assert login.forgotten == 3  # the refused one too, so that a later look-up begins anew
     login.stub.assert_no_pending_responses()
@@ -131,9 +131,9 @@ def test_a_busy_service_is_asked_twice(login: Stubbed, code: str) -> None:
     """A moment later; the login stays."""
     login.refuse(code)
     login.give("FAKE-value")
-    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+    assert resolve_one(AwsStore(login), "aws://plain") == "FAKE-value"
     login.refuse(code, times=2)
-    assert f"busy or failed ({code})" in ask(AwsStore(login), "aws://plain")
+    assert f"busy or failed ({code})" in resolve_one(AwsStore(login), "aws://plain")
     login.stub.assert_no_pending_responses()
     assert login.forgotten == 0
 
@@ -142,7 +142,7 @@ def test_a_server_error_of_no_known_code_counts_as_busy(login: Stubbed) -> None:
     """Whatever stands in front of the service answers 502 without AWS's code."""
     login.stub.add_client_error("get_secret_value", "502", "", 502)
     login.give("FAKE-value")
-    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+    assert resolve_one(AwsStore(login), "aws://plain") == "FAKE-value"
 
 
 def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) -> None:
@@ -156,11 +156,11 @@ def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) ->
             return 400, {"__type": "ExpiredTokenException", "Message": "expired"}
         return 200, {"SecretString": "FAKE-value"}
 
-    server = Refusing(by_key)
+    server = RefusingServer(by_key)
     file.write_text(profile.format("FAKEOLD"))
     environ = environ_for(server.port, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     login = AwsLogin({**environ, "AWS_SHARED_CREDENTIALS_FILE": str(file)})
-    assert ask(AwsStore(login), "aws://plain") == "FAKE-value"
+    assert resolve_one(AwsStore(login), "aws://plain") == "FAKE-value"
     signer: Any = login.client()._request_signer
     assert signer._credentials.access_key == "FAKENEW"
     server.close()
@@ -225,18 +225,20 @@ def test_a_store_that_hangs_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPat
     """One time limit for 500 secrets, not one for each batch of them."""
     assert aws_login.READ_S <= 5
     monkeypatch.setattr(aws_login, "READ_S", 1.0)
-    silent = Silent()
+    silent = SilentServer()
     store = open_aws(environ_for(silent.port))
     began = time.monotonic()
-    found = ask_all(store, **{f"key_{n}": f"aws://s{n}" for n in range(500)})
+    found = resolve_all(store, **{f"key_{n}": f"aws://s{n}" for n in range(500)})
     assert time.monotonic() - began < 30
     assert all("cannot be reached (ReadTimeoutError)" in text for text in found.values())
     silent.close()
 
 
-def test_an_endpoint_that_is_no_url_is_told(house: AwsHouse) -> None:
+def test_an_endpoint_that_is_no_url_is_told(store_server: AwsServer) -> None:
     """And what follows is not guessed."""
-    assert ask(house.open(AWS_ENDPOINT_URL="nonsense")).endswith("AWS_ENDPOINT_URL is no URL")
+    assert resolve_one(store_server.open(AWS_ENDPOINT_URL="nonsense")).endswith(
+        "AWS_ENDPOINT_URL is no URL"
+    )
 
 
 def test_without_boto3_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,24 +250,28 @@ def test_without_boto3_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_value_and_no_token_is_in_anything_but_the_answer(
-    house: AwsHouse, caplog: pytest.LogCaptureFixture
+    store_server: AwsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not in the library's DEBUG lines either, which hold whole answers."""
     caplog.set_level(logging.DEBUG)
-    house.put("a", "FAKE-value-a")
-    house.server.write("other", "FAKE-value-b")
+    store_server.put("a", "FAKE-value-a")
+    store_server.server.write("other", "FAKE-value-b")
     refs: dict[str, str | None] = {"a": None, "b": "aws://other", "c": "aws://none"}
-    stores = [house.open(AWS_SESSION_TOKEN=TOKEN), house.denied(), house.down()]
+    stores = [
+        store_server.open(AWS_SESSION_TOKEN=TOKEN),
+        store_server.denied(),
+        store_server.down(),
+    ]
     assert stores[0].resolve(refs)["b"] == Secret("FAKE-value-b")
-    said = told(stores, refs) + caplog.text
+    said = all_output(stores, refs) + caplog.text
     assert [s for s in ("FAKE-value", TOKEN, "FAKE-secret-access-key") if s in said] == []
 
 
 def test_the_programs_own_use_of_boto3_logs_as_before(
-    house: AwsHouse, caplog: pytest.LogCaptureFixture
+    store_server: AwsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only what is said while we read is dropped."""
-    house.open()
+    store_server.open()
     caplog.set_level(logging.DEBUG, "botocore.parsers")
-    house.server.admin.list_secrets()
+    store_server.server.admin.list_secrets()
     assert "Response body" in caplog.text

@@ -9,17 +9,17 @@ from typing import Any
 
 import boto3
 import pytest
-from asking import ask, ask_all
-from house_aws import AwsHouse, deny
-from moto_server import Refusing, environ_for, moto_server
+from support.moto_server import RefusingServer, environ_for, moto_server
+from support.store_servers.aws import AwsServer, deny
+from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.secrets.aws import open_aws
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[AwsHouse]:
+def store_server(tmp_path: Path) -> Iterator[AwsServer]:
     """Have an empty Secrets Manager."""
-    made = AwsHouse(tmp_path)
+    made = AwsServer(tmp_path)
     yield made
     made.close()
 
@@ -27,10 +27,10 @@ def house(tmp_path: Path) -> Iterator[AwsHouse]:
 @pytest.fixture
 def refusing() -> Iterator[Any]:
     """Start servers that answer as a test says."""
-    started: list[Refusing] = []
+    started: list[RefusingServer] = []
 
-    def start(answers: Any) -> Refusing:
-        started.append(Refusing(answers))
+    def start(answers: Any) -> RefusingServer:
+        started.append(RefusingServer(answers))
         return started[-1]
 
     yield start
@@ -38,100 +38,104 @@ def refusing() -> Iterator[Any]:
         server.close()
 
 
-def test_five_hundred_secrets_take_25_requests(house: AwsHouse) -> None:
+def test_five_hundred_secrets_take_25_requests(store_server: AwsServer) -> None:
     """Twenty are read in a request, and none by itself."""
     for number in range(500):
-        house.server.write(f"team/{number}", f"FAKE-{number}")
-    store, before = house.open(), house.requests()
-    found = ask_all(store, **{f"key_{n}": f"aws://team/{n}" for n in range(500)})
+        store_server.server.write(f"team/{number}", f"FAKE-{number}")
+    store, before = store_server.open(), store_server.requests()
+    found = resolve_all(store, **{f"key_{n}": f"aws://team/{n}" for n in range(500)})
     assert found == {f"key_{n}": f"FAKE-{n}" for n in range(500)}
-    assert house.server.targets[before:] == ["BatchGetSecretValue"] * 25
+    assert store_server.server.targets[before:] == ["BatchGetSecretValue"] * 25
 
 
-def test_one_secret_is_read_by_itself(house: AwsHouse) -> None:
+def test_one_secret_is_read_by_itself(store_server: AwsServer) -> None:
     """However many keys are in it, by whatever fields, it takes one GetSecretValue."""
-    house.put_many({f"key_{number}": f"FAKE-{number}" for number in range(30)})
-    store, before = house.open(), house.requests()
-    found = ask_all(store, **{f"key_{n}": None for n in range(30)}, b="aws://keyrot#key_7")
+    store_server.put_many({f"key_{number}": f"FAKE-{number}" for number in range(30)})
+    store, before = store_server.open(), store_server.requests()
+    found = resolve_all(store, **{f"key_{n}": None for n in range(30)}, b="aws://keyrot#key_7")
     assert found["key_29"] == "FAKE-29"
     assert found["b"] == "FAKE-7"
-    assert house.server.targets[before:] == ["GetSecretValue"]
+    assert store_server.server.targets[before:] == ["GetSecretValue"]
 
 
-def test_names_and_arns_lead_to_the_same_secret(house: AwsHouse) -> None:
+def test_names_and_arns_lead_to_the_same_secret(store_server: AwsServer) -> None:
     """A name with slashes, an ARN and an ARN without its suffix are understood, also at once."""
-    arn = house.server.write("prod/team-a/gemini", json.dumps({"x": "FAKE-x", "y": "FAKE-y"}))
+    arn = store_server.server.write(
+        "prod/team-a/gemini", json.dumps({"x": "FAKE-x", "y": "FAKE-y"})
+    )
     short = arn[:-7]
     places = {"a": "aws://prod/team-a/gemini#x", "b": f"aws://{arn}#y", "c": f"aws://{short}#x"}
-    store = house.open()
-    assert ask_all(store, **places) == {"a": "FAKE-x", "b": "FAKE-y", "c": "FAKE-x"}
-    assert ask(store, places["b"]) == "FAKE-y"
-    assert ask(store, places["c"]) == "FAKE-x"
+    store = store_server.open()
+    assert resolve_all(store, **places) == {"a": "FAKE-x", "b": "FAKE-y", "c": "FAKE-x"}
+    assert resolve_one(store, places["b"]) == "FAKE-y"
+    assert resolve_one(store, places["c"]) == "FAKE-x"
 
 
-def test_without_a_field_the_whole_secret_is_the_key(house: AwsHouse) -> None:
+def test_without_a_field_the_whole_secret_is_the_key(store_server: AwsServer) -> None:
     """A JSON object with a field of the key's id is understood too; another one is an error."""
-    house.server.write("plain", " FAKE-plain\n")
-    house.server.write("object", json.dumps({"a": "FAKE-a", "other": "FAKE-b"}))
-    store = house.open()
-    assert ask(store, "aws://plain") == "FAKE-plain"
-    assert ask(store, "aws://object") == "FAKE-a"
-    assert ask(store, "aws://object", "oter") == (
+    store_server.server.write("plain", " FAKE-plain\n")
+    store_server.server.write("object", json.dumps({"a": "FAKE-a", "other": "FAKE-b"}))
+    store = store_server.open()
+    assert resolve_one(store, "aws://plain") == "FAKE-plain"
+    assert resolve_one(store, "aws://object") == "FAKE-a"
+    assert resolve_one(store, "aws://object", "oter") == (
         "key oter: aws://object: the JSON object in it has no field oter; name the field after # "
         'in the key\'s place. Did you mean "other"?'
     )
 
 
-def test_another_secret_may_hold_the_keys(house: AwsHouse) -> None:
+def test_another_secret_may_hold_the_keys(store_server: AwsServer) -> None:
     """`KEYROT_AWS_SECRET` names it, or its ARN."""
-    arn = house.server.write("prod/pool", json.dumps({"a": "FAKE-a"}))
-    assert ask(house.open(KEYROT_AWS_SECRET="prod/pool")) == "FAKE-a"
-    assert ask(house.open(KEYROT_AWS_SECRET=arn)) == "FAKE-a"
-    assert house.open(KEYROT_AWS_SECRET="prod/pool").place("a") == "aws://prod/pool#a"
+    arn = store_server.server.write("prod/pool", json.dumps({"a": "FAKE-a"}))
+    assert resolve_one(store_server.open(KEYROT_AWS_SECRET="prod/pool")) == "FAKE-a"
+    assert resolve_one(store_server.open(KEYROT_AWS_SECRET=arn)) == "FAKE-a"
+    assert store_server.open(KEYROT_AWS_SECRET="prod/pool").place("a") == "aws://prod/pool#a"
 
 
-def test_the_current_version_is_read(house: AwsHouse) -> None:
+def test_the_current_version_is_read(store_server: AwsServer) -> None:
     """A new version is seen, and one that is staged is not, alone and in a batch."""
-    house.server.write("one", "FAKE-old")
-    house.server.write("two", "FAKE-two")
-    store = house.open()
-    assert ask(store, "aws://one") == "FAKE-old"
-    house.server.write("one", "FAKE-new")
-    house.server.admin.put_secret_value(
+    store_server.server.write("one", "FAKE-old")
+    store_server.server.write("two", "FAKE-two")
+    store = store_server.open()
+    assert resolve_one(store, "aws://one") == "FAKE-old"
+    store_server.server.write("one", "FAKE-new")
+    store_server.server.admin.put_secret_value(
         SecretId="one", SecretString="FAKE-pending", VersionStages=["AWSPENDING"]
     )
-    assert ask(store, "aws://one") == "FAKE-new"
-    assert ask_all(store, a="aws://one", b="aws://two") == {"a": "FAKE-new", "b": "FAKE-two"}
+    assert resolve_one(store, "aws://one") == "FAKE-new"
+    assert resolve_all(store, a="aws://one", b="aws://two") == {"a": "FAKE-new", "b": "FAKE-two"}
 
 
-def test_bytes_that_are_text_are_a_key(house: AwsHouse) -> None:
+def test_bytes_that_are_text_are_a_key(store_server: AwsServer) -> None:
     """Other bytes are an error for people, alone and in a batch, and harm no other key."""
-    house.server.write("text", b"\xef\xbb\xbfFAKE-text\r\n")
-    house.server.write("binary", b"\xff\xfe\x00\x01")
-    store = house.open()
-    found = ask_all(store, a="aws://text", b="aws://binary")
+    store_server.server.write("text", b"\xef\xbb\xbfFAKE-text\r\n")
+    store_server.server.write("binary", b"\xff\xfe\x00\x01")
+    store = store_server.open()
+    found = resolve_all(store, a="aws://text", b="aws://binary")
     assert found["a"] == "FAKE-text"
     assert found["b"].startswith("key b: aws://binary: it is binary, ")
-    assert found["b"] == ask(store, "aws://binary", "b")
-    assert ask(store, "aws://text") == "FAKE-text"
+    assert found["b"] == resolve_one(store, "aws://binary", "b")
+    assert resolve_one(store, "aws://text") == "FAKE-text"
 
 
-def test_a_missing_secret_is_the_error_of_its_keys_only(house: AwsHouse) -> None:
+def test_a_missing_secret_is_the_error_of_its_keys_only(store_server: AwsServer) -> None:
     """In a batch, and alone."""
-    house.server.write("there", "FAKE")
-    store = house.open()
-    found = ask_all(store, a="aws://there", b="aws://not/there#x")
+    store_server.server.write("there", "FAKE")
+    store = store_server.open()
+    found = resolve_all(store, a="aws://there", b="aws://not/there#x")
     assert found["a"] == "FAKE"
     assert found["b"].startswith("key b: aws://not/there#x: there is no such secret")
-    assert found["b"] == ask(store, "aws://not/there#x", "b")
+    assert found["b"] == resolve_one(store, "aws://not/there#x", "b")
 
 
 @pytest.mark.parametrize("place", ["aws://", "aws://#x", "aws://name#", "aws://a b", "aws://ä#x"])
-def test_what_is_no_place_is_told_without_a_request(house: AwsHouse, place: str) -> None:
+def test_what_is_no_place_is_told_without_a_request(store_server: AwsServer, place: str) -> None:
     """The error says what is allowed."""
-    before = house.requests()
-    assert ask(house.open(), place).endswith("allowed: aws://NAME#FIELD, aws://ARN#FIELD")
-    assert house.requests() == before
+    before = store_server.requests()
+    assert resolve_one(store_server.open(), place).endswith(
+        "allowed: aws://NAME#FIELD, aws://ARN#FIELD"
+    )
+    assert store_server.requests() == before
 
 
 def test_where_batches_are_denied_each_is_read_by_itself(
@@ -148,7 +152,7 @@ def test_where_batches_are_denied_each_is_read_by_itself(
     store = open_aws(environ_for(server.port))
     for _ in range(2):
         places = {f"key_{n}": f"aws://s{n}" for n in range(45)}
-        assert ask_all(store, **places) == {f"key_{n}": f"FAKE-s{n}" for n in range(45)}
+        assert resolve_all(store, **places) == {f"key_{n}": f"FAKE-s{n}" for n in range(45)}
     # One or, where three batches were under way, a few.
     assert 1 <= server.targets.count("BatchGetSecretValue") <= 3
     assert server.targets.count("GetSecretValue") == 90
@@ -170,10 +174,10 @@ def test_one_name_that_spoils_a_batch_is_found(refusing: Any) -> None:
 
     server = refusing(picky)
     store = open_aws(environ_for(server.port))
-    found = ask_all(store, a="aws://good", b="aws://odd-")
+    found = resolve_all(store, a="aws://good", b="aws://odd-")
     assert found["a"] == "FAKE"
     assert found["b"].endswith("Secrets Manager takes this for no name or ARN")
-    ask_all(store, a="aws://good", b="aws://better")
+    resolve_all(store, a="aws://good", b="aws://better")
     assert server.targets == ["BatchGetSecretValue", *["GetSecretValue"] * 2, "BatchGetSecretValue"]
 
 
@@ -189,7 +193,7 @@ def test_an_answer_of_several_pages_is_read_to_the_end(refusing: Any) -> None:
         return 200, {"SecretValues": [_value("two", "FAKE-2")]}
 
     store = open_aws(environ_for(refusing(pages).port))
-    found = ask_all(store, a="aws://one", b="aws://two", c="aws://three")
+    found = resolve_all(store, a="aws://one", b="aws://two", c="aws://three")
     assert (found["a"], found["b"]) == ("FAKE-1", "FAKE-2")
     assert found["c"].endswith("the store's answer does not mention it")
 
@@ -199,47 +203,47 @@ def _value(name: str, text: str) -> dict[str, str]:
     return {"Name": name, "ARN": arn, "SecretString": text}
 
 
-def test_an_arn_is_asked_for_in_its_own_region(house: AwsHouse) -> None:
+def test_an_arn_is_asked_for_in_its_own_region(store_server: AwsServer) -> None:
     """Also where no region is set; a bare name then is an error that says so."""
     session = boto3.session.Session("FAKEACCESSKEY", "FAKE", region_name="us-east-1")
     there = session.client("secretsmanager", endpoint_url=f"http://127.0.0.1:{moto_server().port}")
     arn = there.create_secret(Name="far/away", SecretString="FAKE-far")["ARN"]
-    house.put("b", "FAKE-near")
+    store_server.put("b", "FAKE-near")
     try:
-        assert ask_all(house.open(), a=f"aws://{arn}", b=None) == {
+        assert resolve_all(store_server.open(), a=f"aws://{arn}", b=None) == {
             "a": "FAKE-far",
             "b": "FAKE-near",
         }
-        found = ask_all(house.open(AWS_REGION=""), a=f"aws://{arn}", b=None)
+        found = resolve_all(store_server.open(AWS_REGION=""), a=f"aws://{arn}", b=None)
         assert found["a"] == "FAKE-far"
         assert found["b"].endswith("no AWS region is set: set AWS_REGION, or write the ARN")
     finally:
         there.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
 
 
-def test_a_profile_that_only_env_names_is_used(house: AwsHouse, tmp_path: Path) -> None:
+def test_a_profile_that_only_env_names_is_used(store_server: AwsServer, tmp_path: Path) -> None:
     """`.env` may hold what boto3 takes from the environment: profile, files, region, endpoint."""
-    house.put("a", "FAKE-a")
+    store_server.put("a", "FAKE-a")
     file = tmp_path / "credentials"
     file.write_text("[mine]\naws_access_key_id = FAKEMINE\naws_secret_access_key = FAKE-s\n")
-    environ = environ_for(house.server.port, AWS_PROFILE="mine", AWS_ACCESS_KEY_ID="")
+    environ = environ_for(store_server.server.port, AWS_PROFILE="mine", AWS_ACCESS_KEY_ID="")
     environ |= {"AWS_SHARED_CREDENTIALS_FILE": str(file), "AWS_REGION": ""}
     environ |= {"AWS_DEFAULT_REGION": "eu-central-1"}
     environ |= {"AWS_ENDPOINT_URL_SECRETS_MANAGER": environ.pop("AWS_ENDPOINT_URL")}
-    assert ask(open_aws(environ)) == "FAKE-a"
-    text = ask(open_aws({**environ, "AWS_PROFILE": "other"}))
+    assert resolve_one(open_aws(environ)) == "FAKE-a"
+    text = resolve_one(open_aws({**environ, "AWS_PROFILE": "other"}))
     assert text.endswith("AWS_PROFILE names a profile that ~/.aws does not have")
 
 
 def test_credentials_that_appear_later_are_found(
-    house: AwsHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store_server: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has no login at first has one at a later look-up, without a restart."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    house.put("a", "FAKE-a")
+    store_server.put("a", "FAKE-a")
     file = tmp_path / "credentials"
-    environ = environ_for(house.server.port, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
+    environ = environ_for(store_server.server.port, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     store = open_aws({**environ, "AWS_SHARED_CREDENTIALS_FILE": str(file)})
-    assert "no AWS credentials were found" in ask(store)
+    assert "no AWS credentials were found" in resolve_one(store)
     file.write_text("[default]\naws_access_key_id = FAKEMINE\naws_secret_access_key = FAKE-s\n")
-    assert ask(store) == "FAKE-a"
+    assert resolve_one(store) == "FAKE-a"

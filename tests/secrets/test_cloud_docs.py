@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask_all
 from support.docs_blocks import blocks
+from support.stores import resolve_all
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.aws import AwsStore
@@ -94,7 +94,7 @@ def test_the_places_on_the_page_are_understood(scheme: str) -> None:
     file = ROOT / "docs" / "stores" / PAGES[scheme]
     (entries,) = (json.loads(block.code) for block in blocks(file) if block.language == "json")
     places = {entry["key_id"]: entry["secret"] for entry in entries if "secret" in entry}
-    found = ask_all(STORES[scheme](Nobody()), **places)
+    found = resolve_all(STORES[scheme](Nobody()), **places)
     assert len(places) >= 2
     for key_id, place in places.items():
         assert found[key_id] == f"key {key_id}: {place}: reading it failed with PermissionError"

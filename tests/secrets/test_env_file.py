@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask
-from bao import ROOT_TOKEN, Bao
-from dead_ends import closed_port
-from front import Reply, front
-from house_vault import VALUE
-from moto_server import REGION, moto_server
-from secret_manager import PROJECT, READER, SecretManager
+from support.fake_secret_manager import PROJECT, READER, SecretManager
+from support.moto_server import REGION, moto_server
+from support.openbao import ROOT_TOKEN, OpenBao
+from support.store_servers.vault import VALUE
+from support.stores import resolve_one
+from support.unreachable import closed_port
+from support.vault_proxy import Reply, vault_proxy
 
 import keyrot_middleware
 from keyrot_middleware.config import load
@@ -48,7 +48,7 @@ def heard() -> Iterator[tuple[str, list[Any]]]:
         seen.append((handler.path, dict(handler.headers), body))
         return 403, b'{"errors": ["permission denied"]}', {"Content-Type": "application/json"}
 
-    with front(answer) as url:
+    with vault_proxy(answer) as url:
         yield url, seen
 
 
@@ -79,7 +79,7 @@ def test_no_program_that_a_config_file_of_aws_names_is_run(
         keyrot_middleware.uninstall()
     assert not mark.exists()
     monkeypatch.setenv("AWS_CONFIG_FILE", str(here / "config"))
-    ask(open_store("aws"))
+    resolve_one(open_store("aws"))
     assert mark.exists(), "the environment may: it is the program's own"
 
 
@@ -95,7 +95,7 @@ def test_no_request_goes_to_an_endpoint_of_aws_that_a_file_names(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "FAKEACCESSKEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "FAKE-secret-access-key")
     write(here, AWS_REGION=REGION, **{name: url})
-    assert "Secrets Manager cannot be reached" in ask(open_store("aws"))
+    assert "Secrets Manager cannot be reached" in resolve_one(open_store("aws"))
     assert seen == []
 
 
@@ -112,7 +112,7 @@ def test_aws_settings_of_a_file_are_read(here: Path, monkeypatch: pytest.MonkeyP
         KEYROT_AWS_SECRET="env-file/pool",
     )
     try:
-        assert ask(open_store("aws")) == "FAKE-a"
+        assert resolve_one(open_store("aws")) == "FAKE-a"
     finally:
         server.admin.delete_secret(SecretId="env-file/pool", ForceDeleteWithoutRecovery=True)
 
@@ -164,28 +164,28 @@ def test_no_login_of_this_machine_goes_to_a_vault_that_a_file_names(
     assert seen == []
     monkeypatch.setenv("VAULT_ADDR", url)
     if number == 0:
-        ask(open_store("vault"))
+        resolve_one(open_store("vault"))
         assert AMBIENT in [request[1].get("X-Vault-Token") for request in seen]
 
 
 def test_a_vault_that_a_file_names_gets_the_login_that_is_meant_for_it(
-    at: dict[str, str], bao: Bao, reading: str, here: Path, monkeypatch: pytest.MonkeyPatch
+    at: dict[str, str], bao: OpenBao, reading: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token in `.env` itself, or one that a variable of the environment has or names."""
     token, sink = bao.token(reading), here / "sink"
     sink.write_text(token)
     write(here, **at, VAULT_TOKEN=token)
-    assert ask(open_store("vault")) == VALUE
+    assert resolve_one(open_store("vault")) == VALUE
     write(here, **at)
     monkeypatch.setenv("VAULT_TOKEN_FILE", str(sink))
-    assert ask(open_store("vault")) == VALUE
+    assert resolve_one(open_store("vault")) == VALUE
     monkeypatch.delenv("VAULT_TOKEN_FILE")
     monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
-    assert ask(open_store("vault")) == VALUE
+    assert resolve_one(open_store("vault")) == VALUE
 
 
 def test_a_file_does_not_say_whom_to_trust_at_the_environments_address(
-    bao: Bao, here: Path, monkeypatch: pytest.MonkeyPatch
+    bao: OpenBao, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the environment has VAULT_ADDR, it has the authorities too."""
     monkeypatch.delenv("HTTPS_PROXY")
@@ -193,10 +193,10 @@ def test_a_file_does_not_say_whom_to_trust_at_the_environments_address(
     monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
     for trust in ({"VAULT_SKIP_VERIFY": "true"}, {"VAULT_CACERT": bao.ca}):
         write(here, **trust)
-        assert "found no way to trust each other" in ask(open_store("vault"))
+        assert "found no way to trust each other" in resolve_one(open_store("vault"))
     write(here, VAULT_ADDR=bao.tls_url, VAULT_TOKEN=ROOT_TOKEN, VAULT_CACERT=bao.ca)
     monkeypatch.delenv("VAULT_ADDR")
-    assert "there is no such secret" in ask(open_store("vault"))
+    assert "there is no such secret" in resolve_one(open_store("vault"))
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_no_program_that_a_credentials_file_of_google_names_is_run(
     (here / "external.json").write_text(json.dumps(external))
     file = {"GOOGLE_APPLICATION_CREDENTIALS": here / "external.json"}
     write(here, GOOGLE_CLOUD_PROJECT=PROJECT, **file)
-    text = ask(open_store("gcp"))
+    text = resolve_one(open_store("gcp"))
     assert "that .env names must be of type service_account or authorized_user" in text
     assert not mark.exists()
 
@@ -238,10 +238,10 @@ def test_a_service_account_that_a_file_names_is_used_at_googles_own_address(
     file = {"GOOGLE_APPLICATION_CREDENTIALS": manager.credentials(READER)}
     endpoint = {"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": manager.url}
     write(here, GOOGLE_CLOUD_PROJECT=PROJECT, **file, **endpoint)
-    assert "Secret Manager cannot be reached" in ask(open_store("gcp"))
+    assert "Secret Manager cannot be reached" in resolve_one(open_store("gcp"))
     assert manager.count(":access") == 0
     monkeypatch.setenv(*next(iter(endpoint.items())))
-    assert ask(open_store("gcp")) == "FAKE-a"
+    assert resolve_one(open_store("gcp")) == "FAKE-a"
 
 
 def test_no_login_of_this_machine_goes_to_a_key_vault_that_a_file_names(

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from asking import ask, ask_all, told
-from dead_ends import closed_port
-from emulator import Then
-from house_gcp import GcpHouse
-from json_server import Told
-from secret_manager import NOBODY, PROJECT, READER, status
+from support.cloud_emulator import ScriptedReplies
+from support.fake_secret_manager import NOBODY, PROJECT, READER, status
+from support.json_server import Response
+from support.store_servers.gcp import GcpServer
+from support.stores import all_output, resolve_all, resolve_one
+from support.unreachable import closed_port
 
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import Secret
@@ -26,18 +26,18 @@ PLACE = f"gcp://{PROJECT}/plain"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[GcpHouse]:
+def server(tmp_path: Path) -> Iterator[GcpServer]:
     """Have a Secret Manager with two keys."""
-    made = GcpHouse(tmp_path)
+    made = GcpServer(tmp_path)
     made.manager.write("plain", "FAKE-value-a")
     made.put("b", "FAKE-value-b")
     yield made
     made.close()
 
 
-def test_denied_names_place_and_identity(house: GcpHouse) -> None:
+def test_denied_names_place_and_identity(server: GcpServer) -> None:
     """The service account's address, and which role to give."""
-    text = ask(house.denied(), PLACE)
+    text = resolve_one(server.denied(), PLACE)
     assert text.startswith(f"key a: {PLACE}: access denied to {NOBODY}, or there is no such secret")
     assert "roles/secretmanager.secretAccessor" in text
 
@@ -57,106 +57,108 @@ def test_denied_names_place_and_identity(house: GcpHouse) -> None:
             status(403, "PERMISSION_DENIED", "no", "ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
             f"the login of {READER} has not the scope cloud-platform",
         ),
-        (Told(418, b"<html>"), "Secret Manager refused (418)"),
-        (Told(418, {"error": "odd"}), "Secret Manager refused (418)"),
-        (Told(302, {}, {"Location": "http://127.0.0.1:9/"}), "Secret Manager refused (302)"),
+        (Response(418, b"<html>"), "Secret Manager refused (418)"),
+        (Response(418, {"error": "odd"}), "Secret Manager refused (418)"),
+        (Response(302, {}, {"Location": "http://127.0.0.1:9/"}), "Secret Manager refused (302)"),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value.status),
 )
 def test_what_another_try_would_not_change_is_asked_once(
-    house: GcpHouse, answer: Told, words: str
+    server: GcpServer, answer: Response, words: str
 ) -> None:
     """The words say key, place, reason and what to do; the next key is read all the same."""
-    house.manager.odd = then = Then(answer)
-    found = ask_all(house.open(), a=PLACE, b=None)
+    server.manager.odd = then = ScriptedReplies(answer)
+    found = resolve_all(server.open(), a=PLACE, b=None)
     assert words in found["a"]
     assert found["b"] == "FAKE-value-b"
     assert then.reads == 2
 
 
-def test_a_revoked_login_is_renewed_once(house: GcpHouse) -> None:
+def test_a_revoked_login_is_renewed_once(server: GcpServer) -> None:
     """Then the value is there; where the new login is refused too, that is the answer."""
-    store = house.open()
-    assert ask(store, PLACE) == "FAKE-value-a"
-    house.manager.revoke()
-    assert ask(store, PLACE) == "FAKE-value-a"
-    assert house.manager.count("/token") == 2
+    store = server.open()
+    assert resolve_one(store, PLACE) == "FAKE-value-a"
+    server.manager.revoke()
+    assert resolve_one(store, PLACE) == "FAKE-value-a"
+    assert server.manager.count("/token") == 2
     no = status(401, "UNAUTHENTICATED", "no")
-    house.manager.odd = then = Then(no, no)
-    assert f"the login of {READER} is no longer taken (UNAUTHENTICATED)" in ask(store, PLACE)
+    server.manager.odd = then = ScriptedReplies(no, no)
+    assert f"the login of {READER} is no longer taken (UNAUTHENTICATED)" in resolve_one(
+        store, PLACE
+    )
     assert then.reads == 2
 
 
-def test_a_login_that_was_refused_is_tried_again_at_the_next_look_up(house: GcpHouse) -> None:
+def test_a_login_that_was_refused_is_tried_again_at_the_next_look_up(server: GcpServer) -> None:
     """From the start, with the credentials file as it is then."""
-    file = house.manager.credentials(READER)
+    file = server.manager.credentials(READER)
     good = file.read_text()
     file.write_text(good.replace(READER, NOBODY))
     store = open_gcp(
-        {"GOOGLE_APPLICATION_CREDENTIALS": str(file), ENDPOINT_VARIABLE: house.manager.url}
+        {"GOOGLE_APPLICATION_CREDENTIALS": str(file), ENDPOINT_VARIABLE: server.manager.url}
     )
-    house.manager.odd = lambda a: (
-        Told(400, {"error": "invalid_grant"}) if "token" in a.path else None
+    server.manager.odd = lambda a: (
+        Response(400, {"error": "invalid_grant"}) if "token" in a.path else None
     )
-    text = ask(store, PLACE)
+    text = resolve_one(store, PLACE)
     assert "the login at Google failed (invalid_grant)" in text
-    house.manager.odd = lambda _: None
+    server.manager.odd = lambda _: None
     file.write_text(good)
-    assert ask(store, PLACE) == "FAKE-value-a"
+    assert resolve_one(store, PLACE) == "FAKE-value-a"
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        Told(429, {"error": {"status": "RESOURCE_EXHAUSTED"}}, {"Retry-After": "60"}),
+        Response(429, {"error": {"status": "RESOURCE_EXHAUSTED"}}, {"Retry-After": "60"}),
         status(503, "UNAVAILABLE", "m"),
-        Told(500, b"<html>"),
-        Told(0, None),
-        Told(200, b"<html>"),
-        Told(200, {"payload": {"data": "not base64!"}}),
+        Response(500, b"<html>"),
+        Response(0, None),
+        Response(200, b"<html>"),
+        Response(200, {"payload": {"data": "not base64!"}}),
     ],
     ids=["quota", "unavailable", "broken", "cut off", "html", "no base64"],
 )
-def test_a_busy_or_damaged_answer_is_asked_for_twice(house: GcpHouse, answer: Told) -> None:
+def test_a_busy_or_damaged_answer_is_asked_for_twice(server: GcpServer, answer: Response) -> None:
     """A moment later, however long it asks us to stay away."""
-    house.manager.odd = then = Then(answer)
+    server.manager.odd = then = ScriptedReplies(answer)
     began = time.monotonic()
-    assert ask(house.open(), PLACE) == "FAKE-value-a"
-    house.manager.odd = Then(answer, answer)
-    assert ask(house.open(), PLACE).startswith(f"key a: {PLACE}: ")
+    assert resolve_one(server.open(), PLACE) == "FAKE-value-a"
+    server.manager.odd = ScriptedReplies(answer, answer)
+    assert resolve_one(server.open(), PLACE).startswith(f"key a: {PLACE}: ")
     assert time.monotonic() - began < 30, "it asks for a minute"
     assert then.reads == 2
 
 
-def test_a_token_endpoint_that_is_down_is_told(house: GcpHouse, tmp_path: Path) -> None:
+def test_a_token_endpoint_that_is_down_is_told(server: GcpServer, tmp_path: Path) -> None:
     """Not as Secret Manager's failure, and once for all keys."""
-    info = json.loads(house.manager.credentials(READER).read_text())
+    info = json.loads(server.manager.credentials(READER).read_text())
     file = tmp_path / "down.json"
     file.write_text(json.dumps({**info, "token_uri": f"http://127.0.0.1:{closed_port()}/token"}))
-    environ = {"GOOGLE_APPLICATION_CREDENTIALS": str(file), ENDPOINT_VARIABLE: house.manager.url}
-    found = ask_all(open_gcp(environ), **{f"key_{n}": f"{PLACE}/{n}" for n in range(1, 99)})
+    environ = {"GOOGLE_APPLICATION_CREDENTIALS": str(file), ENDPOINT_VARIABLE: server.manager.url}
+    found = resolve_all(open_gcp(environ), **{f"key_{n}": f"{PLACE}/{n}" for n in range(1, 99)})
     assert all("Google's login cannot be reached (TransportError)" in t for t in found.values())
-    assert house.requests() == 0
+    assert server.requests() == 0
 
 
 def test_a_store_that_hangs_is_given_up_in_seconds(
-    house: GcpHouse, monkeypatch: pytest.MonkeyPatch
+    server: GcpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One time limit for 500 secrets, not one each."""
     assert gcp_login.READ_S <= 5
     monkeypatch.setattr(gcp_login, "READ_S", 1.0)
     began = time.monotonic()
-    store = house.hanging()
-    found = ask_all(store, **{f"key_{n}": f"gcp://{PROJECT}/key_{n}" for n in range(500)})
+    store = server.hanging()
+    found = resolve_all(store, **{f"key_{n}": f"gcp://{PROJECT}/key_{n}" for n in range(500)})
     assert time.monotonic() - began < 30
     assert all("cannot be reached (ReadTimeout)" in text for text in found.values())
 
 
-def test_a_credentials_file_that_is_none_is_told(house: GcpHouse, tmp_path: Path) -> None:
+def test_a_credentials_file_that_is_none_is_told(server: GcpServer, tmp_path: Path) -> None:
     """Nothing of what is in it is shown."""
     file = tmp_path / "odd.json"
     file.write_text("FAKE-value in a file")
-    text = ask(open_gcp({"GOOGLE_APPLICATION_CREDENTIALS": str(file)}), PLACE)
+    text = resolve_one(open_gcp({"GOOGLE_APPLICATION_CREDENTIALS": str(file)}), PLACE)
     assert "no Google login was found" in text
     assert "FAKE-value" not in text
 
@@ -174,17 +176,17 @@ def test_without_the_library_the_pip_line_is_told(
 
 
 def test_no_value_and_no_token_is_in_anything_but_the_answer(
-    house: GcpHouse, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: GcpServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in the libraries' DEBUG lines either."""
     monkeypatch.setenv("GOOGLE_SDK_PYTHON_LOGGING_SCOPE", "google")
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, "google")
     refs: dict[str, str | None] = {"a": PLACE, "b": None, "c": None}
-    stores = [house.open(), house.denied(), house.down()]
+    stores = [server.open(), server.denied(), server.down()]
     assert stores[0].resolve(refs)["b"] == Secret("FAKE-value-b")
-    tokens = house.manager.tokens
-    house.manager.revoke()
-    said = told(stores, refs) + caplog.text
-    hidden = ("FAKE-value", "PRIVATE KEY", *tokens, *house.manager.tokens)
+    tokens = server.manager.tokens
+    server.manager.revoke()
+    said = all_output(stores, refs) + caplog.text
+    hidden = ("FAKE-value", "PRIVATE KEY", *tokens, *server.manager.tokens)
     assert [s for s in hidden if s in said] == []

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from asking import ask, ask_all
-from emulator import Slowly
-from house_gcp import GcpHouse
-from secret_manager import PROJECT, READER
+from support.cloud_emulator import ConcurrencyMeter
+from support.fake_secret_manager import PROJECT, READER
+from support.store_servers.gcp import GcpServer
+from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets.cloud import AT_ONCE
@@ -20,90 +20,92 @@ ENV_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[GcpHouse]:
+def server(tmp_path: Path) -> Iterator[GcpServer]:
     """Have an empty Secret Manager."""
-    made = GcpHouse(tmp_path)
+    made = GcpServer(tmp_path)
     yield made
     made.close()
 
 
-def settings(house: GcpHouse, **more: str) -> dict[str, str]:
+def settings(server: GcpServer, **more: str) -> dict[str, str]:
     """Give the settings of a reader, without a project."""
-    file = str(house.manager.credentials(READER))
-    return {ENV_FILE: file, ENDPOINT_VARIABLE: house.manager.url, **more}
+    file = str(server.manager.credentials(READER))
+    return {ENV_FILE: file, ENDPOINT_VARIABLE: server.manager.url, **more}
 
 
-def test_all_keys_are_in_one_secret_unless_told_otherwise(house: GcpHouse) -> None:
+def test_all_keys_are_in_one_secret_unless_told_otherwise(server: GcpServer) -> None:
     """`keyrot` of the project in GOOGLE_CLOUD_PROJECT, read once for 500 keys."""
-    house.put_many({f"key_{n}": f"FAKE-{n}" for n in range(500)})
-    store = house.open()
+    server.put_many({f"key_{n}": f"FAKE-{n}" for n in range(500)})
+    store = server.open()
     assert store.place("key_1") == f"gcp://{PROJECT}/keyrot#key_1"
-    found = ask_all(store, **{f"key_{n}": None for n in range(500)})
+    found = resolve_all(store, **{f"key_{n}": None for n in range(500)})
     assert found == {f"key_{n}": f"FAKE-{n}" for n in range(500)}
-    assert house.manager.count(":access") == 1
-    assert ask(store, None, "other").endswith(
+    assert server.manager.count(":access") == 1
+    assert resolve_one(store, None, "other").endswith(
         f"gcp://{PROJECT}/keyrot#other: the JSON object in it has no field other"
     )
 
 
-def test_another_secret_may_hold_the_keys(house: GcpHouse) -> None:
+def test_another_secret_may_hold_the_keys(server: GcpServer) -> None:
     """`KEYROT_GCP_SECRET` names it; a wrong name is told when the store is opened."""
-    house.manager.write("pool", json.dumps({"a": "FAKE-a"}))
+    server.manager.write("pool", json.dumps({"a": "FAKE-a"}))
     project = {"GOOGLE_CLOUD_PROJECT": PROJECT}
-    assert ask(open_gcp(settings(house, KEYROT_GCP_SECRET="pool", **project))) == "FAKE-a"
+    assert resolve_one(open_gcp(settings(server, KEYROT_GCP_SECRET="pool", **project))) == "FAKE-a"
     with pytest.raises(ConfigError, match=r'KEYROT_GCP_SECRET: found "a/b"; allowed: letters'):
         open_gcp({"KEYROT_GCP_SECRET": "a/b"})
 
 
-def test_without_a_project_it_is_that_of_the_login(house: GcpHouse) -> None:
+def test_without_a_project_it_is_that_of_the_login(server: GcpServer) -> None:
     """A service account's file names one."""
-    house.put("a", "FAKE-a")
-    assert ask(open_gcp(settings(house))) == "FAKE-a"
+    server.put("a", "FAKE-a")
+    assert resolve_one(open_gcp(settings(server))) == "FAKE-a"
 
 
-def test_where_nobody_names_a_project_that_is_told(house: GcpHouse, tmp_path: Path) -> None:
+def test_where_nobody_names_a_project_that_is_told(server: GcpServer, tmp_path: Path) -> None:
     """And keys with a place are read all the same."""
-    house.manager.write("plain", "FAKE-plain")
-    info = json.loads(house.manager.credentials(READER).read_text())
+    server.manager.write("plain", "FAKE-plain")
+    info = json.loads(server.manager.credentials(READER).read_text())
     del info["project_id"]
     file = tmp_path / "no-project.json"
     file.write_text(json.dumps(info))
-    store = open_gcp({**settings(house), ENV_FILE: str(file)})
-    found = ask_all(store, a=None, b=f"gcp://{PROJECT}/plain")
+    store = open_gcp({**settings(server), ENV_FILE: str(file)})
+    found = resolve_all(store, a=None, b=f"gcp://{PROJECT}/plain")
     assert "GOOGLE_CLOUD_PROJECT is not set, and the login names no project" in found["a"]
     assert found["b"] == "FAKE-plain"
 
 
-def test_a_version_can_be_named(house: GcpHouse) -> None:
+def test_a_version_can_be_named(server: GcpServer) -> None:
     """Else it is the newest, at each look-up anew."""
-    old = house.manager.write("key", "FAKE-old")
-    store, place = house.open(), f"gcp://{PROJECT}/key"
-    assert ask(store, place) == "FAKE-old"
-    house.manager.write("key", "FAKE-new")
-    assert ask(store, place) == "FAKE-new"
-    assert ask(store, f"{place}/{old}") == "FAKE-old"
-    assert "there is no such secret in this project" in ask(store, f"{place}/7")
+    old = server.manager.write("key", "FAKE-old")
+    store, place = server.open(), f"gcp://{PROJECT}/key"
+    assert resolve_one(store, place) == "FAKE-old"
+    server.manager.write("key", "FAKE-new")
+    assert resolve_one(store, place) == "FAKE-new"
+    assert resolve_one(store, f"{place}/{old}") == "FAKE-old"
+    assert "there is no such secret in this project" in resolve_one(store, f"{place}/7")
 
 
-def test_bytes_that_are_text_are_a_key(house: GcpHouse) -> None:
+def test_bytes_that_are_text_are_a_key(server: GcpServer) -> None:
     """Others are an error for people and harm no other key."""
-    house.manager.write("text", b"\xef\xbb\xbfFAKE-text\r\n")
-    house.manager.write("binary", b"\xff\xfe\x00\x01")
-    found = ask_all(house.open(), a=f"gcp://{PROJECT}/text", b=f"gcp://{PROJECT}/binary")
+    server.manager.write("text", b"\xef\xbb\xbfFAKE-text\r\n")
+    server.manager.write("binary", b"\xff\xfe\x00\x01")
+    found = resolve_all(server.open(), a=f"gcp://{PROJECT}/text", b=f"gcp://{PROJECT}/binary")
     assert found["a"] == "FAKE-text"
     assert found["b"].startswith(f"key b: gcp://{PROJECT}/binary: it is binary, ")
 
 
-def test_five_hundred_secrets_are_read_side_by_side(house: GcpHouse) -> None:
+def test_five_hundred_secrets_are_read_side_by_side(server: GcpServer) -> None:
     """A request each, as many at once as connections are kept, and one login."""
     for number in range(500):
-        house.manager.write(f"key_{number}", f"FAKE-{number}")
-    house.manager.odd = slowly = Slowly()
-    found = ask_all(house.open(), **{f"key_{n}": f"gcp://{PROJECT}/key_{n}" for n in range(500)})
+        server.manager.write(f"key_{number}", f"FAKE-{number}")
+    server.manager.odd = slowly = ConcurrencyMeter()
+    found = resolve_all(
+        server.open(), **{f"key_{n}": f"gcp://{PROJECT}/key_{n}" for n in range(500)}
+    )
     assert found == {f"key_{n}": f"FAKE-{n}" for n in range(500)}
     assert 1 < slowly.most <= AT_ONCE
-    assert house.manager.count("/token") == 1
-    assert house.manager.count(":access") == 500
+    assert server.manager.count("/token") == 1
+    assert server.manager.count(":access") == 500
 
 
 @pytest.mark.parametrize(
@@ -119,10 +121,10 @@ def test_five_hundred_secrets_are_read_side_by_side(house: GcpHouse) -> None:
         "gcp://project/key/..",
     ],
 )
-def test_what_is_no_place_is_told_without_a_request(house: GcpHouse, place: str) -> None:
+def test_what_is_no_place_is_told_without_a_request(server: GcpServer, place: str) -> None:
     """The error says what is allowed."""
-    assert "allowed: gcp://PROJECT/SECRET, " in ask(house.open(), place)
-    assert house.requests() == 0
+    assert "allowed: gcp://PROJECT/SECRET, " in resolve_one(server.open(), place)
+    assert server.requests() == 0
 
 
 @pytest.mark.parametrize(
@@ -135,22 +137,22 @@ def test_an_endpoint_that_would_hear_the_token_in_the_clear_is_refused(url: str)
         open_gcp({ENDPOINT_VARIABLE: url})
 
 
-def test_the_environment_logs_in(house: GcpHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_logs_in(server: GcpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Application default credentials, as google-auth finds them itself."""
-    house.put("a", "FAKE-a")
-    environ = settings(house)
+    server.put("a", "FAKE-a")
+    environ = settings(server)
     monkeypatch.setenv(ENV_FILE, environ[ENV_FILE])
-    assert ask(open_gcp(environ)) == "FAKE-a"
+    assert resolve_one(open_gcp(environ)) == "FAKE-a"
 
 
 def test_a_login_that_appears_later_is_found(
-    house: GcpHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: GcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has none at first has one at a later look-up, without a restart."""
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    house.put("a", "FAKE-a")
+    server.put("a", "FAKE-a")
     file = tmp_path / "later.json"
-    store = open_gcp({**settings(house), ENV_FILE: str(file)})
-    assert "no Google login was found: set GOOGLE_APPLICATION_CREDENTIALS" in ask(store)
-    file.write_text(house.manager.credentials(READER).read_text())
-    assert ask(store) == "FAKE-a"
+    store = open_gcp({**settings(server), ENV_FILE: str(file)})
+    assert "no Google login was found: set GOOGLE_APPLICATION_CREDENTIALS" in resolve_one(store)
+    file.write_text(server.manager.credentials(READER).read_text())
+    assert resolve_one(store) == "FAKE-a"

@@ -11,11 +11,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from bao import Bao, policy
-from house_aws import AwsHouse
-from house_gcp import GcpHouse
-from moto_server import environ_for
-from secret_manager import PROJECT, READER
+from support.fake_secret_manager import PROJECT, READER
+from support.moto_server import environ_for
+from support.openbao import OpenBao, policy
+from support.store_servers.aws import AwsServer
+from support.store_servers.gcp import GcpServer
 
 from keyrot_middleware.secrets.gcp import ENDPOINT_VARIABLE
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -31,11 +31,11 @@ PLACES = {
 
 
 @pytest.fixture
-def stores(here: Path, gemini: FakeGemini, bao: Bao) -> Iterator[dict[str, str]]:
+def stores(here: Path, gemini: FakeGemini, bao: OpenBao) -> Iterator[dict[str, str]]:
     """Put a key of its own into each store; give the environment that leads there."""
     value = {key_id: gemini.add_key(key_id, tier="paid").value for key_id in PLACES}
     with ExitStack() as stack:
-        aws, gcp = (stack.enter_context(closing(kind(here))) for kind in (AwsHouse, GcpHouse))
+        aws, gcp = (stack.enter_context(closing(kind(here))) for kind in (AwsServer, GcpServer))
         bao.write("secret/data/team-a", {"flash_01": value["vault"]})
         aws.server.write("prod/gemini", json.dumps({"pro_01": value["aws"]}))
         gcp.manager.write("secret", value["gcp"])

@@ -8,8 +8,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import plugged
 import pytest
+from support import stores
 
 from keyrot_middleware.config import load
 from keyrot_middleware.errors import ConfigError, MissingExtraError, SecretError
@@ -24,8 +24,8 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(*schemes: str) -> None:
         folder = tmp_path / "site"
         folder.mkdir()
-        monkeypatch.syspath_prepend(plugged.plug_in(folder, *schemes))
-        plugged.OPENED.clear()
+        monkeypatch.syspath_prepend(stores.plug_in(folder, *schemes))
+        stores.OPENED.clear()
 
     return install
 
@@ -61,7 +61,7 @@ def test_a_store_plugs_in_by_entry_point(
     assert ring.value("a") == "FAKE-a-of-default"
     assert ring.value("b") == "FAKE-b-of-safe://box"
     assert ring.unresolved["missing"] == "key missing: not in the safe"
-    (environ,) = plugged.OPENED
+    (environ,) = stores.OPENED
     assert (environ["ONE"], environ["TWO"]) == ("file", "environment")
 
 
@@ -76,10 +76,10 @@ def test_a_plugged_in_store_is_named_among_what_is_allowed(plug_in: Any) -> None
 
 def test_ours_cannot_be_replaced(plug_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry point that takes the name of a store of ours is not asked."""
-    monkeypatch.setattr(plugged, "open_env", plugged.open_safe, raising=False)
+    monkeypatch.setattr(stores, "open_env", stores.open_safe, raising=False)
     plug_in("env")
     open_store("env")
-    assert plugged.OPENED == []
+    assert stores.OPENED == []
 
 
 def test_a_store_that_is_down_when_it_is_opened_is_tried_again(
@@ -91,7 +91,7 @@ def test_a_store_that_is_down_when_it_is_opened_is_tried_again(
     store = open_store("broken")
     with pytest.raises(ConnectionRefusedError):
         store.resolve({"a": None})
-    monkeypatch.setattr(plugged, "open_broken", plugged.open_safe)
+    monkeypatch.setattr(stores, "open_broken", stores.open_safe)
     again = open_store("broken")
     assert isinstance(again.resolve({"a": None})["a"], Secret)
     assert repr(store) == "<secret store broken>"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import House
 from support.servers import wait_for
+from support.store_servers.base import StoreServer
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import (
@@ -33,13 +33,13 @@ from keyrot_middleware.secrets import (
     gcp as gcp_login,
 )
 
-HOUSES = {
-    "env": ("house_env", "EnvHouse"),
-    "file": ("house_file", "FileHouse"),
-    "vault": ("house_vault", "VaultHouse"),
-    "aws": ("house_aws", "AwsHouse"),
-    "azure": ("house_azure", "AzureHouse"),
-    "gcp": ("house_gcp", "GcpHouse"),
+SERVERS = {
+    "env": ("support.store_servers.env", "EnvServer"),
+    "file": ("support.store_servers.file", "FileServer"),
+    "vault": ("support.store_servers.vault", "VaultServer"),
+    "aws": ("support.store_servers.aws", "AwsServer"),
+    "azure": ("support.store_servers.azure", "AzureServer"),
+    "gcp": ("support.store_servers.gcp", "GcpServer"),
 }
 
 A, B = ("AIza" + "FAKE" + letter * 31 for letter in "ab")
@@ -51,26 +51,26 @@ MOST_REQUESTS: Mapping[str, int] = {"vault": 6, "aws": 6, "azure": 510, "gcp": 6
 has no batch. Logins, and what tells versions apart, included."""
 
 
-@pytest.fixture(params=HOUSES, scope="module")
+@pytest.fixture(params=SERVERS, scope="module")
 def build(request: pytest.FixtureRequest) -> Callable[[Path], Any]:
-    """Give the class of a house."""
-    module, name = HOUSES[request.param]
+    """Return the class of a store server."""
+    module, name = SERVERS[request.param]
     made: Callable[[Path], Any] = getattr(import_module(module), name)
     return made
 
 
 @pytest.fixture
-def house(build: Callable[[Path], Any], tmp_path: Path) -> Iterator[House]:
-    """Build a house, and tear it down."""
+def server(build: Callable[[Path], Any], tmp_path: Path) -> Iterator[StoreServer]:
+    """Start a store server, and close it."""
     made = build(tmp_path)
     yield made
     made.close()
 
 
-def can(house: House, what: str) -> None:
+def can(server: StoreServer, what: str) -> None:
     """Skip where a store has no such thing: an environment cannot be down."""
-    if what in getattr(house, "lacks", ()):
-        pytest.skip(f"{house.scheme}: nothing is {what}")
+    if what in getattr(server, "lacks", ()):
+        pytest.skip(f"{server.scheme}: nothing is {what}")
 
 
 def look_up(store: SecretStore, *key_ids: str, **places: str) -> dict[str, str]:
@@ -92,65 +92,65 @@ def refusal(store: SecretStore, key_id: str = "a", **places: str) -> str:
     return text
 
 
-def test_a_key_is_found(house: House) -> None:
+def test_a_key_is_found(server: StoreServer) -> None:
     """Values are given as they were written, several in one question."""
-    house.put("a", A)
-    house.put("b", ODD)
-    store = house.open()
-    assert store.scheme == house.scheme
+    server.put("a", A)
+    server.put("b", ODD)
+    store = server.open()
+    assert store.scheme == server.scheme
     assert look_up(store, "a", "b") == {"a": A, "b": ODD}
 
 
-def test_a_missing_key_does_not_hide_the_others(house: House) -> None:
+def test_a_missing_key_does_not_hide_the_others(server: StoreServer) -> None:
     """The error names the key and the place; the others have their values."""
-    house.put("a", A)
-    house.put("b", B)
-    house.remove("b")
-    found = look_up(house.open(), "a", "b", "never_there")
+    server.put("a", A)
+    server.put("b", B)
+    server.remove("b")
+    found = look_up(server.open(), "a", "b", "never_there")
     assert found["a"] == A
     assert found["b"].startswith("error: key b: ")
     assert found["never_there"].startswith("error: key never_there: ")
 
 
-def test_a_new_value_is_seen_by_a_store_that_is_open(house: House) -> None:
+def test_a_new_value_is_seen_by_a_store_that_is_open(server: StoreServer) -> None:
     """Nothing is kept inside a store."""
-    house.put("a", A)
-    store = house.open()
+    server.put("a", A)
+    store = server.open()
     assert look_up(store, "a") == {"a": A}
-    house.put("a", B)
+    server.put("a", B)
     assert look_up(store, "a") == {"a": B}
 
 
-def test_fields_of_one_secret_are_keys_of_their_own(house: House) -> None:
+def test_fields_of_one_secret_are_keys_of_their_own(server: StoreServer) -> None:
     """Places as they stand in keys.json lead to each of several fields."""
-    places = house.put_fields("team", {"first": A, "second": B})
-    assert all(place.startswith(f"{house.scheme}://") for place in places.values())
-    store = house.open()
+    places = server.put_fields("team", {"first": A, "second": B})
+    assert all(place.startswith(f"{server.scheme}://") for place in places.values())
+    store = server.open()
     assert look_up(store, **places) == {"first": A, "second": B}
-    house.put("a", ODD)
+    server.put("a", ODD)
     assert look_up(store, "a", **places) == {"a": ODD, "first": A, "second": B}
 
 
-def test_threads_that_ask_at_once_each_have_their_answers(house: House) -> None:
+def test_threads_that_ask_at_once_each_have_their_answers(server: StoreServer) -> None:
     """Over one store that nobody has asked before: the first question opens and logs in."""
     ids = [f"key_{number}" for number in range(8)]
     for key_id in ids:
-        house.put(key_id, f"FAKE-value-of-{key_id}")
-    store = house.open()
+        server.put(key_id, f"FAKE-value-of-{key_id}")
+    store = server.open()
     with ThreadPoolExecutor(len(ids)) as threads:
         found = list(threads.map(partial(look_up, store), ids * 3))
     assert found == [{key_id: f"FAKE-value-of-{key_id}"} for key_id in ids * 3]
 
 
 @pytest.mark.parametrize("value", ["", " \n", b"\xff\xfe\x00\x01binary"], ids=repr)
-def test_what_is_no_key_is_left_out_with_a_reason(house: House, value: str | bytes) -> None:
+def test_what_is_no_key_is_left_out_with_a_reason(server: StoreServer, value: str | bytes) -> None:
     """An empty or binary value harms no other key."""
-    house.put("b", B)
+    server.put("b", B)
     try:
-        house.put("a", value)
+        server.put("a", value)
     except TypeError as error:
-        pytest.skip(f"{house.scheme}: {error}")
-    store = house.open()
+        pytest.skip(f"{server.scheme}: {error}")
+    store = server.open()
     cache = SecretCache({"a": SecretLocation(store), "b": SecretLocation(store)})
     assert cache.resolved == ("b",)
     assert cache.unresolved["a"].startswith("key a: ")
@@ -158,11 +158,11 @@ def test_what_is_no_key_is_left_out_with_a_reason(house: House, value: str | byt
 
 
 @pytest.mark.parametrize("state", ["denied", "down"])
-def test_a_store_that_gives_nothing_says_why(house: House, state: str) -> None:
+def test_a_store_that_gives_nothing_says_why(server: StoreServer, state: str) -> None:
     """The error is one for each key, with the reason in words."""
-    can(house, state)
-    house.put("a", A)
-    store: SecretStore = getattr(house, state)()
+    can(server, state)
+    server.put("a", A)
+    store: SecretStore = getattr(server, state)()
     began = time.monotonic()
     assert len(refusal(store)) > len("error: key a: ")
     assert time.monotonic() - began < LIMIT_S
@@ -179,12 +179,12 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_store_that_hangs_delays_nobody(house: House) -> None:
+def test_a_store_that_hangs_delays_nobody(server: StoreServer) -> None:
     """Other stores' keys come, and a refused key is not waited for, as long as it may hang."""
-    can(house, "hanging")
-    house.put("b", B)
+    can(server, "hanging")
+    server.put("b", B)
     cache = SecretCache(
-        {"a": SecretLocation(house.hanging()), "b": SecretLocation(house.open())},
+        {"a": SecretLocation(server.hanging()), "b": SecretLocation(server.open())},
         start_timeout_s=0.2,
     )
     wait_for(lambda: cache.resolved == ("b",), LIMIT_S)
@@ -193,32 +193,32 @@ def test_a_store_that_hangs_delays_nobody(house: House) -> None:
     assert cache.unresolved["a"].startswith("key a: ")
 
 
-def test_many_keys_take_few_requests(house: House) -> None:
+def test_many_keys_take_few_requests(server: StoreServer) -> None:
     """Five hundred keys are read in as few requests as the store allows."""
-    can(house, "requests")
+    can(server, "requests")
     ids = [f"key_{number:03d}" for number in range(500)]
-    put_many: Callable[[Mapping[str, str]], None] | None = getattr(house, "put_many", None)
+    put_many: Callable[[Mapping[str, str]], None] | None = getattr(server, "put_many", None)
     if put_many is not None:
         put_many({key_id: f"FAKE-value-of-{key_id}" for key_id in ids})
     else:
         for key_id in ids:
-            house.put(key_id, f"FAKE-value-of-{key_id}")
-    store, before = house.open(), house.requests()
+            server.put(key_id, f"FAKE-value-of-{key_id}")
+    store, before = server.open(), server.requests()
     found = look_up(store, *ids)
     assert found == {key_id: f"FAKE-value-of-{key_id}" for key_id in ids}
-    assert house.requests() - before <= MOST_REQUESTS[house.scheme]
+    assert server.requests() - before <= MOST_REQUESTS[server.scheme]
 
 
 def test_no_value_is_in_anything_but_the_answer(
-    house: House, caplog: pytest.LogCaptureFixture
+    server: StoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not in a log line at any level, an error and what it came from, a repr or a pickle."""
     caplog.set_level(0)
-    house.put("a", A)
-    house.put("odd", ODD)
-    places = house.put_fields("team", {"first": B})
-    stores = [house.open()]
-    stores += [getattr(house, s)() for s in ("denied", "down") if s not in _lacks(house)]
+    server.put("a", A)
+    server.put("odd", ODD)
+    places = server.put_fields("team", {"first": B})
+    stores = [server.open()]
+    stores += [getattr(server, s)() for s in ("denied", "down") if s not in _lacks(server)]
     said: list[str] = []
     for store in stores:
         found = store.resolve({"a": None, "odd": None, "none": None, **places})
@@ -229,8 +229,8 @@ def test_no_value_is_in_anything_but_the_answer(
     assert [secret for secret in (A, B, ODD) if secret in "\n".join(said)] == []
 
 
-def _lacks(house: House) -> frozenset[str]:
-    return getattr(house, "lacks", frozenset())
+def _lacks(server: StoreServer) -> frozenset[str]:
+    return getattr(server, "lacks", frozenset())
 
 
 def _pickled(thing: object) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from front import Reply as Answer
-from front import front
 from google.genai import errors
-from house_vault import VaultHouse
 from support.servers import wait_for
+from support.store_servers.vault import VaultServer
+from support.vault_proxy import Reply as Answer
+from support.vault_proxy import vault_proxy
 
 import keyrot_middleware
 from keyrot_middleware.runtime import pool
@@ -23,9 +23,11 @@ TTL_S = 0.2
 
 
 @pytest.fixture
-def house(gemini: FakeGemini, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VaultHouse]:
+def server(
+    gemini: FakeGemini, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[VaultServer]:
     """Two keys of the fake service in Vault, and a program's environment that says so."""
-    made = VaultHouse()
+    made = VaultServer()
     for key_id in ("A", "B"):
         made.put(key_id, gemini.add_key(key_id, tier="paid").value)
     (here / "keys.json").write_text(json.dumps([{"key_id": "A"}, {"key_id": "B"}]))
@@ -48,7 +50,7 @@ def ask(client: Any) -> str:
 
 
 def test_a_leaked_key_that_is_replaced_in_vault_serves_again(
-    house: VaultHouse,
+    server: VaultServer,
     gemini: FakeGemini,
     connect: Callable[..., Any],
     clock: Any,
@@ -64,7 +66,7 @@ def test_a_leaked_key_that_is_replaced_in_vault_serves_again(
     for _ in range(3):
         ask(client)
     assert (gemini.sent("A"), gemini.sent("B")) == (2, 3)
-    house.put("A", gemini.add_key("A_new", tier="paid").value)
+    server.put("A", gemini.add_key("A_new", tier="paid").value)
     wait_for(lambda: ask(client) and gemini.sent("A_new") > 0)
     health = keyrot_middleware.status()["keys"]["A"]
     assert health["active"]
@@ -73,7 +75,7 @@ def test_a_leaked_key_that_is_replaced_in_vault_serves_again(
 
 
 def test_a_login_that_is_taken_away_costs_no_call(
-    house: VaultHouse,
+    server: VaultServer,
     gemini: FakeGemini,
     connect: Callable[..., Any],
     clock: Any,
@@ -83,15 +85,15 @@ def test_a_login_that_is_taken_away_costs_no_call(
     keyrot_middleware.install(clock=clock)
     client = connect()
     ask(client)
-    house.bao.admin("DELETE", f"sys/auth/{house.variables['VAULT_AUTH_MOUNT']}")
+    server.bao.admin("DELETE", f"sys/auth/{server.variables['VAULT_AUTH_MOUNT']}")
     wait_for(lambda: "logging in again failed" in caplog.text)
     ask(client)
     assert gemini.sent("A") == 2
-    assert house.variables["VAULT_SECRET_ID"] not in caplog.text
+    assert server.variables["VAULT_SECRET_ID"] not in caplog.text
 
 
 def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
-    house: VaultHouse,
+    server: VaultServer,
     gemini: FakeGemini,
     connect: Callable[..., Any],
     clock: Any,
@@ -105,7 +107,7 @@ def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
     def answer(handler: Any, body: bytes) -> Answer | None:
         return (503, b"{}", {}) if down[0] else None
 
-    with front(answer, house.bao.url) as url:
+    with vault_proxy(answer, server.bao.url) as url:
         monkeypatch.setenv("VAULT_ADDR", url)
         keyrot_middleware.install(clock=clock)
         client = connect()
@@ -118,7 +120,7 @@ def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
 
 
 def test_with_every_key_rejected_a_new_value_in_vault_is_found_before_the_ttl_is_over(
-    house: VaultHouse,
+    server: VaultServer,
     gemini: FakeGemini,
     connect: Callable[..., Any],
     clock: Any,
@@ -134,7 +136,7 @@ def test_with_every_key_rejected_a_new_value_in_vault_is_found_before_the_ttl_is
     for _ in range(3):
         with pytest.raises(errors.ClientError):
             ask(client)
-    house.put("A", gemini.add_key("A_new", tier="paid").value)
+    server.put("A", gemini.add_key("A_new", tier="paid").value)
 
     def answered() -> bool:
         try:

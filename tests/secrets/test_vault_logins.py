@@ -9,26 +9,26 @@ from typing import Any
 
 import jwt
 import pytest
-from asking import ask
-from bao import ROOT_TOKEN, Bao
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from front import Reply, front
-from house_vault import VALUE
+from support.openbao import ROOT_TOKEN, OpenBao
+from support.store_servers.vault import VALUE
+from support.stores import resolve_one
+from support.vault_proxy import Reply, vault_proxy
 
 from keyrot_middleware.secrets.vault import open_vault
 
 
-def test_a_token(at: dict[str, str], bao: Bao, reading: str) -> None:
+def test_a_token(at: dict[str, str], bao: OpenBao, reading: str) -> None:
     """VAULT_TOKEN is used as it is."""
-    assert ask(open_vault({**at, "VAULT_TOKEN": bao.token(reading)})) == VALUE
+    assert resolve_one(open_vault({**at, "VAULT_TOKEN": bao.token(reading)})) == VALUE
 
 
 @pytest.mark.parametrize("name", ["VAULT_TOKEN_FILE", "HOME"])
 def test_a_token_file_is_read_again_when_its_token_is_refused(
     name: str,
     at: dict[str, str],
-    bao: Bao,
+    bao: OpenBao,
     reading: str,
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -37,16 +37,16 @@ def test_a_token_file_is_read_again_when_its_token_is_refused(
     path = here / (".vault-token" if name == "HOME" else "sink")
     monkeypatch.setenv("HOME", str(here))
     store = open_vault({**at, name: str(path)})
-    assert f"{path} cannot be read: No such file" in ask(store)
+    assert f"{path} cannot be read: No such file" in resolve_one(store)
     first = bao.token(reading)
     path.write_text(f"{first}\n")
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
     bao.admin("POST", "auth/token/revoke", {"token": first})
-    refused = ask(store)
+    refused = resolve_one(store)
     assert f"the token in {path} (accessor " in refused
     assert first not in refused
     path.write_text(bao.token(reading))
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
 
 
 def test_no_identity_is_said(
@@ -54,24 +54,24 @@ def test_no_identity_is_said(
 ) -> None:
     """Without any, the error names the ways to have one."""
     monkeypatch.setenv("HOME", str(here))
-    text = ask(open_vault(at))
+    text = resolve_one(open_vault(at))
     assert f"{here}/.vault-token cannot be read" in text
     assert "VAULT_ROLE_ID with VAULT_SECRET_ID" in text
 
 
 def test_an_approle_logs_in_once_for_many_look_ups(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """The token is kept between look-ups; opening asks nothing."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
     assert bao.logins(role) == 0
-    assert [ask(store) for _ in range(3)] == [VALUE] * 3
+    assert [resolve_one(store) for _ in range(3)] == [VALUE] * 3
     assert bao.logins(role) == 1
 
 
 def test_a_secret_id_in_a_file_is_read_at_each_login(
-    at: dict[str, str], bao: Bao, reading: str, here: Path
+    at: dict[str, str], bao: OpenBao, reading: str, here: Path
 ) -> None:
     """Whoever keeps the file may change it."""
     role = bao.role(reading)
@@ -79,18 +79,18 @@ def test_a_secret_id_in_a_file_is_read_at_each_login(
     path.write_text("wrong-FAKE-secret-id")
     secret_id = role.pop("VAULT_SECRET_ID")
     store = open_vault({**at, **role, "VAULT_SECRET_ID_FILE": str(path)})
-    refused = ask(store)
+    refused = resolve_one(store)
     assert f"the AppRole login at auth/{role['VAULT_AUTH_MOUNT']} failed" in refused
     assert f"are VAULT_ROLE_ID and {path} right?" in refused
     path.write_text(secret_id)
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
 
 
-def test_a_role_without_a_secret_id(at: dict[str, str], bao: Bao, reading: str) -> None:
+def test_a_role_without_a_secret_id(at: dict[str, str], bao: OpenBao, reading: str) -> None:
     """A role may be bound to networks instead."""
     role = bao.role(reading, bind_secret_id=False, token_bound_cidrs=["127.0.0.0/8"])
     assert "VAULT_SECRET_ID" not in role
-    assert ask(open_vault({**at, **role})) == VALUE
+    assert resolve_one(open_vault({**at, **role})) == VALUE
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def signer() -> ec.EllipticCurvePrivateKey:
 def test_a_jwt(
     where: str,
     at: dict[str, str],
-    bao: Bao,
+    bao: OpenBao,
     reading: str,
     here: Path,
     signer: ec.EllipticCurvePrivateKey,
@@ -129,7 +129,9 @@ def test_a_jwt(
         path = here / audience
         path.write_text(token)
         given = {where: str(path) if where.endswith("_FILE") else token}
-        text = ask(open_vault({**at, "VAULT_AUTH_MOUNT": mount, "VAULT_JWT_ROLE": "ci", **given}))
+        text = resolve_one(
+            open_vault({**at, "VAULT_AUTH_MOUNT": mount, "VAULT_JWT_ROLE": "ci", **given})
+        )
         assert token not in text
         return text
 
@@ -147,7 +149,7 @@ def pod_token(signer: ec.EllipticCurvePrivateKey, account: str) -> str:
 
 def test_kubernetes(
     at: dict[str, str],
-    bao: Bao,
+    bao: OpenBao,
     reading: str,
     here: Path,
     signer: ec.EllipticCurvePrivateKey,
@@ -166,7 +168,7 @@ def test_kubernetes(
         }
         return 201, json.dumps(answer).encode(), {"Content-Type": "application/json"}
 
-    with front(review) as cluster:
+    with vault_proxy(review) as cluster:
         mount, path = bao.enable("kubernetes"), here / "token"
         config = {
             "kubernetes_host": cluster,
@@ -189,16 +191,18 @@ def test_kubernetes(
             }
         )
         path.write_text(unknown)
-        refused = ask(store)
+        refused = resolve_one(store)
         assert unknown not in refused
         assert f"the Kubernetes login as pods at auth/{mount} failed" in refused
         assert f"are {path} right?" in refused
         path.write_text(good)
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
 
 
-def test_the_first_of_several_logins_is_taken(at: dict[str, str], bao: Bao, reading: str) -> None:
+def test_the_first_of_several_logins_is_taken(
+    at: dict[str, str], bao: OpenBao, reading: str
+) -> None:
     """A token in a variable goes before a role."""
     role = bao.role(reading)
-    assert ask(open_vault({**at, **role, "VAULT_TOKEN": ROOT_TOKEN})) == VALUE
+    assert resolve_one(open_vault({**at, **role, "VAULT_TOKEN": ROOT_TOKEN})) == VALUE
     assert bao.logins(role) == 0

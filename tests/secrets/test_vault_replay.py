@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import vault_tape
-from vault_tape import SCENARIOS, record, replay
+from support import vault_cassettes
+from support.vault_cassettes import SCENARIOS, record, replay
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cassettes" / "secrets" / "vault"
@@ -53,7 +53,7 @@ def test_a_recording_with_a_key_in_it_is_refused(
     spec.loader.exec_module(program)
     monkeypatch.setattr(program, "FOLDER", tmp_path)
     texts = {"good": "FAKE", "bad": "AIza" + "FAKE" * 9}
-    monkeypatch.setattr(vault_tape, "record", lambda: texts)
+    monkeypatch.setattr(vault_cassettes, "record", lambda: texts)
     assert program.main(["vault"]) == 1
     assert [one.name for one in (tmp_path / "vault").iterdir()] == ["good.yaml"]
     assert "vault/bad: a key is in the recording" in capsys.readouterr().err

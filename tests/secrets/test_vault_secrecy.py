@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bao import ROOT_TOKEN, Bao, shared
-from front import Reply, front
+from support.openbao import ROOT_TOKEN, OpenBao, shared
+from support.vault_proxy import Reply, vault_proxy
 
 from keyrot_middleware.errors import SecretError
 from keyrot_middleware.secrets import Secret, SecretStore
@@ -28,7 +28,7 @@ HIDDEN = (VALUE, TOKEN, SECRET_ID, ROLE_ID, ROOT_TOKEN)
 
 
 @pytest.fixture(scope="module")
-def bao() -> Bao:
+def bao() -> OpenBao:
     """The shared server, with the key in it."""
     server = shared()
     server.write("secret/data/secrecy", {"a": VALUE, "n": 1})
@@ -67,7 +67,7 @@ def test_a_server_that_echoes_secrets_is_not_quoted(
         handler.server.status = status
         return echo(handler, body)
 
-    with front(answer) as url:
+    with vault_proxy(answer) as url:
         text = shown(open_vault({"VAULT_ADDR": url, **identity}), {"a": None})
     for hidden in (*HIDDEN, "hvs.xxxx"):
         assert hidden not in text
@@ -75,7 +75,7 @@ def test_a_server_that_echoes_secrets_is_not_quoted(
 
 
 def test_nothing_of_a_good_look_up_is_in_logs_or_reprs(
-    bao: Bao, caplog: pytest.LogCaptureFixture
+    bao: OpenBao, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With every logger at DEBUG, those of the libraries too."""
     caplog.set_level(logging.DEBUG)
@@ -87,7 +87,7 @@ def test_nothing_of_a_good_look_up_is_in_logs_or_reprs(
     assert not any(hidden in text + caplog.text for hidden in HIDDEN)
 
 
-def test_a_token_that_is_no_header_is_not_shown(bao: Bao) -> None:
+def test_a_token_that_is_no_header_is_not_shown(bao: OpenBao) -> None:
     """A line break in a token is refused before a library could quote it."""
     for token in (f"{TOKEN}\nX-Other: {TOKEN}", f"{TOKEN}é"):
         text = shown(open_vault({"VAULT_ADDR": bao.url, "VAULT_TOKEN": token}), {"a": None})
@@ -102,13 +102,13 @@ def test_a_value_that_a_broken_connection_carries_is_not_shown() -> None:
     def answer(handler: Any, body: bytes) -> Reply:
         return 200, half, {"Content-Type": "application/json"}
 
-    with front(answer) as url:
+    with vault_proxy(answer) as url:
         text = shown(open_vault({"VAULT_ADDR": url, "VAULT_TOKEN": TOKEN}), {"a": None})
     assert "does not answer as Vault does" in text
     assert not any(hidden in text for hidden in HIDDEN)
 
 
-def test_a_store_cannot_be_pickled_and_holds_no_client(bao: Bao) -> None:
+def test_a_store_cannot_be_pickled_and_holds_no_client(bao: OpenBao) -> None:
     """The token stays in this process, and no object of hvac or requests outlives a look-up."""
     import hvac.adapters
     import requests
@@ -141,26 +141,28 @@ def test_no_redirect_takes_token_or_login_to_another_server(
         seen.append(handler.path)
         return 200, b"{}", {"Content-Type": "application/json"}
 
-    with front(listen) as other:
+    with vault_proxy(listen) as other:
 
         def on(handler: Any, body: bytes) -> Reply:
             return status, b"", {"Location": f"{other}{handler.path}?token={TOKEN}"}
 
-        with front(on) as url:
+        with vault_proxy(on) as url:
             text = shown(open_vault({"VAULT_ADDR": url, **identity}), {"a": None})
         assert seen == []
         assert f'sends its clients on to "{other}/' in text
         assert not any(hidden in text for hidden in HIDDEN)
 
 
-def test_no_redirect_takes_the_token_out_of_tls(bao: Bao, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_redirect_takes_the_token_out_of_tls(
+    bao: OpenBao, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From https:// to http:// is not followed, not even on the same host."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
 
     def on(handler: Any, body: bytes) -> Reply:
         return 307, b"", {"Location": bao.url + handler.path}
 
-    with front(on, certificate=bao.certificate) as url:
+    with vault_proxy(on, certificate=bao.certificate) as url:
         variables = {"VAULT_ADDR": url, "VAULT_CACERT": bao.ca, "VAULT_TOKEN": ROOT_TOKEN}
         before = len(bao.asked())
         text = shown(open_vault(variables), {"a": "vault://secret/secrecy#a"})
@@ -169,7 +171,7 @@ def test_no_redirect_takes_the_token_out_of_tls(bao: Bao, monkeypatch: pytest.Mo
 
 
 def test_no_password_of_netrc_goes_to_vault(
-    bao: Bao, here: Path, monkeypatch: pytest.MonkeyPatch
+    bao: OpenBao, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library under it would send what ~/.netrc has for any host."""
     (here / ".netrc").write_text("default login somebody password FAKE-of-netrc\n")
@@ -179,7 +181,7 @@ def test_no_password_of_netrc_goes_to_vault(
     def look(handler: Any, body: bytes) -> None:
         seen.append(handler.headers.get("Authorization"))
 
-    with front(look, bao.url) as url:
+    with vault_proxy(look, bao.url) as url:
         store = open_vault({"VAULT_ADDR": url, "VAULT_TOKEN": ROOT_TOKEN})
         assert store.resolve({"a": "vault://secret/secrecy#a"})["a"] == Secret(VALUE)
     assert set(seen) == {None}
@@ -191,7 +193,7 @@ def test_a_huge_answer_is_quoted_in_no_time(piece: str) -> None:
     texts = [piece * (400_000 // len(piece))]
     bodies = [*[text.encode() for text in texts], json.dumps({"errors": texts}).encode()]
     for body in bodies:
-        with front(lambda handler, sent, body=body: (400, body, {})) as url:  # type: ignore[misc]
+        with vault_proxy(lambda handler, sent, body=body: (400, body, {})) as url:  # type: ignore[misc]
             store = open_vault({"VAULT_ADDR": url, "VAULT_TOKEN": TOKEN})
             before = time.thread_time()
             text = shown(store, {"a": None})
@@ -204,6 +206,6 @@ def test_half_a_token_at_the_end_of_what_is_read_is_not_shown() -> None:
     """An answer that is cut has no beginning of a token at its end."""
     for length in range(1_960, 2_010):
         body = json.dumps({"errors": ["hvs." + "x" * (length - 5) + " " + TOKEN]}).encode()
-        with front(lambda handler, sent, body=body: (400, body, {})) as url:  # type: ignore[misc]
+        with vault_proxy(lambda handler, sent, body=body: (400, body, {})) as url:  # type: ignore[misc]
             text = shown(open_vault({"VAULT_ADDR": url, "VAULT_TOKEN": "s.other"}), {"a": None})
         assert "FAKE" not in text

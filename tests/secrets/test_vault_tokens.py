@@ -6,10 +6,10 @@ import threading
 import time
 from typing import Any
 
-from asking import ask, ask_all
-from bao import Bao, policy
-from front import Reply, front
-from house_vault import VALUE
+from support.openbao import OpenBao, policy
+from support.store_servers.vault import VALUE
+from support.stores import resolve_all, resolve_one
+from support.vault_proxy import Reply, vault_proxy
 
 from keyrot_middleware.secrets.vault import VaultStore, open_vault
 from keyrot_middleware.secrets.vault_settings import read_settings
@@ -21,41 +21,41 @@ def by_clock(now: list[float], environ: dict[str, str]) -> VaultStore:
 
 
 def test_a_refused_token_is_replaced_by_one_login(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """Revoked before its time: the look-up that finds out logs in again, and only once."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
     bao.revoke(role)
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
     assert bao.logins(role) == 2
 
 
 def test_an_expired_token_is_replaced_before_it_is_tried(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """A token of one second: after it, a look-up logs in and then reads, with no denial between."""
     role = bao.role(reading, token_ttl="1s", token_max_ttl="1s")
     store = open_vault({**at, **role})
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
     time.sleep(1.05)  # the life of a real token is real time
     before = len(bao.asked())
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
     mount = f"{at['KEYROT_VAULT_PLACE'].partition('/')[0]}/data/keyrot"
     assert bao.asked()[before:] == [f"auth/{role['VAULT_AUTH_MOUNT']}/login", mount]
 
 
 def test_who_stays_refused_logs_in_once_more_and_is_named(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """The error says path, role and the accessor of the token; no endless logins."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
     bao.admin("PUT", f"sys/policies/acl/{reading}", {"policy": policy("secret/data/else")})
     try:
-        refused = ask(store)
+        refused = resolve_one(store)
         path = at["KEYROT_VAULT_PLACE"].replace("/", "/data/")
         assert f'to read {path}; its policy needs: path "{path}"' in refused
         assert "denies the AppRole role role-" in refused
@@ -66,19 +66,21 @@ def test_who_stays_refused_logs_in_once_more_and_is_named(
 
 
 def test_a_login_that_fails_after_a_denial_is_said(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """The role is gone: the error has both, the denial and why no other login helped."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
-    assert ask(store) == VALUE
+    assert resolve_one(store) == VALUE
     bao.admin("DELETE", f"sys/auth/{role['VAULT_AUTH_MOUNT']}")
-    refused = ask(store)
+    refused = resolve_one(store)
     assert "denies the AppRole role" in refused
     assert "logging in again failed: the AppRole login at auth/" in refused
 
 
-def test_a_renewable_token_is_renewed_in_time(at: dict[str, str], bao: Bao, reading: str) -> None:
+def test_a_renewable_token_is_renewed_in_time(
+    at: dict[str, str], bao: OpenBao, reading: str
+) -> None:
     """Past two thirds of its life a token is renewed, whether given or logged in for."""
     now = [0.0]
     role = bao.role(reading, token_ttl="60s")
@@ -88,27 +90,27 @@ def test_a_renewable_token_is_renewed_in_time(at: dict[str, str], bao: Bao, read
         for second, renewals in ((0, 0), (39, 0), (2, 1), (1, 0), (39, 1)):
             now[0] += second
             before = len(bao.asked("renew-self"))
-            assert ask(store) == VALUE
+            assert resolve_one(store) == VALUE
             assert len(bao.asked("renew-self")) - before == renewals
     assert bao.logins(role) == 1
 
 
 def test_a_token_that_cannot_be_renewed_is_replaced_in_time(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """A batch token: a new login before the end; a given one is used to its end."""
     now = [0.0]
     role = bao.role(reading, token_ttl="60s", token_type="batch")
     store = by_clock(now, {**at, **role})
     given = by_clock(now, {**at, "VAULT_TOKEN": bao.token(reading, ttl="60s", renewable=False)})
-    assert (ask(store), ask(given)) == (VALUE, VALUE)
+    assert (resolve_one(store), resolve_one(given)) == (VALUE, VALUE)
     now[0] += 45
-    assert (ask(store), ask(given)) == (VALUE, VALUE)
+    assert (resolve_one(store), resolve_one(given)) == (VALUE, VALUE)
     assert bao.logins(role) == 2
 
 
 def test_a_renewal_that_fails_does_not_cost_the_token(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """The renewal meets an outage, then a login does: the old token reads as long as it lives."""
     now = [0.0]
@@ -118,18 +120,18 @@ def test_a_renewal_that_fails_does_not_cost_the_token(
     def answer(handler: Any, body: bytes) -> Reply | None:
         return (500, b"{}", {}) if any(part in handler.path for part in broken) else None
 
-    with front(answer, bao.url) as url:
+    with vault_proxy(answer, bao.url) as url:
         store = by_clock(now, {**at, **role, "VAULT_ADDR": url})
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
         broken[:] = ["renew-self", "login"]
         now[0] += 45
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
         now[0] += 20
-        assert "has a fault of its own or is not ready" in ask(store)
+        assert "has a fault of its own or is not ready" in resolve_one(store)
 
 
 def test_eight_threads_that_are_refused_log_in_once(
-    at: dict[str, str], bao: Bao, reading: str
+    at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
     """The first gets a new token, and the others use it."""
     role = bao.role(reading)
@@ -138,7 +140,7 @@ def test_eight_threads_that_are_refused_log_in_once(
 
     def look() -> None:
         start.wait(10)
-        found.append(ask(store))
+        found.append(resolve_one(store))
 
     for wanted in (1, 2):
         start = threading.Barrier(8)
@@ -152,10 +154,10 @@ def test_eight_threads_that_are_refused_log_in_once(
     assert found == [VALUE] * 16
 
 
-def test_a_token_with_few_uses_is_replaced(at: dict[str, str], bao: Bao, reading: str) -> None:
+def test_a_token_with_few_uses_is_replaced(at: dict[str, str], bao: OpenBao, reading: str) -> None:
     """When the uses of a token are spent it is refused, and the role logs in again."""
     role = bao.role(reading, token_num_uses=2)
     store = open_vault({**at, **role})
-    assert ask_all(store, a=None) == {"a": VALUE}
-    assert [ask(store) for _ in range(3)] == [VALUE] * 3
+    assert resolve_all(store, a=None) == {"a": VALUE}
+    assert [resolve_one(store) for _ in range(3)] == [VALUE] * 3
     assert 2 <= bao.logins(role) <= 3

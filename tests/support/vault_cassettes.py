@@ -16,10 +16,10 @@ from typing import Any
 
 import vcr
 import yaml
-from bao import ROOT_TOKEN, Bao, policy
 
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets.vault import open_vault
+from support.openbao import ROOT_TOKEN, OpenBao, policy
 
 __all__ = ["SCENARIOS", "Scenario", "play", "record", "replay"]
 
@@ -44,24 +44,24 @@ class Scenario:
         between: Changes the server after the first look-up.
     """
 
-    prepare: Callable[[Bao], dict[str, str]]
+    prepare: Callable[[OpenBao], dict[str, str]]
     look_ups: tuple[Refs, ...]
     answers: tuple[Mapping[str, str], ...]
-    between: Callable[[Bao, dict[str, str]], object] = lambda bao, variables: None
+    between: Callable[[OpenBao, dict[str, str]], object] = lambda bao, variables: None
 
 
-def _role(bao: Bao) -> dict[str, str]:
+def _role(bao: OpenBao) -> dict[str, str]:
     bao.write("secret/data/keyrot", {"flash_01": "FAKE-value-1", "pro_01": "FAKE-value-2"})
     bao.write("secret/data/team-a", {"key": "FAKE-value-3"})
     rules = bao.allow(policy("secret/data/keyrot", "secret/data/team-a"), name="keyrot")
     return bao.role(rules, mount="approle", name="keyrot", token_ttl="1h")
 
 
-def _revoke(bao: Bao, variables: dict[str, str]) -> None:
+def _revoke(bao: OpenBao, variables: dict[str, str]) -> None:
     bao.admin("PUT", f"sys/leases/revoke-prefix/auth/{variables['VAULT_AUTH_MOUNT']}")
 
 
-def _token(bao: Bao) -> dict[str, str]:
+def _token(bao: OpenBao) -> dict[str, str]:
     mount = bao.mount(1, path="kv1")
     bao.write(f"{mount}/keyrot", {"flash_01": "FAKE-value-1", "number": 5})
     rules = bao.allow(policy(f"{mount}/keyrot", f"{mount}/none"), name="keyrot")
@@ -116,7 +116,7 @@ def record() -> dict[str, str]:
 
 
 def _record(scenario: Scenario) -> str:
-    bao = Bao()
+    bao = OpenBao()
     try:
         variables = scenario.prepare(bao)
         with tempfile.TemporaryDirectory() as folder:

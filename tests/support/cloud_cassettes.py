@@ -20,15 +20,15 @@ from urllib.parse import urlsplit
 import pytest
 import vcr
 from azure.identity import ClientSecretCredential
-from keyvault import READER, SECRET, TENANT
-from moto_server import REGION
-from secret_manager import PROJECT
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets import cloud as reading
 from keyrot_middleware.secrets.aws import open_aws
 from keyrot_middleware.secrets.azure import AzureLogin, AzureStore
 from keyrot_middleware.secrets.gcp import open_gcp
+from support.fake_key_vault import READER, SECRET, TENANT
+from support.fake_secret_manager import PROJECT
+from support.moto_server import REGION
 
 __all__ = ["FOLDER", "SCENARIOS", "Scenario", "one_by_one", "recorder", "store_of"]
 

@@ -1,23 +1,22 @@
-"""OpenBao as a house of secrets: one KV v2 secret for all keys, and logins by AppRole."""
+"""OpenBao as a store server: one KV v2 secret for all keys, and logins by AppRole."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from bao import policy, shared
-from dead_ends import Silent, closed_port
-
 from keyrot_middleware.secrets.base import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
+from support.openbao import policy, shared
+from support.unreachable import SilentServer, closed_port
 
-__all__ = ["VALUE", "VaultHouse"]
+__all__ = ["VALUE", "VaultServer"]
 
 VALUE = "AIza" + "FAKE" + "v" * 31
-"""Of the key `a`, where tests share a house."""
+"""Of the key `a`, where tests share a server."""
 
 
-class VaultHouse:
+class VaultServer:
     """A KV mount of its own in the shared server."""
 
     scheme = "vault"
@@ -31,7 +30,7 @@ class VaultHouse:
         self.variables = self._environ(self.bao.role(reading))
         self._stranger = self._environ(self.bao.role(self.bao.allow(policy("secret/data/other"))))
         self.bao.write(self._path, {})
-        self._ends: list[Silent] = []
+        self._ends: list[SilentServer] = []
 
     def open(self) -> SecretStore:
         """Open a store that may read."""
@@ -67,7 +66,7 @@ class VaultHouse:
 
     def hanging(self) -> SecretStore:
         """Open a store at a port whose listener never answers, and that waits for an hour."""
-        self._ends.append(Silent())
+        self._ends.append(SilentServer())
         silent = {"VAULT_ADDR": self._ends[-1].url, "VAULT_CLIENT_TIMEOUT": "3600"}
         return open_vault({**self.variables, **silent})
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dead_ends import Silent, closed_port
-from house import OneSecret
-from secret_manager import NOBODY, PROJECT, READER, SecretManager
-
 from keyrot_middleware.secrets.gcp import DEFAULT_SECRET, ENDPOINT_VARIABLE, GcpStore, open_gcp
+from support.fake_secret_manager import NOBODY, PROJECT, READER, SecretManager
+from support.store_servers.base import OneSecretServer
+from support.unreachable import SilentServer, closed_port
 
-__all__ = ["GcpHouse"]
+__all__ = ["GcpServer"]
 
 
-class GcpHouse(OneSecret):
+class GcpServer(OneSecretServer):
     """One JSON secret `keyrot` holds all keys that have no place of their own."""
 
     default = DEFAULT_SECRET
@@ -24,7 +23,7 @@ class GcpHouse(OneSecret):
         """Start the service; credentials files are written into *directory*."""
         super().__init__()
         self.manager = SecretManager(directory)
-        self._ends: list[Silent] = []
+        self._ends: list[SilentServer] = []
 
     def open(self, account: str = READER) -> GcpStore:
         """Open a store, with an identity that may read."""
@@ -59,7 +58,7 @@ class GcpHouse(OneSecret):
 
     def hanging(self) -> GcpStore:
         """Open a store where nobody answers."""
-        self._ends.append(Silent())
+        self._ends.append(SilentServer())
         return self._at(f"http://127.0.0.1:{self._ends[-1].port}")
 
     def requests(self) -> int:

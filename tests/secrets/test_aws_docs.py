@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask_all
 from botocore import xform_name
-from house_aws import AwsHouse
-from moto_server import MotoServer
 from support.docs_blocks import ROOT, blocks
+from support.moto_server import MotoServer
+from support.store_servers.aws import AwsServer
+from support.stores import resolve_all
 
 PAGE = ROOT / "docs" / "stores" / "aws.md"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> AwsHouse:
+def store_server(tmp_path: Path) -> AwsServer:
     """An account without a secret."""
-    return AwsHouse(tmp_path)
+    return AwsServer(tmp_path)
 
 
 def lines() -> list[list[str]]:
@@ -51,34 +51,38 @@ def run(server: MotoServer, words: list[str]) -> None:
     getattr(client, xform_name(operation))(**given)
 
 
-def test_the_commands_lead_to_keys_that_are_found(house: AwsHouse, here: Path) -> None:
+def test_the_commands_lead_to_keys_that_are_found(store_server: AwsServer, here: Path) -> None:
     """The secret is made, then replaced, by what the page says; each value is found at once."""
     keys, _ = examples()
-    store, made = house.open(), 0
+    store, made = store_server.open(), 0
     for words in lines():
         if words[:2] == ["aws", "secretsmanager"]:
             made += 1
             values = {key_id: f"{value} {made}".replace(" ", "-") for key_id, value in keys.items()}
             (here / "pool.json").write_text(json.dumps(values))
-            run(house.server, words)
-            assert ask_all(store, **dict.fromkeys(keys)) == values
+            run(store_server.server, words)
+            assert resolve_all(store, **dict.fromkeys(keys)) == values
     assert made == 2
 
 
-def test_the_policy_allows_what_is_asked_and_nothing_else(house: AwsHouse, here: Path) -> None:
+def test_the_policy_allows_what_is_asked_and_nothing_else(
+    store_server: AwsServer, here: Path
+) -> None:
     """Of Secrets Manager, for one secret and for several; a role takes it as it is."""
     _, policy = examples()
     (here / "policy.json").write_text(json.dumps(policy))
-    house.server.client("iam").create_role(RoleName="my-program", AssumeRolePolicyDocument="{}")
+    store_server.server.client("iam").create_role(
+        RoleName="my-program", AssumeRolePolicyDocument="{}"
+    )
     (given,) = (words for words in lines() if words[:2] == ["aws", "iam"])
-    run(house.server, given)
-    house.put("a", "FAKE-a")
-    places = house.put_fields("other", {"b": "FAKE-b"})
-    before = len(house.server.targets)
-    ask_all(house.open(), a=None)
-    ask_all(house.open(), a=None, **places)
-    asked = {f"secretsmanager:{target}" for target in house.server.targets[before:]}
+    run(store_server.server, given)
+    store_server.put("a", "FAKE-a")
+    places = store_server.put_fields("other", {"b": "FAKE-b"})
+    before = len(store_server.server.targets)
+    resolve_all(store_server.open(), a=None)
+    resolve_all(store_server.open(), a=None, **places)
+    asked = {f"secretsmanager:{target}" for target in store_server.server.targets[before:]}
     assert asked == {s["Action"] for s in policy["Statement"]} - {"kms:Decrypt"}
     pattern = policy["Statement"][0]["Resource"].rpartition(":")[2].replace("?", ".")
-    arn = house.server.admin.describe_secret(SecretId="keyrot")["ARN"]
+    arn = store_server.server.admin.describe_secret(SecretId="keyrot")["ARN"]
     assert re.fullmatch(pattern, arn.rpartition(":")[2])

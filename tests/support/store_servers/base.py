@@ -9,10 +9,10 @@ from typing import Protocol
 
 from keyrot_middleware.secrets.base import SecretStore
 
-__all__ = ["House", "OneSecret"]
+__all__ = ["OneSecretServer", "StoreServer"]
 
 
-class House(Protocol):
+class StoreServer(Protocol):
     """A server with secrets, and our store in front of it; one for each kind of store."""
 
     scheme: str
@@ -50,7 +50,7 @@ class House(Protocol):
         ...
 
 
-class OneSecret(ABC):
+class OneSecretServer(ABC):
     """What houses have in common whose keys are the fields of one JSON secret."""
 
     default: str

@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 from keyrot_middleware.secrets.aws import TALKATIVE
 from keyrot_middleware.secrets.cloud import quiet_library_logs, quiet_loggers
 
-__all__ = ["REGION", "MotoServer", "Refusing", "environ_for", "moto_server"]
+__all__ = ["REGION", "MotoServer", "RefusingServer", "environ_for", "moto_server"]
 
 REGION = "eu-central-1"
 
@@ -96,7 +96,7 @@ def moto_server() -> MotoServer:
     return MotoServer()
 
 
-class Refusing:
+class RefusingServer:
     """A server that answers as Secrets Manager does where something is refused.
 
     Args:

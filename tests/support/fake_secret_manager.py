@@ -14,8 +14,9 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from emulator import Emulator
-from json_server import Asked, Told
+
+from support.cloud_emulator import CloudEmulator
+from support.json_server import Request, Response
 
 __all__ = ["NOBODY", "PROJECT", "READER", "SecretManager", "credentials_file", "payload", "status"]
 
@@ -27,7 +28,7 @@ _AUDIENCE = "https://oauth2.googleapis.com/token"
 _PATH = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)/versions/([^/:]+):access")
 
 
-class SecretManager(Emulator):
+class SecretManager(CloudEmulator):
     """Secrets by project, name and version; `latest` is the newest."""
 
     def __init__(self, directory: Path) -> None:
@@ -53,11 +54,11 @@ class SecretManager(Emulator):
         self._secrets.clear()
         self.odd = lambda _: None
 
-    def answer(self, asked: Asked) -> Told:
+    def answer(self, asked: Request) -> Response:
         """Answer as the service does."""
         return self._token(asked) if asked.path == "/token" else self._access(asked)
 
-    def _token(self, asked: Asked) -> Told:
+    def _token(self, asked: Request) -> Response:
         try:
             claims = jwt.decode(
                 asked.form["assertion"],
@@ -66,11 +67,11 @@ class SecretManager(Emulator):
                 audience=_AUDIENCE,
             )
         except jwt.InvalidTokenError:
-            return Told(400, {"error": "invalid_grant", "error_description": "Invalid JWT"})
-        token = self.let_in(str(claims["iss"]))
-        return Told(200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
+            return Response(400, {"error": "invalid_grant", "error_description": "Invalid JWT"})
+        token = self.issue_token(str(claims["iss"]))
+        return Response(200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
 
-    def _access(self, asked: Asked) -> Told:
+    def _access(self, asked: Request) -> Response:
         account = self.who(asked)
         if account is None:
             return status(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
@@ -110,16 +111,16 @@ def credentials_file(
     return file
 
 
-def payload(name: str, data: bytes) -> Told:
+def payload(name: str, data: bytes) -> Response:
     """Answer with a version."""
     encoded = base64.b64encode(data).decode()
-    return Told(200, {"name": name, "payload": {"data": encoded}})
+    return Response(200, {"name": name, "payload": {"data": encoded}})
 
 
-def status(code: int, name: str, message: str, reason: str | None = None) -> Told:
+def status(code: int, name: str, message: str, reason: str | None = None) -> Response:
     """Answer with an error in Google's form."""
     error: dict[str, Any] = {"code": code, "message": message, "status": name}
     if reason:
         kind = "type.googleapis.com/google.rpc.ErrorInfo"
         error["details"] = [{"@type": kind, "reason": reason, "domain": "googleapis.com"}]
-    return Told(code, {"error": error})
+    return Response(code, {"error": error})

@@ -7,15 +7,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from slowly import Slow, cache_of, record_changes, tick_until
 from support.servers import wait_for
+from support.stores import GatedStore, cache_of, record_changes, tick_until
 
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
 
 def test_the_listener_knows_of_a_new_value_before_the_call_does() -> None:
     """The pool has put the key back in service when `refresh` returns, and knows of it once."""
-    slow = Slow(a=A)
+    slow = GatedStore(a=A)
     cache = cache_of(slow)
     changes = record_changes(cache)
     slow.values["a"] = C
@@ -25,7 +25,7 @@ def test_the_listener_knows_of_a_new_value_before_the_call_does() -> None:
 
 def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
     """All of them learn that the key has a new value."""
-    slow = Slow(a=A)
+    slow = GatedStore(a=A)
     cache = cache_of(slow)
     slow.gate.clear()
     slow.values["a"] = C
@@ -40,7 +40,7 @@ def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
 
 def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
     """A lane has one question under way, and the next is about all who came meanwhile."""
-    slow = Slow(a=A, b=B, c=C)
+    slow = GatedStore(a=A, b=B, c=C)
     cache = cache_of(slow)
     slow.asked.clear()
     slow.gate.clear()
@@ -54,7 +54,7 @@ def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
 
 def test_a_refused_key_does_not_queue_behind_the_round() -> None:
     """A round of all keys that hangs does not keep a single key waiting."""
-    slow = Slow(a=A, b=B)
+    slow = GatedStore(a=A, b=B)
     cache = cache_of(slow, ttl_s=0.01)
     slow.gate.clear()
     tick_until(cache, lambda: slow.under_way == 1)
@@ -68,7 +68,7 @@ def test_where_no_thread_can_be_had_the_next_look_up_is_tried_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A machine out of threads for a moment does not end all look-ups of the store."""
-    store = Slow(a=A)
+    store = GatedStore(a=A)
     cache = cache_of(store)
 
     def refuse(thread: threading.Thread) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import requests
 
-__all__ = ["Reply", "front"]
+__all__ = ["Reply", "vault_proxy"]
 
 Reply = tuple[int, bytes, dict[str, str]]
 
 
 @contextmanager
-def front(
+def vault_proxy(
     answer: Callable[[Any, bytes], Reply | None],
     behind: str = "",
     *,

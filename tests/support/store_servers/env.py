@@ -1,4 +1,4 @@
-"""The env store's house: the environment of this process. There is no server to ask."""
+"""The env store's server: the environment of this process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from keyrot_middleware.secrets import SecretStore, open_store
 
-__all__ = ["EnvHouse"]
+__all__ = ["EnvServer"]
 
 
-class EnvHouse:
+class EnvServer:
     """Write variables; `close()` takes them away again."""
 
     scheme = "env"

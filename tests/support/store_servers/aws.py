@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dead_ends import Silent, closed_port
-from house import OneSecret
-from moto_server import Refusing, environ_for, moto_server
-
 from keyrot_middleware.secrets.aws import DEFAULT_SECRET, AwsStore, open_aws
+from support.moto_server import RefusingServer, environ_for, moto_server
+from support.store_servers.base import OneSecretServer
+from support.unreachable import SilentServer, closed_port
 
-__all__ = ["NOBODY", "AwsHouse", "deny"]
+__all__ = ["NOBODY", "AwsServer", "deny"]
 
 NOBODY = "arn:aws:sts::123456789012:assumed-role/nobody/session"
 
@@ -27,7 +26,7 @@ def deny(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
     }
 
 
-class AwsHouse(OneSecret):
+class AwsServer(OneSecretServer):
     """One JSON secret `keyrot` holds all keys that have no place of their own."""
 
     default = DEFAULT_SECRET
@@ -38,7 +37,7 @@ class AwsHouse(OneSecret):
         super().__init__()
         self.server = moto_server()
         self.server.empty()
-        self._ends: list[Silent | Refusing] = []
+        self._ends: list[SilentServer | RefusingServer] = []
 
     def open(self, **settings: str) -> AwsStore:
         """Open a store, with an identity that may read."""
@@ -55,7 +54,7 @@ class AwsHouse(OneSecret):
 
     def denied(self) -> AwsStore:
         """Open a store whose identity may read nothing; moto refuses in another format."""
-        refusing = Refusing(deny)
+        refusing = RefusingServer(deny)
         self._ends.append(refusing)
         return open_aws(environ_for(refusing.port))
 
@@ -65,7 +64,7 @@ class AwsHouse(OneSecret):
 
     def hanging(self) -> AwsStore:
         """Open a store where nobody answers."""
-        silent = Silent()
+        silent = SilentServer()
         self._ends.append(silent)
         return open_aws(environ_for(silent.port))
 

@@ -9,8 +9,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from slowly import Slow, cache_of, record_changes, tick_until
 from support.servers import wait_for
+from support.stores import GatedStore, cache_of, record_changes, tick_until
 
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.secrets import refresh as refresh_module
@@ -21,7 +21,7 @@ A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
 def test_a_start_waits_for_a_slow_store_only_so_long(caplog: pytest.LogCaptureFixture) -> None:
     """Other stores' keys serve at once; the slow one's join when it answers."""
-    slow = Slow(a=A)
+    slow = GatedStore(a=A)
     slow.gate.clear()
     places = {"a": SecretLocation(slow), "b": SecretLocation(InlineStore({"b": Secret(B)}))}
     cache = SecretCache(places, start_timeout_s=0.05)
@@ -38,7 +38,7 @@ def test_a_start_waits_for_a_slow_store_only_so_long(caplog: pytest.LogCaptureFi
 
 def test_stores_are_asked_side_by_side_at_the_start() -> None:
     """Two stores that take their time take it together."""
-    one, two = Slow(a=A), Slow(b=B)
+    one, two = GatedStore(a=A), GatedStore(b=B)
     one.gate.clear()
     two.gate.clear()
 
@@ -63,7 +63,7 @@ def test_a_refused_key_is_not_waited_for_long_and_comes_back_by_itself(
     """The call goes on; the answer is used when it arrives, and the listener learns of it."""
     now = [100.0]
     monkeypatch.setattr(refresh_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    slow = Slow(a=A)
+    slow = GatedStore(a=A)
     cache = cache_of(slow)
     changes = record_changes(cache)
     slow.gate.clear()
@@ -82,7 +82,7 @@ def test_a_refused_key_is_not_waited_for_long_and_comes_back_by_itself(
 
 def test_by_the_clock_all_keys_are_looked_up_again() -> None:
     """`turn()` waits for nobody, says when it wants to be called again, and asks when it is due."""
-    slow = Slow(a=A, b=B)
+    slow = GatedStore(a=A, b=B)
     cache = cache_of(slow)
     wait_for(lambda: 150 <= cache.tick() <= 300)
     assert len(slow.asked) == 1, "nothing was due"
@@ -99,7 +99,7 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
 ) -> None:
     """One warning when it begins, one line when it is over; no text of the exception."""
     caplog.set_level(logging.INFO)
-    slow = Slow(a=A, b=B)
+    slow = GatedStore(a=A, b=B)
     cache = cache_of(slow, ttl_s=0.01)
     slow.down = True
     tick_until(cache, lambda: len(slow.asked) > 3)
@@ -120,7 +120,7 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
 
 def test_other_places_can_be_put_in_place() -> None:
     """Keys join and leave; what stays is not asked for again, what left still has its value."""
-    one, two = Slow(a=A, b=B), Slow(c=C)
+    one, two = GatedStore(a=A, b=B), GatedStore(c=C)
     cache = cache_of(one)
     cache.set_locations({"b": SecretLocation(one), "c": SecretLocation(two)})
     assert cache.resolved == ("b", "c")
@@ -128,7 +128,7 @@ def test_other_places_can_be_put_in_place() -> None:
     assert cache.value("a") == A, "a call may be under way with it"
     assert A not in cache.redact(f"x {A}")
     cache.set_locations(
-        {"b": SecretLocation(one), "c": SecretLocation(two), "d": SecretLocation(Slow(d=A))}
+        {"b": SecretLocation(one), "c": SecretLocation(two), "d": SecretLocation(GatedStore(d=A))}
     )
     assert cache.value("d") == A, "a value may move to another id"
     assert cache.unresolved == {}
@@ -136,7 +136,7 @@ def test_other_places_can_be_put_in_place() -> None:
 
 def test_a_key_at_another_place_keeps_its_value_until_there_is_one_from_there() -> None:
     """A typing error in keys.json does not take a key out of service."""
-    one, two = Slow(a=A), Slow()
+    one, two = GatedStore(a=A), GatedStore()
     cache = cache_of(one)
     cache.set_locations({"a": SecretLocation(two, "slow://elsewhere")})
     assert cache.value("a") == A
@@ -148,7 +148,7 @@ def test_a_key_at_another_place_keeps_its_value_until_there_is_one_from_there() 
 
 def test_an_answer_for_a_key_that_left_meanwhile_is_dropped() -> None:
     """It does not come back by a late answer, nor does a closed cache change."""
-    slow, other = Slow(a=A, b=B), Slow(a=B)
+    slow, other = GatedStore(a=A, b=B), GatedStore(a=B)
     cache = cache_of(slow)
     slow.gate.clear()
     slow.values["a"] = C
@@ -170,7 +170,7 @@ def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Ten by name, the rest by number; all are in `unresolved`."""
-    cache = cache_of(Slow(), *(f"k{number}" for number in range(500)))
+    cache = cache_of(GatedStore(), *(f"k{number}" for number in range(500)))
     assert len(cache.unresolved) == 500
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 11
     assert caplog.records[-1].getMessage() == "skipped: 490 keys more"
@@ -180,7 +180,7 @@ def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_child_asks_for_itself() -> None:
     """A look-up that was under way at the fork neither blocks the child nor reaches it."""
-    slow = Slow(a=A)
+    slow = GatedStore(a=A)
     cache = cache_of(slow)
     slow.gate.clear()
     assert not cache.refresh("a", timeout_s=0.0)
@@ -201,14 +201,14 @@ def test_a_key_that_is_refused_just_as_it_moves_is_not_looked_up_twice() -> None
     """keys.json names another place at this moment: that look-up is under way already."""
     told: list[bool] = []
 
-    class Meanwhile(Slow):
+    class Meanwhile(GatedStore):
         @property
         def instant(self) -> bool:
             """Have the key refused while the cache takes note of its new store."""
             told.append(cache.refresh("a"))
             return True
 
-    cache, there = cache_of(Slow(a=A)), Meanwhile(a=B)
+    cache, there = cache_of(GatedStore(a=A)), Meanwhile(a=B)
     cache.set_locations({"a": SecretLocation(there)})
     assert (told, there.asked) == ([False], [("a",)])
     assert cache.value("a") == B

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["Authority"]
+__all__ = ["CertificateAuthority"]
 
 
-class Authority:
+class CertificateAuthority:
     """Signs one certificate, for localhost and 127.0.0.1, valid for a day.
 
     Attributes:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask_all
-from cloud_tapes import FOLDER, SCENARIOS, one_by_one, recorder, store_of
-from secret_manager import READER, credentials_file
+from support.cloud_cassettes import FOLDER, SCENARIOS, one_by_one, recorder, store_of
+from support.fake_secret_manager import READER, credentials_file
+from support.stores import resolve_all
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 
@@ -37,7 +37,7 @@ def test_a_recorded_dialogue_gives_what_it_gave(name: str, account: Path, tmp_pa
     scenario = SCENARIOS[name]
     with one_by_one(), recorder().use_cassette(FOLDER / f"{name}.yaml") as cassette:
         store = store_of(name.partition("/")[0], tmp_path, account)
-        found = ask_all(store, **scenario.refs)
+        found = resolve_all(store, **scenario.refs)
         assert cassette.all_played
     for key_id, part in scenario.expected.items():
         assert found[key_id] == part if part.startswith("FAKE-") else part in found[key_id]

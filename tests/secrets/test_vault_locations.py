@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asking import ask, ask_all
-from bao import ROOT_TOKEN, Bao, policy, unique
-from front import Reply, front
+from support.openbao import ROOT_TOKEN, OpenBao, policy, unique
+from support.stores import resolve_all, resolve_one
+from support.vault_proxy import Reply, vault_proxy
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
@@ -15,13 +15,13 @@ from keyrot_middleware.secrets.vault import open_vault
 VALUE = "AIza" + "FAKE" + "p" * 31
 
 
-def opened(bao: Bao, token: str = ROOT_TOKEN, **more: str) -> SecretStore:
+def opened(bao: OpenBao, token: str = ROOT_TOKEN, **more: str) -> SecretStore:
     """Open a store with a token, root's unless told otherwise."""
     return open_vault({"VAULT_ADDR": bao.url, "VAULT_TOKEN": token, **more})
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_both_versions_of_kv_are_told_apart(bao: Bao, version: int) -> None:
+def test_both_versions_of_kv_are_told_apart(bao: OpenBao, version: int) -> None:
     """One place is written alike for both, and least privilege is enough to read it."""
     mount = bao.mount(version)
     path = f"{mount}/data/team/a" if version == 2 else f"{mount}/team/a"
@@ -29,7 +29,7 @@ def test_both_versions_of_kv_are_told_apart(bao: Bao, version: int) -> None:
     store = opened(bao, bao.token(bao.allow(policy(path))))
     refs = {"a": f"vault://{mount}/team/a#flash", "pro": f"vault://{mount}//team/a/"}
     before = len(bao.asked())
-    assert ask_all(store, **refs) == {"a": VALUE, "pro": "second"}
+    assert resolve_all(store, **refs) == {"a": VALUE, "pro": "second"}
     assert bao.asked()[before:] == [
         "auth/token/lookup-self",
         f"sys/internal/ui/mounts/{mount}/team/a",
@@ -37,7 +37,7 @@ def test_both_versions_of_kv_are_told_apart(bao: Bao, version: int) -> None:
     ]
 
 
-def test_500_keys_of_one_path_are_one_read(bao: Bao) -> None:
+def test_500_keys_of_one_path_are_one_read(bao: OpenBao) -> None:
     """The path is read once, and after the first look-up nothing else is asked."""
     mount = bao.mount(2)
     values = {f"key_{number}": f"value-{number}" for number in range(500)}
@@ -46,42 +46,42 @@ def test_500_keys_of_one_path_are_one_read(bao: Bao) -> None:
     bao.patch(f"{mount}/data/keyrot", {k: v for k, v in values.items() if k not in half})
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
     nowhere = dict.fromkeys(values)
-    assert ask_all(store, **nowhere) == values
+    assert resolve_all(store, **nowhere) == values
     before = len(bao.asked())
-    assert ask_all(store, **nowhere) == values
+    assert resolve_all(store, **nowhere) == values
     assert bao.asked()[before:] == [f"{mount}/data/keyrot"]
 
 
-def test_the_default_place_is_secret_keyrot(bao: Bao) -> None:
+def test_the_default_place_is_secret_keyrot(bao: OpenBao) -> None:
     """A field with the key's id in `secret/keyrot`, unless a variable names another path."""
     key_id = unique("k").replace("-", "_")
     bao.write("secret/data/keyrot", {key_id: VALUE})
     store = opened(bao)
-    assert ask(store, key_id=key_id) == VALUE
+    assert resolve_one(store, key_id=key_id) == VALUE
     assert store.place("a") == "vault://secret/keyrot#a"  # type: ignore[attr-defined]
     other = opened(bao, KEYROT_VAULT_PLACE="vault://team/kv/keys")
     assert other.place("a") == "vault://team/kv/keys#a"  # type: ignore[attr-defined]
 
 
-def test_a_mount_may_lie_deep_and_names_may_be_odd(bao: Bao) -> None:
+def test_a_mount_may_lie_deep_and_names_may_be_odd(bao: OpenBao) -> None:
     """The server says where the mount ends; blanks and such are percent-encoded or not."""
     mount = bao.mount(2, path=f"{unique('deep')}/er")
     bao.admin("POST", f"{mount}/data/a%20b/%C3%BC%3F", {"data": {"x#y": VALUE}})
     store = opened(bao)
-    assert ask(store, f"vault://{mount}/a%20b/%C3%BC%3F#x%23y") == VALUE
-    assert ask(store, f"vault://{mount}/a b/ü%3F#x#y") == VALUE
+    assert resolve_one(store, f"vault://{mount}/a%20b/%C3%BC%3F#x%23y") == VALUE
+    assert resolve_one(store, f"vault://{mount}/a b/ü%3F#x#y") == VALUE
 
 
-def test_a_mount_that_is_upgraded_is_noticed(bao: Bao) -> None:
+def test_a_mount_that_is_upgraded_is_noticed(bao: OpenBao) -> None:
     """Version 1 becomes version 2 while we run: the next look-up finds the secret where it is."""
     mount = bao.mount(1)
     bao.write(f"{mount}/keyrot", {"a": "old"})
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
-    assert ask(store) == "old"
+    assert resolve_one(store) == "old"
     bao.admin("DELETE", f"sys/mounts/{mount}")
     bao.mount(2, path=mount)
     bao.write(f"{mount}/data/keyrot", {"a": "new"})
-    assert ask(store) == "new"
+    assert resolve_one(store) == "new"
 
 
 def _only_secrets(handler: Any, body: bytes) -> Reply | None:
@@ -91,27 +91,27 @@ def _only_secrets(handler: Any, body: bytes) -> Reply | None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_where_mounts_may_not_be_asked_about_both_versions_are_tried(
-    bao: Bao, version: int
+    bao: OpenBao, version: int
 ) -> None:
     """A gateway that hides `sys/` costs one request, once."""
     mount = bao.mount(version)
     path = f"{mount}/data/keyrot" if version == 2 else f"{mount}/keyrot"
     bao.write(path, {"a": VALUE})
     token = bao.token(bao.allow(policy(path)))
-    with front(_only_secrets, bao.url) as url:
+    with vault_proxy(_only_secrets, bao.url) as url:
         store = opened(bao, token, VAULT_ADDR=url, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
         before = len(bao.asked())
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
         assert bao.asked()[before:] == [path]
-        refused = ask(store, f"vault://{unique('no')}/x#a")
+        refused = resolve_one(store, f"vault://{unique('no')}/x#a")
         assert "its policy needs the capability read on" in refused
         assert "(KV version 2) or " in refused
         missing = opened(bao, VAULT_ADDR=url, KEYROT_VAULT_PLACE=f"{mount}/none")
-        assert "there is no such secret" in ask(missing)
+        assert "there is no such secret" in resolve_one(missing)
 
 
-def test_what_is_not_there_is_told_apart(bao: Bao) -> None:
+def test_what_is_not_there_is_told_apart(bao: OpenBao) -> None:
     """No secret, no mount, no KV, a deleted or destroyed version, no field: each in its words."""
     mount = bao.mount(2)
     for name in ("full", "deleted", "destroyed", "bare"):
@@ -128,7 +128,7 @@ def test_what_is_not_there_is_told_apart(bao: Bao) -> None:
         f"vault://{mount}/bare#x": "no such field; it has none at all",
         f"vault://{mount}/data/full#x": 'leave out "data/" after the mount',
     }
-    found = ask_all(opened(bao), **{f"k{n}": place for n, place in enumerate(places)})
+    found = resolve_all(opened(bao), **{f"k{n}": place for n, place in enumerate(places)})
     for number, (place, words) in enumerate(places.items()):
         text = found[f"k{number}"]
         assert text.startswith(f"key k{number}: {place}: ")
@@ -136,12 +136,12 @@ def test_what_is_not_there_is_told_apart(bao: Bao) -> None:
         assert VALUE not in text
 
 
-def test_only_names_of_fields_are_told_and_not_all_of_hundreds(bao: Bao) -> None:
+def test_only_names_of_fields_are_told_and_not_all_of_hundreds(bao: OpenBao) -> None:
     """Ten names and how many more; a name that is a key itself is masked."""
     mount = bao.mount(2)
     fields = {f"key_{number:03}": f"value-{number}" for number in range(99)}
     bao.write(f"{mount}/data/keyrot", {**fields, VALUE: "x"})
-    text = ask(opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot"), key_id="kay_01")
+    text = resolve_one(opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot"), key_id="kay_01")
     assert "AIza…[redacted], key_000, " in text
     assert "key_008, and 90 more." in text
     assert "value" not in text
@@ -161,11 +161,13 @@ def test_only_names_of_fields_are_told_and_not_all_of_hundreds(bao: Bao) -> None
     ],
 )
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_value_that_is_no_text_is_said(bao: Bao, version: int, value: object, words: str) -> None:
+def test_a_value_that_is_no_text_is_said(
+    bao: OpenBao, version: int, value: object, words: str
+) -> None:
     """Its kind is told, and not the value."""
     mount = bao.mount(version)
     bao.write(f"{mount}/data/k" if version == 2 else f"{mount}/k", {"a": value})
-    text = ask(opened(bao), f"vault://{mount}/k#a")
+    text = resolve_one(opened(bao), f"vault://{mount}/k#a")
     assert text.endswith(f": {words}") or words in text
     assert "12345678" not in text
     assert "AIza-in" not in text
@@ -175,48 +177,48 @@ def test_a_value_that_is_no_text_is_said(bao: Bao, version: int, value: object, 
     "place",
     ["vault://", "vault://secret", "vault://secret#a", "vault://a/../sys/x#y", "vault:///#"],
 )
-def test_what_is_no_place_is_said_and_nothing_is_asked(bao: Bao, place: str) -> None:
+def test_what_is_no_place_is_said_and_nothing_is_asked(bao: OpenBao, place: str) -> None:
     """Such a key costs no request, and the others are found."""
     before = len(bao.asked())
-    text = ask(opened(bao), place)
+    text = resolve_one(opened(bao), place)
     assert text == (
         f'key a: found the place "{place}"; allowed: vault://MOUNT/path/of/secret#field'
     )
     assert bao.asked()[before:] == []
 
 
-def test_a_policy_for_the_wrong_version_is_told_the_right_path(bao: Bao) -> None:
+def test_a_policy_for_the_wrong_version_is_told_the_right_path(bao: OpenBao) -> None:
     """The usual mistake: a policy on `secret/keyrot` where version 2 has `secret/data/keyrot`."""
     mount = bao.mount(2)
     bao.write(f"{mount}/data/keyrot", {"a": VALUE})
     token = bao.token(bao.allow(policy(f"{mount}/keyrot")))
-    text = ask(opened(bao, token, KEYROT_VAULT_PLACE=f"{mount}/keyrot"))
+    text = resolve_one(opened(bao, token, KEYROT_VAULT_PLACE=f"{mount}/keyrot"))
     assert f'path "{mount}/data/keyrot" {{ capabilities = ["read"] }}' in text
     assert "the token in VAULT_TOKEN (accessor " in text
     assert token not in text
 
 
-def test_one_denied_path_costs_the_others_nothing(bao: Bao) -> None:
+def test_one_denied_path_costs_the_others_nothing(bao: OpenBao) -> None:
     """Each path is answered for itself."""
     mount = bao.mount(2)
     for name in ("mine", "theirs"):
         bao.write(f"{mount}/data/{name}", {"x": VALUE})
     store = opened(bao, bao.token(bao.allow(policy(f"{mount}/data/mine"))))
-    found = ask_all(store, a=f"vault://{mount}/theirs#x", b=f"vault://{mount}/mine#x")
+    found = resolve_all(store, a=f"vault://{mount}/theirs#x", b=f"vault://{mount}/mine#x")
     assert "denies the token in VAULT_TOKEN" in found["a"]
     assert found["b"] == VALUE
 
 
-def test_a_changed_value_is_seen_at_the_next_look_up(bao: Bao) -> None:
+def test_a_changed_value_is_seen_at_the_next_look_up(bao: OpenBao) -> None:
     """Nothing of a secret is kept between look-ups."""
     mount = bao.mount(2)
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
     for value in ("first", "second"):
         bao.write(f"{mount}/data/keyrot", {"a": f" {value}\n"})
-        assert ask(store) == value
+        assert resolve_one(store) == value
 
 
-def test_namespaces(bao: Bao) -> None:
+def test_namespaces(bao: OpenBao) -> None:
     """VAULT_NAMESPACE is where login and secrets are; another one is told."""
     space = unique("team")
     bao.admin("POST", f"sys/namespaces/{space}")
@@ -225,7 +227,7 @@ def test_namespaces(bao: Bao) -> None:
     rules = bao.allow(policy(f"{mount}/data/keyrot"), namespace=space)
     token = bao.token(rules, namespace=space)
     place = {"KEYROT_VAULT_PLACE": f"{mount}/keyrot"}
-    assert ask(opened(bao, token, VAULT_NAMESPACE=f"{space}/", **place)) == VALUE
-    assert "denies the token in VAULT_TOKEN" in ask(opened(bao, token, **place))
-    text = ask(opened(bao, token, VAULT_NAMESPACE="none", **place))
+    assert resolve_one(opened(bao, token, VAULT_NAMESPACE=f"{space}/", **place)) == VALUE
+    assert "denies the token in VAULT_TOKEN" in resolve_one(opened(bao, token, **place))
+    text = resolve_one(opened(bao, token, VAULT_NAMESPACE="none", **place))
     assert "namespace none: namespace not found; is VAULT_NAMESPACE right?" in text

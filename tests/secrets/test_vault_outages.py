@@ -9,10 +9,10 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from asking import ask, ask_all
-from bao import ROOT_TOKEN, Bao, shared
-from dead_ends import Silent, closed_port
-from front import Reply, front
+from support.openbao import ROOT_TOKEN, OpenBao, shared
+from support.stores import resolve_all, resolve_one
+from support.unreachable import SilentServer, closed_port
+from support.vault_proxy import Reply, vault_proxy
 
 from keyrot_middleware.secrets import SecretStore
 from keyrot_middleware.secrets.vault import open_vault
@@ -27,7 +27,7 @@ def _no_ca_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def bao() -> Bao:
+def bao() -> OpenBao:
     """The shared server, with the key `a` in a mount of its own."""
     server = shared()
     server.write("secret/data/trouble", {"a": VALUE})
@@ -40,75 +40,75 @@ def opened(url: str, **more: str) -> SecretStore:
     return open_vault({"VAULT_ADDR": url, **fixed, **more})
 
 
-def test_tls_with_a_ca_of_ones_own(bao: Bao) -> None:
+def test_tls_with_a_ca_of_ones_own(bao: OpenBao) -> None:
     """VAULT_CACERT makes the server trusted."""
-    assert ask(opened(bao.tls_url, VAULT_CACERT=bao.ca)) == VALUE
+    assert resolve_one(opened(bao.tls_url, VAULT_CACERT=bao.ca)) == VALUE
 
 
-def test_an_untrusted_certificate_is_said(bao: Bao) -> None:
+def test_an_untrusted_certificate_is_said(bao: OpenBao) -> None:
     """Without the CA nothing is sent, and the error names the variable."""
     before = len(bao.asked())
-    text = ask(opened(bao.tls_url))
+    text = resolve_one(opened(bao.tls_url))
     assert "name the CA of its certificate in VAULT_CACERT" in text
     assert bao.asked()[before:] == []
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_verification_can_be_switched_off(bao: Bao) -> None:
+def test_verification_can_be_switched_off(bao: OpenBao) -> None:
     """VAULT_SKIP_VERIFY trusts anybody, as in Vault's own command."""
-    assert ask(opened(bao.tls_url, VAULT_SKIP_VERIFY="true")) == VALUE
+    assert resolve_one(opened(bao.tls_url, VAULT_SKIP_VERIFY="true")) == VALUE
 
 
 @pytest.mark.parametrize("name", ["VAULT_CACERT", "VAULT_CAPATH"])
-def test_a_ca_that_is_not_there_is_said(bao: Bao, name: str) -> None:
+def test_a_ca_that_is_not_there_is_said(bao: OpenBao, name: str) -> None:
     """A path that leads nowhere."""
-    text = ask(opened(bao.tls_url, **{name: "/nowhere/ca.pem"}))
+    text = resolve_one(opened(bao.tls_url, **{name: "/nowhere/ca.pem"}))
     assert "do the files exist that VAULT_CACERT" in text
 
 
-def test_the_wrong_scheme_is_said(bao: Bao) -> None:
+def test_the_wrong_scheme_is_said(bao: OpenBao) -> None:
     """HTTP to a TLS port, and TLS to an HTTP port."""
-    to_tls = ask(opened(bao.tls_url.replace("https", "http")))
+    to_tls = resolve_one(opened(bao.tls_url.replace("https", "http")))
     assert "Client sent an HTTP request to an HTTPS server" in to_tls
-    to_http = ask(opened(bao.url.replace("http", "https")))
+    to_http = resolve_one(opened(bao.url.replace("http", "https")))
     assert "whether VAULT_ADDR has the right host, port and https://" in to_http
 
 
 def test_nobody_there() -> None:
     """Nothing listens, or the host has no such name: it is told for all paths."""
     store = opened(f"http://127.0.0.1:{closed_port()}")
-    found = ask_all(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
+    found = resolve_all(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
     assert all("cannot be reached; does it run" in text for text in found.values())
-    assert "no such host name" in ask(opened("https://no-such-host.invalid:8200"))
+    assert "no such host name" in resolve_one(opened("https://no-such-host.invalid:8200"))
 
 
 def test_a_server_that_hangs_is_asked_once_and_left() -> None:
     """Fifty paths cost one wait, of the length that VAULT_CLIENT_TIMEOUT says."""
-    with closing(Silent()) as silent:
+    with closing(SilentServer()) as silent:
         store = opened(silent.url, VAULT_CLIENT_TIMEOUT="0.3")
         started = time.monotonic()
-        found = ask_all(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
+        found = resolve_all(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
         assert 0.3 <= time.monotonic() - started < 10, "fifty waits would be 15 s"
     assert all("did not answer within 0.3 s" in text for text in found.values())
 
 
-def test_a_server_that_comes_back_is_used(bao: Bao) -> None:
+def test_a_server_that_comes_back_is_used(bao: OpenBao) -> None:
     """Down in the middle of its life: the next look-up is as if nothing had been."""
     down = [False]
 
     def answer(handler: Any, body: bytes) -> Reply | None:
         return (502, b"bad gateway", {}) if down[0] else None
 
-    with front(answer, bao.url) as url:
+    with vault_proxy(answer, bao.url) as url:
         store = opened(url)
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
         down[0] = True
-        assert "has a fault of its own or is not ready: bad gateway" in ask(store)
+        assert "has a fault of its own or is not ready: bad gateway" in resolve_one(store)
         down[0] = False
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
 
 
-def test_an_outage_in_the_middle_ends_the_look_up(bao: Bao) -> None:
+def test_an_outage_in_the_middle_ends_the_look_up(bao: OpenBao) -> None:
     """What was read before it is kept; what comes after it is not asked for."""
     seen: list[str] = []
 
@@ -116,9 +116,9 @@ def test_an_outage_in_the_middle_ends_the_look_up(bao: Bao) -> None:
         seen.append(handler.path)
         return (503, b"{}", {}) if "/p1" in handler.path else None
 
-    with front(answer, bao.url) as url:
+    with vault_proxy(answer, bao.url) as url:
         refs = {f"k{n}": f"vault://secret/p{n}#x" for n in range(5)}
-        found = ask_all(opened(url), a=None, **refs)
+        found = resolve_all(opened(url), a=None, **refs)
     assert found["a"] == VALUE
     assert "there is no such secret" in found["k0"]
     assert all("is not ready" in found[f"k{n}"] for n in range(1, 5))
@@ -126,33 +126,35 @@ def test_an_outage_in_the_middle_ends_the_look_up(bao: Bao) -> None:
 
 
 @pytest.fixture(scope="module")
-def sealed() -> Iterator[Bao]:
+def sealed() -> Iterator[OpenBao]:
     """A server that was sealed."""
-    server = Bao()
+    server = OpenBao()
     server.admin("PUT", "sys/seal")
     yield server
     server.stop()
 
 
-def test_a_sealed_server(sealed: Bao) -> None:
+def test_a_sealed_server(sealed: OpenBao) -> None:
     """Both a token and a login meet it, and it is told."""
-    assert "is sealed; someone with the unseal keys must unseal it" in ask(opened(sealed.url))
+    assert "is sealed; someone with the unseal keys must unseal it" in resolve_one(
+        opened(sealed.url)
+    )
     role = {"VAULT_TOKEN": "", "VAULT_ROLE_ID": "role-FAKE", "VAULT_SECRET_ID": "secret-FAKE"}
-    assert "is sealed; someone with the unseal keys" in ask(opened(sealed.url, **role))
+    assert "is sealed; someone with the unseal keys" in resolve_one(opened(sealed.url, **role))
 
 
-def test_a_spent_rate_limit(bao: Bao) -> None:
+def test_a_spent_rate_limit(bao: OpenBao) -> None:
     """The server's own quota on one mount."""
     mount = bao.mount(2)
     bao.write(f"{mount}/data/k", {"a": VALUE})
     quota = f"sys/quotas/rate-limit/{mount}"
     store = opened(bao.url)
-    ask(store, f"vault://{mount}/k")
+    resolve_one(store, f"vault://{mount}/k")
     bao.admin("POST", quota, {"path": f"{mount}/", "rate": 1, "interval": "60s"})
     try:
-        texts = [ask(store, f"vault://{mount}/k") for _ in range(2)]
+        texts = [resolve_one(store, f"vault://{mount}/k") for _ in range(2)]
         assert "gets more requests than its rate limit quota allows" in texts[1]
-        assert ask(store) == VALUE
+        assert resolve_one(store) == VALUE
     finally:
         bao.admin("DELETE", quota)
 
@@ -176,13 +178,13 @@ def test_a_spent_rate_limit(bao: Bao) -> None:
 def test_odd_answers(status: int, body: bytes, words: str) -> None:
     """Whatever is at VAULT_ADDR, the look-up ends in one sentence."""
     headers = {"Content-Type": "application/json"}
-    with front(lambda handler, sent: (status, body, headers)) as url:
-        text = ask(opened(url))
+    with vault_proxy(lambda handler, sent: (status, body, headers)) as url:
+        text = resolve_one(opened(url))
     assert words in text
     assert len(text) < 400
 
 
-def test_a_redirect_within_one_server_is_followed(bao: Bao) -> None:
+def test_a_redirect_within_one_server_is_followed(bao: OpenBao) -> None:
     """As a gateway that puts paths in order sends one; but not for ever."""
 
     def on(handler: Any, body: bytes) -> Reply | None:
@@ -191,22 +193,24 @@ def test_a_redirect_within_one_server_is_followed(bao: Bao) -> None:
             return None
         return 307, b"", {"Location": handler.path.replace("/v1/", "/again/v1/")}
 
-    with front(on, bao.url) as url:
-        assert ask(opened(url)) == VALUE
-    with front(lambda handler, body: (307, b"", {"Location": handler.path})) as url:
-        assert "cannot be asked (TooManyRedirects)" in ask(opened(url))
+    with vault_proxy(on, bao.url) as url:
+        assert resolve_one(opened(url)) == VALUE
+    with vault_proxy(lambda handler, body: (307, b"", {"Location": handler.path})) as url:
+        assert "cannot be asked (TooManyRedirects)" in resolve_one(opened(url))
 
 
-def test_an_answer_of_many_megabytes_is_still_an_answer(bao: Bao) -> None:
+def test_an_answer_of_many_megabytes_is_still_an_answer(bao: OpenBao) -> None:
     """A secret as large as OpenBao takes, about a megabyte, is read."""
     mount = bao.mount(2)
     bao.write(f"{mount}/data/k", {"a": VALUE, "blob": "x" * 900_000})
-    assert ask(opened(bao.url), f"vault://{mount}/k") == VALUE
+    assert resolve_one(opened(bao.url), f"vault://{mount}/k") == VALUE
 
 
-def test_a_login_that_gives_no_token(bao: Bao) -> None:
+def test_a_login_that_gives_no_token(bao: OpenBao) -> None:
     """Something at the login path that is no login."""
     body = json.dumps({"data": {"keys": []}}).encode()
-    with front(lambda handler, sent: (200, body, {"Content-Type": "application/json"})) as url:
-        text = ask(opened(url, VAULT_TOKEN="", VAULT_ROLE_ID="role-FAKE"))
+    with vault_proxy(
+        lambda handler, sent: (200, body, {"Content-Type": "application/json"})
+    ) as url:
+        text = resolve_one(opened(url, VAULT_TOKEN="", VAULT_ROLE_ID="role-FAKE"))
     assert "the AppRole login at auth/approle returned no token" in text

@@ -6,7 +6,7 @@ import socket
 
 from support.servers import free_port
 
-__all__ = ["Silent", "closed_port"]
+__all__ = ["SilentServer", "closed_port"]
 
 
 def closed_port() -> int:
@@ -14,7 +14,7 @@ def closed_port() -> int:
     return free_port()
 
 
-class Silent:
+class SilentServer:
     """A port that takes connections and never says a word."""
 
     def __init__(self) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import jwt
 import pytest
-from asking import ask, ask_all
-from bao import BINARY, ROOT_TOKEN, Bao
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from support.openbao import BINARY, ROOT_TOKEN, OpenBao
+from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.secrets import vault
 from keyrot_middleware.secrets.vault import open_vault
@@ -31,14 +31,14 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def bao() -> Iterator[Bao]:
+def bao() -> Iterator[OpenBao]:
     """A server of its own: the page has names of its own."""
-    server = Bao()
+    server = OpenBao()
     yield server
     server.stop()
 
 
-def run(command: str, bao: Bao, here: Path) -> dict[str, str]:
+def run(command: str, bao: OpenBao, here: Path) -> dict[str, str]:
     """Run a block as a reader with root's token would; give the environment at its end."""
     command = command.replace(ADDRESS, bao.tls_url).replace(CA, bao.ca)
     done = subprocess.run(
@@ -61,16 +61,16 @@ def run(command: str, bao: Bao, here: Path) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def by_jwt(bao: Bao, signer: ec.EllipticCurvePrivateKey, **claims: str) -> str:
+def by_jwt(bao: OpenBao, signer: ec.EllipticCurvePrivateKey, **claims: str) -> str:
     """Log in with a token of the right audience and these claims; give the value or the error."""
     now = int(time.time())
     times = {"iat": now - 60, "nbf": now - 60, "exp": now + 600}
     token = jwt.encode({"sub": "s", "aud": "keyrot", **times, **claims}, signer, "ES256")
     variables = {"VAULT_ADDR": bao.url, "VAULT_JWT_ROLE": "keyrot", "VAULT_JWT": token}
-    return ask(open_vault(variables), key_id="pro_01")
+    return resolve_one(open_vault(variables), key_id="pro_01")
 
 
-def test_the_commands_lead_to_keys_that_are_found(bao: Bao, here: Path) -> None:
+def test_the_commands_lead_to_keys_that_are_found(bao: OpenBao, here: Path) -> None:
     """From an empty server to a program that finds its keys, by what the page says alone."""
     (here / "bin").mkdir()
     (here / "bin" / "vault").symlink_to(BINARY)
@@ -87,9 +87,9 @@ def test_the_commands_lead_to_keys_that_are_found(bao: Bao, here: Path) -> None:
         if "SECRET_STORE_TYPE" in environment:
             program = environment
     assert program.pop("VAULT_TOKEN") == ROOT_TOKEN  # the reader's own, not the program's
-    found = ask_all(open_vault(program), flash_01=None, pro_01=None)
+    found = resolve_all(open_vault(program), flash_01=None, pro_01=None)
     assert found == {key_id: f"FAKE-value-of-{key_id}" for key_id in ("flash_01", "pro_01")}
-    refused = ask_all(open_vault(program), other="vault://secret/other#x")["other"]
+    refused = resolve_all(open_vault(program), other="vault://secret/other#x")["other"]
     assert 'its policy needs: path "secret/data/other"' in refused
     assert (here / "secret-id").stat().st_mode & 0o077 == 0
     assert "failed: " in by_jwt(bao, signer, repository="my-org/other", ref="refs/heads/main")

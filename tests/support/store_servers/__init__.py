@@ -1,0 +1,1 @@
+"""A server for each kind of secret store, for the contract that all stores share."""

@@ -1,0 +1,153 @@
+"""Secret stores for tests: one behind a gate, some that plug in; and how tests read a store."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keyrot_middleware.errors import SecretError
+from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation, SecretStore
+from support.servers import wait_for
+
+__all__ = [
+    "OPENED",
+    "GatedStore",
+    "SafeStore",
+    "all_output",
+    "cache_of",
+    "open_safe",
+    "plug_in",
+    "record_changes",
+    "resolve_all",
+    "resolve_one",
+    "tick_until",
+]
+
+
+class GatedStore:
+    """A store behind a gate; open unless `gate.clear()` shuts it."""
+
+    scheme = "slow"
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+        self.gate = threading.Event()
+        self.gate.set()
+        self.down = False
+        self.asked: list[tuple[str, ...]] = []
+        self.under_way = 0
+        self.most_at_once = 0
+        self._lock = threading.Lock()
+
+    def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
+        """Answer when the gate is open."""
+        with self._lock:
+            self.asked.append(tuple(refs))
+            self.under_way += 1
+            self.most_at_once = max(self.most_at_once, self.under_way)
+        assert self.gate.wait(20), "the test never opened the gate"
+        with self._lock:
+            self.under_way -= 1
+        if self.down:
+            raise ConnectionError("FAKE-token-of-the-store")
+        return {
+            key_id: Secret(self.values[key_id])
+            if key_id in self.values
+            else SecretError(f"key {key_id}: not there")
+            for key_id in refs
+        }
+
+
+def record_changes(cache: SecretCache) -> list[frozenset[str]]:
+    """Return a list that gets the ids of each change."""
+    changes: list[frozenset[str]] = []
+    cache.on_change = changes.append
+    return changes
+
+
+def cache_of(
+    store: GatedStore, *key_ids: str, ttl_s: float = 300.0, start_timeout_s: float = 5.0
+) -> SecretCache:
+    """Make a cache of a store's keys."""
+    locations = {key_id: SecretLocation(store) for key_id in key_ids or store.values}
+    return SecretCache(locations, ttl_s=ttl_s, start_timeout_s=start_timeout_s)
+
+
+def tick_until(cache: SecretCache, true: Callable[[], Any]) -> None:
+    """Tick until something is true, as the refresher does: a busy store is passed over."""
+    wait_for(lambda: cache.tick() >= 0 and true())
+
+
+def resolve_all(store: SecretStore, **refs: str | None) -> dict[str, str]:
+    """Give the value of each key, or the words of its error."""
+    found = store.resolve(refs)
+    assert found.keys() == refs.keys()
+    return {k: v.reveal() if isinstance(v, Secret) else str(v) for k, v in found.items()}
+
+
+def resolve_one(store: SecretStore, ref: str | None = None, key_id: str = "a") -> str:
+    """Give the value of one key, or the words of its error."""
+    return resolve_all(store, **{key_id: ref})[key_id]
+
+
+def all_output(stores: Iterable[SecretStore], refs: dict[str, str | None]) -> str:
+    """Ask several stores; give all that can be printed of them and of what they answer."""
+    said = []
+    for store in stores:
+        found = store.resolve(refs)
+        said += [repr(store), repr(vars(store)), repr(found)]
+        errors = [answer for answer in found.values() if isinstance(answer, SecretError)]
+        said += [line for error in errors for line in traceback.format_exception(error)]
+        assert [e for e in errors if e.__cause__ or e.__context__] == []
+    return "\n".join(said)
+
+
+OPENED: list[Mapping[str, str]] = []
+"""What the openers were given."""
+
+
+class SafeStore:
+    """A store that keeps keys in upper case."""
+
+    scheme = "safe"
+
+    def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
+        """Give a value for each key that has a good id."""
+        return {
+            key_id: SecretError(f"key {key_id}: not in the safe")
+            if key_id == "missing"
+            else Secret(f"FAKE-{key_id}-of-{ref or 'default'}")
+            for key_id, ref in refs.items()
+        }
+
+
+def open_safe(environ: Mapping[str, str]) -> SafeStore:
+    """Open it."""
+    OPENED.append(environ)
+    return SafeStore()
+
+
+def open_broken(environ: Mapping[str, str]) -> SafeStore:
+    """Fail as a store does whose server is down."""
+    OPENED.append(environ)
+    raise ConnectionRefusedError(environ["SAFE_TOKEN"])
+
+
+def open_flawed(environ: Mapping[str, str]) -> SafeStore:
+    """Fail as a store does that has a fault of its own."""
+    raise AttributeError("safe")
+
+
+def plug_in(folder: Path, *schemes: str) -> str:
+    """Write the metadata of a distribution that has these stores; give the path to import from."""
+    info = folder / "safe_keyrot-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: safe-keyrot\nVersion: 1.0\n")
+    group = "[keyrot_middleware.secret_stores]\n"
+    lines = "".join(f"{name} = {sys.modules[__name__].__name__}:open_{name}\n" for name in schemes)
+    (info / "entry_points.txt").write_text(group + lines)
+    return str(folder)

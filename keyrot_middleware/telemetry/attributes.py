@@ -200,7 +200,7 @@ def call_span_start(
 def usage_attributes(usage: Usage) -> dict[str, AttributeValue]:
     """Return the attributes of what the response reported."""
     attributes: dict[str, AttributeValue] = {}
-    for name, value in zip(_USAGE_ATTRIBUTES, usage, strict=True):
+    for name, value in zip(_USAGE_ATTRIBUTES, usage, strict=False):
         if value is not None and value != ():
             attributes[name] = value
     return attributes
@@ -215,4 +215,4 @@ _USAGE_ATTRIBUTES = (
     semconv.GEN_AI_RESPONSE_ID,
     semconv.GEN_AI_FINISH_REASONS,
 )
-"""In the order of the fields of `Usage`."""
+"""In the order of the fields of `Usage`; the last one, `cost_usd`, has none."""

@@ -30,7 +30,6 @@ from ..core.model import Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver
-from .pool import unreserved_lease
 from .sync import SyncDriver
 
 __all__ = [
@@ -89,6 +88,10 @@ class AsyncDriver(SyncDriver):
         reply = super()._acquire(command)
         return self._acquire_again(command) if _in_use(reply) else reply
 
+    async def _acquire_async(self, command: Acquire) -> Lease | Unavailable:
+        reply = await self._acquire_once_async(command)
+        return await self._acquire_again(command) if _in_use(reply) else reply
+
     async def _acquire_again(self, command: Acquire) -> Lease | Unavailable:
         """Acquire once the loop has closed the streams that are being closed.
 
@@ -97,29 +100,29 @@ class AsyncDriver(SyncDriver):
         """
         for _ in range(_TURNS):
             await asyncio.sleep(0)
-        return super()._acquire(command)
-
-    async def _acquire_async(self, command: Acquire) -> Lease | Unavailable:
-        reply = await self._acquire_once_async(command)
-        if _in_use(reply):
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
-            reply = await self._acquire_once_async(command)
-        return reply
+        if self._pool.state.is_local:
+            return super()._acquire(command)
+        return await self._acquire_once_async(command)
 
     async def _acquire_once_async(self, command: Acquire) -> Lease | Unavailable:
-        state = self._pool.state
-        if self._pool.abandoned:
-            self._pool.settle_abandoned()
-        reply: Lease | Unavailable
+        reply = await self._call_state_async(
+            self._pool.state.aacquire,
+            self._counted(command),
+            command.candidates,
+            spread=command.spread,
+            holder=self,
+        )
+        return self._acquired(command, reply)
+
+    async def _call_state_async(
+        self, method: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Await a method of the state; see `_call_state`."""
         try:
-            reply = await state.aacquire(
-                self._counted(command), command.candidates, spread=command.spread, holder=self
-            )
+            return await method(*args, **kwargs)
         except Exception:
             handle_internal_error("state")
-            reply = unreserved_lease(command, self._pool.clock.time())
-        return self._acquired(reply)
+            return None
 
     def _send(self, command: Send) -> Awaitable[Done | StreamOpened | Failed]:
         self._sent_at = perf_counter()
@@ -141,40 +144,28 @@ class AsyncDriver(SyncDriver):
             watch.detach(token)
 
     def _serving(self, command: ReportServing) -> Any:
-        instant = self._pool.state.is_local
-        return super()._serving(command) if instant else self._serving_async(command)
-
-    async def _serving_async(self, command: ReportServing) -> None:
-        try:
-            if command.lease.reservation is not None:
-                await self._pool.state.asettle(command.lease, Outcome(LeaseOutcome.SERVING))
-        except Exception:
-            handle_internal_error("state")
+        state, lease = self._pool.state, command.lease
+        if state.is_local or lease.reservation is None:
+            return super()._serving(command)
+        return self._call_state_async(state.asettle, lease, Outcome(LeaseOutcome.SERVING))
 
     def _settle(self, command: Settle) -> Any:
-        instant = self._pool.state.is_local
-        return super()._settle(command) if instant else self._settle_async(command)
+        if self._pool.state.is_local or command.lease.reservation is None:
+            return super()._settle(command)
+        return self._settle_async(command)
 
     async def _settle_async(self, command: Settle) -> float | None:
-        state, lease = self._pool.state, command.lease
-        until: float | None = None
         self._lease = None  # from here on it is settled to the end, also when cancelled
-        try:
-            if lease.reservation is not None:
-                until = await _shielded(state.asettle(lease, command.outcome, command.names))
-        except Exception:
-            handle_internal_error("state")
+        until = await self._call_state_async(
+            _shielded, self._pool.state.asettle, command.lease, command.outcome, command.names
+        )
         return self._settled(command, until)
 
     def _owner(self, command: GetOwner) -> Any:
-        return super()._owner(command) if self._pool.state.is_local else self._owner_async(command)
-
-    async def _owner_async(self, command: GetOwner) -> tuple[str, str] | None:
-        try:
-            return await self._pool.state.aget_owner(command.names)
-        except Exception:
-            handle_internal_error("state")
-            return None
+        state = self._pool.state
+        if state.is_local:
+            return super()._owner(command)
+        return self._call_state_async(state.aget_owner, command.names)
 
     async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
         return await asyncio.to_thread(super()._refresh, command)
@@ -232,9 +223,9 @@ async def _until_woken(ticket: Ticket, seconds: float) -> None:
         ticket.wake = None
 
 
-async def _shielded(settling: Coroutine[Any, Any, float | None]) -> float | None:
-    """Finish *settling* even when the task is cancelled meanwhile, then be cancelled."""
-    task = asyncio.ensure_future(settling)
+async def _shielded(method: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    """Await *method* to its end even when the task is cancelled meanwhile, then be cancelled."""
+    task = asyncio.ensure_future(method(*args))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

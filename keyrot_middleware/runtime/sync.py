@@ -198,22 +198,23 @@ class SyncDriver:
         return self._pool.clock.time(), self._pool.random()
 
     def _acquire(self, command: Acquire) -> Lease | Unavailable:
-        if self._pool.abandoned:
-            self._pool.settle_abandoned()
-        reply: Lease | Unavailable
-        try:
-            reply = self._pool.state.acquire(
-                self._counted(command), command.candidates, spread=command.spread, holder=self
-            )
-        except Exception:
-            handle_internal_error("state")
-            reply = unreserved_lease(command, self._pool.clock.time())
-        return self._acquired(reply)
+        reply = self._call_state(
+            self._pool.state.acquire,
+            self._counted(command),
+            command.candidates,
+            spread=command.spread,
+            holder=self,
+        )
+        return self._acquired(command, reply)
 
     def _counted(self, command: Acquire) -> CallInfo:
+        if self._pool.abandoned:
+            self._pool.settle_abandoned()
         return self._pool.models.bounded(command.info, self._pool.clock.time())
 
-    def _acquired(self, reply: Lease | Unavailable) -> Lease | Unavailable:
+    def _acquired(self, command: Acquire, reply: Lease | Unavailable | None) -> Lease | Unavailable:
+        if reply is None:  # the state failed
+            reply = unreserved_lease(command, self._pool.clock.time())
         if isinstance(reply, Lease):
             self._lease = reply
         else:
@@ -221,6 +222,14 @@ class SyncDriver:
                 if block.reason in KEY_REJECTIONS:
                     self._pool.doubtful.add(key_id)
         return reply
+
+    def _call_state(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what a method of the state returns; None if it fails: the call goes on."""
+        try:
+            return method(*args, **kwargs)
+        except Exception:
+            handle_internal_error("state")
+            return None
 
     def _send(self, command: Send) -> Any:
         self._sent_at = perf_counter()
@@ -234,19 +243,15 @@ class SyncDriver:
             watch.detach(token)
 
     def _serving(self, command: ReportServing) -> None:
-        try:
-            if command.lease.reservation is not None:
-                self._pool.state.settle(command.lease, Outcome(LeaseOutcome.SERVING))
-        except Exception:
-            handle_internal_error("state")
+        if command.lease.reservation is not None:
+            self._call_state(self._pool.state.settle, command.lease, Outcome(LeaseOutcome.SERVING))
 
     def _settle(self, command: Settle) -> float | None:
         self._lease = until = None
-        try:
-            if command.lease.reservation is not None:
-                until = self._pool.state.settle(command.lease, command.outcome, command.names)
-        except Exception:
-            handle_internal_error("state")
+        if command.lease.reservation is not None:
+            until = self._call_state(
+                self._pool.state.settle, command.lease, command.outcome, command.names
+            )
         return self._settled(command, until)
 
     def _settled(self, command: Settle, until: float | None) -> float | None:
@@ -260,11 +265,8 @@ class SyncDriver:
         return until
 
     def _owner(self, command: GetOwner) -> tuple[str, str] | None:
-        try:
-            return self._pool.state.get_owner(command.names)
-        except Exception:
-            handle_internal_error("state")
-            return None
+        owner: tuple[str, str] | None = self._call_state(self._pool.state.get_owner, command.names)
+        return owner
 
     def _refresh(self, command: Refresh) -> bool:
         return self._pool.refresh(command.key_id, wait=command.wait)

@@ -171,7 +171,7 @@ def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
 class Gated(Shelf):
     """A store that answers while its gate is open."""
 
-    is_local = False
+    instant = False
 
     def __init__(self, *key_ids: str) -> None:
         super().__init__(*key_ids)

@@ -43,7 +43,7 @@ class Shelf:
     """A secret store whose values a test may change."""
 
     scheme = "shelf"
-    is_local = True
+    instant = True
 
     def __init__(self, *key_ids: str) -> None:
         self.values = {key_id: f"FAKE-value-of-{key_id}" for key_id in key_ids}

@@ -8,7 +8,7 @@ PIP_INSTALL := -m pip install --disable-pip-version-check
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/runtime
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks dist jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks dist docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -63,6 +63,10 @@ dist: .venv-dist/ready  ## build the wheel and the sdist into dist/, and check t
 	@.venv-dist/bin/python -m build --no-isolation
 	@.venv-dist/bin/python -m twine check --strict dist/*
 
+docs: .venv-docs/ready  ## build the documentation site into site/; a warning is an error
+	@echo "== documentation site"
+	@.venv-docs/bin/zensical build --clean --strict
+
 jaeger: $(JAEGER)  ## run Jaeger: http://localhost:16686, spans to http://localhost:4318; Ctrl-C ends it
 	@echo "== Jaeger: query API and UI on http://localhost:16686, OTLP on http://localhost:4318"
 	@$(JAEGER) --config tools/jaeger/jaeger.yaml
@@ -77,7 +81,7 @@ record: $(READY)  ## record the cassettes again: from Google with real keys in t
 	@$(BIN)/python tools/record_cloud_cassettes.py
 
 clean:           ## remove everything that was set up
-	rm -rf tools/jaeger/bin .venv .venv-* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
+	rm -rf tools/jaeger/bin .venv .venv-* dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .venv has two stages: what the demo needs, then the tools of the tests. Without compiling every module and without an
@@ -110,4 +114,10 @@ $(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
 	@echo "== setting up .venv-dist (once)"
 	@$(PYTHON) -m venv .venv-dist
 	@.venv-dist/bin/python $(PIP_INSTALL) -r requirements/dist.txt
+	@touch $@
+
+.venv-docs/ready: requirements/docs.txt
+	@echo "== setting up .venv-docs (once)"
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python $(PIP_INSTALL) -r requirements/docs.txt
 	@touch $@

@@ -8,10 +8,13 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.collector import running_collector
 from support.docs_blocks import PAGES, ROOT, Block, blocks
+from support.servers import server, stop_all
 
 from keyrot_middleware.keys_file import KeySpec, read_keys
 from keyrot_middleware.settings import ALIASES, ARGUMENTS, ENV_NAMES, Settings
@@ -21,6 +24,7 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 README = ROOT / "README.md"
 QUICK = ROOT / "docs" / "quick-reference.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 RUN = ("python", "opentelemetry-instrument", "docker", "prometheus")
@@ -58,7 +62,7 @@ def _run(where: Path, *words: str, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", _with("python"), ids=_name)
+@pytest.mark.parametrize("page", [one for one in _with("python") if one != TUTORIAL], ids=_name)
 def test_snippets_run(page: Path, tmp_path: Path) -> None:
     """The Python of a page runs from top to bottom, against a fake API and a pool of three keys."""
     path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
@@ -78,6 +82,30 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
         quiet = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:keyrot")
         plugin = "keyrot_middleware.testing.pytest_plugin"  # installed or not, this one
         _run(tmp_path, "-m", "pytest", *quiet, "-p", plugin, PYTHONPATH=str(ROOT))
+
+
+@pytest.fixture
+def valkey_url() -> Iterator[str]:
+    """Run a Valkey server until the test ends."""
+    yield server("valkey").url
+    stop_all()
+
+
+@pytest.mark.usefixtures("within_a_minute")
+def test_the_tutorial_runs(tmp_path: Path, valkey_url: str) -> None:
+    """Its Python runs from top to bottom with a real Valkey, and its spans reach a collector."""
+    path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
+    with running_collector() as collector:
+        _run(
+            tmp_path,
+            "-m",
+            "support.docs_page",
+            str(TUTORIAL),
+            PYTHONPATH=path,
+            REDIS_URL=valkey_url,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        )
+    assert b"attempt free_1" in collector.held
 
 
 def test_every_page_with_python_is_run() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,24 @@ def test_a_dependency_group_is_what_make_installs(name: str) -> None:
     declared = names(group(name))
     assert declared <= installed
     assert installed <= declared | names([*metadata["dependencies"], *extras])
+
+
+def _pages(nav: list[Any]) -> Iterator[str]:
+    for entry in nav:
+        for value in [entry] if isinstance(entry, str) else entry.values():
+            if isinstance(value, str):
+                yield value
+            else:
+                yield from _pages(value)
+
+
+def test_every_page_of_docs_is_in_the_navigation_of_the_site() -> None:
+    """But for the decisions, which their own list links to."""
+    site = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]
+    docs = ROOT / "docs"
+    pages = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    decisions = {page for page in pages if page.startswith("adr/0")}
+    assert sorted(_pages(site["nav"])) == sorted(pages - decisions)
 
 
 def test_the_demo_needs_only_dependencies_and_the_extra_cli() -> None:

@@ -16,11 +16,12 @@ PAGES = (
     ROOT / "examples" / "prometheus" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "stores").glob("*.md")),
+    *sorted((ROOT / "docs" / "reference").glob("*.md")),
     *sorted((ROOT / "docs" / "adr").glob("*.md")),
     ROOT / "examples" / "jaeger" / "README.md",
 )
 
-_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r'^```(\w*)(?: title="([^"\n]+)")?[^\n]*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\w+\.py)\n")
 
 
@@ -35,11 +36,14 @@ class Block:
     said: str | None = None
     """The block `output` right below it: what the code prints; `…` stands for anything."""
 
+    title: str | None = None
+    """The title beside the language."""
+
     @property
     def file(self) -> str | None:
-        """The name that the first line gives, as in `# conftest.py`: the reader makes a file."""
+        """The file that the reader makes of it: the title, or a first line like `# conftest.py`."""
         match = _FILE.match(self.code)
-        return match[1] if match else None
+        return self.title or (match[1] if match else None)
 
 
 def blocks(page: Path) -> list[Block]:
@@ -49,6 +53,6 @@ def blocks(page: Path) -> list[Block]:
     for match in _FENCE.finditer(text):
         after = re.compile(r"\n+```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
         output = after.match(text, match.end())
-        line = text.count("\n", 0, match.start(2)) + 1
-        found.append(Block(match[1], match[2], line, output[1] if output else None))
+        line = text.count("\n", 0, match.start(3)) + 1
+        found.append(Block(match[1], match[3], line, output[1] if output else None, match[2]))
     return found

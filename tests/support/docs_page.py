@@ -26,11 +26,9 @@ def run_page(page: Path) -> None:
     """
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
-        if block.language != "python":
-            continue
         if block.file:
             Path(block.file).write_text(block.code, "utf-8")
-        else:
+        elif block.language == "python":
             _execute(page, block, names)
 
 

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from support.collector import Collector, running_collector
 
 from keyrot_middleware.testing import FakeGemini
 
@@ -35,49 +34,11 @@ print(trace.get_tracer_provider() is own, len(spans.get_finished_spans()))
 """
 
 
-class Collector(HTTPServer):
-    """Keep what is posted to it."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Post)
-        self.got: list[tuple[str, dict[str, str], bytes]] = []
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-    @property
-    def held(self) -> bytes:
-        """All bodies."""
-        return b"".join(body for _, _, body in self.got)
-
-
-class _Post(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.got.append((self.path, headers, body))
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     """Serve until the test ends."""
-    server = Collector()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_collector() as server:
+        yield server
 
 
 Program = Callable[..., subprocess.CompletedProcess[str]]

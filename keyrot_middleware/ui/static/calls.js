@@ -3,7 +3,7 @@
 import { arrange, byId, el, setHidden, setText } from "./dom.js";
 import { clock, seconds } from "./format.js";
 
-const OUTCOMES = { ok: "good", failed: "bad", exhausted: "bad", abandoned: "muted" };
+const OUTCOMES = new Map([["ok", "good"], ["failed", "bad"], ["exhausted", "bad"]]);
 
 let shown = "";
 
@@ -25,17 +25,19 @@ function callRow(call) {
   return el("tr", { role: "row" },
     cell("Time", { class: "time" }, el("time", { datetime: call.at, title: call.at }, clock(call.at))),
     cell("Model", { class: "code" }, String(call.model)),
-    cell("Keys tried", {}, attemptList(call.attempts ?? [])),
-    cell("Result", {}, el("span", { class: OUTCOMES[call.outcome] ?? "muted" }, String(call.outcome))),
+    cell("Keys tried", {}, attemptList(call)),
+    cell("Result", {}, el("span", { class: OUTCOMES.get(call.outcome) ?? "muted" }, String(call.outcome))),
     cell("Took", { class: "number" }, seconds(call.seconds)));
 }
 
-function attemptList(attempts) {
+function attemptList(call) {
+  const attempts = call.attempts ?? [];
   if (!attempts.length) return el("span", { class: "muted" }, "no key was available");
   return el("ol", { class: "attempts" }, ...attempts.map((attempt) => {
-    const result = [attempt.code, attempt.failure].filter((part) => part !== null && part !== undefined).join(" ");
+    const { code, failure } = attempt;
+    const result = failure ? `${code ?? ""} ${failure}`.trim() : call.outcome === "ok" ? "ok" : "";
     return el("li", { title: seconds(attempt.seconds) },
       el("span", { class: "key-id" }, String(attempt.key_id)), " ",
-      el("span", { class: attempt.failure ? "bad" : "good" }, result && attempt.failure ? result : "ok"));
+      el("span", { class: failure ? "bad" : "good" }, result));
   }));
 }

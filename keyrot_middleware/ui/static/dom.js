@@ -62,7 +62,7 @@ const ICONS = {
 
 // The shape says the same as the color and the word beside it.
 export function stateIcon(state) {
-  const path = svg("path", { d: ICONS[state] ?? ICONS.disabled });
+  const path = svg("path", { d: ICONS[stateClass(state)] });
   return svg("svg", { viewBox: "0 0 16 16", class: "icon", "aria-hidden": "true" }, path);
 }
 
@@ -72,5 +72,5 @@ export function stateName(state) {
 
 // States come from the server, class names do not.
 export function stateClass(state) {
-  return state in ICONS ? state : "disabled";
+  return Object.hasOwn(ICONS, state) ? state : "disabled";
 }

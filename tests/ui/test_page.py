@@ -1,0 +1,368 @@
+"""The page in a real Chromium, over a source that the tests change."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fake_source import FakeSource, call, key, many, sample, window
+from playwright.sync_api import Locator, Page, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from keyrot_middleware import ui
+
+TOKEN = "a-token-of-the-tests-0123"
+MODEL = "gemini-2.5-flash"
+
+Open = Callable[..., Any]
+Serve = Callable[..., Any]
+
+
+def row(page: Page, key_id: str) -> Locator:
+    """Find the row of a key."""
+    return page.locator("tr.key").filter(has=page.locator("th .key-id", has_text=key_id))
+
+
+def wait_for_rows(page: Page, count: int) -> None:
+    """Wait until the table has that many keys."""
+    expect(page.locator("tr.key")).to_have_count(count)
+
+
+def press_until(page: Page, label: str, keys: str = "Tab", most: int = 80) -> None:
+    """Press a key until the focus is on what has that accessible name."""
+    name = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText"
+    for _ in range(most):
+        page.keyboard.press(keys)
+        if page.evaluate(name) == label:
+            return
+    raise AssertionError(f"the focus never came to {label!r}")
+
+
+def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> None:
+    """The token leaves the address at once, and the page shows each key with its state."""
+    server = serve(Starlette(routes=[Mount("/keyrot", ui.app(token=TOKEN, source=sample()))]))
+    tab = open_tab(f"{server.url}/keyrot/?token={TOKEN}")
+    page = tab.page
+    wait_for_rows(page, 7)
+    assert page.url == f"{server.url}/keyrot/"
+    expect(page).to_have_title("2/7 available · keyrot default")
+    expect(page.get_by_role("heading", level=1)).to_have_text("2 of 7 keys are available.")
+    expect(row(page, "free_1")).to_contain_text("cooling down")
+    expect(row(page, "free_1")).to_contain_text(re.compile(r"in 0:\d\d"))
+    expect(row(page, "free_1")).to_contain_text("Google refused with 429 (quota_minute)")
+    expect(row(page, "free_1").locator(".window").first).to_have_text("RPM 5 / 5learned")
+    expect(row(page, "paid_1").locator(".model")).to_have_count(2)
+    expect(row(page, "paid_1")).to_contain_text("$1.84 of $5.00")
+    image = row(page, "paid_1").get_by_role("img")
+    expect(image).to_have_accessible_name(re.compile(r"Last 60 minutes: [\d,]+ requests, 9 failed"))
+    states = page.locator("tr.key .state").all_inner_texts()
+    words = ["cooling down", "limited", "available", "available", "disabled", "rejected"]
+    assert states == [*words, "unresolved"]
+    projects = page.locator(".project-name").all_inner_texts()
+    assert projects == ["my-app-dev", "my-app", "customer-7", "customer-8"]
+    expect(page.get_by_role("button", name="Reset")).to_have_count(0)
+    assert tab.hosts == {server.url.removeprefix("http://")}
+
+
+def test_a_wrong_token_opens_nothing(serve: Serve, open_tab: Open) -> None:
+    """Without the token the browser gets a sentence that says what to do, and no data."""
+    server = serve(ui.app(token=TOKEN, source=sample()))
+    for path in ("/", "/?token=wrong-wrong-wrong-wrong"):
+        tab = open_tab(server.url + path)
+        expect(tab.page.get_by_role("heading")).to_have_text("This page is not open to you")
+        expect(tab.page.locator("p")).to_contain_text("Open the address that `keyrot ui` printed")
+        assert "free_1" not in tab.page.content()
+
+
+def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:
+    """What changes is shown within 3 s, in the same row, and is announced once."""
+    source = FakeSource([key("free_1"), key("free_2")])
+    page = open_tab(serve(ui.app(source=source)).url).page
+    wait_for_rows(page, 2)
+    page.evaluate("window.sameRow = document.querySelector('tr.key')")
+    took = []
+    for state in ("limited", "rejected", "cooling_down"):  # three, for a machine that is busy
+        started = time.monotonic()
+        source.keys[0].update(state=state, available=False, sentence=f"Google refused: {state}.")
+        expect(row(page, "free_1").locator(".state")).to_have_text(state.replace("_", " "))
+        took.append(time.monotonic() - started)
+        expect(row(page, "free_1")).to_contain_text(f"Google refused: {state}.")
+    assert min(took) < 3.0
+    expect(page.locator("#announcer")).to_have_text("free_1 is cooling down.")
+    assert page.evaluate("window.sameRow === document.querySelector('tr.key')")
+
+
+def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
+    """Tab, Enter and Escape are enough; the dialog asks first, and gives the focus back."""
+    source = sample()
+    page = open_tab(serve(ui.app(actions=True, source=source)).url).page
+    wait_for_rows(page, 7)
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_text("Skip to the keys")
+    page.keyboard.press("Enter")
+    press_until(page, "Reset free_1")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_have_accessible_name("Reset free_1?")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(page.locator(":focus")).to_have_accessible_name("Reset free_1")
+    assert source.changed == []
+    page.keyboard.press("Enter")
+    expect(page.locator(":focus")).to_have_text("Cancel")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toast")).to_have_text("Key free_1 is available again.")
+    expect(page.locator(":focus")).to_have_accessible_name("Reset free_1")
+    expect(row(page, "free_1").locator(".state")).to_have_text("available")
+    assert source.changed == [("reset", "free_1")]
+
+
+def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> None:
+    """Each action asks, does one thing, and says what came of it; a failure too."""
+    source = FakeSource([key("free_1")])
+    page = open_tab(serve(ui.app(actions=True, source=source)).url).page
+    for name, said in (("Disable", "is disabled"), ("Enable", "is enabled"), ("Check", "answers")):
+        page.get_by_role("button", name=f"{name} free_1").click()
+        page.get_by_role("dialog").get_by_role("button", name=name).click()
+        expect(page.locator("#toast")).to_contain_text(said)
+    assert [action for action, _ in source.changed] == ["disable", "enable", "check"]
+    source.keys.clear()
+    page.get_by_role("button", name="Reset free_1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Reset").click()
+    expect(page.locator("#toast")).to_have_text("no key 'free_1'")
+    expect(page.locator("#no-keys")).to_have_text("This pool has no key.")
+
+
+def test_a_server_that_is_gone_is_said(serve: Serve, open_tab: Open) -> None:
+    """The page says since when its values are old, and goes on when the server is back."""
+    app = ui.app(source=sample())
+    server = serve(app)
+    page = open_tab(server.url).page
+    wait_for_rows(page, 7)
+    server.stop()
+    banner = page.locator("#problem")
+    expect(banner).to_have_text(
+        re.compile(r"^No answer since \d\d:\d\d:\d\d UTC; shown values are old\.")
+    )
+    expect(page.locator("#live-text")).to_have_text(re.compile(r"^Old, of \d\d:\d\d:\d\d UTC$"))
+    wait_for_rows(page, 7)
+    serve(app, server.port)
+    expect(banner).to_be_hidden()
+    expect(page.locator("#live-text")).to_have_text(re.compile(r"^Live, "))
+
+
+def test_a_state_that_is_down_is_said(serve: Serve, open_tab: Open) -> None:
+    """What the server cannot read is said in its own sentence; degraded is a banner."""
+    source = sample()
+    page = open_tab(serve(ui.app(source=source)).url).page
+    wait_for_rows(page, 7)
+    source.broken = "The shared state does not answer."
+    expect(page.locator("#problem")).to_contain_text("The shared state does not answer. Shown")
+    source.broken, source.more = None, {"degraded": True}
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#degraded")).to_contain_text("falls back to in-process limits")
+
+
+def test_it_pauses_while_nobody_sees_it(serve: Serve, open_tab: Open) -> None:
+    """A hidden page asks nothing, and asks at once when it is shown again."""
+    asked: list[int] = []
+    source = FakeSource([key("free_1")])
+    source.before = lambda: asked.append(1)
+    page = open_tab(serve(ui.app(source=source)).url).page
+    wait_for_rows(page, 1)
+    switch = """hidden => {
+        Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    page.evaluate(switch, True)
+    expect(page.locator("#live-text")).to_have_text("Paused")
+    page.wait_for_timeout(300)
+    before = len(asked)
+    page.wait_for_timeout(2_300)
+    assert len(asked) == before
+    source.keys[0].update(state="limited", available=False)
+    page.evaluate(switch, False)  # at once, and not after the next 2 s
+    expect(row(page, "free_1").locator(".state")).to_have_text("limited")
+
+
+def test_ten_thousand_keys_are_paged_and_filtered(serve: Serve, open_tab: Open) -> None:
+    """The page has 50 of 10,000 keys at a time, and finds one by its id or its state."""
+    source = many(10_000)
+    source.keys[7_776].update(state="rejected", available=False)
+    page = open_tab(serve(ui.app(source=source)).url).page
+    wait_for_rows(page, 50)
+    expect(page.locator("#range")).to_have_text("1 to 50 of 10,000 keys")
+    expect(page.get_by_role("button", name="Previous")).to_be_disabled()
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("#range")).to_have_text("51 to 100 of 10,000 keys")
+    page.get_by_role("searchbox", name="Key, project or model").fill("key_777")
+    expect(page.locator("#range")).to_have_text("11 matching keys")
+    page.get_by_role("combobox", name="State").select_option("rejected")
+    wait_for_rows(page, 1)
+    expect(row(page, "key_7777")).to_contain_text("rejected")
+    page.get_by_role("searchbox", name="Key, project or model").fill("nothing like it")
+    expect(page.locator("#no-keys")).to_have_text("No key matches this filter.")
+
+
+def test_why_is_answered_beside_the_model(serve: Serve, open_tab: Open) -> None:
+    """The explanation names the key that a call would get, and why each other one not."""
+    page = open_tab(serve(ui.app(source=sample())).url).page
+    page.get_by_role("button", name=f"Why: which key would a call of {MODEL} get now?").click()
+    expect(page.locator("#why-sentence")).to_contain_text("with 0 input tokens gets paid_1.")
+    expect(page.locator("#why-keys li")).to_have_count(7)
+    expect(page.locator("#why-keys li.chosen")).to_contain_text("paid_1")
+    page.get_by_label("Input tokens").fill("1200")
+    page.get_by_label("Input tokens").press("Enter")
+    expect(page.locator("#why-sentence")).to_contain_text("with 1200 input tokens")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_recent_calls_can_be_filtered_by_key(serve: Serve, open_tab: Open) -> None:
+    """A call shows each key that it tried, in order; a key's button filters by it."""
+    page = open_tab(serve(ui.app(source=sample())).url).page
+    calls = page.locator("#calls tr")
+    expect(calls).to_have_count(9)
+    expect(calls.nth(1)).to_contain_text("free_1 429 quota_minute")
+    expect(calls.nth(1).locator("li")).to_have_text(["free_1 429 quota_minute", "paid_1 ok"])
+    page.get_by_role("button", name="Show calls of tenant_7").click()
+    expect(calls).to_have_count(1)
+    page.get_by_role("button", name="Show calls of old_1").click()
+    expect(page.locator("#no-calls")).to_have_text("No recent call tried old_1.")
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    '"><script>alert(2)</script>',
+    "javascript:alert(3)//",
+    "'-alert(4)-'",
+    "</td></tr></table><iframe srcdoc='<script>parent.alert(5)</script>'>",
+    "<svg onload=alert(6)>",
+    "{{constructor.constructor('alert(7)')()}}",
+    "__proto__",
+    "constructor",
+    "\u202e\u2066<b>\u0000\n",
+    "<style>*{display:none}</style>",
+]
+
+
+def hostile_source() -> FakeSource:
+    """Put hostile texts wherever a text may come from elsewhere."""
+    used = {"available": False, "available_at": "<b>", "rpm": window(1, 2, "<i>")}
+    usage = {text: {**used, "tpm": window(0, None), "rpd": window(0, 5)} for text in HOSTILE}
+    more = {"reason": None, "tier": None, "priority": 0}
+    keys = [
+        key(text, text, "limited", **(more | {"sentence": text, "last_error": text, "used": usage}))
+        for text in HOSTILE
+    ]
+    keys[0].update(tier=HOSTILE[0], model=HOSTILE[1], available_at=HOSTILE[0], last_used=HOSTILE[5])
+    calls = [call((text, 429, text), ("b", None, None), model=text) for text in HOSTILE]
+    calls[0].update(at=HOSTILE[0], outcome=HOSTILE[1], seconds=HOSTILE[2])
+    source = FakeSource(keys, calls)
+    source.more = {"pool": HOSTILE[0], "state_url": HOSTILE[1]}
+    return source
+
+
+def test_hostile_texts_have_no_effect(serve: Serve, open_tab: Open) -> None:
+    """HTML in key ids, projects, models, messages and errors is shown as text, all of it."""
+    source = hostile_source()
+    tab = open_tab(serve(ui.app(actions=True, source=source)).url)
+    page = tab.page
+    page.evaluate(
+        "window.violations = []; document.addEventListener('securitypolicyviolation',"
+        " event => window.violations.push(event.violatedDirective))"
+    )
+    wait_for_rows(page, len(HOSTILE))
+    elements = page.evaluate("[...document.querySelectorAll('*')].map(node => node.localName)")
+    assert {"iframe", "style", "b", "i"} & set(elements) == set()
+    assert elements.count("script") == elements.count("img") == 1
+    assert page.locator("th .key-id").all_inner_texts()[0] == HOSTILE[0]
+    assert page.evaluate(
+        "[...document.querySelectorAll('*')].some(n => n.onerror || n.onload)"
+    ) is (False)
+    page.get_by_role("button", name=f"Reset {HOSTILE[0]}").click()
+    expect(page.get_by_role("dialog")).to_have_accessible_name(f"Reset {HOSTILE[0]}?")
+    page.get_by_role("dialog").get_by_role("button", name="Reset").click()
+    expect(page.locator("#toast")).to_contain_text(HOSTILE[0])
+    page.locator("#models button").first.click()
+    expect(page.locator("#why-keys li")).to_have_count(len(HOSTILE))
+    page.keyboard.press("Escape")
+    source.broken = HOSTILE[0]
+    expect(page.locator("#problem")).to_contain_text(HOSTILE[0])
+    assert page.evaluate("window.violations") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(serve: Serve, open_tab: Open, scheme: str) -> None:
+    """No serious or critical violation, on the page, in its dialogs, and while it is stale."""
+    source = sample()
+    source.more = {"degraded": True}
+    tab = open_tab(
+        serve(ui.app(actions=True, source=source)).url,
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        bypass_csp=True,  # axe writes styles into the page
+    )
+    page = tab.page
+    wait_for_rows(page, 7)
+    page.locator("#models button").first.click()
+    expect(page.locator("#why-keys li")).to_have_count(7)
+    hold_accessible(page, "#why")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Reset free_1").click()
+    hold_accessible(page, "#confirm")
+    page.get_by_role("dialog").get_by_role("button", name="Reset").click()
+    expect(page.locator("#toast")).to_be_visible()
+    source.broken = "The shared state does not answer."
+    expect(page.locator("#problem")).to_be_visible()
+    hold_accessible(page)
+
+
+def test_axe_finds_nothing_serious_on_a_phone(serve: Serve, open_tab: Open) -> None:
+    """Nor where the tables are drawn as cards."""
+    viewport = {"width": 390, "height": 844}
+    page = open_tab(serve(ui.app(source=sample())).url, viewport=viewport, bypass_csp=True).page
+    wait_for_rows(page, 7)
+    hold_accessible(page)
+
+
+def hold_accessible(page: Page, part: str = "html") -> None:
+    """Let axe look at a part of the page as it is."""
+    found = Axe().run(page, part).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [n["html"] for n in one["nodes"]]) for one in serious] == []
+
+
+def test_nothing_is_cut_off_at_any_width(serve: Serve, open_tab: Open) -> None:
+    """The page never scrolls sideways, with long names too, and its tables stay tables."""
+    source = sample()
+    source.keys[0].update(key_id="a" * 120, project="p" * 200, sentence="s" * 300)
+    page = open_tab(serve(ui.app(actions=True, source=source)).url).page
+    wait_for_rows(page, 7)
+    for width in (320, 390, 620, 700, 1080, 1100, 1360):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        table = page.get_by_role("table", name="Keys by project")
+        expect(table.get_by_role("columnheader")).to_have_count(7)
+        expect(table.get_by_role("rowheader")).to_have_count(7 + 5)
+
+
+def test_all_that_the_page_asks_is_json_without_values(serve: Serve, open_tab: Open) -> None:
+    """What goes over the wire has the documented fields, and no field for a value or a text."""
+    bodies: list[str] = []
+    tab = open_tab("about:blank")
+    tab.page.on("response", lambda got: bodies.append(got.text()) if "/api/" in got.url else None)
+    tab.page.goto(serve(ui.app(source=sample())).url)
+    wait_for_rows(tab.page, 7)
+    tab.hosts.discard("about:blank")
+    fields = set(re.findall(r'"(\w+)": ', "".join(bodies)))
+    assert {"keys", "calls", "key_id"} <= fields
+    assert fields.isdisjoint({"api_key", "secret", "value", "prompt", "contents", "text"})
+    assert all(isinstance(json.loads(body), dict) for body in bodies)

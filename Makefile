@@ -13,26 +13,26 @@ CORE_TESTS := tests/core tests/runtime
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-demo: $(DEMO)    ## run the main job: an unchanged program over four keys, two of them bad
+demo: $(DEMO)    ## run an unchanged program over four keys, two of them bad
 	@echo "== keyrot demo: no key and no network needed"
 	@$(BIN)/keyrot demo
 
-test: $(READY) lint types  ## run linters, type checks, import contracts and all tests; the core's coverage must be total
-	@echo "== tests of the core and of those who drive it, with coverage"
+test: $(READY) lint types  ## run linters, type checks, import contracts and all tests; core/ must be covered completely
+	@echo "== tests of core/ and runtime/, with coverage"
 	@$(BIN)/python -m pytest $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered
 	@echo "== all other tests"
 	@$(BIN)/python -m pytest $(CORE_TESTS:%=--ignore=%)
 
-fuzz: $(READY)   ## search with random seeds for FUZZ_S=300 seconds, or once with SEED=…; says how to repeat a failure
+fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…
 	@$(BIN)/python tools/fuzz.py
 
-lint: $(READY)   ## check style and the house's import rules
+lint: $(READY)   ## check style and imports
 	@echo "== ruff, import-linter"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 
-types: $(READY)  ## check types, strictly
+types: $(READY)  ## check types
 	@echo "== mypy --strict"
 	@$(BIN)/mypy
 
@@ -42,19 +42,19 @@ bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.m
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
 	@.venv-bench/bin/python -m benchmarks.peers
 
-chaos: $(READY)  ## Redis killed, stopped, cut off and failed over under 64 callers, a minute each: benchmarks/CHAOS.md
+chaos: $(READY)  ## kill, stop, cut off and fail over Redis under 64 callers and write benchmarks/CHAOS.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos
 
-goodput: $(READY)  ## what the pool gets of what servers allow that count minutes in three ways: benchmarks/GOODPUT.md
+goodput: $(READY)  ## measure the share of allowed requests that the pool uses and write benchmarks/GOODPUT.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.goodput
 
-sdk-tests: $(READY)  ## the SDK's own unit tests, with and without a pool, in four SDK versions
+sdk-tests: $(READY)  ## run the SDK's own unit tests with and without a pool, in four SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py
 
-coexist: $(READY)  ## two other instrumentations' own tests, alone and with a pool installed before and after
+coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
 	@$(BIN)/python tools/coexist/compare.py
 
-frameworks: $(READY)  ## LangChain, pydantic-ai, ADK and agno, unchanged, over a pool
+frameworks: $(READY)  ## run LangChain, pydantic-ai, ADK and agno, unchanged, over a pool
 	@$(BIN)/python tools/frameworks/run.py
 
 dist: .venv-dist/ready  ## build the wheel and the sdist into dist/, and check them
@@ -67,20 +67,20 @@ docs: .venv-docs/ready  ## build the documentation site into site/; a warning is
 	@echo "== documentation site"
 	@.venv-docs/bin/zensical build --clean --strict
 
-jaeger: $(JAEGER)  ## run Jaeger: http://localhost:16686, spans to http://localhost:4318; Ctrl-C ends it
+jaeger: $(JAEGER)  ## run Jaeger until Ctrl-C: http://localhost:16686, spans to http://localhost:4318
 	@echo "== Jaeger: query API and UI on http://localhost:16686, OTLP on http://localhost:4318"
 	@$(JAEGER) --config tools/jaeger/jaeger.yaml
 
-test-jaeger: $(READY) $(JAEGER)  ## the spans of examples/jaeger, found again in a real Jaeger
+test-jaeger: $(READY) $(JAEGER)  ## run examples/jaeger and find its spans in a real Jaeger
 	@echo "== tests with a real Jaeger"
 	@JAEGER_REQUIRED=1 $(BIN)/python -m pytest tests/jaeger
 
-record: $(READY)  ## record the cassettes again: from Google with real keys in the environment, else from the fake
+record: $(READY)  ## record the cassettes again, from Google if the environment has keys, else from the fake
 	@$(BIN)/python tools/record_cassettes.py
 	@$(BIN)/python tools/record_secret_cassettes.py
 	@$(BIN)/python tools/record_cloud_cassettes.py
 
-clean:           ## remove everything that was set up
+clean:           ## remove everything that the targets set up
 	rm -rf tools/jaeger/bin .venv .venv-* dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -99,7 +99,7 @@ $(READY): $(DEMO) requirements/dev.txt
 	@touch $@
 
 $(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
-	@command -v go >/dev/null || { echo "Jaeger is built with Go 1.25 or newer, and there is no go here"; exit 1; }
+	@command -v go >/dev/null || { echo "Jaeger is built with Go 1.25 or newer: install Go"; exit 1; }
 	@echo "== building Jaeger (once; six minutes on two cores, seconds with a warm Go cache)"
 	@cd tools/jaeger && nice go build -trimpath -o bin/jaeger github.com/jaegertracing/jaeger/cmd/jaeger
 

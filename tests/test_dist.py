@@ -78,7 +78,6 @@ def test_the_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     tracked = run("git", "ls-files", "keyrot_middleware", where=ROOT).splitlines()
     assert names >= set(tracked)
-    assert {PurePosixPath(name).suffix for name in names} == {".py", ".lua", ".typed"}
     assert {name.partition("/")[0] for name in names} == {"keyrot_middleware"}
     assert "keyrot_middleware/cli/autostart/sitecustomize.py" in names
 

@@ -1,4 +1,4 @@
-"""The files around the package: pinned versions and dependency groups."""
+"""The files around the package: pinned versions, dependency groups, the site, GitHub's files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -85,3 +86,96 @@ def test_the_demo_needs_only_dependencies_and_the_extra_cli() -> None:
     needed = names([*metadata["dependencies"], *metadata["optional-dependencies"]["cli"]])
     assert needed <= pinned("demo")
     assert pinned("demo") - needed == {"editables", "hatchling", "opentelemetry-sdk"}
+
+
+GITHUB = ROOT / ".github"
+YAML = sorted(GITHUB.rglob("*.yml"))
+
+
+def workflow(name: str) -> dict[Any, Any]:
+    """Read a workflow. YAML reads the word `on` as true."""
+    found: dict[Any, Any] = yaml.safe_load((GITHUB / "workflows" / name).read_text("utf-8"))
+    return found
+
+
+def steps(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps of a job."""
+    found: list[dict[str, Any]] = job["steps"]
+    return found
+
+
+def make_targets() -> set[str]:
+    """Return the targets of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    return set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: path.stem)
+def test_the_files_for_github_are_yaml(path: Path) -> None:
+    """Each parses, and is a mapping."""
+    assert isinstance(yaml.safe_load(path.read_text("utf-8")), dict)
+
+
+@pytest.mark.parametrize("name", ["tests.yml", "publish.yml"])
+def test_the_workflows_call_targets_and_scripts_that_exist(name: str) -> None:
+    """A renamed target must not first fail on a release."""
+    commands = [
+        step["run"]
+        for job in workflow(name)["jobs"].values()
+        for step in steps(job)
+        if "run" in step
+    ]
+    used = {word for text in commands for word in re.findall(r"\bmake ([a-z-]+)", text)}
+    assert used
+    assert used <= make_targets()
+    scripts = {word for text in commands for word in re.findall(r"tools/\S+", text)}
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_ci_calls_targets_that_exist() -> None:
+    """So do the project's own CI and the contributors' page."""
+    texts = [(ROOT / name).read_text("utf-8") for name in (".ci/run", "CONTRIBUTING.md")]
+    used = {
+        word
+        for text in texts
+        for line in re.findall(r"(?:^|`)make ([a-z -]+)", text, re.MULTILINE)
+        for word in line.split()
+    }
+    assert {"demo", "test", "dist", "docs"} <= used <= make_targets()
+
+
+def test_the_tests_run_on_every_python_that_the_metadata_names() -> None:
+    """The matrix is the list of classifiers."""
+    classifiers = project()["project"]["classifiers"]
+    named = [text.rpartition(" ")[2] for text in classifiers if re.search(r":: 3\.\d+$", text)]
+    job = workflow("tests.yml")["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == named
+    assert {"make demo PYTHON=python", "make test PYTHON=python"} <= {
+        step.get("run") for step in steps(job)
+    }
+
+
+def test_publishing_needs_no_stored_token() -> None:
+    """Only the job that uploads has an identity; it runs none of the project's code."""
+    found = workflow("publish.yml")
+    assert found[True] == {"release": {"types": ["published"]}}
+    assert found["permissions"] == {"contents": "read"}
+    build, publish = found["jobs"]["build"], found["jobs"]["publish"]
+    assert "permissions" not in build
+    assert publish["permissions"] == {"id-token": "write"}
+    assert publish["environment"] == "pypi"
+    assert [step for step in steps(publish) if "run" in step] == []
+    assert steps(publish)[-1]["with"] == {"attestations": True}
+    assert "secrets." not in (GITHUB / "workflows" / "publish.yml").read_text("utf-8")
+
+
+def test_issues_are_forms_and_vulnerabilities_are_private() -> None:
+    """A form asks each question once; there is no blank issue beside them."""
+    config = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "config.yml").read_text("utf-8"))
+    assert config["blank_issues_enabled"] is False
+    assert any(link["url"].endswith("/security/advisories/new") for link in config["contact_links"])
+    for name in ("bug", "feature"):
+        form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml").read_text("utf-8"))
+        assert {"name", "description", "body"} <= set(form)
+        ids = [field["id"] for field in form["body"] if field["type"] != "markdown"]
+        assert len(ids) == len(set(ids)) > 0

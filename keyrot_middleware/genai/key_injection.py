@@ -8,7 +8,6 @@ dropped, or two keys would go out. (docs/adr/0003)
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
@@ -25,7 +24,6 @@ __all__ = [
     "RedactedHeader",
     "async_request_once",
     "build_request",
-    "copy_arguments",
     "current_injection",
     "has_foreign_key",
     "key_headers",
@@ -185,24 +183,6 @@ def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
         retry: The retry options in force.
     """
     return options if retry is None else _without_key_failures(client, options, retry)
-
-
-def copy_arguments(
-    send: KeyInjection, request: ApiRequest, options: Any, *, deep_copy: bool
-) -> tuple[str, str, Any, Any]:
-    """Give the arguments of one send: the SDK changes the body that it is given.
-
-    Args:
-        send: The send.
-        request: The request as the program made it.
-        options: What `without_key_retries` gave.
-        deep_copy: The SDK will also change what is inside the body (it merges `extra_body`).
-    """
-    body = request.request_dict
-    if isinstance(body, dict):
-        body = copy.deepcopy(body) if deep_copy else dict(body)
-    send.body, send.options_sent = body, options
-    return request.http_method, request.path, body, options
 
 
 def has_foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:

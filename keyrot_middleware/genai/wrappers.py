@@ -6,6 +6,7 @@ have our keys, a caller's own key, `bypass()`) goes through untouched.
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import weakref
@@ -20,7 +21,7 @@ from ..core.model import HOME, POOL_KEY, Candidate, Lease
 from ..errors import KeyrotWarning, warn
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
-from ..runtime.abandoned import unwatch_collector, watch_collector
+from ..runtime.abandoned import unwatch_gc, watch_gc
 from ..runtime.pool import Pool
 from ..telemetry.observer import CallObserver, observe
 from .call_info import (
@@ -40,7 +41,6 @@ from .key_injection import (
     KeyInjection,
     async_request_once,
     build_request,
-    copy_arguments,
     current_injection,
     has_foreign_key,
     request_once,
@@ -161,6 +161,14 @@ class _PooledCall(NamedTuple):
     """The SDK would not repeat it."""
     call: CallState
 
+    def copy_arguments(self, injection: KeyInjection) -> tuple[str, str, Any, Any]:
+        """Return the arguments of one send: the SDK changes the body that it is given."""
+        body = self.request.request_dict
+        if isinstance(body, dict):
+            body = copy.deepcopy(body) if self.deep_copy else dict(body)
+        injection.body, injection.options_sent = body, self.options
+        return self.request.http_method, self.request.path, body, self.options
+
 
 class Binding:
     """A pool under the SDK: what install() puts in place and uninstall() takes away."""
@@ -198,7 +206,7 @@ class Binding:
 
     def install(self, patched: Patched | None = None) -> None:
         """Catch calls from now on, or once more; see `Patcher.install`."""
-        watch_collector()
+        watch_gc()
         self.patcher.install(patched)
         for client in tuple(keyless):
             restore_placeholder(client)
@@ -210,7 +218,7 @@ class Binding:
         """
         self._on_close()
         self.patcher.uninstall()
-        unwatch_collector()
+        unwatch_gc()
         for client in tuple(keyless):
             withdraw_placeholder(client)
         self.pool.close()
@@ -226,20 +234,14 @@ class Binding:
             handled = sys.exception()
             try:
                 with self._injection(lease, pooled) as injection:
-                    response = wrapped(
-                        *copy_arguments(
-                            injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
-                        )
-                    )
-                if pooled.call.info.bound_to_owner:
-                    self._uploads.remember_start(response, lease)
-                return done_from_response(response, in_full=observer is not None)
+                    response = wrapped(*pooled.copy_arguments(injection))
+                return self._done(pooled, response, lease, observer)
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled.client), handled)
 
-        call = pooled.call
+        driver = sync.SyncDriver(self.pool, pooled.call.info, send, observer)
         try:
-            return sync.run(call_flow(call), sync.SyncDriver(self.pool, call.info, send, observer))
+            return sync.run(call_flow(pooled.call), driver)
         except Exhausted as no_key:
             error = self._exhausted(pooled, no_key)
         raise error
@@ -255,21 +257,16 @@ class Binding:
     def _stream(
         self, wrapped: Callable[..., Any], pooled: _PooledCall
     ) -> Generator[Any, None, None]:
-        redact, call = self._redact(pooled.client), pooled.call
+        redact = self._redact(pooled.client)
 
         def send(lease: Lease) -> StreamOpened | Failed:
-            injection = self._injection(lease, pooled)
-            with injection:
-                inner = wrapped(
-                    *copy_arguments(
-                        injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
-                    )
-                )
+            with self._injection(lease, pooled) as injection:
+                inner = wrapped(*pooled.copy_arguments(injection))
                 return open_sync(inner, injection, redact)
 
-        driver = sync.SyncDriver(self.pool, call.info, send, self._observe(pooled))
+        driver = sync.SyncDriver(self.pool, pooled.call.info, send, self._observe(pooled))
         try:
-            yield from sync.run_stream(call_flow(call), driver)
+            yield from sync.run_stream(call_flow(pooled.call), driver)
         except Exhausted as no_key:
             error = self._exhausted(pooled, no_key)
         else:
@@ -289,14 +286,8 @@ class Binding:
             handled = sys.exception()
             try:
                 with self._injection(lease, pooled) as injection:
-                    response = await wrapped(
-                        *copy_arguments(
-                            injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
-                        )
-                    )
-                if pooled.call.info.bound_to_owner:
-                    self._uploads.remember_start(response, lease)
-                return done_from_response(response, in_full=observer is not None)
+                    response = await wrapped(*pooled.copy_arguments(injection))
+                return self._done(pooled, response, lease, observer)
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled.client), handled)
 
@@ -314,27 +305,30 @@ class Binding:
         if not isinstance(pooled, _PooledCall):
             return await wrapped(*pooled[0], **pooled[1])  # type: ignore[no-any-return]
 
-        redact, call = self._redact(pooled.client), pooled.call
+        redact = self._redact(pooled.client)
 
         async def send(lease: Lease) -> StreamOpened | Failed:
             handled, injection = sys.exception(), self._injection(lease, pooled)
             try:
                 with injection:
-                    inner = await wrapped(
-                        *copy_arguments(
-                            injection, pooled.request, pooled.options, deep_copy=pooled.deep_copy
-                        )
-                    )
+                    inner = await wrapped(*pooled.copy_arguments(injection))
             except Exception as error:
                 return failed_from_error(error, redact, handled)
             return await open_async(inner, injection, redact)
 
-        driver = aio.AsyncDriver(self.pool, call.info, send, self._observe(pooled))
+        driver = aio.AsyncDriver(self.pool, pooled.call.info, send, self._observe(pooled))
         try:
-            return await aio.run_stream(call_flow(call), driver)
+            return await aio.run_stream(call_flow(pooled.call), driver)
         except Exhausted as no_key:
             error = self._exhausted(pooled, no_key)
         raise error
+
+    def _done(
+        self, pooled: _PooledCall, response: Any, lease: Lease, observer: CallObserver | None
+    ) -> Done:
+        if pooled.call.info.bound_to_owner:
+            self._uploads.remember_start(response, lease)
+        return done_from_response(response, in_full=observer is not None)
 
     def _pooled_call(
         self, client: Any, args: Any, kwargs: Any, *, stream: bool

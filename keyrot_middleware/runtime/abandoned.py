@@ -12,29 +12,29 @@ from contextlib import suppress
 from threading import get_ident
 from typing import Any, Final, Literal
 
-__all__ = ["collecting", "unwatch_collector", "watch_collector"]
+__all__ = ["in_gc", "unwatch_gc", "watch_gc"]
 
-_threads: Final[set[int]] = set()
+_gc_threads: Final[set[int]] = set()
 """Those in which the collector is at work."""
 
 
-def collecting() -> bool:
+def in_gc() -> bool:
     """Say whether the collector runs the code that asks; False unless it is watched."""
-    return get_ident() in _threads
+    return get_ident() in _gc_threads
 
 
-def watch_collector() -> None:
+def watch_gc() -> None:
     """Have the collector report when it begins and ends."""
-    if _note not in gc.callbacks:
-        gc.callbacks.append(_note)
+    if _on_gc not in gc.callbacks:
+        gc.callbacks.append(_on_gc)
 
 
-def unwatch_collector() -> None:
+def unwatch_gc() -> None:
     """Leave nothing of ours with the collector."""
     with suppress(ValueError):
-        gc.callbacks.remove(_note)
-    _threads.clear()
+        gc.callbacks.remove(_on_gc)
+    _gc_threads.clear()
 
 
-def _note(phase: Literal["start", "stop"], _counts: Any) -> None:
-    (_threads.add if phase == "start" else _threads.discard)(get_ident())
+def _on_gc(phase: Literal["start", "stop"], _counts: Any) -> None:
+    (_gc_threads.add if phase == "start" else _gc_threads.discard)(get_ident())

@@ -66,20 +66,20 @@ class AsyncDriver(SyncDriver):
 
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply, or a coroutine that does."""
-        if self.watch is None:
+        if self.observer is None:
             return self.handlers[type(command)](self, command)
-        return self._watched(command, self.watch)
+        return self._observed(command, self.observer)
 
-    async def _watched(self, command: Command, watch: CallObserver) -> Any:
-        watch.before(command)
+    async def _observed(self, command: Command, observer: CallObserver) -> Any:
+        observer.before(command)
         try:
             reply = self.handlers[type(command)](self, command)
             if type(reply) is CoroutineType:
                 reply = await reply
         except BaseException as error:
-            watch.after(command, error)
+            observer.after(command, error)
             raise
-        watch.after(command, reply)
+        observer.after(command, reply)
         return reply
 
     def _acquire(self, command: Acquire) -> Any:
@@ -128,20 +128,20 @@ class AsyncDriver(SyncDriver):
         self._sent_at = perf_counter()
         sent: Awaitable[Done | StreamOpened | Failed] = (
             self._send_request(command.lease)
-            if self.watch is None
-            else self._send_attached(command, self.watch)
+            if self.observer is None
+            else self._send_attached(command, self.observer)
         )
         return sent
 
     async def _send_attached(
-        self, command: Send, watch: CallObserver
+        self, command: Send, observer: CallObserver
     ) -> Done | StreamOpened | Failed:
-        token = watch.attach()
+        token = observer.attach()
         try:
             reply: Done | StreamOpened | Failed = await self._send_request(command.lease)
             return reply
         finally:
-            watch.detach(token)
+            observer.detach(token)
 
     def _serving(self, command: ReportServing) -> Any:
         state, lease = self._pool.state, command.lease
@@ -335,7 +335,7 @@ class AsyncRelay:
             raise StopAsyncIteration
         self._reading = True
         try:
-            chunk, failed = await _next(self._chunks, self._driver.watch)
+            chunk, failed = await _next(self._chunks, self._driver.observer)
             if chunk is None:
                 await self._end(failed)
         except GeneratorExit:
@@ -362,7 +362,7 @@ class AsyncRelay:
         if not self._over:
             self._over = True
             self._driver.abandon()
-            await _quietly(self._stream.aclose())
+            await _suppressing_errors(self._stream.aclose())
 
     async def _end(self, failed: Exception | None) -> None:
         """Settle a stream that ended or broke."""
@@ -377,7 +377,7 @@ class AsyncRelay:
             return
         self._over = True
         try:
-            await _quietly(self._stream.aclose())
+            await _suppressing_errors(self._stream.aclose())
         except GeneratorExit:
             raise
         except BaseException:  # noqa: S110 - cancelled once more: the first reason is raised
@@ -400,10 +400,10 @@ class AsyncRelay:
 
 
 async def _next(
-    chunks: AsyncIterator[Any], watch: CallObserver | None
+    chunks: AsyncIterator[Any], observer: CallObserver | None
 ) -> tuple[Any, Exception | None]:
     """Wait for a chunk; the attempt is current only meanwhile. `(None, …)` at the end."""
-    token = watch.attach() if watch is not None else None
+    token = observer.attach() if observer is not None else None
     try:
         return await anext(chunks), None
     except StopAsyncIteration:
@@ -411,11 +411,11 @@ async def _next(
     except Exception as error:
         return None, error
     finally:
-        if watch is not None:
-            watch.detach(token)
+        if observer is not None:
+            observer.detach(token)
 
 
-async def _quietly(closing: Awaitable[None]) -> None:
+async def _suppressing_errors(closing: Awaitable[None]) -> None:
     """Close what is being abandoned; its own complaint must not hide the reason."""
     with suppress(Exception):
         await closing

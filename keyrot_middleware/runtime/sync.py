@@ -29,7 +29,7 @@ from ..core.flow import Exhausted
 from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver, notify_listeners
-from .abandoned import collecting
+from .abandoned import in_gc
 from .pool import Pool, SystemClock, unreserved_lease
 
 __all__ = [
@@ -61,7 +61,7 @@ class SyncDriver:
         "_usage",
         "_waited",
         "driven",
-        "watch",
+        "observer",
     )
 
     def __init__(
@@ -69,7 +69,7 @@ class SyncDriver:
         pool: Pool,
         info: CallInfo,
         send: Callable[[Lease], Any],
-        watch: CallObserver | None = None,
+        observer: CallObserver | None = None,
     ) -> None:
         """Serve one call.
 
@@ -77,12 +77,12 @@ class SyncDriver:
             pool: Its parts.
             info: The call.
             send: Sends the request with a lease's key; gives a Done, a StreamOpened or a Failed.
-            watch: Is notified of every command.
+            observer: Is notified of every command.
         """
         self._pool = pool
         self._info = info
         self._send_request = send
-        self.watch = watch
+        self.observer = observer
         self._lease: Lease | None = None
         """What this call holds, until it is settled."""
         self._stream: Any = None
@@ -101,16 +101,16 @@ class SyncDriver:
 
     def __call__(self, command: Command) -> Any:
         """Perform *command*, watched; give its reply."""
-        watch = self.watch
-        if watch is None:
+        observer = self.observer
+        if observer is None:
             return self.handlers[type(command)](self, command)
-        watch.before(command)
+        observer.before(command)
         try:
             reply = self.handlers[type(command)](self, command)
         except BaseException as error:
-            watch.after(command, error)
+            observer.after(command, error)
             raise
-        watch.after(command, reply)
+        observer.after(command, reply)
         return reply
 
     def relay(self, command: RelayStream) -> Any:
@@ -129,7 +129,7 @@ class SyncDriver:
         stream, self._stream = self._stream, None
         self._end = stream.end(None) if stream is not None else StreamEnd()
         self._send_request = _over  # what waits to be settled keeps nothing of the SDK alive
-        if collecting():
+        if in_gc():
             self._pool.abandoned.append(self)
         else:
             self.settle_abandoned()
@@ -144,12 +144,12 @@ class SyncDriver:
         self.finish(GeneratorExit())
 
     def _settle_blocking(self, command: Settle) -> None:
-        watch = self.watch
-        if watch is not None:
-            watch.before(command)
+        observer = self.observer
+        if observer is not None:
+            observer.before(command)
         reply = SyncDriver._settle(self, command)
-        if watch is not None:
-            watch.after(command, reply)
+        if observer is not None:
+            observer.after(command, reply)
 
     def finish(self, error: BaseException | None) -> None:
         """Report, once, that the call is over."""
@@ -161,8 +161,8 @@ class SyncDriver:
             notify_listeners(
                 self._pool.event_listeners, "on_exhausted", handle_internal_error, self._info, error
             )
-        if self.watch is not None:
-            self.watch.finish(error)
+        if self.observer is not None:
+            self.observer.finish(error)
 
     def _record(self, error: BaseException | None) -> None:
         """Add the call to the pool's activity."""
@@ -233,14 +233,14 @@ class SyncDriver:
 
     def _send(self, command: Send) -> Any:
         self._sent_at = perf_counter()
-        watch = self.watch
-        if watch is None:
+        observer = self.observer
+        if observer is None:
             return self._send_request(command.lease)
-        token = watch.attach()
+        token = observer.attach()
         try:
             return self._send_request(command.lease)
         finally:
-            watch.detach(token)
+            observer.detach(token)
 
     def _serving(self, command: ReportServing) -> None:
         if command.lease.reservation is not None:
@@ -370,7 +370,7 @@ def run_stream(flow: Flow, driver: SyncDriver) -> Generator[Any, None, None]:
         while True:
             try:
                 if isinstance(command, RelayStream):
-                    reply = yield from _relay(driver.relay(command), driver.watch)
+                    reply = yield from _relay(driver.relay(command), driver.observer)
                 else:
                     reply = driver(command)
             except GeneratorExit:
@@ -391,18 +391,18 @@ def run_stream(flow: Flow, driver: SyncDriver) -> Generator[Any, None, None]:
         driver.driven = False
 
 
-def _relay(stream: Stream, watch: CallObserver | None) -> Generator[Any, None, StreamEnd]:
+def _relay(stream: Stream, observer: CallObserver | None) -> Generator[Any, None, StreamEnd]:
     """Yield the chunks; the attempt is current only while the SDK works on the next one."""
     chunks = iter(stream)
     try:
         while True:
-            chunk, failed = _next(chunks, watch)
+            chunk, failed = _next(chunks, observer)
             if chunk is None:
                 break
             yield chunk
         end = stream.end(failed)
     except BaseException:
-        if not collecting():  # else the collector closes both in turn
+        if not in_gc():  # else the collector closes both in turn
             with suppress(Exception):  # its own complaint must not hide the reason
                 stream.close()
         raise
@@ -410,13 +410,13 @@ def _relay(stream: Stream, watch: CallObserver | None) -> Generator[Any, None, S
     return end
 
 
-def _next(chunks: Iterator[Any], watch: CallObserver | None) -> tuple[Any, Exception | None]:
+def _next(chunks: Iterator[Any], observer: CallObserver | None) -> tuple[Any, Exception | None]:
     """Wait for a chunk; `(None, …)` at the end."""
-    token = watch.attach() if watch is not None else None
+    token = observer.attach() if observer is not None else None
     try:
         return next(chunks, None), None
     except Exception as error:
         return None, error
     finally:
-        if watch is not None:
-            watch.detach(token)
+        if observer is not None:
+            observer.detach(token)

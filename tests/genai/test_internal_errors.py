@@ -92,10 +92,10 @@ class Broken:
     def __getattr__(self, name: str) -> Any:
         if name == self._door:
             return breaks
-        return (lambda *_: self) if name == "start" else (lambda *_: None)
+        return (lambda *_: self) if name == "observe" else (lambda *_: None)
 
 
-DOORS = ["start", "before", "after", "attach", "detach", "finish"]
+DOORS = ["observe", "before", "after", "attach", "detach", "finish"]
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from support.scripted_pool import Chunks, ScriptedPool
 
-from keyrot_middleware.runtime.abandoned import unwatch_collector, watch_collector
+from keyrot_middleware.runtime.abandoned import unwatch_gc, watch_gc
 from keyrot_middleware.telemetry import semconv as names
 
 
 @pytest.fixture(autouse=True)
 def watched() -> Iterator[None]:
     """Watch the collector, as install() does."""
-    watch_collector()
+    watch_gc()
     yield
-    unwatch_collector()
+    unwatch_gc()
 
 
 def hold_that_the_spans_ended_once(traced: Any, made: ScriptedPool) -> None:

@@ -24,27 +24,11 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import ConfigError
+from .tokens import check_token
 
-__all__ = ["MIN_TOKEN_LENGTH", "Access", "AccessDenied", "Session", "check_token"]
-
-MIN_TOKEN_LENGTH = 16
+__all__ = ["Access", "AccessDenied", "Session"]
 
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-
-
-def check_token(token: str, name: str) -> str:
-    """Return *token* if it is long enough to be one.
-
-    Raises:
-        ConfigError: It is too short; the message begins with *name*.
-    """
-    if len(token) < MIN_TOKEN_LENGTH:
-        raise ConfigError(
-            f"{name}: a token has at least {MIN_TOKEN_LENGTH} characters, found {len(token)}; "
-            "make one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
-        )
-    return token
 
 
 class AccessDenied(Exception):  # noqa: N818 - a reply of HTTP, not a fault

@@ -4,7 +4,7 @@ import { ApiError, act, getAttempts, getStatus } from "./api.js";
 import { showCalls } from "./calls.js";
 import { confirmed, openWhy, prepareWhy } from "./dialogs.js";
 import { arrange, byId, el, setClass, setHidden, setText, stateClass, stateIcon, stateName } from "./dom.js";
-import { clock, count, money, plural, shortCount } from "./format.js";
+import { clock, count, money, plural, sentence, shortCount } from "./format.js";
 import { KeyTable } from "./keys.js";
 
 const EVERY_MS = 2000;
@@ -212,9 +212,9 @@ async function onAction(key, action, button) {
   button.disabled = true;
   try {
     const done = await act(key.key_id, action);
-    toast(done.sentence, "");
+    toast(sentence(done.sentence), "");
   } catch (error) {
-    toast(error instanceof ApiError ? error.message : "No answer from the server: it is not known whether this was done.", "toast-bad");
+    toast(error instanceof ApiError ? sentence(error.message) : "No answer from the server: it is not known whether this was done.", "toast-bad");
   } finally {
     button.disabled = false;
     const place = button.hidden ? button.parentElement.querySelector("button:not([hidden])") : button;

@@ -2,7 +2,7 @@
 
 import { getExplanation } from "./api.js";
 import { arrange, byId, el, setText } from "./dom.js";
-import { clock, count, countdown } from "./format.js";
+import { clock, count, countdown, sentence } from "./format.js";
 
 const MOST = 200;
 
@@ -78,7 +78,7 @@ function show(found) {
       el("p", {}, el("span", { class: "key-id" }, String(key.key_id)), " ",
         el("span", { class: "note" }, `project ${key.project}`), " ",
         el("span", { class: "countdown" }, key.available_at && !key.available ? countdown(key.available_at, now()) : "")),
-      el("p", { class: "sentence" }, key.sentence ?? key.reason ?? "")));
+      el("p", { class: "sentence" }, sentence(key.sentence ?? key.reason))));
   if (found.keys.length > MOST) {
     rows.push(el("li", { class: "note" }, `and ${count(found.keys.length - MOST)} more keys`));
   }

@@ -49,3 +49,9 @@ export function countdown(iso, now) {
 }
 
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
+
+// The server's sentences are also parts of others; alone they begin with a capital.
+export function sentence(text) {
+  const written = String(text ?? "");
+  return written.charAt(0).toUpperCase() + written.slice(1);
+}

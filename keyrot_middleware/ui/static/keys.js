@@ -2,7 +2,7 @@
 // next and only what is new is written, so that focus, open details and selections stay.
 
 import { arrange, el, setClass, setHidden, setText, stateClass, stateIcon, stateName, svg } from "./dom.js";
-import { ago, count, countdown, money, plural, shortCount } from "./format.js";
+import { ago, count, countdown, money, plural, sentence, shortCount } from "./format.js";
 
 const SHOWN_MODELS = 3;
 const WINDOWS = { rpm: "RPM", tpm: "TPM", rpd: "RPD" };
@@ -127,7 +127,7 @@ class KeyRow {
       setClass(this.row, `key key-${stateClass(key.state)}`);
       this.row.dataset.state = key.state;
     }
-    setText(this.sentence, key.sentence ?? "");
+    setText(this.sentence, key.available ? "" : sentence(key.sentence));
     this.updateUsage(key.used ?? {});
     this.spark.update(key.history);
     setText(this.success, `${shortCount(key.success_count)} ok`);

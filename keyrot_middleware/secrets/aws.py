@@ -13,11 +13,14 @@ from ..core.text import display
 from ..errors import SecretError
 from .base import Secret
 from .cloud import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
     Answer,
     Batch,
     FailureReach,
     SecretRef,
     StoreFailure,
+    find_by_class,
     quiet_loggers,
     read_batches,
     require_extra,
@@ -27,21 +30,20 @@ from .cloud import (
 
 __all__ = [
     "DEFAULT_SECRET",
+    "LIBRARY_LOGGERS",
     "SECRET_VARIABLE",
-    "TALKATIVE",
     "AwsLogin",
     "AwsStore",
-    "code_of",
-    "fault_of",
-    "fault_of_code",
+    "error_code",
+    "failure_from_code",
+    "failure_from_error",
     "open_aws",
 ]
 
-# What a failure of Secrets Manager or boto3 means, in words for people -------------------------
+# What a failure of Secrets Manager or boto3 means ------------------------------------------------
 #
-# Codes: the Secrets Manager API reference, and "Common Error Types". The messages of AWS name
-# the caller and the resource, and no value; still nothing of them is passed on but the ARN of the
-# caller, since messages of credential helpers may hold anything.
+# Codes: the Secrets Manager API reference, and "Common Error Types". Of AWS's messages only the
+# ARN of the caller is quoted, since messages of credential helpers may hold anything.
 
 
 _CALLER = re.compile(r"\b(arn:aws[a-z-]*:(?:iam|sts)::\d{12}:[\w/+=,.@:-]+)", re.ASCII)
@@ -49,31 +51,31 @@ _CALLER = re.compile(r"\b(arn:aws[a-z-]*:(?:iam|sts)::\d{12}:[\w/+=,.@:-]+)", re
 _GRANT = "allow secretsmanager:GetSecretValue on it, and kms:Decrypt if it has a key of its own"
 _LOGIN = "the credentials are no longer taken ({}): renew them (aws sso login, a new access key)"
 _BUSY = (
-    FailureReach.BUSY,
+    FailureReach.REQUEST,
     "Secrets Manager is busy or failed ({}); it is asked again at the next refresh",
 )
 
 _CODES: Mapping[str, tuple[FailureReach, str]] = {
     "ResourceNotFoundException": (
-        FailureReach.HERE,
+        FailureReach.SECRET,
         "there is no such secret in this region and account, or it has no current version",
     ),
-    "AccessDeniedException": (FailureReach.HERE, f"access denied to {{who}}: {_GRANT}"),
+    "AccessDeniedException": (FailureReach.SECRET, f"access denied to {{who}}: {_GRANT}"),
     "DecryptionFailure": (
-        FailureReach.HERE,
+        FailureReach.SECRET,
         "KMS does not decrypt it for {who}: allow kms:Decrypt on its key, and see that the key "
         "is enabled",
     ),
     "InvalidRequestException": (
-        FailureReach.HERE,
+        FailureReach.SECRET,
         "it cannot be read as it is now; is it scheduled for deletion? (aws secretsmanager "
         "restore-secret)",
     ),
     "InvalidParameterException": (
-        FailureReach.HERE,
+        FailureReach.SECRET,
         "Secrets Manager takes this for no name or ARN",
     ),
-    "ValidationException": (FailureReach.HERE, "Secrets Manager takes this for no name or ARN"),
+    "ValidationException": (FailureReach.SECRET, "Secrets Manager takes this for no name or ARN"),
     "ExpiredTokenException": (FailureReach.LOGIN, _LOGIN),
     "UnrecognizedClientException": (FailureReach.LOGIN, _LOGIN),
     "InvalidSignatureException": (
@@ -106,10 +108,12 @@ _NO_LOGIN = (
     "AWS_PROFILE, or give this machine a role"
 )
 _LOGIN_HELPER = "the AWS login failed ({}): log in again (aws sso login), or see ~/.aws/config"
-_UNREACHED = "Secrets Manager cannot be reached ({}): see the network, AWS_REGION, AWS_ENDPOINT_URL"
+_UNREACHABLE = (
+    "Secrets Manager cannot be reached ({}): see the network, AWS_REGION, AWS_ENDPOINT_URL"
+)
 
-# LOGIN also where there was none: botocore remembers that, and a later look-up is to find it.
-# Of botocore and, where a class is not named, of the nearest class above it.
+# Exceptions of botocore. No login counts as LOGIN too: botocore remembers that there was none, so
+# the session is made again for the next look-up.
 _CLASSES: Mapping[str, tuple[FailureReach, str]] = {
     "NoCredentialsError": (FailureReach.LOGIN, _NO_LOGIN),
     "PartialCredentialsError": (FailureReach.LOGIN, "half of the AWS credentials is not set ({})"),
@@ -130,58 +134,54 @@ _CLASSES: Mapping[str, tuple[FailureReach, str]] = {
         "the server's certificate is not trusted ({}): set AWS_CA_BUNDLE to the authority's file",
     ),
     # A kept connection that the server has closed meanwhile.
-    "ConnectionClosedError": (FailureReach.BUSY, _UNREACHED),
-    "ConnectionError": (FailureReach.STORE, _UNREACHED),
-    "HTTPClientError": (FailureReach.STORE, _UNREACHED),
-    "ParamValidationError": (FailureReach.HERE, "boto3 takes this for no name or ARN"),
+    "ConnectionClosedError": (FailureReach.REQUEST, _UNREACHABLE),
+    "ConnectionError": (FailureReach.STORE, _UNREACHABLE),
+    "HTTPClientError": (FailureReach.STORE, _UNREACHABLE),
+    "ParamValidationError": (FailureReach.SECRET, "boto3 takes this for no name or ARN"),
     "ValueError": (FailureReach.STORE, "AWS_ENDPOINT_URL is no URL"),
 }
 
 
-def code_of(error: Exception) -> str:
-    """Give AWS's error code; empty where the failure is none of AWS's answers."""
+def error_code(error: Exception) -> str:
+    """Return AWS's error code; empty if AWS did not answer."""
     response = getattr(error, "response", None)
     found: Any = response.get("Error", {}) if isinstance(response, dict) else {}
     return str(found.get("Code", ""))
 
 
-def fault_of(error: Exception) -> StoreFailure:
-    """Say what an exception of boto3 means."""
+def failure_from_error(error: Exception) -> StoreFailure:
+    """Return what an exception of boto3 means."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
-        return _fault_of_class(error)
+        return _failure_from_class(error)
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return fault_of_code(code_of(error), str(response.get("Error", {}).get("Message", "")), status)
+    return failure_from_code(
+        error_code(error), str(response.get("Error", {}).get("Message", "")), status
+    )
 
 
-def fault_of_code(code: str, message: str, status: int = 0) -> StoreFailure:
-    """Say what an error code means; *message* is searched for the caller's ARN only."""
+def failure_from_code(code: str, message: str, status: int = 0) -> StoreFailure:
+    """Return what an error code means; *message* is searched for the caller's ARN only."""
     name = _ALIASES.get(code, code)
     if name not in _CODES and status >= 500:
         name = "ThrottlingException"
-    known = _CODES.get(name, (FailureReach.HERE, "Secrets Manager refused ({})"))
-    reach, words = known
+    reach, text = _CODES.get(name, (FailureReach.SECRET, "Secrets Manager refused ({})"))
     caller = _CALLER.search(message)
     who = caller[1].rstrip(".,:") if caller else "these credentials"
-    return StoreFailure(reach, words.format(_code(code), who=who))
+    return StoreFailure(reach, text.format(_code(code), who=who))
 
 
 def _code(code: str) -> str:
     return code if re.fullmatch(r"\w{1,60}", code, re.ASCII) else "unknown code"
 
 
-def _fault_of_class(error: Exception) -> StoreFailure:
-    names = (kind.__name__ for kind in type(error).__mro__)
-    known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
-    reach, words = known or (FailureReach.HERE, "reading it failed with {}")
-    return StoreFailure(reach, words.format(type(error).__name__))
+def _failure_from_class(error: Exception) -> StoreFailure:
+    reach, message = find_by_class(error, _CLASSES)
+    return StoreFailure(reach, message.format(type(error).__name__))
 
 
-# boto3's clients, made when they are first needed: that is when credentials are looked for -----
+# boto3's clients, made at the first read, which is when credentials are looked for --------------
 
-
-CONNECT_S = 2.0
-READ_S = 4.0
 
 # Settings that botocore takes from os.environ alone; this store takes them from its own settings.
 _VARIABLES = {
@@ -198,32 +198,32 @@ class AwsLogin:
     """The standard credential chain, and a client per region; safe from several threads."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Remember the settings; what `.env` may say of them is in schemes.py."""
+        """Do not connect yet; keys_file.py says which settings `.env` may contain."""
         self._environ = environ
         self._lock = threading.Lock()
-        self._session: Any = None
+        self._make_session: Any = None
         self._clients: dict[str | None, Any] = {}
 
     def client(self, region: str | None = None) -> Any:
-        """Give the Secrets Manager client of a region; None: the region of the settings.
+        """Return the Secrets Manager client of a region; None: the region of the settings.
 
         Raises:
             botocore.exceptions.BotoCoreError: No region is set, a profile does not exist.
         """
         with self._lock:
             if region not in self._clients:
-                self._session = self._session or self._log_in()
+                self._make_session = self._make_session or self._open_session()
                 self._clients[region] = self._connect(region)
             return self._clients[region]
 
     def forget(self) -> None:
-        """Read the credentials anew at the next request."""
+        """Read the credentials again at the next request."""
         with self._lock:
-            self._session = None
+            self._make_session = None
             self._clients.clear()
 
-    def _log_in(self) -> Any:
-        import botocore.session  # noqa: PLC0415 - open_aws has found it to be there
+    def _open_session(self) -> Any:
+        import botocore.session  # noqa: PLC0415 - open_aws has imported it
         from botocore.credentials import EnvProvider  # noqa: PLC0415
 
         session = botocore.session.Session()
@@ -238,14 +238,14 @@ class AwsLogin:
     def _connect(self, region: str | None) -> Any:
         from botocore.config import Config  # noqa: PLC0415
 
-        return self._session.create_client(
+        return self._make_session.create_client(
             "secretsmanager",
             region_name=region or _first(self._environ, _REGIONS) or None,
             endpoint_url=_first(self._environ, _ENDPOINTS) or None,
             config=Config(
-                connect_timeout=CONNECT_S,
-                read_timeout=READ_S,
-                # secrets/reading.py tries again, and knows what is worth it.
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=READ_TIMEOUT_S,
+                # cloud.read_batches retries.
                 retries={"total_max_attempts": 1, "mode": "standard"},
             ),
         )
@@ -257,21 +257,23 @@ def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:
 
 DEFAULT_SECRET = "keyrot"
 SECRET_VARIABLE = "KEYROT_AWS_SECRET"
-"""Names the JSON secret in which a key of any id is looked for: a name or an ARN."""
+"""Name or ARN of the JSON secret with the keys that have no place."""
 
-_MOST_AT_ONCE = 20
+_BATCH_SIZE = 20
 """Secrets in one BatchGetSecretValue: the service's limit for SecretIdList."""
-_MOST_PAGES = 20
+_MAX_PAGES = 20
 _SCHEME = "aws://"
 _ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:([a-z0-9-]+):\d{12}:secret:([\w/+=.@-]+)")
 _NAME = re.compile(r"[\w/+=.@-]{1,512}", re.ASCII)
 _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}")
-"""What Secrets Manager puts behind a name in an ARN; a place may leave it out."""
+"""Secrets Manager appends it to a name in an ARN; a place may omit it."""
 _WHOLE_BATCH = frozenset({"InvalidParameterException", "InvalidRequestException"})
-"""Codes by which one secret spoils a whole batch: each is then read by itself."""
+"""Codes of one secret that fail a whole batch: each is then read on its own."""
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "403"})
-TALKATIVE = tuple(f"botocore.{name}" for name in ("auth", "endpoint", "hooks", "parsers", "utils"))
-"""Loggers whose DEBUG lines hold whole answers, signatures and session tokens."""
+LIBRARY_LOGGERS = tuple(
+    f"botocore.{name}" for name in ("auth", "endpoint", "hooks", "parsers", "utils")
+)
+"""Loggers whose DEBUG lines hold whole responses, signatures and session tokens."""
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -286,12 +288,12 @@ def open_aws(environ: Mapping[str, str]) -> AwsStore:
         MissingExtraError: boto3 is not installed.
     """
     require_extra("aws", {"boto3": "boto3"})
-    quiet_loggers(*TALKATIVE)
+    quiet_loggers(*LIBRARY_LOGGERS)
     return AwsStore(AwsLogin(environ), environ.get(SECRET_VARIABLE) or DEFAULT_SECRET)
 
 
 class AwsStore:
-    """Find a key at `aws://NAME-or-ARN#field`, or in the field of its id of one JSON secret.
+    """Reads keys at `aws://NAME-or-ARN#field`, or in the field with their id of one JSON secret.
 
     Always the version AWSCURRENT.
     """
@@ -305,14 +307,14 @@ class AwsStore:
         self._batches = True
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Look the keys up: one secret by itself, more of them 20 in a request."""
-        return resolve_refs(refs, self._spot, self._read)
+        """Look the keys up: one secret on its own, several 20 in a request."""
+        return resolve_refs(refs, self._parse_ref, self._read)
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""
         return f"{_SCHEME}{self._default}#{key_id}"
 
-    def _spot(self, key_id: str, ref: str | None) -> SecretRef | str:
+    def _parse_ref(self, key_id: str, ref: str | None) -> SecretRef | str:
         place = ref or self.place(key_id)
         name, field = split_field(place.removeprefix(_SCHEME))
         if field == "" or not (_ARN.fullmatch(name) or _NAME.fullmatch(name)):
@@ -320,43 +322,43 @@ class AwsStore:
         return SecretRef(name, place, field)
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        """Read region by region; a secret that is no ARN is in the login's own."""
+        """Read region by region; a name that is not an ARN is in the login's region."""
         regions: dict[str | None, list[str]] = {}
         for name in names:
             regions.setdefault(_region(name), []).append(name)
         answers: dict[str, Answer] = {}
         for mine in regions.values():
-            answers.update(read_batches(self._batched(mine), self._ask, self._login.forget))
+            answers.update(read_batches(self._batched(mine), self._read_batch, self._login.forget))
         return answers
 
     def _batched(self, names: Sequence[str]) -> list[Batch]:
-        size = _MOST_AT_ONCE if self._batches else 1
+        size = _BATCH_SIZE if self._batches else 1
         return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
 
-    def _ask(self, batch: Batch) -> Mapping[str, Answer]:
+    def _read_batch(self, batch: Batch) -> Mapping[str, Answer]:
         try:
             client = self._login.client(_region(batch[0]))
         except Exception as error:
-            return dict.fromkeys(batch, fault_of(error))
+            return dict.fromkeys(batch, failure_from_error(error))
         if len(batch) > 1 and self._batches:
-            answers = self._ask_batch(client, batch)
+            answers = self._read_together(client, batch)
             if answers is not None:
                 return answers
-        return _ask_each(client, batch)
+        return _read_each(client, batch)
 
-    def _ask_batch(self, client: Any, batch: Batch) -> Mapping[str, Answer] | None:
-        """Read up to 20; None where each has to be read by itself."""
+    def _read_together(self, client: Any, batch: Batch) -> Mapping[str, Answer] | None:
+        """Read up to 20; None: each has to be read on its own."""
         try:
             return _pages(client, batch)
         except Exception as error:
-            code = code_of(error)
+            code = error_code(error)
             if code in _DENIED:
-                self._no_batches()
+                self._disable_batches()
                 return None
-            return None if code in _WHOLE_BATCH else dict.fromkeys(batch, fault_of(error))
+            return None if code in _WHOLE_BATCH else dict.fromkeys(batch, failure_from_error(error))
 
-    def _no_batches(self) -> None:
-        """Go on one by one, and say so once."""
+    def _disable_batches(self) -> None:
+        """Read one by one from now on, and log that once."""
         if self._batches:
             self._batches = False
             _log.warning(
@@ -370,11 +372,11 @@ def _region(name: str) -> str | None:
     return arn[1] if arn else None
 
 
-def _ask_each(client: Any, batch: Batch) -> dict[str, Answer]:
-    """Read one by one; where nobody answers, the rest is not asked for."""
+def _read_each(client: Any, batch: Batch) -> dict[str, Answer]:
+    """Read one by one; stop at a failure of the login or of the whole store."""
     answers: dict[str, Answer] = {}
     for name in batch:
-        answer = answers[name] = _ask_one(client, name)
+        answer = answers[name] = _read_one(client, name)
         if isinstance(answer, StoreFailure) and answer.reach in (
             FailureReach.LOGIN,
             FailureReach.STORE,
@@ -383,38 +385,38 @@ def _ask_each(client: Any, batch: Batch) -> dict[str, Answer]:
     return answers
 
 
-def _ask_one(client: Any, name: str) -> Answer:
+def _read_one(client: Any, name: str) -> Answer:
     try:
-        return _stored(client.get_secret_value(SecretId=name))
+        return _secret_value(client.get_secret_value(SecretId=name))
     except Exception as error:
-        return fault_of(error)
+        return failure_from_error(error)
 
 
 def _pages(client: Any, batch: Batch) -> dict[str, Answer]:
-    """Read a batch to its last page; what it does not mention is left out."""
+    """Read a batch to its last page; secrets that it does not mention are left out."""
     answers: dict[str, Answer] = {}
     more: dict[str, str] = {}
-    for _ in range(_MOST_PAGES):
+    for _ in range(_MAX_PAGES):
         page = client.batch_get_secret_value(SecretIdList=list(batch), **more)
         for found in page.get("SecretValues", ()):
-            answers.update((name, _stored(found)) for name in batch if _is(name, found))
+            answers.update((name, _secret_value(found)) for name in batch if _matches(name, found))
         for error in page.get("Errors", ()):
-            fault = fault_of_code(error.get("ErrorCode", ""), error.get("Message", ""))
-            answers.setdefault(error.get("SecretId", ""), fault)
+            failure = failure_from_code(error.get("ErrorCode", ""), error.get("Message", ""))
+            answers.setdefault(error.get("SecretId", ""), failure)
         if not page.get("NextToken"):
             break
         more = {"NextToken": page["NextToken"]}
     return answers
 
 
-def _is(name: str, found: Mapping[str, Any]) -> bool:
-    """Tell whether a secret is the one asked for, by name, ARN, or ARN without its suffix."""
+def _matches(name: str, found: Mapping[str, Any]) -> bool:
+    """Return whether a secret has this name, ARN, or ARN without its suffix."""
     arn = found.get("ARN", "")
     if name in (found.get("Name"), arn):
         return True
     return arn.startswith(name) and _SUFFIX.fullmatch(arn, len(name)) is not None
 
 
-def _stored(found: Mapping[str, Any]) -> str | bytes:
+def _secret_value(found: Mapping[str, Any]) -> str | bytes:
     text = found.get("SecretString")
     return text if isinstance(text, str) else bytes(found.get("SecretBinary", b""))

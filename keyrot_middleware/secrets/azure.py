@@ -14,11 +14,14 @@ from ..core.text import display
 from ..errors import ConfigError, SecretError
 from .base import Secret
 from .cloud import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
     Answer,
     Batch,
     FailureReach,
     SecretRef,
     StoreFailure,
+    find_by_class,
     read_batches,
     require_extra,
     resolve_refs,
@@ -26,12 +29,12 @@ from .cloud import (
 )
 from .environ import only_in_file
 
-__all__ = ["VAULT_VARIABLE", "AzureLogin", "AzureStore", "fault_of", "open_azure"]
+__all__ = ["VAULT_VARIABLE", "AzureLogin", "AzureStore", "failure_from_error", "open_azure"]
 
-# What a failure of Key Vault or azure-identity means, in words for people ----------------------
+# What a failure of Key Vault or azure-identity means ---------------------------------------------
 #
 # Codes: Key Vault's REST API error codes, and Entra's AADSTS codes. Of the messages only those
-# codes and the caller's application id are passed on.
+# codes and the caller's application id are quoted.
 
 
 _CALLER = re.compile(r"\b(appid|oid)=([0-9a-fA-F-]{36})")
@@ -47,15 +50,15 @@ _DENIED: Mapping[str, str] = {
     "SecretExpired": "it has expired: write a new version",
 }
 _STATUS: Mapping[int, tuple[FailureReach, str]] = {
-    400: (FailureReach.HERE, "Key Vault does not take this name or version ({})"),
+    400: (FailureReach.SECRET, "Key Vault does not take this name or version ({})"),
     401: (FailureReach.LOGIN, "Key Vault takes the login no longer ({}): log in again (az login)"),
-    404: (FailureReach.HERE, "there is no such secret, or no such version, in this vault"),
-    409: (FailureReach.HERE, "it is being deleted or restored ({})"),
-    429: (FailureReach.BUSY, "Key Vault is busy ({}); it is asked again at the next refresh"),
+    404: (FailureReach.SECRET, "there is no such secret, or no such version, in this vault"),
+    409: (FailureReach.SECRET, "it is being deleted or restored ({})"),
+    429: (FailureReach.REQUEST, "Key Vault is busy ({}); it is asked again at the next refresh"),
 }
-_FAILED = FailureReach.BUSY, "Key Vault failed ({}); it is asked again at the next refresh"
-_OTHER = FailureReach.HERE, "Key Vault refused ({})"
-_UNREACHED = "the vault cannot be reached ({}): see the network, and the vault's name"
+_FAILED = FailureReach.REQUEST, "Key Vault failed ({}); it is asked again at the next refresh"
+_OTHER = FailureReach.SECRET, "Key Vault refused ({})"
+_UNREACHABLE = "the vault cannot be reached ({}): see the network, and the vault's name"
 _UNTRUSTED = (
     "the vault's certificate is not trusted: set REQUESTS_CA_BUNDLE to the authority's file"
 )
@@ -66,10 +69,10 @@ _LOGIN = (
 _CLASSES: Mapping[str, tuple[FailureReach, str]] = {
     "CredentialUnavailableError": (FailureReach.STORE, _LOGIN),
     "ClientAuthenticationError": (FailureReach.STORE, _LOGIN),
-    "ServiceRequestError": (FailureReach.STORE, _UNREACHED),
-    "ServiceResponseTimeoutError": (FailureReach.STORE, _UNREACHED),
+    "ServiceRequestError": (FailureReach.STORE, _UNREACHABLE),
+    "ServiceResponseTimeoutError": (FailureReach.STORE, _UNREACHABLE),
     # A kept connection that the server has closed meanwhile.
-    "ServiceResponseError": (FailureReach.BUSY, _UNREACHED),
+    "ServiceResponseError": (FailureReach.REQUEST, _UNREACHABLE),
     "ValueError": (
         FailureReach.STORE,
         "this is no Key Vault to log in at, or a setting of azure-identity is wrong: the host of "
@@ -78,54 +81,55 @@ _CLASSES: Mapping[str, tuple[FailureReach, str]] = {
 }
 
 
-def fault_of(error: Exception, client_id: str | None) -> StoreFailure:
-    """Say what an exception of azure means.
+def failure_from_error(error: Exception, client_id: str | None) -> StoreFailure:
+    """Return what an exception of azure means.
 
     Args:
         error: What SecretClient raised.
-        client_id: Whom to name where the answer does not.
+        client_id: The caller, if the response does not name it.
     """
     response = getattr(error, "response", None)
-    if response is not None and _is_of_vault(response):
-        return _fault_of_answer(error, int(response.status_code), client_id)
-    names = [kind.__name__ for kind in type(error).__mro__]
+    if response is not None and _is_from_vault(response):
+        return _failure_from_response(error, int(response.status_code), client_id)
     if type(getattr(error, "inner_exception", None)).__name__ == "SSLError":
         return StoreFailure(FailureReach.STORE, _UNTRUSTED)
-    known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
-    reach, words = known or (FailureReach.HERE, "reading it failed with {}")
+    reach, message = find_by_class(error, _CLASSES)
     entra = _ENTRA.search(str(error))
     return StoreFailure(
-        reach, words.format(entra[0] if entra else names[0], who=_who("", client_id))
+        reach,
+        message.format(entra[0] if entra else type(error).__name__, who=_caller("", client_id)),
     )
 
 
-def _is_of_vault(response: Any) -> bool:
-    """Tell the vault's answer from that of the token endpoint."""
+def _is_from_vault(response: Any) -> bool:
+    """Return whether a response is the vault's, not the token endpoint's."""
     return "/secrets/" in str(getattr(getattr(response, "request", None), "url", ""))
 
 
-def _fault_of_answer(error: Exception, status: int, client_id: str | None) -> StoreFailure:
+def _failure_from_response(error: Exception, status: int, client_id: str | None) -> StoreFailure:
     code = _code(error)
     if status == 403:
-        words = _DENIED.get(code, f"access denied ({{}}) to {{who}}: {_GRANT}")
-        return StoreFailure(FailureReach.HERE, words.format(code, who=_who(str(error), client_id)))
-    reach, words = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
-    return StoreFailure(reach, words.format(code or status))
+        message = _DENIED.get(code, f"access denied ({{}}) to {{who}}: {_GRANT}")
+        return StoreFailure(
+            FailureReach.SECRET, message.format(code, who=_caller(str(error), client_id))
+        )
+    reach, message = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
+    return StoreFailure(reach, message.format(code or status))
 
 
 def _code(error: Exception) -> str:
-    """Give the innermost error code that an answer names."""
+    """Return the innermost error code of a response."""
     found: Any = getattr(error, "error", None)
     codes = [str(getattr(found, "code", "") or "")]
     inner = getattr(found, "innererror", None)
     while isinstance(inner, dict):
         codes.append(str(inner.get("code", "")))
         inner = inner.get("innererror")
-    good = [code for code in codes if _WORD.fullmatch(code)]
-    return good[-1] if good else ""
+    valid = [code for code in codes if _WORD.fullmatch(code)]
+    return valid[-1] if valid else ""
 
 
-def _who(message: str, client_id: str | None) -> str:
+def _caller(message: str, client_id: str | None) -> str:
     """Name the caller: as Key Vault does, else as the settings do."""
     named = dict(_CALLER.findall(message))
     if "appid" in named or client_id:
@@ -133,26 +137,23 @@ def _who(message: str, client_id: str | None) -> str:
     return f"the object {named['oid']}" if "oid" in named else "this login"
 
 
-# Azure's credential and a client per vault, made when they are first needed --------------------
+# Azure's credential and a client per vault, made at the first read -------------------------------
 
 
-CONNECT_S = 2.0
-READ_S = 4.0
 PROCESS_S = 5
-"""For `az`, `azd` and PowerShell, which DefaultAzureCredential runs to look for a login."""
+"""For `az`, `azd` and PowerShell, which DefaultAzureCredential runs to find a login."""
 _PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 
-# Nothing is tried again below: secrets/reading.py does, and knows what is worth it. A
-# Retry-After of minutes would be waited for otherwise.
-_PATIENCE: Mapping[str, Any] = {
-    "connection_timeout": CONNECT_S,
-    "read_timeout": READ_S,
+# cloud.read_batches retries; the SDK would wait for a Retry-After of minutes.
+_TIMEOUTS: Mapping[str, Any] = {
+    "connection_timeout": CONNECT_TIMEOUT_S,
+    "read_timeout": READ_TIMEOUT_S,
     "retry_total": 0,
 }
 
 
 class AzureLogin:
-    """Who we are, and a client for each vault; safe from several threads."""
+    """The credential, and a client per vault; safe from several threads."""
 
     def __init__(
         self,
@@ -161,15 +162,15 @@ class AzureLogin:
         credential: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
-        """Remember the settings.
+        """Do not connect yet.
 
         Args:
-            environ: The environment laid over `.env`.
-            credential: Makes another credential than azure-identity's default chain.
+            environ: The environment over `.env`.
+            credential: Makes the credential; None: azure-identity's default chain.
             options: More of SecretClient, such as `connection_verify`.
         """
         self._environ = environ
-        self._make = credential or self._default
+        self._new_credential = credential or self._default
         self._options = options
         self._lock = threading.Lock()
         self._credential: Any = None
@@ -177,44 +178,44 @@ class AzureLogin:
 
     @property
     def client_id(self) -> str | None:
-        """The application or managed identity of the settings, where they name one."""
+        """The application or managed identity that the settings name."""
         return self._environ.get("AZURE_CLIENT_ID") or None
 
     @property
     def in_file(self) -> bool:
-        """Tell whether `.env` has the whole login."""
+        """Whether the whole login is in `.env`."""
         return all(only_in_file(self._environ, name) for name in _PRINCIPAL)
 
     def client(self, host: str) -> Any:
-        """Give the client of a vault.
+        """Return the client of a vault.
 
         Raises:
             ValueError: The settings of azure-identity are wrong.
         """
-        from azure.keyvault.secrets import SecretClient  # noqa: PLC0415 - open_azure has it
+        from azure.keyvault.secrets import SecretClient  # noqa: PLC0415 - open_azure has imported it
 
         with self._lock:
-            self._credential = self._credential or self._make()
+            self._credential = self._credential or self._new_credential()
             if host not in self._clients:
                 self._clients[host] = SecretClient(
-                    f"https://{host}", self._credential, **_PATIENCE, **self._options
+                    f"https://{host}", self._credential, **_TIMEOUTS, **self._options
                 )
             return self._clients[host]
 
     def forget(self) -> None:
-        """Log in anew at the next request."""
+        """Log in again at the next request."""
         with self._lock:
             self._credential = None
             self._clients.clear()
 
     def _default(self) -> Any:
-        """Make the default chain; a service principal in `.env` alone is one it cannot see."""
+        """Make the default chain; it does not see a service principal that only `.env` has."""
         from azure.identity import ClientSecretCredential, DefaultAzureCredential  # noqa: PLC0415
 
         tenant, client, secret = (self._environ.get(name, "") for name in _PRINCIPAL)
         if tenant and client and secret and not all(os.environ.get(n) for n in _PRINCIPAL):
-            return ClientSecretCredential(tenant, client, secret, **_PATIENCE)
-        return DefaultAzureCredential(process_timeout=PROCESS_S, **_PATIENCE)
+            return ClientSecretCredential(tenant, client, secret, **_TIMEOUTS)
+        return DefaultAzureCredential(process_timeout=PROCESS_S, **_TIMEOUTS)
 
 
 VAULT_VARIABLE = "AZURE_KEY_VAULT_URL"
@@ -225,8 +226,8 @@ _LIBRARIES = {
 }
 _SCHEME = "azure://"
 _SUFFIX = ".vault.azure.net"
-"""Of a vault's host in the public cloud; in others the whole host is written."""
-_MICROSOFTS = re.compile(
+"""Of hosts in the public cloud; places in other clouds name the whole host."""
+_AZURE_HOSTS = re.compile(
     r"^[a-z0-9-]+\.(?:vault|managedhsm)\."
     r"(?:azure\.net|azure\.cn|usgovcloudapi\.net|microsoftazure\.de)(?::443)?$",
     re.IGNORECASE,
@@ -249,17 +250,17 @@ def open_azure(environ: Mapping[str, str]) -> AzureStore:
         MissingExtraError: azure-identity or azure-keyvault-secrets is not installed.
     """
     require_extra("azure", _LIBRARIES)
-    login, host = AzureLogin(environ), _host_of(environ.get(VAULT_VARIABLE, "").strip())
-    if host and only_in_file(environ, VAULT_VARIABLE) and not _MICROSOFTS.search(host):
+    login, host = AzureLogin(environ), _host_from_url(environ.get(VAULT_VARIABLE, "").strip())
+    if host and only_in_file(environ, VAULT_VARIABLE) and not _AZURE_HOSTS.search(host):
         _refuse_ambient(login, host)
     return AzureStore(login, host)
 
 
 def _refuse_ambient(login: AzureLogin, host: str) -> None:
-    """Give a host that only `.env` names no login that this machine has by itself.
+    """Do not send the machine's own login to a host that only `.env` names.
 
     Raises:
-        ConfigError: Neither is it a host of Microsoft's, nor is the login in `.env` too.
+        ConfigError: The host is not Microsoft's, and the login is not in `.env` either.
     """
     if not login.in_file:
         raise ConfigError(
@@ -268,11 +269,11 @@ def _refuse_ambient(login: AzureLogin, host: str) -> None:
         )
 
 
-def _host_of(url: str) -> str | None:
-    """Give the host of the vault's URL; None where it is not set.
+def _host_from_url(url: str) -> str | None:
+    """Return the host of the vault's URL; None: it is not set.
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: It is not a URL of a host.
     """
     if not url:
         return None
@@ -287,27 +288,27 @@ def _host_of(url: str) -> str | None:
 
 
 class AzureStore:
-    """Find a key at `azure://VAULT/SECRET[/VERSION]`, or in a secret named like its id.
+    """Reads keys at `azure://VAULT/SECRET[/VERSION]`, or in a secret named like their id.
 
-    Names of secrets have letters, digits and `-` only, so that `flash_01` is `flash-01`.
+    Names of secrets have letters, digits and `-` only, so `flash_01` becomes `flash-01`.
     """
 
     scheme = "azure"
 
     def __init__(self, login: AzureLogin, host: str | None) -> None:
-        """Read with a login; *host* is of the vault for keys without a place."""
+        """Read with a login; *host* is that of the vault for keys without a place."""
         self._login = login
         self._host = host
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Look the keys up, a request each, several at once: Key Vault has no other way."""
+        """Look the keys up with one request each, several at once: Key Vault has no batches."""
         names = Counter(_default_name(key_id).lower() for key_id, ref in refs.items() if not ref)
         taken = {name for name, count in names.items() if count > 1}
 
-        def spot(key_id: str, ref: str | None) -> SecretRef | str:
-            return _spot(ref) if ref else self._default(key_id, taken)
+        def parse_ref(key_id: str, ref: str | None) -> SecretRef | str:
+            return _parse_ref(ref) if ref else self._default(key_id, taken)
 
-        return resolve_refs(refs, spot, self._read)
+        return resolve_refs(refs, parse_ref, self._read)
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""
@@ -322,27 +323,27 @@ class AzureStore:
                 f"another key's id leads to the secret {name} too (case does not count there, "
                 'and _ becomes -); give one of them a place in its field "secret"'
             )
-        return _spot(self.place(key_id))
+        return _parse_ref(self.place(key_id))
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        """Read vault by vault, so that one that is down does not stand for another."""
+        """Read vault by vault, so that one that is down does not affect another."""
         vaults: dict[str, list[Batch]] = {}
         for name in names:
             vaults.setdefault(name.partition("/")[0], []).append((name,))
         answers: dict[str, Answer] = {}
         for batches in vaults.values():
-            answers.update(read_batches(batches, self._ask, self._login.forget))
+            answers.update(read_batches(batches, self._read_batch, self._login.forget))
         return answers
 
-    def _ask(self, batch: Batch) -> Mapping[str, Answer]:
+    def _read_batch(self, batch: Batch) -> Mapping[str, Answer]:
         (name,) = batch
         vault, secret, version = name.split("/")
         try:
             value = self._login.client(vault).get_secret(secret, version or None).value
         except Exception as error:
-            return {name: fault_of(error, self._login.client_id)}
+            return {name: failure_from_error(error, self._login.client_id)}
         return {
-            name: StoreFailure(FailureReach.HERE, "it has no value") if value is None else value
+            name: StoreFailure(FailureReach.SECRET, "it has no value") if value is None else value
         }
 
 
@@ -350,15 +351,15 @@ def _default_name(key_id: str) -> str:
     return key_id.replace("_", "-")
 
 
-def _spot(place: str) -> SecretRef | str:
+def _parse_ref(place: str) -> SecretRef | str:
     path, field = split_field(place.removeprefix(_SCHEME))
     vault, secret, version, *more = [*path.split("/"), "", ""]
-    good = _VAULT.fullmatch(vault) and _NAME.fullmatch(secret) and not any(more)
-    if not good or field == "" or not (version == "" or _VERSION.fullmatch(version)):
+    valid = _VAULT.fullmatch(vault) and _NAME.fullmatch(secret) and not any(more)
+    if not valid or field == "" or not (version == "" or _VERSION.fullmatch(version)):
         return f"found the place {display(place)}; allowed: {_ALLOWED}"
     return SecretRef(f"{_host(vault)}/{secret}/{version}", place, field)
 
 
 def _host(vault: str) -> str:
-    """Give the host of a vault: a name alone is one of the public cloud."""
+    """Return the host of a vault; a bare name is one in the public cloud."""
     return vault if re.search(r"[.:]", vault) else f"{vault}{_SUFFIX}"

@@ -1,7 +1,7 @@
-"""Read many secrets in little time: one read first, the rest side by side, a second try.
+"""What the cloud stores share: concurrent reads with one retry, and JSON secrets.
 
-The first read goes alone, so that sixteen threads do not log in sixteen times, and a store that
-is down is found out once. A store that nobody reaches is not asked for the rest.
+The first read runs alone, so that ten threads do not log in ten times, and a store that is down
+costs one timeout. The rest is not read from a store that cannot be reached.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from ..errors import MissingExtraError, SecretError
 from .base import Secret
 
 __all__ = [
-    "AT_ONCE",
+    "CONNECT_TIMEOUT_S",
+    "MAX_CONCURRENCY",
+    "READ_TIMEOUT_S",
     "Answer",
-    "Ask",
     "Batch",
     "FailureReach",
+    "ReadBatch",
     "SecretRef",
     "StoreFailure",
     "extract_key",
+    "find_by_class",
     "quiet_library_logs",
     "quiet_loggers",
     "read_batches",
@@ -38,35 +41,35 @@ __all__ = [
     "split_field",
 ]
 
-# Why a secret could not be read, as a value: stores give it back, and raise nothing ------------
+# Why a secret could not be read. Stores return it as a value and raise nothing ------------------
 
 
 class FailureReach(Enum):
-    """What a failure says about the other secrets of the store, and about trying again."""
+    """Which other reads of the store a failure affects, and whether a retry may work."""
 
-    HERE = "this secret only; the next try would fail too"
-    BUSY = "this request only; another try may work: throttled, a failure of the server"
-    LOGIN = "the login is no longer taken: log in again, once"
-    STORE = "every secret: nobody answers, or nobody can log in"
+    SECRET = "this secret only; a retry would fail too"
+    REQUEST = "this request only; a retry may work: throttled, a failure of the server"
+    LOGIN = "the login is no longer accepted: log in again, once"
+    STORE = "every secret: the store does not answer, or no login works"
 
 
 class StoreFailure(NamedTuple):
     """Why there is no value."""
 
     reach: FailureReach
-    words: str
-    """For people: what is wrong and what to do; never a value or a token."""
+    message: str
+    """What is wrong and what to do; never a value or a token."""
 
 
 Answer = str | bytes | StoreFailure
-"""What a store has for one secret."""
+"""The stored secret, or why it could not be read."""
 
 
-# Keep values and tokens out of the logs that the stores' libraries write while we read ---------
+# Keep values and tokens out of the logs of the stores' libraries ---------------------------------
 #
-# botocore's DEBUG lines hold whole answers and session tokens; the libraries of Azure and Google
-# mask theirs. A program that debugs with the root logger at DEBUG must not find its keys there. Its
-# own use of the same library logs as before: lines are dropped only in a thread that reads for us.
+# botocore's DEBUG lines hold whole responses and session tokens; the libraries of Azure and Google
+# mask theirs. The program's own use of the same library still logs: lines are dropped only in
+# threads that read secrets.
 
 
 _reading = ContextVar("keyrot_reading_secrets", default=False)
@@ -81,14 +84,14 @@ _FILTER = _OnlyWarnings()
 
 
 def quiet_loggers(*names: str) -> None:
-    """Let these loggers write no more than warnings inside `quiet_library_logs()`."""
+    """Drop what these loggers write below WARNING inside `quiet_library_logs()`."""
     for name in names:
         logging.getLogger(name).addFilter(_FILTER)
 
 
 @contextmanager
 def quiet_library_logs() -> Iterator[None]:
-    """Read secrets inside this."""
+    """Drop the DEBUG and INFO lines of `quiet_loggers` in this context."""
     token = _reading.set(True)
     try:
         yield
@@ -103,28 +106,28 @@ _BINARY = "it is binary, or holds characters that cannot be printed; store the k
 
 
 def extract_key(stored: str | bytes, field: str | None, key_id: str) -> Secret | str:
-    """Find a key in what a store has.
+    """Return the key in a stored secret.
 
     Args:
         stored: The secret; bytes are read as UTF-8.
         field: Of a JSON object; None: the whole text, or the field *key_id* of a JSON object.
-        key_id: Whose value is looked for.
+        key_id: The key.
 
     Returns:
-        The value, or in words why there is none; the words show nothing of what is stored.
+        The value, or why there is none; the reason shows nothing of the secret.
     """
-    text = _text(stored)
+    text = _decode(stored)
     if text is None:
         return _BINARY
-    found = _object(text)
+    found = _parse_object(text)
     if field is None and found is None:
-        return _value(text) or "it is empty"
+        return _to_secret(text) or "it is empty"
     if found is None:
         return f"it is no JSON object, so it has no field {field}"
-    return _field(found, field or key_id, named=field is not None)
+    return _get_field(found, field or key_id, named=field is not None)
 
 
-def _text(stored: str | bytes) -> str | None:
+def _decode(stored: str | bytes) -> str | None:
     if isinstance(stored, str):
         return stored.removeprefix("\ufeff")
     try:
@@ -133,8 +136,8 @@ def _text(stored: str | bytes) -> str | None:
         return None
 
 
-def _object(text: str) -> dict[str, Any] | None:
-    """Read a JSON object; None where the text is none."""
+def _parse_object(text: str) -> dict[str, Any] | None:
+    """Parse a JSON object; None: the text is none."""
     if not text.lstrip().startswith("{"):
         return None
     try:
@@ -144,25 +147,22 @@ def _object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _field(found: dict[str, Any], name: str, *, named: bool) -> Secret | str:
+def _get_field(found: dict[str, Any], name: str, *, named: bool) -> Secret | str:
     if name not in found:
-        # A key may have been written as a name by mistake: then nothing is suggested.
+        # A name that is a key by mistake must not be suggested.
         hint = did_you_mean(name, (other for other in found if not holds_key(other)))
         more = "" if named else "; name the field after # in the key's place"
         return f"the JSON object in it has no field {name}{more}{hint and '.'}{hint}"
     value = found[name]
     if not isinstance(value, str):
         return f"the field {name} of its JSON object is no text"
-    return _value(value) or f"the field {name} of its JSON object is empty"
+    return _to_secret(value) or f"the field {name} of its JSON object is empty"
 
 
-def _value(text: str) -> Secret | str:
-    """Refuse what was binary once; a stray U+FFFD shows where a tool has made text of it."""
+def _to_secret(text: str) -> Secret | str:
+    """Reject text that was binary: a tool that decoded it left U+FFFD in it."""
     value = text.strip()
     return Secret(value) if value.isprintable() and "\ufffd" not in value else _BINARY
-
-
-# What to say where the library of a store is not installed -------------------------------------
 
 
 def require_extra(store: str, modules: Mapping[str, str]) -> None:
@@ -175,12 +175,12 @@ def require_extra(store: str, modules: Mapping[str, str]) -> None:
     Raises:
         MissingExtraError: A ConfigError with the pip line, in place of the ImportError.
     """
-    missing = next((package for name, package in modules.items() if not _imports(name)), None)
+    missing = next((package for name, package in modules.items() if not _can_import(name)), None)
     if missing is not None:
         raise MissingExtraError(wanted_by=f"the secret store {store}", package=missing, extra=store)
 
 
-def _imports(module: str) -> bool:
+def _can_import(module: str) -> bool:
     try:
         import_module(module)
     except ImportError:
@@ -188,126 +188,142 @@ def _imports(module: str) -> bool:
     return True
 
 
-# What the cloud stores have in common: places to names, names to answers, answers to keys ------
+# From the reference of a key to the secret, and from the secret to the key ----------------------
 
 
 class SecretRef(NamedTuple):
-    """Where a key is, once its place has been understood."""
+    """A parsed reference: where a key is kept."""
 
     name: str
-    """Of the secret, as the store's reader takes it."""
+    """Of the secret, as the store reads it."""
     place: str
-    """As people write it: `aws://prod/gemini#pro_01`."""
+    """As in keys.json: `aws://prod/gemini#pro_01`."""
     field: str | None = None
     """Of the JSON object in the secret."""
 
 
 def resolve_refs(
     refs: Mapping[str, str | None],
-    spot_of: Callable[[str, str | None], SecretRef | str],
+    parse_ref: Callable[[str, str | None], SecretRef | str],
     read: Callable[[Iterable[str]], Mapping[str, Answer]],
 ) -> dict[str, Secret | SecretError]:
-    """Find keys: each secret is read once, however many keys are in it.
+    """Return the keys; a secret with several keys is read once.
 
     Args:
         refs: The place of each key id; None: the default one.
-        spot_of: Understands a key id's place, or says in words what is wrong with it.
-        read: Answers for each of the names it is given.
+        parse_ref: Parses the place of a key id, or returns what is wrong with it.
+        read: Returns an answer for each name.
     """
-    spots = {key_id: spot_of(key_id, ref) for key_id, ref in refs.items()}
-    names = dict.fromkeys(spot.name for spot in spots.values() if isinstance(spot, SecretRef))
+    parsed = {key_id: parse_ref(key_id, ref) for key_id, ref in refs.items()}
+    names = dict.fromkeys(
+        target.name for target in parsed.values() if isinstance(target, SecretRef)
+    )
     answers = read(names) if names else {}
-    return {key_id: _found(key_id, spot, answers) for key_id, spot in spots.items()}
+    return {key_id: _answer_for(key_id, target, answers) for key_id, target in parsed.items()}
+
+
+def find_by_class(
+    error: Exception, table: Mapping[str, tuple[FailureReach, str]]
+) -> tuple[FailureReach, str]:
+    """Return the entry of an exception's class, or of its nearest base class."""
+    names = (kind.__name__ for kind in type(error).__mro__)
+    found = next((table[name] for name in names if name in table), None)
+    return found or (FailureReach.SECRET, "reading it failed with {}")
 
 
 def split_field(place: str) -> tuple[str, str | None]:
-    """Take `#field` off a place."""
-    path, there, field = place.partition("#")
-    return path, field if there else None
+    """Split `#field` off a place."""
+    path, has_field, field = place.partition("#")
+    return path, field if has_field else None
 
 
-def _found(
-    key_id: str, spot: SecretRef | str, answers: Mapping[str, Answer]
+def _answer_for(
+    key_id: str, target: SecretRef | str, answers: Mapping[str, Answer]
 ) -> Secret | SecretError:
-    if isinstance(spot, str):
-        return SecretError(f"key {key_id}: {spot}")
-    answer = answers[spot.name]
+    if isinstance(target, str):
+        return SecretError(f"key {key_id}: {target}")
+    answer = answers[target.name]
     if isinstance(answer, StoreFailure):
-        return SecretError(f"key {key_id}: {spot.place}: {answer.words}")
-    found = extract_key(answer, spot.field, key_id)
-    return SecretError(f"key {key_id}: {spot.place}: {found}") if isinstance(found, str) else found
+        return SecretError(f"key {key_id}: {target.place}: {answer.message}")
+    found = extract_key(answer, target.field, key_id)
+    return (
+        SecretError(f"key {key_id}: {target.place}: {found}") if isinstance(found, str) else found
+    )
 
 
-AT_ONCE = 10
-"""Requests under way; as many as an HTTP connection pool of requests or urllib3 keeps open."""
-PAUSE_S = 0.5
-"""Before a second try where the store was busy."""
-LONGEST_S = 20.0
-"""No request is begun later than that; a refresh comes again."""
+CONNECT_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 4.0
+"""For one request."""
+MAX_CONCURRENCY = 10
+"""Concurrent requests; as many as a connection pool of urllib3 keeps open."""
+RETRY_PAUSE_S = 0.5
+"""Pause before the retry of a request that the store was too busy for."""
+TOTAL_TIMEOUT_S = 20.0
+"""No request starts later than that; the next refresh reads the rest."""
 
 Batch = tuple[str, ...]
-"""Names of secrets that are read in one request."""
-Ask = Callable[[Batch], Mapping[str, Answer]]
+"""Names of secrets to read in one request."""
+ReadBatch = Callable[[Batch], Mapping[str, Answer]]
 """Reads a batch."""
 
 
 def read_batches(
-    batches: Sequence[Batch], ask: Ask, log_in_again: Callable[[], None]
+    batches: Sequence[Batch], read: ReadBatch, forget_login: Callable[[], None]
 ) -> dict[str, Answer]:
-    """Read all batches; a batch whose login has run out, or that met a busy store, twice.
+    """Read all batches; retry a batch once if its login expired or the store was busy.
 
     Args:
         batches: What to read.
-        ask: Called from several threads. What it raises is reported by its type only.
-        log_in_again: Forgets the login: before the second try, and where that is refused too,
-            so that the next look-up begins with whatever login there is then.
+        read: Called from several threads. What it raises is reported by its type only.
+        forget_login: Forgets the login: before the second try, and after that if it is refused
+            too, so that the next look-up logs in again.
 
     Returns:
-        An answer for each name; where two tries failed, the second failure.
+        An answer for each name; if both tries failed, the second failure.
     """
-    reading = _BatchReader(ask, time.monotonic() + LONGEST_S)
-    reading.round(batches)
-    again = [
+    reader = _BatchReader(read, time.monotonic() + TOTAL_TIMEOUT_S)
+    reader.run_once(batches)
+    retried = [
         batch
         for batch in batches
-        if reading.reaches(batch) & {FailureReach.BUSY, FailureReach.LOGIN}
+        if reader.reaches(batch) & {FailureReach.REQUEST, FailureReach.LOGIN}
     ]
-    if not again:
-        return reading.answers
-    if any(FailureReach.LOGIN in reading.reaches(batch) for batch in again):
-        log_in_again()
+    if not retried:
+        return reader.answers
+    if any(FailureReach.LOGIN in reader.reaches(batch) for batch in retried):
+        forget_login()
     else:
-        time.sleep(PAUSE_S)
-    reading.round(again)
-    if any(FailureReach.LOGIN in reading.reaches(batch) for batch in again):
-        log_in_again()
-    return reading.answers
+        time.sleep(RETRY_PAUSE_S)
+    reader.run_once(retried)
+    if any(FailureReach.LOGIN in reader.reaches(batch) for batch in retried):
+        forget_login()
+    return reader.answers
 
 
 class _BatchReader:
     """One call of `read_batches`."""
 
-    def __init__(self, ask: Ask, deadline: float) -> None:
+    def __init__(self, read: ReadBatch, deadline: float) -> None:
         self.answers: dict[str, Answer] = {}
-        self._ask = ask
+        self._read_batch = read
         self._deadline = deadline
         self._stop: StoreFailure | None = None
         self._lock = threading.Lock()
 
-    def round(self, batches: Sequence[Batch]) -> None:
-        """Read each batch once, unless the store as a whole does not answer."""
+    def run_once(self, batches: Sequence[Batch]) -> None:
+        """Read each batch once, unless the whole store fails."""
         self._stop = None
         self._read(batches[:1])
-        self._side_by_side(batches[1:])
+        self._read_concurrently(batches[1:])
 
     def reaches(self, batch: Batch) -> set[FailureReach]:
-        """Tell what went wrong in a batch."""
+        """Return the reach of each failure in a batch."""
         answers = (self.answers[name] for name in batch)
         return {answer.reach for answer in answers if isinstance(answer, StoreFailure)}
 
-    def _side_by_side(self, batches: Sequence[Batch]) -> None:
-        """Read in threads of our own: a program that ends waits for those of an executor."""
-        shares = [batches[n::AT_ONCE] for n in range(min(AT_ONCE, len(batches)))]
+    def _read_concurrently(self, batches: Sequence[Batch]) -> None:
+        """Read in daemon threads: the interpreter waits for the threads of an executor at exit."""
+        shares = [batches[n::MAX_CONCURRENCY] for n in range(min(MAX_CONCURRENCY, len(batches)))]
         threads = [
             threading.Thread(target=self._read, args=(share,), name="keyrot-secrets", daemon=True)
             for share in shares
@@ -319,13 +335,13 @@ class _BatchReader:
 
     def _read(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            stop = self._stop or self._too_late()
-            answers = dict.fromkeys(batch, stop) if stop else _asked(self._ask, batch)
+            stop = self._stop or self._timed_out()
+            answers = dict.fromkeys(batch, stop) if stop else _try_read(self._read_batch, batch)
             with self._lock:
                 for name in batch:
-                    self._note(name, answers.get(name, _NOTHING))
+                    self._record(name, answers.get(name, _NO_ANSWER))
 
-    def _note(self, name: str, answer: Answer) -> None:
+    def _record(self, name: str, answer: Answer) -> None:
         if not isinstance(answer, StoreFailure):
             self.answers[name] = answer
             return
@@ -334,22 +350,22 @@ class _BatchReader:
         if isinstance(self.answers.get(name), StoreFailure | None):
             self.answers[name] = answer
 
-    def _too_late(self) -> StoreFailure | None:
-        return _TOO_LATE if time.monotonic() > self._deadline else None
+    def _timed_out(self) -> StoreFailure | None:
+        return _TIMED_OUT if time.monotonic() > self._deadline else None
 
 
-_NOTHING = StoreFailure(FailureReach.HERE, "the store's answer does not mention it")
-_TOO_LATE = StoreFailure(
-    FailureReach.STORE, f"the store is too slow: not all was read in {LONGEST_S:.0f} s"
+_NO_ANSWER = StoreFailure(FailureReach.SECRET, "the store's answer does not mention it")
+_TIMED_OUT = StoreFailure(
+    FailureReach.STORE, f"the store is too slow: not all was read in {TOTAL_TIMEOUT_S:.0f} s"
 )
 
 
-def _asked(ask: Ask, batch: Batch) -> Mapping[str, Answer]:
+def _try_read(read: ReadBatch, batch: Batch) -> Mapping[str, Answer]:
     name = "?"
     with quiet_library_logs():
         try:
-            return ask(batch)
+            return read(batch)
         except Exception as error:
-            # Only the type: the text of a store's library may hold a token or a value.
+            # The type only: the text of a store's library may hold a token or a value.
             name = type(error).__name__
-    return dict.fromkeys(batch, StoreFailure(FailureReach.HERE, f"reading it failed with {name}"))
+    return dict.fromkeys(batch, StoreFailure(FailureReach.SECRET, f"reading it failed with {name}"))

@@ -17,12 +17,15 @@ from ..core.text import display
 from ..errors import ConfigError, SecretError
 from .base import Secret
 from .cloud import (
-    AT_ONCE,
+    CONNECT_TIMEOUT_S,
+    MAX_CONCURRENCY,
+    READ_TIMEOUT_S,
     Answer,
     Batch,
     FailureReach,
     SecretRef,
     StoreFailure,
+    find_by_class,
     read_batches,
     require_extra,
     resolve_refs,
@@ -37,15 +40,14 @@ __all__ = [
     "GcpStore",
     "NoProjectError",
     "UnsafeFileError",
-    "fault_of",
-    "fault_of_answer",
+    "failure_from_error",
+    "failure_from_response",
     "open_gcp",
 ]
 
-# What a failure of Secret Manager or google-auth means, in words for people --------------------
+# What a failure of Secret Manager or google-auth means -------------------------------------------
 #
-# Codes: google.rpc.Code and the reasons of google.rpc.ErrorInfo. Of an answer's message nothing is
-# passed on.
+# Codes: google.rpc.Code and the reasons of google.rpc.ErrorInfo. Messages are not quoted.
 
 
 _WORD = re.compile(r"\w{1,60}", re.ASCII)
@@ -62,7 +64,7 @@ _REASONS: Mapping[str, str] = {
 }
 _STATUS: Mapping[int, tuple[FailureReach, str]] = {
     400: (
-        FailureReach.HERE,
+        FailureReach.SECRET,
         "it cannot be read ({code}): is its version disabled or destroyed? add a new version",
     ),
     401: (
@@ -71,20 +73,23 @@ _STATUS: Mapping[int, tuple[FailureReach, str]] = {
         "or a new credentials file",
     ),
     403: (
-        FailureReach.HERE,
+        FailureReach.SECRET,
         "access denied to {who}, or there is no such secret: give it the role "
         "roles/secretmanager.secretAccessor on the secret",
     ),
-    404: (FailureReach.HERE, "there is no such secret in this project, or it has no version"),
+    404: (FailureReach.SECRET, "there is no such secret in this project, or it has no version"),
     429: (
-        FailureReach.BUSY,
+        FailureReach.REQUEST,
         "Secret Manager is busy ({code}); it is asked again at the next refresh",
     ),
 }
-_FAILED = FailureReach.BUSY, "Secret Manager failed ({code}); it is asked again at the next refresh"
-_OTHER = FailureReach.HERE, "Secret Manager refused ({code})"
+_FAILED = (
+    FailureReach.REQUEST,
+    "Secret Manager failed ({code}); it is asked again at the next refresh",
+)
+_OTHER = FailureReach.SECRET, "Secret Manager refused ({code})"
 
-_UNREACHED = (
+_UNREACHABLE = (
     "Secret Manager cannot be reached ({}): see the network, and "
     "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER if it is set"
 )
@@ -97,8 +102,8 @@ _LOGIN = (
     "credentials file"
 )
 _CUT_OFF = "ProtocolError"
-"""urllib3's, inside requests' own: a kept connection that the server has closed meanwhile."""
-# Of google.auth.exceptions and requests.exceptions; the nearest class above counts.
+"""Of urllib3, wrapped by requests: the server has closed a kept-alive connection."""
+# Exceptions of google.auth and requests.
 _CLASSES: Mapping[str, tuple[FailureReach, str]] = {
     "DefaultCredentialsError": (FailureReach.STORE, _NO_LOGIN),
     "RefreshError": (FailureReach.LOGIN, _LOGIN),
@@ -112,37 +117,35 @@ _CLASSES: Mapping[str, tuple[FailureReach, str]] = {
         "the server's certificate is not trusted ({}): set REQUESTS_CA_BUNDLE to the authority's "
         "file",
     ),
-    "RequestException": (FailureReach.STORE, _UNREACHED),
-    "JSONDecodeError": (FailureReach.BUSY, "the answer is not what Secret Manager sends ({})"),
+    "RequestException": (FailureReach.STORE, _UNREACHABLE),
+    "JSONDecodeError": (FailureReach.REQUEST, "the answer is not what Secret Manager sends ({})"),
 }
 
 
-def fault_of(error: Exception) -> StoreFailure:
-    """Say what an exception of google-auth or requests means."""
+def failure_from_error(error: Exception) -> StoreFailure:
+    """Return what an exception of google-auth or requests means."""
     cause = type(error.args[0]).__name__ if error.args else ""
-    names = [kind.__name__ for kind in type(error).__mro__]
     if cause == _CUT_OFF:
-        return StoreFailure(FailureReach.BUSY, _UNREACHED.format(cause))
-    known = next((_CLASSES[name] for name in names if name in _CLASSES), None)
-    reach, words = known or (FailureReach.HERE, "reading it failed with {}")
-    return StoreFailure(reach, words.format(_oauth_error(error) or names[0]))
+        return StoreFailure(FailureReach.REQUEST, _UNREACHABLE.format(cause))
+    reach, message = find_by_class(error, _CLASSES)
+    return StoreFailure(reach, message.format(_oauth_error(error) or type(error).__name__))
 
 
-def fault_of_answer(response: Any, who: str) -> StoreFailure:
-    """Say what an answer other than 200 means for *who* asked."""
+def failure_from_response(response: Any, who: str) -> StoreFailure:
+    """Return what a response other than 200 means for the caller *who*."""
     status = int(response.status_code)
-    found = _error(response)
-    for reason in _reasons(found):
+    found = _error_body(response)
+    for reason in _error_reasons(found):
         if reason in _REASONS:
-            return StoreFailure(FailureReach.HERE, _REASONS[reason].format(who=who))
-    reach, words = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
+            return StoreFailure(FailureReach.SECRET, _REASONS[reason].format(who=who))
+    reach, message = _STATUS.get(status, _FAILED if status >= 500 else _OTHER)
     code = str(found.get("status", ""))
     return StoreFailure(
-        reach, words.format(code=code if _WORD.fullmatch(code) else status, who=who)
+        reach, message.format(code=code if _WORD.fullmatch(code) else status, who=who)
     )
 
 
-def _error(response: Any) -> dict[str, Any]:
+def _error_body(response: Any) -> dict[str, Any]:
     try:
         found = response.json()["error"]
     except (ValueError, KeyError, TypeError):
@@ -150,48 +153,46 @@ def _error(response: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _reasons(error: Mapping[str, Any]) -> list[str]:
+def _error_reasons(error: Mapping[str, Any]) -> list[str]:
     details = error.get("details")
     there = details if isinstance(details, list) else []
     return [str(detail.get("reason", "")) for detail in there if isinstance(detail, dict)]
 
 
 def _oauth_error(error: Exception) -> str:
-    """Give the code of a token endpoint's refusal, such as `invalid_grant`."""
+    """Return the error code of the token endpoint, such as `invalid_grant`."""
     answers = (part for part in error.args if isinstance(part, dict))
     code = next((str(answer.get("error", "")) for answer in answers), "")
     return code if _WORD.fullmatch(code) else ""
 
 
-# Application default credentials and a session that sends them, made when first needed ---------
+# Application default credentials and a session that sends them, made at the first read -----------
 
 
-CONNECT_S = 2.0
-READ_S = 4.0
-ALL_S = 8.0
-"""For a request together with the login that it may need."""
+REQUEST_TIMEOUT_S = 8.0
+"""For a request together with its login."""
 _FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _SELF_CONTAINED = ("service_account", "authorized_user")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
 class NoProjectError(Exception):
-    """Say that neither the settings nor the login name a project."""
+    """Neither the settings nor the login name a project."""
 
 
 class UnsafeFileError(Exception):
-    """Say that `.env` names a credentials file which only the environment may name."""
+    """`.env` names a credentials file that only the environment may name."""
 
 
 class GcpLogin:
-    """Who we are, and how to ask; safe from several threads."""
+    """The credentials, and a session that sends them; safe from several threads."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Remember the settings: the environment laid over `.env`."""
+        """Do not connect yet; *environ* is the environment over `.env`."""
         self._environ = environ
         self._lock = threading.Lock()
-        self._session: Any = None
-        self._of_login: str | None = None
+        self._make_session: Any = None
+        self._login_project: str | None = None
 
     @property
     def project(self) -> str | None:
@@ -200,8 +201,8 @@ class GcpLogin:
 
     @property
     def identity(self) -> str:
-        """The service account's address, where it is known."""
-        credentials = getattr(self._session, "credentials", None)
+        """The address of the service account, if it is known."""
+        credentials = getattr(self._make_session, "credentials", None)
         for name in ("service_account_email", "signer_email", "account"):
             found = getattr(credentials, name, None)
             # "default" stands for the machine's account until the first token is there.
@@ -210,58 +211,60 @@ class GcpLogin:
         return "this login"
 
     def find_project(self) -> str:
-        """Name the project of the settings, else that of the login.
+        """Return the project of the settings, else that of the login.
 
         Raises:
             NoProjectError: There is none.
-            google.auth.exceptions.GoogleAuthError: Nobody is logged in.
+            google.auth.exceptions.GoogleAuthError: There is no login.
         """
         self._open()
-        project = self.project or self._of_login
+        project = self.project or self._login_project
         if project is None:
             raise NoProjectError
         return project
 
     def get(self, url: str) -> Any:
-        """Ask, with a token, and return the answer whatever its status.
+        """Send a request with a token, and return the response whatever its status.
 
         Raises:
             google.auth.exceptions.GoogleAuthError: The login failed.
-            requests.RequestException: Nobody answered.
+            requests.RequestException: There was no response.
         """
         return self._open().get(
-            url, timeout=(CONNECT_S, READ_S), max_allowed_time=ALL_S, allow_redirects=False
+            url,
+            timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+            max_allowed_time=REQUEST_TIMEOUT_S,
+            allow_redirects=False,
         )
 
     def forget(self) -> None:
-        """Log in anew at the next request."""
+        """Log in again at the next request."""
         with self._lock:
-            self._session = None
+            self._make_session = None
 
     def _open(self) -> Any:
         with self._lock:
-            if self._session is None:
-                self._session, self._of_login = self._log_in()
-            return self._session
+            if self._make_session is None:
+                self._make_session, self._login_project = self._open_session()
+            return self._make_session
 
-    def _log_in(self) -> tuple[Any, str | None]:
-        import requests  # noqa: PLC0415 - open_gcp has found them to be there
+    def _open_session(self) -> tuple[Any, str | None]:
+        import requests  # noqa: PLC0415 - open_gcp has imported them
         from google.auth.transport.requests import AuthorizedSession, Request  # noqa: PLC0415
 
         credentials, project = self._credentials()
         session = AuthorizedSession(  # type: ignore[no-untyped-call]
             credentials,
-            # Nothing is tried again below: secrets/reading.py does, and logs in again. The
-            # usual session for tokens would try three times.
+            # cloud.read_batches retries; the default session for tokens would try three times.
             max_refresh_attempts=0,
             auth_request=Request(requests.Session()),
         )
         for scheme in ("https://", "http://"):
-            session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=AT_ONCE))
+            session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONCURRENCY))
         return session, project
 
     def _credentials(self) -> tuple[Any, str | None]:
-        """Find the default credentials; a file that only `.env` names is one they cannot see."""
+        """Return the default credentials; they do not see a file that only `.env` names."""
         from google.auth import default  # noqa: PLC0415
         from google.oauth2 import credentials, service_account  # noqa: PLC0415
 
@@ -279,8 +282,8 @@ class GcpLogin:
 def _self_contained(file: str) -> dict[str, Any]:
     """Read a credentials file that `.env` names.
 
-    The other types run programs, read other files, or send a login that this machine has by itself
-    to an address that stands in the file.
+    Other types run programs, read other files, or send the machine's own login to an address in
+    the file.
 
     Raises:
         google.auth.exceptions.DefaultCredentialsError: There is no such file, or it is no JSON.
@@ -302,7 +305,7 @@ def _self_contained(file: str) -> dict[str, Any]:
 
 DEFAULT_SECRET = "keyrot"
 SECRET_VARIABLE = "KEYROT_GCP_SECRET"
-"""Names the JSON secret in which a key of any id is looked for."""
+"""Name of the JSON secret with the keys that have no place."""
 ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER"
 """gcloud's own variable for another endpoint, such as a private one."""
 ENDPOINT = "https://secretmanager.googleapis.com"
@@ -333,12 +336,16 @@ def open_gcp(environ: Mapping[str, str]) -> GcpStore:
     if not _SECRET.fullmatch(secret):
         allowed = "letters, digits, _ and -, as in keyrot"
         raise ConfigError(f"{SECRET_VARIABLE}: found {display(secret)}; allowed: {allowed}.")
-    endpoint = _good_endpoint(environ.get(ENDPOINT_VARIABLE, "").strip() or ENDPOINT)
+    endpoint = _checked_endpoint(environ.get(ENDPOINT_VARIABLE, "").strip() or ENDPOINT)
     return GcpStore(GcpLogin(environ), endpoint, secret)
 
 
-def _good_endpoint(url: str) -> str:
-    """Refuse an address to which a token would travel in the clear."""
+def _checked_endpoint(url: str) -> str:
+    """Return the URL, if a token does not travel there in plain text.
+
+    Raises:
+        ConfigError: It does, or this is not a URL of a host.
+    """
     parts = urlsplit(url)
     safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
     if not safe or not parts.hostname or parts.username or parts.query or parts.fragment:
@@ -347,7 +354,7 @@ def _good_endpoint(url: str) -> str:
 
 
 class GcpStore:
-    """Find a key at `gcp://PROJECT/SECRET[/VERSION][#FIELD]`, or in one JSON secret by its id."""
+    """Reads keys at `gcp://PROJECT/SECRET[/VERSION][#FIELD]`, or by their id in one JSON secret."""
 
     scheme = "gcp"
 
@@ -360,30 +367,30 @@ class GcpStore:
         self._default = default
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Look the keys up, a request per secret, several at once."""
-        return resolve_refs(refs, self._spot, self._read)
+        """Look the keys up with a request per secret, several at once."""
+        return resolve_refs(refs, self._parse_ref, self._read)
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""
         return f"{_SCHEME}{self._login.project or 'PROJECT'}/{self._default}#{key_id}"
 
-    def _spot(self, key_id: str, ref: str | None) -> SecretRef | str:
-        """Understand a place; the project is left empty where the login has to name it."""
+    def _parse_ref(self, key_id: str, ref: str | None) -> SecretRef | str:
+        """Parse a place; the project is empty if the login has to name it."""
         if ref is None:
             name = f"{self._login.project or ''}/{self._default}/latest"
             return SecretRef(name, self.place(key_id), key_id)
         path, field = split_field(ref.removeprefix(_SCHEME))
         project, secret, version, *more = [*path.split("/"), "", ""]
         version = version or "latest"
-        good = _PROJECT.fullmatch(project) and _SECRET.fullmatch(secret) and not any(more)
-        if not good or field == "" or not _VERSION.fullmatch(version):
+        valid = _PROJECT.fullmatch(project) and _SECRET.fullmatch(secret) and not any(more)
+        if not valid or field == "" or not _VERSION.fullmatch(version):
             return f"found the place {display(ref)}; allowed: {_ALLOWED}"
         return SecretRef(f"{project}/{secret}/{version}", ref, field)
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        return read_batches([(name,) for name in names], self._ask, self._login.forget)
+        return read_batches([(name,) for name in names], self._read_batch, self._login.forget)
 
-    def _ask(self, batch: Batch) -> Mapping[str, Answer]:
+    def _read_batch(self, batch: Batch) -> Mapping[str, Answer]:
         (name,) = batch
         project, secret, version = name.split("/")
         try:
@@ -391,14 +398,14 @@ class GcpStore:
             path = f"/v1/projects/{project}/secrets/{secret}/versions/{version}:access"
             response = self._login.get(f"{self._endpoint}{path}")
             if response.status_code != 200:
-                return {name: fault_of_answer(response, self._login.identity)}
+                return {name: failure_from_response(response, self._login.identity)}
             return {name: _payload(response.json())}
         except NoProjectError:
-            return {name: StoreFailure(FailureReach.HERE, _NO_PROJECT)}
+            return {name: StoreFailure(FailureReach.SECRET, _NO_PROJECT)}
         except UnsafeFileError:
             return {name: StoreFailure(FailureReach.STORE, _UNSAFE_FILE)}
         except Exception as error:
-            return {name: fault_of(error)}
+            return {name: failure_from_error(error)}
 
 
 _NO_PROJECT = (
@@ -413,11 +420,11 @@ _UNSAFE_FILE = (
 
 
 def _payload(answer: Any) -> Answer:
-    """Take the bytes out of an answer; that they came whole is TLS's to check."""
+    """Return the bytes in a response."""
     payload = answer.get("payload", {}) if isinstance(answer, dict) else {}
     try:
         return base64.b64decode(payload.get("data", ""), validate=True)
     except (binascii.Error, ValueError, TypeError):
         return StoreFailure(
-            FailureReach.BUSY, "the answer's payload is not what Secret Manager sends"
+            FailureReach.REQUEST, "the answer's payload is not what Secret Manager sends"
         )

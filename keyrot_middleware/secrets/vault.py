@@ -147,23 +147,25 @@ class VaultStore:
         """Look the keys up: one request for each path, and what a login may need."""
         texts = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
         parsed = {key_id: _parse_ref(text, key_id) for key_id, text in texts.items()}
-        found = self._read_all(list(dict.fromkeys(ref.path for ref in parsed.values() if ref)))
+        found = self._read_paths(list(dict.fromkeys(ref.path for ref in parsed.values() if ref)))
         return {
-            key_id: _pick(key_id, ref, found[ref.path]) if ref else _no_ref(key_id, texts[key_id])
+            key_id: _take_field(key_id, ref, found[ref.path])
+            if ref
+            else _ref_error(key_id, texts[key_id])
             for key_id, ref in parsed.items()
         }
 
     # Reading ------------------------------------------------------------------------------------
 
-    def _read_all(self, paths: Sequence[str]) -> dict[str, Fields | StoreFailure]:
+    def _read_paths(self, paths: Sequence[str]) -> dict[str, Fields | StoreFailure]:
         """Read paths one after the other; an outage ends it, a refused token is replaced once."""
         if not paths:
             return {}
-        before = self._token
+        held_before = self._token
         token = self._current_token()
         if isinstance(token, StoreFailure):
             return dict.fromkeys(paths, token)
-        may_login = token is before  # one of this moment is not replaced: nothing has changed
+        may_login = token is held_before  # one of this moment is not replaced: nothing has changed
         found: dict[str, Fields | StoreFailure] = {}
         client = self._client(token)
         try:
@@ -177,7 +179,7 @@ class VaultStore:
                         token, client = newer, self._client(newer)
                         fields = self._read(client, path)
                     if isinstance(fields, StoreFailure) and fields.reach is FailureReach.LOGIN:
-                        fields = self._denied(fields, token, newer)
+                        fields = self._access_denied(fields, token, newer)
                 found[path] = fields
                 if isinstance(fields, StoreFailure) and fields.reach is FailureReach.STORE:
                     return {**dict.fromkeys(paths, fields), **found}
@@ -185,15 +187,15 @@ class VaultStore:
             client.adapter.close()
         return found
 
-    def _denied(
-        self, fault: StoreFailure, token: _Token, login: _Token | StoreFailure | None
+    def _access_denied(
+        self, failure: StoreFailure, token: _Token, login: _Token | StoreFailure | None
     ) -> StoreFailure:
         again = (
-            f"; logging in again failed: {login.words}" if isinstance(login, StoreFailure) else ""
+            f"; logging in again failed: {login.message}" if isinstance(login, StoreFailure) else ""
         )
         server = self._settings.server
         return StoreFailure(
-            FailureReach.HERE, f"{server} denies {token.name} to read {fault.words}{again}"
+            FailureReach.SECRET, f"{server} denies {token.name} to read {failure.message}{again}"
         )
 
     def _read(self, client: Any, path: str) -> Fields | StoreFailure:
@@ -202,7 +204,7 @@ class VaultStore:
         if known:
             found = self._read_in(client, known, path)
             # A mount can be made anew, or be upgraded to version 2, while we run.
-            if not (isinstance(found, StoreFailure) and found.reach is FailureReach.HERE):
+            if not (isinstance(found, StoreFailure) and found.reach is FailureReach.SECRET):
                 return found
         mount = self._find_mount(client, path)
         if isinstance(mount, StoreFailure):
@@ -228,7 +230,7 @@ class VaultStore:
             return None
         if kind not in ("kv", "generic"):
             return StoreFailure(
-                FailureReach.HERE, f"{mount} is a mount of the type {kind}, and not kv"
+                FailureReach.SECRET, f"{mount} is a mount of the type {kind}, and not kv"
             )
         version = (data.get("options") or {}).get("version")
         return _Mount(mount, 2 if str(version) == "2" else 1)
@@ -237,7 +239,7 @@ class VaultStore:
         """Take the first word for the mount, and read as version 2, then as version 1."""
         head = path.partition("/")[0] + "/"
         mounts = _Mount(head, 2), _Mount(head, 1)
-        faults: list[StoreFailure] = []
+        failures: list[StoreFailure] = []
         for mount in mounts:
             found = self._read_in(client, mount, path)
             if not isinstance(found, StoreFailure):
@@ -245,9 +247,9 @@ class VaultStore:
                 return found
             if found.reach is FailureReach.STORE:
                 return found
-            faults.append(found)
-        if all(fault.reach is not FailureReach.LOGIN for fault in faults):
-            return faults[0]
+            failures.append(found)
+        if all(failure.reach is not FailureReach.LOGIN for failure in failures):
+            return failures[0]
         either = " or ".join(f'"{m.api_path(path)}" (KV version {m.version})' for m in mounts)
         return StoreFailure(
             FailureReach.LOGIN,
@@ -263,12 +265,12 @@ class VaultStore:
         name = path[len(mount.path) :]
         reply = self._request(partial(read, name, mount_point=mount.path.rstrip("/")))
         if isinstance(reply, StoreFailure):
-            return _with_api_path(reply, mount, path)
+            return _name_api_path(reply, mount, path)
         data = reply.get("data")
         if mount.version == 2 and isinstance(data, dict):
             data = data.get("data") if "metadata" in data else None
         if not isinstance(data, dict):
-            return StoreFailure(FailureReach.HERE, f"{mount.api_path(path)} holds no fields")
+            return StoreFailure(FailureReach.SECRET, f"{mount.api_path(path)} holds no fields")
         return data
 
     # Who we are -----------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ class VaultStore:
         """Renew the token, or log in anew where it cannot be renewed."""
         asked_at = self._clock()
         reply: Mapping[str, Any] | StoreFailure = StoreFailure(
-            FailureReach.HERE, "it cannot be renewed"
+            FailureReach.SECRET, "it cannot be renewed"
         )
         if held.renewable:
             reply = self._request_once(held, lambda client: client.auth.token.renew_self())
@@ -318,7 +320,7 @@ class VaultStore:
         login = self._settings.login
         parts: dict[str, str] = {}
         for name, source in login.parts.items():
-            value = _credential(source)
+            value = _read_credential(source)
             if isinstance(value, StoreFailure):
                 return value
             parts[name] = value.reveal()
@@ -338,8 +340,8 @@ class VaultStore:
             return self._login_failed(reply)
         auth = reply.get("auth") or {}
         if not isinstance(auth.get("client_token"), str):
-            words = f"the {login.name} login at auth/{login.mount} returned no token"
-            return StoreFailure(FailureReach.HERE, words)
+            message = f"the {login.name} login at auth/{login.mount} returned no token"
+            return StoreFailure(FailureReach.SECRET, message)
         role = login.role or (auth.get("metadata") or {}).get("role_name") or "(unnamed)"
         name = f"the {login.name} role {role} (token accessor {auth.get('accessor')})"
         token = _Token(Secret(auth["client_token"]), name)
@@ -359,15 +361,15 @@ class VaultStore:
         named = replace(token, name=f"the token in {source} (accessor {data.get('accessor')})")
         return named.with_lifetime(asked_at, data, "ttl")
 
-    def _login_failed(self, fault: StoreFailure) -> StoreFailure:
-        if fault.reach is FailureReach.STORE:
-            return fault
+    def _login_failed(self, failure: StoreFailure) -> StoreFailure:
+        if failure.reach is FailureReach.STORE:
+            return failure
         login = self._settings.login
         role = f" as {login.role}" if login.role else ""
         sources = " and ".join(source.name for source in login.parts.values())
         return StoreFailure(
-            FailureReach.HERE,
-            f"the {login.name} login{role} at auth/{login.mount} failed: {fault.words}; is the "
+            FailureReach.SECRET,
+            f"the {login.name} login{role} at auth/{login.mount} failed: {failure.message}; is the "
             f"method mounted there (VAULT_AUTH_MOUNT), and are {sources} right?",
         )
 
@@ -381,7 +383,7 @@ class VaultStore:
         import hvac  # noqa: PLC0415 - an optional library
 
         settings = self._settings
-        session = _session()
+        session = _make_session()
         session.verify, session.cert = settings.verify, settings.certificate
         session.max_redirects = MAX_REDIRECTS
         return hvac.Client(
@@ -425,13 +427,13 @@ class VaultStore:
         if isinstance(reply, dict):
             return reply
         if reply is None:  # hvac's `read` where there is nothing
-            return StoreFailure(FailureReach.HERE, "there is no such secret")
+            return StoreFailure(FailureReach.SECRET, "there is no such secret")
         if getattr(reply, "is_redirect", False):
             return failure_of_redirect(settings, reply.headers["Location"])
         return not_vault(settings)
 
 
-def _session() -> Any:
+def _make_session() -> Any:
     """Make a session that gives what it carries to one server only."""
     from requests import Response, Session  # noqa: PLC0415 - comes with hvac
 
@@ -458,7 +460,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
     return parts.scheme, parts.hostname, port
 
 
-def _credential(source: CredentialSource) -> Secret | StoreFailure:
+def _read_credential(source: CredentialSource) -> Secret | StoreFailure:
     """Read a part of the login; its value is in no message."""
     value = source.value
     if source.path is not None:
@@ -468,31 +470,31 @@ def _credential(source: CredentialSource) -> Secret | StoreFailure:
             return _unreadable(source, getattr(error, "strerror", None) or "it is no text")
     if value is None or not _PRINTABLE.fullmatch(value.reveal()):
         why = "it holds a blank or a character that is not ASCII" if value else "it is empty"
-        return StoreFailure(FailureReach.HERE, f"{source.name} cannot be used: {why}")
+        return StoreFailure(FailureReach.SECRET, f"{source.name} cannot be used: {why}")
     return value
 
 
 def _unreadable(source: CredentialSource, why: str) -> StoreFailure:
-    words = f"{source.name} cannot be read: {why}"
+    message = f"{source.name} cannot be read: {why}"
     if source.name.endswith("/.vault-token"):
-        words += (
+        message += (
             "; say who this program is: VAULT_TOKEN, VAULT_TOKEN_FILE, VAULT_ROLE_ID with "
             "VAULT_SECRET_ID, VAULT_K8S_ROLE, or VAULT_JWT_ROLE with VAULT_JWT"
         )
-    return StoreFailure(FailureReach.HERE, words)
+    return StoreFailure(FailureReach.SECRET, message)
 
 
-def _with_api_path(fault: StoreFailure, mount: _Mount, path: str) -> StoreFailure:
+def _name_api_path(failure: StoreFailure, mount: _Mount, path: str) -> StoreFailure:
     """Name the path as the API has it; policies are written in these."""
     api = mount.api_path(path)
     doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
     hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
-    if fault.reach is FailureReach.LOGIN:
+    if failure.reach is FailureReach.LOGIN:
         needs = f'path "{api}" {{ capabilities = ["read"] }}'
         return StoreFailure(FailureReach.LOGIN, f"{api}; its policy needs: {needs}{hint}")
-    if fault.reach is FailureReach.HERE:
-        return StoreFailure(FailureReach.HERE, f"{fault.words} ({api}){hint}")
-    return fault
+    if failure.reach is FailureReach.SECRET:
+        return StoreFailure(FailureReach.SECRET, f"{failure.message} ({api}){hint}")
+    return failure
 
 
 def _parse_ref(ref: str, key_id: str) -> _Ref | None:
@@ -505,21 +507,21 @@ def _parse_ref(ref: str, key_id: str) -> _Ref | None:
     return _Ref(normal, unquote(field) or key_id) if normal else None
 
 
-def _pick(key_id: str, ref: _Ref, found: Fields | StoreFailure) -> Secret | SecretError:
+def _take_field(key_id: str, ref: _Ref, found: Fields | StoreFailure) -> Secret | SecretError:
     """Take a key's field out of its secret, or say why there is none."""
     if isinstance(found, StoreFailure):
-        return _error(key_id, ref, found.words)
+        return _key_error(key_id, ref, found.message)
     value = found.get(ref.field)
     if isinstance(value, str) and (secret := Secret(value)):
         return secret
     if ref.field not in found:
-        return _error(
+        return _key_error(
             key_id, ref, f"the secret has no such field; {_field_names(ref.field, found)}"
         )
     if isinstance(value, str):
-        return _error(key_id, ref, "its value is empty")
+        return _key_error(key_id, ref, "its value is empty")
     kind = _TYPES.get(type(value), "null")
-    return _error(key_id, ref, f"its value is {kind}; allowed: a text")
+    return _key_error(key_id, ref, f"its value is {kind}; allowed: a text")
 
 
 def _field_names(field: str, found: Fields) -> str:
@@ -531,11 +533,11 @@ def _field_names(field: str, found: Fields) -> str:
     return f"it has: {', '.join(names[:MAX_NAMES])}{more}.{did_you_mean(field, names)}"
 
 
-def _error(key_id: str, ref: _Ref, words: str) -> SecretError:
-    return SecretError(mask_keys(f"key {key_id}: {SCHEME}{ref.path}#{ref.field}: {words}"))
+def _key_error(key_id: str, ref: _Ref, message: str) -> SecretError:
+    return SecretError(mask_keys(f"key {key_id}: {SCHEME}{ref.path}#{ref.field}: {message}"))
 
 
-def _no_ref(key_id: str, text: str) -> SecretError:
+def _ref_error(key_id: str, text: str) -> SecretError:
     return SecretError(
         f"key {key_id}: found the place {display(text)}; allowed: vault://MOUNT/path/of/secret#field"
     )

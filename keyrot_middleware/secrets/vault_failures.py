@@ -14,9 +14,9 @@ from .vault_settings import VaultSettings
 
 __all__ = ["failure_of_error", "failure_of_redirect", "not_vault"]
 
-LONGEST = 200
+MAX_QUOTED = 200
 """Characters of the server's own words in a message."""
-READ = 2000
+MAX_SCANNED = 2000
 """Characters of them that are looked at."""
 _TOKEN_CHARACTERS = f"{string.ascii_letters}{string.digits}_.-"
 # Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and what begins as JWTs do. A match goes
@@ -26,8 +26,8 @@ _TOKEN = re.compile(r"\b(?:(?:hv[sbr]|[sbr])\.|eyJ)[\w.-]{20,}", re.ASCII)
 
 def not_vault(settings: VaultSettings) -> StoreFailure:
     """Say that something answered that is not Vault."""
-    words = f"{settings.server} does not answer as Vault does; is VAULT_ADDR right?"
-    return StoreFailure(FailureReach.STORE, words)
+    message = f"{settings.server} does not answer as Vault does; is VAULT_ADDR right?"
+    return StoreFailure(FailureReach.STORE, message)
 
 
 def failure_of_redirect(settings: VaultSettings, location: str) -> StoreFailure:
@@ -55,21 +55,23 @@ def failure_of_error(
     if not isinstance(error, exceptions.VaultError):
         return _unreachable(error, settings)
     server, body = settings.server, error.json if isinstance(error.json, dict) else {}
-    said = _server_words(body, error.text or "", secrets)
-    quoted = f": {said}" if said else ""
+    server_text = _quote_server(body, error.text or "", secrets)
+    quoted = f": {server_text}" if server_text else ""
     if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
-        return StoreFailure(FailureReach.LOGIN, said)
+        return StoreFailure(FailureReach.LOGIN, server_text)
     if isinstance(error, exceptions.InvalidPath):
-        if "namespace" in said:
-            return StoreFailure(FailureReach.STORE, f"{server}: {said}; is VAULT_NAMESPACE right?")
-        return StoreFailure(FailureReach.HERE, _missing(body, said))
+        if "namespace" in server_text:
+            return StoreFailure(
+                FailureReach.STORE, f"{server}: {server_text}; is VAULT_NAMESPACE right?"
+            )
+        return StoreFailure(FailureReach.SECRET, _why_not_found(body, server_text))
     if isinstance(error, exceptions.InvalidRequest):
-        return StoreFailure(FailureReach.HERE, f"{server} refuses the request (400){quoted}")
+        return StoreFailure(FailureReach.SECRET, f"{server} refuses the request (400){quoted}")
     if isinstance(error, exceptions.RateLimitExceeded):
         why = "gets more requests than its rate limit quota allows; it is asked again later"
     elif isinstance(error, exceptions.VaultNotInitialized):
         why = "is not initialized; run `vault operator init` and unseal it"
-    elif isinstance(error, exceptions.VaultDown) and "sealed" in said.lower():
+    elif isinstance(error, exceptions.VaultDown) and "sealed" in server_text.lower():
         why = "is sealed; someone with the unseal keys must unseal it"
     else:
         why = f"has a fault of its own or is not ready{quoted}"
@@ -80,7 +82,7 @@ def _unreachable(error: Exception, settings: VaultSettings) -> StoreFailure:
     """Say why there was no answer, by the type of the exception alone."""
     from requests import exceptions  # noqa: PLC0415 - comes with hvac
 
-    names = _types(error)
+    names = _exception_types(error)
     if isinstance(error, exceptions.ConnectTimeout | exceptions.ReadTimeout):
         why = f"did not answer within {settings.timeout_s:g} s"
     elif isinstance(error, exceptions.SSLError):
@@ -102,7 +104,7 @@ def _unreachable(error: Exception, settings: VaultSettings) -> StoreFailure:
     return StoreFailure(FailureReach.STORE, f"{settings.server} {why}")
 
 
-def _types(error: BaseException) -> list[str]:
+def _exception_types(error: BaseException) -> list[str]:
     """Name the type of an exception and of those that urllib3 has packed into it."""
     names: list[str] = []
     inner: object = error
@@ -112,26 +114,26 @@ def _types(error: BaseException) -> list[str]:
     return names
 
 
-def _missing(body: Mapping[str, Any], said: str) -> str:
+def _why_not_found(body: Mapping[str, Any], server_text: str) -> str:
     """Tell apart what Vault all answers with 404."""
     data = body.get("data")
     metadata = data.get("metadata") if isinstance(data, dict) else None
     if isinstance(metadata, dict):
         gone = "destroyed" if metadata.get("destroyed") else "deleted"
         return f"its newest version, {metadata.get('version')}, was {gone}; write it again"
-    if "no handler for route" in said:
+    if "no handler for route" in server_text:
         return "no secrets engine is mounted there"
     return "there is no such secret"
 
 
-def _server_words(body: Mapping[str, Any], text: str, secrets: tuple[str, ...]) -> str:
+def _quote_server(body: Mapping[str, Any], text: str, secrets: tuple[str, ...]) -> str:
     """Return what the server says, on one line, cut, and without anything that is a secret."""
     errors = body.get("errors")
     if isinstance(errors, list):
         text = ", ".join(map(str, errors))
     for value in (value for value in secrets if len(value) >= MASKED_FROM):
         text = text.replace(value, "[redacted]")
-    if len(text) > READ:
-        text = text[:READ].rstrip(_TOKEN_CHARACTERS)  # half a token has not its shape
+    if len(text) > MAX_SCANNED:
+        text = text[:MAX_SCANNED].rstrip(_TOKEN_CHARACTERS)  # half a token has not its shape
     text = " ".join(_TOKEN.sub("[redacted]", mask_keys(text)).split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"

@@ -31,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask a busy store again at once."""
-    monkeypatch.setattr("keyrot_middleware.secrets.cloud.PAUSE_S", 0.01)
+    monkeypatch.setattr("keyrot_middleware.secrets.cloud.RETRY_PAUSE_S", 0.01)
 
 
 @pytest.fixture(scope="module")

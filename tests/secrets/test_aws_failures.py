@@ -19,7 +19,7 @@ from support.unreachable import SilentServer
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets import aws as aws_login
-from keyrot_middleware.secrets.aws import AwsLogin, AwsStore, fault_of, open_aws
+from keyrot_middleware.secrets.aws import AwsLogin, AwsStore, failure_from_error, open_aws
 from keyrot_middleware.secrets.cloud import FailureReach
 
 TOKEN = "FAKE-session-token-0123456789"
@@ -199,7 +199,7 @@ def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) ->
         (boto_errors.ProxyConnectionError(proxy_url="u"), FailureReach.STORE, "cannot be reached"),
         (
             boto_errors.ConnectionClosedError(endpoint_url="u"),
-            FailureReach.BUSY,
+            FailureReach.REQUEST,
             "cannot be reached",
         ),
         (
@@ -207,7 +207,7 @@ def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) ->
             FailureReach.STORE,
             "set AWS_CA_BUNDLE",
         ),
-        (RuntimeError(TOKEN), FailureReach.HERE, "reading it failed with RuntimeError"),
+        (RuntimeError(TOKEN), FailureReach.SECRET, "reading it failed with RuntimeError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
@@ -215,16 +215,16 @@ def test_failures_before_an_answer_have_words_of_their_own(
     error: Exception, reach: FailureReach, words: str
 ) -> None:
     """By class, and without the text, which a credential helper may have written."""
-    fault = fault_of(error)
-    assert fault.reach is reach
-    assert words in fault.words
-    assert TOKEN not in fault.words
+    failure = failure_from_error(error)
+    assert failure.reach is reach
+    assert words in failure.message
+    assert TOKEN not in failure.message
 
 
 def test_a_store_that_hangs_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """One time limit for 500 secrets, not one for each batch of them."""
-    assert aws_login.READ_S <= 5
-    monkeypatch.setattr(aws_login, "READ_S", 1.0)
+    assert aws_login.READ_TIMEOUT_S <= 5
+    monkeypatch.setattr(aws_login, "READ_TIMEOUT_S", 1.0)
     silent = SilentServer()
     store = open_aws(environ_for(silent.port))
     began = time.monotonic()

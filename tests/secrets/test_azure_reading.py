@@ -17,7 +17,7 @@ from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.secrets.azure import AzureLogin, AzureStore, open_azure
-from keyrot_middleware.secrets.cloud import AT_ONCE
+from keyrot_middleware.secrets.cloud import MAX_CONCURRENCY
 
 PRINCIPAL = {
     "AZURE_TENANT_ID": TENANT,
@@ -93,7 +93,7 @@ def test_five_hundred_keys_are_read_side_by_side(store_server: AzureServer) -> N
     store_server.vault.odd = slowly = ConcurrencyMeter()
     found = resolve_all(store_server.open(), **{f"key_{n}": None for n in range(500)})
     assert found == {f"key_{n}": f"FAKE-{n}" for n in range(500)}
-    assert 1 < slowly.most <= AT_ONCE
+    assert 1 < slowly.most <= MAX_CONCURRENCY
     assert store_server.vault.count("/token") == 1
     assert store_server.vault.count("/secrets/") == 501
 

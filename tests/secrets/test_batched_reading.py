@@ -12,7 +12,7 @@ import pytest
 from keyrot_middleware.secrets import Secret
 from keyrot_middleware.secrets import cloud as reading
 from keyrot_middleware.secrets.cloud import (
-    AT_ONCE,
+    MAX_CONCURRENCY,
     Answer,
     Batch,
     FailureReach,
@@ -23,7 +23,7 @@ from keyrot_middleware.secrets.cloud import (
 
 GONE = StoreFailure(FailureReach.STORE, "nobody answers")
 OUT = StoreFailure(FailureReach.LOGIN, "login again")
-BUSY = StoreFailure(FailureReach.BUSY, "busy")
+BUSY = StoreFailure(FailureReach.REQUEST, "busy")
 
 
 class Store:
@@ -65,7 +65,7 @@ def test_the_first_is_asked_alone_and_the_rest_side_by_side() -> None:
     assert store.read(*names) == {name: f"FAKE-{name}" for name in names}
     assert store.asked[0] == "n0"
     assert sorted(store.asked) == sorted(names)
-    assert store.most <= AT_ONCE
+    assert store.most <= MAX_CONCURRENCY
 
 
 def test_a_store_that_nobody_reaches_is_asked_once() -> None:
@@ -110,12 +110,14 @@ def test_a_second_failure_does_not_take_a_value_away() -> None:
 
 def test_nothing_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that answers slowly is not waited for key by key."""
-    monkeypatch.setattr(reading, "LONGEST_S", -1.0)
+    monkeypatch.setattr(reading, "TOTAL_TIMEOUT_S", -1.0)
     store = Store()
     found = store.read("a", "b")
     assert store.asked == []
     assert all(
-        "too slow" in answer.words for answer in found.values() if isinstance(answer, StoreFailure)
+        "too slow" in answer.message
+        for answer in found.values()
+        if isinstance(answer, StoreFailure)
     )
 
 
@@ -126,14 +128,14 @@ def test_what_a_reader_raises_is_told_by_its_type() -> None:
         raise RuntimeError("FAKE-token in a message")
 
     found = read_batches([("a",)], fail, lambda: None)
-    assert found == {"a": StoreFailure(FailureReach.HERE, "reading it failed with RuntimeError")}
+    assert found == {"a": StoreFailure(FailureReach.SECRET, "reading it failed with RuntimeError")}
 
 
 def test_what_an_answer_leaves_out_is_an_error() -> None:
     """Rather than a KeyError for the whole pool."""
     found = read_batches([("a", "b")], lambda _: {"a": "FAKE"}, lambda: None)
     assert found["a"] == "FAKE"
-    assert found["b"] == StoreFailure(FailureReach.HERE, "the store's answer does not mention it")
+    assert found["b"] == StoreFailure(FailureReach.SECRET, "the store's answer does not mention it")
 
 
 @pytest.mark.parametrize(

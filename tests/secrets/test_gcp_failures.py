@@ -145,8 +145,8 @@ def test_a_store_that_hangs_is_given_up_in_seconds(
     server: GcpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One time limit for 500 secrets, not one each."""
-    assert gcp_login.READ_S <= 5
-    monkeypatch.setattr(gcp_login, "READ_S", 1.0)
+    assert gcp_login.READ_TIMEOUT_S <= 5
+    monkeypatch.setattr(gcp_login, "READ_TIMEOUT_S", 1.0)
     began = time.monotonic()
     store = server.hanging()
     found = resolve_all(store, **{f"key_{n}": f"gcp://{PROJECT}/key_{n}" for n in range(500)})

@@ -13,7 +13,7 @@ from support.store_servers.gcp import GcpServer
 from support.stores import resolve_all, resolve_one
 
 from keyrot_middleware.errors import ConfigError
-from keyrot_middleware.secrets.cloud import AT_ONCE
+from keyrot_middleware.secrets.cloud import MAX_CONCURRENCY
 from keyrot_middleware.secrets.gcp import ENDPOINT_VARIABLE, open_gcp
 
 ENV_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -103,7 +103,7 @@ def test_five_hundred_secrets_are_read_side_by_side(server: GcpServer) -> None:
         server.open(), **{f"key_{n}": f"gcp://{PROJECT}/key_{n}" for n in range(500)}
     )
     assert found == {f"key_{n}": f"FAKE-{n}" for n in range(500)}
-    assert 1 < slowly.most <= AT_ONCE
+    assert 1 < slowly.most <= MAX_CONCURRENCY
     assert server.manager.count("/token") == 1
     assert server.manager.count(":access") == 500
 

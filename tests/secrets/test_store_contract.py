@@ -171,7 +171,10 @@ def test_a_store_that_gives_nothing_says_why(server: StoreServer, state: str) ->
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the stores of the clouds wait for an hour, so that what hangs does so for the test."""
-    for login, names in ((aws_login, ("READ_S",)), (gcp_login, ("READ_S", "ALL_S"))):
+    for login, names in (
+        (aws_login, ("READ_TIMEOUT_S",)),
+        (gcp_login, ("READ_TIMEOUT_S", "REQUEST_TIMEOUT_S")),
+    ):
         for name in names:
             monkeypatch.setattr(login, name, 3600.0)
     for name in ("connection_timeout", "read_timeout"):

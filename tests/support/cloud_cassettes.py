@@ -116,8 +116,8 @@ def one_by_one() -> Iterator[None]:
     thread's new connection would go out for real.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "AT_ONCE", 1)
-        patch.setattr(reading, "PAUSE_S", 0.01)
+        patch.setattr(reading, "MAX_CONCURRENCY", 1)
+        patch.setattr(reading, "RETRY_PAUSE_S", 0.01)
         yield
 
 

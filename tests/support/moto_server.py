@@ -15,7 +15,7 @@ import requests
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from keyrot_middleware.secrets.aws import TALKATIVE
+from keyrot_middleware.secrets.aws import LIBRARY_LOGGERS
 from keyrot_middleware.secrets.cloud import quiet_library_logs, quiet_loggers
 
 __all__ = ["REGION", "MotoServer", "RefusingServer", "environ_for", "moto_server"]
@@ -43,7 +43,7 @@ class MotoServer:
     """Secrets Manager as moto plays it, which counts what it is asked."""
 
     def __init__(self) -> None:
-        quiet_loggers(*TALKATIVE)
+        quiet_loggers(*LIBRARY_LOGGERS)
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self.targets: list[str] = []

@@ -178,7 +178,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in names:
             monkeypatch.setattr(login, name, 3600.0)
     for name in ("connection_timeout", "read_timeout"):
-        monkeypatch.setitem(azure_login._PATIENCE, name, 3600.0)  # type: ignore[arg-type]
+        monkeypatch.setitem(azure_login._TIMEOUTS, name, 3600.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("patient")

@@ -24,6 +24,7 @@ from .genai.patching import Patcher
 from .genai.wire import placeholder_guard
 from .genai.wrappers import Binding, bypassed
 from .guard import handle_internal_error
+from .runtime.current import current_pool, set_current_pool
 from .runtime.health import HealthStatus, health, levels
 from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
 from .runtime.refresher import Refresher
@@ -35,6 +36,7 @@ from .telemetry.metrics import MetricsObserver
 from .telemetry.observer import Observer
 from .telemetry.otlp import set_up_otlp_export
 from .telemetry.tracing import TracingObserver
+from .ui.status_socket import StatusSocket
 
 __all__ = [
     "PoolStatus",
@@ -114,8 +116,10 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             pool.close()
             raise
         _in_force = config.settings
-        _binding = Binding(pool, allowed, partial(_closed, pool, metrics))
+        served = _serve_status(config.settings.status_socket)
+        _binding = Binding(pool, allowed, partial(_closed, pool, metrics, served))
         _binding.install(replace_installed())
+        set_current_pool(pool)
         state = pool.state
         metrics.register_gauges(
             lambda: levels(pool),
@@ -171,12 +175,27 @@ def _warn(text: str) -> None:
     warn(text)
 
 
-def _closed(pool: Pool, metrics: MetricsObserver) -> None:
+def _serve_status(path: str | None) -> StatusSocket | None:
+    """Serve the pool's status on a socket; where that fails, warn and go on without."""
+    if path is None:
+        return None
+    try:
+        return StatusSocket(path)
+    except KeyrotError as error:
+        _warn(str(error))
+        return None
+
+
+def _closed(pool: Pool, metrics: MetricsObserver, served: StatusSocket | None) -> None:
     """Forget a pool that was taken away, by `uninstall()` or by another copy of this package."""
     global _binding  # noqa: PLW0603 - see install()
     metrics.unregister_gauges()
+    if served is not None:
+        served.close()
     if _binding is not None and _binding.pool is pool:
         _binding = None
+    if current_pool() is pool:
+        set_current_pool(None)
 
 
 def uninstall() -> None:
@@ -263,11 +282,6 @@ def workload(name: str) -> Iterator[None]:
         yield
     finally:
         _workload.reset(token)
-
-
-def current_pool() -> Pool | None:
-    """Give the pool that install() put in place."""
-    return _binding.pool if _binding is not None else None
 
 
 def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:

@@ -300,6 +300,11 @@ class Settings(Switch):
     redis_url: SecretStr | None = Field(
         default=None, validation_alias="REDIS_URL", repr=False, description=STATES
     )
+    status_socket: str | None = Field(
+        default=None,
+        validation_alias="KEYROT_STATUS_SOCKET",
+        description="the path of a Unix domain socket, such as /tmp/keyrot.sock",
+    )
     pool: str = Field(
         default="default",
         validation_alias="KEYROT_POOL",
@@ -366,6 +371,7 @@ class SettingArguments(TypedDict, total=False):
     gemini_api_key: str | None
     state_url: str | None
     degraded_share: float | None
+    status_socket: str | None
     pool: str | None
     allowed_hosts: str | Sequence[str] | None
     strategy: Strategy | None

@@ -65,6 +65,18 @@ def _status(
     raise typer.Exit(status(as_json=as_json, watch=watch))
 
 
+@app.command("explain")
+def _explain(
+    model: Annotated[str, typer.Argument(help="The model of the call.")],
+    tokens: Annotated[int, typer.Option(help="Input tokens of the call.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which key a call would get now, and why not the others; nothing is sent."""
+    from .explain import explain  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(explain(model, tokens, as_json=as_json))
+
+
 @app.command("reset")
 def _reset(
     key_id: Annotated[str, typer.Argument(help="The key's id, as in keys.json.")],

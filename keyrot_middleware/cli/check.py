@@ -11,10 +11,11 @@ from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
 from ..errors import ConfigError
 from ..genai.call_info import origin_from_url
+from ..genai.live_check import check_keys
 from ..runtime.health import iso
 from ..settings import origins
 from ..telemetry.log_text import format_time
-from .check_report import CheckReport, KeyReport, StateReport, ask_all, base_url, build_report
+from .check_report import CheckReport, KeyReport, StateReport, base_url, build_report
 from .console import console, escape, table
 
 __all__ = ["check"]
@@ -56,7 +57,7 @@ def _asked(found: CheckReport, allowed_hosts: tuple[str, ...], model: str | None
         text = f"--live sent nothing: {origin or 'no host'} is not among KEYROT_ALLOWED_HOSTS"
         return replace(found, problems=(*found.problems, text))
     asked = {key.spec.key_id: model or key.spec.model for key in found.keys if key.resolved}
-    answers = ask_all(found.ring, asked)
+    answers = check_keys(found.ring, asked)
     keys = tuple(replace(key, answer=answers.get(key.spec.key_id)) for key in found.keys)
     return replace(found, keys=keys)
 

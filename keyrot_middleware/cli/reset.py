@@ -10,7 +10,7 @@ from ..core.text import did_you_mean
 from ..errors import KeyrotError
 from ..state.base import KeyHealth
 from ..telemetry.log_text import format_time
-from .status import NOT_SHARED, SharedPool, shared_pool
+from .shared import NOT_SHARED, SharedPool, shared_pool
 
 __all__ = ["reset"]
 

@@ -38,7 +38,7 @@ from ..state.base import KeyHealth, State, Used
 from .health import OFF, VERB, KeyView, iso, pool_views
 from .pool import Pool
 
-__all__ = ["PoolReport", "StatusSource", "report_of"]
+__all__ = ["PoolReport", "StatusSource", "source_of"]
 
 FRESH_S = 1.0
 """How long one look at all keys serves all who ask: a page of ten thousand keys asks every 2 s."""
@@ -150,6 +150,7 @@ class PoolReport:
             "degraded": self._state.degraded,
             "at": iso(look.at),
             "cost_known": False,
+            "has_records": any(_is_recorded(view.known) for _, view in look.keys),
             "summary": _summary(look.keys, activity),
             "total": len(found),
             "offset": offset,
@@ -338,7 +339,7 @@ class PoolReport:
                 return f"{off}{when}"
 
 
-def report_of(
+def source_of(
     pool: Pool, *, state_url: str = "memory://", check: Callable[[str], str] | None = None
 ) -> PoolReport:
     """Return the report of this process's *pool*.
@@ -365,6 +366,10 @@ def report_of(
 def _settled_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
     pool.settle_abandoned()
     return pool_views(pool)
+
+
+def _is_recorded(known: KeyHealth) -> bool:
+    return any((known.last_used, known.error_count, known.cooldown_until, known.used))
 
 
 def _check_page(offset: int, limit: int, state: str) -> None:

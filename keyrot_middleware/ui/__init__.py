@@ -14,7 +14,7 @@ from ..errors import MissingExtraError
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from .api import StatusSource
+    from ..runtime.report import StatusSource
 
 __all__ = ["app"]
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .._install import current_pool
 from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean, mask_keys
 from ..errors import KeyrotError
+from ..genai.live_check import check_key, describe_check
 from ..guard import handle_internal_error
+from ..runtime.current import current_pool
+from ..runtime.pool import Pool
+from ..runtime.report import StatusSource, source_of
 from .access import Access, AccessDenied, Session
 
-__all__ = ["Api", "StatusSource", "error_response"]
+__all__ = ["Api", "error_response"]
 
 T = TypeVar("T")
 
@@ -31,30 +34,6 @@ MAX_TEXT = 300
 MAX_NUMBER = 10**9
 THREADS = 4
 """Requests that are worked on at once: the service has other uses for its threads."""
-
-
-class StatusSource(Protocol):
-    """Where the page gets its data; blocking, and raises `KeyrotError` with a sentence."""
-
-    def status(
-        self, *, offset: int = 0, limit: int = 100, query: str = "", state: str = ""
-    ) -> dict[str, Any]:
-        """Return the summary, and a page of the keys that match."""
-
-    def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
-        """Return the newest calls, with their attempts."""
-
-    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
-        """Return which key a call would get now, and why each other one not."""
-
-    def reset(self, key_id: str) -> str:
-        """Make a key available again; KeyError for an unknown one."""
-
-    def set_active(self, key_id: str, active: bool) -> str:
-        """Disable or enable a key; KeyError for an unknown one."""
-
-    def check(self, key_id: str) -> str:
-        """Send one request with a key; KeyError for an unknown one."""
 
 
 class BadParameter(Exception):  # noqa: N818 - a reply of HTTP, not a fault
@@ -173,9 +152,14 @@ class Api:
             raise KeyrotError(
                 "No pool is installed in this process: call keyrot_middleware.install() first."
             )
-        report = import_module("keyrot_middleware.runtime.report")
-        source: StatusSource = report.source_of(pool)
-        return source
+        return source_of(pool, check=partial(_check, pool))
+
+
+def _check(pool: Pool, key_id: str) -> str:
+    if key_id not in pool.secrets.resolved:
+        raise KeyrotError(f"key {key_id} has no value to check")
+    model = next((key.model for key in (pool.configured or ()) if key.key_id == key_id), None)
+    return describe_check(key_id, check_key(pool.secrets, key_id, model))
 
 
 def json_response(status: int, content: dict[str, Any]) -> Response:

@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..runtime.report import StatusSource
 from .access import Access, AccessDenied
-from .api import Api, StatusSource, error_response
+from .api import Api, error_response
 
 __all__ = ["make_app"]
 

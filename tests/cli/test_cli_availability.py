@@ -58,7 +58,7 @@ def test_exhausted_keys_are_not_counted_as_available(
     exhaust(state, INFO.model)
     ran = keyrot("status", **env)
     assert "0 of 2 keys are available" in ran.stdout
-    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]["one"]
+    found = json.loads(keyrot("status", "--json", **env).stdout)["keys"][0]
     assert (found["state"], found["available"]) == ("limited", False)
     assert found["available_at"].endswith("Z")
     assert found["used"][INFO.model]["available"] is False
@@ -124,7 +124,7 @@ def test_a_key_that_nobody_used_and_that_has_no_value_is_unresolved(
     exhaust(state, INFO.model)
     (here / "keys.json").write_text(json.dumps([*KEYS, {"key_id": "new"}]))
     found = json.loads(keyrot("status", "--json", **env).stdout)["keys"]
-    assert {key_id: one["state"] for key_id, one in found.items()} == {
+    assert {one["key_id"]: one["state"] for one in found} == {
         "one": "limited",
         "two": "limited",
         "new": "unresolved",

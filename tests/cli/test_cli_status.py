@@ -101,6 +101,7 @@ def test_the_table_tells_how_each_key_stands(keyrot: Keyrot, service: Service) -
     ran = keyrot("status", **service.env, GEMINI_KEY_idle_01="FAKE-value-of-idle_01")
     assert ran.returncode == 0, ran.stderr
     lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
+    assert ran.stdout.startswith("2 of 6 keys are available")
     states = {key_id: lines[key_id].split()[1] for key_id in OF}
     assert states == {
         "idle_01": "available",
@@ -114,7 +115,6 @@ def test_the_table_tells_how_each_key_stands(keyrot: Keyrot, service: Service) -
     assert "1/5 rpm" in ran.stdout
     assert "quota_minute" in lines["cool_01"]
     assert "key_invalid" in lines["gone_01"]
-    assert "2 of 6 keys are available" in ran.stdout
 
 
 def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
@@ -123,15 +123,16 @@ def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
     ran = keyrot("status", "--json", **{**service.env, "KEYROT_STATE_URL": url})
     found = json.loads(ran.stdout)
     assert (found["shared"], found["pool"]) == (True, service.env["KEYROT_POOL"])
-    assert "[redacted]@127.0.0.1" in found["state"]
-    assert list(found["keys"]) == list(OF)
-    used = found["keys"]["used_01"]["used"][INFO.model]
-    assert used["rpm"] == {"used": 3, "limit": 10}
-    assert used["tpm"] == {"used": 30, "limit": 250_000}
-    cool = found["keys"]["cool_01"]
+    assert "[redacted]@127.0.0.1" in found["state_url"]
+    keys = {key["key_id"]: key for key in found["keys"]}
+    assert list(keys) == list(OF)
+    used = keys["used_01"]["used"][INFO.model]
+    assert used["rpm"] == {"used": 3, "limit": 10, "source": "configured"}
+    assert used["tpm"] == {"used": 30, "limit": 250_000, "source": "configured"}
+    cool = keys["cool_01"]
     assert cool["cooldown_until"].endswith("Z")
     assert (cool["last_error"], cool["cooldown_scope"]) == ("quota_minute", "project_model")
-    gone = found["keys"]["gone_01"]
+    gone = keys["gone_01"]
     assert (gone["state"], gone["error_count"]) == ("rejected", 1)
     assert gone["cooldown_until"] == gone["available_at"], "it is tried again"
 
@@ -152,7 +153,8 @@ def test_watch_looks_again_until_it_is_interrupted(
                 seen.append(watching.stdout.readline())
             service.state.reset(OF["gone_01"])
             for line in watching.stdout:
-                row = json.loads(line)["keys"]["gone_01"]["state"] if flags else line
+                keys = json.loads(line)["keys"] if flags else []
+                row = next((k["state"] for k in keys if k["key_id"] == "gone_01"), line)
                 if row == "available" or ("gone_01" in row and "available" in row):
                     break
         finally:
@@ -236,6 +238,27 @@ def test_a_state_in_memory_is_said_to_be_inside_each_process(
     assert ran.returncode == code
     assert "keyrot_middleware.status()" in ran.stdout + ran.stderr
     assert json.loads(keyrot("status", "--json").stdout) == {"shared": False}
+
+
+def test_explain_says_which_key_a_call_would_get(keyrot: Keyrot, service: Service) -> None:
+    """The verdict first, then why each other key would not be used; nothing is sent."""
+    env = {**service.env, "GEMINI_KEY_idle_01": "FAKE-value-of-idle_01"}
+    ran = keyrot("explain", INFO.model, **env)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"A call to {INFO.model} would get key idle_01 now.")
+    assert "cooling down after quota_minute" in " ".join(ran.stdout.split())
+    found = json.loads(keyrot("explain", INFO.model, "--tokens", "10", "--json", **env).stdout)
+    assert (found["key_id"], found["tokens"]) == ("idle_01", 10)
+    assert [key["position"] for key in found["keys"]][:2] == [1, 2]
+
+
+def test_explain_exits_with_1_where_no_key_is_available(keyrot: Keyrot, here: Path) -> None:
+    """Also where nothing can be seen from outside."""
+    (here / "keys.json").write_text(json.dumps([{"key_id": "off_01", "active": False}]))
+    env = {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
+    ran = keyrot("explain", "m", **env)
+    assert (ran.returncode, "would get no key now" in ran.stdout) == (1, True)
+    assert "KEYROT_STATUS_SOCKET" in keyrot("explain", "m").stdout
 
 
 def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:

@@ -12,7 +12,7 @@ from support.replies import MODEL, invalid, minute
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.model import Limits, Usage
 from keyrot_middleware.errors import KeyrotError
-from keyrot_middleware.runtime.report import PoolReport, report_of
+from keyrot_middleware.runtime.report import PoolReport, source_of
 from keyrot_middleware.state.base import State
 
 LIMITS = Limits(rpm=2, rpd=10)
@@ -20,7 +20,7 @@ LIMITS = Limits(rpm=2, rpd=10)
 
 def report(rig: Rig) -> PoolReport:
     """Return the report of a rig's pool, with nothing cached."""
-    return report_of(rig.pool)
+    return source_of(rig.pool)
 
 
 def row(rig: Rig, key_id: str) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""The shared state of a pool from outside: with the settings of its services, without install()."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from ..config import Config, load
+from ..core.model import Candidate
+from ..core.selection import Selector
+from ..core.text import mask_url
+from ..errors import KeyrotError
+from ..runtime.health import KeyView, views, without_value
+from ..runtime.report import PoolReport
+from ..secrets import open_secret_cache
+from ..state import open_shared
+from ..state.base import State
+
+__all__ = [
+    "NOT_SHARED",
+    "SharedPool",
+    "open_configured",
+    "pool_of",
+    "report_of_shared",
+    "shared_pool",
+    "shared_views",
+    "unresolved_of",
+]
+
+NOT_SHARED = """\
+With KEYROT_STATE_URL=memory:// the state of a pool lives inside each process that uses it, so this
+command cannot see it. Choose one of these:
+
+    KEYROT_STATUS_SOCKET=/tmp/keyrot.sock     set for the program and for this command (extra ui)
+    keyrot_middleware.ui.app()                a page to mount in the program (extra ui)
+    keyrot_middleware.status()                in the program: everything, as a dict
+    keyrot_middleware.reset("key_1")          in the program: make a key available again
+    KEYROT_STATE_URL=redis://…                one state for all processes, visible from outside"""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """A pool and where it is shared."""
+
+    name: str
+    keys: dict[str, Candidate]
+    state: State
+    url: str
+    """The URL, without user and password."""
+    config: Config = field(repr=False)
+
+
+@contextmanager
+def shared_pool() -> Iterator[SharedPool | None]:
+    """Open the state that the settings name; None where it is not shared.
+
+    Raises:
+        ConfigError: A setting or keys.json is wrong, or rotation is switched off, or has no key.
+        MissingExtraError: The library of the state is not installed.
+    """
+    config = load()
+    problem = _nothing_to_show(config)
+    if problem:
+        raise KeyrotError(problem)
+    name, state = config.settings.pool, open_configured(config)
+    if state is None:
+        yield None
+        return
+    try:
+        keys = {key.key_id: key for key in state.with_values(pool_of(config).values())}
+        yield SharedPool(name, keys, state, mask_url(config.state_url), config)
+    finally:
+        state.close()
+
+
+def open_configured(config: Config) -> State | None:
+    """Open the shared state that the settings name; None where it is not shared.
+
+    Raises:
+        ConfigError: It cannot be opened.
+        MissingExtraError: Its library is not installed.
+    """
+    name, variable = config.settings.pool, config.state_variable
+    return open_shared(config.state_url, config.policy, time.time, pool=name, variable=variable)
+
+
+def _nothing_to_show(config: Config) -> str | None:
+    if not config.settings.enabled:
+        return "rotation is switched off by ENABLE_KEY_ROTATION: there is no pool"
+    if not config.keys:
+        return "no key: set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json"
+    return None
+
+
+def pool_of(config: Config) -> dict[str, Candidate]:
+    """List the keys of the pool by id."""
+    return {key.key_id: key.candidate for key in config.keys}
+
+
+def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> frozenset[str]:
+    """Look up the values of the keys that no process has used yet, and list those without one.
+
+    What was used has a value somewhere, even if the store is not open to whoever asks here.
+
+    Raises:
+        KeyrotError: The state cannot be read.
+    """
+    known = state.snapshot(keys)
+    fresh = [key for key in config.keys if key.active and known[key.key_id].last_used is None]
+    if not fresh:
+        return frozenset()
+    ring = open_secret_cache(replace(config, keys=tuple(fresh)))
+    try:
+        return frozenset(ring.unresolved)
+    finally:
+        ring.close()
+
+
+def shared_views(
+    state: State, keys: Iterable[Candidate], unresolved: frozenset[str]
+) -> list[tuple[Candidate, KeyView]]:
+    """Return how *keys* are in *state*.
+
+    Args:
+        state: The shared state.
+        keys: All keys of the pool.
+        unresolved: Ids of keys that no process has used and that have no value here.
+
+    Raises:
+        KeyrotError: The state cannot be read.
+    """
+    keys = list(keys)
+    found = views(state, keys)
+    for key_id in unresolved & found.keys():
+        if found[key_id].known.last_used is None:
+            found[key_id] = without_value(found[key_id])
+    return [(key, found[key.key_id]) for key in keys]
+
+
+def report_of_shared(pool: SharedPool) -> PoolReport:
+    """Return the report of a shared pool.
+
+    Raises:
+        KeyrotError: The state cannot be read.
+    """
+    keys = tuple(pool.keys.values())
+    unresolved = unresolved_of(pool.config, pool.state, keys)
+    selector = Selector(
+        (key for key in keys if key.key_id not in unresolved), pool.config.policy.strategy
+    )
+    return PoolReport(
+        name=pool.name,
+        state=pool.state,
+        state_url=pool.url,
+        views=partial(shared_views, pool.state, keys, unresolved),
+        activity=pool.state.activity,
+        selector=lambda: selector,
+        now=time.time,
+    )

@@ -1,0 +1,109 @@
+"""A program whose pool is in memory shows its status to `keyrot status` on a socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keyrot_middleware
+from keyrot_middleware import KeyrotWarning
+
+Keyrot = Callable[..., Any]
+MODEL = "gemini-2.5-flash"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Name a socket; the names of sockets are short."""
+    return str(tmp_path / "s")
+
+
+KEYS = ["FAKE-key-number-one", "FAKE-key-number-two"]
+
+
+def install(path: str) -> None:
+    """Install a pool of two keys with a status socket."""
+    keyrot_middleware.install(keys=KEYS, status_socket=path)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_status_and_explain_see_a_pool_in_memory(keyrot: Keyrot, path: str) -> None:
+    """The same JSON as the page's API; nobody else may open the socket, and it is removed."""
+    install(path)
+    try:
+        assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+        env = {"KEYROT_STATUS_SOCKET": path}
+        assert keyrot("status", **env).stdout.startswith("2 of 2 keys are available")
+        found = json.loads(keyrot("status", "--json", **env).stdout)
+        assert [key["key_id"] for key in found["keys"]] == ["key_1", "key_2"]
+        assert found["shared"] is False
+        assert "would get key key_" in keyrot("explain", MODEL, **env).stdout
+        assert not any(value in json.dumps(found) for value in KEYS)
+    finally:
+        keyrot_middleware.uninstall()
+    assert not Path(path).exists()
+    assert not any(thread.name == "keyrot-status" for thread in threading.enumerate())
+
+
+def test_a_socket_that_nobody_serves_is_said(keyrot: Keyrot, path: str) -> None:
+    """With its path, and what to look at."""
+    ran = keyrot("status", KEYROT_STATUS_SOCKET=path)
+    assert (ran.returncode, "there is no socket" in ran.stderr) == (1, True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path)
+    ran = keyrot("status", KEYROT_STATUS_SOCKET=path)
+    assert (ran.returncode, "nothing answers at" in ran.stderr) == (1, True)
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_socket_that_cannot_be_made_is_a_warning(path: str) -> None:
+    """The pool goes on without; a file in its place is left alone, a socket in use too."""
+    Path(path).write_text("mine")
+    with pytest.warns(KeyrotWarning, match="exists and is no socket"):
+        install(path)
+    keyrot_middleware.uninstall()
+    assert Path(path).read_text() == "mine"
+    Path(path).unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        with pytest.warns(KeyrotWarning, match="another process serves"):
+            install(path)
+        keyrot_middleware.uninstall()
+    with pytest.warns(KeyrotWarning, match="no socket can be made"):
+        install(f"{path}/no/such/place")
+    keyrot_middleware.uninstall()
+
+
+FORKING = """
+import os, sys, keyrot_middleware
+keyrot_middleware.install(keys=["FAKE-key-one"], status_socket=sys.argv[1])
+child = os.fork()
+if child == 0:
+    keyrot_middleware.uninstall()
+    os._exit(0)
+os.waitpid(child, 0)
+assert os.path.exists(sys.argv[1])
+keyrot_middleware.uninstall()
+assert not os.path.exists(sys.argv[1])
+"""
+
+
+def test_a_forked_child_leaves_the_socket_to_its_parent(path: str) -> None:
+    """The child's uninstall() removes nothing."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, path]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ)
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")

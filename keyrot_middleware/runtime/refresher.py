@@ -100,10 +100,10 @@ class Refresher:
 
     def _take(self, config: Config) -> None:
         """Put other keys in place."""
-        places = self._stores.places(config)
+        locations = self._stores.locate(config)
         self._config = config
         self._pool.configured = tuple(key.candidate for key in config.keys)
-        self._pool.secrets.set_locations(places, LOOKUP_TIMEOUT_S)
+        self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
 
     def _renew(self) -> None:
         if self._on:

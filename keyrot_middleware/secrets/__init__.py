@@ -1,4 +1,4 @@
-"""Where the values of keys come from; a store's library is imported when it is opened."""
+"""Secret stores, and the cache of their values. A store's library is imported when it is opened."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = [
 
 
 def open_secret_cache(config: Config, stores: Stores | None = None) -> SecretCache:
-    """Open the stores that the keys name, each once, and look all keys up.
+    """Open the stores that the keys name, and look all keys up.
 
     Raises:
-        ConfigError: If there is no such store. A key without a value raises nothing.
+        ConfigError: A store does not exist or cannot be opened. Missing values raise nothing.
     """
     stores = stores or Stores(config.env_file)
     return SecretCache(
-        stores.places(config),
+        stores.locate(config),
         optional=[config.last_resort] if config.last_resort else [],
         ttl_s=config.settings.secrets_ttl_s,
     )

@@ -1,4 +1,4 @@
-"""What a secret is, and what a place that keeps secrets must be able to do."""
+"""Secrets, and the interface of the stores that keep them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..errors import SecretError
 __all__ = ["MASKED_FROM", "Secret", "SecretStore"]
 
 MASKED_FROM = 8
-"""Characters; a shorter value is no secret, and masking it would make texts unreadable."""
+"""Characters; a shorter value is not masked: it is no key, and texts would become unreadable."""
 _MASK = "[secret]"
 
 
 class Secret:
-    """A value that shows itself only when asked with `reveal()`.
+    """A value that only `reveal()` shows.
 
-    It is masked in repr, str and format, and cannot be pickled. Blanks around it are dropped.
+    It is masked in repr, str and format, and cannot be pickled. Whitespace around it is removed.
     """
 
     __slots__ = ("_value",)
@@ -28,15 +28,15 @@ class Secret:
         self._value = value.strip()
 
     def reveal(self) -> str:
-        """Return the value itself."""
+        """Return the value."""
         return self._value
 
     @property
     def fingerprint(self) -> str:
-        """Give 8 hexadecimal digits that are the same for the same value everywhere.
+        """8 hexadecimal digits that are the same for the same value everywhere.
 
-        No salt: people compare them between hosts. 32 bits of a digest say nothing about a
-        value that nobody can guess.
+        There is no salt, so that fingerprints can be compared between hosts. 32 bits of a digest
+        reveal nothing of a value that cannot be guessed.
         """
         return blake2b(self._value.encode(), digest_size=4, person=b"keyrot").hexdigest()
 
@@ -73,14 +73,13 @@ class Secret:
 class SecretStore(Protocol):
     """A place that keeps the values of keys.
 
-    Stores are synchronous: the ring serves from memory, and asks each store in threads of its
-    own. They may be asked from two threads at once. A store may also have these, False where it
-    does not:
+    Stores are synchronous: the cache holds their values and calls them in threads of its own, at
+    most two at once. A store may also have the attributes (False by default)
 
-    - `instant`: a look-up needs no network, so it is done in the thread that asks;
-    - `fixed`: values never change, so nobody looks again by the clock;
+    - `instant`: a look-up needs no network, so it runs in the calling thread;
+    - `fixed`: values never change, so they are not refreshed;
 
-    and a method `place(key_id)` that returns where a key is kept by default, for people.
+    and a method `place(key_id)` that returns where a key is kept by default, for messages.
     """
 
     @property
@@ -89,13 +88,13 @@ class SecretStore(Protocol):
         ...
 
     def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
-        """Look many keys up, in as few requests as the store allows.
+        """Look keys up, in as few requests as the store allows.
 
         Args:
-            refs: The place of each key id, as in keys.json (`env://NAME`); None: where this
-                store keeps a key of that id by default.
+            refs: The place of each key id, as in keys.json (`env://NAME`); None: the place where
+                this store keeps a key of that id by default.
 
         Returns:
-            For each key id its secret, or the error that says which key, which place and why.
+            For each key id its secret, or an error that names the key, the place and the reason.
         """
         ...

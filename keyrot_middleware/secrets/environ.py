@@ -1,4 +1,4 @@
-"""The settings of a store: the environment, laid over what `.env` may say of them."""
+"""The settings of a store: the environment, over those that `.env` may contain."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Environ", "only_in_file", "read_environ"]
 
 
 class Environ(dict[str, str]):
-    """Variables, and which of them only `.env` has."""
+    """Variables, and the names of those that only `.env` has."""
 
     def __init__(self, variables: Mapping[str, str], in_file: frozenset[str]) -> None:
-        """Keep *variables*; *in_file* are the names that the environment does not have."""
+        """*in_file*: the names that the environment does not have."""
         super().__init__(variables)
         self.in_file = in_file
 
@@ -25,12 +25,12 @@ class Environ(dict[str, str]):
 def read_environ(scheme: str, env_file: Path) -> Environ:
     """Read the settings of a store; an empty variable hides the one in `.env`.
 
-    A store of another distribution gets all of `.env`: which of it is safe, only it knows.
+    A store of another distribution gets all of `.env`: only that store knows what is safe.
     """
     try:
         written = dotenv_values(env_file, encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        written = {}  # reported when the settings were loaded
+        written = {}  # reported when the settings are loaded
     found = {
         name: value
         for name, value in written.items()
@@ -40,5 +40,5 @@ def read_environ(scheme: str, env_file: Path) -> Environ:
 
 
 def only_in_file(environ: Mapping[str, str], name: str) -> bool:
-    """Tell whether a variable comes from `.env` and not from the environment."""
+    """Return whether a variable comes from `.env` and not from the environment."""
     return isinstance(environ, Environ) and name in environ.in_file

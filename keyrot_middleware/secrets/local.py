@@ -1,4 +1,4 @@
-"""Secrets in environment variables and in `.env`, read as the settings are."""
+"""Secrets in settings, environment variables, `.env` and files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ __all__ = [
     "open_file",
 ]
 
-# Values that stood in a setting itself (`GEMINI_API_KEYS`, an argument of install()) -----------
-
 
 class InlineStore:
-    """Give back what it was made with."""
+    """Values of a setting (`GEMINI_API_KEYS`, an argument of install())."""
 
     scheme = "inline"
     instant = True
@@ -33,7 +31,7 @@ class InlineStore:
         self._values = dict(values)
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Look the keys up by id; their places do not matter."""
+        """Return the values; places are ignored."""
         return {
             key_id: self._values.get(key_id)
             or SecretError(f"key {key_id}: no value was given for it")
@@ -46,7 +44,7 @@ _SCHEME = "env://"
 
 
 class EnvStore:
-    """Find a key in `GEMINI_KEY_<key_id>`, or in the variable that `env://NAME` names.
+    """Reads keys from `GEMINI_KEY_<key_id>`, or from the variable that `env://NAME` names.
 
     The environment beats `.env`, and an empty variable hides the one in `.env`.
     """
@@ -55,12 +53,12 @@ class EnvStore:
     instant = True
 
     def __init__(self, env_file: Path | None = None) -> None:
-        """Remember which `.env` to read; it need not exist. None: the one of this directory."""
+        """*env_file* need not exist; None: `.env` in the working directory."""
         self._env_file = env_file or Path(".env").absolute()
 
     @property
     def fixed(self) -> bool:
-        """Tell whether nothing can change: nobody edits the environment of a running process."""
+        """Whether values never change: the environment does not, `.env` may."""
         return not self._env_file.exists()
 
     def place(self, key_id: str) -> str:
@@ -68,7 +66,7 @@ class EnvStore:
         return f"{_SCHEME}{_PREFIX}{key_id}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Look the keys up now, reading `.env` once."""
+        """Look the keys up; `.env` is read once."""
         in_file = self._read_file()
         return {key_id: _find(key_id, ref, in_file) for key_id, ref in refs.items()}
 
@@ -76,8 +74,8 @@ class EnvStore:
         try:
             return dotenv_values(self._env_file, encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            # Told when the settings were loaded; being rewritten now, it must not hide the
-            # environment.
+            # Reported when the settings are loaded. A file that is being written must not hide
+            # the environment.
             return {}
 
 
@@ -93,34 +91,32 @@ def _find(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> Se
 
 
 def _other_case(name: str, in_file: Mapping[str, str | None]) -> str:
-    """Point to a variable whose name differs in upper and lower case only."""
+    """Return a hint if a variable differs in upper and lower case only."""
     names = (other for other in (*os.environ, *in_file) if other.lower() == name.lower())
     other = next(names, None)
     return f" ({other} is: case matters)" if other else ""
 
 
-# Secrets in files: what Docker, Kubernetes and systemd put under a directory, one file each ----
-#
-# A file is read anew at each look-up, so a value that the orchestrator replaces is seen. Files are
-# followed through links, as Kubernetes lays them out.
+# Files: Docker, Kubernetes and systemd mount secrets as a directory with one file each ----------
 
 
 _FILE_SCHEME = "file://"
 _DIRECTORY = Path("/run/secrets")
 """Where Docker and Podman mount secrets."""
-_LONGEST = 64 * 1024
-"""Bytes; a key has some fifty, and what is longer was not meant."""
+_MAX_SIZE = 64 * 1024
+"""Bytes; a key has about fifty, so a larger file is a mistake."""
 
 
 def open_file(environ: Mapping[str, str]) -> FileStore:
-    """Open the store whose default place is systemd's CREDENTIALS_DIRECTORY, else /run/secrets."""
+    """Open the store for systemd's CREDENTIALS_DIRECTORY, else for /run/secrets."""
     return FileStore(Path(environ.get("CREDENTIALS_DIRECTORY") or _DIRECTORY))
 
 
 class FileStore:
-    """Find a key in the file `<directory>/<key_id>`, or in the one that `file:///path` names.
+    """Reads keys from files: `<directory>/<key_id>`, or the one that `file:///path` names.
 
-    Blanks and line ends around a value are dropped.
+    Each look-up reads the file again. Links are followed, as Kubernetes uses them. Whitespace
+    around a value is removed.
     """
 
     scheme = "file"
@@ -134,14 +130,14 @@ class FileStore:
         return f"{_FILE_SCHEME}{self._directory / key_id}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Read the files now."""
+        """Read the files."""
         return {key_id: self._find(key_id, ref) for key_id, ref in refs.items()}
 
     def _find(self, key_id: str, ref: str | None) -> Secret | SecretError:
         path = Path((ref or self.place(key_id)).removeprefix(_FILE_SCHEME))
         try:
             secret = Secret(_read(path))
-        except _NoTextError as error:
+        except _NotASecretError as error:
             why = str(error)
         except FileNotFoundError:
             why = "there is no such file"
@@ -156,15 +152,15 @@ class FileStore:
         return SecretError(f"key {key_id}: the file {path}: {why}")
 
 
-class _NoTextError(Exception):
-    """Say what a path leads to instead of a secret."""
+class _NotASecretError(Exception):
+    """The path is not that of a secret."""
 
 
 def _read(path: Path) -> str:
-    """Read a regular file; a pipe would hang, a device never end."""
+    """Read a regular file; reading a pipe or a device may never end."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise _NoTextError("it is no regular file")
-    if found.st_size > _LONGEST:
-        raise _NoTextError(f"it is larger than {_LONGEST} bytes")
+        raise _NotASecretError("it is no regular file")
+    if found.st_size > _MAX_SIZE:
+        raise _NotASecretError(f"it is larger than {_MAX_SIZE} bytes")
     return path.read_bytes().decode("utf-8-sig")

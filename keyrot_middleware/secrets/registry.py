@@ -1,4 +1,4 @@
-"""Which store a key is in, and how a store is opened: ours by name, others by entry point."""
+"""How stores are opened: built-in ones by name, others by entry point."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .base import Secret, SecretStore
 from .cache import SecretLocation
 from .environ import read_environ
 from .local import EnvStore, InlineStore
+from .refresh import Answers, Refs
 
 if TYPE_CHECKING:
     from ..config import Config, KeySpec
@@ -27,61 +28,56 @@ __all__ = [
     "open_store",
 ]
 
-# A store that needs a library or a network: opened late, and again where it has to be ----------
-
-
-Answers = Mapping[str, Secret | SecretError]
-
 
 class LazyStore:
-    """Pass questions on to the store that *opener* gives.
+    """A store that is opened at the first look-up.
 
-    A child after a fork opens one of its own: two processes on one connection would read each
-    other's answers. A store that could not be opened is tried again by the next question.
+    A forked child opens its own: two processes on one connection would read each other's
+    responses. If opening fails, the next look-up tries again.
     """
 
     def __init__(self, scheme: str, opener: Callable[[], SecretStore]) -> None:
-        """Open nothing yet."""
+        """Do not open the store yet; *opener* opens it."""
         self.scheme = scheme
         self._opener = opener
         self._store: SecretStore | None = None
         self._lock = threading.Lock()
-        after_fork(self, LazyStore._renew)
+        after_fork(self, LazyStore._reset_after_fork)
 
     def open(self) -> None:
-        """Open the store, if that can be done now.
+        """Open the store, if it is reachable now.
 
         Raises:
             ConfigError: A setting of the store is wrong, or its library is missing.
         """
         try:
-            self._opened()
+            self._get_store()
         except (KeyrotError, ImportError) as error:
             if not isinstance(error, SecretError):
                 raise
-        except Exception:  # noqa: S110 - said by the look-up that comes now, and tries again
+        except Exception:  # noqa: S110 - the look-up that follows tries again and reports it
             pass
 
     def place(self, key_id: str) -> str | None:
-        """Return where a key is kept by default; None where the store does not say."""
-        tell = getattr(self._store, "place", None)
-        return str(tell(key_id)) if callable(tell) else None
+        """Return where a key is kept by default; None: the store does not say."""
+        place = getattr(self._store, "place", None)
+        return str(place(key_id)) if callable(place) else None
 
-    def resolve(self, refs: Mapping[str, str | None]) -> Answers:
-        """Ask the store; see `SecretStore.resolve`.
+    def resolve(self, refs: Refs) -> Answers:
+        """Look the keys up in the store; see `SecretStore.resolve`.
 
         Raises:
-            Exception: What the opener raises, or the store.
+            Exception: What the opener or the store raises.
         """
-        return self._opened().resolve(refs)
+        return self._get_store().resolve(refs)
 
-    def _opened(self) -> SecretStore:
+    def _get_store(self) -> SecretStore:
         with self._lock:
             if self._store is None:
                 self._store = self._opener()
             return self._store
 
-    def _renew(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._lock, self._store = threading.Lock(), None
 
     def __repr__(self) -> str:
@@ -92,15 +88,15 @@ Opener = Callable[[Mapping[str, str]], SecretStore]
 
 
 def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
-    """Open the secret store of a type (`env`) or of a place in it (`env://NAME`).
+    """Open the secret store of a scheme (`env`) or of a place (`env://NAME`).
 
     Args:
-        uri: Type or place.
-        env_file: The `.env` to read; None: that of the working directory.
+        uri: Scheme or place.
+        env_file: The `.env` to read; None: the one in the working directory.
 
     Raises:
-        ConfigError: If there is no such store, a setting of it is wrong, or its extra is not
-            installed. A store that is out of reach is no error here.
+        ConfigError: There is no such store, a setting of it is wrong, or its extra is not
+            installed. A store that is not reachable raises nothing.
     """
     scheme = uri.partition("://")[0].lower()
     env_file = env_file or Path(".env").absolute()
@@ -112,7 +108,7 @@ def open_store(uri: str, *, env_file: Path | None = None) -> SecretStore:
 
 
 def _opener(scheme: str) -> Callable[[], Opener]:
-    """Find what opens a store; it is imported when it is called."""
+    """Return a function that imports what opens a store."""
     if scheme in BUILT_STORES:
         module = {"file": "local"}.get(scheme, scheme)
         return lambda: getattr(import_module(f"{__package__}.{module}"), f"open_{scheme}")
@@ -131,29 +127,29 @@ def _open(find: Callable[[], Opener], scheme: str, env_file: Path) -> SecretStor
 
     Raises:
         ConfigError: Without the frames of the store: their local variables hold the environment,
-            and tools that report errors show them.
+            and error reporters show them.
         Exception: What else the store raises.
     """
     problem: ConfigError
     try:
-        return _found(find, scheme)(read_environ(scheme, env_file))
+        return _import_opener(find, scheme)(read_environ(scheme, env_file))
     except ConfigError as error:
         problem = error.with_traceback(None)
     except ImportError as error:
-        problem = _cannot_be_imported(scheme, error)
+        problem = _import_error(scheme, error)
     raise problem
 
 
-def _found(find: Callable[[], Opener], scheme: str) -> Opener:
+def _import_opener(find: Callable[[], Opener], scheme: str) -> Opener:
     """Import what opens a store."""
     try:
         return find()
-    except AttributeError as error:  # an entry point that names what is not there
-        problem = _cannot_be_imported(scheme, error)
+    except AttributeError as error:  # the entry point names something that does not exist
+        problem = _import_error(scheme, error)
     raise problem
 
 
-def _cannot_be_imported(scheme: str, error: ImportError | AttributeError) -> ConfigError:
+def _import_error(scheme: str, error: ImportError | AttributeError) -> ConfigError:
     if scheme not in BUILT_STORES:
         return ConfigError(f"secret store {scheme}, an entry point of {GROUP}: {error}")
     package = (error.name or "its library").partition(".")[0]
@@ -162,28 +158,30 @@ def _cannot_be_imported(scheme: str, error: ImportError | AttributeError) -> Con
 
 
 class Stores:
-    """The stores of one pool, each opened once, when the first key is in it."""
+    """The stores of one pool; each is opened once, for its first key."""
 
     def __init__(self, env_file: Path) -> None:
-        """Open nothing yet."""
+        """Open no store yet."""
         self._env_file = env_file
         self._open: dict[str, SecretStore] = {}
 
-    def places(self, config: Config) -> dict[str, SecretLocation]:
-        """Tell where the value of each key is kept, in the order of the pool.
+    def locate(self, config: Config) -> dict[str, SecretLocation]:
+        """Return where the value of each key is kept, in the order of the pool.
 
         Raises:
-            ConfigError: A store that a key names is not known, or cannot be opened.
+            ConfigError: A store that a key names does not exist or cannot be opened.
         """
         given = {k: Secret(v.get_secret_value()) for k, v in config.inline.items()}
         inline = InlineStore(given)
         default = config.settings.secret_store
         return {
-            key.key_id: SecretLocation(inline) if key.key_id in given else self._place(key, default)
+            key.key_id: SecretLocation(inline)
+            if key.key_id in given
+            else self._location(key, default)
             for key in config.keys
         }
 
-    def _place(self, key: KeySpec, default: str) -> SecretLocation:
+    def _location(self, key: KeySpec, default: str) -> SecretLocation:
         scheme = key.secret.partition("://")[0] if key.secret else default
         if scheme not in self._open:
             self._open[scheme] = open_store(scheme, env_file=self._env_file)

@@ -2,14 +2,12 @@
 
     vault://MOUNT/path/of/secret#field
 
-A path is read once per look-up, however many keys are fields of it. Version 2 keeps the secret
-`team/a` of the mount `secret` at `secret/data/team/a`, with its fields one level deeper; which
-version a mount has, the server tells whoever may read something in it. The page for people is
-docs/stores/vault.md.
+A look-up reads each path once, however many keys are fields of it. Version 2 keeps the secret
+`team/a` of the mount `secret` at `secret/data/team/a`, with its fields one level deeper; the server
+tells the version of a mount to every token that may read something in it. See docs/stores/vault.md.
 
-What hvac and requests raise holds the request, with the token in its headers and the login in its
-body. So every request goes through `_request`, which returns a failure as a value, without the
-exception in it.
+Exceptions of hvac and requests hold the request, with the token in its headers and the login in its
+body. So every request goes through `_request`, which returns a failure without the exception.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ..core.text import did_you_mean, display, mask_keys
 from ..errors import SecretError
 from .base import Secret, SecretStore
-from .cloud import FailureReach, StoreFailure, require_extra
+from .cloud import CONNECT_TIMEOUT_S, FailureReach, StoreFailure, require_extra
 from .vault_failures import failure_of_error, failure_of_redirect, not_vault
 from .vault_settings import (
     SCHEME,
@@ -38,14 +36,12 @@ from .vault_settings import (
 
 __all__ = ["VaultStore", "open_vault"]
 
-CONNECT_S = 2.0
-"""Long enough for a lost first packet, which is sent again after one second."""
 RENEW_AFTER = 2 / 3
-"""The part of a token's life after which it is renewed, as Vault's own agent does."""
+"""Part of a token's lifetime after which it is renewed, as by Vault's agent."""
 MAX_REDIRECTS = 3
-"""Within one server: a proxy in front of it may put paths in order."""
+"""On one server: a proxy in front of it may normalize paths."""
 MAX_NAMES = 10
-"""Fields that a message lists."""
+"""Fields that a message lists at most."""
 
 _PRINTABLE = re.compile(r"[!-~]+")
 _TYPES = {
@@ -62,7 +58,7 @@ def open_vault(environ: Mapping[str, str]) -> SecretStore:
     """Open the store by the variables of *environ*; the first look-up sends the first request.
 
     Args:
-        environ: The environment, laid over `.env`.
+        environ: The environment over `.env`.
 
     Raises:
         ConfigError: A variable is wrong or missing.
@@ -88,18 +84,18 @@ class _Mount(NamedTuple):
     version: int
 
     def api_path(self, path: str) -> str:
-        """Return the path of a secret as the API and policies write it."""
+        """Return the path of a secret in the API and in policies."""
         return f"{self.path}data/{path[len(self.path) :]}" if self.version == 2 else path
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token, and what is known of it; times are on the store's clock, in seconds.
+    """A token and its lifetime; times are on the store's clock, in seconds.
 
     Attributes:
         name: For messages: the role or the accessor, never the token.
-        renew_at: None: it does not expire, or nobody knows.
-        expires_at: When it is no token any more.
+        renew_at: None: it does not expire, or its lifetime is not known.
+        expires_at: None as *renew_at*.
     """
 
     value: Secret
@@ -109,7 +105,7 @@ class _Token:
     expires_at: float | None = None
 
     def with_lifetime(self, asked_at: float, auth: Mapping[str, Any], field: str) -> _Token:
-        """Return the same with the lifetime that a response names in *field*; 0 is for ever."""
+        """Return the token with the lifetime in *field* of a response; 0: it does not expire."""
         seconds = auth.get(field)
         if not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
             return replace(self, renewable=False, renew_at=None, expires_at=None)
@@ -122,14 +118,14 @@ class _Token:
 
 
 class VaultStore:
-    """Look keys up in one Vault server, as one identity; safe from several threads."""
+    """Reads keys from one Vault server with one identity; safe from several threads."""
 
     scheme = "vault"
 
     def __init__(
         self, settings: VaultSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Send nothing yet; the life of a token is measured by *clock*, in seconds."""
+        """Send nothing yet; *clock* measures the lifetime of tokens, in seconds."""
         self._settings = settings
         self._clock = clock
         self._token: _Token | None = None
@@ -140,11 +136,11 @@ class VaultStore:
         return f"<VaultStore: {self._settings.server}>"
 
     def place(self, key_id: str) -> str:
-        """Return where a key is kept unless its `secret` says otherwise."""
+        """Return where a key is kept by default."""
         return f"{SCHEME}{self._settings.place}#{key_id}"
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
-        """Look the keys up: one request for each path, and what a login may need."""
+        """Look the keys up with one request per path, and those of a login."""
         texts = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
         parsed = {key_id: _parse_ref(text, key_id) for key_id, text in texts.items()}
         found = self._read_paths(list(dict.fromkeys(ref.path for ref in parsed.values() if ref)))
@@ -158,14 +154,14 @@ class VaultStore:
     # Reading ------------------------------------------------------------------------------------
 
     def _read_paths(self, paths: Sequence[str]) -> dict[str, Fields | StoreFailure]:
-        """Read paths one after the other; an outage ends it, a refused token is replaced once."""
+        """Read the paths in turn; stop at an outage, replace a rejected token once."""
         if not paths:
             return {}
         held_before = self._token
         token = self._current_token()
         if isinstance(token, StoreFailure):
             return dict.fromkeys(paths, token)
-        may_login = token is held_before  # one of this moment is not replaced: nothing has changed
+        may_login = token is held_before  # a token from this look-up is not replaced
         found: dict[str, Fields | StoreFailure] = {}
         client = self._client(token)
         try:
@@ -199,11 +195,11 @@ class VaultStore:
         )
 
     def _read(self, client: Any, path: str) -> Fields | StoreFailure:
-        """Read the fields of one secret, in one request where the mount is known."""
+        """Read the fields of one secret, in one request if the mount is known."""
         known = self._known_mount(path)
         if known:
             found = self._read_in(client, known, path)
-            # A mount can be made anew, or be upgraded to version 2, while we run.
+            # The mount may have been replaced, or upgraded to version 2.
             if not (isinstance(found, StoreFailure) and found.reach is FailureReach.SECRET):
                 return found
         mount = self._find_mount(client, path)
@@ -220,7 +216,7 @@ class VaultStore:
         return next((self._mounts[head] for head in heads if head in self._mounts), None)
 
     def _find_mount(self, client: Any, path: str) -> _Mount | StoreFailure | None:
-        """Ask which mount a path is in; None: the server does not say."""
+        """Return the mount of a path; None: the server does not tell."""
         reply = self._request(client.read, f"sys/internal/ui/mounts/{quote(path)}")
         if isinstance(reply, StoreFailure):
             return reply if reply.reach is FailureReach.STORE else None
@@ -236,7 +232,7 @@ class VaultStore:
         return _Mount(mount, 2 if str(version) == "2" else 1)
 
     def _try_both_versions(self, client: Any, path: str) -> Fields | StoreFailure:
-        """Take the first word for the mount, and read as version 2, then as version 1."""
+        """Take the first segment for the mount; read as version 2, then as version 1."""
         head = path.partition("/")[0] + "/"
         mounts = _Mount(head, 2), _Mount(head, 1)
         failures: list[StoreFailure] = []
@@ -257,7 +253,7 @@ class VaultStore:
         )
 
     def _read_in(self, client: Any, mount: _Mount, path: str) -> Fields | StoreFailure:
-        """Read a secret whose mount is known."""
+        """Read a secret in a mount."""
         kv = client.secrets.kv
         read = kv.v1.read_secret
         if mount.version == 2:
@@ -273,10 +269,10 @@ class VaultStore:
             return StoreFailure(FailureReach.SECRET, f"{mount.api_path(path)} holds no fields")
         return data
 
-    # Who we are -----------------------------------------------------------------------------------
+    # Tokens ---------------------------------------------------------------------------------------
 
     def _current_token(self) -> _Token | StoreFailure:
-        """Return a token that should be good: renewed or new where the old one is not."""
+        """Return a valid token: the current one, renewed, or a new one."""
         with self._token_lock:
             held, now = self._token, self._clock()
             if held is None or (held.expires_at is not None and now >= held.expires_at):
@@ -284,14 +280,14 @@ class VaultStore:
             if held.renew_at is None or now < held.renew_at:
                 return held
             newer = self._renew(held)
-            # Where that failed, the old one is good for some time yet.
+            # If renewing failed, the old one is still valid for some time.
             return held if isinstance(newer, StoreFailure) else self._keep(newer)
 
     def _relogin(self, refused: _Token) -> _Token | StoreFailure | None:
-        """Return another token than the one that was refused; None: there is no other."""
+        """Return another token than the rejected one; None: there is no other."""
         with self._token_lock:
             if self._token is not None and self._token is not refused:
-                return self._token  # another thread was here first
+                return self._token  # another thread was faster
             newer = self._login()
             if isinstance(newer, _Token) and newer.value == refused.value:
                 return None
@@ -303,7 +299,7 @@ class VaultStore:
         return newer
 
     def _renew(self, held: _Token) -> _Token | StoreFailure:
-        """Renew the token, or log in anew where it cannot be renewed."""
+        """Renew the token, or log in again if it cannot be renewed."""
         asked_at = self._clock()
         reply: Mapping[str, Any] | StoreFailure = StoreFailure(
             FailureReach.SECRET, "it cannot be renewed"
@@ -316,7 +312,7 @@ class VaultStore:
         return self._login() if gone else reply
 
     def _login(self) -> _Token | StoreFailure:
-        """Get a token the way that the settings name; files are read now."""
+        """Log in as the settings say; credential files are read now."""
         login = self._settings.login
         parts: dict[str, str] = {}
         for name, source in login.parts.items():
@@ -348,13 +344,13 @@ class VaultStore:
         return token.with_lifetime(asked_at, auth, "lease_duration")
 
     def _use_token(self, value: Secret, source: str) -> _Token | StoreFailure:
-        """Look a given token up: when does it end, and what is its accessor?"""
+        """Look up the lifetime and the accessor of a token from the settings."""
         token, asked_at = _Token(value, source), self._clock()
         reply = self._request_once(token, lambda client: client.auth.token.lookup_self())
         if isinstance(reply, StoreFailure):
             if reply.reach is not FailureReach.LOGIN:
                 return reply
-            # A policy may forbid just this, so the token is tried all the same.
+            # A policy may forbid just this look-up, so the token is tried anyway.
             why = "wrong, expired, revoked, or without the policy default"
             return replace(token, name=f"the token in {source} ({why}: Vault tells nothing of it)")
         data = reply.get("data") or {}
@@ -376,9 +372,9 @@ class VaultStore:
     # Requests -------------------------------------------------------------------------------------
 
     def _client(self, token: _Token | None) -> Any:
-        """Make a client for one look-up; close its adapter after it.
+        """Make a client for one look-up; the caller closes its adapter.
 
-        So no connection grows stale in the minutes between, and none is shared with a forked child.
+        So no connection is stale at the next look-up, and none is shared with a forked child.
         """
         import hvac  # noqa: PLC0415 - an optional library
 
@@ -388,10 +384,10 @@ class VaultStore:
         session.max_redirects = MAX_REDIRECTS
         return hvac.Client(
             url=settings.address,
-            token=token.value.reveal() if token else "",  # None: hvac would look for one itself
+            token=token.value.reveal() if token else "",  # with None hvac looks for one itself
             verify=settings.verify,
             cert=settings.certificate,
-            timeout=(min(CONNECT_S, settings.timeout_s), settings.timeout_s),
+            timeout=(min(CONNECT_TIMEOUT_S, settings.timeout_s), settings.timeout_s),
             namespace=settings.namespace,
             session=session,
         )
@@ -411,10 +407,10 @@ class VaultStore:
     def _request(
         self, method: Callable[..., Any], *args: Any, secrets: tuple[str, ...] = ()
     ) -> Mapping[str, Any] | StoreFailure:
-        """Call a method of hvac's; *secrets* are values that no message may show.
+        """Call a method of hvac; *secrets* are values that no message may show.
 
-        Nothing is raised, and nothing is made inside a handler: there the exception, which holds
-        the request, would become the context of what is raised later.
+        Nothing is raised, and no failure is made inside the handler: the exception, which holds
+        the request, would become the context of later exceptions.
         """
         settings, failed = self._settings, None
         try:
@@ -426,7 +422,7 @@ class VaultStore:
             return failed
         if isinstance(reply, dict):
             return reply
-        if reply is None:  # hvac's `read` where there is nothing
+        if reply is None:  # hvac's `read` of a path without a secret
             return StoreFailure(FailureReach.SECRET, "there is no such secret")
         if getattr(reply, "is_redirect", False):
             return failure_of_redirect(settings, reply.headers["Location"])
@@ -434,19 +430,19 @@ class VaultStore:
 
 
 def _make_session() -> Any:
-    """Make a session that gives what it carries to one server only."""
+    """Make a session that sends token and login to one server only."""
     from requests import Response, Session  # noqa: PLC0415 - comes with hvac
 
     class OneServer(Session):
         def get_redirect_target(self, resp: Response) -> Any:
-            """Follow no redirect to another server: token and login would go with it."""
+            """Follow no redirect to another server, which would get token and login."""
             target = super().get_redirect_target(resp)
             if target is None or _origin(urljoin(resp.url, target)) == _origin(resp.url):
                 return target
             return None
 
     session = OneServer()
-    # Without it requests sends what ~/.netrc has for the host, or for any host.
+    # Otherwise requests sends what ~/.netrc has for this host, or for any host.
     session.auth = lambda request: request
     return session
 
@@ -461,7 +457,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
 
 
 def _read_credential(source: CredentialSource) -> Secret | StoreFailure:
-    """Read a part of the login; its value is in no message."""
+    """Read a part of the login; no message shows its value."""
     value = source.value
     if source.path is not None:
         try:
@@ -485,7 +481,7 @@ def _unreadable(source: CredentialSource, why: str) -> StoreFailure:
 
 
 def _name_api_path(failure: StoreFailure, mount: _Mount, path: str) -> StoreFailure:
-    """Name the path as the API has it; policies are written in these."""
+    """Name the path as in the API and in policies."""
     api = mount.api_path(path)
     doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
     hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
@@ -498,9 +494,9 @@ def _name_api_path(failure: StoreFailure, mount: _Mount, path: str) -> StoreFail
 
 
 def _parse_ref(ref: str, key_id: str) -> _Ref | None:
-    """Parse `vault://MOUNT/path#field`; without a field it is the key id; None: it is no such ref.
+    """Parse `vault://MOUNT/path#field`; the field defaults to the key id; None: it is invalid.
 
-    Blanks and other odd characters may be percent-encoded.
+    Blanks and other special characters may be percent-encoded.
     """
     path, _, field = ref.removeprefix(SCHEME).partition("#")
     normal = normalize_path(unquote(path))
@@ -508,7 +504,7 @@ def _parse_ref(ref: str, key_id: str) -> _Ref | None:
 
 
 def _take_field(key_id: str, ref: _Ref, found: Fields | StoreFailure) -> Secret | SecretError:
-    """Take a key's field out of its secret, or say why there is none."""
+    """Return the field of a key, or why there is none."""
     if isinstance(found, StoreFailure):
         return _key_error(key_id, ref, found.message)
     value = found.get(ref.field)
@@ -525,7 +521,7 @@ def _take_field(key_id: str, ref: _Ref, found: Fields | StoreFailure) -> Secret 
 
 
 def _field_names(field: str, found: Fields) -> str:
-    """List the fields that are there: names are no secrets."""
+    """List the fields of the secret: their names are not secret."""
     if not found:
         return "it has none at all"
     names = sorted(found)

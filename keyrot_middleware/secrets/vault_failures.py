@@ -1,4 +1,4 @@
-"""What went wrong between us and Vault, in words for people and without a secret in them."""
+"""Failures of Vault as messages, without a secret in them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from .vault_settings import VaultSettings
 __all__ = ["failure_of_error", "failure_of_redirect", "not_vault"]
 
 MAX_QUOTED = 200
-"""Characters of the server's own words in a message."""
+"""Characters of the server's text in a message at most."""
 MAX_SCANNED = 2000
-"""Characters of them that are looked at."""
+"""Characters of the server's text that are scanned."""
 _TOKEN_CHARACTERS = f"{string.ascii_letters}{string.digits}_.-"
-# Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and what begins as JWTs do. A match goes
-# to the end of the run, and what does not match is left after 20 characters: no text takes long.
+# Tokens of Vault (hvs. hvb. hvr.) and OpenBao (s. b. r.), and JWTs. The time is linear in the text.
 _TOKEN = re.compile(r"\b(?:(?:hv[sbr]|[sbr])\.|eyJ)[\w.-]{20,}", re.ASCII)
 
 
 def not_vault(settings: VaultSettings) -> StoreFailure:
-    """Say that something answered that is not Vault."""
+    """The response is not one of Vault."""
     message = f"{settings.server} does not answer as Vault does; is VAULT_ADDR right?"
     return StoreFailure(FailureReach.STORE, message)
 
 
 def failure_of_redirect(settings: VaultSettings, location: str) -> StoreFailure:
-    """Say that the server answers with a redirect to another one, which gets nothing."""
+    """The server redirects to another one, which is not followed."""
     other = display(mask_keys(location.partition("?")[0]))
     return StoreFailure(
         FailureReach.STORE,
@@ -43,12 +42,12 @@ def failure_of_redirect(settings: VaultSettings, location: str) -> StoreFailure:
 def failure_of_error(
     error: Exception, settings: VaultSettings, secrets: tuple[str, ...]
 ) -> StoreFailure:
-    """Turn what hvac or requests raised into a failure, without the request in it.
+    """Return what an exception means, without the request in it.
 
     Args:
-        error: Of hvac, requests, or what requests raises before it connects.
-        settings: For the server's name and its time limit.
-        secrets: Values that must not be shown, should the server repeat them.
+        error: Of hvac or requests, or one that requests raises before it connects.
+        settings: For the name of the server and its timeout.
+        secrets: Values to redact if the server repeats them.
     """
     from hvac import exceptions  # noqa: PLC0415 - an optional library
 
@@ -79,7 +78,7 @@ def failure_of_error(
 
 
 def _unreachable(error: Exception, settings: VaultSettings) -> StoreFailure:
-    """Say why there was no answer, by the type of the exception alone."""
+    """Return why there was no response, by the type of the exception alone."""
     from requests import exceptions  # noqa: PLC0415 - comes with hvac
 
     names = _exception_types(error)
@@ -96,7 +95,7 @@ def _unreachable(error: Exception, settings: VaultSettings) -> StoreFailure:
         why = "cannot be reached; does it run, and is VAULT_ADDR right?"
     elif isinstance(error, exceptions.RequestException):
         why = f"cannot be asked ({names[0]}); is VAULT_ADDR right?"
-    else:  # requests looks for the files before it connects
+    else:  # requests opens the files before it connects
         why = (
             f"cannot be asked ({names[0]}); do the files exist that VAULT_CACERT, VAULT_CAPATH, "
             "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY name?"
@@ -105,7 +104,7 @@ def _unreachable(error: Exception, settings: VaultSettings) -> StoreFailure:
 
 
 def _exception_types(error: BaseException) -> list[str]:
-    """Name the type of an exception and of those that urllib3 has packed into it."""
+    """Return the types of an exception and of those that urllib3 wrapped in it."""
     names: list[str] = []
     inner: object = error
     while isinstance(inner, BaseException) and len(names) < 5:
@@ -115,7 +114,7 @@ def _exception_types(error: BaseException) -> list[str]:
 
 
 def _why_not_found(body: Mapping[str, Any], server_text: str) -> str:
-    """Tell apart what Vault all answers with 404."""
+    """Return what a 404 of Vault means."""
     data = body.get("data")
     metadata = data.get("metadata") if isinstance(data, dict) else None
     if isinstance(metadata, dict):
@@ -127,13 +126,13 @@ def _why_not_found(body: Mapping[str, Any], server_text: str) -> str:
 
 
 def _quote_server(body: Mapping[str, Any], text: str, secrets: tuple[str, ...]) -> str:
-    """Return what the server says, on one line, cut, and without anything that is a secret."""
+    """Return the server's text on one line, truncated and redacted."""
     errors = body.get("errors")
     if isinstance(errors, list):
         text = ", ".join(map(str, errors))
     for value in (value for value in secrets if len(value) >= MASKED_FROM):
         text = text.replace(value, "[redacted]")
     if len(text) > MAX_SCANNED:
-        text = text[:MAX_SCANNED].rstrip(_TOKEN_CHARACTERS)  # half a token has not its shape
+        text = text[:MAX_SCANNED].rstrip(_TOKEN_CHARACTERS)  # half a token would not match
     text = " ".join(_TOKEN.sub("[redacted]", mask_keys(text)).split())
     return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"

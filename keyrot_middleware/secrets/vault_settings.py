@@ -1,7 +1,7 @@
 """The variables that configure the Vault store; most are those of Vault's own command.
 
-Nothing is read from disk here and nothing is sent: a file that a variable names is read at each
-login, because whoever keeps it (a Vault agent, Kubernetes) writes it anew from time to time.
+Nothing is read from disk here: a file that a variable names is read at each login, because its
+owner (a Vault agent, Kubernetes) rewrites it from time to time.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _TRUST = (
     *("VAULT_CACERT", "VAULT_CAPATH", "VAULT_SKIP_VERIFY", "KEYROT_VAULT_ALLOW_HTTP"),
     *("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"),
 )
-"""How the server at an address is trusted: said where the address is said."""
+"""How the server is trusted: read from where the address comes from."""
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
-    """Where a part of the login is: in a variable, or in a file."""
+    """A variable or a file with a part of the login."""
 
     name: str
-    """For people: the variable, or the path of the file."""
+    """For messages: the variable, or the path of the file."""
     value: Secret | None = None
     path: Path | None = None
     variable: str = ""
@@ -59,10 +59,10 @@ class Login:
     """A way to get a token.
 
     Attributes:
-        name: What it is called in messages.
+        name: For messages.
         mount: Of the auth method, without `auth/`; None: the one part is the token itself.
-        parts: The secret fields of the login's body.
-        role: The role to ask for, where the method takes one; no secret.
+        parts: The secret fields of the request.
+        role: The role, if the method takes one; not secret.
     """
 
     name: str
@@ -73,31 +73,31 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class VaultSettings:
-    """Where Vault is, whom to trust, who we are, and where keys are unless they say otherwise."""
+    """The server, how it is trusted, the login, and the default place of keys."""
 
     address: str = field(repr=False)
     login: Login
     place: str = "secret/keyrot"
     namespace: str | None = None
     verify: bool | str = True
-    """As requests takes it: a CA file or directory, True: the usual ones, False: trust all."""
+    """As in requests: a CA file or directory; True: the usual CAs; False: trust all."""
     certificate: tuple[str, str] | None = None
-    """The files of our own certificate and its key, where the server asks for one."""
+    """The files of the client certificate and its key."""
     timeout_s: float = 5.0
-    """How long one answer may take: a store that hangs holds a look-up no longer."""
+    """For one response."""
 
     @property
     def server(self) -> str:
-        """The server in words, without a password that stands in its address."""
+        """The server for messages, without a password in its address."""
         space = f", namespace {self.namespace}" if self.namespace else ""
         return f"Vault at {mask_url(self.address)}{space}"
 
 
 def read_settings(environ: Mapping[str, str]) -> VaultSettings:
-    """Read and check the variables.
+    """Read and validate the variables.
 
     Raises:
-        ConfigError: Naming the variable, what was found (never a secret) and what is allowed.
+        ConfigError: It names the variable, its value (never a secret) and what is allowed.
     """
     found = {name: value.strip() for name, value in environ.items() if value and value.strip()}
     address_in_file = only_in_file(environ, "VAULT_ADDR")
@@ -118,13 +118,13 @@ def read_settings(environ: Mapping[str, str]) -> VaultSettings:
 
 
 def _refuse_ambient(login: Login, environ: Mapping[str, str]) -> None:
-    """Give an address that only `.env` names no login that this machine has by itself.
+    """Do not send the machine's own login to an address that only `.env` names.
 
-    What stands in `.env` itself may go there, and what the environment names: that is meant for
-    this program. The file of another program, such as ~/.vault-token, is not.
+    A login in `.env` itself, or one that the environment names for this program, may be sent
+    there; the file of another program, such as ~/.vault-token, may not.
 
     Raises:
-        ConfigError: Naming the file, and what to set.
+        ConfigError: It names the file, and what to set.
     """
     for source in login.parts.values():
         if source.path is None:
@@ -155,7 +155,7 @@ def _address(found: Mapping[str, str]) -> str:
 
 
 def normalize_path(path: str) -> str | None:
-    """Return a path of mount and secret without needless slashes; None where it is none."""
+    """Return a path of mount and secret without empty segments; None: it is invalid."""
     parts = [part for part in path.split("/") if part]
     if len(parts) < 2 or {".", ".."} & set(parts) or _CONTROL.search(path):
         return None
@@ -212,13 +212,13 @@ def _certificate(found: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _login(found: Mapping[str, str]) -> Login:
-    """Choose the login: of those whose variables are set, the first in this order."""
+    """Return the first login in this order whose variables are set."""
     if "VAULT_TOKEN" in found:
         return Login("token", None, {"token": _source(found, "VAULT_TOKEN")})
     mount = found.get("VAULT_AUTH_MOUNT", "").strip("/").removeprefix("auth/")
     if _has(found, "VAULT_ROLE_ID"):
         parts = {"role_id": _source(found, "VAULT_ROLE_ID")}
-        if _has(found, "VAULT_SECRET_ID"):  # a role may be set up to need none
+        if _has(found, "VAULT_SECRET_ID"):  # a role may need none
             parts["secret_id"] = _source(found, "VAULT_SECRET_ID")
         return Login("AppRole", mount or "approle", parts)
     if "VAULT_K8S_ROLE" in found:
@@ -244,7 +244,7 @@ def _need(found: Mapping[str, str], name: str, *, beside: str) -> None:
 
 
 def _source(found: Mapping[str, str], name: str) -> CredentialSource:
-    """Take the variable, else the file that the variable with _FILE names."""
+    """Return the variable, else the file that the variable with _FILE names."""
     if name in found:
         return CredentialSource(name, value=Secret(found[name]))
     return _file(found, f"{name}_FILE")

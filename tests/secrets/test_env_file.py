@@ -191,6 +191,7 @@ def test_a_file_does_not_say_whom_to_trust_at_the_environments_address(
     monkeypatch.delenv("HTTPS_PROXY")
     monkeypatch.setenv("VAULT_ADDR", bao.tls_url)
     monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
+    monkeypatch.setenv("KEYROT_VAULT_PLACE", "secret/no-such-secret")
     for trust in ({"VAULT_SKIP_VERIFY": "true"}, {"VAULT_CACERT": bao.ca}):
         write(here, **trust)
         assert "found no way to trust each other" in resolve_one(open_store("vault"))

@@ -83,11 +83,11 @@ def test_a_renewable_token_is_renewed_in_time(
 ) -> None:
     """Past two thirds of its life a token is renewed, whether given or logged in for."""
     now = [0.0]
-    role = bao.role(reading, token_ttl="60s")
-    given = {"VAULT_TOKEN": bao.token(reading, ttl="60s")}
+    role = bao.role(reading, token_ttl="600s")
+    given = {"VAULT_TOKEN": bao.token(reading, ttl="600s")}
     for identity in (role, given):
         store = by_clock(now, {**at, **identity})
-        for second, renewals in ((0, 0), (39, 0), (2, 1), (1, 0), (39, 1)):
+        for second, renewals in ((0, 0), (390, 0), (20, 1), (10, 0), (390, 1)):
             now[0] += second
             before = len(bao.asked("renew-self"))
             assert resolve_one(store) == VALUE

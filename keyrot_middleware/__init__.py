@@ -66,7 +66,7 @@ __all__ = [
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """Let names of models, and what servers said, begin no line and color no terminal."""
+    """Keep line breaks and escape codes in model names and server texts out of the log."""
     if isinstance(record.args, tuple):
         record.args = tuple(
             _one_line(str(value)) if isinstance(value, str | BaseException) else value

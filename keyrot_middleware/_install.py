@@ -1,6 +1,6 @@
-"""The composition root: the only file that knows every room.
+"""The composition root: install(), uninstall(), status().
 
-settings -> keys -> ring (values) -> roster (order) -> state (what was used) -> pool
+settings -> keys -> secrets (values) -> selector (order) -> state (limits) -> pool
 -> genai.Binding (the patched SDK)
 """
 
@@ -64,7 +64,7 @@ _binding: Binding | None = None
 _guard: Patcher | None = None
 """Keeps the placeholder off the wire where no key was found."""
 _in_force: Settings | None = None
-"""The settings of the pool that is in place."""
+"""The settings of the installed pool."""
 
 
 def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments]) -> None:
@@ -95,7 +95,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             return
         config = load(**settings)
         if not config.settings.enabled:
-            _log.info("switched off by ENABLE_KEY_ROTATION; the SDK is left alone")
+            _log.info("key rotation is switched off by ENABLE_KEY_ROTATION; the SDK is not patched")
             return
         metrics = MetricsObserver(config.settings.pool)
         pool = open_pool(config, clock or SystemClock(), metrics)
@@ -127,7 +127,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
             handle_internal_error,
             is_local=state.is_local,
         )
-        _log.info("pool %s is in place with %d keys", pool.name, len(pool.selector.keys))
+        _log.info("pool %s is installed with %d keys", pool.name, len(pool.selector.keys))
 
 
 def _warn_of_other_settings(settings: SettingArguments) -> None:
@@ -152,17 +152,17 @@ def _warn_of_other_settings(settings: SettingArguments) -> None:
 
 
 def _warn_of_base_url(allowed_hosts: Iterable[str]) -> None:
-    """Warn if the SDK sends everything past the pool."""
+    """Warn if all calls of the SDK would bypass the pool."""
     base_url = os.environ.get("GOOGLE_GEMINI_BASE_URL")
     if base_url and origin_from_url(base_url) not in origins(allowed_hosts):
         _warn(
-            f"GOOGLE_GEMINI_BASE_URL leads to {origin_from_url(base_url) or 'no host'}, which is "
-            "not among KEYROT_ALLOWED_HOSTS: calls to it go out without the pool"
+            f"GOOGLE_GEMINI_BASE_URL points to {origin_from_url(base_url) or 'no host'}, which is "
+            "not in KEYROT_ALLOWED_HOSTS: calls to it bypass the pool"
         )
 
 
 def _warn_of(texts: Iterable[str], logged: Iterable[str]) -> None:
-    """Say several things; of those that are *logged*, the log has more already."""
+    """Warn of several things; those in *logged* are in the log already."""
     for text in texts:
         _warn(text)
     for text in logged:
@@ -170,13 +170,13 @@ def _warn_of(texts: Iterable[str], logged: Iterable[str]) -> None:
 
 
 def _warn(text: str) -> None:
-    """Say what a user must know at once: in the log, and as a Python warning."""
+    """Issue a log record and a Python warning."""
     _log.warning("%s", text)
     warn(text)
 
 
 def _serve_status(path: str | None) -> StatusSocket | None:
-    """Serve the pool's status on a socket; where that fails, warn and go on without."""
+    """Serve the pool's status on a socket; if that fails, warn."""
     if path is None:
         return None
     try:
@@ -187,7 +187,7 @@ def _serve_status(path: str | None) -> StatusSocket | None:
 
 
 def _closed(pool: Pool, metrics: MetricsObserver, served: StatusSocket | None) -> None:
-    """Forget a pool that was taken away, by `uninstall()` or by another copy of this package."""
+    """Forget a pool that `uninstall()` or another copy of this package has closed."""
     global _binding  # noqa: PLW0603 - see install()
     metrics.unregister_gauges()
     if served is not None:
@@ -199,7 +199,7 @@ def _closed(pool: Pool, metrics: MetricsObserver, served: StatusSocket | None) -
 
 
 def uninstall() -> None:
-    """Restore exactly what install() changed; calls under way are carried to their end."""
+    """Restore exactly what install() changed; running calls finish."""
     global _binding, _guard  # noqa: PLW0603 - see install()
     with _lock:
         if _guard is not None:
@@ -212,15 +212,15 @@ def uninstall() -> None:
 
 
 class PoolStatus(TypedDict):
-    """Whether a pool is in place, and how its keys are."""
+    """Whether a pool is installed, and the health of its keys."""
 
     installed: bool
     keys: dict[str, HealthStatus]
-    """By key id, as `KeyManager.get_health_status()`; empty where no pool is in place. What
+    """By key id, as `KeyManager.get_health_status()`; empty without a pool. What
     follows is there only where one is."""
     pool: NotRequired[str]
     degraded: NotRequired[bool]
-    """The shared state is out of reach, and this process counts for itself."""
+    """The shared state is unreachable, and this process uses in-process limits."""
     patched: NotRequired[dict[str, bool]]
     """Patched methods of the SDK, and whether each is still in place."""
     unresolved: NotRequired[dict[str, str]]
@@ -230,7 +230,7 @@ class PoolStatus(TypedDict):
 
 
 def status() -> PoolStatus:
-    """Report whether the pool is in place, and how its keys are."""
+    """Return whether a pool is installed, and the health of its keys."""
     binding = _binding
     if binding is None:
         return {"installed": False, "keys": {}}
@@ -256,11 +256,11 @@ def reset(key_id: str) -> None:
 
     Raises:
         KeyError: There is no such key.
-        KeyrotError: No pool is in place.
+        KeyrotError: No pool is installed.
     """
     pool = current_pool()
     if pool is None:
-        raise KeyrotError("reset: no pool is in place; call install() first, or KeyManager.reset")
+        raise KeyrotError("reset: no pool is installed; call install() first, or KeyManager.reset")
     pool.reset(key_id)
 
 
@@ -285,7 +285,7 @@ def workload(name: str) -> Iterator[None]:
 
 
 def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
-    """Put a pool together; None, with a warning, where no key is to be had now or later.
+    """Return a new pool; None, with a warning, if no key can be found now or later.
 
     Args:
         config: What was read and validated.
@@ -319,7 +319,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         configured=configured,
     )
     pool.state.configure(selector.keys.values())
-    _say_what_is_missing(config, secrets)
+    _log_missing_keys(config, secrets)
     try:
         _warn_of(texts, _missing(config, secrets))
     except BaseException:  # a warning that the program has made an error
@@ -331,8 +331,8 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
     return pool
 
 
-def _say_what_is_missing(config: Config, secrets: SecretCache) -> None:
-    """Say with what the pool serves while none of its own keys has a value."""
+def _log_missing_keys(config: Config, secrets: SecretCache) -> None:
+    """Log which keys the pool uses while none of its own has a value."""
     own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
     if not own or not set(own).isdisjoint(secrets.resolved):
         return
@@ -346,7 +346,7 @@ def _say_what_is_missing(config: Config, secrets: SecretCache) -> None:
 
 
 def _missing(config: Config, secrets: SecretCache) -> Iterator[str]:
-    """Say which keys have no value, and why; the log has all of them."""
+    """Yield which keys have no value, and why; the log has all of them."""
     unresolved = secrets.unresolved
     reasons = [unresolved[key.key_id] for key in config.keys if key.key_id in unresolved]
     if reasons:
@@ -359,7 +359,7 @@ def _missing(config: Config, secrets: SecretCache) -> Iterator[str]:
 
 
 def doubts(secrets: SecretCache) -> Iterator[str]:
-    """Say which values look like no Gemini API key; they are used all the same."""
+    """Yield which values do not look like a Gemini API key; they are used all the same."""
     for key_id in secrets.resolved:
         if doubt := check_key_format(secrets.value(key_id)):
             yield f"key {key_id}: {doubt}"

@@ -71,7 +71,7 @@ class Config:
     where keys were given to install()."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     warnings: tuple[str, ...] = ()
-    """What should be said once at start; no secret in them."""
+    """Warnings to issue once at start; they hold no secret."""
     state_url: str = field(default="memory://", repr=False)
     """Where the pool's state lives; may hold a password."""
     inline: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
@@ -88,7 +88,7 @@ class Config:
 
     @property
     def state_variable(self) -> str:
-        """Tell which setting names the state."""
+        """The name of the setting that says where the state is."""
         by_name = self.settings.state_url == FROM_REDIS_URL
         return ENV_NAMES["redis_url" if by_name else "state_url"]
 
@@ -184,7 +184,7 @@ def reread(config: Config) -> Config:
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:
-    """Find where the state lives. Without KEYROT_STATE_URL=redis, REDIS_URL is another's."""
+    """Return the URL of the state. REDIS_URL is used only with KEYROT_STATE_URL=redis."""
     if settings.state_url != FROM_REDIS_URL:
         return settings.state_url
     if settings.redis_url is None:
@@ -200,7 +200,7 @@ def _state_url(settings: Settings, problems: list[str]) -> str:
 
 
 def _keys_file(settings: Settings) -> Path | None:
-    """Find keys.json: the one that is named, else the one that happens to be there."""
+    """Return the path of keys.json: the configured one, else the one in the working directory."""
     if settings.keys_file is not None:
         return settings.keys_file
     return Path("keys.json") if Path("keys.json").exists() else None
@@ -247,7 +247,7 @@ def _numbered(values: Iterable[SecretStr], taken: Container[str]) -> dict[str, S
 
 
 def _own(secret: SecretStr | None) -> str:
-    """Give the value of a key; empty for none and for the placeholder."""
+    """Return the value of a key; empty for none and for the placeholder."""
     value = secret.get_secret_value().strip() if secret else ""
     return "" if value == POOL_KEY else value
 

@@ -1,13 +1,13 @@
-"""What this library raises by itself.
+"""Errors and warnings of this library.
 
     Exception
     ├── KeyrotError
     │   ├── ConfigError (also ValueError)    a setting or keys.json is wrong; raised by install()
     │   │   └── MissingExtraError (also ImportError)   an optional library is not installed
-    │   └── SecretError                      a secret store could not give a value
+    │   └── SecretError                      a secret store has no value for a key
     └── google.genai.errors.APIError
         └── ClientError
-            └── KeyPoolExhausted             nothing free to send with; in genai/exhausted.py, since
+            └── KeyPoolExhausted             no key is available; in genai/pool_exhausted.py, since
                                              importing this file must not import the SDK
     Warning
     └── UserWarning
@@ -40,19 +40,19 @@ _REFUSALS = {
     "key_method_blocked": (403, "PERMISSION_DENIED"),
     "project_suspended": (403, "PERMISSION_DENIED"),
 }
-"""How Google answers with a key that it refuses for good, by the failure class."""
+"""Code and status with which Google rejects a key, by failure class."""
 
 
 class KeyrotError(Exception):
-    """Stand above every error that is not the SDK's."""
+    """Base class of every error that is not the SDK's."""
 
 
 class ConfigError(KeyrotError, ValueError):
-    """Say which setting is wrong, what was found and what is allowed."""
+    """A setting is wrong; the text names it, its value and what is allowed."""
 
 
 class MissingExtraError(ConfigError, ImportError):
-    """Say which extra brings the library that a setting asks for."""
+    """A setting needs a library that is not installed; the text names the extra."""
 
     def __init__(self, *, wanted_by: str, package: str, extra: str) -> None:
         super().__init__(
@@ -62,11 +62,11 @@ class MissingExtraError(ConfigError, ImportError):
 
 
 class SecretError(KeyrotError):
-    """Say which key's secret could not be had, from which place, and why."""
+    """The value of a key was not found; the text names the key, the store and the reason."""
 
 
 class KeyrotWarning(UserWarning):
-    """Name what a user must know at once, such as a missing key or a misspelt variable.
+    """Something a user must know at once, such as a missing key or a misspelt variable.
 
     A Python warning, so that a program without logging shows it. Filter it as any other:
     `warnings.simplefilter("ignore", keyrot_middleware.KeyrotWarning)`.
@@ -94,10 +94,10 @@ def _is_between(module: str) -> bool:
 
 
 def code_of(retired: Iterable[str]) -> tuple[int, str]:
-    """Give code and status of a `KeyPoolExhausted`: those of the refusal, else of a rate limit.
+    """Return code and status of a `KeyPoolExhausted`: of the rejection, else of a rate limit.
 
     Args:
-        retired: Why each key is out of service, if none of them comes back by itself.
+        retired: Why each key is rejected, if none of them becomes available by itself.
     """
     known = [_REFUSALS[reason] for reason in retired if reason in _REFUSALS]
     return known[-1] if known else (429, "RESOURCE_EXHAUSTED")

@@ -1,4 +1,4 @@
-"""What a forked child must not share with its parent: locks, connections, unfinished work."""
+"""Renew in a forked child what it must not share with its parent: locks, connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own faults: logged, survived; raised again inside our own test suite.
+"""Internal errors: logged and survived; raised again inside our own test suite.
 
 A library in the path of every call must not be its outage. Whatever state, secrets or telemetry
 raise is caught where it would reach the call, and the call goes on without them. The same guard
@@ -19,7 +19,7 @@ _strict = False
 
 
 def handle_internal_error(room: str) -> None:
-    """Survive the exception being handled; call it inside an `except` block.
+    """Log the exception being handled and go on; call it inside an `except` block.
 
     Raises:
         Exception: The one being handled, under `raise_internal_errors()`.
@@ -37,7 +37,7 @@ def handle_internal_error(room: str) -> None:
 
 @contextmanager
 def raise_internal_errors() -> Iterator[None]:
-    """Raise our own faults instead of surviving them: for tests."""
+    """Raise internal errors instead of logging them: for tests."""
     global _strict  # noqa: PLW0603 - one switch for the process, as pytest needs it
     before, _strict = _strict, True
     try:

@@ -24,7 +24,7 @@ _log = logging.getLogger("keyrot_middleware")
 
 
 class KeyrotInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # theirs is untyped
-    """Put the pool in place and take it away, as OpenTelemetry does with an instrumentation."""
+    """Install and uninstall the pool as an OpenTelemetry instrumentation."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Name the versions of the SDK that the pool goes under."""
@@ -34,7 +34,7 @@ class KeyrotInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # theirs is u
         """Call `install()`; what is wrong is logged as an error, and the program starts without.
 
         Args:
-            settings: As `install()` takes them; the command gives none.
+            settings: Those of `install()`; the command passes none.
         """
         with log_to_stderr():
             try:

@@ -245,7 +245,7 @@ class KeyManager:
         return pool.selector.deferred(info) | blocks
 
     def _left_out(self, exclude: Collection[str], now: float) -> dict[str, Block]:
-        """Say why each excluded key cannot serve: it is cooling down, or excluded by the caller."""
+        """Return why each excluded key cannot serve: cooling down, or excluded by the caller."""
         keys = [key for key in self._pool.selector.keys.values() if key.key_id in exclude]
         known = self._pool.state.snapshot(keys)
         return {
@@ -258,7 +258,7 @@ class KeyManager:
             self._out.setdefault(lease.key_id, deque()).append((lease, info))
 
     def _forget_stale(self, now: float) -> None:
-        """Give back what nobody reported on: a forgotten probe would block its key for ever."""
+        """Settle selections without a report: a forgotten probe would block its key for ever."""
         stale: list[Lease] = []
         with self._lock:
             for waiting in self._out.values():
@@ -268,7 +268,7 @@ class KeyManager:
             self._pool.state.settle(lease, Outcome(LeaseOutcome.ABANDONED))
 
     def _take(self, key_id: str) -> tuple[Lease, CallInfo]:
-        """Give the open selection of a key; one is made where nobody selected it first."""
+        """Return the open selection of a key, or a new one."""
         with self._lock:
             waiting = self._out.get(key_id)
             if waiting:
@@ -291,7 +291,7 @@ def _all_rejected(blocks: Mapping[str, Block]) -> bool:
 
 
 def get_key_manager() -> KeyManager:
-    """Give the process-wide manager: of install()'s pool, else one of the environment's."""
+    """Return the process-wide manager: of the installed pool, else of one from the environment."""
     with _shared_lock:
         pool = current_pool()
         if pool is None:

@@ -46,7 +46,7 @@ __all__ = [
 # Which secret stores there are, by scheme: those of this package, and those that plug in -------
 #
 # A distribution plugs one in by an entry point of the group `keyrot_middleware.secret_stores`: its
-# name is the scheme, its value a callable that takes the environment and gives a `SecretStore`.
+# name is the scheme, its value a callable that takes the environment and returns a `SecretStore`.
 # Entry points are read only where a scheme is not one of ours, since that reads files.
 
 
@@ -99,23 +99,23 @@ _STEERING: Mapping[str, re.Pattern[str]] = {
 
 
 def readable_from_file(scheme: str, name: str) -> bool:
-    """Tell whether `.env` may set a variable of a store; a store that plugs in decides itself."""
+    """Return whether `.env` may set a variable of a store; a plugged-in store decides itself."""
     return scheme not in _FROM_FILE or name in _FROM_FILE[scheme]
 
 
 def steers_an_sdk(scheme: str, name: str) -> bool:
-    """Tell whether a variable steers the SDK under a store, so that it is not read from `.env`."""
+    """Return whether a variable configures the SDK of a store; it is not read from `.env`."""
     return scheme in _STEERING and _STEERING[scheme].fullmatch(name) is not None
 
 
 def plugged_in() -> dict[str, EntryPoint]:
-    """Find the stores of other distributions, by scheme; ours cannot be replaced."""
+    """Return the stores of other distributions by scheme; ours cannot be replaced."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     return {name: point for name, point in found.items() if name not in BUILT_STORES}
 
 
 def known(scheme: str) -> bool:
-    """Tell whether there is a store of that scheme."""
+    """Return whether there is a store of that scheme."""
     return scheme in BUILT_STORES or scheme in plugged_in()
 
 
@@ -218,7 +218,7 @@ class KeySpec(BaseModel):
 
     @property
     def candidate(self) -> Candidate:
-        """Give the key as selection and quota see it.
+        """The key as selection and quota see it.
 
         A key without a project is its own project, and a project without a billing account
         pays for itself.
@@ -240,7 +240,7 @@ class KeySpec(BaseModel):
 
 
 def signature(path: Path) -> tuple[int, int, int] | None:
-    """Tell versions of a file apart without reading it; None where it cannot be looked at."""
+    """Return a value that changes with the file, without reading it; None if there is no file."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -304,7 +304,7 @@ def _parse(path: Path) -> tuple[list[Any], str | None]:
 
 
 def _refusal(path: Path) -> str | None:
-    """Say why a file is not even read."""
+    """Return why a file is not read."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         return "it is no regular file: a pipe cannot be read again when it changes"
@@ -356,7 +356,7 @@ def _field(name: object) -> str:
 
 
 def _sentence(problem: Any) -> str:
-    """Say one of pydantic's problems in words that show no secret."""
+    """Return one of pydantic's problems as a sentence that shows no secret."""
     name = _field(problem["loc"][0])
     match problem["type"]:
         case "extra_forbidden":
@@ -380,7 +380,7 @@ def _instead(name: str) -> str:
 
 
 def _repeats(entries: Iterable[object]) -> list[str]:
-    """Say which entries have the same id."""
+    """Return which entries have the same id."""
     seen: dict[str, list[str]] = {}
     for number, entry in enumerate(entries, 1):
         key_id = entry.get("key_id") if isinstance(entry, dict) else None

@@ -201,7 +201,7 @@ def _merge_aliases(variables: Mapping[str, str | None]) -> dict[str, Any]:
 
 
 class Switch(BaseSettings):
-    """Whether to rotate at all: read first, since what is off cannot be wrong otherwise."""
+    """The switch, read first: when it is off, no other setting is checked."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -406,9 +406,9 @@ SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_
 
 
 def hide_keys(given: Any) -> None:
-    """Put the keys among the arguments of install() into what shows none, in place.
+    """Wrap the keys among the arguments of install() so that none is shown, in place.
 
-    First of all: whatever is wrong later, reporters of errors show the arguments of functions.
+    This comes first: error reporters show the arguments of functions.
     """
     for name in ("keys", "google_api_key", "gemini_api_key"):
         value = given.get(name)
@@ -436,7 +436,7 @@ def refuse_unknown(given: Mapping[str, Any]) -> None:
 
 
 def unknown_variables(names: Iterable[str]) -> str | None:
-    """Say of all *names* like ours that are none; None where there is no such name.
+    """Return a warning about *names* with our prefix that are no settings; None without any.
 
     They are warned of and not refused: a program may have set one for purposes of its own.
     """
@@ -449,7 +449,7 @@ def unknown_variables(names: Iterable[str]) -> str | None:
 
 
 def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
-    """Say which variables of `.env` no store reads from there; None where there are none."""
+    """Return a warning about variables of `.env` that no store reads there; None without any."""
     ignored = [
         name
         for name in names
@@ -464,7 +464,7 @@ def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
 
 
 def malformed_lines(env_file: Path) -> list[str]:
-    """Say which lines of `.env` are ignored because they are no NAME=value; never what they hold.
+    """Return a warning about lines of `.env` that are not NAME=value; never their content.
 
     Args:
         env_file: A file that was read as UTF-8 before, or is not there.
@@ -488,7 +488,7 @@ def _blank_lines_before(statement: str) -> int:
 
 
 def listed(problems: list[str]) -> str:
-    """Make one message of all *problems*."""
+    """Return one message for all *problems*."""
     if len(problems) == 1:
         return problems[0]
     return "\n".join([f"{len(problems)} things are wrong:", *(f"  - {text}" for text in problems)])
@@ -522,7 +522,7 @@ def _without(found: list[Any], values: dict[str, Any]) -> Settings | None:
 
 
 def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
-    """Say where a wrong setting stands, what was found, and what is allowed."""
+    """Return where a wrong setting is, what was found, and what is allowed."""
     env = str(problem["loc"][0])
     name = next(name for name, alias in ENV_NAMES.items() if alias == env)
     allowed = Settings.model_fields[name].description
@@ -541,7 +541,7 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
 
 
 def where(name: str, given: Mapping[str, Any]) -> str:
-    """Name the place of a setting that was given somewhere, as its owner would look for it."""
+    """Return where a setting comes from: an argument, the environment or `.env`."""
     if name in given:
         return f"install({name}=…)"
     names = spellings(ENV_NAMES[name])

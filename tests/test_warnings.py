@@ -82,7 +82,7 @@ def test_a_base_url_that_is_not_allowed_is_warned_of(monkeypatch: pytest.MonkeyP
     """Every call of the program goes past the pool, and nothing said so."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://gateway.example:8443/v1")
     (text,) = warned(keys=[KEY])
-    assert "GOOGLE_GEMINI_BASE_URL leads to https://gateway.example:8443" in text
+    assert "GOOGLE_GEMINI_BASE_URL points to https://gateway.example:8443" in text
     keyrot_middleware.uninstall()
     assert warned(keys=[KEY], allowed_hosts="gateway.example:8443") == []
 

@@ -1,1 +1,1 @@
-"""Everything that knows google-genai: where calls are caught, read, and sent with another key."""
+"""Everything specific to google-genai: patch it, read its requests, send them with a pool key."""

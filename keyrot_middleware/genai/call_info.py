@@ -1,4 +1,4 @@
-"""What the core wants to know, read from the SDK's values: a request, a response, a failure."""
+"""Convert requests, responses and errors of the SDK to values of the core."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def option(options: Any, name: str) -> Any:
 
 @lru_cache(maxsize=64)
 def get_alias(name: str) -> str:
-    """Give Google's spelling of an option: `base_url` is `baseUrl`."""
+    """Return Google's spelling of an option: `baseUrl` for `base_url`."""
     head, *humps = name.split("_")
     return head + "".join(map(str.capitalize, humps))
 
 
 @lru_cache(maxsize=256)
 def host_from_url(base_url: str) -> str:
-    """Give `host`, or `host:port` where the port is not the scheme's own; empty for no URL."""
+    """Return `host`, or `host:port` for a port that is not the default; empty for no URL."""
     try:
         parts = urlsplit(base_url)
         port = parts.port
@@ -85,7 +85,7 @@ _PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
 
 @lru_cache(maxsize=256)
 def origin_from_url(url: str) -> str:
-    """Give `scheme://host:port` of a URL, as `settings.origins` writes it; empty where it has none.
+    """Return `scheme://host:port` of a URL, in the form of `settings.origins`; empty without host.
 
     A websocket over TLS has the origin of its host's HTTPS.
     """
@@ -100,7 +100,7 @@ def origin_from_url(url: str) -> str:
 
 
 def effective_options(api_client: Any, options: Any) -> tuple[str, Any, Any]:
-    """Read the options in force: a request's own come before the client's.
+    """Return the effective options: those of the request, else those of the client.
 
     Returns:
         The base URL; `extra_body`, which the SDK merges into the body; the retry options.
@@ -116,7 +116,7 @@ def effective_options(api_client: Any, options: Any) -> tuple[str, Any, Any]:
 
 
 def timeout_s(api_client: Any, options: Any) -> float:
-    """Give the timeout in force in seconds, which bounds the waiting too; `inf` for none."""
+    """Return the effective timeout in seconds, which limits waiting too; `inf` for none."""
     own = option(options, "timeout") if options is not None else None
     ms = own or api_client._http_options.timeout
     return ms / 1000 if isinstance(ms, int | float) and ms > 0 else inf
@@ -132,7 +132,7 @@ def call_info(
     scale: TokenScale,
     sticky: bool,
 ) -> CallInfo:
-    """Read a request; nothing of its content is kept."""
+    """Read a request; none of its content is kept."""
     body = request.request_dict if isinstance(request.request_dict, dict) else {}
     extra = extra_body if isinstance(extra_body, dict) else None
     route = parse_path(request.http_method, request.path)
@@ -161,20 +161,20 @@ def call_info(
 
 
 def done_from_response(response: Any, *, in_full: bool) -> Done:
-    """Read a whole response; *in_full* where somebody watches who wants more than its tokens."""
+    """Read a whole response; *in_full*: more than its tokens, for an observer."""
     body = getattr(response, "body", None)
     usage, names = parse_usage_text(body) if in_full else parse_token_counts(body)
     return Done(response, usage, names)
 
 
 def failed_from_error(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:
-    """Take every key out of the exception of a failure, and read its facts."""
+    """Redact the keys in the exception of a failure, and read its facts."""
     redact_exception(error, redact, handled)
     return Failed(_facts(error), error)
 
 
 def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
-    """Read the facts of what a program reports by hand, which may be any library's error."""
+    """Read the facts of an error that a program reports by hand; of any library."""
     theirs = None if _is_sdk_error(error) else facts_from_error(error, redact)
     own: FailureFacts = failed_from_error(error, redact, None).facts
     if is_quota_close(own.code, own.body):
@@ -219,7 +219,7 @@ _TRANSPORT_ERRORS: Mapping[str, Any] = {
 
 
 def _transport(error: BaseException) -> Any:
-    """Name a transport error by the first of its classes that is in the table."""
+    """Classify a transport error by the first of its classes in the table."""
     for cls in type(error).__mro__:
         if cls.__name__ in _TRANSPORT_ERRORS:
             return _TRANSPORT_ERRORS[cls.__name__]

@@ -1,9 +1,9 @@
-"""The HTTP errors of other libraries, which programs that choose keys by hand report.
+"""Errors of other HTTP libraries, reported by programs that choose keys by hand.
 
 They are recognized by their attributes, since no library may be imported here: httpx, requests
 and their like have a `response`, urllib's error is the response itself, aiohttp's has a `status`,
-those of API clients (openai, the SDK's own Interactions) a `status_code` and a `body`. Nothing in
-here raises, whatever an attribute does.
+those of API clients (openai, the SDK's own Interactions) a `status_code` and a `body`. Nothing
+here raises, even if an attribute does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INTERNAL_ERROR = 1011
 
 
 def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | None:
-    """Read the facts of a refusal; None where *error* tells of none, such as a lost connection.
+    """Return the facts of an HTTP error; None for another error, such as a lost connection.
 
     Args:
         error: As it was reported.
@@ -41,7 +41,7 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
 
 
 def is_quota_close(code: object, reason: object) -> bool:
-    """Tell whether a websocket was closed for a quota, for which it has no code of its own."""
+    """Return whether a websocket was closed because of a quota, which has no code of its own."""
     return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
 
 
@@ -52,7 +52,7 @@ def _from_websocket_close(error: BaseException) -> FailureFacts | None:
 
 
 def _get(holder: object, name: str) -> Any:
-    """Read an attribute, whatever it does."""
+    """Read an attribute; None if it raises."""
     with suppress(Exception):
         return getattr(holder, name, None)
     return None
@@ -66,7 +66,7 @@ def _status(holder: object, *names: str) -> int | None:
 
 
 def _body(holder: object, *names: str) -> Any:
-    """Give the first that is a body; of a response that was not read, there may be none."""
+    """Return the first attribute that is a body; None if the response was not read."""
     for value in (_get(holder, name) for name in names):
         if isinstance(value, bytes) and value:
             return value[:_LONGEST].decode("utf-8", "replace")

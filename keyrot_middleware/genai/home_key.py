@@ -1,4 +1,4 @@
-"""Which key a client has of its own, and which clients are given the pool's."""
+"""The home key of a client: its own, or one of the pool."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SALT = os.urandom(16)
 
 
 def needs_home(given: Mapping[str, Any], origins: Collection[str]) -> bool:
-    """Tell whether a client made with these arguments is to have the pool's key as its home key.
+    """Return whether a client made with these arguments needs the pool's key as home key.
 
     Args:
         given: The arguments of the api client's constructor, by name.
@@ -26,7 +26,7 @@ def needs_home(given: Mapping[str, Any], origins: Collection[str]) -> bool:
     key = given.get("api_key")
     others = (given.get(name) for name in ("credentials", "project", "location"))
     if is_key(key) or any(others) or _vertex(given.get("vertexai")):
-        return False  # a key of its own, another road, or what the SDK will refuse
+        return False  # a key of its own, Vertex AI, or arguments that the SDK refuses
     if key != POOL_KEY and is_key(_env_key()):
         return False
     base_url = option(given.get("http_options"), "base_url")
@@ -34,13 +34,13 @@ def needs_home(given: Mapping[str, Any], origins: Collection[str]) -> bool:
 
 
 def is_key(key: Any) -> bool:
-    """Tell whether a key is one, and not empty or the placeholder."""
+    """Return whether *key* is a key, neither empty nor the placeholder."""
     return isinstance(key, str) and key.strip() not in ("", POOL_KEY)
 
 
 @lru_cache(maxsize=256)
 def fingerprint(key: str) -> str:
-    """Label a stranger's key for this process; nothing of the key can be had from it."""
+    """Return a label for a key outside the pool; it does not reveal the key."""
     return blake2b(key.encode(), digest_size=4, key=_SALT).hexdigest()
 
 
@@ -50,7 +50,7 @@ def _env_key() -> str | None:
 
 
 def _vertex(asked: Any) -> bool:
-    """Tell whether the SDK will take the other road, as it reads its own variables."""
+    """Return whether the SDK will use Vertex AI, by its argument and its variables."""
     if asked is not None:
         return bool(asked)
     for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):

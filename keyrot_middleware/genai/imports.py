@@ -1,8 +1,7 @@
-"""Be called whenever a module of the SDK is executed: imported, imported anew, or reloaded.
+"""Report each execution of a module of the SDK: imported, imported again, or reloaded.
 
-wrapt's own hook is for the first import only. Ours stands in `sys.meta_path` while a pool is in
-place, and there a copy of this package that was itself imported anew finds the pool of the copy
-before: nothing else of it can be found from a fresh module.
+wrapt's own hook covers the first import only. Ours is in `sys.meta_path` while a pool is installed.
+A second copy of this package, imported after a reload, finds the pool of the first copy there.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Patched = WeakKeyDictionary[Any, set[str]]
 
 
 class ImportWatch(MetaPathFinder):
-    """A finder that finds what the other finders find, and reports when it was executed."""
+    """A finder that delegates to the other finders, and reports when a module was executed."""
 
     def __init__(
         self,
@@ -36,7 +35,7 @@ class ImportWatch(MetaPathFinder):
         Args:
             modules: Their full names.
             on_executed: Is called with each of them after it was executed.
-            keyrot_uninstall: Takes the pool away for which this watches.
+            keyrot_uninstall: Uninstalls the pool; another copy of this package calls it.
         """
         self._modules = modules
         self._on_executed = on_executed
@@ -47,12 +46,12 @@ class ImportWatch(MetaPathFinder):
         self._searching: set[str] = set()
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Enter `sys.meta_path`."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
     def stop(self) -> None:
-        """Leave nothing behind."""
+        """Leave `sys.meta_path`."""
         with suppress(ValueError):
             sys.meta_path.remove(self)
 
@@ -78,18 +77,18 @@ class ImportWatch(MetaPathFinder):
 
 
 class _ReportingLoader(Loader):
-    """A loader that puts the true one in its place, and reports that it has executed."""
+    """Wraps a loader, restores it on the module, and reports the execution."""
 
     def __init__(self, loader: Loader, on_executed: Callable[[ModuleType | None], None]) -> None:
         self._loader = loader
         self._on_executed = on_executed
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Have the true loader create it."""
+        """Delegate to the wrapped loader."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Have the true loader execute it."""
+        """Execute the module with the wrapped loader, and report it."""
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
@@ -98,7 +97,7 @@ class _ReportingLoader(Loader):
 
 
 def replace_installed() -> Patched:
-    """Take away the pool that another copy of this package has put in place.
+    """Uninstall the pool of another copy of this package.
 
     Returns:
         What it had patched.

@@ -1,4 +1,4 @@
-"""One key into one request: into the headers that the SDK has just built for it.
+"""Put one key into the headers of one request that the SDK has just built.
 
 The key travels to the SDK's `_build_request` in a context variable that is set for one send, so
 nothing shared is changed: not the client, not the program's options, not the client's headers.
@@ -39,7 +39,7 @@ _RETRIED_BY_SDK = (408, 429, 500, 502, 503, 504)
 """What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.65 to 3.6)."""
 
 _KEY_FAILURES = frozenset({401, 402, 403, 429})
-"""The codes of a key's own failure: another key is the remedy, not the same one again."""
+"""Codes of a key's own failure: another key may help, the same one does not."""
 
 
 current_injection: ContextVar[KeyInjection | None] = ContextVar("keyrot_sending", default=None)
@@ -47,9 +47,9 @@ current_injection: ContextVar[KeyInjection | None] = ContextVar("keyrot_sending"
 
 
 class KeyInjection:
-    """Let the request that the SDK builds inside the `with` carry a key.
+    """Puts a key into the request that the SDK builds inside the `with`.
 
-    That request and no other: what runs meanwhile, an event hook for one, may make its own calls.
+    Only into that request: an event hook that runs meanwhile may make calls of its own.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class KeyInjection:
         self.origins = origins
         """Where the key may go."""
         self._patcher = patcher
-        """In which it stands; they are kept in place until it has ended."""
+        """Keeps its patches in place until the send has ended."""
         self.value = value
         """The key; None leaves the client's own."""
         self.client = client
@@ -92,7 +92,7 @@ class KeyInjection:
         self.options_sent: Any = None
         """As the SDK was given them for this send."""
         self.no_sdk_retry = no_sdk_retry
-        """The SDK would not repeat it, and need not be asked."""
+        """The SDK would not retry, so its retry code is skipped."""
         self.response: Any = None
         """The SDK's response of a stream, once it is there."""
 
@@ -109,7 +109,7 @@ class KeyInjection:
 class RedactedHeader(str):
     """A header's text that shows no key.
 
-    Who reports errors shows local variables, and the SDK has headers in some, aiohttp in more.
+    Error reporters show local variables, and those of the SDK and aiohttp hold headers.
     """
 
     __slots__ = ()
@@ -137,7 +137,7 @@ def build_request(  # noqa: PLR0917 - the arguments are those of the SDK
     value, home = send.value, client.api_key
     if value is not None and (origin := origin_from_url(request.url)) not in send.origins:
         raise ConfigError(
-            f"no key of the pool may go to {origin}: it is not among KEYROT_ALLOWED_HOSTS"
+            f"no key of the pool may go to {origin}: it is not in KEYROT_ALLOWED_HOSTS"
         )
     for name in _key_header_names(tuple(headers)):
         if value is not None and name != KEY_HEADER and _key_again(name, headers[name], home):
@@ -155,7 +155,7 @@ def request_once(
 ) -> Any:
     """Do what the SDK's `_request` does where no retry options are in force: send it once.
 
-    Its retry machinery is left out, which then costs more than the pool and does nothing.
+    Its retry code is skipped: it would do nothing, and cost more than the pool.
     """
     return client._request_once(http_request, stream)
 
@@ -163,7 +163,7 @@ def request_once(
 def async_request_once(
     client: Any, http_request: Any, http_options: Any = None, stream: bool = False
 ) -> Any:
-    """Do the same for `_async_request`, without its hidden reconnect, which sleeps for seconds.
+    """Do what `_async_request` does, without its hidden reconnect, which sleeps for seconds.
 
     The SDK's aiohttp path has that where no retry options are in force, since 2.x unless switched
     off; in 1.75 it cannot be. We may try again ourselves, at once and with another key.
@@ -175,7 +175,7 @@ def async_request_once(
 
 
 def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
-    """Give *options* as they are sent with: the SDK does not repeat a key's own failure.
+    """Return *options* with which the SDK does not retry a failure of the key.
 
     Args:
         client: The SDK's api client.
@@ -186,7 +186,7 @@ def without_key_retries(client: Any, options: Any, retry: Any) -> Any:
 
 
 def has_foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> bool:
-    """Tell whether the caller has set a key header that is not the client's own key."""
+    """Return whether the caller has set a key header other than the client's own key."""
     if not headers:
         return False
     for name in _key_header_names(tuple(headers)):
@@ -196,7 +196,7 @@ def has_foreign_key(headers: Mapping[str, Any] | None, own: tuple[str, ...]) -> 
 
 
 def key_headers(headers: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Give those headers that can carry a key."""
+    """Return the headers that can carry a key."""
     return [(name, text) for name, text in headers if name.lower() in (KEY_HEADER, _BEARER)]
 
 
@@ -214,7 +214,7 @@ def _key_again(name: str, text: Any, home: str | None) -> bool:
 
 
 def _without_key_failures(client: Any, options: Any, retry: Any) -> Any:
-    """Give options in which the SDK does not repeat a key's own failure.
+    """Return options with which the SDK does not retry a failure of the key.
 
     An empty list of codes means the SDK's defaults, so where none is left the attempts are one.
     """
@@ -238,6 +238,6 @@ def _with_retry(client: Any, options: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _with(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """Give the options with one of them set, under one spelling only."""
+    """Return the options with one of them set, under one spelling only."""
     kept = {k: v for k, v in options.items() if k != get_alias(name)}
     return {**kept, name: value}

@@ -1,10 +1,10 @@
-"""Which SDK methods are patched, put on and taken off as our own layer only.
+"""Patch methods of the SDK, and remove our own layer only.
 
 The four request methods of the api client stand in google-genai 1.65, 2.x and 3.x alike, and
 every model call of the SDK comes through them, one HTTP request each; `_build_request`, below
 them, is where the key is put in, and `_request` where the SDK would repeat. Others may wrap
 the same methods, before or after us, and put snapshots back in any order; so our layer is
-recognised by its wrapper function, and one that was brought back from the dead passes through.
+recognised by its wrapper function, and one that is restored after uninstall() passes through.
 
 The methods below serve sends of calls that came in above. A call under way outlives uninstall(),
 so for each of its sends they stay in place, or are put back: its key would not go in otherwise.
@@ -43,7 +43,7 @@ _DEEPEST = 64
 
 
 def wrapper_chain(method: Any) -> Iterator[Any]:
-    """Give the layers of a method, the outermost first, and what is below them last."""
+    """Yield the layers of a method, the outermost first, the original function last."""
     for _ in range(_DEEPEST):
         yield method
         try:
@@ -53,10 +53,10 @@ def wrapper_chain(method: Any) -> Iterator[Any]:
 
 
 def remove_layer(owner: Any, name: str, layer: Any) -> bool:
-    """Take a layer of wrapt off a method or function that *owner*, a class or module, itself has.
+    """Remove a layer of wrapt from a method or function of *owner*, a class or module.
 
     Returns:
-        False where it stays: somebody has put a plain function over it, which holds it fast.
+        False if it stays, because a plain function wraps it.
     """
     above = None
     for one in wrapper_chain(vars(owner).get(name)):
@@ -117,7 +117,7 @@ class Patcher:
         self._patched = self._import_watch.patched
 
     def install(self, patched: Patched | None = None) -> None:
-        """Catch calls from now on, or from the moment the SDK is imported; again, if need be.
+        """Patch the SDK now, or when it is imported; repair patches that are missing.
 
         Args:
             patched: What was patched of an SDK that was imported before the one that is there now.
@@ -130,7 +130,7 @@ class Patcher:
         self._on_executed(None)
 
     def uninstall(self) -> None:
-        """Restore what was there; a layer that others have buried stays, and passes through."""
+        """Restore the SDK; a layer under a foreign wrapper stays, and passes calls through."""
         with self._lock:
             self._import_watch.stop()
             self._enabled.clear()
@@ -138,7 +138,7 @@ class Patcher:
             self._remove_all()
 
     def acquire(self, send: object) -> None:
-        """Have what is below in place until *send* leaves, also after `uninstall`.
+        """Keep the patches of sends in place until *send* is released, also after `uninstall`.
 
         Who comes in first says so and then asks whether all is on, `uninstall` does it the other
         way round: one of the two sees the other, without a lock in the way of every send.
@@ -149,14 +149,14 @@ class Patcher:
                 self._wrap(self._send_names)
 
     def release(self, send: object) -> None:
-        """Let go of what is below, if *send* was the last that needed it."""
+        """Remove the patches of sends if *send* was the last user of them after `uninstall`."""
         self._users.discard(id(send))
         if not self._enabled:
             with self._lock:
                 self._remove_all()
 
     def status(self) -> dict[str, bool]:
-        """Tell for each method whether our layer is still there."""
+        """Return for each method whether our layer is in place."""
         with self._lock:
             found: dict[str, bool] = {}
             for _, name, layer in self._layers():
@@ -184,7 +184,7 @@ class Patcher:
                 remove_layer(owner, name.rpartition(".")[2], layer)
 
     def _all_there(self) -> bool:
-        """Refuse to patch a part only: a key could then go out where it should not."""
+        """Return whether all methods exist: with half of the patches a key could leak."""
         owner = _owner()
         there = vars(owner) if owner else self._table
         missing = [name for name in self._table if name not in there]
@@ -197,7 +197,7 @@ class Patcher:
         return not missing
 
     def _layers(self) -> list[tuple[Any, str, Any]]:
-        """Give, of all that is there or was patched: the owner, the name, our layer or None."""
+        """Return owner, name and our layer, or None, of each method to patch or patched before."""
         targets = dict.fromkeys(self._targets())
         for owner, names in tuple(self._patched.items()):
             targets |= dict.fromkeys((owner, name) for name in names if name in self._wrappers)
@@ -207,7 +207,7 @@ class Patcher:
         ]
 
     def _targets(self) -> Iterator[tuple[Any, str]]:
-        """Find what is to be patched, once the SDK is there."""
+        """Yield what to patch, if the SDK is imported."""
         owner = _owner()
         if owner is None:
             return
@@ -227,7 +227,7 @@ def _owner() -> type | None:
 
 
 def _find(method: object, wrapper: Wrapper) -> Any:
-    """Find the layer whose wrapper is ours, by what it does rather than by which object it is."""
+    """Return the layer whose wrapper function is *wrapper*; other layers may have copied it."""
     for layer in wrapper_chain(method):
         if getattr(layer, "_self_wrapper", None) is wrapper:
             return layer

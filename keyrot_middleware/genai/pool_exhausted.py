@@ -1,11 +1,11 @@
-"""`KeyPoolExhausted`: nothing free to send with, said so that every caller understands it.
+"""`KeyPoolExhausted`: no key is available, in a form that every caller understands.
 
 Frameworks know the SDK's `ClientError` and read its code, body and `response.text`; some rebuild
 it from `(code, details, response)`, and only the text of the body survives. So the body is a whole
 Google error, with a RetryInfo, and its message says the true cause of each key. They also sniff
 words, which is why the message avoids some (`_SNIFFED`).
 
-The class is made when it is first asked for: importing this package must not import the SDK.
+The class is created at first use: importing this package must not import the SDK.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _classes: list[type[Any]] = []
 
 
 def key_pool_exhausted() -> type[Any]:
-    """Give the class, a subclass of the SDK's `ClientError`; imports the SDK."""
+    """Return the class, a subclass of the SDK's `ClientError`; imports the SDK."""
     from google.genai.errors import ClientError  # noqa: PLC0415 - not before it is needed
 
     return _class_for(ClientError)
@@ -103,7 +103,7 @@ NO_KEY = (
 
 
 def error_body(code: int, text: str) -> dict[str, Any]:
-    """Give *text* as Google would write it in the body of an error."""
+    """Return *text* as the body of an error of Google."""
     status = "UNAUTHENTICATED" if code == 401 else "FAILED_PRECONDITION"
     return {"error": {"code": code, "message": f"keyrot: {text}", "status": status}}
 
@@ -134,7 +134,7 @@ def exhausted(
 
 
 def _google_body(details: Any) -> Any:
-    """Give Google's body: of an async stream the SDK has it as the text of a `message`."""
+    """Return Google's body; for an async stream the SDK has it as the text of a `message`."""
     try:
         body = json.loads(details["message"])
     except (KeyError, TypeError, ValueError):
@@ -162,7 +162,7 @@ def _body(
     shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
     more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
     message = (
-        f"No Gemini API key of pool {pool!r} is free. {shown}{more}."
+        f"No Gemini API key of pool {pool!r} is available. {shown}{more}."
         if shown
         else (f"Pool {pool!r} has no Gemini API key that may serve this call.")
     )
@@ -196,7 +196,7 @@ def _response(response_type: Any, code: int, details: Any) -> Any:
 
 
 def response_type_of(api_client: Any) -> Any:
-    """Find the `Response` class of the library the client speaks HTTP with; never import it."""
+    """Return the `Response` class of the client's HTTP library; never import it."""
     for cls in type(getattr(api_client, "_httpx_client", None)).__mro__:
         root = cls.__module__.partition(".")[0]
         if root in ("httpx", "httpx2"):

@@ -1,4 +1,4 @@
-"""No key leaves in an exception: texts, bodies, responses and request headers are cleaned.
+"""Redact keys in exceptions: in texts, bodies, responses and request headers.
 
 Google's own error bodies can echo the whole key, and an httpx response keeps the request with
 its headers (GEMINI.md 0.7, SURFACES.md 1). The exception stays the SDK's own object: class, code,
@@ -62,7 +62,7 @@ def clear_frames(error: BaseException, packages: tuple[str, ...]) -> None:
 
 
 def _redact_link(link: BaseException, redact: Redact) -> bool:
-    """Clean one exception; tell whether its own text held a key."""
+    """Redact one exception; return whether its own text held a key."""
     before = f"{link.args}{link.__dict__.get('doc')}"
     link.args = tuple(_value(arg, redact) for arg in link.args)
     for name in ("message", "status", "details", "reason", "body", "doc"):
@@ -126,7 +126,7 @@ def _headers(request: Any, redact: Redact) -> None:
 
 
 def _secret(headers: Any, redact: Redact) -> list[str]:
-    """Name the headers that hold a key; another service's token is none of our business."""
+    """Return the names of headers that hold a key; tokens of other services stay."""
     return [n for n in _SECRET_HEADERS if n in headers and redact(headers[n]) != headers[n]]
 
 
@@ -137,7 +137,7 @@ def _aiohttp(response: Any, redact: Redact) -> None:
 
 
 def _request_info(info: Any, redact: Redact) -> Any:
-    """Give aiohttp's record of a request, which is read-only, without the key."""
+    """Return aiohttp's record of a request, which is read-only, without the key."""
     secret = _secret(info.headers, redact) if info is not None else []
     if not secret:
         return info

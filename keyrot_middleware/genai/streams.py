@@ -1,4 +1,4 @@
-"""An open stream of the SDK, its first chunk read, with its account kept."""
+"""An open stream of the SDK: its first chunk is read, and its usage is counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["AsyncChunks", "Chunks", "open_async", "open_sync"]
 
 
 class _Account:
-    """What both kinds of stream know: the ledger, and how to read a failure."""
+    """What sync and async streams share: the ledger, and the reading of failures."""
 
     def __init__(self, inner: Any, first: Any, response: Any, redact: Redact) -> None:
         self._inner = inner
@@ -31,8 +31,8 @@ class _Account:
         return chunk
 
     def end(self, error: Exception | None) -> StreamEnd:
-        """Tell what became of the stream: its usage, what it named, why it broke."""
-        handled = sys.exception()  # by who asked for the next chunk
+        """Return the usage of the stream, the names in it and why it broke."""
+        handled = sys.exception()  # by the reader of the stream
         why: Failed | None = (
             failed_from_error(error, self._redact, handled) if error is not None else None
         )
@@ -43,14 +43,14 @@ class Chunks(_Account):
     """The chunks of a sync stream."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the chunks, the first included."""
+        """Yield the chunks, the first included."""
         if self._first is not None:
             yield self._count(self._first)
             for chunk in self._inner:
                 yield self._count(chunk)
 
     def close(self) -> None:
-        """Close the SDK's own generator, and give its connection back."""
+        """Close the generator of the SDK, and release its connection."""
         _close(self._inner, self._response)
 
 
@@ -58,11 +58,11 @@ class AsyncChunks(_Account):
     """The chunks of an async stream."""
 
     def __aiter__(self) -> AsyncChunks:
-        """Give itself."""
+        """Return this stream."""
         return self
 
     async def __anext__(self) -> Any:
-        """Give the next chunk; the first is here already.
+        """Return the next chunk; the first has been read already.
 
         Raises:
             StopAsyncIteration: The stream ended.
@@ -71,12 +71,12 @@ class AsyncChunks(_Account):
         return self._count(chunk if chunk is not None else await anext(self._inner))
 
     async def aclose(self) -> None:
-        """Close the SDK's own generator, and give its connection back."""
+        """Close the generator of the SDK, and release its connection."""
         await _aclose(self._inner, self._response)
 
 
 def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> StreamOpened | Failed:
-    """Read the first chunk: until it is here, another key may still serve."""
+    """Read the first chunk: before it arrives, another key may still serve the call."""
     handled = sys.exception()
     try:
         first = next(inner, None)
@@ -87,7 +87,7 @@ def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> StreamOpened | 
 
 
 async def open_async(inner: Any, send: KeyInjection, redact: Redact) -> StreamOpened | Failed:
-    """Read the first chunk: until it is here, another key may still serve."""
+    """Read the first chunk: before it arrives, another key may still serve the call."""
     handled = sys.exception()
     try:
         first = await anext(inner, None)
@@ -107,7 +107,7 @@ def _close(inner: Any, response: Any) -> None:
 
 
 async def _aclose(inner: Any, response: Any) -> None:
-    """Do the same for an async stream, of httpx or of aiohttp."""
+    """Close an async stream of httpx or of aiohttp."""
     with suppress(Exception):
         await inner.aclose()
     with suppress(Exception):

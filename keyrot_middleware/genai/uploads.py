@@ -1,4 +1,4 @@
-"""Whose project an uploaded file is.
+"""Remember the key of each upload, whose project owns the file.
 
 The start of an upload is a request like any other and has a key. Its chunks have none: they go to
 the URL that the start answered with, and the last one's answer names the file. So the key of each
@@ -21,18 +21,18 @@ __all__ = ["Uploads"]
 
 _URL_HEADER = "x-goog-upload-url"
 _KEPT = 1_000
-"""Starts whose chunks are still to come; one that is given up on is forgotten in time."""
+"""Starts to remember; the oldest is forgotten first."""
 
 
 class Uploads:
-    """The uploads that were begun in this process, each with the lease of its start."""
+    """The running uploads of this process, each with the lease of its start."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._starts: OrderedDict[str, Lease] = OrderedDict()
 
     def remember_start(self, response: Any, lease: Lease) -> None:
-        """Take note of *response* if it begins an upload, sent with *lease*."""
+        """Remember *lease* if *response* starts an upload."""
         try:
             for name, value in (response.headers or {}).items():
                 if name.lower() == _URL_HEADER:
@@ -53,7 +53,7 @@ class Uploads:
     async def async_upload_file(
         self, wrapped: Callable[..., Awaitable[Any]], _client: Any, args: Any, kwargs: Any
     ) -> Any:
-        """Wrap the method of that name: it sends the chunks, and gives the last one's answer."""
+        """Wrap the method of that name: it sends the chunks, and returns the last response."""
         response = await wrapped(*args, **kwargs)
         try:
             if finished := self._finished(response, args, kwargs):
@@ -65,7 +65,7 @@ class Uploads:
     def _finished(
         self, response: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Lease, tuple[str, ...]] | None:
-        """Tell with which lease what was begun, and what it is called now."""
+        """Return the lease of the start and the names of the file."""
         url = kwargs["upload_url"] if "upload_url" in kwargs else args[1]
         lease = self._starts.pop(url, None)
         names = names_from(response.json) if lease is not None else ()

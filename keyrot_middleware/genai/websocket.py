@@ -17,7 +17,7 @@ __all__ = ["guarded"]
 
 
 def guarded(arguments: Mapping[str, Any], origin: str, redact: Redact) -> dict[str, Any]:
-    """Give the arguments of `connect` that keep the key of its handshake where it belongs.
+    """Return arguments of `connect` that keep the key on *origin* and out of logs.
 
     Args:
         arguments: As they are.
@@ -47,12 +47,12 @@ def _connection(base: Any, origin: str, redact: Redact) -> Any:
                 await super().handshake(*args, **kwargs)
 
         async def recv(self, *args: Any, **kwargs: Any) -> Any:
-            """Take the key out of the reason with which the server closes."""
+            """Redact the reason with which the server closes."""
             with _cleaned(redact):
                 return await super().recv(*args, **kwargs)
 
         async def send(self, *args: Any, **kwargs: Any) -> None:
-            """Do the same for who writes to a connection that was closed."""
+            """Redact the reason when the program writes to a closed connection."""
             with _cleaned(redact):
                 await super().send(*args, **kwargs)
 
@@ -77,7 +77,7 @@ class _Log(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic for type
         self._redact = redact
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Write a line, the key taken out of it."""
+        """Log the redacted line."""
         if self.isEnabledFor(level):
             text = self._redact(str(msg) % args if args else str(msg))
             super().log(level, "%s", text, **kwargs)

@@ -1,4 +1,4 @@
-"""The last look at a request before it leaves: which key goes out, where to, and what comes back.
+"""Patch the HTTP libraries: which key a request carries, where it may go, what comes back.
 
 A client without a key of its own never holds one of the pool's. It holds the placeholder, and the
 pool's key takes the placeholder's place here, in the headers of one request: for model calls,
@@ -33,7 +33,7 @@ __all__ = ["Wire", "placeholder_guard", "restore_placeholder", "withdraw_placeho
 
 _NO_KEY_GIVEN = re.compile("api[ _]key", re.IGNORECASE)
 _NOT_FOUND = (
-    "keyrot: install() has found no Gemini API key: set GEMINI_API_KEYS or GEMINI_API_KEY, or "
+    "keyrot: install() found no Gemini API key: set GEMINI_API_KEYS or GEMINI_API_KEY, or "
     "write a keys.json; keyrot check shows what is found"
 )
 _HIDDEN = "[redacted]"
@@ -46,14 +46,14 @@ _EXTENSION = "keyrot"
 
 
 class _RequestKey(NamedTuple):
-    """What is to be done with the keys of one request."""
+    """The key of one request."""
 
     value: str | None
-    """The key that goes out; None: none."""
+    """The key to send; None for none."""
     from_pool: bool
     """It is a key of the pool."""
     replaces_placeholder: bool
-    """It stands where the placeholder was."""
+    """It replaces the placeholder."""
 
     def __repr__(self) -> str:
         return "<key>"
@@ -78,7 +78,7 @@ class Wire:
 
     @property
     def table(self) -> dict[tuple[str, str], Wrapper]:
-        """Give the wrapper of each module's function or method."""
+        """The wrapper of each module's function or method."""
         return {
             ("httpx", "Client.send"): self.send,
             ("httpx2", "Client.send"): self.send,
@@ -219,7 +219,7 @@ class Wire:
         if key.value is None:
             raise ConfigError(
                 f"the pool's key may not go to {origin_from_url(uri) or uri}: give the client an "
-                "api_key of its own, or name the host in KEYROT_ALLOWED_HOSTS"
+                "api_key of its own, or add the host to KEYROT_ALLOWED_HOSTS"
             )
         kwargs[name] = _with_key(headers.items(), key)
         if key.from_pool:
@@ -232,7 +232,7 @@ class Wire:
     # ----------------------------------------------------------------------------------------------
 
     def _httpx_key(self, request: Any) -> _RequestKey | None:
-        """Tell the same of a request of httpx, which may be sent again as it is."""
+        """Return the key of a request of httpx, which may be sent again as it is."""
         url = str(request.url)
         before = request.extensions.get(_EXTENSION)
         if isinstance(before, _RequestKey) and origin_from_url(url) in self._origins:
@@ -240,13 +240,13 @@ class Wire:
         return self._find_key(request.headers.multi_items(), url)
 
     def _find_key(self, headers: Iterable[tuple[str, Any]], url: str) -> _RequestKey | None:
-        """Tell which key a request is to have; None where it is no business of ours."""
+        """Return the key that a request must carry; None if the pool has no part in it."""
         found = [(name.lower(), str(text)) for name, text in key_headers(headers)]
         if not found:
             return None
         if any(_is_placeholder(text) for _, text in found):
             if not self._enabled:
-                return None  # another pool's to replace, by now
+                return None  # the next pool replaces it
             own_keys = [
                 text for name, text in found if name == KEY_HEADER and not _is_placeholder(text)
             ]
@@ -289,12 +289,12 @@ class Wire:
 
 
 def placeholder_guard(origins: frozenset[str]) -> Patcher:
-    """Give what keeps the placeholder off the wire where there is no pool."""
+    """Return patches that keep the placeholder off the wire while there is no pool."""
     return Patcher({"__init__": explain_missing_key}, {}, Wire(None, origins).table, [])
 
 
 def explain_missing_key(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:
-    """Wrap the api client's constructor: say on the SDK's error why it was given no key."""
+    """Wrap the api client's constructor: add a note to the SDK's error about the missing key."""
     try:
         return wrapped(*args, **kwargs)
     except ValueError as error:
@@ -321,7 +321,7 @@ def restore_placeholder(client: Any) -> None:
 
 
 def _sdk_http_clients(client: Any) -> Iterator[Any]:
-    """Give the httpx clients that the SDK made for this one, and not the program."""
+    """Yield the httpx clients that the SDK, not the program, made for this one."""
     options = client._http_options
     for name in ("httpx_client", "httpx_async_client"):
         made = "_httpx_client" if name == "httpx_client" else "_async_httpx_client"
@@ -364,7 +364,7 @@ def _follow_redirects(client: Any, options: dict[str, Any]) -> bool:
 
 @contextmanager
 def _key_in_headers(request: Any, key: _RequestKey, redact: Redact) -> Iterator[None]:
-    """Have the key in the request's headers for as long as it is under way, and no longer."""
+    """Keep the key in the headers only while the request is being sent."""
     handled = sys.exception()
     for name, _ in key_headers(request.headers.multi_items()):
         if name.lower() == KEY_HEADER or _is_placeholder(request.headers[name]):
@@ -381,7 +381,7 @@ def _key_in_headers(request: Any, key: _RequestKey, redact: Redact) -> Iterator[
 
 
 def _hide_key(request: Any, key: _RequestKey) -> None:
-    """Take a pool's key out of a request that was sent; one that may be sent again asks again."""
+    """Remove a pool's key from a request that was sent; it is restored for another send."""
     if key.replaces_placeholder:
         request.headers[KEY_HEADER] = POOL_KEY
     elif key.from_pool:
@@ -390,7 +390,7 @@ def _hide_key(request: Any, key: _RequestKey) -> None:
 
 
 def _redact_response(response: Any, key: _RequestKey, redact: Redact) -> Any:
-    """Take the key out of what came back; give the request that a redirect asks for."""
+    """Redact the response; return the request that a redirect asks for."""
     redirect = response.next_request
     response.next_request = None
     _hide_key(response.request, key)
@@ -409,7 +409,7 @@ _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "h11", "h2", "aio
 
 
 def _with_key(headers: Iterable[tuple[str, Any]], key: _RequestKey) -> dict[str, Any]:
-    """Give headers with this key and no other; one of the program's own beside it stays."""
+    """Return headers with this key and no other of the pool."""
     kept = {name: text for name, text in headers if not _is_placeholder(str(text))}
     if key.from_pool and key.value is not None:
         kept = {name: text for name, text in kept.items() if name.lower() != KEY_HEADER}
@@ -418,7 +418,7 @@ def _with_key(headers: Iterable[tuple[str, Any]], key: _RequestKey) -> dict[str,
 
 
 def _redirect_arguments(arguments: dict[str, Any], url: str, status: int) -> dict[str, Any]:
-    """Give the request that a redirect asks for, as all clients understand it."""
+    """Return the arguments of the request that a redirect asks for, as browsers send it."""
     arguments = {**arguments, "url": url}
     method = str(arguments.get("method", "")).upper()
     if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
@@ -441,18 +441,18 @@ def _http_library(cls: type) -> str | None:
 
 
 def _response_type(http: Any) -> Any:
-    """Find the `Response` class of the library that a client is of."""
+    """Return the `Response` class of a client's library."""
     root = _http_library(type(http))
     return getattr(sys.modules.get(root), "Response", None) if root else None
 
 
 def _error_response(response_type: Any, code: int, text: str, request: Any = None) -> Any:
-    """Answer in the server's place: whichever part of the SDK asked raises its own error."""
+    """Return an error response in place of the server's; the SDK raises its own error from it."""
     return response_type(code, json=error_body(code, text), request=request)
 
 
 def _raise_api_error(code: int, text: str) -> None:
-    """Raise the SDK's own error where no answer can be given in the server's place."""
+    """Raise the error of the SDK where no response can stand in for the server's."""
     library = sys.modules.get("httpx2") or sys.modules.get("httpx")
     response = _error_response(library.Response, code, text) if library is not None else None
     sys.modules["google.genai.errors"].APIError.raise_error(code, error_body(code, text), response)

@@ -1,7 +1,7 @@
-"""The wrappers of the four request methods; what is patched below them stands in below.py.
+"""The wrappers of the four request methods, and of the methods that they call.
 
-Each method asks first whether the call is ours at all; what is not (Vertex, a host that may not
-have our keys, a caller's own key, `bypass()`) goes through untouched.
+Calls that the pool has no part in pass through untouched: Vertex AI, a host that is not allowed, a
+key header of the caller's own, `bypass()`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ClientWrappers:
         self._origins = origins
 
     def wrap_init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
-        """Give a client without a key of its own the placeholder, which wire.py replaces."""
+        """Wrap `__init__`: a client without a key gets the placeholder, which wire.py replaces."""
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         if not needs_home(given, self._origins):
             return wrapped(*args, **kwargs)
@@ -93,7 +93,7 @@ class ClientWrappers:
     def wrap_build_request(
         self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
     ) -> Any:
-        """Put the key of a send into its request, and into no other."""
+        """Wrap `_build_request`: put the key of a send into its request, and into no other."""
         send = current_injection.get()
         body = args[2] if len(args) > 2 else kwargs.get("request_dict")
         if send is None or send.client is not client or send.body is not body:
@@ -130,7 +130,7 @@ class ClientWrappers:
 
 
 async def _opened_stream(sent: Awaitable[Any], send: KeyInjection) -> Any:
-    """Keep the response of a stream, to be closed with it."""
+    """Keep the response of a stream, which is closed with it."""
     send.response = response = await sent
     return response
 
@@ -145,7 +145,7 @@ _log = logging.getLogger("keyrot_middleware")
 
 _EPHEMERAL = "auth_tokens/"
 _MAX_HOSTS_WARNED = 20
-"""A program may make up hosts without end."""
+"""Programs may use any number of hosts."""
 
 
 class _PooledCall(NamedTuple):
@@ -171,12 +171,12 @@ class _PooledCall(NamedTuple):
 
 
 class Binding:
-    """A pool under the SDK: what install() puts in place and uninstall() takes away."""
+    """A pool and the patches that connect it to the SDK."""
 
     def __init__(
         self, pool: Pool, allowed_origins: frozenset[str], on_close: Callable[[], None]
     ) -> None:
-        """Patch nothing yet; *closing* is called when the pool is taken away."""
+        """Patch nothing yet; *on_close* is called by `close`."""
         self.pool = pool
         self._on_close = on_close
         self._origins = allowed_origins
@@ -205,16 +205,16 @@ class Binding:
         )
 
     def install(self, patched: Patched | None = None) -> None:
-        """Catch calls from now on, or once more; see `Patcher.install`."""
+        """Patch the SDK, or repair its patches; see `Patcher.install`."""
         watch_gc()
         self.patcher.install(patched)
         for client in tuple(keyless):
             restore_placeholder(client)
 
     def close(self) -> None:
-        """Restore exactly what was there; clients without a key of their own are left without.
+        """Restore the SDK exactly; clients without a key of their own are left without one.
 
-        Calls under way are carried to their end.
+        Running calls finish.
         """
         self._on_close()
         self.patcher.uninstall()
@@ -333,7 +333,7 @@ class Binding:
     def _pooled_call(
         self, client: Any, args: Any, kwargs: Any, *, stream: bool
     ) -> _PooledCall | tuple[Any, dict[str, Any]]:
-        """Read a call that goes through the pool; else give the arguments to pass through with."""
+        """Return a call for the pool, or the arguments with which it passes through."""
         try:
             if client.vertexai:
                 return args, kwargs
@@ -393,17 +393,17 @@ class Binding:
         return _PooledCall(client, request, options, bool(extra), no_sdk_retry, call)
 
     def _warn_of_host(self, host: str) -> None:
-        """Say once that calls to a host go past the pool; no such warning may fail the call."""
+        """Warn once that calls to a host bypass the pool; the warning cannot fail the call."""
         if host in self._warned or len(self._warned) >= _MAX_HOSTS_WARNED:
             return
         self._warned.add(host)
-        text = f"calls to {host} go out without the pool: it is not among KEYROT_ALLOWED_HOSTS"
+        text = f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
         _log.warning("%s", text)
         with suppress(KeyrotWarning):
             warn(text)
 
     def _home(self, key: str) -> Candidate:
-        """Give the client's own key as a candidate: one of the pool's, or a stranger."""
+        """Return the home key of a client as a candidate, in the pool or not."""
         key_id = self.pool.secrets.key_id_for(key) if is_key(key) else self.pool.home_id
         candidate = self.pool.selector.keys.get(key_id) if key_id is not None else None
         if candidate is not None:
@@ -412,14 +412,14 @@ class Binding:
         return Candidate(label, label, label)
 
     def _redact(self, client: Any) -> Redact:
-        """Take the pool's keys out of a text, and the client's own."""
+        """Return what redacts the pool's keys and the client's own in a text."""
         redact, key = self.pool.secrets.redact, client.api_key or ""
         if not is_key(key):
             return redact
         return lambda text: redact(text.replace(key, "[redacted]"))
 
     def _injection(self, lease: Lease, pooled: _PooledCall) -> KeyInjection:
-        """Prepare a send; a stranger's key is left to the client, which has it."""
+        """Return the key injection of a send; a key outside the pool is the client's own."""
         key_id = lease.key_id
         value = None if key_id.startswith(HOME) else self.pool.secrets.value(key_id)
         return KeyInjection(

@@ -1,1 +1,1 @@
-"""Two loops without decisions: perform what a flow asks for, in threads or in tasks."""
+"""The drivers: run the commands of a flow in threads or in asyncio tasks, and decide nothing."""

@@ -1,8 +1,8 @@
-"""Whether the garbage collector is at work in this thread.
+"""Whether the garbage collector is running in this thread.
 
 The collector may run at any line of a thread, also at one that holds a lock of the state, of a
 tracer or of logging. To settle a call takes all of these and would wait for itself. So a call that
-the collector closes is only queued (`Pool.abandoned`), for the pool's next call to settle.
+the collector closes is only queued in `Pool.abandoned`; the next call of the pool settles it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any, Final, Literal
 __all__ = ["in_gc", "unwatch_gc", "watch_gc"]
 
 _gc_threads: Final[set[int]] = set()
-"""Those in which the collector is at work."""
+"""The threads in which the collector is running."""
 
 
 def in_gc() -> bool:
-    """Say whether the collector runs the code that asks; False unless it is watched."""
+    """Return whether the caller runs inside the collector; False before `watch_gc`."""
     return get_ident() in _gc_threads
 
 
 def watch_gc() -> None:
-    """Have the collector report when it begins and ends."""
+    """Register with the collector, which then reports when it starts and stops."""
     if _on_gc not in gc.callbacks:
         gc.callbacks.append(_on_gc)
 
 
 def unwatch_gc() -> None:
-    """Leave nothing of ours with the collector."""
+    """Undo `watch_gc`."""
     with suppress(ValueError):
         gc.callbacks.remove(_on_gc)
     _gc_threads.clear()

@@ -40,7 +40,7 @@ __all__ = [
     "run_stream",
 ]
 
-# Do what a flow asks for in an asyncio task. Nothing is decided here ---------------------------
+# Run the commands of a flow in an asyncio task ------------------------------------------------
 
 
 _TURNS = 12
@@ -48,12 +48,12 @@ _TURNS = 12
 
 
 class AsyncDriver(SyncDriver):
-    """The same, blocking only the task: what has to wait is given as a coroutine."""
+    """Runs the commands of one call and blocks only its task: handlers may return coroutines."""
 
     __slots__ = ("_loop",)
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        """Serve one call of the running loop; see `SyncDriver`."""
+        """Serve one call of the running loop; the arguments are those of `SyncDriver`."""
         super().__init__(*args, **more)
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -61,11 +61,11 @@ class AsyncDriver(SyncDriver):
             self._loop = None
 
     def is_alive(self) -> bool:
-        """Tell the same; what waits in a closed loop waits for ever."""
+        """Return the same; a call in a closed loop never continues."""
         return super().is_alive() and not (self._loop is not None and self._loop.is_closed())
 
     def __call__(self, command: Command) -> Any:
-        """Perform *command*, watched; give its reply, or a coroutine that does."""
+        """Run *command* and notify the observer; return its reply, or a coroutine for it."""
         if self.observer is None:
             return self.handlers[type(command)](self, command)
         return self._observed(command, self.observer)
@@ -234,7 +234,7 @@ async def _shielded(method: Callable[..., Coroutine[Any, Any, Any]], *args: Any)
 
 
 def _in_use(reply: Lease | Unavailable) -> bool:
-    """Say whether a key is only refused since other calls hold it."""
+    """Return whether a key is blocked only because other calls use it."""
     if isinstance(reply, Lease):
         return False
     return any(block.reason in ("concurrency", "probe") for block in reply.blocks.values())
@@ -244,17 +244,17 @@ class AsyncStream(Protocol):
     """A stream that the SDK opened, whose first chunk is here."""
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        """Give the chunks, the first included."""
+        """Return the chunks, the first included."""
 
     def end(self, error: Exception | None) -> StreamEnd:
-        """Tell what became of it."""
+        """Return its usage, the names in it and why it broke."""
 
     async def aclose(self) -> None:
-        """Close the SDK's own generator."""
+        """Close the generator of the SDK."""
 
 
 async def run(flow: Flow, driver: AsyncDriver) -> Any:
-    """Carry a unary call through; give the SDK's response."""
+    """Run a unary call to its end; return the response of the SDK."""
     try:
         result = await _drive(flow, next(flow), driver)
     except GeneratorExit:
@@ -270,7 +270,7 @@ async def run(flow: Flow, driver: AsyncDriver) -> Any:
 
 
 async def run_stream(flow: Flow, driver: AsyncDriver) -> AsyncRelay:
-    """Carry a streamed call to its first chunk; give the chunks as they come."""
+    """Run a streamed call up to its first chunk; return the chunks."""
     try:
         relay = await _drive(flow, next(flow), driver, until=RelayStream)
     except GeneratorExit:
@@ -285,7 +285,7 @@ async def run_stream(flow: Flow, driver: AsyncDriver) -> AsyncRelay:
 async def _drive(
     flow: Flow, command: Command, driver: AsyncDriver, until: type | None = None
 ) -> Any:
-    """Perform commands until the flow returns, or asks for one of type *until*."""
+    """Run commands until the flow returns or yields one of type *until*."""
     try:
         while until is None or not isinstance(command, until):
             try:
@@ -318,11 +318,11 @@ class AsyncRelay:
         self._over = self._reading = False
 
     def __aiter__(self) -> AsyncRelay:
-        """Give itself."""
+        """Return this stream."""
         return self
 
     async def __anext__(self) -> Any:
-        """Give the next chunk.
+        """Return the next chunk.
 
         Raises:
             StopAsyncIteration: The stream ended.
@@ -385,7 +385,7 @@ class AsyncRelay:
         await self._settle(self._flow.throw, error)
 
     async def _settle(self, go_on: Callable[[Any], Command], value: Any) -> None:
-        """Carry the flow to its end."""
+        """Run the flow to its end."""
         try:
             await _drive(self._flow, go_on(value), self._driver)
         except GeneratorExit:
@@ -402,7 +402,7 @@ class AsyncRelay:
 async def _next(
     chunks: AsyncIterator[Any], observer: CallObserver | None
 ) -> tuple[Any, Exception | None]:
-    """Wait for a chunk; the attempt is current only meanwhile. `(None, …)` at the end."""
+    """Wait for a chunk, with the span of the attempt current. `(None, …)` at the end."""
     token = observer.attach() if observer is not None else None
     try:
         return await anext(chunks), None
@@ -416,6 +416,6 @@ async def _next(
 
 
 async def _suppressing_errors(closing: Awaitable[None]) -> None:
-    """Close what is being abandoned; its own complaint must not hide the reason."""
+    """Close an abandoned stream; an error of it must not hide the reason."""
     with suppress(Exception):
         await closing

@@ -1,4 +1,4 @@
-"""How the keys of a pool are, in words and ISO times: for `status()` and `get_health_status()`."""
+"""The state of each key of a pool, for `status()`, `get_health_status()` and metrics."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ModelUsage(TypedDict):
 
 
 class HealthStatus(TypedDict):
-    """How one key is. Times are ISO 8601 in UTC."""
+    """The health of one key. Times are ISO 8601 in UTC."""
 
     model: str | None
     project: str
@@ -79,14 +79,14 @@ class KeyView(NamedTuple):
 
 
 def health(pool: Pool) -> dict[str, HealthStatus]:
-    """Report how each key of *pool* is, by its id; keys without a value too."""
+    """Return the health of each key of *pool* by its id; keys without a value too."""
     pool.settle_abandoned()
     now = pool.clock.time()
     return {key.key_id: _describe(key, seen, now) for key, seen in pool_views(pool)}
 
 
 def pool_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
-    """Find out how each key that *pool* was given is, with those that have no value."""
+    """Return the view of each configured key of *pool*, keys without a value included."""
     selector = pool.selector.keys
     skipped = pool.secrets.duplicates.keys() - pool.secrets.unresolved.keys()
     keys = [
@@ -101,7 +101,7 @@ def pool_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
 
 
 def views(state: State, keys: Iterable[Candidate]) -> dict[str, KeyView]:
-    """Find out which of *keys* `acquire` would lease now, for the smallest request.
+    """Return which of *keys* `acquire` would lease now, for the smallest request.
 
     A key is available if it is for its own model, or for any model that its project is used with.
     Of a key that is used with none, what blocks it for every model counts.
@@ -130,12 +130,12 @@ def _blocks(state: State, model: str, keys: list[Candidate]) -> dict[str, Block]
 
 
 def without_value(seen: KeyView) -> KeyView:
-    """Give the view of a key that the secret store has no value for."""
+    """Return the view of a key that has no value."""
     return _out(seen, Availability("unresolved", None, NO_VALUE))
 
 
 def _out(seen: KeyView, overall: Availability) -> KeyView:
-    """Put what the owner or the secret store says above what the state says."""
+    """Replace the availability of every model by *overall*."""
     return seen._replace(models=dict.fromkeys(seen.models, overall), overall=overall)
 
 

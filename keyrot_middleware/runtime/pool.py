@@ -1,4 +1,4 @@
-"""A pool: the parts that every call through it shares."""
+"""A pool: what all of its calls share."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ _log = logging.getLogger("keyrot_middleware")
 
 LOOK_UP_S = 2.0
 LOOK_UP_MOST_S = 30.0
-"""How often stores are asked while every key is rejected: after the shorter pause, then after twice
-as long each time, up to the longer one."""
+"""The pauses between look-ups while every key is rejected: the shorter one doubles up to the longer
+one."""
 
 
 class Clock(Protocol):
-    """Where time comes from; `keyrot_middleware.testing.FakeClock` is another."""
+    """Where time comes from: `SystemClock`, or `keyrot_middleware.testing.FakeClock` in tests."""
 
     def time(self) -> float:
-        """Tell the time, epoch seconds."""
+        """Return the time in epoch seconds."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait, blocking the thread."""
+        """Block the thread."""
 
     async def asleep(self, seconds: float) -> None:
-        """Wait, blocking the task only."""
+        """Block only the task."""
 
 
 class Abandoned(Protocol):
@@ -78,12 +78,12 @@ class SystemClock:
     time = staticmethod(time.time)  # the last one: it hides the module from here on
 
     async def asleep(self, seconds: float) -> None:
-        """Wait, blocking the task only."""
+        """Block only the task."""
         await asyncio.sleep(seconds)
 
 
 def make_waiting_lines() -> WaitingLines:
-    """Make lines in which threads and tasks may wait; those of a forked child are empty."""
+    """Return empty waiting lines for threads and tasks; a forked child empties them."""
     lines = WaitingLines(threading.Lock())
     after_fork(lines, lambda child: child.reset(threading.Lock()))
     return lines
@@ -91,7 +91,7 @@ def make_waiting_lines() -> WaitingLines:
 
 @dataclass(slots=True)
 class Pool:
-    """Keys, what is known of them, and how calls use them."""
+    """Keys, the state of their limits, their values, and the policy of calls."""
 
     name: str
     selector: Selector
@@ -109,18 +109,17 @@ class Pool:
     last_resort: str | None = None
     """The id of the single key, where there is one."""
     configured: Sequence[Candidate] | None = None
-    """All keys that are configured; those of them that have a value are in the roster. None: the
-    roster is what it was made of, and stays so."""
+    """All configured keys; the selector has those with a value. None: they never change."""
     refresher: Refresher | None = None
-    """What keeps values and list up to date, where they can change, or the state is shared."""
+    """Keeps values and keys.json up to date; None if they cannot change and the state is local."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
-    """Calls that the garbage collector closed; finalizers append, `settle_abandoned` empties."""
+    """Calls that the garbage collector closed and `settle_abandoned` will settle."""
     doubtful: set[str] = field(default_factory=set, repr=False)
-    """Keys that were rejected when last seen; none of them is the home key without a check."""
+    """Keys that were rejected when last used; checked before one of them becomes the home key."""
     activity: Activity = field(init=False, repr=False)
     """What calls did lately."""
     hints: dict[str, str] = field(default_factory=dict, repr=False)
-    """What may be behind the rejection of a key, by its id."""
+    """Likely causes of rejections, by key id."""
     _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _look_up_at: float = 0.0
     _look_ups: int = 0
@@ -128,7 +127,7 @@ class Pool:
     """When all values may be looked up again, by `time.monotonic()`; how often they were in vain;
     until when others join a look-up that is under way."""
     _rejected_as: dict[str, str] = field(default_factory=dict, repr=False)
-    """Under which record each key was last when Google rejected it."""
+    """The state record of each key at its last rejection."""
 
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
@@ -136,7 +135,7 @@ class Pool:
 
     @property
     def home_id(self) -> str | None:
-        """Tell whose key serves as home key of a client without one of its own, if any can."""
+        """The id of the home key of clients without a key of their own, if there is one."""
         keys = self.selector.keys
         single = self.secrets.duplicates.get(self.last_resort or "", self.last_resort)
         first = single if single in keys else next(iter(keys), None)
@@ -148,12 +147,12 @@ class Pool:
 
     @property
     def home_value(self) -> str | None:
-        """Give the value of the home key."""
+        """The value of the home key."""
         home_id = self.home_id
         return self.secrets.value(home_id) if home_id is not None else None
 
     def _rejected(self) -> set[str]:
-        """Find which of the doubtful keys are still rejected."""
+        """Return which doubtful keys are still rejected."""
         keys = self.selector.keys
         doubtful = [keys[key_id] for key_id in tuple(self.doubtful) if key_id in keys]
         try:
@@ -175,7 +174,7 @@ class Pool:
             call.settle_abandoned()
 
     def record_refusal(self, settle: Settle) -> None:
-        """Keep what Google said when it rejected a key, for the time when all are rejected."""
+        """Keep the error of a rejection; it is raised when all keys are rejected."""
         verdict, error, lease = settle.outcome.verdict, settle.error, settle.lease
         if verdict is None or not verdict.rejected or verdict.code is None:
             return
@@ -191,7 +190,7 @@ class Pool:
         )
 
     def _explain(self, key_id: str, failure: str) -> None:
-        """Say what may be behind the rejection of a standard key: in notes, and once in the log."""
+        """Log the likely cause of a rejection once, and keep it for the notes of errors."""
         value = self.secrets.value(key_id) if key_id in self.selector.keys else ""
         hint = standard_key_hint(value, failure)
         if hint is None:
@@ -201,16 +200,16 @@ class Pool:
             _log.warning("pool %s: key %s: %s", self.name, key_id, hint)
 
     def last_refusal(self, key_ids: Iterable[str]) -> tuple[int, str | None, Any] | None:
-        """Give what Google said to the one of *key_ids* that was rejected last."""
-        said = [key_id for key_id in self._refusals if key_id in set(key_ids)]
-        return self._refusals[said[-1]] if said else None
+        """Return code, status and body of the last rejection among *key_ids*."""
+        refused = [key_id for key_id in self._refusals if key_id in set(key_ids)]
+        return self._refusals[refused[-1]] if refused else None
 
     def refresh(self, key_id: str, *, wait: bool = True) -> bool:
-        """Have a refused key's secret looked up again; True where a new value is in service.
+        """Look up the value of a rejected key again; return whether there is a new one.
 
         Args:
             key_id: The key.
-            wait: Wait for a store that does not answer at once.
+            wait: Wait for the store; else only a local store can answer.
         """
         try:
             key, rejected = self.selector.keys.get(key_id), self._rejected_as.get(key_id)
@@ -222,10 +221,10 @@ class Pool:
             return False
 
     def refresh_all(self) -> bool:
-        """Have all values looked up again, since every key is rejected; True where one is another.
+        """Look up all values again, because every key is rejected; return whether one changed.
 
-        Stores are asked at once, then after a pause that doubles as long as nothing has changed.
-        Who comes while they are asked waits with the others, `LOOKUP_TIMEOUT_S` at most.
+        The first look-up is immediate; the pause before the next one doubles while nothing changes.
+        Calls that arrive during a look-up wait for it too, for `LOOKUP_TIMEOUT_S` at most.
         """
         now = time.monotonic()
         if now >= self._look_up_at:
@@ -246,7 +245,7 @@ class Pool:
         return bool(changed)
 
     def on_secrets_changed(self, key_ids: frozenset[str]) -> None:
-        """Put keys with a new value back in service, log that, and let the others join."""
+        """Make keys with a new value available again, log that, and rebuild the selector."""
         replaced = key_ids.intersection(self.selector.keys)
         try:
             for key in resolved_candidates(
@@ -275,7 +274,7 @@ class Pool:
                     handle_internal_error("telemetry")
 
     def reset(self, key_id: str) -> None:
-        """Forget what cools a key down, or has it rejected, and the limits learned for it.
+        """End the cooldown or rejection of a key, and forget its learned limits.
 
         Raises:
             KeyError: There is no such key.
@@ -288,7 +287,7 @@ class Pool:
         self.selector.reset()
 
     def close(self) -> None:
-        """Stop what runs in the background; calls under way are carried to their end."""
+        """Stop the background work; running calls finish."""
         self.settle_abandoned()
         if self.refresher is not None:
             self.refresher.stop()
@@ -297,7 +296,7 @@ class Pool:
         self.state.close()
 
     def _rebuild_selector(self, configured: Iterable[Candidate]) -> None:
-        """Let the roster be the *listed* keys that have a value; calls under way keep theirs."""
+        """Select from the *configured* keys that have a value; running calls keep theirs."""
         before = self.selector
         selector = make_selector(
             resolved_candidates(configured, self.secrets), self.policy.strategy
@@ -307,18 +306,18 @@ class Pool:
         self.selector = selector
         self.state.configure(selector.keys.values())
         for verb, keys in (
-            ("join", selector.keys.keys() - before.keys.keys()),
-            ("leave", before.keys.keys() - selector.keys.keys()),
+            ("added", selector.keys.keys() - before.keys.keys()),
+            ("removed", before.keys.keys() - selector.keys.keys()),
         ):
             if keys:
-                _log.info("pool %s: keys that %s: %s", self.name, verb, ", ".join(sorted(keys)))
+                _log.info("pool %s: keys %s: %s", self.name, verb, ", ".join(sorted(keys)))
         if not selector.keys:
-            text = "pool %s: no key is left in it; calls go out as the SDK sends them until one is"
+            text = "pool %s: it has no key; calls go out as the SDK sends them until it has one"
             _log.error(text, self.name)
 
 
 def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list[Candidate]:
-    """Give those of *keys* that have a value, as the keys of these values."""
+    """Return the *keys* that have a value, each with the fingerprint of it."""
     having = set(secrets.resolved)
     return [
         key.with_value(Secret(secrets.value(key.key_id)).fingerprint)
@@ -328,14 +327,14 @@ def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list
 
 
 def make_selector(keys: Iterable[Candidate], strategy: str) -> Selector:
-    """Make a roster that threads may share."""
+    """Return a selector that is safe to share between threads and forked processes."""
     selector = Selector(keys, strategy, threading.Lock())
     after_fork(selector, lambda child: setattr(child, "_lock", threading.Lock()))
     return selector
 
 
 def unreserved_lease(command: Acquire, now: float) -> Lease:
-    """Lend the first key on offer without a booking: the state is down, the call goes on."""
+    """Return an unreserved lease of the first candidate: the state failed, and the call goes on."""
     key, info = command.candidates[0][1], command.info
     return Lease(
         key_id=key.key_id,

@@ -1,7 +1,7 @@
-"""What happens in the background of a pool: stores are asked again, keys.json is looked at.
+"""The background thread of a pool: refresh values, and watch keys.json.
 
-One daemon thread for each pool, which sleeps on an event; it starts look-ups and waits for none
-of them (secrets/refresh.py). It ends with its pool, and begins again in a forked child.
+One daemon thread per pool, which sleeps on an event. It starts look-ups and waits for none of them
+(secrets/refresh.py). It ends with its pool, and starts again in a forked child.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ __all__ = ["Refresher"]
 _log = logging.getLogger("keyrot_middleware")
 
 LOOK_S = 3.0
-"""Between two looks at keys.json."""
+"""Seconds between two checks of keys.json."""
 TICK_S = 1.0
-"""Between two turns with a shared state: other processes wait for what was abandoned here, and
-pages for what calls did."""
+"""Seconds between two ticks with a shared state: other processes wait for leases abandoned here,
+and pages for recent calls."""
 SETTLE_S = 0.3
-"""An editor writes in several steps: the file is read when it has not changed for so long."""
+"""Seconds without a change after which keys.json is read: editors write in several steps."""
 
 
 class Refresher:
-    """Keep a pool up to date with its stores and its keys.json."""
+    """Keeps a pool up to date with its stores and its keys.json."""
 
     def __init__(self, pool: Pool, config: Config, stores: Stores) -> None:
         """Start nothing yet.
@@ -48,26 +48,26 @@ class Refresher:
         self._config = config
         self._stores = stores
         self._seen = config.keys_seen
-        """The version of keys.json that is in force, or was refused."""
+        """The version of keys.json that was read last, whether used or refused."""
         self._changing = config.keys_seen
         self._on = False
         after_fork(self, Refresher._renew)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._on = True
         alive, stirred = weakref.ref(self), self._pool.secrets.wake
         weakref.finalize(self, stirred.set).atexit = False
-        name = f"keyrot-upkeep-{self._pool.name}"
+        name = f"keyrot-refresher-{self._pool.name}"
         threading.Thread(target=_run, args=(alive, stirred), name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """End it, without waiting."""
+        """Stop the thread without waiting for it."""
         self._on = False
         self._pool.secrets.wake.set()
 
     def turn(self) -> float | None:
-        """Do what is due; give the seconds until the next turn, None where there is none."""
+        """Do what is due; return the seconds until the next tick, None if stopped."""
         if not self._on:
             return None
         try:
@@ -83,7 +83,7 @@ class Refresher:
             return LOOK_S
 
     def _look(self) -> float:
-        """Read keys.json again if it has changed; give the seconds until the next look."""
+        """Read keys.json again if it has changed; return the seconds until the next check."""
         assert self._config.keys_file is not None  # noqa: S101 - the caller has just looked
         found = signature(self._config.keys_file)
         if found == self._seen:
@@ -95,11 +95,13 @@ class Refresher:
         try:
             self._take(reread(self._config))
         except KeyrotError as error:
-            _log.error("pool %s: the keys stay as they were: %s", self._pool.name, error)
+            _log.error(
+                "pool %s: keys.json is not used, the keys stay the same: %s", self._pool.name, error
+            )
         return LOOK_S
 
     def _take(self, config: Config) -> None:
-        """Put other keys in place."""
+        """Use the keys of *config*."""
         locations = self._stores.locate(config)
         self._config = config
         self._pool.configured = tuple(key.candidate for key in config.keys)
@@ -111,7 +113,7 @@ class Refresher:
 
 
 def _run(alive: weakref.ref[Refresher], stirred: threading.Event) -> None:
-    """Take turns as long as the pool is there; hold on to nothing of it meanwhile."""
+    """Tick while the pool exists; hold no reference to it while asleep."""
     while (refresher := alive()) is not None and (pause := refresher.turn()) is not None:
         del refresher
         stirred.wait(min(pause, threading.TIMEOUT_MAX))

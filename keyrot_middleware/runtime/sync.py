@@ -39,11 +39,11 @@ __all__ = [
     "run_stream",
 ]
 
-# Do what a flow asks for. Nothing is decided here ----------------------------------------------
+# Run the commands of a flow -------------------------------------------------------------------
 
 
 class SyncDriver:
-    """The parts of a pool at the service of one call, blocking the thread."""
+    """Runs the commands of one call on the parts of its pool, and blocks the thread."""
 
     __slots__ = (
         "__weakref__",
@@ -74,9 +74,9 @@ class SyncDriver:
         """Serve one call.
 
         Args:
-            pool: Its parts.
+            pool: The pool.
             info: The call.
-            send: Sends the request with a lease's key; gives a Done, a StreamOpened or a Failed.
+            send: Sends the request with the key of a lease; returns Done, StreamOpened or Failed.
             observer: Is notified of every command.
         """
         self._pool = pool
@@ -86,21 +86,21 @@ class SyncDriver:
         self._lease: Lease | None = None
         """What this call holds, until it is settled."""
         self._stream: Any = None
-        """What the send opened; says how much it has used so far."""
+        """The open stream, which counts its usage."""
         self._end = StreamEnd()
         self._abandoned = self._over = self._waited = False
         self._attempts: list[Attempt] = []
         self._usage = NO_USAGE
         self._began = self._sent_at = perf_counter()
         self.driven = True
-        """False once nobody drives the call any more, even where it was interrupted unawares."""
+        """False once no loop runs the call any more, also when an interrupt ended it."""
 
     def is_alive(self) -> bool:
-        """Tell whether what the call holds will be settled; see `state.base.Holder`."""
+        """Return whether the lease of the call will be settled; see `state.base.Holder`."""
         return self.driven and not (self._over or self._abandoned)
 
     def __call__(self, command: Command) -> Any:
-        """Perform *command*, watched; give its reply."""
+        """Run *command* and notify the observer; return its reply."""
         observer = self.observer
         if observer is None:
             return self.handlers[type(command)](self, command)
@@ -114,14 +114,14 @@ class SyncDriver:
         return reply
 
     def relay(self, command: RelayStream) -> Any:
-        """Give the stream that *command* hands to the caller, and keep it for `abandon`."""
+        """Return the stream that *command* passes to the caller; `abandon` reads its usage."""
         self._stream = command.stream
         return command.stream
 
     def abandon(self) -> None:
-        """Settle a call that is closed or dropped; does nothing to one that is over.
+        """Settle a call that is closed or dropped; do nothing if it is over.
 
-        What the garbage collector closes waits for the pool's next call: see collector.py.
+        A call that the garbage collector closes is settled by the next call: see abandoned.py.
         """
         if self._abandoned or self._over:
             return
@@ -135,7 +135,7 @@ class SyncDriver:
             self.settle_abandoned()
 
     def settle_abandoned(self) -> None:
-        """Settle what `abandon` gave up, without a loop to wait in."""
+        """Settle the call in this thread, whether it is a sync or an async one."""
         lease, end = self._lease, self._end
         if lease is not None:
             self._settle_blocking(
@@ -184,7 +184,7 @@ class SyncDriver:
             handle_internal_error("telemetry")
 
     def notify(self, command: Settle | Sleep, reply: object = None) -> None:
-        """Tell who wants to know what more than one call will feel."""
+        """Notify the event listeners of what affects more than this call."""
         notify_listeners(
             self._pool.event_listeners,
             "on_change",
@@ -293,7 +293,7 @@ class SyncDriver:
         self.notify(command)
 
     def _by_clock(self, command: Sleep) -> bool:
-        """Tell whether a wait for a time is only for the clock to end: a test's own."""
+        """Return whether to wait by the clock of the pool, which a test has set."""
         return command.is_front and not isinstance(self._pool.clock, SystemClock)
 
     def _slept(self, command: Sleep, began: float) -> tuple[float, float]:
@@ -328,17 +328,17 @@ class Stream(Protocol):
     """A stream that the SDK opened, whose first chunk is here."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the chunks, the first included."""
+        """Return the chunks, the first included."""
 
     def end(self, error: Exception | None) -> StreamEnd:
-        """Tell what became of it."""
+        """Return its usage, the names in it and why it broke."""
 
     def close(self) -> None:
-        """Close the SDK's own generator."""
+        """Close the generator of the SDK."""
 
 
 def run(flow: Flow, driver: SyncDriver) -> Any:
-    """Carry a unary call through; give the SDK's response."""
+    """Run a unary call to its end; return the response of the SDK."""
     try:
         command = next(flow)
         while True:
@@ -364,7 +364,7 @@ def run(flow: Flow, driver: SyncDriver) -> Any:
 
 
 def run_stream(flow: Flow, driver: SyncDriver) -> Generator[Any, None, None]:
-    """Carry a streamed call through; yield the SDK's chunks as they come."""
+    """Run a streamed call to its end; yield the chunks of the SDK."""
     try:
         command = next(flow)
         while True:
@@ -392,7 +392,7 @@ def run_stream(flow: Flow, driver: SyncDriver) -> Generator[Any, None, None]:
 
 
 def _relay(stream: Stream, observer: CallObserver | None) -> Generator[Any, None, StreamEnd]:
-    """Yield the chunks; the attempt is current only while the SDK works on the next one."""
+    """Yield the chunks; the span of the attempt is current only while the SDK reads the next."""
     chunks = iter(stream)
     try:
         while True:
@@ -403,7 +403,7 @@ def _relay(stream: Stream, observer: CallObserver | None) -> Generator[Any, None
         end = stream.end(failed)
     except BaseException:
         if not in_gc():  # else the collector closes both in turn
-            with suppress(Exception):  # its own complaint must not hide the reason
+            with suppress(Exception):  # an error of it must not hide the reason
                 stream.close()
         raise
     stream.close()

@@ -17,7 +17,7 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 
 def _threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("keyrot-upkeep")]
+    return [t.name for t in threading.enumerate() if t.name.startswith("keyrot-refresher")]
 
 
 def test_one_thread_for_each_pool_and_none_after_it(files: Files) -> None:
@@ -25,7 +25,7 @@ def test_one_thread_for_each_pool_and_none_after_it(files: Files) -> None:
     files.list("A")
     files.put("A")
     files.install()
-    assert _threads() == ["keyrot-upkeep-default"]
+    assert _threads() == ["keyrot-refresher-default"]
     keyrot_middleware.uninstall()
     wait_for(lambda: not _threads())
 

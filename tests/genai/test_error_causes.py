@@ -27,7 +27,7 @@ def test_a_client_that_cannot_be_made_without_a_key_says_that_install_found_none
     with pytest.raises(ValueError, match="API key") as raised:
         genai.Client()
     (note,) = raised.value.__notes__
-    assert note.startswith("keyrot: install() has found no Gemini API key: set GEMINI_API_KEYS")
+    assert note.startswith("keyrot: install() found no Gemini API key: set GEMINI_API_KEYS")
     keyrot_middleware.uninstall()
     with pytest.raises(ValueError, match="API key") as raised:
         genai.Client()

@@ -131,8 +131,8 @@ def test_keys_join_and_leave_and_limits_change_without_a_restart(
     assert installed.selector.keys["B"].limits.rpm == 7
     assert first + "".join(chunk.text for chunk in stream) == "ok from A"
     assert ask("sync", client) == "ok from C"
-    wait_for(lambda: "keys that leave: A" in caplog.text)
-    assert "keys that join: C" in caplog.text
+    wait_for(lambda: "keys removed: A" in caplog.text)
+    assert "keys added: C" in caplog.text
     assert set(keyrot_middleware.status()["keys"]) == {"B", "C"}
     files.list("A", "C")
     wait_for(lambda: roster() == ["A", "C"])
@@ -154,7 +154,7 @@ def test_the_last_key_that_is_taken_out_is_sent_no_more(
     with pytest.raises(errors.ClientError, match="has no Gemini API key"):
         ask("sync", client)
     assert gemini.count() == 1
-    wait_for(lambda: "pool default: no key is left in it; calls go out" in caplog.text)
+    wait_for(lambda: "pool default: it has no key; calls go out" in caplog.text)
     files.put("B")
     files.list("B")
     wait_for(lambda: roster() == ["B"])
@@ -188,9 +188,9 @@ def test_a_key_that_is_switched_off_is_not_said_to_serve(
     wait_for(lambda: value_of("A") == gemini.key("B").value)
     files.list({"key_id": "A", "active": False})
     wait_for(lambda: value_of("A") == gemini.key("A").value)
-    assert "keys that leave: A" in caplog.text
+    assert "keys removed: A" in caplog.text
     assert "is available again" not in caplog.text
-    assert "keys that join" not in caplog.text
+    assert "keys added" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ['[{"key_id": "A", "rpm": -1}]', "[{", None])
@@ -212,7 +212,9 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_said_once(
     wait_for(lambda: roster() == ["B"])
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(told) == 1
-    assert told[0].startswith(f"pool default: the keys stay as they were: {files.keys_file}")
+    assert told[0].startswith(
+        f"pool default: keys.json is not used, the keys stay the same: {files.keys_file}"
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)

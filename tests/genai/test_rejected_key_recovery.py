@@ -124,7 +124,7 @@ def test_reset_names_the_keys_that_there_are(pool: Any) -> None:
     with pytest.raises(KeyError, match="no key 'C' in pool 'default'; there are: A, B"):
         keyrot_middleware.reset("C")
     keyrot_middleware.uninstall()
-    with pytest.raises(keyrot_middleware.KeyrotError, match="no pool is in place"):
+    with pytest.raises(keyrot_middleware.KeyrotError, match="no pool is installed"):
         keyrot_middleware.reset("A")
 
 

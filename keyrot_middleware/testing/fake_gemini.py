@@ -25,10 +25,10 @@ class FakeGemini:
     another kind of window) and Pacific days, and fails on demand in every observed way. All methods
     may be called from any thread, before and while it runs.
 
-    Example:
-        with FakeGemini() as gemini:
-            key = gemini.add_key("free-1", tier="free", rpm=5)
-            client = genai.Client(api_key=key.value, http_options=gemini.http_options)
+    Examples:
+        >>> with FakeGemini() as gemini:
+        ...     key = gemini.add_key("free-1", tier="free", rpm=5)
+        ...     client = genai.Client(api_key=key.value, http_options=gemini.http_options)
 
     Args:
         clock: The time of quota windows; None: the system clock. Delays are always real.
@@ -265,8 +265,8 @@ class FakeGemini:
     def count(self, label: str | None = None, **equal: object) -> int:
         """Return how many requests came in all, or with a key, and with these field values.
 
-        Example:
-            gemini.count(status=429), gemini.count("free-1", verb="countTokens")
+        Examples:
+            >>> gemini.count(status=429), gemini.count("free-1", verb="countTokens")
 
         Raises:
             AttributeError: If `LoggedRequest` has no such field.

@@ -13,6 +13,7 @@ from support.cassette_scenarios import SCENARIOS, Scenario, values_for
 import keyrot_middleware
 from keyrot_middleware.config import ENV_NAMES
 from keyrot_middleware.guard import raise_internal_errors
+from keyrot_middleware.settings import ALIASES
 from keyrot_middleware.testing import FakeClock
 from keyrot_middleware.testing.cassettes import recorder
 
@@ -23,7 +24,7 @@ Replay = Callable[[str], AbstractContextManager[tuple[Scenario, Any]]]
 
 @pytest.fixture(autouse=True)
 def _nothing_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ENV_NAMES.values():
+    for name in (*ENV_NAMES.values(), *ALIASES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     with raise_internal_errors():

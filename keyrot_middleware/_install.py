@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NotRequired, TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack, cast
 
 from .config import Config, load
 from .core.text import check_key_format
@@ -26,6 +26,7 @@ from .genai.wrappers import Binding, bypassed
 from .guard import handle_internal_error
 from .runtime.current import current_pool, set_current_pool
 from .runtime.health import HealthStatus, health, levels
+from .runtime.notebook import NotebookDict
 from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
 from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_secret_cache
@@ -230,7 +231,11 @@ class PoolStatus(TypedDict):
 
 
 def status() -> PoolStatus:
-    """Return whether a pool is installed, and the health of its keys."""
+    """Return whether a pool is installed, and the health of its keys; a notebook shows a table."""
+    return cast(PoolStatus, NotebookDict(_pool_status()))
+
+
+def _pool_status() -> PoolStatus:
     binding = _binding
     if binding is None:
         return {"installed": False, "keys": {}}

@@ -1,0 +1,63 @@
+"""How `status()` looks in a notebook: a table instead of a dict's repr."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from ..core.text import one_line
+
+__all__ = ["NotebookDict"]
+
+COLUMNS = ("key", "state", "used", "available at")
+COLORS = {"available": "#1a7f37", "limited": "#9a6700", "cooling_down": "#9a6700"}
+"""Of a state; the others are red, and `disabled` has no color."""
+LIMIT_OF = {"requests_minute": "rpm", "tokens_minute": "tpm", "requests_day": "rpd"}
+"""Which limit each count has."""
+
+
+class NotebookDict(dict[str, Any]):
+    """What `status()` returns: a dict that Jupyter shows as a table."""
+
+    def _repr_html_(self) -> str:
+        if not self.get("installed"):
+            return "<p>keyrot: no pool is installed.</p>"
+        keys: Mapping[str, Any] = self["keys"]
+        available = sum(key["available"] for key in keys.values())
+        degraded = "; the shared state is out of reach" if self.get("degraded") else ""
+        title = f"Pool {self.get('pool')}: {available} of {len(keys)} keys available{degraded}"
+        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+        rows = "".join(_row(key_id, key) for key_id, key in keys.items())
+        return (
+            f"<table><caption>{_text(title)}</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def _row(key_id: str, key: Mapping[str, Any]) -> str:
+    state = key["state"]
+    color = COLORS.get(state, "inherit" if state == "disabled" else "#cf222e")
+    used = "<br>".join(_text(_used(model, key)) for model in key["used"]) or "-"
+    at = "now" if key["available"] else key["available_at"] or "-"
+    cells = (
+        _text(key_id),
+        f'<span style="color:{color}">{_text(state)}</span>',
+        used,
+        _text(at),
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _used(model: str, key: Mapping[str, Any]) -> str:
+    used, limits = key["used"][model], key["limits"]
+    counts = []
+    for field, name in LIMIT_OF.items():
+        limit = used["learned"].get(name, limits.get(name))
+        counts.append(f"{used[field]:,}{f'/{limit:,}' if limit is not None else ''} {name}")
+    return f"{model or 'any model'}: {', '.join(counts)}"
+
+
+def _text(value: object) -> str:
+    """Escape for HTML what may come from a program's users or from a server."""
+    return escape(one_line(str(value)))

@@ -1,0 +1,93 @@
+"""What `status()` returns, as a notebook shows it."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import keyrot_middleware
+from keyrot_middleware.runtime.notebook import NotebookDict
+
+HOSTILE = "<script>alert(1)</script>\n\x1b[31m"
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def parsed(html: str) -> _Tags:
+    tags = _Tags()
+    tags.feed(html)
+    return tags
+
+
+def key(**values: Any) -> dict[str, Any]:
+    usage = {"requests_minute": 3, "tokens_minute": 1200, "requests_day": 7, "learned": {"rpm": 5}}
+    return {
+        "state": "available",
+        "available": True,
+        "available_at": None,
+        "limits": {"rpm": 9, "tpm": None, "rpd": 20},
+        "used": {"gemini-2.5-flash": usage},
+        **values,
+    }
+
+
+def test_it_is_the_dict_that_it_was(pool: Any) -> None:
+    """The value is a dict: equal, printable, and JSON as before."""
+    assert keyrot_middleware.status() == {"installed": False, "keys": {}}
+    pool("A")
+    status = keyrot_middleware.status()
+    assert isinstance(status, dict)
+    assert repr(status) == repr(dict(status))
+    assert json.loads(json.dumps(status)) == status
+
+
+def test_a_notebook_shows_a_row_for_each_key(pool: Any) -> None:
+    """The table has each key with its state."""
+    pool("A", "B")
+    html = keyrot_middleware.status()._repr_html_()  # type: ignore[attr-defined]
+    text = " ".join(parsed(html).text)
+    assert "2 of 2 keys available" in text
+    assert {"A", "B", "available", "now"} <= set(text.split())
+
+
+def test_used_of_limit_and_the_time_are_shown() -> None:
+    """A learned limit beats a configured one, and a limit that nobody knows is left out."""
+    limited = key(state="limited", available=False, available_at="2026-11-26T12:31:00Z")
+    html = NotebookDict(installed=True, pool="p", keys={"A": limited})._repr_html_()
+    assert "gemini-2.5-flash: 3/5 rpm, 1,200 tpm, 7/20 rpd" in html
+    assert "2026-11-26T12:31:00Z" in html
+    assert "0 of 1 keys available" in html
+
+
+def test_names_are_escaped() -> None:
+    """Names of keys, models, pools and states add no tag and no control character."""
+    used = {HOSTILE: key()["used"]["gemini-2.5-flash"]}
+    keys = {HOSTILE: key(used=used, state=HOSTILE)}
+    html = NotebookDict(installed=True, pool=HOSTILE, keys=keys)._repr_html_()
+    assert parsed(html).tags == {"table", "caption", "thead", "tbody", "tr", "th", "td", "span"}
+    assert "\x1b" not in html
+
+
+def test_without_a_pool_it_is_a_sentence() -> None:
+    """Before install() there is no table."""
+    assert NotebookDict(installed=False, keys={})._repr_html_() == (
+        "<p>keyrot: no pool is installed.</p>"
+    )
+
+
+def test_a_state_that_is_out_of_reach_is_said() -> None:
+    """The caption says that this process counts for itself."""
+    html = NotebookDict(installed=True, pool="p", degraded=True, keys={})._repr_html_()
+    assert "the shared state is out of reach" in html

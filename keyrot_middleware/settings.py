@@ -357,6 +357,9 @@ class Settings(Switch):
     call_spans: bool = Field(
         default=True, validation_alias="KEYROT_CALL_SPANS", description="true or false"
     )
+    progress: bool = Field(
+        default=True, validation_alias="KEYROT_PROGRESS", description="true or false"
+    )
 
 
 class SettingArguments(TypedDict, total=False):
@@ -393,7 +396,7 @@ STORE_VARIABLES = (
     *("KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"),
 )
 """Variables of ours that no setting has: stores read them by themselves (secrets/)."""
-ARGUMENTS = tuple(name for name in ENV_NAMES if name != "redis_url")
+ARGUMENTS = tuple(name for name in ENV_NAMES if name not in ("redis_url", "progress"))
 """The settings that may also be arguments of install()."""
 SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_url"})
 """Settings that no message shows."""

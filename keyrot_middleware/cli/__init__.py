@@ -1,4 +1,4 @@
-"""The command `keyrot`: run, check, status, reset, demo.
+"""The command `keyrot`: run, check, status, reset, demo, init, fake.
 
 `keyrot run` needs nothing beyond the library, so that a program in production can be started
 with it. The other commands draw tables, and need the extra `cli` (typer and rich).
@@ -47,7 +47,7 @@ def _without_extra(given: list[str], error: MissingExtraError) -> int:
     if given in ([], ["--help"], ["-h"]):
         from .run import USAGE  # noqa: PLC0415 - each command loads what it needs
 
-        print(f"{USAGE}\nThe other commands: check, status, reset, demo.\n{error}")
+        print(f"{USAGE}\nThe other commands: check, status, reset, demo, init, fake.\n{error}")
         return 0
     print(f"keyrot: {error}", file=sys.stderr)
     return 2

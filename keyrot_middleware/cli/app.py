@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .completion import key_ids
 from .run import USAGE
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="A pool of Gemini API keys under the google-genai client you already have.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -79,7 +79,9 @@ def _explain(
 
 @app.command("reset")
 def _reset(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as in keys.json.")],
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
+    ],
 ) -> None:
     """Make a rejected or cooling key available again, while services run."""
     from .reset import reset  # noqa: PLC0415 - each command loads what it needs
@@ -102,3 +104,35 @@ def _demo(
     from .demo import demo  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(demo(live=live))
+
+
+@app.command("init")
+def _init(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask nothing; take the keys of GEMINI_API_KEYS.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace keys.json, and lines of these keys in .env.")
+    ] = False,
+) -> None:
+    """Write a first keys.json and .env, from a few questions or from GEMINI_API_KEYS."""
+    from .init import init  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(init(yes=yes, force=force))
+
+
+@app.command("fake")
+def _fake(
+    port: Annotated[
+        int, typer.Option(help="Port of 127.0.0.1; 0: any free one.", min=0, max=65535)
+    ] = 8787,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID[=RPM]", help="A key and its limit; may be repeated."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
+) -> None:
+    """Run a fake Gemini API on this machine, to try a program without a real key."""
+    from .fake import fake  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(fake(port, key or (), quiet=quiet))

@@ -52,13 +52,17 @@ class FakeGemini:
         self._service = Service(clock or SystemClock(), self._log, lambda: self.url, window)
         self._server = LoopbackServer(self._service.handle)
 
-    def start(self) -> Self:
+    def start(self, port: int = 0) -> Self:
         """Open the port.
 
+        Args:
+            port: Of 127.0.0.1; 0: any free one.
+
         Raises:
+            OSError: If the port is in use.
             RuntimeError: If it is open already.
         """
-        self._server.start()
+        self._server.start(port)
         return self
 
     def stop(self) -> None:

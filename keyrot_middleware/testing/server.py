@@ -255,15 +255,19 @@ class LoopbackServer:
         self._stop: Callable[[], object] = lambda: None
         self.port = 0
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
         """Open a port; it accepts requests when this returns.
 
+        Args:
+            port: 0: any free one.
+
         Raises:
+            OSError: The port is in use.
             RuntimeError: If it is running.
         """
         if self._thread is not None:
             raise RuntimeError("the server is already running")
-        listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        listener = socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)
         self.port = listener.getsockname()[1]
         ready = threading.Event()
         self._thread = threading.Thread(

@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wrapt import register_post_import_hook
+
+if TYPE_CHECKING:
+    from ..progress import WaitProgress
 
 __all__ = ["LEVEL_VARIABLE", "environment", "start"]
 
@@ -64,8 +67,21 @@ def _install_untraced() -> None:
     from ...config import load  # noqa: PLC0415
     from ...telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415
 
-    exports = (DeferredOtlpExport(),) if load().settings.tracing == "otlp" else ()
+    settings = load().settings
+    exports = (DeferredOtlpExport(),) if settings.tracing == "otlp" else ()
     install(tracing="off")
     pool = current_pool()
     if pool is not None:
-        pool.observers = (*exports, *pool.observers)
+        pool.observers = (*exports, *pool.observers, *(_progress() if settings.progress else ()))
+
+
+def _progress() -> tuple[WaitProgress, ...]:
+    """Return what shows waits, on a terminal that the log does not write to."""
+    if os.environ.get(LEVEL_VARIABLE):
+        return ()
+    try:
+        from ..progress import wait_progress  # noqa: PLC0415
+    except ImportError:  # rich is not installed
+        return ()
+    progress = wait_progress()
+    return () if progress is None else (progress,)

@@ -1,0 +1,130 @@
+"""`keyrot fake`: the fake Gemini API of keyrot_middleware.testing, run from a shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..core.text import display, one_line
+from ..telemetry.log_text import format_time
+from ..testing import FakeGemini, LoggedRequest
+from ..testing.keys import Tier
+
+__all__ = ["fake"]
+
+DEFAULT_KEYS = ("key_1=5", "key_2=5", "key_3")
+
+_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=([1-9][0-9]{0,8}))?")
+_PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+_KEPT = 1_000
+"""Requests that are kept to be printed; the rest of a burst is counted."""
+
+
+class _Key(NamedTuple):
+    key_id: str
+    rpm: int | None
+
+
+def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
+    """Serve until Ctrl-C, and print a line for each request.
+
+    Args:
+        port: Of 127.0.0.1; 0: any free one.
+        keys: `ID` or `ID=RPM`; none: three keys, two of them with 5 requests a minute.
+        quiet: Print no requests.
+
+    Returns:
+        0; 1 where the port cannot be used; 2 for a key that is not `ID` or `ID=RPM`.
+    """
+    parsed, problem = _parse(list(keys) or DEFAULT_KEYS)
+    if problem:
+        print(f"keyrot fake: {problem}", file=sys.stderr)
+        return 2
+    gemini = FakeGemini(keep_log=_KEPT)
+    for key in parsed:
+        tier: Tier = "paid" if key.rpm is None else "free"
+        gemini.add_key(key.key_id, tier=tier, rpm=key.rpm, value=f"FAKE-{key.key_id}")
+    try:
+        gemini.start(port)
+    except OSError as error:
+        print(f"keyrot fake: {_port_problem(port, error)}", file=sys.stderr)
+        return 1
+    try:
+        _print_start(gemini, parsed)
+        _serve(gemini, quiet=quiet)
+    except KeyboardInterrupt:
+        print(flush=True)
+    finally:
+        gemini.stop()
+    return 0
+
+
+def _parse(keys: Iterable[str]) -> tuple[list[_Key], str | None]:
+    """Return the keys, and what is wrong with the first that is wrong."""
+    parsed: list[_Key] = []
+    for text in keys:
+        match = _KEY.fullmatch(text)
+        if match is None:
+            allowed = "ID or ID=RPM, such as free_1 or free_1=5 (letters, digits and _)"
+            return parsed, f"--key: found {display(text)}; allowed: {allowed}"
+        key = _Key(match[1], int(match[2]) if match[2] else None)
+        if key.key_id in (one.key_id for one in parsed):
+            return parsed, f"--key: {key.key_id} was given twice; give each key an id of its own"
+        parsed.append(key)
+    return parsed, None
+
+
+def _port_problem(port: int, error: OSError) -> str:
+    reason = os.strerror(error.errno or 0).lower()  # strerror of the error has the address, too
+    return (
+        f"port {port} of 127.0.0.1 cannot be used: {reason}; "
+        "choose another with --port, or --port 0 for any that is free"
+    )
+
+
+def _print_start(gemini: FakeGemini, keys: list[_Key]) -> None:
+    print(
+        f"Fake Gemini API on {gemini.url}. It needs no real key and no network. Ctrl-C ends it.\n"
+    )
+    width = max(len(key.key_id) for key in keys)
+    for key in keys:
+        limit = "no limit" if key.rpm is None else f"limit of {key.rpm} a minute, then a 429"
+        print(f"  {key.key_id:{width}}  {limit}")
+    print("\nIn the terminal of your program:\n")
+    print(f"export GOOGLE_GEMINI_BASE_URL={gemini.url}")
+    print(f"export KEYROT_ALLOWED_HOSTS={gemini.host}")
+    print(f"export GEMINI_API_KEYS={','.join(gemini.key(key.key_id).value for key in keys)}")
+    if any(os.environ.get(name) for name in _PROXIES):
+        print("export NO_PROXY=127.0.0.1")
+    print("keyrot run app.py\n")
+    if [key.key_id for key in keys] != [f"key_{number}" for number in range(1, len(keys) + 1)]:
+        print("In your pool they are called key_1, key_2, … in this order.\n")
+    sys.stdout.flush()
+
+
+def _serve(gemini: FakeGemini, *, quiet: bool) -> None:
+    while quiet:
+        time.sleep(3600)
+    printed = 0
+    while True:
+        if not gemini.wait_for(printed + 1, timeout=0.5):
+            continue
+        total, log = gemini.count(), gemini.log
+        new = min(total - printed, len(log))
+        if total - printed > new:
+            print(f"… {total - printed - new} more requests")
+        for request in log[len(log) - new :]:
+            print(_line(request))
+        sys.stdout.flush()
+        printed = total
+
+
+def _line(request: LoggedRequest) -> str:
+    key, model = request.key or "unknown key", request.model or request.path
+    status = "no response" if request.status == 0 else str(request.status)
+    reply = "" if request.reply == "OK" else f" {request.reply}"
+    return one_line(f"{format_time(request.at)}  {key}  {model} {request.verb}  {status}{reply}")

@@ -1,0 +1,110 @@
+"""`keyrot fake`, and what the shell completes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli.conftest import Keyrot
+
+ASKS = """
+from google import genai
+client = genai.Client()
+print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").text)
+"""
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a process that is still there."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to one process")
+def test_a_program_uses_the_printed_lines(python: Keyrot, here: Path) -> None:
+    """The printed variables lead a program to it; each request is a line; Ctrl-C ends it."""
+    command = [sys.executable, "-u", "-m", "keyrot_middleware", "fake", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served, _ended(served):
+        assert served.stdout is not None
+        lines = []
+        for line in served.stdout:
+            lines.append(line.rstrip())
+            if line.startswith("keyrot run"):
+                break
+        exports = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
+        env = dict(line.split("=", 1) for line in exports)
+        assert env["GEMINI_API_KEYS"] == "FAKE-key_1,FAKE-key_2,FAKE-key_3"
+        Path("app.py").write_text(ASKS)
+        ran = python("-m", "keyrot_middleware", "run", "app.py", **env)
+        assert ran.stdout.startswith("ok from key_"), ran.stderr
+        served.send_signal(signal.SIGINT)
+        rest = served.stdout.read()
+        served.wait(30)
+    assert served.returncode == 0
+    assert "gemini-2.5-flash generateContent  200" in rest
+    assert "Traceback" not in rest
+    assert "  key_1  limit of 5 a minute, then a 429" in lines
+
+
+def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:
+    """It names the port and the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = keyrot("fake", "--port", str(port))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == (
+        f"keyrot fake: port {port} of 127.0.0.1 cannot be used: address already in use; "
+        "choose another with --port, or --port 0 for any that is free\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("a=x",), 'found "a=x"; allowed: ID or ID=RPM'),
+        (("a=0",), 'found "a=0"; allowed'),
+        (("a b",), 'found "a b"; allowed'),
+        (("a", "a=2"), "a was given twice"),
+    ],
+)
+def test_wrong_keys_are_said(
+    keys: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that is not `ID` or `ID=RPM` is an error that says what is allowed."""
+    from keyrot_middleware.cli.fake import fake
+
+    assert fake(0, keys, quiet=True) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_reset_completes_key_ids(keyrot: Keyrot) -> None:
+    """The shell is given the ids that begin so; wrong settings complete nothing, silently."""
+    asks = {"_KEYROT_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    keys = {"GEMINI_API_KEYS": "FAKE-1,FAKE-2", "KEYROT_MISSPELT": "1"}
+    ran = keyrot(COMP_WORDS="keyrot reset key", **asks, **keys)
+    assert (ran.stdout.split(), ran.stderr) == (["key_1", "key_2"], "")
+    ran = keyrot(COMP_WORDS="keyrot reset key_2", **asks, **keys)
+    assert ran.stdout.split() == ["key_2"]
+    Path("keys.json").write_text("no JSON")
+    ran = keyrot(COMP_WORDS="keyrot reset key", **asks, **keys)
+    assert (ran.stdout.strip(), ran.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_installed(keyrot: Keyrot, shell: str, here: Path) -> None:
+    """`keyrot --install-completion SHELL` writes a script that calls keyrot back."""
+    ran = keyrot("--install-completion", shell, HOME=str(here))
+    assert ran.returncode == 0, ran.stderr
+    texts = [path.read_text() for path in here.rglob("*") if path.is_file()]
+    assert any("_KEYROT_COMPLETE=complete_" in text for text in texts), os.listdir(here)

@@ -22,7 +22,7 @@ __all__ = ["status"]
 
 EVERY_S = 2.0
 """Between two looks of `--watch`."""
-PAGE = 1_000
+PAGE = 500
 """Keys in one answer of a source."""
 
 _STYLES = {

@@ -42,7 +42,7 @@ __all__ = ["PoolReport", "StatusSource", "source_of"]
 
 FRESH_S = 1.0
 """How long one look at all keys serves all who ask: a page of ten thousand keys asks every 2 s."""
-LIMIT_MAX = 1_000
+LIMIT_MAX = 500
 """Keys in one answer."""
 DISABLED_S = 30 * DAY_S
 """How long a key stays off that was switched off by hand, unless it is enabled before."""

@@ -66,27 +66,38 @@ class StatusSocket:
 
 
 def _bind(path: str) -> socket.socket:
-    """Make a socket for this user alone, in place of one that nobody serves any more."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(Path(path).lstat().st_mode):
-            raise ConfigError(f"KEYROT_STATUS_SOCKET: {path} exists and is no socket")
-        if _is_served(path):
-            raise ConfigError(
-                f"KEYROT_STATUS_SOCKET: another process serves {path}; give each process its own"
-            )
-        Path(path).unlink()
+    """Make a socket for this user alone, in place of one that no process serves any more."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
+        _clear(path)
         made.bind(path)
     except OSError as error:
         made.close()
         raise ConfigError(
             f"KEYROT_STATUS_SOCKET: no socket can be made at {path}: {error.strerror or error}"
         ) from None
+    except ConfigError:
+        made.close()
+        raise
     finally:
         os.umask(before)
     return made
+
+
+def _clear(path: str) -> None:
+    """Remove a socket that no process serves."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"KEYROT_STATUS_SOCKET: {path} exists and is no socket")
+    if _is_served(path):
+        raise ConfigError(
+            f"KEYROT_STATUS_SOCKET: another process serves {path}; give each process its own"
+        )
+    Path(path).unlink()
 
 
 def _is_served(path: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Unpack
 
 from ._install import current_pool, open_pool
 from .config import load
+from .core.activity import Attempt, CallOutcome, CallRecord
 from .core.commands import Failed, Settle
 from .core.failures import REJECTIONS, FailureFacts, classify
 from .core.model import Block, CallInfo, Lease, LeaseOutcome, Outcome, Usage
@@ -32,6 +33,7 @@ from .genai.pool_exhausted import exhausted
 from .key_lease import KeyLease, LeasedKey, Report, check_count, input_tokens
 from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
+from .runtime.report import source_of
 from .settings import SettingArguments, hide_keys
 from .state.base import Holder
 from .state.threads import StateThreads
@@ -228,6 +230,23 @@ class KeyManager:
         """Report how each key is, by its id."""
         return health(self._pool)
 
+    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+        """Return which key a call would get now; nothing is sent, and nothing reserved.
+
+        Args:
+            model: As in a call.
+            tokens: Input tokens of the call.
+
+        Returns:
+            `key_id`, or None where no key is available; `sentence`, the same for people; and
+            `keys`, a dict for each key with `key_id, project, position, available, reason,
+            sentence, available_at`. Keys of one position are tried together, lower ones first.
+
+        Raises:
+            KeyrotError: The tokens are negative.
+        """
+        return source_of(self._pool).explain(model, tokens)
+
     def _acquire(
         self, info: CallInfo, exclude: Collection[str], now: float, holder: Holder | None
     ) -> Lease | dict[str, Block]:
@@ -282,8 +301,26 @@ class KeyManager:
         return Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record), info
 
     def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
-        self._pool.record_refusal(Settle(lease, outcome, (), failure.error if failure else None))
-        return self._pool.state.settle(lease, outcome)
+        pool, verdict = self._pool, outcome.verdict
+        pool.record_refusal(Settle(lease, outcome, (), failure.error if failure else None))
+        until = pool.state.settle(lease, outcome)
+        now = pool.clock.time()
+        seconds = now - lease.at if lease.at else 0.0
+        failure_class = verdict.failure if verdict is not None else None
+        code = verdict.code if verdict is not None else None
+        attempt = Attempt(lease.key_id, failure_class, code, seconds)
+        ended = _OUTCOMES[outcome.kind]
+        call = CallRecord(now, lease.bucket, seconds, ended, (attempt,), outcome.usage)
+        pool.activity.add(call)
+        return until
+
+
+_OUTCOMES: Mapping[LeaseOutcome, CallOutcome] = {
+    LeaseOutcome.SUCCESS: "ok",
+    LeaseOutcome.FAILURE: "failed",
+    LeaseOutcome.UNSENT: "failed",
+    LeaseOutcome.ABANDONED: "abandoned",
+}
 
 
 def _all_rejected(blocks: Mapping[str, Block]) -> bool:

@@ -1,0 +1,36 @@
+"""`KeyManager.explain()`, and what is recorded of keys that are chosen by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyrot_middleware import KeyManager, KeyrotError
+from keyrot_middleware.runtime.report import source_of
+
+MODEL = "gemini-2.5-flash"
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_explain_names_the_key_that_select_key_then_gives() -> None:
+    """And says why each other key is not used; negative tokens are refused."""
+    manager = KeyManager(keys=["FAKE-key-one", "FAKE-key-two"], strategy="fill")
+    assert manager.explain(MODEL)["key_id"] == manager.select_key(MODEL).key_id == "key_1"
+    manager.report_error("key_1", TimeoutError())
+    found = manager.explain(MODEL, 5)
+    assert [key["available"] for key in found["keys"]] == [True, True]
+    with pytest.raises(KeyrotError, match="whole numbers"):
+        manager.explain(MODEL, -1)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_requests_with_keys_chosen_by_hand_are_part_of_the_history() -> None:
+    """A success and a failure: two requests, one failure, the tokens of the day."""
+    manager = KeyManager(keys=["FAKE-key-one"])
+    key = manager.select_key(MODEL, 10)
+    manager.report_success(key.key_id, tokens_used=8)
+    manager.report_error(manager.select_key(MODEL).key_id, ConnectionError())
+    source = source_of(manager._pool)
+    summary = source.status()["summary"]
+    assert summary["last_hour"] == {"requests": 2, "failures": 1, "waits": 0}
+    assert summary["today"]["input_tokens"] == 8
+    assert {call["outcome"] for call in source.attempts()["calls"]} == {"ok", "failed"}

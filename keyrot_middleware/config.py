@@ -78,7 +78,7 @@ class Config:
     """Values that stood in a setting instead of a secret store, per key id."""
     last_resort: str | None = None
     """The id of the single key: the home key, and last in the pool. Values are only known after
-    resolving, so the ring leaves it out where its value is that of another key of the pool."""
+    resolving, so the secret cache skips it if its value is that of another key of the pool."""
     env_file: Path = Path(".env")
     """The `.env` that was read if it is there; absolute when it comes from `load()`."""
     keys_file: Path | None = None

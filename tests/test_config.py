@@ -150,8 +150,8 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load()
     assert [key.key_id for key in config.keys] == ["key_1", "key_2", "key_3"]
     assert config.warnings == ("GEMINI_API_KEYS: entry 4 repeats entry 1 and was skipped",)
-    ring = open_secret_cache(config)
-    assert [ring.value(key_id) for key_id in ring.resolved] == [A, B, C]
+    cache = open_secret_cache(config)
+    assert [cache.value(key_id) for key_id in cache.resolved] == [A, B, C]
 
 
 def test_both_kinds_of_keys_join(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

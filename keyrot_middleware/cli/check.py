@@ -53,11 +53,11 @@ def check(*, live: bool, model: str | None, as_json: bool) -> int:
 def _asked(found: CheckReport, allowed_hosts: tuple[str, ...], model: str | None) -> CheckReport:
     """Add what one request with each key came to; keys go to allowed hosts only."""
     origin = origin_from_url(base_url())
-    if found.ring is None or origin not in origins(allowed_hosts):
+    if found.secrets is None or origin not in origins(allowed_hosts):
         text = f"--live sent nothing: {origin or 'no host'} is not among KEYROT_ALLOWED_HOSTS"
         return replace(found, problems=(*found.problems, text))
     asked = {key.spec.key_id: model or key.spec.model for key in found.keys if key.resolved}
-    answers = check_keys(found.ring, asked)
+    answers = check_keys(found.secrets, asked)
     keys = tuple(replace(key, answer=answers.get(key.spec.key_id)) for key in found.keys)
     return replace(found, keys=keys)
 

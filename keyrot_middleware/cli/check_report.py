@@ -113,7 +113,7 @@ class CheckReport:
     problems: tuple[str, ...] = ()
     """What is wrong beyond single keys."""
     state: StateReport | None = None
-    ring: SecretCache | None = field(default=None, repr=False)
+    secrets: SecretCache | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -128,23 +128,23 @@ def build_report(config: Config) -> CheckReport:
     """Look every key up, as install() would, and put together what there is to tell."""
     if not config.settings.enabled:
         return CheckReport(enabled=False)
-    ring = open_secret_cache(config)
-    state = _state(config, ring)
+    secrets = open_secret_cache(config)
+    state = _state(config, secrets)
     return CheckReport(
         enabled=True,
         state=state,
         problems=tuple(filter(None, (state.problem, _tracing(config)))),
         settings=tuple(_settings(config)),
         keys=tuple(
-            replace(_key(key, config, ring), shared=state.keys.get(key.key_id, AVAILABLE))
+            replace(_key(key, config, secrets), shared=state.keys.get(key.key_id, AVAILABLE))
             for key in config.keys
         ),
-        warnings=(*config.warnings, *doubts(ring), *_elsewhere(config)),
-        ring=ring,
+        warnings=(*config.warnings, *doubts(secrets), *_elsewhere(config)),
+        secrets=secrets,
     )
 
 
-def _state(config: Config, ring: SecretCache) -> StateReport:
+def _state(config: Config, secrets: SecretCache) -> StateReport:
     """Find out whether a shared state can be used, as services do when they start, and its keys."""
     url = mask_url(config.state_url)
     try:
@@ -153,7 +153,9 @@ def _state(config: Config, ring: SecretCache) -> StateReport:
             return StateReport(url, shared=False)
         try:
             shared.check()
-            found = views(shared, resolved_candidates((key.candidate for key in config.keys), ring))
+            found = views(
+                shared, resolved_candidates((key.candidate for key in config.keys), secrets)
+            )
         finally:
             shared.close()
     except KeyrotError as error:
@@ -221,24 +223,24 @@ def _plain(name: str, value: Any) -> bool | float | str | list[str] | None:
     return None if text == NOTHING else text
 
 
-def _key(key: KeySpec, config: Config, ring: SecretCache) -> KeyReport:
-    store, place = _where(key, config, ring)
-    has_value = key.key_id in ring.resolved
+def _key(key: KeySpec, config: Config, secrets: SecretCache) -> KeyReport:
+    store, place = _where(key, config, secrets)
+    has_value = key.key_id in secrets.resolved
     return KeyReport(
         spec=key,
         store=store,
         place=place,
-        problem=ring.unresolved.get(key.key_id),
-        same_as=ring.duplicates.get(key.key_id),
-        fingerprint=Secret(ring.value(key.key_id)).fingerprint if has_value else None,
+        problem=secrets.unresolved.get(key.key_id),
+        same_as=secrets.duplicates.get(key.key_id),
+        fingerprint=Secret(secrets.value(key.key_id)).fingerprint if has_value else None,
     )
 
 
-def _where(key: KeySpec, config: Config, ring: SecretCache) -> tuple[str, str]:
+def _where(key: KeySpec, config: Config, secrets: SecretCache) -> tuple[str, str]:
     """Tell a key's store, and where in it the key is kept."""
     if key.key_id in config.inline:
         return "setting", f"GEMINI_API_KEYS ({key.key_id})"
-    store = ring.locations[key.key_id].store
+    store = secrets.locations[key.key_id].store
     tell = getattr(store, "place", None)
     default = tell(key.key_id) if tell is not None and not key.secret else None
     return store.scheme, key.secret or default or f"{store.scheme}:// (its default place)"

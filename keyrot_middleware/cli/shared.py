@@ -112,11 +112,11 @@ def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> fr
     fresh = [key for key in config.keys if key.active and known[key.key_id].last_used is None]
     if not fresh:
         return frozenset()
-    ring = open_secret_cache(replace(config, keys=tuple(fresh)))
+    secrets = open_secret_cache(replace(config, keys=tuple(fresh)))
     try:
-        return frozenset(ring.unresolved)
+        return frozenset(secrets.unresolved)
     finally:
-        ring.close()
+        secrets.close()
 
 
 def shared_views(

@@ -352,7 +352,7 @@ class VaultStore:
                 return reply
             # A policy may forbid just this look-up, so the token is tried anyway.
             why = "wrong, expired, revoked, or without the policy default"
-            return replace(token, name=f"the token in {source} ({why}: Vault tells nothing of it)")
+            return replace(token, name=f"the token in {source} ({why}: Vault does not describe it)")
         data = reply.get("data") or {}
         named = replace(token, name=f"the token in {source} (accessor {data.get('accessor')})")
         return named.with_lifetime(asked_at, data, "ttl")

@@ -57,10 +57,10 @@ def test_a_store_plugs_in_by_entry_point(
     (here / "keys.json").write_text(
         '[{"key_id": "a"}, {"key_id": "b", "secret": "safe://box"}, {"key_id": "missing"}]'
     )
-    ring = open_secret_cache(load(secret_store="safe"))
-    assert ring.value("a") == "FAKE-a-of-default"
-    assert ring.value("b") == "FAKE-b-of-safe://box"
-    assert ring.unresolved["missing"] == "key missing: not in the safe"
+    cache = open_secret_cache(load(secret_store="safe"))
+    assert cache.value("a") == "FAKE-a-of-default"
+    assert cache.value("b") == "FAKE-b-of-safe://box"
+    assert cache.unresolved["missing"] == "key missing: not in the safe"
     (environ,) = stores.OPENED
     assert (environ["ONE"], environ["TWO"]) == ("file", "environment")
 
@@ -170,10 +170,10 @@ def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) ->
         ' {"key_id": "c", "secret": "env://ELSEWHERE"}]'
     )
     before = dict(os.environ)
-    ring = open_secret_cache(load(secret_store="file", gemini_api_key="FAKE-value-of-the-setting"))
-    assert ring.resolved == ("a", "c", "GEMINI_API_KEY")
-    assert ring.unresolved == {"one": "key one: its value is that of the key a"}
-    assert ring.locations["a"].store is ring.locations["one"].store
+    cache = open_secret_cache(load(secret_store="file", gemini_api_key="FAKE-value-of-the-setting"))
+    assert cache.resolved == ("a", "c", "GEMINI_API_KEY")
+    assert cache.unresolved == {"one": "key one: its value is that of the key a"}
+    assert cache.locations["a"].store is cache.locations["one"].store
     assert dict(os.environ) == before, "a value that stands there is every child process's"
 
 
@@ -187,7 +187,7 @@ def test_a_secret_error_raised_by_a_store_is_shown(plug_in: Any) -> None:
         def resolve(self, refs: Any) -> Any:
             raise SecretError("it is sealed, said AIza" + "FAKE" + "x" * 31)
 
-    ring = SecretCache({"a": SecretLocation(Sealed())})
-    assert ring.unresolved["a"] == (
+    cache = SecretCache({"a": SecretLocation(Sealed())})
+    assert cache.unresolved["a"] == (
         "key a: the secret store sealed cannot be used: it is sealed, said AIza…[redacted]"
     )

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from .core.model import LAST_RESORT, POOL_KEY, Limits, RetryPolicy
 from .core.text import hide_secrets
 from .errors import ConfigError
-from .keys_file import SINGLE_KEYS, KeySpec, read_keys, signature
+from .keys_file import SINGLE_KEYS, KeySpec, file_version, read_keys
 from .settings import (
     ENV_NAMES,
     FROM_REDIS_URL,
@@ -30,12 +30,12 @@ from .settings import (
     STATES,
     Settings,
     ignored_in_file,
-    listed,
+    join_problems,
     malformed_lines,
     read_settings,
     refuse_unknown,
+    setting_source,
     unknown_variables,
-    where,
 )
 
 __all__ = [
@@ -108,12 +108,12 @@ def load(**overrides: Any) -> Config:
     problems: list[str] = []
     settings = read_settings(given, problems)
     if settings is None:
-        raise ConfigError(listed(problems))
+        raise ConfigError(join_problems(problems))
     if not settings.enabled:
         return Config(settings)
     config = _gather(settings, given, problems)
     if problems:
-        raise ConfigError(listed(problems))
+        raise ConfigError(join_problems(problems))
     return config
 
 
@@ -131,7 +131,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     alone = "keys" in given and bool(values)
     if alone and "keys_file" not in given:
         path = None  # these keys are the pool, and none that happen to be here
-    seen = signature(path) if path else None
+    seen = file_version(path) if path else None
     in_file = _keys_of_file(path, settings, given, problems) if path else ()
     stores = {
         settings.secret_store,
@@ -172,13 +172,13 @@ def reread(config: Config) -> Config:
     """
     if config.keys_file is None:
         return config
-    seen = signature(config.keys_file)
+    seen = file_version(config.keys_file)
     in_file, problems = read_keys(config.keys_file)
     name = hide_secrets(str(config.keys_file))
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
     if problems:
-        raise ConfigError(listed(problems))
+        raise ConfigError(join_problems(problems))
     others = (k for k in config.keys if k.key_id in config.inline or k.key_id == config.last_resort)
     return replace(config, keys=(*in_file, *others), keys_seen=seen)
 
@@ -219,7 +219,7 @@ def _keys_of_file(
     path: Path, settings: Settings, given: Mapping[str, Any], problems: list[str]
 ) -> tuple[KeySpec, ...]:
     keys, wrong = read_keys(path)
-    named = f"{where('keys_file', given)}, " if settings.keys_file else ""
+    named = f"{setting_source('keys_file', given)}, " if settings.keys_file else ""
     problems += [f"{named}{text}" for text in wrong]
     return keys
 
@@ -284,5 +284,5 @@ def _ladder_problem(policy: RetryPolicy, settings: Settings, given: Mapping[str,
         name, found, allowed = "max", most, f"no less than KEYROT_COOLDOWN_BASE_S, which is {base}"
     else:
         name, found, allowed = "base", base, f"no more than KEYROT_COOLDOWN_MAX_S, which is {most}"
-    place = where(f"cooldown_{name}_s", given)
+    place = setting_source(f"cooldown_{name}_s", given)
     return f"{place}: found {found}; allowed: seconds, {allowed}."

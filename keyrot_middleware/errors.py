@@ -28,7 +28,7 @@ __all__ = [
     "KeyrotWarning",
     "MissingExtraError",
     "SecretError",
-    "code_of",
+    "rejection_code",
     "warn",
 ]
 
@@ -93,7 +93,7 @@ def _is_between(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in _BETWEEN)
 
 
-def code_of(retired: Iterable[str]) -> tuple[int, str]:
+def rejection_code(retired: Iterable[str]) -> tuple[int, str]:
     """Return code and status of a `KeyPoolExhausted`: of the rejection, else of a rate limit.
 
     Args:

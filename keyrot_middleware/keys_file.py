@@ -34,13 +34,13 @@ __all__ = [
     "SINGLE_KEYS",
     "KeySpec",
     "Tier",
-    "known",
+    "configures_an_sdk",
+    "entry_point_stores",
+    "file_version",
+    "is_known_scheme",
     "load_keys",
-    "plugged_in",
     "read_keys",
     "readable_from_file",
-    "signature",
-    "steers_an_sdk",
 ]
 
 # Which secret stores there are, by scheme: those of this package, and those that plug in -------
@@ -103,20 +103,20 @@ def readable_from_file(scheme: str, name: str) -> bool:
     return scheme not in _FROM_FILE or name in _FROM_FILE[scheme]
 
 
-def steers_an_sdk(scheme: str, name: str) -> bool:
+def configures_an_sdk(scheme: str, name: str) -> bool:
     """Return whether a variable configures the SDK of a store; it is not read from `.env`."""
     return scheme in _STEERING and _STEERING[scheme].fullmatch(name) is not None
 
 
-def plugged_in() -> dict[str, EntryPoint]:
+def entry_point_stores() -> dict[str, EntryPoint]:
     """Return the stores of other distributions by scheme; ours cannot be replaced."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     return {name: point for name, point in found.items() if name not in BUILT_STORES}
 
 
-def known(scheme: str) -> bool:
+def is_known_scheme(scheme: str) -> bool:
     """Return whether there is a store of that scheme."""
-    return scheme in BUILT_STORES or scheme in plugged_in()
+    return scheme in BUILT_STORES or scheme in entry_point_stores()
 
 
 SINGLE_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
@@ -151,8 +151,8 @@ def _good_place(place: str) -> str:
     if match is None:
         raise ValueError(f"found no place (not shown here); {_VALUES_ELSEWHERE}")
     scheme, name = match.groups()
-    if not known(scheme):
-        there = ", ".join((*BUILT_STORES, *plugged_in()))
+    if not is_known_scheme(scheme):
+        there = ", ".join((*BUILT_STORES, *entry_point_stores()))
         raise ValueError(f"found the unknown scheme {display(scheme)} (known: {there})")
     if scheme == "env" and not _NAME.fullmatch(name):
         raise ValueError("what follows env:// is no name of an environment variable")
@@ -239,7 +239,7 @@ class KeySpec(BaseModel):
         )
 
 
-def signature(path: Path) -> tuple[int, int, int] | None:
+def file_version(path: Path) -> tuple[int, int, int] | None:
     """Return a value that changes with the file, without reading it; None if there is no file."""
     try:
         found = path.stat()

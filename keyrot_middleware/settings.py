@@ -37,7 +37,7 @@ from pydantic_settings import (
 from .core.model import Strategy
 from .core.text import did_you_mean, display, mask_keys
 from .errors import ConfigError
-from .keys_file import BUILT_STORES, known, plugged_in, steers_an_sdk
+from .keys_file import BUILT_STORES, configures_an_sdk, entry_point_stores, is_known_scheme
 
 __all__ = [
     "ALIASES",
@@ -48,19 +48,19 @@ __all__ = [
     "SECRET_SETTINGS",
     "STATE_SCHEMES",
     "STORE_VARIABLES",
+    "EnabledSetting",
     "SettingArguments",
     "Settings",
-    "Switch",
     "hide_keys",
     "ignored_in_file",
-    "listed",
+    "join_problems",
     "malformed_lines",
     "origins",
     "read_settings",
     "refuse_unknown",
+    "setting_source",
     "spellings",
     "unknown_variables",
-    "where",
 ]
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
@@ -140,9 +140,9 @@ def _good_path(path: Path) -> Path:
 
 
 def _good_store(store: str) -> str:
-    if known(store):
+    if is_known_scheme(store):
         return store
-    there = ", ".join(plugged_in())
+    there = ", ".join(entry_point_stores())
     raise ValueError(f"found {display(store)}{f' (plugged in: {there})' if there else ''}")
 
 
@@ -200,7 +200,7 @@ def _merge_aliases(variables: Mapping[str, str | None]) -> dict[str, Any]:
     return merged
 
 
-class Switch(BaseSettings):
+class EnabledSetting(BaseSettings):
     """The switch, read first: when it is off, no other setting is checked."""
 
     model_config = SettingsConfigDict(
@@ -248,7 +248,7 @@ class Switch(BaseSettings):
         return value
 
 
-class Settings(Switch):
+class Settings(EnabledSetting):
     """The settings of one pool, from arguments, the environment and `.env`, in this order.
 
     Read it with `config.load()`, whose errors are for people; this class raises pydantic's.
@@ -435,7 +435,7 @@ def refuse_unknown(given: Mapping[str, Any]) -> None:
         if name not in ARGUMENTS
     ]
     if problems:
-        raise ConfigError(listed(problems))
+        raise ConfigError(join_problems(problems))
 
 
 def unknown_variables(names: Iterable[str]) -> str | None:
@@ -456,7 +456,7 @@ def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
     ignored = [
         name
         for name in names
-        if name not in os.environ and any(steers_an_sdk(store, name) for store in stores)
+        if name not in os.environ and any(configures_an_sdk(store, name) for store in stores)
     ]
     if not ignored:
         return None
@@ -490,7 +490,7 @@ def _blank_lines_before(statement: str) -> int:
     return statement[: len(statement) - len(statement.lstrip())].count("\n")
 
 
-def listed(problems: list[str]) -> str:
+def join_problems(problems: list[str]) -> str:
     """Return one message for all *problems*."""
     if len(problems) == 1:
         return problems[0]
@@ -502,7 +502,7 @@ def read_settings(given: Mapping[str, Any], problems: list[str]) -> Settings | N
     values = {ENV_NAMES[name]: value for name, value in given.items()}
     try:
         # The switch alone first: what is switched off cannot be wrong in anything else.
-        if not Switch(**values).enabled:
+        if not EnabledSetting(**values).enabled:
             return Settings.model_construct(enabled=False)
         return Settings(**values)
     except ValidationError as error:
@@ -540,10 +540,10 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
     hint = (
         did_you_mean(value, str(allowed).split(", ")) if one_of and isinstance(value, str) else ""
     )
-    return f"{where(name, given)}: {found}; allowed: {allowed}.{hint}"
+    return f"{setting_source(name, given)}: {found}; allowed: {allowed}.{hint}"
 
 
-def where(name: str, given: Mapping[str, Any]) -> str:
+def setting_source(name: str, given: Mapping[str, Any]) -> str:
     """Return where a setting comes from: an argument, the environment or `.env`."""
     if name in given:
         return f"install({name}=…)"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.failures import REJECTIONS
 from ..core.model import Block
-from ..errors import code_of
+from ..errors import rejection_code
 
 if TYPE_CHECKING:
     from google.genai.errors import ClientError as _ClientError
@@ -173,7 +173,7 @@ def _body(
         details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
     if returning:
         details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_at - now)})
-    code, status = code_of(() if returning else [block.reason for block in blocks.values()])
+    code, status = rejection_code(() if returning else [block.reason for block in blocks.values()])
     return {"error": {"code": code, "message": message, "status": status, "details": details}}
 
 

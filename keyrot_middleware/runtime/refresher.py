@@ -15,7 +15,7 @@ from ..config import Config, reread
 from ..errors import KeyrotError
 from ..forks import after_fork
 from ..guard import handle_internal_error
-from ..keys_file import signature
+from ..keys_file import file_version
 from ..secrets import Stores
 from ..secrets.cache import LOOKUP_TIMEOUT_S
 from .pool import Pool
@@ -85,7 +85,7 @@ class Refresher:
     def _look(self) -> float:
         """Read keys.json again if it has changed; return the seconds until the next check."""
         assert self._config.keys_file is not None  # noqa: S101 - the caller has just looked
-        found = signature(self._config.keys_file)
+        found = file_version(self._config.keys_file)
         if found == self._seen:
             return LOOK_S
         if found != self._changing:

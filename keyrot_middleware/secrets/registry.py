@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..core.text import did_you_mean, display
 from ..errors import ConfigError, KeyrotError, MissingExtraError, SecretError
 from ..forks import after_fork
-from ..keys_file import BUILT_STORES, GROUP, plugged_in
+from ..keys_file import BUILT_STORES, GROUP, entry_point_stores
 from .base import Secret, SecretStore
 from .cache import SecretLocation
 from .environ import read_environ
@@ -112,7 +112,7 @@ def _opener(scheme: str) -> Callable[[], Opener]:
     if scheme in BUILT_STORES:
         module = {"file": "local"}.get(scheme, scheme)
         return lambda: getattr(import_module(f"{__package__}.{module}"), f"open_{scheme}")
-    others = plugged_in()
+    others = entry_point_stores()
     if scheme in others:
         return others[scheme].load
     known = (*BUILT_STORES, *others)

@@ -14,7 +14,7 @@ from opentelemetry.util.types import AttributeValue
 from ..core.failures import REJECTIONS
 from ..core.flow import Exhausted
 from ..core.model import HOME, Usage, Verdict
-from ..errors import code_of
+from ..errors import rejection_code
 from . import semconv
 
 __all__ = [
@@ -56,7 +56,7 @@ def cause_from_error(error: BaseException | None) -> ErrorCause | None:
     if isinstance(error, Exhausted):
         # The caller sees KeyPoolExhausted: a 429 while any key will come back, else the refusal.
         reasons = [block.reason for block in error.unavailable.blocks.values()]
-        code, _ = code_of(reasons if REJECTIONS.issuperset(reasons) else ())
+        code, _ = rejection_code(reasons if REJECTIONS.issuperset(reasons) else ())
         return ErrorCause(str(code), "no key can serve")
     return ErrorCause(_class_name(error), type(error).__name__)
 

@@ -12,7 +12,7 @@ from support.modes import MODES, STREAMS, ask, calls
 
 import keyrot_middleware
 from keyrot_middleware.core.failures import REJECTIONS
-from keyrot_middleware.errors import code_of
+from keyrot_middleware.errors import rejection_code
 from keyrot_middleware.testing import Reply
 
 SNIFFED = ("timeout", "403", "500", "502", "503")
@@ -150,7 +150,7 @@ def test_what_another_process_saw_has_the_code_of_the_refusal(
 
 def test_each_failure_that_rejects_a_key_has_its_code() -> None:
     """Whatever the table of failures rejects is known here: none of it passes for a 429."""
-    assert {name for name in REJECTIONS if code_of([name])[0] == 429} == set()
+    assert {name for name in REJECTIONS if rejection_code([name])[0] == 429} == set()
 
 
 def test_one_that_will_come_back_makes_it_a_rate_limit(gemini, pool, connect) -> None:

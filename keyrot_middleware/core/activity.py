@@ -105,14 +105,8 @@ class ActivityView(NamedTuple):
     """The latest first."""
 
 
-def _counts(record: CallRecord) -> Iterable[tuple[str, int, int]]:
-    """Yield key id, requests and failures of a call, and the sums."""
-    failures = 0
-    for attempt in record.attempts:
-        failed = attempt.failure is not None
-        failures += failed
-        yield attempt.key_id, 1, int(failed)
-    yield POOL, len(record.attempts), failures
+def _failures(record: CallRecord) -> int:
+    return sum(attempt.failure is not None for attempt in record.attempts)
 
 
 def _usage(record: CallRecord) -> tuple[int, int, int]:
@@ -136,7 +130,8 @@ class _Minutes:
 
     def add(self, minute: int, requests: int, failures: int) -> None:
         """Count in *minute*."""
-        self._advance(minute)
+        if minute != self._minute:
+            self._advance(minute)
         place = 2 * (minute % MINUTES)
         self._counts[place] += requests
         self._counts[place + 1] += failures
@@ -171,11 +166,9 @@ class ActivityLog:
     def add(self, record: CallRecord) -> None:
         """Count a call that ended."""
         minute = int(record.at // 60)
-        for key_id, requests, failures in _counts(record):
-            minutes = self._minutes.get(key_id)
-            if minutes is None:
-                minutes = self._minutes[key_id] = _Minutes()
-            minutes.add(minute, requests, failures)
+        for attempt in record.attempts:
+            self._of(attempt.key_id).add(minute, 1, int(attempt.failure is not None))
+        self._of(POOL).add(minute, len(record.attempts), _failures(record))
         if record.waited:
             self._waits.add(minute, 1, 0)
         if record.attempts and record.usage is not NO_USAGE:
@@ -195,6 +188,12 @@ class ActivityLog:
             {key: self._today[key] for key in wanted if key in self._today},
             list(reversed(self._calls)),
         )
+
+    def _of(self, key_id: str) -> _Minutes:
+        minutes = self._minutes.get(key_id)
+        if minutes is None:
+            minutes = self._minutes[key_id] = _Minutes()
+        return minutes
 
     def _open_day(self, now: float) -> None:
         day = pacific_day(now)
@@ -220,10 +219,9 @@ class ActivityBatch:
     def add(self, record: CallRecord) -> None:
         """Count a call that ended."""
         minute = int(record.at // 60)
-        for key_id, requests, failures in _counts(record):
-            counts = self.minutes.setdefault((minute, key_id), [0, 0])
-            counts[0] += requests
-            counts[1] += failures
+        for attempt in record.attempts:
+            self._count(minute, attempt.key_id, 1, int(attempt.failure is not None))
+        self._count(minute, POOL, len(record.attempts), _failures(record))
         if record.waited:
             self.waits[minute] = self.waits.get(minute, 0) + 1
         if record.attempts and record.usage is not NO_USAGE:
@@ -231,3 +229,10 @@ class ActivityBatch:
             for key_id in (record.attempts[-1].key_id, POOL):
                 self.days.setdefault((day, key_id), DayUsage()).add(*usage)
         self.calls.append(record)
+
+    def _count(self, minute: int, key_id: str, requests: int, failures: int) -> None:
+        counts = self.minutes.get((minute, key_id))
+        if counts is None:
+            counts = self.minutes[(minute, key_id)] = [0, 0]
+        counts[0] += requests
+        counts[1] += failures

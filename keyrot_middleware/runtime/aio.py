@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from time import perf_counter
 from types import CoroutineType
 from typing import Any, ClassVar, Protocol
 
@@ -125,7 +124,6 @@ class AsyncDriver(SyncDriver):
             return None
 
     def _send(self, command: Send) -> Awaitable[Done | StreamOpened | Failed]:
-        self._sent_at = perf_counter()
         sent: Awaitable[Done | StreamOpened | Failed] = (
             self._send_request(command.lease)
             if self.observer is None
@@ -175,7 +173,7 @@ class AsyncDriver(SyncDriver):
 
     async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
         if command.starts_wait:
-            self._begin_wait(command)
+            self.notify(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             await self._pool.clock.asleep(command.seconds)

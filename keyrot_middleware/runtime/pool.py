@@ -131,7 +131,8 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.secrets.on_change = self.on_secrets_changed
-        self.activity = Activity(self.state)
+        self.activity = Activity(self.state, self.clock.time)
+        self.observers = (*self.observers, self.activity)
 
     @property
     def home_id(self) -> str | None:

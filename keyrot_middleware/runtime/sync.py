@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from time import perf_counter
 from typing import Any, ClassVar, Protocol
 
-from ..core.activity import Attempt, CallOutcome, CallRecord
 from ..core.commands import (
     Acquire,
     Command,
@@ -26,7 +24,7 @@ from ..core.commands import (
 )
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
+from ..core.model import CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver, notify_listeners
 from .abandoned import in_gc
@@ -48,18 +46,13 @@ class SyncDriver:
     __slots__ = (
         "__weakref__",
         "_abandoned",
-        "_attempts",
-        "_began",
         "_end",
         "_info",
         "_lease",
         "_over",
         "_pool",
         "_send_request",
-        "_sent_at",
         "_stream",
-        "_usage",
-        "_waited",
         "driven",
         "observer",
     )
@@ -88,10 +81,7 @@ class SyncDriver:
         self._stream: Any = None
         """The open stream, which counts its usage."""
         self._end = StreamEnd()
-        self._abandoned = self._over = self._waited = False
-        self._attempts: list[Attempt] = []
-        self._usage = NO_USAGE
-        self._began = self._sent_at = perf_counter()
+        self._abandoned = self._over = False
         self.driven = True
         """False once no loop runs the call any more, also when an interrupt ended it."""
 
@@ -156,32 +146,12 @@ class SyncDriver:
         if self._over:
             return
         self._over = True
-        self._record(error)
         if isinstance(error, Exhausted):
             notify_listeners(
                 self._pool.event_listeners, "on_exhausted", handle_internal_error, self._info, error
             )
         if self.observer is not None:
             self.observer.finish(error)
-
-    def _record(self, error: BaseException | None) -> None:
-        """Add the call to the pool's activity."""
-        outcome: CallOutcome = "ok"
-        if isinstance(error, Exhausted):
-            outcome = "exhausted"
-        elif isinstance(error, Exception):
-            outcome = "failed"
-        elif error is not None:  # closed, cancelled, interrupted
-            outcome = "abandoned"
-        seconds = perf_counter() - self._began
-        attempts, usage = tuple(self._attempts), self._usage
-        try:
-            at, model = self._pool.clock.time(), self._info.model
-            self._pool.activity.add(
-                CallRecord(at, model, seconds, outcome, attempts, usage, self._waited)
-            )
-        except Exception:
-            handle_internal_error("telemetry")
 
     def notify(self, command: Settle | Sleep, reply: object = None) -> None:
         """Notify the event listeners of what affects more than this call."""
@@ -232,7 +202,6 @@ class SyncDriver:
             return None
 
     def _send(self, command: Send) -> Any:
-        self._sent_at = perf_counter()
         observer = self.observer
         if observer is None:
             return self._send_request(command.lease)
@@ -255,11 +224,7 @@ class SyncDriver:
         return self._settled(command, until)
 
     def _settled(self, command: Settle, until: float | None) -> float | None:
-        verdict, seconds = command.outcome.verdict, perf_counter() - self._sent_at
-        failure, code = (None, None) if verdict is None else (verdict.failure, verdict.code)
-        self._attempts.append(Attempt(command.lease.key_id, failure, code, seconds))
-        self._usage = command.outcome.usage
-        if verdict is not None:
+        if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
             self.notify(command._replace(at=self._pool.clock.time()), until)
         return until
@@ -276,7 +241,7 @@ class SyncDriver:
 
     def _sleep(self, command: Sleep) -> tuple[float, float]:
         if command.starts_wait:
-            self._begin_wait(command)
+            self.notify(command)
         began, ticket = self._monotonic(), command.ticket
         if ticket is None or self._by_clock(command):
             self._pool.clock.sleep(command.seconds)
@@ -287,10 +252,6 @@ class SyncDriver:
                 woken.wait(command.seconds)
             ticket.wake = None
         return self._slept(command, began)
-
-    def _begin_wait(self, command: Sleep) -> None:
-        self._waited = self._waited or command.reason == "key"
-        self.notify(command)
 
     def _by_clock(self, command: Sleep) -> bool:
         """Return whether to wait by the clock of the pool, which a test has set."""

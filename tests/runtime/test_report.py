@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
-from support.pool import INFO, Rig, key
-from support.replies import MODEL, invalid, minute
+from support.pool import INFO, STREAMED, Rig, key
+from support.replies import MODEL, Chunks, bad, day, invalid, minute
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.model import Limits, Usage
@@ -42,6 +43,7 @@ def test_an_unused_pool_is_available() -> None:
 def test_calls_show_in_counts_history_and_attempts() -> None:
     """A 429 on one key and a success on the next: one call, two requests, one failure."""
     rig = Rig(key("a", LIMITS), key("b", LIMITS), strategy="fill")
+    report(rig).status()  # from here on calls are recorded
     rig.will("a", minute("20s"))
     rig.will("b", Done("ok", Usage(input_tokens=12, output_tokens=3)))
     rig.call()
@@ -58,6 +60,42 @@ def test_calls_show_in_counts_history_and_attempts() -> None:
     ]
     assert report(rig).attempts(key="c")["calls"] == []
     assert report(rig).attempts(limit=0)["calls"] == []
+
+
+def test_calls_are_recorded_from_the_first_look_on() -> None:
+    """A pool in memory whose status nobody asks for pays nothing for it."""
+    rig = Rig(key("a"), key("b"), max_wait_s=0)
+    rig.call()
+    assert report(rig).attempts()["calls"] == []
+    asyncio.run(rig.acall())
+    rig.default = bad()
+    rig.failing()
+    rig.default = day()
+    rig.failing()
+    rig.failing()
+    calls = report(rig).attempts()["calls"]
+    assert [call["outcome"] for call in calls] == ["exhausted", "failed", "failed", "ok"]
+
+
+def test_a_stream_that_is_dropped_is_recorded_as_abandoned() -> None:
+    """With the attempt that was under way."""
+    rig = Rig(key("a"))
+    report(rig).status()
+    rig.default = Chunks("one", "two")
+    stream = rig.open(STREAMED)
+    next(stream)
+    stream.close()
+    (call,) = report(rig).attempts()["calls"]
+    assert (call["outcome"], [a["key_id"] for a in call["attempts"]]) == ("abandoned", ["a"])
+
+
+def test_a_call_that_waits_for_a_key_is_counted_as_a_wait() -> None:
+    """Once, however often it sleeps."""
+    rig = Rig(key("a", LIMITS))
+    report(rig).status()
+    for _ in range(3):
+        rig.call()
+    assert report(rig).status()["summary"]["last_hour"]["waits"] == 1
 
 
 def test_windows_name_their_limit_and_where_it_comes_from() -> None:

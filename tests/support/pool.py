@@ -21,10 +21,12 @@ from keyrot_middleware.core.model import (
 )
 from keyrot_middleware.core.selection import Selector
 from keyrot_middleware.errors import SecretError
+from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.runtime import aio, sync
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.state.memory import MemoryState
+from keyrot_middleware.telemetry.observer import CallObserver, observe
 from keyrot_middleware.testing import FakeClock
 from support.replies import MODEL, OK, Chunks
 
@@ -158,21 +160,29 @@ class Rig:
         """Carry a call through, in this thread; for a stream give all its chunks."""
         flow, driver = (
             call_flow(self.make(info, home)),
-            sync.SyncDriver(self.pool, info, self.send),
+            sync.SyncDriver(self.pool, info, self.send, self._observer(info)),
         )
         if info.stream:
             return list(sync.run_stream(flow, driver))
         return sync.run(flow, driver)
 
+    def open(self, info: CallInfo = STREAMED) -> Any:
+        """Open a stream, in this thread."""
+        driver = sync.SyncDriver(self.pool, info, self.send, self._observer(info))
+        return sync.run_stream(call_flow(self.make(info, None)), driver)
+
     async def acall(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through, in this task; for a stream give all its chunks."""
         flow, driver = (
             call_flow(self.make(info, home)),
-            aio.AsyncDriver(self.pool, info, self.asend),
+            aio.AsyncDriver(self.pool, info, self.asend, self._observer(info)),
         )
         if info.stream:
             return [chunk async for chunk in await aio.run_stream(flow, driver)]
         return await aio.run(flow, driver)
+
+    def _observer(self, info: CallInfo) -> CallObserver | None:
+        return observe(self.pool.observers, info, handle_internal_error)
 
     def failing(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
         """Carry a call through that must fail; give its exception."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_the_demo_needs_only_dependencies_and_the_extra_cli() -> None:
     needed = names([*metadata["dependencies"], *metadata["optional-dependencies"]["cli"]])
     assert needed <= pinned("demo")
     assert pinned("demo") - needed == {"editables", "hatchling", "opentelemetry-sdk"}
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_only_the_tests_install_the_tools_of_the_tests(target: str, tmp_path: Path) -> None:
+    """On a fresh clone `make demo` installs the small stage of .venv, and `make test` both."""
+    for name in ("Makefile", "pyproject.toml", "requirements"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    planned = subprocess.run(
+        ["make", "--dry-run", target], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert "-r requirements/demo.txt" in planned
+    assert "--editable ." in planned
+    assert ("requirements/dev.txt" in planned) == (target == "test")
 
 
 GITHUB = ROOT / ".github"

@@ -263,7 +263,7 @@ def _single_key(settings: Settings, given: Mapping[str, Any]) -> str | None:
 
 
 def _last_resort(variable: str) -> KeySpec:
-    # model_construct: the name of the variable is an id that nobody else may take.
+    # model_construct: the id is the name of the variable, which validation reserves.
     return KeySpec.model_construct(
         key_id=variable, priority=LAST_RESORT_PRIORITY, secret=f"env://{variable}"
     )
@@ -278,7 +278,7 @@ def _policy(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
 
 
 def _ladder_problem(policy: RetryPolicy, settings: Settings, given: Mapping[str, Any]) -> str:
-    """Blame of the two what somebody has set: the default of the other stands nowhere."""
+    """Return a problem with the one of the two that was set, not with a default."""
     base, most = f"{policy.cooldown_base_s:g}", f"{policy.cooldown_max_s:g}"
     if "cooldown_max_s" in settings.model_fields_set:
         name, found, allowed = "max", most, f"no less than KEYROT_COOLDOWN_BASE_S, which is {base}"

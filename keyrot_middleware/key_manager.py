@@ -41,7 +41,7 @@ from .state.threads import StateThreads
 __all__ = ["KeyLease", "KeyManager", "LeasedKey", "Report", "SelectedKey", "get_key_manager"]
 
 LEASE_S = 600.0
-"""A selection nobody reported on is taken for abandoned after this."""
+"""Seconds after which a selection without a report counts as abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +277,7 @@ class KeyManager:
             self._out.setdefault(lease.key_id, deque()).append((lease, info))
 
     def _forget_stale(self, now: float) -> None:
-        """Settle selections without a report: a forgotten probe would block its key for ever."""
+        """Settle selections without a report: a forgotten probe would block its key forever."""
         stale: list[Lease] = []
         with self._lock:
             for waiting in self._out.values():

@@ -2,7 +2,7 @@
 
 Every mistake in the file is found in one reading, and each is reported by file, key id (or the
 entry's number, from 1), field, what was found and what is allowed. Values of keys do not
-belong in this file; where one was pasted all the same, no message shows it.
+belong in this file; if one is pasted there, no message shows it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ GROUP = "keyrot_middleware.secret_stores"
 
 BUILT_STORES = ("env", "vault", "aws", "azure", "gcp", "file")
 
-# A `.env` may come with a directory that somebody else made. So it says where keys are and, in
+# A `.env` may come with a directory from somebody else. So it says where keys are and, in
 # itself, who may read them; it runs no program, sends no SDK to another server, and makes no other
 # authority trusted.
 _FROM_FILE: Mapping[str, frozenset[str]] = {
@@ -170,7 +170,7 @@ def _bare_model(model: str) -> str:
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _Count = Annotated[int, Field(gt=0)]
 _A_TEXT = "a text that is not empty"
-_A_COUNT = "a whole number above 0, or left out where nobody knows"
+_A_COUNT = "a whole number above 0, or left out if not known"
 
 
 class KeySpec(BaseModel):

@@ -87,7 +87,7 @@ it is not read unless this says so."""
 _USER_INFO = re.compile(r"(https?:/+)?.*@", re.DOTALL)
 """What may stand in front of a host in a URL, a password for one; no host has it."""
 _TO_ENCODE = re.compile(r"[/#]")
-"""What ends user and password where nobody encoded it."""
+"""Characters that end user and password unless they are percent-encoded."""
 _AS = "write / as %2F, # as %23 and ? as %3F"
 _HOST = re.compile(r"(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
@@ -119,7 +119,7 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
     for entry in hosts:
         match = _HOST.fullmatch(entry)
         if match is None:
-            continue  # a default that somebody has constructed by hand; it allows nothing
+            continue  # constructed without validation; it allows nothing
         plain, host, port = match.groups()
         if not plain:
             allowed.append(f"https://{host}:{port or 443}")
@@ -513,7 +513,7 @@ def read_settings(given: Mapping[str, Any], problems: list[str]) -> Settings | N
     except OSError as error:
         problems.append(f".env cannot be read: {error.strerror}")
         return None
-    # Outside the handler, so that pydantic's error is nobody's context.
+    # Outside the handler, so that pydantic's error is not the context of ours.
     problems += dict.fromkeys(_sentence(problem, given) for problem in found)
     return _without(found, values)
 

@@ -143,7 +143,7 @@ class Patcher:
         Who comes in first says so and then asks whether all is on, `uninstall` does it the other
         way round: one of the two sees the other, without a lock in the way of every send.
         """
-        self._users.add(id(send))  # no more of it: a send that nobody drives any more is garbage
+        self._users.add(id(send))  # only its id: an abandoned send must be collectable
         if not self._enabled:
             with self._lock:
                 self._wrap(self._send_names)
@@ -177,7 +177,7 @@ class Patcher:
                 self._patched.setdefault(owner, set()).add(name)
 
     def _remove_all(self) -> None:
-        """Remove what nobody needs; under a pool that was put on again, nothing."""
+        """Remove layers without users; none if the pool is installed again."""
         for owner, name, layer in self._layers():
             needed = self._users if name in self._send_names else self._enabled
             if layer is not None and not needed:

@@ -86,7 +86,7 @@ def key_pool_exhausted() -> type[Any]:
 
 @cache
 def _class_for(client_error: type[Any]) -> type[Any]:
-    """Make the class; where the SDK was imported anew, one that the class before catches too."""
+    """Create the class; after a second import of the SDK, a subclass of the previous one."""
     body = {
         k: v for k, v in vars(_KeyPoolExhausted).items() if k not in ("__dict__", "__weakref__")
     }

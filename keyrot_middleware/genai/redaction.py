@@ -44,7 +44,7 @@ def redact_exception(
         seen.add(id(link))
         try:
             found = _redact_link(link, redact) or found
-        except Exception:  # what others have hung in may be odd, and must not hide the error
+        except Exception:  # foreign attributes may raise, and must not hide the error
             handle_internal_error("genai")
         chain += (link.__cause__, link.__context__)
     if found:  # and so the functions that read it have it too

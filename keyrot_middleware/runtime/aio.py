@@ -305,7 +305,7 @@ class AsyncRelay:
     """The chunks of an open stream. Its lease is settled once, however it ends.
 
     No async generator: one that is dropped is closed by its loop, later or never, while this is
-    settled as soon as nobody refers to it any more.
+    settled as soon as it has no reference.
     """
 
     def __init__(self, flow: Flow, driver: AsyncDriver, stream: AsyncStream) -> None:
@@ -378,7 +378,7 @@ class AsyncRelay:
             await _suppressing_errors(self._stream.aclose())
         except GeneratorExit:
             raise
-        except BaseException:  # noqa: S110 - cancelled once more: the first reason is raised
+        except BaseException:  # noqa: S110 - a second cancellation: the first is raised
             pass
         await self._settle(self._flow.throw, error)
 

@@ -7,6 +7,8 @@ READY := .venv/ready
 PIP_INSTALL := -m pip install --disable-pip-version-check
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/runtime
+# Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
 .PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks dist docs jaeger test-jaeger record clean
 
@@ -19,9 +21,9 @@ demo: $(DEMO)    ## run an unchanged program over four keys, two of them bad
 
 test: $(READY) lint types  ## run linters, type checks, import contracts and all tests; core/ must be covered completely
 	@echo "== tests of core/ and runtime/, with coverage"
-	@$(BIN)/python -m pytest $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered
+	@$(PYTEST) $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered
 	@echo "== all other tests"
-	@$(BIN)/python -m pytest $(CORE_TESTS:%=--ignore=%)
+	@$(PYTEST) $(CORE_TESTS:%=--ignore=%)
 
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…
 	@$(BIN)/python tools/fuzz.py

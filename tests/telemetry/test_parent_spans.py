@@ -175,7 +175,11 @@ def test_the_real_official_library_takes_what_we_add(traced: Any) -> None:
     assert theirs.attributes["keyrot.key.id"] == "flash_01"
 
 
-@pytest.mark.parametrize("key", [context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"])
+@pytest.mark.parametrize(
+    "key",
+    [context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"],
+    ids=["opentelemetry", "earlier"],
+)
 def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
     """Both spellings of the key silence us; the call goes on as usual."""
     token = context.attach(context.set_value(key, True))

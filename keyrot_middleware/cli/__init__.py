@@ -1,7 +1,7 @@
 """The command `keyrot`: run, check, status, reset, demo, init, fake.
 
-`keyrot run` needs nothing beyond the library, so that a program in production can be started
-with it. The other commands draw tables, and need the extra `cli` (typer and rich).
+`keyrot run` needs no extra, so it can start programs in production. The other commands print tables
+and need the extra `cli` (typer and rich).
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says.
+    """Run the command line.
 
     Args:
-        arguments: Instead of those of the process.
+        arguments: None: those of the process.
 
     Returns:
         The exit code: 2 for a wrong command line, a wrong setting or a missing extra; that of the
         program for `run`.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["run"]:
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    if args[:1] == ["run"]:
         from .run import run  # noqa: PLC0415 - each command loads what it needs
 
-        return run(given[1:])
+        return run(args[1:])
     try:
         app = _app()
     except MissingExtraError as error:
-        return _without_extra(given, error)
-    app(given, prog_name="keyrot")
+        return _main_without_extra(args, error)
+    app(args, prog_name="keyrot")
     return 0
 
 
-def _without_extra(given: list[str], error: MissingExtraError) -> int:
-    """Answer what needs no extra; say of everything else which one it needs."""
-    if given == ["--version"]:
+def _main_without_extra(args: list[str], error: MissingExtraError) -> int:
+    """Handle --version and --help without the extra; report it as missing for the rest."""
+    if args == ["--version"]:
         print(f"keyrot {__version__}")
         return 0
-    if given in ([], ["--help"], ["-h"]):
+    if args in ([], ["--help"], ["-h"]):
         from .run import USAGE  # noqa: PLC0415 - each command loads what it needs
 
         print(f"{USAGE}\nThe other commands: check, status, reset, demo, init, fake.\n{error}")
@@ -54,7 +54,7 @@ def _without_extra(given: list[str], error: MissingExtraError) -> int:
 
 
 def _app() -> Any:
-    """Build the typer application; its type is typer's own, which may not be there."""
+    """Return the typer application; typed Any because typer is optional."""
     for package in ("typer", "rich"):
         try:
             __import__(package)

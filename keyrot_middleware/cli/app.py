@@ -13,14 +13,14 @@ from .run import USAGE
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="A pool of Gemini API keys under the google-genai client you already have.",
+    help="Rotate google-genai calls over a pool of Gemini API keys.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"keyrot {__version__}")
         raise typer.Exit
 
@@ -28,25 +28,25 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _keyrot(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Hold what belongs to every command."""
+    """Define the options of `keyrot` itself."""
 
 
 @app.command("run", add_help_option=False)
 def _run() -> None:
-    """Run a program, with every google-genai call sent through the pool."""
+    """Run a Python program with the pool installed."""
     typer.echo(USAGE)
 
 
 @app.command("check")
 def _check(
     live: Annotated[bool, typer.Option("--live", help="Send one request with each key.")] = False,
-    model: Annotated[str | None, typer.Option(help="The model that --live asks.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model for --live.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the settings in force and each key; exit code 1 if something is wrong."""
+    """Check settings and keys; exit code 1 if something is wrong."""
     from .check import check  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(check(live=live, model=model, as_json=as_json))
@@ -56,10 +56,10 @@ def _check(
 def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Update every two seconds, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Show how each key stands in the shared state, while services run."""
+    """Show the state of each key in a shared state (Redis or Valkey)."""
     from .status import status  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(status(as_json=as_json, watch=watch))
@@ -83,7 +83,7 @@ def _reset(
         str, typer.Argument(help="The key's id, as in keys.json.", autocompletion=key_ids)
     ],
 ) -> None:
-    """Make a rejected or cooling key available again, while services run."""
+    """Make a key of a shared state available again."""
     from .reset import reset  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(reset(key_id))
@@ -95,12 +95,11 @@ def _demo(
         bool,
         typer.Option(
             "--live",
-            help="Use Google with the keys of your settings, instead of the fake on this machine. "
-            "It spends quota: about a dozen short requests.",
+            help="Send to Google with your own keys; uses quota for about a dozen requests.",
         ),
     ] = False,
 ) -> None:
-    """Run an unmodified program over four keys, two of them bad; no key or network needed."""
+    """Run an unmodified program over four fake keys; needs no key and no network."""
     from .demo import demo  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(demo(live=live))

@@ -1,9 +1,10 @@
-"""`keyrot check`: the settings in force, each key, what is wrong."""
+"""`keyrot check`: print effective settings, each key, warnings and problems."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,76 +21,78 @@ from .console import console, escape, table
 
 __all__ = ["check"]
 
-_SHOWN = 200
-"""Characters of what a server said; all of it is in the JSON."""
+_MAX_TEXT = 200
+"""Longest part of a server's message in the table; the JSON has all of it."""
 
 
 def check(*, live: bool, model: str | None, as_json: bool) -> int:
-    """Print what is there, and return 0 if the pool can serve and nothing is wrong, else 1.
+    """Print the report; return 0 if a key is available and nothing is wrong, else 1.
 
     Args:
         live: Send one request with each key.
-        model: For these requests; None: the key's own, else a default.
+        model: For these requests; None: the key's own, or the default.
         as_json: Print JSON instead of tables.
     """
     try:
         config = load()
-        found = build_report(config)
+        report = build_report(config)
     except ConfigError as error:
         if as_json:
             print(json.dumps({"ok": False, "error": str(error)}, indent=2))
         else:
             print(f"keyrot: {error}", file=sys.stderr)
         return 1
-    if live and found.enabled:
-        found = _asked(found, config.settings.allowed_hosts, model)
+    if live and report.enabled:
+        report = _with_probes(report, config.settings.allowed_hosts, model)
     if as_json:
-        print(json.dumps(_plain(found), indent=2))
+        print(json.dumps(_report_to_json(report), indent=2))
     else:
-        _draw(found)
-    return 0 if found.ok else 1
+        _print_report(report)
+    return 0 if report.ok else 1
 
 
-def _asked(found: CheckReport, allowed_hosts: tuple[str, ...], model: str | None) -> CheckReport:
-    """Add what one request with each key came to; keys go to allowed hosts only."""
+def _with_probes(
+    report: CheckReport, allowed_hosts: tuple[str, ...], model: str | None
+) -> CheckReport:
+    """Add the result of one request with each key; keys are sent to allowed hosts only."""
     origin = origin_from_url(base_url())
-    if found.secrets is None or origin not in origins(allowed_hosts):
-        text = f"--live sent nothing: {origin or 'no host'} is not among KEYROT_ALLOWED_HOSTS"
-        return replace(found, problems=(*found.problems, text))
-    asked = {key.spec.key_id: model or key.spec.model for key in found.keys if key.resolved}
-    answers = check_keys(found.secrets, asked)
-    keys = tuple(replace(key, answer=answers.get(key.spec.key_id)) for key in found.keys)
-    return replace(found, keys=keys)
+    if report.secrets is None or origin not in origins(allowed_hosts):
+        text = f"--live sent nothing: {origin or 'no host'} is not in KEYROT_ALLOWED_HOSTS"
+        return replace(report, problems=(*report.problems, text))
+    models = {key.spec.key_id: model or key.spec.model for key in report.keys if key.resolved}
+    probes = check_keys(report.secrets, models)
+    keys = tuple(replace(key, probe=probes.get(key.spec.key_id)) for key in report.keys)
+    return replace(report, keys=keys)
 
 
-def _plain(found: CheckReport) -> dict[str, Any]:
-    """Give the report as values of JSON; no value of a key is in it."""
+def _report_to_json(report: CheckReport) -> dict[str, Any]:
+    """Return the report as JSON values, without the values of keys."""
     return {
-        "ok": found.ok,
-        "enabled": found.enabled,
+        "ok": report.ok,
+        "enabled": report.enabled,
         "settings": {
-            setting.variable: {"value": setting.plain, "source": setting.source}
-            for setting in found.settings
+            setting.variable: {"value": setting.json_value, "source": setting.source}
+            for setting in report.settings
         },
-        "state": _plain_state(found.state),
-        "keys": [_plain_key(key) for key in found.keys],
-        "warnings": list(found.warnings),
-        "problems": list(found.problems),
+        "state": _state_to_json(report.state),
+        "keys": [_key_to_json(key) for key in report.keys],
+        "warnings": list(report.warnings),
+        "problems": list(report.problems),
     }
 
 
-def _plain_state(state: StateReport | None) -> dict[str, Any] | None:
+def _state_to_json(state: StateReport | None) -> dict[str, Any] | None:
     if state is None:
         return None
     reachable = state.problem is None if state.shared else None
     return {"url": state.url, "shared": state.shared, "reachable": reachable}
 
 
-def _plain_key(key: KeyReport) -> dict[str, Any]:
-    answer = key.answer
-    plain = key.spec.model_dump(exclude={"secret"}) | {
+def _key_to_json(key: KeyReport) -> dict[str, Any]:
+    probe = key.probe
+    value = key.spec.model_dump(exclude={"secret"}) | {
         "store": key.store,
-        "secret": key.place,
+        "secret": key.location,
         "resolved": key.resolved,
         "problem": key.problem,
         "same_as": key.same_as,
@@ -98,104 +101,109 @@ def _plain_key(key: KeyReport) -> dict[str, Any]:
         "available": key.availability.state == "available",
         "available_at": iso(key.availability.at),
     }
-    if answer is not None:
+    if probe is not None:
         names = ("ok", "model", "failure", "code", "text")
-        plain["live"] = {name: getattr(answer, name) for name in names}
-        plain["live"]["seconds"] = round(answer.seconds, 3)
-    return plain
+        value["live"] = {name: getattr(probe, name) for name in names}
+        value["live"]["seconds"] = round(probe.seconds, 3)
+    return value
 
 
-def _draw(found: CheckReport) -> None:
+def _print_report(report: CheckReport) -> None:
+    """Print the verdict, then what is wrong, then keys, state and settings."""
     out = console()
-    if not found.enabled:
-        out.print("Rotation is switched off by ENABLE_KEY_ROTATION: install() does nothing.")
+    if not report.enabled:
+        out.print("Rotation is switched off by ENABLE_KEY_ROTATION; install() does nothing.")
         return
+    out.print(_format_verdict(report))
+    for text in report.problems:
+        _print_message("red", "problem", text)
+    for key in report.keys:
+        if key.problem:
+            _print_message("red", "skipped", key.problem)
+        if key.probe and not key.probe.ok:
+            text = " ".join(str(key.probe.text).split())[:_MAX_TEXT]
+            _print_message("red", "failed", f"{key.spec.key_id}: {key.probe.failure}: {text}")
+    for text in report.warnings:
+        _print_message("yellow", "warning", text)
+    if report.keys:
+        _print_keys(report.keys)
+    if report.state is not None:
+        state = f"{escape(report.state.url)}, {_describe_state(report.state)}"
+        out.print(f"\n[bold]State[/]: {state}", soft_wrap=True)
     settings = table("Settings", "variable", "value", "from")
-    for setting in found.settings:
+    for setting in report.settings:
         style = "dim" if setting.source == "default" else ""
         settings.add_row(setting.variable, escape(setting.value), setting.source, style=style)
-    out.print(settings, "")
-    if found.state is not None:
-        out.print(f"State: {escape(found.state.url)}, {_reach(found.state)}\n", soft_wrap=True)
-    if found.keys:
-        _draw_keys(found)
-    for text in found.problems:
-        _say("red", "wrong", text)
-    for text in found.warnings:
-        _say("yellow", "warning", text)
-    out.print(_verdict(found))
+    out.print("", settings)
 
 
-def _draw_keys(found: CheckReport) -> None:
-    columns = ("key", "model\nworkload, tier", "project\npriority", "limits", "where its value is")
-    keys = table(f"Keys ({len(found.keys)})", *columns)
-    for key in found.keys:
+def _print_keys(keys: Sequence[KeyReport]) -> None:
+    columns = ("key", "model\nworkload, tier", "project\npriority", "limits", "value from")
+    rows = table(f"Keys ({len(keys)})", *columns)
+    for key in keys:
         spec = key.spec
-        kind = ", ".join(filter(None, (spec.workload, spec.tier))) or "-"
-        keys.add_row(
+        details = ", ".join(filter(None, (spec.workload, spec.tier))) or "-"
+        rows.add_row(
             escape(spec.key_id),
-            f"{escape(spec.model or '-')}\n[dim]{escape(kind)}[/]",
-            f"{escape(spec.project or '-')}\n[dim]{_priority(spec.priority)}[/]",
-            _limits(key),
-            f"{escape(key.place)}\n{_value(key)}",
+            f"{escape(spec.model or '-')}\n[dim]{escape(details)}[/]",
+            f"{escape(spec.project or '-')}\n[dim]{_format_priority(spec.priority)}[/]",
+            _format_limits(key),
+            f"{escape(key.location)}\n{_format_value(key)}",
         )
-    console().print(keys, "")
-    for key in found.keys:
-        if key.problem:
-            _say("red", "skipped", key.problem)
-        if key.answer and not key.answer.ok:
-            said = " ".join(str(key.answer.text).split())
-            text = f"{key.spec.key_id}: {key.answer.failure}: {said[:_SHOWN]}"
-            _say("red", "asked", text)
+    console().print("", rows)
 
 
-def _reach(state: StateReport) -> str:
+def _describe_state(state: StateReport) -> str:
     if not state.shared:
-        return "of each process by itself"
-    return "[green]answers[/]" if state.problem is None else "[red]cannot be used[/]"
+        return "not shared: each process counts by itself"
+    return "shared, [green]reachable[/]" if state.problem is None else "shared, [red]unreachable[/]"
 
 
-def _say(style: str, label: str, text: str) -> None:
-    """Print a message as one line, which the terminal may wrap: people search for it."""
+def _print_message(style: str, label: str, text: str) -> None:
+    """Print a message without line breaks, so that it can be searched for."""
     console().print(f"[{style}]{label}:[/] {escape(text)}", soft_wrap=True)
 
 
-def _priority(number: int) -> str:
+def _format_priority(number: int) -> str:
     return "last resort" if number == LAST_RESORT_PRIORITY else str(number)
 
 
-def _limits(key: KeyReport) -> str:
+def _format_limits(key: KeyReport) -> str:
     spec = key.spec
     known = {"rpm": spec.rpm, "tpm": spec.tpm, "rpd": spec.rpd, "at once": spec.max_concurrency}
     return "\n".join(f"{number:,} {name}" for name, number in known.items() if number) or "-"
 
 
-def _value(key: KeyReport) -> str:
-    """Say whether the value was found, by a fingerprint that can be compared between hosts."""
+def _format_value(key: KeyReport) -> str:
+    """Format whether the value was found, with a fingerprint to compare between hosts."""
     if key.problem:
         return "[red]not found[/]"
     if key.same_as:
-        return f"the same as {key.same_as}"
-    found = f"[green]found[/] #{key.fingerprint}{_shared(key.shared)}"
-    if key.answer is None:
-        return found
-    if key.answer.ok:
-        return f"{found}, [green]answers[/] ({key.answer.seconds:.1f} s)"
-    code = f" ({key.answer.code})" if key.answer.code else ""
-    return f"{found}, [red]{key.answer.failure}{code}[/]"
+        return f"same value as {key.same_as}"
+    text = f"[green]found[/] #{key.fingerprint}{_format_availability(key.shared)}"
+    if key.probe is None:
+        return text
+    if key.probe.ok:
+        return f"{text}, [green]works[/] ({key.probe.seconds:.1f} s)"
+    code = f" ({key.probe.code})" if key.probe.code else ""
+    return f"{text}, [red]{key.probe.failure}{code}[/]"
 
 
-def _shared(shared: Availability) -> str:
-    """Say what keeps services from using a key just now."""
+def _format_availability(shared: Availability) -> str:
+    """Format the state of a key that is not available."""
     if shared.state == "available":
         return ""
     until = f" until {format_time(shared.at)}" if shared.at is not None else ""
     return f", [yellow]{shared.state}{until}[/]"
 
 
-def _verdict(found: CheckReport) -> str:
-    if not found.keys:
+def _format_verdict(report: CheckReport) -> str:
+    if not report.keys:
         return "[red]No key:[/] set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json."
-    available = sum(key.availability.state == "available" for key in found.keys)
-    count = f"{available} of {len(found.keys)} keys are available"
-    return f"[green]Good:[/] {count}." if found.ok else f"[red]Not good:[/] {count}."
+    available = sum(key.availability.state == "available" for key in report.keys)
+    count = f"{available} of {len(report.keys)} keys are available"
+    if report.ok:
+        return f"[bold green]OK:[/] {count}."
+    problems = len(report.problems) + sum(not key.ok for key in report.keys)
+    listed = f"{problems} problem{'s' if problems > 1 else ''}; " if problems else ""
+    return f"[bold red]Not OK:[/] {listed}{count}."

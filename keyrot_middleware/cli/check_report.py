@@ -1,4 +1,4 @@
-"""What `keyrot check` finds out: settings in force, keys, and what is wrong; no drawing here."""
+"""The data of `keyrot check`: effective settings, keys, the state, warnings and problems."""
 
 from __future__ import annotations
 
@@ -35,49 +35,49 @@ __all__ = [
     "build_report",
 ]
 
-NOT_SHOWN = "set (not shown)"
-NOTHING = "none"
+HIDDEN = "set (not shown)"
+NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class SettingReport:
-    """One setting in force."""
+    """One effective setting."""
 
     variable: str
     value: str
-    """As people read it."""
-    plain: bool | float | str | list[str] | None
-    """As a value of JSON."""
+    """As displayed."""
+    json_value: bool | float | str | list[str] | None
+    """As a JSON value."""
     source: str
     """`environment`, `.env` or `default`."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """One key of the pool and whether its value could be had."""
+    """One key of the pool and whether its value was found."""
 
     spec: KeySpec
     store: str
-    """The scheme of its store; `setting` where its value stands in one."""
-    place: str
+    """The scheme of its store; `setting` if a setting holds its value."""
+    location: str
     problem: str | None = None
     same_as: str | None = None
-    """The key that serves in its stead, having the same value."""
+    """The key with the same value, which is used instead."""
     fingerprint: str | None = None
-    answer: LiveCheck | None = None
-    """What one request with it came to, where one was sent."""
+    probe: LiveCheck | None = None
+    """The result of `--live`."""
     shared: Availability = AVAILABLE
-    """As a shared state has it; that of each process by itself begins with available."""
+    """In the shared state; `available` if each process has its own."""
 
     @property
     def resolved(self) -> bool:
-        """Tell whether it has a value of its own."""
+        """Whether it has a value of its own."""
         return self.fingerprint is not None
 
     @property
-    def good(self) -> bool:
-        """Tell whether nothing is wrong with it."""
-        return self.problem is None and (self.answer is None or self.answer.ok)
+    def ok(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.problem is None and (self.probe is None or self.probe.ok)
 
     @property
     def availability(self) -> Availability:
@@ -86,66 +86,66 @@ class KeyReport:
             return Availability("disabled")
         if not self.resolved:
             return Availability("unresolved")
-        failure = self.answer.failure if self.answer is not None else None
+        failure = self.probe.failure if self.probe is not None else None
         return Availability("rejected", None, failure) if failure in REJECTED else self.shared
 
 
 @dataclass(frozen=True, slots=True)
 class StateReport:
-    """Where the pool's state lives, and whether it answers."""
+    """The configured state, and whether it is reachable."""
 
     url: str
     """Without user and password."""
     shared: bool
     problem: str | None = None
     keys: Mapping[str, Availability] = field(default_factory=dict)
-    """How the keys that have a value stand in it, by id."""
+    """The availability of the keys with a value, by id."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Everything that `keyrot check` tells."""
+    """The result of `keyrot check`."""
 
     enabled: bool
     settings: tuple[SettingReport, ...] = ()
     keys: tuple[KeyReport, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-    """What is wrong beyond single keys."""
+    """Problems other than those of single keys."""
     state: StateReport | None = None
     secrets: SecretCache | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
-        """Tell whether at least one key resolves and nothing is wrong, or all is switched off."""
+        """Whether nothing is wrong and at least one key resolves, or rotation is switched off."""
         if not self.enabled:
             return True
-        serving = any(key.resolved and key.spec.active for key in self.keys)
-        return serving and not self.problems and all(key.good for key in self.keys)
+        has_key = any(key.resolved and key.spec.active for key in self.keys)
+        return has_key and not self.problems and all(key.ok for key in self.keys)
 
 
 def build_report(config: Config) -> CheckReport:
-    """Look every key up, as install() would, and put together what there is to tell."""
+    """Look up every key as install() does, and check settings and state."""
     if not config.settings.enabled:
         return CheckReport(enabled=False)
     secrets = open_secret_cache(config)
-    state = _state(config, secrets)
+    state = _state_report(config, secrets)
     return CheckReport(
         enabled=True,
         state=state,
-        problems=tuple(filter(None, (state.problem, _tracing(config)))),
-        settings=tuple(_settings(config)),
+        problems=tuple(filter(None, (state.problem, _tracing_problem(config)))),
+        settings=tuple(_setting_reports(config)),
         keys=tuple(
-            replace(_key(key, config, secrets), shared=state.keys.get(key.key_id, AVAILABLE))
+            replace(_key_report(key, config, secrets), shared=state.keys.get(key.key_id, AVAILABLE))
             for key in config.keys
         ),
-        warnings=(*config.warnings, *doubts(secrets), *_elsewhere(config)),
+        warnings=(*config.warnings, *doubts(secrets), *_bypass_warnings(config)),
         secrets=secrets,
     )
 
 
-def _state(config: Config, secrets: SecretCache) -> StateReport:
-    """Find out whether a shared state can be used, as services do when they start, and its keys."""
+def _state_report(config: Config, secrets: SecretCache) -> StateReport:
+    """Open the shared state, if one is configured, and read the availability of the keys."""
     url = mask_url(config.state_url)
     try:
         shared = open_configured(config)
@@ -159,16 +159,16 @@ def _state(config: Config, secrets: SecretCache) -> StateReport:
         finally:
             shared.close()
     except KeyrotError as error:
-        # Their texts name places without credentials; to mask them would spoil what they allow.
-        said = str(error).replace(config.state_url, url)
-        problem = f"the shared state {url} cannot be used: {said}"
+        # The messages contain no credentials, except in the URL.
+        text = str(error).replace(config.state_url, url)
+        problem = f"the shared state {url} cannot be used: {text}"
         return StateReport(url, shared=True, problem=problem)
     keys = {key_id: seen.overall for key_id, seen in found.items()}
     return StateReport(url, shared=True, keys=keys)
 
 
-def _tracing(config: Config) -> str | None:
-    """Say what stands in the way of exporting spans."""
+def _tracing_problem(config: Config) -> str | None:
+    """Return why spans cannot be exported; None if they can."""
     try:
         if config.settings.tracing == "otlp":
             DeferredOtlpExport()
@@ -178,11 +178,11 @@ def _tracing(config: Config) -> str | None:
 
 
 def base_url() -> str:
-    """Tell where the SDK sends calls unless a client says otherwise."""
+    """Return where the SDK sends calls by default."""
     return os.environ.get("GOOGLE_GEMINI_BASE_URL") or f"https://{GOOGLE_HOST}"
 
 
-def _settings(config: Config) -> Iterator[SettingReport]:
+def _setting_reports(config: Config) -> Iterator[SettingReport]:
     in_file = dotenv_values(config.env_file)
     for name, variable in ENV_NAMES.items():
         source, names = "default", spellings(variable)
@@ -194,69 +194,69 @@ def _settings(config: Config) -> Iterator[SettingReport]:
             source = ".env"
         value = getattr(config.settings, name)
         if name == "keys_file" and value is None and Path("keys.json").exists():
-            value = "keys.json"  # the one that happens to be there
-        yield SettingReport(variable, _shown(name, value), _plain(name, value), source)
+            value = "keys.json"  # found in the working directory
+        yield SettingReport(variable, _display_value(name, value), _json_value(name, value), source)
 
 
-def _shown(name: str, value: Any) -> str:
+def _display_value(name: str, value: Any) -> str:
     if name in SECRET_SETTINGS:
         if isinstance(value, tuple):
-            return f"{len(value)} (not shown)" if value else NOTHING
-        return NOT_SHOWN if isinstance(value, SecretStr) and value.get_secret_value() else NOTHING
+            return f"{len(value)} (not shown)" if value else NONE
+        return HIDDEN if isinstance(value, SecretStr) and value.get_secret_value() else NONE
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
-    return NOTHING if value is None else mask_url(mask_keys(str(value)))
+    return NONE if value is None else mask_url(mask_keys(str(value)))
 
 
-def _plain(name: str, value: Any) -> bool | float | str | list[str] | None:
+def _json_value(name: str, value: Any) -> bool | float | str | list[str] | None:
     if name in SECRET_SETTINGS and isinstance(value, tuple):
         return len(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, tuple):
         return list(map(str, value))
-    text = _shown(name, value)
-    return None if text == NOTHING else text
+    text = _display_value(name, value)
+    return None if text == NONE else text
 
 
-def _key(key: KeySpec, config: Config, secrets: SecretCache) -> KeyReport:
-    store, place = _where(key, config, secrets)
+def _key_report(key: KeySpec, config: Config, secrets: SecretCache) -> KeyReport:
+    store, location = _locate(key, config, secrets)
     has_value = key.key_id in secrets.resolved
     return KeyReport(
         spec=key,
         store=store,
-        place=place,
+        location=location,
         problem=secrets.unresolved.get(key.key_id),
         same_as=secrets.duplicates.get(key.key_id),
         fingerprint=Secret(secrets.value(key.key_id)).fingerprint if has_value else None,
     )
 
 
-def _where(key: KeySpec, config: Config, secrets: SecretCache) -> tuple[str, str]:
-    """Tell a key's store, and where in it the key is kept."""
+def _locate(key: KeySpec, config: Config, secrets: SecretCache) -> tuple[str, str]:
+    """Return a key's store and its location in that store."""
     if key.key_id in config.inline:
         return "setting", f"GEMINI_API_KEYS ({key.key_id})"
     store = secrets.locations[key.key_id].store
-    tell = getattr(store, "place", None)
-    default = tell(key.key_id) if tell is not None and not key.secret else None
-    return store.scheme, key.secret or default or f"{store.scheme}:// (its default place)"
+    get_place = getattr(store, "place", None)
+    default = get_place(key.key_id) if get_place is not None and not key.secret else None
+    return store.scheme, key.secret or default or f"{store.scheme}:// (default location)"
 
 
-def _elsewhere(config: Config) -> Iterator[str]:
-    """Say what makes the SDK go past the pool, however good its keys are."""
+def _bypass_warnings(config: Config) -> Iterator[str]:
+    """Yield what makes calls bypass the pool."""
     origin = origin_from_url(base_url())
     if origin not in origins(config.settings.allowed_hosts):
         yield (
-            f"GOOGLE_GEMINI_BASE_URL leads to {origin or 'no host'}, which is not among "
-            "KEYROT_ALLOWED_HOSTS: calls to it are left as they are, without the pool"
+            f"GOOGLE_GEMINI_BASE_URL points to {origin or 'no URL'}, which is not in "
+            "KEYROT_ALLOWED_HOSTS: calls to it bypass the pool"
         )
     for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
         if os.environ.get(name, "").lower() in ("true", "1"):
-            yield f"{name} is set: clients go to Vertex AI, which the pool leaves alone"
+            yield f"{name} is set: clients go to Vertex AI, and bypass the pool"
     idle = [key.key_id for key in config.keys if not key.active]
     if idle:
-        yield f"switched off by active=false: {', '.join(idle)}"
+        yield f"disabled by active=false: {', '.join(idle)}"

@@ -1,4 +1,4 @@
-"""Where tables go: the terminal, or 100 columns where there is none."""
+"""Console and tables of the command."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ WIDTH = 100
 
 
 def console() -> Console:
-    """Write to stdout; without a terminal (a pipe, CI) as wide as the tables want to be."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+    """Return a console on stdout; without a terminal (a pipe, CI) 100 columns wide."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def escape(text: str) -> str:
-    """Show *text* as it is: it may come from a program's users or from a server."""
+    """Escape markup in *text*, which may come from users or a server."""
     return markup.escape(one_line(text))
 
 
 def table(title: str, *columns: str) -> Table:
-    """Begin a table in the one style of this command."""
+    """Return an empty table in the style of this command."""
     look: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0)}
     made = Table(title=title or None, title_justify="left", title_style="bold", **look)
     for name in columns:

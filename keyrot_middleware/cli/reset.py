@@ -1,4 +1,4 @@
-"""`keyrot reset KEY_ID`: make a rejected or cooling key available again, while services run."""
+"""`keyrot reset KEY_ID`: make a key of a shared state available again, while services run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["reset"]
 
 
 def reset(key_id: str) -> int:
-    """Forget what cools the key down, its project and its account, and its learned limits.
+    """Clear the cooldowns of a key, its project and billing account, and its learned limits.
 
     Returns:
-        0; or 1 where that cannot be done, reported on stderr.
+        0; 1 with a message on stderr if that fails.
     """
     try:
         with shared_pool() as pool:
@@ -29,7 +29,7 @@ def reset(key_id: str) -> int:
             key = _find(pool, key_id)
             before = pool.state.snapshot([key])[key.key_id]
             pool.state.reset(key)
-            print(_describe_reset(key, before, _others(pool, key, before)))
+            print(_describe_reset(key, before, _keys_in_same_cooldown(pool, key, before)))
             return 0
     except KeyrotError as error:
         print(f"keyrot: {error}", file=sys.stderr)
@@ -41,12 +41,12 @@ def _find(pool: SharedPool, key_id: str) -> Candidate:
     if key is None:
         known = ", ".join(pool.keys)
         hint = did_you_mean(key_id, pool.keys)
-        raise KeyrotError(f"no key {key_id!r} in pool {pool.name!r}; there are: {known}.{hint}")
+        raise KeyrotError(f"no key {key_id!r} in pool {pool.name!r}; keys: {known}.{hint}")
     return key
 
 
-def _others(pool: SharedPool, key: Candidate, before: KeyHealth) -> list[str]:
-    """List the other keys that were cooling down for the same reason."""
+def _keys_in_same_cooldown(pool: SharedPool, key: Candidate, before: KeyHealth) -> list[str]:
+    """Return the other keys in the scope of the key's cooldown."""
     scope = before.cooldown_scope or ""
     of = "billing_account" if scope == "billing" else "project" if "project" in scope else "key_id"
     same = [one for one in pool.keys.values() if getattr(one, of) == getattr(key, of)]
@@ -56,20 +56,20 @@ def _others(pool: SharedPool, key: Candidate, before: KeyHealth) -> list[str]:
 def _describe_reset(key: Candidate, before: KeyHealth, others: list[str]) -> str:
     until = before.cooldown_until
     if until is None:
-        lines = [f"Key {key.key_id} was not cooling down."]
+        lines = [f"Key {key.key_id} was not cooling down; nothing to reset."]
     else:
         state = (
-            "rejected, to be tried again at"
+            "rejected, with the next probe at"
             if before.cooldown_reason in REJECTIONS
             else "cooling down until"
         )
         why = f"{before.cooldown_reason} ({before.cooldown_scope})"
         lines = [
             f"Key {key.key_id} is available again. It was {state} {format_time(until)}: {why}.",
-            "Running services use it within a minute.",
+            "Running services use it again within a minute.",
         ]
     if others:
-        lines.append(f"Available again with it: {', '.join(others)}.")
+        lines.append(f"Also available again: {', '.join(others)}.")
     if not key.active:
-        lines.append("It has active=false in keys.json, which stays as it is.")
+        lines.append("It stays disabled: active=false in keys.json.")
     return "\n".join(lines)

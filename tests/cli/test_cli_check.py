@@ -52,7 +52,7 @@ def test_the_table_tells_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
     told += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
     assert [text for text in told if text not in table] == []
     assert table.count("found #") == 2
-    assert table.endswith("Good: 2 of 2 keys are available.\n")
+    assert ran.stdout.startswith("OK: 2 of 2 keys are available.\n")
 
 
 def test_settings_show_where_they_come_from_and_no_secret(
@@ -86,7 +86,7 @@ def test_a_key_that_cannot_be_had_is_wrong(keyrot: Keyrot, keys_file: Path) -> N
     ran = keyrot("check", GEMINI_KEY_flash_01="value-one")
     assert ran.returncode == 1
     assert "skipped: key pro_01: the variable TEAM_KEY is set neither in" in ran.stdout
-    assert "Not good: 1 of 2 keys are available." in ran.stdout
+    assert "Not OK: 1 problem; 1 of 2 keys are available." in ran.stdout
 
 
 def test_json_tells_the_same(keyrot: Keyrot, keys_file: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_state_is_told_and_asked(keyrot: Keyrot, keys_file: Path) -> None:
     """A shared state that does not answer is wrong; its password is not shown."""
     values = {"GEMINI_KEY_flash_01": "value-one", "TEAM_KEY": "value-two"}
     ran = keyrot("check", **values)
-    assert "State: memory://, of each process by itself\n" in ran.stdout
+    assert "State: memory://, not shared: each process counts by itself\n" in ran.stdout
     url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
     ran = keyrot("check", KEYROT_STATE_URL=url, **values)
     assert ran.returncode == 1
@@ -152,7 +152,7 @@ def test_the_state_is_told_and_asked(keyrot: Keyrot, keys_file: Path) -> None:
     assert "hunter2" not in ran.stdout + ran.stderr + json.dumps(told)
     ran = keyrot("check", KEYROT_STATE_URL=server("valkey").strict_url, **values)
     assert ran.returncode == 0
-    assert "/0, answers\n" in ran.stdout
+    assert "/0, shared, reachable\n" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_no_key_and_only_switched_off_keys_are_not_good(keyrot: Keyrot, tmp_path
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "active": false}]')
     ran = keyrot("check", GEMINI_KEY_a="value-one")
     assert ran.returncode == 1
-    assert "warning: switched off by active=false: a" in ran.stdout
+    assert "warning: disabled by active=false: a" in ran.stdout
 
 
 def test_a_key_that_is_switched_off_does_not_serve(keyrot: Keyrot, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_key_that_is_switched_off_does_not_serve(keyrot: Keyrot, tmp_path: Pat
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "active": false}, {"key_id": "b"}]')
     ran = keyrot("check", GEMINI_KEY_a="value-one", GEMINI_KEY_b="value-two")
     assert ran.returncode == 0
-    assert "Good: 1 of 2 keys are available." in ran.stdout
+    assert "OK: 1 of 2 keys are available." in ran.stdout
 
 
 def test_spans_that_cannot_be_exported_are_wrong(
@@ -200,7 +200,7 @@ def test_spans_that_cannot_be_exported_are_wrong(
     assert keyrot("check", **given).returncode == 0
     ran = keyrot("check", **given, **hide("opentelemetry.exporter.otlp.proto.http.trace_exporter"))
     assert ran.returncode == 1
-    assert "wrong: KEYROT_TRACING=otlp needs the package" in ran.stdout
+    assert "problem: KEYROT_TRACING=otlp needs the package" in ran.stdout
     assert "pip install 'keyrot-middleware[otlp]'" in ran.stdout
 
 
@@ -234,7 +234,7 @@ def test_switched_off_is_told_and_not_wrong(keyrot: Keyrot) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9", "127.0.0.1:9, which is not among"),
+        ("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9", "127.0.0.1:9, which is not in"),
         ("GOOGLE_GENAI_USE_VERTEXAI", "true", "clients go to Vertex AI"),
     ],
 )
@@ -266,7 +266,7 @@ def test_live_asks_with_each_key_once(keyrot: Keyrot, service: FakeGemini) -> No
     assert all(r.body["generationConfig"]["maxOutputTokens"] == 1 for r in service.log)
 
     shown = keyrot("check", "--live", "--model", "gemini-x", **given)
-    assert "answers" in shown.stdout
+    assert "works" in shown.stdout
     assert "project_suspended (403)" in shown.stdout
     assert service.log[-1].model == "gemini-x"
     assert not any(key.value in ran.stdout + shown.stdout for key in keys)

@@ -12,7 +12,7 @@ from keyrot_middleware.testing import FakeGemini, Reply
 Keyrot = Callable[..., Any]
 
 
-def test_it_shows_the_way_of_each_call(keyrot: Keyrot, tmp_path: Path) -> None:
+def test_it_shows_the_attempts_of_each_call(keyrot: Keyrot, tmp_path: Path) -> None:
     """One key alone fails; with the pool all calls are answered; two runs tell the same story."""
     (tmp_path / "keys.json").write_text("not even JSON: the demo must not look at it")
     for _ in range(2):
@@ -22,14 +22,14 @@ def test_it_shows_the_way_of_each_call(keyrot: Keyrot, tmp_path: Path) -> None:
         assert "429 RESOURCE_EXHAUSTED" in alone
         assert "question 7   ok from paid_1" in pooled
         assert "chat         ok from paid_1" in pooled
-        first = "revoked_1 key_invalid (400) → spent_1 quota_day (429) → free_1 ok"
+        first = "revoked_1 key_invalid (400) → exhausted_1 quota_day (429) → free_1 ok"
         assert first in pooled
         assert "free_1 quota_minute (429) → paid_1 ok" in pooled
-        assert re.search(r"revoked_1 +rejected \(key_invalid\)", pooled)
-        assert re.search(r"spent_1 +cooling_down for .*20 rpd", pooled)
+        assert re.search(r"revoked_1 +rejected: key_invalid", pooled)
+        assert re.search(r"exhausted_1 +cooling_down for .*20 rpd", pooled)
         assert re.search(r"paid_1 +available", pooled)
-        assert "attempt spent_1  INTERNAL  ERROR 429 quota_day" in pooled
-        assert "revoked_1 1, spent_1 1, free_1 6, paid_1 5." in pooled
+        assert "attempt exhausted_1  INTERNAL  ERROR 429 quota_day" in pooled
+        assert "revoked_1 1, exhausted_1 1, free_1 6, paid_1 5." in pooled
 
 
 def test_it_goes_on_without_the_tracing_sdk(

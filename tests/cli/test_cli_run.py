@@ -152,7 +152,7 @@ def test_no_program_is_an_error_in_one_sentence(keyrot: Keyrot, given: list[str]
     """Without a program python would start its prompt; `keyrot run` says how it is used."""
     ran = keyrot("run", *given)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.startswith("keyrot run: no program was named\nusage: keyrot run")
+    assert ran.stderr.startswith("keyrot run: no program given\nusage: keyrot run")
 
 
 @pytest.mark.parametrize("option", ["-I", "-E", "-S", "-BI", "-uE"])

@@ -169,9 +169,9 @@ def test_watch_looks_again_until_it_is_interrupted(
 @pytest.mark.parametrize(
     ("key_id", "told"),
     [
-        ("gone_01", "Key gone_01 is available again. It was rejected, to be tried again at"),
-        ("cool_01", "Available again with it: also_01."),
-        ("used_01", "Key used_01 was not cooling down."),
+        ("gone_01", "Key gone_01 is available again. It was rejected, with the next probe at"),
+        ("cool_01", "Also available again: also_01."),
+        ("used_01", "Key used_01 was not cooling down; nothing to reset."),
     ],
 )
 def test_reset_brings_a_key_back(keyrot: Keyrot, service: Service, key_id: str, told: str) -> None:
@@ -232,7 +232,7 @@ def test_a_url_that_cannot_be_used_is_told_with_its_variable(
 def test_a_state_in_memory_is_said_to_be_inside_each_process(
     keyrot: Keyrot, tmp_path: Path, command: tuple[str, ...], code: int
 ) -> None:
-    """With memory:// there is nothing to be seen from outside; it is said where it can be."""
+    """With memory:// the command has nothing to show and names the functions to call."""
     (tmp_path / "keys.json").write_text(json.dumps(KEYS))
     ran = keyrot(*command)
     assert ran.returncode == code

@@ -1,9 +1,8 @@
-"""What makes a Python process start with the pool: a folder for `PYTHONPATH`.
+"""Install the pool in a Python process at its start, by a folder on `PYTHONPATH`.
 
-Python imports a module named `sitecustomize` at each start, if it finds one on its path. `keyrot
+Python imports a module named `sitecustomize` at each start, if there is one on its path. `keyrot
 run` puts this folder first on `PYTHONPATH`, so the program and every Python process that it starts
-find ours. The pool is installed when google-genai is imported: a process that never uses it pays
-nothing.
+import ours. It installs the pool when google-genai is imported, so other processes pay nothing.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ __all__ = ["LEVEL_VARIABLE", "environment", "start"]
 FOLDER = str(Path(__file__).parent)
 
 LEVEL_VARIABLE = "_KEYROT_RUN_LEVEL"
-"""The log level that `-v` asks for, a number; empty for warnings at the start only."""
+"""The log level of `-v`, a number; empty: warnings of install() only."""
 
 SDK = "google.genai._api_client"
 
 
 def environment(level: int | None) -> dict[str, str]:
-    """Give the environment for a Python process that is to start with the pool.
+    """Return the environment of a Python process that starts with the pool.
 
     Args:
-        level: Log to stderr from this level up; None: only what `install()` warns of.
+        level: Log to stderr from this level up; None: only warnings of `install()`.
     """
     inherited = os.environ.get("PYTHONPATH")
     entries = (
         inherited.split(os.pathsep) if inherited else []
     )  # an empty entry is the working directory
     path = [FOLDER, *(entry for entry in entries if entry != FOLDER)]
-    shown = "" if level is None else str(level)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), LEVEL_VARIABLE: shown}
+    value = "" if level is None else str(level)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), LEVEL_VARIABLE: value}
 
 
 def start() -> None:
@@ -49,7 +48,7 @@ def start() -> None:
 
 
 def _install(_module: Any) -> None:
-    """Call `install()`; what is wrong is printed, and the program goes on without the pool."""
+    """Call `install()`; if that fails, print why, and the program runs without the pool."""
     from ...errors import KeyrotError  # noqa: PLC0415 - not before the SDK is imported
     from ...telemetry.logs import log_to_stderr  # noqa: PLC0415
 
@@ -62,7 +61,7 @@ def _install(_module: Any) -> None:
 
 
 def _install_untraced() -> None:
-    """Call `install()`, but leave it to the program to set up tracing before its first call."""
+    """Call `install()`, but let the program set up tracing before its first call."""
     from ..._install import current_pool, install  # noqa: PLC0415
     from ...config import load  # noqa: PLC0415
     from ...telemetry.otlp import DeferredOtlpExport  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Imported by Python itself at its start, where `keyrot run` has put this folder on the path."""
+"""Imported by Python at its start if `keyrot run` has put this folder on the path."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def _start() -> None:
-    """Prepare the pool, then leave the path, and the name `sitecustomize`, to the program."""
+    """Prepare the pool, then restore the path and import the program's own `sitecustomize`."""
     here = str(Path(__file__).parent)
     sys.path[:] = [entry for entry in sys.path if entry != here]
     try:
         from keyrot_middleware.cli.autostart import start  # noqa: PLC0415
     except ImportError:
-        pass  # another interpreter, started by the program, that does not have the package
+        pass  # another interpreter, started by the program, without the package
     else:
         start()
     if PathFinder.find_spec("sitecustomize", sys.path) is not None:

@@ -1,6 +1,6 @@
-"""An unchanged program under a pool, recorded: calls, health and spans go into a file at the end.
+"""Run a program with the pool and write its calls, key health and spans to a file.
 
-Started by the demo as a process of its own: `python -m … REPORT PROGRAM`.
+The demo starts it as a process: `python -m … REPORT PROGRAM`.
 """
 
 from __future__ import annotations
@@ -23,42 +23,40 @@ __all__ = [
     "main",
 ]
 
-# Follow the calls of a pool and write down which way each of them took -------------------------
-
 
 class CallRecorder:
-    """Keep, for each call in the order of their beginning, what it was and its steps."""
+    """Records the steps of each call, in the order in which calls start."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
     def observe(self, info: CallInfo) -> CallObserver:
-        """Begin to follow a call."""
+        """Record a call."""
         steps: list[dict[str, str]] = []
         self.calls.append({"model": info.model, "stream": info.stream, "steps": steps})
-        return _Way(steps)
+        return _CallRecord(steps)
 
 
-class _Way:
-    """One call; what is not overridden here does not matter to it."""
+class _CallRecord:
+    """The steps of one call."""
 
     def __init__(self, steps: list[dict[str, str]]) -> None:
         self._steps = steps
 
     def before(self, command: Command) -> None:
-        """Note a wait."""
+        """Record a wait."""
         if isinstance(command, Sleep) and command.starts_wait:
-            self._steps.append({"key": "", "came": f"waits {command.seconds:.1f} s"})
+            self._steps.append({"key": "", "result": f"waits {command.seconds:.1f} s"})
 
     def after(self, command: Command, reply: object) -> None:
-        """Note what became of a send."""
+        """Record the result of a send."""
         if not isinstance(command, Settle):
             return
         kind, verdict, _ = command.outcome
-        came = (
+        result = (
             "ok" if kind is LeaseOutcome.SUCCESS else describe(verdict) if verdict else kind.value
         )
-        self._steps.append({"key": command.lease.key_id, "came": came})
+        self._steps.append({"key": command.lease.key_id, "result": result})
 
     def attach(self) -> None:
         """Do nothing."""
@@ -67,9 +65,9 @@ class _Way:
         """Do nothing."""
 
     def finish(self, error: BaseException | None) -> None:
-        """Note a call that no key could serve."""
+        """Record a call without an available key."""
         if error is not None and not self._steps:
-            self._steps.append({"key": "", "came": "no key free"})
+            self._steps.append({"key": "", "result": "no key available"})
 
 
 def main(report: str, program: str) -> int:
@@ -79,24 +77,28 @@ def main(report: str, program: str) -> int:
     except KeyrotError as error:
         print(f"keyrot: {error}", file=sys.stderr)
         return 2
-    spans, ways = _record_spans(), CallRecorder()
-    _watch(ways)
+    spans, recorder = _record_spans(), CallRecorder()
+    _add_observer(recorder)
     try:
         runpy.run_path(program, run_name="__main__")
     finally:
-        found = {"calls": ways.calls, "health": status()["keys"], "tree": _tree(spans)}
-        Path(report).write_text(json.dumps(found), "utf-8")
+        content = {
+            "calls": recorder.calls,
+            "health": status()["keys"],
+            "tree": _format_largest_trace(spans),
+        }
+        Path(report).write_text(json.dumps(content), "utf-8")
     return 0
 
 
-def _watch(ways: CallRecorder) -> None:
+def _add_observer(recorder: CallRecorder) -> None:
     pool = current_pool()
     if pool is not None:
-        pool.observers = (*pool.observers, ways)
+        pool.observers = (*pool.observers, recorder)
 
 
 def _record_spans() -> Any:
-    """Set up a tracer provider that keeps spans; None where the SDK is not installed."""
+    """Set up a tracer provider that keeps spans; None if the SDK is not installed."""
     try:
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -106,27 +108,27 @@ def _record_spans() -> Any:
         )
     except ImportError:
         return None
-    kept = InMemorySpanExporter()
+    exporter = InMemorySpanExporter()
     provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(kept))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    return kept
+    return exporter
 
 
-def _tree(kept: Any) -> str | None:
-    """Draw the spans of the call that took the most attempts, the first of these."""
-    if kept is None:
+def _format_largest_trace(exporter: Any) -> str | None:
+    """Format the spans of the call with the most attempts."""
+    if exporter is None:
         return None
     from ...telemetry.span_tree import format_tree  # noqa: PLC0415
 
     traces: dict[int, list[Any]] = {}
-    for span in kept.get_finished_spans():
+    for span in exporter.get_finished_spans():
         traces.setdefault(span.context.trace_id, []).append(span)
     longest = max(traces.values(), key=len, default=[])
-    return format_tree(longest, _shown, durations=True)
+    return format_tree(longest, _format_attribute, durations=True)
 
 
-_SHOWN = (
+_ATTRIBUTES = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens",
     "keyrot.attempt.count",
@@ -137,11 +139,11 @@ _SHOWN = (
 )
 
 
-def _shown(name: str, value: Any) -> str | None:
-    """Write an attribute as the tree does, but only what belongs to the story."""
+def _format_attribute(name: str, value: Any) -> str | None:
+    """Format the attributes that the demo shows."""
     from ...telemetry.span_tree import format_attribute  # noqa: PLC0415
 
-    return format_attribute(name, value) if name in _SHOWN else None
+    return format_attribute(name, value) if name in _ATTRIBUTES else None
 
 
 if __name__ == "__main__":

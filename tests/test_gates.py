@@ -69,7 +69,7 @@ def test_every_branch_of_the_core_is_covered() -> None:
     assert coverage["run"] == {"branch": True, "source": ["keyrot_middleware.core"]}
     assert coverage["report"]["fail_under"] == 100
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert "pytest $(CORE_TESTS) --cov " in makefile
+    assert "$(PYTEST) $(CORE_TESTS) --cov " in makefile
 
 
 def test_the_linter_asks_what_it_asked() -> None:

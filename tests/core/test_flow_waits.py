@@ -169,4 +169,4 @@ def test_a_wait_says_what_it_is_for() -> None:
     rig.will("a", minute("3s"))
     tape = rig.flow()
     sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
-    assert [(sleep.seconds, sleep.why) for sleep in tape.of(Sleep)] == [(3.0, "key")]
+    assert [(sleep.seconds, sleep.reason) for sleep in tape.of(Sleep)] == [(3.0, "key")]

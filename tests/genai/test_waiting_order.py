@@ -171,7 +171,7 @@ class TestInMinutes:
         """Each call is served in its minute or the next: none is left behind for longer."""
         gemini.add_key("A", rpm=50)
         made = pool({"key_id": "A", "rpm": 50}, max_wait_s=65)
-        clock.idle = lambda: not made.state._under_way
+        clock.idle = lambda: not made.state._in_flight
         told = calls(mode, connect(), 240, at_once=CALLERS, model=MODEL)
         assert [text for text in told if text != "ok from A"] == []
         assert gemini.count(status=429) == 0

@@ -29,7 +29,6 @@ from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope
 
 __all__ = [
     "AHEAD_S",
-    "CALM_S",
     "DAY_S",
     "GUARD_S",
     "LATER_S",
@@ -37,15 +36,16 @@ __all__ = [
     "NO_MARK",
     "PROBE_POLL_S",
     "PROBE_S",
+    "VALID_S",
     "ClockMinute",
     "Cooldown",
     "QuotaWindows",
-    "Refused",
+    "RefusedRequest",
     "SlidingWindow",
+    "Slot",
     "TokenBucket",
-    "Where",
+    "burst_capacity",
     "exponential_cooldown",
-    "most",
     "next_minute",
     "next_pacific_midnight",
     "next_pacific_month",
@@ -80,7 +80,7 @@ CELL_S = 2
 """Requests sent within the same two seconds share a record, and leave the window with the last of
 them: at most 32 records for any limit, for at most 2 s of 60 in which there is room unknown to us.
 """
-PIECES = 8
+MAX_PIECES = 8
 """In how many records a past minute, of which only begin, end and sums are known, is put."""
 LATER_S = 0.001
 """Added to a time at which something evenly refilled is enough: a double is exact to 0.2 µs."""
@@ -95,13 +95,13 @@ class ClockMinute:
     """
 
     __slots__ = (
-        "before_began",
-        "before_last",
-        "before_requests",
-        "before_tokens",
-        "began",
-        "last",
+        "first_second",
+        "last_second",
         "minute",
+        "previous_first_second",
+        "previous_last_second",
+        "previous_requests",
+        "previous_tokens",
         "requests",
         "requests_next",
         "tokens",
@@ -112,12 +112,12 @@ class ClockMinute:
         self.minute = -1
         self.requests = self.requests_next = 0
         self.tokens = self.tokens_next = 0
-        self.began = self.last = -1
+        self.first_second = self.last_second = -1
         """Seconds of the minute at which the first and the last request were booked; -1: none."""
-        self.before_began = self.before_last = -1
-        self.before_requests = self.before_tokens = 0
+        self.previous_first_second = self.previous_last_second = -1
+        self.previous_requests = self.previous_tokens = 0
 
-    def open(self, now: float) -> bool:
+    def advance_minute(self, now: float) -> bool:
         """Open the minute of *now*; True where it falls within the guard of a minute's edge.
 
         A minute that lies in the future is dropped: the clock has stepped back.
@@ -125,17 +125,19 @@ class ClockMinute:
         first = int((now - GUARD_S) // 60)
         if first > self.minute or first < self.minute - 1:
             kept = first == self.minute + 1
-            self.before_began, self.before_last = (self.began, self.last) if kept else (-1, -1)
-            self.before_requests = self.requests - self.requests_next if kept else 0
-            self.before_tokens = self.tokens - self.tokens_next if kept else 0
+            self.previous_first_second, self.previous_last_second = (
+                (self.first_second, self.last_second) if kept else (-1, -1)
+            )
+            self.previous_requests = self.requests - self.requests_next if kept else 0
+            self.previous_tokens = self.tokens - self.tokens_next if kept else 0
             self.requests, self.requests_next = (self.requests_next if kept else 0), 0
             self.tokens, self.tokens_next = (self.tokens_next if kept else 0), 0
-            self.began = self.last = 0 if self.requests or self.tokens else -1
+            self.first_second = self.last_second = 0 if self.requests or self.tokens else -1
             self.minute = first
         return int((now + GUARD_S) // 60) > self.minute
 
-    def full(
-        self, limits: Limits, requests: int, tokens: int, *, edge: bool
+    def blocked_until(
+        self, limits: Limits, requests: int, tokens: int, *, near_boundary: bool
     ) -> tuple[str, float] | None:
         """Say which window has no room, and until when."""
         for name, limit, cost, used, used_next in (
@@ -144,44 +146,46 @@ class ClockMinute:
         ):
             if limit is None:
                 continue
-            if edge and _over(used_next, cost, limit):
+            if near_boundary and _exceeds(used_next, cost, limit):
                 return name, (self.minute + 2) * 60 + GUARD_S
-            if _over(used, cost, limit):
+            if _exceeds(used, cost, limit):
                 return name, (self.minute + 1) * 60 + GUARD_S
         return None
 
-    def add(self, requests: int, tokens: int, now: float, *, edge: bool) -> None:
+    def add(self, requests: int, tokens: int, now: float, *, near_boundary: bool) -> None:
         """Book a request."""
         self.requests += requests
         self.tokens += tokens
-        if edge:
+        if near_boundary:
             self.requests_next += requests
             self.tokens_next += tokens
-        self.last = int(now) - self.minute * 60
-        if self.began < 0:
-            self.began = self.last
+        self.last_second = int(now) - self.minute * 60
+        if self.first_second < 0:
+            self.first_second = self.last_second
 
-    def amend(self, minute: int, requests: int, tokens: int, *, edge: bool) -> None:
+    def adjust_counts(
+        self, minute: int, requests: int, tokens: int, *, near_boundary: bool
+    ) -> None:
         """Add to the windows of an earlier booking, as far as they still count."""
         if minute == self.minute:
             self.requests += requests
             self.tokens += tokens
-            if edge:
+            if near_boundary:
                 self.requests_next += requests
                 self.tokens_next += tokens
-        elif edge and minute + 1 == self.minute:
+        elif near_boundary and minute + 1 == self.minute:
             self.requests += requests
             self.tokens += tokens
-        elif minute + 1 == self.minute and self.before_began >= 0:
-            self.before_requests = max(self.before_requests + requests, 0)
-            self.before_tokens = max(self.before_tokens + tokens, 0)
+        elif minute + 1 == self.minute and self.previous_first_second >= 0:
+            self.previous_requests = max(self.previous_requests + requests, 0)
+            self.previous_tokens = max(self.previous_tokens + tokens, 0)
 
-    def oldest(self, now: float) -> float:
+    def oldest_request_at(self, now: float) -> float:
         """Tell when the oldest request was booked that a window of 60 s may still count."""
         before = (self.minute - 1) * 60
-        if self.before_last >= 0 and before + self.before_last > now - MINUTE_S:
-            return max(before + self.before_began, now - MINUTE_S)
-        return now if self.began < 0 else self.minute * 60 + self.began
+        if self.previous_last_second >= 0 and before + self.previous_last_second > now - MINUTE_S:
+            return max(before + self.previous_first_second, now - MINUTE_S)
+        return now if self.first_second < 0 else self.minute * 60 + self.first_second
 
 
 class SlidingWindow:
@@ -205,14 +209,14 @@ class SlidingWindow:
             for minute, began, last, requests, tokens in (
                 (
                     clock.minute - 1,
-                    clock.before_began,
-                    clock.before_last,
-                    clock.before_requests,
-                    clock.before_tokens,
+                    clock.previous_first_second,
+                    clock.previous_last_second,
+                    clock.previous_requests,
+                    clock.previous_tokens,
                 ),
-                (clock.minute, clock.began, clock.last, clock.requests, clock.tokens),
+                (clock.minute, clock.first_second, clock.last_second, clock.requests, clock.tokens),
             )
-            for cell in _spread(minute * 60, began, last, requests, tokens)
+            for cell in _split_evenly(minute * 60, began, last, requests, tokens)
         )
 
     @property
@@ -221,7 +225,7 @@ class SlidingWindow:
         cells = self._cells
         return [(cells[i], int(cells[i + 1]), int(cells[i + 2])) for i in range(0, len(cells), 3)]
 
-    def open(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Count as of *now*: forget what has left the window, and what lies in the future."""
         cells = self._cells
         if any(
@@ -240,17 +244,17 @@ class SlidingWindow:
         self.now = now
         self.requests, self.tokens = int(sum(cells[1::3])), int(sum(cells[2::3]))
 
-    def full(self, limits: Limits, requests: int, tokens: int) -> tuple[str, float] | None:
+    def blocked_until(self, limits: Limits, requests: int, tokens: int) -> tuple[str, float] | None:
         """Say which window has no room, and until when; after `open`."""
         for name, limit, cost, place, used in (
             ("rpm", limits.rpm, requests, 1, self.requests),
             ("tpm", limits.tpm, tokens, 2, self.tokens),
         ):
-            if limit is not None and _over(used, cost, limit):
+            if limit is not None and _exceeds(used, cost, limit):
                 return name, self._until(place, used, cost, limit)
         return None
 
-    def book(self, requests: int, tokens: int, _limits: Limits) -> int:
+    def reserve(self, requests: int, tokens: int, _limits: Limits) -> int:
         """Book a request as of `open`; give what `correct` needs to find it again."""
         if not requests and not tokens:
             return NO_MARK
@@ -267,7 +271,7 @@ class SlidingWindow:
         self.tokens += tokens
         return int(sent // CELL_S)
 
-    def correct(self, mark: int, requests: int, tokens: int) -> None:
+    def adjust(self, mark: int, requests: int, tokens: int) -> None:
         """Add to an earlier booking, as far as it still counts."""
         cells = self._cells
         for i in range(0, len(cells), 3):
@@ -279,7 +283,7 @@ class SlidingWindow:
     def _until(self, place: int, used: int, cost: int, limit: int) -> float:
         for i in range(0, len(self._cells), 3):
             used -= int(self._cells[i + place])
-            if not _over(used, cost, limit):
+            if not _exceeds(used, cost, limit):
                 return self._cells[i] + MINUTE_S + GUARD_S
         return self.now + MINUTE_S + GUARD_S  # of a limit of 0 nothing ever comes free
 
@@ -304,28 +308,28 @@ class TokenBucket:
     @property
     def requests(self) -> int:
         """Tell how many requests have not come back."""
-        return ceil(self._left(self.requests_used, self.rpm) - 1e-6)
+        return ceil(self._remaining(self.requests_used, self.rpm) - 1e-6)
 
     @property
     def tokens(self) -> int:
         """Tell how many tokens have not come back."""
-        return ceil(self._left(self.tokens_used, self.tpm) - 1e-6)
+        return ceil(self._remaining(self.tokens_used, self.tpm) - 1e-6)
 
-    def open(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Count as of *now*; what lies in the future is dropped."""
         self.now = now
         if self.at > now + AHEAD_S:
             self.at, self.requests_used, self.tokens_used = now, 0.0, 0.0
 
-    def full(self, limits: Limits, requests: int, tokens: int) -> tuple[str, float] | None:
+    def blocked_until(self, limits: Limits, requests: int, tokens: int) -> tuple[str, float] | None:
         """Say what has no room, and until when; after `open`.
 
         A second's worth of the limit stays free: of a bucket that is full nothing comes back
         before a request has arrived.
         """
         for name, limit, cost, used in (
-            ("rpm", limits.rpm, requests, self._left(self.requests_used, self.rpm)),
-            ("tpm", limits.tpm, tokens, self._left(self.tokens_used, self.tpm)),
+            ("rpm", limits.rpm, requests, self._remaining(self.requests_used, self.rpm)),
+            ("tpm", limits.tpm, tokens, self._remaining(self.tokens_used, self.tpm)),
         ):
             if limit is None:
                 continue
@@ -333,48 +337,48 @@ class TokenBucket:
                 if used + cost > 0:
                     return name, self.now + MINUTE_S
                 continue
-            over = used + cost - most(limit)
+            over = used + cost - burst_capacity(limit)
             if over > 0 and used > 0:
                 return name, max(self.now, self.at) + min(over, used) * MINUTE_S / limit + LATER_S
         return None
 
-    def book(self, requests: int, tokens: int, limits: Limits) -> int:
+    def reserve(self, requests: int, tokens: int, limits: Limits) -> int:
         """Book a request as of `open`, and go on with the *limits* that are in force."""
-        self.requests_used = self._left(self.requests_used, self.rpm) + requests
-        self.tokens_used = self._left(self.tokens_used, self.tpm) + tokens
+        self.requests_used = self._remaining(self.requests_used, self.rpm) + requests
+        self.tokens_used = self._remaining(self.tokens_used, self.tpm) + tokens
         self.at = self.now
         self.rpm = self.rpm if limits.rpm is None else limits.rpm
         self.tpm = self.tpm if limits.tpm is None else limits.tpm
         return NO_MARK - 1
 
-    def correct(self, mark: int, requests: int, tokens: int) -> None:
+    def adjust(self, mark: int, requests: int, tokens: int) -> None:
         """Add to what is used, where it was booked in a bucket."""
         if mark != NO_MARK - 1:
             return  # of a sliding window that was before
         self.requests_used = max(self.requests_used + requests, 0.0)
         self.tokens_used = max(self.tokens_used + tokens, 0.0)
 
-    def _left(self, used: float, limit: int) -> float:
+    def _remaining(self, used: float, limit: int) -> float:
         back = max(self.now - self.at, 0.0) * (limit if limit > 0 else used) / MINUTE_S
         return max(used - back, 0.0)
 
 
-def most(limit: int) -> float:
+def burst_capacity(limit: int) -> float:
     """Tell how much of *limit* a bucket gives at once."""
     return limit - limit * GUARD_S / MINUTE_S
 
 
-def _over(used: int, cost: int, limit: int) -> bool:
+def _exceeds(used: int, cost: int, limit: int) -> bool:
     return used + cost > limit and (used > 0 or limit <= 0)
 
 
-def _spread(
+def _split_evenly(
     minute: int, began: int, last: int, requests: int, tokens: int
 ) -> Iterator[tuple[float, int, int]]:
     """Put sums of a part of a minute into a few records between its begin and its end."""
     if began < 0 or (requests <= 0 and tokens <= 0):
         return
-    pieces = max(1, min(PIECES, max(requests, 1), (last - began) // CELL_S + 1))
+    pieces = max(1, min(MAX_PIECES, max(requests, 1), (last - began) // CELL_S + 1))
     for i in range(pieces):
         sent = minute + began + ((last - began) * (i + 1)) // pieces + 1
         yield (
@@ -386,8 +390,8 @@ def _spread(
 
 DAY_S = 86_400.0
 HOUR_S = 3_600.0
-CALM_S = 58.0
-SLACK_S = 2.0
+VALID_S = 58.0
+DELAY_TOLERANCE_S = 2.0
 """By how much a time that a server names may be off: it cuts to whole seconds, and clocks differ.
 """
 _SHORT_DAY_S = 23 * HOUR_S
@@ -435,9 +439,9 @@ def next_pacific_month(now: float) -> float:
     return first.astimezone(UTC).timestamp()
 
 
-def exponential_cooldown(strikes: int, base_s: float, max_s: float) -> float:
+def exponential_cooldown(failure_count: int, base_s: float, max_s: float) -> float:
     """Give the length of the cooldown after *strikes* failures in a row, seconds."""
-    return min(base_s * 2.0 ** min(strikes - 1, 60), max_s)
+    return min(base_s * 2.0 ** min(failure_count - 1, 60), max_s)
 
 
 def scope_key(
@@ -473,11 +477,11 @@ def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[st
     return (*keys, ("project_cache", project)) if verb == "cachedContents" else keys
 
 
-Where = tuple[int, bool, float, int]
+Slot = tuple[int, bool, float, int]
 """Of a booking: its minute, whether it is near an edge, its day's end, and its pace's mark."""
 
 
-class Refused(NamedTuple):
+class RefusedRequest(NamedTuple):
     """A request that the server refused because a window of a minute is full."""
 
     at: float
@@ -488,17 +492,17 @@ class Refused(NamedTuple):
     tokens: int
     reported: Limits
     """Of the limits that were overrun those that the server named."""
-    delay: float | None
+    retry_delay_s: float | None
     """After how many seconds there is room, where the server named it."""
 
-    def names_minute(self, now: float) -> bool:
+    def delay_ends_at_minute(self, now: float) -> bool:
         """Tell whether the end of the clock's minute is named.
 
         The time may be counted from any moment between the request and the answer.
         """
-        assert self.delay is not None  # noqa: S101 - narrows the type; the only caller has asked
-        first = self.at + self.delay - SLACK_S
-        last = now + self.delay + SLACK_S
+        assert self.retry_delay_s is not None  # noqa: S101 - narrows the type; the only caller has asked
+        first = self.at + self.retry_delay_s - DELAY_TOLERANCE_S
+        last = now + self.retry_delay_s + DELAY_TOLERANCE_S
         ends = ((int((self.at + skew) // 60) + 1) * 60 for skew in (-GUARD_S, GUARD_S))
         return any(first <= end <= last for end in ends)
 
@@ -506,48 +510,48 @@ class Refused(NamedTuple):
 class Cooldown:
     """A scope that must not be used until a time, and the one probe after it."""
 
-    __slots__ = ("failure", "length", "probe", "probe_until", "strikes", "until", "waitable")
+    __slots__ = ("failure", "failure_count", "length", "probe", "probe_until", "until", "waitable")
 
     def __init__(self) -> None:
         self.until = 0.0
         self.length = inf
         """How long it was to last when it was recorded, seconds."""
-        self.strikes = 0
+        self.failure_count = 0
         self.failure = ""
         self.waitable = False
         self.probe: object | None = None
         """What tells the latest probe from others, while it goes alone."""
         self.probe_until = 0.0
 
-    def step(self, at: float, base_s: float, max_s: float) -> float:
+    def escalate(self, at: float, base_s: float, max_s: float) -> float:
         """Climb the ladder for a request granted *at*, and give its length, seconds.
 
         Requests that were under way together and fail together are one step, not many.
         """
-        if at >= self.until or not self.strikes:
-            self.strikes += 1
-        return exponential_cooldown(self.strikes, base_s, max_s)
+        if at >= self.until or not self.failure_count:
+            self.failure_count += 1
+        return exponential_cooldown(self.failure_count, base_s, max_s)
 
-    def strike(
+    def extend(
         self, failure: str, until: float, *, waitable: bool, now: float | None = None
     ) -> None:
         """Record a failure as of *now*; a cooldown that runs never ends sooner by it."""
-        if until >= self.until or (now is not None and self.ahead(now)):
+        if until >= self.until or (now is not None and self.is_in_future(now)):
             self.until, self.failure, self.waitable = until, failure, waitable
             self.length = inf if now is None else until - now
         self.probe = None
 
-    def ahead(self, now: float) -> bool:
+    def is_in_future(self, now: float) -> bool:
         """Tell whether it lies in the future: the clock has stepped back since it was recorded."""
         return self.until > now + self.length + AHEAD_S
 
-    def runs(self, now: float) -> bool:
+    def is_active(self, now: float) -> bool:
         """Tell whether it keeps its scope from serving *now*."""
-        return now < self.until and not self.ahead(now)
+        return now < self.until and not self.is_in_future(now)
 
-    def block(self, now: float) -> Block | None:
+    def blocked_by(self, now: float) -> Block | None:
         """Say why the scope cannot serve *now*, or None when it can (as the probe)."""
-        if now < self.until and not self.ahead(now):
+        if now < self.until and not self.is_in_future(now):
             return Block(self.failure, self.until, self.waitable)
         # A clock that was set back must not make the time of a probe longer.
         if self.probe is not None and now < self.probe_until <= now + PROBE_S:
@@ -571,58 +575,58 @@ class QuotaWindows(ClockMinute):
     """
 
     __slots__ = (
-        "calm_until",
         "day_end",
         "day_requests",
         "learned",
         "learned_until",
-        "pace",
-        "pace_until",
+        "valid_until",
+        "window",
+        "window_until",
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self.calm_until = 0.0
+        self.valid_until = 0.0
         """Until then, and from `CALM_S` before, no window opens or ends, and no edge is near:
         `roll` need not be asked."""
         self.day_end = 0.0
         self.day_requests = 0
         self.learned = NO_LIMITS
         self.learned_until = 0.0
-        self.pace: SlidingWindow | TokenBucket | None = None
+        self.window: SlidingWindow | TokenBucket | None = None
         """How the server counts, where a refusal has contradicted the clock's minute."""
-        self.pace_until = 0.0
+        self.window_until = 0.0
 
     @property
     def used(self) -> tuple[int, int]:
         """Tell the requests and tokens that count now, after `roll`."""
-        counted = self.pace or self
+        counted = self.window or self
         return counted.requests, counted.tokens
 
-    def roll(self, now: float) -> bool:
+    def advance(self, now: float) -> bool:
         """Open the windows of *now*; True where it falls within the guard of a minute's edge.
 
         Whatever lies further ahead than it can by itself comes of a clock that has stepped back.
         """
-        edge = self.open(now)
+        near_boundary = self.advance_minute(now)
         if now >= self.day_end or self.day_end - now > _SHORT_DAY_S:
             midnight = next_pacific_midnight(now)
             if now >= self.day_end or self.day_end - midnight > _SHORT_DAY_S - HOUR_S:
                 self.day_end, self.day_requests = midnight, 0
         self.learned_until = min(self.learned_until, now + DAY_S)
-        self.pace_until = min(self.pace_until, now + DAY_S)
+        self.window_until = min(self.window_until, now + DAY_S)
         if now >= self.learned_until:
             self.learned = NO_LIMITS
-        self.calm_until = min((self.minute + 1) * 60 - GUARD_S, self.day_end)
+        self.valid_until = min((self.minute + 1) * 60 - GUARD_S, self.day_end)
         if self.learned is not NO_LIMITS:
-            self.calm_until = min(self.calm_until, self.learned_until)
-        if self.pace is not None:
-            self.calm_until = 0.0
-            if now >= self.pace_until:
-                self.pace = None
+            self.valid_until = min(self.valid_until, self.learned_until)
+        if self.window is not None:
+            self.valid_until = 0.0
+            if now >= self.window_until:
+                self.window = None
             else:
-                self.pace.open(now)
-        return edge
+                self.window.advance(now)
+        return near_boundary
 
     def limits(self, configured: Limits) -> Limits:
         """Give the limits in force: what Google reported beats what was configured."""
@@ -643,7 +647,7 @@ class QuotaWindows(ClockMinute):
         self.learned = Limits(*(old if new is None else new for new, old in pairs))
         self.learned_until = now + DAY_S
 
-    def served(self, requests: int, tokens: int) -> None:
+    def drop_exceeded_limits(self, requests: int, tokens: int) -> None:
         """Forget the learned limits that a request which was served exceeds by itself.
 
         Of several that were under way together the server's order is not known, so that their sum
@@ -653,22 +657,24 @@ class QuotaWindows(ClockMinute):
         left = Limits(*(None if limit is not None and n > limit else limit for limit, n in sizes))
         self.learned = NO_LIMITS if left == NO_LIMITS else left
 
-    def unlearn(self) -> None:
+    def forget_learned(self) -> None:
         """Forget what failures reported: limits, and how the server counts."""
         self.learned, self.learned_until = NO_LIMITS, 0.0
-        self.pace, self.pace_until = None, 0.0
+        self.window, self.window_until = None, 0.0
 
-    def block(self, limits: Limits, requests: int, tokens: int, *, edge: bool) -> Block | None:
+    def blocked_by(
+        self, limits: Limits, requests: int, tokens: int, *, near_boundary: bool
+    ) -> Block | None:
         """Say which window has no room for a request, after `roll` returned *edge*."""
-        if limits.rpd is not None and _full(self.day_requests, requests, limits.rpd):
+        if limits.rpd is not None and _exceeds(self.day_requests, requests, limits.rpd):
             return Block("rpd", self.day_end)
-        if self.pace is None:
-            found = self.full(limits, requests, tokens, edge=edge)
+        if self.window is None:
+            found = self.blocked_until(limits, requests, tokens, near_boundary=near_boundary)
         else:
-            found = self.pace.full(limits, requests, tokens)
+            found = self.window.blocked_until(limits, requests, tokens)
         return Block(*found, waitable=True) if found is not None else None
 
-    def share(self, limits: Limits, weight: float) -> float:
+    def utilization(self, limits: Limits, weight: float) -> float:
         """Tell how much of the scarcest limit is used; of *weight* where none is known."""
         if limits is NO_LIMITS:
             return self.requests / weight
@@ -684,92 +690,84 @@ class QuotaWindows(ClockMinute):
         ]
         return max(known) if known else self.requests / weight
 
-    def book(
+    def reserve(
         self,
         requests: int,
         tokens: int,
         now: float,
         configured: Limits = NO_LIMITS,
         *,
-        edge: bool,
-    ) -> Where:
+        near_boundary: bool,
+    ) -> Slot:
         """Reserve, and return where: what `correct` needs to find the booking again."""
-        self.add(requests, tokens, now, edge=edge)
+        self.add(requests, tokens, now, near_boundary=near_boundary)
         self.day_requests += requests
         mark = NO_MARK
-        if self.pace is not None:
-            mark = self.pace.book(requests, tokens, self.limits(configured))
-        return (self.minute, edge, self.day_end, mark)
+        if self.window is not None:
+            mark = self.window.reserve(requests, tokens, self.limits(configured))
+        return (self.minute, near_boundary, self.day_end, mark)
 
-    def correct(self, where: Where, requests: int, tokens: int) -> None:
+    def adjust(self, slot: Slot, requests: int, tokens: int) -> None:
         """Add to the windows of an earlier booking, as far as they still count."""
-        minute, edge, day_end, mark = where
-        self.amend(minute, requests, tokens, edge=edge)
+        minute, near_boundary, day_end, mark = slot
+        self.adjust_counts(minute, requests, tokens, near_boundary=near_boundary)
         if day_end == self.day_end:
             self.day_requests += requests
-        if self.pace is not None and mark != NO_MARK:
-            self.pace.correct(mark, requests, tokens)
+        if self.window is not None and mark != NO_MARK:
+            self.window.adjust(mark, requests, tokens)
 
-    def judge(self, refused: Refused, now: float) -> None:
+    def learn_window(self, refused: RefusedRequest, now: float) -> None:
         """Choose by what model to count, after a request was refused for a full minute.
 
         The rules are those of ADR 0020. What the refusal reported of limits is learned before.
         """
-        self.roll(now)
-        pace, delay = self.pace, refused.delay
+        self.advance(now)
+        window, delay = self.window, refused.retry_delay_s
         if delay is None:
-            if pace is None and self._had_room(refused):
-                self._begin(SlidingWindow.after(self), now)
+            if window is None and self._had_room(refused):
+                self._set_window(SlidingWindow.after(self), now)
             return
-        if delay > MINUTE_S + SLACK_S:
+        if delay > MINUTE_S + DELAY_TOLERANCE_S:
             return
         # Others may have used up the clock's minute; but not where our own requests of the last
         # 60 s say the same of a sliding window, while the minute had room.
-        ours = pace is None and self._had_room(refused) and self._is_our_doing(refused, now)
-        if refused.names_minute(now) and not ours:
+        ours = window is None and self._had_room(refused) and self._used_up_a_limit(refused, now)
+        if refused.delay_ends_at_minute(now) and not ours:
             return
-        even = self._comes_back_evenly(refused, delay)
-        if pace is None:
-            ahead = self.oldest(now) + MINUTE_S - now
-            short = 2 * (delay + SLACK_S) < ahead or self._beyond(refused, now)
-            if even and short and self._is_our_doing(refused, now):
-                self._begin(self._bucket(refused, delay, now), now)
+        even = self._fits_token_bucket(refused, delay)
+        if window is None:
+            ahead = self.oldest_request_at(now) + MINUTE_S - now
+            short = 2 * (delay + DELAY_TOLERANCE_S) < ahead or self._exceeds_sliding_window(
+                refused, now
+            )
+            if even and short and self._used_up_a_limit(refused, now):
+                self._set_window(self._make_bucket(refused, delay, now), now)
             else:
-                self._begin(SlidingWindow.after(self), now)
-        elif isinstance(pace, SlidingWindow):
-            found = pace.full(self.learned, refused.requests, refused.tokens)
+                self._set_window(SlidingWindow.after(self), now)
+        elif isinstance(window, SlidingWindow):
+            found = window.blocked_until(self.learned, refused.requests, refused.tokens)
             ahead = found[1] - now if found is not None else 0.0
-            if even and 2 * (delay + SLACK_S) < ahead:
-                self._begin(self._bucket(refused, delay, now), now)
+            if even and 2 * (delay + DELAY_TOLERANCE_S) < ahead:
+                self._set_window(self._make_bucket(refused, delay, now), now)
             else:
-                self._begin(pace, now)
+                self._set_window(window, now)
         elif even:
-            self._begin(self._bucket(refused, delay, now), now)
+            self._set_window(self._make_bucket(refused, delay, now), now)
         else:
-            full = (refused.reported.rpm or pace.requests, refused.reported.tpm or pace.tokens)
-            self._begin(SlidingWindow([(now + delay - MINUTE_S - GUARD_S, *full)]), now)
+            full = (refused.reported.rpm or window.requests, refused.reported.tpm or window.tokens)
+            self._set_window(SlidingWindow([(now + delay - MINUTE_S - GUARD_S, *full)]), now)
 
-    def follow(self, other: QuotaWindows) -> None:
-        """Count by the same model as *other*, from nothing where that is a new one."""
-        if type(self.pace) is not type(other.pace):
-            made = other.pace
-            if isinstance(made, TokenBucket):
-                self.pace = TokenBucket(made.now, 0.0, 0.0, made.rpm, made.tpm)
-            else:
-                self.pace = None if made is None else SlidingWindow()
-        self.pace_until = other.pace_until
-
-    def idle(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         """Tell whether the record says nothing any more and may be forgotten."""
         # A request in the day's last second may count in the minute after it as well.
         ends = max(self.day_end + 60.0 + GUARD_S, self.learned_until)
-        return now >= ends and (self.pace is None or now >= self.pace_until)
+        return now >= ends and (self.window is None or now >= self.window_until)
 
-    def _begin(self, pace: SlidingWindow | TokenBucket, now: float) -> None:
-        pace.open(now)
-        self.pace, self.pace_until, self.calm_until = pace, now + DAY_S, 0.0
+    def _set_window(self, window: SlidingWindow | TokenBucket, now: float) -> None:
+        window.advance(now)
+        self.window, self.window_until, self.valid_until = window, now + DAY_S, 0.0
 
-    def _had_room(self, refused: Refused) -> bool:
+    def _had_room(self, refused: RefusedRequest) -> bool:
         """Tell whether a limit that was overrun was not reached in the minute by our count."""
         if refused.minute != self.minute:
             return False
@@ -778,56 +776,58 @@ class QuotaWindows(ClockMinute):
             reported.tpm is not None and self.tokens <= reported.tpm
         )
 
-    def _comes_back_evenly(self, refused: Refused, delay: float) -> bool:
+    def _fits_token_bucket(self, refused: RefusedRequest, delay: float) -> bool:
         """Tell whether *delay* is no longer than an evenly refilled bucket needs at its worst.
 
         Of tokens twice as long: what we have reserved is an estimate.
         """
         reported = refused.reported
         return any(
-            limit is not None and delay <= cost * MINUTE_S / limit + SLACK_S
+            limit is not None and delay <= cost * MINUTE_S / limit + DELAY_TOLERANCE_S
             for limit, cost in (
                 (reported.rpm, refused.requests),
                 (reported.tpm, 2 * refused.tokens),
             )
         )
 
-    def _is_our_doing(self, refused: Refused, now: float) -> bool:
+    def _used_up_a_limit(self, refused: RefusedRequest, now: float) -> bool:
         """Tell whether so much was sent within 60 s, by our count, that a limit is used up."""
-        recent = self.before_last >= 0 and (self.minute - 1) * 60 + self.before_last > now - 60
-        requests = self.requests + (self.before_requests if recent else 0)
-        tokens = self.tokens + (self.before_tokens if recent else 0)
+        recent = (
+            self.previous_last_second >= 0
+            and (self.minute - 1) * 60 + self.previous_last_second > now - 60
+        )
+        requests = self.requests + (self.previous_requests if recent else 0)
+        tokens = self.tokens + (self.previous_tokens if recent else 0)
         reported = refused.reported
         return (reported.rpm is not None and requests >= reported.rpm) or (
             reported.tpm is not None and 2 * tokens >= reported.tpm
         )
 
-    def _beyond(self, refused: Refused, now: float) -> bool:
+    def _exceeds_sliding_window(self, refused: RefusedRequest, now: float) -> bool:
         """Tell whether more was let through within 60 s than a sliding window of it would hold."""
-        if self.before_began < 0 or (self.minute - 1) * 60 + self.before_began <= now - 59:
+        if (
+            self.previous_first_second < 0
+            or (self.minute - 1) * 60 + self.previous_first_second <= now - 59
+        ):
             return False
         reported = refused.reported
         return any(
             limit is not None and before + passed > limit and 2 * passed >= limit
             for limit, before, passed in (
-                (reported.rpm, self.before_requests, self.requests - refused.requests),
-                (reported.tpm, self.before_tokens, self.tokens - refused.tokens),
+                (reported.rpm, self.previous_requests, self.requests - refused.requests),
+                (reported.tpm, self.previous_tokens, self.tokens - refused.tokens),
             )
         )
 
-    def _bucket(self, refused: Refused, delay: float, now: float) -> TokenBucket:
+    def _make_bucket(self, refused: RefusedRequest, delay: float, now: float) -> TokenBucket:
         """Make a bucket that has room for the refused request after *delay*."""
         delay = max(delay - LATER_S, 0.0)
         requests, tokens = (float(used) for used in self.used)
         reported, rpm, tpm = refused.reported, self.learned.rpm or 0, self.learned.tpm or 0
         if reported.rpm is not None:
-            room = max(most(reported.rpm) - refused.requests, 0.0)
+            room = max(burst_capacity(reported.rpm) - refused.requests, 0.0)
             requests = room + delay * reported.rpm / MINUTE_S
         if reported.tpm is not None:
-            room = max(most(reported.tpm) - refused.tokens, 0.0)
+            room = max(burst_capacity(reported.tpm) - refused.tokens, 0.0)
             tokens = room + delay * reported.tpm / MINUTE_S
         return TokenBucket(now, requests, tokens, rpm, tpm)
-
-
-def _full(used: int, cost: int, limit: int) -> bool:
-    return used + cost > limit and (used > 0 or limit <= 0)

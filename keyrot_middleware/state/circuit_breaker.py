@@ -35,62 +35,62 @@ class CircuitBreaker:
         self._clock = clock
         self._pause_s = pause_s
         self._lock = threading.Lock()
-        self._turn = 0
-        self._since: float | None = None
+        self._permit = 0
+        self._opened_at: float | None = None
         self._retry_at = 0.0
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Tell whether it has failed, and was not seen well since."""
-        return self._since is not None
+        return self._opened_at is not None
 
-    def enter(self) -> int | None:
+    def acquire_permit(self) -> int | None:
         """Give a turn to ask; None while nobody may."""
-        turn = self._turn  # first, so that a turn of the closed breaker is never one of a look
-        return turn if self._since is None else self._look()
+        permit = self._permit  # first, so that a turn of the closed breaker is never one of a look
+        return permit if self._opened_at is None else self._permit_trial()
 
-    def turn(self) -> int | None:
+    def permit_if_closed(self) -> int | None:
         """Give a turn where everyone may ask; None while it is open, without a look.
 
         For questions whose answer would prove nothing: reading works where writing is refused,
         and what is only sent works where nobody answers.
         """
-        turn = self._turn
-        return turn if self._since is None else None
+        permit = self._permit
+        return permit if self._opened_at is None else None
 
-    def _look(self) -> int | None:
+    def _permit_trial(self) -> int | None:
         with self._lock:
-            if self._since is None:
-                return self._turn
+            if self._opened_at is None:
+                return self._permit
             now = self._clock()
             if now < self._retry_at:
                 return None
             self._retry_at = now + self._pause_s
-            self._turn += 1
-            return self._turn
+            self._permit += 1
+            return self._permit
 
-    def failed(self, turn: int) -> bool:
+    def record_failure(self, permit: int) -> bool:
         """Learn that a turn failed; True where this opens the breaker."""
         with self._lock:
-            if turn != self._turn:
+            if permit != self._permit:
                 return False
             now = self._clock()
             self._retry_at = now + self._pause_s
-            if self._since is not None:
+            if self._opened_at is not None:
                 return False
-            self._since = now
-            self._turn += 1
+            self._opened_at = now
+            self._permit += 1
             return True
 
-    def succeeded(self, turn: int) -> float | None:
+    def record_success(self, permit: int) -> float | None:
         """Learn that a turn went well; give for how long it was open where this closes it."""
-        return None if self._since is None else self._close(turn)
+        return None if self._opened_at is None else self._close(permit)
 
-    def _close(self, turn: int) -> float | None:
+    def _close(self, permit: int) -> float | None:
         with self._lock:
-            if self._since is None or turn != self._turn:
+            if self._opened_at is None or permit != self._permit:
                 return None
-            seconds = self._clock() - self._since
-            self._since = None
+            seconds = self._clock() - self._opened_at
+            self._opened_at = None
             return seconds

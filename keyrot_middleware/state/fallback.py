@@ -43,7 +43,7 @@ from ..errors import KeyrotError
 from ..forks import after_fork
 from .base import Holder, KeyHealth, State
 from .circuit_breaker import CircuitBreaker
-from .memory import BUCKETS_KEPT, LocalReservation, MemoryState, put_bounded
+from .memory import MAX_BUCKETS, LocalReservation, MemoryState, put_bounded
 
 __all__ = ["FallbackState", "LocalWindows"]
 
@@ -96,7 +96,7 @@ class LocalWindows(MemoryState):
             self._new_quota = _quota_of_share(share)
 
     @property
-    def missed(self) -> bool:
+    def has_missed(self) -> bool:
         """Tell whether anything was granted that the shared state does not know."""
         return bool(self._missed)
 
@@ -114,12 +114,14 @@ class LocalWindows(MemoryState):
         with self._lock:
             now = self._clock()
             if granted.bucket != model:
-                put_bounded(self._buckets, model, granted.bucket, BUCKETS_KEPT)
+                put_bounded(self._buckets, model, granted.bucket, MAX_BUCKETS)
             quota = self._quota(granted.project, granted.bucket)
-            where = quota.book(granted.requests, granted.tokens, now, edge=quota.roll(now))
-            place = self._hold(granted.key_id, holder)
+            slot = quota.reserve(
+                granted.requests, granted.tokens, now, near_boundary=quota.advance(now)
+            )
+            number = self._add_in_flight(granted.key_id, holder)
             self._health_of(granted.key_id).last_used = now
-        reservation = LocalReservation(quota, where, (), model, granted, place)
+        reservation = LocalReservation(quota, slot, (), model, granted, number)
         return granted._replace(reservation=reservation)
 
     def usage(self) -> list[Usage]:
@@ -143,7 +145,7 @@ class LocalWindows(MemoryState):
         self._missed.clear()
         self._quotas.clear()
 
-    def _lend(
+    def _grant(
         self,
         best: tuple[Candidate, QuotaWindows, bool],
         bucket: str,
@@ -151,20 +153,20 @@ class LocalWindows(MemoryState):
         now: float,
         holder: Holder | None,
     ) -> Lease:
-        lease = super()._lend(best, bucket, info, now, holder)
+        lease = super()._grant(best, bucket, info, now, holder)
         missed = self._missed.setdefault((lease.project, bucket), QuotaWindows())
-        missed.book(info.requests, info.tokens, now, edge=missed.roll(now))
+        missed.reserve(info.requests, info.tokens, now, near_boundary=missed.advance(now))
         return lease._replace(degraded=True)
 
-    def _give_back(self, lease: Lease, outcome: Outcome) -> None:
-        super()._give_back(lease, outcome)
+    def _release(self, lease: Lease, outcome: Outcome) -> None:
+        super()._release(lease, outcome)
         missed = self._missed.get((lease.project, lease.bucket)) if lease.degraded else None
         if missed is None or not isinstance(lease.reservation, LocalReservation):
             return
         if outcome.kind is LeaseOutcome.UNSENT:
-            missed.correct(lease.reservation.where, -lease.requests, -lease.tokens)
+            missed.adjust(lease.reservation.slot, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
-            missed.correct(lease.reservation.where, 0, outcome.usage.input_tokens - lease.tokens)
+            missed.adjust(lease.reservation.slot, 0, outcome.usage.input_tokens - lease.tokens)
 
 
 class FallbackState(State):
@@ -199,7 +201,7 @@ class FallbackState(State):
     @property
     def degraded(self) -> bool:
         """Tell whether this process counts for itself."""
-        return self._breaker.open
+        return self._breaker.is_open
 
     def acquire(
         self,
@@ -213,17 +215,17 @@ class FallbackState(State):
         permit = self._permit()
         if permit is not None:
             try:
-                if self._behind:
-                    self._report()
+                if self._is_behind:
+                    self._send_reports()
                 losses = self._losses
                 reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
                 if self._shared.data_losses != losses:  # granted without knowing what was used
-                    self._report(wait=True)
+                    self._send_reports(wait=True)
                     if isinstance(reply, Lease):
                         self._shared.settle(reply, Outcome(LeaseOutcome.UNSENT))
                     reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
             except Exception as error:
-                self._failed(permit, error)
+                self._on_failure(permit, error)
             else:
                 if not isinstance(reply, Lease):
                     return reply
@@ -235,19 +237,19 @@ class FallbackState(State):
         names = tuple(names)
         reservation = lease.reservation
         granted = reservation.granted if isinstance(reservation, LocalReservation) else lease
-        permit = self._breaker.turn() if granted is not None else None
+        permit = self._breaker.permit_if_closed() if granted is not None else None
         if granted is not None and permit is not None:
             try:
                 until = self._shared.settle(granted, outcome, names)
             except Exception as error:
-                self._failed(permit, error)
+                self._on_failure(permit, error)
             else:  # the cooldown of the shared state is the one that is kept
                 self._local.settle(lease, _with_until(outcome, until), names)
                 return until
         until = self._local.settle(lease, outcome, names)
         if granted is not None and outcome.kind is not LeaseOutcome.SERVING:
             self._shared.release(granted)
-        if outcome.kind is not LeaseOutcome.SERVING and (names or _matters(outcome.verdict)):
+        if outcome.kind is not LeaseOutcome.SERVING and (names or _affects_others(outcome.verdict)):
             by_hand = (granted or lease)._replace(reservation=None, degraded=False)
             known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
             if outcome.verdict is None:
@@ -261,37 +263,37 @@ class FallbackState(State):
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`."""
         names = tuple(names)
-        return self._ask(self._shared.get_owner, names) or self._local.get_owner(names)
+        return self._call_shared(self._shared.get_owner, names) or self._local.get_owner(names)
 
     def reset(self, key: Candidate) -> None:
         """Forget all that blocks this key; the shared state is updated later if it must be."""
         self._local.reset(key)
-        if self._ask(_done(self._shared.reset), key) is None:
+        if self._call_shared(_returning_true(self._shared.reset), key) is None:
             self._reports.append(_Report(partial(self._shared.reset, key)))
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
         """Forget what was learned before configured limits changed; there too, maybe later."""
         keys = list(candidates)
         self._local.configure(keys)
-        if self._ask(_done(self._shared.configure), keys) is None:
+        if self._call_shared(_returning_true(self._shared.configure), keys) is None:
             self._reports.append(_Report(partial(self._shared.configure, keys)))
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Give keys as those of the values in use, as far as is known; see `State.with_values`."""
         keys = list(candidates)
-        found = self._ask(self._shared.with_values, keys)
+        found = self._call_shared(self._shared.with_values, keys)
         return keys if found is None else found
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; while degraded, as this process decides."""
         keys = list(candidates)
-        found = self._ask(self._shared.get_blocks, info, keys)
+        found = self._call_shared(self._shared.get_blocks, info, keys)
         return self._local.get_blocks(info, keys) if found is None else found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Tell what is known of each key; while degraded, what this process alone knows."""
         keys = list(candidates)
-        found = self._ask(self._shared.snapshot, keys)
+        found = self._call_shared(self._shared.snapshot, keys)
         return self._local.snapshot(keys) if found is None else found
 
     def record_activity(self, batch: ActivityBatch) -> None:
@@ -305,7 +307,7 @@ class FallbackState(State):
 
     def check(self) -> None:
         """Find out whether the shared state works; where it does not, a warning says so."""
-        self._ask(_done(self._shared.check))
+        self._call_shared(_returning_true(self._shared.check))
 
     def close(self) -> None:
         """Let go of connections and threads."""
@@ -320,22 +322,22 @@ class FallbackState(State):
         While it is, one caller every few seconds finds out whether it is back: it must take a
         write, since reading works where writing is refused, and it is sent what it has missed.
         """
-        permit = self._breaker.enter()
-        if permit is None or not self._breaker.open:
+        permit = self._breaker.acquire_permit()
+        if permit is None or not self._breaker.is_open:
             return permit
         try:
             self._shared.check()
-            self._report()
+            self._send_reports()
         except Exception as error:
-            self._failed(permit, error)
+            self._on_failure(permit, error)
             return None
-        seconds = self._breaker.succeeded(permit)
+        seconds = self._breaker.record_success(permit)
         if seconds is not None:
             text = "pool %s: the shared state is back after %.1f s; limits are shared again"
             _log.warning(text, self._pool, seconds)
         return permit
 
-    def _ask(self, method: Callable[..., Any], *args: Any) -> Any:
+    def _call_shared(self, method: Callable[..., Any], *args: Any) -> Any:
         """Call a method of the shared state; None where it cannot be asked, or failed."""
         permit = self._permit()
         if permit is None:
@@ -343,11 +345,11 @@ class FallbackState(State):
         try:
             return method(*args)
         except Exception as error:
-            self._failed(permit, error)
+            self._on_failure(permit, error)
             return None
 
-    def _failed(self, permit: int, error: Exception) -> None:
-        if self._breaker.failed(permit):
+    def _on_failure(self, permit: int, error: Exception) -> None:
+        if self._breaker.record_failure(permit):
             why = str(error) if isinstance(error, KeyrotError) else type(error).__name__
             _log.warning(
                 "pool %s: the shared state cannot be used (%s); falling back to in-process limits",
@@ -358,10 +360,10 @@ class FallbackState(State):
     # What it has missed ---------------------------------------------------------------------------
 
     @property
-    def _behind(self) -> bool:
-        return bool(self._local.missed or self._reports or self._usage)
+    def _is_behind(self) -> bool:
+        return bool(self._local.has_missed or self._reports or self._usage)
 
-    def _report(self, *, wait: bool = False) -> None:
+    def _send_reports(self, *, wait: bool = False) -> None:
         """Tell the shared state what it has missed.
 
         Args:
@@ -408,7 +410,7 @@ class FallbackState(State):
         self._local.forget_usage()
 
 
-def _done(method: Callable[..., None]) -> Callable[..., bool]:
+def _returning_true(method: Callable[..., None]) -> Callable[..., bool]:
     """Make a method without a reply give one: that it was called."""
 
     def call(*args: Any) -> bool:
@@ -418,7 +420,7 @@ def _done(method: Callable[..., None]) -> Callable[..., bool]:
     return call
 
 
-def _matters(verdict: Verdict | None) -> bool:
+def _affects_others(verdict: Verdict | None) -> bool:
     """Tell whether other processes have something to learn from a failure."""
     return verdict is not None and (verdict.scope is not Scope.NONE or verdict.learned != NO_LIMITS)
 
@@ -434,7 +436,7 @@ def _with_until(outcome: Outcome, until: float | None) -> Outcome:
 def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[Usage]:
     found = []
     for (project, bucket), quota in quotas.items():
-        quota.roll(now)
+        quota.advance(now)
         requests, tokens = quota.used
         if requests or tokens or quota.day_requests:
             key = Candidate("", project, "", record="")

@@ -31,13 +31,13 @@ from ..core.model import (
 )
 from ..core.selection import RankedCandidates
 from ..core.windows import (
-    CALM_S,
     DAY_S,
     PROBE_POLL_S,
+    VALID_S,
     Cooldown,
     QuotaWindows,
-    Refused,
-    Where,
+    RefusedRequest,
+    Slot,
     scope_key,
     scope_keys,
 )
@@ -67,7 +67,7 @@ def put_bounded(table: OrderedDict[str, _T], name: str, value: _T, most: int) ->
 # What a state in memory tells of its keys, in one pass over what it knows ----------------------
 
 
-_Resting = dict[tuple[str, str], tuple[str, Cooldown]]
+_LatestCooldowns = dict[tuple[str, str], tuple[str, Cooldown]]
 """By `key`, `project` or `billing` and its id: the scope and cooldown that ends last; of several
 that end together the one that is about all calls, and not about a model or method."""
 
@@ -82,22 +82,23 @@ def snapshot(
     """Describe *keys* as of *now*, by id; the cost grows with what is known, not its square."""
     used: dict[str, list[Used]] = {}
     for (project, bucket), quota in quotas.items():
-        quota.roll(now)
+        quota.advance(now)
         used.setdefault(project, []).append(
             Used(bucket, *quota.used, quota.day_requests, quota.learned)
         )
-    resting = _resting(cooldowns, now)
+    latest = _latest_cooldowns(cooldowns, now)
     return {
-        key.key_id: _describe(key, known.get(key.key_id, KeyHealth()), used, resting)
-        for key in keys
+        key.key_id: _describe(key, known.get(key.key_id, KeyHealth()), used, latest) for key in keys
     }
 
 
-def _resting(cooldowns: Mapping[tuple[str, ...], Cooldown], now: float) -> _Resting:
-    latest: _Resting = {}
+def _latest_cooldowns(
+    cooldowns: Mapping[tuple[str, ...], Cooldown], now: float
+) -> _LatestCooldowns:
+    latest: _LatestCooldowns = {}
     for name, cooldown in cooldowns.items():
         who = name[0].partition("_")[0], name[1]
-        if cooldown.runs(now) and (
+        if cooldown.is_active(now) and (
             who not in latest or _end(name[0], cooldown) > _end(*latest[who])
         ):
             latest[who] = name[0], cooldown
@@ -105,13 +106,13 @@ def _resting(cooldowns: Mapping[tuple[str, ...], Cooldown], now: float) -> _Rest
 
 
 def _describe(
-    key: Candidate, known: KeyHealth, used: dict[str, list[Used]], resting: _Resting
+    key: Candidate, known: KeyHealth, used: dict[str, list[Used]], latest: _LatestCooldowns
 ) -> KeyHealth:
     health = KeyHealth(known.last_used, known.success_count, known.error_count)
     health.last_error = known.last_error
     health.used = used.get(key.project, ())
     mine = (("billing", key.billing_account), ("project", key.project), ("key", key.record))
-    found = [resting[who] for who in mine if who in resting]
+    found = [latest[who] for who in mine if who in latest]
     if found:
         health.cooldown_scope, cooldown = max(found, key=lambda one: _end(*one))
         health.cooldown_until, health.cooldown_reason = cooldown.until, cooldown.failure
@@ -123,10 +124,10 @@ def _end(scope: str, cooldown: Cooldown) -> tuple[float, bool]:
     return cooldown.until, "_" not in scope
 
 
-OWNERS_KEPT = 100_000
-BUCKETS_KEPT = 1_000
+MAX_OWNERS = 100_000
+MAX_BUCKETS = 1_000
 SWEEP_AT = 256
-LOOK_EVERY = 256
+CHECK_ABANDONED_EVERY = 256
 """So many leases of one key are under way when those that nobody holds are looked for."""
 
 
@@ -134,14 +135,14 @@ class LocalReservation(NamedTuple):
     """What was booked where for a lease."""
 
     quota: QuotaWindows
-    where: Where
+    slot: Slot
     probing: tuple[Cooldown, ...]
     """Cooldowns that are over, and of which the lease is the probe."""
     model: str
     """As asked for; the lease has only the bucket."""
     granted: Lease | None = None
     """The lease of a shared state, where this only reserves it a second time (fallback.py)."""
-    place: int = 0
+    number: int = 0
     """Tells it from the other leases of its key that are under way."""
 
 
@@ -157,7 +158,7 @@ class MemoryState(State):
         self._cooldowns: dict[tuple[str, ...], Cooldown] = {}
         self._in_flight: dict[str, dict[int, HolderRef]] = {}
         """By key, who holds which place."""
-        self._places = count(1)
+        self._numbers = count(1)
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
@@ -185,33 +186,35 @@ class MemoryState(State):
                 if best is not None and (group != best_group or not spread):
                     break
                 quota = quotas.get((key.project, bucket)) or self._quota(key.project, bucket)
-                calm = quota.calm_until - CALM_S <= now < quota.calm_until
-                edge = not calm and quota.roll(now)
-                block = self._resting(key, bucket, info.verb, now) if resting else None
+                calm = quota.valid_until - VALID_S <= now < quota.valid_until
+                near_boundary = not calm and quota.advance(now)
+                block = self._cooldown_block(key, bucket, info.verb, now) if resting else None
                 if key.limits is NO_LIMITS and quota.learned is NO_LIMITS:
                     share = quota.requests / key.weight
                 else:
                     limits = quota.limits(key.limits)
-                    block = block or self._full(key, quota, limits, info, now, edge=edge)
-                    share = quota.share(limits, key.weight) if spread else 0.0
+                    block = block or self._limit_block(
+                        key, quota, limits, info, now, near_boundary=near_boundary
+                    )
+                    share = quota.utilization(limits, key.weight) if spread else 0.0
                 if block is not None:
                     blocks[key.key_id] = block
                 elif best is None or share < best_share:
-                    best, best_group, best_share = (key, quota, edge), group, share
+                    best, best_group, best_share = (key, quota, near_boundary), group, share
             if best is None:
                 return Unavailable(now, blocks)
-            return self._lend(best, bucket, info, now, holder)
+            return self._grant(best, bucket, info, now, holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Book what became of *lease*; see `State.settle`."""
         with self._lock:
             now = self._clock()
             if outcome.kind is LeaseOutcome.SERVING:
-                self._forgive(lease, now)
+                self._clear_cooldowns(lease, now)
                 return None
-            self._give_back(lease, outcome)
+            self._release(lease, outcome)
             for name in names:
-                put_bounded(self._owners, name, (lease.key_id, lease.project), OWNERS_KEPT)
+                put_bounded(self._owners, name, (lease.key_id, lease.project), MAX_OWNERS)
             verdict = outcome.verdict
             health = self._health.get(lease.key_id) or self._health_of(lease.key_id)
             if outcome.kind is LeaseOutcome.SUCCESS:
@@ -221,15 +224,17 @@ class MemoryState(State):
                     isinstance(reservation, LocalReservation)
                     and reservation.quota.learned is not NO_LIMITS
                 ):
-                    reservation.quota.served(lease.requests, outcome.usage.input_tokens or 0)
+                    reservation.quota.drop_exceeded_limits(
+                        lease.requests, outcome.usage.input_tokens or 0
+                    )
                 if self._cooldowns:
-                    self._forgive(lease, now)
+                    self._clear_cooldowns(lease, now)
             if verdict is None:
                 return None
             if outcome.kind is not LeaseOutcome.ABANDONED:  # else a person disabled the key
                 health.error_count += 1
                 health.last_error = verdict.failure
-            return self._punish(lease, verdict, now)
+            return self._apply_verdict(lease, verdict, now)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Tell whose key made one of *names*; see `State.owner`."""
@@ -243,7 +248,7 @@ class MemoryState(State):
             for name in tuple(self._cooldowns):
                 if name[1] == mine[name[0].partition("_")[0]]:
                     del self._cooldowns[name]
-            self._unlearn({key.project})
+            self._forget_learned({key.project})
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
         """Forget what was learned before configured limits changed; see `State.configure`."""
@@ -253,7 +258,7 @@ class MemoryState(State):
                 if self._configured.get(key.key_id, NO_LIMITS)[:3] != key.limits[:3]:
                     self._configured[key.key_id] = key.limits
                     changed.add(key.project)
-            self._unlearn(changed)
+            self._forget_learned(changed)
 
     def record_usage(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
@@ -262,7 +267,7 @@ class MemoryState(State):
         with self._lock:
             quota = self._quota(key.project, bucket)
             now = self._clock()
-            quota.book(requests, tokens, now, edge=quota.roll(now))
+            quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
             quota.day_requests += day_requests - requests
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
@@ -273,10 +278,12 @@ class MemoryState(State):
             bucket = self._buckets.get(info.quota_model, info.quota_model)
             for key in candidates:
                 quota = self._quotas.get((key.project, bucket)) or self._new_quota()
-                edge = quota.roll(now)
+                near_boundary = quota.advance(now)
                 limits = quota.limits(key.limits)
-                block = self._resting(key, bucket, info.verb, now)
-                block = block or self._full(key, quota, limits, info, now, edge=edge)
+                block = self._cooldown_block(key, bucket, info.verb, now)
+                block = block or self._limit_block(
+                    key, quota, limits, info, now, near_boundary=near_boundary
+                )
                 if block is not None:
                     found[key.key_id] = block
         return found
@@ -286,10 +293,10 @@ class MemoryState(State):
         with self._lock:
             return snapshot(candidates, self._health, self._quotas, self._cooldowns, self._clock())
 
-    def _unlearn(self, projects: Collection[str]) -> None:
+    def _forget_learned(self, projects: Collection[str]) -> None:
         for (project, _), quota in self._quotas.items() if projects else ():
             if project in projects:
-                quota.unlearn()
+                quota.forget_learned()
 
     def _after_fork(self) -> None:
         """Take no part, in a forked child, in the calls of its parent, which end there."""
@@ -309,14 +316,14 @@ class MemoryState(State):
     def _health_of(self, key_id: str) -> KeyHealth:
         return self._health.setdefault(key_id, KeyHealth())
 
-    def _resting(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
+    def _cooldown_block(self, key: Candidate, bucket: str, verb: str, now: float) -> Block | None:
         for name in scope_keys(key, bucket, verb):
             cooldown = self._cooldowns.get(name)
-            if cooldown is not None and (block := cooldown.block(now)) is not None:
+            if cooldown is not None and (block := cooldown.blocked_by(now)) is not None:
                 return block
         return None
 
-    def _full(
+    def _limit_block(
         self,
         key: Candidate,
         quota: QuotaWindows,
@@ -324,38 +331,38 @@ class MemoryState(State):
         info: CallInfo,
         now: float,
         *,
-        edge: bool,
+        near_boundary: bool,
     ) -> Block | None:
         most = limits.max_concurrency
-        if most is not None and self._busy(key.key_id, most):
+        if most is not None and self._is_at_max_concurrency(key.key_id, most):
             return Block("concurrency", now + PROBE_POLL_S, waitable=True)
-        return quota.block(limits, info.requests, info.tokens, edge=edge)
+        return quota.blocked_by(limits, info.requests, info.tokens, near_boundary=near_boundary)
 
-    def _busy(self, key_id: str, most: int) -> bool:
+    def _is_at_max_concurrency(self, key_id: str, most: int) -> bool:
         held = self._in_flight.get(key_id)
         if held is None or len(held) < most:
             return most <= 0
-        self._let_go(held)
+        self._drop_abandoned(held)
         return len(held) >= most
 
-    def _hold(self, key_id: str, holder: Holder | None) -> int:
+    def _add_in_flight(self, key_id: str, holder: Holder | None) -> int:
         """Take a place of *key_id* for a lease."""
         held = self._in_flight.get(key_id)
         if held is None:
             held = self._in_flight[key_id] = {}
-        elif not len(held) % LOOK_EVERY:
-            self._let_go(held)
-        place = next(self._places)
-        held[place] = None if holder is None else weakref.ref(holder)
-        return place
+        elif not len(held) % CHECK_ABANDONED_EVERY:
+            self._drop_abandoned(held)
+        number = next(self._numbers)
+        held[number] = None if holder is None else weakref.ref(holder)
+        return number
 
     @staticmethod
-    def _let_go(held: dict[int, HolderRef]) -> None:
+    def _drop_abandoned(held: dict[int, HolderRef]) -> None:
         """Take back the places of calls that are over, but did not say so: interrupted, lost."""
-        for place in [place for place, holder in held.items() if is_abandoned(holder)]:
-            del held[place]
+        for number in [number for number, holder in held.items() if is_abandoned(holder)]:
+            del held[number]
 
-    def _lend(
+    def _grant(
         self,
         best: tuple[Candidate, QuotaWindows, bool],
         bucket: str,
@@ -363,13 +370,15 @@ class MemoryState(State):
         now: float,
         holder: Holder | None,
     ) -> Lease:
-        key, quota, edge = best
-        probing = self._probing(key, bucket, info.verb) if self._cooldowns else ()
-        where = quota.book(info.requests, info.tokens, now, key.limits, edge=edge)
+        key, quota, near_boundary = best
+        probing = self._cooldowns_to_probe(key, bucket, info.verb) if self._cooldowns else ()
+        slot = quota.reserve(
+            info.requests, info.tokens, now, key.limits, near_boundary=near_boundary
+        )
         key_id = key.key_id
-        place = self._hold(key_id, holder)
+        number = self._add_in_flight(key_id, holder)
         (self._health.get(key_id) or self._health_of(key_id)).last_used = now
-        reservation = LocalReservation(quota, where, probing, info.quota_model, None, place)
+        reservation = LocalReservation(quota, slot, probing, info.quota_model, None, number)
         for cooldown in probing:
             cooldown.begin_probe(reservation, now)
         return Lease(
@@ -387,40 +396,38 @@ class MemoryState(State):
             record=key.record,
         )
 
-    def _probing(self, key: Candidate, bucket: str, verb: str) -> tuple[Cooldown, ...]:
+    def _cooldowns_to_probe(self, key: Candidate, bucket: str, verb: str) -> tuple[Cooldown, ...]:
         names = scope_keys(key, bucket, verb)
         return tuple(self._cooldowns[name] for name in names if name in self._cooldowns)
 
-    def _give_back(self, lease: Lease, outcome: Outcome) -> None:
+    def _release(self, lease: Lease, outcome: Outcome) -> None:
         reservation = lease.reservation
         if not isinstance(reservation, LocalReservation):
             return  # not leased here: a failure reported by hand
         held = self._in_flight.get(lease.key_id)
         if held is not None:
-            held.pop(reservation.place, None)
+            held.pop(reservation.number, None)
             if not held:
                 del self._in_flight[lease.key_id]
         if outcome.kind is LeaseOutcome.UNSENT:
-            reservation.quota.correct(reservation.where, -lease.requests, -lease.tokens)
+            reservation.quota.adjust(reservation.slot, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
-            reservation.quota.correct(
-                reservation.where, 0, outcome.usage.input_tokens - lease.tokens
-            )
+            reservation.quota.adjust(reservation.slot, 0, outcome.usage.input_tokens - lease.tokens)
         for cooldown in reservation.probing:
             cooldown.end_probe(reservation)
 
-    def _forgive(self, lease: Lease, now: float) -> None:
+    def _clear_cooldowns(self, lease: Lease, now: float) -> None:
         """A success ends the exponential cooldown, unless it began before that was over."""
         for name in scope_keys(lease, lease.bucket, lease.verb):
             cooldown = self._cooldowns.get(name)
-            if cooldown is not None and (cooldown.until <= lease.at or cooldown.ahead(now)):
+            if cooldown is not None and (cooldown.until <= lease.at or cooldown.is_in_future(now)):
                 del self._cooldowns[name]
 
-    def _punish(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
+    def _apply_verdict(self, lease: Lease, verdict: Verdict, now: float) -> float | None:
         reservation, bucket = lease.reservation, verdict.bucket or lease.bucket
         if bucket != lease.bucket and lease.bucket:
             model = reservation.model if isinstance(reservation, LocalReservation) else lease.bucket
-            put_bounded(self._buckets, model, bucket, BUCKETS_KEPT)
+            put_bounded(self._buckets, model, bucket, MAX_BUCKETS)
         if any(limit is not None for limit in verdict.learned):
             self._quota(lease.project, bucket).learn(verdict.learned, now)
         if (
@@ -428,15 +435,15 @@ class MemoryState(State):
             and isinstance(reservation, LocalReservation)
             and bucket == lease.bucket
         ):
-            asked = Refused(
+            asked = RefusedRequest(
                 lease.at,
-                reservation.where[0],
+                reservation.slot[0],
                 lease.requests,
                 lease.tokens,
                 verdict.learned,
                 verdict.retry_delay_s,
             )
-            reservation.quota.judge(asked, now)
+            reservation.quota.learn_window(asked, now)
         if verdict.scope is Scope.NONE:
             return None
         name = scope_key(
@@ -450,14 +457,14 @@ class MemoryState(State):
         cooldown = self._cooldowns.setdefault(name, Cooldown())
         until = verdict.until
         if until is None:
-            until = now + cooldown.step(lease.at, *(verdict.backoff or self._policy.backoff))
+            until = now + cooldown.escalate(lease.at, *(verdict.backoff or self._policy.backoff))
         waitable = verdict.has_known_end and verdict.may_wait
-        cooldown.strike(verdict.failure, until, waitable=waitable, now=now)
+        cooldown.extend(verdict.failure, until, waitable=waitable, now=now)
         return cooldown.until
 
     def _sweep(self) -> None:
         now = self._clock()
-        idle = [name for name, quota in self._quotas.items() if quota.idle(now)]
+        idle = [name for name, quota in self._quotas.items() if quota.is_expired(now)]
         over = [name for name, rest in self._cooldowns.items() if rest.until + DAY_S < now]
         for used in idle:
             del self._quotas[used]

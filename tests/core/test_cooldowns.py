@@ -18,7 +18,10 @@ from keyrot_middleware.core.windows import (
 
 def test_the_ladder_doubles_up_to_the_top() -> None:
     """30, 60, 120 … 900 seconds, and no overflow after a thousand failures."""
-    steps = [exponential_cooldown(strikes, 30.0, 900.0) for strikes in (1, 2, 3, 4, 5, 6, 7, 1_000)]
+    steps = [
+        exponential_cooldown(failure_count, 30.0, 900.0)
+        for failure_count in (1, 2, 3, 4, 5, 6, 7, 1_000)
+    ]
     assert steps == [30, 60, 120, 240, 480, 900, 900, 900]
 
 
@@ -49,48 +52,48 @@ def test_a_burst_of_failures_is_one_step_of_the_ladder() -> None:
     """Requests granted before the cooldown and failing during it do not climb it again."""
     rest = Cooldown()
     for seconds in range(5):
-        until = NOON + seconds + rest.step(NOON - 1, 30, 900)
-        rest.strike("capacity", until, waitable=False)
-    assert (rest.strikes, rest.until) == (1, NOON + 34)
-    assert rest.step(rest.until, 30, 900) == 60
+        until = NOON + seconds + rest.escalate(NOON - 1, 30, 900)
+        rest.extend("capacity", until, waitable=False)
+    assert (rest.failure_count, rest.until) == (1, NOON + 34)
+    assert rest.escalate(rest.until, 30, 900) == 60
 
 
 def test_a_running_cooldown_never_ends_sooner() -> None:
     """A failure with an earlier time changes neither the end nor the reason that is shown."""
     rest = Cooldown()
-    rest.strike("quota_day", NOON + DAY_S, waitable=False)
-    rest.strike("quota_minute", NOON + 20, waitable=True)
-    assert rest.block(NOON) == Block("quota_day", NOON + DAY_S, waitable=False)
-    rest.strike("quota_day", NOON + 2 * DAY_S, waitable=False)
+    rest.extend("quota_day", NOON + DAY_S, waitable=False)
+    rest.extend("quota_minute", NOON + 20, waitable=True)
+    assert rest.blocked_by(NOON) == Block("quota_day", NOON + DAY_S, waitable=False)
+    rest.extend("quota_day", NOON + 2 * DAY_S, waitable=False)
     assert rest.until == NOON + 2 * DAY_S
 
 
 def test_one_probe_goes_first_when_a_cooldown_ends() -> None:
     """At its end the scope serves again, but not while its probe is out."""
     rest = Cooldown()
-    rest.strike("capacity", NOON + 30, waitable=False)
-    assert rest.block(NOON + 29.9) == Block("capacity", NOON + 30)
-    assert rest.block(NOON + 30) is None
+    rest.extend("capacity", NOON + 30, waitable=False)
+    assert rest.blocked_by(NOON + 29.9) == Block("capacity", NOON + 30)
+    assert rest.blocked_by(NOON + 30) is None
     rest.begin_probe(object(), NOON + 30)
-    assert rest.block(NOON + 30) == Block("probe", NOON + 30.1, waitable=True)
+    assert rest.blocked_by(NOON + 30) == Block("probe", NOON + 30.1, waitable=True)
 
 
 def test_a_slow_probe_holds_up_others_for_two_seconds() -> None:
     """Every two seconds one more may go; the end of an earlier one lets nobody go sooner."""
     rest, first, second = Cooldown(), object(), object()
-    rest.strike("capacity", NOON, waitable=False)
+    rest.extend("capacity", NOON, waitable=False)
     rest.begin_probe(first, NOON)
-    assert rest.block(NOON + 1.95) == Block("probe", NOON + 2, waitable=True)
-    assert rest.block(NOON + 2) is None
+    assert rest.blocked_by(NOON + 1.95) == Block("probe", NOON + 2, waitable=True)
+    assert rest.blocked_by(NOON + 2) is None
     rest.begin_probe(second, NOON + 2)
     rest.end_probe(first)
-    assert rest.block(NOON + 3.99) is not None
+    assert rest.blocked_by(NOON + 3.99) is not None
     rest.end_probe(second)
-    assert rest.block(NOON + 2) is None
+    assert rest.blocked_by(NOON + 2) is None
 
 
 def test_a_clock_that_is_set_back_makes_no_probe_longer() -> None:
     """What would be longer than a probe may go alone is no time of this clock."""
     rest = Cooldown()
     rest.begin_probe(object(), NOON + 3_600)
-    assert rest.block(NOON) is None
+    assert rest.blocked_by(NOON) is None

@@ -11,7 +11,7 @@ from keyrot_middleware.core.windows import QuotaWindows
 
 def _learned(limits: Limits) -> QuotaWindows:
     quota = QuotaWindows()
-    quota.roll(NOON)
+    quota.advance(NOON)
     quota.learn(limits, NOON)
     return quota
 
@@ -30,7 +30,7 @@ def test_a_request_that_was_served_ends_the_limits_that_it_exceeds(
 ) -> None:
     """By itself: the sum of several says nothing."""
     quota = _learned(Limits(2, 100, 3))
-    quota.served(requests, tokens)
+    quota.drop_exceeded_limits(requests, tokens)
     assert quota.learned == left
     assert (quota.learned is NO_LIMITS) == (left == NO_LIMITS)
 
@@ -38,7 +38,7 @@ def test_a_request_that_was_served_ends_the_limits_that_it_exceeds(
 def test_forgotten_limits_leave_the_configured_ones() -> None:
     """A reset, or a change of keys.json, ends all that was learned; counts stay."""
     quota = _learned(Limits(2))
-    quota.book(1, 10, NOON, edge=False)
-    quota.unlearn()
+    quota.reserve(1, 10, NOON, near_boundary=False)
+    quota.forget_learned()
     assert quota.limits(Limits(9)) == Limits(9)
     assert quota.requests == 1

@@ -15,7 +15,7 @@ from keyrot_middleware.core.windows import (
     DAY_S,
     Cooldown,
     QuotaWindows,
-    Refused,
+    RefusedRequest,
     SlidingWindow,
     TokenBucket,
 )
@@ -27,17 +27,17 @@ def quota_of(kind: str, now: float = NOON) -> QuotaWindows:
     """Make a quota that counts so, and has counted nothing."""
     quota = QuotaWindows()
     if kind != "minute":
-        quota.pace = SlidingWindow() if kind == "sliding" else TokenBucket(now, 0.0, 0.0)
-        quota.pace_until = now + DAY_S
-    quota.roll(now)
+        quota.window = SlidingWindow() if kind == "sliding" else TokenBucket(now, 0.0, 0.0)
+        quota.window_until = now + DAY_S
+    quota.advance(now)
     return quota
 
 
 def ask(quota: QuotaWindows, limits: Limits, now: float, requests: int = 1, tokens: int = 0) -> Any:
     """Book if there is room, and give where; else say what blocks it."""
-    edge = quota.roll(now)
-    block = quota.block(limits, requests, tokens, edge=edge)
-    return block or quota.book(requests, tokens, now, limits, edge=edge)
+    near_boundary = quota.advance(now)
+    block = quota.blocked_by(limits, requests, tokens, near_boundary=near_boundary)
+    return block or quota.reserve(requests, tokens, now, limits, near_boundary=near_boundary)
 
 
 def let_through(kind: str, limits: Limits, at: list[float], tokens: int = 0) -> list[int]:
@@ -90,8 +90,8 @@ def test_no_model_lets_more_through_than_its_window_holds(
         else:
             assert now < reply.until <= now + 62 + 60
             waited = copy_of(quota)
-            edge = waited.roll(reply.until)
-            again = waited.block(limits, requests, tokens, edge=edge)
+            near_boundary = waited.advance(reply.until)
+            again = waited.blocked_by(limits, requests, tokens, near_boundary=near_boundary)
             assert again is None or again.reason != reply.reason or kind == "minute"
     for place, limit in ((1, rpm), (2, 100)):
         counted = [(event[0], event[place]) for event in sent if event[place] <= limit]
@@ -104,11 +104,13 @@ def copy_of(quota: QuotaWindows) -> QuotaWindows:
     made = QuotaWindows()
     for name in (*QuotaWindows.__slots__, *QuotaWindows.__mro__[1].__slots__):  # type: ignore[attr-defined]  # a class of ours
         setattr(made, name, getattr(quota, name))
-    if isinstance(quota.pace, SlidingWindow):
-        made.pace = SlidingWindow(quota.pace.cells)
-    elif isinstance(quota.pace, TokenBucket):
-        pace = quota.pace
-        made.pace = TokenBucket(pace.at, pace.requests_used, pace.tokens_used, pace.rpm, pace.tpm)
+    if isinstance(quota.window, SlidingWindow):
+        made.window = SlidingWindow(quota.window.cells)
+    elif isinstance(quota.window, TokenBucket):
+        window = quota.window
+        made.window = TokenBucket(
+            window.at, window.requests_used, window.tokens_used, window.rpm, window.tpm
+        )
     return made
 
 
@@ -134,13 +136,13 @@ def test_what_is_corrected_frees_room(kind: str) -> None:
     limits, quota = Limits(rpm=10, tpm=600), quota_of(kind)
     wheres = [ask(quota, limits, NOON + i / 10, tokens=145) for i in range(4)]
     assert ask(quota, limits, NOON + 1, tokens=145).reason == "tpm"
-    quota.correct(wheres[2], -1, -145)
+    quota.adjust(wheres[2], -1, -145)
     assert type(ask(quota, limits, NOON + 1, tokens=145)) is tuple
-    quota.correct(wheres[0], 0, 20 - 145)
-    quota.roll(NOON + 1)
+    quota.adjust(wheres[0], 0, 20 - 145)
+    quota.advance(NOON + 1)
     assert quota.used == (4, 455 if kind != "bucket" else 445)
-    quota.roll(NOON + 200)
-    quota.correct(wheres[1], 0, -145)
+    quota.advance(NOON + 200)
+    quota.adjust(wheres[1], 0, -145)
     assert quota.used == (0, 0)
 
 
@@ -161,9 +163,9 @@ def test_a_bucket_of_no_known_limit_empties_within_a_minute() -> None:
     """For what is shown: nothing blocks by it."""
     quota = quota_of("bucket")
     ask(quota, Limits(rpm=10), NOON, tokens=600)
-    quota.roll(NOON + 30)
+    quota.advance(NOON + 30)
     assert quota.used == (0, 300)
-    quota.roll(NOON + 60)
+    quota.advance(NOON + 60)
     assert quota.used == (0, 0)
 
 
@@ -172,9 +174,9 @@ def test_a_sliding_window_keeps_few_records() -> None:
     quota, limits = quota_of("sliding"), Limits(rpm=1_000)
     for i in range(3_000):
         ask(quota, limits, NOON + i * 0.07)
-        assert isinstance(quota.pace, SlidingWindow)
-        assert len(quota.pace.cells) <= 32
-    sent = [at for at, _, _ in quota.pace.cells]
+        assert isinstance(quota.window, SlidingWindow)
+        assert len(quota.window.cells) <= 32
+    sent = [at for at, _, _ in quota.window.cells]
     assert all(a < b for a, b in pairwise(sent))
 
 
@@ -190,18 +192,18 @@ def refused_at(
     answered: float = 0.1,
 ) -> str:
     """Let the server refuse a request, and name the model that is taken for it."""
-    edge = quota.roll(at)
-    where = quota.book(1, tokens, at, edge=edge)
+    near_boundary = quota.advance(at)
+    slot = quota.reserve(1, tokens, at, near_boundary=near_boundary)
     told = Limits(rpm=rpm) if rpm is not None else Limits(tpm=1_000)
     quota.learn(told, at + answered)
-    quota.judge(Refused(at, where[0], 1, tokens, told, delay), at + answered)
+    quota.learn_window(RefusedRequest(at, slot[0], 1, tokens, told, delay), at + answered)
     return kind_of(quota)
 
 
 def kind_of(quota: QuotaWindows) -> str:
     """Name the model."""
     return {None: "minute", SlidingWindow: "sliding", TokenBucket: "bucket"}[
-        type(quota.pace) if quota.pace is not None else None
+        type(quota.window) if quota.window is not None else None
     ]
 
 
@@ -209,7 +211,7 @@ def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> QuotaWindows:
     """Make a quota in whose minute so much was sent at once."""
     quota = quota_of("minute", at)
     for _ in range(requests):
-        quota.book(1, tokens, at, edge=quota.roll(at))
+        quota.reserve(1, tokens, at, near_boundary=quota.advance(at))
     return quota
 
 
@@ -291,7 +293,7 @@ def test_a_sliding_window_begins_with_what_was_sent_before() -> None:
         ask(quota, Limits(rpm=10), NOON + 31)
     assert refused_at(quota, NOON + 31, 29.0) == "sliding"
     assert quota.used == (14, 0)
-    quota.roll(NOON + 62.5)
+    quota.advance(NOON + 62.5)
     assert quota.used == (4, 0)
 
 
@@ -318,42 +320,28 @@ def test_a_model_ends_a_day_after_the_last_refusal_that_spoke_for_it(kind: str) 
     """Then the clock's minute is tried again; what names a minute's end renews nothing."""
     quota, delay = busy(), 29.0 if kind == "sliding" else 4.0
     assert refused_at(quota, NOON + 31, delay) == kind
-    quota.roll(NOON + DAY_S / 2)
+    quota.advance(NOON + DAY_S / 2)
     assert refused_at(quota, NOON + DAY_S / 2, 30.0) == kind
     assert refused_at(quota, NOON + DAY_S / 2, None) == kind
-    assert not quota.idle(NOON + DAY_S)
-    quota.roll(NOON + 31 + DAY_S)
+    assert not quota.is_expired(NOON + DAY_S)
+    quota.advance(NOON + 31 + DAY_S)
     assert kind_of(quota) == kind
-    quota.roll(NOON + 31.2 + DAY_S)
+    quota.advance(NOON + 31.2 + DAY_S)
     assert kind_of(quota) == "minute"
-    assert quota.idle(NOON + 3 * DAY_S)
-
-
-def test_a_copy_may_follow_the_model_of_another() -> None:
-    """With nothing used, and for as long."""
-    for other in (quota_of("sliding"), quota_of("bucket"), quota_of("minute")):
-        ask(other, Limits(rpm=9), NOON)
-        quota = QuotaWindows()
-        quota.follow(other)
-        assert kind_of(quota) == kind_of(other)
-        quota.roll(NOON)
-        assert quota.used == (0, 0)
-        ask(quota, Limits(rpm=9), NOON)
-        quota.follow(other)
-        assert quota.used == (1, 0)
+    assert quota.is_expired(NOON + 3 * DAY_S)
 
 
 def test_a_correction_finds_its_record_in_a_window_and_not_in_a_later_bucket() -> None:
     """The second of two records; what was booked by another model is left as it is."""
     limits, quota = Limits(rpm=10, tpm=600), quota_of("sliding")
     wheres = [ask(quota, limits, NOON + 5 * i, tokens=100) for i in range(2)]
-    quota.correct(wheres[1], -1, -100)
-    quota.roll(NOON + 6)
-    assert isinstance(quota.pace, SlidingWindow)
-    assert [cell[1:] for cell in quota.pace.cells] == [(1, 100), (0, 0)]
-    quota.pace = TokenBucket(NOON + 6, 5.0, 300.0, 10, 600)
-    quota.correct(wheres[0], -1, -100)
-    quota.roll(NOON + 6)
+    quota.adjust(wheres[1], -1, -100)
+    quota.advance(NOON + 6)
+    assert isinstance(quota.window, SlidingWindow)
+    assert [cell[1:] for cell in quota.window.cells] == [(1, 100), (0, 0)]
+    quota.window = TokenBucket(NOON + 6, 5.0, 300.0, 10, 600)
+    quota.adjust(wheres[0], -1, -100)
+    quota.advance(NOON + 6)
     assert quota.used == (5, 300)
 
 
@@ -370,8 +358,8 @@ def test_a_window_that_lies_in_the_future_is_dropped(kind: str, back: float) -> 
         pass
     now = NOON - back
     assert type(ask(quota, limits, now)) is tuple
-    quota.roll(now + DAY_S)
-    assert (quota.learned, quota.pace) == (Limits(), None)
+    quota.advance(now + DAY_S)
+    assert (quota.learned, quota.window) == (Limits(), None)
 
 
 def test_a_day_that_lies_in_the_future_is_dropped() -> None:
@@ -401,22 +389,22 @@ def test_a_small_step_back_keeps_what_was_counted(kind: str) -> None:
 def test_a_correction_finds_the_minute_before() -> None:
     """What a sliding window would begin with has the true tokens too, if they come late."""
     quota = quota_of("minute")
-    where = ask(quota, Limits(), NOON, tokens=500)
-    quota.roll(NOON + 40)
-    quota.correct(where, 0, 20 - 500)
-    assert (quota.before_requests, quota.before_tokens) == (1, 20)
-    quota.roll(NOON + 200)
-    quota.correct(where, -1, -20)
-    assert (quota.before_requests, quota.before_tokens) == (0, 0)
+    slot = ask(quota, Limits(), NOON, tokens=500)
+    quota.advance(NOON + 40)
+    quota.adjust(slot, 0, 20 - 500)
+    assert (quota.previous_requests, quota.previous_tokens) == (1, 20)
+    quota.advance(NOON + 200)
+    quota.adjust(slot, -1, -20)
+    assert (quota.previous_requests, quota.previous_tokens) == (0, 0)
 
 
 def test_a_cooldown_that_lies_in_the_future_is_over() -> None:
     """A minute of it, and a minute more, is as long as it may last on a clock that stepped back."""
     rest = Cooldown()
-    rest.strike("quota_minute", NOON + 20, waitable=True, now=NOON)
+    rest.extend("quota_minute", NOON + 20, waitable=True, now=NOON)
     for now, runs in ((NOON, True), (NOON - 60, True), (NOON - 61, False), (NOON + 20, False)):
-        assert (rest.runs(now), rest.block(now) is not None) == (runs, runs)
-    rest.strike("quota_minute", NOON - 3_580, waitable=True, now=NOON - 3_600)
+        assert (rest.runs(now), rest.blocked_by(now) is not None) == (runs, runs)
+    rest.extend("quota_minute", NOON - 3_580, waitable=True, now=NOON - 3_600)
     assert rest.until == NOON - 3_580
 
 
@@ -424,6 +412,6 @@ def test_what_failures_told_can_be_forgotten() -> None:
     """A reset forgets the model with the limits."""
     quota = busy()
     assert refused_at(quota, NOON + 31, 29.0) == "sliding"
-    quota.unlearn()
-    quota.roll(NOON + 32)
+    quota.forget_learned()
+    quota.advance(NOON + 32)
     assert (kind_of(quota), quota.learned) == ("minute", Limits())

@@ -14,7 +14,7 @@ from keyrot_middleware.core.windows import (
     DAY_S,
     GUARD_S,
     QuotaWindows,
-    Where,
+    Slot,
     next_minute,
     next_pacific_midnight,
     next_pacific_month,
@@ -24,19 +24,19 @@ from keyrot_middleware.core.windows import (
 def rolled(now: float = NOON) -> QuotaWindows:
     """Make a quota whose windows are those of *now*."""
     quota = QuotaWindows()
-    quota.roll(now)
+    quota.advance(now)
     return quota
 
 
-def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Where:
+def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Slot:
     """Book at *now*."""
-    return quota.book(requests, tokens, now, edge=quota.roll(now))
+    return quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
 
 
 def room(quota: QuotaWindows, limits: Limits, now: float, tokens: int = 0) -> str | None:
     """Ask for room at *now*; name the window that has none."""
-    edge = quota.roll(now)
-    block = quota.block(limits, 1, tokens, edge=edge)
+    near_boundary = quota.advance(now)
+    block = quota.blocked_by(limits, 1, tokens, near_boundary=near_boundary)
     return block.reason if block else None
 
 
@@ -98,9 +98,9 @@ def test_near_an_edge_a_request_counts_in_both_minutes(
     second: float, counts_in: tuple[int, ...]
 ) -> None:
     """Within a second of the edge nobody knows which minute Google counts it in."""
-    minute, edge, _, _ = use(rolled(MINUTE - 90), MINUTE + second)
+    minute, near_boundary, _, _ = use(rolled(MINUTE - 90), MINUTE + second)
     first = int(minute - MINUTE // 60)
-    assert ((first, first + 1) if edge else (first,)) == counts_in
+    assert ((first, first + 1) if near_boundary else (first,)) == counts_in
 
 
 def test_a_full_minute_is_over_a_guard_after_its_edge() -> None:
@@ -109,7 +109,7 @@ def test_a_full_minute_is_over_a_guard_after_its_edge() -> None:
     use(quota, NOON)
     assert room(quota, limits, NOON) is None
     use(quota, NOON)
-    block = quota.block(limits, 1, 0, edge=quota.roll(NOON))
+    block = quota.blocked_by(limits, 1, 0, near_boundary=quota.advance(NOON))
     assert block == Block("rpm", MINUTE + 60 + GUARD_S, waitable=True)
     assert room(quota, limits, MINUTE + 60.5) == "rpm"
     assert room(quota, limits, MINUTE + 61) is None
@@ -119,7 +119,7 @@ def test_at_an_edge_the_next_minute_needs_room_too() -> None:
     """What was booked into the next minute keeps the edge full until the minute after it."""
     quota, limits = rolled(), Limits(rpm=1)
     use(quota, MINUTE + 59.5)
-    assert quota.block(limits, 1, 0, edge=quota.roll(MINUTE + 59.6)) == Block(
+    assert quota.blocked_by(limits, 1, 0, near_boundary=quota.advance(MINUTE + 59.6)) == Block(
         "rpm", MINUTE + 121, waitable=True
     )
     assert room(quota, limits, MINUTE + 100) == "rpm"
@@ -152,7 +152,7 @@ def test_the_day_ends_at_pacific_midnight_and_nobody_waits_for_it() -> None:
     begin = at(2026, 3, 8)
     quota, limits = rolled(begin), Limits(rpd=1)
     use(quota, begin + 5)
-    block = quota.block(limits, 1, 0, edge=quota.roll(begin + 3_600))
+    block = quota.blocked_by(limits, 1, 0, near_boundary=quota.advance(begin + 3_600))
     assert block == Block("rpd", begin + 23 * 3_600, waitable=False)
     assert room(quota, limits, begin + 23 * 3_600 - 1) == "rpd"
     assert room(quota, limits, begin + 23 * 3_600) is None
@@ -167,9 +167,9 @@ def test_learned_limits_beat_configured_ones_for_a_day() -> None:
     assert quota.limits(configured) == Limits(5, 250, 50, 3)
     quota.learn(Limits(rpd=20), NOON + 120)
     assert quota.limits(configured) == Limits(5, 250, 20, 3)
-    quota.roll(NOON + 119 + DAY_S)
+    quota.advance(NOON + 119 + DAY_S)
     assert quota.limits(configured) == Limits(5, 250, 20, 3)
-    quota.roll(NOON + 120 + DAY_S)
+    quota.advance(NOON + 120 + DAY_S)
     assert quota.limits(configured) is configured
 
 
@@ -178,9 +178,9 @@ def test_what_was_learned_is_forgotten_in_the_middle_of_a_minute_too(second: flo
     """A look a moment before, when no window was about to end, does not keep it."""
     quota, ends = rolled(), NOON + second + DAY_S
     quota.learn(Limits(rpm=5), NOON + second)
-    quota.roll(ends - 1)
+    quota.advance(ends - 1)
     assert quota.learned == Limits(rpm=5)
-    quota.roll(ends)
+    quota.advance(ends)
     assert quota.learned == NO_LIMITS
 
 
@@ -198,12 +198,12 @@ def test_a_correction_finds_its_minute(booked: float, later: float) -> None:
     """True tokens land in the minutes of the booking, however late; in later ones they do not."""
     moment = NOON + booked
     quota, other = rolled(), rolled()
-    where = use(quota, moment, tokens=500)
+    slot = use(quota, moment, tokens=500)
     use(other, moment, tokens=20)
     after = max(moment, NOON + later)
-    quota.roll(after)
-    other.roll(after)
-    quota.correct(where, 0, 20 - 500)
+    quota.advance(after)
+    other.advance(after)
+    quota.adjust(slot, 0, 20 - 500)
     assert (quota.tokens, quota.tokens_next) == (other.tokens, other.tokens_next)
 
 
@@ -211,9 +211,9 @@ def test_a_correction_does_not_touch_another_day() -> None:
     """A request given back after midnight frees nothing of the new day."""
     begin = at(2026, 1, 16)
     quota = rolled(begin - 3_600)
-    where = use(quota, begin - 3_600)
+    slot = use(quota, begin - 3_600)
     use(quota, begin + 10)
-    quota.correct(where, -1, 0)
+    quota.adjust(slot, -1, 0)
     assert quota.day_requests == 1
 
 
@@ -221,18 +221,18 @@ def test_the_share_is_that_of_the_scarcest_window() -> None:
     """Used ÷ limit of the fullest window; ÷ weight where no limit is known."""
     quota = rolled()
     use(quota, NOON, requests=2, tokens=300)
-    assert quota.share(Limits(rpm=10, tpm=1_000, rpd=4), 1.0) == 0.5
-    assert quota.share(Limits(tpm=1_000), 1.0) == 0.3
-    assert quota.share(NO_LIMITS, 4.0) == 0.5
-    assert quota.share(Limits(max_concurrency=9), 4.0) == 0.5
+    assert quota.utilization(Limits(rpm=10, tpm=1_000, rpd=4), 1.0) == 0.5
+    assert quota.utilization(Limits(tpm=1_000), 1.0) == 0.3
+    assert quota.utilization(NO_LIMITS, 4.0) == 0.5
+    assert quota.utilization(Limits(max_concurrency=9), 4.0) == 0.5
 
 
 def test_a_quota_is_idle_after_its_day_and_what_it_learned() -> None:
     """A record may be forgotten when no window of it counts and nothing learned is in force."""
     begin = at(2026, 1, 16)
     quota = rolled(begin - 0.5)
-    assert not quota.idle(begin)
-    assert quota.idle(begin + 61)
+    assert not quota.is_expired(begin)
+    assert quota.is_expired(begin + 61)
     quota.learn(Limits(rpm=5), begin)
-    assert not quota.idle(begin + 61)
-    assert quota.idle(begin + DAY_S)
+    assert not quota.is_expired(begin + 61)
+    assert quota.is_expired(begin + DAY_S)

@@ -17,7 +17,7 @@ from support.sync_async import OK, StateClient
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state import MemoryState
-from keyrot_middleware.state.memory import LOOK_EVERY
+from keyrot_middleware.state.memory import CHECK_ABANDONED_EVERY
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.testing import FakeClock
 
@@ -101,9 +101,9 @@ async def _acquire(client: StateClient, holder: Any) -> Any:
 def test_lost_calls_of_a_key_without_a_limit_leave_no_memory_behind() -> None:
     """Nobody ever waits for a place of theirs, so they are looked for now and then."""
     state = MemoryState(RetryPolicy(), time.time)
-    for _ in range(10 * LOOK_EVERY):
+    for _ in range(10 * CHECK_ABANDONED_EVERY):
         state.acquire(INFO, ((0, key("free")),), spread=False, holder=Call())
-    assert len(state._in_flight["free"]) <= LOOK_EVERY
+    assert len(state._in_flight["free"]) <= CHECK_ABANDONED_EVERY
 
 
 def test_a_call_that_takes_longer_than_a_lease_keeps_its_place(

@@ -32,7 +32,7 @@ def recovered(state: FallbackState) -> None:
     """Call until the shared state is used again."""
     until = time.monotonic() + 60
     while (
-        acquire_lease(state).degraded or state._behind
+        acquire_lease(state).degraded or state._is_behind
     ):  # one call tells for 0.1 s, the next goes on
         assert time.monotonic() < until, "it did not come back in time"
         time.sleep(0.05)

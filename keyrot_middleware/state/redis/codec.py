@@ -76,7 +76,7 @@ class RedisReservation(NamedTuple):
     at: str
     """When it was granted by the server's clock, to the last digit."""
     minute: int
-    edge: int
+    near_boundary: int
     day_end: int
     mark: int
     """Where its pace has it."""
@@ -122,7 +122,7 @@ def granted(
     reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, behind: float
 ) -> Lease:
     """Read a grant; *behind* is how far this host's clock is behind the server's, seconds."""
-    _, _, place, bucket, at, probe, minute, edge, day_end, mark, held = reply
+    _, _, place, bucket, at, probe, minute, near_boundary, day_end, mark, held = reply
     key = candidates[place - 1][1]
     at = at.decode()
     return Lease(
@@ -137,7 +137,7 @@ def granted(
         probe=bool(probe),
         tier=key.tier,
         reservation=RedisReservation(
-            lease_id, at, minute, edge, day_end, mark, held, info.quota_model
+            lease_id, at, minute, near_boundary, day_end, mark, held, info.quota_model
         ),
         record=key.record,
     )
@@ -277,16 +277,21 @@ def quota_of(record: bytes) -> QuotaWindows:
         return quota
     quota.minute, quota.requests, quota.requests_next = values[:3]
     quota.tokens, quota.tokens_next, quota.day_end, quota.day_requests = values[3:7]
-    quota.began, quota.last, quota.before_began, quota.before_last = values[7:11]
-    quota.before_requests, quota.before_tokens = values[11:13]
+    (
+        quota.first_second,
+        quota.last_second,
+        quota.previous_first_second,
+        quota.previous_last_second,
+    ) = values[7:11]
+    quota.previous_requests, quota.previous_tokens = values[11:13]
     if len(values) > 13:
         quota.learned_until = values[13]
         limits = (None if limit < 0 else limit for limit in values[14:17])
         quota.learned = Limits(*limits) if any(v >= 0 for v in values[14:17]) else NO_LIMITS
     if len(values) > 17:
-        quota.pace_until, kind, pace = values[17:]
-        cells = zip(pace[::3], pace[1::3], pace[2::3], strict=True) if kind == 1 else iter(())
-        quota.pace = SlidingWindow(cells) if kind == 1 else TokenBucket(*pace)
+        quota.window_until, kind, window = values[17:]
+        cells = zip(window[::3], window[1::3], window[2::3], strict=True) if kind == 1 else iter(())
+        quota.window = SlidingWindow(cells) if kind == 1 else TokenBucket(*window)
     return quota
 
 
@@ -296,7 +301,7 @@ def cooldowns_of(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
     for scope, rest in json.loads(record).items():
         kind, _, detail = scope.partition(":")
         cooldown = Cooldown()
-        cooldown.strike(rest["failure"], float(rest["until"]), waitable=rest["waitable"])
+        cooldown.extend(rest["failure"], float(rest["until"]), waitable=rest["waitable"])
         cooldown.length = float(rest.get("length", "inf"))
         found[(kind, owner, detail) if detail else (kind, owner)] = cooldown
     return found

@@ -1,7 +1,7 @@
-"""Which stored things a request names, so that it goes with the key of the project that owns them.
+"""Which stored resources a request names, so that a key of the owning project is used.
 
-A file, a cache, a batch, an operation, a page token belongs to one project (GEMINI.md C); a key
-of another project gets a 403 that is nobody's fault. How such things are called is in naming.py.
+A file, a cache, a batch, an operation, a page token belongs to one project (GEMINI.md C); a key of
+another project gets a 403. request_body.py has the forms of the names.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from .model import GENERIC_VERBS
-from .request_body import CONTINUATION, PAGE, TYPED, note, read_body
+from .request_body import CONTINUATION, PAGE, TYPED, add_name, read_body
 
 __all__ = [
     "STATELESS",
     "Route",
     "conversation",
-    "names_from",
+    "find_resource_names",
     "parse_path",
 ]
 
@@ -45,20 +45,20 @@ UNMETERED = GENERIC_VERBS | {
     "computeTokens",
     "countTokens",
 }
-"""Methods of a model that its quota does not count: batches have limits of their own, and to count
-tokens is no generation (GEMINI.md B3, B5). One that is not known counts."""
+"""Methods that do not count in a model's quota: batches have limits of their own, and counting
+tokens is no generation (GEMINI.md B3, B5). Unknown methods count."""
 
 _PREFIX = re.compile(r"(?:upload|download|\{api_version\}|v\d+(?:(?:alpha|beta)\d*)?)\Z")
 
 _LISTS = ("files", "cachedContents", "batches", "operations", "fileSearchStores", "tunedModels")
 _MAX_DEPTH = 100
-"""Levels looked at; protobuf's JSON parser refuses deeper ones."""
+"""Nesting levels that are searched; protobuf's JSON parser rejects deeper ones."""
 _MAX_PIECES = 256
 _MAX_PIECE = 4_096
 
 
 class Route(NamedTuple):
-    """What a request's method and path alone say."""
+    """What follows from a request's method and path alone."""
 
     model: str
     """Without `models/`, but `tunedModels/x` whole; empty where the path names none."""
@@ -68,21 +68,21 @@ class Route(NamedTuple):
     collection: str
     """`models`, `files`, … : the path's first part."""
     names: tuple[str, ...]
-    """Stored things that the path names."""
+    """Stored resources that the path names."""
     bound_to_owner: bool
-    """It touches stored things, so that only their owner's key may send it. So does a request
-    whose body names some."""
+    """It uses stored resources, so only their owner's key may send it. A request whose body names
+    some is bound too."""
     idempotent: bool
-    """Sending it twice does no harm."""
+    """Sending it twice is harmless."""
     counts_in_quota: bool
     """It counts in the model's RPM, TPM and RPD."""
 
 
 @lru_cache(maxsize=1024)
 def parse_path(method: str, path: str) -> Route:
-    """Read a path as the SDK gives it to its api client, with or without version and query.
+    """Parse a path as the SDK passes it to its api client, with or without version and query.
 
-    Only stateless inference, and reading the models that all may use, goes with any key.
+    Only stateless inference, and reading models, may use any key.
     """
     parts, verb = _split(path)
     collection = parts[0] if parts else ""
@@ -101,42 +101,42 @@ def parse_path(method: str, path: str) -> Route:
 
 def _names_of(parts: list[str], path: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    note(found, TYPED, "/".join(parts))
+    add_name(found, TYPED, "/".join(parts))
     for key, value in parse_qsl(path.partition("?")[2]):
         if key in ("pageToken", "page_token"):
-            note(found, PAGE, value)
+            add_name(found, PAGE, value)
     return tuple(found)
 
 
-def names_from(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """List the stored things that a response names, now known to be its key's project's."""
+def find_resource_names(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the stored resources that a response names; its key's project owns them."""
     found: dict[str, None] = {}
     candidates = body.get("candidates")
     if isinstance(candidates, list):
         for candidate in candidates:
             if isinstance(candidate, dict) and "continuationToken" in candidate:
-                note(found, CONTINUATION, candidate["continuationToken"])
+                add_name(found, CONTINUATION, candidate["continuationToken"])
         return tuple(found)
-    note(found, TYPED, body.get("name"))
-    note(found, PAGE, body.get("nextPageToken"))
+    add_name(found, TYPED, body.get("name"))
+    add_name(found, PAGE, body.get("nextPageToken"))
     if isinstance(file := body.get("file"), dict):
-        note(found, TYPED, file.get("name"))
-        note(found, TYPED, file.get("uri"))
+        add_name(found, TYPED, file.get("name"))
+        add_name(found, TYPED, file.get("uri"))
     for part in ("response", "metadata"):
-        # Of an operation or a batch: the document, the tuned model, the file of results.
+        # An operation or a batch: the document, the tuned model, the file of results.
         if isinstance(value := body.get(part), dict):
             found.update(dict.fromkeys(read_body(value)[1]))
     for items in _LISTS:
         for item in _dicts(body.get(items)):
-            note(found, TYPED, item.get("name"))
+            add_name(found, TYPED, item.get("name"))
     return tuple(found)
 
 
 def conversation(body: Mapping[str, Any]) -> str:
-    """Digest what all turns of one conversation share: system instruction and first content.
+    """Return a digest of what all turns of a conversation share: system instruction, first content.
 
     Returns:
-        Sixteen hexadecimal digits; empty where the body has neither.
+        Sixteen hexadecimal digits; empty if the body has neither.
     """
     system = body.get("systemInstruction") or body.get("system_instruction")
     contents = body.get("contents")
@@ -147,7 +147,7 @@ def conversation(body: Mapping[str, Any]) -> str:
     for node in (system, first):
         digest.update(b"\x1e")
         for piece in islice(_pieces(node, 0), _MAX_PIECES):
-            # Heads and lengths tell conversations apart well enough, at any size of media.
+            # Starts and lengths distinguish conversations well enough, at any size of media.
             digest.update(f"{len(piece)}:{piece[:_MAX_PIECE]}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
@@ -165,7 +165,7 @@ def _pieces(node: Any, depth: int) -> Iterable[str]:
 
 
 def _split(path: str) -> tuple[list[str], str]:
-    """Split a path into its parts, without host, version and query, and the method's name."""
+    """Split a path into its parts, without host, version and query, and the method name."""
     bare = path.partition("?")[0]
     if "://" in bare:
         bare = bare.partition("://")[2].partition("/")[2]

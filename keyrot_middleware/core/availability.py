@@ -1,4 +1,4 @@
-"""Whether a call sent now would get a key: one of six words, and when it will."""
+"""The state of a key for users: one of six words, and when it is available again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ KEY_STATES: tuple[KeyState, ...] = get_args(KeyState)
 """The state of a key, in the words of status(), the CLI, metrics and the docs."""
 
 REJECTED = KEY_REJECTIONS | {"project_suspended"}
-"""The failure classes by which Google refuses all that a key can do."""
+"""The failure classes that reject every call of a key."""
 DISABLED_BY_HAND = "disabled"
 """The reason of a cooldown that an operator began, to keep a key from being used."""
 _LIMITED = frozenset({"rpm", "tpm", "rpd", "usd", "concurrency"})
 _NO_KNOWN_END = frozenset({"concurrency", "probe"})
-"""The end of another request decides, so that their time is only when to look again."""
+"""These end with another request, so their time is only when to look again."""
 
 
 class Availability(NamedTuple):
@@ -37,7 +37,7 @@ class Availability(NamedTuple):
 
     state: KeyState
     at: float | None = None
-    """When what blocks it ends, epoch seconds; None: it is available, or nobody knows."""
+    """When it is available again, epoch seconds; None: it is, or the time is unknown."""
     reason: str | None = None
     """A failure class, or `rpm`, `tpm`, `rpd`, `concurrency`, `probe`."""
 
@@ -46,9 +46,9 @@ AVAILABLE = Availability("available")
 
 
 def availability(blocks: Iterable[Block | None]) -> Availability:
-    """Sum up a key that *blocks* keep from calls, one for each model: None where none does.
+    """Combine the blocks of a key, one per model; None stands for an available model.
 
-    It is available if it is for any of the models, else what ends first decides.
+    The key is available if it is for any of the models; else the block that ends first decides.
     """
     found = [AVAILABLE if block is None else _blocked(block) for block in blocks]
     if not found or AVAILABLE in found:

@@ -1,7 +1,7 @@
-"""What a call's flow asks its driver to do, and what it is answered.
+"""The commands that a call's flow yields to its driver, and the replies.
 
-Python cannot bind the type of a reply to its command, so each `yield` in flow.py says what it
-expects: `reply: Lease | Unavailable = yield Acquire(...)`.
+Python cannot bind the type of a reply to its command, so each `yield` in flow.py annotates it:
+`reply: Lease | Unavailable = yield Acquire(...)`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Failed(NamedTuple):
-    """A Send or a stream that failed, as a value: the facts for failures.py, the exception."""
+    """A failed Send or stream: the facts for failures.py, and the exception."""
 
     facts: Any
     """A `failures.Facts`."""
@@ -41,24 +41,24 @@ class Failed(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A whole response."""
+    """A complete response."""
 
     response: Any
     usage: Usage = NO_USAGE
     names: tuple[str, ...] = ()
-    """Stored things that the response names, now owned by the key's project."""
+    """Stored resources that the response names; the key's project owns them."""
     failed: None = None
-    """Never: the same question is asked of a StreamEnd."""
+    """Always None; a StreamEnd has the same attribute."""
 
 
 class StreamOpened(NamedTuple):
-    """A stream whose first chunk is here."""
+    """A stream whose first chunk has arrived."""
 
     stream: Any
 
 
 class StreamEnd(NamedTuple):
-    """What became of a relayed stream."""
+    """How a stream ended."""
 
     usage: Usage = NO_USAGE
     names: tuple[str, ...] = ()
@@ -66,16 +66,16 @@ class StreamEnd(NamedTuple):
 
 
 class GetTime(NamedTuple):
-    """Tell the time, epoch seconds, and a random number in [0, 1)."""
+    """Return the time, epoch seconds, and a random number in [0, 1)."""
 
 
 class Acquire(NamedTuple):
-    """Reserve one of *candidates*, ordered; a lower group goes first."""
+    """Acquire a lease for one of *candidates*; lower groups first."""
 
     info: CallInfo
     candidates: tuple[tuple[int, Candidate], ...]
     spread: bool
-    """Within a group the least used share first; else the first that has room."""
+    """Within a group choose the least utilized key; else the first that is available."""
 
 
 class Send(NamedTuple):
@@ -87,20 +87,20 @@ class Send(NamedTuple):
 
 
 class ReportServing(NamedTuple):
-    """Report that the probe *lease* does well, before its stream has come to its end."""
+    """Report that the probe *lease* succeeds, before its stream has ended."""
 
     lease: Lease
 
 
 class RelayStream(NamedTuple):
-    """Hand the stream's chunks to the caller until it ends."""
+    """Pass the stream's chunks to the caller until it ends."""
 
     lease: Lease
     stream: Any
 
 
 class Settle(NamedTuple):
-    """Book what became of a lease; exactly one for each lease."""
+    """Settle a lease with its outcome; exactly once per lease."""
 
     lease: Lease
     outcome: Outcome
@@ -108,45 +108,45 @@ class Settle(NamedTuple):
     error: BaseException | None = None
     """The SDK's exception behind a verdict."""
     at: float = 0.0
-    """When it was booked, epoch seconds; added by the driver for those who listen."""
+    """When it was settled, epoch seconds; set by the driver for observers."""
 
 
 class Refresh(NamedTuple):
-    """Have a refused key's secret looked up again; True where a new value is in service."""
+    """Look up the value of a rejected key again; return whether it has a new one."""
 
     key_id: str
     wait: bool
-    """Wait for the store; else it is only asked, and what it answers later serves later calls."""
+    """Wait for the store; else the lookup only starts, and later calls use its result."""
 
 
 class RefreshAll(NamedTuple):
-    """Have the values of all keys looked up again, since each of them is rejected.
+    """Look up the values of all keys again, since all of them are rejected.
 
-    True where one of them has another value now. It may be False at once: the stores are not asked
-    more often than every few seconds.
+    Return whether one of them has a new value. It may be False at once: the stores are queried at
+    most every few seconds.
     """
 
 
 class GetOwner(NamedTuple):
-    """Tell whose key made one of these stored things: `(key_id, project)` or None."""
+    """Return the owner of one of these stored resources: `(key_id, project)` or None."""
 
     names: tuple[str, ...]
 
 
 class Sleep(NamedTuple):
-    """Wait *seconds*, or until the ticket is rung; tell when it began and ended.
+    """Wait *seconds*, or until the ticket is woken.
 
-    The reply is `(began, ended)` by a monotonic clock; what was not rung took *seconds* at least.
+    The reply is `(began, ended)` by a monotonic clock; without a wake-up at least *seconds* apart.
     """
 
     seconds: float
     reason: Literal["key", "retry"]
-    """For a key to come free, or before a retry that blames nobody."""
+    """`key`: for a key to become available; `retry`: before a retry that penalizes no key."""
     ticket: Ticket | None = None
     is_front: bool = True
-    """It waits for a time; else for calls that came before it."""
+    """It waits for a time; else for the calls before it."""
     starts_wait: bool = True
-    """It is the first of this wait."""
+    """It is the first Sleep of this wait."""
 
 
 Command = (

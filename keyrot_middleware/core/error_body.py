@@ -1,12 +1,12 @@
-"""Read an error body of Google's into plain facts, whatever its shape.
+"""Parses Google's error bodies, whatever their shape.
 
 The shapes (GEMINI.md A0): REST's `{"error": {code, message, status, details}}`, Interactions'
 `{"error": {message, code: "snake_case"}}`, either in a list of one, the inner object alone, raw
 JSON text (appended to a stream after HTTP 200), and `{"message": text, "status": reason phrase}`
-that the SDK makes of what is no JSON. Some gateways put a whole JSON error into `message`.
+that the SDK makes of text that is not JSON. Some gateways put a whole JSON error into `message`.
 
-Nothing in here raises for any body or header, and no delay is infinite or NaN: a text is parsed
-only as it was matched, and what cannot be read is ignored.
+Nothing here raises for any body or header, and no delay is infinite or NaN: unparsable parts are
+ignored.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .model import NO_LIMITS, Limits
 __all__ = ["ParsedError", "QuotaViolation", "parse_error", "seconds"]
 
 MAX_DELAY_S = 90_000.0
-"""25 hours, the longest day of Los Angeles: a longer delay is taken for this one."""
+"""25 hours, the longest Pacific day; longer delays are clamped."""
 MAX_MESSAGE = 8_192
-"""No message of Google's is longer; what a proxy sends instead is cut here."""
+"""Google's messages are shorter; those of proxies are truncated."""
 MAX_INT = 10**15
-"""Larger numbers are no codes and no limits."""
+"""Larger numbers are neither codes nor limits."""
 MAX_NESTING = 5
-"""Envelopes opened around one error: text, list, `error`, JSON in a message, `error`."""
+"""Envelopes around one error: text, list, `error`, JSON in a message, `error`."""
 
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,12})?"
 _PART = rf"({_NUMBER})(ms|h|m|s)"
@@ -84,22 +84,22 @@ _STATUSES = frozenset(
 )
 """google.rpc.Code, as REST's `status` has it."""
 _INTERACTIONS = frozenset(_CODES) | {"INTERNAL_ERROR"}
-"""The words that Interactions has for codes."""
+"""The codes of Interactions."""
 
 
 class QuotaViolation(NamedTuple):
-    """A quota that was overrun."""
+    """A quota that was exceeded."""
 
     name: str
     """`quotaId`, or the metric's name from the message: lower case, letters only."""
     limit: int | None = None
-    """Zero where the model is not offered (A1: Google then leaves `quotaValue` out)."""
+    """Zero if the model is not offered (A1: Google then omits `quotaValue`)."""
     model: str | None = None
-    """The bucket that Google counts it in."""
+    """The bucket in which Google counts it."""
 
 
 class ParsedError(NamedTuple):
-    """What an error body and its headers tell."""
+    """The content of an error body and its headers."""
 
     code: int | None
     message: str = ""
@@ -109,20 +109,20 @@ class ParsedError(NamedTuple):
     retry_delay_s: float | None = None
     """Seconds, more than 0 and at most `MAX_DELAY_S`."""
     has_google_shape: bool = False
-    """The body has the shape of Google's errors; else it may be a proxy's, or a login page."""
+    """The body has the shape of Google's errors; else it may be from a proxy or a login page."""
     is_google_error: bool = False
-    """It also has what others leave out, so that its code alone may be believed."""
+    """It also has fields that others omit, so its code alone is trusted."""
     sent_at: float | None = None
     """When the request was sent, epoch seconds; None: just now."""
 
     @property
     def bucket(self) -> str | None:
-        """Google's name for what the model is counted with."""
+        """Return Google's name of the model bucket."""
         return next((quota.model for quota in self.quotas if quota.model), None)
 
     @property
     def limits(self) -> Limits:
-        """The limits of the model's bucket, as far as the quotas tell them."""
+        """Return the reported limits of the model bucket."""
         return NO_LIMITS._replace(
             rpm=self._least("requests", "perminute"),
             tpm=self._least("inputtokens", "perminute"),
@@ -130,12 +130,12 @@ class ParsedError(NamedTuple):
         )
 
     def exceeds_any_limit(self, tokens: int) -> bool:
-        """Tell whether so many input tokens are more than a whole limit that was overrun."""
+        """Return whether *tokens* are more than a whole exceeded limit of input tokens."""
         limits = [quota.limit for quota in self.quotas if "inputtoken" in quota.name]
         return any(limit and tokens > limit for limit in limits)
 
     def _least(self, *words: str) -> int | None:
-        """Find a limit; batches and regions count apart, and 0 is no pace but a refusal."""
+        """Return the smallest limit; batches and regions count separately, and 0 is a refusal."""
         reported = [
             quota.limit
             for quota in self.quotas
@@ -147,10 +147,10 @@ class ParsedError(NamedTuple):
 
 
 def parse_error(code: object, body: object, retry_after: object, now: float) -> ParsedError:
-    """Read a failed response.
+    """Parse a failed response.
 
     Args:
-        code: The HTTP code; where it is none of an error, the body's own is taken.
+        code: The HTTP code; if it is no error code, the body's own is used.
         body: The parsed JSON, text, or None.
         retry_after: The header of that name: seconds or an HTTP date.
         now: Epoch seconds, to subtract from such a date.
@@ -175,9 +175,9 @@ def parse_error(code: object, body: object, retry_after: object, now: float) -> 
 def _shape(
     error: dict[Any, Any], details: list[dict[Any, Any]], http: int | None
 ) -> tuple[bool, bool]:
-    """Tell whether an error looks as Google writes them (GEMINI.md A0), and surely so."""
+    """Return `has_google_shape` and `is_google_error` of an error (GEMINI.md A0)."""
     if http is not None and 1000 <= http < 2000:
-        return True, True  # the close of a websocket, which has a text and nothing else
+        return True, True  # a websocket was closed: it has text and nothing else
     code, status = error.get("code"), error.get("status")
     if not isinstance(error.get("message"), str):
         return False, False
@@ -201,7 +201,7 @@ def seconds(text: str) -> float | None:
 
 
 def _open(body: object) -> dict[Any, Any]:
-    """Take the error out of its envelopes."""
+    """Unwrap the error from its envelopes."""
     for _ in range(MAX_NESTING):
         inner = _inner(body)
         if inner is None:
@@ -211,7 +211,7 @@ def _open(body: object) -> dict[Any, Any]:
 
 
 def _inner(body: object) -> object:
-    """Open one envelope; None where *body* is none."""
+    """Unwrap one envelope; None if *body* is none."""
     if isinstance(body, str):
         parsed = _parse(body)
         return {"message": body} if parsed is None else parsed
@@ -252,7 +252,7 @@ def _code(own: object, words: set[str]) -> int | None:
 
 
 def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[QuotaViolation, ...]:
-    """List the quotas of `details`; without any, those of the message's lines."""
+    """Return the quotas of `details`; without any, those of the message."""
     lines = tuple(
         QuotaViolation(_name(m["metric"] or m["old"]), _int(m["limit"]), m["model"])
         for m in _LINE.finditer(message)
@@ -268,7 +268,7 @@ def _quotas(details: list[dict[Any, Any]], message: str) -> tuple[QuotaViolation
 
 
 def _limit(violation: dict[Any, Any], lines: tuple[QuotaViolation, ...]) -> int | None:
-    """Tell a violation's limit: its value, else the message's, else the zero that is left out."""
+    """Return a violation's limit: its value, else the message's, else the omitted zero."""
     if "quotaValue" in violation:
         return _int(violation["quotaValue"])
     text = violation.get("quotaMetric")
@@ -283,12 +283,12 @@ def _is_old(metadata: object) -> bool:
 
 
 def _old(metadata: dict[Any, Any]) -> QuotaViolation:
-    """Read the form of 2025, an ErrorInfo RATE_LIMIT_EXCEEDED (A1)."""
+    """Parse the form of 2025, an ErrorInfo RATE_LIMIT_EXCEEDED (A1)."""
     return QuotaViolation(_name(metadata["quota_limit"]), _int(metadata.get("quota_limit_value")))
 
 
 def _name(text: str) -> str:
-    """Make one spelling of `PerModelPerDay`, `per_model_per_day` and `per model per day`."""
+    """Normalize `PerModelPerDay`, `per_model_per_day` and `per model per day`."""
     return re.sub(r"[^a-z]", "", text.lower().rpartition("/")[2])
 
 
@@ -298,7 +298,7 @@ def _model(dimensions: object) -> str | None:
 
 
 def _int(value: object) -> int | None:
-    """Read a code or a limit, which Google writes as a number or as text."""
+    """Return a code or limit, which is a number or a string."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else None
     if not isinstance(value, int) or isinstance(value, bool):
@@ -307,7 +307,7 @@ def _int(value: object) -> int | None:
 
 
 def _delay(details: list[dict[Any, Any]], message: str) -> float | None:
-    """Tell when to come back: RetryInfo cuts to whole seconds what the message says in full."""
+    """Return the delay; RetryInfo is truncated to seconds, the message is exact."""
     texts = [d["retryDelay"] for d in details if isinstance(d.get("retryDelay"), str)]
     texts += [match[1] for match in _RETRY_IN.finditer(message)]
     return _sane(max((seconds(text) or 0.0 for text in texts), default=0.0))
@@ -321,11 +321,11 @@ def _header(value: object, now: float) -> float | None:
 
 
 def _date(text: str) -> float:
-    """Read an HTTP date, epoch seconds; 0 for what is none."""
+    """Return an HTTP date in epoch seconds; 0 if it is none."""
     try:
         date: datetime = parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except Exception:  # email.utils raises IndexError and TypeError too, for texts it half knows
+    except Exception:  # email.utils raises IndexError and TypeError too
         return 0.0
 
 

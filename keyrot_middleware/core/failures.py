@@ -1,34 +1,33 @@
-"""What a failure means: whose fault it is, until when, and what the call may do about it.
+"""What a failure means: which scope cools down, until when, and what the call does next.
 
 Theory of operation
 -------------------
-Google answers an exhausted minute or day, a revoked key, a closed billing account, a model that
-is not offered, somebody else's file and a malformed request with the same handful of HTTP codes.
-The pool lives or dies by telling them apart: a dead key taken for a busy one fails calls for
-ever, a bad request taken for a bad key retires the whole pool. So one table, `RULES`, holds the
-decision, one row for each failure class, tested in order:
+Google responds to an exhausted minute or day, a revoked key, a closed billing account, a model that
+is not offered, another project's file and a malformed request with the same few HTTP codes. The
+pool must distinguish them: a revoked key taken for a busy one fails calls for ever, a bad request
+taken for a bad key rejects the whole pool. One table, `RULES`, has one row per failure class. The
+first row that matches decides:
 
-1. *Transport errors* have no body; their row follows from what the transport says.
-2. *Signals* come before codes, because codes lie: depleted credit was a 429 and is a 402, an
-   invalid key is a 400, a foreign file a 403. Of the signals the structured ones (`details`:
-   ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo) are looked at with the message's text in
-   one row, and bodies.py prefers details where both tell the same thing.
-3. *Quotas* go from the gravest to the lightest, since one body may list several: a limit of 0,
-   then the day, then the minute. RetryInfo cannot tell them apart: an exhausted free day names the
-   next minute, "retry in 2s".
-4. *Codes* alone come last, and the last row of all is `unknown`: raise, blame nobody.
+1. *Transport errors* have no body; the kind of transport error selects the row.
+2. *Signals* come before codes, because codes are ambiguous: depleted credit was a 429 and is a 402,
+   an invalid key is a 400, another project's file a 403. A row may name structured signals
+   (`details`: ErrorInfo's reason, QuotaFailure's quotaId, RetryInfo) and a pattern for the message;
+   error_body.py prefers the details if both are there.
+3. *Quotas* are ordered from the longest to the shortest, since one body may list several: a limit
+   of 0, the day, the minute. RetryInfo cannot distinguish them: an exhausted free day says "retry
+   in 2s".
+4. *Codes* alone come last. The last row is `unknown`: raise, penalize no key.
 
-Three properties keep others' texts from steering the pool. A row that blames needs a body in the
-shape of Google's errors: a proxy's 401, or a login page, blames nobody. It matches a message from
-its very beginning (`^`), since Google quotes pieces of a request only after words of its
-own. And a row names everything it needs: a body that no row knows blames no key.
+Text that is not Google's cannot steer the pool. A row with a scope needs a body in the shape of
+Google's errors: a proxy's 401 or a login page penalizes no key. A pattern matches from the start of
+the message (`^`), since Google quotes parts of the request only after text of its own. A body that
+no row matches penalizes no key.
 
-`Rule.scope` says how far the blame reaches and `Rule.until` for how long (None: the exponential
-cooldown, with `Rule.backoff`). No verdict is for ever: a rejected value is tried again too, only
-slowly. Blaming somebody means walking on to another key; `retry` sends the same again because
-nobody is to blame; neither of them, and the SDK's exception is the caller's. Sources of each row
-are in docs/failures.md and GEMINI.md A. A new failure class is one row here, one there, one in
-the tests.
+`Rule.scope` is what cools down and `Rule.until` for how long (None: the exponential cooldown, with
+`Rule.backoff`). No verdict is permanent: a rejected value is probed again, only slowly. With a scope
+the call tries another key; with `retry` it sends the same request again; with neither the SDK's
+exception is raised. Sources of each row are in docs/failures.md and GEMINI.md A. A new failure
+class is one row here, one there and one in the tests.
 """
 
 from __future__ import annotations
@@ -70,25 +69,23 @@ __all__ = [
     "until_retry_info",
 ]
 
-# What one row of the failure table is: the signs to match, and what follows from them ----------
-#
-# The rows themselves, and the theory of how they work together, are in failures.py.
+# One row of the table: the signals to match, and the consequences -------------------------------
 
 
 LONG_S = 300.0
-"""A delay beyond this is no pace but an exhausted day (Google's own clients draw the same line)."""
+"""A longer delay means an exhausted day, not a minute (Google's own clients use the same limit)."""
 HOUR_S = 3_600.0
 
 DAY_GRACE_S = 600.0
-"""A day that is exhausted for a request of its first ten minutes is taken for the day before."""
+"""If the first ten minutes of a day are refused as exhausted, the previous day is meant."""
 
 SLOW_BACKOFF = Backoff(900.0, 21_600.0)
-"""How a rejected value is tried again: Google is wrong for a minute, a restriction is lifted. After
-15 minutes, then after twice as long each time, up to 6 hours: some eight requests on the first day.
+"""Backoff of the probes of a rejected value: after 15 minutes, then doubling up to 6 hours.
+
+Google may be wrong for a minute, or a restriction is lifted. About eight requests on the first day.
 """
 DAILY_BACKOFF = Backoff(DAY_S, DAY_S)
-"""For a value that is reported as leaked, or whose project is suspended: that takes somebody's
-appeal."""
+"""For a leaked value or a suspended project, which takes an appeal."""
 
 Transport = Literal["", "connect", "reset", "timeout", "other"]
 Until = Callable[[ParsedError, float], float | None]
@@ -96,12 +93,12 @@ Until = Callable[[ParsedError, float], float | None]
 
 @dataclass(frozen=True, slots=True)
 class FailureFacts:
-    """What is known of a failed request: all that `classify` looks at."""
+    """What is known of a failed request: the input of `classify`."""
 
     code: int | None = None
     """The HTTP code; None for a transport error, None or 0 inside a stream."""
     body: object = None
-    """Parsed JSON or text, in any of the shapes of bodies.py."""
+    """Parsed JSON or text, in any of the shapes of error_body.py."""
     retry_after: str | None = None
     """The header Retry-After: seconds or an HTTP date."""
     transport: Transport = ""
@@ -110,35 +107,34 @@ class FailureFacts:
 
 
 def until_backoff(_parsed: ParsedError, _now: float) -> None:
-    """For the exponential cooldown: nobody knows."""
+    """Return None: the end is unknown, so the exponential cooldown applies."""
 
 
 def for_ten_minutes(_parsed: ParsedError, now: float) -> float:
-    """For as long as an API takes to be enabled."""
+    """Return the time in 10 minutes: enabling an API takes that long."""
     return now + 600.0
 
 
 def for_an_hour(_parsed: ParsedError, now: float) -> float:
-    """For an hour: money may have been paid in, or Google was wrong (A4)."""
+    """Return the time in an hour: credit may have been added, or Google was wrong (A4)."""
     return now + HOUR_S
 
 
 def until_cap_reset(_parsed: ParsedError, now: float) -> float:
-    """For an hour, or until the month of a spending cap ends: the cap may be raised."""
+    """Return the time in an hour, or the end of the month: the cap may be raised before."""
     return min(now + HOUR_S, next_pacific_month(now))
 
 
 def for_a_day(_parsed: ParsedError, now: float) -> float:
-    """For 24 hours: somebody has to change something."""
+    """Return the time in 24 hours: someone has to change something."""
     return now + DAY_S
 
 
 def until_day_end(parsed: ParsedError, now: float) -> float | None:
-    """Until midnight Pacific time; only a paid day's RetryInfo is true, and it is long.
+    """Return the next Pacific midnight, or the end of a RetryInfo over `LONG_S` (paid days).
 
-    Around midnight it is the day before that is exhausted: clocks differ, Google's reset may come
-    late, and a request may be answered on the next day. Nobody knows for how long, so the key is
-    tried again soon.
+    Around midnight it is the previous day that is exhausted: clocks differ, Google's reset may be
+    late, and a response may arrive on the next day. The end is unknown then: None.
     """
     sent = now if parsed.sent_at is None else parsed.sent_at
     if next_pacific_midnight(sent - DAY_GRACE_S) <= now:
@@ -149,18 +145,18 @@ def until_day_end(parsed: ParsedError, now: float) -> float | None:
 
 
 def until_minute_end(parsed: ParsedError, now: float) -> float:
-    """Until the time that the server named, else the next minute."""
+    """Return the time that the server reported, else the next minute."""
     return next_minute(now) if parsed.retry_delay_s is None else now + parsed.retry_delay_s
 
 
 def until_retry_info(parsed: ParsedError, now: float) -> float | None:
-    """Until the time that the server named, else unknown."""
+    """Return the time that the server reported, else None."""
     return None if parsed.retry_delay_s is None else now + parsed.retry_delay_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One failure class: what it looks like, and what follows.
+    """One failure class: its signals and its consequences.
 
     It matches where `transport`, `codes` and `model_only` all match and at least one of the signals
     `reasons`, `text`, `quota`, `limit_is_zero`, `has_retry_delay` is present. A rule without
@@ -173,7 +169,7 @@ class Rule:
     codes: Container[int | None] | None = None
     """None: any code, and no code."""
     model_only: bool = False
-    """Only for a request that names a model and no stored thing."""
+    """Only for a request that names a model and no stored resource."""
     reasons: frozenset[str] = frozenset()
     """ErrorInfo reasons and Interactions' codes, upper case."""
     text: re.Pattern[str] | None = None
@@ -182,48 +178,50 @@ class Rule:
     limit_is_zero: bool = False
     """A limit of 0."""
     has_retry_delay: bool = False
-    """The server named a time."""
+    """The server reported a retry delay."""
 
     scope: Scope = Scope.NONE
     until: Until = until_backoff
     backoff: Backoff | None = None
     """Of the exponential cooldown; None: as the settings say."""
     rejected: bool = False
-    """Google refuses the key's value."""
+    """Google rejects the key's value."""
     has_known_end: bool = False
     is_minute_quota: bool = False
-    """It tells how the server counts a minute."""
+    """It is about a limit per minute, and so shows how the server counts minutes."""
     rotate: bool = False
-    """Another key may serve although nobody is blamed; with a scope it may anyway."""
+    """Try another key although no scope cools down; with a scope it is tried anyway."""
     retry: bool = False
     max_retries: int | None = None
     max_rotations: int | None = None
     may_wait: bool = True
     sent: bool = True
     any_tier: bool = True
-    any_body: bool = False
-    """It is about a pace, so that it counts where a proxy tells it as well."""
+    trusts_any_body: bool = False
+    """It is a rate limit, so it is believed from a proxy too."""
 
     def matches(self, facts: FailureFacts, parsed: ParsedError, info: CallInfo) -> bool:
-        """Tell whether the failure is of this class."""
+        """Return whether the failure is of this class."""
         if self.transport != facts.transport:
             return False
         if self.codes is not None and parsed.code not in self.codes:
             return False
-        alone = self._by_code_alone()
-        believed = self.any_body or (parsed.is_google_error if alone else parsed.has_google_shape)
+        alone = self._has_no_signals()
+        believed = self.trusts_any_body or (
+            parsed.is_google_error if alone else parsed.has_google_shape
+        )
         if self.scope is not Scope.NONE and not believed:
             return False
         if self.model_only and (info.bound_to_owner or info.resources or not info.model):
             return False
-        return alone or self._signalled(parsed)
+        return alone or self._has_signal(parsed)
 
-    def _by_code_alone(self) -> bool:
+    def _has_no_signals(self) -> bool:
         return not (
             self.reasons or self.text or self.quota or self.limit_is_zero or self.has_retry_delay
         )
 
-    def _signalled(self, parsed: ParsedError) -> bool:
+    def _has_signal(self, parsed: ParsedError) -> bool:
         return (
             not self.reasons.isdisjoint(parsed.reasons)
             or (self.text is not None and self.text.search(parsed.message) is not None)
@@ -344,7 +342,7 @@ RULES: tuple[Rule, ...] = (
         quota="enqueued",
         scope=Scope.KEY_VERB,
         until=until_retry_info,
-        any_body=True,
+        trusts_any_body=True,
     ),
     Rule(
         name="limit_zero",
@@ -373,7 +371,7 @@ RULES: tuple[Rule, ...] = (
         until=until_minute_end,
         has_known_end=True,
         is_minute_quota=True,
-        any_body=True,
+        trusts_any_body=True,
     ),
     Rule(
         name="rate_limit",
@@ -383,9 +381,9 @@ RULES: tuple[Rule, ...] = (
         until=until_retry_info,
         has_known_end=True,
         is_minute_quota=True,
-        any_body=True,
+        trusts_any_body=True,
     ),
-    # The model in this project, the place, the request's own resources (A6 to A9).
+    # The model in this project, the location, the request's own resources (A6 to A9).
     Rule(
         name="model_denied",
         codes=(403,),
@@ -431,7 +429,9 @@ RULES: tuple[Rule, ...] = (
     Rule(name="unauthorized", codes=(401,), scope=Scope.KEY, backoff=SLOW_BACKOFF, rejected=True),
     Rule(name="payment_required", codes=(402,), scope=Scope.BILLING, until=for_an_hour),
     Rule(name="gateway", codes=(401, 402)),
-    Rule(name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, any_body=True),
+    Rule(
+        name="capacity", codes=_QUOTA, scope=Scope.KEY_MODEL, max_rotations=5, trusts_any_body=True
+    ),
     Rule(name="forbidden", codes=(403,)),
     Rule(name="not_found", codes=(404,)),
     Rule(name="request_timeout", codes=(408,)),
@@ -445,24 +445,24 @@ RULES: tuple[Rule, ...] = (
 )
 
 REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected)
-"""The classes in which Google refuses the value of a key, be it for one method."""
+"""The classes in which Google rejects the value of a key, for one method at least."""
 KEY_REJECTIONS = frozenset(rule.name for rule in RULES if rule.rejected and rule.scope is Scope.KEY)
-"""Those in which it does for every call: such a key is *rejected*."""
+"""Those that apply to every call: such a key is *rejected*."""
 
 
 def classify(
     facts: FailureFacts, info: CallInfo, now: float, sent_at: float | None = None
 ) -> Verdict:
-    """Judge a failure by the first row that it fits.
+    """Return the verdict of the first row that matches a failure.
 
     Args:
         facts: What came back instead of a response.
-        info: The call, whose tokens tell whether it could ever fit into the limit.
+        info: The call; its tokens show whether it can ever fit into the limit.
         now: Epoch seconds.
         sent_at: When the request was sent; None for now.
 
     Returns:
-        The verdict; whatever the facts are, nothing is raised.
+        The verdict; no facts make it raise.
     """
     parsed = parse_error(facts.code, facts.body, facts.retry_after, now)._replace(sent_at=sent_at)
     fits = (rule for rule in RULES if rule.matches(facts, parsed, info))
@@ -471,12 +471,12 @@ def classify(
 
 def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Verdict:
     until = rule.until(parsed, now)
-    of_a_model = info.counts_in_quota and bool(info.model or parsed.bucket)
+    is_model_quota = info.counts_in_quota and bool(info.model or parsed.bucket)
     exceeds_limit = parsed.exceeds_any_limit(info.tokens)
     return Verdict(
         rule.name,
         parsed.code,
-        scope=rule.scope if of_a_model else _narrowed(rule, info),
+        scope=rule.scope if is_model_quota else _narrow_scope(rule, info),
         until=until,
         backoff=rule.backoff,
         rejected=rule.rejected,
@@ -487,22 +487,22 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         max_rotations=rule.max_rotations,
         may_wait=rule.may_wait and not exceeds_limit and (until is None or until - now <= LONG_S),
         sent=rule.sent,
-        bucket=parsed.bucket if of_a_model else None,
-        learned=parsed.limits if of_a_model else NO_LIMITS,
-        is_minute_quota=rule.is_minute_quota and of_a_model and not exceeds_limit,
+        bucket=parsed.bucket if is_model_quota else None,
+        learned=parsed.limits if is_model_quota else NO_LIMITS,
+        is_minute_quota=rule.is_minute_quota and is_model_quota and not exceeds_limit,
         retry_delay_s=parsed.retry_delay_s if rule.is_minute_quota or rule.retry else None,
         any_tier=rule.any_tier,
         exceeds_limit=exceeds_limit,
     )
 
 
-def _narrowed(rule: Rule, info: CallInfo) -> Scope:
-    """Give the scope for a call that tells nothing of a model's quota: its method, or nobody."""
+def _narrow_scope(rule: Rule, info: CallInfo) -> Scope:
+    """Return the scope for a call that does not count in a model's quota: its method, or none."""
     if rule.scope not in MODEL_SCOPES:
         return rule.scope
     return Scope.NONE if info.verb in GENERIC_VERBS or rule.codes != _QUOTA else Scope.KEY_VERB
 
 
 def describe(verdict: Verdict) -> str:
-    """Name a failure for a person: `quota_minute (429)`, `key_invalid (400)`, `reset`."""
+    """Return the failure for display: `quota_minute (429)`, `key_invalid (400)`, `reset`."""
     return verdict.failure if verdict.code is None else f"{verdict.failure} ({verdict.code})"

@@ -1,20 +1,19 @@
 """The whole policy of one call, as one generator.
 
-`call_flow` yields commands (commands.py) and is sent their replies; a driver performs them,
-synchronously or not, and decides nothing. Read from the top of `call_flow` it is the story of a
-call: borrow a key, send, settle; on failure let the verdict of failures.py say whether another
-key may serve, the same request may be sent again, or the error is the caller's.
+`call_flow` yields commands (commands.py) and receives their replies; a driver performs them, sync
+or async, and decides nothing. A call acquires a lease, sends and settles it; after a failure the
+verdict of failures.py decides whether to try another key, to retry the same request, or to raise.
 
-Three budgets that do not mix:
+Three separate budgets:
 
-- *walking*: keys that failed by themselves are excluded, each at most once (`max_attempts`);
-- *retrying*: 5xx and lost connections blame no key and are few (`max_retries`), with back-off;
-- *waiting*: only while no key can serve now, at most `max_wait_s` in all, and only for a time
-  that is known: a full minute of our own counting, or one that the server named.
+- *rotation*: a failed key is excluded and another one is tried (`max_attempts`);
+- *retries*: after 5xx and connection errors, which penalize no key (`max_retries`), with backoff;
+- *waiting*: only while no key is available, at most `max_wait_s` in total, and only for a known
+  time: a full minute of our own count, or a time from the server.
 
-Failures of Send come back as values. Anything else (cancellation, Ctrl-C) is thrown in, and
-`_attempt` books the lease as abandoned on its way out. A flow that is closed instead (its stream
-was dropped, its loop is gone) can yield nothing more: its driver books the lease.
+Failures of Send are returned as values. Anything else (cancellation, Ctrl-C) is thrown in, and
+`_attempt` settles the lease as abandoned before it propagates. A flow that is closed instead (its
+stream was dropped, its loop is gone) cannot yield: its driver settles the lease.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ from .tokens import TokenScale
 from .waiting import STALL_S, Claims, Ticket, WaitingLines
 
 __all__ = [
-    "CALLS",
-    "REST_S",
+    "CLOSE_AFTER_S",
+    "MAX_FAILED_CALLS",
     "CallState",
     "Exhausted",
     "FailedAttempt",
@@ -75,52 +74,50 @@ __all__ = [
     "owner_candidates",
 ]
 
-# The breaker of a model: while it serves nobody, its calls are sent once and not repeated ------
+# Overloaded models: no retries while call after call fails -------------------------------------
 #
-# A 503 is about the model, for every key of everyone (GEMINI.md A13). One call that meets it is
-# sent
-# again a little later. But when call after call ends with it, to repeat each of them only adds to
-# the load, and keeps programs waiting for an answer that will not come. Calls are still sent: the
-# first that is served shows that the model is back.
+# A 503 is about the model, for every key (GEMINI.md A13), and is retried. When several calls in a
+# row end with it, retries only add to the load and delay the error. Then each call is sent once;
+# the first success ends this.
 
 
-CALLS = 3
-"""So many calls in a row that ended with a 503, retries and all, open the breaker."""
-REST_S = 30.0
-"""It closes by itself when none has been met for so long."""
+MAX_FAILED_CALLS = 3
+"""Calls in a row that ended with a 503, retries included, until retries are switched off."""
+CLOSE_AFTER_S = 30.0
+"""Retries are on again this long after the last 503."""
 _MODELS = 256
 
 
 class Overload:
-    """Which models serve nobody at the moment, as far as this process knows.
+    """Which models are overloaded, as far as this process knows.
 
-    Not locked: threads that fail at once may count one call less, nothing else.
+    Not locked: threads that fail at the same time may count one call less.
     """
 
     __slots__ = ("models",)
 
     def __init__(self) -> None:
         self.models: dict[str, tuple[int, float]] = {}
-        """Of each the calls in a row that ended so, and when the last did, epoch seconds."""
+        """Per model: calls in a row that ended with a 503, and when the last did, epoch seconds."""
 
-    def failed(self, model: str, now: float) -> None:
-        """Take note of a call that ended with a 503."""
+    def record_overload(self, model: str, now: float) -> None:
+        """Record a call that ended with a 503."""
         calls, last = self.models.get(model, (0, now))
         if len(self.models) >= _MODELS:
             self.models = {}
-        self.models[model] = (calls + 1 if now - last < REST_S else 1, now)
+        self.models[model] = (calls + 1 if now - last < CLOSE_AFTER_S else 1, now)
 
-    def served(self, model: str) -> None:
-        """Take note of a call that was served."""
+    def record_success(self, model: str) -> None:
+        """Record a call that succeeded."""
         self.models.pop(model, None)
 
-    def open(self, model: str, now: float) -> bool:
-        """Tell whether a call to this model should not be repeated."""
+    def is_open(self, model: str, now: float) -> bool:
+        """Return whether a call to this model should not be retried."""
         calls, last = self.models.get(model, (0, now))
-        return calls >= CALLS and now - last < REST_S
+        return calls >= MAX_FAILED_CALLS and now - last < CLOSE_AFTER_S
 
 
-# One send that failed, and what is written about it on the exception that comes out ------------
+# Failed attempts, and the notes about them on the exception that is raised ----------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +130,12 @@ class FailedAttempt:
 
 
 def attempt_note(number: int, attempt: FailedAttempt, hint: str | None = None) -> str:
-    """Write one attempt down for a person: which key, why it failed, until when it cools down.
+    """Describe one attempt: which key, why it failed, until when it is cooling down.
 
     Args:
         number: From 1.
         attempt: The attempt.
-        hint: What may be behind the rejection of its key.
+        hint: A possible cause of the rejection of its key.
     """
     text = f"keyrot: attempt {number} with key {attempt.key_id}: {describe(attempt.verdict)}"
     if attempt.until is None:
@@ -150,119 +147,119 @@ def attempt_note(number: int, attempt: FailedAttempt, hint: str | None = None) -
     return f"{text}, cooling down until {at}"
 
 
-# One call on its way: what was asked, and what was tried so far --------------------------------
+# The state of one call -------------------------------------------------------------------------
 
 
 class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyPoolExhausted
-    """Nothing could be sent: no key is free, and none will be soon enough."""
+    """Nothing was sent: no key is available, or will be in time."""
 
     def __init__(self, unavailable: Unavailable) -> None:
-        super().__init__("no key can serve")
+        super().__init__("no key is available")
         self.unavailable = unavailable
 
 
 @dataclass(slots=True)
 class CallState:
-    """One call on its way: what was asked, and what was tried so far."""
+    """One call: the request, and what was tried so far."""
 
     info: CallInfo
-    roster: Selector
+    selector: Selector
     policy: RetryPolicy
     scale: TokenScale
     home: Candidate | None = None
-    """The client's own key, for calls that touch stored things."""
-    moment: tuple[float, float] | None = None
-    """The time when it was asked for, epoch seconds, and a random number in [0, 1)."""
+    """The client's own key, for calls that use stored resources."""
+    started: tuple[float, float] | None = None
+    """When the call started, epoch seconds, and a random number in [0, 1)."""
     overload: Overload = field(default_factory=Overload)
-    lines: WaitingLines = field(default_factory=WaitingLines)
-    """Of the pool: who waits for a key."""
+    waiting_lines: WaitingLines = field(default_factory=WaitingLines)
+    """The pool's waiting calls."""
     max_wait_s: float = inf
-    """The call's own bound, beside the policy's."""
+    """The call's own limit, beside the policy's."""
     hints: Mapping[str, str] = field(default_factory=dict)
-    """Of the pool: what may be behind the rejection of a key, for the notes."""
+    """The pool's possible causes of rejections by key id, for the notes."""
     excluded: dict[str, float] = field(default_factory=dict)
     """Keys that failed this call, and until when (`inf`: for the rest of it)."""
     attempts: list[FailedAttempt] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    """Rejected keys whose store was asked for another value."""
+    unresolved_rejections: list[str] = field(default_factory=list)
+    """Rejected keys whose store has not answered yet."""
     refreshed: set[str] = field(default_factory=set)
     """Keys whose value was replaced during this call; once each."""
     exceeded_tiers: set[str | None] = field(default_factory=set)
-    """Tiers of which a key's whole limit was smaller than the request."""
+    """Tiers in which a key's whole limit was smaller than the request."""
     failed_at: float = 0.0
     """When the last send failed, epoch seconds."""
     looked_up: bool = False
-    """The values of all keys were looked up, since each of them is rejected."""
+    """The values of all keys were looked up, since all of them are rejected."""
     retries: int = 0
     waited_s: float = 0.0
-    """Real seconds from the beginning of each wait to its end."""
+    """Real seconds spent in waits."""
     waited_until: float = 0.0
     """When the last sleep of a wait ended, by the driver's monotonic clock."""
     ticket: Ticket | None = None
-    """Its place in line, once it had to wait."""
-    seen: int = 0
-    """The version of the lines when the call last began to look for a key."""
+    """Set once the call had to wait."""
+    lines_version: int = 0
+    """The version of the waiting lines when the call last started to look for a key."""
     sends: int = 0
     last: Failed | None = None
 
     @property
     def budget_s(self) -> float:
-        """Tell how long the call may wait for keys, in all."""
+        """Return how long the call may wait for keys in total, seconds."""
         return min(self.policy.max_wait_s, self.max_wait_s)
 
     def leave_line(self) -> None:
-        """Wait no more: a key was found, or the call is over."""
+        """Stop waiting: a key was found, or the call is over."""
         if self.ticket is not None:
-            self.lines.leave(self.ticket)
+            self.waiting_lines.leave(self.ticket)
 
     def drop_ticket(self) -> None:
-        """Wait no more, without a lock: the garbage collector may be what closes the flow."""
+        """Stop waiting, without a lock: the garbage collector may be closing the flow."""
         if self.ticket is not None:
             self.ticket.gone = True
 
 
-# With which keys a call that touches stored things may go (ADR 0005) ---------------------------
+# The keys of the project that owns a stored resource (ADR 0005) --------------------------------
 
 
-ONE_KEY = ("continuation:", "page:")
-"""All hops of one answer, and all pages of one list, go with the very key of the first."""
+SAME_KEY_PREFIXES = ("continuation:", "page:")
+"""All hops of one response, and all pages of one list, use the same key as the first."""
 
 _NOT_CREATING = ("delete", "get", "list", "patch")
 
 NEW_CACHE = "cachedContents"
-"""The method that makes cached content."""
+"""The method that creates cached content."""
 
 CACHE_STORAGE = "cache_storage"
-"""The failure class that is about a project's room for cached content."""
+"""The failure class about a project's storage for cached content."""
 
 
 def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...]]:
-    """Find whose stored things the call names; unknown and new ones are of its home project."""
+    """Return the keys that own the call's stored resources; unknown ones are the home project's."""
     home, names = call.home, call.info.resources
     owner: tuple[str, str] | None = (yield GetOwner(names)) if names else None
     key, project = home, home.project if home is not None else ""
     if owner is not None:
-        key, project = call.roster.keys.get(owner[0]), owner[1]
-    one_key = any(name.startswith(ONE_KEY) for name in names)
-    same = () if one_key else call.roster.find_project_keys(project)
-    fixed = ([key] if key is not None else []) + [k for k in same if k is not key]
-    return tuple(fixed) or ((home,) if home is not None else ())
+        key, project = call.selector.keys.get(owner[0]), owner[1]
+    one_key = any(name.startswith(SAME_KEY_PREFIXES) for name in names)
+    same = () if one_key else call.selector.find_project_keys(project)
+    owner_keys = ([key] if key is not None else []) + [k for k in same if k is not key]
+    return tuple(owner_keys) or ((home,) if home is not None else ())
 
 
 def may_use_other_project(
-    call: CallState, fixed: Sequence[Candidate], blocks: Mapping[str, Block]
+    call: CallState, owner_keys: Sequence[Candidate], blocks: Mapping[str, Block]
 ) -> bool:
-    """Say whether a call that creates something may go with any key, for its home never can.
+    """Return whether a call that creates a resource may use any key, since its home project cannot.
 
-    It names nothing stored, so any project may have what it makes, and its owner is known
-    afterwards. A project's keys that are rejected, or have no room for a cache, may stay so.
+    It names no stored resource, so any project may own the new one, and the owner is recorded. Keys
+    that are rejected, or a project without storage for a cache, may stay that way.
     """
     if call.info.resources or call.info.verb in _NOT_CREATING:
         return False
     why = {attempt.key_id: attempt.verdict.failure for attempt in call.attempts}
     why |= {key_id: block.reason for key_id, block in blocks.items()}
-    found = {why.get(key.key_id) for key in fixed}
-    stranger = any(key.key_id.startswith(HOME) for key in fixed)
+    found = {why.get(key.key_id) for key in owner_keys}
+    stranger = any(key.key_id.startswith(HOME) for key in owner_keys)
     never = frozenset() if stranger else REJECTIONS
     if call.info.verb == NEW_CACHE:
         never |= {CACHE_STORAGE}
@@ -272,48 +269,50 @@ def may_use_other_project(
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 8.0
 JITTER_S = 0.5
-"""The processes that wait for one minute's edge must not all come back in the same instant."""
-LEAST_PAUSE_S = 0.05
-"""No wait is shorter, whatever times are named: clocks differ, and a time may be over already."""
+"""Spreads processes that wait for the same minute."""
+MIN_PAUSE_S = 0.05
+"""The shortest wait: clocks differ, and a reported time may be over already."""
 RESEND_S = 1.0
-"""A key that has failed a call is not used again by it before so long."""
+"""How long a key that failed a call is not used again by it."""
 SENDS_PER_KEY = 5
-"""So often may one call fail with one key."""
+"""How often one call may fail with one key."""
 
 OVERLOADED = "overloaded"
-"""The failure class that is about the whole model."""
+"""The failure class about the whole model."""
 
 
 def call_flow(call: CallState) -> Generator[Command, Any, Any]:
-    """Carry one call through: commands out, replies in, the response returned.
+    """Run one call: yield commands, receive replies, return the response.
 
     Returns:
-        The SDK's response; for a stream None, once it was relayed to its end.
+        The SDK's response; None for a stream that was relayed to its end.
 
     Raises:
-        Exhausted: Nothing was sent, since no key can serve.
+        Exhausted: Nothing was sent, since no key is available.
         BaseException: The SDK's last exception, with a note per failed attempt.
     """
-    fixed = (yield from owner_candidates(call)) if call.info.bound_to_owner else None
+    owner_keys = (yield from owner_candidates(call)) if call.info.bound_to_owner else None
     try:
         while True:
-            now, draw = call.moment or (yield GetTime())
-            call.moment = None
-            call.seen = call.lines.version
-            excluded = _excluded(call, now)
+            now, draw = call.started or (yield GetTime())
+            call.started = None
+            call.lines_version = call.waiting_lines.version
+            excluded = _keys_to_skip(call, now)
             blocks: dict[str, Block] = {}
-            spread = call.roster.spread and fixed is None
-            for candidates in _shortlists(call, fixed, excluded, now, draw):
+            spread = call.selector.spread and owner_keys is None
+            for candidates in _candidate_batches(call, owner_keys, excluded, now, draw):
                 lease: Lease | Unavailable = yield Acquire(call.info, candidates, spread)
                 if isinstance(lease, Lease):
                     break
-                _pass_by(call, fixed, lease, blocks)
-                now = max(now, lease.at)  # by which the blocks are reported
+                _record_blocked(call, owner_keys, lease, blocks)
+                now = max(now, lease.at)  # the time for which the blocks are reported
             else:
-                if fixed is not None and may_use_other_project(call, fixed, blocks):
-                    fixed = None
+                if owner_keys is not None and may_use_other_project(call, owner_keys, blocks):
+                    owner_keys = None
                     continue
-                yield from _none_could(call, _none_free(call, fixed, excluded, blocks, now))
+                yield from _wait_or_raise(
+                    call, _unavailable(call, owner_keys, excluded, blocks, now)
+                )
                 continue
             call.leave_line()
             reply = yield from _attempt(call, lease)
@@ -322,66 +321,68 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             if isinstance(reply, StreamEnd):
                 if reply.failed is None:
                     return None
-                raise _noted(call)  # its chunks went out: never restarted
-            if not (yield from _go_on(call, lease)):
-                raise _noted(call)
+                raise _with_attempt_notes(
+                    call
+                )  # chunks were delivered: a stream is never restarted
+            if not (yield from _should_continue(call, lease)):
+                raise _with_attempt_notes(call)
     finally:
         call.drop_ticket()
 
 
-def _none_could(call: CallState, none_free: Unavailable) -> Generator[Command, Any, None]:
-    """Wait for another value of a refused key, or for a key; raise where neither helps."""
-    if (yield from _replaced(call, none_free)) or (yield from _wait(call, none_free)):
+def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, None]:
+    """Wait for a new value of a rejected key, or for a key; raise if neither helps."""
+    if (yield from _refresh_rejected(call, unavailable)) or (yield from _wait(call, unavailable)):
         return
     call.leave_line()
-    raise _noted(call) if call.last is not None else Exhausted(none_free)
+    raise _with_attempt_notes(call) if call.last is not None else Exhausted(unavailable)
 
 
-def _excluded(call: CallState, now: float) -> Mapping[str, object] | Claims:
-    """Tell which keys not to ask for: those that failed, and those that earlier calls wait for."""
+def _keys_to_skip(call: CallState, now: float) -> Mapping[str, object] | Claims:
+    """Return the keys to skip: those that failed this call, and those that earlier calls claim."""
     if call.ticket is not None:
         call.ticket.woken = False
-    if not call.lines.lines:
+    if not call.waiting_lines.lines:
         return call.excluded
-    return call.lines.ahead(call.info, call.ticket, call.excluded, now)
+    return call.waiting_lines.ahead(call.info, call.ticket, call.excluded, now)
 
 
-def _shortlists(
+def _candidate_batches(
     call: CallState,
-    fixed: tuple[Candidate, ...] | None,
+    owner_keys: tuple[Candidate, ...] | None,
     excluded: Mapping[str, object] | Claims,
     now: float,
     draw: float,
 ) -> Iterable[RankedCandidates]:
-    """Give the keys to ask for, a handful at a time."""
-    if fixed is None:
-        return call.roster.candidate_batches(call.info, excluded, now, draw)
-    offer = tuple((0, key) for key in fixed if key.key_id not in excluded)
+    """Return the candidates in batches."""
+    if owner_keys is None:
+        return call.selector.candidate_batches(call.info, excluded, now, draw)
+    offer = tuple((0, key) for key in owner_keys if key.key_id not in excluded)
     return (offer,) if offer else ()
 
 
-def _pass_by(
+def _record_blocked(
     call: CallState,
-    fixed: tuple[Candidate, ...] | None,
+    owner_keys: tuple[Candidate, ...] | None,
     unavailable: Unavailable,
     blocks: dict[str, Block],
 ) -> None:
-    """Take note of keys that cannot serve now, so that the next calls do not ask for them."""
+    """Record blocked keys, so that the next calls skip them."""
     blocks.update(unavailable.blocks)
-    if fixed is None:
-        call.roster.defer(call.info, unavailable.blocks, unavailable.at)
+    if owner_keys is None:
+        call.selector.defer(call.info, unavailable.blocks, unavailable.at)
 
 
-def _none_free(
+def _unavailable(
     call: CallState,
-    fixed: tuple[Candidate, ...] | None,
+    owner_keys: tuple[Candidate, ...] | None,
     excluded: Mapping[str, object] | Claims,
     blocks: dict[str, Block],
     now: float,
 ) -> Unavailable:
-    """Sum up why no key can serve: those that were asked for, and those that were not offered."""
-    deferred = {} if fixed is not None else call.roster.deferred(call.info)
-    claimed = excluded.found if isinstance(excluded, Claims) else {}
+    """Return what blocks each key: tried, deferred and claimed ones."""
+    deferred = {} if owner_keys is not None else call.selector.deferred(call.info)
+    claimed = excluded.claimed if isinstance(excluded, Claims) else {}
     return Unavailable(now, {**deferred, **claimed, **blocks})
 
 
@@ -394,7 +395,7 @@ def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | St
         reply: Any = yield Send(lease, call.sends, len(call.excluded))
         if isinstance(reply, StreamOpened):
             stream = reply.stream
-            if lease.probe:  # others need not wait for its end
+            if lease.probe:  # other calls need not wait for its end
                 yield ReportServing(lease)
             reply = yield RelayStream(lease, stream)
         failed = reply if isinstance(reply, Failed) else reply.failed
@@ -402,13 +403,15 @@ def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | St
             outcome, names = Outcome(LeaseOutcome.SUCCESS, None, reply.usage), reply.names
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
             if call.overload.models:
-                call.overload.served(call.info.model)
+                call.overload.record_success(call.info.model)
         else:
-            outcome = yield from _judge(call, lease, failed, getattr(reply, "usage", NO_USAGE))
+            outcome = yield from _classify_failure(
+                call, lease, failed, getattr(reply, "usage", NO_USAGE)
+            )
     except GeneratorExit:
-        raise  # closed, it can yield no Settle: who drives it settles its lease
+        raise  # a closed generator cannot yield: the driver settles the lease
     except BaseException:
-        # Of a stream that is cancelled half-way, what it has used so far is booked.
+        # A stream that was cancelled half-way is settled with its usage so far.
         end = stream.end(None) if stream is not None else StreamEnd()
         yield from _settle(call, lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
         raise
@@ -421,35 +424,37 @@ def _settle(
 ) -> Generator[Command, Any, None]:
     error = call.last.error if outcome.verdict and call.last else None
     until: float | None = yield Settle(lease, outcome, names, error)
-    if call.roster.had_full_window or call.lines.lines:
-        _relieve(call, lease, outcome)
+    if call.selector.had_full_window or call.waiting_lines.lines:
+        _release_capacity(call, lease, outcome)
     if outcome.verdict is not None:
         call.attempts.append(FailedAttempt(lease.key_id, outcome.verdict, until))
 
 
-def _relieve(call: CallState, lease: Lease, outcome: Outcome) -> None:
-    """Offer a key with a full window again, if some of what was reserved is given back."""
+def _release_capacity(call: CallState, lease: Lease, outcome: Outcome) -> None:
+    """Try a key with a full window again, if part of the reservation is released."""
     used = outcome.usage.input_tokens
     gave_back = outcome.kind is LeaseOutcome.UNSENT or (used is not None and used < lease.tokens)
     if gave_back:
-        call.roster.release(lease.key_id)
-    call.lines.released(lease.key_id, gave_back=gave_back)
+        call.selector.release(lease.key_id)
+    call.waiting_lines.released(lease.key_id, gave_back=gave_back)
 
 
-def _judge(
+def _classify_failure(
     call: CallState, lease: Lease, failed: Failed, usage: Usage
 ) -> Generator[Command, Any, Outcome]:
     now, _ = yield GetTime()
     call.failed_at = now
     verdict = classify(failed.facts, call.info, now, lease.at)
     if lease.key_id.startswith(HOME):
-        verdict = replace(verdict, scope=Scope.NONE)  # a stranger's key: nobody's to manage
+        verdict = replace(
+            verdict, scope=Scope.NONE
+        )  # the client's own key: not managed by the pool
     call.last = failed
     return Outcome(LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT, verdict, usage)
 
 
-def _go_on(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:
-    """After a failure: may the call be sent again, with another key or (nobody's fault) any?"""
+def _should_continue(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:
+    """Return whether to send again after a failure, with another key or as a retry."""
     verdict = call.attempts[-1].verdict
     if verdict.retry:
         return (yield from _retry(call, verdict))
@@ -461,7 +466,7 @@ def _go_on(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:
             if replaced:
                 call.refreshed.add(lease.key_id)
                 return True
-            call.refused.append(lease.key_id)
+            call.unresolved_rejections.append(lease.key_id)
     _exclude(call, lease, verdict)
     same = sum(attempt.verdict.failure == verdict.failure for attempt in call.attempts)
     if verdict.max_rotations is not None and same > verdict.max_rotations:
@@ -470,16 +475,16 @@ def _go_on(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:
     return not 0 < call.policy.max_attempts <= walked
 
 
-def _replaced(call: CallState, none_free: Unavailable) -> Generator[Command, Any, bool]:
-    """Wait for the stores of rejected keys, now that no other key can serve."""
-    while call.refused:
-        key_id = call.refused.pop()
+def _refresh_rejected(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, bool]:
+    """Wait for new values of rejected keys, now that no other key is available."""
+    while call.unresolved_rejections:
+        key_id = call.unresolved_rejections.pop()
         replaced: bool = yield Refresh(key_id, wait=True)
         if replaced:
             call.refreshed.add(key_id)
             del call.excluded[key_id]
             return True
-    blocks = none_free.blocks.values()
+    blocks = unavailable.blocks.values()
     if call.attempts or call.looked_up or not blocks:
         return False
     if not all(block.reason in REJECTIONS for block in blocks):
@@ -498,25 +503,25 @@ def _exclude(call: CallState, lease: Lease, verdict: Verdict) -> None:
     failed = sum(a.key_id == lease.key_id and a.verdict.rotate for a in call.attempts)
     if failed >= SENDS_PER_KEY:
         until = inf
-    # A server that names a few milliseconds each time must not be asked hundreds of times.
+    # A server that reports a few milliseconds each time must not get hundreds of requests.
     call.excluded[lease.key_id] = max(until, call.failed_at + RESEND_S)
-    # Our count of tokens is an estimate: that a request is too large two keys must say.
+    # Our token count is an estimate, so two keys must report that the request is too large.
     too_large = verdict.exceeds_limit and lease.tier in call.exceeded_tiers
     if verdict.exceeds_limit:
         call.exceeded_tiers.add(lease.tier)
     if too_large or not verdict.any_tier:
-        for key in call.roster.keys.values():
+        for key in call.selector.keys.values():
             if key.tier == lease.tier:
                 call.excluded[key.key_id] = inf
 
 
 def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
-    """Send the same again after a while, unless the program or the request forbids it."""
+    """Wait before a retry; return False if the budget or the request forbids one."""
     limit = call.policy.max_retries if verdict.max_retries is None else verdict.max_retries
     harmless = call.info.idempotent or not verdict.sent
     now, draw = yield GetTime()
     spent = call.retries >= min(limit, call.policy.max_retries)
-    over = verdict.failure == OVERLOADED and call.overload.open(call.info.model, now)
+    over = verdict.failure == OVERLOADED and call.overload.is_open(call.info.model, now)
     pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
     named = (
         verdict.retry_delay_s
@@ -526,26 +531,30 @@ def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
     late = named > call.budget_s - call.waited_s
     if call.info.sdk_retries or not harmless or spent or over or late:
         if verdict.failure == OVERLOADED:
-            call.overload.failed(call.info.model, now)
+            call.overload.record_overload(call.info.model, now)
         return False
     call.retries += 1
     began, ended = yield Sleep(max(pause, named), "retry")
-    if named:  # which is a wait, and counts as one
+    if named:  # a wait for the server counts against the budget
         call.waited_s += ended - began
     return True
 
 
 def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, bool]:
-    """Wait for the soonest key, if its time is known and within what is left of the budget.
+    """Wait for the soonest key, if its time is known and within the remaining budget.
 
-    Of keys that calls before this one wait for, it waits for its turn.
+    If earlier calls claim the keys, wait until this call is woken.
     """
     now, left = unavailable.at, call.budget_s - call.waited_s
-    blocks = _waited_for(call, unavailable)
-    ahead = call.lines.ahead(call.info, call.ticket, {}, now) if call.lines.lines else None
-    soonest, due = ahead.split(blocks) if ahead is not None else (_soonest(blocks), inf)
+    blocks = _waitable_blocks(call, unavailable)
+    ahead = (
+        call.waiting_lines.ahead(call.info, call.ticket, {}, now)
+        if call.waiting_lines.lines
+        else None
+    )
+    soonest, due = ahead.split(blocks) if ahead is not None else (_earliest_end(blocks), inf)
     front = soonest <= due
-    pause = max(soonest - now, LEAST_PAUSE_S)
+    pause = max(soonest - now, MIN_PAUSE_S)
     stall = max(due - now, 0.0) + JITTER_S + STALL_S
     if not front:
         pause = min(pause, stall, left)
@@ -555,36 +564,36 @@ def _wait(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, 
     if front:
         pause += draw * min(JITTER_S, pause, left - pause)
     starts_wait = call.ticket is None or not call.ticket.queued
-    ticket = call.lines.join(
-        call.ticket, call.info, blocks, min(soonest, due), version=call.seen, now=now
+    ticket = call.waiting_lines.join(
+        call.ticket, call.info, blocks, min(soonest, due), version=call.lines_version, now=now
     )
     call.ticket = ticket
     try:
         began, ended = yield Sleep(pause, "key", ticket, front, starts_wait)
     except GeneratorExit:
         raise
-    except BaseException:  # cancelled, interrupted: the next one need not wait to find out
+    except BaseException:  # cancelled or interrupted: wake the next call now
         call.leave_line()
         raise
     call.waited_s += ended - (began if starts_wait else call.waited_until)
     call.waited_until = ended
-    call.moment = yield GetTime()
-    reached = call.moment[0]
+    call.started = yield GetTime()
+    reached = call.started[0]
     if not ticket.woken:
         reached = max(reached, now + pause)
         if ahead is not None and pause == stall:
-            ahead.pass_stalled(reached)
+            ahead.skip_stalled(reached)
     for key_id in [k for k, until in call.excluded.items() if until <= reached]:
         del call.excluded[key_id]
     return True
 
 
-def _soonest(blocks: Mapping[str, Block]) -> float:
+def _earliest_end(blocks: Mapping[str, Block]) -> float:
     return min((block.until for block in blocks.values()), default=inf)
 
 
-def _waited_for(call: CallState, unavailable: Unavailable) -> dict[str, Block]:
-    """List the keys that the call may wait for: those with a time that is known."""
+def _waitable_blocks(call: CallState, unavailable: Unavailable) -> dict[str, Block]:
+    """Return the keys that the call may wait for: those with a known time."""
     blocks = {
         key_id: block
         for key_id, block in unavailable.blocks.items()
@@ -596,9 +605,9 @@ def _waited_for(call: CallState, unavailable: Unavailable) -> dict[str, Block]:
     return blocks
 
 
-def _noted(call: CallState) -> BaseException:
-    """Give the SDK's last exception, with what was tried written on it."""
-    assert call.last is not None  # noqa: S101 - narrows the type; every caller has just failed
+def _with_attempt_notes(call: CallState) -> BaseException:
+    """Return the SDK's last exception, with a note per failed attempt."""
+    assert call.last is not None  # noqa: S101 - narrows the type; callers have just failed
     error = call.last.error
     for number, attempt in enumerate(call.attempts, 1):
         error.add_note(attempt_note(number, attempt, call.hints.get(attempt.key_id)))

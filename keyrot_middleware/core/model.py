@@ -1,8 +1,8 @@
-"""The values that every room shares: who may send, what a call is, what came of it.
+"""The values that all packages share: keys, calls, leases, outcomes and policies.
 
 Quota belongs to key ⊂ project ⊂ billing account, and within a project to a model *bucket*:
-several model names that Google counts together (GEMINI.md A1, B1). A `Scope` says which of
-these a failure is about.
+several model names that Google counts together (GEMINI.md A1, B1). A `Scope` is the one that a
+failure is about.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 HOME = "home:"
-"""How the id of a client's own explicit key begins, where that key is not one of the pool's."""
+"""Prefix of the id of a client's own explicit key that is not in the pool."""
 
 
 class Scope(StrEnum):
     """What a failure is about, from the narrowest to the widest."""
 
     NONE = "none"
-    """Nobody: no key is blamed."""
+    """No key is penalized."""
     KEY = "key"
     KEY_VERB = "key_verb"
     """One key for one method of the API."""
@@ -53,28 +53,28 @@ class Scope(StrEnum):
     PROJECT_MODEL = "project_model"
     """A project's quota for one model bucket."""
     PROJECT_CACHE = "project_cache"
-    """A project's capability to store cached content; generation goes on."""
+    """A project's storage for cached content; generation is not affected."""
     PROJECT = "project"
     BILLING = "billing"
 
 
 GENERIC_VERBS = frozenset({"get", "list", "patch", "delete"})
-"""Verbs that many collections share, so that a failure of one says nothing of another's."""
+"""Verbs that many collections share: a failure in one says nothing about another."""
 MODEL_SCOPES = frozenset({Scope.KEY_MODEL, Scope.PROJECT_MODEL})
-"""What only a call that counts in a model's quota can tell."""
+"""Scopes that only a call which counts in a model's quota can affect."""
 
 
 class Limits(NamedTuple):
-    """What a key may use; None means that nobody knows."""
+    """The limits of a key; None means unknown."""
 
     rpm: int | None = None
     """Requests in a wall-clock minute."""
     tpm: int | None = None
     """Input tokens in a wall-clock minute."""
     rpd: int | None = None
-    """Requests in a day of America/Los_Angeles."""
+    """Requests in a Pacific day."""
     max_concurrency: int | None = None
-    """Requests under way at once; never learned."""
+    """Requests in flight at once; never learned."""
 
 
 NO_LIMITS = Limits()
@@ -95,17 +95,17 @@ class Candidate:
     weight: float = 1.0
     active: bool = True
     record: str = ""
-    """Under which name its cooldowns are kept: its id and the fingerprint of its value, so that
-    what Google said of one value is not held against another. Without a value its id alone."""
+    """The name under which its cooldowns are stored: its id and the fingerprint of its value, so
+    that a rejection of one value does not affect another. Without a value its id alone."""
 
     def __post_init__(self) -> None:
         if not self.record:
             object.__setattr__(self, "record", self.key_id)
 
     def with_value(self, fingerprint: str) -> Candidate:
-        """Give the key as that of the value with this fingerprint.
+        """Return a copy for the value with this fingerprint.
 
-        A key without a project is its own project (keys_file), so that goes with the value too.
+        A key without a project is its own project (keys_file), so its project changes too.
         """
         record = f"{self.key_id}@{fingerprint}" if fingerprint else self.key_id
         project, account = self.project, self.billing_account
@@ -117,52 +117,52 @@ class Candidate:
 
 
 _OWN_PROJECT = "key:"
-"""How the project of a key begins that names none."""
+"""Prefix of the project of a key that names none."""
 
 
 def project_label(project: str) -> str:
-    """Name a project for people: without the fingerprint that tells apart keys' own projects."""
+    """Return a project for display: without the fingerprint of a key that is its own project."""
     return project.partition("@")[0] if project.startswith(_OWN_PROJECT) else project
 
 
 class CallInfo(NamedTuple):
-    """What the pool needs to know of one request; nothing of its content."""
+    """What the pool needs to know about one request, without its content."""
 
     model: str
-    """As asked for, without `models/`; empty where the request names none."""
+    """As requested, without `models/`; empty if the request names none."""
     verb: str
     """The API's method, such as `generateContent`; `get`, `list`, … for plain paths."""
     tokens: int = 0
-    """Input tokens to reserve: the estimate, scaled by what responses taught."""
+    """Input tokens to reserve: the estimate, scaled by the usage of earlier responses."""
     estimate: int = 0
     """Input tokens as estimated from the body alone."""
     requests: int = 1
-    """What the request counts towards RPM: one per item of a batchEmbedContents."""
+    """How many requests it counts as: one per item of a batchEmbedContents."""
     stream: bool = False
     bound_to_owner: bool = False
-    """It touches stored things, so it must go with their owner's key or the home key."""
+    """It uses stored resources, so it needs their owner's key or the home key."""
     idempotent: bool = True
-    """Sending it twice does no harm (a create is not)."""
+    """Sending it twice is harmless; a create is not."""
     resources: tuple[str, ...] = ()
-    """Stored things that it names: `files/abc`, `cachedContents/x`, a continuation token…"""
+    """Stored resources that it names: `files/abc`, `cachedContents/x`, a continuation token…"""
     workload: str | None = None
     conversation: str | None = None
-    """A digest that stays the same through one conversation (strategy `sticky`)."""
+    """A digest that is the same for all turns of a conversation (strategy `sticky`)."""
     host: str = ""
-    """Where it goes: `host` or `host:port`."""
+    """Its destination: `host` or `host:port`."""
     sdk_retries: bool = False
-    """The program asked the SDK itself to retry 5xx, so we do not multiply its retries."""
+    """The SDK itself is configured to retry 5xx, so the pool does not retry them as well."""
     counts_in_quota: bool = True
-    """It counts in its model's quota. Counting tokens, a batch, a stored thing does not."""
+    """It counts in its model's quota; token counts, batches and stored resources do not."""
 
     @property
     def quota_model(self) -> str:
-        """Name the model in whose quota it counts; empty where it counts in none."""
+        """Return the model in whose quota it counts; empty if it counts in none."""
         return self.model if self.counts_in_quota else ""
 
 
 class Usage(NamedTuple):
-    """Tokens as the server counted them; None where it did not say."""
+    """Tokens as the server counted them; None if it did not report them."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -181,7 +181,7 @@ NO_USAGE = Usage()
 
 
 class Backoff(NamedTuple):
-    """How long a scope cools down that fails again and again: doubled from the base to the most."""
+    """Exponential cooldown: doubles from `base_s` up to `max_s`."""
 
     base_s: float
     max_s: float
@@ -197,37 +197,37 @@ class Verdict:
     """The HTTP code, None for a transport error."""
     scope: Scope = Scope.NONE
     until: float | None = None
-    """When the scope is tried again, epoch seconds; None: after the exponential cooldown."""
+    """When the cooldown ends, epoch seconds; None: use the exponential cooldown."""
     backoff: Backoff | None = None
     """Of the exponential cooldown; None: as the settings say."""
     rejected: bool = False
-    """Google refuses the key's value. It is tried again after a while, and a new value at once."""
+    """Google rejects the key's value. It is probed again slowly, a new value is used at once."""
     has_known_end: bool = False
-    """The server named that time, or it follows from the quota's window."""
+    """`until` was reported by the server, or follows from the quota's window."""
     rotate: bool = False
-    """Another key may serve this call."""
+    """Try another key."""
     retry: bool = False
-    """Nobody's fault: the same request may be sent again, within the retry budget."""
+    """Send the same request again within the retry budget; no key is penalized."""
     max_retries: int | None = None
     """Fewer retries than the setting allows (504: one)."""
     max_rotations: int | None = None
-    """Stop walking the pool after so many failures of this class in one call."""
+    """Stop trying other keys after this many failures of this class in one call."""
     may_wait: bool = True
-    """Waiting for the named time can help (not for a request larger than the limit)."""
+    """Waiting can help (not for a request larger than the limit)."""
     sent: bool = True
-    """The request reached the server; else its reservation is given back."""
+    """The request reached the server; else its reservation is released."""
     bucket: str | None = None
-    """Google's name for what this model is counted with, where the failure named it."""
+    """Google's name for the model bucket, if the failure reported it."""
     learned: Limits = NO_LIMITS
     """Limits reported by `quotaValue`."""
     is_minute_quota: bool = False
-    """A window of a minute is full, so the failure tells how the server counts one."""
+    """A limit per minute is exhausted, so the failure shows how the server counts minutes."""
     retry_delay_s: float | None = None
-    """Seconds until there is room, as the server named them."""
+    """Seconds until there is capacity, as reported by the server."""
     any_tier: bool = True
-    """False: only a key of another tier can help (location refused)."""
+    """False: only a key of another tier can help (location not supported)."""
     exceeds_limit: bool = False
-    """By our count the request is larger than a whole limit, and so than each key's of its tier."""
+    """By our count the request is larger than the whole limit of every key of this tier."""
 
 
 class LeaseOutcome(StrEnum):
@@ -236,15 +236,15 @@ class LeaseOutcome(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
     ABANDONED = "abandoned"
-    """Cancelled, closed, dropped: the request may have counted, nobody is to blame."""
+    """Cancelled, closed or dropped: the request may have counted; no key is penalized."""
     UNSENT = "unsent"
-    """Nothing left this machine."""
+    """No request was sent."""
     SERVING = "serving"
-    """No end: the first chunk of a stream is here, so the key serves. The end comes later."""
+    """Not ended: the first chunk of a stream has arrived, so the key works."""
 
 
 class Outcome(NamedTuple):
-    """What a settle tells the state about a lease."""
+    """What is settled for a lease."""
 
     kind: LeaseOutcome
     verdict: Verdict | None = None
@@ -252,7 +252,7 @@ class Outcome(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """The right to send one request with one key, already booked in every window."""
+    """The right to send one request with one key, already reserved in every window."""
 
     key_id: str
     project: str
@@ -265,48 +265,48 @@ class Lease(NamedTuple):
     at: float
     """When it was granted, epoch seconds by the state's clock."""
     probe: bool = False
-    """It is the first after a cooldown; others wait for what becomes of it."""
+    """It is the first after a cooldown; other calls wait for its outcome."""
     tier: str | None = None
     reservation: object = None
-    """The backend's own record of what was booked where."""
+    """The backend's own record of what it reserved; None: nothing."""
     degraded: bool = False
-    """Booked by this process alone, since the shared state fails."""
+    """Leased by in-process limits, since the shared state fails."""
     record: str = ""
     """The key's `Candidate.record` at that time; empty: its id."""
 
 
 class Block(NamedTuple):
-    """Why one key cannot serve now."""
+    """Why a key is not available now."""
 
     reason: str
     """A failure class, or `rpm`, `tpm`, `rpd`, `concurrency`, `probe`, `inactive`."""
     until: float
-    """When it is tried again, epoch seconds; `inf`: not by itself."""
+    """When it ends, epoch seconds; `inf`: not by itself."""
     waitable: bool = False
-    """A call may wait for that time (it is known, not guessed, and not a day's end)."""
+    """A call may wait for `until`: it is known, not estimated, and not the end of a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """No candidate can serve now: why, and the soonest time that one will."""
+    """No candidate is available now: why, and when the first one will be."""
 
     at: float
     blocks: dict[str, Block]
 
     @property
     def retry_at(self) -> float:
-        """Tell the soonest time at which any of them may serve; `inf` for none."""
+        """Return when the first of them is available; `inf` for none."""
         return min((block.until for block in self.blocks.values()), default=inf)
 
 
-# The rules by which one call walks the pool, waits and is sent again ---------------------------
+# The policy of a call --------------------------------------------------------------------------
 
 
 LAST_RESORT = 1_000_000
-"""From this priority on a key comes after all others, those of other models included."""
+"""Keys with at least this priority come after all others, even those of other models."""
 
 POOL_KEY = "keyrot-pool"
-"""As a key, in a variable or a constructor: no key of its own. It never reaches the wire."""
+"""As the value of a key: the program has no key of its own. It is never sent."""
 
 Strategy = Literal["spread", "fill", "sticky"]
 """`spread`: the least used share first; `fill`: one key until it is exhausted; `sticky`: the same
@@ -315,24 +315,24 @@ conversation keeps its key."""
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How far one call may go before its failure is the program's.
+    """The budgets of one call before its failure is raised.
 
-    Walking the pool (a key's own failure) and retrying (nobody's fault) have separate budgets.
+    Rotation (a key failed) and retries (no key is penalized) have separate budgets.
     """
 
     strategy: Strategy = "spread"
     max_attempts: int = 0
-    """Sends per call while walking the pool; 0: each key once."""
+    """Sends per call with different keys; 0: each key once."""
     max_retries: int = 2
-    """Retries after 5xx and connection errors, which blame no key."""
+    """Retries after 5xx and connection errors, which penalize no key."""
     max_wait_s: float = 65.0
-    """Longest wait for a key to come free."""
+    """Longest wait for a key to become available."""
     cooldown_base_s: float = 30.0
-    """First cooldown of a scope where the server named no time."""
+    """First cooldown of a scope for which the server reported no time."""
     cooldown_max_s: float = 900.0
     """The cooldown doubles with each failure in a row, up to this."""
 
     @property
     def backoff(self) -> Backoff:
-        """Give the exponential cooldown of a scope where the failure class has none of its own."""
+        """Return the exponential cooldown for failure classes without one of their own."""
         return Backoff(self.cooldown_base_s, self.cooldown_max_s)

@@ -1,27 +1,27 @@
-"""Which model names are counted by themselves: a program's users may choose any number of them."""
+"""Bounds the number of model names that are counted separately: users may choose any name."""
 
 from __future__ import annotations
 
 from .model import CallInfo
 
-__all__ = ["MOST", "OTHER", "ModelNames"]
+__all__ = ["MAX_NAMES", "OTHER", "ModelNames"]
 
-MOST = 200
-"""Model names counted by themselves at a time; Google has some fifty."""
-LONGEST = 100
+MAX_NAMES = 200
+"""Model names counted separately at a time; Google has about fifty."""
+MAX_LENGTH = 100
 IDLE_S = 3_600.0
 OTHER = "other-models"
-"""As what all others are counted together: never beyond a limit, whatever they are."""
+"""The name under which all others are counted together, so that no limit is exceeded."""
 
 
 class ModelNames:
-    """The names in use. Threads may share it: at worst a name too many is counted by itself."""
+    """The names in use. Threads may share it: at worst one more name is counted separately."""
 
     def __init__(self) -> None:
         self._used: dict[str, float] = {}
 
     def bounded(self, info: CallInfo, now: float) -> CallInfo:
-        """Give the call as the state is to count it.
+        """Return the call with the model name under which the state counts it.
 
         Args:
             info: The call.
@@ -38,9 +38,9 @@ class ModelNames:
     def _admits(self, name: str, now: float) -> bool:
         if name in self._used:
             return True
-        if len(name) > LONGEST:
+        if len(name) > MAX_LENGTH:
             return False
-        if len(self._used) >= MOST:
+        if len(self._used) >= MAX_NAMES:
             used = tuple(self._used.items())
             oldest, at = min(used, key=lambda item: item[1])
             if at > now - IDLE_S:

@@ -1,4 +1,4 @@
-"""One walk over the body of a request: what it will cost, and which stored things it names."""
+"""One walk over the body of a request: its estimated tokens, and the stored resources it names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = [
     "OPAQUE",
     "PAGE",
     "TYPED",
-    "note",
+    "add_name",
     "read_body",
 ]
 
-# What stored things are called, and where a request or a response may name them ----------------
+# Names of stored resources, and the keys under which requests and responses have them -----------
 #
-# Typed names (`files/abc`) are known by their value, but only under keys that can hold a name: a
-# prompt that says "files/abc" names nothing, nor do the arguments and results of a user's tools.
-# Untyped ones are known by their key.
+# Typed names (`files/abc`) are recognized by their value, but only under keys that can hold a name:
+# a prompt that contains "files/abc" names nothing, nor do the arguments and results of a user's
+# tools. Untyped names are recognized by their key.
 #
-# Canonical forms: `files/abc` (also for its URL, its `:download` and what lies below it),
+# Canonical forms: `files/abc` (also for its URL, its `:download` and everything below it),
 # `models/m/operations/o`, `page:<token>`, `continuation:<token>`, `interactions/<id>`.
 
 
@@ -36,7 +36,7 @@ _COLLECTIONS = (
     "|fileSearchStores|interactions|operations|triggers|tunedModels|voices|webhooks"
 )
 _NAME = re.compile(
-    # A URL names a file only below an API version: the web has `files/` directories too.
+    # A URL names a file only below an API version: web sites have `files/` directories too.
     r"(?:https?://[^/\s]+/(?:(?:up|down)load/)?v\d[^/\s]*/)?"
     rf"((?:models/[^/:?#\s]+/operations|{_COLLECTIONS})/[^/:?#\s]+)(?=[/:?#]|\Z)"
 )
@@ -54,7 +54,7 @@ KINDS = {
     **dict.fromkeys(("continuationToken", "continuation_token"), CONTINUATION),
     **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), _INTERACTION),
 }
-"""The keys that can hold a name, and what an untyped one is called."""
+"""The keys that can hold a name, and the prefix of untyped names."""
 
 OPAQUE = frozenset(
     {
@@ -65,14 +65,14 @@ OPAQUE = frozenset(
         *("response_json_schema", "inlinedResponses", "inlinedEmbedContentResponses"),
     }
 )
-"""Keys whose content is the user's or the model's own data, or can hold no name."""
+"""Keys whose content is the user's or the model's data, or cannot hold a name."""
 
 _MAX_TOKEN = 64
-"""Characters of a token that are kept as they are; longer ones are digested."""
+"""Longer tokens are replaced by their digest."""
 
 
-def note(found: dict[str, None], kind: str, value: object) -> None:
-    """Add the name that *value* is, if it is one."""
+def add_name(found: dict[str, None], kind: str, value: object) -> None:
+    """Add *value* to *found*, if it is a name."""
     if not isinstance(value, str) or not value:
         return
     if kind == TYPED:
@@ -85,18 +85,18 @@ def note(found: dict[str, None], kind: str, value: object) -> None:
 
 
 def _token(kind: str, value: str) -> str:
-    """Give a token its one form, short enough to be kept."""
+    """Return the canonical form of a token, short enough to be stored."""
     if kind == CONTINUATION:
-        # Bytes, which the server writes in one base64 alphabet and the SDK in the other.
+        # The server and the SDK use different base64 alphabets.
         value = value.rstrip("=").replace("+", "-").replace("/", "_")
     if len(value) <= _MAX_TOKEN:
         return value
     return blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-_MOST = 250_000
-"""Containers looked at, more than a request may have bytes for: it ends the walk over a body that
-contains itself, which the SDK will refuse."""
+_MAX_CONTAINERS = 250_000
+"""Containers visited at most, more than fit into a request: ends the walk over a body that contains
+itself, which the SDK rejects."""
 
 _Cost = Callable[[Mapping[str, Any], str], float]
 _CONTAINERS = (dict, list, tuple)
@@ -109,21 +109,21 @@ def _as_text(node: Mapping[str, Any], value: str) -> float:
 _FIELDS: dict[str, tuple[_Cost, str | None]] = {
     key: (COSTS.get(key, _as_text), KINDS.get(key)) for key in {**COSTS, **KINDS}
 }
-"""What a string under a key costs, and what kind of name it may be; any other is a text."""
+"""The tokens of a string under a key, and the kind of name it may be; others are text."""
 
 _SPECIAL = SKIPPED | OPAQUE | KINDS.keys()
-"""Keys whose objects and lists are not simply looked into."""
+"""Keys whose objects and lists are not simply visited."""
 
 
 def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
-    """Estimate the input tokens of a *body*, and list the stored things that it names.
+    """Return the estimated input tokens of a *body*, and the stored resources that it names.
 
     Args:
         body: A JSON object with keys in camelCase or snake_case, as it is sent.
     """
     found: dict[str, None] = {}
     data: list[Any] = []
-    """Below a key whose content is somebody's own: it costs as much, and names nothing."""
+    """Content that is data of the user or model: it has tokens, and names nothing."""
     total = _walk([body], data, found)
     if data:
         total += _walk(data, data, {})
@@ -131,9 +131,9 @@ def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
 
 
 def _walk(nodes: list[Any], data: list[Any], found: dict[str, None]) -> float:
-    """Cost every object and list, and note the names in them; *nodes* and *data* grow meanwhile."""
+    """Add up tokens and collect names of all containers; *nodes* and *data* grow meanwhile."""
     total = 0.0
-    for node in islice(nodes, _MOST):
+    for node in islice(nodes, _MAX_CONTAINERS):
         is_object = isinstance(node, dict)
         total += _object(node, nodes, data, found) if is_object else _array(node, nodes)
     return total
@@ -142,7 +142,7 @@ def _walk(nodes: list[Any], data: list[Any], found: dict[str, None]) -> float:
 def _object(
     node: dict[str, Any], nodes: list[Any], data: list[Any], found: dict[str, None]
 ) -> float:
-    """Cost one object; what is inside goes on *nodes* or *data*. A key or a number is one token."""
+    """Return the tokens of one object; containers in it are added to *nodes* or *data*."""
     total = 0.0
     for key, value in node.items():
         if isinstance(value, str):
@@ -152,7 +152,7 @@ def _object(
                 continue
             total += field[0](node, value)
             if field[1] is not None:
-                note(found, field[1], value)
+                add_name(found, field[1], value)
         elif isinstance(value, _CONTAINERS):
             if key in _SPECIAL:
                 total += _special(key, value, data if key in OPAQUE else nodes, found)
@@ -170,7 +170,7 @@ def _special(key: str, value: Any, nodes: list[Any], found: dict[str, None]) -> 
     if key in SKIPPED:
         return 0.0
     for item in value if key in KINDS else ():
-        note(found, KINDS[key], item)
+        add_name(found, KINDS[key], item)
     nodes.append(value)
     return 1.0
 

@@ -1,4 +1,4 @@
-"""How values are shown to people: without keys and passwords, and long ones cut."""
+"""Display of values: keys and passwords removed, long values truncated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEY = re.compile(r"(A?Iza)[0-9A-Za-z_-]{20,}|(AQ\.)[0-9A-Za-z_-]{20,}")
 _RUN = re.compile(r"[0-9A-Za-z_-]{30,}")
 _EDGE = re.compile(r"(?<=\d)(?=[A-Za-z])|(?<=[A-Za-z])(?=\d)")
 _MOST_EDGES = 3
-"""Where letters meet digits in a name that people write; in 30 characters of a key it is 8."""
+"""Transitions between letters and digits in a name; 30 characters of a key have about 8."""
 _KEY_ANY_CASE = re.compile(_KEY.pattern, re.IGNORECASE)
 _STARTS = re.compile(r"AIza|AQ\.")
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
@@ -39,7 +39,7 @@ _FIRST, _LAST = -62135596800, 253402300799
 
 
 def holds_key(text: str) -> bool:
-    """Tell whether something in *text* has the shape of a Gemini API key."""
+    """Return whether something in *text* has the shape of a Gemini API key."""
     return _KEY.search(text) is not None
 
 
@@ -59,7 +59,7 @@ _PLACEHOLDER = re.compile(
 
 
 def check_key_format(value: str) -> str | None:
-    """Say why the value of a key looks like none of Gemini; nothing of the value is in it."""
+    """Return why *value* does not look like a Gemini key, without quoting it; None if it does."""
     if ";" in value or len(_STARTS.findall(value)) > 1:
         return "its value holds several keys in one; put a comma between keys"
     if value.startswith("sk-"):
@@ -75,11 +75,11 @@ STANDARD_KEYS = (
     "Google no longer accepts unrestricted standard keys, which begin with AIza: "
     "https://ai.google.dev/gemini-api/docs/api-key"
 )
-"""What may be behind the rejection of such a key, though Google's answer does not say so."""
+"""A possible cause of the rejection of such a key that Google's response does not report."""
 
 
 def standard_key_hint(value: str, failure: str) -> str | None:
-    """Give the sentence that explains the rejection of a standard key; None for other cases."""
+    """Return the hint about a rejected standard key; None for other cases."""
     unexplained = failure in ("key_invalid", "unauthorized")
     return STANDARD_KEYS if unexplained and value.startswith("AIza") else None
 
@@ -87,8 +87,8 @@ def standard_key_hint(value: str, failure: str) -> str | None:
 def mask_url(text: str) -> str:
     """Replace user and password in the URL *text*, in front of the host or as an option.
 
-    A wrong URL has passwords too: `/`, `#` and blanks in them that nobody encoded, or a scheme
-    that is misspelt. So everything goes that stands between a scheme and the last `@`.
+    Malformed URLs contain passwords too, with unencoded `/`, `#` and blanks, or a misspelt scheme.
+    So everything between the scheme and the last `@` is replaced.
     """
     text = _PASSWORD.sub(r"\1[redacted]", text)
     before, _, host = text.rpartition("@")
@@ -99,12 +99,12 @@ def mask_url(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape what moves the cursor, colors a terminal or begins a line."""
+    """Escape control characters: those that move the cursor, color a terminal or break lines."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def display(value: object) -> str:
-    """Show *value* in an error message: as in JSON, without keys and passwords, in short."""
+    """Return *value* for an error message: as JSON, truncated, without keys and passwords."""
     if isinstance(value, list | tuple | set):
         return "a list"
     if isinstance(value, dict):
@@ -113,15 +113,14 @@ def display(value: object) -> str:
         return f"a value of type {type(value).__name__}"
     value = mask_url(value) if isinstance(value, str) else value
     text = hide_secrets(json.dumps(value, ensure_ascii=False))
-    text = text.encode("utf-8", "backslashreplace").decode()  # half a character is no text
+    text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be printed
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def hide_secrets(text: str) -> str:
     """Replace what may be a key, also one that was cut or copied badly, by `[a key]`.
 
-    For texts about what people wrote by hand: letters and digits in a long and lively mixture are
-    no word, in whichever case they arrive here.
+    For text written by hand: a long mixture of letters and digits is no word, in any case.
     """
     return _RUN.sub(_word, _KEY_ANY_CASE.sub("[a key]", text))
 
@@ -131,7 +130,7 @@ def _word(run: re.Match[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Suggest the known name that *name* was probably meant to be: ` Did you mean "x"?`."""
+    """Return ` Did you mean "x"?` for the known name closest to *name*; empty if none is close."""
     import difflib  # noqa: PLC0415 - only needed where something is wrong already
 
     names = {one.lower(): one for one in known}
@@ -140,8 +139,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def utc(moment: float) -> datetime:
-    """Give finite epoch seconds as a time in UTC; the last of the calendar for what is beyond it.
+    """Return finite epoch seconds as a time in UTC, clamped to the years 1 to 9999.
 
-    A text about a failure must not fail itself, however late a server says that it ends.
+    A message about a failure must not fail itself, whatever time a server reports.
     """
     return datetime.fromtimestamp(min(max(moment, _FIRST), _LAST), UTC)

@@ -1,8 +1,8 @@
-"""How many input tokens a request will cost, before anybody has counted them.
+"""Estimates of the input tokens of a request.
 
-The estimate only has to reserve room: every response corrects the booking, and teaches
-`TokenScale` how far the next estimate for that model is off. So it is cheap beside the SDK's own
-work, and never decodes or counts base64 as text. The walk over the body is in reading.py.
+The estimate only reserves capacity: every response corrects the reservation, and `TokenScale`
+learns from it how far estimates for that model are off. So it is cheap compared with the SDK's own
+work, and never decodes base64 or counts it as text. request_body.py walks over the body.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = [
 
 # "A token is equivalent to about 4 characters" (ai.google.dev/gemini-api/docs/tokens). Scripts of
 # two and three UTF-8 bytes a character have fewer: ~2.4 characters a token for Cyrillic, ~1.7 for
-# Chinese and Japanese. A charge for each byte beyond the first gives both without looking closer.
+# Chinese and Japanese. A charge for each byte beyond the first approximates both.
 PER_CHAR = 1 / 4
 _PER_EXTRA_BYTE = 0.17
 
 # Media, from the same page: 258 tokens a tile of an image, 32 a second of audio, 263 a second of
 # video, and 258 a page of a document; a Gemini 3 image has 1,120 and a page 560 unless set
-# otherwise (…/docs/media-resolution), and the older tiles of a photograph come to about as many.
-# Lengths are not in the body, so bytes stand for them: the usual bit rates and page sizes.
+# otherwise (…/docs/media-resolution); the tiles of a photograph in older models are about as many.
+# The body has no lengths, so they are estimated from bytes by usual bit rates and page sizes.
 _IMAGE = 1_120.0
 _PER_BYTE = {
     "audio/wav": 32 / 32_000,
@@ -45,11 +45,11 @@ _PER_BYTE = {
 _FILE = 2_580.0
 """A stored file, whose size is unknown: ten pages, ten seconds of video, 80 s of audio."""
 _CACHE = 1_024.0
-"""Cached content, or the history of an interaction: the least that Google caches."""
+"""Cached content, or the history of an interaction: the minimum that Google caches."""
 
 
 def count_requests(verb: str, body: Mapping[str, Any]) -> int:
-    """Tell what a request counts towards RPM: each item of a batchEmbedContents is one."""
+    """Return how many requests it counts as in RPM: each item of a batchEmbedContents is one."""
     if verb == "batchEmbedContents":
         items = body.get("requests")
         return max(1, len(items)) if isinstance(items, list) else 1
@@ -57,20 +57,20 @@ def count_requests(verb: str, body: Mapping[str, Any]) -> int:
 
 
 def text_cost(value: str) -> float:
-    """Give the cost of a text."""
+    """Return the tokens of a text."""
     count = len(value)
     extra = 0 if value.isascii() else len(value.encode("utf-8", "surrogatepass")) - count
     return count * PER_CHAR + extra * _PER_EXTRA_BYTE
 
 
 def get_mime_type(node: Mapping[str, Any]) -> str | None:
-    """Tell the media type that an object names, in lower case."""
+    """Return the media type of an object, in lower case."""
     mime = node.get("mimeType") or node.get("mime_type")
     return mime.lower() if isinstance(mime, str) else None
 
 
 def media_cost(mime: str, size: int) -> float:
-    """Give the cost of *size* bytes; what has no rate of its own is read as text."""
+    """Return the tokens of *size* bytes of media; types without a rate count as text."""
     family = mime.partition("/")[0]
     if family == "image":
         return _IMAGE
@@ -120,7 +120,7 @@ COSTS: dict[str, Callable[[Mapping[str, Any], str], float]] = {
     ),
     **dict.fromkeys(("continuationToken", "continuation_token", "taskType", "ttl"), _nothing),
 }
-"""What a string under a key costs, where that is not the cost of its text."""
+"""The tokens of a string under a key, if they are not those of its text."""
 
 SKIPPED = frozenset({"_url", "_query", "safetySettings", "toolConfig", "labels"})
 
@@ -128,21 +128,20 @@ SKIPPED = frozenset({"_url", "_query", "safetySettings", "toolConfig", "labels"}
 _SIZES = 32
 _MAX_MODELS = 256
 _DECAY = 0.01
-_LEAST = 0.1
-_MOST = 8.0
-_MOST_TOKENS = 8_192
+_MIN_FACTOR = 0.1
+_MAX_FACTOR = 8.0
+_MAX_EXTRA_TOKENS = 8_192
 
 
 class TokenScale:
-    """What estimates have to be multiplied with, learned per model from the true counts.
+    """The factor between estimated and true input tokens, learned per model.
 
-    The factor jumps up to the highest ratio seen and comes down by a hundredth of the distance
-    with each lower one, so that once it has learned it books too much rather than too little.
-    It is kept per order of magnitude of the estimate: what a search tool or a long file adds to
-    short prompts says nothing about long ones. One odd call cannot make it book more than 8 times
-    the estimate, or 8,192 tokens.
+    The factor rises at once to the highest ratio seen and falls by a hundredth of the difference
+    with each lower one, so that it reserves too much rather than too little. There is one per order
+    of magnitude of the estimate: what a search tool adds to short prompts says nothing about long
+    ones. One outlier cannot reserve more than 8 times the estimate, or 8,192 tokens.
 
-    Not locked: threads that learn at once may lose one observation, nothing else.
+    Not locked: threads that learn at the same time may lose one observation.
     """
 
     __slots__ = ("_rows",)
@@ -151,7 +150,7 @@ class TokenScale:
         self._rows: dict[str, list[float]] = {}
 
     def factor(self, model: str, estimate: int = 1_000) -> float:
-        """Tell the factor for estimates of about this size; 1.0 while nothing is known."""
+        """Return the factor for estimates of this size; 1.0 if unknown."""
         row = self._rows.get(model)
         if row is None:
             return 1.0
@@ -159,27 +158,27 @@ class TokenScale:
         return row[size] or min(_nearest(row, size), _ceiling(estimate))
 
     def scaled(self, model: str, estimate: int) -> int:
-        """Give the tokens to reserve for an *estimate*."""
+        """Return the tokens to reserve for an *estimate*."""
         row = self._rows.get(model)
         if row is None:
             return estimate
         return ceil(estimate * (row[_size(estimate)] or self.factor(model, estimate)))
 
     def learn(self, model: str, estimate: int, true: int) -> None:
-        """Take note that a request of *estimate* tokens had *true* ones."""
+        """Record that a request estimated at *estimate* tokens had *true* tokens."""
         if estimate <= 0 or true <= 0:
             return
         row = self._rows.get(model) or self._add(model)
         size = _size(estimate)
         ratio = true / estimate
-        if not _LEAST <= ratio <= _MOST:
-            ratio = max(_LEAST, min(ratio, _ceiling(estimate)))
+        if not _MIN_FACTOR <= ratio <= _MAX_FACTOR:
+            ratio = max(_MIN_FACTOR, min(ratio, _ceiling(estimate)))
         old = row[size] or 1.0
         row[size] = ratio if ratio >= old else old + (ratio - old) * _DECAY
 
     def _add(self, model: str) -> list[float]:
         if len(self._rows) >= _MAX_MODELS:
-            # The oldest half goes; one still in use is learned again from its next response.
+            # The oldest half is dropped; a model in use is learned again from its next response.
             self._rows = dict(list(self._rows.items())[_MAX_MODELS // 2 :])
         return self._rows.setdefault(model, [0.0] * _SIZES)
 
@@ -189,10 +188,10 @@ def _size(estimate: int) -> int:
 
 
 def _ceiling(estimate: int) -> float:
-    return max(_MOST, _MOST_TOKENS / max(estimate, 1))
+    return max(_MAX_FACTOR, _MAX_EXTRA_TOKENS / max(estimate, 1))
 
 
 def _nearest(row: list[float], size: int) -> float:
-    """Give the factor of the nearest size that has one, of two the smaller size's."""
+    """Return the factor of the nearest size that has one; of two the smaller size's."""
     known = (other for other in range(_SIZES) if row[other])
     return row[min(known, key=lambda other: abs(other - size), default=size)] or 1.0

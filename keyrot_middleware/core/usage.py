@@ -1,11 +1,11 @@
-"""What responses say of themselves: tokens, model, id, finish reasons, stored names.
+"""Parses responses: tokens, model, id, finish reasons, names of stored resources.
 
-Input tokens are the prompt's (cached ones included) and those of tool results; output tokens
+Input tokens are those of the prompt (cached ones included) and of tool results; output tokens
 include thoughts (TELEMETRY.md, the GenAI conventions). In a stream each chunk repeats the usage
-so far, so the last that has any counts.
+so far, so the last chunk with usage counts.
 
-The SDK hands bodies on as text. Most of a large one (an image, a thousand embeddings) is of no
-interest here, so it is searched before it is parsed, and parsed from its tail where possible.
+The SDK passes bodies as text. Most of a large body (an image, a thousand embeddings) is not needed
+here, so it is searched before it is parsed, and only its tail is parsed if possible.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .affinity import names_from
+from .affinity import find_resource_names
 from .model import NO_USAGE, Usage
 
 __all__ = ["StreamLedger", "parse_token_counts", "parse_usage", "parse_usage_text"]
 
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
-"""Characters from which on parsing all of a body costs more than searching it."""
+"""From this length on, parsing a whole body costs more than searching it."""
 _TAIL = 16_384
-"""Characters in which the end of the content, and all that follows it, is looked for."""
+"""How many characters at the end are searched for the end of the content."""
 _META = '"usageMetadata"'
 _PAGE = 'PageToken"'
 _MARKERS = (_META, '"name"', 'Token"', '"finishReason"', '"modelVersion"')
 _PROMPT = re.compile(r'"(?:promptTokenCount|toolUsePromptTokenCount)"\s*:\s*"?(\d{1,18})\b')
 _REDUCIBLE = re.compile(r'\s*\{\s*"(candidates|embeddings?)"')
 _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
-_MOST = 10**18
-"""No request has so many tokens; what is larger than a float would break the arithmetic."""
+_MAX_COUNT = 10**18
+"""No request has this many tokens; numbers larger than a float would break the arithmetic."""
 _FURTHER = re.compile(r'"index"\s*:\s*[1-9]|"continuationToken"')
 _AFTER = {"modelVersion", "responseId"}
-"""What follows the usage in Google's order; where it does not, it stands somewhere before."""
+"""Keys that follow the usage in Google's order; if missing there, they come before."""
 
 
 class StreamLedger:
-    """The account of one stream, fed with its chunks."""
+    """Collects the usage of one stream from its chunks."""
 
     __slots__ = ("_meta", "_model", "_names", "_reasons", "_response_id", "chunks")
 
@@ -53,7 +53,7 @@ class StreamLedger:
         self._names: dict[str, None] = {}
 
     def feed(self, chunk: Mapping[str, Any] | str | None) -> None:
-        """Take note of a chunk: parsed, or as JSON text; anything else only counts."""
+        """Add a chunk, parsed or as JSON text; anything else is only counted."""
         self.chunks += 1
         body = _read(chunk) if isinstance(chunk, str) else chunk
         if not isinstance(body, Mapping):
@@ -64,24 +64,24 @@ class StreamLedger:
         self._model = _string(body.get("modelVersion")) or self._model
         self._response_id = _string(body.get("responseId")) or self._response_id
         self._reasons.update(_reasons(body.get("candidates")))
-        self._names.update(dict.fromkeys(names_from(body)))
+        self._names.update(dict.fromkeys(find_resource_names(body)))
 
     @property
     def usage(self) -> Usage:
-        """Tell the usage so far."""
+        """Return the usage so far."""
         reasons = tuple(reason for _, reason in sorted(self._reasons.items()))
         return _usage(self._meta, self._model, self._response_id, reasons)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """List the stored things named so far, continuation tokens above all."""
+        """Return the stored resources named so far, mostly continuation tokens."""
         return tuple(self._names)
 
 
 def parse_usage(body: Mapping[str, Any]) -> Usage:
-    """Read the usage of a whole response.
+    """Return the usage of a complete response.
 
-    What has no `usageMetadata` has none: the `totalTokens` of countTokens were not used.
+    Without `usageMetadata` there is none: the `totalTokens` of countTokens were not used.
     """
     meta = body.get("usageMetadata")
     return _usage(
@@ -93,16 +93,16 @@ def parse_usage(body: Mapping[str, Any]) -> Usage:
 
 
 def parse_usage_text(body: object) -> tuple[Usage, tuple[str, ...]]:
-    """Read usage and stored names of a response given as text; of what is no JSON, none."""
+    """Return usage and names of stored resources of a response as text; none if it is no JSON."""
     read = _read(body) if isinstance(body, str) else _NONE
-    return (parse_usage(read), names_from(read)) if read else (NO_USAGE, ())
+    return (parse_usage(read), find_resource_names(read)) if read else (NO_USAGE, ())
 
 
 def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
-    """Read the input tokens alone, without parsing; all that the pool itself needs to know.
+    """Return only the input tokens, without parsing: all that the pool itself needs.
 
-    In JSON a quote inside a text is escaped, so what a model writes cannot look like these keys.
-    A response that may name something stored is parsed.
+    In JSON a quote inside a string is escaped, so model output cannot look like these keys. A
+    response that may name a stored resource is parsed.
     """
     if not isinstance(body, str) or '"name"' in body or 'ationToken"' in body or _PAGE in body:
         return parse_usage_text(body)
@@ -111,16 +111,16 @@ def parse_token_counts(body: object) -> tuple[Usage, tuple[str, ...]]:
 
 
 def _read(text: str) -> Mapping[str, Any]:
-    """Parse what is of interest in a body; empty where nothing is, or it is no JSON object."""
+    """Parse the needed part of a body; empty if there is none, or it is no JSON object."""
     if len(text) > _LARGE and (reduced := _reduce(text)) is not None:
         return reduced
     return _parse(text) if any(marker in text for marker in _MARKERS) else _NONE
 
 
 def _reduce(text: str) -> Mapping[str, Any] | None:
-    """Read a response from its tail, which follows the content; None if it cannot be.
+    """Parse only the tail of a response, after the content; None if that is not possible.
 
-    It can be for embeddings, and for one candidate that is complete: no continuation token.
+    It is possible for embeddings, and for one complete candidate without a continuation token.
     """
     head = _REDUCIBLE.match(text)
     if head is None:
@@ -139,9 +139,9 @@ def _reduce(text: str) -> Mapping[str, Any] | None:
 
 
 def _parse_from(text: str, start: int) -> dict[str, Any] | None:
-    """Parse from *start* on, None unless that is where a key of the outermost object stands.
+    """Parse from *start*; None unless a key of the outermost object starts there.
 
-    What follows such a key is an object again; a nested one would leave brackets over.
+    The rest after such a key is a valid object; after a nested key brackets would be left over.
     """
     return _parse("{" + text[start:]) or None
 
@@ -158,7 +158,7 @@ def _usage(
     meta: Mapping[str, Any], model: str | None, response_id: str | None, reasons: tuple[str, ...]
 ) -> Usage:
     counts = {
-        name: value if type(value) is int and 0 <= value < _MOST else _count(value)
+        name: value if type(value) is int and 0 <= value < _MAX_COUNT else _count(value)
         for name, value in meta.items()
     }
     thoughts = counts.get("thoughtsTokenCount")
@@ -179,9 +179,9 @@ def _has_numbers(meta: Mapping[str, Any]) -> bool:
 
 
 def _count(value: object) -> int | None:
-    """Read a count; JSON of 64-bit numbers may write them as text."""
+    """Return a count; 64-bit numbers may be strings in JSON."""
     if type(value) is int:  # not a bool
-        return value if 0 <= value < _MOST else None
+        return value if 0 <= value < _MAX_COUNT else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
         return int(value)
     return None
@@ -196,7 +196,7 @@ def _string(value: object) -> str | None:
 
 
 def _reasons(candidates: object) -> dict[int, str]:
-    """Map each candidate's place to its finish reason, lower case."""
+    """Return the finish reason of each candidate by its index, in lower case."""
     if not isinstance(candidates, list):
         return {}
     found: dict[int, str] = {}

@@ -1,14 +1,13 @@
-"""First come, first served: the calls of a process that wait for a key, in lines.
+"""First come, first served: the lines of calls in this process that wait for a key.
 
-A call that must wait takes a ticket, in the line of its model. The ticket *claims* the keys that
-the call waits for. A key is offered to no call while an earlier ticket claims it, so a call that
-comes later waits behind it, unless it asks for less than the earlier one and fits where that one
-does not. The front of a line waits for a time; the others wait until they are woken: when a call
-leaves the line, the next one is, and when a response gives something back, the earliest that
-waits for that key is.
+A call that must wait takes a ticket in the line of its model. The ticket *claims* the keys that
+the call waits for: no later call gets such a key, unless it needs less than the earlier call and
+fits where that one does not. The front of a line waits for a time, the others until they are
+woken. When a call leaves the line, the next one is woken; when a response releases capacity, the
+earliest call that waits for that key is woken.
 
-A ticket whose call does not act in time (its event loop is closed, or blocked) claims nothing
-until it does, so that it holds nobody up for long.
+A ticket whose call does not act in time (its event loop is closed or blocked) claims nothing until
+it acts, so that it does not block the others.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from math import inf
 
 from .model import Block, CallInfo
 
-__all__ = ["STALL_S", "Claims", "Ticket", "WaitingLines", "wanted"]
+__all__ = ["STALL_S", "Claims", "Ticket", "WaitingLines", "needed_amount"]
 
 STALL_S = 2.0
-"""A ticket whose time has come may take so long to act on it."""
+"""How long a due ticket may take to act before it is skipped."""
 LOOK_S = 1.0
-"""While others join its line, the front looks again so often."""
+"""How often the front looks again while others join its line."""
 MAX_CLAIMS = 256
-"""Keys that a ticket claims, those that come free first; more would only take memory."""
+"""How many keys a ticket claims at most: those that become available first."""
 _FREED_EARLY = frozenset({"probe", "concurrency"})
-"""Reasons that end with another call, whatever that used."""
+"""Reasons that end when another call ends, whatever it used."""
 
 
-def wanted(reason: str, info: CallInfo) -> float | None:
-    """Tell how much of a full window the request wants; None where it is about no window."""
+def needed_amount(reason: str, info: CallInfo) -> float | None:
+    """Return how much of the full window the request needs; None if *reason* is no window."""
     if reason == "tpm":
         return info.tokens
     return info.requests if reason in ("rpm", "rpd") else None
@@ -63,48 +62,48 @@ class Ticket:
         self.blocks: Mapping[str, Block] = {}
         """Why the keys that it waits for cannot serve."""
         self.due = 0.0
-        """When it expects the first of them, epoch seconds."""
+        """When the first of them is expected to be available, epoch seconds."""
         self.looked_at = 0.0
-        """When it last found no key, epoch seconds."""
+        """When the call last found no key, epoch seconds."""
         self.queued = self.gone = False
-        """In line; and over without having left it, which the line finds out by itself."""
+        """`queued`: in line. `gone`: the call ended without leaving it; the line drops it."""
         self.woken = False
-        """It was woken since it last looked."""
+        """It was woken since the call last looked for a key."""
         self.stalled = False
         self.wake: Callable[[], object] | None = None
-        """Wakes the waiting thread or task; gives False where it will never run again."""
+        """Wakes the waiting thread or task; returns False if it will never run again."""
 
     def __lt__(self, other: Ticket) -> bool:
         return self.number < other.number
 
     def notify(self) -> bool:
-        """Wake the call; False where nobody wakes."""
+        """Wake the call; return False if it is gone."""
         self.woken = True
         wake = self.wake
         return not self.gone and (wake is None or wake() is not False)
 
     def claims(self, key_id: str, info: CallInfo, when: float) -> bool:
-        """Tell whether the key, if it comes free at *when*, is this call's before *info*'s."""
+        """Return whether this call has precedence over *info* for a key available at *when*."""
         block = self.blocks.get(key_id)
         if block is None or self.stalled:
             return False
-        return self.due <= when or not _asks_less(info, self.info, block.reason)
+        return self.due <= when or not _needs_less(info, self.info, block.reason)
 
 
-def _asks_less(info: CallInfo, other: CallInfo, reason: str) -> bool:
-    return (wanted(reason, info) or 0) < (wanted(reason, other) or 0)
+def _needs_less(info: CallInfo, other: CallInfo, reason: str) -> bool:
+    return (needed_amount(reason, info) or 0) < (needed_amount(reason, other) or 0)
 
 
-def _is_smaller(one: Ticket, other: Ticket) -> bool:
-    """Tell whether *one* may fit where *other* does not."""
+def _may_fit_before(one: Ticket, other: Ticket) -> bool:
+    """Return whether *one* may fit where *other* does not."""
     reasons = {block.reason for block in other.blocks.values()}
-    return any(_asks_less(one.info, other.info, reason) for reason in reasons)
+    return any(_needs_less(one.info, other.info, reason) for reason in reasons)
 
 
 class Claims:
-    """The keys that a call may not be offered now: failed ones, and those claimed before it."""
+    """The keys that a call must skip now: those that failed it or that earlier calls claim."""
 
-    __slots__ = ("_ahead", "_excluded", "_info", "_now", "found")
+    __slots__ = ("_ahead", "_excluded", "_info", "_now", "claimed")
 
     def __init__(
         self, ahead: list[Ticket], info: CallInfo, excluded: Mapping[str, object], now: float
@@ -113,65 +112,65 @@ class Claims:
         self._info = info
         self._excluded = excluded
         self._now = now
-        self.found: dict[str, Block] = {}
-        """Of the keys that were looked for, those that are claimed, and until when."""
+        self.claimed: dict[str, Block] = {}
+        """The keys that were looked up and found claimed, and until when."""
 
     def __contains__(self, key_id: object) -> bool:
         if key_id in self._excluded:
             return True
         assert isinstance(key_id, str)  # noqa: S101 - narrows the type that Container has
-        first = self.first(key_id, self._now)
-        if first is not None:
-            self.found[key_id] = first.blocks[key_id]._replace(until=first.due)
-        return first is not None
+        earliest_claim = self.earliest_claim(key_id, self._now)
+        if earliest_claim is not None:
+            self.claimed[key_id] = earliest_claim.blocks[key_id]._replace(until=earliest_claim.due)
+        return earliest_claim is not None
 
     def split(self, blocks: Mapping[str, Block]) -> tuple[float, float]:
-        """Find the soonest time of those of *blocks* that are the call's own, and of the others.
+        """Return the soonest times of the unclaimed and of the claimed keys of *blocks*.
 
         Returns:
-            When the first key that nobody else claims by then comes free; when the first claimed
-            key is expected by whoever claims it. `inf` for none.
+            When the first unclaimed key becomes available, and when the first claimed key is due
+            for the call that claims it; `inf` for none.
         """
         own = claimed = inf
         for key_id, block in blocks.items():
-            first = self.first(key_id, block.until)
-            if first is None:
+            earliest_claim = self.earliest_claim(key_id, block.until)
+            if earliest_claim is None:
                 own = min(own, block.until)
             else:
-                claimed = min(claimed, first.due)
+                claimed = min(claimed, earliest_claim.due)
         return own, claimed
 
-    def pass_stalled(self, now: float) -> None:
-        """Wait no more for who was to go long ago, and did not move."""
+    def skip_stalled(self, now: float) -> None:
+        """Skip tickets that were due `STALL_S` ago and did not act."""
         for ticket in self._ahead:
             if ticket.due + STALL_S <= now:
                 ticket.stalled = True
 
-    def first(self, key_id: str, when: float) -> Ticket | None:
-        """Find the earliest ticket that claims a key which comes free at *when*."""
+    def earliest_claim(self, key_id: str, when: float) -> Ticket | None:
+        """Return the earliest ticket that claims the key if it is available at *when*."""
         return next((t for t in self._ahead if t.claims(key_id, self._info, when)), None)
 
 
 class WaitingLines:
-    """The waiting calls of a pool, a line for each model. Shared by threads and tasks."""
+    """The waiting calls of a pool, one line per model. Shared by threads and tasks."""
 
     def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
-        """Begin with no line.
+        """Start without lines.
 
         Args:
-            lock: Lets one caller in at a time, again and again.
+            lock: Reusable; held by one caller at a time.
         """
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._numbers = count()
         self.lines: dict[str, list[Ticket]] = {}
-        """Empty while nobody waits."""
+        """Empty while no call waits."""
         self.version = 0
-        """Changes when something was given back, or a call has left its line."""
+        """Changes when capacity was released or a call left its line."""
 
     def ahead(
         self, info: CallInfo, ticket: Ticket | None, excluded: Mapping[str, object], now: float
     ) -> Claims:
-        """Find what is claimed by those who came before the call of *ticket*, or wait at all."""
+        """Return what the calls before *ticket* claim; all waiting calls if it is None."""
         with self._lock:
             line = self._line(info)
             before = [t for t in line if ticket is None or t.number < ticket.number]
@@ -187,14 +186,14 @@ class WaitingLines:
         version: int,
         now: float,
     ) -> Ticket:
-        """Take a place in line, or keep it; the number stays the same through a whole call.
+        """Join the line or keep the position; a ticket is valid for the whole call.
 
         Args:
             ticket: The call's own, if it has waited before.
             info: The call.
             blocks: Why the keys that it waits for cannot serve.
-            due: When it expects the first of them, epoch seconds.
-            version: As it was before the call looked; if it has changed, the ticket is rung.
+            due: When the first of them is expected to be available, epoch seconds.
+            version: As it was before the call looked; if it has changed, the ticket is woken.
             now: When it looked, epoch seconds.
         """
         if len(blocks) > MAX_CLAIMS:
@@ -214,14 +213,14 @@ class WaitingLines:
                 front.looked_at = now
                 woken = [front]
             else:
-                woken = [t for t in line if t.number > ticket.number and _is_smaller(t, ticket)]
-        # The front may have missed that a key is back: a reset, or what another process gave back.
-        # Who could not go lets one that asks for less try, which then does the same.
+                woken = [t for t in line if t.number > ticket.number and _may_fit_before(t, ticket)]
+        # The front may have missed that a key is available: a reset, or another process's release.
+        # A call that found no key wakes the next one that needs less, which does the same.
         _wake_first(woken)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Give the place in line up, and wake who comes next; a second time does nothing."""
+        """Leave the line and wake the next call; a second call does nothing."""
         with self._lock:
             if not ticket.queued:
                 return
@@ -231,11 +230,11 @@ class WaitingLines:
         _wake_first(behind)
 
     def released(self, key_id: str, *, gave_back: bool) -> None:
-        """Wake the earliest call of each line that waits for a key which may have room now.
+        """Wake the earliest call of each line that waits for this key.
 
         Args:
-            key_id: A request with it has ended.
-            gave_back: Some of what it had reserved is free again.
+            key_id: The key of a request that ended.
+            gave_back: Part of its reservation was released.
         """
         with self._lock:
             self.version += 1
@@ -244,7 +243,7 @@ class WaitingLines:
             _wake_first(waiting)
 
     def _line(self, info: CallInfo) -> list[Ticket]:
-        """Give a line without those who have left it, or are gone."""
+        """Return the line of a call's model without tickets that left it or are gone."""
         name = _line_of(info)
         line = [ticket for ticket in self.lines.get(name, ()) if ticket.queued and not ticket.gone]
         if line:
@@ -254,7 +253,7 @@ class WaitingLines:
         return line
 
     def reset(self, lock: AbstractContextManager[object]) -> None:
-        """Begin anew, in a forked child: whoever waits, waits in its parent."""
+        """Drop all lines in a forked child: the waiting calls are its parent's."""
         self._lock = lock
         self.lines = {}
 
@@ -265,7 +264,7 @@ def _waits_for(line: Iterable[Ticket], key_id: str, gave_back: bool) -> list[Tic
 
 
 def _wake_first(tickets: Iterable[Ticket]) -> None:
-    """Ring the first of *tickets* that somebody still waits with."""
+    """Wake the first of *tickets* whose call still waits."""
     for ticket in tickets:
         if ticket.notify():
             return

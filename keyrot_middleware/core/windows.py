@@ -1,18 +1,19 @@
 """Minutes, Pacific days and cooldowns as arithmetic; the oracle for every state backend.
 
-Google is seen to count requests and input tokens in fixed windows: the wall-clock minute for RPM
-and TPM, the day of America/Los_Angeles for RPD (GEMINI.md B4). Where a refusal contradicts the
-minute, another model is taken (window_models.py). Three consequences of fixed windows:
+Google counts requests and input tokens in fixed windows: the wall-clock minute for RPM and TPM,
+the day of America/Los_Angeles for RPD (GEMINI.md B4). Fixed windows have three consequences:
 
-- A clock may differ from Google's by a second, so near a full minute nobody can tell which
-  minute a request will be counted in. Within `GUARD_S` of the edge it is booked in both.
-- A minute needs two counters at most: the current one and, near its end, the next.
-- A request larger than the whole limit would never fit. It is let through when the window is
-  empty, since the estimate may be wrong, and Google's own answer then decides.
+- A clock may differ from Google's by a second. Within `GUARD_S` of a minute's boundary it is
+  unknown in which minute Google counts a request, so it is counted in both.
+- A minute needs at most two counters: the current minute's and, near its end, the next one's.
+- A request larger than the whole limit never fits. It is allowed when the window is empty, since
+  the estimate may be wrong; Google's response decides.
 
-A cooldown without a time from the server doubles with each failure of its scope in a row.
-When one ends, a single request (the probe) goes first; a success forgets the cooldown. A probe
-that is slow holds up nobody for long: every `PROBE_S` one more request may go.
+When a refusal contradicts the wall-clock minute, another kind of window is used (see below).
+
+A cooldown without a time from the server doubles with each consecutive failure of its scope.
+When it ends, a single request (the probe) goes first; a success clears the cooldown. A slow probe
+does not block others for long: every `PROBE_S` seconds one more request may go.
 """
 
 from __future__ import annotations
@@ -54,44 +55,41 @@ __all__ = [
     "scope_keys",
 ]
 
-# How a server may count a minute: three models, each a few numbers and pure arithmetic ---------
+# Three kinds of window for a minute -------------------------------------------------------------
 #
-# Google is seen to count in minutes of the clock, but documents nothing, and gateways count as they
-# like. So `QuotaWindows` (windows.py) counts in minutes of the clock until a refusal contradicts
-# that, and
-# then by the model that the refusal speaks for (ADR 0020):
+# Google counts in wall-clock minutes but does not document it, and gateways count differently.
+# `QuotaWindows` counts in wall-clock minutes until a refusal contradicts that, and then also in the
+# kind of window that explains the refusal (ADR 0020):
 #
-# - `ClockMinute`: a window opens at :00 and is empty then.
+# - `ClockMinute`: a window starts empty at :00.
 # - `SlidingWindow`: a request counts for 60 s after it was sent.
-# - `TokenBucket`: what was used comes back evenly, a whole limit in 60 s.
+# - `TokenBucket`: capacity refills evenly, a whole limit in 60 s.
 #
-# All three have the same face: `book`, `correct`, and `full`, which says until when a window has no
-# room. A request larger than a whole limit would never fit; it is let through when nothing is used,
-# since the estimate may be wrong, and the server's own answer then decides. The scripts in
-# state/lua
-# have the same arithmetic.
+# `SlidingWindow` and `TokenBucket` have the same interface: `advance`, `blocked_until`, `reserve`,
+# `adjust`. The scripts in state/lua do the same arithmetic.
 
 
 GUARD_S = 1.0
 MINUTE_S = 60.0
 AHEAD_S = 60.0
-"""What was booked later than this from now was booked by a clock that has stepped back since."""
+"""A record further in the future than this comes from a clock that was set back since."""
 CELL_S = 2
-"""Requests sent within the same two seconds share a record, and leave the window with the last of
-them: at most 32 records for any limit, for at most 2 s of 60 in which there is room unknown to us.
+"""Requests sent within the same two seconds share a record, which expires with the last of them.
+
+A window has at most 32 records for any limit; capacity is reported up to 2 s late.
 """
 MAX_PIECES = 8
-"""In how many records a past minute, of which only begin, end and sums are known, is put."""
+"""How many records represent a past minute of which only start, end and sums are known."""
 LATER_S = 0.001
-"""Added to a time at which something evenly refilled is enough: a double is exact to 0.2 µs."""
+"""Added to the time at which a bucket has refilled enough; covers rounding of doubles."""
 NO_MARK = -1
 
 
 class ClockMinute:
-    """What is counted in the clock's minute; two seconds around an edge count in both minutes.
+    """Counts in the wall-clock minute; the two seconds around a boundary count in both minutes.
 
-    Of the minute before it knows when its first and last request were booked, and the sums, so
-    that another model can begin with something.
+    Of the previous minute it keeps the sums and when the first and last request were counted, so
+    that another kind of window can start from them.
     """
 
     __slots__ = (
@@ -113,14 +111,14 @@ class ClockMinute:
         self.requests = self.requests_next = 0
         self.tokens = self.tokens_next = 0
         self.first_second = self.last_second = -1
-        """Seconds of the minute at which the first and the last request were booked; -1: none."""
+        """Seconds of the minute at which the first and the last request were counted; -1: none."""
         self.previous_first_second = self.previous_last_second = -1
         self.previous_requests = self.previous_tokens = 0
 
     def advance_minute(self, now: float) -> bool:
-        """Open the minute of *now*; True where it falls within the guard of a minute's edge.
+        """Start the minute of *now*; return whether *now* is within the guard of a boundary.
 
-        A minute that lies in the future is dropped: the clock has stepped back.
+        A minute in the future is dropped: the clock was set back.
         """
         first = int((now - GUARD_S) // 60)
         if first > self.minute or first < self.minute - 1:
@@ -139,7 +137,7 @@ class ClockMinute:
     def blocked_until(
         self, limits: Limits, requests: int, tokens: int, *, near_boundary: bool
     ) -> tuple[str, float] | None:
-        """Say which window has no room, and until when."""
+        """Return which window is full, and until when; None if the request fits."""
         for name, limit, cost, used, used_next in (
             ("rpm", limits.rpm, requests, self.requests, self.requests_next),
             ("tpm", limits.tpm, tokens, self.tokens, self.tokens_next),
@@ -153,7 +151,7 @@ class ClockMinute:
         return None
 
     def add(self, requests: int, tokens: int, now: float, *, near_boundary: bool) -> None:
-        """Book a request."""
+        """Count a request."""
         self.requests += requests
         self.tokens += tokens
         if near_boundary:
@@ -166,7 +164,7 @@ class ClockMinute:
     def adjust_counts(
         self, minute: int, requests: int, tokens: int, *, near_boundary: bool
     ) -> None:
-        """Add to the windows of an earlier booking, as far as they still count."""
+        """Change the counts of the minutes of an earlier request, if they are still kept."""
         if minute == self.minute:
             self.requests += requests
             self.tokens += tokens
@@ -181,7 +179,7 @@ class ClockMinute:
             self.previous_tokens = max(self.previous_tokens + tokens, 0)
 
     def oldest_request_at(self, now: float) -> float:
-        """Tell when the oldest request was booked that a window of 60 s may still count."""
+        """Return when the oldest request of the last 60 s was counted, epoch seconds."""
         before = (self.minute - 1) * 60
         if self.previous_last_second >= 0 and before + self.previous_last_second > now - MINUTE_S:
             return max(before + self.previous_first_second, now - MINUTE_S)
@@ -189,13 +187,13 @@ class ClockMinute:
 
 
 class SlidingWindow:
-    """What was sent within the last 60 s, and a second more: a request counts when it arrives."""
+    """Counts what was sent within the last 60 s, plus a second for the way to the server."""
 
     __slots__ = ("_cells", "now", "requests", "tokens")
 
     def __init__(self, cells: Iterable[tuple[float, int, int]] = ()) -> None:
         self._cells = array("d")
-        """When the last of them was sent, requests, tokens; and so on, the oldest first."""
+        """Triples, oldest first: when the last request of the cell was sent, requests, tokens."""
         for cell in cells:
             self._cells.extend(cell)
         self.now = 0.0
@@ -203,7 +201,7 @@ class SlidingWindow:
 
     @classmethod
     def after(cls, clock: ClockMinute) -> SlidingWindow:
-        """Begin with what is known of the minute and the one before: spread evenly in each."""
+        """Return a window with the counts of the current and previous minute, spread evenly."""
         return cls(
             cell
             for minute, began, last, requests, tokens in (
@@ -221,12 +219,12 @@ class SlidingWindow:
 
     @property
     def cells(self) -> list[tuple[float, int, int]]:
-        """List what is counted."""
+        """Return the records as (sent at, requests, tokens)."""
         cells = self._cells
         return [(cells[i], int(cells[i + 1]), int(cells[i + 2])) for i in range(0, len(cells), 3)]
 
     def advance(self, now: float) -> None:
-        """Count as of *now*: forget what has left the window, and what lies in the future."""
+        """Drop records that have left the window as of *now*, and those in the future."""
         cells = self._cells
         if any(
             not now - MINUTE_S - GUARD_S < cells[i] <= now + AHEAD_S
@@ -245,7 +243,7 @@ class SlidingWindow:
         self.requests, self.tokens = int(sum(cells[1::3])), int(sum(cells[2::3]))
 
     def blocked_until(self, limits: Limits, requests: int, tokens: int) -> tuple[str, float] | None:
-        """Say which window has no room, and until when; after `open`."""
+        """Return which limit is exhausted, and until when; call `advance` first."""
         for name, limit, cost, place, used in (
             ("rpm", limits.rpm, requests, 1, self.requests),
             ("tpm", limits.tpm, tokens, 2, self.tokens),
@@ -255,7 +253,7 @@ class SlidingWindow:
         return None
 
     def reserve(self, requests: int, tokens: int, _limits: Limits) -> int:
-        """Book a request as of `open`; give what `correct` needs to find it again."""
+        """Count a request at the time of `advance`; return the mark by which `adjust` finds it."""
         if not requests and not tokens:
             return NO_MARK
         cells, sent = self._cells, self.now
@@ -272,7 +270,7 @@ class SlidingWindow:
         return int(sent // CELL_S)
 
     def adjust(self, mark: int, requests: int, tokens: int) -> None:
-        """Add to an earlier booking, as far as it still counts."""
+        """Change the record of an earlier request, if it is still kept."""
         cells = self._cells
         for i in range(0, len(cells), 3):
             if cells[i] // CELL_S == mark:
@@ -285,11 +283,11 @@ class SlidingWindow:
             used -= int(self._cells[i + place])
             if not _exceeds(used, cost, limit):
                 return self._cells[i] + MINUTE_S + GUARD_S
-        return self.now + MINUTE_S + GUARD_S  # of a limit of 0 nothing ever comes free
+        return self.now + MINUTE_S + GUARD_S  # a limit of 0 never has capacity
 
 
 class TokenBucket:
-    """What was used and has not come back yet: a limit's worth comes back evenly in 60 s."""
+    """Counts what was used and has not refilled yet; a whole limit refills evenly in 60 s."""
 
     __slots__ = ("at", "now", "requests_used", "rpm", "tokens_used", "tpm")
 
@@ -297,35 +295,35 @@ class TokenBucket:
         self, at: float, requests_used: float, tokens_used: float, rpm: int = 0, tpm: int = 0
     ) -> None:
         self.at = at
-        """When it was last booked in; what has come back since follows from that alone."""
+        """When the last request was counted; the refill since then is computed from it."""
         self.requests_used = requests_used
         self.tokens_used = tokens_used
         self.rpm = rpm
-        """By which it comes back; 0 where nobody knows: then all of it within a minute."""
+        """The rate of the refill; 0 if unknown: then everything refills within a minute."""
         self.tpm = tpm
         self.now = at
 
     @property
     def requests(self) -> int:
-        """Tell how many requests have not come back."""
+        """Return how many requests have not refilled."""
         return ceil(self._remaining(self.requests_used, self.rpm) - 1e-6)
 
     @property
     def tokens(self) -> int:
-        """Tell how many tokens have not come back."""
+        """Return how many tokens have not refilled."""
         return ceil(self._remaining(self.tokens_used, self.tpm) - 1e-6)
 
     def advance(self, now: float) -> None:
-        """Count as of *now*; what lies in the future is dropped."""
+        """Set the time to *now*; counts from the future are dropped."""
         self.now = now
         if self.at > now + AHEAD_S:
             self.at, self.requests_used, self.tokens_used = now, 0.0, 0.0
 
     def blocked_until(self, limits: Limits, requests: int, tokens: int) -> tuple[str, float] | None:
-        """Say what has no room, and until when; after `open`.
+        """Return which limit is exhausted, and until when; call `advance` first.
 
-        A second's worth of the limit stays free: of a bucket that is full nothing comes back
-        before a request has arrived.
+        A second's worth of the limit stays unused: a full bucket does not refill until a request
+        has arrived.
         """
         for name, limit, cost, used in (
             ("rpm", limits.rpm, requests, self._remaining(self.requests_used, self.rpm)),
@@ -343,7 +341,7 @@ class TokenBucket:
         return None
 
     def reserve(self, requests: int, tokens: int, limits: Limits) -> int:
-        """Book a request as of `open`, and go on with the *limits* that are in force."""
+        """Count a request at the time of `advance`; refill by *limits* from now on."""
         self.requests_used = self._remaining(self.requests_used, self.rpm) + requests
         self.tokens_used = self._remaining(self.tokens_used, self.tpm) + tokens
         self.at = self.now
@@ -352,9 +350,9 @@ class TokenBucket:
         return NO_MARK - 1
 
     def adjust(self, mark: int, requests: int, tokens: int) -> None:
-        """Add to what is used, where it was booked in a bucket."""
+        """Change what is used, if *mark* is that of a bucket."""
         if mark != NO_MARK - 1:
-            return  # of a sliding window that was before
+            return  # it was counted in an earlier sliding window
         self.requests_used = max(self.requests_used + requests, 0.0)
         self.tokens_used = max(self.tokens_used + tokens, 0.0)
 
@@ -364,7 +362,7 @@ class TokenBucket:
 
 
 def burst_capacity(limit: int) -> float:
-    """Tell how much of *limit* a bucket gives at once."""
+    """Return how much of *limit* a full bucket allows at once."""
     return limit - limit * GUARD_S / MINUTE_S
 
 
@@ -375,7 +373,7 @@ def _exceeds(used: int, cost: int, limit: int) -> bool:
 def _split_evenly(
     minute: int, began: int, last: int, requests: int, tokens: int
 ) -> Iterator[tuple[float, int, int]]:
-    """Put sums of a part of a minute into a few records between its begin and its end."""
+    """Yield records that spread the sums evenly between the first and the last request."""
     if began < 0 or (requests <= 0 and tokens <= 0):
         return
     pieces = max(1, min(MAX_PIECES, max(requests, 1), (last - began) // CELL_S + 1))
@@ -392,30 +390,29 @@ DAY_S = 86_400.0
 HOUR_S = 3_600.0
 VALID_S = 58.0
 DELAY_TOLERANCE_S = 2.0
-"""By how much a time that a server names may be off: it cuts to whole seconds, and clocks differ.
-"""
+"""How far a time from the server may be off: servers truncate to seconds, and clocks differ."""
 _SHORT_DAY_S = 23 * HOUR_S
 PROBE_S = 2.0
-"""So long a probe goes alone; after that one more may go, which is then the probe."""
+"""How long a probe is the only request; then one more may go, which becomes the probe."""
 PROBE_POLL_S = 0.1
-"""How soon to look again while a key is busy or being probed: its end has no known time."""
+"""When to look again while a key is at max_concurrency or probed: the end is unknown."""
 
 _PACIFIC = ZoneInfo("America/Los_Angeles")
 
 
 def next_minute(now: float) -> float:
-    """Tell when the next minute surely has begun for Google, epoch seconds."""
+    """Return when the next minute has started by Google's clock too, epoch seconds."""
     return (now // 60 + 1) * 60 + GUARD_S
 
 
 def next_pacific_midnight(now: float) -> float:
-    """Tell when the day of Los Angeles ends (23, 24 or 25 hours long), epoch seconds."""
+    """Return when the Pacific day ends (it has 23, 24 or 25 hours), epoch seconds."""
     return _midnight_after(int(now // 3600))
 
 
 @lru_cache(maxsize=8)
 def _midnight_after(hour: int) -> float:
-    """Give the midnight after a full hour since the epoch: it is one itself, so all share it."""
+    """Return the Pacific midnight after *hour*, counted in full hours since the epoch."""
     local = datetime.fromtimestamp(hour * 3600, _PACIFIC)
     tomorrow = local.date() + timedelta(days=1)
     midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=_PACIFIC)
@@ -433,21 +430,21 @@ def _pacific_day(hour: int) -> str:
 
 
 def next_pacific_month(now: float) -> float:
-    """Tell when the month of Los Angeles ends, epoch seconds."""
+    """Return when the Pacific month ends, epoch seconds."""
     local = datetime.fromtimestamp(now, _PACIFIC)
     first = datetime(local.year + local.month // 12, local.month % 12 + 1, 1, tzinfo=_PACIFIC)
     return first.astimezone(UTC).timestamp()
 
 
 def exponential_cooldown(failure_count: int, base_s: float, max_s: float) -> float:
-    """Give the length of the cooldown after *strikes* failures in a row, seconds."""
+    """Return the length of the cooldown after so many consecutive failures, seconds."""
     return min(base_s * 2.0 ** min(failure_count - 1, 60), max_s)
 
 
 def scope_key(
     scope: Scope, *, record: str, project: str, billing_account: str, bucket: str, verb: str
 ) -> tuple[str, ...]:
-    """Name what a cooldown of *scope* stands for."""
+    """Return the key under which a cooldown of *scope* is stored."""
     match scope:
         case Scope.KEY_VERB:
             return (scope.value, record, verb)
@@ -464,7 +461,7 @@ def scope_key(
 
 
 def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[str, ...], ...]:
-    """Name every cooldown that would keep *key* from serving, the widest first."""
+    """Return the keys of all cooldowns that block *key*, the widest scope first."""
     record, project = key.record or key.key_id, key.project
     keys: tuple[tuple[str, ...], ...] = (
         ("billing", key.billing_account),
@@ -478,29 +475,29 @@ def scope_keys(key: Candidate | Lease, bucket: str, verb: str) -> tuple[tuple[st
 
 
 Slot = tuple[int, bool, float, int]
-"""Of a booking: its minute, whether it is near an edge, its day's end, and its pace's mark."""
+"""Where a request was counted: minute, near a boundary?, end of the day, mark of its window."""
 
 
 class RefusedRequest(NamedTuple):
-    """A request that the server refused because a window of a minute is full."""
+    """A request that the server refused because a limit per minute is exhausted."""
 
     at: float
     """When it was granted."""
     minute: int
-    """In which it was booked."""
+    """In which it was counted."""
     requests: int
     tokens: int
     reported: Limits
-    """Of the limits that were overrun those that the server named."""
+    """The exceeded limits that the server reported."""
     retry_delay_s: float | None
-    """After how many seconds there is room, where the server named it."""
+    """Seconds until there is capacity, if the server reported them."""
 
     def delay_ends_at_minute(self, now: float) -> bool:
-        """Tell whether the end of the clock's minute is named.
+        """Return whether the reported delay ends with the wall-clock minute.
 
-        The time may be counted from any moment between the request and the answer.
+        The server may count it from any moment between the request and the response.
         """
-        assert self.retry_delay_s is not None  # noqa: S101 - narrows the type; the only caller has asked
+        assert self.retry_delay_s is not None  # noqa: S101 - narrows the type; the only caller has checked
         first = self.at + self.retry_delay_s - DELAY_TOLERANCE_S
         last = now + self.retry_delay_s + DELAY_TOLERANCE_S
         ends = ((int((self.at + skew) // 60) + 1) * 60 for skew in (-GUARD_S, GUARD_S))
@@ -508,25 +505,25 @@ class RefusedRequest(NamedTuple):
 
 
 class Cooldown:
-    """A scope that must not be used until a time, and the one probe after it."""
+    """A scope that must not be used until a time, and the probe after it."""
 
     __slots__ = ("failure", "failure_count", "length", "probe", "probe_until", "until", "waitable")
 
     def __init__(self) -> None:
         self.until = 0.0
         self.length = inf
-        """How long it was to last when it was recorded, seconds."""
+        """Its length when it was recorded, seconds."""
         self.failure_count = 0
         self.failure = ""
         self.waitable = False
         self.probe: object | None = None
-        """What tells the latest probe from others, while it goes alone."""
+        """Identifies the latest probe while it is the only request."""
         self.probe_until = 0.0
 
     def escalate(self, at: float, base_s: float, max_s: float) -> float:
-        """Climb the ladder for a request granted *at*, and give its length, seconds.
+        """Count a failure of a request leased *at*; return the length of the cooldown, seconds.
 
-        Requests that were under way together and fail together are one step, not many.
+        Requests that were in flight together and fail together count as one failure.
         """
         if at >= self.until or not self.failure_count:
             self.failure_count += 1
@@ -535,22 +532,22 @@ class Cooldown:
     def extend(
         self, failure: str, until: float, *, waitable: bool, now: float | None = None
     ) -> None:
-        """Record a failure as of *now*; a cooldown that runs never ends sooner by it."""
+        """Record a failure as of *now*; it never shortens an active cooldown."""
         if until >= self.until or (now is not None and self.is_in_future(now)):
             self.until, self.failure, self.waitable = until, failure, waitable
             self.length = inf if now is None else until - now
         self.probe = None
 
     def is_in_future(self, now: float) -> bool:
-        """Tell whether it lies in the future: the clock has stepped back since it was recorded."""
+        """Return whether the clock was set back since the cooldown was recorded."""
         return self.until > now + self.length + AHEAD_S
 
     def is_active(self, now: float) -> bool:
-        """Tell whether it keeps its scope from serving *now*."""
+        """Return whether it blocks its scope *now*."""
         return now < self.until and not self.is_in_future(now)
 
     def blocked_by(self, now: float) -> Block | None:
-        """Say why the scope cannot serve *now*, or None when it can (as the probe)."""
+        """Return what blocks the scope *now*; None if a request may go (as the probe)."""
         if now < self.until and not self.is_in_future(now):
             return Block(self.failure, self.until, self.waitable)
         # A clock that was set back must not make the time of a probe longer.
@@ -559,11 +556,11 @@ class Cooldown:
         return None
 
     def begin_probe(self, probe: object, now: float) -> None:
-        """Let *probe* go alone for a while."""
+        """Make *probe* the only request for `PROBE_S`."""
         self.probe, self.probe_until = probe, now + PROBE_S
 
     def end_probe(self, probe: object) -> None:
-        """Let the next one go, if *probe* is the latest."""
+        """Allow the next request, if *probe* is the latest probe."""
         if self.probe is probe:
             self.probe = None
 
@@ -571,7 +568,7 @@ class Cooldown:
 class QuotaWindows(ClockMinute):
     """What one project has used of one model bucket, and the limits learned for it.
 
-    It counts in minutes of the clock always, and beside that as `pace` says, where there is one.
+    It always counts in wall-clock minutes, and also in `window` if there is one.
     """
 
     __slots__ = (
@@ -587,26 +584,26 @@ class QuotaWindows(ClockMinute):
     def __init__(self) -> None:
         super().__init__()
         self.valid_until = 0.0
-        """Until then, and from `CALM_S` before, no window opens or ends, and no edge is near:
-        `roll` need not be asked."""
+        """From `VALID_S` before this time until it, no window starts or ends and no boundary is
+        near, so that `advance` need not be called."""
         self.day_end = 0.0
         self.day_requests = 0
         self.learned = NO_LIMITS
         self.learned_until = 0.0
         self.window: SlidingWindow | TokenBucket | None = None
-        """How the server counts, where a refusal has contradicted the clock's minute."""
+        """The server's kind of window, if a refusal contradicted the wall-clock minute."""
         self.window_until = 0.0
 
     @property
     def used(self) -> tuple[int, int]:
-        """Tell the requests and tokens that count now, after `roll`."""
+        """Return the requests and tokens that count now; call `advance` first."""
         counted = self.window or self
         return counted.requests, counted.tokens
 
     def advance(self, now: float) -> bool:
-        """Open the windows of *now*; True where it falls within the guard of a minute's edge.
+        """Start the windows of *now*; return whether *now* is within the guard of a boundary.
 
-        Whatever lies further ahead than it can by itself comes of a clock that has stepped back.
+        Times further in the future than possible come from a clock that was set back.
         """
         near_boundary = self.advance_minute(now)
         if now >= self.day_end or self.day_end - now > _SHORT_DAY_S:
@@ -629,7 +626,7 @@ class QuotaWindows(ClockMinute):
         return near_boundary
 
     def limits(self, configured: Limits) -> Limits:
-        """Give the limits in force: what Google reported beats what was configured."""
+        """Return the limits in force: learned limits override *configured* ones."""
         learned = self.learned
         if learned is NO_LIMITS:
             return configured
@@ -641,31 +638,30 @@ class QuotaWindows(ClockMinute):
         )
 
     def learn(self, reported: Limits, now: float) -> None:
-        """Keep the limits that a failure reported, for a day."""
+        """Store the limits that a failure reported, for a day."""
         have = self.learned if now < self.learned_until else NO_LIMITS
         pairs = zip(reported, have, strict=True)
         self.learned = Limits(*(old if new is None else new for new, old in pairs))
         self.learned_until = now + DAY_S
 
     def drop_exceeded_limits(self, requests: int, tokens: int) -> None:
-        """Forget the learned limits that a request which was served exceeds by itself.
+        """Forget the learned limits that a single successful request exceeds.
 
-        Of several that were under way together the server's order is not known, so that their sum
-        says nothing.
+        The sum of several proves nothing: the order in which the server counted them is unknown.
         """
         sizes = zip(self.learned, (requests, tokens, requests, 0), strict=True)
         left = Limits(*(None if limit is not None and n > limit else limit for limit, n in sizes))
         self.learned = NO_LIMITS if left == NO_LIMITS else left
 
     def forget_learned(self) -> None:
-        """Forget what failures reported: limits, and how the server counts."""
+        """Forget what failures reported: limits, and the server's kind of window."""
         self.learned, self.learned_until = NO_LIMITS, 0.0
         self.window, self.window_until = None, 0.0
 
     def blocked_by(
         self, limits: Limits, requests: int, tokens: int, *, near_boundary: bool
     ) -> Block | None:
-        """Say which window has no room for a request, after `roll` returned *edge*."""
+        """Return which window is full; *near_boundary* is what `advance` returned."""
         if limits.rpd is not None and _exceeds(self.day_requests, requests, limits.rpd):
             return Block("rpd", self.day_end)
         if self.window is None:
@@ -675,7 +671,7 @@ class QuotaWindows(ClockMinute):
         return Block(*found, waitable=True) if found is not None else None
 
     def utilization(self, limits: Limits, weight: float) -> float:
-        """Tell how much of the scarcest limit is used; of *weight* where none is known."""
+        """Return the used fraction of the scarcest limit; requests per *weight* without limits."""
         if limits is NO_LIMITS:
             return self.requests / weight
         requests, tokens = self.used
@@ -699,7 +695,7 @@ class QuotaWindows(ClockMinute):
         *,
         near_boundary: bool,
     ) -> Slot:
-        """Reserve, and return where: what `correct` needs to find the booking again."""
+        """Count a request in all windows; return the slot that `adjust` needs."""
         self.add(requests, tokens, now, near_boundary=near_boundary)
         self.day_requests += requests
         mark = NO_MARK
@@ -708,7 +704,7 @@ class QuotaWindows(ClockMinute):
         return (self.minute, near_boundary, self.day_end, mark)
 
     def adjust(self, slot: Slot, requests: int, tokens: int) -> None:
-        """Add to the windows of an earlier booking, as far as they still count."""
+        """Change the counts of an earlier request, in the windows that are still kept."""
         minute, near_boundary, day_end, mark = slot
         self.adjust_counts(minute, requests, tokens, near_boundary=near_boundary)
         if day_end == self.day_end:
@@ -717,9 +713,9 @@ class QuotaWindows(ClockMinute):
             self.window.adjust(mark, requests, tokens)
 
     def learn_window(self, refused: RefusedRequest, now: float) -> None:
-        """Choose by what model to count, after a request was refused for a full minute.
+        """Choose the kind of window after a request was refused for a limit per minute.
 
-        The rules are those of ADR 0020. What the refusal reported of limits is learned before.
+        ADR 0020 has the rules. Call `learn` with the reported limits first.
         """
         self.advance(now)
         window, delay = self.window, refused.retry_delay_s
@@ -729,8 +725,8 @@ class QuotaWindows(ClockMinute):
             return
         if delay > MINUTE_S + DELAY_TOLERANCE_S:
             return
-        # Others may have used up the clock's minute; but not where our own requests of the last
-        # 60 s say the same of a sliding window, while the minute had room.
+        # The delay ends with the minute: others may have exhausted it. Unless our own requests of
+        # the last 60 s explain a full sliding window while the minute had capacity.
         ours = window is None and self._had_room(refused) and self._used_up_a_limit(refused, now)
         if refused.delay_ends_at_minute(now) and not ours:
             return
@@ -758,7 +754,7 @@ class QuotaWindows(ClockMinute):
             self._set_window(SlidingWindow([(now + delay - MINUTE_S - GUARD_S, *full)]), now)
 
     def is_expired(self, now: float) -> bool:
-        """Tell whether the record says nothing any more and may be forgotten."""
+        """Return whether all windows are over, so that the record may be dropped."""
         # A request in the day's last second may count in the minute after it as well.
         ends = max(self.day_end + 60.0 + GUARD_S, self.learned_until)
         return now >= ends and (self.window is None or now >= self.window_until)
@@ -768,7 +764,7 @@ class QuotaWindows(ClockMinute):
         self.window, self.window_until, self.valid_until = window, now + DAY_S, 0.0
 
     def _had_room(self, refused: RefusedRequest) -> bool:
-        """Tell whether a limit that was overrun was not reached in the minute by our count."""
+        """Return whether the wall-clock minute had capacity left by our count."""
         if refused.minute != self.minute:
             return False
         reported = refused.reported
@@ -777,9 +773,9 @@ class QuotaWindows(ClockMinute):
         )
 
     def _fits_token_bucket(self, refused: RefusedRequest, delay: float) -> bool:
-        """Tell whether *delay* is no longer than an evenly refilled bucket needs at its worst.
+        """Return whether *delay* is at most the time in which a bucket refills for the request.
 
-        Of tokens twice as long: what we have reserved is an estimate.
+        For tokens twice that time: the reserved number is an estimate.
         """
         reported = refused.reported
         return any(
@@ -791,7 +787,7 @@ class QuotaWindows(ClockMinute):
         )
 
     def _used_up_a_limit(self, refused: RefusedRequest, now: float) -> bool:
-        """Tell whether so much was sent within 60 s, by our count, that a limit is used up."""
+        """Return whether our own requests of the last 60 s exhaust a limit."""
         recent = (
             self.previous_last_second >= 0
             and (self.minute - 1) * 60 + self.previous_last_second > now - 60
@@ -804,7 +800,7 @@ class QuotaWindows(ClockMinute):
         )
 
     def _exceeds_sliding_window(self, refused: RefusedRequest, now: float) -> bool:
-        """Tell whether more was let through within 60 s than a sliding window of it would hold."""
+        """Return whether the server accepted more within 60 s than a sliding window would."""
         if (
             self.previous_first_second < 0
             or (self.minute - 1) * 60 + self.previous_first_second <= now - 59
@@ -820,7 +816,7 @@ class QuotaWindows(ClockMinute):
         )
 
     def _make_bucket(self, refused: RefusedRequest, delay: float, now: float) -> TokenBucket:
-        """Make a bucket that has room for the refused request after *delay*."""
+        """Return a bucket that has capacity for the refused request after *delay*."""
         delay = max(delay - LATER_S, 0.0)
         requests, tokens = (float(used) for used in self.used)
         reported, rpm, tpm = refused.reported, self.learned.rpm or 0, self.learned.tpm or 0

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..core.affinity import names_from
+from ..core.affinity import find_resource_names
 from ..core.model import Lease
 from ..guard import handle_internal_error
 from ..state.base import State
@@ -68,5 +68,5 @@ class Uploads:
         """Return the lease of the start and the names of the file."""
         url = kwargs["upload_url"] if "upload_url" in kwargs else args[1]
         lease = self._starts.pop(url, None)
-        names = names_from(response.json) if lease is not None else ()
+        names = find_resource_names(response.json) if lease is not None else ()
         return (lease, names) if lease is not None and names else None

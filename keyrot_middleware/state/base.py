@@ -58,7 +58,7 @@ class Holder(Protocol):
     """Who a lease was granted to: what shows that somebody still needs its place."""
 
     def is_alive(self) -> bool:
-        """Tell whether the call is under way."""
+        """Return whether the call is under way."""
 
 
 HolderRef = ReferenceType[Holder] | None
@@ -66,7 +66,7 @@ HolderRef = ReferenceType[Holder] | None
 
 
 def is_abandoned(held: HolderRef) -> bool:
-    """Tell whether whoever held a lease is gone, and will never settle it."""
+    """Return whether whoever held a lease is gone, and will never settle it."""
     if held is None:
         return False
     holder = held()
@@ -116,7 +116,7 @@ class State(ABC):
         """Tell `(key_id, project)` of the first of *names* that is known."""
 
     def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
-        """Take note that *names* too were made with the key of *lease*, which is settled."""
+        """Record that *names* too were made with the key of *lease*, which is settled."""
         self.settle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     @abstractmethod
@@ -146,16 +146,16 @@ class State(ABC):
 
     @property
     def degraded(self) -> bool:
-        """Tell whether a shared backend is out of reach, so that this process counts alone."""
+        """Return whether a shared backend is out of reach, so that this process counts alone."""
         return False
 
     @property
     def data_losses(self) -> int:
-        """Tell how often it was found, since it was opened, to have forgotten all that it knew."""
+        """Return how often it was found, since it was opened, to have forgotten all that it knew."""
         return 0
 
     def check(self) -> None:  # noqa: B027 - a backend without connections can always serve
-        """Find out whether the backend can serve; raise what stands in the way."""
+        """Check whether the backend can serve; raise what stands in the way."""
 
     @abstractmethod
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
@@ -167,14 +167,14 @@ class State(ABC):
         """
 
     def configure(self, candidates: Iterable[Candidate]) -> None:  # noqa: B027 - may know no limits
-        """Take note of the limits that are configured for keys.
+        """Record the limits that are configured for keys.
 
         Where a key's have changed since they were noted, the limits that were learned for its
         project before are forgotten: who has changed them knows more.
         """
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Give keys, whose values the caller does not know, as those of the values in use.
+        """Return keys, whose values the caller does not know, as those of the values in use.
 
         Only a shared state knows more than its caller.
         """
@@ -182,7 +182,7 @@ class State(ABC):
 
     @abstractmethod
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Tell what is known of each key, by its id."""
+        """Return what is known of each key, by its id."""
 
     def record_activity(self, batch: ActivityBatch) -> None:  # noqa: B027 - see Activity
         """Add to the activity that all processes of a shared pool have in common."""

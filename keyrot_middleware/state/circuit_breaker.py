@@ -42,16 +42,16 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it has failed, and was not seen well since."""
+        """Return whether it has failed, and was not seen well since."""
         return self._opened_at is not None
 
     def acquire_permit(self) -> int | None:
-        """Give a turn to ask; None while nobody may."""
+        """Return a turn to ask; None while nobody may."""
         permit = self._permit  # first, so that a turn of the closed breaker is never one of a look
         return permit if self._opened_at is None else self._permit_trial()
 
     def permit_if_closed(self) -> int | None:
-        """Give a turn where everyone may ask; None while it is open, without a look.
+        """Return a turn where everyone may ask; None while it is open, without a look.
 
         For questions whose answer would prove nothing: reading works where writing is refused,
         and what is only sent works where nobody answers.

@@ -97,7 +97,7 @@ class LocalWindows(MemoryState):
 
     @property
     def has_missed(self) -> bool:
-        """Tell whether anything was granted that the shared state does not know."""
+        """Return whether anything was granted that the shared state does not know."""
         return bool(self._missed)
 
     def record_grant(self, granted: Lease, model: str, holder: Holder | None) -> Lease:
@@ -200,7 +200,7 @@ class FallbackState(State):
 
     @property
     def degraded(self) -> bool:
-        """Tell whether this process counts for itself."""
+        """Return whether this process counts for itself."""
         return self._breaker.is_open
 
     def acquire(
@@ -261,7 +261,7 @@ class FallbackState(State):
         return until
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Tell whose key made one of *names*; see `State.owner`."""
+        """Return whose key made one of *names*; see `State.owner`."""
         names = tuple(names)
         return self._call_shared(self._shared.get_owner, names) or self._local.get_owner(names)
 
@@ -279,7 +279,7 @@ class FallbackState(State):
             self._reports.append(_Report(partial(self._shared.configure, keys)))
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Give keys as those of the values in use, as far as is known; see `State.with_values`."""
+        """Return keys as those of the values in use, as far as is known; see `State.with_values`."""
         keys = list(candidates)
         found = self._call_shared(self._shared.with_values, keys)
         return keys if found is None else found
@@ -291,7 +291,7 @@ class FallbackState(State):
         return self._local.get_blocks(info, keys) if found is None else found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Tell what is known of each key; while degraded, what this process alone knows."""
+        """Return what is known of each key; while degraded, what this process alone knows."""
         keys = list(candidates)
         found = self._call_shared(self._shared.snapshot, keys)
         return self._local.snapshot(keys) if found is None else found
@@ -306,7 +306,7 @@ class FallbackState(State):
         return super().activity(key_ids, now) if found is None else found
 
     def check(self) -> None:
-        """Find out whether the shared state works; where it does not, a warning says so."""
+        """Check whether the shared state works; where it does not, a warning says so."""
         self._call_shared(_returning_true(self._shared.check))
 
     def close(self) -> None:
@@ -364,7 +364,7 @@ class FallbackState(State):
         return bool(self._local.has_missed or self._reports or self._usage)
 
     def _send_reports(self, *, wait: bool = False) -> None:
-        """Tell the shared state what it has missed.
+        """Return the shared state what it has missed.
 
         Args:
             wait: While another caller reports, wait until it has; else nothing is done then.
@@ -421,7 +421,7 @@ def _returning_true(method: Callable[..., None]) -> Callable[..., bool]:
 
 
 def _affects_others(verdict: Verdict | None) -> bool:
-    """Tell whether other processes have something to learn from a failure."""
+    """Return whether other processes have something to learn from a failure."""
     return verdict is not None and (verdict.scope is not Scope.NONE or verdict.learned != NO_LIMITS)
 
 

@@ -39,7 +39,7 @@ def load_redis(wanted_by: str) -> ModuleType:
 
 
 def _unusable(wanted_by: str, error: Exception) -> ConfigError:
-    """Say which versions are there; a library that is too old lacks a module, name or argument."""
+    """Return which versions are there; a library that is too old lacks a module, name or argument."""
     modules = {name: sys.modules.get(name) for name in _PACKAGES}
     found = ", ".join(
         f"{name} {getattr(module, '__version__', 'of no known version')}"

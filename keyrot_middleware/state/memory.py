@@ -120,7 +120,7 @@ def _describe(
 
 
 def _end(scope: str, cooldown: Cooldown) -> tuple[float, bool]:
-    """Tell when a cooldown ends, and whether it holds for all calls of its scope."""
+    """Return when a cooldown ends, and whether it holds for all calls of its scope."""
     return cooldown.until, "_" not in scope
 
 
@@ -237,7 +237,7 @@ class MemoryState(State):
             return self._apply_verdict(lease, verdict, now)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Tell whose key made one of *names*; see `State.owner`."""
+        """Return whose key made one of *names*; see `State.owner`."""
         with self._lock:
             return next((self._owners[name] for name in names if name in self._owners), None)
 
@@ -289,7 +289,7 @@ class MemoryState(State):
         return found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Tell what is known of each key, by its id."""
+        """Return what is known of each key, by its id."""
         with self._lock:
             return snapshot(candidates, self._health, self._quotas, self._cooldowns, self._clock())
 

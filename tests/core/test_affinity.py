@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keyrot_middleware.core.affinity import conversation, names_from, parse_path
+from keyrot_middleware.core.affinity import conversation, find_resource_names, parse_path
 from keyrot_middleware.core.request_body import read_body
 
 GENERATE = "models/gemini-2.5-flash:generateContent"
@@ -173,11 +173,11 @@ def test_a_cyclic_body_comes_to_an_end() -> None:
 def test_a_long_token_is_kept_short_and_the_same() -> None:
     """A token that came in a response is known again in the request that sends it back."""
     token = "a+/b" * 1_000
-    (learned,) = names_from({"candidates": [{"continuationToken": token + "="}]})
+    (learned,) = find_resource_names({"candidates": [{"continuationToken": token + "="}]})
     sent = token.replace("+", "-").replace("/", "_")
     assert read_body({"continuationToken": sent})[1] == (learned,)
     assert len(learned) < 64
-    assert names_from({"nextPageToken": "a+/="}) == ("page:a+/=",)
+    assert find_resource_names({"nextPageToken": "a+/="}) == ("page:a+/=",)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_response_names_what_it_made_or_showed(
     body: dict[str, Any], names: tuple[str, ...]
 ) -> None:
     """Creates, uploads, pages, operations and batches tell names, so their owner is known."""
-    assert names_from(body) == names
+    assert find_resource_names(body) == names
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyrot_middleware.core.affinity import conversation, names_from, parse_path
+from keyrot_middleware.core.affinity import conversation, find_resource_names, parse_path
 from keyrot_middleware.core.request_body import read_body
 
 TEXTS = st.text(max_size=30) | st.sampled_from(["files/a", "https://h/v1/files/a", "corpora/", ""])
@@ -33,7 +33,7 @@ BODIES = st.dictionaries(KEYS, JSON_LIKE, max_size=6)
 def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
     """Whatever a program or a server puts into a body, it is read."""
     assert all(read_body(body)[1])
-    assert all(names_from(body))
+    assert all(find_resource_names(body))
     assert len(conversation(body)) in (0, 16)
 
 

@@ -31,9 +31,9 @@ def test_a_project_that_is_named_stays_with_every_value() -> None:
 
 def test_a_roster_takes_a_key_with_another_value_in_its_place() -> None:
     """It stays where it was in the order; one that has left does not come back by it."""
-    roster = Selector([key("a"), key("b")], "fill")
-    roster.replace(key("a").with_value("01234567"))
-    roster.replace(key("c").with_value("01234567"))
-    assert list_candidates(roster) == ["a", "b"]
-    assert roster.keys["a"].record == "a@01234567"
-    assert roster.find_project_keys("a")[0] is roster.keys["a"]
+    selector = Selector([key("a"), key("b")], "fill")
+    selector.replace(key("a").with_value("01234567"))
+    selector.replace(key("c").with_value("01234567"))
+    assert list_candidates(selector) == ["a", "b"]
+    assert selector.keys["a"].record == "a@01234567"
+    assert selector.find_project_keys("a")[0] is selector.keys["a"]

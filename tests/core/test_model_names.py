@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.pool import INFO
 
-from keyrot_middleware.core.model_names import IDLE_S, LONGEST, MOST, OTHER, ModelNames
+from keyrot_middleware.core.model_names import IDLE_S, MAX_LENGTH, MAX_NAMES, OTHER, ModelNames
 
 
 def counted(names: ModelNames, model: str, now: float = 0.0) -> str:
@@ -15,7 +15,9 @@ def counted(names: ModelNames, model: str, now: float = 0.0) -> str:
 def test_names_beyond_the_most_are_counted_together() -> None:
     """The first ones keep their own count, however many others come."""
     names = ModelNames()
-    assert [counted(names, f"m{n}") for n in range(MOST)] == [f"m{n}" for n in range(MOST)]
+    assert [counted(names, f"m{n}") for n in range(MAX_NAMES)] == [
+        f"m{n}" for n in range(MAX_NAMES)
+    ]
     assert {counted(names, f"junk{n}") for n in range(1_000)} == {OTHER}
     assert counted(names, "m0") == "m0"
 
@@ -23,7 +25,7 @@ def test_names_beyond_the_most_are_counted_together() -> None:
 def test_a_name_that_is_not_used_for_an_hour_makes_room() -> None:
     """One that is in use keeps its own count."""
     names = ModelNames()
-    for n in range(MOST):
+    for n in range(MAX_NAMES):
         counted(names, f"m{n}")
     assert counted(names, "m0", IDLE_S) == "m0"
     assert counted(names, "new", IDLE_S) == "new"
@@ -34,5 +36,5 @@ def test_a_name_that_is_not_used_for_an_hour_makes_room() -> None:
 def test_a_long_name_is_none_and_no_name_stays_so() -> None:
     """A prompt in the place of a model is kept nowhere; a call without a model has no count."""
     names = ModelNames()
-    assert counted(names, "x" * (LONGEST + 1)) == OTHER
+    assert counted(names, "x" * (MAX_LENGTH + 1)) == OTHER
     assert counted(names, "") == ""

@@ -11,12 +11,12 @@ from support.pool import INFO, key
 from support.replies import MODEL
 
 from keyrot_middleware.core.model import LAST_RESORT, Block
-from keyrot_middleware.core.selection import BATCH_SIZE, PARK_S, VIEWS, Selector
+from keyrot_middleware.core.selection import BATCH_SIZE, DEFER_S, MAX_ORDERS, Selector
 
 
 def test_the_order_is_model_then_workload_then_priority() -> None:
     """Its own model's keys first, then those of no model, then the others; priority within."""
-    roster = Selector(
+    selector = Selector(
         [
             key("other", model="gemini-2.5-pro"),
             key("any-late", priority=5),
@@ -28,12 +28,12 @@ def test_the_order_is_model_then_workload_then_priority() -> None:
         ],
         "fill",
     )
-    assert list_candidates(roster) == [
+    assert list_candidates(selector) == [
         *("own", "own-late", "own-batch"),
         *("any", "any-batch", "any-late"),
         "other",
     ]
-    assert list_candidates(roster, INFO._replace(workload="batch")) == [
+    assert list_candidates(selector, INFO._replace(workload="batch")) == [
         *("own-batch", "own", "own-late"),
         *("any-batch", "any", "any-late"),
         "other",
@@ -53,8 +53,8 @@ def test_the_last_resort_comes_after_keys_of_other_models() -> None:
 
 def test_each_group_has_a_rank_of_its_own() -> None:
     """The state must be able to tell the groups of one shortlist apart, the first ones lowest."""
-    roster = Selector([key("b", priority=1), key("a"), key("c", priority=1)])
-    ranks = [[rank for rank, _ in some] for some in roster.candidate_batches(INFO, {}, NOW, 0.0)]
+    selector = Selector([key("b", priority=1), key("a"), key("c", priority=1)])
+    ranks = [[rank for rank, _ in some] for some in selector.candidate_batches(INFO, {}, NOW, 0.0)]
     assert ranks == [[0], [1, 1]]
 
 
@@ -67,12 +67,12 @@ def test_inactive_keys_are_never_offered() -> None:
 @pytest.mark.parametrize("count", [1, 3, BATCH_SIZE, BATCH_SIZE + 1, 3 * BATCH_SIZE + 1])
 def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
     """Wherever a call begins it comes round to each key, in shortlists of at most eight."""
-    roster = Selector(many(count), strategy)
+    selector = Selector(many(count), strategy)
     for draw in (0.0, 0.37, 0.999):
         info = INFO._replace(conversation=f"{int(draw * 100):x}")
-        lists = list(roster.candidate_batches(info, {}, NOW, draw))
+        lists = list(selector.candidate_batches(info, {}, NOW, draw))
         assert all(0 < len(candidates) <= BATCH_SIZE for candidates in lists)
-        assert Counter(list_candidates(roster, info, draw=draw)) == {
+        assert Counter(list_candidates(selector, info, draw=draw)) == {
             f"k{n}": 1 for n in range(count)
         }
 
@@ -89,27 +89,27 @@ def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
 
 def test_sticky_keeps_a_conversation_with_its_key() -> None:
     """The same conversation begins at the same key, others elsewhere, and none at any."""
-    roster = Selector(many(20), "sticky")
+    selector = Selector(many(20), "sticky")
     first = {
         hash_: {
-            list_candidates(roster, INFO._replace(conversation=hash_), draw=d / 10)[0]
+            list_candidates(selector, INFO._replace(conversation=hash_), draw=d / 10)[0]
             for d in (0, 7)
         }
         for hash_ in ("00", "07", "13", "1b")
     }
     assert first == {"00": {"k0"}, "07": {"k7"}, "13": {"k19"}, "1b": {"k7"}}
-    assert {list_candidates(roster, draw=draw / 20)[0] for draw in range(20)} == {
+    assert {list_candidates(selector, draw=draw / 20)[0] for draw in range(20)} == {
         k.key_id for k in many(20)
     }
 
 
 def test_sticky_moves_on_only_while_its_key_rests() -> None:
     """While its key is parked a conversation goes with the next one, and then comes back."""
-    roster = Selector(many(12), "sticky")
+    selector = Selector(many(12), "sticky")
     info = INFO._replace(conversation="0b")
-    roster.defer(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
-    assert list_candidates(roster, info)[0] == "k0"
-    assert list_candidates(roster, info, now=NOW + PARK_S)[0] == "k11"
+    selector.defer(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
+    assert list_candidates(selector, info)[0] == "k0"
+    assert list_candidates(selector, info, now=NOW + DEFER_S)[0] == "k11"
 
 
 def test_excluded_keys_are_not_offered() -> None:
@@ -122,24 +122,24 @@ def test_excluded_keys_are_not_offered() -> None:
 
 def test_views_are_per_model_and_workload_and_bounded() -> None:
     """What rests for one model serves others; a program that invents models forgets old ones."""
-    roster = Selector(many(1))
-    roster.defer(INFO, {"k0": DEAD}, NOW)
-    assert list_candidates(roster, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
-    assert list_candidates(roster, INFO._replace(workload="batch")) == ["k0"]
-    for number in range(3 * VIEWS):
-        list_candidates(roster, INFO._replace(model=f"tuned-{number}"))
-    assert len(roster._views) == VIEWS
+    selector = Selector(many(1))
+    selector.defer(INFO, {"k0": DEAD}, NOW)
+    assert list_candidates(selector, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
+    assert list_candidates(selector, INFO._replace(workload="batch")) == ["k0"]
+    for number in range(3 * MAX_ORDERS):
+        list_candidates(selector, INFO._replace(model=f"tuned-{number}"))
+    assert len(selector._views) == MAX_ORDERS
 
 
 def test_no_lock_is_taken_twice() -> None:
     """With a plain lock each method also works for a model that no call has asked for yet."""
     lock = threading.Lock()
-    roster = Selector(many(3), "fill", lock)
-    assert roster.deferred(INFO._replace(model="a")) == {}
-    roster.defer(INFO._replace(model="b"), {"k0": DEAD}, NOW)
-    roster.reset()
-    roster.release("k0")
-    assert list_candidates(roster, INFO._replace(model="c")) == ["k0", "k1", "k2"]
+    selector = Selector(many(3), "fill", lock)
+    assert selector.deferred(INFO._replace(model="a")) == {}
+    selector.defer(INFO._replace(model="b"), {"k0": DEAD}, NOW)
+    selector.reset()
+    selector.release("k0")
+    assert list_candidates(selector, INFO._replace(model="c")) == ["k0", "k1", "k2"]
     assert not lock.locked()
 
 
@@ -152,10 +152,10 @@ def test_projects_know_their_keys() -> None:
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 def test_a_call_is_offered_as_few_of_10_000_keys_as_of_10(strategy: str) -> None:
     """The first shortlist is eight keys; with 9,990 parked the call still sees ten at most."""
-    roster = Selector(many(10_000), strategy)
-    assert len(next(roster.candidate_batches(INFO, {}, NOW, 0.5))) == BATCH_SIZE
+    selector = Selector(many(10_000), strategy)
+    assert len(next(selector.candidate_batches(INFO, {}, NOW, 0.5))) == BATCH_SIZE
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}
-    roster.defer(INFO, dead, NOW)
-    assert sorted(list_candidates(roster, draw=0.5)) == sorted(
+    selector.defer(INFO, dead, NOW)
+    assert sorted(list_candidates(selector, draw=0.5)) == sorted(
         f"k{n}" for n in range(0, 10_000, 1_000)
     )

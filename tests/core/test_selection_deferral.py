@@ -12,37 +12,37 @@ from support.candidates import DEAD, NOW, list_candidates, many
 from support.pool import INFO
 
 from keyrot_middleware.core.model import Block
-from keyrot_middleware.core.selection import PARK_S, Selector
+from keyrot_middleware.core.selection import DEFER_S, Selector
 
 
 def test_a_parked_key_is_passed_until_its_time() -> None:
     """What the state refused until a known time is not offered before, and `parked` says why."""
-    roster, rest = Selector(many(3), "fill"), Block("quota_minute", NOW + 20, waitable=True)
-    roster.defer(INFO, {"k1": rest, "unknown": rest}, NOW)
-    roster.defer(INFO, {"k1": rest}, NOW)
-    assert list_candidates(roster) == ["k0", "k2"]
-    assert roster.deferred(INFO) == {"k1": rest}
-    assert list_candidates(roster, now=NOW + 20) == ["k0", "k1", "k2"]
-    assert roster.deferred(INFO) == {}
+    selector, rest = Selector(many(3), "fill"), Block("quota_minute", NOW + 20, waitable=True)
+    selector.defer(INFO, {"k1": rest, "unknown": rest}, NOW)
+    selector.defer(INFO, {"k1": rest}, NOW)
+    assert list_candidates(selector) == ["k0", "k2"]
+    assert selector.deferred(INFO) == {"k1": rest}
+    assert list_candidates(selector, now=NOW + 20) == ["k0", "k1", "k2"]
+    assert selector.deferred(INFO) == {}
 
 
 def test_a_key_that_is_parked_again_for_a_shorter_time_is_back_by_then() -> None:
     """The shorter time holds, and the end of the longer one changes nothing."""
-    roster, full = Selector(many(3), "fill"), Block("rpm", NOW + 31, waitable=True)
-    roster.defer(INFO, {"k0": full, "k2": Block("rpm", NOW + 50, waitable=True)}, NOW)
-    roster.defer(INFO, {"k0": Block("quota_minute", NOW + 5, waitable=True)}, NOW)
-    assert list_candidates(roster, now=NOW + 4) == ["k1"]
-    assert list_candidates(roster, now=NOW + 5) == ["k0", "k1"]
-    assert roster.deferred(INFO).keys() == {"k2"}
-    assert list_candidates(roster, now=NOW + 32) == ["k0", "k1"]
+    selector, full = Selector(many(3), "fill"), Block("rpm", NOW + 31, waitable=True)
+    selector.defer(INFO, {"k0": full, "k2": Block("rpm", NOW + 50, waitable=True)}, NOW)
+    selector.defer(INFO, {"k0": Block("quota_minute", NOW + 5, waitable=True)}, NOW)
+    assert list_candidates(selector, now=NOW + 4) == ["k1"]
+    assert list_candidates(selector, now=NOW + 5) == ["k0", "k1"]
+    assert selector.deferred(INFO).keys() == {"k2"}
+    assert list_candidates(selector, now=NOW + 32) == ["k0", "k1"]
 
 
 def test_parking_is_looked_at_again_after_a_minute() -> None:
-    """A rejected key may have been reset by another process: it is offered again after PARK_S."""
-    roster = Selector(many(2), "fill")
-    roster.defer(INFO, {"k0": DEAD}, NOW)
-    assert list_candidates(roster, now=NOW + PARK_S - 1) == ["k1"]
-    assert list_candidates(roster, now=NOW + PARK_S) == ["k0", "k1"]
+    """A rejected key may have been reset by another process: it is offered again after DEFER_S."""
+    selector = Selector(many(2), "fill")
+    selector.defer(INFO, {"k0": DEAD}, NOW)
+    assert list_candidates(selector, now=NOW + DEFER_S - 1) == ["k1"]
+    assert list_candidates(selector, now=NOW + DEFER_S) == ["k0", "k1"]
 
 
 @pytest.mark.parametrize(
@@ -57,76 +57,76 @@ def test_parking_is_looked_at_again_after_a_minute() -> None:
 )
 def test_what_may_end_at_any_time_or_is_about_one_method_is_not_parked(block: Block) -> None:
     """A key that is busy, being probed, or closed to one method only is offered again at once."""
-    roster = Selector(many(1))
-    roster.defer(INFO, {"k0": block}, NOW)
-    assert list_candidates(roster) == ["k0"]
+    selector = Selector(many(1))
+    selector.defer(INFO, {"k0": block}, NOW)
+    assert list_candidates(selector) == ["k0"]
 
 
 def test_forgetting_offers_every_key_again() -> None:
     """After a key was replaced nothing is parked any more."""
-    roster = Selector(many(3), "fill")
-    roster.defer(INFO, {"k0": DEAD, "k2": DEAD}, NOW)
-    roster.reset()
-    assert list_candidates(roster) == ["k0", "k1", "k2"]
+    selector = Selector(many(3), "fill")
+    selector.defer(INFO, {"k0": DEAD, "k2": DEAD}, NOW)
+    selector.reset()
+    assert list_candidates(selector) == ["k0", "k1", "k2"]
 
 
 def test_a_full_minute_of_tokens_is_offered_to_smaller_requests() -> None:
     """What had no room for a large request may have room for a small one, after the free keys."""
-    roster, large = Selector(many(2), "fill"), INFO._replace(tokens=5_000)
-    roster.defer(large, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
-    assert list_candidates(roster, large) == ["k1"]
-    assert list_candidates(roster, INFO._replace(tokens=5_001)) == ["k1"]
-    assert list_candidates(roster, INFO) == ["k1", "k0"]
-    roster.defer(INFO, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
-    assert list_candidates(roster, INFO) == ["k1"]
-    assert list_candidates(roster, INFO._replace(tokens=9)) == ["k1", "k0"]
+    selector, large = Selector(many(2), "fill"), INFO._replace(tokens=5_000)
+    selector.defer(large, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
+    assert list_candidates(selector, large) == ["k1"]
+    assert list_candidates(selector, INFO._replace(tokens=5_001)) == ["k1"]
+    assert list_candidates(selector, INFO) == ["k1", "k0"]
+    selector.defer(INFO, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
+    assert list_candidates(selector, INFO) == ["k1"]
+    assert list_candidates(selector, INFO._replace(tokens=9)) == ["k1", "k0"]
 
 
 def test_a_batch_without_room_does_not_hide_a_key_from_single_requests() -> None:
     """An RPM that has no room for a hundred embeddings has it for one."""
-    roster, batch = Selector(many(1)), INFO._replace(requests=100)
-    roster.defer(batch, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
-    assert list_candidates(roster, batch) == []
-    assert list_candidates(roster, INFO) == ["k0"]
+    selector, batch = Selector(many(1)), INFO._replace(requests=100)
+    selector.defer(batch, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    assert list_candidates(selector, batch) == []
+    assert list_candidates(selector, INFO) == ["k0"]
 
 
 @pytest.mark.parametrize("reason", ["rpm", "tpm", "rpd"])
 def test_a_key_is_offered_again_when_something_was_given_back(reason: str) -> None:
     """A reservation that shrank may have made room before the minute's end."""
-    roster = Selector(many(2), "fill")
-    roster.defer(INFO, {"k0": Block(reason, NOW + 31, waitable=True)}, NOW)
-    roster.release("k1")
-    assert list_candidates(roster) == ["k1"]
-    roster.release("k0")
-    assert list_candidates(roster) == ["k1", "k0"]
-    assert list_candidates(roster, now=NOW + 31) == ["k0", "k1"]
-    assert roster.deferred(INFO) == {}
+    selector = Selector(many(2), "fill")
+    selector.defer(INFO, {"k0": Block(reason, NOW + 31, waitable=True)}, NOW)
+    selector.release("k1")
+    assert list_candidates(selector) == ["k1"]
+    selector.release("k0")
+    assert list_candidates(selector) == ["k1", "k0"]
+    assert list_candidates(selector, now=NOW + 31) == ["k0", "k1"]
+    assert selector.deferred(INFO) == {}
 
 
 def test_giving_back_does_not_end_a_cooldown() -> None:
     """Room in a window says nothing of a key that rests for another reason."""
-    roster = Selector(many(2), "fill")
+    selector = Selector(many(2), "fill")
     full, rest = Block("rpm", NOW + 31, waitable=True), Block("quota_minute", NOW + 20)
-    roster.defer(INFO, {"k0": rest}, NOW)
-    roster.release("k0")
-    assert list_candidates(roster) == ["k1"]
-    roster.defer(INFO, {"k1": full}, NOW)
-    roster.release("k1")
-    roster.defer(INFO, {"k1": rest}, NOW)
-    assert list_candidates(roster) == []
+    selector.defer(INFO, {"k0": rest}, NOW)
+    selector.release("k0")
+    assert list_candidates(selector) == ["k1"]
+    selector.defer(INFO, {"k1": full}, NOW)
+    selector.release("k1")
+    selector.defer(INFO, {"k1": rest}, NOW)
+    assert list_candidates(selector) == []
 
 
 def test_a_relieved_key_that_nobody_took_is_offered_no_more_than_once_per_call() -> None:
     """A call that is refused by a relieved key parks it again."""
-    roster = Selector(many(1))
-    roster.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
-    roster.release("k0")
+    selector = Selector(many(1))
+    selector.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    selector.release("k0")
     asked = 0
-    for candidates in roster.candidate_batches(INFO, {}, NOW, 0.0):
+    for candidates in selector.candidate_batches(INFO, {}, NOW, 0.0):
         asked += len(candidates)
-        roster.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+        selector.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
     assert asked == 1
-    assert list_candidates(roster) == []
+    assert list_candidates(selector) == []
 
 
 def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
@@ -136,16 +136,16 @@ def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
     class Lock:
         def __enter__(self) -> None:
             if waiting:
-                list_candidates(roster, now=waiting.pop())
+                list_candidates(selector, now=waiting.pop())
 
         def __exit__(self, *_: object) -> None:
             pass
 
-    roster = Selector(many(1), "fill", Lock())
-    roster.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
+    selector = Selector(many(1), "fill", Lock())
+    selector.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
     waiting.append(NOW + 31)
-    roster.release("k0")
-    assert list_candidates(roster, now=NOW + 31) == ["k0"]
+    selector.release("k0")
+    assert list_candidates(selector, now=NOW + 31) == ["k0"]
 
 
 STEP = st.tuples(
@@ -161,17 +161,17 @@ STEP = st.tuples(
 def test_no_key_is_lost_or_offered_twice_whatever_happens(
     strategy: str, steps: list[tuple[str, int, str, float]]
 ) -> None:
-    """Each key is always either offered once, or parked with a reason; after PARK_S offered."""
-    roster, now = Selector(many(12), strategy), NOW
+    """Each key is always either offered once, or parked with a reason; after DEFER_S offered."""
+    selector, now = Selector(many(12), strategy), NOW
     for what, number, reason, seconds in steps:
         if what == "park":
             info = INFO._replace(tokens=number)
-            roster.defer(info, {f"k{number}": Block(reason, now + seconds)}, now)
+            selector.defer(info, {f"k{number}": Block(reason, now + seconds)}, now)
         elif what == "relieve":
-            roster.release(f"k{number}")
+            selector.release(f"k{number}")
         elif what == "pass":
             now += min(seconds, 30.0)
-        given_out = Counter(list_candidates(roster, now=now, draw=number / 12))
+        given_out = Counter(list_candidates(selector, now=now, draw=number / 12))
         assert set(given_out.values()) <= {1}
-        assert given_out.keys() | roster.deferred(INFO).keys() == {f"k{n}" for n in range(12)}
-    assert len(list_candidates(roster, now=now + PARK_S)) == 12
+        assert given_out.keys() | selector.deferred(INFO).keys() == {f"k{n}" for n in range(12)}
+    assert len(list_candidates(selector, now=now + DEFER_S)) == 12

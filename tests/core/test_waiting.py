@@ -166,9 +166,9 @@ def test_who_does_not_act_in_time_is_passed_until_it_does() -> None:
     lines = WaitingLines()
     slow, next_one = join(lines), join(lines)
     claims = lines.ahead(INFO, next_one, {}, NOW)
-    claims.pass_stalled(FULL.until + STALL_S - 1)
+    claims.skip_stalled(FULL.until + STALL_S - 1)
     assert "a" in claims
-    claims.pass_stalled(FULL.until + STALL_S)
+    claims.skip_stalled(FULL.until + STALL_S)
     assert "a" not in lines.ahead(INFO, next_one, {}, NOW)
     lines.join(slow, INFO, {"a": FULL}, FULL.until, version=lines.version, now=NOW)
     assert "a" in lines.ahead(INFO, next_one, {}, NOW)

@@ -403,7 +403,7 @@ def test_a_cooldown_that_lies_in_the_future_is_over() -> None:
     rest = Cooldown()
     rest.extend("quota_minute", NOON + 20, waitable=True, now=NOON)
     for now, runs in ((NOON, True), (NOON - 60, True), (NOON - 61, False), (NOON + 20, False)):
-        assert (rest.runs(now), rest.blocked_by(now) is not None) == (runs, runs)
+        assert (rest.is_active(now), rest.blocked_by(now) is not None) == (runs, runs)
     rest.extend("quota_minute", NOON - 3_580, waitable=True, now=NOON - 3_600)
     assert rest.until == NOON - 3_580
 

@@ -108,8 +108,8 @@ def test_owners_and_buckets_are_bounded(
     state: MemoryState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest of too many stored things and learned buckets is forgotten, not the newest."""
-    monkeypatch.setattr(memory, "OWNERS_KEPT", 3)
-    monkeypatch.setattr(memory, "BUCKETS_KEPT", 3)
+    monkeypatch.setattr(memory, "MAX_OWNERS", 3)
+    monkeypatch.setattr(memory, "MAX_BUCKETS", 3)
     for number in range(5):
         name, bucket = f"files/{number}", f"bucket-{number}"
         lease = acquire_lease(state, key("a"), model=f"m{number}")
@@ -191,10 +191,10 @@ def test_a_state_that_is_gone_needs_no_lock(clock: FakeClock) -> None:
     """Watching for forks keeps no state alive, and a fork after its end does no harm."""
     gone = MemoryState(RetryPolicy(), clock.time)
     before = gone._lock
-    forks._after_fork()
+    forks._in_child()
     assert gone._lock is not before
     watched = weakref.ref(gone)
     del gone
     gc.collect()
     assert watched() is None
-    forks._after_fork()
+    forks._in_child()

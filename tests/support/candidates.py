@@ -14,14 +14,14 @@ DEAD = Block("key_invalid", inf)
 
 
 def list_candidates(
-    roster: Selector,
+    selector: Selector,
     info: CallInfo = INFO,
     excluded: Iterable[str] = (),
     now: float = NOW,
     draw: float = 0.0,
 ) -> list[str]:
     """List every key that is offered, in order."""
-    lists = roster.candidate_batches(info, dict.fromkeys(excluded), now, draw)
+    lists = selector.candidate_batches(info, dict.fromkeys(excluded), now, draw)
     return [candidate.key_id for candidates in lists for _, candidate in candidates]
 
 

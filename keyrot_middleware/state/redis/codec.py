@@ -177,7 +177,7 @@ def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
 
 
 def plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
-    """Tell whether nobody needs to know that a settle was booked before going on.
+    """Return whether nobody needs to know that a settle was booked before going on.
 
     An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
     may do so by another connection. Of a probe everybody waits to hear.
@@ -211,7 +211,7 @@ def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
 
 
 def stored_name(name: str) -> tuple[str, int]:
-    """Give the digest that stands for a stored thing, and for how many seconds to keep it.
+    """Return the digest that stands for a stored thing, and for how many seconds to keep it.
 
     Names can be long (a continuation token) or tell something; none is needed to find the owner.
     """
@@ -242,13 +242,13 @@ def lease_ids() -> Iterator[str]:
 
 
 def behind_by(server: float, client: float) -> float:
-    """Tell how far a clock is behind the server's; none within the guard, where both are right."""
+    """Return how far a clock is behind the server's; none within the guard, where both are right."""
     skew = server - client
     return skew if abs(skew) > GUARD_S else 0.0
 
 
 def tell(health: KeyHealth, behind: float) -> None:
-    """Tell the times of *health* by a clock that is so far behind the server's."""
+    """Return the times of *health* by a clock that is so far behind the server's."""
     if health.last_used is not None:
         health.last_used -= behind
     if health.cooldown_until is not None:

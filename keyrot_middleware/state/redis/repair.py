@@ -23,7 +23,7 @@ UNREADABLE = (RedisStateError, ValueError, TypeError, LookupError, AttributeErro
 
 
 def may_be_unreadable(error: Exception) -> bool:
-    """Tell whether a failure may come of a record, and not of the server."""
+    """Return whether a failure may come of a record, and not of the server."""
     return not isinstance(error, RedisStateError) or error.may_be_a_record
 
 

@@ -147,7 +147,7 @@ class RedisState(State):
         self._renewals.drop(lease)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Tell whose key made one of *names*; see `State.owner`.
+        """Return whose key made one of *names*; see `State.owner`.
 
         Raises:
             RedisStateError: The server did not answer.
@@ -192,7 +192,7 @@ class RedisState(State):
         self._server.commands(commands)  # after: who is interrupted does it again
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Give keys as those of the values they were used with; see `State.with_values`.
+        """Return keys as those of the values they were used with; see `State.with_values`.
 
         Raises:
             RedisStateError: The server did not answer.
@@ -205,11 +205,11 @@ class RedisState(State):
 
     @property
     def data_losses(self) -> int:
-        """Tell how often the server was found to have lost the pool's records."""
+        """Return how often the server was found to have lost the pool's records."""
         return max(len(self._epochs) - 1, 0)
 
     def check(self) -> None:
-        """Find out whether the server can be written to, and whether it remembers.
+        """Check whether the server can be written to, and whether it remembers.
 
         Raises:
             RedisStateError: It cannot be, or does not answer.
@@ -249,7 +249,7 @@ class RedisState(State):
         return found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Tell what is known of each key, by its id; a few round trips for each thousand keys.
+        """Return what is known of each key, by its id; a few round trips for each thousand keys.
 
         Raises:
             RedisStateError: The server did not answer.
@@ -357,7 +357,7 @@ class RedisState(State):
         return lease
 
     def _note_epoch(self, epoch: bytes) -> None:
-        """Take note of a reply's epoch; one that was on its way for long is no news."""
+        """Record a reply's epoch; one that was on its way for long is no news."""
         if epoch not in self._epochs:
             self._epochs = {*self._epochs, epoch}
 

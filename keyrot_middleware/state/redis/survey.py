@@ -52,7 +52,7 @@ def survey(
 
 
 def with_values(ask: Ask, base: str, keys: Sequence[Candidate]) -> list[Candidate]:
-    """Give *keys*, whose values are not known here, as those of the values they were used with."""
+    """Return *keys*, whose values are not known here, as those of the values they were used with."""
     records = _records(ask, [f"{base}:health:{key.key_id}" for key in keys])
     pairs = zip(keys, records, strict=True)
     return [key.with_value(codec.fingerprint_of(r)) if r else key for key, r in pairs]

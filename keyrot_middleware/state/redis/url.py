@@ -50,7 +50,7 @@ def of_tls(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wrong_tls(options: Mapping[str, Any], *, tls: bool) -> str | None:
-    """Tell what does not fit together; None where all is well."""
+    """Return what does not fit together; None where all is well."""
     given = of_tls(options)
     if given and not tls:
         return f"its option {next(iter(given))} is for TLS, which has rediss:// in the scheme"
@@ -63,7 +63,7 @@ def wrong_tls(options: Mapping[str, Any], *, tls: bool) -> str | None:
 
 
 def unreadable(options: Mapping[str, Any]) -> str | None:
-    """Tell which file cannot be read, and why; None where all can."""
+    """Return which file cannot be read, and why; None where all can."""
     for name in _FILES:
         if name in options:
             try:

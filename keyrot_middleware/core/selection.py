@@ -200,9 +200,9 @@ class Selector:
                     retried = group.deferred_with_room_for(info)
                 yield from _in_batches(retried, excluded)
 
-    def ranking(self, info: CallInfo) -> list[_Offer]:
-        """Return all keys in the order of their groups, whether or not they can serve."""
-        return [offer for group in self._view(info).groups for offer in group.offers]
+    def ranking(self, info: CallInfo) -> list[RankedCandidate]:
+        """Return all keys in the order of their groups, available or not."""
+        return [one for group in self._get_order(info).groups for one in group.candidates]
 
     def defer(self, info: CallInfo, blocks: Mapping[str, Block], now: float) -> None:
         """Skip these keys for calls like *info* until their blocks end."""

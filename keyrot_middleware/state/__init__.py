@@ -1,17 +1,19 @@
-"""Where the pool's memory lives: `open_state(uri)`."""
+"""The state of a pool: `open_state(uri)`."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 from ..core.model import RetryPolicy
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingExtraError
 from ..settings import STATE_SCHEMES
 from .base import State
 from .circuit_breaker import CircuitBreaker
 from .fallback import FallbackState, LocalWindows
-from .library import load_redis
 from .memory import MemoryState
 
 __all__ = ["FallbackState", "MemoryState", "State", "open_shared", "open_state"]
@@ -26,20 +28,20 @@ def open_state(
     share: float = 1.0,
     variable: str = "KEYROT_STATE_URL",
 ) -> State:
-    """Open the backend that *uri* names, as calls use it: one that is out of reach is no error.
+    """Open the backend of *uri* for calls; an unreachable server is no error.
 
     Args:
         uri: `memory://`, or one of `redis://`, `rediss://`, `unix://`, `redis+cluster://`,
             `redis+sentinel://` (docs/redis.md).
         policy: For the lengths of exponential cooldowns.
-        clock: Tells epoch seconds, for backends without a clock of their own.
-        pool: The pool's name, which keeps its records apart from another's on the same server.
-        share: Of each limit, what this process may use while a shared state is out of reach.
-        variable: Where *uri* stands, for messages.
+        clock: Returns epoch seconds, for backends without a clock of their own.
+        pool: The pool's name, which separates its records from those of others on the server.
+        share: The part of each limit that this process may use while the server is unreachable.
+        variable: The setting that has *uri*, for messages.
 
     Raises:
         ConfigError: No backend has that scheme, or the URL is wrong.
-        MissingExtraError: A library that it needs is not installed.
+        MissingExtraError: A required library is not installed.
     """
     shared = open_shared(uri, policy, clock, pool=pool, variable=variable)
     if shared is None:
@@ -59,19 +61,50 @@ def open_shared(
     pool: str = "default",
     variable: str = "KEYROT_STATE_URL",
 ) -> State | None:
-    """Open a shared state bare, which raises whatever stands in its way; None for memory://.
+    """Open a shared state without fallback, which raises errors; None for memory://.
 
     Raises:
         ConfigError: No backend has that scheme, or the URL is wrong.
-        MissingExtraError: A library that it needs is not installed.
+        MissingExtraError: A required library is not installed.
     """
     scheme = uri.partition("://")[0]
     if scheme == "memory":
         return None
     if scheme in STATE_SCHEMES:
-        redis = load_redis(f"{variable}={scheme}://…")
-        redis.check_place(uri, variable)
+        redis = _import_redis(f"{variable}={scheme}://…")
+        redis.check_url(uri, variable)
         state: State = redis.RedisState(uri, policy, clock, pool=pool)
         return state
     allowed = ", ".join(f"{name}://" for name in STATE_SCHEMES)
     raise ConfigError(f"{variable}: no state backend for {scheme!r}://; allowed: {allowed}")
+
+
+def _import_redis(wanted_by: str) -> ModuleType:
+    """Import the Redis backend and check that redis-py can be used.
+
+    Raises:
+        MissingExtraError: redis-py is not installed.
+        ConfigError: It is too old, or broken.
+    """
+    try:
+        backend = import_module(".redis", __package__)
+        backend.check_library()
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "redis":
+            raise
+        if isinstance(error, ModuleNotFoundError) and sys.modules.get("redis") is None:
+            raise MissingExtraError(wanted_by=wanted_by, package="redis", extra="redis") from None
+        raise _unusable(wanted_by, error) from error
+    except (TypeError, AttributeError) as error:  # an old version lacks an argument or a name
+        raise _unusable(wanted_by, error) from error
+    return backend
+
+
+def _unusable(wanted_by: str, error: Exception) -> ConfigError:
+    library = sys.modules.get("redis")
+    version = getattr(library, "__version__", "of unknown version")
+    found = "library" if library is None else f"redis {version}"
+    return ConfigError(
+        f"{wanted_by} cannot use the installed {found} ({error}); "
+        "run: pip install --upgrade 'keyrot-middleware[redis]'"
+    )

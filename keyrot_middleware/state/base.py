@@ -1,4 +1,4 @@
-"""What a state backend does: it alone knows what was used, and decides in one atomic step."""
+"""The interface of a state backend: it counts usage and decides on leases atomically."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Holder", "HolderRef", "KeyHealth", "State", "Used", "is_abandoned"]
 
 @dataclass(slots=True)
 class Used:
-    """What a project has used of one model bucket in the windows of now."""
+    """What a project has used of one model bucket in the current windows."""
 
     bucket: str
     requests_minute: int
@@ -46,27 +46,27 @@ class KeyHealth:
     success_count: int = 0
     error_count: int = 0
     cooldown_until: float | None = None
-    """Epoch seconds of the latest cooldown that still runs."""
+    """Epoch seconds at which the last active cooldown ends."""
     cooldown_reason: str | None = None
     cooldown_scope: str | None = None
     last_error: str | None = None
-    """The class of its latest failure, such as `quota_minute`, whoever was to blame."""
+    """The class of its latest failure, such as `quota_minute`, even if no key was penalized."""
     used: Sequence[Used] = ()
 
 
 class Holder(Protocol):
-    """Who a lease was granted to: what shows that somebody still needs its place."""
+    """The call that holds a lease."""
 
     def is_alive(self) -> bool:
-        """Return whether the call is under way."""
+        """Return whether the call is in flight."""
 
 
 HolderRef = ReferenceType[Holder] | None
-"""A holder as a state knows it; None where whoever asked gave none, and so is taken for alive."""
+"""A weak reference to a holder; None if the caller passed none: then it counts as alive."""
 
 
 def is_abandoned(held: HolderRef) -> bool:
-    """Return whether whoever held a lease is gone, and will never settle it."""
+    """Return whether the holder of a lease is gone, so that it will never settle it."""
     if held is None:
         return False
     holder = held()
@@ -74,10 +74,10 @@ def is_abandoned(held: HolderRef) -> bool:
 
 
 class State(ABC):
-    """The pool's memory. For tasks, the methods of one that does I/O run in threads."""
+    """The state of a pool. The async methods of a state that does I/O use threads."""
 
     is_local: ClassVar[bool] = True
-    """The blocking methods do no I/O, so that a task may call them as they are."""
+    """The blocking methods do no I/O, so that tasks may call them directly."""
 
     @abstractmethod
     def acquire(
@@ -88,57 +88,56 @@ class State(ABC):
         spread: bool,
         holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *candidates* for *info*, all windows or none.
+        """Acquire a lease for one of *candidates*: reserve in all windows or in none.
 
         Args:
             info: The call: its model, verb, tokens and requests.
-            candidates: `(group, candidate)` in order; a lower group goes first.
-            spread: Within a group the least used share first, else the first that has room.
-            holder: As long as it is alive and the lease is not settled, the lease keeps its place
-                in `max_concurrency`. Without one, until it is settled.
+            candidates: `(group, candidate)` in order; lower groups first.
+            spread: Within a group choose the least utilized key, else the first available one.
+            holder: The lease counts in `max_concurrency` while the holder is alive and the lease
+                is not settled; without a holder until it is settled.
         """
 
     @abstractmethod
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Book what became of *lease*, and who owns *names*.
+        """Settle *lease* with its outcome, and record it as the owner of *names*.
 
-        With `LeaseOutcome.SERVING` only the cooldowns end whose probe the lease is.
+        `LeaseOutcome.SERVING` only ends the cooldowns whose probe the lease is.
 
         Returns:
-            Until when the scope of a failure is cooling down, epoch seconds; None where it is not.
+            Until when the scope of the failure is cooling down, epoch seconds; None if it is not.
         """
 
     def release(self, lease: Lease) -> None:  # noqa: B027 - a backend without renewals has none
-        """Stop renewing the place of *lease*, which is settled elsewhere; it ends by itself."""
+        """Stop renewing *lease*, which is settled elsewhere; it expires by itself."""
 
     @abstractmethod
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Tell `(key_id, project)` of the first of *names* that is known."""
+        """Return `(key_id, project)` of the first known one of *names*."""
 
     def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
-        """Record that *names* too were made with the key of *lease*, which is settled."""
+        """Record the key of *lease*, which is settled already, as the owner of *names*."""
         self.settle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     @abstractmethod
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown of *key*, its project and its billing account.
 
-        A person asks for it, who knows more than Google has reported: it ends what cools down the
-        project or account too, and so may bring other keys back. The limits that were learned
-        for its project are forgotten as well; counts stay.
+        Other keys of the project or account may be available again too. Learned limits of the
+        project are forgotten; counts stay.
         """
 
     def record_usage(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
     ) -> None:
-        """Count what was sent without asking; whatever the limits are, nothing is refused.
+        """Count requests that were sent without a lease; limits are not checked.
 
         Args:
-            key: Whose project is booked.
+            key: Its project is counted.
             bucket: The model bucket.
-            requests: Of the minute that runs.
-            tokens: Input tokens of the minute that runs.
-            day_requests: Of the day that runs, those of the minute included.
+            requests: In the current minute.
+            tokens: Input tokens in the current minute.
+            day_requests: In the current day, those of the minute included.
         """
         reply = self.acquire(*_as_one(key, bucket, requests, tokens), spread=False)
         if isinstance(reply, Lease):
@@ -146,37 +145,36 @@ class State(ABC):
 
     @property
     def degraded(self) -> bool:
-        """Return whether a shared backend is out of reach, so that this process counts alone."""
+        """Return whether the shared state is unreachable, so that in-process limits apply."""
         return False
 
     @property
     def data_losses(self) -> int:
-        """Return how often it was found, since it was opened, to have forgotten all that it knew."""
+        """Return how often the backend was found to have lost its data since it was opened."""
         return 0
 
     def check(self) -> None:  # noqa: B027 - a backend without connections can always serve
-        """Check whether the backend can serve; raise what stands in the way."""
+        """Check whether the backend works; raise its error if it does not."""
 
     @abstractmethod
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each of *candidates* now; nothing is reserved.
 
         Args:
-            info: The call that one would send.
-            candidates: Keys, in any number. Those that `acquire` would lease are not in the reply.
+            info: The call to be sent.
+            candidates: Any number of keys; those that `acquire` would lease are not returned.
         """
 
     def configure(self, candidates: Iterable[Candidate]) -> None:  # noqa: B027 - may know no limits
-        """Record the limits that are configured for keys.
+        """Record the configured limits of keys.
 
-        Where a key's have changed since they were noted, the limits that were learned for its
-        project before are forgotten: who has changed them knows more.
+        If those of a key have changed, the learned limits of its project are forgotten.
         """
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return keys, whose values the caller does not know, as those of the values in use.
+        """Return keys whose values the caller does not know with the values in use.
 
-        Only a shared state knows more than its caller.
+        Only a shared state knows them.
         """
         return list(candidates)
 
@@ -198,7 +196,7 @@ class State(ABC):
         return ActivityView({}, 0, {}, [])
 
     def close(self) -> None:
-        """Let go of connections and threads; calls under way are settled all the same."""
+        """Close connections and threads; calls in flight can still be settled."""
         if not self.is_local:
             self._threads.close()
 
@@ -210,24 +208,24 @@ class State(ABC):
         spread: bool,
         holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Do what `acquire` does, without blocking the loop; a cancelled task gives back."""
+        """Async version of `acquire`; if the task is cancelled, the lease is released."""
         work = partial(self.acquire, info, candidates, spread=spread, holder=holder)
         return work() if self.is_local else await self._threads.run(work, self._give_back_unsent)
 
     async def asettle(
         self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()
     ) -> float | None:
-        """Do what `settle` does, without blocking the loop."""
+        """Async version of `settle`."""
         work = partial(self.settle, lease, outcome, names)
         return work() if self.is_local else await self._threads.run(work)
 
     async def aget_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Do what `owner` does, without blocking the loop."""
+        """Async version of `get_owner`."""
         work = partial(self.get_owner, names)
         return work() if self.is_local else await self._threads.run(work)
 
     async def aset_owner(self, lease: Lease, names: Iterable[str]) -> None:
-        """Do what `own` does, without blocking the loop."""
+        """Async version of `set_owner`."""
         await self.asettle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     @cached_property
@@ -240,13 +238,13 @@ class State(ABC):
 
 
 def _settled_by_hand(lease: Lease) -> Lease:
-    """Make of a lease one under which nothing is booked."""
+    """Return a copy of the lease without a reservation."""
     return lease._replace(reservation=None, degraded=False)
 
 
 def _as_one(
     key: Candidate, bucket: str, requests: int, tokens: int
 ) -> tuple[CallInfo, RankedCandidates]:
-    """Put many requests as one, to a key that has no limits of its own."""
+    """Return a call and candidate that stand for many requests, without limits."""
     info = CallInfo(bucket, "", tokens, requests=requests)
     return info, ((0, Candidate(key.key_id, key.project, key.billing_account, record=key.record)),)

@@ -1,8 +1,8 @@
-"""When to ask something that has failed again: at once never, by everyone never.
+"""A circuit breaker: when to call a failed service again.
 
-A failure opens the breaker; while it is open nobody asks, but one caller every few seconds, whose
-success closes it. Who may ask is given a turn, and says with it how it went: a turn of earlier
-times, such as a call that was under way when another one failed, changes nothing any more.
+A failure opens the breaker. While it is open, one caller every few seconds may try; its success
+closes it. A caller gets a permit and reports the result with it. Results with a permit from before
+the breaker opened or closed, such as those of calls in flight, change nothing.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from ..forks import after_fork
 __all__ = ["PAUSE_S", "CircuitBreaker"]
 
 PAUSE_S = 2.0
-"""Between two looks at what has failed. Limits have to hold again 5 s after it is back."""
+"""Between two trials. Limits must be shared again 5 s after the service is back."""
 
 
 class CircuitBreaker:
-    """Closed: everyone may ask. Open: one caller every *pause_s*. Safe for threads and tasks.
+    """Closed: every caller may call. Open: one caller every *pause_s*. Safe for threads and tasks.
 
-    A caller that never says how it went (cancelled, killed) blocks nothing: the next one may look
+    A caller that never reports a result (cancelled, killed) blocks nothing: the next one may try
     after the pause.
     """
 
     def __init__(self, clock: Callable[[], float], pause_s: float = PAUSE_S) -> None:
-        """Begin closed.
+        """Start closed.
 
         Args:
-            clock: Tells seconds that never go back, such as `time.monotonic`.
-            pause_s: Between two looks, seconds.
+            clock: Returns monotonic seconds, such as `time.monotonic`.
+            pause_s: Between two trials, seconds.
         """
         self._clock = clock
         self._pause_s = pause_s
@@ -42,19 +42,21 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Return whether it has failed, and was not seen well since."""
+        """Return whether the service failed and has not succeeded since."""
         return self._opened_at is not None
 
     def acquire_permit(self) -> int | None:
-        """Return a turn to ask; None while nobody may."""
-        permit = self._permit  # first, so that a turn of the closed breaker is never one of a look
+        """Return a permit to call; None while no call is allowed."""
+        permit = (
+            self._permit
+        )  # read first, so that a permit of the closed breaker is never that of a trial
         return permit if self._opened_at is None else self._permit_trial()
 
     def permit_if_closed(self) -> int | None:
-        """Return a turn where everyone may ask; None while it is open, without a look.
+        """Return a permit if the breaker is closed; None while it is open, even for a trial.
 
-        For questions whose answer would prove nothing: reading works where writing is refused,
-        and what is only sent works where nobody answers.
+        For calls whose success proves nothing: reading works where writing is refused, and sending
+        works where no reply comes.
         """
         permit = self._permit
         return permit if self._opened_at is None else None
@@ -71,7 +73,7 @@ class CircuitBreaker:
             return self._permit
 
     def record_failure(self, permit: int) -> bool:
-        """Learn that a turn failed; True where this opens the breaker."""
+        """Record a failure; return whether it opens the breaker."""
         with self._lock:
             if permit != self._permit:
                 return False
@@ -84,7 +86,7 @@ class CircuitBreaker:
             return True
 
     def record_success(self, permit: int) -> float | None:
-        """Learn that a turn went well; give for how long it was open where this closes it."""
+        """Record a success; return for how long the breaker was open if this closes it."""
         return None if self._opened_at is None else self._close(permit)
 
     def _close(self, permit: int) -> float | None:

@@ -1,13 +1,13 @@
-"""A shared state that cannot be reached is never the outage: this process counts for itself.
+"""Falls back to in-process limits while the shared state is unreachable.
 
-While the shared state works, its grants are reserved a second time in windows of this process, so
-that these can take over at once. While it does not, they decide alone, with their share of each
-limit. When it is back, it is sent once what it missed: what was sent, and verdicts, owners and
-resets. A shared state that has lost its memory is sent all that this process has used in the
-windows of now; every process sends its own part.
+While the shared state works, its leases are reserved a second time in windows of this process, so
+that these can take over at once. While it does not work, they decide alone, with a share of each
+limit. When it is back, it receives once what it missed: usage, verdicts, owners and resets. A
+shared state that has lost its data receives everything that this process has used in the current
+windows; every process sends its own part.
 
-What this gives up (ADR 0010): cooldowns that other processes found are not known in an outage, and
-those from before a loss of memory are found again, by one request each.
+Limitations (ADR 0010): cooldowns found by other processes are unknown during an outage, and those
+from before a data loss are found again with one request each.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ __all__ = ["FallbackState", "LocalWindows"]
 _log = logging.getLogger("keyrot_middleware")
 
 REPORT_S = 0.1
-"""One call reports no longer than this what was missed; the next goes on from there."""
+"""How long one call sends reports, seconds; the next call continues."""
 REPORTS_KEPT = 1_000
-"""Verdicts, owners and resets of one outage; of more the oldest are dropped."""
+"""Verdicts, owners and resets kept during an outage; the oldest are dropped."""
 
 
 TRIES = 3
-"""A verdict that fails so often is dropped, so that it does not keep the shared state away."""
+"""A report that fails this often is dropped, so that it does not block the others."""
 
 
 class _Report(NamedTuple):
-    """Something to tell the shared state."""
+    """A call of the shared state that is made later."""
 
     call: Callable[[], object]
     ends_at: float | None = None
-    """When it says nothing any more, epoch seconds."""
+    """When it is obsolete, epoch seconds."""
     tries: int = 1
 
 
@@ -82,34 +82,34 @@ class LocalWindows(MemoryState):
     """The windows and cooldowns of this process, beside a shared state."""
 
     def __init__(self, policy: RetryPolicy, clock: Callable[[], float], share: float = 1.0) -> None:
-        """Know nothing yet.
+        """Start empty.
 
         Args:
             policy: For the lengths of exponential cooldowns.
             clock: Returns epoch seconds.
-            share: Of each limit, what this process may use while it decides alone; 0 < share <= 1.
+            share: The part of each limit that this process may use in an outage; 0 < share <= 1.
         """
         super().__init__(policy, clock)
         self._missed: dict[tuple[str, str], QuotaWindows] = {}
-        """What was granted here, and the shared state does not know, by project and bucket."""
+        """Usage that the shared state does not know, by project and bucket."""
         if share < 1.0:
             self._new_quota = _quota_of_share(share)
 
     @property
     def has_missed(self) -> bool:
-        """Return whether anything was granted that the shared state does not know."""
+        """Return whether there is usage that the shared state does not know."""
         return bool(self._missed)
 
     def record_grant(self, granted: Lease, model: str, holder: Holder | None) -> Lease:
-        """Reserve here too what the shared state has granted.
+        """Reserve a lease of the shared state here too.
 
         Args:
-            granted: Its lease.
-            model: As asked for.
-            holder: As `State.acquire` has it.
+            granted: The lease.
+            model: As requested.
+            holder: See `State.acquire`.
 
         Returns:
-            The lease to go on with; its `reservation.granted` is the other.
+            The lease to use; its `reservation.granted` is the one of the shared state.
         """
         with self._lock:
             now = self._clock()
@@ -125,13 +125,13 @@ class LocalWindows(MemoryState):
         return granted._replace(reservation=reservation)
 
     def usage(self) -> list[Usage]:
-        """Return all that this process has used in the windows of now; the rest is not missed."""
+        """Return what this process has used in the current windows; nothing is missed then."""
         with self._lock:
             self._missed.clear()
             return _usages(self._quotas, self._clock())
 
     def take_missed(self) -> list[Usage]:
-        """Return what the shared state does not know; from now on it counts as reported."""
+        """Return the usage that the shared state does not know; it counts as reported then."""
         with self._lock:
             missed, self._missed = self._missed, {}
             return _usages(missed, self._clock())
@@ -141,7 +141,7 @@ class LocalWindows(MemoryState):
         return self._clock()
 
     def forget_usage(self) -> None:
-        """Leave it to the parent to report, in a forked child."""
+        """Drop the usage in a forked child: the parent reports it."""
         self._missed.clear()
         self._quotas.clear()
 
@@ -170,9 +170,9 @@ class LocalWindows(MemoryState):
 
 
 class FallbackState(State):
-    """A shared state while it works, the process's own windows while it does not.
+    """Uses a shared state while it works, and windows of this process while it does not.
 
-    It raises nothing of its own. A lease is settled with the state that granted it.
+    It raises no errors. A lease is settled with the state that granted it.
     """
 
     is_local: ClassVar[bool] = False
@@ -180,19 +180,18 @@ class FallbackState(State):
     def __init__(
         self, shared: State, local: LocalWindows, breaker: CircuitBreaker, pool: str
     ) -> None:
-        """Ask nothing yet.
+        """Start without calling the shared state.
 
         Args:
-            shared: May raise anything, and block for as long as its own time limit.
-            local: This process's own; nothing else uses it.
-            breaker: Decides when *shared* is asked.
+            shared: May raise anything, and block up to its own time limit.
+            local: Used by this object only.
+            breaker: Decides when *shared* is called.
             pool: Its name, for messages.
         """
         self._shared, self._local = shared, local
         self._breaker, self._pool = breaker, pool
         self._losses = self._losses_reported = shared.data_losses
-        """Up to which loss of memory the shared state has been sent all, and for which one `_usage`
-        was filled."""
+        """Numbers of the data losses after which all usage was sent, and queued in `_usage`."""
         self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
         self._usage: deque[_Report] = deque()
         self._reporting = threading.Lock()
@@ -200,7 +199,7 @@ class FallbackState(State):
 
     @property
     def degraded(self) -> bool:
-        """Return whether this process counts for itself."""
+        """Return whether in-process limits apply."""
         return self._breaker.is_open
 
     def acquire(
@@ -211,7 +210,7 @@ class FallbackState(State):
         spread: bool,
         holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *candidates*; see `State.acquire`."""
+        """Acquire a lease for one of *candidates*; see `State.acquire`."""
         permit = self._permit()
         if permit is not None:
             try:
@@ -219,7 +218,7 @@ class FallbackState(State):
                     self._send_reports()
                 losses = self._losses
                 reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
-                if self._shared.data_losses != losses:  # granted without knowing what was used
+                if self._shared.data_losses != losses:  # granted without knowing earlier usage
                     self._send_reports(wait=True)
                     if isinstance(reply, Lease):
                         self._shared.settle(reply, Outcome(LeaseOutcome.UNSENT))
@@ -233,7 +232,7 @@ class FallbackState(State):
         return self._local.acquire(info, candidates, spread=spread, holder=holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Book what became of *lease* with the state that granted it; see `State.settle`."""
+        """Settle *lease* with the state that granted it; see `State.settle`."""
         names = tuple(names)
         reservation = lease.reservation
         granted = reservation.granted if isinstance(reservation, LocalReservation) else lease
@@ -243,7 +242,7 @@ class FallbackState(State):
                 until = self._shared.settle(granted, outcome, names)
             except Exception as error:
                 self._on_failure(permit, error)
-            else:  # the cooldown of the shared state is the one that is kept
+            else:  # use the end of the shared state's cooldown
                 self._local.settle(lease, _with_until(outcome, until), names)
                 return until
         until = self._local.settle(lease, outcome, names)
@@ -261,66 +260,66 @@ class FallbackState(State):
         return until
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Return whose key made one of *names*; see `State.owner`."""
+        """Return the owner of the first known one of *names*; see `State.get_owner`."""
         names = tuple(names)
         return self._call_shared(self._shared.get_owner, names) or self._local.get_owner(names)
 
     def reset(self, key: Candidate) -> None:
-        """Forget all that blocks this key; the shared state is updated later if it must be."""
+        """Forget all that blocks this key; the shared state is updated later if unreachable."""
         self._local.reset(key)
         if self._call_shared(_returning_true(self._shared.reset), key) is None:
             self._reports.append(_Report(partial(self._shared.reset, key)))
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Forget what was learned before configured limits changed; there too, maybe later."""
+        """Forget learned limits whose key has new configured limits; see `State.configure`."""
         keys = list(candidates)
         self._local.configure(keys)
         if self._call_shared(_returning_true(self._shared.configure), keys) is None:
             self._reports.append(_Report(partial(self._shared.configure, keys)))
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return keys as those of the values in use, as far as is known; see `State.with_values`."""
+        """Return the keys with the values in use, if known; see `State.with_values`."""
         keys = list(candidates)
         found = self._call_shared(self._shared.with_values, keys)
         return keys if found is None else found
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
-        """Return why `acquire` would refuse each key; while degraded, as this process decides."""
+        """Return why `acquire` would refuse each key; while degraded, by in-process limits."""
         keys = list(candidates)
         found = self._call_shared(self._shared.get_blocks, info, keys)
         return self._local.get_blocks(info, keys) if found is None else found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Return what is known of each key; while degraded, what this process alone knows."""
+        """Return what is known of each key; while degraded, in this process."""
         keys = list(candidates)
         found = self._call_shared(self._shared.snapshot, keys)
         return self._local.snapshot(keys) if found is None else found
 
     def record_activity(self, batch: ActivityBatch) -> None:
         """Add to the activity of the pool; while degraded it is dropped."""
-        self._ask(self._shared.record_activity, batch)
+        self._call_shared(self._shared.record_activity, batch)
 
     def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of the pool; nothing while degraded."""
-        found = self._ask(self._shared.activity, tuple(key_ids), now)
+        found = self._call_shared(self._shared.activity, tuple(key_ids), now)
         return super().activity(key_ids, now) if found is None else found
 
     def check(self) -> None:
-        """Check whether the shared state works; where it does not, a warning says so."""
+        """Check whether the shared state works; log a warning if not."""
         self._call_shared(_returning_true(self._shared.check))
 
     def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and threads."""
         super().close()
         self._shared.close()
 
-    # Whether the shared state is asked ------------------------------------------------------------
+    # Calling the shared state ---------------------------------------------------------------------
 
     def _permit(self) -> int | None:
-        """Return a permit to ask the shared state; None while it is out of reach.
+        """Return a permit to call the shared state; None while it is unreachable.
 
-        While it is, one caller every few seconds finds out whether it is back: it must take a
-        write, since reading works where writing is refused, and it is sent what it has missed.
+        While it is, one caller every few seconds tries whether it is back: a write must succeed,
+        since reading works where writing is refused, and it receives what it has missed.
         """
         permit = self._breaker.acquire_permit()
         if permit is None or not self._breaker.is_open:
@@ -338,7 +337,7 @@ class FallbackState(State):
         return permit
 
     def _call_shared(self, method: Callable[..., Any], *args: Any) -> Any:
-        """Call a method of the shared state; None where it cannot be asked, or failed."""
+        """Call a method of the shared state; return None if it is unreachable or fails."""
         permit = self._permit()
         if permit is None:
             return None
@@ -357,20 +356,20 @@ class FallbackState(State):
                 why,
             )
 
-    # What it has missed ---------------------------------------------------------------------------
+    # Reports of what it missed --------------------------------------------------------------------
 
     @property
     def _is_behind(self) -> bool:
         return bool(self._local.has_missed or self._reports or self._usage)
 
     def _send_reports(self, *, wait: bool = False) -> None:
-        """Return the shared state what it has missed.
+        """Send the shared state what it has missed.
 
         Args:
-            wait: While another caller reports, wait until it has; else nothing is done then.
+            wait: Wait while another caller sends reports; else return at once.
 
         Raises:
-            Exception: Of the shared state; what was not sent yet is kept.
+            Exception: Of the shared state; unsent reports are kept.
         """
         if not self._reporting.acquire(blocking=wait):
             return
@@ -378,7 +377,7 @@ class FallbackState(State):
             losses = self._shared.data_losses
             if losses != self._losses_reported:
                 self._losses_reported = losses
-                self._usage.clear()  # all of it is part of what comes now
+                self._usage.clear()  # contained in all usage, which is added now
                 self._add(self._local.usage())
             else:
                 self._add(self._local.take_missed())
@@ -411,7 +410,7 @@ class FallbackState(State):
 
 
 def _returning_true(method: Callable[..., None]) -> Callable[..., bool]:
-    """Make a method without a reply give one: that it was called."""
+    """Wrap a method that returns None so that it returns True."""
 
     def call(*args: Any) -> bool:
         method(*args)
@@ -421,12 +420,12 @@ def _returning_true(method: Callable[..., None]) -> Callable[..., bool]:
 
 
 def _affects_others(verdict: Verdict | None) -> bool:
-    """Return whether other processes have something to learn from a failure."""
+    """Return whether a failure concerns other processes."""
     return verdict is not None and (verdict.scope is not Scope.NONE or verdict.learned != NO_LIMITS)
 
 
 def _with_until(outcome: Outcome, until: float | None) -> Outcome:
-    """Name in the outcome the end of the cooldown, where only a state could tell."""
+    """Return the outcome with the end of the cooldown that a state decided."""
     verdict = outcome.verdict
     if verdict is None or until is None:
         return outcome
@@ -445,7 +444,7 @@ def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[Usa
 
 
 def _quota_of_share(share: float) -> type[QuotaWindows]:
-    """Make windows of which this process has only a *share* of each limit, one at the least."""
+    """Return windows that allow only a *share* of each limit, at least 1."""
 
     def part(limit: int | None) -> int | None:
         return None if limit is None else min(limit, max(1, int(limit * share)))

@@ -1,8 +1,8 @@
-"""`memory://`: one process's truth, exact for threads and tasks, under one lock.
+"""`memory://`: the state of one process, exact for threads and tasks, under one lock.
 
-Nothing is awaited and no I/O is done under the lock, so a task may call it as well as a thread.
-A cooldown, a window and a count exist only for what was used; idle ones are swept away when
-their number has doubled, so that ten thousand keys forget nothing and cost nothing at rest.
+Nothing is awaited and no I/O happens under the lock, so tasks may call it as well as threads.
+Cooldowns, windows and counts exist only for what was used; expired ones are removed when their
+number has doubled, so unused keys cost nothing.
 """
 
 from __future__ import annotations
@@ -50,26 +50,26 @@ __all__ = [
     "snapshot",
 ]
 
-# Tables that forget their oldest entry when they are full --------------------------------------
+# Bounded tables ---------------------------------------------------------------------------------
 
 
 _T = TypeVar("_T")
 
 
 def put_bounded(table: OrderedDict[str, _T], name: str, value: _T, most: int) -> None:
-    """Put *value* into *table* as its newest; *most* entries stay."""
+    """Store *value* in *table* as its newest entry; keep at most *most* entries."""
     table[name] = value
     table.move_to_end(name)
     if len(table) > most:
         table.popitem(last=False)
 
 
-# What a state in memory tells of its keys, in one pass over what it knows ----------------------
+# Snapshots --------------------------------------------------------------------------------------
 
 
 _LatestCooldowns = dict[tuple[str, str], tuple[str, Cooldown]]
-"""By `key`, `project` or `billing` and its id: the scope and cooldown that ends last; of several
-that end together the one that is about all calls, and not about a model or method."""
+"""By `key`, `project` or `billing` and its id: the scope and the cooldown that ends last; of
+several that end together the one that blocks all calls, not only those of a model or method."""
 
 
 def snapshot(
@@ -79,7 +79,7 @@ def snapshot(
     cooldowns: Mapping[tuple[str, ...], Cooldown],
     now: float,
 ) -> dict[str, KeyHealth]:
-    """Describe *keys* as of *now*, by id; the cost grows with what is known, not its square."""
+    """Return the health of *keys* as of *now*, by id, in linear time."""
     used: dict[str, list[Used]] = {}
     for (project, bucket), quota in quotas.items():
         quota.advance(now)
@@ -120,7 +120,7 @@ def _describe(
 
 
 def _end(scope: str, cooldown: Cooldown) -> tuple[float, bool]:
-    """Return when a cooldown ends, and whether it holds for all calls of its scope."""
+    """Return when a cooldown ends, and whether it blocks all calls of its scope."""
     return cooldown.until, "_" not in scope
 
 
@@ -128,26 +128,26 @@ MAX_OWNERS = 100_000
 MAX_BUCKETS = 1_000
 SWEEP_AT = 256
 CHECK_ABANDONED_EVERY = 256
-"""So many leases of one key are under way when those that nobody holds are looked for."""
+"""Each time a key has this many leases in flight, abandoned ones are removed."""
 
 
 class LocalReservation(NamedTuple):
-    """What was booked where for a lease."""
+    """What was reserved for a lease."""
 
     quota: QuotaWindows
     slot: Slot
     probing: tuple[Cooldown, ...]
-    """Cooldowns that are over, and of which the lease is the probe."""
+    """Ended cooldowns whose probe the lease is."""
     model: str
-    """As asked for; the lease has only the bucket."""
+    """As requested; the lease has only the bucket."""
     granted: Lease | None = None
-    """The lease of a shared state, where this only reserves it a second time (fallback.py)."""
+    """The lease of the shared state, if this is the copy of its reservation (fallback.py)."""
     number: int = 0
-    """Tells it from the other leases of its key that are under way."""
+    """Identifies it among the leases of its key in flight."""
 
 
 class MemoryState(State):
-    """The pool's memory inside this process."""
+    """The pool's state inside this process."""
 
     def __init__(self, policy: RetryPolicy, clock: Callable[[], float]) -> None:
         self._policy = policy
@@ -157,7 +157,7 @@ class MemoryState(State):
         self._configured: dict[str, Limits] = {}
         self._cooldowns: dict[tuple[str, ...], Cooldown] = {}
         self._in_flight: dict[str, dict[int, HolderRef]] = {}
-        """By key, who holds which place."""
+        """Per key: the holders of its leases in flight, by number."""
         self._numbers = count(1)
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
@@ -174,7 +174,7 @@ class MemoryState(State):
         spread: bool,
         holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *candidates*; see `State.acquire`."""
+        """Acquire a lease for one of *candidates*; see `State.acquire`."""
         with self._lock:
             now = self._clock()
             bucket = self._buckets.get(info.quota_model, info.quota_model)
@@ -206,7 +206,7 @@ class MemoryState(State):
             return self._grant(best, bucket, info, now, holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Book what became of *lease*; see `State.settle`."""
+        """Settle *lease* with its outcome; see `State.settle`."""
         with self._lock:
             now = self._clock()
             if outcome.kind is LeaseOutcome.SERVING:
@@ -237,12 +237,12 @@ class MemoryState(State):
             return self._apply_verdict(lease, verdict, now)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Return whose key made one of *names*; see `State.owner`."""
+        """Return the owner of the first known one of *names*; see `State.get_owner`."""
         with self._lock:
             return next((self._owners[name] for name in names if name in self._owners), None)
 
     def reset(self, key: Candidate) -> None:
-        """Forget what cools down this key, its project and account, and its learned limits."""
+        """Forget the cooldowns of this key, its project and account, and its learned limits."""
         mine = {"key": key.record, "project": key.project, "billing": key.billing_account}
         with self._lock:
             for name in tuple(self._cooldowns):
@@ -251,7 +251,7 @@ class MemoryState(State):
             self._forget_learned({key.project})
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Forget what was learned before configured limits changed; see `State.configure`."""
+        """Forget learned limits whose key has new configured limits; see `State.configure`."""
         with self._lock:
             changed: set[str] = set()
             for key in candidates:
@@ -263,7 +263,7 @@ class MemoryState(State):
     def record_usage(
         self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
     ) -> None:
-        """Count what was sent without asking; see `State.record_usage`."""
+        """Count requests that were sent without a lease; see `State.record_usage`."""
         with self._lock:
             quota = self._quota(key.project, bucket)
             now = self._clock()
@@ -299,7 +299,7 @@ class MemoryState(State):
                 quota.forget_learned()
 
     def _after_fork(self) -> None:
-        """Take no part, in a forked child, in the calls of its parent, which end there."""
+        """Drop the calls in flight in a forked child: they are its parent's."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._in_flight.clear()
         for cooldown in self._cooldowns.values():
@@ -346,7 +346,7 @@ class MemoryState(State):
         return len(held) >= most
 
     def _add_in_flight(self, key_id: str, holder: Holder | None) -> int:
-        """Take a place of *key_id* for a lease."""
+        """Add a lease of *key_id* in flight; return its number."""
         held = self._in_flight.get(key_id)
         if held is None:
             held = self._in_flight[key_id] = {}
@@ -358,7 +358,7 @@ class MemoryState(State):
 
     @staticmethod
     def _drop_abandoned(held: dict[int, HolderRef]) -> None:
-        """Take back the places of calls that are over, but did not say so: interrupted, lost."""
+        """Remove leases whose call ended without settling them: interrupted or lost."""
         for number in [number for number, holder in held.items() if is_abandoned(holder)]:
             del held[number]
 
@@ -403,7 +403,7 @@ class MemoryState(State):
     def _release(self, lease: Lease, outcome: Outcome) -> None:
         reservation = lease.reservation
         if not isinstance(reservation, LocalReservation):
-            return  # not leased here: a failure reported by hand
+            return  # not leased here: reported by KeyManager
         held = self._in_flight.get(lease.key_id)
         if held is not None:
             held.pop(reservation.number, None)
@@ -417,7 +417,7 @@ class MemoryState(State):
             cooldown.end_probe(reservation)
 
     def _clear_cooldowns(self, lease: Lease, now: float) -> None:
-        """A success ends the exponential cooldown, unless it began before that was over."""
+        """End the cooldowns that were over when the successful *lease* was granted."""
         for name in scope_keys(lease, lease.bucket, lease.verb):
             cooldown = self._cooldowns.get(name)
             if cooldown is not None and (cooldown.until <= lease.at or cooldown.is_in_future(now)):

@@ -1,4 +1,4 @@
-"""How tasks use a state that does I/O: its blocking methods run in a few threads (ADR 0028)."""
+"""Threads in which tasks run the blocking methods of a state that does I/O (ADR 0028)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ..forks import after_fork
 __all__ = ["StateThreads"]
 
 MAX_THREADS = 8
-"""A script takes the server some 50 µs, so a few threads keep it as busy as many."""
+"""A script takes the server about 50 µs, so a few threads keep it busy."""
 
 _T = TypeVar("_T")
 
 
 class StateThreads:
-    """Threads that are started when a task needs one, and end with `close()`."""
+    """Threads that start when a task needs one and end with `close()`."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Start no thread yet."""
         self._executor: ThreadPoolExecutor | None = None
         self._closed = False
         after_fork(self, StateThreads._after_fork)
 
     async def run(self, work: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
-        """Run *work* in a thread, in the context of the task that waits for it.
+        """Run *work* in a thread, in the context of the calling task.
 
         Args:
-            work: Blocks, for a bounded time.
-            undo: Takes the result where the task was cancelled meanwhile, in the same thread.
+            work: Blocks for a bounded time.
+            undo: Called with the result, in the same thread, if the task was cancelled meanwhile.
         """
         future = self._submit(partial(contextvars.copy_context().run, work))
         try:
@@ -46,7 +46,7 @@ class StateThreads:
             raise
 
     def close(self) -> None:
-        """Let the threads end; what runs is finished, and later work is done without them."""
+        """Shut the threads down; running work finishes, later work runs in the calling thread."""
         self._closed = True
         executor, self._executor = self._executor, None
         if executor is not None:
@@ -56,7 +56,7 @@ class StateThreads:
         if self._executor is None and not self._closed:
             self._executor = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="keyrot-state")
         executor, once = self._executor, _Once(work)
-        with suppress(RuntimeError):  # shut down meanwhile, or no more threads can be started
+        with suppress(RuntimeError):  # shut down meanwhile, or no thread can be started
             if executor is not None:
                 return executor.submit(once)
         done: Future[Any] = Future()
@@ -71,7 +71,7 @@ class StateThreads:
 
 
 class _Once:
-    """Work that is done once: an executor keeps what it could start no thread for."""
+    """Work that runs once: an executor keeps work for which it could not start a thread."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work: Callable[[], Any] | None = work

@@ -227,7 +227,7 @@ def test_a_forked_child_renews_its_own_calls_only(pair: tuple[RedisState, RedisS
     lease = take(mine, call := Call())
     child = os.fork()
     if child == 0:
-        fine = not mine._renewals._held
+        fine = not mine._renewals._leases
         kept = mine.acquire(INFO, ((0, key("two", Limits(max_concurrency=1))),), spread=False)
         time.sleep(2 * SHORT_S)
         again = mine.acquire(INFO, ((0, key("two", Limits(max_concurrency=1))),), spread=False)

@@ -15,7 +15,7 @@ from support.sync_async import AsyncClient, SyncClient
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.state import open_shared, open_state
-from keyrot_middleware.state.redis import RedisState, read_place
+from keyrot_middleware.state.redis import RedisState, parse_url
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_url_says_where_and_how(
     url: str, kind: str, nodes: list[Any], options: dict[str, Any]
 ) -> None:
     """Hosts, ports, database, credentials and certificates, for each kind of place."""
-    place = read_place(url)
+    place = parse_url(url)
     assert (place.kind, list(place.nodes)) == (kind, nodes)
     assert place.options.items() >= options.items()
     assert place.tls == url.startswith("rediss")
@@ -110,7 +110,7 @@ def test_a_wrong_url_is_refused_without_telling_its_password(url: str, complaint
 def test_a_place_shows_no_credentials() -> None:
     """Its text and its repr, which come into logs, are without user and password."""
     for url in ("redis://me:pw1@h/1", "redis+sentinel://me:pw1@h/m?sentinel_password=pw2"):
-        place = read_place(url)
+        place = parse_url(url)
         assert not {"me", "pw1", "pw2"} & set(str(place).replace("/", ":").split(":"))
         assert "pw" not in repr(place)
 
@@ -120,7 +120,7 @@ def test_a_place_shows_no_credentials() -> None:
 )
 def test_a_place_says_whether_it_is_over_tls(url: str) -> None:
     """In the log stands the scheme that stood in the URL."""
-    assert str(read_place(url)) == url
+    assert str(parse_url(url)) == url
 
 
 def test_a_refusal_names_the_variable_in_which_the_url_stands() -> None:

@@ -1,17 +1,17 @@
-"""`redis://` and its kin: one truth for threads, processes and hosts, in Redis or Valkey."""
+"""State in Redis or Valkey, shared by threads, processes and hosts."""
 
 from __future__ import annotations
 
 from .connections import RedisStateError, check_library
 from .state import RedisState
-from .url import SCHEMES, Place, check_place, read_place
+from .url import SCHEMES, RedisUrl, check_url, parse_url
 
 __all__ = [
     "SCHEMES",
-    "Place",
     "RedisState",
     "RedisStateError",
+    "RedisUrl",
     "check_library",
-    "check_place",
-    "read_place",
+    "check_url",
+    "parse_url",
 ]

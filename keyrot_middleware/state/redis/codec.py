@@ -1,4 +1,4 @@
-"""Between our values and the words that the scripts of ../lua take and give."""
+"""Converts values to the arguments of the scripts in ../lua, and their replies to values."""
 
 from __future__ import annotations
 
@@ -38,67 +38,68 @@ from ..base import KeyHealth
 
 __all__ = [
     "DRY_RUN",
-    "Midnights",
-    "Offers",
+    "CandidateEncoder",
+    "PacificMidnights",
     "RedisReservation",
-    "behind_by",
-    "cooldowns_of",
-    "fingerprint_of",
-    "granted",
-    "health_of",
+    "can_defer_reply",
+    "clock_skew",
+    "encode_lease",
+    "encode_text",
+    "encode_verdict",
     "lease_ids",
-    "lease_words",
-    "owner_of",
-    "plain",
-    "quota_of",
-    "refused",
-    "stored_name",
-    "tell",
-    "text",
-    "until_of",
-    "verdict_words",
+    "parse_cooldowns",
+    "parse_fingerprint",
+    "parse_health",
+    "parse_lease",
+    "parse_owner",
+    "parse_quota",
+    "parse_refusal",
+    "quota_name",
+    "record_names",
+    "resource_digest",
+    "shift_times",
 ]
 
 DRY_RUN = ""
-"""The lease id by which acquire.lua decides, and reserves nothing."""
+"""The lease id with which acquire.lua decides but reserves nothing."""
 
-Word = str | int | float | bytes
+Arg = str | int | float | bytes
 
-_OWNED_S = {"files/": 49 * 3600, "page:": DAY_S, "continuation:": DAY_S}
-"""How long the owner of a stored thing is kept: Google deletes files after 48 hours."""
-_OWNED_LONG_S = 30 * DAY_S
+_OWNER_TTL_S = {"files/": 49 * 3600, "page:": DAY_S, "continuation:": DAY_S}
+"""How long the owner of a stored resource is kept: Google deletes files after 48 hours."""
+_DEFAULT_OWNER_TTL_S = 30 * DAY_S
 
 
 class RedisReservation(NamedTuple):
-    """What was booked where for a lease: all that settle needs, as plain data."""
+    """What was reserved for a lease: all that settle needs, as plain data."""
 
     lease_id: str
     at: str
-    """When it was granted by the server's clock, to the last digit."""
+    """When it was granted by the server's clock, in full precision."""
     minute: int
     near_boundary: int
     day_end: int
     mark: int
-    """Where its pace has it."""
-    held: int
-    """1: it holds one of the key's `max_concurrency`."""
+    """The mark of its window; see core/windows.py."""
+    counted: int
+    """1: it counts in the key's `max_concurrency`."""
     model: str
-    """As asked for; the lease has only the bucket."""
+    """As requested; the lease has only the bucket."""
 
 
-class Midnights:
-    """The next midnights of Los Angeles as a JSON list, for a server that has no time zones.
+class PacificMidnights:
+    """The next Pacific midnights as a JSON list, for a server without time zones.
 
-    From two days ago to three days ahead, so that a host whose clock is wrong by a day does no
-    harm: the server picks the first one after its own time.
+    From two days ago to three days ahead, so that a host clock that is a day off does no harm: the
+    server takes the first one after its own time.
     """
 
     def __init__(self) -> None:
         self._known = (inf, -inf, "")
-        """From when to when the text is right; one value, since threads share it."""
+        """Valid from, valid until, text; one value, since threads share it."""
 
     def __call__(self, now: float) -> str:
-        """List them as of *now*, epoch seconds."""
+        """Return the list as of *now*, epoch seconds."""
         begin, end, text = self._known
         if not begin <= now < end:
             begin, end, text = self._known = _midnights(now)
@@ -113,15 +114,15 @@ def _midnights(now: float) -> tuple[float, float, str]:
     return begin, next_pacific_midnight(now), json.dumps([int(day) for day in days])
 
 
-def text(words: str) -> bytes:
-    """Write text that came from the program's request; it may hold what UTF-8 cannot."""
+def encode_text(words: str) -> bytes:
+    """Encode text from the program's request, which UTF-8 may not be able to encode."""
     return words.encode(errors="replace")
 
 
-def granted(
-    reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, behind: float
+def parse_lease(
+    reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, skew: float
 ) -> Lease:
-    """Read a grant; *behind* is how far this host's clock is behind the server's, seconds."""
+    """Parse a granted lease; *skew* is how far this host's clock is behind, seconds."""
     _, _, place, bucket, at, probe, minute, near_boundary, day_end, mark, held = reply
     key = candidates[place - 1][1]
     at = at.decode()
@@ -133,7 +134,7 @@ def granted(
         verb=info.verb,
         tokens=info.tokens,
         requests=info.requests,
-        at=float(at) - behind,
+        at=float(at) - skew,
         probe=bool(probe),
         tier=key.tier,
         reservation=RedisReservation(
@@ -143,31 +144,33 @@ def granted(
     )
 
 
-def refused(reply: Sequence[Any], candidates: RankedCandidates, behind: float) -> Unavailable:
-    """Read a refusal: why keys of *candidates* cannot serve; all of them, but for a dry run."""
+def parse_refusal(reply: Sequence[Any], candidates: RankedCandidates, skew: float) -> Unavailable:
+    """Parse a refusal: why *candidates* are not available; in a dry run only some of them."""
     blocks = {
-        key.key_id: Block(reason.decode(), float(until) - behind, bool(waitable))
+        key.key_id: Block(reason.decode(), float(until) - skew, bool(waitable))
         for (_, key), reason, until, waitable in zip(
             candidates, reply[3::3], reply[4::3], reply[5::3], strict=True
         )
         if reason
     }
-    return Unavailable(float(reply[2]) - behind, blocks)
+    return Unavailable(float(reply[2]) - skew, blocks)
 
 
-def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
-    """Write a lease and what became of it."""
+def encode_lease(lease: Lease, outcome: Outcome) -> list[Arg]:
+    """Return a lease and its outcome as arguments of settle.lua."""
     reservation = lease.reservation
-    if not isinstance(reservation, RedisReservation):  # reported by hand: nothing was booked
+    if not isinstance(
+        reservation, RedisReservation
+    ):  # reported by KeyManager: nothing was reserved
         reservation = RedisReservation("", repr(lease.at), -1, 0, 0, NO_MARK, 0, lease.bucket)
     used = outcome.usage.input_tokens
     return [
         lease.key_id,
         lease.project,
         lease.record or lease.key_id,
-        text(lease.bucket),
-        text(lease.verb),
-        text(reservation.model),
+        encode_text(lease.bucket),
+        encode_text(lease.verb),
+        encode_text(reservation.model),
         outcome.kind.value,
         "" if used is None else used,
         *reservation[:-1],
@@ -176,21 +179,21 @@ def lease_words(lease: Lease, outcome: Outcome) -> list[Word]:
     ]
 
 
-def plain(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
-    """Return whether nobody needs to know that a settle was booked before going on.
+def can_defer_reply(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
+    """Return whether a settle may be sent later, since no other call depends on it.
 
-    An owner must be known, and a place in `max_concurrency` free, before the next call asks, which
-    may do so by another connection. Of a probe everybody waits to hear.
+    Owners and released `max_concurrency` must be visible to the next call, which may use another
+    connection, and other calls wait for the outcome of a probe.
     """
     waited_for = lease.probe or (
-        isinstance(lease.reservation, RedisReservation) and lease.reservation.held
+        isinstance(lease.reservation, RedisReservation) and lease.reservation.counted
     )
     success = outcome.kind is LeaseOutcome.SUCCESS and outcome.verdict is None
     return success and not names and not waited_for
 
 
-def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
-    """Write a verdict as JSON; nothing for none."""
+def encode_verdict(verdict: Verdict | None, policy: RetryPolicy) -> str:
+    """Return a verdict as JSON; empty for None."""
     if verdict is None:
         return ""
     learned, backoff = verdict.learned, verdict.backoff or policy.backoff
@@ -210,17 +213,19 @@ def verdict_words(verdict: Verdict | None, policy: RetryPolicy) -> str:
     return json.dumps(words)
 
 
-def stored_name(name: str) -> tuple[str, int]:
-    """Return the digest that stands for a stored thing, and for how many seconds to keep it.
+def resource_digest(name: str) -> tuple[str, int]:
+    """Return the digest of a resource name, and how long to keep its owner, seconds.
 
-    Names can be long (a continuation token) or tell something; none is needed to find the owner.
+    Names can be long (a continuation token) or confidential; the digest is enough.
     """
-    kept = next((s for begin, s in _OWNED_S.items() if name.startswith(begin)), _OWNED_LONG_S)
+    kept = next(
+        (s for begin, s in _OWNER_TTL_S.items() if name.startswith(begin)), _DEFAULT_OWNER_TTL_S
+    )
     return blake2b(name.encode(errors="replace"), digest_size=16).hexdigest(), int(kept)
 
 
-def owner_of(records: Iterable[bytes | None]) -> tuple[str, str] | None:
-    """Read the first owner that is known."""
+def parse_owner(records: Iterable[bytes | None]) -> tuple[str, str] | None:
+    """Parse the first known owner."""
     for record in records:
         if record is not None:
             key_id, project = json.loads(record)
@@ -230,47 +235,42 @@ def owner_of(records: Iterable[bytes | None]) -> tuple[str, str] | None:
     return None
 
 
-def until_of(reply: bytes | None) -> float | None:
-    """Read until when a scope is cooling down."""
-    return None if reply is None else float(reply)
-
-
 def lease_ids() -> Iterator[str]:
-    """Make ids that no other process makes."""
+    """Return an iterator of ids that are unique across processes."""
     begin = secrets.token_hex(6)
     return map((begin + "-{}").format, count())
 
 
-def behind_by(server: float, client: float) -> float:
-    """Return how far a clock is behind the server's; none within the guard, where both are right."""
+def clock_skew(server: float, client: float) -> float:
+    """Return how far a clock is behind the server's, seconds; 0 within the guard."""
     skew = server - client
     return skew if abs(skew) > GUARD_S else 0.0
 
 
-def tell(health: KeyHealth, behind: float) -> None:
-    """Return the times of *health* by a clock that is so far behind the server's."""
+def shift_times(health: KeyHealth, skew: float) -> None:
+    """Shift the times of *health* to a clock that is *skew* seconds behind the server's."""
     if health.last_used is not None:
-        health.last_used -= behind
+        health.last_used -= skew
     if health.cooldown_until is not None:
-        health.cooldown_until -= behind
+        health.cooldown_until -= skew
 
 
-def health_of(record: bytes) -> KeyHealth:
-    """Read a health record."""
+def parse_health(record: bytes) -> KeyHealth:
+    """Parse a health record."""
     last_used, successes, errors, _, *last_error = json.loads(record)
     if not all(isinstance(value, int | float) for value in (last_used, successes, errors)):
         raise ValueError("no health")
     return KeyHealth(last_used or None, successes, errors, last_error=next(iter(last_error), None))
 
 
-def fingerprint_of(record: bytes) -> str:
-    """Read with which value a key was used last."""
+def parse_fingerprint(record: bytes) -> str:
+    """Parse the fingerprint of the value that a key was last used with."""
     found = json.loads(record)[3]
     return found if isinstance(found, str) else ""
 
 
-def quota_of(record: bytes) -> QuotaWindows:
-    """Read a quota record; shared.lua names its places."""
+def parse_quota(record: bytes) -> QuotaWindows:
+    """Parse a quota record; shared.lua names its fields."""
     values = json.loads(record)
     quota = QuotaWindows()
     if len(values) < 13:  # of an older version
@@ -295,8 +295,8 @@ def quota_of(record: bytes) -> QuotaWindows:
     return quota
 
 
-def cooldowns_of(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
-    """Read the cooldowns of one key, project or account, by the names of `scope_key`."""
+def parse_cooldowns(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
+    """Parse the cooldowns of one key, project or account, by the names of `scope_key`."""
     found: dict[tuple[str, ...], Cooldown] = {}
     for scope, rest in json.loads(record).items():
         kind, _, detail = scope.partition(":")
@@ -307,15 +307,15 @@ def cooldowns_of(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
     return found
 
 
-# Shortlists as acquire.lua takes them: the names of all records are made here, and once --------
+# Candidates as arguments of acquire.lua, with the names of their records ------------------------
 #
-# In the script they would have to be made for every call, at half of its time.
+# They are encoded once and kept: building the names in the script takes half the time of a call.
 
 
-MADE_KEPT = 50_000
+MAX_ENCODED = 50_000
 
 
-class _Offer(NamedTuple):
+class _EncodedCandidate(NamedTuple):
     """One candidate for one bucket."""
 
     key: Candidate
@@ -323,57 +323,57 @@ class _Offer(NamedTuple):
     names: tuple[bytes, ...]
 
 
-class Offers:
-    """Writes shortlists; what it wrote of a candidate is kept."""
+class CandidateEncoder:
+    """Encodes candidates and caches the result."""
 
     def __init__(self, base: str) -> None:
-        """Write nothing yet; all names begin with *base*."""
-        self._base = text(base)
-        self._made: dict[tuple[str, bytes], _Offer] = {}
+        """Start empty; *base* is the prefix of all names."""
+        self._base = encode_text(base)
+        self._encoded: dict[tuple[str, bytes], _EncodedCandidate] = {}
 
     def args(self, candidates: RankedCandidates, model: bytes, bucket: bytes) -> list[Any]:
         """Return the arguments that follow the fixed ones.
 
         Args:
             candidates: The candidates.
-            model: As asked for.
-            bucket: In which it is counted, as far as is known.
+            model: As requested.
+            bucket: The last known bucket of the model.
         """
         specs: list[Any] = []
         names: list[Any] = [b"%b:bucket:%b" % (self._base, model), self._base + b":epoch"]
         for group, key in candidates:
-            offer = self._made.get((key.key_id, bucket))
-            if offer is None or offer.key is not key:
-                offer = self._make(key, bucket)
-            specs += (group, offer.spec)
-            names += offer.names
+            encoded = self._encoded.get((key.key_id, bucket))
+            if encoded is None or encoded.key is not key:
+                encoded = self._encode(key, bucket)
+            specs += (group, encoded.spec)
+            names += encoded.names
         return specs + names
 
-    def names(self, lease: Lease) -> tuple[bytes, ...]:
-        """Return the names of the records that a lease is about."""
-        bucket = text(lease.bucket)
-        offer = self._made.get((lease.key_id, bucket))
-        if offer is not None and _same_owners(offer.key, lease):
-            return offer.names
+    def record_names(self, lease: Lease) -> tuple[bytes, ...]:
+        """Return the names of the records of a lease."""
+        bucket = encode_text(lease.bucket)
+        encoded = self._encoded.get((lease.key_id, bucket))
+        if encoded is not None and _same_owners(encoded.key, lease):
+            return encoded.names
         record = lease.record or lease.key_id
         key = Candidate(lease.key_id, lease.project, lease.billing_account, record=record)
-        return self._names(key, bucket)
+        return self._encode_names(key, bucket)
 
-    def _make(self, key: Candidate, bucket: bytes) -> _Offer:
-        if len(self._made) >= MADE_KEPT:
-            self._made.clear()
-        offer = _Offer(key, _spec(key), self._names(key, bucket))
-        self._made[(key.key_id, bucket)] = offer
-        return offer
+    def _encode(self, key: Candidate, bucket: bytes) -> _EncodedCandidate:
+        if len(self._encoded) >= MAX_ENCODED:
+            self._encoded.clear()
+        encoded = _EncodedCandidate(key, _encode_limits(key), self._encode_names(key, bucket))
+        self._encoded[(key.key_id, bucket)] = encoded
+        return encoded
 
-    def _names(self, key: Candidate, bucket: bytes) -> tuple[bytes, ...]:
-        account, project, record = map(text, (key.billing_account, key.project, key.record))
+    def _encode_names(self, key: Candidate, bucket: bytes) -> tuple[bytes, ...]:
+        account, project, record = map(encode_text, (key.billing_account, key.project, key.record))
         names = (
             b"cooldown:billing:%b" % account,
             b"cooldown:project:%b" % project,
             b"cooldown:key:%b" % record,
             b"quota:%d:%b:%b" % (len(project), project, bucket),
-            b"health:%b" % text(key.key_id),
+            b"health:%b" % encode_text(key.key_id),
         )
         return tuple(b"%b:%b" % (self._base, name) for name in names)
 
@@ -383,9 +383,29 @@ def _same_owners(key: Candidate, lease: Lease) -> bool:
     return mine == (lease.project, lease.billing_account, lease.record or lease.key_id)
 
 
-def _spec(key: Candidate) -> bytes:
-    """Write weight and limits as JSON, and whose leases are counted; nothing for the defaults."""
+def _encode_limits(key: Candidate) -> bytes:
+    """Return weight, limits and record of a key as JSON; empty for the defaults."""
     if key.limits == NO_LIMITS and key.weight == 1.0:
         return b""
     limits = (-1 if limit is None else limit for limit in key.limits)
-    return text(json.dumps([key.weight, *limits, key.record], ensure_ascii=False))
+    return encode_text(json.dumps([key.weight, *limits, key.record], ensure_ascii=False))
+
+
+def quota_name(base: str, project: str, bucket: str) -> str:
+    """Return the name of a quota record; the length separates `a:b`, `c` from `a`, `b:c`."""
+    return f"{base}:quota:{len(project.encode())}:{project}:{bucket}"
+
+
+def record_names(base: str, keys: Iterable[Candidate], *buckets: str) -> list[str]:
+    """Return the names of all records that scripts read for *keys* and *buckets*."""
+    names = [f"{base}:epoch", f"{base}:buckets", *(f"{base}:bucket:{one}" for one in buckets)]
+    for key in keys:
+        names += [
+            f"{base}:cooldown:billing:{key.billing_account}",
+            f"{base}:cooldown:project:{key.project}",
+            f"{base}:cooldown:key:{key.record}",
+            f"{base}:health:{key.key_id}",
+            f"{base}:lease:{key.record}",
+            *(quota_name(base, key.project, bucket) for bucket in buckets),
+        ]
+    return list(dict.fromkeys(names))

@@ -1,11 +1,10 @@
-"""redis-py's client for one pool, used by threads; tasks come through a thread (ADR 0028).
+"""redis-py's client of one pool, used by threads; tasks use it through a thread (ADR 0028).
 
-A call waits for one round trip: that of `acquire`. How a plain success ended is *deferred*: it goes
-out in the pipeline of this process's next script, or after `FLUSH_S` by a thread of its own, or at
-`close()`. Whoever runs a script sends all that was deferred before it, so one caller after another
-sees its own past.
+A call waits for one round trip, that of `acquire`. The settle of a plain success is *deferred*: it
+is sent in the pipeline of this process's next script, after `FLUSH_S` by a background thread, or at
+`close()`. Each script is sent after all deferred ones, so a caller sees its own earlier settles.
 
-redis-py repeats nothing here; state/fallback.py decides what to do about a server that fails.
+redis-py does not retry here; state/fallback.py decides what to do when the server fails.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from redis.sentinel import Sentinel
 from ...core.text import one_line
 from ...errors import KeyrotError
 from ...forks import after_fork
-from .url import Place
+from .url import RedisUrl
 
 __all__ = [
     "Connections",
@@ -50,11 +49,11 @@ __all__ = [
     "script",
 ]
 
-# The Lua scripts, each one decision: read from the package once, known to the server by digest ---
+# The Lua scripts: read from the package once, called by digest ----------------------------------
 
 
 class Script(NamedTuple):
-    """A script and the name by which EVALSHA calls it."""
+    """A script and the digest by which EVALSHA calls it."""
 
     text: str
     digest: str
@@ -62,7 +61,7 @@ class Script(NamedTuple):
 
 @cache
 def script(name: str) -> Script:
-    """Read the script *name*, with what all of them share in front."""
+    """Return the script *name* with shared.lua in front."""
     folder = files("keyrot_middleware.state") / "lua"
     text = "\n".join(
         (folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("shared", name)
@@ -74,26 +73,26 @@ _log = logging.getLogger("keyrot_middleware")
 
 
 FLUSH_S = 0.02
-"""How long a deferred script waits for another one to go out with, seconds."""
-_OTHER_REFUSALS = ("OOM", "READONLY", "NOAUTH", "NOPERM", "MISCONF", "LOADING", "BUSY", "MOVED")
-"""Refusals that have nothing to do with what is stored."""
+"""How long a deferred script waits for another one to be sent with, seconds."""
+_SERVER_REFUSALS = ("OOM", "READONLY", "NOAUTH", "NOPERM", "MISCONF", "LOADING", "BUSY", "MOVED")
+"""Errors of the server that are not caused by a record."""
 _ECHO = re.compile(r",? with args\b.*", re.DOTALL)
-"""Servers repeat what they did not understand, and that may be `AUTH` with its password."""
+"""Servers echo commands that they do not understand, such as `AUTH` with its password."""
 FAILURES = (RedisError, RedisClusterException, OSError)
-"""What redis-py raises: the exception of its clusters is of no common class."""
+"""What redis-py raises; RedisClusterException is not a RedisError."""
 MAX_CONNECTIONS = 2**31
-"""One for each thread that asks at the moment: redis-py refuses more than 100 by default."""
+"""One per thread in use; redis-py allows only 100 by default."""
 IDLE_S = 1.0
-"""After so long without a deferred script the thread that sends them ends, seconds."""
+"""The background thread ends after this long without a deferred script, seconds."""
 
 
 class RedisStateError(KeyrotError):
-    """Say that the server was not reached in time, or refused.
+    """Raised when the server was not reached in time, or refused.
 
-    Whether a script ran is unknown if its reply is what did not come.
+    If the reply did not arrive in time, it is unknown whether the script ran.
 
     Attributes:
-        may_be_a_record: The server's refusal may come of a record that is none of ours.
+        may_be_a_record: An unreadable record may be the cause.
     """
 
     def __init__(self, text: str, *, may_be_a_record: bool = False) -> None:
@@ -109,16 +108,16 @@ class ScriptCall(NamedTuple):
 
 
 class Connections:
-    """The pool's server. Any number of threads may use it at once."""
+    """The connections to the pool's server. Safe for threads."""
 
-    def __init__(self, place: Place, slot_key: str) -> None:
-        """Connect to nothing yet.
+    def __init__(self, url: RedisUrl, slot_key: str) -> None:
+        """Start without connecting.
 
         Args:
-            place: What the URL says.
-            slot_key: A key of the cluster's slot that has all records of the pool.
+            url: The parsed URL.
+            slot_key: A key in the cluster slot of the pool's records.
         """
-        self._place, self._slot_key = place, slot_key
+        self._url, self._slot_key = url, slot_key
         self._client: Any = None
         self._deferred: deque[ScriptCall] = deque()
         self._lock, self._flushing = threading.Lock(), threading.Lock()
@@ -129,7 +128,7 @@ class Connections:
         after_fork(self, Connections._after_fork)
 
     def run(self, call: ScriptCall) -> Any:
-        """Run a script after all that were deferred, in one round trip; return its reply.
+        """Run the deferred scripts and this one in one round trip; return its reply.
 
         Raises:
             RedisStateError: The server was not reached, did not reply in time, or refused.
@@ -137,18 +136,18 @@ class Connections:
         try:
             reply = self._run([*self._take_deferred(), call])[-1]
         except FAILURES as error:
-            raise self._failure(error) from None
+            raise self._to_state_error(error) from None
         finally:
             self._disconnect_if_closed()
         if isinstance(reply, Exception):
-            raise self._failure(reply) from None
+            raise self._to_state_error(reply) from None
         return reply
 
     def defer(self, call: ScriptCall) -> None:
-        """Have a script run soon; nobody waits for its reply, or hears of its failure.
+        """Run a script soon; its reply and its failure are ignored.
 
-        It is run at once where nothing would run it later: after `close()`, and in a child that
-        multiprocessing forked, since that ends without running exit handlers.
+        It runs at once if nothing would run it later: after `close()`, and in a child forked by
+        multiprocessing, which ends without exit handlers.
         """
         self._deferred.append(call)
         if self._closed or (self._forked and _is_multiprocessing_child()):
@@ -158,17 +157,17 @@ class Connections:
             self._start_flusher()
 
     def flush(self) -> None:
-        """Send what is deferred.
+        """Send the deferred scripts.
 
         Raises:
             RedisStateError: As `run`.
         """
         try:
-            with self._flushing:  # whoever returns from here knows that what was deferred is sent
+            with self._flushing:  # after flush() all scripts deferred before are sent
                 if calls := self._take_deferred():
                     self._run(calls)
         except FAILURES as error:
-            raise self._failure(error) from None
+            raise self._to_state_error(error) from None
         finally:
             self._disconnect_if_closed()
 
@@ -176,11 +175,11 @@ class Connections:
         """Send plain commands in order; return their replies.
 
         Raises:
-            RedisStateError: As `run`, for the first that was refused.
+            RedisStateError: As `run`, for the first command that failed.
         """
         try:
             client = self._open()
-            if self._place.kind == "cluster":
+            if self._url.kind == "cluster":
                 node = client.get_node_from_key(self._slot_key)
                 return [client.execute_command(*command, target_nodes=node) for command in commands]
             pipeline = client.pipeline(transaction=False)
@@ -188,34 +187,34 @@ class Connections:
                 pipeline.execute_command(*command)
             replies: list[Any] = pipeline.execute()
         except FAILURES as error:
-            raise self._failure(error) from None
+            raise self._to_state_error(error) from None
         finally:
             self._disconnect_if_closed()
         return replies
 
     def close(self) -> None:
-        """Send what is deferred and disconnect; a call that is still under way connects anew."""
+        """Send the deferred scripts and disconnect; calls in flight reconnect."""
         self._closed = True
         try:
             self.flush()
         except RedisStateError as error:
-            _log.warning("the end of a call may not have been booked: %s", error)
+            _log.warning("the outcome of a call may not have been recorded: %s", error)
         self._disconnect_if_closed()
 
     def _disconnect_if_closed(self) -> None:
-        """Close connections that no call uses; those of calls under way are closed after use."""
+        """Close idle connections; those in use are closed after use."""
         client = self._client
         if not self._closed or client is None:
             return
-        if self._place.kind == "cluster":
+        if self._url.kind == "cluster":
             client.close()
         else:
             client.connection_pool.disconnect(inuse_connections=False)
 
     def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run scripts in order; a refusal is among the replies as an exception."""
+        """Run scripts in order; errors of the server are returned as exceptions."""
         client = self._open()
-        if len(calls) == 1 or self._place.kind == "cluster":  # its pipelines take no scripts
+        if len(calls) == 1 or self._url.kind == "cluster":  # cluster pipelines support no scripts
             return [self._run_one(client, call) for call in calls]
         pipeline = client.pipeline(transaction=False)
         for script, args in calls:
@@ -247,17 +246,17 @@ class Connections:
             with self._lock:
                 client = self._client
                 if client is None:
-                    client = self._client = self._connected()
+                    client = self._client = self._connect()
         return client
 
-    def _connected(self) -> Any:
-        """Make the client; who waited while another caller failed to does not try as well."""
+    def _connect(self) -> Any:
+        """Make the client; fail at once if another caller has just failed."""
         if time.monotonic() < self._retry_at:
             raise RedisConnectionError("it could not be reached a moment ago")
         try:
-            return open_client(self._place)
+            return open_client(self._url)
         except FAILURES:
-            self._retry_at = time.monotonic() + self._place.timeout_s
+            self._retry_at = time.monotonic() + self._url.timeout_s
             raise
 
     def _start_flusher(self) -> None:
@@ -268,7 +267,7 @@ class Connections:
             flusher = threading.Thread(target=target, name="keyrot-redis", daemon=True)
             try:
                 flusher.start()
-            except RuntimeError:  # no more threads can be started: the next script takes it along
+            except RuntimeError:  # no thread can be started: the next script sends it
                 return
             self._flusher = flusher
 
@@ -279,20 +278,18 @@ class Connections:
                 time.sleep(FLUSH_S)
                 if self._deferred:
                     idle_at = time.monotonic() + IDLE_S
-                    with suppress(
-                        RedisStateError
-                    ):  # the next acquire fails as well, and falls back
+                    with suppress(RedisStateError):  # the next acquire fails too, and falls back
                         self.flush()
         finally:
             self._flusher = None
-        if self._deferred:  # deferred since the last look
+        if self._deferred:  # deferred since the last check
             self._start_flusher()
 
-    def _failure(self, error: BaseException) -> RedisStateError:
-        said = str(error)
-        words = one_line(self._place.redact(_ECHO.sub("", said))) or type(error).__name__
-        record = isinstance(error, ResponseError) and not said.startswith(_OTHER_REFUSALS)
-        return RedisStateError(f"{self._place}: {words}", may_be_a_record=record)
+    def _to_state_error(self, error: BaseException) -> RedisStateError:
+        message = str(error)
+        words = one_line(self._url.redact(_ECHO.sub("", message))) or type(error).__name__
+        record = isinstance(error, ResponseError) and not message.startswith(_SERVER_REFUSALS)
+        return RedisStateError(f"{self._url}: {words}", may_be_a_record=record)
 
     def _after_fork(self) -> None:
         self._forked = True
@@ -306,39 +303,39 @@ def _is_multiprocessing_child() -> bool:
     return process is not None and process.parent_process() is not None
 
 
-def open_client(place: Place) -> Any:
-    """Make redis-py's client of a place.
+def open_client(url: RedisUrl) -> Any:
+    """Return redis-py's client for a URL.
 
     Raises:
         RedisError: A cluster was not reached; the others connect when they are used.
         TypeError: The installed redis-py is too old to know an argument.
     """
-    limits = {"socket_timeout": place.timeout_s, "socket_connect_timeout": place.timeout_s}
-    common = {**place.options, **limits, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+    limits = {"socket_timeout": url.timeout_s, "socket_connect_timeout": url.timeout_s}
+    common = {**url.options, **limits, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
     common["max_connections"] = MAX_CONNECTIONS
-    if place.kind == "unix":
-        return redis.Redis(unix_socket_path=place.nodes[0][0], **common)
-    common |= {"ssl": place.tls}
-    if place.kind == "cluster":
-        nodes = [ClusterNode(*node) for node in place.nodes]  # type: ignore[no-untyped-call]
+    if url.kind == "unix":
+        return redis.Redis(unix_socket_path=url.nodes[0][0], **common)
+    common |= {"ssl": url.tls}
+    if url.kind == "cluster":
+        nodes = [ClusterNode(*node) for node in url.nodes]  # type: ignore[no-untyped-call]
         del common["db"]
-        common["retry"] = Retry(NoBackoff(), 1)  # once more, where the slot has moved
+        common["retry"] = Retry(NoBackoff(), 1)  # one retry, if the slot has moved
         return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **common)
-    if place.kind == "sentinel":
-        each_s = place.timeout_s / len(place.nodes)  # all of them together take one time limit
+    if url.kind == "sentinel":
+        each_s = url.timeout_s / len(url.nodes)  # all of them within one time limit
         mine = {"socket_timeout": each_s, "socket_connect_timeout": each_s}
         never = Retry(NoBackoff(), 0)
-        theirs = {**place.sentinel_options, **mine, "ssl": place.tls, "retry": never}
+        theirs = {**url.sentinel_options, **mine, "ssl": url.tls, "retry": never}
         made: Any = Sentinel  # redis-py gives it no types
-        return made(place.nodes, sentinel_kwargs=theirs).master_for(place.master, **common)
-    host, port = place.nodes[0]
+        return made(url.nodes, sentinel_kwargs=theirs).master_for(url.master, **common)
+    host, port = url.nodes[0]
     return redis.Redis(host=host, port=port, **common)
 
 
 def check_library() -> None:
-    """Do what needs a redis-py that is new enough; nothing is connected.
+    """Check that redis-py is new enough; nothing is connected.
 
     Raises:
-        TypeError: It knows no such argument.
+        TypeError: It is too old for an argument.
     """
-    open_client(Place("one", (("localhost", 0),), options={"db": 0})).close()
+    open_client(RedisUrl("one", (("localhost", 0),), options={"db": 0})).close()

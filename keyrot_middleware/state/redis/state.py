@@ -1,18 +1,23 @@
-"""The pool's memory in Redis: each decision is one script, so one step for all who share it.
+"""The pool's state in Redis: each decision is one Lua script, so it is atomic for all processes.
 
-The server's clock is the only one that decides (ADR 0008). Times that come out are by this
-host's clock and times that go in are understood as such, where the two differ by more than the
-second that the windows guard against.
+Only the server's clock decides (ADR 0008). Times that are returned are by this host's clock, and
+times that are passed in are read as such, if the two clocks differ by more than `GUARD_S`.
 
-Whatever goes wrong is raised as `RedisStateError`: state/fallback.py goes on without the server.
+Everything that fails is raised as `RedisStateError`; state/fallback.py then falls back to
+in-process limits.
+
+A record that cannot be read (another tool's, a broken restore, another version) makes a script
+fail. Only then is it found, dropped, named in a warning and written anew: calls pay nothing for it.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from itertools import product
 from typing import Any, ClassVar, TypeVar
 
 from ...core.activity import ActivityBatch, ActivityView
@@ -27,34 +32,37 @@ from ...core.model import (
     Unavailable,
 )
 from ...core.selection import RankedCandidates
+from ...core.text import one_line
+from ...core.windows import Cooldown
 from ...forks import after_fork
 from ..base import Holder, KeyHealth, State
-from . import activity, codec, configured
-from .codec import Offers
+from ..memory import snapshot
+from . import activity, codec
 from .connections import Connections, RedisStateError, ScriptCall, script
-from .renewals import Renewals
-from .repair import UNREADABLE, may_be_unreadable, names_of, warn
-from .survey import survey, with_values
-from .url import read_place
+from .renewals import LeaseRenewals
+from .url import parse_url
 
 __all__ = ["RedisState"]
 
-LEASE_S = 15.0
-"""How long a lease holds its place in `max_concurrency` when its worker shows no more that it
-lives; it does so while the call runs, however long that takes."""
-
-
+_log = logging.getLogger("keyrot_middleware")
 _T = TypeVar("_T")
 
-MODELS_KEPT = 1_000
-EPOCH_KEPT_S = 30 * 86_400
-"""How long an unused pool is known to have been there; each day of use begins it anew."""
-AT_ONCE = 100
-"""Keys in one dry run, a millisecond or two of the server's time."""
+LEASE_S = 15.0
+"""How long a lease counts in `max_concurrency` without being renewed by its process."""
+MAX_MODELS = 1_000
+RECORD_TTL_S = 30 * 86_400
+"""How long the records of an unused pool are kept."""
+KEYS_PER_SCRIPT = 100
+"""Keys in one dry run: one or two milliseconds of the server's time."""
+RECORDS_PER_COMMAND = 500
+"""Records in one MGET or HMGET: well under a millisecond of the server's time."""
+_UNREADABLE = (RedisStateError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What is raised when a record cannot be read."""
+_NO_LIMITS = json.dumps([None, None, None])
 
 
 class RedisState(State):
-    """The pool's memory in a server that all its processes share."""
+    """The pool's state in a server that all its processes share."""
 
     is_local: ClassVar[bool] = False
 
@@ -68,14 +76,14 @@ class RedisState(State):
         lease_s: float = LEASE_S,
         test_clock: Callable[[], float] | None = None,
     ) -> None:
-        """Read the URL; nothing is connected before the first question.
+        """Parse the URL; the first call connects.
 
         Args:
-            url: As url.py describes.
+            url: See url.py.
             policy: For the lengths of exponential cooldowns.
-            clock: This host's, by which times are returned to the caller; it decides nothing.
-            pool: Its name, part of each record's.
-            lease_s: When the places of a worker that died are free again, seconds.
+            clock: This host's clock, by which times are returned; it decides nothing.
+            pool: Its name, part of the name of each record.
+            lease_s: After which time the leases of a dead process no longer count, seconds.
             test_clock: For tests only: decides instead of the server's clock.
 
         Raises:
@@ -86,19 +94,22 @@ class RedisState(State):
         self._test_clock = test_clock
         self._base = f"keyrot:v1:{{{pool}}}"
         self._lease_s = lease_s
-        self._server = server = Connections(read_place(url), self._base)
-        self._offers, self._midnights = Offers(self._base), codec.Midnights()
+        self._server = server = Connections(parse_url(url), self._base)
+        self._encoder, self._midnights = (
+            codec.CandidateEncoder(self._base),
+            codec.PacificMidnights(),
+        )
         self._buckets: dict[str, str] = {}
-        """In which bucket a model was counted last, so that acquire reads all records at once."""
+        """The last known bucket of each model, so that acquire reads all records at once."""
         self._epochs: set[bytes] = set()
-        """Which epochs the records have had: a new one means that the server forgot all before."""
+        """The epochs of the records: a new one means that the server lost all earlier records."""
         self._ids = codec.lease_ids()
 
-        def renew(places: Sequence[str]) -> None:
-            given = repr(test_clock()) if test_clock else ""
-            server.run(ScriptCall(script("renew"), (given, lease_s, *places)))
+        def renew(leases: Sequence[str]) -> None:
+            now = repr(test_clock()) if test_clock else ""
+            server.run(ScriptCall(script("renew"), (now, lease_s, *leases)))
 
-        self._renewals = Renewals(renew, lease_s)
+        self._renewals = LeaseRenewals(renew, lease_s)
         # At the interpreter's exit too.
         weakref.finalize(self, server.close)
         weakref.finalize(self, self._renewals.close)
@@ -112,96 +123,139 @@ class RedisState(State):
         spread: bool,
         holder: Holder | None = None,
     ) -> Lease | Unavailable:
-        """Reserve one key of *candidates*; see `State.acquire`.
+        """Acquire a lease for one of *candidates*; see `State.acquire`.
 
         Raises:
-            RedisStateError: The server did not answer, or refused.
+            RedisStateError: The server did not respond, or refused.
         """
         lease_id = next(self._ids)
-        call = self._acquire(info, candidates, spread, lease_id)
-        reply = self._reading(
-            lambda: self._server.run(call), lambda: self._names_of(info, candidates)
-        )
-        return self._held(self._acquired(reply, info, candidates, lease_id), holder)
+        reply = self._run_acquire(info, candidates, lease_id, spread=spread)
+        self._record_epoch(reply[1])
+        granted = bool(reply[0])
+        skew = codec.clock_skew(float(reply[4 if granted else 2]), self._clock())
+        if not granted:
+            return codec.parse_refusal(reply, candidates, skew)
+        lease = codec.parse_lease(reply, info, candidates, lease_id, skew)
+        if lease.bucket != self._buckets.get(info.quota_model, info.quota_model):
+            if len(self._buckets) >= MAX_MODELS:
+                self._buckets.clear()
+            self._buckets[info.quota_model] = lease.bucket
+        self._renewals.add(lease, holder)
+        return lease
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Book what became of *lease*; see `State.settle`.
+        """Settle *lease* with its outcome; see `State.settle`.
 
-        A plain success is deferred: nobody waits for it, and what goes wrong with it is not raised.
+        A plain success is deferred: no call waits for it, and its failure is not raised.
 
         Raises:
-            RedisStateError: The server did not answer, or refused.
+            RedisStateError: The server did not respond, or refused.
         """
         names = tuple(names)
-        call = self._settle(lease, outcome, names)
-        if codec.plain(lease, outcome, names):
+        if outcome.kind is not LeaseOutcome.SERVING:
+            self._renewals.remove(lease)
+        call = self._script_call(
+            "settle",
+            (
+                repr(self._clock()),
+                *codec.encode_lease(lease, outcome),
+                codec.encode_verdict(outcome.verdict, self._policy),
+                *(word for name in names for word in codec.resource_digest(name)),
+                *self._encoder.record_names(lease),
+            ),
+        )
+        if codec.can_defer_reply(lease, outcome, names):
             self._server.defer(call)
             return None
-        reply = self._reading(
+        reply = self._repairing(
             lambda: self._server.run(call), lambda: self._names_of_settled(lease, outcome)
         )
-        return codec.until_of(reply)
+        return None if reply is None else float(reply)
 
     def release(self, lease: Lease) -> None:
-        """Stop renewing the place of *lease*; it ends within `LEASE_S`."""
-        self._renewals.drop(lease)
+        """Stop renewing *lease*; it no longer counts after `LEASE_S`."""
+        self._renewals.remove(lease)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Return whose key made one of *names*; see `State.owner`.
+        """Return the owner of the first known one of *names*; see `State.get_owner`.
 
         Raises:
-            RedisStateError: The server did not answer.
+            RedisStateError: The server did not respond.
         """
-        digests = [codec.stored_name(name)[0] for name in names]
-        records = [f"{self._base}:owner:{digest}" for digest in digests]
+        records = [f"{self._base}:owner:{codec.resource_digest(name)[0]}" for name in names]
         if not records:
             return None
-        return self._reading(
-            lambda: codec.owner_of(self._server.commands([["MGET", *records]])[0]),
+        return self._repairing(
+            lambda: codec.parse_owner(self._server.commands([["MGET", *records]])[0]),
             lambda: records,
         )
 
     def reset(self, key: Candidate) -> None:
-        """Forget every cooldown that keeps *key* from serving, and what was learned of its limits.
+        """Forget every cooldown that blocks *key*, and its project's learned limits.
 
         Raises:
-            RedisStateError: The server did not answer.
+            RedisStateError: The server did not respond.
         """
         names = (
             f"cooldown:key:{key.record}",
             f"cooldown:project:{key.project}",
             f"cooldown:billing:{key.billing_account}",
         )
-        call = self._call("reset", (len(names), *names, key.project))
-        self._reading(lambda: self._server.run(call), lambda: self._names_of_all([key]))
+        call = self._script_call("reset", (len(names), *names, key.project))
+        self._repairing(lambda: self._server.run(call), lambda: self._all_names([key]))
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Forget what was learned before configured limits changed; see `State.configure`.
+        """Forget learned limits whose key has new configured limits; see `State.configure`.
 
         Raises:
-            RedisStateError: The server did not answer.
+            RedisStateError: The server did not respond.
         """
         keys = tuple(candidates)
-        changed, commands = self._reading(
-            lambda: configured.compare(self._server.commands, self._base, keys),
-            lambda: [f"{self._base}:configured"],
+        name = f"{self._base}:configured"
+        changed = self._repairing(lambda: self._changed_limits(name, keys), lambda: [name])
+        projects = list(dict.fromkeys(key.project for key, _ in changed))
+        for start in range(0, len(projects), KEYS_PER_SCRIPT):
+            names = projects[start : start + KEYS_PER_SCRIPT]
+            self._server.run(self._script_call("reset", (0, *names)))
+        # After the reset: if it is interrupted, the next configure() does it again.
+        self._server.commands(
+            [
+                *(
+                    ["HDEL", name, key.key_id]
+                    if limits == _NO_LIMITS
+                    else ["HSET", name, key.key_id, limits]
+                    for key, limits in changed
+                ),
+                ["EXPIRE", name, str(RECORD_TTL_S)],
+            ]
         )
-        projects = list(dict.fromkeys(key.project for key in changed))
-        for start in range(0, len(projects), AT_ONCE):
-            self._server.run(self._call("reset", (0, *projects[start : start + AT_ONCE])))
-        self._server.commands(commands)  # after: who is interrupted does it again
+
+    def _changed_limits(self, name: str, keys: Sequence[Candidate]) -> list[tuple[Candidate, str]]:
+        """Return the keys whose limits are not the recorded ones, with their new limits as JSON.
+
+        The hash `configured` has the limits of each key; keys without limits are not in it.
+        """
+        recorded = self._read_many(["HMGET", name], [key.key_id for key in keys])
+        current = [json.dumps(key.limits[:3]) for key in keys]
+        return [
+            (key, limits)
+            for key, limits, text in zip(keys, current, recorded, strict=True)
+            if limits != (text.decode(errors="replace") if text else _NO_LIMITS)
+        ]
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return keys as those of the values they were used with; see `State.with_values`.
+        """Return the keys with the values they were last used with; see `State.with_values`.
 
         Raises:
-            RedisStateError: The server did not answer.
+            RedisStateError: The server did not respond.
         """
         keys = tuple(candidates)
-        return self._reading(
-            lambda: with_values(self._server.commands, self._base, keys),
-            lambda: names_of(self._base, keys),
-        )
+
+        def read() -> list[Candidate]:
+            pairs = zip(keys, self._read_health(keys), strict=True)
+            return [key.with_value(codec.parse_fingerprint(r)) if r else key for key, r in pairs]
+
+        return self._repairing(read, lambda: codec.record_names(self._base, keys))
 
     @property
     def data_losses(self) -> int:
@@ -209,178 +263,209 @@ class RedisState(State):
         return max(len(self._epochs) - 1, 0)
 
     def check(self) -> None:
-        """Check whether the server can be written to, and whether it remembers.
+        """Check whether the server can be written to, and whether it has lost the records.
 
         Raises:
-            RedisStateError: It cannot be, or does not answer.
+            RedisStateError: It cannot be written to, or does not respond.
         """
         name = f"{self._base}:epoch"
-        written = ["SET", f"{self._base}:check", "1", "PX", "1000"]
-        begun = ["SET", name, next(self._ids), "NX", "PX", str(EPOCH_KEPT_S * 1000)]
-        commands = [written, begun, ["GET", name]]
-        reply = self._reading(lambda: self._server.commands(commands), lambda: [name])
-        self._note_epoch(reply[-1])
+        commands = [
+            ["SET", f"{self._base}:check", "1", "PX", "1000"],
+            ["SET", name, next(self._ids), "NX", "PX", str(RECORD_TTL_S * 1000)],
+            ["GET", name],
+        ]
+        reply = self._repairing(lambda: self._server.commands(commands), lambda: [name])
+        self._record_epoch(reply[-1])
 
-    def record_usage(self, key: Candidate, bucket: str, **counts: int) -> None:
-        """Count what was sent without asking; see `State.record_usage`.
+    def record_usage(
+        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+    ) -> None:
+        """Count what was sent without a lease; see `State.record_usage`.
 
         Raises:
-            RedisStateError: The server did not answer, or refused.
+            RedisStateError: The server did not respond, or refused.
         """
-        call = self._book(key, bucket, **counts)
-        self._reading(lambda: self._server.run(call), lambda: names_of(self._base, [key], bucket))
+        args = (self._midnights(self._now()), key.project, bucket, requests, tokens, day_requests)
+        call = self._script_call("record_usage", args)
+        self._repairing(
+            lambda: self._server.run(call), lambda: codec.record_names(self._base, [key], bucket)
+        )
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
-        """Return why `acquire` would refuse each key; a round trip for each hundred keys.
+        """Return why `acquire` would refuse each key; one round trip per hundred keys.
 
         Raises:
-            RedisStateError: The server did not answer.
+            RedisStateError: The server did not respond.
         """
         keys = list(candidates)
         found: dict[str, Block] = {}
-        for start in range(0, len(keys), AT_ONCE):
-            batch = tuple((0, key) for key in keys[start : start + AT_ONCE])
-            call = self._acquire(info, batch, False, codec.DRY_RUN)
-            reply = self._reading(
-                partial(self._server.run, call), partial(self._names_of, info, batch)
-            )
-            behind = codec.behind_by(float(reply[2]), self._clock())
-            found |= codec.refused(reply, batch, behind).blocks
+        for start in range(0, len(keys), KEYS_PER_SCRIPT):
+            batch = tuple((0, key) for key in keys[start : start + KEYS_PER_SCRIPT])
+            reply = self._run_acquire(info, batch, codec.DRY_RUN, spread=False)
+            skew = codec.clock_skew(float(reply[2]), self._clock())
+            found |= codec.parse_refusal(reply, batch, skew).blocks
         return found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Return what is known of each key, by its id; a few round trips for each thousand keys.
+        """Return what is known of each key, by its id; a few round trips per thousand keys.
 
         Raises:
-            RedisStateError: The server did not answer.
+            RedisStateError: The server did not respond.
         """
         self._server.flush()
-        now = self._test_clock() if self._test_clock else None
         keys = tuple(candidates)
-        known, server_now = self._reading(
-            lambda: survey(self._server.commands, self._base, keys, now),
-            lambda: self._names_of_all(keys),
+        known, server_now = self._repairing(
+            lambda: self._read_snapshot(keys), lambda: self._all_names(keys)
         )
-        behind = codec.behind_by(server_now, self._clock())
-        for health in known.values() if behind else ():
-            codec.tell(health, behind)
+        skew = codec.clock_skew(server_now, self._clock())
+        for health in known.values() if skew else ():
+            codec.shift_times(health, skew)
         return known
+
+    def _read_snapshot(self, keys: Sequence[Candidate]) -> tuple[dict[str, KeyHealth], float]:
+        """Return the health of each key by its id, and the server's time."""
+        moment, buckets = self._server.commands(
+            [("TIME",), ("ZRANGE", f"{self._base}:buckets", 0, -1)]
+        )
+        now = self._test_clock() if self._test_clock else int(moment[0]) + int(moment[1]) / 1e6
+        projects = dict.fromkeys(key.project for key in keys)
+        pairs = list(product(projects, [bucket.decode() for bucket in buckets]))
+        quotas = self._read([codec.quota_name(self._base, *pair) for pair in pairs])
+        known = snapshot(
+            keys,
+            {
+                key.key_id: codec.parse_health(record)
+                for key, record in zip(keys, self._read_health(keys), strict=True)
+                if record
+            },
+            {
+                pair: codec.parse_quota(record)
+                for pair, record in zip(pairs, quotas, strict=True)
+                if record
+            },
+            self._read_cooldowns(keys),
+            now,
+        )
+        return known, now
+
+    def _read_cooldowns(self, keys: Sequence[Candidate]) -> dict[tuple[str, ...], Cooldown]:
+        owners = [("key", key.record) for key in keys]
+        owners += dict.fromkeys(("project", key.project) for key in keys)
+        owners += dict.fromkeys(("billing", key.billing_account) for key in keys)
+        records = self._read([f"{self._base}:cooldown:{kind}:{owner}" for kind, owner in owners])
+        found: dict[tuple[str, ...], Cooldown] = {}
+        for (_, owner), record in zip(owners, records, strict=True):
+            if record:
+                found |= codec.parse_cooldowns(record, owner)
+        return found
+
+    def _read_health(self, keys: Sequence[Candidate]) -> list[bytes | None]:
+        return self._read([f"{self._base}:health:{key.key_id}" for key in keys])
+
+    def _read(self, names: Sequence[str]) -> list[bytes | None]:
+        return self._read_many(["MGET"], names)
+
+    def _read_many(self, command: Sequence[str], names: Sequence[str]) -> list[bytes | None]:
+        starts = range(0, len(names), RECORDS_PER_COMMAND)
+        commands = [(*command, *names[i : i + RECORDS_PER_COMMAND]) for i in starts]
+        return [
+            record
+            for reply in (self._server.commands(commands) if commands else ())
+            for record in reply
+        ]
 
     def record_activity(self, batch: ActivityBatch) -> None:
         """Add to the activity of the pool; see `State.record_activity`.
 
         Raises:
-            RedisStateError: The server did not answer, or refused.
+            RedisStateError: The server did not respond, or refused.
         """
         self._server.commands(activity.commands_of(batch, self._base))
 
     def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
-        """Read the activity of the pool; see `State.activity`.
+        """Return the activity of the pool; see `State.activity`.
 
         Raises:
-            RedisStateError: The server did not answer.
+            RedisStateError: The server did not respond.
         """
         return activity.read(self._server.commands, self._base, key_ids, now)
 
     def close(self) -> None:
-        """Send what is deferred, and close the connections."""
+        """Send deferred scripts and close the connections."""
         super().close()
         self._renewals.close()
         self._server.close()
 
-    def _reading(self, ask: Callable[[], _T], names: Callable[[], list[str]]) -> _T:
-        """Ask; where a record of *names* cannot be read, drop it, and ask once more."""
+    def _repairing(self, read: Callable[[], _T], names: Callable[[], list[str]]) -> _T:
+        """Call *read*; if a record of *names* cannot be read, drop it and call once more."""
         try:
-            return ask()
-        except UNREADABLE as error:
-            if not may_be_unreadable(error):
+            return read()
+        except _UNREADABLE as error:
+            if isinstance(error, RedisStateError) and not error.may_be_a_record:
                 raise
-            if not warn(self._server.run(self._call("repair", names()))):
+            dropped = self._server.run(self._script_call("repair", names()))
+            if not dropped:
                 raise
-        return ask()
-
-    def _names_of(self, info: CallInfo, candidates: RankedCandidates) -> list[str]:
-        model = codec.text(info.quota_model).decode()
-        buckets = dict.fromkeys((model, self._buckets.get(info.quota_model, model)))
-        return names_of(self._base, (key for _, key in candidates), *buckets)
+            _log.warning(
+                "records of the shared state could not be read and were dropped: %s",
+                ", ".join(one_line(name.decode(errors="replace")) for name in dropped),
+            )
+        return read()
 
     def _names_of_settled(self, lease: Lease, outcome: Outcome) -> list[str]:
-        named = outcome.verdict.bucket if outcome.verdict is not None else None
-        buckets = dict.fromkeys(codec.text(name).decode() for name in (lease.bucket, named or ""))
+        reported = outcome.verdict.bucket if outcome.verdict is not None else None
+        buckets = dict.fromkeys(
+            codec.encode_text(name).decode() for name in (lease.bucket, reported or "")
+        )
         key = Candidate(lease.key_id, lease.project, lease.billing_account, record=lease.record)
-        return names_of(self._base, [key], *buckets)
+        return codec.record_names(self._base, [key], *buckets)
 
-    def _names_of_all(self, keys: Iterable[Candidate]) -> list[str]:
-        """Name all records of *keys*; without quotas where the list of buckets is unreadable."""
+    def _all_names(self, keys: Iterable[Candidate]) -> list[str]:
+        """Return the names of all records of *keys*; without quotas if `buckets` is unreadable."""
         try:
             buckets = self._server.commands([("ZRANGE", f"{self._base}:buckets", 0, -1)])[0]
         except RedisStateError:
             buckets = ()
-        return names_of(self._base, keys, *(bucket.decode() for bucket in buckets))
+        return codec.record_names(self._base, keys, *(bucket.decode() for bucket in buckets))
 
-    def _call(self, name: str, args: Iterable[Any]) -> ScriptCall:
-        given = repr(self._test_clock()) if self._test_clock else ""
-        return ScriptCall(script(name), (given, *args))
+    def _script_call(self, name: str, args: Iterable[Any]) -> ScriptCall:
+        now = repr(self._test_clock()) if self._test_clock else ""
+        return ScriptCall(script(name), (now, *args))
 
-    def _acquire(
-        self, info: CallInfo, candidates: RankedCandidates, spread: bool, lease_id: str
-    ) -> ScriptCall:
-        model = codec.text(info.quota_model)
-        bucket = codec.text(self._buckets.get(info.quota_model, info.quota_model))
-        args = (
-            self._midnights(self._test_clock() if self._test_clock else time.time()),
-            model,
-            codec.text(info.verb),
-            info.requests,
-            info.tokens,
-            int(spread),
-            lease_id,
-            self._lease_s,
-            bucket,
-            len(candidates),
-            *self._offers.args(candidates, model, bucket),
+    def _run_acquire(
+        self, info: CallInfo, candidates: RankedCandidates, lease_id: str, *, spread: bool
+    ) -> Any:
+        model = codec.encode_text(info.quota_model)
+        bucket = codec.encode_text(self._buckets.get(info.quota_model, info.quota_model))
+        call = self._script_call(
+            "acquire",
+            (
+                self._midnights(self._now()),
+                model,
+                codec.encode_text(info.verb),
+                info.requests,
+                info.tokens,
+                int(spread),
+                lease_id,
+                self._lease_s,
+                bucket,
+                len(candidates),
+                *self._encoder.args(candidates, model, bucket),
+            ),
         )
-        return self._call("acquire", args)
 
-    def _acquired(
-        self, reply: Any, info: CallInfo, candidates: RankedCandidates, lease_id: str
-    ) -> Lease | Unavailable:
-        self._note_epoch(reply[1])
-        behind = codec.behind_by(float(reply[4 if reply[0] else 2]), self._clock())
-        if not reply[0]:
-            return codec.refused(reply, candidates, behind)
-        lease = codec.granted(reply, info, candidates, lease_id, behind)
-        if lease.bucket != self._buckets.get(info.quota_model, info.quota_model):
-            if len(self._buckets) >= MODELS_KEPT:
-                self._buckets.clear()
-            self._buckets[info.quota_model] = lease.bucket
-        return lease
+        def names() -> list[str]:
+            buckets = dict.fromkeys((model.decode(), bucket.decode()))
+            return codec.record_names(self._base, (key for _, key in candidates), *buckets)
 
-    def _note_epoch(self, epoch: bytes) -> None:
-        """Record a reply's epoch; one that was on its way for long is no news."""
-        if epoch not in self._epochs:
+        return self._repairing(lambda: self._server.run(call), names)
+
+    def _now(self) -> float:
+        return self._test_clock() if self._test_clock else time.time()
+
+    def _record_epoch(self, epoch: bytes) -> None:
+        if epoch not in self._epochs:  # a known one may come late, in a delayed reply
             self._epochs = {*self._epochs, epoch}
-
-    def _held(self, reply: Lease | Unavailable, holder: Holder | None) -> Lease | Unavailable:
-        if isinstance(reply, Lease):
-            self._renewals.hold(reply, holder)
-        return reply
-
-    def _settle(self, lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> ScriptCall:
-        stored = (word for name in names for word in codec.stored_name(name))
-        verdict = codec.verdict_words(outcome.verdict, self._policy)
-        words = codec.lease_words(lease, outcome)
-        if outcome.kind is not LeaseOutcome.SERVING:
-            self._renewals.drop(lease)
-        args = (repr(self._clock()), *words, verdict, *stored, *self._offers.names(lease))
-        return self._call("settle", args)
-
-    def _book(
-        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
-    ) -> ScriptCall:
-        midnights = self._midnights(self._test_clock() if self._test_clock else time.time())
-        words = (midnights, key.project, bucket, requests, tokens, day_requests)
-        return self._call("record_usage", words)
 
     def _after_fork(self) -> None:
         self._ids = codec.lease_ids()  # these are the parent's

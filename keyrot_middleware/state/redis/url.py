@@ -1,13 +1,13 @@
-"""What a Redis URL says: which servers, how they are secured, which database.
+"""Parses Redis URLs: servers, TLS, database.
 
     redis://[user:password@]host[:port][/db]            rediss:// is the same over TLS
     unix://[user:password@]/path/to/socket[?db=0]
     redis+cluster://[user:password@]host[:port],host…   any nodes of the cluster
     redis+sentinel://[user:password@]host[:port],host…/master[/db]
-                                                        the sentinels, and their name for the master
+                                                        the sentinels, and the name of the master
 
 `rediss+cluster://` and `rediss+sentinel://` exist too. The user and password are the data
-servers'; those of sentinels, where they have any, are the options `sentinel_username` and
+servers'; those of sentinels, if any, are the options `sentinel_username` and
 `sentinel_password`. Other options, after `?`: `db`, `client_name`, `socket_timeout` (seconds, 0.2);
 and over TLS, for sentinels too, `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`
 (`required` or `none`).
@@ -28,15 +28,15 @@ __all__ = [
     "SCHEMES",
     "TLS_OPTIONS",
     "Address",
-    "Place",
-    "check_place",
-    "of_tls",
-    "read_place",
-    "unreadable",
-    "wrong_tls",
+    "RedisUrl",
+    "check_url",
+    "find_tls_problem",
+    "find_unreadable_file",
+    "parse_url",
+    "tls_options",
 ]
 
-# What a Redis URL says of TLS ------------------------------------------------------------------
+# TLS options -----------------------------------------------------------------------------------
 
 
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -44,14 +44,14 @@ _CERT_REQS = ("required", "optional", "none")
 TLS_OPTIONS = (*_FILES, "ssl_cert_reqs")
 
 
-def of_tls(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick what sentinels need as well as data servers."""
+def tls_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the TLS options, which sentinels need as well as data servers."""
     return {name: value for name, value in options.items() if name in TLS_OPTIONS}
 
 
-def wrong_tls(options: Mapping[str, Any], *, tls: bool) -> str | None:
-    """Return what does not fit together; None where all is well."""
-    given = of_tls(options)
+def find_tls_problem(options: Mapping[str, Any], *, tls: bool) -> str | None:
+    """Return which TLS options do not fit together; None if they do."""
+    given = tls_options(options)
     if given and not tls:
         return f"its option {next(iter(given))} is for TLS, which has rediss:// in the scheme"
     checks = given.get("ssl_cert_reqs", "required")
@@ -62,8 +62,8 @@ def wrong_tls(options: Mapping[str, Any], *, tls: bool) -> str | None:
     return None
 
 
-def unreadable(options: Mapping[str, Any]) -> str | None:
-    """Return which file cannot be read, and why; None where all can."""
+def find_unreadable_file(options: Mapping[str, Any]) -> str | None:
+    """Return which file cannot be read, and why; None if all can."""
     for name in _FILES:
         if name in options:
             try:
@@ -95,13 +95,13 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+)(?::(\d{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the pool's state lives."""
+class RedisUrl:
+    """A parsed Redis URL."""
 
     kind: str
     """`one`, `unix`, `cluster` or `sentinel`."""
     nodes: tuple[Address, ...]
-    """The server; the nodes of a cluster, or the sentinels, that are asked first."""
+    """The server; or some nodes of the cluster; or the sentinels."""
     tls: bool = False
     master: str = ""
     timeout_s: float = TIMEOUT_S
@@ -111,35 +111,35 @@ class Place:
 
     @property
     def passwords(self) -> Iterator[str]:
-        """Give what must not be shown; a user without a password may be a token."""
+        """Yield the passwords; a user without a password may be a token."""
         for options in (self.options, self.sentinel_options):
             secret = options.get("password") or options.get("username")
             if secret:
                 yield secret
 
     def redact(self, text: str) -> str:
-        """Take the passwords out of what a server says."""
+        """Replace passwords in a message of the server."""
         for password in self.passwords:
             text = re.sub(rf"(?<!\w){re.escape(password)}(?!\w)", "[redacted]", text)
         return text
 
     def __str__(self) -> str:
-        """Name the place as a URL without credentials."""
+        """Return the URL without credentials."""
         nodes = ",".join(f"{host}:{port}" if port else host for host, port in self.nodes)
         base = "rediss" if self.tls else "redis"
         scheme = {"one": base, "unix": "unix"}.get(self.kind, f"{base}+{self.kind}")
         return f"{scheme}://{nodes}" + (f"/{self.master}" if self.master else "")
 
 
-def read_place(url: str, variable: str = "KEYROT_STATE_URL") -> Place:
-    """Read a Redis URL.
+def parse_url(url: str, variable: str = "KEYROT_STATE_URL") -> RedisUrl:
+    """Parse a Redis URL.
 
     Args:
         url: The URL.
-        variable: Where it stands, for messages.
+        variable: The setting that has it, for messages.
 
     Raises:
-        ConfigError: What is wrong, without any password, and what is allowed.
+        ConfigError: The URL is wrong; the message has no password.
     """
     try:
         parts = urlsplit(url)
@@ -149,13 +149,13 @@ def read_place(url: str, variable: str = "KEYROT_STATE_URL") -> Place:
         raise _refusal(url, variable, what) from None
 
 
-def check_place(url: str, variable: str) -> None:
-    """Refuse a Redis URL that is wrong, or names a file that cannot be read here.
+def check_url(url: str, variable: str) -> None:
+    """Check a Redis URL and the files that it names.
 
     Raises:
-        ConfigError: As `read_place`.
+        ConfigError: It is wrong, or a file cannot be read.
     """
-    what = unreadable(read_place(url, variable).options)
+    what = find_unreadable_file(parse_url(url, variable).options)
     if what:
         raise _refusal(url, variable, what)
 
@@ -170,10 +170,10 @@ def _refusal(url: str, variable: str, what: str) -> ConfigError:
 
 
 class _WrongUrlError(ValueError):
-    """What is wrong, in words that name no secret."""
+    """What is wrong, without secrets."""
 
 
-def _read(parts: SplitResult, query: dict[str, str]) -> Place:
+def _read(parts: SplitResult, query: dict[str, str]) -> RedisUrl:
     if parts.scheme not in SCHEMES:
         raise _WrongUrlError("no such scheme")
     base, _, kind = parts.scheme.partition("+")
@@ -185,22 +185,22 @@ def _read(parts: SplitResult, query: dict[str, str]) -> Place:
     }
     timeout_s = _seconds(query.pop("socket_timeout", str(TIMEOUT_S)))
     options, tls = _options(kind, credentials, query, db), base == "rediss"
-    if wrong := wrong_tls(options, tls=tls):
+    if wrong := find_tls_problem(options, tls=tls):
         raise _WrongUrlError(wrong)
     nodes = ((unquote(parts.path), 0),) if kind == "unix" else _nodes(kind, hosts)
-    return Place(
+    return RedisUrl(
         kind=kind,
         nodes=nodes,
         tls=tls,
         master=master,
         timeout_s=timeout_s,
         options=options,
-        sentinel_options={**of_tls(options), **sentinel_options},
+        sentinel_options={**tls_options(options), **sentinel_options},
     )
 
 
 def _path(kind: str, path: str) -> tuple[str, str]:
-    """Take the master's name and the number of the database out of the path."""
+    """Return the master's name and the database number from the path."""
     if kind == "unix":
         if not path.strip("/"):
             raise _WrongUrlError("it names no socket")

@@ -128,7 +128,7 @@ def test_views_are_per_model_and_workload_and_bounded() -> None:
     assert list_candidates(selector, INFO._replace(workload="batch")) == ["k0"]
     for number in range(3 * MAX_ORDERS):
         list_candidates(selector, INFO._replace(model=f"tuned-{number}"))
-    assert len(selector._views) == MAX_ORDERS
+    assert len(selector._orders) == MAX_ORDERS
 
 
 def test_no_lock_is_taken_twice() -> None:

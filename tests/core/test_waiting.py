@@ -48,7 +48,7 @@ def test_what_is_claimed_is_told_with_the_time_of_the_claim() -> None:
     join(lines)
     claims = lines.ahead(INFO, None, {}, NOW)
     assert "a" in claims
-    assert claims.found == {"a": FULL}
+    assert claims.claimed == {"a": FULL}
 
 
 def test_a_smaller_request_may_go_where_a_larger_does_not_fit() -> None:

@@ -153,7 +153,7 @@ class Rig:
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
         """Make a call."""
         pool = self.pool
-        shared = {"overload": pool.overload, "lines": pool.waiting_lines}
+        shared = {"overload": pool.overload, "waiting_lines": pool.waiting_lines}
         return CallState(info, self.selector, self.policy, pool.token_scale, home, **shared)
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:

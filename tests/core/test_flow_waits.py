@@ -1,4 +1,4 @@
-"""Waiting: only while no key can serve, only for a known time, only within the budget."""
+"""Waiting: only while no key is available, only for a known time, only within the budget."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_without_any_value_calls_go_as_the_sdk_sends_them_until_there_is_one(
 def test_by_hand_a_pool_without_a_value_is_exhausted_until_there_is_one(
     gemini: FakeGemini, files: Files
 ) -> None:
-    """A KeyManager can be made, and says that no key can serve."""
+    """A KeyManager can be made, and says that no key is available."""
     files.list("A")
     files.install()
     manager = keyrot_middleware.get_key_manager()

@@ -270,7 +270,7 @@ async def test_a_call_over_a_network_comes_out_the_same(rig: Rig) -> None:
     rig.will("a", minute("5s"))
     assert await rig.acall() == "answer"
     assert kinds(rig) == [LeaseOutcome.FAILURE, LeaseOutcome.SUCCESS]
-    with pytest.raises(Exception, match="no key can serve"):
+    with pytest.raises(Exception, match="no key is available"):
         await rig.acall(INFO._replace(bound_to_owner=True, resources=("files/a",)))
 
 

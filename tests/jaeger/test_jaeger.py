@@ -69,7 +69,7 @@ TREES = (
     attempt free_1  internal  number=1  outcome=success
 """,
     """
-7 no key is available  internal
+7 no key can serve  internal
   generate_content gemini-2.5-flash  client  ERROR 402 credit_depleted  count=3  error.type=402
     attempt free_1  internal  ERROR 429 quota_day  number=1  outcome=retry  error.type=429
       ! keyrot.cooldown free_1 quota_day project_model
@@ -77,7 +77,7 @@ TREES = (
       ! keyrot.key.retired free_2 key_leaked key
     attempt paid_1  internal  ERROR 402 credit_depleted  number=3  outcome=fail  error.type=402
       ! keyrot.cooldown paid_1 credit_depleted billing
-  generate_content gemini-2.5-flash  client  ERROR no key is available  count=0  error.type=429
+  generate_content gemini-2.5-flash  client  ERROR no key can serve  count=0  error.type=429
     ! keyrot.pool.exhausted free_1: quota_day, free_2: key_leaked, …, paid_1: credit_depleted
 """,
     """
@@ -201,7 +201,7 @@ def test_a_stream_tells_when_its_first_chunk_came(roots: dict[str, Span]) -> Non
 def test_a_failed_call_can_be_found_by_its_tags(jaeger: Any, roots: dict[str, Span]) -> None:
     """The searches that the example's README names find the traces they should."""
     for tags, case in (
-        ({"keyrot.failure.class": "key_leaked"}, "7 no key is available"),
+        ({"keyrot.failure.class": "key_leaked"}, "7 no key can serve"),
         ({"keyrot.attempt.count": "4"}, "5 every key is busy for a second"),
         ({"error.type": "503"}, "6 a tool call"),
     ):

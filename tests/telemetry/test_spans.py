@@ -195,7 +195,7 @@ def test_nothing_free_to_send_with(traced: Any, way: str) -> None:
     with pytest.raises(Exhausted):
         scripted.all_modes()[way]()
     assert shape("\n".join(traced.tree.splitlines()[before:])) == text("""
-        generate_content gemini-2.5-flash  CLIENT  ERROR no key is available
+        generate_content gemini-2.5-flash  CLIENT  ERROR no key can serve
             error.type=429
             keyrot.attempt.count=0
             ! keyrot.pool.exhausted keyrot.pool.blocked_keys=flash_01: quota_minute until 2026-01-01 12:31:10Z

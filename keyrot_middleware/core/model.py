@@ -175,6 +175,9 @@ class Usage(NamedTuple):
     """In lower case."""
     cost_usd: float | None = None
     """What the request cost by the provider's price list, in US dollars; None where not known."""
+    details: tuple[tuple[str, int], ...] = ()
+    """Kinds of tokens that may have a price of their own, and how many of the above are of them:
+    `input_audio_tokens`, `cache_audio_read_tokens`, `output_image_tokens`…"""
 
 
 NO_USAGE = Usage()

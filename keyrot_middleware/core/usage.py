@@ -34,6 +34,23 @@ _FINISH = re.compile(r'"finishReason"\s*:\s*"(\w+)"')
 _MAX_COUNT = 10**18
 """No request has this many tokens; numbers larger than a float would break the arithmetic."""
 _FURTHER = re.compile(r'"index"\s*:\s*[1-9]|"continuationToken"')
+_INPUT_DETAILS = {
+    "AUDIO": "input_audio_tokens",
+    "DOCUMENT": "input_image_tokens",
+    "IMAGE": "input_image_tokens",
+    "VIDEO": "input_video_tokens",
+}
+_DETAILS = {
+    "promptTokensDetails": _INPUT_DETAILS,
+    "toolUsePromptTokensDetails": _INPUT_DETAILS,
+    "cacheTokensDetails": {"AUDIO": "cache_audio_read_tokens"},
+    "candidatesTokensDetails": {
+        "AUDIO": "output_audio_tokens",
+        "IMAGE": "output_image_tokens",
+        "VIDEO": "output_video_tokens",
+    },
+}
+"""How `Usage.details` names the modalities in each list of details."""
 _AFTER = {"modelVersion", "responseId"}
 """Keys that follow the usage in Google's order; if missing there, they come before."""
 
@@ -171,7 +188,22 @@ def _usage(
         model,
         response_id,
         reasons,
+        details=_details(meta),
     )
+
+
+def _details(meta: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Return how many tokens are no text, by their kind."""
+    found: dict[str, int] = {}
+    for field, kinds in _DETAILS.items():
+        parts = meta.get(field)
+        for part in parts if isinstance(parts, list) else ():
+            modality = part.get("modality") if isinstance(part, dict) else None
+            kind = kinds.get(modality) if isinstance(modality, str) else None
+            count = _count(part.get("tokenCount")) if kind is not None else None
+            if kind is not None and count:
+                found[kind] = found.get(kind, 0) + count
+    return tuple(found.items())
 
 
 def _has_numbers(meta: Mapping[str, Any]) -> bool:

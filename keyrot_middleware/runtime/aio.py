@@ -65,6 +65,8 @@ class AsyncDriver(SyncDriver):
 
     def __call__(self, command: Command) -> Any:
         """Run *command* and notify the observer; return its reply, or a coroutine for it."""
+        if type(command) is Settle:
+            command = self._with_cost(command)
         if self.observer is None:
             return self.handlers[type(command)](self, command)
         return self._observed(command, self.observer)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Overload
-from ..core.model import CallInfo, Candidate, Lease, RetryPolicy
+from ..core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.text import standard_key_hint
@@ -23,6 +23,7 @@ from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
 from ..forks import after_fork
 from ..guard import handle_internal_error
+from ..prices import PriceList
 from ..secrets import Secret, SecretCache
 from ..secrets.cache import LOOKUP_TIMEOUT_S
 from ..state.base import State
@@ -116,6 +117,7 @@ class Pool:
     """Calls that the garbage collector closed and `settle_abandoned` will settle."""
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last used; checked before one of them becomes the home key."""
+    prices: PriceList = field(default_factory=PriceList)
     activity: Activity = field(init=False, repr=False)
     """What calls did lately."""
     hints: dict[str, str] = field(default_factory=dict, repr=False)
@@ -164,6 +166,15 @@ class Pool:
         rejected = {key_id for key_id, block in blocks.items() if block.reason in KEY_REJECTIONS}
         self.doubtful &= rejected
         return rejected
+
+    def with_cost(self, usage: Usage, model: str) -> Usage:
+        """Return *usage* of a request to *model* with what it cost, where that is known."""
+        try:
+            cost = self.prices.cost(usage, model, self.clock.time())
+        except Exception:
+            handle_internal_error("cost")
+            return usage
+        return usage if cost is None else usage._replace(cost_usd=cost)
 
     def settle_abandoned(self) -> None:
         """Settle the calls that the garbage collector closed."""

@@ -34,6 +34,7 @@ from ..core.selection import Selector
 from ..core.text import utc
 from ..core.windows import DAY_S
 from ..errors import KeyrotError
+from ..prices import is_installed
 from ..state.base import KeyHealth, State, Used
 from .health import OFF, VERB, KeyView, iso, pool_views
 from .pool import Pool
@@ -131,6 +132,7 @@ class PoolReport:
         self._views, self._activity, self._selector = views, activity, selector
         self._now, self._on_reset, self._check = now, on_reset, check
         self._missing = missing if missing is not None else {}
+        self._cost_known = is_installed()
         self._lock = threading.Lock()
         self._last: _Look | None = None
 
@@ -149,9 +151,9 @@ class PoolReport:
             "state_url": self._state_url,
             "degraded": self._state.degraded,
             "at": iso(look.at),
-            "cost_known": False,
+            "cost_known": self._cost_known,
             "has_records": any(_is_recorded(view.known) for _, view in look.keys),
-            "summary": _summary(look.keys, activity),
+            "summary": _summary(look.keys, activity, cost_known=self._cost_known),
             "total": len(found),
             "offset": offset,
             "limit": limit,
@@ -304,7 +306,7 @@ class PoolReport:
             "error_count": known.error_count,
             "used": _used(key, view),
             "tokens_today": {"input": today.input_tokens, "output": today.output_tokens},
-            "usd_today": today.cost_usd,
+            "usd_today": today.cost_usd if self._cost_known else None,
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
                 "requests": list(history.requests) if history else [0] * MINUTES,
@@ -386,7 +388,9 @@ def _matches(key: Candidate, view: KeyView, query: str, state: str) -> bool:
     return not query or any(query in text.casefold() for text in texts)
 
 
-def _summary(keys: list[tuple[Candidate, KeyView]], activity: ActivityView) -> dict[str, Any]:
+def _summary(
+    keys: list[tuple[Candidate, KeyView]], activity: ActivityView, *, cost_known: bool
+) -> dict[str, Any]:
     states = Counter(view.overall.state for _, view in keys)
     models: dict[str, list[int]] = {}
     for _, view in keys:
@@ -411,7 +415,7 @@ def _summary(keys: list[tuple[Candidate, KeyView]], activity: ActivityView) -> d
         "today": {
             "input_tokens": today.input_tokens,
             "output_tokens": today.output_tokens,
-            "cost_usd": today.cost_usd,
+            "cost_usd": today.cost_usd if cost_known else None,
         },
     }
 

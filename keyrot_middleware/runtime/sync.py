@@ -91,6 +91,8 @@ class SyncDriver:
 
     def __call__(self, command: Command) -> Any:
         """Run *command* and notify the observer; return its reply."""
+        if type(command) is Settle:
+            command = self._with_cost(command)
         observer = self.observer
         if observer is None:
             return self.handlers[type(command)](self, command)
@@ -133,8 +135,16 @@ class SyncDriver:
             )
         self.finish(GeneratorExit())
 
+    def _with_cost(self, command: Settle) -> Settle:
+        """Add what the request cost, where somebody wants to know."""
+        outcome = command.outcome
+        if self.observer is None or outcome.usage is NO_USAGE:
+            return command
+        usage = self._pool.with_cost(outcome.usage, self._info.model)
+        return command._replace(outcome=outcome._replace(usage=usage))
+
     def _settle_blocking(self, command: Settle) -> None:
-        observer = self.observer
+        command, observer = self._with_cost(command), self.observer
         if observer is not None:
             observer.before(command)
         reply = SyncDriver._settle(self, command)

@@ -216,6 +216,13 @@ KEY_TOKENS = Metric(
     "Tokens reported by the responses to requests with this key.",
     (*_ATTEMPT, semconv.TOKEN_TYPE),
 )
+KEY_COST = Metric(
+    "keyrot.key.cost",
+    MetricKind.COUNTER,
+    "{USD}",
+    "Cost of the requests with this key, by the price list.",
+    _ATTEMPT,
+)
 DEGRADED = Metric(
     "keyrot.state.degraded",
     MetricKind.OBSERVED_UP_DOWN,
@@ -235,6 +242,7 @@ METRICS = (
     TIMEOUTS,
     COOLDOWNS,
     KEY_TOKENS,
+    KEY_COST,
     KEY_COUNT,
     QUOTA_USED,
     DEGRADED,
@@ -345,7 +353,7 @@ class Instruments:
     """The instruments that record calls."""
 
     __slots__ = (
-        "attempt_duration", "call_attempts", "calls", "cooldowns", "key_tokens",
+        "attempt_duration", "call_attempts", "calls", "cooldowns", "key_cost", "key_tokens",
         "pending", "timeouts", "wait_time",
     )  # fmt: skip
 
@@ -359,6 +367,7 @@ class Instruments:
         self.timeouts = _counter(meter, TIMEOUTS)
         self.cooldowns = _counter(meter, COOLDOWNS)
         self.key_tokens = _counter(meter, KEY_TOKENS)
+        self.key_cost = _counter(meter, KEY_COST)
 
 
 def _call_metrics(meter: Meter) -> tuple[CallMetrics, ...]:

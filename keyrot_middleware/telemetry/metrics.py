@@ -315,6 +315,9 @@ class CallMeter:
         for token_type, tokens in reported_tokens(self._usage):
             attributes = attempt_attributes(pool, key_id, model, token_type)
             self._instruments.key_tokens.add(tokens, attributes)
+        cost = self._usage.cost_usd
+        if cost is not None:
+            self._instruments.key_cost.add(cost, attempt_attributes(pool, key_id, model))
         failure = error_type = None
         if verdict is not None:
             cause = cause_from_verdict(verdict, command.error)

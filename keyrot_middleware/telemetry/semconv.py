@@ -41,6 +41,9 @@ KEY_ID: Final = "keyrot.key.id"
 ATTEMPT_COUNT: Final = "keyrot.attempt.count"
 """On the logical span, ours or that of a parent instrumentation."""
 
+COST: Final = "keyrot.cost"
+"""US dollars by the price list: of an attempt, and on a logical span of all its attempts."""
+
 # An attempt.
 KEY_PROJECT: Final = "keyrot.key.project"
 KEYS_EXCLUDED: Final = "keyrot.key.excluded_count"

@@ -76,6 +76,7 @@ class AttemptSpan:
 
     __slots__ = (
         "_context",
+        "_cost",
         "_failure",
         "_leased_at",
         "_settled_ns",
@@ -117,6 +118,7 @@ class AttemptSpan:
         )
         self._context = set_span_in_context(self._span, parent)
         self._settled_ns: int | None = None
+        self._cost: float | None = None
         self._failure: dict[str, AttributeValue] = {}
         self.outcome = LeaseOutcome.ABANDONED
         self.cause: ErrorCause | None = None
@@ -127,7 +129,8 @@ class AttemptSpan:
 
     def settle(self, command: Settle, until: float | None) -> None:
         """Keep the outcome, and the end of the cooldown it caused (epoch seconds)."""
-        self.outcome, verdict, _ = command.outcome
+        self.outcome, verdict, usage = command.outcome
+        self._cost = usage.cost_usd
         if self.outcome is not LeaseOutcome.SUCCESS:  # which is closed at once
             self._settled_ns = time.time_ns()
         if verdict is None:
@@ -160,6 +163,8 @@ class AttemptSpan:
         """
         span = self._span
         span.set_attribute(semconv.ATTEMPT_OUTCOME, outcome)
+        if self._cost is not None:
+            span.set_attribute(semconv.COST, self._cost)
         if self.outcome is LeaseOutcome.SUCCESS:
             span.set_attribute(semconv.HTTP_STATUS, _OK)
         elif self._failure:
@@ -222,6 +227,7 @@ class CallSpan:
 
     __slots__ = (
         "_attempts",
+        "_cost",
         "_first_chunk",
         "_key_id",
         "_span",
@@ -239,6 +245,7 @@ class CallSpan:
         self._key_id: str | None = None
         self._first_chunk: float | None = None
         self._usage = NO_USAGE
+        self._cost: float | None = None
 
     def add_attempt(self, key_id: str) -> None:
         """Count it."""
@@ -254,13 +261,17 @@ class CallSpan:
         self._first_chunk = time.monotonic() - self._started
 
     def record_usage(self, usage: Usage) -> None:
-        """Keep the usage."""
+        """Keep the usage, and add up the cost."""
         self._usage = usage
+        if usage.cost_usd is not None:
+            self._cost = (self._cost or 0.0) + usage.cost_usd
 
     def finish(self, cause: ErrorCause | None) -> None:
         """Set all attributes in one step, since each costs a lock, and end the span."""
         attributes = usage_attributes(self._usage)
         attributes[semconv.ATTEMPT_COUNT] = self._attempts
+        if self._cost is not None:
+            attributes[semconv.COST] = self._cost
         if self._key_id is not None:
             attributes[semconv.KEY_ID] = self._key_id
         if self._first_chunk is not None:
@@ -320,7 +331,16 @@ class ForeignSpan:
         """Do nothing: the owner records it."""
 
     def record_usage(self, usage: Usage) -> None:
-        """Do nothing: the owner records it."""
+        """Add the cost; the owner records the tokens."""
+        cost = usage.cost_usd
+        if cost is None:
+            return
+        if self._data is not None:
+            attributes: MutableMapping[str, Any] = self._data.attributes
+            attributes[semconv.COST] = _total(attributes.get(semconv.COST), cost)
+        elif self._span.is_recording():
+            total = _total(_get_attribute(self._span, semconv.COST), cost)
+            self._span.set_attribute(semconv.COST, total)
 
     def finish(self, cause: ErrorCause | None) -> None:
         """Do nothing: the owner records it."""
@@ -336,6 +356,13 @@ class NoSpan(ForeignSpan):
 
     def add_attempt(self, key_id: str) -> None:
         """Do nothing: the current span may be about anything."""
+
+    def record_usage(self, usage: Usage) -> None:
+        """Do nothing."""
+
+
+def _total(before: object, cost: float) -> float:
+    return (before if isinstance(before, float) else 0.0) + cost
 
 
 _INFERENCE = frozenset({"chat", "generate_content", "text_completion"})

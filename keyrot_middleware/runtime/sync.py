@@ -24,7 +24,7 @@ from ..core.commands import (
 )
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
-from ..core.model import CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
+from ..core.model import NO_USAGE, CallInfo, Lease, LeaseOutcome, Outcome, Unavailable
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver, notify_listeners
 from .abandoned import in_gc

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from . import semconv
+
 __all__ = ["format_attribute", "format_tree"]
 
 FormatAttribute = Callable[[str, Any], str | None]
@@ -12,9 +14,9 @@ FormatAttribute = Callable[[str, Any], str | None]
 
 
 def format_attribute(name: str, value: Any) -> str:
-    """Format an attribute: `name=value`, floats with three decimals."""
+    """Format an attribute: `name=value`, floats with three decimals, dollars with six."""
     if isinstance(value, float):
-        return f"{name}={value:.3f}"
+        return f"{name}={value:.{6 if name == semconv.COST else 3}f}"
     return f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 

@@ -45,6 +45,7 @@ def test_the_official_span_is_the_logical_one(traced: Any) -> None:
         scripted.run()
     assert official.data.attributes == {
         "keyrot.attempt.count": 2,
+        "keyrot.cost": pytest.approx(77.52e-6),
         "keyrot.key.id": "exp_02",
         "keyrot.pool.name": "test",
     }

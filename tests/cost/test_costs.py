@@ -1,0 +1,188 @@
+"""What calls cost by the price list, as metrics, spans and the report show it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import genai_prices
+import pytest
+from google import genai
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support.otel import RecordedMetrics
+
+from keyrot_middleware.runtime.report import source_of
+from keyrot_middleware.telemetry.tracing import TracingObserver
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+
+MILLIONTH = 1e-6
+CALLS = [
+    # model, prompt, cached, answer, thoughts, tool results
+    ("gemini-2.5-flash", 1_000, 400, 150, 50, 0),
+    ("gemini-2.5-flash", 12, 0, 3, 0, 0),
+    ("gemini-2.5-flash", 0, 0, 0, 0, 0),
+    ("gemini-2.5-flash-lite", 90_000, 89_000, 8_000, 0, 100),
+    ("gemini-2.5-pro", 200_000, 0, 1_000, 30_000, 0),
+    ("gemini-2.5-pro", 200_001, 150_000, 1_000, 30_000, 0),
+    ("gemini-3.8-flash", 1_000, 400, 50, 150, 0),
+    ("gemini-3.1-pro-preview", 500_000, 1, 65_000, 0, 7),
+    ("gemini-3-flash-preview", 777, 77, 7, 7_777, 77),
+    ("gemini-3.5-flash-lite", 1, 1, 1, 1, 1),
+]
+
+
+def body(call: tuple[Any, ...]) -> dict[str, Any]:
+    """Return a response with the usage of *call*."""
+    model, prompt, cached, answer, thoughts, tools = call
+    return {
+        "candidates": [
+            {"content": {"role": "model", "parts": [{"text": "ok"}]}, "finishReason": "STOP"}
+        ],
+        "usageMetadata": {
+            "promptTokenCount": prompt,
+            "cachedContentTokenCount": cached,
+            "candidatesTokenCount": answer,
+            "thoughtsTokenCount": thoughts,
+            "toolUsePromptTokenCount": tools,
+        },
+        "modelVersion": model,
+        "responseId": "r",
+    }
+
+
+def price(call: tuple[Any, ...], clock: FakeClock) -> float:
+    """Return what genai-prices itself says, by its own reading of the response."""
+    usage = genai_prices.extract_usage(body(call), provider_id="google").usage
+    found = genai_prices.calc_price(
+        usage,
+        call[0],
+        provider_id="google",
+        genai_request_timestamp=datetime.fromtimestamp(clock.time(), UTC),
+    )
+    return float(found.total_price)
+
+
+class Watched:
+    """Spans and metrics of a pool, and its report."""
+
+    def __init__(self, pool: Any) -> None:
+        self.metrics, self.spans = RecordedMetrics(), InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        observers = (TracingObserver("test", provider), self.metrics.observer)
+        pool.observers = (*observers, pool.activity)
+        self.report = source_of(pool)
+        self.report.status()
+
+    def costs(self, name: str) -> list[Any]:
+        """Return the cost on each span whose name begins so."""
+        spans = [span for span in self.spans.get_finished_spans() if span.name.startswith(name)]
+        return [span.attributes.get("keyrot.cost") for span in spans if span.attributes is not None]
+
+
+def make_calls(gemini: FakeGemini, mode: str) -> None:
+    """Make all calls with one key, each answered with its usage."""
+    for call in CALLS:
+        gemini.script("paid", Reply.custom(200, body(call)))
+    client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
+    models = [call[0] for call in CALLS]
+    if mode == "sync":
+        for model in models:
+            client.models.generate_content(model=model, contents="hi")
+        return
+
+    async def all_of_them() -> None:
+        for model in models:
+            await client.aio.models.generate_content(model=model, contents="hi")
+        await client.aio.aclose()
+
+    asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_ten_calls_cost_what_the_price_list_says(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, mode: str
+) -> None:
+    """To a millionth of a dollar: in the metric, on both spans, in the report."""
+    watched = Watched(pool({"key_id": "paid", "project": "web"}))
+    make_calls(gemini, mode)
+    want = [price(call, clock) for call in CALLS]
+    for name in ("generate_content", "attempt"):
+        assert watched.costs(name) == [pytest.approx(cost, abs=MILLIONTH / 1000) for cost in want]
+    (by_key,) = watched.metrics.by("keyrot.key.cost", "keyrot.key.id").items()
+    assert by_key == ("paid", pytest.approx(sum(want), abs=MILLIONTH))
+    flash = watched.metrics.by("keyrot.key.cost", "gen_ai.request.model")["gemini-2.5-flash"]
+    assert flash == pytest.approx(sum(want[:3]), abs=MILLIONTH)
+    status = watched.report.status()
+    assert status["cost_known"] is True
+    assert status["summary"]["today"]["cost_usd"] == pytest.approx(sum(want), abs=MILLIONTH)
+    assert status["keys"][0]["usd_today"] == pytest.approx(sum(want), abs=MILLIONTH)
+
+
+def test_a_stream_costs_what_its_last_chunk_says(
+    gemini: FakeGemini, clock: FakeClock, pool: Any
+) -> None:
+    """Its chunks repeat the usage so far; one that is closed early has cost that."""
+    watched = Watched(pool("paid"))
+    gemini.tokens(lambda _body: 5_000)
+    client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
+    model = "gemini-2.5-flash"
+    chunks = list(client.models.generate_content_stream(model=model, contents="hi"))
+    meta = chunks[-1].usage_metadata
+    assert meta is not None
+    answer, thoughts = meta.candidates_token_count or 0, meta.thoughts_token_count or 0
+    want = price((model, 5_000, 0, answer, thoughts, 0), clock)
+    assert watched.costs("generate_content") == [pytest.approx(want, abs=MILLIONTH / 1000)]
+    stream = client.models.generate_content_stream(model=model, contents="hi")
+    next(iter(stream))
+    stream.close()  # type: ignore[attr-defined]
+    assert watched.costs("generate_content")[1] >= price((model, 5_000, 0, 0, 0, 0), clock)
+
+
+def test_the_cost_of_a_call_is_that_of_all_its_attempts(
+    gemini: FakeGemini, clock: FakeClock, pool: Any
+) -> None:
+    """A request that failed cost nothing that is known."""
+    watched = Watched(pool("free", "paid", strategy="fill"))
+    gemini.script("free", Reply.QUOTA_MINUTE)
+    gemini.script("paid", Reply.custom(200, body(CALLS[0])))
+    client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
+    client.models.generate_content(model=CALLS[0][0], contents="hi")
+    want = pytest.approx(price(CALLS[0], clock), abs=MILLIONTH / 1000)
+    assert watched.costs("attempt") == [None, want]
+    assert watched.costs("generate_content") == [want]
+
+
+def test_an_unknown_model_has_no_cost(
+    gemini: FakeGemini, pool: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in metrics nor on spans; the log says so once."""
+    watched = Watched(pool("paid"))
+    client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "keyrot_middleware"):
+        for _ in range(2):
+            client.models.generate_content(model="gemini-9-nova", contents="hi")
+    assert watched.costs("attempt") == watched.costs("generate_content") == [None, None]
+    assert watched.metrics.points("keyrot.key.cost") == []
+    assert [r.getMessage() for r in caplog.records if "no price" in r.getMessage()] == [
+        "no price is known for model 'gemini-9-nova': its calls are not part of any cost"
+    ]
+
+
+def test_without_genai_prices_all_is_as_before(
+    gemini: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls are made, observed and reported; their cost is not known."""
+    monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
+    watched = Watched(pool("paid"))
+    make_calls(gemini, "sync")
+    assert watched.costs("generate_content") == [None] * len(CALLS)
+    assert watched.metrics.points("keyrot.key.cost") == []
+    status = watched.report.status()
+    assert status["cost_known"] is False
+    assert status["summary"]["today"]["cost_usd"] is status["keys"][0]["usd_today"] is None
+    assert status["summary"]["today"]["input_tokens"] > 0

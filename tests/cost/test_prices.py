@@ -1,0 +1,154 @@
+"""Prices are those of genai-prices, whose list is asked for rates once, and fetches nothing."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+import genai_prices
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyrot_middleware.core.model import NO_USAGE, Usage
+from keyrot_middleware.core.usage import parse_usage
+from keyrot_middleware.prices import PriceList
+
+NOW = datetime(2026, 11, 26, 12, 30, tzinfo=UTC)
+AT = NOW.timestamp()
+MODELS = (
+    "gemini-2.5-flash",
+    "gemini-2.5-pro",  # costs more above 200,000 input tokens
+    "gemini-3.1-pro-preview",
+    "gemini-3.8-flash",
+    "gemini-3.1-flash-image-preview",  # images of its output have a price of their own
+    "gemini-3.8-live",
+    "gemini-embedding-2",  # has no output
+)
+PRICES = PriceList()
+
+
+def expected(model: str, at: datetime = NOW, **counts: int) -> float:
+    """Return what genai-prices itself says."""
+    usage = genai_prices.Usage(**counts)
+    price = genai_prices.calc_price(
+        usage, model, provider_id="google", genai_request_timestamp=at
+    ).total_price
+    return float(price)
+
+
+@given(
+    model=st.sampled_from(MODELS),
+    tokens=st.sampled_from([0, 1, 999, 200_000, 200_001, 1_000_000]),
+    parts=st.tuples(*[st.integers(0, 3)] * 5),
+    output=st.integers(0, 70_000),
+)
+def test_a_request_costs_what_the_list_says(
+    model: str, tokens: int, parts: tuple[int, ...], output: int
+) -> None:
+    """In each tier, with cached tokens, audio and images, some of which are cached too."""
+    cached, audio, image, made, both = (tokens * part // 10 for part in parts)
+    counts = {
+        "input_audio_tokens": audio,
+        "input_image_tokens": image,
+        "cache_audio_read_tokens": min(cached, audio, both),
+        "output_image_tokens": min(made, output),
+    }
+    usage = Usage(tokens, output, cached, details=tuple(counts.items()))
+    want = expected(
+        model, input_tokens=tokens, cache_read_tokens=cached, output_tokens=output, **counts
+    )
+    assert PRICES.cost(usage, model, AT) == pytest.approx(want, abs=1e-9)
+
+
+def test_a_price_holds_from_its_day() -> None:
+    """gemini-3.8-flash costs more from 2027 on."""
+    usage, january = Usage(1_000_000, 0), datetime(2027, 1, 2, tzinfo=UTC)
+    before = PRICES.cost(usage, "gemini-3.8-flash", AT)
+    after = PRICES.cost(usage, "gemini-3.8-flash", january.timestamp())
+    assert before == pytest.approx(expected("gemini-3.8-flash", input_tokens=1_000_000))
+    assert after == pytest.approx(expected("gemini-3.8-flash", january, input_tokens=1_000_000))
+    assert before is not None and after is not None and before < after
+
+
+def test_the_model_that_answered_counts() -> None:
+    """An alias is priced as what it led to; where that has no price, as what was asked for."""
+    usage = Usage(1_000, 100, model="gemini-2.5-pro-001")
+    want = expected("gemini-2.5-pro", input_tokens=1_000, output_tokens=100)
+    assert PRICES.cost(usage, "gemini-flash-latest", AT) == pytest.approx(want)
+    odd = usage._replace(model="of-the-future")
+    assert PRICES.cost(odd, "gemini-2.5-pro", AT) == pytest.approx(want)
+
+
+def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Its requests have no cost, and the log is not filled with them."""
+    prices = PriceList()
+    with caplog.at_level(logging.WARNING, "keyrot_middleware"):
+        for _ in range(3):
+            assert prices.cost(Usage(1, 1), "tunedModels/ours", AT) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "no price is known for model 'tunedModels/ours': its calls are not part of any cost"
+    ]
+    assert prices.input_cost("tunedModels/ours", 10, AT) == 0.0
+
+
+def test_what_reported_no_tokens_has_no_cost() -> None:
+    """Counting tokens, a failure, a stored thing."""
+    assert PRICES.cost(NO_USAGE, "gemini-2.5-flash", AT) is None
+    assert PRICES.cost(Usage(10), "gemini-2.5-flash", AT) == pytest.approx(
+        expected("gemini-2.5-flash", input_tokens=10)
+    )
+    assert PRICES.input_cost("gemini-2.5-flash", 10, AT) == pytest.approx(
+        expected("gemini-2.5-flash", input_tokens=10)
+    )
+
+
+def test_modalities_are_read_from_a_response() -> None:
+    """Of lists of details what is no text; of what cannot be read nothing."""
+    meta = {
+        "promptTokenCount": 1_000,
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": 500},
+            {"modality": "AUDIO", "tokenCount": 300},
+            {"modality": "DOCUMENT", "tokenCount": 200},
+            {"modality": ["AUDIO"], "tokenCount": 1},
+            "?",
+            {"modality": "VIDEO"},
+        ],
+        "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 7}],
+        "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": "40"}],
+        "candidatesTokensDetails": {"modality": "IMAGE", "tokenCount": 9},
+    }
+    assert dict(parse_usage({"usageMetadata": meta}).details) == {
+        "input_audio_tokens": 307,
+        "input_image_tokens": 200,
+        "cache_audio_read_tokens": 40,
+    }
+
+
+def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list comes with the package."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a price was looked for in the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert PriceList().cost(Usage(1, 1), "gemini-2.5-flash", AT) is not None
+
+
+def test_without_genai_prices_nothing_has_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not even tried to import it."""
+    monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
+    prices, imported = PriceList(), builtins.__import__
+
+    def refuse(name: str, *args: Any) -> Any:
+        assert not name.startswith("genai_prices")
+        return imported(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert not prices.is_installed
+    assert prices.cost(Usage(1, 1), "gemini-2.5-flash", AT) is None
+    assert prices.input_cost("gemini-2.5-flash", 1, AT) == 0.0

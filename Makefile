@@ -10,7 +10,7 @@ CORE_TESTS := tests/core tests/runtime
 # Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks dist docs jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks dist screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -64,6 +64,9 @@ dist: .venv-dist/ready  ## build the wheel and the sdist into dist/, and check t
 	@rm -rf dist
 	@.venv-dist/bin/python -m build --no-isolation
 	@.venv-dist/bin/python -m twine check --strict dist/*
+
+screenshot: $(READY)  ## draw docs/images/page.png, the page over a sample, in Chromium
+	@PYTHONPATH=tests/ui $(BIN)/python tools/screenshot_page.py
 
 docs: .venv-docs/ready  ## build the documentation site into site/; a warning is an error
 	@echo "== documentation site"

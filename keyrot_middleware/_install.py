@@ -15,7 +15,7 @@ from functools import partial
 from typing import NotRequired, TypedDict, Unpack, cast
 
 from .config import Config, load
-from .core.text import check_key_format
+from .core.text import check_key_format, mask_url
 from .errors import KeyrotError, warn
 from .genai.call_info import origin_from_url
 from .genai.call_info import workload as _workload
@@ -315,6 +315,7 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
         name=name,
         selector=selector,
         state=_open_state(config, clock),
+        state_url=mask_url(config.state_url),
         secrets=secrets,
         policy=config.policy,
         observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,6 +76,26 @@ def _explain(
     from .explain import explain  # noqa: PLC0415 - each command loads what it needs
 
     raise typer.Exit(explain(model, tokens, as_json=as_json))
+
+
+@app.command("ui")
+def _ui(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8787,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with the token; else a random one is printed.")
+    ] = None,
+    actions: Annotated[
+        bool, typer.Option("--actions", help="Offer to reset, disable, enable and check keys.")
+    ] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+) -> None:
+    """Show the pool in a browser, while services run."""
+    from .ui import ui  # noqa: PLC0415 - each command loads what it needs
+
+    raise typer.Exit(
+        ui(host=host, port=port, token_file=token_file, actions=actions, open_browser=not no_open)
+    )
 
 
 @app.command("reset")

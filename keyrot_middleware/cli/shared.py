@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from ..config import Config, load
 from ..core.model import Candidate
@@ -146,17 +145,20 @@ def report_of_shared(pool: SharedPool) -> PoolReport:
     Raises:
         KeyrotError: The state cannot be read.
     """
-    keys = tuple(pool.keys.values())
-    unresolved = unresolved_of(pool.config, pool.state, keys)
-    selector = Selector(
-        (key for key in keys if key.key_id not in unresolved), pool.config.policy.strategy
-    )
+    unresolved = unresolved_of(pool.config, pool.state, pool.keys.values())
+
+    def keys() -> list[Candidate]:
+        # Read again each time: a key has other records as soon as a service uses a new value.
+        return list(pool.state.with_values(pool.keys.values()))
+
     return PoolReport(
         name=pool.name,
         state=pool.state,
         state_url=pool.url,
-        views=partial(shared_views, pool.state, keys, unresolved),
+        views=lambda: shared_views(pool.state, keys(), unresolved),
         activity=pool.state.activity,
-        selector=lambda: selector,
+        selector=lambda: Selector(
+            (key for key in keys() if key.key_id not in unresolved), pool.config.policy.strategy
+        ),
         now=time.time,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .pool import Pool
 
-__all__ = ["current_pool", "set_current_pool"]
+__all__ = ["current_pool", "record_activity", "set_current_pool"]
 
 _current: Pool | None = None
+_records_activity = False
 
 
 def current_pool() -> Pool | None:
@@ -18,3 +19,13 @@ def set_current_pool(pool: Pool | None) -> None:
     """Set the pool in place; None: there is none."""
     global _current  # noqa: PLW0603 - one SDK in a process, so one pool in place
     _current = pool
+    if pool is not None and _records_activity:
+        pool.activity.enabled = True
+
+
+def record_activity() -> None:
+    """Record what calls do from now on, before anybody looks, in later pools too."""
+    global _records_activity  # noqa: PLW0603 - as above
+    _records_activity = True
+    if _current is not None:
+        _current.activity.enabled = True

@@ -109,6 +109,8 @@ class Pool:
     random: Callable[[], float] = random.random
     last_resort: str | None = None
     """The id of the single key, where there is one."""
+    state_url: str = "memory://"
+    """Where its state is, without user and password."""
     configured: Sequence[Candidate] | None = None
     """All configured keys; the selector has those with a value. None: they never change."""
     refresher: Refresher | None = None

@@ -341,20 +341,17 @@ class PoolReport:
                 return f"{off}{when}"
 
 
-def source_of(
-    pool: Pool, *, state_url: str = "memory://", check: Callable[[str], str] | None = None
-) -> PoolReport:
+def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolReport:
     """Return the report of this process's *pool*.
 
     Args:
         pool: The pool.
-        state_url: Where its state is, without user and password.
         check: Sends one request with a key, and returns a sentence.
     """
     return PoolReport(
         name=pool.name,
         state=pool.state,
-        state_url=state_url,
+        state_url=pool.state_url,
         views=partial(_settled_views, pool),
         activity=pool.activity.view,
         selector=lambda: pool.selector,

@@ -17,7 +17,7 @@ from ..core.text import did_you_mean, mask_keys
 from ..errors import KeyrotError
 from ..genai.live_check import check_key, describe_check
 from ..guard import handle_internal_error
-from ..runtime.current import current_pool
+from ..runtime.current import current_pool, record_activity
 from ..runtime.pool import Pool
 from ..runtime.report import StatusSource, source_of
 from .access import Access, AccessDenied, Session
@@ -47,6 +47,9 @@ class Api:
         self._access = access
         self._source = source
         self._actions = actions
+        self._report: tuple[Pool, StatusSource] | None = None
+        if source is None:
+            record_activity()
         self._threads = anyio.CapacityLimiter(THREADS)
 
     async def status(self, request: Request) -> Response:
@@ -102,8 +105,10 @@ class Api:
                 raise AccessDenied(404, f"There is no such action; there are {', '.join(calls)}.")
             try:
                 return {"ok": True, "sentence": calls[action]()}
-            except KeyError as error:
-                raise AccessDenied(404, str(error.args[0] if error.args else error)) from None
+            except KeyError:
+                raise AccessDenied(404, f"This pool has no key {key_id!r}.") from None
+            except KeyrotError as error:
+                raise AccessDenied(409, str(error)) from None
 
         return await self._answer(request, change, changes=True)
 
@@ -152,7 +157,10 @@ class Api:
             raise KeyrotError(
                 "No pool is installed in this process: call keyrot_middleware.install() first."
             )
-        return source_of(pool, check=partial(_check, pool))
+        if self._report is None or self._report[0] is not pool:
+            # Kept, since one look at a large pool serves all requests of a second.
+            self._report = pool, source_of(pool, check=partial(_check, pool))
+        return self._report[1]
 
 
 def _check(pool: Pool, key_id: str) -> str:

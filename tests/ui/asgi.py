@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,9 @@ def request(
     **headers: str,
 ) -> Reply:
     """Send one request; underscores in names of *headers* stand for hyphens."""
-    return asyncio.run(_request(app, path, method, host, client, root_path, scheme, headers))
+    work = _request(app, path, method, host, client, root_path, scheme, headers)
+    with ThreadPoolExecutor(1) as thread:  # in this one Playwright's loop may be running
+        return thread.submit(asyncio.run, work).result()
 
 
 async def _request(

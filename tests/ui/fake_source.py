@@ -281,7 +281,11 @@ def sample() -> FakeSource:
             },
             usd_today=0.0,
             tokens_today={"input": 12_430, "output": 2_004},
-            history=history(1, 2, {}),
+            history={
+                "from": later(minutes=-60),
+                "requests": [int(n % 2 == 0 and n < 40) for n in range(60)],
+                "failures": [0] * 60,
+            },
         ),
         key(
             "paid_1",

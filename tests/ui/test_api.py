@@ -1,16 +1,15 @@
-"""The page's API: parameters, errors, headers, mounts, and 10,000 keys."""
+"""The page's API: parameters, errors, headers, and mounts."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
 from asgi import request
-from fake_source import FakeSource, key, many, sample
+from fake_source import FakeSource, key, sample
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -70,7 +69,7 @@ def test_an_unknown_key_is_not_found(action: str) -> None:
     app = ui.app(actions=True, token="x" * 16, source=FakeSource([key("free_1")]))
     headers = {"authorization": "Bearer " + "x" * 16, "method": "POST"}
     reply = request(app, f"/api/keys/free_9/{action}", **headers)
-    assert (reply.status, reply.error) == (404, "no key 'free_9'")
+    assert (reply.status, reply.error) == (404, "This pool has no key 'free_9'.")
     assert request(app, "/api/keys/free_1/delete", **headers).status == 404
 
 
@@ -181,18 +180,6 @@ def test_a_dispatcher_by_path_may_serve_it() -> None:
 
     assert request(application, "/keyrot/").status == 200
     assert request(application, "/keyrot/api/status").content["total"] == 7
-
-
-def test_ten_thousand_keys_are_answered_within_200_ms() -> None:
-    """A page of a large pool is quick to send: the server adds little to its source."""
-    app = ui.app(source=many(10_000))
-    took = []
-    for number in range(5):
-        started = time.perf_counter()
-        reply = request(app, f"/api/status?offset={number * 1000}&limit=100")
-        took.append(time.perf_counter() - started)
-        assert (reply.content["total"], len(reply.content["keys"])) == (10_000, 100)
-    assert min(took) < 0.2
 
 
 def test_importing_the_package_imports_no_web_framework() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fake_source import FakeSource, call, key, many, sample, window
-from playwright.sync_api import Locator, Page, expect
+from page_parts import HOSTILE, press_until, row, wait_for_rows
+from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -22,26 +23,6 @@ MODEL = "gemini-2.5-flash"
 
 Open = Callable[..., Any]
 Serve = Callable[..., Any]
-
-
-def row(page: Page, key_id: str) -> Locator:
-    """Find the row of a key."""
-    return page.locator("tr.key").filter(has=page.locator("th .key-id", has_text=key_id))
-
-
-def wait_for_rows(page: Page, count: int) -> None:
-    """Wait until the table has that many keys."""
-    expect(page.locator("tr.key")).to_have_count(count)
-
-
-def press_until(page: Page, label: str, keys: str = "Tab", most: int = 80) -> None:
-    """Press a key until the focus is on what has that accessible name."""
-    name = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText"
-    for _ in range(most):
-        page.keyboard.press(keys)
-        if page.evaluate(name) == label:
-            return
-    raise AssertionError(f"the focus never came to {label!r}")
 
 
 def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> None:
@@ -136,7 +117,7 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
     source.keys.clear()
     page.get_by_role("button", name="Reset free_1").click()
     page.get_by_role("dialog").get_by_role("button", name="Reset").click()
-    expect(page.locator("#toast")).to_have_text("no key 'free_1'")
+    expect(page.locator("#toast")).to_have_text("This pool has no key 'free_1'.")
     expect(page.locator("#no-keys")).to_have_text("This pool has no key.")
 
 
@@ -236,21 +217,6 @@ def test_recent_calls_can_be_filtered_by_key(serve: Serve, open_tab: Open) -> No
     expect(calls).to_have_count(1)
     page.get_by_role("button", name="Show calls of old_1").click()
     expect(page.locator("#no-calls")).to_have_text("No recent call tried old_1.")
-
-
-HOSTILE = [
-    "<img src=x onerror=alert(1)>",
-    '"><script>alert(2)</script>',
-    "javascript:alert(3)//",
-    "'-alert(4)-'",
-    "</td></tr></table><iframe srcdoc='<script>parent.alert(5)</script>'>",
-    "<svg onload=alert(6)>",
-    "{{constructor.constructor('alert(7)')()}}",
-    "__proto__",
-    "constructor",
-    "\u202e\u2066<b>\u0000\n",
-    "<style>*{display:none}</style>",
-]
 
 
 def hostile_source() -> FakeSource:

@@ -1,0 +1,187 @@
+"""`keyrot ui`: the page in a browser, over the shared state or a program's status socket."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import secrets
+import socket
+import stat
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..core.text import one_line
+from ..errors import ConfigError, KeyrotError, MissingExtraError
+from ..runtime.report import StatusSource
+from ..ui import app
+from ..ui.tokens import HOW_TO_MAKE, check_token
+from .shared import NOT_SHARED
+from .sources import open_source
+
+__all__ = ["ui"]
+
+MAX_CONNECTIONS = 100
+
+
+def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_browser: bool) -> int:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        host: Where to listen; other machines reach it only where this is not loopback.
+        port: 0: any free one.
+        token_file: Holds the token; None: a random one, in the printed address.
+        actions: Offer to reset, disable, enable and check keys.
+        open_browser: Open the address in a browser, if this is a terminal.
+
+    Returns:
+        0 after Ctrl-C; 1 where there is nothing to show; 2 for a wrong option or a missing extra.
+    """
+    try:
+        token = _read_token(token_file, host)
+        listener = _listen(host, port)
+    except ConfigError as error:
+        return _fail(error, 2)
+    with contextlib.closing(listener):
+        try:
+            with open_source() as source:
+                if source is None:
+                    print(NOT_SHARED, file=sys.stderr)
+                    return 1
+                found = source.status(limit=1)  # raises where it cannot be read
+
+                def on_start() -> None:
+                    _announce(found, listener, host, token, token_file)
+                    if open_browser and sys.stdout.isatty():
+                        _open_browser(_url(listener, host, token))
+
+                _make_server(source, token, actions, on_start).run(sockets=[listener])
+        except KeyboardInterrupt:  # the server has ended by then
+            return 0
+        except MissingExtraError as error:
+            return _fail(error, 2)
+        except KeyrotError as error:
+            return _fail(error, 1)
+    return 0
+
+
+def _fail(error: KeyrotError, code: int) -> int:
+    print(f"keyrot: {error}", file=sys.stderr)
+    return code
+
+
+def _make_server(
+    source: StatusSource, token: str, actions: bool, on_start: Callable[[], None]
+) -> Any:
+    """Make a server of uvicorn, which may not be installed.
+
+    Args:
+        source: For the page.
+        token: For the page.
+        actions: For the page.
+        on_start: Called once it serves, and handles Ctrl-C.
+
+    Raises:
+        MissingExtraError: It is not, or Starlette is not.
+    """
+    page = app(actions=actions, token=token, source=source)
+    try:
+        import uvicorn  # noqa: PLC0415 - an optional library
+    except ImportError:
+        raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_start()
+
+    return Server(
+        uvicorn.Config(
+            page,
+            access_log=False,  # it would show the token
+            lifespan="off",
+            limit_concurrency=MAX_CONNECTIONS,
+            log_level="error",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            ws="none",
+        )
+    )
+
+
+def _read_token(file: Path | None, host: str) -> str:
+    """Return the token in *file*, or a random one.
+
+    Raises:
+        ConfigError: The file cannot be read, its token is too short, or *host* needs a file.
+    """
+    if file is None:
+        if not _is_loopback(host):
+            raise ConfigError(
+                f"--host {host} lets other machines in; that needs --token-file FILE, with a token "
+                "of at least 16 characters in it"
+            )
+        return secrets.token_urlsafe(24)
+    try:
+        token = file.read_text("utf-8").strip()
+        mode = file.stat().st_mode
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"--token-file {file}: {reason}; {HOW_TO_MAKE} > {file}") from None
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        print(f"keyrot: other users can read {file}: chmod 600 {file}", file=sys.stderr)
+    return check_token(token, f"--token-file {file}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the port.
+
+    Raises:
+        ConfigError: It is in use, or there is no such address here.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = f"port {port} of {host} is in use; choose another with --port, or --port 0"
+        else:
+            text = f"--host {host} --port {port}: {error.strerror or error}"
+        raise ConfigError(text) from None
+
+
+def _url(listener: socket.socket, host: str, token: str) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}/?token={quote(token, safe='')}"
+
+
+def _announce(
+    found: dict[str, Any], listener: socket.socket, host: str, token: str, file: Path | None
+) -> None:
+    """Print which pool is shown, and the address."""
+    pool, url = one_line(str(found["pool"])), one_line(str(found["state_url"]))
+    print(f"keyrot ui: pool {pool}, {found['summary']['keys']} keys, state in {url}")
+    if file is None:
+        print(f"Open  {_url(listener, host, token)}")
+    else:
+        print(f"Open  {_url(listener, host, '')}…  with the token in {file}")
+    if not _is_loopback(host):
+        print("This is plain HTTP: put a server with TLS in front of it.")
+    print("Ctrl-C ends it.", flush=True)
+
+
+def _open_browser(url: str) -> None:
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -1,0 +1,182 @@
+"""`keyrot ui`: its address and token, its options, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from support.servers import server, stop_all
+
+Keyrot = Callable[..., Any]
+TOKEN = "a-token-of-the-tests-0123"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+@pytest.fixture
+def shared(tmp_path: Path, clean_environment: None) -> dict[str, str]:
+    """Write keys.json for a pool in Valkey; give the environment of its services."""
+    (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}]))
+    return {
+        "KEYROT_STATE_URL": server("valkey").url,
+        "KEYROT_POOL": f"pool-{uuid4().hex[:8]}",
+        "GEMINI_KEY_one": "FAKE-value-of-one",
+    }
+
+
+class Command:
+    """`keyrot ui` while it runs."""
+
+    def __init__(self, *options: str, **env: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "keyrot_middleware", "ui", "--port", "0", "--no-open", *options],
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.lines: list[str] = []
+        while not self.lines or "Ctrl-C" not in self.lines[-1]:
+            line = self._process.stdout.readline()
+            assert line, self._process.communicate()
+            self.lines.append(line.rstrip())
+        found = re.search(r"http://([\w.:\[\]]+):(\d+)/\?token=(\S*)", "\n".join(self.lines))
+        assert found is not None, self.lines
+        self.host, self.port, self.token = found[1], int(found[2]), found[3]
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Send a request; return status and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """End it; return its exit code and what it wrote to stderr."""
+        self._process.send_signal(how)
+        _, errors = self._process.communicate(timeout=30)
+        return self._process.returncode, errors
+
+
+def test_it_serves_the_page_behind_a_random_token(shared: dict[str, str]) -> None:
+    """The printed address opens the page; Ctrl-C ends it without a traceback."""
+    command = Command(**shared)
+    assert command.lines[0].startswith(f"keyrot ui: pool {shared['KEYROT_POOL']}, 1 keys, state in")
+    assert (command.host, len(command.token)) == ("127.0.0.1", 32)
+    assert command.get("/api/status")[0] == 401
+    bearer = {"Authorization": f"Bearer {command.token}"}
+    status, body = command.get("/api/status", **bearer)
+    found = json.loads(body)
+    assert (status, found["shared"], found["actions"]) == (200, True, False)
+    assert [key["key_id"] for key in found["keys"]] == ["one"]
+    assert "FAKE-value" not in body
+    assert command.get(f"/?token={command.token}")[0] == 303
+    assert command.end() == (0, "")
+
+
+def test_a_token_file_is_for_a_page_that_stays(shared: dict[str, str], tmp_path: Path) -> None:
+    """The token in the file is not printed; other machines may then be let in."""
+    file = tmp_path / "token.txt"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    command = Command("--token-file", str(file), "--host", "0.0.0.0", "--actions", **shared)
+    assert TOKEN not in "\n".join(command.lines)
+    assert any("TLS" in line for line in command.lines)
+    status, body = command.get("/api/status", Host="example.com", Authorization=f"Bearer {TOKEN}")
+    assert (status, json.loads(body)["actions"]) == (200, True)
+    assert command.end() == (0, "")
+
+
+def test_a_token_that_others_can_read_is_said(shared: dict[str, str], tmp_path: Path) -> None:
+    """A file with too wide a mode is used, with a word on stderr."""
+    file = tmp_path / "token.txt"
+    file.write_text(TOKEN)
+    file.chmod(0o644)
+    code, errors = Command("--token-file", str(file), **shared).end()
+    assert (code, errors) == (0, f"keyrot: other users can read {file}: chmod 600 {file}\n")
+
+
+def test_memory_says_what_to_do(keyrot: Keyrot) -> None:
+    """Without a shared state there is nothing to show from outside."""
+    ran = keyrot("ui", "--port", "0", GEMINI_KEY_one="FAKE", GEMINI_API_KEYS="FAKE-a,FAKE-b")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "keyrot_middleware.ui.app()" in ran.stderr
+    assert "KEYROT_STATUS_SOCKET" in ran.stderr
+
+
+def test_a_port_in_use_is_a_sentence(keyrot: Keyrot, shared: dict[str, str]) -> None:
+    """The port, and what to do instead, are named."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = keyrot("ui", "--port", str(port), **shared)
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        f"keyrot: port {port} of 127.0.0.1 is in use; choose another with --port, or --port 0\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.com"])
+def test_another_host_needs_a_token_file(keyrot: Keyrot, host: str) -> None:
+    """A page that other machines reach has no token that stands in a terminal."""
+    ran = keyrot("ui", "--host", host)
+    assert ran.returncode == 2
+    assert "--token-file FILE" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "No such file"), (b"short", "at least 16 characters, found 5"), (b"\xff", "UTF-8")],
+    ids=["missing", "short", "bytes"],
+)
+def test_a_wrong_token_file_is_a_sentence(
+    keyrot: Keyrot, tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    """What is wrong with the file is said, with how to make a token, and not what is in it."""
+    file = tmp_path / "token.txt"
+    if content is not None:
+        file.write_bytes(content)
+    ran = keyrot("ui", "--token-file", str(file))
+    assert ran.returncode == 2
+    assert sentence in ran.stderr
+    assert "secrets.token_urlsafe" in ran.stderr
+    assert "short;" not in ran.stderr
+
+
+def test_an_address_that_is_not_here_is_a_sentence(
+    keyrot: Keyrot, shared: dict[str, str], tmp_path: Path
+) -> None:
+    """Neither a traceback nor an address that nobody serves."""
+    (tmp_path / "token.txt").write_text(TOKEN)
+    ran = keyrot("ui", "--host", "192.0.2.7", "--token-file", "token.txt", **shared)
+    assert ran.returncode == 2
+    assert "--host 192.0.2.7 --port 8787:" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_a_missing_extra_is_a_sentence(
+    keyrot: Keyrot, hide: Callable[[str], dict[str, str]], shared: dict[str, str], package: str
+) -> None:
+    """Without Starlette or uvicorn the command names the extra that brings it."""
+    ran = keyrot("ui", "--port", "0", **shared, **hide(package))
+    assert ran.returncode == 2
+    assert "pip install 'keyrot-middleware[ui]'" in ran.stderr

@@ -1,0 +1,313 @@
+"""The page over a real pool: in this process, and over Redis with other processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from asgi import request as send
+from google import genai
+from page_parts import HOSTILE, row, wait_for_rows
+from playwright.sync_api import Page, expect
+from support.servers import server, stop_all
+
+import keyrot_middleware
+from keyrot_middleware import ui
+from keyrot_middleware.testing import FakeGemini, Reply
+from keyrot_middleware.testing.keys import make_value
+
+MODEL = "gemini-2.5-flash"
+PROMPT, ANSWER = "the-prompt-of-the-test", "the-answer-of-the-test"
+
+Open = Callable[..., Any]
+Serve = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers() -> Iterator[None]:
+    yield
+    stop_all()
+
+
+@pytest.fixture
+def service() -> Iterator[FakeGemini]:
+    """Serve by the machine's clock, which the page's countdowns need."""
+    with FakeGemini() as running:
+        running.answer(ANSWER)
+        yield running
+
+
+@pytest.fixture
+def pool(
+    service: FakeGemini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Install a pool of the given entries of keys.json, and give a client over it."""
+    clients: list[Any] = []
+
+    def install(*entries: dict[str, Any]) -> Any:
+        for entry in entries:
+            label = entry["key_id"]
+            value = service.add_key(label, project=entry.get("project"), tier="paid").value
+            monkeypatch.setenv(f"GEMINI_KEY_{label}", value)
+        (tmp_path / "keys.json").write_text(json.dumps(entries))
+        keyrot_middleware.install(allowed_hosts=(service.host,), strategy="fill")
+        clients.append(genai.Client(http_options=service.http_options))
+        return clients[-1]
+
+    yield install
+    keyrot_middleware.uninstall()
+    for client in clients:
+        client.close()
+
+
+def call(client: Any, model: str = MODEL) -> None:
+    """Send one call."""
+    client.models.generate_content(model=model, contents=PROMPT)
+
+
+def refusal(code: int, status: str, message: str) -> Any:
+    """Let Google refuse with a message."""
+    return Reply.custom(code, {"error": {"code": code, "status": status, "message": message}})
+
+
+def test_a_key_that_goes_429_changes_its_row_within_3_s(
+    service: FakeGemini, pool: Any, serve: Serve, open_tab: Open
+) -> None:
+    """The page of the process shows the refusal, its end, and the call that went on."""
+    client = pool({"key_id": "free_1", "rpm": 100}, {"key_id": "paid_1", "priority": 1})
+    page = open_tab(serve(ui.app(actions=True)).url).page
+    wait_for_rows(page, 2)
+    begin_within_a_minute()
+    call(client)
+    expect(row(page, "free_1").locator(".state")).to_have_text("available")
+    expect(row(page, "free_1").locator(".window").first).to_have_text("RPM 1 / 100configured")
+    took = []
+    for _ in range(3):  # a busy machine may take longer once
+        service.script("free_1", Reply.QUOTA_MINUTE)
+        started = time.monotonic()
+        call(client)
+        expect(row(page, "free_1").locator(".state")).to_have_text("cooling down")
+        took.append(time.monotonic() - started)
+        expect(row(page, "free_1")).to_contain_text(re.compile(r"in \d:\d\d"))
+        expect(row(page, "free_1")).to_contain_text("last: quota_minute")
+        first = page.locator("#calls tr").first
+        expect(first.locator("li")).to_have_text(["free_1 429 quota_minute", "paid_1 ok"])
+        reset_by_keyboard(page, "free_1")
+        expect(row(page, "free_1").locator(".state")).to_have_text("available")
+        if took[-1] < 3.0:
+            break
+    assert min(took) < 3.0
+    call(client)
+    expect(page.locator("#calls tr").first.locator("li")).to_have_text(["free_1 ok"])
+
+
+def reset_by_keyboard(page: Page, key_id: str) -> None:
+    """Press Reset of a key, and agree."""
+    page.get_by_role("button", name=f"Reset {key_id}").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(":focus")).to_have_text("Cancel")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toast")).to_contain_text(key_id)
+
+
+def test_hostile_texts_of_google_and_callers_have_no_effect(
+    service: FakeGemini, pool: Any, serve: Serve, open_tab: Open
+) -> None:
+    """HTML in projects, models and Google's messages comes through the pool as text."""
+    client = pool(
+        {"key_id": "a_1", "project": HOSTILE[0], "tier": "tier1", "model": HOSTILE[1]},
+        {"key_id": "a_2", "project": HOSTILE[4]},
+    )
+    service.script("a_1", refusal(403, "PERMISSION_DENIED", HOSTILE[0]))
+    for model in (MODEL, *HOSTILE[:6]):
+        with_any_end(lambda model=model: call(client, model))
+    page = open_tab(serve(ui.app(actions=True)).url).page
+    wait_for_rows(page, 2)
+    expect(page.locator(".project-name").first).to_have_text(HOSTILE[0])
+    expect(page.locator("#calls")).to_contain_text(HOSTILE[0])
+    elements = page.evaluate("[...document.querySelectorAll('*')].map(node => node.localName)")
+    assert {"iframe", "style", "b", "i"} & set(elements) == set()
+    assert elements.count("script") == elements.count("img") == 1
+
+
+def with_any_end(work: Callable[[], None]) -> None:
+    """Do something that may fail."""
+    try:
+        work()
+    except Exception as error:
+        assert isinstance(error, genai.errors.APIError | ValueError)
+
+
+def test_history_begins_when_the_page_is_mounted(service: FakeGemini, pool: Any) -> None:
+    """What calls did before anybody looked is shown, whichever came first: app() or install()."""
+    app = ui.app()
+    call(pool({"key_id": "a_1"}))
+    assert send(app, "/api/attempts").content["calls"][0]["outcome"] == "ok"
+    assert send(app, "/api/status").content["summary"]["last_hour"]["requests"] == 1
+
+
+def test_a_mounted_page_names_the_shared_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Redis the page of a service says where the state is, without the password."""
+    monkeypatch.setenv("GEMINI_API_KEYS", make_value())
+    url = server("valkey").url
+    keyrot_middleware.install(state_url=url.replace("//", "//:@"), pool="named")
+    try:
+        found = send(ui.app(), "/api/status").content
+    finally:
+        keyrot_middleware.uninstall()
+    assert (found["shared"], found["pool"]) == (True, "named")
+    assert found["state_url"].startswith("redis://[redacted]@127.0.0.1:")
+
+
+def test_no_value_prompt_or_answer_is_in_any_response(service: FakeGemini, pool: Any) -> None:
+    """After good, refused and failed calls no body or header of the app holds any of them."""
+    client = pool({"key_id": "a_1"}, {"key_id": "a_2"}, {"key_id": "a_3"})
+    values = [service.key(label).value for label in ("a_1", "a_2", "a_3")]
+    service.script("a_1", Reply.KEY_INVALID)
+    service.script("a_2", refusal(429, "RESOURCE_EXHAUSTED", f"key {values[1]} is exhausted"))
+    call(client)
+    app = ui.app(actions=True, token="t" * 16)
+    paths = ["/", "/api/status", "/api/attempts", f"/api/explain?model={MODEL}&tokens=5"]
+    paths += [f"/static/{name}" for name in ("app.js", "keys.js", "calls.js")]
+    posts = [f"/api/keys/a_1/{action}" for action in ("disable", "enable", "check", "reset")]
+    headers = {"authorization": "Bearer " + "t" * 16}
+    replies = [send(app, path, **headers) for path in paths]
+    replies += [send(app, path, method="POST", **headers) for path in posts]
+    assert {reply.status for reply in replies} == {200}
+    everything = "".join(f"{reply.text}{reply.headers}" for reply in replies)
+    assert "key_invalid" in everything
+    parts = [part for value in values for part in (value, value[6:30])]
+    assert [one for one in (*parts, PROMPT, ANSWER) if one in everything] == []
+
+
+def test_ten_thousand_keys_of_a_real_pool_are_answered_within_200_ms(
+    request: pytest.FixtureRequest,
+) -> None:
+    """A part of a large pool is read and sent in time, whatever part it is."""
+    value = make_value()
+    keyrot_middleware.install(keys=[f"{value[:-5]}{number:05}" for number in range(10_000)])
+    request.addfinalizer(keyrot_middleware.uninstall)
+    took = []
+    for number in range(6):
+        app = ui.app()  # one that has read nothing yet
+        started = time.process_time()  # whatever else the machine does
+        reply = send(app, f"/api/status?offset={number * 1500}&limit=100")
+        took.append(time.process_time() - started)
+        assert (reply.content["total"], len(reply.content["keys"])) == (10_000, 100)
+    assert min(took) < 0.2
+
+
+def begin_within_a_minute() -> None:
+    """Wait if the minute ends soon: what is used of a limit is then used of the next one."""
+    left = 60 - time.time() % 60
+    if left < 8:
+        time.sleep(left + 1.5)
+
+
+PROGRAM = """\
+import sys
+import keyrot_middleware
+from google import genai
+keyrot_middleware.install(allowed_hosts=(sys.argv[2],), strategy="fill")
+client = genai.Client(http_options={"base_url": sys.argv[1]})
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        client.models.generate_content(model=line.strip(), contents="hello")
+    except genai.errors.APIError as error:
+        print(error.code, flush=True)
+    else:
+        print("ok", flush=True)
+"""
+
+
+class Program:
+    """A process that sends a call for each line."""
+
+    def __init__(self, service: FakeGemini, env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, service.url, service.host],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **env},
+            text=True,
+        )
+
+    def read(self) -> str:
+        """Return its next line."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def call(self, model: str = MODEL) -> str:
+        """Send a call; return `ok` or the code of its error."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{model}\n")
+        self._process.stdin.flush()
+        return self.read()
+
+    def stop(self) -> None:
+        """Let it end."""
+        self._process.communicate(timeout=20)
+
+
+def test_calls_of_two_processes_are_on_one_page(
+    service: FakeGemini, tmp_path: Path, open_tab: Open
+) -> None:
+    """`keyrot ui` shows over Redis what other processes do, in one table, and changes it."""
+    values = {label: service.add_key(label, tier="paid").value for label in ("one", "two")}
+    entries = [{"key_id": "one", "rpm": 50}, {"key_id": "two", "priority": 1}]
+    (tmp_path / "keys.json").write_text(json.dumps(entries))
+    env = {f"GEMINI_KEY_{label}": value for label, value in values.items()}
+    env |= {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
+    first, second = Program(service, env), Program(service, env)
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "keyrot_middleware", "ui", "--port", "0", "--no-open", "--actions"],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert (first.read(), second.read()) == ("ready", "ready")
+        assert shown.stdout is not None
+        lines = [shown.stdout.readline() for _ in range(3)]
+        url = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", "".join(lines))
+        assert url is not None, lines
+        page = open_tab(url[0]).page
+        wait_for_rows(page, 2)
+        expect(page.locator("#place")).to_contain_text("shared in redis://127.0.0.1:")
+        begin_within_a_minute()
+        assert [first.call(), second.call(), second.call()] == ["ok"] * 3
+        expect(row(page, "one")).to_contain_text("3 ok")
+        expect(row(page, "one").locator(".window").first).to_have_text("RPM 3 / 50configured")
+        expect(page.locator("#calls tr")).to_have_count(3)
+        service.script("one", Reply.QUOTA_MINUTE)
+        assert first.call() == "ok"
+        expect(row(page, "one").locator(".state")).to_have_text("cooling down")
+        expect(page.locator("#calls tr").first.locator("li")).to_have_text(
+            ["one 429 quota_minute", "two ok"]
+        )
+        reset_by_keyboard(page, "one")
+        expect(row(page, "one").locator(".state")).to_have_text("available")
+        page.get_by_role("button", name="Disable one").click()
+        page.get_by_role("dialog").get_by_role("button", name="Disable").click()
+        expect(row(page, "one").locator(".state")).to_have_text("disabled")
+        assert second.call() == "ok"
+        expect(page.locator("#calls tr").first.locator("li")).to_have_text(["two ok"])
+    finally:
+        first.stop()
+        second.stop()
+        shown.send_signal(signal.SIGINT)
+        out, err = shown.communicate(timeout=20)
+    assert (shown.returncode, err) == (0, ""), out

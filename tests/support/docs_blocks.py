@@ -17,6 +17,7 @@ PAGES = (
     ROOT / "examples" / "prometheus" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "stores").glob("*.md")),
+    *sorted((ROOT / "docs" / "recipes").glob("*.md")),
     *sorted((ROOT / "docs" / "reference").glob("*.md")),
     *sorted((ROOT / "docs" / "adr").glob("*.md")),
     ROOT / "examples" / "jaeger" / "README.md",

@@ -1,0 +1,47 @@
+"""The recipes of docs/recipes, run against the real frameworks: `make recipes`.
+
+The frameworks are in a virtual environment of their own; without one, its recipe is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from support.recipes import Recipe
+from support.servers import free_port, stop_all
+
+from keyrot_middleware.testing import FakeGemini
+
+NEEDED = {
+    "test_fastapi.py": ("fastapi", "uvicorn"),
+    "test_django.py": ("django",),
+    "test_task_queues.py": ("celery", "rq"),
+    "test_servers.py": ("gunicorn", "uvicorn"),
+    "test_notebooks.py": ("nbclient", "ipykernel", "streamlit"),
+    "test_retries.py": ("tenacity", "strands", "langextract"),
+}
+collect_ignore = [
+    name for name, packages in NEEDED.items() if not all(find_spec(one) for one in packages)
+]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Iterator[Recipe]:
+    """Run a fake service, and a directory for the files of a recipe."""
+    with FakeGemini() as gemini:
+        yield Recipe(tmp_path, gemini)
+
+
+@pytest.fixture
+def port() -> int:
+    """Return a port that nobody listens on."""
+    return free_port()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stop_servers() -> Iterator[None]:
+    yield
+    stop_all()

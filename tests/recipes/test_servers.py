@@ -1,0 +1,45 @@
+"""docs/recipes/servers.md: every worker of uvicorn and gunicorn has the pool."""
+
+from __future__ import annotations
+
+import pytest
+from support.recipes import Recipe, get
+
+from keyrot_middleware.testing import Reply
+
+WHO_ANSWERS = "f\"{__import__('os').getpid()} {response.text}\""
+MOST = 60
+"""Requests until each of three workers has answered; a busy machine may leave one of them out."""
+COMMANDS = {
+    "uvicorn": ("-m", "uvicorn", "--workers", "3", "--port", "{port}", "app:app"),
+    "gunicorn": ("-m", "gunicorn", "--workers", "3", "--bind", "127.0.0.1:{port}", "wsgi:app"),
+    "gunicorn preload": (
+        *("-m", "gunicorn", "--workers", "3", "--preload", "--bind", "127.0.0.1:{port}"),
+        "wsgi:app",
+    ),
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
+def test_every_worker_has_the_pool(recipe: Recipe, port: int, words: tuple[str, ...]) -> None:
+    """Three processes answer with a key of one pool, and the exhausted key is tried once."""
+    recipe.keys("A", "B")
+    recipe.share()
+    recipe.write("servers.md")
+    for name in ("app.py", "wsgi.py"):  # the recipe's own application, with who answers
+        path = recipe.folder / name
+        path.write_text(path.read_text().replace("response.text", WHO_ANSWERS))
+    recipe.gemini.always("A", Reply.QUOTA_DAY)
+    command = [word.format(port=port) for word in words]
+    with recipe.running("-m", "keyrot_middleware", "run", *command) as log:
+        pids = set()
+        for _ in range(MOST):
+            status, text, _ = get(f"http://127.0.0.1:{port}/")
+            assert status == 200, log.read_text()
+            pid, _, answer = text.partition(" ")
+            assert answer == "ok from B"
+            pids.add(pid)
+            if len(pids) == 3:
+                break
+        assert len(pids) >= 2, log.read_text()
+    assert recipe.gemini.sent("A") == 1

@@ -1,0 +1,95 @@
+"""docs/recipes/task-queues.md: real workers that fork, over a real Valkey."""
+
+from __future__ import annotations
+
+from support.recipes import Recipe
+
+from keyrot_middleware.testing import Reply
+
+CELERY_TASKS = """
+from tasks import summarize
+results = [summarize.delay(f"text {number}") for number in range(6)]
+print([result.get(timeout=90) for result in results])
+"""
+RQ_JOBS = """
+import os, time
+import redis
+from rq import Queue
+import jobs
+
+queue = Queue(connection=redis.Redis.from_url(os.environ["BROKER_URL"]))
+enqueued = [queue.enqueue(jobs.summarize, f"text {number}") for number in range(3)]
+end = time.monotonic() + 90
+while not all(job.is_finished for job in enqueued):
+    assert time.monotonic() < end, [(job.get_status(), job.latest_result()) for job in enqueued]
+    time.sleep(0.1)
+print([job.return_value() for job in enqueued])
+"""
+
+
+def prepared(recipe: Recipe) -> None:
+    """Share a state in which key A is exhausted for the day as soon as it is tried."""
+    recipe.keys("A", "B")
+    recipe.env["BROKER_URL"] = recipe.share()
+    recipe.write("task-queues.md")
+    recipe.gemini.always("A", Reply.QUOTA_DAY)
+
+
+def test_celery_workers_share_what_one_of_them_found(recipe: Recipe) -> None:
+    """Six tasks in two processes: key A is tried by those that began at once, and by no other."""
+    prepared(recipe)
+    (recipe.folder / "client.py").write_text(CELERY_TASKS)
+    worker = ("-m", "celery", "-A", "tasks", "worker", "--concurrency", "2", "--loglevel", "INFO")
+    with recipe.running(*worker) as log:
+        printed = recipe.python("client.py")
+        assert printed.strip() == str(["ok from B"] * 6), log.read_text()
+        assert 1 <= recipe.gemini.sent("A") <= 2
+    assert recipe.gemini.sent("B") == 6
+
+
+def test_a_celery_task_is_tried_later_when_no_key_is_available(recipe: Recipe) -> None:
+    """A task for which no key is available ends at once and is repeated when one is."""
+    recipe.keys("A")
+    recipe.env["BROKER_URL"] = recipe.share()
+    recipe.write("task-queues.md")
+    recipe.gemini.script("A", Reply.custom(429, _retry_in(3)))
+    (recipe.folder / "client.py").write_text(
+        "from tasks import summarize\n"
+        "failed = summarize.delay('a')\n"  # finds the key exhausted: the SDK's own exception
+        "print(type(failed.get(timeout=90, propagate=False)).__name__)\n"
+        "print(summarize.delay('b').get(timeout=90))\n"
+    )
+    worker = ("-m", "celery", "-A", "tasks", "worker", "--concurrency", "1", "--loglevel", "INFO")
+    with recipe.running(*worker) as log:
+        assert recipe.python("client.py").split("\n")[1] == "ok from A", log.read_text()
+        assert "Retry in" in log.read_text()
+
+
+def test_rq_jobs_share_what_one_of_them_found(recipe: Recipe) -> None:
+    """Each job is a process: the first finds key A exhausted, and the others do not try it."""
+    prepared(recipe)
+    (recipe.folder / "client.py").write_text(RQ_JOBS)
+    with recipe.running("worker.py") as log:
+        printed = recipe.python("client.py")
+    assert printed.strip() == str(["ok from B"] * 3), log.read_text()
+    assert [recipe.gemini.sent("A"), recipe.gemini.sent("B")] == [1, 3]
+
+
+def test_the_commands_alone_are_enough(recipe: Recipe) -> None:
+    """`keyrot run -m rq.cli worker` gives the pool to the forked jobs, without a line of code."""
+    prepared(recipe)
+    (recipe.folder / "client.py").write_text(RQ_JOBS)
+    command = ("-m", "keyrot_middleware", "run", "-m", "rq.cli", "worker")
+    with recipe.running(*command, "--url", recipe.env["BROKER_URL"]) as log:
+        printed = recipe.python("client.py")
+    assert printed.strip() == str(["ok from B"] * 3), log.read_text()
+    assert recipe.gemini.sent("A") == 1
+
+
+def _retry_in(seconds: int) -> dict[str, object]:
+    info = {
+        "@type": "type.googleapis.com/google.rpc.RetryInfo",
+        "retryDelay": f"{seconds}s",
+    }
+    error = {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "slow", "details": [info]}
+    return {"error": error}

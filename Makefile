@@ -10,7 +10,7 @@ CORE_TESTS := tests/core tests/runtime
 # Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks dist screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks recipes dist screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -58,6 +58,10 @@ coexist: $(READY)  ## run the tests of two other instrumentations, alone and wit
 
 frameworks: $(READY)  ## run LangChain, pydantic-ai, ADK and agno, unchanged, over a pool
 	@$(BIN)/python tools/frameworks/run.py
+
+recipes: .venv-recipes/ready  ## run the recipes of docs/recipes in FastAPI, Django, Celery, RQ, gunicorn, Jupyter, Streamlit, …
+	@echo "== recipes"
+	@.venv-recipes/bin/python -m pytest -n 4 tests/recipes
 
 dist: .venv-dist/ready  ## build the wheel and the sdist into dist/, and check them
 	@echo "== wheel and sdist"
@@ -113,6 +117,13 @@ $(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python $(PIP_INSTALL) -r requirements/demo.txt -r requirements/dev.txt -r requirements/bench.txt
 	@.venv-bench/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv-recipes/ready: pyproject.toml requirements/demo.txt requirements/recipes.txt
+	@echo "== setting up .venv-recipes (once)"
+	@$(PYTHON) -m venv .venv-recipes
+	@.venv-recipes/bin/python $(PIP_INSTALL) -r requirements/demo.txt -r requirements/recipes.txt
+	@.venv-recipes/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $@
 
 .venv-dist/ready: requirements/dist.txt

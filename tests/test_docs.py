@@ -27,7 +27,7 @@ QUICK = ROOT / "docs" / "quick-reference.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
-RUN = ("python", "opentelemetry-instrument", "docker", "prometheus")
+RUN = ("python", "opentelemetry-instrument", "docker", "prometheus", "celery", "streamlit")
 REPOSITORY = "https://github.com/keyrot-middleware/keyrot-middleware/blob/main/"
 """Where pages of the documentation site find files that are not on the site."""
 LIMIT_S = 300

@@ -27,6 +27,7 @@ def run_page(page: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.file:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             Path(block.file).write_text(block.code, "utf-8")
         elif block.language == "python":
             _execute(page, block, names)

@@ -119,10 +119,10 @@ $(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
 	@.venv-bench/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $@
 
-.venv-recipes/ready: pyproject.toml requirements/demo.txt requirements/recipes.txt
+.venv-recipes/ready: pyproject.toml requirements/recipes.txt
 	@echo "== setting up .venv-recipes (once)"
 	@$(PYTHON) -m venv .venv-recipes
-	@.venv-recipes/bin/python $(PIP_INSTALL) -r requirements/demo.txt -r requirements/recipes.txt
+	@.venv-recipes/bin/python $(PIP_INSTALL) -r requirements/recipes.txt
 	@.venv-recipes/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $@
 

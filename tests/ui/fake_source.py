@@ -113,6 +113,7 @@ class FakeSource:
             "degraded": False,
             "at": iso(datetime.now(UTC)),
             "cost_known": True,
+            "has_records": True,
             "summary": {
                 "keys": len(self.keys),
                 "available": states["available"],

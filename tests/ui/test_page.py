@@ -151,6 +151,19 @@ def test_a_state_that_is_down_is_said(serve: Serve, open_tab: Open) -> None:
     expect(page.locator("#degraded")).to_contain_text("falls back to in-process limits")
 
 
+def test_an_available_key_says_for_which_models_it_is_not(serve: Serve, open_tab: Open) -> None:
+    """Available means for some model; the others are named, with the reason."""
+    used = {"available": True, "available_at": None, "reason": None, "rpm": window(1, 5)}
+    used |= {"tpm": window(1, None), "rpd": window(1, None)}
+    blocked = used | {"available": False, "reason": "quota_minute"}
+    source = FakeSource([key("free_1", used={MODEL: blocked, "gemini-2.5-pro": used})])
+    source.more = {"has_records": False}
+    page = open_tab(serve(ui.app(source=source)).url).page
+    expect(row(page, "free_1").locator(".state")).to_have_text("available")
+    expect(row(page, "free_1").locator(".sentence")).to_have_text(f"Not for {MODEL} (quota_minute)")
+    expect(page.locator("#unused")).to_contain_text("No call has used this pool yet.")
+
+
 def test_it_pauses_while_nobody_sees_it(serve: Serve, open_tab: Open) -> None:
     """A hidden page asks nothing, and asks at once when it is shown again."""
     asked: list[int] = []

@@ -49,6 +49,7 @@ function show(status, attempts) {
   setText(byId("live-text"), `Live, ${clock(status.at)} UTC`);
   setText(byId("degraded"), degradedText(status));
   setHidden(byId("degraded"), !status.degraded);
+  setHidden(byId("unused"), status.has_records !== false || status.summary.keys === 0);
   showSummary(status);
   if (status.offset > 0 && status.offset >= status.total) {
     changeFilter({ offset: Math.max(0, Math.floor((status.total - 1) / PAGE) * PAGE) });

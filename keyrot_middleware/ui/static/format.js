@@ -21,6 +21,7 @@ export function money(value) {
 
 export function seconds(value) {
   if (!known(value)) return "–";
+  if (value < 0.1) return `${Math.round(value * 1000)} ms`;
   return value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
 }
 

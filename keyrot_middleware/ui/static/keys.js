@@ -127,7 +127,7 @@ class KeyRow {
       setClass(this.row, `key key-${stateClass(key.state)}`);
       this.row.dataset.state = key.state;
     }
-    setText(this.sentence, key.available ? "" : sentence(key.sentence));
+    setText(this.sentence, key.available ? blockedModels(key) : sentence(key.sentence));
     this.updateUsage(key.used ?? {});
     this.spark.update(key.history);
     setText(this.success, `${shortCount(key.success_count)} ok`);
@@ -174,6 +174,15 @@ class KeyRow {
     if (key.last_used) this.lastUsed.title = key.last_used;
     for (const usage of this.models.values()) usage.tick(now);
   }
+}
+
+// An available key may still be blocked for some of its models.
+function blockedModels(key) {
+  const blocked = Object.entries(key.used ?? {}).filter(([, used]) => !used.available);
+  if (!blocked.length) return "";
+  const names = blocked.slice(0, 3).map(([model, used]) => (used.reason ? `${model} (${used.reason})` : model));
+  const more = blocked.length > 3 ? ` and ${count(blocked.length - 3)} more` : "";
+  return `Not for ${names.join(", ")}${more}`;
 }
 
 class ModelUsage {

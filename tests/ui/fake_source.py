@@ -63,6 +63,7 @@ def call(*attempts: tuple[str, int | None, str | None], **more: Any) -> dict[str
         "model": MODEL,
         "seconds": 1.2,
         "outcome": "failed" if failed else "ok",
+        "waited": False,
         "attempts": [
             {"key_id": key_id, "code": code, "failure": failure, "seconds": 0.4}
             for key_id, code, failure in attempts
@@ -234,7 +235,8 @@ def sample() -> FakeSource:
         }
 
     def usage(rpm: Any, tpm: Any, rpd: Any, at: str | None = None) -> dict[str, Any]:
-        return {"available": at is None, "available_at": at, "rpm": rpm, "tpm": tpm, "rpd": rpd}
+        here = {"available": at is None, "available_at": at, "reason": "rpd" if at else None}
+        return here | {"rpm": rpm, "tpm": tpm, "rpd": rpd}
 
     pro = "gemini-2.5-pro"
     keys = [
@@ -293,7 +295,7 @@ def sample() -> FakeSource:
             "my-app",
             tier="tier1",
             priority=1,
-            last_error="server_overloaded",
+            last_error="overloaded",
             last_used=later(seconds=-2),
             success_count=4_120,
             error_count=11,
@@ -372,7 +374,7 @@ def sample() -> FakeSource:
         call(("paid_2", 200, None), at=later(seconds=-11), model=pro, seconds=6.4),
         call(("tenant_7", 400, "key_invalid"), ok, at=later(seconds=-64), seconds=1.02),
         call(("paid_1", 503, "overloaded"), ("paid_2", 200, None), at=later(seconds=-80)),
-        call(("free_1", 200, None), at=later(seconds=-85), seconds=0.7),
+        call(("free_1", 200, None), at=later(seconds=-85), seconds=12.7, waited=True),
         call(tried, ("free_2", 429, "quota_day"), at=later(seconds=-190), seconds=0.5),
         call(at=later(seconds=-193), outcome="exhausted", seconds=0.0),
         call(("free_2", 200, None), at=later(seconds=-200), seconds=0.91),

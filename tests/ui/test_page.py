@@ -224,7 +224,7 @@ def test_recent_calls_can_be_filtered_by_key(serve: Serve, open_tab: Open) -> No
     page = open_tab(serve(ui.app(source=sample())).url).page
     calls = page.locator("#calls tr")
     expect(calls).to_have_count(9)
-    expect(calls.nth(1)).to_contain_text("free_1 429 quota_minute")
+    expect(calls.nth(5)).to_contain_text("waited, 12.7 s")
     expect(calls.nth(1).locator("li")).to_have_text(["free_1 429 quota_minute", "paid_1 ok"])
     page.get_by_role("button", name="Show calls of tenant_7").click()
     expect(calls).to_have_count(1)

@@ -27,7 +27,7 @@ function callRow(call) {
     cell("Model", { class: "code" }, String(call.model)),
     cell("Keys tried", {}, attemptList(call)),
     cell("Result", {}, el("span", { class: OUTCOMES.get(call.outcome) ?? "muted" }, String(call.outcome))),
-    cell("Took", { class: "number" }, seconds(call.seconds)));
+    cell("Took", { class: "number" }, call.waited ? el("span", { class: "note" }, "waited, ") : "", seconds(call.seconds)));
 }
 
 function attemptList(call) {

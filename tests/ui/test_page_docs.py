@@ -1,0 +1,129 @@
+"""docs/page.md names each field of the API, each option of the command, and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from asgi import request
+from fake_source import FakeSource, key, sample
+from google import genai
+
+import keyrot_middleware
+from keyrot_middleware import ui
+from keyrot_middleware.testing import FakeGemini, Reply
+
+PAGE = (Path(__file__).parents[2] / "docs" / "page.md").read_text("utf-8")
+MODEL = "gemini-2.5-flash"
+
+
+def section(heading: str) -> str:
+    """Return what is below a heading."""
+    return PAGE.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+
+
+def fields(content: Any, under: str = "") -> Iterator[str]:
+    """Yield the name of each field; what is listed by model or by state has no names."""
+    if isinstance(content, list):
+        for one in content:
+            yield from fields(one)
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            if under not in ("used", "models", "states"):
+                yield name
+            yield from fields(value, name)
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Mount the page over a pool that has been used, with a failure."""
+    (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}, {"key_id": "two"}]))
+    with FakeGemini() as gemini:
+        for label in ("one", "two"):
+            monkeypatch.setenv(f"GEMINI_KEY_{label}", gemini.add_key(label).value)
+        app = ui.app()
+        keyrot_middleware.install(allowed_hosts=(gemini.host,), strategy="fill")
+        gemini.script("one", Reply.QUOTA_MINUTE)
+        client = genai.Client(http_options=gemini.http_options)
+        client.models.generate_content(model=MODEL, contents="hello")
+        yield app
+        client.close()
+        keyrot_middleware.uninstall()
+
+
+@pytest.mark.parametrize(
+    ("heading", "path"),
+    [
+        ("GET api/status", "/api/status"),
+        ("GET api/attempts", "/api/attempts"),
+        ("GET api/explain", f"/api/explain?model={MODEL}"),
+    ],
+)
+def test_each_field_is_documented(app: Any, heading: str, path: str) -> None:
+    """What a real pool answers has the fields that the page lists, and no other."""
+    text = section(heading)
+    found = set(fields(request(app, path).content))
+    named = {part for name in re.findall(r"`([\w.]+)`", text) for part in name.split(".")}
+    assert {"at", "keys" if "attempts" not in path else "calls"} <= found
+    assert sorted(found - named) == []
+    table = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    listed = {name.split(".")[-1] for name in re.findall(r"`([\w.]+)`", table)}
+    assert sorted(listed - found - {"usd_per_day"}) == []
+
+
+def test_the_fake_of_the_tests_has_the_same_fields(app: Any) -> None:
+    """What the other tests show in the page is what a real pool answers."""
+    fake = ui.app(source=sample())
+    for path in ("/api/status", "/api/attempts", f"/api/explain?model={MODEL}"):
+        real, made = (set(fields(request(one, path).content)) for one in (app, fake))
+        assert sorted((real ^ made) - {"usd_per_day"}) == [], path
+
+
+def test_arguments_and_options_are_documented() -> None:
+    """The tables name each argument of app() and each option of keyrot ui."""
+    arguments = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    assert {*inspect.signature(ui.app).parameters} <= {*arguments}
+    from typer.main import get_command
+
+    from keyrot_middleware.cli.app import app as cli
+
+    command = get_command(cli).commands["ui"]  # type: ignore[attr-defined] # it is a group
+    options = {name for option in command.params for name in option.opts} - {"--help"}
+    assert set(re.findall(r"^\| `(--[\w-]+)` \|", PAGE, re.MULTILINE)) == options
+
+
+def test_the_program_beside_django_serves_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippet passes requests below /keyrot/ to the page, and others to Django."""
+    code = PAGE.partition("# asgi.py\n")[2].partition("```")[0]
+    served: list[str] = []
+
+    async def django(scope: Any, receive: Any, send: Any) -> None:
+        served.append(scope["path"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    def module(name: str, **names: Callable[..., Any]) -> None:
+        made = ModuleType(name)
+        vars(made).update(names)
+        monkeypatch.setitem(sys.modules, name, made)
+
+    module("django")
+    module("django.core")
+    module("django.core.asgi", get_asgi_application=lambda: django)
+    monkeypatch.setattr(keyrot_middleware, "install", lambda: None)
+    made = ui.app(source=FakeSource([key("one")]))
+    monkeypatch.setattr(ui, "app", lambda: made)
+    names: dict[str, Any] = {}
+    exec(compile(code, "page.md", "exec"), names)  # noqa: S102 - the snippet of the page
+    assert asyncio.iscoroutinefunction(names["application"])
+    assert request(names["application"], "/keyrot/api/status").content["total"] == 1
+    assert request(names["application"], "/admin/").status == 204
+    assert served == ["/admin/"]

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from .keys_file import KeySpec as APIKeyMetadata
     from .runtime.health import HealthStatus, ModelUsage
 
+# Pytest rewrites the packages of its plugins, and warns where one was imported before it, as under
+# `keyrot run -m pytest`, unless the docstring says that it need not.
+__doc__ = f"{__doc__}\nPYTEST_DONT_REWRITE\n"
+
 __all__ = [
     "POOL_KEY",
     "APIKeyMetadata",

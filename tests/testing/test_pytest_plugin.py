@@ -175,6 +175,13 @@ def test_a_fixture_of_the_same_name_wins(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_pytest_does_not_warn_of_a_package_that_was_imported_before_it() -> None:
+    """Under `keyrot run -m pytest` the package is there first; pytest asks its docstring."""
+    rewriting = pytest.importorskip("_pytest.assertion.rewrite")
+    docstring = importlib.import_module("keyrot_middleware").__doc__
+    assert rewriting.AssertionRewriter.is_rewrite_disabled(docstring)
+
+
 def test_the_entry_point_leads_to_the_plugin() -> None:
     """Pytest finds it in a project that has the package installed."""
     pyproject = Path(__file__).parents[2] / "pyproject.toml"

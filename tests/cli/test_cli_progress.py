@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +55,8 @@ print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").te
 @pytest.fixture
 def out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setattr(progress_module, "TICK_S", 0.01)
+    still = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)  # seconds as they are at first
+    monkeypatch.setattr(progress_module, "time", still)
     return io.StringIO()
 
 

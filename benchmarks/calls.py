@@ -38,6 +38,8 @@ class Variant:
     """Arguments of install(), beside the keys; None: without the pool."""
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     """What is in force during a turn."""
+    installed: Callable[[], object] | None = None
+    """Called at the beginning of a turn, when the pool is in place."""
     ask: Callable[[Place], Ask] | None = None
     """Make a call of somebody else's library; None: the SDK's `generate_content`."""
     aask: Callable[[Place], AsyncAsk] | None = None
@@ -126,6 +128,8 @@ def _pool(variant: Variant, place: Place) -> Iterator[None]:
     if variant.settings is not None:
         hosts = (place.host,)
         keyrot_middleware.install(keys=place.values, allowed_hosts=hosts, **variant.settings)
+        if variant.installed is not None:
+            variant.installed()
     try:
         yield
         pool = current_pool()

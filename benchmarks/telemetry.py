@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import timeit
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from keyrot_middleware import _install
 from keyrot_middleware.core.commands import Acquire, Command, Done, Send, Settle
-from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Outcome
+from keyrot_middleware.core.model import CallInfo, Lease, LeaseOutcome, Outcome, RetryPolicy
 from keyrot_middleware.core.usage import parse_usage_text
 from keyrot_middleware.guard import handle_internal_error
+from keyrot_middleware.runtime.activity import Activity
+from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry.logs import LogObserver
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 from keyrot_middleware.telemetry.observer import Observer, observe
@@ -91,6 +94,7 @@ def without_sdk() -> float:
         TracingObserver("default"),
         LogObserver("default"),
         MetricsObserver("default"),
+        Activity(MemoryState(RetryPolicy(), time.time), time.time),
     )
     with untraced():
         assert observe(observers, INFO, handle_internal_error) is None, "somebody watches"

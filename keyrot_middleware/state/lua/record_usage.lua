@@ -1,15 +1,15 @@
--- Count what was sent without asking, while this server was away: nothing is refused.
+-- Count requests that were sent while this server was unreachable; no limit is checked.
 --
--- ARGV: clock ('' but in tests), next Pacific midnights (JSON, ascending), project, bucket,
---       requests and tokens of the minute that runs, requests of the day that runs.
+-- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), project, bucket,
+--       requests and tokens of the current minute, requests of the current day.
 
 local now, midnights = clock(ARGV[1]), ARGV[2]
-local name = quota_at(ARGV[3], ARGV[4])
+local name = full_quota_name(ARGV[3], ARGV[4])
 local requests, tokens, day_requests = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
-local q = quota(redis.call('GET', name))
-local edge = roll(q, now, midnights)
-book(q, now, edge, requests, tokens)
+local q = read_quota(redis.call('GET', name))
+local near_boundary = advance(q, now, midnights)
+reserve(q, now, near_boundary, requests, tokens)
 q[DAY_REQUESTS] = q[DAY_REQUESTS] + day_requests
-keep_quota(name, q, now)
-list_bucket(ARGV[4], now)
+save_quota(name, q, now)
+record_bucket(ARGV[4], now)

@@ -1,40 +1,41 @@
--- Drop records that cannot be read, so that they are written anew; give their names.
+-- Delete records that cannot be read, so that they are written anew; return their names.
 --
--- ARGV: '', names of records, whole.
+-- ARGV: '', full names of records.
 
-local function numbers(list, last)
-  for place = 1, math.min(#list, last) do
-    if type(list[place]) ~= 'number' then
+local function are_numbers(list, last)
+  for i = 1, math.min(#list, last) do
+    if type(list[i]) ~= 'number' then
       return false
     end
   end
   return true
 end
 
-local function is_cooldown(rest)
-  return type(rest) == 'table' and type(rest['until']) == 'string' and seconds(rest['until'])
-    and type(rest.strikes) == 'number' and type(rest.failure) == 'string'
-    and type(rest.waitable) == 'boolean' and type(rest.probe) == 'string'
-    and tonumber(rest.probe_until)
+local function is_cooldown(cooldown)
+  return type(cooldown) == 'table'
+    and type(cooldown['until']) == 'string' and parse_seconds(cooldown['until'])
+    and type(cooldown.strikes) == 'number' and type(cooldown.failure) == 'string'
+    and type(cooldown.waitable) == 'boolean' and type(cooldown.probe) == 'string'
+    and tonumber(cooldown.probe_until)
 end
 
 local shapes = {}
 
 function shapes.quota(record)
-  local pace = record[PACE]
-  return #record > 0 and numbers(record, PACE - 1)
-    and (pace == nil or (type(pace) == 'table' and numbers(pace, #pace)))
+  local window = record[WINDOW]
+  return #record > 0 and are_numbers(record, WINDOW - 1)
+    and (window == nil or (type(window) == 'table' and are_numbers(window, #window)))
 end
 
 function shapes.health(record)
   local failure = record[LAST_ERROR]
-  return #record >= ERRORS and numbers(record, ERRORS)
+  return #record >= ERRORS and are_numbers(record, ERRORS)
     and (failure == nil or type(failure) == 'string')
 end
 
 function shapes.cooldown(record)
-  for scope, rest in pairs(record) do
-    if type(scope) ~= 'string' or not is_cooldown(rest) then
+  for scope, cooldown in pairs(record) do
+    if type(scope) ~= 'string' or not is_cooldown(cooldown) then
       return false
     end
   end
@@ -45,29 +46,29 @@ function shapes.owner(record)
   return #record == 2 and type(record[1]) == 'string' and type(record[2]) == 'string'
 end
 
-local function readable(name)
-  local stored = redis.call('TYPE', name).ok
-  local kind = string.match(name, '^(%a+)', #KEYS[1] + 2)
-  if stored == 'none' then
+local function is_readable(name)
+  local type_name = redis.call('TYPE', name).ok
+  local record_type = string.match(name, '^(%a+)', #KEYS[1] + 2)
+  if type_name == 'none' then
     return true
-  elseif kind == 'lease' or kind == 'buckets' then
-    return stored == 'zset'
-  elseif kind == 'configured' then
-    return stored == 'hash'
-  elseif stored ~= 'string' then
+  elseif record_type == 'lease' or record_type == 'buckets' then
+    return type_name == 'zset'
+  elseif record_type == 'configured' then
+    return type_name == 'hash'
+  elseif type_name ~= 'string' then
     return false
-  elseif not shapes[kind] then
+  elseif not shapes[record_type] then
     return true
   end
-  local fine, record = pcall(cjson.decode, redis.call('GET', name))
-  return fine and type(record) == 'table' and shapes[kind](record)
+  local decoded, record = pcall(cjson.decode, redis.call('GET', name))
+  return decoded and type(record) == 'table' and shapes[record_type](record)
 end
 
-local dropped = {}
-for place = 2, #ARGV do
-  if not readable(ARGV[place]) then
-    redis.call('DEL', ARGV[place])
-    dropped[#dropped + 1] = ARGV[place]
+local deleted = {}
+for i = 2, #ARGV do
+  if not is_readable(ARGV[i]) then
+    redis.call('DEL', ARGV[i])
+    deleted[#deleted + 1] = ARGV[i]
   end
 end
-return dropped
+return deleted

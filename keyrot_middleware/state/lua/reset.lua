@@ -1,21 +1,21 @@
--- Forget what cools down a key, its project and its account, and what was learned of their limits.
+-- Delete the cooldowns of a key, its project and its account, and learned limits of projects.
 --
--- ARGV: clock ('' but in tests), how many records of cooldowns, their names, and the projects whose
---       learned limits are forgotten.
+-- ARGV: clock ('' except in tests), number of cooldown records, their names, and the projects whose
+--       learned limits are deleted.
 
-local now, cooldowns = clock(ARGV[1]), tonumber(ARGV[2])
+local now, count = clock(ARGV[1]), tonumber(ARGV[2])
 
-for place = 3, 2 + cooldowns do
-  redis.call('DEL', at(ARGV[place]))
+for i = 3, 2 + count do
+  redis.call('DEL', full_name(ARGV[i]))
 end
-local buckets = redis.call('ZRANGE', at('buckets'), 0, -1)
-for place = 3 + cooldowns, #ARGV do
+local buckets = redis.call('ZRANGE', full_name('buckets'), 0, -1)
+for i = 3 + count, #ARGV do
   for _, bucket in ipairs(buckets) do
-    local name = quota_at(ARGV[place], bucket)
-    local q = quota(redis.call('GET', name))
+    local name = full_quota_name(ARGV[i], bucket)
+    local q = read_quota(redis.call('GET', name))
     if q[LEARNED_UNTIL] or q[KIND] then
-      q[LEARNED_UNTIL], q[KIND], q[PACE_UNTIL] = nil, nil, nil
-      keep_quota(name, q, now)
+      q[LEARNED_UNTIL], q[KIND], q[WINDOW_UNTIL] = nil, nil, nil
+      save_quota(name, q, now)
     end
   end
 end

@@ -18,7 +18,7 @@ ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-PATIENCE_MS = 8_000
+PATIENCE_MS = 20_000
 """A test that waits for something that does not come fails after this."""
 
 

@@ -125,6 +125,7 @@ def test_hostile_texts_of_google_and_callers_have_no_effect(
     service: FakeGemini, pool: Any, serve: Serve, open_tab: Open
 ) -> None:
     """HTML in projects, models and Google's messages comes through the pool as text."""
+    server_url = serve(ui.app(actions=True)).url
     client = pool(
         {"key_id": "a_1", "project": HOSTILE[0], "tier": "tier1", "model": HOSTILE[1]},
         {"key_id": "a_2", "project": HOSTILE[4]},
@@ -132,7 +133,7 @@ def test_hostile_texts_of_google_and_callers_have_no_effect(
     service.script("a_1", refusal(403, "PERMISSION_DENIED", HOSTILE[0]))
     for model in (MODEL, *HOSTILE[:6]):
         with_any_end(lambda model=model: call(client, model))
-    page = open_tab(serve(ui.app(actions=True)).url).page
+    page = open_tab(server_url).page
     wait_for_rows(page, 2)
     expect(page.locator(".project-name").first).to_have_text(HOSTILE[0])
     expect(page.locator("#calls")).to_contain_text(HOSTILE[0])

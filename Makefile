@@ -10,7 +10,7 @@ CORE_TESTS := tests/core tests/runtime
 # Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks recipes dist screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks recipes dist demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -68,6 +68,9 @@ dist: .venv-dist/ready  ## build the wheel and the sdist into dist/, and check t
 	@rm -rf dist
 	@.venv-dist/bin/python -m build --no-isolation
 	@.venv-dist/bin/python -m twine check --strict dist/*
+
+demo-svg: $(DEMO)  ## draw docs/images/demo.svg from a run of the demo
+	@$(BIN)/python tools/draw_demo.py
 
 screenshot: $(READY)  ## draw docs/images/page.png, the page over a sample, in Chromium
 	@PYTHONPATH=tests/ui $(BIN)/python tools/screenshot_page.py

@@ -119,11 +119,14 @@ def _demo(
             help="Send to Google with your own keys; uses quota for about a dozen requests.",
         ),
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the spans of one call too.")
+    ] = False,
 ) -> None:
-    """Run an unmodified program over four fake keys; needs no key and no network."""
+    """Run a program without and with a pool of four fake keys; needs no key and no network."""
     from .demo import demo  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(demo(live=live))
+    raise typer.Exit(demo(live=live, verbose=verbose))
 
 
 @app.command("init")

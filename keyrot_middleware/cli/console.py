@@ -10,9 +10,19 @@ from rich.table import Table
 
 from ..core.text import one_line
 
-__all__ = ["console", "escape", "table"]
+__all__ = ["STATE_STYLES", "console", "escape", "table"]
 
 WIDTH = 100
+
+STATE_STYLES = {
+    "available": "green",
+    "limited": "yellow",
+    "cooling_down": "yellow",
+    "rejected": "red",
+    "unresolved": "red",
+    "disabled": "dim",
+}
+"""The color of each state of a key."""
 
 
 def console() -> Console:

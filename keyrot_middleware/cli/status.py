@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from ..errors import KeyrotError
-from .console import console, escape, table
+from .console import STATE_STYLES, console, escape, table
 from .shared import NOT_SHARED
 from .sources import open_source
 
@@ -24,15 +24,6 @@ EVERY_S = 2.0
 """Between two looks of `--watch`."""
 PAGE = 500
 """Keys in one answer of a source."""
-
-_STYLES = {
-    "available": "green",
-    "limited": "yellow",
-    "cooling_down": "yellow",
-    "rejected": "red",
-    "unresolved": "red",
-    "disabled": "dim",
-}
 
 Look = Callable[[], dict[str, Any]]
 
@@ -126,7 +117,7 @@ def _draw(found: dict[str, Any]) -> RenderableType:
     for key in found["keys"]:
         drawn.add_row(
             escape(key["key_id"]),
-            f"[{_STYLES[key['state']]}]{key['state']}[/]",
+            f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",
             _used(key) or f"[dim]{escape(key['model'] or '-')}[/]",
             _available_at(key),
             escape(key["last_error"] or "-"),

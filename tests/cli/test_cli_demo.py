@@ -10,35 +10,63 @@ from typing import Any
 from keyrot_middleware.testing import FakeGemini, Reply
 
 Keyrot = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 
 
-def test_it_shows_the_attempts_of_each_call(keyrot: Keyrot, tmp_path: Path) -> None:
-    """One key alone fails; with the pool all calls are answered; two runs tell the same story."""
+def test_it_shows_the_same_program_without_and_with_the_pool(
+    keyrot: Keyrot, tmp_path: Path
+) -> None:
+    """One key fails at question 6, a pool answers all; short, no spans, and what to do next."""
     (tmp_path / "keys.json").write_text("not even JSON: the demo must not look at it")
-    for _ in range(2):
-        ran = keyrot("demo", GEMINI_API_KEYS="mine", KEYROT_STRATEGY="nonsense")
-        assert ran.returncode == 0, ran.stderr
-        alone, _, pooled = ran.stdout.partition("keyrot run program.py")
-        assert "429 RESOURCE_EXHAUSTED" in alone
-        assert "question 7   ok from paid_1" in pooled
-        assert "chat         ok from paid_1" in pooled
-        first = "revoked_1 key_invalid (400) → exhausted_1 quota_day (429) → free_1 ok"
-        assert first in pooled
-        assert "free_1 quota_minute (429) → paid_1 ok" in pooled
-        assert re.search(r"revoked_1 +rejected: key_invalid", pooled)
-        assert re.search(r"exhausted_1 +cooling_down for .*20 rpd", pooled)
-        assert re.search(r"paid_1 +available", pooled)
-        assert "attempt exhausted_1  INTERNAL  ERROR 429 quota_day" in pooled
-        assert "revoked_1 1, exhausted_1 1, free_1 6, paid_1 5." in pooled
+    ran = keyrot("demo", GEMINI_API_KEYS="mine", KEYROT_STRATEGY="nonsense")
+    assert ran.returncode == 0, ran.stderr
+    for line in (
+        r"question 1 +ok +revoked_1 key_invalid → exhausted_1 quota_day → free_1 ok",
+        r"question 5 +ok +free_1 ok",
+        r"question 6 +429 RESOURCE_EXHAUSTED +free_1 quota_minute → paid_1 ok",
+        r"question 7 +not reached +paid_1 ok",
+        r"chat +not reached +paid_1 ok, paid_1 ok",
+        r"answered +5 of 9 +9 of 9",
+        r"revoked_1 +rejected +key_invalid +in 1[45] min +1",
+        r"exhausted_1 +cooling_down +quota_day +in .* +1",
+        r"free_1 +cooling_down +quota_minute +in \d+ s +6",
+        r"paid_1 +available +now +5",
+    ):
+        assert re.search(rf"^{line} *$", ran.stdout, re.MULTILINE), line
+    lines = ran.stdout.splitlines()
+    assert len(lines) <= 30
+    assert "gen_ai." not in ran.stdout
+    assert "keyrot init" in lines[-2]
+    assert "keyrot run your_program.py" in lines[-1]
 
 
-def test_it_goes_on_without_the_tracing_sdk(
+def test_verbose_shows_the_spans_of_one_call(keyrot: Keyrot) -> None:
+    """`--verbose` adds the spans of the call with the most attempts."""
+    ran = keyrot("demo", "--verbose")
+    assert ran.returncode == 0, ran.stderr
+    assert "attempt exhausted_1  INTERNAL  ERROR 429 quota_day" in ran.stdout
+
+
+def test_without_the_tracing_sdk_only_the_spans_are_missing(
     keyrot: Keyrot, hide: Callable[[str], dict[str, str]]
 ) -> None:
-    """Where the OpenTelemetry SDK is missing it says so and shows the rest."""
-    ran = keyrot("demo", **hide("opentelemetry.sdk"))
+    """The extra `cli` alone shows everything else, and --verbose names the extra for spans."""
+    ran = keyrot("demo", "--verbose", **hide("opentelemetry.sdk"))
     assert ran.returncode == 0, ran.stderr
+    assert "9 of 9" in ran.stdout
     assert "pip install 'keyrot-middleware[otlp]'" in ran.stdout
+
+
+def test_its_picture_shows_this_run_and_loads_nothing() -> None:
+    """docs/images/demo.svg has the rows of the demo, and no font or image of another host."""
+    text = (ROOT / "docs" / "images" / "demo.svg").read_text("utf-8")
+    assert len(text) < 50_000
+    for words in ("429 RESOURCE_EXHAUSTED", "not reached", "9 of 9", "cooling_down"):
+        assert words.replace(" ", "&#160;") in text
+    assert "@font-face" not in text
+    assert set(re.findall(r"url\((.)", text)) == {"#"}
+    addresses = {"http://www.w3.org/2000/svg", "https://www.textualize.io"}  # names, not loaded
+    assert set(re.findall(r"https?://[^\s\"<]+", text)) <= addresses
 
 
 def test_live_uses_the_settings_of_the_user(keyrot: Keyrot, service: FakeGemini) -> None:
@@ -53,7 +81,7 @@ def test_live_uses_the_settings_of_the_user(keyrot: Keyrot, service: FakeGemini)
         KEYROT_ALLOWED_HOSTS=service.host,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "key_1 key_invalid (400) → key_2 ok" in ran.stdout
+    assert "key_1 key_invalid → key_2 ok" in ran.stdout
     assert (service.sent("dead"), service.sent("good")) == (1, 10)
 
 

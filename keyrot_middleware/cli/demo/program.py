@@ -49,7 +49,7 @@ def chat(client: genai.Client) -> None:
 
 def print_answer(title: str, answer: str | None) -> None:
     """Print the beginning of an answer."""
-    print(f"{title:<12} {' '.join((answer or '').split())[:70]}")
+    print(f"{title}: {' '.join((answer or '').split())[:70]}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Run a program with the pool and write its calls, key health and spans to a file.
+"""Run a program with the pool and write its output, calls, keys and spans to a file.
 
-The demo starts it as a process: `python -m … REPORT PROGRAM`.
+The demo starts it as a process: `python -m … REPORT PROGRAM [--spans]`.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ..._install import current_pool, install, status
+from ..._install import current_pool, install
 from ...core.commands import Command, Settle, Sleep
-from ...core.failures import describe
 from ...core.model import CallInfo, LeaseOutcome
 from ...errors import KeyrotError
+from ...runtime.report import source_of
 from ...telemetry.observer import CallObserver
 
 __all__ = [
@@ -25,38 +27,43 @@ __all__ = [
 
 
 class CallRecorder:
-    """Records the steps of each call, in the order in which calls start."""
+    """Records the attempts of each call, in the order in which calls start.
 
-    def __init__(self) -> None:
+    Args:
+        output: What the program has printed so far.
+    """
+
+    def __init__(self, output: StringIO) -> None:
         self.calls: list[dict[str, Any]] = []
+        self._output = output
 
     def observe(self, info: CallInfo) -> CallObserver:
-        """Record a call."""
-        steps: list[dict[str, str]] = []
-        self.calls.append({"model": info.model, "stream": info.stream, "steps": steps})
-        return _CallRecord(steps)
+        """Record a call, and the number of lines before it."""
+        attempts: list[dict[str, str]] = []
+        line = self._output.getvalue().count("\n")
+        self.calls.append({"line": line, "attempts": attempts})
+        return _CallRecord(attempts)
 
 
 class _CallRecord:
-    """The steps of one call."""
+    """The attempts of one call."""
 
-    def __init__(self, steps: list[dict[str, str]]) -> None:
-        self._steps = steps
+    def __init__(self, attempts: list[dict[str, str]]) -> None:
+        self._attempts = attempts
 
     def before(self, command: Command) -> None:
         """Record a wait."""
         if isinstance(command, Sleep) and command.starts_wait:
-            self._steps.append({"key": "", "result": f"waits {command.seconds:.1f} s"})
+            self._attempts.append({"key": "", "result": f"waits {command.seconds:.1f} s"})
 
     def after(self, command: Command, reply: object) -> None:
         """Record the result of a send."""
         if not isinstance(command, Settle):
             return
         kind, verdict, _ = command.outcome
-        result = (
-            "ok" if kind is LeaseOutcome.SUCCESS else describe(verdict) if verdict else kind.value
-        )
-        self._steps.append({"key": command.lease.key_id, "result": result})
+        failure = verdict.failure if verdict else kind.value
+        result = "ok" if kind is LeaseOutcome.SUCCESS else failure
+        self._attempts.append({"key": command.lease.key_id, "result": result})
 
     def attach(self) -> None:
         """Do nothing."""
@@ -66,35 +73,33 @@ class _CallRecord:
 
     def finish(self, error: BaseException | None) -> None:
         """Record a call without an available key."""
-        if error is not None and not self._steps:
-            self._steps.append({"key": "", "result": "no key available"})
+        if error is not None and not self._attempts:
+            self._attempts.append({"key": "", "result": "no key available"})
 
 
-def main(report: str, program: str) -> int:
+def main(report: str, program: str, *options: str) -> int:
     """Install the pool and run a script; write the report even if the script fails."""
     try:
         install()
     except KeyrotError as error:
         print(f"keyrot: {error}", file=sys.stderr)
         return 2
-    spans, recorder = _record_spans(), CallRecorder()
-    _add_observer(recorder)
+    pool, output = current_pool(), StringIO()
+    spans, recorder = _record_spans() if "--spans" in options else None, CallRecorder(output)
+    if pool is not None:
+        pool.observers = (*pool.observers, recorder)
     try:
-        runpy.run_path(program, run_name="__main__")
+        with redirect_stdout(output):
+            runpy.run_path(program, run_name="__main__")
     finally:
         content = {
+            "output": output.getvalue(),
             "calls": recorder.calls,
-            "health": status()["keys"],
-            "tree": _format_largest_trace(spans),
+            "keys": source_of(pool).status()["keys"] if pool is not None else [],
+            "spans": _format_largest_trace(spans),
         }
         Path(report).write_text(json.dumps(content), "utf-8")
     return 0
-
-
-def _add_observer(recorder: CallRecorder) -> None:
-    pool = current_pool()
-    if pool is not None:
-        pool.observers = (*pool.observers, recorder)
 
 
 def _record_spans() -> Any:
@@ -147,4 +152,4 @@ def _format_attribute(name: str, value: Any) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(main(*sys.argv[1:]))

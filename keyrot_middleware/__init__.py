@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         uninstall,
         workload,
     )
+    from .events import PoolEvent
     from .genai.pool_exhausted import KeyPoolExhausted
     from .key_manager import KeyManager, get_key_manager
     from .keys_file import KeySpec as APIKeyMetadata
@@ -56,6 +57,7 @@ __all__ = [
     "KeyrotWarning",
     "MissingExtraError",
     "ModelUsage",
+    "PoolEvent",
     "PoolStatus",
     "SecretError",
     "__version__",
@@ -88,6 +90,7 @@ _HOMES = {
     "KeyManager": ("key_manager", "KeyManager"),
     "KeyPoolExhausted": ("genai.pool_exhausted", "KeyPoolExhausted"),
     "ModelUsage": ("runtime.health", "ModelUsage"),
+    "PoolEvent": ("events", "PoolEvent"),
     "PoolStatus": ("_install", "PoolStatus"),
     "bypass": ("_install", "bypass"),
     "get_key_manager": ("key_manager", "get_key_manager"),

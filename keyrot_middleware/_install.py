@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NotRequired, TypedDict, Unpack, cast
@@ -17,6 +17,7 @@ from typing import NotRequired, TypedDict, Unpack, cast
 from .config import Config, load
 from .core.text import check_key_format, mask_url
 from .errors import KeyrotError, warn
+from .events import EventName, PoolEvent
 from .genai.call_info import origin_from_url
 from .genai.call_info import workload as _workload
 from .genai.imports import replace_installed
@@ -24,7 +25,9 @@ from .genai.patching import Patcher
 from .genai.wire import placeholder_guard
 from .genai.wrappers import Binding, bypassed
 from .guard import handle_internal_error
+from .runtime.alerts import AlertWatcher
 from .runtime.current import current_pool, set_current_pool
+from .runtime.delivery import open_receivers
 from .runtime.health import HealthStatus, health, levels
 from .runtime.notebook import NotebookDict
 from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
@@ -66,9 +69,15 @@ _guard: Patcher | None = None
 """Keeps the placeholder off the wire where no key was found."""
 _in_force: Settings | None = None
 """The settings of the installed pool."""
+_on_event: Callable[[PoolEvent], object] | None = None
 
 
-def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments]) -> None:
+def install(
+    *,
+    clock: Clock | None = None,
+    on_event: Callable[[PoolEvent], object] | None = None,
+    **settings: Unpack[SettingArguments],
+) -> None:
     """Send every google-genai call of this process with a key from the pool, from now on.
 
     May be called before or after google.genai is imported, and before or after clients are made.
@@ -79,6 +88,8 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
 
     Args:
         clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
+        on_event: Called with each `PoolEvent` of the pool, such as a rejected key, in a thread of
+            its own and one event at a time. What it raises is logged.
         settings: The arguments of README's table: `strategy="fill"`,
             `allowed_hosts=("127.0.0.1:8080",)`, … An argument beats the environment, which beats
             `.env`, which beats the default. `keys=[…]` is the whole pool: no keys.json and no
@@ -87,19 +98,19 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
     Raises:
         ConfigError: A setting or keys.json is wrong; the message says which, and what is allowed.
     """
-    global _binding, _guard, _in_force  # noqa: PLW0603 - one SDK in a process
+    global _binding, _guard, _in_force, _on_event  # noqa: PLW0603 - one SDK in a process
     hide_keys(settings)
     with _lock:
         if _binding is not None:
             _binding.install()
-            _warn_of_other_settings(settings)
+            _warn_of_other_settings(settings, on_event)
             return
         config = load(**settings)
         if not config.settings.enabled:
             _log.info("key rotation is switched off by ENABLE_KEY_ROTATION; the SDK is not patched")
             return
         metrics = MetricsObserver(config.settings.pool)
-        pool = open_pool(config, clock or SystemClock(), metrics)
+        pool = open_pool(config, clock or SystemClock(), metrics, on_event=on_event)
         if _guard is not None:
             _guard.uninstall()
             _guard = None
@@ -116,7 +127,7 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
         except BaseException:
             pool.close()
             raise
-        _in_force = config.settings
+        _in_force, _on_event = config.settings, on_event
         served = _serve_status(config.settings.status_socket)
         _binding = Binding(pool, allowed, partial(_closed, pool, metrics, served))
         _binding.install(replace_installed())
@@ -131,16 +142,19 @@ def install(*, clock: Clock | None = None, **settings: Unpack[SettingArguments])
         _log.info("pool %s is installed with %d keys", pool.name, len(pool.selector.keys))
 
 
-def _warn_of_other_settings(settings: SettingArguments) -> None:
+def _warn_of_other_settings(
+    settings: SettingArguments, on_event: Callable[[PoolEvent], object] | None
+) -> None:
     """Warn of arguments that a second install() has and that are not in force.
 
     Raises:
         ConfigError: They are wrong.
     """
-    if _in_force is None or all(value is None for value in settings.values()):
+    if _in_force is None or (on_event is None and all(one is None for one in settings.values())):
         return
     asked = load(**settings).settings
-    other = [
+    other = ["on_event"] if on_event is not None and on_event is not _on_event else []
+    other += [
         name
         for name, value in settings.items()
         if value is not None and getattr(asked, name) != getattr(_in_force, name)
@@ -189,12 +203,12 @@ def _serve_status(path: str | None) -> StatusSocket | None:
 
 def _closed(pool: Pool, metrics: MetricsObserver, served: StatusSocket | None) -> None:
     """Forget a pool that `uninstall()` or another copy of this package has closed."""
-    global _binding  # noqa: PLW0603 - see install()
+    global _binding, _on_event  # noqa: PLW0603 - see install()
     metrics.unregister_gauges()
     if served is not None:
         served.close()
     if _binding is not None and _binding.pool is pool:
-        _binding = None
+        _binding = _on_event = None
     if current_pool() is pool:
         set_current_pool(None)
 
@@ -289,14 +303,25 @@ def workload(name: str) -> Iterator[None]:
         _workload.reset(token)
 
 
-def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
+def open_pool(
+    config: Config,
+    clock: Clock,
+    *more: Observer,
+    on_event: Callable[[PoolEvent], object] | None = None,
+) -> Pool | None:
     """Return a new pool; None, with a warning, if no key can be found now or later.
 
     Args:
         config: What was read and validated.
         clock: Where time comes from.
         more: Watch its calls, beside those that write spans and log lines.
+        on_event: As `install()` has it.
+
+    Raises:
+        ConfigError: A receiver of its events cannot be used.
     """
+    events = cast(tuple[EventName, ...], config.settings.alert_events)
+    receivers = open_receivers(on_event, config.settings.alerts, events)
     stores = Stores(config.env_file)
     secrets = open_secret_cache(config, stores)
     configured = tuple(key.candidate for key in config.keys)
@@ -334,6 +359,10 @@ def open_pool(config: Config, clock: Clock, *more: Observer) -> Pool | None:
     if kept or not pool.state.is_local:
         pool.refresher = Refresher(pool, config, stores)
         pool.refresher.start()
+    if receivers:
+        pool.alerts = AlertWatcher(pool, receivers)
+        pool.event_listeners = (log, pool.alerts)
+        pool.alerts.start()
     return pool
 
 

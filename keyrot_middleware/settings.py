@@ -37,6 +37,7 @@ from pydantic_settings import (
 from .core.model import Strategy
 from .core.text import did_you_mean, display, mask_keys
 from .errors import ConfigError
+from .events import EVENTS, EventName
 from .keys_file import BUILT_STORES, configures_an_sdk, entry_point_stores, is_known_scheme
 
 __all__ = [
@@ -93,8 +94,35 @@ _HOST = re.compile(r"(http://)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 
 
+_NEXT_URL = re.compile(r"[\s,]+(?=[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+
+
 def _split(value: object) -> object:
     return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def _split_urls(value: object) -> object:
+    """Split at blanks and commas in front of a scheme: an Apprise URL may have commas in it."""
+    value = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(value, str):
+        return value
+    return tuple(filter(None, _NEXT_URL.split(value.strip(" \t\r\n,"))))
+
+
+def _good_urls(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for number, url in enumerate(urls, 1):
+        if not _URL.fullmatch(url.get_secret_value()):
+            raise ValueError(f"entry {number} is no URL (not shown)")
+    return urls
+
+
+def _good_events(names: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    for name in names:
+        if name not in EVENTS:
+            raise ValueError(f"found {display(name)}")
+    return names
 
 
 def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -305,6 +333,18 @@ class Settings(EnabledSetting):
         validation_alias="KEYROT_STATUS_SOCKET",
         description="the path of a Unix domain socket, such as /tmp/keyrot.sock",
     )
+    alerts: Annotated[
+        tuple[SecretStr, ...], AfterValidator(_good_urls), NoDecode, BeforeValidator(_split_urls)
+    ] = Field(
+        default=(),
+        validation_alias="KEYROT_ALERTS",
+        repr=False,
+        description="URLs of Apprise, such as mailto://, slack://, discord:// and json://, comma- "
+        "or space-separated (as an argument also a list)",
+    )
+    alert_events: Annotated[
+        tuple[str, ...], AfterValidator(_good_events), NoDecode, BeforeValidator(_split)
+    ] = Field(default=EVENTS, validation_alias="KEYROT_ALERT_EVENTS", description=", ".join(EVENTS))
     pool: str = Field(
         default="default",
         validation_alias="KEYROT_POOL",
@@ -375,6 +415,8 @@ class SettingArguments(TypedDict, total=False):
     state_url: str | None
     degraded_share: float | None
     status_socket: str | None
+    alerts: str | Sequence[str] | None
+    alert_events: str | Sequence[EventName] | None
     pool: str | None
     allowed_hosts: str | Sequence[str] | None
     strategy: Strategy | None
@@ -398,7 +440,7 @@ STORE_VARIABLES = (
 """Variables of ours that no setting has: stores read them by themselves (secrets/)."""
 ARGUMENTS = tuple(name for name in ENV_NAMES if name not in ("redis_url", "progress"))
 """The settings that may also be arguments of install()."""
-SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_url"})
+SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_url", "alerts"})
 """Settings that no message shows."""
 
 
@@ -409,11 +451,11 @@ SECRET_SETTINGS = frozenset({"keys", "google_api_key", "gemini_api_key", "redis_
 
 
 def hide_keys(given: Any) -> None:
-    """Wrap the keys among the arguments of install() so that none is shown, in place.
+    """Wrap the keys and URLs among the arguments of install() so that none is shown, in place.
 
     This comes first: error reporters show the arguments of functions.
     """
-    for name in ("keys", "google_api_key", "gemini_api_key"):
+    for name in ("keys", "google_api_key", "gemini_api_key", "alerts"):
         value = given.get(name)
         if isinstance(value, str):
             secrets = [SecretStr(part) for part in value.split(",")]
@@ -530,13 +572,15 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
     name = next(name for name, alias in ENV_NAMES.items() if alias == env)
     allowed = Settings.model_fields[name].description
     value = problem["input"]
-    if name in SECRET_SETTINGS:
-        found = "found something else (not shown here)"
-    elif problem["type"] == "value_error":
+    if problem["type"] == "value_error":
         found = str(problem["ctx"]["error"])
+    elif name in SECRET_SETTINGS:
+        found = "found something else (not shown here)"
     else:
         found = f"found {display(value)}"
-    one_of = problem["type"] == "literal_error" or name == "secret_store"
+    if name == "alert_events" and isinstance(value, str):
+        value = next((one for one in map(str.strip, value.split(",")) if one not in EVENTS), "")
+    one_of = problem["type"] == "literal_error" or name in ("secret_store", "alert_events")
     hint = (
         did_you_mean(value, str(allowed).split(", ")) if one_of and isinstance(value, str) else ""
     )

@@ -21,6 +21,7 @@ __all__ = [
     "iso",
     "levels",
     "pool_views",
+    "quota_utilization",
     "views",
     "without_value",
 ]
@@ -205,12 +206,12 @@ def levels(pool: Pool) -> list[KeySnapshot]:
     """Report how each key of *pool* is; reads the state, so that a shared one does I/O."""
     found = []
     for key, seen in pool_views(pool):
-        used = tuple(quota for used in seen.known.used for quota in _quotas(key, used))
+        used = tuple(quota for used in seen.known.used for quota in quota_utilization(key, used))
         found.append(KeySnapshot(key.key_id, seen.overall.state, used))
     return found
 
 
-def _quotas(key: Candidate, used: Used) -> list[QuotaUtilization]:
+def quota_utilization(key: Candidate, used: Used) -> list[QuotaUtilization]:
     """Pair each known limit with its use; what Google reported beats the keys file."""
     have = (used.requests_minute, used.tokens_minute, used.requests_day)
     rows = zip(("rpm", "tpm", "rpd"), have, used.limits[:3], key.limits[:3], strict=True)

@@ -31,6 +31,7 @@ from ..telemetry.observer import Observer, PoolEventListener
 from .activity import Activity
 
 if TYPE_CHECKING:
+    from .alerts import AlertWatcher
     from .refresher import Refresher
 
 __all__ = [
@@ -115,6 +116,8 @@ class Pool:
     """All configured keys; the selector has those with a value. None: they never change."""
     refresher: Refresher | None = None
     """Keeps values and keys.json up to date; None if they cannot change and the state is local."""
+    alerts: AlertWatcher | None = None
+    """Reports events of the pool; None if nothing wants them."""
     abandoned: deque[Abandoned] = field(default_factory=deque, repr=False)
     """Calls that the garbage collector closed and `settle_abandoned` will settle."""
     doubtful: set[str] = field(default_factory=set, repr=False)
@@ -303,6 +306,8 @@ class Pool:
     def close(self) -> None:
         """Stop the background work; running calls finish."""
         self.settle_abandoned()
+        if self.alerts is not None:
+            self.alerts.stop()
         if self.refresher is not None:
             self.refresher.stop()
         self.activity.send()

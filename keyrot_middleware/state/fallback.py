@@ -304,6 +304,12 @@ class FallbackState(State):
         found = self._call_shared(self._shared.activity, tuple(key_ids), now)
         return super().activity(key_ids, now) if found is None else found
 
+    def claim(self, name: str, seconds: float) -> float:
+        """Take *name* in the shared state; while degraded, in this process."""
+        found: float | None = self._call_shared(self._shared.claim, name, seconds)
+        local = self._local.claim(name, seconds)
+        return local if found is None else found
+
     def check(self) -> None:
         """Check whether the shared state works; log a warning if not."""
         self._call_shared(_returning_true(self._shared.check))

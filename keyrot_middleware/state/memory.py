@@ -126,6 +126,7 @@ def _end(scope: str, cooldown: Cooldown) -> tuple[float, bool]:
 
 MAX_OWNERS = 100_000
 MAX_BUCKETS = 1_000
+MAX_CLAIMS = 10_000
 SWEEP_AT = 256
 CHECK_ABANDONED_EVERY = 256
 """Each time a key has this many leases in flight, abandoned ones are removed."""
@@ -162,6 +163,8 @@ class MemoryState(State):
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._claims: OrderedDict[str, float] = OrderedDict()
+        """Until when each name is taken, epoch seconds."""
         self._new_quota: Callable[[], QuotaWindows] = QuotaWindows
         self._sweep_at = SWEEP_AT
         after_fork(self, MemoryState._after_fork)
@@ -292,6 +295,16 @@ class MemoryState(State):
         """Return what is known of each key, by its id."""
         with self._lock:
             return snapshot(candidates, self._health, self._quotas, self._cooldowns, self._clock())
+
+    def claim(self, name: str, seconds: float) -> float:
+        """Take *name* for so long; see `State.claim`."""
+        with self._lock:
+            now = self._clock()
+            left = self._claims.get(name, now) - now
+            if 0 < left <= seconds:
+                return left
+            put_bounded(self._claims, name, now + seconds, MAX_CLAIMS)
+            return 0.0
 
     def _forget_learned(self, projects: Collection[str]) -> None:
         for (project, _), quota in self._quotas.items() if projects else ():

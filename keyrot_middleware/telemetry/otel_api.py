@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from opentelemetry import context
 from opentelemetry.context import Context
 
-__all__ = ["CurrentProvider", "is_suppressed"]
+__all__ = ["CurrentProvider", "is_suppressed", "suppress_instrumentation"]
 
 # The API keeps this key private, yet every instrumentation has to read it; the plain one is older.
 _KEY = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
@@ -18,6 +19,16 @@ _PLAIN_KEY = "suppress_instrumentation"
 def is_suppressed(ctx: Context) -> bool:
     """Return whether instrumentation is suppressed for calls made in this context."""
     return bool(ctx.get(_KEY) or ctx.get(_PLAIN_KEY))
+
+
+@contextmanager
+def suppress_instrumentation() -> Iterator[None]:
+    """Have no instrumentation trace the requests made inside: their URLs may hold secrets."""
+    token = context.attach(context.set_value(_PLAIN_KEY, True, context.set_value(_KEY, True)))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 T = TypeVar("T")

@@ -390,6 +390,18 @@ class RedisState(State):
         """
         return activity.read(self._server.commands, self._base, key_ids, now)
 
+    def claim(self, name: str, seconds: float) -> float:
+        """Take *name* for all processes; see `State.claim`.
+
+        Raises:
+            RedisStateError: The server did not respond, or refused.
+        """
+        record, ms = f"{self._base}:claim:{name}", int(seconds * 1000)
+        taken, left_ms = self._server.commands(
+            [("SET", record, "1", "NX", "PX", ms), ("PTTL", record)]
+        )
+        return 0.0 if taken is not None else max(left_ms, 1) / 1000
+
     def close(self) -> None:
         """Send deferred scripts and close the connections."""
         super().close()

@@ -18,6 +18,8 @@ from uuid import uuid4
 import pytest
 from support.servers import server, stop_all
 
+import keyrot_middleware
+
 Keyrot = Callable[..., Any]
 TOKEN = "a-token-of-the-tests-0123"
 
@@ -60,11 +62,11 @@ class Command:
         assert found is not None, self.lines
         self.host, self.port, self.token = found[1], int(found[2]), found[3]
 
-    def get(self, path: str, **headers: str) -> tuple[int, str]:
+    def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
         """Send a request; return status and body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         finally:
@@ -91,6 +93,25 @@ def test_it_serves_the_page_behind_a_random_token(shared: dict[str, str]) -> Non
     assert "FAKE-value" not in body
     assert command.get(f"/?token={command.token}")[0] == 303
     assert command.end() == (0, "")
+
+
+def test_it_shows_a_program_with_a_status_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool of one process, in memory, is seen through its socket; actions say they cannot."""
+    path = str(tmp_path / "keyrot.sock")
+    monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-value-of-key-1,FAKE-value-of-key-2")
+    keyrot_middleware.install(status_socket=path)
+    try:
+        command = Command("--actions", KEYROT_STATUS_SOCKET=path)
+        bearer = {"Authorization": f"Bearer {command.token}"}
+        found = json.loads(command.get("/api/status", **bearer)[1])
+        status, body = command.get("/api/keys/key_1/reset", method="POST", **bearer)
+        assert command.end() == (0, "")
+    finally:
+        keyrot_middleware.uninstall()
+    assert (found["shared"], found["summary"]["keys"]) == (False, 2)
+    assert (status, "keyrot_middleware.reset('key_1')" in body) == (409, True)
 
 
 def test_a_token_file_is_for_a_page_that_stays(shared: dict[str, str], tmp_path: Path) -> None:

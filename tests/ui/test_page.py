@@ -114,8 +114,8 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
         page.get_by_role("dialog").get_by_role("button", name=name).click()
         expect(page.locator("#toast")).to_contain_text(said)
     assert [action for action, _ in source.changed] == ["disable", "enable", "check"]
-    source.keys.clear()
     page.get_by_role("button", name="Reset free_1").click()
+    source.keys.clear()
     page.get_by_role("dialog").get_by_role("button", name="Reset").click()
     expect(page.locator("#toast")).to_have_text("This pool has no key 'free_1'.")
     expect(page.locator("#no-keys")).to_have_text("This pool has no key.")
@@ -177,7 +177,7 @@ def test_it_pauses_while_nobody_sees_it(serve: Serve, open_tab: Open) -> None:
     }"""
     page.evaluate(switch, True)
     expect(page.locator("#live-text")).to_have_text("Paused")
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(1_000)  # for requests that were under way
     before = len(asked)
     page.wait_for_timeout(2_300)
     assert len(asked) == before

@@ -245,6 +245,7 @@ prepareWhy(serverNow);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     clearTimeout(timer);
+    round += 1; // what is under way is not waited for
     setText(byId("live-text"), "Paused");
   } else poll();
 });

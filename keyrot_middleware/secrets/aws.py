@@ -20,6 +20,7 @@ from .cloud import (
     FailureReach,
     SecretRef,
     StoreFailure,
+    extract_key,
     find_by_class,
     quiet_loggers,
     read_batches,
@@ -308,7 +309,7 @@ class AwsStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up: one secret on its own, several 20 in a request."""
-        return resolve_refs(refs, self._parse_ref, self._read)
+        return resolve_refs(refs, self._parse_ref, self._read, extract_key)
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""

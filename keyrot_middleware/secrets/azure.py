@@ -21,6 +21,7 @@ from .cloud import (
     FailureReach,
     SecretRef,
     StoreFailure,
+    extract_key,
     find_by_class,
     read_batches,
     require_extra,
@@ -308,7 +309,7 @@ class AzureStore:
         def parse_ref(key_id: str, ref: str | None) -> SecretRef | str:
             return _parse_ref(ref) if ref else self._default(key_id, taken)
 
-        return resolve_refs(refs, parse_ref, self._read)
+        return resolve_refs(refs, parse_ref, self._read, extract_key)
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""

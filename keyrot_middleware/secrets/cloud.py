@@ -205,21 +205,38 @@ class SecretRef(NamedTuple):
 def resolve_refs(
     refs: Mapping[str, str | None],
     parse_ref: Callable[[str, str | None], SecretRef | str],
-    read: Callable[[Iterable[str]], Mapping[str, Answer]],
+    read: Callable[[Iterable[str]], Mapping[str, Any]],
+    extract: Callable[[Any, str | None, str], Secret | str],
 ) -> dict[str, Secret | SecretError]:
     """Return the keys; a secret with several keys is read once.
 
     Args:
         refs: The place of each key id; None: the default one.
         parse_ref: Parses the place of a key id, or returns what is wrong with it.
-        read: Returns an answer for each name.
+        read: Returns the stored secret of each name, or why it could not be read.
+        extract: Returns the key in a stored secret, given the field and the key id, or why there
+            is none.
     """
     parsed = {key_id: parse_ref(key_id, ref) for key_id, ref in refs.items()}
     names = dict.fromkeys(
         target.name for target in parsed.values() if isinstance(target, SecretRef)
     )
     answers = read(names) if names else {}
-    return {key_id: _answer_for(key_id, target, answers) for key_id, target in parsed.items()}
+
+    def resolve(key_id: str, target: SecretRef | str) -> Secret | str:
+        if isinstance(target, str):
+            return target
+        answer = answers[target.name]
+        if isinstance(answer, StoreFailure):
+            return f"{target.place}: {answer.message}"
+        found = extract(answer, target.field, key_id)
+        return f"{target.place}: {found}" if isinstance(found, str) else found
+
+    found = {key_id: resolve(key_id, target) for key_id, target in parsed.items()}
+    return {
+        key_id: SecretError(f"key {key_id}: {answer}") if isinstance(answer, str) else answer
+        for key_id, answer in found.items()
+    }
 
 
 def find_by_class(
@@ -235,20 +252,6 @@ def split_field(place: str) -> tuple[str, str | None]:
     """Split `#field` off a place."""
     path, has_field, field = place.partition("#")
     return path, field if has_field else None
-
-
-def _answer_for(
-    key_id: str, target: SecretRef | str, answers: Mapping[str, Answer]
-) -> Secret | SecretError:
-    if isinstance(target, str):
-        return SecretError(f"key {key_id}: {target}")
-    answer = answers[target.name]
-    if isinstance(answer, StoreFailure):
-        return SecretError(f"key {key_id}: {target.place}: {answer.message}")
-    found = extract_key(answer, target.field, key_id)
-    return (
-        SecretError(f"key {key_id}: {target.place}: {found}") if isinstance(found, str) else found
-    )
 
 
 CONNECT_TIMEOUT_S = 2.0

@@ -25,6 +25,7 @@ from .cloud import (
     FailureReach,
     SecretRef,
     StoreFailure,
+    extract_key,
     find_by_class,
     read_batches,
     require_extra,
@@ -368,7 +369,7 @@ class GcpStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up with a request per secret, several at once."""
-        return resolve_refs(refs, self._parse_ref, self._read)
+        return resolve_refs(refs, self._parse_ref, self._read, extract_key)
 
     def place(self, key_id: str) -> str:
         """Return where a key is kept by default."""

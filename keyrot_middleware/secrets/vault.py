@@ -5,9 +5,6 @@
 A look-up reads each path once, however many keys are fields of it. Version 2 keeps the secret
 `team/a` of the mount `secret` at `secret/data/team/a`, with its fields one level deeper; the server
 tells the version of a mount to every token that may read something in it. See docs/stores/vault.md.
-
-Exceptions of hvac and requests hold the request, with the token in its headers and the login in its
-body. So every request goes through `_request`, which returns a failure without the exception.
 """
 
 from __future__ import annotations
@@ -15,31 +12,31 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from math import inf
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote
 
 from ..core.text import did_you_mean, display, mask_keys
 from ..errors import SecretError
 from .base import Secret, SecretStore
-from .cloud import CONNECT_TIMEOUT_S, FailureReach, StoreFailure, require_extra
-from .vault_failures import failure_of_error, failure_of_redirect, not_vault
-from .vault_settings import (
-    SCHEME,
-    CredentialSource,
-    VaultSettings,
-    normalize_path,
-    read_settings,
+from .cloud import CONNECT_TIMEOUT_S, SecretRef, StoreFailure, require_extra, resolve_refs
+from .vault_errors import (
+    DeniedError,
+    OutageError,
+    RequestFailedError,
+    UnreadableError,
+    explain,
+    explain_reply,
 )
+from .vault_settings import SCHEME, Credential, VaultSettings, normalize_path, read_settings
 
 __all__ = ["VaultStore", "open_vault"]
 
 RENEW_AFTER = 2 / 3
 """Part of a token's lifetime after which it is renewed, as by Vault's agent."""
-MAX_REDIRECTS = 3
-"""On one server: a proxy in front of it may normalize paths."""
 MAX_NAMES = 10
 """Fields that a message lists at most."""
 
@@ -51,6 +48,10 @@ _TYPES = {
     dict: "an object",
     list: "a list",
 }
+_NO_LOGIN = (
+    "; say who this program is: VAULT_TOKEN, VAULT_TOKEN_FILE, VAULT_ROLE_ID with VAULT_SECRET_ID, "
+    "VAULT_K8S_ROLE, or VAULT_JWT_ROLE with VAULT_JWT"
+)
 Fields = Mapping[str, object]
 
 
@@ -68,14 +69,6 @@ def open_vault(environ: Mapping[str, str]) -> SecretStore:
     return VaultStore(read_settings(environ))
 
 
-class _Ref(NamedTuple):
-    """A field of a secret."""
-
-    path: str
-    """With the mount, without `data/`."""
-    field: str
-
-
 class _Mount(NamedTuple):
     """A mount of the KV secrets engine."""
 
@@ -90,35 +83,33 @@ class _Mount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token and its lifetime; times are on the store's clock, in seconds.
-
-    Attributes:
-        name: For messages: the role or the accessor, never the token.
-        renew_at: None: it does not expire, or its lifetime is not known.
-        expires_at: None as *renew_at*.
-    """
+    """A token and its lifetime; times are on the store's clock, in seconds."""
 
     value: Secret
     name: str
+    """For messages: the role or the accessor, never the token."""
     renewable: bool = False
-    renew_at: float | None = None
-    expires_at: float | None = None
+    renew_at: float = inf
+    expires_at: float = inf
 
-    def with_lifetime(self, asked_at: float, auth: Mapping[str, Any], field: str) -> _Token:
-        """Return the token with the lifetime in *field* of a response; 0: it does not expire."""
-        seconds = auth.get(field)
-        if not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
-            return replace(self, renewable=False, renew_at=None, expires_at=None)
+    def with_lifetime(self, since: float, seconds: object, renewable: object) -> _Token:
+        """Return the token with a lifetime that the server reported; 0: it does not expire."""
+        if not isinstance(seconds, int) or seconds <= 0:
+            return _Token(self.value, self.name)
         return replace(
             self,
-            renewable=auth.get("renewable") is True,
-            renew_at=asked_at + seconds * RENEW_AFTER,
-            expires_at=asked_at + seconds,
+            renewable=renewable is True,
+            renew_at=since + seconds * RENEW_AFTER,
+            expires_at=since + seconds,
         )
 
 
 class VaultStore:
-    """Reads keys from one Vault server with one identity; safe from several threads."""
+    """Reads keys from one Vault server with one identity; safe from several threads.
+
+    It keeps its token between look-ups, and no connection: a kept one would be stale at the next
+    look-up, or shared with a forked child.
+    """
 
     scheme = "vault"
 
@@ -141,399 +132,277 @@ class VaultStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up with one request per path, and those of a login."""
-        texts = {key_id: ref or self.place(key_id) for key_id, ref in refs.items()}
-        parsed = {key_id: _parse_ref(text, key_id) for key_id, text in texts.items()}
-        found = self._read_paths(list(dict.fromkeys(ref.path for ref in parsed.values() if ref)))
-        return {
-            key_id: _take_field(key_id, ref, found[ref.path])
-            if ref
-            else _ref_error(key_id, texts[key_id])
-            for key_id, ref in parsed.items()
-        }
+        return resolve_refs(refs, self._parse_ref, self._read_paths, _take_field)
+
+    def _parse_ref(self, key_id: str, ref: str | None) -> SecretRef | str:
+        """Parse a place; blanks and other special characters may be percent-encoded."""
+        ref = ref or self.place(key_id)
+        path, _, field = ref.removeprefix(SCHEME).partition("#")
+        name, field = normalize_path(unquote(path)), unquote(field) or key_id
+        if name is None:
+            return f"found the place {display(ref)}; allowed: vault://MOUNT/path/of/secret#field"
+        return SecretRef(name, mask_keys(f"{SCHEME}{name}#{field}"), field)
 
     # Reading ------------------------------------------------------------------------------------
 
-    def _read_paths(self, paths: Sequence[str]) -> dict[str, Fields | StoreFailure]:
-        """Read the paths in turn; stop at an outage, replace a rejected token once."""
-        if not paths:
-            return {}
-        held_before = self._token
-        token = self._current_token()
-        if isinstance(token, StoreFailure):
-            return dict.fromkeys(paths, token)
-        may_login = token is held_before  # a token from this look-up is not replaced
-        found: dict[str, Fields | StoreFailure] = {}
-        client = self._client(token)
-        try:
-            for path in paths:
-                fields = self._read(client, path)
-                if isinstance(fields, StoreFailure) and fields.reach is FailureReach.LOGIN:
-                    newer = self._relogin(token) if may_login else None
-                    may_login = False
-                    if isinstance(newer, _Token):
-                        client.adapter.close()
-                        token, client = newer, self._client(newer)
-                        fields = self._read(client, path)
-                    if isinstance(fields, StoreFailure) and fields.reach is FailureReach.LOGIN:
-                        fields = self._access_denied(fields, token, newer)
-                found[path] = fields
-                if isinstance(fields, StoreFailure) and fields.reach is FailureReach.STORE:
-                    return {**dict.fromkeys(paths, fields), **found}
-        finally:
-            client.adapter.close()
+    def _read_paths(self, paths: Iterable[str]) -> dict[str, Fields | StoreFailure]:
+        """Read the paths; if the token of an earlier look-up is denied, log in again once."""
+        client, again = self._open_client(), ""
+        with closing(client.adapter):
+            try:
+                earlier = self._token
+                token = self._authenticate(client)
+            except RequestFailedError as error:
+                return dict.fromkeys(paths, StoreFailure(error.reach, str(error)))
+            found, denied = self._read_each(client, paths)
+            if denied and token is earlier:
+                try:
+                    token = self._authenticate(client, denied=token)
+                except RequestFailedError as error:
+                    again = f"; logging in again failed: {error}"
+                else:
+                    more, denied = self._read_each(client, denied)
+                    found |= more
+        denies = f"{self._settings.server} denies {token.name} to read"
+        for path, denial in denied.items():
+            found[path] = StoreFailure(denial.reach, f"{denies} {denial}{again}")
         return found
 
-    def _access_denied(
-        self, failure: StoreFailure, token: _Token, login: _Token | StoreFailure | None
-    ) -> StoreFailure:
-        again = (
-            f"; logging in again failed: {login.message}" if isinstance(login, StoreFailure) else ""
-        )
-        server = self._settings.server
-        return StoreFailure(
-            FailureReach.SECRET, f"{server} denies {token.name} to read {failure.message}{again}"
-        )
+    def _read_each(
+        self, client: Any, paths: Iterable[str]
+    ) -> tuple[dict[str, Fields | StoreFailure], dict[str, DeniedError]]:
+        """Read the paths in turn; an outage ends that and is the answer for the rest."""
+        found: dict[str, Fields | StoreFailure] = {}
+        denied: dict[str, DeniedError] = {}
+        for path in paths:
+            try:
+                found[path] = self._read(client, path)
+            except DeniedError as error:
+                denied[path] = error.with_traceback(None)
+            except UnreadableError as error:
+                found[path] = StoreFailure(error.reach, str(error))
+            except OutageError as error:
+                failure = StoreFailure(error.reach, str(error))
+                return {**dict.fromkeys(paths, failure), **found}, denied
+        return found, denied
 
-    def _read(self, client: Any, path: str) -> Fields | StoreFailure:
-        """Read the fields of one secret, in one request if the mount is known."""
-        known = self._known_mount(path)
-        if known:
-            found = self._read_in(client, known, path)
-            # The mount may have been replaced, or upgraded to version 2.
-            if not (isinstance(found, StoreFailure) and found.reach is FailureReach.SECRET):
-                return found
-        mount = self._find_mount(client, path)
-        if isinstance(mount, StoreFailure):
-            return mount
+    def _read(self, client: Any, path: str) -> Fields:
+        """Read the fields of a secret, in one request if its mount is known."""
+        mount = self._known_mount(path) or self._find_mount(client, path)
         if mount is None:
             return self._try_both_versions(client, path)
-        self._mounts[mount.path] = mount
-        return found if mount == known else self._read_in(client, mount, path)
+        try:
+            return self._read_in(client, mount, path)
+        except DeniedError:
+            raise
+        except UnreadableError:
+            # The mount may have been replaced, or upgraded to version 2.
+            current = self._find_mount(client, path)
+            if current is None or current == mount:
+                raise
+        return self._read_in(client, current, path)
 
     def _known_mount(self, path: str) -> _Mount | None:
         parts = path.split("/")
         heads = ("/".join(parts[:end]) + "/" for end in range(1, len(parts)))
         return next((self._mounts[head] for head in heads if head in self._mounts), None)
 
-    def _find_mount(self, client: Any, path: str) -> _Mount | StoreFailure | None:
+    def _find_mount(self, client: Any, path: str) -> _Mount | None:
         """Return the mount of a path; None: the server does not tell."""
-        reply = self._request(client.read, f"sys/internal/ui/mounts/{quote(path)}")
-        if isinstance(reply, StoreFailure):
-            return reply if reply.reach is FailureReach.STORE else None
-        data = reply.get("data") or {}
-        mount, kind = str(data.get("path", "")), data.get("type")
-        if not mount.endswith("/") or not path.startswith(mount):
+        try:
+            data = self._get(client, f"sys/internal/ui/mounts/{path}").get("data") or {}
+        except UnreadableError:
+            return None
+        head, kind = str(data.get("path", "")), data.get("type")
+        if not head.endswith("/") or not path.startswith(head):
             return None
         if kind not in ("kv", "generic"):
-            return StoreFailure(
-                FailureReach.SECRET, f"{mount} is a mount of the type {kind}, and not kv"
-            )
+            raise UnreadableError(f"{head} is a mount of the type {kind}, and not kv")
         version = (data.get("options") or {}).get("version")
-        return _Mount(mount, 2 if str(version) == "2" else 1)
+        mount = self._mounts[head] = _Mount(head, 2 if str(version) == "2" else 1)
+        return mount
 
-    def _try_both_versions(self, client: Any, path: str) -> Fields | StoreFailure:
+    def _try_both_versions(self, client: Any, path: str) -> Fields:
         """Take the first segment for the mount; read as version 2, then as version 1."""
         head = path.partition("/")[0] + "/"
         mounts = _Mount(head, 2), _Mount(head, 1)
-        failures: list[StoreFailure] = []
+        failures: list[UnreadableError] = []
         for mount in mounts:
-            found = self._read_in(client, mount, path)
-            if not isinstance(found, StoreFailure):
+            try:
+                fields = self._read_in(client, mount, path)
+            except UnreadableError as error:
+                failures.append(error)
+            else:
                 self._mounts[head] = mount
-                return found
-            if found.reach is FailureReach.STORE:
-                return found
-            failures.append(found)
-        if all(failure.reach is not FailureReach.LOGIN for failure in failures):
-            return failures[0]
+                return fields
+        if not any(isinstance(failure, DeniedError) for failure in failures):
+            raise failures[0]
         either = " or ".join(f'"{m.api_path(path)}" (KV version {m.version})' for m in mounts)
-        return StoreFailure(
-            FailureReach.LOGIN,
-            f"{path}, or there is no such mount; its policy needs the capability read on {either}",
+        raise DeniedError(
+            f"{path}, or there is no such mount; its policy needs the capability read on {either}"
         )
 
-    def _read_in(self, client: Any, mount: _Mount, path: str) -> Fields | StoreFailure:
+    def _read_in(self, client: Any, mount: _Mount, path: str) -> Fields:
         """Read a secret in a mount."""
-        kv = client.secrets.kv
-        read = kv.v1.read_secret
-        if mount.version == 2:
-            read = partial(kv.v2.read_secret_version, raise_on_deleted_version=True)
-        name = path[len(mount.path) :]
-        reply = self._request(partial(read, name, mount_point=mount.path.rstrip("/")))
-        if isinstance(reply, StoreFailure):
-            return _name_api_path(reply, mount, path)
-        data = reply.get("data")
+        api_path = mount.api_path(path)
+        doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
+        hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
+        try:
+            data = self._get(client, api_path).get("data")
+        except DeniedError:
+            needs = f'path "{api_path}" {{ capabilities = ["read"] }}'
+            raise DeniedError(f"{api_path}; its policy needs: {needs}{hint}") from None
+        except UnreadableError as error:
+            raise UnreadableError(f"{error} ({api_path}){hint}") from None
         if mount.version == 2 and isinstance(data, dict):
-            data = data.get("data") if "metadata" in data else None
+            data = data.get("data")
         if not isinstance(data, dict):
-            return StoreFailure(FailureReach.SECRET, f"{mount.api_path(path)} holds no fields")
+            raise UnreadableError(f"{api_path} holds no fields")
         return data
 
     # Tokens ---------------------------------------------------------------------------------------
 
-    def _current_token(self) -> _Token | StoreFailure:
-        """Return a valid token: the current one, renewed, or a new one."""
+    def _authenticate(self, client: Any, denied: _Token | None = None) -> _Token:
+        """Set a valid token: the kept one, renewed in time, or a new one in place of *denied*."""
         with self._token_lock:
-            held, now = self._token, self._clock()
-            if held is None or (held.expires_at is not None and now >= held.expires_at):
-                return self._keep(self._login())
-            if held.renew_at is None or now < held.renew_at:
-                return held
-            newer = self._renew(held)
-            # If renewing failed, the old one is still valid for some time.
-            return held if isinstance(newer, StoreFailure) else self._keep(newer)
+            now, token = self._clock(), self._token
+            if token is None or token is denied or now >= token.expires_at:
+                token = self._login(client)
+                if denied and token.value == denied.value:
+                    token = denied  # which has the better name for messages
+            elif now >= token.renew_at:
+                with suppress(RequestFailedError):  # the kept one is still valid for some time
+                    token = self._renew(client, token)
+            self._token = token
+        client.token = token.value.reveal()
+        return token
 
-    def _relogin(self, refused: _Token) -> _Token | StoreFailure | None:
-        """Return another token than the rejected one; None: there is no other."""
-        with self._token_lock:
-            if self._token is not None and self._token is not refused:
-                return self._token  # another thread was faster
-            newer = self._login()
-            if isinstance(newer, _Token) and newer.value == refused.value:
-                return None
-            return self._keep(newer)
+    def _renew(self, client: Any, token: _Token) -> _Token:
+        """Renew a token; log in again if it cannot be renewed and the login is not a token."""
+        if token.renewable:
+            asked_at, client.token = self._clock(), token.value.reveal()
+            with suppress(UnreadableError):
+                auth = self._request(client, client.auth.token.renew_self).get("auth") or {}
+                seconds = auth.get("lease_duration")
+                return token.with_lifetime(asked_at, seconds, auth.get("renewable"))
+        return token if self._settings.login.mount is None else self._login(client)
 
-    def _keep(self, newer: _Token | StoreFailure) -> _Token | StoreFailure:
-        if isinstance(newer, _Token):
-            self._token = newer
-        return newer
-
-    def _renew(self, held: _Token) -> _Token | StoreFailure:
-        """Renew the token, or log in again if it cannot be renewed."""
-        asked_at = self._clock()
-        reply: Mapping[str, Any] | StoreFailure = StoreFailure(
-            FailureReach.SECRET, "it cannot be renewed"
-        )
-        if held.renewable:
-            reply = self._request_once(held, lambda client: client.auth.token.renew_self())
-        if not isinstance(reply, StoreFailure):
-            return held.with_lifetime(asked_at, reply.get("auth") or {}, "lease_duration")
-        gone = reply.reach is not FailureReach.STORE and self._settings.login.mount is not None
-        return self._login() if gone else reply
-
-    def _login(self) -> _Token | StoreFailure:
+    def _login(self, client: Any) -> _Token:
         """Log in as the settings say; credential files are read now."""
         login = self._settings.login
-        parts: dict[str, str] = {}
-        for name, source in login.parts.items():
-            value = _read_credential(source)
-            if isinstance(value, StoreFailure):
-                return value
-            parts[name] = value.reveal()
+        values = {name: _read_credential(part) for name, part in login.credentials.items()}
         if login.mount is None:
-            return self._use_token(Secret(parts["token"]), login.parts["token"].name)
-        asked_at = self._clock()
-        where = {"mount_point": login.mount, "use_token": False}
-        methods: dict[str, Callable[[Any], Any]] = {
-            "AppRole": lambda client: client.auth.approle.login(**parts, **where),
-            "Kubernetes": lambda client: client.auth.kubernetes.login(login.role, **parts, **where),
-            "JWT": lambda client: client.auth.jwt.jwt_login(
-                login.role, **parts, use_token=False, path=login.mount
-            ),
-        }
-        reply = self._request_once(None, methods[login.name], tuple(parts.values()))
-        if isinstance(reply, StoreFailure):
-            return self._login_failed(reply)
+            return self._describe_token(client, values["token"], login.credentials["token"].name)
+        body = {"role": login.role, **values} if login.role else values
+        asked_at, client.token = self._clock(), ""
+        url = f"/v1/auth/{quote(login.mount)}/login"
+        try:
+            reply = self._request(
+                client,
+                lambda: client.adapter.login(url, use_token=False, json=body),
+                secrets=tuple(values.values()),
+            )
+        except UnreadableError as error:
+            role = f" as {login.role}" if login.role else ""
+            names = " and ".join(part.name for part in login.credentials.values())
+            raise UnreadableError(
+                f"the {login.method} login{role} at auth/{login.mount} failed: {error}; is the "
+                f"method mounted there (VAULT_AUTH_MOUNT), and are {names} right?"
+            ) from None
         auth = reply.get("auth") or {}
-        if not isinstance(auth.get("client_token"), str):
-            message = f"the {login.name} login at auth/{login.mount} returned no token"
-            return StoreFailure(FailureReach.SECRET, message)
+        value = auth.get("client_token")
+        if not isinstance(value, str):
+            message = f"the {login.method} login at auth/{login.mount} returned no token"
+            raise UnreadableError(message)
         role = login.role or (auth.get("metadata") or {}).get("role_name") or "(unnamed)"
-        name = f"the {login.name} role {role} (token accessor {auth.get('accessor')})"
-        token = _Token(Secret(auth["client_token"]), name)
-        return token.with_lifetime(asked_at, auth, "lease_duration")
+        name = f"the {login.method} role {role} (token accessor {auth.get('accessor')})"
+        token = _Token(Secret(value), name)
+        return token.with_lifetime(asked_at, auth.get("lease_duration"), auth.get("renewable"))
 
-    def _use_token(self, value: Secret, source: str) -> _Token | StoreFailure:
+    def _describe_token(self, client: Any, value: str, source: str) -> _Token:
         """Look up the lifetime and the accessor of a token from the settings."""
-        token, asked_at = _Token(value, source), self._clock()
-        reply = self._request_once(token, lambda client: client.auth.token.lookup_self())
-        if isinstance(reply, StoreFailure):
-            if reply.reach is not FailureReach.LOGIN:
-                return reply
+        asked_at, client.token = self._clock(), value
+        try:
+            data = self._request(client, client.auth.token.lookup_self).get("data") or {}
+        except DeniedError:
             # A policy may forbid just this look-up, so the token is tried anyway.
             why = "wrong, expired, revoked, or without the policy default"
-            return replace(token, name=f"the token in {source} ({why}: Vault does not describe it)")
-        data = reply.get("data") or {}
-        named = replace(token, name=f"the token in {source} (accessor {data.get('accessor')})")
-        return named.with_lifetime(asked_at, data, "ttl")
-
-    def _login_failed(self, failure: StoreFailure) -> StoreFailure:
-        if failure.reach is FailureReach.STORE:
-            return failure
-        login = self._settings.login
-        role = f" as {login.role}" if login.role else ""
-        sources = " and ".join(source.name for source in login.parts.values())
-        return StoreFailure(
-            FailureReach.SECRET,
-            f"the {login.name} login{role} at auth/{login.mount} failed: {failure.message}; is the "
-            f"method mounted there (VAULT_AUTH_MOUNT), and are {sources} right?",
-        )
+            name = f"the token in {source} ({why}: Vault does not describe it)"
+            return _Token(Secret(value), name)
+        token = _Token(Secret(value), f"the token in {source} (accessor {data.get('accessor')})")
+        return token.with_lifetime(asked_at, data.get("ttl"), data.get("renewable"))
 
     # Requests -------------------------------------------------------------------------------------
 
-    def _client(self, token: _Token | None) -> Any:
-        """Make a client for one look-up; the caller closes its adapter.
-
-        So no connection is stale at the next look-up, and none is shared with a forked child.
-        """
+    def _open_client(self) -> Any:
+        """Make a client for one look-up; the caller closes its adapter."""
         import hvac  # noqa: PLC0415 - an optional library
 
         settings = self._settings
-        session = _make_session()
-        session.verify, session.cert = settings.verify, settings.certificate
-        session.max_redirects = MAX_REDIRECTS
-        return hvac.Client(
+        client = hvac.Client(
             url=settings.address,
-            token=token.value.reveal() if token else "",  # with None hvac looks for one itself
+            token="",  # with None hvac looks for one itself
             verify=settings.verify,
             cert=settings.certificate,
             timeout=(min(CONNECT_TIMEOUT_S, settings.timeout_s), settings.timeout_s),
             namespace=settings.namespace,
-            session=session,
+            allow_redirects=False,  # another server would get token and login
         )
+        # Otherwise requests sends what ~/.netrc has for this host, or for any host.
+        client.session.auth = lambda request: request
+        return client
 
-    def _request_once(
-        self,
-        token: _Token | None,
-        method: Callable[[Any], Any],
-        secrets: tuple[str, ...] = (),
-    ) -> Mapping[str, Any] | StoreFailure:
-        client = self._client(token)
-        try:
-            return self._request(method, client, secrets=secrets)
-        finally:
-            client.adapter.close()
+    def _get(self, client: Any, path: str) -> dict[str, Any]:
+        return self._request(client, lambda: client.adapter.get(f"/v1/{quote(path)}"))
 
     def _request(
-        self, method: Callable[..., Any], *args: Any, secrets: tuple[str, ...] = ()
-    ) -> Mapping[str, Any] | StoreFailure:
-        """Call a method of hvac; *secrets* are values that no message may show.
+        self, client: Any, send: Callable[[], Any], secrets: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Send a request; no message shows the token or *secrets*.
 
-        Nothing is raised, and no failure is made inside the handler: the exception, which holds
-        the request, would become the context of later exceptions.
+        Raises:
+            RequestFailedError: Without the exception of hvac or requests as its context, which
+                holds the request.
         """
-        settings, failed = self._settings, None
         try:
-            reply = method(*args)
+            reply = send()
         except Exception as error:
-            token = (self._token.value.reveal(),) if self._token else ()
-            failed = failure_of_error(error, settings, (*token, *secrets))
-        if failed is not None:
-            return failed
-        if isinstance(reply, dict):
-            return reply
-        if reply is None:  # hvac's `read` of a path without a secret
-            return StoreFailure(FailureReach.SECRET, "there is no such secret")
-        if getattr(reply, "is_redirect", False):
-            return failure_of_redirect(settings, reply.headers["Location"])
-        return not_vault(settings)
+            failure = explain(error, self._settings, (client.token, *secrets))
+        else:
+            if isinstance(reply, dict):
+                return reply
+            failure = explain_reply(reply, self._settings)
+        raise failure
 
 
-def _make_session() -> Any:
-    """Make a session that sends token and login to one server only."""
-    from requests import Response, Session  # noqa: PLC0415 - comes with hvac
-
-    class OneServer(Session):
-        def get_redirect_target(self, resp: Response) -> Any:
-            """Follow no redirect to another server, which would get token and login."""
-            target = super().get_redirect_target(resp)
-            if target is None or _origin(urljoin(resp.url, target)) == _origin(resp.url):
-                return target
-            return None
-
-    session = OneServer()
-    # Otherwise requests sends what ~/.netrc has for this host, or for any host.
-    session.auth = lambda request: request
-    return session
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None] | None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return None
-    return parts.scheme, parts.hostname, port
-
-
-def _read_credential(source: CredentialSource) -> Secret | StoreFailure:
+def _read_credential(part: Credential) -> str:
     """Read a part of the login; no message shows its value."""
-    value = source.value
-    if source.path is not None:
+    value = part.value
+    if part.path is not None:
         try:
-            value = Secret(source.path.read_text("utf-8"))
+            value = Secret(part.path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            return _unreadable(source, getattr(error, "strerror", None) or "it is no text")
-    if value is None or not _PRINTABLE.fullmatch(value.reveal()):
-        why = "it holds a blank or a character that is not ASCII" if value else "it is empty"
-        return StoreFailure(FailureReach.SECRET, f"{source.name} cannot be used: {why}")
-    return value
+            why = getattr(error, "strerror", None) or "it is no text"
+            hint = _NO_LOGIN if part.name.endswith("/.vault-token") else ""
+            raise UnreadableError(f"{part.name} cannot be read: {why}{hint}") from None
+    text = value.reveal() if value else ""
+    if not _PRINTABLE.fullmatch(text):
+        why = "it holds a blank or a character that is not ASCII" if text else "it is empty"
+        raise UnreadableError(f"{part.name} cannot be used: {why}")
+    return text
 
 
-def _unreadable(source: CredentialSource, why: str) -> StoreFailure:
-    message = f"{source.name} cannot be read: {why}"
-    if source.name.endswith("/.vault-token"):
-        message += (
-            "; say who this program is: VAULT_TOKEN, VAULT_TOKEN_FILE, VAULT_ROLE_ID with "
-            "VAULT_SECRET_ID, VAULT_K8S_ROLE, or VAULT_JWT_ROLE with VAULT_JWT"
-        )
-    return StoreFailure(FailureReach.SECRET, message)
-
-
-def _name_api_path(failure: StoreFailure, mount: _Mount, path: str) -> StoreFailure:
-    """Name the path as in the API and in policies."""
-    api = mount.api_path(path)
-    doubled = mount.version == 2 and path.startswith(f"{mount.path}data/")
-    hint = '; leave out "data/" after the mount, it is put in by itself' if doubled else ""
-    if failure.reach is FailureReach.LOGIN:
-        needs = f'path "{api}" {{ capabilities = ["read"] }}'
-        return StoreFailure(FailureReach.LOGIN, f"{api}; its policy needs: {needs}{hint}")
-    if failure.reach is FailureReach.SECRET:
-        return StoreFailure(FailureReach.SECRET, f"{failure.message} ({api}){hint}")
-    return failure
-
-
-def _parse_ref(ref: str, key_id: str) -> _Ref | None:
-    """Parse `vault://MOUNT/path#field`; the field defaults to the key id; None: it is invalid.
-
-    Blanks and other special characters may be percent-encoded.
-    """
-    path, _, field = ref.removeprefix(SCHEME).partition("#")
-    normal = normalize_path(unquote(path))
-    return _Ref(normal, unquote(field) or key_id) if normal else None
-
-
-def _take_field(key_id: str, ref: _Ref, found: Fields | StoreFailure) -> Secret | SecretError:
-    """Return the field of a key, or why there is none."""
-    if isinstance(found, StoreFailure):
-        return _key_error(key_id, ref, found.message)
-    value = found.get(ref.field)
-    if isinstance(value, str) and (secret := Secret(value)):
-        return secret
-    if ref.field not in found:
-        return _key_error(
-            key_id, ref, f"the secret has no such field; {_field_names(ref.field, found)}"
-        )
+def _take_field(fields: Fields, field: str | None, key_id: str) -> Secret | str:
+    """Return the field of a key, or why there is none; names of fields are not secret."""
+    name = field or key_id
+    value = fields.get(name)
     if isinstance(value, str):
-        return _key_error(key_id, ref, "its value is empty")
-    kind = _TYPES.get(type(value), "null")
-    return _key_error(key_id, ref, f"its value is {kind}; allowed: a text")
-
-
-def _field_names(field: str, found: Fields) -> str:
-    """List the fields of the secret: their names are not secret."""
-    if not found:
-        return "it has none at all"
-    names = sorted(found)
+        return Secret(value) or "its value is empty"
+    if name in fields:
+        return f"its value is {_TYPES.get(type(value), 'null')}; allowed: a text"
+    names = sorted(fields)
+    if not names:
+        return "the secret has no such field; it has none at all"
     more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return f"it has: {', '.join(names[:MAX_NAMES])}{more}.{did_you_mean(field, names)}"
-
-
-def _key_error(key_id: str, ref: _Ref, message: str) -> SecretError:
-    return SecretError(mask_keys(f"key {key_id}: {SCHEME}{ref.path}#{ref.field}: {message}"))
-
-
-def _ref_error(key_id: str, text: str) -> SecretError:
-    return SecretError(
-        f"key {key_id}: found the place {display(text)}; allowed: vault://MOUNT/path/of/secret#field"
-    )
+    listed = f"it has: {', '.join(names[:MAX_NAMES])}{more}.{did_you_mean(name, names)}"
+    return mask_keys(f"the secret has no such field; {listed}")

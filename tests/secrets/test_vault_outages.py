@@ -184,19 +184,14 @@ def test_odd_answers(status: int, body: bytes, words: str) -> None:
     assert len(text) < 400
 
 
-def test_a_redirect_within_one_server_is_followed(bao: OpenBao) -> None:
-    """As a gateway that puts paths in order sends one; but not for ever."""
+def test_a_redirect_within_one_server_is_not_followed_either(bao: OpenBao) -> None:
+    """As a gateway that puts paths in order sends one; the error names where it points."""
 
-    def on(handler: Any, body: bytes) -> Reply | None:
-        if "/again" in handler.path:
-            handler.path = handler.path.replace("/again", "")
-            return None
+    def on(handler: Any, body: bytes) -> Reply:
         return 307, b"", {"Location": handler.path.replace("/v1/", "/again/v1/")}
 
     with vault_proxy(on, bao.url) as url:
-        assert resolve_one(opened(url)) == VALUE
-    with vault_proxy(lambda handler, body: (307, b"", {"Location": handler.path})) as url:
-        assert "cannot be asked (TooManyRedirects)" in resolve_one(opened(url))
+        assert 'sends its clients on to "/again/v1/' in resolve_one(opened(url))
 
 
 def test_an_answer_of_many_megabytes_is_still_an_answer(bao: OpenBao) -> None:

@@ -68,7 +68,7 @@ def test_empty_variables_are_unset_and_the_rest_have_defaults() -> None:
     assert settings.place == "secret/keyrot"
     assert (settings.namespace, settings.verify, settings.certificate) == (None, True, None)
     assert settings.timeout_s == 5
-    (source,) = settings.login.parts.values()
+    (source,) = settings.login.credentials.values()
     assert source.name.endswith("/.vault-token")
 
 

@@ -28,8 +28,9 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 TESTING = ROOT / "docs" / "testing.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 RUN = ("python", "opentelemetry-instrument", "docker", "prometheus", "celery", "streamlit")
-REPOSITORY = "https://github.com/keyrot-middleware/keyrot-middleware/blob/main/"
-"""Where pages of the documentation site find files that are not on the site."""
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+REPOSITORY = re.compile(re.escape(PROJECT["urls"]["Repository"]) + "/(?:blob|raw|tree)/main/")
+"""Where README, which the package index shows too, and the site find files of this project."""
 LIMIT_S = 300
 """Of one page; a page takes a second or two."""
 
@@ -258,8 +259,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     """A link to a file of this project, or to a heading in one, finds it."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         path, _, anchor = link.partition("#")
-        if path.startswith(REPOSITORY):
-            target = ROOT / path.removeprefix(REPOSITORY)
+        if REPOSITORY.match(path):
+            target = ROOT / REPOSITORY.sub("", path)
         elif path.startswith(("https://", "http://")):
             continue
         else:
@@ -279,14 +280,47 @@ def test_every_table_has_a_head(page: Path) -> None:
 
 def test_readme_is_short() -> None:
     """README is read in some minutes, and the quick reference at a glance."""
-    assert len(README.read_text("utf-8").splitlines()) <= 200
+    assert len(README.read_text("utf-8").splitlines()) <= 150
     assert len(QUICK.read_text("utf-8").splitlines()) < 150
+
+
+def test_readme_works_outside_of_the_repository() -> None:
+    """Its links and images are absolute; each page is linked from it, each image is served raw."""
+    text = README.read_text("utf-8")
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", text)
+    assert [link for _, link in links if not link.startswith("https://")] == []
+    images = [link for mark, link in links if mark]
+    assert images
+    assert all("/raw/main/docs/images/" in link for link in images)
+    assert "<img" not in text
+
+
+def test_readme_compares_with_what_was_measured() -> None:
+    """The times per call are those of benchmarks/PEERS.md, and so is the version of LiteLLM."""
+    measured = (ROOT / "benchmarks" / "PEERS.md").read_text("utf-8")
+    text = README.read_text("utf-8")
+    (row,) = re.findall(r"^\| Added per call .*$", text, re.MULTILINE)
+    for who in (
+        ("ours, state in memory", "ours, state in Redis"),
+        (
+            "LiteLLM's Router",
+            "LiteLLM's Router with Redis",
+        ),
+    ):
+        memory, redis = (
+            " / ".join(re.findall(rf"^\| {name} \| (\d+) µs.*?\| (\d+) µs", measured, re.M)[0])
+            for name in who
+        )
+        assert f"| {memory} µs; with Redis {redis} µs |" in row
+    version = re.search(r"LiteLLM (\d+\.\d+\.\d+)", measured)
+    assert version is not None
+    assert version[0] in text
 
 
 def test_readme_leads_to_every_page() -> None:
     """From README, or from the overview that it links to, a reader finds each page of docs/."""
     overview = ROOT / "docs" / "index.md"
-    linked = re.findall(r"\]\((docs/[\w./-]+)", README.read_text("utf-8"))
+    linked = re.findall(rf"\]\({REPOSITORY.pattern}(docs/[\w./-]+)", README.read_text("utf-8"))
     assert _name(overview) in linked
     linked += [
         f"docs/{name}" for name in re.findall(r"\]\(([\w./-]+)", overview.read_text("utf-8"))

@@ -341,6 +341,7 @@ def open_pool(
         selector=selector,
         state=_open_state(config, clock),
         state_url=mask_url(config.state_url),
+        allowed_origins=origins(config.settings.allowed_hosts),
         secrets=secrets,
         policy=config.policy,
         observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),

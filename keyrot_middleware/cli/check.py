@@ -10,13 +10,12 @@ from typing import Any
 
 from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
-from ..errors import ConfigError
-from ..genai.call_info import origin_from_url
-from ..genai.live_check import check_keys
+from ..errors import ConfigError, KeyrotError
+from ..genai.live_check import check_keys, require_allowed_host
 from ..runtime.health import iso
 from ..settings import origins
 from ..telemetry.log_text import format_time
-from .check_report import CheckReport, KeyReport, StateReport, base_url, build_report
+from .check_report import CheckReport, KeyReport, StateReport, build_report
 from .console import console, escape, table
 
 __all__ = ["check"]
@@ -55,10 +54,12 @@ def _with_probes(
     report: CheckReport, allowed_hosts: tuple[str, ...], model: str | None
 ) -> CheckReport:
     """Add the result of one request with each key; keys are sent to allowed hosts only."""
-    origin = origin_from_url(base_url())
-    if report.secrets is None or origin not in origins(allowed_hosts):
-        text = f"--live sent nothing: {origin or 'no host'} is not in KEYROT_ALLOWED_HOSTS"
-        return replace(report, problems=(*report.problems, text))
+    if report.secrets is None:
+        return report
+    try:
+        require_allowed_host(origins(allowed_hosts))
+    except KeyrotError as error:
+        return replace(report, problems=(*report.problems, f"--live {error}"))
     models = {key.spec.key_id: model or key.spec.model for key in report.keys if key.resolved}
     probes = check_keys(report.secrets, models)
     keys = tuple(replace(key, probe=probes.get(key.spec.key_id)) for key in report.keys)

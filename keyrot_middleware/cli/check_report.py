@@ -17,12 +17,12 @@ from ..core.availability import AVAILABLE, REJECTED, Availability
 from ..core.text import mask_keys, mask_url
 from ..errors import KeyrotError, MissingExtraError
 from ..genai.call_info import origin_from_url
-from ..genai.live_check import LiveCheck
+from ..genai.live_check import LiveCheck, base_url
 from ..keys_file import KeySpec
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
 from ..secrets import Secret, SecretCache, open_secret_cache
-from ..settings import ENV_NAMES, GOOGLE_HOST, SECRET_SETTINGS, origins, spellings
+from ..settings import ENV_NAMES, SECRET_SETTINGS, origins, spellings
 from ..telemetry.otlp import DeferredOtlpExport
 from .shared import open_configured
 
@@ -31,7 +31,6 @@ __all__ = [
     "KeyReport",
     "SettingReport",
     "StateReport",
-    "base_url",
     "build_report",
 ]
 
@@ -175,11 +174,6 @@ def _tracing_problem(config: Config) -> str | None:
     except MissingExtraError as error:
         return str(error)
     return None
-
-
-def base_url() -> str:
-    """Return where the SDK sends calls by default."""
-    return os.environ.get("GOOGLE_GEMINI_BASE_URL") or f"https://{GOOGLE_HOST}"
 
 
 def _setting_reports(config: Config) -> Iterator[SettingReport]:

@@ -6,15 +6,18 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..config import Config, load
 from ..core.model import Candidate
 from ..core.selection import Selector
 from ..core.text import mask_url
 from ..errors import KeyrotError
+from ..genai.live_check import check_key, describe_check, require_allowed_host
 from ..runtime.health import KeyView, views, without_value
 from ..runtime.report import PoolReport
 from ..secrets import open_secret_cache
+from ..settings import origins
 from ..state import open_shared
 from ..state.base import State
 
@@ -161,4 +164,22 @@ def report_of_shared(pool: SharedPool) -> PoolReport:
             (key for key in keys() if key.key_id not in unresolved), pool.config.policy.strategy
         ),
         now=time.time,
+        check=partial(_check, pool.config),
     )
+
+
+def _check(config: Config, key_id: str) -> str:
+    """Send one request with a key whose value is known here; return a sentence.
+
+    Raises:
+        KeyrotError: It has no value here, or may not be sent.
+    """
+    require_allowed_host(origins(config.settings.allowed_hosts))
+    keys = tuple(key for key in config.keys if key.key_id == key_id)
+    secrets = open_secret_cache(replace(config, keys=keys))
+    try:
+        if key_id not in secrets.resolved:
+            raise KeyrotError(f"key {key_id} has no value on this machine")
+        return describe_check(key_id, check_key(secrets, key_id, keys[0].model))
+    finally:
+        secrets.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,11 +12,21 @@ from functools import partial
 from ..core.failures import classify
 from ..core.model import CallInfo
 from ..core.text import standard_key_hint
+from ..errors import KeyrotError
 from ..secrets import SecretCache
-from .call_info import failed_from_error
+from ..settings import GOOGLE_HOST
+from .call_info import failed_from_error, origin_from_url
 from .wrappers import bypassed
 
-__all__ = ["DEFAULT_MODEL", "LiveCheck", "check_key", "check_keys", "describe_check"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "LiveCheck",
+    "base_url",
+    "check_key",
+    "check_keys",
+    "describe_check",
+    "require_allowed_host",
+]
 
 DEFAULT_MODEL = "gemini-flash-latest"
 _AT_ONCE = 8
@@ -36,8 +47,26 @@ class LiveCheck:
     """What the server said, without keys."""
 
 
+def base_url() -> str:
+    """Return where checks are sent: where the SDK sends calls by default."""
+    return os.environ.get("GOOGLE_GEMINI_BASE_URL") or f"https://{GOOGLE_HOST}"
+
+
+def require_allowed_host(allowed_origins: Collection[str]) -> None:
+    """Make sure that keys may be sent to `base_url`.
+
+    Raises:
+        KeyrotError: They may not.
+    """
+    origin = origin_from_url(base_url())
+    if origin not in allowed_origins:
+        raise KeyrotError(f"sent nothing: {origin or 'no host'} is not in KEYROT_ALLOWED_HOSTS")
+
+
 def check_keys(secrets: SecretCache, models: Mapping[str, str | None]) -> dict[str, LiveCheck]:
     """Send one request with each key, eight at a time; see `check_key`.
+
+    Call `require_allowed_host` first.
 
     Args:
         secrets: Where the values are.
@@ -51,8 +80,9 @@ def check_keys(secrets: SecretCache, models: Mapping[str, str | None]) -> dict[s
 def check_key(secrets: SecretCache, key_id: str, model: str | None) -> LiveCheck:
     """Send one request with a key; the pool, its limits and its state play no part.
 
-    It asks for an answer of one token: counting tokens would cost less, but would not show an
-    exhausted quota, an empty account or a model that is not offered.
+    Call `require_allowed_host` first. The request asks for an answer of one token: counting tokens
+    would cost less, but would not show an exhausted quota, an empty account or a model that is not
+    offered.
     """
     from google import genai  # noqa: PLC0415 - a second of imports that only this needs
     from google.genai import types  # noqa: PLC0415
@@ -60,7 +90,9 @@ def check_key(secrets: SecretCache, key_id: str, model: str | None) -> LiveCheck
     model, began = model or DEFAULT_MODEL, time.monotonic()
     # vertexai: explicit, for the environment may say otherwise. A redirect is an answer like any
     # other: the key follows none.
-    options = types.HttpOptions(timeout=_TIMEOUT_MS, client_args={"follow_redirects": False})
+    options = types.HttpOptions(
+        base_url=base_url(), timeout=_TIMEOUT_MS, client_args={"follow_redirects": False}
+    )
     client = genai.Client(vertexai=False, api_key=secrets.value(key_id), http_options=options)
     config = types.GenerateContentConfig(max_output_tokens=1)
     token = bypassed.set(True)

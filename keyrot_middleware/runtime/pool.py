@@ -112,6 +112,8 @@ class Pool:
     """The id of the single key, where there is one."""
     state_url: str = "memory://"
     """Where its state is, without user and password."""
+    allowed_origins: frozenset[str] = frozenset()
+    """Where its keys may be sent; see `settings.origins`."""
     configured: Sequence[Candidate] | None = None
     """All configured keys; the selector has those with a value. None: they never change."""
     refresher: Refresher | None = None

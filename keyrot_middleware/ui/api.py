@@ -15,7 +15,7 @@ from starlette.responses import Response
 from ..core.availability import KEY_STATES
 from ..core.text import did_you_mean, mask_keys
 from ..errors import KeyrotError
-from ..genai.live_check import check_key, describe_check
+from ..genai.live_check import check_key, describe_check, require_allowed_host
 from ..guard import handle_internal_error
 from ..runtime.current import current_pool, record_activity
 from ..runtime.pool import Pool
@@ -154,6 +154,7 @@ class Api:
             return self._source
         pool = current_pool()
         if pool is None:
+            self._report = None
             raise KeyrotError(
                 "No pool is installed in this process: call keyrot_middleware.install() first."
             )
@@ -166,6 +167,7 @@ class Api:
 def _check(pool: Pool, key_id: str) -> str:
     if key_id not in pool.secrets.resolved:
         raise KeyrotError(f"key {key_id} has no value to check")
+    require_allowed_host(pool.allowed_origins)
     model = next((key.model for key in (pool.configured or ()) if key.key_id == key_id), None)
     return describe_check(key_id, check_key(pool.secrets, key_id, model))
 

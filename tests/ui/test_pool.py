@@ -171,9 +171,30 @@ def test_a_mounted_page_names_the_shared_state(monkeypatch: pytest.MonkeyPatch) 
     assert found["state_url"].startswith("redis://[redacted]@127.0.0.1:")
 
 
-def test_no_value_prompt_or_answer_is_in_any_response(service: FakeGemini, pool: Any) -> None:
+def test_a_check_sends_a_key_to_allowed_hosts_only(
+    service: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the SDK's default address is not allowed, nothing is sent, and that is said."""
+    pool({"key_id": "a_1"})
+    app = ui.app(actions=True, token="t" * 16)
+    headers = {"authorization": "Bearer " + "t" * 16, "method": "POST"}
+    with FakeGemini() as foreign:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", foreign.url)
+        refused = send(app, "/api/keys/a_1/check", **headers)
+        assert (refused.status, foreign.count()) == (409, 0)
+    assert "is not in KEYROT_ALLOWED_HOSTS" in refused.error
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", service.url)
+    done = send(app, "/api/keys/a_1/check", **headers)
+    assert (done.status, service.count("a_1")) == (200, 1)
+    assert "key a_1 works" in done.content["sentence"]
+
+
+def test_no_value_prompt_or_answer_is_in_any_response(
+    service: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After good, refused and failed calls no body or header of the app holds any of them."""
     client = pool({"key_id": "a_1"}, {"key_id": "a_2"}, {"key_id": "a_3"})
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", service.url)
     values = [service.key(label).value for label in ("a_1", "a_2", "a_3")]
     service.script("a_1", Reply.KEY_INVALID)
     service.script("a_2", refusal(429, "RESOURCE_EXHAUSTED", f"key {values[1]} is exhausted"))
@@ -271,6 +292,7 @@ def test_calls_of_two_processes_are_on_one_page(
     (tmp_path / "keys.json").write_text(json.dumps(entries))
     env = {f"GEMINI_KEY_{label}": value for label, value in values.items()}
     env |= {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
+    env |= {"GOOGLE_GEMINI_BASE_URL": service.url, "KEYROT_ALLOWED_HOSTS": service.host}
     first, second = Program(service, env), Program(service, env)
     shown = subprocess.Popen(
         [sys.executable, "-m", "keyrot_middleware", "ui", "--port", "0", "--no-open", "--actions"],
@@ -306,6 +328,9 @@ def test_calls_of_two_processes_are_on_one_page(
         expect(row(page, "one").locator(".state")).to_have_text("disabled")
         assert second.call() == "ok"
         expect(page.locator("#calls tr").first.locator("li")).to_have_text(["two ok"])
+        page.get_by_role("button", name="Check two").click()
+        page.get_by_role("dialog").get_by_role("button", name="Check").click()
+        expect(page.locator("#toast")).to_contain_text("Key two works")
     finally:
         first.stop()
         second.stop()

@@ -72,6 +72,16 @@ async def test_a_server_that_forgot_the_scripts_is_told_them(
     assert (known.requests_minute, known.tokens_minute) == (5, 4 * 20 + INFO.tokens)
 
 
+async def test_the_first_deferred_settle_runs_before_the_next_acquire(
+    client: StateClient, server: Server
+) -> None:
+    """A server that does not know settle.lua yet runs it in the order of the calls."""
+    server.ask("SCRIPT", "FLUSH")
+    one = key("a", Limits(tpm=1_000))
+    await client.settle(await client.acquire_lease(one, info=INFO._replace(tokens=900)), used(50))
+    await client.acquire_lease(one, info=INFO._replace(tokens=950))
+
+
 async def test_a_restart_costs_one_call_and_no_more(client: StateClient, server: Server) -> None:
     """Killed and started again: the call that finds out raises, at once; the next ones go on."""
     await client.settle(await client.acquire_lease(ONE))

@@ -120,6 +120,8 @@ class Connections:
         self._url, self._slot_key = url, slot_key
         self._client: Any = None
         self._deferred: deque[ScriptCall] = deque()
+        self._sent: set[str] = set()
+        """The digests of the scripts that were sent in full, in a pipeline."""
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._flusher: threading.Thread | None = None
         self._retry_at = 0.0
@@ -218,8 +220,12 @@ class Connections:
             return [self._run_one(client, call) for call in calls]
         pipeline = client.pipeline(transaction=False)
         for script, args in calls:
-            pipeline.evalsha(script.digest, 1, self._slot_key, *args)
+            if script.digest in self._sent:
+                pipeline.evalsha(script.digest, 1, self._slot_key, *args)
+            else:  # the server may not know it, and would run the others first
+                pipeline.eval(script.text, 1, self._slot_key, *args)
         replies = pipeline.execute(raise_on_error=False)
+        self._sent.update(call.script.digest for call in calls)
         return [
             client.eval(call.script.text, 1, self._slot_key, *call.args)
             if isinstance(reply, NoScriptError)

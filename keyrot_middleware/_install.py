@@ -26,6 +26,8 @@ from .genai.wire import placeholder_guard
 from .genai.wrappers import Binding, bypassed
 from .guard import handle_internal_error
 from .runtime.alerts import AlertWatcher
+from .keys_file import candidates_of
+from .prices import require_prices
 from .runtime.current import current_pool, set_current_pool
 from .runtime.delivery import open_receivers
 from .runtime.health import HealthStatus, health, levels
@@ -322,9 +324,10 @@ def open_pool(
     """
     events = cast(tuple[EventName, ...], config.settings.alert_events)
     receivers = open_receivers(on_event, config.settings.alerts, events)
+    configured = candidates_of(config.keys)
+    require_prices(configured)
     stores = Stores(config.env_file)
     secrets = open_secret_cache(config, stores)
-    configured = tuple(key.candidate for key in config.keys)
     selector = make_selector(resolved_candidates(configured, secrets), config.policy.strategy)
     kept = config.settings.secrets_ttl_s > 0 and (
         secrets.can_change or config.keys_file is not None

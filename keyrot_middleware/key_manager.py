@@ -254,7 +254,7 @@ class KeyManager:
         pool, blocks = self._pool, dict[str, Block]()
         out = dict.fromkeys(exclude, inf)
         for candidates in pool.selector.candidate_batches(info, out, now, pool.random()):
-            counted = pool.models.bounded(info, now)
+            counted = pool.with_estimates(info)
             spread = pool.selector.spread
             reply = pool.state.acquire(counted, candidates, spread=spread, holder=holder)
             if isinstance(reply, Lease):

@@ -11,7 +11,9 @@ import json
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +36,7 @@ __all__ = [
     "SINGLE_KEYS",
     "KeySpec",
     "Tier",
+    "candidates_of",
     "configures_an_sdk",
     "entry_point_stores",
     "file_version",
@@ -205,6 +208,12 @@ class KeySpec(BaseModel):
     rpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a minute")
     tpm: _Count | None = Field(default=None, description=f"{_A_COUNT}: input tokens in a minute")
     rpd: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a Pacific day")
+    usd_per_day: float | None = Field(
+        default=None,
+        gt=0,
+        description="a number above 0: US dollars that the key's project may spend in a Pacific "
+        "day (needs the extra cost)",
+    )
     max_concurrency: _Count | None = Field(
         default=None, description=f"{_A_COUNT}: requests under way at once"
     )
@@ -236,7 +245,24 @@ class KeySpec(BaseModel):
             priority=self.priority,
             weight=self.weight,
             active=self.active,
+            usd_per_day=self.usd_per_day,
         )
+
+
+def candidates_of(keys: Iterable[KeySpec]) -> tuple[Candidate, ...]:
+    """Return keys as selection and quota see them, each with the budget of its project.
+
+    The keys of a project share its budget as they share its quota, and so do those that name none.
+    If they name different ones, the smallest holds.
+    """
+    candidates = tuple(key.candidate for key in keys)
+    budgets: dict[str, float] = {}
+    for key in candidates:
+        if key.usd_per_day is not None:
+            budgets[key.project] = min(budgets.get(key.project, inf), key.usd_per_day)
+    if not budgets:
+        return candidates
+    return tuple(replace(key, usd_per_day=budgets.get(key.project)) for key in candidates)
 
 
 def file_version(path: Path) -> tuple[int, int, int] | None:

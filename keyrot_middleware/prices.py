@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from importlib import import_module
 from importlib.util import find_spec
 
-from .core.model import Usage
+from .core.model import Candidate, Usage
+from .errors import MissingExtraError
 
-__all__ = ["PriceList", "is_installed"]
+__all__ = ["PriceList", "is_installed", "require_prices"]
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -25,6 +27,9 @@ MODELS_KEPT = 1_000
 """Models whose rates are kept, and unknown models that are logged."""
 PERIOD_S = 3_600.0
 """Prices begin at full hours, so that rates hold for one."""
+
+LONGEST_ANSWER = 65_536
+"""Output tokens, with thoughts: the limit of the models of today."""
 
 INPUT, CACHED, OUTPUT = "input_tokens", "cache_read_tokens", "output_tokens"
 _PART_OF: Mapping[str, tuple[str, ...]] = {
@@ -47,6 +52,21 @@ def is_installed() -> bool:
         return find_spec("genai_prices") is not None
     except (ImportError, ValueError):  # something else stands in its place in sys.modules
         return False
+
+
+def require_prices(keys: Iterable[Candidate]) -> None:
+    """Import the list if a key has a budget, so that no call waits for it.
+
+    Raises:
+        MissingExtraError: A key has `usd_per_day`, and genai-prices is not installed.
+    """
+    if all(key.usd_per_day is None for key in keys):
+        return
+    if not is_installed():
+        raise MissingExtraError(
+            wanted_by="usd_per_day in keys.json", package="genai-prices", extra="cost"
+        )
+    import_module("genai_prices")
 
 
 class _Rates:
@@ -137,10 +157,22 @@ class PriceList:
             cost += count * rates.more(kind)
         return max(cost, 0.0)
 
-    def input_cost(self, model: str, tokens: int, at: float) -> float:
-        """Return what *tokens* of input to *model* cost, in US dollars; 0 where not known."""
+    def estimate(self, model: str, tokens: int, at: float) -> tuple[float, float]:
+        """Return what a request may cost, in US dollars; 0 where not known.
+
+        Args:
+            model: As requested.
+            tokens: Of its input.
+            at: When it is sent, epoch seconds.
+
+        Returns:
+            Of its input alone, and with the longest answer.
+        """
         prices = self._find(model, at) if self.is_installed else None
-        return 0.0 if prices is None else tokens * prices.of_size(tokens).input
+        if prices is None:
+            return 0.0, 0.0
+        rates = prices.of_size(tokens)
+        return tokens * rates.input, tokens * rates.input + LONGEST_ANSWER * rates.output
 
     def _find(self, model: str, at: float) -> _ModelPrices | None:
         name = model, int(at // PERIOD_S)

@@ -18,7 +18,7 @@ from ..core.text import mask_keys, mask_url
 from ..errors import KeyrotError, MissingExtraError
 from ..genai.call_info import origin_from_url
 from ..genai.live_check import LiveCheck, base_url
-from ..keys_file import KeySpec
+from ..keys_file import KeySpec, candidates_of
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
 from ..secrets import Secret, SecretCache, open_secret_cache
@@ -152,9 +152,7 @@ def _state_report(config: Config, secrets: SecretCache) -> StateReport:
             return StateReport(url, shared=False)
         try:
             shared.check()
-            found = views(
-                shared, resolved_candidates((key.candidate for key in config.keys), secrets)
-            )
+            found = views(shared, resolved_candidates(candidates_of(config.keys), secrets))
         finally:
             shared.close()
     except KeyrotError as error:

@@ -14,6 +14,7 @@ from ..core.selection import Selector
 from ..core.text import mask_url
 from ..errors import KeyrotError
 from ..genai.live_check import check_key, describe_check, require_allowed_host
+from ..keys_file import candidates_of
 from ..runtime.health import KeyView, views, without_value
 from ..runtime.report import PoolReport
 from ..secrets import open_secret_cache
@@ -99,7 +100,7 @@ def _nothing_to_show(config: Config) -> str | None:
 
 def pool_of(config: Config) -> dict[str, Candidate]:
     """List the keys of the pool by id."""
-    return {key.key_id: key.candidate for key in config.keys}
+    return {key.key_id: key for key in candidates_of(config.keys)}
 
 
 def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> frozenset[str]:

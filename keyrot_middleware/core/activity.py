@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from .model import NO_USAGE, Usage
+from .spending import NANO, nano_usd
 from .windows import pacific_day
 
 __all__ = [
@@ -33,8 +34,6 @@ MINUTES = 60
 CALLS_KEPT = 100
 POOL = ""
 """Stands in place of a key id for the sums over all keys."""
-NANO = 10**9
-"""Cost is summed in billionths of a dollar, so that sums are exact in every store."""
 
 CallOutcome = Literal["ok", "failed", "exhausted", "abandoned"]
 
@@ -114,7 +113,7 @@ def _usage(record: CallRecord) -> tuple[int, int, int]:
     return (
         usage.input_tokens or 0,
         usage.output_tokens or 0,
-        round((usage.cost_usd or 0.0) * NANO),
+        nano_usd(usage.cost_usd or 0.0),
     )
 
 

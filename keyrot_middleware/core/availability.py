@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Literal, NamedTuple, get_args
 
 from .failures import KEY_REJECTIONS
-from .model import Block
+from .model import IN_USE, Block
 
 __all__ = [
     "AVAILABLE",
@@ -27,9 +27,7 @@ REJECTED = KEY_REJECTIONS | {"project_suspended"}
 """The failure classes that reject every call of a key."""
 DISABLED_BY_HAND = "disabled"
 """The reason of a cooldown that an operator began, to keep a key from being used."""
-_LIMITED = frozenset({"rpm", "tpm", "rpd", "usd", "concurrency"})
-_NO_KNOWN_END = frozenset({"concurrency", "probe"})
-"""These end with another request, so their time is only when to look again."""
+_LIMITED = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"})
 
 
 class Availability(NamedTuple):
@@ -39,7 +37,7 @@ class Availability(NamedTuple):
     at: float | None = None
     """When it is available again, epoch seconds; None: it is, or the time is unknown."""
     reason: str | None = None
-    """A failure class, or `rpm`, `tpm`, `rpd`, `concurrency`, `probe`."""
+    """A failure class, or `rpm`, `tpm`, `rpd`, `usd`, `usd_reserved`, `concurrency`, `probe`."""
 
 
 AVAILABLE = Availability("available")
@@ -57,7 +55,7 @@ def availability(blocks: Iterable[Block | None]) -> Availability:
 
 
 def _blocked(block: Block) -> Availability:
-    known = isfinite(block.until) and block.reason not in _NO_KNOWN_END
+    known = isfinite(block.until) and block.reason not in IN_USE
     state: KeyState = "cooling_down"
     if block.reason in _LIMITED:
         state = "limited"

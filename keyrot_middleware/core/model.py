@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 __all__ = [
     "GENERIC_VERBS",
     "HOME",
+    "IN_USE",
     "LAST_RESORT",
     "MODEL_SCOPES",
     "NO_LIMITS",
@@ -94,6 +95,8 @@ class Candidate:
     priority: int = 0
     weight: float = 1.0
     active: bool = True
+    usd_per_day: float | None = None
+    """The budget of its project for the Pacific day, US dollars; see keys_file.candidates_of."""
     record: str = ""
     """The name under which its cooldowns are stored: its id and the fingerprint of its value, so
     that a rejection of one value does not affect another. Without a value its id alone."""
@@ -154,6 +157,10 @@ class CallInfo(NamedTuple):
     """The SDK itself is configured to retry 5xx, so the pool does not retry them as well."""
     counts_in_quota: bool = True
     """It counts in its model's quota; token counts, batches and stored resources do not."""
+    input_cost: int = 0
+    """What its input is estimated to cost, billionths of a dollar; 0 if no key has a budget."""
+    longest_cost: int = 0
+    """What it costs with the longest answer, likewise."""
 
     @property
     def quota_model(self) -> str:
@@ -276,13 +283,20 @@ class Lease(NamedTuple):
     """Leased by in-process limits, since the shared state fails."""
     record: str = ""
     """The key's `Candidate.record` at that time; empty: its id."""
+    has_budget: bool = False
+    """The key's project has a budget, so the state must know what the request costs."""
+
+
+IN_USE = frozenset({"concurrency", "probe", "usd_reserved"})
+"""Reasons of a `Block` that end when another call ends, whatever it used."""
 
 
 class Block(NamedTuple):
     """Why a key is not available now."""
 
     reason: str
-    """A failure class, or `rpm`, `tpm`, `rpd`, `concurrency`, `probe`, `inactive`."""
+    """A failure class, or `rpm`, `tpm`, `rpd`, `usd`, `usd_reserved`, `concurrency`, `probe`,
+    `inactive`."""
     until: float
     """When it ends, epoch seconds; `inf`: not by itself."""
     waitable: bool = False

@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from .failures import RULES
-from .model import LAST_RESORT, Block, CallInfo, Candidate, Scope
+from .model import IN_USE, LAST_RESORT, Block, CallInfo, Candidate, Scope
 from .waiting import Claims, needed_amount
 from .windows import AHEAD_S
 
@@ -37,7 +37,7 @@ MAX_ORDERS = 64
 _METHOD_FAILURES = {
     rule.name for rule in RULES if rule.scope in (Scope.KEY_VERB, Scope.PROJECT_CACHE)
 }
-_NEVER_DEFERRED = frozenset({"probe", "concurrency"} | _METHOD_FAILURES)
+_NEVER_DEFERRED = IN_USE | _METHOD_FAILURES
 """Reasons without a known end, or about one method only: the next call tries such a key again."""
 
 RankedCandidate = tuple[int, Candidate]
@@ -150,6 +150,8 @@ class Selector:
             lock: Lets one caller in at a time, again and again.
         """
         self.keys = {key.key_id: key for key in keys if key.active}
+        self.has_budgets = any(key.usd_per_day is not None for key in self.keys.values())
+        """A key's project has a budget, so that costs must be estimated before a call."""
         self.spread = strategy == "spread"
         self._sticky = strategy == "sticky"
         self._orders: dict[tuple[str, str | None, str], _Order] = {}

@@ -19,7 +19,7 @@ from heapq import nsmallest
 from itertools import count
 from math import inf
 
-from .model import Block, CallInfo
+from .model import IN_USE, Block, CallInfo
 
 __all__ = ["STALL_S", "Claims", "Ticket", "WaitingLines", "needed_amount"]
 
@@ -29,8 +29,6 @@ LOOK_S = 1.0
 """How often the front looks again while others join its line."""
 MAX_CLAIMS = 256
 """How many keys a ticket claims at most: those that become available first."""
-_FREED_EARLY = frozenset({"probe", "concurrency"})
-"""Reasons that end when another call ends, whatever it used."""
 
 
 def needed_amount(reason: str, info: CallInfo) -> float | None:
@@ -260,7 +258,7 @@ class WaitingLines:
 
 def _waits_for(line: Iterable[Ticket], key_id: str, gave_back: bool) -> list[Ticket]:
     blocks = ((ticket, ticket.blocks.get(key_id)) for ticket in line)
-    return [t for t, block in blocks if block and (gave_back or block.reason in _FREED_EARLY)]
+    return [t for t, block in blocks if block and (gave_back or block.reason in IN_USE)]
 
 
 def _wake_first(tickets: Iterable[Ticket]) -> None:

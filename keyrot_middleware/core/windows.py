@@ -46,6 +46,7 @@ __all__ = [
     "Slot",
     "TokenBucket",
     "burst_capacity",
+    "current_day_end",
     "exponential_cooldown",
     "next_minute",
     "next_pacific_midnight",
@@ -410,6 +411,18 @@ def next_pacific_midnight(now: float) -> float:
     return _midnight_after(int(now // 3600))
 
 
+def current_day_end(day_end: float, now: float) -> float:
+    """Return when the Pacific day ends; *day_end* while the day that ends then has not ended.
+
+    One that is further in the future than a day is long comes from a clock that was set back.
+    """
+    if now >= day_end or day_end - now > _SHORT_DAY_S:
+        midnight = next_pacific_midnight(now)
+        if now >= day_end or day_end - midnight > _SHORT_DAY_S - HOUR_S:
+            return midnight
+    return day_end
+
+
 @lru_cache(maxsize=8)
 def _midnight_after(hour: int) -> float:
     """Return the Pacific midnight after *hour*, counted in full hours since the epoch."""
@@ -606,10 +619,9 @@ class QuotaWindows(ClockMinute):
         Times further in the future than possible come from a clock that was set back.
         """
         near_boundary = self.advance_minute(now)
-        if now >= self.day_end or self.day_end - now > _SHORT_DAY_S:
-            midnight = next_pacific_midnight(now)
-            if now >= self.day_end or self.day_end - midnight > _SHORT_DAY_S - HOUR_S:
-                self.day_end, self.day_requests = midnight, 0
+        day_end = current_day_end(self.day_end, now)
+        if day_end != self.day_end:
+            self.day_end, self.day_requests = day_end, 0
         self.learned_until = min(self.learned_until, now + DAY_S)
         self.window_until = min(self.window_until, now + DAY_S)
         if now >= self.learned_until:

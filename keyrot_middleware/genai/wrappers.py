@@ -328,7 +328,7 @@ class Binding:
     ) -> Done:
         if pooled.call.info.bound_to_owner:
             self._uploads.remember_start(response, lease)
-        return done_from_response(response, in_full=observer is not None)
+        return done_from_response(response, in_full=observer is not None or lease.has_budget)
 
     def _pooled_call(
         self, client: Any, args: Any, kwargs: Any, *, stream: bool

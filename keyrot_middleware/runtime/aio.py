@@ -25,7 +25,7 @@ from ..core.commands import (
     StreamEnd,
     StreamOpened,
 )
-from ..core.model import Lease, LeaseOutcome, Outcome, Unavailable
+from ..core.model import IN_USE, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver
@@ -237,7 +237,7 @@ def _in_use(reply: Lease | Unavailable) -> bool:
     """Return whether a key is blocked only because other calls use it."""
     if isinstance(reply, Lease):
         return False
-    return any(block.reason in ("concurrency", "probe") for block in reply.blocks.values())
+    return any(block.reason in IN_USE for block in reply.blocks.values())
 
 
 class AsyncStream(Protocol):

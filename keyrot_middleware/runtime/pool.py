@@ -9,18 +9,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Overload
-from ..core.model import CallInfo, Candidate, Lease, RetryPolicy, Usage
+from ..core.model import NO_USAGE, CallInfo, Candidate, Lease, RetryPolicy, Usage
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
+from ..core.spending import nano_usd
 from ..core.text import standard_key_hint
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
+from ..errors import KeyrotWarning, warn
 from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..prices import PriceList
@@ -50,6 +53,9 @@ LOOK_UP_S = 2.0
 LOOK_UP_MOST_S = 30.0
 """The pauses between look-ups while every key is rejected: the shorter one doubles up to the longer
 one."""
+
+
+MODELS_WARNED = 100
 
 
 class Clock(Protocol):
@@ -130,6 +136,8 @@ class Pool:
     hints: dict[str, str] = field(default_factory=dict, repr=False)
     """Likely causes of rejections, by key id."""
     _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
+    _unpriced: set[str] = field(default_factory=set, repr=False)
+    """Models without a price that were warned of."""
     _look_up_at: float = 0.0
     _look_ups: int = 0
     _looking_until: float = 0.0
@@ -174,14 +182,42 @@ class Pool:
         self.doubtful &= rejected
         return rejected
 
-    def with_cost(self, usage: Usage, model: str) -> Usage:
+    def with_cost(self, usage: Usage, model: str, *, has_budget: bool) -> Usage:
         """Return *usage* of a request to *model* with what it cost, where that is known."""
         try:
             cost = self.prices.cost(usage, model, self.clock.time())
         except Exception:
             handle_internal_error("cost")
             return usage
-        return usage if cost is None else usage._replace(cost_usd=cost)
+        if cost is not None:
+            return usage._replace(cost_usd=cost)
+        if has_budget and usage != NO_USAGE:
+            self._warn_of_unknown_cost(usage.model or model)
+        return usage
+
+    def _warn_of_unknown_cost(self, model: str) -> None:
+        """Warn once that calls to a model are not part of a budget; it cannot fail the call."""
+        if model in self._unpriced or len(self._unpriced) >= MODELS_WARNED:
+            return
+        self._unpriced.add(model)
+        with suppress(KeyrotWarning):
+            warn(
+                f"no price is known for model {model!r}: its calls do not count in usd_per_day; "
+                "a newer genai-prices may know it"
+            )
+
+    def with_estimates(self, info: CallInfo) -> CallInfo:
+        """Return a call as the state counts it, with what it may cost if a key has a budget."""
+        now = self.clock.time()
+        counted = self.models.bounded(info, now)
+        if not self.selector.has_budgets:
+            return counted
+        try:
+            costs = self.prices.estimate(info.model, info.tokens, now)
+        except Exception:
+            handle_internal_error("cost")
+            return counted
+        return counted._replace(input_cost=nano_usd(costs[0]), longest_cost=nano_usd(costs[1]))
 
     def settle_abandoned(self) -> None:
         """Settle the calls that the garbage collector closed."""

@@ -15,7 +15,8 @@ from ..config import Config, reread
 from ..errors import KeyrotError
 from ..forks import after_fork
 from ..guard import handle_internal_error
-from ..keys_file import file_version
+from ..keys_file import candidates_of, file_version
+from ..prices import require_prices
 from ..secrets import Stores
 from ..secrets.cache import LOOKUP_TIMEOUT_S
 from .pool import Pool
@@ -102,9 +103,10 @@ class Refresher:
 
     def _take(self, config: Config) -> None:
         """Use the keys of *config*."""
-        locations = self._stores.locate(config)
+        locations, configured = self._stores.locate(config), candidates_of(config.keys)
+        require_prices(configured)
         self._config = config
-        self._pool.configured = tuple(key.candidate for key in config.keys)
+        self._pool.configured = configured
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
 
     def _renew(self) -> None:

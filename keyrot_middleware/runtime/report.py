@@ -307,6 +307,7 @@ class PoolReport:
             "used": _used(key, view),
             "tokens_today": {"input": today.input_tokens, "output": today.output_tokens},
             "usd_today": today.cost_usd if self._cost_known else None,
+            "usd_per_day": key.usd_per_day,
             "history": {
                 "from": iso((now // 60 - MINUTES + 1) * 60),
                 "requests": list(history.requests) if history else [0] * MINUTES,
@@ -322,6 +323,8 @@ class PoolReport:
                 return "available now"
             case "limited" if here.reason == "concurrency":
                 return "all requests that max_concurrency allows are under way"
+            case "limited" if here.reason == "usd_reserved":
+                return "requests under way may spend the rest of the budget of the day"
             case "limited" if here.reason == "usd":
                 return f"the budget of the day is spent{when}"
             case "limited":

@@ -137,10 +137,10 @@ class SyncDriver:
 
     def _with_cost(self, command: Settle) -> Settle:
         """Add what the request cost, where somebody wants to know."""
-        outcome = command.outcome
-        if self.observer is None or outcome.usage is NO_USAGE:
+        outcome, has_budget = command.outcome, command.lease.has_budget
+        if outcome.usage is NO_USAGE or (self.observer is None and not has_budget):
             return command
-        usage = self._pool.with_cost(outcome.usage, self._info.model)
+        usage = self._pool.with_cost(outcome.usage, self._info.model, has_budget=has_budget)
         return command._replace(outcome=outcome._replace(usage=usage))
 
     def _settle_blocking(self, command: Settle) -> None:
@@ -190,7 +190,7 @@ class SyncDriver:
     def _counted(self, command: Acquire) -> CallInfo:
         if self._pool.abandoned:
             self._pool.settle_abandoned()
-        return self._pool.models.bounded(command.info, self._pool.clock.time())
+        return self._pool.with_estimates(command.info)
 
     def _acquired(self, command: Acquire, reply: Lease | Unavailable | None) -> Lease | Unavailable:
         if reply is None:  # the state failed

@@ -52,6 +52,8 @@ class KeyHealth:
     last_error: str | None = None
     """The class of its latest failure, such as `quota_minute`, even if no key was penalized."""
     used: Sequence[Used] = ()
+    spent_usd: float | None = None
+    """What its project has spent of its budget in the Pacific day; None: it has no budget."""
 
 
 class Holder(Protocol):
@@ -142,6 +144,14 @@ class State(ABC):
         reply = self.acquire(*_as_one(key, bucket, requests, tokens), spread=False)
         if isinstance(reply, Lease):
             self.settle(reply, Outcome(LeaseOutcome.ABANDONED))
+
+    def record_spending(self, project: str, amount: int) -> None:  # noqa: B027 - optional
+        """Count what requests of a project that has a budget have cost.
+
+        Args:
+            project: Of their keys.
+            amount: In billionths of a dollar.
+        """
 
     @property
     def degraded(self) -> bool:

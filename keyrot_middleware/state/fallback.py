@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -38,6 +38,7 @@ from ..core.model import (
     Verdict,
 )
 from ..core.selection import RankedCandidates
+from ..core.spending import nano_usd
 from ..core.windows import QuotaWindows
 from ..errors import KeyrotError
 from ..forks import after_fork
@@ -92,25 +93,29 @@ class LocalWindows(MemoryState):
         super().__init__(policy, clock)
         self._missed: dict[tuple[str, str], QuotaWindows] = {}
         """Usage that the shared state does not know, by project and bucket."""
+        self._missed_spending: dict[str, int] = {}
+        """What was spent and the shared state does not know, by project."""
+        self._budget_share = share
         if share < 1.0:
             self._new_quota = _quota_of_share(share)
 
     @property
     def has_missed(self) -> bool:
         """Return whether there is usage that the shared state does not know."""
-        return bool(self._missed)
+        return bool(self._missed or self._missed_spending)
 
-    def record_grant(self, granted: Lease, model: str, holder: Holder | None) -> Lease:
+    def record_grant(self, granted: Lease, info: CallInfo, holder: Holder | None) -> Lease:
         """Reserve a lease of the shared state here too.
 
         Args:
             granted: The lease.
-            model: As requested.
+            info: The call.
             holder: See `State.acquire`.
 
         Returns:
             The lease to use; its `reservation.granted` is the one of the shared state.
         """
+        model = info.quota_model
         with self._lock:
             now = self._clock()
             if granted.bucket != model:
@@ -121,7 +126,10 @@ class LocalWindows(MemoryState):
             )
             number = self._add_in_flight(granted.key_id, holder)
             self._health_of(granted.key_id).last_used = now
-        reservation = LocalReservation(quota, slot, (), model, granted, number)
+            spending = None
+            if granted.has_budget:
+                spending = self._reserve_spending(granted, number, granted.bucket, info, now)
+        reservation = LocalReservation(quota, slot, (), model, granted, number, spending)
         return granted._replace(reservation=reservation)
 
     def usage(self) -> list[Usage]:
@@ -136,6 +144,26 @@ class LocalWindows(MemoryState):
             missed, self._missed = self._missed, {}
             return _usages(missed, self._clock())
 
+    def spending(self) -> dict[str, int]:
+        """Return what this process has spent today by project; nothing is missed then."""
+        with self._lock:
+            self._missed_spending.clear()
+            now = self._clock()
+            for spending in self._spending.values():
+                spending.advance(now)
+            return {project: s.spent for project, s in self._spending.items() if s.spent}
+
+    def take_missed_spending(self) -> dict[str, int]:
+        """Return what the shared state does not know; it counts as reported then."""
+        with self._lock:
+            missed, self._missed_spending = self._missed_spending, {}
+            return missed
+
+    def miss_spending(self, project: str, amount: int) -> None:
+        """Keep what was spent and could not be counted in the shared state."""
+        with self._lock:
+            self._missed_spending[project] = self._missed_spending.get(project, 0) + amount
+
     def time(self) -> float:
         """Return the time, epoch seconds."""
         return self._clock()
@@ -143,7 +171,9 @@ class LocalWindows(MemoryState):
     def forget_usage(self) -> None:
         """Drop the usage in a forked child: the parent reports it."""
         self._missed.clear()
+        self._missed_spending.clear()
         self._quotas.clear()
+        self._spending.clear()
 
     def _grant(
         self,
@@ -228,7 +258,7 @@ class FallbackState(State):
             else:
                 if not isinstance(reply, Lease):
                     return reply
-                return self._local.record_grant(reply, info.quota_model, holder)
+                return self._local.record_grant(reply, info, holder)
         return self._local.acquire(info, candidates, spread=spread, holder=holder)
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
@@ -248,6 +278,8 @@ class FallbackState(State):
         until = self._local.settle(lease, outcome, names)
         if granted is not None and outcome.kind is not LeaseOutcome.SERVING:
             self._shared.release(granted)
+        if lease.has_budget and outcome.usage.cost_usd:
+            self._local.miss_spending(lease.project, nano_usd(outcome.usage.cost_usd))
         if outcome.kind is not LeaseOutcome.SERVING and (names or _affects_others(outcome.verdict)):
             by_hand = (granted or lease)._replace(reservation=None, degraded=False)
             known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
@@ -282,6 +314,13 @@ class FallbackState(State):
         keys = list(candidates)
         found = self._call_shared(self._shared.with_values, keys)
         return keys if found is None else found
+
+    def record_spending(self, project: str, amount: int) -> None:
+        """Count what requests without a lease have cost; there too, maybe later."""
+        self._local.record_spending(project, amount)
+        method = _returning_true(self._shared.record_spending)
+        if self._call_shared(method, project, amount) is None:
+            self._local.miss_spending(project, amount)
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; while degraded, by in-process limits."""
@@ -384,9 +423,9 @@ class FallbackState(State):
             if losses != self._losses_reported:
                 self._losses_reported = losses
                 self._usage.clear()  # contained in all usage, which is added now
-                self._add(self._local.usage())
-            else:
-                self._add(self._local.take_missed())
+                self._add(self._local.usage(), self._local.spending())
+            elif self._local.has_missed:
+                self._add(self._local.take_missed(), self._local.take_missed_spending())
             until = time.monotonic() + REPORT_S
             while (reports := self._usage or self._reports) and time.monotonic() < until:
                 report = reports.popleft()
@@ -403,7 +442,9 @@ class FallbackState(State):
         finally:
             self._reporting.release()
 
-    def _add(self, usages: Iterable[Usage]) -> None:
+    def _add(self, usages: Iterable[Usage], spending: Mapping[str, int]) -> None:
+        for project, amount in spending.items():
+            self._usage.append(_Report(partial(self._shared.record_spending, project, amount)))
         for key, bucket, requests, tokens, day in usages:
             counts = {"requests": requests, "tokens": tokens, "day_requests": day}
             self._usage.append(_Report(partial(self._shared.record_usage, key, bucket, **counts)))

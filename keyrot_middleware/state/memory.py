@@ -30,6 +30,7 @@ from ..core.model import (
     Verdict,
 )
 from ..core.selection import RankedCandidates
+from ..core.spending import NANO, Spending, nano_usd
 from ..core.windows import (
     DAY_S,
     PROBE_POLL_S,
@@ -77,6 +78,8 @@ def snapshot(
     known: Mapping[str, KeyHealth],
     quotas: Mapping[tuple[str, str], QuotaWindows],
     cooldowns: Mapping[tuple[str, ...], Cooldown],
+    *,
+    spending: Mapping[str, Spending],
     now: float,
 ) -> dict[str, KeyHealth]:
     """Return the health of *keys* as of *now*, by id, in linear time."""
@@ -87,9 +90,20 @@ def snapshot(
             Used(bucket, *quota.used, quota.day_requests, quota.learned)
         )
     latest = _latest_cooldowns(cooldowns, now)
-    return {
-        key.key_id: _describe(key, known.get(key.key_id, KeyHealth()), used, latest) for key in keys
-    }
+    found = {}
+    for key in keys:
+        health = _describe(key, known.get(key.key_id, KeyHealth()), used, latest)
+        if key.usd_per_day is not None:
+            health.spent_usd = _spent(spending.get(key.project), now)
+        found[key.key_id] = health
+    return found
+
+
+def _spent(spending: Spending | None, now: float) -> float:
+    if spending is None:
+        return 0.0
+    spending.advance(now)
+    return spending.spent / NANO
 
 
 def _latest_cooldowns(
@@ -145,6 +159,8 @@ class LocalReservation(NamedTuple):
     """The lease of the shared state, if this is the copy of its reservation (fallback.py)."""
     number: int = 0
     """Identifies it among the leases of its key in flight."""
+    spending: Spending | None = None
+    """Of the key's project, if that has a budget."""
 
 
 class MemoryState(State):
@@ -165,6 +181,9 @@ class MemoryState(State):
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._claims: OrderedDict[str, float] = OrderedDict()
         """Until when each name is taken, epoch seconds."""
+        self._spending: dict[str, Spending] = {}
+        """By project; only of those that have a budget."""
+        self._budget_share = 1.0
         self._new_quota: Callable[[], QuotaWindows] = QuotaWindows
         self._sweep_at = SWEEP_AT
         after_fork(self, MemoryState._after_fork)
@@ -200,6 +219,8 @@ class MemoryState(State):
                         key, quota, limits, info, now, near_boundary=near_boundary
                     )
                     share = quota.utilization(limits, key.weight) if spread else 0.0
+                if block is None and key.usd_per_day is not None:
+                    block = self._budget_block(key, key.usd_per_day, bucket, info, now)
                 if block is not None:
                     blocks[key.key_id] = block
                 elif best is None or share < best_share:
@@ -273,6 +294,11 @@ class MemoryState(State):
             quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
             quota.day_requests += day_requests - requests
 
+    def record_spending(self, project: str, amount: int) -> None:
+        """Count what requests without a lease have cost; see `State.record_spending`."""
+        with self._lock:
+            self._advanced_spending(project, self._clock()).spent += amount
+
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; see `State.blocked`."""
         found: dict[str, Block] = {}
@@ -287,6 +313,8 @@ class MemoryState(State):
                 block = block or self._limit_block(
                     key, quota, limits, info, now, near_boundary=near_boundary
                 )
+                if block is None and key.usd_per_day is not None:
+                    block = self._budget_block(key, key.usd_per_day, bucket, info, now)
                 if block is not None:
                     found[key.key_id] = block
         return found
@@ -294,7 +322,8 @@ class MemoryState(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key, by its id."""
         with self._lock:
-            return snapshot(candidates, self._health, self._quotas, self._cooldowns, self._clock())
+            tables = self._health, self._quotas, self._cooldowns
+            return snapshot(candidates, *tables, spending=self._spending, now=self._clock())
 
     def claim(self, name: str, seconds: float) -> float:
         """Take *name* for so long; see `State.claim`."""
@@ -315,6 +344,8 @@ class MemoryState(State):
         """Drop the calls in flight in a forked child: they are its parent's."""
         self._lock = threading.Lock()  # another thread may have held it at the fork
         self._in_flight.clear()
+        for spending in self._spending.values():
+            spending.reserved.clear()
         for cooldown in self._cooldowns.values():
             cooldown.probe = None
 
@@ -350,6 +381,42 @@ class MemoryState(State):
         if most is not None and self._is_at_max_concurrency(key.key_id, most):
             return Block("concurrency", now + PROBE_POLL_S, waitable=True)
         return quota.blocked_by(limits, info.requests, info.tokens, near_boundary=near_boundary)
+
+    def _budget_block(
+        self, key: Candidate, usd_per_day: float, bucket: str, info: CallInfo, now: float
+    ) -> Block | None:
+        """Return why the budget of the key's project does not allow a request."""
+        if not info.requests:  # it costs nothing
+            return None
+        spending = self._advanced_spending(key.project, now)
+        budget = nano_usd(usd_per_day * self._budget_share)
+        expected = spending.expected(bucket, info.input_cost, info.longest_cost)
+        block = spending.blocked_by(budget, expected, now)
+        if block is None or not block.waitable:
+            return block
+        for key_id, number in tuple(spending.reserved):
+            held = self._in_flight.get(key_id, {})
+            if number not in held or is_abandoned(held[number]):  # ended without being settled
+                del spending.reserved[key_id, number]
+        return spending.blocked_by(budget, expected, now)
+
+    def _advanced_spending(self, project: str, now: float) -> Spending:
+        spending = self._spending.get(project)
+        if spending is None:
+            spending = self._spending[project] = Spending()
+        spending.advance(now)
+        return spending
+
+    def _reserve_spending(
+        self, key: Candidate | Lease, number: int, bucket: str, info: CallInfo, now: float
+    ) -> Spending | None:
+        """Reserve what a request may cost; None if it costs nothing."""
+        if not info.requests:
+            return None
+        spending = self._advanced_spending(key.project, now)
+        expected = spending.expected(bucket, info.input_cost, info.longest_cost)
+        spending.reserved[key.key_id, number] = expected
+        return spending
 
     def _is_at_max_concurrency(self, key_id: str, most: int) -> bool:
         held = self._in_flight.get(key_id)
@@ -391,7 +458,11 @@ class MemoryState(State):
         key_id = key.key_id
         number = self._add_in_flight(key_id, holder)
         (self._health.get(key_id) or self._health_of(key_id)).last_used = now
-        reservation = LocalReservation(quota, slot, probing, info.quota_model, None, number)
+        has_budget = key.usd_per_day is not None
+        spending = self._reserve_spending(key, number, bucket, info, now) if has_budget else None
+        reservation = LocalReservation(
+            quota, slot, probing, info.quota_model, None, number, spending
+        )
         for cooldown in probing:
             cooldown.begin_probe(reservation, now)
         return Lease(
@@ -407,6 +478,7 @@ class MemoryState(State):
             tier=key.tier,
             reservation=reservation,
             record=key.record,
+            has_budget=has_budget,
         )
 
     def _cooldowns_to_probe(self, key: Candidate, bucket: str, verb: str) -> tuple[Cooldown, ...]:
@@ -426,8 +498,22 @@ class MemoryState(State):
             reservation.quota.adjust(reservation.slot, -lease.requests, -lease.tokens)
         elif outcome.usage.input_tokens is not None:
             reservation.quota.adjust(reservation.slot, 0, outcome.usage.input_tokens - lease.tokens)
+        if reservation.spending is not None:
+            self._settle_spending(reservation.spending, lease, reservation.number, outcome)
         for cooldown in reservation.probing:
             cooldown.end_probe(reservation)
+
+    def _settle_spending(
+        self, spending: Spending, lease: Lease, number: int, outcome: Outcome
+    ) -> None:
+        usd = outcome.usage.cost_usd
+        spending.advance(self._clock())
+        spending.settle(
+            (lease.key_id, number),
+            lease.bucket,
+            None if usd is None else nano_usd(usd),
+            served=outcome.kind is LeaseOutcome.SUCCESS,
+        )
 
     def _clear_cooldowns(self, lease: Lease, now: float) -> None:
         """End the cooldowns that were over when the successful *lease* was granted."""
@@ -483,4 +569,6 @@ class MemoryState(State):
             del self._quotas[used]
         for scope in over:
             del self._cooldowns[scope]
+        for project in [p for p, spending in self._spending.items() if spending.is_expired(now)]:
+            del self._spending[project]
         self._sweep_at = max(SWEEP_AT, 2 * len(self._quotas))

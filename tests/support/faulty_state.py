@@ -37,6 +37,7 @@ ALL = frozenset(
         "configure",
         "get_blocks",
         "snapshot",
+        "record_spending",
         "record_usage",
         "check",
     }
@@ -101,6 +102,10 @@ class Faulty(State):
     def record_usage(self, key: Candidate, bucket: str, **counts: int) -> None:
         """Book, or fail."""
         self._do("record_usage", key, bucket, **counts)
+
+    def record_spending(self, project: str, amount: int) -> None:
+        """Count, or fail."""
+        self._do("record_spending", project, amount)
 
     def check(self) -> None:
         """Be there, or fail."""

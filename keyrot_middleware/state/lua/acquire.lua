@@ -5,9 +5,10 @@
 --
 -- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), model, verb,
 --       requests, tokens, spread (1 or 0), lease id, lease seconds, the model's bucket as the caller
---       knows it, number of candidates;
+--       knows it, number of candidates, cost of the input, cost with the longest answer;
 --       per candidate, in order: its group, and a JSON array [weight, rpm, tpm, rpd,
---       max_concurrency, record of the key], '' for the defaults; -1: no limit;
+--       max_concurrency, record of the key], '' for the defaults; -1: no limit; with a budget also
+--       the budget and the project;
 --       names of records: the model's bucket, the epoch, and per candidate the cooldowns of its
 --       account, of its project and its own, its quota for the caller's bucket, its health.
 -- Returns {1, epoch, position, bucket, now, probe, minute, near boundary, end of day, mark, counted}
@@ -17,9 +18,10 @@
 local test_clock, midnights, model, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local lease, lease_s, bucket, count = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+local input_cost, longest_cost = tonumber(ARGV[12]), tonumber(ARGV[13])
 local dry = lease == ''
-local FIXED, EPOCH, EACH = 11, 2, 5
-local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY = 1, 2, 3, 4, 5, 6
+local FIXED, EPOCH, EACH = 13, 2, 5
+local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY, BUDGET, PROJECT = 1, 2, 3, 4, 5, 6, 7, 8
 local DEFAULTS = { 1, -1, -1, -1, -1 }
 
 local now, now_text = clock(test_clock)
@@ -136,6 +138,12 @@ for position = 1, count do
   if not reason then
     reason, until_s, waitable = limit_block(key, q, near_boundary, rpm, tpm, rpd)
   end
+  local spending, expected
+  if not reason and key[BUDGET] and requests > 0 then
+    spending = read_spending(key[PROJECT], now, midnights)
+    expected = expected_cost(spending, bucket, input_cost, longest_cost)
+    reason, until_s, waitable = budget_block(spending, key[BUDGET], expected, now)
+  end
   if reason or dry then
     local last = #refusals
     refusals[last + 1], refusals[last + 2] = reason or '', format_exact(until_s or 0)
@@ -146,6 +154,7 @@ for position = 1, count do
       best = {
         position = position, group = group, key = key, used = used, cooldowns = cooldowns,
         q = q, near_boundary = near_boundary, rpm = rpm, tpm = tpm, new_day = q[DAY_END] ~= day_end,
+        spending = spending, expected = expected,
       }
     end
   end
@@ -188,7 +197,12 @@ for owner in pairs(changed) do
   save_cooldowns(names[first + owner], best.cooldowns[owner], now)
 end
 
-local counted = key[CONCURRENCY] >= 0 and 1 or 0
+if best.spending then
+  best.spending[RESERVED][lease] = { best.expected, key[KEY] }
+  save_spending(key[PROJECT], best.spending, now)
+end
+
+local counted = (key[CONCURRENCY] >= 0 or best.spending) and 1 or 0
 if counted == 1 then
   local leases = full_name('lease:' .. key[KEY])
   redis.call('ZREMRANGEBYSCORE', leases, '-inf', now_text)

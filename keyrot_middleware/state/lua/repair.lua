@@ -42,6 +42,24 @@ function shapes.cooldown(record)
   return true
 end
 
+function shapes.spending(record)
+  if #record ~= 4 or not are_numbers(record, 2) or type(record[HIGHEST]) ~= 'table'
+    or type(record[RESERVED]) ~= 'table' then
+    return false
+  end
+  for _, highest in pairs(record[HIGHEST]) do
+    if type(highest) ~= 'number' then
+      return false
+    end
+  end
+  for _, one in pairs(record[RESERVED]) do
+    if type(one) ~= 'table' or type(one[1]) ~= 'number' or type(one[2]) ~= 'string' then
+      return false
+    end
+  end
+  return true
+end
+
 function shapes.owner(record)
   return #record == 2 and type(record[1]) == 'string' and type(record[2]) == 'string'
 end

@@ -8,7 +8,9 @@
 --       12 granted at  13 minute  14 near boundary  15 end of day  16 mark  17 counted
 --       18 requests reserved  19 tokens reserved
 --       20 verdict (JSON), '' if there is none
---       21 and following: digest of a resource name, seconds to keep its owner
+--       21 cost in billionths of a dollar, '?' if unknown, '' without a budget
+--       22 next Pacific midnights (JSON, ascending), '' without a budget
+--       23 and following: digest of a resource name, seconds to keep its owner
 --       the last five: names of records, as those of a candidate in acquire.lua
 -- Returns until when the scope of the failure cools down, by the calling host's clock; nil if not.
 
@@ -21,12 +23,13 @@ local day_end, mark = tonumber(ARGV[15]), tonumber(ARGV[16])
 local counted = ARGV[17] == '1'
 local requests, tokens = tonumber(ARGV[18]), tonumber(ARGV[19])
 local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
+local cost, midnights = ARGV[21], ARGV[22]
 
 -- Read all records -------------------------------------------------------------------------------
 
 -- Without a verdict, times only decide how long records are kept: the time of the grant is enough.
 local now = verdict and clock(test_clock) or granted
-local FIRST_RESOURCE, LAST_ARG = 21, #ARGV - 5
+local FIRST_RESOURCE, LAST_ARG = 23, #ARGV - 5
 local names = { unpack(ARGV, LAST_ARG + 1) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
@@ -370,6 +373,12 @@ if outcome == 'serving' then -- the first chunk of a stream has arrived: it ends
   clear_cooldowns()
 elseif lease ~= '' then
   release()
+  if cost ~= '' then
+    local moment = clock(test_clock)
+    local spending = read_spending(project, moment, midnights)
+    settle_spending(spending, lease, bucket, tonumber(cost), outcome == 'success')
+    save_spending(project, spending, moment)
+  end
 end
 for i = FIRST_RESOURCE, LAST_ARG, 2 do
   save(full_name('owner:' .. ARGV[i]), cjson.encode({ key, project }), tonumber(ARGV[i + 1]))

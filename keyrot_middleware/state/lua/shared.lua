@@ -91,6 +91,17 @@ local function next_midnight(now, text)
   return last + (math.floor((now - last) / DAY_S) + 1) * DAY_S
 end
 
+-- Return when the Pacific day ends; an end too far in the future comes from a clock that was set back.
+local function current_day_end(day_end, now, midnights)
+  if now >= day_end or day_end - now > SHORT_DAY_S then
+    local midnight = next_midnight(now, midnights)
+    if now >= day_end or day_end - midnight > SHORT_DAY_S - HOUR_S then
+      return midnight
+    end
+  end
+  return day_end
+end
+
 -- Windows other than the wall-clock minute (core/windows.py).
 
 local function set_window(q, kind, window, now)
@@ -236,11 +247,9 @@ end
 -- Start the windows of now; times too far in the future come from a clock that was set back.
 local function advance(q, now, midnights)
   local near_boundary = advance_minute(q, now)
-  if now >= q[DAY_END] or q[DAY_END] - now > SHORT_DAY_S then
-    local midnight = next_midnight(now, midnights)
-    if now >= q[DAY_END] or q[DAY_END] - midnight > SHORT_DAY_S - HOUR_S then
-      q[DAY_END], q[DAY_REQUESTS] = midnight, 0
-    end
+  local day_end = current_day_end(q[DAY_END], now, midnights)
+  if day_end ~= q[DAY_END] then
+    q[DAY_END], q[DAY_REQUESTS] = day_end, 0
   end
   if q[LEARNED_UNTIL] then
     q[LEARNED_UNTIL] = math.min(q[LEARNED_UNTIL], now + DAY_S)
@@ -290,6 +299,74 @@ local function record_bucket(bucket, now)
   redis.call('ZREMRANGEBYSCORE', name, '-inf', format_exact(now))
   redis.call('ZADD', name, format_exact(now + 2 * DAY_S), bucket)
   redis.call('EXPIRE', name, 2 * DAY_S)
+end
+
+-- Budgets (core/spending.py) -----------------------------------------------------------------------
+-- One record per project with a budget, a JSON array: end of the day, spent, the highest cost of a
+-- request by bucket, and by lease in flight {reserved, record of its key}. Amounts are billionths of
+-- a dollar.
+
+local SPENDING_DAY_END, SPENT, HIGHEST, RESERVED = 1, 2, 3, 4
+local BUCKETS_KEPT = 64
+
+local function read_spending(project, now, midnights)
+  local text = redis.call('GET', full_name('spending:' .. project))
+  local s = text and cjson.decode(text) or { 0, 0, {}, {} }
+  local day_end = current_day_end(s[SPENDING_DAY_END], now, midnights)
+  if day_end ~= s[SPENDING_DAY_END] then
+    s[SPENDING_DAY_END], s[SPENT], s[HIGHEST] = day_end, 0, {}
+  end
+  return s
+end
+
+local function save_spending(project, s, now)
+  local highest, reserved = cjson.encode(s[HIGHEST]), cjson.encode(s[RESERVED])
+  local text = string.format('[%d,%d,%s,%s]', s[SPENDING_DAY_END], s[SPENT], highest, reserved)
+  save(full_name('spending:' .. project), text, s[SPENDING_DAY_END] - now + MINUTE_S)
+end
+
+-- Return what a request may cost.
+local function expected_cost(s, bucket, input_cost, longest_cost)
+  local highest = s[HIGHEST][bucket]
+  return highest and input_cost + highest or longest_cost
+end
+
+-- Return why a budget does not allow a request. Reservations of leases that have expired are dropped.
+local function budget_block(s, budget, expected, now)
+  if s[SPENT] >= budget then
+    return 'usd', s[SPENDING_DAY_END], false
+  end
+  local in_flight, reserved = 0, 0
+  for lease, one in pairs(s[RESERVED]) do
+    local expires = redis.call('ZSCORE', full_name('lease:' .. one[2]), lease)
+    if expires and tonumber(expires) > now then
+      in_flight, reserved = in_flight + 1, reserved + one[1]
+    else
+      s[RESERVED][lease] = nil
+    end
+  end
+  if in_flight > 0 and s[SPENT] + reserved + expected > budget then
+    return 'usd_reserved', now + POLL_S, true
+  end
+end
+
+-- End the reservation of a lease and count its cost, nil if unknown.
+local function settle_spending(s, lease, bucket, cost, served)
+  s[RESERVED][lease] = nil
+  s[SPENT] = s[SPENT] + (cost or 0)
+  if not cost and not served then
+    return
+  end
+  local known, buckets = s[HIGHEST][bucket], 0
+  if not known then
+    for _ in pairs(s[HIGHEST]) do
+      buckets = buckets + 1
+    end
+    if buckets >= BUCKETS_KEPT then
+      s[HIGHEST] = {}
+    end
+  end
+  s[HIGHEST][bucket] = math.max(known or 0, cost or 0)
 end
 
 -- Cooldowns --------------------------------------------------------------------------------------

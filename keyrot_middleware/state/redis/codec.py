@@ -24,6 +24,7 @@ from ...core.model import (
     Verdict,
 )
 from ...core.selection import RankedCandidates
+from ...core.spending import Spending, nano_usd
 from ...core.windows import (
     DAY_S,
     GUARD_S,
@@ -43,6 +44,7 @@ __all__ = [
     "RedisReservation",
     "can_defer_reply",
     "clock_skew",
+    "encode_cost",
     "encode_lease",
     "encode_text",
     "encode_verdict",
@@ -54,6 +56,7 @@ __all__ = [
     "parse_owner",
     "parse_quota",
     "parse_refusal",
+    "parse_spending",
     "quota_name",
     "record_names",
     "resource_digest",
@@ -141,6 +144,7 @@ def parse_lease(
             lease_id, at, minute, near_boundary, day_end, mark, held, info.quota_model
         ),
         record=key.record,
+        has_budget=key.usd_per_day is not None,
     )
 
 
@@ -177,6 +181,14 @@ def encode_lease(lease: Lease, outcome: Outcome) -> list[Arg]:
         lease.requests,
         lease.tokens,
     ]
+
+
+def encode_cost(lease: Lease, outcome: Outcome) -> Arg:
+    """Return what a request cost as an argument of settle.lua; empty without a budget."""
+    if not lease.has_budget:
+        return ""
+    usd = outcome.usage.cost_usd
+    return "?" if usd is None else nano_usd(usd)
 
 
 def can_defer_reply(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:
@@ -295,6 +307,13 @@ def parse_quota(record: bytes) -> QuotaWindows:
     return quota
 
 
+def parse_spending(record: bytes) -> Spending:
+    """Parse what a project has spent; shared.lua names the fields."""
+    spending = Spending()
+    spending.day_end, spending.spent, *_ = json.loads(record)
+    return spending
+
+
 def parse_cooldowns(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
     """Parse the cooldowns of one key, project or account, by the names of `scope_key`."""
     found: dict[tuple[str, ...], Cooldown] = {}
@@ -384,11 +403,13 @@ def _same_owners(key: Candidate, lease: Lease) -> bool:
 
 
 def _encode_limits(key: Candidate) -> bytes:
-    """Return weight, limits and record of a key as JSON; empty for the defaults."""
-    if key.limits == NO_LIMITS and key.weight == 1.0:
+    """Return weight, limits, record and budget of a key as JSON; empty for the defaults."""
+    if key.limits == NO_LIMITS and key.weight == 1.0 and key.usd_per_day is None:
         return b""
-    limits = (-1 if limit is None else limit for limit in key.limits)
-    return encode_text(json.dumps([key.weight, *limits, key.record], ensure_ascii=False))
+    words = [key.weight, *(-1 if limit is None else limit for limit in key.limits), key.record]
+    if key.usd_per_day is not None:
+        words += [nano_usd(key.usd_per_day), key.project]
+    return encode_text(json.dumps(words, ensure_ascii=False))
 
 
 def quota_name(base: str, project: str, bucket: str) -> str:
@@ -408,4 +429,6 @@ def record_names(base: str, keys: Iterable[Candidate], *buckets: str) -> list[st
             f"{base}:lease:{key.record}",
             *(quota_name(base, key.project, bucket) for bucket in buckets),
         ]
+        if key.usd_per_day is not None:
+            names.append(f"{base}:spending:{key.project}")
     return list(dict.fromkeys(names))

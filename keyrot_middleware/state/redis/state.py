@@ -32,6 +32,7 @@ from ...core.model import (
     Unavailable,
 )
 from ...core.selection import RankedCandidates
+from ...core.spending import Spending
 from ...core.text import one_line
 from ...core.windows import Cooldown
 from ...forks import after_fork
@@ -160,6 +161,8 @@ class RedisState(State):
                 repr(self._clock()),
                 *codec.encode_lease(lease, outcome),
                 codec.encode_verdict(outcome.verdict, self._policy),
+                codec.encode_cost(lease, outcome),
+                self._midnights(self._now()) if lease.has_budget else "",
                 *(word for name in names for word in codec.resource_digest(name)),
                 *self._encoder.record_names(lease),
             ),
@@ -291,6 +294,17 @@ class RedisState(State):
             lambda: self._server.run(call), lambda: codec.record_names(self._base, [key], bucket)
         )
 
+    def record_spending(self, project: str, amount: int) -> None:
+        """Count what requests without a lease have cost; see `State.record_spending`.
+
+        Raises:
+            RedisStateError: The server did not respond, or refused.
+        """
+        args = (self._midnights(self._now()), project, amount)
+        call = self._script_call("record_spending", args)
+        name = f"{self._base}:spending:{project}"
+        self._repairing(lambda: self._server.run(call), lambda: [name])
+
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; one round trip per hundred keys.
 
@@ -344,7 +358,8 @@ class RedisState(State):
                 if record
             },
             self._read_cooldowns(keys),
-            now,
+            spending=self._read_spending(keys),
+            now=now,
         )
         return known, now
 
@@ -358,6 +373,15 @@ class RedisState(State):
             if record:
                 found |= codec.parse_cooldowns(record, owner)
         return found
+
+    def _read_spending(self, keys: Sequence[Candidate]) -> dict[str, Spending]:
+        projects = list(dict.fromkeys(k.project for k in keys if k.usd_per_day is not None))
+        records = self._read([f"{self._base}:spending:{project}" for project in projects])
+        return {
+            project: codec.parse_spending(record)
+            for project, record in zip(projects, records, strict=True)
+            if record
+        }
 
     def _read_health(self, keys: Sequence[Candidate]) -> list[bytes | None]:
         return self._read([f"{self._base}:health:{key.key_id}" for key in keys])
@@ -429,7 +453,9 @@ class RedisState(State):
         buckets = dict.fromkeys(
             codec.encode_text(name).decode() for name in (lease.bucket, reported or "")
         )
-        key = Candidate(lease.key_id, lease.project, lease.billing_account, record=lease.record)
+        owners = (lease.key_id, lease.project, lease.billing_account)
+        budget = 0.0 if lease.has_budget else None
+        key = Candidate(*owners, record=lease.record, usd_per_day=budget)
         return codec.record_names(self._base, [key], *buckets)
 
     def _all_names(self, keys: Iterable[Candidate]) -> list[str]:
@@ -462,6 +488,8 @@ class RedisState(State):
                 self._lease_s,
                 bucket,
                 len(candidates),
+                info.input_cost,
+                info.longest_cost,
                 *self._encoder.args(candidates, model, bucket),
             ),
         )

@@ -25,7 +25,7 @@ from .config import load
 from .core.activity import Attempt, CallOutcome, CallRecord
 from .core.commands import Failed, Settle
 from .core.failures import REJECTIONS, FailureFacts, classify
-from .core.model import Block, CallInfo, Lease, LeaseOutcome, Outcome, Usage
+from .core.model import Block, CallInfo, Lease, LeaseOutcome, Outcome, Usage, project_label
 from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
@@ -310,7 +310,15 @@ class KeyManager:
         code = verdict.code if verdict is not None else None
         attempt = Attempt(lease.key_id, failure_class, code, seconds)
         ended = _OUTCOMES[outcome.kind]
-        call = CallRecord(now, lease.bucket, seconds, ended, (attempt,), outcome.usage)
+        call = CallRecord(
+            now,
+            lease.bucket,
+            seconds,
+            ended,
+            (attempt,),
+            outcome.usage,
+            project=project_label(lease.project),
+        )
         pool.activity.add(call)
         return until
 

@@ -27,6 +27,7 @@ __all__ = [
     "CallRecord",
     "DayUsage",
     "History",
+    "project_entry",
 ]
 
 MINUTES = 60
@@ -62,6 +63,8 @@ class CallRecord(NamedTuple):
     """Of the last attempt."""
     waited: bool = False
     """It waited for a key."""
+    project: str = ""
+    """Of the key of the last attempt."""
 
 
 @dataclass(slots=True)
@@ -99,13 +102,23 @@ class ActivityView(NamedTuple):
     waits: int
     """Calls of the last hour that waited for a key."""
     today: dict[str, DayUsage]
-    """By key id, and under `POOL` the sums."""
+    """By key id or `project_entry`, and under `POOL` the sums."""
     calls: list[CallRecord]
     """The latest first."""
 
 
 def _failures(record: CallRecord) -> int:
     return sum(attempt.failure is not None for attempt in record.attempts)
+
+
+def project_entry(project: str) -> str:
+    """Return under which name the usage of a project is counted; no key has such an id."""
+    return f"project:{project}"
+
+
+def _entries(record: CallRecord) -> tuple[str, ...]:
+    """Return under which names the usage of a call is counted."""
+    return record.attempts[-1].key_id, project_entry(record.project), POOL
 
 
 def _usage(record: CallRecord) -> tuple[int, int, int]:
@@ -173,7 +186,7 @@ class ActivityLog:
         if record.attempts and record.usage is not NO_USAGE:
             self._open_day(record.at)
             usage = _usage(record)
-            for key_id in (record.attempts[-1].key_id, POOL):
+            for key_id in _entries(record):
                 self._today.setdefault(key_id, DayUsage()).add(*usage)
         self._calls.append(record)
 
@@ -225,7 +238,7 @@ class ActivityBatch:
             self.waits[minute] = self.waits.get(minute, 0) + 1
         if record.attempts and record.usage is not NO_USAGE:
             day, usage = pacific_day(record.at), _usage(record)
-            for key_id in (record.attempts[-1].key_id, POOL):
+            for key_id in _entries(record):
                 self.days.setdefault((day, key_id), DayUsage()).add(*usage)
         self.calls.append(record)
 

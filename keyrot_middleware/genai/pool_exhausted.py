@@ -168,8 +168,11 @@ def _body(
     )
     details: list[dict[str, Any]] = []
     returning = _returning(blocks)
-    if returning and all(block.reason in ("rpd", "quota_day") for block in returning):
+    why = {block.reason for block in returning}
+    if returning and why <= {"rpd", "quota_day", "usd"}:
         violation = {"quotaMetric": "keyrot/requests", "quotaId": "KeyPoolRequestsPerDay"}
+        if why == {"usd"}:
+            violation = {"quotaMetric": "keyrot/usd", "quotaId": "KeyPoolUsdPerDay"}
         details.append({"@type": f"{_TYPE}QuotaFailure", "violations": [violation]})
     if returning:
         details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": _delay(retry_at - now)})

@@ -22,7 +22,7 @@ from ..core.activity import (
 )
 from ..core.commands import Command, Send, Settle, Sleep
 from ..core.flow import Exhausted
-from ..core.model import NO_USAGE, CallInfo
+from ..core.model import NO_USAGE, CallInfo, project_label
 from ..forks import after_fork
 from ..state.base import State
 
@@ -89,6 +89,7 @@ class CallRecorder:
         "_began",
         "_model",
         "_now",
+        "_project",
         "_sent_at",
         "_usage",
         "_waited",
@@ -99,7 +100,7 @@ class CallRecorder:
         self._activity, self._model, self._now = activity, model, now
         self._began = self._sent_at = perf_counter()
         self._attempts: list[Attempt] = []
-        self._usage = NO_USAGE
+        self._usage, self._project = NO_USAGE, ""
         self._waited = False
 
     def before(self, command: Command) -> None:
@@ -118,6 +119,7 @@ class CallRecorder:
             failure, code = (None, None) if verdict is None else (verdict.failure, verdict.code)
             self._attempts.append(Attempt(command.lease.key_id, failure, code, seconds))
             self._usage = command.outcome.usage
+            self._project = project_label(command.lease.project)
 
     def attach(self) -> None:
         """Do nothing: a record makes nothing current."""
@@ -135,7 +137,15 @@ class CallRecorder:
         elif error is not None:  # closed, cancelled, interrupted
             outcome = "abandoned"
         seconds, attempts = perf_counter() - self._began, tuple(self._attempts)
-        usage, waited = self._usage, self._waited
         self._activity.add(
-            CallRecord(self._now(), self._model, seconds, outcome, attempts, usage, waited)
+            CallRecord(
+                self._now(),
+                self._model,
+                seconds,
+                outcome,
+                attempts,
+                self._usage,
+                self._waited,
+                self._project,
+            )
         )

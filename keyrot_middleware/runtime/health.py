@@ -207,6 +207,9 @@ def levels(pool: Pool) -> list[KeySnapshot]:
     found = []
     for key, seen in pool_views(pool):
         used = tuple(quota for used in seen.known.used for quota in quota_utilization(key, used))
+        if key.usd_per_day is not None:
+            spent = (seen.known.spent_usd or 0.0) / key.usd_per_day
+            used = (*used, QuotaUtilization("", "usd", spent))
         found.append(KeySnapshot(key.key_id, seen.overall.state, used))
     return found
 

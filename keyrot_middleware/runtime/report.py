@@ -15,7 +15,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
-from ..core.activity import MINUTES, POOL, ActivityView, CallRecord, DayUsage
+from ..core.activity import MINUTES, POOL, ActivityView, CallRecord, DayUsage, project_entry
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
 from ..core.model import (
     NO_LIMITS,
@@ -144,7 +144,11 @@ class PoolReport:
         look = self._look()
         found = [pair for pair in look.keys if _matches(*pair, query.casefold(), state)]
         shown = found[offset : offset + limit]
-        activity = self._activity([key.key_id for key, _ in shown], look.at)
+        projects = dict.fromkeys(project_label(key.project) for key, _ in shown)
+        wanted = [key.key_id for key, _ in shown] + [project_entry(name) for name in projects]
+        activity = self._activity(wanted, look.at)
+        summary = _summary(look.keys, activity, cost_known=self._cost_known)
+        summary["projects"] = self._projects(shown, activity)
         return {
             "pool": self._name,
             "shared": not self._state.is_local,
@@ -153,7 +157,7 @@ class PoolReport:
             "at": iso(look.at),
             "cost_known": self._cost_known,
             "has_records": any(_is_recorded(view.known) for _, view in look.keys),
-            "summary": _summary(look.keys, activity, cost_known=self._cost_known),
+            "summary": summary,
             "total": len(found),
             "offset": offset,
             "limit": limit,
@@ -314,6 +318,18 @@ class PoolReport:
                 "failures": list(history.failures) if history else [0] * MINUTES,
             },
         }
+
+    def _projects(
+        self, shown: list[tuple[Candidate, KeyView]], activity: ActivityView
+    ) -> dict[str, Any]:
+        """Return what each project of the keys that are shown has cost today, and its budget."""
+        found: dict[str, Any] = {}
+        for key, view in shown:
+            name, spent = project_label(key.project), view.known.spent_usd
+            if spent is None and self._cost_known:
+                spent = activity.today.get(project_entry(name), DayUsage()).cost_usd
+            found.setdefault(name, {"usd_today": spent, "usd_per_day": key.usd_per_day})
+        return found
 
     def _sentence(self, key: Candidate, view: KeyView, here: Availability, now: float) -> str:
         """Say in a sentence how a key is."""

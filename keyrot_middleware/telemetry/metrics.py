@@ -64,9 +64,9 @@ class QuotaUtilization(NamedTuple):
     """How much of one limit is used."""
 
     model: str
-    """The model, or Google's name for several models with one quota."""
+    """The model, or Google's name for several models with one quota; empty for a budget."""
     quota: str
-    """`rpm`, `tpm` or `rpd`."""
+    """`rpm`, `tpm`, `rpd` or `usd`."""
     ratio: float
     """From 0 to 1."""
 

@@ -37,7 +37,7 @@ def fields(content: Any, under: str = "") -> Iterator[str]:
             yield from fields(one)
     elif isinstance(content, dict):
         for name, value in content.items():
-            if under not in ("used", "models", "states"):
+            if under not in ("used", "models", "states", "projects"):
                 yield name
             yield from fields(value, name)
 

@@ -1,0 +1,267 @@
+"""A key with `usd_per_day` stops within one call of it, however many calls are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google import genai
+from support.servers import BINARIES, Server
+from test_costs import body, price
+
+import keyrot_middleware
+from keyrot_middleware import KeyPoolExhausted, KeyrotWarning
+from keyrot_middleware.core.model import Candidate
+from keyrot_middleware.core.windows import next_pacific_midnight
+from keyrot_middleware.errors import ConfigError
+from keyrot_middleware.keys_file import KeySpec, candidates_of
+from keyrot_middleware.runtime.report import source_of
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+
+CALL = ("gemini-2.5-flash", 1_000, 400, 150, 50, 0)
+MODEL = CALL[0]
+
+
+@pytest.fixture
+def cost(clock: FakeClock, gemini: FakeGemini) -> float:
+    """Let each call cost the same; return what."""
+    gemini.always_any(Reply.custom(200, body(CALL)))
+    return price(CALL, clock)
+
+
+def client_of(gemini: FakeGemini) -> genai.Client:
+    """Return a client of the fake service."""
+    return genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
+
+
+def spent(pool: Any) -> float:
+    """Return what the project `web` has spent by the report."""
+    found = source_of(pool).status()["summary"]["projects"]["web"]["usd_today"]
+    return float(found)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "stream"])
+def test_one_caller_stops_at_the_budget(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float, mode: str
+) -> None:
+    """Ten calls and a half: the eleventh exceeds the budget, the twelfth is not sent."""
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=0)
+    client = client_of(gemini)
+
+    def call() -> None:
+        if mode == "sync":
+            client.models.generate_content(model=MODEL, contents="hi")
+        elif mode == "stream":
+            list(client.models.generate_content_stream(model=MODEL, contents="hi"))
+        else:
+            asyncio.run(once())
+
+    async def once() -> None:
+        await client.aio.models.generate_content(model=MODEL, contents="hi")
+        await client.aio.aclose()
+
+    for _ in range(11):
+        call()
+    with pytest.raises(KeyPoolExhausted) as failed:
+        call()
+    assert gemini.count() == 11
+    assert spent(made) == pytest.approx(11 * cost, abs=1e-9)
+    assert failed.value.reasons == {"paid": failed.value.reasons["paid"]}
+    assert failed.value.retry_at is not None
+    midnight = next_pacific_midnight(clock.time())
+    assert failed.value.retry_at.timestamp() == pytest.approx(midnight)
+    assert "KeyPoolUsdPerDay" in json.dumps(failed.value.details)
+
+
+def test_status_says_so_until_midnight(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float
+) -> None:
+    """The keys of the project are limited, one of another project is not; then all are free."""
+    keys = [
+        {"key_id": "a", "project": "web", "usd_per_day": cost},
+        {"key_id": "b", "project": "web"},
+        {"key_id": "c", "project": "other"},
+    ]
+    made = pool(*keys, strategy="fill")
+    client = client_of(gemini)
+    client.models.generate_content(model=MODEL, contents="hi")
+    status = source_of(made).status()
+    states = {key["key_id"]: (key["state"], key["reason"]) for key in status["keys"]}
+    assert states == {
+        "a": ("limited", "usd"),
+        "b": ("limited", "usd"),
+        "c": ("available", None),
+    }
+    first = status["keys"][0]
+    assert first["usd_per_day"] == status["keys"][1]["usd_per_day"] == pytest.approx(cost)
+    assert first["sentence"].startswith("the budget of the day is spent; available again at ")
+    assert status["keys"][2]["usd_per_day"] is None
+    assert status["summary"]["projects"]["web"] == {
+        "usd_today": pytest.approx(cost, abs=1e-9),
+        "usd_per_day": pytest.approx(cost),
+    }
+    why = {key["key_id"]: key["reason"] for key in source_of(made).explain(MODEL)["keys"]}
+    assert why == {"a": "usd", "b": "usd", "c": None}
+    assert keyrot_middleware.status()["keys"]["a"]["state"] == "limited"
+    client.models.generate_content(model=MODEL, contents="hi")
+    assert [request.key for request in gemini.log] == ["a", "c"]
+    clock.advance(next_pacific_midnight(clock.time()) - clock.time())
+    assert {key["state"] for key in source_of(made).status()["keys"]} == {"available"}
+    client.models.generate_content(model=MODEL, contents="hi")
+    assert gemini.log[-1].key == "a"
+
+
+def test_sixteen_threads_stop_within_one_call(gemini: FakeGemini, pool: Any, cost: float) -> None:
+    """They start together, when nobody knows what a call costs."""
+    pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=20)
+    client, refused = client_of(gemini), []
+
+    def call() -> None:
+        try:
+            while True:
+                client.models.generate_content(model=MODEL, contents="hi")
+        except KeyPoolExhausted as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(refused) == 16
+    assert gemini.count() == 11
+
+
+def test_a_failed_call_gives_its_reservation_back(
+    gemini: FakeGemini, pool: Any, cost: float
+) -> None:
+    """It cost nothing that is known, so that the budget is not reserved for ever."""
+    made = pool(
+        {"key_id": "paid", "project": "web", "usd_per_day": 1.5 * cost}, max_wait_s=0, max_retries=0
+    )
+    client = client_of(gemini)
+    gemini.script("paid", Reply.custom(503))
+    with pytest.raises(genai.errors.ServerError):
+        client.models.generate_content(model=MODEL, contents="hi")
+    for _ in range(2):
+        client.models.generate_content(model=MODEL, contents="hi")
+    with pytest.raises(KeyPoolExhausted):
+        client.models.generate_content(model=MODEL, contents="hi")
+    assert spent(made) == pytest.approx(2 * cost, abs=1e-9)
+
+
+def test_an_unknown_model_is_warned_of_once(gemini: FakeGemini, pool: Any) -> None:
+    """Its calls are not part of the budget."""
+    pool({"key_id": "paid", "usd_per_day": 1e-6})
+    client = client_of(gemini)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            client.models.generate_content(model="gemini-9-nova", contents="hi")
+    texts = [str(one.message) for one in caught if issubclass(one.category, KeyrotWarning)]
+    assert [text for text in texts if "no price" in text] == [
+        "no price is known for model 'gemini-9-nova': its calls do not count in usd_per_day; "
+        "a newer genai-prices may know it"
+    ]
+
+
+def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """install() says which extra to install, and leaves nothing in place."""
+    monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[cost\]'"):
+        pool({"key_id": "paid", "usd_per_day": 1})
+    assert keyrot_middleware.status()["installed"] is False
+
+
+def test_the_smallest_budget_of_a_project_holds() -> None:
+    """Also for its keys that name none; keys of other projects have none."""
+    keys = (
+        KeySpec(key_id="a", project="web", usd_per_day=2),
+        KeySpec(key_id="b", project="web", usd_per_day=1.5),
+        KeySpec(key_id="c", project="web"),
+        KeySpec(key_id="d", project="other"),
+        KeySpec(key_id="e", usd_per_day=3),
+    )
+    found: tuple[Candidate, ...] = candidates_of(keys)
+    assert [key.usd_per_day for key in found] == [1.5, 1.5, 1.5, None, 3]
+
+
+WORKER = textwrap.dedent(
+    """
+    import sys, threading
+    from google import genai
+    import keyrot_middleware
+    from keyrot_middleware import KeyPoolExhausted
+
+    url, host = sys.argv[1:]
+    keyrot_middleware.install(keys_file="keys.json", allowed_hosts=[host], state_url=url,
+                              pool="budget", max_wait_s=30)
+    options = {"base_url": f"http://{host}", "client_args": {"verify": False}}
+    client = genai.Client(http_options=options)
+    sent = 0
+    def call():
+        global sent
+        while True:
+            try:
+                client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+                sent += 1
+            except KeyPoolExhausted:
+                return
+    print("ready", flush=True)
+    sys.stdin.readline()
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    print(sent, flush=True)
+    """
+)
+
+
+@pytest.fixture
+def valkey() -> Iterator[Server]:
+    """Start a server of its own."""
+    made = Server(BINARIES["valkey"])
+    yield made
+    made.remove()
+
+
+def test_four_processes_stop_within_one_call(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over one Valkey, with four threads each, all at once."""
+    cost = price(CALL, FakeClock())
+    entry = {"key_id": "paid", "project": "web", "usd_per_day": 20.5 * cost}
+    (tmp_path / "keys.json").write_text(json.dumps([entry]))
+    with FakeGemini() as gemini:
+        monkeypatch.setenv("GEMINI_KEY_paid", gemini.add_key("paid", tier="paid").value)
+        gemini.always_any(Reply.custom(200, body(CALL)).delayed(0.02))
+        words = [sys.executable, "-c", WORKER, valkey.url, gemini.host]
+        workers = [
+            subprocess.Popen(
+                words, cwd=tmp_path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for _ in range(4)
+        ]
+        try:
+            for worker in workers:
+                assert worker.stdout is not None
+                assert worker.stdout.readline() == "ready\n"
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.write("go\n")
+                worker.stdin.flush()
+            sent = [int(worker.communicate(timeout=120)[0]) for worker in workers]
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+        assert sum(sent) == gemini.count() == 21

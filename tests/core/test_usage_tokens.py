@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE
-from keyrot_middleware.core.usage import parse_token_counts, parse_usage_text
+from keyrot_middleware.core.usage import parse_token_counts, parse_usage, parse_usage_text
 
 COUNTS = st.dictionaries(
     st.sampled_from(
@@ -57,3 +57,26 @@ def test_stored_names_are_still_found() -> None:
 def test_what_tells_nothing_costs_nothing(body: object) -> None:
     """A body without counts, or of another kind, has no usage."""
     assert parse_token_counts(body) == (NO_USAGE, ())
+
+
+def test_modalities_are_read_from_a_response() -> None:
+    """Of lists of details what is no text; of what cannot be read nothing."""
+    meta = {
+        "promptTokenCount": 1_000,
+        "promptTokensDetails": [
+            {"modality": "TEXT", "tokenCount": 500},
+            {"modality": "AUDIO", "tokenCount": 300},
+            {"modality": "DOCUMENT", "tokenCount": 200},
+            {"modality": ["AUDIO"], "tokenCount": 1},
+            "?",
+            {"modality": "VIDEO"},
+        ],
+        "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 7}],
+        "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": "40"}],
+        "candidatesTokensDetails": {"modality": "IMAGE", "tokenCount": 9},
+    }
+    assert dict(parse_usage({"usageMetadata": meta}).details) == {
+        "input_audio_tokens": 307,
+        "input_image_tokens": 200,
+        "cache_audio_read_tokens": 40,
+    }

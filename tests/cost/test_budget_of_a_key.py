@@ -263,5 +263,5 @@ def test_four_processes_stop_within_one_call(
         finally:
             for worker in workers:
                 worker.kill()
-                worker.wait()
+                worker.communicate()
         assert sum(sent) == gemini.count() == 21

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE, Usage
-from keyrot_middleware.core.usage import parse_usage
 from keyrot_middleware.prices import PriceList
 
 NOW = datetime(2026, 11, 26, 12, 30, tzinfo=UTC)
@@ -92,7 +91,7 @@ def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
     assert [record.getMessage() for record in caplog.records] == [
         "no price is known for model 'tunedModels/ours': its calls are not part of any cost"
     ]
-    assert prices.input_cost("tunedModels/ours", 10, AT) == 0.0
+    assert prices.estimate("tunedModels/ours", 10, AT) == (0.0, 0.0)
 
 
 def test_what_reported_no_tokens_has_no_cost() -> None:
@@ -101,32 +100,15 @@ def test_what_reported_no_tokens_has_no_cost() -> None:
     assert PRICES.cost(Usage(10), "gemini-2.5-flash", AT) == pytest.approx(
         expected("gemini-2.5-flash", input_tokens=10)
     )
-    assert PRICES.input_cost("gemini-2.5-flash", 10, AT) == pytest.approx(
-        expected("gemini-2.5-flash", input_tokens=10)
+
+
+def test_a_request_is_estimated_before_it_is_sent() -> None:
+    """By its input alone, and with the longest answer."""
+    least, most = PRICES.estimate("gemini-2.5-flash", 10, AT)
+    assert least == pytest.approx(expected("gemini-2.5-flash", input_tokens=10))
+    assert most == pytest.approx(
+        expected("gemini-2.5-flash", input_tokens=10, output_tokens=65_536)
     )
-
-
-def test_modalities_are_read_from_a_response() -> None:
-    """Of lists of details what is no text; of what cannot be read nothing."""
-    meta = {
-        "promptTokenCount": 1_000,
-        "promptTokensDetails": [
-            {"modality": "TEXT", "tokenCount": 500},
-            {"modality": "AUDIO", "tokenCount": 300},
-            {"modality": "DOCUMENT", "tokenCount": 200},
-            {"modality": ["AUDIO"], "tokenCount": 1},
-            "?",
-            {"modality": "VIDEO"},
-        ],
-        "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 7}],
-        "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": "40"}],
-        "candidatesTokensDetails": {"modality": "IMAGE", "tokenCount": 9},
-    }
-    assert dict(parse_usage({"usageMetadata": meta}).details) == {
-        "input_audio_tokens": 307,
-        "input_image_tokens": 200,
-        "cache_audio_read_tokens": 40,
-    }
 
 
 def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,4 +133,4 @@ def test_without_genai_prices_nothing_has_a_cost(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(builtins, "__import__", refuse)
     assert not prices.is_installed
     assert prices.cost(Usage(1, 1), "gemini-2.5-flash", AT) is None
-    assert prices.input_cost("gemini-2.5-flash", 1, AT) == 0.0
+    assert prices.estimate("gemini-2.5-flash", 1, AT) == (0.0, 0.0)

@@ -126,6 +126,13 @@ class FakeSource:
                     "waits": 3,
                 },
                 "today": self.today,
+                "projects": {
+                    one["project"]: {
+                        "usd_today": one["usd_today"],
+                        "usd_per_day": one.get("usd_per_day"),
+                    }
+                    for one in found[offset : offset + limit]
+                },
             },
             "total": len(found),
             "offset": offset,

@@ -1,0 +1,88 @@
+"""What a project has spent of its budget: reservations, true costs, the day."""
+
+from __future__ import annotations
+
+from keyrot_middleware.core.model import Block
+from keyrot_middleware.core.spending import BUCKETS_KEPT, Spending, nano_usd
+from keyrot_middleware.core.windows import next_pacific_midnight
+
+NOW = 1_767_270_630.0
+MIDNIGHT = next_pacific_midnight(NOW)
+BUDGET = 100
+
+
+def opened() -> Spending:
+    """Return the spending of a day that has begun."""
+    spending = Spending()
+    spending.advance(NOW)
+    return spending
+
+
+def test_a_request_reserves_what_it_may_cost() -> None:
+    """Before the first has ended the longest answer, then the most that one has cost."""
+    spending = opened()
+    assert spending.expected("m", 5, 60) == 60
+    spending.settle(("a", 1), "m", 20, served=True)
+    spending.settle(("a", 2), "m", 10, served=True)
+    assert spending.expected("m", 5, 60) == 25
+    assert spending.expected("n", 5, 60) == 60
+    assert spending.spent == 30
+    spending.advance(NOW + 1)
+    assert spending.spent == 30
+
+
+def test_one_alone_may_exceed_the_budget_and_no_second() -> None:
+    """What is in flight is counted with what is spent."""
+    spending = opened()
+    spending.spent = 99
+    assert spending.blocked_by(BUDGET, 60, NOW) is None
+    spending.reserved["a", 1] = 60
+    block = spending.blocked_by(BUDGET, 0, NOW)
+    assert block == Block("usd_reserved", NOW + 0.1, waitable=True)
+    spending.settle(("a", 1), "m", 50, served=True)
+    assert spending.blocked_by(BUDGET, 0, NOW) == Block("usd", MIDNIGHT)
+
+
+def test_several_go_at_once_while_they_fit() -> None:
+    """A request that exactly uses up the rest fits."""
+    spending = opened()
+    spending.reserved["a", 1] = 40
+    assert spending.blocked_by(BUDGET, 60, NOW) is None
+    assert spending.blocked_by(BUDGET, 61, NOW) is not None
+
+
+def test_a_failure_says_nothing_of_the_cost() -> None:
+    """A success without a known cost does: it will not be known later either."""
+    spending = opened()
+    spending.reserved["a", 1] = 60
+    spending.settle(("a", 1), "m", None, served=False)
+    assert (spending.reserved, spending.highest) == ({}, {})
+    spending.settle(("a", 2), "m", None, served=True)
+    assert spending.expected("m", 0, 60) == 0
+
+
+def test_midnight_begins_anew() -> None:
+    """What is in flight stays reserved; a record is forgotten when nothing is."""
+    spending = opened()
+    spending.settle(("a", 1), "m", 100, served=True)
+    spending.reserved["a", 2] = 60
+    assert not spending.is_expired(NOW)
+    assert not spending.is_expired(MIDNIGHT)
+    spending.advance(MIDNIGHT)
+    assert (spending.spent, spending.highest, spending.reserved) == (0, {}, {("a", 2): 60})
+    spending.settle(("a", 2), "m", 1, served=True)
+    assert spending.is_expired(spending.day_end)
+
+
+def test_models_are_kept_in_bounded_number() -> None:
+    """A program may make up models without end."""
+    spending = opened()
+    for number in range(BUCKETS_KEPT + 1):
+        spending.settle(("a", number), f"m{number}", 1, served=True)
+    assert len(spending.highest) == 1
+    assert spending.spent == BUCKETS_KEPT + 1
+
+
+def test_dollars_are_counted_in_billionths() -> None:
+    """So that sums are exact."""
+    assert nano_usd(0.1) + nano_usd(0.2) == nano_usd(0.3) == 300_000_000

@@ -25,9 +25,9 @@ from .genai.patching import Patcher
 from .genai.wire import placeholder_guard
 from .genai.wrappers import Binding, bypassed
 from .guard import handle_internal_error
-from .runtime.alerts import AlertWatcher
 from .keys_file import candidates_of
 from .prices import require_prices
+from .runtime.alerts import AlertWatcher
 from .runtime.current import current_pool, set_current_pool
 from .runtime.delivery import open_receivers
 from .runtime.health import HealthStatus, health, levels

@@ -9,12 +9,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from .core.model import CallInfo, Lease
+from .core.model import NO_USAGE, CallInfo, Lease, Usage
 from .core.text import display
+from .core.usage import parse_usage
 from .state.base import Holder
 from .state.threads import StateThreads
 
-__all__ = ["KeyLease", "LeasedKey", "Report", "check_count", "input_tokens"]
+__all__ = ["KeyLease", "LeasedKey", "Report", "check_count", "reported_usage"]
 
 
 class Report(NamedTuple):
@@ -31,18 +32,20 @@ class Report(NamedTuple):
 class LeasedKey:
     """A key that is leased for one request."""
 
-    __slots__ = ("api_key", "key_id", "report", "tokens_used")
+    __slots__ = ("api_key", "key_id", "report", "tokens_used", "usage")
 
     def __init__(self, key_id: str, api_key: str) -> None:
         self.key_id = key_id
         self.api_key = api_key
         self.tokens_used: int | None = None
         """Input tokens as the server counted them; None: unknown, the reserved ones count."""
+        self.usage = NO_USAGE
+        """All that is known of what the request used."""
         self.report: Report | None = None
         """After the block: what its exception means; None where there was none."""
 
     def record_usage(self, tokens_used: int | None = None, *, response: Any = None) -> None:
-        """Record the input tokens of the request, which are booked when the block ends.
+        """Record what the request used, which is booked when the block ends.
 
         Args:
             tokens_used: Input tokens as the server counted them.
@@ -51,7 +54,8 @@ class LeasedKey:
         Raises:
             ValueError: The tokens are no whole number from 0.
         """
-        self.tokens_used = input_tokens(tokens_used, response)
+        self.usage = reported_usage(tokens_used, response)
+        self.tokens_used = self.usage.input_tokens
 
     def __repr__(self) -> str:
         return f"LeasedKey(key_id={self.key_id!r})"
@@ -62,8 +66,8 @@ class LeasedKey:
 
 Reserve = Callable[[Holder], tuple[Lease, CallInfo, str]]
 """Reserves a request for a holder; returns the lease, its call and the value of its key."""
-SettleLease = Callable[[Lease, CallInfo, int | None, BaseException | None], Report | None]
-"""Settles a lease with the input tokens and the exception of its block."""
+SettleLease = Callable[[Lease, CallInfo, Usage, BaseException | None], Report | None]
+"""Settles a lease with the usage and the exception of its block."""
 
 
 class KeyLease:
@@ -122,27 +126,35 @@ class KeyLease:
     def _exit(self, error: BaseException | None) -> None:
         assert self._call is not None and self._key is not None  # noqa: S101 - was entered
         self._ended = True
-        self._key.report = self._settle(*self._call, self._key.tokens_used, error)
+        self._key.report = self._settle(*self._call, self._key.usage, error)
 
     def _give_back(self, reserved: tuple[Lease, CallInfo, str]) -> None:
         """Settle what was reserved for a task that was cancelled meanwhile."""
         self._ended = True
         lease, info, _ = reserved
-        self._settle(lease, info, None, asyncio.CancelledError())
+        self._settle(lease, info, NO_USAGE, asyncio.CancelledError())
 
 
-def input_tokens(tokens_used: int | None, response: Any) -> int | None:
-    """Return the input tokens that are given, or those of an SDK's response.
+def reported_usage(tokens_used: int | None, response: Any) -> Usage:
+    """Return the usage that is given: the input tokens alone, or that of an SDK's response.
 
     Raises:
         ValueError: The tokens are no whole number from 0.
     """
     if tokens_used is not None:
         check_count("tokens_used", tokens_used)
-        return tokens_used
-    usage = getattr(response, "usage_metadata", None)
-    tokens: int | None = getattr(usage, "prompt_token_count", None)
-    return tokens
+        return Usage(tokens_used)
+    meta = getattr(response, "usage_metadata", None)
+    counts = {
+        "promptTokenCount": getattr(meta, "prompt_token_count", None),
+        "toolUsePromptTokenCount": getattr(meta, "tool_use_prompt_token_count", None),
+        "candidatesTokenCount": getattr(meta, "candidates_token_count", None),
+        "thoughtsTokenCount": getattr(meta, "thoughts_token_count", None),
+        "cachedContentTokenCount": getattr(meta, "cached_content_token_count", None),
+    }
+    known = {name: count for name, count in counts.items() if count is not None}
+    model = getattr(response, "model_version", None)
+    return parse_usage({"usageMetadata": known, "modelVersion": model})
 
 
 def check_count(name: str, value: object) -> None:

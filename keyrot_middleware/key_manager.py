@@ -30,7 +30,7 @@ from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
 from .genai.pool_exhausted import exhausted
-from .key_lease import KeyLease, LeasedKey, Report, check_count, input_tokens
+from .key_lease import KeyLease, LeasedKey, Report, check_count, reported_usage
 from .runtime.health import HealthStatus, health
 from .runtime.pool import Clock, Pool, SystemClock
 from .runtime.report import source_of
@@ -163,8 +163,8 @@ class KeyManager:
             KeyError: There is no such key.
             ValueError: The tokens are no whole number from 0.
         """
-        tokens = input_tokens(tokens_used, response)
-        self._settle_success(self._take(key_id)[0], tokens)
+        usage = reported_usage(tokens_used, response)
+        self._settle_success(self._take(key_id)[0], usage)
 
     def report_error(self, key_id: str, error: BaseException) -> Report:
         """Report that the request failed: the key is judged by the rules of the pool.
@@ -183,19 +183,20 @@ class KeyManager:
         return self._settle_failure(*self._take(key_id), error)
 
     def _settle_lease(
-        self, lease: Lease, info: CallInfo, tokens: int | None, error: BaseException | None
+        self, lease: Lease, info: CallInfo, usage: Usage, error: BaseException | None
     ) -> Report | None:
         """Settle what `lease()` reserved."""
         if error is None:
-            self._settle_success(lease, tokens)
+            self._settle_success(lease, usage)
         elif isinstance(error, Exception):
             return self._settle_failure(lease, info, error)
         else:
-            self._settle(lease, Outcome(LeaseOutcome.ABANDONED, None, Usage(tokens)), None)
+            self._settle(lease, Outcome(LeaseOutcome.ABANDONED, None, usage), None)
         return None
 
-    def _settle_success(self, lease: Lease, tokens: int | None) -> None:
-        self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=tokens)), None)
+    def _settle_success(self, lease: Lease, usage: Usage) -> None:
+        self._settle(lease, Outcome(LeaseOutcome.SUCCESS, None, usage), None)
+        tokens = usage.input_tokens
         if tokens is not None and tokens < lease.tokens:
             self._pool.selector.release(lease.key_id)
 
@@ -303,6 +304,9 @@ class KeyManager:
     def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
         pool, verdict = self._pool, outcome.verdict
         pool.record_refusal(Settle(lease, outcome, (), failure.error if failure else None))
+        if lease.has_budget or pool.activity.enabled:
+            usage = pool.with_cost(outcome.usage, lease.bucket, has_budget=lease.has_budget)
+            outcome = outcome._replace(usage=usage)
         until = pool.state.settle(lease, outcome)
         now = pool.clock.time()
         seconds = now - lease.at if lease.at else 0.0

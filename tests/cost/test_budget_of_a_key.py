@@ -265,3 +265,26 @@ def test_four_processes_stop_within_one_call(
                 worker.kill()
                 worker.communicate()
         assert sum(sent) == gemini.count() == 21
+
+
+def test_a_key_chosen_by_hand_is_counted_by_its_response(
+    gemini: FakeGemini, pool: Any, cost: float
+) -> None:
+    """The response has all that was used; `tokens_used` alone is the input."""
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 2.5 * cost}, max_wait_s=0)
+    manager = keyrot_middleware.get_key_manager()
+    with keyrot_middleware.bypass():
+        client = genai.Client(
+            api_key=gemini.key("paid").value,
+            http_options=gemini.http_options,  # type: ignore[arg-type]
+        )
+        response = client.models.generate_content(model=MODEL, contents="hi")
+    chosen = manager.select_key(MODEL)
+    manager.report_success(chosen.key_id, response=response)
+    with manager.lease(MODEL) as key:
+        key.record_usage(response=response)
+    assert spent(made) == pytest.approx(2 * cost, abs=1e-9)
+    manager.report_success(manager.select_key(MODEL).key_id, tokens_used=1_000_000)
+    assert spent(made) == pytest.approx(2 * cost + 0.3, abs=1e-9)
+    with pytest.raises(KeyPoolExhausted):
+        manager.select_key(MODEL)

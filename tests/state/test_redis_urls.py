@@ -71,7 +71,7 @@ def test_a_url_says_where_and_how(
     [
         ("redis://", "a host is missing"),
         ("redis://:secret@", "a host is missing"),
-        ("redis://:secret@host:99999", "a host is missing or is none"),
+        ("redis://:secret@host:99999", "a host is missing or invalid"),
         ("redis://:secret@a,b", r"redis\+cluster:// or redis\+sentinel://"),
         ("redis://:secret@host/zero", "database must be a number"),
         ("redis://:secret@host/0/1", "path is too long"),
@@ -81,7 +81,7 @@ def test_a_url_says_where_and_how(
         ("redis://:secret@[::1", "cannot be read"),
         ("redis+cluster://:secret@host/1", "path is too long"),
         ("redis+cluster://:secret@host?db=1", "0 in a cluster"),
-        ("redis+sentinel://:secret@host", "what the sentinels call the master"),
+        ("redis+sentinel://:secret@host", "the name of the sentinels' master is missing"),
         ("redis+other://:secret@host", "no state backend for"),
         ("unix://:secret@", "names no socket"),
         ("redis://:secret@a..b", "cannot be read"),
@@ -92,7 +92,7 @@ def test_a_url_says_where_and_how(
         ("unix://:secret@/s?ssl_keyfile=/k", "ssl_keyfile is for TLS"),
         (
             "rediss://:secret@host?ssl_cert_reqs=maybe",
-            "'maybe', and may be required, optional, none",
+            "'maybe'; it can be required, optional, none",
         ),
         ("rediss://:secret@host?ssl_keyfile=/k", "ssl_keyfile needs ssl_certfile"),
         ("rediss+sentinel://:secret@s/m?ssl_ca_certs=/none/ca.pem", "ssl_ca_certs cannot be read"),

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from .connections import RedisStateError, check_library
 from .state import RedisState
-from .url import SCHEMES, RedisUrl, check_url, parse_url
+from .url import check_url, parse_url
 
-__all__ = [
-    "SCHEMES",
-    "RedisState",
-    "RedisStateError",
-    "RedisUrl",
-    "check_library",
-    "check_url",
-    "parse_url",
-]
+__all__ = ["RedisState", "RedisStateError", "check_library", "check_url", "parse_url"]

@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -135,12 +135,8 @@ class Connections:
         Raises:
             RedisStateError: The server was not reached, did not reply in time, or refused.
         """
-        try:
+        with self._state_errors():
             reply = self._run([*self._take_deferred(), call])[-1]
-        except FAILURES as error:
-            raise self._to_state_error(error) from None
-        finally:
-            self._disconnect_if_closed()
         if isinstance(reply, Exception):
             raise self._to_state_error(reply) from None
         return reply
@@ -164,14 +160,9 @@ class Connections:
         Raises:
             RedisStateError: As `run`.
         """
-        try:
-            with self._flushing:  # after flush() all scripts deferred before are sent
-                if calls := self._take_deferred():
-                    self._run(calls)
-        except FAILURES as error:
-            raise self._to_state_error(error) from None
-        finally:
-            self._disconnect_if_closed()
+        with self._state_errors(), self._flushing:  # after it all earlier deferred ones are sent
+            if calls := self._take_deferred():
+                self._run(calls)
 
     def commands(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send plain commands in order; return their replies.
@@ -179,7 +170,7 @@ class Connections:
         Raises:
             RedisStateError: As `run`, for the first command that failed.
         """
-        try:
+        with self._state_errors():
             client = self._open()
             if self._url.kind == "cluster":
                 node = client.get_node_from_key(self._slot_key)
@@ -188,11 +179,7 @@ class Connections:
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[Any] = pipeline.execute()
-        except FAILURES as error:
-            raise self._to_state_error(error) from None
-        finally:
-            self._disconnect_if_closed()
-        return replies
+            return replies
 
     def close(self) -> None:
         """Send the deferred scripts and disconnect; calls in flight reconnect."""
@@ -202,6 +189,16 @@ class Connections:
         except RedisStateError as error:
             _log.warning("the outcome of a call may not have been recorded: %s", error)
         self._disconnect_if_closed()
+
+    @contextmanager
+    def _state_errors(self) -> Iterator[None]:
+        """Raise errors of redis-py as `RedisStateError`; disconnect after `close()`."""
+        try:
+            yield
+        except FAILURES as error:
+            raise self._to_state_error(error) from None
+        finally:
+            self._disconnect_if_closed()
 
     def _disconnect_if_closed(self) -> None:
         """Close idle connections; those in use are closed after use."""

@@ -24,72 +24,17 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from ...errors import ConfigError
 
-__all__ = [
-    "SCHEMES",
-    "TLS_OPTIONS",
-    "Address",
-    "RedisUrl",
-    "check_url",
-    "find_tls_problem",
-    "find_unreadable_file",
-    "parse_url",
-    "tls_options",
-]
-
-# TLS options -----------------------------------------------------------------------------------
-
+__all__ = ["Address", "RedisUrl", "check_url", "parse_url"]
 
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _CERT_REQS = ("required", "optional", "none")
-TLS_OPTIONS = (*_FILES, "ssl_cert_reqs")
-
-
-def tls_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the TLS options, which sentinels need as well as data servers."""
-    return {name: value for name, value in options.items() if name in TLS_OPTIONS}
-
-
-def find_tls_problem(options: Mapping[str, Any], *, tls: bool) -> str | None:
-    """Return which TLS options do not fit together; None if they do."""
-    given = tls_options(options)
-    if given and not tls:
-        return f"its option {next(iter(given))} is for TLS, which has rediss:// in the scheme"
-    checks = given.get("ssl_cert_reqs", "required")
-    if checks not in _CERT_REQS:
-        return f"ssl_cert_reqs is {checks[:40]!r}, and may be {', '.join(_CERT_REQS)}"
-    if "ssl_keyfile" in given and "ssl_certfile" not in given:
-        return "ssl_keyfile needs ssl_certfile"
-    return None
-
-
-def find_unreadable_file(options: Mapping[str, Any]) -> str | None:
-    """Return which file cannot be read, and why; None if all can."""
-    for name in _FILES:
-        if name in options:
-            try:
-                with Path(options[name]).open("rb") as file:
-                    file.read(1)
-            except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or error
-                return f"{name} cannot be read: {options[name]!r}: {why}"
-    return None
-
-
-SCHEMES = (
-    "redis",
-    "rediss",
-    "unix",
-    "redis+cluster",
-    "rediss+cluster",
-    "redis+sentinel",
-    "rediss+sentinel",
-)
+_TLS_OPTIONS = (*_FILES, "ssl_cert_reqs")
 
 Address = tuple[str, int]
 """Host and port; for a socket its path and 0."""
 
 TIMEOUT_S = 0.2
-_TEXTS = ("client_name", *TLS_OPTIONS)
+_OPTIONS = ("client_name", *_TLS_OPTIONS)
 _SENTINEL = ("sentinel_username", "sentinel_password")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+)(?::(\d{1,5}))?")
 
@@ -155,9 +100,16 @@ def check_url(url: str, variable: str) -> None:
     Raises:
         ConfigError: It is wrong, or a file cannot be read.
     """
-    what = find_unreadable_file(parse_url(url, variable).options)
-    if what:
-        raise _refusal(url, variable, what)
+    options = parse_url(url, variable).options
+    for name in _FILES:
+        if name in options:
+            try:
+                with Path(options[name]).open("rb") as file:
+                    file.read(1)
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or error
+                what = f"{name} cannot be read: {options[name]!r}: {why}"
+                raise _refusal(url, variable, what) from None
 
 
 def _refusal(url: str, variable: str, what: str) -> ConfigError:
@@ -174,8 +126,6 @@ class _WrongUrlError(ValueError):
 
 
 def _read(parts: SplitResult, query: dict[str, str]) -> RedisUrl:
-    if parts.scheme not in SCHEMES:
-        raise _WrongUrlError("no such scheme")
     base, _, kind = parts.scheme.partition("+")
     kind = kind or ("unix" if base == "unix" else "one")
     credentials, _, hosts = parts.netloc.rpartition("@")
@@ -185,8 +135,8 @@ def _read(parts: SplitResult, query: dict[str, str]) -> RedisUrl:
     }
     timeout_s = _seconds(query.pop("socket_timeout", str(TIMEOUT_S)))
     options, tls = _options(kind, credentials, query, db), base == "rediss"
-    if wrong := find_tls_problem(options, tls=tls):
-        raise _WrongUrlError(wrong)
+    tls_options = {name: value for name, value in options.items() if name in _TLS_OPTIONS}
+    _check_tls_options(tls_options, tls=tls)
     nodes = ((unquote(parts.path), 0),) if kind == "unix" else _nodes(kind, hosts)
     return RedisUrl(
         kind=kind,
@@ -195,8 +145,20 @@ def _read(parts: SplitResult, query: dict[str, str]) -> RedisUrl:
         master=master,
         timeout_s=timeout_s,
         options=options,
-        sentinel_options={**tls_options(options), **sentinel_options},
+        sentinel_options={**tls_options, **sentinel_options},
     )
+
+
+def _check_tls_options(options: Mapping[str, str], *, tls: bool) -> None:
+    if options and not tls:
+        name = next(iter(options))
+        raise _WrongUrlError(f"its option {name} is for TLS, which has rediss:// in the scheme")
+    checks = options.get("ssl_cert_reqs", "required")
+    if checks not in _CERT_REQS:
+        allowed = ", ".join(_CERT_REQS)
+        raise _WrongUrlError(f"ssl_cert_reqs is {checks[:40]!r}; it can be {allowed}")
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise _WrongUrlError("ssl_keyfile needs ssl_certfile")
 
 
 def _path(kind: str, path: str) -> tuple[str, str]:
@@ -208,7 +170,7 @@ def _path(kind: str, path: str) -> tuple[str, str]:
     words = [unquote(word) for word in path.split("/") if word]
     master = words.pop(0) if kind == "sentinel" and words else ""
     if kind == "sentinel" and not master:
-        raise _WrongUrlError("it does not say what the sentinels call the master")
+        raise _WrongUrlError("the name of the sentinels' master is missing")
     if len(words) > 1 or (words and kind == "cluster"):
         raise _WrongUrlError("its path is too long")
     return master, words[0] if words else "0"
@@ -219,10 +181,10 @@ def _nodes(kind: str, hosts: str) -> tuple[Address, ...]:
     for text in hosts.split(","):
         match = _HOST.fullmatch(unquote(text))
         if match is None or not 0 < int(match[2] or 1) < 65536:
-            raise _WrongUrlError("a host is missing or is none")
+            raise _WrongUrlError("a host is missing or invalid")
         port = int(match[2] or (26379 if kind == "sentinel" else 6379))
         host = match[1].strip("[]")
-        host.encode("idna")  # as whoever resolves it does; a ValueError where it cannot be a name
+        host.encode("idna")  # as the resolver does; a ValueError if it cannot be a host name
         nodes.append((host, port))
     if kind == "one" and len(nodes) > 1:
         raise _WrongUrlError("several hosts need redis+cluster:// or redis+sentinel://")
@@ -232,7 +194,7 @@ def _nodes(kind: str, hosts: str) -> tuple[Address, ...]:
 def _options(kind: str, credentials: str, query: dict[str, str], db: str) -> dict[str, Any]:
     user, _, password = credentials.partition(":")
     db = query.pop("db", db)
-    unknown = sorted(set(query) - set(_TEXTS))
+    unknown = sorted(set(query) - set(_OPTIONS))
     if unknown:
         raise _WrongUrlError(f"it has an unknown option {unknown[0][:40]!r}")
     if not db.isdecimal() or (kind == "cluster" and int(db)):

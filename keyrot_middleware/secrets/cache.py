@@ -1,8 +1,9 @@
 """The values of the pool's keys, in memory only.
 
-Every call reads `value()`, which takes no lock: threads that look keys up (refresh.py) replace
-entries of a dictionary one by one. Look-ups happen at the start, when Google rejects a key, and
-on a schedule that `tick()` follows (runtime/refresher.py calls it).
+Every call reads `value()`, which takes no lock: threads that look keys up (refresh.py) set one
+attribute of a key at a time, and `set_locations()` replaces the whole dictionary. Look-ups happen
+at the start, when Google rejects a key, and on a schedule that `tick()` follows
+(runtime/refresher.py calls it).
 
 A key without a value is skipped and reported, and the others are used. A key that has a value
 never loses it: where a later look-up fails, the last value stays in use.
@@ -16,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
@@ -51,84 +53,18 @@ class SecretLocation(NamedTuple):
     """As in keys.json; None: the store's default for the key."""
 
 
-class _Key(NamedTuple):
-    """A key of the pool: the worker of its store, and its reference there."""
+@dataclass(slots=True)
+class _Key:
+    """A key of the pool."""
 
     worker: StoreWorker
     ref: str | None
-
-
-class SecretTable:
-    """Values by key id, and the reasons of the ids that have none.
-
-    Readers need no lock: each change replaces one entry. Writers share a lock.
-    """
-
-    def __init__(self, optional: Collection[str]) -> None:
-        """Start empty; *optional* ids may duplicate another's value without a report."""
-        self._optional = frozenset(optional)
-        self.values: dict[str, str] = {}
-        self.removed: dict[str, str] = {}
-        """Values of ids that left the pool, for calls in flight."""
-        self.key_ids: dict[str, str] = {}
-        """By value: the id that has it, or had it last."""
-        self.unusual_values: tuple[str, ...] = ()
-        """Values without the shape of a key, the longest first, for masking."""
-        self.errors: dict[str, str] = {}
-        """Why an id has no current value; it may still have the last one."""
-        self.duplicates: dict[str, str] = {}
-        """The id that is used in place of one with the same value."""
-
-    def remove(self, key_id: str) -> None:
-        """Take an id out of the pool: another one may have its value from now on."""
-        if key_id in self.values:
-            self.removed[key_id] = self.values[key_id]
-            del self.values[key_id]
-        self.errors.pop(key_id, None)
-        self.duplicates.pop(key_id, None)
-
-    def update(self, key_id: str, answer: Secret | SecretError) -> bool:
-        """Store what a store answered; return whether the key has another value now."""
-        self.duplicates.pop(key_id, None)
-        if isinstance(answer, SecretError):
-            self.errors[key_id] = mask_keys(str(answer))
-            return False
-        value = answer.reveal()
-        problem = _problem(value)
-        owner = self.key_ids.get(value, key_id)
-        if problem is None and owner != key_id and self.values.get(owner) == value:
-            problem = f"its value is that of the key {owner}"
-            if key_id not in self.values:
-                self.duplicates[key_id] = owner
-        if problem is not None:
-            self.errors[key_id] = f"key {key_id}: {problem}"
-            if key_id in self.duplicates and key_id in self._optional:
-                del self.errors[key_id]
-            return False
-        if value not in self.key_ids and len(value) >= MASKED_FROM and not _has_key_shape(value):
-            values = (*self.unusual_values, value)
-            self.unusual_values = tuple(sorted(values, key=len, reverse=True))
-        changed = self.values.get(key_id) != value
-        self.key_ids[value] = key_id
-        self.values[key_id] = value
-        self.errors.pop(key_id, None)
-        return changed
-
-
-def _problem(value: str) -> str | None:
-    """Return why a value cannot be a key, without showing it; None: it can."""
-    if not value:
-        return "its value is empty"
-    if value == POOL_KEY:
-        return f"its value is the placeholder {POOL_KEY}, which stands for no key"
-    if not _GOOD_VALUE.fullmatch(value):
-        return "its value holds a blank, a quote or a character that is not ASCII"
-    return None
-
-
-def _has_key_shape(value: str) -> bool:
-    """Return whether masking by shape hides the whole value."""
-    return mask_keys(value) in _MASKS
+    value: str | None = None
+    """The last one; None: it never had one."""
+    error: str | None = None
+    """Why it has no current value; it may still have the last one."""
+    duplicate_of: str | None = None
+    """The id that is used in its place, since both have the same value."""
 
 
 class SecretCache:
@@ -156,10 +92,16 @@ class SecretCache:
         """Called with the ids that have another value, or their first, and with no id after the
         locations were replaced; by one thread at a time."""
         self._ttl_s, self._random = ttl_s, random
-        self._table = SecretTable(optional)
+        self._optional = frozenset(optional)
         self.locations: Mapping[str, SecretLocation]
         """Where each key is kept."""
         self._keys: dict[str, _Key] = {}
+        self._removed: dict[str, str] = {}
+        """Values of ids that left the pool, for calls in flight."""
+        self._key_ids: dict[str, str] = {}
+        """By value: the id that has it, or had it last."""
+        self._unusual_values: tuple[str, ...] = ()
+        """Values without the shape of a key, the longest first, for masking."""
         self._closed = False
         self._make_locks()
         after_fork(self, SecretCache._reset_after_fork)
@@ -173,47 +115,46 @@ class SecretCache:
         Raises:
             KeyError: The key never had a value.
         """
-        try:
-            return self._table.values[key_id]
-        except KeyError:
-            return self._table.removed[key_id]
+        key = self._keys.get(key_id)
+        value = key.value if key else None
+        return self._removed[key_id] if value is None else value
 
     def key_id_for(self, value: str) -> str | None:
         """Return the id that has a value, or had it; None: this cache never held the value."""
-        return self._table.key_ids.get(value)
+        return self._key_ids.get(value)
 
     @property
     def resolved(self) -> tuple[str, ...]:
         """The ids that have a value, in the order of the pool."""
-        values = self._table.values
-        return tuple(key_id for key_id in self._keys if key_id in values)
+        return tuple(i for i, key in self._keys.items() if key.value is not None)
 
     @property
     def unresolved(self) -> Mapping[str, str]:
         """Why a key has no value, by id."""
-        table = self._table
-        return {i: why for i, why in table.errors.copy().items() if i not in table.values}
+        reasons = {i: key.error for i, key in self._keys.items() if key.value is None}
+        return {i: reason for i, reason in reasons.items() if reason}
 
     @property
     def stale(self) -> Mapping[str, str]:
         """Why the latest look-up of a key failed, though its last value is in use, by id."""
-        table = self._table
-        return {i: why for i, why in table.errors.copy().items() if i in table.values}
+        reasons = {i: key.error for i, key in self._keys.items() if key.value is not None}
+        return {i: reason for i, reason in reasons.items() if reason}
 
     @property
     def duplicates(self) -> Mapping[str, str]:
         """The id that is used in place of one with the same value."""
-        return self._table.duplicates.copy()
+        others = {i: key.duplicate_of for i, key in self._keys.items()}
+        return {i: other for i, other in others.items() if other}
 
     @property
     def can_change(self) -> bool:
         """Whether a later look-up may find another value."""
-        return any(not worker.fixed for worker in _refs_by_worker(self._keys))
+        return any(not worker.fixed for worker in self._refs_by_worker())
 
     def redact(self, text: str) -> str:
         """Mask in *text* every value this cache ever held, and whatever looks like a key."""
         text = mask_keys(text)
-        for value in self._table.unusual_values:
+        for value in self._unusual_values:
             text = text.replace(value, "[redacted]")
         return text
 
@@ -241,8 +182,8 @@ class SecretCache:
                 text = "key %s: the secret store %s is slow; its answer is used when it arrives"
                 _log.warning(text, key_id, key.worker.store.scheme)
             return False
-        if reason := self._table.errors.get(key_id):
-            _log.warning("no new value: %s", reason)
+        if key.error:
+            _log.warning("no new value: %s", key.error)
         return key_id in changed
 
     def refresh_all(self, timeout_s: float = LOOKUP_TIMEOUT_S) -> frozenset[str]:
@@ -252,7 +193,7 @@ class SecretCache:
         """
         lookups = [
             worker.look_up(refs, urgent=True)
-            for worker, refs in _refs_by_worker(self._keys).items()
+            for worker, refs in self._refs_by_worker().items()
             if not worker.fixed
         ]
         return frozenset[str]().union(*(lookup.changed(timeout_s) or () for lookup in lookups))
@@ -265,28 +206,40 @@ class SecretCache:
         Keys that *locations* lacks leave the pool; calls in flight still find their values. A key
         with another location keeps its value until the new location has one.
         """
-        requested = self._replace_locations(locations)
-        refs_by_worker = _refs_by_worker(requested)
-        lookups = [worker.look_up(refs) for worker, refs in refs_by_worker.items()]
+        workers = self._make_workers(locations, [key.worker for key in self._keys.values()])
+        with self._lock:
+            before, keys = self._keys, dict[str, _Key]()
+            for key_id, (store, ref) in locations.items():
+                key, worker = before.get(key_id), workers[id(store)]
+                if key is None or key.worker is not worker or key.ref != ref:
+                    reason = f"key {key_id}: no answer yet from the secret store {store.scheme}"
+                    key = _Key(worker, ref, key.value if key else None, reason)
+                keys[key_id] = key
+            for key_id in before.keys() - keys.keys():
+                if (value := before[key_id].value) is not None:
+                    self._removed[key_id] = value
+            self._keys, self.locations = keys, MappingProxyType(dict(locations))
+        requested = self._refs_by_worker(failing=True)
+        lookups = [worker.look_up(refs) for worker, refs in requested.items()]
         for lookup in lookups:
             lookup.changed(timeout_s)
-        unresolved = self.unresolved
-        _log_skipped([unresolved[key_id] for key_id in requested if key_id in unresolved])
-        for worker in refs_by_worker:
-            worker.failure_logged = bool(self._failing(worker))
+        self._log_skipped()
+        for worker in requested:
+            worker.failure_logged = worker in self._refs_by_worker(failing=True)
         self._notify(frozenset())
 
     def tick(self) -> float:
         """Start the look-ups that are due; return the seconds until the next one is."""
         now, next_due = time.monotonic(), inf
-        for worker, refs in _refs_by_worker(self._keys).items():
+        failing = self._refs_by_worker(failing=True)
+        for worker, refs in self._refs_by_worker().items():
             if worker.fixed or worker.busy:
                 continue  # a busy worker sets `wake` when it is done
-            failing = self._failing(worker)
-            self._log_health(worker, failing)
+            retried = failing.get(worker, {})
+            self._log_health(worker, retried)
             schedule = worker.schedule
             if now >= schedule.next_due:
-                worker.look_up(refs if schedule.started(now) else failing)
+                worker.look_up(refs if schedule.started(now) else retried)
             else:
                 next_due = min(next_due, schedule.next_due)
         return max(0.0, next_due - now)
@@ -295,52 +248,58 @@ class SecretCache:
         """Ignore answers from now on; values stay for calls in flight."""
         self._closed = True
 
-    def _replace_locations(self, locations: Mapping[str, SecretLocation]) -> dict[str, _Key]:
-        """Replace the locations; return the keys to look up."""
-        before = self._keys
-        keys = self._make_keys(locations, [key.worker for key in before.values()])
-        with self._lock:
-            self._keys = keys
-            self.locations = MappingProxyType(dict(locations))
-            for key_id in before.keys() - keys.keys():
-                self._table.remove(key_id)
-            unresolved = self.unresolved
-            requested = {
-                key_id: key
-                for key_id, key in keys.items()
-                if before.get(key_id) != key or key_id in unresolved
-            }
-            for key_id, key in requested.items():
-                self._table.errors[key_id] = (
-                    f"key {key_id}: no answer yet from the secret store {key.worker.store.scheme}"
-                )
-        return requested
-
-    def _make_keys(
+    def _make_workers(
         self, locations: Mapping[str, SecretLocation], running: Iterable[StoreWorker]
-    ) -> dict[str, _Key]:
-        """Give each location the worker of its store: a *running* one, or a new one."""
+    ) -> dict[int, StoreWorker]:
+        """Return the worker of each store, by its identity: a *running* one, or a new one."""
         workers = {id(worker.store): worker for worker in running}
         for store, _ in locations.values():
             if id(store) not in workers:
                 schedule = RefreshSchedule(self._ttl_s, self._random, time.monotonic())
                 workers[id(store)] = StoreWorker(store, schedule, self._apply, self.wake.set)
-        return {i: _Key(workers[id(store)], ref) for i, (store, ref) in locations.items()}
+        return workers
 
     def _apply(self, worker: StoreWorker, refs: Refs, answers: Answers) -> frozenset[str]:
         """Store what *worker* found; return the ids that have another value."""
+        changed = set()
         with self._lock:
             if self._closed:
                 return frozenset()
-            changed = frozenset(
-                key_id
-                for key_id, ref in refs.items()
-                if self._keys.get(key_id) == _Key(worker, ref)  # not moved or removed meanwhile
-                and self._table.update(key_id, answers[key_id])
-            )
-        worker.schedule.finished(time.monotonic(), failing=bool(self._failing(worker)))
+            for key_id, ref in refs.items():
+                key = self._keys.get(key_id)
+                if key is None or key.worker is not worker or key.ref != ref:
+                    continue  # removed or moved meanwhile
+                if self._update(key_id, key, answers[key_id]):
+                    changed.add(key_id)
+        failing = worker in self._refs_by_worker(failing=True)
+        worker.schedule.finished(time.monotonic(), failing=failing)
         if changed:
-            self._notify(changed)
+            self._notify(frozenset(changed))
+        return frozenset(changed)
+
+    def _update(self, key_id: str, key: _Key, answer: Secret | SecretError) -> bool:
+        """Store an answer; return whether the key has another value now."""
+        key.duplicate_of = None
+        if isinstance(answer, SecretError):
+            key.error = mask_keys(str(answer))
+            return False
+        value = answer.reveal()
+        problem = _problem(value)
+        owner_id = self._key_ids.get(value, key_id)
+        owner = self._keys.get(owner_id)
+        if problem is None and owner_id != key_id and owner and owner.value == value:
+            problem = f"its value is that of the key {owner_id}"
+            key.duplicate_of = owner_id if key.value is None else None
+        if problem is not None:
+            expected = key.duplicate_of and key_id in self._optional
+            key.error = None if expected else f"key {key_id}: {problem}"
+            return False
+        if value not in self._key_ids and len(value) >= MASKED_FROM and not _has_key_shape(value):
+            values = (*self._unusual_values, value)
+            self._unusual_values = tuple(sorted(values, key=len, reverse=True))
+        changed = key.value != value
+        self._key_ids[value] = key_id
+        key.value, key.error = value, None
         return changed
 
     def _notify(self, changed: frozenset[str]) -> None:
@@ -348,20 +307,27 @@ class SecretCache:
             if self.on_change is not None:
                 self.on_change(changed)
 
-    def _failing(self, worker: StoreWorker) -> dict[str, str | None]:
-        """Return the keys of a store that have no current value."""
-        return {
-            key_id: key.ref
-            for key_id, key in self._keys.items()
-            if key.worker is worker and key_id in self._table.errors
-        }
+    def _refs_by_worker(self, *, failing: bool = False) -> dict[StoreWorker, dict[str, str | None]]:
+        """Return the keys of each store; *failing*: those without a current value only."""
+        refs: dict[StoreWorker, dict[str, str | None]] = {}
+        for key_id, key in self._keys.items():
+            if key.error or not failing:
+                refs.setdefault(key.worker, {})[key_id] = key.ref
+        return refs
+
+    def _log_skipped(self) -> None:
+        reasons = list(self.unresolved.values())
+        for reason in reasons[:_LOGGED_SINGLY]:
+            _log.error("skipped: %s", reason)
+        if len(reasons) > _LOGGED_SINGLY:
+            _log.error("skipped: %d keys more", len(reasons) - _LOGGED_SINGLY)
 
     def _log_health(self, worker: StoreWorker, failing: Collection[str]) -> None:
         """Log once that keys of a store have no current value, and once that all have one."""
         if failing and not worker.failure_logged:
             text = "secret store %s: %d keys have no current value; it is asked again (%s)"
-            reason = self._table.errors.get(next(iter(failing)))
-            _log.warning(text, worker.store.scheme, len(failing), reason)
+            key = self._keys.get(next(iter(failing)))
+            _log.warning(text, worker.store.scheme, len(failing), key and key.error)
         elif worker.failure_logged and not failing:
             _log.info("secret store %s: all keys have a current value", worker.store.scheme)
         worker.failure_logged = bool(failing)
@@ -376,21 +342,25 @@ class SecretCache:
 
     def _reset_after_fork(self) -> None:
         self._make_locks()
-        self._keys = self._make_keys(self.locations, ())  # the threads stayed with the parent
-        for worker in _refs_by_worker(self._keys):
-            worker.failure_logged = bool(self._failing(worker))
+        workers = self._make_workers(self.locations, ())  # the threads stayed with the parent
+        for key in self._keys.values():
+            key.worker = workers[id(key.worker.store)]
+        for worker in workers.values():
+            worker.failure_logged = worker in self._refs_by_worker(failing=True)
             worker.schedule.finished(time.monotonic(), failing=worker.failure_logged)
 
 
-def _refs_by_worker(keys: Mapping[str, _Key]) -> dict[StoreWorker, dict[str, str | None]]:
-    refs: dict[StoreWorker, dict[str, str | None]] = {}
-    for key_id, (worker, ref) in keys.items():
-        refs.setdefault(worker, {})[key_id] = ref
-    return refs
+def _problem(value: str) -> str | None:
+    """Return why a value cannot be a key, without showing it; None: it can."""
+    if not value:
+        return "its value is empty"
+    if value == POOL_KEY:
+        return f"its value is the placeholder {POOL_KEY}, which stands for no key"
+    if not _GOOD_VALUE.fullmatch(value):
+        return "its value holds a blank, a quote or a character that is not ASCII"
+    return None
 
 
-def _log_skipped(reasons: list[str]) -> None:
-    for reason in reasons[:_LOGGED_SINGLY]:
-        _log.error("skipped: %s", reason)
-    if len(reasons) > _LOGGED_SINGLY:
-        _log.error("skipped: %d keys more", len(reasons) - _LOGGED_SINGLY)
+def _has_key_shape(value: str) -> bool:
+    """Return whether masking by shape hides the whole value."""
+    return mask_keys(value) in _MASKS

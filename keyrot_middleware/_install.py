@@ -92,7 +92,7 @@ def install(
         clock: Where time comes from; `keyrot_middleware.testing.FakeClock` in tests.
         on_event: Called with each `PoolEvent` of the pool, such as a rejected key, in a thread of
             its own and one event at a time. What it raises is logged.
-        settings: The arguments of README's table: `strategy="fill"`,
+        settings: The arguments of docs/quick-reference.md: `strategy="fill"`,
             `allowed_hosts=("127.0.0.1:8080",)`, … An argument beats the environment, which beats
             `.env`, which beats the default. `keys=[…]` is the whole pool: no keys.json and no
             single key of the environment is added to it.

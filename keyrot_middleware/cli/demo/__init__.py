@@ -28,7 +28,7 @@ from ..console import STATE_STYLES, console, escape, table
 __all__ = ["demo"]
 
 PROGRAM = Path(__file__).with_name("program.py")
-_FAKE_S = 60.0
+_FAKE_S = 180.0
 _LIVE_S = 600.0
 
 

@@ -578,8 +578,8 @@ def _sentence(problem: Any, given: Mapping[str, Any]) -> str:
         found = "found something else (not shown here)"
     else:
         found = f"found {display(value)}"
-    if name == "alert_events" and isinstance(value, str):
-        value = next((one for one in map(str.strip, value.split(",")) if one not in EVENTS), "")
+    if name == "alert_events" and isinstance(value, list | tuple):
+        value = next((one for one in map(str, value) if one.strip() not in EVENTS), "")
     one_of = problem["type"] == "literal_error" or name in ("secret_store", "alert_events")
     hint = (
         did_you_mean(value, str(allowed).split(", ")) if one_of and isinstance(value, str) else ""

@@ -161,18 +161,19 @@ class AlertWatcher:
         """Do what is due; return the seconds until the next look, None if stopped."""
         on = self._on
         try:
-            self._report_noticed()
+            self.report_noticed()
             if on and time.monotonic() >= self._look_at:
                 began = time.monotonic()
                 self._look_at = began + LOOK_S  # in case it fails
-                self._look()
+                self.look()
                 took = time.monotonic() - began
                 self._look_at = began + took + max(LOOK_S, LOOK_SHARE * took)
         except Exception:
             handle_internal_error("alerts")
         return max(self._look_at - time.monotonic(), 0.0) if on else None
 
-    def _report_noticed(self) -> None:
+    def report_noticed(self) -> None:
+        """Report what calls have noticed."""
         while self._queue:
             found = self._queue.popleft()
             if isinstance(found, _Exhaustion):
@@ -190,7 +191,7 @@ class AlertWatcher:
             text = "pool %s: more events than the alerts can take; the oldest are dropped"
             _log.warning(text, self._pool.name)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Compare the pool with what was reported."""
         pool, degraded = self._pool, self._pool.state.degraded
         views = pool_views(pool)

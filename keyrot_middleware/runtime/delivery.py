@@ -10,6 +10,7 @@ import inspect
 import logging
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -209,7 +210,8 @@ def _services(urls: Sequence[SecretStr]) -> Iterable[tuple[str, Any]]:
     for number, url in enumerate(urls, 1):
         text = url.get_secret_value()
         scheme = text.partition("://")[0].lower()
-        with _HiddenUrls():  # Apprise logs what is wrong in a URL
+        # Apprise logs what is wrong in a URL, and imports modules that are deprecated.
+        with _HiddenUrls(), warnings.catch_warnings(action="ignore"):
             service = apprise.Apprise.instantiate(text)
         if service is None:
             raise ConfigError(_problem(f"{variable}, entry {number}", scheme, apprise))

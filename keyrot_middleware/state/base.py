@@ -205,14 +205,13 @@ class State(ABC):
         del key_ids, now
         return ActivityView({}, 0, {}, [])
 
+    @abstractmethod
     def claim(self, name: str, seconds: float) -> float:
         """Take *name* for so many *seconds*, so that of all processes one does what it stands for.
 
         Returns:
             0: it is the caller's now. Else how many seconds an earlier claim still lasts.
         """
-        del name, seconds
-        return 0.0
 
     def close(self) -> None:
         """Close connections and threads; calls in flight can still be settled."""

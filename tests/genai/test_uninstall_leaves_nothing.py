@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from support.receivers import Webhook
 from support.servers import server
 
-from keyrot_middleware.testing import FakeGemini
+from keyrot_middleware.testing import FakeGemini, Reply
 
 TESTS = Path(__file__).parents[1]
 
@@ -20,8 +22,10 @@ from support.process_state import differences, settled_snapshot, snapshot, watch
 watch_registrations()
 
 import asyncio
+import decimal
 import os
 import sys
+import threading
 
 from google import genai
 from opentelemetry import metrics, trace
@@ -33,7 +37,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import keyrot_middleware
 
-STATE, URL, HOST, OWN_KEY, POOL_KEYS = sys.argv[1:]
+STATE, URL, HOST, OWN_KEY, POOL_KEYS, ALERTS = sys.argv[1:]
+events = []
 spans = InMemorySpanExporter()
 provider = TracerProvider(shutdown_on_exit=False)
 provider.add_span_processor(SimpleSpanProcessor(spans))
@@ -68,10 +73,12 @@ def use(client):
 def cycle():
     \"\"\"Install a pool, use it and uninstall it.\"\"\"
     keyrot_middleware.install(
-        keys=POOL_KEYS.split(","), allowed_hosts=(HOST,), state_url=STATE, pool="cycle"
+        keys=POOL_KEYS.split(","), allowed_hosts=(HOST,), state_url=STATE, pool="cycle",
+        on_event=events.append, alerts=ALERTS,
     )
     assert all(keyrot_middleware.status()["patched"].values())
     use(genai.Client(http_options={"base_url": URL}))
+    assert any(thread.name == "keyrot-alerts-cycle" for thread in threading.enumerate())
     assert "available" in {key["state"] for key in keyrot_middleware.status()["keys"].values()}
     assert reader.get_metrics_data() is not None
     keyrot_middleware.uninstall()
@@ -81,6 +88,7 @@ def cycle():
 use(genai.Client(api_key=OWN_KEY, http_options={"base_url": URL}))
 trace.get_tracer("program").start_span("first").end()
 spans.clear()
+decimal.getcontext()
 before = snapshot()
 cycle()
 assert spans.get_finished_spans()
@@ -100,16 +108,19 @@ print(*differences(after, settled_snapshot(after)), sep="\\n")
 def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
     """Calls, streams and telemetry later, nothing that install() put into the process is left.
 
-    Compared are patched methods, threads, sockets, hooks of the interpreter, import finders,
-    loggers, warning filters, signal handlers, variables, contexts, and registrations with atexit
-    and for forks, whose number must not grow from one install() to the next.
+    Alerts are on, and one is sent: a key is rejected. Compared are patched methods, threads,
+    sockets, hooks of the interpreter, import finders, loggers, warning filters, signal handlers,
+    variables, contexts, and registrations with atexit and for forks, whose number must not grow
+    from one install() to the next.
     """
     url = "memory://" if state == "memory" else server("valkey").url
-    with FakeGemini() as gemini:
-        own, *keys = [gemini.add_key(label, tier="paid").value for label in ("own", "a", "b")]
+    with FakeGemini() as gemini, closing(Webhook()) as hook:
+        own, *keys = [gemini.add_key(label, tier="paid").value for label in ("own", "a", "b", "c")]
+        gemini.always("c", Reply.KEY_INVALID)
         path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+        words = (url, gemini.url, gemini.host, own, ",".join(keys), hook.url)
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, url, gemini.url, gemini.host, own, ",".join(keys)],
+            [sys.executable, "-c", PROGRAM, *words],
             env={**os.environ, "PYTHONPATH": path},
             cwd=tmp_path,
             capture_output=True,
@@ -118,3 +129,4 @@ def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
             check=False,
         )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+    assert hook.events["key_rejected"] >= 1

@@ -119,6 +119,10 @@ class Faulty(State):
         """Tell, or fail."""
         return self._do("snapshot", candidates)
 
+    def claim(self, name: str, seconds: float) -> float:
+        """Take a name, or fail."""
+        return self._do("claim", name, seconds)
+
     async def aacquire(self, *args: Any, **more: Any) -> Any:
         """Reserve, or fail."""
         return await self._ado("acquire", *args, **more)

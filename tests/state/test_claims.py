@@ -1,0 +1,79 @@
+"""Of all processes with one state, one takes a name, for so long."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from support.fallback import FallbackSetup
+from support.servers import server, wait_for
+from support.sync_async import OpenBackend
+
+from keyrot_middleware.core.model import RetryPolicy
+from keyrot_middleware.state import memory, open_shared
+from keyrot_middleware.state.memory import MemoryState
+from keyrot_middleware.testing import FakeClock
+
+
+def test_a_name_is_taken_once(open_backend: OpenBackend) -> None:
+    """The second one is told how long it is taken; another name is free."""
+    state = open_backend()
+    assert state.claim("one", 600) == 0
+    assert 590 < state.claim("one", 600) <= 600
+    assert state.claim("other", 600) == 0
+
+
+def test_one_of_many_threads_takes_a_name(open_backend: OpenBackend) -> None:
+    """However they race."""
+    state, found = open_backend(), []
+    start = threading.Barrier(16)
+
+    def claim() -> None:
+        start.wait()
+        found.append(state.claim("raced", 600))
+
+    threads = [threading.Thread(target=claim) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found.count(0) == 1
+
+
+def test_a_name_is_taken_in_this_process_while_the_shared_state_is_down(
+    setup: FallbackSetup,
+) -> None:
+    """What was taken before stays taken; what is new is this process's own."""
+    assert setup.state.claim("before", 600) == 0
+    setup.shared.cut("claim")
+    assert 0 < setup.state.claim("before", 600) <= 600
+    assert setup.state.claim("meanwhile", 600) == 0
+    assert 0 < setup.state.claim("meanwhile", 600) <= 600
+
+
+def test_a_name_in_memory_is_free_when_its_time_is_over(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of names is bounded: of too many, the oldest are forgotten."""
+    state = MemoryState(RetryPolicy(), clock.time)
+    assert state.claim("one", 600) == 0
+    clock.sleep(599)
+    assert state.claim("one", 600) == 1
+    clock.sleep(1)
+    assert state.claim("one", 600) == 0
+    monkeypatch.setattr(memory, "MAX_CLAIMS", 3)
+    for number in range(5):
+        state.claim(str(number), 600)
+    assert len(state._claims) <= 3
+
+
+def test_a_name_in_redis_is_free_when_its_time_is_over() -> None:
+    """By the server's clock, and for every process."""
+    states = [open_shared(server("valkey").url, RetryPolicy(), time.time) for _ in range(2)]
+    one, other = (state for state in states if state is not None)
+    assert one.claim("short", 0.3) == 0
+    assert 0 < other.claim("short", 0.3) <= 0.3
+    wait_for(lambda: other.claim("short", 60) == 0)
+    for state in (one, other):
+        state.close()

@@ -1,0 +1,131 @@
+"""Receivers of alerts on this machine: a webhook, a mail server, one that never answers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email import message_from_bytes
+from email.header import decode_header, make_header
+from typing import Any
+
+from aiosmtpd.controller import Controller
+
+from keyrot_middleware.events import PoolEvent
+from support.json_server import JsonServer, Request, Response
+
+__all__ = ["Events", "Mailbox", "Webhook", "dead_receiver"]
+
+
+class Events:
+    """Keeps the events it gets; is a receiver and a function for `on_event`."""
+
+    def __init__(self) -> None:
+        self.all: list[PoolEvent] = []
+
+    def put(self, event: PoolEvent) -> None:
+        """Keep it."""
+        self.all.append(event)
+
+    __call__ = put
+
+    @property
+    def names(self) -> list[tuple[str, str | None]]:
+        """What happened to which key, in order."""
+        return [(event.event, event.key_id) for event in self.all]
+
+    def take(self) -> list[tuple[str, str | None]]:
+        """Return what happened since the last time."""
+        found = self.names
+        self.all.clear()
+        return found
+
+
+def _event_of(title: str) -> str:
+    """Read the event from `keyrot: key_rejected in pool default`."""
+    return title.removeprefix("keyrot: ").partition(" ")[0]
+
+
+class Webhook:
+    """A server that takes the JSON of Apprise's json://."""
+
+    def __init__(self, status: Callable[[], int] = lambda: 200) -> None:
+        """Serve on a free port; *status* decides how each request is answered."""
+        self._server = JsonServer(lambda _: Response(status(), {}))
+
+    @property
+    def url(self) -> str:
+        """Its URL, with a secret in the path."""
+        return f"json://127.0.0.1:{self._server.port}/FAKE-hook-secret"
+
+    @property
+    def asked(self) -> list[Request]:
+        """The requests."""
+        return self._server.asked
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Their bodies."""
+        return [json.loads(one.body) for one in tuple(self.asked)]
+
+    @property
+    def events(self) -> Counter[str]:
+        """How many requests there were for each event."""
+        return Counter(_event_of(message["title"]) for message in self.messages)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.close()
+
+
+class Mailbox:
+    """A mail server that keeps what it gets."""
+
+    def __init__(self) -> None:
+        """Serve on a free port."""
+        self.received: list[bytes] = []
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self._controller = Controller(self, hostname="127.0.0.1", port=port)
+        self._controller.start()
+        self.url = f"mailto://127.0.0.1:{port}?from=keyrot@example.com&to=ops@example.com"
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802
+        """Keep a message; aiosmtpd calls this."""
+        self.received.append(envelope.content)
+        return "250 OK"
+
+    @property
+    def events(self) -> Counter[str]:
+        """How many messages there were for each event."""
+        titles = (message_from_bytes(one)["Subject"] for one in tuple(self.received))
+        return Counter(_event_of(str(make_header(decode_header(title)))) for title in titles)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._controller.stop()
+
+
+@contextmanager
+def dead_receiver() -> Iterator[str]:
+    """Give the URL of a receiver that accepts connections and never answers."""
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    kept.append(listener.accept()[0])
+                except OSError:  # closed
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield f"json://127.0.0.1:{listener.getsockname()[1]}/dead?rto=60&cto=60"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for connection in kept:
+                connection.close()

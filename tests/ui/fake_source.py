@@ -126,13 +126,7 @@ class FakeSource:
                     "waits": 3,
                 },
                 "today": self.today,
-                "projects": {
-                    one["project"]: {
-                        "usd_today": one["usd_today"],
-                        "usd_per_day": one.get("usd_per_day"),
-                    }
-                    for one in found[offset : offset + limit]
-                },
+                "projects": _projects(found[offset : offset + limit]),
             },
             "total": len(found),
             "offset": offset,
@@ -207,6 +201,17 @@ class FakeSource:
             raise KeyError(f"no key {key_id!r}")
         self.changed.append((action, key_id))
         return found[0]
+
+
+def _projects(keys: list[Any]) -> dict[str, Any]:
+    """Sum the cost of each project's keys."""
+    found: dict[str, Any] = {}
+    for one in keys:
+        project = found.setdefault(one["project"], {"usd_today": None, "usd_per_day": None})
+        if one["usd_today"] is not None:
+            project["usd_today"] = (project["usd_today"] or 0.0) + one["usd_today"]
+        project["usd_per_day"] = project["usd_per_day"] or one["usd_per_day"]
+    return found
 
 
 def many(count: int) -> FakeSource:

@@ -55,7 +55,7 @@ function show(status, attempts) {
     changeFilter({ offset: Math.max(0, Math.floor((status.total - 1) / PAGE) * PAGE) });
     return;
   }
-  announce(table.update(status.keys, status.actions));
+  announce(table.update(status.keys, status.summary.projects ?? {}, status.actions));
   showRange(status);
   showCalls(attempts.calls, filter.key);
   showOptions(byId("key-ids"), status.keys.map((key) => key.key_id));

@@ -19,7 +19,7 @@ export class KeyTable {
   }
 
   // Returns sentences about the keys whose state is another than at the last update.
-  update(keys, actions) {
+  update(keys, projects, actions) {
     const changes = [];
     const rows = new Map();
     const groups = new Map();
@@ -37,7 +37,7 @@ export class KeyTable {
     }
     for (const [project, inside] of members) {
       const group = this.groups.get(project) ?? new ProjectGroup(project);
-      group.update(inside);
+      group.update(inside, Object.hasOwn(projects, project) ? projects[project] : {});
       groups.set(project, group);
     }
     arrange(this.table, [...groups.values()].map((group) => group.body), this.table.tHead);
@@ -55,15 +55,18 @@ class ProjectGroup {
   constructor(project) {
     this.name = el("span", { class: "project-name" }, String(project));
     this.note = el("span", { class: "note" });
+    this.budget = new Bar();
     this.head = el("tr", { role: "row", class: "project" },
-      el("th", { scope: "rowgroup", role: "rowheader", colspan: "7" }, this.name, " ", this.note));
+      el("th", { scope: "rowgroup", role: "rowheader", colspan: "7" }, this.name, " ", this.note, this.budget.node));
     this.body = el("tbody", { role: "rowgroup" });
   }
 
-  update(rows) {
+  update(rows, { usd_today: spent = null, usd_per_day: budget = null }) {
     const available = rows.filter((row) => row.key.available).length;
     const shared = rows.length > 1 ? ", which share its limits" : "";
-    setText(this.note, `project · ${plural(rows.length, "key")}${shared} · ${available} available`);
+    const cost = budget === null ? "" : ` · ${money(spent)} of ${money(budget)} today`;
+    setText(this.note, `project · ${plural(rows.length, "key")}${shared} · ${available} available${cost}`);
+    this.budget.update(spent ?? 0, budget);
     arrange(this.body, [this.head, ...rows.map((row) => row.row)]);
   }
 }
@@ -92,7 +95,6 @@ class KeyRow {
     this.tokens = el("p", {});
     this.tokensOut = el("p", {});
     this.cost = el("p", {});
-    this.budget = new Bar();
     this.buttons = Object.entries(ACTIONS).map(([action, name]) => {
       const button = el("button", { type: "button" }, name);
       button.addEventListener("click", () => onAction(this.key, action, button));
@@ -111,7 +113,7 @@ class KeyRow {
       cell("Used of each limit", this.noUsage, this.usage, this.details),
       cell("Last 60 minutes", this.spark.node),
       cell("Calls", el("p", { class: "counts" }, this.success, this.errors), this.lastError, this.lastUsed, this.callsButton),
-      cell("Today", this.tokens, this.tokensOut, this.cost, this.budget.node),
+      cell("Today", this.tokens, this.tokensOut, this.cost),
       this.actionsCell);
   }
 
@@ -138,10 +140,7 @@ class KeyRow {
     const tokens = key.tokens_today ?? {};
     setText(this.tokens, tokens.input || tokens.output ? `${shortCount(tokens.input)} in` : "–");
     setText(this.tokensOut, tokens.input || tokens.output ? `${shortCount(tokens.output)} out` : "");
-    const limited = key.usd_per_day !== null && key.usd_per_day !== undefined;
-    const cost = key.usd_today === null && !limited ? "" : money(key.usd_today);
-    setText(this.cost, limited ? `${cost} of ${money(key.usd_per_day)}` : cost);
-    this.budget.update(key.usd_today ?? 0, limited ? key.usd_per_day : null);
+    setText(this.cost, key.usd_today === null ? "" : money(key.usd_today));
     setHidden(this.actionsCell, !actions);
     for (const [action, name, button] of this.buttons) {
       const label = `${name} ${key.key_id}`;

@@ -6,6 +6,7 @@ Only the user who runs the program may open it: the socket has mode 0600.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, MissingExtraError
+from ..forks import after_fork
 from . import app
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["StatusSocket"]
 
 STOP_S = 5.0
+_LOGGERS = ("uvicorn.error", "uvicorn.access")
 
 
 class StatusSocket:
@@ -40,8 +43,10 @@ class StatusSocket:
             raise MissingExtraError(
                 wanted_by="KEYROT_STATUS_SOCKET", package="uvicorn", extra="ui"
             ) from None
+        # Not access_log=False: that removes the handlers of the program's own uvicorn.access. And
+        # not loop="auto": old versions make uvloop the policy of the whole process.
         config = uvicorn.Config(
-            _from_this_machine(app()), lifespan="off", access_log=False, log_config=None
+            _from_this_machine(app()), lifespan="off", log_config=None, loop="asyncio", ws="none"
         )
         config.load()  # here, so that what is missing is raised here
         self._path, self._socket = path, _bind(path)
@@ -51,6 +56,10 @@ class StatusSocket:
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="keyrot-status", daemon=True
         )
+        self._quiet = _OtherThreads(self._thread)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self._quiet)
+        after_fork(self, StatusSocket._in_child)
         self._thread.start()
 
     def close(self) -> None:
@@ -60,18 +69,37 @@ class StatusSocket:
         self._server.should_exit = True
         self._thread.join(STOP_S)
         self._socket.close()
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(self._quiet)
         with contextlib.suppress(OSError):
             if Path(self._path).stat().st_ino == self._inode:  # else another process's by now
                 Path(self._path).unlink()
+
+    def _in_child(self) -> None:
+        """Close the copy: it would keep the socket open, unanswered, after the parent's end."""
+        self._socket.close()
+
+
+class _OtherThreads(logging.Filter):
+    """Drops what one thread logs, but for warnings: the program may log by uvicorn's loggers."""
+
+    def __init__(self, thread: threading.Thread) -> None:
+        super().__init__()
+        self._thread = thread
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        return record.levelno >= logging.WARNING or threading.current_thread() is not self._thread
 
 
 def _bind(path: str) -> socket.socket:
     """Make a socket for this user alone, in place of one that no process serves any more."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
     try:
         _clear(path)
         made.bind(path)
+        Path(path).chmod(0o600)  # nobody can connect before listen(); a umask is the process's
+        made.listen()  # here, so that whoever connects after install() is not refused
     except OSError as error:
         made.close()
         raise ConfigError(
@@ -80,8 +108,6 @@ def _bind(path: str) -> socket.socket:
     except ConfigError:
         made.close()
         raise
-    finally:
-        os.umask(before)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import stat
@@ -17,6 +18,7 @@ import pytest
 
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
+from keyrot_middleware.cli.sources import SocketSource
 
 Keyrot = Callable[..., Any]
 MODEL = "gemini-2.5-flash"
@@ -107,3 +109,66 @@ def test_a_forked_child_leaves_the_socket_to_its_parent(path: str) -> None:
         command, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ)
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_program_that_logs_by_uvicorn_keeps_its_loggers(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Handlers of its access log stay, and the server of the socket writes nothing into its log."""
+    access, handler = logging.getLogger("uvicorn.access"), logging.NullHandler()
+    access.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO):
+            install(path)
+            assert SocketSource(path).status()["total"] == 2
+            access.info("of the program")
+            assert (access.handlers, access.propagate) == ([handler], True)
+            keyrot_middleware.uninstall()
+        logged = [r.message for r in caplog.records if r.name.startswith("uvicorn")]
+        assert logged == ["of the program"]
+        assert access.filters == logging.getLogger("uvicorn.error").filters == []
+    finally:
+        access.removeHandler(handler)
+        keyrot_middleware.uninstall()
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_the_socket_answers_as_soon_as_install_returns(path: str) -> None:
+    """Each time: nobody is refused while the server's thread starts."""
+    for _ in range(5):
+        install(path)
+        try:
+            assert SocketSource(path).status()["total"] == 2
+        finally:
+            keyrot_middleware.uninstall()
+
+
+ORPHAN = """
+import os, sys, time
+import keyrot_middleware
+keyrot_middleware.install(keys=["FAKE-key-number-one"], status_socket=sys.argv[1])
+child = os.fork()
+if child == 0:
+    print("child", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.usefixtures("clean_environment")
+def test_a_child_does_not_hold_the_socket_of_a_killed_parent(path: str) -> None:
+    """A program that was killed and started again gets its socket, though a worker is left."""
+    command = [sys.executable, "-c", ORPHAN, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None and parent.stdin is not None
+        try:
+            assert parent.stdout.readline() == b"child\n"
+            parent.wait(30)
+            install(path)
+            assert SocketSource(path).status()["total"] == 2
+        finally:
+            keyrot_middleware.uninstall()
+            parent.stdin.close()

@@ -225,6 +225,8 @@ class FallbackState(State):
         self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
         self._usage: deque[_Report] = deque()
         self._reporting = threading.Lock()
+        self._activity_failed = False
+        """A failure of the activity was logged; one in a process is enough."""
         after_fork(self, FallbackState._after_fork)
 
     @property
@@ -336,11 +338,11 @@ class FallbackState(State):
 
     def record_activity(self, batch: ActivityBatch) -> None:
         """Add to the activity of the pool; while degraded it is dropped."""
-        self._call_shared(self._shared.record_activity, batch)
+        self._call_for_pages(self._shared.record_activity, batch)
 
     def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of the pool; nothing while degraded."""
-        found = self._call_shared(self._shared.activity, tuple(key_ids), now)
+        found = self._call_for_pages(self._shared.activity, tuple(key_ids), now)
         return super().activity(key_ids, now) if found is None else found
 
     def claim(self, name: str, seconds: float) -> float:
@@ -392,13 +394,32 @@ class FallbackState(State):
             self._on_failure(permit, error)
             return None
 
+    def _call_for_pages(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call a method that no limit depends on; return None while degraded, or if it fails.
+
+        A failure does not open the circuit breaker: the user may lack a command that only pages
+        need, or something else wrote into these records.
+        """
+        if self._breaker.is_open:
+            return None
+        try:
+            return method(*args)
+        except Exception as error:
+            if not self._activity_failed:
+                self._activity_failed = True
+                _log.warning(
+                    "pool %s: the activity of calls cannot be shared (%s); limits are not affected",
+                    self._pool,
+                    _reason(error),
+                )
+            return None
+
     def _on_failure(self, permit: int, error: Exception) -> None:
         if self._breaker.record_failure(permit):
-            why = str(error) if isinstance(error, KeyrotError) else type(error).__name__
             _log.warning(
                 "pool %s: the shared state cannot be used (%s); falling back to in-process limits",
                 self._pool,
-                why,
+                _reason(error),
             )
 
     # Reports of what it missed --------------------------------------------------------------------
@@ -454,6 +475,10 @@ class FallbackState(State):
         self._reports.clear()
         self._usage.clear()
         self._local.forget_usage()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, KeyrotError) else type(error).__name__
 
 
 def _returning_true(method: Callable[..., None]) -> Callable[..., bool]:

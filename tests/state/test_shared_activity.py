@@ -64,7 +64,47 @@ def test_an_outage_leaves_the_activity_empty(valkey: Server) -> None:
         assert activity.view(["a"], NOW).calls == []
 
 
-@pytest.mark.parametrize("garbage", ["no json", "[]", '[1,"m",1,"odd",[]]', '[1,"m",1,"ok",[1]]'])
+def test_a_failure_of_the_activity_does_not_degrade_the_pool(
+    valkey: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user without its commands, or a record of another type: limits stay shared; one warning."""
+    with opened(valkey.url) as state:
+        activity = Activity(state, time.time)
+        activity.add(call(NOW, "a"))
+        activity.send()
+        (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
+        valkey.ask("SET", calls, "something else")
+        for _ in range(3):
+            activity.add(call(NOW, "a"))
+            activity.send()
+            assert activity.view(["a"], NOW).calls == []
+            assert not state.degraded
+    (warning,) = (r.message for r in caplog.records if r.levelname == "WARNING")
+    assert "limits are not affected" in warning
+
+
+def test_calls_that_waited_are_shown_as_such(valkey: Server) -> None:
+    """Also where another process made them."""
+    with opened(valkey.url) as state:
+        activity = Activity(state, time.time)
+        activity.add(call(NOW, "a"))
+        activity.add(call(NOW, "a")._replace(waited=False))
+        assert [c.waited for c in activity.view([], NOW).calls] == [False, True]
+
+
+GARBAGE = [
+    "no json",
+    "[]",
+    "[" * 10_000,
+    '[1,"m",1,"odd",[]]',
+    '[1,"m",1,"ok",[1]]',
+    '[1,"m",1,"ok",[["a",null,1e999,1]]]',
+    '[1,"m",1,"ok",[["a",null,null,1e999]]]',
+    '[1,"m",NaN,"ok",[["a",null,null,1]]]',
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_garbage_in_the_records_is_ignored(valkey: Server, garbage: str) -> None:
     """What something else wrote there is neither counted nor shown."""
     with opened(valkey.url) as state:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 from typing import Any
 
 from ...core.activity import (
@@ -96,16 +97,14 @@ def read(run: Run, base: str, key_ids: Iterable[str], now: float) -> ActivityVie
 
 
 def _encode(record: CallRecord) -> str:
-    return json.dumps(
-        [record.at, record.model, record.seconds, record.outcome, record.attempts],
-        separators=(",", ":"),
-    )
+    fields = (record.at, record.model, record.seconds, record.outcome, record.attempts)
+    return json.dumps([*fields, int(record.waited)], separators=(",", ":"))
 
 
 def _decode(text: bytes) -> CallRecord | None:
     """Read a call; None where something else wrote into the list."""
     try:
-        at, model, seconds, outcome, attempts = json.loads(text)
+        at, model, seconds, outcome, attempts, *more = json.loads(text)
         found = tuple(
             Attempt(
                 str(key_id),
@@ -115,10 +114,14 @@ def _decode(text: bytes) -> CallRecord | None:
             )
             for key_id, failure, code, lasted in attempts
         )
+        times = (float(at), float(seconds), *(attempt.seconds for attempt in found))
+        if not all(map(isfinite, times)):
+            return None
         if outcome not in ("ok", "failed", "exhausted", "abandoned"):
             return None
-        return CallRecord(float(at), str(model), float(seconds), outcome, found)
-    except (ValueError, TypeError):
+        waited = more[:1] == [1]  # missing where an earlier version wrote it
+        return CallRecord(times[0], str(model), times[1], outcome, found, waited=waited)
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 

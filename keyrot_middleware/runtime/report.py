@@ -175,7 +175,7 @@ class PoolReport:
         if tokens < 0:
             raise KeyrotError("tokens: allowed are whole numbers from 0")
         look, selector = self._look(), self._selector()
-        info = CallInfo(model.removeprefix("models/"), VERB, tokens)
+        info = CallInfo(model.removeprefix("models/"), VERB, max(tokens, 1))  # as in views()
         order = selector.ranking(info)
         blocks = self._state.get_blocks(info, [key for _, key in order])
         chosen = self._choose(order, blocks, info, selector.spread)

@@ -205,3 +205,11 @@ def test_activity_of_an_unshared_state_is_empty() -> None:
     """A state that keeps no activity returns none, and takes what it is given."""
     state: State = Rig(key("a")).state
     assert state.activity(["a"], 0.0).calls == []
+
+
+def test_explain_and_status_agree_on_the_smallest_request() -> None:
+    """Without tokens given: a key whose input tokens are used up is available in neither."""
+    rig = Rig(key("a", Limits(tpm=10)), max_wait_s=0)
+    rig.call(INFO._replace(tokens=10))
+    assert row(rig, "a")["available"] is False
+    assert report(rig).explain(MODEL)["key_id"] is None

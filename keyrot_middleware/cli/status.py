@@ -60,10 +60,11 @@ def _open_look() -> Iterator[Look | None]:
         def look() -> dict[str, Any]:
             found = source.status(limit=PAGE)
             while len(found["keys"]) < found["total"]:
-                more = source.status(offset=len(found["keys"]), limit=PAGE)["keys"]
-                if not more:
+                more = source.status(offset=len(found["keys"]), limit=PAGE)
+                if not more["keys"]:
                     break
-                found["keys"] += more
+                found["keys"] += more["keys"]
+                found["summary"]["projects"] |= more["summary"]["projects"]
             return found | {"limit": len(found["keys"])}
 
         yield look
@@ -142,6 +143,7 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
             f"Last hour: {hour['requests']:,} requests, {hour['failures']:,} failures, "
             f"{hour['waits']:,} waits"
         )
+    yield from _cost(summary)
     if found["degraded"]:
         yield "[yellow]Degraded: the shared state cannot be reached[/]"
     if found["shared"] and not found["has_records"]:
@@ -151,8 +153,27 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _cost(summary: dict[str, Any]) -> Iterator[str]:
+    """Say what was spent today: in all, of each budget, and by project if there are several."""
+    if summary["today"]["cost_usd"]:
+        yield f"Today: {_usd(summary['today']['cost_usd'])}, since midnight Pacific time"
+    projects = summary["projects"]
+    for name, cost in projects.items():
+        if cost["usd_per_day"] is not None:
+            of = f" of {_usd(cost['usd_per_day'])} a day"
+            yield f"  {escape(name)}: {_usd(cost['usd_today'] or 0.0)}{of}"
+        elif cost["usd_today"] and len(projects) > 1:
+            yield f"  {escape(name)}: {_usd(cost['usd_today'])}"
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:,.2f} USD" if amount >= 1 else f"{amount:.4f} USD"
+
+
 def _used(key: dict[str, Any]) -> str:
     lines = []
+    if key["usd_today"]:
+        lines.append(f"{_usd(key['usd_today'])} today")
     for model, used in key["used"].items():
         blocked = ""
         if not used["available"] and key["available"]:

@@ -35,8 +35,6 @@ __all__ = [
     "SECRET_VARIABLE",
     "AwsLogin",
     "AwsStore",
-    "error_code",
-    "failure_from_code",
     "failure_from_error",
     "open_aws",
 ]
@@ -48,6 +46,7 @@ __all__ = [
 
 
 _CALLER = re.compile(r"\b(arn:aws[a-z-]*:(?:iam|sts)::\d{12}:[\w/+=,.@:-]+)", re.ASCII)
+_WORD = re.compile(r"\w{1,60}", re.ASCII)
 
 _GRANT = "allow secretsmanager:GetSecretValue on it, and kms:Decrypt if it has a key of its own"
 _LOGIN = "the credentials are no longer taken ({}): renew them (aws sso login, a new access key)"
@@ -154,7 +153,8 @@ def failure_from_error(error: Exception) -> StoreFailure:
     """Return what an exception of boto3 means."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
-        return _failure_from_class(error)
+        reach, message = find_by_class(error, _CLASSES)
+        return StoreFailure(reach, message.format(type(error).__name__))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return failure_from_code(
         error_code(error), str(response.get("Error", {}).get("Message", "")), status
@@ -169,16 +169,9 @@ def failure_from_code(code: str, message: str, status: int = 0) -> StoreFailure:
     reach, text = _CODES.get(name, (FailureReach.SECRET, "Secrets Manager refused ({})"))
     caller = _CALLER.search(message)
     who = caller[1].rstrip(".,:") if caller else "these credentials"
-    return StoreFailure(reach, text.format(_code(code), who=who))
-
-
-def _code(code: str) -> str:
-    return code if re.fullmatch(r"\w{1,60}", code, re.ASCII) else "unknown code"
-
-
-def _failure_from_class(error: Exception) -> StoreFailure:
-    reach, message = find_by_class(error, _CLASSES)
-    return StoreFailure(reach, message.format(type(error).__name__))
+    return StoreFailure(
+        reach, text.format(code if _WORD.fullmatch(code) else "unknown code", who=who)
+    )
 
 
 # boto3's clients, made at the first read, which is when credentials are looked for --------------
@@ -202,7 +195,7 @@ class AwsLogin:
         """Do not connect yet; keys_file.py says which settings `.env` may contain."""
         self._environ = environ
         self._lock = threading.Lock()
-        self._make_session: Any = None
+        self._session: Any = None
         self._clients: dict[str | None, Any] = {}
 
     def client(self, region: str | None = None) -> Any:
@@ -213,14 +206,14 @@ class AwsLogin:
         """
         with self._lock:
             if region not in self._clients:
-                self._make_session = self._make_session or self._open_session()
+                self._session = self._session or self._open_session()
                 self._clients[region] = self._connect(region)
             return self._clients[region]
 
     def forget(self) -> None:
         """Read the credentials again at the next request."""
         with self._lock:
-            self._make_session = None
+            self._session = None
             self._clients.clear()
 
     def _open_session(self) -> Any:
@@ -239,7 +232,7 @@ class AwsLogin:
     def _connect(self, region: str | None) -> Any:
         from botocore.config import Config  # noqa: PLC0415
 
-        return self._make_session.create_client(
+        return self._session.create_client(
             "secretsmanager",
             region_name=region or _first(self._environ, _REGIONS) or None,
             endpoint_url=_first(self._environ, _ENDPOINTS) or None,
@@ -353,19 +346,17 @@ class AwsStore:
             return _pages(client, batch)
         except Exception as error:
             code = error_code(error)
-            if code in _DENIED:
-                self._disable_batches()
+            if code in _WHOLE_BATCH:
                 return None
-            return None if code in _WHOLE_BATCH else dict.fromkeys(batch, failure_from_error(error))
-
-    def _disable_batches(self) -> None:
-        """Read one by one from now on, and log that once."""
+            if code not in _DENIED:
+                return dict.fromkeys(batch, failure_from_error(error))
         if self._batches:
             self._batches = False
             _log.warning(
                 "aws: secretsmanager:BatchGetSecretValue is denied, so secrets are read one by "
                 "one; allow it (docs/stores/aws.md) to read 20 in a request"
             )
+        return None
 
 
 def _region(name: str) -> str | None:

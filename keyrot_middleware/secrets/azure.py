@@ -17,13 +17,12 @@ from .cloud import (
     CONNECT_TIMEOUT_S,
     READ_TIMEOUT_S,
     Answer,
-    Batch,
     FailureReach,
     SecretRef,
     StoreFailure,
     extract_key,
     find_by_class,
-    read_batches,
+    read_each,
     require_extra,
     resolve_refs,
     split_field,
@@ -328,24 +327,21 @@ class AzureStore:
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
         """Read vault by vault, so that one that is down does not affect another."""
-        vaults: dict[str, list[Batch]] = {}
+        vaults: dict[str, list[str]] = {}
         for name in names:
-            vaults.setdefault(name.partition("/")[0], []).append((name,))
+            vaults.setdefault(name.partition("/")[0], []).append(name)
         answers: dict[str, Answer] = {}
-        for batches in vaults.values():
-            answers.update(read_batches(batches, self._read_batch, self._login.forget))
+        for mine in vaults.values():
+            answers.update(read_each(mine, self._read_one, self._login.forget))
         return answers
 
-    def _read_batch(self, batch: Batch) -> Mapping[str, Answer]:
-        (name,) = batch
+    def _read_one(self, name: str) -> Answer:
         vault, secret, version = name.split("/")
         try:
             value = self._login.client(vault).get_secret(secret, version or None).value
         except Exception as error:
-            return {name: failure_from_error(error, self._login.client_id)}
-        return {
-            name: StoreFailure(FailureReach.SECRET, "it has no value") if value is None else value
-        }
+            return failure_from_error(error, self._login.client_id)
+        return StoreFailure(FailureReach.SECRET, "it has no value") if value is None else value
 
 
 def _default_name(key_id: str) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "quiet_library_logs",
     "quiet_loggers",
     "read_batches",
+    "read_each",
     "require_extra",
     "resolve_refs",
     "split_field",
@@ -301,6 +302,14 @@ def read_batches(
     if any(FailureReach.LOGIN in reader.reaches(batch) for batch in retried):
         forget_login()
     return reader.answers
+
+
+def read_each(
+    names: Iterable[str], read: Callable[[str], Answer], forget_login: Callable[[], None]
+) -> dict[str, Answer]:
+    """Read each name in a request of its own, as `read_batches` does."""
+    batches = [(name,) for name in names]
+    return read_batches(batches, lambda batch: {batch[0]: read(batch[0])}, forget_login)
 
 
 class _BatchReader:

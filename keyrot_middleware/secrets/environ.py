@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 
 from ..keys_file import readable_from_file
 
-__all__ = ["Environ", "only_in_file", "read_environ"]
+__all__ = ["Environ", "only_in_file", "read_env_file", "read_environ"]
 
 
 class Environ(dict[str, str]):
@@ -22,18 +22,22 @@ class Environ(dict[str, str]):
         self.in_file = in_file
 
 
+def read_env_file(path: Path) -> dict[str, str | None]:
+    """Read `.env`; empty if it cannot be read, which is reported when the settings are loaded."""
+    try:
+        return dotenv_values(path, encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
 def read_environ(scheme: str, env_file: Path) -> Environ:
     """Read the settings of a store; an empty variable hides the one in `.env`.
 
     A store of another distribution gets all of `.env`: only that store knows what is safe.
     """
-    try:
-        written = dotenv_values(env_file, encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        written = {}  # reported when the settings are loaded
     found = {
         name: value
-        for name, value in written.items()
+        for name, value in read_env_file(env_file).items()
         if value is not None and name not in os.environ and readable_from_file(scheme, name)
     }
     return Environ({**found, **os.environ}, frozenset(found))

@@ -21,13 +21,12 @@ from .cloud import (
     MAX_CONCURRENCY,
     READ_TIMEOUT_S,
     Answer,
-    Batch,
     FailureReach,
     SecretRef,
     StoreFailure,
     extract_key,
     find_by_class,
-    read_batches,
+    read_each,
     require_extra,
     resolve_refs,
     split_field,
@@ -39,10 +38,6 @@ __all__ = [
     "SECRET_VARIABLE",
     "GcpLogin",
     "GcpStore",
-    "NoProjectError",
-    "UnsafeFileError",
-    "failure_from_error",
-    "failure_from_response",
     "open_gcp",
 ]
 
@@ -104,8 +99,18 @@ _LOGIN = (
 )
 _CUT_OFF = "ProtocolError"
 """Of urllib3, wrapped by requests: the server has closed a kept-alive connection."""
-# Exceptions of google.auth and requests.
+# Exceptions of google.auth and requests, and two of this module.
 _CLASSES: Mapping[str, tuple[FailureReach, str]] = {
+    "NoProjectError": (
+        FailureReach.SECRET,
+        "GOOGLE_CLOUD_PROJECT is not set, and the login names no project; set it, or give the key "
+        "a place: gcp://PROJECT/SECRET",
+    ),
+    "UnsafeFileError": (
+        FailureReach.STORE,
+        "a credentials file that .env names must be of type service_account or authorized_user; "
+        "set GOOGLE_APPLICATION_CREDENTIALS in the environment for another one",
+    ),
     "DefaultCredentialsError": (FailureReach.STORE, _NO_LOGIN),
     "RefreshError": (FailureReach.LOGIN, _LOGIN),
     "TransportError": (
@@ -192,7 +197,7 @@ class GcpLogin:
         """Do not connect yet; *environ* is the environment over `.env`."""
         self._environ = environ
         self._lock = threading.Lock()
-        self._make_session: Any = None
+        self._session: Any = None
         self._login_project: str | None = None
 
     @property
@@ -203,7 +208,7 @@ class GcpLogin:
     @property
     def identity(self) -> str:
         """The address of the service account, if it is known."""
-        credentials = getattr(self._make_session, "credentials", None)
+        credentials = getattr(self._session, "credentials", None)
         for name in ("service_account_email", "signer_email", "account"):
             found = getattr(credentials, name, None)
             # "default" stands for the machine's account until the first token is there.
@@ -241,13 +246,13 @@ class GcpLogin:
     def forget(self) -> None:
         """Log in again at the next request."""
         with self._lock:
-            self._make_session = None
+            self._session = None
 
     def _open(self) -> Any:
         with self._lock:
-            if self._make_session is None:
-                self._make_session, self._login_project = self._open_session()
-            return self._make_session
+            if self._session is None:
+                self._session, self._login_project = self._open_session()
+            return self._session
 
     def _open_session(self) -> tuple[Any, str | None]:
         import requests  # noqa: PLC0415 - open_gcp has imported them
@@ -389,35 +394,19 @@ class GcpStore:
         return SecretRef(f"{project}/{secret}/{version}", ref, field)
 
     def _read(self, names: Iterable[str]) -> Mapping[str, Answer]:
-        return read_batches([(name,) for name in names], self._read_batch, self._login.forget)
+        return read_each(names, self._read_one, self._login.forget)
 
-    def _read_batch(self, batch: Batch) -> Mapping[str, Answer]:
-        (name,) = batch
+    def _read_one(self, name: str) -> Answer:
         project, secret, version = name.split("/")
         try:
             project = project or self._login.find_project()
             path = f"/v1/projects/{project}/secrets/{secret}/versions/{version}:access"
             response = self._login.get(f"{self._endpoint}{path}")
             if response.status_code != 200:
-                return {name: failure_from_response(response, self._login.identity)}
-            return {name: _payload(response.json())}
-        except NoProjectError:
-            return {name: StoreFailure(FailureReach.SECRET, _NO_PROJECT)}
-        except UnsafeFileError:
-            return {name: StoreFailure(FailureReach.STORE, _UNSAFE_FILE)}
+                return failure_from_response(response, self._login.identity)
+            return _payload(response.json())
         except Exception as error:
-            return {name: failure_from_error(error)}
-
-
-_NO_PROJECT = (
-    "GOOGLE_CLOUD_PROJECT is not set, and the login names no project; set it, or give the key a "
-    "place: gcp://PROJECT/SECRET"
-)
-
-_UNSAFE_FILE = (
-    "a credentials file that .env names must be of type service_account or authorized_user; set "
-    "GOOGLE_APPLICATION_CREDENTIALS in the environment for another one"
-)
+            return failure_from_error(error)
 
 
 def _payload(answer: Any) -> Answer:

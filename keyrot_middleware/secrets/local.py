@@ -7,10 +7,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from ..errors import SecretError
 from .base import Secret
+from .environ import read_env_file
 
 __all__ = [
     "EnvStore",
@@ -67,16 +66,8 @@ class EnvStore:
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Look the keys up; `.env` is read once."""
-        in_file = self._read_file()
+        in_file = read_env_file(self._env_file)
         return {key_id: _find(key_id, ref, in_file) for key_id, ref in refs.items()}
-
-    def _read_file(self) -> dict[str, str | None]:
-        try:
-            return dotenv_values(self._env_file, encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            # Reported when the settings are loaded. A file that is being written must not hide
-            # the environment.
-            return {}
 
 
 def _find(key_id: str, ref: str | None, in_file: Mapping[str, str | None]) -> Secret | SecretError:

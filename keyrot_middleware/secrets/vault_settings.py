@@ -186,9 +186,9 @@ def _read_login(found: Mapping[str, str]) -> Login:
     if "VAULT_TOKEN" in found:
         token = Credential("VAULT_TOKEN", value=Secret(found["VAULT_TOKEN"]))
         return Login("token", None, {"token": token})
-    role_id = _read_credential(found, "VAULT_ROLE_ID")
-    secret_id = _read_credential(found, "VAULT_SECRET_ID")
-    jwt = _read_credential(found, "VAULT_JWT")
+    role_id = _find_credential(found, "VAULT_ROLE_ID")
+    secret_id = _find_credential(found, "VAULT_SECRET_ID")
+    jwt = _find_credential(found, "VAULT_JWT")
     if role_id:  # a role may need no secret id
         parts = {"role_id": role_id, **({"secret_id": secret_id} if secret_id else {})}
         return Login("AppRole", mount or "approle", parts)
@@ -212,7 +212,7 @@ def _read_login(found: Mapping[str, str]) -> Login:
     )
 
 
-def _read_credential(found: Mapping[str, str], name: str) -> Credential | None:
+def _find_credential(found: Mapping[str, str], name: str) -> Credential | None:
     """Return the variable, else the file that the variable with _FILE names."""
     if name in found:
         return Credential(name, value=Secret(found[name]))

@@ -25,7 +25,17 @@ from .config import load
 from .core.activity import Attempt, CallOutcome, CallRecord
 from .core.commands import Failed, Settle
 from .core.failures import REJECTIONS, FailureFacts, classify
-from .core.model import Block, CallInfo, Lease, LeaseOutcome, Outcome, Usage, project_label
+from .core.flow import Exhausted
+from .core.model import (
+    Block,
+    CallInfo,
+    Lease,
+    LeaseOutcome,
+    Outcome,
+    Unavailable,
+    Usage,
+    project_label,
+)
 from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
@@ -146,6 +156,8 @@ class KeyManager:
             found = self._acquire(info, exclude, now, holder)
         if isinstance(found, Lease):
             return found, info
+        if found and pool.alerts is not None:
+            pool.alerts.on_exhausted(info, Exhausted(Unavailable(now, found)))
         blocks = self._left_out(exclude, now) | found
         raise exhausted(pool.name, blocks, now, pool.last_refusal(blocks), None)
 

@@ -15,10 +15,11 @@ from .._install import doubts
 from ..config import Config
 from ..core.availability import AVAILABLE, REJECTED, Availability
 from ..core.text import mask_keys, mask_url
-from ..errors import KeyrotError, MissingExtraError
+from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..genai.call_info import origin_from_url
 from ..genai.live_check import LiveCheck, base_url
 from ..keys_file import KeySpec, candidates_of
+from ..runtime.delivery import open_receivers
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
 from ..secrets import Secret, SecretCache, open_secret_cache
@@ -132,7 +133,9 @@ def build_report(config: Config) -> CheckReport:
     return CheckReport(
         enabled=True,
         state=state,
-        problems=tuple(filter(None, (state.problem, _tracing_problem(config)))),
+        problems=tuple(
+            filter(None, (state.problem, _tracing_problem(config), _alerts_problem(config)))
+        ),
         settings=tuple(_setting_reports(config)),
         keys=tuple(
             replace(_key_report(key, config, secrets), shared=state.keys.get(key.key_id, AVAILABLE))
@@ -170,6 +173,15 @@ def _tracing_problem(config: Config) -> str | None:
         if config.settings.tracing == "otlp":
             DeferredOtlpExport()
     except MissingExtraError as error:
+        return str(error)
+    return None
+
+
+def _alerts_problem(config: Config) -> str | None:
+    """Return why alerts cannot be sent; None if they can, as far as their URLs show."""
+    try:
+        open_receivers(None, config.settings.alerts, ())
+    except ConfigError as error:
         return str(error)
     return None
 

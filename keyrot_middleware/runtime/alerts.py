@@ -133,23 +133,27 @@ class AlertWatcher:
         if verdict is None or verdict.failure not in REJECTED:
             return
         assert isinstance(command, Settle)  # noqa: S101 - narrowed above
-        until = reply if isinstance(reply, int | float) else None
-        found = _rejection(command.lease.key_id, command.at, verdict.failure, until)
-        self._notice(found, found.event, found.key_id or "")
+        key_id = command.lease.key_id
+        if self._is_new("key_rejected", key_id, command.at):
+            until = reply if isinstance(reply, int | float) else None
+            self._notice(_rejection(key_id, command.at, verdict.failure, until))
 
     def on_exhausted(self, info: CallInfo, error: Exhausted) -> None:
         """Notice that no key was available."""
-        found = _Exhaustion(error.unavailable.at, info.quota_model, error.unavailable.blocks)
-        self._notice(found, "pool_exhausted", "")
+        found = error.unavailable
+        if self._is_new("pool_exhausted", "", found.at):
+            self._notice(_Exhaustion(found.at, info.quota_model, found.blocks))
 
-    def _notice(self, found: _Found | _Exhaustion, event: str, key_id: str) -> None:
-        at = found.at
+    def _is_new(self, event: str, key_id: str, at: float) -> bool:
         before = self._noticed.get((event, key_id))
         if before is not None and 0 <= at - before < NOTICE_S:
-            return
+            return False
         if len(self._noticed) >= NOTICED_MAX:
             self._noticed = {}
         self._noticed[event, key_id] = at
+        return True
+
+    def _notice(self, found: _Found | _Exhaustion) -> None:
         if len(self._queue) == self._queue.maxlen:
             self._dropped = True
         self._queue.append(found)

@@ -204,6 +204,16 @@ def test_spans_that_cannot_be_exported_are_wrong(
     assert "pip install 'keyrot-middleware[otlp]'" in ran.stdout
 
 
+def test_alerts_that_cannot_be_sent_are_wrong(keyrot: Keyrot) -> None:
+    """The report counts the URLs of alerts, says what is wrong with one, and shows none."""
+    given = {"GEMINI_API_KEYS": "one", "KEYROT_ALERTS": "json://u:FAKE-pw@h nosuch://FAKE-token"}
+    ran = keyrot("check", **given)
+    assert ran.returncode == 1
+    assert 'problem: KEYROT_ALERTS, entry 2: found the unknown scheme "nosuch"' in ran.stdout
+    assert "2 (not shown)" in ran.stdout
+    assert "FAKE" not in ran.stdout + ran.stderr
+
+
 def test_a_variable_that_is_misspelt_is_warned_of(keyrot: Keyrot) -> None:
     """With the name that was probably meant, and without its value."""
     ran = keyrot("check", GEMINI_API_KEYS="one", KEYROT_STRATGY="FAKE-value")

@@ -21,7 +21,7 @@ import apprise
 import pytest
 from google.genai import errors
 from support.receivers import Events, Mailbox, Webhook, dead_receiver
-from support.servers import Server, server, stop_all, wait_for
+from support.servers import BINARIES, Server, server, stop_all, wait_for
 
 import keyrot_middleware
 from keyrot_middleware.runtime import alerts
@@ -184,6 +184,34 @@ def test_the_thread_ends_with_uninstall(pool: Any) -> None:
             keyrot_middleware.install(on_event=print)
         keyrot_middleware.uninstall()
         wait_for(lambda: "keyrot-alerts-default" not in _threads(), PATIENCE_S)
+
+
+def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
+    """Keys that are chosen by hand are of the same pool."""
+    events = Events()
+    pool({"key_id": "a", "rpd": 1}, on_event=events)
+    manager = keyrot_middleware.get_key_manager()
+    manager.select_key("gemini-2.5-flash")
+    manager.report_success("a", 10)
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
+        manager.select_key("gemini-2.5-flash")
+    wait_for(lambda: ("pool_exhausted", None) in events.names, PATIENCE_S)
+
+
+def test_an_outage_of_redis_is_reported_and_its_end(pool: Any) -> None:
+    """No call is needed to find out: the looks ask the server."""
+    events, valkey_server = Events(), Server(BINARIES["valkey"])
+    try:
+        pool("a", on_event=events, state_url=valkey_server.url, pool="outage")
+        pool.ledger.checked = False  # it keeps the books of states in memory
+        valkey_server.stop()
+        wait_for(lambda: events.names == [("state_degraded", None)], PATIENCE_S)
+        valkey_server.start()
+        wait_for(lambda: events.names[1:] == [("state_recovered", None)], PATIENCE_S)
+        keyrot_middleware.uninstall()
+        assert len(events.all) == 2
+    finally:
+        valkey_server.remove()
 
 
 def test_a_wrong_url_leaves_nothing_in_place(pool: Any) -> None:

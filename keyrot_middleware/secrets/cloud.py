@@ -285,23 +285,21 @@ def read_batches(
     Returns:
         An answer for each name; if both tries failed, the second failure.
     """
-    reader = _BatchReader(read, time.monotonic() + TOTAL_TIMEOUT_S)
-    reader.run_once(batches)
-    retried = [
-        batch
-        for batch in batches
-        if reader.reaches(batch) & {FailureReach.REQUEST, FailureReach.LOGIN}
-    ]
+    deadline = time.monotonic() + TOTAL_TIMEOUT_S
+    answers = _read_once(batches, read, deadline)
+    retriable = {FailureReach.REQUEST, FailureReach.LOGIN}
+    retried = [batch for batch in batches if _reaches(batch, answers) & retriable]
     if not retried:
-        return reader.answers
-    if any(FailureReach.LOGIN in reader.reaches(batch) for batch in retried):
+        return answers
+    if any(FailureReach.LOGIN in _reaches(batch, answers) for batch in retried):
         forget_login()
     else:
         time.sleep(RETRY_PAUSE_S)
-    reader.run_once(retried)
-    if any(FailureReach.LOGIN in reader.reaches(batch) for batch in retried):
+    again = _read_once(retried, read, deadline)
+    if FailureReach.LOGIN in _reaches(again, again):
         forget_login()
-    return reader.answers
+    found = {n: answer for n, answer in answers.items() if not isinstance(answer, StoreFailure)}
+    return {**answers, **again, **found}
 
 
 def read_each(
@@ -312,58 +310,50 @@ def read_each(
     return read_batches(batches, lambda batch: {batch[0]: read(batch[0])}, forget_login)
 
 
-class _BatchReader:
-    """One call of `read_batches`."""
+_STOPS = FailureReach.LOGIN, FailureReach.STORE
 
-    def __init__(self, read: ReadBatch, deadline: float) -> None:
-        self.answers: dict[str, Answer] = {}
-        self._read_batch = read
-        self._deadline = deadline
-        self._stop: StoreFailure | None = None
-        self._lock = threading.Lock()
 
-    def run_once(self, batches: Sequence[Batch]) -> None:
-        """Read each batch once, unless the whole store fails."""
-        self._stop = None
-        self._read(batches[:1])
-        self._read_concurrently(batches[1:])
+def _reaches(names: Iterable[str], answers: Mapping[str, Answer]) -> set[FailureReach]:
+    """Return the reach of each failure among the answers for *names*."""
+    found = (answers[name] for name in names)
+    return {answer.reach for answer in found if isinstance(answer, StoreFailure)}
 
-    def reaches(self, batch: Batch) -> set[FailureReach]:
-        """Return the reach of each failure in a batch."""
-        answers = (self.answers[name] for name in batch)
-        return {answer.reach for answer in answers if isinstance(answer, StoreFailure)}
 
-    def _read_concurrently(self, batches: Sequence[Batch]) -> None:
-        """Read in daemon threads: the interpreter waits for the threads of an executor at exit."""
-        shares = [batches[n::MAX_CONCURRENCY] for n in range(min(MAX_CONCURRENCY, len(batches)))]
-        threads = [
-            threading.Thread(target=self._read, args=(share,), name="keyrot-secrets", daemon=True)
-            for share in shares
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+def _read_once(batches: Sequence[Batch], read: ReadBatch, deadline: float) -> dict[str, Answer]:
+    """Read the first batch, then the others concurrently, until the whole store fails.
 
-    def _read(self, batches: Sequence[Batch]) -> None:
+    The threads are daemons, because the interpreter waits for those of an executor at exit. They
+    share dictionaries without a lock: each sets the answers of its own batches.
+    """
+    answers: dict[str, Answer] = {}
+    stops: list[StoreFailure] = []
+
+    def read_in_turn(batches: Sequence[Batch]) -> None:
         for batch in batches:
-            stop = self._stop or self._timed_out()
-            answers = dict.fromkeys(batch, stop) if stop else _try_read(self._read_batch, batch)
-            with self._lock:
-                for name in batch:
-                    self._record(name, answers.get(name, _NO_ANSWER))
+            if not stops and time.monotonic() > deadline:
+                stops.append(_TIMED_OUT)
+            found = dict.fromkeys(batch, stops[0]) if stops else _try_read(read, batch)
+            for name in batch:
+                answer = answers[name] = found.get(name, _NO_ANSWER)
+                if isinstance(answer, StoreFailure) and answer.reach in _STOPS:
+                    stops.append(answer)
 
-    def _record(self, name: str, answer: Answer) -> None:
-        if not isinstance(answer, StoreFailure):
-            self.answers[name] = answer
-            return
-        if answer.reach in (FailureReach.LOGIN, FailureReach.STORE):
-            self._stop = answer
-        if isinstance(self.answers.get(name), StoreFailure | None):
-            self.answers[name] = answer
-
-    def _timed_out(self) -> StoreFailure | None:
-        return _TIMED_OUT if time.monotonic() > self._deadline else None
+    read_in_turn(batches[:1])
+    rest = batches[1:]
+    threads = [
+        threading.Thread(
+            target=read_in_turn,
+            args=(rest[start::MAX_CONCURRENCY],),
+            name="keyrot-secrets",
+            daemon=True,
+        )
+        for start in range(min(MAX_CONCURRENCY, len(rest)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 _NO_ANSWER = StoreFailure(FailureReach.SECRET, "the store's answer does not mention it")

@@ -138,7 +138,7 @@ class SyncDriver:
     def _with_cost(self, command: Settle) -> Settle:
         """Add what the request cost, where somebody wants to know."""
         outcome, has_budget = command.outcome, command.lease.has_budget
-        if outcome.usage is NO_USAGE or (self.observer is None and not has_budget):
+        if outcome.usage is NO_USAGE or not (has_budget or self.observer is not None):
             return command
         usage = self._pool.with_cost(outcome.usage, self._info.model, has_budget=has_budget)
         return command._replace(outcome=outcome._replace(usage=usage))

@@ -20,10 +20,12 @@ from test_costs import body, price
 
 import keyrot_middleware
 from keyrot_middleware import KeyPoolExhausted, KeyrotWarning
+from keyrot_middleware.cli.status import _verdict
 from keyrot_middleware.core.model import Candidate
 from keyrot_middleware.core.windows import next_pacific_midnight
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.keys_file import KeySpec, candidates_of
+from keyrot_middleware.runtime.health import levels
 from keyrot_middleware.runtime.report import source_of
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
@@ -288,3 +290,18 @@ def test_a_key_chosen_by_hand_is_counted_by_its_response(
     assert spent(made) == pytest.approx(2 * cost + 0.3, abs=1e-9)
     with pytest.raises(KeyPoolExhausted):
         manager.select_key(MODEL)
+
+
+def test_gauges_and_the_command_show_the_budget(gemini: FakeGemini, pool: Any, cost: float) -> None:
+    """How much of it is used, in metrics; in `keyrot status` in dollars."""
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 4 * cost})
+    report = source_of(made)
+    report.status()  # from now on calls are recorded
+    client = client_of(gemini)
+    client.models.generate_content(model=MODEL, contents="hi")
+    (snapshot,) = levels(made)
+    assert [(one.model, one.quota) for one in snapshot.used] == [("", "usd")]
+    assert snapshot.used[0].ratio == pytest.approx(0.25, abs=1e-5)
+    lines = list(_verdict(source_of(made).status()))
+    assert f"Today: {cost:.4f} USD, since midnight Pacific time" in lines
+    assert f"  web: {cost:.4f} USD of {4 * cost:.4f} USD a day" in lines

@@ -307,12 +307,12 @@ class TokenBucket:
     @property
     def requests(self) -> int:
         """Return how many requests have not refilled."""
-        return ceil(self._remaining(self.requests_used, self.rpm) - 1e-6)
+        return ceil(self._not_refilled(self.requests_used, self.rpm) - 1e-6)
 
     @property
     def tokens(self) -> int:
         """Return how many tokens have not refilled."""
-        return ceil(self._remaining(self.tokens_used, self.tpm) - 1e-6)
+        return ceil(self._not_refilled(self.tokens_used, self.tpm) - 1e-6)
 
     def advance(self, now: float) -> None:
         """Set the time to *now*; counts from the future are dropped."""
@@ -327,8 +327,8 @@ class TokenBucket:
         has arrived.
         """
         for name, limit, cost, used in (
-            ("rpm", limits.rpm, requests, self._remaining(self.requests_used, self.rpm)),
-            ("tpm", limits.tpm, tokens, self._remaining(self.tokens_used, self.tpm)),
+            ("rpm", limits.rpm, requests, self._not_refilled(self.requests_used, self.rpm)),
+            ("tpm", limits.tpm, tokens, self._not_refilled(self.tokens_used, self.tpm)),
         ):
             if limit is None:
                 continue
@@ -343,8 +343,8 @@ class TokenBucket:
 
     def reserve(self, requests: int, tokens: int, limits: Limits) -> int:
         """Count a request at the time of `advance`; refill by *limits* from now on."""
-        self.requests_used = self._remaining(self.requests_used, self.rpm) + requests
-        self.tokens_used = self._remaining(self.tokens_used, self.tpm) + tokens
+        self.requests_used = self._not_refilled(self.requests_used, self.rpm) + requests
+        self.tokens_used = self._not_refilled(self.tokens_used, self.tpm) + tokens
         self.at = self.now
         self.rpm = self.rpm if limits.rpm is None else limits.rpm
         self.tpm = self.tpm if limits.tpm is None else limits.tpm
@@ -357,7 +357,7 @@ class TokenBucket:
         self.requests_used = max(self.requests_used + requests, 0.0)
         self.tokens_used = max(self.tokens_used + tokens, 0.0)
 
-    def _remaining(self, used: float, limit: int) -> float:
+    def _not_refilled(self, used: float, limit: int) -> float:
         back = max(self.now - self.at, 0.0) * (limit if limit > 0 else used) / MINUTE_S
         return max(used - back, 0.0)
 

@@ -24,7 +24,15 @@ from ..core.model import (
 from ..core.selection import RankedCandidates
 from .threads import StateThreads
 
-__all__ = ["Holder", "HolderRef", "KeyHealth", "State", "Used", "is_abandoned"]
+__all__ = [
+    "Holder",
+    "HolderRef",
+    "KeyHealth",
+    "State",
+    "Used",
+    "is_abandoned",
+    "without_reservation",
+]
 
 
 @dataclass(slots=True)
@@ -119,7 +127,7 @@ class State(ABC):
 
     def set_owner(self, lease: Lease, names: Iterable[str]) -> None:
         """Record the key of *lease*, which is settled already, as the owner of *names*."""
-        self.settle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
+        self.settle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     @abstractmethod
     def reset(self, key: Candidate) -> None:
@@ -244,7 +252,7 @@ class State(ABC):
 
     async def aset_owner(self, lease: Lease, names: Iterable[str]) -> None:
         """Async version of `set_owner`."""
-        await self.asettle(_settled_by_hand(lease), Outcome(LeaseOutcome.ABANDONED), names)
+        await self.asettle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
     @cached_property
     def _threads(self) -> StateThreads:
@@ -255,8 +263,8 @@ class State(ABC):
             self.settle(reply, Outcome(LeaseOutcome.UNSENT))
 
 
-def _settled_by_hand(lease: Lease) -> Lease:
-    """Return a copy of the lease without a reservation."""
+def without_reservation(lease: Lease) -> Lease:
+    """Return *lease* as one that was not reserved: settling it changes no counts."""
     return lease._replace(reservation=None, degraded=False)
 
 

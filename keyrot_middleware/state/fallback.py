@@ -42,7 +42,7 @@ from ..core.spending import nano_usd
 from ..core.windows import QuotaWindows
 from ..errors import KeyrotError
 from ..forks import after_fork
-from .base import Holder, KeyHealth, State
+from .base import Holder, KeyHealth, State, without_reservation
 from .circuit_breaker import CircuitBreaker
 from .memory import MAX_BUCKETS, LocalReservation, MemoryState, put_bounded
 
@@ -54,10 +54,9 @@ REPORT_S = 0.1
 """How long one call sends reports, seconds; the next call continues."""
 REPORTS_KEPT = 1_000
 """Verdicts, owners and resets kept during an outage; the oldest are dropped."""
-
-
 TRIES = 3
 """A report that fails this often is dropped, so that it does not block the others."""
+_UNREACHABLE = object()
 
 
 class _Report(NamedTuple):
@@ -132,32 +131,23 @@ class LocalWindows(MemoryState):
         reservation = LocalReservation(quota, slot, (), model, granted, number, spending)
         return granted._replace(reservation=reservation)
 
-    def usage(self) -> list[Usage]:
-        """Return what this process has used in the current windows; nothing is missed then."""
+    def take_all(self) -> tuple[list[Usage], dict[str, int]]:
+        """Return usage in the current windows and today's spending; nothing is missed then."""
         with self._lock:
             self._missed.clear()
-            return _usages(self._quotas, self._clock())
-
-    def take_missed(self) -> list[Usage]:
-        """Return the usage that the shared state does not know; it counts as reported then."""
-        with self._lock:
-            missed, self._missed = self._missed, {}
-            return _usages(missed, self._clock())
-
-    def spending(self) -> dict[str, int]:
-        """Return what this process has spent today by project; nothing is missed then."""
-        with self._lock:
             self._missed_spending.clear()
             now = self._clock()
             for spending in self._spending.values():
                 spending.advance(now)
-            return {project: s.spent for project, s in self._spending.items() if s.spent}
+            spent = {project: s.spent for project, s in self._spending.items() if s.spent}
+            return _usages(self._quotas, now), spent
 
-    def take_missed_spending(self) -> dict[str, int]:
-        """Return what the shared state does not know; it counts as reported then."""
+    def take_missed(self) -> tuple[list[Usage], dict[str, int]]:
+        """Return usage and spending that the shared state does not know; nothing is missed then."""
         with self._lock:
-            missed, self._missed_spending = self._missed_spending, {}
-            return missed
+            missed, self._missed = self._missed, {}
+            spent, self._missed_spending = self._missed_spending, {}
+            return _usages(missed, self._clock()), spent
 
     def miss_spending(self, project: str, amount: int) -> None:
         """Keep what was spent and could not be counted in the shared state."""
@@ -278,63 +268,61 @@ class FallbackState(State):
                 self._local.settle(lease, _with_until(outcome, until), names)
                 return until
         until = self._local.settle(lease, outcome, names)
-        if granted is not None and outcome.kind is not LeaseOutcome.SERVING:
+        is_over = outcome.kind is not LeaseOutcome.SERVING
+        if granted is not None and is_over:
             self._shared.release(granted)
         if lease.has_budget and outcome.usage.cost_usd:
             self._local.miss_spending(lease.project, nano_usd(outcome.usage.cost_usd))
-        if outcome.kind is not LeaseOutcome.SERVING and (names or _affects_others(outcome.verdict)):
-            by_hand = (granted or lease)._replace(reservation=None, degraded=False)
+        if is_over and (names or _affects_others(outcome.verdict)):
             known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
             if outcome.verdict is None:
                 known = Outcome(LeaseOutcome.ABANDONED)
-            ends_at = None if names else until
-            self._reports.append(
-                _Report(partial(self._shared.settle, by_hand, known, names), ends_at)
-            )
+            unreserved = without_reservation(granted or lease)
+            settle = partial(self._shared.settle, unreserved, known, names)
+            self._reports.append(_Report(settle, None if names else until))
         return until
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Return the owner of the first known one of *names*; see `State.get_owner`."""
         names = tuple(names)
-        return self._call_shared(self._shared.get_owner, names) or self._local.get_owner(names)
+        owner: tuple[str, str] | None
+        owner = self._call_shared(self._shared.get_owner, names, default=None)
+        return owner or self._local.get_owner(names)
 
     def reset(self, key: Candidate) -> None:
         """Forget all that blocks this key; the shared state is updated later if unreachable."""
         self._local.reset(key)
-        if self._call_shared(_returning_true(self._shared.reset), key) is None:
-            self._reports.append(_Report(partial(self._shared.reset, key)))
+        self._call_or_report(self._shared.reset, key)
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
         """Forget learned limits whose key has new configured limits; see `State.configure`."""
         keys = list(candidates)
         self._local.configure(keys)
-        if self._call_shared(_returning_true(self._shared.configure), keys) is None:
-            self._reports.append(_Report(partial(self._shared.configure, keys)))
+        self._call_or_report(self._shared.configure, keys)
 
     def with_values(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Return the keys with the values in use, if known; see `State.with_values`."""
         keys = list(candidates)
-        found = self._call_shared(self._shared.with_values, keys)
-        return keys if found is None else found
+        found: list[Candidate] = self._call_shared(self._shared.with_values, keys, default=keys)
+        return found
 
     def record_spending(self, project: str, amount: int) -> None:
         """Count what requests without a lease have cost; there too, maybe later."""
         self._local.record_spending(project, amount)
-        method = _returning_true(self._shared.record_spending)
-        if self._call_shared(method, project, amount) is None:
+        if self._call_shared(self._shared.record_spending, project, amount) is _UNREACHABLE:
             self._local.miss_spending(project, amount)
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; while degraded, by in-process limits."""
         keys = list(candidates)
         found = self._call_shared(self._shared.get_blocks, info, keys)
-        return self._local.get_blocks(info, keys) if found is None else found
+        return self._local.get_blocks(info, keys) if found is _UNREACHABLE else found
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return what is known of each key; while degraded, in this process."""
         keys = list(candidates)
         found = self._call_shared(self._shared.snapshot, keys)
-        return self._local.snapshot(keys) if found is None else found
+        return self._local.snapshot(keys) if found is _UNREACHABLE else found
 
     def record_activity(self, batch: ActivityBatch) -> None:
         """Add to the activity of the pool; while degraded it is dropped."""
@@ -347,13 +335,13 @@ class FallbackState(State):
 
     def claim(self, name: str, seconds: float) -> float:
         """Take *name* in the shared state; while degraded, in this process."""
-        found: float | None = self._call_shared(self._shared.claim, name, seconds)
         local = self._local.claim(name, seconds)
-        return local if found is None else found
+        found: float = self._call_shared(self._shared.claim, name, seconds, default=local)
+        return found
 
     def check(self) -> None:
         """Check whether the shared state works; log a warning if not."""
-        self._call_shared(_returning_true(self._shared.check))
+        self._call_shared(self._shared.check)
 
     def close(self) -> None:
         """Close connections and threads."""
@@ -383,16 +371,23 @@ class FallbackState(State):
             _log.warning(text, self._pool, seconds)
         return permit
 
-    def _call_shared(self, method: Callable[..., Any], *args: Any) -> Any:
-        """Call a method of the shared state; return None if it is unreachable or fails."""
+    def _call_shared(
+        self, method: Callable[..., Any], *args: Any, default: Any = _UNREACHABLE
+    ) -> Any:
+        """Call a method of the shared state; return *default* if it is unreachable or fails."""
         permit = self._permit()
         if permit is None:
-            return None
+            return default
         try:
             return method(*args)
         except Exception as error:
             self._on_failure(permit, error)
-            return None
+            return default
+
+    def _call_or_report(self, method: Callable[..., Any], *args: Any) -> None:
+        """Call a method of the shared state, later if it is unreachable or fails."""
+        if self._call_shared(method, *args) is _UNREACHABLE:
+            self._reports.append(_Report(partial(method, *args)))
 
     def _call_for_pages(self, method: Callable[..., Any], *args: Any) -> Any:
         """Call a method that no limit depends on; return None while degraded, or if it fails.
@@ -444,9 +439,9 @@ class FallbackState(State):
             if losses != self._losses_reported:
                 self._losses_reported = losses
                 self._usage.clear()  # contained in all usage, which is added now
-                self._add(self._local.usage(), self._local.spending())
+                self._add(*self._local.take_all())
             elif self._local.has_missed:
-                self._add(self._local.take_missed(), self._local.take_missed_spending())
+                self._add(*self._local.take_missed())
             until = time.monotonic() + REPORT_S
             while (reports := self._usage or self._reports) and time.monotonic() < until:
                 report = reports.popleft()
@@ -466,9 +461,8 @@ class FallbackState(State):
     def _add(self, usages: Iterable[Usage], spending: Mapping[str, int]) -> None:
         for project, amount in spending.items():
             self._usage.append(_Report(partial(self._shared.record_spending, project, amount)))
-        for key, bucket, requests, tokens, day in usages:
-            counts = {"requests": requests, "tokens": tokens, "day_requests": day}
-            self._usage.append(_Report(partial(self._shared.record_usage, key, bucket, **counts)))
+        for usage in usages:
+            self._usage.append(_Report(partial(self._shared.record_usage, **usage._asdict())))
 
     def _after_fork(self) -> None:
         self._reporting = threading.Lock()
@@ -479,16 +473,6 @@ class FallbackState(State):
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, KeyrotError) else type(error).__name__
-
-
-def _returning_true(method: Callable[..., None]) -> Callable[..., bool]:
-    """Wrap a method that returns None so that it returns True."""
-
-    def call(*args: Any) -> bool:
-        method(*args)
-        return True
-
-    return call
 
 
 def _affects_others(verdict: Verdict | None) -> bool:

@@ -534,7 +534,7 @@ class MemoryState(State):
             and isinstance(reservation, LocalReservation)
             and bucket == lease.bucket
         ):
-            asked = RefusedRequest(
+            refused = RefusedRequest(
                 lease.at,
                 reservation.slot[0],
                 lease.requests,
@@ -542,7 +542,7 @@ class MemoryState(State):
                 verdict.learned,
                 verdict.retry_delay_s,
             )
-            reservation.quota.learn_window(asked, now)
+            reservation.quota.learn_window(refused, now)
         if verdict.scope is Scope.NONE:
             return None
         name = scope_key(
@@ -564,7 +564,7 @@ class MemoryState(State):
     def _sweep(self) -> None:
         now = self._clock()
         idle = [name for name, quota in self._quotas.items() if quota.is_expired(now)]
-        over = [name for name, rest in self._cooldowns.items() if rest.until + DAY_S < now]
+        over = [name for name, cooldown in self._cooldowns.items() if cooldown.until + DAY_S < now]
         for used in idle:
             del self._quotas[used]
         for scope in over:

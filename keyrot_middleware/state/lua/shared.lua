@@ -91,7 +91,7 @@ local function next_midnight(now, text)
   return last + (math.floor((now - last) / DAY_S) + 1) * DAY_S
 end
 
--- Return when the Pacific day ends; an end too far in the future comes from a clock that was set back.
+-- Return when the Pacific day ends; one too far in the future comes from a clock that was set back.
 local function current_day_end(day_end, now, midnights)
   if now >= day_end or day_end - now > SHORT_DAY_S then
     local midnight = next_midnight(now, midnights)
@@ -331,7 +331,7 @@ local function expected_cost(s, bucket, input_cost, longest_cost)
   return highest and input_cost + highest or longest_cost
 end
 
--- Return why a budget does not allow a request. Reservations of leases that have expired are dropped.
+-- Return why a budget does not allow a request; drop reservations of leases that have expired.
 local function budget_block(s, budget, expected, now)
   if s[SPENT] >= budget then
     return 'usd', s[SPENDING_DAY_END], false

@@ -126,8 +126,8 @@ def parse_lease(
     reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, skew: float
 ) -> Lease:
     """Parse a granted lease; *skew* is how far this host's clock is behind, seconds."""
-    _, _, place, bucket, at, probe, minute, near_boundary, day_end, mark, held = reply
-    key = candidates[place - 1][1]
+    _, _, position, bucket, at, probe, minute, near_boundary, day_end, mark, counted = reply
+    key = candidates[position - 1][1]
     at = at.decode()
     return Lease(
         key_id=key.key_id,
@@ -141,7 +141,7 @@ def parse_lease(
         probe=bool(probe),
         tier=key.tier,
         reservation=RedisReservation(
-            lease_id, at, minute, near_boundary, day_end, mark, held, info.quota_model
+            lease_id, at, minute, near_boundary, day_end, mark, counted, info.quota_model
         ),
         record=key.record,
         has_budget=key.usd_per_day is not None,
@@ -317,11 +317,11 @@ def parse_spending(record: bytes) -> Spending:
 def parse_cooldowns(record: bytes, owner: str) -> dict[tuple[str, ...], Cooldown]:
     """Parse the cooldowns of one key, project or account, by the names of `scope_key`."""
     found: dict[tuple[str, ...], Cooldown] = {}
-    for scope, rest in json.loads(record).items():
+    for scope, stored in json.loads(record).items():
         kind, _, detail = scope.partition(":")
         cooldown = Cooldown()
-        cooldown.extend(rest["failure"], float(rest["until"]), waitable=rest["waitable"])
-        cooldown.length = float(rest.get("length", "inf"))
+        cooldown.extend(stored["failure"], float(stored["until"]), waitable=stored["waitable"])
+        cooldown.length = float(stored.get("length", "inf"))
         found[(kind, owner, detail) if detail else (kind, owner)] = cooldown
     return found
 

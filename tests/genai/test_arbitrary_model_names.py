@@ -11,7 +11,7 @@ from google.genai import errors
 from support.modes import ask
 
 import keyrot_middleware
-from keyrot_middleware.core.model_names import MOST
+from keyrot_middleware.core.model_names import MAX_NAMES
 
 
 def test_any_number_of_model_names_leaves_a_bounded_state(
@@ -21,12 +21,12 @@ def test_any_number_of_model_names_leaves_a_bounded_state(
     made = pool({"key_id": "A", "rpm": 1_000_000})
     client = connect()
     assert ask("sync", client) == "ok from A"
-    for number in range(MOST + 50):
+    for number in range(MAX_NAMES + 50):
         with suppress(errors.ClientError):
             ask("sync", client, model=f"junk-{number}")
-    assert len(made.state._quotas) <= MOST + 1
+    assert len(made.state._quotas) <= MAX_NAMES + 1
     used = keyrot_middleware.status()["keys"]["A"]["used"]
-    assert len(used) <= MOST + 1
+    assert len(used) <= MAX_NAMES + 1
     assert used["gemini-2.5-flash"]["requests_day"] == 1
 
 

@@ -13,6 +13,8 @@ from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import FakeClock, Reply
 
 ASYNC = ("async", "async_stream")
+PATIENCE_S = 60.0
+"""How long a request may take to arrive on a busy machine, and an answer that is not to come."""
 ASKED = {"model": MODEL, "contents": "hello"}
 
 
@@ -23,7 +25,7 @@ def ctrl_c(gemini):
 
     def press_after(requests: int) -> None:
         def wait_and_press() -> None:
-            if gemini.wait_for(requests):
+            if gemini.wait_for(requests, PATIENCE_S):
                 _press()
 
         threads.append(threading.Thread(target=wait_and_press, daemon=True))
@@ -43,7 +45,7 @@ def test_ctrl_c_while_a_request_is_out(mode, gemini, pool, connect, ctrl_c) -> N
     """KeyboardInterrupt comes out at once, nothing is sent again, and the pool serves on."""
     pool("A", "B", strategy="fill")
     client = connect()
-    gemini.script("A", Reply.OK.delayed(1.0))
+    gemini.script("A", Reply.OK.delayed(PATIENCE_S))
     ctrl_c(1)
     with pytest.raises(KeyboardInterrupt):
         ask(mode, client)
@@ -103,7 +105,7 @@ def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None
     """CancelledError comes out of the call, once; other tasks go on."""
     pool("A", "B", strategy="fill")
     client = connect()
-    gemini.script("A", Reply.OK.delayed(1.0))
+    gemini.script("A", Reply.OK.delayed(PATIENCE_S))
 
     async def one() -> str:
         if mode == "async":
@@ -113,7 +115,7 @@ def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None
 
     async def cancel() -> None:
         task = asyncio.create_task(one())
-        assert await asyncio.to_thread(gemini.wait_for, 1)
+        assert await asyncio.to_thread(gemini.wait_for, 1, PATIENCE_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -133,7 +135,7 @@ def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
     gemini.always_any(Reply.OK.delayed(0.5))
 
     async def over_when_it_came(deadline: asyncio.Timeout) -> None:
-        await asyncio.to_thread(gemini.wait_for, 1)
+        await asyncio.to_thread(gemini.wait_for, 1, PATIENCE_S)
         deadline.reschedule(asyncio.get_running_loop().time())
 
     async def hurried() -> None:

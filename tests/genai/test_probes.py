@@ -75,7 +75,7 @@ def test_a_slow_probe_holds_up_others_for_two_seconds(
     gemini.script("A", Reply.OK.delayed(3.0))
     probe = threading.Thread(target=ask, args=("sync", client))
     probe.start()
-    assert gemini.wait_for(1)
+    assert gemini.wait_for(1, 60.0)
     with pytest.raises(KeyPoolExhausted) as refused:
         ask("sync", client)
     assert "probe" in refused.value.reasons["A"]

@@ -139,7 +139,7 @@ def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, c
 
     async def cancel() -> None:
         task = asyncio.create_task(reading())
-        await (asyncio.to_thread(gemini.wait_for, 1) if when == "before" else first.wait())
+        await (asyncio.to_thread(gemini.wait_for, 1, 60.0) if when == "before" else first.wait())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

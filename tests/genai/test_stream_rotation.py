@@ -77,7 +77,7 @@ def test_a_key_that_failed_inside_a_stream_rests(mode, gemini, pool, connect) ->
         Reply.QUOTA_MINUTE,
         Reply.KEY_LEAKED,
     ],
-    ids=lambda reply: f"{reply.name}-{reply.status}-{reply.after}",
+    ids=lambda reply: f"{reply.name}-{reply.status}-{reply.after_chunks}",
 )
 @pytest.mark.parametrize("mode", STREAMS)
 def test_an_error_before_the_first_chunk_rotates(mode, reply, gemini, pool, connect) -> None:

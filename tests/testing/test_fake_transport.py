@@ -229,7 +229,7 @@ def test_the_peak_of_requests_under_way_is_known(gemini) -> None:
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert gemini.wait_for(3)
+    assert gemini.wait_for(3, 60.0)
     for thread in threads:
         thread.join()
     assert gemini.peak("a") == 3
@@ -245,7 +245,7 @@ def test_nothing_is_left_after_stop() -> None:
     host = gemini.host
     hanging = http.client.HTTPConnection(host, timeout=10)
     hanging.request("POST", PATH, BODY, {"x-goog-api-key": key.value})
-    assert gemini.wait_for(1)
+    assert gemini.wait_for(1, 60.0)
     gemini.stop()
     gemini.stop()
     with pytest.raises((ConnectionError, http.client.HTTPException)):

@@ -136,7 +136,9 @@ class Connections:
             RedisStateError: The server was not reached, did not reply in time, or refused.
         """
         with self._state_errors():
-            reply = self._run([*self._take_deferred(), call])[-1]
+            with self._flushing:  # a flush in flight sends what was deferred before this call
+                deferred = self._take_deferred()
+            reply = self._run([*deferred, call])[-1]
         if isinstance(reply, Exception):
             raise self._to_state_error(reply) from None
         return reply

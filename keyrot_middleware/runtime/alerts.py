@@ -339,15 +339,18 @@ def _conditions(views: Iterable[tuple[Candidate, KeyView]], now: float) -> dict[
     found: dict[_Condition, _Found] = {}
     windows: set[tuple[str, str, str]] = set()
     """Of projects; the first key of a project stands for it."""
+    spent: set[str] = set()
+    """Projects that have spent their budget."""
     for key, view in views:
         key_id, overall = key.key_id, view.overall
         if overall.state == "rejected":
             event = _rejection(key_id, now, overall.reason, overall.at)
             found["key_rejected", key_id, ""] = event
-        spent = [one for one in (overall, *view.models.values()) if one.reason == "usd"]
-        if spent:
-            text = f"key {key_id} has reached its budget{_until(spent[0].at)}"
-            event = _Found("budget_reached", key_id, now, text, "usd", spent[0].at)
+        block = next((o for o in (overall, *view.models.values()) if o.reason == "usd"), None)
+        if block is not None and key.project not in spent:
+            spent.add(key.project)
+            text = f"key {key_id} has reached the budget of its project{_until(block.at)}"
+            event = _Found("budget_reached", key_id, now, text, "usd", block.at)
             found["budget_reached", key_id, ""] = event
         for used in view.known.used:
             for quota in quota_utilization(key, used):

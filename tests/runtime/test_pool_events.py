@@ -289,16 +289,16 @@ def test_a_degraded_state_is_reported_and_its_recovery() -> None:
 
 
 def test_a_spent_budget_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that a budget blocks; once, with the time when it is free again."""
-    pool = watched(key("a"), key("b"))
+    """Once for the keys of a project, with the time when they are free again."""
+    pool = watched(key("a", project="p"), key("b", project="p"), key("c"))
     until = pool.rig.time() + 3600
-    blocks = {"a": Block("usd", until)}
+    blocks = {"a": Block("usd", until), "b": Block("usd", until)}
     monkeypatch.setattr(pool.rig.pool.state, "get_blocks", lambda *_: blocks)
     pool.watcher.look()
     (event,) = pool.events.all
     assert (event.event, event.key_id, event.reason) == ("budget_reached", "a", "usd")
     assert event.available_at == utc(until)
-    assert "key a has reached its budget until " in event.sentence
+    assert "key a has reached the budget of its project until " in event.sentence
     assert pool.look() == [("budget_reached", "a")]
 
 

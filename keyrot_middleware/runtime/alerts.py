@@ -349,7 +349,7 @@ def _conditions(views: Iterable[tuple[Candidate, KeyView]], now: float) -> dict[
         block = next((o for o in (overall, *view.models.values()) if o.reason == "usd"), None)
         if block is not None and key.project not in spent:
             spent.add(key.project)
-            text = f"key {key_id} has reached the budget of its project{_until(block.at)}"
+            text = f"the budget of the project of key {key_id} is spent{_until(block.at)}"
             event = _Found("budget_reached", key_id, now, text, "usd", block.at)
             found["budget_reached", key_id, ""] = event
         for used in view.known.used:

@@ -298,7 +298,7 @@ def test_a_spent_budget_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     (event,) = pool.events.all
     assert (event.event, event.key_id, event.reason) == ("budget_reached", "a", "usd")
     assert event.available_at == utc(until)
-    assert "key a has reached the budget of its project until " in event.sentence
+    assert "the budget of the project of key a is spent until " in event.sentence
     assert pool.look() == [("budget_reached", "a")]
 
 

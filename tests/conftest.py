@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.pool import in_flight
 
 import keyrot_middleware
 from keyrot_middleware._install import current_pool
@@ -141,7 +142,7 @@ class Ledger:
     @property
     def under_way(self) -> dict[str, int]:
         """What the state believes to be under way."""
-        return {key_id: len(held) for key_id, held in self._state._in_flight.items()}
+        return in_flight(self._state)
 
     def check(self) -> None:
         """Hold that every lease was settled, and none twice."""

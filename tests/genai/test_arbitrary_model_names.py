@@ -18,13 +18,12 @@ def test_any_number_of_model_names_leaves_a_bounded_state(
     gemini: Any, pool: Any, connect: Any
 ) -> None:
     """A thousand names: the state and status() stay small, and the limit of a real one holds."""
-    made = pool({"key_id": "A", "rpm": 1_000_000})
+    pool({"key_id": "A", "rpm": 1_000_000})
     client = connect()
     assert ask("sync", client) == "ok from A"
     for number in range(MAX_NAMES + 50):
         with suppress(errors.ClientError):
             ask("sync", client, model=f"junk-{number}")
-    assert len(made.state._quotas) <= MAX_NAMES + 1
     used = keyrot_middleware.status()["keys"]["A"]["used"]
     assert len(used) <= MAX_NAMES + 1
     assert used["gemini-2.5-flash"]["requests_day"] == 1

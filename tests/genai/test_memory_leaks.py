@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from support.modes import MODEL
+from support.pool import in_flight
 
 from keyrot_middleware.testing import FakeGemini, Reply
 
@@ -66,7 +67,7 @@ def test_sync_calls_leave_nothing(unwatched, connect) -> None:
             client.models.generate_content(**ASKED)
 
     assert grown(work, CALLS) < 0.5
-    assert made.state._in_flight == {}
+    assert in_flight(made.state) == {}
 
 
 def test_streams_leave_nothing(unwatched, connect) -> None:
@@ -83,7 +84,7 @@ def test_streams_leave_nothing(unwatched, connect) -> None:
             stream.close()
 
     assert grown(work, CALLS) < 0.5
-    assert made.state._in_flight == {}
+    assert in_flight(made.state) == {}
 
 
 def test_async_calls_leave_nothing(unwatched, connect) -> None:
@@ -105,7 +106,7 @@ def test_async_calls_leave_nothing(unwatched, connect) -> None:
     with asyncio.Runner() as loop:
         assert grown(lambda number: loop.run(some(number)), CALLS) < 0.5
         loop.run(client.aio.aclose())
-    assert made.state._in_flight == {}
+    assert in_flight(made.state) == {}
 
 
 def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
@@ -125,7 +126,7 @@ def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
             clock.advance(20)
 
     assert grown(work, 2_500) < 0.5
-    assert made.state._in_flight == {}
+    assert in_flight(made.state) == {}
 
 
 def test_clients_leave_nothing(gemini, unwatched) -> None:
@@ -141,4 +142,4 @@ def test_clients_leave_nothing(gemini, unwatched) -> None:
             client.close()
 
     assert grown(work, 45) < 20
-    assert made.state._in_flight == {}
+    assert in_flight(made.state) == {}

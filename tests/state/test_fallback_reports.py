@@ -7,7 +7,7 @@ from math import inf
 import pytest
 from support.fallback import FIVE, A, B, C, FallbackSetup
 from support.faulty_state import degrading
-from support.pool import INFO, key
+from support.pool import INFO, in_flight, key
 from support.sync_async import ABANDONED, OK, UNSENT, failed, used
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, Scope
@@ -29,8 +29,8 @@ async def test_each_lease_is_settled_with_who_lent_it(setup: FallbackSetup) -> N
     assert setup.shared.asked == []
     await setup.client.settle(shared, used(3))
     assert setup.shared.asked == ["settle"]
-    assert setup.shared.inner._in_flight == {}
-    assert setup.state._local._in_flight == {}
+    assert in_flight(setup.shared.inner) == {}
+    assert in_flight(setup.state._local) == {}
 
 
 @pytest.mark.parametrize("applies", [False, True], ids=["lost", "answer lost"])

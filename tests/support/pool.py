@@ -25,6 +25,7 @@ from keyrot_middleware.guard import handle_internal_error
 from keyrot_middleware.runtime import aio, sync
 from keyrot_middleware.runtime.pool import Pool
 from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
+from keyrot_middleware.state import State
 from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.telemetry.observer import CallObserver, observe
 from keyrot_middleware.testing import FakeClock
@@ -84,6 +85,12 @@ class Watched(MemoryState):
         assert ended == Counter(id(lease) for lease in self.lent)
         assert self._in_flight == {}
         assert [c for c in self._cooldowns.values() if c.probe is not None] == []
+
+
+def in_flight(state: State) -> dict[str, int]:
+    """Return how many leases of each key are not settled, in memory."""
+    assert isinstance(state, MemoryState)
+    return {key_id: len(held) for key_id, held in state._in_flight.items()}
 
 
 class Rig:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
 from math import inf
 from threading import Lock, Thread
 
@@ -23,14 +24,14 @@ Refs = Mapping[str, str | None]
 Answers = Mapping[str, Secret | SecretError]
 
 
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """One request to a store, for one or more keys."""
 
-    def __init__(self, refs: Refs, requested_at: float) -> None:
-        """Start nothing; *requested_at* is on the clock of `time.monotonic()`."""
-        self.refs = dict(refs)
-        self.requested_at = requested_at
-        self.future: Future[frozenset[str]] = Future()
+    refs: dict[str, str | None]
+    requested_at: float
+    """On the clock of `time.monotonic()`."""
+    future: Future[frozenset[str]] = field(default_factory=Future)
 
     def changed(self, timeout_s: float) -> frozenset[str] | None:
         """Wait, and return the ids whose value changed; None: no answer in time.
@@ -57,7 +58,7 @@ class StoreWorker:
         store: SecretStore,
         schedule: RefreshSchedule,
         apply: Callable[[StoreWorker, Refs, Answers], frozenset[str]],
-        on_idle: Callable[[], None],
+        on_done: Callable[[], None],
     ) -> None:
         """Start nothing.
 
@@ -65,14 +66,14 @@ class StoreWorker:
             store: The store.
             schedule: When the store is due; kept here for the cache, which follows it.
             apply: Takes the answers and returns the ids whose value changed.
-            on_idle: Called when a thread has no look-up left.
+            on_done: Called after each look-up that ran in a thread.
         """
         self.store = store
         self.schedule = schedule
         self.failure_logged = False
         """Whether the log says that keys of this store have no current value."""
         self._apply = apply
-        self._on_idle = on_idle
+        self._on_done = on_done
         self._instant = bool(getattr(store, "instant", False))
         self._lock = Lock()
         self._running: dict[bool, Lookup] = {}  # by urgency
@@ -98,16 +99,14 @@ class StoreWorker:
         Raises:
             RuntimeError: The system has no thread left.
         """
-        lookup = Lookup(refs, time.monotonic())
+        lookup = Lookup(dict(refs), time.monotonic())
         if self._instant:
             self._run(lookup)
             return lookup
         with self._lock:
             running = self._running.get(urgent)
             if running is None:
-                name = f"keyrot-secrets-{self.store.scheme}{'-urgent' if urgent else ''}"
-                Thread(target=self._work, args=(lookup, urgent), name=name, daemon=True).start()
-                self._running[urgent] = lookup
+                self._start(lookup, urgent)
                 return lookup
             if refs.items() <= running.refs.items() and not running.future.done():
                 return running
@@ -115,24 +114,25 @@ class StoreWorker:
             waiting.refs.update(refs)
             return waiting
 
-    def _work(self, lookup: Lookup | None, urgent: bool) -> None:
-        try:
-            while lookup is not None:
-                self._run(lookup)
-                lookup = self._next(urgent)
-        except BaseException:
-            while (unanswered := self._next(urgent)) is not None:
-                unanswered.future.set_result(frozenset())
-            raise
-        finally:
-            self._on_idle()
+    def _start(self, lookup: Lookup, urgent: bool) -> None:
+        name = f"keyrot-secrets-{self.store.scheme}{'-urgent' if urgent else ''}"
+        Thread(target=self._work, args=(lookup, urgent), name=name, daemon=True).start()
+        self._running[urgent] = lookup
 
-    def _next(self, urgent: bool) -> Lookup | None:
+    def _work(self, lookup: Lookup, urgent: bool) -> None:
+        try:
+            self._run(lookup)
+        finally:
+            try:
+                self._start_next(urgent)
+            finally:
+                self._on_done()
+
+    def _start_next(self, urgent: bool) -> None:
         with self._lock:
             del self._running[urgent]
             if urgent in self._waiting:
-                self._running[urgent] = self._waiting.pop(urgent)
-            return self._running.get(urgent)
+                self._start(self._waiting.pop(urgent), urgent)
 
     def _run(self, lookup: Lookup) -> None:
         changed: frozenset[str] = frozenset()

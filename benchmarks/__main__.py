@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from keyrot_middleware.events import PoolEvent
 from keyrot_middleware.runtime.current import current_pool
 from keyrot_middleware.runtime.report import source_of
 
@@ -38,12 +39,17 @@ PARTS = (
     ("traced", "spans, batch processor, over the untraced call", "pool", "≤ 1.5 × the next row"),
     ("spans alone", "two such spans by the SDK of OpenTelemetry alone", "pool", "–"),
     ("page", "the page is used, over the pool alone", "pool", "≤ 15 µs"),
+    ("alerts", "alerts are used, over the pool alone", "pool", "≤ 15 µs"),
     ("redis", "state in Redis, over the state in memory", "pool", "–"),
     ("redis alone", "two empty scripts by redis-py", "plain", "–"),
 )
 """The variant, what it is, what it comes on top of, and the bar."""
 LAST_SETTLE_S = 0.01
 """A turn's last call is booked after it has returned."""
+
+
+def ignore(_event: PoolEvent) -> None:
+    """Take an event of the pool."""
 
 
 def look_at_the_page() -> None:
@@ -61,6 +67,7 @@ def calls(redis: str | None) -> list[Row]:
         "traced": Variant({"state_url": "memory://"}, traced),
         "spans alone": Variant({"state_url": "memory://"}, spans_alone),
         "page": Variant({"state_url": "memory://"}, untraced, look_at_the_page),
+        "alerts": Variant({"state_url": "memory://", "on_event": ignore}, untraced),
     }
     if redis is not None:
         variants["redis"] = Variant({"state_url": redis}, untraced, rest_s=LAST_SETTLE_S)

@@ -136,7 +136,7 @@ class _Minutes:
     __slots__ = ("_counts", "_minute")
 
     def __init__(self) -> None:
-        self._counts = array("L", bytes(2 * MINUTES * array("L").itemsize))
+        self._counts = array("I", bytes(2 * MINUTES * array("I").itemsize))
         """Requests and failures of each minute, by its number modulo `MINUTES`."""
         self._minute = 0
 
@@ -151,12 +151,19 @@ class _Minutes:
     def history(self, minute: int) -> History:
         """Return the counts up to *minute*."""
         self._advance(minute)
-        places = [2 * (m % MINUTES) for m in range(minute - MINUTES + 1, minute + 1)]
-        return History([self._counts[p] for p in places], [self._counts[p + 1] for p in places])
+        first = self._minute - MINUTES + 1  # later than that of *minute* if the clock stepped back
+        places = [
+            2 * (m % MINUTES) if m >= first else None
+            for m in range(minute - MINUTES + 1, minute + 1)
+        ]
+        return History(
+            [0 if p is None else self._counts[p] for p in places],
+            [0 if p is None else self._counts[p + 1] for p in places],
+        )
 
     def _advance(self, minute: int) -> None:
         if minute <= self._minute - MINUTES:  # the clock stepped back: start again
-            self._counts = array("L", bytes(2 * MINUTES * array("L").itemsize))
+            self._counts = array("I", bytes(2 * MINUTES * array("I").itemsize))
             self._minute = minute
         for skipped in range(max(self._minute + 1, minute - MINUTES + 1), minute + 1):
             place = 2 * (skipped % MINUTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from keyrot_middleware.core.activity import (
@@ -56,6 +58,29 @@ def test_history_starts_again_where_the_clock_steps_back() -> None:
     log.add(call(NOW + 86_400, ("a", None)))
     log.add(call(NOW, ("a", None)))
     assert sum(log.view(["a"], NOW).histories["a"].requests) == 1
+
+
+def test_a_small_step_back_of_the_clock_moves_no_request_to_another_minute() -> None:
+    """Requests of minutes that are in the future now are not shown as those of an hour ago."""
+    log = ActivityLog()
+    log.add(call(NOW, ("a", None)))
+    log.add(call(NOW - 600, ("a", "timeout")))
+    view = log.view(["a"], NOW - 600)
+    assert list(view.histories["a"].requests) == [0] * (MINUTES - 1) + [1]
+    assert sum(view.histories["a"].failures) == 1
+    assert sum(log.view(["a"], NOW).histories["a"].requests) == 2
+
+
+def test_a_key_takes_less_than_a_kilobyte() -> None:
+    """In a process with ten thousand keys, all in use."""
+    log = ActivityLog()
+    log.add(call(NOW, ("first", None)))
+    tracemalloc.start()
+    for number in range(1_000):
+        log.add(call(NOW, (f"k{number}", None)))
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert used / 1_000 < 1_000
 
 
 def test_usage_is_summed_for_the_pacific_day() -> None:

@@ -170,18 +170,26 @@ def _kept_lines(entries: Iterable[_Entry]) -> list[str]:
     names = "|".join(re.escape(entry.key_id) for entry in entries)
     own = re.compile(rf"\s*(?:export\s+)?GEMINI_KEY_(?:{names})\s*=|# Values of the keys in keys")
     try:
-        lines = ENV_FILE.read_text("utf-8").splitlines()
+        lines = ENV_FILE.read_text("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise _Problem(".env is not UTF-8; nothing was written. Move it away first") from None
     return [line for line in lines if not own.match(line)]
 
 
 def _write_file(path: Path, text: str, mode: int, *, force: bool) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
-    with open(os.open(path, flags, mode), "w", encoding="utf-8") as stream:
-        if mode == 0o600:  # also where the file was there before
-            path.chmod(mode)
-        stream.write(text)
+    # Replaced as a whole: where the disk is full, the file is still as it was.
+    made = path.with_name(f"{path.name}.new") if force else path
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with open(os.open(made, flags, mode), "w", encoding="utf-8") as stream:
+            stream.write(text)
+        if force:
+            made.replace(path.resolve())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        if not isinstance(error, FileExistsError):
+            made.unlink(missing_ok=True)
+        raise
 
 
 def _print_next(entries: Sequence[_Entry], *, taken_over: bool) -> None:

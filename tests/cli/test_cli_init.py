@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -126,3 +128,38 @@ def test_a_directory_without_permission_is_said(init: Init, monkeypatch: Any) ->
     monkeypatch.setattr("keyrot_middleware.cli.init.os.open", refuse)
     done = init("--yes", GEMINI_API_KEYS="FAKE-1")
     assert (done.exit_code, done.output) == (1, "keyrot init: .env: Permission denied\n")
+
+
+def test_other_lines_of_env_stay_as_they_are(init: Init, here: Path) -> None:
+    """Also a value with a separator that some programs take for the end of a line."""
+    (here / ".env").write_text("OTHER='a\u2028b'\n\nLAST=1", "utf-8")
+    assert init("--yes", "--force", GEMINI_API_KEYS="FAKE-1").exit_code == 0
+    assert (here / ".env").read_text("utf-8").startswith("OTHER='a\u2028b'\n\nLAST=1\n#")
+
+
+def test_a_full_disk_leaves_env_as_it_was(
+    init: Init, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values in it are perhaps nowhere else."""
+    (here / ".env").write_text("OTHER=1\n")
+
+    def full(stream: int, mode: str, encoding: str) -> Any:
+        os.close(stream)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", full)
+    done = init("--yes", "--force", GEMINI_API_KEYS="FAKE-1")
+    monkeypatch.undo()
+    assert (done.exit_code, ".env: No space left" in done.output) == (1, True)
+    assert (here / ".env").read_text() == "OTHER=1\n"
+    assert [path.name for path in here.iterdir()] == [".env"]
+
+
+def test_a_link_stays_a_link(init: Init, here: Path) -> None:
+    """What it leads to is replaced."""
+    (here / "real").write_text("OTHER=1\n")
+    (here / ".env").symlink_to("real")
+    assert init("--yes", "--force", GEMINI_API_KEYS="FAKE-1").exit_code == 0
+    assert (here / ".env").is_symlink()
+    assert "FAKE-1" in (here / "real").read_text()
+    assert stat.S_IMODE((here / "real").stat().st_mode) == 0o600

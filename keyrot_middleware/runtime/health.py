@@ -17,6 +17,7 @@ __all__ = [
     "HealthStatus",
     "KeyView",
     "ModelUsage",
+    "blocks_of",
     "health",
     "iso",
     "levels",
@@ -113,7 +114,10 @@ def views(state: State, keys: Iterable[Candidate]) -> dict[str, KeyView]:
     for key in keys:
         for model in _models(key, known[key.key_id]):
             wanting.setdefault(model, []).append(key)
-    blocks = {model: _blocks(state, model, some) for model, some in wanting.items()}
+    blocks = {
+        model: blocks_of(state, CallInfo(model, VERB, tokens=1), some)
+        for model, some in wanting.items()
+    }
     found = {key.key_id: _view(key, known[key.key_id], blocks) for key in keys}
     for key in keys:
         if not key.active:
@@ -121,9 +125,8 @@ def views(state: State, keys: Iterable[Candidate]) -> dict[str, KeyView]:
     return found
 
 
-def _blocks(state: State, model: str, keys: list[Candidate]) -> dict[str, Block]:
+def blocks_of(state: State, info: CallInfo, keys: list[Candidate]) -> dict[str, Block]:
     """Ask for a part of the keys at a time: calls must not wait for all of a large pool."""
-    info = CallInfo(model, VERB, tokens=1)
     found: dict[str, Block] = {}
     for start in range(0, len(keys), AT_ONCE):
         found |= state.get_blocks(info, keys[start : start + AT_ONCE])

@@ -36,7 +36,7 @@ from ..core.windows import DAY_S
 from ..errors import KeyrotError
 from ..prices import is_installed
 from ..state.base import KeyHealth, State, Used
-from .health import OFF, VERB, KeyView, iso, pool_views
+from .health import OFF, VERB, KeyView, blocks_of, iso, pool_views
 from .pool import Pool
 
 __all__ = ["PoolReport", "StatusSource", "source_of"]
@@ -177,7 +177,7 @@ class PoolReport:
         look, selector = self._look(), self._selector()
         info = CallInfo(model.removeprefix("models/"), VERB, max(tokens, 1))  # as in views()
         order = selector.ranking(info)
-        blocks = self._state.get_blocks(info, [key for _, key in order])
+        blocks = blocks_of(self._state, info, [key for _, key in order])
         chosen = self._choose(order, blocks, info, selector.spread)
         place = {key.key_id: group + 1 for group, key in order}
         keys = []
@@ -214,19 +214,24 @@ class PoolReport:
 
     def reset(self, key_id: str) -> str:
         """Make a key available again; see `StatusSource.reset`."""
-        key = self._key_of(key_id)
-        if self._on_reset is not None:
-            self._on_reset(key_id)
-        else:
+        key, _ = self._find(key_id)
+        try:
+            if self._on_reset is not None:
+                self._on_reset(key_id)
+            else:
+                self._state.reset(key)
+        except KeyError:  # it has no value, so no call uses it
             self._state.reset(key)
         self._forget()
         return f"key {key_id} is reset: its cooldowns and learned limits are forgotten"
 
     def set_active(self, key_id: str, active: bool) -> str:
         """Switch a key on or off; see `StatusSource.set_active`."""
-        key = self._key_of(key_id)
+        key, view = self._find(key_id)
         if not key.active:
             raise KeyrotError(f"key {key_id} is switched off in keys.json; change it there")
+        if view.overall.state == "unresolved":
+            raise KeyrotError(f"key {key_id} has no value, so no call uses it")
         if active:
             self.reset(key_id)
             return f"key {key_id} is enabled"
@@ -237,12 +242,13 @@ class PoolReport:
         self._state.settle(_by_hand(key), Outcome(LeaseOutcome.ABANDONED, verdict))
         self._forget()
         return (
-            f"key {key_id} is disabled until {_clock(until, self._now())}, or until it is enabled"
+            f"key {key_id} is disabled until {_clock(until, self._now())}, until it is enabled, "
+            "or until its value changes"
         )
 
     def check(self, key_id: str) -> str:
         """Send one request with a key; see `StatusSource.check`."""
-        self._key_of(key_id)
+        self._find(key_id)
         if self._check is None:
             raise KeyrotError("keys cannot be checked from here; run `keyrot check --live`")
         return self._check(key_id)
@@ -261,10 +267,10 @@ class PoolReport:
         with self._lock:
             self._last = None
 
-    def _key_of(self, key_id: str) -> Candidate:
-        for key, _ in self._look().keys:
-            if key.key_id == key_id:
-                return key
+    def _find(self, key_id: str) -> tuple[Candidate, KeyView]:
+        for found in self._look().keys:
+            if found[0].key_id == key_id:
+                return found
         raise KeyError(key_id)
 
     def _choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from support.pool import INFO, STREAMED, Rig, key
 from support.replies import MODEL, Chunks, bad, day, invalid, minute
 
 from keyrot_middleware.core.commands import Done
-from keyrot_middleware.core.model import Limits, Usage
+from keyrot_middleware.core.model import Block, CallInfo, Candidate, Limits, Usage
 from keyrot_middleware.errors import KeyrotError
+from keyrot_middleware.runtime.health import AT_ONCE
 from keyrot_middleware.runtime.report import PoolReport, source_of
 from keyrot_middleware.state.base import State
 
@@ -213,3 +215,28 @@ def test_explain_and_status_agree_on_the_smallest_request() -> None:
     rig.call(INFO._replace(tokens=10))
     assert row(rig, "a")["available"] is False
     assert report(rig).explain(MODEL)["key_id"] is None
+
+
+def test_a_key_without_a_value_can_be_reset_but_not_disabled() -> None:
+    """Nothing would keep it disabled when it gets a value; it is in the pool all the same."""
+    rig = Rig(key("a"))
+    rig.pool.configured = (key("a"), key("b"))
+    assert row(rig, "b")["state"] == "unresolved"
+    assert "is reset" in report(rig).reset("b")
+    for active in (False, True):
+        with pytest.raises(KeyrotError, match="key b has no value"):
+            report(rig).set_active("b", active)
+
+
+def test_the_keys_of_a_large_pool_are_asked_for_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call does not wait until all keys are explained."""
+    rig = Rig(*(key(f"k{number}") for number in range(AT_ONCE + 1)))
+    asked, get_blocks = [], rig.state.get_blocks
+
+    def counted(info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        asked.append(len(some := list(candidates)))
+        return get_blocks(info, some)
+
+    monkeypatch.setattr(rig.state, "get_blocks", counted)
+    assert report(rig).explain(MODEL)["key_id"] == "k0"
+    assert max(asked) == AT_ONCE

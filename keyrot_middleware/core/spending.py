@@ -18,13 +18,15 @@ __all__ = ["BUCKETS_KEPT", "NANO", "Spending", "nano_usd"]
 
 NANO = 10**9
 """Billionths in a dollar."""
+MOST = 2**53
+"""The most that one amount can be: nine million dollars. Lua counts exactly so far."""
 BUCKETS_KEPT = 64
 """Models of one project whose highest cost is kept."""
 
 
 def nano_usd(usd: float) -> int:
-    """Return an amount of dollars in billionths."""
-    return round(usd * NANO)
+    """Return an amount of dollars in billionths, `MOST` at most."""
+    return round(min(usd * NANO, MOST))
 
 
 class Spending:

@@ -38,8 +38,8 @@ from ..core.model import (
     Verdict,
 )
 from ..core.selection import RankedCandidates
-from ..core.spending import nano_usd
-from ..core.windows import QuotaWindows
+from ..core.spending import Spending, nano_usd
+from ..core.windows import QuotaWindows, next_pacific_midnight
 from ..errors import KeyrotError
 from ..forks import after_fork
 from .base import Holder, KeyHealth, State, without_reservation
@@ -92,7 +92,7 @@ class LocalWindows(MemoryState):
         super().__init__(policy, clock)
         self._missed: dict[tuple[str, str], QuotaWindows] = {}
         """Usage that the shared state does not know, by project and bucket."""
-        self._missed_spending: dict[str, int] = {}
+        self._missed_spending: dict[str, Spending] = {}
         """What was spent and the shared state does not know, by project."""
         self._budget_share = share
         if share < 1.0:
@@ -137,22 +137,22 @@ class LocalWindows(MemoryState):
             self._missed.clear()
             self._missed_spending.clear()
             now = self._clock()
-            for spending in self._spending.values():
-                spending.advance(now)
-            spent = {project: s.spent for project, s in self._spending.items() if s.spent}
-            return _usages(self._quotas, now), spent
+            return _usages(self._quotas, now), _spent_today(self._spending, now)
 
     def take_missed(self) -> tuple[list[Usage], dict[str, int]]:
         """Return usage and spending that the shared state does not know; nothing is missed then."""
         with self._lock:
             missed, self._missed = self._missed, {}
-            spent, self._missed_spending = self._missed_spending, {}
-            return _usages(missed, self._clock()), spent
+            spendings, self._missed_spending = self._missed_spending, {}
+            now = self._clock()
+            return _usages(missed, now), _spent_today(spendings, now)
 
     def miss_spending(self, project: str, amount: int) -> None:
         """Keep what was spent and could not be counted in the shared state."""
         with self._lock:
-            self._missed_spending[project] = self._missed_spending.get(project, 0) + amount
+            spending = self._missed_spending.setdefault(project, Spending())
+            spending.advance(self._clock())
+            spending.spent += amount
 
     def time(self) -> float:
         """Return the time, epoch seconds."""
@@ -459,8 +459,10 @@ class FallbackState(State):
             self._reporting.release()
 
     def _add(self, usages: Iterable[Usage], spending: Mapping[str, int]) -> None:
+        midnight = next_pacific_midnight(self._local.time())
         for project, amount in spending.items():
-            self._usage.append(_Report(partial(self._shared.record_spending, project, amount)))
+            call = partial(self._shared.record_spending, project, amount)
+            self._usage.append(_Report(call, midnight))
         for usage in usages:
             self._usage.append(_Report(partial(self._shared.record_usage, **usage._asdict())))
 
@@ -497,6 +499,12 @@ def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[Usa
             key = Candidate("", project, "", record="")
             found.append(Usage(key, bucket, requests, tokens, quota.day_requests))
     return found
+
+
+def _spent_today(spendings: dict[str, Spending], now: float) -> dict[str, int]:
+    for spending in spendings.values():
+        spending.advance(now)
+    return {project: spending.spent for project, spending in spendings.items() if spending.spent}
 
 
 def _quota_of_share(share: float) -> type[QuotaWindows]:

@@ -86,3 +86,9 @@ def test_models_are_kept_in_bounded_number() -> None:
 def test_dollars_are_counted_in_billionths() -> None:
     """So that sums are exact."""
     assert nano_usd(0.1) + nano_usd(0.2) == nano_usd(0.3) == 300_000_000
+
+
+def test_an_amount_is_a_number_that_every_store_can_count() -> None:
+    """No budget and no cost is larger, such as that of a response with absurd counts."""
+    assert nano_usd(1e308) == nano_usd(1e12) == 2**53
+    assert nano_usd(1_000_000.0) == 10**15

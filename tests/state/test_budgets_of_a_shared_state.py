@@ -7,13 +7,14 @@ import time
 from itertools import count
 
 import pytest
-from support.faulty_state import degrading
+from support.faulty_state import LineDownError, degrading
 from support.pool import INFO, key
 from support.servers import ENGINES, server
 from support.sync_async import UNSENT
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, RetryPolicy, Usage
 from keyrot_middleware.core.spending import NANO, nano_usd
+from keyrot_middleware.core.windows import next_pacific_midnight
 from keyrot_middleware.state import State
 from keyrot_middleware.state.circuit_breaker import PAUSE_S, CircuitBreaker
 from keyrot_middleware.state.fallback import FallbackState, LocalWindows
@@ -164,3 +165,30 @@ def test_spending_is_recorded_there_maybe_later() -> None:
     clock.advance(PAUSE_S)
     state.settle(acquired(state), UNSENT)
     assert spent(shared.inner) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["until midnight", "and after the first try"])
+def test_what_an_outage_leaves_unreported_ends_with_its_day(again: bool) -> None:
+    """The budget of the next day is not charged for it."""
+    clock = FakeClock(next_pacific_midnight(FakeClock().time()) - 60)
+    state, shared = degrading(clock.time)
+    shared.cut()
+    state.settle(acquired(state), costing(0.5))
+    if again:  # the report is on its way, and fails
+        with pytest.raises(LineDownError):
+            state._send_reports()
+    clock.advance(120)
+    shared.mend()
+    state.settle(acquired(state), UNSENT)
+    state.settle(acquired(state), UNSENT)
+    assert spent(shared.inner) == 0.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_absurd_cost_exhausts_the_budget(engine: str) -> None:
+    """A broken gateway may report any number of tokens; a sum beyond 64 bits would be negative."""
+    state = over(engine, FakeClock())
+    state.settle(acquired(state), costing(1e15))
+    assert reasons(state) == {"a": "usd"}
+    state.record_spending("p", nano_usd(1e300))
+    assert reasons(state) == {"a": "usd"}

@@ -32,18 +32,22 @@ class ModelNames:
             return info
         if not self._admits(name, now):
             return info._replace(model=OTHER)
+        if name not in self._used and len(self._used) >= MAX_NAMES:
+            self._used.pop(self._oldest()[0], None)
         self._used[name] = now
         return info
+
+    def preview(self, info: CallInfo, now: float) -> CallInfo:
+        """Return what `bounded` would, of a call that is not made."""
+        admitted = not info.model or self._admits(info.model, now)
+        return info if admitted else info._replace(model=OTHER)
 
     def _admits(self, name: str, now: float) -> bool:
         if name in self._used:
             return True
         if len(name) > MAX_LENGTH:
             return False
-        if len(self._used) >= MAX_NAMES:
-            used = tuple(self._used.items())
-            oldest, at = min(used, key=lambda item: item[1])
-            if at > now - IDLE_S:
-                return False
-            self._used.pop(oldest, None)
-        return True
+        return len(self._used) < MAX_NAMES or self._oldest()[1] <= now - IDLE_S
+
+    def _oldest(self) -> tuple[str, float]:
+        return min(tuple(self._used.items()), key=lambda item: item[1])

@@ -30,6 +30,7 @@ from ..core.model import (
     Verdict,
     project_label,
 )
+from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.text import utc
 from ..core.windows import DAY_S
@@ -113,6 +114,7 @@ class PoolReport:
         on_reset: Callable[[str], None] | None = None,
         check: Callable[[str], str] | None = None,
         missing: Mapping[str, str] | None = None,
+        models: ModelNames | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -127,11 +129,13 @@ class PoolReport:
             on_reset: Resets a key; by default the state's own reset.
             check: Sends one request with a key, and returns a sentence.
             missing: Why a key has no value, by its id.
+            models: The model names that calls count separately; None: not known from here.
         """
         self._name, self._state, self._state_url = name, state, state_url
         self._views, self._activity, self._selector = views, activity, selector
         self._now, self._on_reset, self._check = now, on_reset, check
         self._missing = missing if missing is not None else {}
+        self._models = models
         self._cost_known = is_installed()
         self._lock = threading.Lock()
         self._last: _Look | None = None
@@ -177,8 +181,9 @@ class PoolReport:
         look, selector = self._look(), self._selector()
         info = CallInfo(model.removeprefix("models/"), VERB, max(tokens, 1))  # as in views()
         order = selector.ranking(info)
-        blocks = blocks_of(self._state, info, [key for _, key in order])
-        chosen = self._choose(order, blocks, info, selector.spread)
+        counted = info if self._models is None else self._models.preview(info, self._now())
+        blocks = blocks_of(self._state, counted, [key for _, key in order])
+        chosen = self._choose(order, blocks, counted, selector.spread)
         place = {key.key_id: group + 1 for group, key in order}
         keys = []
         for key, view in sorted(
@@ -384,6 +389,7 @@ def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolR
         on_reset=pool.reset,
         check=check,
         missing=pool.secrets.unresolved,
+        models=pool.models,
     )
 
 

@@ -12,7 +12,9 @@ from support.pool import INFO, STREAMED, Rig, key
 from support.replies import MODEL, Chunks, bad, day, invalid, minute
 
 from keyrot_middleware.core.commands import Done
+from keyrot_middleware.core.flow import Exhausted
 from keyrot_middleware.core.model import Block, CallInfo, Candidate, Limits, Usage
+from keyrot_middleware.core.model_names import MAX_NAMES
 from keyrot_middleware.errors import KeyrotError
 from keyrot_middleware.runtime.health import AT_ONCE
 from keyrot_middleware.runtime.report import PoolReport, source_of
@@ -240,3 +242,16 @@ def test_the_keys_of_a_large_pool_are_asked_for_in_parts(monkeypatch: pytest.Mon
     monkeypatch.setattr(rig.state, "get_blocks", counted)
     assert report(rig).explain(MODEL)["key_id"] == "k0"
     assert max(asked) == AT_ONCE
+
+
+def test_explain_counts_a_model_as_a_call_to_it_is_counted() -> None:
+    """When many models are in use, all further ones share one window."""
+    rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
+    for number in range(MAX_NAMES + 1):
+        rig.call(INFO._replace(model=f"model-{number}"))
+    assert report(rig).explain("one-more")["key_id"] is None
+    assert isinstance(rig.failing(INFO._replace(model="one-more")), Exhausted)
+    assert report(rig).explain("model-0")["key_id"] is None
+    rig.clock.advance(3_700)
+    assert report(rig).explain("one-more")["key_id"] == "a"
+    assert rig.call(INFO._replace(model="one-more")) == "answer"

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from ..config import load
+from ..core.text import one_line
 from ..errors import KeyrotError
 from ..runtime.report import StatusSource
 from .shared import report_of_shared, shared_pool
@@ -18,6 +19,8 @@ from .shared import report_of_shared, shared_pool
 __all__ = ["SocketSource", "open_source"]
 
 TIMEOUT_S = 10.0
+_FIELD = {"status": "summary", "attempts": "calls", "explain": "sentence"}
+"""What each answer has."""
 
 
 @contextmanager
@@ -93,19 +96,23 @@ class SocketSource:
         try:
             connection.request("GET", f"/api/{quote(what)}?{urlencode(query)}")
             answer = connection.getresponse()
-            found: dict[str, Any] = json.loads(answer.read())
+            found: Any = json.loads(answer.read())
         except FileNotFoundError:
             raise KeyrotError(
                 f"KEYROT_STATUS_SOCKET: there is no socket {self._path}; is the program running, "
                 "with the same setting and the extra ui?"
             ) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise KeyrotError(
-                f"KEYROT_STATUS_SOCKET: nothing answers at {self._path} ({error}); is the program "
-                "still running?"
+                f"KEYROT_STATUS_SOCKET: nothing answers at {self._path} ({one_line(str(error))}); "
+                "is the program still running?"
             ) from None
         finally:
             connection.close()
-        if "error" in found:
-            raise KeyrotError(str(found["error"]))
+        if isinstance(found, dict) and "error" in found:
+            raise KeyrotError(one_line(str(found["error"])))
+        if not isinstance(found, dict) or _FIELD[what] not in found:
+            raise KeyrotError(
+                f"KEYROT_STATUS_SOCKET: what answers at {self._path} is not a pool of keyrot"
+            )
         return found

@@ -19,6 +19,7 @@ import pytest
 import keyrot_middleware
 from keyrot_middleware import KeyrotWarning
 from keyrot_middleware.cli.sources import SocketSource
+from keyrot_middleware.errors import KeyrotError
 
 Keyrot = Callable[..., Any]
 MODEL = "gemini-2.5-flash"
@@ -172,3 +173,30 @@ def test_a_child_does_not_hold_the_socket_of_a_killed_parent(path: str) -> None:
         finally:
             keyrot_middleware.uninstall()
             parent.stdin.close()
+
+
+OTHERS = [b'{"message": "page not found"}', b"[]", b"null", b"[" * 10_000, b"\x1b[31m\xff"]
+
+
+@pytest.mark.parametrize("body", OTHERS, ids=range(len(OTHERS)))
+def test_the_socket_of_another_program_is_said(path: str, body: bytes) -> None:
+    """Such as Docker's: a sentence, no traceback, and nothing that colors the terminal."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def answer() -> None:
+            for _ in range(2):
+                client, _ = listener.accept()
+                with client:
+                    client.recv(4096)
+                    length = b"Content-Length: %d" % len(body)
+                    client.sendall(b"HTTP/1.1 404 \x1b[31m\r\n" + length + b"\r\n\r\n" + body)
+
+        server = threading.Thread(target=answer)
+        server.start()
+        for ask in (SocketSource(path).status, lambda: SocketSource(path).explain(MODEL)):
+            with pytest.raises(KeyrotError, match="KEYROT_STATUS_SOCKET: ") as raised:
+                ask()
+            assert "\x1b" not in str(raised.value)
+        server.join()

@@ -46,6 +46,7 @@ __all__ = [
     "ENV_NAMES",
     "GOOGLE_HOST",
     "LONGEST_S",
+    "NOT_IN_FILE",
     "SECRET_SETTINGS",
     "STATE_SCHEMES",
     "STORE_VARIABLES",
@@ -200,6 +201,11 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 """The second name of a variable whose first has no prefix, and that first name."""
 
 
+NOT_IN_FILE = frozenset({"KEYROT_ALERTS"})
+"""Variables that are not read from `.env`, which may come with a directory from somebody else: URLs
+of Apprise start programs, read files and send to any host."""
+
+
 def spellings(variable: str) -> tuple[str, ...]:
     """Return the names of a variable, its first name first."""
     return (variable, *(alias for alias, name in ALIASES.items() if name == variable))
@@ -256,6 +262,9 @@ class EnabledSetting(BaseSettings):
         for source in (env_settings, dotenv_settings):
             if isinstance(source, EnvSettingsSource):
                 source.env_vars = _merge_aliases(source.env_vars)
+        if isinstance(dotenv_settings, EnvSettingsSource):
+            found = dotenv_settings.env_vars
+            dotenv_settings.env_vars = {k: v for k, v in found.items() if k not in NOT_IN_FILE}
         return init_settings, env_settings, dotenv_settings
 
     @field_validator("*", mode="before")
@@ -494,17 +503,18 @@ def unknown_variables(names: Iterable[str]) -> str | None:
 
 
 def ignored_in_file(stores: Iterable[str], names: Iterable[str]) -> str | None:
-    """Return a warning about variables of `.env` that no store reads there; None without any."""
+    """Return a warning about variables that are not read from `.env`; None without any."""
     ignored = [
         name
         for name in names
-        if name not in os.environ and any(configures_an_sdk(store, name) for store in stores)
+        if name not in os.environ
+        and (name in NOT_IN_FILE or any(configures_an_sdk(store, name) for store in stores))
     ]
     if not ignored:
         return None
     return (
         f".env: {', '.join(ignored)}: not read from a file, since it decides which programs run "
-        "and where logins go; set it in the environment"
+        "and where data goes; set it in the environment"
     )
 
 

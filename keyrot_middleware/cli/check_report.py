@@ -23,7 +23,7 @@ from ..runtime.delivery import open_receivers
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
 from ..secrets import Secret, SecretCache, open_secret_cache
-from ..settings import ENV_NAMES, SECRET_SETTINGS, origins, spellings
+from ..settings import ENV_NAMES, NOT_IN_FILE, SECRET_SETTINGS, origins, spellings
 from ..telemetry.otlp import DeferredOtlpExport
 from .shared import open_configured
 
@@ -192,7 +192,7 @@ def _setting_reports(config: Config) -> Iterator[SettingReport]:
         source, names = "default", spellings(variable)
         if any(os.environ.get(one, "").strip() for one in names):
             source = "environment"
-        elif not set(names) & set(os.environ) and any(
+        elif not set(names) & (set(os.environ) | NOT_IN_FILE) and any(
             (in_file.get(one) or "").strip() for one in names
         ):
             source = ".env"

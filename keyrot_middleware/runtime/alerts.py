@@ -8,6 +8,7 @@ event and key there is one message in ten minutes; with a shared state, one for 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import weakref
@@ -48,6 +49,7 @@ NOTICED_MAX = 1_000
 STOP_S = 2.0
 """How long uninstall() and the exit of the interpreter wait for what is being delivered."""
 QUOTA_SHARE = 0.8
+_MODEL = re.compile(r"[A-Za-z0-9._/:-]{1,200}")
 _WINDOWS = {
     "rpm": "requests per minute (RPM)",
     "tpm": "input tokens per minute (TPM)",
@@ -358,8 +360,8 @@ def _conditions(views: Iterable[tuple[Candidate, KeyView]], now: float) -> dict[
                 if quota.ratio < QUOTA_SHARE or window in windows:
                     continue
                 windows.add(window)
-                share = f"{quota.ratio:.0%} of its {_WINDOWS[quota.quota]} for {quota.model}"
-                text = f"key {key_id} has used {share}"
+                share = f"{quota.ratio:.0%} of its {_WINDOWS[quota.quota]}"
+                text = f"key {key_id} has used {share} for {_model(quota.model)}"
                 event = _Found("quota_80_percent", key_id, now, text, quota.quota)
                 found["quota_80_percent", key_id, f"{quota.quota} {quota.model}"] = event
     return found
@@ -382,10 +384,17 @@ def _exhaustion(found: _Exhaustion) -> _Found:
     blocks = found.blocks.values()
     first = min(blocks, key=lambda block: block.until, default=None)
     until = None if first is None or not isfinite(first.until) else first.until
-    text = f"no key is available for {found.model or 'a call'}{_until(until)}"
+    text = f"no key is available for {_model(found.model)}{_until(until)}"
     return _Found(
         "pool_exhausted", None, found.at, text, None if first is None else first.reason, until
     )
+
+
+def _model(name: str) -> str:
+    """Return the name of a model; not one with which a user of the program addresses a channel."""
+    if not name:
+        return "a call"
+    return name if _MODEL.fullmatch(name) else "a model with an unusual name"
 
 
 def _until(at: float | None) -> str:

@@ -12,8 +12,9 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, cast
 
@@ -211,7 +212,7 @@ def _services(urls: Sequence[SecretStr]) -> Iterable[tuple[str, Any]]:
         text = url.get_secret_value()
         scheme = text.partition("://")[0].lower()
         # Apprise logs what is wrong in a URL, and imports modules that are deprecated.
-        with _HiddenUrls(), warnings.catch_warnings(action="ignore"):
+        with _hidden_urls(), warnings.catch_warnings(action="ignore"):
             service = apprise.Apprise.instantiate(text)
         if service is None:
             raise ConfigError(_problem(f"{variable}, entry {number}", scheme, apprise))
@@ -236,7 +237,7 @@ def _problem(where: str, scheme: str, apprise: Any) -> str:
 
 def _sender(service: Any) -> Callable[[PoolEvent], None]:
     def send(event: PoolEvent) -> None:
-        with _HiddenUrls(), suppress_instrumentation():
+        with _hidden_urls(), suppress_instrumentation():
             sent = service.notify(
                 title=f"keyrot: {event.event} in pool {event.pool}",
                 body=event.sentence,
@@ -249,20 +250,25 @@ def _sender(service: Any) -> Callable[[PoolEvent], None]:
     return send
 
 
-class _HiddenUrls(logging.Filter):
-    """Drops what this thread logs inside the `with` block, in the libraries that log URLs."""
+_delivering = ContextVar("keyrot_delivering_alerts", default=False)
 
-    _LOGGERS = ("apprise", "urllib3.connectionpool")
 
+class _NothingOfAlerts(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep the records of other threads."""
-        return record.thread != self._thread
+        return not _delivering.get()
 
-    def __enter__(self) -> None:
-        self._thread = threading.get_ident()
-        for name in self._LOGGERS:
-            logging.getLogger(name).addFilter(self)
 
-    def __exit__(self, *_: object) -> None:
-        for name in self._LOGGERS:
-            logging.getLogger(name).removeFilter(self)
+_FILTER = _NothingOfAlerts()
+"""Stays: to remove it would hide it from another thread that goes through the filters."""
+
+
+@contextmanager
+def _hidden_urls() -> Iterator[None]:
+    """Drop what this thread logs in the libraries that log URLs."""
+    for name in ("apprise", "urllib3.connectionpool"):
+        logging.getLogger(name).addFilter(_FILTER)
+    token = _delivering.set(True)
+    try:
+        yield
+    finally:
+        _delivering.reset(token)

@@ -172,17 +172,45 @@ def test_only_the_events_of_the_setting_are_sent(webhook: Webhook) -> None:
 
 
 def test_urls_are_in_no_log(webhook: Webhook, caplog: pytest.LogCaptureFixture) -> None:
-    """Not at DEBUG either, where Apprise and urllib3 log them; their loggers are left as found."""
-    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3.connectionpool")]
-    before = [list(one.filters) for one in loggers]
+    """Not at DEBUG either, where Apprise and urllib3 log them; the program's own lines are kept."""
     with caplog.at_level(logging.DEBUG):
         (receiver,) = opened(webhook.url)
         assert "hook-secret" not in repr(receiver)
         receiver.put(event())
         wait_for(lambda: webhook.asked, PATIENCE_S)
         wait_for(lambda: not alert_threads(), PATIENCE_S)
+        logging.getLogger("apprise").debug("of the program")
     assert "hook-secret" not in caplog.text
-    assert [list(one.filters) for one in loggers] == before
+    assert "of the program" in caplog.text
+
+
+def test_urls_are_in_no_log_while_another_delivery_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """It ends just when the filters of the logger are gone through."""
+    begun, end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with delivery._hidden_urls():
+            begun.set()
+            end.wait(PATIENCE_S)
+        ended.set()
+
+    def wait_for_the_end(_: logging.LogRecord) -> bool:
+        end.set()
+        return ended.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    logger = logging.getLogger("apprise")
+    logger.addFilter(wait_for_the_end)
+    try:
+        with caplog.at_level(logging.DEBUG), delivery._hidden_urls():
+            logger.debug("hook-secret")
+    finally:
+        logger.removeFilter(wait_for_the_end)
+        end.set()
+        thread.join()
+    assert "hook-secret" not in caplog.text
 
 
 SECRET = "FAKE-token-in-url"

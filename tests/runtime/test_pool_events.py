@@ -315,6 +315,19 @@ def test_names_cannot_break_a_sentence() -> None:
     assert [event.sentence.isprintable() for event in pool.events.all] == [True]
 
 
+@pytest.mark.parametrize("model", ["@everyone", "<!channel>", "<img src=x>", "[x](http://h)"])
+def test_a_model_name_cannot_address_a_channel(model: str) -> None:
+    """A program may let its users choose the model; a receiver may read markup in its name."""
+    pool = watched(key("a", Limits(rpd=1)))
+    info = INFO._replace(model=model)
+    pool.rig.call(info)
+    pool.rig.failing(info)
+    pool.watcher.report_noticed()
+    (event,) = pool.events.all
+    assert model not in event.sentence
+    assert "for a model with an unusual name" in event.sentence
+
+
 def test_what_calls_notice_is_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

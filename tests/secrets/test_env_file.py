@@ -132,6 +132,20 @@ def test_what_is_not_read_from_the_file_is_said(
     assert load(secret_store="env").warnings == ()
 
 
+def test_alerts_are_not_read_from_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs of Apprise can start programs, read files, and send to anyone."""
+    write(here, KEYROT_ALERTS="json://attacker.invalid/hook")
+    found = load(keys=["FAKE-a"])
+    assert found.settings.alerts == ()
+    (text,) = found.warnings
+    assert text.startswith(".env: KEYROT_ALERTS: not read from a file")
+    assert "attacker" not in text
+    monkeypatch.setenv("KEYROT_ALERTS", "json://127.0.0.1/hook")
+    found = load(keys=["FAKE-a"])
+    assert [url.get_secret_value() for url in found.settings.alerts] == ["json://127.0.0.1/hook"]
+    assert found.warnings == ()
+
+
 def logins(here: Path) -> list[tuple[dict[str, str], dict[str, object]]]:
     """List logins that this machine has by itself: environment, and what `.env` says of them."""
     return [

@@ -64,7 +64,9 @@ def test_the_order_is_the_same_each_time(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text("utf-8"))
     lines = [f"def test_{n}(): print('drew', {n}, random.random())" for n in range(30)]
     (tmp_path / "test_it.py").write_text("\n".join(["import random", *lines]))
-    runs = [_run(tmp_path, "-m", "pytest", "-qs", "-p", "no:cacheprovider") for _ in range(2)]
+    path = os.pathsep.join((str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
+    command = ("-m", "pytest", "-qs", "-p", "no:cacheprovider")
+    runs = [_run(tmp_path, *command, PYTHONPATH=path) for _ in range(2)]
     drawn = [re.findall(r"drew .*", output) for _, output in runs]
     assert [code for code, _ in runs] == [0, 0], runs
     assert len(drawn[0]) == 30

@@ -36,6 +36,7 @@ from .core.model import (
     Usage,
     project_label,
 )
+from .core.spending import nano_usd
 from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
@@ -316,10 +317,16 @@ class KeyManager:
     def _settle(self, lease: Lease, outcome: Outcome, failure: Failed | None) -> float | None:
         pool, verdict = self._pool, outcome.verdict
         pool.record_refusal(Settle(lease, outcome, (), failure.error if failure else None))
-        if lease.has_budget or pool.activity.enabled:
-            usage = pool.with_cost(outcome.usage, lease.bucket, has_budget=lease.has_budget)
+        # A report without an open selection reserved nothing that settle() could count.
+        unreserved = None if lease.at else pool.selector.keys.get(lease.key_id)
+        counts_alone = unreserved is not None and unreserved.usd_per_day is not None
+        has_budget = lease.has_budget or counts_alone
+        if has_budget or pool.activity.enabled:
+            usage = pool.with_cost(outcome.usage, lease.bucket, has_budget=has_budget)
             outcome = outcome._replace(usage=usage)
         until = pool.state.settle(lease, outcome)
+        if counts_alone and outcome.usage.cost_usd:
+            pool.state.record_spending(lease.project, nano_usd(outcome.usage.cost_usd))
         now = pool.clock.time()
         seconds = now - lease.at if lease.at else 0.0
         failure_class = verdict.failure if verdict is not None else None

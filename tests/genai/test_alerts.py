@@ -344,7 +344,7 @@ def test_a_dead_receiver_does_not_keep_a_program_alive(programs: Programs) -> No
         assert process.stdout.readline().strip() == "end"
         began = time.monotonic()
         assert process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - began < alerts.STOP_S + 6  # a busy machine exits slowly
+        assert time.monotonic() - began < alerts.STOP_S + 20  # a busy machine exits slowly
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -209,11 +209,11 @@ def _services(urls: Sequence[SecretStr]) -> Iterable[tuple[str, Any]]:
         raise MissingExtraError(wanted_by=variable, package="apprise", extra="alerts") from None
     found = []
     for number, url in enumerate(urls, 1):
-        text = url.get_secret_value()
-        scheme = text.partition("://")[0].lower()
+        # No variable holds the text of a URL: error reporters show those of a traceback.
+        scheme = url.get_secret_value().partition("://")[0].lower()
         # Apprise logs what is wrong in a URL, and imports modules that are deprecated.
         with _hidden_urls(), warnings.catch_warnings(action="ignore"):
-            service = apprise.Apprise.instantiate(text)
+            service = apprise.Apprise.instantiate(url.get_secret_value())
         if service is None:
             raise ConfigError(_problem(f"{variable}, entry {number}", scheme, apprise))
         service.socket_connect_timeout = min(service.socket_connect_timeout, TIMEOUT_MAX_S)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from traceback import TracebackException
 from typing import Any
 
 import pytest
@@ -228,9 +229,12 @@ SECRET = "FAKE-token-in-url"
 def test_a_url_that_cannot_be_used_is_an_error(
     url: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It names the setting and what is allowed, without the URL."""
+    """It names the setting and what is allowed, without the URL; nor do local variables hold it."""
+    urls = [SecretStr("json://127.0.0.1:9"), SecretStr(url)]
     with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError) as caught:
-        opened("json://127.0.0.1:9", url)
+        open_receivers(None, urls, EVENTS)
+    trace = TracebackException(caught.type, caught.value, caught.tb.tb_next, capture_locals=True)
+    assert SECRET not in "".join(trace.format())
     assert str(caught.value).startswith("KEYROT_ALERTS, entry 2: ")
     assert told in str(caught.value)
     assert SECRET not in str(caught.value) + caplog.text

@@ -26,7 +26,7 @@ from ..events import EventName, PoolEvent
 from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..telemetry.log_text import format_time
-from .delivery import Receiver
+from .delivery import Receiver, restore_loggers
 from .health import KeyView, pool_views, quota_utilization
 from .pool import Pool
 
@@ -126,6 +126,7 @@ class AlertWatcher:
             self._thread.join(wait_s)
         for receiver in self._receivers:
             receiver.close(until)
+        restore_loggers()
 
     # In the thread of a call ---------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from ..forks import after_fork
 from ..settings import ENV_NAMES
 from ..telemetry.otel_api import suppress_instrumentation
 
-__all__ = ["Receiver", "open_receivers"]
+__all__ = ["Receiver", "open_receivers", "restore_loggers"]
 
 _log = logging.getLogger("keyrot_middleware")
 
@@ -259,16 +259,27 @@ class _NothingOfAlerts(logging.Filter):
 
 
 _FILTER = _NothingOfAlerts()
-"""Stays: to remove it would hide it from another thread that goes through the filters."""
+_LOGGERS = ("apprise", "urllib3.connectionpool")
 
 
 @contextmanager
 def _hidden_urls() -> Iterator[None]:
     """Drop what this thread logs in the libraries that log URLs."""
-    for name in ("apprise", "urllib3.connectionpool"):
+    for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
     token = _delivering.set(True)
     try:
         yield
     finally:
         _delivering.reset(token)
+
+
+def restore_loggers() -> None:
+    """Remove the filter from the libraries' loggers, unless a delivery still runs.
+
+    While one does, removing it could make that thread skip it.
+    """
+    if any(thread.name == THREAD_NAME for thread in threading.enumerate()):
+        return
+    for name in _LOGGERS:
+        logging.getLogger(name).removeFilter(_FILTER)

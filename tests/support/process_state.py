@@ -22,7 +22,16 @@ from typing import Any
 
 __all__ = ["differences", "settled_snapshot", "snapshot", "watch_registrations"]
 
-LOGGERS = ("", "keyrot_middleware", "google_genai", "google_genai.models", "httpx", "httpcore")
+LOGGERS = (
+    "apprise",
+    "urllib3.connectionpool",
+    "",
+    "keyrot_middleware",
+    "google_genai",
+    "google_genai.models",
+    "httpx",
+    "httpcore",
+)
 PATCHED_LIBRARIES = ("google.genai", "httpx", "httpx2", "aiohttp", "websockets")
 
 at_exit: list[Callable[..., object]] = []

@@ -153,7 +153,7 @@ class Selector:
         self.has_budgets = any(key.usd_per_day is not None for key in self.keys.values())
         """A key's project has a budget, so that costs must be estimated before a call."""
         self.spread = strategy == "spread"
-        self._sticky = strategy == "sticky"
+        self.sticky = strategy == "sticky"
         self._orders: dict[tuple[str, str | None, str], _Order] = {}
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
@@ -273,11 +273,11 @@ class Selector:
         return _Order([_RankGroup(rank, groups[name]) for rank, name in enumerate(sorted(groups))])
 
     def _start(self, group: _RankGroup, info: CallInfo, draw: float) -> int:
-        if self._sticky and info.conversation:
+        if self.sticky and info.conversation:
             home = int(info.conversation, 16) % len(group.keys)
             return bisect_left(group.ready, home) % max(len(group.ready), 1)
         # A call without a conversation starts at random, not always at the first key.
-        return int(draw * len(group.ready)) if self.spread or self._sticky else 0
+        return int(draw * len(group.ready)) if self.spread or self.sticky else 0
 
 
 def _in_batches(

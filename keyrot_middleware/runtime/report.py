@@ -44,6 +44,8 @@ __all__ = ["PoolReport", "StatusSource", "source_of"]
 
 FRESH_S = 1.0
 """How long one look at all keys serves all who ask: a page of ten thousand keys asks every 2 s."""
+NAMED = 3
+"""Keys that a sentence names."""
 LIMIT_MAX = 500
 """Keys in one answer."""
 DISABLED_S = 30 * DAY_S
@@ -183,7 +185,8 @@ class PoolReport:
         order = selector.ranking(info)
         counted = info if self._models is None else self._models.preview(info, self._now())
         blocks = blocks_of(self._state, counted, [key for _, key in order])
-        chosen = self._choose(order, blocks, counted, selector.spread)
+        next_keys = self._next_keys(order, blocks, counted, selector)
+        chosen = next_keys[0] if next_keys else None
         place = {key.key_id: group + 1 for group, key in order}
         keys = []
         for key, view in sorted(
@@ -194,9 +197,9 @@ class PoolReport:
                 here = availability([blocks.get(key.key_id)])
             sentence = self._sentence(key, view, here, look.at)
             if here == AVAILABLE:
-                sentence = (
-                    "would get the call" if key.key_id == chosen else "available; comes later"
-                )
+                sentence = "available; comes later"
+                if key.key_id in next_keys:
+                    sentence = "would get the call" if len(next_keys) == 1 else "may get the call"
             keys.append(
                 {
                     "key_id": key.key_id,
@@ -213,7 +216,7 @@ class PoolReport:
             "tokens": tokens,
             "at": iso(look.at),
             "key_id": chosen,
-            "sentence": _verdict(chosen, info.model, keys),
+            "sentence": _verdict(next_keys, info.model, keys),
             "keys": keys,
         }
 
@@ -278,22 +281,24 @@ class PoolReport:
                 return found
         raise KeyError(key_id)
 
-    def _choose(
+    def _next_keys(
         self,
         order: Sequence[tuple[int, Candidate]],
         blocks: Mapping[str, Block],
         info: CallInfo,
-        spread: bool,
-    ) -> str | None:
-        """Return the key that `acquire` would lease, of the first group that has one."""
+        selector: Selector,
+    ) -> list[str]:
+        """Return the key that a call would get; several, where chance or a conversation decides."""
         able = [(group, key) for group, key in order if key.key_id not in blocks]
-        if not able:
-            return None
         first = [key for group, key in able if group == able[0][0]]
-        if not spread:
-            return first[0].key_id
+        if selector.sticky or not first:
+            return [key.key_id for key in first]
+        if not selector.spread:
+            return [first[0].key_id]
         known = self._state.snapshot(first)
-        return min(first, key=lambda key: _share(key, known[key.key_id], info.model)).key_id
+        shares = {key.key_id: _share(key, known[key.key_id], info.model) for key in first}
+        least = min(shares.values())
+        return [key_id for key_id, share in shares.items() if share == least]
 
     def _key(
         self, key: Candidate, view: KeyView, activity: ActivityView, now: float
@@ -501,10 +506,14 @@ def _share(key: Candidate, known: KeyHealth, model: str) -> float:
     return max(known_shares) if known_shares else used.requests_minute / key.weight
 
 
-def _verdict(chosen: str | None, model: str, keys: list[dict[str, Any]]) -> str:
+def _verdict(next_keys: list[str], model: str, keys: list[dict[str, Any]]) -> str:
     about = f"A call to {model}" if model else "A call"
-    if chosen is not None:
-        return f"{about} would get key {chosen} now."
+    if len(next_keys) == 1:
+        return f"{about} would get key {next_keys[0]} now."
+    if next_keys:
+        more = f" and {len(next_keys) - NAMED} more" if len(next_keys) > NAMED else ""
+        names = ", ".join(next_keys[:NAMED])
+        return f"{about} would get one of {len(next_keys)} keys now: {names}{more}."
     times = [key["available_at"] for key in keys if key["available_at"] is not None]
     soonest = f" The first is available again at {min(times)}." if times else ""
     return f"{about} would get no key now: none of {len(keys)} is available.{soonest}"

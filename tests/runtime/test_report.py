@@ -163,6 +163,15 @@ def test_explain_names_the_key_that_a_call_then_gets(strategy: str) -> None:
     assert rig.sent[-1] == "last"
 
 
+@pytest.mark.parametrize("strategy", ["spread", "sticky"])
+def test_explain_names_all_keys_of_which_chance_or_a_conversation_chooses(strategy: str) -> None:
+    """Unused keys of one group are equal, so that the call gets one of them."""
+    rig = Rig(*(key(f"k{n}") for n in range(5)), key("last", priority=9), strategy=strategy)
+    told = report(rig).explain(MODEL)
+    assert told["sentence"].endswith("would get one of 5 keys now: k0, k1, k2 and 2 more.")
+    assert {k["sentence"] for k in told["keys"]} == {"may get the call", "available; comes later"}
+
+
 def test_explain_says_why_each_other_key_would_not_be_used() -> None:
     """And when the first of them is available again, where none is."""
     rig = Rig(key("a", LIMITS), key("b"), strategy="fill", max_wait_s=0)

@@ -134,7 +134,7 @@ def _followed(observers: Sequence[Observer]) -> None:
 class _SpansAlone:
     """Make the two spans of a good call, with as many attributes of such kinds, and do no more."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def observe(self, _info: CallInfo) -> _SpansAlone:

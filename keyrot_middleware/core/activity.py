@@ -193,8 +193,11 @@ class ActivityLog:
         if record.attempts and record.usage is not NO_USAGE:
             self._open_day(record.at)
             usage = _usage(record)
-            for key_id in _entries(record):
-                self._today.setdefault(key_id, DayUsage()).add(*usage)
+            for name in _entries(record):
+                today = self._today.get(name)
+                if today is None:
+                    today = self._today[name] = DayUsage()
+                today.add(*usage)
         self._calls.append(record)
 
     def view(self, key_ids: Iterable[str], now: float) -> ActivityView:

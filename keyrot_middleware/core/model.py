@@ -186,6 +186,20 @@ class Usage(NamedTuple):
     """Kinds of tokens that may have a price of their own, and how many of the above are of them:
     `input_audio_tokens`, `cache_audio_read_tokens`, `output_image_tokens`…"""
 
+    def with_cost(self, cost_usd: float) -> Usage:
+        """Return the same with what the request cost."""
+        return Usage(
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.thought_tokens,
+            self.model,
+            self.response_id,
+            self.finish_reasons,
+            cost_usd,
+            self.details,
+        )
+
 
 NO_USAGE = Usage()
 

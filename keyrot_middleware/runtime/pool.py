@@ -190,7 +190,7 @@ class Pool:
             handle_internal_error("cost")
             return usage
         if cost is not None:
-            return usage._replace(cost_usd=cost)
+            return usage.with_cost(cost)
         if has_budget and usage != NO_USAGE:
             self._warn_of_unknown_cost(usage.model or model)
         return usage

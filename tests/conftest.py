@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
     # Pools are installed with odd settings; what warns of them is held by tests of its own. Here,
     # since pyproject.toml would import the package before coverage begins.
     config.addinivalue_line("filterwarnings", "ignore::keyrot_middleware.errors.KeyrotWarning")
+
+
+def pytest_sessionfinish() -> None:
+    """Stop the Redis servers that tests share, whichever files were run."""
+    servers = sys.modules.get("support.servers")
+    if servers is not None:
+        servers.stop_all()
 
 
 @pytest.fixture(autouse=True)

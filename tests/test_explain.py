@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.pool import Rig, key
 
 from keyrot_middleware import KeyManager, KeyrotError
 from keyrot_middleware.runtime.report import source_of
@@ -25,13 +26,13 @@ def test_explain_names_the_key_that_select_key_then_gives() -> None:
 @pytest.mark.usefixtures("clean_environment")
 def test_requests_with_keys_chosen_by_hand_are_part_of_the_history() -> None:
     """A success and a failure: two requests, one failure, the tokens of the day."""
-    manager = KeyManager(keys=["FAKE-key-one"])
-    source = source_of(manager._pool)
+    pool = Rig(key("a")).pool
+    manager, source = KeyManager(pool), source_of(pool)
     source.status()  # from here on requests are recorded
-    key = manager.select_key(MODEL, 10)
-    manager.report_success(key.key_id, tokens_used=8)
+    selected = manager.select_key(MODEL, 10)
+    manager.report_success(selected.key_id, tokens_used=8)
     manager.report_error(manager.select_key(MODEL).key_id, ConnectionError())
-    summary = source_of(manager._pool).status()["summary"]
+    summary = source_of(pool).status()["summary"]
     assert summary["last_hour"] == {"requests": 2, "failures": 1, "waits": 0}
     assert summary["today"]["input_tokens"] == 8
     assert {call["outcome"] for call in source.attempts()["calls"]} == {"ok", "failed"}

@@ -89,7 +89,7 @@ class AlertWatcher:
         self._on = False
         self._noticed: dict[tuple[str, str], float] = {}
         self._dropped = False
-        self._told: set[_Condition] = set()
+        self._reported: set[_Condition] = set()
         """Conditions that hold and were reported, here or by another process."""
         self._is_first_look = not pool.state.is_local
         """At the first look at a shared state; what holds then was reported by others."""
@@ -191,8 +191,8 @@ class AlertWatcher:
             if found.key_id is not None:
                 self._rejected.add(found.key_id)
             condition: _Condition = (found.event, found.key_id, "")
-            if condition not in self._told and self._report(found, lasts=True):
-                self._told.add(condition)
+            if condition not in self._reported and self._report(found, lasts=True):
+                self._reported.add(condition)
         if self._dropped:
             self._dropped = False
             text = "pool %s: more events than the alerts can take; the oldest are dropped"
@@ -208,8 +208,8 @@ class AlertWatcher:
             found = _conditions(views, now)
             if self._is_first_look:
                 self._is_first_look = False
-                self._told |= found.keys()
-            self._told &= found.keys()
+                self._reported |= found.keys()
+            self._reported &= found.keys()
             self._compare_keys(views, found, now)
         self._looked_at = now
 
@@ -231,13 +231,13 @@ class AlertWatcher:
         now: float,
     ) -> None:
         new: dict[tuple[EventName, str | None], set[_Condition]] = {}
-        for condition in found.keys() - self._told:
+        for condition in found.keys() - self._reported:
             new.setdefault(condition[:2], set()).add(condition)
         for conditions in new.values():
             parts = [found[one] for one in sorted(conditions, key=str)]
             text = f"{parts[0].text}{''.join(f', and {_window(part)}' for part in parts[1:])}"
             if self._report(parts[0]._replace(text=text), lasts=True):
-                self._told |= conditions
+                self._reported |= conditions
         self._rejected |= {one[1] for one in found if one[0] == "key_rejected" and one[1]}
         keys = {}
         for key, view in views:

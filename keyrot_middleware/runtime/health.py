@@ -18,6 +18,7 @@ __all__ = [
     "KeyView",
     "ModelUsage",
     "blocks_of",
+    "counts_today",
     "health",
     "iso",
     "levels",
@@ -150,14 +151,15 @@ def _models(key: Candidate, known: KeyHealth) -> list[str]:
 
 def _view(key: Candidate, known: KeyHealth, blocks: Mapping[str, dict[str, Block]]) -> KeyView:
     mine = {model: blocks[model].get(key.key_id) for model in _models(key, known)}
-    used = {used.bucket for used in known.used if _counts(used)} | {key.model}
+    used = {used.bucket for used in known.used if counts_today(used)} | {key.model}
     # A model of yesterday says nothing of today, unless it is still blocked.
     matter = [block for model, block in mine.items() if block is not None or model in used]
     models = {model: availability([block]) for model, block in mine.items() if model}
     return KeyView(known, models, availability(matter))
 
 
-def _counts(used: Used) -> bool:
+def counts_today(used: Used) -> bool:
+    """Return whether anything was sent to the model in the windows of now."""
     return bool(used.requests_minute or used.tokens_minute or used.requests_day)
 
 

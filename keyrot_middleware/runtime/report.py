@@ -37,7 +37,7 @@ from ..core.windows import DAY_S
 from ..errors import KeyrotError
 from ..prices import is_installed
 from ..state.base import KeyHealth, State, Used
-from .health import OFF, VERB, KeyView, blocks_of, iso, pool_views
+from .health import OFF, VERB, KeyView, blocks_of, counts_today, iso, pool_views
 from .pool import Pool
 
 __all__ = ["PoolReport", "StatusSource", "source_of"]
@@ -195,7 +195,7 @@ class PoolReport:
             here = view.overall
             if key.key_id in place:
                 here = availability([blocks.get(key.key_id)])
-            sentence = self._sentence(key, view, here, look.at)
+            sentence = self._sentence(key, view, here, look.at, info.model)
             if here == AVAILABLE:
                 sentence = "available; comes later"
                 if key.key_id in next_keys:
@@ -347,8 +347,10 @@ class PoolReport:
             found.setdefault(name, {"usd_today": spent, "usd_per_day": key.usd_per_day})
         return found
 
-    def _sentence(self, key: Candidate, view: KeyView, here: Availability, now: float) -> str:
-        """Say in a sentence how a key is."""
+    def _sentence(
+        self, key: Candidate, view: KeyView, here: Availability, now: float, model: str = ""
+    ) -> str:
+        """Say in a sentence how a key is; for one *model*, or for all."""
         when = f"; available again at {_clock(here.at, now)}" if here.at is not None else ""
         match here.state:
             case "available":
@@ -360,7 +362,7 @@ class PoolReport:
             case "limited" if here.reason == "usd":
                 return f"the budget of the day is spent{when}"
             case "limited":
-                return f"{_full_window(key, view, str(here.reason))}{when}"
+                return f"{_full_window(key, view, str(here.reason), model)}{when}"
             case "cooling_down" if here.reason == "probe":
                 return "one request is under way to see whether the key works again"
             case "cooling_down":
@@ -456,7 +458,7 @@ def _summary(
 def _used(key: Candidate, view: KeyView) -> dict[str, Any]:
     """Return what is used of each limit, by model."""
     blocked = [model for model, here in view.models.items() if here != AVAILABLE]
-    counted = {used.bucket: used for used in view.known.used if _counts(used)}
+    counted = {used.bucket: used for used in view.known.used if counts_today(used)}
     found = {}
     for model in dict.fromkeys((*blocked, *counted)):
         here = view.models.get(model, view.overall)
@@ -467,10 +469,6 @@ def _used(key: Candidate, view: KeyView) -> dict[str, Any]:
             **_windows(key.limits, counted.get(model) or Used(model, 0, 0, 0)),
         }
     return found
-
-
-def _counts(used: Used) -> bool:
-    return bool(used.requests_minute or used.tokens_minute or used.requests_day)
 
 
 def _windows(configured: Limits, used: Used) -> dict[str, dict[str, Any]]:
@@ -485,10 +483,12 @@ def _windows(configured: Limits, used: Used) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _full_window(key: Candidate, view: KeyView, reason: str) -> str:
+def _full_window(key: Candidate, view: KeyView, reason: str, model: str) -> str:
     """Say which window is full: `RPM is used up: 5 of 5 requests this minute`."""
     unit, period = _WINDOWS.get(reason, ("", ""))
     for used in view.known.used:
+        if model and used.bucket != model:
+            continue
         window = _windows(key.limits, used).get(reason)
         if window and window["limit"] is not None and window["used"] >= window["limit"]:
             amounts = f"{window['used']:,} of {window['limit']:,} {unit} {period}"

@@ -18,12 +18,13 @@ from .config import Config, load
 from .core.text import check_key_format, mask_url
 from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
+from .genai.binding import Binding
 from .genai.call_info import origin_from_url
 from .genai.call_info import workload as _workload
 from .genai.imports import replace_installed
 from .genai.patching import Patcher
+from .genai.pooled_calls import bypassed
 from .genai.wire import placeholder_guard
-from .genai.wrappers import Binding, bypassed
 from .guard import handle_internal_error
 from .keys_file import candidates_of
 from .prices import require_prices

@@ -16,7 +16,7 @@ from ..errors import KeyrotError
 from ..secrets import SecretCache
 from ..settings import GOOGLE_HOST
 from .call_info import failed_from_error, origin_from_url
-from .wrappers import bypassed
+from .pooled_calls import bypassed
 
 __all__ = [
     "DEFAULT_MODEL",

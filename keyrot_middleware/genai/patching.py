@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -86,35 +86,55 @@ Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 class Patcher:
     """The table of patched methods, switched on and off together."""
 
-    def __init__(
-        self,
-        above: dict[str, Wrapper],
-        below: dict[str, Wrapper],
-        wire: dict[tuple[str, str], Wrapper],
-        enabled: list[bool],
-        replace: Callable[[], None] | None = None,
-    ) -> None:
-        """Take the tables: method name of the api client -> its wrapper function.
+    def __init__(self, replace: Callable[[], None] | None = None) -> None:
+        """Start with an empty table.
 
         Args:
-            above: Where calls come in.
-            below: What acts in each send of such a call, and is there until the last has ended.
-            wire: What sends requests, by module and name in it; there as long as what is below.
-                Of those libraries that are in use: none of them is a reason to patch nothing.
-            enabled: Not empty while all is on; wrapt tests its truth without a call of Python.
             replace: Takes all away, for another copy of this package; else `uninstall`.
         """
-        self._table = above | below
-        self._wire = wire
-        self._wrappers = self._table | {".".join(place): one for place, one in wire.items()}
-        self._send_names = frozenset((*below, *map(".".join, wire)))
+        self.enabled: list[bool] = []
+        """Not empty while all is on; wrapt tests its truth without a call of Python."""
+        self._client_methods: dict[str, Wrapper] = {}
+        self._functions: dict[tuple[str, str], Wrapper] = {}
+        self._wrappers: dict[str, Wrapper] = {}
+        self._send_names: set[str] = set()
         self._lock = threading.RLock()  # a call that is collected leaves in whatever thread that is
-        self._enabled = enabled
         self._users: set[object] = set()
         """Switches on what is below: these seams while they are on, and sends under way."""
-        modules = {MODULE, *(module for module, _ in wire)}
-        self._import_watch = ImportWatch(modules, self._on_executed, replace or self.uninstall)
+        self._modules = {MODULE}
+        self._import_watch = ImportWatch(
+            self._modules, self._on_executed, replace or self.uninstall
+        )
         self._patched = self._import_watch.patched
+
+    def add_client_methods(self, wrappers: Mapping[str, Wrapper], *, sends: bool = False) -> None:
+        """Add methods of the api client, all of which must exist.
+
+        Args:
+            wrappers: The wrapper of each method.
+            sends: They act in each send of a call that came in elsewhere, so they stay in place
+                until the last of them has ended.
+        """
+        self._client_methods |= wrappers
+        self._add(dict(wrappers), sends=sends)
+
+    def add_functions(
+        self, wrappers: Mapping[tuple[str, str], Wrapper], *, sends: bool = False
+    ) -> None:
+        """Add functions and methods of other modules: of those that are there, and in use.
+
+        Args:
+            wrappers: The wrapper of each, by its module and its name in it, `Class.method`.
+            sends: As above.
+        """
+        self._functions |= wrappers
+        self._modules |= {module for module, _ in wrappers}
+        self._add({".".join(place): one for place, one in wrappers.items()}, sends=sends)
+
+    def _add(self, wrappers: dict[str, Wrapper], *, sends: bool) -> None:
+        self._wrappers |= wrappers
+        if sends:
+            self._send_names |= wrappers.keys()
 
     def install(self, patched: Patched | None = None) -> None:
         """Patch the SDK now, or when it is imported; repair patches that are missing.
@@ -124,7 +144,7 @@ class Patcher:
         """
         with self._lock:
             self._patched.update(patched or {})
-            self._enabled[:] = (True,)
+            self.enabled[:] = (True,)
             self._users.add(self)
             self._import_watch.start()
         self._on_executed(None)
@@ -133,7 +153,7 @@ class Patcher:
         """Restore the SDK; a layer under a foreign wrapper stays, and passes calls through."""
         with self._lock:
             self._import_watch.stop()
-            self._enabled.clear()
+            self.enabled.clear()
             self._users.discard(self)
             self._remove_all()
 
@@ -144,14 +164,14 @@ class Patcher:
         way round: one of the two sees the other, without a lock in the way of every send.
         """
         self._users.add(id(send))  # only its id: an abandoned send must be collectable
-        if not self._enabled:
+        if not self.enabled:
             with self._lock:
                 self._wrap(self._send_names)
 
     def release(self, send: object) -> None:
         """Remove the patches of sends if *send* was the last user of them after `uninstall`."""
         self._users.discard(id(send))
-        if not self._enabled:
+        if not self.enabled:
             with self._lock:
                 self._remove_all()
 
@@ -165,29 +185,29 @@ class Patcher:
 
     def _on_executed(self, _module: ModuleType | None) -> None:
         with self._lock:
-            if self._enabled and self._all_there():
+            if self.enabled and self._all_there():
                 self._wrap(self._wrappers)
 
     def _wrap(self, names: Collection[str]) -> None:
         for owner, name, layer in self._layers():
             attribute = name.rpartition(".")[2]
             if layer is None and name in names and attribute in vars(owner):
-                switch = self._users if name in self._send_names else self._enabled
+                switch = self._users if name in self._send_names else self.enabled
                 wrap_object(owner, attribute, FunctionWrapper, (self._wrappers[name], switch))
                 self._patched.setdefault(owner, set()).add(name)
 
     def _remove_all(self) -> None:
         """Remove layers without users; none if the pool is installed again."""
         for owner, name, layer in self._layers():
-            needed = self._users if name in self._send_names else self._enabled
+            needed = self._users if name in self._send_names else self.enabled
             if layer is not None and not needed:
                 remove_layer(owner, name.rpartition(".")[2], layer)
 
     def _all_there(self) -> bool:
         """Return whether all methods exist: with half of the patches a key could leak."""
         owner = _owner()
-        there = vars(owner) if owner else self._table
-        missing = [name for name in self._table if name not in there]
+        there = vars(owner) if owner else self._client_methods
+        missing = [name for name in self._client_methods if name not in there]
         if missing:
             _log.error(
                 "this google-genai has no %s.%s, so calls are not rotated; supported: 1.65 to 3.x",
@@ -211,9 +231,9 @@ class Patcher:
         owner = _owner()
         if owner is None:
             return
-        for name in self._table:
+        for name in self._client_methods:
             yield owner, name
-        for module, name in self._wire:
+        for module, name in self._functions:
             there: Any = sys.modules.get(module)
             for part in name.split(".")[:-1]:
                 there = getattr(there, part, None)

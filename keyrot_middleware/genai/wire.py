@@ -290,7 +290,10 @@ class Wire:
 
 def placeholder_guard(origins: frozenset[str]) -> Patcher:
     """Return patches that keep the placeholder off the wire while there is no pool."""
-    return Patcher({"__init__": explain_missing_key}, {}, Wire(None, origins).table, [])
+    patcher = Patcher()
+    patcher.add_client_methods({"__init__": explain_missing_key})
+    patcher.add_functions(Wire(None, origins).table, sends=True)
+    return patcher
 
 
 def explain_missing_key(wrapped: Callable[..., Any], _client: Any, args: Any, kwargs: Any) -> Any:

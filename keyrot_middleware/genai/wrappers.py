@@ -7,23 +7,17 @@ key header of the caller's own, `bypass()`.
 from __future__ import annotations
 
 import copy
-import logging
 import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import suppress
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from ..core.commands import Done, Failed, StreamOpened
 from ..core.flow import CallState, Exhausted, call_flow
-from ..core.model import HOME, POOL_KEY, Candidate, Lease
-from ..errors import KeyrotWarning, warn
+from ..core.model import POOL_KEY, Lease
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
-from ..runtime.abandoned import unwatch_gc, watch_gc
-from ..runtime.pool import Pool
-from ..telemetry.observer import CallObserver, observe
+from ..telemetry.observer import CallObserver
 from .call_info import (
     ApiRequest,
     call_info,
@@ -32,31 +26,27 @@ from .call_info import (
     failed_from_error,
     host_from_url,
     option,
-    origin_from_url,
     timeout_s,
 )
-from .home_key import fingerprint, is_key, needs_home
-from .imports import Patched
+from .home_key import needs_home
 from .key_injection import (
     KeyInjection,
     async_request_once,
     build_request,
     current_injection,
-    has_foreign_key,
     request_once,
     without_key_retries,
 )
 from .patching import Patcher
-from .pool_exhausted import NO_KEY, error_body, exhausted, response_type_of
+from .pool_exhausted import response_type_of
+from .pooled_calls import PooledCalls
 from .redaction import Redact
 from .streams import open_async, open_sync
 from .uploads import Uploads
-from .wire import Wire, restore_placeholder, withdraw_placeholder
 
 __all__ = [
-    "Binding",
     "ClientWrappers",
-    "bypassed",
+    "RequestWrappers",
     "keyless",
 ]
 
@@ -139,15 +129,6 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs.get("http_request")
 
 
-bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
-
-_log = logging.getLogger("keyrot_middleware")
-
-_EPHEMERAL = "auth_tokens/"
-_MAX_HOSTS_WARNED = 20
-"""Programs may use any number of hosts."""
-
-
 class _PooledCall(NamedTuple):
     """A call that goes through the pool, and what its sends need."""
 
@@ -170,60 +151,24 @@ class _PooledCall(NamedTuple):
         return self.request.http_method, self.request.path, body, self.options
 
 
-class Binding:
-    """A pool and the patches that connect it to the SDK."""
+class RequestWrappers:
+    """The wrappers of the four request methods."""
 
-    def __init__(
-        self, pool: Pool, allowed_origins: frozenset[str], on_close: Callable[[], None]
-    ) -> None:
-        """Patch nothing yet; *on_close* is called by `close`."""
-        self.pool = pool
-        self._on_close = on_close
-        self._origins = allowed_origins
-        self._warned: set[str] = set()
-        enabled: list[bool] = []
-        wrappers = ClientWrappers(allowed_origins)
-        uploads = self._uploads = Uploads(pool.state)
-        self.patcher = Patcher(
-            {
-                "__init__": wrappers.wrap_init,
-                "request": self._request,
-                "request_streamed": self._request_streamed,
-                "async_request": self._async_request,
-                "async_request_streamed": self._async_request_streamed,
-                "upload_file": uploads.upload_file,
-                "async_upload_file": uploads.async_upload_file,
-            },
-            {
-                "_build_request": wrappers.wrap_build_request,
-                "_request": wrappers.wrap_request,
-                "_async_request": wrappers.wrap_async_request,
-            },
-            Wire(pool, allowed_origins, enabled).table,
-            enabled,
-            self.close,
-        )
+    def __init__(self, calls: PooledCalls, uploads: Uploads, keep_patches: Patcher) -> None:
+        """Serve a pool.
 
-    def install(self, patched: Patched | None = None) -> None:
-        """Patch the SDK, or repair its patches; see `Patcher.install`."""
-        watch_gc()
-        self.patcher.install(patched)
-        for client in tuple(keyless):
-            restore_placeholder(client)
-
-    def close(self) -> None:
-        """Restore the SDK exactly; clients without a key of their own are left without one.
-
-        Running calls finish.
+        Args:
+            calls: The pool.
+            uploads: Is told of each upload that starts.
+            keep_patches: Keeps the patches of a send in place until it has ended.
         """
-        self._on_close()
-        self.patcher.uninstall()
-        unwatch_gc()
-        for client in tuple(keyless):
-            withdraw_placeholder(client)
-        self.pool.close()
+        self._pool = calls.pool
+        self._calls = calls
+        self._uploads = uploads
+        self._patcher = keep_patches
 
-    def _request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    def request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `request`."""
         pooled = self._pooled_call(client, args, kwargs, stream=False)
         if not isinstance(pooled, _PooledCall):
             return wrapped(*pooled[0], **pooled[1])
@@ -237,18 +182,19 @@ class Binding:
                     response = wrapped(*pooled.copy_arguments(injection))
                 return self._done(pooled, response, lease, observer)
             except Exception as error:
-                return failed_from_error(error, self._redact(pooled.client), handled)
+                return failed_from_error(error, self._redact(pooled), handled)
 
-        driver = sync.SyncDriver(self.pool, pooled.call.info, send, observer)
+        driver = sync.SyncDriver(self._pool, pooled.call.info, send, observer)
         try:
             return sync.run(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._exhausted(pooled, no_key)
+            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
         raise error
 
-    def _request_streamed(
+    def request_streamed(
         self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any
     ) -> Any:
+        """Wrap `request_streamed`."""
         pooled = self._pooled_call(client, args, kwargs, stream=True)
         if not isinstance(pooled, _PooledCall):
             return wrapped(*pooled[0], **pooled[1])
@@ -257,25 +203,26 @@ class Binding:
     def _stream(
         self, wrapped: Callable[..., Any], pooled: _PooledCall
     ) -> Generator[Any, None, None]:
-        redact = self._redact(pooled.client)
+        redact = self._redact(pooled)
 
         def send(lease: Lease) -> StreamOpened | Failed:
             with self._injection(lease, pooled) as injection:
                 inner = wrapped(*pooled.copy_arguments(injection))
                 return open_sync(inner, injection, redact)
 
-        driver = sync.SyncDriver(self.pool, pooled.call.info, send, self._observe(pooled))
+        driver = sync.SyncDriver(self._pool, pooled.call.info, send, self._observe(pooled))
         try:
             yield from sync.run_stream(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._exhausted(pooled, no_key)
+            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
         else:
             return
         raise error
 
-    async def _async_request(
+    async def async_request(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
     ) -> Any:
+        """Wrap `async_request`."""
         pooled = self._pooled_call(client, args, kwargs, stream=False)
         if not isinstance(pooled, _PooledCall):
             return await wrapped(*pooled[0], **pooled[1])
@@ -289,23 +236,24 @@ class Binding:
                     response = await wrapped(*pooled.copy_arguments(injection))
                 return self._done(pooled, response, lease, observer)
             except Exception as error:
-                return failed_from_error(error, self._redact(pooled.client), handled)
+                return failed_from_error(error, self._redact(pooled), handled)
 
-        driver = aio.AsyncDriver(self.pool, pooled.call.info, send, observer)
+        driver = aio.AsyncDriver(self._pool, pooled.call.info, send, observer)
         try:
             return await aio.run(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._exhausted(pooled, no_key)
+            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
         raise error
 
-    async def _async_request_streamed(
+    async def async_request_streamed(
         self, wrapped: Callable[..., Awaitable[Any]], client: Any, args: Any, kwargs: Any
     ) -> AsyncIterator[Any]:
+        """Wrap `async_request_streamed`."""
         pooled = self._pooled_call(client, args, kwargs, stream=True)
         if not isinstance(pooled, _PooledCall):
             return await wrapped(*pooled[0], **pooled[1])  # type: ignore[no-any-return]
 
-        redact = self._redact(pooled.client)
+        redact = self._redact(pooled)
 
         async def send(lease: Lease) -> StreamOpened | Failed:
             handled, injection = sys.exception(), self._injection(lease, pooled)
@@ -316,11 +264,11 @@ class Binding:
                 return failed_from_error(error, redact, handled)
             return await open_async(inner, injection, redact)
 
-        driver = aio.AsyncDriver(self.pool, pooled.call.info, send, self._observe(pooled))
+        driver = aio.AsyncDriver(self._pool, pooled.call.info, send, self._observe(pooled))
         try:
             return await aio.run_stream(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._exhausted(pooled, no_key)
+            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
         raise error
 
     def _done(
@@ -345,102 +293,39 @@ class Binding:
     def _read_call(
         self, client: Any, request: ApiRequest, *, stream: bool
     ) -> _PooledCall | tuple[Any, dict[str, Any]]:
-        key = client.api_key or ""
-        if key.startswith(_EPHEMERAL):
-            return request, {}
-        pool, options = self.pool, request.http_options
+        key, options = client.api_key or "", request.http_options
         base_url, extra, retry = effective_options(client, options)
-        if bypassed.get():
+        own_headers = option(options, "headers") if options is not None else None
+        if not self._calls.serves(key, base_url, client._http_options.headers, own_headers):
             return request, {}
-        if origin_from_url(base_url) not in self._origins:
-            self._warn_of_host(host_from_url(base_url))
-            return request, {}
-        if not pool.selector.keys and is_key(key):
-            return request, {}
-        known = (key, POOL_KEY)
-        if has_foreign_key(client._http_options.headers, known) or (
-            options is not None and has_foreign_key(option(options, "headers"), known)
-        ):
-            return request, {}
-        sticky = pool.policy.strategy == "sticky"
         info = call_info(
             request,
             extra,
             retry,
             stream=stream,
             host=host_from_url(base_url),
-            scale=pool.token_scale,
-            sticky=sticky,
+            scale=self._pool.token_scale,
+            sticky=self._pool.policy.strategy == "sticky",
         )
-        home = self._home(key) if info.bound_to_owner else None
-        moment = (pool.clock.time(), pool.random())
-        shared = (pool.overload, pool.waiting_lines)
-        patience = timeout_s(client, options)
-        call = CallState(
-            info,
-            pool.selector,
-            pool.policy,
-            pool.token_scale,
-            home,
-            moment,
-            *shared,
-            patience,
-            pool.hints,
-        )
+        call = self._calls.call_state(info, key, timeout_s(client, options))
         if not info.bound_to_owner:
             options = without_key_retries(client, options, retry)
         no_sdk_retry = retry is None and not info.bound_to_owner
         return _PooledCall(client, request, options, bool(extra), no_sdk_retry, call)
 
-    def _warn_of_host(self, host: str) -> None:
-        """Warn once that calls to a host bypass the pool; the warning cannot fail the call."""
-        if host in self._warned or len(self._warned) >= _MAX_HOSTS_WARNED:
-            return
-        self._warned.add(host)
-        text = f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
-        _log.warning("%s", text)
-        with suppress(KeyrotWarning):
-            warn(text)
+    def _observe(self, pooled: _PooledCall) -> CallObserver | None:
+        return self._calls.observe(pooled.call.info)
 
-    def _home(self, key: str) -> Candidate:
-        """Return the home key of a client as a candidate, in the pool or not."""
-        key_id = self.pool.secrets.key_id_for(key) if is_key(key) else self.pool.home_id
-        candidate = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        if candidate is not None:
-            return candidate
-        label = f"{HOME}{fingerprint(key)}"
-        return Candidate(label, label, label)
-
-    def _redact(self, client: Any) -> Redact:
-        """Return what redacts the pool's keys and the client's own in a text."""
-        redact, key = self.pool.secrets.redact, client.api_key or ""
-        if not is_key(key):
-            return redact
-        return lambda text: redact(text.replace(key, "[redacted]"))
+    def _redact(self, pooled: _PooledCall) -> Redact:
+        return self._calls.redact(pooled.client.api_key or "")
 
     def _injection(self, lease: Lease, pooled: _PooledCall) -> KeyInjection:
-        """Return the key injection of a send; a key outside the pool is the client's own."""
-        key_id = lease.key_id
-        value = None if key_id.startswith(HOME) else self.pool.secrets.value(key_id)
+        """Return the key injection of a send."""
         return KeyInjection(
-            value,
+            self._calls.value(lease),
             pooled.client,
             pooled.request,
-            self._origins,
-            self.patcher,
+            self._calls.origins,
+            self._patcher,
             no_sdk_retry=pooled.no_sdk_retry,
         )
-
-    def _observe(self, pooled: _PooledCall) -> CallObserver | None:
-        return observe(self.pool.observers, pooled.call.info, handle_internal_error)
-
-    def _exhausted(self, pooled: _PooledCall, no_key: Exhausted) -> BaseException:
-        blocks, now = no_key.unavailable.blocks, no_key.unavailable.at
-        pool = self.pool
-        response_type = response_type_of(pooled.client)
-        if pool.selector.keys:
-            last = pool.last_refusal(blocks)
-        else:
-            text = f"pool {pool.name!r} has no Gemini API key; {NO_KEY}"
-            last = (401, "UNAUTHENTICATED", error_body(401, text))
-        return exhausted(pool.name, blocks, now, last, response_type)

@@ -336,12 +336,15 @@ def test_nothing_is_cut_off_at_any_width(serve: Serve, open_tab: Open) -> None:
 
 def test_all_that_the_page_asks_is_json_without_values(serve: Serve, open_tab: Open) -> None:
     """What goes over the wire has the documented fields, and no field for a value or a text."""
-    bodies: list[str] = []
     tab = open_tab("about:blank")
-    tab.page.on("response", lambda got: bodies.append(got.text()) if "/api/" in got.url else None)
-    tab.page.goto(serve(ui.app(source=sample())).url)
+    with (
+        tab.page.expect_response(re.compile("/api/status")) as status,
+        tab.page.expect_response(re.compile("/api/attempts")) as attempts,
+    ):
+        tab.page.goto(serve(ui.app(source=sample())).url)
     wait_for_rows(tab.page, 7)
     tab.hosts.discard("about:blank")
+    bodies = [status.value.text(), attempts.value.text()]
     fields = set(re.findall(r'"(\w+)": ', "".join(bodies)))
     assert {"keys", "calls", "key_id"} <= fields
     assert fields.isdisjoint({"api_key", "secret", "value", "prompt", "contents", "text"})

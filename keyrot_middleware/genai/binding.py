@@ -1,0 +1,72 @@
+"""A pool and the patches that connect it to the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..runtime.abandoned import unwatch_gc, watch_gc
+from ..runtime.pool import Pool
+from .imports import Patched
+from .patching import Patcher
+from .pooled_calls import PooledCalls
+from .uploads import Uploads
+from .wire import Wire, restore_placeholder, withdraw_placeholder
+from .wrappers import ClientWrappers, RequestWrappers, keyless
+
+__all__ = ["Binding"]
+
+
+class Binding:
+    """Connects one pool to the SDK, from `install` to `close`."""
+
+    def __init__(
+        self, pool: Pool, allowed_origins: frozenset[str], on_close: Callable[[], None]
+    ) -> None:
+        """Patch nothing yet; *on_close* is called by `close`."""
+        self.pool = pool
+        self._on_close = on_close
+        self.patcher = Patcher(self.close)
+        calls = PooledCalls(pool, allowed_origins)
+        uploads = Uploads(pool.state)
+        clients = ClientWrappers(allowed_origins)
+        requests = RequestWrappers(calls, uploads, self.patcher)
+        self.patcher.add_client_methods(
+            {
+                "__init__": clients.wrap_init,
+                "request": requests.request,
+                "request_streamed": requests.request_streamed,
+                "async_request": requests.async_request,
+                "async_request_streamed": requests.async_request_streamed,
+                "upload_file": uploads.upload_file,
+                "async_upload_file": uploads.async_upload_file,
+            }
+        )
+        self.patcher.add_client_methods(
+            {
+                "_build_request": clients.wrap_build_request,
+                "_request": clients.wrap_request,
+                "_async_request": clients.wrap_async_request,
+            },
+            sends=True,
+        )
+        wire = Wire(pool, allowed_origins, self.patcher.enabled)
+        self.patcher.add_functions(wire.table, sends=True)
+
+    def install(self, patched: Patched | None = None) -> None:
+        """Patch the SDK, or repair its patches; see `Patcher.install`."""
+        watch_gc()
+        self.patcher.install(patched)
+        for client in tuple(keyless):
+            restore_placeholder(client)
+
+    def close(self) -> None:
+        """Restore the SDK exactly; clients without a key of their own are left without one.
+
+        Running calls finish.
+        """
+        self._on_close()
+        self.patcher.uninstall()
+        unwatch_gc()
+        for client in tuple(keyless):
+            withdraw_placeholder(client)
+        self.pool.close()

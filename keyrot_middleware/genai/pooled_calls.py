@@ -1,0 +1,138 @@
+"""What every surface of the SDK needs to send a call through a pool.
+
+The surfaces are the api client's requests, Live, Interactions and downloads. Each decides
+what it sends and how it reads the answer. The rest is the same for all: whether the pool has a
+part in a call, the key of a lease, the home key of a client, redaction and the errors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from math import inf
+from typing import Any
+
+from ..core.flow import CallState, Exhausted
+from ..core.model import HOME, POOL_KEY, CallInfo, Candidate, Lease
+from ..errors import KeyrotWarning, warn
+from ..guard import handle_internal_error
+from ..runtime.pool import Pool
+from ..telemetry.observer import CallObserver, observe
+from .call_info import host_from_url, origin_from_url
+from .home_key import fingerprint, is_key
+from .key_injection import has_foreign_key
+from .pool_exhausted import NO_KEY, error_body, exhausted
+from .redaction import Redact
+
+__all__ = ["PooledCalls", "bypassed"]
+
+bypassed: ContextVar[bool] = ContextVar("keyrot_bypassed", default=False)
+
+_log = logging.getLogger("keyrot_middleware")
+
+_EPHEMERAL = "auth_tokens/"
+_MAX_HOSTS_WARNED = 20
+"""Programs may use any number of hosts."""
+
+
+class PooledCalls:
+    """A pool, and where its keys may go."""
+
+    def __init__(self, pool: Pool, origins: frozenset[str]) -> None:
+        """Serve a pool whose keys may go to *origins*."""
+        self.pool = pool
+        self.origins = origins
+        self._warned: set[str] = set()
+
+    def serves(self, key: str, base_url: str, *headers: Mapping[str, Any] | None) -> bool:
+        """Return whether a request goes through the pool; else it is sent as it is.
+
+        Args:
+            key: The client's own key, the placeholder or "".
+            base_url: Where it goes; another host is warned about, once.
+            headers: Those of the client and of the request: a key of the caller's own there is
+                used untouched.
+        """
+        if key.startswith(_EPHEMERAL) or bypassed.get():
+            return False
+        if origin_from_url(base_url) not in self.origins:
+            self._warn_of_host(host_from_url(base_url))
+            return False
+        if not self.pool.selector.keys and is_key(key):
+            return False
+        known = (key, POOL_KEY)
+        return not any(has_foreign_key(some, known) for some in headers)
+
+    def call_state(self, info: CallInfo, key: str, patience_s: float = inf) -> CallState:
+        """Return the state of a new call.
+
+        Args:
+            info: The call.
+            key: The client's own key, the placeholder or "".
+            patience_s: The timeout of the call, seconds, which limits its waits.
+        """
+        pool = self.pool
+        return CallState(
+            info,
+            pool.selector,
+            pool.policy,
+            pool.token_scale,
+            self._home(key) if info.bound_to_owner else None,
+            (pool.clock.time(), pool.random()),
+            pool.overload,
+            pool.waiting_lines,
+            patience_s,
+            pool.hints,
+        )
+
+    def value(self, lease: Lease) -> str | None:
+        """Return the key of a lease; None for a key outside the pool, the client's own."""
+        key_id = lease.key_id
+        return None if key_id.startswith(HOME) else self.pool.secrets.value(key_id)
+
+    def redact(self, key: str) -> Redact:
+        """Return what redacts the pool's keys and the client's own *key* in a text."""
+        redact = self.pool.secrets.redact
+        if not is_key(key):
+            return redact
+        return lambda text: redact(text.replace(key, "[redacted]"))
+
+    def observe(self, info: CallInfo) -> CallObserver | None:
+        """Return the observer of a call, for its driver; None if there is none."""
+        return observe(self.pool.observers, info, handle_internal_error)
+
+    def exhausted(self, no_key: Exhausted, response_type: Any) -> BaseException:
+        """Return the `KeyPoolExhausted` of a call that could not be sent.
+
+        Args:
+            no_key: Why.
+            response_type: The `Response` class of the client's HTTP library, for `response`.
+        """
+        blocks, pool = no_key.unavailable.blocks, self.pool
+        if pool.selector.keys:
+            last = pool.last_refusal(blocks)
+        else:
+            text = f"pool {pool.name!r} has no Gemini API key; {NO_KEY}"
+            last = (401, "UNAUTHENTICATED", error_body(401, text))
+        return exhausted(pool.name, blocks, no_key.unavailable.at, last, response_type)
+
+    def _home(self, key: str) -> Candidate:
+        """Return the home key of a client as a candidate, in the pool or not."""
+        key_id = self.pool.secrets.key_id_for(key) if is_key(key) else self.pool.home_id
+        candidate = self.pool.selector.keys.get(key_id) if key_id is not None else None
+        if candidate is not None:
+            return candidate
+        label = f"{HOME}{fingerprint(key)}"
+        return Candidate(label, label, label)
+
+    def _warn_of_host(self, host: str) -> None:
+        """Warn once that calls to a host bypass the pool; the warning cannot fail the call."""
+        if host in self._warned or len(self._warned) >= _MAX_HOSTS_WARNED:
+            return
+        self._warned.add(host)
+        text = f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
+        _log.warning("%s", text)
+        with suppress(KeyrotWarning):
+            warn(text)

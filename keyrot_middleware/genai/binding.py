@@ -27,7 +27,7 @@ class Binding:
         self._on_close = on_close
         self.patcher = Patcher(self.close)
         calls = PooledCalls(pool, allowed_origins)
-        uploads = Uploads(pool.state)
+        uploads = self.uploads = Uploads(pool.state)
         clients = ClientWrappers(allowed_origins)
         requests = RequestWrappers(calls, uploads, self.patcher)
         self.patcher.add_client_methods(

@@ -29,14 +29,15 @@ class Uploads:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._starts: OrderedDict[str, Lease] = OrderedDict()
+        self.starts: OrderedDict[str, Lease] = OrderedDict()
+        """Each by the URL that its start answered with."""
 
     def remember_start(self, response: Any, lease: Lease) -> None:
         """Remember *lease* if *response* starts an upload."""
         try:
             for name, value in (response.headers or {}).items():
                 if name.lower() == _URL_HEADER:
-                    put_bounded(self._starts, value, lease, _KEPT)
+                    put_bounded(self.starts, value, lease, _KEPT)
         except Exception:
             handle_internal_error("genai")
 
@@ -67,6 +68,6 @@ class Uploads:
     ) -> tuple[Lease, tuple[str, ...]] | None:
         """Return the lease of the start and the names of the file."""
         url = kwargs["upload_url"] if "upload_url" in kwargs else args[1]
-        lease = self._starts.pop(url, None)
+        lease = self.starts.pop(url, None)
         names = find_resource_names(response.json) if lease is not None else ()
         return (lease, names) if lease is not None and names else None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from google import genai
 from google.auth.credentials import Credentials
 from google.genai import types
-from support.modes import MODEL, MODES, ask, calls
+from support.modes import MODES, ask, calls
 
 import keyrot_middleware
+from keyrot_middleware import KeyrotWarning
+from keyrot_middleware._install import current_pool
+from keyrot_middleware.genai.pooled_calls import PooledCalls
 from keyrot_middleware.testing import FakeGemini, Reply
 
 KEY = "x-goog-api-key"
@@ -185,14 +190,11 @@ def test_only_the_host_that_is_allowed_with_its_port(gemini, elsewhere, pool, co
 def test_odd_addresses(base_url, gemini, pool, connect) -> None:
     """Only what is between `@` and `/` is the host: a name before the `@` allows nothing."""
     pool("A", "B")
-    client = connect("FAKE-own-key")
     at = base_url.format(gemini.host)
-    read = client._api_client
-    options = types.HttpOptions(base_url=at)
-    ours = keyrot_middleware._install._binding._pooled_call(  # type: ignore[union-attr]
-        read, ("post", f"models/{MODEL}:generateContent", {}, options), {}, stream=False
-    )
-    assert hasattr(ours, "call") is ("evil" not in at)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KeyrotWarning)  # of the host that is not allowed
+        serves = PooledCalls(current_pool(), frozenset({gemini.url})).serves("", at)
+    assert serves is ("evil" not in at)
 
 
 def test_the_default_host_is_googles(gemini, pool, connect) -> None:

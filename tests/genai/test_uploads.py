@@ -142,7 +142,7 @@ def test_starts_without_an_end_are_forgotten(gemini, three, monkeypatch) -> None
     body = {"file": {"mimeType": "text/plain", "sizeBytes": "5"}}
     headers = {"X-Goog-Upload-Command": "start", "X-Goog-Upload-Protocol": "resumable"}
     options = {"api_version": "", "headers": headers}
-    begun = keyrot_middleware._install._binding._uploads._starts
+    begun = keyrot_middleware._install._binding.uploads.starts
     for _ in range(5):
         three._api_client.request("post", "upload/v1beta/files", body, options)
     assert len(begun) == 3

@@ -244,12 +244,13 @@ class KeyManager:
         """Report how each key is, by its id."""
         return health(self._pool)
 
-    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+    def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return which key a call would get now; nothing is sent, and nothing reserved.
 
         Args:
             model: As in a call.
             tokens: Input tokens of the call.
+            workload: Whose keys are preferred; "" for none.
 
         Returns:
             `key_id`, or None where no key is available; `sentence`, the same for people; and
@@ -259,7 +260,7 @@ class KeyManager:
         Raises:
             KeyrotError: The tokens are negative.
         """
-        return source_of(self._pool).explain(model, tokens)
+        return source_of(self._pool).explain(model, tokens, workload)
 
     def _acquire(
         self, info: CallInfo, exclude: Collection[str], now: float, holder: Holder | None

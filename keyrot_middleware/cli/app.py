@@ -70,12 +70,13 @@ def _status(
 def _explain(
     model: Annotated[str, typer.Argument(help="The model of the call.")],
     tokens: Annotated[int, typer.Option(help="Input tokens of the call.", min=0)] = 0,
+    workload: Annotated[str, typer.Option(help="Prefer the keys of this workload.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which key a call would get now, and why not the others; nothing is sent."""
     from .explain import explain  # noqa: PLC0415 - each command loads what it needs
 
-    raise typer.Exit(explain(model, tokens, as_json=as_json))
+    raise typer.Exit(explain(model, tokens, workload, as_json=as_json))
 
 
 @app.command("ui")

@@ -15,12 +15,13 @@ from .sources import open_source
 __all__ = ["explain"]
 
 
-def explain(model: str, tokens: int, *, as_json: bool) -> int:
+def explain(model: str, tokens: int, workload: str, *, as_json: bool) -> int:
     """Print which key a call would get; nothing is sent, and nothing reserved.
 
     Args:
         model: As in a call, with or without `models/`.
         tokens: Input tokens of the call.
+        workload: Whose keys are preferred; "" for none.
         as_json: Print JSON.
 
     Returns:
@@ -31,7 +32,7 @@ def explain(model: str, tokens: int, *, as_json: bool) -> int:
             if source is None:
                 print(json.dumps({"shared": False}, indent=2) if as_json else NOT_SHARED)
                 return 1
-            found = source.explain(model, tokens)
+            found = source.explain(model, tokens, workload)
     except KeyrotError as error:
         if as_json:
             print(json.dumps({"error": str(error)}, indent=2))

@@ -69,9 +69,9 @@ class SocketSource:
         """Return the latest calls; see `StatusSource.attempts`."""
         return self._get("attempts", key=key, limit=limit)
 
-    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+    def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return which key a call would get now; see `StatusSource.explain`."""
-        return self._get("explain", model=model, tokens=tokens)
+        return self._get("explain", model=model, tokens=tokens, workload=workload)
 
     def reset(self, key_id: str) -> str:
         """Raise: a socket only shows."""

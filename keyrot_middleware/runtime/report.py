@@ -78,7 +78,7 @@ class StatusSource(Protocol):
     def attempts(self, *, key: str = "", limit: int = 100) -> dict[str, Any]:
         """Return the latest calls, newest first; with *key*, those that used this key."""
 
-    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+    def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return which key a call would get now, and why each other would not be used."""
 
     def reset(self, key_id: str) -> str:
@@ -176,12 +176,14 @@ class PoolReport:
         some = [call for call in calls if not key or any(a.key_id == key for a in call.attempts)]
         return {"calls": [_call(call) for call in some[: max(limit, 0)]]}
 
-    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+    def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return which key a call would get now; see `StatusSource.explain`."""
         if tokens < 0:
             raise KeyrotError("tokens: allowed are whole numbers from 0")
         look, selector = self._look(), self._selector()
-        info = CallInfo(model.removeprefix("models/"), VERB, max(tokens, 1))  # as in views()
+        info = CallInfo(  # as in views()
+            model.removeprefix("models/"), VERB, max(tokens, 1), workload=workload or None
+        )
         order = selector.ranking(info)
         counted = info if self._models is None else self._models.preview(info, self._now())
         blocks = blocks_of(self._state, counted, [key for _, key in order])
@@ -214,6 +216,7 @@ class PoolReport:
         return {
             "model": info.model,
             "tokens": tokens,
+            "workload": info.workload,
             "at": iso(look.at),
             "key_id": chosen,
             "sentence": _verdict(next_keys, info.model, keys),

@@ -86,7 +86,8 @@ class Api:
             model = _text(request, "model")
             if not model:
                 raise BadParameter("model is missing: name the model of the call")
-            return source.explain(model, _number(request, "tokens", 0, 0, MAX_NUMBER))
+            tokens = _number(request, "tokens", 0, 0, MAX_NUMBER)
+            return source.explain(model, tokens, _text(request, "workload"))
 
         return await self._answer(request, read)
 

@@ -247,8 +247,9 @@ def test_explain_says_which_key_a_call_would_get(keyrot: Keyrot, service: Servic
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith(f"A call to {INFO.model} would get key idle_01 now.")
     assert "cooling down after quota_minute" in " ".join(ran.stdout.split())
-    found = json.loads(keyrot("explain", INFO.model, "--tokens", "10", "--json", **env).stdout)
-    assert (found["key_id"], found["tokens"]) == ("idle_01", 10)
+    options = ("--tokens", "10", "--workload", "night", "--json")
+    found = json.loads(keyrot("explain", INFO.model, *options, **env).stdout)
+    assert (found["key_id"], found["tokens"], found["workload"]) == ("idle_01", 10, "night")
     assert [key["position"] for key in found["keys"]][:2] == [1, 2]
 
 

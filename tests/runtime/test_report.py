@@ -189,6 +189,15 @@ def test_explain_says_why_each_other_key_would_not_be_used() -> None:
         report(rig).explain(MODEL, -1)
 
 
+def test_explain_prefers_the_keys_of_a_workload() -> None:
+    """The same key that a call inside `workload()` gets; others serve where it has none."""
+    rig = Rig(key("a"), key("b", workload="night"), strategy="fill")
+    found = report(rig).explain(MODEL, 0, "night")
+    assert (found["key_id"], found["workload"]) == ("b", "night")
+    assert report(rig).explain(MODEL)["key_id"] == "a"
+    assert report(rig).explain(MODEL, 0, "another")["key_id"] == "a"
+
+
 def test_a_key_that_is_disabled_gets_no_call_until_it_is_enabled() -> None:
     """It counts as no error, and a reset enables it too."""
     rig = Rig(key("a"), key("b"), strategy="fill")

@@ -144,7 +144,7 @@ class FakeSource:
         ]
         return {"calls": tried[:limit]}
 
-    def explain(self, model: str, tokens: int = 0) -> dict[str, Any]:
+    def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Give the first available key."""
         self._begin()
         chosen = next((one["key_id"] for one in self.keys if one["available"]), None)
@@ -165,6 +165,7 @@ class FakeSource:
         return {
             "model": model,
             "tokens": tokens,
+            "workload": workload or None,
             "at": iso(datetime.now(UTC)),
             "key_id": chosen,
             "sentence": sentence,

@@ -8,13 +8,12 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.collector import running_collector
 from support.docs_blocks import PAGES, ROOT, Block, blocks
-from support.servers import server, stop_all
+from support.servers import server
 
 from keyrot_middleware.keys_file import KeySpec, read_keys
 from keyrot_middleware.settings import ALIASES, ARGUMENTS, ENV_NAMES, Settings
@@ -85,15 +84,8 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
         _run(tmp_path, "-m", "pytest", *quiet, "-p", plugin, PYTHONPATH=str(ROOT))
 
 
-@pytest.fixture
-def valkey_url() -> Iterator[str]:
-    """Run a Valkey server until the test ends."""
-    yield server("valkey").url
-    stop_all()
-
-
 @pytest.mark.usefixtures("within_a_minute")
-def test_the_tutorial_runs(tmp_path: Path, valkey_url: str) -> None:
+def test_the_tutorial_runs(tmp_path: Path) -> None:
     """Its Python runs from top to bottom with a real Valkey, and its spans reach a collector."""
     path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
     with running_collector() as collector:
@@ -103,7 +95,8 @@ def test_the_tutorial_runs(tmp_path: Path, valkey_url: str) -> None:
             "support.docs_page",
             str(TUTORIAL),
             PYTHONPATH=path,
-            REDIS_URL=valkey_url,
+            REDIS_URL=server("valkey").url,
+            KEYROT_POOL="tutorial",
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         )
     assert b"attempt free_1" in collector.held

@@ -13,19 +13,13 @@ from typing import Any
 import pytest
 from google.genai import errors
 from support.fake_settings import write_keys
-from support.servers import server, stop_all
+from support.servers import server
 
 from keyrot_middleware import KeyManager, KeyPoolExhausted
 from keyrot_middleware.key_manager import LeasedKey, Report
 
 MODEL = "gemini-2.5-flash"
 QUOTA = {"error": {"code": 429, "message": "slow down", "status": "RESOURCE_EXHAUSTED"}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _stop_servers() -> Iterator[None]:
-    yield
-    stop_all()
 
 
 @pytest.fixture(params=["memory", "redis"])

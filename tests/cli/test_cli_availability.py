@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from support.pool import INFO
-from support.servers import server, stop_all
+from support.servers import server
 
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, RetryPolicy
 from keyrot_middleware.keys_file import KeySpec
@@ -21,12 +21,6 @@ from keyrot_middleware.state import State, open_shared
 Keyrot = Callable[..., Any]
 KEYS: list[dict[str, Any]] = [{"key_id": "one", "rpd": 2}, {"key_id": "two", "rpd": 2}]
 OTHER = "gemini-2.5-pro"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _servers() -> Iterator[None]:
-    yield
-    stop_all()
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import free_port, server, stop_all
+from support.servers import free_port, server
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -27,12 +27,6 @@ KEYS = [
     },
     {"key_id": "pro_01", "priority": 3, "secret": "env://TEAM_KEY", "max_concurrency": 8},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _servers() -> Iterator[None]:
-    yield
-    stop_all()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 from support.pool import INFO
-from support.servers import free_port, server, stop_all
+from support.servers import free_port, server
 
 from keyrot_middleware.core.failures import SLOW_BACKOFF
 from keyrot_middleware.core.model import (
@@ -78,12 +78,6 @@ class Service:
         until = time.time() + 600
         self.fail("cool_01", "quota_minute", Scope.PROJECT_MODEL, until, learned=told)
         self.fail("gone_01", "key_invalid", Scope.KEY, None, backoff=SLOW_BACKOFF, rejected=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _servers() -> Iterator[None]:
-    yield
-    stop_all()
 
 
 @pytest.fixture

@@ -10,24 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from support.servers import server, stop_all
+from support.servers import server
 
 import keyrot_middleware
 
 Keyrot = Callable[..., Any]
 TOKEN = "a-token-of-the-tests-0123"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _servers() -> Iterator[None]:
-    yield
-    stop_all()
 
 
 @pytest.fixture

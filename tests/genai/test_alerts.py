@@ -21,7 +21,7 @@ import apprise
 import pytest
 from google.genai import errors
 from support.receivers import Events, Mailbox, Webhook, dead_receiver
-from support.servers import BINARIES, Server, server, stop_all, wait_for
+from support.servers import BINARIES, Server, server, wait_for
 
 import keyrot_middleware
 from keyrot_middleware.runtime import alerts
@@ -309,10 +309,9 @@ def go_on(process: subprocess.Popen[str], word: str = "ready") -> None:
 
 
 @pytest.fixture
-def valkey() -> Iterator[Server]:
-    """Run a server until the test ends."""
-    yield server("valkey")
-    stop_all()
+def valkey() -> Server:
+    """Return the shared server."""
+    return server("valkey")
 
 
 def test_two_processes_with_redis_send_one_alert(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.recipes import Recipe
-from support.servers import free_port, stop_all
+from support.servers import free_port
 
 from keyrot_middleware.testing import FakeGemini
 
@@ -39,9 +39,3 @@ def recipe(tmp_path: Path) -> Iterator[Recipe]:
 def port() -> int:
     """Return a port that nobody listens on."""
     return free_port()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _stop_servers() -> Iterator[None]:
-    yield
-    stop_all()

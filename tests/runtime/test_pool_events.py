@@ -9,7 +9,7 @@ import pytest
 from support.pool import INFO, Rig, key
 from support.receivers import Events
 from support.replies import day, invalid, minute
-from support.servers import server, stop_all
+from support.servers import server
 
 from keyrot_middleware.core.model import (
     Block,
@@ -343,19 +343,12 @@ def test_what_calls_notice_is_bounded(
     assert len(pool.look()) == 4
 
 
-@pytest.fixture
-def shared_url() -> Any:
-    """Give the URL of a real server."""
-    yield server("valkey").url
-    stop_all()
-
-
-def test_processes_with_one_redis_report_once(shared_url: str) -> None:
+def test_processes_with_one_redis_report_once() -> None:
     """Two pools over one server: the event of a key comes from one of them, and so its return."""
-    pools = []
+    url, pools = server("valkey").url, []
     for _ in range(2):
         pool = watched(key("a"), key("b"))
-        state = open_shared(shared_url, RetryPolicy(), pool.rig.time, pool="alerts")
+        state = open_shared(url, RetryPolicy(), pool.rig.time, pool="pool-events")
         assert state is not None
         pool.rig.pool.state = state
         pool.watcher = AlertWatcher(pool.rig.pool, [pool.events])  # type: ignore[list-item]

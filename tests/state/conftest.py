@@ -6,19 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from support.fallback import FallbackSetup
-from support.servers import BINARIES, Server, stop_all
+from support.servers import BINARIES, Server
 from support.sync_async import URIS, AsyncClient, OpenBackend, StateClient, SyncClient, open_at
 
 from keyrot_middleware.core.model import RetryPolicy
 from keyrot_middleware.state import State
 from keyrot_middleware.testing import FakeClock
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _servers() -> Iterator[None]:
-    """Stop at the end what the tests have started."""
-    yield
-    stop_all()
 
 
 @pytest.fixture(params=URIS)

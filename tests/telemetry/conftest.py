@@ -11,18 +11,10 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from support.servers import stop_all
 
 from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.telemetry.span_tree import format_attribute, format_tree
 from keyrot_middleware.telemetry.tracing import TracingObserver
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _servers() -> Iterator[None]:
-    """Stop at the end what the tests have started."""
-    yield
-    stop_all()
 
 
 class RecordedSpans:

@@ -19,7 +19,7 @@ from asgi import request as send
 from google import genai
 from page_parts import HOSTILE, row, wait_for_rows
 from playwright.sync_api import Page, expect
-from support.servers import server, stop_all
+from support.servers import server
 
 import keyrot_middleware
 from keyrot_middleware import ui
@@ -31,12 +31,6 @@ PROMPT, ANSWER = "the-prompt-of-the-test", "the-answer-of-the-test"
 
 Open = Callable[..., Any]
 Serve = Callable[..., Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _servers() -> Iterator[None]:
-    yield
-    stop_all()
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def load(**overrides: Any) -> Config:
 
 
 def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> Config:
-    """Bring the keys of all three places together; tell in *problems* what is wrong."""
+    """Bring the keys of all three places together; report in *problems* what is wrong."""
     dotenv = dotenv_values(".env", encoding="utf-8") if Path(".env").is_file() else {}
     warnings = malformed_lines(Path(".env"))
     if unknown := unknown_variables((*os.environ, *dotenv)):

@@ -25,7 +25,7 @@ class Report(NamedTuple):
     """Its class, a row of docs/failures.md, such as `quota_minute`; `unknown` blames no key."""
     try_another_key: bool
     """False: the request itself is at fault, or waiting is what helps; do not walk the pool."""
-    rests_until: datetime | None
+    cooldown_until: datetime | None
     """Until when the key, or its project, is cooling down; None: not at all."""
 
 

@@ -84,6 +84,9 @@ class KeyManager:
         """
         hide_keys(settings)
         self._pool = pool or _own_pool(clock or SystemClock(), settings)
+        self._owns_pool = pool is None
+        self.closed = False
+        """`close()` was called."""
         self._lock = threading.Lock()
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
         self._out: dict[str, deque[tuple[Lease, CallInfo]]] = {}
@@ -125,7 +128,7 @@ class KeyManager:
         tokens_needed: int = 0,
         exclude: Collection[str] = (),
     ) -> SelectedKey:
-        """Reserve a request on the best key that is free now; never waits.
+        """Reserve a request on the best key that is available now; never waits.
 
         Args:
             model_preference: The model the request is for; its keys go first, its quota is used.
@@ -133,12 +136,12 @@ class KeyManager:
             exclude: Ids not to choose, such as those that failed this job already.
 
         Raises:
-            KeyPoolExhausted: No key is free; `retry_at` and `reasons` say when and why.
+            KeyPoolExhausted: No key is available; `retry_at` and `reasons` say when and why.
             ValueError: The tokens are no whole number from 0.
         """
         check_count("tokens_needed", tokens_needed)
         lease, info = self._reserve(model_preference, tokens_needed, exclude)
-        self._lend(lease, info)
+        self._keep(lease, info)
         return SelectedKey(lease.key_id, self._pool.secrets.value(lease.key_id))
 
     def _reserve(
@@ -151,7 +154,7 @@ class KeyManager:
         exclude = (exclude,) if isinstance(exclude, str) else exclude
         pool, info = self._pool, CallInfo(model or "", "generateContent", tokens)
         now = pool.clock.time()
-        self._forget_stale(now)
+        self._forget_older_than(now - LEASE_S)
         found = self._acquire(info, exclude, now, holder)
         if not isinstance(found, Lease) and _all_rejected(found) and pool.refresh_all():
             found = self._acquire(info, exclude, now, holder)
@@ -244,6 +247,23 @@ class KeyManager:
         """Report how each key is, by its id."""
         return health(self._pool)
 
+    def close(self) -> None:
+        """Settle what was selected and not reported; stop the background work of an own pool.
+
+        A pool that `install()` opened goes on. A closed manager is not used again.
+        """
+        self.closed = True
+        self._forget_older_than(inf)
+        self._threads.close()
+        if self._owns_pool:
+            self._pool.close()
+
+    def __enter__(self) -> KeyManager:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
     def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
         """Return which key a call would get now; nothing is sent, and nothing reserved.
 
@@ -287,16 +307,16 @@ class KeyManager:
             for key_id, state in known.items()
         }
 
-    def _lend(self, lease: Lease, info: CallInfo) -> None:
+    def _keep(self, lease: Lease, info: CallInfo) -> None:
         with self._lock:
             self._out.setdefault(lease.key_id, deque()).append((lease, info))
 
-    def _forget_stale(self, now: float) -> None:
+    def _forget_older_than(self, at: float) -> None:
         """Settle selections without a report: a forgotten probe would block its key forever."""
         stale: list[Lease] = []
         with self._lock:
             for waiting in self._out.values():
-                while waiting and waiting[0][0].at + LEASE_S < now:
+                while waiting and waiting[0][0].at < at:
                     stale.append(waiting.popleft()[0])
         for lease in stale:
             self._pool.state.settle(lease, Outcome(LeaseOutcome.ABANDONED))
@@ -364,10 +384,11 @@ def get_key_manager() -> KeyManager:
     with _shared_lock:
         pool = current_pool()
         if pool is None:
-            if None not in _shared:
+            if None not in _shared or _shared[None].closed:
                 _shared[None] = KeyManager()
             return _shared[None]
-        if pool.name not in _shared or _shared[pool.name]._pool is not pool:
+        known = _shared.get(pool.name)
+        if known is None or known.closed or known._pool is not pool:
             _shared[pool.name] = KeyManager(pool)
         return _shared[pool.name]
 

@@ -33,9 +33,8 @@ def manager(
     keys_file = write_keys(tmp_path / "keys.json", *entries)
     url = server("valkey").url if request.param == "redis" else "memory://"
     pool = f"test-{uuid.uuid4().hex}"
-    made = KeyManager(keys_file=keys_file, strategy="fill", state_url=url, pool=pool)
-    yield made
-    made._pool.close()
+    with KeyManager(keys_file=keys_file, strategy="fill", state_url=url, pool=pool) as made:
+        yield made
 
 
 def used(manager: KeyManager, key_id: str = "A") -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_a_minute_quota_rests_the_key_and_the_other_is_selected(gemini, manager)
     """A 429 by hand follows the same table as one under install()."""
     report = fail(gemini, manager, Reply.QUOTA_MINUTE)
     assert (report.failure, report.try_another_key) == ("quota_minute", True)
-    assert report.rests_until is not None
+    assert report.cooldown_until is not None
     assert manager.select_key(MODEL).key_id == "key_2"
     assert manager.get_health_status()["key_1"]["in_cooldown"]
 
@@ -235,6 +235,31 @@ def test_without_install_one_pool_is_opened_once(monkeypatch) -> None:
     assert get_key_manager() is first, "settings are read once"
     assert len(opened) == 1
     opened[0].close()
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_closed_manager_leaves_no_thread_and_no_open_selection() -> None:
+    """Its own pool is closed with it; the process-wide manager is opened anew."""
+    before = set(threading.enumerate())
+    with KeyManager(keys=["FAKE-key-one"], max_wait_s=0) as manager:
+        manager.select_key(MODEL)
+        health = manager.get_health_status
+    assert manager.closed
+    assert health()["key_1"]["success_count"] == 0
+    assert set(threading.enumerate()) <= before
+
+
+def test_closing_a_manager_of_the_installed_pool_leaves_the_pool(gemini, clock) -> None:
+    """It is the pool of `install()`, which goes on; the next manager is another one."""
+    keyrot_middleware.install(clock=clock, keys=[gemini.key("a").value])
+    try:
+        first = get_key_manager()
+        first.close()
+        second = get_key_manager()
+        assert second is not first
+        assert second.select_key(MODEL).key_id == "key_1"
+    finally:
+        keyrot_middleware.uninstall()
 
 
 def test_without_any_key_it_says_what_to_set() -> None:

@@ -151,7 +151,7 @@ def test_when_to_come_back_is_read_from_the_headers(manager, clock) -> None:
         response = SimpleNamespace(status_code=429, headers={name: "40"}, text="slow")
         report = manager.report_error("key_1", ApiError(response=response))
         assert report.failure == "rate_limit"
-        assert round(report.rests_until.timestamp() - clock.time()) in range(38, 43)
+        assert round(report.cooldown_until.timestamp() - clock.time()) in range(38, 43)
         clock.advance(60)
 
 

@@ -159,7 +159,7 @@ class RequestWrappers:
 
         Args:
             calls: The pool.
-            uploads: Is told of each upload that starts.
+            uploads: Remembers the key of each upload that starts.
             keep_patches: Keeps the patches of a send in place until it has ended.
         """
         self._pool = calls.pool

@@ -321,10 +321,10 @@ class Pool:
         for key_id in sorted(key_ids):
             _log.info("pool %s: key %s has a new value and is available again", self.name, key_id)
             for observer in self.observers:
-                tell = getattr(observer, "on_key_replaced", None)
+                notify = getattr(observer, "on_key_replaced", None)
                 try:
-                    if tell is not None:
-                        tell(key_id)
+                    if notify is not None:
+                        notify(key_id)
                 except Exception:
                     handle_internal_error("telemetry")
 

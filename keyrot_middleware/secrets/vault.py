@@ -4,7 +4,7 @@
 
 A look-up reads each path once, however many keys are fields of it. Version 2 keeps the secret
 `team/a` of the mount `secret` at `secret/data/team/a`, with its fields one level deeper; the server
-tells the version of a mount to every token that may read something in it. See docs/stores/vault.md.
+shows the version of a mount to every token that may read something in it. See docs/stores/vault.md.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class VaultStore:
         return next((self._mounts[head] for head in heads if head in self._mounts), None)
 
     def _find_mount(self, client: Any, path: str) -> _Mount | None:
-        """Return the mount of a path; None: the server does not tell."""
+        """Return the mount of a path; None: the server does not show it."""
         try:
             data = self._get(client, f"sys/internal/ui/mounts/{path}").get("data") or {}
         except UnreadableError:

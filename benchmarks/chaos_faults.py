@@ -61,7 +61,7 @@ def failed_over() -> Iterator[Fault]:
         yield Fault(
             f"redis+sentinel://127.0.0.1:{sentinel.port}/main",
             master.stop,
-            lambda: wait_for(lambda: replica.ask("ROLE")[0] == b"master", 30),
+            lambda: wait_for(lambda: replica.execute("ROLE")[0] == b"master", 30),
         )
 
 

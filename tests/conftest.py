@@ -116,7 +116,7 @@ class Ledger:
     """Every lease of a pool, and how it was settled."""
 
     def __init__(self, state: Any) -> None:
-        self.lent: list[Lease] = []
+        self.leases: list[Lease] = []
         self.outcomes: list[tuple[Lease, Outcome]] = []
         self.checked = True
         """False where the test itself breaks the books."""
@@ -127,7 +127,7 @@ class Ledger:
         """Note what is lent."""
         reply = self._acquire(*args, **kwargs)
         if isinstance(reply, Lease):
-            self.lent.append(reply)
+            self.leases.append(reply)
         return reply
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
@@ -157,7 +157,7 @@ class Ledger:
         if self.under_way:
             gc.collect()  # a stream that was dropped in a cycle
         settled = Counter(id(lease) for lease, _ in self.outcomes)
-        assert settled == Counter(id(lease) for lease in self.lent)
+        assert settled == Counter(id(lease) for lease in self.leases)
         assert self.under_way == {}
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.cloud_cassettes import FOLDER, SCENARIOS, Scenario, one_by_one, recorder  # noqa: E402 - found by the line above
-from support.fake_key_vault import NOBODY  # noqa: E402
+from support.fake_key_vault import UNPRIVILEGED  # noqa: E402
 from support.fake_secret_manager import status  # noqa: E402
 from support.json_server import Request, Response  # noqa: E402
 from support.moto_server import RefusingServer, environ_for  # noqa: E402
@@ -90,7 +90,7 @@ def _aws(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
     asked = iter(range(9))
 
     def answers(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
-        if scenario.who == "nobody":
+        if scenario.identity == "denied":
             return deny(target, sent)
         if next(asked) == 0:
             return 400, {"__type": "ExpiredTokenException", "Message": "expired"}
@@ -98,7 +98,7 @@ def _aws(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
 
     refusing = RefusingServer(answers)
     # moto denies in another format, and no credentials of its run out.
-    port = store_server.server.port if scenario.who == "reader" else refusing.port
+    port = store_server.server.port if scenario.identity == "reader" else refusing.port
     yield open_aws(environ_for(port))
     refusing.close()
     store_server.close()
@@ -110,9 +110,9 @@ def _azure(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
     for name, text in scenario.stored.items():
         store_server.vault.write(name, text)
     store_server.vault.odd = (
-        _once(store_server.vault.challenge(), 3) if scenario.who == "expired" else _never
+        _once(store_server.vault.challenge(), 3) if scenario.identity == "expired" else _never
     )
-    yield store_server.open(NOBODY) if scenario.who == "nobody" else store_server.open()
+    yield store_server.open(UNPRIVILEGED) if scenario.identity == "denied" else store_server.open()
     store_server.close()
 
 
@@ -122,8 +122,8 @@ def _gcp(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
     for name, text in scenario.stored.items():
         store_server.manager.write(name, text)
     no = status(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
-    store_server.manager.odd = _once(no, 1) if scenario.who == "expired" else _never
-    yield store_server.denied() if scenario.who == "nobody" else store_server.open()
+    store_server.manager.odd = _once(no, 1) if scenario.identity == "expired" else _never
+    yield store_server.denied() if scenario.identity == "denied" else store_server.open()
     store_server.close()
 
 

@@ -13,10 +13,10 @@ from support.replies import (
     denied,
     exceeds_limit,
     failure,
-    far,
     invalid,
     lost,
     minute,
+    unsupported_region,
 )
 
 from keyrot_middleware.core.commands import Acquire, Done, Refresh
@@ -99,10 +99,10 @@ def test_a_refused_place_asks_one_key_of_another_tier() -> None:
         *(key(f"paid{number}", tier="paid", priority=1) for number in range(3)),
         strategy="fill",
     )
-    rig.will("free0", far(), far())
+    rig.will("free0", unsupported_region(), unsupported_region())
     assert rig.call() == "answer"
     assert rig.sent == ["free0", "paid0"]
-    rig.will("paid0", far())
+    rig.will("paid0", unsupported_region())
     rig.failing()
     assert rig.sent[2:] == ["free0", "paid0"]
 
@@ -135,7 +135,7 @@ def test_a_replaced_secret_is_used_at_once_but_only_once() -> None:
     rig = three()
 
     def replaced() -> Any:
-        rig.shelf.values["a"] += "x"
+        rig.store.values["a"] += "x"
         return invalid()
 
     rig.will("a", replaced)
@@ -179,7 +179,7 @@ def test_a_value_that_came_late_serves_the_call_that_nothing_else_can() -> None:
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
 
     def replaced() -> Any:
-        rig.shelf.values["a"] += "x"
+        rig.store.values["a"] += "x"
         return invalid()
 
     rig.will("a", invalid())

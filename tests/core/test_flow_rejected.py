@@ -19,7 +19,7 @@ def _rejected(*key_ids: str) -> Rig:
 def test_a_value_that_any_store_has_by_now_is_sent() -> None:
     """Of all keys, not only of the one that was rejected last."""
     rig = _rejected("a", "b")
-    rig.shelf.values["a"] += "x"
+    rig.store.values["a"] += "x"
     assert rig.call() == "answer"
     assert rig.sent == ["a", "b", "a"]
 
@@ -27,7 +27,7 @@ def test_a_value_that_any_store_has_by_now_is_sent() -> None:
 async def test_a_task_finds_it_too() -> None:
     """The look-up is done in a thread, and awaited."""
     rig = _rejected("a", "b")
-    rig.shelf.values["b"] += "x"
+    rig.store.values["b"] += "x"
     assert await rig.acall() == "answer"
     assert rig.sent == ["a", "b", "b"]
 
@@ -36,16 +36,16 @@ def test_without_another_value_the_call_fails_after_one_look_up() -> None:
     """It says so at once, and the next call asks no store for a while."""
     rig = _rejected("a", "b")
     assert isinstance(rig.failing(), Exhausted)
-    asked = rig.shelf.asked
+    lookups = rig.store.lookups
     assert isinstance(rig.failing(), Exhausted)
-    assert (rig.sent, rig.shelf.asked) == (["a", "b"], asked)
+    assert (rig.sent, rig.store.lookups) == (["a", "b"], lookups)
 
 
 def test_a_look_up_in_vain_that_says_otherwise_is_not_repeated() -> None:
     """A new value that is rejected as well does not keep a call asking."""
     rig = _rejected("a")
     rig.will("a", invalid())
-    rig.shelf.values["a"] += "x"
+    rig.store.values["a"] += "x"
     assert "key_invalid" in rig.failing().__notes__[0]
     assert rig.sent == ["a", "a"]
 
@@ -56,5 +56,5 @@ def test_while_a_key_will_come_back_no_store_is_asked() -> None:
     rig.will("a", invalid())
     rig.will("b", minute("20s"))
     rig.failing()
-    rig.shelf.values["a"] += "x"
+    rig.store.values["a"] += "x"
     assert isinstance(rig.failing(), Exhausted)

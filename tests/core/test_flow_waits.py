@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, Rig, key
-from support.replies import OK, capacity, day, exceeds_limit, far, invalid, minute
+from support.replies import OK, capacity, day, exceeds_limit, invalid, minute, unsupported_region
 
 from keyrot_middleware.core.commands import Sleep
 from keyrot_middleware.core.flow import Exhausted
@@ -44,7 +44,7 @@ def test_a_failed_key_is_not_waited_for_while_another_can_serve() -> None:
 def test_a_wait_brings_back_only_those_that_were_waited_for() -> None:
     """A key excluded for the rest of the call stays so, although it rests for no other call."""
     rig = Rig(key("free", tier="free"), key("paid", tier="paid"), strategy="fill")
-    rig.will("free", far())
+    rig.will("free", unsupported_region())
     rig.will("paid", minute("5s"))
     assert rig.call() == "answer"
     assert (rig.sent, rig.slept) == (["free", "paid", "paid"], [5.0])
@@ -57,7 +57,7 @@ def test_a_key_excluded_for_good_is_not_waited_for_either() -> None:
     rig.call()  # by b, whose only request of the minute this was
     rig.call()  # found it full, and waited for a
     rig.slept.clear()
-    rig.will("a", far())
+    rig.will("a", unsupported_region())
     rig.failing()
     assert (rig.sent, rig.slept) == (["a", "b", "a", "a"], [])
 

@@ -169,7 +169,7 @@ def test_every_metric_of_the_table_is_exposed(prometheus: Prometheus) -> None:
 
 def _told(prometheus: Prometheus) -> set[str]:
     names = {metric.name.replace(".", "_") for metric in METRICS}
-    exposed: list[str] = prometheus.ask("label/__name__/values")
+    exposed: list[str] = prometheus.get("label/__name__/values")
     return {name for name in names if any(one.startswith(name) for one in exposed)}
 
 
@@ -200,7 +200,7 @@ def test_each_panel_has_something_to_show(
     wait_for(lambda: prometheus.query(asked), PATIENCE_S)
     grouped = set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", asked))))
     for name, selector in re.findall(r"\b(\w+)\{([^}]*)\}", asked):
-        series = prometheus.ask("series", **{"match[]": name})
+        series = prometheus.get("series", **{"match[]": name})
         labels = {label for one in series for label in one}
         assert set(re.findall(r"(\w+)(?:=~|!=|=)", selector)) | grouped <= labels, title
 

@@ -15,7 +15,7 @@ from keyrot_middleware.testing import FakeClock, Reply
 ASYNC = ("async", "async_stream")
 PATIENCE_S = 60.0
 """How long a request may take to arrive on a busy machine, and an answer that is not to come."""
-ASKED = {"model": MODEL, "contents": "hello"}
+REQUEST = {"model": MODEL, "contents": "hello"}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_ctrl_c_in_the_middle_of_a_stream(gemini, pool, connect) -> None:
     """The same while it waits for a later chunk."""
     pool("A")
     gemini.script("A", Reply.slow(0.3))
-    stream = connect().models.generate_content_stream(**ASKED)
+    stream = connect().models.generate_content_stream(**REQUEST)
     next(stream)
     timer = threading.Timer(0.05, _press)
     timer.start()
@@ -109,8 +109,8 @@ def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None
 
     async def one() -> str:
         if mode == "async":
-            return str((await client.aio.models.generate_content(**ASKED)).text)
-        stream = await client.aio.models.generate_content_stream(**ASKED)
+            return str((await client.aio.models.generate_content(**REQUEST)).text)
+        stream = await client.aio.models.generate_content_stream(**REQUEST)
         return "".join([chunk.text or "" async for chunk in stream])
 
     async def cancel() -> None:
@@ -142,9 +142,9 @@ def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
         async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
             group.create_task(over_when_it_came(deadline))
             if mode == "async":
-                await client.aio.models.generate_content(**ASKED)
+                await client.aio.models.generate_content(**REQUEST)
             else:
-                async for _ in await client.aio.models.generate_content_stream(**ASKED):
+                async for _ in await client.aio.models.generate_content_stream(**REQUEST):
                     pass
 
     with pytest.raises(TimeoutError):
@@ -160,7 +160,7 @@ def test_a_hundred_cancelled_tasks_leave_nothing(gemini, pool, connect) -> None:
 
     async def many() -> None:
         tasks = [
-            asyncio.create_task(client.aio.models.generate_content(**ASKED)) for _ in range(100)
+            asyncio.create_task(client.aio.models.generate_content(**REQUEST)) for _ in range(100)
         ]
         for number, task in enumerate(tasks):
             if number % 5 == 0:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.genai import errors
 from support.modes import MODES, ask
-from support.mounted_secrets import Files, roster, value_of
+from support.mounted_secrets import Files, serving_keys, value_of
 from support.servers import wait_for
 
 import keyrot_middleware
@@ -127,7 +127,7 @@ def test_keys_join_and_leave_and_limits_change_without_a_restart(
     stream = client.models.generate_content_stream(model="gemini-2.5-flash", contents="hello")
     first = next(stream).text
     files.list("C", {"key_id": "B", "rpm": 7})
-    wait_for(lambda: roster() == ["C", "B"])
+    wait_for(lambda: serving_keys() == ["C", "B"])
     assert installed.selector.keys["B"].limits.rpm == 7
     assert first + "".join(chunk.text for chunk in stream) == "ok from A"
     assert ask("sync", client) == "ok from C"
@@ -135,7 +135,7 @@ def test_keys_join_and_leave_and_limits_change_without_a_restart(
     assert "keys added: C" in caplog.text
     assert set(keyrot_middleware.status()["keys"]) == {"B", "C"}
     files.list("A", "C")
-    wait_for(lambda: roster() == ["A", "C"])
+    wait_for(lambda: serving_keys() == ["A", "C"])
     assert ask("sync", client) == "ok from A"
 
 
@@ -150,14 +150,14 @@ def test_the_last_key_that_is_taken_out_is_sent_no_more(
     client = connect()
     assert ask("sync", client) == "ok from A"
     files.list()
-    wait_for(lambda: roster() == [])
+    wait_for(lambda: serving_keys() == [])
     with pytest.raises(errors.ClientError, match="has no Gemini API key"):
         ask("sync", client)
     assert gemini.count() == 1
     wait_for(lambda: "pool default: it has no key; calls go out" in caplog.text)
     files.put("B")
     files.list("B")
-    wait_for(lambda: roster() == ["B"])
+    wait_for(lambda: serving_keys() == ["B"])
     assert ask("sync", client) == "ok from B"
 
 
@@ -170,7 +170,7 @@ def test_without_keys_json_s_keys_the_last_resort_serves(
     files.put("A")
     files.install()
     files.list()
-    wait_for(lambda: roster() == ["GEMINI_API_KEY"])
+    wait_for(lambda: serving_keys() == ["GEMINI_API_KEY"])
     assert ask("sync", connect()) == "ok from single"
 
 
@@ -184,7 +184,7 @@ def test_a_key_that_is_switched_off_is_not_said_to_serve(
     files.put("B")
     files.install()
     files.list({"key_id": "A", "active": False, "secret": f"file://{files.folder}/B"})
-    wait_for(lambda: roster() == [])
+    wait_for(lambda: serving_keys() == [])
     wait_for(lambda: value_of("A") == gemini.key("B").value)
     files.list({"key_id": "A", "active": False})
     wait_for(lambda: value_of("A") == gemini.key("A").value)
@@ -209,7 +209,7 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_said_once(
     wait_for(lambda: caplog.records)
     assert ask("sync", connect()) == "ok from A"
     files.list("B")
-    wait_for(lambda: roster() == ["B"])
+    wait_for(lambda: serving_keys() == ["B"])
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(told) == 1
     assert told[0].startswith(

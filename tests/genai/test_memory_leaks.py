@@ -15,7 +15,7 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 CALLS = 3_000
 """In rounds of a thousand, one block of memory for each second call would be seen."""
-ASKED = {"model": MODEL, "contents": "hello"}
+REQUEST = {"model": MODEL, "contents": "hello"}
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_sync_calls_leave_nothing(unwatched, connect) -> None:
 
     def work(number: int) -> None:
         for _ in range(number):
-            client.models.generate_content(**ASKED)
+            client.models.generate_content(**REQUEST)
 
     assert grown(work, CALLS) < 0.5
     assert in_flight(made.state) == {}
@@ -77,7 +77,7 @@ def test_streams_leave_nothing(unwatched, connect) -> None:
 
     def work(number: int) -> None:
         for turn in range(number):
-            stream = client.models.generate_content_stream(**ASKED)
+            stream = client.models.generate_content_stream(**REQUEST)
             next(stream)
             if turn % 10:
                 list(stream)
@@ -94,10 +94,10 @@ def test_async_calls_leave_nothing(unwatched, connect) -> None:
 
     async def some(number: int) -> None:
         for _ in range(number // 10):
-            asked = [client.aio.models.generate_content(**ASKED) for _ in range(8)]
+            asked = [client.aio.models.generate_content(**REQUEST) for _ in range(8)]
             await asyncio.gather(*asked)
             for left in (False, True):
-                stream = await client.aio.models.generate_content_stream(**ASKED)
+                stream = await client.aio.models.generate_content_stream(**REQUEST)
                 await anext(stream)
                 if not left:
                     [chunk async for chunk in stream]
@@ -119,7 +119,7 @@ def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
         for turn in range(number):
             gemini.script_any(replies[turn % 4])
             try:
-                client.models.generate_content(**ASKED)
+                client.models.generate_content(**REQUEST)
             except Exception as error:
                 assert error is not None
             gemini.clear_scripts()
@@ -138,7 +138,7 @@ def test_clients_leave_nothing(gemini, unwatched) -> None:
     def work(number: int) -> None:
         for _ in range(number):
             client = genai.Client(http_options=gemini.http_options)
-            client.models.generate_content(**ASKED)
+            client.models.generate_content(**REQUEST)
             client.close()
 
     assert grown(work, 45) < 20

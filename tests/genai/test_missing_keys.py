@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.modes import MODES, ask
-from support.mounted_secrets import Files, roster
+from support.mounted_secrets import Files, serving_keys
 from support.servers import wait_for
 
 import keyrot_middleware
@@ -27,7 +27,7 @@ def test_a_key_that_is_not_there_at_the_start_joins_when_it_is(
     assert [r.getMessage()[:15] for r in caplog.records] == ["skipped: key A:"]
     assert caplog.records[0].levelname == "ERROR"
     files.put("A")
-    wait_for(lambda: roster() == ["A", "B"])
+    wait_for(lambda: serving_keys() == ["A", "B"])
     assert ask("sync", client) == "ok from A"
     assert keyrot_middleware.status()["unresolved"] == {}
 
@@ -48,7 +48,7 @@ def test_a_store_that_is_down_leaves_the_single_key(
     said = "none of its 2 keys has a value yet; calls go with GEMINI_API_KEY alone until one has"
     assert said in caplog.text
     files.put("A")
-    wait_for(lambda: "A" in roster())
+    wait_for(lambda: "A" in serving_keys())
     assert ask("sync", client) == "ok from A"
 
 
@@ -70,7 +70,7 @@ def test_without_any_value_calls_go_as_the_sdk_sends_them_until_there_is_one(
     assert (caught.value.code, caught.value.status) == (401, "UNAUTHENTICATED")
     assert gemini.count() == 1, "no placeholder on the wire"
     files.put("A")
-    wait_for(lambda: roster() == ["A"])
+    wait_for(lambda: serving_keys() == ["A"])
     assert ask(mode, bare) == ask(mode, own) == "ok from A"
     assert list(bare.files.list()) == []
 
@@ -85,5 +85,5 @@ def test_by_hand_a_pool_without_a_value_is_exhausted_until_there_is_one(
     with pytest.raises(keyrot_middleware.KeyPoolExhausted, match="has no Gemini API key"):
         manager.select_key()
     files.put("A")
-    wait_for(lambda: roster() == ["A"])
+    wait_for(lambda: serving_keys() == ["A"])
     assert manager.select_key().api_key == gemini.key("A").value

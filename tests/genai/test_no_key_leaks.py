@@ -126,6 +126,6 @@ def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:
         repr(key),
         repr(manager.get_health_status()),
     ]
-    shown += [repr(lease) for lease in pool.ledger.lent]
+    shown += [repr(lease) for lease in pool.ledger.leases]
     assert not [text for text in shown if gemini.key("A").value in text]
     manager.report_success(key.key_id)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.modes import STREAMS, ask, run
-from support.streams import ASKED
+from support.streams import REQUEST
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -20,7 +20,7 @@ def test_many_streams_open_at_once(gemini, pool, connect) -> None:
     """Read in turn, chunk by chunk, each is whole and each lease is settled once."""
     pool("A", "B", "C")
     client = connect()
-    streams = [client.models.generate_content_stream(**ASKED) for _ in range(12)]
+    streams = [client.models.generate_content_stream(**REQUEST) for _ in range(12)]
     texts = [""] * 12
     for _ in range(3):
         for number, stream in enumerate(streams):
@@ -38,7 +38,7 @@ def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
 
     async def one(number: int) -> str:
         text = ""
-        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+        async for chunk in await client.aio.models.generate_content_stream(**REQUEST):
             text += chunk.text or ""
             if number % 3 == 0:
                 break
@@ -56,7 +56,7 @@ def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
 def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
     """Web servers open a stream in one thread and read it in others."""
     pool("A")
-    stream = connect().models.generate_content_stream(**ASKED)
+    stream = connect().models.generate_content_stream(**REQUEST)
     texts = [next(stream).text]
     for _ in range(2):
         with ThreadPoolExecutor(1) as thread:
@@ -72,14 +72,14 @@ def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
     """While a stream is open the program's own code sees no key of a send under way."""
     pool("A")
     client = connect()
-    stream = client.models.generate_content_stream(**ASKED)
+    stream = client.models.generate_content_stream(**REQUEST)
     next(stream)
     assert current_injection.get() is None
     assert ask("sync", client) == "ok from A"
     stream.close()
 
     async def look() -> None:
-        opened = await client.aio.models.generate_content_stream(**ASKED)
+        opened = await client.aio.models.generate_content_stream(**REQUEST)
         await anext(opened)
         assert current_injection.get() is None
         await opened.aclose()
@@ -95,14 +95,14 @@ def test_uninstall_while_a_stream_is_open(mode, gemini, pool, connect) -> None:
     texts = []
 
     async def read_async() -> None:
-        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+        async for chunk in await client.aio.models.generate_content_stream(**REQUEST):
             texts.append(chunk.text)
             keyrot_middleware.uninstall()
 
     if mode == "async_stream":
         run(client, read_async)
     else:
-        for chunk in client.models.generate_content_stream(**ASKED):
+        for chunk in client.models.generate_content_stream(**REQUEST):
             texts.append(chunk.text)
             keyrot_middleware.uninstall()
     assert "".join(texts) == "ok from A"

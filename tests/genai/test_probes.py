@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.modes import STREAMS, ask, ask_async, run
 from support.servers import server
-from support.streams import ASKED
+from support.streams import REQUEST
 
 from keyrot_middleware import KeyPoolExhausted
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome, Scope, Verdict
@@ -48,7 +48,7 @@ def test_a_probing_stream_lets_others_go_at_its_first_chunk(
     client = connect()
 
     async def in_a_loop() -> None:
-        stream = await client.aio.models.generate_content_stream(**ASKED)
+        stream = await client.aio.models.generate_content_stream(**REQUEST)
         await anext(stream)
         for _ in range(3):
             assert await ask_async("async", client) == "ok from A"
@@ -57,7 +57,7 @@ def test_a_probing_stream_lets_others_go_at_its_first_chunk(
     if mode == "async_stream":
         run(client, in_a_loop)
     else:
-        stream = client.models.generate_content_stream(**ASKED)
+        stream = client.models.generate_content_stream(**REQUEST)
         next(stream)
         for _ in range(3):
             assert ask("sync", client) == "ok from A"

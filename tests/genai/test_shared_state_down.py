@@ -38,9 +38,9 @@ class Shared:
         )
         return self.line
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Serve again, and let the pause pass."""
-        self.line.mend()
+        self.line.restore()
         self._clock.advance(PAUSE_S)
 
     def resting(self, key_id: str) -> float | None:
@@ -72,7 +72,7 @@ def test_calls_go_on_without_the_shared_state(
     for _ in range(3):
         ask(mode, client)
     assert degraded()
-    shared.mend()
+    shared.restore()
     ask(mode, client)
     assert not degraded()
     assert gemini.count(status=200) == 4
@@ -90,7 +90,7 @@ def test_a_key_that_fails_meanwhile_is_spared_by_all(
         ask(mode, client)
     assert (gemini.sent("A"), gemini.sent("B")) == (1, 5)
     assert shared.resting("A") is None
-    shared.mend()
+    shared.restore()
     ask(mode, client)
     assert shared.resting("A") is not None
 
@@ -107,7 +107,7 @@ def test_a_state_lost_in_the_middle_of_a_call_loses_no_verdict(
         ask(mode, client)
     assert (gemini.sent("A"), gemini.sent("B")) == (1, 3)
     assert degraded()
-    shared.mend()
+    shared.restore()
     ask(mode, client)
     assert shared.resting("A") is not None
 
@@ -142,7 +142,7 @@ def test_the_limit_holds_over_an_outage(
     answers = calls(mode, client, 8, at_once=4)
     line.cut()
     answers += calls(mode, client, 6, at_once=4)
-    shared.mend()
+    shared.restore()
     answers += calls(mode, client, 20, at_once=4)
     served = sum(isinstance(answer, str) for answer in answers)
     assert served in (19, 20)
@@ -163,7 +163,7 @@ def test_sixty_four_callers_over_a_state_that_comes_and_goes(
         while not over.wait(0.2):
             line.cut(hangs_s=0.2)
             over.wait(0.2)
-            line.mend()
+            line.restore()
 
     flapping = threading.Thread(target=flap)
     flapping.start()
@@ -186,7 +186,7 @@ def test_a_program_that_chooses_keys_by_hand_goes_on(shared: Shared, gemini: Fak
     body = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
     manager.report_error("A", errors.ClientError(400, body))
     assert manager.select_key().key_id == "B"
-    shared.mend()
+    shared.restore()
     manager.report_success("B")
     assert manager.select_key().key_id == "B"
     assert shared.resting("A") is not None
@@ -205,7 +205,7 @@ def test_a_server_that_is_not_there_at_install_is_no_error(
         ask(mode, client)
     server = Server(BINARIES["valkey"], port=port)
     try:
-        server.ask("ACL", "SETUSER", "user", "on", ">hunter2", "~*", "+@all")
+        server.execute("ACL", "SETUSER", "user", "on", ">hunter2", "~*", "+@all")
         until = time.monotonic() + 60
         while degraded():
             assert time.monotonic() < until

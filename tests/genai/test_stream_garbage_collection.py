@@ -7,7 +7,7 @@ import gc
 import threading
 
 import pytest
-from support.streams import ASKED, body, collected, path_of
+from support.streams import REQUEST, body, collected, path_of
 
 from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
@@ -34,7 +34,7 @@ def test_a_sync_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
     aged, pool, connect
 ) -> None:
     """The collector may come to the call's flow before it comes to who drives it."""
-    stream = connect().models.generate_content_stream(**ASKED)
+    stream = connect().models.generate_content_stream(**REQUEST)
     assert next(stream).text == "ok"
     cycle: list = [stream]
     cycle.append(cycle)
@@ -45,7 +45,7 @@ def test_a_sync_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
 def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect) -> None:
     """The collector may come in the middle of a booking, in the thread that holds the lock."""
     state = pool("A").state
-    streams = [connect().models.generate_content_stream(**ASKED) for _ in range(2)]
+    streams = [connect().models.generate_content_stream(**REQUEST) for _ in range(2)]
     for stream in streams:
         next(stream)
     streams.append(streams)
@@ -101,7 +101,7 @@ def test_an_async_call_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
     gemini.always("A", Reply.slow(5))
 
     async def leave() -> None:
-        call = client.aio.models.generate_content(**ASKED)
+        call = client.aio.models.generate_content(**REQUEST)
         steps = call.__await__()
         while not gemini.count():
             next(steps)

@@ -7,7 +7,7 @@ import gc
 
 import pytest
 from support.modes import run
-from support.streams import ASKED, body, collected, path_of
+from support.streams import REQUEST, body, collected, path_of
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -18,18 +18,18 @@ def test_an_unstarted_stream_sends_and_borrows_nothing(gemini, pool, connect) ->
     """The SDK's sync stream is a generator: until it is asked, nothing happens."""
     pool("A")
     client = connect()
-    stream = client.models.generate_content_stream(**ASKED)
+    stream = client.models.generate_content_stream(**REQUEST)
     below = client._api_client.request_streamed("post", path_of(), body(), None)
     stream.close()
     del stream, below
-    assert (gemini.count(), pool.ledger.lent) == (0, [])
+    assert (gemini.count(), pool.ledger.leases) == (0, [])
 
 
 @pytest.mark.parametrize("way", ["close", "drop", "break", "throw", "cycle"])
 def test_a_sync_stream_that_is_left_is_settled_once(way, gemini, pool, connect) -> None:
     """Closed, dropped, broken out of or in a cycle: abandoned, and nobody is blamed."""
     pool("A")
-    stream = connect().models.generate_content_stream(**ASKED)
+    stream = connect().models.generate_content_stream(**REQUEST)
     assert next(stream).text == "ok"
     if way == "close":
         stream.close()
@@ -52,7 +52,7 @@ def test_a_sync_stream_that_is_left_is_settled_once(way, gemini, pool, connect) 
 def test_a_stream_closed_twice_and_read_after_its_end(pool, connect) -> None:
     """Still one settlement, and it stays ended."""
     pool("A")
-    stream = connect().models.generate_content_stream(**ASKED)
+    stream = connect().models.generate_content_stream(**REQUEST)
     assert "".join(chunk.text or "" for chunk in stream) == "ok from A"
     assert list(stream) == []
     stream.close()
@@ -67,7 +67,7 @@ def test_an_async_stream_that_is_left_is_settled_once(way, gemini, pool, connect
     client = connect()
 
     async def leave() -> None:
-        stream = await client.aio.models.generate_content_stream(**ASKED)
+        stream = await client.aio.models.generate_content_stream(**REQUEST)
         assert (await anext(stream)).text == "ok"
         if way == "aclose":
             await stream.aclose()
@@ -116,11 +116,11 @@ def test_an_async_stream_of_the_sdk_that_was_never_read(gemini, pool, connect) -
     client = connect()
 
     async def leave() -> None:
-        await client.aio.models.generate_content_stream(**ASKED)
+        await client.aio.models.generate_content_stream(**REQUEST)
 
     run(client, leave)
     gc.collect()
-    assert len(pool.ledger.outcomes) == len(pool.ledger.lent) == gemini.count()
+    assert len(pool.ledger.outcomes) == len(pool.ledger.leases) == gemini.count()
 
 
 @pytest.mark.parametrize("when", ["before", "between"])
@@ -133,7 +133,7 @@ def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, c
     first = asyncio.Event()
 
     async def reading() -> None:
-        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+        async for chunk in await client.aio.models.generate_content_stream(**REQUEST):
             got.append(chunk.text)
             first.set()
 
@@ -158,7 +158,7 @@ def test_a_deadline_around_an_async_stream(gemini, pool, connect) -> None:
 
     async def reading() -> None:
         async with asyncio.timeout(None) as deadline:
-            async for _ in await client.aio.models.generate_content_stream(**ASKED):
+            async for _ in await client.aio.models.generate_content_stream(**REQUEST):
                 deadline.reschedule(asyncio.get_running_loop().time())
 
     with pytest.raises(TimeoutError):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from google import genai
 from support.modes import run
-from support.streams import ASKED, body, path_of
+from support.streams import REQUEST, body, path_of
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -32,14 +32,14 @@ def test_the_next_call_gets_the_key_of_a_stream_that_was_closed(
 
     async def twenty_times() -> None:
         for _ in range(20):
-            stream = await client.aio.models.generate_content_stream(**ASKED)
+            stream = await client.aio.models.generate_content_stream(**REQUEST)
             if read == "one chunk":
                 await anext(stream)
             elif read == "all":
                 async for _chunk in stream:
                     pass
             await stream.aclose()
-            assert (await client.aio.models.generate_content(**ASKED)).text == "ok from A"
+            assert (await client.aio.models.generate_content(**REQUEST)).text == "ok from A"
 
     run(client, twenty_times)
 
@@ -72,7 +72,7 @@ def test_a_stream_in_flight_on_a_closed_loop_is_collected(
     got = []
 
     async def read(client: genai.Client) -> None:
-        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+        async for chunk in await client.aio.models.generate_content_stream(**REQUEST):
             got.append(chunk.text)
 
     loop = asyncio.new_event_loop()
@@ -87,7 +87,7 @@ def test_a_stream_in_flight_on_a_closed_loop_is_collected(
     gc.collect()
     assert alive() is None
     assert [found for found in complaints if "keyrot" in repr(found)] == []
-    assert connect().models.generate_content(**ASKED).text == "ok from A"
+    assert connect().models.generate_content(**REQUEST).text == "ok from A"
     assert pool.ledger.kinds == [LeaseOutcome.ABANDONED, LeaseOutcome.SUCCESS]
 
 

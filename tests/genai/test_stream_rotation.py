@@ -15,7 +15,7 @@ BROKEN = {
     "STREAM_EXHAUSTED": errors.ClientError,
     "STREAM_DROPPED": Exception,
 }
-ASKED = {"model": MODEL, "contents": "hello"}
+REQUEST = {"model": MODEL, "contents": "hello"}
 
 
 def read(mode, client) -> tuple[list[str], Exception | None]:
@@ -23,14 +23,14 @@ def read(mode, client) -> tuple[list[str], Exception | None]:
     texts: list[str] = []
 
     async def read_async() -> None:
-        async for chunk in await client.aio.models.generate_content_stream(**ASKED):
+        async for chunk in await client.aio.models.generate_content_stream(**REQUEST):
             texts.append(chunk.text or "")
 
     try:
         if mode == "async_stream":
             run(client, read_async)
         else:
-            for chunk in client.models.generate_content_stream(**ASKED):
+            for chunk in client.models.generate_content_stream(**REQUEST):
                 texts.append(chunk.text or "")
     except Exception as error:
         return texts, error

@@ -129,7 +129,7 @@ def test_a_wait_is_as_long_as_it_says(roots: dict[str, Span]) -> None:
         (call,) = roots[f"5 every key is busy for a second{way}"].below
         (wait,) = call.events
         *_, last, served = call.below
-        seconds = wait.told["keyrot.wait.seconds"]
+        seconds = wait.attributes["keyrot.wait.seconds"]
         assert 0.9 < seconds < 3.0
         assert last.ended <= wait.at <= served.began
         assert (served.began - wait.at) / 1e6 >= seconds - 0.01
@@ -167,7 +167,7 @@ def test_a_failed_attempt_tells_why_and_for_how_long(roots: dict[str, Span]) -> 
     tags = dict(failed.tags)
     cooldown = tags.pop("keyrot.cooldown.duration")
     assert 0 < cooldown < 65
-    assert failed.events[0].told["keyrot.cooldown.duration"] == cooldown
+    assert failed.events[0].attributes["keyrot.cooldown.duration"] == cooldown
     assert tags.pop("keyrot.acquire.wait_time") >= 0
     assert tags == {
         "error": True,
@@ -205,7 +205,7 @@ def test_a_failed_call_can_be_found_by_its_tags(jaeger: Any, roots: dict[str, Sp
         ({"keyrot.attempt.count": "4"}, "5 every key is busy for a second"),
         ({"error.type": "503"}, "6 a tool call"),
     ):
-        found = jaeger.ask("/api/traces", service=SERVICE, tags=json.dumps(tags))["data"]
+        found = jaeger.query("/api/traces", service=SERVICE, tags=json.dumps(tags))["data"]
         assert {root_of(trace).name for trace in found} == {case, case + ASYNC}
 
 

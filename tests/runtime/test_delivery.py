@@ -84,7 +84,7 @@ def test_a_dead_receiver_delays_no_other(webhook: Webhook) -> None:
         for _ in range(20):
             for receiver in receivers:
                 receiver.put(event())
-        wait_for(lambda: len(webhook.asked) == 20 and len(events.all) == 20, PATIENCE_S)
+        wait_for(lambda: len(webhook.requests) == 20 and len(events.all) == 20, PATIENCE_S)
         dead = receivers[1]
         assert len(alert_threads()) <= 1 + len(receivers)
         for _ in range(2 * QUEUE_MAX):
@@ -148,7 +148,7 @@ def test_a_delivery_that_fails_is_tried_three_times(
         (receiver,) = opened(webhook.url)
         receiver.put(event())
         receiver.put(event("state_degraded"))
-        wait_for(lambda: len(webhook.asked) == TRIES + 2, PATIENCE_S)
+        wait_for(lambda: len(webhook.requests) == TRIES + 2, PATIENCE_S)
         wait_for(lambda: not alert_threads(), PATIENCE_S)
         assert webhook.events == {"key_rejected": TRIES, "state_degraded": 2}
     finally:
@@ -178,7 +178,7 @@ def test_urls_are_in_no_log(webhook: Webhook, caplog: pytest.LogCaptureFixture) 
         (receiver,) = opened(webhook.url)
         assert "hook-secret" not in repr(receiver)
         receiver.put(event())
-        wait_for(lambda: webhook.asked, PATIENCE_S)
+        wait_for(lambda: webhook.requests, PATIENCE_S)
         wait_for(lambda: not alert_threads(), PATIENCE_S)
         logging.getLogger("apprise").debug("of the program")
     assert "hook-secret" not in caplog.text

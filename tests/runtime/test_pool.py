@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.pool import INFO, Rig, Shelf, key
+from support.pool import INFO, EditableStore, Rig, key
 from support.replies import blocked, failure, invalid, minute
 from support.servers import wait_for
 
@@ -63,7 +63,7 @@ def test_a_key_replaced_in_its_store_is_available_at_once() -> None:
     rig.failing()
     assert not rig.pool.refresh("a")
     assert rig.sent == ["a"]
-    rig.shelf.values["a"] += "x"
+    rig.store.values["a"] += "x"
     assert rig.pool.refresh("a")
     assert rig.call() == "answer"
     assert not rig.pool.refresh("unknown")
@@ -75,7 +75,7 @@ def test_a_key_replaced_after_its_project_was_suspended_serves_again() -> None:
     rig.will("a", failure(403, "Permission denied: Consumer 'projects/1' has been suspended."))
     rig.failing()
     assert isinstance(rig.failing(), Exhausted)
-    rig.shelf.values["a"] += "x"
+    rig.store.values["a"] += "x"
     assert rig.pool.refresh("a")
     assert rig.call() == "answer"
     assert rig.sent == ["a", "a"]
@@ -90,7 +90,7 @@ def test_google_s_last_words_are_those_to_the_key_retired_last() -> None:
     assert rig.pool.last_refusal(["a", "b"]) == (403, None, None)
     assert rig.pool.last_refusal(["a"]) == (400, None, None)
     assert rig.pool.last_refusal(["c"]) is None
-    rig.shelf.values["b"] += "x"
+    rig.store.values["b"] += "x"
     rig.pool.refresh("b")
     assert rig.pool.last_refusal(["a", "b"]) == (400, None, None)
 
@@ -168,7 +168,7 @@ def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
     assert known["disabled_reason"] is None
 
 
-class Gated(Shelf):
+class Gated(EditableStore):
     """A store that answers while its gate is open."""
 
     instant = False

@@ -30,7 +30,7 @@ from keyrot_middleware.state.memory import MemoryState
 MODEL = INFO.model
 
 
-class Watched:
+class WatchedPool:
     """A rig's pool with a watcher that looks when a test says so."""
 
     def __init__(self, rig: Rig) -> None:
@@ -55,9 +55,9 @@ class Watched:
         state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
 
 
-def watched(*keys: Any, **policy: Any) -> Watched:
+def watched(*keys: Any, **policy: Any) -> WatchedPool:
     """Watch a pool of *keys*, which are used in this order."""
-    return Watched(Rig(*keys, **{"strategy": "fill", "max_wait_s": 0, **policy}))
+    return WatchedPool(Rig(*keys, **{"strategy": "fill", "max_wait_s": 0, **policy}))
 
 
 def test_a_pool_without_trouble_has_no_events() -> None:

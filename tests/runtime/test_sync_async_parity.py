@@ -55,7 +55,7 @@ def _failed_keys_stay_excluded(tape: Tape) -> None:
         if how == "reply" and type(asked) is Refresh and what and asked.key_id not in replaced:
             replaced.add(asked.key_id)
             out.pop(asked.key_id, None)
-        asked = what if how == "asked" else None
+        asked = what if how == "command" else None
         if type(asked) is Send:
             assert asked.lease.key_id not in out
         elif type(asked) is Settle and (verdict := asked.outcome.verdict) and verdict.rotate:
@@ -83,7 +83,7 @@ def test_the_scripts_reach_every_corner() -> None:
     @given(SCRIPTS)
     def look(script: Script) -> None:
         for ran in run_sync(script)[1]:
-            seen.update(type(what).__name__ for how, what in ran.tape.log if how == "asked")
+            seen.update(type(what).__name__ for how, what in ran.tape.log if how == "command")
             seen.update(type(what).__name__ for how, what in ran.tape.log if how == "thrown")
             seen.update(f"sleep {sleep.reason}" for sleep in ran.tape.of(Sleep))
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from support.pool import INFO, Rig, Watched, key
+from support.pool import INFO, RecordingState, Rig, key
 from support.replies import OK, lost
 
 from keyrot_middleware.core import flow, waiting
@@ -33,7 +33,7 @@ class Running(SystemClock):
 def real(*keys: Any, **policy: Any) -> Rig:
     """Make a rig whose clock runs."""
     rig, clock = Rig(*keys, **policy), Running()
-    rig.state = rig.pool.state = Watched(rig.policy, clock.time)
+    rig.state = rig.pool.state = RecordingState(rig.policy, clock.time)
     rig.pool.clock = clock
     return rig
 
@@ -112,7 +112,7 @@ def test_a_call_that_ends_wakes_the_first_who_waits(way: str) -> None:
         callers.begin(f"{number}", INFO._replace(tokens=number))
     release.set()
     callers.end()
-    assert [lease.tokens for lease in rig.state.lent] == [INFO.tokens, 0, 1, 2, 3]
+    assert [lease.tokens for lease in rig.state.leases] == [INFO.tokens, 0, 1, 2, 3]
 
 
 def test_what_was_not_used_serves_the_first_who_waits(way: str) -> None:
@@ -199,7 +199,7 @@ def test_a_key_that_is_reset_serves_those_who_wait_when_another_comes(way: str) 
     callers.begin("q", waits=False)
     callers.until(lambda: callers.served == ["p"])
     ((ticket,),) = rig.pool.waiting_lines.lines.values()
-    rig.state.settle(rig.state.lent[-1], _unsent())
+    rig.state.settle(rig.state.leases[-1], _unsent())
     rig.selector.release("a")
     rig.pool.waiting_lines.released("a", gave_back=True)
     callers.end()

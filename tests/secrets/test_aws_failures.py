@@ -12,7 +12,7 @@ import botocore.exceptions as boto_errors
 import pytest
 from botocore.stub import Stubber
 from support.moto_server import RefusingServer, environ_for
-from support.store_servers.aws import NOBODY, AwsServer, deny
+from support.store_servers.aws import UNPRIVILEGED, AwsServer, deny
 from support.stores import all_output, resolve_all, resolve_one
 from support.unreachable import SilentServer
 
@@ -91,7 +91,7 @@ def test_denied_names_place_and_identity(login: Stubbed, code: str) -> None:
     message = deny("GetSecretValue", {"SecretId": "prod/gemini"})[1]["Message"]
     login.refuse(code, message)
     text = resolve_one(AwsStore(login), "aws://prod/gemini#a")
-    assert f"aws://prod/gemini#a: access denied to {NOBODY}: allow secretsmanager:Get" in text
+    assert f"aws://prod/gemini#a: access denied to {UNPRIVILEGED}: allow secretsmanager:Get" in text
     login.refuse(code, "no")
     assert "access denied to these credentials: allow" in resolve_one(AwsStore(login), "aws://b")
 

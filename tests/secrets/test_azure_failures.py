@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.certificate_authority import CertificateAuthority
 from support.cloud_emulator import ScriptedReplies
-from support.fake_key_vault import NOBODY, READER, SECRET, failure, forbidden
+from support.fake_key_vault import READER, SECRET, UNPRIVILEGED, failure, forbidden
 from support.json_server import Response
 from support.store_servers.azure import AzureServer
 from support.stores import all_output, resolve_all, resolve_one
@@ -35,16 +35,19 @@ def test_denied_names_place_and_identity(server: AzureServer) -> None:
     """The client id as Key Vault tells it, and which role to give."""
     text = resolve_one(server.denied())
     assert text.startswith(f"key a: azure://{server.vault.host}/a: access denied (ForbiddenByRbac)")
-    assert f"to the client {NOBODY}: give it the role Key Vault Secrets User" in text
+    assert f"to the client {UNPRIVILEGED}: give it the role Key Vault Secrets User" in text
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (forbidden("ForbiddenByPolicy", NOBODY), f"(ForbiddenByPolicy) to the client {NOBODY}"),
-        (forbidden("ForbiddenByFirewall", NOBODY), "firewall does not let this host in"),
-        (forbidden("ForbiddenByConnection", NOBODY), "takes private connections only"),
-        (forbidden("SecretDisabled", NOBODY), "it is disabled: enable it"),
+        (
+            forbidden("ForbiddenByPolicy", UNPRIVILEGED),
+            f"(ForbiddenByPolicy) to the client {UNPRIVILEGED}",
+        ),
+        (forbidden("ForbiddenByFirewall", UNPRIVILEGED), "firewall does not let this host in"),
+        (forbidden("ForbiddenByConnection", UNPRIVILEGED), "takes private connections only"),
+        (forbidden("SecretDisabled", UNPRIVILEGED), "it is disabled: enable it"),
         (failure(403, "Forbidden", "no"), f"(Forbidden) to the client {READER}"),
         (failure(400, "BadParameter", "no"), "does not take this name or version (BadParameter)"),
         (failure(404, "SecretNotFound", "no"), "there is no such secret"),

@@ -35,15 +35,15 @@ def store_server(tmp_path: Path) -> Iterator[AzureServer]:
 
 
 class Hosts(AzureLogin):
-    """Notes the hosts that would be asked."""
+    """Notes the hosts that would be requested."""
 
     def __init__(self) -> None:
         super().__init__({})
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
 
     def client(self, host: str) -> Any:
         """Note one, and fail."""
-        self.asked.append(host)
+        self.lookups.append(host)
         raise LookupError
 
 
@@ -110,7 +110,7 @@ def test_a_name_alone_is_a_vault_of_the_public_cloud(place: str, host: str) -> N
     """Elsewhere the whole host is written."""
     login = Hosts()
     resolve_one(AzureStore(login, None), place)
-    assert login.asked == [host]
+    assert login.lookups == [host]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_is_no_place_is_told_without_a_request(place: str) -> None:
     assert "allowed: azure://VAULT/SECRET, " in resolve_one(
         AzureStore(login, "v.vault.azure.net"), place
     )
-    assert login.asked == []
+    assert login.lookups == []
 
 
 def test_a_key_without_a_place_needs_the_vaults_url() -> None:
@@ -140,14 +140,14 @@ def test_a_key_without_a_place_needs_the_vaults_url() -> None:
     login = Hosts()
     store = AzureStore(login, None)
     assert "AZURE_KEY_VAULT_URL is not set; set it" in resolve_one(store)
-    assert login.asked == []
+    assert login.lookups == []
 
 
 @pytest.mark.parametrize(
     "url", ["http://v.vault.azure.net", "v.vault.azure.net", "https://v/secrets/x", "https://u@v"]
 )
 def test_a_url_that_is_no_vaults_is_refused(url: str) -> None:
-    """When the store is opened, before any token is asked for."""
+    """When the store is opened, before any token is requested."""
     with pytest.raises(ConfigError, match=r"AZURE_KEY_VAULT_URL: found .*; allowed: https"):
         open_azure({"AZURE_KEY_VAULT_URL": url})
 
@@ -191,10 +191,10 @@ def test_which_credential_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_host_that_is_no_vault_gets_no_token(
     store_server: AzureServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store as users open it checks that the login asked for belongs to the vault's host."""
+    """A store as users open it checks that the login it uses belongs to the vault's host."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", store_server.vault.ca)
     store = open_azure({"AZURE_KEY_VAULT_URL": f"https://{store_server.vault.host}", **PRINCIPAL})
     text = resolve_one(store)
     assert "this is no Key Vault to log in at" in text
     assert store_server.vault.count("/token") == 0
-    assert [a for a in store_server.vault.server.asked if "authorization" in a.headers] == []
+    assert [a for a in store_server.vault.server.requests if "authorization" in a.headers] == []

@@ -1,4 +1,4 @@
-"""Many secrets are read with one patience: who is asked, how often, and what is given up."""
+"""Many secrets are read within one timeout: order, repetitions and what is given up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Store:
 
     def __init__(self, **scripts: list[Answer]) -> None:
         self.scripts = scripts
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
         self.logins = 0
         self.at_once = self.most = 0
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Store:
         """Answer a batch of one."""
         (name,) = batch
         with self._lock:
-            self.asked.append(name)
+            self.lookups.append(name)
             self.at_once += 1
             self.most = max(self.most, self.at_once)
         script = self.scripts.get(name, [f"FAKE-{name}"])
@@ -63,8 +63,8 @@ def test_the_first_is_asked_alone_and_the_rest_side_by_side() -> None:
     store = Store()
     names = [f"n{number}" for number in range(200)]
     assert store.read(*names) == {name: f"FAKE-{name}" for name in names}
-    assert store.asked[0] == "n0"
-    assert sorted(store.asked) == sorted(names)
+    assert store.lookups[0] == "n0"
+    assert sorted(store.lookups) == sorted(names)
     assert store.most <= MAX_CONCURRENCY
 
 
@@ -72,7 +72,7 @@ def test_a_store_that_nobody_reaches_is_asked_once() -> None:
     """All names have its failure."""
     store = Store(a=[GONE])
     assert store.read("a", "b", "c") == dict.fromkeys("abc", GONE)
-    assert store.asked == ["a"]
+    assert store.lookups == ["a"]
     assert store.logins == 0
 
 
@@ -80,7 +80,7 @@ def test_an_expired_login_stops_the_round_and_is_made_anew() -> None:
     """Then everything is read, the first one alone again."""
     store = Store(a=[OUT, "FAKE-a"])
     assert store.read("a", "b") == {"a": "FAKE-a", "b": "FAKE-b"}
-    assert store.asked == ["a", "a", "b"]
+    assert store.lookups == ["a", "a", "b"]
     assert store.logins == 1
 
 
@@ -88,7 +88,7 @@ def test_a_login_that_is_refused_twice_is_forgotten() -> None:
     """So that the next look-up begins anew; within this one there is no third try."""
     store = Store(a=[OUT])
     assert store.read("a", "b") == {"a": OUT, "b": OUT}
-    assert store.asked == ["a", "a"]
+    assert store.lookups == ["a", "a"]
     assert store.logins == 2
 
 
@@ -96,8 +96,8 @@ def test_only_what_was_busy_is_asked_again() -> None:
     """Once; a value that is there stays."""
     store = Store(b=[BUSY, "FAKE-b"], c=[BUSY])
     assert store.read("a", "b", "c") == {"a": "FAKE-a", "b": "FAKE-b", "c": BUSY}
-    assert store.asked.count("a") == 1
-    assert store.asked.count("b") == store.asked.count("c") == 2
+    assert store.lookups.count("a") == 1
+    assert store.lookups.count("b") == store.lookups.count("c") == 2
     assert store.logins == 0
 
 
@@ -113,7 +113,7 @@ def test_nothing_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(reading, "TOTAL_TIMEOUT_S", -1.0)
     store = Store()
     found = store.read("a", "b")
-    assert store.asked == []
+    assert store.lookups == []
     assert all(
         "too slow" in answer.message
         for answer in found.values()

@@ -31,24 +31,24 @@ def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
     slow.values["a"] = C
     with ThreadPoolExecutor(20) as calls:
         found = [calls.submit(cache.refresh, "a", 10.0) for _ in range(20)]
-        wait_for(lambda: len(slow.asked) == 2)
+        wait_for(lambda: len(slow.lookups) == 2)
         time.sleep(0.05)  # the others come while it is under way
         slow.gate.set()
         assert [one.result(10) for one in found] == [True] * 20
-    assert len(slow.asked) == 2
+    assert len(slow.lookups) == 2
 
 
 def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
     """A lane has one question under way, and the next is about all who came meanwhile."""
     slow = GatedStore(a=A, b=B, c=C)
     cache = cache_of(slow)
-    slow.asked.clear()
+    slow.lookups.clear()
     slow.gate.clear()
     for key_id in ("a", "b", "c"):
         assert not cache.refresh(key_id, timeout_s=0.0)
     slow.gate.set()
-    wait_for(lambda: len(slow.asked) == 2)
-    assert (slow.asked[0], set(slow.asked[1])) == (("a",), {"b", "c"})
+    wait_for(lambda: len(slow.lookups) == 2)
+    assert (slow.lookups[0], set(slow.lookups[1])) == (("a",), {"b", "c"})
     assert slow.most_at_once == 1
 
 
@@ -60,7 +60,7 @@ def test_a_refused_key_does_not_queue_behind_the_round() -> None:
     tick_until(cache, lambda: slow.under_way == 1)
     assert not cache.refresh("a", timeout_s=0.0)
     wait_for(lambda: slow.under_way == 2)
-    assert slow.asked[1:] == [("a", "b"), ("a",)]
+    assert slow.lookups[1:] == [("a", "b"), ("a",)]
     slow.gate.set()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.cloud_emulator import ScriptedReplies
-from support.fake_secret_manager import NOBODY, PROJECT, READER, status
+from support.fake_secret_manager import PROJECT, READER, UNPRIVILEGED, status
 from support.json_server import Response
 from support.store_servers.gcp import GcpServer
 from support.stores import all_output, resolve_all, resolve_one
@@ -38,7 +38,9 @@ def server(tmp_path: Path) -> Iterator[GcpServer]:
 def test_denied_names_place_and_identity(server: GcpServer) -> None:
     """The service account's address, and which role to give."""
     text = resolve_one(server.denied(), PLACE)
-    assert text.startswith(f"key a: {PLACE}: access denied to {NOBODY}, or there is no such secret")
+    assert text.startswith(
+        f"key a: {PLACE}: access denied to {UNPRIVILEGED}, or there is no such secret"
+    )
     assert "roles/secretmanager.secretAccessor" in text
 
 
@@ -93,7 +95,7 @@ def test_a_login_that_was_refused_is_tried_again_at_the_next_look_up(server: Gcp
     """From the start, with the credentials file as it is then."""
     file = server.manager.credentials(READER)
     good = file.read_text()
-    file.write_text(good.replace(READER, NOBODY))
+    file.write_text(good.replace(READER, UNPRIVILEGED))
     store = open_gcp(
         {"GOOGLE_APPLICATION_CREDENTIALS": str(file), ENDPOINT_VARIABLE: server.manager.url}
     )

@@ -16,19 +16,19 @@ A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 AUTH = "AQ." + "FAKE" + "z" * 46
 
 
-class Shelf:
-    """A store whose content the test changes; it counts how often it is asked."""
+class EditableStore:
+    """A store whose content the test changes; it records each look-up."""
 
-    scheme = "shelf"
+    scheme = "store"
 
     def __init__(self, **values: str) -> None:
         self.values: dict[str, str] = values
-        self.asked: list[tuple[str, ...]] = []
+        self.lookups: list[tuple[str, ...]] = []
         self.fault: Exception | None = None
 
     def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
         """Give what is there; say nothing of what is not."""
-        self.asked.append(tuple(refs))
+        self.lookups.append(tuple(refs))
         if self.fault:
             raise self.fault
         return {key_id: Secret(self.values[key_id]) for key_id in refs if key_id in self.values}
@@ -41,13 +41,13 @@ class Shelf:
 
 
 def test_values_are_found_by_id_and_ids_by_value() -> None:
-    """All keys of a store are asked for in one batch, and blanks around a value do not count."""
-    shelf = Shelf(a=A, b=f"  {B}\n")
-    cache = shelf.cache()
+    """All keys of a store are looked up in one batch, and blanks around a value are ignored."""
+    store = EditableStore(a=A, b=f"  {B}\n")
+    cache = store.cache()
     assert (cache.value("a"), cache.value("b")) == (A, B)
     assert (cache.key_id_for(A), cache.key_id_for(B), cache.key_id_for(C)) == ("a", "b", None)
     assert cache.resolved == ("a", "b")
-    assert shelf.asked == [("a", "b")]
+    assert store.lookups == [("a", "b")]
     with pytest.raises(KeyError):
         cache.value("c")
 
@@ -68,7 +68,7 @@ def test_a_key_that_cannot_serve_is_left_out_and_reported(
     value: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others serve; the reason is logged once, and no value is in it."""
-    cache = Shelf(a=A, bad=value, c=C).cache()
+    cache = EditableStore(a=A, bad=value, c=C).cache()
     assert cache.resolved == ("a", "c")
     assert reason in cache.unresolved["bad"]
     assert cache.unresolved["bad"].startswith("key bad: ")
@@ -79,21 +79,21 @@ def test_a_key_that_cannot_serve_is_left_out_and_reported(
 
 def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
     """Any exception of a store is a reason, told by its type alone."""
-    good, bad = Shelf(a=A), Shelf(b=B)
+    good, bad = EditableStore(a=A), EditableStore(b=B)
     bad.fault = OSError(f"cannot send {B}")
     cache = SecretCache(
         {"a": SecretLocation(good), "b": SecretLocation(bad), "c": SecretLocation(good)}
     )
     assert cache.resolved == ("a",)
     assert cache.unresolved == {
-        "b": "key b: the secret store shelf failed with OSError",
-        "c": "key c: the secret store shelf gave no answer",
+        "b": "key b: the secret store store failed with OSError",
+        "c": "key c: the secret store store gave no answer",
     }
 
 
 def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture) -> None:
     """An optional id with another's value is left out without a word, and its twin is known."""
-    cache = Shelf(a=A, b=B, GEMINI_API_KEY=B).cache(optional=("GEMINI_API_KEY",))
+    cache = EditableStore(a=A, b=B, GEMINI_API_KEY=B).cache(optional=("GEMINI_API_KEY",))
     assert cache.resolved == ("a", "b")
     assert cache.unresolved == {}
     assert cache.duplicates == {"GEMINI_API_KEY": "b"}
@@ -102,69 +102,69 @@ def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture)
 
 
 def test_refresh_says_whether_the_value_changed() -> None:
-    """Only the key in question is asked for; the old value is still known as the key's."""
-    shelf = Shelf(a=A, b=B)
-    cache = shelf.cache()
+    """Only the changed key is looked up; its old value still identifies it."""
+    store = EditableStore(a=A, b=B)
+    cache = store.cache()
     assert not cache.refresh("a")
-    shelf.values["a"] = C
+    store.values["a"] = C
     assert cache.refresh("a")
     assert cache.value("a") == C
     assert (cache.key_id_for(A), cache.key_id_for(C)) == ("a", "a")
-    assert shelf.asked == [("a", "b"), ("a",), ("a",)]
+    assert store.lookups == [("a", "b"), ("a",), ("a",)]
     assert not cache.refresh("unknown")
 
 
 def test_refresh_brings_a_missing_key_in() -> None:
     """A key without a value joins when it has one, in its place in the order."""
-    shelf = Shelf(b=B)
-    cache = shelf.cache("a", "b")
+    store = EditableStore(b=B)
+    cache = store.cache("a", "b")
     assert not cache.refresh("a")
-    shelf.values["a"] = A
+    store.values["a"] = A
     assert cache.refresh("a")
     assert cache.resolved == ("a", "b")
     assert cache.unresolved == {}
 
 
-def _break(shelf: Shelf) -> None:
-    shelf.fault = RuntimeError(A)
+def _break(store: EditableStore) -> None:
+    store.fault = RuntimeError(A)
 
 
-def _remove(shelf: Shelf) -> None:
-    del shelf.values["a"]
+def _remove(store: EditableStore) -> None:
+    del store.values["a"]
 
 
-def _empty(shelf: Shelf) -> None:
-    shelf.values["a"] = ""
+def _empty(store: EditableStore) -> None:
+    store.values["a"] = ""
 
 
-def _repeat(shelf: Shelf) -> None:
-    shelf.values["a"] = B
+def _repeat(store: EditableStore) -> None:
+    store.values["a"] = B
 
 
 @pytest.mark.parametrize("harm", [_break, _remove, _empty, _repeat])
 def test_a_failing_refresh_keeps_the_last_value(
-    harm: Callable[[Shelf], None], caplog: pytest.LogCaptureFixture
+    harm: Callable[[EditableStore], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is raised, the last value serves, and the reason is logged and kept."""
-    shelf = Shelf(a=A, b=B)
-    cache = shelf.cache()
-    harm(shelf)
+    store = EditableStore(a=A, b=B)
+    cache = store.cache()
+    harm(store)
     assert not cache.refresh("a")
     assert cache.value("a") == A
     assert (cache.key_id_for(A), cache.key_id_for(B)) == ("a", "b")
     assert cache.stale["a"] in caplog.text
     assert cache.unresolved == {}
     assert A not in caplog.text
-    shelf.fault, shelf.values["a"] = None, C
+    store.fault, store.values["a"] = None, C
     assert cache.refresh("a")
     assert cache.stale == {}
 
 
 def test_redact_masks_every_value_ever_held_and_whatever_looks_like_a_key() -> None:
     """Old, new, odd and foreign keys are masked, also where they run into other text."""
-    shelf = Shelf(a=A, odd="odd/value.1", longer="odd/value.12")
-    cache = shelf.cache()
-    shelf.values["odd"] = "odd-value-2"
+    store = EditableStore(a=A, odd="odd/value.1", longer="odd/value.12")
+    cache = store.cache()
+    store.values["odd"] = "odd-value-2"
     cache.refresh("odd")
     text = f"api_key:{A}x n\\n{AUTH} {C}% odd/value.1,odd/value.12,odd-value-2 AIza{A}"
     masked = cache.redact(text)
@@ -177,7 +177,7 @@ def test_redact_masks_every_value_ever_held_and_whatever_looks_like_a_key() -> N
 
 def test_redact_leaves_a_text_without_keys_alone() -> None:
     """The same object comes back, and very short values mask nothing."""
-    cache = Shelf(a="a", b=B).cache()
+    cache = EditableStore(a="a", b=B).cache()
     text = "a plain text about AIza and AQ. without any key"
     assert cache.redact(text) == text
     assert cache.redact(text) is text
@@ -185,7 +185,7 @@ def test_redact_leaves_a_text_without_keys_alone() -> None:
 
 def test_a_ring_shows_and_pickles_no_value() -> None:
     """Neither repr nor pickle carries a value."""
-    cache = Shelf(a=A, b="").cache()
+    cache = EditableStore(a=A, b="").cache()
     assert repr(cache) == "<SecretCache: 1 keys, 1 unresolved>"
     with pytest.raises(TypeError):
         pickle.dumps(cache)
@@ -193,32 +193,32 @@ def test_a_ring_shows_and_pickles_no_value() -> None:
 
 def test_threads_see_old_or_new_values_and_never_a_gap() -> None:
     """While eight threads look keys up again, every read finds a value."""
-    shelf = Shelf(**{f"k{number}": f"value-of-{number}" for number in range(8)})
-    cache = shelf.cache()
+    store = EditableStore(**{f"k{number}": f"value-of-{number}" for number in range(8)})
+    cache = store.cache()
     missed: list[str] = []
 
     def turn(key_id: str) -> None:
         for version in range(50):
-            shelf.values[key_id] = f"{key_id}-version-{version}"
+            store.values[key_id] = f"{key_id}-version-{version}"
             cache.refresh(key_id)
-            missed.extend(other for other in shelf.values if not cache.value(other))
+            missed.extend(other for other in store.values if not cache.value(other))
 
-    threads = [threading.Thread(target=turn, args=(key_id,)) for key_id in list(shelf.values)]
+    threads = [threading.Thread(target=turn, args=(key_id,)) for key_id in list(store.values)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
     assert not missed
-    assert {key_id: cache.value(key_id) for key_id in shelf.values} == shelf.values
-    assert all(cache.key_id_for(f"{key_id}-version-7") == key_id for key_id in shelf.values)
+    assert {key_id: cache.value(key_id) for key_id in store.values} == store.values
+    assert all(cache.key_id_for(f"{key_id}-version-7") == key_id for key_id in store.values)
 
 
 def test_a_pool_of_ten_thousand_keys_is_read_in_one_batch() -> None:
     """Size changes neither the number of requests nor the masking."""
-    shelf = Shelf(**{f"k{number}": f"AIzaFAKE{number:031d}" for number in range(10_000)})
-    cache = shelf.cache()
+    store = EditableStore(**{f"k{number}": f"AIzaFAKE{number:031d}" for number in range(10_000)})
+    cache = store.cache()
     assert len(cache.resolved) == 10_000
-    assert len(shelf.asked) == 1
+    assert len(store.lookups) == 1
     assert cache.redact(f"x {cache.value('k9999')}") == "x AIza…[redacted]"
 
 

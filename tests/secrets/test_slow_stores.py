@@ -43,7 +43,7 @@ def test_stores_are_asked_side_by_side_at_the_start() -> None:
     two.gate.clear()
 
     def both_asked() -> bool:
-        return bool(one.asked and two.asked)
+        return bool(one.lookups and two.lookups)
 
     def let_go() -> None:
         wait_for(both_asked)
@@ -77,7 +77,7 @@ def test_a_refused_key_is_not_waited_for_long_and_comes_back_by_itself(
     wait_for(lambda: changes)
     assert cache.value("a") == C
     assert changes == [frozenset({"a"})]
-    assert slow.asked == [("a",), ("a",)], "one look-up for both calls"
+    assert slow.lookups == [("a",), ("a",)], "one look-up for both calls"
 
 
 def test_by_the_clock_all_keys_are_looked_up_again() -> None:
@@ -85,7 +85,7 @@ def test_by_the_clock_all_keys_are_looked_up_again() -> None:
     slow = GatedStore(a=A, b=B)
     cache = cache_of(slow)
     wait_for(lambda: 150 <= cache.tick() <= 300)
-    assert len(slow.asked) == 1, "nothing was due"
+    assert len(slow.lookups) == 1, "nothing was due"
     quick = cache_of(slow, ttl_s=0.01)
     changes = record_changes(quick)
     slow.values["b"] = C
@@ -102,7 +102,7 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
     slow = GatedStore(a=A, b=B)
     cache = cache_of(slow, ttl_s=0.01)
     slow.down = True
-    tick_until(cache, lambda: len(slow.asked) > 3)
+    tick_until(cache, lambda: len(slow.lookups) > 3)
     tick_until(cache, lambda: cache.stale)
     assert (cache.value("a"), cache.resolved) == (A, ("a", "b"))
     assert "failed with ConnectionError" in cache.stale["a"]
@@ -119,12 +119,12 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
 
 
 def test_other_places_can_be_put_in_place() -> None:
-    """Keys join and leave; what stays is not asked for again, what left still has its value."""
+    """Keys are added and removed: those that stay keep their value without a new look-up."""
     one, two = GatedStore(a=A, b=B), GatedStore(c=C)
     cache = cache_of(one)
     cache.set_locations({"b": SecretLocation(one), "c": SecretLocation(two)})
     assert cache.resolved == ("b", "c")
-    assert (one.asked, two.asked) == ([("a", "b")], [("c",)])
+    assert (one.lookups, two.lookups) == ([("a", "b")], [("c",)])
     assert cache.value("a") == A, "a call may be under way with it"
     assert A not in cache.redact(f"x {A}")
     cache.set_locations(
@@ -210,5 +210,5 @@ def test_a_key_that_is_refused_just_as_it_moves_is_not_looked_up_twice() -> None
 
     cache, there = cache_of(GatedStore(a=A)), Meanwhile(a=B)
     cache.set_locations({"a": SecretLocation(there)})
-    assert (told, there.asked) == ([False], [("a",)])
+    assert (told, there.lookups) == ([False], [("a",)])
     assert cache.value("a") == B

@@ -28,9 +28,9 @@ def test_both_versions_of_kv_are_told_apart(bao: OpenBao, version: int) -> None:
     bao.write(path, {"flash": VALUE, "pro": "second"})
     store = opened(bao, bao.token(bao.allow(policy(path))))
     refs = {"a": f"vault://{mount}/team/a#flash", "pro": f"vault://{mount}//team/a/"}
-    before = len(bao.asked())
+    before = len(bao.requested_paths())
     assert resolve_all(store, **refs) == {"a": VALUE, "pro": "second"}
-    assert bao.asked()[before:] == [
+    assert bao.requested_paths()[before:] == [
         "auth/token/lookup-self",
         f"sys/internal/ui/mounts/{mount}/team/a",
         path,
@@ -47,9 +47,9 @@ def test_500_keys_of_one_path_are_one_read(bao: OpenBao) -> None:
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
     nowhere = dict.fromkeys(values)
     assert resolve_all(store, **nowhere) == values
-    before = len(bao.asked())
+    before = len(bao.requested_paths())
     assert resolve_all(store, **nowhere) == values
-    assert bao.asked()[before:] == [f"{mount}/data/keyrot"]
+    assert bao.requested_paths()[before:] == [f"{mount}/data/keyrot"]
 
 
 def test_the_default_place_is_secret_keyrot(bao: OpenBao) -> None:
@@ -101,9 +101,9 @@ def test_where_mounts_may_not_be_asked_about_both_versions_are_tried(
     with vault_proxy(_only_secrets, bao.url) as url:
         store = opened(bao, token, VAULT_ADDR=url, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
         assert resolve_one(store) == VALUE
-        before = len(bao.asked())
+        before = len(bao.requested_paths())
         assert resolve_one(store) == VALUE
-        assert bao.asked()[before:] == [path]
+        assert bao.requested_paths()[before:] == [path]
         refused = resolve_one(store, f"vault://{unique('no')}/x#a")
         assert "its policy needs the capability read on" in refused
         assert "(KV version 2) or " in refused
@@ -179,12 +179,12 @@ def test_a_value_that_is_no_text_is_said(
 )
 def test_what_is_no_place_is_said_and_nothing_is_asked(bao: OpenBao, place: str) -> None:
     """Such a key costs no request, and the others are found."""
-    before = len(bao.asked())
+    before = len(bao.requested_paths())
     text = resolve_one(opened(bao), place)
     assert text == (
         f'key a: found the place "{place}"; allowed: vault://MOUNT/path/of/secret#field'
     )
-    assert bao.asked()[before:] == []
+    assert bao.requested_paths()[before:] == []
 
 
 def test_a_policy_for_the_wrong_version_is_told_the_right_path(bao: OpenBao) -> None:

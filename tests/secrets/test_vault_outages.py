@@ -47,10 +47,10 @@ def test_tls_with_a_ca_of_ones_own(bao: OpenBao) -> None:
 
 def test_an_untrusted_certificate_is_said(bao: OpenBao) -> None:
     """Without the CA nothing is sent, and the error names the variable."""
-    before = len(bao.asked())
+    before = len(bao.requested_paths())
     text = resolve_one(opened(bao.tls_url))
     assert "name the CA of its certificate in VAULT_CACERT" in text
-    assert bao.asked()[before:] == []
+    assert bao.requested_paths()[before:] == []
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")

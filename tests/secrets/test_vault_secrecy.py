@@ -164,10 +164,10 @@ def test_no_redirect_takes_the_token_out_of_tls(
 
     with vault_proxy(on, certificate=bao.certificate) as url:
         variables = {"VAULT_ADDR": url, "VAULT_CACERT": bao.ca, "VAULT_TOKEN": ROOT_TOKEN}
-        before = len(bao.asked())
+        before = len(bao.requested_paths())
         text = shown(open_vault(variables), {"a": "vault://secret/secrecy#a"})
         assert "which gets neither token nor login" in text
-        assert bao.asked()[before:] == []
+        assert bao.requested_paths()[before:] == []
 
 
 def test_no_password_of_netrc_goes_to_vault(

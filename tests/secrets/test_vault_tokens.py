@@ -40,10 +40,10 @@ def test_an_expired_token_is_replaced_before_it_is_tried(
     store = open_vault({**at, **role})
     assert resolve_one(store) == VALUE
     time.sleep(1.05)  # the life of a real token is real time
-    before = len(bao.asked())
+    before = len(bao.requested_paths())
     assert resolve_one(store) == VALUE
     mount = f"{at['KEYROT_VAULT_PLACE'].partition('/')[0]}/data/keyrot"
-    assert bao.asked()[before:] == [f"auth/{role['VAULT_AUTH_MOUNT']}/login", mount]
+    assert bao.requested_paths()[before:] == [f"auth/{role['VAULT_AUTH_MOUNT']}/login", mount]
 
 
 def test_who_stays_refused_logs_in_once_more_and_is_named(
@@ -89,9 +89,9 @@ def test_a_renewable_token_is_renewed_in_time(
         store = by_clock(now, {**at, **identity})
         for second, renewals in ((0, 0), (390, 0), (20, 1), (10, 0), (390, 1)):
             now[0] += second
-            before = len(bao.asked("renew-self"))
+            before = len(bao.requested_paths("renew-self"))
             assert resolve_one(store) == VALUE
-            assert len(bao.asked("renew-self")) - before == renewals
+            assert len(bao.requested_paths("renew-self")) - before == renewals
     assert bao.logins(role) == 1
 
 

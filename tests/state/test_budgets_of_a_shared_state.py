@@ -7,7 +7,7 @@ import time
 from itertools import count
 
 import pytest
-from support.faulty_state import LineDownError, degrading
+from support.faulty_state import ConnectionLostError, degrading
 from support.pool import INFO, key
 from support.servers import ENGINES, server
 from support.sync_async import UNSENT
@@ -115,7 +115,7 @@ def test_what_is_spent_in_an_outage_is_reported_afterwards() -> None:
     state.settle(own, costing(0.25))
     state.settle(under_way, costing(0.0625))
     assert spent(state) == pytest.approx(0.4375)  # all of it by this process
-    shared.mend()
+    shared.restore()
     clock.advance(PAUSE_S)
     state.settle(acquired(state), UNSENT)
     state.settle(acquired(state), UNSENT)
@@ -161,7 +161,7 @@ def test_spending_is_recorded_there_maybe_later() -> None:
     assert spent(shared.inner) == pytest.approx(0.25)
     shared.cut()
     state.record_spending("p", nano_usd(0.25))
-    shared.mend()
+    shared.restore()
     clock.advance(PAUSE_S)
     state.settle(acquired(state), UNSENT)
     assert spent(shared.inner) == pytest.approx(0.5)
@@ -175,10 +175,10 @@ def test_what_an_outage_leaves_unreported_ends_with_its_day(again: bool) -> None
     shared.cut()
     state.settle(acquired(state), costing(0.5))
     if again:  # the report is on its way, and fails
-        with pytest.raises(LineDownError):
+        with pytest.raises(ConnectionLostError):
             state._send_reports()
     clock.advance(120)
-    shared.mend()
+    shared.restore()
     state.settle(acquired(state), UNSENT)
     state.settle(acquired(state), UNSENT)
     assert spent(shared.inner) == 0.0

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from support.fallback import FIVE, A, C, FallbackSetup
-from support.faulty_state import degrading, warned
+from support.faulty_state import degrading, warnings_of
 from support.pool import INFO, key
 from support.sync_async import OK, UNSENT, AsyncClient, StateClient, failed, used
 
@@ -32,15 +32,15 @@ async def test_after_a_failure_it_is_left_alone_and_then_looked_at(setup: Fallba
     setup.shared.cut()
     for _ in range(10):
         await setup.client.settle(await setup.client.acquire_lease(A))
-    assert setup.shared.asked == ["acquire"]
+    assert setup.shared.calls == ["acquire"]
     setup.clock.advance(PAUSE_S)
     for _ in range(10):
         await setup.client.settle(await setup.client.acquire_lease(A))
-    assert setup.shared.asked == ["acquire", "check"]
-    setup.mend()
-    setup.shared.asked.clear()
+    assert setup.shared.calls == ["acquire", "check"]
+    setup.restore()
+    setup.shared.calls.clear()
     await setup.client.settle(await setup.client.acquire_lease(A))
-    assert setup.shared.asked == ["check", "record_usage", "acquire", "settle"]
+    assert setup.shared.calls == ["check", "record_usage", "acquire", "settle"]
     assert not setup.state.degraded
 
 
@@ -52,11 +52,11 @@ async def test_one_warning_when_it_begins_and_one_when_it_ends(
     for _ in range(5):
         await setup.client.settle(await setup.client.acquire_lease(A))
         setup.clock.advance(PAUSE_S)
-    setup.mend()
+    setup.restore()
     for _ in range(5):
         await setup.client.settle(await setup.client.acquire_lease(A))
-    assert warned(caplog) == [
-        "pool test: the shared state cannot be used (LineDownError); falling back to "
+    assert warnings_of(caplog) == [
+        "pool test: the shared state cannot be used (ConnectionLostError); falling back to "
         "in-process limits",
         "pool test: the shared state is back after 12.0 s; limits are shared again",
     ]
@@ -69,7 +69,7 @@ async def test_degraded_is_told(setup: FallbackSetup) -> None:
     setup.shared.cut()
     assert (await setup.client.acquire_lease(A)).degraded
     assert setup.state.degraded
-    setup.mend()
+    setup.restore()
     assert not (await setup.client.acquire_lease(A)).degraded
     assert not setup.state.degraded
 
@@ -95,12 +95,12 @@ async def test_a_read_that_looks_finds_out_that_it_is_back(setup: FallbackSetup)
     """Whoever only asks for the health of keys is not told for ever that nobody is there."""
     setup.shared.cut()
     await setup.client.acquire_lease(A)
-    setup.mend()
+    setup.restore()
     setup.state.snapshot([A])
     assert not setup.state.degraded
     setup.shared.cut()
     await setup.client.acquire_lease(A)
-    setup.mend()
+    setup.restore()
     await setup.client.get_owner("files/a")
     assert not setup.state.degraded
 

@@ -56,7 +56,7 @@ def test_more_threads_than_redis_py_has_connections_by_default(
     valkey: Server, state: FallbackState
 ) -> None:
     """150 threads at the same moment are served by the shared state, every one."""
-    valkey.ask("CONFIG", "SET", "maxclients", "1000")
+    valkey.execute("CONFIG", "SET", "maxclients", "1000")
     with opened(f"{valkey.strict_url}?socket_timeout=20") as patient:
         assert at_once(patient, 150) == 150
         assert not patient.degraded
@@ -70,7 +70,7 @@ def test_a_lost_memory_grants_no_limit_again_to_callers_at_the_same_moment(
     with opened(f"{valkey.strict_url}?socket_timeout=20") as state:
         for _ in range(20):
             acquire_lease(state, TWENTY)
-        valkey.ask("FLUSHALL")
+        valkey.execute("FLUSHALL")
         assert at_once(state, 16, TWENTY) == 0
         assert not state.degraded
 
@@ -114,7 +114,7 @@ def test_a_forked_child_reports_its_own_part_alone(valkey: Server, state: Fallba
     if child == 0:
         status = 1
         try:
-            valkey.ask("FLUSHALL")
+            valkey.execute("FLUSHALL")
             acquire_lease(state)
             status = 0
         finally:

@@ -22,13 +22,13 @@ async def test_each_lease_is_settled_with_who_lent_it(setup: FallbackSetup) -> N
     shared = await setup.client.acquire_lease(A)
     setup.shared.cut()
     own = await setup.client.acquire_lease(A)
-    setup.mend()
+    setup.restore()
     await setup.client.settle(await setup.client.acquire_lease(B))
-    setup.shared.asked.clear()
+    setup.shared.calls.clear()
     await setup.client.settle(own, used(3))
-    assert setup.shared.asked == []
+    assert setup.shared.calls == []
     await setup.client.settle(shared, used(3))
-    assert setup.shared.asked == ["settle"]
+    assert setup.shared.calls == ["settle"]
     assert in_flight(setup.shared.inner) == {}
     assert in_flight(setup.state._local) == {}
 
@@ -43,7 +43,7 @@ async def test_a_verdict_is_not_lost(setup: FallbackSetup, applies: bool) -> Non
     told = failed(Scope.KEY, until, learned=Limits(rpm=7))
     assert await setup.client.settle(lease, told) == until
     assert await setup.client.refused(C) == {"c": "failure"}
-    setup.mend()
+    setup.restore()
     await setup.client.acquire_lease(A)
     assert await setup.other.refused(C) == {"c": "failure"}
     known = setup.shared.inner.snapshot([C])["c"]
@@ -56,7 +56,7 @@ async def test_a_verdict_of_a_lease_lent_here_is_told_too(setup: FallbackSetup) 
     await setup.client.fails(C, failed(Scope.KEY, inf))
     guess = await setup.client.fails(A, failed(Scope.KEY_MODEL))
     assert guess == setup.clock.time() + 30
-    setup.mend()
+    setup.restore()
     await setup.client.acquire_lease(B)
     assert await setup.other.refused(C, A) == {"c": "failure", "a": "failure"}
     assert setup.shared.inner.snapshot([A])["a"].cooldown_until == guess
@@ -67,7 +67,7 @@ async def test_what_is_over_when_it_is_back_is_not_told(setup: FallbackSetup) ->
     setup.shared.cut()
     await setup.client.fails(C, failed(Scope.KEY, setup.clock.time() + 20))
     setup.clock.advance(60)
-    setup.mend()
+    setup.restore()
     await setup.client.acquire_lease(A)
     assert not (await setup.other.acquire_lease(C)).probe
 
@@ -77,7 +77,7 @@ async def test_owners_are_told_too(setup: FallbackSetup) -> None:
     setup.shared.cut()
     await setup.client.settle(await setup.client.acquire_lease(A), OK, ["files/1"])
     assert await setup.client.get_owner("files/1") == ("a", "p")
-    setup.mend()
+    setup.restore()
     await setup.client.acquire_lease(A)
     assert await setup.other.get_owner("files/1") == ("a", "p")
 
@@ -111,7 +111,7 @@ async def test_what_was_sent_meanwhile_is_booked(setup: FallbackSetup) -> None:
     setup.shared.cut()
     for outcome in (OK, UNSENT, ABANDONED):
         await setup.client.settle(await setup.client.acquire_lease(FIVE), outcome)
-    setup.mend()
+    setup.restore()
     assert await setup.client.granted(FIVE) == 1
     assert await setup.other.refused(FIVE) == {"f": "rpm"}
 
@@ -123,7 +123,7 @@ async def test_a_long_outage_fills_no_minute_afterwards(setup: FallbackSetup) ->
     for _ in range(3):
         assert await setup.client.granted(one) == 5
         setup.clock.advance(61)
-    setup.mend()
+    setup.restore()
     assert await setup.client.granted(one, 6) == 5
     assert setup.shared.inner.snapshot([one])["o"].used[0].requests_day == 20
     assert await setup.other.refused(one) == {"o": "rpd"}

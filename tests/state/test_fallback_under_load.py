@@ -34,7 +34,7 @@ class Tally:
 
     def __init__(self, shared: Faulty) -> None:
         self._shared = shared
-        self.lent: Counter[str] = Counter()
+        self.leases: Counter[str] = Counter()
         self.alone = 0
         self.longest_s = self.late_s = 0.0
 
@@ -43,22 +43,22 @@ class Tally:
         self.longest_s = max(self.longest_s, seconds)
         self.late_s = max(self.late_s, paused_s - PAUSE_S)
         if isinstance(reply, Lease):
-            self.lent[reply.key_id] += 1
+            self.leases[reply.key_id] += 1
             self.alone += reply.degraded
-            if self.lent.total() % EVERY == 0:
+            if self.leases.total() % EVERY == 0:
                 self._flip()
 
     def _flip(self) -> None:
         """Let it hang for 0.2 s a question, serve again, and so on."""
         if self._shared.failing:
-            self._shared.mend()
+            self._shared.restore()
         else:
             self._shared.cut("acquire", "settle", "snapshot", "check", hangs_s=0.2)
 
     def is_over(self, until: float) -> bool:
         """Tell whether *until* has passed and everything was lent, or never will be."""
         late = time.perf_counter() - until
-        return late >= 0 and (self.lent.total() >= sum(LIMITS.values()) or late >= GIVE_UP_S)
+        return late >= 0 and (self.leases.total() >= sum(LIMITS.values()) or late >= GIVE_UP_S)
 
 
 def under_threads(state: FallbackState, tally: Tally, until: float) -> None:
@@ -110,5 +110,5 @@ def test_nobody_fails_waits_or_gets_too_much(
     tally = Tally(shared)
     under(state, tally, time.perf_counter() + LAST_S)
     assert tally.longest_s < PATIENCE_S + 5 * tally.late_s
-    assert dict(tally.lent) == LIMITS
+    assert dict(tally.leases) == LIMITS
     assert 0 < tally.alone < sum(LIMITS.values())

@@ -206,8 +206,8 @@ def test_a_server_that_is_away_for_a_moment_costs_no_place(valkey: Server) -> No
     """A renewal that fails is tried again in time."""
     states = [RedisState(valkey.url, RetryPolicy(), pool="away", lease_s=3.0) for _ in range(2)]
     lease = take(states[0], call := Call())
-    valkey.ask("CLIENT", "PAUSE", "100", "ALL")
-    valkey.ask("CLIENT", "KILL", "TYPE", "normal")
+    valkey.execute("CLIENT", "PAUSE", "100", "ALL")
+    valkey.execute("CLIENT", "KILL", "TYPE", "normal")
     until = time.monotonic() + 4.5
     while time.monotonic() < until:
         assert isinstance(take(states[1]), Unavailable)

@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 
 import pytest
-from support.concurrent_callers import Tasks, Threads, unharmed
-from support.faulty_state import warned
+from support.concurrent_callers import Tasks, Threads, check_callers
+from support.faulty_state import warnings_of
 from support.pool import INFO, key
 from support.redis_state import POLICY, A, acquire_lease, opened
 from support.servers import Server, free_port, watched_pair
@@ -29,19 +29,19 @@ def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixtu
     one = key("s", Limits(rpd=20_000))
     with opened(valkey.strict_url, PAUSE_S) as state:
         with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
-            threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50)
+            threads.until(lambda: threads.leases["s"] > 50 and tasks.leases["s"] > 50)
             valkey.signal(signal.SIGSTOP)
             time.sleep(5)
             assert state.degraded
             valkey.signal(signal.SIGCONT)
             threads.until(lambda: not state.degraded)
         for callers in (threads, tasks):
-            unharmed(callers)
+            check_callers(callers)
             assert callers.alone["s"] > 50
         acquire_lease(state)
         known = state.snapshot([one])["s"].used[0].requests_day
-        assert known >= threads.lent["s"] + tasks.lent["s"]
-    said = warned(caplog)  # a busy machine may be slow for 0.2 s once more
+        assert known >= threads.leases["s"] + tasks.leases["s"]
+    said = warnings_of(caplog)  # a busy machine may be slow for 0.2 s once more
     assert all("the shared state cannot be used" in begun for begun in said[::2])
     assert all("is back after" in ended for ended in said[1::2])
     assert len(said) >= 2
@@ -54,17 +54,17 @@ def test_failed_over_by_a_sentinel() -> None:
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
         with opened(url) as state:
             with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
-                threads.until(lambda: threads.lent["s"] > 50 and tasks.lent["s"] > 50)
+                threads.until(lambda: threads.leases["s"] > 50 and tasks.leases["s"] > 50)
                 master.stop()
                 threads.until(lambda: state.degraded)
-                threads.until(lambda: replica.ask("ROLE")[0] == b"master")
+                threads.until(lambda: replica.execute("ROLE")[0] == b"master")
                 threads.until(lambda: not state.degraded)
             for callers in (threads, tasks):
-                unharmed(callers)
+                check_callers(callers)
             acquire_lease(state)
             known = state.snapshot([one])["s"].used[0].requests_day
             # Replication lags: the last grant of each caller may be lost with the master.
-            assert known >= threads.lent["s"] + tasks.lent["s"] - 64
+            assert known >= threads.leases["s"] + tasks.leases["s"] - 64
 
 
 def test_a_black_hole() -> None:
@@ -74,9 +74,9 @@ def test_a_black_hole() -> None:
         opened(f"redis://127.0.0.1:{hole.getsockname()[1]}/0", PAUSE_S) as state,
     ):
         with Threads(state, A) as callers:
-            callers.until(lambda: callers.lent["a"] > 500)
-        unharmed(callers)
-        assert callers.alone["a"] == callers.lent["a"]
+            callers.until(lambda: callers.leases["a"] > 500)
+        check_callers(callers)
+        assert callers.alone["a"] == callers.leases["a"]
 
 
 def test_nobody_there_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
@@ -85,7 +85,7 @@ def test_nobody_there_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
     state = open_state(f"redis://user:hunter2@127.0.0.1:{port}/0", POLICY, time.time)
     try:
         assert state.degraded
-        (text,) = warned(caplog)
+        (text,) = warnings_of(caplog)
         assert f"redis://127.0.0.1:{port}" in text
         assert "hunter2" not in text
     finally:
@@ -120,4 +120,4 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
     shared.close()
     valkey.signal(signal.SIGCONT)
     assert time.monotonic() - began < 3, "sixteen limits of 0.2 s would be 3.2 s"
-    assert len(warned(caplog)) <= 1
+    assert len(warnings_of(caplog)) <= 1

@@ -34,7 +34,7 @@ _pools = count()
 @pytest.fixture
 def state(server: Server) -> Iterator[RedisState]:
     """Open a pool at the defaults."""
-    server.ask("CONFIG", "RESETSTAT")
+    server.execute("CONFIG", "RESETSTAT")
     state = RedisState(server.strict_url, RetryPolicy(), pool=f"lines-{next(_pools)}")
     yield state
     state.close()
@@ -61,11 +61,11 @@ async def test_a_server_that_forgot_the_scripts_is_told_them(
 ) -> None:
     """SCRIPT FLUSH between any two steps changes nothing, unread answers included."""
     for _ in range(3):
-        server.ask("SCRIPT", "FLUSH")
+        server.execute("SCRIPT", "FLUSH")
         lease = await client.acquire_lease(ONE)
-        server.ask("SCRIPT", "FLUSH")
+        server.execute("SCRIPT", "FLUSH")
         await client.settle(lease, used(20))
-    server.ask("SCRIPT", "FLUSH")
+    server.execute("SCRIPT", "FLUSH")
     await client.settle(await client.acquire_lease(ONE), used(20))
     await client.acquire_lease(ONE)
     (known,) = client.state.snapshot([ONE])["a"].used
@@ -76,7 +76,7 @@ async def test_the_first_deferred_settle_runs_before_the_next_acquire(
     client: StateClient, server: Server
 ) -> None:
     """A server that does not know settle.lua yet runs it in the order of the calls."""
-    server.ask("SCRIPT", "FLUSH")
+    server.execute("SCRIPT", "FLUSH")
     one = key("a", Limits(tpm=1_000))
     await client.settle(await client.acquire_lease(one, info=INFO._replace(tokens=900)), used(50))
     await client.acquire_lease(one, info=INFO._replace(tokens=950))
@@ -101,7 +101,7 @@ async def test_a_connection_that_was_closed_while_it_rested_is_replaced(
     """The server closes idle clients: nobody notices, and the last settle was booked."""
     await client.settle(await client.acquire_lease(ONE))
     await asyncio.sleep(0.1)  # the settle goes out
-    server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    server.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await client.acquire_lease(ONE)
     assert client.state.snapshot([ONE])["a"].success_count == 1
 
@@ -164,12 +164,12 @@ async def test_a_replica_refuses_and_nothing_is_half_booked(
 ) -> None:
     """READONLY is trouble, for acquire and settle; when it is a master again all is as before."""
     lease = await client.acquire_lease(ONE)
-    server.ask("REPLICAOF", "127.0.0.1", 1)
+    server.execute("REPLICAOF", "127.0.0.1", 1)
     try:
         with pytest.raises(RedisStateError):
             await client.acquire(ONE)
     finally:
-        server.ask("REPLICAOF", "NO", "ONE")
+        server.execute("REPLICAOF", "NO", "ONE")
     await client.settle(lease, used(7))
     (known,) = client.state.snapshot([ONE])["a"].used
     assert (known.requests_minute, known.tokens_minute) == (1, 7)
@@ -224,7 +224,7 @@ async def test_a_user_and_a_database_of_the_url_are_used(server: Server) -> None
     allowed = re.search(r"`(get set [a-z ]+)`, and `([a-z\s]+)`", text)
     assert allowed is not None
     may = [f"+{command}" for command in f"{allowed[1]} {allowed[2]} select".split()]
-    server.ask("ACL", "SETUSER", "keyrot", "on", ">p@ss:w/rd", "~keyrot:v1:{own}*", *may)
+    server.execute("ACL", "SETUSER", "keyrot", "on", ">p@ss:w/rd", "~keyrot:v1:{own}*", *may)
     url = f"redis://keyrot:p%40ss%3Aw%2Frd@127.0.0.1:{server.port}/3"
     state = RedisState(url, RetryPolicy(), pool="own")
     one = key("a", Limits(rpm=50, max_concurrency=5))
@@ -237,7 +237,7 @@ async def test_a_user_and_a_database_of_the_url_are_used(server: Server) -> None
         state.reset(one)
     assert state.snapshot([one])["a"].error_count == 2
     state.close()
-    assert "db3" in server.ask("INFO", "keyspace")
+    assert "db3" in server.execute("INFO", "keyspace")
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

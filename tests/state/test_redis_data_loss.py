@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from math import inf
 
 import pytest
-from support.concurrent_callers import Callers, Tasks, Threads, unharmed
-from support.faulty_state import warned
+from support.concurrent_callers import Callers, Tasks, Threads, check_callers
+from support.faulty_state import warnings_of
 from support.pool import INFO, key
 from support.redis_state import SHORT_S, A, B, acquire_lease, opened
 from support.servers import BINARIES, Server, free_port
@@ -47,17 +47,17 @@ def test_killed_and_restarted_empty(
     limits = {"a": 150, "b": 2_000}
     keys = [key(name, Limits(rpd=most)) for name, most in limits.items()]
     with kind(state, *keys) as callers:
-        callers.until(lambda: callers.lent["a"] >= 50)
+        callers.until(lambda: callers.leases["a"] >= 50)
         valkey.stop()
         callers.until(lambda: callers.alone["b"] > 100)
         assert state.degraded
         valkey.start()
         callers.until(lambda: not state.degraded)
-        callers.until(lambda: sum(callers.lent.values()) == sum(limits.values()))
+        callers.until(lambda: sum(callers.leases.values()) == sum(limits.values()))
         time.sleep(0.3)
-    unharmed(callers)
-    assert dict(callers.lent) == limits
-    assert sum(callers.alone.values()) < sum(callers.lent.values())
+    check_callers(callers)
+    assert dict(callers.leases) == limits
+    assert sum(callers.alone.values()) < sum(callers.leases.values())
 
 
 @pytest.mark.parametrize("way", [SyncClient, AsyncClient], ids=["sync", "async"])
@@ -78,8 +78,8 @@ async def test_emptied_while_two_processes_use_it(
             valkey.start()
             await asyncio.sleep(SHORT_S)
         else:
-            valkey.ask("FLUSHALL")
-            valkey.ask("SCRIPT", "FLUSH")
+            valkey.execute("FLUSHALL")
+            valkey.execute("SCRIPT", "FLUSH")
         for client in clients * 2:
             await client.settle(await client.acquire_lease(A), used(5))
             await asyncio.sleep(SHORT_S)
@@ -116,7 +116,7 @@ def test_a_limit_holds_for_the_call_that_finds_it_emptied(
     one = key("a", Limits(rpd=2))
     for _ in range(2):
         acquire_lease(state, one)
-    valkey.ask("FLUSHALL")
+    valkey.execute("FLUSHALL")
     for _ in range(3):
         assert not isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease)
     assert not state.degraded
@@ -124,13 +124,13 @@ def test_a_limit_holds_for_the_call_that_finds_it_emptied(
 
 def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Calls go on from the start; the warning says why, and shows no password."""
-    valkey.ask("CONFIG", "SET", "requirepass", "right")
+    valkey.execute("CONFIG", "SET", "requirepass", "right")
     url = valkey.strict_url.replace("//", "//:hunter2@")
     with opened(url) as state:
         state.check()
         assert state.degraded
         assert acquire_lease(state).degraded
-        (text,) = warned(caplog)
+        (text,) = warnings_of(caplog)
         assert "127.0.0.1" in text
         assert "invalid username-password pair" in text
         assert "hunter2" not in text
@@ -142,7 +142,7 @@ def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixtu
 def test_a_password_that_is_missing_and_given_up(valkey: Server, state: FallbackState) -> None:
     """When the server asks for one no more, it is used again."""
     with_password = valkey.strict_url.replace("//", "//:right@")
-    valkey.ask("CONFIG", "SET", "requirepass", "right")
+    valkey.execute("CONFIG", "SET", "requirepass", "right")
     assert acquire_lease(state).degraded
     import redis
 
@@ -160,8 +160,8 @@ def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
             for _ in range(3):
                 assert acquire_lease(state).degraded
                 time.sleep(SHORT_S)
-            assert len(warned(caplog)) == 1
-            assert "unknown command" in warned(caplog)[0]
+            assert len(warnings_of(caplog)) == 1
+            assert "unknown command" in warnings_of(caplog)[0]
     finally:
         old.remove()
 
@@ -169,12 +169,12 @@ def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
 def test_out_of_memory(valkey: Server, state: FallbackState) -> None:
     """A full server refuses to book: this process does; with room again, so does the server."""
     acquire_lease(state)
-    valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    valkey.execute("CONFIG", "SET", "maxmemory", "1")
     assert acquire_lease(state).degraded
     state.settle(acquire_lease(state, B), failed(Scope.KEY, inf))
     time.sleep(SHORT_S)
     assert acquire_lease(state).degraded
-    valkey.ask("CONFIG", "SET", "maxmemory", "0")
+    valkey.execute("CONFIG", "SET", "maxmemory", "0")
     recovered(state)
     assert state.snapshot([B])["b"].cooldown_until == inf
 
@@ -183,10 +183,10 @@ def test_full_between_acquire_and_settle(valkey: Server, state: FallbackState) -
     """A verdict that could not be written rests the key here, and there when there is room."""
     lease = state.acquire(INFO, ((0, B),), spread=False)
     assert isinstance(lease, Lease)
-    valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    valkey.execute("CONFIG", "SET", "maxmemory", "1")
     assert state.settle(lease, failed(Scope.KEY, inf)) == inf
     assert not isinstance(state.acquire(INFO, ((0, B),), spread=False), Lease)
-    valkey.ask("CONFIG", "SET", "maxmemory", "0")
+    valkey.execute("CONFIG", "SET", "maxmemory", "0")
     recovered(state)
     assert state.snapshot([B])["b"].cooldown_until == inf
 
@@ -194,7 +194,7 @@ def test_full_between_acquire_and_settle(valkey: Server, state: FallbackState) -
 def test_a_replica_that_may_only_be_read(valkey: Server, state: FallbackState) -> None:
     """After a failover the old master refuses to write; once it is master again it is used."""
     acquire_lease(state)
-    valkey.ask("REPLICAOF", "127.0.0.1", free_port())
+    valkey.execute("REPLICAOF", "127.0.0.1", free_port())
     assert acquire_lease(state).degraded
-    valkey.ask("REPLICAOF", "NO", "ONE")
+    valkey.execute("REPLICAOF", "NO", "ONE")
     recovered(state)

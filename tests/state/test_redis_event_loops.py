@@ -142,14 +142,14 @@ def _many(state: RedisState) -> bool:
 async def test_close_closes_all_and_late_calls_still_settle(server: Server) -> None:
     """After uninstall nothing stays connected, and a call under way is booked all the same."""
     state = RedisState(server.url, RetryPolicy(), pool="closed")
-    before = int(server.ask("INFO", "clients")["connected_clients"])
+    before = int(server.execute("INFO", "clients")["connected_clients"])
     first, second = await _lend(state, ONE), state.acquire(INFO, OFFER, spread=False)
     state.close()
     await state.asettle(first, OK)
     assert isinstance(second, Lease)
     state.settle(second, OK)
     until = time.monotonic() + 60
-    while int(server.ask("INFO", "clients")["connected_clients"]) > before:
+    while int(server.execute("INFO", "clients")["connected_clients"]) > before:
         assert time.monotonic() < until, "something is still connected"
         await asyncio.sleep(0.02)
     assert state.snapshot([ONE])["a"].success_count == 2

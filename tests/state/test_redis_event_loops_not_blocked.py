@@ -72,7 +72,7 @@ async def test_calls_after_the_server_has_closed_an_idle_connection(server: Serv
     with watchdog():
         for _ in range(50):
             assert await burst(state) == 20
-            await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", "normal")
+            await asyncio.to_thread(server.execute, "CLIENT", "KILL", "TYPE", "normal")
             await asyncio.sleep(0.01)
     state.close()
 

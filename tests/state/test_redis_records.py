@@ -28,7 +28,7 @@ _pools = count()
 def shared() -> Server:
     """Give the server that tests share, emptied."""
     one = server("valkey")
-    one.ask("FLUSHALL")
+    one.execute("FLUSHALL")
     return one
 
 
@@ -78,7 +78,7 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
     }
     (tag,) = {name.split(":")[2] for name in names}
     assert tag.startswith("{records-")
-    ends = {name: shared.ask("TTL", name) for name in names}
+    ends = {name: shared.execute("TTL", name) for name in names}
     assert all(0 < seconds <= 30 * DAY_S for seconds in ends.values()), ends
 
 
@@ -86,8 +86,8 @@ def test_names_of_stored_things_are_digests(state: RedisState, shared: Server) -
     """Neither a file's name nor a continuation token is to be found in the server."""
     everything(state)
     for name in shared.names():
-        if shared.ask("TYPE", name) == b"string":
-            assert b"secret-name" not in shared.ask("GET", name)
+        if shared.execute("TYPE", name) == b"string":
+            assert b"secret-name" not in shared.execute("GET", name)
         assert "secret-name" not in name
         assert "xxx" not in name
     assert state.get_owner(["files/other", "files/secret-name"]) == ("a", "p")
@@ -101,13 +101,15 @@ def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
     state.settle(acquire_lease(state, keys[2]), failed(Scope.KEY_MODEL))
     state.settle(acquire_lease(state, keys[3]), failed(Scope.PROJECT, inf))
     before = {
-        name: (shared.ask("DUMP", name), shared.ask("PEXPIRETIME", name)) for name in shared.names()
+        name: (shared.execute("DUMP", name), shared.execute("PEXPIRETIME", name))
+        for name in shared.names()
     }
     for spread in (False, True):
         offer = tuple((0, one) for one in keys)
         assert isinstance(state.acquire(INFO, offer, spread=spread), Unavailable)
     after = {
-        name: (shared.ask("DUMP", name), shared.ask("PEXPIRETIME", name)) for name in shared.names()
+        name: (shared.execute("DUMP", name), shared.execute("PEXPIRETIME", name))
+        for name in shared.names()
     }
     assert after == before
 
@@ -117,7 +119,7 @@ def test_a_call_costs_two_commands_and_no_search(state: RedisState, shared: Serv
     offer = tuple((0, key(f"k{n}", Limits(rpm=100, max_concurrency=9))) for n in range(8))
     state.settle(acquire_lease(state, offer[0][1]), OK)
     acquire_lease(state, offer[0][1])
-    shared.ask("CONFIG", "RESETSTAT")
+    shared.execute("CONFIG", "RESETSTAT")
     for _ in range(10):
         lease = state.acquire(INFO, offer, spread=True)
         assert isinstance(lease, Lease)
@@ -129,7 +131,7 @@ def test_a_call_costs_two_commands_and_no_search(state: RedisState, shared: Serv
 
 def commands(shared: Server) -> dict[str, int]:
     """Count how often each command was run since the last reset."""
-    rows = shared.ask("INFO", "commandstats")
+    rows = shared.execute("INFO", "commandstats")
     return {name.removeprefix("cmdstat_"): row["calls"] for name, row in rows.items()}
 
 
@@ -148,7 +150,7 @@ def test_a_key_and_model_in_use_take_at_most_a_kilobyte(state: RedisState, share
 
 def memory(shared: Server) -> int:
     """Tell how much memory the server has in use."""
-    return int(shared.ask("INFO", "memory")["used_memory"])
+    return int(shared.execute("INFO", "memory")["used_memory"])
 
 
 def test_pools_of_two_names_know_nothing_of_each_other(shared: Server) -> None:
@@ -197,7 +199,7 @@ def test_the_servers_clock_decides(shared: Server) -> None:
 
 
 def _now(shared: Server) -> float:
-    seconds, micros = shared.ask("TIME")
+    seconds, micros = shared.execute("TIME")
     return int(seconds) + int(micros) / 1e6
 
 
@@ -255,7 +257,7 @@ def test_a_settle_after_the_server_forgot_leaves_no_debt(state: RedisState, shar
     """Flushed between acquire and settle: what is given back makes no count less than nothing."""
     one = key("a", Limits(rpm=10, max_concurrency=3))
     lease = acquire_lease(state, one)
-    shared.ask("FLUSHALL")
+    shared.execute("FLUSHALL")
     acquire_lease(state, one)
     state.settle(lease, UNSENT)
     state.settle(lease, UNSENT)

@@ -63,8 +63,8 @@ def pool(caplog: pytest.LogCaptureFixture) -> Iterator[tuple[RedisState, Server,
 def put(at: Server, name: str, what: str) -> None:
     """Leave garbage in the place of a record."""
     command, *values = GARBAGE[what]
-    at.ask("DEL", name)
-    at.ask(command, name, *values)
+    at.execute("DEL", name)
+    at.execute(command, name, *values)
 
 
 async def _calls(client: StateClient) -> None:
@@ -153,9 +153,9 @@ def test_a_server_that_fails_otherwise_is_blamed(pool: tuple[RedisState, Server,
     from keyrot_middleware.state.redis import RedisStateError
 
     state, at, _ = pool
-    at.ask("ACL", "SETUSER", "default", "-set")
+    at.execute("ACL", "SETUSER", "default", "-set")
     try:
         with pytest.raises(RedisStateError):
             state.settle(state.acquire(INFO, ((0, ONE),), spread=False), OK)  # type: ignore[arg-type]
     finally:
-        at.ask("ACL", "SETUSER", "default", "+@all")
+        at.execute("ACL", "SETUSER", "default", "+@all")

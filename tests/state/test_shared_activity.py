@@ -50,7 +50,7 @@ def test_what_is_kept_in_redis_ends_by_itself(valkey: Server) -> None:
         kinds = ("minute", "day", "calls")
         kept = [name for name in valkey.names() if name.split("}:")[-1].startswith(kinds)]
         assert len(kept) >= 3
-        assert all(int(valkey.ask("TTL", name)) > 0 for name in kept)
+        assert all(int(valkey.execute("TTL", name)) > 0 for name in kept)
         assert len(activity.view([], NOW).calls) == CALLS_KEPT
 
 
@@ -73,7 +73,7 @@ def test_a_failure_of_the_activity_does_not_degrade_the_pool(
         activity.add(call(NOW, "a"))
         activity.send()
         (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
-        valkey.ask("SET", calls, "something else")
+        valkey.execute("SET", calls, "something else")
         for _ in range(3):
             activity.add(call(NOW, "a"))
             activity.send()
@@ -113,8 +113,8 @@ def test_garbage_in_the_records_is_ignored(valkey: Server, garbage: str) -> None
         activity.send()
         (calls,) = (name for name in valkey.names() if name.endswith(":calls"))
         (minute,) = (name for name in valkey.names() if ":minute:" in name)
-        valkey.ask("LPUSH", calls, garbage)
-        valkey.ask("HSET", minute, "a:failures", "many")
+        valkey.execute("LPUSH", calls, garbage)
+        valkey.execute("HSET", minute, "a:failures", "many")
         view = activity.view(["a"], NOW)
         assert [a.key_id for c in view.calls for a in c.attempts] == ["a"]
         assert sum(view.histories["a"].failures) == 0

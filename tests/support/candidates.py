@@ -1,4 +1,4 @@
-"""What a roster offers, for its tests."""
+"""Candidates that a selector offers, for its tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def list_candidates(
     now: float = NOW,
     draw: float = 0.0,
 ) -> list[str]:
-    """List every key that is offered, in order."""
+    """List every candidate key, in order."""
     lists = selector.candidate_batches(info, dict.fromkeys(excluded), now, draw)
     return [candidate.key_id for candidates in lists for _, candidate in candidates]
 

@@ -12,7 +12,7 @@ from google import genai
 MODEL = "gemini-2.5-flash"
 PROMPT = "Count from one to five, in words."
 ANSWER = "one two three four five"
-"""What the fake answers; of Google only its middle is expected."""
+"""What the fake answers; a recording of Google only has to contain the middle part."""
 
 Program = Callable[[genai.Client], str]
 
@@ -71,7 +71,7 @@ def stream_async(client: genai.Client) -> str:
     return asyncio.run(call())
 
 
-# A spent minute, a key that is none, a good key; the second call goes to the good one at once.
+# An exhausted minute, an invalid key, a good key; the second call uses the good key first.
 _FAILOVER = (("key_1", 429), ("key_2", 400), ("key_3", 200), ("key_3", 200))
 _SUSPENDED = (("key_1", 403),)
 

@@ -1,8 +1,8 @@
-"""Recorded dialogues with the three clouds: what is asked, what must come out, how it is kept.
+"""Recorded dialogues with the three clouds: the requests, the expected results, the format.
 
 They are recorded from the emulators (tools/record_cloud_cassettes.py) under the names of the real
-services, and replayed by stores that ask those. A cassette keeps of a request what it is matched
-by, and of an answer what a store reads; no credential, no address of the recording machine.
+services, and replayed by stores that call those. A cassette keeps only the parts of a request that
+it is matched by and of an answer that a store reads; no credential, no address of the machine.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _KEPT = ("content-type", "www-authenticate")
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What a store is asked, once."""
+    """One look-up of a store."""
 
     refs: Mapping[str, str | None]
     expected: Mapping[str, str]
-    """Of each key id its value, or a part of the error."""
+    """The value of each key id, or a part of the error."""
     secrets: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
     """What the service holds: JSON objects, or texts."""
-    who: str = "reader"
-    """`nobody` is denied; `expired` is told so once."""
+    identity: str = "reader"
+    """`denied` may read nothing; `expired` presents an expired token once."""
 
     @property
     def stored(self) -> dict[str, str]:
@@ -70,12 +70,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         {"a": "FAKE-value-of-a", "b": "FAKE-value-of-b", "c": "there is no such secret"},
         {"team/a": "FAKE-value-of-a", "team/b": {"x": "FAKE-value-of-b"}},
     ),
-    "aws/denied": Scenario(_ALL, dict.fromkeys(_ALL, "assumed-role/nobody"), who="nobody"),
-    "aws/expired": Scenario(_ALL, _POOL, {"keyrot": _POOL}, who="expired"),
+    "aws/denied": Scenario(_ALL, dict.fromkeys(_ALL, "assumed-role/nobody"), identity="denied"),
+    "aws/expired": Scenario(_ALL, _POOL, {"keyrot": _POOL}, identity="expired"),
     "azure/found": Scenario(
         {**_ALL, "lite_01": None}, {**_POOL, "lite_01": "there is no such secret"}, _DASHED
     ),
-    "azure/denied": Scenario(_ALL, dict.fromkeys(_ALL, "ForbiddenByRbac"), _DASHED, "nobody"),
+    "azure/denied": Scenario(_ALL, dict.fromkeys(_ALL, "ForbiddenByRbac"), _DASHED, "denied"),
     "azure/expired": Scenario(_ALL, _POOL, _DASHED, "expired"),
     "gcp/found": Scenario(_ALL, _POOL, {"keyrot": _POOL}),
     "gcp/several": Scenario(
@@ -83,13 +83,13 @@ SCENARIOS: Mapping[str, Scenario] = {
         {"a": "FAKE-value-of-a", "b": "FAKE-value-of-b", "c": "there is no such secret"},
         {"a": "FAKE-value-of-a", "b": {"x": "FAKE-value-of-b"}},
     ),
-    "gcp/denied": Scenario(_ALL, dict.fromkeys(_ALL, "access denied to"), who="nobody"),
+    "gcp/denied": Scenario(_ALL, dict.fromkeys(_ALL, "access denied to"), identity="denied"),
     "gcp/expired": Scenario(_ALL, _POOL, {"keyrot": _POOL}, "expired"),
 }
 
 
 def store_of(scheme: str, directory: Path, account: Path) -> SecretStore:
-    """Open a store that asks the real service, which only a cassette can answer.
+    """Open a store of the real service; only a cassette can answer it.
 
     Args:
         scheme: `aws`, `azure` or `gcp`.
@@ -112,7 +112,7 @@ def store_of(scheme: str, directory: Path, account: Path) -> SecretStore:
 def one_by_one() -> Iterator[None]:
     """Read no two secrets at once.
 
-    vcrpy takes its patches away for a moment whenever a connection is made, so that another
+    vcrpy removes its patches for a moment whenever a connection is made, so that another
     thread's new connection would go out for real.
     """
     with pytest.MonkeyPatch.context() as patch:
@@ -135,7 +135,7 @@ def recorder(record_mode: str = "none") -> Any:
 
 
 def _scrub(request: Any) -> Any:
-    """Give a request its official address; leave out whatever may hold a credential."""
+    """Give a request its official address; remove whatever may hold a credential."""
     parts = urlsplit(request.uri)
     if _HERE.fullmatch(parts.netloc):
         request.uri = f"https://{_official(request, parts.path)}{parts.path}"
@@ -157,7 +157,7 @@ def _official(request: Any, path: str) -> str:
 
 
 def _scrub_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """Leave out headers that change or tell of the server; name hosts as in requests."""
+    """Remove headers that change or identify the server; name hosts as in requests."""
     headers = {
         name: [_named(value) for value in values]
         for name, values in answer["headers"].items()
@@ -172,7 +172,7 @@ def _named(text: str) -> str:
 
 
 def _same_operation(one: Any, other: Any) -> None:
-    """Tell the operations of AWS apart, which all go to one path."""
+    """Distinguish the operations of AWS, which all go to one path."""
     assert one.headers.get("X-Amz-Target") == other.headers.get("X-Amz-Target")
     if "X-Amz-Target" in one.headers:
         assert json.loads(one.body) == json.loads(other.body)

@@ -1,4 +1,4 @@
-"""A service of a cloud on this machine: it gives out tokens, and a test may answer in its place."""
+"""A service of a cloud on this machine: it issues tokens, and a test may answer in its place."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ __all__ = ["CloudEmulator", "ConcurrencyMeter", "ScriptedReplies"]
 
 
 class CloudEmulator(ABC):
-    """What a service has beside its secrets: a server, tokens, and requests that were counted."""
+    """What a service needs beside its secrets: a server, tokens, and a count of requests."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.odd: Callable[[Request], Response | None] = lambda _: None
         """May answer in place of the service."""
         self.numbers = itertools.count(1)
         self._tokens: dict[str, str] = {}
-        self.server = JsonServer(lambda asked: self.odd(asked) or self.answer(asked), tls)
+        self.server = JsonServer(lambda request: self.odd(request) or self.answer(request), tls)
 
     @abstractmethod
-    def answer(self, asked: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         """Answer as the service does."""
 
-    def issue_token(self, who: str) -> str:
-        """Make a token for somebody."""
+    def issue_token(self, identity: str) -> str:
+        """Make a token for an identity."""
         token = f"FAKE-token-{next(self.numbers)}"
-        self._tokens[token] = who
+        self._tokens[token] = identity
         return token
 
-    def who(self, asked: Request) -> str | None:
-        """Tell whose token a request carries; None where it is none that was given out."""
-        return self._tokens.get(asked.headers.get("authorization", "").removeprefix("Bearer "))
+    def identity_of(self, request: Request) -> str | None:
+        """Return the identity whose token a request carries; None for an unknown token."""
+        return self._tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
 
     def revoke(self) -> None:
-        """Take no token any longer that was given out so far."""
+        """Refuse every token issued so far."""
         self._tokens.clear()
 
     @property
     def tokens(self) -> list[str]:
-        """The tokens that are taken."""
+        """The tokens that are accepted."""
         return list(self._tokens)
 
     def count(self, path: str) -> int:
-        """Tell how many requests had *path* in theirs."""
-        return sum(path in asked.path for asked in self.server.asked)
+        """Count the requests whose path contains *path*."""
+        return sum(path in request.path for request in self.server.requests)
 
 
 class ConcurrencyMeter:
-    """Takes some time for each read, and tells how many were under way at most."""
+    """Delays each read, and measures how many are in flight at most."""
 
     def __init__(self) -> None:
         self.most = self._now = 0
         self._lock = threading.Lock()
 
-    def __call__(self, asked: Request) -> None:
+    def __call__(self, request: Request) -> None:
         """Let the service answer after a moment."""
         with self._lock:
             self._now += 1
@@ -70,15 +70,15 @@ class ConcurrencyMeter:
 
 
 class ScriptedReplies:
-    """Answers reads that carry a token as laid out, one after the other, then as usual."""
+    """Answers reads that carry a token with the scripted replies in order, then as usual."""
 
     def __init__(self, *answers: Response) -> None:
         self.left = list(answers)
         self.reads = 0
 
-    def __call__(self, asked: Request) -> Response | None:
+    def __call__(self, request: Request) -> Response | None:
         """Take the next one."""
-        if "/secrets/" not in asked.path or "authorization" not in asked.headers:
+        if "/secrets/" not in request.path or "authorization" not in request.headers:
             return None
         self.reads += 1
         return self.left.pop(0) if self.left else None

@@ -11,7 +11,7 @@ __all__ = ["Collector", "running_collector"]
 
 
 class Collector(HTTPServer):
-    """Keep what is posted to it."""
+    """Keep every request body."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Post)
@@ -19,12 +19,12 @@ class Collector(HTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its address."""
         return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def held(self) -> bytes:
-        """All bodies."""
+        """All bodies, joined."""
         return b"".join(body for _, _, body in self.got)
 
 

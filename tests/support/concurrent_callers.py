@@ -1,4 +1,4 @@
-"""Callers of a state, in threads or tasks, that go on until they are told to stop."""
+"""Callers of a state, in threads or tasks, that run until they are stopped."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from keyrot_middleware.state import State
 from support.pool import INFO
 from support.sync_async import OK, PATIENCE_S
 
-__all__ = ["Callers", "Tasks", "Threads", "unharmed"]
+__all__ = ["Callers", "Tasks", "Threads", "check_callers"]
 
 
 class Callers(AbstractContextManager["Callers"]):
-    """So many callers; each asks for a key, keeps it for a while, settles, and asks again."""
+    """Several callers; each requests a key, keeps it for a while, settles, and repeats."""
 
     def __init__(
         self, state: State, *keys: Candidate, number: int = 64, pause_s: float = 0.05
     ) -> None:
         self.state, self.number, self.pause_s = state, number, pause_s
         self.keys = tuple((0, key) for key in keys)
-        self.lent: Counter[str] = Counter()
+        self.leases: Counter[str] = Counter()
         self.alone: Counter[str] = Counter()
         self.errors: list[BaseException] = []
         self.longest_s = 0.0
         self.late_s = 0.0
-        """By how much the machine itself held up a pause: others may use it too."""
+        """How long the machine itself delayed a pause: others may use it too."""
         self._over = False
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Callers:
-        """Begin to call."""
+        """Start the callers."""
         for thread in self._threads:
             thread.start()
         return self
@@ -61,17 +61,17 @@ class Callers(AbstractContextManager["Callers"]):
             time.sleep(0.02)
 
     def note(self, reply: object, seconds: float, paused_s: float) -> None:
-        """Take note of one call, and of how long its pause was."""
+        """Record one call, and how late its pause ended."""
         with self._lock:
             self.longest_s = max(self.longest_s, seconds)
             self.late_s = max(self.late_s, paused_s - self.pause_s)
             if isinstance(reply, Lease):
-                self.lent[reply.key_id] += 1
+                self.leases[reply.key_id] += 1
                 self.alone[reply.key_id] += reply.degraded
 
 
-def unharmed(callers: Callers) -> None:
-    """Hold that nothing was raised, and that nobody waited long."""
+def check_callers(callers: Callers) -> None:
+    """Check that nothing was raised, and that no call waited long."""
     assert callers.errors == []
     assert callers.longest_s < PATIENCE_S + 5 * callers.late_s
 
@@ -88,13 +88,13 @@ class Threads(Callers):
             while not self._over:
                 began = time.perf_counter()
                 reply = self.state.acquire(INFO, self.keys, spread=True)
-                asked_s = time.perf_counter() - began
+                acquire_s = time.perf_counter() - began
                 began = time.perf_counter()
                 time.sleep(self.pause_s)
                 paused_s, began = time.perf_counter() - began, time.perf_counter()
                 if isinstance(reply, Lease):
                     self.state.settle(reply, OK)
-                self.note(reply, asked_s + time.perf_counter() - began, paused_s)
+                self.note(reply, acquire_s + time.perf_counter() - began, paused_s)
         except BaseException as error:
             self.errors.append(error)
 
@@ -114,12 +114,12 @@ class Tasks(Callers):
             while not self._over:
                 began = time.perf_counter()
                 reply = await self.state.aacquire(INFO, self.keys, spread=True)
-                asked_s = time.perf_counter() - began
+                acquire_s = time.perf_counter() - began
                 began = time.perf_counter()
                 await asyncio.sleep(self.pause_s)
                 paused_s, began = time.perf_counter() - began, time.perf_counter()
                 if isinstance(reply, Lease):
                     await self.state.asettle(reply, OK)
-                self.note(reply, asked_s + time.perf_counter() - began, paused_s)
+                self.note(reply, acquire_s + time.perf_counter() - began, paused_s)
         except BaseException as error:
             self.errors.append(error)

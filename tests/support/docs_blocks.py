@@ -34,9 +34,9 @@ class Block:
     language: str
     code: str
     line: int
-    """Of the page, where the code begins."""
-    said: str | None = None
-    """The block `output` right below it: what the code prints; `…` stands for anything."""
+    """The line of the page on which the code begins."""
+    expected_output: str | None = None
+    """The block `output` right below it: what the code must print; `…` matches anything."""
 
     title: str | None = None
     """The title beside the language."""

@@ -1,8 +1,8 @@
 """Run the Python of one page from top to bottom, as a reader would type it.
 
 `python -m support.docs_page PAGE` is a program of its own, so that what a page installs or sets up
-is gone afterwards. A block that names a file is written to it, in the working directory, and run
-by whoever runs such files.
+is gone afterwards. A block with a file name is written to that file in the working directory, and
+run by whatever runs such files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def run_page(page: Path) -> None:
 
     Raises:
         Exception: Whatever a snippet raises; its traceback names the line of the page.
-        AssertionError: If a snippet prints something else than the page says.
+        AssertionError: If a snippet does not print the output on the page.
     """
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
@@ -37,9 +37,9 @@ def _execute(page: Path, block: Block, names: dict[str, Any]) -> None:
     code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
     printed = StringIO()
     with redirect_stdout(printed):
-        exec(code, names)  # noqa: S102 - to run what the page says is the point
-    if block.said is not None:
-        pattern = re.escape(block.said).replace("…", ".*?")
+        exec(code, names)  # noqa: S102 - running the page's code is the purpose
+    if block.expected_output is not None:
+        pattern = re.escape(block.expected_output).replace("…", ".*?")
         found = printed.getvalue()
         assert re.fullmatch(pattern, found, re.DOTALL), f"line {block.line} printed:\n{found}"
 

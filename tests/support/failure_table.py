@@ -1,6 +1,6 @@
-"""Every failure that Google is known for, and the verdict that it should get.
+"""Every failure that Google is known for, and its expected verdict.
 
-One group for each class: the fields of its verdict that are not a plain "raise, blame nobody",
+One group for each class: the fields of its verdict that differ from "raise, penalize no key",
 and its bodies as (what it is, HTTP code, body). GEMINI.md A13 is the source of the verdicts,
 A1 to A11 of the bodies; those of streams stand in test_failures.py.
 """
@@ -17,7 +17,7 @@ from support.google_bodies import bad, delay, denied, interactions, over, reason
 __all__ = ["CALL", "GROUPS", "NOW", "Group"]
 
 NOW = 1_795_551_320.0  # 2026-11-24 20:15:20 UTC
-MIDNIGHT = 1_795_593_600.0  # 2026-11-25 00:00 in Los Angeles
+MIDNIGHT = 1_795_593_600.0  # 2026-11-25 00:00 Pacific time
 MINUTE = 1_795_551_361.0  # the next minute and its guard of a second
 HOUR, DAY = NOW + 3_600, NOW + 86_400
 CALL = CallInfo("gemini-2.5-flash", "generateContent", tokens=100)
@@ -65,7 +65,7 @@ def _missing(message: str) -> dict[str, Any]:
 
 
 def _text(text: str) -> dict[str, Any]:
-    """Write what the SDK makes of a body that is no JSON."""
+    """Return the body that the SDK makes of a response that is no JSON."""
     return {"message": text, "status": "Some Reason"}
 
 
@@ -131,7 +131,7 @@ GROUPS = [
         ("402, HTML", 402, _text("<html>")),
         ("401, foreign JSON", 401, {"error": "unauthorized", "code": 401}),
         ("401, another foreign JSON", 401, {"message": "API key not valid", "status": 401}),
-        ("401, words of a proxy", 401, {"error": {"code": 401, "message": "Unauthorized"}}),
+        ("401, text of a proxy", 401, {"error": {"code": 401, "message": "Unauthorized"}}),
         (
             "401, as OpenAI's",
             401,
@@ -292,7 +292,7 @@ GROUPS = [
     _of(
         "forbidden",
         RAISE,
-        ("forbidden", 403, denied("Nobody knows this text.")),
+        ("forbidden", 403, denied("This text is unknown.")),
         ("forbidden, HTML", 403, _text("<html>")),
     ),
     _of("request_timeout", RAISE, ("408", 408, None)),

@@ -12,16 +12,16 @@ from support.certificate_authority import CertificateAuthority
 from support.cloud_emulator import CloudEmulator
 from support.json_server import Request, Response
 
-__all__ = ["NOBODY", "READER", "SECRET", "TENANT", "KeyVault", "failure", "forbidden"]
+__all__ = ["READER", "SECRET", "TENANT", "UNPRIVILEGED", "KeyVault", "failure", "forbidden"]
 
 TENANT = "11111111-1111-4111-8111-111111111111"
 READER = "22222222-2222-4222-8222-222222222222"
-NOBODY = "33333333-3333-4333-8333-333333333333"
+UNPRIVILEGED = "33333333-3333-4333-8333-333333333333"
 SECRET = "FAKE-client-secret"
 
 
 class KeyVault(CloudEmulator):
-    """Secrets by name and version; the newest is read where no version is asked for."""
+    """Secrets by name and version; the newest is read where no version is requested."""
 
     def __init__(self, authority: CertificateAuthority) -> None:
         super().__init__(authority.context())
@@ -36,21 +36,21 @@ class KeyVault(CloudEmulator):
         return version
 
     def remove(self, name: str) -> None:
-        """Forget a secret."""
+        """Delete a secret."""
         self._secrets.pop(name.lower(), None)
 
     def empty(self) -> None:
-        """Forget all secrets, and answer as usual."""
+        """Delete all secrets, and answer as usual."""
         self._secrets.clear()
         self.odd = lambda _: None
 
-    def answer(self, asked: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         """Answer as the service does."""
-        if asked.path.endswith("/.well-known/openid-configuration"):
+        if request.path.endswith("/.well-known/openid-configuration"):
             return self._discovery()
-        if asked.path.endswith("/oauth2/v2.0/token"):
-            return self._token(asked)
-        return self._secret(asked)
+        if request.path.endswith("/oauth2/v2.0/token"):
+            return self._token(request)
+        return self._secret(request)
 
     def _discovery(self) -> Response:
         tenant = f"https://{self.host}/{TENANT}"
@@ -63,20 +63,20 @@ class KeyVault(CloudEmulator):
             },
         )
 
-    def _token(self, asked: Request) -> Response:
-        if asked.form.get("client_secret") != SECRET:
-            said = "AADSTS7000215: Invalid client secret provided."
-            return Response(401, {"error": "invalid_client", "error_description": said})
-        token = self.issue_token(asked.form["client_id"])
+    def _token(self, request: Request) -> Response:
+        if request.form.get("client_secret") != SECRET:
+            message = "AADSTS7000215: Invalid client secret provided."
+            return Response(401, {"error": "invalid_client", "error_description": message})
+        token = self.issue_token(request.form["client_id"])
         return Response(200, {"token_type": "Bearer", "expires_in": 3600, "access_token": token})
 
-    def _secret(self, asked: Request) -> Response:
-        client = self.who(asked)
+    def _secret(self, request: Request) -> Response:
+        client = self.identity_of(request)
         if client is None:
             return self.challenge()
         if client != READER:
             return forbidden("ForbiddenByRbac", client)
-        _, _, name, version, *_ = [*asked.path.split("/"), ""]
+        _, _, name, version, *_ = [*request.path.split("/"), ""]
         versions = self._secrets.get(name.lower(), {})
         version = version or next(reversed(versions), "")
         if version not in versions:
@@ -87,10 +87,10 @@ class KeyVault(CloudEmulator):
         )
 
     def challenge(self) -> Response:
-        """Say where to log in, for Key Vault's own resource as the public cloud does."""
+        """Return the 401 that names where to log in; its resource is the public cloud's."""
         where = f'authorization="https://{self.host}/{TENANT}", resource="https://vault.azure.net"'
-        told = failure(401, "Unauthorized", "AKV10000: Request is missing a token.")
-        return Response(401, told.body, {"WWW-Authenticate": f"Bearer {where}"})
+        denied = failure(401, "Unauthorized", "AKV10000: Request is missing a token.")
+        return Response(401, denied.body, {"WWW-Authenticate": f"Bearer {where}"})
 
 
 def failure(status: int, code: str, message: str, inner: str | None = None) -> Response:

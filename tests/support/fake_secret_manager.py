@@ -18,13 +18,21 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from support.cloud_emulator import CloudEmulator
 from support.json_server import Request, Response
 
-__all__ = ["NOBODY", "PROJECT", "READER", "SecretManager", "credentials_file", "payload", "status"]
+__all__ = [
+    "PROJECT",
+    "READER",
+    "UNPRIVILEGED",
+    "SecretManager",
+    "credentials_file",
+    "payload",
+    "status",
+]
 
 PROJECT = "keyrot-tests"
 READER = f"reader@{PROJECT}.iam.gserviceaccount.com"
-NOBODY = f"nobody@{PROJECT}.iam.gserviceaccount.com"
+UNPRIVILEGED = f"nobody@{PROJECT}.iam.gserviceaccount.com"
 _AUDIENCE = "https://oauth2.googleapis.com/token"
-"""google-auth asks for this one wherever the token endpoint is."""
+"""google-auth requests this one wherever the token endpoint is."""
 _PATH = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)/versions/([^/:]+):access")
 
 
@@ -50,18 +58,18 @@ class SecretManager(CloudEmulator):
         return str(len(versions))
 
     def empty(self) -> None:
-        """Forget all secrets, and answer as usual."""
+        """Delete all secrets, and answer as usual."""
         self._secrets.clear()
         self.odd = lambda _: None
 
-    def answer(self, asked: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         """Answer as the service does."""
-        return self._token(asked) if asked.path == "/token" else self._access(asked)
+        return self._token(request) if request.path == "/token" else self._access(request)
 
-    def _token(self, asked: Request) -> Response:
+    def _token(self, request: Request) -> Response:
         try:
             claims = jwt.decode(
-                asked.form["assertion"],
+                request.form["assertion"],
                 self._key.public_key(),
                 algorithms=["RS256"],
                 audience=_AUDIENCE,
@@ -71,24 +79,24 @@ class SecretManager(CloudEmulator):
         token = self.issue_token(str(claims["iss"]))
         return Response(200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
 
-    def _access(self, asked: Request) -> Response:
-        account = self.who(asked)
+    def _access(self, request: Request) -> Response:
+        account = self.identity_of(request)
         if account is None:
             return status(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
-        match = _PATH.fullmatch(asked.path)
+        match = _PATH.fullmatch(request.path)
         if match is None:
             return status(404, "NOT_FOUND", "The requested URL was not found.")
         project, name, version = match.groups()
         where = f"projects/{project}/secrets/{name}/versions/{version}"
         if account != READER:
             permission = "Permission 'secretmanager.versions.access' denied"
-            said = f"{permission} for resource '{where}' (or it may not exist)."
-            return status(403, "PERMISSION_DENIED", said, "IAM_PERMISSION_DENIED")
+            message = f"{permission} for resource '{where}' (or it may not exist)."
+            return status(403, "PERMISSION_DENIED", message, "IAM_PERMISSION_DENIED")
         versions = self._secrets.get((project, name), [])
         number = len(versions) if version == "latest" else int(version)
         if not 0 < number <= len(versions):
-            said = f"Secret [projects/1/secrets/{name}] not found or has no versions."
-            return status(404, "NOT_FOUND", said)
+            message = f"Secret [projects/1/secrets/{name}] not found or has no versions."
+            return status(404, "NOT_FOUND", message)
         return payload(where, versions[number - 1])
 
 

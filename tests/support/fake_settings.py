@@ -1,4 +1,4 @@
-"""Fake keys, a keys.json with entries, and the words with which settings are refused."""
+"""Fake keys, a keys.json with entries, and the messages with which settings are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUTH = "AQ." + "FAKE" + "z" * 46
 
 
 def wrong(**overrides: object) -> str:
-    """Load settings that must be refused; return the words of the refusal."""
+    """Load settings that must be refused; return the message."""
     with pytest.raises(ConfigError) as caught:
         load(**overrides)
     assert caught.value.__cause__ is None

@@ -1,4 +1,4 @@
-"""A state that a program uses, the shared one behind it, whose line is cut, and keys for them."""
+"""A fallback state, the shared state behind it, whose connection can be cut, and keys for them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ FIVE = key("f", Limits(rpm=5))
 
 
 class FallbackSetup:
-    """A door to the state that a program uses, and the shared state behind it."""
+    """A client of the state that a program uses, and the shared state behind it."""
 
     def __init__(self, kind: type[StateClient], clock: FakeClock, **more: Any) -> None:
         self.kind, self.clock = kind, clock
         self.state, self.shared = degrading(clock.time, **more)
         self.client = kind(self.state)
         self.other = kind(self.shared.inner)
-        """How another process sees the shared state, whose line is never cut."""
+        """How another process sees the shared state; its connection is never cut."""
 
-    def mend(self) -> None:
-        """Serve again, and let the pause pass."""
-        self.shared.mend()
+    def restore(self) -> None:
+        """Restore the connection, and let the pause pass."""
+        self.shared.restore()
         self.clock.advance(PAUSE_S)

@@ -1,4 +1,4 @@
-"""A shared state that fails on command: a real one in memory, behind a line that can be cut."""
+"""A shared state that fails on command: a memory state behind a connection that can be cut."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from keyrot_middleware.state.base import Holder, KeyHealth
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker
 from keyrot_middleware.state.fallback import LocalWindows
 
-__all__ = ["Faulty", "LineDownError", "degrading", "warned"]
+__all__ = ["ConnectionLostError", "Faulty", "degrading", "warnings_of"]
 
 ALL = frozenset(
     {
@@ -44,12 +44,12 @@ ALL = frozenset(
 )
 
 
-class LineDownError(Exception):
-    """The line is cut."""
+class ConnectionLostError(Exception):
+    """The connection is cut."""
 
 
 class Faulty(State):
-    """A state that fails or hangs where a test says so."""
+    """A state whose methods fail or hang on command."""
 
     is_local: ClassVar[bool] = False
 
@@ -61,15 +61,15 @@ class Faulty(State):
         """How long a failing method takes to fail."""
         self.applies = False
         """A failing method has done its work: only its answer is lost."""
-        self.asked: list[str] = []
+        self.calls: list[str] = []
         self._lock = threading.Lock()
 
     def cut(self, *methods: str, hangs_s: float = 0.0) -> None:
-        """Let these methods fail, all if none is named."""
+        """Let these methods fail; all of them if none is named."""
         self.failing, self.hangs_s = frozenset(methods) or ALL, hangs_s
 
-    def mend(self) -> None:
-        """Serve again."""
+    def restore(self) -> None:
+        """Restore the connection."""
         self.failing = frozenset()
 
     def acquire(
@@ -88,7 +88,7 @@ class Faulty(State):
         return self._do("settle", lease, outcome, names)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Tell, or fail."""
+        """Return the owner, or fail."""
         return self._do("get_owner", names)
 
     def reset(self, key: Candidate) -> None:
@@ -96,31 +96,31 @@ class Faulty(State):
         self._do("reset", key)
 
     def configure(self, candidates: Iterable[Candidate]) -> None:
-        """Take note, or fail."""
+        """Configure, or fail."""
         self._do("configure", candidates)
 
     def record_usage(self, key: Candidate, bucket: str, **counts: int) -> None:
-        """Book, or fail."""
+        """Record, or fail."""
         self._do("record_usage", key, bucket, **counts)
 
     def record_spending(self, project: str, amount: int) -> None:
-        """Count, or fail."""
+        """Record, or fail."""
         self._do("record_spending", project, amount)
 
     def check(self) -> None:
-        """Be there, or fail."""
+        """Answer, or fail."""
         self._do("check")
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
-        """Tell, or fail."""
+        """Return the blocks, or fail."""
         return self._do("get_blocks", info, candidates)
 
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
-        """Tell, or fail."""
+        """Return the snapshot, or fail."""
         return self._do("snapshot", candidates)
 
     def claim(self, name: str, seconds: float) -> float:
-        """Take a name, or fail."""
+        """Claim a name, or fail."""
         return self._do("claim", name, seconds)
 
     async def aacquire(self, *args: Any, **more: Any) -> Any:
@@ -132,32 +132,32 @@ class Faulty(State):
         return await self._ado("settle", *args)
 
     async def aget_owner(self, *args: Any) -> Any:
-        """Tell, or fail."""
+        """Return the owner, or fail."""
         return await self._ado("get_owner", *args)
 
     async def arecord_usage(self, *args: Any, **more: Any) -> None:
-        """Book, or fail."""
+        """Record, or fail."""
         await self._ado("record_usage", *args, **more)
 
     async def acheck(self) -> None:
-        """Be there, or fail."""
+        """Answer, or fail."""
         await self._ado("check")
 
     def _do(self, method: str, *args: Any, **more: Any) -> Any:
         if self._fails(method, args, more):
             time.sleep(self.hangs_s)
-            raise LineDownError
+            raise ConnectionLostError
         return getattr(self.inner, method)(*args, **more)
 
     async def _ado(self, method: str, *args: Any, **more: Any) -> Any:
         if self._fails(method, args, more):
             await asyncio.sleep(self.hangs_s)
-            raise LineDownError
+            raise ConnectionLostError
         return getattr(self.inner, method)(*args, **more)
 
     def _fails(self, method: str, args: Any, more: Any) -> bool:
         with self._lock:
-            self.asked.append(method)
+            self.calls.append(method)
         if method not in self.failing:
             return False
         if self.applies:
@@ -181,6 +181,6 @@ def degrading(
     return state, shared
 
 
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """List what was warned of."""
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List the warnings."""
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]

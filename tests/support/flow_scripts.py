@@ -17,7 +17,7 @@ from keyrot_middleware.core.model import CallInfo, Candidate, Lease, Limits
 from keyrot_middleware.core.waiting import Ticket
 from keyrot_middleware.runtime import aio, sync
 from support import replies as r
-from support.pool import INFO, STREAMED, Rig, Tape, Watched, key
+from support.pool import INFO, STREAMED, RecordingState, Rig, Tape, key
 from support.replies import Chunks
 
 __all__ = ["SCRIPTS", "Ran", "Script", "plain", "run_async", "run_sync"]
@@ -32,7 +32,7 @@ FAULTS: Mapping[str, Any] = {
     "invalid": r.invalid,
     "blocked": r.blocked,
     "denied": r.denied,
-    "far": r.far,
+    "far": r.unsupported_region,
     "overloaded": r.overloaded,
     "deadline": lambda: r.failure(504),
     "reset": lambda: r.lost("reset"),
@@ -58,19 +58,19 @@ def _unclosable(complaint: str) -> Chunks:
 
 @dataclass(frozen=True)
 class Script:
-    """What happens to a few calls, one after the other."""
+    """The script of a few calls, one after the other."""
 
     keys: tuple[Candidate, ...]
     policy: dict[str, Any]
     replies: dict[str, list[str]]
     """Per key id: names of `FAULTS` or, for streams, of `STREAMS`; `replaced` too."""
     calls: tuple[tuple[CallInfo, Candidate | None, dict[int, type[BaseException]], int | None], ...]
-    """Per call: what is asked, the home key, what interrupts which step, how much is read."""
+    """Per call: the call, the home key, which step is interrupted by what, how much is read."""
     seed: int
     stream: bool
 
     def rig(self) -> Rig:
-        """Build the rig that it plays on; each twin has exceptions and a clock of its own."""
+        """Build the rig for one run; each twin has exceptions and a clock of its own."""
         rig = Rig(*self.keys, **self.policy)
         dice = random.Random(self.seed)
         rig.pool.random = dice.random
@@ -86,19 +86,19 @@ class Script:
 
 
 def _replaced(rig: Rig, key_id: str) -> Any:
-    rig.shelf.values[key_id] += "x"
+    rig.store.values[key_id] += "x"
     return r.invalid()
 
 
 @dataclass
 class Ran:
-    """What came of one call, for comparison."""
+    """The result of one call, for comparison."""
 
     tape: Tape
     call: CallState
     result: Any = None
     unfair: list[str] = field(default_factory=list)
-    """Keys that were free while the call went to sleep."""
+    """Keys that were available while the call slept."""
 
     @property
     def log(self) -> list[Any]:
@@ -107,7 +107,7 @@ class Ran:
 
 
 def plain(value: Any) -> Any:
-    """Make values of two rigs comparable: no identities, no private books."""
+    """Make values of two rigs comparable: no identities, no private data."""
     if isinstance(value, BaseException):
         return type(value).__name__, str(value), getattr(value, "__notes__", [])
     if isinstance(value, Lease):
@@ -137,7 +137,7 @@ class _Interrupts:
             and command.reason == "key"
             and not self.ran.call.info.bound_to_owner
         ):
-            self.ran.unfair += _free(self.rig, self.ran.call)
+            self.ran.unfair += _available(self.rig, self.ran.call)
 
     def after(self, command: Any) -> None:
         """Raise after a Settle."""
@@ -145,11 +145,11 @@ class _Interrupts:
             raise self.when[self.step]
 
 
-def _free(rig: Rig, call: CallState) -> list[str]:
-    """List the keys that the state would lend right now and that have not failed the call."""
-    lend = super(Watched, rig.state).acquire
-    offers = [k for k in rig.selector.keys.values() if k.key_id not in call.excluded]
-    replies = [lend(call.info, ((0, k),), spread=False) for k in offers]
+def _available(rig: Rig, call: CallState) -> list[str]:
+    """List the keys that the state would lease right now and that have not failed the call."""
+    acquire = super(RecordingState, rig.state).acquire
+    candidates = [k for k in rig.selector.keys.values() if k.key_id not in call.excluded]
+    replies = [acquire(call.info, ((0, k),), spread=False) for k in candidates]
     return [reply.key_id for reply in replies if isinstance(reply, Lease)]
 
 

@@ -48,10 +48,10 @@ def delay(text: str) -> dict[str, Any]:
 def violation(
     quota_id: str, value: str | None, metric: str = "m", model: str | None = "gemini-2.5-flash"
 ) -> dict[str, Any]:
-    """Write one violation; without a value it is a limit of 0, without a model a region's."""
+    """Write one violation; without a value its limit is 0, without a model it is a region's."""
     dimensions = {"location": "global"} | ({"model": model} if model else {})
-    told = {"quotaMetric": METRIC + metric, "quotaId": quota_id, "quotaDimensions": dimensions}
-    return told if value is None else {**told, "quotaValue": value}
+    written = {"quotaMetric": METRIC + metric, "quotaId": quota_id, "quotaDimensions": dimensions}
+    return written if value is None else {**written, "quotaValue": value}
 
 
 def quota_failure(*violations: dict[str, Any]) -> dict[str, Any]:

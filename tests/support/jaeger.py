@@ -52,29 +52,29 @@ class Jaeger:
         wait_for(self._answers, 30)
 
     def stop(self) -> None:
-        """End it; asked politely it would keep connections open for seconds."""
+        """Kill it; a polite shutdown would keep connections open for seconds."""
         self._process.kill()
         self._process.wait(10)
 
-    def ask(self, path: str, **query: str | int) -> Any:
-        """Send a question to the query API and give the JSON of its answer."""
+    def query(self, path: str, **query: str | int) -> Any:
+        """Send a request to the query API and return the JSON of its answer."""
         url = f"{self._query}{path}?{urllib.parse.urlencode(query)}"
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - loopback
             return json.load(answer)
 
     def traces(self, service: str, count: int) -> list[dict[str, Any]]:
-        """Give a service's traces in the order in which they began, once there are so many."""
+        """Return a service's traces in the order in which they began, once there are so many."""
         wait_for(lambda: len(self._traces(service)) >= count)
         return sorted(self._traces(service), key=_began)
 
     def _traces(self, service: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask("/api/traces", service=service, limit=1000)["data"]
+        found: list[dict[str, Any]] = self.query("/api/traces", service=service, limit=1000)["data"]
         return found
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._log.read_text("utf-8")
         try:
-            self.ask("/api/services")
+            self.query("/api/services")
         except (urllib.error.URLError, ConnectionError):
             return False
         return True
@@ -103,26 +103,26 @@ class Span:
     ended: int
     """Both in microseconds since the epoch."""
     tags: dict[str, Any]
-    """The attributes, and `span.kind` and `otel.*`, which say what OTLP has fields for."""
+    """The attributes, and `span.kind` and `otel.*`, for which OTLP has fields."""
     events: list[Event]
     below: list[Span] = field(default_factory=list)
     """In the order in which they began."""
 
     @property
     def status(self) -> str:
-        """The status: `` where it is unset, else such as `ERROR 429 quota_minute`."""
+        """The status: `` where it is unset, otherwise for example `ERROR 429 quota_minute`."""
         parts = (self.tags.get(f"otel.status_{part}") for part in ("code", "description"))
         return " ".join(part for part in parts if part)
 
     def everything(self) -> Iterator[Span]:
-        """Give it and all that is below."""
+        """Return this span and all that is below."""
         yield self
         for child in self.below:
             yield from child.everything()
 
 
 def root_of(trace: dict[str, Any]) -> Span:
-    """Give the root with all its descendants; there must be one root, and no lost parent."""
+    """Return the root with all its descendants; there must be one root, and no lost parent."""
     spans = {raw["spanID"]: _span(raw) for raw in trace["spans"]}
     roots = []
     for raw in sorted(trace["spans"], key=lambda raw: raw["startTime"]):
@@ -135,15 +135,17 @@ def root_of(trace: dict[str, Any]) -> Span:
 def _span(raw: dict[str, Any]) -> Span:
     began = raw["startTime"]
     events = [_event(log) for log in raw["logs"]]
-    return Span(raw["operationName"], began, began + raw["duration"], _told(raw["tags"]), events)
+    return Span(
+        raw["operationName"], began, began + raw["duration"], _attributes(raw["tags"]), events
+    )
 
 
 def _event(log: dict[str, Any]) -> Event:
-    told = _told(log["fields"])
+    told = _attributes(log["fields"])
     return Event(told.pop("event"), log["timestamp"], told)
 
 
-def _told(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+def _attributes(pairs: list[dict[str, Any]]) -> dict[str, Any]:
     return {pair["key"]: pair["value"] for pair in pairs}
 
 
@@ -154,7 +156,7 @@ _SHOWN = {
     "keyrot.attempt.outcome": "outcome",
     "error.type": "error.type",
 }
-"""What tells the story; the rest has tests of its own."""
+"""The attributes that are drawn; the others have tests of their own."""
 
 
 def draw(span: Span, depth: int = 0) -> str:
@@ -167,8 +169,8 @@ def draw(span: Span, depth: int = 0) -> str:
 
 
 def _drawn(event: Event) -> str:
-    told = [event.told[name] for name in _IN_EVENTS if name in event.told]
-    blocked = json.loads(event.told.get("keyrot.pool.blocked_keys", "[]"))
+    told = [event.attributes[name] for name in _IN_EVENTS if name in event.attributes]
+    blocked = json.loads(event.attributes.get("keyrot.pool.blocked_keys", "[]"))
     told += [", ".join(text.split(" until ")[0] for text in blocked)] if blocked else []
     return " ".join([event.name, *told])
 

@@ -50,22 +50,22 @@ class JsonServer:
     def __init__(
         self, answer: Callable[[Request], Response], tls: ssl.SSLContext | None = None
     ) -> None:
-        self.asked: list[Request] = []
+        self.requests: list[Request] = []
         self._answer = answer
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         if tls:
-            # The handshake belongs to the connection's own thread.
+            # The handshake runs in the connection's own thread.
             self._server.socket = tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
         self.port: int = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def answer(self, asked: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         """Keep a request, and answer it."""
-        self.asked.append(asked)
-        return self._answer(asked)
+        self.requests.append(request)
+        return self._answer(request)
 
     def close(self) -> None:
         """Stop serving."""
@@ -80,22 +80,22 @@ def _handler(server: JsonServer) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            told = server.answer(Request(self.command, urlsplit(self.path).path, headers, body))
-            if told.body is None:
+            response = server.answer(Request(self.command, urlsplit(self.path).path, headers, body))
+            if response.body is None:
                 self.close_connection = True
                 return
-            self.wfile.write(told.encode())
+            self.wfile.write(response.encode())
 
         do_GET = do_POST = _serve  # noqa: N815 - the names of http.server
 
         def handle(self) -> None:
-            """Serve a connection; a client may leave or distrust us at any time."""
+            """Serve a connection; a client may disconnect or refuse our certificate at any time."""
             try:
                 super().handle()
             except OSError:
                 self.close_connection = True
 
         def log_message(self, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler

@@ -19,7 +19,7 @@ def texts_of(error: BaseException) -> list[str]:
         found += [str(link), repr(link), repr(link.args), *getattr(link, "__notes__", ())]
         found += [repr(vars(link)), *map(repr, vars(link).values())]
         found += http_texts(getattr(link, "response", None)) + http_texts(link)
-        with contextlib.suppress(Exception):  # a live response cannot be pickled, us or no us
+        with contextlib.suppress(Exception):  # a live response cannot be pickled anyway
             found.append(pickle.dumps(link).decode("latin-1"))
         for frame, _ in traceback.walk_tb(link.__traceback__):
             found += held(frame)
@@ -54,7 +54,7 @@ def http_texts(holder: Any) -> list[str]:
 
 
 def hold_no_key(error: Any, gemini, *labels: str) -> None:
-    """Hold that no text has a key's value, nor most of one."""
+    """Check that no text has a key's value, nor most of one."""
     values = [gemini.key(label).value for label in labels]
     parts = [value[10:-1] for value in values]
     leaks = [text for text in texts_of(error) for part in parts if part in text]

@@ -1,4 +1,4 @@
-"""The four ways to ask a model: sync and async, whole and as a stream."""
+"""The four ways to call a model: sync and async, whole and as a stream."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def skip_where_the_sdk_reconnects(mode: str) -> None:
     """Skip where the SDK itself sleeps up to ten seconds after a lost connection, and repeats."""
     once = BaseApiClient._async_request_once
     if mode.startswith("async") and "implicit_retry" not in inspect.signature(once).parameters:
-        pytest.skip("this SDK reconnects under aiohttp by itself, and cannot be told not to")
+        pytest.skip("this SDK reconnects under aiohttp by itself, and has no option against it")
 
 
-def ask_sync(mode: str, client: Any, **asked: Any) -> str:
-    """Ask in this thread; give the text of the whole answer."""
-    asked = {"model": MODEL, "contents": "hello", **asked}
+def ask_sync(mode: str, client: Any, **request: Any) -> str:
+    """Send a call in this thread; return the text of the whole answer."""
+    request = {"model": MODEL, "contents": "hello", **request}
     if mode == "sync":
-        return str(client.models.generate_content(**asked).text)
-    return "".join(chunk.text or "" for chunk in client.models.generate_content_stream(**asked))
+        return str(client.models.generate_content(**request).text)
+    return "".join(chunk.text or "" for chunk in client.models.generate_content_stream(**request))
 
 
-async def ask_async(mode: str, client: Any, **asked: Any) -> str:
-    """Ask in this task; give the text of the whole answer."""
-    asked = {"model": MODEL, "contents": "hello", **asked}
+async def ask_async(mode: str, client: Any, **request: Any) -> str:
+    """Send a call in this task; return the text of the whole answer."""
+    request = {"model": MODEL, "contents": "hello", **request}
     if mode == "async":
-        return str((await client.aio.models.generate_content(**asked)).text)
-    stream = await client.aio.models.generate_content_stream(**asked)
+        return str((await client.aio.models.generate_content(**request)).text)
+    stream = await client.aio.models.generate_content_stream(**request)
     return "".join([chunk.text or "" async for chunk in stream])
 
 
@@ -64,21 +64,21 @@ def run(client: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(all_of_it())
 
 
-def ask(mode: str, client: Any, **asked: Any) -> str:
-    """Ask once, in any mode; give the text, or raise what the program would see."""
+def ask(mode: str, client: Any, **request: Any) -> str:
+    """Send one call in any mode; return the text, or raise what the program would see."""
     if not mode.startswith("async"):
-        return ask_sync(mode, client, **asked)
-    return str(run(client, lambda: ask_async(mode, client, **asked)))
+        return ask_sync(mode, client, **request)
+    return str(run(client, lambda: ask_async(mode, client, **request)))
 
 
 def calls(
-    mode: str, client: Any, number: int, at_once: int = 1, **asked: Any
+    mode: str, client: Any, number: int, at_once: int = 1, **request: Any
 ) -> list[str | Exception]:
-    """Ask *number* times, so many at once; give texts and errors."""
+    """Send *number* calls, so many at once; return texts and errors."""
 
     def one(_: int) -> str | Exception:
         try:
-            return ask_sync(mode, client, **asked)
+            return ask_sync(mode, client, **request)
         except Exception as error:
             return error
 
@@ -87,7 +87,7 @@ def calls(
 
         async def one_task() -> str:
             async with turn:
-                return await ask_async(mode, client, **asked)
+                return await ask_async(mode, client, **request)
 
         return await asyncio.gather(*[one_task() for _ in range(number)], return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""Moments at which tests of windows and cooldowns stand."""
+"""Moments that tests of windows and cooldowns start from."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ PACIFIC = ZoneInfo("America/Los_Angeles")
 
 
 def at(*when: int) -> float:
-    """Give the epoch seconds of a wall-clock time in Los Angeles."""
+    """Return the epoch seconds of a wall-clock time in the Pacific time zone."""
     return datetime(*when, tzinfo=PACIFIC).timestamp()  # type: ignore[arg-type, misc]

@@ -40,7 +40,7 @@ def environ_for(port: int, **more: str) -> dict[str, str]:
 
 
 class MotoServer:
-    """Secrets Manager as moto plays it, which counts what it is asked."""
+    """Secrets Manager as moto implements it; the requests are counted."""
 
     def __init__(self) -> None:
         quiet_loggers(*LIBRARY_LOGGERS)
@@ -68,7 +68,7 @@ class MotoServer:
         return answer
 
     def empty(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         with requests.Session() as session:
             session.trust_env = False
             session.post(f"http://127.0.0.1:{self.port}/moto-api/reset", timeout=30)
@@ -76,7 +76,7 @@ class MotoServer:
     def write(self, name: str, value: str | bytes) -> str:
         """Make a secret, or a new version of it; return its ARN.
 
-        In silence: whoever sets all loggers to DEBUG looks for values that the store has told.
+        Logs are off meanwhile: some tests search the logs at DEBUG for values from the store.
         """
         with quiet_library_logs():
             return self._write(name, value)
@@ -97,7 +97,7 @@ def moto_server() -> MotoServer:
 
 
 class RefusingServer:
-    """A server that answers as Secrets Manager does where something is refused.
+    """A server that answers as Secrets Manager does where a request is refused.
 
     Args:
         answers: Status and body for an operation (`GetSecretValue`) and the request's body.

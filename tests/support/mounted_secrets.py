@@ -1,4 +1,4 @@
-"""A pool whose keys are in files, and what of it is in force."""
+"""A pool whose keys are in files, and the keys and values it currently uses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import keyrot_middleware
 from keyrot_middleware._install import current_pool
 from keyrot_middleware.testing import FakeGemini
 
-__all__ = ["Files", "roster", "value_of"]
+__all__ = ["Files", "serving_keys", "value_of"]
 
 TTL_S = 0.2
-"""For tests: how often values are looked up again."""
+"""For tests: how often values are looked up."""
 
 
 class Files:
@@ -50,15 +50,15 @@ class Files:
         )
 
 
-def roster() -> list[str]:
-    """Name the keys that serve."""
+def serving_keys() -> list[str]:
+    """List the ids of the keys in use."""
     pool = current_pool()
     assert pool is not None
     return list(pool.selector.keys)
 
 
 def value_of(key_id: str) -> str:
-    """Give the value that is in force."""
+    """Return the value in use."""
     pool = current_pool()
     assert pool is not None
     return pool.secrets.value(key_id)

@@ -1,7 +1,7 @@
-"""A real OpenBao on loopback, started when asked for; all tests share one, each with its own names.
+"""A real OpenBao on loopback, started on demand; all tests share one, each with its own names.
 
 It speaks TLS at `tls_url` and plain HTTP at `url`, keeps nothing on disk but an audit log, from
-which tests read what was asked of it, and is stopped by process id when the tests end.
+which tests read the requests it got, and is stopped by process id when the tests end.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class OpenBao:
             "listen-address": f"127.0.0.1:{self.tls_port}",
             "tls-cert-dir": self.directory,
         }
-        words = [f"-dev-{name}={value}" for name, value in options.items()]
+        parts = [f"-dev-{name}={value}" for name, value in options.items()]
         dev = ("-dev", "-dev-tls", "-dev-no-store-token", f"-config={config}")
         with (self.directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [BINARY, "server", *dev, *words],
+                [BINARY, "server", *dev, *parts],
                 env={"HOME": str(self.directory), "PATH": os.environ.get("PATH", "")},
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -104,7 +104,7 @@ class OpenBao:
     def admin(
         self, method: str, path: str, body: Any = None, *, namespace: str | None = None
     ) -> dict[str, Any]:
-        """Ask as root; give `data` or `auth` of the answer, if it has any."""
+        """Send a request as root; return `data` or `auth` of the answer, if it has any."""
         reply = self._session.request(
             method,
             f"{self.url}/v1/{path}",
@@ -135,7 +135,7 @@ class OpenBao:
         self.admin("POST", path, body, namespace=namespace)
 
     def patch(self, path: str, fields: dict[str, Any]) -> None:
-        """Change fields of a secret of version 2; None takes one away.
+        """Change fields of a secret of version 2; None removes one.
 
         OpenBao takes 1000 strings in one request, so 500 fields cannot be written at once.
         """
@@ -174,23 +174,23 @@ class OpenBao:
 
     def logins(self, role: dict[str, str]) -> int:
         """Count the logins at the mount of a role."""
-        return len(self.asked(f"auth/{role['VAULT_AUTH_MOUNT']}/login"))
+        return len(self.requested_paths(f"auth/{role['VAULT_AUTH_MOUNT']}/login"))
 
     def revoke(self, role: dict[str, str]) -> None:
-        """Take away every token that was given out at the mount of a role."""
+        """Revoke every token that was issued at the mount of a role."""
         self.admin("PUT", f"sys/leases/revoke-prefix/auth/{role['VAULT_AUTH_MOUNT']}")
 
-    def asked(self, *words: str) -> list[str]:
-        """List the paths of the requests so far, in order; only those with one of *words*."""
+    def requested_paths(self, *parts: str) -> list[str]:
+        """List the paths of the requests so far, in order; only those with one of *parts*."""
         seen: dict[str, str] = {}
         for line in (self.directory / "audit.log").read_text("utf-8").splitlines():
             request = json.loads(line)["request"]
             if "id" in request:  # the server's own, at its start, have none
                 seen.setdefault(request["id"], request["path"])
-        return [path for path in seen.values() if not words or any(word in path for word in words)]
+        return [path for path in seen.values() if not parts or any(word in path for word in parts)]
 
     def stop(self) -> None:
-        """End it, and take its directory away."""
+        """Stop it, and remove its directory."""
         self._session.close()
         self._process.terminate()
         self._process.wait(10)
@@ -212,7 +212,7 @@ class OpenBao:
 
 @cache
 def shared() -> OpenBao:
-    """Give the server that all tests share."""
+    """Return the server that all tests share."""
     server = OpenBao()
     atexit.register(server.stop)
     return server

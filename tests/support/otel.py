@@ -1,4 +1,4 @@
-"""A real SDK that keeps its metrics in memory, and what it has counted so far."""
+"""A real SDK that keeps its metrics in memory, and reads them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class RecordedMetrics:
         """Give the values of a counter, or the counts of a histogram, by some attributes."""
         found: dict[Any, Any] = {}
         for point in self.points(name):
-            told = tuple(point.attributes.get(attribute) for attribute in attributes)
-            key = told[0] if len(told) == 1 else told
+            labels = tuple(point.attributes.get(attribute) for attribute in attributes)
+            key = labels[0] if len(labels) == 1 else labels
             found[key] = found.get(key, 0) + (point.count or point.value)
         return found
 

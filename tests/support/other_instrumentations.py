@@ -1,4 +1,4 @@
-"""The two other instrumentations of google-genai, as a program puts them in and takes them out."""
+"""The two other instrumentations of google-genai, set up and removed as a program does."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _WRAPPED = (
 
 
 def instrument(name: str, provider: TracerProvider) -> None:
-    """Put one in; the official one refuses google-genai 3.x unless told otherwise."""
+    """Instrument; the official one refuses google-genai 3.x unless its check is skipped."""
     OTHERS[name]().instrument(tracer_provider=provider, skip_dep_check=True)
 
 
 def uninstrument(name: str) -> None:
-    """Take one out."""
+    """Uninstrument."""
     OTHERS[name]().uninstrument()
 
 
 @contextmanager
 def instrumented(provider: TracerProvider, *names: str) -> Iterator[None]:
-    """Have them in, and out again in the opposite order."""
+    """Instrument with them, and uninstrument in the opposite order."""
     for name in names:
         instrument(name, provider)
     try:
@@ -55,7 +55,7 @@ def instrumented(provider: TracerProvider, *names: str) -> Iterator[None]:
 
 @contextmanager
 def plain_sdk() -> Iterator[None]:
-    """Put the SDK's own functions back at the end, whatever anybody did to them."""
+    """Restore the SDK's own functions at the end, whatever the test did to them."""
     before: list[tuple[Any, dict[str, Any]]] = [(owner, dict(vars(owner))) for owner in _WRAPPED]
     try:
         yield

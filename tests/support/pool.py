@@ -1,4 +1,4 @@
-"""A real pool in memory under a scripted upstream, and a tape of what a call asked for."""
+"""A real pool in memory under a scripted upstream, and a record of the commands of a call."""
 
 from __future__ import annotations
 
@@ -42,47 +42,47 @@ def key(key_id: str, limits: Limits = NO_LIMITS, **labels: Any) -> Candidate:
     return Candidate(key_id, project, billing, limits, **labels)
 
 
-class Shelf:
+class EditableStore:
     """A secret store whose values a test may change."""
 
-    scheme = "shelf"
+    scheme = "store"
     instant = True
 
     def __init__(self, *key_ids: str) -> None:
         self.values = {key_id: f"FAKE-value-of-{key_id}" for key_id in key_ids}
-        self.asked = 0
+        self.lookups = 0
 
     def resolve(self, refs: Mapping[str, str | None]) -> dict[str, Secret | SecretError]:
         """Give what is there."""
-        self.asked += 1
+        self.lookups += 1
         return {key_id: Secret(self.values[key_id]) for key_id in refs}
 
 
-class Watched(MemoryState):
-    """A state that notes what it lends and what is settled."""
+class RecordingState(MemoryState):
+    """A state that records its leases and their settlements."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.lent: list[Lease] = []
+        self.leases: list[Lease] = []
         self.settled: list[tuple[Lease, Outcome]] = []
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
-        """Note a lease."""
+        """Record a lease."""
         reply = super().acquire(*args, **kwargs)
         if isinstance(reply, Lease):
-            self.lent.append(reply)
+            self.leases.append(reply)
         return reply
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Note how a lease ended."""
+        """Record how a lease ended."""
         if outcome.kind is not LeaseOutcome.SERVING:
             self.settled.append((lease, outcome))
         return super().settle(lease, outcome, names)
 
     def check(self) -> None:
-        """Hold that each lease was settled exactly once, and that nothing is left under way."""
+        """Check that each lease was settled exactly once, and that nothing is left in flight."""
         ended = Counter(id(lease) for lease, _ in self.settled)
-        assert ended == Counter(id(lease) for lease in self.lent)
+        assert ended == Counter(id(lease) for lease in self.leases)
         assert self._in_flight == {}
         assert [c for c in self._cooldowns.values() if c.probe is not None] == []
 
@@ -94,7 +94,7 @@ def in_flight(state: State) -> dict[str, int]:
 
 
 class Rig:
-    """A pool, what upstream answers to each of its keys, and what was sent and slept."""
+    """A pool, the replies of upstream to each of its keys, and a record of sends and sleeps."""
 
     def __init__(self, *keys: Candidate, **policy: Any) -> None:
         self.policy = RetryPolicy(**policy)
@@ -106,13 +106,13 @@ class Rig:
         """Replies per key; a callable is called for one."""
         self.default: Any = OK
         """The reply when none are left."""
-        self.state = Watched(self.policy, self.clock.time)
-        self.shelf = Shelf(*(k.key_id for k in keys))
+        self.state = RecordingState(self.policy, self.clock.time)
+        self.store = EditableStore(*(k.key_id for k in keys))
         self.pool = Pool(
             "test",
             Selector(keys, self.policy.strategy, threading.Lock()),
             self.state,
-            SecretCache({k.key_id: SecretLocation(self.shelf) for k in keys}),
+            SecretCache({k.key_id: SecretLocation(self.store) for k in keys}),
             self.policy,
             clock=self,
             random=lambda: self.random,
@@ -120,24 +120,24 @@ class Rig:
 
     @property
     def selector(self) -> Selector:
-        """Give the pool's own."""
+        """Return the pool's own."""
         return self.pool.selector
 
     def time(self) -> float:
-        """Tell the time of the test's clock."""
+        """Return the time of the test's clock."""
         return self.clock.time()
 
     def sleep(self, seconds: float) -> None:
-        """Move the clock, and note it."""
+        """Move the clock, and record it."""
         self.slept.append(seconds)
         self.clock.sleep(seconds)
 
     async def asleep(self, seconds: float) -> None:
-        """Move the clock, and note it."""
+        """Move the clock, and record it."""
         self.sleep(seconds)
 
     def will(self, key_id: str, *replies: Any) -> None:
-        """Let upstream answer *replies* to the next sends with that key."""
+        """Script the replies of upstream to the next sends with that key."""
         self.script[key_id].extend(replies)
 
     def send(self, lease: Lease) -> Any:
@@ -164,7 +164,7 @@ class Rig:
         return CallState(info, self.selector, self.policy, pool.token_scale, home, **shared)
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
-        """Carry a call through, in this thread; for a stream give all its chunks."""
+        """Run a call in this thread; for a stream return all its chunks."""
         flow, driver = (
             call_flow(self.make(info, home)),
             sync.SyncDriver(self.pool, info, self.send, self._observer(info)),
@@ -179,7 +179,7 @@ class Rig:
         return sync.run_stream(call_flow(self.make(info, None)), driver)
 
     async def acall(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
-        """Carry a call through, in this task; for a stream give all its chunks."""
+        """Run a call in this task; for a stream return all its chunks."""
         flow, driver = (
             call_flow(self.make(info, home)),
             aio.AsyncDriver(self.pool, info, self.asend, self._observer(info)),
@@ -192,7 +192,7 @@ class Rig:
         return observe(self.pool.observers, info, handle_internal_error)
 
     def failing(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:
-        """Carry a call through that must fail; give its exception."""
+        """Run a call that must fail; return its exception."""
         try:
             self.call(info, home)
         except Exception as error:
@@ -206,30 +206,30 @@ def three(**policy: Any) -> Rig:
 
 
 class Tape:
-    """A flow, and everything that went in and out of it."""
+    """A flow, and a record of its commands and replies."""
 
     def __init__(self, flow: Any) -> None:
         self.flow = flow
         self.log: list[Any] = []
 
     def __next__(self) -> Any:
-        """Begin."""
-        return self._asked(next(self.flow))
+        """Start the flow."""
+        return self._record(next(self.flow))
 
     def send(self, reply: Any) -> Any:
-        """Reply."""
+        """Send a reply."""
         self.log.append(("reply", reply))
-        return self._asked(self.flow.send(reply))
+        return self._record(self.flow.send(reply))
 
     def throw(self, error: BaseException) -> Any:
-        """Throw in."""
+        """Throw an error."""
         self.log.append(("thrown", error))
-        return self._asked(self.flow.throw(error))
+        return self._record(self.flow.throw(error))
 
-    def _asked(self, command: Any) -> Any:
-        self.log.append(("asked", command))
+    def _record(self, command: Any) -> Any:
+        self.log.append(("command", command))
         return command
 
     def of(self, kind: type) -> list[Any]:
         """List the commands of one kind."""
-        return [what for how, what in self.log if how == "asked" and type(what) is kind]
+        return [what for how, what in self.log if how == "command" and type(what) is kind]

@@ -39,34 +39,34 @@ class Prometheus:
         file.write_text(config, "utf-8")
         self.url = f"http://127.0.0.1:{free_port()}"
         address = self.url.removeprefix("http://")
-        words = [
+        parameters = [
             f"--config.file={file}",
             f"--storage.tsdb.path={self._directory}/data",
             f"--web.listen-address={address}",
             "--log.level=error",
         ]
-        self._process = subprocess.Popen([BINARY, *words], cwd=self._directory)
+        self._process = subprocess.Popen([BINARY, *parameters], cwd=self._directory)
         wait_for(self._is_ready, 20)
 
     def stop(self) -> None:
-        """End it, and take its directory away."""
+        """Stop it, and remove its directory."""
         self._process.kill()
         self._process.wait(10)
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def ask(self, path: str, **words: str) -> Any:
-        """Ask its API; give the data."""
-        answer = json.loads(read(f"{self.url}/api/v1/{path}?{urlencode(words)}"))
+    def get(self, path: str, **parameters: str) -> Any:
+        """Send a request to its API; return the data."""
+        answer = json.loads(read(f"{self.url}/api/v1/{path}?{urlencode(parameters)}"))
         assert answer["status"] == "success", answer
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Evaluate PromQL now; give its series."""
-        found: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
+        """Evaluate PromQL now; return its series."""
+        found: list[dict[str, Any]] = self.get("query", query=expression)["result"]
         return found
 
     def by(self, expression: str, *labels: str) -> dict[Any, float]:
-        """Evaluate PromQL now; give its values by the labels."""
+        """Evaluate PromQL now; return its values by the labels."""
         rows = self.query(expression)
         names: Sequence[str] = labels
         keys = (tuple(row["metric"].get(name, "") for name in names) for row in rows)

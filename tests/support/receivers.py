@@ -34,11 +34,11 @@ class Events:
 
     @property
     def names(self) -> list[tuple[str, str | None]]:
-        """What happened to which key, in order."""
+        """The events and their keys, in order."""
         return [(event.event, event.key_id) for event in self.all]
 
     def take(self) -> list[tuple[str, str | None]]:
-        """Return what happened since the last time."""
+        """Return the events since the last call."""
         found = self.names
         self.all.clear()
         return found
@@ -50,7 +50,7 @@ def _event_of(title: str) -> str:
 
 
 class Webhook:
-    """A server that takes the JSON of Apprise's json://."""
+    """A server that accepts the JSON of Apprise's json://."""
 
     def __init__(self, status: Callable[[], int] = lambda: 200) -> None:
         """Serve on a free port; *status* decides how each request is answered."""
@@ -62,14 +62,14 @@ class Webhook:
         return f"json://127.0.0.1:{self._server.port}/FAKE-hook-secret"
 
     @property
-    def asked(self) -> list[Request]:
+    def requests(self) -> list[Request]:
         """The requests."""
-        return self._server.asked
+        return self._server.requests
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """Their bodies."""
-        return [json.loads(one.body) for one in tuple(self.asked)]
+        return [json.loads(one.body) for one in tuple(self.requests)]
 
     @property
     def events(self) -> Counter[str]:

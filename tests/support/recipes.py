@@ -20,7 +20,7 @@ from support.servers import server
 __all__ = ["Recipe", "get"]
 
 WAIT_S = 60.0
-"""For a server to begin; it takes a second or two."""
+"""Seconds that a server may take to begin; it takes one or two."""
 
 
 class Recipe:
@@ -63,10 +63,10 @@ class Recipe:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block.code, "utf-8")
 
-    def python(self, *words: str) -> str:
+    def python(self, *args: str) -> str:
         """Run Python in the directory; return what it printed."""
         done = subprocess.run(
-            [sys.executable, *words],
+            [sys.executable, *args],
             cwd=self.folder,
             env=self.env,
             capture_output=True,
@@ -78,12 +78,12 @@ class Recipe:
         return done.stdout
 
     @contextmanager
-    def running(self, *words: str) -> Iterator[Path]:
+    def running(self, *args: str) -> Iterator[Path]:
         """Run Python in the background, in a process group of its own; yield its log."""
         log = self.folder / "log.txt"
         with log.open("w") as stream:
             process = subprocess.Popen(
-                [sys.executable, *words],
+                [sys.executable, *args],
                 cwd=self.folder,
                 env=self.env,
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""A state over a real server: opened as install() does, but for a shorter pause, and asked once."""
+"""A state over a real server: opened as install() does, but with a shorter pause, and one lease."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.sync_async import OK
 __all__ = ["POLICY", "SHORT_S", "A", "B", "acquire_lease", "opened"]
 
 SHORT_S = 0.3
-"""Between two looks, where a test would otherwise wait for nothing but the pause."""
+"""Seconds between two checks, where a test would otherwise only wait for the pause."""
 A, B = key("a"), key("b")
 POLICY = RetryPolicy()
 
@@ -36,7 +36,7 @@ def opened(url: str, pause_s: float = SHORT_S) -> Iterator[FallbackState]:
 
 
 def acquire_lease(state: FallbackState, *keys: object) -> Lease:
-    """Ask once; there must be a key."""
+    """Acquire a lease; fail if no key is available."""
     reply = state.acquire(INFO, tuple((0, one) for one in keys or (A,)), spread=False)  # type: ignore[misc]
     assert isinstance(reply, Lease)
     state.settle(reply, OK)

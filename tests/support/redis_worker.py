@@ -1,4 +1,4 @@
-"""A process of its own that uses a pool's state: told what to do on stdin, a JSON line each."""
+"""A process of its own that uses a pool's state: one command on stdin per line, as JSON."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def keys_of(command: dict[str, Any]) -> tuple[tuple[int, Candidate], ...]:
 
 
 def do(command: dict[str, Any]) -> Any:
-    """Ask `times` for one of the keys; settle as told; name the keys that were lent.
+    """Acquire a key `times` times; settle as the command names; return the keys that were leased.
 
-    Where they are told the time with `now`, it stands still for them, and no minute ends meanwhile.
-    The requests have so many `tokens`, in turn; where they are told, each is named with its key.
+    With the time in `now`, the clock stands still for this state, and no minute ends meanwhile.
+    The requests have `tokens` in turn; where these are given, each is returned with its key.
     """
     now = command.get("now")
     state = RedisState(
@@ -44,13 +44,13 @@ def do(command: dict[str, Any]) -> Any:
         lease_s=command.get("lease_s", 600.0),
         test_clock=None if now is None else lambda: float(now),
     )
-    lent: list[Any] = []
+    leased: list[Any] = []
     offer, sizes = keys_of(command), cycle(command.get("tokens", [INFO.tokens]))
     for info in (INFO._replace(tokens=size) for size in islice(sizes, command.get("times", 1))):
         reply = state.acquire(info, offer, spread=command.get("spread", False))
         if not isinstance(reply, Lease):
             continue
-        lent.append([reply.key_id, info.tokens] if "tokens" in command else reply.key_id)
+        leased.append([reply.key_id, info.tokens] if "tokens" in command else reply.key_id)
         if command.get("settle") == "success":
             state.settle(reply, Outcome(LeaseOutcome.SUCCESS))
         elif command.get("settle") == "minute":
@@ -60,20 +60,20 @@ def do(command: dict[str, Any]) -> Any:
             state.settle(reply, Outcome(LeaseOutcome.FAILURE, verdict))
     if command.get("close", True):
         state.close()
-    return lent
+    return leased
 
 
-def say(what: Any) -> None:
-    """Give an answer."""
+def reply(what: Any) -> None:
+    """Write an answer."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Do what comes in, until nothing comes any more."""
-    say("ready")
+    """Run commands until stdin ends."""
+    reply("ready")
     for line in sys.stdin:
-        say(do(json.loads(line)))
+        reply(do(json.loads(line)))
 
 
 if __name__ == "__main__":

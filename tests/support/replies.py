@@ -17,11 +17,11 @@ STATUSES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 429: "RESOURCE_EX
 
 
 class GoogleError(Exception):
-    """Stands for the SDK's APIError."""
+    """Stands in for the SDK's APIError."""
 
 
 def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed:
-    """Give a failed send with Google's body."""
+    """Return a failed send with Google's body."""
     status = STATUSES.get(code, "UNKNOWN")
     error = {"code": code, "message": message, "status": status, "details": list(details)}
     body = {"error": error}
@@ -29,12 +29,12 @@ def failure(code: int, message: str = "", *details: Mapping[str, Any]) -> Failed
 
 
 def lost(transport: Any) -> Failed:
-    """Give a transport error: `connect`, `reset`, `timeout` or `other`."""
+    """Return a transport error: `connect`, `reset`, `timeout` or `other`."""
     return Failed(FailureFacts(transport=transport), ConnectionError(transport))
 
 
-def spent(window: str, delay: str | None = None, value: int = 5, model: str = MODEL) -> Failed:
-    """Give the 429 of a spent quota: *window* is `PerMinute` or `PerDay`."""
+def exhausted(window: str, delay: str | None = None, value: int = 5, model: str = MODEL) -> Failed:
+    """Return the 429 of an exhausted quota: *window* is `PerMinute` or `PerDay`."""
     violation = {
         "quotaMetric": "generativelanguage.googleapis.com/generate_content_requests",
         "quotaId": f"GenerateRequests{window}PerProjectPerModel-FreeTier",
@@ -48,18 +48,18 @@ def spent(window: str, delay: str | None = None, value: int = 5, model: str = MO
     return failure(429, "You exceeded your current quota", *details)
 
 
-def minute(delay: str = "20s", **told: Any) -> Failed:
-    """Give the 429 of a spent minute."""
-    return spent("PerMinute", delay, **told)
+def minute(delay: str = "20s", **body: Any) -> Failed:
+    """Return the 429 of an exhausted minute."""
+    return exhausted("PerMinute", delay, **body)
 
 
 def day() -> Failed:
-    """Give the 429 of a spent day, which claims that two seconds would do."""
-    return spent("PerDay", "2s")
+    """Return the 429 of an exhausted day, with a RetryInfo of two seconds."""
+    return exhausted("PerDay", "2s")
 
 
 def exceeds_limit(limit: int = 1_000) -> Failed:
-    """Give the 429 of a minute's input tokens, of which there are no more than *limit* in all."""
+    """Return the 429 of a minute's input tokens, of which there are no more than *limit* in all."""
     violation = {"quotaId": "GenerateContentInputTokensPerMinute", "quotaValue": str(limit)}
     kind = "type.googleapis.com/google.rpc."
     quota = {"@type": f"{kind}QuotaFailure", "violations": [violation]}
@@ -68,43 +68,43 @@ def exceeds_limit(limit: int = 1_000) -> Failed:
 
 
 def capacity() -> Failed:
-    """Give the 429 that names neither time nor quota."""
+    """Return the 429 that names neither time nor quota."""
     return failure(429, "Resource has been exhausted (e.g. check quota).")
 
 
 def no_room() -> Failed:
-    """Give the 429 of a project that may not store cached content."""
+    """Return the 429 of a project that may not store cached content."""
     return failure(429, "TotalCachedContentStorageTokensPerModelFreeTier limit exceeded: limit=0")
 
 
 def invalid() -> Failed:
-    """Give the 400 of a key that is none."""
+    """Return the 400 of an invalid key."""
     return failure(400, "API key not valid. Please pass a valid API key.")
 
 
 def blocked() -> Failed:
-    """Give the 403 of a key that may not use this method of the API."""
+    """Return the 403 of a key that may not use this method of the API."""
     kind = "type.googleapis.com/google.rpc.ErrorInfo"
     return failure(403, "Blocked.", {"@type": kind, "reason": "API_KEY_SERVICE_BLOCKED"})
 
 
 def denied() -> Failed:
-    """Give the 403 of a project that Google has closed."""
+    """Return the 403 of a project that Google has closed."""
     return failure(403, "Your project has been denied access. Please contact support.")
 
 
-def far() -> Failed:
-    """Give the 400 of a place where the free tier is not offered."""
+def unsupported_region() -> Failed:
+    """Return the 400 of a region where the free tier is not offered."""
     return failure(400, "User location is not supported for the API use.")
 
 
 def overloaded() -> Failed:
-    """Give the 503 that is nobody's fault."""
+    """Return the 503 of an overloaded model."""
     return failure(503, "The model is overloaded. Please try again later.")
 
 
 def bad() -> Failed:
-    """Give the 400 of a malformed request."""
+    """Return the 400 of a malformed request."""
     return failure(400, "Invalid JSON payload received.")
 
 
@@ -115,10 +115,10 @@ class Chunks:
         self.chunks, self.failed, self.names = chunks, failed, names
         self.given = self.closed = 0
         self.complaint: Exception | None = None
-        """What closing raises."""
+        """The error that closing raises."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the chunks."""
+        """Yield the chunks."""
         for chunk in self.chunks:
             self.given += 1
             yield chunk
@@ -127,12 +127,12 @@ class Chunks:
             raise self.failed.error
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        """Give the chunks."""
+        """Yield the chunks."""
         for chunk in self:
             yield chunk
 
     def end(self, error: Exception | None) -> StreamEnd:
-        """Tell what became of it: three input tokens, and one more for each chunk."""
+        """Return the usage: three input tokens, and one more for each chunk."""
         failed = self.failed if error is not None else None
         return StreamEnd(Usage(input_tokens=3 + self.given), self.names, failed)
 

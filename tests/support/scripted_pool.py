@@ -27,28 +27,28 @@ from keyrot_middleware.telemetry.observer import Observer, observe
 from keyrot_middleware.testing import FakeClock
 
 SECRET = "FAKE-secret-of-{}"
-PROMPT = "the prompt nobody may see"
+PROMPT = "the prompt that must not be logged"
 USAGE = Usage(12, 30, 4, 8, "gemini-2.5-flash-001", "resp-1", ("stop",))
 INFO = CallInfo("gemini-2.5-flash", "generateContent", tokens=10, host="gemini.test:8443")
 STREAMED = INFO._replace(verb="streamGenerateContent", stream=True)
 
 
 class GoogleError(Exception):
-    """Stands for the SDK's APIError, whose text may hold anything."""
+    """Stands in for the SDK's APIError; its text may hold anything."""
 
 
 def failure(
     code: int | None = None, *, error: BaseException | None = None, transport: Any = "", **body: Any
 ) -> Failed:
-    """Give a failed send: a Google error with a code, or a transport error."""
+    """Return a failed send: a Google error with a code, or a transport error."""
     if code is None:
         return Failed(FailureFacts(transport=transport), error or ConnectionResetError(PROMPT))
-    told = {"error": {"code": code, "message": PROMPT, "status": "UNKNOWN", **body}}
-    return Failed(FailureFacts(code=code, body=told), error or GoogleError(f"{code} {PROMPT}"))
+    content = {"error": {"code": code, "message": PROMPT, "status": "UNKNOWN", **body}}
+    return Failed(FailureFacts(code=code, body=content), error or GoogleError(f"{code} {PROMPT}"))
 
 
 def minute(seconds: int) -> Failed:
-    """Give the 429 of a spent minute that comes back in *seconds*."""
+    """Return the 429 of an exhausted minute that ends in *seconds*."""
     quota = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
     return failure(
         429,
@@ -63,7 +63,7 @@ def minute(seconds: int) -> Failed:
 
 
 def invalid() -> Failed:
-    """Give the 400 of a key that is none."""
+    """Return the 400 of an invalid key."""
     info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
     return failure(400, details=[info])
 
@@ -101,7 +101,7 @@ class Chunks:
             yield chunk
 
     def end(self, error: Exception | None) -> StreamEnd:
-        """Tell what became of it."""
+        """Return the usage."""
         return StreamEnd(USAGE, failed=self._failed if error is not None else None)
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class Chunks:
 
 @dataclass
 class ScriptedPool:
-    """A pool of keys, each with a script of what its sends give."""
+    """A pool of keys, each with scripted replies to its sends."""
 
     observers: Sequence[Observer]
     keys: Sequence[str] = ("flash_01", "flash_02", "pro_01")
@@ -143,7 +143,7 @@ class ScriptedPool:
         )
 
     def send(self, lease: Lease) -> Any:
-        """Give the next reply of the lease's key; raise it where it is an exception."""
+        """Return the next reply of the lease's key; raise it where it is an exception."""
         self.seen.append(trace.get_current_span())
         replies = self.script.get(lease.key_id)
         reply = replies.pop(0) if replies else OK
@@ -173,12 +173,12 @@ class ScriptedPool:
         return await aio.run(flow, aio.AsyncDriver(self.pool, info, self.asend, watching))
 
     def stream(self, info: CallInfo = STREAMED) -> Iterator[Any]:
-        """Open a stream for this thread; nothing happens before its first read."""
+        """Open a stream for this thread; nothing is sent before the first read."""
         flow, watching = self._call(info)
         yield from sync.run_stream(flow, sync.SyncDriver(self.pool, info, self.send, watching))
 
     async def astream(self, info: CallInfo = STREAMED) -> aio.AsyncRelay:
-        """Open a stream for tasks, whose first chunk is here."""
+        """Open a stream for tasks; the first chunk has arrived."""
         flow, watching = self._call(info)
         return await aio.run_stream(flow, aio.AsyncDriver(self.pool, info, self.asend, watching))
 

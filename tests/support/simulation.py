@@ -1,4 +1,4 @@
-"""Callers without pause over a pool in memory, and a service that counts its windows: in no time.
+"""Callers without pause over a pool in memory, and a service with windows, in simulated time.
 
 The flow, the pool and its state are the real ones. The event loop's time is a `FakeClock` that
 jumps to the next timer whenever no task can run, so three minutes take a second, and a run with
@@ -40,7 +40,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(_Selector(clock))
 
     def time(self) -> float:
-        """Tell the time of timers."""
+        """Return the time of timers."""
         return self._clock.monotonic()
 
 
@@ -57,7 +57,7 @@ class _Selector(selectors.SelectSelector):
 
 
 class Goodput(NamedTuple):
-    """What came of it."""
+    """The result of a simulation."""
 
     possible: int
     """Requests that a caller who knows the service's windows could have had served."""
@@ -71,7 +71,7 @@ class Goodput(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Tell which part of what is possible was served."""
+        """Return the part of the possible requests that was served."""
         return self.served / self.possible
 
 
@@ -98,7 +98,7 @@ class _Simulated(Rig):
         await asyncio.sleep(seconds)
 
     async def asend(self, lease: Lease) -> Any:
-        """Answer after some way there and back, as the windows have it."""
+        """Answer after the latency of both ways, as the windows allow."""
         await asyncio.sleep(self.random.uniform(0.02, 0.2))
         now, project = self.time(), lease.key_id
         exceeded = self.book.charge(project, MODEL, now, tokens=TOKENS)

@@ -1,4 +1,4 @@
-"""Secret stores for tests: one behind a gate, some that plug in; and how tests read a store."""
+"""Secret stores for tests: one behind a gate, some plugged in; and helpers that read a store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GatedStore:
         self.gate = threading.Event()
         self.gate.set()
         self.down = False
-        self.asked: list[tuple[str, ...]] = []
+        self.lookups: list[tuple[str, ...]] = []
         self.under_way = 0
         self.most_at_once = 0
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class GatedStore:
     def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
         """Answer when the gate is open."""
         with self._lock:
-            self.asked.append(tuple(refs))
+            self.lookups.append(tuple(refs))
             self.under_way += 1
             self.most_at_once = max(self.most_at_once, self.under_way)
         assert self.gate.wait(20), "the test never opened the gate"
@@ -83,31 +83,31 @@ def tick_until(cache: SecretCache, true: Callable[[], Any]) -> None:
 
 
 def resolve_all(store: SecretStore, **refs: str | None) -> dict[str, str]:
-    """Give the value of each key, or the words of its error."""
+    """Return the value of each key, or the text of its error."""
     found = store.resolve(refs)
     assert found.keys() == refs.keys()
     return {k: v.reveal() if isinstance(v, Secret) else str(v) for k, v in found.items()}
 
 
 def resolve_one(store: SecretStore, ref: str | None = None, key_id: str = "a") -> str:
-    """Give the value of one key, or the words of its error."""
+    """Return the value of one key, or the text of its error."""
     return resolve_all(store, **{key_id: ref})[key_id]
 
 
 def all_output(stores: Iterable[SecretStore], refs: dict[str, str | None]) -> str:
-    """Ask several stores; give all that can be printed of them and of what they answer."""
-    said = []
+    """Resolve several stores; return all that can be printed of them and of their answers."""
+    printed = []
     for store in stores:
         found = store.resolve(refs)
-        said += [repr(store), repr(vars(store)), repr(found)]
+        printed += [repr(store), repr(vars(store)), repr(found)]
         errors = [answer for answer in found.values() if isinstance(answer, SecretError)]
-        said += [line for error in errors for line in traceback.format_exception(error)]
+        printed += [line for error in errors for line in traceback.format_exception(error)]
         assert [e for e in errors if e.__cause__ or e.__context__] == []
-    return "\n".join(said)
+    return "\n".join(printed)
 
 
 OPENED: list[Mapping[str, str]] = []
-"""What the openers were given."""
+"""The arguments of the openers."""
 
 
 class SafeStore:
@@ -126,24 +126,24 @@ class SafeStore:
 
 
 def open_safe(environ: Mapping[str, str]) -> SafeStore:
-    """Open it."""
+    """Open the store."""
     OPENED.append(environ)
     return SafeStore()
 
 
 def open_broken(environ: Mapping[str, str]) -> SafeStore:
-    """Fail as a store does whose server is down."""
+    """Fail like a store that cannot reach its server."""
     OPENED.append(environ)
     raise ConnectionRefusedError(environ["SAFE_TOKEN"])
 
 
 def open_flawed(environ: Mapping[str, str]) -> SafeStore:
-    """Fail as a store does that has a fault of its own."""
+    """Fail like a store with a bug."""
     raise AttributeError("safe")
 
 
 def plug_in(folder: Path, *schemes: str) -> str:
-    """Write the metadata of a distribution that has these stores; give the path to import from."""
+    """Write the metadata of a distribution with these stores; return the path to import from."""
     info = folder / "safe_keyrot-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: safe-keyrot\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""How tests ask for streams: of the SDK's methods, of its api client; and how they drop them."""
+"""Ways to open streams: through the SDK's methods or its api client; and to drop them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
 from support.modes import MODEL
 
-__all__ = ["ASKED", "body", "collected", "path_of"]
+__all__ = ["REQUEST", "body", "collected", "path_of"]
 
-ASKED = {"model": MODEL, "contents": "hello"}
+REQUEST = {"model": MODEL, "contents": "hello"}
 
 
 def path_of() -> str:
-    """Give the path of a stream, as the SDK calls its api client."""
+    """Return the path of a stream, as the SDK calls its api client."""
     return f"models/{MODEL}:streamGenerateContent?alt=sse"
 
 
 def body() -> dict:
-    """Give a body, as the SDK calls its api client."""
+    """Return a body, as the SDK calls its api client."""
     return {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 
 
 def collected(pool) -> list[LeaseOutcome]:
-    """Collect garbage, and give how leases ended; asking for the status settles what it closed."""
+    """Collect garbage, and return how leases ended; reading the status settles what it closed."""
     gc.collect()
     keyrot_middleware.status()
     return pool.ledger.kinds

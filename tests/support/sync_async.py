@@ -43,14 +43,14 @@ __all__ = [
 URIS = ("memory://", "mirrored://", "alone://", *ENGINES)
 """Every backend; a new one is one more row here and in `open_at`.
 
-`mirrored` is a FallbackState with a working shared state; of `alone` it is down."""
+`mirrored` is a FallbackState with a working shared state; in `alone` the shared state is down."""
 
 OpenBackend = Callable[..., State]
 """The fixture `open_backend`: opens the backend under test with a policy, or the defaults."""
 
 
 NO_EXPIRY_S = 1e9
-"""Leases in memory never expire by themselves, so those in Redis do not either."""
+"""Leases in memory never expire on their own, so those in Redis do not either."""
 
 _pools = count()
 

@@ -1,4 +1,4 @@
-"""How soon a call must be over, whatever its server does, and how many connections it took."""
+"""The time limit of a call, whatever its server does, and the number of connections it made."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ a limit is not."""
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """Hold that what is done inside is done in time."""
+    """Check that the block ends in time."""
     begun = time.monotonic()
     yield
     assert time.monotonic() - begun < TOO_LONG_S
 
 
 def connections(server: Server) -> int:
-    """Count how many connections were ever made, but for this question's own."""
-    return int(server.ask("INFO", "stats")["total_connections_received"])
+    """Count the connections ever made, except for the one of this command."""
+    return int(server.execute("INFO", "stats")["total_connections_received"])

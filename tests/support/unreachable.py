@@ -10,12 +10,12 @@ __all__ = ["SilentServer", "closed_port"]
 
 
 def closed_port() -> int:
-    """Give a port where nobody listens."""
+    """Return a port with no listener."""
     return free_port()
 
 
 class SilentServer:
-    """A port that takes connections and never says a word."""
+    """A port that accepts connections and never sends a byte."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -23,5 +23,5 @@ class SilentServer:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
-        """Let go of the port, and of those who still wait for a word."""
+        """Close the port and all connections to it."""
         self._socket.close()

@@ -1,4 +1,4 @@
-"""What is recorded of the Vault store and replayed: dialogues with a real OpenBao.
+"""Recordings of the Vault store that are replayed: dialogues with a real OpenBao.
 
 A recording is made anew in memory and cleaned before it is text: tokens, accessors, ids and times
 are replaced by made-up ones, so two recordings of one dialogue are the same to the last byte.
@@ -28,7 +28,7 @@ Refs = Mapping[str, str | None]
 _HEADERS = ("x-vault-token", "x-vault-namespace")
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _TIME = re.compile(r"\b20\d\d-\d\d-\d\dT[\d:.]+Z")
-# Fields that differ between two recordings and say nothing.
+# Fields that differ between two recordings and carry no information.
 _DULL = {"accessor": "FAKE-accessor", "creation_time": 0, "ttl": 3600, "lease_duration": 3600}
 _CLIENT = '"client_token":"'
 
@@ -39,7 +39,7 @@ class Scenario:
 
     Attributes:
         prepare: Fills a server; gives the variables of the store.
-        look_ups: What is asked for, one after the other.
+        look_ups: The keys of each look-up, in order.
         answers: The value of each key, or the end of its error.
         between: Changes the server after the first look-up.
     """
@@ -98,7 +98,7 @@ SCENARIOS = {
 def play(
     scenario: Scenario, variables: dict[str, str], between: Callable[[], object] = lambda: None
 ) -> list[dict[str, str]]:
-    """Make the look-ups; give the value of each key, or the words of its error."""
+    """Make the look-ups; return the value of each key, or the text of its error."""
     store = open_vault(variables)
     found: list[dict[str, str]] = []
     for refs in scenario.look_ups:
@@ -111,7 +111,7 @@ def play(
 
 
 def record() -> dict[str, str]:
-    """Record every scenario from servers of their own; give the text of each cassette."""
+    """Record every scenario from servers of their own; return the text of each cassette."""
     return {name: _record(scenario) for name, scenario in SCENARIOS.items()}
 
 
@@ -130,7 +130,7 @@ def _record(scenario: Scenario) -> str:
 
 
 def _clean(raw: dict[str, Any], variables: dict[str, str], url: str) -> str:
-    """Keep what tells the dialogue, with made-up secrets in place of the real ones."""
+    """Keep what matters of the dialogue, with made-up secrets in place of the real ones."""
     made_up = {url: ADDRESS}
     for name in ("VAULT_ROLE_ID", "VAULT_SECRET_ID", "VAULT_TOKEN"):
         if name in variables:
@@ -170,7 +170,7 @@ def _variables(variables: dict[str, str], kept: list[dict[str, Any]]) -> dict[st
 
 
 def _body(text: str) -> str:
-    """Take ids and times out of an answer."""
+    """Remove ids and times from an answer."""
 
     def dull(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {name: _DULL.get(name, value) if value else value for name, value in pairs}
@@ -180,7 +180,7 @@ def _body(text: str) -> str:
 
 
 def replay(path: Path, scenario: Scenario) -> tuple[list[dict[str, str]], Any]:
-    """Play a scenario over its cassette; give what was found, and the cassette."""
+    """Replay a scenario from its cassette; return the results, and the cassette."""
     recorded = yaml.safe_load(path.read_text("utf-8"))["metadata"]["variables"]
     machine = vcr.VCR(record_mode="none", match_on=("method", "uri", "raw_body", "same_token"))
     machine.register_matcher("same_token", _same_token)

@@ -23,7 +23,7 @@ def vault_proxy(
     *,
     certificate: tuple[str, str] | None = None,
 ) -> Iterator[str]:
-    """Serve on loopback; give the address.
+    """Serve on loopback; return the address.
 
     Args:
         answer: Of a request (its handler and body); None: what the server *behind* answers.
@@ -44,7 +44,7 @@ def vault_proxy(
         do_GET = do_POST = _do  # noqa: N815 - the names of http.server
 
         def log_message(self, *args: object) -> None:
-            """Stay silent."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if certificate:

@@ -18,7 +18,7 @@ from opentelemetry import trace
 from support.otel import RecordedMetrics
 
 STREAMS = 100
-ASKED = {"model": "gemini-2.5-flash", "contents": "hello"}
+REQUEST = {"model": "gemini-2.5-flash", "contents": "hello"}
 LEFT = 2
 """Chunks of the fake's answer after the first."""
 THREAD_FATES = ("end", "close", "drop", "hand over", "interleave")
@@ -79,7 +79,7 @@ def test_a_hundred_streams_in_threads(traced: Any, watched: RecordedMetrics, con
     def read(number: int) -> None:
         fate = THREAD_FATES[number % 5]
         with traced.tracer.start_as_current_span(f"reader {number}") as reader:
-            streams = [client.models.generate_content_stream(**ASKED) for _ in range(2)]
+            streams = [client.models.generate_content_stream(**REQUEST) for _ in range(2)]
             mine, other = streams
             next(mine)
             readers.work(number, reader)
@@ -117,7 +117,7 @@ async def test_a_hundred_streams_in_tasks(
     async def read(number: int) -> None:
         fate = TASK_FATES[number % 5]
         with traced.tracer.start_as_current_span(f"reader {number}") as reader:
-            stream = await client.aio.models.generate_content_stream(**ASKED)
+            stream = await client.aio.models.generate_content_stream(**REQUEST)
             await anext(stream)
             readers.work(number, reader)
             if fate == "close":

@@ -1,4 +1,4 @@
-"""Secrets Manager as moto plays it, with our store in front."""
+"""Secrets Manager as moto implements it, with our store in front."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from support.moto_server import RefusingServer, environ_for, moto_server
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port
 
-__all__ = ["NOBODY", "AwsServer", "deny"]
+__all__ = ["UNPRIVILEGED", "AwsServer", "deny"]
 
-NOBODY = "arn:aws:sts::123456789012:assumed-role/nobody/session"
+UNPRIVILEGED = "arn:aws:sts::123456789012:assumed-role/nobody/session"
 
 
 def deny(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
-    """Refuse a request in the words of AWS."""
+    """Refuse a request with the message of AWS."""
     return 400, {
         "__type": "AccessDeniedException",
-        "Message": f"User: {NOBODY} is not authorized to perform: secretsmanager:{target} on "
+        "Message": f"User: {UNPRIVILEGED} is not authorized to perform: secretsmanager:{target} on "
         f"resource: {sent.get('SecretId', '*')} because no identity-based policy allows the "
         f"secretsmanager:{target} action",
     }
 
 
 class AwsServer(OneSecretServer):
-    """One JSON secret `keyrot` holds all keys that have no place of their own."""
+    """One JSON secret `keyrot` holds all keys that have no secret of their own."""
 
     default = DEFAULT_SECRET
     scheme = "aws"
@@ -48,7 +48,7 @@ class AwsServer(OneSecretServer):
         self.server.write(name, text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write a JSON secret; give each field's place."""
+        """Write a JSON secret; return each field's reference."""
         self.write(name, json.dumps(fields))
         return {field: f"aws://{name}#{field}" for field in fields}
 
@@ -59,17 +59,17 @@ class AwsServer(OneSecretServer):
         return open_aws(environ_for(refusing.port))
 
     def down(self) -> AwsStore:
-        """Open a store where nobody listens."""
+        """Open a store at a port with no listener."""
         return open_aws(environ_for(closed_port()))
 
     def hanging(self) -> AwsStore:
-        """Open a store where nobody answers."""
+        """Open a store at a port that never answers."""
         silent = SilentServer()
         self._ends.append(silent)
         return open_aws(environ_for(silent.port))
 
     def requests(self) -> int:
-        """Count what the server was asked."""
+        """Count the requests that the server got."""
         return len(self.server.targets)
 
     def close(self) -> None:

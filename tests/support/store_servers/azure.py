@@ -11,7 +11,7 @@ from azure.identity import ClientSecretCredential
 
 from keyrot_middleware.secrets.azure import AzureLogin, AzureStore
 from support.certificate_authority import CertificateAuthority
-from support.fake_key_vault import NOBODY, READER, SECRET, TENANT, KeyVault
+from support.fake_key_vault import READER, SECRET, TENANT, UNPRIVILEGED, KeyVault
 from support.unreachable import SilentServer, closed_port
 
 __all__ = ["AzureServer"]
@@ -49,36 +49,36 @@ class AzureServer:
         return AzureStore(login(**here), host)
 
     def put(self, key_id: str, value: str | bytes) -> None:
-        """Write a key; Key Vault has texts only, so bytes become what a careless tool sends."""
+        """Write a key; Key Vault has texts only, so bytes are decoded carelessly."""
         text = value if isinstance(value, str) else value.decode(errors="replace")
         self.vault.write(key_id.replace("_", "-"), text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write a JSON secret; give each field's place."""
+        """Write a JSON secret; return each field's reference."""
         name = name.replace("_", "-").replace("/", "-")
         self.vault.write(name, json.dumps(fields))
         return {field: f"azure://{self.vault.host}/{name}#{field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Forget the secret of a key."""
+        """Delete the secret of a key."""
         self.vault.remove(key_id.replace("_", "-"))
 
     def denied(self) -> AzureStore:
         """Open a store whose identity may read nothing."""
-        return self.open(NOBODY)
+        return self.open(UNPRIVILEGED)
 
     def down(self) -> AzureStore:
-        """Open a store where nobody listens."""
+        """Open a store at a port with no listener."""
         return self._at(f"localhost:{closed_port()}")
 
     def hanging(self) -> AzureStore:
-        """Open a store where nobody answers."""
+        """Open a store at a port that never answers."""
         self._ends.append(SilentServer())
         return self._at(f"localhost:{self._ends[-1].port}")
 
     def requests(self) -> int:
-        """Count what the server was asked, logins too."""
-        return len(self.vault.server.asked)
+        """Count the requests that the server got, logins too."""
+        return len(self.vault.server.requests)
 
     def close(self) -> None:
         """Stop the servers."""

@@ -1,4 +1,4 @@
-"""What the contract suite wants of a secret store that runs for real on this machine."""
+"""The interface of a secret store that runs for real on this machine, for the contract suite."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class StoreServer(Protocol):
         ...
 
     def put(self, key_id: str, value: str | bytes) -> None:
-        """Write a key where the store looks for it unless told otherwise."""
+        """Write a key where the store looks for it by default."""
         ...
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write one secret of several fields; give each field's place, as in keys.json."""
+        """Write one secret of several fields; return each field's reference, as in keys.json."""
         ...
 
     def remove(self, key_id: str) -> None:
-        """Take the key away again."""
+        """Delete the key."""
         ...
 
     def denied(self) -> SecretStore:
@@ -38,7 +38,7 @@ class StoreServer(Protocol):
         ...
 
     def down(self) -> SecretStore:
-        """Open a store at an address where nobody listens."""
+        """Open a store at an address with no listener."""
         ...
 
     def hanging(self) -> SecretStore:
@@ -46,12 +46,12 @@ class StoreServer(Protocol):
         ...
 
     def requests(self) -> int:
-        """Tell how many requests the server has had; only the difference of two means anything."""
+        """Count the requests so far; only the difference of two counts means anything."""
         ...
 
 
 class OneSecretServer(ABC):
-    """What houses have in common whose keys are the fields of one JSON secret."""
+    """Base of servers that hold all keys as the fields of one JSON secret."""
 
     default: str
     """The name of that secret."""
@@ -79,6 +79,6 @@ class OneSecretServer(ABC):
         self.write(self.default, json.dumps(self._keys))
 
     def remove(self, key_id: str) -> None:
-        """Take a key's field away."""
+        """Delete a key's field."""
         self._keys.pop(key_id, None)
         self.write(self.default, json.dumps(self._keys))

@@ -11,7 +11,7 @@ __all__ = ["EnvServer"]
 
 
 class EnvServer:
-    """Write variables; `close()` takes them away again."""
+    """Writes variables; `close()` removes them."""
 
     scheme = "env"
     lacks = frozenset({"denied", "down", "hanging", "requests"})
@@ -35,11 +35,11 @@ class EnvServer:
         return {field: f"env://{name}_{field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Take the key's variable away."""
+        """Remove the key's variable."""
         del os.environ[f"GEMINI_KEY_{key_id}"]
 
     def close(self) -> None:
-        """Leave no variable behind."""
+        """Remove all variables."""
         for name in self._names:
             os.environ.pop(name, None)
 

@@ -12,11 +12,11 @@ __all__ = ["FileServer"]
 
 
 class FileServer:
-    """Write files under *folder*."""
+    """Writes files under *folder*."""
 
     scheme = "file"
     lacks = frozenset({"requests"} | ({"denied"} if os.geteuid() == 0 else set()))
-    """Nothing is denied to root."""
+    """Root may read every file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "mounted"
@@ -29,7 +29,7 @@ class FileServer:
         return open_file({"CREDENTIALS_DIRECTORY": str(self._folder)})
 
     def put(self, key_id: str, value: str | bytes) -> None:
-        """Write the key's file, with the line end that people leave."""
+        """Write the key's file, with the trailing newline that editors leave."""
         data = value if isinstance(value, bytes) else f"{value}\n".encode()
         (self._folder / key_id).write_bytes(data)
 
@@ -42,24 +42,24 @@ class FileServer:
         return {field: f"file://{folder / field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Take the key's file away."""
+        """Delete the key's file."""
         (self._folder / key_id).unlink()
 
     def denied(self) -> SecretStore:
-        """Open a store in a directory that may not be entered."""
+        """Open a store in a directory without permission."""
         self._folder.chmod(0)
         return self.open()
 
     def down(self) -> SecretStore:
-        """Open a store where nothing is mounted."""
+        """Open a store whose directory does not exist."""
         return open_file({"CREDENTIALS_DIRECTORY": str(self._nowhere)})
 
     def hanging(self) -> SecretStore:
-        """Open a store whose file for key `a` is a pipe that nobody writes into."""
+        """Open a store whose file for key `a` is a pipe without a writer."""
         self._pipes.mkdir()
         os.mkfifo(self._pipes / "a")
         return open_file({"CREDENTIALS_DIRECTORY": str(self._pipes)})
 
     def close(self) -> None:
-        """Let the directory be removed."""
+        """Restore the permissions, so that the directory can be removed."""
         self._folder.chmod(0o700)

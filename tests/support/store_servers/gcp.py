@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from keyrot_middleware.secrets.gcp import DEFAULT_SECRET, ENDPOINT_VARIABLE, GcpStore, open_gcp
-from support.fake_secret_manager import NOBODY, PROJECT, READER, SecretManager
+from support.fake_secret_manager import PROJECT, READER, UNPRIVILEGED, SecretManager
 from support.store_servers.base import OneSecretServer
 from support.unreachable import SilentServer, closed_port
 
@@ -14,7 +14,7 @@ __all__ = ["GcpServer"]
 
 
 class GcpServer(OneSecretServer):
-    """One JSON secret `keyrot` holds all keys that have no place of their own."""
+    """One JSON secret `keyrot` holds all keys that have no secret of their own."""
 
     default = DEFAULT_SECRET
     scheme = "gcp"
@@ -43,27 +43,27 @@ class GcpServer(OneSecretServer):
         self.manager.write(name, text)
 
     def put_fields(self, name: str, fields: dict[str, str]) -> dict[str, str]:
-        """Write a JSON secret; give each field's place."""
+        """Write a JSON secret; return each field's reference."""
         name = name.replace("/", "-")
         self.write(name, json.dumps(fields))
         return {field: f"gcp://{PROJECT}/{name}#{field}" for field in fields}
 
     def denied(self) -> GcpStore:
         """Open a store whose identity may read nothing."""
-        return self.open(NOBODY)
+        return self.open(UNPRIVILEGED)
 
     def down(self) -> GcpStore:
-        """Open a store where nobody listens."""
+        """Open a store at a port with no listener."""
         return self._at(f"http://127.0.0.1:{closed_port()}")
 
     def hanging(self) -> GcpStore:
-        """Open a store where nobody answers."""
+        """Open a store at a port that never answers."""
         self._ends.append(SilentServer())
         return self._at(f"http://127.0.0.1:{self._ends[-1].port}")
 
     def requests(self) -> int:
-        """Count what the server was asked, logins too."""
-        return len(self.manager.server.asked)
+        """Count the requests that the server got, logins too."""
+        return len(self.manager.server.requests)
 
     def close(self) -> None:
         """Stop the servers."""

@@ -22,7 +22,7 @@ class VaultServer:
     scheme = "vault"
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Move in; nothing is written to *directory*."""
+        """Mount an engine; nothing is written to *directory*."""
         self.bao = shared()
         self.mount = self.bao.mount(2)
         self._path = f"{self.mount}/data/keyrot"
@@ -42,7 +42,7 @@ class VaultServer:
         self.bao.patch(self._path, {key_id: text})
 
     def put_many(self, values: Mapping[str, str]) -> None:
-        """Write many fields, in pieces that OpenBao takes."""
+        """Write many fields, in pieces that OpenBao accepts."""
         items = list(values.items())
         for start in range(0, len(items), 250):
             self.bao.patch(self._path, dict(items[start : start + 250]))
@@ -53,7 +53,7 @@ class VaultServer:
         return {field: f"vault://{self.mount}/team/{name}#{field}" for field in fields}
 
     def remove(self, key_id: str) -> None:
-        """Take the field away."""
+        """Delete the field."""
         self.bao.patch(self._path, {key_id: None})
 
     def denied(self) -> SecretStore:
@@ -61,21 +61,21 @@ class VaultServer:
         return open_vault(self._stranger)
 
     def down(self) -> SecretStore:
-        """Open a store at a port where nobody listens."""
+        """Open a store at a port with no listener."""
         return open_vault({**self.variables, "VAULT_ADDR": f"http://127.0.0.1:{closed_port()}"})
 
     def hanging(self) -> SecretStore:
-        """Open a store at a port whose listener never answers, and that waits for an hour."""
+        """Open a store at a port that never answers, with a timeout of an hour."""
         self._ends.append(SilentServer())
         silent = {"VAULT_ADDR": self._ends[-1].url, "VAULT_CLIENT_TIMEOUT": "3600"}
         return open_vault({**self.variables, **silent})
 
     def requests(self) -> int:
         """Count the requests in the audit log."""
-        return len(self.bao.asked())
+        return len(self.bao.requested_paths())
 
     def close(self) -> None:
-        """Move out."""
+        """Remove the mount."""
         self.bao.admin("DELETE", f"sys/mounts/{self.mount}")
         for end in self._ends:
             end.close()

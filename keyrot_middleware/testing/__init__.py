@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from keyrot_middleware.testing.clock import Clock, FakeClock, SystemClock
     from keyrot_middleware.testing.fake_gemini import FakeGemini
     from keyrot_middleware.testing.keys import FakeKey
+    from keyrot_middleware.testing.live import plain_websockets
     from keyrot_middleware.testing.log import LoggedRequest
     from keyrot_middleware.testing.quota import Limits, Usage
     from keyrot_middleware.testing.replies import Reply, Scripted
@@ -30,6 +31,7 @@ __all__ = [
     "Scripted",
     "SystemClock",
     "Usage",
+    "plain_websockets",
 ]
 
 _MODULES = {
@@ -44,6 +46,7 @@ _MODULES = {
     "Scripted": "replies",
     "SystemClock": "clock",
     "Usage": "quota",
+    "plain_websockets": "live",
 }
 
 

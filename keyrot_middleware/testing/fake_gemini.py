@@ -19,7 +19,7 @@ __all__ = ["FakeGemini"]
 
 
 class FakeGemini:
-    """A real HTTP server on 127.0.0.1 that behaves like the Gemini API.
+    """A real HTTP and websocket server on 127.0.0.1 that behaves like the Gemini API.
 
     It has keys, projects, billing accounts and models, counts quotas in wall-clock minutes (or in
     another kind of window) and Pacific days, and fails on demand in every observed way. All methods
@@ -50,7 +50,7 @@ class FakeGemini:
     ) -> None:
         self._log = RequestLog(keep_log)
         self._service = Service(clock or SystemClock(), self._log, lambda: self.url, window)
-        self._server = LoopbackServer(self._service.handle)
+        self._server = LoopbackServer(self._service.handle, self._service.upgrade)
 
     def start(self, port: int = 0) -> Self:
         """Open the port.
@@ -282,15 +282,27 @@ class FakeGemini:
         return sum(all(getattr(r, name) == v for name, v in wanted.items()) for r in requests)
 
     def peak(self, label: str) -> int:
-        """Return the highest number of concurrent requests of a key."""
+        """Return the highest number of concurrent requests and Live sessions of a key."""
         return self._log.peak(self.key(label).label)
+
+    def sessions(self, label: str) -> int:
+        """Return how many Live sessions of a key are open now.
+
+        Raises:
+            KeyError: If there is no such key.
+        """
+        return self._service.sessions[self.key(label).label]
 
     def wait_for(self, count: int, timeout: float = 5.0) -> bool:
         """Wait until `count` requests came in all; return False if `timeout` seconds passed."""
         return self._log.wait_for(count, timeout)
 
     def wait_idle(self, timeout: float = 5.0) -> bool:
-        """Wait until no request is in flight; return False if `timeout` seconds passed."""
+        """Wait until no request is in flight and no Live session open.
+
+        Returns:
+            False if `timeout` seconds passed.
+        """
         return self._log.wait_idle(timeout)
 
     def reset_log(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["LoggedRequest", "RequestLog"]
@@ -23,7 +23,8 @@ class LoggedRequest:
         verb: The method: `generateContent`, `files.get`, `upload.start`…
         body: The JSON body, or an empty dict.
         headers: Pairs as received, including repeated headers.
-        status: The HTTP status of the answer; 0 if there was none.
+        status: The HTTP status of the answer; 0 if there was none. Of a Live session 101, and the
+            code with which the server closed it.
         stream: Whether it requested a stream.
         reply: The name of the answer: `OK`, or a member of `Reply`.
         tokens: The input tokens that were counted.
@@ -72,6 +73,15 @@ class RequestLog:
             self._in_flight[key] += 1
             self._peak[key] = max(self._peak[key], self._in_flight[key])
             self._changed.notify_all()
+
+    def change(self, request: LoggedRequest, **fields: Any) -> LoggedRequest:
+        """Replace a request in the log by one with other *fields*, and return that."""
+        changed = replace(request, **fields)
+        with self._changed:
+            for place, other in enumerate(self._requests):
+                if other is request:
+                    self._requests[place] = changed
+        return changed
 
     def done(self, key: str | None) -> None:
         """Count a request of that key as answered."""

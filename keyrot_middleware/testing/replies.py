@@ -40,6 +40,7 @@ class Scripted:
         spares_reads: Whether requests that run no model are answered as usual.
         charged: Whether a refused request still counts against the quota.
         continues: Whether the ordinary answer ends with CONTINUATION and a token.
+        close: The code of the close frame that a Live session gets instead; 0: the handshake fails.
     """
 
     status: int = 200
@@ -55,6 +56,7 @@ class Scripted:
     spares_reads: bool = False
     charged: bool = False
     continues: bool = False
+    close: int = 0
     name: str = "CUSTOM"
 
     def delayed(self, seconds: float) -> Scripted:
@@ -75,6 +77,15 @@ class Scripted:
     def as_interactions(self) -> Scripted:
         """Return the same error as `{"error": {"message", "code": "too_many_requests"}}`."""
         return replace(self, interactions=True)
+
+    def as_close(self, code: int, after: int | None = None) -> Scripted:
+        """Return the same error as the close frame of a Live session, with its message as reason.
+
+        Args:
+            code: 1007, 1008 or 1011 (GEMINI.md A12). Other requests get the HTTP error.
+            after: Messages of the server before it; None: none, not even `setupComplete`.
+        """
+        return replace(self, close=code, after_chunks=after)
 
     def with_headers(self, **headers: str) -> Scripted:
         """Return the same reply with more headers; `_` in a name stands for `-`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -16,9 +17,13 @@ STREAMS = frozenset({"streamGenerateContent"})
 QUOTA_VERBS = frozenset(
     {"generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "predict"}
 )
+_WEBSOCKET = re.compile(
+    r"google\.ai\.generativelanguage\.(\w+)\.GenerativeService\.(?:"
+    r"(BidiGenerateContent)(?:Constrained)?|(BidiGenerateMusic))"
+)
 _MODEL_COLLECTIONS = frozenset({"models", "tunedModels"})
 _STORED_COLLECTIONS = frozenset(
-    {"files", "cachedContents", "batches", "interactions", "operations"}
+    {"files", "cachedContents", "batches", "interactions", "operations", "auth_tokens"}
 )
 _METHOD_VERBS = {"GET": "get", "DELETE": "delete", "PATCH": "patch", "POST": "post", "PUT": "put"}
 
@@ -30,7 +35,8 @@ class Route:
     Attributes:
         verb: A model's verb (`generateContent`), `models.list`, `models.get`, or of a resource
             `files.create`, `files.get`, `batches.cancel`…, `upload.start`, `upload.chunk`,
-            `download`; empty: no such path.
+            `download`; of a websocket `bidiGenerateContent`, `bidiGenerateMusic`,
+            `interactions.connect`; empty: no such path.
         version: `v1`, `v1beta` or any other first segment.
         model: The model without `models/`, or empty.
         name: The resource, e.g. `files/abc`, or empty.
@@ -59,6 +65,12 @@ def parse_route(method: str, target: str) -> Route:
     if segments[:1] == ["upload"]:
         verb = "upload.chunk" if "upload_id" in query else "upload.start"
         return Route(verb if segments[2:3] == ["files"] else "", _segment(segments, 1), query=query)
+    if segments[:1] == ["ws"]:
+        match = _WEBSOCKET.fullmatch(_segment(segments, 1))
+        verb = (match[2] or match[3]) if match else ""
+        return Route(f"b{verb[1:]}" if match else "", match[1] if match else "", query=query)
+    if segments[1:] == ["interactions", "live"]:
+        return Route("interactions.connect", segments[0], query=query)
     if segments[:1] == ["download"]:
         return Route("download", _segment(segments, 1), name="/".join(segments[2:4]), query=query)
     return _versioned_route(method, _segment(segments, 0), segments[1:], query)

@@ -14,6 +14,7 @@ from http import HTTPStatus
 
 from keyrot_middleware.errors import MissingExtraError
 from keyrot_middleware.testing.replies import Then
+from keyrot_middleware.testing.websocket import Peer, WebSocket
 
 try:
     import h11
@@ -22,7 +23,7 @@ except ImportError:
         wanted_by="keyrot_middleware.testing", package="h11", extra="testing"
     ) from None
 
-__all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "ResponsePlan"]
+__all__ = ["Handler", "Head", "HttpRequest", "LoopbackServer", "ResponsePlan", "Upgrade"]
 
 _BACKLOG = 1024
 # The headers that Google's front end adds to every reply (GEMINI.md A0).
@@ -62,6 +63,11 @@ class HttpRequest:
     def value(self, name: str) -> str:
         """Return the first value of a header, or an empty string."""
         return next(iter(self.values(name)), "")
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether it asks for a websocket."""
+        return self.value("upgrade").lower() == "websocket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,8 @@ def _reason(status: int) -> str:
 
 
 Handler = Callable[[HttpRequest], ResponsePlan]
+Upgrade = Callable[[HttpRequest], Peer | ResponsePlan]
+"""Returns what answers a websocket, or the response that refuses it."""
 
 
 class _Connection(asyncio.Protocol):
@@ -132,9 +140,14 @@ class _Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, handler: Handler, connections: set[_Connection]) -> None:
+    def __init__(
+        self, handler: Handler, upgrade: Upgrade, connections: set[_Connection | WebSocket]
+    ) -> None:
         self._handler = handler
+        self._upgrade = upgrade
         self._connections = connections
+        self._handshake: bytes | None = b""
+        """What came so far of the first request, which may ask for a websocket."""
         self._http = h11.Connection(h11.SERVER)
         self._request = HttpRequest("", "", ())
         self._body: list[bytes] = []
@@ -154,6 +167,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer the complete requests."""
+        if self._handshake is not None:
+            self._handshake += data
         self._http.receive_data(data)
         self._serve()
 
@@ -164,9 +179,25 @@ class _Connection(asyncio.Protocol):
     def _serve(self) -> None:
         try:
             while self._task is None and (request := self._next()) is not None:
-                self._answer(self._handler(request))
+                handshake, self._handshake = self._handshake, None
+                if handshake is not None:
+                    reply = self._upgrade(request)
+                    if not isinstance(reply, ResponsePlan):
+                        return self._open(reply, handshake)
+                    self._answer(reply)
+                else:
+                    self._answer(self._handler(request))
         except h11.RemoteProtocolError:
             self._transport.close()
+
+    def _open(self, peer: Peer, handshake: bytes) -> None:
+        """Hand the connection over to a websocket."""
+        socket = WebSocket(peer, lambda: self._connections.discard(socket))
+        self._connections.discard(self)
+        self._connections.add(socket)
+        self._transport.set_protocol(socket)
+        socket.connection_made(self._transport)
+        socket.data_received(handshake)
 
     def _next(self) -> HttpRequest | None:
         """Return the next complete request; None until more bytes, or the end of a reply, arrive.
@@ -181,6 +212,8 @@ class _Connection(asyncio.Protocol):
                 self._request = HttpRequest(
                     event.method.decode(), event.target.decode("latin-1"), _pairs(event)
                 )
+                if self._handshake is not None and not self._request.is_websocket:
+                    self._handshake = None
             elif isinstance(event, h11.Data):
                 self._body.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
@@ -246,11 +279,12 @@ def _pairs(event: h11.Request) -> tuple[tuple[str, str], ...]:
 
 
 class LoopbackServer:
-    """Serves a handler on an unused port of 127.0.0.1; the handler runs in the server's thread."""
+    """Serves requests and websockets on a port of 127.0.0.1, in a thread of its own."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, upgrade: Upgrade) -> None:
         self._handler = handler
-        self._connections: set[_Connection] = set()
+        self._upgrade = upgrade
+        self._connections: set[_Connection | WebSocket] = set()
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], object] = lambda: None
         self.port = 0
@@ -298,4 +332,4 @@ class LoopbackServer:
         await asyncio.sleep(0)
 
     def _connection(self) -> _Connection:
-        return _Connection(self._handler, self._connections)
+        return _Connection(self._handler, self._upgrade, self._connections)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from keyrot_middleware.testing.answers import ModelAnswers, count_tokens
+from keyrot_middleware.testing.answers import ModelAnswers, count_tokens, get_field
 from keyrot_middleware.testing.clock import Clock
 from keyrot_middleware.testing.error_bodies import plain
-from keyrot_middleware.testing.keys import KeyRegistry
+from keyrot_middleware.testing.keys import FakeKey, KeyRegistry
+from keyrot_middleware.testing.live import LiveSession
 from keyrot_middleware.testing.log import LoggedRequest, RequestLog
 from keyrot_middleware.testing.models import ModelCatalogue, describe_model, list_page
 from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
@@ -36,7 +39,8 @@ __all__ = [
 
 
 GENERATE_VERBS = frozenset({"generateContent", "streamGenerateContent"})
-_QUOTA_VERBS = QUOTA_VERBS | {"interactions.create"}
+LIVE_VERBS = frozenset({"bidiGenerateContent", "bidiGenerateMusic"})
+_QUOTA_VERBS = QUOTA_VERBS | LIVE_VERBS | {"interactions.create"}
 MODEL_VERBS = _QUOTA_VERBS | {"countTokens", "predictLongRunning", "batches.create"}
 _NO_CONTENTS = Scripted(
     400,
@@ -88,6 +92,32 @@ class RequestPolicy:
             return request, scripted
         return self._apply_rules(request, http) if request.key else (request, Reply.KEY_INVALID)
 
+    def admit(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
+        """Return the reply to the handshake of a websocket: by its credentials or a script."""
+        keys = list(dict.fromkeys(credentials(request.route, http)))
+        if len(keys) != 1:
+            return request, _credential_error(keys, http)
+        scripted = self._scripts.take(request.key.label if request.key else None, read=False)
+        if scripted is not None:
+            return request, scripted
+        if not request.route.verb:
+            return request, Reply.NOT_FOUND_HTML
+        return request, Reply.OK if request.key else Reply.KEY_INVALID
+
+    def set_up(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
+        """Return the reply to the setup of a Live session, counted against the quota."""
+        project = request.key.project if request.key else ""
+        named = [*resource_names(request.body), *_session_names(request)]
+        if foreign := next((n for n in named if self._resources.get(n, project) is None), ""):
+            denied = Reply.FILE_DENIED if foreign.startswith("files/") else _NO_ENTITY
+            return replace(request, resource=foreign), denied.as_close(1008)
+        if request.route.verb not in LIVE_VERBS:
+            return request, Reply.OK
+        if not self._models.serves(request.route.model):
+            return request, Reply.MODEL_NOT_FOUND.as_close(1008)
+        request, reply = self._charge(request)
+        return request, reply if reply.answers else reply.as_close(1011)
+
     def _apply_rules(self, request: FakeRequest, http: HttpRequest) -> tuple[FakeRequest, Scripted]:
         verb = request.route.verb
         if not verb:
@@ -129,6 +159,18 @@ class RequestPolicy:
         project = request.key.project
         names = resource_names(request.body)
         return next((name for name in names if self._resources.get(name, project) is None), "")
+
+
+_NO_ENTITY = Scripted(404, plain(404, "NOT_FOUND", "Requested entity was not found."))
+
+
+def _session_names(request: FakeRequest) -> list[str]:
+    """Return the names under which a session to resume, or an interaction, is stored."""
+    handle = get_field(get_field(request.body, "sessionResumption"), "handle")
+    names = [f"handles/{handle}"] if handle else []
+    if request.route.verb == "interactions.connect":
+        names.append(f"interactions/{request.body.get('id')}")
+    return names
 
 
 def credentials(route: Route, http: HttpRequest) -> list[str]:
@@ -257,6 +299,10 @@ class Service:
         self.answers = ModelAnswers()
         self.count_tokens: Callable[[dict[str, Any]], int] = count_tokens
         self.latency_s = 0.0
+        self.sessions: Counter[str] = Counter()
+        """Open Live sessions by the label of their key."""
+        self._tokens: dict[str, FakeKey] = {}
+        """Ephemeral tokens and the keys that made them."""
         self._resources = StoredResources()
         self._stored = ResourceApi(self._resources, url)
         self._policy = RequestPolicy(self.quotas, self.scripts, self.models, self._resources)
@@ -273,12 +319,68 @@ class Service:
             reply = Scripted(500, plain(500, "INTERNAL", text), name="FAKE_BROKEN")
             return error_plan(reply, request, self._log_request(request, reply, http), 0.0)
 
+    def upgrade(self, http: HttpRequest) -> LiveSession | ResponsePlan:
+        """Answer the handshake of a websocket: by what answers its messages, or by a refusal."""
+        request = self._parse(parse_route(http.method, http.target), http)
+        request, reply = self._policy.admit(request, http)
+        if not (reply.answers or reply.close):
+            return self._plan(request, reply, http)
+        entry = self._add_to_log(request, reply, http, status=101)
+        label = request.label
+        self.sessions[label] += 1
+
+        def change(**fields: Any) -> LoggedRequest:
+            nonlocal entry
+            entry = self.log.change(entry, **fields)
+            return entry
+
+        def end() -> None:
+            self.sessions[label] -= 1
+            self.log.done(entry.key)
+
+        return LiveSession(
+            request,
+            reply,
+            admit=self._set_up,
+            answer=self._live_turn,
+            new_handle=partial(self._new_handle, request),
+            log=change,
+            on_end=end,
+        )
+
+    def _set_up(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
+        bucket = self.models.bucket(request.route.model)
+        limits = self.quotas.limits(request.key.project, bucket) if request.key else Limits()
+        request = replace(request, bucket=bucket, limits=limits, now=self.clock.time(), tokens=0)
+        return self._policy.set_up(request)
+
+    def _live_turn(self, request: FakeRequest) -> dict[str, Any]:
+        request = replace(request, tokens=self.count_tokens(request.body), now=self.clock.time())
+        if request.key:
+            account = (request.key.project, request.bucket, request.now)
+            self.quotas.count(*account, requests=0, tokens=request.tokens)
+        return self.answers.generate(request)
+
+    def _new_handle(self, request: FakeRequest) -> str:
+        handle = secrets.token_urlsafe(60)
+        if request.key:
+            self._resources.put(f"handles/{handle}", request.key.project, {})
+        return handle
+
+    def _create_token(self, request: FakeRequest) -> dict[str, Any]:
+        name = f"auth_tokens/{secrets.token_hex(16)}"
+        if request.key:
+            self._tokens[name] = request.key
+        return {"name": name}
+
     def _parse(self, route: Route, http: HttpRequest) -> FakeRequest:
         body = _json(http.body)
         if not route.model and body.get("model"):
             route = replace(route, model=str(body["model"]).removeprefix("models/"))
         values = credentials(route, http)
-        key = self.keys.find(values[0]) if len(values) == 1 else None
+        key = None
+        if len(set(values)) == 1:
+            key = self.keys.find(values[0]) or self._tokens.get(values[0])
         bucket = self.models.bucket(route.model)
         return FakeRequest(
             route,
@@ -324,6 +426,7 @@ class Service:
             "batchEmbedContents": self.answers.embedding,
             "predict": self.answers.predict,
             "interactions.create": self._interact,
+            "auth_tokens.create": self._create_token,
             "countTokens": lambda request: {"totalTokens": request.tokens},
             "predictLongRunning": self._stored.operation,
         }.get(verb)
@@ -347,10 +450,19 @@ class Service:
         http: HttpRequest,
         status: int | None = None,
     ) -> Callable[[], None]:
-        label = request.key.label if request.key else None
+        entry = self._add_to_log(request, reply, http, status)
+        return partial(self.log.done, entry.key)
+
+    def _add_to_log(
+        self,
+        request: FakeRequest,
+        reply: Scripted,
+        http: HttpRequest,
+        status: int | None = None,
+    ) -> LoggedRequest:
         entry = LoggedRequest(
             at=request.now,
-            key=label,
+            key=request.key.label if request.key else None,
             method=http.method,
             path=http.target,
             model=request.route.model,
@@ -363,7 +475,7 @@ class Service:
             headers=http.headers,
         )
         self.log.add(entry)
-        return partial(self.log.done, label)
+        return entry
 
 
 def _json(body: bytes) -> dict[str, Any]:

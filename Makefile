@@ -10,7 +10,7 @@ CORE_TESTS := tests/core tests/runtime
 # Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests coexist frameworks recipes dist demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions coexist frameworks recipes dist demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,9 @@ goodput: $(READY)  ## measure the share of allowed requests that the pool uses a
 
 sdk-tests: $(READY)  ## run the SDK's own unit tests with and without a pool, in four SDK versions
 	@$(BIN)/python tools/sdk_tests/compare.py
+
+sdk-versions: $(READY)  ## run our own tests that use the SDK with google-genai 1.75.0, 2.34.0 and the pinned one
+	@$(BIN)/python tools/sdk_tests/versions.py $(VERSIONS)
 
 coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
 	@$(BIN)/python tools/coexist/compare.py

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from google import genai
-from support.modes import MODES, ask, ask_async, run
+from support.modes import MODES, ask, ask_async, http_library, run
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
@@ -146,9 +146,7 @@ def test_an_http_client_of_the_programs_own(
     name: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
     """One that was injected sends the pool's keys too, and is the same object as before."""
-    from google.genai import _api_client
-
-    library = getattr(_api_client, "httpx2", None) or _api_client.httpx
+    library = http_library()
     made = library.Client() if name == "httpx_client" else library.AsyncClient()
     before = dict(vars(made))
     pool("A", "B", strategy="fill")

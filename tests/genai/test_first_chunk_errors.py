@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.genai import _api_client
-from support.modes import calls
+from support.modes import calls, http_library
 
 from keyrot_middleware.testing import Reply
 
@@ -35,5 +35,4 @@ def test_a_small_sync_connection_pool_is_enough(gemini, pool, connect) -> None:
 
 def _three_connections() -> object:
     """Give limits of the library that the SDK speaks HTTP with."""
-    library = getattr(_api_client, "httpx2", None) or _api_client.httpx
-    return library.Limits(max_connections=3, max_keepalive_connections=3)
+    return http_library().Limits(max_connections=3, max_keepalive_connections=3)

@@ -13,7 +13,7 @@ from support.modes import MODES, STREAMS, ask, ask_async, run
 from keyrot_middleware.testing import Reply
 
 CHOOSES = "GOOGLE_GENAI_HTTP_CLIENT" in inspect.getsource(_api_client)
-"""Whether this SDK reads the variable (3.x)."""
+"""Whether this SDK reads the variable (from 2.x on)."""
 
 
 def library(name: str) -> Any:

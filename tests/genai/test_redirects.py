@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from google import genai
-from support.modes import MODES, ask, run
+from support.modes import MODES, ask, http_library, run
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
@@ -129,10 +129,7 @@ def test_a_call_follows_no_redirect_to_another_origin(
 
 def transport() -> Any:
     """Make a transport of the library that the SDK uses, which keeps it from aiohttp."""
-    from google.genai import _api_client
-
-    library = getattr(_api_client, "httpx2", None) or _api_client.httpx
-    return library.AsyncHTTPTransport()
+    return http_library().AsyncHTTPTransport()
 
 
 @pytest.mark.parametrize("mode", MODES)

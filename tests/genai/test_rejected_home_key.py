@@ -21,7 +21,9 @@ CREATES: dict[str, Callable[[Any], Any]] = {
     "batch": lambda api: api.batches.create(
         model=MODEL, src=[{"contents": [{"parts": [{"text": "hello"}]}]}]
     ),
-    "video": lambda api: api.models.generate_videos(model="veo-3.0-generate-001", prompt="a cat"),
+    "video": lambda api: api.models.generate_videos(
+        model="veo-3.0-generate-001", source={"prompt": "a cat"}
+    ),
 }
 
 

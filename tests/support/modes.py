@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from google.genai import Client
 from google.genai._api_client import BaseApiClient
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "ask_async",
     "ask_sync",
     "calls",
+    "http_library",
     "run",
     "skip_where_the_sdk_reconnects",
 ]
@@ -26,6 +29,15 @@ __all__ = [
 MODEL = "gemini-2.5-flash"
 MODES = ("sync", "sync_stream", "async", "async_stream")
 STREAMS = ("sync_stream", "async_stream")
+
+
+def http_library() -> Any:
+    """Give the library that this SDK speaks HTTP with unless told otherwise: httpx or httpx2."""
+    client = Client(api_key="FAKE")
+    sync = client._api_client._httpx_client
+    client.close()
+    bases = {base.__module__.partition(".")[0] for base in type(sync).__mro__}
+    return importlib.import_module(next(iter(bases & {"httpx", "httpx2"})))
 
 
 def skip_where_the_sdk_reconnects(mode: str) -> None:

@@ -21,8 +21,8 @@ from google import genai
 
 
 def summary(text):
-    client = genai.Client()
-    return client.models.generate_content(model="gemini-2.5-flash", contents=text).text
+    with genai.Client() as client:
+        return client.models.generate_content(model="gemini-2.5-flash", contents=text).text
 """
 USES_POOL = """
 import os

@@ -14,24 +14,39 @@ REQUIREMENTS = HERE / "requirements.txt"
 
 
 def ready_python(version: str) -> Path:
-    """Return the interpreter of an environment with this SDK version, building it where needed.
+    """Return the interpreter of an environment for the SDK's own tests with this SDK version.
 
     Raises:
         subprocess.CalledProcessError: pip could not install; its own message is on stderr.
     """
-    folder = ROOT / ".venv-sdk" / version
-    python, stamp = folder / "bin" / "python", folder / "built-from.txt"
-    wanted = _fingerprint(version)
-    if not (python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted):
-        print(f"{version}: building {folder.relative_to(ROOT)} (a minute, once)", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*install, f"google-genai=={version}", "-r", str(REQUIREMENTS)], check=True)
-        stamp.write_text(wanted, encoding="utf-8")
+    pins = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    return built(ROOT / ".venv-sdk" / version, [f"google-genai=={version}", *pins])
+
+
+def built(folder: Path, pins: list[str], *, editable: bool = False) -> Path:
+    """Return the interpreter of an environment with these pins, building it where needed.
+
+    Args:
+        folder: Where it is, below the root of the repository.
+        pins: Lines of a requirements file.
+        editable: Install this library too, without its dependencies.
+
+    Raises:
+        subprocess.CalledProcessError: pip could not install; its own message is on stderr.
+    """
+    python, stamp, listed = (
+        folder / name for name in ("bin/python", "built-from.txt", "requirements.txt")
+    )
+    wanted = hashlib.sha256("\n".join([sys.version, *pins]).encode()).hexdigest()
+    if python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        return python
+    print(f"building {folder.relative_to(ROOT)} (a minute, once)", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    listed.write_text("\n".join(pins) + "\n", encoding="utf-8")
+    install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*install, "-r", str(listed)], check=True)
+    if editable:
+        own = ("--no-build-isolation", "--no-deps", "--editable", str(ROOT))
+        subprocess.run([*install, *own], check=True)
+    stamp.write_text(wanted, encoding="utf-8")
     return python
-
-
-def _fingerprint(version: str) -> str:
-    """Name what an environment is built from; any change of it means building anew."""
-    pins = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    return f"google-genai=={version}\npython {sys.version}\nrequirements {pins}\n"

@@ -15,6 +15,7 @@ from functools import partial
 from typing import NotRequired, TypedDict, Unpack, cast
 
 from .config import Config, load
+from .core.model import GEMINI_API
 from .core.text import check_key_format, mask_url
 from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
@@ -36,7 +37,13 @@ from .runtime.notebook import NotebookDict
 from .runtime.pool import Clock, Pool, SystemClock, make_selector, resolved_candidates
 from .runtime.refresher import Refresher
 from .secrets import SecretCache, Stores, open_secret_cache
-from .settings import SettingArguments, Settings, hide_keys, origins
+from .settings import (
+    BASE_URL_VARIABLES,
+    SettingArguments,
+    Settings,
+    allowed_origins,
+    hide_keys,
+)
 from .state import State, open_state
 from .telemetry.logs import LogObserver
 from .telemetry.metrics import MetricsObserver
@@ -117,7 +124,7 @@ def install(
         if _guard is not None:
             _guard.uninstall()
             _guard = None
-        allowed = origins(config.settings.allowed_hosts)
+        allowed = allowed_origins(config.settings.allowed_hosts)
         if pool is None:
             patched = replace_installed()
             _guard = placeholder_guard(allowed)
@@ -126,7 +133,7 @@ def install(
         try:
             if config.settings.tracing == "otlp":
                 set_up_otlp_export()
-            _warn_of_base_url(config.settings.allowed_hosts)
+            _warn_of_base_url(pool)
         except BaseException:
             pool.close()
             raise
@@ -169,14 +176,17 @@ def _warn_of_other_settings(
         )
 
 
-def _warn_of_base_url(allowed_hosts: Iterable[str]) -> None:
+def _warn_of_base_url(pool: Pool) -> None:
     """Warn if all calls of the SDK would bypass the pool."""
-    base_url = os.environ.get("GOOGLE_GEMINI_BASE_URL")
-    if base_url and origin_from_url(base_url) not in origins(allowed_hosts):
-        _warn(
-            f"GOOGLE_GEMINI_BASE_URL points to {origin_from_url(base_url) or 'no host'}, which is "
-            "not in KEYROT_ALLOWED_HOSTS: calls to it bypass the pool"
-        )
+    for platform, name in BASE_URL_VARIABLES.items():
+        base_url = os.environ.get(name)
+        if not base_url or platform not in (GEMINI_API, *pool.selector.platforms):
+            continue
+        if (origin := origin_from_url(base_url)) not in pool.allowed_origins[platform]:
+            _warn(
+                f"{name} points to {origin or 'no host'}, which is not in KEYROT_ALLOWED_HOSTS: "
+                "calls to it bypass the pool"
+            )
 
 
 def _warn_of(texts: Iterable[str], logged: Iterable[str]) -> None:
@@ -345,7 +355,7 @@ def open_pool(
         selector=selector,
         state=_open_state(config, clock),
         state_url=mask_url(config.state_url),
-        allowed_origins=origins(config.settings.allowed_hosts),
+        allowed_origins=allowed_origins(config.settings.allowed_hosts),
         secrets=secrets,
         policy=config.policy,
         observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),

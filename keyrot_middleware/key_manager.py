@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
-from typing import Any, NoReturn, Unpack
+from typing import Any, NoReturn, Unpack, get_args
 
 from ._install import current_pool, open_pool
 from .config import load
@@ -27,16 +27,19 @@ from .core.commands import Failed, Settle
 from .core.failures import REJECTIONS, FailureFacts, classify
 from .core.flow import Exhausted
 from .core.model import (
+    GEMINI_API,
     Block,
     CallInfo,
     Lease,
     LeaseOutcome,
     Outcome,
+    Platform,
     Unavailable,
     Usage,
     project_label,
 )
 from .core.spending import nano_usd
+from .core.text import did_you_mean, display
 from .errors import ConfigError
 from .forks import after_fork
 from .genai.call_info import facts_from_reported_error
@@ -97,6 +100,7 @@ class KeyManager:
         model_preference: str | None = None,
         tokens_needed: int = 0,
         exclude: Collection[str] = (),
+        platform: Platform = GEMINI_API,
     ) -> KeyLease:
         """Lease a key for one request: `with manager.lease(model) as key`, or `async with`.
 
@@ -109,15 +113,17 @@ class KeyManager:
             model_preference: As for `select_key()`; so are the others.
             tokens_needed: Input tokens to reserve; 0 counts the request alone.
             exclude: Ids not to choose.
+            platform: As for `select_key()`.
 
         Raises:
             KeyPoolExhausted: At the start of the block: no key is available.
-            ValueError: The tokens are no whole number from 0.
+            ValueError: The tokens are no whole number from 0, or there is no such platform.
         """
         check_count("tokens_needed", tokens_needed)
+        _check_platform(platform)
 
         def reserve(holder: Holder) -> tuple[Lease, CallInfo, str]:
-            lease, info = self._reserve(model_preference, tokens_needed, exclude, holder)
+            lease, info = self._reserve(model_preference, tokens_needed, exclude, platform, holder)
             return lease, info, self._pool.secrets.value(lease.key_id)
 
         return KeyLease(reserve, self._settle_lease, self._threads)
@@ -127,6 +133,7 @@ class KeyManager:
         model_preference: str | None = None,
         tokens_needed: int = 0,
         exclude: Collection[str] = (),
+        platform: Platform = GEMINI_API,
     ) -> SelectedKey:
         """Reserve a request on the best key that is available now; never waits.
 
@@ -134,13 +141,15 @@ class KeyManager:
             model_preference: The model the request is for; its keys go first, its quota is used.
             tokens_needed: Input tokens to reserve; 0 counts the request alone.
             exclude: Ids not to choose, such as those that failed this job already.
+            platform: `vertex_express` for a request to Vertex AI in express mode. Keys of one
+                platform are never chosen for the other.
 
         Raises:
             KeyPoolExhausted: No key is available; `retry_at` and `reasons` say when and why.
-            ValueError: The tokens are no whole number from 0.
+            ValueError: The tokens are no whole number from 0, or there is no such platform.
         """
         check_count("tokens_needed", tokens_needed)
-        lease, info = self._reserve(model_preference, tokens_needed, exclude)
+        lease, info = self._reserve(model_preference, tokens_needed, exclude, platform)
         self._keep(lease, info)
         return SelectedKey(lease.key_id, self._pool.secrets.value(lease.key_id))
 
@@ -149,10 +158,13 @@ class KeyManager:
         model: str | None,
         tokens: int,
         exclude: Collection[str],
+        platform: Platform,
         holder: Holder | None = None,
     ) -> tuple[Lease, CallInfo]:
+        _check_platform(platform)
         exclude = (exclude,) if isinstance(exclude, str) else exclude
-        pool, info = self._pool, CallInfo(model or "", "generateContent", tokens)
+        pool = self._pool
+        info = CallInfo(model or "", "generateContent", tokens, platform=platform)
         now = pool.clock.time()
         self._forget_older_than(now - LEASE_S)
         found = self._acquire(info, exclude, now, holder)
@@ -264,13 +276,20 @@ class KeyManager:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
+    def explain(
+        self,
+        model: str,
+        tokens: int = 0,
+        workload: str = "",
+        platform: Platform = GEMINI_API,
+    ) -> dict[str, Any]:
         """Return which key a call would get now; nothing is sent, and nothing reserved.
 
         Args:
             model: As in a call.
             tokens: Input tokens of the call.
             workload: Whose keys are preferred; "" for none.
+            platform: `vertex_express` for a call to Vertex AI in express mode.
 
         Returns:
             `key_id`, or None where no key is available; `sentence`, the same for people; and
@@ -279,8 +298,10 @@ class KeyManager:
 
         Raises:
             KeyrotError: The tokens are negative.
+            ValueError: There is no such platform.
         """
-        return source_of(self._pool).explain(model, tokens, workload)
+        _check_platform(platform)
+        return source_of(self._pool).explain(model, tokens, workload, platform)
 
     def _acquire(
         self, info: CallInfo, exclude: Collection[str], now: float, holder: Holder | None
@@ -331,7 +352,7 @@ class KeyManager:
         if key is None:
             known = ", ".join(self._pool.selector.keys)
             raise KeyError(f"no key {key_id!r} in pool {self._pool.name!r}; there are: {known}")
-        info = CallInfo("", "generateContent")
+        info = CallInfo("", "generateContent", platform=key.platform)
         own = (key_id, key.project, key.billing_account)
         return Lease(*own, "", info.verb, 0, 0, at=0.0, record=key.record), info
 
@@ -373,6 +394,15 @@ _OUTCOMES: Mapping[LeaseOutcome, CallOutcome] = {
     LeaseOutcome.UNSENT: "failed",
     LeaseOutcome.ABANDONED: "abandoned",
 }
+
+
+def _check_platform(platform: object) -> None:
+    allowed = get_args(Platform)
+    if platform not in allowed:
+        raise ValueError(
+            f"platform: found {display(platform)}; allowed: {', '.join(allowed)}."
+            f"{did_you_mean(str(platform), allowed)}"
+        )
 
 
 def _all_rejected(blocks: Mapping[str, Block]) -> bool:

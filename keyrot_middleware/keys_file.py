@@ -15,7 +15,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +26,7 @@ from pydantic import (
     ValidationError,
 )
 
-from .core.model import NO_LIMITS, Candidate, Limits
+from .core.model import GEMINI_API, NO_LIMITS, Candidate, Limits, Platform
 from .core.text import did_you_mean, display, hide_secrets, holds_key
 from .errors import ConfigError
 
@@ -199,6 +199,10 @@ class KeySpec(BaseModel):
     )
     workload: _Text | None = Field(default=None, description=_A_TEXT)
     tier: Tier | None = Field(default=None, description="free, tier1, tier2, tier3, paid")
+    platform: Platform = Field(
+        default=GEMINI_API,
+        description="gemini_api, vertex_express (Vertex AI in express mode)",
+    )
     project: _Text | None = Field(
         default=None, description=f"{_A_TEXT}; keys of one project share one quota"
     )
@@ -230,14 +234,17 @@ class KeySpec(BaseModel):
         """The key as selection and quota see it.
 
         A key without a project is its own project, and a project without a billing account
-        pays for itself.
+        pays for itself. A project has quotas of its own on each platform.
         """
         project = self.project or f"key:{self.key_id}"
+        account = self.billing_account or f"project:{project}"
+        if self.project and self.platform != GEMINI_API:
+            project = f"{project}/{self.platform}"
         limits = Limits(self.rpm, self.tpm, self.rpd, self.max_concurrency)
         return Candidate(
             key_id=self.key_id,
             project=project,
-            billing_account=self.billing_account or f"project:{project}",
+            billing_account=account,
             limits=NO_LIMITS if limits == NO_LIMITS else limits,
             model=self.model,
             workload=self.workload,
@@ -245,6 +252,7 @@ class KeySpec(BaseModel):
             priority=self.priority,
             weight=self.weight,
             active=self.active,
+            platform=self.platform,
             usd_per_day=self.usd_per_day,
         )
 
@@ -395,8 +403,15 @@ def _sentence(problem: Any) -> str:
             found = "found no place (not shown here)"
         case _:
             found = f"found {display(problem['input'])}"
-    hint = did_you_mean(str(problem["input"]), ("free", "tier1", "paid")) if name == "tier" else ""
+    hint = did_you_mean(str(problem["input"]), _HINTS[name]) if name in _HINTS else ""
     return f"field {name}: {found}; allowed: {KeySpec.model_fields[name].description}.{hint}"
+
+
+_HINTS: Mapping[str, tuple[str, ...]] = {
+    "tier": ("free", "tier1", "paid"),
+    "platform": get_args(Platform),
+}
+"""What may be meant by a wrong word."""
 
 
 def _instead(name: str) -> str:

@@ -34,7 +34,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from .core.model import Strategy
+from .core.model import GEMINI_API, VERTEX_EXPRESS, Platform, Strategy
 from .core.text import did_you_mean, display, mask_keys
 from .errors import ConfigError
 from .events import EVENTS, EventName
@@ -43,6 +43,7 @@ from .keys_file import BUILT_STORES, configures_an_sdk, entry_point_stores, is_k
 __all__ = [
     "ALIASES",
     "ARGUMENTS",
+    "BASE_URL_VARIABLES",
     "ENV_NAMES",
     "GOOGLE_HOST",
     "LONGEST_S",
@@ -50,9 +51,12 @@ __all__ = [
     "SECRET_SETTINGS",
     "STATE_SCHEMES",
     "STORE_VARIABLES",
+    "VERTEX_HOST",
+    "AllowedOrigins",
     "EnabledSetting",
     "SettingArguments",
     "Settings",
+    "allowed_origins",
     "hide_keys",
     "ignored_in_file",
     "join_problems",
@@ -66,6 +70,13 @@ __all__ = [
 ]
 
 GOOGLE_HOST = "generativelanguage.googleapis.com"
+"""Of the Gemini Developer API."""
+VERTEX_HOST = "aiplatform.googleapis.com"
+"""Of Vertex AI in express mode."""
+BASE_URL_VARIABLES: Mapping[Platform, str] = MappingProxyType(
+    {GEMINI_API: "GOOGLE_GEMINI_BASE_URL", VERTEX_EXPRESS: "GOOGLE_VERTEX_BASE_URL"}
+)
+"""The variables of the SDK that name another host."""
 
 LONGEST_S = 366 * 86400
 """No time of ours is longer: what is, is a mistake, and ends after the calendar does."""
@@ -155,6 +166,19 @@ def origins(hosts: Iterable[str]) -> frozenset[str]:
         if plain or _LOOPBACK.fullmatch(host):
             allowed.append(f"http://{host}:{port or 80}")
     return frozenset(allowed)
+
+
+AllowedOrigins = Mapping[Platform, frozenset[str]]
+"""Where keys may be sent, by their platform."""
+
+
+def allowed_origins(hosts: Iterable[str]) -> AllowedOrigins:
+    """Return the origins of these hosts for each platform: Google's own are for one alone."""
+    hosts = tuple(hosts)
+    return {
+        GEMINI_API: origins(h for h in hosts if not h.partition(":")[0].endswith(VERTEX_HOST)),
+        VERTEX_EXPRESS: origins(h for h in hosts if h.partition(":")[0] != GOOGLE_HOST),
+    }
 
 
 def _good_path(path: Path) -> Path:
@@ -363,7 +387,7 @@ class Settings(EnabledSetting):
     allowed_hosts: Annotated[
         tuple[str, ...], AfterValidator(_good_hosts), NoDecode, BeforeValidator(_split)
     ] = Field(
-        default=(GOOGLE_HOST,),
+        default=(GOOGLE_HOST, VERTEX_HOST),
         validation_alias="KEYROT_ALLOWED_HOSTS",
         description="host or host:port, comma-separated, in full and without path; "
         "http://host:port where it has no TLS",

@@ -24,7 +24,7 @@ from keyrot_middleware.config import (
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.genai.call_info import origin_from_url
 from keyrot_middleware.secrets import open_secret_cache
-from keyrot_middleware.settings import origins
+from keyrot_middleware.settings import VERTEX_HOST, origins
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = Settings.model_construct().model_dump(exclude={"keys_file"})
@@ -41,7 +41,7 @@ def test_nothing_set_gives_the_defaults_and_no_key() -> None:
     assert settings.secret_store == "env"
     assert settings.state_url == "memory://"
     assert settings.pool == "default"
-    assert settings.allowed_hosts == (GOOGLE_HOST,)
+    assert settings.allowed_hosts == (GOOGLE_HOST, VERTEX_HOST)
     assert settings.tracing == "off"
 
 

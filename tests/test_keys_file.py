@@ -119,6 +119,8 @@ def test_an_empty_list_is_no_key(path: Path, content: str) -> None:
         ([{"key_id": "a", "priority": "high"}], 'field priority: found "high"; allowed'),
         ([{"key_id": "a", "tier": "fre"}], 'field tier: found "fre"; allowed: free, tier1'),
         ([{"key_id": "a", "tier": "fre"}], 'Did you mean "free"?'),
+        ([{"key_id": "a", "platform": "vertex"}], "field platform: found"),
+        ([{"key_id": "a", "platform": "express"}], 'Did you mean "vertex_express"?'),
         ([{"key_id": "a", "active": "yes"}], 'field active: found "yes"; allowed: true or false'),
         ([{"key_id": "a", "project": " "}], 'field project: found " "; allowed: a text'),
         ([{"key_id": "a", "workload": None, "model": {}}], "field model: found an object"),
@@ -196,3 +198,15 @@ def test_a_keys_file_above_ten_megabytes_is_refused(here: Path) -> None:
         load_keys(path)
     path.write_text("[" + " " * 9_999_998 + "]")
     assert load_keys(path) == ()
+
+
+def test_a_project_has_quotas_of_its_own_on_each_platform() -> None:
+    """Its billing account is the same, its windows and its budget are not."""
+    made = [
+        KeySpec(key_id="a", project="p").candidate,
+        KeySpec(key_id="b", project="p", platform="vertex_express").candidate,
+        KeySpec(key_id="c", platform="vertex_express").candidate,
+    ]
+    assert [one.project for one in made] == ["p", "p/vertex_express", "key:c"]
+    assert [one.billing_account for one in made] == ["project:p", "project:p", "project:key:c"]
+    assert [one.platform for one in made] == ["gemini_api", "vertex_express", "vertex_express"]

@@ -10,10 +10,11 @@ from typing import Any
 
 from ..config import LAST_RESORT_PRIORITY, load
 from ..core.availability import Availability
+from ..core.model import GEMINI_API, Platform
 from ..errors import ConfigError, KeyrotError
 from ..genai.live_check import check_keys, require_allowed_host
 from ..runtime.health import iso
-from ..settings import origins
+from ..settings import allowed_origins
 from ..telemetry.log_text import format_time
 from .check_report import CheckReport, KeyReport, StateReport, build_report
 from .console import console, escape, table
@@ -56,14 +57,23 @@ def _with_probes(
     """Add the result of one request with each key; keys are sent to allowed hosts only."""
     if report.secrets is None:
         return report
-    try:
-        require_allowed_host(origins(allowed_hosts))
-    except KeyrotError as error:
-        return replace(report, problems=(*report.problems, f"--live {error}"))
-    models = {key.spec.key_id: model or key.spec.model for key in report.keys if key.resolved}
-    probes = check_keys(report.secrets, models)
+    found = [key.spec for key in report.keys if key.resolved]
+    problems = list(report.problems)
+    keys_to_check: dict[str, tuple[str | None, Platform]] = {}
+    for platform in dict.fromkeys(spec.platform for spec in found):
+        try:
+            require_allowed_host(allowed_origins(allowed_hosts), platform)
+        except KeyrotError as error:
+            problems.append(f"--live {error}")
+            continue
+        keys_to_check |= {
+            spec.key_id: (model or spec.model, platform)
+            for spec in found
+            if spec.platform == platform
+        }
+    probes = check_keys(report.secrets, keys_to_check)
     keys = tuple(replace(key, probe=probes.get(key.spec.key_id)) for key in report.keys)
-    return replace(report, keys=keys)
+    return replace(report, keys=keys, problems=tuple(problems))
 
 
 def _report_to_json(report: CheckReport) -> dict[str, Any]:
@@ -143,7 +153,8 @@ def _print_keys(keys: Sequence[KeyReport]) -> None:
     rows = table(f"Keys ({len(keys)})", *columns)
     for key in keys:
         spec = key.spec
-        details = ", ".join(filter(None, (spec.workload, spec.tier))) or "-"
+        platform = None if spec.platform == GEMINI_API else spec.platform
+        details = ", ".join(filter(None, (spec.workload, spec.tier, platform))) or "-"
         rows.add_row(
             escape(spec.key_id),
             f"{escape(spec.model or '-')}\n[dim]{escape(details)}[/]",

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from .._install import doubts
 from ..config import Config
 from ..core.availability import AVAILABLE, REJECTED, Availability
+from ..core.model import GEMINI_API, VERTEX_EXPRESS
 from ..core.text import mask_keys, mask_url
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..genai.call_info import origin_from_url
@@ -23,7 +24,14 @@ from ..runtime.delivery import open_receivers
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
 from ..secrets import Secret, SecretCache, open_secret_cache
-from ..settings import ENV_NAMES, NOT_IN_FILE, SECRET_SETTINGS, origins, spellings
+from ..settings import (
+    BASE_URL_VARIABLES,
+    ENV_NAMES,
+    NOT_IN_FILE,
+    SECRET_SETTINGS,
+    allowed_origins,
+    spellings,
+)
 from ..telemetry.otlp import DeferredOtlpExport
 from .shared import open_configured
 
@@ -252,14 +260,17 @@ def _locate(key: KeySpec, config: Config, secrets: SecretCache) -> tuple[str, st
 
 def _bypass_warnings(config: Config) -> Iterator[str]:
     """Yield what makes calls bypass the pool."""
-    origin = origin_from_url(base_url())
-    if origin not in origins(config.settings.allowed_hosts):
-        yield (
-            f"GOOGLE_GEMINI_BASE_URL points to {origin or 'no URL'}, which is not in "
-            "KEYROT_ALLOWED_HOSTS: calls to it bypass the pool"
-        )
+    allowed, platforms = allowed_origins(config.settings.allowed_hosts), {GEMINI_API}
+    platforms.update(key.platform for key in config.keys)
+    for platform, name in BASE_URL_VARIABLES.items():
+        origin = origin_from_url(base_url(platform))
+        if platform in platforms and origin not in allowed[platform]:
+            yield (
+                f"{name} points to {origin or 'no URL'}, which is not in "
+                "KEYROT_ALLOWED_HOSTS: calls to it bypass the pool"
+            )
     for name in ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"):
-        if os.environ.get(name, "").lower() in ("true", "1"):
+        if os.environ.get(name, "").lower() in ("true", "1") and VERTEX_EXPRESS not in platforms:
             yield f"{name} is set: clients go to Vertex AI, and bypass the pool"
     idle = [key.key_id for key in config.keys if not key.active]
     if idle:

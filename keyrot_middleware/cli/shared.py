@@ -18,7 +18,7 @@ from ..keys_file import candidates_of
 from ..runtime.health import KeyView, views, without_value
 from ..runtime.report import PoolReport
 from ..secrets import open_secret_cache
-from ..settings import origins
+from ..settings import allowed_origins
 from ..state import open_shared
 from ..state.base import State
 
@@ -175,12 +175,13 @@ def _check(config: Config, key_id: str) -> str:
     Raises:
         KeyrotError: It has no value here, or may not be sent.
     """
-    require_allowed_host(origins(config.settings.allowed_hosts))
     keys = tuple(key for key in config.keys if key.key_id == key_id)
+    platform = keys[0].platform
+    require_allowed_host(allowed_origins(config.settings.allowed_hosts), platform)
     secrets = open_secret_cache(replace(config, keys=keys))
     try:
         if key_id not in secrets.resolved:
             raise KeyrotError(f"key {key_id} has no value on this machine")
-        return describe_check(key_id, check_key(secrets, key_id, keys[0].model))
+        return describe_check(key_id, check_key(secrets, key_id, keys[0].model, platform))
     finally:
         secrets.close()

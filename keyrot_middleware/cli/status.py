@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.live import Live
 
+from ..core.model import GEMINI_API
 from ..errors import KeyrotError
 from .console import STATE_STYLES, console, escape, table
 from .shared import NOT_SHARED
@@ -116,8 +117,11 @@ def _draw(found: dict[str, Any]) -> RenderableType:
     columns = ("key", "state", "used of limit", "available at", "last error")
     drawn = table(f"Pool {escape(found['pool'])} in {escape(found['state_url'])}", *columns)
     for key in found["keys"]:
+        other = (
+            "" if key.get("platform", GEMINI_API) == GEMINI_API else f"\n[dim]{key['platform']}[/]"
+        )
         drawn.add_row(
-            escape(key["key_id"]),
+            f"{escape(key['key_id'])}{other}",
             f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",
             _used(key) or f"[dim]{escape(key['model'] or '-')}[/]",
             _available_at(key),

@@ -50,6 +50,9 @@ tokens is no generation (GEMINI.md B3, B5). Unknown methods count."""
 
 _PREFIX = re.compile(r"(?:upload|download|\{api_version\}|v\d+(?:(?:alpha|beta)\d*)?)\Z")
 
+_OWNED_MODELS = ("endpoints", "projects")
+"""Collections of Vertex AI in which a model is somebody's own."""
+
 _LISTS = ("files", "cachedContents", "batches", "operations", "fileSearchStores", "tunedModels")
 _MAX_DEPTH = 100
 """Nesting levels that are searched; protobuf's JSON parser rejects deeper ones."""
@@ -90,7 +93,8 @@ def parse_path(method: str, path: str) -> Route:
     if len(parts) > 1 and collection in ("models", "tunedModels"):
         model = parts[1] if collection == "models" else f"tunedModels/{parts[1]}"
     verb = verb or _plain_verb(method.lower(), parts)
-    reading, stateless = method.lower() == "get", verb in STATELESS
+    reading = method.lower() == "get"
+    stateless = verb in STATELESS and collection not in _OWNED_MODELS
     names = _names_of(parts, path)
     bound_to_owner = bool(names) or not (stateless or (reading and collection == "models"))
     counts_in_quota = bool(model) and verb not in UNMETERED
@@ -173,6 +177,8 @@ def _split(path: str) -> tuple[list[str], str]:
     parts = [part for part in bare.split("/") if part]
     while parts and _PREFIX.match(parts[0]):
         del parts[0]
+    if len(parts) > 2 and parts[0] == "publishers" and parts[2] == "models":
+        del parts[:2]  # Vertex AI names the publisher of a model too
     return parts, verb
 
 

@@ -240,8 +240,10 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
     key, project = home, home.project if home is not None else ""
     if owner is not None:
         key, project = call.selector.keys.get(owner[0]), owner[1]
+    if key is not None and key.platform != call.info.platform:
+        key, project = home, home.project if home is not None else ""
     one_key = any(name.startswith(SAME_KEY_PREFIXES) for name in names)
-    same = () if one_key else call.selector.find_project_keys(project)
+    same = () if one_key else call.selector.find_project_keys(project, call.info.platform)
     owner_keys = ([key] if key is not None else []) + [k for k in same if k is not key]
     return tuple(owner_keys) or ((home,) if home is not None else ())
 

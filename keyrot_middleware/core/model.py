@@ -13,6 +13,8 @@ from math import inf
 from typing import Literal, NamedTuple
 
 __all__ = [
+    "EXPRESS_POOL_KEY",
+    "GEMINI_API",
     "GENERIC_VERBS",
     "HOME",
     "IN_USE",
@@ -21,6 +23,7 @@ __all__ = [
     "NO_LIMITS",
     "NO_USAGE",
     "POOL_KEY",
+    "VERTEX_EXPRESS",
     "Backoff",
     "Block",
     "CallInfo",
@@ -29,6 +32,7 @@ __all__ = [
     "LeaseOutcome",
     "Limits",
     "Outcome",
+    "Platform",
     "RetryPolicy",
     "Scope",
     "Strategy",
@@ -65,6 +69,14 @@ MODEL_SCOPES = frozenset({Scope.KEY_MODEL, Scope.PROJECT_MODEL})
 """Scopes that only a call which counts in a model's quota can affect."""
 
 
+Platform = Literal["gemini_api", "vertex_express"]
+"""Which of Google's two services a key is for: the Gemini Developer API, or Vertex AI in express
+mode. A call is sent with keys of its own platform only."""
+
+GEMINI_API: Platform = "gemini_api"
+VERTEX_EXPRESS: Platform = "vertex_express"
+
+
 class Limits(NamedTuple):
     """The limits of a key; None means unknown."""
 
@@ -95,6 +107,7 @@ class Candidate:
     priority: int = 0
     weight: float = 1.0
     active: bool = True
+    platform: Platform = GEMINI_API
     usd_per_day: float | None = None
     """The budget of its project for the Pacific day, US dollars; see keys_file.candidates_of."""
     record: str = ""
@@ -153,6 +166,7 @@ class CallInfo(NamedTuple):
     """A digest that is the same for all turns of a conversation (strategy `sticky`)."""
     host: str = ""
     """Its destination: `host` or `host:port`."""
+    platform: Platform = GEMINI_API
     sdk_retries: bool = False
     """The SDK itself is configured to retry 5xx, so the pool does not retry them as well."""
     counts_in_quota: bool = True
@@ -338,6 +352,10 @@ LAST_RESORT = 1_000_000
 
 POOL_KEY = "keyrot-pool"
 """As the value of a key: the program has no key of its own. It is never sent."""
+
+EXPRESS_POOL_KEY = "keyrot-pool-vertex-express"
+"""What stands for `POOL_KEY` inside a client of express mode, so that its requests show which
+platform they are for."""
 
 Strategy = Literal["spread", "fill", "sticky"]
 """`spread`: the least used share first; `fill`: one key until it is exhausted; `sticky`: the same

@@ -38,6 +38,8 @@ _COLLECTIONS = (
 _NAME = re.compile(
     # A URL names a file only below an API version: web sites have `files/` directories too.
     r"(?:https?://[^/\s]+/(?:(?:up|down)load/)?v\d[^/\s]*/)?"
+    # Vertex AI writes names in full.
+    r"(?:projects/[^/\s]+/locations/[^/\s]+/)?(?:publishers/[^/\s]+/)?"
     rf"((?:models/[^/:?#\s]+/operations|{_COLLECTIONS})/[^/:?#\s]+)(?=[/:?#]|\Z)"
 )
 
@@ -50,6 +52,7 @@ KINDS = {
     **dict.fromkeys(("name", "fileUri", "file_uri", "uri", "fileName", "file_name"), TYPED),
     **dict.fromkeys(("cachedContent", "cached_content", "model", "baseModel"), TYPED),
     **dict.fromkeys(("tunedModel", "source", "documentName", "responsesFile"), TYPED),
+    **dict.fromkeys(("operationName", "operation_name"), TYPED),
     **dict.fromkeys(("fileSearchStoreNames", "file_search_store_names"), TYPED),
     **dict.fromkeys(("continuationToken", "continuation_token"), CONTINUATION),
     **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), _INTERACTION),

@@ -2,8 +2,9 @@
 
 The order of a call is a list of groups: keys whose `model` is the requested one, then keys without
 a model, then the others; within these, keys of the requested workload first, then by priority; the
-last resort comes after all of them. Within a group the strategy decides where to start: `spread`
-at random, `fill` at the first key, `sticky` at a position derived from the conversation.
+last resort comes after all of them. Keys of another platform are in no group. Within a group the
+strategy decides where to start: `spread` at random, `fill` at the first key, `sticky` at a position
+derived from the conversation.
 
 Candidates are passed to the state in batches of one group. The state decides which of them is
 available. A key that it refused until a known time is *deferred* here, so that a call does not try
@@ -21,7 +22,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from .failures import RULES
-from .model import IN_USE, LAST_RESORT, Block, CallInfo, Candidate, Scope
+from .model import GEMINI_API, IN_USE, LAST_RESORT, Block, CallInfo, Candidate, Platform, Scope
 from .waiting import Claims, needed_amount
 from .windows import AHEAD_S
 
@@ -150,25 +151,30 @@ class Selector:
             lock: Lets one caller in at a time, again and again.
         """
         self.keys = {key.key_id: key for key in keys if key.active}
+        self.platforms = frozenset(key.platform for key in self.keys.values())
+        """For which there is a key."""
         self.has_budgets = any(key.usd_per_day is not None for key in self.keys.values())
         """A key's project has a budget, so that costs must be estimated before a call."""
         self.spread = strategy == "spread"
         self.sticky = strategy == "sticky"
-        self._orders: dict[tuple[str, str | None, str], _Order] = {}
+        self._orders: dict[tuple[str, str | None, str, str], _Order] = {}
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
         """The keys of each project, put together when somebody asks for the first."""
         self.had_full_window = False
         """A window was full once, so that released capacity may matter."""
 
-    def find_project_keys(self, project: str) -> tuple[Candidate, ...]:
-        """Return the keys of *project*."""
+    def find_project_keys(
+        self, project: str, platform: Platform = GEMINI_API
+    ) -> tuple[Candidate, ...]:
+        """Return the keys of *project* for a platform."""
         if not self._projects:
             projects: dict[str, list[Candidate]] = {}
             for key in self.keys.values():
                 projects.setdefault(key.project, []).append(key)
             self._projects = projects  # whole, for other threads
-        return tuple(key for key in self._projects.get(project, ()) if key.key_id in self.keys)
+        found = self._projects.get(project, ())
+        return tuple(k for k in found if k.key_id in self.keys and k.platform == platform)
 
     def candidate_batches(
         self, info: CallInfo, excluded: Mapping[str, object] | Claims, now: float, draw: float
@@ -254,7 +260,8 @@ class Selector:
                 self._orders.clear()
 
     def _get_order(self, info: CallInfo) -> _Order:
-        name = (info.model, info.workload, "" if info.counts_in_quota else info.verb)
+        verb = "" if info.counts_in_quota else info.verb
+        name = (info.model, info.workload, verb, info.platform)
         order = self._orders.get(name)
         if order is None:
             with self._lock:
@@ -266,6 +273,8 @@ class Selector:
     def _make_order(self, info: CallInfo) -> _Order:
         groups: dict[tuple[bool, int, bool, int], list[Candidate]] = {}
         for key in self.keys.values():
+            if key.platform != info.platform:
+                continue
             rank = 1 if key.model is None else 0 if key.model == info.model else 2
             other_work = info.workload is not None and key.workload != info.workload
             name = (key.priority >= LAST_RESORT, rank, other_work, key.priority)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..runtime.abandoned import unwatch_gc, watch_gc
 from ..runtime.pool import Pool
+from ..settings import AllowedOrigins
 from .imports import Patched
 from .patching import Patcher
 from .pooled_calls import PooledCalls
@@ -20,7 +21,7 @@ class Binding:
     """Connects one pool to the SDK, from `install` to `close`."""
 
     def __init__(
-        self, pool: Pool, allowed_origins: frozenset[str], on_close: Callable[[], None]
+        self, pool: Pool, allowed_origins: AllowedOrigins, on_close: Callable[[], None]
     ) -> None:
         """Patch nothing yet; *on_close* is called by `close`."""
         self.pool = pool

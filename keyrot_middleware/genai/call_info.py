@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ..core.affinity import conversation, parse_path
 from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
-from ..core.model import CallInfo
+from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.request_body import read_body
 from ..core.tokens import TokenScale, count_requests
 from ..core.usage import parse_token_counts, parse_usage_text
@@ -131,6 +131,7 @@ def call_info(
     host: str,
     scale: TokenScale,
     sticky: bool,
+    platform: Platform = GEMINI_API,
 ) -> CallInfo:
     """Read a request; none of its content is kept."""
     body = request.request_dict if isinstance(request.request_dict, dict) else {}
@@ -155,6 +156,7 @@ def call_info(
         workload=workload.get(),
         conversation=conversation(body) if sticky and not bound_to_owner else None,
         host=host,
+        platform=platform,
         sdk_retries=retry is not None and option(retry, "attempts") not in (0, 1),
         counts_in_quota=route.counts_in_quota,
     )

@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from ..core.model import POOL_KEY
+from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
+from ..settings import AllowedOrigins
 from .call_info import option, origin_from_url
 
-__all__ = ["fingerprint", "is_key", "needs_home"]
+__all__ = ["fingerprint", "is_key", "placeholder_for", "platform_of"]
 
 _SALT = os.urandom(16)
 
 
-def needs_home(given: Mapping[str, Any], origins: Collection[str]) -> bool:
-    """Return whether a client made with these arguments needs the pool's key as home key.
+def placeholder_for(given: Mapping[str, Any], allowed: AllowedOrigins) -> str | None:
+    """Return the placeholder of a client made with these arguments; None if it needs no home key.
 
     Args:
         given: The arguments of the api client's constructor, by name.
-        origins: Those that may have the pool's keys.
+        allowed: Where the pool's keys may go.
     """
     key = given.get("api_key")
     others = (given.get(name) for name in ("credentials", "project", "location"))
-    if is_key(key) or any(others) or _vertex(given.get("vertexai")):
-        return False  # a key of its own, Vertex AI, or arguments that the SDK refuses
+    if is_key(key) or any(others):
+        return None  # a key of its own, Vertex AI, or arguments that the SDK refuses
+    platform = VERTEX_EXPRESS if _vertex(given.get("vertexai")) else GEMINI_API
     if key != POOL_KEY and is_key(_env_key()):
-        return False
+        return None
+    if key != POOL_KEY and platform == VERTEX_EXPRESS and _has_own_auth():
+        return None
     base_url = option(given.get("http_options"), "base_url")
-    return not base_url or origin_from_url(base_url) in origins
+    if base_url and origin_from_url(base_url) not in allowed[platform]:
+        return None
+    return POOL_KEY if platform == GEMINI_API else EXPRESS_POOL_KEY
+
+
+def platform_of(client: Any) -> Platform | None:
+    """Return the platform of an api client; None for Vertex AI with a project or credentials."""
+    if not client.vertexai:
+        return GEMINI_API
+    others = (client.project, client.location, client._credentials)
+    return VERTEX_EXPRESS if client.api_key and not any(others) else None
 
 
 def is_key(key: Any) -> bool:
-    """Return whether *key* is a key, neither empty nor the placeholder."""
-    return isinstance(key, str) and key.strip() not in ("", POOL_KEY)
+    """Return whether *key* is a key, neither empty nor a placeholder."""
+    return isinstance(key, str) and key.strip() not in ("", POOL_KEY, EXPRESS_POOL_KEY)
 
 
 @lru_cache(maxsize=256)
@@ -47,6 +61,12 @@ def fingerprint(key: str) -> str:
 def _env_key() -> str | None:
     """Read the variables as the SDK does: GOOGLE_API_KEY first."""
     return os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY")
+
+
+def _has_own_auth() -> bool:
+    """Return whether a client of Vertex AI has no placeholder in the environment, or ignores it."""
+    others = ("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION")
+    return _env_key() != POOL_KEY or any(os.environ.get(name) for name in others)
 
 
 def _vertex(asked: Any) -> bool:

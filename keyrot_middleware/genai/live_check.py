@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 from ..core.failures import classify
-from ..core.model import CallInfo
+from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.text import standard_key_hint
 from ..errors import KeyrotError
 from ..secrets import SecretCache
-from ..settings import GOOGLE_HOST
+from ..settings import BASE_URL_VARIABLES, GOOGLE_HOST, VERTEX_HOST, AllowedOrigins
 from .call_info import failed_from_error, origin_from_url
 from .pooled_calls import bypassed
 
@@ -47,37 +46,42 @@ class LiveCheck:
     """What the server said, without keys."""
 
 
-def base_url() -> str:
+def base_url(platform: Platform = GEMINI_API) -> str:
     """Return where checks are sent: where the SDK sends calls by default."""
-    return os.environ.get("GOOGLE_GEMINI_BASE_URL") or f"https://{GOOGLE_HOST}"
+    host = GOOGLE_HOST if platform == GEMINI_API else VERTEX_HOST
+    return os.environ.get(BASE_URL_VARIABLES[platform]) or f"https://{host}"
 
 
-def require_allowed_host(allowed_origins: Collection[str]) -> None:
-    """Make sure that keys may be sent to `base_url`.
+def require_allowed_host(allowed: AllowedOrigins, platform: Platform = GEMINI_API) -> None:
+    """Make sure that keys of a platform may be sent to its `base_url`.
 
     Raises:
         KeyrotError: They may not.
     """
-    origin = origin_from_url(base_url())
-    if origin not in allowed_origins:
+    origin = origin_from_url(base_url(platform))
+    if origin not in allowed[platform]:
         raise KeyrotError(f"sent nothing: {origin or 'no host'} is not in KEYROT_ALLOWED_HOSTS")
 
 
-def check_keys(secrets: SecretCache, models: Mapping[str, str | None]) -> dict[str, LiveCheck]:
+def check_keys(
+    secrets: SecretCache, keys: Mapping[str, tuple[str | None, Platform]]
+) -> dict[str, LiveCheck]:
     """Send one request with each key, eight at a time; see `check_key`.
 
     Call `require_allowed_host` first.
 
     Args:
         secrets: Where the values are.
-        models: Key ids and the model to ask; None: `DEFAULT_MODEL`.
+        keys: Key ids, the model to ask (None: `DEFAULT_MODEL`) and the platform of the key.
     """
     with ThreadPoolExecutor(_AT_ONCE) as workers:
-        checks = workers.map(partial(check_key, secrets), models, models.values())
-        return dict(zip(models, checks, strict=True))
+        checks = workers.map(lambda key_id: check_key(secrets, key_id, *keys[key_id]), keys)
+        return dict(zip(keys, checks, strict=True))
 
 
-def check_key(secrets: SecretCache, key_id: str, model: str | None) -> LiveCheck:
+def check_key(
+    secrets: SecretCache, key_id: str, model: str | None, platform: Platform = GEMINI_API
+) -> LiveCheck:
     """Send one request with a key; the pool, its limits and its state play no part.
 
     Call `require_allowed_host` first. The request asks for an answer of one token: counting tokens
@@ -90,10 +94,11 @@ def check_key(secrets: SecretCache, key_id: str, model: str | None) -> LiveCheck
     model, began = model or DEFAULT_MODEL, time.monotonic()
     # vertexai: explicit, for the environment may say otherwise. A redirect is an answer like any
     # other: the key follows none.
+    express = platform != GEMINI_API
     options = types.HttpOptions(
-        base_url=base_url(), timeout=_TIMEOUT_MS, client_args={"follow_redirects": False}
+        base_url=base_url(platform), timeout=_TIMEOUT_MS, client_args={"follow_redirects": False}
     )
-    client = genai.Client(vertexai=False, api_key=secrets.value(key_id), http_options=options)
+    client = genai.Client(vertexai=express, api_key=secrets.value(key_id), http_options=options)
     config = types.GenerateContentConfig(max_output_tokens=1)
     token = bypassed.set(True)
     try:

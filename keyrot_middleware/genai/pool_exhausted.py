@@ -28,6 +28,7 @@ else:
     _ClientError = object
 
 __all__ = [
+    "NO_EXPRESS_KEY",
     "NO_KEY",
     "LastRefusal",
     "error_body",
@@ -99,6 +100,12 @@ NO_KEY = (
     "there is no Gemini API key to send this with: set GEMINI_API_KEYS or GEMINI_API_KEY, write a "
     "keys.json, or give the client an api_key other than keyrot-pool; keyrot check shows what is "
     "found"
+)
+
+
+NO_EXPRESS_KEY = (
+    "there is no key for Vertex AI in express mode to send this with: write a keys.json that has "
+    'one with "platform": "vertex_express", or give the client an api_key other than keyrot-pool'
 )
 
 

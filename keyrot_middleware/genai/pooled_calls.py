@@ -15,10 +15,21 @@ from math import inf
 from typing import Any
 
 from ..core.flow import CallState, Exhausted
-from ..core.model import HOME, POOL_KEY, CallInfo, Candidate, Lease
+from ..core.model import (
+    EXPRESS_POOL_KEY,
+    GEMINI_API,
+    HOME,
+    POOL_KEY,
+    VERTEX_EXPRESS,
+    CallInfo,
+    Candidate,
+    Lease,
+    Platform,
+)
 from ..errors import KeyrotWarning, warn
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
+from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver, observe
 from .call_info import host_from_url, origin_from_url
 from .home_key import fingerprint, is_key
@@ -40,13 +51,19 @@ _MAX_HOSTS_WARNED = 20
 class PooledCalls:
     """A pool, and where its keys may go."""
 
-    def __init__(self, pool: Pool, origins: frozenset[str]) -> None:
-        """Serve a pool whose keys may go to *origins*."""
+    def __init__(self, pool: Pool, allowed: AllowedOrigins) -> None:
+        """Serve a pool whose keys may go to *allowed*."""
         self.pool = pool
-        self.origins = origins
+        self.allowed = allowed
         self._warned: set[str] = set()
 
-    def serves(self, key: str, base_url: str, *headers: Mapping[str, Any] | None) -> bool:
+    def serves(
+        self,
+        key: str,
+        base_url: str,
+        *headers: Mapping[str, Any] | None,
+        platform: Platform = GEMINI_API,
+    ) -> bool:
         """Return whether a request goes through the pool; else it is sent as it is.
 
         Args:
@@ -54,15 +71,19 @@ class PooledCalls:
             base_url: Where it goes; another host is warned about, once.
             headers: Those of the client and of the request: a key of the caller's own there is
                 used untouched.
+            platform: That of the client. A pool without a key for express mode has no part in it.
         """
         if key.startswith(_EPHEMERAL) or bypassed.get():
             return False
-        if origin_from_url(base_url) not in self.origins:
+        has_keys = platform in self.pool.selector.platforms
+        if platform == VERTEX_EXPRESS and not has_keys:
+            return False
+        if origin_from_url(base_url) not in self.allowed[platform]:
             self._warn_of_host(host_from_url(base_url))
             return False
-        if not self.pool.selector.keys and is_key(key):
+        if not has_keys and is_key(key):
             return False
-        known = (key, POOL_KEY)
+        known = (key, POOL_KEY, EXPRESS_POOL_KEY)
         return not any(has_foreign_key(some, known) for some in headers)
 
     def call_state(self, info: CallInfo, key: str, patience_s: float = inf) -> CallState:
@@ -79,7 +100,7 @@ class PooledCalls:
             pool.selector,
             pool.policy,
             pool.token_scale,
-            self._home(key) if info.bound_to_owner else None,
+            self._home(key, info.platform) if info.bound_to_owner else None,
             (pool.clock.time(), pool.random()),
             pool.overload,
             pool.waiting_lines,
@@ -111,21 +132,30 @@ class PooledCalls:
             response_type: The `Response` class of the client's HTTP library, for `response`.
         """
         blocks, pool = no_key.unavailable.blocks, self.pool
-        if pool.selector.keys:
+        if blocks or GEMINI_API in pool.selector.platforms:
             last = pool.last_refusal(blocks)
         else:
             text = f"pool {pool.name!r} has no Gemini API key; {NO_KEY}"
             last = (401, "UNAUTHENTICATED", error_body(401, text))
         return exhausted(pool.name, blocks, no_key.unavailable.at, last, response_type)
 
-    def _home(self, key: str) -> Candidate:
-        """Return the home key of a client as a candidate, in the pool or not."""
-        key_id = self.pool.secrets.key_id_for(key) if is_key(key) else self.pool.home_id
-        candidate = self.pool.selector.keys.get(key_id) if key_id is not None else None
+    def _home(self, key: str, platform: Platform) -> Candidate:
+        """Return the home key of a client as a candidate, in the pool or not.
+
+        A client may have a key that keys.json marks for the other platform: the pool's own home
+        key takes its place.
+        """
+        keys, key_id = self.pool.selector.keys, None
+        if is_key(key):
+            key_id = self.pool.secrets.key_id_for(key)
+            own = keys.get(key_id) if key_id is not None else None
+            if own is None or own.platform == platform:
+                return own or _outside(key)
+        key_id = self.pool.home_id_for(platform)
+        candidate = keys.get(key_id) if key_id is not None else None
         if candidate is not None:
             return candidate
-        label = f"{HOME}{fingerprint(key)}"
-        return Candidate(label, label, label)
+        return _outside("")
 
     def _warn_of_host(self, host: str) -> None:
         """Warn once that calls to a host bypass the pool; the warning cannot fail the call."""
@@ -136,3 +166,9 @@ class PooledCalls:
         _log.warning("%s", text)
         with suppress(KeyrotWarning):
             warn(text)
+
+
+def _outside(key: str) -> Candidate:
+    """Return a key outside the pool, the client's own, as a candidate."""
+    label = f"{HOME}{fingerprint(key)}"
+    return Candidate(label, label, label)

@@ -19,14 +19,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
-from ..core.model import POOL_KEY
+from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, POOL_KEY, VERTEX_EXPRESS, Platform
 from ..errors import ConfigError
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
+from ..settings import AllowedOrigins
 from .call_info import origin_from_url
 from .key_injection import KEY_HEADER, RedactedHeader, current_injection, key_headers
 from .patching import Patcher, Wrapper
-from .pool_exhausted import NO_KEY, error_body
+from .pool_exhausted import NO_EXPRESS_KEY, NO_KEY, error_body
 from .redaction import Redact, clear_frames, redact_exception, scrub
 
 __all__ = ["Wire", "placeholder_guard", "restore_placeholder", "withdraw_placeholder"]
@@ -52,8 +53,16 @@ class _RequestKey(NamedTuple):
     """The key to send; None for none."""
     from_pool: bool
     """It is a key of the pool."""
-    replaces_placeholder: bool
-    """It replaces the placeholder."""
+    platform: Platform
+    placeholder: str | None = None
+    """The placeholder that it replaces."""
+
+    @property
+    def missing(self) -> str | None:
+        """What to tell a program whose pool has no key for this request; None if it has one."""
+        if self.value is not None or not self.from_pool:
+            return None
+        return NO_KEY if self.platform == GEMINI_API else NO_EXPRESS_KEY
 
     def __repr__(self) -> str:
         return "<key>"
@@ -63,17 +72,17 @@ class Wire:
     """The wrappers of what sends requests."""
 
     def __init__(
-        self, pool: Pool | None, origins: frozenset[str], enabled: Sequence[bool] = (True,)
+        self, pool: Pool | None, allowed: AllowedOrigins, enabled: Sequence[bool] = (True,)
     ) -> None:
         """Serve a pool.
 
         Args:
             pool: None where no key was found at all.
-            origins: Where its keys may go.
+            allowed: Where its keys may go.
             enabled: Empty once it is uninstalled: only calls under way are served then.
         """
         self._pool = pool
-        self._origins = origins
+        self._allowed = allowed
         self._enabled = enabled
 
     @property
@@ -98,8 +107,8 @@ class Wire:
         key = self._httpx_key(request)
         if key is None:
             return wrapped(*args, **kwargs)
-        if key.value is None and key.from_pool:
-            return _error_response(_response_type(client), 401, NO_KEY, request)
+        if key.missing:
+            return _error_response(_response_type(client), 401, key.missing, request)
         follow, redact = _follow_redirects(client, options), self._redact(key)
         with _key_in_headers(request, key, redact):
             if not key.from_pool:
@@ -137,8 +146,8 @@ class Wire:
         options: dict[str, Any],
         key: _RequestKey,
     ) -> Any:
-        if key.value is None and key.from_pool:
-            return _error_response(_response_type(client), 401, NO_KEY, request)
+        if key.missing:
+            return _error_response(_response_type(client), 401, key.missing, request)
         follow, redact = _follow_redirects(client, options), self._redact(key)
         with _key_in_headers(request, key, redact):
             if not key.from_pool:
@@ -174,8 +183,8 @@ class Wire:
         self, wrapped: Callable[..., Any], arguments: dict[str, Any], key: _RequestKey
     ) -> Any:
         arguments["headers"] = _with_key(arguments["headers"].items(), key)
-        if key.value is None and key.from_pool:
-            _raise_api_error(401, NO_KEY)
+        if key.missing:
+            _raise_api_error(401, key.missing)
         redact = self._redact(key)
         handled = sys.exception()
         try:
@@ -214,8 +223,8 @@ class Wire:
         key = self._find_key(headers.items(), uri)
         if key is None:
             return wrapped(uri, *args[1:], **kwargs)
-        if key.value is None and key.from_pool:
-            _raise_api_error(401, NO_KEY)
+        if key.missing:
+            _raise_api_error(401, key.missing)
         if key.value is None:
             raise ConfigError(
                 f"the pool's key may not go to {origin_from_url(uri) or uri}: give the client an "
@@ -235,7 +244,7 @@ class Wire:
         """Return the key of a request of httpx, which may be sent again as it is."""
         url = str(request.url)
         before = request.extensions.get(_EXTENSION)
-        if isinstance(before, _RequestKey) and origin_from_url(url) in self._origins:
+        if isinstance(before, _RequestKey) and self._may_go(before.platform, url):
             return before
         return self._find_key(request.headers.multi_items(), url)
 
@@ -244,36 +253,44 @@ class Wire:
         found = [(name.lower(), str(text)) for name, text in key_headers(headers)]
         if not found:
             return None
-        if any(_is_placeholder(text) for _, text in found):
+        placeholder = next((text.split()[-1] for _, text in found if _is_placeholder(text)), None)
+        if placeholder is not None:
             if not self._enabled:
                 return None  # the next pool replaces it
             own_keys = [
                 text for name, text in found if name == KEY_HEADER and not _is_placeholder(text)
             ]
+            express = placeholder == EXPRESS_POOL_KEY or _VERTEX in url
+            platform = VERTEX_EXPRESS if express else GEMINI_API
             if own_keys:
-                return _RequestKey(own_keys[0], from_pool=False, replaces_placeholder=False)
-            if origin_from_url(url) not in self._origins:
-                return _RequestKey(None, from_pool=False, replaces_placeholder=True)
-            return _RequestKey(self._home(), from_pool=True, replaces_placeholder=True)
+                return _RequestKey(own_keys[0], from_pool=False, platform=platform)
+            if not self._may_go(platform, url):
+                return _RequestKey(None, False, platform, placeholder)
+            return _RequestKey(self._home(platform), True, platform, placeholder)
         send = current_injection.get()
         if send is not None and send.value and (KEY_HEADER, send.value) in found:
-            return _RequestKey(send.value, from_pool=True, replaces_placeholder=False)
+            platform = self._platform_of(send.value) or GEMINI_API
+            return _RequestKey(send.value, from_pool=True, platform=platform)
         # A client may hold a key of the pool as its own: the single key of the environment, say.
         for name, text in found:
-            if (
-                name == KEY_HEADER
-                and self._is_of_pool(text)
-                and origin_from_url(url) in self._origins
-            ):
-                return _RequestKey(text, from_pool=True, replaces_placeholder=False)
+            own = self._platform_of(text) if name == KEY_HEADER else None
+            if own is not None and self._may_go(own, url):
+                return _RequestKey(text, from_pool=True, platform=own)
         return None
 
-    def _is_of_pool(self, value: str) -> bool:
-        return self._pool is not None and self._pool.secrets.key_id_for(value) is not None
+    def _may_go(self, platform: Platform, url: str) -> bool:
+        return origin_from_url(url) in self._allowed[platform]
 
-    def _home(self) -> str | None:
+    def _platform_of(self, value: str) -> Platform | None:
+        """Return the platform of a key of the pool; None for another key."""
+        if self._pool is None or (key_id := self._pool.secrets.key_id_for(value)) is None:
+            return None
+        key = self._pool.selector.keys.get(key_id)
+        return key.platform if key is not None else GEMINI_API
+
+    def _home(self, platform: Platform) -> str | None:
         try:
-            return self._pool.home_value if self._pool is not None else None
+            return self._pool.home_value(platform) if self._pool is not None else None
         except Exception:
             handle_internal_error("genai")
             return None
@@ -288,11 +305,16 @@ class Wire:
         return redact
 
 
-def placeholder_guard(origins: frozenset[str]) -> Patcher:
+_VERTEX = "aiplatform"
+"""In the address of requests to Vertex AI: of a client that was made before `install()`, which has
+the placeholder of the program."""
+
+
+def placeholder_guard(allowed: AllowedOrigins) -> Patcher:
     """Return patches that keep the placeholder off the wire while there is no pool."""
     patcher = Patcher()
     patcher.add_client_methods({"__init__": explain_missing_key})
-    patcher.add_functions(Wire(None, origins).table, sends=True)
+    patcher.add_functions(Wire(None, allowed).table, sends=True)
     return patcher
 
 
@@ -318,7 +340,7 @@ def withdraw_placeholder(client: Any) -> None:
 
 def restore_placeholder(client: Any) -> None:
     """Undo `mute`: a pool is there again."""
-    client._http_options.headers.setdefault(KEY_HEADER, POOL_KEY)
+    client._http_options.headers.setdefault(KEY_HEADER, client.api_key)
     for http in _sdk_http_clients(client):
         vars(http).pop("send", None)
 
@@ -351,7 +373,7 @@ def _refusing_send(http: Any) -> Callable[..., Any]:
 
 
 def _is_placeholder(text: str) -> bool:
-    return text.split()[-1:] == [POOL_KEY]
+    return text.split()[-1:] in ([POOL_KEY], [EXPRESS_POOL_KEY])
 
 
 def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -385,8 +407,8 @@ def _key_in_headers(request: Any, key: _RequestKey, redact: Redact) -> Iterator[
 
 def _hide_key(request: Any, key: _RequestKey) -> None:
     """Remove a pool's key from a request that was sent; it is restored for another send."""
-    if key.replaces_placeholder:
-        request.headers[KEY_HEADER] = POOL_KEY
+    if key.placeholder is not None:
+        request.headers[KEY_HEADER] = key.placeholder
     elif key.from_pool:
         request.headers[KEY_HEADER] = _HIDDEN
         request.extensions = {**request.extensions, _EXTENSION: key}  # for when it is sent again

@@ -1,7 +1,7 @@
 """The wrappers of the four request methods, and of the methods that they call.
 
-Calls that the pool has no part in pass through untouched: Vertex AI, a host that is not allowed, a
-key header of the caller's own, `bypass()`.
+Calls that the pool has no part in pass through untouched: Vertex AI, unless it is express mode and
+the pool has keys for it, a host that is not allowed, a key header of the caller's own, `bypass()`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from ..core.commands import Done, Failed, StreamOpened
 from ..core.flow import CallState, Exhausted, call_flow
-from ..core.model import POOL_KEY, Lease
+from ..core.model import GEMINI_API, Lease, Platform
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
+from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver
 from .call_info import (
     ApiRequest,
@@ -28,7 +29,7 @@ from .call_info import (
     option,
     timeout_s,
 )
-from .home_key import needs_home
+from .home_key import placeholder_for, platform_of
 from .key_injection import (
     KeyInjection,
     async_request_once,
@@ -66,17 +67,18 @@ _ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http
 class ClientWrappers:
     """The wrappers of the constructor, and of what the request methods call."""
 
-    def __init__(self, origins: frozenset[str]) -> None:
-        """Serve a pool whose keys may go to *origins*."""
-        self._origins = origins
+    def __init__(self, allowed: AllowedOrigins) -> None:
+        """Serve a pool whose keys may go to *allowed*."""
+        self._allowed = allowed
 
     def wrap_init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `__init__`: a client without a key gets the placeholder, which wire.py replaces."""
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-        if not needs_home(given, self._origins):
+        placeholder = placeholder_for(given, self._allowed)
+        if placeholder is None:
             return wrapped(*args, **kwargs)
         # No key of the pool: what the client had, a copy or an option of it could take anywhere.
-        result = wrapped(**{**given, "api_key": POOL_KEY})
+        result = wrapped(**{**given, "api_key": placeholder})
         keyless.add(client)
         return result
 
@@ -283,20 +285,23 @@ class RequestWrappers:
     ) -> _PooledCall | tuple[Any, dict[str, Any]]:
         """Return a call for the pool, or the arguments with which it passes through."""
         try:
-            if client.vertexai:
+            platform = platform_of(client) if client.vertexai else GEMINI_API
+            if platform is None:
                 return args, kwargs
-            return self._read_call(client, ApiRequest(*args, **kwargs), stream=stream)
+            request = ApiRequest(*args, **kwargs)
+            return self._read_call(client, request, platform, stream=stream)
         except Exception:
             handle_internal_error("genai")
             return args, kwargs
 
     def _read_call(
-        self, client: Any, request: ApiRequest, *, stream: bool
+        self, client: Any, request: ApiRequest, platform: Platform, *, stream: bool
     ) -> _PooledCall | tuple[Any, dict[str, Any]]:
         key, options = client.api_key or "", request.http_options
         base_url, extra, retry = effective_options(client, options)
         own_headers = option(options, "headers") if options is not None else None
-        if not self._calls.serves(key, base_url, client._http_options.headers, own_headers):
+        headers = (client._http_options.headers, own_headers)
+        if not self._calls.serves(key, base_url, *headers, platform=platform):
             return request, {}
         info = call_info(
             request,
@@ -306,6 +311,7 @@ class RequestWrappers:
             host=host_from_url(base_url),
             scale=self._pool.token_scale,
             sticky=self._pool.policy.strategy == "sticky",
+            platform=platform,
         )
         call = self._calls.call_state(info, key, timeout_s(client, options))
         if not info.bound_to_owner:
@@ -325,7 +331,7 @@ class RequestWrappers:
             self._calls.value(lease),
             pooled.client,
             pooled.request,
-            self._calls.origins,
+            self._calls.allowed[pooled.call.info.platform],
             self._patcher,
             no_sdk_retry=pooled.no_sdk_retry,
         )

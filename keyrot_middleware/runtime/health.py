@@ -7,7 +7,7 @@ from math import isfinite
 from typing import NamedTuple, TypedDict
 
 from ..core.availability import AVAILABLE, Availability, KeyState, availability
-from ..core.model import Block, CallInfo, Candidate, project_label
+from ..core.model import Block, CallInfo, Candidate, Platform, project_label
 from ..core.text import utc
 from ..state.base import KeyHealth, State, Used
 from ..telemetry.metrics import KeySnapshot, QuotaUtilization
@@ -54,6 +54,8 @@ class HealthStatus(TypedDict):
 
     model: str | None
     project: str
+    platform: Platform
+    """Whose calls it serves: `gemini_api` or `vertex_express`."""
     state: KeyState
     """`available`, `limited`, `cooling_down`, `rejected`, `unresolved` or `disabled`."""
     active: bool
@@ -170,6 +172,7 @@ def _describe(key: Candidate, seen: KeyView, now: float) -> HealthStatus:
     return {
         "model": key.model,
         "project": project_label(key.project),
+        "platform": key.platform,
         "state": state,
         "active": not out,
         "available": state == "available",

@@ -8,15 +8,25 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Overload
-from ..core.model import NO_USAGE, CallInfo, Candidate, Lease, RetryPolicy, Usage
+from ..core.model import (
+    GEMINI_API,
+    NO_USAGE,
+    CallInfo,
+    Candidate,
+    Lease,
+    Platform,
+    RetryPolicy,
+    Usage,
+)
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
 from ..core.spending import nano_usd
@@ -118,8 +128,8 @@ class Pool:
     """The id of the single key, where there is one."""
     state_url: str = "memory://"
     """Where its state is, without user and password."""
-    allowed_origins: frozenset[str] = frozenset()
-    """Where its keys may be sent; see `settings.origins`."""
+    allowed_origins: Mapping[Platform, frozenset[str]] = field(default_factory=dict)
+    """Where its keys may be sent; see `settings.allowed_origins`."""
     configured: Sequence[Candidate] | None = None
     """All configured keys; the selector has those with a value. None: they never change."""
     refresher: Refresher | None = None
@@ -154,19 +164,25 @@ class Pool:
     @property
     def home_id(self) -> str | None:
         """The id of the home key of clients without a key of their own, if there is one."""
+        return self.home_id_for(GEMINI_API)
+
+    def home_id_for(self, platform: Platform) -> str | None:
+        """Return the id of the home key of a platform."""
         keys = self.selector.keys
+        order: Iterator[str] = (i for i, key in keys.items() if key.platform == platform)
         single = self.secrets.duplicates.get(self.last_resort or "", self.last_resort)
-        first = single if single in keys else next(iter(keys), None)
+        own = keys.get(single or "")
+        if own is not None and own.platform == platform:
+            order = chain([own.key_id], order)
+        first = next(order, None)
         if not self.doubtful or first not in self.doubtful:
             return first
         rejected = self._rejected()
-        order = [first, *keys]
-        return next((key_id for key_id in order if key_id not in rejected), first)
+        return next((key_id for key_id in chain([first], order) if key_id not in rejected), first)
 
-    @property
-    def home_value(self) -> str | None:
-        """The value of the home key."""
-        home_id = self.home_id
+    def home_value(self, platform: Platform = GEMINI_API) -> str | None:
+        """Return the value of the home key."""
+        home_id = self.home_id_for(platform)
         return self.secrets.value(home_id) if home_id is not None else None
 
     def _rejected(self) -> set[str]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ..core.activity import MINUTES, POOL, ActivityView, CallRecord, DayUsage, project_entry
 from ..core.availability import AVAILABLE, DISABLED_BY_HAND, KEY_STATES, Availability, availability
 from ..core.model import (
+    GEMINI_API,
     NO_LIMITS,
     Block,
     CallInfo,
@@ -26,6 +27,7 @@ from ..core.model import (
     LeaseOutcome,
     Limits,
     Outcome,
+    Platform,
     Scope,
     Verdict,
     project_label,
@@ -176,13 +178,27 @@ class PoolReport:
         some = [call for call in calls if not key or any(a.key_id == key for a in call.attempts)]
         return {"calls": [_call(call) for call in some[: max(limit, 0)]]}
 
-    def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
-        """Return which key a call would get now; see `StatusSource.explain`."""
+    def explain(
+        self,
+        model: str,
+        tokens: int = 0,
+        workload: str = "",
+        platform: Platform = GEMINI_API,
+    ) -> dict[str, Any]:
+        """Return which key a call would get now; see `StatusSource.explain`.
+
+        Args:
+            model: As in a call.
+            tokens: Its input tokens.
+            workload: Whose keys are preferred; "" for none.
+            platform: That of its client.
+        """
         if tokens < 0:
             raise KeyrotError("tokens: allowed are whole numbers from 0")
         look, selector = self._look(), self._selector()
+        name, work = model.removeprefix("models/"), workload or None
         info = CallInfo(  # as in views()
-            model.removeprefix("models/"), VERB, max(tokens, 1), workload=workload or None
+            name, VERB, max(tokens, 1), workload=work, platform=platform
         )
         order = selector.ranking(info)
         counted = info if self._models is None else self._models.preview(info, self._now())
@@ -198,7 +214,10 @@ class PoolReport:
             if key.key_id in place:
                 here = availability([blocks.get(key.key_id)])
             sentence = self._sentence(key, view, here, look.at, info.model)
-            if here == AVAILABLE:
+            if key.platform != platform:
+                here = Availability("limited", None, "platform")
+                sentence = f"serves calls of platform {key.platform} only"
+            elif here == AVAILABLE:
                 sentence = "available; comes later"
                 if key.key_id in next_keys:
                     sentence = "would get the call" if len(next_keys) == 1 else "may get the call"
@@ -312,6 +331,7 @@ class PoolReport:
         return {
             "key_id": key.key_id,
             "project": project_label(key.project),
+            "platform": key.platform,
             "model": key.model,
             "tier": key.tier,
             "priority": key.priority,

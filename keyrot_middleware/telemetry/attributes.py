@@ -13,7 +13,7 @@ from opentelemetry.util.types import AttributeValue
 
 from ..core.failures import REJECTIONS
 from ..core.flow import Exhausted
-from ..core.model import HOME, Usage, Verdict
+from ..core.model import GEMINI_API, HOME, Platform, Usage, Verdict
 from ..errors import rejection_code
 from . import semconv
 
@@ -126,6 +126,7 @@ def call_attributes(  # noqa: PLR0917 - as above
     operation: str,
     model: str,
     host: str,
+    platform: Platform,
     response_model: str | None = None,
     token_type: str | None = None,
     error_type: str | None = None,
@@ -139,7 +140,10 @@ def call_attributes(  # noqa: PLR0917 - as above
         semconv.ERROR_TYPE: error_type,
         semconv.TOKEN_MODALITY: modality,
     }
-    return {**request_attributes(operation, model, host), **_without_missing(attributes)}
+    return {
+        **request_attributes(operation, model, host, platform),
+        **_without_missing(attributes),
+    }
 
 
 def _without_missing(attributes: Mapping[str, str | None]) -> Attributes:
@@ -173,11 +177,15 @@ def _server_attributes(host: str) -> dict[str, AttributeValue]:
     return {semconv.SERVER_ADDRESS: host.strip("[]")} if host else {}
 
 
-def request_attributes(operation: str, model: str, host: str) -> dict[str, AttributeValue]:
+def request_attributes(
+    operation: str, model: str, host: str, platform: Platform
+) -> dict[str, AttributeValue]:
     """Return the attributes known before anything is sent."""
     attributes: dict[str, AttributeValue] = {
         semconv.GEN_AI_OPERATION: operation,
-        semconv.GEN_AI_PROVIDER: semconv.PROVIDER,
+        semconv.GEN_AI_PROVIDER: (
+            semconv.PROVIDER if platform == GEMINI_API else semconv.EXPRESS_PROVIDER
+        ),
         **_server_attributes(host),
     }
     if model:
@@ -186,12 +194,12 @@ def request_attributes(operation: str, model: str, host: str) -> dict[str, Attri
 
 
 @lru_cache(maxsize=1024)
-def call_span_start(
-    verb: str, model: str, host: str, stream: bool, pool: str
+def call_span_start(  # noqa: PLR0917 - as above
+    verb: str, model: str, host: str, stream: bool, pool: str, platform: Platform
 ) -> tuple[str, Mapping[str, AttributeValue]]:
     """Return name and initial attributes of a call's span; cached."""
     operation = operation_name(verb)
-    attributes = {**request_attributes(operation, model, host), semconv.POOL: pool}
+    attributes = {**request_attributes(operation, model, host, platform), semconv.POOL: pool}
     if stream:
         attributes[semconv.GEN_AI_REQUEST_STREAM] = True
     return (f"{operation} {model}" if model else operation), MappingProxyType(attributes)

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from opentelemetry.metrics import Counter, Histogram, Meter
 
-from ..core.model import Usage
+from ..core.model import Platform, Usage
 from . import semconv
 from .attributes import call_attributes
 
@@ -271,8 +271,8 @@ _INFERENCE, _EMBEDDINGS = "generate_content", "embeddings"
 _UNKNOWN = "unknown"
 """The modality of tokens, which is not read from the response."""
 
-CallKey = tuple[str, str, str, str]
-"""Pool, operation, model and host."""
+CallKey = tuple[str, str, str, str, Platform]
+"""Pool, operation, model, host and platform."""
 
 
 class CallMetrics(Protocol):

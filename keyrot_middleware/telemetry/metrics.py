@@ -334,7 +334,7 @@ class CallMeter:
 
     def _call_key(self) -> CallKey:
         info = self._info
-        return self._pool, operation_name(info.verb), info.model, info.host
+        return self._pool, operation_name(info.verb), info.model, info.host, info.platform
 
 
 _API = "opentelemetry.metrics"

@@ -29,7 +29,9 @@ SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 
 PROVIDER: Final = "gcp.gemini"
-"""The Developer API; calls to Vertex AI do not use the pool."""
+"""The Developer API."""
+EXPRESS_PROVIDER: Final = "gcp.vertex_ai"
+"""Vertex AI in express mode."""
 
 # Both kinds of span.
 ERROR_TYPE: Final = "error.type"

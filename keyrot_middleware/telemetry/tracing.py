@@ -237,7 +237,9 @@ class CallSpan:
     )
 
     def __init__(self, tracer: Tracer, ctx: Context, info: CallInfo, pool: str) -> None:
-        name, attributes = call_span_start(info.verb, info.model, info.host, info.stream, pool)
+        name, attributes = call_span_start(
+            info.verb, info.model, info.host, info.stream, pool, info.platform
+        )
         self._started = time.monotonic() if info.stream else 0.0
         self._span = tracer.start_span(name, ctx, SpanKind.CLIENT, attributes)
         self.child_context = set_span_in_context(self._span, ctx)

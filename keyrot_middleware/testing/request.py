@@ -81,6 +81,8 @@ def _segment(segments: list[str], index: int) -> str:
 
 
 def _versioned_route(method: str, version: str, rest: list[str], query: dict[str, str]) -> Route:
+    if rest[:1] == ["publishers"] and rest[2:3] == ["models"]:
+        rest = rest[2:]  # as Vertex AI names models
     collection = _segment(rest, 0)
     if collection in _MODEL_COLLECTIONS:
         return _model_route(method, version, rest, query)

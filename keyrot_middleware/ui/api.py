@@ -168,9 +168,13 @@ class Api:
 def _check(pool: Pool, key_id: str) -> str:
     if key_id not in pool.secrets.resolved:
         raise KeyrotError(f"key {key_id} has no value to check")
-    require_allowed_host(pool.allowed_origins)
-    model = next((key.model for key in (pool.configured or ()) if key.key_id == key_id), None)
-    return describe_check(key_id, check_key(pool.secrets, key_id, model))
+    keys = pool.configured if pool.configured is not None else pool.selector.keys.values()
+    for key in keys:
+        if key.key_id == key_id:
+            require_allowed_host(pool.allowed_origins, key.platform)
+            check = check_key(pool.secrets, key_id, key.model, key.platform)
+            return describe_check(key_id, check)
+    raise KeyError(key_id)
 
 
 def json_response(status: int, content: dict[str, Any]) -> Response:

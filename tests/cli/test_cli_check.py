@@ -11,6 +11,7 @@ import pytest
 from support.servers import free_port, server
 
 import keyrot_middleware
+from keyrot_middleware.settings import GOOGLE_HOST, VERTEX_HOST
 from keyrot_middleware.testing import FakeGemini, Reply
 
 Keyrot = Callable[..., Any]
@@ -72,7 +73,7 @@ def test_settings_show_where_they_come_from_and_no_secret(
     assert found["GEMINI_API_KEY"]["value"] == "set (not shown)"
     assert found["GOOGLE_API_KEY"]["value"] is None
     assert found["ENABLE_KEY_ROTATION"]["value"] is True
-    assert found["KEYROT_ALLOWED_HOSTS"]["value"] == ["generativelanguage.googleapis.com"]
+    assert found["KEYROT_ALLOWED_HOSTS"]["value"] == [GOOGLE_HOST, VERTEX_HOST]
 
 
 def test_a_key_that_cannot_be_had_is_wrong(keyrot: Keyrot, keys_file: Path) -> None:

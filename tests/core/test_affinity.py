@@ -54,6 +54,17 @@ def part(**kind: Any) -> dict[str, Any]:
         ),
         ("post", "batches/x:cancel", ("", "cancel", "batches")),
         ("post", "interactions/i/cancel", ("", "cancel", "interactions")),
+        (
+            "post",
+            f"publishers/google/{GENERATE}",
+            ("gemini-2.5-flash", "generateContent", "models"),
+        ),
+        (
+            "post",
+            "/v1beta1/publishers/google/models/x:streamGenerateContent?alt=sse",
+            ("x", "streamGenerateContent", "models"),
+        ),
+        ("get", "publishers/google/models", ("", "list", "models")),
         ("post", "models/x", ("x", "post", "models")),
         ("get", "", ("", "get", "")),
         ("get", "https://host", ("", "get", "")),
@@ -288,3 +299,30 @@ def test_a_conversation_keeps_its_digest() -> None:
     ]
     assert len({first, spoken, *map(conversation, others)}) == 5
     assert conversation({}) == conversation({"contents": []}) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "bound"),
+    [
+        ("publishers/google/models/x:generateContent", False),
+        ("publishers/google/models/text-embedding-005:predict", False),
+        ("endpoints/1:generateContent", True),
+        ("projects/p/locations/global/endpoints/1:streamGenerateContent", True),
+        ("projects/p/locations/global/publishers/google/models/x:generateContent", True),
+        ("publishers/google/models/veo:predictLongRunning", True),
+        ("batchPredictionJobs", True),
+    ],
+)
+def test_what_names_a_project_of_vertex_ai_is_bound_to_it(path: str, bound: bool) -> None:
+    """A published model may be asked with any key, an endpoint or a project's model may not."""
+    assert parse_path("post", path).bound_to_owner is bound
+
+
+def test_vertex_ai_writes_names_in_full() -> None:
+    """A cache and an operation are recognized with and without their project."""
+    name = "projects/1/locations/global/cachedContents/c"
+    assert find_resource_names({"name": name}) == ("cachedContents/c",)
+    assert read_body({"cachedContent": name})[1] == ("cachedContents/c",)
+    assert parse_path("get", name).names == ("cachedContents/c",)
+    operation = "projects/1/locations/l/publishers/google/models/veo/operations/o"
+    assert read_body({"operationName": operation})[1] == ("models/veo/operations/o",)

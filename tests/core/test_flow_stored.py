@@ -63,6 +63,14 @@ class TestStoredThings:
         rig.sent.clear()
         return rig
 
+    def test_an_owner_of_another_platform_never_serves(self) -> None:
+        """An express call goes with its home key, whoever owns what it names."""
+        rig = self.owned()
+        home = Candidate("x", "x", "x", platform="vertex_express")
+        rig.will("x", Done("express", Usage(input_tokens=10)))
+        assert rig.call(self.FILE._replace(platform="vertex_express"), home) == "express"
+        assert rig.sent == ["x"]
+
     def test_the_owners_key_serves(self) -> None:
         """Whoever the home key is, the owner's key is used."""
         rig = self.owned()

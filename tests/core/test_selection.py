@@ -150,6 +150,25 @@ def test_projects_know_their_keys() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
+def test_a_call_is_offered_keys_of_its_platform_alone(strategy: str) -> None:
+    """In no batch, no ranking and no project is a key of the other platform."""
+    keys = [
+        key("a", project="p"),
+        *(key(f"x{n}", project="p", platform="vertex_express", priority=n) for n in range(20)),
+        key("b", priority=9),
+    ]
+    selector, express = Selector(keys, strategy), INFO._replace(platform="vertex_express")
+    assert list_candidates(selector) == ["a", "b"]
+    assert list_candidates(selector, express) == [f"x{n}" for n in range(20)]
+    assert [one.key_id for _, one in selector.ranking(INFO)] == ["a", "b"]
+    assert selector.find_project_keys("p") == (keys[0],)
+    assert len(selector.find_project_keys("p", "vertex_express")) == 20
+    assert selector.platforms == {"gemini_api", "vertex_express"}
+    selector.defer(express, {"a": DEAD, "x0": DEAD}, NOW)
+    assert list_candidates(selector) == ["a", "b"]
+
+
+@pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 def test_a_call_is_offered_as_few_of_10_000_keys_as_of_10(strategy: str) -> None:
     """The first shortlist is eight keys; with 9,990 parked the call still sees ten at most."""
     selector = Selector(many(10_000), strategy)

@@ -193,7 +193,8 @@ def test_odd_addresses(base_url, gemini, pool, connect) -> None:
     at = base_url.format(gemini.host)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KeyrotWarning)  # of the host that is not allowed
-        serves = PooledCalls(current_pool(), frozenset({gemini.url})).serves("", at)
+        allowed = {"gemini_api": frozenset({gemini.url})}
+        serves = PooledCalls(current_pool(), allowed).serves("", at)
     assert serves is ("evil" not in at)
 
 

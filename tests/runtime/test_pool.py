@@ -129,6 +129,7 @@ def test_health_is_told_in_words_and_iso_times() -> None:
     assert known["a"] == {
         "model": INFO.model,
         "project": "a",
+        "platform": "gemini_api",
         "state": "cooling_down",
         "active": True,
         "available": False,

@@ -30,6 +30,7 @@ def key(key_id: str, project: str = "proj-a", state: str = "available", **more: 
     made = {
         "key_id": key_id,
         "project": project,
+        "platform": "gemini_api",
         "model": None,
         "tier": "free",
         "priority": 0,

@@ -121,7 +121,8 @@ class KeyRow {
     const before = this.key;
     this.key = key;
     setText(this.id, key.key_id);
-    const labels = [key.tier, key.model, key.priority ? `priority ${key.priority}` : ""];
+    const platform = key.platform === "gemini_api" ? "" : key.platform;
+    const labels = [platform, key.tier, key.model, key.priority ? `priority ${key.priority}` : ""];
     setText(this.labels, labels.filter(Boolean).join(" · "));
     if (before?.state !== key.state) {
       this.badge.replaceChildren(stateIcon(key.state), stateName(key.state));

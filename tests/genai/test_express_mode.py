@@ -1,0 +1,346 @@
+"""Express mode: Vertex AI with API keys goes through the pool, and platforms never mix."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from google import genai
+from google.genai import types
+from support.modes import MODEL, MODES, ask, calls, run
+
+import keyrot_middleware
+from keyrot_middleware import POOL_KEY, KeyManager, KeyPoolExhausted, get_key_manager
+from keyrot_middleware.testing import Reply
+
+
+def express(key_id: str, **more: Any) -> dict[str, Any]:
+    """Make an entry of keys.json for express mode."""
+    return {"key_id": key_id, "platform": "vertex_express", **more}
+
+
+@pytest.fixture
+def vertex(gemini, monkeypatch) -> Any:
+    """Make clients of express mode, and close them at the end."""
+    clients: list[genai.Client] = []
+
+    def make(api_key: str | None = None, **more: Any) -> genai.Client:
+        options = types.HttpOptions(**{**gemini.http_options, **more})
+        clients.append(genai.Client(vertexai=True, api_key=api_key, http_options=options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def spent_invalid_good(gemini, pool, **settings: Any) -> None:
+    """A = 429, B = invalid, C = good for express mode; D and E are keys of the Developer API."""
+    pool("D", express("A"), express("B"), express("C"), "E", **settings)
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    gemini.always("B", Reply.KEY_INVALID)
+
+
+@pytest.mark.parametrize("strategy", ["spread", "fill"])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_express_call_rotates_over_the_express_keys_alone(
+    mode, strategy, gemini, pool, vertex
+) -> None:
+    """A = 429 and B = invalid cost one request each, C answers all, developer keys none."""
+    spent_invalid_good(gemini, pool, strategy=strategy)
+    client = vertex(gemini.key("A").value)
+    assert set(calls(mode, client, 30)) == {"ok from C"}
+    assert [gemini.sent(key) for key in "ABCDE"] == [1, 1, 30, 0, 0]
+    assert {entry.path.partition("?")[0].rpartition(":")[0] for entry in gemini.log} == {
+        f"/v1beta1/publishers/google/models/{MODEL}"
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_developer_call_rotates_over_the_developer_keys_alone(
+    mode, gemini, pool, connect
+) -> None:
+    """The same the other way round: no express key is sent to the Developer API."""
+    pool(express("A"), "B", "C", express("D"), strategy="fill")
+    gemini.always("B", Reply.QUOTA_MINUTE)
+    assert set(calls(mode, connect(), 10)) == {"ok from C"}
+    assert [gemini.sent(key) for key in "ABCD"] == [0, 1, 10, 0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_no_usable_key_of_its_platform_a_call_fails(mode, gemini, pool, vertex, connect):
+    """Healthy keys of the other platform are no help, waited or not."""
+    pool(express("A"), "D", max_wait_s=0)
+    gemini.always("A", Reply.QUOTA_DAY)
+    with pytest.raises(genai.errors.ClientError) as failed:
+        ask(mode, vertex(gemini.key("A").value))
+    assert failed.value.code == 429
+    with pytest.raises(KeyPoolExhausted) as exhausted:
+        ask(mode, vertex(gemini.key("A").value))
+    assert set(exhausted.value.reasons) == {"A"}
+    assert gemini.sent("D") == 0
+    assert ask(mode, connect()) == "ok from D"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_an_express_key_such_clients_are_untouched(mode, gemini, pool, vertex) -> None:
+    """The pool has no part in them: the client's own key is sent, and its failure is raised."""
+    pool("D", "E")
+    gemini.add_key("own")
+    gemini.always("own", Reply.QUOTA_MINUTE)
+    with pytest.raises(genai.errors.ClientError, match="429"):
+        ask(mode, vertex(gemini.key("own").value))
+    assert [gemini.sent(key) for key in ("own", "D", "E")] == [1, 0, 0]
+
+
+def test_the_environment_makes_express_clients_too(gemini, pool, connect, monkeypatch) -> None:
+    """GOOGLE_GENAI_USE_VERTEXAI with GOOGLE_API_KEY: an unchanged `genai.Client()`."""
+    spent_invalid_good(gemini, pool)
+    monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
+    monkeypatch.setenv("GOOGLE_API_KEY", gemini.key("D").value)
+    assert ask("sync", connect()) == "ok from C"
+    assert gemini.sent("D") == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("source", ["argument", "environment", "before install"])
+def test_the_placeholder_stands_for_an_express_key(
+    mode, source, gemini, pool, vertex, connect, monkeypatch
+) -> None:
+    """A client with keyrot-pool for a key gets the express keys, wherever it has that from."""
+    if source == "environment":
+        monkeypatch.setenv("GOOGLE_API_KEY", POOL_KEY)
+    client = vertex(POOL_KEY) if source == "before install" else None
+    spent_invalid_good(gemini, pool)
+    client = client or vertex(POOL_KEY if source == "argument" else None)
+    assert ask(mode, client) == "ok from C"
+    assert gemini.sent("D") == gemini.sent("E") == 0
+
+
+def test_the_placeholder_is_replaced_by_an_express_key_on_every_way_to_the_wire(
+    gemini, pool, vertex
+) -> None:
+    """Below the request methods as well, where only the HTTP library sees the request."""
+    pool("D", express("A"))
+    client = vertex(POOL_KEY)
+    api, http = client._api_client, client._api_client._httpx_client
+    request = http.build_request(
+        "POST", f"{gemini.url}/v1beta1/interactions", headers=api._http_options.headers, json={}
+    )
+    http.send(request)
+    assert gemini.sent("A") == 1
+    assert gemini.sent("D") == 0
+    assert POOL_KEY in request.headers["x-goog-api-key"]
+
+
+def test_the_placeholder_without_an_express_key_is_refused(gemini, pool, vertex) -> None:
+    """Nothing is sent, and the error says what to do."""
+    pool("D")
+    with pytest.raises(genai.errors.ClientError, match="vertex_express") as refused:
+        ask("sync", vertex(POOL_KEY))
+    assert refused.value.code == 401
+    assert gemini.count() == 0
+
+
+def test_a_new_thing_is_made_and_used_with_one_express_key(gemini, pool, vertex) -> None:
+    """Stored resources are bound to their owner, as with the Developer API."""
+    pool("D", express("A"), express("B"), strategy="spread")
+    client = vertex(gemini.key("B").value)
+    cache = client.caches.create(model=MODEL, config={"contents": "x", "ttl": "60s"})
+    config = {"cached_content": cache.name}
+    for _ in range(5):
+        client.models.generate_content(model=MODEL, contents="hello", config=config)
+    assert gemini.sent("B") == 6
+    assert gemini.count() == 6
+
+
+def test_what_a_developer_key_owns_is_never_asked_for_with_it_in_express_mode(
+    gemini, pool, vertex, connect
+) -> None:
+    """An express call that names a file of the Developer API goes with the express home key."""
+    pool("D", express("A"))
+    file = connect().caches.create(model=MODEL, config={"contents": "x", "ttl": "60s"})
+    before = gemini.sent("D")
+    with pytest.raises(genai.errors.ClientError):
+        vertex(gemini.key("A").value).models.generate_content(
+            model=MODEL, contents="hello", config={"cached_content": file.name}
+        )
+    assert gemini.sent("D") == before
+    assert gemini.sent("A") == 1
+
+
+def test_a_developer_client_with_an_express_key_of_its_own(gemini, pool, connect) -> None:
+    """Where keys.json marks its key for the other platform, the pool's home key is used."""
+    pool("D", express("A"))
+    connect(gemini.key("A").value).files.list()
+    assert gemini.sent("A") == 0
+    assert gemini.sent("D") == 1
+
+
+def test_an_express_client_with_a_developer_key_of_its_own(gemini, pool, vertex) -> None:
+    """And the other way round."""
+    pool("D", express("A"))
+    client = vertex(gemini.key("D").value)
+    client.caches.create(model=MODEL, config={"contents": "x", "ttl": "60s"})
+    assert gemini.sent("A") == 1
+    assert gemini.sent("D") == 0
+
+
+def test_vertex_with_a_project_is_untouched(gemini, pool, monkeypatch) -> None:
+    """Credentials and a project are not the pool's affair, also where it has express keys."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.genai._api_client import BaseApiClient
+
+    from keyrot_middleware.genai.home_key import platform_of
+
+    pool(express("A"))
+    api = BaseApiClient(
+        vertexai=True, project="p", location="global", credentials=AnonymousCredentials()
+    )
+    assert platform_of(api) is None
+    assert "x-goog-api-key" not in api._http_options.headers
+
+
+def test_google_hosts_are_each_for_one_platform() -> None:
+    """By default a developer key goes to one host, an express key to the other, over TLS."""
+    from keyrot_middleware.config import load
+    from keyrot_middleware.settings import allowed_origins
+
+    allowed = allowed_origins(load().settings.allowed_hosts)
+    assert allowed == {
+        "gemini_api": {"https://generativelanguage.googleapis.com:443"},
+        "vertex_express": {"https://aiplatform.googleapis.com:443"},
+    }
+    mine = allowed_origins(["127.0.0.1:8080", "aiplatform.googleapis.com:443"])
+    assert "https://127.0.0.1:8080" in mine["gemini_api"] & mine["vertex_express"]
+    assert not any("aiplatform" in origin for origin in mine["gemini_api"])
+
+
+def test_by_hand_no_express_key_is_chosen_by_accident(gemini, pool) -> None:
+    """The default platform of `select_key`, `lease` and `explain` is the Developer API."""
+    pool(express("A"), "D", express("B"))
+    pool.ledger.checked = False  # selections without a report
+    manager = get_key_manager()
+    assert {manager.select_key(MODEL).key_id for _ in range(8)} == {"D"}
+    with manager.lease(MODEL) as key:
+        assert key.key_id == "D"
+    assert manager.explain(MODEL)["key_id"] == "D"
+    with pytest.raises(KeyPoolExhausted) as exhausted:
+        manager.select_key(MODEL, exclude=("D",))
+    assert set(exhausted.value.reasons) == {"D"}
+
+
+def test_by_hand_express_keys_are_chosen_when_asked_for(gemini, pool) -> None:
+    """And no developer key is among them; a wrong platform is an error that says what is meant."""
+    pool("D", express("A"), express("B"))
+    pool.ledger.checked = False  # selections without a report
+    manager = get_key_manager()
+    found = {manager.select_key(MODEL, platform="vertex_express").key_id for _ in range(8)}
+    assert found == {"A", "B"}
+    with manager.lease(MODEL, platform="vertex_express") as key:
+        assert key.key_id in {"A", "B"}
+    explained = manager.explain(MODEL, platform="vertex_express")
+    assert explained["key_id"] in {"A", "B"}
+    assert {k["key_id"]: k["available"] for k in explained["keys"]} == {
+        "A": True,
+        "B": True,
+        "D": False,
+    }
+    with pytest.raises(ValueError, match='Did you mean "vertex_express"'):
+        manager.select_key(MODEL, platform="vertex_expres")  # type: ignore[arg-type]
+
+
+def test_health_names_the_platform(gemini, pool) -> None:
+    """`status()` says whose calls a key serves."""
+    pool("D", express("A", project="p"))
+    keys = keyrot_middleware.status()["keys"]
+    assert {key_id: key["platform"] for key_id, key in keys.items()} == {
+        "D": "gemini_api",
+        "A": "vertex_express",
+    }
+
+
+def test_a_project_has_quotas_of_its_own_on_each_platform(gemini, pool, vertex, connect) -> None:
+    """A full minute of a project's developer key leaves its express key available."""
+    pool({"key_id": "D", "project": "p", "rpm": 1}, express("A", project="p", rpm=1), max_wait_s=0)
+    assert ask("sync", connect()) == "ok from D"
+    assert ask("sync", vertex(gemini.key("A").value)) == "ok from A"
+    with pytest.raises(KeyPoolExhausted):
+        ask("sync", connect())
+
+
+def test_the_span_names_the_platform(gemini, pool, vertex, connect) -> None:
+    """`gen_ai.provider.name` is that of the conventions."""
+    from keyrot_middleware.telemetry.attributes import request_attributes
+
+    express_mode = request_attributes("generate_content", MODEL, "h", "vertex_express")
+    assert express_mode["gen_ai.provider.name"] == "gcp.vertex_ai"
+
+
+def test_many_tasks_of_both_platforms_at_once(gemini, pool, vertex, connect) -> None:
+    """Calls of both platforms side by side keep to their own keys."""
+    pool("D", "E", express("A"), express("B"))
+    developer, other = connect(), vertex(POOL_KEY)
+
+    async def both() -> list[str]:
+        asked = {"model": MODEL, "contents": "hello"}
+        tasks = [
+            client.aio.models.generate_content(**asked)
+            for client in (developer, other)
+            for _ in range(20)
+        ]
+        return [str(answer.text) for answer in await asyncio.gather(*tasks)]
+
+    async def closed() -> list[str]:
+        try:
+            return await both()
+        finally:
+            await developer.aio.aclose()
+
+    texts = run(other, closed)
+    assert set(texts[:20]) <= {"ok from D", "ok from E"}
+    assert set(texts[20:]) <= {"ok from A", "ok from B"}
+
+
+def test_a_placeholder_client_outlives_the_pool(gemini, pool, vertex) -> None:
+    """After uninstall() it has no key, and nothing that stands for one is sent; then a new pool."""
+    pool(express("A"))
+    client = vertex(POOL_KEY)
+    assert ask("sync", client) == "ok from A"
+    keyrot_middleware.uninstall()
+    with pytest.raises(genai.errors.APIError):
+        ask("sync", client)
+    assert all(POOL_KEY not in str(entry.headers) for entry in gemini.log)
+    pool(express("A"))
+    assert ask("sync", client) == "ok from A"
+
+
+def test_check_live_asks_each_platform_with_its_own_keys(gemini, pool, monkeypatch) -> None:
+    """The request of a live check takes the way of the key's platform."""
+    from keyrot_middleware._install import current_pool
+    from keyrot_middleware.ui.api import _check
+
+    pool("D", express("A"))
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", gemini.url)
+    monkeypatch.setenv("GOOGLE_VERTEX_BASE_URL", gemini.url)
+    installed = current_pool()
+    assert installed is not None
+    assert "works" in _check(installed, "D")
+    assert "works" in _check(installed, "A")
+    paths = {entry.key: entry.path for entry in gemini.log}
+    assert "/publishers/google/" in paths["A"]
+    assert "/publishers/google/" not in paths["D"]
+
+
+def test_a_manager_of_its_own_has_platforms_too(gemini, pool, tmp_path, monkeypatch) -> None:
+    """A pool without install() keeps them apart as well."""
+    import json
+
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps([express("A")]))
+    monkeypatch.setenv("GEMINI_KEY_A", "FAKE-value-of-A")
+    manager = KeyManager(keys_file=file)
+    with pytest.raises(KeyPoolExhausted):
+        manager.select_key(MODEL)
+    assert manager.select_key(MODEL, platform="vertex_express").key_id == "A"

@@ -19,9 +19,11 @@ from .request_body import CONTINUATION, PAGE, TYPED, add_name, read_body
 
 __all__ = [
     "STATELESS",
+    "Lifetime",
     "Route",
     "conversation",
     "find_resource_names",
+    "owner_lifetime",
     "parse_path",
 ]
 
@@ -47,6 +49,33 @@ UNMETERED = GENERIC_VERBS | {
 }
 """Methods that do not count in a model's quota: batches have limits of their own, and counting
 tokens is no generation (GEMINI.md B3, B5). Unknown methods count."""
+
+
+class Lifetime(NamedTuple):
+    """How long the owner of a stored resource is remembered."""
+
+    seconds: int
+    renewed: bool
+    """From each use on again: the resource itself does not end by a clock."""
+
+
+_HOUR_S = 3_600
+_DAY_S = 24 * _HOUR_S
+
+_LIFETIMES = {
+    "files/": Lifetime(49 * _HOUR_S, renewed=False),  # Google deletes files after 48 hours
+    PAGE: Lifetime(_DAY_S, renewed=False),
+    CONTINUATION: Lifetime(_DAY_S, renewed=False),
+}
+_LONG = Lifetime(60 * _DAY_S, renewed=True)
+"""Of all else: an interaction is kept for 55 days, a batch, a cache or an operation for less
+(GEMINI.md C), and a file search store or a tuned model until it is deleted."""
+
+
+def owner_lifetime(name: str) -> Lifetime:
+    """Return how long to remember the owner of the stored resource *name*."""
+    return next((kept for begin, kept in _LIFETIMES.items() if name.startswith(begin)), _LONG)
+
 
 _PREFIX = re.compile(r"(?:upload|download|\{api_version\}|v\d+(?:(?:alpha|beta)\d*)?)\Z")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..runtime.abandoned import unwatch_gc, watch_gc
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
+from .downloads import DownloadWrappers
 from .imports import Patched
 from .patching import Patcher
 from .pooled_calls import PooledCalls
@@ -31,6 +32,7 @@ class Binding:
         uploads = self.uploads = Uploads(pool.state)
         clients = ClientWrappers(allowed_origins)
         requests = RequestWrappers(calls, uploads, self.patcher)
+        downloads = DownloadWrappers(calls, self.patcher)
         self.patcher.add_client_methods(
             {
                 "__init__": clients.wrap_init,
@@ -40,6 +42,8 @@ class Binding:
                 "async_request_streamed": requests.async_request_streamed,
                 "upload_file": uploads.upload_file,
                 "async_upload_file": uploads.async_upload_file,
+                "download_file": downloads.download_file,
+                "async_download_file": downloads.async_download_file,
             }
         )
         self.patcher.add_client_methods(

@@ -84,7 +84,8 @@ class KeyInjection:
         """The key; None leaves the client's own."""
         self.client = client
         self.body: Any = None
-        """What the SDK was given for this send; no other request has the same object."""
+        """What the SDK was given for this send: the body, or the path of a download. No other
+        request has the same object."""
         self.request: Any = None
         """What the SDK has made of it."""
         self.options = request.http_options

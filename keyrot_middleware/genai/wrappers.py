@@ -87,9 +87,13 @@ class ClientWrappers:
     ) -> Any:
         """Wrap `_build_request`: put the key of a send into its request, and into no other."""
         send = current_injection.get()
-        body = args[2] if len(args) > 2 else kwargs.get("request_dict")
-        if send is None or send.client is not client or send.body is not body:
+        if send is None or send.client is not client:
             return wrapped(*args, **kwargs)
+        body = args[2] if len(args) > 2 else kwargs.get("request_dict")
+        if send.body is not body:  # a download has no body of ours, but its path
+            path = args[1] if len(args) > 1 else kwargs.get("path")
+            if send.body is not path:
+                return wrapped(*args, **kwargs)
         return build_request(send, wrapped, client, *args, **kwargs)
 
     def wrap_request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple, TypeVar
 
+from ..core.affinity import owner_lifetime
 from ..core.model import (
     NO_LIMITS,
     Block,
@@ -178,7 +179,8 @@ class MemoryState(State):
         self._numbers = count(1)
         self._health: dict[str, KeyHealth] = {}
         self._buckets: OrderedDict[str, str] = OrderedDict()
-        self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._owners: OrderedDict[str, tuple[tuple[str, str], float]] = OrderedDict()
+        """The owner of each stored resource, and until when it is remembered, epoch seconds."""
         self._claims: OrderedDict[str, float] = OrderedDict()
         """Until when each name is taken, epoch seconds."""
         self._spending: dict[str, Spending] = {}
@@ -238,7 +240,7 @@ class MemoryState(State):
                 return None
             self._release(lease, outcome)
             for name in names:
-                put_bounded(self._owners, name, (lease.key_id, lease.project), MAX_OWNERS)
+                self._set_owner(name, (lease.key_id, lease.project), now)
             verdict = outcome.verdict
             health = self._health.get(lease.key_id) or self._health_of(lease.key_id)
             if outcome.kind is LeaseOutcome.SUCCESS:
@@ -263,7 +265,20 @@ class MemoryState(State):
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Return the owner of the first known one of *names*; see `State.get_owner`."""
         with self._lock:
-            return next((self._owners[name] for name in names if name in self._owners), None)
+            now = self._clock()
+            return next((owner for name in names if (owner := self._owner(name, now))), None)
+
+    def _set_owner(self, name: str, owner: tuple[str, str], now: float) -> None:
+        put_bounded(self._owners, name, (owner, now + owner_lifetime(name).seconds), MAX_OWNERS)
+
+    def _owner(self, name: str, now: float) -> tuple[str, str] | None:
+        owner, until = self._owners.get(name, (None, 0.0))
+        if owner is not None and until <= now:
+            del self._owners[name]
+            return None
+        if owner is not None and owner_lifetime(name).renewed:
+            self._set_owner(name, owner, now)
+        return owner
 
     def reset(self, key: Candidate) -> None:
         """Forget the cooldowns of this key, its project and account, and its learned limits."""

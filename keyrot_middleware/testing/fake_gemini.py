@@ -247,6 +247,43 @@ class FakeGemini:
         """Set the `thoughtsTokenCount` of answers; 5 by default."""
         self._service.answers.thoughts = count
 
+    # What is stored.
+
+    def add_file(self, label: str, data: bytes, name: str = "") -> str:
+        """Store a file that can be downloaded, of the key's project; return its name.
+
+        Args:
+            label: The key.
+            data: The bytes.
+            name: Such as `files/abc` or `fileSearchStores/x/media/y`; empty: a new file.
+        """
+        project, now = self.key(label).project, self._service.clock.time()
+        return self._service.stored.add_file(project, data, name, now)
+
+    def limit_batches(self, project: str, most: int) -> None:
+        """Answer 429 to a new batch while so many of the project are pending or running."""
+        self._service.stored.max_batches[project] = most
+
+    def set_batch(self, name: str, state: str) -> None:
+        """Put a batch into a state: `PENDING`, `RUNNING`, `SUCCEEDED`, `FAILED` or `EXPIRED`.
+
+        Raises:
+            KeyError: If there is no such batch.
+        """
+        self._service.stored.set_batch(name, state)
+
+    def hold_operations(self, hold: bool = True) -> None:
+        """Keep new operations pending until `finish_operation`; else the next read is done."""
+        self._service.stored.holds_operations = hold
+
+    def finish_operation(self, name: str, data: bytes = b"video") -> str:
+        """End an operation with a video of its project; return the name of the video's file.
+
+        Raises:
+            KeyError: If there is no such operation.
+        """
+        return self._service.stored.finish_operation(name, data, self._service.clock.time())
+
     def delay(self, seconds: float) -> None:
         """Set the delay before every answer, in real seconds; 0 by default."""
         self._service.latency_s = seconds

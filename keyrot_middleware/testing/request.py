@@ -23,7 +23,10 @@ _WEBSOCKET = re.compile(
 )
 _MODEL_COLLECTIONS = frozenset({"models", "tunedModels"})
 _STORED_COLLECTIONS = frozenset(
-    {"files", "cachedContents", "batches", "interactions", "operations", "auth_tokens"}
+    {
+        *("files", "cachedContents", "batches", "interactions", "operations"),
+        *("auth_tokens", "fileSearchStores"),
+    }
 )
 _METHOD_VERBS = {"GET": "get", "DELETE": "delete", "PATCH": "patch", "POST": "post", "PUT": "put"}
 
@@ -88,6 +91,8 @@ def _versioned_route(method: str, version: str, rest: list[str], query: dict[str
         return _model_route(method, version, rest, query)
     if collection in _STORED_COLLECTIONS:
         name, _, custom = "/".join(rest).partition(":")
+        if query.get("alt") == "media" and not custom:  # of a file search store
+            custom = "download"
         return Route(_stored_verb(method, collection, len(rest), custom), version, "", name, query)
     return Route("", version, query=query)
 

@@ -304,7 +304,7 @@ class Service:
         self._tokens: dict[str, FakeKey] = {}
         """Ephemeral tokens and the keys that made them."""
         self._resources = StoredResources()
-        self._stored = ResourceApi(self._resources, url)
+        self.stored = ResourceApi(self._resources, url)
         self._policy = RequestPolicy(self.quotas, self.scripts, self.models, self._resources)
 
     def handle(self, http: HttpRequest) -> ResponsePlan:
@@ -402,8 +402,9 @@ class Service:
                 reply = replace(value, delay_s=reply.delay_s, name=named)
         elif reply.after_chunks is not None and is_stream(request):
             value = self.answers.chunks(request)
-        on_done = self._log_request(request, reply, http, status=200 if value is not None else None)
-        if value is None or isinstance(value, Scripted):
+        failed = value is None or isinstance(value, Scripted)
+        on_done = self._log_request(request, reply, http, status=None if failed else 200)
+        if failed:
             return error_plan(reply, request, on_done, self.latency_s)
         if is_stream(request):
             return stream_plan(reply, value, request, on_done, self.latency_s)
@@ -418,7 +419,7 @@ class Service:
             return handler(request)
         if verb in {"models.list", "models.get"}:
             return self._models(request)
-        return self._stored.answer(request, http)
+        return self.stored.answer(request, http)
 
     def _model_handler(self, verb: str) -> Callable[[FakeRequest], Any] | None:
         return {
@@ -428,7 +429,7 @@ class Service:
             "interactions.create": self._interact,
             "auth_tokens.create": self._create_token,
             "countTokens": lambda request: {"totalTokens": request.tokens},
-            "predictLongRunning": self._stored.operation,
+            "predictLongRunning": self.stored.operation,
         }.get(verb)
 
     def _interact(self, request: FakeRequest) -> dict[str, Any]:

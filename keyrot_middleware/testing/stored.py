@@ -102,6 +102,24 @@ class StoredResources:
             resource = self._resources.get(name)
             return resource.data if resource else None
 
+    def value(self, name: str) -> dict[str, Any]:
+        """Return a resource of any project.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        with self._lock:
+            return self._resources[name].value
+
+    def project(self, name: str) -> str:
+        """Return the project of a resource.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        with self._lock:
+            return self._resources[name].project
+
     def delete(self, name: str, project: str) -> bool:
         """Delete a resource; return False if the project does not have it."""
         with self._lock:
@@ -142,6 +160,10 @@ _FILE_LIFE_S = 48 * 3600
 _CACHE_LIFE_S = 3600
 _ENTITY_GONE = Scripted(404, plain(404, "NOT_FOUND", "Requested entity was not found."))
 _DENIED = {"files": Reply.FILE_DENIED, "cachedContents": Reply.CACHE_DENIED}
+_BATCHES_FULL = Scripted(
+    429, plain(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).")
+)
+_PENDING = frozenset({"BATCH_STATE_PENDING", "BATCH_STATE_RUNNING"})
 
 
 class ResourceApi:
@@ -155,6 +177,49 @@ class ResourceApi:
     def __init__(self, resources: StoredResources, url: Callable[[], str]) -> None:
         self._resources = resources
         self._url = url
+        self.holds_operations = False
+        """New operations are pending until they are finished; else until the next read."""
+        self.max_batches: dict[str, int] = {}
+        """How many batches may be pending at once, by project."""
+
+    def add_file(self, project: str, data: bytes, name: str, now: float) -> str:
+        """Store a generated file of a project; return its name."""
+        name = name or self._resources.new_name("files")
+        value = {
+            "name": name,
+            "mimeType": "application/octet-stream",
+            "sizeBytes": str(len(data)),
+            "createTime": timestamp(now),
+            "uri": f"{self._url()}/v1beta/{name}",
+            "downloadUri": f"{self._url()}/v1beta/{name}:download?alt=media",
+            "state": "ACTIVE",
+            "source": "GENERATED",
+        }
+        self._resources.put(name, project, value, data)
+        return name
+
+    def set_batch(self, name: str, state: str) -> None:
+        """Put a batch into a state.
+
+        Raises:
+            KeyError: If there is no such batch.
+        """
+        batch = self._resources.value(name)
+        batch["metadata"]["state"] = f"BATCH_STATE_{state}"
+        batch["done"] = batch["metadata"]["state"] not in _PENDING
+
+    def finish_operation(self, name: str, data: bytes, now: float) -> str:
+        """End an operation with a video; return the name of the video's file.
+
+        Raises:
+            KeyError: If there is no such operation.
+        """
+        operation = self._resources.value(name)
+        file = self.add_file(self._resources.project(name), data, "", now)
+        uri = f"{self._url()}/v1beta/{file}:download?alt=media"
+        samples = {"generatedSamples": [{"video": {"uri": uri}}]}
+        operation |= {"done": True, "response": {"generateVideoResponse": samples}}
+        return file
 
     def answer(self, request: FakeRequest, http: HttpRequest) -> Any:
         """Return a verb's JSON value, or a `Scripted` if it is an error or needs headers."""
@@ -182,7 +247,7 @@ class ResourceApi:
         if verb == "patch":
             resource |= request.body
         if verb == "cancel":
-            resource["metadata"]["state"] = "BATCH_STATE_CANCELLED"
+            self.set_batch(name, "CANCELLED")
             return {}
         return resource
 
@@ -191,7 +256,16 @@ class ResourceApi:
             return self._create_cache(request)
         if collection == "batches":
             return self._create_batch(request)
+        if collection == "fileSearchStores":
+            return self._create_store(request)
         return _ENTITY_GONE
+
+    def _create_store(self, request: FakeRequest) -> dict[str, Any]:
+        name = self._resources.new_name("fileSearchStores")
+        label = get_field(request.body, "displayName") or ""
+        value = {"name": name, "displayName": label, "createTime": timestamp(request.now)}
+        self._resources.put(name, _project(request), value)
+        return value
 
     def _create_cache(self, request: FakeRequest) -> Any:
         if request.free:
@@ -210,7 +284,12 @@ class ResourceApi:
         self._resources.put(name, _project(request), value)
         return value
 
-    def _create_batch(self, request: FakeRequest) -> dict[str, Any]:
+    def _create_batch(self, request: FakeRequest) -> Any:
+        most = self.max_batches.get(_project(request))
+        if most is not None:
+            jobs = self._resources.of("batches", _project(request))
+            if sum(job["metadata"]["state"] in _PENDING for job in jobs) >= most:
+                return _BATCHES_FULL
         name = self._resources.new_name("batches")
         metadata = {
             "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
@@ -226,10 +305,10 @@ class ResourceApi:
         return value
 
     def operation(self, request: FakeRequest) -> dict[str, Any]:
-        """Start a long-running operation of a model; the next read finds it done."""
+        """Start a long-running operation of a model."""
         name = f"models/{request.route.model}/{self._resources.new_name('operations')}"
-        done = {"name": name, "done": True, "response": {}}
-        self._resources.put(name, _project(request), done)
+        ended = {} if self.holds_operations else {"done": True, "response": {}}
+        self._resources.put(name, _project(request), {"name": name, **ended})
         return {"name": name}
 
     def _upload_start(self, request: FakeRequest, http: HttpRequest) -> Scripted:
@@ -282,6 +361,9 @@ class ResourceApi:
         data = self._resources.data(name)
         if data is None or self._resources.get(name, _project(request)) is None:
             return Reply.FILE_DENIED
+        if request.route.verb == "files.download":  # the bytes are at another path (GEMINI.md C)
+            where = f"/download/{request.route.version}/{name}:download?alt=media"
+            return Reply.custom(302, b"", headers={"Location": where})
         return Reply.custom(200, data, content_type="application/octet-stream")
 
 

@@ -27,6 +27,8 @@ SEAMS = (
     "async_request_streamed",
     "upload_file",
     "async_upload_file",
+    "download_file",
+    "async_download_file",
 )
 
 

@@ -82,12 +82,12 @@ def test_a_stream_without_events_is_a_list(ask: Ask) -> None:
 
 
 def test_a_file_can_be_downloaded_by_its_project(gemini: FakeGemini, ask: Ask) -> None:
-    """Both paths of a download give the bytes; a name that is not there is a 403."""
+    """One path leads to the other, which gives the bytes; a name that is not there is a 403."""
     ask("POST", "/upload/v1beta/files", {"file": {"name": "files/mine"}})
     path = f"/upload/v1beta/files?upload_id={_upload_id(gemini, ask)}"
     ask("POST", path, b"data", **{"X-Goog-Upload-Command": "upload, finalize"})
-    for where in ("/v1beta/files/mine:download?alt=media", "/download/v1beta/files/mine:download"):
-        assert ask("GET", where) == (200, b"data")
+    assert ask("GET", "/v1beta/files/mine:download?alt=media")[0] == 302
+    assert ask("GET", "/download/v1beta/files/mine:download?alt=media") == (200, b"data")
     assert ask("GET", "/v1beta/files/none:download?alt=media")[0] == 403
 
 
@@ -151,3 +151,43 @@ def test_a_bearer_token_is_no_key(gemini: FakeGemini) -> None:
 def test_a_value_fits_its_schema(schema: dict[str, Any], value: object) -> None:
     """Both spellings of types, and what pydantic writes."""
     assert example_value(schema) == value
+
+
+def test_a_batch_goes_through_its_states(gemini: FakeGemini, ask: Ask) -> None:
+    """It is pending until the test or a cancel ends it, and only so many may be pending."""
+    gemini.limit_batches(gemini.key("a").project, 1)
+    path = "/v1beta/models/gemini-x:batchGenerateContent"
+    _, batch = ask("POST", path, CONTENTS)
+    assert ask("POST", path, CONTENTS)[0] == 429
+    gemini.set_batch(batch["name"], "RUNNING")
+    assert ask("GET", f"/v1beta/{batch['name']}")[1]["metadata"]["state"] == "BATCH_STATE_RUNNING"
+    assert ask("POST", path, CONTENTS)[0] == 429
+    ask("POST", f"/v1beta/{batch['name']}:cancel", {})
+    assert ask("GET", f"/v1beta/{batch['name']}")[1]["done"] is True
+    assert ask("POST", path, CONTENTS)[0] == 200
+    assert ask("DELETE", f"/v1beta/{batch['name']}")[0] == 200
+    assert ask("GET", f"/v1beta/{batch['name']}")[0] == 404
+
+
+def test_an_operation_ends_with_a_video(gemini: FakeGemini, ask: Ask) -> None:
+    """Held operations are pending until the test ends them; the video is a file of the project."""
+    gemini.hold_operations()
+    _, operation = ask("POST", "/v1beta/models/veo-x:predictLongRunning", {})
+    assert "done" not in ask("GET", f"/v1beta/{operation['name']}")[1]
+    file = gemini.finish_operation(operation["name"], b"film")
+    done = ask("GET", f"/v1beta/{operation['name']}")[1]
+    assert done["done"] is True
+    assert file in done["response"]["generateVideoResponse"]["generatedSamples"][0]["video"]["uri"]
+    assert ask("GET", f"/download/v1beta/{file}:download?alt=media") == (200, b"film")
+    gemini.add_key("b")
+    assert gemini.add_file("b", b"other", "files/other") == "files/other"
+    assert ask("GET", "/v1beta/files/other")[0] == 403
+
+
+def test_file_search_stores_and_their_media(gemini: FakeGemini, ask: Ask) -> None:
+    """Stores are made, listed and deleted; their media are downloaded."""
+    _, store = ask("POST", "/v1beta/fileSearchStores", {"displayName": "s"})
+    assert ask("GET", "/v1beta/fileSearchStores")[1]["fileSearchStores"] == [store]
+    media = gemini.add_file("a", b"media", f"{store['name']}/media/m")
+    assert ask("GET", f"/v1beta/{media}?alt=media") == (200, b"media")
+    assert ask("DELETE", f"/v1beta/{store['name']}")[0] == 200

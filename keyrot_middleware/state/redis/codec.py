@@ -10,6 +10,7 @@ from itertools import count
 from math import inf
 from typing import Any, NamedTuple
 
+from ...core.affinity import owner_lifetime
 from ...core.model import (
     NO_LIMITS,
     Block,
@@ -67,10 +68,6 @@ DRY_RUN = ""
 """The lease id with which acquire.lua decides but reserves nothing."""
 
 Arg = str | int | float | bytes
-
-_OWNER_TTL_S = {"files/": 49 * 3600, "page:": DAY_S, "continuation:": DAY_S}
-"""How long the owner of a stored resource is kept: Google deletes files after 48 hours."""
-_DEFAULT_OWNER_TTL_S = 30 * DAY_S
 
 
 class RedisReservation(NamedTuple):
@@ -230,10 +227,8 @@ def resource_digest(name: str) -> tuple[str, int]:
 
     Names can be long (a continuation token) or confidential; the digest is enough.
     """
-    kept = next(
-        (s for begin, s in _OWNER_TTL_S.items() if name.startswith(begin)), _DEFAULT_OWNER_TTL_S
-    )
-    return blake2b(name.encode(errors="replace"), digest_size=16).hexdigest(), int(kept)
+    digest = blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
+    return digest, owner_lifetime(name).seconds
 
 
 def parse_owner(records: Iterable[bytes | None]) -> tuple[str, str] | None:

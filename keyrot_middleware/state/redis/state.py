@@ -21,6 +21,7 @@ from itertools import product
 from typing import Any, ClassVar, TypeVar
 
 from ...core.activity import ActivityBatch, ActivityView
+from ...core.affinity import owner_lifetime
 from ...core.model import (
     Block,
     CallInfo,
@@ -185,12 +186,18 @@ class RedisState(State):
         Raises:
             RedisStateError: The server did not respond.
         """
-        records = [f"{self._base}:owner:{codec.resource_digest(name)[0]}" for name in names]
+        records: list[str] = []
+        renewals: list[list[str]] = []
+        for name in names:
+            digest, seconds = codec.resource_digest(name)
+            records.append(f"{self._base}:owner:{digest}")
+            if owner_lifetime(name).renewed:
+                renewals.append(["EXPIRE", records[-1], str(seconds)])
         if not records:
             return None
+        commands = [["MGET", *records], *renewals]
         return self._repairing(
-            lambda: codec.parse_owner(self._server.commands([["MGET", *records]])[0]),
-            lambda: records,
+            lambda: codec.parse_owner(self._server.commands(commands)[0]), lambda: records
         )
 
     def reset(self, key: Candidate) -> None:

@@ -1,0 +1,202 @@
+"""Downloads go with a key of the project that owns the file, as the other requests do."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.genai import errors
+from google.genai._api_client import BaseApiClient
+from support.modes import run
+from support.pool import INFO
+from support.sync_async import ABANDONED
+
+import keyrot_middleware
+from keyrot_middleware._install import current_pool
+from keyrot_middleware.core.model import Lease
+from keyrot_middleware.testing import FakeGemini, Reply
+
+ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
+has_destination = pytest.mark.skipif(
+    "destination" not in inspect.signature(BaseApiClient.download_file).parameters,
+    reason="this SDK downloads into memory only",
+)
+
+
+def download(mode: str, client: Any, file: str, **more: Any) -> Any:
+    """Download a file, as bytes."""
+    if mode == "sync":
+        return client.files.download(file=file, **more)
+    return run(client, lambda: client.aio.files.download(file=file, **more))
+
+
+def fetch(mode: str, client: Any, path: str, **more: Any) -> Any:
+    """Download a path with the api client's own method."""
+    api = client._api_client
+    if mode == "sync":
+        return api.download_file(path, **more)
+    return run(client, lambda: api.async_download_file(path, **more))
+
+
+def made_by(gemini: FakeGemini, label: str, data: bytes = b"film") -> str:
+    """Let the project of a key have a file, which the pool has seen."""
+    name = gemini.add_file(label, data)
+    pool = current_pool()
+    assert pool is not None
+    lease = pool.state.acquire(INFO, ((0, pool.selector.keys[label]),), spread=False)
+    assert isinstance(lease, Lease)
+    pool.state.settle(lease, ABANDONED, [name])
+    return name
+
+
+def keys_of(gemini: FakeGemini) -> list[str | None]:
+    """Return whose the requests were."""
+    return [request.key for request in gemini.log]
+
+
+@pytest.fixture
+def three(pool: Any, connect: Callable[..., Any]) -> Any:
+    """Install a pool of three projects; the home key is A's."""
+    pool("A", "B", "C", strategy="fill", max_wait_s=0)
+    return connect()
+
+
+@ALSO_ASYNC
+def test_a_download_goes_with_the_owners_key(mode: str, gemini: FakeGemini, three: Any) -> None:
+    """Also the request to which it is redirected; nothing reaches another project."""
+    name = made_by(gemini, "B")
+    assert download(mode, three, name) == b"film"
+    assert keys_of(gemini) == ["B", "B"]
+    assert [request.status for request in gemini.log] == [302, 200]
+
+
+@ALSO_ASYNC
+def test_media_of_a_file_search_store(mode: str, gemini: FakeGemini, three: Any) -> None:
+    """They belong to the project that owns the store."""
+    store = three._api_client.request("post", "fileSearchStores", {}, None)
+    name = gemini.add_file("A", b"media", f"{store.body.split(chr(34))[3]}/media/m")
+    gemini.reset_log()
+    assert fetch(mode, three, f"{name}?alt=media") == b"media"
+    assert keys_of(gemini) == ["A"]
+
+
+@ALSO_ASYNC
+def test_a_file_that_nobody_knows_goes_home(mode: str, gemini: FakeGemini, three: Any) -> None:
+    """The client's home key is tried as without a pool."""
+    name = gemini.add_file("A", b"film")
+    assert download(mode, three, name) == b"film"
+    assert keys_of(gemini) == ["A", "A"]
+
+
+@ALSO_ASYNC
+def test_the_owners_refusal_comes_out(mode: str, gemini: FakeGemini, three: Any) -> None:
+    """A 429 goes to no other project's key, and the note says whose it was."""
+    name = made_by(gemini, "B")
+    gemini.always("B", Reply.QUOTA_DAY)
+    with pytest.raises(errors.ClientError) as caught:
+        download(mode, three, name)
+    assert caught.value.code == 429
+    assert keys_of(gemini) == ["B"]
+    assert "attempt 1 with key B" in caught.value.__notes__[0]
+
+
+@ALSO_ASYNC
+def test_the_error_says_whose_key_is_rejected(mode: str, gemini: FakeGemini, three: Any) -> None:
+    """The owner's key, and no other is tried."""
+    name = made_by(gemini, "B")
+    gemini.always("B", Reply.KEY_INVALID)
+    with pytest.raises(errors.ClientError, match="API key not valid") as caught:
+        download(mode, three, name)
+    assert "with key B" in caught.value.__notes__[0]
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as exhausted:
+        download(mode, three, name)
+    assert list(exhausted.value.reasons) == ["B"]
+    assert set(keys_of(gemini)) == {"B"}
+
+
+@ALSO_ASYNC
+def test_another_key_of_the_project_serves(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """The file is the project's."""
+    pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
+    client = connect()
+    name = made_by(gemini, "A")
+    gemini.always("A", Reply.KEY_INVALID)
+    assert download(mode, client, name) == b"film"
+    assert keys_of(gemini) == ["A", "B", "B"]
+
+
+@ALSO_ASYNC
+def test_a_lost_connection_is_repeated(mode: str, gemini: FakeGemini, three: Any) -> None:
+    """A download is a GET: sending it again is harmless."""
+    name = made_by(gemini, "B")
+    gemini.script("B", Reply.OVERLOADED)
+    assert download(mode, three, name) == b"film"
+    assert keys_of(gemini) == ["B", "B", "B"]
+
+
+@has_destination
+@ALSO_ASYNC
+def test_a_path_and_a_stream_of_the_program(
+    mode: str, gemini: FakeGemini, three: Any, tmp_path: Any
+) -> None:
+    """The bytes are written where the program wants them, with the owner's key."""
+    name = made_by(gemini, "B")
+    path, stream = tmp_path / "film", io.BytesIO()
+    for destination in (path, stream):
+        assert fetch(mode, three, f"{name}:download?alt=media", destination=destination) is None
+    assert path.read_bytes() == stream.getvalue() == b"film"
+    assert set(keys_of(gemini)) == {"B"}
+
+
+class Broken(io.BytesIO):
+    """A stream that takes one chunk, and then loses the connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks = 0
+
+    def write(self, data: Any) -> int:
+        """Write the first chunk."""
+        self.chunks += 1
+        if self.chunks > 1:
+            raise ConnectionResetError("the connection is lost")
+        return super().write(data)
+
+
+@has_destination
+@ALSO_ASYNC
+def test_nothing_is_written_twice_into_a_stream(mode: str, gemini: FakeGemini, three: Any) -> None:
+    """What is written cannot be taken back, so the failure comes out."""
+    name, stream = made_by(gemini, "B"), Broken()
+    path = f"{name}:download?alt=media"
+    with pytest.raises(ConnectionResetError) as caught:
+        fetch(mode, three, path, destination=stream, chunk_size=2)
+    assert stream.getvalue() == b"fi"
+    assert keys_of(gemini) == ["B", "B"]
+    assert "with key B" in caught.value.__notes__[0]
+
+
+@ALSO_ASYNC
+def test_what_bypasses_the_pool_is_sent_as_it_is(
+    mode: str, gemini: FakeGemini, three: Any, connect: Callable[..., Any]
+) -> None:
+    """A key header of the caller's own, and bypass()."""
+    name = made_by(gemini, "B")
+    own = connect(gemini.key("C").value)
+    with keyrot_middleware.bypass(), pytest.raises(errors.ClientError):
+        download(mode, own, name)
+    config = {"http_options": {"headers": {"x-goog-api-key": gemini.add_key("own").value}}}
+    with pytest.raises(errors.ClientError):
+        download(mode, own, name, config=config)
+    assert keys_of(gemini) == ["C", "own"]
+
+
+def test_a_download_is_traced_and_settled(gemini: FakeGemini, three: Any, pool: Any) -> None:
+    """It has a lease that ends, and shows in the activity of the pool."""
+    download("sync", three, made_by(gemini, "B"))
+    assert pool.ledger.keys[-1] == "B"

@@ -50,7 +50,7 @@ def setup(kind: type[StateClient], clock: FakeClock) -> FallbackSetup:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """Start one that tests may kill, stop and flush."""
+    """Start a server that tests may kill, stop and flush."""
     own = Server(BINARIES["valkey"], "--enable-debug-command", "local")
     yield own
     own.remove()

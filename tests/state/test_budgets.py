@@ -1,4 +1,4 @@
-"""A budget of the day in every backend: against a naive account, and what must hold of it."""
+"""A budget of the day in every backend, compared with a naive model, and its rules."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def costing(amount: int | None) -> Outcome:
 
 
 def today(now: float) -> Any:
-    """Return the date in Los Angeles."""
+    """Return the Pacific date."""
     return datetime.fromtimestamp(now, PACIFIC).date()
 
 
 @dataclass
 class Account:
-    """What a project has spent, written down in plain words."""
+    """A naive model of what a project has spent."""
 
     day: Any = None
     spent: int = 0
@@ -67,7 +67,7 @@ class Account:
             self.day, self.spent, self.highest = today(now), 0, {}
 
     def refusal(self, expected: int) -> str | None:
-        """Tell why a request must not be sent."""
+        """Return why a request must not be sent."""
         if self.spent >= 10:
             return "usd"
         reserved = sum(amount for _, amount in self.in_flight)
@@ -78,7 +78,10 @@ class Account:
 
 STEP = st.one_of(
     st.tuples(
-        st.just("ask"), st.integers(0, 3), st.sampled_from(["m", "n"]), st.sampled_from([0, 1, 3])
+        st.just("acquire"),
+        st.integers(0, 3),
+        st.sampled_from(["m", "n"]),
+        st.sampled_from([0, 1, 3]),
     ),
     st.tuples(
         st.just("settle"),
@@ -93,10 +96,8 @@ STEP = st.one_of(
 @pytest.mark.parametrize("uri", URIS)
 @settings(max_examples=100, deadline=None)
 @given(steps=st.lists(STEP, max_size=60))
-def test_a_budget_is_what_a_naive_account_of_it_says(
-    uri: str, steps: list[tuple[Any, ...]]
-) -> None:
-    """Reservations, true costs, costs that are not known, the first request, midnight."""
+def test_a_budget_agrees_with_a_naive_model(uri: str, steps: list[tuple[Any, ...]]) -> None:
+    """Reservations, true costs, unknown costs and midnight agree with a naive model."""
     clock = FakeClock(EVE)
     accounts = {one.project: Account() for one in KEYS}
     state = open_at(uri, RetryPolicy(), clock.time)
@@ -104,8 +105,10 @@ def test_a_budget_is_what_a_naive_account_of_it_says(
     for what, one, two, three in steps:
         if what == "pass":
             clock.advance(one)
-        elif what == "ask":
-            found = _ask(state, accounts[KEYS[one].project], KEYS[one], two, three, clock.time())
+        elif what == "acquire":
+            found = _acquire(
+                state, accounts[KEYS[one].project], KEYS[one], two, three, clock.time()
+            )
             open_leases += [found] if found is not None else []
         elif open_leases:
             lease = open_leases.pop(one % len(open_leases))
@@ -117,7 +120,7 @@ def test_a_budget_is_what_a_naive_account_of_it_says(
     }
 
 
-def _ask(
+def _acquire(
     state: State, account: Account, one: Candidate, bucket: str, cost: int, now: float
 ) -> Lease | None:
     info = INFO._replace(model=bucket, input_cost=cost, longest_cost=cost + 6)
@@ -170,7 +173,7 @@ def _spent(state: State) -> dict[str, int | None]:
 
 
 @pytest.mark.parametrize("uri", URIS)
-def test_a_spent_budget_is_free_again_after_midnight(uri: str) -> None:
+def test_an_exhausted_budget_is_available_again_after_midnight(uri: str) -> None:
     """Until then every key of the project is blocked, for any model, and a key of another not."""
     clock = FakeClock(EVE)
     state = open_at(uri, RetryPolicy(), clock.time)
@@ -194,7 +197,7 @@ def test_a_spent_budget_is_free_again_after_midnight(uri: str) -> None:
 
 @pytest.mark.parametrize("uri", URIS)
 def test_a_model_without_a_price_counts_nothing(uri: str) -> None:
-    """Its first request goes like any other, and many are in flight at once."""
+    """Its first request is not special, and many are in flight at once."""
     state = open_at(uri, RetryPolicy(), FakeClock(EVE).time)
     for _ in range(2):
         leases = [state.acquire(INFO, ((0, KEYS[0]),), spread=False) for _ in range(5)]
@@ -206,7 +209,7 @@ def test_a_model_without_a_price_counts_nothing(uri: str) -> None:
 
 @pytest.mark.parametrize("uri", URIS)
 def test_models_of_a_project_are_forgotten_when_there_are_many(uri: str) -> None:
-    """What their requests have cost at most is an estimate, and a program may make up models."""
+    """The highest cost of a model is an estimate, and a program may invent model names."""
     state = open_at(uri, RetryPolicy(), FakeClock(EVE).time)
     rich = key("rich", usd_per_day=1.0)
     for number in range(70):
@@ -219,17 +222,17 @@ def test_models_of_a_project_are_forgotten_when_there_are_many(uri: str) -> None
 
 
 class Lost:
-    """A call that ended, and did not say so."""
+    """A call that ended without being settled."""
 
     alive = True
 
     def is_alive(self) -> bool:
-        """Return whether it is under way."""
+        """Return whether it is in flight."""
         return self.alive
 
 
-def test_the_reservation_of_a_call_that_is_lost_ends() -> None:
-    """A call that was interrupted unawares reserves nothing any more."""
+def test_the_reservation_of_an_abandoned_call_ends() -> None:
+    """An interrupted call that was never settled releases its reservation."""
     state = open_at("memory://", RetryPolicy(), FakeClock(EVE).time)
     info, holder = INFO._replace(longest_cost=100), Lost()
     first = state.acquire(info, ((0, KEYS[0]),), spread=False, holder=holder)

@@ -1,4 +1,4 @@
-"""A budget that processes share: a worker that dies, an outage, a loss of data, a broken record."""
+"""A budget that processes share: a dead worker, an outage, a loss of data, an unreadable record."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def over(engine: str, clock: FakeClock, lease_s: float = 15.0) -> RedisState:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_reservation_of_a_dead_worker_ends_with_its_lease(engine: str) -> None:
-    """It shows no more that it lives, so that after 15 s others need not wait for it."""
+    """It is no longer renewed, so other processes can use it after 15 s."""
     clock = FakeClock()
     state = over(engine, clock)
     state._renewals.close()  # the worker is dead
@@ -83,8 +83,8 @@ def test_a_key_without_a_budget_has_no_record(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("record", ["[1]", '[1,"x",{},{}]', '[1,2,{},{"l":3}]', "no JSON"])
-def test_a_broken_record_is_begun_anew(engine: str, record: str) -> None:
-    """It is dropped, named in the log, and the call goes on."""
+def test_an_unreadable_record_is_replaced(engine: str, record: str) -> None:
+    """It is dropped, its name is logged, and the call continues."""
     state = over(engine, FakeClock())
     state.settle(acquired(state), costing(0.25))
     state._server.commands([["SET", f"{state._base}:spending:p", record]])
@@ -94,7 +94,7 @@ def test_a_broken_record_is_begun_anew(engine: str, record: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_record_expires_with_its_day(engine: str) -> None:
-    """Nothing of a budget is left in the server for long."""
+    """No record of a budget stays on the server for long."""
     state = over(engine, FakeClock())
     state.settle(acquired(state), costing(0.25))
     name = f"{state._base}:spending:p"
@@ -104,7 +104,7 @@ def test_a_record_expires_with_its_day(engine: str) -> None:
 
 
 def test_what_is_spent_in_an_outage_is_reported_afterwards() -> None:
-    """Of leases of this process, and of those that could not be settled; once."""
+    """Spending of local leases and of unsettled ones is reported once."""
     clock = FakeClock()
     state, shared = degrading(clock.time)
     state.settle(acquired(state), costing(0.125))
@@ -123,7 +123,7 @@ def test_what_is_spent_in_an_outage_is_reported_afterwards() -> None:
 
 
 def test_a_budget_holds_in_an_outage() -> None:
-    """By what this process has spent itself."""
+    """This process's own spending counts against it."""
     state, shared = degrading(FakeClock().time)
     state.settle(acquired(state), costing(0.5))
     shared.cut()
@@ -131,8 +131,8 @@ def test_a_budget_holds_in_an_outage() -> None:
     assert reasons(state) == {"a": "usd"}
 
 
-def test_a_share_of_a_budget_is_left_to_a_process_in_an_outage() -> None:
-    """As of each limit."""
+def test_a_process_may_use_its_share_of_a_budget_in_an_outage() -> None:
+    """One process may use its share of the budget, as of each limit."""
     state, shared = degrading(FakeClock().time, share=0.25)
     shared.cut()
     state.settle(acquired(state), costing(0.25))
@@ -141,7 +141,7 @@ def test_a_share_of_a_budget_is_left_to_a_process_in_an_outage() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_shared_state_that_lost_its_data_is_sent_what_was_spent(engine: str) -> None:
-    """All that this process has spent today."""
+    """It gets all that this process has spent today."""
     clock = FakeClock()
     shared = over(engine, clock)
     local = LocalWindows(RetryPolicy(), clock.time)
@@ -153,8 +153,8 @@ def test_a_shared_state_that_lost_its_data_is_sent_what_was_spent(engine: str) -
     assert spent(shared) == pytest.approx(0.5)
 
 
-def test_spending_is_recorded_there_maybe_later() -> None:
-    """What is recorded by hand while the shared state is down."""
+def test_spending_is_recorded_after_an_outage() -> None:
+    """Spending recorded by hand while the shared state is down reaches it later."""
     clock = FakeClock()
     state, shared = degrading(clock.time)
     state.record_spending("p", nano_usd(0.25))

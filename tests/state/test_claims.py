@@ -1,4 +1,4 @@
-"""Of all processes with one state, one takes a name, for so long."""
+"""Of all processes with one state, one claims a name, for a time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from keyrot_middleware.state.memory import MemoryState
 from keyrot_middleware.testing import FakeClock
 
 
-def test_a_name_is_taken_once(open_backend: OpenBackend) -> None:
-    """The second one is told how long it is taken; another name is free."""
+def test_a_name_is_claimed_once(open_backend: OpenBackend) -> None:
+    """The second claim returns how long the name is taken; another name is available."""
     state = open_backend()
     assert state.claim("one", 600) == 0
     assert 590 < state.claim("one", 600) <= 600
     assert state.claim("other", 600) == 0
 
 
-def test_one_of_many_threads_takes_a_name(open_backend: OpenBackend) -> None:
-    """However they race."""
+def test_one_of_many_threads_claims_a_name(open_backend: OpenBackend) -> None:
+    """However they race, one of them gets it."""
     state, found = open_backend(), []
     start = threading.Barrier(16)
 
@@ -41,10 +41,10 @@ def test_one_of_many_threads_takes_a_name(open_backend: OpenBackend) -> None:
     assert found.count(0) == 1
 
 
-def test_a_name_is_taken_in_this_process_while_the_shared_state_is_down(
+def test_a_name_is_claimed_in_this_process_while_the_shared_state_is_down(
     setup: FallbackSetup,
 ) -> None:
-    """What was taken before stays taken; what is new is this process's own."""
+    """A name claimed before stays claimed; a new claim holds in this process."""
     assert setup.state.claim("before", 600) == 0
     setup.shared.cut("claim")
     assert 0 < setup.state.claim("before", 600) <= 600
@@ -52,7 +52,7 @@ def test_a_name_is_taken_in_this_process_while_the_shared_state_is_down(
     assert 0 < setup.state.claim("meanwhile", 600) <= 600
 
 
-def test_a_name_in_memory_is_free_when_its_time_is_over(
+def test_a_claim_in_memory_ends_when_its_time_is_over(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of names is bounded: of too many, the oldest are forgotten."""
@@ -68,8 +68,8 @@ def test_a_name_in_memory_is_free_when_its_time_is_over(
     assert len(state._claims) <= 3
 
 
-def test_a_name_in_redis_is_free_when_its_time_is_over() -> None:
-    """By the server's clock, and for every process."""
+def test_a_claim_in_redis_ends_when_its_time_is_over() -> None:
+    """It ends by the server's clock, and for every process."""
     states = [open_shared(server("valkey").url, RetryPolicy(), time.time) for _ in range(2)]
     one, other = (state for state in states if state is not None)
     assert one.claim("short", 0.3) == 0

@@ -1,4 +1,4 @@
-"""Exact grants on every backend, however many threads or tasks ask at once."""
+"""Exact grants on every backend, however many threads or tasks acquire at once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ THREADS, TASKS = 100, 1_000
 
 
 @pytest.fixture
-def restless() -> Iterator[None]:
-    """Let threads be interrupted almost everywhere."""
+def switch_threads_often() -> Iterator[None]:
+    """Switch threads almost everywhere."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -31,7 +31,7 @@ def restless() -> Iterator[None]:
 
 
 def at_once(work: Callable[[], Any]) -> list[Any]:
-    """Do *work* in a hundred threads that begin together; give what each returned."""
+    """Do *work* in a hundred threads that begin together; return what each returned."""
     start, results = threading.Barrier(THREADS), []
 
     def one() -> None:
@@ -47,36 +47,38 @@ def at_once(work: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def ask(state: State, *keys: Candidate, **info: Any) -> str | None:
-    """Ask for a lease; name the key."""
+def acquire_key(state: State, *keys: Candidate, **info: Any) -> str | None:
+    """Acquire a lease; return its key."""
     candidates = tuple((0, one) for one in keys)
     reply = state.acquire(INFO._replace(**info), candidates, spread=True)
     return reply.key_id if isinstance(reply, Lease) else None
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("switch_threads_often")
 def test_100_threads_are_granted_exactly_the_limit(open_backend: OpenBackend) -> None:
     """Three keys, two of one project, 45 requests in all: 45 of 300 are granted, none twice."""
     state = open_backend()
     keys = [key("a", Limits(rpm=20), project="p"), key("b", Limits(rpm=20), project="p")]
     keys += [key("c", Limits(rpm=25))]
-    granted = Counter(chain(*at_once(lambda: [ask(state, *keys) for _ in range(3)])))
+    granted = Counter(chain(*at_once(lambda: [acquire_key(state, *keys) for _ in range(3)])))
     assert granted["a"] + granted["b"] == 20
     assert granted["c"] == 25
     assert granted[None] == 300 - 45
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("switch_threads_often")
 def test_100_threads_are_granted_exactly_the_tokens(open_backend: OpenBackend) -> None:
     """TPM 5,000 and 30 tokens each: 166 requests, whatever the order."""
     state, one = open_backend(), key("a", Limits(tpm=5_000))
-    granted = Counter(chain(*at_once(lambda: [ask(state, one, tokens=30) for _ in range(3)])))
+    granted = Counter(
+        chain(*at_once(lambda: [acquire_key(state, one, tokens=30) for _ in range(3)]))
+    )
     assert granted["a"] == 166
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("switch_threads_often")
 def test_100_threads_settle_without_losing_a_count(open_backend: OpenBackend) -> None:
-    """Reservations, corrections and concurrency all come out even after thousands of leases."""
+    """Reservations, corrections and concurrency are exact after thousands of leases."""
     state, one = open_backend(), key("a", Limits(max_concurrency=3))
 
     def work() -> int:
@@ -92,23 +94,23 @@ def test_100_threads_settle_without_losing_a_count(open_backend: OpenBackend) ->
     known = state.snapshot([one])["a"]
     assert known.success_count == done
     assert (known.used[0].requests_minute, known.used[0].tokens_minute) == (done, 7 * done)
-    assert [ask(state, one) for _ in range(4)] == ["a", "a", "a", None]
+    assert [acquire_key(state, one) for _ in range(4)] == ["a", "a", "a", None]
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("switch_threads_often")
 def test_of_100_threads_one_is_the_probe(open_backend: OpenBackend, clock: FakeClock) -> None:
-    """After a cooldown exactly one of all that ask goes first."""
+    """After a cooldown exactly one of all callers is the probe."""
     state, one = open_backend(), key("a")
     lease = state.acquire(INFO, ((0, one),), spread=True)
     assert isinstance(lease, Lease)
     state.settle(lease, failed(Scope.KEY_MODEL))
     clock.advance(30)
-    assert Counter(at_once(lambda: ask(state, one))) == {"a": 1, None: THREADS - 1}
+    assert Counter(at_once(lambda: acquire_key(state, one))) == {"a": 1, None: THREADS - 1}
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("switch_threads_often")
 def test_a_burst_of_100_failures_is_one_step(open_backend: OpenBackend, clock: FakeClock) -> None:
-    """A hundred requests that fail together rest their key for 30 s, not for 900."""
+    """A hundred requests that fail together cool their key down for 30 s, not for 900."""
     state, one = open_backend(), key("a")
 
     def work() -> float | None:

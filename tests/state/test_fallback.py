@@ -1,4 +1,4 @@
-"""A shared state that fails: the call goes on, and limits hold."""
+"""A shared state that fails: calls continue, and limits hold."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
-# Going on --------------------------------------------------------------------------------------
+# Calls continue --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["acquire", "settle", "get_owner"])
 async def test_nothing_is_raised_whatever_fails(setup: FallbackSetup, method: str) -> None:
-    """Each question that a call asks is answered when the shared state is down."""
+    """Each method that a call uses has an answer when the shared state is down."""
     setup.shared.cut(method)
     lease = await setup.client.acquire_lease(A)
     await setup.client.settle(lease, OK, ["files/1"])
     assert await setup.client.get_owner("files/1") == ("a", "p")
 
 
-async def test_after_a_failure_it_is_left_alone_and_then_looked_at(setup: FallbackSetup) -> None:
-    """Nobody pays for a dead server: it is asked once, then once every pause, then again."""
+async def test_after_a_failure_the_shared_state_is_probed_once_per_pause(
+    setup: FallbackSetup,
+) -> None:
+    """No call waits for a dead server: it is called once, then once every pause, then again."""
     setup.shared.cut()
     for _ in range(10):
         await setup.client.settle(await setup.client.acquire_lease(A))
@@ -44,10 +46,10 @@ async def test_after_a_failure_it_is_left_alone_and_then_looked_at(setup: Fallba
     assert not setup.state.degraded
 
 
-async def test_one_warning_when_it_begins_and_one_when_it_ends(
+async def test_one_warning_at_the_start_of_an_outage_and_one_at_its_end(
     setup: FallbackSetup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """People learn what failed, what that means, and how long it was so; each once."""
+    """The log states what failed, what that means, and how long it lasted; each once."""
     setup.shared.cut()
     for _ in range(5):
         await setup.client.settle(await setup.client.acquire_lease(A))
@@ -62,8 +64,8 @@ async def test_one_warning_when_it_begins_and_one_when_it_ends(
     ]
 
 
-async def test_degraded_is_told(setup: FallbackSetup) -> None:
-    """The state says whether it counts alone, and each lease by whom it was booked."""
+async def test_degraded_is_reported(setup: FallbackSetup) -> None:
+    """The state reports whether it counts alone, and each lease by which state it was granted."""
     assert not setup.state.degraded
     assert not (await setup.client.acquire_lease(A)).degraded
     setup.shared.cut()
@@ -75,8 +77,10 @@ async def test_degraded_is_told(setup: FallbackSetup) -> None:
 
 
 @pytest.mark.parametrize("method", ["snapshot", "get_owner", "settle"])
-async def test_what_proves_nothing_does_not_end_it(setup: FallbackSetup, method: str) -> None:
-    """A server that refuses to write can be read, and be sent what nobody waits for."""
+async def test_a_success_that_proves_nothing_does_not_end_the_outage(
+    setup: FallbackSetup, method: str
+) -> None:
+    """A server that refuses writes can still be read, and be sent commands that need no reply."""
     shared = await setup.client.acquire_lease(A)
     setup.shared.cut("acquire", "check", "record_usage")
     await setup.client.acquire_lease(A)
@@ -91,8 +95,8 @@ async def test_what_proves_nothing_does_not_end_it(setup: FallbackSetup, method:
         assert setup.state.degraded
 
 
-async def test_a_read_that_looks_finds_out_that_it_is_back(setup: FallbackSetup) -> None:
-    """Whoever only asks for the health of keys is not told for ever that nobody is there."""
+async def test_a_read_that_is_the_probe_ends_the_outage(setup: FallbackSetup) -> None:
+    """A caller that only reads the health of keys notices too that the server is back."""
     setup.shared.cut()
     await setup.client.acquire_lease(A)
     setup.restore()
@@ -105,8 +109,8 @@ async def test_a_read_that_looks_finds_out_that_it_is_back(setup: FallbackSetup)
     assert not setup.state.degraded
 
 
-async def test_a_cancelled_look_is_no_failure(clock: FakeClock) -> None:
-    """A task that is cancelled while it waits says nothing of the server."""
+async def test_a_cancelled_probe_is_no_failure(clock: FakeClock) -> None:
+    """A task that is cancelled while it waits is no evidence against the server."""
     state, shared = degrading(clock.time)
     shared.cut(hangs_s=30)
     task = asyncio.create_task(AsyncClient(state).acquire_lease(A))
@@ -117,8 +121,8 @@ async def test_a_cancelled_look_is_no_failure(clock: FakeClock) -> None:
     assert not state.degraded
 
 
-def test_closing_closes_the_shared_one(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections belong to the shared state."""
+def test_closing_closes_the_shared_state(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It owns the shared state's connections."""
     state, shared = degrading(clock.time)
     closed: list[str] = []
     monkeypatch.setattr(shared, "close", lambda: closed.append("shared"))
@@ -130,15 +134,15 @@ def test_closing_closes_the_shared_one(clock: FakeClock, monkeypatch: pytest.Mon
 
 
 async def test_what_this_process_used_before_counts(setup: FallbackSetup) -> None:
-    """The windows of the minute go on: three before, two after, and no more."""
+    """The windows of the minute continue: three before, two after, and no more."""
     assert await setup.client.granted(FIVE, 3) == 3
     setup.shared.cut()
     assert await setup.client.granted(FIVE) == 2
     assert await setup.client.refused(FIVE) == {"f": "rpm"}
 
 
-async def test_true_tokens_and_unsent_requests_count_in_both(setup: FallbackSetup) -> None:
-    """What a settle corrects is corrected here too."""
+async def test_true_tokens_and_unsent_requests_are_corrected_in_both(setup: FallbackSetup) -> None:
+    """A correction at settle is applied locally too."""
     one = key("t", Limits(rpm=3, tpm=1_000))
     await setup.client.settle(
         await setup.client.acquire_lease(one, info=INFO._replace(tokens=900)), used(100)
@@ -149,8 +153,8 @@ async def test_true_tokens_and_unsent_requests_count_in_both(setup: FallbackSetu
     assert await setup.client.refused(one, info=INFO._replace(tokens=2)) == {"t": "tpm"}
 
 
-async def test_leases_under_way_hold_their_place(setup: FallbackSetup) -> None:
-    """A key that takes two at once takes two, whoever lent the first."""
+async def test_leases_in_flight_count_in_max_concurrency(setup: FallbackSetup) -> None:
+    """A key with `max_concurrency` 2 takes two at once, whichever state granted the first."""
     one = key("k", Limits(max_concurrency=2))
     first = await setup.client.acquire_lease(one)
     setup.shared.cut()
@@ -161,7 +165,7 @@ async def test_leases_under_way_hold_their_place(setup: FallbackSetup) -> None:
 
 
 @pytest.mark.parametrize(("share", "room"), [(1.0, 10), (0.25, 2), (0.01, 1)])
-async def test_a_share_of_each_limit(
+async def test_an_outage_leaves_a_share_of_each_limit(
     kind: type[StateClient], clock: FakeClock, share: float, room: int
 ) -> None:
     """Of four processes each takes a quarter: rounded down, but one at the least."""
@@ -170,8 +174,10 @@ async def test_a_share_of_each_limit(
     assert await setup.client.granted(key("s", Limits(rpm=10))) == room
 
 
-async def test_a_share_of_learned_limits_too(kind: type[StateClient], clock: FakeClock) -> None:
-    """A limit that Google told is the whole project's; while all is well it is whole."""
+async def test_an_outage_leaves_a_share_of_learned_limits_too(
+    kind: type[StateClient], clock: FakeClock
+) -> None:
+    """A limit from Google's error is the whole project's; without an outage it is applied whole."""
     setup = FallbackSetup(kind, clock, share=0.5)
     await setup.client.fails(C, failed(Scope.NONE, learned=Limits(rpm=8)))
     assert await setup.client.granted(C, 4) == 4
@@ -181,7 +187,7 @@ async def test_a_share_of_learned_limits_too(kind: type[StateClient], clock: Fak
     assert await setup.client.granted(C) == 4
 
 
-async def test_a_limit_of_nothing_stays_nothing(kind: type[StateClient], clock: FakeClock) -> None:
+async def test_a_limit_of_zero_stays_zero(kind: type[StateClient], clock: FakeClock) -> None:
     """A share rounds up to one, but not where the whole is zero."""
     setup = FallbackSetup(kind, clock, share=0.5)
     setup.shared.cut()

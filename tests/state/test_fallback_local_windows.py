@@ -1,4 +1,4 @@
-"""A shared state that fails: what this process knew of its keys by then goes on to hold."""
+"""A shared state that fails: what this process knew of its keys still applies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keyrot_middleware.core.model import Lease, Limits, Scope
 
 @pytest.mark.parametrize("until", [60.0, inf])
 async def test_cooldowns_of_this_process_are_kept(setup: FallbackSetup, until: float) -> None:
-    """A key that failed here rests on, and comes back when its time is over."""
+    """A key that failed in this process is still cooling down, and is available when that ends."""
     until = setup.clock.time() + until
     assert await setup.client.fails(C, failed(Scope.KEY, until)) == until
     setup.shared.cut()
@@ -25,17 +25,17 @@ async def test_cooldowns_of_this_process_are_kept(setup: FallbackSetup, until: f
 
 
 async def test_learned_limits_and_buckets_are_kept(setup: FallbackSetup) -> None:
-    """What a 429 taught is in force here too, under the name that Google counts with."""
+    """A limit from a 429 applies here too, in the bucket that Google counts the model in."""
     latest = INFO._replace(model="gemini-flash-latest")
-    told = failed(Scope.NONE, bucket=INFO.model, learned=Limits(rpm=3))
-    await setup.client.fails(C, told, info=latest)
+    outcome = failed(Scope.NONE, bucket=INFO.model, learned=Limits(rpm=3))
+    await setup.client.fails(C, outcome, info=latest)
     setup.shared.cut()
     assert await setup.client.granted(C, info=latest) == 3
     assert await setup.client.refused(C) == {"c": "rpm"}
 
 
 async def test_a_bucket_that_others_learned_is_kept(setup: FallbackSetup) -> None:
-    """A lease tells by which name its model is counted."""
+    """A lease names the bucket in which its model is counted."""
     latest = INFO._replace(model="gemini-flash-latest")
     await setup.other.fails(C, failed(Scope.NONE, bucket=INFO.model), info=latest)
     await setup.client.acquire_lease(C, info=latest)
@@ -43,8 +43,8 @@ async def test_a_bucket_that_others_learned_is_kept(setup: FallbackSetup) -> Non
     assert (await setup.client.acquire_lease(C, info=latest)).bucket == INFO.model
 
 
-async def test_health_is_told_from_here(setup: FallbackSetup) -> None:
-    """While the shared state is away, a snapshot tells what this process knows."""
+async def test_a_snapshot_in_an_outage_is_this_process_own(setup: FallbackSetup) -> None:
+    """While the shared state is down, a snapshot reports what this process knows."""
     await setup.client.settle(await setup.client.acquire_lease(C))
     setup.shared.cut()
     await setup.client.fails(C, failed(Scope.KEY, inf))

@@ -1,4 +1,4 @@
-"""The shared state over a real server: many threads, ends of processes, lost memories."""
+"""The fallback over a real server: many threads, ends of processes, lost data."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def fallback(shared: RedisState, pause_s: float = 0.2) -> FallbackState:
 
 
 def at_once(state: FallbackState, number: int, one: object = ONE) -> int:
-    """Ask from many threads at the same moment; count the leases."""
+    """Acquire from many threads at the same moment; count the leases."""
     start = threading.Barrier(number)
 
-    def ask(_: int) -> bool:
+    def acquire(_: int) -> bool:
         start.wait(30)
         reply = state.acquire(INFO, ((0, one),), spread=False)  # type: ignore[arg-type]
         if isinstance(reply, Lease):
@@ -42,7 +42,7 @@ def at_once(state: FallbackState, number: int, one: object = ONE) -> int:
         return isinstance(reply, Lease)
 
     with ThreadPoolExecutor(number) as threads:
-        return sum(threads.map(ask, range(number)))
+        return sum(threads.map(acquire, range(number)))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def state(valkey: Server) -> Iterator[FallbackState]:
 def test_more_threads_than_redis_py_has_connections_by_default(
     valkey: Server, state: FallbackState
 ) -> None:
-    """150 threads at the same moment are served by the shared state, every one."""
+    """150 threads at the same moment are all served by the shared state."""
     valkey.execute("CONFIG", "SET", "maxclients", "1000")
     with opened(f"{valkey.strict_url}?socket_timeout=20") as patient:
         assert at_once(patient, 150) == 150
@@ -63,10 +63,10 @@ def test_more_threads_than_redis_py_has_connections_by_default(
         assert patient.snapshot([ONE])["a"].used[0].requests_day == 150
 
 
-def test_a_lost_memory_grants_no_limit_again_to_callers_at_the_same_moment(
+def test_after_a_data_loss_callers_at_the_same_moment_get_no_limit_twice(
     valkey: Server,
 ) -> None:
-    """What was used is reported before any of them goes on."""
+    """Usage is reported before any of them gets a lease."""
     with opened(f"{valkey.strict_url}?socket_timeout=20") as state:
         for _ in range(20):
             acquire_lease(state, TWENTY)
@@ -75,8 +75,8 @@ def test_a_lost_memory_grants_no_limit_again_to_callers_at_the_same_moment(
         assert not state.degraded
 
 
-def test_a_place_that_was_settled_in_an_outage_is_free_soon(valkey: Server) -> None:
-    """Nobody renews the place of a lease that this process has settled by itself."""
+def test_a_slot_that_was_settled_in_an_outage_is_free_soon(valkey: Server) -> None:
+    """The slot of a lease that this process has settled locally is not renewed."""
     mine = RedisState(valkey.strict_url, POLICY, pool="places", lease_s=SHORT_S)
     other = RedisState(valkey.strict_url, POLICY, pool="places", lease_s=SHORT_S)
     state = fallback(mine)
@@ -94,8 +94,8 @@ def test_a_place_that_was_settled_in_an_outage_is_free_soon(valkey: Server) -> N
         one.close()
 
 
-def test_a_success_that_ends_after_close_is_booked(valkey: Server) -> None:
-    """A call that outlives uninstall() is settled with the shared state all the same."""
+def test_a_success_that_ends_after_close_is_recorded(valkey: Server) -> None:
+    """A call that outlives uninstall() is still settled with the shared state."""
     state = RedisState(valkey.strict_url, POLICY, pool="closed")
     lease = state.acquire(INFO, ((0, ONE),), spread=False)
     assert isinstance(lease, Lease)
@@ -106,8 +106,8 @@ def test_a_success_that_ends_after_close_is_booked(valkey: Server) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_reports_its_own_part_alone(valkey: Server, state: FallbackState) -> None:
-    """After a loss of memory the parent's part is reported by the parent, and once."""
+def test_a_forked_child_reports_only_its_own_usage(valkey: Server, state: FallbackState) -> None:
+    """After a loss of data the parent's usage is reported by the parent, and once."""
     for _ in range(5):
         acquire_lease(state)
     child = os.fork()

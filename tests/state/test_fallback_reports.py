@@ -1,4 +1,4 @@
-"""A shared state that comes back: what it has missed is told to it, once."""
+"""A shared state that is back: what it missed is reported to it, once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from keyrot_middleware.core.model import Lease, LeaseOutcome, Limits, Outcome, S
 from keyrot_middleware.state.circuit_breaker import PAUSE_S
 from keyrot_middleware.testing import FakeClock
 
-# With whom a lease is settled ------------------------------------------------------------------
+# Which state a lease is settled with -----------------------------------------------------------
 
 
-async def test_each_lease_is_settled_with_who_lent_it(setup: FallbackSetup) -> None:
-    """Also when the shared state went or came back in between."""
+async def test_each_lease_is_settled_with_the_state_that_granted_it(setup: FallbackSetup) -> None:
+    """Also when the shared state failed or came back in between."""
     shared = await setup.client.acquire_lease(A)
     setup.shared.cut()
     own = await setup.client.acquire_lease(A)
@@ -35,13 +35,13 @@ async def test_each_lease_is_settled_with_who_lent_it(setup: FallbackSetup) -> N
 
 @pytest.mark.parametrize("applies", [False, True], ids=["lost", "answer lost"])
 async def test_a_verdict_is_not_lost(setup: FallbackSetup, applies: bool) -> None:
-    """A failure that could not be told rests the key here at once, and everywhere afterwards."""
+    """A failure that could not be sent cools the key down here at once, and later everywhere."""
     lease = await setup.client.acquire_lease(C)
     setup.shared.applies = applies
     setup.shared.cut("settle")
     until = setup.clock.time() + 600
-    told = failed(Scope.KEY, until, learned=Limits(rpm=7))
-    assert await setup.client.settle(lease, told) == until
+    outcome = failed(Scope.KEY, until, learned=Limits(rpm=7))
+    assert await setup.client.settle(lease, outcome) == until
     assert await setup.client.refused(C) == {"c": "failure"}
     setup.restore()
     await setup.client.acquire_lease(A)
@@ -50,8 +50,8 @@ async def test_a_verdict_is_not_lost(setup: FallbackSetup, applies: bool) -> Non
     assert (known.cooldown_until, known.used[0].limits.rpm) == (until, 7)
 
 
-async def test_a_verdict_of_a_lease_lent_here_is_told_too(setup: FallbackSetup) -> None:
-    """One process's 401 spares all others, as soon as they share again; a guess stays as it was."""
+async def test_a_verdict_of_a_locally_granted_lease_is_reported_too(setup: FallbackSetup) -> None:
+    """One process's 401 spares all others once the outage ends; a guessed cooldown stays local."""
     setup.shared.cut()
     await setup.client.fails(C, failed(Scope.KEY, inf))
     guess = await setup.client.fails(A, failed(Scope.KEY_MODEL))
@@ -62,8 +62,8 @@ async def test_a_verdict_of_a_lease_lent_here_is_told_too(setup: FallbackSetup) 
     assert setup.shared.inner.snapshot([A])["a"].cooldown_until == guess
 
 
-async def test_what_is_over_when_it_is_back_is_not_told(setup: FallbackSetup) -> None:
-    """A minute's rest that ended during the outage rests nobody after it."""
+async def test_a_cooldown_that_ended_in_the_outage_is_not_reported(setup: FallbackSetup) -> None:
+    """A minute's cooldown that ended during the outage is not sent after it."""
     setup.shared.cut()
     await setup.client.fails(C, failed(Scope.KEY, setup.clock.time() + 20))
     setup.clock.advance(60)
@@ -72,8 +72,8 @@ async def test_what_is_over_when_it_is_back_is_not_told(setup: FallbackSetup) ->
     assert not (await setup.other.acquire_lease(C)).probe
 
 
-async def test_owners_are_told_too(setup: FallbackSetup) -> None:
-    """A file made during the outage is found by all processes after it."""
+async def test_owners_are_reported_too(setup: FallbackSetup) -> None:
+    """All processes find a file that was made during the outage."""
     setup.shared.cut()
     await setup.client.settle(await setup.client.acquire_lease(A), OK, ["files/1"])
     assert await setup.client.get_owner("files/1") == ("a", "p")
@@ -83,7 +83,7 @@ async def test_owners_are_told_too(setup: FallbackSetup) -> None:
 
 
 async def test_a_failure_reported_by_hand_is_shared(setup: FallbackSetup) -> None:
-    """A lease that nobody granted goes to the shared state as it is."""
+    """A lease that no state granted goes to the shared state as it is."""
     lease = Lease("c", "c", "c", "", "generateContent", 0, 0, at=0.0)
     await setup.client.settle(lease, failed(Scope.KEY, inf))
     assert await setup.other.refused(C) == {"c": "failure"}
@@ -102,11 +102,11 @@ def test_the_outcome_of_a_success_is_left_as_it_is(clock: FakeClock) -> None:
     assert state.settle(lease, Outcome(LeaseOutcome.SUCCESS)) is None
 
 
-# When it is back -------------------------------------------------------------------------------
+# After the outage ------------------------------------------------------------------------------
 
 
-async def test_what_was_sent_meanwhile_is_booked(setup: FallbackSetup) -> None:
-    """Before anything else is asked, so that no limit is overrun by the recovery."""
+async def test_requests_sent_in_an_outage_are_recorded(setup: FallbackSetup) -> None:
+    """It is recorded before the next acquire, so that the recovery does not overrun a limit."""
     assert await setup.client.granted(FIVE, 2) == 2
     setup.shared.cut()
     for outcome in (OK, UNSENT, ABANDONED):
@@ -116,8 +116,8 @@ async def test_what_was_sent_meanwhile_is_booked(setup: FallbackSetup) -> None:
     assert await setup.other.refused(FIVE) == {"f": "rpm"}
 
 
-async def test_a_long_outage_fills_no_minute_afterwards(setup: FallbackSetup) -> None:
-    """Requests of minutes that are over count in the day alone."""
+async def test_a_long_outage_fills_no_minute_after_it(setup: FallbackSetup) -> None:
+    """Requests of past minutes count in the day only."""
     one = key("o", Limits(rpm=5, rpd=20))
     setup.shared.cut()
     for _ in range(3):
@@ -129,8 +129,10 @@ async def test_a_long_outage_fills_no_minute_afterwards(setup: FallbackSetup) ->
     assert await setup.other.refused(one) == {"o": "rpd"}
 
 
-async def test_what_cannot_be_told_does_not_keep_it_away(setup: FallbackSetup) -> None:
-    """A debt that fails by itself is let go after three tries, and the state is used again."""
+async def test_an_update_that_always_fails_does_not_prolong_the_outage(
+    setup: FallbackSetup,
+) -> None:
+    """An update that always fails is dropped after three tries, and the state is used again."""
     setup.shared.cut()
     await setup.client.fails(C, failed(Scope.KEY, inf))
     setup.shared.cut("settle")

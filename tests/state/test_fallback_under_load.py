@@ -1,4 +1,4 @@
-"""Many callers at once, while the shared state comes and goes: nobody fails, nobody waits long."""
+"""Many callers at once while the shared state fails and recovers: no call fails or waits long."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ CALLERS = 64
 LAST_S = 3.0
 PAUSE_S = 0.01
 GIVE_UP_S = 60.0
-"""A busy machine may need so long to use the limits to their end."""
+"""A busy machine may take so long to use the limits to their end."""
 KEYS = tuple((0, key(f"k{n}", Limits(rpm=500 * (n + 1)))) for n in range(4))
 LIMITS = {one.key_id: one.limits.rpm for _, one in KEYS}
 EVERY = 250
-"""So many leases after another the shared state fails, or serves again."""
+"""The shared state fails, or recovers, each time after so many leases."""
 
 
 class Tally:
-    """What the callers saw; it cuts off the shared state and mends it as they go on."""
+    """What the callers saw; it cuts and restores the shared state while they run."""
 
     def __init__(self, shared: Faulty) -> None:
         self._shared = shared
@@ -39,7 +39,7 @@ class Tally:
         self.longest_s = self.late_s = 0.0
 
     def note(self, reply: object, seconds: float, paused_s: float) -> None:
-        """Take note of one call, and of how long the machine made its pause."""
+        """Record one call, and how late its pause ended."""
         self.longest_s = max(self.longest_s, seconds)
         self.late_s = max(self.late_s, paused_s - PAUSE_S)
         if isinstance(reply, Lease):
@@ -49,20 +49,20 @@ class Tally:
                 self._flip()
 
     def _flip(self) -> None:
-        """Let it hang for 0.2 s a question, serve again, and so on."""
+        """Let each call hang for 0.2 s, then restore, and so on."""
         if self._shared.failing:
             self._shared.restore()
         else:
             self._shared.cut("acquire", "settle", "snapshot", "check", hangs_s=0.2)
 
     def is_over(self, until: float) -> bool:
-        """Tell whether *until* has passed and everything was lent, or never will be."""
+        """Return whether *until* has passed and every limit is used up, or never will be."""
         late = time.perf_counter() - until
         return late >= 0 and (self.leases.total() >= sum(LIMITS.values()) or late >= GIVE_UP_S)
 
 
 def under_threads(state: FallbackState, tally: Tally, until: float) -> None:
-    """Call from so many threads; 10 ms for a request."""
+    """Call from so many threads; a request takes 10 ms."""
     lock = threading.Lock()
 
     def caller() -> None:
@@ -71,10 +71,10 @@ def under_threads(state: FallbackState, tally: Tally, until: float) -> None:
             reply = state.acquire(INFO, KEYS, spread=True)
             if isinstance(reply, Lease):
                 state.settle(reply, OK)
-            asked_s, began = time.perf_counter() - began, time.perf_counter()
+            acquire_s, began = time.perf_counter() - began, time.perf_counter()
             time.sleep(PAUSE_S)
             with lock:
-                tally.note(reply, asked_s, time.perf_counter() - began)
+                tally.note(reply, acquire_s, time.perf_counter() - began)
 
     with ThreadPoolExecutor(CALLERS) as threads:
         for future in [threads.submit(caller) for _ in range(CALLERS)]:
@@ -90,9 +90,9 @@ def under_tasks(state: FallbackState, tally: Tally, until: float) -> None:
             reply = await state.aacquire(INFO, KEYS, spread=True)
             if isinstance(reply, Lease):
                 await state.asettle(reply, OK)
-            asked_s, began = time.perf_counter() - began, time.perf_counter()
+            acquire_s, began = time.perf_counter() - began, time.perf_counter()
             await asyncio.sleep(PAUSE_S)
-            tally.note(reply, asked_s, time.perf_counter() - began)
+            tally.note(reply, acquire_s, time.perf_counter() - began)
 
     async def everyone() -> None:
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
@@ -101,7 +101,7 @@ def under_tasks(state: FallbackState, tally: Tally, until: float) -> None:
 
 
 @pytest.mark.parametrize("under", [under_threads, under_tasks], ids=["threads", "tasks"])
-def test_nobody_fails_waits_or_gets_too_much(
+def test_no_call_fails_waits_or_exceeds_a_limit(
     clock: FakeClock, under: Callable[[FallbackState, Tally, float], None]
 ) -> None:
     """No call waits for the shared state, nothing is raised, and each limit is used to its end."""

@@ -18,7 +18,7 @@ KEYS = (key("a", LIMITS, project="p"), key("b", project="p"), key("c", LIMITS), 
 SCOPES = (Scope.KEY, Scope.KEY_MODEL, Scope.KEY_VERB, Scope.PROJECT, Scope.PROJECT_MODEL)
 
 STEP = st.one_of(
-    st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from([1, 20, 60])),
+    st.tuples(st.just("acquire"), st.integers(0, 3), st.sampled_from([1, 20, 60])),
     st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from([OK, UNSENT, ABANDONED])),
     st.tuples(st.just("fail"), st.integers(0, 9), st.sampled_from(SCOPES)),
     st.tuples(st.just("pass"), st.sampled_from([0.4, 1.0, 28.6, 61.0, 900.0]), st.none()),
@@ -35,7 +35,7 @@ def test_blocked_keys_are_those_that_acquire_refuses(uri: str, steps: list[Any])
     for what, one, more in steps:
         if what == "pass":
             clock.advance(one)
-        elif what == "ask":
+        elif what == "acquire":
             info, wanted = INFO._replace(tokens=more), KEYS[one]
             blocked = state.get_blocks(info, KEYS)
             reply = state.acquire(info, ((0, wanted),), spread=False)
@@ -50,8 +50,8 @@ def test_blocked_keys_are_those_that_acquire_refuses(uri: str, steps: list[Any])
 
 
 @pytest.mark.parametrize("uri", URIS)
-def test_asking_which_keys_are_blocked_reserves_nothing(uri: str) -> None:
-    """However often it is asked, the one request that a key has left is left."""
+def test_reading_the_blocks_reserves_nothing(uri: str) -> None:
+    """However often the blocks are read, the one request that a key has left is left."""
     one = key("a", Limits(rpm=1, max_concurrency=1))
     state = open_at(uri, RetryPolicy(), FakeClock().time)
     assert [state.get_blocks(INFO, [one]) for _ in range(5)] == [{}] * 5

@@ -1,4 +1,4 @@
-"""How long a lease holds its place in `max_concurrency`: as long as somebody shows to need it."""
+"""How long a lease holds its slot in `max_concurrency`: as long as its call is in flight."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from keyrot_middleware.testing import FakeClock
 
 ONE = key("one", Limits(max_concurrency=1)).with_value("fingerprint")
 SHORT_S = 0.6
-"""The life of a lease that is not renewed, where a test waits for its end."""
+"""The lifetime of a lease that is not renewed, where a test waits for its end."""
 
 _pools = count()
 
 
 class Call:
-    """Somebody who sends a request."""
+    """A caller that sends a request."""
 
     def __init__(self) -> None:
         self.under_way = True
 
     def is_alive(self) -> bool:
-        """Tell whether it is still sent."""
+        """Return whether the request is in flight."""
         return self.under_way
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[RedisState, RedisState]]:
-    """Open a pool twice, as two workers do whose leases live for a short time."""
+    """Open a pool twice, like two workers whose leases live for a short time."""
     pool = f"life-{next(_pools)}"
     url = server("valkey").url
     made = [RedisState(url, RetryPolicy(), pool=pool, lease_s=SHORT_S) for _ in range(2)]
@@ -57,12 +57,12 @@ def renewing() -> list[threading.Thread]:
 
 
 def take(state: Any, holder: Any = None) -> Any:
-    """Ask once."""
+    """Acquire once."""
     return state.acquire(INFO, ((0, ONE),), spread=False, holder=holder)
 
 
 def gets(state: Any) -> Callable[[], bool]:
-    """Make a question: is there a place now? Where there is, it is given back."""
+    """Return a function: is there a slot now? If so, it is released again."""
 
     def look() -> bool:
         reply = take(state)
@@ -74,10 +74,10 @@ def gets(state: Any) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("lost", ["dropped", "over"])
-async def test_a_call_that_is_gone_gives_its_place_back(
+async def test_an_abandoned_call_releases_its_slot(
     lost: str, client: StateClient, clock: FakeClock
 ) -> None:
-    """Never settled, but collected or over: in memory at once, else when its lease runs out."""
+    """When it is collected or over: in memory at once, in Redis when its lease expires."""
     call: Call | None = Call()
     reply = await _acquire(client, call)
     assert isinstance(reply, Lease)
@@ -99,17 +99,17 @@ async def _acquire(client: StateClient, holder: Any) -> Any:
 
 
 def test_lost_calls_of_a_key_without_a_limit_leave_no_memory_behind() -> None:
-    """Nobody ever waits for a place of theirs, so they are looked for now and then."""
+    """No call waits for their slots, so they are swept now and then."""
     state = MemoryState(RetryPolicy(), time.time)
     for _ in range(10 * CHECK_ABANDONED_EVERY):
         state.acquire(INFO, ((0, key("free")),), spread=False, holder=Call())
     assert in_flight(state)["free"] <= CHECK_ABANDONED_EVERY
 
 
-def test_a_call_that_takes_longer_than_a_lease_keeps_its_place(
+def test_a_call_that_takes_longer_than_a_lease_keeps_its_slot(
     pair: tuple[RedisState, RedisState],
 ) -> None:
-    """As long as its worker lives, no other gets the place; when it is settled, at once."""
+    """While its worker lives, no other gets the slot; when it is settled, at once."""
     mine, other = pair
     call = Call()
     lease = take(mine, call)
@@ -121,17 +121,17 @@ def test_a_call_that_takes_longer_than_a_lease_keeps_its_place(
     assert gets(other)()
 
 
-def test_a_worker_whose_loop_is_blocked_keeps_its_places(
+def test_a_worker_whose_loop_is_blocked_keeps_its_slots(
     pair: tuple[RedisState, RedisState],
 ) -> None:
-    """User code that blocks the event loop is slow, and not dead."""
+    """User code that blocks the event loop does not end its leases."""
     mine, other = pair
 
     async def work() -> None:
         call = Call()
         lease = await mine.aacquire(INFO, ((0, ONE),), spread=False, holder=call)
         assert isinstance(lease, Lease)
-        time.sleep(4 * SHORT_S)  # noqa: ASYNC251 - that is the point
+        time.sleep(4 * SHORT_S)  # noqa: ASYNC251 - a blocked loop is what is tested
         assert isinstance(take(other), Unavailable)
         await mine.asettle(lease, OK)
         mine.close()
@@ -141,10 +141,8 @@ def test_a_worker_whose_loop_is_blocked_keeps_its_places(
 
 
 @pytest.mark.parametrize("lost", ["dropped", "over"])
-def test_a_call_that_is_gone_is_renewed_no_more(
-    lost: str, pair: tuple[RedisState, RedisState]
-) -> None:
-    """Its worker lives, and still its place is free soon: no lease outlives its call."""
+def test_an_abandoned_call_is_not_renewed(lost: str, pair: tuple[RedisState, RedisState]) -> None:
+    """Its worker lives, and still its slot is free soon: no lease outlives its call."""
     mine, other = pair
     call: Call | None = Call()
     take(mine, call)
@@ -159,7 +157,7 @@ def test_a_call_that_is_gone_is_renewed_no_more(
 def test_leases_are_renewed_by_one_thread_that_ends_with_them(
     pair: tuple[RedisState, RedisState],
 ) -> None:
-    """None while nothing is held, one for any number of calls, none after close()."""
+    """No thread while nothing is leased, one for any number of calls, none after close()."""
     mine, _ = pair
     plain = mine.acquire(INFO, ((0, key("plain")),), spread=False)
     assert isinstance(plain, Lease)
@@ -177,8 +175,8 @@ def test_leases_are_renewed_by_one_thread_that_ends_with_them(
     wait_for(lambda: not renewing())
 
 
-def test_a_lease_that_nobody_settles_keeps_no_thread(pair: tuple[RedisState, RedisState]) -> None:
-    """A key that was chosen by hand and never reported on: after close() it is not renewed."""
+def test_a_lease_that_is_never_settled_keeps_no_thread(pair: tuple[RedisState, RedisState]) -> None:
+    """A key that was selected by hand and never reported on is not renewed after close()."""
     mine, _ = pair
     take(mine)
     assert len(renewing()) == 1
@@ -202,8 +200,8 @@ def test_a_thread_with_nothing_to_renew_ends_and_begins_again(
     mine.settle(lease, OK)
 
 
-def test_a_server_that_is_away_for_a_moment_costs_no_place(valkey: Server) -> None:
-    """A renewal that fails is tried again in time."""
+def test_a_server_that_is_down_for_a_moment_costs_no_slot(valkey: Server) -> None:
+    """A failed renewal is tried again in time."""
     states = [RedisState(valkey.url, RetryPolicy(), pool="away", lease_s=3.0) for _ in range(2)]
     lease = take(states[0], call := Call())
     valkey.execute("CLIENT", "PAUSE", "100", "ALL")
@@ -222,7 +220,7 @@ def test_a_server_that_is_away_for_a_moment_costs_no_place(valkey: Server) -> No
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_renews_its_own_calls_only(pair: tuple[RedisState, RedisState]) -> None:
-    """What is under way is the parent's; a call of the child's own keeps its place."""
+    """What is in flight is the parent's; a call of the child's own keeps its slot."""
     mine, other = pair
     lease = take(mine, call := Call())
     child = os.fork()

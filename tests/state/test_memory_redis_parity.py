@@ -1,4 +1,4 @@
-"""The scripts in Redis and the state in memory are twins: the same history, the same answers."""
+"""The Redis scripts and the memory state are twins: the same history, the same results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ INFOS = st.builds(
     tokens=st.sampled_from([0, 1, 20, 50, 130]),
     requests=st.integers(1, 3),
 )
-SHORTLISTS = st.lists(
+CANDIDATES = st.lists(
     st.tuples(st.integers(0, 2), st.sampled_from(KEYS)),
     max_size=5,
     unique_by=lambda offer: offer[1].key_id,
@@ -89,8 +89,8 @@ OUTCOMES = st.builds(
 )
 HISTORY = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), INFOS, SHORTLISTS, st.booleans()),
-        st.tuples(st.just("ask"), INFOS, SHORTLISTS, st.booleans()),
+        st.tuples(st.just("acquire"), INFOS, CANDIDATES, st.booleans()),
+        st.tuples(st.just("acquire"), INFOS, CANDIDATES, st.booleans()),
         st.tuples(st.just("settle"), st.integers(0, 9), OUTCOMES, NAMES),
         st.tuples(st.just("settle"), st.integers(0, 9), OUTCOMES, NAMES),
         st.tuples(st.just("serving"), st.integers(0, 9), st.none(), st.none()),
@@ -105,7 +105,7 @@ HISTORY = st.lists(
 
 
 class Twins:
-    """One history, told to both; they must give the same answers all along."""
+    """One history, applied to both; their results must always agree."""
 
     def __init__(self, uri: str) -> None:
         self.clock = FakeClock(EVE)
@@ -117,8 +117,8 @@ class Twins:
     def live(self, what: str, one: Any, two: Any, three: Any) -> None:
         """Take one step."""
         match what:
-            case "ask":
-                self.ask(one, two, three)
+            case "acquire":
+                self.acquire(one, two, three)
             case "settle" if self.leases:
                 self.settle(*self.leases.pop(one % len(self.leases)), two, three)
             case "serving" if self.leases:
@@ -134,8 +134,8 @@ class Twins:
             case "owner":
                 assert self.memory.get_owner(one) == self.shared.get_owner(one)
 
-    def ask(self, info: CallInfo, candidates: Any, spread: bool) -> None:
-        """Ask both; keep what they lent."""
+    def acquire(self, info: CallInfo, candidates: Any, spread: bool) -> None:
+        """Acquire from both; keep their leases."""
         mine = self.memory.acquire(info, candidates, spread=spread)
         yours = self.shared.acquire(info, candidates, spread=spread)
         if isinstance(mine, Unavailable) or isinstance(yours, Unavailable):
@@ -154,11 +154,11 @@ class Twins:
         assert self.shared.settle(yours, outcome, names) == until
 
     def compare(self) -> None:
-        """Look at all that both know."""
+        """Compare all that both know."""
         mine, yours = self.memory.snapshot(KEYS), self.shared.snapshot(KEYS)
         for one in KEYS:
             for known in (mine[one.key_id], yours[one.key_id]):
-                known.cooldown_reason = known.cooldown_scope = None  # of equals either may be told
+                known.cooldown_reason = known.cooldown_scope = None  # of equal ends either is right
                 known.used = sorted(
                     (u for u in known.used if u.requests_day or any(u.limits)),
                     key=lambda used: used.bucket,
@@ -169,7 +169,7 @@ class Twins:
 @pytest.mark.parametrize("uri", ENGINES)
 @settings(max_examples=150, deadline=None)
 @given(history=HISTORY)
-def test_any_history_has_the_same_answers_in_memory_and_in_redis(
+def test_any_history_has_the_same_results_in_memory_and_in_redis(
     uri: str, history: list[tuple[Any, ...]]
 ) -> None:
     """Thousands of steps at edges, midnights and cooldowns: every reply and every count agree."""

@@ -1,4 +1,4 @@
-"""What only the state in memory has: sweeping, bounded tables, a lock that survives a fork."""
+"""Properties of the memory state alone: sweeping, bounded tables, a lock that survives a fork."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def state(clock: FakeClock) -> MemoryState:
 
 
 def acquire_lease(state: MemoryState, one: Candidate, **info: Any) -> Lease:
-    """Borrow one key."""
+    """Acquire one key."""
     lease = state.acquire(INFO._replace(**info), ((0, one),), spread=False)
     assert isinstance(lease, Lease)
     return lease
 
 
 def lines_of(work: Callable[[], object]) -> int:
-    """Count the lines that run: a measure of cost that no other process disturbs."""
+    """Count the executed lines: a measure of cost that no other process disturbs."""
     lines = 0
 
     def count(_frame: Any, event: str, _arg: Any) -> Any:
@@ -53,14 +53,14 @@ def lines_of(work: Callable[[], object]) -> int:
     return lines
 
 
-def test_an_unknown_scheme_is_an_error_that_says_what_is_allowed(clock: FakeClock) -> None:
-    """A wrong KEYROT_STATE_URL names the variable, the scheme and what may stand there."""
+def test_an_unknown_scheme_is_an_error_that_names_the_allowed_ones(clock: FakeClock) -> None:
+    """A wrong KEYROT_STATE_URL names the variable, the scheme and the allowed ones."""
     with pytest.raises(ConfigError, match=r"KEYROT_STATE_URL.*'mongo'.*memory://"):
         open_state("mongo://localhost", RetryPolicy(), clock.time)
 
 
-def test_what_says_nothing_any_more_is_swept_away(state: MemoryState, clock: FakeClock) -> None:
-    """Models come and go for days: windows and cooldowns of the past do not pile up."""
+def test_expired_records_are_swept(state: MemoryState, clock: FakeClock) -> None:
+    """Windows and cooldowns of the past do not accumulate, however many models a program uses."""
     one = key("a", Limits(rpm=100))
     for day in range(30):
         for number in range(100):
@@ -72,7 +72,7 @@ def test_what_says_nothing_any_more_is_swept_away(state: MemoryState, clock: Fak
 
 
 def test_sweeping_keeps_what_still_counts(state: MemoryState, clock: FakeClock) -> None:
-    """Limits learned, windows in use and retired keys outlive any number of other models."""
+    """Learned limits, windows in use and rejected keys outlive any number of other models."""
     one = key("a")
     state.settle(acquire_lease(state, one), failed(Scope.NONE, learned=Limits(rpm=2)))
     state.settle(acquire_lease(state, key("dead")), failed(Scope.KEY, inf))
@@ -84,7 +84,7 @@ def test_sweeping_keeps_what_still_counts(state: MemoryState, clock: FakeClock) 
 
 
 def test_a_swept_window_still_takes_its_settle(state: MemoryState, clock: FakeClock) -> None:
-    """A stream that outlives its day is settled into nothing, without harm."""
+    """A stream that outlives its day is settled without an error."""
     lease = acquire_lease(state, key("a"))
     clock.advance(2 * DAY_S)
     for number in range(2 * memory.SWEEP_AT):
@@ -92,10 +92,8 @@ def test_a_swept_window_still_takes_its_settle(state: MemoryState, clock: FakeCl
     assert state.settle(lease, used(5)) is None
 
 
-def test_a_sweep_does_not_take_a_ladder_back_to_its_start(
-    state: MemoryState, clock: FakeClock
-) -> None:
-    """How often a key has failed in a row is remembered for a day after its rest."""
+def test_a_sweep_does_not_reset_the_backoff(state: MemoryState, clock: FakeClock) -> None:
+    """The number of failures in a row is remembered for a day after the cooldown."""
     for ladder, waited in ((30, 30), (60, DAY_S - 60), (120, 2 * DAY_S), (30, 0)):
         until = state.settle(acquire_lease(state, key("a")), failed(Scope.KEY))
         assert until == clock.time() + ladder
@@ -107,7 +105,7 @@ def test_a_sweep_does_not_take_a_ladder_back_to_its_start(
 def test_owners_and_buckets_are_bounded(
     state: MemoryState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest of too many stored things and learned buckets is forgotten, not the newest."""
+    """The oldest of too many stored resources and learned buckets is dropped, not the newest."""
     monkeypatch.setattr(memory, "MAX_OWNERS", 3)
     monkeypatch.setattr(memory, "MAX_BUCKETS", 3)
     for number in range(5):
@@ -121,7 +119,7 @@ def test_owners_and_buckets_are_bounded(
 
 
 def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
-    """What is kept is per key and model, not per call."""
+    """Memory grows per key and model, not per call."""
     one = key("a")
 
     def size() -> list[int]:
@@ -135,14 +133,14 @@ def test_10_000_calls_leave_no_growth(state: MemoryState) -> None:
     assert size() == before
 
 
-def test_acquire_looks_at_what_is_offered_and_no_more(state: MemoryState) -> None:
-    """Ten thousand known keys do not make the choice among eight look at others."""
+def test_acquire_reads_only_the_candidates(state: MemoryState) -> None:
+    """Ten thousand known keys do not slow down a choice among eight."""
     for number in range(10_000):
         state.settle(acquire_lease(state, key(f"k{number}")), failed(Scope.KEY, inf))
     assert 0 < lines_of(lambda: acquire_lease(state, key("good"))) < 300
 
 
-def test_a_snapshot_of_many_resting_keys_is_one_pass(state: MemoryState) -> None:
+def test_a_snapshot_of_many_cooling_keys_is_one_pass(state: MemoryState) -> None:
     """status() must not hold the lock for the square of the number of keys."""
     keys = [key(f"k{number}") for number in range(1_000)]
     for one in keys:
@@ -154,7 +152,7 @@ def test_a_snapshot_of_many_resting_keys_is_one_pass(state: MemoryState) -> None
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_a_lock_of_its_own(state: MemoryState) -> None:
-    """A fork while another thread holds the lock must not leave the child waiting for ever."""
+    """A fork while another thread holds the lock must not leave the child waiting forever."""
     with state._lock:
         child = os.fork()
         if child == 0:
@@ -167,7 +165,7 @@ def test_a_forked_child_has_a_lock_of_its_own(state: MemoryState) -> None:
 def test_a_forked_child_waits_for_no_call_of_its_parent(
     state: MemoryState, clock: FakeClock
 ) -> None:
-    """What is under way at the fork ends in the parent: it holds no place and no turn here."""
+    """Calls in flight at the fork end in the parent: the child holds no slot or probe of theirs."""
     one, probed = key("one", Limits(max_concurrency=1)), key("probed")
     state.settle(acquire_lease(state, probed), failed(Scope.KEY, clock.time() + 5))
     clock.advance(5)
@@ -187,8 +185,8 @@ def test_without_forks_nothing_is_registered(
     assert acquire_lease(MemoryState(RetryPolicy(), clock.time), key("a"))
 
 
-def test_a_state_that_is_gone_needs_no_lock(clock: FakeClock) -> None:
-    """Watching for forks keeps no state alive, and a fork after its end does no harm."""
+def test_a_collected_state_needs_no_lock(clock: FakeClock) -> None:
+    """The fork handler keeps no state alive, and a fork after its end does no harm."""
     gone = MemoryState(RetryPolicy(), clock.time)
     before = gone._lock
     forks._in_child()

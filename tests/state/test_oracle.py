@@ -1,4 +1,4 @@
-"""Every backend against a naive model that only keeps a list, on random histories."""
+"""Every backend compared with a naive model that only keeps a list, on random histories."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEYS = (key("a", LIMITS, project="p"), key("b", LIMITS, project="p"), key("c", L
 
 @dataclass
 class Booked:
-    """One lease, as the naive model remembers it."""
+    """One lease in the naive model."""
 
     key: Candidate
     at: float
@@ -44,33 +44,33 @@ class Booked:
 
     @property
     def minutes(self) -> set[int]:
-        """In which minutes it may have counted, for a clock that is off by up to a second."""
+        """The minutes in which it may have counted, for a clock that is off by up to a second."""
         return minutes(self.at)
 
     @property
     def day(self) -> Any:
-        """On which day it counted."""
+        """The day on which it counted."""
         return day(self.at)
 
 
 def minutes(now: float) -> set[int]:
-    """Name the minutes that *now* may be in: from a second before until just before one after."""
+    """Return the minutes that *now* may be in: from a second before until just before one after."""
     return {int((now - 1) // 60), int((now + 1) // 60)}
 
 
 def day(now: float) -> Any:
-    """Name the day of Los Angeles."""
+    """Return the Pacific day."""
     return datetime.fromtimestamp(now, PACIFIC).date()
 
 
 class Naive:
-    """All that was ever booked; each question is answered by counting."""
+    """Everything that was ever recorded; each answer is found by counting."""
 
     def __init__(self) -> None:
         self.booked: list[Booked] = []
 
     def room(self, one: Candidate, now: float, requests: int, tokens: int) -> bool:
-        """Tell whether every window has room."""
+        """Return whether every window has room."""
         busy = sum(b.under_way for b in self.booked if b.key is one)
         mine = [b for b in self.booked if b.key.project == one.project]
         today = sum(b.requests for b in mine if b.day == day(now))
@@ -91,7 +91,7 @@ def _fits(used: int, cost: int, limit: int) -> bool:
 
 STEP = st.one_of(
     st.tuples(
-        st.just("ask"),
+        st.just("acquire"),
         st.integers(0, 2),
         st.integers(1, 3),
         st.sampled_from([0, 1, 20, 50, 100, 150]),
@@ -114,7 +114,7 @@ STEP = st.one_of(
 @pytest.mark.parametrize("uri", URIS)
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(STEP, max_size=60))
-def test_a_state_lends_exactly_when_a_naive_count_has_room(
+def test_a_state_leases_exactly_when_a_naive_count_has_room(
     uri: str, steps: list[tuple[Any, ...]]
 ) -> None:
     """Never over a limit, never blocked where there is room: at edges, midnight, any correction."""
@@ -123,7 +123,7 @@ def test_a_state_lends_exactly_when_a_naive_count_has_room(
     for what, one, two, three in steps:
         if what == "pass":
             clock.advance(one)
-        elif what == "ask":
+        elif what == "acquire":
             info = INFO._replace(requests=two, tokens=three)
             reply = state.acquire(info, ((0, KEYS[one]),), spread=False)
             room = naive.room(KEYS[one], clock.time(), two, three)
@@ -143,7 +143,7 @@ def test_a_state_lends_exactly_when_a_naive_count_has_room(
 
 
 REST = st.one_of(
-    st.tuples(st.just("ask"), st.integers(0, 9)),
+    st.tuples(st.just("acquire"), st.integers(0, 9)),
     st.tuples(st.just("good"), st.integers(0, 9)),
     st.tuples(st.just("bad"), st.integers(0, 9)),
     st.tuples(st.just("named"), st.integers(0, 9)),
@@ -154,43 +154,41 @@ REST = st.one_of(
 
 
 class Account:
-    """What is known of one cooldown, written down in plain words."""
+    """A naive model of one cooldown."""
 
     def __init__(self) -> None:
-        self.until, self.strikes = 0.0, 0
+        self.until, self.failures = 0.0, 0
         self.probe: Lease | None = None
         self.alone_until = 0.0
 
-    def serves(self, now: float) -> bool:
-        """Tell whether a request may go."""
+    def is_available(self, now: float) -> bool:
+        """Return whether a request may be sent."""
         return now >= self.until and not (self.probe is not None and now < self.alone_until)
 
     def granted(self, lease: Lease, now: float) -> None:
-        """A request goes: the first after a cooldown is its probe, and goes alone for 2 s."""
+        """Record a grant: the first after a cooldown is the probe, which goes alone for 2 s."""
         assert lease.probe == (self.until > 0)
         self.probe, self.alone_until = (lease if lease.probe else None), now + 2
 
-    def did_well(self, lease: Lease) -> None:
-        """A request that was granted after the cooldown served."""
+    def succeeded(self, lease: Lease) -> None:
+        """Record the success of a request that was granted after the cooldown."""
         if lease.at >= self.until:
-            self.until, self.strikes, self.probe = 0.0, 0, None
+            self.until, self.failures, self.probe = 0.0, 0, None
 
     def ended(self, lease: Lease) -> None:
-        """A request is over, whatever became of it."""
+        """Record the end of a request."""
         self.probe = None if self.probe is lease else self.probe
 
     def failed(self, until: float) -> None:
-        """A request failed; a cooldown is never shortened by it."""
+        """Record a failure, which never shortens a cooldown."""
         self.until, self.probe = max(self.until, until), None
 
 
 @pytest.mark.parametrize("uri", URIS)
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(REST, max_size=60))
-def test_a_cooldown_is_what_a_naive_account_of_it_says(
-    uri: str, steps: list[tuple[str, int]]
-) -> None:
-    """Cooldown, ladder, probe and forgiveness, against an account written down in plain words."""
+def test_a_cooldown_agrees_with_a_naive_model(uri: str, steps: list[tuple[str, int]]) -> None:
+    """Cooldown, backoff, probe and recovery agree with a naive model."""
     clock, one, account = FakeClock(), key("a"), Account()
     out: list[Lease] = []
     state = open_at(uri, RetryPolicy(), clock.time)
@@ -198,15 +196,15 @@ def test_a_cooldown_is_what_a_naive_account_of_it_says(
         now = clock.time()
         if what == "pass":
             clock.advance(number)
-        elif what == "ask":
+        elif what == "acquire":
             reply = state.acquire(INFO, ((0, one),), spread=False)
-            assert isinstance(reply, Lease) == account.serves(now)
+            assert isinstance(reply, Lease) == account.is_available(now)
             if isinstance(reply, Lease):
                 account.granted(reply, now)
                 out.append(reply)
         elif what == "serving" and out:
             state.settle(out[number % len(out)], Outcome(LeaseOutcome.SERVING))
-            account.did_well(out[number % len(out)])
+            account.succeeded(out[number % len(out)])
         elif out:
             _settle(state, account, out.pop(number % len(out)), what, now)
 
@@ -215,13 +213,13 @@ def _settle(state: State, account: Account, lease: Lease, what: str, now: float)
     account.ended(lease)
     if what == "good":
         state.settle(lease, used(1))
-        account.did_well(lease)
+        account.succeeded(lease)
     elif what == "drop":
         state.settle(lease, ABANDONED)
     elif what == "bad":
-        account.strikes += lease.at >= account.until or not account.strikes
+        account.failures += lease.at >= account.until or not account.failures
         state.settle(lease, failed(Scope.KEY_MODEL, None, has_known_end=True))
-        account.failed(now + min(30 * 2 ** (account.strikes - 1), 900))
+        account.failed(now + min(30 * 2 ** (account.failures - 1), 900))
     else:
         state.settle(lease, failed(Scope.KEY_MODEL, now + 20, has_known_end=True))
         account.failed(now + 20)

@@ -1,4 +1,4 @@
-"""Real servers that hang, are failed over or are not there: no call notices."""
+"""Real servers that hang, fail over or are down: no call fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("within_a_minute")
 
 
 def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """It hangs and refuses nothing: a look every pause, and shared within 5 s of its return."""
+    """It hangs and refuses nothing: one probe per pause, and shared within 5 s of its return."""
     one = key("s", Limits(rpd=20_000))
     with opened(valkey.strict_url, PAUSE_S) as state:
         with Threads(state, one, number=32) as threads, Tasks(state, one, number=32) as tasks:
@@ -41,14 +41,14 @@ def test_stopped_for_five_seconds(valkey: Server, caplog: pytest.LogCaptureFixtu
         acquire_lease(state)
         known = state.snapshot([one])["s"].used[0].requests_day
         assert known >= threads.leases["s"] + tasks.leases["s"]
-    said = warnings_of(caplog)  # a busy machine may be slow for 0.2 s once more
-    assert all("the shared state cannot be used" in begun for begun in said[::2])
-    assert all("is back after" in ended for ended in said[1::2])
-    assert len(said) >= 2
+    warnings = warnings_of(caplog)  # a busy machine may be slow for 0.2 s once more
+    assert all("the shared state cannot be used" in begun for begun in warnings[::2])
+    assert all("is back after" in ended for ended in warnings[1::2])
+    assert len(warnings) >= 2
 
 
 def test_failed_over_by_a_sentinel() -> None:
-    """The master is killed under 64 callers: they go on, and the new one knows what was sent."""
+    """The master is killed under 64 callers: they continue, and the new one knows the requests."""
     one = key("s", Limits(rpd=20_000))
     with watched_pair() as (master, replica, sentinel):
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
@@ -68,7 +68,7 @@ def test_failed_over_by_a_sentinel() -> None:
 
 
 def test_a_black_hole() -> None:
-    """A server that takes connections and says nothing costs one call a time limit, then nobody."""
+    """A server that accepts connections and never answers costs one call its time limit."""
     with (
         socket.create_server(("127.0.0.1", 0)) as hole,
         opened(f"redis://127.0.0.1:{hole.getsockname()[1]}/0", PAUSE_S) as state,
@@ -79,8 +79,8 @@ def test_a_black_hole() -> None:
         assert callers.alone["a"] == callers.leases["a"]
 
 
-def test_nobody_there_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
-    """Opening a state is no error: it is announced at once, and used once it is there."""
+def test_a_server_that_is_down_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """Opening a state is no error: the outage is logged at once, and ends when the server is up."""
     port = free_port()
     state = open_state(f"redis://user:hunter2@127.0.0.1:{port}/0", POLICY, time.time)
     try:
@@ -95,7 +95,7 @@ def test_nobody_there_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
 def test_closing_does_not_wait_for_a_server_that_hangs(
     valkey: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of many lines with an answer to come, one waits for its time limit; it is said once."""
+    """Of many connections with a pending reply, one waits for its time limit; it is logged once."""
     shared = open_shared(valkey.strict_url, POLICY, time.time)
     assert shared is not None
     together = threading.Barrier(16)
@@ -104,7 +104,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
         lease = shared.acquire(INFO, ((0, A),), spread=False)
         together.wait(60)
         assert isinstance(lease, Lease)
-        shared.settle(lease, OK)  # leaves each thread's line with an answer to come
+        shared.settle(lease, OK)  # leaves each thread's connection with a pending reply
         together.wait(60)
         valkey.signal(signal.SIGSTOP)
         together.wait(60)

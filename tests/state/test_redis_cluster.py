@@ -1,4 +1,4 @@
-"""A pool in a cluster, and behind sentinels: the same state, wherever its records are."""
+"""A pool in a cluster, and behind sentinels: the same state, whichever node has its records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def nodes() -> Iterator[list[Server]]:
 
 
 def url_of(nodes: list[Server]) -> str:
-    """Name one node only: it says where the others are."""
+    """Name one node only; it knows the others."""
     return f"redis+cluster://127.0.0.1:{nodes[0].port}?socket_timeout=5"
 
 
@@ -46,7 +46,7 @@ def url_of(nodes: list[Server]) -> str:
 async def test_a_pool_lives_on_whichever_node_has_its_slot(
     way: type[StateClient], pool: str, nodes: list[Server]
 ) -> None:
-    """Lend, settle, cool, own, reset and survey, starting from the wrong node or the right one."""
+    """Acquire, settle, cool down, own, reset and snapshot, from the wrong node or the right one."""
     name = f"{pool}-{way.__name__}"
     state = RedisState(url_of(nodes), RetryPolicy(), pool=name)
     client = way(state)
@@ -66,33 +66,33 @@ async def test_a_pool_lives_on_whichever_node_has_its_slot(
 
 
 def test_the_nodes_share_the_pools(nodes: list[Server]) -> None:
-    """Five names are enough that more than one node is in use."""
+    """Five names are enough to use more than one node."""
     for number in range(5):
         state = RedisState(url_of(nodes), RetryPolicy(), pool=f"many-{number}")
-        state.settle(_lend(state), OK)
+        state.settle(_acquire(state), OK)
         state.close()
     assert sum(any("{many-" in name for name in node.names()) for node in nodes) > 1
 
 
-def _lend(state: RedisState) -> Lease:
+def _acquire(state: RedisState) -> Lease:
     lease = state.acquire(INFO, ((0, ONE),), spread=False)
     assert isinstance(lease, Lease)
     return lease
 
 
 def test_after_a_failover_the_new_master_is_found() -> None:
-    """Sentinels say who is master; killed, the next one serves within seconds, sync and async."""
+    """Sentinels name the master; when it is killed, the next one serves within seconds."""
     with watched_pair() as (master, replica, sentinel):
         dead = free_port()
         state = RedisState(
             f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{sentinel.port}/main", RetryPolicy()
         )
-        _lend_async(state)
-        state.settle(_lend(state), OK)
+        _acquire_async(state)
+        state.settle(_acquire(state), OK)
         assert master.names()
         master.stop()
         wait_for(lambda: _tried(state), 20)
-        _lend_async(state)
+        _acquire_async(state)
         assert replica.names()
         state.close()
 
@@ -101,7 +101,7 @@ def test_after_a_failover_the_new_master_is_found() -> None:
 async def test_sentinels_that_hang_are_waited_for_together(
     way: type[StateClient], valkey: Server
 ) -> None:
-    """Six of them cost no more than twice the time limit; one that answers last is heard."""
+    """Six of them cost no more than twice the time limit; one that answers last is used."""
     with ExitStack() as hanging, sentinel_of(valkey) as sentinel:
         silent = [hanging.enter_context(create_server(("127.0.0.1", 0))) for _ in range(6)]
         hosts = ",".join(f"127.0.0.1:{one.getsockname()[1]}" for one in silent)
@@ -119,27 +119,27 @@ async def test_sentinels_that_hang_are_waited_for_together(
         state.close()
 
 
-def test_a_master_that_no_sentinel_knows_is_trouble() -> None:
-    """The name is told, so that a typing error can be seen."""
+def test_a_master_that_no_sentinel_knows_is_an_error() -> None:
+    """The error contains the name, so that a typing error is visible."""
     master = Server(BINARIES["valkey"])
     try:
         with sentinel_of(master) as sentinel:
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mian"
             with pytest.raises(RedisStateError, match="No master found for 'mian'"):
-                _lend(RedisState(url, RetryPolicy()))
+                _acquire(RedisState(url, RetryPolicy()))
     finally:
         master.remove()
 
 
 def _tried(state: RedisState) -> bool:
     with suppress(RedisStateError):
-        state.settle(_lend(state), OK)
+        state.settle(_acquire(state), OK)
         return True
     time.sleep(0.05)
     return False
 
 
-def _lend_async(state: RedisState) -> None:
+def _acquire_async(state: RedisState) -> None:
     async def work() -> None:
         lease = await state.aacquire(INFO, ((0, ONE),), spread=False)
         assert isinstance(lease, Lease)

@@ -1,4 +1,4 @@
-"""Connections: kept, renewed, never asked twice in secret, quick to say that nobody is there."""
+"""Connections: reused, replaced, never sent a command twice, given up in time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _pools = count()
 
 @pytest.fixture
 def state(server: Server) -> Iterator[RedisState]:
-    """Open a pool at the defaults."""
+    """Open a pool with the defaults."""
     server.execute("CONFIG", "RESETSTAT")
     state = RedisState(server.strict_url, RetryPolicy(), pool=f"lines-{next(_pools)}")
     yield state
@@ -56,10 +56,10 @@ async def test_one_connection_is_used_again(client: StateClient, server: Server)
     assert connections(server) <= before + 2  # one for callers, one for what is deferred
 
 
-async def test_a_server_that_forgot_the_scripts_is_told_them(
+async def test_a_server_without_the_scripts_is_sent_them_again(
     client: StateClient, server: Server
 ) -> None:
-    """SCRIPT FLUSH between any two steps changes nothing, unread answers included."""
+    """SCRIPT FLUSH between any two steps changes nothing, pending replies included."""
     for _ in range(3):
         server.execute("SCRIPT", "FLUSH")
         lease = await client.acquire_lease(ONE)
@@ -75,7 +75,7 @@ async def test_a_server_that_forgot_the_scripts_is_told_them(
 async def test_the_first_deferred_settle_runs_before_the_next_acquire(
     client: StateClient, server: Server
 ) -> None:
-    """A server that does not know settle.lua yet runs it in the order of the calls."""
+    """A server without settle.lua runs it in the order of the calls."""
     server.execute("SCRIPT", "FLUSH")
     one = key("a", Limits(tpm=1_000))
     await client.settle(await client.acquire_lease(one, info=INFO._replace(tokens=900)), used(50))
@@ -83,7 +83,7 @@ async def test_the_first_deferred_settle_runs_before_the_next_acquire(
 
 
 async def test_a_restart_costs_one_call_and_no_more(client: StateClient, server: Server) -> None:
-    """Killed and started again: the call that finds out raises, at once; the next ones go on."""
+    """Killed and started again: the call that notices raises at once; the next ones succeed."""
     await client.settle(await client.acquire_lease(ONE))
     server.stop()
     with quick(), pytest.raises(RedisStateError):
@@ -95,21 +95,19 @@ async def test_a_restart_costs_one_call_and_no_more(client: StateClient, server:
         await client.settle(await client.acquire_lease(ONE))
 
 
-async def test_a_connection_that_was_closed_while_it_rested_is_replaced(
+async def test_a_connection_that_was_closed_while_idle_is_replaced(
     client: StateClient, server: Server
 ) -> None:
-    """The server closes idle clients: nobody notices, and the last settle was booked."""
+    """The server closes idle clients: no call fails, and the last settle was recorded."""
     await client.settle(await client.acquire_lease(ONE))
-    await asyncio.sleep(0.1)  # the settle goes out
+    await asyncio.sleep(0.1)  # the settle is sent
     server.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await client.acquire_lease(ONE)
     assert client.state.snapshot([ONE])["a"].success_count == 1
 
 
-async def test_a_server_that_stands_still_is_given_up_in_time(
-    client: StateClient, server: Server
-) -> None:
-    """SIGSTOP: the first call gives up after 0.2 s, a new connection too; SIGCONT: all is well."""
+async def test_a_stopped_server_is_given_up_in_time(client: StateClient, server: Server) -> None:
+    """SIGSTOP: the first call gives up after 0.2 s, a new connection too; SIGCONT ends it."""
     await client.acquire_lease(ONE)
     server.signal(signal.SIGSTOP)
     try:
@@ -122,7 +120,7 @@ async def test_a_server_that_stands_still_is_given_up_in_time(
 
 
 async def test_a_black_hole_is_given_up_in_time() -> None:
-    """Where nobody takes the connection, calls fail after 0.2 s, sync and async."""
+    """Where the connection is not accepted, calls fail after 0.2 s, sync and async."""
     with socket.socket() as hole:
         hole.bind(("127.0.0.1", 0))
         hole.listen(0)
@@ -138,8 +136,8 @@ async def test_a_black_hole_is_given_up_in_time() -> None:
             filler.close()
 
 
-async def test_a_server_that_speaks_something_else_is_trouble() -> None:
-    """A wrong port, behind which another protocol is spoken: told at once, sync and async."""
+async def test_a_server_of_another_protocol_is_an_error() -> None:
+    """A port that speaks another protocol is an error at once, sync and async."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         serving = threading.Thread(target=_answer_twice, args=(other,))
         serving.start()
@@ -159,10 +157,10 @@ def _answer_twice(other: socket.socket) -> None:
             conn.recv(10_000)
 
 
-async def test_a_replica_refuses_and_nothing_is_half_booked(
+async def test_a_replica_refuses_and_nothing_is_half_recorded(
     client: StateClient, server: Server
 ) -> None:
-    """READONLY is trouble, for acquire and settle; when it is a master again all is as before."""
+    """READONLY is an error of acquire and settle; once it is a master again calls succeed."""
     lease = await client.acquire_lease(ONE)
     server.execute("REPLICAOF", "127.0.0.1", 1)
     try:
@@ -175,8 +173,8 @@ async def test_a_replica_refuses_and_nothing_is_half_booked(
     assert (known.requests_minute, known.tokens_minute) == (1, 7)
 
 
-async def test_a_wrong_password_is_trouble_that_does_not_tell_it(server: Server) -> None:
-    """The server's words come out, the password does not."""
+async def test_a_wrong_password_is_an_error_that_does_not_show_it(server: Server) -> None:
+    """The error has the server's message, but not the password."""
     url = f"redis://someone:hunter2-secret@127.0.0.1:{server.port}/0"
     state = RedisState(url, RetryPolicy())
     for client in (SyncClient(state), AsyncClient(state)):
@@ -186,16 +184,16 @@ async def test_a_wrong_password_is_trouble_that_does_not_tell_it(server: Server)
 
 
 @pytest.mark.parametrize(
-    "said", ["unknown command 'AUTH', with args beginning with: '{}' ", "no {}"]
+    "echo", ["unknown command 'AUTH', with args beginning with: '{}' ", "no {}"]
 )
 @pytest.mark.parametrize("kind", [SyncClient, AsyncClient])
 async def test_a_server_that_repeats_the_password_is_not_quoted(
-    kind: type[StateClient], said: str
+    kind: type[StateClient], echo: str
 ) -> None:
-    """Whatever the server echoes, the password is in no message, and in no cause of one."""
+    """Whatever the server echoes, no message and no cause of one contains the password."""
     secret = "s3cret+pass"
     with socket.create_server(("127.0.0.1", 0)) as other:
-        answer = f"-ERR {said.format(secret)}\r\n".encode()
+        answer = f"-ERR {echo.format(secret)}\r\n".encode()
         serving = threading.Thread(target=_answer_all, args=(other, answer))
         serving.start()
         port = other.getsockname()[1]
@@ -203,9 +201,9 @@ async def test_a_server_that_repeats_the_password_is_not_quoted(
         with pytest.raises(RedisStateError) as caught:
             await kind(state).acquire(ONE)
         serving.join(5)
-    told = "".join(traceback.format_exception(caught.value))
-    assert said.partition(",")[0].format("[redacted]") in str(caught.value)
-    assert "s3cret" not in told
+    text = "".join(traceback.format_exception(caught.value))
+    assert echo.partition(",")[0].format("[redacted]") in str(caught.value)
+    assert "s3cret" not in text
 
 
 def _answer_all(other: socket.socket, answer: bytes) -> None:
@@ -219,7 +217,7 @@ def _answer_all(other: socket.socket, answer: bytes) -> None:
 
 
 async def test_a_user_and_a_database_of_the_url_are_used(server: Server) -> None:
-    """The records are in the database that the URL names, by a user who may what the docs say."""
+    """The records are in the database of the URL, by a user with the permissions in the docs."""
     text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text(encoding="utf-8")
     allowed = re.search(r"`(get set [a-z ]+)`, and `([a-z\s]+)`", text)
     assert allowed is not None
@@ -241,7 +239,7 @@ async def test_a_user_and_a_database_of_the_url_are_used(server: Server) -> None
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No redis package: who asks for such a state is told what to install, and no password."""
+    """Without the redis package the error names what to install, and shows no password."""
     for name in [n for n in sys.modules if n.partition(".")[0] == "redis" or ".state.redis" in n]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)

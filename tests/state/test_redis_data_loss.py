@@ -1,4 +1,4 @@
-"""Real servers that are there, but emptied, closed, too old, full or read-only: no call notices."""
+"""Real servers that are emptied, closed, too old, full or read-only: no call fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("within_a_minute")
 
 @pytest.fixture
 def state(valkey: Server) -> Iterator[FallbackState]:
-    """Open a state as install() does, but for a shorter pause."""
+    """Open a state as install() does, but with a shorter pause."""
     with opened(valkey.strict_url) as made:
         yield made
 
@@ -33,7 +33,7 @@ def recovered(state: FallbackState) -> None:
     until = time.monotonic() + 60
     while (
         acquire_lease(state).degraded or state._is_behind
-    ):  # one call tells for 0.1 s, the next goes on
+    ):  # one call waits for 0.1 s, the next is sent
         assert time.monotonic() < until, "it did not come back in time"
         time.sleep(0.05)
     assert not state.degraded
@@ -43,7 +43,7 @@ def recovered(state: FallbackState) -> None:
 def test_killed_and_restarted_empty(
     valkey: Server, state: FallbackState, kind: type[Callers]
 ) -> None:
-    """All go on; when it is back, the day's limit holds, though it has forgotten all."""
+    """All callers continue; when it is back, the day's limit holds, though its data is lost."""
     limits = {"a": 150, "b": 2_000}
     keys = [key(name, Limits(rpd=most)) for name, most in limits.items()]
     with kind(state, *keys) as callers:
@@ -65,7 +65,7 @@ def test_killed_and_restarted_empty(
 async def test_emptied_while_two_processes_use_it(
     valkey: Server, way: type[StateClient], restarted: bool
 ) -> None:
-    """Each process reports its own part again: together it is what was used."""
+    """Each process reports its own usage again: together it is the true total."""
     with opened(valkey.strict_url) as mine, opened(valkey.strict_url) as yours:
         clients = [way(mine), way(yours)]
         await clients[0].fails(B, failed(Scope.KEY, inf))
@@ -91,10 +91,10 @@ async def test_emptied_while_two_processes_use_it(
         assert of_a.tokens_minute == 11 * 5
 
 
-def test_whoever_finds_it_emptied_first_nothing_is_counted_twice(
+def test_after_a_data_loss_nothing_is_counted_twice_whoever_notices_first(
     valkey: Server, state: FallbackState
 ) -> None:
-    """A status page is the first to reach it again; what was sent before and meanwhile is told."""
+    """A status page is the first to reach it again; all usage is reported once."""
     for _ in range(3):
         acquire_lease(state)
     valkey.stop()
@@ -112,7 +112,7 @@ def test_whoever_finds_it_emptied_first_nothing_is_counted_twice(
 def test_a_limit_holds_for_the_call_that_finds_it_emptied(
     valkey: Server, state: FallbackState
 ) -> None:
-    """What an emptied server lends is not taken where this process alone has used it up."""
+    """A grant of an emptied server is not taken where this process alone has used the limit up."""
     one = key("a", Limits(rpd=2))
     for _ in range(2):
         acquire_lease(state, one)
@@ -122,8 +122,8 @@ def test_a_limit_holds_for_the_call_that_finds_it_emptied(
     assert not state.degraded
 
 
-def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """Calls go on from the start; the warning says why, and shows no password."""
+def test_a_wrong_password_falls_back(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Calls continue from the start; the warning names the reason, and shows no password."""
     valkey.execute("CONFIG", "SET", "requirepass", "right")
     url = valkey.strict_url.replace("//", "//:hunter2@")
     with opened(url) as state:
@@ -139,8 +139,10 @@ def test_a_password_that_is_wrong(valkey: Server, caplog: pytest.LogCaptureFixtu
             assert not acquire_lease(other).degraded
 
 
-def test_a_password_that_is_missing_and_given_up(valkey: Server, state: FallbackState) -> None:
-    """When the server asks for one no more, it is used again."""
+def test_a_missing_password_falls_back_while_it_is_required(
+    valkey: Server, state: FallbackState
+) -> None:
+    """When the server no longer requires one, it is used again."""
     with_password = valkey.strict_url.replace("//", "//:right@")
     valkey.execute("CONFIG", "SET", "requirepass", "right")
     assert acquire_lease(state).degraded
@@ -151,8 +153,8 @@ def test_a_password_that_is_missing_and_given_up(valkey: Server, state: Fallback
     recovered(state)
 
 
-def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
-    """It is there and can be written to, but cannot decide: said once, and gone on without."""
+def test_a_server_too_old_for_scripts_falls_back(caplog: pytest.LogCaptureFixture) -> None:
+    """It can be written to, but has no scripts: logged once, then the fallback is used."""
     old = Server(BINARIES["valkey"], "--rename-command", "EVALSHA", "")
     try:
         with opened(old.strict_url) as state:
@@ -166,8 +168,8 @@ def test_a_server_too_old_for_scripts(caplog: pytest.LogCaptureFixture) -> None:
         old.remove()
 
 
-def test_out_of_memory(valkey: Server, state: FallbackState) -> None:
-    """A full server refuses to book: this process does; with room again, so does the server."""
+def test_a_full_server_falls_back(valkey: Server, state: FallbackState) -> None:
+    """A full server refuses writes and this process counts; with room again, the server does."""
     acquire_lease(state)
     valkey.execute("CONFIG", "SET", "maxmemory", "1")
     assert acquire_lease(state).degraded
@@ -180,7 +182,7 @@ def test_out_of_memory(valkey: Server, state: FallbackState) -> None:
 
 
 def test_full_between_acquire_and_settle(valkey: Server, state: FallbackState) -> None:
-    """A verdict that could not be written rests the key here, and there when there is room."""
+    """A verdict that could not be written cools the key down here, and there once there is room."""
     lease = state.acquire(INFO, ((0, B),), spread=False)
     assert isinstance(lease, Lease)
     valkey.execute("CONFIG", "SET", "maxmemory", "1")
@@ -191,8 +193,8 @@ def test_full_between_acquire_and_settle(valkey: Server, state: FallbackState) -
     assert state.snapshot([B])["b"].cooldown_until == inf
 
 
-def test_a_replica_that_may_only_be_read(valkey: Server, state: FallbackState) -> None:
-    """After a failover the old master refuses to write; once it is master again it is used."""
+def test_a_read_only_replica_falls_back(valkey: Server, state: FallbackState) -> None:
+    """After a failover the old master refuses writes; once it is master again it is used."""
     acquire_lease(state)
     valkey.execute("REPLICAOF", "127.0.0.1", free_port())
     assert acquire_lease(state).degraded

@@ -1,4 +1,4 @@
-"""Connections of many tasks, loops, threads and processes: few, never mixed up, closed at last."""
+"""Connections of many tasks, loops, threads and processes: few, never mixed up, all closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OFFER = ((0, ONE),)
 
 
 async def test_tasks_that_wait_for_a_connection_fail_together(server: Server) -> None:
-    """64 tasks and a server that stands still: each is told within the time, none waits in line."""
+    """64 tasks and a stopped server: each fails within the time limit, none waits in a queue."""
     state = RedisState(server.strict_url, RetryPolicy(), pool="together")
     await asyncio.gather(*(state.aacquire(INFO, OFFER, spread=False) for _ in range(64)))
     server.signal(signal.SIGSTOP)
@@ -40,38 +40,40 @@ async def test_tasks_that_wait_for_a_connection_fail_together(server: Server) ->
 
 
 async def test_a_busy_loop_is_not_the_servers_fault(server: Server) -> None:
-    """Where the loop itself stood still for longer than the limit, the answer that came counts."""
+    """Where the loop itself was blocked for longer than the limit, a reply that arrived counts."""
     state = RedisState(server.strict_url, RetryPolicy(), pool="busy")
     await state.aacquire(INFO, OFFER, spread=False)
-    asking = asyncio.create_task(state.aacquire(INFO, OFFER, spread=False))
+    acquiring = asyncio.create_task(state.aacquire(INFO, OFFER, spread=False))
     await asyncio.sleep(0)
-    time.sleep(0.4)  # noqa: ASYNC251 - that is the point
-    assert isinstance(await asking, Lease)
+    time.sleep(0.4)  # noqa: ASYNC251 - a blocked loop is what is tested
+    assert isinstance(await acquiring, Lease)
     state.close()
 
 
 async def test_a_thousand_tasks_share_few_connections(server: Server) -> None:
-    """A crowd of tasks opens no crowd of connections."""
+    """A thousand tasks do not open a thousand connections."""
     state = RedisState(server.url, RetryPolicy(), pool="crowd")
     before = connections(server)
-    lent = await asyncio.gather(*(state.aacquire(INFO, OFFER, spread=False) for _ in range(1_000)))
-    assert sum(isinstance(lease, Lease) for lease in lent) == 1_000
+    leases = await asyncio.gather(
+        *(state.aacquire(INFO, OFFER, spread=False) for _ in range(1_000))
+    )
+    assert sum(isinstance(lease, Lease) for lease in leases) == 1_000
     assert connections(server) - before <= 17
     state.close()
 
 
 async def test_a_cancelled_acquire_gives_back_what_it_was_granted(server: Server) -> None:
-    """A task cancelled while the answer is on its way leaves no place taken and no count."""
+    """A task cancelled while the reply is on its way leaves no slot taken and no count."""
     state = RedisState(server.url, RetryPolicy(), pool="cancelled")
     one = key("a", Limits(rpm=100, max_concurrency=1))
-    await state.asettle(await _lend(state, one), OK)
+    await state.asettle(await _acquire(state, one), OK)
     for steps in range(1, 8):
-        asking = asyncio.create_task(state.aacquire(INFO, ((0, one),), spread=False))
+        acquiring = asyncio.create_task(state.aacquire(INFO, ((0, one),), spread=False))
         for _ in range(steps):
             await asyncio.sleep(0)
-        if not asking.cancel():
-            await state.asettle(await asking, OK)  # type: ignore[arg-type]
-        await asyncio.gather(asking, return_exceptions=True)
+        if not acquiring.cancel():
+            await state.asettle(await acquiring, OK)  # type: ignore[arg-type]
+        await asyncio.gather(acquiring, return_exceptions=True)
         until = time.monotonic() + 60
         while isinstance(
             lease := await state.aacquire(INFO, ((0, one),), spread=False), Unavailable
@@ -82,7 +84,7 @@ async def test_a_cancelled_acquire_gives_back_what_it_was_granted(server: Server
     state.close()
 
 
-async def _lend(state: RedisState, one: Any) -> Lease:
+async def _acquire(state: RedisState, one: Any) -> Lease:
     lease = await state.aacquire(INFO, ((0, one),), spread=False)
     assert isinstance(lease, Lease)
     return lease
@@ -94,7 +96,7 @@ def test_loops_in_two_threads_at_once(server: Server) -> None:
 
     async def work() -> None:
         for _ in range(50):
-            await state.asettle(await _lend(state, ONE), OK)
+            await state.asettle(await _acquire(state, ONE), OK)
 
     threads = [threading.Thread(target=asyncio.run, args=(work(),)) for _ in range(2)]
     for thread in threads:
@@ -112,7 +114,7 @@ def test_loops_in_two_threads_at_once(server: Server) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(server: Server) -> None:
-    """Parent and child go on at once after a fork; no answer of the one reaches the other."""
+    """Parent and child run at once after a fork; no reply to the one reaches the other."""
     state = RedisState(server.url, RetryPolicy(), pool="fork")
     lease = state.acquire(INFO, OFFER, spread=False)
     assert isinstance(lease, Lease)
@@ -140,10 +142,10 @@ def _many(state: RedisState) -> bool:
 
 
 async def test_close_closes_all_and_late_calls_still_settle(server: Server) -> None:
-    """After uninstall nothing stays connected, and a call under way is booked all the same."""
+    """After uninstall nothing stays connected, and a call in flight is still recorded."""
     state = RedisState(server.url, RetryPolicy(), pool="closed")
     before = int(server.execute("INFO", "clients")["connected_clients"])
-    first, second = await _lend(state, ONE), state.acquire(INFO, OFFER, spread=False)
+    first, second = await _acquire(state, ONE), state.acquire(INFO, OFFER, spread=False)
     state.close()
     await state.asettle(first, OK)
     assert isinstance(second, Lease)

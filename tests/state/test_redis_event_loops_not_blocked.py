@@ -1,4 +1,4 @@
-"""However tasks and connections meet, the event loop goes on."""
+"""However tasks and connections interleave, the event loop keeps running."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 ONE = key("a")
 PATIENCE_S = 120.0
-"""Far longer than the work of any test here; a loop that is frozen is so for ever."""
+"""Far longer than the work of any test here; a frozen loop stays frozen."""
 
 
 class FrozenError(BaseException):
@@ -28,7 +28,7 @@ class FrozenError(BaseException):
 
 @contextmanager
 def watchdog() -> Iterator[None]:
-    """End what is done inside, wherever it stands, if it takes far too long."""
+    """Stop the block, wherever it is, if it takes far too long."""
 
     def bark(_number: int, _frame: FrameType | None) -> None:
         raise FrozenError
@@ -43,7 +43,7 @@ def watchdog() -> Iterator[None]:
 
 
 async def burst(state: RedisState, calls: int = 20) -> int:
-    """Begin one call in each turn of the loop, so that some turn is that of the new connection."""
+    """Begin one call in each iteration of the loop; one of them opens the new connection."""
 
     async def call() -> bool:
         lease = await state.aacquire(INFO, ((0, ONE),), spread=False)
@@ -58,7 +58,7 @@ async def burst(state: RedisState, calls: int = 20) -> int:
     return sum(await asyncio.gather(*tasks))
 
 
-def test_calls_that_meet_a_new_connection_in_any_turn_of_the_loop(server: Server) -> None:
+def test_calls_that_meet_a_new_connection_in_any_iteration_of_the_loop(server: Server) -> None:
     """300 loops one after another, each with calls that begin while its connection is opened."""
     state = RedisState(server.url, RetryPolicy(), pool="runs")
     with watchdog():
@@ -80,15 +80,15 @@ async def test_calls_after_the_server_has_closed_an_idle_connection(server: Serv
 async def test_calls_over_a_connection_that_was_lost_leave_no_warning(
     valkey: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that ends while tasks ask it: each call fails, and asyncio logs nothing."""
+    """A server that ends while tasks wait for it: each call fails, and asyncio logs nothing."""
     state = RedisState(valkey.url, RetryPolicy(), pool="lost")
     caplog.set_level(logging.DEBUG, "asyncio")
     for _ in range(5):
         await burst(state)
         caplog.clear()
-        asked = [state.aacquire(INFO, ((0, ONE),), spread=False) for _ in range(50)]
-        valkey.stop()  # blocks the loop, which so hears of it only after the tasks have written
-        replies = await asyncio.gather(*asked, return_exceptions=True)
+        calls = [state.aacquire(INFO, ((0, ONE),), spread=False) for _ in range(50)]
+        valkey.stop()  # blocks the loop, which notices only after the tasks have written
+        replies = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(reply, RedisStateError) for reply in replies)
         assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
         await asyncio.to_thread(valkey.start)

@@ -16,7 +16,7 @@ from keyrot_middleware.state import open_state
 
 @pytest.fixture(params=["no redis", "no argument"])
 def complaint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Take something away that the library should have; give what is said of it."""
+    """Remove something that the library should have; return the complaint."""
     if request.param == "no argument":
         monkeypatch.setattr(redis_py("redis"), "Redis", lambda host, port: None)
         return "unexpected keyword argument"
@@ -31,13 +31,13 @@ def redis_py(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def test_a_library_that_cannot_be_used_is_named_with_what_to_install(complaint: str) -> None:
-    """Which package, which version where there is one, and the line for pip; no password."""
+def test_an_unusable_library_is_an_error_that_names_what_to_install(complaint: str) -> None:
+    """The error names the package, a version if there is one, and the pip line; no password."""
     with pytest.raises(ConfigError) as caught:
         open_state("redis://:hunter2@localhost", RetryPolicy(), time.time)
-    said = str(caught.value)
-    assert said.startswith("KEYROT_STATE_URL=redis://… ")
-    assert complaint in said
-    assert "'keyrot-middleware[redis]'" in said
-    assert "hunter2" not in said
+    message = str(caught.value)
+    assert message.startswith("KEYROT_STATE_URL=redis://… ")
+    assert complaint in message
+    assert "'keyrot-middleware[redis]'" in message
+    assert "hunter2" not in message
     assert isinstance(caught.value, MissingExtraError) == ("not installed" in complaint)

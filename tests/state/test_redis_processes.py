@@ -1,4 +1,4 @@
-"""Several processes with one pool: limits hold for all, a cooldown spares all, the dead let go."""
+"""Several processes with one pool: limits and cooldowns hold for all, leases of the dead expire."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ class Worker:
             text=True,
         )
 
-    def tell(self, **command: Any) -> None:
-        """Say what to do, without waiting for it."""
+    def send(self, **command: Any) -> None:
+        """Send a command, without waiting for its result."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
 
-    def told(self) -> Any:
-        """Wait for what came of it."""
+    def receive(self) -> Any:
+        """Wait for the result of a command."""
         assert self.process.stdout is not None
         return json.loads(self.process.stdout.readline())
 
-    def ask(self, **command: Any) -> Any:
-        """Say what to do, and wait for it."""
-        self.tell(**command)
-        return self.told()
+    def request(self, **command: Any) -> Any:
+        """Send a command, and wait for its result."""
+        self.send(**command)
+        return self.receive()
 
     def __enter__(self) -> Worker:
-        assert self.told() == "ready"
+        assert self.receive() == "ready"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,25 +89,25 @@ def workers() -> Iterator[Callable[[int], list[Worker]]]:
 
 
 def pool() -> dict[str, str]:
-    """Name a fresh pool on the shared server."""
+    """Name a new pool on the shared server."""
     return {"url": server("valkey").url, "pool": f"processes-{next(_pools)}"}
 
 
 NOW = 1_700_000_030.0
-"""In the middle of a minute: at its end twice the limit may rightly be lent."""
+"""In the middle of a minute: at its end twice the limit may rightly be leased."""
 
 
 def test_four_processes_send_exactly_the_limit_every_time(
     workers: Callable[[int], list[Worker]],
 ) -> None:
-    """RPM 20 and four processes that ask thirty times each: twenty are lent, ten times of ten."""
+    """RPM 20 and four processes with thirty acquires each: twenty leases, ten times of ten."""
     four, totals = workers(4), []
     for _ in range(10):
         job = {**pool(), "keys": ["a"], "limits": {"rpm": 20}, "times": 30, "settle": "success"}
         job["now"] = NOW
         for worker in four:
-            worker.tell(**job)
-        totals.append(sum(len(worker.told()) for worker in four))
+            worker.send(**job)
+        totals.append(sum(len(worker.receive()) for worker in four))
     assert totals == [20] * 10
 
 
@@ -123,34 +123,35 @@ def test_eight_processes_use_ten_mixed_limits_to_the_end_and_no_further(
     where = {"url": server(engine.partition("://")[0]).url, "pool": f"processes-{next(_pools)}"}
     job = {"keys": limits, "tokens": [3, 17, 40], "times": 150, "settle": "success", "now": NOW}
     for worker in eight:
-        worker.tell(**where, **job, spread=True)
-    lent = [one for worker in eight for one in worker.told()]
+        worker.send(**where, **job, spread=True)
+    leased = [one for worker in eight for one in worker.receive()]
     for name, most in limits.items():
-        sizes = [tokens for key_id, tokens in lent if key_id == name]
+        sizes = [tokens for key_id, tokens in leased if key_id == name]
         used = {"rpm": len(sizes), "tpm": sum(sizes)}
         shares = [used[window] / limit for window, limit in most.items()]
         assert 0.95 <= max(shares) <= 1, (name, used, most)
 
 
-def test_what_one_process_was_refused_the_others_do_not_try(
+def test_a_key_refused_to_one_process_is_not_tried_by_others(
     workers: Callable[[int], list[Worker]],
 ) -> None:
-    """A answers 429 to one process: from then on all of them are lent B."""
+    """A answers 429 to one process: from then on all of them lease B."""
     first, *others = workers(4)
     job = {**pool(), "keys": ["A", "B"]}
-    assert first.ask(**job, settle="minute") == ["A"]
-    assert [worker.ask(**job, settle="success", times=5) for worker in others] == [["B"] * 5] * 3
+    assert first.request(**job, settle="minute") == ["A"]
+    job = {**job, "settle": "success", "times": 5}
+    assert [worker.request(**job) for worker in others] == [["B"] * 5] * 3
 
 
-def test_a_killed_worker_lets_go_after_the_lease_time(
+def test_the_leases_of_a_killed_worker_expire(
     workers: Callable[[int], list[Worker]],
 ) -> None:
-    """SIGKILL with both places of max_concurrency held: they are free when the lease is over."""
+    """SIGKILL with both slots of max_concurrency taken: they are free when the leases expire."""
     (worker,) = workers(1)
     where = pool()
     job = {**where, "keys": ["a"], "limits": {"max_concurrency": 2}, "lease_s": 4}
     begun = time.monotonic()
-    assert worker.ask(**job, times=3, close=False) == ["a", "a"]
+    assert worker.request(**job, times=3, close=False) == ["a", "a"]
     worker.process.send_signal(signal.SIGKILL)
     worker.process.wait(10)
     state = RedisState(where["url"], RetryPolicy(), pool=where["pool"], lease_s=4)
@@ -165,7 +166,7 @@ def test_a_killed_worker_lets_go_after_the_lease_time(
     state.close()
 
 
-def test_what_was_settled_last_is_booked_although_the_process_ends() -> None:
+def test_the_last_settles_of_a_process_are_recorded() -> None:
     """A hundred successes and the end of the program at once: a hundred are counted."""
     where = pool()
     program = (
@@ -185,10 +186,10 @@ def test_what_was_settled_last_is_booked_although_the_process_ends() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_worker_killed_during_its_probe_holds_up_nobody_for_long(
+def test_a_worker_killed_during_its_probe_delays_others_by_seconds(
     how: signal.Signals, workers: Callable[[int], list[Worker]]
 ) -> None:
-    """The first request after a cooldown is its; another worker's goes a few seconds later."""
+    """Another worker's request is sent a few seconds after the killed worker's probe."""
     (worker,) = workers(1)
     where, one = pool(), key("a")
     state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
@@ -196,7 +197,7 @@ def test_a_worker_killed_during_its_probe_holds_up_nobody_for_long(
     assert isinstance(lease, Lease)
     verdict = Verdict("capacity", 503, Scope.KEY, time.time() - 1)
     state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
-    assert worker.ask(**where, keys=["a"], close=False) == ["a"]
+    assert worker.request(**where, keys=["a"], close=False) == ["a"]
     worker.process.send_signal(how)
     worker.process.wait(10)
     wait_for(lambda: isinstance(state.acquire(INFO, ((0, one),), spread=False), Lease), 15)

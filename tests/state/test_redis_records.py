@@ -1,4 +1,4 @@
-"""What is in Redis: named for one slot, never for ever, nothing secret, and little of it."""
+"""Records in Redis: one slot per pool, always expiring, nothing secret, and small."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _pools = count()
 
 @pytest.fixture
 def shared() -> Server:
-    """Give the server that tests share, emptied."""
+    """Return the shared server, emptied."""
     one = server("valkey")
     one.execute("FLUSHALL")
     return one
@@ -41,14 +41,14 @@ def state(shared: Server) -> Iterator[RedisState]:
 
 
 def acquire_lease(state: RedisState, one: Candidate, **info: Any) -> Lease:
-    """Borrow one key."""
+    """Acquire one key."""
     lease = state.acquire(INFO._replace(**info), ((0, one),), spread=False)
     assert isinstance(lease, Lease), lease
     return lease
 
 
 def everything(state: RedisState) -> None:
-    """Leave a record of every kind behind."""
+    """Write a record of every kind."""
     one = key("a", Limits(rpm=50, max_concurrency=5), project="p", billing_account="acc")
     acquire_lease(state, one)
     state.settle(
@@ -62,7 +62,7 @@ def everything(state: RedisState) -> None:
 
 
 def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Server) -> None:
-    """All names begin alike and hash to one slot; each record goes by itself, within 30 days."""
+    """All names have the same prefix and hash tag; each record expires, within 30 days."""
     everything(state)
     names = shared.names()
     kinds = {name.split(":")[3] for name in names}
@@ -83,7 +83,7 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
 
 
 def test_names_of_stored_things_are_digests(state: RedisState, shared: Server) -> None:
-    """Neither a file's name nor a continuation token is to be found in the server."""
+    """Neither a file's name nor a continuation token is stored on the server."""
     everything(state)
     for name in shared.names():
         if shared.execute("TYPE", name) == b"string":
@@ -94,7 +94,7 @@ def test_names_of_stored_things_are_digests(state: RedisState, shared: Server) -
 
 
 def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
-    """Who is refused, in whichever window, leaves every record and its end as they were."""
+    """An acquire that is refused leaves every record and its expiry as they were."""
     keys = [key("a", Limits(rpm=1)), key("b", Limits(max_concurrency=1)), key("c"), key("d")]
     for one in keys[:2]:
         acquire_lease(state, one)
@@ -115,7 +115,7 @@ def test_a_refusal_writes_nothing(state: RedisState, shared: Server) -> None:
 
 
 def test_a_call_costs_two_commands_and_no_search(state: RedisState, shared: Server) -> None:
-    """One EVALSHA to acquire among eight keys, one to settle; no KEYS, no SCAN, at no time."""
+    """One EVALSHA to acquire among eight keys, one to settle; no KEYS, no SCAN."""
     offer = tuple((0, key(f"k{n}", Limits(rpm=100, max_concurrency=9))) for n in range(8))
     state.settle(acquire_lease(state, offer[0][1]), OK)
     acquire_lease(state, offer[0][1])
@@ -136,7 +136,7 @@ def commands(shared: Server) -> dict[str, int]:
 
 
 def test_a_key_and_model_in_use_take_at_most_a_kilobyte(state: RedisState, shared: Server) -> None:
-    """Two thousand keys, each used with limits and a place in max_concurrency: bytes of memory."""
+    """Two thousand keys, each used with limits and a slot in max_concurrency: bytes of memory."""
     keys = [
         key(f"key_{n:05}", Limits(rpm=9, tpm=999, rpd=99, max_concurrency=2)) for n in range(2_000)
     ]
@@ -149,11 +149,11 @@ def test_a_key_and_model_in_use_take_at_most_a_kilobyte(state: RedisState, share
 
 
 def memory(shared: Server) -> int:
-    """Tell how much memory the server has in use."""
+    """Return how much memory the server uses."""
     return int(shared.execute("INFO", "memory")["used_memory"])
 
 
-def test_pools_of_two_names_know_nothing_of_each_other(shared: Server) -> None:
+def test_pools_of_two_names_share_nothing(shared: Server) -> None:
     """Two pools on one server have a limit of their own each."""
     one = key("a", Limits(rpm=1))
     states = [RedisState(shared.url, RetryPolicy(), pool=name) for name in ("x", "y")]
@@ -164,7 +164,7 @@ def test_pools_of_two_names_know_nothing_of_each_other(shared: Server) -> None:
         state.close()
 
 
-def test_odd_names_do_not_meet(state: RedisState) -> None:
+def test_unusual_names_do_not_collide(state: RedisState) -> None:
     """A project `a:b` with model `c` and a project `a` with model `b:c` have a window each."""
     first, second = key("k1", Limits(rpm=1), project="a:b"), key("k2", Limits(rpm=1), project="a")
     acquire_lease(state, first, model="c")
@@ -174,13 +174,13 @@ def test_odd_names_do_not_meet(state: RedisState) -> None:
     assert [used.bucket for used in used_of["k2"] if used.requests_day] == ["b:c"]
 
 
-def test_a_lone_surrogate_in_a_model_is_no_trouble(state: RedisState) -> None:
-    """A string that UTF-8 cannot hold is asked for all the same: Google will say what it thinks."""
+def test_a_lone_surrogate_in_a_model_is_no_error(state: RedisState) -> None:
+    """A string that UTF-8 cannot hold is sent anyway: Google decides about it."""
     assert acquire_lease(state, key("a"), model="m\ud800").key_id == "a"
 
 
 def test_the_servers_clock_decides(shared: Server) -> None:
-    """A host whose clock is five minutes behind cools a key as long as the others think it does."""
+    """A host whose clock is five minutes behind cools a key down as long as the others."""
     late, right = FakeClock(_now(shared) - 300), FakeClock(_now(shared))
     behind = RedisState(shared.url, RetryPolicy(), late.time, pool="clocks")
     other = RedisState(shared.url, RetryPolicy(), right.time, pool="clocks")
@@ -228,8 +228,8 @@ def _elsewhen(state: RedisState, days: float) -> Any:
     return lambda now: midnights(now + days * DAY_S)
 
 
-def test_reset_brings_a_key_back_whatever_rests_it(state: RedisState) -> None:
-    """A person's reset ends cooldowns of the key, of its project and of its account."""
+def test_a_reset_ends_every_cooldown_of_a_key(state: RedisState) -> None:
+    """A reset by hand ends cooldowns of the key, of its project and of its account."""
     one = key("a", project="p", billing_account="acc")
     for scope, until in ((Scope.KEY, inf), (Scope.PROJECT_MODEL, None), (Scope.BILLING, inf)):
         state.settle(acquire_lease(state, one), failed(scope, until))
@@ -238,8 +238,8 @@ def test_reset_brings_a_key_back_whatever_rests_it(state: RedisState) -> None:
         state.settle(acquire_lease(state, one), OK)
 
 
-def test_a_probe_whose_worker_died_runs_out(shared: Server, clock: FakeClock) -> None:
-    """After a cooldown one goes first; where it never returns, another does after the lease."""
+def test_the_probe_of_a_dead_worker_expires(shared: Server, clock: FakeClock) -> None:
+    """A probe that never returns is followed by another after the lease."""
     state = RedisState(shared.url, RetryPolicy(), pool="probe", lease_s=40.0, test_clock=clock.time)
     one = key("a")
     state.settle(acquire_lease(state, one), failed(Scope.KEY))
@@ -253,8 +253,10 @@ def test_a_probe_whose_worker_died_runs_out(shared: Server, clock: FakeClock) ->
     state.close()
 
 
-def test_a_settle_after_the_server_forgot_leaves_no_debt(state: RedisState, shared: Server) -> None:
-    """Flushed between acquire and settle: what is given back makes no count less than nothing."""
+def test_a_settle_after_a_data_loss_leaves_no_negative_count(
+    state: RedisState, shared: Server
+) -> None:
+    """Flushed between acquire and settle: the released usage makes no count negative."""
     one = key("a", Limits(rpm=10, max_concurrency=3))
     lease = acquire_lease(state, one)
     shared.execute("FLUSHALL")

@@ -1,4 +1,4 @@
-"""rediss:// checks certificates, for threads and tasks; a proxy here has the TLS."""
+"""rediss:// checks certificates, for threads and tasks; a proxy in the test terminates TLS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs opens
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sign a certificate for 127.0.0.1 by itself; the private key is in the same file."""
+    """Make a self-signed certificate for 127.0.0.1; the private key is in the same file."""
     directory = tmp_path_factory.mktemp("tls")
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     where = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
@@ -37,7 +37,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secured(certificate: Path) -> Iterator[Callable[[int], int]]:
-    """Stand in front of servers, with TLS; give the port there."""
+    """Start TLS proxies for servers; return the port of each."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with ExitStack() as fronts:
@@ -52,7 +52,7 @@ def secured(certificate: Path) -> Iterator[Callable[[int], int]]:
 
 @pytest.fixture
 def port(secured: Callable[[int], int]) -> int:
-    """Stand in front of the shared server."""
+    """Start a TLS proxy for the shared server."""
     return secured(server("valkey").port)
 
 
@@ -84,7 +84,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 async def test_a_trusted_certificate_serves(port: int, certificate: Path) -> None:
-    """With the authority that the URL names calls go on, sync and async."""
+    """With the certificate authority of the URL calls succeed, sync and async."""
     url = f"rediss://127.0.0.1:{port}/0?socket_timeout=5&ssl_ca_certs={certificate}"
     state = RedisState(url, RetryPolicy(), pool="tls")
     for client in (SyncClient(state), AsyncClient(state)):
@@ -93,8 +93,8 @@ async def test_a_trusted_certificate_serves(port: int, certificate: Path) -> Non
     state.close()
 
 
-async def test_an_unknown_certificate_is_trouble(port: int) -> None:
-    """A server that nobody vouches for is not spoken to."""
+async def test_an_untrusted_certificate_is_an_error(port: int) -> None:
+    """A server with an untrusted certificate is not used."""
     state = RedisState(f"rediss://127.0.0.1:{port}/0?socket_timeout=5", RetryPolicy(), pool="tls")
     for client in (SyncClient(state), AsyncClient(state)):
         with pytest.raises(RedisStateError, match="certificate verify failed"):
@@ -102,7 +102,7 @@ async def test_an_unknown_certificate_is_trouble(port: int) -> None:
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs={}", "ssl_cert_reqs=none"])
-async def test_sentinels_are_spoken_to_with_the_same_certificates(
+async def test_sentinels_use_the_same_certificates(
     secured: Callable[[int], int],
     certificate: Path,
     option: str,
@@ -110,11 +110,11 @@ async def test_sentinels_are_spoken_to_with_the_same_certificates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A private authority signs for sentinels and servers alike, sync and async."""
-    told, find = ("127.0.0.1", secured(valkey.port)), Sentinel.discover_master
+    at, find = ("127.0.0.1", secured(valkey.port)), Sentinel.discover_master
 
     def found(self: Sentinel, name: str) -> tuple[str, int]:
         find(self, name)
-        return told  # the sentinel knows nothing of the proxy
+        return at  # the sentinel does not know the proxy
 
     monkeypatch.setattr(Sentinel, "discover_master", found)
     with sentinel_of(valkey) as sentinel:
@@ -126,8 +126,8 @@ async def test_sentinels_are_spoken_to_with_the_same_certificates(
             state.close()
 
 
-async def test_a_file_that_is_no_certificate_is_trouble(port: int, tmp_path: Path) -> None:
-    """What the file holds is seen at the connection; that is an error of ours too."""
+async def test_a_file_that_is_no_certificate_is_an_error(port: int, tmp_path: Path) -> None:
+    """The file is read when the first connection is opened; the error is one of ours too."""
     (tmp_path / "ca.pem").write_text("no certificate")
     url = f"rediss://127.0.0.1:{port}/0?socket_timeout=5&ssl_ca_certs={tmp_path / 'ca.pem'}"
     state = RedisState(url, RetryPolicy(), pool="tls")

@@ -1,4 +1,4 @@
-"""Records that are none: whoever meets one goes on, says its name once, and writes it anew."""
+"""Unreadable records: the caller continues, logs the name once, and replaces the record."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def pool(caplog: pytest.LogCaptureFixture) -> Iterator[tuple[RedisState, Server,
 
 
 def put(at: Server, name: str, what: str) -> None:
-    """Leave garbage in the place of a record."""
+    """Replace a record with garbage."""
     command, *values = GARBAGE[what]
     at.execute("DEL", name)
     at.execute(command, name, *values)
@@ -76,13 +76,13 @@ async def _settles(client: StateClient) -> None:
     await client.settle(client.lease, failed(Scope.KEY_VERB, 1.0, learned=Limits(rpm=90_000)))  # type: ignore[attr-defined]
 
 
-async def _looks(client: StateClient) -> None:
+async def _reads(client: StateClient) -> None:
     assert "one" in client.state.snapshot([ONE])
     assert client.state.get_blocks(INFO, [ONE]) == {}
     client.state.with_values([ONE])
 
 
-async def _books(client: StateClient) -> None:
+async def _records_usage(client: StateClient) -> None:
     client.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
     client.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
 
@@ -91,17 +91,17 @@ async def _resets(client: StateClient) -> None:
     client.state.reset(ONE)
 
 
-@pytest.mark.parametrize("ask", [_calls, _settles, _looks, _books, _resets])
+@pytest.mark.parametrize("step", [_calls, _settles, _reads, _records_usage, _resets])
 @pytest.mark.parametrize("kind", [SyncClient, AsyncClient])
 @pytest.mark.parametrize("record", NAMES)
-def test_whoever_reads_garbage_goes_on(
+def test_a_caller_that_reads_garbage_continues(
     record: str,
     kind: type[StateClient],
-    ask: Callable[[Any], Any],
+    step: Callable[[Any], Any],
     pool: tuple[RedisState, Server, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever is in the place of a record: no failure, and at most one warning, with its name."""
+    """With garbage in place of a record no call fails; at most one warning names it."""
     state, at, base = pool
     for what in GARBAGE:
         client: Any = kind(state)
@@ -110,14 +110,14 @@ def test_whoever_reads_garbage_goes_on(
         caplog.clear()
 
         async def work(client: Any = client) -> None:
-            await ask(client)
+            await step(client)
             await _calls(client)
 
         asyncio.run(work())
         warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
         assert len(warned) <= 1, warned
         assert all(base + NAMES[record] in text for text in warned)
-        if ask is _calls and what == "no JSON" and record not in ("bucket", "epoch"):
+        if step is _calls and what == "no JSON" and record not in ("bucket", "epoch"):
             assert warned
         _settled(state, client.lease)
         assert state.snapshot([ONE])["one"].success_count >= 0
@@ -131,10 +131,10 @@ def _settled(state: RedisState, lease: Any) -> None:
 
 @pytest.mark.parametrize("kind", [SyncClient, AsyncClient])
 @pytest.mark.parametrize("what", GARBAGE)
-def test_an_owner_that_cannot_be_read_is_forgotten(
+def test_an_unreadable_owner_is_dropped(
     what: str, kind: type[StateClient], pool: tuple[RedisState, Server, str]
 ) -> None:
-    """The next one that learns who owns it writes it anew."""
+    """The next call that learns the owner writes it again."""
     state, at, base = pool
     (name,) = [name for name in at.names() if name.startswith(base + "owner:")]
     put(at, name, what)
@@ -148,8 +148,8 @@ def test_an_owner_that_cannot_be_read_is_forgotten(
     asyncio.run(work())
 
 
-def test_a_server_that_fails_otherwise_is_blamed(pool: tuple[RedisState, Server, str]) -> None:
-    """A refusal that is about no record of ours is raised as before."""
+def test_other_errors_of_the_server_are_raised(pool: tuple[RedisState, Server, str]) -> None:
+    """An error that is not about a record of ours is raised as before."""
     from keyrot_middleware.state.redis import RedisStateError
 
     state, at, _ = pool

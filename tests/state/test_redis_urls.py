@@ -1,4 +1,4 @@
-"""What a Redis URL may say, and which server a refusal points to."""
+"""The parts of a Redis URL, and the errors for a wrong one."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ from keyrot_middleware.state.redis import RedisState, parse_url
         ("rediss+sentinel://s1/main", "sentinel", [("s1", 26379)], {"db": 0}),
     ],
 )
-def test_a_url_says_where_and_how(
+def test_a_url_is_parsed_into_servers_and_options(
     url: str, kind: str, nodes: list[Any], options: dict[str, Any]
 ) -> None:
-    """Hosts, ports, database, credentials and certificates, for each kind of place."""
+    """Hosts, ports, database, credentials and certificates, for each kind of URL."""
     place = parse_url(url)
     assert (place.kind, list(place.nodes)) == (kind, nodes)
     assert place.options.items() >= options.items()
@@ -99,16 +99,16 @@ def test_a_url_says_where_and_how(
         ("rediss://:secret@host?ssl_certfile=/none/c.pem", "'/none/c.pem': No such file"),
     ],
 )
-def test_a_wrong_url_is_refused_without_telling_its_password(url: str, complaint: str) -> None:
-    """At once and not at the first call; what is wrong, what is allowed, and no credentials."""
+def test_a_wrong_url_is_refused_without_showing_its_password(url: str, complaint: str) -> None:
+    """The error comes at once: what is wrong, what is allowed, and no credentials."""
     with pytest.raises(ConfigError, match=complaint) as caught:
         open_state(url, RetryPolicy(), time.time)
     assert "llowed: " in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
-def test_a_place_shows_no_credentials() -> None:
-    """Its text and its repr, which come into logs, are without user and password."""
+def test_a_parsed_url_shows_no_credentials() -> None:
+    """Its text and its repr, which appear in logs, are without user and password."""
     for url in ("redis://me:pw1@h/1", "redis+sentinel://me:pw1@h/m?sentinel_password=pw2"):
         place = parse_url(url)
         assert not {"me", "pw1", "pw2"} & set(str(place).replace("/", ":").split(":"))
@@ -118,13 +118,13 @@ def test_a_place_shows_no_credentials() -> None:
 @pytest.mark.parametrize(
     "url", ["redis://h:1", "rediss://h:1", "rediss+cluster://h:1", "rediss+sentinel://h:1/m"]
 )
-def test_a_place_says_whether_it_is_over_tls(url: str) -> None:
-    """In the log stands the scheme that stood in the URL."""
+def test_a_parsed_url_shows_whether_it_uses_tls(url: str) -> None:
+    """The log shows the scheme of the URL."""
     assert str(parse_url(url)) == url
 
 
 def test_a_refusal_names_the_variable_in_which_the_url_stands() -> None:
-    """REDIS_URL is not blamed on KEYROT_STATE_URL."""
+    """An error of REDIS_URL does not name KEYROT_STATE_URL."""
     for url in ("redis://h?retry=yes", "rediss://h?ssl_ca_certs=/none/ca.pem", "other://h"):
         with pytest.raises(ConfigError, match=r"^REDIS_URL\b"):
             open_shared(url, RetryPolicy(), time.time, variable="REDIS_URL")
@@ -153,7 +153,7 @@ def _runs(client: Any) -> Any:
 
 
 def test_a_state_opened_by_name_is_of_its_pool() -> None:
-    """open_state gives the pool's name on."""
+    """open_state passes the pool's name on."""
     state = open_shared("redis://localhost", RetryPolicy(), time.time, pool="blue")
     assert isinstance(state, RedisState)
     assert not state.is_local

@@ -39,7 +39,7 @@ def test_two_processes_add_to_one_history(valkey: Server) -> None:
         assert sorted(a.key_id for c in view.calls for a in c.attempts) == ["a", "a", "b"]
 
 
-def test_what_is_kept_in_redis_ends_by_itself(valkey: Server) -> None:
+def test_activity_records_in_redis_expire(valkey: Server) -> None:
     """Each record has a time to live, and the list of calls a length."""
     with opened(valkey.url) as state:
         activity = Activity(state, time.time)
@@ -106,7 +106,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_garbage_in_the_records_is_ignored(valkey: Server, garbage: str) -> None:
-    """What something else wrote there is neither counted nor shown."""
+    """Foreign values in the records are neither counted nor shown."""
     with opened(valkey.url) as state:
         activity = Activity(state, time.time)
         activity.add(call(NOW, "a"))

@@ -1,4 +1,4 @@
-"""The contract of a state: which of the keys on offer is lent, who owns what, what is told."""
+"""The contract of a state: which candidate is leased, who owns a resource, what is reported."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from keyrot_middleware.testing import FakeClock
 A, B, C = (key(name, Limits(rpm=10)) for name in "abc")
 
 
-async def test_the_first_with_room_is_lent(client: StateClient) -> None:
-    """Without spreading the order of the offer is the order of use."""
+async def test_the_first_candidate_with_room_is_leased(client: StateClient) -> None:
+    """Without spreading the order of the candidates is the order of use."""
     small = key("small", Limits(rpm=2))
-    lent = [(await client.acquire_lease(small, B, C)).key_id for _ in range(4)]
-    assert lent == ["small", "small", "b", "b"]
+    leased = [(await client.acquire_lease(small, B, C)).key_id for _ in range(4)]
+    assert leased == ["small", "small", "b", "b"]
     free = key("free"), key("second")
     assert [(await client.acquire_lease(*free)).key_id for _ in range(4)] == ["free"] * 4
 
 
-async def test_spreading_lends_the_least_used_share(client: StateClient) -> None:
-    """Within a group the share of its limit counts, not the number of requests."""
+async def test_spreading_leases_the_least_utilized_key(client: StateClient) -> None:
+    """Within a group the used fraction of the limit counts, not the number of requests."""
     large = key("large", Limits(rpm=30))
-    lent = [(await client.acquire_lease(A, large, spread=True)).key_id for _ in range(20)]
-    assert (lent.count("a"), lent.count("large")) == (5, 15)
+    leased = [(await client.acquire_lease(A, large, spread=True)).key_id for _ in range(20)]
+    assert (leased.count("a"), leased.count("large")) == (5, 15)
     equal = [(await client.acquire_lease(B, C, spread=True)).key_id for _ in range(4)]
     assert equal == ["b", "c", "b", "c"]
 
@@ -36,20 +36,20 @@ async def test_spreading_lends_the_least_used_share(client: StateClient) -> None
 async def test_spreading_without_limits_goes_by_weight(client: StateClient) -> None:
     """Where no limit is known a key of weight 3 takes three times as many."""
     heavy, light = key("heavy", weight=3.0), key("light")
-    lent = [(await client.acquire_lease(light, heavy, spread=True)).key_id for _ in range(40)]
-    assert lent.count("heavy") == 30
+    leased = [(await client.acquire_lease(light, heavy, spread=True)).key_id for _ in range(40)]
+    assert leased.count("heavy") == 30
 
 
 async def test_a_lower_group_goes_first_however_used(client: StateClient) -> None:
     """A priority is never traded for a better share."""
-    lent = [(await client.acquire_lease((0, A), (1, B), spread=True)).key_id for _ in range(12)]
-    assert lent == ["a"] * 10 + ["b"] * 2
+    leased = [(await client.acquire_lease((0, A), (1, B), spread=True)).key_id for _ in range(12)]
+    assert leased == ["a"] * 10 + ["b"] * 2
 
 
-async def test_a_refusal_tells_every_keys_reason_and_the_soonest_time(
+async def test_a_refusal_has_every_keys_reason_and_the_soonest_time(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """Nothing free: why, per key, and when the first may serve."""
+    """No key is available: the reason of each key, and when the first is available again."""
     await client.fails(A, failed(Scope.KEY, clock.time() + 5, has_known_end=True))
     await client.fails(B, failed(Scope.KEY, inf))
     reply = await client.acquire(A, B)
@@ -61,8 +61,10 @@ async def test_a_refusal_tells_every_keys_reason_and_the_soonest_time(
     assert empty.retry_at == inf
 
 
-async def test_a_lease_says_what_it_is_for(client: StateClient, clock: FakeClock) -> None:
-    """Whose key, what was reserved, when, and of which tier: for sending and for telemetry."""
+async def test_a_lease_has_its_key_reservation_and_tier(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """Its key, reservation, time and tier: for sending and for telemetry."""
     one = replace(A, tier="paid")
     lease = await client.acquire_lease(one, info=INFO._replace(tokens=77, requests=2))
     assert lease._replace(reservation=None, degraded=False) == Lease(
@@ -79,8 +81,8 @@ async def test_a_lease_says_what_it_is_for(client: StateClient, clock: FakeClock
     )
 
 
-async def test_the_owner_of_a_stored_thing_is_known(client: StateClient) -> None:
-    """The first known of several names tells whose key made it; the newest owner counts."""
+async def test_the_owner_of_a_stored_resource_is_known(client: StateClient) -> None:
+    """The first known of several names decides; the newest owner counts."""
     assert await client.get_owner("files/x") is None
     await client.settle(
         await client.acquire_lease(key("a", project="p")), OK, ("files/x", "files/y")
@@ -91,8 +93,8 @@ async def test_the_owner_of_a_stored_thing_is_known(client: StateClient) -> None
     assert await client.get_owner() is None
 
 
-async def test_a_name_may_be_told_after_the_settling(client: StateClient) -> None:
-    """It is owned like the others, and neither counts nor gives anything back once more."""
+async def test_a_resource_name_may_be_recorded_after_the_settle(client: StateClient) -> None:
+    """It is recorded like the others, and counts or releases nothing a second time."""
     most = key("a", Limits(max_concurrency=1), project="p")
     lease = await client.acquire_lease(most)
     await client.settle(lease)
@@ -105,10 +107,10 @@ async def test_a_name_may_be_told_after_the_settling(client: StateClient) -> Non
     await client.settle(other)
 
 
-async def test_a_snapshot_tells_what_is_known_of_each_key(
+async def test_a_snapshot_has_what_is_known_of_each_key(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """Counts, the latest cooldown that still runs, and what the project has used of each model."""
+    """Counts, the latest running cooldown, and the project's usage of each model."""
     now = clock.time()
     await client.settle(await client.acquire_lease(A, info=INFO._replace(tokens=50)), used(40))
     await client.fails(A, failed(Scope.KEY_MODEL, now + 5))
@@ -132,7 +134,7 @@ async def test_a_snapshot_tells_what_is_known_of_each_key(
 async def test_a_snapshot_sees_the_widest_and_latest_cooldown(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """A billing account's rest is that of each of its keys; a shorter one does not hide it."""
+    """A billing account's cooldown is that of each of its keys; a shorter one does not hide it."""
     one = key("a", project="p", billing_account="x")
     two = key("b", project="q", billing_account="x")
     leases = [await client.acquire_lease(one) for _ in range(2)]
@@ -147,21 +149,21 @@ async def test_a_snapshot_sees_the_widest_and_latest_cooldown(
 
 
 async def test_a_snapshot_is_of_now(client: StateClient, clock: FakeClock) -> None:
-    """Windows that are over count nothing, and what was learned for a day is forgotten."""
+    """Past windows count nothing, and what was learned for a day expires."""
     await client.fails(A, failed(Scope.NONE, learned=Limits(rpm=5)))
     clock.advance(3 * 86_400)
     assert client.state.snapshot([A])["a"].used == [Used(INFO.model, 0, 0, 0, NO_LIMITS)]
 
 
-async def test_a_report_on_a_key_that_nobody_borrowed_is_booked(
+async def test_a_report_on_a_key_without_a_lease_is_recorded(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """A failure told by hand cools its key, and gives back what nobody had reserved to nobody."""
+    """A failure reported by hand cools its key down, and releases no reservation."""
     by_hand = Lease("a", "a", "a", INFO.model, INFO.verb, 0, 0, at=clock.time())
     busy = key("a", Limits(max_concurrency=1))
     lease = await client.acquire_lease(busy)
-    told = failed(Scope.KEY_MODEL, clock.time() + 20, bucket="gemini-3-flash")
-    assert await client.settle(by_hand, told) == clock.time() + 20
+    outcome = failed(Scope.KEY_MODEL, clock.time() + 20, bucket="gemini-3-flash")
+    assert await client.settle(by_hand, outcome) == clock.time() + 20
     assert await client.refused(busy, info=INFO._replace(model="gemini-3-flash")) == {
         "a": "failure"
     }

@@ -1,4 +1,4 @@
-"""The contract of a state: who rests after a failure, for how long, and what ends it."""
+"""The contract of a state: which keys cool down after a failure, for how long, and what ends it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COUNT = INFO._replace(verb="countTokens", counts_in_quota=False)
 
 
 @pytest.mark.parametrize(
-    ("scope", "resting"),
+    ("scope", "cooling"),
     [
         (Scope.NONE, ""),
         (Scope.KEY, "a pro embed cache count"),
@@ -52,47 +52,45 @@ COUNT = INFO._replace(verb="countTokens", counts_in_quota=False)
         (Scope.BILLING, "a pro embed cache count b c"),
     ],
 )
-async def test_exactly_those_rest_that_a_failure_is_about(
-    client: StateClient, clock: FakeClock, scope: Scope, resting: str
+async def test_exactly_the_keys_in_a_failures_scope_cool_down(
+    client: StateClient, clock: FakeClock, scope: Scope, cooling: str
 ) -> None:
-    """A failure's scope says who rests: the key, its project's model, its billing account."""
+    """A failure's scope decides: the key, its project's model, its billing account."""
     until = await client.fails(A, failed(scope, clock.time() + 60))
     ways = {"a": (A, INFO), "pro": (A, PRO), "embed": (A, EMBED), "cache": (A, CACHE)}
     ways |= {"count": (A, COUNT), "b": (B, INFO), "c": (C, INFO), "d": (D, INFO)}
     replies = {name: await client.acquire(one, info=info) for name, (one, info) in ways.items()}
     found = [name for name, reply in replies.items() if isinstance(reply, Unavailable)]
-    assert found == resting.split()
+    assert found == cooling.split()
     assert until == (None if scope is Scope.NONE else clock.time() + 60)
 
 
-async def test_a_call_without_a_model_is_bound_to_none(
+async def test_a_call_without_a_model_shares_no_bucket(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """What a failure of one says of a model's bucket does not make them share it."""
+    """A bucket in the failure of one such call does not make all of them share it."""
     stored = INFO._replace(model="", verb="cachedContents", counts_in_quota=False)
     await client.fails(A, failed(Scope.NONE, bucket="gemini-2.5-flash"), info=stored)
     await client.fails(A, failed(Scope.PROJECT_MODEL, clock.time() + 60))
     assert await client.granted(A, most=1, info=stored) == 1
 
 
-async def test_the_ladder_climbs_30_60_120_up_to_900(client: StateClient, clock: FakeClock) -> None:
-    """Each failure of the probe doubles the rest, up to the top; nobody may wait for a guess."""
-    rests = []
+async def test_the_backoff_is_30_60_120_up_to_900(client: StateClient, clock: FakeClock) -> None:
+    """Each failure of the probe doubles the cooldown, up to the maximum; no call waits for it."""
+    cooldowns = []
     for _ in range(8):
         until = await client.fails(D, GUESS)
         assert until is not None
-        rests.append(round(until - clock.time()))
+        cooldowns.append(round(until - clock.time()))
         reply = await client.acquire(D)
         assert isinstance(reply, Unavailable)
         assert not reply.blocks["d"].waitable
         clock.advance(until - clock.time())
-    assert rests == [30, 60, 120, 240, 480, 900, 900, 900]
+    assert cooldowns == [30, 60, 120, 240, 480, 900, 900, 900]
 
 
-async def test_a_success_takes_the_ladder_back_to_its_start(
-    client: StateClient, clock: FakeClock
-) -> None:
-    """After the probe has succeeded the next failure rests for 30 s again."""
+async def test_a_success_resets_the_backoff(client: StateClient, clock: FakeClock) -> None:
+    """After the probe has succeeded the next failure cools down for 30 s again."""
     await client.fails(D, GUESS)
     clock.advance(30)
     await client.fails(D, GUESS)
@@ -101,14 +99,14 @@ async def test_a_success_takes_the_ladder_back_to_its_start(
     assert await client.fails(D, GUESS) == clock.time() + 30
 
 
-async def test_each_scope_has_a_ladder_of_its_own(client: StateClient, clock: FakeClock) -> None:
-    """Failures of one model do not lengthen the rest of another."""
+async def test_each_scope_has_a_backoff_of_its_own(client: StateClient, clock: FakeClock) -> None:
+    """Failures of one model do not lengthen the cooldown of another."""
     for info in (INFO, PRO):
         assert await client.fails(D, GUESS, info=info) == clock.time() + 30
 
 
 async def test_a_burst_of_failures_is_one_step(client: StateClient, clock: FakeClock) -> None:
-    """Ten requests under way that fail together climb one rung, not ten."""
+    """Ten requests in flight that fail together are one step, not ten."""
     leases = [await client.acquire_lease(D) for _ in range(10)]
     for lease in leases:
         clock.advance(0.5)
@@ -119,7 +117,7 @@ async def test_a_burst_of_failures_is_one_step(client: StateClient, clock: FakeC
 
 
 async def test_one_probe_goes_first(client: StateClient, clock: FakeClock) -> None:
-    """When a cooldown ends, one request tries; the others wait for what becomes of it."""
+    """When a cooldown ends, one request is sent; the others wait for its result."""
     await client.fails(D, GUESS)
     clock.advance(30)
     probe = await client.acquire_lease(D)
@@ -134,7 +132,7 @@ async def test_one_probe_goes_first(client: StateClient, clock: FakeClock) -> No
 async def test_a_probe_that_proved_nothing_is_followed_by_another(
     client: StateClient, clock: FakeClock, outcome: Outcome
 ) -> None:
-    """A cancelled probe ends neither the caution nor the key."""
+    """A cancelled probe neither makes the key available nor blocks it."""
     await client.fails(D, GUESS)
     clock.advance(30)
     await client.settle(await client.acquire_lease(D), outcome)
@@ -157,7 +155,7 @@ async def test_a_project_is_probed_by_one_of_its_keys(
 async def test_a_success_that_began_before_does_not_end_a_cooldown(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """A long stream that began before the failure says nothing of what came after."""
+    """A long stream that began before the failure proves nothing about the time after it."""
     stream = await client.acquire_lease(D)
     await client.fails(D, GUESS)
     clock.advance(10)
@@ -173,7 +171,7 @@ async def test_a_success_that_began_before_does_not_end_a_cooldown(
 async def test_a_failure_that_began_before_renews_a_cooldown(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """A late failure while the probe is out keeps the key resting, whatever the probe says."""
+    """A late failure while the probe is in flight keeps the key cooling down."""
     late = await client.acquire_lease(D)
     await client.fails(D, GUESS)
     clock.advance(30)
@@ -186,7 +184,7 @@ async def test_a_failure_that_began_before_renews_a_cooldown(
 async def test_a_renewed_cooldown_has_a_probe_of_its_own(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """A first probe that is still out neither holds up the second one nor stands in for it."""
+    """A first probe that is still in flight neither delays the second one nor replaces it."""
     late = await client.acquire_lease(D)
     await client.fails(D, GUESS)
     clock.advance(30)
@@ -198,8 +196,10 @@ async def test_a_renewed_cooldown_has_a_probe_of_its_own(
     assert await client.refused(D) == {"d": "probe"}
 
 
-async def test_a_named_time_may_be_waited_for(client: StateClient, clock: FakeClock) -> None:
-    """A block says whether its end is known and worth waiting for."""
+async def test_a_block_with_a_named_time_may_be_waited_for(
+    client: StateClient, clock: FakeClock
+) -> None:
+    """A block has whether its end is known and worth waiting for."""
     for outcome, waitable in (
         (failed(Scope.KEY, clock.time() + 20, has_known_end=True), True),
         (failed(Scope.KEY, clock.time() + 30), False),
@@ -213,32 +213,30 @@ async def test_a_named_time_may_be_waited_for(client: StateClient, clock: FakeCl
 
 
 async def test_a_running_cooldown_is_never_shortened(client: StateClient, clock: FakeClock) -> None:
-    """A minute's failure after a day's leaves the day's end as it was."""
+    """A minute's failure after a day's does not change the day's end."""
     leases = [await client.acquire_lease(D) for _ in range(2)]
     far = clock.time() + 3_600
     assert await client.settle(leases[0], failed(Scope.PROJECT_MODEL, far)) == far
     assert await client.settle(leases[1], failed(Scope.PROJECT_MODEL, clock.time() + 20)) == far
 
 
-async def test_a_rejected_value_is_tried_again_on_a_slow_ladder(
+async def test_a_rejected_value_is_probed_on_a_slow_backoff(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """Its own: 15 minutes, doubled up to 6 hours, whatever the settings say; eight in a day."""
-    rests: list[float] = []
-    while sum(rests) < DAY_S:
+    """Its own: 15 minutes, doubled up to 6 hours, whatever the settings are; eight in a day."""
+    cooldowns: list[float] = []
+    while sum(cooldowns) < DAY_S:
         until = await client.fails(D, REJECTED)
         assert until is not None
-        rests.append(until - clock.time())
+        cooldowns.append(until - clock.time())
         reply = await client.acquire(D)
         assert isinstance(reply, Unavailable)
         assert reply.blocks["d"] == Block("key_invalid", until, waitable=False)
-        clock.advance(rests[-1])
-    assert rests == [900, 1_800, 3_600, 7_200, 14_400, 21_600, 21_600, 21_600]
+        clock.advance(cooldowns[-1])
+    assert cooldowns == [900, 1_800, 3_600, 7_200, 14_400, 21_600, 21_600, 21_600]
 
 
-async def test_a_success_forgets_that_a_value_was_rejected(
-    client: StateClient, clock: FakeClock
-) -> None:
+async def test_a_success_clears_a_rejection(client: StateClient, clock: FakeClock) -> None:
     """Google was wrong, or lifted a restriction: the next rejection is a first one."""
     await client.fails(D, REJECTED)
     clock.advance(900)
@@ -249,7 +247,7 @@ async def test_a_success_forgets_that_a_value_was_rejected(
     assert await client.fails(D, REJECTED) == clock.time() + 900
 
 
-async def test_a_rejection_is_not_held_against_another_value(client: StateClient) -> None:
+async def test_a_rejection_does_not_apply_to_another_value(client: StateClient) -> None:
     """Also where the rejection comes after the new value; the old one stays rejected."""
     old, new = (LONE.with_value(fingerprint) for fingerprint in ("01234567", "89abcdef"))
     late = await client.acquire_lease(old)
@@ -277,8 +275,8 @@ async def test_keys_of_one_project_share_what_was_learned(client: StateClient) -
     assert await client.granted(second) == 1
 
 
-async def test_10_000_keys_forget_nothing(client: StateClient, clock: FakeClock) -> None:
-    """Cooldowns, windows and counts of ten thousand keys are all there, and after a day gone."""
+async def test_10_000_keys_keep_their_records(client: StateClient, clock: FakeClock) -> None:
+    """Cooldowns, windows and counts of ten thousand keys are all kept, and gone after a day."""
     keys = [key(f"k{number}", Limits(rpm=2)) for number in range(10_000)]
     for number, one in enumerate(keys):
         outcome = failed(Scope.KEY, inf) if number % 2 else OK
@@ -294,18 +292,18 @@ async def test_10_000_keys_forget_nothing(client: StateClient, clock: FakeClock)
 
 
 @pytest.mark.parametrize("narrow", [Scope.KEY_VERB, Scope.PROJECT_MODEL])
-async def test_of_what_ends_together_the_wider_is_shown(
+async def test_of_cooldowns_that_end_together_the_wider_is_shown(
     client: StateClient, clock: FakeClock, narrow: Scope
 ) -> None:
-    """A key that a method was blocked for, and that is cooled down as a whole then."""
+    """A key with a blocked method is then cooled down as a whole."""
     await client.fails(A, failed(narrow, clock.time() + 60), info=EMBED)
     await client.fails(A, failed(Scope.KEY, clock.time() + 60), info=PRO)
     assert client.state.snapshot([A])["a"].cooldown_scope == Scope.KEY
 
 
 @pytest.mark.parametrize("scope", [s for s in Scope if s is not Scope.NONE])
-async def test_a_reset_ends_whatever_rests_a_key(client: StateClient, scope: Scope) -> None:
-    """A person brings a key back, from a retirement of its project or account too."""
+async def test_a_reset_ends_every_cooldown_of_a_key(client: StateClient, scope: Scope) -> None:
+    """A reset by hand makes a key available, also after a rejection of its project or account."""
     await client.fails(A, failed(scope, inf), info=CACHE)
     assert await client.refused(A, info=CACHE) == {"a": "failure"}
     client.state.reset(A)
@@ -314,7 +312,7 @@ async def test_a_reset_ends_whatever_rests_a_key(client: StateClient, scope: Sco
 
 
 async def test_a_reset_leaves_other_keys_where_they_are(client: StateClient) -> None:
-    """What rests another key alone goes on, in the same project as well."""
+    """Cooldowns of another key alone continue, in the same project as well."""
     await client.fails(A, failed(Scope.KEY, inf))
     await client.fails(D, failed(Scope.KEY, inf))
     client.state.reset(B)
@@ -322,7 +320,7 @@ async def test_a_reset_leaves_other_keys_where_they_are(client: StateClient) -> 
 
 
 async def test_a_reset_forgets_learned_limits(client: StateClient) -> None:
-    """Of the key's project, in each model's bucket; another project's stay."""
+    """Those of the key's project, in each model's bucket; another project's stay."""
     for one in (A, D):
         for info in (INFO, PRO):
             await client.fails(one, failed(Scope.NONE, learned=Limits(rpm=2)), info=info)
@@ -332,10 +330,10 @@ async def test_a_reset_forgets_learned_limits(client: StateClient) -> None:
         assert await client.granted(D, info=info) == 1
 
 
-async def test_a_slow_probe_holds_up_others_for_two_seconds(
+async def test_a_slow_probe_delays_others_for_two_seconds(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """While a probe takes long, one more may go every two seconds; then that one is the probe."""
+    """While a probe takes long, one more is sent every two seconds; then that one is the probe."""
     await client.fails(D, GUESS)
     clock.advance(30)
     probes = [await client.acquire_lease(D)]
@@ -351,10 +349,10 @@ async def test_a_slow_probe_holds_up_others_for_two_seconds(
     assert not (await client.acquire_lease(D)).probe
 
 
-async def test_a_probe_that_does_well_lets_others_go_before_its_end(
+async def test_a_probe_that_succeeds_lets_others_go_before_its_end(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """The first chunk of a stream ends the caution; its place and its tokens stay until the end."""
+    """The first chunk of a stream ends the probing; its slot and tokens are held until the end."""
     one = key("one", Limits(tpm=100, max_concurrency=2))
     await client.fails(one, failed(Scope.KEY))
     clock.advance(30)
@@ -370,7 +368,7 @@ async def test_a_probe_that_does_well_lets_others_go_before_its_end(
 async def test_a_configured_limit_that_changes_beats_what_was_learned_before(
     client: StateClient,
 ) -> None:
-    """Of the key's project; what is learned after it binds again, also after a restart."""
+    """That of the key's project; a limit learned after it applies again, also after a restart."""
     before, after = replace(A, limits=Limits(rpm=2)), replace(A, limits=Limits(rpm=4))
     client.state.configure([before, D])
     for one in (before, D):
@@ -398,7 +396,7 @@ async def test_a_configured_limit_that_changes_beats_what_was_learned_before(
 async def test_a_success_beyond_a_learned_limit_ends_it(
     client: StateClient, learned: Limits, info: CallInfo, tokens: int
 ) -> None:
-    """It was raised at Google, or the estimate was wrong: what is served is within the limit."""
+    """Google raised it, or the estimate was wrong: a served request is within the limit."""
     request = await client.acquire_lease(D, info=info)
     await client.fails(D, failed(Scope.NONE, learned=learned), info=info._replace(requests=0))
     await client.settle(request, used(tokens))
@@ -407,7 +405,7 @@ async def test_a_success_beyond_a_learned_limit_ends_it(
 
 
 async def test_a_success_within_a_learned_limit_ends_nothing(client: StateClient) -> None:
-    """Nor do several that were under way together: the server's order is not known."""
+    """Nor do several that were in flight together: the server's order is not known."""
     leases = [await client.acquire_lease(D) for _ in range(4)]
     await client.fails(D, failed(Scope.NONE, learned=Limits(rpm=2, tpm=100)))
     for lease in leases:

@@ -1,4 +1,4 @@
-"""The contract of a state: limits are exact, and what was reserved in vain is given back."""
+"""The contract of a state: limits are exact, and unused reservations are released."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACIFIC = ZoneInfo("America/Los_Angeles")
 
 
 async def test_requests_a_minute_are_exact(client: StateClient, clock: FakeClock) -> None:
-    """RPM 20 lends 20 leases in a minute, and 20 again when the guard after its edge is over."""
+    """RPM 20 leases 20 times in a minute, and 20 again when the guard after its edge is over."""
     one = key("a", Limits(rpm=20))
     assert await client.granted(one) == 20
     reply = await client.acquire(one)
@@ -44,8 +44,8 @@ async def test_near_an_edge_both_minutes_must_have_room(
     assert await client.granted(one) == 20
 
 
-async def test_what_is_not_metered_is_let_through_and_not_booked(client: StateClient) -> None:
-    """A spent minute does not stop the counting of tokens, nor do a hundred counts spend one."""
+async def test_unmetered_calls_are_leased_and_not_counted(client: StateClient) -> None:
+    """An exhausted minute does not stop countTokens, nor do a hundred of these exhaust one."""
     one, count = key("a", Limits(rpm=20, tpm=100)), INFO._replace(requests=0, tokens=0)
     count = count._replace(verb="countTokens", counts_in_quota=False)
     assert await client.granted(one, most=100, info=count) == 100
@@ -74,7 +74,7 @@ async def test_tokens_a_minute_are_exact(client: StateClient) -> None:
 async def test_requests_a_day_end_at_pacific_midnight(
     client: StateClient, clock: FakeClock, day: tuple[int, int, int], hours: int
 ) -> None:
-    """RPD counts the day of Los Angeles, on the short and the long one too; nobody waits for it."""
+    """RPD counts the Pacific day, on the short and the long one too; no call waits for it."""
     begin = datetime(*day, 0, 0, 30, tzinfo=PACIFIC).timestamp()
     clock.advance(begin - clock.time())
     one = key("a", Limits(rpd=3))
@@ -89,7 +89,7 @@ async def test_requests_a_day_end_at_pacific_midnight(
     assert await client.granted(one) == 3
 
 
-async def test_the_first_full_window_is_told_and_none_is_booked(client: StateClient) -> None:
+async def test_the_first_full_window_is_reported_and_none_is_reserved(client: StateClient) -> None:
     """All windows or none: a request without room for its tokens uses up no request."""
     one = key("a", Limits(rpm=5, tpm=100))
     await client.acquire_lease(one, info=INFO._replace(tokens=50))
@@ -98,8 +98,8 @@ async def test_the_first_full_window_is_told_and_none_is_booked(client: StateCli
     assert await client.granted(one, info=INFO._replace(tokens=0)) == 4
 
 
-async def test_concurrency_is_given_back_however_a_lease_ends(client: StateClient) -> None:
-    """`max_concurrency` counts what is under way, whatever becomes of it."""
+async def test_concurrency_is_released_however_a_lease_ends(client: StateClient) -> None:
+    """`max_concurrency` counts what is in flight, whatever its result."""
     one = key("a", Limits(max_concurrency=2))
     for outcome in (used(5), UNSENT, ABANDONED, failed(Scope.NONE)):
         leases = [await client.acquire_lease(one) for _ in range(2)]
@@ -112,8 +112,8 @@ async def test_concurrency_is_given_back_however_a_lease_ends(client: StateClien
     assert await client.granted(one, most=9) == 2
 
 
-async def test_what_was_not_sent_is_given_back(client: StateClient) -> None:
-    """A connection that was refused used up neither request, day nor tokens."""
+async def test_the_reservation_of_an_unsent_request_is_released(client: StateClient) -> None:
+    """A refused connection used neither request, day nor tokens."""
     one, info = key("a", Limits(rpm=3, tpm=300, rpd=3)), INFO._replace(tokens=100)
     for _ in range(10):
         await client.settle(await client.acquire_lease(one, info=info), UNSENT)
@@ -121,7 +121,9 @@ async def test_what_was_not_sent_is_given_back(client: StateClient) -> None:
 
 
 @pytest.mark.parametrize("outcome", [ABANDONED, failed(Scope.NONE)])
-async def test_what_may_have_counted_stays_booked(client: StateClient, outcome: object) -> None:
+async def test_a_request_that_may_have_counted_stays_reserved(
+    client: StateClient, outcome: object
+) -> None:
     """A cancelled or failed request may have counted at Google: its reservation stays."""
     one = key("a", Limits(rpm=3))
     for _ in range(3):
@@ -130,7 +132,7 @@ async def test_what_may_have_counted_stays_booked(client: StateClient, outcome: 
 
 
 async def test_tokens_are_corrected_to_the_true_ones(client: StateClient) -> None:
-    """A response that counted less frees the rest at once; one that counted more uses more up."""
+    """A response with fewer tokens releases the rest at once; one with more uses more."""
     one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
     await client.settle(await client.acquire_lease(one, info=info), used(100))
     lease = await client.acquire_lease(one, info=info)
@@ -146,7 +148,7 @@ async def test_tokens_are_corrected_to_the_true_ones(client: StateClient) -> Non
 async def test_corrections_reach_across_a_minutes_edge(
     client: StateClient, clock: FakeClock, begin: float, end: float, free: int
 ) -> None:
-    """A long stream is corrected where it was booked: in its minute, or both near the edge."""
+    """A long stream is corrected where it was recorded: in its minute, or both near the edge."""
     one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
     clock.advance(begin)
     lease = await client.acquire_lease(one, info=info)
@@ -158,7 +160,7 @@ async def test_corrections_reach_across_a_minutes_edge(
 async def test_a_late_correction_does_not_touch_a_later_minute(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """What ended two minutes later frees nothing of the minute that runs now."""
+    """A request that ended two minutes later releases nothing of the current minute."""
     one, info = key("a", Limits(tpm=1_000)), INFO._replace(tokens=900)
     lease = await client.acquire_lease(one, info=info)
     clock.advance(120)
@@ -177,7 +179,7 @@ async def test_keys_of_one_project_share_one_budget(client: StateClient) -> None
 
 
 async def test_each_model_has_its_own_budget(client: StateClient) -> None:
-    """A spent minute of one model is not another's."""
+    """An exhausted minute of one model is not another's."""
     one = key("a", Limits(rpm=5))
     assert await client.granted(one) == 5
     assert await client.granted(one, info=INFO._replace(model="gemini-2.5-pro")) == 5
@@ -186,10 +188,12 @@ async def test_each_model_has_its_own_budget(client: StateClient) -> None:
 async def test_learned_limits_beat_configured_ones_for_a_day(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """`quotaValue` is in force for the whole project, and expires after a day."""
+    """`quotaValue` applies to the whole project, and expires after a day."""
     one, two = (key(name, Limits(rpm=100), project="p") for name in "ab")
-    told = failed(Scope.PROJECT_MODEL, clock.time() + 20, learned=Limits(rpm=5), has_known_end=True)
-    await client.fails(one, told)
+    outcome = failed(
+        Scope.PROJECT_MODEL, clock.time() + 20, learned=Limits(rpm=5), has_known_end=True
+    )
+    await client.fails(one, outcome)
     clock.advance(60)
     probe = await client.acquire_lease(two)
     await client.settle(probe)
@@ -198,8 +202,8 @@ async def test_learned_limits_beat_configured_ones_for_a_day(
     assert await client.granted(one) == 100
 
 
-async def test_a_limit_is_learned_from_a_failure_that_blames_nobody(client: StateClient) -> None:
-    """Limits are told by the body, whoever is to blame."""
+async def test_a_limit_is_learned_from_a_failure_without_a_scope(client: StateClient) -> None:
+    """The error body has limits, whoever is to blame."""
     one = key("a")
     await client.fails(one, failed(Scope.NONE, learned=Limits(rpm=3)))
     assert await client.granted(one) == 2
@@ -208,15 +212,15 @@ async def test_a_limit_is_learned_from_a_failure_that_blames_nobody(client: Stat
 async def test_a_bucket_is_learned(client: StateClient, clock: FakeClock) -> None:
     """When Google counts a name with another model, both names share one budget from then on."""
     one, latest = key("a", Limits(rpm=5)), INFO._replace(model="gemini-flash-latest")
-    told = failed(Scope.PROJECT_MODEL, clock.time(), bucket=INFO.model)
-    await client.fails(one, told, info=latest)
+    outcome = failed(Scope.PROJECT_MODEL, clock.time(), bucket=INFO.model)
+    await client.fails(one, outcome, info=latest)
     await client.settle(await client.acquire_lease(one, info=latest))
     assert await client.granted(one, most=2, info=latest) == 2
     assert await client.granted(one) == 2
 
 
 async def test_a_bucket_may_change(client: StateClient, clock: FakeClock) -> None:
-    """A `-latest` name moves on to a newer model: the newest word counts, for that name alone."""
+    """A `-latest` name moves on to a newer model: the newest response counts, for that name."""
     one, latest = key("a"), INFO._replace(model="gemini-flash-latest")
     soon = clock.time()
     await client.fails(one, failed(Scope.PROJECT_MODEL, soon, bucket=INFO.model), info=latest)
@@ -226,8 +230,8 @@ async def test_a_bucket_may_change(client: StateClient, clock: FakeClock) -> Non
     assert (await client.acquire_lease(one)).bucket == INFO.model
 
 
-async def test_what_was_sent_without_asking_counts(client: StateClient) -> None:
-    """`book` counts in the minute and the day, over every limit, and rests or retires nobody."""
+async def test_usage_without_a_lease_counts(client: StateClient) -> None:
+    """`record_usage` counts in the minute and the day, over every limit, and cools down no key."""
     one = key("a", Limits(rpm=5, tpm=1_000))
     client.state.record_usage(one, INFO.model, requests=3, tokens=30, day_requests=3)
     used = client.state.snapshot([one])["a"].used[0]

@@ -1,4 +1,4 @@
-"""Every backend counts a minute by the model that refusals speak for, and all of them alike."""
+"""Every backend learns how the server counts a minute from its refusals, and all of them alike."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ ONE = key("a", Limits(rpm=10))
 
 
 def refused(clock: FakeClock, delay: float | None, limits: Limits = ONE.limits) -> Outcome:
-    """Give the 429 of a full minute."""
+    """Return the 429 of a full minute."""
     until = clock.time() + (61.0 if delay is None else delay)
-    told = {
+    fields = {
         "has_known_end": True,
         "learned": limits,
         "is_minute_quota": True,
         "retry_delay_s": delay,
     }
-    verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, until, **told)  # type: ignore[arg-type]  # of mixed types
+    verdict = Verdict("quota_minute", 429, Scope.PROJECT_MODEL, until, **fields)  # type: ignore[arg-type]  # of mixed types
     return Outcome(LeaseOutcome.FAILURE, verdict, NO_USAGE)
 
 
 async def burst(client: StateClient) -> list[Lease]:
-    """Take and settle all that there is room for."""
+    """Lease and settle as many as there is room for."""
     leases = []
     while isinstance(reply := await client.acquire(ONE), Lease):
         leases.append(reply)
@@ -61,7 +61,7 @@ async def test_a_sliding_window_is_learned_from_a_refusal(
     assert len(await burst(client)) == 9
     reply = await client.acquire(ONE)
     assert isinstance(reply, Unavailable)
-    assert 29 <= reply.retry_at - clock.time() <= 31  # the one that was refused may have counted
+    assert 29 <= reply.retry_at - clock.time() <= 31  # the refused one may have counted
     clock.advance(28)
     assert await client.refused(ONE) == {"a": "rpm"}
     clock.advance(40)
@@ -69,7 +69,7 @@ async def test_a_sliding_window_is_learned_from_a_refusal(
 
 
 async def test_a_bucket_is_learned_from_a_refusal(client: StateClient, clock: FakeClock) -> None:
-    """What is named is a fraction of a minute: one request comes back every six seconds."""
+    """The named delay is a fraction of a minute: one request comes back every six seconds."""
     assert len(await burst(client)) == 10
     clock.advance(31)
     await client.fails(ONE, refused(clock, 4.0))
@@ -87,7 +87,7 @@ async def test_a_bucket_is_learned_from_a_refusal(client: StateClient, clock: Fa
 async def test_the_clock_is_tried_again_after_a_day(
     client: StateClient, clock: FakeClock, delay: float
 ) -> None:
-    """No model is for ever: without a refusal for a day the clock's minute counts again."""
+    """Without a refusal for a day the clock's minute is assumed again."""
     await burst(client)
     clock.advance(31)
     await client.fails(ONE, refused(clock, delay))
@@ -97,10 +97,10 @@ async def test_the_clock_is_tried_again_after_a_day(
     assert len(await burst(client)) == 10
 
 
-async def test_minutes_that_are_refused_for_others_stay_the_clocks(
+async def test_refusals_caused_by_others_do_not_change_the_window_model(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """The minute's end is named, and we have sent little: somebody else uses the project."""
+    """The error names the minute's end after few of our requests: the project has other users."""
     await client.fails(ONE, refused(clock, 30.0))
     clock.advance(31)
     assert len(await burst(client)) == 10
@@ -113,7 +113,7 @@ async def test_minutes_that_are_refused_for_others_stay_the_clocks(
 async def test_a_clock_that_steps_back_leaves_no_key_full(
     client: StateClient, clock: FakeClock, delay: float | None, back: float
 ) -> None:
-    """By none of the models: what lies in the future is dropped; a step forward leaves nothing."""
+    """With every model future entries are dropped; a step forward leaves nothing."""
     if delay is not None:
         await burst(client)
         clock.advance(31)
@@ -123,14 +123,14 @@ async def test_a_clock_that_steps_back_leaves_no_key_full(
         clock.advance(62)
     assert len(await burst(client)) >= 1
     assert await client.refused(ONE) == {"a": "rpm"}
-    clock._now -= back  # a FakeClock only goes forward: what is tested is one that does not
+    clock._now -= back  # a FakeClock only goes forward, and this one must not
     assert len(await burst(client)) >= 9
     clock.advance(2 * back)
     assert len(await burst(client)) >= 9
 
 
 STEP = st.one_of(
-    st.tuples(st.just("ask"), st.integers(1, 2), st.sampled_from([0, 10, 30, 100, 130])),
+    st.tuples(st.just("acquire"), st.integers(1, 2), st.sampled_from([0, 10, 30, 100, 130])),
     st.tuples(st.just("settle"), st.integers(0, 9), st.sampled_from([0, 5, 60, 130, None])),
     st.tuples(
         st.just("refuse"),
@@ -146,19 +146,19 @@ STEP = st.one_of(
 
 
 def _history(uri: str, steps: list[tuple[Any, ...]]) -> list[Any]:
-    clock, told, open_leases = FakeClock(), [], []
+    clock, results, open_leases = FakeClock(), [], []
     state, one = open_at(uri, RetryPolicy(), clock.time), key("a", Limits(rpm=4, tpm=100))
     for what, first, second in steps:
         if what == "pass":
             clock._now += first
-        elif what == "ask":
+        elif what == "acquire":
             info = INFO._replace(requests=first, tokens=second)
             reply = state.acquire(info, ((0, one),), spread=True)
             if isinstance(reply, Lease):
                 open_leases.append(reply)
-                told.append("lease")
+                results.append("lease")
             else:
-                told.append(reply.blocks["a"])
+                results.append(reply.blocks["a"])
         elif open_leases:
             lease = open_leases.pop((first if what == "settle" else 0) % len(open_leases))
             if what == "settle":
@@ -166,13 +166,13 @@ def _history(uri: str, steps: list[tuple[Any, ...]]) -> list[Any]:
             else:
                 outcome = refused(clock, first, second)
                 verdict = outcome.verdict
-                # No cooldown, so that what is asked next depends on the windows alone.
+                # No cooldown, so that the next result depends on the windows alone.
                 object.__setattr__(verdict, "scope", Scope.NONE)
                 state.settle(lease, outcome)
-        told.append([u.requests_minute for u in state.snapshot([one])["a"].used])
-        told.append([u.tokens_minute for u in state.snapshot([one])["a"].used])
+        results.append([u.requests_minute for u in state.snapshot([one])["a"].used])
+        results.append([u.tokens_minute for u in state.snapshot([one])["a"].used])
     state.close()
-    return told
+    return results
 
 
 @pytest.mark.parametrize("uri", [uri for uri in URIS if uri in ENGINES][:1])
@@ -204,7 +204,7 @@ async def test_a_cooldown_does_not_last_longer_when_the_clock_steps_back(
 async def test_a_failure_after_a_step_back_cools_for_its_own_time(
     client: StateClient, clock: FakeClock
 ) -> None:
-    """The end of the earlier one, in the future now, is forgotten by it."""
+    """The end of the earlier one, now in the future, is ignored."""
 
     def outcome() -> Outcome:
         until = clock.time() + 20

@@ -1,4 +1,4 @@
-"""A call that waits either waits for a time above zero or ends, whatever times it is told."""
+"""A call either waits for a time above zero or ends, whatever times the state returns."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LARGE = INFO._replace(tokens=900, estimate=900)
 
 
 class Patient(Rig):
-    """A rig that gives up where a call does not."""
+    """A rig that fails the test where a call would wait forever."""
 
     def sleep(self, seconds: float) -> None:
-        """Note it; a hundred sleeps are no wait any more."""
+        """Record it; a hundred sleeps are too many."""
         assert len(self.slept) < 100, f"the call does not end: {self.slept[-5:]}"
         assert seconds > 0, "the call does not wait"
         super().sleep(seconds)
@@ -46,10 +46,10 @@ def at_once(rig: Rig, info: CallInfo) -> type[Exception]:
     return found.type
 
 
-def test_a_key_that_is_back_before_its_minute_ends_is_used_again(
+def test_a_key_that_is_available_before_its_minute_ends_is_used(
     open_backend: OpenBackend, clock: FakeClock
 ) -> None:
-    """Its window was full, then tokens were given back, then Google named a shorter time."""
+    """Its window was full, then tokens were released, then Google named a shorter time."""
     rig = over(open_backend(), clock, Patient(key("a", Limits(tpm=1_000)), max_wait_s=60.0))
 
     def meanwhile() -> Any:
@@ -66,7 +66,7 @@ def test_a_key_that_is_back_before_its_minute_ends_is_used_again(
 
 
 class Late(State):
-    """A state whose times are over when they arrive, as of a server whose clock is behind."""
+    """A state whose times are past when they arrive, like a server whose clock is behind."""
 
     def __init__(self, now: Any) -> None:
         self._now = now
@@ -86,22 +86,22 @@ class Late(State):
         return self.acquire(info, [(0, key) for key in candidates], spread=False).blocks
 
     def get_owner(self, names: Any) -> None:
-        """Know nothing."""
+        """Return nothing."""
 
     def reset(self, key: Any) -> None:
         """Do nothing."""
 
     def snapshot(self, candidates: Any) -> dict[str, Any]:
-        """Know nothing."""
+        """Return nothing."""
         return {}
 
     def claim(self, name: str, seconds: float) -> float:
-        """Take every name."""
+        """Claim every name."""
         return 0.0
 
 
-def test_a_time_that_is_over_already_is_waited_for_a_little(clock: FakeClock) -> None:
-    """Each look costs a part of the budget, so that they come to an end."""
+def test_a_time_in_the_past_is_waited_for_a_little(clock: FakeClock) -> None:
+    """Each retry uses a part of the budget, so that they end."""
     rig = over(Late(clock.time), clock, Patient(key("a"), max_wait_s=2.0))
     began = clock.time()
     assert isinstance(rig.failing(), Exhausted)
@@ -110,7 +110,7 @@ def test_a_time_that_is_over_already_is_waited_for_a_little(clock: FakeClock) ->
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 async def test_a_sleep_that_takes_longer_counts_as_long_as_it_took(way: str) -> None:
-    """A busy key is polled; on a machine that wakes late, the budget still is in real seconds."""
+    """A busy key is polled; on a machine that wakes late, the budget is still in real seconds."""
     rig = Patient(key("a", Limits(max_concurrency=1)), max_wait_s=10.0)
     short = rig.clock.sleep
     rig.clock.sleep = lambda seconds: short(seconds + 2.0)  # type: ignore[method-assign]
@@ -120,8 +120,8 @@ async def test_a_sleep_that_takes_longer_counts_as_long_as_it_took(way: str) -> 
         error: Any = None
         try:
             _ = rig.call() if way == "sync" else await rig.acall()
-        except Exhausted as none_free:
-            error = none_free
+        except Exhausted as raised:
+            error = raised
         assert isinstance(error, Exhausted)
         assert 8.0 <= rig.time() - began <= 12.2
         return OK
@@ -134,7 +134,7 @@ async def test_a_sleep_that_takes_longer_counts_as_long_as_it_took(way: str) -> 
 
 
 def test_an_endless_time_is_not_waited_for(clock: FakeClock) -> None:
-    """A key that is back at no time is raised of at once."""
+    """A key that is never available again is reported at once."""
     rig = Patient(key("a"), max_wait_s=inf)
     rig.selector.defer(INFO, {"a": Block("key_invalid", inf)}, rig.time())
     assert isinstance(rig.failing(), Exhausted)

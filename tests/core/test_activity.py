@@ -1,4 +1,4 @@
-"""What is kept of the calls of the last hour and day, and that it is bounded."""
+"""The activity of the last hour and day, and its bounded size."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_requests_and_failures_are_counted_per_key_and_minute() -> None:
     assert len(view.histories["a"].requests) == MINUTES
 
 
-def test_minutes_of_more_than_an_hour_ago_are_forgotten() -> None:
-    """Waits as well as requests."""
+def test_minutes_of_more_than_an_hour_ago_are_dropped() -> None:
+    """Waits as well as requests are dropped."""
     log = ActivityLog()
     log.add(call(NOW, ("a", None), waited=True))
     log.add(call(NOW + 3600, ("a", None), waited=True))
@@ -53,7 +53,7 @@ def test_minutes_of_more_than_an_hour_ago_are_forgotten() -> None:
 
 
 def test_history_starts_again_where_the_clock_steps_back() -> None:
-    """Minutes of a future that did not come do not keep the present from being counted."""
+    """Minutes that are in the future now do not block the counting of the present."""
     log = ActivityLog()
     log.add(call(NOW + 86_400, ("a", None)))
     log.add(call(NOW, ("a", None)))
@@ -109,8 +109,8 @@ def test_only_the_latest_calls_are_kept() -> None:
 
 
 @pytest.mark.parametrize("waited", [False, True])
-def test_a_batch_has_what_calls_add(waited: bool) -> None:
-    """Counters by minute and key, usage by day and key, the calls themselves."""
+def test_a_batch_has_everything_that_calls_add(waited: bool) -> None:
+    """Counters by minute and key, usage by day and key, and the calls themselves."""
     batch = ActivityBatch()
     assert not batch
     batch.add(call(NOW, ("a", "quota_minute"), ("b", None), waited=waited))

@@ -1,4 +1,4 @@
-"""Which stored things requests and responses name, and which calls are bound by them."""
+"""Which stored resources requests and responses name, and which calls are bound to an owner."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_paths_are_read_as_the_sdk_writes_them(
         ("files?filter=x", ()),
     ],
 )
-def test_a_path_names_what_it_touches(path: str, names: tuple[str, ...]) -> None:
+def test_a_path_gives_resource_names(path: str, names: tuple[str, ...]) -> None:
     """A resource, its sub-resources and its actions have one name; a page token names its list."""
     assert parse_path("get", path).names == names
 
@@ -141,10 +141,10 @@ def test_a_path_names_what_it_touches(path: str, names: tuple[str, ...]) -> None
          ("cachedContents/x", "files/i")),
     ],
 )  # fmt: skip
-def test_a_body_names_stored_things_under_the_keys_that_hold_names(
+def test_a_body_names_stored_resources_in_the_known_fields(
     body: dict[str, Any], names: tuple[str, ...]
 ) -> None:
-    """Every place of SURFACES.md 2 that the four request methods see is read."""
+    """Every field of SURFACES.md 2 that the four request methods see is read."""
     assert read_body(body)[1] == names
 
 
@@ -166,13 +166,13 @@ def test_a_body_names_stored_things_under_the_keys_that_hold_names(
         {"name": "files/", "uri": "profiles/x"},
     ],
 )
-def test_what_only_looks_like_a_name_is_none(body: dict[str, Any]) -> None:
-    """Prompts, other hosts' addresses, and the data of tools name nothing stored."""
+def test_text_that_only_looks_like_a_name_is_none(body: dict[str, Any]) -> None:
+    """Prompts, other hosts' URLs, and the data of tools name no stored resource."""
     assert read_body(body)[1] == ()
 
 
-def test_a_cyclic_body_comes_to_an_end() -> None:
-    """A body that contains itself is left to the SDK to refuse."""
+def test_a_cyclic_body_is_read_without_error() -> None:
+    """A body that contains itself raises nothing; the SDK refuses it."""
     body: dict[str, Any] = {"name": "files/a"}
     body["again"] = [body]
     assert read_body(body)[1] == ("files/a",)
@@ -181,8 +181,8 @@ def test_a_cyclic_body_comes_to_an_end() -> None:
     assert len(conversation({"contents": [body["again"]]})) == 16
 
 
-def test_a_long_token_is_kept_short_and_the_same() -> None:
-    """A token that came in a response is known again in the request that sends it back."""
+def test_a_long_token_becomes_a_stable_digest() -> None:
+    """A token in a response is recognized in the request that sends it back."""
     token = "a+/b" * 1_000
     (learned,) = find_resource_names({"candidates": [{"continuationToken": token + "="}]})
     sent = token.replace("+", "-").replace("/", "_")
@@ -224,10 +224,10 @@ def test_a_long_token_is_kept_short_and_the_same() -> None:
         ({}, ()),
     ],
 )  # fmt: skip
-def test_a_response_names_what_it_made_or_showed(
+def test_a_response_gives_the_names_it_contains(
     body: dict[str, Any], names: tuple[str, ...]
 ) -> None:
-    """Creates, uploads, pages, operations and batches tell names, so their owner is known."""
+    """Creates, uploads, pages, operations and batches contain names, so their owner is known."""
     assert find_resource_names(body) == names
 
 
@@ -254,10 +254,10 @@ def test_a_response_names_what_it_made_or_showed(
         ("post", "models/x:somethingNew", True, False),
     ],
 )
-def test_only_stateless_inference_goes_with_any_key(
+def test_only_stateless_inference_may_use_any_key(
     method: str, path: str, bound_to_owner: bool, idempotent: bool
 ) -> None:
-    """What stores, or names something stored, stays with its owner; creates are sent once."""
+    """A call that stores, or names a stored resource, stays with its owner."""
     route = parse_path(method, path)
     assert (route.bound_to_owner, route.idempotent) == (bound_to_owner, idempotent)
 
@@ -277,8 +277,8 @@ def test_only_stateless_inference_goes_with_any_key(
         ("post", "cachedContents", False),
     ],
 )
-def test_what_counts_in_a_models_quota(method: str, path: str, counts_in_quota: bool) -> None:
-    """Generation does, and what nobody knows; counting, batches and stored things do not."""
+def test_which_calls_count_in_a_models_quota(method: str, path: str, counts_in_quota: bool) -> None:
+    """Generation and unknown verbs count; countTokens, batches and stored resources do not."""
     assert parse_path(method, path).counts_in_quota is counts_in_quota
 
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a body or a path, reading what it names never raises."""
+"""Reading the resource names of any body or path never raises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BODIES = st.dictionaries(KEYS, JSON_LIKE, max_size=6)
 @settings(deadline=None)
 @given(BODIES)
 def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
-    """Whatever a program or a server puts into a body, it is read."""
+    """Any body of a program or a server is read."""
     assert all(read_body(body)[1])
     assert all(find_resource_names(body))
     assert len(conversation(body)) in (0, 16)
@@ -40,5 +40,5 @@ def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
 @settings(deadline=None)
 @given(st.sampled_from(["get", "post", "patch", ""]), TEXTS | st.text("/:?v1{}files", max_size=30))
 def test_no_path_makes_it_raise(method: str, path: str) -> None:
-    """Whatever a path is, it is read."""
+    """Any path is read."""
     assert isinstance(parse_path(method, path).bound_to_owner, bool)

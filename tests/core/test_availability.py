@@ -1,4 +1,4 @@
-"""What blocks a key, summed up in one of the words that users see."""
+"""The blocks of a key, summed up in one of the states that users see."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from keyrot_middleware.core.model import Block
         ("a_class_of_another_version", 20.0, ("cooling_down", 20.0)),
     ],
 )
-def test_each_reason_has_its_word(reason: str, until: float, expected: tuple[str, float]) -> None:
-    """Full windows limit, refusals cool down or reject; a time is given where it is known."""
+def test_each_reason_has_its_state(reason: str, until: float, expected: tuple[str, float]) -> None:
+    """Full windows are `limited`, refusals `cooling_down` or `rejected`; a known end is given."""
     found = availability([Block(reason, until)])
     assert found == Availability(*expected, reason)
     assert found.state in KEY_STATES
 
 
-def test_a_key_that_is_free_for_one_model_is_available() -> None:
-    """One model without a block is enough, and so is a key that nothing is known of."""
+def test_a_key_that_is_usable_for_one_model_is_available() -> None:
+    """One model without a block is enough, and so is a key without any record."""
     assert availability([Block("rpd", 900.0), None]) == AVAILABLE
     assert availability([]) == AVAILABLE
 

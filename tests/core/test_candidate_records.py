@@ -1,4 +1,4 @@
-"""Under which name what is known of a key is kept: that of its value."""
+"""The name under which a key's records are kept: it depends on the value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keyrot_middleware.keys_file import KeySpec
 
 
 def test_a_key_without_a_project_is_another_project_with_another_value() -> None:
-    """And another billing account; its labels for people stay as they are."""
+    """And another billing account; its labels stay as they are."""
     spec = KeySpec(key_id="one").candidate
     old, new = spec.with_value("01234567"), spec.with_value("01234567").with_value("89abcdef")
     assert (spec.record, old.record, new.record) == ("one", "one@01234567", "one@89abcdef")
@@ -21,7 +21,7 @@ def test_a_key_without_a_project_is_another_project_with_another_value() -> None
     assert new.with_value("") == spec
 
 
-def test_a_project_that_is_named_stays_with_every_value() -> None:
+def test_a_named_project_keeps_its_records_with_every_value() -> None:
     """Its keys share one quota, whatever their values are."""
     spec = KeySpec(key_id="one", project="web", billing_account="acme").candidate
     bound = spec.with_value("01234567")
@@ -29,8 +29,8 @@ def test_a_project_that_is_named_stays_with_every_value() -> None:
     assert project_label("web@home") == "web@home"
 
 
-def test_a_roster_takes_a_key_with_another_value_in_its_place() -> None:
-    """It stays where it was in the order; one that has left does not come back by it."""
+def test_a_selector_replaces_a_key_whose_value_changed() -> None:
+    """It keeps its position; a removed key does not come back."""
     selector = Selector([key("a"), key("b")], "fill")
     selector.replace(key("a").with_value("01234567"))
     selector.replace(key("c").with_value("01234567"))

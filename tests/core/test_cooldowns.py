@@ -1,4 +1,4 @@
-"""Cooldowns: how long they are, whom they keep from serving, and how they end."""
+"""Cooldowns: their duration, the keys they block, and how they end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keyrot_middleware.core.windows import (
 )
 
 
-def test_the_ladder_doubles_up_to_the_top() -> None:
+def test_the_backoff_doubles_up_to_the_maximum() -> None:
     """30, 60, 120 … 900 seconds, and no overflow after a thousand failures."""
     steps = [
         exponential_cooldown(failure_count, 30.0, 900.0)
@@ -37,10 +37,8 @@ def test_the_ladder_doubles_up_to_the_top() -> None:
         (Scope.BILLING, ("billing", "b")),
     ],
 )
-def test_each_scope_has_a_name_that_keeps_the_key_from_serving(
-    scope: Scope, name: tuple[str, ...]
-) -> None:
-    """What a failure cools is among what selection looks at; the cache's only for caches."""
+def test_each_scope_has_a_name_that_blocks_the_key(scope: Scope, name: tuple[str, ...]) -> None:
+    """Selection checks every failure's cooldown; the cache's only for caches."""
     named = scope_key(scope, record="k", project="p", billing_account="b", bucket="m", verb="v")
     candidate = key("k", project="p", billing_account="b")
     assert named == name
@@ -48,8 +46,8 @@ def test_each_scope_has_a_name_that_keeps_the_key_from_serving(
     assert ("project_cache", "p") in scope_keys(candidate, "m", "cachedContents")
 
 
-def test_a_burst_of_failures_is_one_step_of_the_ladder() -> None:
-    """Requests granted before the cooldown and failing during it do not climb it again."""
+def test_a_burst_of_failures_is_one_step_of_the_backoff() -> None:
+    """Requests granted before the cooldown that fail during it do not extend it again."""
     rest = Cooldown()
     for seconds in range(5):
         until = NOON + seconds + rest.escalate(NOON - 1, 30, 900)
@@ -59,7 +57,7 @@ def test_a_burst_of_failures_is_one_step_of_the_ladder() -> None:
 
 
 def test_a_running_cooldown_never_ends_sooner() -> None:
-    """A failure with an earlier time changes neither the end nor the reason that is shown."""
+    """A failure with an earlier end changes neither the end nor the reason."""
     rest = Cooldown()
     rest.extend("quota_day", NOON + DAY_S, waitable=False)
     rest.extend("quota_minute", NOON + 20, waitable=True)
@@ -69,7 +67,7 @@ def test_a_running_cooldown_never_ends_sooner() -> None:
 
 
 def test_one_probe_goes_first_when_a_cooldown_ends() -> None:
-    """At its end the scope serves again, but not while its probe is out."""
+    """At its end the scope is available again, except while its probe is in flight."""
     rest = Cooldown()
     rest.extend("capacity", NOON + 30, waitable=False)
     assert rest.blocked_by(NOON + 29.9) == Block("capacity", NOON + 30)
@@ -78,8 +76,8 @@ def test_one_probe_goes_first_when_a_cooldown_ends() -> None:
     assert rest.blocked_by(NOON + 30) == Block("probe", NOON + 30.1, waitable=True)
 
 
-def test_a_slow_probe_holds_up_others_for_two_seconds() -> None:
-    """Every two seconds one more may go; the end of an earlier one lets nobody go sooner."""
+def test_a_slow_probe_delays_others_for_two_seconds() -> None:
+    """Every two seconds one more may be sent; the end of an earlier one changes nothing."""
     rest, first, second = Cooldown(), object(), object()
     rest.extend("capacity", NOON, waitable=False)
     rest.begin_probe(first, NOON)
@@ -93,7 +91,7 @@ def test_a_slow_probe_holds_up_others_for_two_seconds() -> None:
 
 
 def test_a_clock_that_is_set_back_makes_no_probe_longer() -> None:
-    """What would be longer than a probe may go alone is no time of this clock."""
+    """A probe time far in the future is ignored."""
     rest = Cooldown()
     rest.begin_probe(object(), NOON + 3_600)
     assert rest.blocked_by(NOON) is None

@@ -1,4 +1,4 @@
-"""What an error body tells: envelopes, delays, quotas and limits, whatever the shape."""
+"""What is parsed from an error body: envelopes, delays, quotas and limits, in every shape."""
 
 from __future__ import annotations
 
@@ -37,38 +37,38 @@ ENVELOPES = {
 }
 
 
-def tell(body: object, code: int | None = 429, retry_after: str | None = None) -> ParsedError:
-    """Read a body as of a fixed time."""
+def parse(body: object, code: int | None = 429, retry_after: str | None = None) -> ParsedError:
+    """Parse a body as of a fixed time."""
     return parse_error(code, body, retry_after, NOW)
 
 
 @pytest.mark.parametrize("body", ENVELOPES.values(), ids=ENVELOPES.keys())
 def test_envelope_is_opened(body: object) -> None:
-    """Every shape in which an error may come tells the same message."""
-    assert tell(body).message == "Busy."
+    """Every shape in which an error may come has the same message."""
+    assert parse(body).message == "Busy."
 
 
 @pytest.mark.parametrize(
     "body", [None, 7, "", [], [1, 2], {}, {"error": None}, {"error": []}, {"message": 3}, "[1]"]
 )
-def test_nothing_readable_tells_nothing(body: object) -> None:
-    """A body without an error in it tells no word, quota or delay."""
-    told = tell(body)
-    assert (told.reasons, told.quotas, told.retry_delay_s) == (frozenset(), (), None)
+def test_an_unreadable_body_is_parsed_as_empty(body: object) -> None:
+    """A body without an error in it has no reason, quota or delay."""
+    parsed = parse(body)
+    assert (parsed.reasons, parsed.quotas, parsed.retry_delay_s) == (frozenset(), (), None)
 
 
 @pytest.mark.parametrize("text", ["plain", "{ no JSON", "[" * 100_000, "[1, 2]", "  "])
 def test_text_is_its_own_message(text: str) -> None:
-    """Text that is no JSON of an error is the message, cut to a sane length."""
-    assert tell(text).message == text.strip()[:8192]
+    """Text that is no JSON of an error is the message, limited in length."""
+    assert parse(text).message == text.strip()[:8192]
 
 
-def test_nested_json_ends() -> None:
-    """JSON within JSON within JSON is not opened for ever."""
+def test_nested_json_is_opened_to_a_limited_depth() -> None:
+    """JSON within JSON within JSON is parsed to a limited depth."""
     body: object = {"error": BUSY}
     for _ in range(9):
         body = {"message": json.dumps(body)}
-    assert tell(body).message.startswith("{")
+    assert parse(body).message.startswith("{")
 
 
 CODES = [
@@ -87,8 +87,8 @@ CODES = [
 def test_code_is_the_bodys_where_http_has_none(
     http: int | None, body: object, code: int | None
 ) -> None:
-    """An HTTP error code stands; otherwise the body's number counts, then its word."""
-    assert tell(body, http).code == code
+    """An HTTP error code counts; otherwise the body's number, then its status."""
+    assert parse(body, http).code == code
 
 
 DURATIONS = [
@@ -108,7 +108,7 @@ DURATIONS = [
 
 @pytest.mark.parametrize(("text", "expected"), DURATIONS)
 def test_durations_are_parsed(text: str, expected: float | None) -> None:
-    """Hours, minutes, seconds and milliseconds in any mixture; anything else is none."""
+    """Hours, minutes, seconds and milliseconds in any mixture; anything else is None."""
     assert seconds(text) == (None if expected is None else pytest.approx(expected))
 
 
@@ -140,14 +140,14 @@ DELAYS = {
 
 @pytest.mark.parametrize(("body", "header", "expected"), DELAYS.values(), ids=DELAYS.keys())
 def test_delay_is_found(body: object, header: str | None, expected: float | None) -> None:
-    """The server's time comes from details, the message, the header, in this order."""
-    got = tell(body, retry_after=header).retry_delay_s
+    """The server's delay comes from details, the message, the header, in this order."""
+    got = parse(body, retry_after=header).retry_delay_s
     assert got == (None if expected is None else pytest.approx(expected, abs=1e-6))
 
 
 def of(*violations: dict[str, Any], message: str = "?") -> ParsedError:
-    """Read a body with these violations."""
-    return tell(over(message, quota_failure(*violations)))
+    """Parse a body with these violations."""
+    return parse(over(message, quota_failure(*violations)))
 
 
 LEARNED = {
@@ -169,58 +169,60 @@ LEARNED = {
 
 @pytest.mark.parametrize(("quota_id", "limits"), LEARNED.values(), ids=LEARNED.keys())
 def test_limits_are_learned(quota_id: str, limits: Limits) -> None:
-    """QuotaId and quotaValue tell a model's limit; of other quotas nothing is learned."""
+    """QuotaId and quotaValue give a model's limit; from other quotas nothing is learned."""
     assert of(violation(quota_id, "9")).limits == limits
 
 
 def test_limits_are_learned_from_all() -> None:
-    """Each of several violations tells its limit, the least where two tell the same one."""
-    told = of(
+    """Each of several violations gives its limit; of two for one window the lower counts."""
+    parsed = of(
         violation(g.FREE_RPM, "15"),
         violation(g.FREE_RPM, "5"),
         violation(g.FREE_RPD, "20"),
         violation(g.FREE_TPM, "250000"),
     )
-    assert told.limits == Limits(rpm=5, tpm=250_000, rpd=20)
+    assert parsed.limits == Limits(rpm=5, tpm=250_000, rpd=20)
 
 
 @pytest.mark.parametrize("value", [None, "0", "", "many", "-5", 1.5, True, "9" * 30])
-def test_no_pace_is_learned_from_no_number(value: Any) -> None:
-    """A limit of 0, or what is no whole number, teaches no limit."""
+def test_no_limit_is_learned_from_an_invalid_value(value: Any) -> None:
+    """A limit of 0, or a value that is no whole number, is not learned."""
     assert of(violation(g.FREE_RPM, value)).limits == Limits()
 
 
-def test_left_out_value_is_zero() -> None:
+def test_an_omitted_value_is_zero() -> None:
     """Google leaves `quotaValue` out for 0, in a quota whose window is known."""
     assert of(violation(g.FREE_RPM, None)).quotas[0].limit == 0
     assert of(violation("SomethingPerModel", None)).quotas[0].limit is None
 
 
-def test_message_tells_the_value_left_out() -> None:
-    """Where details leave a value out and the message's line has it, the line counts."""
+def test_the_message_has_the_omitted_value() -> None:
+    """Where details omit the value and the message's line has it, the line counts."""
     line = "* Quota exceeded for metric: generativelanguage.googleapis.com/m, limit: 5, model: x"
     assert of(violation(g.FREE_RPM, None), message=line).quotas[0].limit == 5
 
 
-def test_lines_stand_in_for_details() -> None:
-    """Without details the message's lines tell metric, limit and bucket; else they do not."""
+def test_lines_of_the_message_replace_missing_details() -> None:
+    """Without details the message's lines give metric, limit and bucket; otherwise they do not."""
     message = g.PAID_DAY["error"]["message"]
-    told = tell(over(message))
-    assert told.quotas == (QuotaViolation("generaterequestspermodelperday", 250, "gemini-3.1-pro"),)
-    assert (told.bucket, told.limits) == ("gemini-3.1-pro", Limits(rpd=250))
+    parsed = parse(over(message))
+    assert parsed.quotas == (
+        QuotaViolation("generaterequestspermodelperday", 250, "gemini-3.1-pro"),
+    )
+    assert (parsed.bucket, parsed.limits) == ("gemini-3.1-pro", Limits(rpd=250))
     assert of(violation(g.FREE_RPM, "5"), message=message).bucket == "gemini-2.5-flash"
 
 
 def test_line_without_a_model() -> None:
-    """The form of 2025 has no bucket in its line, and none is made up."""
-    told = tell(over("Quota exceeded for metric: a.com/free_tier_requests, limit: 0\nPlease"))
-    assert told.quotas == (QuotaViolation("freetierrequests", 0, None),)
-    assert told.bucket is None
+    """The form of 2025 has no bucket in its line, and none is invented."""
+    parsed = parse(over("Quota exceeded for metric: a.com/free_tier_requests, limit: 0\nPlease"))
+    assert parsed.quotas == (QuotaViolation("freetierrequests", 0, None),)
+    assert parsed.bucket is None
 
 
 def test_old_form_is_read() -> None:
     """The ErrorInfo of 2025 names its quota in the metadata."""
-    assert tell(g.OLD_FORM).quotas == (
+    assert parse(g.OLD_FORM).quotas == (
         QuotaViolation("generatecontentrequestsperminuteperprojectperregion", 60),
     )
 
@@ -234,18 +236,18 @@ def test_bucket_comes_from_the_dimensions(dimensions: Any, bucket: str | None) -
     assert of({"quotaId": g.FREE_RPM, "quotaDimensions": dimensions}).bucket == bucket
 
 
-def test_words_are_gathered() -> None:
-    """Reasons, status and Interactions' codes are one set of words."""
+def test_reasons_are_collected() -> None:
+    """Reasons, status and Interactions' codes are one set."""
     body = rest(403, "PERMISSION_DENIED", "?", reason("A_REASON"), {"reason": 5}, reason("B"))
-    assert tell(body).reasons == {"PERMISSION_DENIED", "A_REASON", "B"}
-    assert tell(g.interactions("quota_exceeded", "?")).reasons == {"QUOTA_EXCEEDED"}
+    assert parse(body).reasons == {"PERMISSION_DENIED", "A_REASON", "B"}
+    assert parse(g.interactions("quota_exceeded", "?")).reasons == {"QUOTA_EXCEEDED"}
 
 
-def test_odd_details_are_passed_over() -> None:
-    """What is no object where one should be is not looked at."""
+def test_malformed_details_are_ignored() -> None:
+    """A value that is no object where one should be is ignored."""
     body = {"error": {"details": [3, None, {"violations": [4, {"quotaId": 5}]}, {"metadata": 1}]}}
-    assert tell(body).quotas == ()
-    assert tell({"error": {"details": {"reason": "X"}}}).reasons == frozenset()
+    assert parse(body).quotas == ()
+    assert parse({"error": {"details": {"reason": "X"}}}).reasons == frozenset()
 
 
 SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
@@ -269,13 +271,13 @@ SHAPES: list[tuple[Any, tuple[bool, bool]]] = [
 
 
 @pytest.mark.parametrize(("body", "shape"), SHAPES)
-def test_googles_shape_is_told_from_others(body: object, shape: tuple[bool, bool]) -> None:
-    """A number or one of Google's words as code, a message, and for certainty a status or type."""
-    told = tell(body, 401)
-    assert (told.has_google_shape, told.is_google_error) == shape
+def test_googles_shape_is_recognized(body: object, shape: tuple[bool, bool]) -> None:
+    """A number or a status of Google's as code, a message, and for certainty a status or type."""
+    parsed = parse(body, 401)
+    assert (parsed.has_google_shape, parsed.is_google_error) == shape
 
 
 def test_the_text_of_a_websockets_close_is_googles() -> None:
-    """It has no body; Live tells by text alone that a key is not valid."""
-    told = tell(g.NOT_VALID, 1007)
-    assert (told.has_google_shape, told.is_google_error) == (True, True)
+    """It has no body; Live reports by text alone that a key is invalid."""
+    parsed = parse(g.NOT_VALID, 1007)
+    assert (parsed.has_google_shape, parsed.is_google_error) == (True, True)

@@ -1,4 +1,4 @@
-"""Until when a failure lasts, and whether waiting for that time can help."""
+"""The end of a failure, and whether waiting for it helps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PACIFIC = ZoneInfo("America/Los_Angeles")
 
 
 def at(*parts: int) -> float:
-    """Tell a wall-clock time of Los Angeles as epoch seconds."""
+    """Return a wall-clock time in the Pacific time zone as epoch seconds."""
     return datetime(*parts, tzinfo=PACIFIC).timestamp()  # type: ignore[misc,arg-type]
 
 
 def over_quota(quota_id: str, retry: str | None = None, now: float = NOW) -> Verdict:
-    """Judge a 429 of one quota, with or without a RetryInfo."""
+    """Classify a 429 of one quota, with or without a RetryInfo."""
     details = [quota_failure(violation(quota_id, "250000"))]
     details += [delay(retry)] if retry else []
     return classify(FailureFacts(429, over("?", *details)), CALL, now)
@@ -38,20 +38,18 @@ def over_quota(quota_id: str, retry: str | None = None, now: float = NOW) -> Ver
     ],
     ids=["winter", "23 hours", "25 hours", "new year"],
 )
-def test_day_ends_at_midnight_in_los_angeles(
-    now: tuple[int, ...], midnight: tuple[int, ...]
-) -> None:
-    """A spent day lasts to the local midnight, when the clocks change too."""
+def test_day_ends_at_midnight_pacific_time(now: tuple[int, ...], midnight: tuple[int, ...]) -> None:
+    """An exhausted day ends at local midnight, when the clocks change too."""
     assert over_quota(g.FREE_RPD, "2s", at(*now)).until == at(*midnight)
 
 
 def test_day_believes_only_a_long_delay() -> None:
-    """RetryInfo of more than 300 s is a paid day's true one; up to that it misleads."""
+    """RetryInfo of more than 300 s is a paid day's true one; a shorter one misleads."""
     assert over_quota(g.FREE_RPD, "301s").until == NOW + 301
     assert over_quota(g.FREE_RPD, "300s").until == at(2026, 11, 25)
 
 
-def test_nobody_waits_for_a_day() -> None:
+def test_a_day_is_not_waited_for() -> None:
     """A day is not waited for, not even in its last minute."""
     verdict = over_quota(g.FREE_RPD, now=at(2026, 11, 24, 23, 59, 30))
     assert (verdict.has_known_end, verdict.may_wait) == (True, False)
@@ -59,12 +57,12 @@ def test_nobody_waits_for_a_day() -> None:
 
 @pytest.mark.parametrize(("retry", "wait"), [("300s", True), ("301s", False)])
 def test_long_delay_is_not_waited_for(retry: str, wait: bool) -> None:
-    """A named time beyond 300 s is no pace to wait for."""
+    """A named delay beyond 300 s is too long to wait for."""
     assert over_quota(g.FREE_RPM, retry).may_wait is wait
 
 
-def test_retry_after_stands_in_for_retry_info() -> None:
-    """The header names the time where the body names none."""
+def test_retry_after_replaces_missing_retry_info() -> None:
+    """The header has the delay where the body has none."""
     body = over("?", quota_failure(violation(g.FREE_RPM, "5")))
     assert classify(FailureFacts(429, body, "11"), CALL, NOW).until == NOW + 11
     bare = classify(FailureFacts(429, g.EXHAUSTED, "11"), CALL, NOW)
@@ -91,14 +89,14 @@ def test_tokens_do_not_matter_to_a_limit_of_requests() -> None:
     assert over_quota(g.FREE_RPM, "9s").may_wait is True
 
 
-def test_a_limit_of_zero_is_not_outgrown() -> None:
-    """It says that the model is not offered, whatever the request's size."""
+def test_a_limit_of_zero_is_not_exceeded_by_size() -> None:
+    """It means that the model is not offered, whatever the request's size."""
     verdict = classify(FailureFacts(429, g.LIMIT_ZERO), CALL, NOW)
     assert (verdict.failure, verdict.exceeds_limit) == ("limit_zero", False)
 
 
 def test_spending_cap_ends_with_its_month() -> None:
-    """A cap is looked at again within the hour, sooner where its month ends sooner."""
+    """A cap is retried within the hour, sooner where its month ends sooner."""
     body = over("Your project has exceeded its monthly spending cap.")
     late = at(2026, 11, 30, 23, 50)
     assert classify(FailureFacts(429, body), CALL, late).until == at(2026, 12, 1)
@@ -106,7 +104,7 @@ def test_spending_cap_ends_with_its_month() -> None:
 
 
 def test_batch_quota_keeps_a_named_time() -> None:
-    """A batch's own quota rests one method until the time named, or nobody knows."""
+    """A batch's own quota cools one method down until the named time, or with backoff."""
     assert over_quota("BatchEnqueuedTokensPerModel", "60s").until == NOW + 60
     assert over_quota("BatchEnqueuedTokensPerModel").until is None
 
@@ -114,10 +112,10 @@ def test_batch_quota_keeps_a_named_time() -> None:
 @pytest.mark.parametrize(
     ("tokens", "is_minute_quota", "delay_s"), [(250_000, True, 9.0), (250_001, False, 9.0)]
 )
-def test_a_full_minute_tells_the_time_that_the_server_named(
+def test_a_full_minute_has_the_time_that_the_server_named(
     tokens: int, is_minute_quota: bool, delay_s: float
 ) -> None:
-    """How a minute is counted follows from it, but not from a request that never fits."""
+    """It shows how a minute is counted, but not for a request that never fits."""
     body = over("?", quota_failure(violation(g.FREE_TPM, "250000")), delay("9s"))
     verdict = classify(FailureFacts(429, body), CALL._replace(tokens=tokens), NOW)
     assert (verdict.is_minute_quota, verdict.retry_delay_s) == (is_minute_quota, delay_s)
@@ -137,7 +135,7 @@ def test_a_full_minute_tells_the_time_that_the_server_named(
 def test_a_day_is_the_one_in_which_the_request_was_sent(
     sent: tuple[int, ...] | None, now: tuple[int, ...], until: tuple[int, ...] | None
 ) -> None:
-    """Around midnight it is the day that has ended: the key backs off, and is not waited for."""
+    """Around midnight it is the past day: the key backs off, and is not waited for."""
     body = over("?", quota_failure(violation(g.FREE_RPD, "20")), delay("80000s"))
     sent_at = at(*sent) if sent is not None else None
     verdict = classify(FailureFacts(429, body), CALL, at(*now), sent_at)

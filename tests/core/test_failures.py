@@ -1,4 +1,4 @@
-"""The failure table: each row of GEMINI.md A13 and each real body gets the verdict it should."""
+"""The failure table: each row of GEMINI.md A13 and each real body gets its verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keyrot_middleware.core.model import NO_LIMITS, CallInfo, Scope, Verdict
 PINNED = CallInfo(
     "gemini-2.5-flash", "generateContent", bound_to_owner=True, resources=("files/a",)
 )
-# Where the HTTP code tells nothing, as in a stream, the body does:
+# Where the HTTP code has no meaning, as in a stream, the body decides:
 # (what, HTTP code, body, class, code of the verdict, fields).
 STREAMED: list[tuple[str, int | None, Any, str, int | None, dict[str, Any]]] = [
     ("overloaded", None, g.OVERLOADED, "overloaded", 503, want.RETRY),
@@ -57,15 +57,15 @@ ROWS = [
 ] + [pytest.param(*row[1:], id=f"stream {row[0]}") for row in STREAMED]
 
 
-@pytest.mark.parametrize(("code", "body", "failure", "told", "fields"), ROWS)
+@pytest.mark.parametrize(("code", "body", "failure", "verdict_code", "fields"), ROWS)
 def test_body_gets_its_verdict(
-    code: int | None, body: Any, failure: str, told: int | None, fields: dict[str, Any]
+    code: int | None, body: Any, failure: str, verdict_code: int | None, fields: dict[str, Any]
 ) -> None:
     """Each failure that Google is known for has its class, scope, end and consequence."""
     got = classify(FailureFacts(code, body), CALL, NOW)
-    # Held by test_failure_bodies.py, and test_failure_times.py.
+    # Covered by test_failure_bodies.py, and test_failure_times.py.
     quotas = {"bucket": got.bucket, "learned": got.learned, "retry_delay_s": got.retry_delay_s}
-    expected = Verdict(failure, told, **{**quotas, **fields})
+    expected = Verdict(failure, verdict_code, **{**quotas, **fields})
     assert got == expected
 
 
@@ -78,8 +78,8 @@ TRANSPORT = [
 
 
 @pytest.mark.parametrize(("transport", "verdict"), TRANSPORT, ids=[row[0] for row in TRANSPORT])
-def test_transport_error_blames_nobody(transport: Any, verdict: Verdict) -> None:
-    """A lost connection is retried, a deadline is the caller's, and neither blames a key."""
+def test_transport_error_penalizes_no_key(transport: Any, verdict: Verdict) -> None:
+    """A lost connection is retried, a deadline is the caller's, and neither penalizes a key."""
     assert classify(FailureFacts(transport=transport), CALL, NOW) == verdict
 
 
@@ -91,21 +91,21 @@ def test_every_row_is_reached() -> None:
 
 
 def test_rows_have_names_of_their_own() -> None:
-    """A name stands for one row, and the last row takes whatever is left."""
+    """A name belongs to one row, and the last row matches everything."""
     names = [rule.name for rule in RULES]
     assert len(names) == len(set(names))
     assert names[-1] == "unknown"
 
 
-def test_who_blames_nobody_takes_no_key_out_of_service() -> None:
-    """A row without a scope has no end, and a row never both retries and blames."""
+def test_a_row_without_a_scope_blocks_no_key() -> None:
+    """A row without a scope has no end, and no row both retries and penalizes."""
     for rule in RULES:
         assert rule.scope is not Scope.NONE or rule.until.__name__ == "until_backoff"
         assert not (rule.retry and (rule.rotate or rule.scope is not Scope.NONE))
 
 
-def test_stored_things_are_not_a_denied_model() -> None:
-    """The same words about a call that names a stored thing say nothing of the model."""
+def test_a_denied_resource_is_not_a_denied_model() -> None:
+    """The same text about a call that names a stored resource is no evidence about the model."""
     facts = FailureFacts(403, denied("The caller does not have permission"))
     nameless = CallInfo("", "get")
     assert [classify(facts, info, NOW).failure for info in (CALL, PINNED, nameless)] == [
@@ -127,8 +127,8 @@ ECHOES = [
 
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("code", [400, 403, 404])
-def test_quoted_request_blames_no_key(code: int, echo: str) -> None:
-    """A request's own words, quoted by Google after words of its own, steer nothing."""
+def test_quoted_request_penalizes_no_key(code: int, echo: str) -> None:
+    """A request's own text, quoted in Google's message, has no effect."""
     body = rest(code, "INVALID_ARGUMENT", f"Invalid value at 'contents': \"{echo}\"")
     got = classify(FailureFacts(code, body), CALL, NOW)
     assert (got.scope, got.rotate, got.until) == (Scope.NONE, False, None)
@@ -144,10 +144,10 @@ def test_quoted_request_blames_no_key(code: int, echo: str) -> None:
         ("countTokens", g.INVALID, Scope.KEY),
     ],
 )
-def test_an_unmetered_call_tells_nothing_of_a_model(verb: str, body: Any, scope: Scope) -> None:
-    """Its own method rests, a plain verb not even that; another key may serve, nothing is learned.
+def test_an_unmetered_call_is_no_evidence_about_a_model(verb: str, body: Any, scope: Scope) -> None:
+    """Its own method cools down, a plain verb not even that; another key may serve.
 
-    That the key itself is bad it tells as any other call does.
+    An invalid key is recognized as in any other call.
     """
     info = CallInfo("gemini-2.5-flash", verb, counts_in_quota=False)
     code = 400 if body is g.INVALID else 429
@@ -156,8 +156,8 @@ def test_an_unmetered_call_tells_nothing_of_a_model(verb: str, body: Any, scope:
     assert (verdict.bucket, verdict.learned) == (None, NO_LIMITS)
 
 
-def test_a_withdrawn_model_does_not_rest_counting() -> None:
-    """Another key counts for it, and this one for other models."""
+def test_a_withdrawn_model_does_not_cool_counting_down() -> None:
+    """Another key counts for it, and this key serves other models."""
     info = CallInfo("gemini-2.0-flash", "countTokens", counts_in_quota=False)
     text = "This model models/x is no longer available to new users."
     verdict = classify(FailureFacts(404, g.rest(404, "NOT_FOUND", text)), info, NOW)
@@ -169,7 +169,7 @@ def test_a_withdrawn_model_does_not_rest_counting() -> None:
 
 
 def test_describe_names_class_and_code() -> None:
-    """A failure's short text has its class, and its code where it has one."""
+    """A failure's short text has its class, and its code if there is one."""
     assert describe(classify(FailureFacts(429, g.FREE_MINUTE), CALL, NOW)) == "quota_minute (429)"
     assert describe(classify(FailureFacts(400, g.INVALID), CALL, NOW)) == "key_invalid (400)"
     assert describe(classify(FailureFacts(transport="reset"), CALL, NOW)) == "reset"
@@ -191,11 +191,11 @@ SIGNALS = {word for rule in RULES for word in rule.reasons}
 SIGNALS |= {"AUTHENTICATION", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "TOO_MANY_REQUESTS"}
 
 
-def _spoken(body: object) -> str:
-    """Collect every text in a body, to look for signals in."""
+def _texts_of(body: object) -> str:
+    """Collect every text in a body, to search it for signals."""
     if isinstance(body, dict):
-        return " ".join(_spoken(part) for pair in body.items() for part in pair)
-    return " ".join(map(_spoken, body)) if isinstance(body, list) else str(body)
+        return " ".join(_texts_of(part) for pair in body.items() for part in pair)
+    return " ".join(map(_texts_of, body)) if isinstance(body, list) else str(body)
 
 
 @given(
@@ -204,15 +204,15 @@ def _spoken(body: object) -> str:
     retry_after=st.none() | st.text(),
     tokens=st.integers(0, 10**9),
 )
-def test_strange_body_never_raises_nor_blames(
+def test_unknown_body_never_raises_nor_penalizes(
     body: Any, code: int | None, retry_after: str | None, tokens: int
 ) -> None:
-    """Whatever comes back, there is a verdict, and it blames nobody without a known signal."""
+    """Whatever comes back, there is a verdict, and it penalizes no key without a known signal."""
     info = CallInfo("m", "generateContent", tokens=tokens)
     got = classify(FailureFacts(code, body, retry_after), info, NOW)
     blamed = got.scope is not Scope.NONE or got.rotate
-    words = _spoken(body).upper()
-    known = any(str(sign) in words for sign in BLAMING_CODES | SIGNALS)
+    text = _texts_of(body).upper()
+    known = any(str(sign) in text for sign in BLAMING_CODES | SIGNALS)
     assert not blamed or code in BLAMING_CODES or known
     assert got.until is None or got.until == inf or (isfinite(got.until) and got.until >= NOW)
 

@@ -1,4 +1,4 @@
-"""The page about failures says what the table does, row by row."""
+"""The page about failures agrees with the table, row by row."""
 
 from __future__ import annotations
 
@@ -56,27 +56,27 @@ def _does(rule: Rule) -> str:
     return "tries another key, at most five" if rule.max_rotations == 5 else "tries another key"
 
 
-def test_rows_stand_in_the_order_of_the_table() -> None:
-    """Every row's name is on the page, and in the order in which they are tested."""
+def test_rows_are_in_the_order_of_the_table() -> None:
+    """Every row's name is on the page, in the order in which rows are matched."""
     assert list(_rows()) == [rule.name for rule in RULES]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_row_says_what_the_rule_does(rule: Rule) -> None:
-    """Whose fault, until when and what the call does are those of the table."""
+def test_row_describes_the_rule(rule: Rule) -> None:
+    """Scope, end and consequence are those of the table."""
     _, signal, scope, end, does, _ = _rows()[rule.name]
     assert (scope, end) == (SCOPES[rule.scope], _end(rule))
     assert does.startswith(_does(rule))
-    assert all(word in signal or word.lower() in signal for word in _said_words(rule))
+    assert all(word in signal or word.lower() in signal for word in _documented_reasons(rule))
 
 
-def _said_words(rule: Rule) -> set[str]:
-    """Give the reasons that the page spells out; restricted keys share one row's prefix."""
+def _documented_reasons(rule: Rule) -> set[str]:
+    """Return the reasons that the page names; restricted keys share one row's prefix."""
     return set() if rule.name == "key_restricted" else set(rule.reasons)
 
 
 def test_every_source_is_an_address() -> None:
-    """Each mark of a source has its address at the foot of the page, and none is left over."""
+    """Each source mark has its address at the foot of the page, and none is unused."""
     text = PAGE.read_text("utf-8")
     marks = {m for row in _rows().values() for m in re.findall(r"\[(\w+)\]", row[-1])}
     assert marks == set(re.findall(r"^\[(\w+)\]: https://\S+$", text, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""A failure that nobody foresaw gets a verdict: classify() neither raises nor gives NaN."""
+"""An unforeseen failure gets a verdict: classify() neither raises nor returns NaN."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HEADERS = [
 
 @pytest.mark.parametrize(("header", "expected"), HEADERS, ids=[ascii(h) for h, _ in HEADERS])
 def test_retry_after_is_a_time_or_ignored(header: Any, expected: float | None) -> None:
-    """Whatever a server writes there, it is read as it was meant, or not at all."""
+    """Any text in the header is read as it was meant, or not at all."""
     assert parse_error(429, None, header, NOW).retry_delay_s == expected
 
 
@@ -73,8 +73,8 @@ BODIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-def test_an_odd_body_gets_a_verdict(body: Any) -> None:
-    """Values of the wrong kind or size are passed over."""
+def test_an_unusual_body_gets_a_verdict(body: Any) -> None:
+    """Values of the wrong kind or size are ignored."""
     for code in (429, 400, 503, 200, None):
         _is_sane(classify(FailureFacts(code, body), CALL, NOW))
 
@@ -82,7 +82,7 @@ def test_an_odd_body_gets_a_verdict(body: Any) -> None:
 @pytest.mark.parametrize(
     "code", ["too_many_requests", "429", nan, inf, 429.5, True, -1, 10**40, []]
 )
-def test_an_odd_code_gets_a_verdict(code: Any) -> None:
+def test_an_unusual_code_gets_a_verdict(code: Any) -> None:
     """The SDK takes the code from the body where it has no other, and it may be a word."""
     _is_sane(classify(FailureFacts(code, {"error": {"code": code, "message": "?"}}), CALL, NOW))
 

@@ -1,4 +1,4 @@
-"""Walking the pool: a failed key is excluded, a healthy one is used at once."""
+"""Walking the pool: a failed key is excluded, an available one is used at once."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from keyrot_middleware.core.model import Limits, Usage
 from keyrot_middleware.runtime import sync
 
 
-def test_a_spent_an_invalid_and_a_good_key_serve_60_calls() -> None:
-    """A 429, B invalid, C good: 1, 1 and 60 requests, none failed, and nobody sleeps."""
+def test_an_exhausted_an_invalid_and_a_good_key_serve_60_calls() -> None:
+    """A 429, B invalid, C good: 1, 1 and 60 requests, none failed, and no call sleeps."""
     rig = three()
     rig.will("a", minute("30s"))
     rig.will("b", invalid())
@@ -37,15 +37,15 @@ def test_a_spent_an_invalid_and_a_good_key_serve_60_calls() -> None:
 
 @pytest.mark.parametrize("fault", [minute, day, capacity, invalid, denied, blocked])
 def test_a_failed_key_is_excluded_and_a_healthy_one_used_without_sleeping(fault: Any) -> None:
-    """Whatever blames a key sends the call on at once, with another key."""
+    """Every failure of a key makes the call continue at once, with another key."""
     rig = three()
     rig.will("a", fault())
     assert rig.call() == "answer"
     assert (rig.sent, rig.slept) == (["a", "b"], [])
 
 
-def test_220_dead_keys_are_asked_once_each() -> None:
-    """The pool forgets nothing: however many keys are dead, each costs one request in all."""
+def test_220_dead_keys_are_tried_once_each() -> None:
+    """However many keys are dead, each costs one request in all."""
     rig = Rig(*(key(f"dead{number}") for number in range(220)), key("good"))
     for number in range(220):
         rig.will(f"dead{number}", invalid(), invalid())
@@ -62,8 +62,8 @@ def test_220_dead_keys_are_asked_once_each() -> None:
     assert rig.sent == ["good"]
 
 
-def test_a_call_does_not_pass_by_keys_that_are_known_to_rest() -> None:
-    """A shortlist that was refused whole is not offered by the next call: cost does not grow."""
+def test_a_call_skips_keys_that_are_known_to_cool_down() -> None:
+    """Candidates that were all refused are skipped by the next call: cost does not grow."""
     rig = Rig(*(key(f"k{number}", Limits(rpd=1)) for number in range(200)), strategy="fill")
     for _ in range(190):
         rig.call()
@@ -73,8 +73,8 @@ def test_a_call_does_not_pass_by_keys_that_are_known_to_rest() -> None:
     assert sum(len(tape.of(Acquire)) for tape in tapes) <= 4
 
 
-def test_each_key_is_walked_once_and_the_last_error_comes_out() -> None:
-    """When all fail without a known time, the SDK's last exception is the caller's."""
+def test_each_key_is_tried_once_and_the_last_error_is_raised() -> None:
+    """When all fail without a known time, the SDK's last exception is raised."""
     rig = three()
     replies = [invalid(), capacity(), denied()]
     for key_id, reply in zip("abc", replies, strict=True):
@@ -83,8 +83,8 @@ def test_each_key_is_walked_once_and_the_last_error_comes_out() -> None:
     assert (rig.sent, rig.slept) == (["a", "b", "c"], [])
 
 
-def test_capacity_is_not_sprayed_over_a_large_pool() -> None:
-    """A 429 without a quota is probably the model's: six keys are asked, not twenty."""
+def test_a_capacity_error_is_not_tried_with_every_key() -> None:
+    """A 429 without a quota is probably the model's: six keys are tried, not twenty."""
     rig = Rig(*(key(f"k{number}") for number in range(20)), strategy="fill")
     for number in range(20):
         rig.will(f"k{number}", capacity())
@@ -92,8 +92,8 @@ def test_capacity_is_not_sprayed_over_a_large_pool() -> None:
     assert rig.sent == [f"k{number}" for number in range(6)]
 
 
-def test_a_refused_place_asks_one_key_of_another_tier() -> None:
-    """Where the free tier is not offered only a paid key can help, and one says it all."""
+def test_an_unsupported_region_tries_one_key_of_another_tier() -> None:
+    """Where the free tier is not offered only a paid key can help; one refusal is enough."""
     rig = Rig(
         *(key(f"free{number}", tier="free") for number in range(3)),
         *(key(f"paid{number}", tier="paid", priority=1) for number in range(3)),
@@ -109,7 +109,7 @@ def test_a_refused_place_asks_one_key_of_another_tier() -> None:
 
 @pytest.mark.parametrize("tier", ["free", None])
 def test_a_request_larger_than_the_limit_is_tried_with_two_keys_of_a_tier(tier: str | None) -> None:
-    """Our count is an estimate, so a second key is asked; then only another tier can help."""
+    """Our count is an estimate, so a second key is tried; then only another tier can help."""
     free, paid = (key(f"f{number}", tier=tier) for number in range(6)), key("paid", tier="paid")
     rig = Rig(*free, paid, strategy="fill")
     for number in range(6):
@@ -121,8 +121,8 @@ def test_a_request_larger_than_the_limit_is_tried_with_two_keys_of_a_tier(tier: 
     assert rig.sent[-1] == "f2", "the others of the tier do not rest"
 
 
-def test_a_request_that_only_one_key_says_is_too_large_goes_on() -> None:
-    """The second key of the tier serves, or has no room just now: then the third is asked."""
+def test_a_request_that_is_too_large_for_one_key_only_is_tried_again() -> None:
+    """The second key of the tier serves, or has no room just now: then the third is tried."""
     rig = Rig(*(key(f"f{number}", tier="free") for number in range(4)), strategy="fill")
     rig.will("f0", exceeds_limit())
     rig.will("f1", minute("9s"))
@@ -131,7 +131,7 @@ def test_a_request_that_only_one_key_says_is_too_large_goes_on() -> None:
 
 
 def test_a_replaced_secret_is_used_at_once_but_only_once() -> None:
-    """A retired key whose value was replaced serves the same call; a second bad value does not."""
+    """A rejected key whose value was replaced serves the same call; a second bad value does not."""
     rig = three()
 
     def replaced() -> Any:
@@ -146,8 +146,8 @@ def test_a_replaced_secret_is_used_at_once_but_only_once() -> None:
     assert rig.sent[2:] == ["a", "a", "b"]
 
 
-def test_a_key_is_looked_up_again_only_when_it_is_retired_for_good() -> None:
-    """A spent minute or a project closed for a day is no reason to ask the secret store."""
+def test_a_key_is_looked_up_again_only_when_it_is_rejected() -> None:
+    """An exhausted minute or a project closed for a day is no reason to query the secret store."""
     rig = three(max_wait_s=0)
     rig.will("a", minute())
     rig.will("b", denied())
@@ -162,20 +162,20 @@ def test_a_key_is_looked_up_again_only_when_it_is_retired_for_good() -> None:
 
 
 def test_a_call_waits_for_a_secret_store_only_when_no_other_key_can_serve() -> None:
-    """Refused keys are only asked for while others are free; then each is waited for once."""
+    """Rejected keys are only looked up while others are available; then each is waited for once."""
     rig = three(max_wait_s=0)
     for key_id in "abc":
         rig.will(key_id, invalid())
     tape = rig.flow()
     with pytest.raises(Exception, match="API key not valid"):
         sync.run(tape, sync.SyncDriver(rig.pool, INFO, rig.send))  # type: ignore[arg-type]
-    asked = [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)]
-    assert asked[:3] == [("a", False), ("b", False), ("c", False)]
-    assert sorted(asked[3:]) == [("a", True), ("b", True), ("c", True)]
+    refreshed = [(refresh.key_id, refresh.wait) for refresh in tape.of(Refresh)]
+    assert refreshed[:3] == [("a", False), ("b", False), ("c", False)]
+    assert sorted(refreshed[3:]) == [("a", True), ("b", True), ("c", True)]
 
 
-def test_a_value_that_came_late_serves_the_call_that_nothing_else_can() -> None:
-    """Two keys are refused; the first one's new value is there when the second fails."""
+def test_a_late_value_serves_the_call_that_no_other_key_can() -> None:
+    """Two keys are rejected; the first one's new value has arrived when the second fails."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
 
     def replaced() -> Any:
@@ -188,8 +188,8 @@ def test_a_value_that_came_late_serves_the_call_that_nothing_else_can() -> None:
     assert rig.sent == ["a", "b", "a"]
 
 
-def test_a_key_of_a_learned_bucket_rests_for_all_of_its_names() -> None:
-    """Google counts a `-latest` name with its model: both rest after either's 429."""
+def test_a_key_of_a_learned_bucket_cools_down_for_all_of_its_names() -> None:
+    """Google counts a `-latest` name with its model: both cool down after either's 429."""
     rig = Rig(key("a"), max_wait_s=0)
     latest = INFO._replace(model="gemini-flash-latest")
     rig.will("a", minute("20s", model=INFO.model))
@@ -204,7 +204,7 @@ def test_a_key_of_a_learned_bucket_rests_for_all_of_its_names() -> None:
     assert rig.call(INFO) == "answer"
 
 
-def test_a_place_that_was_not_used_is_taken_at_once() -> None:
+def test_an_unused_reservation_is_available_at_once() -> None:
     """Another call found the minute full; then the request in it was not sent after all."""
     rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
 
@@ -217,8 +217,8 @@ def test_a_place_that_was_not_used_is_taken_at_once() -> None:
     assert rig.sent == ["a", "a"]
 
 
-def test_a_relieved_window_is_used_before_its_minute_ends() -> None:
-    """What a response gave back of its reservation serves the next call at once."""
+def test_a_released_window_is_used_before_its_minute_ends() -> None:
+    """The part of a reservation that a response released serves the next call at once."""
     rig = Rig(key("a", Limits(tpm=1_000)), max_wait_s=0)
     large = INFO._replace(tokens=900, estimate=900)
 

@@ -1,4 +1,4 @@
-"""What comes out of a call, and what the state and the caller learn of it."""
+"""The result of a call, and what the state and the caller learn from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from keyrot_middleware.runtime import sync
 @pytest.mark.parametrize(
     "fault", [bad, lambda: failure(404), lambda: lost("timeout"), lambda: lost("other")]
 )
-def test_a_bad_request_is_sent_once_and_blames_nobody(fault: Any) -> None:
+def test_a_bad_request_is_sent_once_and_penalizes_no_key(fault: Any) -> None:
     """The request's own failure, or the caller's deadline, is raised at once."""
     rig = three()
     reply = fault()
@@ -35,8 +35,8 @@ def test_a_bad_request_is_sent_once_and_blames_nobody(fault: Any) -> None:
     assert (rig.sent, rig.slept) == (["a", "a"], [])
 
 
-def test_the_exception_tells_every_attempt() -> None:
-    """Notes say which key failed how and until when it rests; a bad request says it too."""
+def test_the_exception_lists_every_attempt() -> None:
+    """Notes list which key failed how and until when it cools down; a bad request has them too."""
     rig = three(max_wait_s=0)
     rig.will("a", minute("20s"))
     rig.will("b", invalid())
@@ -53,7 +53,7 @@ def test_the_exception_tells_every_attempt() -> None:
 
 
 def test_a_hint_is_part_of_the_note_of_a_rejection() -> None:
-    """Of a failure that rejects no key it says nothing."""
+    """A failure that rejects no key has no hint."""
     rejected = FailedAttempt("k", Verdict("key_invalid", 400, rejected=True), 1e9)
     assert attempt_note(1, rejected, "Standard keys are over.").endswith(
         "Z. Standard keys are over."
@@ -63,8 +63,8 @@ def test_a_hint_is_part_of_the_note_of_a_rejection() -> None:
     )
 
 
-def test_nothing_to_send_with_is_told_with_a_reason_per_key() -> None:
-    """No key is free and none will be soon: nothing is sent, and each key's reason is told."""
+def test_without_an_available_key_the_error_has_a_reason_per_key() -> None:
+    """No key is available soon: nothing is sent, and the error has each key's reason."""
     rig = three(max_wait_s=10)
     rig.will("a", minute("20s"))
     rig.will("b", invalid())
@@ -84,15 +84,15 @@ def test_nothing_to_send_with_is_told_with_a_reason_per_key() -> None:
     assert rig.sent == []
 
 
-def test_a_pool_without_a_key_to_offer_never_comes_back() -> None:
-    """A stored thing with neither owner nor home key cannot be asked for."""
+def test_a_pool_without_a_candidate_has_no_retry_time() -> None:
+    """A stored resource with neither owner nor home key cannot be requested."""
     error = three().failing(INFO._replace(bound_to_owner=True, resources=("files/a",)))
     assert isinstance(error, Exhausted)
     assert error.unavailable.retry_at == inf
 
 
-def test_true_tokens_teach_the_scale() -> None:
-    """What a response counted is what the next estimate is scaled with."""
+def test_true_tokens_adjust_the_scale() -> None:
+    """The tokens of a response scale the next estimate."""
     rig = three()
     rig.will("a", Done("answer", Usage(input_tokens=30)))
     rig.call()
@@ -100,7 +100,7 @@ def test_true_tokens_teach_the_scale() -> None:
 
 
 def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
-    """The state and the telemetry learn what failed; a success carries its usage and names."""
+    """The state and the telemetry get the failure; a success carries its usage and names."""
     rig = three()
     reply = minute()
     rig.will("a", reply)

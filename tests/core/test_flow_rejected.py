@@ -1,4 +1,4 @@
-"""A call that finds every key rejected: the values are looked up before it gives up."""
+"""A call that finds every key rejected: the values are looked up before it fails."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def _rejected(*key_ids: str) -> Rig:
     return rig
 
 
-def test_a_value_that_any_store_has_by_now_is_sent() -> None:
-    """Of all keys, not only of the one that was rejected last."""
+def test_a_new_value_in_any_store_is_sent() -> None:
+    """All keys are looked up, not only the one that was rejected last."""
     rig = _rejected("a", "b")
     rig.store.values["a"] += "x"
     assert rig.call() == "answer"
     assert rig.sent == ["a", "b", "a"]
 
 
-async def test_a_task_finds_it_too() -> None:
-    """The look-up is done in a thread, and awaited."""
+async def test_a_task_finds_a_new_value_too() -> None:
+    """The look-up runs in a thread, and is awaited."""
     rig = _rejected("a", "b")
     rig.store.values["b"] += "x"
     assert await rig.acall() == "answer"
@@ -33,7 +33,7 @@ async def test_a_task_finds_it_too() -> None:
 
 
 def test_without_another_value_the_call_fails_after_one_look_up() -> None:
-    """It says so at once, and the next call asks no store for a while."""
+    """It is raised at once, and the next call queries no store for a while."""
     rig = _rejected("a", "b")
     assert isinstance(rig.failing(), Exhausted)
     lookups = rig.store.lookups
@@ -41,8 +41,8 @@ def test_without_another_value_the_call_fails_after_one_look_up() -> None:
     assert (rig.sent, rig.store.lookups) == (["a", "b"], lookups)
 
 
-def test_a_look_up_in_vain_that_says_otherwise_is_not_repeated() -> None:
-    """A new value that is rejected as well does not keep a call asking."""
+def test_a_look_up_that_finds_another_bad_value_is_not_repeated() -> None:
+    """A new value that is rejected as well causes no further look-up."""
     rig = _rejected("a")
     rig.will("a", invalid())
     rig.store.values["a"] += "x"
@@ -50,8 +50,8 @@ def test_a_look_up_in_vain_that_says_otherwise_is_not_repeated() -> None:
     assert rig.sent == ["a", "a"]
 
 
-def test_while_a_key_will_come_back_no_store_is_asked() -> None:
-    """A minute that is full is no rejection."""
+def test_while_a_key_has_a_known_end_no_store_is_queried() -> None:
+    """A full minute is no rejection."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
     rig.will("a", invalid())
     rig.will("b", minute("20s"))

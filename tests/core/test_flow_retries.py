@@ -1,4 +1,4 @@
-"""Retrying: what is nobody's fault is sent again, within a budget of its own."""
+"""Retrying: a failure that penalizes no key is sent again, within a budget of its own."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_waiting_does_not_use_up_the_retries() -> None:
     "fault",
     [overloaded, lambda: failure(500), lambda: lost("reset"), lambda: lost("connect")],
 )
-def test_nobodys_fault_is_retried_with_a_back_off_and_blames_no_key(fault: Any) -> None:
-    """5xx and lost connections: sent again twice, longer apart, the same key as good as before."""
+def test_a_server_failure_is_retried_with_backoff_and_penalizes_no_key(fault: Any) -> None:
+    """5xx and lost connections: sent again twice, further apart, with the same key."""
     rig = three(max_retries=2)
     replies = [fault() for _ in range(3)]
     rig.will("a", *replies)
@@ -56,7 +56,7 @@ def test_nobodys_fault_is_retried_with_a_back_off_and_blames_no_key(fault: Any) 
     assert rig.sent[3:] == ["a"]
 
 
-def test_the_back_off_is_bounded() -> None:
+def test_the_backoff_is_bounded() -> None:
     """However many retries are allowed, no pause is longer than eight seconds."""
     rig = Rig(key("a"), max_retries=12)
     rig.will("a", *(overloaded() for _ in range(12)))
@@ -87,10 +87,10 @@ def test_a_deadline_of_the_server_is_retried_once() -> None:
         (INFO._replace(sdk_retries=True), overloaded, 1),
     ],
 )
-def test_what_may_do_harm_twice_or_the_sdk_repeats_is_not_retried(
+def test_non_idempotent_calls_and_calls_that_the_sdk_retries_are_not_retried(
     info: Any, fault: Any, sends: int
 ) -> None:
-    """A create is repeated only where nothing left the machine; the SDK's retries are its own."""
+    """A create is repeated only if nothing was sent; the SDK's own retries are not repeated."""
     rig = three()
     rig.will("a", *(fault() for _ in range(3)))
     rig.failing(info)
@@ -98,7 +98,7 @@ def test_what_may_do_harm_twice_or_the_sdk_repeats_is_not_retried(
 
 
 def test_a_time_that_the_server_names_is_waited_for_before_a_retry() -> None:
-    """It counts as waiting; what does not fit into that budget is not sent again at all."""
+    """It counts as waiting; a delay that does not fit into that budget ends the call."""
     later = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}
     rig = Rig(key("a"), max_retries=5, max_wait_s=10.0)
     rig.will("a", *(failure(503, "Busy.", later) for _ in range(5)))

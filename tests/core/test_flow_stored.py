@@ -1,4 +1,4 @@
-"""Stored things and streams: what binds a call to a key."""
+"""Stored resources and streams: when a call is bound to a key."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from keyrot_middleware.core.model import HOME, CallInfo, Candidate, Limits, Usag
 
 
 class TestStreams:
-    """A stream may change its key until its first chunk is here, and never after."""
+    """A stream may change its key until its first chunk has arrived, and never after."""
 
-    def test_a_stream_is_relayed_to_its_end(self) -> None:
-        """All chunks come through, and its last usage is what is booked."""
+    def test_a_stream_is_passed_on_to_its_end(self) -> None:
+        """All chunks are passed on, and the last usage is recorded."""
         rig = three()
         rig.will("a", Chunks(1, 2, 3))
         assert rig.call(STREAMED) == [1, 2, 3]
         assert rig.state.snapshot([key("a")])["a"].used[0].tokens_minute == 6
 
     def test_a_failure_before_the_first_chunk_changes_the_key(self) -> None:
-        """Nothing was shown yet, so another key may answer."""
+        """No chunk was passed on yet, so another key may answer."""
         rig = three()
         rig.will("a", minute())
         rig.will("b", Chunks("b"))
         assert rig.call(STREAMED) == ["b"]
 
     @pytest.mark.parametrize("fault", [overloaded, minute, invalid])
-    def test_a_stream_that_broke_is_never_restarted(self, fault: Any) -> None:
-        """After a chunk the SDK's error comes out, noted, with the tokens so far booked."""
+    def test_a_broken_stream_is_never_restarted(self, fault: Any) -> None:
+        """After a chunk the SDK's error is raised, with notes; the tokens so far are recorded."""
         rig, reply = three(), fault()
         rig.will("a", Chunks(1, 2, failed=reply))
         assert rig.failing(STREAMED) is reply.error
@@ -48,14 +48,14 @@ class TestStreams:
         assert rig.state.snapshot([key("a")])["a"].used[0].tokens_minute == 5
 
 
-class TestStoredThings:
-    """A call that touches stored things goes with their owner's key, or the home key."""
+class TestStoredResources:
+    """A call that names stored resources uses their owner's key, or the home key."""
 
     FILE = INFO._replace(bound_to_owner=True, resources=("files/a",))
     HOME_KEY = Candidate(f"{HOME}1234", f"{HOME}1234", f"{HOME}1234")
 
     def owned(self) -> Rig:
-        """Make a pool whose key b has made a file; c is of the same project."""
+        """Make a pool whose key b has created a file; c is of the same project."""
         rig = Rig(key("a"), key("b", project="p"), key("c", project="p"), strategy="fill")
         rig.will("a", invalid())
         rig.will("b", Done("answer", Usage(input_tokens=10), ("files/a", "continuation:t")))
@@ -72,13 +72,13 @@ class TestStoredThings:
         assert rig.sent == ["x"]
 
     def test_the_owners_key_serves(self) -> None:
-        """Whoever the home key is, the owner's key is used."""
+        """Whatever the home key is, the owner's key is used."""
         rig = self.owned()
         assert rig.call(self.FILE, self.HOME_KEY) == "answer"
         assert rig.sent == ["b"]
 
     def test_another_key_of_the_project_serves_when_the_owner_cannot(self) -> None:
-        """The project has stored it, so each of its keys may, and no other project's."""
+        """The file is the project's, so each of its keys may be used, and no other project's."""
         rig = self.owned()
         rig.will("b", invalid())
         rig.will("c", invalid())
@@ -86,7 +86,7 @@ class TestStoredThings:
         assert rig.sent == ["b", "c"]
 
     @pytest.mark.parametrize("name", ["continuation:t", "page:t"])
-    def test_hops_of_one_answer_go_with_the_very_key_of_the_first(self, name: str) -> None:
+    def test_hops_of_one_answer_use_the_key_of_the_first(self, name: str) -> None:
         """A continuation is bound to its key, not only to the project."""
         rig = self.owned()
         rig.will("b", Done("answer", Usage(), ("page:t",)))
@@ -95,8 +95,8 @@ class TestStoredThings:
         rig.failing(self.FILE._replace(resources=(name,)), self.HOME_KEY)
         assert rig.sent == ["b", "b"]
 
-    def test_what_nobody_knows_is_the_clients_own(self) -> None:
-        """Unknown things, and calls that make new ones, go with the home key."""
+    def test_an_unknown_resource_belongs_to_the_home_key(self) -> None:
+        """Unknown resources, and calls that create new ones, use the home key."""
         rig = self.owned()
         home = rig.selector.keys["c"]
         for info in (
@@ -107,7 +107,7 @@ class TestStoredThings:
         assert rig.sent == ["c", "c"]
 
     def test_another_key_of_the_home_project_serves_when_the_home_key_cannot(self) -> None:
-        """What is unknown or new is the project's too; only a continuation or page is the key's."""
+        """A new resource is the project's too; only a continuation or page is the key's."""
         rig = self.owned()
         home = rig.selector.keys["c"]
         rig.will("c", invalid())
@@ -117,7 +117,7 @@ class TestStoredThings:
         assert isinstance(rig.failing(self.FILE._replace(resources=("page:z",)), home), Exhausted)
 
     def test_an_owner_that_left_the_pool_is_replaced_by_its_project_or_the_home_key(self) -> None:
-        """The owner's key may be gone from the file: its project's keys, else the home key."""
+        """If the owner's key is gone from the file: its project's keys, otherwise the home key."""
         rig = self.owned()
         del rig.selector.keys["b"]
         rig.call(self.FILE, self.HOME_KEY)
@@ -126,8 +126,8 @@ class TestStoredThings:
         rig.call(self.FILE, self.HOME_KEY)
         assert rig.sent == ["c", self.HOME_KEY.key_id, self.HOME_KEY.key_id]
 
-    def test_a_strangers_key_is_not_managed(self) -> None:
-        """A home key that is not the pool's is never cooled or retired; its error comes out."""
+    def test_a_foreign_home_key_is_not_managed(self) -> None:
+        """A home key outside the pool is never cooled down or rejected; its error is raised."""
         rig = self.owned()
         stranger = self.HOME_KEY.key_id
         for _ in range(2):
@@ -135,8 +135,8 @@ class TestStoredThings:
             rig.failing(self.FILE._replace(resources=()), self.HOME_KEY)
         assert rig.sent == [stranger, stranger]
 
-    def test_a_pinned_call_waits_for_its_key_rather_than_take_another(self) -> None:
-        """Nobody else can serve, so a named time within the budget is waited for."""
+    def test_a_bound_call_waits_for_its_key_rather_than_use_another(self) -> None:
+        """No other key may serve, so a named time within the budget is waited for."""
         rig = self.owned()
         rig.will("b", minute("5s"))
         del rig.selector.keys["c"]
@@ -150,29 +150,29 @@ class TestStoredThings:
 
 
 class TestNewCaches:
-    """A cache is made elsewhere where its home project has no room for any."""
+    """A cache is created elsewhere if its home project has no room for any."""
 
     CACHE = CallInfo(
         MODEL, "cachedContents", bound_to_owner=True, idempotent=False, counts_in_quota=False
     )
     STRANGER = Candidate(f"{HOME}1234", f"{HOME}1234", f"{HOME}1234")
 
-    def homely(self) -> Rig:
+    def pool_without_room(self) -> Rig:
         """Make a pool whose home project, of a and b, has no room, beside two others."""
         rig = Rig(key("a", project="p"), key("b", project="p"), key("c"), key("d"), strategy="fill")
         rig.will("a", no_room())
         return rig
 
-    def test_a_new_cache_goes_on_to_the_other_projects(self) -> None:
-        """At once, in the roster's order; the next one asks the home project no more."""
-        rig = self.homely()
+    def test_a_new_cache_is_created_in_another_project(self) -> None:
+        """At once, in the selector's order; the next call skips the home project."""
+        rig = self.pool_without_room()
         rig.will("c", no_room())
         assert [rig.call(self.CACHE, rig.selector.keys["a"]) for _ in range(2)] == ["answer"] * 2
         assert (rig.sent, rig.slept) == (["a", "c", "d", "d"], [])
 
-    def test_it_is_used_where_it_was_made(self) -> None:
-        """Its owner is known, so that later calls go to that project."""
-        rig = self.homely()
+    def test_a_cache_is_used_where_it_was_created(self) -> None:
+        """Its owner is recorded, so that later calls use that project."""
+        rig = self.pool_without_room()
         rig.will("c", Done("answer", Usage(), ("cachedContents/x",)))
         rig.call(self.CACHE, rig.selector.keys["a"])
         rig.call(
@@ -181,26 +181,26 @@ class TestNewCaches:
         )
         assert rig.sent == ["a", "c", "c"]
 
-    def test_a_home_key_that_is_not_the_pools_has_no_room_either(self) -> None:
-        """It is asked each time, since a stranger is never rested, and the pool after it."""
-        rig = self.homely()
+    def test_a_foreign_home_key_without_room_is_skipped_too(self) -> None:
+        """It is tried each time, since a foreign key never cools down, and the pool after it."""
+        rig = self.pool_without_room()
         stranger = self.STRANGER.key_id
         rig.will(stranger, no_room(), no_room())
         for _ in range(2):
             rig.call(self.CACHE, self.STRANGER)
         assert rig.sent == [stranger, "a", "c", stranger, "c"]
 
-    def test_other_keys_are_asked_evenly(self) -> None:
-        """With the strategy `spread` the least used of the others goes first."""
+    def test_other_keys_are_used_evenly(self) -> None:
+        """With the strategy `spread` the least utilized of the others is first."""
         rig = Rig(key("a"), *(key(f"k{number}", Limits(rpm=9)) for number in range(3)))
         rig.will("a", no_room())
         for _ in range(3):
             rig.call(self.CACHE, rig.selector.keys["a"])
         assert sorted(rig.sent) == ["a", "k0", "k1", "k2"]
 
-    def test_where_no_project_has_room_the_last_error_comes_out(self) -> None:
-        """Then nothing is sent, and each key's reason is told."""
-        rig = self.homely()
+    def test_where_no_project_has_room_the_last_error_is_raised(self) -> None:
+        """Then nothing is sent, and each key's reason is reported."""
+        rig = self.pool_without_room()
         last = no_room()
         rig.will("c", no_room())
         rig.will("d", last)
@@ -216,16 +216,16 @@ class TestNewCaches:
         [CACHE._replace(resources=("files/a",)), CACHE._replace(verb="batchGenerateContent")],
         ids=["names a file", "is no cache"],
     )
-    def test_what_belongs_to_its_project_stays_there(self, info: CallInfo) -> None:
+    def test_a_cache_of_a_stored_file_stays_with_its_project(self, info: CallInfo) -> None:
         """Another project cannot read the file, and nothing else is moved."""
-        rig = self.homely()
+        rig = self.pool_without_room()
         rig.will("b", no_room())
         rig.failing(info, rig.selector.keys["a"])
         assert set(rig.sent) <= {"a", "b"}
 
-    def test_a_home_that_fails_for_a_while_is_not_left(self) -> None:
-        """What ends by itself is waited for, or comes out."""
-        rig = self.homely()
+    def test_a_temporary_failure_of_the_home_project_is_not_bypassed(self) -> None:
+        """A temporary failure is waited for, or raised."""
+        rig = self.pool_without_room()
         rig.script["a"].clear()
         rig.will("a", minute("90s"))
         rig.will("b", no_room())
@@ -233,9 +233,9 @@ class TestNewCaches:
             rig.failing(self.CACHE, rig.selector.keys["a"])
         assert rig.sent == ["a", "b"]
 
-    def test_a_home_without_room_or_key_is_left(self) -> None:
+    def test_a_home_project_without_room_or_key_is_bypassed(self) -> None:
         """One key of the project is rejected, and the other has no room."""
-        rig = self.homely()
+        rig = self.pool_without_room()
         rig.script["a"].clear()
         rig.will("a", invalid())
         rig.will("b", no_room())
@@ -245,13 +245,13 @@ class TestNewCaches:
 
 
 class TestRejectedHome:
-    """What a rejected home key can create no more, another project creates."""
+    """A resource that a rejected home key cannot create is created by another project."""
 
     UPLOAD = CallInfo("", "files", bound_to_owner=True, idempotent=False, counts_in_quota=False)
 
     @pytest.mark.parametrize("verb", ["files", "cachedContents", "batchGenerateContent"])
-    def test_something_new_goes_with_any_key(self, verb: str) -> None:
-        """At once, and the next one does not try the home key again."""
+    def test_a_new_resource_may_use_any_key(self, verb: str) -> None:
+        """At once, and the next call does not try the home key again."""
         rig = three()
         rig.will("a", invalid())
         for _ in range(2):
@@ -259,14 +259,14 @@ class TestRejectedHome:
         assert rig.sent == ["a", "b", "b"]
 
     @pytest.mark.parametrize("verb", ["list", "get", "delete"])
-    def test_what_is_there_stays_where_it_is(self, verb: str) -> None:
+    def test_existing_resources_stay_with_the_home_key(self, verb: str) -> None:
         """Nothing of another project is listed or deleted instead."""
         rig, reply = three(), invalid()
         rig.will("a", reply)
         assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]) is reply.error
         assert rig.sent == ["a"]
 
-    def test_what_names_something_stored_stays_with_it(self) -> None:
+    def test_a_call_that_names_a_stored_resource_stays_with_its_owner(self) -> None:
         """A batch of a file is its owner's."""
         rig, reply = three(), invalid()
         rig.will("a", reply)

@@ -16,7 +16,7 @@ from keyrot_middleware.runtime import sync
 
 
 def test_a_pool_of_one_key_waits_out_its_minute() -> None:
-    """No other key can serve, and the server named a time: it is waited for and used again."""
+    """No other key is available, and the server named a time: the call waits and uses it again."""
     rig = Rig(key("a"))
     rig.will("a", minute("20s"))
     assert rig.call() == "answer"
@@ -24,7 +24,7 @@ def test_a_pool_of_one_key_waits_out_its_minute() -> None:
 
 
 def test_the_soonest_of_the_failed_keys_is_waited_for() -> None:
-    """When all have failed with a time, the first to come back is used again."""
+    """When all have failed with a time, the first to be available again is used."""
     rig = Rig(key("a"), key("b"), key("c"), strategy="fill")
     rig.will("a", minute("20s"))
     rig.will("b", minute("7s"))
@@ -34,15 +34,15 @@ def test_the_soonest_of_the_failed_keys_is_waited_for() -> None:
 
 
 def test_a_failed_key_is_not_waited_for_while_another_can_serve() -> None:
-    """The priority of a failed key does not matter: a later one that is free now serves now."""
+    """The priority of a failed key does not matter: a later one that is available is used now."""
     rig = Rig(key("a"), key("late", priority=9))
     rig.will("a", minute("1s"))
     assert rig.call() == "answer"
     assert (rig.sent, rig.slept) == (["a", "late"], [])
 
 
-def test_a_wait_brings_back_only_those_that_were_waited_for() -> None:
-    """A key excluded for the rest of the call stays so, although it rests for no other call."""
+def test_a_wait_readmits_only_the_keys_it_waited_for() -> None:
+    """A key excluded for the rest of the call stays excluded, although other calls may use it."""
     rig = Rig(key("free", tier="free"), key("paid", tier="paid"), strategy="fill")
     rig.will("free", unsupported_region())
     rig.will("paid", minute("5s"))
@@ -51,7 +51,7 @@ def test_a_wait_brings_back_only_those_that_were_waited_for() -> None:
 
 
 def test_a_key_excluded_for_good_is_not_waited_for_either() -> None:
-    """Its full minute ends soon, but this call may not use it: the error comes out at once."""
+    """Its full minute ends soon, but this call may not use it: the error is raised at once."""
     rig = Rig(key("a", tier="free"), key("b", Limits(rpm=1), tier="free"), strategy="fill")
     rig.will("a", minute("5s"))
     rig.call()  # by b, whose only request of the minute this was
@@ -63,7 +63,7 @@ def test_a_key_excluded_for_good_is_not_waited_for_either() -> None:
 
 
 @pytest.mark.parametrize("fault", [lambda: minute("31s"), day, capacity, invalid])
-def test_too_long_a_day_or_a_guess_is_never_waited_for(fault: Any) -> None:
+def test_a_long_time_a_day_or_a_guess_is_never_waited_for(fault: Any) -> None:
     """Only a time that the server named, within `max_wait_s`, is waited for; not 30 s of ours."""
     rig, reply = Rig(key("a"), max_wait_s=30.0), fault()
     rig.will("a", reply)
@@ -117,7 +117,7 @@ def test_a_server_that_names_milliseconds_is_not_hammered() -> None:
 
 
 def test_a_minute_of_our_own_counting_is_waited_for() -> None:
-    """RPM 1, spent 30 s before the minute's end: the next call waits for the edge and its guard."""
+    """RPM 1, used 30 s before the minute's end: the next call waits for the edge and its guard."""
     rig = Rig(key("a", Limits(rpm=1)), max_wait_s=40.0)
     rig.call()
     rig.call()
@@ -138,7 +138,7 @@ def test_a_day_of_our_own_counting_is_not_waited_for() -> None:
 
 
 def test_waiting_for_a_busy_key_looks_again_soon() -> None:
-    """A key at its `max_concurrency` comes free at any time: it is polled, up to the budget."""
+    """A key at its `max_concurrency` may be released at any time: it is polled."""
     rig = Rig(key("a", Limits(max_concurrency=1)), max_wait_s=2.0)
 
     def meanwhile() -> Any:
@@ -151,7 +151,7 @@ def test_waiting_for_a_busy_key_looks_again_soon() -> None:
     assert rig.call() == "answer"
 
 
-def test_waiters_do_not_come_back_in_one_instant() -> None:
+def test_waiting_calls_do_not_all_wake_at_once() -> None:
     """The random number of a call spreads its wait by up to half a second."""
     slept = []
     for draw in (0.0, 0.5, 0.9):
@@ -163,8 +163,8 @@ def test_waiters_do_not_come_back_in_one_instant() -> None:
     assert slept == [20.0, 20.25, 20.45]
 
 
-def test_a_wait_says_what_it_is_for() -> None:
-    """Telemetry tells a wait for a key from a pause before a retry."""
+def test_a_wait_has_its_purpose() -> None:
+    """Telemetry distinguishes a wait for a key from a pause before a retry."""
     rig = Rig(key("a"))
     rig.will("a", minute("3s"))
     tape = rig.flow()

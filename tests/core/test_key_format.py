@@ -1,4 +1,4 @@
-"""Values that are no Gemini API key, and what may be behind a rejection; nothing of a value."""
+"""Values that are no Gemini API key, and hints about a rejection; no part of a value is shown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AUTH = "AQ." + "FAKE".ljust(40, "x")
         (STANDARD[:38], "it may be cut off"),
     ],
 )
-def test_a_value_that_is_no_gemini_key_is_doubted(value: str, text: str) -> None:
+def test_a_value_that_is_no_gemini_key_is_reported(value: str, text: str) -> None:
     """A key of another provider, a placeholder, several keys in one, a part of one."""
     found = check_key_format(value)
     assert found is not None
@@ -36,14 +36,14 @@ def test_a_value_that_is_no_gemini_key_is_doubted(value: str, text: str) -> None
 @pytest.mark.parametrize(
     "value", [STANDARD, AUTH, "FAKE-value-of-a-key", "gateway-token-17", "keys-of-mine"]
 )
-def test_other_values_are_not_doubted(value: str) -> None:
+def test_other_values_are_not_reported(value: str) -> None:
     """A gateway may have keys of any shape."""
     assert check_key_format(value) is None
 
 
 @pytest.mark.parametrize("failure", ["key_invalid", "unauthorized"])
 def test_the_rejection_of_a_standard_key_is_explained(failure: str) -> None:
-    """Google's answer does not say that it takes no unrestricted standard keys any more."""
+    """Google's answer does not mention that it no longer takes unrestricted standard keys."""
     assert "unrestricted standard keys" in str(standard_key_hint(STANDARD, failure))
     assert standard_key_hint(AUTH, failure) is None
     assert standard_key_hint(STANDARD, "key_leaked") is None

@@ -28,14 +28,14 @@ def _learned(limits: Limits) -> QuotaWindows:
 def test_a_request_that_was_served_ends_the_limits_that_it_exceeds(
     requests: int, tokens: int, left: Limits
 ) -> None:
-    """By itself: the sum of several says nothing."""
+    """A single request: the sum of several is no evidence."""
     quota = _learned(Limits(2, 100, 3))
     quota.drop_exceeded_limits(requests, tokens)
     assert quota.learned == left
     assert (quota.learned is NO_LIMITS) == (left == NO_LIMITS)
 
 
-def test_forgotten_limits_leave_the_configured_ones() -> None:
+def test_dropped_limits_leave_the_configured_ones() -> None:
     """A reset, or a change of keys.json, ends all that was learned; counts stay."""
     quota = _learned(Limits(2))
     quota.reserve(1, 10, NOON, near_boundary=False)

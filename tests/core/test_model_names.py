@@ -1,4 +1,4 @@
-"""Model names that a program's users choose: few are counted by themselves, all are counted."""
+"""Model names from a program's users: few are counted separately, all are counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keyrot_middleware.core.model_names import IDLE_S, MAX_LENGTH, MAX_NAMES, OT
 
 
 def counted(names: ModelNames, model: str, now: float = 0.0) -> str:
-    """Give the name that a state counts a call by."""
+    """Return the name under which a state counts a call."""
     return names.bounded(INFO._replace(model=model), now).model
 
 
@@ -22,7 +22,7 @@ def test_names_beyond_the_most_are_counted_together() -> None:
     assert counted(names, "m0") == "m0"
 
 
-def test_a_name_that_is_not_used_for_an_hour_makes_room() -> None:
+def test_a_name_that_is_not_used_for_an_hour_is_dropped() -> None:
     """One that is in use keeps its own count."""
     names = ModelNames()
     for n in range(MAX_NAMES):
@@ -34,7 +34,7 @@ def test_a_name_that_is_not_used_for_an_hour_makes_room() -> None:
 
 
 def test_a_long_name_is_none_and_no_name_stays_so() -> None:
-    """A prompt in the place of a model is kept nowhere; a call without a model has no count."""
+    """A prompt in place of a model is not stored; a call without a model has no count."""
     names = ModelNames()
     assert counted(names, "x" * (MAX_LENGTH + 1)) == OTHER
     assert counted(names, "") == ""

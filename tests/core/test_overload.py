@@ -1,4 +1,4 @@
-"""The breaker of a model that serves nobody."""
+"""The breaker of an overloaded model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MODEL, NOW = "gemini-2.5-flash", 1_000.0
 
 
 def failing(rig: Rig, calls: int) -> None:
-    """Let so many calls end with a 503, each sent as often as it may be."""
+    """Let so many calls end with a 503, each sent as often as allowed."""
     for _ in range(calls):
         rig.will("a", *(overloaded() for _ in range(3)))
         rig.failing()
         rig.script.clear()
 
 
-def test_a_model_that_serves_nobody_is_not_asked_again_and_again() -> None:
+def test_an_overloaded_model_is_not_retried_by_every_call() -> None:
     """After three calls that ended with a 503, the next are sent once each."""
     rig = Rig(key("a"), max_retries=2)
     failing(rig, MAX_FAILED_CALLS)
@@ -27,8 +27,8 @@ def test_a_model_that_serves_nobody_is_not_asked_again_and_again() -> None:
     assert len(rig.sent) == 3 * MAX_FAILED_CALLS + 2
 
 
-def test_the_first_call_that_is_served_closes_it() -> None:
-    """The breaker stops retries and never a call; a success gives them back."""
+def test_the_first_served_call_closes_the_breaker() -> None:
+    """The breaker stops retries and never a call; a success permits them again."""
     rig = Rig(key("a"), max_retries=2)
     failing(rig, MAX_FAILED_CALLS)
     assert rig.call() == "answer"
@@ -36,16 +36,16 @@ def test_the_first_call_that_is_served_closes_it() -> None:
     assert rig.call() == "answer"
 
 
-def test_it_is_about_one_model() -> None:
-    """Another model's calls are repeated as ever."""
+def test_the_breaker_is_per_model() -> None:
+    """Another model's calls are retried as before."""
     rig = Rig(key("a"), max_retries=2)
     failing(rig, MAX_FAILED_CALLS)
     rig.will("a", overloaded(), OK)
     assert rig.call(INFO._replace(model="gemini-2.5-pro")) == "answer"
 
 
-def test_it_closes_by_itself() -> None:
-    """Half a minute after the last 503 a call is repeated again."""
+def test_the_breaker_closes_after_half_a_minute() -> None:
+    """Half a minute after the last 503 a call is retried again."""
     rig = Rig(key("a"), max_retries=2)
     failing(rig, MAX_FAILED_CALLS)
     rig.clock.advance(CLOSE_AFTER_S)
@@ -53,7 +53,7 @@ def test_it_closes_by_itself() -> None:
     assert rig.call() == "answer"
 
 
-def test_one_calls_own_retries_do_not_open_it() -> None:
+def test_one_calls_own_retries_do_not_open_the_breaker() -> None:
     """However often one call meets a 503, it is one call."""
     rig = three(max_retries=10)
     rig.will("a", *(overloaded() for _ in range(9)), OK)
@@ -69,8 +69,8 @@ def test_calls_far_apart_are_not_in_a_row() -> None:
     assert not overload.is_open(MODEL, NOW + 9 * CLOSE_AFTER_S)
 
 
-def test_it_remembers_a_bounded_number_of_models() -> None:
-    """Made-up model names of a program leave no growth."""
+def test_the_breaker_keeps_a_bounded_number_of_models() -> None:
+    """Invented model names of a program use bounded memory."""
     overload = Overload()
     for number in range(10_000):
         overload.record_overload(f"model-{number}", NOW)

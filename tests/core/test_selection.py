@@ -1,4 +1,4 @@
-"""Which keys are offered, in which order, and at what cost."""
+"""Which keys are candidates, in which order, and at what cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keyrot_middleware.core.selection import BATCH_SIZE, DEFER_S, MAX_ORDERS, Se
 
 
 def test_the_order_is_model_then_workload_then_priority() -> None:
-    """Its own model's keys first, then those of no model, then the others; priority within."""
+    """Keys of the model first, then those of no model, then the others; priority within."""
     selector = Selector(
         [
             key("other", model="gemini-2.5-pro"),
@@ -40,8 +40,8 @@ def test_the_order_is_model_then_workload_then_priority() -> None:
     ]
 
 
-def test_the_last_resort_comes_after_keys_of_other_models() -> None:
-    """The single key serves only while nothing else can, whatever its own model is."""
+def test_the_single_key_comes_after_keys_of_other_models() -> None:
+    """The single key serves only while no other is available, whatever its own model is."""
     keys = [
         key("single", priority=LAST_RESORT),
         key("single-own", priority=LAST_RESORT + 1, model=MODEL),
@@ -52,21 +52,21 @@ def test_the_last_resort_comes_after_keys_of_other_models() -> None:
 
 
 def test_each_group_has_a_rank_of_its_own() -> None:
-    """The state must be able to tell the groups of one shortlist apart, the first ones lowest."""
+    """The state distinguishes groups of candidates by rank, the first ones lowest."""
     selector = Selector([key("b", priority=1), key("a"), key("c", priority=1)])
     ranks = [[rank for rank, _ in some] for some in selector.candidate_batches(INFO, {}, NOW, 0.0)]
     assert ranks == [[0], [1, 1]]
 
 
-def test_inactive_keys_are_never_offered() -> None:
-    """A key switched off in keys.json is not in the pool."""
+def test_inactive_keys_are_never_candidates() -> None:
+    """A key with `active: false` in keys.json is not in the pool."""
     assert list_candidates(Selector([key("on"), key("off", active=False)])) == ["on"]
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 @pytest.mark.parametrize("count", [1, 3, BATCH_SIZE, BATCH_SIZE + 1, 3 * BATCH_SIZE + 1])
-def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
-    """Wherever a call begins it comes round to each key, in shortlists of at most eight."""
+def test_every_key_is_a_candidate_exactly_once(strategy: str, count: int) -> None:
+    """From any starting point every key is reached, in batches of at most eight."""
     selector = Selector(many(count), strategy)
     for draw in (0.0, 0.37, 0.999):
         info = INFO._replace(conversation=f"{int(draw * 100):x}")
@@ -78,7 +78,7 @@ def test_every_key_is_offered_exactly_once(strategy: str, count: int) -> None:
 
 
 def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
-    """Ties are broken at random by where a call begins; `fill` keeps the order of keys.json."""
+    """Ties are broken at random by the starting point; `fill` keeps the order of keys.json."""
     keys = many(10)
     begun = {list_candidates(Selector(keys), draw=draw / 10)[0] for draw in range(10)}
     assert begun == {f"k{number}" for number in range(10)}
@@ -88,7 +88,7 @@ def test_spread_begins_anywhere_and_fill_at_the_beginning() -> None:
 
 
 def test_sticky_keeps_a_conversation_with_its_key() -> None:
-    """The same conversation begins at the same key, others elsewhere, and none at any."""
+    """The same conversation begins at the same key, others elsewhere."""
     selector = Selector(many(20), "sticky")
     first = {
         hash_: {
@@ -103,8 +103,8 @@ def test_sticky_keeps_a_conversation_with_its_key() -> None:
     }
 
 
-def test_sticky_moves_on_only_while_its_key_rests() -> None:
-    """While its key is parked a conversation goes with the next one, and then comes back."""
+def test_sticky_uses_another_key_only_while_its_key_is_deferred() -> None:
+    """While its key is deferred a conversation uses the next one, and then comes back."""
     selector = Selector(many(12), "sticky")
     info = INFO._replace(conversation="0b")
     selector.defer(info, {"k11": Block("rpd", NOW + 3_600)}, NOW)
@@ -112,7 +112,7 @@ def test_sticky_moves_on_only_while_its_key_rests() -> None:
     assert list_candidates(selector, info, now=NOW + DEFER_S)[0] == "k11"
 
 
-def test_excluded_keys_are_not_offered() -> None:
+def test_excluded_keys_are_no_candidates() -> None:
     """A key that failed this call is not offered to it again."""
     assert list_candidates(Selector(many(20), "fill"), excluded=["k0", "k9", "k19"]) == [
         f"k{number}" for number in range(20) if number not in (0, 9, 19)
@@ -120,8 +120,8 @@ def test_excluded_keys_are_not_offered() -> None:
     assert list_candidates(Selector(many(2)), excluded=["k0", "k1"]) == []
 
 
-def test_views_are_per_model_and_workload_and_bounded() -> None:
-    """What rests for one model serves others; a program that invents models forgets old ones."""
+def test_orders_are_per_model_and_workload_and_bounded() -> None:
+    """A key that cools down for one model serves others; old ones of many models are dropped."""
     selector = Selector(many(1))
     selector.defer(INFO, {"k0": DEAD}, NOW)
     assert list_candidates(selector, INFO._replace(model="gemini-2.5-pro")) == ["k0"]
@@ -132,7 +132,7 @@ def test_views_are_per_model_and_workload_and_bounded() -> None:
 
 
 def test_no_lock_is_taken_twice() -> None:
-    """With a plain lock each method also works for a model that no call has asked for yet."""
+    """With a plain lock each method also works for a model without any call yet."""
     lock = threading.Lock()
     selector = Selector(many(3), "fill", lock)
     assert selector.deferred(INFO._replace(model="a")) == {}
@@ -144,13 +144,13 @@ def test_no_lock_is_taken_twice() -> None:
 
 
 def test_projects_know_their_keys() -> None:
-    """All keys of a project may touch what it has stored."""
+    """All keys of a project may use its stored resources."""
     one, two, three = key("a", project="p"), key("b"), key("c", project="p")
     assert Selector([one, two, three]).find_project_keys("p") == (one, three)
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
-def test_a_call_is_offered_keys_of_its_platform_alone(strategy: str) -> None:
+def test_a_call_gets_candidates_of_its_platform_alone(strategy: str) -> None:
     """In no batch, no ranking and no project is a key of the other platform."""
     keys = [
         key("a", project="p"),
@@ -169,8 +169,8 @@ def test_a_call_is_offered_keys_of_its_platform_alone(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
-def test_a_call_is_offered_as_few_of_10_000_keys_as_of_10(strategy: str) -> None:
-    """The first shortlist is eight keys; with 9,990 parked the call still sees ten at most."""
+def test_a_call_gets_as_few_candidates_of_10_000_keys_as_of_10(strategy: str) -> None:
+    """The first batch is eight keys; with 9,990 deferred the call still sees ten at most."""
     selector = Selector(many(10_000), strategy)
     assert len(next(selector.candidate_batches(INFO, {}, NOW, 0.5))) == BATCH_SIZE
     dead = {f"k{number}": DEAD for number in range(10_000) if number % 1_000}

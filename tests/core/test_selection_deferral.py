@@ -1,4 +1,4 @@
-"""Parking: what cannot serve is not offered, and nothing is parked that could serve."""
+"""Deferral: blocked keys are no candidates, and available keys are never deferred."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from keyrot_middleware.core.model import Block
 from keyrot_middleware.core.selection import DEFER_S, Selector
 
 
-def test_a_parked_key_is_passed_until_its_time() -> None:
-    """What the state refused until a known time is not offered before, and `parked` says why."""
+def test_a_deferred_key_is_skipped_until_its_time() -> None:
+    """A key blocked until a known time is no candidate before; `deferred` has the reason."""
     selector, rest = Selector(many(3), "fill"), Block("quota_minute", NOW + 20, waitable=True)
     selector.defer(INFO, {"k1": rest, "unknown": rest}, NOW)
     selector.defer(INFO, {"k1": rest}, NOW)
@@ -26,7 +26,7 @@ def test_a_parked_key_is_passed_until_its_time() -> None:
     assert selector.deferred(INFO) == {}
 
 
-def test_a_key_that_is_parked_again_for_a_shorter_time_is_back_by_then() -> None:
+def test_a_key_deferred_again_for_a_shorter_time_is_back_by_then() -> None:
     """The shorter time holds, and the end of the longer one changes nothing."""
     selector, full = Selector(many(3), "fill"), Block("rpm", NOW + 31, waitable=True)
     selector.defer(INFO, {"k0": full, "k2": Block("rpm", NOW + 50, waitable=True)}, NOW)
@@ -37,8 +37,8 @@ def test_a_key_that_is_parked_again_for_a_shorter_time_is_back_by_then() -> None
     assert list_candidates(selector, now=NOW + 32) == ["k0", "k1"]
 
 
-def test_parking_is_looked_at_again_after_a_minute() -> None:
-    """A rejected key may have been reset by another process: it is offered again after DEFER_S."""
+def test_a_deferral_lasts_at_most_a_minute() -> None:
+    """Another process may have reset a rejected key: it is a candidate again after DEFER_S."""
     selector = Selector(many(2), "fill")
     selector.defer(INFO, {"k0": DEAD}, NOW)
     assert list_candidates(selector, now=NOW + DEFER_S - 1) == ["k1"]
@@ -55,15 +55,15 @@ def test_parking_is_looked_at_again_after_a_minute() -> None:
         Block("rpm", NOW, waitable=True),
     ],
 )
-def test_what_may_end_at_any_time_or_is_about_one_method_is_not_parked(block: Block) -> None:
-    """A key that is busy, being probed, or closed to one method only is offered again at once."""
+def test_blocks_without_an_end_or_of_one_method_are_not_deferred(block: Block) -> None:
+    """A key that is busy, probed, or blocked for one method only is a candidate again at once."""
     selector = Selector(many(1))
     selector.defer(INFO, {"k0": block}, NOW)
     assert list_candidates(selector) == ["k0"]
 
 
-def test_forgetting_offers_every_key_again() -> None:
-    """After a key was replaced nothing is parked any more."""
+def test_a_reset_ends_every_deferral() -> None:
+    """After a key was replaced no key is deferred."""
     selector = Selector(many(3), "fill")
     selector.defer(INFO, {"k0": DEAD, "k2": DEAD}, NOW)
     selector.reset()
@@ -71,7 +71,7 @@ def test_forgetting_offers_every_key_again() -> None:
 
 
 def test_a_full_minute_of_tokens_is_offered_to_smaller_requests() -> None:
-    """What had no room for a large request may have room for a small one, after the free keys."""
+    """A key without room for a large request is a candidate for small ones, after others."""
     selector, large = Selector(many(2), "fill"), INFO._replace(tokens=5_000)
     selector.defer(large, {"k0": Block("tpm", NOW + 31, waitable=True)}, NOW)
     assert list_candidates(selector, large) == ["k1"]
@@ -91,7 +91,7 @@ def test_a_batch_without_room_does_not_hide_a_key_from_single_requests() -> None
 
 
 @pytest.mark.parametrize("reason", ["rpm", "tpm", "rpd"])
-def test_a_key_is_offered_again_when_something_was_given_back(reason: str) -> None:
+def test_a_key_is_a_candidate_again_when_capacity_is_released(reason: str) -> None:
     """A reservation that shrank may have made room before the minute's end."""
     selector = Selector(many(2), "fill")
     selector.defer(INFO, {"k0": Block(reason, NOW + 31, waitable=True)}, NOW)
@@ -103,8 +103,8 @@ def test_a_key_is_offered_again_when_something_was_given_back(reason: str) -> No
     assert selector.deferred(INFO) == {}
 
 
-def test_giving_back_does_not_end_a_cooldown() -> None:
-    """Room in a window says nothing of a key that rests for another reason."""
+def test_released_capacity_does_not_end_a_cooldown() -> None:
+    """Room in a window does not end a cooldown."""
     selector = Selector(many(2), "fill")
     full, rest = Block("rpm", NOW + 31, waitable=True), Block("quota_minute", NOW + 20)
     selector.defer(INFO, {"k0": rest}, NOW)
@@ -116,21 +116,21 @@ def test_giving_back_does_not_end_a_cooldown() -> None:
     assert list_candidates(selector) == []
 
 
-def test_a_relieved_key_that_nobody_took_is_offered_no_more_than_once_per_call() -> None:
-    """A call that is refused by a relieved key parks it again."""
+def test_a_released_key_is_offered_at_most_once_per_call() -> None:
+    """A call that is refused by a released key defers it again."""
     selector = Selector(many(1))
     selector.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
     selector.release("k0")
-    asked = 0
+    offered = 0
     for candidates in selector.candidate_batches(INFO, {}, NOW, 0.0):
-        asked += len(candidates)
+        offered += len(candidates)
         selector.defer(INFO, {"k0": Block("rpm", NOW + 31, waitable=True)}, NOW)
-    assert asked == 1
+    assert offered == 1
     assert list_candidates(selector) == []
 
 
-def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
-    """Between the look at a key and the lock another call may have offered it again."""
+def test_a_key_that_is_back_meanwhile_is_not_released_twice() -> None:
+    """Between the read and the lock another call may have released it."""
     waiting: list[float] = []
 
     class Lock:
@@ -149,7 +149,7 @@ def test_a_key_that_came_back_meanwhile_is_not_relieved() -> None:
 
 
 STEP = st.tuples(
-    st.sampled_from(["park", "pass", "ask", "relieve"]),
+    st.sampled_from(["defer", "pass", "offer", "release"]),
     st.integers(0, 11),
     st.sampled_from(["rpm", "tpm", "quota_minute", "key_invalid"]),
     st.sampled_from([0.5, 3.0, 20.0, 61.0, inf]),
@@ -158,16 +158,16 @@ STEP = st.tuples(
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["spread", "fill", "sticky"]), st.lists(STEP, max_size=40))
-def test_no_key_is_lost_or_offered_twice_whatever_happens(
+def test_no_key_is_lost_or_offered_twice(
     strategy: str, steps: list[tuple[str, int, str, float]]
 ) -> None:
-    """Each key is always either offered once, or parked with a reason; after DEFER_S offered."""
+    """Each key is either a candidate once, or deferred with a reason, at most for DEFER_S."""
     selector, now = Selector(many(12), strategy), NOW
     for what, number, reason, seconds in steps:
-        if what == "park":
+        if what == "defer":
             info = INFO._replace(tokens=number)
             selector.defer(info, {f"k{number}": Block(reason, now + seconds)}, now)
-        elif what == "relieve":
+        elif what == "release":
             selector.release(f"k{number}")
         elif what == "pass":
             now += min(seconds, 30.0)

@@ -1,4 +1,4 @@
-"""What a project has spent of its budget: reservations, true costs, the day."""
+"""A project's spending of its budget: reservations, true costs, the day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def opened() -> Spending:
     return spending
 
 
-def test_a_request_reserves_what_it_may_cost() -> None:
+def test_a_request_reserves_its_highest_cost() -> None:
     """Before the first has ended the longest answer, then the most that one has cost."""
     spending = opened()
     assert spending.expected("m", 5, 60) == 60
@@ -31,8 +31,8 @@ def test_a_request_reserves_what_it_may_cost() -> None:
     assert spending.spent == 30
 
 
-def test_one_alone_may_exceed_the_budget_and_no_second() -> None:
-    """What is in flight is counted with what is spent."""
+def test_only_one_request_may_exceed_the_budget() -> None:
+    """Requests in flight count together with what is spent."""
     spending = opened()
     spending.spent = 99
     assert spending.blocked_by(BUDGET, 60, NOW) is None
@@ -43,7 +43,7 @@ def test_one_alone_may_exceed_the_budget_and_no_second() -> None:
     assert spending.blocked_by(BUDGET, 0, NOW) == Block("usd", MIDNIGHT)
 
 
-def test_several_go_at_once_while_they_fit() -> None:
+def test_several_requests_are_sent_at_once_while_they_fit() -> None:
     """A request that exactly uses up the rest fits."""
     spending = opened()
     spending.reserved["a", 1] = 40
@@ -51,8 +51,8 @@ def test_several_go_at_once_while_they_fit() -> None:
     assert spending.blocked_by(BUDGET, 61, NOW) is not None
 
 
-def test_a_failure_says_nothing_of_the_cost() -> None:
-    """A success without a known cost does: it will not be known later either."""
+def test_a_failure_does_not_change_the_expected_cost() -> None:
+    """A success without a known cost does: it stays unknown."""
     spending = opened()
     spending.reserved["a", 1] = 60
     spending.settle(("a", 1), "m", None, served=False)
@@ -61,8 +61,8 @@ def test_a_failure_says_nothing_of_the_cost() -> None:
     assert spending.expected("m", 0, 60) == 0
 
 
-def test_midnight_begins_anew() -> None:
-    """What is in flight stays reserved; a record is forgotten when nothing is."""
+def test_midnight_starts_a_new_day() -> None:
+    """Requests in flight stay reserved; a record without any is dropped."""
     spending = opened()
     spending.settle(("a", 1), "m", 100, served=True)
     spending.reserved["a", 2] = 60
@@ -75,7 +75,7 @@ def test_midnight_begins_anew() -> None:
 
 
 def test_models_are_kept_in_bounded_number() -> None:
-    """A program may make up models without end."""
+    """A program may invent any number of models."""
     spending = opened()
     for number in range(BUCKETS_KEPT + 1):
         spending.settle(("a", number), f"m{number}", 1, served=True)

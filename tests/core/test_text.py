@@ -1,4 +1,4 @@
-"""How values are shown to people."""
+"""How values are shown."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ AUTH = "AQ." + "FAKE" + "z" * 46
         ("AIza and AQ. are prefixes", "AIza and AQ. are prefixes"),
     ],
 )
-def test_whatever_looks_like_a_key_is_masked(text: str, masked: str) -> None:
-    """No tail of a key stays behind, and masking twice is masking once."""
+def test_text_that_looks_like_a_key_is_masked(text: str, masked: str) -> None:
+    """No part of a key remains, and masking twice is masking once."""
     assert mask_keys(text) == masked
     assert mask_keys(masked) == masked
     assert not holds_key(masked)
@@ -62,7 +62,7 @@ def test_whatever_looks_like_a_key_is_masked(text: str, masked: str) -> None:
     ],
 )
 def test_a_value_is_shown_in_short_and_without_secrets(value: object, text: str) -> None:
-    """Keys in any case, passwords, and what lies inside containers stay out."""
+    """Keys in any case, passwords, and values inside containers are hidden."""
     assert display(value) == text
 
 
@@ -93,6 +93,6 @@ def test_the_nearest_name_is_suggested() -> None:
         ("1a2b3c4d5e6f", "1a2b3c4d5e6f"),
     ],
 )
-def test_what_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
-    """One that was cut, or another maker's, is as secret; a long word is none."""
+def test_text_that_is_nearly_a_key_is_hidden(text: str, hidden: str) -> None:
+    """A truncated key, or another vendor's, is as secret; a long word is none."""
     assert hide_secrets(text) == hidden

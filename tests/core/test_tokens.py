@@ -1,4 +1,4 @@
-"""The estimate of input tokens, and what responses teach it."""
+"""The estimate of input tokens, and how responses adjust it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_images_of_a_predict_are_no_text() -> None:
     assert 1_000 <= estimate(body) <= 1_300
 
 
-def test_stored_things_have_a_fixed_cost() -> None:
+def test_stored_resources_have_a_fixed_cost() -> None:
     """A file's size is unknown, so it costs ten pages; an image file an image."""
     image = {"fileData": {"fileUri": "files/a", "mimeType": "image/png"}}
     paper = {"fileData": {"file_uri": "files/a", "mime_type": "application/pdf"}}
@@ -121,8 +121,8 @@ def test_stored_things_have_a_fixed_cost() -> None:
     assert estimate(body_of(call)) <= 20
 
 
-def test_a_cyclic_body_comes_to_an_end() -> None:
-    """A body that contains itself is left to the SDK to refuse."""
+def test_a_cyclic_body_is_estimated_without_error() -> None:
+    """A body that contains itself raises nothing; the SDK refuses it."""
     body: dict[str, Any] = {"text": "word"}
     body["again"] = body
     assert estimate(body) > 0
@@ -133,7 +133,7 @@ def test_a_cyclic_body_comes_to_an_end() -> None:
 @settings(deadline=None)
 @given(BODIES)
 def test_no_body_makes_it_raise(body: dict[str, Any]) -> None:
-    """Whatever a program puts into a body, the estimate is a number."""
+    """For any body of a program the estimate is a number."""
     assert estimate(body) >= 0
 
 
@@ -164,8 +164,8 @@ def test_an_unknown_model_is_taken_at_the_estimate() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 10**7), st.floats(0.01, 8.0)), min_size=1, max_size=30))
-def test_once_learned_it_never_books_too_little(history: list[tuple[int, float]]) -> None:
-    """What was just seen is covered by the next booking of the same estimate."""
+def test_once_learned_the_scale_never_reserves_too_little(history: list[tuple[int, float]]) -> None:
+    """The next reservation of the same estimate covers what was just counted."""
     scale = TokenScale()
     for guess, ratio in history:
         true = max(1, int(guess * ratio))
@@ -173,8 +173,8 @@ def test_once_learned_it_never_books_too_little(history: list[tuple[int, float]]
         assert scale.scaled("m", guess) >= true
 
 
-def test_it_comes_down_slowly() -> None:
-    """One low count hardly lowers the factor; many bring it near to the truth."""
+def test_the_scale_falls_slowly() -> None:
+    """One low count hardly lowers the factor; many bring it close to the true one."""
     scale = TokenScale()
     scale.learn("m", 1_000, 3_000)
     scale.learn("m", 1_000, 500)
@@ -184,8 +184,8 @@ def test_it_comes_down_slowly() -> None:
     assert 0.5 <= scale.factor("m") < 0.51
 
 
-def test_sizes_learn_apart_and_lend_to_their_neighbours() -> None:
-    """What a tool adds to short prompts does not multiply long ones once these are known."""
+def test_sizes_learn_separately_and_start_from_their_neighbours() -> None:
+    """The tokens of a tool in short prompts do not multiply long ones once these are known."""
     scale = TokenScale()
     scale.learn("m", 20, 5_000)
     assert scale.scaled("m", 20) == 5_000
@@ -196,7 +196,7 @@ def test_sizes_learn_apart_and_lend_to_their_neighbours() -> None:
     assert scale.factor("other") == 1.0
 
 
-def test_an_odd_call_teaches_within_bounds() -> None:
+def test_an_unusual_call_adjusts_the_scale_within_bounds() -> None:
     """A file of a million tokens behind a short prompt does not block every short prompt."""
     scale = TokenScale()
     scale.learn("m", 50, 1_000_000)
@@ -209,7 +209,7 @@ def test_an_odd_call_teaches_within_bounds() -> None:
 
 
 def test_the_number_of_models_is_bounded() -> None:
-    """The oldest half of too many models is forgotten, the newest are kept."""
+    """The oldest half of too many models is dropped, the newest are kept."""
     scale = TokenScale()
     for number in range(1_000):
         scale.learn(f"m{number}", 1_000, 2_000)

@@ -1,4 +1,4 @@
-"""What is read out of responses: whole, as text, and in chunks."""
+"""Usage in responses: whole, as text, and in chunks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON_LIKE = st.recursive(
 
 
 def answer(text: str = "hi", **more: Any) -> dict[str, Any]:
-    """Build a response as the server orders it."""
+    """Build a response in the server's field order."""
     candidate = {"content": {"parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
     ends = {"usageMetadata": META, "modelVersion": "m-001", "responseId": "r1"}
     return {"candidates": [candidate], **ends, **more}
@@ -61,13 +61,13 @@ def test_input_counts_tool_results_and_output_counts_thoughts() -> None:
         (None, NO_USAGE),
     ],
 )
-def test_counts_are_what_the_server_said_or_none(meta: Any, usage: Usage) -> None:
-    """A count that is missing or no count is None, never nought."""
+def test_counts_are_the_servers_or_none(meta: Any, usage: Usage) -> None:
+    """A missing or invalid count is None, never 0."""
     assert parse_usage({"usageMetadata": meta}) == usage
 
 
 def test_reasons_are_in_lower_case_and_in_order() -> None:
-    """Each candidate's finish reason is told, whatever else stands among them."""
+    """Each candidate's finish reason is returned, whatever other values are among them."""
     candidates = [{"finishReason": "MAX_TOKENS"}, "?", {"finishReason": None}, {"index": 3}]
     body = {"candidates": [*candidates, {"finishReason": "SAFETY", "index": "4"}]}
     assert parse_usage(body).finish_reasons == ("max_tokens", "safety")
@@ -86,7 +86,7 @@ def test_reasons_are_in_lower_case_and_in_order() -> None:
     ],
 )
 def test_text_is_read_like_the_body_in_it(body: Any, usage: Usage, names: tuple[str, ...]) -> None:
-    """Usage and names come out of the JSON text that the SDK hands on, indented or not."""
+    """Usage and names are parsed from the JSON text that the SDK passes on, indented or not."""
     assert parse_usage_text(json.dumps(body)) == (usage, names)
     assert parse_usage_text(json.dumps(body, indent=2)) == (usage, names)
 
@@ -104,7 +104,7 @@ def test_text_is_read_like_the_body_in_it(body: Any, usage: Usage, names: tuple[
     ],
 )
 def test_text_that_is_no_json_has_no_usage(text: object) -> None:
-    """An error page or a torn body is no reason to fail a call."""
+    """An error page or a truncated body is no reason to fail a call."""
     assert parse_usage_text(text) == (NO_USAGE, ())
 
 
@@ -139,7 +139,7 @@ TRICK = {"functionCall": {"args": {"usageMetadata": {"promptTokenCount": 9_999}}
     ],
 )  # fmt: skip
 def test_a_large_body_is_read_as_if_it_had_been_parsed(body: dict[str, Any]) -> None:
-    """Reading only the tail gives what reading all of it gives."""
+    """Reading only the tail returns the same as reading all of it."""
     usage, names = parse_usage_text(json.dumps(body))
     assert usage == parse_usage(body)
     ledger = StreamLedger()
@@ -168,8 +168,8 @@ def test_a_stream_ends_with_the_last_usage_that_has_numbers(form: Any) -> None:
     assert ledger.chunks == 4
 
 
-def test_a_stream_tells_its_continuation_tokens() -> None:
-    """Tokens are listed once, in order; what is no chunk only counts."""
+def test_a_stream_has_its_continuation_tokens() -> None:
+    """Tokens are listed once, in order; a value that is no chunk only counts."""
     ledger = StreamLedger()
     for token in ("one", "two", "one"):
         ledger.feed({"candidates": [{"continuationToken": token}]})
@@ -183,7 +183,7 @@ def test_a_stream_tells_its_continuation_tokens() -> None:
 @settings(deadline=None)
 @given(st.dictionaries(KEYS, JSON_LIKE, max_size=5), st.text(max_size=50))
 def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:
-    """Whatever a server sends, parsed or as text, it is read and both ways agree."""
+    """Anything a server sends, parsed or as text, is read, and both ways agree."""
     ledger = StreamLedger()
     ledger.feed(body)
     ledger.feed(text)

@@ -30,7 +30,7 @@ COUNTS = st.dictionaries(
 def test_the_tokens_are_those_that_parsing_finds(
     meta: dict[str, int], written: str, first: bool, indent: int | None
 ) -> None:
-    """Whatever the model wrote, in whichever order and layout, the counts are the server's."""
+    """Whatever the model wrote, in any order and layout, the counts are the server's."""
     content = {"candidates": [{"content": {"parts": [{"text": written}]}}]}
     parts: list[dict[str, Any]] = [{"usageMetadata": meta}, content]
     body = json.dumps({**parts[not first], **parts[first]}, indent=indent)
@@ -47,20 +47,20 @@ def test_a_model_cannot_write_counts(written: str) -> None:
 
 
 def test_stored_names_are_still_found() -> None:
-    """A response that names something stored is parsed: its owner must be known."""
+    """A response that names a stored resource is parsed: its owner must be recorded."""
     body = json.dumps({"name": "files/abc", "usageMetadata": {"promptTokenCount": 3}})
     assert parse_token_counts(body) == parse_usage_text(body)
     assert parse_token_counts(body)[1] == ("files/abc",)
 
 
 @pytest.mark.parametrize("body", [None, b"", {}, "", "no JSON", "[]"])
-def test_what_tells_nothing_costs_nothing(body: object) -> None:
+def test_a_body_without_counts_has_no_usage(body: object) -> None:
     """A body without counts, or of another kind, has no usage."""
     assert parse_token_counts(body) == (NO_USAGE, ())
 
 
 def test_modalities_are_read_from_a_response() -> None:
-    """Of lists of details what is no text; of what cannot be read nothing."""
+    """From lists of details every modality but text; from unreadable ones nothing."""
     meta = {
         "promptTokenCount": 1_000,
         "promptTokensDetails": [

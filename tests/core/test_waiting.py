@@ -1,4 +1,4 @@
-"""Lines of waiting calls: who claims a key, and who is woken when."""
+"""Queues of waiting calls: which call claims a key, and which is woken when."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def join(lines: WaitingLines, info: CallInfo = INFO, block: Block = FULL, key: s
 
 
 def woken(*tickets: Ticket) -> list[bool]:
-    """Tell who was rung, and forget it."""
-    told = [ticket.woken for ticket in tickets]
+    """Return which tickets were woken, and clear them."""
+    woken_tickets = [ticket.woken for ticket in tickets]
     for ticket in tickets:
         ticket.woken = False
-    return told
+    return woken_tickets
 
 
-def test_a_key_is_claimed_by_who_came_first() -> None:
-    """A call that came later is not offered it; who came first is, and so is another model."""
+def test_a_key_is_claimed_by_the_first_call() -> None:
+    """A later call is not offered it; the earlier one is, and so is another model."""
     lines = WaitingLines()
     first, second = join(lines), join(lines)
     assert "a" in lines.ahead(INFO, None, {}, NOW)
@@ -42,8 +42,8 @@ def test_a_key_is_claimed_by_who_came_first() -> None:
     assert "b" in lines.ahead(INFO, None, {"b": inf}, NOW)
 
 
-def test_what_is_claimed_is_told_with_the_time_of_the_claim() -> None:
-    """So that a call which cannot wait can say why and until when."""
+def test_a_claimed_key_is_reported_with_the_time_of_the_claim() -> None:
+    """A call that cannot wait reports the reason and the end."""
     lines = WaitingLines()
     join(lines)
     claims = lines.ahead(INFO, None, {}, NOW)
@@ -68,7 +68,7 @@ def test_size_does_not_matter_where_no_window_is_full() -> None:
 
 
 def test_times_are_split_into_own_and_claimed() -> None:
-    """What comes free before the earlier call expects a key is the later one's own."""
+    """Capacity that is free before the earlier call expects a key is the later one's."""
     lines = WaitingLines()
     join(lines, LARGE)
     soon = Block("tpm", NOW + 5, waitable=True)
@@ -78,7 +78,7 @@ def test_times_are_split_into_own_and_claimed() -> None:
 
 
 def test_leaving_wakes_the_next_and_joining_again_does_not_wake_at_all() -> None:
-    """One at a time, in the order of coming; leaving twice is leaving once."""
+    """One at a time, in the order of arrival; leaving twice is leaving once."""
     lines = WaitingLines()
     one, two, three = join(lines), join(lines), join(lines)
     lines.join(one, INFO, {"a": FULL}, FULL.until, version=lines.version, now=NOW)
@@ -92,7 +92,7 @@ def test_leaving_wakes_the_next_and_joining_again_does_not_wake_at_all() -> None
     assert lines.lines == {}
 
 
-def test_who_cannot_go_lets_the_next_smaller_one_try() -> None:
+def test_a_call_without_room_lets_the_next_smaller_one_try() -> None:
     """The large request finds its minute full again; the small one behind it may fit."""
     lines = WaitingLines()
     large, larger, small = join(lines, LARGE), join(lines, LARGE), join(lines, SMALL)
@@ -101,7 +101,7 @@ def test_who_cannot_go_lets_the_next_smaller_one_try() -> None:
 
 
 def test_a_call_keeps_its_place_when_it_waits_a_second_time() -> None:
-    """It left the line to send, failed, and is again before those who came after it."""
+    """It left the queue to send, failed, and is again before those that came after it."""
     lines = WaitingLines()
     one, two = join(lines), join(lines)
     lines.leave(one)
@@ -109,16 +109,16 @@ def test_a_call_keeps_its_place_when_it_waits_a_second_time() -> None:
     assert lines.lines[INFO.model] == [one, two]
 
 
-def test_what_changed_before_a_call_joined_is_not_missed() -> None:
-    """Something was given back after it looked: it looks again."""
+def test_a_release_before_a_call_joined_is_not_missed() -> None:
+    """Capacity was released after it checked: it checks again."""
     lines = WaitingLines()
     seen = lines.version
     lines.released("a", gave_back=True)
     assert lines.join(None, INFO, {"a": FULL}, FULL.until, version=seen, now=NOW).woken
 
 
-def test_the_front_looks_again_while_others_come() -> None:
-    """Once a second: a key may be back that nobody told of, after a reset or in another process."""
+def test_the_first_call_checks_again_while_others_arrive() -> None:
+    """Once a second: a reset or another process makes a key available without a wake-up."""
     lines = WaitingLines()
     front = join(lines)
     for after, looks in ((0.5, False), (1.0, True), (1.5, False), (2.0, True)):
@@ -126,8 +126,8 @@ def test_the_front_looks_again_while_others_come() -> None:
         assert woken(front) == [looks]
 
 
-def test_what_is_given_back_wakes_the_first_who_waits_for_that_key() -> None:
-    """Of each line; the end of a request that gave nothing back frees a busy key alone."""
+def test_a_release_wakes_the_first_call_that_waits_for_that_key() -> None:
+    """The first of each queue; a request that released nothing only frees a busy key."""
     lines = WaitingLines()
     full, busy, late = join(lines), join(lines, block=BUSY), join(lines, block=BUSY)
     other, elsewhere = join(lines, OTHER), join(lines, key="b")
@@ -137,7 +137,7 @@ def test_what_is_given_back_wakes_the_first_who_waits_for_that_key() -> None:
     assert woken(full, busy, late, other, elsewhere) == [True, False, False, True, False]
 
 
-def test_who_never_wakes_is_passed() -> None:
+def test_a_call_that_never_wakes_is_skipped() -> None:
     """Its event loop is closed: `wake` reports it, and the next ticket is woken."""
     lines = WaitingLines()
     one, gone, three = join(lines), join(lines), join(lines)
@@ -148,8 +148,8 @@ def test_who_never_wakes_is_passed() -> None:
     assert "a" not in lines.ahead(INFO, three, {}, NOW)
 
 
-def test_who_is_gone_without_a_word_leaves_no_place_behind() -> None:
-    """The collector has closed a call, in which no lock may be taken."""
+def test_a_collected_call_leaves_no_ticket() -> None:
+    """A call that the garbage collector closed, where no lock may be taken."""
     lines = WaitingLines()
     one, gone, three = join(lines), join(lines), join(lines)
     gone.gone = True
@@ -161,8 +161,8 @@ def test_who_is_gone_without_a_word_leaves_no_place_behind() -> None:
     assert lines.lines == {}
 
 
-def test_who_does_not_act_in_time_is_passed_until_it_does() -> None:
-    """A blocked event loop holds its own calls up, not those of others."""
+def test_a_call_that_does_not_act_in_time_is_skipped_until_it_does() -> None:
+    """A blocked event loop delays its own calls, not those of others."""
     lines = WaitingLines()
     slow, next_one = join(lines), join(lines)
     claims = lines.ahead(INFO, next_one, {}, NOW)
@@ -175,15 +175,15 @@ def test_who_does_not_act_in_time_is_passed_until_it_does() -> None:
 
 
 def test_a_call_claims_no_more_keys_than_it_may_need() -> None:
-    """Of ten thousand full keys those that come free first."""
+    """Of ten thousand full keys the ones that are available first."""
     lines = WaitingLines()
     blocks = {f"k{n}": Block("rpm", NOW + n, waitable=True) for n in range(1_000)}
     ticket = lines.join(None, INFO, blocks, NOW, version=lines.version, now=NOW)
     assert list(ticket.blocks) == [f"k{n}" for n in range(MAX_CLAIMS)]
 
 
-def test_a_forked_child_has_nobody_waiting() -> None:
-    """Whoever waited, waits in the parent."""
+def test_a_forked_child_has_no_waiting_calls() -> None:
+    """Calls that wait, wait in the parent."""
     lines = WaitingLines()
     join(lines)
     lines.reset(nullcontext())

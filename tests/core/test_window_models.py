@@ -1,4 +1,4 @@
-"""The three models of a minute: none ever lets more through than its kind of window holds."""
+"""The three models of a minute: none ever permits more than its kind of window holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = ("minute", "sliding", "bucket")
 
 
 def quota_of(kind: str, now: float = NOON) -> QuotaWindows:
-    """Make a quota that counts so, and has counted nothing."""
+    """Make an empty quota that counts by this model."""
     quota = QuotaWindows()
     if kind != "minute":
         quota.window = SlidingWindow() if kind == "sliding" else TokenBucket(now, 0.0, 0.0)
@@ -33,18 +33,20 @@ def quota_of(kind: str, now: float = NOON) -> QuotaWindows:
     return quota
 
 
-def ask(quota: QuotaWindows, limits: Limits, now: float, requests: int = 1, tokens: int = 0) -> Any:
-    """Book if there is room, and give where; else say what blocks it."""
+def reserve(
+    quota: QuotaWindows, limits: Limits, now: float, requests: int = 1, tokens: int = 0
+) -> Any:
+    """Reserve if there is room, and return the slot; otherwise return the block."""
     near_boundary = quota.advance(now)
     block = quota.blocked_by(limits, requests, tokens, near_boundary=near_boundary)
     return block or quota.reserve(requests, tokens, now, limits, near_boundary=near_boundary)
 
 
 def let_through(kind: str, limits: Limits, at: list[float], tokens: int = 0) -> list[int]:
-    """Send ten requests at each of these times after 12:00:30; tell how many had room."""
+    """Send ten requests at each of these times after 12:00:30; return how many had room."""
     quota, counts = quota_of(kind), []
     for second in at:
-        replies = [ask(quota, limits, NOON + second, tokens=tokens) for _ in range(10)]
+        replies = [reserve(quota, limits, NOON + second, tokens=tokens) for _ in range(10)]
         counts.append(sum(type(reply) is tuple for reply in replies))
     return counts
 
@@ -79,12 +81,12 @@ STEPS = st.lists(
 def test_no_model_lets_more_through_than_its_window_holds(
     kind: str, steps: list[tuple[float, int, int]], rpm: int
 ) -> None:
-    """Whatever is asked for when; and at the time that a refusal names there is room."""
+    """Whatever is sent when; and at the time of a refusal's `until` there is room."""
     limits, now = Limits(rpm=rpm, tpm=100), NOON
     quota, sent = quota_of(kind), list[tuple[float, int, int]]()
     for later, requests, tokens in steps:
         now += later
-        reply = ask(quota, limits, now, requests, tokens)
+        reply = reserve(quota, limits, now, requests, tokens)
         if type(reply) is tuple:
             sent.append((now, requests, tokens))
         else:
@@ -100,7 +102,7 @@ def test_no_model_lets_more_through_than_its_window_holds(
 
 
 def copy_of(quota: QuotaWindows) -> QuotaWindows:
-    """Copy what decides."""
+    """Copy the fields that decide."""
     made = QuotaWindows()
     for name in (*QuotaWindows.__slots__, *QuotaWindows.__mro__[1].__slots__):  # type: ignore[attr-defined]  # a class of ours
         setattr(made, name, getattr(quota, name))
@@ -115,7 +117,7 @@ def copy_of(quota: QuotaWindows) -> QuotaWindows:
 
 
 def holds(kind: str, sent: list[tuple[float, int]], limit: int) -> bool:
-    """Tell whether a server with such a window, whose clock is right, refuses none of these."""
+    """Return whether a server with such a window, whose clock is right, refuses none of these."""
     for first in range(len(sent)):
         total = 0
         for at, count in sent[first:]:
@@ -131,13 +133,13 @@ def holds(kind: str, sent: list[tuple[float, int]], limit: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_corrected_frees_room(kind: str) -> None:
-    """A request that was not sent, or had fewer tokens, is taken back where it was booked."""
+def test_a_correction_releases_room(kind: str) -> None:
+    """A request that was not sent, or had fewer tokens, is corrected where it was recorded."""
     limits, quota = Limits(rpm=10, tpm=600), quota_of(kind)
-    wheres = [ask(quota, limits, NOON + i / 10, tokens=145) for i in range(4)]
-    assert ask(quota, limits, NOON + 1, tokens=145).reason == "tpm"
+    wheres = [reserve(quota, limits, NOON + i / 10, tokens=145) for i in range(4)]
+    assert reserve(quota, limits, NOON + 1, tokens=145).reason == "tpm"
     quota.adjust(wheres[2], -1, -145)
-    assert type(ask(quota, limits, NOON + 1, tokens=145)) is tuple
+    assert type(reserve(quota, limits, NOON + 1, tokens=145)) is tuple
     quota.adjust(wheres[0], 0, 20 - 145)
     quota.advance(NOON + 1)
     assert quota.used == (4, 455 if kind != "bucket" else 445)
@@ -148,21 +150,21 @@ def test_what_is_corrected_frees_room(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["sliding", "bucket"])
 def test_a_request_larger_than_the_limit_goes_alone(kind: str) -> None:
-    """It waits until nothing is used; of a limit of 0 nothing ever comes free."""
+    """It waits until nothing is used; with a limit of 0 there is never room."""
     limits, quota = Limits(tpm=600), quota_of(kind)
-    ask(quota, limits, NOON, tokens=60)
-    block = ask(quota, limits, NOON, tokens=700)
+    reserve(quota, limits, NOON, tokens=60)
+    block = reserve(quota, limits, NOON, tokens=700)
     assert block.until == pytest.approx(NOON + (61 if kind == "sliding" else 6), abs=0.01)
-    assert type(ask(quota, limits, block.until, tokens=700)) is tuple
+    assert type(reserve(quota, limits, block.until, tokens=700)) is tuple
     none = quota_of(kind)
-    assert ask(none, Limits(rpm=0), NOON).until >= NOON + 60
-    assert type(ask(none, Limits(rpm=0), NOON, requests=0)) is tuple
+    assert reserve(none, Limits(rpm=0), NOON).until >= NOON + 60
+    assert type(reserve(none, Limits(rpm=0), NOON, requests=0)) is tuple
 
 
-def test_a_bucket_of_no_known_limit_empties_within_a_minute() -> None:
-    """For what is shown: nothing blocks by it."""
+def test_a_bucket_without_a_known_limit_empties_within_a_minute() -> None:
+    """For display only: nothing is blocked by it."""
     quota = quota_of("bucket")
-    ask(quota, Limits(rpm=10), NOON, tokens=600)
+    reserve(quota, Limits(rpm=10), NOON, tokens=600)
     quota.advance(NOON + 30)
     assert quota.used == (0, 300)
     quota.advance(NOON + 60)
@@ -173,14 +175,14 @@ def test_a_sliding_window_keeps_few_records() -> None:
     """Of a thousand requests a minute no more than 32, none longer than it may count."""
     quota, limits = quota_of("sliding"), Limits(rpm=1_000)
     for i in range(3_000):
-        ask(quota, limits, NOON + i * 0.07)
+        reserve(quota, limits, NOON + i * 0.07)
         assert isinstance(quota.window, SlidingWindow)
         assert len(quota.window.cells) <= 32
     sent = [at for at, _, _ in quota.window.cells]
     assert all(a < b for a, b in pairwise(sent))
 
 
-# Which model is taken --------------------------------------------------------------------------
+# How the model is chosen -----------------------------------------------------------------------
 
 
 def refused_at(
@@ -191,24 +193,24 @@ def refused_at(
     tokens: int = 0,
     answered: float = 0.1,
 ) -> str:
-    """Let the server refuse a request, and name the model that is taken for it."""
+    """Let the server refuse a request; return the model that is chosen."""
     near_boundary = quota.advance(at)
     slot = quota.reserve(1, tokens, at, near_boundary=near_boundary)
-    told = Limits(rpm=rpm) if rpm is not None else Limits(tpm=1_000)
-    quota.learn(told, at + answered)
-    quota.learn_window(RefusedRequest(at, slot[0], 1, tokens, told, delay), at + answered)
+    limits = Limits(rpm=rpm) if rpm is not None else Limits(tpm=1_000)
+    quota.learn(limits, at + answered)
+    quota.learn_window(RefusedRequest(at, slot[0], 1, tokens, limits, delay), at + answered)
     return kind_of(quota)
 
 
 def kind_of(quota: QuotaWindows) -> str:
-    """Name the model."""
+    """Return the model's name."""
     return {None: "minute", SlidingWindow: "sliding", TokenBucket: "bucket"}[
         type(quota.window) if quota.window is not None else None
     ]
 
 
 def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> QuotaWindows:
-    """Make a quota in whose minute so much was sent at once."""
+    """Make a quota with so much sent at once in this minute."""
     quota = quota_of("minute", at)
     for _ in range(requests):
         quota.reserve(1, tokens, at, near_boundary=quota.advance(at))
@@ -249,7 +251,7 @@ def busy(requests: int = 10, at: float = NOON, tokens: int = 0) -> QuotaWindows:
 def test_a_refusal_chooses_the_model(
     quota: QuotaWindows, at: float, delay: float | None, kind: str
 ) -> None:
-    """By what was counted, and by the time that the server names."""
+    """By the counts, and by the delay that the server names."""
     assert refused_at(copy_of(quota), at, delay) == kind
 
 
@@ -258,30 +260,30 @@ def test_a_late_answer_may_count_its_time_from_the_request() -> None:
     assert refused_at(busy(), NOON + 5, 25.0, answered=11.0) == "minute"
 
 
-def test_a_refusal_of_another_minute_says_nothing_without_a_time() -> None:
-    """What we counted when it was booked is no longer known."""
+def test_a_refusal_of_another_minute_without_a_delay_is_ignored() -> None:
+    """The counts at the time of its reservation are no longer known."""
     assert refused_at(busy(3), NOON + 20, None, answered=30.0) == "minute"
 
 
-def test_more_than_a_sliding_window_holds_speaks_for_a_bucket() -> None:
-    """Half a limit was served beyond what was sent in the last minute, then a short time named."""
+def test_more_than_a_sliding_window_holds_means_a_bucket() -> None:
+    """Half a limit was served beyond the last minute's, then a short delay named."""
     quota = busy(10, NOON)
     for _ in range(6):
-        ask(quota, Limits(rpm=10), NOON + 55)
+        reserve(quota, Limits(rpm=10), NOON + 55)
     assert refused_at(quota, NOON + 55.2, 2.0) == "bucket"
     few = busy(10, NOON)
-    ask(few, Limits(rpm=10), NOON + 55)
+    reserve(few, Limits(rpm=10), NOON + 55)
     assert refused_at(few, NOON + 55.2, 2.0) == "sliding"
 
 
 def test_tokens_choose_the_model_as_requests_do() -> None:
-    """A refusal for input tokens is judged by tokens; a bucket has room when it was named."""
+    """A refusal for input tokens is judged by tokens; a bucket has room at the named time."""
     quota = busy(5, tokens=200)
     assert refused_at(quota, NOON + 31, 5.0, rpm=None, tokens=200) == "bucket"
     limits = Limits(tpm=1_000)
-    block = ask(quota, limits, NOON + 32, tokens=200)
+    block = reserve(quota, limits, NOON + 32, tokens=200)
     assert block.until == pytest.approx(NOON + 31.1 + 5, abs=0.1)
-    assert type(ask(quota, limits, block.until, tokens=200)) is tuple
+    assert type(reserve(quota, limits, block.until, tokens=200)) is tuple
     other = busy(4, tokens=200)
     assert refused_at(other, NOON + 1, None, rpm=None, tokens=200) == "sliding"
 
@@ -290,7 +292,7 @@ def test_a_sliding_window_begins_with_what_was_sent_before() -> None:
     """Ten at :30 and three at :01 count for 61 s each, and not longer."""
     quota = busy()
     for _ in range(3):
-        ask(quota, Limits(rpm=10), NOON + 31)
+        reserve(quota, Limits(rpm=10), NOON + 31)
     assert refused_at(quota, NOON + 31, 29.0) == "sliding"
     assert quota.used == (14, 0)
     quota.advance(NOON + 62.5)
@@ -298,26 +300,26 @@ def test_a_sliding_window_begins_with_what_was_sent_before() -> None:
 
 
 def test_a_sliding_window_turns_into_a_bucket_and_back() -> None:
-    """Where the delays named are a fraction of its own, or longer than a bucket's can be."""
+    """When the named delays are a fraction of its own, or longer than a bucket's can be."""
     quota = quota_of("sliding")
     for _ in range(9):
-        ask(quota, Limits(rpm=10), NOON)
+        reserve(quota, Limits(rpm=10), NOON)
     assert refused_at(quota, NOON + 1, 59.0) == "sliding"
     assert refused_at(quota, NOON + 3, 5.0) == "bucket"
     assert refused_at(quota, NOON + 9, 3.0) == "bucket"
     assert refused_at(quota, NOON + 20, 30.0) == "sliding"
-    block = ask(quota, Limits(rpm=10), NOON + 21)
+    block = reserve(quota, Limits(rpm=10), NOON + 21)
     assert block.until == pytest.approx(NOON + 50.1)
 
 
 def test_a_sliding_window_with_room_stays_one() -> None:
-    """Others use the same project: what is named is no fraction of what we know."""
+    """Others use the same project: the named delay is no fraction of our counts."""
     assert refused_at(quota_of("sliding"), NOON + 1, 5.0) == "sliding"
 
 
 @pytest.mark.parametrize("kind", ["sliding", "bucket"])
-def test_a_model_ends_a_day_after_the_last_refusal_that_spoke_for_it(kind: str) -> None:
-    """Then the clock's minute is tried again; what names a minute's end renews nothing."""
+def test_a_model_ends_a_day_after_the_last_refusal_that_confirmed_it(kind: str) -> None:
+    """Then the clock's minute is assumed again; a delay to a minute's end renews nothing."""
     quota, delay = busy(), 29.0 if kind == "sliding" else 4.0
     assert refused_at(quota, NOON + 31, delay) == kind
     quota.advance(NOON + DAY_S / 2)
@@ -332,9 +334,9 @@ def test_a_model_ends_a_day_after_the_last_refusal_that_spoke_for_it(kind: str) 
 
 
 def test_a_correction_finds_its_record_in_a_window_and_not_in_a_later_bucket() -> None:
-    """The second of two records; what was booked by another model is left as it is."""
+    """The second of two records; a reservation by another model is left as it is."""
     limits, quota = Limits(rpm=10, tpm=600), quota_of("sliding")
-    wheres = [ask(quota, limits, NOON + 5 * i, tokens=100) for i in range(2)]
+    wheres = [reserve(quota, limits, NOON + 5 * i, tokens=100) for i in range(2)]
     quota.adjust(wheres[1], -1, -100)
     quota.advance(NOON + 6)
     assert isinstance(quota.window, SlidingWindow)
@@ -354,42 +356,42 @@ def test_a_window_that_lies_in_the_future_is_dropped(kind: str, back: float) -> 
     """A clock that steps back leaves nothing full, nor a learned limit or a model for longer."""
     limits, quota = Limits(rpm=3, rpd=9), quota_of(kind)
     quota.learn(Limits(tpm=600), NOON)
-    while type(ask(quota, limits, NOON)) is tuple:
+    while type(reserve(quota, limits, NOON)) is tuple:
         pass
     now = NOON - back
-    assert type(ask(quota, limits, now)) is tuple
+    assert type(reserve(quota, limits, now)) is tuple
     quota.advance(now + DAY_S)
     assert (quota.learned, quota.window) == (Limits(), None)
 
 
 def test_a_day_that_lies_in_the_future_is_dropped() -> None:
-    """Across midnight of Los Angeles; within the day its count stays."""
+    """Across midnight Pacific time; within the day its count stays."""
     midnight = quota_of("minute").day_end
     quota, limits = quota_of("minute", midnight + 600), Limits(rpd=1)
-    ask(quota, limits, midnight + 600)
-    assert ask(quota, limits, midnight + 300).reason == "rpd"
-    assert type(ask(quota, limits, midnight - 3_000)) is tuple
+    reserve(quota, limits, midnight + 600)
+    assert reserve(quota, limits, midnight + 300).reason == "rpd"
+    assert type(reserve(quota, limits, midnight - 3_000)) is tuple
     assert quota.day_end == midnight
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_small_step_back_keeps_what_was_counted(kind: str) -> None:
-    """Half a minute is not long: what was sent just now still counts, once."""
+    """After half a minute back, recent requests still count, once."""
     limits, quota = Limits(rpm=3), quota_of(kind)
-    while type(ask(quota, limits, NOON)) is tuple:
+    while type(reserve(quota, limits, NOON)) is tuple:
         pass
-    assert ask(quota, limits, NOON - 40).reason == "rpm"
-    freed = ask(quota, limits, NOON - 40).until
-    assert type(ask(quota, limits, freed)) is tuple
-    ask(quota, limits, MINUTE + 300)
-    ask(quota, limits, MINUTE + 299)
+    assert reserve(quota, limits, NOON - 40).reason == "rpm"
+    freed = reserve(quota, limits, NOON - 40).until
+    assert type(reserve(quota, limits, freed)) is tuple
+    reserve(quota, limits, MINUTE + 300)
+    reserve(quota, limits, MINUTE + 299)
     assert quota.used[0] <= 2
 
 
 def test_a_correction_finds_the_minute_before() -> None:
-    """What a sliding window would begin with has the true tokens too, if they come late."""
+    """The minute a sliding window would begin with gets the true tokens too, if they come late."""
     quota = quota_of("minute")
-    slot = ask(quota, Limits(), NOON, tokens=500)
+    slot = reserve(quota, Limits(), NOON, tokens=500)
     quota.advance(NOON + 40)
     quota.adjust(slot, 0, 20 - 500)
     assert (quota.previous_requests, quota.previous_tokens) == (1, 20)
@@ -399,7 +401,7 @@ def test_a_correction_finds_the_minute_before() -> None:
 
 
 def test_a_cooldown_that_lies_in_the_future_is_over() -> None:
-    """A minute of it, and a minute more, is as long as it may last on a clock that stepped back."""
+    """Its length and one minute more is as long as it may last on a clock that stepped back."""
     rest = Cooldown()
     rest.extend("quota_minute", NOON + 20, waitable=True, now=NOON)
     for now, runs in ((NOON, True), (NOON - 60, True), (NOON - 61, False), (NOON + 20, False)):
@@ -408,8 +410,8 @@ def test_a_cooldown_that_lies_in_the_future_is_over() -> None:
     assert rest.until == NOON - 3_580
 
 
-def test_what_failures_told_can_be_forgotten() -> None:
-    """A reset forgets the model with the limits."""
+def test_a_reset_drops_what_failures_taught() -> None:
+    """A reset drops the model with the limits."""
     quota = busy()
     assert refused_at(quota, NOON + 31, 29.0) == "sliding"
     quota.forget_learned()

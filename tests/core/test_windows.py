@@ -29,12 +29,12 @@ def rolled(now: float = NOON) -> QuotaWindows:
 
 
 def use(quota: QuotaWindows, now: float, requests: int = 1, tokens: int = 0) -> Slot:
-    """Book at *now*."""
+    """Reserve at *now*."""
     return quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
 
 
 def room(quota: QuotaWindows, limits: Limits, now: float, tokens: int = 0) -> str | None:
-    """Ask for room at *now*; name the window that has none."""
+    """Check the room at *now*; return the window that has none."""
     near_boundary = quota.advance(now)
     block = quota.blocked_by(limits, 1, tokens, near_boundary=near_boundary)
     return block.reason if block else None
@@ -51,7 +51,7 @@ def room(quota: QuotaWindows, limits: Limits, now: float, tokens: int = 0) -> st
     ],
 )
 def test_a_pacific_day_has_23_24_or_25_hours(day: tuple[int, int, int], hours: int) -> None:
-    """Midnight follows the clocks of Los Angeles, on the days of daylight saving too."""
+    """Midnight follows Pacific time, on the days of daylight saving too."""
     begin = at(*day)
     assert next_pacific_midnight(begin) - begin == hours * 3600
     assert next_pacific_midnight(begin + hours * 3600 - 0.001) == begin + hours * 3600
@@ -60,7 +60,7 @@ def test_a_pacific_day_has_23_24_or_25_hours(day: tuple[int, int, int], hours: i
 
 @given(st.floats(0, 4e9, allow_nan=False))
 def test_midnight_is_always_ahead_and_is_midnight(now: float) -> None:
-    """At any time the next midnight is later, at most 25 hours, and its wall clock says 00:00."""
+    """At any time the next midnight is later, at most 25 hours, and its wall clock is 00:00."""
     midnight = next_pacific_midnight(now)
     local = datetime.fromtimestamp(midnight, PACIFIC)
     assert 0 < midnight - now <= 25 * 3600
@@ -78,7 +78,7 @@ def test_midnight_is_always_ahead_and_is_midnight(now: float) -> None:
 def test_a_pacific_month_ends_at_midnight_of_the_first(
     now: tuple[int, ...], then: tuple[int, ...]
 ) -> None:
-    """A spending cap's month ends in Los Angeles, in December too."""
+    """A spending cap's month ends at midnight Pacific time, in December too."""
     assert next_pacific_month(at(*now)) == at(*then)
 
 
@@ -97,14 +97,14 @@ def test_the_next_minute_begins_a_guard_after_the_edge(now: float, then: float) 
 def test_near_an_edge_a_request_counts_in_both_minutes(
     second: float, counts_in: tuple[int, ...]
 ) -> None:
-    """Within a second of the edge nobody knows which minute Google counts it in."""
+    """Within a second of the edge it is unknown which minute Google counts it in."""
     minute, near_boundary, _, _ = use(rolled(MINUTE - 90), MINUTE + second)
     first = int(minute - MINUTE // 60)
     assert ((first, first + 1) if near_boundary else (first,)) == counts_in
 
 
 def test_a_full_minute_is_over_a_guard_after_its_edge() -> None:
-    """RPM 2 booked mid-minute frees at the next edge plus the guard, not at the edge."""
+    """RPM 2 reserved mid-minute is released at the next edge plus the guard, not at the edge."""
     quota, limits = rolled(), Limits(rpm=2)
     use(quota, NOON)
     assert room(quota, limits, NOON) is None
@@ -116,7 +116,7 @@ def test_a_full_minute_is_over_a_guard_after_its_edge() -> None:
 
 
 def test_at_an_edge_the_next_minute_needs_room_too() -> None:
-    """What was booked into the next minute keeps the edge full until the minute after it."""
+    """A reservation in the next minute keeps the edge full until the minute after it."""
     quota, limits = rolled(), Limits(rpm=1)
     use(quota, MINUTE + 59.5)
     assert quota.blocked_by(limits, 1, 0, near_boundary=quota.advance(MINUTE + 59.6)) == Block(
@@ -147,8 +147,8 @@ def test_a_request_larger_than_the_limit_goes_into_an_empty_window_only() -> Non
     assert room(rolled(), Limits(rpm=0), NOON) == "rpm"
 
 
-def test_the_day_ends_at_pacific_midnight_and_nobody_waits_for_it() -> None:
-    """RPD counts from midnight to midnight in Los Angeles; its end is not waitable."""
+def test_the_day_ends_at_pacific_midnight_and_is_not_waited_for() -> None:
+    """RPD counts from midnight to midnight Pacific time; its end is not waitable."""
     begin = at(2026, 3, 8)
     quota, limits = rolled(begin), Limits(rpd=1)
     use(quota, begin + 5)
@@ -159,7 +159,7 @@ def test_the_day_ends_at_pacific_midnight_and_nobody_waits_for_it() -> None:
 
 
 def test_learned_limits_beat_configured_ones_for_a_day() -> None:
-    """What Google told is in force, the rest as configured, and after a day all as configured."""
+    """Learned limits apply, the others as configured, and after a day all as configured."""
     quota, configured = rolled(), Limits(rpm=100, tpm=9_000, rpd=50, max_concurrency=3)
     assert quota.limits(configured) is configured
     quota.learn(Limits(rpm=5), NOON)
@@ -174,8 +174,8 @@ def test_learned_limits_beat_configured_ones_for_a_day() -> None:
 
 
 @pytest.mark.parametrize("second", [10, 30.5, 58])
-def test_what_was_learned_is_forgotten_in_the_middle_of_a_minute_too(second: float) -> None:
-    """A look a moment before, when no window was about to end, does not keep it."""
+def test_learned_limits_end_in_the_middle_of_a_minute_too(second: float) -> None:
+    """A read a moment before, when no window was about to end, does not keep it."""
     quota, ends = rolled(), NOON + second + DAY_S
     quota.learn(Limits(rpm=5), NOON + second)
     quota.advance(ends - 1)
@@ -185,7 +185,7 @@ def test_what_was_learned_is_forgotten_in_the_middle_of_a_minute_too(second: flo
 
 
 def test_learning_after_the_day_starts_afresh() -> None:
-    """A limit that has expired does not come back with the next one that is told."""
+    """A limit that has expired does not come back with the next learned one."""
     quota = rolled()
     quota.learn(Limits(rpm=5), NOON)
     quota.learn(Limits(rpd=20), NOON + DAY_S)
@@ -195,7 +195,7 @@ def test_learning_after_the_day_starts_afresh() -> None:
 @pytest.mark.parametrize("later", [0, 10, 29, 29.5, 30.5, 31, 60, 90, 150, 10 * 60])
 @pytest.mark.parametrize("booked", [0, 29.2, 30.7])
 def test_a_correction_finds_its_minute(booked: float, later: float) -> None:
-    """True tokens land in the minutes of the booking, however late; in later ones they do not."""
+    """True tokens count in the minutes of the reservation, however late, not in later ones."""
     moment = NOON + booked
     quota, other = rolled(), rolled()
     slot = use(quota, moment, tokens=500)
@@ -208,7 +208,7 @@ def test_a_correction_finds_its_minute(booked: float, later: float) -> None:
 
 
 def test_a_correction_does_not_touch_another_day() -> None:
-    """A request given back after midnight frees nothing of the new day."""
+    """A request released after midnight changes nothing of the new day."""
     begin = at(2026, 1, 16)
     quota = rolled(begin - 3_600)
     slot = use(quota, begin - 3_600)
@@ -217,7 +217,7 @@ def test_a_correction_does_not_touch_another_day() -> None:
     assert quota.day_requests == 1
 
 
-def test_the_share_is_that_of_the_scarcest_window() -> None:
+def test_the_utilization_is_that_of_the_fullest_window() -> None:
     """Used ÷ limit of the fullest window; ÷ weight where no limit is known."""
     quota = rolled()
     use(quota, NOON, requests=2, tokens=300)
@@ -227,8 +227,8 @@ def test_the_share_is_that_of_the_scarcest_window() -> None:
     assert quota.utilization(Limits(max_concurrency=9), 4.0) == 0.5
 
 
-def test_a_quota_is_idle_after_its_day_and_what_it_learned() -> None:
-    """A record may be forgotten when no window of it counts and nothing learned is in force."""
+def test_a_quota_expires_after_its_day_and_its_learned_limits() -> None:
+    """A record may be dropped when no window of it counts and no learned limit applies."""
     begin = at(2026, 1, 16)
     quota = rolled(begin - 0.5)
     assert not quota.is_expired(begin)

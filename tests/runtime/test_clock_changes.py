@@ -13,7 +13,7 @@ from keyrot_middleware.core.model import Limits
 
 
 def full(**policy: Any) -> Rig:
-    """Make a pool of two keys whose windows are full, and whose keys are not offered before."""
+    """Make a pool of two keys whose windows are full, and which are deferred until then."""
     limits = Limits(rpm=1)
     rig = Rig(key("a", limits), key("b", limits), max_wait_s=0, **policy)
     for _ in range(2):
@@ -23,7 +23,7 @@ def full(**policy: Any) -> Rig:
 
 
 @pytest.mark.parametrize("step", [-3_600, -86_400, 3_600, 86_400])
-def test_full_windows_are_free_after_a_clock_stepped(step: float) -> None:
+def test_full_windows_are_available_after_a_clock_step(step: float) -> None:
     """Suspend, NTP: the very next call gets a key, and only as many as the limits allow."""
     rig = full()
     rig.clock._now += step
@@ -34,7 +34,7 @@ def test_full_windows_are_free_after_a_clock_stepped(step: float) -> None:
 
 
 def test_a_minutes_cooldown_ends_although_the_clock_stepped_back() -> None:
-    """It was to last 20 s, and not an hour and 20 s."""
+    """It lasts at most 20 s, not an hour and 20 s."""
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", minute("20s", model=MODEL))
     rig.failing()

@@ -1,4 +1,4 @@
-"""How events reach their receivers: in the background, bounded, each receiver for itself."""
+"""How events reach their receivers: in the background, bounded, independently of each other."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def webhook() -> Iterator[Webhook]:
 
 
 def alert_threads() -> list[threading.Thread]:
-    """List the threads that deliver."""
+    """List the threads that deliver events."""
     return [one for one in threading.enumerate() if one.name == delivery.THREAD_NAME]
 
 
 def test_a_webhook_gets_title_text_and_kind(webhook: Webhook) -> None:
-    """As Apprise's json:// sends them; the thread ends when nothing is left."""
+    """In the form of Apprise's json://; the thread ends when no event is left."""
     (receiver,) = opened(webhook.url)
     receiver.put(event())
     wait_for(lambda: webhook.messages, PATIENCE_S)
@@ -76,7 +76,7 @@ def test_a_mail_server_gets_a_mail() -> None:
 
 
 def test_a_dead_receiver_delays_no_other(webhook: Webhook) -> None:
-    """One accepts and never answers; the other, and the function, get all events meanwhile."""
+    """One accepts and never answers; the other, and the function, get all events."""
     events = Events()
     with dead_receiver() as url:
         urls = [SecretStr(url), SecretStr(webhook.url)]
@@ -94,7 +94,7 @@ def test_a_dead_receiver_delays_no_other(webhook: Webhook) -> None:
     wait_for(lambda: not alert_threads(), PATIENCE_S)
 
 
-def test_a_full_queue_drops_the_oldest_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_queue_drops_the_oldest_and_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:
     """The newest events are the ones that matter."""
     go, got = threading.Event(), Events()
 
@@ -117,7 +117,7 @@ def test_a_full_queue_drops_the_oldest_and_says_so_once(caplog: pytest.LogCaptur
 def test_a_function_that_raises_is_logged_once(
     error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It gets the next events all the same; the text of its error is not in the log."""
+    """It still gets the next events; the text of its error is not in the log."""
     calls = []
 
     def on_event(one: PoolEvent) -> None:
@@ -130,17 +130,17 @@ def test_a_function_that_raises_is_logged_once(
         receiver.put(event())
     wait_for(lambda: len(calls) == 5, PATIENCE_S)
     wait_for(lambda: not alert_threads(), PATIENCE_S)
-    told = [text for text in caplog.messages if "on_event failed" in text]
-    assert len(told) == 2  # the first failure, and the first one after a success
-    assert error.__name__ in told[0]
-    assert "test_delivery.py" in told[0]
+    messages = [text for text in caplog.messages if "on_event failed" in text]
+    assert len(messages) == 2  # the first failure, and the first one after a success
+    assert error.__name__ in messages[0]
+    assert "test_delivery.py" in messages[0]
     assert "FAKE" not in caplog.text
 
 
 def test_a_delivery_that_fails_is_tried_three_times(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Then the next event has its turn, and the log names the receiver without its URL."""
+    """Then the next event is delivered, and the log names the receiver without its URL."""
     monkeypatch.setattr(delivery, "RETRY_S", 0.01)
     answers = iter([500] * TRIES + [503, 200])
     webhook = Webhook(lambda: next(answers))
@@ -153,14 +153,14 @@ def test_a_delivery_that_fails_is_tried_three_times(
         assert webhook.events == {"key_rejected": TRIES, "state_degraded": 2}
     finally:
         webhook.close()
-    told = [text for text in caplog.messages if "failed on" in text]
-    assert len(told) == 1
-    assert "KEYROT_ALERTS, entry 1 (json://)" in told[0]
+    messages = [text for text in caplog.messages if "failed on" in text]
+    assert len(messages) == 1
+    assert "KEYROT_ALERTS, entry 1 (json://)" in messages[0]
     assert "hook-secret" not in caplog.text
 
 
 def test_only_the_events_of_the_setting_are_sent(webhook: Webhook) -> None:
-    """The function gets all of them."""
+    """The function gets all events."""
     events = Events()
     chosen = load(keys="FAKE-a", alert_events="pool_exhausted, state_degraded").settings
     receivers = open_receivers(events, [SecretStr(webhook.url)], chosen.alert_events)  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ def test_urls_are_in_no_log(webhook: Webhook, caplog: pytest.LogCaptureFixture) 
 
 
 def test_urls_are_in_no_log_while_another_delivery_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """It ends just when the filters of the logger are gone through."""
+    """It ends while the logger's filters are being called."""
     begun, end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def other() -> None:
@@ -218,7 +218,7 @@ SECRET = "FAKE-token-in-url"
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         (f"jsno://user:{SECRET}@host", 'unknown scheme "jsno"; allowed: URLs of Apprise'),
         (f"jsno://user:{SECRET}@host", 'Did you mean "json"?'),
@@ -227,7 +227,7 @@ SECRET = "FAKE-token-in-url"
     ],
 )
 def test_a_url_that_cannot_be_used_is_an_error(
-    url: str, told: str, caplog: pytest.LogCaptureFixture
+    url: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It names the setting and what is allowed, without the URL; nor do local variables hold it."""
     urls = [SecretStr("json://127.0.0.1:9"), SecretStr(url)]
@@ -236,13 +236,13 @@ def test_a_url_that_cannot_be_used_is_an_error(
     trace = TracebackException(caught.type, caught.value, caught.tb.tb_next, capture_locals=True)
     assert SECRET not in "".join(trace.format())
     assert str(caught.value).startswith("KEYROT_ALERTS, entry 2: ")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert SECRET not in str(caught.value) + caplog.text
 
 
 @pytest.mark.parametrize("value", [SECRET, f"json://127.0.0.1 {SECRET}", f"://{SECRET}"])
-def test_what_is_no_url_is_an_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found with the other settings, so that `keyrot check` finds it too."""
+def test_a_value_that_is_no_url_is_an_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found together with the other settings, so that `keyrot check` finds it too."""
     monkeypatch.setenv("KEYROT_ALERTS", value)
     with pytest.raises(ConfigError) as caught:
         load(keys="FAKE-a")
@@ -256,7 +256,7 @@ def test_what_is_no_url_is_an_error(value: str, monkeypatch: pytest.MonkeyPatch)
 def test_urls_are_separated_by_commas_or_blanks(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A comma inside a URL belongs to it; settings show none of them."""
+    """A comma inside a URL is part of it; settings show no URL."""
     monkeypatch.setenv("KEYROT_ALERTS", value)
     settings = load(keys="FAKE-a").settings
     assert [url.get_secret_value() for url in settings.alerts] == ["json://a", "json://b"]
@@ -267,7 +267,7 @@ def test_urls_are_separated_by_commas_or_blanks(
 
 
 def test_an_unknown_event_is_an_error() -> None:
-    """With the events that there are, and the one that was probably meant."""
+    """It lists the known events, and the one that was probably meant."""
     with pytest.raises(ConfigError) as caught:
         load(keys="FAKE-a", alert_events="key_rejected,pool_exhaused")
     assert 'found "pool_exhaused"; allowed: pool_exhausted, ' in str(caught.value)
@@ -288,7 +288,7 @@ async def _async(_: PoolEvent) -> None:
 
 
 @pytest.mark.parametrize("value", [3, "text", _async], ids=["number", "text", "async"])
-def test_what_is_no_function_is_an_error(value: Any) -> None:
-    """An async function would never run."""
+def test_a_value_that_is_no_function_is_an_error(value: Any) -> None:
+    """An async function would never be awaited."""
     with pytest.raises(ConfigError, match=r"on_event=…\): found .*; allowed: a function of one"):
         open_receivers(value, (), EVENTS)

@@ -1,4 +1,4 @@
-"""What health reports as available is what a call would get."""
+"""The health of a key is `available` exactly when a call would get it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAILURES = [minute("20s"), invalid()]
 
 
 def would_get(rig: Rig, key_id: str, model: str) -> bool:
-    """Lease the key for the smallest request, and give it back."""
+    """Lease the key for the smallest request, and release it."""
     info = CallInfo(model, VERB, tokens=1)
     offer = ((0, rig.selector.keys[key_id]),)
     reply = rig.pool.state.acquire(info, offer, spread=False)
@@ -44,7 +44,7 @@ def test_available_keys_are_those_that_a_call_gets(steps: list[Any]) -> None:
             rig.clock.advance(one)
         else:
             rig.default = reply or OK
-            with suppress(Exception):  # what the calls come to is other tests' subject
+            with suppress(Exception):  # the results of the calls are tested elsewhere
                 rig.call(INFO._replace(model=one))
         for key_id, status in health(rig.pool).items():
             used, own = status["used"], status["model"]
@@ -58,7 +58,7 @@ def test_available_keys_are_those_that_a_call_gets(steps: list[Any]) -> None:
 
 
 def test_a_key_with_a_full_window_is_limited_until_the_minute_ends() -> None:
-    """It was reported like one that a call could get."""
+    """It is not reported as available."""
     rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
     assert health(rig.pool)["a"]["state"] == "available"
     rig.call()
@@ -73,7 +73,7 @@ def test_a_key_with_a_full_window_is_limited_until_the_minute_ends() -> None:
 
 
 def test_a_key_without_a_value_and_one_switched_off_are_reported() -> None:
-    """Every key of keys.json has its place: unresolved and disabled ones are not left out."""
+    """Every key of keys.json is reported: unresolved and disabled ones too."""
     rig = Rig(key("a"))
     rig.pool.configured = (key("a"), key("b"), key("c", active=False))
     found = health(rig.pool).items()
@@ -85,7 +85,7 @@ def test_a_key_without_a_value_and_one_switched_off_are_reported() -> None:
 
 
 def test_health_reserves_nothing() -> None:
-    """Looking at a key that has one request left leaves it that request."""
+    """A key with one request left still has it afterwards."""
     rig = Rig(key("a", Limits(rpm=1)), max_wait_s=0)
     for _ in range(5):
         assert health(rig.pool)["a"]["available"]

@@ -1,4 +1,4 @@
-"""We are never the outage: a fault of state or secrets is survived, and raised in our own tests."""
+"""An internal error of state or secrets does not fail a call; our own tests raise it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HIDDEN = "FAKE-secret-of-the-library"
 
 
 class BrokenError(Exception):
-    """A fault of ours."""
+    """An internal error."""
 
 
 @pytest.fixture
@@ -30,59 +30,67 @@ def rig() -> Rig:
 
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Survive faults, as in the user's process."""
+    """Continue after internal errors, as in the user's process."""
     monkeypatch.setattr(guard, "_strict", False)
 
 
-def break_(rig: Rig, room: str) -> None:
-    """Let one room of the pool raise."""
+def break_component(rig: Rig, component: str) -> None:
+    """Let one component of the pool raise."""
 
     def broken(*_: Any, **__: Any) -> Any:
         raise BrokenError(HIDDEN)
 
-    setattr(rig.pool.secrets if room == "refresh" else rig.state, room, broken)
+    setattr(rig.pool.secrets if component == "refresh" else rig.state, component, broken)
 
 
-def info(room: str) -> Any:
-    """Ask something that visits *room*."""
+def info(component: str) -> Any:
+    """Use something that calls *component*."""
     return (
-        INFO._replace(bound_to_owner=True, resources=("files/x",)) if room == "get_owner" else INFO
+        INFO._replace(bound_to_owner=True, resources=("files/x",))
+        if component == "get_owner"
+        else INFO
     )
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("component", ROOMS)
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.usefixtures("lenient")
-async def test_a_fault_never_reaches_the_call(
-    rig: Rig, room: str, way: str, caplog: pytest.LogCaptureFixture
+async def test_an_internal_error_never_reaches_the_call(
+    rig: Rig, component: str, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The call goes on without what is broken; a warning says where, and shows no text of it."""
-    break_(rig, room)
-    if room == "refresh":
+    """The call continues without the component; a warning names it, without the error's text."""
+    break_component(rig, component)
+    if component == "refresh":
         rig.will("a", invalid())
     home = rig.selector.keys["a"]
     with caplog.at_level(logging.WARNING):
-        reply = rig.call(info(room), home) if way == "sync" else await rig.acall(info(room), home)
+        reply = (
+            rig.call(info(component), home)
+            if way == "sync"
+            else await rig.acall(info(component), home)
+        )
     assert reply == "answer"
     assert f"failed ({BrokenError} at" in caplog.text
     assert "test_internal_error_guard.py:" in caplog.text
     assert HIDDEN not in caplog.text
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("component", ROOMS)
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_in_our_own_tests_a_fault_is_raised(rig: Rig, room: str, way: str) -> None:
+async def test_an_internal_error_is_raised_in_our_own_tests(
+    rig: Rig, component: str, way: str
+) -> None:
     """The guard must hide nothing from this suite."""
-    break_(rig, room)
-    rig.will("a", invalid() if room == "refresh" else OK)
+    break_component(rig, component)
+    rig.will("a", invalid() if component == "refresh" else OK)
     with pytest.raises(BrokenError):
-        _ = rig.call(info(room)) if way == "sync" else await rig.acall(info(room))
+        _ = rig.call(info(component)) if way == "sync" else await rig.acall(info(component))
 
 
 @pytest.mark.usefixtures("lenient")
-async def test_a_call_without_a_state_walks_the_pool_without_a_booking(rig: Rig) -> None:
-    """Degraded, each call still excludes what failed; nothing is settled that was not lent."""
-    break_(rig, "acquire")
+async def test_a_call_without_a_state_uses_the_pool_without_reservations(rig: Rig) -> None:
+    """Each call still excludes failed keys; a lease without a reservation is not settled."""
+    break_component(rig, "acquire")
     for call in (rig.call, None):
         rig.will("a", invalid())
         reply = call() if call else await rig.acall()
@@ -92,82 +100,82 @@ async def test_a_call_without_a_state_walks_the_pool_without_a_booking(rig: Rig)
 
 
 @pytest.mark.usefixtures("lenient")
-@pytest.mark.parametrize("room", ["acquire", "settle"])
-async def test_a_dropped_stream_survives_a_fault(rig: Rig, room: str) -> None:
-    """Closing a stream that nobody read raises nothing, even while the state is down."""
-    break_(rig, room)
+@pytest.mark.parametrize("component", ["acquire", "settle"])
+async def test_dropping_a_stream_survives_an_internal_error(rig: Rig, component: str) -> None:
+    """Closing an unread stream raises nothing, even while the state is down."""
+    break_component(rig, component)
     rig.will("a", Chunks(1))
     flow = call_flow(rig.make(STREAMED))
     await (await aio.run_stream(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend))).aclose()
 
 
 @pytest.mark.usefixtures("lenient")
-def test_a_fault_outside_of_a_handler_is_still_announced(caplog: pytest.LogCaptureFixture) -> None:
-    """Without an exception at hand the room is named."""
+def test_an_error_outside_of_a_handler_is_still_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a current exception the component is named."""
     handle_internal_error("telemetry")
     assert "telemetry failed" in caplog.text
 
 
 @pytest.mark.usefixtures("lenient")
-def test_strictness_ends_with_its_block(rig: Rig) -> None:
-    """`raise_internal_errors()` raises inside, and survives again after it."""
-    break_(rig, "acquire")
+def test_raising_ends_with_its_block(rig: Rig) -> None:
+    """`raise_internal_errors()` raises inside its block, and continues after it."""
+    break_component(rig, "acquire")
     for _ in range(2):
         with pytest.raises(BrokenError), raise_internal_errors(), raise_internal_errors():
             rig.call()
         assert rig.call() == "answer"
 
 
-class Watcher:
-    """Follows a call, and notes what it is told."""
+class RecordingObserver:
+    """Records the commands of a call."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.events: list[Any] = []
 
     def before(self, command: Any) -> None:
-        """Note."""
-        self.told.append(type(command).__name__)
+        """Record the command."""
+        self.events.append(type(command).__name__)
 
     def after(self, command: Any, reply: Any) -> None:
-        """Note an exception."""
+        """Record an exception."""
         if isinstance(reply, BaseException):
-            self.told.append(type(reply).__name__)
+            self.events.append(type(reply).__name__)
 
     def attach(self) -> object:
-        """Note."""
-        self.told.append("(")
+        """Record it."""
+        self.events.append("(")
         return self
 
     def detach(self, token: object) -> None:
-        """Note."""
+        """Record it."""
         assert token is self
-        self.told.append(")")
+        self.events.append(")")
 
     def finish(self, error: BaseException | None) -> None:
-        """Note."""
-        self.told.append(type(error).__name__ if error else "end")
+        """Record it."""
+        self.events.append(type(error).__name__ if error else "end")
 
 
 SENT = ["Acquire", "Send", "(", ")", "Settle"]
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_a_watch_is_told_of_every_command(rig: Rig, way: str) -> None:
+async def test_an_observer_sees_every_command(rig: Rig, way: str) -> None:
     """Each command before and after, attached only while the SDK works, and the end, once."""
-    watcher, flow = Watcher(), call_flow(rig.make())
+    observer, flow = RecordingObserver(), call_flow(rig.make())
     rig.will("a", invalid())
     if way == "sync":
-        sync.run(flow, sync.SyncDriver(rig.pool, INFO, rig.send, watcher))
+        sync.run(flow, sync.SyncDriver(rig.pool, INFO, rig.send, observer))
     else:
-        await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend, watcher))
+        await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, rig.asend, observer))
     failed, served = [*SENT[:-1], "GetTime", "Settle"], SENT
-    assert watcher.told == ["GetTime", *failed, "Refresh", "GetTime", *served, "end"]
+    assert observer.events == ["GetTime", *failed, "Refresh", "GetTime", *served, "end"]
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_a_watch_is_told_of_what_interrupts(rig: Rig, way: str) -> None:
+async def test_an_observer_sees_an_interruption(rig: Rig, way: str) -> None:
     """The command that raised, its exception, the settle, and the end with the exception."""
-    watcher, flow = Watcher(), call_flow(rig.make())
+    observer, flow = RecordingObserver(), call_flow(rig.make())
 
     def stop(_: Any) -> Any:
         raise KeyboardInterrupt
@@ -177,25 +185,25 @@ async def test_a_watch_is_told_of_what_interrupts(rig: Rig, way: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         if way == "sync":
-            sync.run(flow, sync.SyncDriver(rig.pool, INFO, stop, watcher))
+            sync.run(flow, sync.SyncDriver(rig.pool, INFO, stop, observer))
         else:
-            await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, astop, watcher))
+            await aio.run(flow, aio.AsyncDriver(rig.pool, INFO, astop, observer))
     sent = ["GetTime", "Acquire", "Send", "(", ")"]
-    assert watcher.told == [*sent, "KeyboardInterrupt", "Settle", "KeyboardInterrupt"]
+    assert observer.events == [*sent, "KeyboardInterrupt", "Settle", "KeyboardInterrupt"]
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_a_stream_is_watched_while_the_sdk_works_and_no_longer(rig: Rig, way: str) -> None:
-    """The attempt is current for each chunk that is waited for, not while the caller has it."""
-    watcher, flow = Watcher(), call_flow(rig.make(STREAMED))
+async def test_a_stream_is_attached_only_while_the_sdk_works(rig: Rig, way: str) -> None:
+    """The attempt is current while a chunk is read, not while the caller has it."""
+    observer, flow = RecordingObserver(), call_flow(rig.make(STREAMED))
     rig.will("a", Chunks(1, 2))
     seen = []
     if way == "sync":
-        for chunk in sync.run_stream(flow, sync.SyncDriver(rig.pool, INFO, rig.send, watcher)):
-            seen.append((chunk, watcher.told.count("("), watcher.told.count(")")))
+        for chunk in sync.run_stream(flow, sync.SyncDriver(rig.pool, INFO, rig.send, observer)):
+            seen.append((chunk, observer.events.count("("), observer.events.count(")")))
     else:
-        performer = aio.AsyncDriver(rig.pool, INFO, rig.asend, watcher)
+        performer = aio.AsyncDriver(rig.pool, INFO, rig.asend, observer)
         async for chunk in await aio.run_stream(flow, performer):
-            seen.append((chunk, watcher.told.count("("), watcher.told.count(")")))
+            seen.append((chunk, observer.events.count("("), observer.events.count(")")))
     assert seen == [(1, 2, 2), (2, 3, 3)]
-    assert watcher.told[-2:] == ["Settle", "end"]
+    assert observer.events[-2:] == ["Settle", "end"]

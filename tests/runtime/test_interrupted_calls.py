@@ -1,4 +1,4 @@
-"""Ctrl-C at whatever moment: the key is available again, at once or within a minute."""
+"""Ctrl-C at any moment: the key is available again, at once or within a minute."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from keyrot_middleware.runtime import sync
 
 
 class CtrlC:
-    """Raises KeyboardInterrupt once, where Python looks for signals for the nth time.
+    """Raises KeyboardInterrupt once, at the nth point where Python handles signals.
 
-    It does so when a function begins, and when one that is written in C has come back.
+    Such points are the start of a Python function and the return of a C function.
     """
 
     def __init__(self, number: int) -> None:
@@ -32,20 +32,20 @@ class CtrlC:
         sys.setprofile(None)
 
     @property
-    def pressed(self) -> bool:
-        """Whether it was raised: else the call has fewer such moments."""
+    def was_raised(self) -> bool:
+        """Whether it was raised; otherwise the call has fewer such points."""
         return self.left <= 0
 
     def _look(self, frame: FrameType, event: str, _arg: Any) -> None:
         ours = "keyrot_middleware" in frame.f_code.co_filename
-        if ours and event in ("call", "c_return") and not self.pressed:
+        if ours and event in ("call", "c_return") and not self.was_raised:
             self.left -= 1
-            if self.pressed:
+            if self.was_raised:
                 raise KeyboardInterrupt
 
 
 def cooled() -> Rig:
-    """Make a pool of one key whose cooldown has just ended, and that serves one call at a time."""
+    """Make a pool of one key whose cooldown has just ended, with `max_concurrency` 1."""
     one = key("a", Limits(max_concurrency=1))
     rig = Rig(one, max_wait_s=0.0)
     lease = Lease("a", one.project, one.billing_account, "", "", 0, 0, at=0.0, record=one.record)
@@ -54,8 +54,8 @@ def cooled() -> Rig:
     return rig
 
 
-def asks(rig: Rig, kind: str) -> None:
-    """Call once, whole or as a stream."""
+def send_call(rig: Rig, kind: str) -> None:
+    """Send one call, whole or as a stream."""
     info = INFO if kind == "whole" else STREAMED
     if kind != "whole":
         rig.will("a", Chunks(1, 2, 3))
@@ -70,19 +70,19 @@ def asks(rig: Rig, kind: str) -> None:
 @pytest.mark.parametrize("kept", [False, True], ids=["forgotten", "traceback kept"])
 @pytest.mark.parametrize("kind", ["whole", "stream"])
 def test_ctrl_c_at_any_moment_loses_no_key(kind: str, kept: bool) -> None:
-    """Also where a notebook keeps the traceback, and with it every frame, for ever."""
+    """Also where a notebook keeps the traceback, and with it every frame, forever."""
     tracebacks: list[BaseException] = []
-    number, pressed = 0, True
-    while pressed:
+    number, was_raised = 0, True
+    while was_raised:
         number += 1
         rig, ctrl_c = cooled(), CtrlC(number)
         try:
             with ctrl_c:
-                asks(rig, kind)
+                send_call(rig, kind)
         except KeyboardInterrupt as error:
             if kept:
                 tracebacks.append(error)
-        pressed = ctrl_c.pressed
+        was_raised = ctrl_c.was_raised
         rig.script.clear()
         rig.clock.advance(60)
         with suppress(KeyboardInterrupt):

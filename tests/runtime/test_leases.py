@@ -23,18 +23,18 @@ def rig() -> Rig:
 
 
 def kinds(rig: Rig) -> list[LeaseOutcome]:
-    """Tell how the leases ended; hold that each did, once."""
+    """Return how the leases ended; check that each ended once."""
     rig.state.check()
     return [outcome.kind for _, outcome in rig.state.settled]
 
 
 def tokens(rig: Rig) -> int:
-    """Tell what is booked in this minute."""
+    """Return the tokens that are counted in this minute."""
     return rig.state.snapshot(rig.selector.keys.values())["a"].used[0].tokens_minute
 
 
 async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:
-    """Cancel *task* where it stands, so many times, and let it end."""
+    """Cancel *task* so many times, and let it end."""
     for _ in range(5):
         await asyncio.sleep(0)
     for _ in range(times):
@@ -45,16 +45,16 @@ async def stopped(task: asyncio.Task[Any], times: int = 1) -> None:
 
 
 class Hanging(Chunks):
-    """A stream whose second chunk never comes; closing it takes a while too."""
+    """A stream without a second chunk; closing it takes a while too."""
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        """Give one chunk."""
+        """Yield one chunk."""
         self.given += 1
         yield 1
         await asyncio.Event().wait()
 
     async def aclose(self) -> None:
-        """Take some turns of the loop."""
+        """Take some iterations of the loop."""
         for _ in range(3):
             await asyncio.sleep(0)
         self.closed += 1
@@ -68,8 +68,8 @@ async def open_stream(rig: Rig, chunks: Chunks) -> aio.AsyncRelay:
     )
 
 
-def test_a_stream_under_a_loop_that_is_not_asyncios(rig: Rig) -> None:
-    """A stream that is opened without one is given, and settled where it is dropped unread."""
+def test_a_stream_under_another_loop_than_asyncios(rig: Rig) -> None:
+    """A stream opened without asyncio is returned, and settled when it is dropped unread."""
     opening = open_stream(rig, Chunks(1, 2))
     with pytest.raises(StopIteration) as opened:
         opening.send(None)
@@ -80,7 +80,7 @@ def test_a_stream_under_a_loop_that_is_not_asyncios(rig: Rig) -> None:
 
 
 async def test_a_task_cancelled_while_it_sends(rig: Rig) -> None:
-    """The request may have counted: abandoned, its reservation kept, nobody blamed."""
+    """The request may have counted: abandoned, its reservation kept, no key penalized."""
 
     async def hang(_: Lease) -> Any:
         await asyncio.Event().wait()
@@ -105,7 +105,7 @@ async def test_a_task_cancelled_while_it_waits(rig: Rig) -> None:
 
 @pytest.mark.parametrize("times", [1, 2, 4])
 async def test_a_task_cancelled_while_it_reads(rig: Rig, times: int) -> None:
-    """However often it is cancelled, the stream is given up with what it had used so far."""
+    """However often it is cancelled, the stream is abandoned with its usage so far."""
     relay = await open_stream(rig, Hanging())
 
     async def read() -> None:
@@ -118,7 +118,7 @@ async def test_a_task_cancelled_while_it_reads(rig: Rig, times: int) -> None:
 
 
 async def test_a_stream_closed_half_way(rig: Rig) -> None:
-    """`aclose()` after a chunk closes the SDK's stream and books what was used."""
+    """`aclose()` after a chunk closes the SDK's stream and records its usage."""
     chunks = Chunks(1, 2, 3)
     relay = await open_stream(rig, chunks)
     assert await anext(relay) == 1
@@ -131,7 +131,7 @@ async def test_a_stream_closed_half_way(rig: Rig) -> None:
 
 
 async def test_a_stream_closed_before_its_first_chunk(rig: Rig) -> None:
-    """`aclose()` on a stream that nobody began to read closes the SDK's stream as well."""
+    """`aclose()` on an unread stream closes the SDK's stream as well."""
     chunks = Chunks(1, 2, 3)
     chunks.complaint = ConnectionError("already closed")
     relay = await open_stream(rig, chunks)
@@ -142,7 +142,7 @@ async def test_a_stream_closed_before_its_first_chunk(rig: Rig) -> None:
 
 
 async def test_a_stream_dropped_before_its_first_chunk(rig: Rig) -> None:
-    """A stream that nobody begins to read is settled when it is collected."""
+    """An unread stream is settled when it is collected."""
     relay = await open_stream(rig, Chunks(1, 2, 3))
     del relay
     gc.collect()
@@ -150,7 +150,7 @@ async def test_a_stream_dropped_before_its_first_chunk(rig: Rig) -> None:
 
 
 async def test_a_stream_dropped_half_way(rig: Rig) -> None:
-    """A stream that is left after a chunk is closed by the loop and settled."""
+    """A stream dropped after a chunk is closed by the loop and settled."""
     relay = await open_stream(rig, Chunks(1, 2, 3))
     async for _ in relay:
         break
@@ -171,8 +171,8 @@ async def test_a_stream_read_to_its_end_is_settled_once(rig: Rig) -> None:
     assert kinds(rig) == [LeaseOutcome.SUCCESS]
 
 
-def test_a_sync_stream_left_half_way(rig: Rig) -> None:
-    """A generator that is closed, dropped or thrown into settles with what it had used."""
+def test_a_sync_stream_abandoned_half_way(rig: Rig) -> None:
+    """A generator that is closed, dropped or thrown into settles with its usage so far."""
     for leave in ("close", "drop", "throw"):
         chunks = Chunks(1, 2, 3)
         rig.will("a", chunks)
@@ -192,8 +192,8 @@ def test_a_sync_stream_left_half_way(rig: Rig) -> None:
     assert tokens(rig) == 3 * 4
 
 
-def test_a_sync_stream_that_was_never_begun_sends_nothing(rig: Rig) -> None:
-    """A generator that nobody reads borrows no key."""
+def test_an_unread_sync_stream_sends_nothing(rig: Rig) -> None:
+    """An unread generator leases no key."""
     sync.run_stream(
         call_flow(rig.make(STREAMED)), sync.SyncDriver(rig.pool, INFO, rig.send)
     ).close()
@@ -201,10 +201,10 @@ def test_a_sync_stream_that_was_never_begun_sends_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
-def test_whatever_a_send_raises_comes_out_and_is_settled(
+def test_any_exception_of_a_send_is_raised_and_settled(
     rig: Rig, error: type[BaseException]
 ) -> None:
-    """Only an SDK failure is a value; anything else is the caller's, as it was raised."""
+    """Only an SDK failure is a value; anything else is raised to the caller unchanged."""
 
     def send(_: Lease) -> Any:
         raise error
@@ -227,7 +227,7 @@ async def test_a_coroutine_closed_from_outside_is_settled(rig: Rig) -> None:
 
 
 class Distant:
-    """A state whose awaited methods take a while, as over a network."""
+    """A state whose awaited methods take a while, like one over a network."""
 
     is_local = False
 
@@ -238,12 +238,12 @@ class Distant:
         return getattr(self.near, name)
 
     async def aacquire(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer after a turn of the loop."""
+        """Answer after an iteration of the loop."""
         await asyncio.sleep(0)
         return self.near.acquire(*args, **kwargs)
 
     async def asettle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> Any:
-        """Answer when the test says so."""
+        """Answer when the test allows it."""
         await self.wait.wait()
         return self.near.settle(lease, outcome, names)
 
@@ -262,8 +262,8 @@ async def test_a_task_cancelled_while_it_settles_over_a_network(rig: Rig) -> Non
     assert kinds(rig) == [LeaseOutcome.SUCCESS]
 
 
-async def test_a_call_over_a_network_comes_out_the_same(rig: Rig) -> None:
-    """Awaited methods of a state that is not instant are awaited."""
+async def test_a_call_over_a_network_has_the_same_result(rig: Rig) -> None:
+    """Awaited methods of a remote state are awaited."""
     distant = Distant(rig)
     rig.pool.state = distant  # type: ignore[assignment]
     distant.wait.set()
@@ -275,7 +275,7 @@ async def test_a_call_over_a_network_comes_out_the_same(rig: Rig) -> None:
 
 
 async def test_a_stream_that_breaks_is_a_failure_of_its_key(rig: Rig) -> None:
-    """The SDK's error comes out of the async stream too, with the tokens so far booked."""
+    """The SDK's error is raised by the async stream too, with the tokens so far recorded."""
     reply = minute()
     relay = await open_stream(rig, Chunks(1, failed=reply))
     assert await anext(relay) == 1
@@ -286,8 +286,8 @@ async def test_a_stream_that_breaks_is_a_failure_of_its_key(rig: Rig) -> None:
     assert tokens(rig) == 4
 
 
-def test_opened_streams_are_all_closed(rig: Rig) -> None:
-    """A stream that came to its end is closed, and so is one that broke."""
+def test_all_opened_streams_are_closed(rig: Rig) -> None:
+    """A stream is closed at its end, and after a failure."""
     whole, broken = Chunks(1), Chunks(1, failed=minute())
     rig.will("a", whole, broken)
     assert rig.call(STREAMED) == [1]

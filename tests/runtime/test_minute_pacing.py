@@ -1,4 +1,4 @@
-"""The defaults suit a pool that is paced by the minute: no call fails that the next one serves."""
+"""The defaults suit limits per minute: no call fails that the next minute can serve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keyrot_middleware.core.model import Limits
 
 
 def test_by_default_a_call_waits_for_the_end_of_any_minute() -> None:
-    """A minute that was full at its first second has 60 s to go, and its guard."""
+    """A minute that was full at its first second lasts 60 s more, and its guard."""
     rig = Rig(key("a", Limits(rpm=1)))
     rig.clock.advance(31.0)
     rig.call()

@@ -43,7 +43,7 @@ def key(**values: Any) -> dict[str, Any]:
     }
 
 
-def test_it_is_the_dict_that_it_was(pool: Any) -> None:
+def test_the_status_is_still_a_dict(pool: Any) -> None:
     """The value is a dict: equal, printable, and JSON as before."""
     assert keyrot_middleware.status() == {"installed": False, "keys": {}}
     pool("A")
@@ -63,7 +63,7 @@ def test_a_notebook_shows_a_row_for_each_key(pool: Any) -> None:
 
 
 def test_used_of_limit_and_the_time_are_shown() -> None:
-    """A learned limit beats a configured one, and a limit that nobody knows is left out."""
+    """A learned limit beats a configured one, and an unknown limit is omitted."""
     limited = key(state="limited", available=False, available_at="2026-11-26T12:31:00Z")
     html = NotebookDict(installed=True, pool="p", keys={"A": limited})._repr_html_()
     assert "gemini-2.5-flash: 3/5 rpm, 1,200 tpm, 7/20 rpd" in html
@@ -80,14 +80,14 @@ def test_names_are_escaped() -> None:
     assert "\x1b" not in html
 
 
-def test_without_a_pool_it_is_a_sentence() -> None:
+def test_without_a_pool_the_status_is_a_sentence() -> None:
     """Before install() there is no table."""
     assert NotebookDict(installed=False, keys={})._repr_html_() == (
         "<p>keyrot: no pool is installed.</p>"
     )
 
 
-def test_a_state_that_is_out_of_reach_is_said() -> None:
-    """The caption says that this process counts for itself."""
+def test_an_unreachable_state_is_shown() -> None:
+    """The caption states that this process counts for itself."""
     html = NotebookDict(installed=True, pool="p", degraded=True, keys={})._repr_html_()
     assert "the shared state is out of reach" in html

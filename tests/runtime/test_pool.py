@@ -1,4 +1,4 @@
-"""What the calls of a pool share: its clock, its secrets, its memory of Google's last words."""
+"""What the calls of a pool share: its clock, its secrets, its last refusal from Google."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from keyrot_middleware.secrets import Secret, SecretCache, SecretLocation
 from keyrot_middleware.telemetry.log_text import format_time
 
 
-async def test_the_systems_clock_tells_the_time_and_waits() -> None:
-    """Epoch seconds; a thread's wait and a task's wait are as long as asked for."""
+async def test_the_systems_clock_returns_the_time_and_sleeps() -> None:
+    """Epoch seconds; a thread's wait and a task's wait last as long as requested."""
     clock = SystemClock()
     assert abs(clock.time() - time.time()) < 5
     begin = time.monotonic()
@@ -36,19 +36,19 @@ async def test_the_systems_clock_tells_the_time_and_waits() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="forks are of POSIX")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_a_roster_that_nobody_holds() -> None:
-    """A fork while another thread parks a key must not leave the child waiting for ever."""
-    roster = make_selector([key("a")], "spread")
-    with roster._lock:
+def test_a_forked_child_has_an_unlocked_selector() -> None:
+    """A fork while another thread defers a key must not leave the child waiting forever."""
+    selector = make_selector([key("a")], "spread")
+    with selector._lock:
         child = os.fork()
         if child == 0:
-            roster.reset()
+            selector.reset()
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_home_key_is_the_single_key_or_the_first() -> None:
-    """A client without a key has the single key as its home key, else the first of the pool."""
+    """A client without a key has the single key as its home key, or the pool's first."""
     rig = Rig(key("a"), key("single", priority=1_000_000))
     assert rig.pool.home_id == "a"
     assert replace(rig.pool, last_resort="single").home_id == "single"
@@ -56,7 +56,7 @@ def test_the_home_key_is_the_single_key_or_the_first() -> None:
 
 
 def test_a_key_replaced_in_its_store_is_available_at_once() -> None:
-    """What Google said of the old value is not held against the new one."""
+    """A refusal of the old value does not apply to the new one."""
     rig = Rig(key("a"))
     rig.will("a", invalid())
     rig.failing()
@@ -69,8 +69,8 @@ def test_a_key_replaced_in_its_store_is_available_at_once() -> None:
     assert not rig.pool.refresh("unknown")
 
 
-def test_a_key_replaced_after_its_project_was_suspended_serves_again() -> None:
-    """The new value is of another project at Google's, whatever the project is called here."""
+def test_a_key_replaced_after_its_project_was_suspended_is_available() -> None:
+    """The new value may belong to another project at Google, whatever the project's name here."""
     rig = Rig(key("a", project="web"), strategy="fill")
     rig.will("a", failure(403, "Permission denied: Consumer 'projects/1' has been suspended."))
     rig.failing()
@@ -81,8 +81,8 @@ def test_a_key_replaced_after_its_project_was_suspended_serves_again() -> None:
     assert rig.sent == ["a", "a"]
 
 
-def test_google_s_last_words_are_those_to_the_key_retired_last() -> None:
-    """When all keys are retired, the error that comes out says what Google said of the last."""
+def test_the_last_refusal_is_that_of_the_key_rejected_last() -> None:
+    """When all keys are rejected, the error contains Google's message about the last one."""
     rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0)
     rig.will("a", invalid())
     rig.will("b", blocked())
@@ -95,16 +95,16 @@ def test_google_s_last_words_are_those_to_the_key_retired_last() -> None:
     assert rig.pool.last_refusal(["a", "b"]) == (400, None, None)
 
 
-def test_only_a_retirement_leaves_last_words() -> None:
-    """A minute that was spent is no last word."""
+def test_only_a_rejection_is_kept_as_the_last_refusal() -> None:
+    """A 429 for an exhausted minute is not kept."""
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", minute())
     rig.failing()
     assert rig.pool.last_refusal(["a"]) is None
 
 
-def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
-    """It has what a send and the telemetry need, and no books."""
+def test_a_lease_without_a_state_has_the_first_candidate() -> None:
+    """It has what a send and the telemetry need, and no reservation."""
     one = key("a", project="p", billing_account="b", tier="paid")
     lease = unreserved_lease(Acquire(INFO, ((0, one), (0, key("c"))), spread=True), 5.0)
     assert (lease.key_id, lease.project, lease.billing_account) == ("a", "p", "b")
@@ -112,13 +112,13 @@ def test_a_lease_without_a_state_is_the_first_on_offer() -> None:
     assert (lease.bucket, lease.verb, lease.tokens) == (INFO.model, INFO.verb, INFO.tokens)
 
 
-def test_a_rest_beyond_the_calendar_is_told_all_the_same() -> None:
+def test_a_cooldown_beyond_the_calendar_is_reported() -> None:
     """A server may name any time, and another version of ours may have written it."""
     assert iso(1e12) == format_time(1e12).replace(" ", "T") == "9999-12-31T23:59:59Z"
 
 
-def test_health_is_told_in_words_and_iso_times() -> None:
-    """Per key: what it is, how often it served and failed, until when it rests, what is used."""
+def test_health_has_states_and_iso_times() -> None:
+    """Per key: state, successes and failures, the end of a cooldown, and usage."""
     rig = Rig(key("a", Limits(rpm=9), model=INFO.model), key("b"), max_wait_s=0)
     rig.call()
     rig.will("a", minute("20s", value=5))
@@ -157,7 +157,7 @@ def test_health_is_told_in_words_and_iso_times() -> None:
 
 
 @pytest.mark.parametrize("message", ["", "denied"])
-def test_a_key_closed_to_one_method_is_still_active(message: str) -> None:
+def test_a_key_rejected_for_one_method_is_still_active(message: str) -> None:
     """Rejected for one method of the API is not rejected."""
     rig = Rig(key("a"))
     replies: list[Any] = [failure(403, message), blocked()]
@@ -185,8 +185,8 @@ class Gated(EditableStore):
         return super().resolve(refs)
 
 
-def test_a_store_that_hangs_delays_no_call_that_another_key_can_serve() -> None:
-    """The refused key comes back when the store has answered, and a new value is no news twice."""
+def test_a_hanging_store_delays_no_call_that_another_key_can_serve() -> None:
+    """The rejected key is back when the store has answered, and a new value is reported once."""
     rig, store = Rig(key("a"), key("b"), strategy="fill"), Gated("a", "b")
     rig.pool.secrets = SecretCache({key_id: SecretLocation(store) for key_id in "ab"})
     rig.pool.secrets.on_change = rig.pool.on_secrets_changed

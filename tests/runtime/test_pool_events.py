@@ -1,4 +1,4 @@
-"""Which events a pool has, once each, and in which words."""
+"""The events of a pool, once each, and their messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODEL = INFO.model
 
 
 class WatchedPool:
-    """A rig's pool with a watcher that looks when a test says so."""
+    """A rig's pool with a watcher that checks when the test asks for it."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig, self.events = rig, Events()
@@ -39,13 +39,13 @@ class WatchedPool:
         rig.pool.event_listeners = (self.watcher,)
 
     def look(self) -> list[tuple[str, str | None]]:
-        """Report what calls noticed, look at the pool, and return what came of it."""
+        """Report what calls noticed, check the pool, and return the new events."""
         self.watcher.report_noticed()
         self.watcher.look()
         return self.events.take()
 
     def reject(self, key_id: str) -> None:
-        """Settle a lease of a key as another process would: no listener hears of it."""
+        """Settle a lease of a key as another process would: no listener is called."""
         verdict = Verdict(
             "key_invalid", 400, Scope.KEY, until=self.rig.time() + 3600, rejected=True
         )
@@ -60,8 +60,8 @@ def watched(*keys: Any, **policy: Any) -> WatchedPool:
     return WatchedPool(Rig(*keys, **{"strategy": "fill", "max_wait_s": 0, **policy}))
 
 
-def test_a_pool_without_trouble_has_no_events() -> None:
-    """Calls succeed; nothing is reported."""
+def test_a_working_pool_has_no_events() -> None:
+    """Calls succeed; no event is reported."""
     pool = watched(key("a"), key("b"))
     pool.rig.call()
     assert pool.look() == []
@@ -89,7 +89,7 @@ def test_a_rejected_key_is_reported_once() -> None:
 
 
 def test_a_key_that_another_process_found_rejected_is_reported() -> None:
-    """A look finds it, though no call of this process met it."""
+    """A check finds it, though no call of this process did."""
     pool = watched(key("a"), key("b"))
     pool.look()
     pool.reject("a")
@@ -98,7 +98,7 @@ def test_a_key_that_another_process_found_rejected_is_reported() -> None:
 
 
 def test_a_rejected_key_that_is_available_again_is_reported_once() -> None:
-    """After a reset, which is not after the next look but when calls can use it."""
+    """After a reset, at the next check, when calls can use it."""
     pool = watched(key("a"), key("b"))
     pool.rig.will("a", invalid())
     pool.rig.call()
@@ -109,7 +109,7 @@ def test_a_rejected_key_that_is_available_again_is_reported_once() -> None:
 
 
 def test_a_key_that_cools_down_for_a_while_is_no_event() -> None:
-    """A full minute is what a pool is for: only quota and exhaustion are reported."""
+    """A full minute is normal: only quotas and exhaustion are reported."""
     pool = watched(key("a"), key("b"))
     pool.rig.will("a", minute("20s"))
     pool.rig.call()
@@ -118,7 +118,7 @@ def test_a_key_that_cools_down_for_a_while_is_no_event() -> None:
     assert pool.look() == []
 
 
-def test_what_happens_again_within_ten_minutes_is_reported_later_if_it_lasts() -> None:
+def test_an_event_repeated_within_ten_minutes_is_reported_later_if_it_lasts() -> None:
     """Rejected, reset, rejected again: the second message comes when ten minutes are over."""
     pool = watched(key("a"), key("b"))
     pool.reject("a")
@@ -137,7 +137,7 @@ def test_what_happens_again_within_ten_minutes_is_reported_later_if_it_lasts() -
     assert pool.look() == []
 
 
-def test_what_is_over_before_the_ten_minutes_are_is_not_reported_again() -> None:
+def test_an_event_that_ends_within_ten_minutes_is_not_reported_again() -> None:
     """A key that is rejected twice and reset twice in ten minutes: one message of each kind."""
     pool = watched(key("a"), key("b"))
     found = []
@@ -176,7 +176,7 @@ def test_an_exhausted_pool_is_reported_once_in_ten_minutes() -> None:
 
 
 def test_the_first_key_after_an_exhausted_pool_is_reported() -> None:
-    """The first one says that calls succeed again; the others add nothing."""
+    """It reports that calls succeed again; the others add nothing."""
     pool = watched(key("a"), key("b"))
     for key_id in ("a", "b"):
         pool.rig.will(key_id, day())
@@ -218,7 +218,7 @@ def test_windows_that_fill_up_together_are_one_event() -> None:
 
 
 def test_keys_of_one_project_share_a_quota_and_its_event() -> None:
-    """The first key of the project stands for it."""
+    """The first key of the project represents it."""
     limits = Limits(rpd=5)
     pool = watched(key("a", limits, project="p"), key("b", limits, project="p"))
     for _ in range(4):
@@ -227,7 +227,7 @@ def test_keys_of_one_project_share_a_quota_and_its_event() -> None:
 
 
 def test_a_minute_that_fills_up_again_is_reported_once_in_ten_minutes() -> None:
-    """Each minute crosses 80 % anew."""
+    """Each minute crosses 80 % again."""
     pool = watched(key("a", Limits(rpm=5)))
     found = []
     for _ in range(5):
@@ -269,7 +269,7 @@ class Shared(MemoryState):
 
 
 def test_a_degraded_state_is_reported_and_its_recovery() -> None:
-    """Once each; what other processes found is not looked for meanwhile."""
+    """Once each; rejections by other processes are not checked meanwhile."""
     pool = watched(key("a"), key("b"))
     state = pool.rig.pool.state = Shared(RetryPolicy(), pool.rig.time)
     pool.reject("a")
@@ -288,8 +288,8 @@ def test_a_degraded_state_is_reported_and_its_recovery() -> None:
     assert pool.look() == [("state_degraded", None)]
 
 
-def test_a_spent_budget_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for the keys of a project, with the time when they are free again."""
+def test_an_exhausted_budget_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the keys of a project, with the time when they are available again."""
     pool = watched(key("a", project="p"), key("b", project="p"), key("c"))
     until = pool.rig.time() + 3600
     blocks = {"a": Block("usd", until), "b": Block("usd", until)}
@@ -302,7 +302,7 @@ def test_a_spent_budget_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool.look() == [("budget_reached", "a")]
 
 
-def test_names_cannot_break_a_sentence() -> None:
+def test_names_cannot_break_a_line() -> None:
     """A model name with control characters stays in one line."""
     pool = watched(key("a", Limits(rpd=1)))
     info = INFO._replace(model="evil\n\x1b[31mmodel")
@@ -328,10 +328,10 @@ def test_a_model_name_cannot_address_a_channel(model: str) -> None:
     assert "for a model with an unusual name" in event.sentence
 
 
-def test_what_calls_notice_is_bounded(
+def test_the_events_of_calls_are_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than the watcher can take is dropped, the oldest first, and said once."""
+    """Beyond the maximum the oldest are dropped, and this is logged once."""
     monkeypatch.setattr(alerts, "NOTICED_MAX", 5)
     pool = watched(*(key(f"k{number}") for number in range(9)), key("last"))
     for number in range(9):
@@ -344,7 +344,7 @@ def test_what_calls_notice_is_bounded(
 
 
 def test_processes_with_one_redis_report_once() -> None:
-    """Two pools over one server: the event of a key comes from one of them, and so its return."""
+    """Two pools over one server: each event of a key comes from one of them, also its recovery."""
     url, pools = server("valkey").url, []
     for _ in range(2):
         pool = watched(key("a"), key("b"))
@@ -363,6 +363,6 @@ def test_processes_with_one_redis_report_once() -> None:
     late = watched(key("a"), key("b"))
     late.rig.pool.state = one.rig.pool.state
     late.watcher = AlertWatcher(late.rig.pool, [late.events])  # type: ignore[list-item]
-    assert late.look() == []  # what was there before it is not its news
+    assert late.look() == []  # events from before its start are not reported
     for pool in pools:
         pool.rig.pool.state.close()

@@ -1,4 +1,4 @@
-"""What pages and commands are told of a pool: its keys, its calls, which key a call would get."""
+"""The report behind pages and commands: keys, calls, and which key a call would get."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ LIMITS = Limits(rpm=2, rpd=10)
 
 
 def report(rig: Rig) -> PoolReport:
-    """Return the report of a rig's pool, with nothing cached."""
+    """Return the report of a rig's pool, without a cache."""
     return source_of(rig.pool)
 
 
 def row(rig: Rig, key_id: str) -> dict[str, Any]:
-    """Return what is reported of one key."""
+    """Return the row of one key."""
     found = report(rig).status()["keys"]
     return next(one for one in found if one["key_id"] == key_id)
 
 
 def test_an_unused_pool_is_available() -> None:
-    """Every key in the state available, nothing used, nothing in the history."""
+    """Every key is available, nothing is used, the history is empty."""
     found = report(Rig(key("a"), key("b"))).status()
     assert found["summary"]["available"] == found["summary"]["keys"] == found["total"] == 2
     assert (found["pool"], found["shared"], found["degraded"]) == ("test", False, False)
@@ -66,8 +66,8 @@ def test_calls_show_in_counts_history_and_attempts() -> None:
     assert report(rig).attempts(limit=0)["calls"] == []
 
 
-def test_calls_are_recorded_from_the_first_look_on() -> None:
-    """A pool in memory whose status nobody asks for pays nothing for it."""
+def test_calls_are_recorded_from_the_first_status_on() -> None:
+    """A pool in memory whose status is never read records nothing."""
     rig = Rig(key("a"), key("b"), max_wait_s=0)
     rig.call()
     assert report(rig).attempts()["calls"] == []
@@ -82,7 +82,7 @@ def test_calls_are_recorded_from_the_first_look_on() -> None:
 
 
 def test_a_stream_that_is_dropped_is_recorded_as_abandoned() -> None:
-    """With the attempt that was under way."""
+    """With the attempt that was in flight."""
     rig = Rig(key("a"))
     report(rig).status()
     rig.default = Chunks("one", "two")
@@ -103,7 +103,7 @@ def test_a_call_that_waits_for_a_key_is_counted_as_a_wait() -> None:
 
 
 def test_windows_name_their_limit_and_where_it_comes_from() -> None:
-    """A configured limit, one learned from a 429, and one that nobody knows."""
+    """A configured limit, one learned from a 429, and an unknown one."""
     rig = Rig(key("a", Limits(rpm=100)), max_wait_s=0)
     rig.will("a", minute("20s", value=5))
     rig.failing()
@@ -119,7 +119,9 @@ def test_windows_name_their_limit_and_where_it_comes_from() -> None:
         (invalid(), "rejected", "Google rejects the key (key_invalid); replace its value; tried "),
     ],
 )
-def test_a_sentence_says_why_a_key_is_not_available(reply: Any, state: str, sentence: str) -> None:
+def test_a_sentence_explains_why_a_key_is_not_available(
+    reply: Any, state: str, sentence: str
+) -> None:
     """With the time at which it is tried again."""
     rig = Rig(key("a"), max_wait_s=0)
     rig.will("a", reply)
@@ -140,7 +142,7 @@ def test_a_full_window_is_named_with_its_numbers() -> None:
 
 
 def test_keys_are_filtered_and_paged() -> None:
-    """By a part of the id, project or model, by state, by place."""
+    """By a part of the id, project or model, by state, by page."""
     rig = Rig(*(key(f"k{n}", project=f"proj-{n % 2}") for n in range(10)))
     found = report(rig)
     assert [one["key_id"] for one in found.status(offset=3, limit=2)["keys"]] == ["k3", "k4"]
@@ -156,32 +158,32 @@ def test_explain_names_the_key_that_a_call_then_gets(strategy: str) -> None:
     """By priority, limits and use; nothing is sent, and nothing reserved."""
     rig = Rig(key("a", LIMITS), key("b", LIMITS), key("last", priority=9), strategy=strategy)
     for _ in range(5):
-        told = report(rig).explain(MODEL)["key_id"]
-        assert report(rig).explain(MODEL)["key_id"] == told
+        found = report(rig).explain(MODEL)["key_id"]
+        assert report(rig).explain(MODEL)["key_id"] == found
         rig.call()
-        assert rig.sent[-1] == told
+        assert rig.sent[-1] == found
     assert rig.sent[-1] == "last"
 
 
 @pytest.mark.parametrize("strategy", ["spread", "sticky"])
 def test_explain_names_all_keys_of_which_chance_or_a_conversation_chooses(strategy: str) -> None:
-    """Unused keys of one group are equal, so that the call gets one of them."""
+    """Unused keys of one group are equal, so the call gets any of them."""
     rig = Rig(*(key(f"k{n}") for n in range(5)), key("last", priority=9), strategy=strategy)
-    told = report(rig).explain(MODEL)
-    assert told["sentence"].endswith("would get one of 5 keys now: k0, k1, k2 and 2 more.")
-    assert {k["sentence"] for k in told["keys"]} == {"may get the call", "available; comes later"}
+    found = report(rig).explain(MODEL)
+    assert found["sentence"].endswith("would get one of 5 keys now: k0, k1, k2 and 2 more.")
+    assert {k["sentence"] for k in found["keys"]} == {"may get the call", "available; comes later"}
 
 
-def test_explain_says_why_each_other_key_would_not_be_used() -> None:
-    """And when the first of them is available again, where none is."""
+def test_explain_has_the_reason_why_each_other_key_is_not_used() -> None:
+    """And when the first of them is available again, if none is."""
     rig = Rig(key("a", LIMITS), key("b"), strategy="fill", max_wait_s=0)
     rig.will("a", minute("20s"))
     rig.will("b", invalid())
     rig.failing()
-    told = report(rig).explain(f"models/{MODEL}", 5)
-    assert (told["key_id"], told["model"]) == (None, MODEL)
-    assert "none of 2 is available" in told["sentence"]
-    assert [(k["key_id"], k["position"], k["reason"]) for k in told["keys"]] == [
+    found = report(rig).explain(f"models/{MODEL}", 5)
+    assert (found["key_id"], found["model"]) == (None, MODEL)
+    assert "none of 2 is available" in found["sentence"]
+    assert [(k["key_id"], k["position"], k["reason"]) for k in found["keys"]] == [
         ("a", 1, "quota_minute"),
         ("b", 1, "key_invalid"),
     ]
@@ -190,7 +192,7 @@ def test_explain_says_why_each_other_key_would_not_be_used() -> None:
 
 
 def test_explain_prefers_the_keys_of_a_workload() -> None:
-    """The same key that a call inside `workload()` gets; others serve where it has none."""
+    """The same key that a call inside `workload()` gets; others serve if it has none."""
     rig = Rig(key("a"), key("b", workload="night"), strategy="fill")
     found = report(rig).explain(MODEL, 0, "night")
     assert (found["key_id"], found["workload"]) == ("b", "night")
@@ -201,30 +203,30 @@ def test_explain_prefers_the_keys_of_a_workload() -> None:
 def test_a_key_that_is_disabled_gets_no_call_until_it_is_enabled() -> None:
     """It counts as no error, and a reset enables it too."""
     rig = Rig(key("a"), key("b"), strategy="fill")
-    told = report(rig)
-    assert "disabled" in told.set_active("a", False)
+    found = report(rig)
+    assert "disabled" in found.set_active("a", False)
     assert row(rig, "a")["state"] == "disabled"
     assert row(rig, "a")["error_count"] == 0
     rig.call()
     assert rig.sent == ["b"]
-    assert "enabled" in told.set_active("a", True)
+    assert "enabled" in found.set_active("a", True)
     rig.call(INFO)
     assert rig.sent[-1] == "a"
 
 
-def test_unknown_keys_and_missing_abilities_are_errors() -> None:
-    """A KeyError for an id that is not there; a sentence where keys cannot be checked."""
-    told = report(Rig(key("a")))
-    for act in (told.reset, told.check, lambda key_id: told.set_active(key_id, False)):
+def test_unknown_keys_and_missing_checks_are_errors() -> None:
+    """A KeyError for an unknown id; a sentence where keys cannot be checked."""
+    found = report(Rig(key("a")))
+    for act in (found.reset, found.check, lambda key_id: found.set_active(key_id, False)):
         with pytest.raises(KeyError):
-            act("nobody")
+            act("unknown")
     with pytest.raises(KeyrotError, match="keyrot check"):
-        told.check("a")
-    assert "reset" in told.reset("a")
+        found.check("a")
+    assert "reset" in found.reset("a")
 
 
 def test_activity_of_an_unshared_state_is_empty() -> None:
-    """A state that keeps no activity returns none, and takes what it is given."""
+    """A state without activity returns none, and accepts records."""
     state: State = Rig(key("a")).state
     assert state.activity(["a"], 0.0).calls == []
 
@@ -238,7 +240,7 @@ def test_explain_and_status_agree_on_the_smallest_request() -> None:
 
 
 def test_a_key_without_a_value_can_be_reset_but_not_disabled() -> None:
-    """Nothing would keep it disabled when it gets a value; it is in the pool all the same."""
+    """It would not stay disabled when it gets a value; it is in the pool anyway."""
     rig = Rig(key("a"))
     rig.pool.configured = (key("a"), key("b"))
     assert row(rig, "b")["state"] == "unresolved"
@@ -248,18 +250,18 @@ def test_a_key_without_a_value_can_be_reset_but_not_disabled() -> None:
             report(rig).set_active("b", active)
 
 
-def test_the_keys_of_a_large_pool_are_asked_for_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_a_large_pool_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call does not wait until all keys are explained."""
     rig = Rig(*(key(f"k{number}") for number in range(AT_ONCE + 1)))
-    asked, get_blocks = [], rig.state.get_blocks
+    sizes, get_blocks = [], rig.state.get_blocks
 
     def counted(info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
-        asked.append(len(some := list(candidates)))
+        sizes.append(len(some := list(candidates)))
         return get_blocks(info, some)
 
     monkeypatch.setattr(rig.state, "get_blocks", counted)
     assert report(rig).explain(MODEL)["key_id"] == "k0"
-    assert max(asked) == AT_ONCE
+    assert max(sizes) == AT_ONCE
 
 
 def test_explain_counts_a_model_as_a_call_to_it_is_counted() -> None:

@@ -1,4 +1,4 @@
-"""Sync and async are one flow: the same script gives the same tape, and the same promises hold."""
+"""Sync and async are one flow: the same script gives the same commands and promises."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keyrot_middleware.core.commands import Refresh, Send, Settle, Sleep
 
 @settings(max_examples=120, deadline=None)
 @given(SCRIPTS)
-def test_the_same_script_gives_the_same_tape_sync_and_async(script: Script) -> None:
-    """Commands, replies, what is thrown in, and what comes out: all the same in both drivers."""
+def test_the_same_script_gives_the_same_commands_sync_and_async(script: Script) -> None:
+    """Commands, replies, exceptions and results are the same in both drivers."""
     sync_rig, in_thread = run_sync(script)
     async_rig, in_task = asyncio.run(run_async(script))
     for one, other in zip(in_thread, in_task, strict=True):
@@ -40,27 +40,27 @@ def test_every_promise_holds_for_every_script(script: Script) -> None:
 
 
 def _leases_are_settled_once(tape: Tape) -> None:
-    """In order; the last one of a call that was closed is settled without its flow."""
+    """In order; the last lease of a closed call is settled without its flow."""
     sent = [id(command.lease) for command in tape.of(Send)]
     settled = [id(command.lease) for command in tape.of(Settle)]
     assert settled in (sent, sent[:-1])
 
 
 def _failed_keys_stay_excluded(tape: Tape) -> None:
-    """A failed key is sent with again only after a wait for its named time, or once replaced."""
+    """A failed key is used again only after a wait for its named time, or once replaced."""
     out: dict[str, bool] = {}
     replaced: set[str] = set()
-    asked = None
+    command = None
     for how, what in tape.log:
-        if how == "reply" and type(asked) is Refresh and what and asked.key_id not in replaced:
-            replaced.add(asked.key_id)
-            out.pop(asked.key_id, None)
-        asked = what if how == "command" else None
-        if type(asked) is Send:
-            assert asked.lease.key_id not in out
-        elif type(asked) is Settle and (verdict := asked.outcome.verdict) and verdict.rotate:
-            out[asked.lease.key_id] = verdict.has_known_end and verdict.may_wait
-        elif type(asked) is Sleep and asked.reason == "key":
+        if how == "reply" and type(command) is Refresh and what and command.key_id not in replaced:
+            replaced.add(command.key_id)
+            out.pop(command.key_id, None)
+        command = what if how == "command" else None
+        if type(command) is Send:
+            assert command.lease.key_id not in out
+        elif type(command) is Settle and (verdict := command.outcome.verdict) and verdict.rotate:
+            out[command.lease.key_id] = verdict.has_known_end and verdict.may_wait
+        elif type(command) is Sleep and command.reason == "key":
             out = {key_id: waits for key_id, waits in out.items() if not waits}
 
 
@@ -75,8 +75,8 @@ def _budgets_are_kept(ran: Ran, script: Script) -> None:
         assert walked <= script.policy["max_attempts"] + len(ran.call.refreshed)
 
 
-def test_the_scripts_reach_every_corner() -> None:
-    """A random script is a poor test if it never fails, waits, retries or is interrupted."""
+def test_the_scripts_cover_every_command() -> None:
+    """Random scripts must include failures, waits, retries and interruptions."""
     seen: set[str] = set()
 
     @settings(max_examples=120, deadline=None, database=None, derandomize=True)

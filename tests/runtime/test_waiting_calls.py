@@ -26,7 +26,7 @@ class Running(SystemClock):
         self._offset = 1_767_270_630.0 - time.monotonic()
 
     def time(self) -> float:  # type: ignore[override]  # a function in its class
-        """Tell the time."""
+        """Return the time."""
         return self._offset + time.monotonic()
 
 
@@ -39,7 +39,7 @@ def real(*keys: Any, **policy: Any) -> Rig:
 
 
 class Callers:
-    """Calls under way, begun one after the other, and the order in which they were served."""
+    """Calls in flight, begun one after the other, and the order in which they were served."""
 
     def __init__(self, rig: Rig, way: str) -> None:
         self.rig, self.way = rig, way
@@ -48,7 +48,7 @@ class Callers:
         self.threads: list[threading.Thread] = []
 
     def begin(self, name: str, info: CallInfo = INFO, *, waits: bool = True) -> None:
-        """Begin a call, and see it wait."""
+        """Begin a call, and wait until it waits."""
         before = self.waiting
         self.threads.append(threading.Thread(target=self._call, args=(name, info)))
         self.threads[-1].start()
@@ -57,7 +57,7 @@ class Callers:
 
     @property
     def waiting(self) -> int:
-        """Count those that wait."""
+        """Count the waiting calls."""
         return sum(map(len, self.rig.pool.waiting_lines.lines.values()))
 
     def until(self, true: Any) -> None:
@@ -89,15 +89,15 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 def held(rig: Rig, info: CallInfo = INFO) -> Lease:
-    """Take the pool's first key, as a request does that is under way."""
+    """Lease the pool's first key, like a request in flight."""
     (first, *_) = rig.selector.keys.values()
     lease = rig.state.acquire(info, ((0, first),), spread=False)
     assert isinstance(lease, Lease)
     return lease
 
 
-def test_a_call_that_ends_wakes_the_first_who_waits(way: str) -> None:
-    """Each in its turn."""
+def test_a_call_that_ends_wakes_the_first_waiting_call(way: str) -> None:
+    """In the order of arrival."""
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     callers, release = Callers(rig, way), threading.Event()
 
@@ -115,7 +115,7 @@ def test_a_call_that_ends_wakes_the_first_who_waits(way: str) -> None:
     assert [lease.tokens for lease in rig.state.leases] == [INFO.tokens, 0, 1, 2, 3]
 
 
-def test_what_was_not_used_serves_the_first_who_waits(way: str) -> None:
+def test_an_unused_reservation_serves_the_first_waiting_call(way: str) -> None:
     """A minute is full until a request turns out not to have been sent."""
     rig = real(key("a", Limits(rpm=1)), max_wait_s=65.0, max_retries=0)
     callers, release = Callers(rig, way), threading.Event()
@@ -140,7 +140,7 @@ def test_what_was_not_used_serves_the_first_who_waits(way: str) -> None:
     assert rig.pool.clock.time() < 1_767_270_660.0, "the minute is not over"
 
 
-def test_who_gives_up_lets_the_next_go(way: str) -> None:
+def test_a_call_that_gives_up_lets_the_next_one_go(way: str) -> None:
     """The budget of the first is over; the second is not stuck behind it."""
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
     lease, callers = held(rig), Callers(rig, way)
@@ -159,8 +159,8 @@ def _done() -> Any:
     return Outcome(LeaseOutcome.SUCCESS)
 
 
-def test_a_budget_ends_behind_others_too(way: str) -> None:
-    """A call that stands in line fails when its own time is over."""
+def test_a_budget_ends_in_the_queue_too(way: str) -> None:
+    """A call in the queue fails when its own budget is over."""
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=0.4)
     lease, callers = held(rig), Callers(rig, way)
     callers.begin("p")
@@ -171,8 +171,8 @@ def test_a_budget_ends_behind_others_too(way: str) -> None:
     assert callers.waiting == 0
 
 
-def test_who_is_stuck_is_passed(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first in line is in a loop that somebody blocks: the second goes after a while."""
+def test_a_blocked_call_is_skipped(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first in the queue is in a blocked event loop: the second is sent after a while."""
     for module in (flow, waiting):
         monkeypatch.setattr(module, "STALL_S", 0.1)
     rig = real(key("a", Limits(max_concurrency=1)), max_wait_s=30.0)
@@ -188,8 +188,8 @@ def test_who_is_stuck_is_passed(way: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert stuck.stalled
 
 
-def test_a_key_that_is_reset_serves_those_who_wait_when_another_comes(way: str) -> None:
-    """Nobody tells the first in line; it looks again when a call joins behind it."""
+def test_a_reset_key_serves_waiting_calls_when_another_call_joins(way: str) -> None:
+    """No wake-up reaches the first in the queue; it checks again when a call joins behind it."""
     rig = real(key("a", Limits(rpm=1)), max_wait_s=65.0)
     lease, callers = held(rig), Callers(rig, way)
     callers.begin("p")
@@ -234,7 +234,7 @@ def _done_with(tokens: int) -> Any:
 
 
 @pytest.mark.parametrize("end", ["close", "cancel"])
-def test_a_waiting_call_that_ends_is_waited_for_no_more(end: str) -> None:
+def test_a_waiting_call_that_ends_leaves_the_queue(end: str) -> None:
     """Its flow is closed, as the garbage collector does, or its task is cancelled."""
     rig = Rig(key("a", Limits(max_concurrency=1)))
     held(rig)

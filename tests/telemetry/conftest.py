@@ -1,4 +1,4 @@
-"""A real SDK that keeps its spans in memory, and a check that it had nothing to complain of."""
+"""A real SDK that keeps its spans in memory, and a check that it logged no complaint."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class RecordedSpans:
         return list(self._exporter.get_finished_spans())
 
     def named(self, prefix: str) -> list[ReadableSpan]:
-        """Finished spans whose name begins so."""
+        """Finished spans whose name has a prefix."""
         return [span for span in self.spans if span.name.startswith(prefix)]
 
     @property
     def tree(self) -> str:
-        """All finished spans, with times that nobody can foresee left out."""
+        """All finished spans as a tree, without times."""
         return format_tree(self.spans, _timeless)
 
     def parent_of(self, span: ReadableSpan) -> str | None:
-        """Name the parent."""
+        """Return the parent's name."""
         ids: dict[int, str] = {s.context.span_id: s.name for s in self.spans}
         return ids.get(span.parent.span_id) if span.parent is not None else None
 
@@ -55,7 +55,7 @@ def _timeless(name: str, value: Any) -> str:
 
 @pytest.fixture
 def traced(caplog: pytest.LogCaptureFixture) -> Iterator[RecordedSpans]:
-    """Trace; afterwards nothing may have ended twice, and OpenTelemetry may not have complained."""
+    """Trace; afterwards no span may have ended twice, and OpenTelemetry may not have complained."""
     traced = RecordedSpans()
     with raise_internal_errors():
         yield traced

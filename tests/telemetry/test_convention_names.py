@@ -51,7 +51,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, opt_in: str, info: Any = INFO) -> 
 
 
 def names(metered: RecordedMetrics) -> set[str]:
-    """Name the metrics of the conventions that have something in them."""
+    """List the metrics of the conventions that have points."""
     return {name for name in metered.collect() if name.startswith("gen_ai.")}
 
 
@@ -69,7 +69,7 @@ def names(metered: RecordedMetrics) -> set[str]:
 def test_which_names_are_emitted(
     opt_in: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old ones by default; others' words in the variable change nothing."""
+    """The old ones by default; other values in the variable change nothing."""
     assert names(measured(monkeypatch, opt_in)) == expected
 
 
@@ -104,8 +104,8 @@ def test_the_table_is_what_the_sdk_sees(monkeypatch: pytest.MonkeyPatch) -> None
             scripted.run(INFO._replace(verb=verb))
     seen = metered.collect()
     for metric in NEW_METRICS:
-        told, points = seen[metric.name], metered.points(metric.name)
-        assert (told.unit, told.description) == (metric.unit, metric.description)
+        metric_data, points = seen[metric.name], metered.points(metric.name)
+        assert (metric_data.unit, metric_data.description) == (metric.unit, metric.description)
         attributes = {name for point in points for name in point.attributes}
         failing = {"error.type"} if "operation." in metric.name else set()
         assert attributes == set(metric.attributes) - failing
@@ -113,7 +113,7 @@ def test_the_table_is_what_the_sdk_sees(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_failed_call_counts_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is there with 0, as the conventions ask, so that a rate can be taken."""
+    """It is counted with 0, as the conventions require, so that a rate can be computed."""
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
     metered = RecordedMetrics()
     scripted = ScriptedPool([metered.observer], keys=("a",), script={"a": [failure(400)]})
@@ -135,6 +135,6 @@ def test_a_failed_call_counts_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None
 def test_other_operations_have_a_duration(
     verb: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Embeddings one of their own; what the conventions name no metric for keeps the old one."""
+    """Embeddings have a new one; operations without a new metric keep the old one."""
     info = INFO._replace(verb=verb)
     assert names(measured(monkeypatch, "gen_ai_latest_experimental", info)) == {name}

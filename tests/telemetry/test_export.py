@@ -1,4 +1,4 @@
-"""KEYROT_TRACING=otlp: spans leave the process by OTLP, and a program's own tracing stays."""
+"""KEYROT_TRACING=otlp: spans are exported by OTLP, and a program's own tracing is unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ spans, own = InMemorySpanExporter(), TracerProvider()
 own.add_span_processor(SimpleSpanProcessor(spans))
 trace.set_tracer_provider(own)
 """
-TELL = """
+PRINT_PROVIDER = """
 print(trace.get_tracer_provider() is own, len(spans.get_finished_spans()))
 """
 
@@ -46,7 +46,7 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def program(collector: Collector, tmp_path: Path) -> Iterator[Program]:
-    """Run a program with one key and the setting, by python or by what *by* says."""
+    """Run a program with one key and the setting, by python or by the command *by*."""
     with FakeGemini() as gemini:
         key = gemini.add_key("a").value
         settings = {
@@ -89,31 +89,35 @@ RUN = ("-m", "keyrot_middleware", "run")
 def test_spans_are_exported_and_flushed_at_the_end_of_the_program(
     program: Program, collector: Collector, parts: tuple[str, ...], by: tuple[str, ...]
 ) -> None:
-    """One setting is enough for a program without OpenTelemetry to send its spans away."""
+    """One setting is enough for a program without OpenTelemetry to export its spans."""
     assert program(*parts, by=by).stderr == ""
     assert {path for path, _, _ in collector.got} == {"/v1/traces"}
     assert b"generate_content gemini-2.5-flash" in collector.held
     assert b"attempt key_1" in collector.held
 
 
-def test_the_argument_is_as_good_as_the_variable(program: Program, collector: Collector) -> None:
-    """install(tracing="otlp") sets it up where no variable does."""
+def test_the_argument_has_the_effect_of_the_variable(
+    program: Program, collector: Collector
+) -> None:
+    """install(tracing="otlp") sets it up without the variable."""
     program('import keyrot_middleware; keyrot_middleware.install(tracing="otlp")', CALL)
     program(INSTALL, CALL, KEYROT_TRACING="off")
     assert collector.held.count(b"attempt key_1") == 1
 
 
 @pytest.mark.parametrize("end", ["raise RuntimeError('it went wrong')", "import sys; sys.exit(1)"])
-def test_a_program_that_ends_badly_flushes_too(
+def test_a_program_that_ends_with_an_error_flushes_too(
     program: Program, collector: Collector, end: str
 ) -> None:
-    """The spans that say why are the ones that matter most."""
+    """The spans of the failure matter most."""
     assert program(INSTALL, CALL, end).returncode == 1
     assert b"attempt key_1" in collector.held
 
 
-def test_the_standard_variables_say_what_goes_where(program: Program, collector: Collector) -> None:
-    """Service name, resource, headers, compression and the place for traces alone are heeded."""
+def test_the_standard_variables_configure_the_export(
+    program: Program, collector: Collector
+) -> None:
+    """Service name, resource, headers, compression and the endpoint for traces are respected."""
     program(
         INSTALL,
         CALL,
@@ -137,14 +141,14 @@ def test_the_standard_variables_say_what_goes_where(program: Program, collector:
 def test_the_standard_variables_can_switch_it_off(
     program: Program, collector: Collector, off: dict[str, str]
 ) -> None:
-    """A sampler that drops all, or an SDK that is off: the call works and nothing is sent."""
+    """A sampler that drops all, or a disabled SDK: the call works and nothing is sent."""
     assert program(INSTALL, CALL, **off).returncode == 0
     assert collector.got == []
 
 
 @pytest.mark.parametrize(
     ("parts", "by"),
-    [((OWN, INSTALL, CALL, TELL), ()), ((OWN, CALL, TELL), RUN)],
+    [((OWN, INSTALL, CALL, PRINT_PROVIDER), ()), ((OWN, CALL, PRINT_PROVIDER), RUN)],
     ids=["install", "keyrot run"],
 )
 def test_a_program_with_a_provider_keeps_it(
@@ -159,30 +163,30 @@ def test_a_program_with_a_provider_keeps_it(
 def test_a_provider_that_comes_after_install_is_refused_by_opentelemetry(
     program: Program, collector: Collector
 ) -> None:
-    """There is one provider still: ours, which install() was asked for; OpenTelemetry says so."""
-    done = program(INSTALL, OWN, CALL, TELL)
+    """There is still one provider, ours from install(); OpenTelemetry logs the refusal."""
+    done = program(INSTALL, OWN, CALL, PRINT_PROVIDER)
     assert done.stdout == "False 0\n"
     assert "Overriding of current TracerProvider is not allowed" in done.stderr
     assert collector.held.count(b"attempt key_1") == 1
 
 
 def test_a_second_pool_makes_no_second_provider(program: Program, collector: Collector) -> None:
-    """uninstall() leaves the provider, whose spans may still be on their way; install() uses it."""
+    """uninstall() keeps the provider, which may still be exporting; install() uses it again."""
     again = "keyrot_middleware.uninstall(); keyrot_middleware.install()"
     assert program(INSTALL, CALL, again, CALL).stderr == ""
     assert len(collector.got) == 1
     assert collector.held.count(b"attempt key_1") == 2
 
 
-def test_calls_go_on_where_no_collector_listens(program: Program) -> None:
-    """The answer is there; only the end of the program waits for the exporter's own time limit."""
+def test_calls_succeed_without_a_collector(program: Program) -> None:
+    """The call succeeds; only the end of the program waits for the exporter's own time limit."""
     nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     done = program(INSTALL, CALL, "print('done')", OTEL_EXPORTER_OTLP_TIMEOUT="1", **nowhere)
     assert (done.returncode, done.stdout) == (0, "done\n")
 
 
 @pytest.mark.parametrize(("parts", "by"), [((INSTALL,), ()), ((), RUN)], ids=["install", "run"])
-def test_a_missing_extra_is_told_at_the_start(
+def test_a_missing_extra_is_an_error_at_the_start(
     program: Program, parts: tuple[str, ...], by: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Without the exporter the setting is an error that names the pip line."""
@@ -195,8 +199,8 @@ def test_a_missing_extra_is_told_at_the_start(
     assert "pip install 'keyrot-middleware[otlp]'" in done.stderr
 
 
-def test_an_install_that_fails_leaves_nothing_running(program: Program, tmp_path: Path) -> None:
-    """A program that goes on without the exporter has no thread of a pool that it did not get."""
+def test_a_failed_install_leaves_nothing_running(program: Program, tmp_path: Path) -> None:
+    """A program that continues without the exporter has no thread of a pool."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys; sys.modules['opentelemetry.exporter.otlp.proto.http.trace_exporter'] = None"
     )

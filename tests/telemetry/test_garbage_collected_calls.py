@@ -23,8 +23,8 @@ def watched() -> Iterator[None]:
     unwatch_gc()
 
 
-def hold_that_the_spans_ended_once(traced: Any, made: ScriptedPool) -> None:
-    """None has ended in the collector, each has after the next call; `traced` holds: once."""
+def check_that_the_spans_ended_once(traced: Any, made: ScriptedPool) -> None:
+    """No span has ended in the collector, each has after the next call; `traced` checks: once."""
     assert traced.named("attempt") == []
     made.run()
     attempts = traced.named("attempt")
@@ -52,7 +52,7 @@ def test_a_reader_that_is_collected(traced: Any) -> None:
     del task, loop, chunks
     made.script = {}
     gc.collect()
-    hold_that_the_spans_ended_once(traced, made)
+    check_that_the_spans_ended_once(traced, made)
 
 
 def test_a_call_that_is_collected(traced: Any) -> None:
@@ -70,4 +70,4 @@ def test_a_call_that_is_collected(traced: Any) -> None:
     cycle.append(cycle)
     del call, cycle
     gc.collect()
-    hold_that_the_spans_ended_once(traced, made)
+    check_that_the_spans_ended_once(traced, made)

@@ -1,4 +1,4 @@
-"""Many calls that meet one fact make one line of it."""
+"""Many calls with the same finding write one log line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NAME = "keyrot_middleware"
 
 
 def lines(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
-    """Give our lines with a word in them."""
-    told = [record.getMessage() for record in caplog.records if record.name == NAME]
-    return [line for line in told if word in line]
+    """Return our lines that contain a word."""
+    messages = [record.getMessage() for record in caplog.records if record.name == NAME]
+    return [line for line in messages if word in line]
 
 
 def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Twenty-seven calls are under way with a key when Google rejects it."""
+    """Twenty-seven calls are in flight with a key when Google rejects it."""
     caplog.set_level(logging.INFO, NAME)
     scripted, together = ScriptedPool([LogObserver("test")], keys=("a",)), Barrier(27)
 
@@ -61,7 +61,7 @@ def test_the_same_failure_after_a_pause_is_another_line(caplog: pytest.LogCaptur
 
 
 def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """The next warning says how many more calls have failed so."""
+    """The next warning has the number of further failed calls."""
     policy = RetryPolicy(strategy="fill", max_wait_s=0.0)
     scripted = ScriptedPool([LogObserver("test")], keys=("a",), policy=policy)
     scripted.script = {"a": [minute(200)]}
@@ -76,8 +76,8 @@ def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixt
     assert ["59 more calls" in line for line in found] == [False, True, True]
 
 
-def test_a_wait_is_one_line_however_often_it_looks(caplog: pytest.LogCaptureFixture) -> None:
-    """A busy key is looked at ten times a second."""
+def test_a_wait_is_one_line_however_often_it_polls(caplog: pytest.LogCaptureFixture) -> None:
+    """A busy key is polled ten times a second."""
     caplog.set_level(logging.INFO, NAME)
     scripted = ScriptedPool([LogObserver("test")], keys=("a",))
     (key,) = scripted.pool.selector.keys.values()

@@ -18,18 +18,18 @@ NAME = "keyrot_middleware"
 
 @pytest.fixture(autouse=True)
 def raising() -> Iterator[None]:
-    """A watch that fails must fail the test."""
+    """An observer that fails must fail the test."""
     with raise_internal_errors():
         yield
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Level and text of each line that is ours."""
+    """Level and text of each of our lines."""
     return [f"{r.levelname} {r.getMessage()}" for r in caplog.records if r.name == NAME]
 
 
 def story(scripted: ScriptedPool) -> None:
-    """Make a call that meets a spent minute, an invalid key, a wait, and a success."""
+    """Make a call that meets an exhausted minute, an invalid key, a wait, and a success."""
     scripted.script = {"flash_01": [minute(20), OK], "exp_02": [invalid()]}
     scripted.run()
 
@@ -71,14 +71,14 @@ def test_the_story_at_debug(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_story_at_other_levels(
     caplog: pytest.LogCaptureFixture, level: int, levels: list[str]
 ) -> None:
-    """INFO tells what changes; WARNING, the default, what somebody should look after."""
+    """INFO has what changes; WARNING, the default, what needs attention."""
     caplog.set_level(level, NAME)
     story(ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02")))
     assert [line.split()[0] for line in lines(caplog)] == levels
 
 
-def test_a_silent_logger_is_not_served(caplog: pytest.LogCaptureFixture) -> None:
-    """A logger that lets no WARNING through costs one look."""
+def test_a_silent_logger_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger above WARNING costs one check."""
     caplog.set_level(logging.CRITICAL, NAME)
     assert LogObserver("test").observe(INFO) is None
 
@@ -97,8 +97,8 @@ def test_an_exhausted_pool_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
     )
 
 
-def test_what_rests_for_long_or_as_a_whole_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Money and spent days are for a person to know of."""
+def test_a_long_or_wide_cooldown_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Billing problems and exhausted days need a person's attention."""
     scripted = ScriptedPool([LogObserver("test")], keys=("flash_01", "exp_02", "pro_03"))
     denied = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",

@@ -1,8 +1,8 @@
-"""A hundred streams of the real SDK at once, left in every way: spans stay in their order.
+"""A hundred streams of the real SDK at once, ended in every way: spans keep their parents.
 
-Each reader has a span of its own, and makes one for its work after each chunk. Whatever becomes
-of the streams, none of the readers' spans may become a child of ours, each of ours ends once (the
-fixture `traced` looks), and OpenTelemetry has nothing to complain of ("Failed to detach context").
+Each reader has a span of its own, and makes one for its work after each chunk. However a stream
+ends, no span of a reader may become a child of ours, each of ours ends once (the fixture
+`traced` checks), and OpenTelemetry may not complain ("Failed to detach context").
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TASK_FATES = ("end", "close", "drop", "hand over", "cancel")
 
 @pytest.fixture
 def watched(pool: Any, traced: Any) -> RecordedMetrics:
-    """Put a pool in place that is traced and measured."""
+    """Install a pool with tracing and metrics."""
     metered = RecordedMetrics()
     pool("a", "b").observers = (traced.observer, metered.observer)
     return metered
 
 
 class Readers:
-    """What all readers do, and what must be true of it."""
+    """What all readers do, and the checks of the result."""
 
     def __init__(self, traced: Any) -> None:
         self.traced = traced
@@ -45,7 +45,7 @@ class Readers:
         self.traced.tracer.start_span(f"work {number}").end()
 
     def ended(self, watched: RecordedMetrics, streams: int) -> None:
-        """Hold that every span has ended and is where it belongs, and that all were counted."""
+        """Check that every span has ended and has its parent, and that all were counted."""
         gc.collect()
         traced = self.traced
         calls, attempts = traced.named("generate_content"), traced.named("attempt")
@@ -97,7 +97,7 @@ def test_a_hundred_streams_in_threads(traced: Any, watched: RecordedMetrics, con
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(read, range(STREAMS)))
     elsewhere.shutdown()
-    # The other stream was sent only where it was read.
+    # The other stream was sent only if it was read.
     readers.ended(watched, STREAMS + STREAMS // 5 * 2)
 
 
@@ -122,7 +122,7 @@ async def test_a_hundred_streams_in_tasks(
             readers.work(number, reader)
             if fate == "close":
                 await stream.aclose()
-            elif fate == "hand over":  # a task begins in a copy of its maker's context
+            elif fate == "hand over":  # a task begins in a copy of its creator's context
                 assert await asyncio.create_task(read_on(number, stream, reader)) == LEFT
             elif fate == "cancel":
                 task = asyncio.create_task(read_on(number, stream, reader))
@@ -135,7 +135,7 @@ async def test_a_hundred_streams_in_tasks(
 
     try:
         await asyncio.gather(*map(read, range(STREAMS)))
-        for _ in range(500):  # for the loop to close what was dropped
+        for _ in range(500):  # for the loop to close dropped streams
             gc.collect()
             if len(traced.named("generate_content")) == STREAMS:
                 break

@@ -1,4 +1,4 @@
-"""What is counted of a call, as an SDK with a reader sees it."""
+"""The metrics of a call, as an SDK with a reader sees them."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ ATTEMPT = "keyrot.attempt.duration"
 
 @pytest.fixture
 def metered() -> RecordedMetrics:
-    """Give a provider of this test's own."""
+    """Return a provider of this test's own."""
     return RecordedMetrics()
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_call_that_changes_its_key(metered: RecordedMetrics, way: str) -> None:
-    """Each send is counted with its key and why it failed; the call as one that succeeded."""
+    """Each send is counted with its key and failure; the call as a success."""
     scripted = ScriptedPool([metered.observer], script={"flash_01": [minute(9)]})
     scripted.all_modes()[way]()
     by = metered.by
     assert by(ATTEMPT, "keyrot.key.id", "error.type", "keyrot.failure.class") == {
         ("flash_01", "429", "quota_minute"): 1,
-        # All of one project rest: the next one is of another.
+        # All keys of one project cool down: the next one is of another.
         ("pro_01", None, None): 1,
     }
     assert by(ATTEMPT, "keyrot.pool.name", "gen_ai.request.model") == {
@@ -89,7 +89,7 @@ TOKENS = "gen_ai.client.token.usage"
 
 
 def test_a_call_that_fails(metered: RecordedMetrics) -> None:
-    """The last failure is the call's; what the response did not tell is not counted."""
+    """The last failure is the call's; usage without a value in the response is not counted."""
     script = {"a1": [minute(9_000)], "b1": [invalid()]}
     scripted = ScriptedPool([metered.observer], keys=("a1", "b1"), script=script)
     with pytest.raises(GoogleError, match="400"):
@@ -101,8 +101,8 @@ def test_a_call_that_fails(metered: RecordedMetrics) -> None:
     assert metered.points(TOKENS) == metered.points("keyrot.key.tokens") == []
 
 
-def test_no_key_is_free(metered: RecordedMetrics) -> None:
-    """A call that sends nothing is a timeout with 0 attempts, and waited for no key it had."""
+def test_no_key_is_available(metered: RecordedMetrics) -> None:
+    """A call that sends nothing is a timeout with 0 attempts, and no key wait is recorded."""
     scripted = ScriptedPool([metered.observer], keys=("a1",), script={"a1": [minute(9_000)]})
     with pytest.raises(GoogleError):
         scripted.run()
@@ -151,8 +151,8 @@ def test_a_stream(metered: RecordedMetrics, way: str) -> None:
     assert metered.by("keyrot.key.tokens", "gen_ai.token.type") == {"input": 12, "output": 30}
 
 
-def test_a_stream_that_its_reader_leaves(metered: RecordedMetrics) -> None:
-    """Dropped, it is no error; what it has used so far is counted."""
+def test_a_stream_that_its_reader_abandons(metered: RecordedMetrics) -> None:
+    """Dropped, it is no error; its usage so far is counted."""
     scripted = ScriptedPool([metered.observer], script={"flash_01": [Chunks(3)]})
     stream = scripted.stream()
     next(stream)
@@ -173,7 +173,7 @@ async def test_a_stream_that_is_dropped_unread(metered: RecordedMetrics) -> None
 
 
 async def test_a_cancelled_call(metered: RecordedMetrics) -> None:
-    """Attempt and call both tell that they were cancelled."""
+    """Attempt and call are both counted as cancelled."""
     scripted = ScriptedPool([metered.observer])
     under_way = asyncio.Event()
 
@@ -192,7 +192,7 @@ async def test_a_cancelled_call(metered: RecordedMetrics) -> None:
 
 
 def test_under_the_official_instrumentation(metered: RecordedMetrics) -> None:
-    """What it measures itself we do not; its metrics tell our pool."""
+    """What it measures itself we do not; its metrics have our pool."""
     data = SimpleNamespace(attributes={}, metric_attributes={})
     token = context.attach(context.set_value(INFERENCE, data))
     try:
@@ -214,12 +214,12 @@ def test_suppressed(metered: RecordedMetrics, key: str | None) -> None:
         assert ScriptedPool([metered.observer]).run() == "answer"
     finally:
         context.detach(token)
-    # The two that are there from the beginning are at zero.
+    # The two that exist from the start are at zero.
     assert set(metered.collect()) <= {"keyrot.key.timeouts", "keyrot.key.pending_requests"}
 
 
-def test_a_strangers_key_has_no_series_of_its_own(metered: RecordedMetrics) -> None:
-    """A program with a thousand customers' own keys does not make a thousand series of them."""
+def test_a_foreign_key_has_no_series_of_its_own(metered: RecordedMetrics) -> None:
+    """A program with a thousand customers' own keys does not make a thousand series."""
     watch = metered.observer.observe(INFO)
     assert watch is not None
     for label in ("home:1a2b", "home:3c4d"):
@@ -237,9 +237,9 @@ def test_the_table_is_what_the_sdk_sees(metered: RecordedMetrics) -> None:
     seen = metered.collect()
     assert set(seen) == {metric.name for metric in METRICS}
     for metric in METRICS:
-        told = seen[metric.name]
-        assert (told.unit, told.description) == (metric.unit, metric.description)
-        assert _kind(told.data) in metric.kind.lower()
+        metric_data = seen[metric.name]
+        assert (metric_data.unit, metric_data.description) == (metric.unit, metric.description)
+        assert _kind(metric_data.data) in metric.kind.lower()
         points = metered.points(metric.name)
         assert {name for point in points for name in point.attributes} == set(metric.attributes)
         assert {point.bounds for point in points} == {metric.buckets}
@@ -254,7 +254,7 @@ def _kind(data: Any) -> str:
 
 
 def _everything(metered: RecordedMetrics) -> None:
-    """Make calls of every kind, with a pool that is shown."""
+    """Make calls of every kind, with a registered pool."""
     from keyrot_middleware.guard import handle_internal_error
     from keyrot_middleware.runtime.health import levels
 

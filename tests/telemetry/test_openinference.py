@@ -21,7 +21,7 @@ OURS = "keyrot_middleware"
 
 @pytest.fixture(autouse=True)
 def one_provider(traced: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let everybody's spans come to one place, and leave the SDK as it was."""
+    """Send all spans to one provider, and restore the SDK afterwards."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", traced.provider)
     with plain_sdk():
         yield
@@ -33,7 +33,7 @@ def with_usage(traced: Any) -> list[Any]:
 
 
 def scopes(traced: Any) -> list[str]:
-    """List who has made each span, in the order in which they ended."""
+    """List the scope of each span, in the order in which they ended."""
     return [span.instrumentation_scope.name for span in traced.spans]
 
 
@@ -42,7 +42,7 @@ def scopes(traced: Any) -> list[str]:
 def test_there_is_one_llm_span_and_it_holds_the_attempts(
     order, mode, traced, gemini, pool, connect
 ) -> None:
-    """Sync, async and streams: theirs tells the attempts, which are its children in its trace."""
+    """Sync, async and streams: their span has the attempts as its children in its trace."""
     gemini.add_key("A")
     gemini.script("A", Reply.QUOTA_MINUTE)
     if order == "pool first":
@@ -65,7 +65,7 @@ def test_there_is_one_llm_span_and_it_holds_the_attempts(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_spans_of_the_program_stay_where_they_are(mode, traced, pool, connect) -> None:
-    """Theirs is the child of the program's span, and ours of theirs."""
+    """Their span is the child of the program's span, and ours of theirs."""
     pool("A")
     with (
         instrumented(traced.provider, OPENINFERENCE),
@@ -84,12 +84,12 @@ def test_an_embedding_is_one_span_too(way, traced, gemini, pool, connect) -> Non
     """Of the kind EMBEDDING."""
     pool("A")
     client = connect()
-    asked = {"model": "gemini-embedding-001", "contents": "hello"}
+    request = {"model": "gemini-embedding-001", "contents": "hello"}
     with instrumented(traced.provider, OPENINFERENCE):
         if way == "sync":
-            client.models.embed_content(**asked)
+            client.models.embed_content(**request)
         else:
-            run(client, lambda: client.aio.models.embed_content(**asked))
+            run(client, lambda: client.aio.models.embed_content(**request))
     assert scopes(traced) == [OURS, OPENINFERENCE]
     assert traced.spans[0].name == "attempt A"
     assert traced.spans[1].attributes["keyrot.attempt.count"] == 1
@@ -102,7 +102,7 @@ def weather(city: str) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_both_requests_of_a_tool_call_are_in_their_one_span(mode, traced, pool, connect) -> None:
-    """As they count them: all that one method call does."""
+    """Their one span covers everything that the method call does."""
     pool("A")
     with instrumented(traced.provider, OPENINFERENCE):
         ask(mode, connect(), config={"tools": [weather]})
@@ -112,10 +112,8 @@ def test_both_requests_of_a_tool_call_are_in_their_one_span(mode, traced, pool, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_within_the_reading_of_a_stream_has_its_own_span(
-    mode, traced, pool, connect
-) -> None:
-    """Between two chunks of a stream the program asks something else: that is another request."""
+def test_a_call_while_a_stream_is_read_has_its_own_span(mode, traced, pool, connect) -> None:
+    """The program makes another call between two chunks of a stream: that is another request."""
     pool("A")
     client = connect()
     with instrumented(traced.provider, OPENINFERENCE):
@@ -130,7 +128,7 @@ def test_a_call_within_the_reading_of_a_stream_has_its_own_span(
     assert count.parent is None
 
 
-def test_an_open_span_of_the_kind_llm_is_adopted_whoever_made_it(traced, pool, connect) -> None:
+def test_an_open_span_of_the_kind_llm_is_adopted(traced, pool, connect) -> None:
     """By the conventions' own tracer or by hand; not of another kind, nor of another model."""
     pool("A")
     client = connect()
@@ -155,10 +153,8 @@ def test_an_open_span_of_the_kind_llm_is_adopted_whoever_made_it(traced, pool, c
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_metrics_are_ours_since_it_has_none(
-    mode, traced, pool, connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The calls are counted, which nobody else does."""
+def test_metrics_are_ours(mode, traced, pool, connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls are counted, which OpenInference does not do."""
     metered = RecordedMetrics()
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", metered.provider)
     pool("A")
@@ -172,7 +168,7 @@ def test_metrics_are_ours_since_it_has_none(
 def test_the_span_of_a_call_can_be_left_out(
     mode, setting, traced, gemini, pool, connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attempts alone, inside whatever the program has; what happened to the call is told there."""
+    """Attempts alone, inside the program's span; the call's result is in them."""
     gemini.add_key("A")
     gemini.script("A", Reply.QUOTA_MINUTE)
     if setting == "variable":
@@ -191,7 +187,7 @@ def test_the_span_of_a_call_can_be_left_out(
 def test_without_the_span_of_a_call_an_exhausted_pool_is_an_event(
     mode, traced, gemini, pool, connect
 ) -> None:
-    """On the program's own span, where it has one; nothing is lost but the span."""
+    """On the program's own span, if there is one; only the span is omitted."""
     pool("A", call_spans=False, max_wait_s=0)
     gemini.script("A", Reply.QUOTA_DAY)
     client = connect()

@@ -1,4 +1,4 @@
-"""What is recorded while the real other instrumentations are in, above us and beside us."""
+"""Traces with the other real instrumentations, above us and beside us."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CALL = f"generate_content {MODEL}"
 
 @pytest.fixture(autouse=True)
 def one_provider(traced: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let everybody's spans come to one place, and leave the SDK as it was."""
+    """Send all spans to one provider, and restore the SDK afterwards."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", traced.provider)
     with plain_sdk():
         yield
 
 
 def tree(traced: Any) -> list[str]:
-    """Give `scope: name` of each span with the names above it, in the order in which they ended."""
+    """Return `scope: name` of each span with the names above it, in order of their ends."""
     spans = {span.context.span_id: span for span in traced.spans}
 
     def path(span: Any) -> str:
@@ -42,7 +42,7 @@ def tree(traced: Any) -> list[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_official_span_holds_our_attempts(mode, traced, gemini, pool, connect) -> None:
-    """One inference span for the request, its own; it tells the attempts, and is not an error."""
+    """One inference span for the request, theirs; it has the attempts, and is not an error."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.QUOTA_MINUTE)
     with instrumented(traced.provider, OFFICIAL):
@@ -76,7 +76,7 @@ def test_each_request_of_a_tool_call_has_its_attempt(mode, traced, gemini, pool,
 
 
 @pytest.mark.parametrize("model", [MODEL, "gemini-2.5-flash-lite"])
-def test_what_a_tool_asks_by_itself_is_not_the_calls(model, traced, gemini, pool, connect) -> None:
+def test_requests_of_a_tool_are_not_the_calls(model, traced, gemini, pool, connect) -> None:
     """A tool's uploads and calls have spans of their own, inside its own span."""
     pool("A")
     client = connect()
@@ -100,7 +100,7 @@ def test_what_a_tool_asks_by_itself_is_not_the_calls(model, traced, gemini, pool
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_that_nobody_can_serve_is_the_official_ones_error(
+def test_an_exhausted_pool_is_an_error_of_the_official_span(
     mode, traced, gemini, pool, connect
 ) -> None:
     """Its span fails as with any error of the API, with our event in it, and we add no span."""
@@ -119,16 +119,16 @@ def test_a_call_that_nobody_can_serve_is_the_official_ones_error(
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_an_embedding_is_recorded_as_without_us(way, traced, gemini, pool, connect) -> None:
-    """The official one reads the raw body at the very methods we wrap: it finds the same tokens."""
+def test_an_embedding_is_recorded_as_without_a_pool(way, traced, gemini, pool, connect) -> None:
+    """The official one reads the raw body at the methods that we wrap: it finds the same tokens."""
     client = connect(gemini.add_key("own").value)
-    asked = {"model": "gemini-embedding-001", "contents": "hello"}
+    request = {"model": "gemini-embedding-001", "contents": "hello"}
 
     def embed() -> dict[str, Any]:
         if way == "sync":
-            client.models.embed_content(**asked)
+            client.models.embed_content(**request)
         else:
-            run(client, lambda: client.aio.models.embed_content(**asked))
+            run(client, lambda: client.aio.models.embed_content(**request))
         return dict(traced.named("embeddings")[-1].attributes)
 
     with instrumented(traced.provider, OFFICIAL):
@@ -148,7 +148,7 @@ def test_an_embedding_is_recorded_as_without_us(way, traced, gemini, pool, conne
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("first", [OFFICIAL, OPENINFERENCE], ids=["official", "openinference"])
 def test_under_both_there_is_one_inference_span(first, mode, traced, gemini, pool, connect) -> None:
-    """Whoever is outermost, the official span is the logical one and holds the attempt."""
+    """Whichever is outermost, the official span is the logical one and holds the attempt."""
     pool("A")
     second = OPENINFERENCE if first == OFFICIAL else OFFICIAL
     with instrumented(traced.provider, first, second):
@@ -160,10 +160,8 @@ def test_under_both_there_is_one_inference_span(first, mode, traced, gemini, poo
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_suppressed_calls_rotate_and_leave_nothing_of_ours(
-    mode, traced, gemini, pool, connect
-) -> None:
-    """Under `suppress_instrumentation` the failed key is left, and no span or attribute is ours."""
+def test_suppressed_calls_rotate_and_record_nothing(mode, traced, gemini, pool, connect) -> None:
+    """Under `suppress_instrumentation` another key is used, and no span or attribute is ours."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.KEY_INVALID)
     with instrumented(traced.provider, OFFICIAL, OPENINFERENCE), suppress_instrumentation():
@@ -173,20 +171,18 @@ def test_suppressed_calls_rotate_and_leave_nothing_of_ours(
 
 
 @pytest.mark.parametrize("others", [(OFFICIAL,), (OPENINFERENCE,), (OFFICIAL, OPENINFERENCE)])
-def test_streams_left_and_interleaved_under_others_end_once(
-    others, traced, gemini, pool, connect
-) -> None:
-    """Two streams read in turn, one of them dropped: each attempt ends, and nothing is left open.
+def test_abandoned_and_interleaved_streams_end_once(others, traced, gemini, pool, connect) -> None:
+    """Two streams read in turn, one of them dropped: each attempt ends, and no span stays open.
 
-    That no span ends twice, and no context is detached elsewhere, is held by `traced`.
+    `traced` checks that no span ends twice, and no context is detached elsewhere.
     """
     pool("A")
     client = connect()
     here = context.get_current()
-    asked = {"model": MODEL, "contents": "hello"}
+    request = {"model": MODEL, "contents": "hello"}
     with instrumented(traced.provider, *others):
-        first = iter(client.models.generate_content_stream(**asked))
-        second = iter(client.models.generate_content_stream(**asked))
+        first = iter(client.models.generate_content_stream(**request))
+        second = iter(client.models.generate_content_stream(**request))
         assert [next(first).text, next(second).text] == ["ok", "ok"]
         with traced.tracer.start_as_current_span("the reader's"):
             assert next(first).text == " from"
@@ -199,7 +195,7 @@ def test_streams_left_and_interleaved_under_others_end_once(
 
 
 async def test_an_async_stream_may_be_read_in_another_task(traced, gemini, pool, connect) -> None:
-    """It ends there, and once; OpenInference's own stream cannot be read so, even without us."""
+    """Its span ends there, once; OpenInference's own stream fails so, even without us."""
     pool("A")
     client = connect()
     with instrumented(traced.provider, OFFICIAL):

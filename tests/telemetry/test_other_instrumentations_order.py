@@ -1,4 +1,4 @@
-"""Every order in which a pool and both other instrumentations can come and go."""
+"""Every order in which a pool and both other instrumentations are installed and removed."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def _name(order: tuple[Step, ...]) -> str:
 
 @pytest.fixture(autouse=True)
 def sdk_as_it_was() -> Iterator[None]:
-    """Put the SDK's own functions back."""
+    """Restore the SDK's own functions."""
     with plain_sdk():
         yield
 
 
 class Stage:
-    """Take the steps, and ask after each; who says what then."""
+    """Takes the steps, and makes a call after each; returns which spans were made."""
 
     def __init__(self, traced: Any, pool: Any, client: Any) -> None:
         self.traced, self._pool, self._client = traced, pool, client
         self._installed = False
         self._layers: dict[str, list[str]] = {seam: [] for seam in WRAPPED_BY}
-        """Who stands in each method, as far as we know of them."""
+        """The layers of each method, as far as we know them."""
         self._found: dict[tuple[str, str], list[str]] = {}
 
     def take(self, step: Step) -> None:
@@ -82,7 +82,7 @@ class Stage:
                 self._layers[seam] = self._after(party, word, seam)
 
     def _after(self, party: str, word: str, seam: str) -> list[str]:
-        """Tell what stands in a method after a step: the others put back what they had found."""
+        """Return the layers of a method after a step: the others restore what they had found."""
         layers = self._layers[seam]
         if word == "in":
             self._found[party, seam] = layers
@@ -91,16 +91,16 @@ class Stage:
             return [layer for layer in layers if layer != OURS]
         return self._found[party, seam]
 
-    def rotating(self, seam: str) -> bool:
-        """Tell whether a pool is in, and nobody has wiped it from a method."""
+    def is_rotating(self, seam: str) -> bool:
+        """Return whether a pool is installed, and no other has removed it from a method."""
         return self._installed and OURS in self._layers[seam]
 
-    def bare(self, seam: str) -> bool:
-        """Tell whether nobody's layer is left, not even a dead one that another brought back."""
+    def is_unpatched(self, seam: str) -> bool:
+        """Return whether no layer is left, not even a disabled one that another restored."""
         return not self._layers[seam]
 
-    def ask(self, mode: str) -> tuple[str, dict[str, int], list[Any]]:
-        """Ask once: the answer, how many spans each of the others made, and our own."""
+    def call(self, mode: str) -> tuple[str, dict[str, int], list[Any]]:
+        """Call once; return the answer, how many spans each of the others made, and our own."""
         known = len(self.traced.spans)
         answer = ask(mode, self._client)
         spans = self.traced.spans[known:]
@@ -111,7 +111,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[tuple[Step, ...], list[dict[str, int]]]:
-    """Keep what the others do without us, after each step; filled by the first who asks."""
+    """The spans of the others without us, after each step; computed once."""
     return {}
 
 
@@ -119,7 +119,7 @@ def alone() -> dict[tuple[Step, ...], list[dict[str, int]]]:
     ("mode", "seam"), [("sync", "request"), ("async_stream", "async_request_streamed")]
 )
 @pytest.mark.parametrize("order", ORDERS, ids=_name)
-def test_nobody_is_hurt_in_any_order(
+def test_every_order_works(
     order: tuple[Step, ...],
     mode: str,
     seam: str,
@@ -138,32 +138,32 @@ def test_nobody_is_hurt_in_any_order(
         with plain_sdk():
             alone[theirs, mode] = _without_us(theirs, mode, traced, client)
     expected = iter(alone[theirs, mode])
-    stage, told = Stage(traced, pool, client), {OFFICIAL: 0, OPENINFERENCE: 0}
+    stage, others = Stage(traced, pool, client), {OFFICIAL: 0, OPENINFERENCE: 0}
     for step in order:
         stage.take(step)
-        told = told if step[0] == OURS else next(expected)
-        answer, spans, ours = stage.ask(mode)
-        rotating = stage.rotating(seam)
-        assert answer == ("ok from A" if rotating else "ok from own")
-        assert spans == told
-        assert [span.name for span in ours] == _expected(rotating, above=any(told.values()))
+        others = others if step[0] == OURS else next(expected)
+        answer, spans, ours = stage.call(mode)
+        is_rotating = stage.is_rotating(seam)
+        assert answer == ("ok from A" if is_rotating else "ok from own")
+        assert spans == others
+        assert [span.name for span in ours] == _expected(is_rotating, above=any(others.values()))
         if keyrot_middleware.status()["installed"]:
-            assert keyrot_middleware.status()["patched"][seam] is rotating
-    assert stage.bare(seam) is not hasattr(vars(BaseApiClient)[seam], "__wrapped__")
+            assert keyrot_middleware.status()["patched"][seam] is is_rotating
+    assert stage.is_unpatched(seam) is not hasattr(vars(BaseApiClient)[seam], "__wrapped__")
 
 
 def _without_us(
     steps: tuple[Step, ...], mode: str, traced: Any, client: Any
 ) -> list[dict[str, int]]:
-    stage, told = Stage(traced, None, client), []
+    stage, others = Stage(traced, None, client), []
     for step in steps:
         stage.take(step)
-        told.append(stage.ask(mode)[1])
-    return told
+        others.append(stage.call(mode)[1])
+    return others
 
 
-def _expected(rotating: bool, *, above: bool) -> list[str]:
-    """Give our spans: an attempt, and the call's where nobody else has one."""
-    if not rotating:
+def _expected(is_rotating: bool, *, above: bool) -> list[str]:
+    """Return our spans: an attempt, and the call's if no other has one."""
+    if not is_rotating:
         return []
     return ["attempt A"] if above else ["attempt A", "generate_content gemini-2.5-flash"]

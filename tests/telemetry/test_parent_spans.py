@@ -1,4 +1,4 @@
-"""Other instrumentations above us, suppression, and programs that trace nothing."""
+"""Other instrumentations above us, suppression, and programs without tracing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EMBEDDING = "opentelemetry.genai.client.embedding.context"
 
 
 class Official:
-    """What the official instrumentation leaves in the context around a call."""
+    """The context that the official instrumentation sets around a call."""
 
     def __init__(self, traced: Any, key: str | None = INFERENCE, **attributes: str) -> None:
         self.data = SimpleNamespace(attributes={}, metric_attributes={})
@@ -38,7 +38,7 @@ class Official:
 
 
 def test_the_official_span_is_the_logical_one(traced: Any) -> None:
-    """Under it we add no span of the call, our attempts are its children, it has our attributes."""
+    """Under it we add no call span, our attempts are its children, it has our attributes."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01", "exp_02"))
     scripted.script = {"flash_01": [minute(9)]}
     with Official(traced) as official:
@@ -55,7 +55,7 @@ def test_the_official_span_is_the_logical_one(traced: Any) -> None:
 
 
 def test_all_requests_of_one_official_operation_are_counted(traced: Any) -> None:
-    """Automatic tool calls make several requests in one operation: the count goes on."""
+    """Automatic tool calls make several requests in one operation: the count continues."""
     scripted = ScriptedPool([traced.observer])
     with Official(traced) as official:
         scripted.run()
@@ -65,7 +65,7 @@ def test_all_requests_of_one_official_operation_are_counted(traced: Any) -> None
 
 
 def test_a_wait_is_an_event_of_the_official_span(traced: Any) -> None:
-    """Events of the call go where the call's span is."""
+    """Events of the call are on the call's span."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01",))
     scripted.script = {"flash_01": [minute(20), OK]}
     with Official(traced):
@@ -73,8 +73,8 @@ def test_a_wait_is_an_event_of_the_official_span(traced: Any) -> None:
     assert [event.name for event in traced.named("theirs")[0].events] == ["keyrot.wait"]
 
 
-def test_its_errors_are_its_own_affair(traced: Any) -> None:
-    """A call that fails leaves the status of the official span alone."""
+def test_errors_do_not_change_the_official_span(traced: Any) -> None:
+    """A call that fails does not change the status of the official span."""
     scripted = ScriptedPool([traced.observer], keys=("a1",), script={"a1": [invalid()]})
     with Official(traced), pytest.raises(Exception, match="400"):
         scripted.run()
@@ -83,8 +83,8 @@ def test_its_errors_are_its_own_affair(traced: Any) -> None:
 
 
 @pytest.mark.parametrize("operation", ["generate_content", "chat"])
-def test_an_inference_span_that_left_no_data(traced: Any, operation: str) -> None:
-    """Older versions and other instrumentations are known by their span's operation."""
+def test_an_inference_span_without_data(traced: Any, operation: str) -> None:
+    """Older versions and other instrumentations are recognized by their span's operation."""
     scripted = ScriptedPool([traced.observer])
     with Official(traced, None, **{"gen_ai.operation.name": operation}):
         scripted.run()
@@ -93,8 +93,8 @@ def test_an_inference_span_that_left_no_data(traced: Any, operation: str) -> Non
     assert traced.named("theirs")[0].attributes["keyrot.attempt.count"] == 2
 
 
-def test_an_inference_span_that_has_ended_is_left_alone(traced: Any) -> None:
-    """Current still, but over: it is told nothing, and OpenTelemetry has nothing to complain of."""
+def test_an_ended_inference_span_is_not_used(traced: Any) -> None:
+    """Still current, but ended: nothing is recorded on it, and OpenTelemetry does not complain."""
     scripted = ScriptedPool([traced.observer], keys=("a1",), script={"a1": [minute(20), OK]})
     span = traced.tracer.start_span("theirs", attributes={"gen_ai.operation.name": "chat"})
     with trace.use_span(span):
@@ -128,9 +128,7 @@ def test_spans_of_something_else_are_only_parents(traced: Any, operation: str) -
         (INFERENCE, "batchGenerateContent", True),
     ],
 )
-def test_data_of_another_operation_is_left_alone(
-    traced: Any, key: str, verb: str, own: bool
-) -> None:
+def test_data_of_another_operation_is_not_used(traced: Any, key: str, verb: str, own: bool) -> None:
     """A tool's own requests inside an operation of another kind are not counted to it."""
     with Official(traced, key) as official:
         ScriptedPool([traced.observer]).run(CallInfo("m", verb))
@@ -149,26 +147,26 @@ def test_data_of_another_operation_is_left_alone(
         ("invoke_agent", "gemini-2.5-flash", True),
     ],
 )
-def test_only_a_span_of_this_very_request_is_taken_for_it(
+def test_only_a_span_of_this_request_is_used(
     traced: Any, key: str | None, operation: str, model: str, own: bool
 ) -> None:
-    """What a tool or another model's operation has around it has a span of its own."""
-    told = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
-    with Official(traced, key, **told) as official:
+    """The spans around a tool or another model's operation have spans of their own inside."""
+    attributes = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
+    with Official(traced, key, **attributes) as official:
         ScriptedPool([traced.observer]).run()
     assert len(traced.named("generate_content")) == own
     attributes = official.data.attributes or traced.named("theirs")[0].attributes
     assert ("keyrot.attempt.count" in attributes) is not own
 
 
-def test_the_real_official_library_takes_what_we_add(traced: Any) -> None:
-    """Our attributes get through its handler to its span."""
+def test_the_real_official_library_accepts_our_attributes(traced: Any) -> None:
+    """Our attributes pass through its handler to its span."""
     handlers = pytest.importorskip(
         "opentelemetry.util.genai.handler", reason="opentelemetry-util-genai is not installed"
     )
     handler = handlers.TelemetryHandler(tracer_provider=traced.provider)
-    asked = {"request_model": INFO.model, "operation_name": "generate_content"}
-    with handler.inference("gcp.gemini", **asked):
+    request = {"request_model": INFO.model, "operation_name": "generate_content"}
+    with handler.inference("gcp.gemini", **request):
         ScriptedPool([traced.observer]).run()
     attempt, theirs = traced.spans
     assert attempt.parent.span_id == theirs.context.span_id
@@ -182,7 +180,7 @@ def test_the_real_official_library_takes_what_we_add(traced: Any) -> None:
     ids=["opentelemetry", "earlier"],
 )
 def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
-    """Both spellings of the key silence us; the call goes on as usual."""
+    """Both spellings of the key silence us; the call is sent as usual."""
     token = context.attach(context.set_value(key, True))
     assert ScriptedPool([traced.observer]).run() == "answer"
     context.detach(token)
@@ -190,7 +188,7 @@ def test_suppressed_calls_leave_no_span(traced: Any, key: str) -> None:
 
 
 def test_importing_us_loads_no_sdk() -> None:
-    """The API is all that we need."""
+    """Only the API is needed."""
     code = (
         "import sys, keyrot_middleware.telemetry.tracing, keyrot_middleware.telemetry.span_tree;"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'google'))])"
@@ -202,7 +200,7 @@ def test_importing_us_loads_no_sdk() -> None:
 
 
 def test_an_unsampled_call_is_sent_as_usual(traced: Any) -> None:
-    """Spans that a sampler drops still carry its decision to what is below."""
+    """Spans that a sampler drops still carry its decision to their children."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 

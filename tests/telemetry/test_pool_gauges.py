@@ -1,4 +1,4 @@
-"""What is told of the keys whenever metrics are collected, and what that must not hold up."""
+"""The gauges of the keys at each collection, and what collections must not delay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USED = "keyrot.key.quota.used_ratio"
 
 
 class RecordedGauges(RecordedMetrics):
-    """Metrics of a pool that is shown."""
+    """Metrics of a registered pool."""
 
     def __init__(self, **script: Any) -> None:
         super().__init__()
@@ -48,19 +48,19 @@ class RecordedGauges(RecordedMetrics):
 
     @property
     def states(self) -> Any:
-        """Count the keys by their state, read anew."""
+        """Count the keys by their state, read again."""
         source: Any = self.observer._source
         source.keys._last = (float("-inf"), ())
         return self.by(COUNT, "keyrot.key.state")
 
     def limit(self, key_id: str, limits: Limits) -> None:
-        """Give a key limits of its own."""
+        """Set limits of a key."""
         keys = self.scripted.pool.selector.keys
         keys[key_id] = Candidate(key_id, keys[key_id].project, "billing", limits)
 
 
 def test_keys_by_state() -> None:
-    """A key is counted under the word that status() has for it; the sum is the pool."""
+    """A key is counted under its state in status(); the sum is the pool."""
     gauges = RecordedGauges(a_limited=[minute(9)], b_bad=[invalid()])
     nothing = dict.fromkeys(KEY_STATES, 0)
     assert gauges.states == nothing | {"available": 4}
@@ -72,8 +72,8 @@ def test_keys_by_state() -> None:
     assert gauges.states["cooling_down"] == gauges.states["limited"] == 0
 
 
-def test_used_share_of_each_limit() -> None:
-    """Requests and tokens are laid beside the limits that are known; others are not told."""
+def test_utilization_of_each_limit() -> None:
+    """Requests and tokens are divided by the known limits; others are omitted."""
     gauges = RecordedGauges()
     gauges.limit("a_limited", Limits(rpm=10, tpm=48, rpd=100))
     gauges.scripted.run()
@@ -86,15 +86,15 @@ def test_used_share_of_each_limit() -> None:
     assert gauges.by(USED, *names) == share
 
 
-def test_a_limit_that_google_told_beats_the_files() -> None:
-    """The 429 of a minute told five requests; the file had promised ten."""
+def test_a_learned_limit_beats_the_files() -> None:
+    """The 429 of a minute named five requests; the file had ten."""
     gauges = RecordedGauges(a_limited=[minute(9)])
     gauges.limit("a_limited", Limits(rpm=10))
     gauges.scripted.run()
     assert gauges.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(0.2)
 
 
-def test_a_limit_of_nothing_is_used_up() -> None:
+def test_a_limit_of_zero_is_used_up() -> None:
     """A project without any free quota has its limit at 0."""
     gauges = RecordedGauges()
     gauges.limit("a_limited", Limits(tpm=100, rpd=0))
@@ -116,14 +116,14 @@ def test_degraded() -> None:
 
 
 def test_one_reading_serves_a_collection() -> None:
-    """The state is asked once for all metrics, whatever their number."""
+    """The state is read once for all metrics, whatever their number."""
     gauges = RecordedGauges()
     gauges.collect()
     assert gauges.reads == 1
 
 
-def test_a_pool_that_was_taken_off_is_told_no_more() -> None:
-    """Afterwards nothing reports it; another one that is shown is told once."""
+def test_an_uninstalled_pool_is_not_reported() -> None:
+    """Afterwards no gauge reports it; another registered pool is reported once."""
     gauges = RecordedGauges()
     assert gauges.states
     gauges.observer.unregister_gauges()
@@ -136,8 +136,8 @@ def test_a_pool_that_was_taken_off_is_told_no_more() -> None:
     assert [point.value for point in gauges.points("keyrot.state.degraded")] == [0]
 
 
-def test_a_state_that_hangs_holds_nobody_up() -> None:
-    """A reading that takes too long is waited for a while, and not begun a second time."""
+def test_a_hanging_state_delays_no_collection() -> None:
+    """A read that takes too long is waited for a while, and not begun a second time."""
     gate, reads = threading.Event(), []
 
     def hang() -> list[KeySnapshot]:
@@ -156,15 +156,15 @@ def test_a_state_that_hangs_holds_nobody_up() -> None:
 
 
 def test_a_state_that_fails_breaks_nothing() -> None:
-    """What reading raises goes to the guard, and this collection tells nothing of the keys."""
-    told: list[str] = []
+    """Exceptions of a read go to the guard, and this collection has no gauges of the keys."""
+    errors: list[str] = []
 
     def fail() -> list[KeySnapshot]:
         raise ConnectionError
 
     for is_local in (True, False):
-        assert CachedSnapshot(fail, told.append, is_local=is_local)(1) == ()
-    assert told == ["telemetry"] * 2
+        assert CachedSnapshot(fail, errors.append, is_local=is_local)(1) == ()
+    assert errors == ["telemetry"] * 2
 
 
 def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,17 +180,17 @@ def test_no_thread_can_be_started_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
     assert reading(1) == ()
 
 
-def test_a_provider_that_cannot_be_had_is_survived() -> None:
-    """The program starts without metrics, and the fault is told."""
-    told: list[str] = []
+def test_an_unavailable_provider_is_no_error() -> None:
+    """The program starts without metrics, and the error is reported."""
+    errors: list[str] = []
     metered = RecordedMetrics()
 
     def fail() -> Any:
         raise LookupError("no such provider")
 
     metered.observer._get_meter = fail  # type: ignore[method-assign]
-    metered.observer.register_gauges(list, lambda: False, told.append, is_local=True)
-    assert told == ["telemetry"]
+    metered.observer.register_gauges(list, lambda: False, errors.append, is_local=True)
+    assert errors == ["telemetry"]
 
 
 PROGRAM = textwrap.dedent(
@@ -204,7 +204,7 @@ PROGRAM = textwrap.dedent(
 
     reader = InMemoryMetricReader()
 
-    def told():
+    def points():
         data = reader.get_metrics_data()
         scopes = [s for r in data.resource_metrics for s in r.scope_metrics] if data else []
         return {
@@ -215,20 +215,20 @@ PROGRAM = textwrap.dedent(
             for s in scopes if s.scope.name == "keyrot_middleware" for m in s.metrics
         }
 
-    def ask():
+    def call():
         client.models.generate_content(model="gemini-2.5-flash", contents="hi")
 
     keyrot_middleware.install()
     client = genai.Client()
-    ask()
+    call()
     metrics.set_meter_provider(MeterProvider([reader]))
-    before = told()
-    ask()
-    during = told()
+    before = points()
+    call()
+    during = points()
     keyrot_middleware.uninstall()
-    after = told()
+    after = points()
     keyrot_middleware.install(pool="second")
-    again = told()
+    again = points()
     print(json.dumps([before, during, after, again]))
     """
 )
@@ -236,7 +236,7 @@ PROGRAM = textwrap.dedent(
 
 @pytest.mark.parametrize("kind", ["memory", "valkey"])
 def test_a_provider_that_is_set_after_install(kind: str, tmp_path: Path) -> None:
-    """Calls and keys are counted from then on, until uninstall; a second install is told alone."""
+    """Calls and keys are counted from then on, until uninstall; a second install replaces it."""
     url = "memory://" if kind == "memory" else server(kind).url
     with FakeGemini() as gemini:
         key = gemini.add_key("a", tier="paid").value
@@ -248,9 +248,9 @@ def test_a_provider_that_is_set_after_install(kind: str, tmp_path: Path) -> None
             "KEYROT_POOL": f"levels-{kind}",
             "GOOGLE_GEMINI_BASE_URL": gemini.url,
         }
-        words = [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM]
+        args = [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM]
         done = subprocess.run(
-            words, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False
+            args, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=False
         )
     assert (done.returncode, done.stderr) == (0, "")
     before, during, after, again = json.loads(done.stdout)

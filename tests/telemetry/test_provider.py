@@ -1,4 +1,4 @@
-"""Which provider is used, and that a call of a program that has none is not watched."""
+"""Which provider is used; without one a call is not observed."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ VARIABLES: dict[Any, Any] = {
 
 @pytest.fixture(params=OBSERVERS, ids=lambda kind: kind.__name__)
 def kind(request: pytest.FixtureRequest) -> Any:
-    """Name a kind of provider by the SDK's class."""
+    """Return the kind of a provider by the SDK's class."""
     return request.param
 
 
 @pytest.fixture
 def put(kind: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Set the process's provider, None at first, and put back at the end what it had."""
+    """Set the process's provider, None at first, and restore the old one at the end."""
     module, variable = VARIABLES[kind]
     monkeypatch.setattr(module, variable, None)
     yield lambda provider: setattr(module, variable, provider)
 
 
-def test_a_provider_serves_from_the_moment_in_which_it_is_set(kind: Any, put: Any) -> None:
-    """A call before it is not watched, one after it is, and one after it is gone is not."""
+def test_a_provider_is_used_from_the_moment_it_is_set(kind: Any, put: Any) -> None:
+    """A call before it is not observed, one after it is, and one after its end is not."""
     observer, provider = OBSERVERS[kind]("test"), kind(shutdown_on_exit=False)
     assert observer.observe(INFO) is None
     assert observer.observe(INFO) is None
@@ -62,14 +62,14 @@ def test_a_provider_serves_from_the_moment_in_which_it_is_set(kind: Any, put: An
     ],
 )
 def test_a_provider_that_records_nothing_is_declined(observer: Any) -> None:
-    """A call that would be recorded nowhere is not watched at all."""
+    """A call that would not be recorded is not observed at all."""
     assert observer.observe(INFO) is None
 
 
 def test_an_sdk_that_is_switched_off_is_declined(
     kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OTEL_SDK_DISABLED makes the SDK give tracers and meters that do nothing."""
+    """With OTEL_SDK_DISABLED the SDK's tracers and meters do nothing."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert OBSERVERS[kind]("test", kind(shutdown_on_exit=False)).observe(INFO) is None
 
@@ -86,7 +86,7 @@ for observer in TracingObserver("test"), MetricsObserver("test"):
 
 
 def test_a_provider_that_the_environment_names_is_loaded() -> None:
-    """OTEL_PYTHON_*_PROVIDER makes the API load one when it is first asked, which is by us."""
+    """With OTEL_PYTHON_*_PROVIDER the API loads one at the first request, which is ours."""
     named = {
         f"OTEL_PYTHON_{one}_PROVIDER": f"sdk_{one.lower()}_provider" for one in ("TRACER", "METER")
     }
@@ -101,8 +101,8 @@ def test_a_provider_that_the_environment_names_is_loaded() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_is_made_of_a_provider_is_made_once() -> None:
-    """It is made anew only when another provider is set."""
+def test_the_instruments_of_a_provider_are_made_once() -> None:
+    """It is made again only when another provider is set."""
     providers: list[object] = ["one"]
     made = CurrentProvider(lambda: providers[-1], lambda provider: [provider])
     assert made() is made()

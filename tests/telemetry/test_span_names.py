@@ -1,4 +1,4 @@
-"""How spans are named, where they say that a request went, and what they never say."""
+"""The names of spans, the server in them, and what they never contain."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def test_a_call_is_named_by_operation_and_model(
         ("", None, None),
     ],
 )
-def test_the_server_is_told_as_far_as_it_is_known(
+def test_the_server_is_recorded_as_far_as_it_is_known(
     traced: Any, host: str, address: str | None, port: int | None
 ) -> None:
-    """An address with its port where one is written, nothing where the host is unknown."""
+    """An address with its port if the URL has one, nothing where the host is unknown."""
     ScriptedPool([traced.observer]).run(INFO._replace(host=host))
-    told = traced.spans[-1].attributes
-    assert (told.get("server.address"), told.get("server.port")) == (address, port)
+    attributes = traced.spans[-1].attributes
+    assert (attributes.get("server.address"), attributes.get("server.port")) == (address, port)
 
 
-def test_an_attempt_is_current_while_the_sdk_sends_and_never_else(traced: Any) -> None:
-    """What the SDK does in a send is the attempt's child; the caller's context is untouched."""
+def test_an_attempt_is_current_only_while_the_sdk_sends(traced: Any) -> None:
+    """Spans of the SDK in a send are the attempt's children; the caller's context is untouched."""
     scripted = ScriptedPool([traced.observer])
     with traced.tracer.start_as_current_span("the caller's") as own:
         scripted.run()
@@ -74,7 +74,7 @@ def test_an_attempt_is_current_while_the_sdk_sends_and_never_else(traced: Any) -
 
 
 def test_spans_hold_no_key_and_no_prompt(traced: Any) -> None:
-    """Neither values of keys nor texts of errors get into any name, status, attribute or event."""
+    """Neither values of keys nor texts of errors are in any name, status, attribute or event."""
     scripted = ScriptedPool([traced.observer])
     scripted.script = {
         "flash_01": [minute(9), failure(transport="other"), Chunks(1, failed=failure(500))],

@@ -1,4 +1,4 @@
-"""The tree of text that stands for a trace."""
+"""The text tree of a trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from opentelemetry import trace
 from keyrot_middleware.telemetry.span_tree import format_tree
 
 
-def test_a_span_whose_parent_is_not_there_stands_at_the_top(traced: Any) -> None:
+def test_a_span_without_its_parent_is_at_the_top(traced: Any) -> None:
     """Children are indented under their parents, in the order in which they began."""
     outer = traced.tracer.start_span("outer")
     inside = trace.set_span_in_context(outer)

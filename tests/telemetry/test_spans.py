@@ -58,7 +58,7 @@ def test_a_call_that_succeeds_at_once(traced: Any, way: str) -> None:
 
 
 def brief(tree: str) -> str:
-    """Leave out what the tree above has shown."""
+    """Omit what the tree above has shown."""
     kept = (
         line
         for line in tree.splitlines()
@@ -70,7 +70,7 @@ def brief(tree: str) -> str:
 
 
 def test_a_call_that_succeeds_with_the_third_key(traced: Any, way: str) -> None:
-    """Failed attempts are ERROR with code and class; what was retried away is not on the call."""
+    """Failed attempts are ERROR with code and class; the call's span has no error of them."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01", "exp_02", "pro_01"))
     scripted.script = {"flash_01": [minute(20)], "exp_02": [invalid()]}
     scripted.all_modes()[way]()
@@ -136,10 +136,10 @@ def test_a_wait_for_the_only_key(traced: Any, way: str) -> None:
     """)  # noqa: E501
 
 
-def test_the_attempt_after_a_wait_tells_how_long_it_was(
+def test_the_attempt_after_a_wait_has_its_duration(
     traced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its wait time counts the wait, though the call had no key left to ask for before it."""
+    """Its wait time includes the wait, though the call had no key to acquire before it."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01",))
     scripted.script = {"flash_01": [minute(20), OK]}
 
@@ -153,8 +153,8 @@ def test_the_attempt_after_a_wait_tells_how_long_it_was(
     assert second.attributes["keyrot.acquire.wait_time"] >= 0.03
 
 
-def test_retries_that_blame_no_key_and_fail(traced: Any, way: str) -> None:
-    """The last attempt and the call end alike, with the class where there is no code."""
+def test_retries_that_penalize_no_key_and_fail(traced: Any, way: str) -> None:
+    """The last attempt and the call have the same error, with the class where there is no code."""
     scripted = ScriptedPool([traced.observer], policy=RetryPolicy(strategy="fill", max_retries=1))
     scripted.script = {"flash_01": [failure(503), failure(transport="reset")]}
     with pytest.raises(ConnectionResetError):
@@ -173,7 +173,7 @@ def test_retries_that_blame_no_key_and_fail(traced: Any, way: str) -> None:
     """)
 
 
-def test_a_request_that_is_wrong(traced: Any, way: str) -> None:
+def test_an_invalid_request(traced: Any, way: str) -> None:
     """One attempt, no cooldown; the code is the error's type on both spans."""
     scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(400)]})
     with pytest.raises(Exception, match="400"):
@@ -188,8 +188,8 @@ def test_a_request_that_is_wrong(traced: Any, way: str) -> None:
     """)
 
 
-def test_nothing_free_to_send_with(traced: Any, way: str) -> None:
-    """A pool at rest is a 429 of the call, without an attempt, that names the reasons."""
+def test_no_key_is_available(traced: Any, way: str) -> None:
+    """The call's span is a 429 without an attempt, and has the reasons."""
     scripted = ScriptedPool(
         [traced.observer], keys=("flash_01",), script={"flash_01": [minute(40)]}
     )
@@ -206,8 +206,8 @@ def test_nothing_free_to_send_with(traced: Any, way: str) -> None:
     """)  # noqa: E501
 
 
-def test_a_pool_that_will_never_serve_again_is_no_429(traced: Any) -> None:
-    """Where every key is retired the error's type is the code of the refusal, as the caller's."""
+def test_a_pool_of_rejected_keys_is_no_429(traced: Any) -> None:
+    """Where every key is rejected the error's type is the code of the refusal, as the caller's."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01",), script={"flash_01": [invalid()]})
     with pytest.raises(Exception, match="400"):
         scripted.run()
@@ -222,10 +222,10 @@ def test_a_stream(traced: Any, way: str) -> None:
     scripted = ScriptedPool([traced.observer])
     scripted.script = {"flash_01": [Chunks(2, tracer=traced.tracer)]}
     assert scripted.all_modes(stream=True)[way]() == [0, 1]
-    told = traced.named("generate_content")[0].attributes
-    assert told["gen_ai.request.stream"] is True
-    assert 0 < told["gen_ai.response.time_to_first_chunk"] < 10
-    assert told["gen_ai.usage.output_tokens"] == 30
+    attributes = traced.named("generate_content")[0].attributes
+    assert attributes["gen_ai.request.stream"] is True
+    assert 0 < attributes["gen_ai.response.time_to_first_chunk"] < 10
+    assert attributes["gen_ai.usage.output_tokens"] == 30
     assert shape(traced.tree) == text("""
         generate_content gemini-2.5-flash  CLIENT
             keyrot.attempt.count=1
@@ -238,7 +238,7 @@ def test_a_stream(traced: Any, way: str) -> None:
 
 
 def test_a_stream_that_breaks(traced: Any, way: str) -> None:
-    """A failure after the first chunk is the attempt's and the call's; usage so far is told."""
+    """A failure after the first chunk is the attempt's and the call's; usage so far is recorded."""
     scripted = ScriptedPool([traced.observer])
     scripted.script = {"flash_01": [Chunks(1, failed=failure(500))]}
     with pytest.raises(Exception, match="500"):
@@ -254,8 +254,8 @@ def test_a_stream_that_breaks(traced: Any, way: str) -> None:
     """)
 
 
-def test_a_key_that_is_replaced_while_the_call_is_under_way(traced: Any, way: str) -> None:
-    """The retirement is the attempt's event, the replacement the call's."""
+def test_a_key_that_is_replaced_while_the_call_is_in_flight(traced: Any, way: str) -> None:
+    """The rejection is the attempt's event, the replacement the call's."""
     scripted = ScriptedPool([traced.observer], keys=("flash_01",))
     store = scripted.pool.secrets.locations["flash_01"].store
     scripted.script = {"flash_01": [lambda: (_replace(store), invalid())[1], OK]}
@@ -279,17 +279,17 @@ def _replace(store: Any) -> None:
     store._values["flash_01"] = type(store._values["flash_01"])("FAKE-another-secret")
 
 
-@pytest.mark.parametrize("lent", [{"reservation": None}, {"degraded": True}])
-def test_a_state_that_is_down_is_told_once(
-    traced: Any, monkeypatch: pytest.MonkeyPatch, lent: dict[str, Any]
+@pytest.mark.parametrize("lease", [{"reservation": None}, {"degraded": True}])
+def test_a_state_that_is_down_is_recorded_once(
+    traced: Any, monkeypatch: pytest.MonkeyPatch, lease: dict[str, Any]
 ) -> None:
-    """A key booked by this process alone, or nowhere, is an event, once for each call."""
+    """A lease of this process alone, or without a reservation, is an event, once for each call."""
     scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(503), OK]})
-    lend = scripted.pool.state.acquire
+    acquire = scripted.pool.state.acquire
     monkeypatch.setattr(
         scripted.pool.state,
         "acquire",
-        lambda *args, **kwargs: lend(*args, **kwargs)._replace(**lent),
+        lambda *args, **kwargs: acquire(*args, **kwargs)._replace(**lease),
     )
     scripted.run()
     call = traced.named("generate_content")[0]

@@ -25,8 +25,8 @@ def scripted(traced: Any, streams: int = 1, chunks: int = 3) -> ScriptedPool:
     return made
 
 
-async def turns(count: int) -> None:
-    """Let the loop run all that is ready, so often."""
+async def iterations(count: int) -> None:
+    """Let the loop run so many iterations."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -40,8 +40,8 @@ def statuses(traced: Any) -> set[str]:
     return {span.status.status_code.name for span in spans}
 
 
-def test_what_the_reader_does_between_chunks_is_its_own(traced: Any) -> None:
-    """Spans of the consumer, of two interleaved streams, are children of the consumer's span."""
+def test_spans_of_the_reader_between_chunks_are_its_own(traced: Any) -> None:
+    """Spans of the consumer of two interleaved streams are children of the consumer's span."""
     made = scripted(traced, streams=2)
     with traced.tracer.start_as_current_span("reader") as reader:
         for _ in zip(made.stream(), made.stream(), strict=True):
@@ -53,7 +53,7 @@ def test_what_the_reader_does_between_chunks_is_its_own(traced: Any) -> None:
     assert len(traced.named("generate_content")) == len(traced.named("attempt")) == 2
 
 
-def test_a_stream_that_is_never_read_leaves_nothing(traced: Any) -> None:
+def test_a_stream_that_is_never_read_records_nothing(traced: Any) -> None:
     """A thread's stream that was dropped before its first read has sent nothing."""
     made = scripted(traced)
     made.stream()
@@ -62,8 +62,8 @@ def test_a_stream_that_is_never_read_leaves_nothing(traced: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "drop"])
-def test_a_stream_that_its_reader_leaves(traced: Any, how: str) -> None:
-    """Closed or dropped, the spans end at once, are no error, and tell it as abandoned."""
+def test_a_stream_that_its_reader_abandons(traced: Any, how: str) -> None:
+    """Closed or dropped, the spans end at once, are no error, and are abandoned."""
     stream = scripted(traced).stream()
     next(stream)
     if how == "close":
@@ -103,7 +103,7 @@ async def test_a_stream_that_is_dropped_before_its_first_chunk_was_read(traced: 
 
 
 async def test_an_async_stream_that_is_closed(traced: Any) -> None:
-    """`aclose()` in another task than the one that read ends the spans and complains of nothing."""
+    """`aclose()` in another task than the reader's ends the spans without a complaint."""
     stream = await scripted(traced).astream()
     await anext(stream)
     await asyncio.create_task(stream.aclose())
@@ -122,7 +122,7 @@ async def test_a_cancelled_reader(traced: Any) -> None:
                 pass
 
     task = asyncio.create_task(read())
-    await turns(10)
+    await iterations(10)
     assert made.seen
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -134,7 +134,7 @@ async def test_a_cancelled_reader(traced: Any) -> None:
 
 
 async def test_a_cancelled_send(traced: Any) -> None:
-    """A call that is cancelled before anything came back ends both spans."""
+    """A call that is cancelled before any answer ends both spans."""
     made = scripted(traced)
 
     async def hang(lease: Any) -> Any:
@@ -143,7 +143,7 @@ async def test_a_cancelled_send(traced: Any) -> None:
 
     made.asend = hang  # type: ignore[method-assign]
     task = asyncio.create_task(made.arun())
-    await turns(10)
+    await iterations(10)
     assert made.seen
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -152,8 +152,8 @@ async def test_a_cancelled_send(traced: Any) -> None:
     assert statuses(traced) == {"ERROR"}
 
 
-def test_leaving_in_a_foreign_context_is_silent(traced: Any) -> None:
-    """A coroutine that outlived its loop is torn down elsewhere: nothing fails to detach."""
+def test_detaching_in_a_foreign_context_is_silent(traced: Any) -> None:
+    """A coroutine that outlived its loop is torn down elsewhere: no detach fails."""
     watching = traced.observer.observe(STREAMED)
     lease = Lease("flash_01", "p", "b", "m", STREAMED.verb, 0, 1, 0.0, reservation=())
     watching.before(Send(lease, 1, 0))
@@ -184,14 +184,14 @@ async def test_a_hundred_streams_at_once(traced: Any) -> None:
     assert sum(isinstance(end, asyncio.CancelledError) for end in ended) == 25
     del ended
     gc.collect()
-    await turns(10)  # for the loop to close what was dropped
+    await iterations(10)  # for the loop to close dropped streams
     assert len(traced.named("attempt")) == len(traced.named("generate_content")) == 100
     assert all(traced.parent_of(s) == f"reader {s.name[5:]}" for s in traced.named("work"))
     assert {traced.parent_of(span) for span in traced.named("HTTP")} == {"attempt flash_01"}
 
 
 def test_a_coroutine_that_is_closed_while_it_sends(traced: Any) -> None:
-    """Torn down without an error of its own, a call ends both spans and is none."""
+    """A call torn down without an error of its own ends both spans, and is no error."""
     made = scripted(traced)
 
     @types.coroutine

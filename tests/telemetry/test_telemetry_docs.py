@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
 
 def rows(heading: str) -> list[list[str]]:
-    """Give the cells of the table below a heading."""
+    """Return the cells of the table below a heading."""
     below = PAGE.read_text("utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in below.splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -35,15 +35,15 @@ def names_of(heading: str) -> set[str]:
 
 @pytest.fixture
 def everything(traced: Any) -> Any:
-    """Make calls in which each span and each event comes to pass."""
-    _stream_after_a_rest(traced)
+    """Make calls that produce each span and each event."""
+    _stream_after_a_cooldown(traced)
     _replaced_key(traced)
     _without_a_state(traced)
     _exhausted(traced)
     return traced
 
 
-def _stream_after_a_rest(traced: Any) -> None:
+def _stream_after_a_cooldown(traced: Any) -> None:
     scripted = ScriptedPool([traced.observer], keys=("flash_01",))
     scripted.script = {"flash_01": [minute(9), Chunks(2)]}
     list(scripted.stream())
@@ -64,8 +64,8 @@ def _replaced_key(traced: Any) -> None:
 def _without_a_state(traced: Any) -> None:
     scripted = ScriptedPool([traced.observer], script={"flash_01": [failure(503), OK]})
     state: Any = scripted.pool.state
-    lend = state.acquire
-    state.acquire = lambda *args, **kwargs: lend(*args, **kwargs)._replace(degraded=True)
+    acquire = state.acquire
+    state.acquire = lambda *args, **kwargs: acquire(*args, **kwargs)._replace(degraded=True)
     scripted.run()
 
 
@@ -97,8 +97,8 @@ def test_events(everything: Any) -> None:
         for event in span.events:
             where = "the attempt" if span.name.startswith("attempt") else "the call"
             seen.setdefault(event.name, (where, set()))[1].update(event.attributes)
-    told = {named(row[0])[0]: (row[1][: len("the call")], row[2]) for row in rows("Events")}
-    assert {name: (where, set(named(cell))) for name, (where, cell) in told.items()} == {
+    documented = {named(row[0])[0]: (row[1][: len("the call")], row[2]) for row in rows("Events")}
+    assert {name: (where, set(named(cell))) for name, (where, cell) in documented.items()} == {
         name: (where[: len("the call")], attributes) for name, (where, attributes) in seen.items()
     }
 
@@ -111,7 +111,9 @@ def test_outcomes() -> None:
 
 
 def test_metrics() -> None:
-    """Each metric is in the table with its kind, unit and attributes; what is emitted is this."""
+    """Each metric is in the table with its kind, unit and attributes."""
     table = [row for row in rows("Metrics") if len(row) == 4]
-    told = [(named(row[0])[0], row[1], tuple(named(row[2]))) for row in table]
-    assert told == [(m.name, f"{m.kind}, {m.unit}", m.attributes) for m in (*METRICS, *NEW_METRICS)]
+    documented = [(named(row[0])[0], row[1], tuple(named(row[2]))) for row in table]
+    assert documented == [
+        (m.name, f"{m.kind}, {m.unit}", m.attributes) for m in (*METRICS, *NEW_METRICS)
+    ]

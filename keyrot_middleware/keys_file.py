@@ -221,6 +221,11 @@ class KeySpec(BaseModel):
     max_concurrency: _Count | None = Field(
         default=None, description=f"{_A_COUNT}: requests under way at once"
     )
+    max_pending_batches: _Count = Field(
+        default=100,
+        description="a whole number above 0: batches of the key's project that may be pending at "
+        "once",
+    )
     active: bool = Field(default=True, description="true or false")
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
         default=None,
@@ -253,6 +258,7 @@ class KeySpec(BaseModel):
             weight=self.weight,
             active=self.active,
             platform=self.platform,
+            max_pending_batches=self.max_pending_batches,
             usd_per_day=self.usd_per_day,
         )
 

@@ -18,6 +18,7 @@ from .model import GENERIC_VERBS
 from .request_body import CONTINUATION, PAGE, TYPED, add_name, read_body
 
 __all__ = [
+    "NEW_BATCH",
     "STATELESS",
     "Lifetime",
     "Route",
@@ -41,12 +42,10 @@ STATELESS = frozenset(
 )
 """Methods that store nothing. Not here: those that start a batch, an operation or an upload."""
 
-UNMETERED = GENERIC_VERBS | {
-    "asyncBatchEmbedContent",
-    "batchGenerateContent",
-    "computeTokens",
-    "countTokens",
-}
+NEW_BATCH = frozenset({"asyncBatchEmbedContent", "batchGenerateContent"})
+"""Methods that start a batch. Any project may own a new one."""
+
+UNMETERED = GENERIC_VERBS | NEW_BATCH | {"computeTokens", "countTokens"}
 """Methods that do not count in a model's quota: batches have limits of their own, and counting
 tokens is no generation (GEMINI.md B3, B5). Unknown methods count."""
 
@@ -114,7 +113,7 @@ class Route(NamedTuple):
 def parse_path(method: str, path: str) -> Route:
     """Parse a path as the SDK passes it to its api client, with or without version and query.
 
-    Only stateless inference, and reading models, may use any key.
+    Only stateless inference, new batches, and reading models may use any key.
     """
     parts, verb = _split(path)
     collection = parts[0] if parts else ""
@@ -125,7 +124,8 @@ def parse_path(method: str, path: str) -> Route:
     reading = method.lower() == "get"
     stateless = verb in STATELESS and collection not in _OWNED_MODELS
     names = _names_of(parts, path)
-    bound_to_owner = bool(names) or not (stateless or (reading and collection == "models"))
+    any_project = stateless or verb in NEW_BATCH or (reading and collection == "models")
+    bound_to_owner = bool(names) or not any_project
     counts_in_quota = bool(model) and verb not in UNMETERED
     return Route(
         model, verb, collection, names, bound_to_owner, stateless or reading, counts_in_quota

@@ -23,9 +23,13 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any
 
+from .affinity import NEW_BATCH
+from .batches import BATCHES_FULL
+from .batches import POLL_S as BATCH_POLL_S
 from .commands import (
     Acquire,
     Command,
+    CountBatches,
     Done,
     Failed,
     GetOwner,
@@ -34,11 +38,13 @@ from .commands import (
     RefreshAll,
     RelayStream,
     ReportServing,
+    ReserveBatch,
     Send,
     Settle,
     Sleep,
     StreamEnd,
     StreamOpened,
+    UpdateBatches,
 )
 from .failures import REJECTIONS, classify, describe
 from .model import (
@@ -201,6 +207,8 @@ class CallState:
     """The version of the waiting lines when the call last started to look for a key."""
     sends: int = 0
     last: Failed | None = None
+    batch: str = ""
+    """The token of the place that is reserved for the call's new batch."""
 
     @property
     def budget_s(self) -> float:
@@ -302,13 +310,17 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             excluded = _keys_to_skip(call, now)
             blocks: dict[str, Block] = {}
             spread = call.selector.spread and owner_keys is None
-            for candidates in _candidate_batches(call, owner_keys, excluded, now, draw):
-                lease: Lease | Unavailable = yield Acquire(call.info, candidates, spread)
-                if isinstance(lease, Lease):
-                    break
-                _record_blocked(call, owner_keys, lease, blocks)
-                now = max(now, lease.at)  # the time for which the blocks are reported
+            lease: Lease | Unavailable | None = None
+            if call.info.verb in NEW_BATCH:
+                lease = yield from _acquire_for_batch(call, owner_keys, excluded, blocks, now)
             else:
+                for candidates in _candidate_batches(call, owner_keys, excluded, now, draw):
+                    lease = yield Acquire(call.info, candidates, spread)
+                    if isinstance(lease, Lease):
+                        break
+                    _record_blocked(call, owner_keys, lease, blocks)
+                    now = max(now, lease.at)  # the time for which the blocks are reported
+            if not isinstance(lease, Lease):
                 if owner_keys is not None and may_use_other_project(call, owner_keys, blocks):
                     owner_keys = None
                     continue
@@ -320,16 +332,80 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             reply = yield from _attempt(call, lease)
             if isinstance(reply, Done):
                 return reply.response
-            if isinstance(reply, StreamEnd):
-                if reply.failed is None:
-                    return None
-                raise _with_attempt_notes(
-                    call
-                )  # chunks were delivered: a stream is never restarted
-            if not (yield from _should_continue(call, lease)):
-                raise _with_attempt_notes(call)
+            if isinstance(reply, StreamEnd) and reply.failed is None:
+                return None
+            yield from _continue_or_raise(call, lease, reply)
     finally:
         call.drop_ticket()
+
+
+# New batches go to the project with the fewest pending ones -------------------------------------
+
+
+_BATCH_OFFER = 64
+"""Keys in one offer for a new batch."""
+
+
+def _acquire_for_batch(
+    call: CallState,
+    owner_keys: tuple[Candidate, ...] | None,
+    excluded: Mapping[str, object] | Claims,
+    blocks: dict[str, Block],
+    now: float,
+) -> Generator[Command, Any, Lease | None]:
+    """Acquire a key whose project has the fewest pending batches, and reserve a place for one more.
+
+    A project at `max_pending_batches` gets none; why no key can serve is added to *blocks*.
+    """
+    if owner_keys is None:
+        ranking = call.selector.ranking(call.info)
+    else:
+        ranking = [(0, key) for key in owner_keys]
+    left = [(rank, key) for rank, key in ranking if key.key_id not in excluded]
+    pending: dict[str, int] = {}
+    if left:
+        pending = yield CountBatches(tuple(dict.fromkeys(key.project for _, key in left)))
+    full = Block(BATCHES_FULL, now + BATCH_POLL_S, waitable=True)
+
+    def is_full(key: Candidate) -> bool:
+        return pending.get(key.project, 0) >= key.max_pending_batches
+
+    left.sort(key=lambda one: (one[0], pending.get(one[1].project, 0)))
+    while left:
+        blocks.update({key.key_id: full for _, key in left if is_full(key)})
+        left = [(rank, key) for rank, key in left if not is_full(key)]
+        offer, rest = tuple(left[:_BATCH_OFFER]), left[_BATCH_OFFER:]
+        if not offer:
+            break
+        lease: Lease | Unavailable = yield Acquire(call.info, offer, spread=False)
+        if isinstance(lease, Unavailable):
+            blocks.update(lease.blocks)
+            left = rest
+            continue
+        most = next(key.max_pending_batches for _, key in offer if key.key_id == lease.key_id)
+        token: str | None = yield ReserveBatch(lease.project, most)
+        if token is not None:
+            call.batch = token
+            return lease
+        yield from _settle(call, lease, Outcome(LeaseOutcome.UNSENT), ())
+        pending[lease.project] = max(pending.get(lease.project, 0), most)  # another was faster
+    return None
+
+
+def _record_batches(
+    call: CallState, lease: Lease, reply: Done | StreamEnd | Failed
+) -> Generator[Command, Any, None]:
+    """Record the batches that a response shows, and give a reserved place back.
+
+    It stays reserved where a create without a response may have made a batch.
+    """
+    pending = dict(reply.batches or {}) if isinstance(reply, Done) else {}
+    verdict = call.attempts[-1].verdict if isinstance(reply, Failed) else None
+    token, call.batch = call.batch, ""
+    if token and (verdict is None or verdict.code is not None or not verdict.sent):
+        pending[token] = 0.0
+    if pending:
+        yield UpdateBatches(lease.project, pending)
 
 
 def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, None]:
@@ -418,6 +494,8 @@ def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | St
         yield from _settle(call, lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
         raise
     yield from _settle(call, lease, outcome, names)
+    if call.batch or getattr(reply, "batches", None):
+        yield from _record_batches(call, lease, reply)
     return reply  # type: ignore[no-any-return]
 
 
@@ -453,6 +531,15 @@ def _classify_failure(
         )  # the client's own key: not managed by the pool
     call.last = failed
     return Outcome(LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT, verdict, usage)
+
+
+def _continue_or_raise(
+    call: CallState, lease: Lease, reply: StreamEnd | Failed
+) -> Generator[Command, Any, None]:
+    """Return to send again after a failure; else raise it."""
+    # Where chunks were delivered, a stream is never restarted.
+    if isinstance(reply, StreamEnd) or not (yield from _should_continue(call, lease)):
+        raise _with_attempt_notes(call)
 
 
 def _should_continue(call: CallState, lease: Lease) -> Generator[Command, Any, bool]:

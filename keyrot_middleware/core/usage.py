@@ -18,7 +18,7 @@ from typing import Any
 from .affinity import find_resource_names
 from .model import NO_USAGE, Usage
 
-__all__ = ["StreamLedger", "parse_token_counts", "parse_usage", "parse_usage_text"]
+__all__ = ["StreamLedger", "parse_object", "parse_token_counts", "parse_usage", "parse_usage_text"]
 
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
@@ -131,7 +131,7 @@ def _read(text: str) -> Mapping[str, Any]:
     """Parse the needed part of a body; empty if there is none, or it is no JSON object."""
     if len(text) > _LARGE and (reduced := _reduce(text)) is not None:
         return reduced
-    return _parse(text) if any(marker in text for marker in _MARKERS) else _NONE
+    return parse_object(text) if any(marker in text for marker in _MARKERS) else _NONE
 
 
 def _reduce(text: str) -> Mapping[str, Any] | None:
@@ -160,10 +160,13 @@ def _parse_from(text: str, start: int) -> dict[str, Any] | None:
 
     The rest after such a key is a valid object; after a nested key brackets would be left over.
     """
-    return _parse("{" + text[start:]) or None
+    return parse_object("{" + text[start:]) or None
 
 
-def _parse(text: str) -> dict[str, Any]:
+def parse_object(text: str | None) -> dict[str, Any]:
+    """Return the JSON object that *text* is; empty if it is none."""
+    if not text:
+        return {}
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):

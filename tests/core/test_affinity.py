@@ -244,8 +244,8 @@ def test_a_response_gives_the_names_it_contains(
         ("get", "files", True, True),
         ("get", "files/a", True, True),
         ("post", "tunedModels/x:generateContent", True, True),
-        ("post", "models/x:batchGenerateContent", True, False),
-        ("post", "models/x:asyncBatchEmbedContent", True, False),
+        ("post", "models/x:batchGenerateContent", False, False),
+        ("post", "models/x:asyncBatchEmbedContent", False, False),
         ("post", "models/veo:predictLongRunning", True, False),
         ("get", "models/veo/operations/o", True, True),
         ("post", "cachedContents", True, False),
@@ -254,10 +254,10 @@ def test_a_response_gives_the_names_it_contains(
         ("post", "models/x:somethingNew", True, False),
     ],
 )
-def test_only_stateless_inference_may_use_any_key(
+def test_only_stateless_inference_and_new_batches_may_use_any_key(
     method: str, path: str, bound_to_owner: bool, idempotent: bool
 ) -> None:
-    """A call that stores, or names a stored resource, stays with its owner."""
+    """A call that stores anything else, or names a stored resource, stays with its owner."""
     route = parse_path(method, path)
     assert (route.bound_to_owner, route.idempotent) == (bound_to_owner, idempotent)
 

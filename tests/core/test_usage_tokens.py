@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE
-from keyrot_middleware.core.usage import parse_token_counts, parse_usage, parse_usage_text
+from keyrot_middleware.core.usage import (
+    parse_object,
+    parse_token_counts,
+    parse_usage,
+    parse_usage_text,
+)
 
 COUNTS = st.dictionaries(
     st.sampled_from(
@@ -80,3 +85,9 @@ def test_modalities_are_read_from_a_response() -> None:
         "input_image_tokens": 200,
         "cache_audio_read_tokens": 40,
     }
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]", "{", "7"])
+def test_what_is_no_object_has_nothing_in_it(text: str | None) -> None:
+    """A response without a body, a list, half an object."""
+    assert parse_object(text) == {}

@@ -124,11 +124,15 @@ def test_a_cache_is_made_where_there_is_room_for_one(mode, gemini, pool, connect
 
 
 def test_a_batchs_whole_life_is_with_one_key(gemini, three) -> None:
-    """Create, get, list, cancel; the files in it too."""
+    """Create, get, cancel; and a batch of a file is made by the key of the file."""
     job = three.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])
     three.batches.get(name=job.name)
-    assert [b.name for b in three.batches.list()] == [job.name]
     three.batches.cancel(name=job.name)
+    assert len(set(keys_of(gemini))) == 1
+    file = upload(three)
+    gemini.reset_log()
+    job = three.batches.create(model=MODEL, src=file.name)
+    assert [b.name for b in three.batches.list()] == [job.name]
     assert set(keys_of(gemini)) == {"B"}
 
 

@@ -1,0 +1,292 @@
+"""Batches over several projects, and stored things that one process makes and another uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.genai import errors, types
+from support.modes import MODEL, run
+from support.servers import Server, server
+
+import keyrot_middleware
+from keyrot_middleware._install import current_pool
+from keyrot_middleware.testing import FakeGemini, Reply
+
+ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
+SOURCE = [types.InlinedRequest(contents="hello")]
+
+
+def create(mode: str, client: Any) -> Any:
+    """Create a batch."""
+    if mode == "sync":
+        return client.batches.create(model=MODEL, src=SOURCE)
+    return run(client, lambda: client.aio.batches.create(model=MODEL, src=SOURCE))
+
+
+def get(mode: str, client: Any, name: str) -> Any:
+    """Get a batch."""
+    if mode == "sync":
+        return client.batches.get(name=name)
+    return run(client, lambda: client.aio.batches.get(name=name))
+
+
+def keys_of(gemini: FakeGemini, **equal: object) -> list[str | None]:
+    """Return whose the requests were."""
+    found = gemini.log
+    return [r.key for r in found if all(getattr(r, k) == v for k, v in equal.items())]
+
+
+@ALSO_ASYNC
+def test_new_batches_are_spread_over_the_projects(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """Whatever the client's own key; each is polled by the key that made it."""
+    pool("A", "B", "C")
+    client = connect(gemini.key("B").value)
+    jobs = [create(mode, client) for _ in range(6)]
+    assert keys_of(gemini) == ["A", "B", "C"] * 2
+    gemini.reset_log()
+    for job in jobs:
+        assert get(mode, client, job.name).state == types.JobState.JOB_STATE_PENDING
+    assert keys_of(gemini) == ["A", "B", "C"] * 2
+
+
+@ALSO_ASYNC
+def test_a_failed_key_is_excluded(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """A = 429, B = invalid, C = good: one request each, and all later ones with C."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    gemini.always("B", Reply.KEY_INVALID)
+    client = connect()
+    for _ in range(5):
+        create(mode, client)
+    assert keys_of(gemini) == ["A", "B", "C", "C", "C", "C", "C"]
+
+
+@pytest.mark.filterwarnings("ignore:batches.create_embeddings")
+@ALSO_ASYNC
+def test_embeddings_too(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """A batch of embeddings counts like one of answers."""
+    pool("A", "B")
+    client = connect()
+    source = types.EmbeddingsBatchJobSource(
+        inlined_requests=types.EmbedContentBatch(contents="hello")
+    )
+    for _ in range(2):
+        asked = {"model": "gemini-embedding-001", "src": source}
+        if mode == "sync":
+            client.batches.create_embeddings(**asked)
+        else:
+            run(client, lambda asked=asked: client.aio.batches.create_embeddings(**asked))
+    assert keys_of(gemini) == ["A", "B"]
+
+
+@ALSO_ASYNC
+def test_no_project_gets_more_than_its_cap(
+    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """When all are full the error says why; a batch whose end is seen makes room."""
+    keys = [{"key_id": name, "max_pending_batches": 1} for name in "AB"]
+    pool(*keys, max_wait_s=0)
+    client = connect()
+    first, second = (create(mode, client) for _ in range(2))
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
+        create(mode, client)
+    assert set(caught.value.reasons) == {"A", "B"}
+    assert caught.value.reasons["A"].startswith("batches_full: max_pending_batches are pending")
+    assert "batches_full" in str(caught.value)
+    assert keys_of(gemini) == ["A", "B"]
+    gemini.set_batch(second.name, "SUCCEEDED")
+    get(mode, client, second.name)
+    create(mode, client)
+    client.batches.cancel(name=first.name)
+    create(mode, client)
+    assert keys_of(gemini, verb="batches.create") == ["A", "B", "B", "A"]
+
+
+def test_a_full_pool_is_waited_for(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], clock: Any
+) -> None:
+    """As for a full window, within the budget."""
+    pool({"key_id": "A", "max_pending_batches": 1}, max_wait_s=20)
+    client = connect()
+    job = create("sync", client)
+    began = clock.time()
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
+        create("sync", client)
+    assert 10 < clock.time() - began <= 20
+    client.batches.delete(name=job.name)
+    create("sync", client)
+    assert gemini.count("A", verb="batches.create") == 2
+
+
+def test_a_list_shows_what_others_have_made(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """Batches that were made without the pool count once they were listed, and are owned."""
+    made = connect(gemini.add_key("A", tier="paid").value)
+    jobs = [create("sync", made) for _ in range(2)]
+    pool("A", "B")
+    client = connect()
+    assert [job.name for job in client.batches.list()] == [job.name for job in jobs]
+    gemini.reset_log()
+    for _ in range(2):
+        create("sync", client)
+    assert keys_of(gemini) == ["B", "B"]
+
+
+def test_googles_own_cap_moves_a_batch_to_another_project(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """A 429 for a create is the key's for creates alone."""
+    pool("A", "B", strategy="fill")
+    gemini.limit_batches(gemini.key("A").project, 0)
+    client = connect()
+    for _ in range(3):
+        create("sync", client)
+    assert keys_of(gemini) == ["A", "B", "B", "B"]
+    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
+
+
+# One process makes it, another uses it -----------------------------------------------------------
+
+
+MAKER = """
+import io, json, sys
+import keyrot_middleware
+from google import genai
+from google.genai import types
+
+options, settings = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+keyrot_middleware.install(**settings)
+client = genai.Client(api_key=options.pop("key"), http_options=options)
+config = types.UploadFileConfig(mime_type="text/plain")
+api = client._api_client
+made = {
+    "file": client.files.upload(file=io.BytesIO(b"hello"), config=config).name,
+    "cache": client.caches.create(
+        model="gemini-2.5-flash", config={"contents": "long text " * 40}
+    ).name,
+    "operation": json.loads(
+        api.request("post", "models/veo-3.1:predictLongRunning", {"instances": []}, None).body
+    )["name"],
+}
+made["batch"] = client.batches.create(model="gemini-2.5-flash", src=made["file"]).name
+print(json.dumps(made))
+keyrot_middleware.uninstall()
+"""
+
+
+@pytest.fixture
+def shared() -> Server:
+    """Give the server that tests share, emptied."""
+    one = server("valkey")
+    one.execute("FLUSHALL")
+    return one
+
+
+@pytest.fixture
+def made(gemini: FakeGemini, pool: Any, shared: Server, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Let another process make one of each with key B; then install the same pool here."""
+    gemini.hold_operations()
+    keys = ("A", "B", "C")
+    settings = {"state_url": shared.url, "pool": "processes", "allowed_hosts": [gemini.host]}
+    pool(*keys, max_wait_s=0, **settings)  # writes the file of keys
+    pool.ledger.checked = False
+    options = {**gemini.http_options, "key": gemini.key("B").value}
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            MAKER,
+            json.dumps(options),
+            json.dumps({**settings, "keys_file": str(tmp_path / "pool-keys.json")}),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert set(keys_of(gemini)) <= {"B", None}
+    gemini.reset_log()
+    yield json.loads(ended.stdout)
+
+
+@ALSO_ASYNC
+def test_what_one_process_made_another_uses(
+    mode: str, made: dict[str, str], gemini: FakeGemini, connect: Callable[..., Any]
+) -> None:
+    """A batch, a video operation and its video, a file and a cache: the right key each time."""
+    client = connect()
+    film = gemini.finish_operation(made["operation"], b"film")
+
+    async def use() -> None:
+        aio = client.aio
+        await aio.batches.get(name=made["batch"])
+        done = await aio.operations.get(types.GenerateVideosOperation(name=made["operation"]))
+        assert done.done
+        assert await aio.files.download(file=film) == b"film"
+        await aio.files.get(name=made["file"])
+        await aio.caches.get(name=made["cache"])
+
+    if mode == "async":
+        run(client, use)
+    else:
+        client.batches.get(name=made["batch"])
+        assert client.operations.get(types.GenerateVideosOperation(name=made["operation"])).done
+        assert client.files.download(file=film) == b"film"
+        client.files.get(name=made["file"])
+        client.caches.get(name=made["cache"])
+    assert keys_of(gemini) == ["B"] * 6
+    assert {request.status for request in gemini.log} == {200, 302}
+
+
+@ALSO_ASYNC
+@pytest.mark.parametrize("what", ["batch", "operation", "file", "cache"])
+def test_the_error_says_whose_key_was_rejected(
+    what: str, mode: str, made: dict[str, str], gemini: FakeGemini, connect: Callable[..., Any]
+) -> None:
+    """No other project's key is tried: it could not help."""
+    gemini.always("B", Reply.KEY_INVALID)
+    client = connect()
+
+    def use(api: Any) -> Any:
+        name = made[what]
+        return {
+            "batch": lambda: api.batches.get(name=name),
+            "operation": lambda: api.operations.get(types.GenerateVideosOperation(name=name)),
+            "file": lambda: api.files.get(name=name),
+            "cache": lambda: api.caches.get(name=name),
+        }[what]()
+
+    with pytest.raises(errors.ClientError, match="API key not valid") as caught:
+        use(client) if mode == "sync" else run(client, lambda: use(client.aio))
+    assert "attempt 1 with key B: key_invalid (400), rejected" in caught.value.__notes__[0]
+    assert keys_of(gemini) == ["B"]
+
+
+def test_processes_share_the_numbers_of_pending_batches(
+    made: dict[str, str], gemini: FakeGemini, connect: Callable[..., Any]
+) -> None:
+    """The other process has made one with B, so the next two go elsewhere."""
+    client = connect()
+    for _ in range(2):
+        create("sync", client)
+    assert keys_of(gemini) == ["A", "C"]
+    pool = current_pool()
+    assert pool is not None
+    projects = [key.project for key in pool.selector.keys.values()]
+    assert sum(pool.state.count_batches(projects).values()) == 3

@@ -1,4 +1,4 @@
-"""A pool over a cassette, and nothing else around: no server, no setting, no key of the machine."""
+"""A pool over a cassette, without servers, settings or keys of the machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _nothing_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def replay() -> Replay:
-    """Give a way to put a pool over a cassette of a name, and learn its scenario."""
+    """Return a function that installs a pool over a named cassette and returns its scenario."""
 
     @contextmanager
     def opened(name: str) -> Iterator[tuple[Scenario, Any]]:

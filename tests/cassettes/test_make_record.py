@@ -28,7 +28,7 @@ def program() -> ModuleType:
 
 @pytest.fixture
 def google(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
-    """Stand where the program takes Google to be, with two keys in the environment."""
+    """Replace Google's address in the program, with two keys in the environment."""
     with FakeGemini(FakeClock()) as gemini:
         keys = [gemini.add_key("free", rpm=3), gemini.add_key("good")]
         gemini.answer("three")
@@ -41,17 +41,17 @@ def google(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
 
 
 def test_without_keys_everything_comes_from_the_fake(program: ModuleType, tmp_path: Path) -> None:
-    """Each scenario is written, and the program says where it is from."""
+    """Each scenario is written, and the program prints where it is from."""
     assert program.main([str(tmp_path)]) == 0
     texts = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.yaml")}
     assert texts.keys() == SCENARIOS.keys()
     assert all("recorded_from: FakeGemini" in text for text in texts.values())
 
 
-def test_with_real_keys_the_first_is_spent_and_the_failovers_recorded(
+def test_with_real_keys_the_first_is_exhausted_and_failovers_are_recorded(
     google: FakeGemini, program: ModuleType, tmp_path: Path
 ) -> None:
-    """The spent key's own 429, the made-up key's 400 and the good key's answer are the traffic."""
+    """The 429 of the exhausted key, the 400 of the invented one and the answer of the good one."""
     assert program.main([str(tmp_path)]) == 0
     text = (tmp_path / "failover_sync.yaml").read_text(encoding="utf-8")
     assert "recorded_from: Google" in text
@@ -60,10 +60,10 @@ def test_with_real_keys_the_first_is_spent_and_the_failovers_recorded(
     assert "recorded_from: FakeGemini" in (tmp_path / "suspended_sync.yaml").read_text("utf-8")
 
 
-def test_what_is_not_as_expected_leaves_the_cassette_alone(
+def test_unexpected_traffic_does_not_change_the_cassette(
     google: FakeGemini, program: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another traffic than the scenario's is said, and the old file stays."""
+    """Traffic other than the scenario's is reported, and the old file stays."""
     del program.SCENARIOS["failover_async_stream"]
     google.always("good", Reply.KEY_INVALID)
     old = tmp_path / "failover_sync.yaml"

@@ -1,4 +1,4 @@
-"""What stands in a cassette: in ours, and in one that a user records."""
+"""The content of a cassette: of ours, and of one that a user records."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FOLDER = Path(__file__).resolve().parents[2] / "cassettes"
 FORBIDDEN = {
     "a standard key": r"AIza[0-9A-Za-z_-]{35}",
     "an auth key": r"\bAQ\.[0-9A-Za-z_-]{20}",
-    # `Bearer authorization="…"` is where a server says whom to ask for a token.
+    # In `Bearer authorization="…"` a server names where to get a token.
     "a token": r"(?i)\bbearer\s+(?!authorization=)[0-9a-z._~+/-]{8}|\bya29\.",
     "a key's header": r"(?i)x-goog-api-key|authorization:|cookie:",
     "a key in a query": r"[?&]key=",
     "a loopback address": r"127\.0\.0\.1|localhost|\[::1\]",
     "a project number": r"projects/[1-9]\d{5,}",
     "a date": r"(?i)^\s+(date|server-timing):",
-    "binary, which nobody can read through": r"!!binary",
+    "binary, which is not readable": r"!!binary",
 }
 
 
 def found_in(text: str) -> list[str]:
-    """Name what is in a cassette and should not be: as written, and as YAML joins its lines."""
+    """Name the forbidden content of a cassette: as written, and as YAML joins its lines."""
     read = str(yaml.safe_load(text))
     return [
         what
@@ -47,7 +47,7 @@ def test_no_cassette_holds_a_key(path: Path) -> None:
 
 
 def test_every_scenario_has_its_cassette() -> None:
-    """The folder holds the recordings of the scenarios, what they are from, and no other."""
+    """The folder holds the recordings of the scenarios, their sources, and nothing else."""
     recorded = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.yaml")}
     assert recorded.keys() == SCENARIOS.keys()
     for text in recorded.values():
@@ -56,7 +56,7 @@ def test_every_scenario_has_its_cassette() -> None:
 
 @pytest.mark.parametrize("style", ["standard", "auth"])
 def test_a_recording_with_one_key_replays_with_another(style: str, tmp_path: Path) -> None:
-    """The name is what counts; the file has neither value, nor a key that was echoed unasked."""
+    """The name counts; the file has neither a value nor a key that the server echoed."""
     path = tmp_path / "own.yaml"
     with FakeGemini() as gemini:
         recorded = gemini.add_key("mine", style=style).value  # type: ignore[arg-type]
@@ -68,13 +68,13 @@ def test_a_recording_with_one_key_replays_with_another(style: str, tmp_path: Pat
     assert found_in(path.read_text(encoding="utf-8")) == []
     other = recorded[::-1]
     with recorder({"mine": other}, record_mode="none").use_cassette(path):
-        said = plain(genai.Client(api_key=other))
-    assert other in said
-    assert stranger not in said
+        answer = plain(genai.Client(api_key=other))
+    assert other in answer
+    assert stranger not in answer
 
 
 def test_a_saved_cassette_that_is_extended_stays_clean(tmp_path: Path) -> None:
-    """Loading puts the key back into what was echoed; saving again takes it out again."""
+    """Loading puts the key back into the echo; saving removes it again."""
     path = tmp_path / "own.yaml"
     with FakeGemini() as gemini:
         key = gemini.add_key("mine").value
@@ -92,7 +92,7 @@ def test_a_saved_cassette_that_is_extended_stays_clean(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("program", [plain, plain_async])
 def test_a_compressed_body_is_searched_too(program: Program, tmp_path: Path) -> None:
-    """Google compresses; what is saved is the text, without the key in it."""
+    """Google compresses; the file has the text, without the key."""
     path = tmp_path / "own.yaml"
     with FakeGemini() as gemini:
         key = gemini.add_key("mine").value
@@ -108,7 +108,7 @@ def test_a_compressed_body_is_searched_too(program: Program, tmp_path: Path) -> 
 
 
 def test_a_body_that_cannot_be_read_is_not_saved(tmp_path: Path) -> None:
-    """A body in a coding that cannot be undone is refused, since a key could be in it."""
+    """A body with an unsupported coding is refused, since it could contain a key."""
     path = tmp_path / "own.yaml"
     odd = Reply.custom(200, "{}", headers={"Content-Encoding": "zstd-of-tomorrow"})
     with FakeGemini() as gemini:

@@ -1,4 +1,4 @@
-"""A pool over recorded traffic: `genai.Client()` as it stands, no server, no key."""
+"""A pool over recorded traffic: an unchanged `genai.Client()`, no server, no key."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def health() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", FAILOVERS)
-def test_a_spent_and_an_invalid_key_are_passed_over(name: str, replay: Any) -> None:
-    """Every call succeeds, and the bad keys are asked once: by a cassette that answers once."""
+def test_an_exhausted_and_an_invalid_key_are_skipped(name: str, replay: Any) -> None:
+    """Every call succeeds, and the bad keys are tried once: the cassette answers them once."""
     with replay(name) as (scenario, cassette):
         for _ in range(scenario.calls):
             assert "three" in scenario.program(genai.Client()).lower()
@@ -33,8 +33,8 @@ def test_a_spent_and_an_invalid_key_are_passed_over(name: str, replay: Any) -> N
 
 
 @pytest.mark.parametrize("name", FAILOVERS)
-def test_each_key_has_the_health_that_its_answer_means(name: str, replay: Any) -> None:
-    """The spent key cools down, the invalid one is retired, the good one is as it was."""
+def test_each_key_has_the_state_of_its_answer(name: str, replay: Any) -> None:
+    """The exhausted key is cooling down, the invalid one rejected, the good one available."""
     with replay(name) as (scenario, _):
         for _ in range(scenario.calls):
             scenario.program(genai.Client())
@@ -48,10 +48,10 @@ def test_each_key_has_the_health_that_its_answer_means(name: str, replay: Any) -
 
 
 @pytest.mark.parametrize("name", SUSPENDED)
-def test_the_key_that_google_echoes_does_not_come_out(
+def test_the_key_that_google_echoes_is_not_shown(
     name: str, replay: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The body has the key again in a replay; neither the error, its response nor a log has it."""
+    """The body has the key again in a replay; the error, its response and logs do not show it."""
     value = values_for(["key_1"])["key_1"]
     caplog.set_level("DEBUG", logger="keyrot_middleware")
     with replay(name) as (scenario, cassette):
@@ -62,16 +62,16 @@ def test_the_key_that_google_echoes_does_not_come_out(
         key = health()["key_1"]
     error = caught.value
     assert (error.code, error.status) == (403, "PERMISSION_DENIED")
-    said = [*traceback.format_exception(error), repr(vars(error)), repr(key), caplog.text]
-    said += [repr(vars(error.response)), str(getattr(error.response, "text", ""))]
-    assert value not in "".join(said)
+    texts = [*traceback.format_exception(error), repr(vars(error)), repr(key), caplog.text]
+    texts += [repr(vars(error.response)), str(getattr(error.response, "text", ""))]
+    assert value not in "".join(texts)
     assert "has been suspended" in str(error)
     assert (key["active"], key["error_count"]) == (False, 1)
     assert key["disabled_reason"]
 
 
-def test_an_answer_is_played_for_its_own_key_only(replay: Any) -> None:
-    """A client that sends with the good key first does not get the 429 that was recorded first."""
+def test_an_answer_is_replayed_for_its_own_key_only(replay: Any) -> None:
+    """A client that sends the good key first does not get the 429 that was recorded first."""
     with replay("failover_sync") as (scenario, cassette):
         good = genai.Client(api_key=values_for(scenario.names)["key_3"])
         with keyrot_middleware.bypass():
@@ -80,17 +80,17 @@ def test_an_answer_is_played_for_its_own_key_only(replay: Any) -> None:
 
 
 def test_a_request_that_was_not_recorded_fails(replay: Any) -> None:
-    """Another prompt has no answer, and the error says which matcher failed, not the key."""
+    """Another prompt has no answer; the error names the matcher that failed, not the key."""
     with replay("failover_sync") as (scenario, _):
         with genai.Client() as client, pytest.raises(NotRecorded) as caught:
             client.models.generate_content(model=MODEL, contents="Something else.")
-        said = "".join(traceback.format_exception(caught.value))
-    assert "body" in said
-    assert not any(value in said for value in values_for(scenario.names).values())
+        texts = "".join(traceback.format_exception(caught.value))
+    assert "body" in texts
+    assert not any(value in texts for value in values_for(scenario.names).values())
 
 
 def test_a_key_without_a_name_is_refused() -> None:
-    """What no name is known for can neither be recorded nor replayed, and the error says so."""
+    """A key without a known name can neither be recorded nor replayed, and the error says so."""
     known, other = values_for(["key_1", "other"]).values()
     with (
         recorder({"key_1": known}).use_cassette("new.yaml"),

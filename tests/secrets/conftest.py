@@ -15,12 +15,12 @@ _OF_OTHERS = (
     *("AWS_", "AZURE_", "CLOUDSDK_", "GCE_"),
 )
 _AUTHORITIES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
-"""Some machines have them, and a server of the tests would be checked by them."""
+"""Certificate settings of the machine, with which a server of the tests would be verified."""
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to an empty directory and forget all variables of ours and the SDK's."""
+    """Change to an empty directory and remove all variables of ours and the SDK's."""
     for name in list(os.environ):
         if name.startswith(_OF_OTHERS) or name in _AUTHORITIES:
             monkeypatch.delenv(name)
@@ -30,13 +30,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask a busy store again at once."""
+    """Repeat a request to a busy store at once."""
     monkeypatch.setattr("keyrot_middleware.secrets.cloud.RETRY_PAUSE_S", 0.01)
 
 
 @pytest.fixture(scope="module")
 def bao() -> OpenBao:
-    """Start the server that all tests share."""
+    """Return the shared server."""
     return shared()
 
 
@@ -51,7 +51,7 @@ def _mount() -> Iterator[str]:
 
 @pytest.fixture
 def at(_mount: str, bao: OpenBao) -> dict[str, str]:
-    """Say where that is: variables without an identity."""
+    """Return its address: variables without an identity."""
     return {"VAULT_ADDR": bao.url, "KEYROT_VAULT_PLACE": f"{_mount}/keyrot"}
 
 

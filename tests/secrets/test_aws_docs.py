@@ -1,4 +1,4 @@
-"""docs/stores/aws.md can be followed: its commands lead to keys, its policy is enough."""
+"""docs/stores/aws.md works: its commands lead to keys, its policy is sufficient."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def store_server(tmp_path: Path) -> AwsServer:
 
 
 def lines() -> list[list[str]]:
-    """List the commands of the page, in words."""
+    """List the commands of the page, as argument lists."""
     code = "".join(block.code for block in blocks(PAGE) if block.language == "bash")
     return [shlex.split(line) for line in code.replace("\\\n", " ").splitlines()]
 
 
 def examples() -> list[Any]:
-    """Read the JSON of the page that has comments."""
+    """Read the JSON examples of the page, which have comments."""
     texts = [block.code for block in blocks(PAGE) if block.language == "jsonc"]
     return [json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)) for text in texts]
 
 
-def run(server: MotoServer, words: list[str]) -> None:
-    """Do what the aws command does: an operation's and a parameter's name, in lower case."""
-    _, service, command, *flags = words
+def run(server: MotoServer, args: list[str]) -> None:
+    """Run an operation as the aws command does: name and parameters in lower case."""
+    _, service, command, *flags = args
     client = server.client(service)
     model = client.meta.service_model
     (operation,) = (name for name in model.operation_names if xform_name(name, "-") == command)
@@ -52,37 +52,37 @@ def run(server: MotoServer, words: list[str]) -> None:
 
 
 def test_the_commands_lead_to_keys_that_are_found(store_server: AwsServer, here: Path) -> None:
-    """The secret is made, then replaced, by what the page says; each value is found at once."""
+    """The page's commands create the secret, then replace it; each value is found at once."""
     keys, _ = examples()
     store, made = store_server.open(), 0
-    for words in lines():
-        if words[:2] == ["aws", "secretsmanager"]:
+    for args in lines():
+        if args[:2] == ["aws", "secretsmanager"]:
             made += 1
             values = {key_id: f"{value} {made}".replace(" ", "-") for key_id, value in keys.items()}
             (here / "pool.json").write_text(json.dumps(values))
-            run(store_server.server, words)
+            run(store_server.server, args)
             assert resolve_all(store, **dict.fromkeys(keys)) == values
     assert made == 2
 
 
-def test_the_policy_allows_what_is_asked_and_nothing_else(
+def test_the_policy_allows_the_requested_actions_and_no_other(
     store_server: AwsServer, here: Path
 ) -> None:
-    """Of Secrets Manager, for one secret and for several; a role takes it as it is."""
+    """Of Secrets Manager, for one secret and for several; a role accepts it unchanged."""
     _, policy = examples()
     (here / "policy.json").write_text(json.dumps(policy))
     store_server.server.client("iam").create_role(
         RoleName="my-program", AssumeRolePolicyDocument="{}"
     )
-    (given,) = (words for words in lines() if words[:2] == ["aws", "iam"])
+    (given,) = (args for args in lines() if args[:2] == ["aws", "iam"])
     run(store_server.server, given)
     store_server.put("a", "FAKE-a")
     places = store_server.put_fields("other", {"b": "FAKE-b"})
     before = len(store_server.server.targets)
     resolve_all(store_server.open(), a=None)
     resolve_all(store_server.open(), a=None, **places)
-    asked = {f"secretsmanager:{target}" for target in store_server.server.targets[before:]}
-    assert asked == {s["Action"] for s in policy["Statement"]} - {"kms:Decrypt"}
+    requested = {f"secretsmanager:{target}" for target in store_server.server.targets[before:]}
+    assert requested == {s["Action"] for s in policy["Statement"]} - {"kms:Decrypt"}
     pattern = policy["Statement"][0]["Resource"].rpartition(":")[2].replace("?", ".")
     arn = store_server.server.admin.describe_secret(SecretId="keyrot")["ARN"]
     assert re.fullmatch(pattern, arn.rpartition(":")[2])

@@ -1,4 +1,4 @@
-"""What each failure of Secrets Manager and boto3 becomes: words for people, and no value."""
+"""The error for each failure of Secrets Manager and boto3, always without a value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKEN = "FAKE-session-token-0123456789"
 
 
 class Stubbed(AwsLogin):
-    """A login whose client answers what a test has laid out, before and after a new login."""
+    """A login whose client gives scripted answers, before and after a new login."""
 
     def __init__(self) -> None:
         super().__init__(environ_for(9, AWS_SESSION_TOKEN=TOKEN))
@@ -39,31 +39,31 @@ class Stubbed(AwsLogin):
         self.forgotten += 1
 
     def refuse(self, code: str, message: str = "", times: int = 1) -> None:
-        """Lay out a refusal of a single read."""
+        """Script a refusal of a single read."""
         for _ in range(times):
             self.stub.add_client_error("get_secret_value", code, message, 400)
 
     def give(self, value: str) -> None:
-        """Lay out a value."""
+        """Script a value."""
         self.stub.add_response("get_secret_value", {"SecretString": value})
 
 
 @pytest.fixture
 def login() -> Stubbed:
-    """Have a client without a server."""
+    """Return a client without a server."""
     return Stubbed()
 
 
 @pytest.fixture
 def store_server(tmp_path: Path) -> Iterator[AwsServer]:
-    """Have an empty Secrets Manager."""
+    """Start an empty Secrets Manager."""
     made = AwsServer(tmp_path)
     yield made
     made.close()
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
         ("ResourceNotFoundException", "there is no such secret in this region and account"),
         ("DecryptionFailure", "KMS does not decrypt it for these credentials"),
@@ -73,21 +73,19 @@ def store_server(tmp_path: Path) -> Iterator[AwsServer]:
         ("<p>odd</p>", "Secrets Manager refused (unknown code)"),
     ],
 )
-def test_what_another_try_would_not_change_is_asked_once(
-    login: Stubbed, code: str, words: str
-) -> None:
-    """The words say key, place, reason and what to do."""
+def test_a_permanent_failure_is_not_retried(login: Stubbed, code: str, message: str) -> None:
+    """The message has key, secret, reason and what to do."""
     login.refuse(code)
     text = resolve_one(AwsStore(login), "aws://prod/gemini#a")
     assert text.startswith("key a: aws://prod/gemini#a: ")
-    assert words in text
+    assert message in text
     login.stub.assert_no_pending_responses()
     assert login.forgotten == 0
 
 
 @pytest.mark.parametrize("code", ["AccessDeniedException", "AccessDenied", "403"])
 def test_denied_names_place_and_identity(login: Stubbed, code: str) -> None:
-    """The ARN of the caller, as AWS tells it, and what to allow."""
+    """The caller's ARN from AWS's answer, and the permission to add."""
     message = deny("GetSecretValue", {"SecretId": "prod/gemini"})[1]["Message"]
     login.refuse(code, message)
     text = resolve_one(AwsStore(login), "aws://prod/gemini#a")
@@ -97,7 +95,7 @@ def test_denied_names_place_and_identity(login: Stubbed, code: str) -> None:
 
 
 def test_kms_refuses_with_access_denied_too(login: Stubbed) -> None:
-    """So the words name kms:Decrypt."""
+    """So the message names kms:Decrypt."""
     login.refuse("AccessDeniedException", "Access to KMS is not allowed")
     assert "kms:Decrypt if it has a key of its own" in resolve_one(AwsStore(login))
 
@@ -112,7 +110,7 @@ def test_kms_refuses_with_access_denied_too(login: Stubbed) -> None:
     ],
 )
 def test_an_expired_login_is_renewed_once(login: Stubbed, code: str) -> None:
-    """Then the value is there; where it is refused again, that is the answer."""
+    """Then the value is there; where it is refused again, the error is reported."""
     login.refuse(code)
     login.give("FAKE-value")
     assert resolve_one(AwsStore(login), "aws://plain") == "FAKE-value"
@@ -120,14 +118,14 @@ def test_an_expired_login_is_renewed_once(login: Stubbed, code: str) -> None:
     login.refuse(code, times=2)
     text = resolve_one(AwsStore(login), "aws://plain")
     assert code in text
-    assert login.forgotten == 3  # the refused one too, so that a later look-up begins anew
+    assert login.forgotten == 3  # the refused one too, so that a later look-up logs in anew
     login.stub.assert_no_pending_responses()
 
 
 @pytest.mark.parametrize(
     "code", ["ThrottlingException", "InternalServiceError", "ServiceUnavailable"]
 )
-def test_a_busy_service_is_asked_twice(login: Stubbed, code: str) -> None:
+def test_a_busy_service_is_retried_once(login: Stubbed, code: str) -> None:
     """A moment later; the login stays."""
     login.refuse(code)
     login.give("FAKE-value")
@@ -139,14 +137,14 @@ def test_a_busy_service_is_asked_twice(login: Stubbed, code: str) -> None:
 
 
 def test_a_server_error_of_no_known_code_counts_as_busy(login: Stubbed) -> None:
-    """Whatever stands in front of the service answers 502 without AWS's code."""
+    """A proxy in front of the service answers 502 without AWS's code."""
     login.stub.add_client_error("get_secret_value", "502", "", 502)
     login.give("FAKE-value")
     assert resolve_one(AwsStore(login), "aws://plain") == "FAKE-value"
 
 
 def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) -> None:
-    """Logging in again means the whole chain, so a renewed profile serves."""
+    """A new login repeats the whole chain, so a renewed profile works."""
     file = tmp_path / "credentials"
     profile = "[default]\naws_access_key_id = {}\naws_secret_access_key = FAKE-s\n"
 
@@ -167,7 +165,7 @@ def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("error", "reach", "words"),
+    ("error", "reach", "message"),
     [
         (
             boto_errors.NoCredentialsError(),
@@ -211,13 +209,13 @@ def test_new_credentials_in_a_file_are_read_at_the_second_try(tmp_path: Path) ->
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_failures_before_an_answer_have_words_of_their_own(
-    error: Exception, reach: FailureReach, words: str
+def test_failures_before_an_answer_have_messages_of_their_own(
+    error: Exception, reach: FailureReach, message: str
 ) -> None:
     """By class, and without the text, which a credential helper may have written."""
     failure = failure_from_error(error)
     assert failure.reach is reach
-    assert words in failure.message
+    assert message in failure.message
     assert TOKEN not in failure.message
 
 
@@ -234,14 +232,14 @@ def test_a_store_that_hangs_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPat
     silent.close()
 
 
-def test_an_endpoint_that_is_no_url_is_told(store_server: AwsServer) -> None:
-    """And what follows is not guessed."""
+def test_an_endpoint_that_is_no_url_is_an_error(store_server: AwsServer) -> None:
+    """And no other endpoint is guessed."""
     assert resolve_one(store_server.open(AWS_ENDPOINT_URL="nonsense")).endswith(
         "AWS_ENDPOINT_URL is no URL"
     )
 
 
-def test_without_boto3_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_boto3_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the store is opened, as an error of the configuration."""
     monkeypatch.setitem(__import__("sys").modules, "boto3", None)
     with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[aws\]'") as caught:
@@ -263,14 +261,14 @@ def test_no_value_and_no_token_is_in_anything_but_the_answer(
         store_server.down(),
     ]
     assert stores[0].resolve(refs)["b"] == Secret("FAKE-value-b")
-    said = all_output(stores, refs) + caplog.text
-    assert [s for s in ("FAKE-value", TOKEN, "FAKE-secret-access-key") if s in said] == []
+    printed = all_output(stores, refs) + caplog.text
+    assert [s for s in ("FAKE-value", TOKEN, "FAKE-secret-access-key") if s in printed] == []
 
 
-def test_the_programs_own_use_of_boto3_logs_as_before(
+def test_the_programs_own_use_of_boto3_still_logs(
     store_server: AwsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only what is said while we read is dropped."""
+    """Only log lines written while we read are dropped."""
     store_server.open()
     caplog.set_level(logging.DEBUG, "botocore.parsers")
     store_server.server.admin.list_secrets()

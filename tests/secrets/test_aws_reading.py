@@ -18,7 +18,7 @@ from keyrot_middleware.secrets.aws import open_aws
 
 @pytest.fixture
 def store_server(tmp_path: Path) -> Iterator[AwsServer]:
-    """Have an empty Secrets Manager."""
+    """Start an empty Secrets Manager."""
     made = AwsServer(tmp_path)
     yield made
     made.close()
@@ -26,7 +26,7 @@ def store_server(tmp_path: Path) -> Iterator[AwsServer]:
 
 @pytest.fixture
 def refusing() -> Iterator[Any]:
-    """Start servers that answer as a test says."""
+    """Start servers with scripted answers."""
     started: list[RefusingServer] = []
 
     def start(answers: Any) -> RefusingServer:
@@ -39,7 +39,7 @@ def refusing() -> Iterator[Any]:
 
 
 def test_five_hundred_secrets_take_25_requests(store_server: AwsServer) -> None:
-    """Twenty are read in a request, and none by itself."""
+    """Twenty are read in one request, and none on its own."""
     for number in range(500):
         store_server.server.write(f"team/{number}", f"FAKE-{number}")
     store, before = store_server.open(), store_server.requests()
@@ -48,8 +48,8 @@ def test_five_hundred_secrets_take_25_requests(store_server: AwsServer) -> None:
     assert store_server.server.targets[before:] == ["BatchGetSecretValue"] * 25
 
 
-def test_one_secret_is_read_by_itself(store_server: AwsServer) -> None:
-    """However many keys are in it, by whatever fields, it takes one GetSecretValue."""
+def test_one_secret_is_read_with_one_request(store_server: AwsServer) -> None:
+    """However many keys are in it, under any fields, it takes one GetSecretValue."""
     store_server.put_many({f"key_{number}": f"FAKE-{number}" for number in range(30)})
     store, before = store_server.open(), store_server.requests()
     found = resolve_all(store, **{f"key_{n}": None for n in range(30)}, b="aws://keyrot#key_7")
@@ -72,7 +72,7 @@ def test_names_and_arns_lead_to_the_same_secret(store_server: AwsServer) -> None
 
 
 def test_without_a_field_the_whole_secret_is_the_key(store_server: AwsServer) -> None:
-    """A JSON object with a field of the key's id is understood too; another one is an error."""
+    """A JSON object with a field named like the key works too; another one is an error."""
     store_server.server.write("plain", " FAKE-plain\n")
     store_server.server.write("object", json.dumps({"a": "FAKE-a", "other": "FAKE-b"}))
     store = store_server.open()
@@ -85,7 +85,7 @@ def test_without_a_field_the_whole_secret_is_the_key(store_server: AwsServer) ->
 
 
 def test_another_secret_may_hold_the_keys(store_server: AwsServer) -> None:
-    """`KEYROT_AWS_SECRET` names it, or its ARN."""
+    """`KEYROT_AWS_SECRET` is its name, or its ARN."""
     arn = store_server.server.write("prod/pool", json.dumps({"a": "FAKE-a"}))
     assert resolve_one(store_server.open(KEYROT_AWS_SECRET="prod/pool")) == "FAKE-a"
     assert resolve_one(store_server.open(KEYROT_AWS_SECRET=arn)) == "FAKE-a"
@@ -93,7 +93,7 @@ def test_another_secret_may_hold_the_keys(store_server: AwsServer) -> None:
 
 
 def test_the_current_version_is_read(store_server: AwsServer) -> None:
-    """A new version is seen, and one that is staged is not, alone and in a batch."""
+    """A new version is read, and a staged one is not, alone and in a batch."""
     store_server.server.write("one", "FAKE-old")
     store_server.server.write("two", "FAKE-two")
     store = store_server.open()
@@ -107,7 +107,7 @@ def test_the_current_version_is_read(store_server: AwsServer) -> None:
 
 
 def test_bytes_that_are_text_are_a_key(store_server: AwsServer) -> None:
-    """Other bytes are an error for people, alone and in a batch, and harm no other key."""
+    """Other bytes are an error of that key only, alone and in a batch."""
     store_server.server.write("text", b"\xef\xbb\xbfFAKE-text\r\n")
     store_server.server.write("binary", b"\xff\xfe\x00\x01")
     store = store_server.open()
@@ -129,8 +129,10 @@ def test_a_missing_secret_is_the_error_of_its_keys_only(store_server: AwsServer)
 
 
 @pytest.mark.parametrize("place", ["aws://", "aws://#x", "aws://name#", "aws://a b", "aws://ä#x"])
-def test_what_is_no_place_is_told_without_a_request(store_server: AwsServer, place: str) -> None:
-    """The error says what is allowed."""
+def test_an_invalid_reference_is_an_error_without_a_request(
+    store_server: AwsServer, place: str
+) -> None:
+    """The error names what is allowed."""
     before = store_server.requests()
     assert resolve_one(store_server.open(), place).endswith(
         "allowed: aws://NAME#FIELD, aws://ARN#FIELD"
@@ -138,10 +140,10 @@ def test_what_is_no_place_is_told_without_a_request(store_server: AwsServer, pla
     assert store_server.requests() == before
 
 
-def test_where_batches_are_denied_each_is_read_by_itself(
+def test_where_batches_are_denied_each_secret_is_read_alone(
     refusing: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is said once, and not tried again."""
+    """It is logged once, and batches are not tried again."""
 
     def no_batches(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
         if target == "BatchGetSecretValue":
@@ -153,7 +155,7 @@ def test_where_batches_are_denied_each_is_read_by_itself(
     for _ in range(2):
         places = {f"key_{n}": f"aws://s{n}" for n in range(45)}
         assert resolve_all(store, **places) == {f"key_{n}": f"FAKE-s{n}" for n in range(45)}
-    # One or, where three batches were under way, a few.
+    # One or, where three batches were in flight, a few.
     assert 1 <= server.targets.count("BatchGetSecretValue") <= 3
     assert server.targets.count("GetSecretValue") == 90
     lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -161,7 +163,7 @@ def test_where_batches_are_denied_each_is_read_by_itself(
     assert "BatchGetSecretValue is denied" in lines[0]
 
 
-def test_one_name_that_spoils_a_batch_is_found(refusing: Any) -> None:
+def test_one_bad_name_in_a_batch_does_not_hide_the_others(refusing: Any) -> None:
     """A batch that is refused as a whole is read one by one; the next one is a batch again."""
 
     def picky(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
@@ -182,7 +184,7 @@ def test_one_name_that_spoils_a_batch_is_found(refusing: Any) -> None:
 
 
 def test_an_answer_of_several_pages_is_read_to_the_end(refusing: Any) -> None:
-    """Also where a page has no secret; what no page mentions is an error."""
+    """Also where a page has no secret; a secret on no page is an error."""
 
     def pages(_: str, sent: dict[str, Any]) -> tuple[int, Any]:
         assert sent["SecretIdList"] == ["one", "two", "three"]
@@ -203,8 +205,8 @@ def _value(name: str, text: str) -> dict[str, str]:
     return {"Name": name, "ARN": arn, "SecretString": text}
 
 
-def test_an_arn_is_asked_for_in_its_own_region(store_server: AwsServer) -> None:
-    """Also where no region is set; a bare name then is an error that says so."""
+def test_an_arn_is_requested_in_its_own_region(store_server: AwsServer) -> None:
+    """Also where no region is set; a bare name is then an error that explains it."""
     session = boto3.session.Session("FAKEACCESSKEY", "FAKE", region_name="us-east-1")
     there = session.client("secretsmanager", endpoint_url=f"http://127.0.0.1:{moto_server().port}")
     arn = there.create_secret(Name="far/away", SecretString="FAKE-far")["ARN"]
@@ -222,7 +224,7 @@ def test_an_arn_is_asked_for_in_its_own_region(store_server: AwsServer) -> None:
 
 
 def test_a_profile_that_only_env_names_is_used(store_server: AwsServer, tmp_path: Path) -> None:
-    """`.env` may hold what boto3 takes from the environment: profile, files, region, endpoint."""
+    """`.env` may have boto3's variables: profile, files, region, endpoint."""
     store_server.put("a", "FAKE-a")
     file = tmp_path / "credentials"
     file.write_text("[mine]\naws_access_key_id = FAKEMINE\naws_secret_access_key = FAKE-s\n")
@@ -238,7 +240,7 @@ def test_a_profile_that_only_env_names_is_used(store_server: AwsServer, tmp_path
 def test_credentials_that_appear_later_are_found(
     store_server: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has no login at first has one at a later look-up, without a restart."""
+    """A store without a login at first gets one at a later look-up, without a restart."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     store_server.put("a", "FAKE-a")
     file = tmp_path / "credentials"

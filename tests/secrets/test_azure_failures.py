@@ -1,4 +1,4 @@
-"""What each failure of Key Vault and azure-identity becomes: words for people, and no value."""
+"""The error for each failure of Key Vault and azure-identity, always without a value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keyrot_middleware.secrets.azure import open_azure
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[AzureServer]:
-    """Have a vault with two keys."""
+    """Start a vault with two keys."""
     made = AzureServer(tmp_path)
     made.put("a", "FAKE-value-a")
     made.put("b", "FAKE-value-b")
@@ -32,14 +32,14 @@ def server(tmp_path: Path) -> Iterator[AzureServer]:
 
 
 def test_denied_names_place_and_identity(server: AzureServer) -> None:
-    """The client id as Key Vault tells it, and which role to give."""
+    """The client id from Key Vault's answer, and the role to give."""
     text = resolve_one(server.denied())
     assert text.startswith(f"key a: azure://{server.vault.host}/a: access denied (ForbiddenByRbac)")
     assert f"to the client {UNPRIVILEGED}: give it the role Key Vault Secrets User" in text
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "message"),
     [
         (
             forbidden("ForbiddenByPolicy", UNPRIVILEGED),
@@ -58,19 +58,19 @@ def test_denied_names_place_and_identity(server: AzureServer) -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value.status),
 )
-def test_what_another_try_would_not_change_is_asked_once(
-    server: AzureServer, answer: Response, words: str
+def test_a_permanent_failure_is_not_retried(
+    server: AzureServer, answer: Response, message: str
 ) -> None:
-    """The words say key, place, reason and what to do; the next key is read all the same."""
+    """The message has key, secret, reason and what to do; the next key is still read."""
     server.vault.odd = then = ScriptedReplies(answer)
     found = resolve_all(server.open(), a=None, b=None)
-    assert words in found["a"]
+    assert message in found["a"]
     assert found["b"] == "FAKE-value-b"
     assert then.reads == 2
 
 
 def test_a_revoked_login_is_renewed_once(server: AzureServer) -> None:
-    """Then the value is there; where the new login is refused too, that is the answer."""
+    """Then the value is there; where the new login is refused too, the error is reported."""
     store = server.open()
     assert resolve_one(store) == "FAKE-value-a"
     server.vault.revoke()
@@ -92,18 +92,18 @@ def test_a_revoked_login_is_renewed_once(server: AzureServer) -> None:
     ],
     ids=["throttled", "unavailable", "broken", "cut off"],
 )
-def test_a_busy_vault_is_asked_twice(server: AzureServer, answer: Response) -> None:
-    """A moment later, however long it asks us to stay away."""
+def test_a_busy_vault_is_retried_once(server: AzureServer, answer: Response) -> None:
+    """A moment later, however long its Retry-After is."""
     server.vault.odd = then = ScriptedReplies(answer)
     began = time.monotonic()
     assert resolve_one(server.open()) == "FAKE-value-a"
     server.vault.odd = ScriptedReplies(answer, answer)
     assert resolve_one(server.open()).startswith(f"key a: azure://{server.vault.host}/a: ")
-    assert time.monotonic() - began < 30, "it asks for a minute"
+    assert time.monotonic() - began < 30, "its Retry-After is a minute"
     assert then.reads == 2
 
 
-def test_a_wrong_client_secret_is_told_by_entras_code(
+def test_a_wrong_client_secret_is_reported_with_entras_code(
     server: AzureServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once for all keys, with the client and without the secret."""
@@ -116,8 +116,8 @@ def test_a_wrong_client_secret_is_told_by_entras_code(
     assert wrong not in str(found) + caplog.text
 
 
-def test_a_token_endpoint_that_fails_is_told(server: AzureServer) -> None:
-    """Not as the vault's failure."""
+def test_a_failing_token_endpoint_is_reported(server: AzureServer) -> None:
+    """Not as a failure of the vault."""
     server.vault.odd = lambda a: Response(503, {}) if "/token" in a.path else None
     assert "the login at Azure failed" in resolve_one(server.open())
 
@@ -130,10 +130,10 @@ def test_a_store_that_hangs_is_given_up_in_seconds(server: AzureServer) -> None:
     assert all("the vault cannot be reached" in text for text in found.values())
 
 
-def test_a_certificate_that_nobody_vouches_for_is_told(
+def test_an_untrusted_certificate_is_reported(
     server: AzureServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no token is asked for."""
+    """And no token is requested."""
     (tmp_path / "other").mkdir()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CertificateAuthority(tmp_path / "other").file))
     text = resolve_one(open_azure({"AZURE_KEY_VAULT_URL": f"https://{server.vault.host}"}))
@@ -141,7 +141,7 @@ def test_a_certificate_that_nobody_vouches_for_is_told(
 
 
 @pytest.mark.parametrize("package", ["azure.identity", "azure.keyvault.secrets"])
-def test_without_the_library_the_pip_line_is_told(
+def test_without_the_library_the_error_has_the_pip_line(
     monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     """When the store is opened, as an error of the configuration."""
@@ -161,5 +161,5 @@ def test_no_value_and_no_token_is_in_anything_but_the_answer(
     assert stores[0].resolve(refs)["b"] == Secret("FAKE-value-b")
     secrets = ("FAKE-value", SECRET, *server.vault.tokens)
     server.vault.revoke()
-    said = all_output(stores, refs) + caplog.text
-    assert [s for s in (*secrets, *server.vault.tokens) if s in said] == []
+    printed = all_output(stores, refs) + caplog.text
+    assert [s for s in (*secrets, *server.vault.tokens) if s in printed] == []

@@ -28,34 +28,34 @@ PRINCIPAL = {
 
 @pytest.fixture
 def store_server(tmp_path: Path) -> Iterator[AzureServer]:
-    """Have an empty vault."""
+    """Start an empty vault."""
     made = AzureServer(tmp_path)
     yield made
     made.close()
 
 
 class Hosts(AzureLogin):
-    """Notes the hosts that would be requested."""
+    """Records the hosts that would be requested."""
 
     def __init__(self) -> None:
         super().__init__({})
         self.lookups: list[str] = []
 
     def client(self, host: str) -> Any:
-        """Note one, and fail."""
+        """Record one, and fail."""
         self.lookups.append(host)
         raise LookupError
 
 
-def test_a_key_is_in_the_secret_of_its_name(store_server: AzureServer) -> None:
+def test_a_key_is_in_the_secret_with_its_name(store_server: AzureServer) -> None:
     """With `-` for `_`, which Key Vault does not allow in names."""
     store_server.vault.write("flash-01", "FAKE-flash")
     assert resolve_one(store_server.open(), None, "flash_01") == "FAKE-flash"
     assert store_server.open().place("flash_01") == f"azure://{store_server.vault.host}/flash-01"
 
 
-def test_two_keys_that_lead_to_one_secret_are_told(store_server: AzureServer) -> None:
-    """Key Vault does not tell case apart; a key with a place of its own is no collision."""
+def test_two_keys_that_lead_to_one_secret_are_reported(store_server: AzureServer) -> None:
+    """Key Vault ignores case; a key with a secret of its own does not collide."""
     store_server.vault.write("flash-01", "FAKE-flash")
     found = resolve_all(store_server.open(), flash_01=None, Flash_01=None)
     assert all("another key's id leads to the secret" in text for text in found.values())
@@ -65,7 +65,7 @@ def test_two_keys_that_lead_to_one_secret_are_told(store_server: AzureServer) ->
 
 
 def test_a_version_can_be_named(store_server: AzureServer) -> None:
-    """Else it is the newest, at each look-up anew."""
+    """Otherwise it is the newest, at each look-up again."""
     old = store_server.vault.write("key", "FAKE-old")
     store, place = store_server.open(), f"azure://{store_server.vault.host}/key"
     assert resolve_one(store, place) == "FAKE-old"
@@ -76,7 +76,7 @@ def test_a_version_can_be_named(store_server: AzureServer) -> None:
 
 
 def test_a_json_secret_may_hold_several_keys(store_server: AzureServer) -> None:
-    """By a field that the place names, or by the key's id; it is read once."""
+    """By the field in the reference, or by the key's id; it is read once."""
     store_server.vault.write("team", json.dumps({"a": "FAKE-a", "b": "FAKE-b"}))
     place = f"azure://{store_server.vault.host}/team"
     before = store_server.vault.count("/secrets/")
@@ -86,7 +86,7 @@ def test_a_json_secret_may_hold_several_keys(store_server: AzureServer) -> None:
     assert store_server.vault.count("/secrets/") - before == 2  # a challenge, and the secret
 
 
-def test_five_hundred_keys_are_read_side_by_side(store_server: AzureServer) -> None:
+def test_five_hundred_keys_are_read_concurrently(store_server: AzureServer) -> None:
     """A request each, as many at once as connections are kept, and one login."""
     for number in range(500):
         store_server.put(f"key_{number}", f"FAKE-{number}")
@@ -107,7 +107,7 @@ def test_five_hundred_keys_are_read_side_by_side(store_server: AzureServer) -> N
     ],
 )
 def test_a_name_alone_is_a_vault_of_the_public_cloud(place: str, host: str) -> None:
-    """Elsewhere the whole host is written."""
+    """For other clouds the whole host is written."""
     login = Hosts()
     resolve_one(AzureStore(login, None), place)
     assert login.lookups == [host]
@@ -126,8 +126,8 @@ def test_a_name_alone_is_a_vault_of_the_public_cloud(place: str, host: str) -> N
         "azure://vault\\evil/key",
     ],
 )
-def test_what_is_no_place_is_told_without_a_request(place: str) -> None:
-    """The error says what is allowed."""
+def test_an_invalid_reference_is_an_error_without_a_request(place: str) -> None:
+    """The error names what is allowed."""
     login = Hosts()
     assert "allowed: azure://VAULT/SECRET, " in resolve_one(
         AzureStore(login, "v.vault.azure.net"), place
@@ -135,8 +135,8 @@ def test_what_is_no_place_is_told_without_a_request(place: str) -> None:
     assert login.lookups == []
 
 
-def test_a_key_without_a_place_needs_the_vaults_url() -> None:
-    """Others do not."""
+def test_a_key_without_a_reference_needs_the_vaults_url() -> None:
+    """Other keys do not."""
     login = Hosts()
     store = AzureStore(login, None)
     assert "AZURE_KEY_VAULT_URL is not set; set it" in resolve_one(store)
@@ -146,14 +146,14 @@ def test_a_key_without_a_place_needs_the_vaults_url() -> None:
 @pytest.mark.parametrize(
     "url", ["http://v.vault.azure.net", "v.vault.azure.net", "https://v/secrets/x", "https://u@v"]
 )
-def test_a_url_that_is_no_vaults_is_refused(url: str) -> None:
+def test_a_url_of_no_vault_is_refused(url: str) -> None:
     """When the store is opened, before any token is requested."""
     with pytest.raises(ConfigError, match=r"AZURE_KEY_VAULT_URL: found .*; allowed: https"):
         open_azure({"AZURE_KEY_VAULT_URL": url})
 
 
 def test_a_vault_that_is_down_does_not_hide_another(store_server: AzureServer) -> None:
-    """Each vault is reached, or not, by itself."""
+    """Each vault is reached, or not, independently."""
     store_server.put("b", "FAKE-b")
     down = store_server.down().place("a")
     found = resolve_all(store_server.open(), a=down, b=None)
@@ -180,7 +180,7 @@ def test_the_default_chain_logs_in(
 
 
 def test_which_credential_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default chain; but a principal that only `.env` has is one that the chain cannot see."""
+    """The default chain; but a principal only in `.env` is invisible to the chain."""
     assert type(AzureLogin({})._default()) is DefaultAzureCredential
     assert type(AzureLogin(PRINCIPAL)._default()) is ClientSecretCredential
     for name, value in PRINCIPAL.items():

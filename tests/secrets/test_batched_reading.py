@@ -21,13 +21,13 @@ from keyrot_middleware.secrets.cloud import (
     read_batches,
 )
 
-GONE = StoreFailure(FailureReach.STORE, "nobody answers")
+GONE = StoreFailure(FailureReach.STORE, "no answer")
 OUT = StoreFailure(FailureReach.LOGIN, "login again")
 BUSY = StoreFailure(FailureReach.REQUEST, "busy")
 
 
 class Store:
-    """Answers from a script for a name, the last one again and again, and notes who asks."""
+    """Answers from a script per name, repeating the last entry, and records the look-ups."""
 
     def __init__(self, **scripts: list[Answer]) -> None:
         self.scripts = scripts
@@ -36,7 +36,7 @@ class Store:
         self.at_once = self.most = 0
         self._lock = threading.Lock()
 
-    def ask(self, batch: Batch) -> Mapping[str, Answer]:
+    def read_batch(self, batch: Batch) -> Mapping[str, Answer]:
         """Answer a batch of one."""
         (name,) = batch
         with self._lock:
@@ -49,16 +49,16 @@ class Store:
             self.at_once -= 1
         return {name: answer}
 
-    def log_in_again(self) -> None:
+    def relogin(self) -> None:
         """Count."""
         self.logins += 1
 
     def read(self, *names: str) -> dict[str, Answer]:
         """Read names, a batch each."""
-        return read_batches([(name,) for name in names], self.ask, self.log_in_again)
+        return read_batches([(name,) for name in names], self.read_batch, self.relogin)
 
 
-def test_the_first_is_asked_alone_and_the_rest_side_by_side() -> None:
+def test_the_first_is_read_alone_and_the_rest_concurrently() -> None:
     """No more at once than connections are kept."""
     store = Store()
     names = [f"n{number}" for number in range(200)]
@@ -68,15 +68,15 @@ def test_the_first_is_asked_alone_and_the_rest_side_by_side() -> None:
     assert store.most <= MAX_CONCURRENCY
 
 
-def test_a_store_that_nobody_reaches_is_asked_once() -> None:
-    """All names have its failure."""
+def test_an_unreachable_store_is_tried_once() -> None:
+    """All names have the failure of the first."""
     store = Store(a=[GONE])
     assert store.read("a", "b", "c") == dict.fromkeys("abc", GONE)
     assert store.lookups == ["a"]
     assert store.logins == 0
 
 
-def test_an_expired_login_stops_the_round_and_is_made_anew() -> None:
+def test_an_expired_login_is_renewed_and_the_read_repeated() -> None:
     """Then everything is read, the first one alone again."""
     store = Store(a=[OUT, "FAKE-a"])
     assert store.read("a", "b") == {"a": "FAKE-a", "b": "FAKE-b"}
@@ -84,16 +84,16 @@ def test_an_expired_login_stops_the_round_and_is_made_anew() -> None:
     assert store.logins == 1
 
 
-def test_a_login_that_is_refused_twice_is_forgotten() -> None:
-    """So that the next look-up begins anew; within this one there is no third try."""
+def test_a_login_that_is_refused_twice_is_dropped() -> None:
+    """The next look-up logs in anew; within this one there is no third try."""
     store = Store(a=[OUT])
     assert store.read("a", "b") == {"a": OUT, "b": OUT}
     assert store.lookups == ["a", "a"]
     assert store.logins == 2
 
 
-def test_only_what_was_busy_is_asked_again() -> None:
-    """Once; a value that is there stays."""
+def test_only_busy_secrets_are_read_again() -> None:
+    """Once; a value that was read stays."""
     store = Store(b=[BUSY, "FAKE-b"], c=[BUSY])
     assert store.read("a", "b", "c") == {"a": "FAKE-a", "b": "FAKE-b", "c": BUSY}
     assert store.lookups.count("a") == 1
@@ -102,14 +102,14 @@ def test_only_what_was_busy_is_asked_again() -> None:
 
 
 def test_a_second_failure_does_not_take_a_value_away() -> None:
-    """Where a batch of several is read again because one of them was busy."""
+    """A batch of several may be read again because one of them was busy."""
     rounds = iter([{"a": "FAKE-a", "b": BUSY}, {"a": GONE, "b": GONE}])
     found = read_batches([("a", "b")], lambda _: next(rounds), lambda: None)
     assert found == {"a": "FAKE-a", "b": GONE}
 
 
-def test_nothing_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that answers slowly is not waited for key by key."""
+def test_no_read_starts_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow store is not waited for key by key."""
     monkeypatch.setattr(reading, "TOTAL_TIMEOUT_S", -1.0)
     store = Store()
     found = store.read("a", "b")
@@ -121,8 +121,8 @@ def test_nothing_is_begun_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_what_a_reader_raises_is_told_by_its_type() -> None:
-    """Its text may hold anything."""
+def test_an_exception_of_a_reader_is_reported_by_its_type() -> None:
+    """The exception's text may hold anything."""
 
     def fail(_: Batch) -> Mapping[str, Answer]:
         raise RuntimeError("FAKE-token in a message")
@@ -131,8 +131,8 @@ def test_what_a_reader_raises_is_told_by_its_type() -> None:
     assert found == {"a": StoreFailure(FailureReach.SECRET, "reading it failed with RuntimeError")}
 
 
-def test_what_an_answer_leaves_out_is_an_error() -> None:
-    """Rather than a KeyError for the whole pool."""
+def test_a_secret_missing_in_an_answer_is_an_error() -> None:
+    """Not a KeyError for the whole pool."""
     found = read_batches([("a", "b")], lambda _: {"a": "FAKE"}, lambda: None)
     assert found["a"] == "FAKE"
     assert found["b"] == StoreFailure(FailureReach.SECRET, "the store's answer does not mention it")
@@ -163,10 +163,10 @@ def test_what_an_answer_leaves_out_is_an_error() -> None:
         (b"\xff", "x", "it is binary"),
     ],
 )
-def test_what_is_stored_becomes_a_key_or_a_reason(
+def test_a_stored_text_becomes_a_key_or_a_reason(
     stored: str | bytes, field: str | None, found: Secret | str
 ) -> None:
-    """The whole text, or a field; a reason shows nothing of what is stored."""
+    """The whole text, or a field; a reason shows nothing of the content."""
     answer = extract_key(stored, field, "a")
     if isinstance(found, Secret):
         assert answer == found
@@ -177,7 +177,7 @@ def test_what_is_stored_becomes_a_key_or_a_reason(
 
 
 def test_a_key_that_was_written_as_a_name_is_not_suggested() -> None:
-    """A field's name may be a key by mistake."""
+    """A field may be named by a key by mistake."""
     name = "AIza" + "FAKE" * 9
     assert "Did you mean" not in str(extract_key(f'{{"{name}": "flash"}}', name[:-1], "a"))
 
@@ -188,18 +188,18 @@ from keyrot_middleware.secrets.cloud import read_batches
 
 second = threading.Event()
 
-def ask(batch):
+def read_batch(batch):
     if batch != ("first",):
         second.set()
         time.sleep(600)
     return dict.fromkeys(batch, "FAKE-value")
 
 batches = [("first",), ("second",), ("third",)]
-threading.Thread(target=read_batches, args=(batches, ask, print), daemon=True).start()
+threading.Thread(target=read_batches, args=(batches, read_batch, print), daemon=True).start()
 assert second.wait(60)
 """
 
 
-def test_a_program_that_ends_waits_for_no_store() -> None:
-    """A look-up that hangs in the background holds up its end as little as its calls."""
+def test_the_end_of_a_program_waits_for_no_store() -> None:
+    """A look-up that hangs in the background does not delay the end of the program."""
     subprocess.run([sys.executable, "-c", _ENDS_MEANWHILE], timeout=120, check=True)

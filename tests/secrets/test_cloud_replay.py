@@ -32,8 +32,10 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_network")
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_recorded_dialogue_gives_what_it_gave(name: str, account: Path, tmp_path: Path) -> None:
-    """Values and words are those of the scenario, and every answer of the cassette is needed."""
+def test_a_recorded_dialogue_gives_the_same_results(
+    name: str, account: Path, tmp_path: Path
+) -> None:
+    """Values and errors are those of the scenario, and every answer of the cassette is used."""
     scenario = SCENARIOS[name]
     with one_by_one(), recorder().use_cassette(FOLDER / f"{name}.yaml") as cassette:
         store = store_of(name.partition("/")[0], tmp_path, account)
@@ -44,7 +46,7 @@ def test_a_recorded_dialogue_gives_what_it_gave(name: str, account: Path, tmp_pa
 
 
 def test_every_scenario_has_its_cassette() -> None:
-    """And no other lies about."""
+    """And there is no other file."""
     recorded = {
         f"{path.parent.name}/{path.stem}"
         for scheme in ("aws", "azure", "gcp")
@@ -53,8 +55,8 @@ def test_every_scenario_has_its_cassette() -> None:
     assert recorded == set(SCENARIOS)
 
 
-def test_the_cassettes_can_be_made_anew(tmp_path: Path) -> None:
-    """Recording from the emulators gives the files that are there."""
+def test_the_cassettes_can_be_recorded_again(tmp_path: Path) -> None:
+    """Recording from the emulators gives the files in the folder."""
     import record_cloud_cassettes as tool
 
     for record in (tool.record_aws, tool.record_azure, tool.record_gcp):
@@ -65,6 +67,6 @@ def test_the_cassettes_can_be_made_anew(tmp_path: Path) -> None:
 
 
 def _shape(path: Path) -> list[str]:
-    """Give methods, addresses and statuses; ids and dates of moto are others each time."""
+    """Return methods, addresses and statuses; ids and dates of moto differ each time."""
     kinds = ("    method:", "    uri:", "      code:")
     return [line for line in path.read_text("utf-8").splitlines() if line.startswith(kinds)]

@@ -1,4 +1,4 @@
-"""Questions to one store are put together, and a key that was refused does not queue."""
+"""Look-ups of one store are combined, and a rejected key does not queue."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from support.stores import GatedStore, cache_of, record_changes, tick_until
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
 
-def test_the_listener_knows_of_a_new_value_before_the_call_does() -> None:
-    """The pool has put the key back in service when `refresh` returns, and knows of it once."""
+def test_the_listener_is_notified_of_a_new_value_before_the_call() -> None:
+    """The pool has made the key available when `refresh` returns, and is notified once."""
     slow = GatedStore(a=A)
     cache = cache_of(slow)
     changes = record_changes(cache)
@@ -23,8 +23,8 @@ def test_the_listener_knows_of_a_new_value_before_the_call_does() -> None:
     assert changes == [frozenset({"a"})]
 
 
-def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
-    """All of them learn that the key has a new value."""
+def test_many_calls_with_one_rejected_key_are_one_look_up() -> None:
+    """All of them get the key's new value."""
     slow = GatedStore(a=A)
     cache = cache_of(slow)
     slow.gate.clear()
@@ -32,14 +32,14 @@ def test_many_calls_with_one_refused_key_are_one_look_up() -> None:
     with ThreadPoolExecutor(20) as calls:
         found = [calls.submit(cache.refresh, "a", 10.0) for _ in range(20)]
         wait_for(lambda: len(slow.lookups) == 2)
-        time.sleep(0.05)  # the others come while it is under way
+        time.sleep(0.05)  # the others come while it is in flight
         slow.gate.set()
         assert [one.result(10) for one in found] == [True] * 20
     assert len(slow.lookups) == 2
 
 
-def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
-    """A lane has one question under way, and the next is about all who came meanwhile."""
+def test_keys_rejected_meanwhile_are_looked_up_in_one_batch() -> None:
+    """A queue has one look-up in flight, and the next one covers all keys that came meanwhile."""
     slow = GatedStore(a=A, b=B, c=C)
     cache = cache_of(slow)
     slow.lookups.clear()
@@ -52,8 +52,8 @@ def test_keys_refused_meanwhile_are_asked_for_in_one_batch() -> None:
     assert slow.most_at_once == 1
 
 
-def test_a_refused_key_does_not_queue_behind_the_round() -> None:
-    """A round of all keys that hangs does not keep a single key waiting."""
+def test_a_rejected_key_does_not_queue_behind_a_full_look_up() -> None:
+    """A look-up of all keys that hangs does not delay that of a single key."""
     slow = GatedStore(a=A, b=B)
     cache = cache_of(slow, ttl_s=0.01)
     slow.gate.clear()
@@ -64,10 +64,10 @@ def test_a_refused_key_does_not_queue_behind_the_round() -> None:
     slow.gate.set()
 
 
-def test_where_no_thread_can_be_had_the_next_look_up_is_tried_all_the_same(
+def test_after_a_look_up_without_a_thread_the_next_one_is_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A machine out of threads for a moment does not end all look-ups of the store."""
+    """A machine without threads for a moment does not end all look-ups of the store."""
     store = GatedStore(a=A)
     cache = cache_of(store)
 

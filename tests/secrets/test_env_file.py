@@ -1,4 +1,4 @@
-"""A `.env` says where keys are; it runs no program and sends this machine's logins nowhere."""
+"""`.env` names where keys are; it runs no program and sends this machine's logins nowhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRINCIPAL = {
 
 @pytest.fixture(autouse=True)
 def _no_way_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would leave this machine meets a closed port."""
+    """Let everything that would leave this machine meet a closed port."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -40,8 +40,8 @@ def _no_way_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def heard() -> Iterator[tuple[str, list[Any]]]:
-    """Listen as a server that nobody should ask; give its address and the requests."""
+def unexpected_server() -> Iterator[tuple[str, list[Any]]]:
+    """Start a server that must not be called; return its address and the requests."""
     seen: list[Any] = []
 
     def answer(handler: Any, body: bytes) -> Reply:
@@ -58,7 +58,7 @@ def write(here: Path, **variables: object) -> None:
 
 
 def marker(here: Path) -> tuple[Path, Path]:
-    """Make a program that leaves a mark; give both."""
+    """Make a program that leaves a mark; return both."""
     mark, program = here / "mark", here / "program"
     program.write_text(f"#!/bin/sh\ntouch {mark}\n")
     program.chmod(0o755)
@@ -68,7 +68,7 @@ def marker(here: Path) -> tuple[Path, Path]:
 def test_no_program_that_a_config_file_of_aws_names_is_run(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """install() runs no `credential_process` for which only `.env` is the reason."""
+    """install() runs no `credential_process` that is configured only by `.env`."""
     program, mark = marker(here)
     (here / "config").write_text(f"[default]\ncredential_process = {program}\n")
     write(here, SECRET_STORE_TYPE="aws", AWS_REGION=REGION, AWS_CONFIG_FILE=here / "config")
@@ -87,11 +87,11 @@ def test_no_program_that_a_config_file_of_aws_names_is_run(
 def test_no_request_goes_to_an_endpoint_of_aws_that_a_file_names(
     name: str,
     here: Path,
-    heard: tuple[str, list[Any]],
+    unexpected_server: tuple[str, list[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The machine's own access key signs nothing for it."""
-    url, seen = heard
+    """The machine's own access key signs no request to it."""
+    url, seen = unexpected_server
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "FAKEACCESSKEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "FAKE-secret-access-key")
     write(here, AWS_REGION=REGION, **{name: url})
@@ -100,7 +100,7 @@ def test_no_request_goes_to_an_endpoint_of_aws_that_a_file_names(
 
 
 def test_aws_settings_of_a_file_are_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Region, access key and the name of the secret may stand in `.env`."""
+    """Region, access key and the name of the secret may be in `.env`."""
     server = moto_server()
     server.admin.create_secret(Name="env-file/pool", SecretString='{"a": "FAKE-a"}')
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
@@ -117,7 +117,7 @@ def test_aws_settings_of_a_file_are_read(here: Path, monkeypatch: pytest.MonkeyP
         server.admin.delete_secret(SecretId="env-file/pool", ForceDeleteWithoutRecovery=True)
 
 
-def test_what_is_not_read_from_the_file_is_said(
+def test_ignored_variables_of_the_file_are_reported(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the pool uses the store, and the environment does not have the variable too."""
@@ -147,7 +147,7 @@ def test_alerts_are_not_read_from_the_file(here: Path, monkeypatch: pytest.Monke
 
 
 def logins(here: Path) -> list[tuple[dict[str, str], dict[str, object]]]:
-    """List logins that this machine has by itself: environment, and what `.env` says of them."""
+    """List logins of this machine: from its environment, and the text in `.env` about them."""
     return [
         ({}, {}),
         ({}, {"VAULT_TOKEN_FILE": here / ".vault-token"}),
@@ -159,11 +159,14 @@ def logins(here: Path) -> list[tuple[dict[str, str], dict[str, object]]]:
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_no_login_of_this_machine_goes_to_a_vault_that_a_file_names(
-    number: int, here: Path, heard: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+def test_no_login_of_this_machine_is_sent_to_a_vault_in_the_file(
+    number: int,
+    here: Path,
+    unexpected_server: tuple[str, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """~/.vault-token, a pod's token, or any file whose path only `.env` says."""
-    url, seen = heard
+    """~/.vault-token, a pod's token, or any file whose path is only in `.env`."""
+    url, seen = unexpected_server
     (here / ".vault-token").write_text(AMBIENT)
     environment, file = logins(here)[number]
     for name, value in environment.items():
@@ -182,7 +185,7 @@ def test_no_login_of_this_machine_goes_to_a_vault_that_a_file_names(
         assert AMBIENT in [request[1].get("X-Vault-Token") for request in seen]
 
 
-def test_a_vault_that_a_file_names_gets_the_login_that_is_meant_for_it(
+def test_a_vault_in_the_file_gets_the_login_that_is_meant_for_it(
     at: dict[str, str], bao: OpenBao, reading: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token in `.env` itself, or one that a variable of the environment has or names."""
@@ -198,7 +201,7 @@ def test_a_vault_that_a_file_names_gets_the_login_that_is_meant_for_it(
     assert resolve_one(open_store("vault")) == VALUE
 
 
-def test_a_file_does_not_say_whom_to_trust_at_the_environments_address(
+def test_the_file_sets_no_authorities_for_the_environments_address(
     bao: OpenBao, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the environment has VAULT_ADDR, it has the authorities too."""
@@ -216,7 +219,7 @@ def test_a_file_does_not_say_whom_to_trust_at_the_environments_address(
 
 @pytest.fixture
 def manager(here: Path) -> Iterator[SecretManager]:
-    """Have Secret Manager with the key `a` in it."""
+    """Start Secret Manager with the key `a` in it."""
     made = SecretManager(here)
     made.write("keyrot", json.dumps({"a": "FAKE-a"}))
     yield made
@@ -249,7 +252,7 @@ def test_no_program_that_a_credentials_file_of_google_names_is_run(
 def test_a_service_account_that_a_file_names_is_used_at_googles_own_address(
     here: Path, manager: SecretManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another endpoint is one that the environment names."""
+    """Another endpoint must be named in the environment."""
     file = {"GOOGLE_APPLICATION_CREDENTIALS": manager.credentials(READER)}
     endpoint = {"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": manager.url}
     write(here, GOOGLE_CLOUD_PROJECT=PROJECT, **file, **endpoint)
@@ -259,11 +262,11 @@ def test_a_service_account_that_a_file_names_is_used_at_googles_own_address(
     assert resolve_one(open_store("gcp")) == "FAKE-a"
 
 
-def test_no_login_of_this_machine_goes_to_a_key_vault_that_a_file_names(
-    here: Path, heard: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+def test_no_login_of_this_machine_is_sent_to_a_key_vault_in_the_file(
+    here: Path, unexpected_server: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless it is one of Azure's own, or the login stands in `.env` too."""
-    host = heard[0].removeprefix("http://")
+    """Unless it is one of Azure's own, or the login is in `.env` too."""
+    host = unexpected_server[0].removeprefix("http://")
     for name, value in PRINCIPAL.items():
         monkeypatch.setenv(name, value)
     for other in (host, "vault.example", "mine.vault.azure.net.example", "evil-vault.azure.net"):
@@ -280,4 +283,4 @@ def test_no_login_of_this_machine_goes_to_a_key_vault_that_a_file_names(
     write(here)
     monkeypatch.setenv("AZURE_KEY_VAULT_URL", f"https://{host}")
     assert open_store("azure").scheme == "azure"
-    assert heard[1] == []
+    assert unexpected_server[1] == []

@@ -12,7 +12,7 @@ from keyrot_middleware.secrets.local import InlineStore
 
 
 def look_up(store: SecretStore, key_id: str, ref: str | None = None) -> str:
-    """Return the value of one key, or the words of the error."""
+    """Return the value of one key, or the text of the error."""
     found = store.resolve({key_id: ref})[key_id]
     return found.reveal() if isinstance(found, Secret) else str(found)
 
@@ -28,7 +28,7 @@ def test_the_environment_beats_the_file(here: Path, monkeypatch: pytest.MonkeyPa
     assert look_up(store, "a") == "key a: the variable GEMINI_KEY_a is empty"
 
 
-def test_a_place_names_another_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_names_another_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """`env://NAME` reads NAME, and a batch has an answer for each key."""
     monkeypatch.setenv("MINE", "value")
     found = open_store("env://MINE").resolve({"a": "env://MINE", "b": None})
@@ -36,8 +36,8 @@ def test_a_place_names_another_variable(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(found["b"], SecretError)
 
 
-def test_a_change_is_seen_at_the_next_look_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is read anew each time, wherever the program has gone since."""
+def test_a_change_is_read_at_the_next_look_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read again each time, whatever the working directory is by then."""
     store = open_store("env")
     assert "set neither" in look_up(store, "a")
     (here / ".env").write_text("GEMINI_KEY_a=new\n")
@@ -55,14 +55,14 @@ def test_a_name_in_another_case_is_pointed_out(monkeypatch: pytest.MonkeyPatch) 
 def test_a_broken_file_does_not_hide_the_environment(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A .env that is being rewritten leaves the environment as it is."""
+    """A .env that is being rewritten does not hide variables of the environment."""
     (here / ".env").write_bytes(b"GEMINI_KEY_a=\xff\n")
     monkeypatch.setenv("GEMINI_KEY_b", "value")
     assert look_up(open_store("env"), "b") == "value"
     assert "set neither" in look_up(open_store("env"), "a")
 
 
-def test_an_inline_value_is_given_back() -> None:
+def test_an_inline_value_is_returned() -> None:
     """Values from a setting are found by key id."""
     store = InlineStore({"a": Secret("value")})
     assert look_up(store, "a") == "value"

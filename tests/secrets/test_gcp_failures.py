@@ -1,4 +1,4 @@
-"""What each failure of Secret Manager and google-auth becomes: words for people, and no value."""
+"""The error for each failure of Secret Manager and google-auth, always without a value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLACE = f"gcp://{PROJECT}/plain"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[GcpServer]:
-    """Have a Secret Manager with two keys."""
+    """Start a Secret Manager with two keys."""
     made = GcpServer(tmp_path)
     made.manager.write("plain", "FAKE-value-a")
     made.put("b", "FAKE-value-b")
@@ -36,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[GcpServer]:
 
 
 def test_denied_names_place_and_identity(server: GcpServer) -> None:
-    """The service account's address, and which role to give."""
+    """The service account's address, and the role to give."""
     text = resolve_one(server.denied(), PLACE)
     assert text.startswith(
         f"key a: {PLACE}: access denied to {UNPRIVILEGED}, or there is no such secret"
@@ -45,7 +45,7 @@ def test_denied_names_place_and_identity(server: GcpServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "message"),
     [
         (status(404, "NOT_FOUND", "no"), "there is no such secret in this project"),
         (
@@ -65,19 +65,19 @@ def test_denied_names_place_and_identity(server: GcpServer) -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value.status),
 )
-def test_what_another_try_would_not_change_is_asked_once(
-    server: GcpServer, answer: Response, words: str
+def test_a_permanent_failure_is_not_retried(
+    server: GcpServer, answer: Response, message: str
 ) -> None:
-    """The words say key, place, reason and what to do; the next key is read all the same."""
+    """The message has key, secret, reason and what to do; the next key is still read."""
     server.manager.odd = then = ScriptedReplies(answer)
     found = resolve_all(server.open(), a=PLACE, b=None)
-    assert words in found["a"]
+    assert message in found["a"]
     assert found["b"] == "FAKE-value-b"
     assert then.reads == 2
 
 
 def test_a_revoked_login_is_renewed_once(server: GcpServer) -> None:
-    """Then the value is there; where the new login is refused too, that is the answer."""
+    """Then the value is there; where the new login is refused too, the error is reported."""
     store = server.open()
     assert resolve_one(store, PLACE) == "FAKE-value-a"
     server.manager.revoke()
@@ -121,19 +121,19 @@ def test_a_login_that_was_refused_is_tried_again_at_the_next_look_up(server: Gcp
     ],
     ids=["quota", "unavailable", "broken", "cut off", "html", "no base64"],
 )
-def test_a_busy_or_damaged_answer_is_asked_for_twice(server: GcpServer, answer: Response) -> None:
-    """A moment later, however long it asks us to stay away."""
+def test_a_busy_or_damaged_answer_is_requested_again(server: GcpServer, answer: Response) -> None:
+    """A moment later, however long its Retry-After is."""
     server.manager.odd = then = ScriptedReplies(answer)
     began = time.monotonic()
     assert resolve_one(server.open(), PLACE) == "FAKE-value-a"
     server.manager.odd = ScriptedReplies(answer, answer)
     assert resolve_one(server.open(), PLACE).startswith(f"key a: {PLACE}: ")
-    assert time.monotonic() - began < 30, "it asks for a minute"
+    assert time.monotonic() - began < 30, "its Retry-After is a minute"
     assert then.reads == 2
 
 
-def test_a_token_endpoint_that_is_down_is_told(server: GcpServer, tmp_path: Path) -> None:
-    """Not as Secret Manager's failure, and once for all keys."""
+def test_a_token_endpoint_that_is_down_is_reported(server: GcpServer, tmp_path: Path) -> None:
+    """Not as a failure of Secret Manager, and once for all keys."""
     info = json.loads(server.manager.credentials(READER).read_text())
     file = tmp_path / "down.json"
     file.write_text(json.dumps({**info, "token_uri": f"http://127.0.0.1:{closed_port()}/token"}))
@@ -156,8 +156,8 @@ def test_a_store_that_hangs_is_given_up_in_seconds(
     assert all("cannot be reached (ReadTimeout)" in text for text in found.values())
 
 
-def test_a_credentials_file_that_is_none_is_told(server: GcpServer, tmp_path: Path) -> None:
-    """Nothing of what is in it is shown."""
+def test_an_invalid_credentials_file_is_reported(server: GcpServer, tmp_path: Path) -> None:
+    """Nothing of its content is shown."""
     file = tmp_path / "odd.json"
     file.write_text("FAKE-value in a file")
     text = resolve_one(open_gcp({"GOOGLE_APPLICATION_CREDENTIALS": str(file)}), PLACE)
@@ -166,7 +166,7 @@ def test_a_credentials_file_that_is_none_is_told(server: GcpServer, tmp_path: Pa
 
 
 @pytest.mark.parametrize("package", ["google.auth.transport.requests", "requests"])
-def test_without_the_library_the_pip_line_is_told(
+def test_without_the_library_the_error_has_the_pip_line(
     monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     """When the store is opened, as an error of the configuration."""
@@ -189,6 +189,6 @@ def test_no_value_and_no_token_is_in_anything_but_the_answer(
     assert stores[0].resolve(refs)["b"] == Secret("FAKE-value-b")
     tokens = server.manager.tokens
     server.manager.revoke()
-    said = all_output(stores, refs) + caplog.text
+    printed = all_output(stores, refs) + caplog.text
     hidden = ("FAKE-value", "PRIVATE KEY", *tokens, *server.manager.tokens)
-    assert [s for s in hidden if s in said] == []
+    assert [s for s in hidden if s in printed] == []

@@ -1,4 +1,4 @@
-"""Secret Manager over REST, by google-auth's real login: places, versions, many keys, logins."""
+"""Secret Manager over REST with google-auth's real login: references, versions, many keys."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ENV_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[GcpServer]:
-    """Have an empty Secret Manager."""
+    """Start an empty Secret Manager."""
     made = GcpServer(tmp_path)
     yield made
     made.close()
 
 
 def settings(server: GcpServer, **more: str) -> dict[str, str]:
-    """Give the settings of a reader, without a project."""
+    """Return the settings of a reader, without a project."""
     file = str(server.manager.credentials(READER))
     return {ENV_FILE: file, ENDPOINT_VARIABLE: server.manager.url, **more}
 
 
-def test_all_keys_are_in_one_secret_unless_told_otherwise(server: GcpServer) -> None:
+def test_all_keys_are_in_one_secret_by_default(server: GcpServer) -> None:
     """`keyrot` of the project in GOOGLE_CLOUD_PROJECT, read once for 500 keys."""
     server.put_many({f"key_{n}": f"FAKE-{n}" for n in range(500)})
     store = server.open()
@@ -47,7 +47,7 @@ def test_all_keys_are_in_one_secret_unless_told_otherwise(server: GcpServer) -> 
 
 
 def test_another_secret_may_hold_the_keys(server: GcpServer) -> None:
-    """`KEYROT_GCP_SECRET` names it; a wrong name is told when the store is opened."""
+    """`KEYROT_GCP_SECRET` is its name; a wrong name is an error when the store is opened."""
     server.manager.write("pool", json.dumps({"a": "FAKE-a"}))
     project = {"GOOGLE_CLOUD_PROJECT": PROJECT}
     assert resolve_one(open_gcp(settings(server, KEYROT_GCP_SECRET="pool", **project))) == "FAKE-a"
@@ -61,8 +61,8 @@ def test_without_a_project_it_is_that_of_the_login(server: GcpServer) -> None:
     assert resolve_one(open_gcp(settings(server))) == "FAKE-a"
 
 
-def test_where_nobody_names_a_project_that_is_told(server: GcpServer, tmp_path: Path) -> None:
-    """And keys with a place are read all the same."""
+def test_without_any_project_the_error_explains_it(server: GcpServer, tmp_path: Path) -> None:
+    """And keys with a full reference are still read."""
     server.manager.write("plain", "FAKE-plain")
     info = json.loads(server.manager.credentials(READER).read_text())
     del info["project_id"]
@@ -75,7 +75,7 @@ def test_where_nobody_names_a_project_that_is_told(server: GcpServer, tmp_path: 
 
 
 def test_a_version_can_be_named(server: GcpServer) -> None:
-    """Else it is the newest, at each look-up anew."""
+    """Otherwise it is the newest, at each look-up again."""
     old = server.manager.write("key", "FAKE-old")
     store, place = server.open(), f"gcp://{PROJECT}/key"
     assert resolve_one(store, place) == "FAKE-old"
@@ -86,7 +86,7 @@ def test_a_version_can_be_named(server: GcpServer) -> None:
 
 
 def test_bytes_that_are_text_are_a_key(server: GcpServer) -> None:
-    """Others are an error for people and harm no other key."""
+    """Others are an error of that key only."""
     server.manager.write("text", b"\xef\xbb\xbfFAKE-text\r\n")
     server.manager.write("binary", b"\xff\xfe\x00\x01")
     found = resolve_all(server.open(), a=f"gcp://{PROJECT}/text", b=f"gcp://{PROJECT}/binary")
@@ -94,7 +94,7 @@ def test_bytes_that_are_text_are_a_key(server: GcpServer) -> None:
     assert found["b"].startswith(f"key b: gcp://{PROJECT}/binary: it is binary, ")
 
 
-def test_five_hundred_secrets_are_read_side_by_side(server: GcpServer) -> None:
+def test_five_hundred_secrets_are_read_concurrently(server: GcpServer) -> None:
     """A request each, as many at once as connections are kept, and one login."""
     for number in range(500):
         server.manager.write(f"key_{number}", f"FAKE-{number}")
@@ -121,8 +121,8 @@ def test_five_hundred_secrets_are_read_side_by_side(server: GcpServer) -> None:
         "gcp://project/key/..",
     ],
 )
-def test_what_is_no_place_is_told_without_a_request(server: GcpServer, place: str) -> None:
-    """The error says what is allowed."""
+def test_an_invalid_reference_is_an_error_without_a_request(server: GcpServer, place: str) -> None:
+    """The error names what is allowed."""
     assert "allowed: gcp://PROJECT/SECRET, " in resolve_one(server.open(), place)
     assert server.requests() == 0
 
@@ -131,7 +131,7 @@ def test_what_is_no_place_is_told_without_a_request(server: GcpServer, place: st
     "url",
     ["http://secrets.example", "secrets.example", "https://", "https://u:p@h", "https://h/?q=1"],
 )
-def test_an_endpoint_that_would_hear_the_token_in_the_clear_is_refused(url: str) -> None:
+def test_an_endpoint_that_would_get_the_token_unencrypted_is_refused(url: str) -> None:
     """When the store is opened; plain HTTP is for this machine only."""
     with pytest.raises(ConfigError, match=f"{ENDPOINT_VARIABLE}: found .*; allowed: https://HOST/"):
         open_gcp({ENDPOINT_VARIABLE: url})
@@ -148,7 +148,7 @@ def test_the_environment_logs_in(server: GcpServer, monkeypatch: pytest.MonkeyPa
 def test_a_login_that_appears_later_is_found(
     server: GcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has none at first has one at a later look-up, without a restart."""
+    """A store without a login at first gets one at a later look-up, without a restart."""
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     server.put("a", "FAKE-a")
     file = tmp_path / "later.json"

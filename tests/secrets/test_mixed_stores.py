@@ -32,7 +32,7 @@ PLACES = {
 
 @pytest.fixture
 def stores(here: Path, gemini: FakeGemini, bao: OpenBao) -> Iterator[dict[str, str]]:
-    """Put a key of its own into each store; give the environment that leads there."""
+    """Put one key into each store; return the environment that leads there."""
     value = {key_id: gemini.add_key(key_id, tier="paid").value for key_id in PLACES}
     with ExitStack() as stack:
         aws, gcp = (stack.enter_context(closing(kind(here))) for kind in (AwsServer, GcpServer))
@@ -50,10 +50,10 @@ def stores(here: Path, gemini: FakeGemini, bao: OpenBao) -> Iterator[dict[str, s
         }
 
 
-def test_check_tells_of_each_key_where_it_is_and_whether_google_takes_it(
+def test_check_reports_where_each_key_is_and_whether_google_accepts_it(
     stores: dict[str, str], here: Path, gemini: FakeGemini
 ) -> None:
-    """Store, place, and whether it resolved; with --live, what came of one request; no value."""
+    """Store, reference, and whether it resolved; with --live, the result of a request; no value."""
     gemini.always("aws", Reply.KEY_LEAKED)
     entries = [{"key_id": key_id, "secret": place} for key_id, place in PLACES.items()]
     (here / "keys.json").write_text(json.dumps(entries))

@@ -1,4 +1,4 @@
-"""When a store is asked again: by the clock, spread over processes, and sooner while it fails."""
+"""When a store is read again: by the clock, spread over processes, and sooner while it fails."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from keyrot_middleware.secrets.refresh import FIRST_RETRY_S, RefreshSchedule
 
 
-def test_processes_that_start_together_do_not_ask_together() -> None:
-    """The first turns of forty lie in the second half of the time, no two in one second."""
+def test_processes_that_start_together_do_not_refresh_together() -> None:
+    """The first refreshes of forty processes lie in the second half of the time, all apart."""
     draws = [number / 40 for number in range(40)]
     turns = sorted(RefreshSchedule(300.0, lambda d=draw: d, now=0.0).next_full for draw in draws)
     assert turns[0] >= 150
@@ -21,7 +21,7 @@ def test_processes_that_start_together_do_not_ask_together() -> None:
 
 
 def test_all_keys_are_due_within_the_time_each_time() -> None:
-    """No pause is longer than was asked for, and none much shorter."""
+    """No pause is longer than configured, and none much shorter."""
     schedule, now = RefreshSchedule(100.0, random.Random(7).random, now=0.0), 0.0
     pauses = []
     for _ in range(50):
@@ -33,8 +33,8 @@ def test_all_keys_are_due_within_the_time_each_time() -> None:
     assert min(pauses[1:]) >= 90
 
 
-def test_a_store_that_fails_is_asked_sooner_then_less_and_less_often() -> None:
-    """A few seconds after the first failure, twice as long each time, up to the time set."""
+def test_a_failing_store_is_retried_soon_then_less_and_less_often() -> None:
+    """A few seconds after the first failure, twice as long each time, up to the configured time."""
     schedule, now = RefreshSchedule(60.0, lambda: 1.0, now=0.0), 0.0
     schedule.next_full = inf
     pauses = []
@@ -42,7 +42,7 @@ def test_a_store_that_fails_is_asked_sooner_then_less_and_less_often() -> None:
         schedule.finished(now, failing=True)
         pauses.append(schedule.next_due - now)
         now = schedule.next_due
-        assert not schedule.started(now), "only those without a value are asked for"
+        assert not schedule.started(now), "only those without a value are looked up"
     assert pauses == [FIRST_RETRY_S, 4, 8, 16, 32, 60, 60, 60]
     schedule.finished(now, failing=False)
     assert schedule.next_retry == inf
@@ -51,7 +51,7 @@ def test_a_store_that_fails_is_asked_sooner_then_less_and_less_often() -> None:
 
 
 def test_two_answers_that_fail_are_one_failure() -> None:
-    """A look-up that a call asked for does not push the next try away."""
+    """A look-up for a call does not postpone the next retry."""
     schedule = RefreshSchedule(60.0, lambda: 1.0, now=0.0)
     schedule.finished(0.0, failing=True)
     schedule.finished(1.0, failing=True)
@@ -59,8 +59,8 @@ def test_two_answers_that_fail_are_one_failure() -> None:
 
 
 @pytest.mark.parametrize("times", [2_000])
-def test_a_store_that_fails_for_ever_overflows_nothing(times: int) -> None:
-    """Doubling stops."""
+def test_a_store_that_always_fails_overflows_nothing(times: int) -> None:
+    """The doubling has an end."""
     schedule, now = RefreshSchedule(300.0, lambda: 0.5, now=0.0), 0.0
     for _ in range(times):
         schedule.finished(now, failing=True)

@@ -1,4 +1,4 @@
-"""Which stores there are, how they are opened, and what is said of one that cannot be."""
+"""The known stores, how they are opened, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keyrot_middleware.secrets import Secret, open_secret_cache, open_store
 
 @pytest.fixture
 def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Install a distribution that has stores."""
+    """Install a distribution with stores."""
 
     def install(*schemes: str) -> None:
         folder = tmp_path / "site"
@@ -32,7 +32,7 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("uri", ["safe", "safe://x", "en", ""])
 def test_an_unknown_store_is_refused(uri: str) -> None:
-    """The error says what was found, what is allowed, and how others come in."""
+    """The error has what was found, what is allowed, and how to add other stores."""
     with pytest.raises(
         ConfigError, match=r'found ".*"; allowed: env, vault.*entry point'
     ) as caught:
@@ -42,7 +42,7 @@ def test_an_unknown_store_is_refused(uri: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["env", "file"])
 def test_a_store_without_a_server_can_be_opened(scheme: str) -> None:
-    """The stores that need neither settings nor a library are there."""
+    """The stores without settings or a library are available."""
     assert open_store(scheme).scheme == scheme
     assert open_store(f"{scheme}:///x").scheme == scheme
 
@@ -50,7 +50,7 @@ def test_a_store_without_a_server_can_be_opened(scheme: str) -> None:
 def test_a_store_plugs_in_by_entry_point(
     plug_in: Any, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its name is a scheme in settings and in keys.json, and it sees the environment and .env."""
+    """Its name is a scheme in settings and in keys.json, and it gets the environment and .env."""
     plug_in("safe")
     (here / ".env").write_text("ONE=file\nTWO=file\n")
     monkeypatch.setenv("TWO", "environment")
@@ -66,7 +66,7 @@ def test_a_store_plugs_in_by_entry_point(
 
 
 def test_a_plugged_in_store_is_named_among_what_is_allowed(plug_in: Any) -> None:
-    """A misspelt type is answered with the plugged-in ones too."""
+    """The error for a misspelt type lists the plugged-in ones too."""
     plug_in("safe", "broken")
     with pytest.raises(ConfigError, match=r'found "saef" \(plugged in: safe, broken\)'):
         load(secret_store="saef")
@@ -74,8 +74,8 @@ def test_a_plugged_in_store_is_named_among_what_is_allowed(plug_in: Any) -> None
         open_store("saef")
 
 
-def test_ours_cannot_be_replaced(plug_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point that takes the name of a store of ours is not asked."""
+def test_our_stores_cannot_be_replaced(plug_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point with the name of one of our stores is not loaded."""
     monkeypatch.setattr(stores, "open_env", stores.open_safe, raising=False)
     plug_in("env")
     open_store("env")
@@ -85,7 +85,7 @@ def test_ours_cannot_be_replaced(plug_in: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_a_store_that_is_down_when_it_is_opened_is_tried_again(
     plug_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no error at start; its keys say so without the text of the exception."""
+    """It is no error at start; its keys report it without the text of the exception."""
     monkeypatch.setenv("SAFE_TOKEN", "FAKE-token")
     plug_in("broken")
     store = open_store("broken")
@@ -97,15 +97,15 @@ def test_a_store_that_is_down_when_it_is_opened_is_tried_again(
     assert repr(store) == "<secret store broken>"
 
 
-def test_a_fault_in_an_opener_is_not_taken_for_one_of_the_entry_point(plug_in: Any) -> None:
-    """The opener is there, and failed: nothing has to be installed anew."""
+def test_an_error_in_an_opener_is_not_reported_as_a_missing_entry_point(plug_in: Any) -> None:
+    """The opener exists, and failed: the error does not advise to reinstall it."""
     plug_in("flawed")
     store = open_store("flawed")
     with pytest.raises(AttributeError):
         store.resolve({"a": None})
 
 
-def test_an_entry_point_that_cannot_be_loaded_is_told(plug_in: Any) -> None:
+def test_an_entry_point_that_cannot_be_loaded_is_reported(plug_in: Any) -> None:
     """The error names the store and the group."""
     plug_in("nothing")
     with pytest.raises(ConfigError, match="secret store nothing, an entry point of keyrot"):
@@ -116,7 +116,7 @@ def test_an_entry_point_that_cannot_be_loaded_is_told(plug_in: Any) -> None:
 def test_a_missing_extra_is_an_error_with_the_pip_line(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the library is missed at import or on opening, the line to run is the same."""
+    """Whether the library is missing at import or on opening, the pip line is the same."""
 
     def opener(environ: Any) -> Any:
         import no_such_library  # noqa: F401
@@ -144,7 +144,7 @@ def test_a_missing_extra_is_an_error_with_the_pip_line(
 def test_an_error_has_no_frame_that_holds_the_environment(
     scheme: str, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tools that report errors show local variables, and values and logins stand in variables."""
+    """Error reporters show local variables, which may hold values and logins."""
     hidden = {"GEMINI_KEY_a": "FAKE-value", "VAULT_TOKEN": "FAKE-token", **wrong}
     for name, value in hidden.items():
         monkeypatch.setenv(name, value)
@@ -161,7 +161,7 @@ def test_an_error_has_no_frame_that_holds_the_environment(
 
 
 def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each key says where its value is; each store is opened once, and asked once."""
+    """Each key names where its value is; each store is opened once, and read once."""
     (here / "one").write_text("FAKE-value-of-the-file\n")
     monkeypatch.setenv("ELSEWHERE", "FAKE-value-of-the-variable")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(here))
@@ -178,16 +178,16 @@ def test_the_stores_may_be_mixed(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_secret_error_raised_by_a_store_is_shown(plug_in: Any) -> None:
-    """A store may raise for all keys at once; words made for people are shown, without keys."""
+    """A store may raise for all keys at once; its message is shown, without keys."""
     from keyrot_middleware.secrets import SecretCache, SecretLocation
 
     class Sealed:
         scheme = "sealed"
 
         def resolve(self, refs: Any) -> Any:
-            raise SecretError("it is sealed, said AIza" + "FAKE" + "x" * 31)
+            raise SecretError("it is sealed by AIza" + "FAKE" + "x" * 31)
 
     cache = SecretCache({"a": SecretLocation(Sealed())})
     assert cache.unresolved["a"] == (
-        "key a: the secret store sealed cannot be used: it is sealed, said AIza…[redacted]"
+        "key a: the secret store sealed cannot be used: it is sealed by AIza…[redacted]"
     )

@@ -1,4 +1,4 @@
-"""The cache: values by id and back, looked up again, and masked in any text."""
+"""The cache: values by id and ids by value, refreshed, and masked in any text."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class EditableStore:
         self.fault: Exception | None = None
 
     def resolve(self, refs: Mapping[str, str | None]) -> Mapping[str, Secret | SecretError]:
-        """Give what is there; say nothing of what is not."""
+        """Return the values of known refs."""
         self.lookups.append(tuple(refs))
         if self.fault:
             raise self.fault
         return {key_id: Secret(self.values[key_id]) for key_id in refs if key_id in self.values}
 
     def cache(self, *key_ids: str, optional: tuple[str, ...] = ()) -> SecretCache:
-        """Make a cache of these ids, or of all that are there."""
+        """Make a cache of these ids, or of all known ones."""
         return SecretCache(
             {key_id: SecretLocation(self) for key_id in key_ids or self.values}, optional=optional
         )
@@ -64,10 +64,10 @@ def test_values_are_found_by_id_and_ids_by_value() -> None:
         (A, "is that of the key a"),
     ],
 )
-def test_a_key_that_cannot_serve_is_left_out_and_reported(
+def test_an_unusable_key_is_skipped_and_reported(
     value: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others serve; the reason is logged once, and no value is in it."""
+    """The others are available; the reason is logged once, without a value."""
     cache = EditableStore(a=A, bad=value, c=C).cache()
     assert cache.resolved == ("a", "c")
     assert reason in cache.unresolved["bad"]
@@ -78,7 +78,7 @@ def test_a_key_that_cannot_serve_is_left_out_and_reported(
 
 
 def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
-    """Any exception of a store is a reason, told by its type alone."""
+    """Any exception of a store is a reason, reported by its type alone."""
     good, bad = EditableStore(a=A), EditableStore(b=B)
     bad.fault = OSError(f"cannot send {B}")
     cache = SecretCache(
@@ -92,7 +92,7 @@ def test_a_store_that_breaks_loses_only_its_own_keys() -> None:
 
 
 def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture) -> None:
-    """An optional id with another's value is left out without a word, and its twin is known."""
+    """An optional id with another's value is skipped silently, and the other id is known."""
     cache = EditableStore(a=A, b=B, GEMINI_API_KEY=B).cache(optional=("GEMINI_API_KEY",))
     assert cache.resolved == ("a", "b")
     assert cache.unresolved == {}
@@ -101,7 +101,7 @@ def test_the_single_key_may_be_one_of_the_pool(caplog: pytest.LogCaptureFixture)
     assert not caplog.records
 
 
-def test_refresh_says_whether_the_value_changed() -> None:
+def test_refresh_returns_whether_the_value_changed() -> None:
     """Only the changed key is looked up; its old value still identifies it."""
     store = EditableStore(a=A, b=B)
     cache = store.cache()
@@ -114,8 +114,8 @@ def test_refresh_says_whether_the_value_changed() -> None:
     assert not cache.refresh("unknown")
 
 
-def test_refresh_brings_a_missing_key_in() -> None:
-    """A key without a value joins when it has one, in its place in the order."""
+def test_refresh_adds_a_missing_key() -> None:
+    """A key without a value is added when it has one, at its position in the order."""
     store = EditableStore(b=B)
     cache = store.cache("a", "b")
     assert not cache.refresh("a")
@@ -145,7 +145,7 @@ def _repeat(store: EditableStore) -> None:
 def test_a_failing_refresh_keeps_the_last_value(
     harm: Callable[[EditableStore], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is raised, the last value serves, and the reason is logged and kept."""
+    """Nothing is raised, the last value is used, and the reason is logged and kept."""
     store = EditableStore(a=A, b=B)
     cache = store.cache()
     harm(store)
@@ -160,8 +160,8 @@ def test_a_failing_refresh_keeps_the_last_value(
     assert cache.stale == {}
 
 
-def test_redact_masks_every_value_ever_held_and_whatever_looks_like_a_key() -> None:
-    """Old, new, odd and foreign keys are masked, also where they run into other text."""
+def test_redact_masks_every_value_and_everything_that_looks_like_a_key() -> None:
+    """Old, new, unusual and foreign keys are masked, also within other text."""
     store = EditableStore(a=A, odd="odd/value.1", longer="odd/value.12")
     cache = store.cache()
     store.values["odd"] = "odd-value-2"
@@ -175,15 +175,15 @@ def test_redact_masks_every_value_ever_held_and_whatever_looks_like_a_key() -> N
     assert cache.redact(masked) == masked
 
 
-def test_redact_leaves_a_text_without_keys_alone() -> None:
-    """The same object comes back, and very short values mask nothing."""
+def test_redact_does_not_change_a_text_without_keys() -> None:
+    """The same object is returned, and very short values mask nothing."""
     cache = EditableStore(a="a", b=B).cache()
     text = "a plain text about AIza and AQ. without any key"
     assert cache.redact(text) == text
     assert cache.redact(text) is text
 
 
-def test_a_ring_shows_and_pickles_no_value() -> None:
+def test_a_cache_shows_and_pickles_no_value() -> None:
     """Neither repr nor pickle carries a value."""
     cache = EditableStore(a=A, b="").cache()
     assert repr(cache) == "<SecretCache: 1 keys, 1 unresolved>"
@@ -222,7 +222,7 @@ def test_a_pool_of_ten_thousand_keys_is_read_in_one_batch() -> None:
     assert cache.redact(f"x {cache.value('k9999')}") == "x AIza…[redacted]"
 
 
-def test_a_ring_is_opened_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_is_opened_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbered keys, the env store and the single key come together in one cache."""
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
     monkeypatch.setenv("GOOGLE_API_KEY", B)

@@ -1,4 +1,4 @@
-"""A secret shows itself only when asked."""
+"""A secret shows its value only on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VALUE = "AIza" + "FAKE" + "s" * 31
 
 
 def test_a_secret_is_masked_everywhere() -> None:
-    """Repr, str, format, containers and the fingerprint do not have the value in them."""
+    """Repr, str, format, containers and the fingerprint do not contain the value."""
     secret = Secret(f" {VALUE}\n")
     shown = [repr(secret), str(secret), f"{secret:>40}", f"{[secret]}", "%s" % secret]  # noqa: UP031
     assert not any(VALUE in text for text in [*shown, secret.fingerprint])
@@ -23,7 +23,7 @@ def test_a_secret_is_masked_everywhere() -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_secret_cannot_be_pickled(protocol: int) -> None:
-    """The value leaves the process in no pickle and no JSON."""
+    """No pickle and no JSON contains the value."""
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(Secret(VALUE), protocol)
     with pytest.raises(TypeError):
@@ -39,7 +39,7 @@ def test_secrets_compare_by_value() -> None:
     assert copy.copy(Secret(VALUE)) == Secret(VALUE)
 
 
-def test_a_fingerprint_tells_values_apart() -> None:
+def test_a_fingerprint_distinguishes_values() -> None:
     """It is 8 hexadecimal digits, the same for the same value."""
     assert Secret(VALUE).fingerprint == Secret(VALUE + " ").fingerprint
     assert Secret(VALUE).fingerprint != Secret(VALUE + "x").fingerprint
@@ -47,6 +47,6 @@ def test_a_fingerprint_tells_values_apart() -> None:
 
 
 def test_a_blank_secret_is_false() -> None:
-    """Blanks alone are no value."""
+    """A value of blanks alone is empty."""
     assert not Secret(" \n")
     assert Secret("x")

@@ -1,4 +1,4 @@
-"""A cache over slow stores: nobody waits longer than wanted, and late answers are used."""
+"""A cache over slow stores: calls wait for a limited time, and late answers are used."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from keyrot_middleware.secrets.local import InlineStore
 A, B, C = ("AIza" + "FAKE" + letter * 31 for letter in "abc")
 
 
-def test_a_start_waits_for_a_slow_store_only_so_long(caplog: pytest.LogCaptureFixture) -> None:
-    """Other stores' keys serve at once; the slow one's join when it answers."""
+def test_a_start_waits_for_a_slow_store_for_a_limited_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Other stores' keys are available at once; the slow one's are added when it answers."""
     slow = GatedStore(a=A)
     slow.gate.clear()
     places = {"a": SecretLocation(slow), "b": SecretLocation(InlineStore({"b": Secret(B)}))}
@@ -36,17 +38,17 @@ def test_a_start_waits_for_a_slow_store_only_so_long(caplog: pytest.LogCaptureFi
     assert changes == [frozenset({"a"})]
 
 
-def test_stores_are_asked_side_by_side_at_the_start() -> None:
-    """Two stores that take their time take it together."""
+def test_stores_are_read_concurrently_at_the_start() -> None:
+    """Two slow stores are waited for together."""
     one, two = GatedStore(a=A), GatedStore(b=B)
     one.gate.clear()
     two.gate.clear()
 
-    def both_asked() -> bool:
+    def both_read() -> bool:
         return bool(one.lookups and two.lookups)
 
     def let_go() -> None:
-        wait_for(both_asked)
+        wait_for(both_read)
         one.gate.set()
         two.gate.set()
 
@@ -57,10 +59,10 @@ def test_stores_are_asked_side_by_side_at_the_start() -> None:
     assert cache.resolved == ("a", "b")
 
 
-def test_a_refused_key_is_not_waited_for_long_and_comes_back_by_itself(
+def test_a_rejected_key_is_waited_for_briefly_and_returns_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The call goes on; the answer is used when it arrives, and the listener learns of it."""
+    """The call continues; the answer is used when it arrives, and the listener is notified."""
     now = [100.0]
     monkeypatch.setattr(refresh_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     slow = GatedStore(a=A)
@@ -80,8 +82,8 @@ def test_a_refused_key_is_not_waited_for_long_and_comes_back_by_itself(
     assert slow.lookups == [("a",), ("a",)], "one look-up for both calls"
 
 
-def test_by_the_clock_all_keys_are_looked_up_again() -> None:
-    """`turn()` waits for nobody, says when it wants to be called again, and asks when it is due."""
+def test_all_keys_are_looked_up_again_on_schedule() -> None:
+    """`tick()` never blocks, returns when to call it again, and starts look-ups that are due."""
     slow = GatedStore(a=A, b=B)
     cache = cache_of(slow)
     wait_for(lambda: 150 <= cache.tick() <= 300)
@@ -94,7 +96,7 @@ def test_by_the_clock_all_keys_are_looked_up_again() -> None:
     assert changes == [frozenset({"b"})]
 
 
-def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
+def test_a_store_that_fails_keeps_the_last_values_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One warning when it begins, one line when it is over; no text of the exception."""
@@ -109,16 +111,16 @@ def test_a_store_that_goes_down_keeps_the_last_values_and_is_said_once(
     slow.down = False
     tick_until(cache, lambda: not cache.stale)
     tick_until(cache, lambda: "all keys have a current value" in caplog.text)
-    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     reason = "key a: the secret store slow failed with ConnectionError"
     text = f"secret store slow: 2 keys have no current value; it is asked again ({reason})"
-    assert told == [
+    assert lines == [
         ("WARNING", text),
         ("INFO", "secret store slow: all keys have a current value"),
     ]
 
 
-def test_other_places_can_be_put_in_place() -> None:
+def test_references_can_be_replaced() -> None:
     """Keys are added and removed: those that stay keep their value without a new look-up."""
     one, two = GatedStore(a=A, b=B), GatedStore(c=C)
     cache = cache_of(one)
@@ -134,8 +136,8 @@ def test_other_places_can_be_put_in_place() -> None:
     assert cache.unresolved == {}
 
 
-def test_a_key_at_another_place_keeps_its_value_until_there_is_one_from_there() -> None:
-    """A typing error in keys.json does not take a key out of service."""
+def test_a_key_with_another_reference_keeps_its_value_until_the_new_one_is_read() -> None:
+    """A typing error in keys.json does not make a key unavailable."""
     one, two = GatedStore(a=A), GatedStore()
     cache = cache_of(one)
     cache.set_locations({"a": SecretLocation(two, "slow://elsewhere")})
@@ -146,8 +148,8 @@ def test_a_key_at_another_place_keeps_its_value_until_there_is_one_from_there() 
     assert cache.value("a") == B
 
 
-def test_an_answer_for_a_key_that_left_meanwhile_is_dropped() -> None:
-    """It does not come back by a late answer, nor does a closed cache change."""
+def test_an_answer_for_a_removed_key_is_dropped() -> None:
+    """A late answer does not add it again, nor does it change a closed cache."""
     slow, other = GatedStore(a=A, b=B), GatedStore(a=B)
     cache = cache_of(slow)
     slow.gate.clear()
@@ -166,7 +168,7 @@ def test_an_answer_for_a_key_that_left_meanwhile_is_dropped() -> None:
     assert (cache.value("b"), changes) == (B, [])
 
 
-def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
+def test_hundreds_of_missing_keys_are_reported_in_a_few_lines(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Ten by name, the rest by number; all are in `unresolved`."""
@@ -178,8 +180,8 @@ def test_hundreds_of_missing_keys_are_told_in_a_few_lines(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_child_asks_for_itself() -> None:
-    """A look-up that was under way at the fork neither blocks the child nor reaches it."""
+def test_a_forked_child_looks_up_on_its_own() -> None:
+    """A look-up in flight at the fork neither blocks the child nor reaches it."""
     slow = GatedStore(a=A)
     cache = cache_of(slow)
     slow.gate.clear()
@@ -197,18 +199,18 @@ def test_a_forked_child_asks_for_itself() -> None:
     assert cache.value("a") == A
 
 
-def test_a_key_that_is_refused_just_as_it_moves_is_not_looked_up_twice() -> None:
-    """keys.json names another place at this moment: that look-up is under way already."""
-    told: list[bool] = []
+def test_a_key_rejected_while_its_reference_changes_is_not_looked_up_twice() -> None:
+    """keys.json names another secret at this moment: that look-up is in flight already."""
+    changed: list[bool] = []
 
     class Meanwhile(GatedStore):
         @property
         def instant(self) -> bool:
-            """Have the key refused while the cache takes note of its new store."""
-            told.append(cache.refresh("a"))
+            """Reject the key while the cache registers its new store."""
+            changed.append(cache.refresh("a"))
             return True
 
     cache, there = cache_of(GatedStore(a=A)), Meanwhile(a=B)
     cache.set_locations({"a": SecretLocation(there)})
-    assert (told, there.lookups) == ([False], [("a",)])
+    assert (changed, there.lookups) == ([False], [("a",)])
     assert cache.value("a") == B

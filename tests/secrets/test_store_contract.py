@@ -1,4 +1,4 @@
-"""What every secret store does alike, with a real server behind it where it has one."""
+"""The contract of every secret store, against a real server where it has one."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ ODD = "FAKE-value-of-no-known-shape"
 LIMIT_S = 60.0
 """Longer than any store may need to give up."""
 MOST_REQUESTS: Mapping[str, int] = {"vault": 6, "aws": 6, "azure": 510, "gcp": 6}
-"""For 500 keys in their default places: one secret with a field for each, but for Key Vault, which
-has no batch. Logins, and what tells versions apart, included."""
+"""For 500 keys in their default secrets: one secret with a field for each, except in Key Vault,
+which has no batch. Logins, and requests that detect the version, included."""
 
 
 @pytest.fixture(params=SERVERS, scope="module")
@@ -68,13 +68,13 @@ def server(build: Callable[[Path], Any], tmp_path: Path) -> Iterator[StoreServer
 
 
 def can(server: StoreServer, what: str) -> None:
-    """Skip where a store has no such thing: an environment cannot be down."""
+    """Skip where a store has no such state: an environment cannot be down."""
     if what in getattr(server, "lacks", ()):
         pytest.skip(f"{server.scheme}: nothing is {what}")
 
 
 def look_up(store: SecretStore, *key_ids: str, **places: str) -> dict[str, str]:
-    """Give values, and the words of errors."""
+    """Return values, and the texts of errors."""
     refs = {**dict.fromkeys(key_ids), **places}
     found = store.resolve(refs)
     assert set(found) == set(refs), "an answer for each key"
@@ -85,7 +85,7 @@ def look_up(store: SecretStore, *key_ids: str, **places: str) -> dict[str, str]:
 
 
 def refusal(store: SecretStore, key_id: str = "a", **places: str) -> str:
-    """Give the words of the error of a key that cannot be had."""
+    """Return the error text of a key that is not found."""
     text = look_up(store, key_id, **places)[key_id]
     assert text.startswith("error: ")
     assert key_id in text, "it names the key"
@@ -93,7 +93,7 @@ def refusal(store: SecretStore, key_id: str = "a", **places: str) -> str:
 
 
 def test_a_key_is_found(server: StoreServer) -> None:
-    """Values are given as they were written, several in one question."""
+    """Values are returned as they were written, several in one look-up."""
     server.put("a", A)
     server.put("b", ODD)
     store = server.open()
@@ -102,7 +102,7 @@ def test_a_key_is_found(server: StoreServer) -> None:
 
 
 def test_a_missing_key_does_not_hide_the_others(server: StoreServer) -> None:
-    """The error names the key and the place; the others have their values."""
+    """The error names the key and its secret; the others have their values."""
     server.put("a", A)
     server.put("b", B)
     server.remove("b")
@@ -112,8 +112,8 @@ def test_a_missing_key_does_not_hide_the_others(server: StoreServer) -> None:
     assert found["never_there"].startswith("error: key never_there: ")
 
 
-def test_a_new_value_is_seen_by_a_store_that_is_open(server: StoreServer) -> None:
-    """Nothing is kept inside a store."""
+def test_an_open_store_reads_a_new_value(server: StoreServer) -> None:
+    """A store caches nothing."""
     server.put("a", A)
     store = server.open()
     assert look_up(store, "a") == {"a": A}
@@ -122,7 +122,7 @@ def test_a_new_value_is_seen_by_a_store_that_is_open(server: StoreServer) -> Non
 
 
 def test_fields_of_one_secret_are_keys_of_their_own(server: StoreServer) -> None:
-    """Places as they stand in keys.json lead to each of several fields."""
+    """References as in keys.json lead to each of several fields."""
     places = server.put_fields("team", {"first": A, "second": B})
     assert all(place.startswith(f"{server.scheme}://") for place in places.values())
     store = server.open()
@@ -131,8 +131,8 @@ def test_fields_of_one_secret_are_keys_of_their_own(server: StoreServer) -> None
     assert look_up(store, "a", **places) == {"a": ODD, "first": A, "second": B}
 
 
-def test_threads_that_ask_at_once_each_have_their_answers(server: StoreServer) -> None:
-    """Over one store that nobody has asked before: the first question opens and logs in."""
+def test_concurrent_threads_each_get_their_answers(server: StoreServer) -> None:
+    """Over one unused store: the first look-up opens it and logs in."""
     ids = [f"key_{number}" for number in range(8)]
     for key_id in ids:
         server.put(key_id, f"FAKE-value-of-{key_id}")
@@ -143,8 +143,8 @@ def test_threads_that_ask_at_once_each_have_their_answers(server: StoreServer) -
 
 
 @pytest.mark.parametrize("value", ["", " \n", b"\xff\xfe\x00\x01binary"], ids=repr)
-def test_what_is_no_key_is_left_out_with_a_reason(server: StoreServer, value: str | bytes) -> None:
-    """An empty or binary value harms no other key."""
+def test_an_invalid_value_is_skipped_with_a_reason(server: StoreServer, value: str | bytes) -> None:
+    """An empty or binary value affects no other key."""
     server.put("b", B)
     try:
         server.put("a", value)
@@ -158,8 +158,8 @@ def test_what_is_no_key_is_left_out_with_a_reason(server: StoreServer, value: st
 
 
 @pytest.mark.parametrize("state", ["denied", "down"])
-def test_a_store_that_gives_nothing_says_why(server: StoreServer, state: str) -> None:
-    """The error is one for each key, with the reason in words."""
+def test_a_failing_store_has_a_reason_for_each_key(server: StoreServer, state: str) -> None:
+    """Each key has an error with the reason."""
     can(server, state)
     server.put("a", A)
     store: SecretStore = getattr(server, state)()
@@ -170,7 +170,7 @@ def test_a_store_that_gives_nothing_says_why(server: StoreServer, state: str) ->
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the stores of the clouds wait for an hour, so that what hangs does so for the test."""
+    """Let the stores of the clouds wait for an hour, so that a hang lasts as long as the test."""
     for login, names in (
         (aws_login, ("READ_TIMEOUT_S",)),
         (gcp_login, ("READ_TIMEOUT_S", "REQUEST_TIMEOUT_S")),
@@ -182,8 +182,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_store_that_hangs_delays_nobody(server: StoreServer) -> None:
-    """Other stores' keys come, and a refused key is not waited for, as long as it may hang."""
+def test_a_hanging_store_delays_no_other(server: StoreServer) -> None:
+    """Other stores' keys are found, and a rejected key is not waited for while its store hangs."""
     can(server, "hanging")
     server.put("b", B)
     cache = SecretCache(
@@ -215,21 +215,21 @@ def test_many_keys_take_few_requests(server: StoreServer) -> None:
 def test_no_value_is_in_anything_but_the_answer(
     server: StoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not in a log line at any level, an error and what it came from, a repr or a pickle."""
+    """Not in a log line at any level, an error and its causes, a repr or a pickle."""
     caplog.set_level(0)
     server.put("a", A)
     server.put("odd", ODD)
     places = server.put_fields("team", {"first": B})
     stores = [server.open()]
     stores += [getattr(server, s)() for s in ("denied", "down") if s not in _lacks(server)]
-    said: list[str] = []
+    printed: list[str] = []
     for store in stores:
         found = store.resolve({"a": None, "odd": None, "none": None, **places})
         errors = [answer for answer in found.values() if isinstance(answer, SecretError)]
-        said += [text for error in errors for text in traceback.format_exception(error)]
-        said += [repr(found), repr(store), _pickled(store)]
-    said.append(caplog.text)
-    assert [secret for secret in (A, B, ODD) if secret in "\n".join(said)] == []
+        printed += [text for error in errors for text in traceback.format_exception(error)]
+        printed += [repr(found), repr(store), _pickled(store)]
+    printed.append(caplog.text)
+    assert [secret for secret in (A, B, ODD) if secret in "\n".join(printed)] == []
 
 
 def _lacks(server: StoreServer) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What docs/stores/vault.md says is so: its commands are run, its tables agree with the code."""
+"""docs/stores/vault.md is true: its commands are run, its tables agree with the code."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def bao() -> Iterator[OpenBao]:
-    """A server of its own: the page has names of its own."""
+    """Start a server of its own: the page uses fixed names."""
     server = OpenBao()
     yield server
     server.stop()
 
 
 def run(command: str, bao: OpenBao, here: Path) -> dict[str, str]:
-    """Run a block as a reader with root's token would; give the environment at its end."""
+    """Run a block as a reader with root's token would; return the environment at its end."""
     command = command.replace(ADDRESS, bao.tls_url).replace(CA, bao.ca)
     done = subprocess.run(
         ["bash", "-euc", f"{command}\nenv -0 > environment"],
@@ -62,7 +62,7 @@ def run(command: str, bao: OpenBao, here: Path) -> dict[str, str]:
 
 
 def by_jwt(bao: OpenBao, signer: ec.EllipticCurvePrivateKey, **claims: str) -> str:
-    """Log in with a token of the right audience and these claims; give the value or the error."""
+    """Log in with a token of the right audience and these claims; return the value or the error."""
     now = int(time.time())
     times = {"iat": now - 60, "nbf": now - 60, "exp": now + 600}
     token = jwt.encode({"sub": "s", "aud": "keyrot", **times, **claims}, signer, "ES256")
@@ -71,7 +71,7 @@ def by_jwt(bao: OpenBao, signer: ec.EllipticCurvePrivateKey, **claims: str) -> s
 
 
 def test_the_commands_lead_to_keys_that_are_found(bao: OpenBao, here: Path) -> None:
-    """From an empty server to a program that finds its keys, by what the page says alone."""
+    """From an empty server to a program that finds its keys, by the page alone."""
     (here / "bin").mkdir()
     (here / "bin" / "vault").symlink_to(BINARY)
     for name in ("flash_01", "pro_01"):
@@ -100,14 +100,14 @@ def test_the_commands_lead_to_keys_that_are_found(bao: OpenBao, here: Path) -> N
     assert [role["token_policies"] for role in roles] == [["keyrot"], ["keyrot"]]
 
 
-def test_the_table_of_settings_is_the_settings() -> None:
+def test_the_table_of_settings_is_complete() -> None:
     """Every variable that the code reads is in the table, and no other."""
     table = PAGE.read_text("utf-8").partition("## Settings")[2].partition("\n## ")[0]
     rows = "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
-    told = set(re.findall(r"`((?:VAULT|KEYROT)_\w+)`", rows)) - {"VAULT_TOKEN_FILE"}
+    documented = set(re.findall(r"`((?:VAULT|KEYROT)_\w+)`", rows)) - {"VAULT_TOKEN_FILE"}
     code = (SOURCES[0].parent / "vault_settings.py").read_text("utf-8")
     read = set(re.findall(r'"((?:VAULT|KEYROT)_\w+)"', code)) - {"VAULT_TOKEN_FILE"}
-    assert told == read
+    assert documented == read
 
 
 def test_the_errors_that_are_explained_exist() -> None:
@@ -118,6 +118,6 @@ def test_the_errors_that_are_explained_exist() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
     table = PAGE.read_text("utf-8").partition("## What the errors mean")[2]
-    told = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
-    assert len(told) == 21
-    assert [words for words in told if not any(words in text for text in texts)] == []
+    documented = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    assert len(documented) == 21
+    assert [one for one in documented if not any(one in text for text in texts)] == []

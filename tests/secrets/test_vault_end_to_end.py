@@ -26,7 +26,7 @@ TTL_S = 0.2
 def server(
     gemini: FakeGemini, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[VaultServer]:
-    """Two keys of the fake service in Vault, and a program's environment that says so."""
+    """Put two keys of the fake service into Vault; return a program's environment for them."""
     made = VaultServer()
     for key_id in ("A", "B"):
         made.put(key_id, gemini.add_key(key_id, tier="paid").value)
@@ -44,55 +44,55 @@ def server(
     made.close()
 
 
-def ask(client: Any) -> str:
+def call(client: Any) -> str:
     """Make a call; an exception is a failed test."""
     return str(client.models.generate_content(model="gemini-2.5-flash", contents="x").text)
 
 
-def test_a_leaked_key_that_is_replaced_in_vault_serves_again(
+def test_a_leaked_key_that_is_replaced_in_vault_is_available_again(
     server: VaultServer,
     gemini: FakeGemini,
     connect: Callable[..., Any],
     clock: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The same process goes on with the other key, then with the new value; no call fails."""
+    """The same process continues with the other key, then with the new value; no call fails."""
     caplog.set_level(logging.DEBUG)
     keyrot_middleware.install(clock=clock)
     client = connect()
-    ask(client)
+    call(client)
     assert gemini.sent("A") == 1
     gemini.always("A", Reply.KEY_LEAKED)
     for _ in range(3):
-        ask(client)
+        call(client)
     assert (gemini.sent("A"), gemini.sent("B")) == (2, 3)
     server.put("A", gemini.add_key("A_new", tier="paid").value)
-    wait_for(lambda: ask(client) and gemini.sent("A_new") > 0)
+    wait_for(lambda: call(client) and gemini.sent("A_new") > 0)
     health = keyrot_middleware.status()["keys"]["A"]
     assert health["active"]
     for label in ("A", "B", "A_new"):
         assert gemini.key(label).value not in caplog.text
 
 
-def test_a_login_that_is_taken_away_costs_no_call(
+def test_a_revoked_login_fails_no_call(
     server: VaultServer,
     gemini: FakeGemini,
     connect: Callable[..., Any],
     clock: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Every login is taken away while the program runs: the last values stay, and it is logged."""
+    """Every login is revoked while the program runs: the last values are kept, and it is logged."""
     keyrot_middleware.install(clock=clock)
     client = connect()
-    ask(client)
+    call(client)
     server.bao.admin("DELETE", f"sys/auth/{server.variables['VAULT_AUTH_MOUNT']}")
     wait_for(lambda: "logging in again failed" in caplog.text)
-    ask(client)
+    call(client)
     assert gemini.sent("A") == 2
     assert server.variables["VAULT_SECRET_ID"] not in caplog.text
 
 
-def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
+def test_with_vault_down_at_the_start_the_single_key_is_used(
     server: VaultServer,
     gemini: FakeGemini,
     connect: Callable[..., Any],
@@ -100,7 +100,7 @@ def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It serves at once, the log says why, and when Vault is there its keys serve."""
+    """It is used at once, the log has the reason, and when Vault is up its keys are used."""
     monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single", tier="paid").value)
     down = [True]
 
@@ -111,11 +111,11 @@ def test_a_vault_that_is_down_at_the_start_leaves_the_single_key(
         monkeypatch.setenv("VAULT_ADDR", url)
         keyrot_middleware.install(clock=clock)
         client = connect()
-        ask(client)
+        call(client)
         assert gemini.sent("single") == 1
         assert "has a fault of its own or is not ready" in caplog.text
         down[0] = False
-        wait_for(lambda: ask(client) and gemini.sent("A") > 0)
+        wait_for(lambda: call(client) and gemini.sent("A") > 0)
         keyrot_middleware.uninstall()
 
 
@@ -126,7 +126,7 @@ def test_with_every_key_rejected_a_new_value_in_vault_is_found_before_the_ttl_is
     clock: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is written after the rejection; the next calls look for it, in one read for all keys."""
+    """It is written after the rejection; the next calls read it, in one read for all keys."""
     monkeypatch.setattr(pool, "LOOK_UP_S", 0.05)
     monkeypatch.setenv("KEYROT_SECRETS_TTL_S", "300")
     keyrot_middleware.install(clock=clock)
@@ -135,12 +135,12 @@ def test_with_every_key_rejected_a_new_value_in_vault_is_found_before_the_ttl_is
         gemini.always(key_id, Reply.KEY_INVALID)
     for _ in range(3):
         with pytest.raises(errors.ClientError):
-            ask(client)
+            call(client)
     server.put("A", gemini.add_key("A_new", tier="paid").value)
 
     def answered() -> bool:
         try:
-            return ask(client) == "ok from A_new"
+            return call(client) == "ok from A_new"
         except keyrot_middleware.KeyPoolExhausted:
             return False
 

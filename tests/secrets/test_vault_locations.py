@@ -1,4 +1,4 @@
-"""What is found at a place in a real OpenBao: KV 1 and 2, fields, and what is not there."""
+"""Secrets in a real OpenBao: KV 1 and 2, fields, and missing ones."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VALUE = "AIza" + "FAKE" + "p" * 31
 
 
 def opened(bao: OpenBao, token: str = ROOT_TOKEN, **more: str) -> SecretStore:
-    """Open a store with a token, root's unless told otherwise."""
+    """Open a store with a token, root's by default."""
     return open_vault({"VAULT_ADDR": bao.url, "VAULT_TOKEN": token, **more})
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_both_versions_of_kv_are_told_apart(bao: OpenBao, version: int) -> None:
-    """One place is written alike for both, and least privilege is enough to read it."""
+def test_both_versions_of_kv_are_distinguished(bao: OpenBao, version: int) -> None:
+    """A reference is the same for both, and least privilege is enough to read it."""
     mount = bao.mount(version)
     path = f"{mount}/data/team/a" if version == 2 else f"{mount}/team/a"
     bao.write(path, {"flash": VALUE, "pro": "second"})
@@ -38,7 +38,7 @@ def test_both_versions_of_kv_are_told_apart(bao: OpenBao, version: int) -> None:
 
 
 def test_500_keys_of_one_path_are_one_read(bao: OpenBao) -> None:
-    """The path is read once, and after the first look-up nothing else is asked."""
+    """The path is read once, and after the first look-up nothing else is requested."""
     mount = bao.mount(2)
     values = {f"key_{number}": f"value-{number}" for number in range(500)}
     half = dict(list(values.items())[:250])
@@ -52,7 +52,7 @@ def test_500_keys_of_one_path_are_one_read(bao: OpenBao) -> None:
     assert bao.requested_paths()[before:] == [f"{mount}/data/keyrot"]
 
 
-def test_the_default_place_is_secret_keyrot(bao: OpenBao) -> None:
+def test_the_default_reference_is_secret_keyrot(bao: OpenBao) -> None:
     """A field with the key's id in `secret/keyrot`, unless a variable names another path."""
     key_id = unique("k").replace("-", "_")
     bao.write("secret/data/keyrot", {key_id: VALUE})
@@ -63,8 +63,8 @@ def test_the_default_place_is_secret_keyrot(bao: OpenBao) -> None:
     assert other.place("a") == "vault://team/kv/keys#a"  # type: ignore[attr-defined]
 
 
-def test_a_mount_may_lie_deep_and_names_may_be_odd(bao: OpenBao) -> None:
-    """The server says where the mount ends; blanks and such are percent-encoded or not."""
+def test_mounts_may_be_nested_and_names_unusual(bao: OpenBao) -> None:
+    """The server knows where the mount ends; blanks are percent-encoded or not."""
     mount = bao.mount(2, path=f"{unique('deep')}/er")
     bao.admin("POST", f"{mount}/data/a%20b/%C3%BC%3F", {"data": {"x#y": VALUE}})
     store = opened(bao)
@@ -73,7 +73,7 @@ def test_a_mount_may_lie_deep_and_names_may_be_odd(bao: OpenBao) -> None:
 
 
 def test_a_mount_that_is_upgraded_is_noticed(bao: OpenBao) -> None:
-    """Version 1 becomes version 2 while we run: the next look-up finds the secret where it is."""
+    """Version 1 becomes version 2 meanwhile: the next look-up finds the secret at its new path."""
     mount = bao.mount(1)
     bao.write(f"{mount}/keyrot", {"a": "old"})
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
@@ -85,14 +85,12 @@ def test_a_mount_that_is_upgraded_is_noticed(bao: OpenBao) -> None:
 
 
 def _only_secrets(handler: Any, body: bytes) -> Reply | None:
-    """Be a proxy that lets nobody ask about mounts."""
+    """Be a proxy that denies questions about mounts."""
     return (403, b"{}", {}) if "/sys/" in handler.path else None
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_where_mounts_may_not_be_asked_about_both_versions_are_tried(
-    bao: OpenBao, version: int
-) -> None:
+def test_where_mounts_may_not_be_listed_both_versions_are_tried(bao: OpenBao, version: int) -> None:
     """A gateway that hides `sys/` costs one request, once."""
     mount = bao.mount(version)
     path = f"{mount}/data/keyrot" if version == 2 else f"{mount}/keyrot"
@@ -111,8 +109,8 @@ def test_where_mounts_may_not_be_asked_about_both_versions_are_tried(
         assert "there is no such secret" in resolve_one(missing)
 
 
-def test_what_is_not_there_is_told_apart(bao: OpenBao) -> None:
-    """No secret, no mount, no KV, a deleted or destroyed version, no field: each in its words."""
+def test_missing_secrets_have_different_errors(bao: OpenBao) -> None:
+    """No secret, mount, KV or field, a deleted or destroyed version: each has its message."""
     mount = bao.mount(2)
     for name in ("full", "deleted", "destroyed", "bare"):
         bao.write(f"{mount}/data/{name}", {"flash_01": VALUE} if name != "bare" else {})
@@ -129,14 +127,14 @@ def test_what_is_not_there_is_told_apart(bao: OpenBao) -> None:
         f"vault://{mount}/data/full#x": 'leave out "data/" after the mount',
     }
     found = resolve_all(opened(bao), **{f"k{n}": place for n, place in enumerate(places)})
-    for number, (place, words) in enumerate(places.items()):
+    for number, (place, message) in enumerate(places.items()):
         text = found[f"k{number}"]
         assert text.startswith(f"key k{number}: {place}: ")
-        assert words in text
+        assert message in text
         assert VALUE not in text
 
 
-def test_only_names_of_fields_are_told_and_not_all_of_hundreds(bao: OpenBao) -> None:
+def test_only_names_of_fields_are_shown_and_not_all_of_hundreds(bao: OpenBao) -> None:
     """Ten names and how many more; a name that is a key itself is masked."""
     mount = bao.mount(2)
     fields = {f"key_{number:03}": f"value-{number}" for number in range(99)}
@@ -149,7 +147,7 @@ def test_only_names_of_fields_are_told_and_not_all_of_hundreds(bao: OpenBao) -> 
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         ("", "its value is empty"),
         ("  ", "its value is empty"),
@@ -161,14 +159,14 @@ def test_only_names_of_fields_are_told_and_not_all_of_hundreds(bao: OpenBao) -> 
     ],
 )
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_value_that_is_no_text_is_said(
-    bao: OpenBao, version: int, value: object, words: str
+def test_a_value_that_is_no_text_is_an_error(
+    bao: OpenBao, version: int, value: object, message: str
 ) -> None:
-    """Its kind is told, and not the value."""
+    """The error has its type, and not the value."""
     mount = bao.mount(version)
     bao.write(f"{mount}/data/k" if version == 2 else f"{mount}/k", {"a": value})
     text = resolve_one(opened(bao), f"vault://{mount}/k#a")
-    assert text.endswith(f": {words}") or words in text
+    assert text.endswith(f": {message}") or message in text
     assert "12345678" not in text
     assert "AIza-in" not in text
 
@@ -177,7 +175,7 @@ def test_a_value_that_is_no_text_is_said(
     "place",
     ["vault://", "vault://secret", "vault://secret#a", "vault://a/../sys/x#y", "vault:///#"],
 )
-def test_what_is_no_place_is_said_and_nothing_is_asked(bao: OpenBao, place: str) -> None:
+def test_an_invalid_reference_is_an_error_without_a_request(bao: OpenBao, place: str) -> None:
     """Such a key costs no request, and the others are found."""
     before = len(bao.requested_paths())
     text = resolve_one(opened(bao), place)
@@ -187,7 +185,7 @@ def test_what_is_no_place_is_said_and_nothing_is_asked(bao: OpenBao, place: str)
     assert bao.requested_paths()[before:] == []
 
 
-def test_a_policy_for_the_wrong_version_is_told_the_right_path(bao: OpenBao) -> None:
+def test_the_error_for_a_policy_of_the_wrong_version_has_the_right_path(bao: OpenBao) -> None:
     """The usual mistake: a policy on `secret/keyrot` where version 2 has `secret/data/keyrot`."""
     mount = bao.mount(2)
     bao.write(f"{mount}/data/keyrot", {"a": VALUE})
@@ -199,7 +197,7 @@ def test_a_policy_for_the_wrong_version_is_told_the_right_path(bao: OpenBao) -> 
 
 
 def test_one_denied_path_costs_the_others_nothing(bao: OpenBao) -> None:
-    """Each path is answered for itself."""
+    """Each path has an answer of its own."""
     mount = bao.mount(2)
     for name in ("mine", "theirs"):
         bao.write(f"{mount}/data/{name}", {"x": VALUE})
@@ -209,8 +207,8 @@ def test_one_denied_path_costs_the_others_nothing(bao: OpenBao) -> None:
     assert found["b"] == VALUE
 
 
-def test_a_changed_value_is_seen_at_the_next_look_up(bao: OpenBao) -> None:
-    """Nothing of a secret is kept between look-ups."""
+def test_a_changed_value_is_read_at_the_next_look_up(bao: OpenBao) -> None:
+    """A store caches nothing between look-ups."""
     mount = bao.mount(2)
     store = opened(bao, KEYROT_VAULT_PLACE=f"{mount}/keyrot")
     for value in ("first", "second"):
@@ -219,7 +217,7 @@ def test_a_changed_value_is_seen_at_the_next_look_up(bao: OpenBao) -> None:
 
 
 def test_namespaces(bao: OpenBao) -> None:
-    """VAULT_NAMESPACE is where login and secrets are; another one is told."""
+    """VAULT_NAMESPACE is where login and secrets are; a wrong one is named in the error."""
     space = unique("team")
     bao.admin("POST", f"sys/namespaces/{space}")
     mount = bao.mount(2, namespace=space)

@@ -1,4 +1,4 @@
-"""Every way to log in to a real OpenBao, and what happens when a token ends."""
+"""Every way to log in to a real OpenBao, and the end of a token."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_token_file_is_read_again_when_its_token_is_refused(
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The file that a variable names, or the one of `vault login`; an agent may write it anew."""
+    """The file of a variable, or the one of `vault login`; an agent may rewrite it."""
     path = here / (".vault-token" if name == "HOME" else "sink")
     monkeypatch.setenv("HOME", str(here))
     store = open_vault({**at, name: str(path)})
@@ -49,10 +49,10 @@ def test_a_token_file_is_read_again_when_its_token_is_refused(
     assert resolve_one(store) == VALUE
 
 
-def test_no_identity_is_said(
+def test_a_missing_identity_is_an_error(
     at: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any, the error names the ways to have one."""
+    """Without any, the error names the ways to log in."""
     monkeypatch.setenv("HOME", str(here))
     text = resolve_one(open_vault(at))
     assert f"{here}/.vault-token cannot be read" in text
@@ -62,7 +62,7 @@ def test_no_identity_is_said(
 def test_an_approle_logs_in_once_for_many_look_ups(
     at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
-    """The token is kept between look-ups; opening asks nothing."""
+    """The token is kept between look-ups; opening sends nothing."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
     assert bao.logins(role) == 0
@@ -73,7 +73,7 @@ def test_an_approle_logs_in_once_for_many_look_ups(
 def test_a_secret_id_in_a_file_is_read_at_each_login(
     at: dict[str, str], bao: OpenBao, reading: str, here: Path
 ) -> None:
-    """Whoever keeps the file may change it."""
+    """The file may change between logins."""
     role = bao.role(reading)
     path = here / "secret-id"
     path.write_text("wrong-FAKE-secret-id")
@@ -95,7 +95,7 @@ def test_a_role_without_a_secret_id(at: dict[str, str], bao: OpenBao, reading: s
 
 @pytest.fixture(scope="module")
 def signer() -> ec.EllipticCurvePrivateKey:
-    """Who signs tokens that OpenBao trusts."""
+    """Return an issuer of tokens that OpenBao trusts."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -108,7 +108,7 @@ def test_a_jwt(
     here: Path,
     signer: ec.EllipticCurvePrivateKey,
 ) -> None:
-    """A signed token of a provider is exchanged; one of another audience is refused in words."""
+    """A signed token of a provider is exchanged; one of another audience is refused."""
     mount, pem = bao.enable("jwt"), serialization.PublicFormat.SubjectPublicKeyInfo
     public = signer.public_key().public_bytes(serialization.Encoding.PEM, pem).decode()
     bao.admin("POST", f"auth/{mount}/config", {"jwt_validation_pubkeys": [public]})
@@ -141,7 +141,7 @@ def test_a_jwt(
 
 
 def pod_token(signer: ec.EllipticCurvePrivateKey, account: str) -> str:
-    """Make a token as Kubernetes gives one to a pod of a service account."""
+    """Make a token like the one Kubernetes gives to a pod of a service account."""
     of = {"namespace": "apps", "serviceaccount": {"name": account, "uid": "u-1"}}
     claims = {"sub": f"system:serviceaccount:apps:{account}", "exp": int(time.time()) + 60}
     return jwt.encode({**claims, "kubernetes.io": of}, signer, "ES256")
@@ -154,8 +154,8 @@ def test_kubernetes(
     here: Path,
     signer: ec.EllipticCurvePrivateKey,
 ) -> None:
-    """The pod's token is reviewed by the cluster; one it does not know is refused."""
-    good, unknown = pod_token(signer, "gemini"), pod_token(signer, "nobody")
+    """The pod's token is reviewed by the cluster; an unknown one is refused."""
+    good, unknown = pod_token(signer, "gemini"), pod_token(signer, "unknown")
 
     def review(handler: Any, body: bytes) -> Reply:
         known = json.loads(body)["spec"]["token"] == good
@@ -202,7 +202,7 @@ def test_kubernetes(
 def test_the_first_of_several_logins_is_taken(
     at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
-    """A token in a variable goes before a role."""
+    """A token in a variable has priority over a role."""
     role = bao.role(reading)
     assert resolve_one(open_vault({**at, **role, "VAULT_TOKEN": ROOT_TOKEN})) == VALUE
     assert bao.logins(role) == 0

@@ -1,4 +1,4 @@
-"""A Vault that is down, slow, sealed, not trusted, over its quota or no Vault at all."""
+"""A Vault that is down, slow, sealed, untrusted, over its quota, or no Vault at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _no_ca_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def bao() -> OpenBao:
-    """The shared server, with the key `a` in a mount of its own."""
+    """Return the shared server, with the key `a` in a mount of its own."""
     server = shared()
     server.write("secret/data/trouble", {"a": VALUE})
     return server
@@ -41,11 +41,11 @@ def opened(url: str, **more: str) -> SecretStore:
 
 
 def test_tls_with_a_ca_of_ones_own(bao: OpenBao) -> None:
-    """VAULT_CACERT makes the server trusted."""
+    """With VAULT_CACERT the server is trusted."""
     assert resolve_one(opened(bao.tls_url, VAULT_CACERT=bao.ca)) == VALUE
 
 
-def test_an_untrusted_certificate_is_said(bao: OpenBao) -> None:
+def test_an_untrusted_certificate_is_an_error(bao: OpenBao) -> None:
     """Without the CA nothing is sent, and the error names the variable."""
     before = len(bao.requested_paths())
     text = resolve_one(opened(bao.tls_url))
@@ -55,18 +55,18 @@ def test_an_untrusted_certificate_is_said(bao: OpenBao) -> None:
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 def test_verification_can_be_switched_off(bao: OpenBao) -> None:
-    """VAULT_SKIP_VERIFY trusts anybody, as in Vault's own command."""
+    """VAULT_SKIP_VERIFY trusts any server, as in Vault's own command."""
     assert resolve_one(opened(bao.tls_url, VAULT_SKIP_VERIFY="true")) == VALUE
 
 
 @pytest.mark.parametrize("name", ["VAULT_CACERT", "VAULT_CAPATH"])
-def test_a_ca_that_is_not_there_is_said(bao: OpenBao, name: str) -> None:
-    """A path that leads nowhere."""
+def test_a_missing_ca_is_an_error(bao: OpenBao, name: str) -> None:
+    """A path without a file."""
     text = resolve_one(opened(bao.tls_url, **{name: "/nowhere/ca.pem"}))
     assert "do the files exist that VAULT_CACERT" in text
 
 
-def test_the_wrong_scheme_is_said(bao: OpenBao) -> None:
+def test_the_wrong_scheme_is_an_error(bao: OpenBao) -> None:
     """HTTP to a TLS port, and TLS to an HTTP port."""
     to_tls = resolve_one(opened(bao.tls_url.replace("https", "http")))
     assert "Client sent an HTTP request to an HTTPS server" in to_tls
@@ -74,16 +74,16 @@ def test_the_wrong_scheme_is_said(bao: OpenBao) -> None:
     assert "whether VAULT_ADDR has the right host, port and https://" in to_http
 
 
-def test_nobody_there() -> None:
-    """Nothing listens, or the host has no such name: it is told for all paths."""
+def test_without_a_listener() -> None:
+    """Without a listener, or without such a host, the error is that of all paths."""
     store = opened(f"http://127.0.0.1:{closed_port()}")
     found = resolve_all(store, **{f"k{n}": f"vault://secret/p{n}#x" for n in range(50)})
     assert all("cannot be reached; does it run" in text for text in found.values())
     assert "no such host name" in resolve_one(opened("https://no-such-host.invalid:8200"))
 
 
-def test_a_server_that_hangs_is_asked_once_and_left() -> None:
-    """Fifty paths cost one wait, of the length that VAULT_CLIENT_TIMEOUT says."""
+def test_a_hanging_server_is_tried_once() -> None:
+    """Fifty paths cost one wait, as long as VAULT_CLIENT_TIMEOUT."""
     with closing(SilentServer()) as silent:
         store = opened(silent.url, VAULT_CLIENT_TIMEOUT="0.3")
         started = time.monotonic()
@@ -93,7 +93,7 @@ def test_a_server_that_hangs_is_asked_once_and_left() -> None:
 
 
 def test_a_server_that_comes_back_is_used(bao: OpenBao) -> None:
-    """Down in the middle of its life: the next look-up is as if nothing had been."""
+    """Down for a while: the next look-up succeeds again."""
     down = [False]
 
     def answer(handler: Any, body: bytes) -> Reply | None:
@@ -108,8 +108,8 @@ def test_a_server_that_comes_back_is_used(bao: OpenBao) -> None:
         assert resolve_one(store) == VALUE
 
 
-def test_an_outage_in_the_middle_ends_the_look_up(bao: OpenBao) -> None:
-    """What was read before it is kept; what comes after it is not asked for."""
+def test_an_outage_during_a_look_up_ends_it(bao: OpenBao) -> None:
+    """Values read before it are kept; later paths are not requested."""
     seen: list[str] = []
 
     def answer(handler: Any, body: bytes) -> Reply | None:
@@ -127,7 +127,7 @@ def test_an_outage_in_the_middle_ends_the_look_up(bao: OpenBao) -> None:
 
 @pytest.fixture(scope="module")
 def sealed() -> Iterator[OpenBao]:
-    """A server that was sealed."""
+    """Start a sealed server."""
     server = OpenBao()
     server.admin("PUT", "sys/seal")
     yield server
@@ -135,7 +135,7 @@ def sealed() -> Iterator[OpenBao]:
 
 
 def test_a_sealed_server(sealed: OpenBao) -> None:
-    """Both a token and a login meet it, and it is told."""
+    """A token and a login both fail, and the error says so."""
     assert "is sealed; someone with the unseal keys must unseal it" in resolve_one(
         opened(sealed.url)
     )
@@ -143,7 +143,7 @@ def test_a_sealed_server(sealed: OpenBao) -> None:
     assert "is sealed; someone with the unseal keys" in resolve_one(opened(sealed.url, **role))
 
 
-def test_a_spent_rate_limit(bao: OpenBao) -> None:
+def test_an_exhausted_rate_limit(bao: OpenBao) -> None:
     """The server's own quota on one mount."""
     mount = bao.mount(2)
     bao.write(f"{mount}/data/k", {"a": VALUE})
@@ -160,7 +160,7 @@ def test_a_spent_rate_limit(bao: OpenBao) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"),
+    ("status", "body", "message"),
     [
         (200, b"<html>hello</html>", "does not answer as Vault does; is VAULT_ADDR right?"),
         (200, b"[1]", "does not answer as Vault does"),
@@ -175,17 +175,17 @@ def test_a_spent_rate_limit(bao: OpenBao) -> None:
         (503, b"", "has a fault of its own or is not ready"),
     ],
 )
-def test_odd_answers(status: int, body: bytes, words: str) -> None:
-    """Whatever is at VAULT_ADDR, the look-up ends in one sentence."""
+def test_unexpected_answers(status: int, body: bytes, message: str) -> None:
+    """Whatever is at VAULT_ADDR, the look-up ends with one message."""
     headers = {"Content-Type": "application/json"}
     with vault_proxy(lambda handler, sent: (status, body, headers)) as url:
         text = resolve_one(opened(url))
-    assert words in text
+    assert message in text
     assert len(text) < 400
 
 
 def test_a_redirect_within_one_server_is_not_followed_either(bao: OpenBao) -> None:
-    """As a gateway that puts paths in order sends one; the error names where it points."""
+    """A gateway that normalizes paths sends one; the error names its target."""
 
     def on(handler: Any, body: bytes) -> Reply:
         return 307, b"", {"Location": handler.path.replace("/v1/", "/again/v1/")}
@@ -195,14 +195,14 @@ def test_a_redirect_within_one_server_is_not_followed_either(bao: OpenBao) -> No
 
 
 def test_an_answer_of_many_megabytes_is_still_an_answer(bao: OpenBao) -> None:
-    """A secret as large as OpenBao takes, about a megabyte, is read."""
+    """A secret as large as OpenBao allows, about a megabyte, is read."""
     mount = bao.mount(2)
     bao.write(f"{mount}/data/k", {"a": VALUE, "blob": "x" * 900_000})
     assert resolve_one(opened(bao.url), f"vault://{mount}/k") == VALUE
 
 
 def test_a_login_that_gives_no_token(bao: OpenBao) -> None:
-    """Something at the login path that is no login."""
+    """An answer of another service at the login path."""
     body = json.dumps({"data": {"keys": []}}).encode()
     with vault_proxy(
         lambda handler, sent: (200, body, {"Content-Type": "application/json"})

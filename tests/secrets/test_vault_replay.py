@@ -1,4 +1,4 @@
-"""Recorded dialogues with OpenBao replay without a server, and recorded anew are the same."""
+"""Recorded dialogues with OpenBao replay without a server, and recorded again are the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = ROOT / "cassettes" / "secrets" / "vault"
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_recorded_dialogue_replays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every request is one of the recording, none is left over, and nothing is connected to."""
+    """Every request is one of the recording, all of them are sent, and no connection is made."""
 
     def refuse(*args: object, **options: object) -> NoReturn:
         raise AssertionError("a connection was made")
@@ -32,7 +32,7 @@ def test_a_recorded_dialogue_replays(name: str, monkeypatch: pytest.MonkeyPatch)
     assert cassette.play_count == len(cassette)
 
 
-def test_the_recordings_are_what_the_server_says_today() -> None:
+def test_the_recordings_agree_with_todays_server() -> None:
     """Recorded again, each file is the same to the last byte."""
     recorded = record()
     files = {path.stem: path.read_text("utf-8") for path in FOLDER.glob("*.yaml")}
@@ -44,7 +44,7 @@ def test_the_recordings_are_what_the_server_says_today() -> None:
 def test_a_recording_with_a_key_in_it_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The program writes what is clean, and leaves the old file in place of what is not."""
+    """The program writes clean recordings, and keeps the old file in place of one with a key."""
     path = ROOT / "tools" / "record_secret_cassettes.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None

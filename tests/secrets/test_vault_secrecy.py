@@ -1,4 +1,4 @@
-"""No token, login or value leaves the Vault store by a way that nobody asked for."""
+"""No token, login or value leaves the Vault store in an unintended way."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ HIDDEN = (VALUE, TOKEN, SECRET_ID, ROLE_ID, ROOT_TOKEN)
 
 @pytest.fixture(scope="module")
 def bao() -> OpenBao:
-    """The shared server, with the key in it."""
+    """Return the shared server, with the key in it."""
     server = shared()
     server.write("secret/data/secrecy", {"a": VALUE, "n": 1})
     return server
 
 
 def shown(store: SecretStore, refs: dict[str, str | None]) -> str:
-    """Show all that a look-up gives: answers, errors, their chains, and the store itself."""
+    """Return the text of all that a look-up gives: answers, errors, their chains, the store."""
     found = store.resolve(refs)
     texts = [repr(found), repr(store), str(found)]
     for error in found.values():
@@ -50,9 +50,9 @@ def shown(store: SecretStore, refs: dict[str, str | None]) -> str:
 
 
 def echo(handler: Any, body: bytes) -> Reply:
-    """Be a server that repeats in its error whatever it was sent."""
-    said = [*handler.headers.values(), body.decode(), "hvs." + "x" * 30, VALUE]
-    return handler.server.status, json.dumps({"errors": said}).encode(), {}
+    """Be a server that repeats the request in its error."""
+    repeated = [*handler.headers.values(), body.decode(), "hvs." + "x" * 30, VALUE]
+    return handler.server.status, json.dumps({"errors": repeated}).encode(), {}
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 418, 429, 500, 503])
@@ -60,7 +60,7 @@ def echo(handler: Any, body: bytes) -> Reply:
 def test_a_server_that_echoes_secrets_is_not_quoted(
     status: int, identity: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Errors quote the server's words without the token, the login, or what looks like either."""
+    """Errors quote the server's message without the token, the login, or similar text."""
     caplog.set_level(logging.DEBUG)
 
     def answer(handler: Any, body: bytes) -> Reply:
@@ -74,7 +74,7 @@ def test_a_server_that_echoes_secrets_is_not_quoted(
         assert hidden not in caplog.text
 
 
-def test_nothing_of_a_good_look_up_is_in_logs_or_reprs(
+def test_logs_and_reprs_show_nothing_of_a_good_look_up(
     bao: OpenBao, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With every logger at DEBUG, those of the libraries too."""
@@ -134,7 +134,7 @@ def test_a_store_cannot_be_pickled_and_holds_no_client(bao: OpenBao) -> None:
 def test_no_redirect_takes_token_or_login_to_another_server(
     status: int, identity: dict[str, str]
 ) -> None:
-    """Another host or port gets no request at all, and the error names it."""
+    """Another host or port gets no request, and the error names it."""
     seen: list[str] = []
 
     def listen(handler: Any, body: bytes) -> Reply:
@@ -156,7 +156,7 @@ def test_no_redirect_takes_token_or_login_to_another_server(
 def test_no_redirect_takes_the_token_out_of_tls(
     bao: OpenBao, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From https:// to http:// is not followed, not even on the same host."""
+    """A redirect from https:// to http:// is not followed, not even on the same host."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
 
     def on(handler: Any, body: bytes) -> Reply:
@@ -173,7 +173,7 @@ def test_no_redirect_takes_the_token_out_of_tls(
 def test_no_password_of_netrc_goes_to_vault(
     bao: OpenBao, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library under it would send what ~/.netrc has for any host."""
+    """The library underneath would send the entry of ~/.netrc for any host."""
     (here / ".netrc").write_text("default login somebody password FAKE-of-netrc\n")
     monkeypatch.setenv("HOME", str(here))
     seen: list[Any] = []
@@ -188,8 +188,8 @@ def test_no_password_of_netrc_goes_to_vault(
 
 
 @pytest.mark.parametrize("piece", ["-eyJ", "eyJ", "-s.", "eyJa.", "hvs.", "AIza", "AQ.", "\u00ff"])
-def test_a_huge_answer_is_quoted_in_no_time(piece: str) -> None:
-    """However often something in it looks like the beginning of a token."""
+def test_a_huge_answer_is_quoted_quickly(piece: str) -> None:
+    """However often parts of it look like the beginning of a token."""
     texts = [piece * (400_000 // len(piece))]
     bodies = [*[text.encode() for text in texts], json.dumps({"errors": texts}).encode()]
     for body in bodies:
@@ -203,7 +203,7 @@ def test_a_huge_answer_is_quoted_in_no_time(piece: str) -> None:
 
 
 def test_half_a_token_at_the_end_of_what_is_read_is_not_shown() -> None:
-    """An answer that is cut has no beginning of a token at its end."""
+    """A truncated answer ends without the beginning of a token."""
     for length in range(1_960, 2_010):
         body = json.dumps({"errors": ["hvs." + "x" * (length - 5) + " " + TOKEN]}).encode()
         with vault_proxy(lambda handler, sent, body=body: (400, body, {})) as url:  # type: ignore[misc]

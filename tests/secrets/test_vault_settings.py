@@ -1,4 +1,4 @@
-"""The variables of the Vault store: what is wrong is said at once, and nothing is sent."""
+"""The variables of the Vault store: mistakes are errors at once, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN = "hvs.FAKE" + "t" * 20
 
 
 @pytest.mark.parametrize(
-    ("variables", "words"),
+    ("variables", "message"),
     [
         ({"VAULT_ADDR": ""}, "VAULT_ADDR: found nothing; allowed: the address of the server"),
         ({"VAULT_ADDR": "vault:8200"}, 'VAULT_ADDR: found "vault:8200"; allowed'),
@@ -42,11 +42,11 @@ TOKEN = "hvs.FAKE" + "t" * 20
         ({"VAULT_JWT_ROLE": "ci"}, "VAULT_JWT_ROLE is set and VAULT_JWT is not: set it (or"),
     ],
 )
-def test_a_wrong_variable_is_said(variables: dict[str, str], words: str) -> None:
-    """Name, what was found and what is allowed; never a secret."""
+def test_a_wrong_variable_is_an_error(variables: dict[str, str], message: str) -> None:
+    """Name, value and what is allowed; never a secret."""
     with pytest.raises(ConfigError) as caught:
         open_vault({**ADDRESS, **variables})
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert TOKEN not in str(caught.value)
 
 
@@ -61,7 +61,7 @@ def test_a_password_in_the_address_is_not_shown() -> None:
 
 
 def test_empty_variables_are_unset_and_the_rest_have_defaults() -> None:
-    """A place, a token file, five seconds, and TLS that is verified."""
+    """A secret's path, a token file, five seconds, and verified TLS."""
     empty = dict.fromkeys(("VAULT_TOKEN", "VAULT_NAMESPACE", "VAULT_CACERT", "VAULT_ROLE_ID"), " ")
     settings = read_settings({**ADDRESS, **empty})
     assert settings.address == "https://vault.example:8200"
@@ -72,8 +72,8 @@ def test_empty_variables_are_unset_and_the_rest_have_defaults() -> None:
     assert source.name.endswith("/.vault-token")
 
 
-def test_usual_variables_are_taken_as_vault_takes_them() -> None:
-    """A CA file goes before a directory; a client certificate has a key; a namespace no slash."""
+def test_usual_variables_are_read_as_vault_reads_them() -> None:
+    """A CA file beats a directory; a client certificate has a key; a namespace no slash."""
     more = {
         "VAULT_CACERT": "ca.pem",
         "VAULT_CAPATH": "cas",
@@ -101,7 +101,7 @@ def test_opening_sends_and_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert store.scheme == "vault"
 
 
-def test_a_missing_hvac_is_said_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hvac_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the extra."""
     monkeypatch.setitem(sys.modules, "hvac", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'keyrot-middleware\[vault\]'"):

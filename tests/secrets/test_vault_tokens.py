@@ -1,4 +1,4 @@
-"""What happens when a token of a real OpenBao ends: renewed, or replaced by one new login."""
+"""The end of a token of a real OpenBao: renewed, or replaced by one new login."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from keyrot_middleware.secrets.vault_settings import read_settings
 
 
 def by_clock(now: list[float], environ: dict[str, str]) -> VaultStore:
-    """Open a store for which it is as late as the test says."""
+    """Open a store whose clock the test sets."""
     return VaultStore(read_settings(environ), clock=lambda: now[0])
 
 
 def test_a_refused_token_is_replaced_by_one_login(
     at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
-    """Revoked before its time: the look-up that finds out logs in again, and only once."""
+    """Revoked before its time: the look-up that notices logs in again, and only once."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
     assert resolve_one(store) == VALUE
@@ -46,10 +46,10 @@ def test_an_expired_token_is_replaced_before_it_is_tried(
     assert bao.requested_paths()[before:] == [f"auth/{role['VAULT_AUTH_MOUNT']}/login", mount]
 
 
-def test_who_stays_refused_logs_in_once_more_and_is_named(
+def test_a_role_that_stays_refused_logs_in_once_more(
     at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
-    """The error says path, role and the accessor of the token; no endless logins."""
+    """The error has path, role and the accessor of the token; there are no endless logins."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
     assert resolve_one(store) == VALUE
@@ -65,10 +65,10 @@ def test_who_stays_refused_logs_in_once_more_and_is_named(
         bao.admin("PUT", f"sys/policies/acl/{reading}", {"policy": policy(path)})
 
 
-def test_a_login_that_fails_after_a_denial_is_said(
+def test_a_login_that_fails_after_a_denial_is_reported(
     at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
-    """The role is gone: the error has both, the denial and why no other login helped."""
+    """The role is gone: the error has both, the denial and the failure of the other login."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
     assert resolve_one(store) == VALUE
@@ -81,7 +81,7 @@ def test_a_login_that_fails_after_a_denial_is_said(
 def test_a_renewable_token_is_renewed_in_time(
     at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
-    """Past two thirds of its life a token is renewed, whether given or logged in for."""
+    """After two thirds of its lifetime a token is renewed, given or from a login."""
     now = [0.0]
     role = bao.role(reading, token_ttl="600s")
     given = {"VAULT_TOKEN": bao.token(reading, ttl="600s")}
@@ -112,7 +112,7 @@ def test_a_token_that_cannot_be_renewed_is_replaced_in_time(
 def test_a_renewal_that_fails_does_not_cost_the_token(
     at: dict[str, str], bao: OpenBao, reading: str
 ) -> None:
-    """The renewal meets an outage, then a login does: the old token reads as long as it lives."""
+    """The renewal fails in an outage, then a login does: the old token is used until its end."""
     now = [0.0]
     role = bao.role(reading, token_ttl="60s")
     broken = ["nothing"]
@@ -130,9 +130,7 @@ def test_a_renewal_that_fails_does_not_cost_the_token(
         assert "has a fault of its own or is not ready" in resolve_one(store)
 
 
-def test_eight_threads_that_are_refused_log_in_once(
-    at: dict[str, str], bao: OpenBao, reading: str
-) -> None:
+def test_eight_refused_threads_log_in_once(at: dict[str, str], bao: OpenBao, reading: str) -> None:
     """The first gets a new token, and the others use it."""
     role = bao.role(reading)
     store = open_vault({**at, **role})
@@ -155,7 +153,7 @@ def test_eight_threads_that_are_refused_log_in_once(
 
 
 def test_a_token_with_few_uses_is_replaced(at: dict[str, str], bao: OpenBao, reading: str) -> None:
-    """When the uses of a token are spent it is refused, and the role logs in again."""
+    """When the uses of a token are exhausted it is refused, and the role logs in again."""
     role = bao.role(reading, token_num_uses=2)
     store = open_vault({**at, **role})
     assert resolve_all(store, a=None) == {"a": VALUE}

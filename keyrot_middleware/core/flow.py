@@ -62,6 +62,7 @@ from .model import (
     Usage,
     Verdict,
 )
+from .request_body import is_certain
 from .selection import RankedCandidates, Selector
 from .text import utc
 from .tokens import TokenScale
@@ -209,6 +210,8 @@ class CallState:
     last: Failed | None = None
     batch: str = ""
     """The token of the place that is reserved for the call's new batch."""
+    owner_is_known: bool = False
+    """The owner of a resource that it names is recorded."""
 
     @property
     def budget_s(self) -> float:
@@ -241,18 +244,26 @@ CACHE_STORAGE = "cache_storage"
 """The failure class about a project's storage for cached content."""
 
 
-def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...]]:
-    """Return the keys that own the call's stored resources; unknown ones are the home project's."""
+def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate, ...] | None]:
+    """Return the keys that own the call's stored resources; unknown ones are the home project's.
+
+    Returns:
+        None for a call that any key may send after all: it is not bound to an owner, and what it
+        names has none that is known.
+    """
     home, names = call.home, call.info.resources
     owner: tuple[str, str] | None = (yield GetOwner(names)) if names else None
     key, project = home, home.project if home is not None else ""
     if owner is not None:
+        call.owner_is_known = True
         key, project = call.selector.keys.get(owner[0]), owner[1]
     if key is not None and key.platform != call.info.platform:
         key, project = home, home.project if home is not None else ""
     one_key = any(name.startswith(SAME_KEY_PREFIXES) for name in names)
     same = () if one_key else call.selector.find_project_keys(project, call.info.platform)
     owner_keys = ([key] if key is not None else []) + [k for k in same if k is not key]
+    if not call.info.bound_to_owner and (owner is None or not owner_keys):
+        return None
     return tuple(owner_keys) or ((home,) if home is not None else ())
 
 
@@ -264,7 +275,9 @@ def may_use_other_project(
     It names no stored resource, so any project may own the new one, and the owner is recorded. Keys
     that are rejected, or a project without storage for a cache, may stay that way.
     """
-    if call.info.resources or call.info.verb in _NOT_CREATING:
+    if call.owner_is_known or any(map(is_certain, call.info.resources)):
+        return False
+    if call.info.verb in _NOT_CREATING:
         return False
     why = {attempt.key_id: attempt.verdict.failure for attempt in call.attempts}
     why |= {key_id: block.reason for key_id, block in blocks.items()}
@@ -301,7 +314,8 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
         Exhausted: Nothing was sent, since no key is available.
         BaseException: The SDK's last exception, with a note per failed attempt.
     """
-    owner_keys = (yield from owner_candidates(call)) if call.info.bound_to_owner else None
+    stored = call.info.bound_to_owner or call.info.resources
+    owner_keys = (yield from owner_candidates(call)) if stored else None
     try:
         while True:
             now, draw = call.started or (yield GetTime())
@@ -478,11 +492,13 @@ def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | St
             reply = yield RelayStream(lease, stream)
         failed = reply if isinstance(reply, Failed) else reply.failed
         if failed is None:
+            call.last = None  # its frames hold the call, and the SDK's client: a cycle
             outcome, names = Outcome(LeaseOutcome.SUCCESS, None, reply.usage), reply.names
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
             if call.overload.models:
                 call.overload.record_success(call.info.model)
         else:
+            names = getattr(reply, "names", ())  # what a stream that broke has named is there
             outcome = yield from _classify_failure(
                 call, lease, failed, getattr(reply, "usage", NO_USAGE)
             )

@@ -162,7 +162,9 @@ class CallInfo(NamedTuple):
     idempotent: bool = True
     """Sending it twice is harmless; a create is not."""
     resources: tuple[str, ...] = ()
-    """Stored resources that it names: `files/abc`, `cachedContents/x`, a continuation token…"""
+    """Stored resources that it names: `files/abc`, `cachedContents/x`, a continuation token…
+
+    Where it is not `bound_to_owner`, it goes with their owner's key only if that is known."""
     workload: str | None = None
     conversation: str | None = None
     """A digest that is the same for all turns of a conversation (strategy `sticky`)."""

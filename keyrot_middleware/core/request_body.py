@@ -13,11 +13,13 @@ from .tokens import COSTS, PER_CHAR, SKIPPED, get_mime_type, media_cost, text_co
 
 __all__ = [
     "CONTINUATION",
+    "INTERACTION",
     "KINDS",
     "OPAQUE",
     "PAGE",
     "TYPED",
     "add_name",
+    "is_certain",
     "read_body",
 ]
 
@@ -28,7 +30,8 @@ __all__ = [
 # tools. Untyped names are recognized by their key.
 #
 # Canonical forms: `files/abc` (also for its URL, its `:download` and everything below it),
-# `models/m/operations/o`, `page:<token>`, `continuation:<token>`, `interactions/<id>`.
+# `models/m/operations/o`, `page:<token>`, `continuation:<token>`, `interactions/<id>`,
+# `voices/<id>`.
 
 
 _COLLECTIONS = (
@@ -45,7 +48,8 @@ _NAME = re.compile(
 
 PAGE = "page:"
 CONTINUATION = "continuation:"
-_INTERACTION = "interactions/"
+INTERACTION = "interactions/"
+_VOICE = "voices/"
 TYPED = ""
 
 KINDS = {
@@ -55,7 +59,8 @@ KINDS = {
     **dict.fromkeys(("operationName", "operation_name"), TYPED),
     **dict.fromkeys(("fileSearchStoreNames", "file_search_store_names"), TYPED),
     **dict.fromkeys(("continuationToken", "continuation_token"), CONTINUATION),
-    **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), _INTERACTION),
+    **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), INTERACTION),
+    "voice": _VOICE,
 }
 """The keys that can hold a name, and the prefix of untyped names."""
 
@@ -74,6 +79,18 @@ _MAX_TOKEN = 64
 """Longer tokens are replaced by their digest."""
 
 
+_UNCERTAIN = ("agents/", "credentials/", "environments/", _VOICE)
+
+
+def is_certain(name: str) -> bool:
+    """Return whether a request that has this *name* in its body names a stored resource.
+
+    Agents, environments and voices may also be Google's own, with ids of the same form; the owner
+    of such a name matters only if it is known.
+    """
+    return not name.startswith(_UNCERTAIN)
+
+
 def add_name(found: dict[str, None], kind: str, value: object) -> None:
     """Add *value* to *found*, if it is a name."""
     if not isinstance(value, str) or not value:
@@ -81,7 +98,7 @@ def add_name(found: dict[str, None], kind: str, value: object) -> None:
     if kind == TYPED:
         if (match := _NAME.match(value)) is not None:
             found[match[1]] = None
-    elif kind == _INTERACTION:
+    elif kind in (INTERACTION, _VOICE):
         found[kind + value] = None
     else:
         found[kind + _token(kind, value)] = None
@@ -172,7 +189,7 @@ def _object(
 def _special(key: str, value: Any, nodes: list[Any], found: dict[str, None]) -> float:
     if key in SKIPPED:
         return 0.0
-    for item in value if key in KINDS else ():
+    for item in value if key in KINDS and not isinstance(value, dict) else ():
         add_name(found, KINDS[key], item)
     nodes.append(value)
     return 1.0

@@ -9,6 +9,7 @@ from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from .downloads import DownloadWrappers
 from .imports import Patched
+from .interactions import Interactions
 from .patching import Patcher
 from .pooled_calls import PooledCalls
 from .uploads import Uploads
@@ -54,6 +55,7 @@ class Binding:
             },
             sends=True,
         )
+        self.patcher.add_functions(Interactions(calls, self.patcher).table)
         wire = Wire(pool, allowed_origins, self.patcher.enabled)
         self.patcher.add_functions(wire.table, sends=True)
 

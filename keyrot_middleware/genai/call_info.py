@@ -16,7 +16,7 @@ from ..core.batches import pending_batches
 from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
 from ..core.model import GEMINI_API, CallInfo, Platform
-from ..core.request_body import read_body
+from ..core.request_body import is_certain, read_body
 from ..core.tokens import TokenScale, count_requests
 from ..core.usage import parse_object, parse_token_counts, parse_usage_text
 from .foreign_errors import facts_from_error, is_quota_close
@@ -143,7 +143,7 @@ def call_info(
     if extra:  # which the SDK merges level by level, so that nothing of the body is lost
         names += read_body(body)[1]
     names = tuple(dict.fromkeys((*route.names, *names))) if names else route.names
-    bound_to_owner = route.bound_to_owner or bool(names)
+    bound_to_owner = route.bound_to_owner or any(map(is_certain, names))
     tokens = tokens if route.counts_in_quota else 0
     return CallInfo(
         model=route.model,

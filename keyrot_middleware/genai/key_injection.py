@@ -19,6 +19,7 @@ from .call_info import ApiRequest, get_alias, option, origin_from_url
 from .patching import Patcher
 
 __all__ = [
+    "KEY_FAILURES",
     "KEY_HEADER",
     "KeyInjection",
     "RedactedHeader",
@@ -38,7 +39,7 @@ _BEARER = "authorization"
 _RETRIED_BY_SDK = (408, 429, 500, 502, 503, 504)
 """What an empty list means to the SDK (`_RETRY_HTTP_STATUS_CODES`, the same in 1.65 to 3.6)."""
 
-_KEY_FAILURES = frozenset({401, 402, 403, 429})
+KEY_FAILURES = frozenset({401, 402, 403, 429})
 """Codes of a key's own failure: another key may help, the same one does not."""
 
 
@@ -220,7 +221,7 @@ def _without_key_failures(client: Any, options: Any, retry: Any) -> Any:
     An empty list of codes means the SDK's defaults, so where none is left the attempts are one.
     """
     codes = tuple(option(retry, "http_status_codes") or _RETRIED_BY_SDK)
-    left = [code for code in codes if code not in _KEY_FAILURES]
+    left = [code for code in codes if code not in KEY_FAILURES]
     if len(left) == len(codes):
         return options
     fields = retry if isinstance(retry, dict) else retry.model_dump()

@@ -32,6 +32,7 @@ __all__ = [
     "NO_EXPRESS_KEY",
     "NO_KEY",
     "LastRefusal",
+    "also_api_error",
     "error_body",
     "exhausted",
     "key_pool_exhausted",
@@ -139,6 +140,37 @@ def exhausted(
     error.retry_at = datetime.fromtimestamp(retry_at, UTC) if isfinite(retry_at) else None
     error.reasons = reasons
     return error  # type: ignore[no-any-return]
+
+
+def also_api_error(error: BaseException, theirs: BaseException) -> BaseException:
+    """Return a `KeyPoolExhausted` that is an exception of another part of the SDK too.
+
+    Interactions raise exceptions of their own, and programs that use them catch those.
+
+    Args:
+        error: As for all other calls.
+        theirs: What the SDK would raise for a response with the same code.
+    """
+    return _with_class(type(theirs), {**theirs.__dict__, **error.__dict__}, error.args)
+
+
+def _with_class(
+    theirs: type[BaseException], state: dict[str, Any], args: tuple[Any, ...]
+) -> BaseException:
+    cls = _api_error_class(key_pool_exhausted(), theirs)  # type: ignore[arg-type]  # they are
+    error: BaseException = BaseException.__new__(cls)
+    error.__dict__.update(state)
+    error.args = args
+    return error
+
+
+@cache
+def _api_error_class(ours: type[BaseException], theirs: type[BaseException]) -> type[Any]:
+    def reduce(self: BaseException) -> tuple[Any, ...]:
+        return (_with_class, (theirs, self.__dict__.copy(), self.args))
+
+    names = {"__module__": "keyrot_middleware", "__qualname__": "KeyPoolExhausted"}
+    return type("KeyPoolExhausted", (ours, theirs), {**names, "__reduce__": reduce})
 
 
 def _google_body(details: Any) -> Any:

@@ -30,7 +30,13 @@ from .patching import Patcher, Wrapper
 from .pool_exhausted import NO_EXPRESS_KEY, NO_KEY, error_body
 from .redaction import Redact, clear_frames, redact_exception, scrub
 
-__all__ = ["Wire", "placeholder_guard", "restore_placeholder", "withdraw_placeholder"]
+__all__ = [
+    "Wire",
+    "forget_key",
+    "placeholder_guard",
+    "restore_placeholder",
+    "withdraw_placeholder",
+]
 
 _NO_KEY_GIVEN = re.compile("api[ _]key", re.IGNORECASE)
 _NOT_FOUND = (
@@ -56,6 +62,8 @@ class _RequestKey(NamedTuple):
     platform: Platform
     placeholder: str | None = None
     """The placeholder that it replaces."""
+    client_key: str | None = None
+    """The client's own, which a bearer header may repeat."""
 
     @property
     def missing(self) -> str | None:
@@ -253,6 +261,11 @@ class Wire:
         found = [(name.lower(), str(text)) for name, text in key_headers(headers)]
         if not found:
             return None
+        send = current_injection.get()
+        if send is not None and send.value and (KEY_HEADER, send.value) in found:
+            platform = self._platform_of(send.value) or GEMINI_API
+            own_key = getattr(send.client, "api_key", None)
+            return _RequestKey(send.value, from_pool=True, platform=platform, client_key=own_key)
         placeholder = next((text.split()[-1] for _, text in found if _is_placeholder(text)), None)
         if placeholder is not None:
             if not self._enabled:
@@ -267,10 +280,6 @@ class Wire:
             if not self._may_go(platform, url):
                 return _RequestKey(None, False, platform, placeholder)
             return _RequestKey(self._home(platform), True, platform, placeholder)
-        send = current_injection.get()
-        if send is not None and send.value and (KEY_HEADER, send.value) in found:
-            platform = self._platform_of(send.value) or GEMINI_API
-            return _RequestKey(send.value, from_pool=True, platform=platform)
         # A client may hold a key of the pool as its own: the single key of the environment, say.
         for name, text in found:
             own = self._platform_of(text) if name == KEY_HEADER else None
@@ -392,7 +401,9 @@ def _key_in_headers(request: Any, key: _RequestKey, redact: Redact) -> Iterator[
     """Keep the key in the headers only while the request is being sent."""
     handled = sys.exception()
     for name, _ in key_headers(request.headers.multi_items()):
-        if name.lower() == KEY_HEADER or _is_placeholder(request.headers[name]):
+        text = request.headers.get(name, "")
+        again = key.client_key is not None and text.split()[1:] == [key.client_key]
+        if name.lower() == KEY_HEADER or _is_placeholder(text) or again:
             request.headers.pop(name, None)
     if key.value is not None:
         request.headers[KEY_HEADER] = key.value
@@ -412,6 +423,13 @@ def _hide_key(request: Any, key: _RequestKey) -> None:
     elif key.from_pool:
         request.headers[KEY_HEADER] = _HIDDEN
         request.extensions = {**request.extensions, _EXTENSION: key}  # for when it is sent again
+
+
+def forget_key(request: Any) -> None:
+    """Remove the key of the last send from a request that is sent again with another one."""
+    if _EXTENSION in request.extensions:
+        request.extensions = {k: v for k, v in request.extensions.items() if k != _EXTENSION}
+        request.headers.pop(KEY_HEADER, None)
 
 
 def _redact_response(response: Any, key: _RequestKey, redact: Redact) -> Any:

@@ -97,16 +97,18 @@ class ModelAnswers:
         )
         return {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": pixel}]}
 
-    def interaction(self, request: FakeRequest) -> dict[str, Any]:
+    def interaction(self, request: FakeRequest, *, continues: bool = False) -> dict[str, Any]:
         """Return a completed Interaction, with the fields of each SDK version."""
         text = _response_text(self.generate(request))
         content = [{"type": "text", "text": text}]
         output_tokens = _estimate_tokens(text)
-        return {
+        named = {name: request.body[name] for name in ("agent",) if name in request.body}
+        value = {
             "id": f"v1_{secrets.token_hex(12)}",
             "object": "interaction",
             "status": "completed",
             "model": request.body.get("model", ""),
+            **named,
             "role": "model",
             "created": "2026-01-01T00:00:00Z",
             "updated": "2026-01-01T00:00:00Z",
@@ -115,8 +117,40 @@ class ModelAnswers:
             "usage": {
                 "total_input_tokens": request.tokens,
                 "total_output_tokens": output_tokens,
-                "total_tokens": request.tokens + output_tokens,
+                "total_thought_tokens": self.thoughts,
+                "total_tokens": request.tokens + output_tokens + self.thoughts,
             },
+        }
+        if continues:
+            token = self._continuation(request)["continuationToken"]
+            value |= {"status": "requires_continuation", "continuation_token": token}
+        return value
+
+    def events(self, interaction: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the events of a stream that ends with this interaction."""
+        name = interaction["id"]
+        begun = {"id": name, "object": "interaction", "status": "in_progress"}
+        if interaction.get("model"):
+            begun["model"] = interaction["model"]
+        pieces = _split("".join(part["text"] for part in interaction.get("outputs", ())))
+        deltas = [{"type": "text", "text": piece} for piece in pieces]
+        events: list[dict[str, Any]] = [
+            {"event_type": "interaction.created", "interaction": begun},
+            {"event_type": "interaction.status_update", "interaction_id": name}
+            | {"status": "in_progress"},
+            {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
+            *({"event_type": "step.delta", "index": 0, "delta": delta} for delta in deltas),
+            {"event_type": "step.stop", "index": 0},
+            {"event_type": "interaction.completed", "interaction": interaction},
+        ]
+        return [{**event, "event_id": str(number)} for number, event in enumerate(events, 1)]
+
+    def decision(self, request: FakeRequest) -> dict[str, Any]:
+        """Return the answers to the questions of a decision."""
+        questions = request.body.get("questions") or {}
+        return {
+            "answers": {name: {"type": "noul", "value": "yes"} for name in questions},
+            "usage": {"total_input_tokens": request.tokens, "total_output_tokens": 1},
         }
 
     def _content(self, request: FakeRequest) -> ModelAnswer:
@@ -258,6 +292,8 @@ def _resolve(ref: str, root: dict[str, Any]) -> dict[str, Any]:
 
 # Input tokens of a request ---------------------------------------------------------------------
 
+_INPUTS = ("input", "system_instruction")
+"""Of an interaction."""
 _TEXT_FIELDS = ("systemInstruction", "contents", "content", "requests", "generateContentRequest")
 
 
@@ -274,7 +310,16 @@ def _texts(value: Any) -> Iterator[str]:
                 yield from _texts(inner)
 
 
+def _inputs(value: Any) -> Iterator[str]:
+    """Yield the texts of an interaction's input, which may be a text itself."""
+    if isinstance(value, str):
+        yield value
+    else:
+        yield from _texts(value)
+
+
 def count_tokens(body: dict[str, Any]) -> int:
     """Return a quarter of the characters of all texts, rounded up; at least 1."""
     characters = sum(len(text) for name in _TEXT_FIELDS for text in _texts(get_field(body, name)))
+    characters += sum(len(text) for name in _INPUTS for text in _inputs(body.get(name)))
     return max(1, -(-characters // 4))

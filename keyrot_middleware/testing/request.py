@@ -25,9 +25,12 @@ _MODEL_COLLECTIONS = frozenset({"models", "tunedModels"})
 _STORED_COLLECTIONS = frozenset(
     {
         *("files", "cachedContents", "batches", "interactions", "operations"),
-        *("auth_tokens", "fileSearchStores"),
+        *("auth_tokens", "fileSearchStores", "agents", "credentials", "decisions"),
+        *("environments", "triggers", "voices", "webhooks"),
     }
 )
+_WITH_PARTS = frozenset({"environments", "interactions", "triggers"})
+"""Those whose verbs are parts of the path: `interactions/ID/cancel`."""
 _METHOD_VERBS = {"GET": "get", "DELETE": "delete", "PATCH": "patch", "POST": "post", "PUT": "put"}
 
 
@@ -93,6 +96,8 @@ def _versioned_route(method: str, version: str, rest: list[str], query: dict[str
         name, _, custom = "/".join(rest).partition(":")
         if query.get("alt") == "media" and not custom:  # of a file search store
             custom = "download"
+        if len(rest) > 2 and collection in _WITH_PARTS:
+            name, custom = "/".join(rest[:2]), rest[2]
         return Route(_stored_verb(method, collection, len(rest), custom), version, "", name, query)
     return Route("", version, query=query)
 

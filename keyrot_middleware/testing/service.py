@@ -21,7 +21,12 @@ from keyrot_middleware.testing.quota import Limits, QuotaCounter, Window
 from keyrot_middleware.testing.replies import JSON, Reply, Scripted, Scripts
 from keyrot_middleware.testing.request import QUOTA_VERBS, STREAMS, FakeRequest, Route, parse_route
 from keyrot_middleware.testing.server import Head, HttpRequest, ResponsePlan
-from keyrot_middleware.testing.stored import ResourceApi, StoredResources, resource_names
+from keyrot_middleware.testing.stored import (
+    ResourceApi,
+    StoredResources,
+    resource_names,
+    unknown_interaction,
+)
 
 __all__ = [
     "GENERATE_VERBS",
@@ -40,7 +45,7 @@ __all__ = [
 
 GENERATE_VERBS = frozenset({"generateContent", "streamGenerateContent"})
 LIVE_VERBS = frozenset({"bidiGenerateContent", "bidiGenerateMusic"})
-_QUOTA_VERBS = QUOTA_VERBS | LIVE_VERBS | {"interactions.create"}
+_QUOTA_VERBS = QUOTA_VERBS | LIVE_VERBS | {"interactions.create", "decisions.create"}
 MODEL_VERBS = _QUOTA_VERBS | {"countTokens", "predictLongRunning", "batches.create"}
 _NO_CONTENTS = Scripted(
     400,
@@ -125,11 +130,29 @@ class RequestPolicy:
         if foreign := self._foreign_resource(request, http):
             denied = Reply.FILE_DENIED if foreign.startswith("files/") else Reply.CACHE_DENIED
             return replace(request, resource=foreign), denied
+        if unknown := self._unknown_interaction(request):
+            return request, unknown
         if verb not in MODEL_VERBS:
             return request, Reply.OK
         if not self._models.serves(request.route.model):
             return request, Reply.MODEL_NOT_FOUND
         return self._charge(request) if verb in _QUOTA_VERBS else (request, Reply.OK)
+
+    def _unknown_interaction(self, request: FakeRequest) -> Scripted | None:
+        """Return the reply about what an interaction names and the key's project does not have."""
+        body, project = request.body, request.key.project if request.key else ""
+        before = body.get("previous_interaction_id")
+        if before and self._resources.get(f"interactions/{before}", project) is None:
+            return unknown_interaction(before)
+        for key, collection in (("agent", "agents"), ("environment", "environments")):
+            name = body.get(key)
+            # Google's own agents and environments are of no project.
+            if isinstance(name, str) and self._resources.is_foreign(
+                f"{collection}/{name}", project
+            ):
+                text = f"{key.capitalize()} {name} not found."
+                return Scripted(404, plain(404, "NOT_FOUND", text))
+        return None
 
     def _charge(self, request: FakeRequest) -> tuple[FakeRequest, Scripted]:
         account, requests = self._quota_key(request), _requests(request)
@@ -213,7 +236,22 @@ OnDone = Callable[[], None]
 
 def is_stream(request: FakeRequest) -> bool:
     """Return whether a request asks for a stream of server-sent events."""
+    if request.route.verb in ("interactions.create", "interactions.get"):
+        return True in (request.body.get("stream"), request.route.query.get("stream") == "true")
     return request.route.verb in STREAMS and request.route.query.get("alt") == "sse"
+
+
+_BESIDE_INTERACTIONS = frozenset(
+    {
+        *("agents", "credentials", "decisions", "environments", "interactions"),
+        *("triggers", "voices", "webhooks"),
+    }
+)
+
+
+def is_of_interactions(request: FakeRequest) -> bool:
+    """Return whether errors have the shape of the Interactions API."""
+    return request.route.verb.partition(".")[0] in _BESIDE_INTERACTIONS
 
 
 def unary_plan(
@@ -231,9 +269,15 @@ def stream_plan(
     reply: Scripted, chunks: Sequence[Any], request: FakeRequest, on_done: OnDone, latency_s: float
 ) -> ResponsePlan:
     """Plan a stream of events, cut or failed as the reply says."""
-    events = [b"data: %b\r\n\r\n" % json.dumps(value).encode() for value in chunks]
+    is_interaction = is_of_interactions(request)
+    events = [_event(value) if is_interaction else _chunk(value) for value in chunks]
     events = events[: reply.after_chunks]
-    if reply.body is not None:
+    if is_interaction and reply.body is not None:
+        error = json.loads(_json_error(reply, request, is_interaction=True))
+        events.append(_event({**error, "event_type": "error"}))
+    elif is_interaction and reply.after_chunks is None:
+        events.append(b"event: done\ndata: [DONE]\n\n")
+    elif reply.body is not None:
         # No `data:` before the error: it is appended to the events as it is (GEMINI.md A11).
         events.append(_json_error(reply, request, is_interaction=False) + b"\n")
     return ResponsePlan(
@@ -246,6 +290,15 @@ def stream_plan(
     )
 
 
+def _chunk(value: Any) -> bytes:
+    return b"data: %b\r\n\r\n" % json.dumps(value).encode()
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    kind = str(value["event_type"]).encode()
+    return b"event: %b\ndata: %b\n\n" % (kind, json.dumps(value).encode())
+
+
 def error_plan(
     reply: Scripted, request: FakeRequest, on_done: OnDone, latency_s: float
 ) -> ResponsePlan:
@@ -253,10 +306,9 @@ def error_plan(
     delay = latency_s + reply.delay_s
     if not reply.status:
         return ResponsePlan(None, (), on_done, delay_s=delay, then=reply.then)
-    is_interaction = request.route.verb.startswith("interactions")
-    body = _json_error(reply, request, is_interaction=is_interaction)
+    body = _json_error(reply, request, is_interaction=is_of_interactions(request))
     # A stream that fails at once has the type event-stream and a JSON body (GEMINI.md A0).
-    sse = is_stream(request) and reply.content_type == JSON
+    sse = request.route.verb in STREAMS and is_stream(request) and reply.content_type == JSON
     kind = _SSE if sse else reply.content_type
     head = Head(reply.status, kind, request.now, len(body), reply.headers)
     return ResponsePlan(head, (body,), on_done, delay_s=delay, then=reply.then)
@@ -401,7 +453,10 @@ class Service:
                 named = value.name if value.status >= 400 else "OK"
                 reply = replace(value, delay_s=reply.delay_s, name=named)
         elif reply.after_chunks is not None and is_stream(request):
-            value = self.answers.chunks(request)
+            if is_of_interactions(request):
+                value = self.answers.events(self.answers.interaction(request))
+            else:
+                value = self.answers.chunks(request)
         failed = value is None or isinstance(value, Scripted)
         on_done = self._log_request(request, reply, http, status=None if failed else 200)
         if failed:
@@ -415,6 +470,8 @@ class Service:
         if verb in GENERATE_VERBS:
             answer = self.answers.chunks if verb in STREAMS else self.answers.generate
             return answer(request, continues=reply.continues)
+        if verb in ("interactions.create", "interactions.get"):
+            return self._interaction(request, reply, http)
         if (handler := self._model_handler(verb)) is not None:
             return handler(request)
         if verb in {"models.list", "models.get"}:
@@ -426,17 +483,20 @@ class Service:
             "embedContent": self.answers.embedding,
             "batchEmbedContents": self.answers.embedding,
             "predict": self.answers.predict,
-            "interactions.create": self._interact,
+            "decisions.create": self.answers.decision,
             "auth_tokens.create": self._create_token,
             "countTokens": lambda request: {"totalTokens": request.tokens},
             "predictLongRunning": self.stored.operation,
         }.get(verb)
 
-    def _interact(self, request: FakeRequest) -> dict[str, Any]:
-        value = self.answers.interaction(request)
-        if request.key:
-            self._resources.put(f"interactions/{value['id']}", request.key.project, value)
-        return value
+    def _interaction(self, request: FakeRequest, reply: Scripted, http: HttpRequest) -> Any:
+        if request.route.verb == "interactions.get":
+            value = self.stored.answer(request, http)
+        else:
+            value = self.answers.interaction(request, continues=reply.continues)
+            value = self.stored.keep_interaction(value, request)
+        failed = isinstance(value, Scripted)
+        return self.answers.events(value) if is_stream(request) and not failed else value
 
     def _models(self, request: FakeRequest) -> Any:
         if request.route.verb == "models.list":

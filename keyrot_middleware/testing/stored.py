@@ -19,7 +19,7 @@ from keyrot_middleware.testing.replies import Reply, Scripted
 from keyrot_middleware.testing.request import FakeRequest
 from keyrot_middleware.testing.server import HttpRequest
 
-__all__ = ["ResourceApi", "StoredResources", "resource_names"]
+__all__ = ["ResourceApi", "StoredResources", "resource_names", "unknown_interaction"]
 
 _NAME = re.compile(r"(?:^|/)((?:files|cachedContents)/[A-Za-z0-9_-]+)(?::|$)")
 # The fields in which a request names a resource, in both of the SDK's spellings.
@@ -120,6 +120,12 @@ class StoredResources:
         with self._lock:
             return self._resources[name].project
 
+    def is_foreign(self, name: str, project: str) -> bool:
+        """Return whether a resource exists and belongs to another project."""
+        with self._lock:
+            resource = self._resources.get(name)
+            return resource is not None and resource.project != project
+
     def delete(self, name: str, project: str) -> bool:
         """Delete a resource; return False if the project does not have it."""
         with self._lock:
@@ -166,6 +172,21 @@ _BATCHES_FULL = Scripted(
 _PENDING = frozenset({"BATCH_STATE_PENDING", "BATCH_STATE_RUNNING"})
 
 
+_NAMED_BY_ID = frozenset(
+    {"agents", "credentials", "environments", "triggers", "voices", "webhooks"}
+)
+_RESULT = ("outputs", "steps", "usage")
+
+
+def unknown_interaction(name: str) -> Scripted:
+    """Return the reply about an interaction that the project does not have."""
+    return Scripted(404, plain(404, "NOT_FOUND", f"Interaction {name} not found."))
+
+
+def _pop(value: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value.pop(name) for name in names}
+
+
 class ResourceApi:
     """The verbs of resources.
 
@@ -181,6 +202,8 @@ class ResourceApi:
         """New operations are pending until they are finished; else until the next read."""
         self.max_batches: dict[str, int] = {}
         """How many batches may be pending at once, by project."""
+        self._results: dict[str, dict[str, Any]] = {}
+        """What interactions in the background come to."""
 
     def add_file(self, project: str, data: bytes, name: str, now: float) -> str:
         """Store a generated file of a project; return its name."""
@@ -239,6 +262,8 @@ class ResourceApi:
             field = "operations" if collection == "batches" else collection
             return list_page(field, self._resources.of(collection, project), request.route.query)
         resource = self._resources.get(name, project)
+        if resource is None and collection == "interactions":
+            return unknown_interaction(name.partition("/")[2])
         if resource is None:
             return _DENIED.get(collection, _ENTITY_GONE)
         if verb == "delete":
@@ -246,9 +271,13 @@ class ResourceApi:
             return {}
         if verb == "patch":
             resource |= request.body
-        if verb == "cancel":
+        if verb == "cancel" and collection == "interactions":
+            resource["status"] = "cancelled"
+        elif verb == "cancel":
             self.set_batch(name, "CANCELLED")
             return {}
+        if resource.get("status") == "in_progress":  # of a background interaction: done when polled
+            resource |= self._results.pop(name)
         return resource
 
     def _create(self, collection: str, request: FakeRequest) -> Any:
@@ -258,7 +287,24 @@ class ResourceApi:
             return self._create_batch(request)
         if collection == "fileSearchStores":
             return self._create_store(request)
+        if collection in _NAMED_BY_ID:
+            return self._create_by_id(collection, request)
         return _ENTITY_GONE
+
+    def _create_by_id(self, collection: str, request: FakeRequest) -> dict[str, Any]:
+        name = request.body.get("id") or secrets.token_hex(8)
+        value = {**request.body, "id": name}
+        self._resources.put(f"{collection}/{name}", _project(request), value)
+        return value
+
+    def keep_interaction(self, value: dict[str, Any], request: FakeRequest) -> dict[str, Any]:
+        """Store an interaction; return it as it is now, which may be in progress."""
+        name = f"interactions/{value['id']}"
+        if request.body.get("background"):
+            self._results[name] = {"status": value.pop("status"), **_pop(value, _RESULT)}
+            value["status"] = "in_progress"
+        self._resources.put(name, _project(request), value)
+        return value
 
     def _create_store(self, request: FakeRequest) -> dict[str, Any]:
         name = self._resources.new_name("fileSearchStores")

@@ -1,0 +1,145 @@
+"""New interactions rotate over the keys, as generates do: sync, async, streams, background."""
+
+from __future__ import annotations
+
+import pytest
+from google.genai import types
+from support.interactions import (
+    SDK,
+    create,
+    create_async,
+    create_sync,
+    error_type,
+    keys_of,
+)
+from support.modes import MODEL, MODES, STREAMS, run
+
+from keyrot_middleware.testing import Reply
+
+pytestmark = pytest.mark.filterwarnings("ignore:Interactions usage is experimental")
+
+
+@pytest.mark.parametrize("limited", [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.QUOTA_DAY])
+@pytest.mark.parametrize("mode", MODES)
+def test_failed_keys_are_requested_once(mode, limited, gemini, pool, connect) -> None:
+    """A has no quota, B is invalid, C serves: A and B get one request each."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", limited)
+    gemini.always("B", Reply.KEY_INVALID)
+    assert create(mode, connect(), 12) == ["ok from C"] * 12
+    assert [gemini.sent(key) for key in "ABC"] == [1, 1, 12]
+
+
+@pytest.mark.parametrize("options", [None, {"attempts": 5}, {"attempts": 3, "initial_delay": 0.01}])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_sdk_does_not_repeat_a_429(mode, options, gemini, pool, connect) -> None:
+    """Its client for Interactions repeats by default; no key gets its own 429 again."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.always_any(Reply.QUOTA_MINUTE)
+    more = {"retry_options": types.HttpRetryOptions(**options)} if options else {}
+    with pytest.raises(error_type("RateLimitError")):
+        create(mode, connect(**more))
+    assert sorted(keys_of(gemini)) == ["A", "B"]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.skipif(SDK < (2, 0), reason="in 1.x the retries of 429s and 5xx are one setting")
+def test_the_sdk_keeps_its_retries_of_5xx(mode, gemini, pool, connect) -> None:
+    """They are with the same key, and a 503 penalizes none."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.OVERLOADED, Reply.OVERLOADED)
+    retries = types.HttpRetryOptions(attempts=3, initial_delay=0.001, max_delay=0.002)
+    assert create(mode, connect(retry_options=retries), 2) == ["ok from A"] * 2
+    assert gemini.sent("A") == 4
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_create_is_not_repeated_by_the_pool(mode, gemini, pool, connect) -> None:
+    """An interaction may have been created by a request that failed with a 503."""
+    pool("A", "B")
+    gemini.always_any(Reply.OVERLOADED)
+    client = connect(retry_options=types.HttpRetryOptions(attempts=1))
+    with pytest.raises(error_type("InternalServerError")):
+        create(mode, client)
+    assert len(gemini.log) == 1
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_bad_request_is_sent_once(mode, gemini, pool, connect) -> None:
+    """No key is blamed for it, and it is not sprayed over the pool."""
+    installed = pool("A", "B")
+    gemini.always_any(Reply.BAD_REQUEST)
+    with pytest.raises(error_type("BadRequestError")):
+        create(mode, connect())
+    assert len(gemini.log) == 1
+    gemini.always_any(None)
+    assert len(set(create(mode, connect(), 6))) == 2, installed
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_background_interaction_is_polled_with_its_key(mode, gemini, pool, connect) -> None:
+    """It is created by a key that serves, and its result is read with the same one."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.script("A", Reply.QUOTA_MINUTE)
+    gemini.script("B", Reply.KEY_INVALID)
+    client = connect()
+
+    async def work() -> None:
+        made = await client.aio.interactions.create(model=MODEL, input="hello", background=True)
+        assert made.status == "in_progress"
+        assert (await client.aio.interactions.get(made.id)).status == "completed"
+
+    if mode == "sync":
+        made = client.interactions.create(model=MODEL, input="hello", background=True)
+        assert client.interactions.get(made.id).status == "completed"
+    else:
+        run(client, work)
+    assert keys_of(gemini) == ["A", "B", "C", "C"]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_an_error_as_first_event_is_a_failed_send(mode, gemini, pool, connect) -> None:
+    """Under HTTP 200, before any data: another key is tried, and the program sees no error."""
+    pool("A", "B", strategy="fill")
+    gemini.always("A", Reply.EXHAUSTED.in_stream(0))
+    assert create(mode, connect(), 3) == ["ok from B"] * 3
+    assert gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_the_last_error_event_is_what_the_program_sees(mode, gemini, pool, connect) -> None:
+    """The SDK yields it and raises nothing; so it is with the pool."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.always_any(Reply.EXHAUSTED.in_stream(0))
+    assert create(mode, connect()) == ["error event: too_many_requests"]
+    assert sorted(keys_of(gemini)) == ["A", "B"]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_nothing_is_repeated_behind_the_first_data(mode, gemini, pool, connect) -> None:
+    """The error is the program's to see; the key is cooling down, and the next call avoids it."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.EXHAUSTED.in_stream(2))
+    client = connect()
+    if mode == "sync_stream":
+        texts = [create_sync(mode, client) for _ in range(2)]
+    else:
+
+        async def both() -> list[str]:
+            return [await create_async(mode, client) for _ in range(2)]
+
+        texts = run(client, both)
+    assert texts == ["error event: too_many_requests", "ok from B"]
+    assert keys_of(gemini) == ["A", "B"]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_lost_connection_behind_the_first_data_is_raised(mode, gemini, pool, connect) -> None:
+    """The transport's error comes out, and the request is not sent again."""
+    pool("A", "B", strategy="fill")
+    gemini.always_any(Reply.dropped(4))
+    kinds = {"APIConnectionError", "RemoteProtocolError", "ContinuationInterruptedError"}
+    with pytest.raises(Exception) as caught:
+        create(mode, connect())
+    assert type(caught.value).__name__ in kinds
+    assert len(gemini.log) == 1

@@ -16,6 +16,7 @@ from typing import NotRequired, TypedDict, Unpack, cast
 
 from .config import Config, load
 from .core.model import GEMINI_API
+from .core.model_fallback import next_models
 from .core.text import check_key_format, mask_url
 from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
@@ -358,6 +359,7 @@ def open_pool(
         allowed_origins=allowed_origins(config.settings.allowed_hosts),
         secrets=secrets,
         policy=config.policy,
+        next_models=next_models(config.settings.fallback_models),
         observers=(TracingObserver(name, call_spans=config.settings.call_spans), log, *more),
         event_listeners=(log,),
         clock=clock,

@@ -35,6 +35,7 @@ from pydantic_settings import (
 )
 
 from .core.model import GEMINI_API, VERTEX_EXPRESS, Platform, Strategy
+from .core.model_fallback import MAX_MODELS, next_models
 from .core.text import did_you_mean, display, mask_keys
 from .errors import ConfigError
 from .events import EVENTS, EventName
@@ -135,6 +136,16 @@ def _good_events(names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in EVENTS:
             raise ValueError(f"found {display(name)}")
     return names
+
+
+def _split_chains(value: object) -> object:
+    return tuple(re.split(r"[,;]", value)) if isinstance(value, str) else value
+
+
+def _good_chains(chains: tuple[str, ...]) -> tuple[str, ...]:
+    chains = tuple(dict.fromkeys(chain.strip() for chain in chains if chain.strip()))
+    next_models(chains)
+    return chains
 
 
 def _good_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -424,6 +435,14 @@ class Settings(EnabledSetting):
         le=LONGEST_S,
         description=f"seconds, no less than KEYROT_COOLDOWN_BASE_S, {_UP_TO}",
     )
+    fallback_models: Annotated[
+        tuple[str, ...], AfterValidator(_good_chains), NoDecode, BeforeValidator(_split_chains)
+    ] = Field(
+        default=(),
+        validation_alias="KEYROT_FALLBACK_MODELS",
+        description="chains of models such as gemini-2.5-pro>gemini-2.5-flash, separated by commas "
+        f"or semicolons; up to {MAX_MODELS} different models each, and one model after another",
+    )
     tracing: Annotated[Literal["off", "otlp"], _Lower] = Field(
         default="off", validation_alias="KEYROT_TRACING", description="off, otlp"
     )
@@ -458,6 +477,7 @@ class SettingArguments(TypedDict, total=False):
     max_wait_s: float | None
     cooldown_base_s: float | None
     cooldown_max_s: float | None
+    fallback_models: str | Sequence[str] | None
     tracing: Literal["off", "otlp"] | None
     call_spans: bool | None
 

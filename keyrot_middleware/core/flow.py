@@ -212,6 +212,10 @@ class CallState:
     """The token of the place that is reserved for the call's new batch."""
     owner_is_known: bool = False
     """The owner of a resource that it names is recorded."""
+    delivered: bool = False
+    """The first chunk of a stream is here."""
+    unavailable: Unavailable | None = None
+    """Why no key was available, for a call that ended so."""
 
     @property
     def budget_s(self) -> float:
@@ -427,6 +431,7 @@ def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Comma
     if (yield from _refresh_rejected(call, unavailable)) or (yield from _wait(call, unavailable)):
         return
     call.leave_line()
+    call.unavailable = unavailable
     raise _with_attempt_notes(call) if call.last is not None else Exhausted(unavailable)
 
 
@@ -486,7 +491,7 @@ def _attempt(call: CallState, lease: Lease) -> Generator[Command, Any, Done | St
     try:
         reply: Any = yield Send(lease, call.sends, len(call.excluded))
         if isinstance(reply, StreamOpened):
-            stream = reply.stream
+            stream, call.delivered = reply.stream, True
             if lease.probe:  # other calls need not wait for its end
                 yield ReportServing(lease)
             reply = yield RelayStream(lease, stream)

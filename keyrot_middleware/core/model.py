@@ -171,6 +171,9 @@ class CallInfo(NamedTuple):
     host: str = ""
     """Its destination: `host` or `host:port`."""
     platform: Platform = GEMINI_API
+    models_tried: tuple[str, ...] = ()
+    """Models that could not serve the request before, the requested one first; see
+    model_fallback.py."""
     sdk_retries: bool = False
     """The SDK itself is configured to retry 5xx, so the pool does not retry them as well."""
     counts_in_quota: bool = True

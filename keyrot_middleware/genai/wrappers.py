@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 from ..core.commands import Done, Failed, StreamOpened
 from ..core.flow import CallState, Exhausted, call_flow
 from ..core.model import GEMINI_API, Lease, Platform
+from ..core.model_fallback import fallback_call, may_fall_back, replace_model, tried_note
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
 from ..settings import AllowedOrigins
@@ -158,6 +159,43 @@ class _PooledCall(NamedTuple):
         return self.request.http_method, self.request.path, body, self.options
 
 
+class _Models:
+    """The models of one request, tried one after the other."""
+
+    __slots__ = ("_error", "_next_models", "pooled")
+
+    def __init__(self, pooled: _PooledCall, next_models: Mapping[str, str]) -> None:
+        self.pooled = pooled
+        """The request to the current model."""
+        self._next_models = next_models
+        self._error: Exception | None = None
+        """That of the first model."""
+
+    def go_on(self, error: Exception) -> bool:
+        """Go on to the next model after a failure; return whether there is one for the request."""
+        if self._error is None:
+            self._error = error
+        call, request = self.pooled.call, self.pooled.request
+        model = self._next_models.get(call.info.model)
+        if model is None or not may_fall_back(call):
+            return False
+        path = replace_model(request.path, call.info.model, model)
+        if path is None:
+            return False
+        request = request._replace(path=path)
+        self.pooled = self.pooled._replace(request=request, call=fallback_call(call, model))
+        return True
+
+    def take_error(self) -> Exception:
+        """Return the error to raise, that of the first model."""
+        error, self._error = self._error, None
+        assert error is not None  # noqa: S101 - narrows the type; a model has just failed
+        info = self.pooled.call.info
+        if info.models_tried:
+            error.add_note(tried_note((*info.models_tried, info.model)))
+        return error
+
+
 class RequestWrappers:
     """The wrappers of the four request methods."""
 
@@ -179,7 +217,19 @@ class RequestWrappers:
         pooled = self._pooled_call(client, args, kwargs, stream=False)
         if not isinstance(pooled, _PooledCall):
             return wrapped(*pooled[0], **pooled[1])
+        if pooled.call.info.model not in self._pool.next_models:
+            return self._request(wrapped, pooled)
+        models = _Models(pooled, self._pool.next_models)
+        while True:
+            try:
+                return self._request(wrapped, models.pooled)
+            except Exception as error:
+                failed = error
+            if not models.go_on(failed):
+                del failed
+                raise models.take_error()
 
+    def _request(self, wrapped: Callable[..., Any], pooled: _PooledCall) -> Any:
         observer = self._observe(pooled)
 
         def send(lease: Lease) -> Done | Failed:
@@ -205,7 +255,23 @@ class RequestWrappers:
         pooled = self._pooled_call(client, args, kwargs, stream=True)
         if not isinstance(pooled, _PooledCall):
             return wrapped(*pooled[0], **pooled[1])
-        return self._stream(wrapped, pooled)
+        if pooled.call.info.model not in self._pool.next_models:
+            return self._stream(wrapped, pooled)
+        return self._stream_of_models(wrapped, _Models(pooled, self._pool.next_models))
+
+    def _stream_of_models(
+        self, wrapped: Callable[..., Any], models: _Models
+    ) -> Generator[Any, None, None]:
+        while True:
+            try:
+                yield from self._stream(wrapped, models.pooled)
+            except Exception as error:
+                failed = error
+            else:
+                return
+            if not models.go_on(failed):
+                del failed
+                raise models.take_error()
 
     def _stream(
         self, wrapped: Callable[..., Any], pooled: _PooledCall
@@ -233,7 +299,21 @@ class RequestWrappers:
         pooled = self._pooled_call(client, args, kwargs, stream=False)
         if not isinstance(pooled, _PooledCall):
             return await wrapped(*pooled[0], **pooled[1])
+        if pooled.call.info.model not in self._pool.next_models:
+            return await self._async_request(wrapped, pooled)
+        models = _Models(pooled, self._pool.next_models)
+        while True:
+            try:
+                return await self._async_request(wrapped, models.pooled)
+            except Exception as error:
+                failed = error
+            if not models.go_on(failed):
+                del failed
+                raise models.take_error()
 
+    async def _async_request(
+        self, wrapped: Callable[..., Awaitable[Any]], pooled: _PooledCall
+    ) -> Any:
         observer = self._observe(pooled)
 
         async def send(lease: Lease) -> Done | Failed:
@@ -259,7 +339,21 @@ class RequestWrappers:
         pooled = self._pooled_call(client, args, kwargs, stream=True)
         if not isinstance(pooled, _PooledCall):
             return await wrapped(*pooled[0], **pooled[1])  # type: ignore[no-any-return]
+        if pooled.call.info.model not in self._pool.next_models:
+            return await self._async_stream(wrapped, pooled)
+        models = _Models(pooled, self._pool.next_models)
+        while True:
+            try:
+                return await self._async_stream(wrapped, models.pooled)
+            except Exception as error:
+                failed = error
+            if not models.go_on(failed):
+                del failed
+                raise models.take_error()
 
+    async def _async_stream(
+        self, wrapped: Callable[..., Awaitable[Any]], pooled: _PooledCall
+    ) -> AsyncIterator[Any]:
         redact = self._redact(pooled)
 
         async def send(lease: Lease) -> StreamOpened | Failed:

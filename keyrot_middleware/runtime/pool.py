@@ -128,6 +128,8 @@ class Pool:
     """The id of the single key, where there is one."""
     state_url: str = "memory://"
     """Where its state is, without user and password."""
+    next_models: Mapping[str, str] = field(default_factory=dict)
+    """The model that a request goes on to when no key can serve its own."""
     allowed_origins: Mapping[Platform, frozenset[str]] = field(default_factory=dict)
     """Where its keys may be sent; see `settings.allowed_origins`."""
     configured: Sequence[Candidate] | None = None

@@ -202,6 +202,13 @@ TIMEOUTS = Metric(
     "Calls that sent nothing because no key became available in time.",
     (semconv.POOL,),
 )
+MODEL_FALLBACKS = Metric(
+    "keyrot.call.model_fallbacks",
+    MetricKind.COUNTER,
+    "{call}",
+    "Calls that went on to another model, since no key could serve theirs.",
+    (semconv.POOL, semconv.GEN_AI_REQUEST_MODEL, semconv.FALLBACK_FROM),
+)
 COOLDOWNS = Metric(
     "keyrot.key.cooldowns",
     MetricKind.COUNTER,
@@ -237,6 +244,7 @@ METRICS = (
     FIRST_CHUNK,
     ATTEMPT_DURATION,
     CALL_ATTEMPTS,
+    MODEL_FALLBACKS,
     WAIT_TIME,
     PENDING,
     TIMEOUTS,
@@ -354,7 +362,7 @@ class Instruments:
 
     __slots__ = (
         "attempt_duration", "call_attempts", "calls", "cooldowns", "key_cost", "key_tokens",
-        "pending", "timeouts", "wait_time",
+        "model_fallbacks", "pending", "timeouts", "wait_time",
     )  # fmt: skip
 
     def __init__(self, meter: Meter) -> None:
@@ -362,6 +370,7 @@ class Instruments:
         self.calls: tuple[CallMetrics, ...] = _call_metrics(meter)
         self.attempt_duration = _histogram(meter, ATTEMPT_DURATION)
         self.call_attempts = _histogram(meter, CALL_ATTEMPTS)
+        self.model_fallbacks = _counter(meter, MODEL_FALLBACKS)
         self.wait_time = _histogram(meter, WAIT_TIME)
         self.pending = meter.create_up_down_counter(*PENDING.args)
         self.timeouts = _counter(meter, TIMEOUTS)

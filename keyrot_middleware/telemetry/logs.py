@@ -1,8 +1,8 @@
 """Log lines: every decision at DEBUG; events that affect more than one call at INFO and WARNING.
 
-INFO: a cooldown, a wait for a key, a replaced key. WARNING, for what may need attention: a rejected
-key, a project or billing account that is cooling down, a cooldown of an hour or more, a pool
-without an available key.
+INFO: a cooldown, a wait for a key, a replaced key, another model. WARNING, for what may need
+attention: a rejected key, a project or billing account that is cooling down, a cooldown of an hour
+or more, a pool without an available key.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class LogObserver:
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     def observe(self, info: CallInfo) -> CallObserver | None:
-        """Log each step of a call, if DEBUG is enabled."""
+        """Log each step of a call, if DEBUG is enabled; that it goes to another model, at INFO."""
+        if info.models_tried:
+            text = "stands in for %s, which no key can serve now"
+            _log_call(self._pool, info, logging.INFO, text, info.models_tried[-1])
         return _StepLogger(self._pool, info) if _logger.isEnabledFor(logging.DEBUG) else None
 
     def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:

@@ -371,6 +371,10 @@ class MetricsObserver:
         if foreign is not None:
             foreign.label_metrics()
         foreign_metrics = foreign is not None and foreign.has_metrics
+        if info.models_tried:
+            attributes = {semconv.FALLBACK_FROM: info.models_tried[-1]}
+            attributes |= {semconv.POOL: self._pool, semconv.GEN_AI_REQUEST_MODEL: info.model}
+            instruments.model_fallbacks.add(1, attributes)
         return CallMeter(instruments, info, self._pool, foreign_metrics=foreign_metrics)
 
     def register_gauges(

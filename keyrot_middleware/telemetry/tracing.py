@@ -398,7 +398,7 @@ def find_parent_instrumentation_span(ctx: Context, info: CallInfo, pool: str) ->
     operation, span = operation_name(info.verb), get_current_span(ctx)
     reported = _get_attribute(span, semconv.GEN_AI_OPERATION)
     same = reported == operation or (reported in _INFERENCE and operation in _INFERENCE)
-    if not _same_model(_get_attribute(span, semconv.GEN_AI_REQUEST_MODEL), info.model):
+    if not _same_model(_get_attribute(span, semconv.GEN_AI_REQUEST_MODEL), info):
         return None
     data = ctx.get(_DATA_CONTEXT_KEYS.get(operation, ""))
     if (same or reported is None) and isinstance(getattr(data, "attributes", None), dict):
@@ -443,13 +443,17 @@ def _is_openinference_span(span: Span, operation: str, info: CallInfo) -> bool:
     """
     kind, model = _OPENINFERENCE.get(operation, ("", ""))
     reported, named = _get_attribute(span, _SPAN_KIND), _get_attribute(span, model)
-    if not kind or not _same_model(named, info.model):
+    if not kind or not _same_model(named, info):
         return False
     return reported == kind or (reported is None and isinstance(named, str))
 
 
-def _same_model(reported: object, model: str) -> bool:
-    """Return whether a span can be about *model*: with or without `models/`, or without a name."""
+def _same_model(reported: object, info: CallInfo) -> bool:
+    """Return whether a span can be about the requested model.
+
+    It names the model with or without `models/`, or none.
+    """
+    model = info.models_tried[0] if info.models_tried else info.model
     return not isinstance(reported, str) or reported.endswith(model.rpartition("/")[2])
 
 
@@ -557,6 +561,12 @@ class CallTracer:
         if call is None:
             call = CallSpan(self._tracer, ctx, info, pool) if self._call_span else NoSpan(ctx)
         self._call = call
+        if info.models_tried:
+            attributes: Attributes = {
+                semconv.FALLBACK_FROM: info.models_tried[-1],
+                semconv.FALLBACK_TO: info.model,
+            }
+            call.add_event(semconv.EVENT_FALLBACK, attributes)
         return call
 
     def _start_acquire(self) -> None:

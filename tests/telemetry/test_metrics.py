@@ -266,6 +266,7 @@ def _everything(metered: RecordedMetrics) -> None:
     metered.observer.register_gauges(
         lambda: levels(scripted.pool), lambda: False, handle_internal_error, is_local=True
     )
+    metered.observer.observe(INFO._replace(models_tried=("gemini-2.5-pro",)))
     usage = Usage(1, 1, model="m")
     watch = metered.observer.observe(INFO)
     assert watch is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_pool import OK, Chunks, ScriptedPool, failure, invalid, minute
+from support.scripted_pool import INFO, OK, Chunks, ScriptedPool, failure, invalid, minute
 
 from keyrot_middleware.telemetry import semconv as names
 from keyrot_middleware.telemetry.instruments import METRICS, NEW_METRICS
@@ -40,6 +40,7 @@ def everything(traced: Any) -> Any:
     _replaced_key(traced)
     _without_a_state(traced)
     _exhausted(traced)
+    _stands_in(traced)
     return traced
 
 
@@ -74,6 +75,11 @@ def _exhausted(traced: Any) -> None:
     for _ in range(2):
         with pytest.raises(Exception, match=r"400|no key"):
             scripted.run()
+
+
+def _stands_in(traced: Any) -> None:
+    tried = INFO._replace(models_tried=("gemini-2.5-pro",))
+    ScriptedPool([traced.observer], script={"flash_01": [OK]}).run(tried)
 
 
 def _attributes(spans: Iterable[Any]) -> set[str]:

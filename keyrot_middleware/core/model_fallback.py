@@ -1,0 +1,128 @@
+"""Which model a request goes to when no key can serve its own, and when it does.
+
+A chain is written `gemini-2.5-pro>gemini-2.5-flash`. A request goes on to the next model of its
+chain where the failure is about the model and nothing was delivered: every key that could serve
+is limited for it, or it is overloaded for everyone. A request that is wrong, or that is bound to
+what one project has stored, stays with its model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from math import inf
+
+from .failures import RULES
+from .flow import OVERLOADED, CallState
+from .model import MODEL_SCOPES
+from .text import display
+
+__all__ = [
+    "MAX_MODELS",
+    "fallback_call",
+    "may_fall_back",
+    "next_models",
+    "replace_model",
+    "tried_note",
+]
+
+MAX_MODELS = 8
+"""Models that one request may be sent to."""
+
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_VERBS = ("generateContent", "streamGenerateContent")
+
+_WINDOWS = frozenset({"rpm", "tpm", "rpd", "usd", "usd_reserved", "concurrency"})
+_ABOUT_THE_MODEL = (
+    frozenset(rule.name for rule in RULES if rule.scope in MODEL_SCOPES) | _WINDOWS | {OVERLOADED}
+)
+"""Failure classes and blocks that end or change with another model, as far as is known."""
+
+
+def next_models(chains: Iterable[str]) -> dict[str, str]:
+    """Return the model that follows each model.
+
+    Args:
+        chains: Such as `a>b>c`.
+
+    Raises:
+        ValueError: What is wrong in them.
+    """
+    following: dict[str, str] = {}
+    for chain in chains:
+        models = [name.strip().removeprefix("models/") for name in chain.split(">")]
+        wrong = next((name for name in models if not _MODEL.fullmatch(name)), None)
+        if wrong is not None:
+            raise ValueError(f"found {display(wrong)} in {display(chain)}, which is no model")
+        if len(models) < 2:
+            raise ValueError(f"found {display(chain)}, which names no model after the first")
+        for model, after in pairwise(models):
+            if following.setdefault(model, after) != after:
+                raise ValueError(f"found {display(model)} with two models after it")
+    for model in following:
+        _check_length(model, following)
+    return following
+
+
+def _check_length(model: str, following: Mapping[str, str]) -> None:
+    seen = [model]
+    while (after := following.get(seen[-1])) is not None:
+        if after in seen:
+            raise ValueError(f"found {display(after)} twice in one chain")
+        seen.append(after)
+    if len(seen) > MAX_MODELS:
+        raise ValueError(f"found {len(seen)} models in the chain of {display(model)}")
+
+
+def may_fall_back(call: CallState) -> bool:
+    """Return whether a call that has failed may go to another model."""
+    info = call.info
+    if call.delivered or info.bound_to_owner or info.verb not in _VERBS:
+        return False
+    verdicts = [attempt.verdict for attempt in call.attempts]
+    if verdicts and not (verdicts[-1].rotate or verdicts[-1].failure == OVERLOADED):
+        return False
+    reasons = {verdict.failure for verdict in verdicts}
+    if call.unavailable is not None:
+        reasons |= {block.reason for block in call.unavailable.blocks.values()}
+    return not reasons.isdisjoint(_ABOUT_THE_MODEL)
+
+
+def fallback_call(call: CallState, model: str) -> CallState:
+    """Return the call of the same request to another model, with what is left of its waiting.
+
+    A key that failed for a reason of its own is not tried again.
+    """
+    info = call.info
+    failed = {
+        attempt.key_id: inf
+        for attempt in call.attempts
+        if attempt.verdict.rotate and attempt.verdict.failure not in _ABOUT_THE_MODEL
+    }
+    return CallState(
+        info._replace(
+            model=model,
+            tokens=call.scale.scaled(model, info.estimate),
+            models_tried=(*info.models_tried, info.model),
+        ),
+        call.selector,
+        call.policy,
+        call.scale,
+        overload=call.overload,
+        waiting_lines=call.waiting_lines,
+        max_wait_s=max(call.budget_s - call.waited_s, 0.0),
+        hints=call.hints,
+        excluded=failed,
+    )
+
+
+def replace_model(path: str, model: str, by: str) -> str | None:
+    """Return the path of a request to another model; None if it does not name the first."""
+    before, found, verb = path.partition(f"models/{model}:")
+    return f"{before}models/{by}:{verb}" if found else None
+
+
+def tried_note(models: Iterable[str]) -> str:
+    """Return the note on the error of a request that no model of its chain could serve."""
+    return f"keyrot: no model could serve this request; tried: {', '.join(models)}"

@@ -23,6 +23,7 @@ from functools import cache
 from math import inf
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ..core.commands import Done, Failed, StreamEnd, StreamOpened
 from ..core.failures import FailureFacts
@@ -34,7 +35,7 @@ from ..core.interactions import (
     call_info,
     collection_of,
 )
-from ..core.model import GEMINI_API, Lease
+from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, Lease
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
 from .call_info import ApiRequest, failed_from_error, host_from_url, workload
@@ -57,6 +58,8 @@ _REQUEST = ("cast_to", "options")
 _NOTES = "keyrot_notes"
 """Where a response keeps the notes for the exception that the SDK makes of it."""
 _VERTEX = "aiplatform.googleapis.com"
+_VERTEX_VERSION = "/v1beta1/"
+"""Of Vertex AI alone; it shows a client of Vertex AI that has another host."""
 
 
 class _Call(NamedTuple):
@@ -163,7 +166,7 @@ class Interactions:
         request, source = given["request"], given["hook_ctx"].security_source
         key, defaults = getattr(source, "api_key", None), getattr(source, "default_headers", None)
         url = str(request.url)
-        if not isinstance(key, str) or host_from_url(url).endswith(_VERTEX):
+        if not isinstance(key, str) or _is_vertex(url) or key == EXPRESS_POOL_KEY:
             return None
         if not self._calls.serves(key, url, request.headers, defaults):
             return None
@@ -379,6 +382,10 @@ class Interactions:
         error.response.request = call.library.Request(call.request.http_method, call.url)
         theirs = call.make_error(error.code, error.details, str(error), error.response)
         return also_api_error(error, theirs)
+
+
+def _is_vertex(url: str) -> bool:
+    return host_from_url(url).endswith(_VERTEX) or urlsplit(url).path.startswith(_VERTEX_VERSION)
 
 
 def _without_key_failures(retry: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -344,3 +345,33 @@ def test_a_manager_of_its_own_has_platforms_too(gemini, pool, tmp_path, monkeypa
     with pytest.raises(KeyPoolExhausted):
         manager.select_key(MODEL)
     assert manager.select_key(MODEL, platform="vertex_express").key_id == "A"
+
+
+@pytest.mark.parametrize("key", [POOL_KEY, "D", "A"])
+def test_interactions_of_an_express_client_use_no_developer_key(key, gemini, pool, vertex) -> None:
+    """They are not rotated: the client's own key is sent, or an express key for the placeholder."""
+    pool("D", express("A"), "E")
+    client = vertex(gemini.key(key).value if key != POOL_KEY else key)
+    with suppress(Exception):
+        client.interactions.create(model=MODEL, input="hello")
+    used = [entry.key for entry in gemini.log]
+    assert set(used) <= {"A" if key == POOL_KEY else key}
+
+
+def test_interactions_of_a_developer_client_use_no_express_key(gemini, pool, connect) -> None:
+    """The other way round, also where its own key is marked for express mode."""
+    pool(express("A"), "D")
+    client = connect(gemini.key("A").value)
+    client.interactions.create(model=MODEL, input="hello")
+    assert gemini.sent("A") == 0
+    assert gemini.sent("D") == 1
+
+
+def test_new_batches_keep_to_their_platform(gemini, pool, connect) -> None:
+    """The project with the fewest pending batches is one of the platform."""
+    pool(express("A"), "D", express("B"))
+    client = connect()
+    for _ in range(3):
+        client.batches.create(model=MODEL, src=[{"contents": "x"}])
+    client.batches.list()
+    assert gemini.sent("D") == gemini.count()

@@ -1,4 +1,4 @@
-"""What tests of the SDK share: one certificate to read, and keys that are mounted as files."""
+"""Shared by the tests of the SDK: one certificate to read, and keys mounted as files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def files(
     gemini: FakeGemini, tmp_path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Files]:
-    """Give a directory with mounted secrets, looked at often; the pool is gone afterwards."""
+    """Return a directory of mounted secrets that is checked often; uninstall afterwards."""
     monkeypatch.setattr(upkeep, "LOOK_S", 0.05)
     monkeypatch.setattr(upkeep, "SETTLE_S", 0.02)
     folder = tmp_path / "secrets"

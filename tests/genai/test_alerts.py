@@ -1,4 +1,4 @@
-"""Alerts of an installed pool: exactly one of each event, whatever else goes on."""
+"""Alerts of an installed pool: exactly one of each event, under any load."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often, and do not wait for slow ones."""
+def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check often, and do not wait for slow checks."""
     monkeypatch.setattr(alerts, "LOOK_S", 0.05)
     monkeypatch.setattr(alerts, "LOOK_SHARE", 1)
 
@@ -57,7 +57,7 @@ def mailbox() -> Iterator[Mailbox]:
 
 
 def call_in_threads(client: Any, times: int = 1) -> None:
-    """Make calls from 64 threads; what fails is meant to."""
+    """Make calls from 64 threads; errors are expected."""
 
     def call(_: int) -> None:
         for _ in range(times):
@@ -69,7 +69,7 @@ def call_in_threads(client: Any, times: int = 1) -> None:
 
 
 def call_in_tasks(client: Any, times: int = 1) -> None:
-    """Make calls from 64 tasks; what fails is meant to."""
+    """Make calls from 64 tasks; errors are expected."""
 
     async def call() -> None:
         for _ in range(times):
@@ -107,9 +107,9 @@ def test_each_event_arrives_once_with_64_callers(
             max_wait_s=0,
         )
         mail = apprise.NotificationManager()["mailto"]
-        monkeypatch.setattr(mail, "request_rate_per_sec", 0)  # else one mail in 5.5 s
+        monkeypatch.setattr(mail, "request_rate_per_sec", 0)  # otherwise one mail in 5.5 s
         client = connect()
-        call(client, times=2)  # who fails at first gets the error of the rejected key
+        call(client, times=2)  # a caller that fails at first gets the error of the rejected key
         wait_for(lambda: len(events.all) == 3, PATIENCE_S)
         gemini.always("bad", None)
         keyrot_middleware.reset("bad")
@@ -144,7 +144,7 @@ def _label(pool: Any, key_id: str) -> str:
 
 
 def test_a_dead_receiver_delays_no_call(pool: Any, connect: Any) -> None:
-    """Neither calls, which go on while the delivery hangs, nor uninstall() for long."""
+    """Calls continue while the delivery hangs, and uninstall() waits for a short time only."""
     with dead_receiver() as dead:
         pool({"key_id": "a", "rpd": 1}, alerts=dead, max_wait_s=0)
         client = connect()
@@ -168,7 +168,7 @@ def _threads() -> set[str]:
 
 
 def test_a_pool_without_receivers_has_no_thread(pool: Any) -> None:
-    """Nothing listens and nothing watches unless someone wants events."""
+    """Without a receiver there is no listener and no watcher."""
     made = pool("a")
     assert made.alerts is None
     assert not any(name.startswith("keyrot-alert") for name in _threads())
@@ -176,7 +176,7 @@ def test_a_pool_without_receivers_has_no_thread(pool: Any) -> None:
 
 
 def test_the_thread_ends_with_uninstall(pool: Any) -> None:
-    """And install() starts one again; another function meanwhile is warned of."""
+    """And install() starts one again; another function meanwhile is reported."""
     for _ in range(2):
         pool("a", on_event=Events())
         assert "keyrot-alerts-default" in _threads()
@@ -187,7 +187,7 @@ def test_the_thread_ends_with_uninstall(pool: Any) -> None:
 
 
 def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
-    """Keys that are chosen by hand are of the same pool."""
+    """Keys that are selected by hand belong to the same pool."""
     events = Events()
     pool({"key_id": "a", "rpd": 1}, on_event=events)
     manager = keyrot_middleware.get_key_manager()
@@ -198,12 +198,12 @@ def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
     wait_for(lambda: ("pool_exhausted", None) in events.names, PATIENCE_S)
 
 
-def test_an_outage_of_redis_is_reported_and_its_end(pool: Any) -> None:
-    """No call is needed to find out: the looks ask the server."""
+def test_an_outage_of_redis_and_its_end_are_reported(pool: Any) -> None:
+    """Without any call the checks notice it."""
     events, valkey_server = Events(), Server(BINARIES["valkey"])
     try:
         pool("a", on_event=events, state_url=valkey_server.url, pool="outage")
-        pool.ledger.checked = False  # it keeps the books of states in memory
+        pool.ledger.checked = False  # it records states in memory only
         valkey_server.stop()
         wait_for(lambda: events.names == [("state_degraded", None)], PATIENCE_S)
         valkey_server.start()
@@ -214,7 +214,7 @@ def test_an_outage_of_redis_is_reported_and_its_end(pool: Any) -> None:
         valkey_server.remove()
 
 
-def test_a_wrong_url_leaves_nothing_in_place(pool: Any) -> None:
+def test_a_wrong_url_installs_nothing(pool: Any) -> None:
     """install() raises, and no pool is installed."""
     with pytest.raises(keyrot_middleware.ConfigError, match="KEYROT_ALERTS, entry 1: "):
         pool("a", alerts="nosuch://host")
@@ -275,9 +275,9 @@ class Programs:
     def start(self, url: str, mode: str, state: str = "memory://") -> subprocess.Popen[str]:
         """Start one that sends its alerts to *url*."""
         gemini = self._gemini
-        words = ["-c", PROGRAM, gemini.url, gemini.host, state, url, mode]
+        args = ["-c", PROGRAM, gemini.url, gemini.host, state, url, mode]
         process = subprocess.Popen(
-            [sys.executable, *words],
+            [sys.executable, *args],
             cwd=self._where,
             env=self._env,
             text=True,
@@ -299,8 +299,8 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
             process.communicate()
 
 
-def go_on(process: subprocess.Popen[str], word: str = "ready") -> None:
-    """Wait until a program says *word*, and let it go on."""
+def resume(process: subprocess.Popen[str], word: str = "ready") -> None:
+    """Wait until a program prints *word*, and let it continue."""
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline().strip() == word
@@ -317,18 +317,18 @@ def valkey() -> Server:
 def test_two_processes_with_redis_send_one_alert(
     programs: Programs, webhook: Webhook, valkey: Server
 ) -> None:
-    """Both find the key rejected and the pool exhausted; one of them says so."""
+    """Both find the key rejected and the pool exhausted; one of them reports it."""
     both = [programs.start(webhook.url, "wait", valkey.url) for _ in range(2)]
     for process in both:
-        go_on(process)
+        resume(process)
     for process in both:
-        go_on(process, "called")
+        resume(process, "called")
     for process in both:
         assert process.wait(PATIENCE_S) == 0
     assert webhook.events == {"key_rejected": 1, "pool_exhausted": 1}
 
 
-def test_what_a_program_reports_last_is_delivered(programs: Programs, webhook: Webhook) -> None:
+def test_the_last_event_of_a_program_is_delivered(programs: Programs, webhook: Webhook) -> None:
     """The interpreter exits right after the call."""
     process = programs.start(webhook.url, "late")
     assert process.wait(PATIENCE_S) == 0
@@ -336,7 +336,7 @@ def test_what_a_program_reports_last_is_delivered(programs: Programs, webhook: W
 
 
 def test_a_dead_receiver_does_not_keep_a_program_alive(programs: Programs) -> None:
-    """It would answer in no less than a minute; the exit waits two seconds for it."""
+    """It would answer after a minute or more; the exit waits two seconds for it."""
     with dead_receiver() as url:
         process = programs.start(url, "late")
         assert process.stdout is not None
@@ -348,8 +348,8 @@ def test_a_dead_receiver_does_not_keep_a_program_alive(programs: Programs) -> No
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_sends_alerts(programs: Programs, webhook: Webhook) -> None:
-    """It has a thread of its own, though its parent's was started before the fork."""
+    """It has a thread of its own, although its parent's was started before the fork."""
     process = programs.start(webhook.url, "fork")
-    go_on(process)
+    resume(process)
     assert process.wait(PATIENCE_S) == 0
     assert webhook.events == {"key_rejected": 1, "pool_exhausted": 1}

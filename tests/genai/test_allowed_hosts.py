@@ -1,4 +1,4 @@
-"""Where a pool's key may go: to allowed hosts, and nowhere else."""
+"""A pool's key is sent to allowed hosts only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pool_values(server, gemini) -> list[str]:
 
 
 def vars_of(request) -> tuple:
-    """Give everything that came."""
+    """Return the headers, path and body of a request."""
     return request.headers, request.path, request.body
 
 
@@ -41,7 +41,7 @@ def vars_of(request) -> tuple:
 def test_a_client_with_a_foreign_base_url_is_untouched(
     mode, gemini, elsewhere, pool, connect
 ) -> None:
-    """Its own key goes to its own host, once, and the pool knows nothing of it."""
+    """Its own key is sent to its own host, once, and the pool records nothing."""
     pool("A", "B")
     own = elsewhere.add_key("own")
     client = connect(own.value, client_options=elsewhere.http_options)
@@ -73,10 +73,10 @@ def test_a_request_with_a_foreign_base_url_is_untouched(
 
 @pytest.mark.parametrize("form", ["object", "dict"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_lent_key_does_not_follow_to_a_foreign_host(
+def test_a_pool_key_is_not_sent_to_a_foreign_host(
     mode, form, gemini, elsewhere, pool, connect
 ) -> None:
-    """A client without a key of its own was lent the pool's: a foreign request goes without it."""
+    """A client without a key of its own uses the pool's: a foreign request is sent without it."""
     pool("A", "B")
     client = connect()
     options = {"base_url": elsewhere.url, "headers": {"x-custom": "kept"}}
@@ -88,8 +88,10 @@ def test_a_lent_key_does_not_follow_to_a_foreign_host(
     assert pool_values(elsewhere, gemini) == []
 
 
-def test_a_lent_key_does_not_follow_in_other_calls(gemini, elsewhere, pool, connect) -> None:
-    """Files, caches and embeddings to a foreign host go without the lent key as well."""
+def test_a_pool_key_is_not_sent_to_a_foreign_host_by_other_calls(
+    gemini, elsewhere, pool, connect
+) -> None:
+    """Files, caches and embeddings to a foreign host are sent without the pool's key as well."""
     pool("A", "B")
     client = connect()
     options = {"http_options": {"base_url": elsewhere.url}}
@@ -106,8 +108,10 @@ def test_a_lent_key_does_not_follow_in_other_calls(gemini, elsewhere, pool, conn
     assert pool_values(elsewhere, gemini) == []
 
 
-def test_a_lent_key_stays_at_home_in_bypass(gemini, elsewhere, pool, connect) -> None:
-    """bypass() is no way out either: the key that the pool lent does not follow."""
+def test_a_pool_key_is_not_sent_to_a_foreign_host_in_bypass(
+    gemini, elsewhere, pool, connect
+) -> None:
+    """bypass() changes nothing: the pool's key is not sent to a foreign host."""
     pool("A", "B")
     client = connect()
     config = {"http_options": {"base_url": elsewhere.url}}
@@ -117,14 +121,16 @@ def test_a_lent_key_stays_at_home_in_bypass(gemini, elsewhere, pool, connect) ->
 
 
 def test_a_foreign_client_without_a_key_gets_none(elsewhere, pool) -> None:
-    """The SDK's own error says that a key is missing: the pool's is not for that host."""
+    """The SDK's own error reports the missing key: the pool's is not for that host."""
     pool("A", "B")
     with pytest.raises(ValueError, match="API key"):
         genai.Client(http_options=elsewhere.http_options)
 
 
-def test_a_lent_key_does_not_follow_in_a_download(gemini, elsewhere, pool, connect) -> None:
-    """A download does not come through the four request methods; the rule holds all the same."""
+def test_a_pool_key_is_not_sent_to_a_foreign_host_by_a_download(
+    gemini, elsewhere, pool, connect
+) -> None:
+    """A download does not use the four request methods; the rule still holds."""
     pool("A", "B")
     client = connect()
     config = {"http_options": {"base_url": elsewhere.url}}
@@ -134,8 +140,10 @@ def test_a_lent_key_does_not_follow_in_a_download(gemini, elsewhere, pool, conne
     assert pool_values(elsewhere, gemini) == []
 
 
-def test_a_key_of_the_programs_own_goes_to_a_foreign_host(gemini, elsewhere, pool, connect) -> None:
-    """A client that was lent a key, a request with a header of its own: only that header goes."""
+def test_a_key_of_the_programs_own_is_sent_to_a_foreign_host(
+    gemini, elsewhere, pool, connect
+) -> None:
+    """A client that uses the pool's key, a request with a header of its own: only that is sent."""
     pool("A", "B")
     own = elsewhere.add_key("own").value
     for name in (KEY, "X-Goog-Api-Key"):
@@ -144,7 +152,7 @@ def test_a_key_of_the_programs_own_goes_to_a_foreign_host(gemini, elsewhere, poo
     assert [request.header_values(KEY) for request in elsewhere.log] == [[own]] * 2
 
 
-def test_the_placeholder_does_not_go_out_in_a_download(gemini, pool, connect) -> None:
+def test_the_placeholder_is_not_sent_by_a_download(gemini, pool, connect) -> None:
     """A client made before install() with the placeholder downloads with the pool's first key."""
     client = connect(keyrot_middleware.POOL_KEY)
     pool("A", "B")
@@ -153,8 +161,8 @@ def test_the_placeholder_does_not_go_out_in_a_download(gemini, pool, connect) ->
     assert [request.header_values(KEY) for request in gemini.log] == [[gemini.key("A").value]]
 
 
-def test_the_placeholder_does_not_go_to_a_foreign_host(elsewhere, pool, connect) -> None:
-    """It means no key, so no key goes out: made before install(), after it, and in bypass()."""
+def test_the_placeholder_is_not_sent_to_a_foreign_host(elsewhere, pool, connect) -> None:
+    """It means no key, so none is sent: made before install(), after it, and in bypass()."""
     options = elsewhere.http_options
     before = connect(keyrot_middleware.POOL_KEY, client_options=options)
     pool("A", "B")
@@ -169,13 +177,13 @@ def test_the_placeholder_does_not_go_to_a_foreign_host(elsewhere, pool, connect)
 def test_a_request_from_a_foreign_client_to_an_allowed_host(
     gemini, elsewhere, pool, connect
 ) -> None:
-    """The other way round the pool serves it."""
+    """In this direction the pool serves it."""
     pool("A", "B", strategy="fill")
     client = connect("FAKE-own-key", client_options=elsewhere.http_options)
     assert ask("sync", client, config={"http_options": {"base_url": gemini.url}}) == "ok from A"
 
 
-def test_only_the_host_that_is_allowed_with_its_port(gemini, elsewhere, pool, connect) -> None:
+def test_a_host_is_allowed_with_its_port(gemini, elsewhere, pool, connect) -> None:
     """Another port of the same machine is another host; a path or a slash is the same one."""
     pool("A", "B", strategy="fill")
     client = connect("FAKE-own-key", base_url=f"{gemini.url}/")
@@ -187,8 +195,8 @@ def test_only_the_host_that_is_allowed_with_its_port(gemini, elsewhere, pool, co
 
 
 @pytest.mark.parametrize("base_url", ["http://user@{}", "http://{}@evil.test", "http://evil.test"])
-def test_odd_addresses(base_url, gemini, pool, connect) -> None:
-    """Only what is between `@` and `/` is the host: a name before the `@` allows nothing."""
+def test_unusual_addresses(base_url, gemini, pool, connect) -> None:
+    """Only the part between `@` and `/` is the host: a name before the `@` allows nothing."""
     pool("A", "B")
     at = base_url.format(gemini.host)
     with warnings.catch_warnings():
@@ -199,7 +207,7 @@ def test_odd_addresses(base_url, gemini, pool, connect) -> None:
 
 
 def test_the_default_host_is_googles(gemini, pool, connect) -> None:
-    """Without allowed_hosts a loopback server is as foreign as any."""
+    """Without allowed_hosts a loopback server is foreign."""
     pool("A", "B", allowed_hosts=None)
     client = connect(gemini.add_key("own").value)
     assert ask("sync", client) == "ok from own"
@@ -208,7 +216,7 @@ def test_the_default_host_is_googles(gemini, pool, connect) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_vertex_client_with_a_key_is_untouched(mode, gemini, pool, connect) -> None:
-    """Vertex in express mode has keys of its own, and goes with them."""
+    """Vertex in express mode has keys of its own, and uses them."""
     pool("A", "B")
     client = genai.Client(vertexai=True, api_key="FAKE-express", http_options=gemini.http_options)
     assert isinstance(calls(mode, client, 1)[0], Exception)
@@ -218,7 +226,7 @@ def test_a_vertex_client_with_a_key_is_untouched(mode, gemini, pool, connect) ->
 
 
 class _Token(Credentials):
-    """Credentials that are always fresh."""
+    """Credentials that never expire."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,16 +234,16 @@ class _Token(Credentials):
 
     @property
     def expired(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def refresh(self, request: object) -> None:
-        """Have nothing to do."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize("by", ["argument", "variable"])
-def test_a_vertex_client_without_a_key_stays_without(by, gemini, pool, monkeypatch) -> None:
-    """It goes with its credentials: no key is lent to it, and none is sent."""
+def test_a_vertex_client_without_a_key_gets_none(by, gemini, pool, monkeypatch) -> None:
+    """It uses its credentials: it gets no key, and none is sent."""
     if by == "variable":
         monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "True")
     pool("A", "B")
@@ -254,7 +262,7 @@ def test_a_vertex_client_without_a_key_stays_without(by, gemini, pool, monkeypat
 
 
 def refusal(**arguments) -> str:
-    """Give the text with which the SDK refuses to make a client."""
+    """Return the text with which the SDK refuses to make a client."""
     with pytest.raises(ValueError, match=r".+") as caught:
         genai.Client(**arguments)
     return str(caught.value)
@@ -271,8 +279,8 @@ def refusal(**arguments) -> str:
     ],
     ids="+".join,
 )
-def test_what_the_sdk_refuses_it_refuses_with_us(arguments, pool) -> None:
-    """In the same words: a key that we lend is not to be complained of."""
+def test_the_sdk_refuses_the_same_with_us(arguments, pool) -> None:
+    """With the same message: the pool's key is not mentioned."""
     plain = refusal(**arguments)
     pool("A", "B")
     assert refusal(**arguments) == plain
@@ -280,7 +288,7 @@ def test_what_the_sdk_refuses_it_refuses_with_us(arguments, pool) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_ephemeral_token_is_untouched(mode, gemini, pool, connect) -> None:
-    """A client of an `auth_tokens/` key does what it does without us."""
+    """A client of an `auth_tokens/` key works as without us."""
     client = connect("auth_tokens/FAKE-token")
     plain = calls(mode, client, 1)[0]
     before = [vars_of(request)[1:] for request in gemini.log]

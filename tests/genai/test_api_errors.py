@@ -1,4 +1,4 @@
-"""Errors of the request's own are the SDK's, sent once, and no key is blamed for them."""
+"""Errors of the request itself are the SDK's, sent once, and penalize no key."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ OF_THE_REQUEST = (
 )
 
 
-def blamed() -> list[str]:
-    """List the keys that rest or are retired."""
+def penalized() -> list[str]:
+    """List the keys that cool down or are rejected."""
     keys = keyrot_middleware.status()["keys"].items()
     return [key_id for key_id, key in keys if key["in_cooldown"] or not key["active"]]
 
 
 def same_as(error, plain) -> None:
-    """Hold that two errors are the same to a program."""
+    """Check that two errors look the same to a program."""
     assert type(error) is type(plain)
     assert (error.code, error.status, error.message) == (plain.code, plain.status, plain.message)
     assert (error.details, str(error), error.args) == (plain.details, str(plain), plain.args)
@@ -43,10 +43,10 @@ def same_as(error, plain) -> None:
 
 @pytest.mark.parametrize("name", OF_THE_REQUEST)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_failure_of_the_request_goes_out_as_the_sdk_raises_it(
+def test_a_failure_of_the_request_is_raised_as_by_the_sdk(
     mode, name, gemini, pool, connect
 ) -> None:
-    """One request, the same exception as without us, no key blamed."""
+    """One request, the same exception as without us, no key penalized."""
     gemini.always_any(getattr(Reply, name))
     client = connect(gemini.add_key("own").value)
     (plain,) = calls(mode, client, 1)
@@ -54,7 +54,7 @@ def test_a_failure_of_the_request_goes_out_as_the_sdk_raises_it(
     pool("A", "B", "C")
     (error,) = calls(mode, client, 1)
     same_as(error, plain)
-    assert (gemini.count(), blamed()) == (1, [])
+    assert (gemini.count(), penalized()) == (1, [])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -64,13 +64,13 @@ def test_an_unknown_model(mode, gemini, pool, connect) -> None:
     client = connect()
     with pytest.raises(errors.ClientError) as caught:
         ask(mode, client, model="no-such-model")
-    assert (caught.value.code, gemini.count(), blamed()) == (404, 1, [])
+    assert (caught.value.code, gemini.count(), penalized()) == (404, 1, [])
     assert ask(mode, client).startswith("ok from")
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_of_another_project(mode, gemini, pool, connect) -> None:
-    """One request with the home key, a 403, no key blamed."""
+    """One request with the home key, a 403, no key penalized."""
     owner = connect(gemini.add_key("foreign", tier="paid").value)
     file = owner.files.upload(
         file=io.BytesIO(b"text"), config=types.UploadFileConfig(mime_type="text/plain")
@@ -79,7 +79,7 @@ def test_a_file_of_another_project(mode, gemini, pool, connect) -> None:
     pool("A", "B", "C")
     with pytest.raises(errors.ClientError) as caught:
         ask(mode, connect(), contents=["look", file])
-    assert (caught.value.code, gemini.count(), blamed()) == (403, 1, [])
+    assert (caught.value.code, gemini.count(), penalized()) == (403, 1, [])
     assert gemini.sent("A") == 1
 
 
@@ -87,7 +87,7 @@ def test_a_file_of_another_project(mode, gemini, pool, connect) -> None:
 def test_a_key_that_failed_is_excluded_for_the_rest_of_the_call(
     mode, gemini, pool, connect
 ) -> None:
-    """With every key failing each is asked once, and a note says what became of each."""
+    """When every key fails each is tried once, and a note has the result of each."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.QUOTA_DAY)
     gemini.always("B", Reply.KEY_INVALID)
@@ -101,17 +101,17 @@ def test_a_key_that_failed_is_excluded_for_the_rest_of_the_call(
     assert "attempt 3 with key C: capacity (429), cooling down until 2026-01-01 12:31:00Z" in third
 
 
-@pytest.mark.parametrize(("most", "asked"), [(1, "A"), (2, "AB"), (3, "ABC"), (9, "ABCD")])
-def test_max_attempts_ends_the_walk(most, asked, gemini, pool, connect) -> None:
+@pytest.mark.parametrize(("most", "tried"), [(1, "A"), (2, "AB"), (3, "ABC"), (9, "ABCD")])
+def test_max_attempts_ends_the_walk(most, tried, gemini, pool, connect) -> None:
     """KEYROT_MAX_ATTEMPTS is how many keys one call may try."""
     pool("A", "B", "C", "D", strategy="fill", max_attempts=most)
     gemini.always_any(Reply.EXHAUSTED)
     calls("sync", connect(), 1)
-    assert "".join(request.key for request in gemini.log) == asked
+    assert "".join(request.key for request in gemini.log) == tried
 
 
-def test_a_guessed_429_does_not_spray_a_large_pool(gemini, pool, connect) -> None:
-    """It is probably the model's capacity: six keys are enough to know."""
+def test_a_429_without_details_tries_a_few_keys_of_a_large_pool(gemini, pool, connect) -> None:
+    """It is probably the model's capacity: six keys are enough to find out."""
     pool(*[f"key_{n}" for n in range(12)], strategy="fill")
     gemini.always_any(Reply.EXHAUSTED)
     calls("sync", connect(), 1)
@@ -123,7 +123,7 @@ def test_a_guessed_429_does_not_spray_a_large_pool(gemini, pool, connect) -> Non
 def test_the_exception_is_readable_and_picklable_as_before(
     name, mode, gemini, pool, connect
 ) -> None:
-    """`response` can be read, and pickle gives what it gives without us."""
+    """`response` can be read, and pickle returns the same as without us."""
     gemini.always_any(getattr(Reply, name))
     client = connect(gemini.add_key("own", tier="paid").value)
     (plain,) = calls(mode, client, 1)
@@ -141,7 +141,7 @@ def test_the_exception_is_readable_and_picklable_as_before(
     )
 
 
-def test_a_success_has_no_trace_of_what_failed_before(gemini, pool, connect) -> None:
+def test_a_success_has_no_trace_of_failed_attempts(gemini, pool, connect) -> None:
     """The response is the SDK's own, with its own fields."""
     pool("A", "B", strategy="fill")
     client = connect(gemini.add_key("own").value)
@@ -156,25 +156,25 @@ def test_a_success_has_no_trace_of_what_failed_before(gemini, pool, connect) -> 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_reset_is_retried_and_blames_nobody(mode, gemini, pool, connect) -> None:
+def test_a_connection_reset_is_retried_and_penalizes_no_key(mode, gemini, pool, connect) -> None:
     """A connection that drops before any response is sent again, within the budget."""
     skip_where_the_sdk_reconnects(mode)
     pool("A", strategy="fill")
     gemini.script("A", Reply.RESET)
     assert ask(mode, connect()) == "ok from A"
-    assert (gemini.count(), blamed()) == (2, [])
+    assert (gemini.count(), penalized()) == (2, [])
     gemini.reset_log()
     gemini.always("A", Reply.CLOSE)
     (error,) = calls(mode, connect(), 1)
     assert not isinstance(error, errors.APIError)
-    assert (gemini.count(), blamed(), len(error.__notes__)) == (3, [], 3)
+    assert (gemini.count(), penalized(), len(error.__notes__)) == (3, [], 3)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_refused_connection_is_retried_and_blames_nobody(
+def test_a_refused_connection_is_retried_and_penalizes_no_key(
     mode, gemini, pool, connect, clock
 ) -> None:
-    """Nothing was sent, so nothing is counted; the SDK's own exception comes out."""
+    """Nothing was sent, so nothing is counted; the SDK's own exception is raised."""
     skip_where_the_sdk_reconnects(mode)
     pool("A", "B")
     gemini.stop()
@@ -184,7 +184,7 @@ def test_a_refused_connection_is_retried_and_blames_nobody(
     assert [note.partition(": ")[2].partition(": ")[2] for note in error.__notes__] == [
         "connect"
     ] * 3
-    assert blamed() == []
+    assert penalized() == []
     assert clock.time() > began
     keys = keyrot_middleware.status()["keys"].values()
     assert {used["requests_day"] for key in keys for used in key["used"].values()} == {0}
@@ -192,7 +192,7 @@ def test_a_refused_connection_is_retried_and_blames_nobody(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_read_timeout_is_the_callers_own(mode, gemini, pool, connect) -> None:
-    """The program set a deadline: it is raised at once, after one request, by the same class."""
+    """The program set a deadline: it is raised at once, after one request, with the same class."""
     gemini.always_any(Reply.hang(2.0))
     client = connect(gemini.add_key("own").value, timeout=250)
     (plain,) = calls(mode, client, 1)
@@ -200,11 +200,11 @@ def test_a_read_timeout_is_the_callers_own(mode, gemini, pool, connect) -> None:
     pool("A", "B")
     (error,) = calls(mode, client, 1)
     assert type(error) is type(plain)
-    assert (gemini.count(), blamed()) == (1, [])
+    assert (gemini.count(), penalized()) == (1, [])
 
 
 def test_a_create_is_not_repeated_after_5xx(gemini, pool, connect) -> None:
-    """A cache or a batch that may have been made is not made twice."""
+    """A cache or a batch that may have been created is not created twice."""
     pool("A", "B", strategy="fill")
     client = connect()
     creates = (
@@ -217,7 +217,7 @@ def test_a_create_is_not_repeated_after_5xx(gemini, pool, connect) -> None:
             gemini.script("A", reply)
             with pytest.raises(errors.ServerError):
                 create()
-            assert (gemini.count(), blamed()) == (1, [])
+            assert (gemini.count(), penalized()) == (1, [])
         gemini.script("A", Reply.CLOSE)
         gemini.reset_log()
         with pytest.raises(Exception, match=r"."):

@@ -1,4 +1,4 @@
-"""What a program's users may write in the place of a model: neither memory nor terminals suffer."""
+"""Model names from a program's users: neither memory nor terminals suffer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_any_number_of_model_names_leaves_a_bounded_state(
 def test_control_characters_of_a_model_reach_no_log_line(
     gemini: Any, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither a line of its own nor a color of the terminal comes of a name."""
+    """A name causes neither a new log line nor a color of the terminal."""
     caplog.set_level(logging.DEBUG, "keyrot_middleware")
     pool("A", max_wait_s=0)
     client = connect()

@@ -1,4 +1,4 @@
-"""Without aiohttp, as pip installs the SDK, its async methods speak httpx: all holds there too."""
+"""Without aiohttp, as pip installs the SDK, its async methods use httpx: the same holds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def no_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("at_once", [1, 32])
 @WAYS
 def test_sixty_calls_meet_each_bad_key_once(mode, at_once, gemini, pool, connect) -> None:
-    """A spent and an invalid key cost a request each, of every caller that was under way."""
+    """An exhausted and an invalid key cost a request for every caller in flight."""
     pool("A", "B", "C")
     gemini.always("A", Reply.QUOTA_MINUTE)
     gemini.always("B", Reply.KEY_INVALID)
@@ -38,7 +38,7 @@ def test_sixty_calls_meet_each_bad_key_once(mode, at_once, gemini, pool, connect
 
 @pytest.mark.parametrize("reply", [Reply.BAD_REQUEST, Reply.KEY_SUSPENDED, Reply.NOT_FOUND_HTML])
 @WAYS
-def test_errors_come_out_readable_and_without_a_key(mode, reply, gemini, pool, connect) -> None:
+def test_errors_are_readable_and_without_a_key(mode, reply, gemini, pool, connect) -> None:
     """The SDK's own class, its response readable as before, notes, and no key anywhere."""
     pool("A", "B", max_wait_s=0)
     gemini.always_any(reply)
@@ -52,8 +52,8 @@ def test_errors_come_out_readable_and_without_a_key(mode, reply, gemini, pool, c
 
 
 @WAYS
-def test_when_no_key_is_free_the_response_can_be_read(mode, gemini, pool, connect) -> None:
-    """KeyPoolExhausted has a response of the library that the client speaks."""
+def test_when_no_key_is_available_the_response_can_be_read(mode, gemini, pool, connect) -> None:
+    """KeyPoolExhausted has a response of the client's HTTP library."""
     pool("A", max_wait_s=0)
     gemini.always("A", Reply.QUOTA_DAY)
     _, error = calls(mode, connect(), 2)
@@ -63,7 +63,7 @@ def test_when_no_key_is_free_the_response_can_be_read(mode, gemini, pool, connec
 
 @WAYS
 def test_lost_connections_are_repeated_and_deadlines_are_not(mode, gemini, pool, connect) -> None:
-    """Two repeats after a reset, none after a read timeout; neither blames a key."""
+    """Two repeats after a reset, none after a read timeout; neither penalizes a key."""
     pool("A", "B")
     gemini.script_any(Reply.RESET, Reply.RESET, Reply.OK, Reply.hang(2.0))
     answer, error = calls(mode, connect(timeout=300), 2)
@@ -75,15 +75,15 @@ def test_lost_connections_are_repeated_and_deadlines_are_not(mode, gemini, pool,
 
 @pytest.mark.parametrize("reply", [Reply.STREAM_OVERLOADED, Reply.STREAM_DROPPED])
 def test_a_stream_is_not_restarted(reply, gemini, pool, connect) -> None:
-    """After its first chunk the error comes out, with a note, after one request."""
+    """After its first chunk the error is raised, with a note, after one request."""
     pool("A", "B")
     gemini.always_any(reply)
     (error,) = calls("async_stream", connect(), 1)
     assert len(error.__notes__) == gemini.count() == 1
 
 
-def test_a_stream_that_is_left_is_settled(pool, connect) -> None:
-    """Closed after its first chunk, it counts as abandoned with what it has used."""
+def test_an_abandoned_stream_is_settled(pool, connect) -> None:
+    """Closed after its first chunk, it counts as abandoned with its usage so far."""
     pool("A")
     client = connect()
 
@@ -98,7 +98,7 @@ def test_a_stream_that_is_left_is_settled(pool, connect) -> None:
 
 
 def test_a_files_life_is_one_keys(gemini, pool, connect) -> None:
-    """Upload, prompt and delete go with the home key."""
+    """Upload, prompt and delete use the home key."""
     pool("A", "B", "C")
     client = connect(gemini.key("B").value)
 

@@ -1,4 +1,4 @@
-"""Who looks values up again: a thread for each pool, one for each forked worker, none in vain."""
+"""Values are refreshed by one thread for each pool, and one for each forked worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _threads() -> list[str]:
 
 
 def test_one_thread_for_each_pool_and_none_after_it(files: Files) -> None:
-    """uninstall() ends it; what is replaced afterwards changes nothing."""
+    """uninstall() ends it; a value replaced afterwards changes nothing."""
     files.list("A")
     files.put("A")
     files.install()
@@ -30,10 +30,10 @@ def test_one_thread_for_each_pool_and_none_after_it(files: Files) -> None:
     wait_for(lambda: not _threads())
 
 
-def test_a_time_of_zero_means_no_thread_and_no_second_look(
+def test_a_time_of_zero_means_no_thread_and_no_refresh(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any]
 ) -> None:
-    """Only a refusal of Google has a value looked up again."""
+    """Values are only looked up again after a rejection."""
     files.list("A")
     files.put("A")
     files.install(secrets_ttl_s=0)
@@ -45,7 +45,7 @@ def test_a_time_of_zero_means_no_thread_and_no_second_look(
 
 
 def test_values_in_settings_need_no_thread(gemini: FakeGemini) -> None:
-    """Keys that stand in a setting cannot change."""
+    """Keys in a setting cannot change."""
     try:
         keyrot_middleware.install(keys=["FAKE-one", "FAKE-two"], gemini_api_key="FAKE-three")
         assert _threads() == []
@@ -55,7 +55,7 @@ def test_values_in_settings_need_no_thread(gemini: FakeGemini) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_worker_goes_on_by_itself(gemini: FakeGemini, files: Files) -> None:
+def test_a_forked_worker_refreshes_on_its_own(gemini: FakeGemini, files: Files) -> None:
     """Servers install() before they fork: each worker looks values up again."""
     files.list("A")
     files.put("A")
@@ -73,7 +73,7 @@ def test_a_forked_worker_goes_on_by_itself(gemini: FakeGemini, files: Files) -> 
 
 
 def test_no_value_gets_into_the_environment(gemini: FakeGemini, files: Files) -> None:
-    """Child processes inherit the environment, so no value of a store may stand there."""
+    """Child processes inherit the environment, so it must not contain a value of a store."""
     before = dict(os.environ)
     files.list("A")
     files.put("A")

@@ -1,4 +1,4 @@
-"""Ctrl-C and cancellation in the middle of a call: raised as they are, the lease settled once."""
+"""Ctrl-C and cancellation during a call: raised unchanged, the lease settled once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from keyrot_middleware.testing import FakeClock, Reply
 
 ASYNC = ("async", "async_stream")
 PATIENCE_S = 60.0
-"""How long a request may take to arrive on a busy machine, and an answer that is not to come."""
+"""How long a request may take to arrive on a busy machine, and an answer that never comes."""
 REQUEST = {"model": MODEL, "contents": "hello"}
 
 
 @pytest.fixture
 def ctrl_c(gemini):
-    """Press Ctrl-C in the main thread as soon as so many requests have come."""
+    """Press Ctrl-C in the main thread as soon as so many requests have arrived."""
     threads = []
 
     def press_after(requests: int) -> None:
@@ -41,8 +41,8 @@ def _press() -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "sync_stream"])
-def test_ctrl_c_while_a_request_is_out(mode, gemini, pool, connect, ctrl_c) -> None:
-    """KeyboardInterrupt comes out at once, nothing is sent again, and the pool serves on."""
+def test_ctrl_c_while_a_request_is_in_flight(mode, gemini, pool, connect, ctrl_c) -> None:
+    """KeyboardInterrupt is raised at once, nothing is sent again, and the pool still works."""
     pool("A", "B", strategy="fill")
     client = connect()
     gemini.script("A", Reply.OK.delayed(PATIENCE_S))
@@ -68,8 +68,8 @@ def test_ctrl_c_in_the_middle_of_a_stream(gemini, pool, connect) -> None:
     assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
 
 
-class Pressed(FakeClock):
-    """A clock in whose sleep somebody presses Ctrl-C, or the task is cancelled."""
+class InterruptingClock(FakeClock):
+    """A clock whose sleep is interrupted by Ctrl-C, or by a cancelled task."""
 
     def sleep(self, seconds: float) -> None:
         """Be interrupted."""
@@ -85,13 +85,13 @@ class TestWhileWaiting:
 
     @pytest.fixture
     def clock(self) -> FakeClock:
-        """Be interrupted in every sleep."""
-        return Pressed()
+        """Use a clock that interrupts every sleep."""
+        return InterruptingClock()
 
     @pytest.mark.parametrize("reply", [Reply.OVERLOADED, Reply.QUOTA_MINUTE])
     @pytest.mark.parametrize("mode", MODES)
-    def test_an_interrupt_comes_out(self, mode, reply, gemini, pool, connect) -> None:
-        """No lease is held meanwhile, so nothing is left over."""
+    def test_an_interrupt_is_raised(self, mode, reply, gemini, pool, connect) -> None:
+        """No lease is held meanwhile, so none is left."""
         pool("A")
         gemini.always("A", reply)
         wanted = asyncio.CancelledError if mode in ASYNC else KeyboardInterrupt
@@ -102,7 +102,7 @@ class TestWhileWaiting:
 
 @pytest.mark.parametrize("mode", ASYNC)
 def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None:
-    """CancelledError comes out of the call, once; other tasks go on."""
+    """CancelledError is raised by the call, once; other tasks continue."""
     pool("A", "B", strategy="fill")
     client = connect()
     gemini.script("A", Reply.OK.delayed(PATIENCE_S))
@@ -129,7 +129,7 @@ def test_a_cancelled_task_settles_its_lease(mode, gemini, pool, connect) -> None
 
 @pytest.mark.parametrize("mode", ASYNC)
 def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
-    """asyncio.timeout() and wait_for() work as they do without us; no retry, no blame."""
+    """asyncio.timeout() and wait_for() work as without us: no retry, no penalty."""
     pool("A", "B")
     client = connect()
     gemini.always_any(Reply.OK.delayed(0.5))
@@ -153,7 +153,7 @@ def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
 
 
 def test_a_hundred_cancelled_tasks_leave_nothing(gemini, pool, connect) -> None:
-    """Cancelled at any point of their way, each lease that was lent is settled."""
+    """Cancelled at any point, each lease is settled."""
     pool({"key_id": "A", "max_concurrency": 10}, {"key_id": "B", "max_concurrency": 10})
     client = connect()
     gemini.delay(0.01)

@@ -1,4 +1,4 @@
-"""A client whose own key is one of the pool: the single key of the environment, most of all."""
+"""A client whose own key is in the pool: above all the single key of the environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALLS: dict[str, Callable[[genai.Client], Any]] = {
 
 
 async def downloaded(client: genai.Client) -> Any:
-    """Download a file by the async client, and close that."""
+    """Download a file with the async client, and close that."""
     try:
         return await client.aio.files.download(file="files/a")
     finally:
@@ -48,7 +48,7 @@ def test_its_key_follows_no_redirect_to_another_origin(
     serve: Callable[..., Server],
     elsewhere: Server,
 ) -> None:
-    """The pool's key stays at home, also where the program has given it to the client itself."""
+    """The pool's key is not sent elsewhere, although the program set it on the client itself."""
     gateway = serve(307, {"location": f"{elsewhere.url}/x"})
     install(pool, gemini, gateway.host)
     client = connect(base_url=gateway.url, api_key=gemini.key("A").value)
@@ -74,8 +74,8 @@ def test_an_error_that_echoes_its_key_does_not_show_it(
     client = connect(base_url=gateway.url, api_key=value)
     with pytest.raises(genai.errors.APIError) as caught:
         call(client)
-    told = "".join(
+    text = "".join(
         traceback.TracebackException.from_exception(caught.value, capture_locals=False).format()
     )
-    assert value not in told
+    assert value not in text
     assert value not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a client without a key of its own is made into takes no key of the pool elsewhere."""
+"""Copies of a client without a key of its own send no key of the pool to foreign hosts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def elsewhere(clock: Any) -> Iterator[FakeGemini]:
 
 
 def pool_keys(server: FakeGemini, gemini: FakeGemini) -> list[str]:
-    """List the pool's values that came to a server."""
+    """List the pool's values that arrived at a server."""
     ours = [gemini.key(label).value for label in "AB"]
     return [value for value in ours if value in repr([r.headers for r in server.log])]
 
 
 def reinstalled(client: Any, pool: Any) -> Any:
-    """Give the client after the pool was taken away and put back."""
+    """Return the client after the pool was uninstalled and installed again."""
     keyrot_middleware.uninstall()
     pool("A", "B")
     return client
 
 
 def copied(client: Any, _pool: Any) -> Any:
-    """Give a client with a copy of what speaks for it."""
+    """Return a client with a copy of its api client."""
     again = copy.copy(client)
     again._api_client = copy.copy(client._api_client)
     again._models = genai.models.Models(again._api_client)
@@ -49,12 +49,12 @@ def copied(client: Any, _pool: Any) -> Any:
 
 
 def of_options(client: Any, _pool: Any) -> Any:
-    """Give a client that was made of another one's options."""
+    """Return a client made from another one's options."""
     return genai.Client(http_options=client._api_client._http_options)
 
 
 def of_key(client: Any, _pool: Any) -> Any:
-    """Give a client that was made with another one's key."""
+    """Return a client made with another one's key."""
     return genai.Client(
         api_key=client._api_client.api_key,
         http_options={"base_url": client._api_client._http_options.base_url},
@@ -62,14 +62,14 @@ def of_key(client: Any, _pool: Any) -> Any:
 
 
 def removed(client: Any, _pool: Any) -> Any:
-    """Give the client after the pool was taken away."""
+    """Return the client after the pool was uninstalled."""
     keyrot_middleware.uninstall()
     return client
 
 
 @pytest.mark.parametrize("mode", [*MODES, "download", "async_download"])
 @pytest.mark.parametrize("made", [reinstalled, copied, of_options, of_key, removed])
-def test_no_key_follows_to_a_foreign_host(
+def test_no_key_is_sent_to_a_foreign_host(
     made: Callable[[Any, Any], Any],
     mode: str,
     gemini: FakeGemini,
@@ -77,7 +77,7 @@ def test_no_key_follows_to_a_foreign_host(
     pool: Any,
     connect: Callable[..., Any],
 ) -> None:
-    """A request with a base_url of its own goes without a key, whatever became of the client."""
+    """A request with a base_url of its own is sent without a key, with any such client."""
     pool("A", "B")
     first = connect()
     assert ask("sync", first).startswith("ok from")
@@ -103,7 +103,7 @@ def test_a_call_from_an_event_hook_gets_no_key_of_the_call_around_it(
     pool: Any,
     connect: Callable[..., Any],
 ) -> None:
-    """A hook of the HTTP client runs while a key of the pool is under way; its calls have none."""
+    """A hook of the HTTP client runs while a pool key is in use; its calls have none."""
     pool("A", "B", strategy="fill")
     own = elsewhere.add_key("own").value
     foreign = connect(own, client_options=elsewhere.http_options)
@@ -145,7 +145,7 @@ def test_a_call_from_an_event_hook_gets_no_key_of_the_call_around_it(
 def test_an_http_client_of_the_programs_own(
     name: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
-    """One that was injected sends the pool's keys too, and is the same object as before."""
+    """An injected client sends the pool's keys too, and is still the same object."""
     library = http_library()
     made = library.Client() if name == "httpx_client" else library.AsyncClient()
     before = dict(vars(made))
@@ -155,7 +155,7 @@ def test_an_http_client_of_the_programs_own(
     except ValueError:
         pytest.skip("this SDK takes no client")
 
-    async def ask_and_close() -> str:
+    async def call_and_close() -> str:
         async with made:
             return await ask_async("async", client)
 
@@ -163,6 +163,6 @@ def test_an_http_client_of_the_programs_own(
         with made:
             assert ask("sync", client) == "ok from A"
     else:
-        assert asyncio.run(ask_and_close()) == "ok from A"
+        assert asyncio.run(call_and_close()) == "ok from A"
     keyrot_middleware.uninstall()
     assert vars(made).keys() == before.keys()

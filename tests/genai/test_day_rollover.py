@@ -1,4 +1,4 @@
-"""A day that ends: a 429 of the day before takes no key out of the day that begins."""
+"""The end of a day: a 429 of the day before does not block a key on the new day."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MIDNIGHT = datetime(2026, 11, 25, tzinfo=ZoneInfo("America/Los_Angeles")).timest
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """Stand a second before midnight in Los Angeles."""
+    """Start a second before midnight Pacific time."""
     return FakeClock(MIDNIGHT - 1.0)
 
 
 @pytest.mark.parametrize("reply", [Reply.QUOTA_DAY_FREE, Reply.QUOTA_DAY_PAID])
 @pytest.mark.parametrize("mode", MODES)
-def test_keys_refused_just_after_midnight_serve_again_soon(
+def test_keys_refused_just_after_midnight_are_available_again_soon(
     mode, reply, gemini, pool, connect, clock
 ) -> None:
     """Our clock is ahead, or Google's reset is late: the keys are tried again soon."""
@@ -40,8 +40,8 @@ def test_keys_refused_just_after_midnight_serve_again_soon(
     assert ask(mode, client).startswith("ok from")
 
 
-def test_a_late_reset_is_asked_for_less_and_less_often(gemini, pool, connect, clock) -> None:
-    """After 30, 60, 120, 240 seconds; and from ten minutes on the day is believed to be over."""
+def test_a_late_reset_is_retried_less_and_less_often(gemini, pool, connect, clock) -> None:
+    """After 30, 60, 120, 240 seconds; after ten minutes the day counts as exhausted."""
     pool("A")
     client = connect()
     clock.advance(1.05)
@@ -59,14 +59,14 @@ def test_a_late_reset_is_asked_for_less_and_less_often(gemini, pool, connect, cl
     assert datetime.fromisoformat(until).timestamp() == MIDNIGHT + 86_400
 
 
-def test_a_request_of_the_old_day_is_judged_by_it(gemini, pool, connect, clock) -> None:
+def test_a_request_of_the_old_day_counts_for_that_day(gemini, pool, connect, clock) -> None:
     """It was sent at 23:59:59 and is refused after midnight."""
     pool("A")
     client = connect()
 
-    def late(asked: Any) -> Any:
+    def late(request: Any) -> Any:
         clock.advance(2.0)
-        return Reply.QUOTA_DAY_PAID.body(asked)
+        return Reply.QUOTA_DAY_PAID.body(request)
 
     gemini.script("A", Reply.custom(429, late))
     assert isinstance(calls("sync", client, 1)[0], genai.errors.ClientError)
@@ -75,7 +75,7 @@ def test_a_request_of_the_old_day_is_judged_by_it(gemini, pool, connect, clock) 
 
 
 def test_a_day_that_is_exhausted_later_ends_at_midnight(gemini, pool, connect, clock) -> None:
-    """Eleven minutes into the day nobody's clock is that wrong."""
+    """Eleven minutes into the day the refusal is not a clock error."""
     pool("A")
     clock.advance(1.0 + 660.0)
     gemini.always_any(Reply.QUOTA_DAY_FREE)

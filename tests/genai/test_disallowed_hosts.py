@@ -1,4 +1,4 @@
-"""Roads by which a pool's key could leave for a host that is not allowed, each of them closed."""
+"""Ways in which a pool's key could be sent to a host that is not allowed, each of them closed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ours(server, gemini) -> list[str]:
 def test_a_dict_of_options_may_be_spelt_googles_way(
     spelling, gemini, elsewhere, pool, connect
 ) -> None:
-    """The host is the one that the SDK will read from it, whichever way it is spelt."""
+    """The host is the one that the SDK reads from it, in either spelling."""
     pool("A")
     own = elsewhere.add_key("own").value
     options = {spelling: elsewhere.url}
@@ -48,8 +48,8 @@ def test_a_dict_of_options_may_be_spelt_googles_way(
     assert (gemini.count(), ours(elsewhere, gemini)) == (0, [])
 
 
-def test_a_client_of_a_foreign_host_spelt_googles_way_is_lent_nothing(elsewhere, pool) -> None:
-    """The SDK's own error says that a key is missing, for its api client as well."""
+def test_a_client_of_a_foreign_host_spelt_googles_way_gets_no_key(elsewhere, pool) -> None:
+    """The SDK's own error reports the missing key, for its api client as well."""
     pool("A")
     for make in (genai.Client, BaseApiClient):
         with pytest.raises(ValueError, match="API key"):
@@ -65,7 +65,7 @@ def test_a_client_of_a_foreign_host_spelt_googles_way_is_lent_nothing(elsewhere,
     ],
 )
 def test_retries_may_be_spelt_googles_way(reply, codes, sends, gemini, pool, connect) -> None:
-    """The SDK repeats what it was told to, a spent key excepted."""
+    """The SDK retries as configured, except after an exhausted quota."""
     pool("A", max_wait_s=0, max_retries=0)
     gemini.always("A", reply)
     retry = {"attempts": 3, "httpStatusCodes": codes, "initialDelay": 0.01}
@@ -78,7 +78,7 @@ def test_retries_may_be_spelt_googles_way(reply, codes, sends, gemini, pool, con
 def test_a_request_that_is_built_for_another_host_is_not_sent(
     mode, gemini, elsewhere, pool, connect, monkeypatch
 ) -> None:
-    """Whoever redirects it below us gets no key of the pool, and no key is blamed."""
+    """A redirection below us sends no key of the pool, and penalizes none."""
     build = BaseApiClient._build_request
 
     def astray(*args: Any, **kwargs: Any) -> Any:
@@ -97,8 +97,8 @@ def test_a_request_that_is_built_for_another_host_is_not_sent(
 
 
 @pytest.fixture
-def dialled(monkeypatch) -> list[tuple[str, Any]]:
-    """List the addresses and headers with which Live would connect."""
+def connections(monkeypatch) -> list[tuple[str, Any]]:
+    """List the addresses and headers that Live would connect with."""
     seen: list[tuple[str, Any]] = []
 
     @contextlib.asynccontextmanager
@@ -112,7 +112,7 @@ def dialled(monkeypatch) -> list[tuple[str, Any]]:
 
 
 def session(client: Any, **options: Any) -> None:
-    """Open a Live session, as far as that goes."""
+    """Open a Live session, up to the connection."""
 
     async def go() -> None:
         config = {"http_options": options} if options else None
@@ -122,21 +122,23 @@ def session(client: Any, **options: Any) -> None:
     asyncio.run(go())
 
 
-def test_a_lent_key_does_not_follow_a_live_session(gemini, pool, connect, dialled) -> None:
-    """A session with a host of its own is refused before it connects, and the error says why.
+def test_a_pool_key_is_not_sent_by_a_live_session_to_a_foreign_host(
+    gemini, pool, connect, connections
+) -> None:
+    """A session with a host of its own is refused before it connects, with a clear error.
 
-    SDK 1.75 takes no options for a session, and says so itself.
+    SDK 1.75 takes no options for a session, and raises an error itself.
     """
     pool("A")
     with pytest.raises(ValueError, match=r"KEYROT_ALLOWED_HOSTS|http_options"):
         session(connect(), base_url="https://proxy.example.com")
-    assert dialled == []
+    assert connections == []
 
 
-def test_live_sessions_that_are_no_business_of_ours(gemini, pool, connect, dialled) -> None:
-    """At home with the lent key, and with a key of its own anywhere, Live connects as ever."""
+def test_other_live_sessions_are_unchanged(gemini, pool, connect, connections) -> None:
+    """Live connects with the pool's key at its host, and with a key of its own anywhere."""
     pool("A")
     for client in (connect(), connect("FAKE-own", base_url="https://proxy.example.com")):
         with pytest.raises(ConnectionError):
             session(client)
-    assert [headers[KEY] for _, headers in dialled] == [gemini.key("A").value, "FAKE-own"]
+    assert [headers[KEY] for _, headers in connections] == [gemini.key("A").value, "FAKE-own"]

@@ -21,7 +21,7 @@ def _uninstall() -> Iterator[None]:
     keyrot_middleware.uninstall()
 
 
-def test_a_client_that_cannot_be_made_without_a_key_says_that_install_found_none() -> None:
+def test_the_error_of_a_client_without_a_key_explains_that_install_found_none() -> None:
     """The SDK's own error; after uninstall() it is as the SDK raises it."""
     keyrot_middleware.install()
     with pytest.raises(ValueError, match="API key") as raised:
@@ -35,7 +35,7 @@ def test_a_client_that_cannot_be_made_without_a_key_says_that_install_found_none
 
 
 def test_a_client_without_a_key_can_be_made_once_install_finds_one(gemini: FakeGemini) -> None:
-    """A second install() replaces what only explained errors."""
+    """A second install() replaces the patch that only explained errors."""
     keyrot_middleware.install()
     keyrot_middleware.install(keys=["FAKE-value-of-a-key"])
     genai.Client().close()
@@ -44,7 +44,7 @@ def test_a_client_without_a_key_can_be_made_once_install_finds_one(gemini: FakeG
 def test_the_rejection_of_a_standard_key_is_explained_in_note_and_log(
     gemini: FakeGemini, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once in the log for each key, and in the error that comes out."""
+    """Once in the log for each key, and in the error that is raised."""
     key = gemini.add_key("a").value
     assert key.startswith("AIza")
     gemini.always("a", Reply.KEY_INVALID)

@@ -1,4 +1,4 @@
-"""What the program was handling when it called is its own: it is neither read nor changed."""
+"""An exception that the program handles while it calls is neither read nor changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN = "Bearer FAKE-token-of-another-service"
 
 
 class AnotherError(Exception):
-    """What another HTTP library raised, with its request; its response is not there yet."""
+    """An error of another HTTP library with its request; its response is not available yet."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
@@ -25,14 +25,14 @@ class AnotherError(Exception):
 
     @property
     def response(self) -> Any:
-        """Raise, as some do."""
+        """Raise, as some libraries do."""
         raise RuntimeError("no response yet")
 
 
 def fall_back(mode: str, client: Any) -> tuple[AnotherError, errors.APIError]:
-    """Ask Gemini because something else has failed; give both errors."""
+    """Call Gemini while another error is handled; return both errors."""
     try:
-        raise AnotherError  # noqa: TRY301 - in which handler we call is what matters
+        raise AnotherError  # noqa: TRY301 - the handler that we call in is what matters
     except AnotherError as first:
         with pytest.raises(errors.APIError) as caught:
             ask(mode, client)
@@ -41,7 +41,7 @@ def fall_back(mode: str, client: Any) -> tuple[AnotherError, errors.APIError]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_request_of_the_programs_own_keeps_its_headers(mode, gemini, pool, connect) -> None:
-    """An error that is being handled while Gemini is asked has its request as it was."""
+    """An error that is handled during a call keeps its request unchanged."""
     pool("A", "B", max_wait_s=0)
     gemini.always_any(Reply.QUOTA_MINUTE)
     handled, raised = fall_back(mode, connect())
@@ -51,7 +51,7 @@ def test_a_request_of_the_programs_own_keeps_its_headers(mode, gemini, pool, con
 
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize("mode", STREAMS)
-def test_nor_does_a_stream_that_breaks_touch_it(mode, after, gemini, pool, connect) -> None:
+def test_a_broken_stream_does_not_touch_it_either(mode, after, gemini, pool, connect) -> None:
     """Neither at its first chunk nor later."""
     pool("A", max_retries=0, max_wait_s=0)
     gemini.always("A", Reply.KEY_SUSPENDED.in_stream(after))
@@ -61,7 +61,7 @@ def test_nor_does_a_stream_that_breaks_touch_it(mode, after, gemini, pool, conne
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_header_that_is_no_key_stays_readable(mode, gemini, pool, connect) -> None:
-    """Of the failed request itself the key is taken out, and not the program's own token."""
+    """The key is removed from the failed request itself, and not the program's own token."""
     pool("A", max_wait_s=0)
     gemini.always("A", Reply.QUOTA_DAY)
     with pytest.raises(errors.APIError) as caught:
@@ -72,8 +72,10 @@ def test_a_header_that_is_no_key_stays_readable(mode, gemini, pool, connect) -> 
     assert request.headers.get("x-goog-api-key") in ("[redacted]", None)
 
 
-def test_an_odd_exception_behind_one_does_not_take_its_place(monkeypatch, caplog) -> None:
-    """What cannot be read is said in the log, and the others are cleaned all the same."""
+def test_an_unreadable_exception_in_the_chain_does_not_replace_the_error(
+    monkeypatch, caplog
+) -> None:
+    """An unreadable exception is logged, and the others are still redacted."""
     monkeypatch.setattr(guard, "_strict", False)
     error, odd, behind = ValueError("FAKE-value"), AnotherError("FAKE-value"), OSError("FAKE-value")
     error.__cause__, odd.__context__ = odd, behind

@@ -1,4 +1,4 @@
-"""The main job: whatever fails, a call that a healthy key can serve is served by it."""
+"""The main job: whatever fails, a call that an available key can serve is served by it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from support.modes import MODEL, MODES, ask, calls, run
 from keyrot_middleware.testing import Reply
 
 
-def one_spent_one_invalid(gemini, pool, **settings) -> None:
-    """Make A answer 429 and B 400 for ever, and C well."""
+def one_exhausted_one_invalid(gemini, pool, **settings) -> None:
+    """Let A always answer 429, B 400, and C succeed."""
     pool("A", "B", "C", **settings)
     gemini.always("A", Reply.QUOTA_MINUTE)
     gemini.always("B", Reply.KEY_INVALID)
 
 
 def sent(gemini) -> tuple[int, int, int]:
-    """Tell what came upstream with each key."""
+    """Count the requests with each key."""
     return gemini.sent("A"), gemini.sent("B"), gemini.sent("C")
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
 @pytest.mark.parametrize("mode", MODES)
 def test_sixty_calls_meet_each_bad_key_once(mode, strategy, gemini, pool, connect, clock) -> None:
-    """A spent and an invalid key cost one request each, none of 60 calls fails, none waits."""
-    one_spent_one_invalid(gemini, pool, strategy=strategy)
+    """An exhausted and an invalid key cost one request each, none of 60 calls fails or waits."""
+    one_exhausted_one_invalid(gemini, pool, strategy=strategy)
     began = clock.time()
-    assert set(ask_sixty_times(mode, connect(), strategy)) == {"ok from C"}
+    assert set(call_sixty_times(mode, connect(), strategy)) == {"ok from C"}
     assert sent(gemini) == (1, 1, 60)
     assert clock.time() == began
 
 
-def ask_sixty_times(mode, client, strategy) -> list:
-    """Ask; under `sticky` in 60 conversations, or the call might never meet A and B."""
+def call_sixty_times(mode, client, strategy) -> list:
+    """Make 60 calls; under `sticky` in 60 conversations, or they might never use A and B."""
     if strategy != "sticky":
         return calls(mode, client, 60)
     return [calls(mode, client, 1, contents=f"conversation {n}")[0] for n in range(60)]
@@ -44,8 +44,8 @@ def ask_sixty_times(mode, client, strategy) -> list:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_sixty_calls_from_32_callers_at_once(mode, gemini, pool, connect, clock) -> None:
-    """No caller asks a bad key after one has learned of it, beside those already under way."""
-    one_spent_one_invalid(gemini, pool)
+    """No caller uses a bad key after one has failed with it, except those already in flight."""
+    one_exhausted_one_invalid(gemini, pool)
     gemini.delay(0.01)
     began = clock.time()
     texts = calls(mode, connect(), 60, at_once=32)
@@ -57,9 +57,9 @@ def test_sixty_calls_from_32_callers_at_once(mode, gemini, pool, connect, clock)
     assert clock.time() == began
 
 
-def test_a_known_bad_key_is_not_met_again_by_32_callers(gemini, pool, connect) -> None:
-    """Once one call has learned what A and B are, 32 callers at once send to neither."""
-    one_spent_one_invalid(gemini, pool)
+def test_a_known_bad_key_is_not_used_again_by_32_callers(gemini, pool, connect) -> None:
+    """Once one call has failed with A and B, 32 callers at once send to neither."""
+    one_exhausted_one_invalid(gemini, pool)
     client = connect()
     calls("sync", client, 3)
     gemini.reset_log()
@@ -68,8 +68,8 @@ def test_a_known_bad_key_is_not_met_again_by_32_callers(gemini, pool, connect) -
 
 
 def test_every_method_of_models_rotates(gemini, pool, connect) -> None:
-    """Embedding and counting go through the pool too, sync and async, with the SDK's own types."""
-    one_spent_one_invalid(gemini, pool, strategy="fill")
+    """Embedding and counting use the pool too, sync and async, with the SDK's own types."""
+    one_exhausted_one_invalid(gemini, pool, strategy="fill")
     client = connect()
     assert isinstance(
         client.models.embed_content(model="gemini-embedding-001", contents="x"),
@@ -89,8 +89,8 @@ def test_every_method_of_models_rotates(gemini, pool, connect) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_client_with_a_key_of_its_own_rotates_too(mode, gemini, pool, connect) -> None:
-    """Frameworks hand a key on as an explicit one: it is a home key, never an opt-out."""
-    one_spent_one_invalid(gemini, pool, strategy="fill")
+    """Frameworks pass a key on explicitly: it is a home key, never an opt-out."""
+    one_exhausted_one_invalid(gemini, pool, strategy="fill")
     client = connect(gemini.key("B").value)
     assert ask(mode, client) == "ok from C"
     stranger = connect(gemini.add_key("stranger").value)
@@ -99,7 +99,7 @@ def test_a_client_with_a_key_of_its_own_rotates_too(mode, gemini, pool, connect)
 
 
 def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
-    """Signatures, and what inspect and asyncio say of the methods, stay as they were."""
+    """Signatures, and what inspect and asyncio report about the methods, stay the same."""
     from google.genai._api_client import BaseApiClient
 
     names = ("__init__", "request", "request_streamed", "async_request", "async_request_streamed")
@@ -117,14 +117,14 @@ def test_the_patched_methods_look_like_the_sdks_own(pool) -> None:
 
 
 def test_threads_and_loops_side_by_side(gemini, pool, connect) -> None:
-    """One client in a thread's own event loop while others ask synchronously."""
-    one_spent_one_invalid(gemini, pool)
+    """One client in a thread's own event loop while others call synchronously."""
+    one_exhausted_one_invalid(gemini, pool)
     client, other = connect(), connect()
 
     async def both() -> list:
-        asked = {"model": MODEL, "contents": "hello"}
-        threads = [asyncio.to_thread(client.models.generate_content, **asked) for _ in range(8)]
-        tasks = [other.aio.models.generate_content(**asked) for _ in range(8)]
+        request = {"model": MODEL, "contents": "hello"}
+        threads = [asyncio.to_thread(client.models.generate_content, **request) for _ in range(8)]
+        tasks = [other.aio.models.generate_content(**request) for _ in range(8)]
         return await asyncio.gather(*threads, *tasks)
 
     assert {answer.text for answer in run(other, both)} == {"ok from C"}

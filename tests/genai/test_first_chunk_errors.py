@@ -1,4 +1,4 @@
-"""A stream whose first chunk is an error gives its connection back before another key is tried."""
+"""A stream whose first chunk is an error releases its connection before another key is tried."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def test_a_small_sync_connection_pool_is_enough(gemini, pool, connect) -> None:
 
 
 def _three_connections() -> object:
-    """Give limits of the library that the SDK speaks HTTP with."""
+    """Return limits of the SDK's HTTP library."""
     return http_library().Limits(max_connections=3, max_keepalive_connections=3)

@@ -1,4 +1,4 @@
-"""One key header on the wire; what the program set for itself stays as it is."""
+"""One key header on the wire; headers that the program set stay unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CASES = [KEY, "X-Goog-Api-Key", "X-GOOG-API-KEY"]
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_clients_own_key_header_is_untouched(mode, name, gemini, pool, connect) -> None:
-    """Who sets another key's header on the client has chosen a key: it goes as without us."""
+    """A client with another key's header has chosen a key: the request is sent as without us."""
     other = gemini.add_key("other").value
     client = connect("FAKE-unused", headers={name: other})
     plain = calls(mode, client, 1)
@@ -52,10 +52,10 @@ def test_a_requests_own_key_header_is_untouched(mode, name, form, gemini, pool, 
 @pytest.mark.parametrize("where", ["client", "request"])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("mode", MODES)
-def test_the_home_key_again_in_another_case_goes_once(
+def test_the_home_key_again_in_another_case_is_sent_once(
     mode, name, where, gemini, pool, connect
 ) -> None:
-    """A header that repeats the client's own key is no choice; one key header goes out."""
+    """A header that repeats the client's own key is no choice; one key header is sent."""
     home = gemini.add_key("home").value
     headers = {name: home, "x-custom": "kept"}
     pool("A")
@@ -67,8 +67,8 @@ def test_the_home_key_again_in_another_case_goes_once(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_placeholder_in_a_header_goes_nowhere(name, gemini, pool, connect) -> None:
-    """Who writes the placeholder there means the pool."""
+def test_the_placeholder_in_a_header_is_not_sent(name, gemini, pool, connect) -> None:
+    """The placeholder in a header means the pool."""
     pool("A")
     client = connect(headers={name: keyrot_middleware.POOL_KEY})
     assert ask("sync", client) == "ok from A"
@@ -93,7 +93,7 @@ def test_the_home_key_as_bearer_is_dropped(mode, name, where, gemini, pool, conn
 
 
 def test_anothers_bearer_stays(gemini, pool, connect) -> None:
-    """A gateway's token in `Authorization` is none of our business."""
+    """A gateway's token in `Authorization` is not changed."""
     pool("A")
     client = connect(headers={"Authorization": "Bearer FAKE-gateway"})
     assert ask("sync", client) == "ok from A"
@@ -137,7 +137,7 @@ def test_options_of_the_program_are_not_changed(mode, form, gemini, pool, connec
 
 
 def test_the_request_dict_is_changed_no_more_than_by_the_sdk(gemini, pool, connect) -> None:
-    """After a failover the caller's dict holds what it held, or what the SDK itself leaves."""
+    """After a failover the caller's dict is unchanged, except for changes by the SDK itself."""
     body = {
         "contents": [{"parts": [{"text": "hello"}], "role": "user"}],
         "_url": {"model": MODEL},

@@ -1,4 +1,4 @@
-"""Whichever HTTP client the SDK speaks with, calls rotate: injected, httpx, httpx2."""
+"""Calls rotate with every HTTP client of the SDK: injected, httpx, httpx2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHOOSES = "GOOGLE_GENAI_HTTP_CLIENT" in inspect.getsource(_api_client)
 
 
 def library(name: str) -> Any:
-    """Give an HTTP library that is installed and that this SDK speaks with."""
+    """Return an HTTP library that is installed and supported by this SDK."""
     if name == "httpx2" and not CHOOSES:
         pytest.skip("this SDK knows httpx only")
     return pytest.importorskip(name)
@@ -45,7 +45,9 @@ def test_injected_clients(mode, name, gemini, pool, connect) -> None:
 
 @pytest.mark.parametrize("choice", ["httpx", "httpx2", "auto"])
 @pytest.mark.parametrize("mode", MODES)
-def test_the_variable_that_chooses(mode, choice, gemini, pool, connect, monkeypatch) -> None:
+def test_the_variable_that_chooses_the_client(
+    mode, choice, gemini, pool, connect, monkeypatch
+) -> None:
     """`GOOGLE_GENAI_HTTP_CLIENT`, with the client that it names, sync and async."""
     if not CHOOSES:
         pytest.skip("this SDK has no such variable")
@@ -76,13 +78,15 @@ def test_a_failed_first_chunk_over_one_connection(mode, name, gemini, pool, conn
 
 
 def twice(mode: str, client: Any) -> list[str]:
-    """Ask twice in one loop, and close the program's own clients in it."""
+    """Call twice in one loop, and close the program's own clients in it."""
 
-    async def asked() -> list[str]:
+    async def two_calls() -> list[str]:
         texts = [await ask_async(mode, client) for _ in range(2)]
         await client._api_client._async_httpx_client.aclose()
         return texts
 
-    texts = run(client, asked) if mode.startswith("async") else [ask(mode, client) for _ in "12"]
+    texts = (
+        run(client, two_calls) if mode.startswith("async") else [ask(mode, client) for _ in "12"]
+    )
     client._api_client._httpx_client.close()
     return texts

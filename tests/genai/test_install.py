@@ -1,4 +1,4 @@
-"""install() and uninstall(): when, how often, with which keys, and nothing left behind."""
+"""install() and uninstall(): when, how often, with which keys, and without remains."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEAMS = (
 
 
 def methods() -> dict[str, object]:
-    """Give what stands in the class, without binding it."""
+    """Return the attributes of the class, without binding them."""
     return dict(vars(BaseApiClient))
 
 
@@ -60,7 +60,7 @@ def test_install_twice_is_once(gemini, pool, connect) -> None:
     assert gemini.count() == 1
 
 
-def test_uninstall_without_install_is_nothing() -> None:
+def test_uninstall_without_install_does_nothing() -> None:
     """It may be called at any time, and twice."""
     before = methods()
     keyrot_middleware.uninstall()
@@ -69,7 +69,7 @@ def test_uninstall_without_install_is_nothing() -> None:
 
 
 def test_another_pool_can_follow(gemini, pool, connect) -> None:
-    """install() after uninstall() is a new pool, and the old clients go with it."""
+    """install() after uninstall() is a new pool, and the old clients use it."""
     pool("A")
     client = connect()
     assert ask("sync", client) == "ok from A"
@@ -91,7 +91,7 @@ def test_clients_made_before_install_are_covered(mode, gemini, pool, connect) ->
 
 @pytest.mark.parametrize("key", [None, "", keyrot_middleware.POOL_KEY])
 def test_a_client_needs_no_key(key, gemini, pool, connect) -> None:
-    """No key, an empty one and the placeholder all mean: the pool's; none of them is sent."""
+    """No key, an empty one and the placeholder all mean the pool; none of them is sent."""
     pool("A")
     client = connect(key)
     assert ask("sync", client) == "ok from A"
@@ -115,7 +115,7 @@ def test_a_variable_with_the_placeholder_is_no_key(
 
 
 def test_a_placeholder_client_made_before_install(gemini, pool, connect) -> None:
-    """Its placeholder never reaches the wire, not even for stored things."""
+    """Its placeholder is never sent, not even for stored resources."""
     client = connect(keyrot_middleware.POOL_KEY)
     pool("A")
     assert ask("sync", client) == "ok from A"
@@ -127,7 +127,7 @@ def test_a_placeholder_client_made_before_install(gemini, pool, connect) -> None
 def test_the_environments_key_is_home_key_and_last_resort(
     gemini, pool, connect, monkeypatch
 ) -> None:
-    """The single key serves stored things at once, and models only when nothing else can."""
+    """The single key serves stored resources at once, and models only when no other can."""
     monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single").value)
     pool("A")
     client = connect()
@@ -156,8 +156,8 @@ def test_after_uninstall_a_client_needs_a_key_again(pool) -> None:
         genai.Client()
 
 
-def test_no_key_anywhere_warns_and_leaves_the_sdk_alone(caplog) -> None:
-    """The program runs as it did without us, and is told what to set."""
+def test_no_key_anywhere_warns_and_does_not_patch_the_sdk(caplog) -> None:
+    """The program runs as without us, and a warning names what to set."""
     before = methods()
     with caplog.at_level(logging.WARNING, "keyrot_middleware"):
         keyrot_middleware.install()
@@ -184,8 +184,8 @@ def test_a_wrong_setting_is_an_error_at_install_and_changes_nothing(gemini) -> N
     assert methods() == before
 
 
-def test_status_tells_how_the_keys_are(gemini, pool, connect) -> None:
-    """It says that the pool is in place, which methods are patched, and the health of each key."""
+def test_status_reports_the_keys(gemini, pool, connect) -> None:
+    """It has the pool, the patched methods, and the health of each key."""
     assert keyrot_middleware.status() == {"installed": False, "keys": {}}
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
@@ -204,7 +204,7 @@ def test_status_tells_how_the_keys_are(gemini, pool, connect) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_bypass_sends_as_the_sdk_would(mode, gemini, pool, connect) -> None:
-    """Inside bypass() the client's own key is used, once, and the SDK's error comes out bare."""
+    """Inside bypass() the client's own key is used, once; the SDK's error is unchanged."""
     pool("A")
     client = connect(gemini.add_key("own").value)
     with keyrot_middleware.bypass():
@@ -219,7 +219,7 @@ def test_bypass_sends_as_the_sdk_would(mode, gemini, pool, connect) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_workload_prefers_the_keys_of_that_work(mode, gemini, pool, connect) -> None:
-    """Its keys go first inside the block, and the others still serve when they cannot."""
+    """Its keys are first inside the block, and the others still serve when those cannot."""
     pool({"key_id": "chat", "workload": "chat"}, {"key_id": "batch", "workload": "batch"})
     client = connect()
     with keyrot_middleware.workload("batch"):
@@ -264,7 +264,7 @@ def test_install_before_and_after_the_sdk_is_imported(before, imported) -> None:
 
 
 def test_uninstall_before_the_sdk_is_imported() -> None:
-    """An import that comes after uninstall() finds the SDK untouched; a later install() works."""
+    """An import after uninstall() finds the SDK untouched; a later install() works."""
     program = """
         import keyrot_middleware, os
         keyrot_middleware.install(keys="FAKE-key")

@@ -1,4 +1,4 @@
-"""We are never the outage: a fault of state, secrets or telemetry does not reach the call."""
+"""An internal error of state, secrets or telemetry does not reach the call."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from keyrot_middleware import guard
 from keyrot_middleware.testing import Reply
 
 
-class OurError(Exception):
-    """What breaks in one of our rooms."""
+class InternalError(Exception):
+    """An error inside one of our components."""
 
 
 def breaks(*_: Any, **__: Any) -> Any:
-    """Break."""
-    raise OurError("secret FAKE-value in a message")
+    """Raise it."""
+    raise InternalError("secret FAKE-value in a message")
 
 
 @pytest.fixture
 def lenient(monkeypatch) -> None:
-    """Switch the strict guard off: as it is in a program."""
+    """Switch the strict guard off, as in a program."""
     monkeypatch.setattr(guard, "_strict", False)
 
 
@@ -34,7 +34,7 @@ def lenient(monkeypatch) -> None:
 def test_a_broken_state_does_not_reach_the_call(
     mode, door, gemini, pool, connect, lenient, monkeypatch, caplog
 ) -> None:
-    """The call goes out with a key of the pool all the same, and the log says what is missing."""
+    """The call is still sent with a key of the pool, and the log names the broken component."""
     made = pool("A", "B")
     pool.ledger.checked = False
     monkeypatch.setattr(made.state, door, breaks)
@@ -45,7 +45,7 @@ def test_a_broken_state_does_not_reach_the_call(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_rotation_goes_on_without_the_state(
+def test_rotation_continues_without_the_state(
     mode, gemini, pool, connect, lenient, monkeypatch
 ) -> None:
     """Even then a failed key is excluded for the rest of the call."""
@@ -62,7 +62,7 @@ def test_rotation_goes_on_without_the_state(
 def test_a_broken_owner_table_means_the_home_key(
     mode, gemini, pool, connect, lenient, monkeypatch
 ) -> None:
-    """A prompt with a file goes with the client's own key, as without us."""
+    """A prompt with a file uses the client's own key, as without us."""
     made = pool("A", "B")
     monkeypatch.setattr(made.state, "get_owner", breaks)
     part = types.Part.from_uri(file_uri=f"{gemini.url}/v1beta/files/abc", mime_type="text/plain")
@@ -74,7 +74,7 @@ def test_a_broken_owner_table_means_the_home_key(
 def test_a_broken_secret_store_does_not_reach_the_call(
     mode, gemini, pool, connect, lenient, monkeypatch
 ) -> None:
-    """A retired key is looked up again; when that breaks, the next key serves."""
+    """A rejected key is looked up again; when that fails, the next key serves."""
     made = pool("A", "B", strategy="fill")
     monkeypatch.setattr(type(made.secrets), "refresh", breaks)
     gemini.always("A", Reply.KEY_INVALID)
@@ -82,7 +82,7 @@ def test_a_broken_secret_store_does_not_reach_the_call(
 
 
 class Broken:
-    """A sink that breaks at one of its doors."""
+    """A sink that fails in one of its methods."""
 
     thorough = True
 
@@ -103,7 +103,7 @@ DOORS = ["observe", "before", "after", "attach", "detach", "finish"]
 def test_broken_telemetry_does_not_reach_the_call(
     mode, door, gemini, pool, connect, lenient
 ) -> None:
-    """Whichever door of a sink breaks, the calls rotate, and the other sinks are told."""
+    """Whichever method of a sink fails, the calls rotate, and the other sinks are notified."""
     made = pool("A", "B", strategy="fill")
     made.observers = (Broken(door), *made.observers)
     gemini.always("A", Reply.QUOTA_MINUTE)
@@ -114,11 +114,11 @@ def test_broken_telemetry_does_not_reach_the_call(
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("mode", MODES)
 def test_broken_telemetry_is_raised_in_our_own_tests(mode, door, pool, connect) -> None:
-    """Under strict() the guard hides nothing."""
+    """Inside raise_internal_errors() the guard hides nothing."""
     made = pool("A")
     pool.ledger.checked = False
     made.observers = (Broken(door),)
-    with pytest.raises(OurError):
+    with pytest.raises(InternalError):
         ask(mode, connect())
     gc.collect()
 
@@ -126,11 +126,11 @@ def test_broken_telemetry_is_raised_in_our_own_tests(mode, door, pool, connect) 
 @pytest.mark.parametrize("door", ["acquire", "settle"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_broken_state_is_raised_in_our_own_tests(mode, door, pool, connect, monkeypatch) -> None:
-    """Under strict() the guard hides nothing."""
+    """Inside raise_internal_errors() the guard hides nothing."""
     made = pool("A")
     pool.ledger.checked = False
     monkeypatch.setattr(made.state, door, breaks)
-    with pytest.raises(OurError):
+    with pytest.raises(InternalError):
         ask(mode, connect())
 
 
@@ -138,26 +138,26 @@ def test_a_broken_state_is_raised_in_our_own_tests(mode, door, pool, connect, mo
 def test_a_broken_secret_store_is_raised_in_our_own_tests(
     mode, gemini, pool, connect, monkeypatch
 ) -> None:
-    """Under strict() the guard hides nothing."""
+    """Inside raise_internal_errors() the guard hides nothing."""
     made = pool("A", "B", strategy="fill")
     monkeypatch.setattr(type(made.secrets), "refresh", breaks)
     gemini.always("A", Reply.KEY_INVALID)
-    with pytest.raises(OurError):
+    with pytest.raises(InternalError):
         ask(mode, connect())
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_fault_in_reading_the_request_lets_it_pass(
+def test_an_error_in_parsing_the_request_sends_it_unchanged(
     mode, gemini, pool, connect, lenient, monkeypatch
 ) -> None:
-    """What we cannot read goes out as the SDK sends it, with the client's own key."""
+    """An unreadable request is sent as the SDK sends it, with the client's own key."""
     pool("A")
     monkeypatch.setattr("keyrot_middleware.genai.wrappers.call_info", breaks)
     assert ask(mode, connect(gemini.add_key("own").value)) == "ok from own"
 
 
 def test_an_unread_async_stream_with_a_broken_state(pool, connect, lenient, monkeypatch) -> None:
-    """Not even where nobody could catch it: in the collection of a stream never read."""
+    """Not even where it cannot be caught: in the collection of an unread stream."""
     made = pool("A")
     pool.ledger.checked = False
     client = connect()
@@ -172,8 +172,8 @@ def test_an_unread_async_stream_with_a_broken_state(pool, connect, lenient, monk
     gc.collect()
 
 
-def test_a_new_value_of_a_retired_key_is_taken_up(gemini, pool, connect, monkeypatch) -> None:
-    """Replaced in the store while the program runs: the call that meets the old one goes on."""
+def test_a_new_value_of_a_rejected_key_is_used(gemini, pool, connect, monkeypatch) -> None:
+    """Replaced in the store while the program runs: the call with the old one continues."""
     pool("A")
     client = connect()
     new = gemini.add_key("new").value

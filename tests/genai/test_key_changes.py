@@ -19,10 +19,10 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_leaked_key_that_is_replaced_serves_again_within_one_refresh(
+def test_a_leaked_key_that_is_replaced_is_available_within_one_refresh(
     mode: str, gemini: FakeGemini, files: Files, connect: Callable[..., Any]
 ) -> None:
-    """The same process goes on: with the other key at once, with the new value soon."""
+    """The same process continues: with the other key at once, with the new value soon."""
     files.list("A", "B")
     files.put("A")
     files.put("B")
@@ -31,7 +31,7 @@ def test_a_leaked_key_that_is_replaced_serves_again_within_one_refresh(
     assert ask(mode, client) == "ok from A"
     gemini.always("A", Reply.KEY_LEAKED)
     assert [ask(mode, client) for _ in range(3)] == ["ok from B"] * 3
-    assert gemini.sent("A") == 2, "nobody asks with it again"
+    assert gemini.sent("A") == 2, "it is not used again"
     files.put("A", "A_new")
     answers: list[str] = []
     wait_for(lambda: answers.append(ask(mode, client)) or answers[-1] == "ok from A_new")
@@ -40,7 +40,7 @@ def test_a_leaked_key_that_is_replaced_serves_again_within_one_refresh(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_value_that_is_there_already_goes_on_with_the_same_call(
+def test_a_value_that_is_replaced_already_serves_the_same_call(
     mode: str, gemini: FakeGemini, files: Files, connect: Callable[..., Any]
 ) -> None:
     """A pool of one key whose old value is refused: looked up at once, and sent again."""
@@ -54,10 +54,10 @@ def test_a_value_that_is_there_already_goes_on_with_the_same_call(
     assert ask(mode, client) == "ok from A_new"
 
 
-def test_a_suspended_projects_key_that_is_replaced_serves_again(
+def test_a_suspended_projects_key_that_is_replaced_is_available_again(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any]
 ) -> None:
-    """The new value is sent, although keys.json calls its project as it called the old one's."""
+    """The new value is sent, although the project has the same name in keys.json."""
     files.list({"key_id": "A", "project": "web"}, {"key_id": "B", "project": "other"})
     files.put("A")
     files.put("B")
@@ -73,7 +73,7 @@ def test_a_suspended_projects_key_that_is_replaced_serves_again(
 def test_a_value_replaced_in_time_costs_no_failed_send(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Old and new value are good for a while: the new one is used, and a log line says so."""
+    """Old and new value are valid for a while: the new one is used, and a log line reports it."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.list("A")
     files.put("A")
@@ -89,10 +89,10 @@ def test_a_value_replaced_in_time_costs_no_failed_send(
     assert [request.status for request in gemini.log] == [200] * 3
 
 
-def test_a_value_found_by_the_clock_is_a_span_of_its_own(
+def test_a_value_found_by_a_refresh_has_a_span_of_its_own(
     gemini: FakeGemini, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No call is there to have the event, so a short root span has it."""
+    """No call can have the event, so a short root span has it."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -112,10 +112,10 @@ def test_a_value_found_by_the_clock_is_a_span_of_its_own(
     assert [event.name for event in span.events] == ["keyrot.key.replaced"]
 
 
-def test_keys_join_and_leave_and_limits_change_without_a_restart(
+def test_keys_and_limits_change_without_a_restart(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """keys.json is read again when it has changed; who is under way keeps its key."""
+    """keys.json is read again when it has changed; calls in flight keep their keys."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.list("A", "B")
     for key_id in ("A", "B", "C"):
@@ -139,10 +139,10 @@ def test_keys_join_and_leave_and_limits_change_without_a_restart(
     assert ask("sync", client) == "ok from A"
 
 
-def test_the_last_key_that_is_taken_out_is_sent_no_more(
+def test_the_last_key_that_is_removed_is_not_sent_again(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An emptied keys.json leaves a pool without keys, said as ERROR, until one joins again."""
+    """An emptied keys.json leaves a pool without keys, logged as ERROR, until one is added."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.list("A")
     files.put("A")
@@ -161,10 +161,10 @@ def test_the_last_key_that_is_taken_out_is_sent_no_more(
     assert ask("sync", client) == "ok from B"
 
 
-def test_without_keys_json_s_keys_the_last_resort_serves(
+def test_without_keys_in_keys_json_the_single_key_serves(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The single key is not of keys.json, and stays when that is emptied."""
+    """The single key is not from keys.json, and stays when that is emptied."""
     monkeypatch.setenv("GEMINI_API_KEY", gemini.add_key("single").value)
     files.list("A")
     files.put("A")
@@ -174,7 +174,7 @@ def test_without_keys_json_s_keys_the_last_resort_serves(
     assert ask("sync", connect()) == "ok from single"
 
 
-def test_a_key_that_is_switched_off_is_not_said_to_serve(
+def test_a_disabled_key_is_not_reported_as_available(
     gemini: FakeGemini, files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not where its value changes at the same time, and not where it changes later."""
@@ -194,10 +194,10 @@ def test_a_key_that_is_switched_off_is_not_said_to_serve(
 
 
 @pytest.mark.parametrize("content", ['[{"key_id": "A", "rpm": -1}]', "[{", None])
-def test_a_broken_keys_file_keeps_the_keys_and_is_said_once(
+def test_a_broken_keys_file_keeps_the_keys_and_is_logged_once(
     content: str | None, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error says what is wrong; the next good version is taken."""
+    """An error names the mistake; the next valid version is used."""
     files.list("A")
     files.put("A")
     files.put("B")
@@ -210,9 +210,9 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_said_once(
     assert ask("sync", connect()) == "ok from A"
     files.list("B")
     wait_for(lambda: serving_keys() == ["B"])
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert len(told) == 1
-    assert told[0].startswith(
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 1
+    assert lines[0].startswith(
         f"pool default: keys.json is not used, the keys stay the same: {files.keys_file}"
     )
 
@@ -225,7 +225,7 @@ def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
     connect: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With no key left the store is asked again every few seconds, whatever the TTL is, or 0."""
+    """Without any key left the store is read every few seconds, whatever the TTL is, or 0."""
     monkeypatch.setattr(pool, "LOOK_UP_S", 0.01)
     monkeypatch.setattr(pool, "LOOK_UP_MOST_S", 0.05)
     files.list("A", "B")
@@ -254,7 +254,7 @@ def test_a_value_that_comes_after_the_rejection_is_found_by_the_next_calls(
     assert (gemini.sent("A"), gemini.sent("B")) == (1, 1)
 
 
-def test_with_no_key_left_the_stores_are_asked_no_more_often_than_every_few_seconds(
+def test_with_no_key_left_the_stores_are_read_at_most_every_few_seconds(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hundreds of failing calls cost a few look-ups: the pause doubles from 2 to 30 seconds."""
@@ -286,7 +286,7 @@ def test_with_no_key_left_the_stores_are_asked_no_more_often_than_every_few_seco
 def test_a_key_manager_finds_a_value_that_comes_after_the_rejection(
     gemini: FakeGemini, files: Files
 ) -> None:
-    """`select_key` with no key left looks the values up, before it says so."""
+    """Without any key left `select_key` looks the values up before it raises."""
     files.list("A")
     files.put("A")
     files.install(secrets_ttl_s=0)
@@ -302,7 +302,7 @@ def test_a_key_manager_finds_a_value_that_comes_after_the_rejection(
 def test_a_limit_that_is_changed_in_keys_json_beats_what_was_learned_before(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any]
 ) -> None:
-    """Its owner has raised it at Google, and says so."""
+    """Its owner has raised it at Google, and in the file."""
     files.list("A")
     files.put("A")
     files.install(max_wait_s=0)

@@ -13,13 +13,13 @@ from keyrot_middleware.testing import Reply
 MODEL = "gemini-2.5-flash"
 
 
-def ask(client: Any) -> Any:
+def send_call(client: Any) -> Any:
     """Send one call."""
     return client.models.generate_content(model=MODEL, contents="hi")
 
 
 def states() -> dict[str, str]:
-    """Give the state of each key."""
+    """Return the state of each key."""
     return {i: key["state"] for i, key in keyrot_middleware.status()["keys"].items()}
 
 
@@ -30,11 +30,11 @@ def test_exhausted_keys_are_limited_while_calls_find_none(
     pool({"key_id": "A", "rpm": 1}, {"key_id": "B", "rpm": 1}, max_wait_s=0)
     client = connect()
     assert states() == {"A": "available", "B": "available"}
-    ask(client)
-    ask(client)
+    send_call(client)
+    send_call(client)
     assert states() == {"A": "limited", "B": "limited"}
     with pytest.raises(KeyPoolExhausted) as raised:
-        ask(client)
+        send_call(client)
     known = keyrot_middleware.status()["keys"]["A"]
     retry_at = raised.value.retry_at
     assert retry_at is not None
@@ -42,19 +42,19 @@ def test_exhausted_keys_are_limited_while_calls_find_none(
     assert (known["available"], known["used"][MODEL]["available"]) == (False, False)
     clock.advance(60)
     assert states() == {"A": "available", "B": "available"}
-    ask(client)
+    send_call(client)
 
 
 def test_each_failure_has_its_state(pool: Any, connect: Any, gemini: Any) -> None:
-    """An invalid key is rejected, one with a 429 is cooling down, the third goes on."""
+    """An invalid key is rejected, one with a 429 is cooling down, the third is available."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
     gemini.always("B", Reply.QUOTA_MINUTE)
-    ask(connect())
+    send_call(connect())
     assert states() == {"A": "rejected", "B": "cooling_down", "C": "available"}
 
 
-def test_keys_without_a_value_and_switched_off_keys_are_listed(
+def test_keys_without_a_value_and_disabled_keys_are_listed(
     pool: Any, monkeypatch: pytest.MonkeyPatch, here: Any
 ) -> None:
     """They belong to the pool, and no call can get them."""

@@ -1,4 +1,4 @@
-"""Limits are not overrun: not by threads, not by tasks, not in tokens."""
+"""Limits are not exceeded: not by threads, not by tasks, not in tokens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_eight_threads_of_twenty_calls_send_exactly_the_limit(
 
 
 def calls_one(mode, client) -> object:
-    """Ask once; give the text or the error."""
+    """Send one call; return the text or the error."""
     try:
         return ask_sync(mode, client)
     except Exception as error:
@@ -72,7 +72,7 @@ def test_two_keys_of_one_project_share_its_limit(gemini, pool, connect) -> None:
 
 
 def test_a_day_has_its_limit(gemini, pool, connect, clock) -> None:
-    """RPD counts over the minutes, to the midnight of Los Angeles."""
+    """RPD counts over the minutes, until midnight Pacific time."""
     pool({"key_id": "A", "rpd": 30}, max_wait_s=0)
     client = connect()
     numbers = []
@@ -86,7 +86,7 @@ def test_a_day_has_its_limit(gemini, pool, connect, clock) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_no_more_at_once_than_allowed(mode, gemini, pool, connect) -> None:
-    """max_concurrency holds while 12 ask at once, and nobody fails for it."""
+    """max_concurrency holds while 12 call at once, and no call fails for it."""
     pool({"key_id": "A", "max_concurrency": 3}, {"key_id": "B", "max_concurrency": 2})
     gemini.delay(0.005)
     assert served(calls(mode, connect(), 24, at_once=5)) == 24
@@ -94,7 +94,7 @@ def test_no_more_at_once_than_allowed(mode, gemini, pool, connect) -> None:
     assert gemini.peak("B") <= 2
 
 
-def test_a_limit_that_google_told_is_kept(gemini, pool, connect, clock) -> None:
+def test_a_learned_limit_is_kept(gemini, pool, connect, clock) -> None:
     """Unconfigured: the first 429 names 5 a minute; in the next minute exactly 5 are sent."""
     gemini.add_key("A", rpm=5)
     pool("A", max_wait_s=0)
@@ -108,7 +108,7 @@ def test_a_limit_that_google_told_is_kept(gemini, pool, connect, clock) -> None:
 
 
 def test_limits_are_per_model(gemini, pool, connect) -> None:
-    """A spent model does not hold another one back."""
+    """An exhausted model does not delay another."""
     pool({"key_id": "A", "rpm": 2}, max_wait_s=0)
     client = connect()
     assert served(calls("sync", client, 4)) == 2
@@ -162,11 +162,11 @@ def test_true_tokens_stay_within_the_limit_once_learned(
 
 
 def body_of(text: str) -> dict:
-    """Give the body that asks this."""
+    """Return the body of this prompt."""
     return {"contents": [{"parts": [{"text": text}]}]}
 
 
-def test_a_request_that_was_not_sent_gives_its_place_back(gemini, pool, connect) -> None:
+def test_an_unsent_request_releases_its_reservation(gemini, pool, connect) -> None:
     """A refused connection costs no quota."""
     pool({"key_id": "A", "rpm": 2}, max_wait_s=0, max_retries=0)
     client = connect()
@@ -179,7 +179,7 @@ def test_a_request_that_was_not_sent_gives_its_place_back(gemini, pool, connect)
 
 
 def test_a_refused_request_does_not_count_again(gemini, pool, connect, clock) -> None:
-    """The same booking is not kept twice: what a 429 cost is over with its minute."""
+    """A refused request is not counted twice: its cost ends with its minute."""
     pool({"key_id": "A", "rpm": 3}, "B", strategy="fill", max_wait_s=0)
     client = connect()
     gemini.script("A", Reply.EXHAUSTED)
@@ -196,8 +196,8 @@ def test_many_loops_and_threads_share_one_limit(gemini, pool, connect) -> None:
 
     async def both() -> list:
         threads = [asyncio.to_thread(calls_one, "sync", other) for _ in range(40)]
-        asked = {"model": MODEL, "contents": "hello"}
-        tasks = [client.aio.models.generate_content(**asked) for _ in range(40)]
+        request = {"model": MODEL, "contents": "hello"}
+        tasks = [client.aio.models.generate_content(**request) for _ in range(40)]
         return await asyncio.gather(*threads, *tasks, return_exceptions=True)
 
     answers = [getattr(answer, "text", answer) for answer in run(client, both)]

@@ -1,4 +1,4 @@
-"""A program may run for months: nothing is kept of a call that is over."""
+"""A program may run for months: no memory is kept of a finished call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.pool import in_flight
 from keyrot_middleware.testing import FakeGemini, Reply
 
 CALLS = 3_000
-"""In rounds of a thousand, one block of memory for each second call would be seen."""
+"""In rounds of a thousand, one block of memory for every second call would show."""
 REQUEST = {"model": MODEL, "contents": "hello"}
 
 
@@ -26,8 +26,8 @@ def gemini(clock):
 
 
 @pytest.fixture
-def unwatched(pool):
-    """Install a pool whose ledger does not keep what it sees either."""
+def unrecorded(pool):
+    """Install a pool whose ledger keeps nothing either."""
 
     def install(*keys, **settings):
         made = pool(*keys, **settings)
@@ -39,12 +39,12 @@ def unwatched(pool):
 
 
 ROUNDS = 3
-"""A leak shows in every round; a pool of connections or a cache that fills, in one."""
+"""A leak grows in every round; a pool of connections or a cache that fills, in one."""
 WARM_UP = 500
 
 
 def grown(work: Callable[[int], None], number: int) -> float:
-    """Tell how many blocks of memory a call leaves behind, after a warm-up."""
+    """Return how many blocks of memory a call leaves behind, after a warm-up."""
     work(min(WARM_UP, number // 5))
     return min(_grown_in_a_round(work, number // ROUNDS) for _ in range(ROUNDS))
 
@@ -57,9 +57,9 @@ def _grown_in_a_round(work: Callable[[int], None], number: int) -> float:
     return (sys.getallocatedblocks() - before) / number
 
 
-def test_sync_calls_leave_nothing(unwatched, connect) -> None:
+def test_sync_calls_leave_nothing(unrecorded, connect) -> None:
     """3,000 calls after a warm-up."""
-    made = unwatched("A", "B", "C")
+    made = unrecorded("A", "B", "C")
     client = connect()
 
     def work(number: int) -> None:
@@ -70,9 +70,9 @@ def test_sync_calls_leave_nothing(unwatched, connect) -> None:
     assert in_flight(made.state) == {}
 
 
-def test_streams_leave_nothing(unwatched, connect) -> None:
-    """As many: most read to the end, each tenth left after the first chunk."""
-    made = unwatched("A", "B", "C")
+def test_streams_leave_nothing(unrecorded, connect) -> None:
+    """As many: most read to the end, each tenth abandoned after the first chunk."""
+    made = unrecorded("A", "B", "C")
     client = connect()
 
     def work(number: int) -> None:
@@ -87,15 +87,15 @@ def test_streams_leave_nothing(unwatched, connect) -> None:
     assert in_flight(made.state) == {}
 
 
-def test_async_calls_leave_nothing(unwatched, connect) -> None:
-    """And as many tasks in one loop: whole answers, and streams of which each second is left."""
-    made = unwatched("A", "B", "C")
+def test_async_calls_leave_nothing(unrecorded, connect) -> None:
+    """As many tasks in one loop: whole answers, and streams, each second one abandoned."""
+    made = unrecorded("A", "B", "C")
     client = connect()
 
     async def some(number: int) -> None:
         for _ in range(number // 10):
-            asked = [client.aio.models.generate_content(**REQUEST) for _ in range(8)]
-            await asyncio.gather(*asked)
+            calls = [client.aio.models.generate_content(**REQUEST) for _ in range(8)]
+            await asyncio.gather(*calls)
             for left in (False, True):
                 stream = await client.aio.models.generate_content_stream(**REQUEST)
                 await anext(stream)
@@ -109,9 +109,9 @@ def test_async_calls_leave_nothing(unwatched, connect) -> None:
     assert in_flight(made.state) == {}
 
 
-def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
+def test_failing_calls_leave_nothing(gemini, unrecorded, connect, clock) -> None:
     """Failovers, cooldowns, retries and errors over many minutes."""
-    made = unwatched("A", "B", {"key_id": "C", "rpm": 500})
+    made = unrecorded("A", "B", {"key_id": "C", "rpm": 500})
     client = connect()
     replies = [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.OVERLOADED, Reply.BAD_REQUEST]
 
@@ -129,11 +129,11 @@ def test_failing_calls_leave_nothing(gemini, unwatched, connect, clock) -> None:
     assert in_flight(made.state) == {}
 
 
-def test_clients_leave_nothing(gemini, unwatched) -> None:
-    """Programs that make a client for each call: it is collected, and nothing of it is kept."""
+def test_clients_leave_nothing(gemini, unrecorded) -> None:
+    """A program may make a client for each call: it is collected, and nothing of it is kept."""
     from google import genai
 
-    made = unwatched("A", "B", "C")
+    made = unrecorded("A", "B", "C")
 
     def work(number: int) -> None:
         for _ in range(number):

@@ -1,4 +1,4 @@
-"""Keys that have no value yet: the others serve, or calls go as they would, until they have one."""
+"""Keys without a value: until they have one the others serve, or calls are sent as without us."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini
 
 
-def test_a_key_that_is_not_there_at_the_start_joins_when_it_is(
+def test_a_key_without_a_value_is_added_when_it_has_one(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others serve; it is an error in the log and in status(), until it resolves."""
@@ -45,18 +45,18 @@ def test_a_store_that_is_down_leaves_the_single_key(
     files.install()
     client = connect()
     assert ask("sync", client) == "ok from single"
-    said = "none of its 2 keys has a value yet; calls go with GEMINI_API_KEY alone until one has"
-    assert said in caplog.text
+    message = "none of its 2 keys has a value yet; calls go with GEMINI_API_KEY alone until one has"
+    assert message in caplog.text
     files.put("A")
     wait_for(lambda: "A" in serving_keys())
     assert ask("sync", client) == "ok from A"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_without_any_value_calls_go_as_the_sdk_sends_them_until_there_is_one(
+def test_without_any_value_calls_are_sent_as_by_the_sdk(
     mode: str, gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: Any
 ) -> None:
-    """The patch is in place; a client without a key can be made, and serves later."""
+    """The patch is active; a client without a key can be made, and works later."""
     files.list("A")
     files.install()
     assert "calls go out as the SDK sends them until one has" in caplog.text
@@ -78,7 +78,7 @@ def test_without_any_value_calls_go_as_the_sdk_sends_them_until_there_is_one(
 def test_by_hand_a_pool_without_a_value_is_exhausted_until_there_is_one(
     gemini: FakeGemini, files: Files
 ) -> None:
-    """A KeyManager can be made, and says that no key is available."""
+    """A KeyManager can be made, and raises that no key is available."""
     files.list("A")
     files.install()
     manager = keyrot_middleware.get_key_manager()

@@ -1,4 +1,4 @@
-"""No key of the pool, and no key of the client's own, is in anything that a program may print."""
+"""No key of the pool, nor the client's own, is in anything that a program may print."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILURES = sorted(set(Reply.all()) - {"OK", "CONTINUATION"})
 @pytest.mark.parametrize("name", FAILURES)
 @pytest.mark.parametrize("mode", MODES)
 def test_no_failure_carries_a_key(mode, name, gemini, pool, connect, caplog) -> None:
-    """Whatever comes back: neither the last error nor the next one, nor a log line, has a key."""
+    """After any failure neither the last error nor the next one, nor a log line, has a key."""
     if name in ("RESET", "CLOSE"):
         skip_where_the_sdk_reconnects(mode)
     reply = Reply.all()[name]
@@ -34,14 +34,14 @@ def test_no_failure_carries_a_key(mode, name, gemini, pool, connect, caplog) -> 
     for answer in answers:
         if isinstance(answer, Exception):
             hold_no_key(answer, gemini, "A", "B", "own")
-    said = caplog.text + repr(keyrot_middleware.status())
-    assert not any(gemini.key(label).value in said for label in ("A", "B", "own"))
+    printed = caplog.text + repr(keyrot_middleware.status())
+    assert not any(gemini.key(label).value in printed for label in ("A", "B", "own"))
 
 
 @pytest.mark.parametrize("name", ["RESET", "HANG", "QUOTA_DAY"])
 @pytest.mark.parametrize("mode", MODES)
-def test_no_local_variable_below_shows_a_key(mode, name, gemini, pool, connect) -> None:
-    """Who reports errors shows the variables of every frame: the SDK's, and of what it sends by."""
+def test_no_local_variable_shows_a_key(mode, name, gemini, pool, connect) -> None:
+    """Error reporters show the variables of every frame: the SDK's, and its HTTP library's."""
     if name == "RESET":
         skip_where_the_sdk_reconnects(mode)
     pool("A", max_retries=0, max_wait_s=0)
@@ -75,7 +75,7 @@ def test_a_body_that_echoes_the_key(mode, form, code, gemini, pool, connect) -> 
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize("mode", ["sync_stream", "async_stream"])
 def test_an_error_inside_a_stream_that_echoes_the_key(mode, after, gemini, pool, connect) -> None:
-    """The error object of a stream is cleaned too, whether it comes first or later."""
+    """The error object of a stream is redacted too, whether it comes first or later."""
     pool("A", max_retries=0, max_wait_s=0)
     gemini.always("A", Reply.KEY_SUSPENDED.in_stream(after))
     (error,) = calls(mode, connect(), 1)
@@ -84,8 +84,8 @@ def test_an_error_inside_a_stream_that_echoes_the_key(mode, after, gemini, pool,
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_strangers_key_is_redacted_too(mode, gemini, pool, connect) -> None:
-    """The client's own key is not one of the pool's, and no more for printing than those."""
+def test_a_foreign_key_is_redacted_too(mode, gemini, pool, connect) -> None:
+    """The client's own key is not in the pool, and must not be printed either."""
     pool("A")
     gemini.add_key("own")
     client = connect(gemini.key("own").value)
@@ -105,17 +105,17 @@ def test_a_key_of_any_shape_is_redacted(gemini, pool, connect) -> None:
         assert not [text for text in texts_of(error) if value in text]
 
 
-def test_every_exception_behind_one_is_cleaned() -> None:
-    """A cause hides the context from tracebacks, but not from those that walk both."""
+def test_every_exception_in_the_chain_is_redacted() -> None:
+    """A cause hides the context from tracebacks, but not from tools that read both."""
     error, cause, context = (ValueError(f"FAKE-value of {name}") for name in "abc")
     error.__cause__, error.__context__ = cause, context
-    context.__context__ = error  # a ring
+    context.__context__ = error  # a cycle
     redact_exception(error, lambda text: text.replace("FAKE-value", "[redacted]"))
     assert [str(one) for one in (error, cause, context)] == [f"[redacted] of {n}" for n in "abc"]
 
 
 def test_values_of_the_pool_do_not_show(gemini, pool, connect) -> None:
-    """Not in `repr` of the pool, its leases or what KeyManager hands out."""
+    """Not in `repr` of the pool, its leases or the results of KeyManager."""
     made = pool("A")
     manager = keyrot_middleware.get_key_manager()
     key = manager.select_key("gemini-2.5-flash")

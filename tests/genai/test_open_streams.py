@@ -1,4 +1,4 @@
-"""Streams while they are open: many at once, read in other threads, left open by uninstall()."""
+"""Open streams: many at once, read in other threads, still open at uninstall()."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_many_streams_open_at_once(gemini, pool, connect) -> None:
 
 
 def test_many_async_streams_open_at_once(gemini, pool, connect) -> None:
-    """The same in one loop, with tasks that leave theirs early."""
+    """The same in one loop, with tasks that stop early."""
     pool("A", "B", "C")
     client = connect()
 
@@ -68,8 +68,8 @@ def test_a_stream_read_in_another_thread(gemini, pool, connect) -> None:
     assert pool.ledger.kinds in ([LeaseOutcome.ABANDONED], [LeaseOutcome.SUCCESS])
 
 
-def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
-    """While a stream is open the program's own code sees no key of a send under way."""
+def test_an_open_stream_leaves_nothing_in_the_context(gemini, pool, connect) -> None:
+    """While a stream is open the program's own code sees no key in its context."""
     pool("A")
     client = connect()
     stream = client.models.generate_content_stream(**REQUEST)
@@ -89,7 +89,7 @@ def test_nothing_of_ours_stays_in_the_context(gemini, pool, connect) -> None:
 
 @pytest.mark.parametrize("mode", STREAMS)
 def test_uninstall_while_a_stream_is_open(mode, gemini, pool, connect) -> None:
-    """Calls under way are carried to their end."""
+    """Calls in flight continue to their end."""
     pool("A")
     client = connect()
     texts = []

@@ -1,4 +1,4 @@
-"""Other instrumentations wrap the same methods: any order of coming and going is harmless."""
+"""Other instrumentations wrap the same methods: any order of install and removal is harmless."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("request", "request_streamed", "async_request", "async_request_streamed
 
 @pytest.fixture(autouse=True)
 def plain_again():
-    """Put the SDK's own functions back, whatever a test did to them."""
+    """Restore the SDK's own functions, whatever a test did to them."""
     before = dict(vars(BaseApiClient))
     yield
     for name, method in before.items():
@@ -28,7 +28,7 @@ def plain_again():
 
 
 class Other:
-    """An instrumentation as they are written: wrapt layers, taken off again."""
+    """A typical instrumentation: wrapt layers that it removes again."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -43,12 +43,12 @@ class Other:
         return wrapped(*args, **kwargs)
 
     def off_by_layer(self) -> None:
-        """Take away its own layer, wherever it stands in the chain."""
+        """Remove its own layer, wherever it is in the chain."""
         for name in NAMES:
             remove_layer(BaseApiClient, name, self._mine(name))
 
     def off_by_snapshot(self, snapshot: dict[str, Any]) -> None:
-        """Put back what it found, as instrumentations with a saved original do."""
+        """Restore what it found, as instrumentations with a saved original do."""
         for name in NAMES:
             setattr(BaseApiClient, name, snapshot[name])
 
@@ -60,7 +60,7 @@ class Other:
 
 
 def snapshot() -> dict[str, Any]:
-    """Give what stands in the class."""
+    """Return the attributes of the class."""
     return {name: vars(BaseApiClient)[name] for name in NAMES}
 
 
@@ -97,8 +97,8 @@ def test_every_order_of_two_instrumentations_ends_where_it_began(
     assert all(after[name] is before[name] for name in NAMES)
 
 
-def test_our_layer_under_anothers_is_taken_out_of_the_middle(gemini, pool, connect) -> None:
-    """uninstall() under a wrapt layer of somebody else's leaves theirs and nothing of ours."""
+def test_our_layer_under_another_is_removed_from_the_middle(gemini, pool, connect) -> None:
+    """uninstall() under another wrapt layer leaves that layer and nothing of ours."""
     theirs, before = Other(), snapshot()
     pool("A")
     theirs.on()
@@ -111,7 +111,7 @@ def test_our_layer_under_anothers_is_taken_out_of_the_middle(gemini, pool, conne
 
 
 def test_our_layer_under_a_plain_closure_passes_through(gemini, pool, connect) -> None:
-    """What cannot be taken out (a decorator holds it) is dead: calls go as the SDK sends them."""
+    """A layer that a decorator holds cannot be removed, but has no effect."""
     pool("A")
     layer = BaseApiClient.request
 
@@ -130,7 +130,7 @@ def test_our_layer_under_a_plain_closure_passes_through(gemini, pool, connect) -
 
 
 def test_our_layer_brought_back_by_a_snapshot_is_pass_through(gemini, pool, connect) -> None:
-    """A saved original that holds our dead layer, put back after uninstall(), sends nothing."""
+    """A saved original that contains our layer, restored after uninstall(), has no effect."""
     pool("A")
     ours = snapshot()
     theirs = Other()
@@ -143,7 +143,7 @@ def test_our_layer_brought_back_by_a_snapshot_is_pass_through(gemini, pool, conn
 
 
 def test_install_again_over_a_dead_layer(gemini, pool, connect) -> None:
-    """A new pool works once, over whatever an old one left behind."""
+    """A new pool works once, over any layer that an old one left."""
     pool("A")
     ours = snapshot()
     keyrot_middleware.uninstall()
@@ -155,10 +155,8 @@ def test_install_again_over_a_dead_layer(gemini, pool, connect) -> None:
     assert gemini.count() == 2
 
 
-def test_a_snapshot_from_before_install_takes_our_layer_away_and_status_says_so(
-    gemini, pool, connect
-) -> None:
-    """Somebody else's restore removes us: `status()` shows which patches are gone."""
+def test_status_reports_that_another_tool_removed_our_layer(gemini, pool, connect) -> None:
+    """Another tool's restore removes us: `status()` shows which patches are gone."""
     before = snapshot()
     pool("A")
     for name in ("request", "async_request"):

@@ -1,4 +1,4 @@
-"""Stored things belong to one project: calls that touch them go with the owner's key."""
+"""Stored resources belong to one project: calls that name them use the owner's key."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def upload(client) -> types.File:
 
 
 def keys_of(gemini) -> list[str]:
-    """Tell whose the requests were, those without a key left out."""
+    """Return the key of each request, without requests that have none."""
     return [request.key for request in gemini.log if request.key]
 
 
 @pytest.fixture
 def three(gemini, pool, connect):
-    """A pool of three projects, and a client whose home key is B's."""
+    """Install a pool of three projects; return a client whose home key is B's."""
     pool("A", "B", "C")
     return connect(gemini.key("B").value)
 
 
-def test_a_files_whole_life_is_with_the_home_key(gemini, three) -> None:
+def test_a_file_uses_the_home_key_throughout(gemini, three) -> None:
     """Upload, get, list, delete: one key, the client's own."""
     file = upload(three)
     assert three.files.get(name=file.name).name == file.name
@@ -57,8 +57,8 @@ def test_async_files_too(gemini, three) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_prompt_with_a_file_goes_with_the_files_key(mode, gemini, three) -> None:
-    """However many keys are free: 12 of 12, and plain prompts go on rotating."""
+def test_a_prompt_with_a_file_uses_the_files_key(mode, gemini, three) -> None:
+    """However many keys are available: 12 of 12, and plain prompts still rotate."""
     file = upload(three)
     gemini.reset_log()
     assert calls(mode, three, 12, contents=["look", file]) == ["ok from B"] * 12
@@ -66,7 +66,7 @@ def test_a_prompt_with_a_file_goes_with_the_files_key(mode, gemini, three) -> No
 
 
 def test_a_file_is_found_from_another_client(gemini, three, connect) -> None:
-    """Its owner was learned from the reply: a client with another home key reaches it too."""
+    """The reply named its owner: a client with another home key reaches it too."""
     file = upload(three)
     other = connect(gemini.key("C").value)
     assert ask("sync", other, contents=["look", file]) == "ok from B"
@@ -76,8 +76,8 @@ def test_a_file_is_found_from_another_client(gemini, three, connect) -> None:
 @pytest.mark.parametrize("where", ["client", "request dict", "request object"])
 @pytest.mark.parametrize("what", ["cache", "file"])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_extra_body_names_is_seen(mode, what, where, gemini, three, connect) -> None:
-    """The SDK merges extra_body below us: a cache or a file in it pins the call all the same."""
+def test_names_in_extra_body_are_read(mode, what, where, gemini, three, connect) -> None:
+    """The SDK merges extra_body below us: a cache or a file in it still binds the call."""
     if what == "cache":
         cache = three.caches.create(model=MODEL, config={"contents": "long text " * 40})
         extra = {"cachedContent": cache.name}
@@ -94,7 +94,7 @@ def test_what_extra_body_names_is_seen(mode, what, where, gemini, three, connect
     assert keys_of(gemini) == ["B"] * 6
 
 
-def test_a_caches_whole_life_is_with_one_key(gemini, three) -> None:
+def test_a_cache_uses_one_key_throughout(gemini, three) -> None:
     """Create, get, use, list, update, delete."""
     cache = three.caches.create(model=MODEL, config={"contents": "long text " * 40})
     three.caches.get(name=cache.name)
@@ -107,24 +107,24 @@ def test_a_caches_whole_life_is_with_one_key(gemini, three) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cache_is_made_where_there_is_room_for_one(mode, gemini, pool, connect) -> None:
-    """The free home project stores none: a paid one makes it and serves its uses."""
+def test_a_cache_is_created_where_there_is_room_for_one(mode, gemini, pool, connect) -> None:
+    """The free home project stores none: a paid one creates it and serves its uses."""
     gemini.add_key("free", tier="free")
     pool("free", "paid", strategy="fill")
-    client, asked = connect(), {"model": MODEL, "config": {"contents": "long text " * 4_000}}
+    client, request = connect(), {"model": MODEL, "config": {"contents": "long text " * 4_000}}
     for _ in range(2):
         if mode.startswith("async"):
-            cache = run(client, lambda: client.aio.caches.create(**asked))
+            cache = run(client, lambda: client.aio.caches.create(**request))
         else:
-            cache = client.caches.create(**asked)
+            cache = client.caches.create(**request)
     config = types.GenerateContentConfig(cached_content=cache.name)
     assert ask(mode, client, config=config) == "ok from paid"
-    assert ask(mode, client) == "ok from free", "and what needs no cache goes on with the free one"
+    assert ask(mode, client) == "ok from free", "and a call without a cache still uses the free one"
     assert keys_of(gemini) == ["free", "paid", "paid", "paid", "free"]
 
 
-def test_a_batchs_whole_life_is_with_one_key(gemini, three) -> None:
-    """Create, get, cancel; and a batch of a file is made by the key of the file."""
+def test_a_batch_uses_one_key_throughout(gemini, three) -> None:
+    """Create, get, cancel; and a batch of a file uses the key of the file."""
     job = three.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])
     three.batches.get(name=job.name)
     three.batches.cancel(name=job.name)
@@ -136,7 +136,7 @@ def test_a_batchs_whole_life_is_with_one_key(gemini, three) -> None:
     assert set(keys_of(gemini)) == {"B"}
 
 
-def test_the_pages_of_a_list_come_from_one_key(gemini, three) -> None:
+def test_the_pages_of_a_list_use_one_key(gemini, three) -> None:
     """A page token is its key's, from the first page to the last."""
     files = [upload(three).name for _ in range(5)]
     gemini.reset_log()
@@ -149,8 +149,8 @@ def test_the_pages_of_a_list_come_from_one_key(gemini, three) -> None:
     assert len(pages) > 1
 
 
-def test_an_owner_at_its_limit_is_not_replaced_by_a_stranger(gemini, three) -> None:
-    """Another project cannot read the file: the owner's 429 comes out after the wait for it."""
+def test_an_owner_at_its_limit_is_not_replaced_by_another_project(gemini, three) -> None:
+    """Another project cannot read the file: the owner's 429 is raised after the wait for it."""
     file = upload(three)
     gemini.reset_log()
     gemini.always("B", Reply.QUOTA_DAY)
@@ -160,7 +160,7 @@ def test_an_owner_at_its_limit_is_not_replaced_by_a_stranger(gemini, three) -> N
 
 
 def test_another_key_of_the_same_project_can_serve(gemini, pool, connect) -> None:
-    """The file is the project's: when one key is revoked its sibling goes on."""
+    """The file is the project's: when one key is revoked another one serves."""
     pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
     client = connect()
     file = upload(client)
@@ -170,8 +170,8 @@ def test_another_key_of_the_same_project_can_serve(gemini, pool, connect) -> Non
     assert keys_of(gemini) == ["A", "B"]
 
 
-def test_an_explicit_key_outside_the_pool_keeps_its_own_things(gemini, pool, connect) -> None:
-    """A stranger's files go with the stranger's key; its prompts go through the pool."""
+def test_an_explicit_key_outside_the_pool_keeps_its_own_resources(gemini, pool, connect) -> None:
+    """Files of a foreign key use that key; its prompts use the pool."""
     pool("A", "B")
     client = connect(gemini.add_key("own", tier="paid").value)
     file = upload(client)
@@ -183,15 +183,15 @@ def test_an_explicit_key_outside_the_pool_keeps_its_own_things(gemini, pool, con
     assert client.files.get(name=file.name).name == file.name, "and it is not retired"
 
 
-def test_text_that_speaks_of_a_file_pins_nothing(gemini, three) -> None:
+def test_text_that_mentions_a_file_does_not_bind_a_call(gemini, three) -> None:
     """A prompt is only a prompt."""
     file = upload(three)
     assert len(set(calls("sync", three, 12, contents=f"read {file.name} please"))) > 1
 
 
 @pytest.mark.parametrize("token", ["page", "unknown"])
-def test_an_unknown_page_goes_home(token, gemini, three) -> None:
-    """Nobody knows whose it is, so it goes as it would without a pool."""
+def test_an_unknown_page_uses_the_home_key(token, gemini, three) -> None:
+    """Its owner is unknown, so it is sent as without a pool."""
     client = three._api_client
     assert client.request("get", f"files?pageToken={token}", {}, None) is not None
     assert keys_of(gemini) == ["B"]
@@ -199,7 +199,7 @@ def test_an_unknown_page_goes_home(token, gemini, three) -> None:
 
 @continues
 @pytest.mark.parametrize("mode", MODES)
-def test_all_hops_of_a_continued_answer_go_with_one_key(mode, gemini, pool, connect) -> None:
+def test_all_hops_of_a_continued_answer_use_one_key(mode, gemini, pool, connect) -> None:
     """The token belongs to the key that gave it: three hops, one key, for every call."""
     pool("A", "B", "C")
     client = connect()
@@ -215,7 +215,7 @@ def test_all_hops_of_a_continued_answer_go_with_one_key(mode, gemini, pool, conn
 @continues
 @pytest.mark.parametrize("mode", MODES)
 def test_a_hop_never_changes_its_key(mode, gemini, pool, connect) -> None:
-    """A 429 on hop 2 comes out rather than going to a key that cannot know the token."""
+    """A 429 on hop 2 is raised, since no other key can use the token."""
     pool("A", "B", strategy="fill", max_wait_s=0)
     gemini.script("A", Reply.CONTINUATION, Reply.QUOTA_DAY)
     calls(mode, connect(), 1)

@@ -1,4 +1,4 @@
-"""`keyrot-pool` means no key: it never reaches the wire, and an error says what to set."""
+"""`keyrot-pool` means no key: it is never sent, and an error names what to set."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def interact(client: Any) -> Any:
     return client.interactions.create(model=MODEL, input="hello")
 
 
-def others(client: Any) -> dict[str, Callable[[], Any]]:
-    """Give calls that are no calls of a model."""
+def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
+    """Return the calls that are no calls of a model."""
     return {
         "files.get": lambda: client.files.get(name="files/abc"),
         "files.download": lambda: client.files.download(file="files/abc"),
@@ -41,18 +41,18 @@ def others(client: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-OTHERS = tuple(others(None))
+OTHERS = tuple(other_calls(None))
 
 
 def sent(gemini: FakeGemini) -> list[list[str]]:
-    """List the keys of each request, having held that none is the placeholder, wherever."""
+    """List the keys of each request; check that none is the placeholder, anywhere."""
     assert POOL_KEY not in repr([(request.headers, request.path) for request in gemini.log])
     return [request.header_values(KEY) for request in gemini.log]
 
 
 @pytest.fixture
 def no_key(gemini: FakeGemini, caplog: pytest.LogCaptureFixture) -> None:
-    """Install without any key; the warning is of no interest here."""
+    """Install without any key; the warning is tested elsewhere."""
     caplog.set_level(logging.ERROR, "keyrot_middleware")
     keyrot_middleware.install(allowed_hosts=[gemini.host])
     yield
@@ -60,10 +60,10 @@ def no_key(gemini: FakeGemini, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_without_any_key_is_an_error_that_says_what_to_set(
+def test_a_call_without_any_key_is_an_error_that_names_what_to_set(
     mode: str, gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
 ) -> None:
-    """Before anything is sent; a client with a key of its own goes on, as without the pool."""
+    """Before anything is sent; a client with a key of its own works as without the pool."""
     with pytest.raises(genai.errors.ClientError, match="set GEMINI_API_KEYS") as caught:
         ask(mode, connect(POOL_KEY))
     error = caught.value
@@ -78,10 +78,10 @@ def test_a_call_without_any_key_is_an_error_that_says_what_to_set(
 def test_other_calls_without_any_key(
     call: str, bypassed: bool, gemini: FakeGemini, no_key: None, connect: Callable[..., Any]
 ) -> None:
-    """Files, downloads and Interactions say the same, by the error of each."""
+    """Files, downloads and Interactions raise the same, each with its own class."""
     inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
     with inside, pytest.raises(Exception, match="set GEMINI_API_KEYS"):
-        others(connect(POOL_KEY))[call]()
+        other_calls(connect(POOL_KEY))[call]()
     assert sent(gemini) == []
 
 
@@ -114,17 +114,17 @@ def test_the_pools_key_is_sent_in_its_place(
     pool("A", "B", strategy="fill")
     inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
     with inside, contextlib.suppress(Exception):
-        others(connect(given))[call]()
+        other_calls(connect(given))[call]()
     assert sent(gemini)
     assert {value for values in sent(gemini) for value in values} == {gemini.key("A").value}
 
 
 @pytest.mark.parametrize("call", [*MODES, *OTHERS])
 @pytest.mark.parametrize("used", [False, True])
-def test_after_uninstall_no_key_goes_out(
+def test_after_uninstall_no_key_is_sent(
     call: str, used: bool, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
-    """A client without a key of its own outlives the pool; it has none then, and sends none.
+    """A client without a key of its own outlives the pool; then it has no key, and sends none.
 
     With the next pool it has one again.
     """
@@ -135,7 +135,7 @@ def test_after_uninstall_no_key_goes_out(
         if call in MODES:
             ask(call, client)
         else:
-            others(client)[call]()
+            other_calls(client)[call]()
 
     if used:
         with contextlib.suppress(Exception):
@@ -157,7 +157,7 @@ def test_after_uninstall_no_key_goes_out(
 def test_live_has_the_pools_key_or_none(
     gemini: FakeGemini, pool: Any, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the pool is there it is in the handshake; afterwards the handshake has none."""
+    """With the pool the handshake has it; afterwards the handshake has none."""
     seen: list[Any] = []
 
     @contextlib.asynccontextmanager

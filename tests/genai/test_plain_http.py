@@ -1,4 +1,4 @@
-"""Keys of the pool go over TLS, to loopback, or to a host that is allowed with `http://`."""
+"""Keys of the pool are sent over TLS, to loopback, or to a host that is allowed with `http://`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOOGLE = "generativelanguage.googleapis.com"
 
 @pytest.fixture
 def port(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Have every name lead to the fake service, whatever its port; give the service's."""
+    """Resolve every name to the fake service, whatever the port; return the service's port."""
     number = int(gemini.host.rpartition(":")[2])
     address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", number))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address])
@@ -27,7 +27,7 @@ def port(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def pool_keys(gemini: FakeGemini) -> list[str]:
-    """List the pool's values that came in the headers of any request."""
+    """List the pool's values in the headers of all requests."""
     ours = [gemini.key(label).value for label in "AB"]
     return [value for value in ours for request in gemini.log if value in repr(request.headers)]
 
@@ -36,7 +36,7 @@ def pool_keys(gemini: FakeGemini) -> list[str]:
 def test_a_host_is_not_allowed_over_plain_http_by_its_name(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any], port: int
 ) -> None:
-    """The client's own key goes there, as without the pool; a client without one sends none."""
+    """The client's own key is sent there, as without the pool; a client without one sends none."""
     pool("A", "B", allowed_hosts=[f"{HOST}:{port}", f"{HOST}:443"])
     own = gemini.add_key("own").value
     assert ask(mode, connect(own, base_url=f"http://{HOST}:{port}")) == "ok from own"
@@ -52,7 +52,7 @@ def test_a_host_is_not_allowed_over_plain_http_by_its_name(
 def test_a_host_that_is_allowed_with_http(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any], port: int
 ) -> None:
-    """Whoever writes `http://` in front of a host means it."""
+    """`http://` in front of a host allows plain HTTP."""
     pool("A", "B", strategy="fill", allowed_hosts=[f"http://{HOST}:{port}"])
     assert ask(mode, connect(base_url=f"http://{HOST}:{port}")) == "ok from A"
     own = gemini.add_key("own").value
@@ -67,7 +67,7 @@ def test_googles_own_host_over_plain_http(
     port: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A base URL that lost its s takes no key of the pool along, wherever it is written."""
+    """A base URL with http:// by mistake gets no key of the pool, wherever it is written."""
     pool("A", "B", allowed_hosts=None)
     own, address = gemini.add_key("own").value, f"http://{GOOGLE}"
     options = {"base_url": address} if name == "client" else None

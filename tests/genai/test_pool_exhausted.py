@@ -1,4 +1,4 @@
-"""Nothing free to send with: said at once, in words and codes that every caller understands."""
+"""No key is available: raised at once, with text and codes that every caller understands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SNIFFED = ("timeout", "403", "500", "502", "503")
 
 
 def exhausted(mode, gemini, pool, connect, *replies, **settings):
-    """Let every key of a pool fail, then ask again; give what comes out."""
+    """Let every key of a pool fail, then call again; return what is raised."""
     labels = [f"key_{n}" for n in range(len(replies))]
     pool(*labels, strategy="fill", max_wait_s=0, **settings)
     for label, reply in zip(labels, replies, strict=True):
@@ -33,8 +33,8 @@ def exhausted(mode, gemini, pool, connect, *replies, **settings):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_while_all_keys_cool_nothing_is_sent(mode, gemini, pool, connect) -> None:
-    """A 429 like Google's own comes out at once, and not a single request goes upstream."""
+def test_while_all_keys_cool_down_nothing_is_sent(mode, gemini, pool, connect) -> None:
+    """A 429 like Google's own is raised at once, and no request is sent."""
     error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE, Reply.QUOTA_MINUTE)
     assert type(error) is keyrot_middleware.KeyPoolExhausted
     assert gemini.count() == 0
@@ -44,7 +44,7 @@ def test_while_all_keys_cool_nothing_is_sent(mode, gemini, pool, connect) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_its_response_is_readable(mode, gemini, pool, connect) -> None:
+def test_the_response_of_an_exhausted_pool_is_readable(mode, gemini, pool, connect) -> None:
     """Frameworks print `response.text` and read `response.json()`: both are the body."""
     error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE)
     assert json.loads(error.response.text) == error.details
@@ -52,7 +52,7 @@ def test_its_response_is_readable(mode, gemini, pool, connect) -> None:
     assert error.response.status_code == 429
 
 
-def test_it_says_when_and_why(gemini, pool, connect, clock) -> None:
+def test_the_error_has_the_time_and_the_reasons(gemini, pool, connect, clock) -> None:
     """`retry_at` is the soonest of all, `reasons` has each key, RetryInfo rounds up."""
     error = exhausted(
         "sync", gemini, pool, connect, Reply.QUOTA_MINUTE, Reply.KEY_INVALID, Reply.QUOTA_DAY
@@ -71,8 +71,8 @@ def test_it_says_when_and_why(gemini, pool, connect, clock) -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_it_survives_pickling(mode, gemini, pool, connect) -> None:
-    """A worker sends it to its parent process: all of it arrives."""
+def test_the_error_can_be_pickled(mode, gemini, pool, connect) -> None:
+    """A worker sends it to its parent process: all fields arrive."""
     error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE)
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert type(again) is type(error)
@@ -82,8 +82,8 @@ def test_it_survives_pickling(mode, gemini, pool, connect) -> None:
     assert again.response.text == error.response.text
 
 
-def test_its_own_text_has_no_words_that_frameworks_sniff(gemini, pool, connect) -> None:
-    """None of the words from which another error would be guessed."""
+def test_the_text_has_no_substring_that_frameworks_search_for(gemini, pool, connect) -> None:
+    """None of the substrings from which frameworks guess another error."""
     replies = [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.KEY_INVALID, Reply.QUOTA_DAY]
     error = exhausted("sync", gemini, pool, connect, *replies)
     text = f"{error} {error.response.text} {error.reasons}".lower()
@@ -92,7 +92,7 @@ def test_its_own_text_has_no_words_that_frameworks_sniff(gemini, pool, connect) 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_all_invalid_is_an_auth_error(mode, gemini, pool, connect) -> None:
-    """Not a rate limit: the code, status and details of what retired the last key."""
+    """Not a rate limit: code, status and details are those of the last rejection."""
     error = exhausted(mode, gemini, pool, connect, Reply.KEY_INVALID, Reply.KEY_INVALID)
     assert type(error) is keyrot_middleware.KeyPoolExhausted
     assert gemini.count() == 0
@@ -112,10 +112,10 @@ def test_all_invalid_is_an_auth_error(mode, gemini, pool, connect) -> None:
         (Reply.KEY_SUSPENDED, 403, "PERMISSION_DENIED"),
     ],
 )
-def test_all_retired_has_the_code_of_what_retired_them(
+def test_all_rejected_has_the_code_of_the_rejection(
     reply, code, status, gemini, pool, connect
 ) -> None:
-    """Whatever it was; and the key that Google's body echoes is not in it."""
+    """Whatever the failure is; and the key that Google's body echoes is not in it."""
     error = exhausted("sync", gemini, pool, connect, Reply.KEY_INVALID, reply)
     assert (error.code, error.status) == (code, status)
     assert gemini.key("key_1").value not in repr((error, error.details, error.response.text))
@@ -130,10 +130,10 @@ def test_all_retired_has_the_code_of_what_retired_them(
         (Reply.KEY_SUSPENDED, 403, "PERMISSION_DENIED"),
     ],
 )
-def test_what_another_process_saw_has_the_code_of_the_refusal(
+def test_a_rejection_by_another_process_has_its_code(
     reply, code, status, gemini, pool, connect
 ) -> None:
-    """A shared state tells why the keys are retired, though not what Google said."""
+    """A shared state has the reasons of the rejections, though not Google's messages."""
     made = pool("A", "B", max_wait_s=0)
     gemini.always_any(reply)
     client = connect()
@@ -149,25 +149,25 @@ def test_what_another_process_saw_has_the_code_of_the_refusal(
 
 
 def test_each_failure_that_rejects_a_key_has_its_code() -> None:
-    """Whatever the table of failures rejects is known here: none of it passes for a 429."""
+    """Every failure that rejects a key has its code: none of them is raised as a 429."""
     assert {name for name in REJECTIONS if rejection_code([name])[0] == 429} == set()
 
 
-def test_one_that_will_come_back_makes_it_a_rate_limit(gemini, pool, connect) -> None:
-    """A single cooling key among retired ones: 429, for a retry can succeed."""
+def test_one_cooling_key_makes_it_a_rate_limit(gemini, pool, connect) -> None:
+    """A single cooling key among rejected ones: 429, for a retry can succeed."""
     error = exhausted("sync", gemini, pool, connect, Reply.KEY_INVALID, Reply.QUOTA_MINUTE)
     assert error.code == 429
 
 
-def test_a_spent_day_of_all_keys_says_so(gemini, pool, connect) -> None:
-    """Some callers wait for a minute and stop for a day: the QuotaFailure tells them apart."""
+def test_an_exhausted_day_of_all_keys_is_named(gemini, pool, connect) -> None:
+    """Some callers wait for a minute and stop for a day: the QuotaFailure distinguishes them."""
     error = exhausted("sync", gemini, pool, connect, Reply.QUOTA_DAY, Reply.QUOTA_DAY)
     assert error.code == 429
     assert "PerDay" in json.dumps(error.details)
 
 
 def test_the_first_failing_call_has_the_sdks_own_exception(gemini, pool, connect) -> None:
-    """What Google said last comes out as the SDK raised it, and not as ours."""
+    """Google's last error is raised as the SDK raised it, and not as ours."""
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.QUOTA_DAY)
     gemini.always("B", Reply.KEY_INVALID)
@@ -177,8 +177,8 @@ def test_the_first_failing_call_has_the_sdks_own_exception(gemini, pool, connect
     assert error.response.json() == error.details
 
 
-def test_it_comes_back_to_life(gemini, pool, connect, clock) -> None:
-    """When the first key is free again the calls go on."""
+def test_the_pool_recovers(gemini, pool, connect, clock) -> None:
+    """When the first key is available again calls succeed."""
     pool("A", max_wait_s=0)
     gemini.script("A", Reply.QUOTA_MINUTE)
     client = connect()
@@ -189,13 +189,13 @@ def test_it_comes_back_to_life(gemini, pool, connect, clock) -> None:
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_a_stream_says_so_before_its_first_chunk(mode, gemini, pool, connect) -> None:
+def test_a_stream_raises_it_before_its_first_chunk(mode, gemini, pool, connect) -> None:
     """It is raised where the SDK raises a 429 of a stream."""
     error = exhausted(mode, gemini, pool, connect, Reply.QUOTA_MINUTE)
     assert isinstance(error, errors.ClientError)
 
 
-def test_it_has_no_traceback_through_our_own_exception(gemini, pool, connect) -> None:
-    """People read one error: no chain of ours is behind it."""
+def test_the_error_has_no_exception_of_ours_in_its_chain(gemini, pool, connect) -> None:
+    """The error has one traceback: no exception of ours is in its chain."""
     error = exhausted("sync", gemini, pool, connect, Reply.QUOTA_MINUTE)
     assert (error.__cause__, error.__context__) == (None, None)

@@ -1,4 +1,4 @@
-"""The first request after a cooldown: others wait for what becomes of it, and not for long."""
+"""The first request after a cooldown is a probe: other calls wait for it, but not for long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _pools = count()
 
 
 @pytest.fixture(params=["memory", "valkey"])
-def cooled(request: pytest.FixtureRequest, pool: Any, clock: Any) -> Callable[..., Any]:
+def install_cooled(request: pytest.FixtureRequest, pool: Any, clock: Any) -> Callable[..., Any]:
     """Install a pool of one key whose cooldown has just ended."""
 
     def install(**settings: Any) -> Any:
@@ -41,10 +41,10 @@ def cooled(request: pytest.FixtureRequest, pool: Any, clock: Any) -> Callable[..
 
 @pytest.mark.parametrize("mode", STREAMS)
 def test_a_probing_stream_lets_others_go_at_its_first_chunk(
-    mode: str, gemini: Any, cooled: Any, connect: Any
+    mode: str, gemini: Any, install_cooled: Any, connect: Any
 ) -> None:
-    """A reader that keeps a half-read stream holds up nobody: the key has shown that it serves."""
-    cooled()
+    """A reader that keeps a half-read stream delays no other call: the key has proved available."""
+    install_cooled()
     client = connect()
 
     async def in_a_loop() -> None:
@@ -65,12 +65,12 @@ def test_a_probing_stream_lets_others_go_at_its_first_chunk(
     assert gemini.count("A", status=200) == 4
 
 
-def test_a_slow_probe_holds_up_others_for_two_seconds(
-    gemini: Any, clock: Any, cooled: Any, connect: Any, request: Any
+def test_a_slow_probe_delays_others_for_two_seconds(
+    gemini: Any, clock: Any, install_cooled: Any, connect: Any, request: Any
 ) -> None:
-    """While it thinks, one more call may go every two seconds, and a success lets all of them."""
-    shared = request.node.callspec.params["cooled"] != "memory"
-    cooled()
+    """During the probe one more call is sent every two seconds, and a success releases all."""
+    shared = request.node.callspec.params["install_cooled"] != "memory"
+    install_cooled()
     client = connect()
     gemini.script("A", Reply.OK.delayed(3.0))
     probe = threading.Thread(target=ask, args=("sync", client))

@@ -1,4 +1,4 @@
-"""A proxy of one's own is not Google: what it refuses costs no key, project or account."""
+"""A proxy is not Google: its refusals penalize no key, project or account."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ BODIES = {
 
 
 @pytest.mark.parametrize("reply", BODIES.values(), ids=BODIES.keys())
-def test_a_gateways_refusal_is_raised_and_penalizes_nobody(reply, gemini, pool, connect) -> None:
-    """It is sent once, the error comes out, and every key is as good as before."""
+def test_a_gateways_refusal_is_raised_and_penalizes_no_key(reply, gemini, pool, connect) -> None:
+    """It is sent once, the error is raised, and every key is still available."""
     pool("A", "B", "C")
     client = connect()
     gemini.always_any(reply)
@@ -53,7 +53,7 @@ def test_in_every_mode(mode, gemini, pool, connect) -> None:
 @pytest.mark.parametrize("reply", [Reply.TOKEN_UNSUPPORTED, Reply.PREPAY])
 @pytest.mark.parametrize("mode", MODES)
 def test_googles_own_refusal_is_believed(mode, reply, gemini, pool, connect) -> None:
-    """Of its shape: the next key is used."""
+    """A refusal of Google's shape: the next key is used."""
     pool("A", "B", strategy="fill")
     gemini.always("A", reply)
     assert calls(mode, connect(), 3) == ["ok from B"] * 3

@@ -1,4 +1,4 @@
-"""Redirects: a key of the pool follows none to another origin, whichever way the request takes."""
+"""Redirects: a key of the pool is not sent to another origin, with any surface of the SDK."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INVALID = (
 
 
 class Server:
-    """A server on loopback that redirects everything, or answers everything alike."""
+    """A server on loopback that redirects everything, or answers every request alike."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.seen: list[tuple[str, str, str]] = []
@@ -58,7 +58,7 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """End it."""
+        """Stop it."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -80,23 +80,23 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def elsewhere(serve: Callable[..., Server]) -> Server:
-    """Serve at another address, which answers that the key is not valid."""
+    """Serve at another address, which answers that the key is invalid."""
     return serve(400, {}, INVALID)
 
 
 def held(server: Server, gemini: FakeGemini) -> list[str]:
-    """List the pool's values that came to a server."""
+    """List the pool's values that arrived at a server."""
     ours = [gemini.key(label).value for label in "ABC"]
     return [value for value in ours if value in repr(server.seen)]
 
 
 def install(pool: Any, gemini: FakeGemini, *hosts: str) -> None:
-    """Install three keys that may go to *hosts*."""
+    """Install three keys that may be sent to *hosts*."""
     pool("A", "B", "C", strategy="fill", allowed_hosts=[gemini.host, *hosts])
 
 
 def untouched() -> bool:
-    """Tell whether no key was penalized."""
+    """Return whether no key was penalized."""
     keys = keyrot_middleware.status()["keys"].values()
     return all(key["active"] and not key["in_cooldown"] for key in keys)
 
@@ -116,7 +116,7 @@ def test_a_call_follows_no_redirect_to_another_origin(
     serve: Callable[..., Server],
     elsewhere: Server,
 ) -> None:
-    """Nothing reaches the other host, the error says so, and no key is penalized for it."""
+    """Nothing reaches the other host, the error explains it, and no key is penalized."""
     gateway = serve(code, {"location": f"{elsewhere.url}/x"})
     install(pool, gemini, gateway.host)
     more = {"async_client_args": {"transport": transport()}} if backend == "httpx" else {}
@@ -128,7 +128,7 @@ def test_a_call_follows_no_redirect_to_another_origin(
 
 
 def transport() -> Any:
-    """Make a transport of the library that the SDK uses, which keeps it from aiohttp."""
+    """Return a transport of the SDK's library, which keeps it from using aiohttp."""
     return http_library().AsyncHTTPTransport()
 
 
@@ -141,7 +141,7 @@ def test_an_allowed_host_is_another_origin_too(
     serve: Callable[..., Server],
     elsewhere: Server,
 ) -> None:
-    """A redirect is the server's word; the setting is about where the program goes."""
+    """The redirect is the server's choice; the setting is about the program's."""
     gateway = serve(307, {"location": f"{elsewhere.url}/x"})
     install(pool, gemini, gateway.host, elsewhere.host)
     with pytest.raises(genai.errors.APIError, match="redirects this request"):
@@ -161,7 +161,7 @@ def test_redirects_within_one_origin_are_followed(
     connect: Callable[..., Any],
     serve: Callable[..., Server],
 ) -> None:
-    """As the SDK does: the key goes along, and a POST stays one where the code says so."""
+    """As the SDK does: the key is sent again, and a POST stays one where the code requires it."""
     gateway = serve(code, {})
     gateway.headers["location"] = "/new" if there == "relative" else f"{gateway.url}/new"
     gateway.bodies["/new"] = b'{"candidates": [{"content": {"parts": [{"text": "moved"}]}}]}'
@@ -189,7 +189,7 @@ def test_a_server_that_redirects_for_ever(
 
 
 def other_calls() -> dict[str, Callable[[Any], Any]]:
-    """Give calls that do not come through the four methods, or not as a call of a model."""
+    """Return calls that do not use the four methods, or not as a call of a model."""
 
     def aio(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda client: run(client, lambda: work(client))
@@ -238,7 +238,7 @@ def test_other_calls_follow_no_redirect_to_another_origin(
 def test_a_download_is_redirected_within_its_origin(
     gemini: FakeGemini, pool: Any, connect: Callable[..., Any], serve: Callable[..., Server]
 ) -> None:
-    """As Google does it: files/x:download leads to another path of the same host."""
+    """As at Google: files/x:download is redirected to another path of the same host."""
     gateway = serve(302, {"location": "/download/abc"})
     gateway.bodies["/download/abc"] = b"content"
     install(pool, gemini, gateway.host)
@@ -257,7 +257,7 @@ def test_a_client_with_a_key_of_its_own_that_bypasses_the_pool_is_left_alone(
     serve: Callable[..., Server],
     elsewhere: Server,
 ) -> None:
-    """Its key is its own, and so is where it follows a redirect to."""
+    """Its key is its own, and may follow a redirect."""
     gateway = serve(307, {"location": f"{elsewhere.url}/x"})
     install(pool, gemini, gateway.host)
     client = connect("FAKE-own", base_url=gateway.url)

@@ -1,4 +1,4 @@
-"""A rejected first key: what clients without a key of their own create is made by another key."""
+"""A rejected first key: clients without a key of their own create resources with another key."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CREATES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def is_there(kind: str) -> None:
-    """Skip what this SDK refuses before it sends anything."""
+def skip_where_unsupported(kind: str) -> None:
+    """Skip calls that this SDK refuses before it sends anything."""
     if kind == "video":
         from google.genai import version
 
@@ -38,9 +38,9 @@ def is_there(kind: str) -> None:
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "found out by the call"])
 @pytest.mark.parametrize("kind", CREATES)
-def test_what_is_new_is_made_by_another_key(kind, known, gemini, pool, connect) -> None:
+def test_a_new_resource_is_created_by_another_key(kind, known, gemini, pool, connect) -> None:
     """No error, and one request at most with the rejected key."""
-    is_there(kind)
+    skip_where_unsupported(kind)
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
     client = connect()
@@ -55,7 +55,7 @@ def test_what_is_new_is_made_by_another_key(kind, known, gemini, pool, connect) 
 @pytest.mark.parametrize("kind", CREATES)
 def test_the_same_asynchronously(kind, gemini, pool, connect) -> None:
     """In a task."""
-    is_there(kind)
+    skip_where_unsupported(kind)
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
     client = connect()
@@ -67,7 +67,7 @@ def test_the_same_asynchronously(kind, gemini, pool, connect) -> None:
     assert gemini.sent("A") == 1
 
 
-def test_its_owner_is_learned(gemini, pool, connect) -> None:
+def test_the_owner_of_a_new_resource_is_recorded(gemini, pool, connect) -> None:
     """A file that another key uploaded is read, named in a prompt and deleted with that key."""
     pool("A", "B", "C")
     gemini.always("A", Reply.KEY_INVALID)
@@ -85,7 +85,7 @@ def test_its_owner_is_learned(gemini, pool, connect) -> None:
     assert owner in ("B", "C")
 
 
-def test_lists_go_with_a_key_that_serves(gemini, pool, connect) -> None:
+def test_lists_use_an_available_key(gemini, pool, connect) -> None:
     """The home key skips keys that are known to be rejected."""
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.KEY_INVALID)
@@ -97,7 +97,7 @@ def test_lists_go_with_a_key_that_serves(gemini, pool, connect) -> None:
 
 @pytest.mark.filterwarnings("ignore:Interactions usage is experimental")  # SDK 1.x says so
 @pytest.mark.parametrize("used_before", [True, False])
-def test_interactions_go_with_a_key_that_serves(used_before, gemini, pool, connect) -> None:
+def test_interactions_use_an_available_key(used_before, gemini, pool, connect) -> None:
     """Also those of a client that has used the first key before it was rejected."""
     pool("A", "B", strategy="fill")
     client = connect()
@@ -114,7 +114,7 @@ def test_interactions_go_with_a_key_that_serves(used_before, gemini, pool, conne
 
 
 @pytest.mark.parametrize("used_before", [True, False])
-def test_live_goes_with_a_key_that_serves(used_before, gemini, pool, connect, monkeypatch) -> None:
+def test_live_uses_an_available_key(used_before, gemini, pool, connect, monkeypatch) -> None:
     """The handshake of a session has the first key that is not rejected."""
     seen: list[str] = []
 
@@ -139,7 +139,7 @@ def test_live_goes_with_a_key_that_serves(used_before, gemini, pool, connect, mo
 
 
 def test_a_home_key_that_was_replaced_is_the_home_key_again(files, gemini, connect) -> None:
-    """With a new value the first key serves again, also for what is stored."""
+    """With a new value the first key is used again, also for stored resources."""
     for key_id in ("A", "B"):
         files.put(key_id)
     files.list("A", "B")

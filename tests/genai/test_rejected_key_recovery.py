@@ -1,4 +1,4 @@
-"""A rejected key is tried again by itself, on a slow backoff; at once when somebody resets it."""
+"""A rejected key is probed on a slow backoff, and at once after a reset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY_S = 86_400
         (Reply.KEY_SUSPENDED, DAY_S),
     ],
 )
-def test_a_key_that_google_takes_again_is_used_again(
+def test_a_key_that_google_accepts_again_is_used_again(
     mode: str,
     reply: Reply,
     seconds: float,
@@ -33,7 +33,7 @@ def test_a_key_that_google_takes_again_is_used_again(
     connect: Callable[..., Any],
     clock: FakeClock,
 ) -> None:
-    """Google was wrong, or the key is un-suspended: the next try succeeds, and it is as before."""
+    """Google was wrong, or lifted the suspension: the next probe succeeds, and it is available."""
     pool("A", "B", strategy="fill")
     gemini.script("A", reply)
     client = connect()
@@ -56,7 +56,7 @@ def test_a_dead_key_costs_a_few_requests_a_day(
     connect: Callable[..., Any],
     clock: FakeClock,
 ) -> None:
-    """A call every ten minutes for three days: Google sees the dead key now and then."""
+    """A call every ten minutes for three days: the dead key is probed now and then."""
     pool("A", "B", strategy="fill")
     gemini.always("A", reply)
     client = connect()
@@ -69,16 +69,16 @@ def test_a_dead_key_costs_a_few_requests_a_day(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_one_key_alone_that_is_rejected_says_so_until_it_is_tried_again(
+def test_a_single_rejected_key_is_an_error_until_it_is_probed(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any], clock: FakeClock
 ) -> None:
-    """Nothing is sent meanwhile, the error is Google's rejection, and then the calls go on."""
+    """Nothing is sent meanwhile, the error is Google's rejection, and then calls succeed."""
     pool("A")
     gemini.script("A", Reply.KEY_INVALID)
     client = connect()
     (first,) = calls(mode, client, 1)
-    told = "\n".join(first.__notes__)
-    assert "key_invalid (400), rejected; replace its value; tried again at" in told
+    notes = "\n".join(first.__notes__)
+    assert "key_invalid (400), rejected; replace its value; tried again at" in notes
     (second,) = calls(mode, client, 1)
     assert type(second) is keyrot_middleware.KeyPoolExhausted
     assert (second.code, second.status) == (400, "INVALID_ARGUMENT")
@@ -92,7 +92,7 @@ def test_one_key_alone_that_is_rejected_says_so_until_it_is_tried_again(
 def test_reset_makes_a_rejected_key_available_at_once(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
-    """Its owner has repaired it at Google, and waits for no clock."""
+    """Its owner has repaired it at Google, and does not wait."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.KEY_LEAKED)
     client = connect()
@@ -103,10 +103,10 @@ def test_reset_makes_a_rejected_key_available_at_once(
     assert ask(mode, client) == "ok from A"
 
 
-def test_reset_forgets_a_learned_limit(
+def test_reset_drops_a_learned_limit(
     gemini: FakeGemini, pool: Any, connect: Callable[..., Any], clock: FakeClock
 ) -> None:
-    """A limit that was raised at Google binds no longer than its owner wants."""
+    """A limit that was raised at Google no longer applies."""
     pool("A", max_wait_s=0)
     gemini.script("A", Reply.QUOTA_MINUTE)
     client = connect()
@@ -119,7 +119,7 @@ def test_reset_forgets_a_learned_limit(
 
 
 def test_reset_names_the_keys_that_there_are(pool: Any) -> None:
-    """A slip of the pen is a KeyError; without a pool there is nothing to reset."""
+    """An unknown id is a KeyError; without a pool there is nothing to reset."""
     pool("A", "B")
     with pytest.raises(KeyError, match="no key 'C' in pool 'default'; there are: A, B"):
         keyrot_middleware.reset("C")
@@ -129,7 +129,7 @@ def test_reset_names_the_keys_that_there_are(pool: Any) -> None:
 
 
 def test_a_key_manager_resets_without_install(gemini: FakeGemini, clock: FakeClock) -> None:
-    """For programs that choose keys by hand."""
+    """For programs that select keys by hand."""
     manager = keyrot_middleware.KeyManager(keys=[gemini.add_key("A").value], clock=clock)
     with pytest.raises(KeyError):
         manager.reset("A")

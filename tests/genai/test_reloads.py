@@ -1,4 +1,4 @@
-"""The SDK or this package is reloaded or imported anew: calls go through one pool, never two.
+"""The SDK or this package is reloaded or imported again: calls use one pool, never two.
 
 Each case runs in a process of its own, since it changes what is imported.
 """
@@ -55,12 +55,12 @@ END = """
 from google import genai
 server.always("A", __import__("keyrot_middleware.testing").testing.Reply.QUOTA_DAY)
 client = genai.Client(http_options=server.http_options)
-asked = dict(model="gemini-2.5-flash", contents="hello")
+request = dict(model="gemini-2.5-flash", contents="hello")
 for _ in range(4):
     sent = server.count()
-    assert client.models.generate_content(**asked).text == "ok from B"
+    assert client.models.generate_content(**request).text == "ok from B"
     assert server.count() - sent <= 2, "the SDK or a second pool has sent it again"
-assert before.models.generate_content(**asked).text == "ok from B"
+assert before.models.generate_content(**request).text == "ok from B"
 assert server.sent("A") <= 1, server.sent("A")
 assert set(map(layers, api_clients())) <= {0, 1}
 assert layers(genai._api_client.BaseApiClient) == 1
@@ -104,7 +104,7 @@ def test_calls_go_through_one_pool(what: str) -> None:
     assert run(BEGIN + RELOADS[what] + "\n" + END) == "done"
 
 
-def test_uninstall_of_a_fresh_copy_takes_the_old_pool_away() -> None:
+def test_uninstall_of_a_fresh_copy_removes_the_old_pool() -> None:
     """Also where install() was not called again."""
     program = """
     fresh("keyrot_middleware")
@@ -117,7 +117,7 @@ def test_uninstall_of_a_fresh_copy_takes_the_old_pool_away() -> None:
 
 
 def test_a_pool_without_the_sdk_is_replaced_too() -> None:
-    """This package is imported anew before the SDK is imported at all."""
+    """This package is imported again before the SDK is imported at all."""
     program = BEGIN.replace("from google import genai\n", "").replace(
         "before = genai",
         "fresh('keyrot_middleware'); install()\nfrom google import genai\nbefore = genai",
@@ -127,7 +127,7 @@ def test_a_pool_without_the_sdk_is_replaced_too() -> None:
 
 
 def test_the_sdks_loader_is_its_own_after_the_import() -> None:
-    """What the import machinery keeps of a module shows nothing of ours."""
+    """The import machinery keeps nothing of ours with a module."""
     program = """
     fresh("google.genai")
     from google import genai
@@ -140,7 +140,7 @@ def test_the_sdks_loader_is_its_own_after_the_import() -> None:
 
 
 def run(program: str) -> str:
-    """Run a program that must end well; give what it printed."""
+    """Run a program that must succeed; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )

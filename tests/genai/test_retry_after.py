@@ -1,4 +1,4 @@
-"""A server that is overloaded and says until when is asked again then, within the budget."""
+"""An overloaded server that names a time is retried then, within the budget."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_named_time_is_waited_for(mode, reply, gemini, pool, connect, clock)
 
 
 def test_a_time_beyond_the_budget_is_not_waited_for(gemini, pool, connect, clock) -> None:
-    """Nor is the request sent again before: the error comes out at once."""
+    """Nor is the request sent again before: the error is raised at once."""
     pool("A", max_wait_s=10)
     gemini.always_any(busy(503, "11"))
     began = clock.time()
@@ -51,7 +51,7 @@ def test_all_named_times_of_a_call_fit_into_its_budget(gemini, pool, connect, cl
 
 
 def test_a_time_shorter_than_the_pause_changes_nothing(gemini, pool, connect, clock) -> None:
-    """The pause before a retry is kept, with a budget of nothing as well."""
+    """The pause before a retry is kept, with a budget of zero as well."""
     pool("A", max_wait_s=0)
     gemini.script_any(busy(503, "0.01"))
     assert ask("sync", connect()) == "ok from A"

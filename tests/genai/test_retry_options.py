@@ -1,4 +1,4 @@
-"""The SDK's own retries: kept for what is nobody's fault, never on a key's own failure."""
+"""The SDK's own retries: used for failures that penalize no key, never for a key's own failure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ QUICK = {"initial_delay": 0.001, "max_delay": 0.002, "exp_base": 1.0, "jitter": 
 WHERE = ["client dict", "client object", "request dict", "request object"]
 
 
-def placed(where: str, gemini, connect, **retry):
-    """Give a client and the arguments of a call, with retry options where they are wanted."""
+def client_and_request(where: str, gemini, connect, **retry):
+    """Return a client and the arguments of a call, with retry options in the requested place."""
     options = {"retry_options": {**QUICK, **retry}}
     if where == "client dict":
         return connect(**options), {}
@@ -27,27 +27,27 @@ def placed(where: str, gemini, connect, **retry):
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_429_is_never_retried_on_the_same_key(mode, where, gemini, pool, connect) -> None:
-    """LangChain asks the SDK for six attempts: the spent key is asked once, and another serves."""
+    """LangChain configures six attempts: the exhausted key is tried once, and another serves."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.QUOTA_MINUTE)
     gemini.always("B", Reply.EXHAUSTED)
-    client, asked = placed(where, gemini, connect, attempts=6)
-    assert ask(mode, client, **asked) == "ok from C"
+    client, request = client_and_request(where, gemini, connect, attempts=6)
+    assert ask(mode, client, **request) == "ok from C"
     assert [request.key for request in gemini.log] == ["A", "B", "C"]
 
 
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_5xx_is_retried_as_the_program_asked(mode, where, gemini, pool, connect) -> None:
+def test_a_5xx_is_retried_as_the_program_configured(mode, where, gemini, pool, connect) -> None:
     """Three attempts are three requests with the same key, and our own retries do not multiply."""
     pool("A", "B", strategy="fill")
-    client, asked = placed(where, gemini, connect, attempts=3)
+    client, request = client_and_request(where, gemini, connect, attempts=3)
     gemini.script("A", Reply.OVERLOADED, Reply.INTERNAL)
-    assert ask(mode, client, **asked) == "ok from A"
+    assert ask(mode, client, **request) == "ok from A"
     assert gemini.count() == 3
     gemini.reset_log()
     gemini.always_any(Reply.OVERLOADED)
-    (error,) = calls(mode, client, 1, **asked)
+    (error,) = calls(mode, client, 1, **request)
     assert isinstance(error, genai.errors.ServerError)
     assert [request.key for request in gemini.log] == ["A"] * 3
 
@@ -57,11 +57,13 @@ def test_a_5xx_is_retried_as_the_program_asked(mode, where, gemini, pool, connec
 def test_where_only_429_was_to_be_retried_no_code_is_left(
     mode, where, gemini, pool, connect
 ) -> None:
-    """An empty list means the SDK's defaults, so one attempt is asked for: nothing is repeated."""
+    """An empty list means the SDK's defaults, so one attempt is set: nothing is repeated."""
     pool("A", "B", strategy="fill")
     gemini.always("A", Reply.QUOTA_MINUTE)
-    client, asked = placed(where, gemini, connect, attempts=5, http_status_codes=[429])
-    assert ask(mode, client, **asked) == "ok from B"
+    client, request = client_and_request(
+        where, gemini, connect, attempts=5, http_status_codes=[429]
+    )
+    assert ask(mode, client, **request) == "ok from B"
     assert [request.key for request in gemini.log] == ["A", "B"]
 
 
@@ -69,7 +71,9 @@ def test_where_only_429_was_to_be_retried_no_code_is_left(
 def test_codes_without_429_stay_as_they_are(mode, gemini, pool, connect) -> None:
     """A list of the program's own, of 5xx only, is used."""
     pool("A", "B", strategy="fill")
-    client, _ = placed("client dict", gemini, connect, attempts=4, http_status_codes=[500])
+    client, _ = client_and_request(
+        "client dict", gemini, connect, attempts=4, http_status_codes=[500]
+    )
     gemini.script("A", Reply.INTERNAL, Reply.INTERNAL, Reply.INTERNAL)
     assert ask(mode, client) == "ok from A"
     assert gemini.count() == 4
@@ -81,7 +85,9 @@ def test_no_code_of_a_keys_own_failure_is_retried(codes, gemini, pool, connect) 
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.KEY_LEAKED)
     gemini.always("B", Reply.PREPAY)
-    client, _ = placed("client dict", gemini, connect, attempts=4, http_status_codes=codes)
+    client, _ = client_and_request(
+        "client dict", gemini, connect, attempts=4, http_status_codes=codes
+    )
     assert ask("sync", client) == "ok from C"
     assert [request.key for request in gemini.log] == ["A", "B", "C"]
 
@@ -89,44 +95,44 @@ def test_no_code_of_a_keys_own_failure_is_retried(codes, gemini, pool, connect) 
 @pytest.mark.parametrize("attempts", [0, 1])
 @pytest.mark.parametrize("mode", MODES)
 def test_one_attempt_leaves_5xx_to_us(mode, attempts, gemini, pool, connect) -> None:
-    """Who asked the SDK for no retries still has ours."""
+    """A program without SDK retries still has ours."""
     pool("A", strategy="fill")
     gemini.script("A", Reply.OVERLOADED, Reply.OVERLOADED)
-    client, _ = placed("client dict", gemini, connect, attempts=attempts)
+    client, _ = client_and_request("client dict", gemini, connect, attempts=attempts)
     assert ask(mode, client) == "ok from A"
     assert gemini.count() == 3
 
 
 def test_the_requests_options_beat_the_clients(gemini, pool, connect) -> None:
-    """As in the SDK: the request's five attempts are in force, and the client's two are not."""
+    """As in the SDK: the request's five attempts apply, and the client's two do not."""
     pool("A", strategy="fill")
-    client, _ = placed("client dict", gemini, connect, attempts=2)
-    _, asked = placed("request dict", gemini, connect, attempts=5)
+    client, _ = client_and_request("client dict", gemini, connect, attempts=2)
+    _, request = client_and_request("request dict", gemini, connect, attempts=5)
     gemini.always("A", Reply.OVERLOADED)
-    calls("sync", client, 1, **asked)
+    calls("sync", client, 1, **request)
     assert gemini.count() == 5
 
 
-def test_a_call_of_stored_things_keeps_the_programs_retries(gemini, pool, connect) -> None:
-    """No other key may serve it, so a 429 is retried as the program asked."""
+def test_a_call_of_stored_resources_keeps_the_programs_retries(gemini, pool, connect) -> None:
+    """No other key may serve it, so a 429 is retried as the program configured."""
     pool("A", "B", strategy="fill")
-    client, _ = placed("client dict", gemini, connect, attempts=3)
+    client, _ = client_and_request("client dict", gemini, connect, attempts=3)
     gemini.script("A", Reply.EXHAUSTED, Reply.OVERLOADED)
     assert list(client.files.list()) == []
     assert [request.key for request in gemini.log] == ["A"] * 3
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_sdks_retry_machinery_is_asked_only_for_retries(
+def test_the_sdks_retry_machinery_is_used_only_for_retries(
     mode, gemini, pool, connect, monkeypatch
 ) -> None:
-    """Without retry options it would try once, so a request goes past it."""
+    """Without retry options it would try once, so a request bypasses it."""
     pool("A", strategy="fill")
     client = connect()
     for name in ("_retry", "_async_retry"):
         monkeypatch.setattr(client._api_client, name, None)
     assert ask(mode, client) == "ok from A"
-    patient, asked = placed("client dict", gemini, connect, attempts=2)
+    patient, request = client_and_request("client dict", gemini, connect, attempts=2)
     gemini.script("A", Reply.INTERNAL)
-    assert ask(mode, patient, **asked) == "ok from A"
+    assert ask(mode, patient, **request) == "ok from A"
     assert gemini.count() == 3

@@ -1,4 +1,4 @@
-"""Two services on one Redis that named no pool: neither has the other's rejections or limits."""
+"""Two services on one Redis with the default pool name share neither rejections nor limits."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def valkey() -> Iterator[Server]:
 
 
 def service(valkey: Server, *values: str) -> KeyManager:
-    """Open the pool of a service whose keys have these values."""
+    """Open the pool of a service with these key values."""
     with pytest.warns(KeyrotWarning, match="KEYROT_POOL is not set"):
         return KeyManager(keys=list(values), state_url=valkey.url)
 
 
 def error(code: int, message: str, *details: dict[str, Any]) -> errors.APIError:
-    """Make the SDK's exception for an answer of Google's."""
+    """Return the SDK's exception for an answer of Google's."""
     body = {
         "error": {
             "code": code,
@@ -42,8 +42,8 @@ def error(code: int, message: str, *details: dict[str, Any]) -> errors.APIError:
     return errors.ClientError(code, body)
 
 
-def test_the_rejection_of_one_is_not_the_others(valkey: Server) -> None:
-    """Both call a key `key_1`; each has its own value."""
+def test_a_rejection_in_one_service_does_not_affect_the_other(valkey: Server) -> None:
+    """Both have a key `key_1`; each has its own value."""
     one, other = service(valkey, "FAKE-value-one"), service(valkey, "FAKE-value-other")
     one.report_error(one.select_key(MODEL).key_id, error(400, "API key not valid. Please pass"))
     with pytest.raises(keyrot_middleware.KeyPoolExhausted):
@@ -53,7 +53,7 @@ def test_the_rejection_of_one_is_not_the_others(valkey: Server) -> None:
     assert other.get_health_status()["key_1"]["state"] == "available"
 
 
-def test_the_learned_limit_of_one_does_not_bind_the_other(valkey: Server) -> None:
+def test_a_learned_limit_of_one_service_does_not_affect_the_other(valkey: Server) -> None:
     """Each key without a project is a project of its own, and so is each of its values."""
     one, other = service(valkey, "FAKE-value-one"), service(valkey, "FAKE-value-other")
     quota = {
@@ -73,8 +73,8 @@ def test_the_learned_limit_of_one_does_not_bind_the_other(valkey: Server) -> Non
     assert other.get_health_status()["key_1"]["used"][MODEL]["learned"] == {}
 
 
-def test_a_restart_with_another_value_has_a_key_at_once(valkey: Server) -> None:
-    """A deployment replaces the value and restarts: nobody has to reset anything."""
+def test_a_restart_with_another_value_has_an_available_key(valkey: Server) -> None:
+    """A deployment replaces the value and restarts: no reset is needed."""
     before = service(valkey, "FAKE-value-old")
     before.report_error(before.select_key(MODEL).key_id, error(401, "No."))
     assert before.get_health_status()["key_1"]["state"] == "rejected"

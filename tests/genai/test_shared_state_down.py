@@ -1,4 +1,4 @@
-"""A program whose shared state fails: it notices nothing, in any mode."""
+"""A program whose shared state fails: no call fails, in any mode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("within_a_minute")
 
 
 class Shared:
-    """An installed pool whose state is shared, by a line that can be cut."""
+    """An installed pool whose state is shared over a connection that can be cut."""
 
     def __init__(self, pool: Any, clock: Any) -> None:
         self._pool, self._clock = pool, clock
@@ -32,19 +32,19 @@ class Shared:
     def __call__(self, *keys: Any, seconds: Any = None, **settings: Any) -> Faulty:
         """Install; *seconds* is the breaker's clock."""
         made = self._pool(*keys, **settings)
-        self._pool.ledger.checked = False  # what cannot be settled there runs out by itself
+        self._pool.ledger.checked = False  # leases that cannot be settled there expire
         made.state, self.line = degrading(
             self._clock.time, made.policy, inner=made.state, breaker_clock=seconds
         )
         return self.line
 
     def restore(self) -> None:
-        """Serve again, and let the pause pass."""
+        """Restore the connection, and let the pause pass."""
         self.line.restore()
         self._clock.advance(PAUSE_S)
 
-    def resting(self, key_id: str) -> float | None:
-        """Tell until when the shared state rests a key: what all other processes go by."""
+    def cooldown_until(self, key_id: str) -> float | None:
+        """Return until when a key cools down in the shared state, as all other processes see it."""
         keys = keyrot_middleware._install.current_pool().selector.keys
         return self.line.inner.snapshot([keys[key_id]])[key_id].cooldown_until
 
@@ -56,17 +56,17 @@ def shared(pool: Any, clock: Any) -> Shared:
 
 
 def degraded() -> bool:
-    """Ask as a program does."""
-    told = keyrot_middleware.status()["degraded"]
-    assert isinstance(told, bool)
-    return told
+    """Return what a program sees in status()."""
+    is_degraded = keyrot_middleware.status()["degraded"]
+    assert isinstance(is_degraded, bool)
+    return is_degraded
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_calls_go_on_without_the_shared_state(
+def test_calls_succeed_without_the_shared_state(
     mode: str, gemini: FakeGemini, shared: Shared, connect: Any
 ) -> None:
-    """Down from the start, then back: every call is answered, and `status()` says how it is."""
+    """Down from the start, then back: every call is answered, and `status()` reports it."""
     line, client = shared("A", "B"), connect()
     line.cut()
     for _ in range(3):
@@ -82,24 +82,24 @@ def test_calls_go_on_without_the_shared_state(
 def test_a_key_that_fails_meanwhile_is_spared_by_all(
     mode: str, gemini: FakeGemini, shared: Shared, connect: Any
 ) -> None:
-    """A = invalid during the outage: asked once here, and by nobody when the state is back."""
+    """A = invalid during the outage: tried once here, and by no process after it."""
     line, client = shared("A", "B", strategy="fill"), connect()
     gemini.always("A", Reply.KEY_INVALID)
     line.cut()
     for _ in range(5):
         ask(mode, client)
     assert (gemini.sent("A"), gemini.sent("B")) == (1, 5)
-    assert shared.resting("A") is None
+    assert shared.cooldown_until("A") is None
     shared.restore()
     ask(mode, client)
-    assert shared.resting("A") is not None
+    assert shared.cooldown_until("A") is not None
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_state_lost_in_the_middle_of_a_call_loses_no_verdict(
     mode: str, gemini: FakeGemini, shared: Shared, connect: Any
 ) -> None:
-    """The line is cut between acquire and settle: the call goes on with B, and A rests."""
+    """Cut between acquire and settle: the call continues with B, and A cools down."""
     line, client = shared("A", "B", strategy="fill"), connect()
     gemini.always("A", Reply.QUOTA_MINUTE)
     line.cut("settle")
@@ -109,14 +109,14 @@ def test_a_state_lost_in_the_middle_of_a_call_loses_no_verdict(
     assert degraded()
     shared.restore()
     ask(mode, client)
-    assert shared.resting("A") is not None
+    assert shared.cooldown_until("A") is not None
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_others_taught_is_known_when_it_fails(
+def test_rejections_of_other_processes_are_known_in_an_outage(
     mode: str, gemini: FakeGemini, shared: Shared, connect: Any
 ) -> None:
-    """A key that was refused here, since another process retired it, is not asked meanwhile."""
+    """A key that another process found rejected is not tried in the outage."""
     line, client = shared("A", {"key_id": "B", "priority": 1}), connect()
     gemini.always("A", Reply.KEY_INVALID)
     key = keyrot_middleware._install.current_pool().selector.keys["A"]
@@ -133,7 +133,7 @@ def test_what_others_taught_is_known_when_it_fails(
 def test_the_limit_holds_over_an_outage(
     mode: str, gemini: FakeGemini, shared: Shared, connect: Any
 ) -> None:
-    """20 a minute are never more: some before, some alone, some after; Google refuses none.
+    """20 a minute are never more: some before, some during, some after; Google refuses none.
 
     A reservation that the outage swallowed may cost one of them.
     """
@@ -153,7 +153,7 @@ def test_the_limit_holds_over_an_outage(
 def test_sixty_four_callers_over_a_state_that_comes_and_goes(
     mode: str, gemini: FakeGemini, shared: Shared, connect: Any
 ) -> None:
-    """It hangs, serves, hangs: no call fails that a healthy key could serve."""
+    """It hangs, serves, hangs: no call fails that an available key could serve."""
     line = shared("A", "B", "C", seconds=lambda: time.monotonic() * 20)
     gemini.always("A", Reply.KEY_INVALID)
     gemini.always("B", Reply.QUOTA_DAY)
@@ -175,8 +175,8 @@ def test_sixty_four_callers_over_a_state_that_comes_and_goes(
     assert [answer for answer in answers if not isinstance(answer, str)] == []
 
 
-def test_a_program_that_chooses_keys_by_hand_goes_on(shared: Shared, gemini: FakeGemini) -> None:
-    """`KeyManager` shares the pool's state, and so goes on too; what it reports is kept."""
+def test_a_program_that_selects_keys_by_hand_continues(shared: Shared, gemini: FakeGemini) -> None:
+    """`KeyManager` shares the pool's state, and so works too; its reports are kept."""
     from google.genai import errors
 
     line = shared("A", "B", strategy="fill")
@@ -189,13 +189,13 @@ def test_a_program_that_chooses_keys_by_hand_goes_on(shared: Shared, gemini: Fak
     shared.restore()
     manager.report_success("B")
     assert manager.select_key().key_id == "B"
-    assert shared.resting("A") is not None
+    assert shared.cooldown_until("A") is not None
 
 
 def test_a_server_that_is_not_there_at_install_is_no_error(
     gemini: FakeGemini, pool: Any, connect: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is announced at install(), calls are answered, and when it is there it is used."""
+    """It is logged at install(), calls are answered, and when it is up it is used."""
     port = free_port()
     pool("A", "B", state_url=f"redis://user:hunter2@127.0.0.1:{port}/0", pool="alone")
     pool.ledger.checked = False

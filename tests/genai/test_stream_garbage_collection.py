@@ -1,4 +1,4 @@
-"""Streams and calls that are collected in a cycle: settled once, in whatever order that happens."""
+"""Streams and calls that are collected in a cycle: settled once, in any order of finalization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keyrot_middleware.testing import Reply
 
 @pytest.fixture
 def aged(pool, monkeypatch) -> None:
-    """What exists before a lease is older, to the collector, than what is made after it.
+    """Make what exists before a lease older, to the collector, than what is made after it.
 
     A collection finalises the youngest and the oldest before those in between, so the flow of a
     stream in a cycle comes before its driver.
@@ -33,7 +33,7 @@ def aged(pool, monkeypatch) -> None:
 def test_a_sync_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
     aged, pool, connect
 ) -> None:
-    """The collector may come to the call's flow before it comes to who drives it."""
+    """The collector may finalise the call's flow before its driver."""
     stream = connect().models.generate_content_stream(**REQUEST)
     assert next(stream).text == "ok"
     cycle: list = [stream]
@@ -43,7 +43,7 @@ def test_a_sync_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
 
 
 def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect) -> None:
-    """The collector may come in the middle of a booking, in the thread that holds the lock."""
+    """A collection may start within a reservation, in the thread that holds the lock."""
     state = pool("A").state
     streams = [connect().models.generate_content_stream(**REQUEST) for _ in range(2)]
     for stream in streams:
@@ -67,7 +67,7 @@ def test_a_stream_that_is_collected_under_a_lock_waits_for_no_lock(pool, connect
 def test_an_async_stream_in_a_cycle_is_settled_in_whatever_order_it_is_collected(
     read, end, aged, pool, connect
 ) -> None:
-    """The same, in a loop that goes on, was shut down, or was closed just so."""
+    """The same, in a loop that continues, was shut down, or was closed."""
     client = connect()
 
     async def leave() -> object:

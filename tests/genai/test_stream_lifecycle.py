@@ -1,4 +1,4 @@
-"""However a stream ends, its lease is settled once, and nobody is blamed who left it."""
+"""However a stream ends, its lease is settled once, and an abandoned one penalizes no key."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from keyrot_middleware.core.model import LeaseOutcome
 from keyrot_middleware.testing import Reply
 
 
-def test_an_unstarted_stream_sends_and_borrows_nothing(gemini, pool, connect) -> None:
-    """The SDK's sync stream is a generator: until it is asked, nothing happens."""
+def test_an_unread_stream_sends_and_leases_nothing(gemini, pool, connect) -> None:
+    """The SDK's sync stream is a generator: before the first read nothing is sent."""
     pool("A")
     client = connect()
     stream = client.models.generate_content_stream(**REQUEST)
@@ -26,8 +26,8 @@ def test_an_unstarted_stream_sends_and_borrows_nothing(gemini, pool, connect) ->
 
 
 @pytest.mark.parametrize("way", ["close", "drop", "break", "throw", "cycle"])
-def test_a_sync_stream_that_is_left_is_settled_once(way, gemini, pool, connect) -> None:
-    """Closed, dropped, broken out of or in a cycle: abandoned, and nobody is blamed."""
+def test_an_abandoned_sync_stream_is_settled_once(way, gemini, pool, connect) -> None:
+    """Closed, dropped, broken out of or in a cycle: abandoned, and no key is penalized."""
     pool("A")
     stream = connect().models.generate_content_stream(**REQUEST)
     assert next(stream).text == "ok"
@@ -61,7 +61,7 @@ def test_a_stream_closed_twice_and_read_after_its_end(pool, connect) -> None:
 
 
 @pytest.mark.parametrize("way", ["aclose", "drop", "break", "throw"])
-def test_an_async_stream_that_is_left_is_settled_once(way, gemini, pool, connect) -> None:
+def test_an_abandoned_async_stream_is_settled_once(way, gemini, pool, connect) -> None:
     """The same asynchronously; the loop may end at once."""
     pool("A")
     client = connect()
@@ -85,7 +85,7 @@ def test_an_async_stream_that_is_left_is_settled_once(way, gemini, pool, connect
 
 
 @pytest.mark.parametrize("way", ["drop", "aclose", "aclose twice", "keep", "unawaited"])
-def test_an_async_stream_whose_first_chunk_nobody_took(way, gemini, pool, connect) -> None:
+def test_an_async_stream_whose_first_chunk_was_not_read(way, gemini, pool, connect) -> None:
     """It was opened and never read: the lease is settled when it is closed or collected."""
     pool("A")
     client = connect()
@@ -111,7 +111,7 @@ def test_an_async_stream_whose_first_chunk_nobody_took(way, gemini, pool, connec
 
 
 def test_an_async_stream_of_the_sdk_that_was_never_read(gemini, pool, connect) -> None:
-    """Whether the SDK has sent by then or not: what was lent is settled."""
+    """Whether the SDK has sent by then or not: the lease is settled."""
     pool("A")
     client = connect()
 

@@ -1,4 +1,4 @@
-"""A stream that is closed early gives its key back at once, and one that is lost is collected."""
+"""A stream that is closed early releases its key at once, and one that is lost is collected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ONE_AT_A_TIME = {"key_id": "A", "max_concurrency": 1}
 def test_the_next_call_gets_the_key_of_a_stream_that_was_closed(
     read, aiohttp, gemini, pool, connect, monkeypatch
 ) -> None:
-    """`await stream.aclose()` frees the one place of a key before it returns, twenty times."""
+    """`await stream.aclose()` releases the one slot of a key before it returns, twenty times."""
     if not aiohttp:
         monkeypatch.setattr("google.genai._api_client.has_aiohttp", False)
     pool(ONE_AT_A_TIME, max_wait_s=0)
@@ -63,7 +63,7 @@ def test_a_stream_in_flight_on_a_closed_loop_is_collected(
     chunks, gemini, pool, connect, monkeypatch
 ) -> None:
     """The loop is closed without a cancel: stream and task are garbage, and the lease ends."""
-    # aiohttp and the SDK complain while they are collected, of the loop that is closed.
+    # aiohttp and the SDK complain about the closed loop while they are collected.
     complaints: list[object] = []
     monkeypatch.setattr("sys.unraisablehook", lambda found: complaints.append(found.object))
     pool(ONE_AT_A_TIME, max_wait_s=0)

@@ -1,4 +1,4 @@
-"""A stream may change its key until its first chunk is here, and never after it."""
+"""A stream may change its key until its first chunk has arrived, and never after it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read(mode, client) -> tuple[list[str], Exception | None]:
 def test_a_stream_is_never_restarted_after_its_first_chunk(
     mode, name, gemini, pool, connect
 ) -> None:
-    """What was shown stays the only answer: the SDK's own error follows, after one request."""
+    """The chunks so far stay the only answer: the SDK's own error follows, after one request."""
     client = connect(gemini.add_key("own").value)
     gemini.always_any(getattr(Reply, name))
     plain_texts, plain = read(mode, client)
@@ -57,8 +57,8 @@ def test_a_stream_is_never_restarted_after_its_first_chunk(
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_a_key_that_failed_inside_a_stream_rests(mode, gemini, pool, connect) -> None:
-    """The 429 in the middle is the caller's to see, and the next call goes to another key."""
+def test_a_key_that_failed_inside_a_stream_cools_down(mode, gemini, pool, connect) -> None:
+    """The 429 in the middle is raised to the caller, and the next call uses another key."""
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.QUOTA_MINUTE.in_stream(1))
     texts, error = read(mode, connect())
@@ -92,10 +92,10 @@ def test_an_error_before_the_first_chunk_rotates(mode, reply, gemini, pool, conn
 
 @pytest.mark.parametrize("reply", [Reply.OVERLOADED.in_stream(0), Reply.dropped(0), Reply.INTERNAL])
 @pytest.mark.parametrize("mode", STREAMS)
-def test_nobodys_fault_before_the_first_chunk_is_retried(
+def test_a_server_failure_before_the_first_chunk_is_retried(
     mode, reply, gemini, pool, connect
 ) -> None:
-    """503 and a lost connection are sent again, and blame no key."""
+    """503 and a lost connection are sent again, and penalize no key."""
     pool("A", strategy="fill")
     gemini.script("A", reply)
     assert "".join(read(mode, connect())[0]) == "ok from A"
@@ -105,7 +105,7 @@ def test_nobodys_fault_before_the_first_chunk_is_retried(
 
 @pytest.mark.parametrize("mode", STREAMS)
 def test_a_stream_without_chunks_ends(mode, gemini, pool, connect) -> None:
-    """Nothing came and nothing failed: the caller sees what the SDK shows without us."""
+    """Nothing came and nothing failed: the caller gets what the SDK returns without us."""
     nothing = Reply.custom(200, b"", content_type="text/event-stream")
     gemini.always_any(nothing)
     client = connect(gemini.add_key("own").value)
@@ -116,7 +116,7 @@ def test_a_stream_without_chunks_ends(mode, gemini, pool, connect) -> None:
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_the_true_tokens_of_a_stream_are_booked(mode, gemini, pool, connect) -> None:
+def test_the_true_tokens_of_a_stream_are_recorded(mode, gemini, pool, connect) -> None:
     """From its last usage, when it was read to the end."""
     gemini.tokens(lambda _body: 777)
     pool("A")

@@ -28,14 +28,14 @@ def tool():
 
 
 def typed(tool):
-    """Give its annotations as types: old SDKs cannot read them as texts."""
+    """Make its annotations types: old SDKs cannot read them as texts."""
     tool.__annotations__ = {"city": str, "return": str}
     return tool
 
 
 @pytest.fixture
 def talking(gemini):
-    """Call the tool first, then answer from what it said."""
+    """Call the tool first, then answer from its result."""
 
     def answer(body: dict) -> object:
         last = body["contents"][-1]["parts"][-1]
@@ -75,7 +75,7 @@ def test_a_tool_is_not_called_when_the_first_hop_fails_over(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_tools_own_error_is_the_programs(mode, talking, pool, connect) -> None:
-    """What a tool raises is told to the model by the SDK, and it is not called again by us."""
+    """The SDK passes a tool's error to the model, and we do not call the tool again."""
     called = []
 
     def get_weather(city: str) -> str:
@@ -89,7 +89,7 @@ def test_a_tools_own_error_is_the_programs(mode, talking, pool, connect) -> None
 
 
 def test_a_chat_keeps_its_history_over_a_failover(gemini, pool, connect) -> None:
-    """Three turns over two keys: each turn stands once in the history, in order."""
+    """Three turns over two keys: each turn is in the history once, in order."""
     pool("A", "B", strategy="fill")
     chat = connect().chats.create(model=MODEL)
     assert chat.send_message("one").text == "ok from A"
@@ -97,12 +97,12 @@ def test_a_chat_keeps_its_history_over_a_failover(gemini, pool, connect) -> None
     assert chat.send_message("two").text == "ok from B"
     chunks = [chunk.text or "" for chunk in chat.send_message_stream("three")]
     assert "".join(chunks) == "ok from B"
-    said = [
+    texts = [
         "".join(part.text or "" for part in content.parts)
         for content in chat.get_history(curated=True)
         if content.role == "user"
     ]
-    assert said == ["one", "two", "three"]
+    assert texts == ["one", "two", "three"]
     assert len(gemini.log[-1].body["contents"]) == 5
 
 
@@ -125,7 +125,7 @@ def test_an_async_chat_too(gemini, pool, connect) -> None:
 
 
 def test_a_failed_turn_leaves_the_history_as_the_sdk_does(gemini, pool, connect) -> None:
-    """A turn that comes to nothing is not in the history, and can be said again."""
+    """A failed turn is not in the history, and can be sent again."""
     pool("A", max_wait_s=0)
     chat = connect().chats.create(model=MODEL)
     gemini.script("A", Reply.BAD_REQUEST)

@@ -1,4 +1,4 @@
-"""What a reporter of errors shows: the local variables of every frame, and each attribute."""
+"""What error reporters show: the local variables of every frame, and each attribute."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODES = (400, 401, 402, 403, 404, 429, 500, 503)
 
 
 def shown(error: BaseException) -> str:
-    """Show all that can be printed of an error: texts, frames of everyone, what they hold."""
+    """Return all that can be printed of an error: texts, frames of all libraries, their values."""
     report = "".join(TracebackException.from_exception(error, capture_locals=True).format())
     held: list[str] = texts_of(error)
     link: BaseException | None = error
@@ -37,18 +37,18 @@ def shown(error: BaseException) -> str:
     return report + "\n".join(held)
 
 
-def hold_nothing(error: Any, gemini: FakeGemini, *labels: str) -> None:
-    """Hold that an error shows no key's value."""
+def check_no_key(error: Any, gemini: FakeGemini, *labels: str) -> None:
+    """Check that an error shows no key's value."""
     assert isinstance(error, Exception)
     text = shown(error)
     assert [label for label in labels if gemini.key(label).value in text] == []
 
 
 def echoing(code: int, form: str) -> Any:
-    """Make a reply that repeats the key that came, as Google does."""
+    """Make a reply that repeats the key of the request, as Google does."""
 
-    def body(asked: Any) -> Any:
-        echo = f"api_key:{asked.value}"
+    def body(request: Any) -> Any:
+        echo = f"api_key:{request.value}"
         details: Any = [{"@type": "x", "reason": "CONSUMER_SUSPENDED", "metadata": {"c": echo}}]
         if form == "deep":
             for _ in range(40):
@@ -73,7 +73,7 @@ def test_no_frame_shows_a_key_that_google_repeats(
     pool("A", "B", max_retries=0, max_wait_s=0)
     gemini.always_any(echoing(code, form))
     (error,) = calls(mode, connect(gemini.add_key("own").value), 1)
-    hold_nothing(error, gemini, "A", "B", "own")
+    check_no_key(error, gemini, "A", "B", "own")
 
 
 @pytest.mark.parametrize("name", ["KEY_SUSPENDED", "KEY_LEAKED", "KEY_INVALID", "QUOTA_DAY"])
@@ -85,7 +85,7 @@ def test_no_frame_shows_a_key_that_a_stream_repeats(
     pool("A", "B")
     gemini.always_any(Reply.all()[name].in_stream(1))
     (error,) = calls(mode, connect(), 1)
-    hold_nothing(error, gemini, "A", "B")
+    check_no_key(error, gemini, "A", "B")
 
 
 @pytest.mark.parametrize("mode", STREAMS)
@@ -94,13 +94,13 @@ def test_no_document_that_cannot_be_read_shows_a_key(
 ) -> None:
     """A decoder's error keeps the whole document, its frames too."""
     pool("A")
-    gemini.always_any(Reply.custom(200, lambda asked: f"data: {{{asked.value}\n\n"))
+    gemini.always_any(Reply.custom(200, lambda request: f"data: {{{request.value}\n\n"))
     (error,) = calls(mode, connect(), 1)
-    hold_nothing(error, gemini, "A")
+    check_no_key(error, gemini, "A")
 
 
-def others(client: Any) -> dict[str, Callable[[], Any]]:
-    """Give the calls that do not rotate."""
+def other_calls(client: Any) -> dict[str, Callable[[], Any]]:
+    """Return the calls that do not rotate."""
     aio = client and client.aio
     return {
         "files.download": lambda: client.files.download(file="files/abc"),
@@ -113,7 +113,7 @@ def others(client: Any) -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("code", [400, 403])
-@pytest.mark.parametrize("call", others(None))
+@pytest.mark.parametrize("call", other_calls(None))
 def test_errors_of_other_calls_show_no_key(
     call: str, code: int, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
@@ -121,23 +121,23 @@ def test_errors_of_other_calls_show_no_key(
     pool("A", strategy="fill")
     gemini.always_any(echoing(code, "json"))
     with pytest.raises(Exception, match=r"suspended") as caught:
-        others(connect())[call]()
+        other_calls(connect())[call]()
     assert gemini.log[-1].header_values("x-goog-api-key") == [gemini.key("A").value]
-    hold_nothing(caught.value, gemini, "A")
+    check_no_key(caught.value, gemini, "A")
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_error_inside_bypass_shows_no_key_of_the_pool(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
-    """The pool's key is redacted; a client's own is its own, and the SDK's error is untouched."""
+    """The pool's key is redacted; a client's own is not, and the SDK's error is untouched."""
     pool("A", strategy="fill")
     gemini.always_any(echoing(403, "json"))
     own = gemini.add_key("own").value
     with keyrot_middleware.bypass():
         with pytest.raises(genai.errors.ClientError, match="suspended") as caught:
             ask(mode, connect())
-        hold_nothing(caught.value, gemini, "A")
+        check_no_key(caught.value, gemini, "A")
         with pytest.raises(genai.errors.ClientError, match=own):
             ask(mode, connect(own))
 
@@ -153,7 +153,7 @@ def test_a_redirect_that_was_followed_shows_no_key(
     assert [past.status_code for past in error.response.history] == [307]
     past = error.response.history[0]
     assert gemini.key("A").value not in repr([*past.request.headers.items(), past.text])
-    hold_nothing(error, gemini, "A")
+    check_no_key(error, gemini, "A")
 
 
 @pytest.mark.parametrize("kind", ["plain", "list"])
@@ -176,7 +176,7 @@ def test_the_log_of_live_shows_no_key(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Websockets writes every header of its handshake at DEBUG, under its own logger as ever."""
+    """Websockets logs every header of its handshake at DEBUG, under its own logger as before."""
     pool("A")
     client = connect()
     api = client._api_client
@@ -198,10 +198,10 @@ def test_the_log_of_live_shows_no_key(
     assert gemini.key("A").value not in caplog.text
 
 
-def test_the_request_of_the_program_is_not_cleaned(
+def test_the_request_of_the_program_is_not_redacted(
     gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
-    """A prompt may quote what looks like a key: an error changes nothing of the next attempt."""
+    """A prompt may quote text that looks like a key: an error does not change the next attempt."""
     pool("A", "B", strategy="fill")
     gemini.script("A", echoing(403, "json"))
     text = "what is " + "AIza" + "k" * 35

@@ -1,4 +1,4 @@
-"""uninstall() while calls are under way: they end as they began, and nothing is left behind."""
+"""uninstall() while calls are in flight: they end as they began, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ BELOW = {"_build_request", "_request", "_async_request"}
 
 @pytest.fixture(autouse=True)
 def plain() -> Any:
-    """Hold that afterwards every attribute of the api client's class is what it was."""
+    """Check that afterwards every attribute of the api client's class is what it was."""
     before = dict(vars(BaseApiClient))
     yield before
     assert changed(before) == set()
 
 
 def changed(before: dict[str, Any]) -> set[str]:
-    """Name what is not the object that it was."""
+    """List the attributes that are not the original objects."""
     return {name for name in before if vars(BaseApiClient)[name] is not before[name]}
 
 
 @pytest.fixture
 def in_pause(clock, monkeypatch) -> Callable[[Callable[[], None]], None]:
-    """Have something done while a call waits before its next attempt."""
+    """Run a function while a call waits before its next attempt."""
     sleep = clock.sleep
 
     def arrange(work: Callable[[], None]) -> None:
@@ -47,20 +47,20 @@ def in_pause(clock, monkeypatch) -> Callable[[Callable[[], None]], None]:
 
 @pytest.mark.parametrize("own", ["own", None, keyrot_middleware.POOL_KEY])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_in_its_pause_goes_on_with_the_pools_key(
+def test_a_call_in_its_pause_continues_with_the_pools_key(
     mode, own, gemini, pool, connect, plain, in_pause
 ) -> None:
-    """The repeat has the key that was lent for it, never the client's own nor the placeholder."""
+    """The retry has the key of its lease, never the client's own nor the placeholder."""
     pool("A", "B", strategy="fill")
     client = connect(gemini.add_key("own").value if own == "own" else own)
     gemini.script("A", Reply.OVERLOADED)
     seen: list[set[str]] = []
 
-    def take_away() -> None:
+    def uninstall() -> None:
         keyrot_middleware.uninstall()
         seen.append(changed(plain))
 
-    in_pause(take_away)
+    in_pause(uninstall)
     assert ask(mode, client) == "ok from A"
     assert seen == [set()], "while nothing is being sent the SDK is as it was"
     values = [request.header_values(KEY) for request in gemini.log]
@@ -68,24 +68,24 @@ def test_a_call_in_its_pause_goes_on_with_the_pools_key(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_that_walks_on_blames_only_keys_that_were_sent(
+def test_a_call_that_continues_penalizes_only_keys_that_were_sent(
     mode, gemini, pool, connect, plain
 ) -> None:
-    """Uninstalled while the first key is asked, the next attempt has the next key, not a bad own.
+    """Uninstalled while the first key is tried, the next attempt has the next key.
 
-    What its send needs stays for so long, and not a moment longer.
+    The patches that its send needs stay until it ends, and no longer.
     """
     made = pool("A", "B", strategy="fill")
     client = connect(gemini.add_key("own").value)
     gemini.always("own", Reply.KEY_INVALID)
     seen: list[set[str]] = []
 
-    def take_away(_asked: Any) -> Any:
+    def uninstall(_request: Any) -> Any:
         keyrot_middleware.uninstall()
         seen.append(changed(plain))
         return {"error": {"code": 401, "message": "no", "status": "UNAUTHENTICATED"}}
 
-    gemini.script("A", Reply.custom(401, take_away))
+    gemini.script("A", Reply.custom(401, uninstall))
     assert ask(mode, client) == "ok from B"
     assert seen == [BELOW]
     known = made.state.snapshot(made.selector.keys.values())
@@ -93,16 +93,18 @@ def test_a_call_that_walks_on_blames_only_keys_that_were_sent(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_call_that_has_not_sent_anything_yet(mode, gemini, pool, connect, monkeypatch) -> None:
-    """Uninstalled between the lease and the send, the key still goes in."""
+def test_a_call_that_has_sent_nothing_yet_has_its_key(
+    mode, gemini, pool, connect, monkeypatch
+) -> None:
+    """Uninstalled between the lease and the send, the request still has the key."""
     made = pool("A")
     acquire = made.state.acquire
 
-    def taken_away(*args: Any, **kwargs: Any) -> Any:
+    def uninstalling(*args: Any, **kwargs: Any) -> Any:
         keyrot_middleware.uninstall()
         return acquire(*args, **kwargs)
 
-    monkeypatch.setattr(made.state, "acquire", taken_away)
+    monkeypatch.setattr(made.state, "acquire", uninstalling)
     client = connect(gemini.add_key("own").value)
     assert ask(mode, client) == "ok from A"
     assert ask(mode, client) == "ok from own"
@@ -110,7 +112,7 @@ def test_a_call_that_has_not_sent_anything_yet(mode, gemini, pool, connect, monk
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_call_of_an_old_pool_beside_a_new_one(mode, gemini, pool, connect, in_pause) -> None:
-    """Each goes with the keys of its own pool, and the end of the old one takes nothing away."""
+    """Each uses the keys of its own pool, and the end of the old one removes nothing of the new."""
     pool("A")
     client = connect(gemini.add_key("own").value)
     gemini.script("A", Reply.OVERLOADED)
@@ -126,8 +128,8 @@ def test_a_call_of_an_old_pool_beside_a_new_one(mode, gemini, pool, connect, in_
     keyrot_middleware.uninstall()
 
 
-def test_many_calls_while_it_is_put_in_and_taken_away(gemini, pool, connect) -> None:
-    """However it falls, each call goes out with the pool's key or the client's own, and is fine."""
+def test_many_calls_during_install_and_uninstall(gemini, pool, connect) -> None:
+    """Each call is sent with the pool's key or the client's own, and succeeds."""
     client, answers = connect(gemini.add_key("own").value), []
     stop = threading.Event()
 

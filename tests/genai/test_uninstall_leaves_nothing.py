@@ -108,7 +108,7 @@ print(*differences(after, settled_snapshot(after)), sep="\\n")
 
 @pytest.mark.parametrize("state", ["memory", "redis"])
 def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
-    """Calls, streams and telemetry later, nothing that install() put into the process is left.
+    """After calls, streams and telemetry nothing that install() added to the process is left.
 
     Alerts are on, and one is sent: a key is rejected. Compared are patched methods, threads,
     sockets, hooks of the interpreter, import finders, loggers, warning filters, signal handlers,
@@ -120,9 +120,9 @@ def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
         own, *keys = [gemini.add_key(label, tier="paid").value for label in ("own", "a", "b", "c")]
         gemini.always("c", Reply.KEY_INVALID)
         path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
-        words = (url, gemini.url, gemini.host, own, ",".join(keys), hook.url)
+        args = (url, gemini.url, gemini.host, own, ",".join(keys), hook.url)
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *words],
+            [sys.executable, "-c", PROGRAM, *args],
             env={**os.environ, "PYTHONPATH": path},
             cwd=tmp_path,
             capture_output=True,

@@ -1,4 +1,4 @@
-"""Calls that Google counts in no model's quota are not counted, and not stopped, by the pool's."""
+"""Calls that count in no model's quota are neither counted nor stopped by the pool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def client(gemini: FakeGemini, pool, connect):
 
 
 def test_polling_a_file_uses_up_no_limit(client, clock, tmp_path) -> None:
-    """Forty looks at a file leave the minute and the day as they were."""
+    """Forty requests for a file change neither the minute nor the day."""
     path = tmp_path / "notes.txt"
     path.write_text("hello")
     file = client.files.upload(file=str(path))
@@ -28,8 +28,8 @@ def test_polling_a_file_uses_up_no_limit(client, clock, tmp_path) -> None:
     assert client.models.generate_content(model=MODEL, contents="x").text
 
 
-def test_counting_tokens_is_free_and_never_refused(client, gemini: FakeGemini) -> None:
-    """It books nothing, however much there is to count; a spent day does not stop it."""
+def test_counting_tokens_costs_nothing_and_is_never_refused(client, gemini: FakeGemini) -> None:
+    """It reserves nothing, however much there is to count; an exhausted day does not stop it."""
     for _ in range(25):
         client.models.count_tokens(model=MODEL, contents="word " * 2_000)
     assert client.models.generate_content(model=MODEL, contents="x").text
@@ -40,15 +40,15 @@ def test_counting_tokens_is_free_and_never_refused(client, gemini: FakeGemini) -
     assert client.models.get(model=MODEL).name
 
 
-def test_a_batch_books_no_tokens_of_the_minute(client) -> None:
-    """What is enqueued has limits of its own."""
+def test_a_batch_reserves_no_tokens_of_the_minute(client) -> None:
+    """Enqueued requests have limits of their own."""
     lines = [{"contents": [{"parts": [{"text": "word " * 2_000}]}]}]
     client.batches.create(model=MODEL, src=lines)
     assert client.models.generate_content(model=MODEL, contents="x").text
 
 
 def test_a_refused_list_stops_no_other_call(client, gemini: FakeGemini) -> None:
-    """The 429 that says nothing is about that one list."""
+    """A 429 without details affects that one list only."""
     gemini.script_any(Reply.HELP_ONLY)
     with pytest.raises(Exception, match="429"):
         list(client.batches.list())
@@ -56,7 +56,7 @@ def test_a_refused_list_stops_no_other_call(client, gemini: FakeGemini) -> None:
     assert client.models.generate_content(model=MODEL, contents="x").text
 
 
-def test_a_refused_count_rests_counting_alone(gemini: FakeGemini, pool, connect) -> None:
+def test_a_refused_count_cools_down_counting_alone(gemini: FakeGemini, pool, connect) -> None:
     """The other key counts meanwhile; both serve."""
     gemini.add_key("A")
     gemini.add_key("B")

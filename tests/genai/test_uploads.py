@@ -1,4 +1,4 @@
-"""An upload is of one key from its start on, and its file belongs to the project of that key."""
+"""An upload uses one key from its start, and its file belongs to the project of that key."""
 
 from __future__ import annotations
 
@@ -24,47 +24,50 @@ CHUNK = 8 * 1024 * 1024
 
 def upload(mode: str, client: Any, file: Any = None, **config: Any) -> types.File:
     """Upload a file, or a text."""
-    asked = {"file": file or io.BytesIO(b"hello"), "config": {"mime_type": "text/plain", **config}}
+    request = {
+        "file": file or io.BytesIO(b"hello"),
+        "config": {"mime_type": "text/plain", **config},
+    }
     if mode == "sync":
-        return client.files.upload(**asked)
-    done: types.File = run(client, lambda: client.aio.files.upload(**asked))
+        return client.files.upload(**request)
+    done: types.File = run(client, lambda: client.aio.files.upload(**request))
     return done
 
 
 @pytest.fixture
 def three(gemini, pool, connect):
-    """A pool of three projects, and a client whose home key is B's."""
+    """Install a pool of three projects; return a client whose home key is B's."""
     pool("A", "B", "C")
     return connect(gemini.key("B").value)
 
 
 @pytest.fixture
 def other(gemini, three, connect):
-    """Another client of the same process, whose home key is C's."""
+    """Return another client of the same process, whose home key is C's."""
     return connect(gemini.key("C").value)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # aiohttp's
 @pytest.mark.parametrize("kind", ["path", "memory"])
 @ALSO_ASYNC
-def test_start_chunks_and_use_are_of_one_key(mode, kind, gemini, three, tmp_path) -> None:
+def test_start_chunks_and_use_have_one_key(mode, kind, gemini, three, tmp_path) -> None:
     """Start, three chunks, get, prompt, delete: one project's, and no key with the chunks."""
     data = b"x" * (2 * CHUNK + 1)
     path = tmp_path / "large.txt"
     path.write_bytes(data)
 
     async def life() -> None:
-        asked = {"file": str(path) if kind == "path" else io.BytesIO(data), "config": CONFIG}
+        request = {"file": str(path) if kind == "path" else io.BytesIO(data), "config": CONFIG}
         files = three.files if mode == "sync" else three.aio.files
 
-        async def did(what: Any) -> Any:
+        async def awaited(what: Any) -> Any:
             return await what if asyncio.iscoroutine(what) else what
 
-        file = await did(files.upload(**asked))
+        file = await awaited(files.upload(**request))
         assert file.size_bytes == len(data)
-        await did(files.get(name=file.name))
+        await awaited(files.get(name=file.name))
         assert await ask_async("async", three, contents=["look", file]) == "ok from B"
-        await did(files.delete(name=file.name))
+        await awaited(files.delete(name=file.name))
 
     run(three, life)
     assert [request.key for request in gemini.log if request.verb == "upload.start"] == ["B"]
@@ -76,7 +79,7 @@ def test_start_chunks_and_use_are_of_one_key(mode, kind, gemini, three, tmp_path
 
 @ALSO_ASYNC
 def test_any_client_finds_the_file_at_once(mode, gemini, three, other) -> None:
-    """Nobody has asked for it by name yet: its owner was learned from the last chunk's answer."""
+    """Without any request for it by name: the last chunk's answer named its owner."""
     file = upload(mode, three)
     assert ask("sync", other, contents=["look", file]) == "ok from B"
     assert other.files.get(name=file.name).name == file.name
@@ -86,7 +89,9 @@ def test_any_client_finds_the_file_at_once(mode, gemini, three, other) -> None:
 
 
 @ALSO_ASYNC
-def test_a_sibling_serves_when_the_uploads_key_is_revoked(mode, gemini, pool, connect) -> None:
+def test_another_key_of_the_project_serves_when_the_uploads_key_is_revoked(
+    mode, gemini, pool, connect
+) -> None:
     """The file is the project's: another key of it can read what the first has uploaded."""
     pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C", strategy="fill")
     client = connect()
@@ -105,8 +110,8 @@ def test_a_name_of_the_programs_own_stays_with_its_project(mode, gemini, three, 
 
 
 @ALSO_ASYNC
-def test_what_did_not_go_through_the_pool_is_nobodys(mode, gemini, three, other) -> None:
-    """In bypass() the client's own key is used, of which the pool takes no note."""
+def test_an_upload_outside_the_pool_has_no_recorded_owner(mode, gemini, three, other) -> None:
+    """In bypass() the client's own key is used, and the pool records nothing."""
     with keyrot_middleware.bypass():
         file = upload(mode, three)
     assert current_pool().state.get_owner([file.name]) is None
@@ -115,8 +120,8 @@ def test_what_did_not_go_through_the_pool_is_nobodys(mode, gemini, three, other)
 
 
 @ALSO_ASYNC
-def test_a_refused_upload_owns_nothing(mode, gemini, three) -> None:
-    """A start that fails is one request and the SDK's own error; no other key begins it."""
+def test_a_refused_upload_records_no_owner(mode, gemini, three) -> None:
+    """A start that fails is one request and the SDK's own error; no other key retries it."""
     gemini.script("B", Reply.BAD_REQUEST)
     with pytest.raises(errors.ClientError):
         upload(mode, three)
@@ -124,7 +129,7 @@ def test_a_refused_upload_owns_nothing(mode, gemini, three) -> None:
 
 
 def test_many_uploads_at_once_keep_their_owners_apart(gemini, pool, connect) -> None:
-    """24 uploads in 8 threads by three clients: each file is its client's key's."""
+    """24 uploads in 8 threads by three clients: each file belongs to its client's key."""
     pool("A", "B", "C")
     clients = [connect(gemini.key(label).value) for label in "ABC"]
 
@@ -136,8 +141,8 @@ def test_many_uploads_at_once_keep_their_owners_apart(gemini, pool, connect) -> 
         assert all(threads.map(one, range(24)))
 
 
-def test_starts_without_an_end_are_forgotten(gemini, three, monkeypatch) -> None:
-    """A program that never sends the chunks leaves no more than a bounded table behind."""
+def test_unfinished_uploads_are_dropped(gemini, three, monkeypatch) -> None:
+    """A program that never sends the chunks leaves a bounded table behind."""
     monkeypatch.setattr("keyrot_middleware.genai.uploads._KEPT", 3)
     body = {"file": {"mimeType": "text/plain", "sizeBytes": "5"}}
     headers = {"X-Goog-Upload-Command": "start", "X-Goog-Upload-Protocol": "resumable"}
@@ -152,7 +157,7 @@ def test_starts_without_an_end_are_forgotten(gemini, three, monkeypatch) -> None
 
 @ALSO_ASYNC
 def test_a_broken_owner_table_does_not_reach_the_upload(mode, three, monkeypatch, caplog) -> None:
-    """The file is the program's whether or not we could take note of it."""
+    """The file is the program's even if its owner was not recorded."""
     monkeypatch.setattr(guard, "_strict", False)
 
     def breaks(*_: Any, **__: Any) -> None:
@@ -168,7 +173,7 @@ def test_a_broken_owner_table_does_not_reach_the_upload(mode, three, monkeypatch
 def test_a_revoked_home_key_is_replaced_by_another_of_its_project(
     mode, gemini, pool, connect
 ) -> None:
-    """Two keys of one project, the client's own revoked: uploads go on with the other one."""
+    """Two keys of one project, the client's own revoked: uploads use the other one."""
     pool({"key_id": "A", "project": "p"}, {"key_id": "B", "project": "p"}, "C")
     client = connect(gemini.key("A").value)
     gemini.always("A", Reply.KEY_INVALID)

@@ -1,4 +1,4 @@
-"""First come, first served: of the calls of a process none is overtaken while it waits."""
+"""First come, first served: waiting calls of a process are served in their order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def valkey() -> Iterator[Server]:
 
 @pytest.fixture(params=["memory", "redis"])
 def state_url(request: pytest.FixtureRequest) -> str:
-    """Count in this process alone, or in a server."""
+    """Count in this process alone, or on a server."""
     return "memory://" if request.param == "memory" else request.getfixturevalue("valkey").url
 
 
@@ -45,8 +45,8 @@ def starting(client: Any, how: str) -> Iterator[Start]:
 
     def start(contents: str) -> Future[str]:
         if how == "async" or (how == "mixed" and next(number) % 2):
-            asked = ask_async("async", client, contents=contents)
-            return asyncio.run_coroutine_threadsafe(asked, loop)
+            call = ask_async("async", client, contents=contents)
+            return asyncio.run_coroutine_threadsafe(call, loop)
         return threads.submit(ask_sync, "sync", client, contents=contents)
 
     try:
@@ -61,12 +61,12 @@ def starting(client: Any, how: str) -> Iterator[Start]:
 
 
 def contents(gemini: Any) -> list[str]:
-    """List what was asked, in the order in which it was sent."""
+    """List the prompts, in the order in which they were sent."""
     return [request.body["contents"][0]["parts"][0]["text"] for request in gemini.log]
 
 
-def held_up(gemini: Any) -> tuple[threading.Event, threading.Event]:
-    """Answer nobody before the second event; the first says that a request has come."""
+def delayed_answers(gemini: Any) -> tuple[threading.Event, threading.Event]:
+    """Delay every answer until the second event; the first reports that a request has come."""
     came, served = threading.Event(), threading.Event()
 
     def answer(_body: Any) -> str:
@@ -78,7 +78,7 @@ def held_up(gemini: Any) -> tuple[threading.Event, threading.Event]:
 
 
 def waiting(pool: Any) -> int:
-    """Count the calls that wait."""
+    """Count the waiting calls."""
     return sum(map(len, pool.waiting_lines.lines.values()))
 
 
@@ -94,10 +94,10 @@ class TestInRealTime:
     def test_calls_are_sent_in_the_order_in_which_they_came(
         self, how, gemini, pool, connect, state_url
     ) -> None:
-        """While one call is served, sixteen more come one by one; they go in that order."""
+        """While one call is served, sixteen more come one by one; they are sent in that order."""
         made = pool({"key_id": "A", "max_concurrency": 1}, state_url=state_url, pool=f"order-{how}")
         pool.ledger.checked = state_url == "memory://"
-        came, served = held_up(gemini)
+        came, served = delayed_answers(gemini)
         with starting(connect(), how) as start:
             begun = [start("first")]
             assert came.wait(30)
@@ -109,10 +109,10 @@ class TestInRealTime:
         assert contents(gemini) == ["first", *(f"call {number}" for number in range(CALLERS))]
         assert waiting(made) == 0
 
-    def test_a_call_whose_loop_has_gone_holds_nobody_up(self, gemini, pool, connect) -> None:
-        """A task waits in front, and its loop is closed: the next call goes all the same."""
+    def test_a_call_of_a_closed_loop_delays_no_other(self, gemini, pool, connect) -> None:
+        """A task waits in front, and its loop is closed: the next call is still sent."""
         made = pool({"key_id": "A", "max_concurrency": 1})
-        came, served = held_up(gemini)
+        came, served = delayed_answers(gemini)
         client = connect()
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda _loop, _context: None)  # of a task that is lost
@@ -134,7 +134,7 @@ class TestInRealTime:
 
 
 class Quiet(FakeClock):
-    """A clock that moves only while no request is under way, as if none took any time."""
+    """A clock that moves only while no request is in flight, as if none took any time."""
 
     idle: Callable[[], bool] = staticmethod(lambda: True)
 
@@ -158,7 +158,7 @@ def _drop(task: Any) -> None:
 
 
 class TestInMinutes:
-    """By a clock that skips the minutes in which nothing happens."""
+    """By a clock that skips idle time."""
 
     @pytest.fixture
     def clock(self) -> Quiet:
@@ -166,13 +166,13 @@ class TestInMinutes:
         return Quiet()
 
     @pytest.mark.parametrize("mode", ["sync", "async"])
-    def test_sixteen_callers_on_fifty_a_minute_fail_never(
+    def test_sixteen_callers_on_fifty_a_minute_never_fail(
         self, mode, gemini, pool, connect, clock
     ) -> None:
-        """Each call is served in its minute or the next: none is left behind for longer."""
+        """Each call is served in its minute or the next: none waits for longer."""
         gemini.add_key("A", rpm=50)
         made = pool({"key_id": "A", "rpm": 50}, max_wait_s=65)
         clock.idle = lambda: not in_flight(made.state)
-        told = calls(mode, connect(), 240, at_once=CALLERS, model=MODEL)
-        assert [text for text in told if text != "ok from A"] == []
+        results = calls(mode, connect(), 240, at_once=CALLERS, model=MODEL)
+        assert [text for text in results if text != "ok from A"] == []
         assert gemini.count(status=429) == 0

@@ -1,4 +1,4 @@
-"""Waiting: only where no key is free, only for a time that is known, within the budget."""
+"""Waiting: only while no key is available, only for a known time, within the budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keyrot_middleware.testing import FakeClock, Reply
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """Stand twenty seconds before a full minute."""
+    """Start twenty seconds before a full minute."""
     return FakeClock(datetime(2026, 1, 1, 12, 30, 40, tzinfo=UTC))
 
 
@@ -33,10 +33,10 @@ def test_a_pool_of_one_waits_out_the_time_that_google_named(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_pool_of_one_waits_before_it_overruns_its_limit(
+def test_a_pool_of_one_waits_before_it_exceeds_its_limit(
     mode, gemini, pool, connect, clock
 ) -> None:
-    """With the limit configured the third request is not even sent before the minute is over."""
+    """With a configured limit the third request is only sent when the minute is over."""
     gemini.add_key("A", rpm=2)
     pool({"key_id": "A", "rpm": 2})
     began = clock.time()
@@ -47,7 +47,7 @@ def test_a_pool_of_one_waits_before_it_overruns_its_limit(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_time_beyond_the_budget_is_not_waited_for(mode, gemini, pool, connect, clock) -> None:
-    """The SDK's own 429 comes out at once; the next call is told so without a send."""
+    """The SDK's own 429 is raised at once; the next call raises the same without a send."""
     gemini.add_key("A", rpm=1)
     pool("A", max_wait_s=10)
     client, began = connect(), clock.time()
@@ -61,7 +61,7 @@ def test_a_time_beyond_the_budget_is_not_waited_for(mode, gemini, pool, connect,
 
 
 def test_the_budget_is_for_the_whole_call(gemini, pool, connect, clock) -> None:
-    """A key that goes on failing is not waited for again and again."""
+    """A key that keeps failing is not waited for again and again."""
     pool("A")
     gemini.always("A", Reply.QUOTA_MINUTE)
     began = clock.time()
@@ -83,8 +83,8 @@ def test_a_day_is_never_waited_for(reply, gemini, pool, connect, clock) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_healthy_key_is_used_now(mode, gemini, pool, connect, clock) -> None:
-    """Nobody waits for a key while another is free."""
+def test_an_available_key_is_used_at_once(mode, gemini, pool, connect, clock) -> None:
+    """No call waits for a key while another is available."""
     pool("A", "B", "C", strategy="fill")
     gemini.always("A", Reply.QUOTA_MINUTE)
     gemini.always("B", Reply.EXHAUSTED)
@@ -95,7 +95,7 @@ def test_a_healthy_key_is_used_now(mode, gemini, pool, connect, clock) -> None:
 
 @pytest.mark.parametrize("reply", [Reply.EXHAUSTED, Reply.CAPACITY, Reply.HELP_ONLY])
 def test_a_guess_is_not_waited_for(reply, gemini, pool, connect, clock) -> None:
-    """A 429 without a time rests the key for 30 s, and comes out at once."""
+    """A 429 without a time cools the key down for 30 s, and is raised at once."""
     pool("A")
     gemini.always("A", reply)
     began = clock.time()
@@ -104,7 +104,7 @@ def test_a_guess_is_not_waited_for(reply, gemini, pool, connect, clock) -> None:
 
 
 def test_the_soonest_key_is_waited_for(gemini, pool, connect, clock) -> None:
-    """Of two that rest, the one that comes back first."""
+    """Of two that cool down, the one that is available first."""
     in_nine = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "9s"}
     body = {"code": 429, "message": "slow down", "status": "RESOURCE_EXHAUSTED"}
     pool("A", "B", strategy="fill")
@@ -123,7 +123,7 @@ def test_cooldowns_without_a_time_double_and_start_again_after_a_success(
     pool("A")
     client = connect()
 
-    def rests() -> float:
+    def cooldown_s() -> float:
         gemini.script("A", Reply.EXHAUSTED)
         assert isinstance(calls("sync", client, 1)[0], genai.errors.ClientError)
         until = keyrot_middleware.status()["keys"]["A"]["cooldown_until"]
@@ -131,15 +131,15 @@ def test_cooldowns_without_a_time_double_and_start_again_after_a_success(
 
     lengths = []
     for _ in range(7):
-        lengths.append(round(rests()))
+        lengths.append(round(cooldown_s()))
         clock.advance(lengths[-1])
     assert lengths == [30, 60, 120, 240, 480, 900, 900]
     assert ask("sync", client) == "ok from A"
-    assert round(rests()) == 30
+    assert round(cooldown_s()) == 30
 
 
 def test_one_probe_goes_first_when_a_cooldown_ends(gemini, pool, connect, clock) -> None:
-    """Sixteen callers at once after the rest: while the probe is out nobody else asks that key."""
+    """Sixteen callers after the cooldown: while the probe is in flight no other uses the key."""
     pool("A", "B", strategy="fill")
     client = connect()
     gemini.script("A", Reply.EXHAUSTED)
@@ -153,7 +153,7 @@ def test_one_probe_goes_first_when_a_cooldown_ends(gemini, pool, connect, clock)
 
 @pytest.mark.parametrize("mode", MODES)
 def test_5xx_are_retried_within_their_budget(mode, gemini, pool, connect, clock) -> None:
-    """Two retries with back-off, then the SDK's ServerError; no key is blamed."""
+    """Two retries with backoff, then the SDK's ServerError; no key is penalized."""
     pool("A", "B")
     client = connect()
     gemini.script_any(Reply.OVERLOADED, Reply.INTERNAL)
@@ -171,15 +171,15 @@ def test_5xx_are_retried_within_their_budget(mode, gemini, pool, connect, clock)
 
 @pytest.mark.parametrize(("reply", "sends"), [(Reply.DEADLINE, 2), (Reply.BAD_GATEWAY, 3)])
 def test_each_5xx_has_its_number_of_retries(reply, sends, gemini, pool, connect) -> None:
-    """A 504 has spent its time already: it is retried once."""
+    """A 504 has taken its time already: it is retried once."""
     pool("A")
     gemini.always("A", reply)
     assert isinstance(calls("sync", connect(), 1)[0], genai.errors.ServerError)
     assert gemini.count() == sends
 
 
-def test_no_retries_are_no_retries(gemini, pool, connect, clock) -> None:
-    """KEYROT_MAX_RETRIES=0 sends a 5xx out at once."""
+def test_zero_retries_send_once(gemini, pool, connect, clock) -> None:
+    """KEYROT_MAX_RETRIES=0 raises a 5xx at once."""
     pool("A", max_retries=0)
     gemini.always("A", Reply.OVERLOADED)
     began = clock.time()

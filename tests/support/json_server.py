@@ -86,7 +86,7 @@ def _handler(server: JsonServer) -> type[BaseHTTPRequestHandler]:
                 return
             self.wfile.write(response.encode())
 
-        do_GET = do_POST = _serve  # noqa: N815 - the names of http.server
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
 
         def handle(self) -> None:
             """Serve a connection; a client may disconnect or refuse our certificate at any time."""

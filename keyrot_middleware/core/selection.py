@@ -176,6 +176,14 @@ class Selector:
         found = self._projects.get(project, ())
         return tuple(k for k in found if k.key_id in self.keys and k.platform == platform)
 
+    def projects(self, platform: Platform = GEMINI_API) -> dict[str, tuple[Candidate, ...]]:
+        """Return the keys of each project of a platform, in the order of the keys."""
+        projects: dict[str, list[Candidate]] = {}
+        for key in tuple(self.keys.values()):
+            if key.platform == platform:
+                projects.setdefault(key.project, []).append(key)
+        return {project: tuple(keys) for project, keys in projects.items()}
+
     def candidate_batches(
         self, info: CallInfo, excluded: Mapping[str, object] | Claims, now: float, draw: float
     ) -> Iterator[RankedCandidates]:

@@ -106,6 +106,7 @@ class PooledCalls:
             pool.waiting_lines,
             patience_s,
             pool.hints,
+            searches=pool.owner_searches,
         )
 
     def value(self, lease: Lease) -> str | None:

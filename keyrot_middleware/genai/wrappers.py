@@ -150,6 +150,10 @@ class _PooledCall(NamedTuple):
     """The SDK would not repeat it."""
     call: CallState
 
+    def get(self, name: str) -> _PooledCall:
+        """Return the same call with a GET of a stored resource as its request."""
+        return self._replace(request=ApiRequest("get", name, {}, self.request.http_options))
+
     def copy_arguments(self, injection: KeyInjection) -> tuple[str, str, Any, Any]:
         """Return the arguments of one send: the SDK changes the body that it is given."""
         body = self.request.request_dict
@@ -232,12 +236,12 @@ class RequestWrappers:
     def _request(self, wrapped: Callable[..., Any], pooled: _PooledCall) -> Any:
         observer = self._observe(pooled)
 
-        def send(lease: Lease) -> Done | Failed:
-            handled = sys.exception()
+        def send(lease: Lease, get: str = "") -> Done | Failed:
+            handled, sent = sys.exception(), pooled.get(get) if get else pooled
             try:
-                with self._injection(lease, pooled) as injection:
-                    response = wrapped(*pooled.copy_arguments(injection))
-                return self._done(pooled, response, lease, observer)
+                with self._injection(lease, sent) as injection:
+                    response = wrapped(*sent.copy_arguments(injection))
+                return self._done(sent, response, lease, observer)
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled), handled)
 
@@ -316,12 +320,12 @@ class RequestWrappers:
     ) -> Any:
         observer = self._observe(pooled)
 
-        async def send(lease: Lease) -> Done | Failed:
-            handled = sys.exception()
+        async def send(lease: Lease, get: str = "") -> Done | Failed:
+            handled, sent = sys.exception(), pooled.get(get) if get else pooled
             try:
-                with self._injection(lease, pooled) as injection:
-                    response = await wrapped(*pooled.copy_arguments(injection))
-                return self._done(pooled, response, lease, observer)
+                with self._injection(lease, sent) as injection:
+                    response = await wrapped(*sent.copy_arguments(injection))
+                return self._done(sent, response, lease, observer)
             except Exception as error:
                 return failed_from_error(error, self._redact(pooled), handled)
 
@@ -415,7 +419,9 @@ class RequestWrappers:
             platform=platform,
         )
         call = self._calls.call_state(info, key, timeout_s(client, options))
-        if not info.bound_to_owner:
+        if info.bound_to_owner:
+            call.can_get = not stream
+        else:
             options = without_key_retries(client, options, retry)
         no_sdk_retry = retry is None and not info.bound_to_owner
         return _PooledCall(client, request, options, bool(extra), no_sdk_retry, call)

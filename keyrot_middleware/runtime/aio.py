@@ -130,7 +130,7 @@ class AsyncDriver(SyncDriver):
 
     def _send(self, command: Send) -> Awaitable[Done | StreamOpened | Failed]:
         sent: Awaitable[Done | StreamOpened | Failed] = (
-            self._send_request(command.lease)
+            self._send_now(command)
             if self.observer is None
             else self._send_attached(command, self.observer)
         )
@@ -141,7 +141,7 @@ class AsyncDriver(SyncDriver):
     ) -> Done | StreamOpened | Failed:
         token = observer.attach()
         try:
-            reply: Done | StreamOpened | Failed = await self._send_request(command.lease)
+            reply: Done | StreamOpened | Failed = await self._send_now(command)
             return reply
         finally:
             observer.detach(token)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
 from ..core.failures import KEY_REJECTIONS
-from ..core.flow import Overload
+from ..core.flow import Overload, OwnerSearches
 from ..core.model import (
     GEMINI_API,
     NO_USAGE,
@@ -121,6 +121,7 @@ class Pool:
     clock: Clock = field(default_factory=SystemClock)
     token_scale: TokenScale = field(default_factory=TokenScale)
     overload: Overload = field(default_factory=Overload)
+    owner_searches: OwnerSearches = field(default_factory=OwnerSearches)
     models: ModelNames = field(default_factory=ModelNames)
     waiting_lines: WaitingLines = field(default_factory=make_waiting_lines)
     random: Callable[[], float] = random.random

@@ -66,7 +66,7 @@ class SyncDriver:
         self,
         pool: Pool,
         info: CallInfo,
-        send: Callable[[Lease], Any],
+        send: Callable[..., Any],
         observer: CallObserver | None = None,
     ) -> None:
         """Serve one call.
@@ -75,6 +75,8 @@ class SyncDriver:
             pool: The pool.
             info: The call.
             send: Sends the request with the key of a lease; returns Done, StreamOpened or Failed.
+                With the name of a stored resource as a second argument it sends a GET of that
+                instead; only where `CallState.can_get` is set.
             observer: Is notified of every command.
         """
         self._pool = pool
@@ -220,12 +222,17 @@ class SyncDriver:
     def _send(self, command: Send) -> Any:
         observer = self.observer
         if observer is None:
-            return self._send_request(command.lease)
+            return self._send_now(command)
         token = observer.attach()
         try:
-            return self._send_request(command.lease)
+            return self._send_now(command)
         finally:
             observer.detach(token)
+
+    def _send_now(self, command: Send) -> Any:
+        if command.get:
+            return self._send_request(command.lease, command.get)
+        return self._send_request(command.lease)
 
     def _serving(self, command: ReportServing) -> None:
         if command.lease.reservation is not None:

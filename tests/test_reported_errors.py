@@ -135,7 +135,7 @@ LEAKED = {"code": 403, "message": "Your API key was reported as leaked. Please u
         (ApiError(rcvd=SimpleNamespace(code=1011, reason="Internal error")), "transport"),
         (ApiError(rcvd=None), "transport"),
         (errors.APIError(1011, "You exceeded your current quota", None), "capacity"),
-        (errors.APIError(1011, "Internal error", None), "unknown"),
+        (errors.APIError(1011, "Internal error", None), "server_error"),
         (TimeoutError(), "timeout"),
         (ConnectionRefusedError(), "connect"),
     ],

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from .model import GENERIC_VERBS
-from .request_body import CONTINUATION, PAGE, TYPED, add_name, read_body
+from .request_body import CONTINUATION, HANDLE, PAGE, TYPED, add_name, read_body
 
 __all__ = [
     "NEW_BATCH",
@@ -65,6 +65,7 @@ _LIFETIMES = {
     "files/": Lifetime(49 * _HOUR_S, renewed=False),  # Google deletes files after 48 hours
     PAGE: Lifetime(_DAY_S, renewed=False),
     CONTINUATION: Lifetime(_DAY_S, renewed=False),
+    HANDLE: Lifetime(_DAY_S, renewed=False),
 }
 _LONG = Lifetime(60 * _DAY_S, renewed=True)
 """Of all else: an interaction is kept for 55 days, a batch, a cache or an operation for less

@@ -437,10 +437,10 @@ RULES: tuple[Rule, ...] = (
     Rule(name="request_timeout", codes=(408,)),
     Rule(name="too_large", codes=(413,)),
     Rule(name="cancelled", codes=(499,)),
-    Rule(name="bad_request", codes=range(400, 500)),
+    Rule(name="bad_request", codes=(*range(400, 500), 1007)),
     Rule(name="overloaded", codes=(503,), retry=True),
     Rule(name="deadline", codes=(504,), retry=True, max_retries=1),
-    Rule(name="server_error", codes=range(500, 600), retry=True),
+    Rule(name="server_error", codes=(*range(500, 600), 1011), retry=True),
     Rule(name="unknown"),
 )
 

@@ -13,6 +13,7 @@ from .tokens import COSTS, PER_CHAR, SKIPPED, get_mime_type, media_cost, text_co
 
 __all__ = [
     "CONTINUATION",
+    "HANDLE",
     "INTERACTION",
     "KINDS",
     "OPAQUE",
@@ -31,7 +32,7 @@ __all__ = [
 #
 # Canonical forms: `files/abc` (also for its URL, its `:download` and everything below it),
 # `models/m/operations/o`, `page:<token>`, `continuation:<token>`, `interactions/<id>`,
-# `voices/<id>`.
+# `voices/<id>`, `handle:<token>`.
 
 
 _COLLECTIONS = (
@@ -50,6 +51,8 @@ PAGE = "page:"
 CONTINUATION = "continuation:"
 INTERACTION = "interactions/"
 _VOICE = "voices/"
+HANDLE = "handle:"
+"""Of a Live session that can be resumed."""
 TYPED = ""
 
 KINDS = {
@@ -61,6 +64,7 @@ KINDS = {
     **dict.fromkeys(("continuationToken", "continuation_token"), CONTINUATION),
     **dict.fromkeys(("previousInteractionId", "previous_interaction_id"), INTERACTION),
     "voice": _VOICE,
+    "handle": HANDLE,
 }
 """The keys that can hold a name, and the prefix of untyped names."""
 

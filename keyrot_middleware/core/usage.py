@@ -18,7 +18,14 @@ from typing import Any
 from .affinity import find_resource_names
 from .model import NO_USAGE, Usage
 
-__all__ = ["StreamLedger", "parse_object", "parse_token_counts", "parse_usage", "parse_usage_text"]
+__all__ = [
+    "StreamLedger",
+    "add_usage",
+    "parse_object",
+    "parse_token_counts",
+    "parse_usage",
+    "parse_usage_text",
+]
 
 _NONE: Mapping[str, Any] = {}
 _LARGE = 2_048
@@ -40,15 +47,17 @@ _INPUT_DETAILS = {
     "IMAGE": "input_image_tokens",
     "VIDEO": "input_video_tokens",
 }
+_OUTPUT_DETAILS = {
+    "AUDIO": "output_audio_tokens",
+    "IMAGE": "output_image_tokens",
+    "VIDEO": "output_video_tokens",
+}
 _DETAILS = {
     "promptTokensDetails": _INPUT_DETAILS,
     "toolUsePromptTokensDetails": _INPUT_DETAILS,
     "cacheTokensDetails": {"AUDIO": "cache_audio_read_tokens"},
-    "candidatesTokensDetails": {
-        "AUDIO": "output_audio_tokens",
-        "IMAGE": "output_image_tokens",
-        "VIDEO": "output_video_tokens",
-    },
+    "candidatesTokensDetails": _OUTPUT_DETAILS,
+    "responseTokensDetails": _OUTPUT_DETAILS,
 }
 """How `Usage.details` names the modalities in each list of details."""
 _AFTER = {"modelVersion", "responseId"}
@@ -106,6 +115,20 @@ def parse_usage(body: Mapping[str, Any]) -> Usage:
         _string(body.get("modelVersion")),
         _string(body.get("responseId")),
         tuple(_reasons(body.get("candidates")).values()),
+    )
+
+
+def add_usage(one: Usage, other: Usage) -> Usage:
+    """Return the tokens of two turns of a session; the rest is of the later one."""
+    details = dict(one.details)
+    for kind, count in other.details:
+        details[kind] = details.get(kind, 0) + count
+    return other._replace(
+        input_tokens=_sum(one.input_tokens, other.input_tokens),
+        output_tokens=_sum(one.output_tokens, other.output_tokens),
+        cached_tokens=_sum(one.cached_tokens, other.cached_tokens),
+        thought_tokens=_sum(one.thought_tokens, other.thought_tokens),
+        details=tuple(details.items()),
     )
 
 

@@ -10,6 +10,7 @@ from ..settings import AllowedOrigins
 from .downloads import DownloadWrappers
 from .imports import Patched
 from .interactions import Interactions
+from .live import LiveWrappers
 from .patching import Patcher
 from .pooled_calls import PooledCalls
 from .uploads import Uploads
@@ -56,6 +57,7 @@ class Binding:
             sends=True,
         )
         self.patcher.add_functions(Interactions(calls, self.patcher).table)
+        self.patcher.add_functions(LiveWrappers(calls, self.patcher).table)
         wire = Wire(pool, allowed_origins, self.patcher.enabled)
         self.patcher.add_functions(wire.table, sends=True)
 

@@ -19,7 +19,7 @@ from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.request_body import is_certain, read_body
 from ..core.tokens import TokenScale, count_requests
 from ..core.usage import parse_object, parse_token_counts, parse_usage_text
-from .foreign_errors import facts_from_error, is_quota_close
+from .foreign_errors import facts_from_close, facts_from_error, is_quota_close
 from .redaction import Redact, redact_exception
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "done_from_response",
     "effective_options",
     "facts_from_reported_error",
+    "facts_from_session_error",
     "failed_from_error",
     "get_alias",
     "host_from_url",
@@ -195,6 +196,19 @@ def facts_from_reported_error(error: Exception, redact: Redact) -> FailureFacts:
     return theirs or own
 
 
+def facts_from_session_error(error: BaseException) -> FailureFacts:
+    """Read the facts of an error of a Live session: of its handshake, its setup or its end."""
+    if hasattr(error, "rcvd"):  # websockets' ConnectionClosed; None: no close frame came
+        close = error.rcvd
+        if close is None:
+            return FailureFacts(transport="reset")
+        return facts_from_close(close.code, close.reason)
+    code = getattr(error, "code", None)
+    if isinstance(code, int) and code >= 1000:
+        return facts_from_close(code, getattr(error, "details", None))
+    return facts_from_error(error, str) or FailureFacts(transport=_transport(error))
+
+
 def _is_sdk_error(error: Exception) -> bool:
     api_errors = sys.modules.get("google.genai.errors")
     return api_errors is not None and isinstance(error, api_errors.APIError)
@@ -223,6 +237,8 @@ _TRANSPORT_ERRORS: Mapping[str, Any] = {
     "ClientOSError": "reset",
     "ClientPayloadError": "reset",
     "ClientConnectionResetError": "reset",
+    # websockets
+    "InvalidMessage": "reset",
     # what lies below them
     "TimeoutError": "timeout",
     "ConnectionRefusedError": "connect",

@@ -15,7 +15,7 @@ from typing import Any
 from ..core.failures import FailureFacts
 from .redaction import Redact
 
-__all__ = ["facts_from_error", "is_quota_close"]
+__all__ = ["facts_from_close", "facts_from_error", "is_quota_close"]
 
 _LONGEST = 65_536
 """No error body of Google's is longer."""
@@ -36,13 +36,24 @@ def facts_from_error(error: BaseException, redact: Redact) -> FailureFacts | Non
     )
     if code is None:
         return _from_websocket_close(error)
-    body = _body(response, "content", "text") or _body(error, "body") or _from_urllib(error, redact)
+    body = (
+        _body(response, "content", "text", "body")
+        or _body(error, "body")
+        or _from_urllib(error, redact)
+    )
     return FailureFacts(code, body, _retry_after(response) or _retry_after(error))
 
 
 def is_quota_close(code: object, reason: object) -> bool:
     """Return whether a websocket was closed because of a quota, which has no code of its own."""
     return code == _INTERNAL_ERROR and "quota" in str(reason).lower()
+
+
+def facts_from_close(code: object, reason: object) -> FailureFacts:
+    """Return the facts of a close frame of the server's."""
+    if is_quota_close(code, reason):
+        return FailureFacts(429, reason)
+    return FailureFacts(code if isinstance(code, int) else None, reason)
 
 
 def _from_websocket_close(error: BaseException) -> FailureFacts | None:
@@ -68,7 +79,7 @@ def _status(holder: object, *names: str) -> int | None:
 def _body(holder: object, *names: str) -> Any:
     """Return the first attribute that is a body; None if the response was not read."""
     for value in (_get(holder, name) for name in names):
-        if isinstance(value, bytes) and value:
+        if isinstance(value, bytes | bytearray) and value:
             return value[:_LONGEST].decode("utf-8", "replace")
         if isinstance(value, str | dict | list) and value:
             return value

@@ -4,59 +4,149 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache, partial
+from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from ..errors import ConfigError
+from .key_injection import KEY_HEADER
 from .redaction import Redact, redact_exception
 
-__all__ = ["guarded"]
+__all__ = ["SessionWatch", "guarded"]
+
+_HIDDEN = "[redacted]"
 
 
-def guarded(arguments: Mapping[str, Any], origin: str, redact: Redact) -> dict[str, Any]:
+class SessionWatch(Protocol):
+    """What follows one connection of Live."""
+
+    def refused(self, error: Exception) -> None:
+        """Note why the handshake failed."""
+
+    def received(self, message: str | bytes) -> None:
+        """Read a message of the server."""
+
+    async def ended(self, error: ConnectionClosed | None) -> None:
+        """Settle the session, once: it is closed or lost."""
+
+
+class _NoWatch:
+    """Follows nothing: the websocket is not a session of ours."""
+
+    def refused(self, error: Exception) -> None: ...
+
+    def received(self, message: str | bytes) -> None: ...
+
+    async def ended(self, error: ConnectionClosed | None) -> None: ...
+
+
+def guarded(
+    arguments: Mapping[str, Any],
+    origin: str | None,
+    redact: Redact,
+    watch: SessionWatch | None = None,
+) -> dict[str, Any]:
     """Return arguments of `connect` that keep the key on *origin* and out of logs.
 
     Args:
         arguments: As they are.
-        origin: Where the key may go.
+        origin: Where the key may go; None: the key is not of the pool.
         redact: Takes keys out of a text.
+        watch: Is told of messages and of the end.
     """
     base = arguments.get("create_connection") or ClientConnection
     log = arguments.get("logger") or logging.getLogger("websockets.client")
-    return {"create_connection": _connection(base, origin, redact), "logger": _Log(log, redact)}
+    connection = partial(_connection_class(base), origin, redact, watch or _NoWatch())
+    return {"create_connection": connection, "logger": _Log(log, redact)}
 
 
-def _connection(base: Any, origin: str, redact: Redact) -> Any:
+@lru_cache(maxsize=8)
+def _connection_class(base: Any) -> Any:
     class Connection(base):  # type: ignore[misc]  # the class is the caller's
         """A connection to one origin."""
 
+        def __init__(
+            self,
+            origin: str | None,
+            redact: Redact,
+            watch: SessionWatch,
+            *args: Any,
+            **kwargs: Any,
+        ) -> None:
+            super().__init__(*args, **kwargs)
+            self._keyrot = (origin, redact, watch)
+
         async def handshake(self, *args: Any, **kwargs: Any) -> None:
             """Send the key, unless a redirect has led elsewhere."""
+            origin, redact, watch = self._keyrot
             uri = self.protocol.uri
             scheme = "https" if uri.secure else "http"
             host = f"[{uri.host}]" if ":" in uri.host else uri.host
-            if (here := f"{scheme}://{host}:{uri.port}") != origin:
+            if origin is not None and (here := f"{scheme}://{host}:{uri.port}") != origin:
                 raise ConfigError(
                     f"{origin} redirects this session to {here}, where the pool's key may not "
                     "follow: it was not sent there, and no key is penalized"
                 )
-            with _cleaned(redact):
-                await super().handshake(*args, **kwargs)
+            try:
+                with _cleaned(redact):
+                    await super().handshake(*args, **kwargs)
+            except Exception as error:
+                watch.refused(error)
+                raise
+            finally:
+                if self.request is not None and origin is not None:
+                    _hide_key(self.request.headers)
 
         async def recv(self, *args: Any, **kwargs: Any) -> Any:
             """Redact the reason with which the server closes."""
-            with _cleaned(redact):
-                return await super().recv(*args, **kwargs)
+            _, redact, watch = self._keyrot
+            async with _watched(redact, watch):
+                message = await super().recv(*args, **kwargs)
+            watch.received(message)
+            return message
 
         async def send(self, *args: Any, **kwargs: Any) -> None:
             """Redact the reason when the program writes to a closed connection."""
-            with _cleaned(redact):
+            _, redact, watch = self._keyrot
+            async with _watched(redact, watch):
                 await super().send(*args, **kwargs)
 
+        async def close(self, *args: Any, **kwargs: Any) -> None:
+            """Close, and settle the session by what the server said, if it was first."""
+            _, redact, watch = self._keyrot
+            was_open, closed = self.protocol.state is State.OPEN, None
+            try:
+                await super().close(*args, **kwargs)
+                error = self.protocol.close_exc
+                if not (was_open and error.rcvd in (None, error.sent)):
+                    redact_exception(error, redact)
+                    closed = error
+            finally:
+                await watch.ended(closed)
+
     return Connection
+
+
+def _hide_key(headers: Any) -> None:
+    """Take the key out of the request that a connection keeps."""
+    if KEY_HEADER in headers:
+        del headers[KEY_HEADER]
+        headers[KEY_HEADER] = _HIDDEN
+
+
+@asynccontextmanager
+async def _watched(redact: Redact, watch: SessionWatch) -> AsyncIterator[None]:
+    try:
+        with _cleaned(redact):
+            yield
+    except ConnectionClosed as error:
+        await watch.ended(error)
+        raise
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
@@ -26,6 +26,7 @@ from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from .call_info import origin_from_url
 from .key_injection import KEY_HEADER, RedactedHeader, current_injection, key_headers
+from .live import LiveConnection, current_connection
 from .patching import Patcher, Wrapper
 from .pool_exhausted import NO_EXPRESS_KEY, NO_KEY, error_body
 from .redaction import Redact, clear_frames, redact_exception, scrub
@@ -44,6 +45,7 @@ _NOT_FOUND = (
     "write a keys.json; keyrot check shows what is found"
 )
 _HIDDEN = "[redacted]"
+_KEY_IN_URL = re.compile(r"\?key=[^&]*$")
 _MOST_REDIRECTS = 20
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -228,23 +230,45 @@ class Wire:
         uri = args[0] if args else kwargs.pop("uri")
         name = "additional_headers" if "additional_headers" in kwargs else "extra_headers"
         headers = dict(kwargs.get(name) or {})
-        key = self._find_key(headers.items(), uri)
-        if key is None:
-            return wrapped(uri, *args[1:], **kwargs)
-        if key.missing:
-            _raise_api_error(401, key.missing)
-        if key.value is None:
-            raise ConfigError(
-                f"the pool's key may not go to {origin_from_url(uri) or uri}: give the client an "
-                "api_key of its own, or add the host to KEYROT_ALLOWED_HOSTS"
-            )
-        kwargs[name] = _with_key(headers.items(), key)
-        if key.from_pool:
-            from .websocket import guarded  # noqa: PLC0415 - it needs websockets, which is loaded here
-
-            kwargs |= guarded(kwargs, origin_from_url(uri), self._redact(key))
+        live = current_connection.get()
+        if live is not None and live.dialed:
+            live = None
+        key = self._session_key(live, headers, uri)
+        if key is not None:
+            if key.missing:
+                _raise_api_error(401, key.missing)
+            if key.value is None:
+                raise ConfigError(
+                    f"the pool's key may not go to {origin_from_url(uri) or uri}: give the client "
+                    "an api_key of its own, or add the host to KEYROT_ALLOWED_HOSTS"
+                )
+            kwargs[name] = _with_key(headers.items(), key)
         # SDK 1.x names the key in the address as well, where logs and errors would show it.
-        return wrapped(uri.replace(f"?key={POOL_KEY}", ""), *args[1:], **kwargs)
+        if key is not None and key.from_pool:
+            uri = _KEY_IN_URL.sub("", uri)
+            kwargs |= _guarded(kwargs, origin_from_url(uri), self._redact(key), live)
+        elif live is not None:
+            kwargs |= _guarded(kwargs, None, live.redact, live)
+        if live is not None:
+            live.dialed = True
+        return wrapped(uri, *args[1:], **kwargs)
+
+    def _session_key(
+        self, live: LiveConnection | None, headers: Mapping[str, Any], uri: str
+    ) -> _RequestKey | None:
+        """Return the key of a websocket: that of the session's lease, if it has one.
+
+        Raises:
+            ConfigError: The leased key may not go there.
+        """
+        if live is None or live.value is None:
+            return self._find_key(headers.items(), uri)
+        if not self._may_go(GEMINI_API, uri):
+            raise ConfigError(
+                f"no key of the pool may go to {origin_from_url(uri) or uri}: it is not in "
+                "KEYROT_ALLOWED_HOSTS"
+            )
+        return _RequestKey(live.value, from_pool=True, platform=GEMINI_API)
 
     # ----------------------------------------------------------------------------------------------
 
@@ -317,6 +341,12 @@ class Wire:
 _VERTEX = "aiplatform"
 """In the address of requests to Vertex AI: of a client that was made before `install()`, which has
 the placeholder of the program."""
+
+
+def _guarded(*args: Any) -> dict[str, Any]:
+    from .websocket import guarded  # noqa: PLC0415 - it needs websockets, which is loaded by Live
+
+    return guarded(*args)
 
 
 def placeholder_guard(allowed: AllowedOrigins) -> Patcher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from websockets.server import ServerProtocol
 
 __all__ = ["Peer", "WebSocket"]
 
+_NO_LOG = logging.Logger("fake-gemini", logging.CRITICAL)
+"""A program that reads the log of websockets reads that of its own side only."""
 _DATA = (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
 MAX_REASON = 123
 """Bytes of a reason that fit into a close frame."""
@@ -44,7 +47,7 @@ class WebSocket(asyncio.Protocol):
     def __init__(self, peer: Peer, on_lost: Callable[[], None]) -> None:
         self._peer = peer
         self._on_lost = on_lost
-        self._websocket = ServerProtocol(max_size=None)
+        self._websocket = ServerProtocol(max_size=None, logger=_NO_LOG)
         self._parts: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

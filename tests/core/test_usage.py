@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrot_middleware.core.model import NO_USAGE, Usage
-from keyrot_middleware.core.usage import StreamLedger, parse_usage, parse_usage_text
+from keyrot_middleware.core.usage import StreamLedger, add_usage, parse_usage, parse_usage_text
 
 META = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
 KEYS = st.text(max_size=6) | st.sampled_from(
@@ -191,3 +191,14 @@ def test_no_response_makes_it_raise(body: dict[str, Any], text: str) -> None:
     assert isinstance(ledger.usage, Usage)
     assert parse_usage_text(text)[0] == NO_USAGE
     assert len(parse_usage_text(json.dumps(body))) == 2
+
+
+def test_the_turns_of_a_session_add_up() -> None:
+    """Tokens and their kinds are summed, where they are known; the rest is of the later turn."""
+    first = Usage(10, 2, None, 1, "m", "a", details=(("input_audio_tokens", 7),))
+    then = Usage(
+        14, None, 3, 2, "m", "b", details=(("input_audio_tokens", 9), ("output_audio_tokens", 4))
+    )
+    total = add_usage(add_usage(NO_USAGE, first), then)
+    details = (("input_audio_tokens", 16), ("output_audio_tokens", 4))
+    assert total == Usage(24, 2, 3, 3, "m", "b", details=details)

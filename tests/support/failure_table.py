@@ -280,6 +280,7 @@ GROUPS = [
         ("interaction's name", 400, interactions("invalid_request", "Invalid interaction name: x")),
         ("two credentials", 400, bad("Multiple authentication credentials received")),
         ("conflict", 409, None),
+        ("a Live setup", 1007, "The requested combination of response modalities is not"),
     ),
     _of("not_found", RAISE, ("no such model", 404, g.NO_MODEL), ("no such path", 404, _text(""))),
     _of("too_large", RAISE, ("too large", 413, _text("<html>"))),
@@ -303,6 +304,7 @@ GROUPS = [
         ("internal", 500, g.INTERNAL),
         ("bad gateway", 502, _text("<html>")),
         ("599", 599, None),
+        ("a closed Live session", 1011, "Internal error occurred."),
     ),
     _of(
         "overloaded",

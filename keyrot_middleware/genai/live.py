@@ -1,0 +1,366 @@
+"""Live sessions through the pool: Live, Live music and live Interactions.
+
+A session is one streamed call. The key is chosen when the session opens; a refusal before it is
+set up is judged by the failure table and the next key is tried. From then on nothing is repeated:
+the lease is held until the websocket is closed or lost, and then settled with the tokens that the
+server reported and with its close code. Who closes it does not matter, the program, the server or
+the network, since all of them end in the connection of websocket.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..core.commands import Failed, StreamEnd, StreamOpened
+from ..core.flow import Exhausted, call_flow
+from ..core.model import NO_USAGE, CallInfo, Lease
+from ..core.request_body import HANDLE, INTERACTION, add_name, is_certain, read_body
+from ..core.usage import add_usage, parse_usage
+from ..guard import handle_internal_error
+from ..runtime import aio
+from ..state.base import State
+from .call_info import facts_from_session_error, host_from_url, option, timeout_s, workload
+from .patching import Patcher, Wrapper
+from .pool_exhausted import response_type_of
+from .pooled_calls import PooledCalls
+from .redaction import redact_exception
+
+if TYPE_CHECKING:
+    from websockets.exceptions import ConnectionClosed
+
+__all__ = ["LiveConnection", "LiveWrappers", "current_connection"]
+
+_USAGE = b'"usageMetadata"'
+_NEW_HANDLE = b'"newHandle"'
+_NORMAL = (1000, 1001)
+"""Close codes of a session that ended as it should."""
+
+
+current_connection: ContextVar[LiveConnection | None] = ContextVar(
+    "keyrot_live_connection", default=None
+)
+"""The connection of ours for which the SDK opens a websocket; None where it is not ours."""
+
+
+class _Account:
+    """What a session has used, and what ended it."""
+
+    def __init__(self) -> None:
+        self.usage = NO_USAGE
+        self.names: tuple[str, ...] = ()
+        self.error: Exception | None = None
+
+
+class LiveConnection:
+    """One websocket: the key of its handshake, and what is settled at its end.
+
+    Inside the `with` the SDK opens it.
+    """
+
+    def __init__(self, lease: Lease, calls: PooledCalls, patcher: Patcher, client_key: str) -> None:
+        self.value = calls.value(lease)
+        """The key; None leaves the client's own."""
+        self.redact = calls.redact(client_key)
+        self.dialed = False
+        """A websocket was asked for."""
+        self.account = _Account()
+        self.session: Any = None
+        """What the SDK has opened; None once the program has it."""
+        self._lease = lease
+        self._state: State = calls.pool.state
+        self._patcher = patcher
+        self._relay: aio.AsyncRelay | None = None
+        self._settling: asyncio.Future[None] | None = None
+        self._recording: set[asyncio.Future[None]] = set()
+        self._token: Token[LiveConnection | None]
+
+    def __enter__(self) -> LiveConnection:
+        self._patcher.acquire(self)
+        self._token = current_connection.set(self)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._patcher.release(self)
+        current_connection.reset(self._token)
+
+    def hold(self, relay: aio.AsyncRelay) -> Any:
+        """Keep the call open until the connection ends; return what the SDK has opened."""
+        self._relay = relay
+        session, self.session = self.session, None
+        return session
+
+    def refused(self, error: Exception) -> None:
+        """Note why the handshake failed; see `websocket.SessionWatch`."""
+        self.account.error = error
+
+    def received(self, message: str | bytes) -> None:
+        """Read the usage and the resumption handle of a message; see `websocket.SessionWatch`."""
+        try:
+            raw = message.encode() if isinstance(message, str) else message
+            if _USAGE in raw or _NEW_HANDLE in raw:
+                self._read(json.loads(raw))
+        except Exception:
+            handle_internal_error("genai")
+
+    async def ended(self, error: ConnectionClosed | None) -> None:
+        """Settle the session, once; see `websocket.SessionWatch`.
+
+        It is settled in a task of its own: whoever reads the session may be cancelled meanwhile.
+        """
+        if self._settling is None:
+            if error is not None and not _is_normal(error):
+                self.account.error = copy.copy(error)  # notes are not for the program's own
+            if self._relay is None:
+                return  # before the setup: the SDK raises, and the next key is tried
+            self._settling = asyncio.ensure_future(self._settle())
+        await asyncio.shield(self._settling)
+
+    async def _settle(self) -> None:
+        relay, self._relay = self._relay, None
+        await asyncio.gather(*self._recording, return_exceptions=True)
+        try:
+            await anext(relay)  # type: ignore[arg-type]  # it is there until here
+        except StopAsyncIteration:
+            pass
+        except Exception as raised:
+            if raised is not self.account.error:
+                handle_internal_error("genai")
+
+    def _read(self, message: Any) -> None:
+        # Each count is of one turn, in which the model reads the conversation again: they add up.
+        account = self.account
+        if isinstance(message.get("usageMetadata"), dict):
+            account.usage = add_usage(account.usage, parse_usage(message))
+        update = message.get("sessionResumptionUpdate")
+        handle = update.get("newHandle") if isinstance(update, dict) else None
+        names: dict[str, None] = {}
+        add_name(names, HANDLE, handle)
+        if names:
+            account.names = tuple(names)
+            self._record_owner(account.names)
+
+    def _record_owner(self, names: tuple[str, ...]) -> None:
+        """Record whose a handle is, now: another process may resume the session at any time."""
+        if self._state.is_local:
+            self._state.set_owner(self._lease, names)
+            return
+        recording = asyncio.ensure_future(self._state.aset_owner(self._lease, names))
+        self._recording.add(recording)
+        recording.add_done_callback(self._recorded)
+
+    def _recorded(self, recording: asyncio.Future[None]) -> None:
+        self._recording.discard(recording)
+        if not recording.cancelled() and (error := recording.exception()) is not None:
+            with suppress(Exception):
+                raise error
+            handle_internal_error("state")
+
+
+def _is_normal(closed: Any) -> bool:
+    """Return whether a connection was closed as it should be, or by us, whatever the code."""
+    ours = not closed.rcvd_then_sent and closed.rcvd is not None and closed.rcvd == closed.sent
+    return ours or getattr(closed.rcvd or closed.sent, "code", None) in _NORMAL
+
+
+class _SessionStream:
+    """A session as the stream of one call: one item, then the end of the connection."""
+
+    def __init__(self, connection: LiveConnection) -> None:
+        self._first: LiveConnection | None = connection
+        self._account = connection.account
+
+    def __aiter__(self) -> _SessionStream:
+        return self
+
+    async def __anext__(self) -> LiveConnection:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        raise self._account.error or StopAsyncIteration
+
+    def end(self, error: Exception | None) -> StreamEnd:
+        """Return the usage of the session, its newest handle and why it broke."""
+        failed = Failed(facts_from_session_error(error), error) if error is not None else None
+        return StreamEnd(self._account.usage, self._account.names, failed)
+
+    async def aclose(self) -> None:
+        """Do nothing: the connection is closed by the SDK."""
+
+
+class _LiveCall(NamedTuple):
+    """A session that goes through the pool."""
+
+    client: Any
+    """The SDK's api client."""
+    info: CallInfo
+    patience_s: float
+
+
+class LiveWrappers:
+    """The wrappers of what opens a Live session."""
+
+    def __init__(self, calls: PooledCalls, keep_patches: Patcher) -> None:
+        """Serve a pool.
+
+        Args:
+            calls: The pool.
+            keep_patches: Keeps the patches of a handshake in place until it has ended.
+        """
+        self._calls = calls
+        self._patcher = keep_patches
+
+    @property
+    def table(self) -> dict[tuple[str, str], Wrapper]:
+        """The wrapper of each module's method."""
+        interactions = "google.genai._interactions_websocket"
+        return {
+            ("google.genai.live", "AsyncLive.connect"): self.connect,
+            ("google.genai.live_music", "AsyncLiveMusic.connect"): self.connect_music,
+            (interactions, "InteractionWebSocketConnectionContext._open"): self.open_interaction,
+        }
+
+    def connect(self, wrapped: Callable[..., Any], live: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `AsyncLive.connect`."""
+        return self._connect("bidiGenerateContent", wrapped, live, args, kwargs)
+
+    def connect_music(self, wrapped: Callable[..., Any], music: Any, args: Any, kwargs: Any) -> Any:
+        """Wrap `AsyncLiveMusic.connect`."""
+        return self._connect("bidiGenerateMusic", wrapped, music, args, kwargs)
+
+    def _connect(
+        self, verb: str, wrapped: Callable[..., Any], live: Any, args: Any, kwargs: Any
+    ) -> Any:
+        manager = wrapped(*args, **kwargs)  # raises for wrong arguments, and opens nothing yet
+        try:
+            model, config = str(kwargs["model"]), kwargs.get("config")
+            names = read_body({"model": model, "config": _plain(config)})[1]
+            options = option(config, "http_options") if config is not None else None
+            pooled = self._read_call(live._api_client, verb, model, names, options)
+        except Exception:
+            handle_internal_error("genai")
+            return manager
+        if pooled is None:
+            return manager
+        return _Session(self, lambda: wrapped(*args, **kwargs), pooled)
+
+    async def open_interaction(
+        self, wrapped: Callable[..., Awaitable[Any]], context: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Wrap `InteractionWebSocketConnectionContext._open`: an interaction has an owner."""
+        pooled = None
+        try:
+            if context._session is None:
+                names: dict[str, None] = {}
+                add_name(names, INTERACTION, context._interaction_id)
+                options = {"headers": dict(context._extra_headers or {})}
+                client = context._api_client
+                pooled = self._read_call(client, "interactions.connect", "", tuple(names), options)
+        except Exception:
+            handle_internal_error("genai")
+        if pooled is None:
+            return await wrapped(*args, **kwargs)
+        return await self.open(lambda: wrapped(*args, **kwargs), pooled)
+
+    def _read_call(
+        self, client: Any, verb: str, model: str, names: tuple[str, ...], options: Any
+    ) -> _LiveCall | None:
+        """Return a session for the pool; None if it passes through."""
+        if client.vertexai:
+            return None
+        base_url = option(options, "base_url") or client._http_options.base_url or ""
+        headers = (client._http_options.headers, option(options, "headers"))
+        if not self._calls.serves(client.api_key or "", base_url, *headers):
+            return None
+        info = CallInfo(
+            model=model.removeprefix("models/"),
+            verb=verb,
+            requests=1 if model else 0,
+            stream=True,
+            bound_to_owner=any(map(is_certain, names)),
+            resources=names,
+            workload=workload.get(),
+            host=host_from_url(base_url),
+            counts_in_quota=bool(model),
+        )
+        return _LiveCall(client, info, timeout_s(client, None))
+
+    async def open(self, enter: Callable[[], Awaitable[Any]], pooled: _LiveCall) -> Any:
+        """Open a session with the first key that can; return what *enter* does.
+
+        Args:
+            enter: Lets the SDK open the websocket and set the session up. It is kept as long as
+                the session, so it must not hold it: one that the program drops would stay open.
+            pooled: The call.
+        """
+        calls, client, info = self._calls, pooled.client, pooled.info
+        key = client.api_key or ""
+
+        async def send(lease: Lease) -> StreamOpened | Failed:
+            handled = sys.exception()
+            connection = LiveConnection(lease, calls, self._patcher, key)
+            try:
+                with connection:
+                    connection.session = await enter()
+            except Exception as error:
+                if not connection.dialed:
+                    raise  # the SDK refuses the arguments
+                redact_exception(error, connection.redact, handled)
+                return Failed(facts_from_session_error(connection.account.error or error), error)
+            return StreamOpened(_SessionStream(connection))
+
+        driver = aio.AsyncDriver(calls.pool, info, send, calls.observe(info))
+        call = calls.call_state(info, key, pooled.patience_s)
+        try:
+            relay = await aio.run_stream(call_flow(call), driver)
+        except Exhausted as no_key:
+            failure = calls.exhausted(no_key, response_type_of(client))
+        else:
+            connection: LiveConnection = await anext(relay)
+            return connection.hold(relay)
+        raise failure
+
+
+class _Session(AbstractAsyncContextManager[Any]):
+    """Opens a session with a key of the pool, and closes it.
+
+    No async generator: a loop that ends closes that of the SDK, and would close ours beside it.
+    """
+
+    def __init__(
+        self, wrappers: LiveWrappers, connect: Callable[[], Any], pooled: _LiveCall
+    ) -> None:
+        self._wrappers = wrappers
+        self._connect = connect
+        self._pooled = pooled
+        self._manager: Any = None
+
+    async def __aenter__(self) -> Any:
+        connect = self._connect
+
+        async def enter() -> tuple[Any, Any]:
+            manager = connect()
+            return manager, await manager.__aenter__()
+
+        self._manager, session = await self._wrappers.open(enter, self._pooled)
+        return session
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._manager.__aexit__(*error)
+
+
+def _plain(value: Any) -> Any:
+    """Return a config as JSON has it, as far as it can name stored resources."""
+    if hasattr(value, "model_dump"):
+        value = {name: getattr(value, name) for name in value.model_fields_set}
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str) else None

@@ -1,0 +1,446 @@
+"""Live: which key opens a session, what a refusal means, and what its end books."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from google.genai import errors, live, live_music
+from support.key_search import texts_of
+from support.live import converse, opened, say
+from support.modes import MODEL
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+import keyrot_middleware
+from keyrot_middleware.core.model import LeaseOutcome
+from keyrot_middleware.testing import FakeGemini, Reply, plain_websockets
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore:.*experimental"
+)
+Connect = Callable[..., Any]
+SUCCESS, FAILURE, ABANDONED = LeaseOutcome.SUCCESS, LeaseOutcome.FAILURE, LeaseOutcome.ABANDONED
+
+
+@pytest.fixture(autouse=True)
+def _no_tls() -> Iterator[None]:
+    """Let the SDK ask for no TLS on loopback."""
+    with plain_websockets():
+        yield
+
+
+def keys_of(gemini: FakeGemini) -> list[str | None]:
+    """Return whose the handshakes were, in order."""
+    return [entry.key for entry in gemini.log]
+
+
+def states() -> dict[str, str]:
+    """Return the state of each key."""
+    return {key_id: key["state"] for key_id, key in keyrot_middleware.status()["keys"].items()}
+
+
+@pytest.mark.parametrize(
+    "spent",
+    [
+        Reply.EXHAUSTED,
+        Reply.QUOTA_DAY,
+        Reply.EXHAUSTED.as_close(1011),
+        Reply.QUOTA_DAY.as_close(1011),
+        Reply.PREPAY.as_close(1011),
+        Reply.PROJECT_DENIED.as_close(1008),
+    ],
+    ids=lambda reply: f"{reply.name}-{reply.close}",
+)
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        Reply.KEY_INVALID,
+        Reply.TOKEN_UNSUPPORTED,
+        Reply.KEY_LEAKED,
+        Reply.KEY_INVALID.as_close(1007),
+        Reply.KEY_INVALID.as_close(1008),
+        Reply.KEY_NOT_FOUND.as_close(1008),
+        Reply.IP_BLOCKED.as_close(1008),
+    ],
+    ids=lambda reply: f"{reply.name}-{reply.close}",
+)
+def test_an_exhausted_and_an_invalid_key_are_asked_once(
+    spent: Any, invalid: Any, gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """A = refused at the handshake or before the setup, B = invalid, C = good: A 1, B 1, C all."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", spent)
+    gemini.always("B", invalid)
+    client = connect()
+
+    async def talk() -> list[str]:
+        return [await converse(client) for _ in range(5)]
+
+    assert asyncio.run(talk()) == ["ok from C"] * 5
+    assert keys_of(gemini) == ["A", "B", *["C"] * 5]
+    assert states() == {"A": "cooling_down", "B": "rejected", "C": "available"}
+    assert pool.ledger.kinds == [FAILURE, FAILURE, *[SUCCESS] * 5]
+
+
+def test_concurrent_sessions_have_keys_of_their_own(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """One client, nine sessions at once over three keys; each answer is of the session's key."""
+    pool(*({"key_id": label, "max_concurrency": 3} for label in "ABC"))
+    client = connect()
+
+    async def talk() -> list[str]:
+        return list(await asyncio.gather(*(converse(client) for _ in range(9))))
+
+    texts = asyncio.run(talk())
+    assert sorted(texts) == sorted(f"ok from {key}" for key in keys_of(gemini))
+    assert {label: gemini.peak(label) for label in "ABC"} == dict.fromkeys("ABC", 3)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (Reply.BAD_REQUEST.as_close(1007), 1007),
+        (Reply.MODEL_NOT_FOUND.as_close(1008), 1008),
+        (Reply.BAD_REQUEST, 400),
+    ],
+)
+def test_a_bad_request_is_raised_at_once(
+    reply: Any, code: int, gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """No other key is tried, and none is penalized."""
+    pool("A", "B")
+    gemini.always_any(reply)
+    with pytest.raises((errors.APIError, InvalidStatus)) as refused:
+        asyncio.run(converse(connect()))
+    error: Any = refused.value
+    assert code == (error.code if reply.close else error.response.status_code)
+    assert gemini.count() == 1
+    assert set(states().values()) == {"available"}
+
+
+def test_an_internal_error_before_the_setup_is_retried(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """1011 without a word about a quota is the server's own trouble; so is a lost connection."""
+    pool("A", max_retries=2)
+    gemini.script_any(Reply.INTERNAL.as_close(1011), Reply.RESET)
+    assert asyncio.run(converse(connect())) == "ok from A"
+    assert gemini.count() == 3
+    assert states() == {"A": "available"}
+
+
+def test_all_keys_refused(gemini: FakeGemini, pool: Any, connect: Connect) -> None:
+    """The SDK's last error comes out, with a note for each key, and then the pool says so."""
+    pool("A", "B", max_wait_s=0)
+    gemini.always_any(Reply.EXHAUSTED.as_close(1011))
+    with pytest.raises(errors.APIError) as refused:
+        asyncio.run(converse(connect()))
+    assert refused.value.code == 1011
+    assert len(refused.value.__notes__) == 2
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
+        asyncio.run(converse(connect()))
+    assert gemini.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "state", "outcome"),
+    [
+        (Reply.EXHAUSTED.as_close(1011, after=1), 1011, "cooling_down", FAILURE),
+        (Reply.KEY_LEAKED.as_close(1008, after=1), 1008, "rejected", FAILURE),
+        (Reply.DEADLINE.as_close(1011, after=1), 1011, "available", FAILURE),
+        (Reply.BAD_REQUEST.as_close(1007, after=1), 1007, "available", FAILURE),
+        (Reply.BAD_REQUEST.as_close(1000, after=1), 1000, "available", SUCCESS),
+        (Reply.dropped(1), 1006, "available", FAILURE),
+    ],
+)
+def test_what_ends_a_session_is_booked_and_nothing_repeated(
+    reply: Any,
+    code: int,
+    state: str,
+    outcome: LeaseOutcome,
+    gemini: FakeGemini,
+    pool: Any,
+    connect: Connect,
+) -> None:
+    """The program has the SDK's own error, without notes; the next session has another key."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", reply)
+
+    async def talk() -> None:
+        async with opened(connect()) as session:
+            with pytest.raises(errors.APIError) as closed:
+                await say(session)
+            assert closed.value.code == code
+            assert not getattr(closed.value, "__notes__", [])
+            assert not getattr(closed.value.__context__, "__notes__", [])
+            assert pool.ledger.kinds == [outcome]  # before the program closes it
+            assert pool.ledger.under_way == {}
+
+    asyncio.run(talk())
+    assert keys_of(gemini) == ["A"]
+    assert states()["A"] == state
+    asyncio.run(converse(connect()))
+    assert keys_of(gemini)[1:] == ["A" if state == "available" else "B"]
+
+
+def test_a_close_that_nobody_reads_is_booked_at_the_end(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """The program has not read; what the server said is settled when it closes."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.EXHAUSTED.as_close(1011, after=0))
+
+    async def talk() -> None:
+        async with opened(connect()):
+            assert await asyncio.to_thread(gemini.wait_idle)
+
+    asyncio.run(talk())
+    assert states()["A"] == "cooling_down"
+
+
+def test_a_write_to_a_closed_session_settles_it(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """The SDK raises websockets' own error here."""
+    pool("A")
+    gemini.script("A", Reply.EXHAUSTED.as_close(1011, after=0))
+
+    async def talk() -> None:
+        async with opened(connect()) as session:
+            assert await asyncio.to_thread(gemini.wait_idle)
+            with pytest.raises(ConnectionClosedError):
+                for _ in range(100):
+                    await session.send_realtime_input(text="hello")
+                    await asyncio.sleep(0.01)
+            assert states() == {"A": "cooling_down"}
+
+    asyncio.run(talk())
+
+
+def test_the_tokens_of_all_turns_are_booked(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """Each turn reads the conversation again: the pool has the same sum as the service."""
+    pool("A")
+
+    async def talk() -> None:
+        async with opened(connect()) as session:
+            for text in ("hello there", "and again", "and a third time"):
+                await say(session, text)
+
+    asyncio.run(talk())
+    [(_, outcome)] = pool.ledger.outcomes
+    assert outcome.usage.input_tokens == gemini.used("A", MODEL).tokens > 3
+    assert outcome.usage.output_tokens > 3
+    used = keyrot_middleware.status()["keys"]["A"]["used"][MODEL]
+    assert (used["requests_minute"], used["tokens_minute"]) == (1, outcome.usage.input_tokens)
+
+
+def test_the_programs_own_error_ends_a_session(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """It comes out as it is, and the lease is free."""
+    pool("A")
+    mine = LookupError("mine")
+
+    async def talk() -> None:
+        async with opened(connect()) as session:
+            await say(session)
+            raise mine
+
+    with pytest.raises(LookupError) as caught:
+        asyncio.run(talk())
+    assert caught.value is mine
+    assert not hasattr(mine, "__notes__")
+    assert pool.ledger.kinds == [SUCCESS]
+    assert gemini.wait_idle()
+
+
+@pytest.mark.parametrize("where", ["reading", "waiting", "opening"])
+def test_a_cancelled_task_frees_its_lease(
+    where: str, gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """While it reads, while it does something else, and while the session is being opened."""
+    pool("A")
+    if where == "opening":
+        gemini.script("A", Reply.OK.delayed(60))
+    ready = asyncio.Event()
+
+    async def talk() -> None:
+        async with opened(connect()) as session:
+            ready.set()
+            await (session._receive() if where == "reading" else asyncio.sleep(60))
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(talk())
+        if where == "opening":
+            assert await asyncio.to_thread(gemini.wait_for, 1)
+        else:
+            await ready.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pool.ledger.under_way == {}
+
+    asyncio.run(cancelled())
+    assert gemini.wait_idle()
+
+
+def test_a_session_that_is_never_closed_frees_its_lease(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """Its context manager is dropped."""
+    pool("A")
+
+    async def drop() -> None:
+        manager = opened(connect())
+        await manager.__aenter__()
+        del manager
+        gc.collect()
+        for _ in range(500):  # the loop closes it in turns of its own
+            if not (pool.ledger.under_way or gemini.sessions("A")):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("the session is still open")
+
+    asyncio.run(drop())
+    assert pool.ledger.under_way == {}
+    assert gemini.wait_idle()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_session_whose_loop_is_gone_frees_its_lease(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """The loop closes it at its end, as it closes every generator that is left."""
+    pool("A")
+    kept: list[Any] = []
+
+    async def leave() -> None:
+        kept.append(opened(connect()))
+        await kept[-1].__aenter__()
+
+    asyncio.run(leave())
+    assert pool.ledger.under_way == {}
+    assert gemini.wait_idle()
+
+
+def test_a_session_outlives_uninstall(gemini: FakeGemini, pool: Any, connect: Connect) -> None:
+    """It goes on and ends; a session after it goes out as without a pool."""
+    pool("A")
+    original = inspect.unwrap(live.AsyncLive.connect)
+    client = connect(gemini.add_key("own").value)
+
+    async def talk() -> str:
+        async with opened(client) as session:
+            keyrot_middleware.uninstall()
+            assert inspect.unwrap(live.AsyncLive.connect) is original
+            assert not hasattr(live.ws_connect, "_self_wrapper")
+            return await say(session)
+
+    assert asyncio.run(talk()) == "ok from A"
+    assert pool.ledger.kinds == [SUCCESS]
+    assert asyncio.run(converse(client)) == "ok from own"
+
+
+def test_connect_behaves_as_the_sdks(pool: Any, connect: Connect) -> None:
+    """Same signature, a context manager; wrong arguments are raised by the call."""
+    plain = (
+        inspect.signature(live.AsyncLive.connect),
+        inspect.signature(live_music.AsyncLiveMusic.connect),
+    )
+    pool("A")
+    client = connect()
+    assert plain == (
+        inspect.signature(live.AsyncLive.connect),
+        inspect.signature(live_music.AsyncLiveMusic.connect),
+    )
+    assert isinstance(opened(client), contextlib.AbstractAsyncContextManager)
+    with pytest.raises(TypeError):
+        client.aio.live.connect(MODEL)
+    with pytest.raises(TypeError):
+        client.aio.live.connect(model=MODEL, colour="red")
+
+
+def test_a_config_that_the_sdk_refuses_is_the_programs_error(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """Nothing was sent: no note, no key penalized."""
+    pool("A")
+    with pytest.raises(ValueError) as refused:
+        asyncio.run(converse(connect(), colour="red"))
+    assert not hasattr(refused.value, "__notes__")
+    assert gemini.count() == 0
+    assert states() == {"A": "available"}
+
+
+def test_sessions_that_are_not_the_pools(gemini: FakeGemini, pool: Any, connect: Connect) -> None:
+    """bypass(), a key header of the program's own, an ephemeral token."""
+    pool("A")
+    own = gemini.add_key("own").value
+    with keyrot_middleware.bypass():
+        assert asyncio.run(converse(connect(own))) == "ok from own"
+    client = connect(own, headers={"x-goog-api-key": gemini.add_key("header").value})
+    assert asyncio.run(converse(client)) == "ok from header"
+    assert not pool.ledger.kinds
+
+
+def test_music_goes_through_the_pool(gemini: FakeGemini, pool: Any, connect: Connect) -> None:
+    """A = refused, B = invalid, C plays; the address names no key (SDK 1.x puts it there)."""
+    pool("A", "B", "C", strategy="fill")
+    gemini.always("A", Reply.EXHAUSTED.as_close(1011))
+    gemini.always("B", Reply.KEY_INVALID)
+    client = connect(gemini.add_key("own").value, api_version="v1alpha")
+
+    async def listen() -> bytes:
+        async with client.aio.live.music.connect(model="models/learnlm-music") as music:
+            await music.play()
+            message = await anext(music.receive())
+            return bytes(message.server_content.audio_chunks[0].data)
+
+    assert [bool(asyncio.run(listen())) for _ in range(2)] == [True, True]
+    assert keys_of(gemini) == ["A", "B", "C", "C"]
+    assert not any("key=" in entry.path for entry in gemini.log)
+    assert pool.ledger.kinds == [FAILURE, FAILURE, SUCCESS, SUCCESS]
+
+
+@pytest.mark.parametrize("how", ["handshake", "before", "after", "open"])
+def test_no_key_is_shown(
+    how: str, gemini: FakeGemini, pool: Any, connect: Connect, caplog: Any
+) -> None:
+    """Not in errors, frames, the log of websockets at DEBUG, or what the session holds."""
+    pool("A", max_wait_s=0)
+    value = gemini.key("A").value
+    body = {"error": {"code": 403, "message": f"Consumer 'api_key:{value}' has been suspended."}}
+    reply = Reply.custom(403, body)
+    gemini.script(
+        "A",
+        {
+            "handshake": reply,
+            "before": reply.as_close(1008),
+            "after": reply.as_close(1008, after=1),
+            "open": Reply.OK,
+        }[how],
+    )
+    shown: list[str] = []
+
+    async def talk() -> None:
+        async with opened(connect()) as session:
+            await say(session)
+            shown.append(repr(list(session._ws.request.headers.raw_items())))
+            shown.append(repr(vars(session._ws)))
+
+    with caplog.at_level(logging.DEBUG):
+        try:
+            asyncio.run(talk())
+        except Exception as error:
+            shown += texts_of(error)
+    assert shown
+    assert value not in "".join(shown) + caplog.text

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from . import ui as ui
     from ._install import (
         PoolStatus,
+        all_projects,
         bypass,
         install,
         reset,
@@ -61,6 +62,7 @@ __all__ = [
     "PoolStatus",
     "SecretError",
     "__version__",
+    "all_projects",
     "bypass",
     "get_key_manager",
     "install",
@@ -92,6 +94,7 @@ _HOMES = {
     "ModelUsage": ("runtime.health", "ModelUsage"),
     "PoolEvent": ("events", "PoolEvent"),
     "PoolStatus": ("_install", "PoolStatus"),
+    "all_projects": ("_install", "all_projects"),
     "bypass": ("_install", "bypass"),
     "get_key_manager": ("key_manager", "get_key_manager"),
     "install": ("_install", "install"),

@@ -20,6 +20,7 @@ from .core.model_fallback import next_models
 from .core.text import check_key_format, mask_url
 from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
+from .genai.all_projects import in_all_projects
 from .genai.binding import Binding
 from .genai.call_info import origin_from_url
 from .genai.call_info import workload as _workload
@@ -55,6 +56,7 @@ from .ui.status_socket import StatusSocket
 
 __all__ = [
     "PoolStatus",
+    "all_projects",
     "bypass",
     "current_pool",
     "doubts",
@@ -305,6 +307,21 @@ def bypass() -> Iterator[None]:
         yield
     finally:
         bypassed.reset(token)
+
+
+@contextmanager
+def all_projects() -> Iterator[None]:
+    """List the batches, files, caches and file search stores of all projects, inside.
+
+    `client.batches.list()` and the others show one project at a time. Iterated inside, they go on
+    with the next project where one ends, page by page, sync and async. A project none of whose
+    keys is available is skipped with a warning that names it.
+    """
+    token = in_all_projects.set(True)
+    try:
+        yield
+    finally:
+        in_all_projects.reset(token)
 
 
 @contextmanager

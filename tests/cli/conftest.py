@@ -1,4 +1,4 @@
-"""The command in a process of its own, and a fake service that keeps the machine's time."""
+"""The command in a process of its own, and a fake service on the machine's time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def service() -> Iterator[FakeGemini]:
 
 @pytest.fixture
 def hide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
-    """Give the environment in which a package cannot be imported."""
+    """Return an environment in which a package cannot be imported."""
 
     def without(package: str) -> dict[str, str]:
         folder: Path = tmp_path_factory.mktemp("hidden")

@@ -1,4 +1,4 @@
-"""`keyrot status` says what a call sent now would find."""
+"""`keyrot status` shows what a call sent now would find."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def exhaust(state: State, model: str) -> None:
 def test_exhausted_keys_are_not_counted_as_available(
     keyrot: Keyrot, shared: tuple[State, dict[str, str]]
 ) -> None:
-    """Their day is used up: it said that both can serve, while a call raised KeyPoolExhausted."""
+    """Their day is used up and a call raises KeyPoolExhausted: neither is available."""
     state, env = shared
     exhaust(state, INFO.model)
     ran = keyrot("status", **env)
@@ -61,7 +61,7 @@ def test_exhausted_keys_are_not_counted_as_available(
 def test_check_counts_what_the_shared_state_has_left(
     keyrot: Keyrot, shared: tuple[State, dict[str, str]]
 ) -> None:
-    """Values are found, and no call can get them until the day ends."""
+    """Values are found, but no call can get a key until the day ends."""
     state, env = shared
     env = {**env, "GEMINI_KEY_one": "FAKE-value-of-one", "GEMINI_KEY_two": "FAKE-value-of-two"}
     assert "2 of 2 keys are available" in keyrot("check", **env).stdout
@@ -80,10 +80,10 @@ def test_check_counts_what_the_shared_state_has_left(
     assert one["available_at"].endswith("Z")
 
 
-def test_models_are_counted_by_themselves_where_they_differ(
+def test_models_are_counted_separately_where_they_differ(
     keyrot: Keyrot, shared: tuple[State, dict[str, str]]
 ) -> None:
-    """A key that is exhausted for one model and free for another is available for the other."""
+    """A key that is exhausted for one model and available for another counts for the other."""
     state, env = shared
     exhaust(state, INFO.model)
     info, offer = INFO._replace(model=OTHER), ((0, KeySpec(key_id="one").candidate),)
@@ -96,10 +96,10 @@ def test_models_are_counted_by_themselves_where_they_differ(
     assert f"  {OTHER}: 1 of 1" in lines
 
 
-def test_a_pool_name_without_records_is_said(
+def test_a_pool_name_without_records_is_reported(
     keyrot: Keyrot, shared: tuple[State, dict[str, str]]
 ) -> None:
-    """A misspelt KEYROT_POOL looked like a pool whose keys are all free."""
+    """A misspelt KEYROT_POOL must not look like a pool whose keys are all available."""
     state, env = shared
     exhaust(state, INFO.model)
     wrong = {**env, "KEYROT_POOL": "no-such-pool", "GEMINI_KEY_one": "FAKE-value-of-one"}
@@ -110,7 +110,7 @@ def test_a_pool_name_without_records_is_said(
     assert "no records" not in keyrot("status", **env).stdout
 
 
-def test_a_key_that_nobody_used_and_that_has_no_value_is_unresolved(
+def test_an_unused_key_without_a_value_is_unresolved(
     keyrot: Keyrot, shared: tuple[State, dict[str, str]], here: Path
 ) -> None:
     """No call can get it; one that some service has used has its value there."""

@@ -38,14 +38,14 @@ def keys_file(tmp_path: Path, clean_environment: None) -> Path:
     return file
 
 
-def test_the_table_tells_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
+def test_the_table_shows_all_of_a_key(keyrot: Keyrot, keys_file: Path) -> None:
     """Id, model, workload, tier, project, priority, limits, and where the value is, are shown."""
     ran = keyrot("check", GEMINI_KEY_flash_01="value-one", TEAM_KEY="value-two")
     assert ran.returncode == 0, ran.stderr
     table = ran.stdout[ran.stdout.index("Keys (2)") :]
-    told = ("flash_01", "gemini-2.5-flash", "interactive, free", "my-project", "10 rpm")
-    told += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
-    assert [text for text in told if text not in table] == []
+    texts = ("flash_01", "gemini-2.5-flash", "interactive, free", "my-project", "10 rpm")
+    texts += ("250,000 tpm", "env://GEMINI_KEY_flash_01", "pro_01", "env://TEAM_KEY", "8 at once")
+    assert [text for text in texts if text not in table] == []
     assert table.count("found #") == 2
     assert ran.stdout.startswith("OK: 2 of 2 keys are available.\n")
 
@@ -76,16 +76,16 @@ def test_settings_show_where_they_come_from_and_no_secret(
     assert found["KEYROT_ALLOWED_HOSTS"]["value"] == [GOOGLE_HOST, VERTEX_HOST]
 
 
-def test_a_key_that_cannot_be_had_is_wrong(keyrot: Keyrot, keys_file: Path) -> None:
-    """A missing secret is told with the variable that should have it; exit code 1."""
+def test_a_missing_key_is_an_error(keyrot: Keyrot, keys_file: Path) -> None:
+    """A missing secret is reported with the variable that should have it; exit code 1."""
     ran = keyrot("check", GEMINI_KEY_flash_01="value-one")
     assert ran.returncode == 1
     assert "skipped: key pro_01: the variable TEAM_KEY is set neither in" in ran.stdout
     assert "Not OK: 1 problem; 1 of 2 keys are available." in ran.stdout
 
 
-def test_json_tells_the_same(keyrot: Keyrot, keys_file: Path) -> None:
-    """`--json` gives each key's fields, whether it resolves, and why not."""
+def test_json_has_the_same_content(keyrot: Keyrot, keys_file: Path) -> None:
+    """`--json` has each key's fields, whether it resolves, and why not."""
     ran = keyrot("check", "--json", GEMINI_KEY_flash_01="value-one", GOOGLE_API_KEY="value-one")
     found = json.loads(ran.stdout)
     keys = {key["key_id"]: key for key in found["keys"]}
@@ -101,8 +101,8 @@ def test_json_tells_the_same(keyrot: Keyrot, keys_file: Path) -> None:
     assert keys["GOOGLE_API_KEY"]["problem"] is None
 
 
-def test_each_key_has_its_store_and_place(keyrot: Keyrot, tmp_path: Path) -> None:
-    """Stores may be mixed; a default place is spelt out, a value in a setting is said to be one."""
+def test_each_key_has_its_store_and_reference(keyrot: Keyrot, tmp_path: Path) -> None:
+    """Stores may be mixed; a default reference is written out, a value in a setting is marked."""
     (tmp_path / "mounted").write_text("value-one\n")
     entries = [{"key_id": "a", "secret": f"file://{tmp_path}/mounted"}, {"key_id": "b"}]
     (tmp_path / "keys.json").write_text(json.dumps(entries))
@@ -120,7 +120,7 @@ def test_each_key_has_its_store_and_place(keyrot: Keyrot, tmp_path: Path) -> Non
     assert ran.returncode == 1
 
 
-def test_an_extra_that_is_missing_is_told_without_a_traceback(
+def test_a_missing_extra_is_reported_without_a_traceback(
     keyrot: Keyrot, tmp_path: Path, hide: Callable[[str], dict[str, str]]
 ) -> None:
     """The line to run is in the message; exit code 1."""
@@ -132,7 +132,7 @@ def test_an_extra_that_is_missing_is_told_without_a_traceback(
     assert "pip install 'keyrot-middleware[vault]'" in ran.stderr
 
 
-def test_the_state_is_told_and_asked(keyrot: Keyrot, keys_file: Path) -> None:
+def test_the_state_is_shown_and_checked(keyrot: Keyrot, keys_file: Path) -> None:
     """A shared state that does not answer is wrong; its password is not shown."""
     values = {"GEMINI_KEY_flash_01": "value-one", "TEAM_KEY": "value-two"}
     ran = keyrot("check", **values)
@@ -142,9 +142,9 @@ def test_the_state_is_told_and_asked(keyrot: Keyrot, keys_file: Path) -> None:
     assert ran.returncode == 1
     assert "State: redis://[redacted]@127.0.0.1:" in ran.stdout
     assert "cannot be used" in ran.stdout
-    told = json.loads(keyrot("check", "--json", KEYROT_STATE_URL=url, **values).stdout)
-    assert (told["state"]["shared"], told["state"]["reachable"]) == (True, False)
-    assert "hunter2" not in ran.stdout + ran.stderr + json.dumps(told)
+    report = json.loads(keyrot("check", "--json", KEYROT_STATE_URL=url, **values).stdout)
+    assert (report["state"]["shared"], report["state"]["reachable"]) == (True, False)
+    assert "hunter2" not in ran.stdout + ran.stderr + json.dumps(report)
     ran = keyrot("check", KEYROT_STATE_URL=server("valkey").strict_url, **values)
     assert ran.returncode == 0
     assert "/0, shared, reachable\n" in ran.stdout
@@ -154,7 +154,7 @@ def test_the_state_is_told_and_asked(keyrot: Keyrot, keys_file: Path) -> None:
     "url", ["redis://user:pa/55word@127.0.0.1:1/0", "redis:/u:55word@h", "http://u:pa 55word@h"]
 )
 def test_no_part_of_a_password_is_shown_that_was_not_encoded(keyrot: Keyrot, url: str) -> None:
-    """Whatever stands before the last `@` of a wrong URL is masked, as text and as JSON."""
+    """Everything before the last `@` of a wrong URL is masked, as text and as JSON."""
     for given in (("check",), ("check", "--json")):
         ran = keyrot(*given, GEMINI_API_KEYS="one", KEYROT_STATE_URL=url)
         assert ran.returncode == 1
@@ -162,14 +162,14 @@ def test_no_part_of_a_password_is_shown_that_was_not_encoded(keyrot: Keyrot, url
         assert "55word" not in ran.stdout + ran.stderr
 
 
-def test_what_is_allowed_is_told_as_it_is(keyrot: Keyrot) -> None:
-    """The pattern of a URL that a refusal quotes holds no password, and is not masked."""
+def test_the_pattern_of_a_url_is_shown_unmasked(keyrot: Keyrot) -> None:
+    """The pattern of a URL in an error holds no password, and is not masked."""
     ran = keyrot("check", GEMINI_API_KEYS="one", KEYROT_STATE_URL="redis://127.0.0.1:99999")
     assert "redis://[user:password@]host:6379/0" in ran.stdout
 
 
-def test_no_key_and_only_switched_off_keys_are_not_good(keyrot: Keyrot, tmp_path: Path) -> None:
-    """At least one key must be able to serve."""
+def test_no_key_and_only_disabled_keys_are_errors(keyrot: Keyrot, tmp_path: Path) -> None:
+    """At least one key must be usable."""
     ran = keyrot("check")
     assert ran.returncode == 1
     assert "set GEMINI_API_KEYS, or GEMINI_API_KEY, or write keys.json" in ran.stdout
@@ -179,8 +179,8 @@ def test_no_key_and_only_switched_off_keys_are_not_good(keyrot: Keyrot, tmp_path
     assert "warning: disabled by active=false: a" in ran.stdout
 
 
-def test_a_key_that_is_switched_off_does_not_serve(keyrot: Keyrot, tmp_path: Path) -> None:
-    """It is not counted among those that can."""
+def test_a_disabled_key_is_not_usable(keyrot: Keyrot, tmp_path: Path) -> None:
+    """It is not counted as usable."""
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "active": false}, {"key_id": "b"}]')
     ran = keyrot("check", GEMINI_KEY_a="value-one", GEMINI_KEY_b="value-two")
     assert ran.returncode == 0
@@ -190,7 +190,7 @@ def test_a_key_that_is_switched_off_does_not_serve(keyrot: Keyrot, tmp_path: Pat
 def test_spans_that_cannot_be_exported_are_wrong(
     keyrot: Keyrot, hide: Callable[[str], dict[str, str]]
 ) -> None:
-    """`keyrot run` would not start with this setting; the line to run is told."""
+    """`keyrot run` would not start with this setting; the pip line is shown."""
     given = {"GEMINI_API_KEYS": "one", "KEYROT_TRACING": "otlp"}
     assert keyrot("check", **given).returncode == 0
     ran = keyrot("check", **given, **hide("opentelemetry.exporter.otlp.proto.http.trace_exporter"))
@@ -200,7 +200,7 @@ def test_spans_that_cannot_be_exported_are_wrong(
 
 
 def test_alerts_that_cannot_be_sent_are_wrong(keyrot: Keyrot) -> None:
-    """The report counts the URLs of alerts, says what is wrong with one, and shows none."""
+    """The report counts the URLs of alerts, names what is wrong with one, and shows none."""
     given = {"GEMINI_API_KEYS": "one", "KEYROT_ALERTS": "json://u:FAKE-pw@h nosuch://FAKE-token"}
     ran = keyrot("check", **given)
     assert ran.returncode == 1
@@ -209,16 +209,16 @@ def test_alerts_that_cannot_be_sent_are_wrong(keyrot: Keyrot) -> None:
     assert "FAKE" not in ran.stdout + ran.stderr
 
 
-def test_a_variable_that_is_misspelt_is_warned_of(keyrot: Keyrot) -> None:
+def test_a_misspelt_variable_is_a_warning(keyrot: Keyrot) -> None:
     """With the name that was probably meant, and without its value."""
     ran = keyrot("check", GEMINI_API_KEYS="one", KEYROT_STRATGY="FAKE-value")
     assert ran.returncode == 0
-    said = 'no such variable: KEYROT_STRATGY. Did you mean "KEYROT_STRATEGY"?'
-    assert f"warning: ignored, since there is {said}\n" in ran.stdout
+    problem = 'no such variable: KEYROT_STRATGY. Did you mean "KEYROT_STRATEGY"?'
+    assert f"warning: ignored, since there is {problem}\n" in ran.stdout
     assert "FAKE-value" not in ran.stdout
 
 
-def test_a_wrong_setting_is_told_without_a_traceback(keyrot: Keyrot, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_reported_without_a_traceback(keyrot: Keyrot, tmp_path: Path) -> None:
     """A broken file is named with what is wrong in it, as text and as JSON; exit code 1."""
     (tmp_path / "keys.json").write_text('[{"key_id": "a", "rpm": -1}]')
     ran = keyrot("check")
@@ -229,7 +229,7 @@ def test_a_wrong_setting_is_told_without_a_traceback(keyrot: Keyrot, tmp_path: P
     assert "field rpm" in json.loads(ran.stdout)["error"]
 
 
-def test_switched_off_is_told_and_not_wrong(keyrot: Keyrot) -> None:
+def test_switched_off_is_reported_and_no_error(keyrot: Keyrot) -> None:
     """The switch for emergencies must not fail a start-up that checks first."""
     ran = keyrot("check", ENABLE_KEY_ROTATION="false")
     assert ran.returncode == 0
@@ -243,16 +243,16 @@ def test_switched_off_is_told_and_not_wrong(keyrot: Keyrot) -> None:
         ("GOOGLE_GENAI_USE_VERTEXAI", "true", "clients go to Vertex AI"),
     ],
 )
-def test_what_leads_past_the_pool_is_warned_of(
+def test_variables_that_bypass_the_pool_are_warnings(
     keyrot: Keyrot, name: str, value: str, text: str
 ) -> None:
-    """Variables of the SDK that make every call go past the pool are pointed out."""
+    """Variables of the SDK that make every call bypass the pool are reported."""
     ran = keyrot("check", GEMINI_API_KEYS="one", **{name: value})
     assert ran.returncode == 0
     assert text in ran.stdout
 
 
-def test_live_asks_with_each_key_once(keyrot: Keyrot, service: FakeGemini) -> None:
+def test_live_sends_one_request_with_each_key(keyrot: Keyrot, service: FakeGemini) -> None:
     """`--live` sends one request per key and names the class of a failure, without the key."""
     keys = [service.add_key(label) for label in ("good", "suspended", "spent")]
     service.always("suspended", Reply.KEY_SUSPENDED)  # Google's body echoes the whole key
@@ -278,7 +278,7 @@ def test_live_asks_with_each_key_once(keyrot: Keyrot, service: FakeGemini) -> No
 
 
 def test_live_explains_the_rejection_of_a_standard_key(keyrot: Keyrot, service: FakeGemini) -> None:
-    """Google's answer says no more than that the key is not valid."""
+    """Google's answer only states that the key is not valid."""
     value = service.add_key("a").value
     service.always("a", Reply.KEY_INVALID)
     given = {
@@ -293,7 +293,7 @@ def test_live_explains_the_rejection_of_a_standard_key(keyrot: Keyrot, service: 
 
 
 def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:
-    """The key is not sent where a server points to; the answer says what it was."""
+    """The key is not sent to the target of the redirect; the result names the redirect."""
     key = service.add_key("moved").value
     service.always("moved", Reply.custom(307, {}, headers={"location": "/elsewhere"}))
     given = {
@@ -309,7 +309,7 @@ def test_live_follows_no_redirect(keyrot: Keyrot, service: FakeGemini) -> None:
 def test_live_sends_no_key_to_a_host_that_is_not_allowed(
     keyrot: Keyrot, service: FakeGemini
 ) -> None:
-    """A foreign base URL gets no key; that is wrong, and told."""
+    """A foreign base URL gets no key; that is wrong, and reported."""
     ran = keyrot("check", "--live", GEMINI_API_KEYS="one", GOOGLE_GEMINI_BASE_URL=service.url)
     assert ran.returncode == 1
     assert "--live sent nothing" in ran.stdout
@@ -317,7 +317,9 @@ def test_live_sends_no_key_to_a_host_that_is_not_allowed(
 
 
 def test_version_and_help(keyrot: Keyrot) -> None:
-    """The command tells its version and lists its commands."""
+    """The command prints its version and lists its commands."""
     assert keyrot("--version").stdout == f"keyrot {keyrot_middleware.__version__}\n"
-    told = keyrot("--help").stdout
-    assert [name for name in ("run", "check", "status", "reset", "demo") if name not in told] == []
+    help_text = keyrot("--help").stdout
+    assert [
+        name for name in ("run", "check", "status", "reset", "demo") if name not in help_text
+    ] == []

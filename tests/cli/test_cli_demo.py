@@ -1,4 +1,4 @@
-"""`keyrot demo`: it comes to a good end, and what it shows is what the server saw."""
+"""`keyrot demo` succeeds, and shows what the server received."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ Keyrot = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 
 
-def test_it_shows_the_same_program_without_and_with_the_pool(
-    keyrot: Keyrot, tmp_path: Path
-) -> None:
+def test_the_demo_runs_a_program_without_and_with_the_pool(keyrot: Keyrot, tmp_path: Path) -> None:
     """One key fails at question 6, a pool answers all; short, no spans, and what to do next."""
     (tmp_path / "keys.json").write_text("not even JSON: the demo must not look at it")
     ran = keyrot("demo", GEMINI_API_KEYS="mine", KEYROT_STRATEGY="nonsense")
@@ -57,12 +55,12 @@ def test_without_the_tracing_sdk_only_the_spans_are_missing(
     assert "pip install 'keyrot-middleware[otlp]'" in ran.stdout
 
 
-def test_its_picture_shows_this_run_and_loads_nothing() -> None:
+def test_the_picture_shows_this_run_and_loads_nothing() -> None:
     """docs/images/demo.svg has the rows of the demo, and no font or image of another host."""
     text = (ROOT / "docs" / "images" / "demo.svg").read_text("utf-8")
     assert len(text) < 50_000
-    for words in ("429 RESOURCE_EXHAUSTED", "not reached", "9 of 9", "cooling_down"):
-        assert words.replace(" ", "&#160;") in text
+    for phrase in ("429 RESOURCE_EXHAUSTED", "not reached", "9 of 9", "cooling_down"):
+        assert phrase.replace(" ", "&#160;") in text
     assert "@font-face" not in text
     assert set(re.findall(r"url\((.)", text)) == {"#"}
     addresses = {"http://www.w3.org/2000/svg", "https://www.textualize.io"}  # names, not loaded
@@ -70,7 +68,7 @@ def test_its_picture_shows_this_run_and_loads_nothing() -> None:
 
 
 def test_live_uses_the_settings_of_the_user(keyrot: Keyrot, service: FakeGemini) -> None:
-    """`--live` takes keys and hosts from the settings, and shows their way."""
+    """`--live` takes keys and hosts from the settings, and shows the attempts."""
     keys = [service.add_key(label) for label in ("dead", "good")]
     service.always("dead", Reply.KEY_INVALID)
     ran = keyrot(
@@ -86,7 +84,7 @@ def test_live_uses_the_settings_of_the_user(keyrot: Keyrot, service: FakeGemini)
 
 
 def test_live_shows_a_program_that_fails(keyrot: Keyrot, service: FakeGemini) -> None:
-    """Where no key serves, the program's own error and exit code come out."""
+    """If no key is available, the program's own error and exit code are shown."""
     key = service.add_key("dead")
     service.always("dead", Reply.KEY_INVALID)
     ran = keyrot(
@@ -100,7 +98,7 @@ def test_live_shows_a_program_that_fails(keyrot: Keyrot, service: FakeGemini) ->
     assert key.value not in ran.stdout + ran.stderr
 
 
-def test_live_without_a_key_says_what_to_set(keyrot: Keyrot) -> None:
+def test_live_without_a_key_names_what_to_set(keyrot: Keyrot) -> None:
     """No key, or a wrong setting, is one line on stderr and exit code 2."""
     ran = keyrot("demo", "--live")
     assert ran.returncode == 2

@@ -1,4 +1,4 @@
-"""`keyrot fake`, and what the shell completes."""
+"""`keyrot fake`, and the completion of the shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Keyrot
 
-ASKS = """
+PROGRAM = """
 from google import genai
 client = genai.Client()
 print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").text)
@@ -45,7 +45,7 @@ def test_a_program_uses_the_printed_lines(python: Keyrot, here: Path) -> None:
         exports = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
         env = dict(line.split("=", 1) for line in exports)
         assert env["GEMINI_API_KEYS"] == "FAKE-key_1,FAKE-key_2,FAKE-key_3"
-        Path("app.py").write_text(ASKS)
+        Path("app.py").write_text(PROGRAM)
         ran = python("-m", "keyrot_middleware", "run", "app.py", **env)
         assert ran.stdout.startswith("ok from key_"), ran.stderr
         served.send_signal(signal.SIGINT)
@@ -58,7 +58,7 @@ def test_a_program_uses_the_printed_lines(python: Keyrot, here: Path) -> None:
 
 
 def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:
-    """It names the port and the way out."""
+    """It names the port and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ran = keyrot("fake", "--port", str(port))
@@ -78,10 +78,10 @@ def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:
         (("a", "a=2"), "a was given twice"),
     ],
 )
-def test_wrong_keys_are_said(
+def test_wrong_keys_are_errors(
     keys: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A key that is not `ID` or `ID=RPM` is an error that says what is allowed."""
+    """A key that is not `ID` or `ID=RPM` is an error that names what is allowed."""
     from keyrot_middleware.cli.fake import fake
 
     assert fake(0, keys, quiet=True) == 2
@@ -89,15 +89,15 @@ def test_wrong_keys_are_said(
 
 
 def test_reset_completes_key_ids(keyrot: Keyrot) -> None:
-    """The shell is given the ids that begin so; wrong settings complete nothing, silently."""
-    asks = {"_KEYROT_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    """The shell gets the ids with this prefix; wrong settings complete nothing, silently."""
+    variables = {"_KEYROT_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
     keys = {"GEMINI_API_KEYS": "FAKE-1,FAKE-2", "KEYROT_MISSPELT": "1"}
-    ran = keyrot(COMP_WORDS="keyrot reset key", **asks, **keys)
+    ran = keyrot(COMP_WORDS="keyrot reset key", **variables, **keys)
     assert (ran.stdout.split(), ran.stderr) == (["key_1", "key_2"], "")
-    ran = keyrot(COMP_WORDS="keyrot reset key_2", **asks, **keys)
+    ran = keyrot(COMP_WORDS="keyrot reset key_2", **variables, **keys)
     assert ran.stdout.split() == ["key_2"]
     Path("keys.json").write_text("no JSON")
-    ran = keyrot(COMP_WORDS="keyrot reset key", **asks, **keys)
+    ran = keyrot(COMP_WORDS="keyrot reset key", **variables, **keys)
     assert (ran.stdout.strip(), ran.stderr) == ("", "")
 
 

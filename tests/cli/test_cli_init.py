@@ -58,7 +58,7 @@ def test_only_the_owner_can_read_the_values(init: Init, here: Path) -> None:
 
 
 def test_the_questions_make_a_pool_that_can_be_used(init: Init) -> None:
-    """Names, values and projects are asked for, and what cannot be used is asked for again."""
+    """Names, values and projects are requested, and invalid ones are requested again."""
     first = "free_1\nFAKE-one\nmy-project\n"
     second = "9\nfree_1\npaid_1\nFAKE-one\nhas spaces\nFAKE-two\n\n"
     done = init(answers=f"many\n2\n{first}{second}")
@@ -77,7 +77,7 @@ def test_the_questions_make_a_pool_that_can_be_used(init: Init) -> None:
 
 
 def test_keys_of_the_environment_are_offered(init: Init) -> None:
-    """Without `--yes` one Enter takes them over, and only their projects are asked for."""
+    """Without `--yes` one Enter accepts them, and only their projects are requested."""
     done = init(answers="\nshared\nshared\n", GEMINI_API_KEYS="FAKE-1,FAKE-2")
     assert done.exit_code == 0, done.output
     assert [key["project"] for key in json.loads(Path("keys.json").read_text())] == ["shared"] * 2
@@ -92,7 +92,7 @@ def test_a_value_can_be_filled_in_later(init: Init) -> None:
 
 @pytest.mark.parametrize("name", ["keys.json", ".env"])
 def test_nothing_is_overwritten(init: Init, name: str) -> None:
-    """A file that exists stops it before any question, with the way out."""
+    """An existing file stops the command before any question, with what to do."""
     Path(name).write_text("mine")
     done = init("--yes", GEMINI_API_KEYS="FAKE-1")
     assert done.exit_code == 1
@@ -104,8 +104,8 @@ def test_nothing_is_overwritten(init: Init, name: str) -> None:
     ("value", "message"),
     [("", "GEMINI_API_KEYS is not set"), ("FAKE one", "is not a key"), ("a$b", "is not a key")],
 )
-def test_wrong_keys_are_said(init: Init, value: str, message: str) -> None:
-    """No key, and one that cannot stand in .env: nothing is written, no value is shown."""
+def test_wrong_keys_are_errors(init: Init, value: str, message: str) -> None:
+    """No key, and one that cannot be written to .env: nothing is written, no value is shown."""
     done = init("--yes", GEMINI_API_KEYS=value)
     assert done.exit_code == 1
     assert message in done.output
@@ -119,7 +119,7 @@ def test_an_end_of_input_writes_nothing(init: Init) -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_a_directory_without_permission_is_said(init: Init, monkeypatch: Any) -> None:
+def test_a_directory_without_permission_is_reported(init: Init, monkeypatch: Any) -> None:
     """The error of the system is one sentence."""
 
     def refuse(*_: Any) -> int:
@@ -131,7 +131,7 @@ def test_a_directory_without_permission_is_said(init: Init, monkeypatch: Any) ->
 
 
 def test_other_lines_of_env_stay_as_they_are(init: Init, here: Path) -> None:
-    """Also a value with a separator that some programs take for the end of a line."""
+    """Also a value with a separator that some programs treat as the end of a line."""
     (here / ".env").write_text("OTHER='a\u2028b'\n\nLAST=1", "utf-8")
     assert init("--yes", "--force", GEMINI_API_KEYS="FAKE-1").exit_code == 0
     assert (here / ".env").read_text("utf-8").startswith("OTHER='a\u2028b'\n\nLAST=1\n#")
@@ -140,7 +140,7 @@ def test_other_lines_of_env_stay_as_they_are(init: Init, here: Path) -> None:
 def test_a_full_disk_leaves_env_as_it_was(
     init: Init, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The values in it are perhaps nowhere else."""
+    """Its values may exist nowhere else."""
     (here / ".env").write_text("OTHER=1\n")
 
     def full(stream: int, mode: str, encoding: str) -> Any:
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_env_as_it_was(
 
 
 def test_a_link_stays_a_link(init: Init, here: Path) -> None:
-    """What it leads to is replaced."""
+    """Its target is replaced."""
     (here / "real").write_text("OTHER=1\n")
     (here / ".env").symlink_to("real")
     assert init("--yes", "--force", GEMINI_API_KEYS="FAKE-1").exit_code == 0

@@ -45,7 +45,7 @@ SLOW = Reply.custom(
         }
     },
 )
-ASKS = """
+PROGRAM = """
 from google import genai
 client = genai.Client()
 print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").text)
@@ -55,7 +55,7 @@ print(client.models.generate_content(model="gemini-2.5-flash", contents="hi").te
 @pytest.fixture
 def out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setattr(progress_module, "TICK_S", 0.01)
-    still = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)  # seconds as they are at first
+    still = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)  # the seconds never change
     monkeypatch.setattr(progress_module, "time", still)
     return io.StringIO()
 
@@ -95,7 +95,7 @@ def test_the_key_the_reason_and_the_time_are_shown(
     assert "\n" not in out.getvalue()
 
 
-def test_what_google_said_in_this_call_is_shown(progress: WaitProgress, out: io.StringIO) -> None:
+def test_googles_errors_in_this_call_are_shown(progress: WaitProgress, out: io.StringIO) -> None:
     """A key that failed in this call is shown with its HTTP code; a retry with the last failure."""
     call = progress.observe(INFO)
     lease = Lease("A", "p", "b", INFO.model, INFO.verb, 0, 1, at=0.0)
@@ -127,7 +127,7 @@ def test_a_short_wait_is_not_shown(progress: WaitProgress) -> None:
     assert not drawing()
 
 
-def test_without_a_terminal_there_is_none() -> None:
+def test_without_a_terminal_there_is_no_countdown() -> None:
     """In a pipe nothing is observed."""
     assert wait_progress() is None
 
@@ -138,7 +138,7 @@ def test_a_program_on_a_terminal_shows_the_wait(setting: str, here: Path) -> Non
     """Under `keyrot run` a wait of 3 s is counted down on a terminal, unless it is switched off."""
     import pty
 
-    Path("app.py").write_text(ASKS)
+    Path("app.py").write_text(PROGRAM)
     with FakeGemini() as gemini:
         key = gemini.add_key("a")
         gemini.script("a", SLOW)

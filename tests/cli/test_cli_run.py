@@ -1,4 +1,4 @@
-"""`keyrot run` against `python`: the same program must not be able to tell them apart."""
+"""`keyrot run` against `python`: the program must not notice the difference."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PROGRAMS = {
     "fails": FAILS,
     "is interrupted": INTERRUPTED,
     "has a hook of its own": OWN_HOOK,
-    "goes on in a thread": LATE_THREAD,
+    "continues in a thread": LATE_THREAD,
     "exits with a text": "raise SystemExit('bye')",
     "exits with a number": "raise SystemExit(7)",
     "exits with nothing": "raise SystemExit",
@@ -68,7 +68,7 @@ PROGRAMS = {
 
 
 def same(ran: Any, expected: Any) -> None:
-    """Hold that two runs cannot be told apart."""
+    """Check that two runs have the same output and exit code."""
     assert (ran.returncode, ran.stdout, ran.stderr) == (
         expected.returncode,
         expected.stdout,
@@ -129,7 +129,7 @@ def test_a_script_from_stdin_runs(keyrot: Keyrot, python: Keyrot) -> None:
 
 
 def test_a_script_behind_a_link_imports_its_neighbours(keyrot: Keyrot, tmp_path: Path) -> None:
-    """The directory of the script itself, not that of the link, leads `sys.path`."""
+    """The directory of the script itself, not that of the link, is first in `sys.path`."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "neighbour.py").write_text("value = 42")
@@ -139,17 +139,17 @@ def test_a_script_behind_a_link_imports_its_neighbours(keyrot: Keyrot, tmp_path:
 
 
 @pytest.mark.parametrize("given", [["nope.py"], ["-m", "nope"], ["empty"], ["--nope", "app.py"]])
-def test_what_cannot_run_is_python_s_own_error(
+def test_a_missing_program_is_python_s_own_error(
     keyrot: Keyrot, python: Keyrot, tmp_path: Path, given: list[str]
 ) -> None:
-    """A program that is not there fails as it does under python."""
+    """A missing program fails as it does under python."""
     (tmp_path / "empty").mkdir()
     same(keyrot("run", *given), python(*given))
 
 
 @pytest.mark.parametrize("given", [[], ["-v"], ["-m"], ["-X", "dev"], ["-Wc"], ["--"]])
 def test_no_program_is_an_error_in_one_sentence(keyrot: Keyrot, given: list[str]) -> None:
-    """Without a program python would start its prompt; `keyrot run` says how it is used."""
+    """Without a program python would start its prompt; `keyrot run` prints its usage."""
     ran = keyrot("run", *given)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("keyrot run: no program given\nusage: keyrot run")
@@ -170,7 +170,7 @@ def test_options_that_would_keep_the_pool_out_are_refused(keyrot: Keyrot, option
 def test_python_s_own_options_are_passed_on(
     keyrot: Keyrot, python: Keyrot, tmp_path: Path, options: list[str]
 ) -> None:
-    """What stands before the program is for the interpreter."""
+    """Options before the program are for the interpreter."""
     (tmp_path / "app.py").write_text("import sys; print(sys.flags, sys.warnoptions, sys._xoptions)")
     same(keyrot("run", *options, "app.py"), python(*options, "app.py"))
 
@@ -182,7 +182,7 @@ def test_code_on_the_command_line_runs(keyrot: Keyrot, python: Keyrot) -> None:
 
 
 def test_the_program_s_path_is_as_under_python(keyrot: Keyrot, python: Keyrot) -> None:
-    """The folder by which the pool comes in is not on the program's `sys.path`."""
+    """The folder that loads the pool is not on the program's `sys.path`."""
     code = "import sys; print(*sys.path, sep='\\n')"
     same(keyrot("run", "-c", code), python("-c", code))
 
@@ -203,8 +203,8 @@ def test_a_sitecustomize_of_the_user_still_runs(keyrot: Keyrot, tmp_path: Path) 
     assert ran.stderr == ""
 
 
-def test_an_interpreter_without_the_package_is_left_alone(keyrot: Keyrot, tmp_path: Path) -> None:
-    """A Python that the program starts and that lacks this package starts without a word."""
+def test_an_interpreter_without_the_package_is_unchanged(keyrot: Keyrot, tmp_path: Path) -> None:
+    """A Python that the program starts and that lacks this package starts silently."""
     (tmp_path / "hides").mkdir()
     (tmp_path / "hides" / "keyrot_middleware.py").write_text("raise ImportError('not here')")
     (tmp_path / "app.py").write_text(
@@ -219,7 +219,7 @@ def test_an_interpreter_without_the_package_is_left_alone(keyrot: Keyrot, tmp_pa
 
 
 def test_a_wrong_setting_stops_before_the_program(keyrot: Keyrot, tmp_path: Path) -> None:
-    """The error names the variable, what was found and what is allowed; exit code 2."""
+    """The error names the variable, its value and what is allowed; exit code 2."""
     (tmp_path / "app.py").write_text("print('ran')")
     ran = keyrot("run", "app.py", KEYROT_STRATEGY="fastest", GEMINI_API_KEYS="one")
     assert (ran.returncode, ran.stdout) == (2, "")
@@ -229,7 +229,7 @@ def test_a_wrong_setting_stops_before_the_program(keyrot: Keyrot, tmp_path: Path
 
 
 def test_no_key_warns_and_runs(keyrot: Keyrot, tmp_path: Path) -> None:
-    """Without any key the program runs as it is, and stderr says that there is no pool."""
+    """Without any key the program runs unchanged, and stderr reports that there is no pool."""
     (tmp_path / "app.py").write_text("import google.genai; print('ran')")
     ran = keyrot("run", "app.py")
     assert (ran.returncode, ran.stdout) == (0, "ran\n")
@@ -244,14 +244,14 @@ def test_switched_off_is_silent(keyrot: Keyrot, tmp_path: Path) -> None:
 
 
 def test_help_is_ours_before_the_program_and_its_own_after(keyrot: Keyrot, tmp_path: Path) -> None:
-    """`keyrot run --help` explains itself; `keyrot run app.py --help` asks the program."""
+    """`keyrot run --help` explains itself; `keyrot run app.py --help` is the program's help."""
     (tmp_path / "app.py").write_text("import sys; print(sys.argv[1:])")
     assert "keyrot run [-v] [PYTHON OPTIONS] -m MODULE" in keyrot("run", "--help").stdout
     assert keyrot("run", "app.py", "--help").stdout == "['--help']\n"
 
 
 def test_closed_outputs_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was started with `>&-` has no stdout to write to; its exit code tells."""
+    """A process that was started with `>&-` has no stdout; its exit code reports the error."""
     monkeypatch.setattr(sys, "stdout", None)
     assert run(["--help"]) == 0
     monkeypatch.setattr(sys, "stderr", None)
@@ -264,7 +264,7 @@ def test_closed_outputs_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_run_needs_no_extra(
     keyrot: Keyrot, hide: Callable[[str], dict[str, str]], tmp_path: Path, package: str
 ) -> None:
-    """`keyrot run` works without typer and rich; the other commands say what to install."""
+    """`keyrot run` works without typer and rich; the other commands name what to install."""
     (tmp_path / "app.py").write_text("print('ran')")
     assert keyrot("run", "app.py", **hide(package)).stdout == "ran\n"
     ran = keyrot("check", **hide(package))
@@ -277,7 +277,7 @@ def test_run_needs_no_extra(
 def test_version_and_help_need_no_extra(
     keyrot: Keyrot, hide: Callable[[str], dict[str, str]], package: str
 ) -> None:
-    """The version is printed, and help says what `run` takes and which extra the others need."""
+    """The version is printed, and help has the arguments of `run` and the extra of the others."""
     ran = keyrot("--version", **hide(package))
     assert (ran.returncode, ran.stdout) == (0, f"keyrot {keyrot_middleware.__version__}\n")
     for given in (("--help",), ("-h",), ()):
@@ -303,10 +303,10 @@ print(client.models.generate_content(model="gemini-flash-latest", contents="hi")
 
 
 def test_calls_go_through_the_pool(keyrot: Keyrot, service: FakeGemini, tmp_path: Path) -> None:
-    """A program without any key or line of ours is served past a dead and a spent key."""
-    keys = [service.add_key(label) for label in ("dead", "spent", "good")]
+    """A program without any key or line of ours is served despite a dead and an exhausted key."""
+    keys = [service.add_key(label) for label in ("dead", "exhausted", "good")]
     service.always("dead", Reply.KEY_INVALID)
-    service.always("spent", Reply.QUOTA_MINUTE)
+    service.always("exhausted", Reply.QUOTA_MINUTE)
     (tmp_path / "app.py").write_text(CALLS)
     ran = keyrot(
         *("run", "-v", "app.py"),
@@ -316,7 +316,7 @@ def test_calls_go_through_the_pool(keyrot: Keyrot, service: FakeGemini, tmp_path
         KEYROT_ALLOWED_HOSTS=service.host,
     )
     assert (ran.returncode, ran.stdout) == (0, "ok from good\n"), ran.stderr
-    assert [request.key for request in service.log] == ["dead", "spent", "good"]
+    assert [request.key for request in service.log] == ["dead", "exhausted", "good"]
     assert "key key_1 is rejected: key_invalid (400); replace its value" in ran.stderr
     assert "quota_minute (429)" in ran.stderr
     assert not any(key.value in ran.stderr for key in keys)
@@ -356,7 +356,7 @@ def test_processes_that_the_program_starts_have_the_pool(
 
 
 def test_a_wrong_setting_in_a_child_is_printed_and_it_runs(keyrot: Keyrot, tmp_path: Path) -> None:
-    """A child process with a wrong setting of its own says so and runs without the pool."""
+    """A child process with a wrong setting of its own prints it and runs without the pool."""
     (tmp_path / "app.py").write_text(
         "import os, subprocess, sys\n"
         "child = [sys.executable, '-c', 'import google.genai; print(1)']\n"

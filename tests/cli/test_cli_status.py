@@ -47,7 +47,7 @@ OF = {entry["key_id"]: KeySpec.model_validate(entry).candidate for entry in KEYS
 
 
 class Service:
-    """What a service does with the pool, without its SDK."""
+    """A service that uses the pool, without the SDK."""
 
     def __init__(self, url: str, pool: str) -> None:
         self.env = {"KEYROT_STATE_URL": url, "KEYROT_POOL": pool}
@@ -55,15 +55,15 @@ class Service:
         assert state is not None
         self.state: State = state
 
-    def lend(self, key_id: str) -> Lease | Unavailable:
-        """Ask for one key."""
+    def acquire(self, key_id: str) -> Lease | Unavailable:
+        """Acquire one key."""
         return self.state.acquire(INFO, ((0, OF[key_id]),), spread=False)
 
     def fail(
         self, key_id: str, failure: str, scope: Scope, until: float | None, **more: Any
     ) -> None:
         """Let a request with it fail."""
-        lease = self.lend(key_id)
+        lease = self.acquire(key_id)
         assert isinstance(lease, Lease)
         verdict = Verdict(failure, 429, scope, until, **more)
         self.state.settle(lease, Outcome(LeaseOutcome.FAILURE, verdict))
@@ -71,12 +71,12 @@ class Service:
     def use(self) -> None:
         """Use some keys, in each way."""
         for _ in range(3):
-            lease = self.lend("used_01")
+            lease = self.acquire("used_01")
             assert isinstance(lease, Lease)
             self.state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
-        told = Limits(rpm=5)
+        learned = Limits(rpm=5)
         until = time.time() + 600
-        self.fail("cool_01", "quota_minute", Scope.PROJECT_MODEL, until, learned=told)
+        self.fail("cool_01", "quota_minute", Scope.PROJECT_MODEL, until, learned=learned)
         self.fail("gone_01", "key_invalid", Scope.KEY, None, backoff=SLOW_BACKOFF, rejected=True)
 
 
@@ -90,8 +90,8 @@ def service(tmp_path: Path, clean_environment: None) -> Iterator[Service]:
     made.state.close()
 
 
-def test_the_table_tells_how_each_key_stands(keyrot: Keyrot, service: Service) -> None:
-    """States in status()'s words, windows, ends and errors are seen from outside."""
+def test_the_table_shows_the_state_of_each_key(keyrot: Keyrot, service: Service) -> None:
+    """States of status(), windows, ends and errors are visible from another process."""
     ran = keyrot("status", **service.env, GEMINI_KEY_idle_01="FAKE-value-of-idle_01")
     assert ran.returncode == 0, ran.stderr
     lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
@@ -111,8 +111,8 @@ def test_the_table_tells_how_each_key_stands(keyrot: Keyrot, service: Service) -
     assert "key_invalid" in lines["gone_01"]
 
 
-def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
-    """`--json` gives numbers and ISO times, and no password of the URL."""
+def test_json_has_the_same_content(keyrot: Keyrot, service: Service) -> None:
+    """`--json` has numbers and ISO times, and no password of the URL."""
     url = service.env["KEYROT_STATE_URL"].replace("//", "//:@")
     ran = keyrot("status", "--json", **{**service.env, "KEYROT_STATE_URL": url})
     found = json.loads(ran.stdout)
@@ -132,10 +132,8 @@ def test_json_tells_the_same(keyrot: Keyrot, service: Service) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_watch_looks_again_until_it_is_interrupted(
-    service: Service, flags: tuple[str, ...]
-) -> None:
-    """What a service does between two looks is seen; Ctrl-C ends it well."""
+def test_watch_updates_until_it_is_interrupted(service: Service, flags: tuple[str, ...]) -> None:
+    """Changes by a service between two updates are shown; Ctrl-C ends it with exit code 0."""
     command = [sys.executable, "-m", "keyrot_middleware", "status", "--watch", *flags]
     with subprocess.Popen(
         command, env={**os.environ, **service.env}, stdout=subprocess.PIPE, text=True
@@ -161,29 +159,33 @@ def test_watch_looks_again_until_it_is_interrupted(
 
 
 @pytest.mark.parametrize(
-    ("key_id", "told"),
+    ("key_id", "message"),
     [
         ("gone_01", "Key gone_01 is available again. It was rejected, with the next probe at"),
         ("cool_01", "Also available again: also_01."),
         ("used_01", "Key used_01 was not cooling down; nothing to reset."),
     ],
 )
-def test_reset_brings_a_key_back(keyrot: Keyrot, service: Service, key_id: str, told: str) -> None:
-    """A running service is lent the key again; what else came back is told."""
+def test_reset_makes_a_key_available(
+    keyrot: Keyrot, service: Service, key_id: str, message: str
+) -> None:
+    """A running service can lease the key again; the output names what was reset."""
     ran = keyrot("reset", key_id, **service.env)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert told in ran.stdout
-    assert isinstance(service.lend(key_id), Lease)
+    assert message in ran.stdout
+    assert isinstance(service.acquire(key_id), Lease)
 
 
-def test_reset_leaves_the_others_alone(keyrot: Keyrot, service: Service) -> None:
-    """A key that is retired by itself stays so when another is reset."""
+def test_reset_does_not_change_other_keys(keyrot: Keyrot, service: Service) -> None:
+    """A key that is rejected itself stays so when another is reset."""
     assert keyrot("reset", "cool_01", **service.env).returncode == 0
-    assert isinstance(service.lend("gone_01"), Unavailable)
+    assert isinstance(service.acquire("gone_01"), Unavailable)
 
 
-def test_an_unknown_key_is_answered_with_those_there_are(keyrot: Keyrot, service: Service) -> None:
-    """A slip of the pen changes nothing, and the right name is suggested."""
+def test_an_unknown_key_is_an_error_that_lists_the_known_ones(
+    keyrot: Keyrot, service: Service
+) -> None:
+    """A typing error changes nothing, and the right name is suggested."""
     ran = keyrot("reset", "gone_1", **service.env)
     assert ran.returncode == 1
     assert "no key 'gone_1' in pool" in ran.stderr
@@ -191,22 +193,22 @@ def test_an_unknown_key_is_answered_with_those_there_are(keyrot: Keyrot, service
 
 
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("reset", "idle_01")])
-def test_a_server_that_is_not_there_is_told(
+def test_a_server_that_is_down_is_reported(
     keyrot: Keyrot, service: Service, command: tuple[str, ...]
 ) -> None:
-    """Exit code 1, the place without its password, no traceback."""
+    """Exit code 1, the URL without its password, no traceback."""
     url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
     ran = keyrot(*command, **{**service.env, "KEYROT_STATE_URL": url})
     assert ran.returncode == 1
-    said = ran.stdout + ran.stderr
-    assert "redis://127.0.0.1" in said
-    assert "hunter2" not in said
-    assert "Traceback" not in said
+    output = ran.stdout + ran.stderr
+    assert "redis://127.0.0.1" in output
+    assert "hunter2" not in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("check",)])
 @pytest.mark.parametrize("variable", ["REDIS_URL", "KEYROT_STATE_URL"])
-def test_a_url_that_cannot_be_used_is_told_with_its_variable(
+def test_an_unusable_url_is_reported_with_its_variable(
     keyrot: Keyrot, tmp_path: Path, command: tuple[str, ...], variable: str
 ) -> None:
     """Exit code 1, what is wrong with which variable, and no traceback."""
@@ -215,15 +217,15 @@ def test_a_url_that_cannot_be_used_is_told_with_its_variable(
         url = f"redis://user:hunter2@127.0.0.1/0?{option}"
         ran = keyrot(*command, **{"KEYROT_STATE_URL": "redis", variable: url})
         assert ran.returncode == 1
-        said = ran.stdout + ran.stderr
-        assert f"{variable} (redis://" in said
-        assert option.partition("=")[0] in said
-        assert "hunter2" not in said
-        assert "Traceback" not in said
+        output = ran.stdout + ran.stderr
+        assert f"{variable} (redis://" in output
+        assert option.partition("=")[0] in output
+        assert "hunter2" not in output
+        assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(("command", "code"), [(("status",), 0), (("reset", "idle_01"), 1)])
-def test_a_state_in_memory_is_said_to_be_inside_each_process(
+def test_a_state_in_memory_is_reported_as_inside_each_process(
     keyrot: Keyrot, tmp_path: Path, command: tuple[str, ...], code: int
 ) -> None:
     """With memory:// the command has nothing to show and names the functions to call."""
@@ -234,8 +236,8 @@ def test_a_state_in_memory_is_said_to_be_inside_each_process(
     assert json.loads(keyrot("status", "--json").stdout) == {"shared": False}
 
 
-def test_explain_says_which_key_a_call_would_get(keyrot: Keyrot, service: Service) -> None:
-    """The verdict first, then why each other key would not be used; nothing is sent."""
+def test_explain_shows_which_key_a_call_would_get(keyrot: Keyrot, service: Service) -> None:
+    """The result first, then why each other key is not used; nothing is sent."""
     env = {**service.env, "GEMINI_KEY_idle_01": "FAKE-value-of-idle_01"}
     ran = keyrot("explain", INFO.model, **env)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -248,7 +250,7 @@ def test_explain_says_which_key_a_call_would_get(keyrot: Keyrot, service: Servic
 
 
 def test_explain_exits_with_1_where_no_key_is_available(keyrot: Keyrot, here: Path) -> None:
-    """Also where nothing can be seen from outside."""
+    """Also where the state is not visible from outside."""
     (here / "keys.json").write_text(json.dumps([{"key_id": "off_01", "active": False}]))
     env = {"KEYROT_STATE_URL": server("valkey").url, "KEYROT_POOL": f"pool-{uuid4().hex[:8]}"}
     ran = keyrot("explain", "m", **env)
@@ -257,7 +259,7 @@ def test_explain_exits_with_1_where_no_key_is_available(keyrot: Keyrot, here: Pa
 
 
 def test_without_a_pool_there_is_nothing_to_show(keyrot: Keyrot) -> None:
-    """Switched off, and without any key: exit code 1, and why."""
+    """Switched off, and without any key: exit code 1, and the reason."""
     assert "no key: set GEMINI_API_KEYS" in keyrot("status").stderr
     ran = keyrot("status", ENABLE_KEY_ROTATION="false")
     assert (ran.returncode, "ENABLE_KEY_ROTATION" in ran.stderr) == (1, True)

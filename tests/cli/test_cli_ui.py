@@ -26,7 +26,7 @@ TOKEN = "a-token-of-the-tests-0123"
 
 @pytest.fixture
 def shared(tmp_path: Path, clean_environment: None) -> dict[str, str]:
-    """Write keys.json for a pool in Valkey; give the environment of its services."""
+    """Write keys.json for a pool in Valkey; return the environment of its services."""
     (tmp_path / "keys.json").write_text(json.dumps([{"key_id": "one"}]))
     return {
         "KEYROT_STATE_URL": server("valkey").url,
@@ -67,7 +67,7 @@ class Command:
             connection.close()
 
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
-        """End it; return its exit code and what it wrote to stderr."""
+        """Interrupt it; return its exit code and what it wrote to stderr."""
         self._process.send_signal(how)
         _, errors = self._process.communicate(timeout=30)
         return self._process.returncode, errors
@@ -92,7 +92,7 @@ def test_it_serves_the_page_behind_a_random_token(shared: dict[str, str]) -> Non
 def test_it_shows_a_program_with_a_status_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pool of one process, in memory, is seen through its socket; actions say they cannot."""
+    """The pool of one process, in memory, is shown through its socket; actions are refused."""
     path = str(tmp_path / "keyrot.sock")
     monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-value-of-key-1,FAKE-value-of-key-2")
     keyrot_middleware.install(status_socket=path)
@@ -108,8 +108,8 @@ def test_it_shows_a_program_with_a_status_socket(
     assert (status, "keyrot_middleware.reset('key_1')" in body) == (409, True)
 
 
-def test_a_token_file_is_for_a_page_that_stays(shared: dict[str, str], tmp_path: Path) -> None:
-    """The token in the file is not printed; other machines may then be let in."""
+def test_a_token_file_is_for_a_permanent_page(shared: dict[str, str], tmp_path: Path) -> None:
+    """The token in the file is not printed; other machines may then connect."""
     file = tmp_path / "token.txt"
     file.write_text(f"{TOKEN}\n")
     file.chmod(0o600)
@@ -121,8 +121,8 @@ def test_a_token_file_is_for_a_page_that_stays(shared: dict[str, str], tmp_path:
     assert command.end() == (0, "")
 
 
-def test_a_token_that_others_can_read_is_said(shared: dict[str, str], tmp_path: Path) -> None:
-    """A file with too wide a mode is used, with a word on stderr."""
+def test_a_token_that_others_can_read_is_reported(shared: dict[str, str], tmp_path: Path) -> None:
+    """A file with too wide a mode is used, with a warning on stderr."""
     file = tmp_path / "token.txt"
     file.write_text(TOKEN)
     file.chmod(0o644)
@@ -130,7 +130,7 @@ def test_a_token_that_others_can_read_is_said(shared: dict[str, str], tmp_path: 
     assert (code, errors) == (0, f"keyrot: other users can read {file}: chmod 600 {file}\n")
 
 
-def test_memory_says_what_to_do(keyrot: Keyrot) -> None:
+def test_with_memory_the_error_names_what_to_do(keyrot: Keyrot) -> None:
     """Without a shared state there is nothing to show from outside."""
     ran = keyrot("ui", "--port", "0", GEMINI_KEY_one="FAKE", GEMINI_API_KEYS="FAKE-a,FAKE-b")
     assert (ran.returncode, ran.stdout) == (1, "")
@@ -151,7 +151,7 @@ def test_a_port_in_use_is_a_sentence(keyrot: Keyrot, shared: dict[str, str]) -> 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.com"])
 def test_another_host_needs_a_token_file(keyrot: Keyrot, host: str) -> None:
-    """A page that other machines reach has no token that stands in a terminal."""
+    """A page that other machines reach must not use a token printed on a terminal."""
     ran = keyrot("ui", "--host", host)
     assert ran.returncode == 2
     assert "--token-file FILE" in ran.stderr
@@ -165,7 +165,7 @@ def test_another_host_needs_a_token_file(keyrot: Keyrot, host: str) -> None:
 def test_a_wrong_token_file_is_a_sentence(
     keyrot: Keyrot, tmp_path: Path, content: bytes | None, sentence: str
 ) -> None:
-    """What is wrong with the file is said, with how to make a token, and not what is in it."""
+    """The error names the mistake and how to make a token, and not the file's content."""
     file = tmp_path / "token.txt"
     if content is not None:
         file.write_bytes(content)
@@ -179,7 +179,7 @@ def test_a_wrong_token_file_is_a_sentence(
 def test_an_address_that_is_not_here_is_a_sentence(
     keyrot: Keyrot, shared: dict[str, str], tmp_path: Path
 ) -> None:
-    """Neither a traceback nor an address that nobody serves."""
+    """Neither a traceback nor a printed address without a server."""
     (tmp_path / "token.txt").write_text(TOKEN)
     ran = keyrot("ui", "--host", "192.0.2.7", "--token-file", "token.txt", **shared)
     assert ran.returncode == 2
@@ -191,7 +191,7 @@ def test_an_address_that_is_not_here_is_a_sentence(
 def test_a_missing_extra_is_a_sentence(
     keyrot: Keyrot, hide: Callable[[str], dict[str, str]], shared: dict[str, str], package: str
 ) -> None:
-    """Without Starlette or uvicorn the command names the extra that brings it."""
+    """Without Starlette or uvicorn the command names the extra to install."""
     ran = keyrot("ui", "--port", "0", **shared, **hide(package))
     assert ran.returncode == 2
     assert "pip install 'keyrot-middleware[ui]'" in ran.stderr

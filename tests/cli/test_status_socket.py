@@ -27,7 +27,7 @@ MODEL = "gemini-2.5-flash"
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Name a socket; the names of sockets are short."""
+    """Return a path; the paths of sockets are short."""
     return str(tmp_path / "s")
 
 
@@ -41,7 +41,7 @@ def install(path: str) -> None:
 
 @pytest.mark.usefixtures("clean_environment")
 def test_status_and_explain_see_a_pool_in_memory(keyrot: Keyrot, path: str) -> None:
-    """The same JSON as the page's API; nobody else may open the socket, and it is removed."""
+    """The same JSON as the page's API; only the owner may open the socket, and it is removed."""
     install(path)
     try:
         assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
@@ -60,8 +60,8 @@ def test_status_and_explain_see_a_pool_in_memory(keyrot: Keyrot, path: str) -> N
     assert not any(thread.name == "keyrot-status" for thread in threading.enumerate())
 
 
-def test_a_socket_that_nobody_serves_is_said(keyrot: Keyrot, path: str) -> None:
-    """With its path, and what to look at."""
+def test_a_socket_without_a_server_is_reported(keyrot: Keyrot, path: str) -> None:
+    """With its path, and what to check."""
     ran = keyrot("status", KEYROT_STATUS_SOCKET=path)
     assert (ran.returncode, "there is no socket" in ran.stderr) == (1, True)
     with socket.socket(socket.AF_UNIX) as left:
@@ -73,7 +73,7 @@ def test_a_socket_that_nobody_serves_is_said(keyrot: Keyrot, path: str) -> None:
 
 @pytest.mark.usefixtures("clean_environment")
 def test_a_socket_that_cannot_be_made_is_a_warning(path: str) -> None:
-    """The pool goes on without; a file in its place is left alone, a socket in use too."""
+    """The pool works without it; an existing file is not touched, nor a socket in use."""
     Path(path).write_text("mine")
     with pytest.warns(KeyrotWarning, match="exists and is no socket"):
         install(path)
@@ -138,7 +138,7 @@ def test_a_program_that_logs_by_uvicorn_keeps_its_loggers(
 
 @pytest.mark.usefixtures("clean_environment")
 def test_the_socket_answers_as_soon_as_install_returns(path: str) -> None:
-    """Each time: nobody is refused while the server's thread starts."""
+    """Each time: no connection is refused while the server's thread starts."""
     for _ in range(5):
         install(path)
         try:
@@ -163,7 +163,7 @@ os.kill(os.getpid(), 9)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.usefixtures("clean_environment")
 def test_a_child_does_not_hold_the_socket_of_a_killed_parent(path: str) -> None:
-    """A program that was killed and started again gets its socket, though a worker is left."""
+    """A program that was killed and started again gets its socket, though a worker remains."""
     command = [sys.executable, "-c", ORPHAN, path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdin is not None
@@ -181,8 +181,8 @@ OTHERS = [b'{"message": "page not found"}', b"[]", b"null", b"[" * 10_000, b"\x1
 
 
 @pytest.mark.parametrize("body", OTHERS, ids=range(len(OTHERS)))
-def test_the_socket_of_another_program_is_said(path: str, body: bytes) -> None:
-    """Such as Docker's: a sentence, no traceback, and nothing that colors the terminal."""
+def test_the_socket_of_another_program_is_reported(path: str, body: bytes) -> None:
+    """For example Docker's: a sentence, no traceback, and no control characters."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
@@ -197,8 +197,8 @@ def test_the_socket_of_another_program_is_said(path: str, body: bytes) -> None:
 
         server = threading.Thread(target=answer)
         server.start()
-        for ask in (SocketSource(path).status, lambda: SocketSource(path).explain(MODEL)):
+        for read in (SocketSource(path).status, lambda: SocketSource(path).explain(MODEL)):
             with pytest.raises(KeyrotError, match="KEYROT_STATUS_SOCKET: ") as raised:
-                ask()
+                read()
             assert "\x1b" not in str(raised.value)
         server.join()

@@ -49,7 +49,7 @@ def instrumented(service: FakeGemini, tmp_path: Path) -> Instrumented:
     """Run a program with the real command, its pool made of both keys."""
     (tmp_path / "app.py").write_text(PROGRAM)
 
-    def run(*words: str, **variables: str) -> Any:
+    def run(*args: str, **variables: str) -> Any:
         settings = {
             "GEMINI_API_KEYS": f"{service.key('dead').value},{service.key('good').value}",
             "KEYROT_STRATEGY": "fill",
@@ -57,7 +57,7 @@ def instrumented(service: FakeGemini, tmp_path: Path) -> Instrumented:
             "GOOGLE_GEMINI_BASE_URL": service.url,
         }
         return subprocess.run(
-            [COMMAND, *(words or (sys.executable, "app.py"))],
+            [COMMAND, *(args or (sys.executable, "app.py"))],
             env={"PATH": os.environ["PATH"], **settings, **QUIET, **variables},
             cwd=tmp_path,
             text=True,
@@ -69,17 +69,15 @@ def instrumented(service: FakeGemini, tmp_path: Path) -> Instrumented:
     return run
 
 
-def test_the_command_puts_the_pool_in_place(
-    instrumented: Instrumented, service: FakeGemini
-) -> None:
-    """A program that knows nothing of it is served past a dead key."""
+def test_the_command_installs_the_pool(instrumented: Instrumented, service: FakeGemini) -> None:
+    """An unchanged program is served despite a dead key."""
     ran = instrumented()
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok from good\n", "")
     assert [service.sent("dead"), service.sent("good")] == [1, 1]
 
 
 def test_spans_and_metrics_go_to_the_providers_of_the_command(instrumented: Instrumented) -> None:
-    """What the distro sets up receives the attempts and the counts of the pool."""
+    """The providers that the distro sets up receive the pool's attempts and counts."""
     ran = instrumented(OTEL_TRACES_EXPORTER="console", OTEL_METRICS_EXPORTER="console")
     assert ran.returncode == 0, ran.stderr
     for name in ("attempt key_1", "attempt key_2", "keyrot.call.attempts", "keyrot.key.count"):
@@ -87,17 +85,17 @@ def test_spans_and_metrics_go_to_the_providers_of_the_command(instrumented: Inst
     assert "FAKE" not in ran.stdout
 
 
-def test_it_is_kept_out_by_the_variable(instrumented: Instrumented, service: FakeGemini) -> None:
+def test_the_variable_disables_it(instrumented: Instrumented, service: FakeGemini) -> None:
     """OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=keyrot leaves the SDK alone."""
     ran = instrumented(**OFF, HOME_KEY=service.key("good").value)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok from good\n", "")
     assert service.sent("dead") == 0
 
 
-def test_a_wrong_setting_is_an_error_and_no_obstacle(
+def test_a_wrong_setting_is_logged_and_the_program_starts(
     instrumented: Instrumented, service: FakeGemini
 ) -> None:
-    """The program starts without the pool, and stderr says what is wrong."""
+    """The program starts without the pool, and stderr names the mistake."""
     ran = instrumented(KEYROT_STRATEGY="sometimes", HOME_KEY=service.key("good").value)
     assert (ran.returncode, ran.stdout) == (0, "ok from good\n")
     assert ran.stderr.startswith("keyrot: the program starts without the pool: ")
@@ -106,7 +104,7 @@ def test_a_wrong_setting_is_an_error_and_no_obstacle(
     assert service.sent("dead") == 0
 
 
-def test_without_a_key_it_is_told_and_changes_nothing(instrumented: Instrumented) -> None:
+def test_without_a_key_it_is_logged_and_changes_nothing(instrumented: Instrumented) -> None:
     """No key anywhere is a warning; the program gets the SDK's own error."""
     ran = instrumented(GEMINI_API_KEYS="")
     assert "keyrot: no Gemini API key found" in ran.stderr
@@ -115,7 +113,7 @@ def test_without_a_key_it_is_told_and_changes_nothing(instrumented: Instrumented
 
 @pytest.fixture
 def instrumentor(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyrotInstrumentor]:
-    """Give the one instrumentor, taken off at the end."""
+    """Return the one instrumentor; uninstrument at the end."""
     monkeypatch.setenv("GEMINI_API_KEYS", "one,two")
     one = KeyrotInstrumentor()
     yield one
@@ -124,20 +122,20 @@ def instrumentor(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyrotInstrumentor
     keyrot_middleware.uninstall()
 
 
-def test_uninstrument_takes_it_off(instrumentor: KeyrotInstrumentor) -> None:
-    """By hand it goes on and off like any other instrumentation, with settings of install()."""
+def test_uninstrument_removes_the_pool(instrumentor: KeyrotInstrumentor) -> None:
+    """By hand it is instrumented and uninstrumented like any other, with settings of install()."""
     instrumentor.instrument(pool="by_hand")
     assert keyrot_middleware.status()["pool"] == "by_hand"
     instrumentor.uninstrument()
     assert keyrot_middleware.status() == {"installed": False, "keys": {}}
 
 
-def test_it_raises_nothing(
+def test_the_instrumentor_raises_nothing(
     instrumentor: KeyrotInstrumentor,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever goes wrong is logged as an error, and a foreign text is not quoted."""
+    """Every failure is logged as an error, without foreign text."""
 
     def fail(**_: Any) -> None:
         raise OSError("FAKE secret")
@@ -152,13 +150,13 @@ def test_it_raises_nothing(
     assert not keyrot_middleware.status()["installed"]
 
 
-def test_it_says_which_sdk_it_goes_under(instrumentor: KeyrotInstrumentor) -> None:
+def test_the_instrumentor_names_its_sdk_range(instrumentor: KeyrotInstrumentor) -> None:
     """The range is that of the package's own dependency."""
     import tomllib
 
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     (own,) = [text for text in project["dependencies"] if text.startswith("google-genai")]
-    (told,) = instrumentor.instrumentation_dependencies()
-    assert told.replace(" ", "") == own
+    (dependency,) = instrumentor.instrumentation_dependencies()
+    assert dependency.replace(" ", "") == own
     assert own in project["optional-dependencies"]["instruments"]

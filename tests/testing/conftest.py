@@ -14,7 +14,7 @@ Connect = Callable[[FakeKey], genai.Client]
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """Stand at 12:30:30 UTC."""
+    """Start at 12:30:30 UTC."""
     return FakeClock()
 
 

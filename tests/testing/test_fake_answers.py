@@ -28,7 +28,7 @@ def test_an_answer_has_usage_and_names(gemini, connect) -> None:
     assert response.candidates[0].finish_reason == types.FinishReason.STOP
 
 
-def test_a_test_says_what_is_answered(gemini, connect) -> None:
+def test_a_test_sets_the_answers(gemini, connect) -> None:
     """A text, a function of the body, a part, and a whole response."""
     client = connect(gemini.add_key("a"))
 
@@ -47,7 +47,7 @@ def test_a_test_says_what_is_answered(gemini, connect) -> None:
     assert call().text == "ok from a"
 
 
-def test_tokens_are_counted_as_a_test_says(gemini, connect) -> None:
+def test_a_test_sets_the_token_counts(gemini, connect) -> None:
     """tokens() decides usage and quota alike; thoughts() the thinking."""
     client = connect(gemini.add_key("a", tpm=100))
     gemini.tokens(lambda body: 60)
@@ -107,7 +107,7 @@ def test_a_continuation_is_followed_hop_by_hop(gemini, connect) -> None:
 
 
 def test_models_are_listed_in_pages(gemini, connect) -> None:
-    """The pager asks for the next page with the token of the one before."""
+    """The pager requests the next page with the token of the one before."""
     client = connect(gemini.add_key("a"))
     names = [model.name for model in client.models.list(config={"page_size": 4})]
     assert len(names) == len(set(names)) > 8
@@ -115,7 +115,7 @@ def test_models_are_listed_in_pages(gemini, connect) -> None:
     assert client.models.get(model=MODEL).name == f"models/{MODEL}"
 
 
-def test_embeddings_come_one_an_item(gemini, connect) -> None:
+def test_each_item_has_an_embedding(gemini, connect) -> None:
     """Two texts, two vectors."""
     client = connect(gemini.add_key("a"))
     got = client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
@@ -123,7 +123,7 @@ def test_embeddings_come_one_an_item(gemini, connect) -> None:
 
 
 def test_interactions_fail_in_their_own_shape(gemini, connect) -> None:
-    """The code is a word, there is no status, and the SDK has another error class for it."""
+    """The code is a string, there is no status, and the SDK has another error class for it."""
     client = connect(gemini.add_key("a"))
     gemini.always("a", Reply.OVERLOADED.as_interactions())
     with pytest.raises(errors.ServerError) as caught:
@@ -133,7 +133,7 @@ def test_interactions_fail_in_their_own_shape(gemini, connect) -> None:
 
 @pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 def test_async_calls_and_streams_work_alike(gemini) -> None:
-    """The async client, whichever transport it has, gets answers, chunks and errors."""
+    """The async client, with any transport, gets answers, chunks and errors."""
     key = gemini.add_key("a")
 
     async def run() -> tuple[str, list[str], int]:

@@ -1,4 +1,4 @@
-"""FakeClock: time that a test moves."""
+"""FakeClock: a clock that a test moves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from keyrot_middleware.testing import FakeClock
 
 
-def test_a_clock_starts_where_it_is_told() -> None:
-    """An aware datetime and epoch seconds are both understood."""
+def test_a_clock_starts_at_the_given_time() -> None:
+    """An aware datetime and epoch seconds are both accepted."""
     assert FakeClock(datetime(2026, 3, 8, tzinfo=UTC)).time() == 1_772_928_000.0
     assert FakeClock(12.5).time() == 12.5
 

@@ -1,4 +1,4 @@
-"""Quotas: windows, sharing, and the 429 that tells of them."""
+"""Quotas: windows, sharing, and the 429 with their details."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refused(client: Any, model: str = MODEL, contents: str = "hello") -> dict[st
 
 
 def violations(error: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the violations of the QuotaFailure, which stands between Help and RetryInfo."""
+    """Return the violations of the QuotaFailure, which is between Help and RetryInfo."""
     kinds = [detail["@type"].rpartition(".")[2] for detail in error["details"]]
     assert kinds == ["Help", "QuotaFailure", "RetryInfo"]
     found: list[dict[str, Any]] = error["details"][1]["violations"]
@@ -58,7 +58,7 @@ def test_requests_over_the_minute_are_refused_until_the_next_one(gemini, clock, 
 
 
 def test_a_refused_request_costs_nothing(gemini, clock, connect) -> None:
-    """Only what was answered is counted."""
+    """Only answered requests are counted."""
     client = connect(gemini.add_key("free", rpm=1, rpd=5))
     client.models.generate_content(model=MODEL, contents="hello")
     refused(client)
@@ -67,7 +67,7 @@ def test_a_refused_request_costs_nothing(gemini, clock, connect) -> None:
 
 
 def test_input_tokens_are_limited_by_the_minute(gemini, connect) -> None:
-    """A request that would overrun the tokens is refused with the tokens' quota id."""
+    """A request that would exceed the tokens is refused with the tokens' quota id."""
     free = connect(gemini.add_key("free", tpm=10))
     paid = connect(gemini.add_key("paid", tier="paid", tpm=10))
     for client in (free, paid):
@@ -80,8 +80,8 @@ def test_input_tokens_are_limited_by_the_minute(gemini, connect) -> None:
     free.models.generate_content(model=MODEL, contents="x" * 8)
 
 
-def test_a_spent_free_day_names_a_misleading_delay(gemini, clock, connect) -> None:
-    """RetryInfo of the free tier points at the next minute; only the quota id tells the day."""
+def test_an_exhausted_free_day_names_a_misleading_delay(gemini, clock, connect) -> None:
+    """RetryInfo of the free tier points at the next minute; only the quota id names the day."""
     client = connect(gemini.add_key("free", rpd=1))
     client.models.generate_content(model=MODEL, contents="hello")
     error = refused(client)
@@ -91,7 +91,7 @@ def test_a_spent_free_day_names_a_misleading_delay(gemini, clock, connect) -> No
     refused(client)
 
 
-def test_a_spent_paid_day_names_the_true_delay(gemini, clock, connect) -> None:
+def test_an_exhausted_paid_day_names_the_true_delay(gemini, clock, connect) -> None:
     """From 12:30:30 UTC it is 19 h 29 min 30 s to midnight in a Californian winter."""
     client = connect(gemini.add_key("paid", tier="paid", rpd=1))
     client.models.generate_content(model=MODEL, contents="hello")
@@ -118,7 +118,7 @@ def test_keys_of_one_project_share_its_quota(gemini, connect) -> None:
 
 
 def test_an_alias_is_counted_in_its_bucket(gemini, connect) -> None:
-    """The error names the bucket, not the model that was asked for."""
+    """The error names the bucket, not the requested model."""
     gemini.alias("gemini-flash-latest", "gemini-3.6-flash")
     client = connect(gemini.add_key("free", rpm=1))
     client.models.generate_content(model="gemini-3.6-flash", contents="hello")
@@ -127,7 +127,7 @@ def test_an_alias_is_counted_in_its_bucket(gemini, connect) -> None:
 
 
 def test_a_limit_of_zero_has_no_quota_value(gemini, connect) -> None:
-    """A model that is not offered breaks four quotas at once, and zero is left out."""
+    """A model that is not offered violates four quotas at once, and zero is omitted."""
     key = gemini.add_key("free", rpm=5)
     gemini.limit(key.project, "gemini-2.5-pro", rpm=0, tpm=0, rpd=0)
     client = connect(key)
@@ -153,14 +153,14 @@ def test_a_batch_of_embeddings_costs_a_request_an_item(gemini, connect) -> None:
     client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
 
 
-def test_counting_tokens_is_free(gemini, connect) -> None:
-    """CountTokens works while the minute is spent."""
+def test_counting_tokens_costs_no_quota(gemini, connect) -> None:
+    """CountTokens works while the minute is exhausted."""
     client = connect(gemini.add_key("free", rpm=1))
     client.models.generate_content(model=MODEL, contents="hello")
     assert client.models.count_tokens(model=MODEL, contents="hello").total_tokens == 2
 
 
-def test_a_test_may_spend_a_quota_beforehand(gemini, connect) -> None:
+def test_a_test_may_use_up_a_quota_beforehand(gemini, connect) -> None:
     """spend() counts as if requests had been sent."""
     client = connect(gemini.add_key("free", rpd=20))
     gemini.spend("free", MODEL, requests=20)
@@ -176,7 +176,7 @@ def test_a_test_may_spend_a_quota_beforehand(gemini, connect) -> None:
     ],
 )
 def test_a_pacific_day_may_have_23_or_25_hours(moment: datetime, hours: int) -> None:
-    """The day ends at midnight in Los Angeles, by its own clocks."""
+    """The day ends at midnight Pacific time, with daylight saving."""
     assert seconds_to_midnight(moment.timestamp()) == hours * 3600
 
 
@@ -200,7 +200,7 @@ def test_delays_are_written_as_in_google_messages(seconds: float, text: str) -> 
     assert go_duration(seconds) == text
 
 
-def test_the_real_clock_serves_where_none_is_given() -> None:
+def test_the_real_clock_is_the_default() -> None:
     """A server without a clock stamps requests with the machine's time."""
     with FakeGemini() as gemini:
         gemini.add_key("a", rpm=1)

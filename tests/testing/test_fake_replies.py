@@ -29,7 +29,7 @@ def fails(client: Any) -> errors.APIError:
 
 @pytest.mark.parametrize("name", sorted(ERRORS))
 def test_every_error_reaches_the_sdk_as_its_own_class(name, gemini, connect) -> None:
-    """4xx is a ClientError and 5xx a ServerError, with the code and the log's word for it."""
+    """4xx is a ClientError and 5xx a ServerError, with the code and the log's name for it."""
     key = gemini.add_key("a")
     gemini.script("a", ERRORS[name])
     error = fails(connect(key))
@@ -41,7 +41,7 @@ def test_every_error_reaches_the_sdk_as_its_own_class(name, gemini, connect) -> 
 
 @pytest.mark.parametrize("name", sorted(ERRORS))
 def test_every_error_fails_a_stream_before_it_begins(name, gemini, connect) -> None:
-    """The HTTP error of a stream says event-stream but holds plain JSON, and the SDK reads it."""
+    """The HTTP error of a stream has the type event-stream but plain JSON, and the SDK reads it."""
     key = gemini.add_key("a")
     gemini.script("a", ERRORS[name])
     with pytest.raises(errors.APIError) as caught:
@@ -51,7 +51,7 @@ def test_every_error_fails_a_stream_before_it_begins(name, gemini, connect) -> N
 
 
 def test_scripts_run_in_order_and_end(gemini, connect) -> None:
-    """After the script the ordinary course comes back."""
+    """After the script ordinary answers follow."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.OVERLOADED, Reply.OK, Reply.INTERNAL)
     assert fails(client).code == 503
@@ -71,8 +71,8 @@ def test_a_standing_reply_lasts_until_it_is_cleared(gemini, connect) -> None:
     assert call(first) == "ok from a"
 
 
-def test_a_script_for_any_key_goes_to_whoever_comes(gemini, connect) -> None:
-    """script_any() and always_any() do not ask for the key; a key's own script comes first."""
+def test_a_script_for_any_key_applies_to_the_next_requests(gemini, connect) -> None:
+    """script_any() and always_any() apply to every key; a key's own script comes first."""
     first, second = connect(gemini.add_key("a")), connect(gemini.add_key("b"))
     gemini.script_any(Reply.INTERNAL)
     gemini.script("a", Reply.DEADLINE)
@@ -90,7 +90,7 @@ def test_a_script_for_no_key_is_refused(gemini) -> None:
         gemini.script("free1", Reply.OK)
 
 
-def test_an_invalid_key_is_told_by_its_reason(gemini, connect) -> None:
+def test_an_invalid_key_has_its_reason(gemini, connect) -> None:
     """Unknown, expired and deleted keys have one reason; the list-wrapped form is unwrapped."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.KEY_INVALID, Reply.KEY_EXPIRED, Reply.KEY_NOT_FOUND)
@@ -153,14 +153,14 @@ def test_bodies_without_details_have_none(gemini, connect) -> None:
         assert set(fails(client).details["error"]) == {"code", "message", "status"}
 
 
-def test_a_reply_of_ones_own(gemini, connect) -> None:
+def test_a_custom_reply(gemini, connect) -> None:
     """custom() takes JSON, text, bytes or a function, and headers."""
     client = connect(gemini.add_key("a"))
     body = {"error": {"code": 418, "message": "teapot", "status": "TEAPOT"}}
     gemini.script(
         "a",
         Reply.custom(418, body, headers={"Retry-After": "7"}),
-        Reply.custom(429, lambda asked: {"error": {"code": 429, "message": asked.label}}),
+        Reply.custom(429, lambda request: {"error": {"code": 429, "message": request.label}}),
         Reply.custom(502, "not JSON", content_type="text/plain"),
     )
     teapot = fails(client)
@@ -170,14 +170,14 @@ def test_a_reply_of_ones_own(gemini, connect) -> None:
 
 
 def test_no_recorded_429_has_a_retry_after(gemini, connect) -> None:
-    """The header is absent unless a test asks for it."""
+    """The header is absent unless a test sets it."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.QUOTA_MINUTE, Reply.QUOTA_MINUTE.with_headers(Retry_After="3"))
     assert "retry-after" not in fails(client).response.headers
     assert fails(client).response.headers["retry-after"] == "3"
 
 
-def test_failed_requests_of_ones_own_count_against_the_quota(gemini, connect) -> None:
+def test_failed_requests_count_against_the_quota(gemini, connect) -> None:
     """400 and 500 are counted; 429 and a bad key are not."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.BAD_REQUEST, Reply.INTERNAL, Reply.QUOTA_MINUTE, Reply.KEY_INVALID)
@@ -194,7 +194,7 @@ def test_members_cannot_be_changed() -> None:
     assert changed.name == "OVERLOADED"
 
 
-def test_a_broken_callable_is_told_to_the_caller(gemini: FakeGemini, connect) -> None:
+def test_a_broken_callable_is_reported_to_the_caller(gemini: FakeGemini, connect) -> None:
     """An exception in the test's own function is an HTTP 500 that names it."""
     client = connect(gemini.add_key("a"))
     gemini.answer(lambda body: body["nonsense"])

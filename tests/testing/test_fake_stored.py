@@ -1,4 +1,4 @@
-"""Files, caches and batches belong to the project that made them."""
+"""Files, caches and batches belong to the project that created them."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def test_a_large_file_comes_in_several_chunks(two) -> None:
     assert upload(owner, b"x" * (9 * 1024 * 1024)).size_bytes == 9 * 1024 * 1024
 
 
-def test_a_file_is_its_projects(gemini, connect, two) -> None:
-    """Another key of the project may use it; another project gets the 403 that blames no key."""
+def test_a_file_belongs_to_its_project(gemini, connect, two) -> None:
+    """Another key of the project may use it; another project gets the 403 that penalizes no key."""
     owner, other = two
     sibling = connect(gemini.add_key("sibling", project="p"))
     file = upload(owner)
     assert sibling.models.generate_content(model=MODEL, contents=["look", file]).text
     text = FILE_TEXT.format(file.name.removeprefix("files/"))
-    ask = other.models.generate_content
-    assert denied(ask, model=MODEL, contents=["look", file]) == text
+    generate = other.models.generate_content
+    assert denied(generate, model=MODEL, contents=["look", file]) == text
     assert denied(other.files.get, name=file.name) == text
     assert denied(other.files.delete, name=file.name) == text
     assert [f.name for f in owner.files.list()] == [file.name]
@@ -77,12 +77,12 @@ def test_a_deleted_file_is_gone(two) -> None:
 
 
 def test_text_that_looks_like_a_file_is_only_text(two) -> None:
-    """A prompt may speak of files/abc."""
+    """A prompt may mention files/abc."""
     _, other = two
     assert other.models.generate_content(model=MODEL, contents="read files/abc please").text
 
 
-def test_a_cache_is_its_projects(two) -> None:
+def test_a_cache_belongs_to_its_project(two) -> None:
     """Create, get, list and use it with the owner; the other project gets the 403."""
     owner, other = two
     config = types.CreateCachedContentConfig(contents="long text " * 40, ttl="300s")
@@ -90,8 +90,8 @@ def test_a_cache_is_its_projects(two) -> None:
     assert cache.usage_metadata.total_token_count == 100
     use = types.GenerateContentConfig(cached_content=cache.name)
     assert owner.models.generate_content(model=MODEL, contents="hello", config=use).text
-    ask = other.models.generate_content
-    assert denied(ask, model=MODEL, contents="hello", config=use) == CACHE_TEXT
+    generate = other.models.generate_content
+    assert denied(generate, model=MODEL, contents="hello", config=use) == CACHE_TEXT
     assert denied(other.caches.get, name=cache.name) == CACHE_TEXT
     assert [c.name for c in owner.caches.list()] == [cache.name]
     owner.caches.delete(name=cache.name)
@@ -99,7 +99,7 @@ def test_a_cache_is_its_projects(two) -> None:
 
 
 def test_the_free_tier_has_no_caches(gemini, connect) -> None:
-    """Creating one is a 429 that says so, and generation goes on."""
+    """Creating one is a 429 with a clear message, and generation still works."""
     client = connect(gemini.add_key("free"))
     config = types.CreateCachedContentConfig(contents="long text")
     with pytest.raises(errors.ClientError, match="TotalCachedContentStorage") as caught:
@@ -108,7 +108,7 @@ def test_the_free_tier_has_no_caches(gemini, connect) -> None:
     assert client.models.generate_content(model=MODEL, contents="hello").text
 
 
-def test_a_batch_is_its_projects(two) -> None:
+def test_a_batch_belongs_to_its_project(two) -> None:
     """Create, get, list and cancel it with the owner; another project does not see it."""
     owner, other = two
     src = [types.InlinedRequest(contents="hello")]

@@ -1,4 +1,4 @@
-"""Streams: chunks, usage, and every way in which one breaks."""
+"""Streams: chunks, usage, and every way in which one fails."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_truncated_stream_raises_nothing(gemini, connect) -> None:
 
 
 def test_a_slow_stream_takes_its_time(gemini, connect) -> None:
-    """The gap lies before every chunk."""
+    """The gap is before every chunk."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.slow(0.03))
     start = time.monotonic()
@@ -91,8 +91,8 @@ def test_a_slow_stream_takes_its_time(gemini, connect) -> None:
     assert time.monotonic() - start >= 0.085
 
 
-def test_a_stream_that_is_left_is_not_sent_further(gemini, connect) -> None:
-    """When the reader goes away the request is over, long before its last chunk was due."""
+def test_an_abandoned_stream_is_not_sent_further(gemini, connect) -> None:
+    """When the reader disconnects the request is over, long before its last chunk was due."""
     client = connect(gemini.add_key("a"))
     gemini.script("a", Reply.slow(5).delayed(0.0))
     stream = client.models.generate_content_stream(model=MODEL, contents="hello")

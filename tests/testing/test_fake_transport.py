@@ -36,7 +36,7 @@ def connection(gemini: FakeGemini):
 
 
 def test_a_reset_gives_no_response(gemini, connection) -> None:
-    """The connection is reset before a byte is answered, and the log says status 0."""
+    """The connection is reset before a byte is answered, and the log has status 0."""
     key = gemini.add_key("a")
     gemini.script("a", Reply.RESET)
     with pytest.raises(ConnectionResetError):
@@ -53,7 +53,7 @@ def test_a_close_gives_no_response(gemini, connection) -> None:
 
 
 def test_a_hang_outlasts_the_clients_patience(gemini) -> None:
-    """Nothing comes before the client's timeout; the request is over when the client leaves."""
+    """Nothing arrives before the client's timeout; the request ends when the client leaves."""
     key = gemini.add_key("a")
     gemini.script("a", Reply.HANG)
     impatient = http.client.HTTPConnection(gemini.host, timeout=0.1)
@@ -79,7 +79,7 @@ def test_a_broken_answer_is_half_a_body(gemini, connection) -> None:
         post(connection, key)
 
 
-def test_latency_lies_before_every_answer(gemini, connection) -> None:
+def test_latency_is_before_every_answer(gemini, connection) -> None:
     """delay() holds for all, and one reply may be later still."""
     key = gemini.add_key("a")
     gemini.delay(0.02)
@@ -106,7 +106,7 @@ def test_an_unknown_key_is_invalid(gemini, connection) -> None:
 
 
 def test_two_keys_in_one_request_are_refused_and_seen(gemini) -> None:
-    """A header sent twice in two cases is one of the traps of patching headers."""
+    """A header sent twice in two cases is a common mistake of header patches."""
     key = gemini.add_key("a")
     raw = (
         f"POST {PATH} HTTP/1.1\r\nHost: x\r\nx-goog-api-key: {key.value}\r\n"
@@ -129,14 +129,14 @@ def test_a_key_may_come_in_the_query(gemini, connection) -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v1beta", "v1alpha", "v2"])
 def test_any_api_version_is_served(version, gemini, connection) -> None:
-    """SDK versions differ in the version they ask for."""
+    """SDK versions request different versions."""
     key = gemini.add_key("a")
     path = f"/{version}/models/{MODEL}:generateContent"
     assert post(connection, key, path=path)[0] == 200
 
 
 def test_a_path_that_leads_nowhere_is_an_empty_html_404(gemini, connection) -> None:
-    """Google's front end answers a wrong path so."""
+    """Google's front end answers a wrong path like this."""
     key = gemini.add_key("a")
     assert post(connection, key, path="/v1beta/nonsense") == (404, b"")
 
@@ -173,8 +173,8 @@ def test_a_body_in_chunks_is_read(gemini, connection) -> None:
     assert (response.status, bool(response.read())) == (200, True)
 
 
-def test_what_is_not_http_is_hung_up_on(gemini) -> None:
-    """The connection is closed, and the server goes on."""
+def test_a_connection_without_http_is_closed(gemini) -> None:
+    """The connection is closed, and the server still works."""
     with socket.create_connection(("127.0.0.1", int(gemini.host.split(":")[1]))) as plain:
         plain.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         assert plain.recv(100) == b""
@@ -216,7 +216,7 @@ def test_quotas_are_exact_under_many_threads(gemini) -> None:
     assert (gemini.sent("a"), gemini.count("a", status=200)) == (160, 20)
 
 
-def test_the_peak_of_requests_under_way_is_known(gemini) -> None:
+def test_the_peak_of_requests_in_flight_is_recorded(gemini) -> None:
     """Three requests that overlap are a peak of three."""
     key = gemini.add_key("a")
     gemini.delay(0.5)
@@ -261,7 +261,7 @@ def test_nothing_is_left_after_stop() -> None:
 
 
 def test_a_server_that_was_not_started_has_no_address() -> None:
-    """The error says what to do, and a second start is an error too."""
+    """The error names what to do, and a second start is an error too."""
     gemini = FakeGemini()
     with pytest.raises(RuntimeError, match="start"):
         _ = gemini.url
@@ -282,7 +282,7 @@ def test_a_short_log_still_counts_all() -> None:
         assert (gemini.log, gemini.sent("a")) == ([], 0)
 
 
-def test_keys_look_real_but_say_that_they_are_not() -> None:
+def test_keys_look_real_but_contain_fake() -> None:
     """Both formats have Google's shape, contain FAKE, and stay out of repr."""
     gemini = FakeGemini()
     standard, auth = gemini.add_key("a"), gemini.add_key("b", style="auth")

@@ -1,4 +1,4 @@
-"""Verbs over plain HTTP: what the SDK of one version or another does not reach."""
+"""Verbs over plain HTTP that some SDK versions cannot send."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from keyrot_middleware.testing import FakeGemini, Reply
 from keyrot_middleware.testing.answers import example_value
 
-Ask = Callable[..., tuple[int, Any]]
+Request = Callable[..., tuple[int, Any]]
 CONTENTS = {"contents": [{"parts": [{"text": "hello"}]}]}
 
 
 @pytest.fixture
-def ask(gemini: FakeGemini):
+def send_request(gemini: FakeGemini):
     """Send a request with the paid key `a` and return status and JSON, or bytes."""
     key = gemini.add_key("a", tier="paid")
     connection = http.client.HTTPConnection(gemini.host, timeout=10)
@@ -34,64 +34,70 @@ def ask(gemini: FakeGemini):
     connection.close()
 
 
-def test_one_embedding(ask: Ask) -> None:
+def test_one_embedding(send_request: Request) -> None:
     """EmbedContent has one vector, not a list of them."""
-    status, body = ask("POST", "/v1beta/models/gemini-embedding-001:embedContent", {"content": {}})
+    status, body = send_request(
+        "POST", "/v1beta/models/gemini-embedding-001:embedContent", {"content": {}}
+    )
     assert (status, list(body)) == (200, ["embedding"])
 
 
-def test_an_image_is_predicted(ask: Ask) -> None:
+def test_an_image_is_predicted(send_request: Request) -> None:
     """Predict answers with one image."""
-    status, body = ask("POST", "/v1beta/models/imagen-4.0-generate-001:predict", {"instances": []})
+    status, body = send_request(
+        "POST", "/v1beta/models/imagen-4.0-generate-001:predict", {"instances": []}
+    )
     assert (status, body["predictions"][0]["mimeType"]) == (200, "image/png")
 
 
-def test_a_long_running_operation_is_done_when_asked_for(ask: Ask) -> None:
+def test_a_long_running_operation_is_done_when_requested(send_request: Request) -> None:
     """Its name is under the model, and it belongs to the project."""
-    _, begun = ask("POST", "/v1beta/models/veo-3.1:predictLongRunning", {"instances": []})
+    _, begun = send_request("POST", "/v1beta/models/veo-3.1:predictLongRunning", {"instances": []})
     assert begun["name"].startswith("models/veo-3.1/operations/")
-    assert ask("GET", f"/v1beta/{begun['name']}") == (
+    assert send_request("GET", f"/v1beta/{begun['name']}") == (
         200,
         {"name": begun["name"], "done": True, "response": {}},
     )
 
 
-def test_an_interaction_is_kept(gemini: FakeGemini, ask: Ask) -> None:
+def test_an_interaction_is_kept(gemini: FakeGemini, send_request: Request) -> None:
     """It says the answer, is charged to its model, and can be read again."""
-    status, made = ask("POST", "/v1beta/interactions", {"model": "gemini-3.6-flash", "input": "x"})
+    status, made = send_request(
+        "POST", "/v1beta/interactions", {"model": "gemini-3.6-flash", "input": "x"}
+    )
     assert (status, made["outputs"][0]["text"]) == (200, "ok from a")
     assert gemini.used("a", "gemini-3.6-flash").requests == 1
-    assert ask("GET", f"/v1beta/interactions/{made['id']}")[1] == made
-    assert ask("GET", "/v1beta/interactions/none")[0] == 404
+    assert send_request("GET", f"/v1beta/interactions/{made['id']}")[1] == made
+    assert send_request("GET", "/v1beta/interactions/none")[0] == 404
 
 
-def test_an_interaction_fails_with_a_word_for_a_code(gemini: FakeGemini, ask: Ask) -> None:
+def test_an_interaction_fails_with_a_string_code(gemini: FakeGemini, send_request: Request) -> None:
     """On its own path every scripted error has the shape of the Interactions API."""
     gemini.script("a", Reply.EXHAUSTED)
     message = "Resource has been exhausted (e.g. check quota)."
-    assert ask("POST", "/v1beta/interactions", {"model": "gemini-x"}) == (
+    assert send_request("POST", "/v1beta/interactions", {"model": "gemini-x"}) == (
         429,
         {"error": {"message": message, "code": "too_many_requests"}},
     )
 
 
-def test_a_stream_without_events_is_a_list(ask: Ask) -> None:
+def test_a_stream_without_events_is_a_list(send_request: Request) -> None:
     """StreamGenerateContent without alt=sse is a JSON array of the chunks."""
-    status, body = ask("POST", "/v1beta/models/gemini-x:streamGenerateContent", CONTENTS)
+    status, body = send_request("POST", "/v1beta/models/gemini-x:streamGenerateContent", CONTENTS)
     assert (status, len(body)) == (200, 3)
 
 
-def test_a_file_can_be_downloaded_by_its_project(gemini: FakeGemini, ask: Ask) -> None:
+def test_a_file_can_be_downloaded_by_its_project(gemini: FakeGemini, send_request: Request) -> None:
     """One path leads to the other, which gives the bytes; a name that is not there is a 403."""
-    ask("POST", "/upload/v1beta/files", {"file": {"name": "files/mine"}})
-    path = f"/upload/v1beta/files?upload_id={_upload_id(gemini, ask)}"
-    ask("POST", path, b"data", **{"X-Goog-Upload-Command": "upload, finalize"})
-    assert ask("GET", "/v1beta/files/mine:download?alt=media")[0] == 302
-    assert ask("GET", "/download/v1beta/files/mine:download?alt=media") == (200, b"data")
-    assert ask("GET", "/v1beta/files/none:download?alt=media")[0] == 403
+    send_request("POST", "/upload/v1beta/files", {"file": {"name": "files/mine"}})
+    path = f"/upload/v1beta/files?upload_id={_upload_id(gemini, send_request)}"
+    send_request("POST", path, b"data", **{"X-Goog-Upload-Command": "upload, finalize"})
+    assert send_request("GET", "/v1beta/files/mine:download?alt=media")[0] == 302
+    assert send_request("GET", "/download/v1beta/files/mine:download?alt=media") == (200, b"data")
+    assert send_request("GET", "/v1beta/files/none:download?alt=media")[0] == 403
 
 
-def _upload_id(gemini: FakeGemini, ask: Ask) -> str:
+def _upload_id(gemini: FakeGemini, send_request: Request) -> str:
     """Begin an upload of files/mine, and return its id."""
     connection = http.client.HTTPConnection(gemini.host, timeout=10)
     headers = {"x-goog-api-key": gemini.key("a").value}
@@ -103,23 +109,25 @@ def _upload_id(gemini: FakeGemini, ask: Ask) -> str:
     return response.headers["X-Goog-Upload-URL"].partition("upload_id=")[2].partition("&")[0]
 
 
-def test_an_upload_that_never_began_is_not_found(ask: Ask) -> None:
+def test_an_upload_that_never_began_is_not_found(send_request: Request) -> None:
     """The session's id is the credential."""
-    assert ask("POST", "/upload/v1beta/files?upload_id=none", b"data")[0] == 404
+    assert send_request("POST", "/upload/v1beta/files?upload_id=none", b"data")[0] == 404
 
 
-def test_a_cache_can_be_changed(ask: Ask) -> None:
+def test_a_cache_can_be_changed(send_request: Request) -> None:
     """A PATCH changes what it names."""
-    _, made = ask("POST", "/v1beta/cachedContents", {"model": "models/gemini-x", **CONTENTS})
-    assert ask("PATCH", f"/v1beta/{made['name']}", {"ttl": "9s"})[1]["ttl"] == "9s"
+    _, made = send_request(
+        "POST", "/v1beta/cachedContents", {"model": "models/gemini-x", **CONTENTS}
+    )
+    assert send_request("PATCH", f"/v1beta/{made['name']}", {"ttl": "9s"})[1]["ttl"] == "9s"
 
 
-def test_what_cannot_be_created_and_what_is_no_verb(ask: Ask) -> None:
-    """Files are only uploaded, and models know no verb of one's own."""
-    assert ask("POST", "/v1beta/files", {})[0] == 404
-    assert ask("POST", "/v1beta/models/gemini-x:sing", {})[0] == 404
-    assert ask("POST", "/v1beta/models", {})[0] == 404
-    assert ask("POST", "/upload/v1beta/other", {})[0] == 404
+def test_unsupported_creates_and_unknown_verbs_are_not_found(send_request: Request) -> None:
+    """Files are only uploaded, and models have no unknown verb."""
+    assert send_request("POST", "/v1beta/files", {})[0] == 404
+    assert send_request("POST", "/v1beta/models/gemini-x:sing", {})[0] == 404
+    assert send_request("POST", "/v1beta/models", {})[0] == 404
+    assert send_request("POST", "/upload/v1beta/other", {})[0] == 404
 
 
 def test_a_bearer_token_is_no_key(gemini: FakeGemini) -> None:
@@ -153,41 +161,44 @@ def test_a_value_fits_its_schema(schema: dict[str, Any], value: object) -> None:
     assert example_value(schema) == value
 
 
-def test_a_batch_goes_through_its_states(gemini: FakeGemini, ask: Ask) -> None:
+def test_a_batch_goes_through_its_states(gemini: FakeGemini, send_request: Request) -> None:
     """It is pending until the test or a cancel ends it, and only so many may be pending."""
     gemini.limit_batches(gemini.key("a").project, 1)
     path = "/v1beta/models/gemini-x:batchGenerateContent"
-    _, batch = ask("POST", path, CONTENTS)
-    assert ask("POST", path, CONTENTS)[0] == 429
+    _, batch = send_request("POST", path, CONTENTS)
+    assert send_request("POST", path, CONTENTS)[0] == 429
     gemini.set_batch(batch["name"], "RUNNING")
-    assert ask("GET", f"/v1beta/{batch['name']}")[1]["metadata"]["state"] == "BATCH_STATE_RUNNING"
-    assert ask("POST", path, CONTENTS)[0] == 429
-    ask("POST", f"/v1beta/{batch['name']}:cancel", {})
-    assert ask("GET", f"/v1beta/{batch['name']}")[1]["done"] is True
-    assert ask("POST", path, CONTENTS)[0] == 200
-    assert ask("DELETE", f"/v1beta/{batch['name']}")[0] == 200
-    assert ask("GET", f"/v1beta/{batch['name']}")[0] == 404
+    assert (
+        send_request("GET", f"/v1beta/{batch['name']}")[1]["metadata"]["state"]
+        == "BATCH_STATE_RUNNING"
+    )
+    assert send_request("POST", path, CONTENTS)[0] == 429
+    send_request("POST", f"/v1beta/{batch['name']}:cancel", {})
+    assert send_request("GET", f"/v1beta/{batch['name']}")[1]["done"] is True
+    assert send_request("POST", path, CONTENTS)[0] == 200
+    assert send_request("DELETE", f"/v1beta/{batch['name']}")[0] == 200
+    assert send_request("GET", f"/v1beta/{batch['name']}")[0] == 404
 
 
-def test_an_operation_ends_with_a_video(gemini: FakeGemini, ask: Ask) -> None:
+def test_an_operation_ends_with_a_video(gemini: FakeGemini, send_request: Request) -> None:
     """Held operations are pending until the test ends them; the video is a file of the project."""
     gemini.hold_operations()
-    _, operation = ask("POST", "/v1beta/models/veo-x:predictLongRunning", {})
-    assert "done" not in ask("GET", f"/v1beta/{operation['name']}")[1]
+    _, operation = send_request("POST", "/v1beta/models/veo-x:predictLongRunning", {})
+    assert "done" not in send_request("GET", f"/v1beta/{operation['name']}")[1]
     file = gemini.finish_operation(operation["name"], b"film")
-    done = ask("GET", f"/v1beta/{operation['name']}")[1]
+    done = send_request("GET", f"/v1beta/{operation['name']}")[1]
     assert done["done"] is True
     assert file in done["response"]["generateVideoResponse"]["generatedSamples"][0]["video"]["uri"]
-    assert ask("GET", f"/download/v1beta/{file}:download?alt=media") == (200, b"film")
+    assert send_request("GET", f"/download/v1beta/{file}:download?alt=media") == (200, b"film")
     gemini.add_key("b")
     assert gemini.add_file("b", b"other", "files/other") == "files/other"
-    assert ask("GET", "/v1beta/files/other")[0] == 403
+    assert send_request("GET", "/v1beta/files/other")[0] == 403
 
 
-def test_file_search_stores_and_their_media(gemini: FakeGemini, ask: Ask) -> None:
+def test_file_search_stores_and_their_media(gemini: FakeGemini, send_request: Request) -> None:
     """Stores are made, listed and deleted; their media are downloaded."""
-    _, store = ask("POST", "/v1beta/fileSearchStores", {"displayName": "s"})
-    assert ask("GET", "/v1beta/fileSearchStores")[1]["fileSearchStores"] == [store]
+    _, store = send_request("POST", "/v1beta/fileSearchStores", {"displayName": "s"})
+    assert send_request("GET", "/v1beta/fileSearchStores")[1]["fileSearchStores"] == [store]
     media = gemini.add_file("a", b"media", f"{store['name']}/media/m")
-    assert ask("GET", f"/v1beta/{media}?alt=media") == (200, b"media")
-    assert ask("DELETE", f"/v1beta/{store['name']}")[0] == 200
+    assert send_request("GET", f"/v1beta/{media}?alt=media") == (200, b"media")
+    assert send_request("DELETE", f"/v1beta/{store['name']}")[0] == 200

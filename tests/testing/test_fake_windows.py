@@ -15,7 +15,7 @@ AT = (0.0, 20.0, 29.0, 31.0, 59.9, 60.0, 61.0, 72.0, 90.0)
 
 
 def passes(window: Window, limits: Limits, tokens: int = 0) -> list[int]:
-    """Send ten requests at each time, beginning at :30; tell how many were let through."""
+    """Send ten requests at each time, beginning at :30; return how many were served."""
     book, start = QuotaCounter(window), FakeClock().time()
     book.limit("p", limits)
     return [
@@ -32,8 +32,10 @@ def passes(window: Window, limits: Limits, tokens: int = 0) -> list[int]:
     ],
 )
 @pytest.mark.parametrize("tokens", [0, 100])
-def test_a_limit_of_five_lets_through(window: Window, let_through: list[int], tokens: int) -> None:
-    """Requests and tokens alike: anew at :00, anew after 60 s, or one every 12 s."""
+def test_a_limit_of_five_in_each_window(
+    window: Window, let_through: list[int], tokens: int
+) -> None:
+    """Requests and tokens alike: all at :00, all after 60 s, or one every 12 s."""
     limits = Limits(tpm=500) if tokens else Limits(rpm=5)
     assert passes(window, limits, tokens) == let_through
 
@@ -45,7 +47,7 @@ def test_a_limit_of_five_lets_through(window: Window, let_through: list[int], to
 def test_a_refusal_names_the_time_when_there_is_room(
     window: Window, wait_s: float, used_after: int
 ) -> None:
-    """Ten seconds after five requests the next is refused until the time named, not longer."""
+    """Ten seconds after five requests the next is refused until the named time, not longer."""
     clock = FakeClock()
     with FakeGemini(clock, window=window) as gemini:
         key = gemini.add_key("free", rpm=5)
@@ -70,7 +72,7 @@ def test_a_refusal_names_the_time_when_there_is_room(
         client.close()
 
 
-def test_a_window_of_no_kind_is_refused() -> None:
-    """A misspelt kind would silently test the wrong thing."""
+def test_an_unknown_window_is_refused() -> None:
+    """A misspelt kind would silently test the wrong window."""
     with pytest.raises(ValueError, match="'minute', 'sliding', 'bucket'"):
-        FakeGemini(window="rolling")  # type: ignore[arg-type]  # what is tested
+        FakeGemini(window="rolling")  # type: ignore[arg-type]  # the mistake under test

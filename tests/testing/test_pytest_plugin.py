@@ -141,7 +141,7 @@ def test_the_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
 
 
 def test_the_clock_can_be_overridden(tmp_path: Path) -> None:
-    """A project whose tests need real time says so in its conftest."""
+    """A project whose tests need real time overrides the clock in its conftest."""
     (tmp_path / "conftest.py").write_text(
         "import pytest\nfrom keyrot_middleware.testing import SystemClock\n\n"
         "@pytest.fixture\ndef keyrot_clock():\n    return SystemClock()\n"
@@ -154,7 +154,7 @@ def test_the_clock_can_be_overridden(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_project_that_does_not_use_it_is_not_disturbed(tmp_path: Path) -> None:
+def test_a_project_without_the_plugin_is_unchanged(tmp_path: Path) -> None:
     """Pytest starts without any library of ours, in strict mode, and lists the fixtures."""
     (tmp_path / "conftest.py").write_text(COUNTS_MODULES)
     (tmp_path / "test_plain.py").write_text(PLAIN)
@@ -176,7 +176,7 @@ def test_a_fixture_of_the_same_name_wins(tmp_path: Path) -> None:
 
 
 def test_pytest_does_not_warn_of_a_package_that_was_imported_before_it() -> None:
-    """Under `keyrot run -m pytest` the package is there first; pytest asks its docstring."""
+    """Under `keyrot run -m pytest` the package is imported first; pytest reads its docstring."""
     rewriting = pytest.importorskip("_pytest.assertion.rewrite")
     docstring = importlib.import_module("keyrot_middleware").__doc__
     assert rewriting.AssertionRewriter.is_rewrite_disabled(docstring)

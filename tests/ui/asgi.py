@@ -15,7 +15,7 @@ LOOPBACK = ("127.0.0.1", 50_000)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the app answered."""
+    """The app's answer."""
 
     status: int
     headers: dict[str, str]

@@ -19,7 +19,7 @@ ARGUMENTS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 PATIENCE_MS = 20_000
-"""A test that waits for something that does not come fails after this."""
+"""A test that waits in vain fails after this."""
 
 
 class Server:
@@ -72,7 +72,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Tab:
-    """A page that is watched: whatever a hostile text could cause is in `incidents`."""
+    """A page under observation: every effect of a hostile text is in `incidents`."""
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         self.context = browser.new_context(**options)
@@ -90,14 +90,14 @@ class Tab:
         dialog.dismiss()
 
     def _on_console(self, message: Any) -> None:
-        # A request that fails is no incident: what the page says of it is what tests look at.
+        # A failed request is no incident: tests check what the page shows about it.
         if message.type in ("error", "warning") and "Failed to load" not in message.text:
             self.incidents.append(f"console: {message.text}")
 
 
 @pytest.fixture
 def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
-    """Open pages in fresh profiles, and hold at the end that nothing untoward happened in them."""
+    """Open pages in fresh profiles, and check at the end that there were no incidents."""
     tabs: list[Tab] = []
 
     def start(url: str, **options: Any) -> Tab:

@@ -80,11 +80,11 @@ class FakeSource:
         self.keys = keys or []
         self.calls = calls or []
         self.changed: list[tuple[str, ...]] = []
-        """What was done: (action, key id)."""
+        """The actions: (action, key id)."""
         self.broken: str | None = None
-        """What each request fails with."""
+        """The error of each request."""
         self.more: dict[str, Any] = {}
-        """Over the answer of `status`."""
+        """Overrides of the answer of `status`."""
         self.today = {"input_tokens": 120331, "output_tokens": 20331, "cost_usd": 0.1234}
         self.before: Callable[[], object] = lambda: None
         """Called by each request."""
@@ -146,7 +146,7 @@ class FakeSource:
         return {"calls": tried[:limit]}
 
     def explain(self, model: str, tokens: int = 0, workload: str = "") -> dict[str, Any]:
-        """Give the first available key."""
+        """Return the first available key."""
         self._begin()
         chosen = next((one["key_id"] for one in self.keys if one["available"]), None)
         ready = [one["key_id"] for one in self.keys if one["available"]]
@@ -187,7 +187,7 @@ class FakeSource:
         return f"Key {key_id} is {'enabled' if active else 'disabled'}."
 
     def check(self, key_id: str) -> str:
-        """Say that it answers."""
+        """Return that it answers."""
         self._change("check", key_id)
         return f"Key {key_id} answers (0.2 s)."
 
@@ -232,7 +232,7 @@ def many(count: int) -> FakeSource:
 
 
 def sample() -> FakeSource:
-    """Make a pool as an operator may find it in the morning: each state once, and calls."""
+    """Make a pool as an operator may find it: each state once, and calls."""
     now = datetime.now(UTC)
 
     def later(**time: float) -> str:

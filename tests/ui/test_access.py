@@ -59,8 +59,8 @@ def test_a_session_is_valid_in_every_process_with_the_token(source: FakeSource) 
     ],
     ids=str,
 )
-def test_whoever_has_no_token_is_refused(source: FakeSource, headers: dict[str, str]) -> None:
-    """Without the token there is a 401 with a sentence, for the API and for the page."""
+def test_a_request_without_a_token_is_refused(source: FakeSource, headers: dict[str, str]) -> None:
+    """Without the token there is a 401 with a message, for the API and for the page."""
     app = ui.app(token=TOKEN, source=source)
     for path in ("/", "/api/status", "/api/attempts", "/api/explain?model=m"):
         reply = request(app, path, **headers)
@@ -71,7 +71,7 @@ def test_whoever_has_no_token_is_refused(source: FakeSource, headers: dict[str, 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", "é"])
 def test_a_wrong_token_is_refused(source: FakeSource, token: str) -> None:
-    """A browser gets a page that says so; nothing of the token is repeated."""
+    """A browser gets a page with the reason; nothing of the token is repeated."""
     app = ui.app(token=TOKEN, source=source)
     reply = request(app, f"/?token={token}", accept="text/html")
     assert (reply.status, "set-cookie" in reply.headers) == (401, False)
@@ -80,7 +80,7 @@ def test_a_wrong_token_is_refused(source: FakeSource, token: str) -> None:
 
 
 def test_a_forged_cookie_is_refused(source: FakeSource) -> None:
-    """A session id of one's own has no valid signature."""
+    """An invented session id has no valid signature."""
     app = ui.app(token=TOKEN, source=source)
     name, _, value = log_in(app).cookie.partition("=")
     session_id, _, signature = value.partition(".")
@@ -104,8 +104,8 @@ def test_a_short_token_is_an_error(token: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "[::1]:80"])
-def test_without_a_token_this_machine_is_let_in(source: FakeSource, host: str) -> None:
-    """A loopback client that asked for a loopback name sees the page."""
+def test_without_a_token_this_machine_is_allowed(source: FakeSource, host: str) -> None:
+    """A loopback client with a loopback Host gets the page."""
     app = ui.app(source=source)
     for client in (("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)):
         assert request(app, host=host, client=client).status == 200
@@ -113,7 +113,7 @@ def test_without_a_token_this_machine_is_let_in(source: FakeSource, host: str) -
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "arguments",
     [
         {"client": OTHER},
         {"client": None},
@@ -132,11 +132,11 @@ def test_without_a_token_this_machine_is_let_in(source: FakeSource, host: str) -
     ],
     ids=str,
 )
-def test_without_a_token_nobody_else_is_let_in(source: FakeSource, asked: Any) -> None:
-    """A foreign client, Host (DNS rebinding) or proxy gets a 403 that says what to do."""
+def test_without_a_token_other_machines_are_refused(source: FakeSource, arguments: Any) -> None:
+    """A foreign client, Host (DNS rebinding) or proxy gets a 403 that names what to do."""
     app = ui.app(actions=True, source=source)
     for path, method in (("/", "GET"), ("/api/status", "GET"), ("/api/keys/free_1/reset", "POST")):
-        reply = request(app, path, method=method, **asked)
+        reply = request(app, path, method=method, **arguments)
         assert reply.status == 403
         assert "keyrot_middleware.ui.app(token=…)" in reply.error
     assert source.changed == []
@@ -151,7 +151,7 @@ class Browser:
         self.csrf = request(app, "/api/status", cookie=self.cookie).headers["x-csrf-token"]
 
     def post(self, path: str = "/api/keys/free_1/reset", **headers: str) -> Reply:
-        """Send what the page sends; *headers* beat its own, an empty one is left out."""
+        """Send what the page sends; *headers* beat its own, an empty one is omitted."""
         sent = {
             "cookie": self.cookie,
             "origin": "http://127.0.0.1:8000",
@@ -176,7 +176,7 @@ def _get(app: Any) -> Reply:
 
 
 def test_actions_of_the_page_are_done(browser: Browser, source: FakeSource) -> None:
-    """The page may reset, disable, enable and check a key, and gets a sentence for each."""
+    """The page may reset, disable, enable and check a key, and gets a message for each."""
     actions = ["reset", "disable", "enable", "check"]
     replies = [browser.post(f"/api/keys/free_1/{action}") for action in actions]
     assert [reply.status for reply in replies] == [200] * 4
@@ -210,7 +210,7 @@ def test_another_site_changes_nothing(
 
 
 def test_the_csrf_token_belongs_to_one_session(source: FakeSource) -> None:
-    """The token of one session is worth nothing in another."""
+    """The token of one session is not valid in another."""
     app = ui.app(token=TOKEN, actions=True, source=source)
     one, two = Browser(app, log_in(app)), Browser(app, log_in(app))
     assert one.post(x_csrf_token=two.csrf).status == 403
@@ -225,15 +225,15 @@ def test_a_post_without_a_session_changes_nothing(source: FakeSource) -> None:
 
 
 def test_a_script_needs_no_csrf_token(source: FakeSource) -> None:
-    """A browser never sends a bearer token by itself."""
+    """A browser never sends a bearer token on its own."""
     app = ui.app(token=TOKEN, actions=True, source=source)
     headers = {"authorization": f"Bearer {TOKEN}", "method": "POST"}
     assert request(app, "/api/keys/free_1/reset", **headers).status == 200
     assert source.changed == [("reset", "free_1")]
 
 
-def test_actions_are_off_unless_asked_for(source: FakeSource) -> None:
-    """Without actions=True a POST is refused, and says how to have them."""
+def test_actions_are_off_by_default(source: FakeSource) -> None:
+    """Without actions=True a POST is refused, and the error names the setting."""
     app = ui.app(token=TOKEN, source=source)
     headers = {"authorization": f"Bearer {TOKEN}", "method": "POST"}
     reply = request(app, "/api/keys/free_1/reset", **headers)

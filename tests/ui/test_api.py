@@ -20,8 +20,8 @@ from keyrot_middleware.guard import handle_internal_error
 VALUE = "AIza" + "FAKEFAKEFAKEFAKEFAKEFAKEFAKEFAKE123"
 
 
-def test_status_is_what_the_source_says() -> None:
-    """The report of the source comes out, with whether this server offers actions."""
+def test_status_is_the_sources_report() -> None:
+    """The report of the source is returned, with whether this server offers actions."""
     source = sample()
     reply = request(ui.app(source=source), "/api/status?query=free&state=limited&offset=0&limit=10")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
@@ -30,7 +30,7 @@ def test_status_is_what_the_source_says() -> None:
     assert reply.content["summary"]["keys"] == 7
 
 
-def test_attempts_and_explain_are_what_the_source_says() -> None:
+def test_attempts_and_explain_are_the_sources() -> None:
     """Calls can be filtered by key; an explanation is for a model and a number of tokens."""
     app = ui.app(source=sample())
     calls = request(app, "/api/attempts?key=tenant_7&limit=5").content["calls"]
@@ -57,7 +57,7 @@ def test_attempts_and_explain_are_what_the_source_says() -> None:
     ],
 )
 def test_a_wrong_parameter_is_named(path: str, sentence: str) -> None:
-    """A wrong parameter is a 400 that says what is allowed."""
+    """A wrong parameter is a 400 that names what is allowed."""
     reply = request(ui.app(source=FakeSource()), path)
     assert reply.status == 400
     assert sentence in reply.error
@@ -87,7 +87,7 @@ def test_unknown_addresses_and_methods_are_errors_with_a_sentence() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css", "/api/status", "/x"])
 def test_every_answer_has_strict_headers(path: str) -> None:
-    """Nothing may be loaded from elsewhere, framed, sniffed, stored or sent on as a referrer."""
+    """Nothing may be loaded from elsewhere, framed, sniffed, stored or sent as a referrer."""
     headers = request(ui.app(source=FakeSource()), path).headers
     policy = dict(
         part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
@@ -109,8 +109,8 @@ def test_every_answer_has_strict_headers(path: str) -> None:
     assert headers["cache-control"] == "no-store"
 
 
-def test_what_the_source_cannot_read_is_a_503_with_its_sentence() -> None:
-    """A shared state that is down is said, and the next request tries again."""
+def test_an_error_of_the_source_is_a_503_with_its_message() -> None:
+    """A shared state that is down is reported, and the next request tries again."""
     source = FakeSource([key("free_1")])
     app = ui.app(source=source)
     source.broken = "The shared state at redis://127.0.0.1:6379/0 does not answer."
@@ -120,8 +120,8 @@ def test_what_the_source_cannot_read_is_a_503_with_its_sentence() -> None:
     assert request(app, "/api/status").status == 200
 
 
-def test_a_fault_of_ours_is_raised_in_tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault is logged, and answered without its text."""
+def test_an_internal_error_is_raised_in_tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error is logged, and answered without its text."""
     source = FakeSource()
 
     def fail() -> None:
@@ -135,8 +135,8 @@ def test_a_fault_of_ours_is_raised_in_tests_only(monkeypatch: pytest.MonkeyPatch
     assert (reply.status, "secret" in reply.text) == (500, False)
 
 
-def test_without_a_pool_the_api_says_what_to_do() -> None:
-    """Mounted before install(), the page opens, and its API says what is missing."""
+def test_without_a_pool_the_api_names_what_to_do() -> None:
+    """Mounted before install(), the page opens, and its API names what is missing."""
     app = ui.app()
     assert request(app).status == 200
     reply = request(app, "/api/status")
@@ -144,9 +144,9 @@ def test_without_a_pool_the_api_says_what_to_do() -> None:
     assert "keyrot_middleware.install()" in reply.error
 
 
-def test_what_looks_like_a_key_is_masked() -> None:
-    """Whatever a source says, the value of a key does not leave."""
-    source = FakeSource([key("free_1", sentence=f"Google said: {VALUE} is invalid")])
+def test_text_that_looks_like_a_key_is_masked() -> None:
+    """Whatever a source returns, the value of a key is not sent."""
+    source = FakeSource([key("free_1", sentence=f"Google answered: {VALUE} is invalid")])
     text = request(ui.app(source=source), "/api/status").text
     assert VALUE not in text
     assert "[redacted]" in json.loads(text)["keys"][0]["sentence"]
@@ -160,7 +160,7 @@ def test_half_a_character_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("mount", ["/keyrot", "/admin/keyrot"])
-def test_it_works_at_any_path(mount: str) -> None:
+def test_the_page_works_at_any_path(mount: str) -> None:
     """Mounted in another app it finds its files and API, without a lifespan."""
     outer = Starlette(routes=[Mount(mount, ui.app(source=sample()))])
     assert request(outer, f"{mount}/").status == 200
@@ -183,7 +183,7 @@ def test_a_dispatcher_by_path_may_serve_it() -> None:
 
 
 def test_importing_the_package_imports_no_web_framework() -> None:
-    """`keyrot_middleware.ui` is there lazily, and needs its extra only when it is called."""
+    """`keyrot_middleware.ui` is lazy, and needs its extra only when it is called."""
     code = (
         "import sys, keyrot_middleware; assert 'keyrot_middleware.ui' not in sys.modules;"
         "keyrot_middleware.ui; assert not {'starlette', 'anyio', 'uvicorn'} & {*sys.modules};"

@@ -26,7 +26,7 @@ Serve = Callable[..., Any]
 
 
 def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> None:
-    """The token leaves the address at once, and the page shows each key with its state."""
+    """The token is removed from the address at once, and the page shows each key with its state."""
     server = serve(Starlette(routes=[Mount("/keyrot", ui.app(token=TOKEN, source=sample()))]))
     tab = open_tab(f"{server.url}/keyrot/?token={TOKEN}")
     page = tab.page
@@ -44,8 +44,8 @@ def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> Non
     image = row(page, "paid_1").get_by_role("img")
     expect(image).to_have_accessible_name(re.compile(r"Last 60 minutes: [\d,]+ requests, 9 failed"))
     states = page.locator("tr.key .state").all_inner_texts()
-    words = ["cooling down", "limited", "available", "available", "disabled", "rejected"]
-    assert states == [*words, "unresolved"]
+    expected = ["cooling down", "limited", "available", "available", "disabled", "rejected"]
+    assert states == [*expected, "unresolved"]
     projects = page.locator(".project-name").all_inner_texts()
     assert projects == ["my-app-dev", "my-app", "customer-7", "customer-8"]
     expect(page.get_by_role("button", name="Reset")).to_have_count(0)
@@ -53,7 +53,7 @@ def test_the_printed_address_opens_the_page(serve: Serve, open_tab: Open) -> Non
 
 
 def test_a_wrong_token_opens_nothing(serve: Serve, open_tab: Open) -> None:
-    """Without the token the browser gets a sentence that says what to do, and no data."""
+    """Without the token the browser gets a message with what to do, and no data."""
     server = serve(ui.app(token=TOKEN, source=sample()))
     for path in ("/", "/?token=wrong-wrong-wrong-wrong"):
         tab = open_tab(server.url + path)
@@ -63,7 +63,7 @@ def test_a_wrong_token_opens_nothing(serve: Serve, open_tab: Open) -> None:
 
 
 def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:
-    """What changes is shown within 3 s, in the same row, and is announced once."""
+    """A change is shown within 3 s, in the same row, and is announced once."""
     source = FakeSource([key("free_1"), key("free_2")])
     page = open_tab(serve(ui.app(source=source)).url).page
     wait_for_rows(page, 2)
@@ -81,7 +81,7 @@ def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:
 
 
 def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
-    """Tab, Enter and Escape are enough; the dialog asks first, and gives the focus back."""
+    """Tab, Enter and Escape are enough; the dialog asks first, and returns the focus."""
     source = sample()
     page = open_tab(serve(ui.app(actions=True, source=source)).url).page
     wait_for_rows(page, 7)
@@ -107,13 +107,17 @@ def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
 
 
 def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> None:
-    """Each action asks, does one thing, and says what came of it; a failure too."""
+    """Each action asks, does one thing, and shows its result; a failure too."""
     source = FakeSource([key("free_1")])
     page = open_tab(serve(ui.app(actions=True, source=source)).url).page
-    for name, said in (("Disable", "is disabled"), ("Enable", "is enabled"), ("Check", "answers")):
+    for name, result in (
+        ("Disable", "is disabled"),
+        ("Enable", "is enabled"),
+        ("Check", "answers"),
+    ):
         page.get_by_role("button", name=f"{name} free_1").click()
         page.get_by_role("dialog").get_by_role("button", name=name).click()
-        expect(page.locator("#toast")).to_contain_text(said)
+        expect(page.locator("#toast")).to_contain_text(result)
     assert [action for action, _ in source.changed] == ["disable", "enable", "check"]
     page.get_by_role("button", name="Reset free_1").click()
     source.keys.clear()
@@ -122,8 +126,8 @@ def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> 
     expect(page.locator("#no-keys")).to_have_text("This pool has no key.")
 
 
-def test_a_server_that_is_gone_is_said(serve: Serve, open_tab: Open) -> None:
-    """The page says since when its values are old, and goes on when the server is back."""
+def test_a_server_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
+    """The page shows since when its values are old, and continues when the server is back."""
     app = ui.app(source=sample())
     server = serve(app)
     page = open_tab(server.url).page
@@ -140,8 +144,8 @@ def test_a_server_that_is_gone_is_said(serve: Serve, open_tab: Open) -> None:
     expect(page.locator("#live-text")).to_have_text(re.compile(r"^Live, "))
 
 
-def test_a_state_that_is_down_is_said(serve: Serve, open_tab: Open) -> None:
-    """What the server cannot read is said in its own sentence; degraded is a banner."""
+def test_a_state_that_is_down_is_shown(serve: Serve, open_tab: Open) -> None:
+    """An error of the server is shown with its own message; degraded is a banner."""
     source = sample()
     page = open_tab(serve(ui.app(source=source)).url).page
     wait_for_rows(page, 7)
@@ -152,7 +156,7 @@ def test_a_state_that_is_down_is_said(serve: Serve, open_tab: Open) -> None:
     expect(page.locator("#degraded")).to_contain_text("falls back to in-process limits")
 
 
-def test_an_available_key_says_for_which_models_it_is_not(serve: Serve, open_tab: Open) -> None:
+def test_an_available_key_shows_for_which_models_it_is_not(serve: Serve, open_tab: Open) -> None:
     """Available means for some model; the others are named, with the reason."""
     used = {"available": True, "available_at": None, "reason": None, "rpm": window(1, 5)}
     used |= {"tpm": window(1, None), "rpd": window(1, None)}
@@ -165,11 +169,11 @@ def test_an_available_key_says_for_which_models_it_is_not(serve: Serve, open_tab
     expect(page.locator("#unused")).to_contain_text("No call has used this pool yet.")
 
 
-def test_it_pauses_while_nobody_sees_it(serve: Serve, open_tab: Open) -> None:
-    """A hidden page asks nothing, and asks at once when it is shown again."""
-    asked: list[int] = []
+def test_a_hidden_page_pauses(serve: Serve, open_tab: Open) -> None:
+    """A hidden page sends no request, and sends one at once when it is shown again."""
+    requests: list[int] = []
     source = FakeSource([key("free_1")])
-    source.before = lambda: asked.append(1)
+    source.before = lambda: requests.append(1)
     page = open_tab(serve(ui.app(source=source)).url).page
     wait_for_rows(page, 1)
     switch = """hidden => {
@@ -178,10 +182,10 @@ def test_it_pauses_while_nobody_sees_it(serve: Serve, open_tab: Open) -> None:
     }"""
     page.evaluate(switch, True)
     expect(page.locator("#live-text")).to_have_text("Paused")
-    page.wait_for_timeout(1_000)  # for requests that were under way
-    before = len(asked)
+    page.wait_for_timeout(1_000)  # for requests that were in flight
+    before = len(requests)
     page.wait_for_timeout(2_300)
-    assert len(asked) == before
+    assert len(requests) == before
     source.keys[0].update(state="limited", available=False)
     page.evaluate(switch, False)  # at once, and not after the next 2 s
     expect(row(page, "free_1").locator(".state")).to_have_text("limited")
@@ -206,8 +210,8 @@ def test_ten_thousand_keys_are_paged_and_filtered(serve: Serve, open_tab: Open) 
     expect(page.locator("#no-keys")).to_have_text("No key matches this filter.")
 
 
-def test_why_is_answered_beside_the_model(serve: Serve, open_tab: Open) -> None:
-    """The explanation names the key that a call would get, and why each other one not."""
+def test_the_explanation_is_shown_for_a_model(serve: Serve, open_tab: Open) -> None:
+    """The explanation names the key that a call would get, and why the others are not used."""
     page = open_tab(serve(ui.app(source=sample())).url).page
     page.get_by_role("button", name=f"Why: which key would a call of {MODEL} get now?").click()
     expect(page.locator("#why-sentence")).to_contain_text("with 0 input tokens gets paid_1.")
@@ -234,7 +238,7 @@ def test_recent_calls_can_be_filtered_by_key(serve: Serve, open_tab: Open) -> No
 
 
 def hostile_source() -> FakeSource:
-    """Put hostile texts wherever a text may come from elsewhere."""
+    """Put hostile texts wherever a text may have a foreign source."""
     used = {"available": False, "available_at": "<b>", "rpm": window(1, 2, "<i>")}
     usage = {text: {**used, "tpm": window(0, None), "rpd": window(0, 5)} for text in HOSTILE}
     more = {"reason": None, "tier": None, "priority": 0}
@@ -294,15 +298,15 @@ def test_axe_finds_nothing_serious(serve: Serve, open_tab: Open, scheme: str) ->
     wait_for_rows(page, 7)
     page.locator("#models button").first.click()
     expect(page.locator("#why-keys li")).to_have_count(7)
-    hold_accessible(page, "#why")
+    check_accessible(page, "#why")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Reset free_1").click()
-    hold_accessible(page, "#confirm")
+    check_accessible(page, "#confirm")
     page.get_by_role("dialog").get_by_role("button", name="Reset").click()
     expect(page.locator("#toast")).to_be_visible()
     source.broken = "The shared state does not answer."
     expect(page.locator("#problem")).to_be_visible()
-    hold_accessible(page)
+    check_accessible(page)
 
 
 def test_axe_finds_nothing_serious_on_a_phone(serve: Serve, open_tab: Open) -> None:
@@ -310,11 +314,11 @@ def test_axe_finds_nothing_serious_on_a_phone(serve: Serve, open_tab: Open) -> N
     viewport = {"width": 390, "height": 844}
     page = open_tab(serve(ui.app(source=sample())).url, viewport=viewport, bypass_csp=True).page
     wait_for_rows(page, 7)
-    hold_accessible(page)
+    check_accessible(page)
 
 
-def hold_accessible(page: Page, part: str = "html") -> None:
-    """Let axe look at a part of the page as it is."""
+def check_accessible(page: Page, part: str = "html") -> None:
+    """Let axe check a part of the page as it is."""
     found = Axe().run(page, part).response["violations"]
     serious = [one for one in found if one["impact"] in ("serious", "critical")]
     assert [(one["id"], [n["html"] for n in one["nodes"]]) for one in serious] == []
@@ -334,8 +338,8 @@ def test_nothing_is_cut_off_at_any_width(serve: Serve, open_tab: Open) -> None:
         expect(table.get_by_role("rowheader")).to_have_count(7 + 5)
 
 
-def test_all_that_the_page_asks_is_json_without_values(serve: Serve, open_tab: Open) -> None:
-    """What goes over the wire has the documented fields, and no field for a value or a text."""
+def test_all_responses_are_json_without_values(serve: Serve, open_tab: Open) -> None:
+    """The responses have the documented fields, and no field for a value or a text."""
     tab = open_tab("about:blank")
     with (
         tab.page.expect_response(re.compile("/api/status")) as status,

@@ -31,7 +31,7 @@ def section(heading: str) -> str:
 
 
 def fields(content: Any, under: str = "") -> Iterator[str]:
-    """Yield the name of each field; what is listed by model or by state has no names."""
+    """Yield the name of each field; maps by model or by state have no names."""
     if isinstance(content, list):
         for one in content:
             yield from fields(one)
@@ -68,7 +68,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ],
 )
 def test_each_field_is_documented(app: Any, heading: str, path: str) -> None:
-    """What a real pool answers has the fields that the page lists, and no other."""
+    """The answer of a real pool has the fields that the page lists, and no other."""
     text = section(heading)
     found = set(fields(request(app, path).content))
     named = {part for name in re.findall(r"`([\w.]+)`", text) for part in name.split(".")}
@@ -80,7 +80,7 @@ def test_each_field_is_documented(app: Any, heading: str, path: str) -> None:
 
 
 def test_the_fake_of_the_tests_has_the_same_fields(app: Any) -> None:
-    """What the other tests show in the page is what a real pool answers."""
+    """The data of the other tests has the fields of a real pool."""
     fake = ui.app(source=sample())
     for path in ("/api/status", "/api/attempts", f"/api/explain?model={MODEL}"):
         real, made = (set(fields(request(one, path).content)) for one in (app, fake))

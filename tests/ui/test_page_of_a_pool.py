@@ -45,7 +45,7 @@ def service() -> Iterator[FakeGemini]:
 def pool(
     service: FakeGemini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
-    """Install a pool of the given entries of keys.json, and give a client over it."""
+    """Install a pool of the given entries of keys.json, and return a client over it."""
     clients: list[Any] = []
 
     def install(*entries: dict[str, Any]) -> Any:
@@ -77,7 +77,7 @@ def refusal(code: int, status: str, message: str) -> Any:
 def test_a_key_that_goes_429_changes_its_row_within_3_s(
     service: FakeGemini, pool: Any, serve: Serve, open_tab: Open
 ) -> None:
-    """The page of the process shows the refusal, its end, and the call that went on."""
+    """The page of the process shows the refusal, its end, and the call that continued."""
     client = pool({"key_id": "free_1", "rpm": 100}, {"key_id": "paid_1", "priority": 1})
     page = open_tab(serve(ui.app(actions=True)).url).page
     wait_for_rows(page, 2)
@@ -106,7 +106,7 @@ def test_a_key_that_goes_429_changes_its_row_within_3_s(
 
 
 def reset_by_keyboard(page: Page, key_id: str) -> None:
-    """Press Reset of a key, and agree."""
+    """Press Reset of a key, and confirm."""
     page.get_by_role("button", name=f"Reset {key_id}").focus()
     page.keyboard.press("Enter")
     expect(page.locator(":focus")).to_have_text("Cancel")
@@ -137,7 +137,7 @@ def test_hostile_texts_of_google_and_callers_have_no_effect(
 
 
 def with_any_end(work: Callable[[], None]) -> None:
-    """Do something that may fail."""
+    """Call a function that may fail."""
     try:
         work()
     except Exception as error:
@@ -145,7 +145,7 @@ def with_any_end(work: Callable[[], None]) -> None:
 
 
 def test_history_begins_when_the_page_is_mounted(service: FakeGemini, pool: Any) -> None:
-    """What calls did before anybody looked is shown, whichever came first: app() or install()."""
+    """Calls before the first visit are shown, whichever came first: app() or install()."""
     app = ui.app()
     call(pool({"key_id": "a_1"}))
     assert send(app, "/api/attempts").content["calls"][0]["outcome"] == "ok"
@@ -153,7 +153,7 @@ def test_history_begins_when_the_page_is_mounted(service: FakeGemini, pool: Any)
 
 
 def test_a_mounted_page_names_the_shared_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Redis the page of a service says where the state is, without the password."""
+    """With Redis the page of a service shows where the state is, without the password."""
     monkeypatch.setenv("GEMINI_API_KEYS", make_value())
     url = server("valkey").url
     keyrot_middleware.install(state_url=url.replace("//", "//:@"), pool="named")
@@ -168,7 +168,7 @@ def test_a_mounted_page_names_the_shared_state(monkeypatch: pytest.MonkeyPatch) 
 def test_a_check_sends_a_key_to_allowed_hosts_only(
     service: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the SDK's default address is not allowed, nothing is sent, and that is said."""
+    """Where the SDK's default address is not allowed, nothing is sent, and the page reports it."""
     pool({"key_id": "a_1"})
     app = ui.app(actions=True, token="t" * 16)
     headers = {"authorization": "Bearer " + "t" * 16, "method": "POST"}
@@ -210,7 +210,7 @@ def test_no_value_prompt_or_answer_is_in_any_response(
 def test_ten_thousand_keys_of_a_real_pool_are_answered_within_200_ms(
     request: pytest.FixtureRequest,
 ) -> None:
-    """A part of a large pool is read and sent in time, whatever part it is."""
+    """Any part of a large pool is read and sent in time."""
     value = make_value()
     keyrot_middleware.install(keys=[f"{value[:-5]}{number:05}" for number in range(10_000)])
     request.addfinalizer(keyrot_middleware.uninstall)
@@ -225,7 +225,7 @@ def test_ten_thousand_keys_of_a_real_pool_are_answered_within_200_ms(
 
 
 def begin_within_a_minute() -> None:
-    """Wait if the minute ends soon: what is used of a limit is then used of the next one."""
+    """Wait if the minute ends soon: otherwise usage would count in the next one."""
     left = 60 - time.time() % 60
     if left < 8:
         time.sleep(left + 1.5)
@@ -273,7 +273,7 @@ class Program:
         return self.read()
 
     def stop(self) -> None:
-        """Let it end."""
+        """Stop it."""
         self._process.communicate(timeout=20)
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: a clean environment, our own faults raised, a fake service and a pool."""
+"""Shared by all tests: a clean environment, internal errors raised, a fake service and a pool."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _OURS = ("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE
 Connect = Callable[..., Any]
 
 ORDER_SEED = 1
-"""Of the order of tests, and of `random` in each of them, unless --randomly-seed names another."""
+"""The seed of the test order, and of `random` in each test; --randomly-seed sets another."""
 
 settings.register_profile(
-    "same",  # the same examples on every run, however slow the machine is at that moment
+    "same",  # the same examples on every run, however slow the machine is
     derandomize=True,
     deadline=None,
     database=None,
@@ -42,7 +42,7 @@ settings.register_profile("fuzz", settings.get_profile("same"), derandomize=Fals
 settings.load_profile("same")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Started in the background of a shell; every process that a test starts would ignore it too.
+    # Started in the background of a shell; otherwise every process of a test would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Fix the order before pytest-randomly draws one; a run can then be repeated."""
     if config.getoption("randomly_seed", None) == "default":
         config.option.randomly_seed = ORDER_SEED
-    # Pools are installed with odd settings; what warns of them is held by tests of its own. Here,
+    # Pools are installed with unusual settings; warnings about them have tests of their own. Here,
     # since pyproject.toml would import the package before coverage begins.
     config.addinivalue_line("filterwarnings", "ignore::keyrot_middleware.errors.KeyrotWarning")
 
@@ -65,7 +65,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Take away the machine's own settings: variables, and files in the working directory."""
+    """Remove the machine's own settings: variables, and files in the working directory."""
     for name in [name for name in os.environ if name.startswith(_OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -77,9 +77,9 @@ ROOM_S = 12.0
 
 @pytest.fixture
 def within_a_minute() -> None:
-    """Begin where no minute, and no day, ends soon: for tests that a real server's clock decides.
+    """Begin where no minute, and no day, ends soon: for tests on a real server's clock.
 
-    At the edge of a minute limits rightly begin anew, and what was counted is counted no more.
+    At the edge of a minute limits rightly start again, and the old counts end.
     """
     left = 60 - time.time() % 60
     if left < ROOM_S:
@@ -88,20 +88,20 @@ def within_a_minute() -> None:
 
 @pytest.fixture
 def here(clean_environment: None, tmp_path: Path) -> Path:
-    """Give the working directory, which is empty."""
+    """Return the working directory, which is empty."""
     return tmp_path
 
 
 @pytest.fixture(autouse=True)
-def own_faults_are_raised() -> Iterator[None]:
-    """Let no test pass because the guard survived a fault of ours."""
+def internal_errors_are_raised() -> Iterator[None]:
+    """Raise internal errors in every test, so that no test passes because the guard hid one."""
     with raise_internal_errors():
         yield
 
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """Stand at 12:30:30 UTC; sleeping moves it."""
+    """Start at 12:30:30 UTC; sleeping moves it."""
     return FakeClock()
 
 
@@ -119,19 +119,19 @@ class Ledger:
         self.leases: list[Lease] = []
         self.outcomes: list[tuple[Lease, Outcome]] = []
         self.checked = True
-        """False where the test itself breaks the books."""
+        """False where the test itself makes the records incomplete."""
         self._state, self._acquire, self._settle = state, state.acquire, state.settle
         state.acquire, state.settle = self.acquire, self.settle
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
-        """Note what is lent."""
+        """Record a lease."""
         reply = self._acquire(*args, **kwargs)
         if isinstance(reply, Lease):
             self.leases.append(reply)
         return reply
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
-        """Note what is settled; names that are told later, under no lease, are no settling."""
+        """Record a settlement; a later report of resource names, without a lease, is none."""
         if lease.reservation is not None and outcome.kind is not LeaseOutcome.SERVING:
             self.outcomes.append((lease, outcome))
         until: float | None = self._settle(lease, outcome, names)
@@ -144,16 +144,16 @@ class Ledger:
 
     @property
     def keys(self) -> list[str]:
-        """Whose the settled leases were, in order."""
+        """The keys of the settled leases, in order."""
         return [lease.key_id for lease, _ in self.outcomes]
 
     @property
     def under_way(self) -> dict[str, int]:
-        """What the state believes to be under way."""
+        """What the state counts as in flight."""
         return in_flight(self._state)
 
     def check(self) -> None:
-        """Hold that every lease was settled, and none twice."""
+        """Check that every lease was settled, and none twice."""
         if self.under_way:
             gc.collect()  # a stream that was dropped in a cycle
         settled = Counter(id(lease) for lease, _ in self.outcomes)
@@ -162,7 +162,7 @@ class Ledger:
 
 
 class Install:
-    """Put pools in place of which each key has the label of the fake service's key as its id."""
+    """Installs pools in which each key has the label of the fake service's key as its id."""
 
     def __init__(
         self, gemini: FakeGemini, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, file: Path
@@ -187,7 +187,7 @@ class Install:
         return pool
 
     def key(self, label: str, project: str | None = None) -> str:
-        """Give the value of a key of the fake service, made if it is not there."""
+        """Return the value of a key of the fake service; make it if there is none."""
         try:
             return self._gemini.key(label).value
         except KeyError:
@@ -195,7 +195,7 @@ class Install:
 
     @property
     def ledger(self) -> Ledger:
-        """The books of the newest pool."""
+        """The ledger of the newest pool."""
         return self.ledgers[-1]
 
 
@@ -203,7 +203,7 @@ class Install:
 def pool(
     gemini: FakeGemini, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Install]:
-    """Install a pool, always uninstall it, and hold that each lease was settled exactly once."""
+    """Install a pool, always uninstall it, and check that each lease was settled exactly once."""
     install = Install(gemini, clock, monkeypatch, tmp_path / "pool-keys.json")
     yield install
     keyrot_middleware.uninstall()

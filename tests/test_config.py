@@ -1,4 +1,4 @@
-"""Settings: precedence, defaults, and the keys that they give."""
+"""Settings: precedence, defaults, and the keys that they define."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_empty_value_means_the_default_and_hides_the_layers_below(
 
 
 @pytest.mark.parametrize("value", ["spread", "FILL", " sticky "])
-def test_choices_do_not_care_for_case_or_blanks(value: str) -> None:
+def test_choices_ignore_case_and_blanks(value: str) -> None:
     """A choice in capitals is the same choice."""
     assert load(strategy=value).policy.strategy == value.strip().lower()
 
@@ -103,7 +103,7 @@ def test_hosts_are_compared_in_lower_case_and_once() -> None:
     ],
 )
 def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
-    """Addresses in brackets and a scheme's own port are those of the base URL."""
+    """Addresses in brackets and a scheme's own port match those of the base URL."""
     names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
     assert origin_from_url(url) in names
     assert origin_from_url("https://proxy.test:444") not in names
@@ -125,8 +125,8 @@ def test_every_host_that_is_accepted_can_match(host: str, url: str) -> None:
         ("proxy.test", "proxy.test"),
     ],
 )
-def test_what_is_not_written_is_not_allowed(host: str, url: str) -> None:
-    """Plain HTTP is for loopback, or where it is written; a port is that port alone."""
+def test_only_written_hosts_and_ports_are_allowed(host: str, url: str) -> None:
+    """Plain HTTP is allowed for loopback, or where it is written; a port is that port alone."""
     names = origins(load(allowed_hosts=[host]).settings.allowed_hosts)
     assert origin_from_url(url) not in names
 
@@ -155,7 +155,7 @@ def test_a_list_of_keys_makes_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_kinds_of_keys_join(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys of keys.json come first; numbered keys leave their ids alone."""
+    """Keys of keys.json come first; numbered keys do not change their ids."""
     write_keys(here / "keys.json", {"key_id": "key_1"}, {"key_id": "flash_01"})
     monkeypatch.setenv("GEMINI_API_KEYS", f"{A},{B}")
     config = load(gemini_api_key=C)
@@ -166,7 +166,7 @@ def test_both_kinds_of_keys_join(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_keys_given_as_an_argument_are_the_pool(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither keys.json nor the single key of the environment is added; what is given too, is."""
+    """Neither keys.json nor the single key of the environment is added, unless it is given too."""
     path = write_keys(here / "keys.json", {"key_id": "paid_01"})
     monkeypatch.setenv("GEMINI_API_KEY", C)
     assert [key.key_id for key in load(keys=[A, B]).keys] == ["key_1", "key_2"]
@@ -221,10 +221,10 @@ def test_the_layers_hold_for_the_single_key_too(
     assert open_secret_cache(load(gemini_api_key=C)).value("GEMINI_API_KEY") == C
 
 
-def test_the_state_is_where_its_url_says_else_where_redis_is(
+def test_the_state_url_or_the_redis_url_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """KEYROT_STATE_URL, where that is `redis` REDIS_URL, else memory; passwords are not shown."""
+    """KEYROT_STATE_URL; with `redis` REDIS_URL; otherwise memory. Passwords are not shown."""
     assert load().state_url == "memory://"
     monkeypatch.setenv("REDIS_URL", "redis://:hunter2@cache/0")
     config = load(state_url="redis", pool="mine")
@@ -242,13 +242,13 @@ def test_the_state_is_where_its_url_says_else_where_redis_is(
 
 @pytest.mark.parametrize("url", ["tcp://:hunter2@cache", "redis://:hunter2@cache"])
 def test_a_redis_url_of_the_program_is_not_used(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be there for another purpose: it is no consent, whether it can be used or not."""
+    """It may have another purpose: it is no consent, whether it is usable or not."""
     monkeypatch.setenv("REDIS_URL", url)
     assert (load().state_url, load().warnings) == ("memory://", ())
 
 
-def test_a_redis_url_that_is_asked_for_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KEYROT_STATE_URL=redis names it, so that one which is missing or wrong is an error."""
+def test_a_required_redis_url_must_be_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KEYROT_STATE_URL=redis requires it, so a missing or wrong one is an error."""
     monkeypatch.setenv("KEYROT_STATE_URL", "redis")
     with pytest.raises(ConfigError, match="REDIS_URL is not set"):
         load()
@@ -258,8 +258,8 @@ def test_a_redis_url_that_is_asked_for_must_be_one(monkeypatch: pytest.MonkeyPat
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_shared_state_without_a_pool_name_is_warned_of() -> None:
-    """Services that name none share the pool `default`; in memory there is nobody to share with."""
+def test_a_shared_state_without_a_pool_name_is_a_warning() -> None:
+    """Services without a name share the pool `default`; a memory state is not shared."""
     (warning,) = load(state_url="redis://cache").warnings
     assert "KEYROT_POOL is not set" in warning
     assert load(state_url="redis://cache", pool="mine").warnings == ()
@@ -289,7 +289,7 @@ def test_the_config_is_frozen() -> None:
         config.inline["x"] = config.inline["key_1"]  # type: ignore[index]
 
 
-def test_the_example_names_every_variable_with_a_word_on_it() -> None:
+def test_the_example_names_every_variable_with_a_comment() -> None:
     """.env.example has all variables of the table, each below a comment, and no others."""
     text = (ROOT / ".env.example").read_text()
     named = set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Two variables have a second name, with the prefix that all others have: KEYROT_."""
+"""Two variables have a second name, with the prefix of all others: KEYROT_."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAIRS: list[tuple[str, str, str, object]] = [
     ("KEYROT_ENABLE_KEY_ROTATION", "false", "enabled", False),
     ("KEYROT_SECRET_STORE_TYPE", "file", "secret_store", "file"),
 ]
-"""Second name, a value, the setting, and what that value means."""
+"""Second name, a value, the setting, and the parsed value."""
 
 
 @pytest.mark.parametrize("in_file", [False, True], ids=["environment", "file"])
@@ -47,7 +47,7 @@ def test_both_names_work(
 def test_an_alias_in_the_environment_beats_the_first_name_in_the_file(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A layer beats the next one, whichever of the two names each uses; an argument beats both."""
+    """A layer beats the next one, with either name in each; an argument beats both."""
     (here / ".env").write_text("ENABLE_KEY_ROTATION=true\nSECRET_STORE_TYPE=vault\n")
     monkeypatch.setenv("KEYROT_SECRET_STORE_TYPE", "file")
     assert load().settings.secret_store == "file"
@@ -96,14 +96,14 @@ def test_two_values_for_one_setting_are_refused(
 def test_a_wrong_value_is_reported_by_the_name_that_has_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The owner looks for the name that they wrote."""
+    """The error uses the name that the owner wrote."""
     (here / ".env").write_text("KEYROT_SECRET_STORE_TYPE=safe\n")
     assert wrong().startswith('KEYROT_SECRET_STORE_TYPE in .env: found "safe"; allowed: env')
     monkeypatch.setenv("KEYROT_SECRET_STORE_TYPE", "safe")
     assert wrong().startswith('KEYROT_SECRET_STORE_TYPE: found "safe"; allowed: env')
 
 
-def test_check_says_where_an_alias_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_shows_where_an_alias_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """`keyrot check` lists the setting by its first name, with the right source."""
     monkeypatch.setenv("KEYROT_SECRET_STORE_TYPE", "file")
     settings = {one.variable: one for one in build_report(load(keys="FAKE-key")).settings}

@@ -1,4 +1,4 @@
-"""What looks nearly like a key is shown by no error of settings or keys.json."""
+"""Errors of settings or keys.json show no text that looks similar to a key."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WRONG: dict[str, Wrong] = {
 def test_no_error_shows_it(
     kind: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that was copied badly lands in the wrong place just as well."""
+    """A key that was copied badly may be in the wrong place too."""
     monkeypatch.chdir(tmp_path)
     near = NEAR[kind]
     with pytest.raises(ConfigError) as caught:
@@ -71,7 +71,7 @@ def test_no_error_shows_it(
 @pytest.mark.parametrize(
     "value", ["gemini-2.5-flash-image-preview-customtools", "a" * 60, "generate-content-per-day-2"]
 )
-def test_what_people_write_is_shown(value: str) -> None:
+def test_ordinary_text_is_shown(value: str) -> None:
     """A long word is no key."""
     with pytest.raises(ConfigError, match=value):
         keyrot_middleware.install(strategy=value)

@@ -1,4 +1,4 @@
-"""Settings that are refused: an answer for every wrong value, and no secret in any."""
+"""Settings that are refused: an error for every wrong value, and no secret in any."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ SECONDS = [name for name in ENV_NAMES.values() if name.endswith("_S")]
         ("KEYROT_KEYS_FILE", "gone.json", "no such file", "keys_example.json"),
     ],
 )
-def test_a_wrong_value_is_answered_with_what_was_found_and_what_is_allowed(
+def test_the_error_for_a_wrong_value_has_the_value_and_what_is_allowed(
     variable: str, value: str, found: str, allowed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refusal names the variable, the value and what is allowed."""
+    """The error names the variable, the value and what is allowed."""
     monkeypatch.setenv(variable, value)
     text = wrong()
     assert variable in text
@@ -81,10 +81,10 @@ def test_a_wrong_value_is_answered_with_what_was_found_and_what_is_allowed(
     assert "\n" not in text
 
 
-def test_the_refusal_says_in_which_layer_the_wrong_value_stands(
+def test_the_error_names_the_layer_of_the_wrong_value(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An argument, a variable and a line of .env are told apart."""
+    """An argument, a variable and a line of .env are distinguished."""
     (here / ".env").write_text("KEYROT_TRACING=x\n")
     assert wrong().startswith("KEYROT_TRACING in .env: ")
     monkeypatch.setenv("KEYROT_TRACING", "y")
@@ -92,8 +92,8 @@ def test_the_refusal_says_in_which_layer_the_wrong_value_stands(
     assert wrong(tracing="z").startswith("install(tracing=…): ")
 
 
-def test_the_refusal_blames_no_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two settings that do not fit together the one is named that somebody has set."""
+def test_the_error_names_no_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two settings that do not fit together the one that was set is named."""
     assert wrong(cooldown_base_s=1000).startswith("install(cooldown_base_s=…): found 1000; ")
     (here / ".env").write_text("KEYROT_COOLDOWN_BASE_S=1000\n")
     assert wrong().startswith("KEYROT_COOLDOWN_BASE_S in .env: found 1000; ")
@@ -121,7 +121,7 @@ def test_an_unknown_argument_lists_the_known_ones() -> None:
 
 
 def test_unknown_variables_are_one_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the environment and of .env are told by name, never by value; ours are not."""
+    """Those of the environment and of .env are reported by name, never by value; ours are not."""
     monkeypatch.setenv("KEYROT_STRATGY", "FAKE-value")
     monkeypatch.setenv("KEYROT_VAULT_PLACE", "secret/x")
     monkeypatch.setenv("KEYROT_STRATEGY", "fill")
@@ -133,7 +133,7 @@ def test_unknown_variables_are_one_warning(here: Path, monkeypatch: pytest.Monke
 
 
 def test_every_variable_that_is_read_is_known() -> None:
-    """What a store reads by itself is warned of by nobody."""
+    """Variables that a store reads itself are not reported."""
     package = Path(__file__).parents[1] / "keyrot_middleware"
     texts = [path.read_text("utf-8") for path in package.rglob("*.py")]
     read = {name for text in texts for name in re.findall(r'"(KEYROT_[A-Z_]+)"', text)}
@@ -141,8 +141,8 @@ def test_every_variable_that_is_read_is_known() -> None:
     assert unknown_variables(read) is None
 
 
-def test_what_is_switched_off_cannot_be_wrong(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With rotation off nothing else is looked at: the switch must work on a bad day."""
+def test_with_rotation_off_no_setting_is_wrong(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rotation off nothing else is checked: the switch must work on a bad day."""
     (here / "keys.json").write_text("[")
     monkeypatch.setenv("KEYROT_STRATEGY", "x")
     monkeypatch.setenv("ENABLE_KEY_ROTATION", "False")
@@ -152,7 +152,7 @@ def test_what_is_switched_off_cannot_be_wrong(here: Path, monkeypatch: pytest.Mo
 
 
 def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is wrong and wherever a key stands, no text of ours has it in it."""
+    """Whatever is wrong and wherever a key is, no text of ours contains it."""
     write_keys(here / "keys.json", {"key_id": A, "secret": "hunter2"}, {"key_id": "b", "rpm": B})
     for name in ENV_NAMES.values():
         monkeypatch.setenv(name, f"{A},redis://:hunter2@h,{AUTH}")
@@ -174,29 +174,31 @@ def test_no_secret_is_ever_shown(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_a_path_that_cannot_be_one_is_refused(keys_file: str, found: str) -> None:
-    """Not with whatever the system calls raise."""
+    """Not with an arbitrary error of a system call."""
     text = wrong(keys_file=keys_file)
     assert text.startswith(f"install(keys_file=…): {found}")
     assert text.endswith("; allowed: the path of a keys.json.")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="nobody can delete it there")
-def test_a_deleted_working_directory_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing can be read relative to it, so it is a setting that is wrong."""
+@pytest.mark.skipif(os.name == "nt", reason="it cannot be deleted there")
+def test_a_deleted_working_directory_is_an_error(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No relative path can be read, so the setting is wrong."""
     (here / "gone").mkdir()
     monkeypatch.chdir(here / "gone")
     (here / "gone").rmdir()
     assert wrong().startswith("the working directory cannot be found: ")
 
 
-def test_a_file_of_another_encoding_is_told(here: Path) -> None:
+def test_a_file_of_another_encoding_is_an_error(here: Path) -> None:
     """A .env that is not UTF-8 is an error of ours, not a UnicodeDecodeError."""
     (here / ".env").write_bytes(b"KEYROT_POOL=\xff\xfe\n")
     assert ".env is not UTF-8 text" in wrong()
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
-def test_a_file_that_cannot_be_read_is_told(here: Path) -> None:
+def test_an_unreadable_file_is_an_error(here: Path) -> None:
     """A .env that the system refuses to read is an error of ours."""
     (here / ".env").symlink_to("/proc/self/mem")
     assert ".env cannot be read: " in wrong()

@@ -1,4 +1,4 @@
-"""What README and docs/ say is so: snippets run, tables agree with the code, links exist."""
+"""README and docs/ are true: snippets run, tables agree with the code, links exist."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def _run(where: Path, *words: str, **variables: str) -> str:
-    """Run Python in a directory and an environment of its own; give what it printed."""
+def _run(where: Path, *args: str, **variables: str) -> str:
+    """Run Python in a directory and an environment of its own; return its output."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "LANG")}
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *args],
         cwd=where,
         env={**kept, "HOME": str(where), "PYTHONDONTWRITEBYTECODE": "1", **variables},
         capture_output=True,
@@ -119,8 +119,8 @@ def test_keys_files_are_right(page: Path, tmp_path: Path) -> None:
 
 def _commands() -> list[list[str]]:
     lines = [line for block in _all("sh") for line in block.code.splitlines()]
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [line for line in words if line]
+    args = [shlex.split(line, comments=True) for line in lines]
+    return [line for line in args if line]
 
 
 def _is_known(variable: str) -> bool:
@@ -128,8 +128,8 @@ def _is_known(variable: str) -> bool:
     return variable in own or variable.startswith(("GEMINI_KEY_", "OTEL_"))
 
 
-def test_shell_lines_name_what_exists() -> None:
-    """Commands, make targets, extras and variables in shell blocks are there."""
+def test_shell_lines_name_existing_things() -> None:
+    """Commands, make targets, extras and variables in shell blocks exist."""
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     for line in _commands():
@@ -152,30 +152,34 @@ def test_flags_of_keyrot_exist(command: str, tmp_path: Path) -> None:
     used = [line for line in _commands() if line[:2] == ["keyrot", command]]
     own = [line[2:] if command != "run" else _before_program(line[2:]) for line in used]
     flags = {word for line in own for word in line if word.startswith("-")}
-    told = _run(tmp_path, "-m", "keyrot_middleware", command, "--help", COLUMNS="200", NO_COLOR="1")
+    documented = _run(
+        tmp_path, "-m", "keyrot_middleware", command, "--help", COLUMNS="200", NO_COLOR="1"
+    )
     assert used
-    assert all(flag in told for flag in flags), flags
+    assert all(flag in documented for flag in flags), flags
 
 
-def _before_program(words: list[str]) -> list[str]:
-    """Leave out what belongs to the program that is run."""
-    end = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
-    return words[:end]
+def _before_program(args: list[str]) -> list[str]:
+    """Remove the arguments of the program that is run."""
+    end = next((i for i, word in enumerate(args) if not word.startswith("-")), len(args))
+    return args[:end]
 
 
 def test_variables_of_ours_exist() -> None:
     """No page names a KEYROT_ variable that is neither a setting nor read by a store."""
-    told = {name for page in PAGES for name in re.findall(r"KEYROT_\w+", page.read_text("utf-8"))}
+    documented = {
+        name for page in PAGES for name in re.findall(r"KEYROT_\w+", page.read_text("utf-8"))
+    }
     stores = "".join(
         path.read_text("utf-8") for path in (ROOT / "keyrot_middleware" / "secrets").glob("*.py")
     )
     read = set(re.findall(r'"(KEYROT_\w+)"', stores))
     assert {"KEYROT_VAULT_PLACE", "KEYROT_AWS_SECRET", "KEYROT_GCP_SECRET"} <= read
-    assert {name.rstrip("_") for name in told} <= {*ENV_NAMES.values(), *ALIASES} | read
+    assert {name.rstrip("_") for name in documented} <= {*ENV_NAMES.values(), *ALIASES} | read
 
 
 def _rows(page: Path, heading: str) -> list[list[str]]:
-    """Give the cells of the table below a heading."""
+    """Return the cells of the table below a heading."""
     below = page.read_text("utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in below.splitlines() if line.startswith("| `")]
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
@@ -191,7 +195,7 @@ def _written(default: object) -> str:
     return f"{default:g}" if isinstance(default, int | float) else str(default)
 
 
-def test_settings_table_is_the_settings() -> None:
+def test_settings_table_is_complete() -> None:
     """The quick reference names each variable with its argument and default, and no other."""
     rows = {row[0]: row[1:3] for row in _rows(QUICK, "Settings")}
     fields = Settings.model_fields
@@ -210,10 +214,10 @@ def test_key_fields_are_those_of_keys_json() -> None:
     }
 
 
-def test_telemetry_page_names_what_is_emitted() -> None:
+def test_telemetry_page_names_everything_that_is_emitted() -> None:
     """The page names all attributes, events and metrics that we emit, and none that we do not.
 
-    What each of its tables says is compared with real calls in telemetry/test_telemetry_page.py.
+    Its tables are compared with real calls in telemetry/test_telemetry_docs.py.
     """
     emitted = {
         value
@@ -221,12 +225,12 @@ def test_telemetry_page_names_what_is_emitted() -> None:
         if name.isupper() and isinstance(value, str) and "." in value
     } - {names.PROVIDER, names.EXPRESS_PROVIDER}
     emitted |= {metric.name for metric in (*METRICS, *NEW_METRICS)}
-    told = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", TELEMETRY.read_text("utf-8")))
-    assert emitted <= told
-    assert {name for name in told if name.startswith(("keyrot.", "gen_ai."))} <= emitted
+    documented = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", TELEMETRY.read_text("utf-8")))
+    assert emitted <= documented
+    assert {name for name in documented if name.startswith(("keyrot.", "gen_ai."))} <= emitted
 
 
-def test_testing_page_names_what_the_fake_has() -> None:
+def test_testing_page_names_existing_members_of_the_fake() -> None:
     """Every reply and every method of FakeGemini that the page names is there."""
     text = TESTING.read_text("utf-8")
     replies = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)`", text))
@@ -248,7 +252,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     """A link to a file of this project, or to a heading in one, finds it."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         path, _, anchor = link.partition("#")
@@ -288,7 +292,7 @@ def test_readme_works_outside_of_the_repository() -> None:
     assert "<img" not in text
 
 
-def test_readme_compares_with_what_was_measured() -> None:
+def test_readme_has_the_measured_numbers() -> None:
     """The times per call are those of benchmarks/PEERS.md, and so is the version of LiteLLM."""
     measured = (ROOT / "benchmarks" / "PEERS.md").read_text("utf-8")
     text = README.read_text("utf-8")

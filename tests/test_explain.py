@@ -1,4 +1,4 @@
-"""`KeyManager.explain()`, and what is recorded of keys that are chosen by hand."""
+"""`KeyManager.explain()`, and the activity of keys that are selected by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODEL = "gemini-2.5-flash"
 
 @pytest.mark.usefixtures("clean_environment")
 def test_explain_names_the_key_that_select_key_then_gives() -> None:
-    """And says why each other key is not used; negative tokens are refused."""
+    """And has the reason why each other key is not used; negative tokens are refused."""
     manager = KeyManager(keys=["FAKE-key-one", "FAKE-key-two"], strategy="fill")
     assert manager.explain(MODEL)["key_id"] == manager.select_key(MODEL).key_id == "key_1"
     manager.report_error("key_1", TimeoutError())
@@ -24,7 +24,7 @@ def test_explain_names_the_key_that_select_key_then_gives() -> None:
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_requests_with_keys_chosen_by_hand_are_part_of_the_history() -> None:
+def test_requests_with_keys_selected_by_hand_are_part_of_the_history() -> None:
     """A success and a failure: two requests, one failure, the tokens of the day."""
     pool = Rig(key("a")).pool
     manager, source = KeyManager(pool), source_of(pool)

@@ -1,4 +1,4 @@
-"""The gates stand: what pyproject promises, what an import may load, what is public."""
+"""The gates hold: strictness in pyproject, what an import may load, what is public."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_types_are_checked_strictly() -> None:
-    """A tidy-up must not take mypy's strictness away."""
+    """Mypy's strictness must not be reduced by accident."""
     mypy = project()["mypy"]
     assert mypy["strict"] is True
     assert mypy["packages"] == ["keyrot_middleware"]
@@ -54,7 +54,7 @@ def test_types_are_checked_strictly() -> None:
 
 
 def test_warnings_are_errors_in_tests() -> None:
-    """Only warnings about others' code are let through, each by name."""
+    """Only warnings of others' code are ignored, each by name."""
     pytest_ = project()["pytest"]["ini_options"]
     first, *exceptions = pytest_["filterwarnings"]
     assert first == "error"
@@ -64,7 +64,7 @@ def test_warnings_are_errors_in_tests() -> None:
 
 
 def test_every_branch_of_the_core_is_covered() -> None:
-    """Coverage counts branches, leaves out no file of the core, and must be total."""
+    """Coverage counts branches, omits no file of the core, and must be total."""
     coverage = project()["coverage"]
     assert coverage["run"] == {"branch": True, "source": ["keyrot_middleware.core"]}
     assert coverage["report"]["fail_under"] == 100
@@ -72,7 +72,7 @@ def test_every_branch_of_the_core_is_covered() -> None:
     assert "$(PYTEST) $(CORE_TESTS) --cov " in makefile
 
 
-def test_the_linter_asks_what_it_asked() -> None:
+def test_the_linters_rules_are_kept() -> None:
     """No rule family is dropped, and no file of the package but the command may print."""
     lint = project()["ruff"]["lint"]
     families = [
@@ -102,7 +102,7 @@ def test_the_linter_asks_what_it_asked() -> None:
 
 
 def test_the_layers_are_contracts() -> None:
-    """Who may import whom, and what the core must not import, is held by import-linter."""
+    """import-linter checks which layer may import which, and what the core must not import."""
     layers, pure = project()["importlinter"]["contracts"]
     assert layers["type"] == "layers"
     rooms = [one.split(" ")[0] for one in layers["layers"]]
@@ -128,7 +128,7 @@ def test_the_layers_are_contracts() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    """A program that only imports it pays for neither the SDK nor any optional library."""
+    """A program that only imports it loads neither the SDK nor any optional library."""
     assert loaded_by("import keyrot_middleware") & set(HEAVY) == set()
 
 
@@ -143,8 +143,8 @@ def test_the_core_loads_no_clock_of_ours_and_no_library() -> None:
     assert loaded & third == set()
 
 
-def test_public_names_are_sorted_and_are_what_is_there() -> None:
-    """`__all__` is what `dir()` shows, and each name can be had, lazily or not."""
+def test_public_names_are_sorted_and_exist() -> None:
+    """`__all__` is what `dir()` shows, and each name can be imported, lazily or not."""
     public = keyrot_middleware.__all__
     assert list(public) == sorted(public, key=_order)
     shown = {name for name in dir(keyrot_middleware) if not name.startswith("_")}
@@ -157,7 +157,7 @@ def test_public_names_are_sorted_and_are_what_is_there() -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """Tell public names from submodules and what the module itself imports."""
+    """Return whether a name is public, not a submodule or an import of the module."""
     value = getattr(keyrot_middleware, name)
     origin = getattr(value, "__module__", "keyrot_middleware")
     return not isinstance(value, ModuleType) and origin.startswith("keyrot_middleware")
@@ -169,8 +169,8 @@ def _order(name: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_each_module_says_what_is_public(name: str) -> None:
-    """`__all__` of every module is sorted, without repetition, and names only what is there."""
+def test_each_module_declares_what_is_public(name: str) -> None:
+    """`__all__` of every module is sorted, without repetition, and names only existing things."""
     module = importlib.import_module(name)
     public = list(getattr(module, "__all__", []))
     assert public == sorted(set(public), key=_order)
@@ -194,12 +194,12 @@ def _tracked(*patterns: str) -> list[Path]:
 
 
 def test_nothing_large_is_kept_in_the_repository() -> None:
-    """A binary or a recording of megabytes would stay in every clone for ever."""
+    """A binary or a recording of megabytes would stay in every clone."""
     assert [str(file) for file in _tracked() if file.stat().st_size > 500_000] == []
 
 
 def test_every_library_has_an_upper_bound() -> None:
-    """The next major version of a library is let in when it was tried, not when it appears."""
+    """The next major version of a library is allowed when it was tried, not when it appears."""
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     needed = [*metadata["dependencies"]]
     for extra in metadata["optional-dependencies"].values():
@@ -214,7 +214,7 @@ def test_every_library_has_an_upper_bound() -> None:
 
 
 def test_the_security_policy_names_no_person_and_no_address() -> None:
-    """It leads to the repository's private reporting, and says what is and is not promised."""
+    """It leads to the repository's private reporting, and states what is promised."""
     text = (ROOT / "SECURITY.md").read_text("utf-8")
     assert "private vulnerability reporting" in text
     assert "@" not in text

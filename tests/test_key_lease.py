@@ -26,7 +26,7 @@ QUOTA = {"error": {"code": 429, "message": "slow down", "status": "RESOURCE_EXHA
 def manager(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[KeyManager]:
-    """Open a pool of key A, one request at a time, and of key B."""
+    """Open a pool of key A, with `max_concurrency` 1, and of key B."""
     entries = [{"key_id": "A", "max_concurrency": 1}, {"key_id": "B"}]
     for name in "AB":
         monkeypatch.setenv(f"GEMINI_KEY_{name}", f"FAKE-value-of-{name}")
@@ -38,23 +38,23 @@ def manager(
 
 
 def used(manager: KeyManager, key_id: str = "A") -> dict[str, Any]:
-    """Return what is used of the model."""
+    """Return the usage of the model."""
     return dict(manager.get_health_status()[key_id]["used"][MODEL])
 
 
 def test_a_normal_end_is_a_success_with_its_true_tokens(manager: KeyManager) -> None:
-    """The key is leased inside the block; afterwards its true tokens are booked."""
+    """The key is leased inside the block; afterwards its true tokens are recorded."""
     with manager.lease(MODEL, tokens_needed=500) as key:
         assert (key.key_id, key.api_key) == ("A", "FAKE-value-of-A")
         with manager.lease(MODEL) as other:
-            assert other.key_id == "B"  # A serves one request at a time
+            assert other.key_id == "B"  # A has max_concurrency 1
         key.record_usage(120)
     assert key.report is None
     assert (used(manager)["requests_minute"], used(manager)["tokens_minute"]) == (1, 120)
     assert manager.get_health_status()["A"]["success_count"] == 1
 
 
-def test_an_exception_is_judged_and_goes_on_unchanged(manager: KeyManager) -> None:
+def test_an_exception_is_classified_and_raised_unchanged(manager: KeyManager) -> None:
     """A 429 cools the key down; the caller gets the same exception, without the key's value."""
     error = errors.ClientError(429, QUOTA | {"seen": "FAKE-value-of-A"})
     with pytest.raises(errors.ClientError) as caught, manager.lease(MODEL) as key:
@@ -67,8 +67,8 @@ def test_an_exception_is_judged_and_goes_on_unchanged(manager: KeyManager) -> No
         assert other.key_id == "B"
 
 
-def test_an_exception_of_the_program_blames_no_key(manager: KeyManager) -> None:
-    """What is not about the request leaves the key available, and its place is given back."""
+def test_an_exception_of_the_program_penalizes_no_key(manager: KeyManager) -> None:
+    """An exception that is not about the request leaves the key available."""
     with pytest.raises(ZeroDivisionError), manager.lease(MODEL):
         _ = 1 / 0
     with manager.lease(MODEL) as key:
@@ -83,8 +83,8 @@ def test_an_interrupt_is_no_error_of_the_key(manager: KeyManager) -> None:
     assert (key.report, health["error_count"], health["available"]) == (None, 0, True)
 
 
-def test_no_key_available_is_said_at_the_start(manager: KeyManager) -> None:
-    """The block does not begin, and `retry_at` and `reasons` say why."""
+def test_no_key_available_is_raised_at_the_start(manager: KeyManager) -> None:
+    """The block does not begin, and `retry_at` and `reasons` explain it."""
     with pytest.raises(KeyPoolExhausted) as caught, manager.lease(MODEL, exclude=("A", "B")):
         pytest.fail("the block began")
     assert set(caught.value.reasons) == {"A", "B"}
@@ -104,7 +104,7 @@ async def test_a_task_leases_as_a_thread_does(manager: KeyManager) -> None:
     assert manager.get_health_status()["A"]["state"] == "cooling_down"
 
 
-async def test_a_cancelled_task_gives_its_key_back(manager: KeyManager) -> None:
+async def test_a_cancelled_task_releases_its_key(manager: KeyManager) -> None:
     """Whether it is cancelled inside the block or at its start, key A is available again."""
 
     async def hold(begun: asyncio.Event) -> None:
@@ -131,7 +131,7 @@ async def _until_available(manager: KeyManager) -> None:
 
 
 def test_each_lease_is_settled_with_its_own_tokens(manager: KeyManager) -> None:
-    """Of two leases of one key the one that ends first books what it used, not the other's."""
+    """Of two leases of one key the one that ends first records its own usage, not the other's."""
     with manager.lease(MODEL, exclude="A") as first, manager.lease("other", exclude="A") as second:
         second.record_usage(7)
         first.record_usage(1000)
@@ -140,7 +140,7 @@ def test_each_lease_is_settled_with_its_own_tokens(manager: KeyManager) -> None:
 
 
 def test_the_limit_of_one_at_a_time_holds_for_threads(manager: KeyManager) -> None:
-    """Never do two threads have key A at once."""
+    """Two threads never have key A at once."""
     inside, peaks = 0, []
     lock = threading.Lock()
 
@@ -165,7 +165,7 @@ def test_the_limit_of_one_at_a_time_holds_for_threads(manager: KeyManager) -> No
 
 
 def test_a_lease_is_used_once(manager: KeyManager) -> None:
-    """A second block with the same object is a mistake that says what to do."""
+    """A second block with the same object is an error that names what to do."""
     lease = manager.lease(MODEL)
     with lease:
         pass
@@ -175,14 +175,14 @@ def test_a_lease_is_used_once(manager: KeyManager) -> None:
 
 @pytest.mark.parametrize("tokens", [-5, "12", 1.5])
 def test_wrong_numbers_of_tokens_are_refused(manager: KeyManager, tokens: Any) -> None:
-    """The error says what is allowed."""
+    """The error names what is allowed."""
     with pytest.raises(ValueError, match="allowed: a whole number from 0"):
         manager.lease(MODEL, tokens_needed=tokens)
     with manager.lease(MODEL) as key, pytest.raises(ValueError, match="tokens_used"):
         key.record_usage(tokens)
 
 
-def test_a_leased_key_shows_no_value_and_does_not_travel() -> None:
+def test_a_leased_key_shows_no_value_and_cannot_be_pickled() -> None:
     """Neither its repr nor a pickle holds the value."""
     key = LeasedKey("A", "FAKE-value-of-A")
     assert "FAKE" not in repr(key)

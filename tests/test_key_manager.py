@@ -1,4 +1,4 @@
-"""KeyManager: the pool for programs that choose keys by hand."""
+"""KeyManager: the pool for programs that select keys by hand."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def manager(gemini: FakeGemini, clock: FakeClock) -> KeyManager:
 def only_key(
     gemini: FakeGemini, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., KeyManager]:
-    """Give a manager of one key with these limits."""
+    """Return a manager of one key with these limits."""
 
     def build(**limits: int) -> KeyManager:
         monkeypatch.setenv("ONLY_KEY", gemini.key("a").value)
@@ -60,7 +60,7 @@ def only_key(
     return build
 
 
-def ask(gemini: FakeGemini, api_key: str) -> Any:
+def generate(gemini: FakeGemini, api_key: str) -> Any:
     client = genai.Client(api_key=api_key, http_options=gemini.http_options)
     try:
         return client.models.generate_content(model=MODEL, contents="hi")
@@ -69,25 +69,25 @@ def ask(gemini: FakeGemini, api_key: str) -> Any:
 
 
 def fail(gemini: FakeGemini, manager: KeyManager, reply: Any, label: str = "a") -> Any:
-    """Send once with the key of *label*, which answers with *reply*; report what came of it."""
+    """Send once with the key of *label*, which answers with *reply*; report the result."""
     gemini.script(label, reply)
     key = manager.select_key(MODEL)
     with pytest.raises(errors.APIError) as caught:
-        ask(gemini, key.api_key)
+        generate(gemini, key.api_key)
     return manager.report_error(key.key_id, caught.value)
 
 
-def test_a_selected_key_serves_and_its_true_tokens_are_booked(gemini, manager) -> None:
-    """A success by hand counts requests and the tokens that the server told."""
+def test_a_selected_key_works_and_its_true_tokens_are_recorded(gemini, manager) -> None:
+    """A success by hand counts requests and the tokens of the server."""
     key = manager.select_key(MODEL, tokens_needed=500)
-    manager.report_success(key.key_id, response=ask(gemini, key.api_key))
+    manager.report_success(key.key_id, response=generate(gemini, key.api_key))
     health = manager.get_health_status()[key.key_id]
     used = health["used"][MODEL]
     assert (used["requests_minute"], health["success_count"]) == (1, 1)
     assert 0 < used["tokens_minute"] < 500
 
 
-def test_a_minute_quota_rests_the_key_and_the_other_is_selected(gemini, manager) -> None:
+def test_a_minute_quota_cools_the_key_down_and_the_other_is_selected(gemini, manager) -> None:
     """A 429 by hand follows the same table as one under install()."""
     report = fail(gemini, manager, Reply.QUOTA_MINUTE)
     assert (report.failure, report.try_another_key) == ("quota_minute", True)
@@ -96,15 +96,15 @@ def test_a_minute_quota_rests_the_key_and_the_other_is_selected(gemini, manager)
     assert manager.get_health_status()["key_1"]["in_cooldown"]
 
 
-def test_a_bad_request_blames_no_key_and_says_not_to_walk_on(gemini, manager) -> None:
-    """The caller learns that another key would not help."""
+def test_a_bad_request_penalizes_no_key_and_needs_no_other(gemini, manager) -> None:
+    """The caller gets that another key would not help."""
     report = fail(gemini, manager, Reply.BAD_REQUEST)
     assert report == ("bad_request", False, None)
     assert not manager.get_health_status()["key_1"]["in_cooldown"]
 
 
-def test_when_no_key_is_free_it_says_when_and_why_excluded_ones_too(gemini, manager) -> None:
-    """KeyPoolExhausted names every key, those that the caller excluded included."""
+def test_when_no_key_is_available_the_error_has_the_time_and_the_reasons(gemini, manager) -> None:
+    """KeyPoolExhausted names every key, including those that the caller excluded."""
     fail(gemini, manager, Reply.QUOTA_MINUTE)
     with pytest.raises(KeyPoolExhausted) as caught:
         manager.select_key(MODEL, exclude=("key_1", "key_2"))
@@ -116,7 +116,7 @@ def test_when_no_key_is_free_it_says_when_and_why_excluded_ones_too(gemini, mana
 
 
 def test_all_rejected_is_an_auth_error_and_shows_no_key(gemini, manager) -> None:
-    """When every key is dead the code is the one that Google gave, and no value is in sight."""
+    """When every key is rejected the code is Google's, and no value is shown."""
     for label in "ab":
         fail(gemini, manager, Reply.KEY_INVALID, label)
     with pytest.raises(KeyPoolExhausted) as caught:
@@ -134,15 +134,15 @@ def test_a_selected_key_does_not_print_its_value(manager) -> None:
 
 
 def test_a_selected_key_cannot_be_pickled(manager) -> None:
-    """Nor does its value travel to another process or a cache by accident."""
+    """Its value is not sent to another process or a cache by accident."""
     key = manager.select_key()
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(key)
 
 
 @pytest.mark.parametrize("tokens", [-5, "12", 1.5])
-def test_wrong_numbers_of_tokens_are_refused_and_book_nothing(manager, tokens) -> None:
-    """The error says what is allowed, and the windows are as they were."""
+def test_wrong_numbers_of_tokens_are_refused_and_change_nothing(manager, tokens) -> None:
+    """The error names what is allowed, and the windows are unchanged."""
     key = manager.select_key(MODEL, tokens_needed=100)
     before = manager.get_health_status()
     with pytest.raises(
@@ -161,8 +161,8 @@ def test_one_id_alone_may_be_excluded(manager) -> None:
     assert manager.select_key(MODEL, exclude="key_1").key_id == "key_2"
 
 
-def test_an_error_nobody_selected_for_is_booked_all_the_same(manager) -> None:
-    """A report without a selection rests the key, and breaks nothing."""
+def test_an_error_without_a_selection_is_recorded(manager) -> None:
+    """A report without a selection cools the key down, and raises nothing."""
     error = errors.ClientError(429, {"error": {"code": 429, "message": "slow", "status": "x"}})
     assert manager.report_error("key_1", error).failure == "capacity"
     assert manager.get_health_status()["key_1"]["in_cooldown"]
@@ -170,7 +170,7 @@ def test_an_error_nobody_selected_for_is_booked_all_the_same(manager) -> None:
         manager.report_error("key_9", error)
 
 
-def test_limits_hold_for_threads_that_choose_by_hand(only_key) -> None:
+def test_limits_hold_for_threads_that_select_by_hand(only_key) -> None:
     """Twenty are leased of a limit of twenty, to eight threads together."""
     manager = only_key(rpm=20)
     leased: list[str] = []
@@ -190,8 +190,8 @@ def test_limits_hold_for_threads_that_choose_by_hand(only_key) -> None:
     assert len(leased) == 20
 
 
-def test_a_selection_that_nobody_reported_is_given_back(only_key, clock) -> None:
-    """A selection that is never reported holds its place for ten minutes, not for ever."""
+def test_a_selection_that_is_never_reported_is_released(only_key, clock) -> None:
+    """A selection that is never reported holds its slot for ten minutes, not forever."""
     manager = only_key(max_concurrency=1)
     manager.select_key(MODEL)
     with pytest.raises(KeyPoolExhausted):
@@ -201,7 +201,7 @@ def test_a_selection_that_nobody_reported_is_given_back(only_key, clock) -> None
 
 
 def test_the_process_wide_manager_shares_the_installed_pool(gemini, clock) -> None:
-    """What a call under install() learned, the manager knows, and the other way round."""
+    """The manager knows what a call under install() learned, and the other way round."""
     keys = [gemini.key(label).value for label in "ab"]
     keyrot_middleware.install(
         clock=clock, keys=keys, allowed_hosts=(gemini.host,), strategy="fill", max_wait_s=0
@@ -219,7 +219,7 @@ def test_the_process_wide_manager_shares_the_installed_pool(gemini, clock) -> No
 
 
 def test_without_install_one_pool_is_opened_once(monkeypatch) -> None:
-    """Each call would else look up all keys again, and start threads that nobody stops."""
+    """Otherwise each call would look up all keys again, and start threads that never stop."""
     opened: list[Any] = []
 
     def counted(*args: Any, **more: Any) -> Any:
@@ -239,7 +239,7 @@ def test_without_install_one_pool_is_opened_once(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("clean_environment")
 def test_a_closed_manager_leaves_no_thread_and_no_open_selection() -> None:
-    """Its own pool is closed with it; the process-wide manager is opened anew."""
+    """Its own pool is closed with it; the process-wide manager is opened again."""
     before = set(threading.enumerate())
     with KeyManager(keys=["FAKE-key-one"], max_wait_s=0) as manager:
         manager.select_key(MODEL)
@@ -250,7 +250,7 @@ def test_a_closed_manager_leaves_no_thread_and_no_open_selection() -> None:
 
 
 def test_closing_a_manager_of_the_installed_pool_leaves_the_pool(gemini, clock) -> None:
-    """It is the pool of `install()`, which goes on; the next manager is another one."""
+    """It is the pool of `install()`, which stays open; the next manager is another one."""
     keyrot_middleware.install(clock=clock, keys=[gemini.key("a").value])
     try:
         first = get_key_manager()
@@ -262,14 +262,14 @@ def test_closing_a_manager_of_the_installed_pool_leaves_the_pool(gemini, clock) 
         keyrot_middleware.uninstall()
 
 
-def test_without_any_key_it_says_what_to_set() -> None:
-    """A manager without keys is an error for people."""
+def test_without_any_key_the_error_names_what_to_set() -> None:
+    """A manager without keys raises an error that names what to set."""
     with pytest.raises(keyrot_middleware.ConfigError, match="GEMINI_API_KEYS"):
         KeyManager()
 
 
-def test_switched_off_there_is_nothing_to_choose_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refusal names the switch, and not the keys, which are there."""
+def test_switched_off_there_is_nothing_to_select(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the switch, and not the keys, which are there."""
     monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-one")
     monkeypatch.setenv("ENABLE_KEY_ROTATION", "false")
     for make in (keyrot_middleware.KeyManager, keyrot_middleware.get_key_manager):

@@ -1,4 +1,4 @@
-"""keys.json: what it may say, and an answer for every mistake in it."""
+"""keys.json: its fields, and an error for every mistake in it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Name a keys.json that is not there yet."""
+    """Return the path of a keys.json that does not exist yet."""
     return tmp_path / "keys.json"
 
 
 def refusal(path: Path, content: object) -> str:
-    """Write a wrong keys.json; return the words of the refusal."""
+    """Write a wrong keys.json; return the error message."""
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ConfigError) as caught:
         load_keys(path)
@@ -43,7 +43,7 @@ def test_the_example_has_three_keys_of_different_kinds() -> None:
     assert len({key.tier for key in keys}) == 3
 
 
-def test_every_field_arrives(path: Path) -> None:
+def test_every_field_is_used(path: Path) -> None:
     """A full entry becomes the candidate that selection and quota see."""
     entry = {
         "key_id": "a",
@@ -84,7 +84,7 @@ def test_an_empty_list_is_no_key(path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('[{"key_id": "a",}\n]', "FILE: not JSON, line 1, column"),
         ('[\n  {"key_id" "a"}\n]', "FILE: not JSON, line 2, column 13"),
@@ -136,22 +136,24 @@ def test_an_empty_list_is_no_key(path: Path, content: str) -> None:
         ([{"key_id": "a", "workload": AUTH}], "field workload: found an API key itself"),
     ],
 )
-def test_a_mistake_is_told_by_file_key_and_field(path: Path, content: object, said: str) -> None:
-    """The refusal says where, what was found and what is allowed, and shows no secret."""
+def test_a_mistake_is_reported_by_file_key_and_field(
+    path: Path, content: object, message: str
+) -> None:
+    """The error names the place, the value and what is allowed, and shows no secret."""
     text = refusal(path, content)
-    assert said in text
+    assert message in text
     for secret in (KEY, AUTH, "hunter2", "12345"):
         assert secret not in text
 
 
-def test_all_mistakes_are_told_at_once(path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(path: Path) -> None:
     """The file is read to its end."""
     text = refusal(path, [{"key_id": "a", "rpm": 0, "tpm": 0}, 7, {"key_id": "a", KEY: 1}])
     assert len(text.splitlines()) == 5
     assert KEY not in text
 
 
-def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
+def test_an_unreadable_file_is_an_error(path: Path) -> None:
     """A missing file, a directory and another encoding are errors of ours."""
     with pytest.raises(ConfigError, match="no such file"):
         load_keys(path)
@@ -165,8 +167,8 @@ def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
 @pytest.mark.parametrize(
     "entry", ['{"key_id": "\\ud800"}', '{"key_id": "a", "\\ud800": 1}', '["\\udfff"]']
 )
-def test_half_a_character_is_refused_in_words_that_can_be_printed(path: Path, entry: str) -> None:
-    """JSON can hold it, and neither pydantic nor a terminal can."""
+def test_half_a_character_is_refused_with_a_printable_message(path: Path, entry: str) -> None:
+    """JSON allows it, but pydantic and terminals do not."""
     text = refusal(path, f"[{entry}]")
     assert text == (
         "FILE: a \\u escape in it stands for half a character; write the character itself"
@@ -175,7 +177,7 @@ def test_half_a_character_is_refused_in_words_that_can_be_printed(path: Path, en
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:
-    """Nobody may ever write into it, and it can be read only once."""
+    """It may never be written to, and can be read only once."""
     os.mkfifo(path)
     with pytest.raises(ConfigError, match="no regular file: a pipe cannot be read again"):
         load_keys(path)

@@ -73,7 +73,7 @@ def _pages(nav: list[Any]) -> Iterator[str]:
 
 
 def test_every_page_of_docs_is_in_the_navigation_of_the_site() -> None:
-    """But for the decisions, which their own list links to."""
+    """Except for the decisions, which their own list links to."""
     site = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]
     docs = ROOT / "docs"
     pages = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
@@ -82,7 +82,7 @@ def test_every_page_of_docs_is_in_the_navigation_of_the_site() -> None:
 
 
 def test_the_demo_needs_only_dependencies_and_the_extra_cli() -> None:
-    """Beside what builds the editable install and what records spans, nothing is added."""
+    """Beside the tools of the editable install and of tracing, nothing is added."""
     metadata = project()["project"]
     needed = names([*metadata["dependencies"], *metadata["optional-dependencies"]["cli"]])
     assert needed <= pinned("demo")
@@ -184,7 +184,7 @@ def test_publishing_needs_no_stored_token() -> None:
 
 
 def test_issues_are_forms_and_vulnerabilities_are_private() -> None:
-    """A form asks each question once; there is no blank issue beside them."""
+    """A form has each question once; there is no blank issue beside them."""
     config = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "config.yml").read_text("utf-8"))
     assert config["blank_issues_enabled"] is False
     assert any(link["url"].endswith("/security/advisories/new") for link in config["contact_links"])

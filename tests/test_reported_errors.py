@@ -1,4 +1,4 @@
-"""What a program reports by hand may be the error of any HTTP library: it is read all the same."""
+"""A program may report errors of any HTTP library by hand: they are all parsed."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ BODY = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 
 @pytest.fixture
 def manager(gemini: FakeGemini, clock: FakeClock) -> KeyManager:
-    """Give a manager of one key."""
+    """Return a manager of one key."""
     return KeyManager(clock=clock, keys=[gemini.add_key("a").value])
 
 
 def by_requests(url: str, headers: dict[str, str]) -> None:
-    """Ask with requests."""
+    """Send with requests."""
     requests.post(url, json=BODY, headers=headers, timeout=9).raise_for_status()
 
 
 def by_httpx(url: str, headers: dict[str, str]) -> None:
-    """Ask with whichever httpx the SDK has brought."""
+    """Send with the httpx that the SDK installed."""
     name = "httpx2" if importlib.util.find_spec("httpx2") else "httpx"
     httpx = importlib.import_module(name)
     httpx.post(url, json=BODY, headers=headers).raise_for_status()
 
 
 def by_urllib(url: str, headers: dict[str, str]) -> None:
-    """Ask with the standard library."""
+    """Send with the standard library."""
     headers = {**headers, "content-type": "application/json"}
-    asked = urllib.request.Request(url, json.dumps(BODY).encode(), headers)  # noqa: S310 - loopback
-    urllib.request.urlopen(asked, timeout=9)  # noqa: S310
+    request = urllib.request.Request(url, json.dumps(BODY).encode(), headers)  # noqa: S310 - loopback
+    urllib.request.urlopen(request, timeout=9)  # noqa: S310
 
 
 def by_aiohttp(url: str, headers: dict[str, str]) -> None:
-    """Ask with aiohttp, whose error has no body."""
+    """Send with aiohttp; its error has no body."""
     aiohttp = pytest.importorskip("aiohttp")
 
     async def go() -> None:
@@ -61,16 +61,16 @@ def by_aiohttp(url: str, headers: dict[str, str]) -> None:
     asyncio.run(go())
 
 
-def refused(ask: Callable[..., None], gemini: FakeGemini, manager: KeyManager, reply: Any) -> Any:
-    """Let a request fail; give its error."""
+def refused(send: Callable[..., None], gemini: FakeGemini, manager: KeyManager, reply: Any) -> Any:
+    """Let a request fail; return its error."""
     gemini.script("a", reply)
     key = manager.select_key("gemini-2.5-flash")
     with pytest.raises(Exception, match=r".") as caught:
-        ask(gemini.url + PATH, {"x-goog-api-key": key.api_key})
+        send(gemini.url + PATH, {"x-goog-api-key": key.api_key})
     return caught.value
 
 
-@pytest.mark.parametrize("ask", [by_requests, by_httpx, by_urllib])
+@pytest.mark.parametrize("send", [by_requests, by_httpx, by_urllib])
 @pytest.mark.parametrize(
     ("reply", "failure"),
     [
@@ -82,9 +82,9 @@ def refused(ask: Callable[..., None], gemini: FakeGemini, manager: KeyManager, r
         (Reply.OVERLOADED, "overloaded"),
     ],
 )
-def test_an_error_with_a_body_is_read_like_the_sdks(ask, reply, failure, gemini, manager) -> None:
-    """The body tells a bad request from a bad key, a minute from a day; no key is left in it."""
-    error = refused(ask, gemini, manager, reply)
+def test_an_error_with_a_body_is_read_like_the_sdks(send, reply, failure, gemini, manager) -> None:
+    """The body separates a bad request from a bad key, a minute from a day; it keeps no key."""
+    error = refused(send, gemini, manager, reply)
     assert manager.report_error("key_1", error).failure == failure
     response = getattr(error, "response", None)
     body = error.read().decode() if response is None else response.text
@@ -92,8 +92,8 @@ def test_an_error_with_a_body_is_read_like_the_sdks(ask, reply, failure, gemini,
     assert gemini.key("a").value not in body + repr(error)
 
 
-def test_urllibs_body_is_there_again_for_who_had_begun_to_read(gemini, manager) -> None:
-    """Methods of the old file that were looked up before are not left behind."""
+def test_urllibs_body_can_still_be_read_after_a_partial_read(gemini, manager) -> None:
+    """Methods of the old file that were looked up before still work."""
     error = refused(by_urllib, gemini, manager, Reply.KEY_INVALID)
     begun = error.read(1)
     assert manager.report_error("key_1", error).failure == "bad_request", "half a body is none"
@@ -111,7 +111,7 @@ def test_aiohttps_error_is_read_by_its_status(reply, failure, gemini, manager) -
 
 
 class ApiError(Exception):
-    """As API clients have them: the attributes are given."""
+    """An error of a typical API client, with given attributes."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__("failed")
@@ -140,13 +140,13 @@ LEAKED = {"code": 403, "message": "Your API key was reported as leaked. Please u
         (ConnectionRefusedError(), "connect"),
     ],
 )
-def test_errors_are_told_by_what_they_have(error, failure, manager) -> None:
-    """API clients, websockets, and what has no status at all."""
+def test_errors_are_classified_by_their_attributes(error, failure, manager) -> None:
+    """API clients, websockets, and errors without a status."""
     assert manager.report_error("key_1", error).failure == failure
 
 
-def test_when_to_come_back_is_read_from_the_headers(manager, clock) -> None:
-    """Retry-After, in whichever spelling the mapping has it."""
+def test_the_retry_time_is_read_from_the_headers(manager, clock) -> None:
+    """Retry-After, in any spelling of the mapping."""
     for name in ("retry-after", "Retry-After"):
         response = SimpleNamespace(status_code=429, headers={name: "40"}, text="slow")
         report = manager.report_error("key_1", ApiError(response=response))
@@ -155,8 +155,8 @@ def test_when_to_come_back_is_read_from_the_headers(manager, clock) -> None:
         clock.advance(60)
 
 
-class OddError(Exception):
-    """Every attribute raises, but those that an exception needs."""
+class HostileError(Exception):
+    """Every attribute raises, except those that an exception needs."""
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__") or name in ("args", "add_note"):
@@ -164,7 +164,7 @@ class OddError(Exception):
         raise RuntimeError(name)
 
 
-def test_an_odd_error_is_reported_without_harm(manager, monkeypatch) -> None:
-    """Nothing that an attribute does comes out of a report."""
+def test_a_hostile_error_is_reported_without_an_exception(manager, monkeypatch) -> None:
+    """Exceptions of its attributes are not raised by a report."""
     monkeypatch.setattr("keyrot_middleware.guard._strict", False)
-    assert manager.report_error("key_1", OddError("x")).failure == "transport"
+    assert manager.report_error("key_1", HostileError("x")).failure == "transport"

@@ -36,9 +36,9 @@ def _examples() -> list[int]:
 
 
 def test_hypothesis_tries_the_same_examples_each_time(request: pytest.FixtureRequest) -> None:
-    """By default no example is drawn by chance, kept from another run, or judged by its time."""
+    """By default no example is random, kept from another run, or timed."""
     if request.config.getoption("--hypothesis-profile"):
-        pytest.skip("another profile was asked for")
+        pytest.skip("another profile was requested")
     random.seed()
     assert _examples() == _examples()
     now = settings.default
@@ -46,9 +46,9 @@ def test_hypothesis_tries_the_same_examples_each_time(request: pytest.FixtureReq
     assert (now.derandomize, now.deadline, now.database) == (True, None, None)
 
 
-def _run(where: Path, *words: str, **variables: str) -> tuple[int, str]:
+def _run(where: Path, *args: str, **variables: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *args],
         cwd=where,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(where), **variables},
         capture_output=True,
@@ -60,7 +60,7 @@ def _run(where: Path, *words: str, **variables: str) -> tuple[int, str]:
 
 
 def test_the_order_is_the_same_each_time(tmp_path: Path) -> None:
-    """Two runs that name no seed order the tests, and seed `random`, alike."""
+    """Two runs without a seed order the tests, and seed `random`, alike."""
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text("utf-8"))
     lines = [f"def test_{n}(): print('drew', {n}, random.random())" for n in range(30)]
     (tmp_path / "test_it.py").write_text("\n".join(["import random", *lines]))
@@ -73,8 +73,8 @@ def test_the_order_is_the_same_each_time(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1]
 
 
-def test_fuzzing_says_how_to_repeat_what_it_found(tmp_path: Path) -> None:
-    """The seed that a failure is printed with finds the same failure again."""
+def test_fuzzing_prints_how_to_repeat_a_failure(tmp_path: Path) -> None:
+    """The seed in the output of a failure finds the same failure again."""
     profile = "from hypothesis import settings\nsettings.register_profile('fuzz', database=None)\n"
     (tmp_path / "conftest.py").write_text(profile)
     (tmp_path / "test_it.py").write_text(_BREAKS_ON_LARGE)
@@ -90,7 +90,7 @@ def test_fuzzing_says_how_to_repeat_what_it_found(tmp_path: Path) -> None:
 
 
 def test_fuzzing_ends_when_its_time_is_over(tmp_path: Path) -> None:
-    """A budget that is used up begins no other round."""
+    """With a used-up budget no other round begins."""
     profile = "from hypothesis import settings\nsettings.register_profile('fuzz', database=None)\n"
     (tmp_path / "conftest.py").write_text(profile)
     (tmp_path / "test_it.py").write_text(_BREAKS_ON_LARGE.replace("1000", "2**33"))

@@ -1,4 +1,4 @@
-"""Arguments of install(): every setting is typed, and a wrong type is an error that says so."""
+"""Arguments of install(): every setting is typed, and a wrong type is an error that names it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WRONG: tuple[Any, ...] = (3, True, 1.5, b"x", object(), [3], {"a": 1}, (None,), 
 
 
 def test_the_typed_arguments_are_the_settings() -> None:
-    """None is missing and none is too much."""
+    """No setting is missing, and none is superfluous."""
     assert tuple(sorted(get_type_hints(SettingArguments))) == tuple(sorted(ARGUMENTS))
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_a_wrong_type_is_a_config_error(name: str) -> None:
-    """Whatever is given, it is taken or refused by name; `strategy=3` was an AttributeError."""
+    """Any value is accepted or refused by name; `strategy=3` was an AttributeError."""
     for value in WRONG:
         try:
             load(**{name: value})
@@ -39,8 +39,8 @@ def test_a_wrong_type_is_a_config_error(name: str) -> None:
         ({"pool": b"name"}, "install(pool=…): found a value of type bytes; allowed: up to 64"),
     ],
 )
-def test_a_wrong_type_is_told_with_what_is_allowed(given: dict[str, Any], text: str) -> None:
-    """Also where Python would take it for another type, such as True for 1."""
+def test_the_error_for_a_wrong_type_names_what_is_allowed(given: dict[str, Any], text: str) -> None:
+    """Also where Python would accept it as another type, for example True as 1."""
     with pytest.raises(ConfigError) as raised:
         load(**given)
     assert str(raised.value).startswith(text)

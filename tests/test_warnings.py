@@ -1,4 +1,4 @@
-"""What a user must know at once is a Python warning, which points at the user's own line."""
+"""Urgent problems of a user are Python warnings, which point at the user's own line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _clean() -> Any:
     keyrot_middleware.uninstall()
 
 
-def warned(**settings: Any) -> list[str]:
-    """Install a pool; give the texts that it warns of, each at the line below."""
+def warnings_of(**settings: Any) -> list[str]:
+    """Install a pool; return the texts of its warnings, each at the line below."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         keyrot_middleware.install(**settings)
@@ -36,63 +36,63 @@ def warned(**settings: Any) -> list[str]:
     return [str(one.message) for one in ours]
 
 
-def test_a_good_pool_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warning is for what needs somebody."""
+def test_a_working_pool_has_no_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning needs somebody's attention."""
     monkeypatch.setenv("GEMINI_API_KEYS", KEY)
-    assert warned() == []
-    assert warned() == []
+    assert warnings_of() == []
+    assert warnings_of() == []
 
 
-def test_no_key_at_all_is_warned_of() -> None:
-    """A program without logging saw nothing of it."""
-    (text,) = warned()
+def test_no_key_at_all_is_a_warning() -> None:
+    """A program without logging must see it."""
+    (text,) = warnings_of()
     assert text.startswith("no Gemini API key found: set GEMINI_API_KEYS")
     assert keyrot_middleware.status()["installed"] is False
 
 
-def test_keys_without_a_value_are_warned_of(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_without_a_value_are_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some or all of them: how many, which, and where their values were looked for."""
     (here / "keys.json").write_text(json.dumps([{"key_id": "a"}, {"key_id": "b"}]))
     monkeypatch.setenv("GEMINI_KEY_a", KEY)
-    (text,) = warned()
+    (text,) = warnings_of()
     assert text.startswith("1 of 2 keys have no value and are skipped: key b:")
     assert "GEMINI_KEY_b" in text
     keyrot_middleware.uninstall()
     monkeypatch.delenv("GEMINI_KEY_a")
-    text = warned()[0]
+    text = warnings_of()[0]
     assert text.startswith("2 of 2 keys have no value and are skipped: key a:")
 
 
-def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the name that was probably meant."""
     monkeypatch.setenv("KEYROT_STRATGY", "fill")
-    (text,) = warned(keys=[KEY])
+    (text,) = warnings_of(keys=[KEY])
     assert 'KEYROT_STRATGY. Did you mean "KEYROT_STRATEGY"?' in text
 
 
-def test_malformed_lines_of_the_env_file_are_warned_of(here: Path) -> None:
-    """By their number; what they hold may be a secret."""
+def test_malformed_lines_of_the_env_file_are_a_warning(here: Path) -> None:
+    """By their number; their content may be a secret."""
     lines = ["# keys", "KEYROT_POOL=mine", "GEMINI_API_KEY FAKE-secret", "", "FAKE-pasted", "A=b"]
     (here / ".env").write_text("\n".join(lines))
-    (text,) = warned(keys=[KEY])
+    (text,) = warnings_of(keys=[KEY])
     assert text == ".env, lines 3, 5: ignored, since it is not NAME=value"
 
 
-def test_a_base_url_that_is_not_allowed_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of the program goes past the pool, and nothing said so."""
+def test_a_base_url_that_is_not_allowed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of the program bypasses the pool, which must not go unnoticed."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://gateway.example:8443/v1")
-    (text,) = warned(keys=[KEY])
+    (text,) = warnings_of(keys=[KEY])
     assert "GOOGLE_GEMINI_BASE_URL points to https://gateway.example:8443" in text
     keyrot_middleware.uninstall()
-    assert warned(keys=[KEY], allowed_hosts="gateway.example:8443") == []
+    assert warnings_of(keys=[KEY], allowed_hosts="gateway.example:8443") == []
 
 
-def test_a_second_install_with_other_settings_is_warned_of() -> None:
-    """They are ignored; the same settings, and none, are no reason."""
-    assert warned(keys=[KEY], strategy="fill", pool="one") == []
-    assert warned() == []
-    assert warned(keys=[KEY], strategy="fill") == []
-    (text,) = warned(strategy="sticky", pool="two")
+def test_a_second_install_with_other_settings_is_a_warning() -> None:
+    """They are ignored; the same settings, or none, are no reason."""
+    assert warnings_of(keys=[KEY], strategy="fill", pool="one") == []
+    assert warnings_of() == []
+    assert warnings_of(keys=[KEY], strategy="fill") == []
+    (text,) = warnings_of(strategy="sticky", pool="two")
     assert text.startswith(
         "install() was called before, so strategy, pool of this call are ignored"
     )
@@ -103,9 +103,9 @@ def test_a_second_install_with_other_settings_is_warned_of() -> None:
     ("value", "text"),
     [("sk-proj-" + "x" * 40, "begins with sk-"), ("your-key-here", "looks like a placeholder")],
 )
-def test_a_value_that_is_no_gemini_key_is_warned_of(value: str, text: str) -> None:
-    """It is used all the same; nothing of it is in the warning."""
-    (found,) = warned(keys=[value])
+def test_a_value_that_is_no_gemini_key_is_a_warning(value: str, text: str) -> None:
+    """It is still used; the warning shows nothing of it."""
+    (found,) = warnings_of(keys=[value])
     assert text in found
     assert "key key_1" in found
     assert value[4:] not in found
@@ -115,10 +115,10 @@ def test_a_value_that_is_no_gemini_key_is_warned_of(value: str, text: str) -> No
 @pytest.mark.parametrize(
     "settings", [{}, {"keys": ["your-key-here"]}, {"keys": [KEY], "state_url": "memory://"}]
 )
-def test_a_warning_that_is_an_error_leaves_nothing_in_place(
+def test_a_warning_as_an_error_installs_nothing(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """-W error: install() raises, and nothing is in place; without the cause it succeeds."""
+    """-W error: install() raises, and nothing is installed; without the cause it succeeds."""
     monkeypatch.setenv("KEYROT_STRATGY", "fill")
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "https://gateway.example")
     with warnings.catch_warnings():
@@ -128,15 +128,15 @@ def test_a_warning_that_is_an_error_leaves_nothing_in_place(
     assert keyrot_middleware.status() == {"installed": False, "keys": {}}
     monkeypatch.delenv("KEYROT_STRATGY")
     monkeypatch.delenv("GOOGLE_GEMINI_BASE_URL")
-    assert warned(keys=[KEY]) == []
+    assert warnings_of(keys=[KEY]) == []
 
 
-def test_a_client_whose_host_is_not_allowed_is_warned_of_once(
+def test_a_client_of_a_host_that_is_not_allowed_is_a_warning_once(
     gemini: FakeGemini, connect: Callable[..., Any]
 ) -> None:
-    """At the line of its call; as an error it does not fail the call, which goes on."""
+    """At the line of its call; as an error it does not fail the call."""
     gemini.add_key("own", tier="paid")
-    assert warned(keys=[KEY]) == []
+    assert warnings_of(keys=[KEY]) == []
     client = connect(gemini.key("own").value)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
@@ -145,7 +145,7 @@ def test_a_client_whose_host_is_not_allowed_is_warned_of_once(
     ours = [one for one in found if issubclass(one.category, KeyrotWarning)]
     assert [(one.filename, gemini.host in str(one.message)) for one in ours] == [(HERE, True)]
     keyrot_middleware.uninstall()
-    assert warned(keys=[KEY]) == []
+    assert warnings_of(keys=[KEY]) == []
     with warnings.catch_warnings():
         warnings.simplefilter("error", KeyrotWarning)
         client.models.generate_content(model="gemini-2.5-flash", contents="hi")
@@ -157,8 +157,8 @@ keyrot_middleware.install()
 """
 
 
-def test_a_program_without_logging_sees_it(tmp_path: Path) -> None:
-    """On stderr, with the line of the program; `keyrot run` says it once, as a line of its own."""
+def test_a_program_without_logging_shows_the_warning(tmp_path: Path) -> None:
+    """On stderr, with the line of the program; `keyrot run` prints it once, on its own line."""
     (tmp_path / "app.py").write_text(PROGRAM)
     command = [sys.executable, "app.py"]
     ran = subprocess.run(

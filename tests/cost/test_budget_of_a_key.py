@@ -1,4 +1,4 @@
-"""A key with `usd_per_day` stops within one call of it, however many calls are under way."""
+"""A key with `usd_per_day` stops within one call of it, however many calls are in flight."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MODEL = CALL[0]
 
 @pytest.fixture
 def cost(clock: FakeClock, gemini: FakeGemini) -> float:
-    """Let each call cost the same; return what."""
+    """Let each call cost the same; return the cost."""
     gemini.always_any(Reply.custom(200, body(CALL)))
     return price(CALL, clock)
 
@@ -46,7 +46,7 @@ def client_of(gemini: FakeGemini) -> genai.Client:
 
 
 def spent(pool: Any) -> float:
-    """Return what the project `web` has spent by the report."""
+    """Return the spending of the project `web` in the report."""
     found = source_of(pool).status()["summary"]["projects"]["web"]["usd_today"]
     return float(found)
 
@@ -84,10 +84,10 @@ def test_one_caller_stops_at_the_budget(
     assert "KeyPoolUsdPerDay" in json.dumps(failed.value.details)
 
 
-def test_status_says_so_until_midnight(
+def test_status_reports_an_exhausted_budget_until_midnight(
     gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float
 ) -> None:
-    """The keys of the project are limited, one of another project is not; then all are free."""
+    """The keys of the project are limited, those of another are not; then all are available."""
     keys = [
         {"key_id": "a", "project": "web", "usd_per_day": cost},
         {"key_id": "b", "project": "web"},
@@ -123,7 +123,7 @@ def test_status_says_so_until_midnight(
 
 
 def test_sixteen_threads_stop_within_one_call(gemini: FakeGemini, pool: Any, cost: float) -> None:
-    """They start together, when nobody knows what a call costs."""
+    """They start together, when the cost of a call is unknown."""
     pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=20)
     client, refused = client_of(gemini), []
 
@@ -143,10 +143,8 @@ def test_sixteen_threads_stop_within_one_call(gemini: FakeGemini, pool: Any, cos
     assert gemini.count() == 11
 
 
-def test_a_failed_call_gives_its_reservation_back(
-    gemini: FakeGemini, pool: Any, cost: float
-) -> None:
-    """It cost nothing that is known, so that the budget is not reserved for ever."""
+def test_a_failed_call_releases_its_reservation(gemini: FakeGemini, pool: Any, cost: float) -> None:
+    """Its cost is unknown, and the budget must not stay reserved forever."""
     made = pool(
         {"key_id": "paid", "project": "web", "usd_per_day": 1.5 * cost}, max_wait_s=0, max_retries=0
     )
@@ -161,7 +159,7 @@ def test_a_failed_call_gives_its_reservation_back(
     assert spent(made) == pytest.approx(2 * cost, abs=1e-9)
 
 
-def test_an_unknown_model_is_warned_of_once(gemini: FakeGemini, pool: Any) -> None:
+def test_an_unknown_model_is_reported_once(gemini: FakeGemini, pool: Any) -> None:
     """Its calls are not part of the budget."""
     pool({"key_id": "paid", "usd_per_day": 1e-6})
     client = client_of(gemini)
@@ -177,7 +175,7 @@ def test_an_unknown_model_is_warned_of_once(gemini: FakeGemini, pool: Any) -> No
 
 
 def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """install() says which extra to install, and leaves nothing in place."""
+    """install() names the extra to install, and installs nothing."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"pip install 'keyrot-middleware\[cost\]'"):
         pool({"key_id": "paid", "usd_per_day": 1})
@@ -185,7 +183,7 @@ def test_a_budget_needs_genai_prices(pool: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_smallest_budget_of_a_project_holds() -> None:
-    """Also for its keys that name none; keys of other projects have none."""
+    """Also for its keys without one; keys of other projects have none."""
     keys = (
         KeySpec(key_id="a", project="web", usd_per_day=2),
         KeySpec(key_id="b", project="web", usd_per_day=1.5),
@@ -246,10 +244,10 @@ def test_four_processes_stop_within_one_call(
     with FakeGemini() as gemini:
         monkeypatch.setenv("GEMINI_KEY_paid", gemini.add_key("paid", tier="paid").value)
         gemini.always_any(Reply.custom(200, body(CALL)).delayed(0.02))
-        words = [sys.executable, "-c", WORKER, valkey.url, gemini.host]
+        args = [sys.executable, "-c", WORKER, valkey.url, gemini.host]
         workers = [
             subprocess.Popen(
-                words, cwd=tmp_path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                args, cwd=tmp_path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             for _ in range(4)
         ]
@@ -269,10 +267,10 @@ def test_four_processes_stop_within_one_call(
         assert sum(sent) == gemini.count() == 21
 
 
-def test_a_key_chosen_by_hand_is_counted_by_its_response(
+def test_a_key_selected_by_hand_is_counted_by_its_response(
     gemini: FakeGemini, pool: Any, cost: float
 ) -> None:
-    """The response has all that was used; `tokens_used` alone is the input."""
+    """The response has the whole usage; `tokens_used` alone is the input."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 2.5 * cost}, max_wait_s=0)
     manager = keyrot_middleware.get_key_manager()
     with keyrot_middleware.bypass():
@@ -292,10 +290,10 @@ def test_a_key_chosen_by_hand_is_counted_by_its_response(
         manager.select_key(MODEL)
 
 
-def test_a_report_that_comes_late_or_alone_is_counted(
+def test_a_late_report_or_one_without_a_selection_is_counted(
     gemini: FakeGemini, clock: FakeClock, pool: Any, cost: float
 ) -> None:
-    """A selection is forgotten after ten minutes; what the request cost is not."""
+    """A selection is dropped after ten minutes; the cost of its request is not."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 2.5 * cost}, max_wait_s=0)
     client = client_of(gemini)
     response = client.models.generate_content(model=MODEL, contents="hi")
@@ -312,7 +310,7 @@ def test_a_report_that_comes_late_or_alone_is_counted(
 
 
 def test_gauges_and_the_command_show_the_budget(gemini: FakeGemini, pool: Any, cost: float) -> None:
-    """How much of it is used, in metrics; in `keyrot status` in dollars."""
+    """The used part of it in metrics; in `keyrot status` in dollars."""
     made = pool({"key_id": "paid", "project": "web", "usd_per_day": 4 * cost})
     report = source_of(made)
     report.status()  # from now on calls are recorded

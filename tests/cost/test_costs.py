@@ -1,4 +1,4 @@
-"""What calls cost by the price list, as metrics, spans and the report show it."""
+"""The cost of calls by the price list, in metrics, spans and the report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def body(call: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def price(call: tuple[Any, ...], clock: FakeClock) -> float:
-    """Return what genai-prices itself says, by its own reading of the response."""
+    """Return the price of genai-prices, by its own parsing of the response."""
     usage = genai_prices.extract_usage(body(call), provider_id="google").usage
     found = genai_prices.calc_price(
         usage,
@@ -66,7 +66,7 @@ def price(call: tuple[Any, ...], clock: FakeClock) -> float:
     return float(found.total_price)
 
 
-class Watched:
+class ObservedPool:
     """Spans and metrics of a pool, and its report."""
 
     def __init__(self, pool: Any) -> None:
@@ -79,7 +79,7 @@ class Watched:
         self.report.status()
 
     def costs(self, name: str) -> list[Any]:
-        """Return the cost on each span whose name begins so."""
+        """Return the cost on each span whose name has a prefix."""
         spans = [span for span in self.spans.get_finished_spans() if span.name.startswith(name)]
         return [span.attributes.get("keyrot.cost") for span in spans if span.attributes is not None]
 
@@ -104,30 +104,30 @@ def make_calls(gemini: FakeGemini, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_ten_calls_cost_what_the_price_list_says(
+def test_ten_calls_have_the_cost_of_the_price_list(
     gemini: FakeGemini, clock: FakeClock, pool: Any, mode: str
 ) -> None:
     """To a millionth of a dollar: in the metric, on both spans, in the report."""
-    watched = Watched(pool({"key_id": "paid", "project": "web"}))
+    observed = ObservedPool(pool({"key_id": "paid", "project": "web"}))
     make_calls(gemini, mode)
     want = [price(call, clock) for call in CALLS]
     for name in ("generate_content", "attempt"):
-        assert watched.costs(name) == [pytest.approx(cost, abs=MILLIONTH / 1000) for cost in want]
-    (by_key,) = watched.metrics.by("keyrot.key.cost", "keyrot.key.id").items()
+        assert observed.costs(name) == [pytest.approx(cost, abs=MILLIONTH / 1000) for cost in want]
+    (by_key,) = observed.metrics.by("keyrot.key.cost", "keyrot.key.id").items()
     assert by_key == ("paid", pytest.approx(sum(want), abs=MILLIONTH))
-    flash = watched.metrics.by("keyrot.key.cost", "gen_ai.request.model")["gemini-2.5-flash"]
+    flash = observed.metrics.by("keyrot.key.cost", "gen_ai.request.model")["gemini-2.5-flash"]
     assert flash == pytest.approx(sum(want[:3]), abs=MILLIONTH)
-    status = watched.report.status()
+    status = observed.report.status()
     assert status["cost_known"] is True
     assert status["summary"]["today"]["cost_usd"] == pytest.approx(sum(want), abs=MILLIONTH)
     assert status["keys"][0]["usd_today"] == pytest.approx(sum(want), abs=MILLIONTH)
 
 
-def test_a_stream_costs_what_its_last_chunk_says(
+def test_a_stream_has_the_cost_of_its_last_chunk(
     gemini: FakeGemini, clock: FakeClock, pool: Any
 ) -> None:
-    """Its chunks repeat the usage so far; one that is closed early has cost that."""
-    watched = Watched(pool("paid"))
+    """Its chunks repeat the usage so far; one that is closed early has cost that much."""
+    observed = ObservedPool(pool("paid"))
     gemini.tokens(lambda _body: 5_000)
     client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
     model = "gemini-2.5-flash"
@@ -136,53 +136,53 @@ def test_a_stream_costs_what_its_last_chunk_says(
     assert meta is not None
     answer, thoughts = meta.candidates_token_count or 0, meta.thoughts_token_count or 0
     want = price((model, 5_000, 0, answer, thoughts, 0), clock)
-    assert watched.costs("generate_content") == [pytest.approx(want, abs=MILLIONTH / 1000)]
+    assert observed.costs("generate_content") == [pytest.approx(want, abs=MILLIONTH / 1000)]
     stream = client.models.generate_content_stream(model=model, contents="hi")
     next(iter(stream))
     stream.close()  # type: ignore[attr-defined]
-    assert watched.costs("generate_content")[1] >= price((model, 5_000, 0, 0, 0, 0), clock)
+    assert observed.costs("generate_content")[1] >= price((model, 5_000, 0, 0, 0, 0), clock)
 
 
 def test_the_cost_of_a_call_is_that_of_all_its_attempts(
     gemini: FakeGemini, clock: FakeClock, pool: Any
 ) -> None:
-    """A request that failed cost nothing that is known."""
-    watched = Watched(pool("free", "paid", strategy="fill"))
+    """The cost of a failed request is unknown."""
+    observed = ObservedPool(pool("free", "paid", strategy="fill"))
     gemini.script("free", Reply.QUOTA_MINUTE)
     gemini.script("paid", Reply.custom(200, body(CALLS[0])))
     client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
     client.models.generate_content(model=CALLS[0][0], contents="hi")
     want = pytest.approx(price(CALLS[0], clock), abs=MILLIONTH / 1000)
-    assert watched.costs("attempt") == [None, want]
-    assert watched.costs("generate_content") == [want]
+    assert observed.costs("attempt") == [None, want]
+    assert observed.costs("generate_content") == [want]
 
 
 def test_an_unknown_model_has_no_cost(
     gemini: FakeGemini, pool: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither in metrics nor on spans; the log says so once."""
-    watched = Watched(pool("paid"))
+    observed = ObservedPool(pool("paid"))
     client = genai.Client(http_options=gemini.http_options)  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "keyrot_middleware"):
         for _ in range(2):
             client.models.generate_content(model="gemini-9-nova", contents="hi")
-    assert watched.costs("attempt") == watched.costs("generate_content") == [None, None]
-    assert watched.metrics.points("keyrot.key.cost") == []
+    assert observed.costs("attempt") == observed.costs("generate_content") == [None, None]
+    assert observed.metrics.points("keyrot.key.cost") == []
     assert [r.getMessage() for r in caplog.records if "no price" in r.getMessage()] == [
         "no price is known for model 'gemini-9-nova': its calls are not part of any cost"
     ]
 
 
-def test_without_genai_prices_all_is_as_before(
+def test_without_genai_prices_calls_are_still_reported(
     gemini: FakeGemini, pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls are made, observed and reported; their cost is not known."""
+    """Calls are made, observed and reported; their cost is unknown."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
-    watched = Watched(pool("paid"))
+    observed = ObservedPool(pool("paid"))
     make_calls(gemini, "sync")
-    assert watched.costs("generate_content") == [None] * len(CALLS)
-    assert watched.metrics.points("keyrot.key.cost") == []
-    status = watched.report.status()
+    assert observed.costs("generate_content") == [None] * len(CALLS)
+    assert observed.metrics.points("keyrot.key.cost") == []
+    status = observed.report.status()
     assert status["cost_known"] is False
     assert status["summary"]["today"]["cost_usd"] is status["keys"][0]["usd_today"] is None
     assert status["summary"]["today"]["input_tokens"] > 0

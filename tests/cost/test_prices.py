@@ -1,4 +1,4 @@
-"""Prices are those of genai-prices, whose list is asked for rates once, and fetches nothing."""
+"""Prices are those of genai-prices, whose list is read once for rates, and fetches nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRICES = PriceList()
 
 
 def expected(model: str, at: datetime = NOW, **counts: int) -> float:
-    """Return what genai-prices itself says."""
+    """Return the price of genai-prices itself."""
     usage = genai_prices.Usage(**counts)
     price = genai_prices.calc_price(
         usage, model, provider_id="google", genai_request_timestamp=at
@@ -45,7 +45,7 @@ def expected(model: str, at: datetime = NOW, **counts: int) -> float:
     parts=st.tuples(*[st.integers(0, 3)] * 5),
     output=st.integers(0, 70_000),
 )
-def test_a_request_costs_what_the_list_says(
+def test_a_request_has_the_cost_of_the_list(
     model: str, tokens: int, parts: tuple[int, ...], output: int
 ) -> None:
     """In each tier, with cached tokens, audio and images, some of which are cached too."""
@@ -74,7 +74,7 @@ def test_a_price_holds_from_its_day() -> None:
 
 
 def test_the_model_that_answered_counts() -> None:
-    """An alias is priced as what it led to; where that has no price, as what was asked for."""
+    """An alias has the price of its model; if that has none, the one of the requested model."""
     usage = Usage(1_000, 100, model="gemini-2.5-pro-001")
     want = expected("gemini-2.5-pro", input_tokens=1_000, output_tokens=100)
     assert PRICES.cost(usage, "gemini-flash-latest", AT) == pytest.approx(want)
@@ -83,7 +83,7 @@ def test_the_model_that_answered_counts() -> None:
 
 
 def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Its requests have no cost, and the log is not filled with them."""
+    """Its requests have no cost, and the log does not repeat it."""
     prices = PriceList()
     with caplog.at_level(logging.WARNING, "keyrot_middleware"):
         for _ in range(3):
@@ -94,8 +94,8 @@ def test_an_unknown_model_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
     assert prices.estimate("tunedModels/ours", 10, AT) == (0.0, 0.0)
 
 
-def test_what_reported_no_tokens_has_no_cost() -> None:
-    """Counting tokens, a failure, a stored thing."""
+def test_a_request_without_reported_tokens_has_no_cost() -> None:
+    """Counting tokens, a failure, a stored resource."""
     assert PRICES.cost(NO_USAGE, "gemini-2.5-flash", AT) is None
     assert PRICES.cost(Usage(10), "gemini-2.5-flash", AT) == pytest.approx(
         expected("gemini-2.5-flash", input_tokens=10)
@@ -122,7 +122,7 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_genai_prices_nothing_has_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not even tried to import it."""
+    """It is not even imported."""
     monkeypatch.setattr("keyrot_middleware.prices.find_spec", lambda _name: None)
     prices, imported = PriceList(), builtins.__import__
 

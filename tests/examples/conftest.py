@@ -1,4 +1,4 @@
-"""The examples as a user runs them, against a fake service that keeps the machine's time."""
+"""The examples as a user runs them, against a fake service on the machine's time."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def service() -> Iterator[FakeGemini]:
-    """Serve with a spent, a dead and a good key until the test ends."""
+    """Serve with an exhausted, a dead and a good key until the test ends."""
     with FakeGemini() as server:
-        for label in ("spent", "dead", "good"):
+        for label in ("exhausted", "dead", "good"):
             server.add_key(label)
-        server.always("spent", Reply.QUOTA_MINUTE)
+        server.always("exhausted", Reply.QUOTA_MINUTE)
         server.always("dead", Reply.KEY_INVALID)
         yield server
 
 
 @pytest.fixture
 def pool(service: FakeGemini) -> dict[str, str]:
-    """Give the settings of a program with all three keys, used in their order."""
-    values = [service.key(label).value for label in ("spent", "dead", "good")]
+    """Return the settings of a program with all three keys, used in their order."""
+    values = [service.key(label).value for label in ("exhausted", "dead", "good")]
     return {"GEMINI_API_KEYS": ",".join(values), "KEYROT_STRATEGY": "fill"}
 
 

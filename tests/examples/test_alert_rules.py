@@ -27,17 +27,17 @@ def names() -> list[str]:
     return [rule["alert"] for group in groups for rule in group["rules"]]
 
 
-def promtool(*words: str) -> None:
-    """Run promtool; it must find nothing wrong."""
+def promtool(*args: str) -> None:
+    """Run promtool; it must report nothing."""
     assert PROMTOOL is not None
     done = subprocess.run(
-        [PROMTOOL, *words], capture_output=True, text=True, timeout=60, check=False
+        [PROMTOOL, *args], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_promtool
-def test_the_rules_are_right() -> None:
+def test_the_rules_are_valid() -> None:
     """Prometheus would load them."""
     promtool("check", "rules", str(RULES))
 
@@ -58,7 +58,7 @@ def test_each_rule_has_a_case() -> None:
 
 
 def test_the_rules_name_metrics_that_exist() -> None:
-    """Under the names that the exporter makes of them."""
+    """They have the names that the exporter makes of them."""
     used = set(re.findall(r"\bkeyrot_\w+(?=[\[{) ])", RULES.read_text("utf-8")))
     exposed = {metric.name.replace(".", "_") for metric in METRICS}
     labels = {"keyrot_pool_name", "keyrot_key_id", "keyrot_quota", "keyrot_key_state"}

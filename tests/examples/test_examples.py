@@ -1,4 +1,4 @@
-"""Each example does what its first lines say."""
+"""Each example does what its docstring promises."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BROKEN = "def generate_signals(prices:\n    return 1"
 def test_plain_programs_run_with_a_pool(
     example: Example, service: FakeGemini, pool: dict[str, str], name: str
 ) -> None:
-    """Under `keyrot run` all their calls are answered past a spent and a dead key."""
+    """Under `keyrot run` all their calls are answered despite an exhausted and a dead key."""
     ran = example(name, settings=pool, by=KEYROT_RUN)
     assert ran.returncode == 0, ran.stderr
     assert "stream: ok from good" in ran.stdout
     assert ran.stdout.count("ok from good") == (3 if name == "plain_program.py" else 6)
     assert all(request.key == "good" for request in service.log if request.status == 200)
-    # Once each; more only where several were on their way before the first answer was there.
+    # Once each; more only where several were in flight before the first answer arrived.
     most = 1 if name == "plain_program.py" else 4
-    assert 1 <= service.sent("spent") <= most
+    assert 1 <= service.sent("exhausted") <= most
     assert 1 <= service.sent("dead") <= most
 
 
@@ -48,22 +48,22 @@ def test_the_trace_is_printed(example: Example, pool: dict[str, str]) -> None:
     assert attempts == ["key_1", "key_2", "key_3"]
 
 
-def test_keys_are_chosen_by_hand(
+def test_keys_are_selected_by_hand(
     example: Example, service: FakeGemini, pool: dict[str, str]
 ) -> None:
-    """The manual program reports failures and is not lent the failed keys again."""
+    """The manual program reports failures and does not lease the failed keys again."""
     ran = example("manual_key_manager.py", settings=pool)
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.splitlines() == ["key_1: quota_minute", "key_2: key_invalid"]
     assert ran.stdout.splitlines()[:2] == ["key_3: ok from good"] * 2
     assert "key_2: 0 ok, 1 failed, key_invalid" in ran.stdout
-    assert [service.sent(label) for label in ("spent", "dead", "good")] == [1, 1, 2]
+    assert [service.sent(label) for label in ("exhausted", "dead", "good")] == [1, 1, 2]
 
 
 def test_a_bad_request_is_not_tried_with_every_key(
     example: Example, service: FakeGemini, pool: dict[str, str]
 ) -> None:
-    """The manual program raises what no key is to blame for, after one request."""
+    """The manual program raises a failure that penalizes no key after one request."""
     service.clear_scripts()
     service.always_any(Reply.BAD_REQUEST)
     ran = example("manual_key_manager.py", settings=pool)
@@ -72,8 +72,10 @@ def test_a_bad_request_is_not_tried_with_every_key(
     assert service.count() == 1
 
 
-def test_no_key_left_is_told(example: Example, service: FakeGemini, pool: dict[str, str]) -> None:
-    """The manual program says until when no key is left, and why."""
+def test_no_key_left_is_reported(
+    example: Example, service: FakeGemini, pool: dict[str, str]
+) -> None:
+    """The manual program prints until when no key is available, and why."""
     service.always("good", Reply.QUOTA_DAY)
     ran = example("manual_key_manager.py", settings=pool)
     assert ran.returncode == 1
@@ -89,7 +91,7 @@ def test_no_key_left_is_told(example: Example, service: FakeGemini, pool: dict[s
 def test_a_strategy_is_generated_from_a_pool(
     example: Example, service: FakeGemini, pool: dict[str, str], answer: str
 ) -> None:
-    """Code comes out, with or without Markdown around it."""
+    """Code is returned, with or without Markdown around it."""
     service.answer(answer)
     ran = example("gemini_strategy_generator.py", "Buy on RSI < 30", settings=pool)
     assert (ran.returncode, ran.stdout) == (0, f"{STRATEGY}\n"), ran.stderr
@@ -108,37 +110,37 @@ def test_a_strategy_is_generated_with_one_key(
     assert service.count() == 1
 
 
-def test_code_that_does_not_compile_is_mended_once(
+def test_code_that_does_not_compile_is_corrected_once(
     example: Example, service: FakeGemini, pool: dict[str, str]
 ) -> None:
-    """The second request shows the model its code and what is wrong with it."""
+    """The second request contains the code and the error."""
     service.answer(lambda body: STRATEGY if "does not compile" in str(body) else BROKEN)
     ran = example("gemini_strategy_generator.py", "Buy on RSI < 30", settings=pool)
     assert (ran.returncode, ran.stdout) == (0, f"{STRATEGY}\n"), ran.stderr
-    asked = [str(r.body["contents"]) for r in service.log if r.status == 200]
-    assert len(asked) == 2
-    assert "line 1: '(' was never closed" in asked[1]
-    assert "def generate_signals(prices:" in asked[1]
+    prompts = [str(r.body["contents"]) for r in service.log if r.status == 200]
+    assert len(prompts) == 2
+    assert "line 1: '(' was never closed" in prompts[1]
+    assert "def generate_signals(prices:" in prompts[1]
 
 
-def test_what_goes_wrong_is_told_in_one_line(
+def test_failures_are_reported_in_one_line(
     example: Example, service: FakeGemini, pool: dict[str, str]
 ) -> None:
-    """No code twice, no text, no key, no free key: a sentence and an exit code each."""
+    """No code twice, no text, no key, no available key: a message and an exit code each."""
     name = "gemini_strategy_generator.py"
     service.answer("I cannot do that.")
-    told = [
+    runs = [
         example(name, "Buy", settings=pool),
         example(name, " ", settings=pool),
         example(name, settings=pool),
         example(name, "Buy", settings={}),
     ]
     service.always("good", Reply.KEY_LEAKED)
-    told.append(example(name, "Buy", settings={**pool, "KEYROT_MAX_WAIT_S": "0"}))
-    assert [ran.returncode for ran in told] == [1, 1, 2, 2, 1]
-    assert [ran.stdout for ran in told] == [""] * 5
-    assert not any("Traceback" in ran.stderr for ran in told)
-    assert "twice wrote code that does not compile: line 1: " in told[0].stderr
-    assert "Buy on RSI < 30" in told[1].stderr
-    assert "GEMINI_API_KEYS" in told[3].stderr
-    assert told[4].stderr.startswith("Gemini: 4")
+    runs.append(example(name, "Buy", settings={**pool, "KEYROT_MAX_WAIT_S": "0"}))
+    assert [ran.returncode for ran in runs] == [1, 1, 2, 2, 1]
+    assert [ran.stdout for ran in runs] == [""] * 5
+    assert not any("Traceback" in ran.stderr for ran in runs)
+    assert "twice wrote code that does not compile: line 1: " in runs[0].stderr
+    assert "Buy on RSI < 30" in runs[1].stderr
+    assert "GEMINI_API_KEYS" in runs[3].stderr
+    assert runs[4].stderr.startswith("Gemini: 4")

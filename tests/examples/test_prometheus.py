@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a program with a pool, and is asked what the dashboard asks it."""
+"""A real Prometheus scrapes a program with a pool, and runs the queries of the dashboard."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def _start(where: Path, *words: str) -> subprocess.Popen[str]:
+def _start(where: Path, *args: str) -> subprocess.Popen[str]:
     env = {"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1"}
     return subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *args],
         cwd=where,
         env=env,
         text=True,
@@ -80,7 +80,7 @@ def _start(where: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _config(*targets: int) -> str:
-    """Give the example's own configuration, for other ports and in a hurry."""
+    """Return the example's own configuration, for other ports and with short intervals."""
     text = (EXAMPLE / "prometheus.yml").read_text("utf-8")
     assert '["localhost:9464"]' in text
     where = json.dumps([f"127.0.0.1:{port}" for port in targets])
@@ -97,11 +97,11 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     where = tmp_path_factory.mktemp("programs")
     with ExitStack() as stack:
         load = ("--rate", "40", "--port", str(ports["example"]))
-        for words in (
+        for args in (
             ("-c", PROGRAM, str(ports["few"])),
             (str(EXAMPLE / "program.py"), "--address", "127.0.0.1", *load),
         ):
-            process = stack.enter_context(_start(where, *words))
+            process = stack.enter_context(_start(where, *args))
             stack.callback(process.kill)
         for port in ports.values():
             wait_for(lambda port=port: _serves(port), PATIENCE_S)
@@ -123,8 +123,8 @@ def prometheus(ports: dict[str, int]) -> Iterator[Prometheus]:
     server.stop()
 
 
-def test_prometheus_has_what_was_counted(prometheus: Prometheus) -> None:
-    """Four calls over three keys come back from the query API as they were made."""
+def test_prometheus_has_the_counts(prometheus: Prometheus) -> None:
+    """Four calls over three keys are returned by the query API as they were made."""
     pool = '{keyrot_pool_name="exact"}'
     wait_for(lambda: prometheus.query(f"keyrot_call_attempts_count{pool}"), PATIENCE_S)
     by = prometheus.by
@@ -138,8 +138,8 @@ def test_prometheus_has_what_was_counted(prometheus: Prometheus) -> None:
         ("paid", "", ""): 1,
         ("paid", "bad_request", "400"): 1,
     }
-    rests = by(f"keyrot_key_cooldowns_total{pool}", "keyrot_key_id", "keyrot_failure_class")
-    assert rests == {("dead", "key_invalid"): 1, ("free", "quota_day"): 1}
+    cooldowns = by(f"keyrot_key_cooldowns_total{pool}", "keyrot_key_id", "keyrot_failure_class")
+    assert cooldowns == {("dead", "key_invalid"): 1, ("free", "quota_day"): 1}
     state = by(f"keyrot_key_count{pool}", "keyrot_key_state")
     assert {name: count for name, count in state.items() if count} == {
         "available": 1,
@@ -163,18 +163,18 @@ SEND = ("keyrot_key_id", "keyrot_failure_class", "error_type")
 
 def test_every_metric_of_the_table_is_exposed(prometheus: Prometheus) -> None:
     """The example shows all of them, under the names that the exporter makes."""
-    wait_for(lambda: len(_told(prometheus)) == len(METRICS), PATIENCE_S)
-    assert _told(prometheus) == {metric.name.replace(".", "_") for metric in METRICS}
+    wait_for(lambda: len(_exposed_names(prometheus)) == len(METRICS), PATIENCE_S)
+    assert _exposed_names(prometheus) == {metric.name.replace(".", "_") for metric in METRICS}
 
 
-def _told(prometheus: Prometheus) -> set[str]:
+def _exposed_names(prometheus: Prometheus) -> set[str]:
     names = {metric.name.replace(".", "_") for metric in METRICS}
     exposed: list[str] = prometheus.get("label/__name__/values")
     return {name for name in names if any(one.startswith(name) for one in exposed)}
 
 
 def test_no_key_is_exposed(ports: dict[str, int]) -> None:
-    """Only labels of keys stand in what is scraped."""
+    """Only labels of keys appear in the scraped text."""
     for port in ports.values():
         text = read(f"http://127.0.0.1:{port}/metrics")
         assert b"AIza" not in text
@@ -191,22 +191,20 @@ EXPRESSIONS = [
 @pytest.mark.parametrize(
     ("title", "expression"), EXPRESSIONS, ids=[title for title, _ in EXPRESSIONS]
 )
-def test_each_panel_has_something_to_show(
-    prometheus: Prometheus, title: str, expression: str
-) -> None:
-    """An expression of the dashboard is right, names what is exposed, and finds something."""
-    asked = expression.replace("$__rate_interval", "5s").replace("$pool", ".*")
-    assert "$" not in asked
-    wait_for(lambda: prometheus.query(asked), PATIENCE_S)
-    grouped = set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", asked))))
-    for name, selector in re.findall(r"\b(\w+)\{([^}]*)\}", asked):
+def test_each_panel_has_data(prometheus: Prometheus, title: str, expression: str) -> None:
+    """An expression of the dashboard is valid, names exposed metrics, and finds something."""
+    expanded = expression.replace("$__rate_interval", "5s").replace("$pool", ".*")
+    assert "$" not in expanded
+    wait_for(lambda: prometheus.query(expanded), PATIENCE_S)
+    grouped = set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", expanded))))
+    for name, selector in re.findall(r"\b(\w+)\{([^}]*)\}", expanded):
         series = prometheus.get("series", **{"match[]": name})
         labels = {label for one in series for label in one}
         assert set(re.findall(r"(\w+)(?:=~|!=|=)", selector)) | grouped <= labels, title
 
 
-def test_legends_and_variables_name_what_is_there() -> None:
-    """A legend uses only labels by which its expression groups; the pool is chosen by a label."""
+def test_legends_and_variables_name_existing_labels() -> None:
+    """A legend uses only labels by which its expression groups; the pool is selected by a label."""
     for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:
             grouped = re.findall(r"\bby \(([^)]*)\)", target["expr"])
@@ -217,10 +215,10 @@ def test_legends_and_variables_name_what_is_there() -> None:
     assert query == "label_values(keyrot_key_count, keyrot_pool_name)"
 
 
-def test_the_dashboard_shows_what_it_should() -> None:
+def test_the_dashboard_covers_the_required_metrics() -> None:
     """Requests, failures, keys by state, tokens, three quotas, waits, added latency."""
-    asked = " ".join(expression for _, expression in EXPRESSIONS)
-    assert {metric.name for metric in METRICS if metric.name.replace(".", "_") in asked} >= {
+    expanded = " ".join(expression for _, expression in EXPRESSIONS)
+    assert {metric.name for metric in METRICS if metric.name.replace(".", "_") in expanded} >= {
         "keyrot.call.attempts",
         "keyrot.attempt.duration",
         "keyrot.key.count",
@@ -230,5 +228,5 @@ def test_the_dashboard_shows_what_it_should() -> None:
         "keyrot.key.pending_requests",
         "gen_ai.client.operation.duration",
     }
-    quotas = set(re.findall(r'keyrot_quota="(\w+)"', asked))
+    quotas = set(re.findall(r'keyrot_quota="(\w+)"', expanded))
     assert quotas == {"rpm", "tpm", "rpd"}

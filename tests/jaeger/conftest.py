@@ -17,7 +17,7 @@ TRACES = 16
 
 @pytest.fixture(scope="session")
 def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
-    """Run Jaeger for all tests of the session; `make test-jaeger` sees to it that there is one."""
+    """Run Jaeger for all tests of the session; `make test-jaeger` builds it."""
     binary = find_jaeger()
     if binary is None:
         why = "there is no Jaeger here: `make test-jaeger` builds it (once, with Go)"
@@ -31,9 +31,9 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
 
 @pytest.fixture(scope="session")
 def traces(jaeger: Jaeger) -> list[dict[str, Any]]:
-    """Run the example once, as its README says; give what Jaeger's query API answers."""
+    """Run the example once, as its README describes; return the answer of Jaeger's query API."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-    told = {
+    settings = {
         "KEYROT_TRACING": "otlp",
         "OTEL_SERVICE_NAME": SERVICE,
         "OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp,
@@ -41,7 +41,7 @@ def traces(jaeger: Jaeger) -> list[dict[str, Any]]:
     }
     done = subprocess.run(
         [sys.executable, str(APP)],
-        env={**kept, **told},
+        env={**kept, **settings},
         capture_output=True,
         text=True,
         timeout=60,

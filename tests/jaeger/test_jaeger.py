@@ -1,4 +1,4 @@
-"""What a person finds in a real Jaeger after examples/jaeger has run with KEYROT_TRACING=otlp."""
+"""The traces in a real Jaeger after examples/jaeger has run with KEYROT_TRACING=otlp."""
 
 from __future__ import annotations
 
@@ -89,19 +89,19 @@ TREES = (
 
 
 def name_of(tree: str) -> str:
-    """Give the name of the trace."""
+    """Return the name of the trace."""
     return tree.strip().partition("  ")[0]
 
 
 def every(roots: dict[str, Span], prefix: str) -> list[Span]:
-    """Give all spans whose name begins so."""
+    """Return all spans whose name has a prefix."""
     spans = (span for root in roots.values() for span in root.everything())
     return [span for span in spans if span.name.startswith(prefix)]
 
 
 @pytest.mark.parametrize("way", ["", ASYNC], ids=["sync", "async"])
 @pytest.mark.parametrize("tree", TREES, ids=name_of)
-def test_a_case_is_seen_as_it_went(roots: dict[str, Span], tree: str, way: str) -> None:
+def test_a_case_is_traced_completely(roots: dict[str, Span], tree: str, way: str) -> None:
     """Names, kinds, parents, attempts in order, status and events are those of the case."""
     name = name_of(tree)
     drawn = re.sub(r"rejected; [^,]*Z", "…", draw(roots[name + way]))
@@ -123,8 +123,8 @@ def test_attempts_follow_each_other_inside_their_call(roots: dict[str, Span]) ->
         assert call.ended >= edges[-1]
 
 
-def test_a_wait_is_as_long_as_it_says(roots: dict[str, Span]) -> None:
-    """The gap between two attempts is the wait of the event, and the next attempt tells it too."""
+def test_a_wait_lasts_as_long_as_recorded(roots: dict[str, Span]) -> None:
+    """The gap between two attempts is the wait of the event, and the next attempt has it too."""
     for way in ("", ASYNC):
         (call,) = roots[f"5 every key is busy for a second{way}"].below
         (wait,) = call.events
@@ -136,8 +136,8 @@ def test_a_wait_is_as_long_as_it_says(roots: dict[str, Span]) -> None:
         assert served.tags["keyrot.acquire.wait_time"] >= seconds - 0.01
 
 
-def test_a_good_call_tells_all_it_knows(roots: dict[str, Span]) -> None:
-    """Model, usage, server, pool and key stand on the call, with the types of the conventions."""
+def test_a_successful_call_has_all_its_attributes(roots: dict[str, Span]) -> None:
+    """Model, usage, server, pool and key are on the call, with the types of the conventions."""
     (call,) = roots["2 the second key serves"].below
     tags = dict(call.tags)
     assert tags.pop("gen_ai.response.id")
@@ -161,7 +161,7 @@ def test_a_good_call_tells_all_it_knows(roots: dict[str, Span]) -> None:
     }
 
 
-def test_a_failed_attempt_tells_why_and_for_how_long(roots: dict[str, Span]) -> None:
+def test_a_failed_attempt_has_its_cause_and_cooldown(roots: dict[str, Span]) -> None:
     """Its attributes are those of the table in docs/telemetry.md, and the cooldown is its event."""
     ((failed, served),) = (call.below for call in roots["2 the second key serves"].below)
     tags = dict(failed.tags)
@@ -190,7 +190,7 @@ def test_a_failed_attempt_tells_why_and_for_how_long(roots: dict[str, Span]) -> 
     assert served.tags["keyrot.key.project"] == "second-hobby"
 
 
-def test_a_stream_tells_when_its_first_chunk_came(roots: dict[str, Span]) -> None:
+def test_a_stream_has_the_time_of_its_first_chunk(roots: dict[str, Span]) -> None:
     """The time lies within the call's own."""
     for way in ("", ASYNC):
         (call,) = roots[f"4 a stream{way}"].below
@@ -199,7 +199,7 @@ def test_a_stream_tells_when_its_first_chunk_came(roots: dict[str, Span]) -> Non
 
 
 def test_a_failed_call_can_be_found_by_its_tags(jaeger: Any, roots: dict[str, Span]) -> None:
-    """The searches that the example's README names find the traces they should."""
+    """The searches in the example's README find their traces."""
     for tags, case in (
         ({"keyrot.failure.class": "key_leaked"}, "7 no key can serve"),
         ({"keyrot.attempt.count": "4"}, "5 every key is busy for a second"),
@@ -209,8 +209,8 @@ def test_a_failed_call_can_be_found_by_its_tags(jaeger: Any, roots: dict[str, Sp
         assert {root_of(trace).name for trace in found} == {case, case + ASYNC}
 
 
-def test_no_key_and_no_text_is_in_what_jaeger_holds(traces: list[dict[str, Any]]) -> None:
-    """Neither a key of the pool, nor a prompt, nor an answer, nor a server's message went out."""
+def test_jaeger_has_no_key_and_no_text(traces: list[dict[str, Any]]) -> None:
+    """No key of the pool, prompt, answer or server's message was exported."""
     with FakeGemini() as gemini:
         for style in ("standard", "auth"):
             assert KEY.search(gemini.add_key(style, style=style).value)

@@ -1,6 +1,6 @@
 """The recipes of docs/recipes, run against the real frameworks: `make recipes`.
 
-The frameworks are in a virtual environment of their own; without one, its recipe is left out.
+The frameworks are in a virtual environment of their own; without one, its recipe is skipped.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def recipe(tmp_path: Path) -> Iterator[Recipe]:
 
 @pytest.fixture
 def port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port with no listener."""
     return free_port()

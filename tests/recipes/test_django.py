@@ -16,9 +16,7 @@ urlpatterns = [path("summary", views.summary)]
 """
 
 
-def test_a_view_answers_and_the_middleware_says_when_to_try_again(
-    recipe: Recipe, port: int
-) -> None:
+def test_a_view_answers_and_the_middleware_sets_retry_after(recipe: Recipe, port: int) -> None:
     """The pool is there from the first request; without a key the client gets a 429."""
     recipe.keys("A", "B")
     recipe.python("-m", "django", "startproject", "mysite", ".")

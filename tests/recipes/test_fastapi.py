@@ -9,9 +9,7 @@ from support.recipes import Recipe, get
 from keyrot_middleware.testing import Reply
 
 
-def test_the_application_answers_is_healthy_and_says_when_to_try_again(
-    recipe: Recipe, port: int
-) -> None:
+def test_the_application_answers_is_healthy_and_sets_retry_after(recipe: Recipe, port: int) -> None:
     """A failed key is replaced by another; without one the client gets a 429 with Retry-After."""
     recipe.keys("A", "B")
     recipe.write("fastapi.md")

@@ -20,7 +20,7 @@ def exhausted_for(seconds: int) -> object:
     return Reply.custom(429, {"error": error})
 
 
-def test_tenacity_waits_as_long_as_the_pool_says(recipe: Recipe) -> None:
+def test_tenacity_waits_until_the_pools_retry_time(recipe: Recipe) -> None:
     """The only key is exhausted for two seconds: tenacity waits, and the second send succeeds."""
     recipe.keys("A")
     recipe.write("retries.md")

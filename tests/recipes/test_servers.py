@@ -20,8 +20,8 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
-def test_every_worker_has_the_pool(recipe: Recipe, port: int, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("args", COMMANDS.values(), ids=COMMANDS.keys())
+def test_every_worker_has_the_pool(recipe: Recipe, port: int, args: tuple[str, ...]) -> None:
     """Three processes answer with a key of one pool, and the exhausted key is tried once."""
     recipe.keys("A", "B")
     recipe.share()
@@ -30,7 +30,7 @@ def test_every_worker_has_the_pool(recipe: Recipe, port: int, words: tuple[str, 
         path = recipe.folder / name
         path.write_text(path.read_text().replace("response.text", WHO_ANSWERS))
     recipe.gemini.always("A", Reply.QUOTA_DAY)
-    command = [word.format(port=port) for word in words]
+    command = [word.format(port=port) for word in args]
     with recipe.running("-m", "keyrot_middleware", "run", *command) as log:
         pids = set()
         for _ in range(MOST):

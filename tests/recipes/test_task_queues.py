@@ -35,7 +35,7 @@ def prepared(recipe: Recipe) -> None:
     recipe.gemini.always("A", Reply.QUOTA_DAY)
 
 
-def test_celery_workers_share_what_one_of_them_found(recipe: Recipe) -> None:
+def test_celery_workers_share_an_exhausted_key(recipe: Recipe) -> None:
     """Six tasks in two processes: key A is tried by those that began at once, and by no other."""
     prepared(recipe)
     (recipe.folder / "client.py").write_text(CELERY_TASKS)
@@ -65,7 +65,7 @@ def test_a_celery_task_is_tried_later_when_no_key_is_available(recipe: Recipe) -
         assert "Retry in" in log.read_text()
 
 
-def test_rq_jobs_share_what_one_of_them_found(recipe: Recipe) -> None:
+def test_rq_jobs_share_an_exhausted_key(recipe: Recipe) -> None:
     """Each job is a process: the first finds key A exhausted, and the others do not try it."""
     prepared(recipe)
     (recipe.folder / "client.py").write_text(RQ_JOBS)

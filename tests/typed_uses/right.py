@@ -1,4 +1,4 @@
-"""What a program may write: type checkers find nothing in it, and know these types."""
+"""Correct uses: type checkers accept them, and know these types."""
 
 from typing import assert_type
 
@@ -49,7 +49,7 @@ def ask(error: KeyPoolExhausted) -> ClientError:
 
 
 def look() -> bool:
-    """What status() and health hold is known by name."""
+    """The fields of status() and health are typed."""
     status = keyrot_middleware.status()
     assert_type(status, PoolStatus)
     health = keyrot_middleware.get_key_manager().get_health_status()

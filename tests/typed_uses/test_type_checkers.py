@@ -1,4 +1,4 @@
-"""What type checkers make of programs that use the library: right ones pass, mistakes are found."""
+"""Type checkers and programs that use the library: correct ones pass, mistakes are found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = HERE.parents[1]
 
 
 def mypy(_folder: Path, *files: str) -> set[tuple[str, int]]:
-    """Run mypy --strict on files of this folder; give file and line of each error."""
+    """Run mypy --strict on files of this folder; return file and line of each error."""
     paths = [str(HERE / name) for name in files]
     options = ["--strict", "--no-error-summary", "--config-file", os.devnull]
     done = subprocess.run(
@@ -59,13 +59,13 @@ def pyright(folder: Path, *files: str) -> set[tuple[str, int]]:
 
 
 def marked(name: str) -> set[tuple[str, int]]:
-    """List the lines that say that they are wrong."""
+    """List the lines that are marked as wrong."""
     lines = (HERE / name).read_text().splitlines()
     return {(name, number) for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
 
 
 @pytest.mark.parametrize("check", [mypy, pyright])
-def test_mistakes_are_found_and_right_uses_are_not_complained_of(
+def test_mistakes_are_found_and_correct_uses_are_accepted(
     check: Callable[..., set[tuple[str, int]]], tmp_path: Path
 ) -> None:
     """A misspelt setting, a wrong type, a field that is not there; KeyPoolExhausted is a type."""

@@ -1,4 +1,4 @@
-"""What a type checker must find: each line that says so has a mistake, and no other has one."""
+"""Mistakes that a type checker must find: exactly the marked lines."""
 
 import keyrot_middleware
 from keyrot_middleware import KeyManager, KeyPoolExhausted
@@ -17,6 +17,6 @@ keyrot_middleware.status()["keys"]["a"]["avalable"]  # wrong
 
 
 def why(error: KeyPoolExhausted) -> None:
-    """Attributes are known."""
+    """Attributes are typed."""
     str(error.reason)  # wrong
     error.retry_at.isoformat()  # wrong

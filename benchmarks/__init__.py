@@ -1,1 +1,1 @@
-"""What the pool costs, measured against the plain SDK in the same run."""
+"""The cost of the pool, measured against the plain SDK in the same run."""

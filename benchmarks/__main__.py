@@ -18,8 +18,8 @@ from .calls import (
     Variant,
     added,
     async_calls,
+    format_added,
     sync_calls,
-    told,
 )
 from .limit import CALLS, LIMIT, PROCESSES, RUNS, sent_of_limit
 from .page import Row, page
@@ -34,7 +34,7 @@ ADDED = (
     ("traced", "memory state, spans, batch processor", "–"),
     ("redis", "state in Redis, no tracing", "≤ 600 µs"),
 )
-"""The variant, what it is, and the bar."""
+"""The variant, its description, and the bar."""
 PARTS = (
     ("traced", "spans, batch processor, over the untraced call", "pool", "≤ 1.5 × the next row"),
     ("spans alone", "two such spans by the SDK of OpenTelemetry alone", "pool", "–"),
@@ -43,24 +43,24 @@ PARTS = (
     ("redis", "state in Redis, over the state in memory", "pool", "–"),
     ("redis alone", "two empty scripts by redis-py", "plain", "–"),
 )
-"""The variant, what it is, what it comes on top of, and the bar."""
+"""The variant, its description, its baseline, and the bar."""
 LAST_SETTLE_S = 0.01
-"""A turn's last call is booked after it has returned."""
+"""A turn's last call is recorded after it has returned."""
 
 
 def ignore(_event: PoolEvent) -> None:
-    """Take an event of the pool."""
+    """Ignore an event of the pool."""
 
 
 def look_at_the_page() -> None:
-    """Ask for the status once, as an open page does every 2 s: from then on calls are recorded."""
+    """Read the status once, as an open page does every 2 s: from then on calls are recorded."""
     pool = current_pool()
     assert pool is not None
     source_of(pool).status()
 
 
 def calls(redis: str | None) -> list[Row]:
-    """Measure what a call costs; all variants take turns in one run."""
+    """Measure the added time of a call; all variants take turns in one run."""
     variants = {
         "plain": PLAIN,
         "pool": Variant({"state_url": "memory://"}, untraced),
@@ -76,7 +76,7 @@ def calls(redis: str | None) -> list[Row]:
     measured = {"sync": sync_calls(variants), "async": async_calls(variants)}
     for kind, samples in measured.items():
         rows += [
-            (f"added per call, {what}, {kind}, p50", bar, _told(samples, name))
+            (f"added per call, {what}, {kind}, p50", bar, _added(samples, name))
             for name, what, bar in ADDED
         ]
         for name, what, over, bar in PARTS:
@@ -87,7 +87,7 @@ def calls(redis: str | None) -> list[Row]:
 
 
 def telemetry() -> list[Row]:
-    """Measure what telemetry costs in a loop: a program that has no SDK, and one that has."""
+    """Measure telemetry in a loop: in a program without an SDK, and in one with an SDK."""
     return [
         ("in a loop, no SDK, no page: what observers cost", "≤ 3 µs", f"{without_sdk():.1f} µs"),
         ("in a loop, spans, batch processor", "–", f"{spans_in_a_loop():.1f} µs"),
@@ -95,7 +95,7 @@ def telemetry() -> list[Row]:
 
 
 def pool() -> list[Row]:
-    """Measure what the number of keys costs in memory."""
+    """Measure how the number of keys affects time and memory."""
     return [
         ("acquire and settle with 10,000 keys against 10", "≤ 1.5 ×", _against(acquire_times())),
         ("memory per key, 10,000 used keys", "≤ 1 KB", f"{memory_per_key():.0f} bytes"),
@@ -103,7 +103,7 @@ def pool() -> list[Row]:
 
 
 def shared(redis: str | None) -> list[Row]:
-    """Measure what the state in Redis costs and holds."""
+    """Measure the state in Redis."""
     why = str(missing())
     times = memory = sent = why
     if redis is not None:
@@ -130,8 +130,8 @@ def program() -> list[Row]:
     ]
 
 
-def _told(samples: Samples, name: str) -> str:
-    return told(samples, name) if name in samples else str(missing())
+def _added(samples: Samples, name: str) -> str:
+    return format_added(samples, name) if name in samples else str(missing())
 
 
 def _against(times: dict[int, float]) -> str:
@@ -147,7 +147,7 @@ def _limit(redis: str) -> str:
 
 
 def table(redis: str | None) -> list[Row]:
-    """Measure every row: what, the bar, what was measured."""
+    """Measure every row: what, the bar, the result."""
     return [*calls(redis), *telemetry(), *pool(), *shared(redis), *program()]
 
 

@@ -1,7 +1,7 @@
-"""The least that two requests to Redis cost: an empty script before a call, and one after it.
+"""The minimum cost of two requests to Redis: an empty script before a call, and one after it.
 
-Sent by redis-py's own clients over one connection, both answers awaited. So this is the way to the
-server and back, and nothing of the pool.
+Sent by redis-py's own clients over one connection, both replies awaited. So this is the round trip
+to the server, and nothing of the pool.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from .calls import MODEL, PROMPT, Ask, AsyncAsk, Variant, client_of
+from .calls import MODEL, PROMPT, AsyncCall, Call, Variant, client_of
 from .server import Place
 
 __all__ = ["bare_scripts"]
@@ -26,7 +26,7 @@ def bare_scripts(url: str) -> Variant:
         url: Of the server, `redis://host:port/0`.
     """
 
-    def ask(place: Place) -> Ask:
+    def make_call(place: Place) -> Call:
         client = client_of(place)
         script = redis.Redis.from_url(url).register_script(EMPTY)
 
@@ -38,7 +38,7 @@ def bare_scripts(url: str) -> Variant:
 
         return call
 
-    def aask(place: Place) -> AsyncAsk:
+    def make_async_call(place: Place) -> AsyncCall:
         client = client_of(place)
         script = redis.asyncio.Redis.from_url(url).register_script(EMPTY)
 
@@ -50,4 +50,4 @@ def bare_scripts(url: str) -> Variant:
 
         return call
 
-    return Variant(ask=ask, aask=aask)
+    return Variant(make_call=make_call, make_async_call=make_async_call)

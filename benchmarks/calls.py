@@ -23,11 +23,11 @@ PROMPT = "Say in one sentence what a moving average is. " * 4
 ROUNDS = 60
 PER_ROUND = 40
 WARM_UP = 40
-"""Untimed calls before each turn: when a class is patched, CPython begins anew to specialise."""
+"""Untimed calls before each turn: when a class is patched, CPython starts to specialise again."""
 
 Samples = dict[str, list[float]]
-Ask = Callable[[], Any]
-AsyncAsk = Callable[[], Awaitable[Any]]
+Call = Callable[[], Any]
+AsyncCall = Callable[[], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,14 @@ class Variant:
     settings: Mapping[str, Any] | None = None
     """Arguments of install(), beside the keys; None: without the pool."""
     around: Callable[[], AbstractContextManager[object]] = nullcontext
-    """What is in force during a turn."""
+    """A context that is entered for the turn."""
     installed: Callable[[], object] | None = None
-    """Called at the beginning of a turn, when the pool is in place."""
-    ask: Callable[[Place], Ask] | None = None
-    """Make a call of somebody else's library; None: the SDK's `generate_content`."""
-    aask: Callable[[Place], AsyncAsk] | None = None
+    """Called at the beginning of a turn, when the pool is installed."""
+    make_call: Callable[[Place], Call] | None = None
+    """Make a function that calls another library; None: the SDK's `generate_content`."""
+    make_async_call: Callable[[Place], AsyncCall] | None = None
     rest_s: float = 0.0
-    """How long its background work may go on after a turn, so that no other variant pays for it."""
+    """Pause after a turn for its background work, so that it does not slow other variants down."""
 
 
 PLAIN = Variant()
@@ -58,16 +58,17 @@ def sync_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Samples
         def sdk() -> Any:
             return client.models.generate_content(model=MODEL, contents=PROMPT)
 
-        asks = {
-            name: variant.ask(place) if variant.ask else sdk for name, variant in variants.items()
+        calls = {
+            name: variant.make_call(place) if variant.make_call else sdk
+            for name, variant in variants.items()
         }
 
         def turn(name: str) -> list[float]:
-            ask, variant = asks[name], variants[name]
+            call, variant = calls[name], variants[name]
             with variant.around(), _pool(variant, place):
                 for _ in range(WARM_UP):
-                    ask()
-                taken = [_timed(ask) for _ in range(PER_ROUND)]
+                    call()
+                taken = [_timed(call) for _ in range(PER_ROUND)]
             time.sleep(variant.rest_s)
             return taken
 
@@ -82,17 +83,18 @@ def async_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Sample
         def sdk() -> Awaitable[Any]:
             return client.aio.models.generate_content(model=MODEL, contents=PROMPT)
 
-        asks = {
-            name: variant.aask(place) if variant.aask else sdk for name, variant in variants.items()
+        calls = {
+            name: variant.make_async_call(place) if variant.make_async_call else sdk
+            for name, variant in variants.items()
         }
 
         async def turn(name: str) -> list[float]:
-            ask, variant = asks[name], variants[name]
+            call, variant = calls[name], variants[name]
             with variant.around(), _pool(variant, place):
                 for _ in range(WARM_UP):
-                    await ask()
-                taken = [await _atimed(ask) for _ in range(PER_ROUND)]
-            await asyncio.sleep(variant.rest_s)  # at the least once round the loop: lines close
+                    await call()
+                taken = [await _atimed(call) for _ in range(PER_ROUND)]
+            await asyncio.sleep(variant.rest_s)  # at least one iteration: connections close
             return taken
 
         samples = _interleave(variants, lambda name: runner.run(turn(name)), rounds)
@@ -101,18 +103,18 @@ def async_calls(variants: Mapping[str, Variant], rounds: int = ROUNDS) -> Sample
 
 
 def p50(values: list[float]) -> float:
-    """Give the median."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def added(samples: Samples, name: str, over: str = "plain") -> tuple[float, float]:
-    """Give the added microseconds at p50 over another variant, and the ratio to it."""
+    """Return the added microseconds at p50 over another variant, and the ratio to it."""
     base, theirs = p50(samples[over]), p50(samples[name])
     return theirs - base, theirs / base
 
 
-def told(samples: Samples, name: str) -> str:
-    """Tell what *name* adds to the plain SDK."""
+def format_added(samples: Samples, name: str) -> str:
+    """Format what *name* adds to the plain SDK."""
     micros, ratio = added(samples, name)
     return f"{micros:.0f} µs ({ratio:.3f} × plain, {p50(samples['plain']):.0f} µs)"
 
@@ -151,13 +153,13 @@ def _interleave(
     return samples
 
 
-def _timed(ask: Ask) -> float:
+def _timed(call: Call) -> float:
     begun = time.perf_counter()
-    ask()
+    call()
     return (time.perf_counter() - begun) * 1e6
 
 
-async def _atimed(ask: AsyncAsk) -> float:
+async def _atimed(call: AsyncCall) -> float:
     begun = time.perf_counter()
-    await ask()
+    await call()
     return (time.perf_counter() - begun) * 1e6

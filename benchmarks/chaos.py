@@ -22,7 +22,7 @@ from keyrot_middleware.state import State, open_shared
 from keyrot_middleware.testing import FakeGemini
 
 from .chaos_faults import FAULTS, Fault
-from .chaos_worker import CALLERS, FIRST, POOL, PROCESSES, THEN, Report, ask, workers
+from .chaos_worker import CALLERS, FIRST, POOL, PROCESSES, THEN, Report, request_report, workers
 from .page import Row, page
 
 __all__ = ["Measured", "main", "measure"]
@@ -30,32 +30,32 @@ __all__ = ["Measured", "main", "measure"]
 CALM_S, AWAY_S, WHOLE_S = 10.0, 5.0, 60.0
 SHARED_AGAIN_S, MOST_DELAY_S = 5.0, 0.5
 LIMIT = 2_500
-"""Requests a day with the first key: about two thirds of what is called."""
+"""Requests a day with the first key: about two thirds of all calls."""
 
 
 class Measured(NamedTuple):
-    """What a minute with a fault was like."""
+    """The measurements of a minute with a fault."""
 
     calls: int
     failures: list[str]
     delay_s: float
-    """The longest call, less the longest of the calm time before."""
+    """The longest call, minus the longest of the calm time before."""
     longest_s: float
     alone: int
-    """Processes that were on their own while it was away."""
+    """Processes that used the fallback during the outage."""
     again: int
-    """Processes that were on their own later, for no fault of ours: the machine was too slow."""
+    """Processes that used the fallback later, without a fault: the machine was too slow."""
     shared_again_s: float
-    """From when it could serve again until both processes used it again."""
-    unbooked: int
-    """Requests that the service had seen, and the state knew nothing of, 5 s after that."""
+    """From when the server was available again until both processes used it."""
+    uncounted: int
+    """Requests that the service got and the state did not count, 5 s after that."""
     twice: int
-    """Requests that the state knew of, and the service had not seen, but for those under way."""
+    """Requests that the state counted and the service did not get, except those in flight."""
     sent: int
-    """With the key that has a limit."""
+    """Requests with the limited key."""
 
     def wrong(self) -> list[str]:
-        """Say what does not hold."""
+        """List the bars that do not hold."""
         return [
             text
             for text, holds in (
@@ -64,7 +64,7 @@ class Measured(NamedTuple):
                 (f"a call was delayed by {self.delay_s:.2f} s", self.delay_s <= MOST_DELAY_S),
                 ("it was not shared again in time", self.shared_again_s <= SHARED_AGAIN_S),
                 (f"{self.again} were alone again: busy machine? run it again", self.again == 0),
-                (f"{self.unbooked} requests were not booked", self.unbooked == 0),
+                (f"{self.uncounted} requests were not counted", self.uncounted == 0),
                 (f"{self.twice} requests were booked twice", self.twice == 0),
                 (f"{self.sent} sent of {LIMIT}", self.sent <= LIMIT),
             )
@@ -86,7 +86,7 @@ def measure(failing: Callable[[], AbstractContextManager[Fault]]) -> Measured:
             fault.end()
             took_s, after = _until_shared(pipes)
             again, settling = _watch(pipes, SHARED_AGAIN_S - took_s)
-            unbooked, twice = _misbooked(gemini, fault.url)
+            uncounted, twice = _miscounted(gemini, fault.url)
             later, rest = _watch(pipes, begun + WHOLE_S - time.monotonic())
             after += settling + rest
         disturbed = away + after
@@ -99,7 +99,7 @@ def measure(failing: Callable[[], AbstractContextManager[Fault]]) -> Measured:
             alone=alone,
             again=max(again, later),
             shared_again_s=took_s,
-            unbooked=unbooked,
+            uncounted=uncounted,
             twice=twice,
             sent=gemini.count(FIRST),
         )
@@ -116,11 +116,11 @@ def _begin(pipes: list[Connection], gemini: FakeGemini) -> None:
 
 
 def _reports(pipes: list[Connection]) -> list[Report]:
-    return [ask(pipe) for pipe in pipes]
+    return [request_report(pipe) for pipe in pipes]
 
 
 def _watch(pipes: list[Connection], seconds: float) -> tuple[int, list[Report]]:
-    """Count how many processes are on their own at any time of the next seconds."""
+    """Count how many processes use the fallback at any time of the next seconds."""
     until, seen, alone = time.monotonic() + seconds, list[Report](), set[int]()
     while time.monotonic() < until:
         now = _reports(pipes)
@@ -141,15 +141,15 @@ def _until_shared(pipes: list[Connection]) -> tuple[float, list[Report]]:
     return waited_s, seen
 
 
-def _misbooked(gemini: FakeGemini, url: str) -> tuple[int, int]:
+def _miscounted(gemini: FakeGemini, url: str) -> tuple[int, int]:
     """Count requests that only the service knows of, and those that only the state does.
 
-    A request is booked before it is sent, so the service is asked first and last.
+    A request is reserved before it is sent, so the service is read first and last.
     """
     before = _seen(gemini)
     state = open_shared(f"{url}?socket_timeout=5", RetryPolicy(), time.time, pool=POOL)
     assert state is not None
-    booked = _booked(state)
+    booked = _counted(state)
     state.close()
     after, under_way = _seen(gemini), 2 * PROCESSES * CALLERS
     missing = sum(max(0, count - booked[name]) for name, count in before.items())
@@ -160,7 +160,7 @@ def _seen(gemini: FakeGemini) -> dict[str, int]:
     return {name: gemini.count(name) for name in (FIRST, THEN)}
 
 
-def _booked(state: State) -> dict[str, int]:
+def _counted(state: State) -> dict[str, int]:
     keys = [KeySpec(key_id=name).candidate for name in (FIRST, THEN)]
     known = state.snapshot(
         state.with_values(keys)
@@ -176,14 +176,14 @@ def _row(what: str, measured: Measured) -> Row:
         str(len(measured.failures)),
         f"{measured.longest_s:.2f} s ({measured.delay_s:.2f} s more)",
         f"{measured.shared_again_s:.1f} s",
-        f"{measured.unbooked} / {measured.twice}",
+        f"{measured.uncounted} / {measured.twice}",
         f"{measured.sent:,} of {LIMIT:,}",
         "; ".join(wrong) or "holds",
     )
 
 
 def main() -> int:
-    """Write the table; 1 where something does not hold."""
+    """Write the table; return 1 if a bar does not hold."""
     rows, wrong = [], 0
     for what, failing in FAULTS.items():
         measured = measure(failing)
@@ -195,11 +195,11 @@ def main() -> int:
         f"call with the SDK for {WHOLE_S:.0f} s; after {CALM_S:.0f} s a real Valkey on loopback is "
         f"taken away for {AWAY_S:.0f} s. `longest` is the slowest call from then on, and by how "
         "much it is slower than the slowest of the calm time before (bar: 0.5 s more). `shared "
-        "again` counts from when a server could serve (bar: 5 s). `not booked` are requests that "
-        "the service had seen and the state did not know of, 5 s after that, `twice` those that "
-        "only the state knew of (bar: 0, 0). `sent` is with a key whose limit is spent after that."
+        "again` counts from when a server could serve (bar: 5 s). `not counted` are requests that "
+        "the service got and the state did not count, 5 s after that, `twice` those that "
+        "only the state counted (bar: 0, 0). `sent` is with a key whose limit is then exhausted."
     )
-    columns = "fault, calls, failed, longest, shared again, not booked / twice, sent, verdict"
+    columns = "fault, calls, failed, longest, shared again, not counted / twice, sent, verdict"
     text = page("Chaos", "make chaos", how, columns.split(", "), rows)
     (Path(__file__).parent / "CHAOS.md").write_text(text)
     print(text)

@@ -17,12 +17,12 @@ __all__ = ["FAULTS", "Fault"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A place to keep state in, and how to take it away and bring it back."""
+    """A server for the state, and how it fails and recovers."""
 
     url: str
     begin: Callable[[], object]
     end: Callable[[], object]
-    """Returns when the server, or its successor, can serve again."""
+    """Returns when the server, or its successor, is available again."""
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def killed() -> Iterator[Fault]:
 
 @contextmanager
 def stopped() -> Iterator[Fault]:
-    """SIGSTOP and SIGCONT: connections stay, nothing is answered, what was sent is done later."""
+    """SIGSTOP and SIGCONT: connections stay, nothing is answered, sent commands run later."""
     with _server() as server:
         yield Fault(
             server.strict_url,
@@ -45,18 +45,18 @@ def stopped() -> Iterator[Fault]:
 
 @contextmanager
 def black_holed() -> Iterator[Fault]:
-    """The way to it swallows everything, of old and of new connections; the server is well."""
+    """The network swallows everything, of old and of new connections; the server is healthy."""
     with _server() as server:
-        road = _Road(server.port)
+        relay = _Relay(server.port)
         try:
-            yield Fault(f"redis://127.0.0.1:{road.port}/0", road.close, road.open)
+            yield Fault(f"redis://127.0.0.1:{relay.port}/0", relay.close, relay.open)
         finally:
-            road.remove()
+            relay.remove()
 
 
 @contextmanager
 def failed_over() -> Iterator[Fault]:
-    """The master is killed for good; a sentinel makes its replica the master."""
+    """The master is killed for good; a sentinel promotes its replica."""
     with watched_pair() as (master, replica, sentinel):
         yield Fault(
             f"redis+sentinel://127.0.0.1:{sentinel.port}/main",
@@ -82,8 +82,8 @@ def _server() -> Iterator[Server]:
         server.remove()
 
 
-class _Road:
-    """A relay on loopback; closed, it takes connections and bytes, and gives none of them on."""
+class _Relay:
+    """A relay on loopback; closed, it accepts connections and bytes, and forwards none of them."""
 
     def __init__(self, to_port: int) -> None:
         self.port = free_port()
@@ -101,7 +101,7 @@ class _Road:
         self._loop.call_soon_threadsafe(self._open.clear)
 
     def open(self) -> None:
-        """Relay again; what was sent over a connection that is still there arrives late."""
+        """Relay again; data that was sent over an open connection arrives late."""
         self._loop.call_soon_threadsafe(self._open.set)
 
     def remove(self) -> None:

@@ -21,23 +21,23 @@ import keyrot_middleware
 from .calls import MODEL
 from .crew import answer, crew
 
-__all__ = ["CALLERS", "FIRST", "POOL", "PROCESSES", "THEN", "Report", "ask", "workers"]
+__all__ = ["CALLERS", "FIRST", "POOL", "PROCESSES", "THEN", "Report", "request_report", "workers"]
 
 PROCESSES, CALLERS = 2, 16
 """So many threads in each process, and as many tasks: 64 callers."""
 POOL, FIRST, THEN = "chaos", "FIRST", "THEN"
 PAUSE_S = 1.0
-"""Of a caller between two calls, on average."""
+"""Pause of a caller between two calls, on average."""
 
 
 class Report(NamedTuple):
-    """What one process has seen since it was asked last."""
+    """What one process has measured since its last report."""
 
     calls: int
     longest_s: float
     failures: list[str]
     degraded: bool
-    """Now."""
+    """Whether it uses the fallback now."""
 
 
 @contextmanager
@@ -47,9 +47,9 @@ def workers(
     """Run the processes.
 
     Args:
-        url: Where the service is.
+        url: Address of the service.
         values: The keys, by id.
-        state_url: Where the state is.
+        state_url: Address of the state.
         limit: Of the first key, requests a day; the other has none.
     """
     with tempfile.TemporaryDirectory(prefix="keyrot-chaos-") as directory:
@@ -60,8 +60,8 @@ def workers(
             yield pipes
 
 
-def ask(pipe: Connection) -> Report:
-    """Ask a worker what it has seen.
+def request_report(pipe: Connection) -> Report:
+    """Return the report of a worker.
 
     Raises:
         RuntimeError: It does not answer.
@@ -93,9 +93,9 @@ class _Seen:
     def report(self) -> Report:
         with self._lock:
             degraded = bool(keyrot_middleware.status()["degraded"])
-            told = Report(self._calls, self._longest_s, self._failures, degraded)
+            report = Report(self._calls, self._longest_s, self._failures, degraded)
             self._calls, self._longest_s, self._failures = 0, 0.0, []
-            return told
+            return report
 
 
 def _work(pipe: Connection, url: str, values: dict[str, str], settings: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def _work(pipe: Connection, url: str, values: dict[str, str], settings: dict[str
         while True:
             pipe.recv()
             pipe.send(seen.report())
-    except EOFError:  # it is over
+    except EOFError:  # the benchmark is done
         pass
     finally:
         seen.over = True

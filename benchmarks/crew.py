@@ -1,4 +1,4 @@
-"""Processes that do as they are told over a pipe, and end when it is closed."""
+"""Processes that run a function over a pipe, and end when it is closed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 __all__ = ["answer", "crew"]
 
 ANSWER_S = 40.0
-"""How long one may take to answer, on a machine that is busy."""
+"""Timeout of an answer, on a busy machine."""
 
 
 @contextmanager
 def crew(number: int, work: Callable[..., None], *args: Any) -> Iterator[list[Connection]]:
-    """Run *number* processes that do `work(pipe, *args)`; give the other ends of the pipes."""
+    """Run *number* processes that do `work(pipe, *args)`; yield the other ends of the pipes."""
     context = multiprocessing.get_context("spawn")
     begun: list[tuple[Any, Connection]] = []
     try:

@@ -1,4 +1,4 @@
-"""How much of what is possible a pool gets from servers that count minutes in three ways.
+"""Which share of the possible requests a pool gets served, with three ways to count minutes.
 
 `make goodput` runs it twice: callers, pool and service in simulated time
 (tests/support/simulation.py), and for three real minutes the unchanged SDK in threads, over
@@ -40,14 +40,14 @@ BARS = {"minute": 0.95, "sliding": 0.95, "bucket": 0.90}
 
 
 class Case(NamedTuple):
-    """What is measured."""
+    """The parameters of a measurement."""
 
     window: Window
     limit: str
     known: bool
 
     def row(self, kind: str, found: Goodput) -> Row:
-        """Write it down."""
+        """Format the row."""
         refused = [found.refused.get(f"key_{n}", 0) for n in range(KEYS)]
         return (
             kind,
@@ -144,12 +144,12 @@ def _measure(
     text = "a" * 4 * TOKENS
 
     def caller() -> None:
-        while (asked := time.time()) < begun + SECONDS:
+        while (started := time.time()) < begun + SECONDS:
             try:
                 client.models.generate_content(model=MODEL, contents=text)
             except Exception as error:
                 failures.append(type(error).__name__)
-            longest.append(time.time() - asked)
+            longest.append(time.time() - started)
 
     threads = [threading.Thread(target=caller, daemon=True) for _ in range(CALLERS)]
     for thread in threads:
@@ -182,8 +182,8 @@ def main() -> int:
     )
     how = (
         f"{CALLERS} callers without pause for three minutes over {KEYS} keys; the pool "
-        "knows nothing of the kind of window. What is possible is what one who knew it would have "
-        "had served, the first window's begin included."
+        "does not know the kind of window. `possible` is what a caller that knows it gets served, "
+        "the start of the first window included."
     )
     text = page("Goodput", "make goodput", how, head, simulated() + real())
     print(text)

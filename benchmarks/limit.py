@@ -26,13 +26,13 @@ FROM_S, UNTIL_S = 2, 50
 """A run begins in these seconds of a minute, so that it ends in the same minute."""
 
 Run = tuple[int, Counter[str]]
-"""Requests that the service saw, and what became of the calls."""
+"""The requests that the service got, and the results of the calls."""
 
 
 def sent_of_limit(state_url: str) -> list[Run]:
-    """Give what each of ten runs sent; the service itself enforces no limit.
+    """Return what each of ten runs sent; the service itself enforces no limit.
 
-    A run that the turn of a minute fell into says nothing, and is done again.
+    A run that crosses the end of a minute is invalid, and is repeated.
     """
     runs: list[Run] = []
     with FakeGemini() as gemini, _workers(gemini, state_url) as pipes:
@@ -85,20 +85,20 @@ def _work(pipe: Connection, url: str, value: str, settings: dict[str, Any]) -> N
         keyrot_middleware.install(pool=pool, **settings)
         pipe.send(Counter[str]())
         pipe.recv()
-        became = Counter(_ask(client) for _ in range(CALLS))
+        results = Counter(_call(client) for _ in range(CALLS))
         keyrot_middleware.uninstall()
-        pipe.send(became)
+        pipe.send(results)
 
 
-def _ask(client: Any) -> str:
-    """Make one call; name what became of it."""
+def _call(client: Any) -> str:
+    """Make one call; return its result as a word."""
     try:
         client.models.generate_content(model=MODEL, contents="hi")
     except keyrot_middleware.KeyPoolExhausted:
-        became = "refused"
+        result = "refused"
     except Exception as error:
         return f"failed with {type(error).__name__}"
     else:
-        became = "served"
+        result = "served"
     lost = keyrot_middleware.status()["degraded"]
-    return f"{became} without Redis" if lost else became
+    return f"{result} without Redis" if lost else result

@@ -1,4 +1,4 @@
-"""A page of results: what was run, on what, and a table."""
+"""A page of results: what was run, on which machine, and a table."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """LiteLLM's Router against the same server: `make bench-peers` writes PEERS.md.
 
-Needs the extra `bench`. LiteLLM asks `api_base` + `/models/MODEL:generateContent`, so its base is
-the server's with the version of the API in it. What a Router is told of calls, every other Router
-of the process is told too, so each row is measured in a process of its own.
+Needs the extra `bench`. LiteLLM requests `api_base` + `/models/MODEL:generateContent`, so its base
+is the server's with the version of the API in it. All Routers of a process are notified of each
+other's calls, so each row is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .calls import MODEL, PER_ROUND, PLAIN, PROMPT, Variant, async_calls, sync_calls, told
+from .calls import MODEL, PER_ROUND, PLAIN, PROMPT, Variant, async_calls, format_added, sync_calls
 from .page import Row, page
 from .server import Place
 from .valkey import missing, valkey
@@ -31,14 +31,14 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
 
 
 def variants(redis: str | None) -> dict[str, Variant]:
-    """List who is measured."""
+    """List the variants."""
     found = {
         "ours, state in memory": Variant({"state_url": "memory://"}),
         "LiteLLM without Router": _peer(_bare),
         "LiteLLM's Router": _peer(_router),
     }
     if redis is not None:
-        # A limit that is never reached, so that there is one to look at.
+        # A limit that is never reached, so that there is one to check.
         limits: dict[str, Any] = {
             "rpm": 1_000_000,
             "optional_pre_call_checks": ["enforce_model_rate_limits"],
@@ -54,11 +54,11 @@ Ways = tuple[Callable[..., Any], Callable[..., Awaitable[Any]]]
 
 
 def _peer(made: Callable[[Place], Ways]) -> Variant:
-    def ask(place: Place) -> Callable[[], Any]:
+    def make_call(place: Place) -> Callable[[], Any]:
         completion, _ = made(place)
         return lambda: _full(completion(model=MODEL, messages=MESSAGES))
 
-    def aask(place: Place) -> Callable[[], Awaitable[Any]]:
+    def make_async_call(place: Place) -> Callable[[], Awaitable[Any]]:
         _, acompletion = made(place)
 
         async def call() -> Any:
@@ -66,7 +66,7 @@ def _peer(made: Callable[[Place], Ways]) -> Variant:
 
         return call
 
-    return Variant(ask=ask, aask=aask, rest_s=REST_S)
+    return Variant(make_call=make_call, make_async_call=make_async_call, rest_s=REST_S)
 
 
 def _full(reply: Any) -> Any:
@@ -105,14 +105,14 @@ def _params(place: Place, number: int) -> dict[str, Any]:
 
 
 def measure(name: str, redis: str | None, way: str) -> str:
-    """Measure one of `variants` in turns with the plain SDK; tell what it adds."""
+    """Measure one of `variants` in turns with the plain SDK; return what it adds."""
     in_turns = sync_calls if way == "sync" else async_calls
-    return told(in_turns({"plain": PLAIN, name: variants(redis)[name]}, ROUNDS), name)
+    return format_added(in_turns({"plain": PLAIN, name: variants(redis)[name]}, ROUNDS), name)
 
 
 def rows(redis: str | None) -> list[Row]:
-    """Measure: who, added per call sync, added per call async."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the internet
+    """Measure: variant, added per call sync, added per call async."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # otherwise it uses the internet
     context = get_context("forkserver")
     context.set_forkserver_preload(["litellm"])  # once: it takes seconds
     found: list[Row] = []
@@ -133,11 +133,11 @@ def main() -> None:
     else:
         found = rows(None)
     how = (
-        f"LiteLLM {version('litellm')}. Everyone calls a loopback server with three keys, in turns "
+        f"LiteLLM {version('litellm')}. All call a loopback server with three keys, in turns "
         f"with the plain SDK of {PER_ROUND} calls, {ROUNDS} times, in a process of its own; a "
         "Router has three deployments and its defaults, which hold no limits; in the last row it "
         "holds them, as ours do. Added is p50 less the p50 of the plain SDK in the same run; "
-        "LiteLLM brings an HTTP client of its own, whose share is in the row without Router."
+        "LiteLLM has an HTTP client of its own; its cost is in the row without Router."
     )
     head = ("who", "added per call, sync", "added per call, async")
     text = page("Peers", "make bench-peers", how, head, found)

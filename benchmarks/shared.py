@@ -1,4 +1,4 @@
-"""What the pool costs when its state is in Redis: time of an acquire, memory of a key."""
+"""The cost of a state in Redis: time of an acquire, memory of a key."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def redis_acquire_times(url: str) -> dict[int, float]:
 def redis_memory_per_key(url: str, limits: Limits = NO_LIMITS, count: int = 2_000) -> float:
     """Measure bytes of Redis memory per key with *limits*, when each was used with one model.
 
-    Every key has a project and an account of its own, so nothing is shared: the dearest case. The
-    scripts and the connection are there before, so that they are not counted.
+    Every key has a project and an account of its own: the most expensive case.
+    The scripts and the connection are loaded before, so that they are not counted.
     """
     keys = pool_keys(count, limits)
     warm = _open(url, "memory-warm")
@@ -40,7 +40,7 @@ def redis_memory_per_key(url: str, limits: Limits = NO_LIMITS, count: int = 2_00
 
 
 def _open(url: str, pool: str) -> State:
-    """Open a state as calls have it; it asks the server once, so its connection is open."""
+    """Open a state as calls have it; one request to the server opens its connection."""
     state = open_state(url, RetryPolicy(), time.time, pool=pool)
     assert not state.degraded, "the server does not serve"
     return state

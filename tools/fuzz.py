@@ -1,7 +1,7 @@
 """Run the property tests with random seeds until the time is over: ``make fuzz``.
 
-``make test`` tries the same examples in the same order on every run, so that it fails for what was
-changed and never by chance. This is where new examples are looked for.
+``make test`` tries the same examples in the same order on every run, so that it only fails because
+of a change. This command searches for new examples.
 
     FUZZ_S=300      no new round begins after so many seconds
     SEED=12345      one round with this seed, to repeat a failure
@@ -21,7 +21,7 @@ USUAL_S = 300.0
 
 
 def main() -> int:
-    """Run rounds; stop at the first one that fails, and say how to repeat it."""
+    """Run rounds; stop at the first failure, and print how to repeat it."""
     given = os.environ.get("SEED")
     if given:
         return _round(int(given))

@@ -1,9 +1,9 @@
 """Record the cassettes again: ``python tools/record_cassettes.py [FOLDER]``, or ``make record``.
 
 Everything comes from FakeGemini, unless ``GEMINI_API_KEYS`` has two real keys: then the failovers
-are recorded from Google. The first key is spent on purpose, up to its limit, so let it be one of a
-free project; the last one must be good; the invalid key between them is made up. Nothing is written
-to the folder (cassettes/) unless the traffic was what the scenario says and no key is in the file.
+are recorded from Google. The first key is used up on purpose, up to its limit, so use one of a
+free project; the last one must be good; the invalid key between them is invented. Nothing is
+written to the folder (cassettes/) unless the traffic is the scenario's and the file has no key.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from support.cassette_scenarios import (  # noqa: E402 - the tests' own, found b
 
 Connect = Callable[[], genai.Client]
 MOST_SPENT = 60
-"""Requests that are sent at most to spend a key."""
+"""Requests that are sent at most to use up a key."""
 
 
 class RecordingError(Exception):
-    """Say what came instead of what was to be recorded."""
+    """The recorded traffic is not the expected one."""
 
 
 def main(arguments: list[str]) -> int:
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 
 @contextmanager
 def nothing_around() -> Iterator[None]:
-    """Leave out every setting, .env and keys.json of this machine, which would add keys."""
+    """Remove every setting, .env and keys.json of this machine, which would add keys."""
     for name in (*ENV_NAMES.values(), *ALIASES):
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
@@ -79,7 +79,7 @@ def nothing_around() -> Iterator[None]:
 
 @contextmanager
 def fake(scenario: Scenario) -> Iterator[tuple[Connect, dict[str, str]]]:
-    """Serve the scenario: give what makes clients of the fake, and its keys."""
+    """Serve the scenario: yield a factory of clients of the fake, and its keys."""
     replies = {429: Reply.QUOTA_MINUTE, 400: Reply.KEY_INVALID, 403: Reply.KEY_SUSPENDED}
     keys = values_for(scenario.names)
     with FakeGemini(FakeClock()) as gemini:
@@ -93,9 +93,9 @@ def fake(scenario: Scenario) -> Iterator[tuple[Connect, dict[str, str]]]:
 
 @contextmanager
 def google(real: list[str]) -> Iterator[tuple[Connect, dict[str, str]]]:
-    """Give what makes clients of Google, and keys: a spent one, an invalid one, a good one."""
+    """Yield a factory of clients of Google, and keys: an exhausted, an invalid and a good one."""
     first, last = real[0], real[-1]
-    spend(first)
+    use_up(first)
     keys = {"key_1": first, "key_2": values_for(["key_2"])["key_2"], "key_3": last}
     with pool(keys, GOOGLE_HOST):
         yield genai.Client, keys
@@ -103,7 +103,7 @@ def google(real: list[str]) -> Iterator[tuple[Connect, dict[str, str]]]:
 
 @contextmanager
 def pool(keys: dict[str, str], host: str) -> Iterator[None]:
-    """Have a pool in place that goes through the keys in order."""
+    """Install a pool that uses the keys in order."""
     values = list(keys.values())
     keyrot_middleware.install(keys=values, strategy="fill", allowed_hosts=(host,), max_wait_s=0)
     try:
@@ -112,7 +112,7 @@ def pool(keys: dict[str, str], host: str) -> Iterator[None]:
         keyrot_middleware.uninstall()
 
 
-def spend(key: str) -> None:
+def use_up(key: str) -> None:
     """Send with a key until its limit answers 429.
 
     Raises:
@@ -133,14 +133,14 @@ def record(scenario: Scenario, connect: Connect, keys: dict[str, str], source: s
     """Run the scenario's program and return the text of its cassette.
 
     Raises:
-        RecordingError: If the traffic was another, or a key is in the text.
+        RecordingError: If the traffic differs, or a key is in the text.
     """
     path = Path("recording.yaml").absolute()
     path.unlink(missing_ok=True)
     with recorder(keys).use_cassette(path) as cassette:
         cassette.get_metadata("recorded_from", source)
         for _ in range(scenario.calls):
-            with suppress(errors.APIError):  # what came is judged by the traffic
+            with suppress(errors.APIError):  # the traffic decides about the result
                 scenario.program(connect())
     text = path.read_text(encoding="utf-8")
     if traffic(cassette) != scenario.traffic:

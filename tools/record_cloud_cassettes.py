@@ -1,7 +1,7 @@
 """Record the cassettes of AWS, Azure and Google: `python tools/record_cloud_cassettes.py [FOLDER]`.
 
 Everything comes from the emulators of the tests, and every value in it is made up. A cassette is
-replaced only if the store's answers were what the scenario says.
+replaced only if the store's answers are those of the scenario.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _SETTINGS = ("AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_", "REQUESTS_CA", "SSL_CERT"
 
 
 def record_aws(folder: Path) -> list[str]:
-    """Record the dialogues with Secrets Manager; return what went wrong."""
+    """Record the dialogues with Secrets Manager; return the problems."""
     return _record("aws", folder, _aws)
 
 
 def record_azure(folder: Path) -> list[str]:
-    """Record the dialogues with Key Vault; return what went wrong."""
+    """Record the dialogues with Key Vault; return the problems."""
     return _record("azure", folder, _azure)
 
 
 def record_gcp(folder: Path) -> list[str]:
-    """Record the dialogues with Secret Manager; return what went wrong."""
+    """Record the dialogues with Secret Manager; return the problems."""
     return _record("gcp", folder, _gcp)
 
 
@@ -87,12 +87,12 @@ def _aws(scenario: Scenario, directory: Path) -> Iterator[SecretStore]:
     store_server = AwsServer(directory)
     for name, text in scenario.stored.items():
         store_server.server.write(name, text)
-    asked = iter(range(9))
+    requests = iter(range(9))
 
     def answers(target: str, sent: dict[str, Any]) -> tuple[int, Any]:
         if scenario.identity == "denied":
             return deny(target, sent)
-        if next(asked) == 0:
+        if next(requests) == 0:
             return 400, {"__type": "ExpiredTokenException", "Message": "expired"}
         return 200, {"Name": sent["SecretId"], "SecretString": scenario.stored[sent["SecretId"]]}
 
@@ -135,8 +135,8 @@ def _once(answer: Response, times: int) -> Any:
     """Refuse the first reads."""
     left = iter(range(times))
 
-    def odd(asked: Request) -> Response | None:
-        is_read = "/secrets/" in asked.path
+    def odd(request: Request) -> Response | None:
+        is_read = "/secrets/" in request.path
         return answer if is_read and next(left, None) is not None else None
 
     return odd

@@ -1,8 +1,8 @@
 """Record the cassettes of secret stores: ``python tools/record_secret_cassettes.py [STORE…]``.
 
 Each store has a module among the tests with a function ``record()``: it starts the server of the
-store and gives the text of each cassette by name, with made-up secrets in place of real ones. A
-recording in which something looks like a key is refused, and the old file stays.
+store and returns the text of each cassette by name, with made-up secrets in place of real ones. A
+recording with text that looks like a key is refused, and the old file stays.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Record the outcome of every test, with no pool, or with one put in before or after the others.
+"""Record the outcome of every test, without a pool or with one installed before or after.
 
 A pytest plugin, loaded in all runs, so that they differ in one thing only, ``COEXIST_POOL``:
 
 before: ``install()`` is called before the first test, and stays
-after: ``install()`` is called each time after the instrumentation has been put in, and
-    ``uninstall()`` after it has been taken out
+after: ``install()`` is called each time after the instrumentation was instrumented, and
+    ``uninstall()`` after it was uninstrumented
 
-A global tracer provider is set in all runs, so that our spans are recorded and go on their way.
+A global tracer provider is set in all runs, so that our spans are recorded and exported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEEN: Counter[str] = Counter()
 
 
 def pytest_configure() -> None:
-    """Close the way out, and let spans be recorded."""
+    """Block the network, and record spans."""
     from opentelemetry import trace  # noqa: PLC0415 - nothing may be imported before pytest is up
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
 
@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Put the pool in, or see to it that it comes and goes with the instrumentation."""
+    """Install the pool, or install and uninstall it with the instrumentation."""
     if MODE == "before":
         _install()
     elif MODE == "after":
@@ -47,7 +47,7 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Record the call's outcome, or the setup's or teardown's where that is what went wrong."""
+    """Record the call's outcome, or the setup's or teardown's if that is what failed."""
     if report.when == "call" or report.outcome != "passed":
         outcome = report.outcome if report.when == "call" else f"{report.when} {report.outcome}"
         _record(report.nodeid, outcome, report)
@@ -60,7 +60,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Write what was seen."""
+    """Write the results."""
     if MODE == "before":
         _count()
     seen = {"outcomes": OUTCOMES, "details": DETAILS, "seen": SEEN}
@@ -79,7 +79,7 @@ def _record(nodeid: str, outcome: str, report: Any) -> None:
 
 
 def _take_any_sdk() -> None:
-    """Let an instrumentation be put in on a newer SDK than it asks for, in all runs."""
+    """Let an instrumentation accept a newer SDK than it requires, in all runs."""
     from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # noqa: PLC0415
 
     BaseInstrumentor.instrument = partialmethod(BaseInstrumentor.instrument, skip_dep_check=True)
@@ -93,7 +93,7 @@ def _install() -> None:
 
 
 def _count() -> None:
-    """Add up what the pool in place has sent; uninstall() forgets it."""
+    """Add up what the current pool has sent; uninstall() drops it."""
     import keyrot_middleware  # noqa: PLC0415
 
     keys = keyrot_middleware.status().get("keys", {}).values()

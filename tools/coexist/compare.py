@@ -1,9 +1,9 @@
-"""Hold the tests of two other instrumentations to the same outcomes with a pool as without one.
+"""Compare the tests of two other instrumentations with a pool and without one.
 
 ``python tools/coexist/compare.py [SUITE …]``: takes the official OpenTelemetry instrumentation's
 and OpenInference's own tests from their sdists, runs them alone, with a pool installed before the
-instrumentation and with one installed after it, and compares test by test. Exit code 0: equal but
-for expected_differences.toml. Needs only Python; packages go to ``.venv-coexist`` and stay there.
+instrumentation and with one installed after it, and compares test by test. Exit code 0: equal,
+except for expected_differences.toml. Needs only Python; packages stay in ``.venv-coexist``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AT_MOST = 12
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Tests that may differ: all whose node id begins so."""
+    """The tests that may differ: all whose node id has this prefix."""
 
     suite: str
     test: str
@@ -40,8 +40,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = ", ".join(suite.name for suite in SUITES)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{names}; all if none is named")
-    asked = parser.parse_args().suites
-    suites = [suite for suite in SUITES if suite.name in asked or not asked]
+    chosen = parser.parse_args().suites
+    suites = [suite for suite in SUITES if suite.name in chosen or not chosen]
     expected, began = read_expected(), time.monotonic()
     for suite in suites:
         ready(suite)
@@ -73,7 +73,7 @@ def read_expected() -> tuple[Difference, ...]:
 
 
 def _judge(suite: Suite, runs: dict[str, Run], expected: tuple[Difference, ...]) -> bool:
-    """Print one suite's result and say whether it is as expected."""
+    """Print one suite's result; return whether it is as expected."""
     alone, *pooled = (runs[mode] for mode in MODES)
     parts = ", ".join(alone.outcomes.values()).split(", ")  # a test with subtests has several
     tally = Counter(part.split(":")[0] for part in parts)
@@ -91,7 +91,7 @@ def _judge(suite: Suite, runs: dict[str, Run], expected: tuple[Difference, ...])
 
 
 def _proves_nothing(suite: Suite, passed: int, pooled: list[Run]) -> Iterator[str]:
-    """Yield what shows that equal outcomes would say nothing of the pool."""
+    """Yield reasons why equal outcomes would prove nothing."""
     if passed < suite.least_passed:
         yield f"only {passed} tests pass alone, {suite.least_passed} at least should"
     for run in pooled:
@@ -100,7 +100,7 @@ def _proves_nothing(suite: Suite, passed: int, pooled: list[Run]) -> Iterator[st
 
 
 def _complaints(mode: str, alone: Run, run: Run, expected: list[Difference]) -> Iterator[str]:
-    """Yield a text for each test that is not as it should be, and each entry that no test needs."""
+    """Yield a text for each unexpected test, and for each entry that no test needs."""
     differing = _differing(alone, run)
     for test in differing:
         if not any(test.startswith(one.test) for one in expected):
@@ -116,7 +116,7 @@ def _differing(alone: Run, run: Run) -> list[str]:
 
 
 def _described(mode: str, test: str, alone: Run, run: Run) -> str:
-    """Say both outcomes of a test and the first lines of what went wrong."""
+    """Describe both outcomes of a test and the first lines of its error."""
     lines = [test]
     for name, one in (("alone", alone), (f"pool {mode}", run)):
         lines.append(f"    {name:12}{one.outcomes.get(test, 'not run')}")

@@ -22,13 +22,13 @@ TIME_LIMIT_S = 900
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run showed.
+    """The results of one run.
 
     Attributes:
         outcomes: Node id of a test -> ``passed``, ``skipped``, ``failed: AssertionError``, …
         details: Node id of a failed test -> the first lines of its error.
-        installed: How often a pool was put in.
-        sent: Requests that went out with a key of a pool.
+        installed: How often a pool was installed.
+        sent: Requests that were sent with a key of a pool.
     """
 
     outcomes: dict[str, str]
@@ -86,7 +86,7 @@ def _command(python: Path, suite: Suite) -> list[str]:
 
 
 def _environment(python: Path, scratch: Path, written: Path, mode: str) -> dict[str, str]:
-    """Return the whole environment of the tests: nothing of the caller's, so no key of theirs."""
+    """Return the whole environment of the tests, without the caller's variables and keys."""
     paths = (HERE, HERE / "stand_ins", ROOT / "tools" / "sdk_tests", ROOT)
     return {
         "PATH": f"{python.parent}{os.pathsep}{os.defpath}",

@@ -1,4 +1,4 @@
-"""Whose tests are run, and with what."""
+"""The suites that are run, with their requirements."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Suite:
         name: Short; also the folder in ``.venv-coexist``.
         package: Name and version, on the index and of the sdist.
         sdk: The google-genai that is installed with it.
-        requirements: More of what its tests import.
-        options: More of pytest's command line.
+        requirements: Further packages that its tests import.
+        options: Further options of pytest.
         least_passed: Fewer than this, alone, mean that the environment is broken.
-        least_sent: Fewer requests through a pool mean that equal outcomes say nothing of it.
+        least_sent: Fewer requests through a pool mean that equal outcomes prove nothing.
     """
 
     name: str

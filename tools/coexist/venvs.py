@@ -19,7 +19,7 @@ REQUIREMENTS = HERE / "requirements.txt"
 
 
 def ready(suite: Suite) -> tuple[Path, Path]:
-    """Give the interpreter and the unpacked sdist of a suite, fetching both where needed.
+    """Return the interpreter and the unpacked sdist of a suite, fetching both where needed.
 
     Raises:
         subprocess.CalledProcessError: pip could not install; its own message is on stderr.
@@ -43,12 +43,12 @@ def _packages(suite: Suite) -> tuple[str, ...]:
     return (suite.package, f"google-genai=={suite.sdk}", *suite.requirements)
 
 
-def _pip(python: Path, command: str, *words: str) -> None:
+def _pip(python: Path, command: str, *args: str) -> None:
     quiet = ("-q", "--disable-pip-version-check")
-    subprocess.run([str(python), "-m", "pip", command, *quiet, *words], check=True)
+    subprocess.run([str(python), "-m", "pip", command, *quiet, *args], check=True)
 
 
 def _fingerprint(suite: Suite) -> str:
-    """Name what an environment is built from; any change of it means building anew."""
+    """Return a text of what an environment is built from; a change of it means building again."""
     pins = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     return "\n".join([*_packages(suite), f"python {sys.version}", f"requirements {pins}", ""])

@@ -1,4 +1,4 @@
-"""A Google ADK program as its user wrote it: no line in it knows of key rotation."""
+"""A Google ADK program as its user wrote it, without a line about key rotation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ tool_runs: list[str] = []
 
 
 def get_weather(city: str) -> str:
-    """Tell the weather of a city."""
+    """Return the weather of a city."""
     tool_runs.append(city)
     return "sunny"
 
 
 def runner_of(agent: Agent) -> InMemoryRunner:
-    """Give the agent a runner that makes sessions as they are named."""
+    """Return a runner of the agent that makes sessions as they are named."""
     runner = InMemoryRunner(agent=agent, app_name=agent.name)
     runner.auto_create_session = True
     return runner
@@ -47,7 +47,7 @@ def request(*, stream: bool) -> dict[str, Any]:
 
 
 def text_of(events: list[Event]) -> str:
-    """Read the agent's words, not counting twice what was streamed."""
+    """Return the agent's text, without counting streamed text twice."""
     contents = [event.content for event in events if event.content and not event.partial]
     return "".join(part.text or "" for content in contents for part in content.parts or [])
 

@@ -1,4 +1,4 @@
-"""An agno program as its user wrote it: no line in it knows of key rotation."""
+"""An agno program as its user wrote it, without a line about key rotation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ tool_runs: list[str] = []
 
 
 def get_weather(city: str) -> str:
-    """Tell the weather of a city."""
+    """Return the weather of a city."""
     tool_runs.append(city)
     return "sunny"
 
@@ -24,14 +24,14 @@ with_tool = Agent(model=Gemini(id=MODEL), tools=[get_weather])
 
 
 def text_of(run: Any) -> str:
-    """Read the answer; agno hands an error over as the content of a failed run."""
+    """Return the answer; agno returns an error as the content of a failed run."""
     if run.status == RunStatus.error:
         raise RuntimeError(run.content)
     return str(run.content)
 
 
 def piece_of(event: Any) -> str:
-    """Read the words of one event of a stream."""
+    """Return the text of one event of a stream."""
     if event.event == RunEvent.run_error:
         raise RuntimeError(event.content)
     return str(event.content) if event.event == RunEvent.run_content and event.content else ""

@@ -1,4 +1,4 @@
-"""What is tried: the state of the pool, the ways a program calls, and what each must come to."""
+"""The cases: the state of the pool, the way a program calls, and the required result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Pool:
     """The keys of a pool in the order of their priority.
 
     Attributes:
-        name: What stands in the report.
+        name: Its name in the report.
         keys: Key id to what the service makes of that key.
-        home: The key id whose value the program is given as its single key; None is POOL_KEY.
-        words: What the user must be able to read when every call fails; empty if none may fail.
+        home: The key id whose value is the program's single key; None is POOL_KEY.
+        words: Texts that the user must see when every call fails; empty if none may fail.
     """
 
     name: str
@@ -44,7 +44,7 @@ FAILING = (
     Pool("all revoked", {"gone1": "invalid", "gone2": "invalid"}, None, ("API_KEY_INVALID",)),
 )
 
-# The class under which each framework's user catches it; agno hands its words over, no exception.
+# The class under which each framework's user catches it; agno returns text, no exception.
 OWN_ERRORS: dict[tuple[str, str], str] = {
     ("langchain", "RESOURCE_EXHAUSTED"): "GoogleRateLimitError",
     ("langchain", "API_KEY_INVALID"): "GoogleInvalidRequestError",
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def app(self) -> str:
-        """The name of the user program, as probe.py takes it."""
+        """The name of the user program, for probe.py."""
         return self.framework.replace("-", "_")
 
     @property
@@ -77,5 +77,5 @@ class Case:
 
 
 def cases(framework: str) -> list[Case]:
-    """List what is tried with one framework."""
+    """List the cases of one framework."""
     return [Case(framework, pool, way) for pool in (*ROTATING, *FAILING) for way in WAYS]

@@ -1,4 +1,4 @@
-"""Say what is wrong with what a program's user got."""
+"""Check what a program's user got."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ AT_ONCE_S = 10.0
 framework's first call takes on a busy machine."""
 
 
-def problems(case: Case, told: list[dict[str, Any]], sent: dict[str, int]) -> list[str]:
-    """List what is not as it must be; nothing is best.
+def problems(case: Case, results: list[dict[str, Any]], sent: dict[str, int]) -> list[str]:
+    """List the problems; an empty list is success.
 
     Args:
         case: What was tried.
-        told: What each call came to, from probe.py.
+        results: The result of each call, from probe.py.
         sent: How many requests came with each key.
     """
-    if len(told) != CALLS:
-        return [f"the program ended after {len(told)} of {CALLS} calls"]
+    if len(results) != CALLS:
+        return [f"the program ended after {len(results)} of {CALLS} calls"]
     judge = failing_call if case.pool.fails else good_call
-    found = [problem for call in told for problem in judge(case, call)]
+    found = [problem for call in results for problem in judge(case, call)]
     return [*found, *wrong_counts(case, sent)]
 
 
 def good_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
-    """Judge a call that had a good key to go to."""
+    """Check a call that had a good key."""
     if "failure" in call:
         yield f"failed: {call['failure']['texts'][0]}"
         return
@@ -43,7 +43,7 @@ def good_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
 
 
 def failing_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
-    """Judge a call that no key could serve: its user must be told why, in the framework's way."""
+    """Check a call without an available key: its user must see the framework's own error."""
     if "answer" in call:
         yield f"answered {call['answer']!r}"
         return
@@ -55,9 +55,9 @@ def failing_call(case: Case, call: dict[str, Any]) -> Iterator[str]:
 
 
 def wrong_counts(case: Case, sent: dict[str, int]) -> Iterator[str]:
-    """Judge the requests: one for each bad key in all, and for the good one what was asked."""
-    asked = CALLS * (2 if "tool" in case.way else 1)
+    """Check the requests: one for each bad key in all, and the expected number for the good one."""
+    expected = CALLS * (2 if "tool" in case.way else 1)
     for key_id, fault in case.pool.keys.items():
-        wanted = asked if fault == "good" else 1
+        wanted = expected if fault == "good" else 1
         if sent[key_id] != wanted:
             yield f"key {key_id} got {sent[key_id]} requests, not {wanted}"

@@ -1,7 +1,7 @@
-"""Run one way of one user program some times, and print what its user gets, a JSON line a call.
+"""Call one user program several times, and print what its user gets, a JSON line per call.
 
 Started as ``python probe.py APP WAY CALLS [--plain]``: install() comes first, then the program is
-loaded as it is, which is what ``keyrot run`` does. ``--plain`` leaves install() out.
+loaded unchanged, as ``keyrot run`` does. ``--plain`` omits install().
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def failure_of(error: BaseException) -> dict[str, Any]:
-    """Describe an exception: its classes, its words, and those of what caused it."""
+    """Describe an exception: its classes, its text, and those of its causes."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
@@ -29,18 +29,18 @@ def failure_of(error: BaseException) -> dict[str, Any]:
 
 
 async def one_call(program: dict[str, Any], way: str) -> dict[str, Any]:
-    """Call the program once; give its answer or its failure, the seconds, the runs of its tool."""
+    """Call the program once; return answer or failure, the seconds, the runs of its tool."""
     before, start = len(program["tool_runs"]), time.perf_counter()
     try:
         found: Any = program[way]()
-        told = {"answer": await found if inspect.isawaitable(found) else found}
-    except Exception as error:  # whatever the framework raises is what is asked for
-        told = {"failure": failure_of(error)}
+        result = {"answer": await found if inspect.isawaitable(found) else found}
+    except Exception as error:  # whatever the framework raises is the result
+        result = {"failure": failure_of(error)}
     seconds = time.perf_counter() - start
-    return told | {"seconds": seconds, "tool_runs": len(program["tool_runs"]) - before}
+    return result | {"seconds": seconds, "tool_runs": len(program["tool_runs"]) - before}
 
 
-def tell(call: dict[str, Any]) -> None:
+def print_result(call: dict[str, Any]) -> None:
     """Print a call's line, marked, since frameworks print lines of their own."""
     print("PROBE", json.dumps(call), flush=True)
 
@@ -48,13 +48,13 @@ def tell(call: dict[str, Any]) -> None:
 async def all_calls(program: dict[str, Any], way: str, calls: int) -> None:
     """Print one line for each call, in one event loop."""
     for _ in range(calls):
-        tell(await one_call(program, way))
+        print_result(await one_call(program, way))
 
 
 def main(app: str, way: str, calls: str, *flags: str) -> None:
-    """Install, load the program, call it; a sync way is called where no event loop runs."""
+    """Install, load the program, call it; a sync way is called without a running event loop."""
     if "--plain" not in flags:
-        from keyrot_middleware._install import install  # noqa: PLC0415 - left out by --plain
+        from keyrot_middleware._install import install  # noqa: PLC0415 - not with --plain
 
         install()
     program = runpy.run_path(str(Path(__file__).with_name(f"{app}_app.py")))
@@ -66,7 +66,7 @@ def main(app: str, way: str, calls: str, *flags: str) -> None:
         try:
             step.send(None)
         except StopIteration as done:
-            tell(done.value)
+            print_result(done.value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A pydantic-ai program as its user wrote it: no line in it knows of key rotation."""
+"""A pydantic-ai program as its user wrote it, without a line about key rotation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ tool_runs: list[str] = []
 
 
 def get_weather(city: str) -> str:
-    """Tell the weather of a city."""
+    """Return the weather of a city."""
     tool_runs.append(city)
     return "sunny"
 

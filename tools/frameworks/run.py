@@ -1,8 +1,8 @@
-"""Run every framework through every case, and say what came out.
+"""Run every framework through every case, and print the results.
 
-``python run.py`` runs them all; ``python run.py agno adk`` only those; ``--plain`` asks each way
-once of a good key, without install(), to tell a fault of the framework's from one of ours.
-The exit code is the number of cases that went wrong, at most 100.
+``python run.py`` runs them all; ``python run.py agno adk`` only those; ``--plain`` calls each way
+once with a good key, without install(), to separate an error of the framework from one of ours.
+The exit code is the number of failed cases, at most 100.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TIME_LIMIT_S = 120.0
 MARK = "PROBE "
 
 
-def ask(
+def run_program(
     case: Case, python: Path, upstream: Upstream, *flags: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the user's program in a process of its own."""
@@ -41,38 +41,42 @@ def ask(
 
 
 def lines_of(output: str) -> list[dict[str, Any]]:
-    """Pick the probe's lines from what the program printed."""
+    """Return the probe's lines from the program's output."""
     lines = output.splitlines()
     return [json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK)]
 
 
 def try_case(case: Case, python: Path, *flags: str) -> bool:
-    """Run one case and print its line; return whether all was well."""
+    """Run one case and print its line; return whether it passed."""
     start = time.perf_counter()
     with serve(case.pool) as upstream:
         try:
-            done = ask(case, python, upstream, *flags)
+            done = run_program(case, python, upstream, *flags)
         except subprocess.TimeoutExpired:
             print(
                 f"FAIL {case.framework} {case.pool.name} {case.way}: no end in {TIME_LIMIT_S:g} s"
             )
             return False
         sent = upstream.sent(case.pool)
-    told, everything = lines_of(done.stdout), done.stdout + done.stderr
-    wrong = problems(case, told, sent)
+    results, everything = lines_of(done.stdout), done.stdout + done.stderr
+    wrong = problems(case, results, sent)
     wrong += ["a key was printed"] * any(value in everything for value in upstream.values)
-    report(case, told, sent, wrong, time.perf_counter() - start)
-    if not told:
+    report(case, results, sent, wrong, time.perf_counter() - start)
+    if not results:
         print(*done.stderr.splitlines()[-5:], sep="\n")
     return not wrong
 
 
 def report(
-    case: Case, told: list[dict[str, Any]], sent: dict[str, int], wrong: list[str], seconds: float
+    case: Case,
+    results: list[dict[str, Any]],
+    sent: dict[str, int],
+    wrong: list[str],
+    seconds: float,
 ) -> None:
-    """Print what came of a case in a line, and what is wrong below it."""
+    """Print the result of a case in a line, and its problems below."""
     counts = " ".join(f"{key_id} {count}" for key_id, count in sent.items())
-    ways = {call["failure"]["classes"][0][0] if "failure" in call else "answer" for call in told}
+    ways = {call["failure"]["classes"][0][0] if "failure" in call else "answer" for call in results}
     verdict = "FAIL" if wrong else "ok"
     name = f"{case.framework:12} {case.pool.name:18} {case.way:13}"
     came = f"{counts:26} {'/'.join(sorted(ways)):28}"
@@ -87,7 +91,7 @@ def wanted_cases(name: str, *, plain: bool) -> list[Case]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what is named; return how many cases went wrong."""
+    """Run the named frameworks; return how many cases failed."""
     flags = [argument for argument in arguments if argument.startswith("--")]
     names = [argument for argument in arguments if argument not in flags] or frameworks()
     if unknown := set(names) - set(frameworks()):

@@ -1,4 +1,4 @@
-"""The service that the programs call, and the environment that leads them there."""
+"""The service that the programs call, and their environment."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Upstream:
     """A running service with the keys of one pool.
 
     Attributes:
-        fake: The service; it answers each key as the pool says.
-        environment: The whole environment of a program that is to call it.
-        values: The key values, which nobody may print.
+        fake: The service; its answer to each key is set by the pool.
+        environment: The whole environment of a program that calls it.
+        values: The key values, which must not be printed.
         folder: An empty working directory, so that no `.env` or keys.json of the machine counts.
     """
 
@@ -59,7 +59,7 @@ def serve(pool: Pool) -> Iterator[Upstream]:
 
 
 def add_key(fake: FakeGemini, key_id: str, fault: Fault) -> str:
-    """Make the service know a key, and answer it as it shall; return its value."""
+    """Add a key and its answer to the service; return its value."""
     value = fake.add_key(key_id).value
     if reply := REPLIES.get(fault):
         fake.always(key_id, reply)
@@ -69,7 +69,7 @@ def add_key(fake: FakeGemini, key_id: str, fault: Fault) -> str:
 def environment_of(
     fake: FakeGemini, values: dict[str, str], home: str, folder: Path
 ) -> dict[str, str]:
-    """Write keys.json and say where all is. No line of it is for one framework only."""
+    """Write keys.json and return the environment. No line of it is for one framework only."""
     pool = [{"key_id": key_id, "priority": place} for place, key_id in enumerate(values)]
     (folder / "keys.json").write_text(json.dumps(pool))
     return {

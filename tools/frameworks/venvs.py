@@ -14,7 +14,7 @@ VENVS = ROOT / ".venv-frameworks"
 
 
 def frameworks() -> list[str]:
-    """Name every framework that has a ``requirements-<name>.txt`` here."""
+    """List every framework that has a ``requirements-<name>.txt`` here."""
     return sorted(path.stem.removeprefix("requirements-") for path in requirement_files())
 
 
@@ -24,10 +24,10 @@ def requirement_files() -> list[Path]:
 
 
 def python_of(name: str) -> Path:
-    """Give the interpreter of a framework's environment, made first if it is not there as pinned.
+    """Return the interpreter of a framework's environment, made first if it is not there as pinned.
 
     Raises:
-        subprocess.CalledProcessError: venv or pip failed; they have said why.
+        subprocess.CalledProcessError: venv or pip failed; their own message is on stderr.
     """
     venv, wanted = VENVS / name, fingerprint(name)
     python, stamp = venv / "bin" / "python", venv / "made-from"
@@ -46,7 +46,7 @@ def fingerprint(name: str) -> str:
 
 
 def make(name: str, venv: Path, python: Path) -> None:
-    """Make the environment anew, with the framework and this library (as an editable install)."""
+    """Make the environment again, with the framework and this library (as an editable install)."""
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
     pins = str(HERE / f"requirements-{name}.txt")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -1,8 +1,8 @@
-"""Hold the SDK's own unit tests to the same outcomes with a key pool installed as without one.
+"""Compare the SDK's own unit tests with a key pool installed and without one.
 
 ``python tools/sdk_tests/compare.py [VERSION …]``: for each SDK version, runs the tests inside its
-wheel twice and compares them test by test. Exit code 0: equal but for expected_differences.toml.
-Needs only Python; each version's packages go to ``.venv-sdk/VERSION`` and stay there.
+wheel twice and compares them test by test. Exit code 0: equal, except for
+expected_differences.toml. Needs only Python; each version's packages stay in ``.venv-sdk/VERSION``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _all_runs(versions: list[str], *, pool: bool) -> list[tuple[str, Run, Run]]:
 
 
 def _judge(version: str, plain: Run, other: Run, expected: Expectations, *, pool: bool) -> bool:
-    """Print one version's result and say whether it is as expected."""
+    """Print one version's result; return whether it is as expected."""
     found = list(complaints(version, plain, other, expected))
     passed = _tally(plain)["passed"]
     if passed < LEAST_PASSED:
@@ -86,7 +86,7 @@ def _judge(version: str, plain: Run, other: Run, expected: Expectations, *, pool
 
 
 def _proves_nothing(pooled: Run) -> list[str]:
-    """Return what shows that the pool was not at work, so that equal outcomes say nothing of it."""
+    """Return reasons why equal outcomes would prove nothing."""
     found = []
     if set(pooled.wrapped) != SEAMS:
         found.append(f"the pool did not stay installed: wrapped are {sorted(pooled.wrapped)}")

@@ -24,7 +24,7 @@ class Entry:
     Attributes:
         test: Node id below ``google/genai/tests/``.
         versions: SDK versions in which it does.
-        reason: Why that is right.
+        reason: Why the difference is right.
     """
 
     test: str
@@ -34,10 +34,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What the file says.
+    """The content of the file.
 
     Attributes:
-        differences: Tests whose subject is what a pool changes.
+        differences: Tests of behavior that a pool changes.
         flaky: Tests with two outcomes even without a pool; they are run, not compared.
     """
 
@@ -69,7 +69,7 @@ def _entry(row: dict[str, object]) -> Entry:
 
 
 def complaints(version: str, plain: Run, pooled: Run, expected: Expectations) -> Iterator[str]:
-    """Yield one sentence for each test that is not as it should be; none means equal."""
+    """Yield one sentence for each unexpected test; none means equal."""
     allowed = {entry.test for entry in expected.differences if version in entry.versions}
     flaky = {entry.test for entry in expected.flaky if version in entry.versions}
     differing = differences(plain, pooled)
@@ -82,13 +82,13 @@ def complaints(version: str, plain: Run, pooled: Run, expected: Expectations) ->
 
 
 def differences(plain: Run, pooled: Run) -> set[str]:
-    """Return the tests with two outcomes, or with one because the other run has not got them."""
+    """Return the tests with two outcomes, or with one because the other run does not have them."""
     tests = plain.outcomes.keys() | pooled.outcomes.keys()
     return {test for test in tests if plain.outcomes.get(test) != pooled.outcomes.get(test)}
 
 
 def _describe(test: str, plain: Run, pooled: Run) -> str:
-    """Say both outcomes of a test and the first lines of what went wrong."""
+    """Describe both outcomes of a test and the first lines of its error."""
     lines = [test]
     for name, run in (("without", plain), ("with", pooled)):
         lines.append(f"    {name:8}{run.outcomes.get(test, 'not run')}")

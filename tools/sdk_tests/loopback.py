@@ -1,4 +1,4 @@
-"""Close the way to every host but this one, for tests that others wrote."""
+"""Block every host but this one, for tests of others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _getaddrinfo = socket.getaddrinfo
 
 
 def only_loopback() -> None:
-    """Let this process reach nothing but this machine, from now on."""
+    """From now on this process can reach this machine only."""
     socket.socket.connect = _connect_here  # type: ignore[assignment,method-assign]
     socket.getaddrinfo = _resolve_here
 
@@ -24,14 +24,14 @@ def _connect_here(self: socket.socket, address: Any) -> None:
 
 
 def _resolve_here(host: Any, *args: Any, **kwargs: Any) -> Any:
-    """Resolve addresses and ``localhost``; any other name is unknown here."""
+    """Resolve addresses and ``localhost``; any other name is unknown."""
     if host not in {None, "", "localhost", b"localhost"} and not _is_address(host):
         raise socket.gaierror(socket.EAI_NONAME, "these tests run without a network")
     return _getaddrinfo(host, *args, **kwargs)
 
 
 def _is_address(host: Any) -> bool:
-    """Say whether a host is written as an IP address."""
+    """Return whether a host is written as an IP address."""
     try:
         ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
     except ValueError:

@@ -3,9 +3,9 @@
 A pytest plugin, loaded by ``-p pool_plugin`` in both runs, so that they differ in one thing only:
 with ``SDK_TESTS_POOL`` set, ``keyrot_middleware.install()`` is called before the first test.
 
-The tests that ask for the ``client`` fixture of the SDK's conftest replay recorded answers, and the
+The tests that use the ``client`` fixture of the SDK's conftest replay recorded answers, and the
 recordings are not in the wheel. Those that call a model of the Gemini API run against a stand-in on
-loopback instead; the others are left out, in both runs alike. Only loopback can be reached.
+loopback instead; the others are skipped, in both runs alike. Only loopback can be reached.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ CALLS_A_MODEL = (
     *("afc", "chats", "models", "public_samples"),
     *("shared/afc", "shared/chats", "shared/models"),
 )
-"""Folders of the SDK's tests whose recorded calls a stand-in can answer."""
+"""Folders of the SDK's tests whose recorded calls the stand-in can answer."""
 SLEEPS = "generate_videos"
-"""In the name of every file whose tests wait 20 s and more for a job to end."""
+"""Part of the name of every file whose tests wait 20 s and more for a job to end."""
 TESTS = "google/genai/tests/"
 OUTCOMES: dict[str, str] = {}
 DETAILS: dict[str, str] = {}
@@ -38,14 +38,14 @@ FACTS: dict[str, Any] = {"left_out": 0, "wrapped": [], "sent": 0, "refused": 0}
 
 
 def pytest_configure() -> None:
-    """Close the way to every host but this one, and let the tests' own servers end at once."""
+    """Block every host but this one, and let the tests' own servers end at once."""
     only_loopback()
     socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)  # poll; 0.5 s, a hundred times
     os.environ["SDK_TESTS_STAND_IN"] = stand_in.start()
 
 
 def pytest_sessionstart() -> None:
-    """Install the pool, when this is the run that has one."""
+    """Install the pool, in the run that has one."""
     if os.environ.get("SDK_TESTS_POOL"):
         import keyrot_middleware  # noqa: PLC0415 - the other run must not import it
 
@@ -54,7 +54,7 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a recording and cannot do with the stand-in."""
+    """Skip tests that need a recording and cannot use the stand-in."""
     _send_recorded_calls_to_stand_in()
     left_out = {item for item in items if _is_recorded(item) and not _can_be_answered(item)}
     config.hook.pytest_deselected(items=list(left_out))
@@ -78,14 +78,14 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Record the call's outcome, or the setup's or teardown's where that is what went wrong."""
+    """Record the call's outcome, or the setup's or teardown's if that is what failed."""
     if report.when == "call" or report.outcome != "passed":
         outcome = report.outcome if report.when == "call" else f"{report.when} {report.outcome}"
         _record(report.nodeid, outcome, report)
 
 
 def pytest_sessionfinish() -> None:
-    """Write what was seen, and whether the pool is still in place after all these tests."""
+    """Write the results, and whether the pool is still installed after all these tests."""
     if os.environ.get("SDK_TESTS_POOL"):
         FACTS.update(wrapped=_wrapped_methods(), **_pool_counts())
     seen = {"outcomes": OUTCOMES, "details": DETAILS, "facts": FACTS}
@@ -105,7 +105,7 @@ def _record(nodeid: str, outcome: str, report: pytest.CollectReport | pytest.Tes
 
 
 def _is_recorded(item: pytest.Item) -> bool:
-    """Say whether a test asks for the replaying ``client`` of the SDK's own top conftest."""
+    """Return whether a test uses the replaying ``client`` of the SDK's own top conftest."""
     fixtures: dict[str, Sequence[Any]] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
     return any(
         definition.func.__module__ == "google.genai.tests.conftest"
@@ -114,7 +114,7 @@ def _is_recorded(item: pytest.Item) -> bool:
 
 
 def _can_be_answered(item: pytest.Item) -> bool:
-    """Say whether a recorded test is about a model of the Gemini API, and does not sleep."""
+    """Return whether a recorded test is about a model of the Gemini API, and does not sleep."""
     folder, _, file = item.nodeid.removeprefix(TESTS).partition("::")[0].rpartition("/")
     vertex = getattr(item, "callspec").params.get("use_vertex")  # noqa: B009
     return folder in CALLS_A_MODEL and SLEEPS not in file and vertex is False
@@ -143,7 +143,7 @@ def _wrapped_methods() -> list[str]:
 
 
 def _pool_counts() -> dict[str, int]:
-    """Return how many requests went with a pool key and how many were refused, as the pool says."""
+    """Return how many requests used a pool key and how many were refused, by the pool's counts."""
     import keyrot_middleware  # noqa: PLC0415
 
     keys = keyrot_middleware.status()["keys"].values()

@@ -18,14 +18,14 @@ TIME_LIMIT_S = 1_200
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run of the SDK's tests showed.
+    """The results of one run of the SDK's tests.
 
     Attributes:
         outcomes: Node id of a test -> ``passed``, ``skipped``, ``failed: AssertionError``, …
         details: Node id of a failed test -> the first lines of its error.
         left_out: Number of tests that need a recording which the wheel does not have.
         wrapped: Request methods of the SDK that were still wrapped at the end of the run.
-        sent: Requests that went out with a key of the pool.
+        sent: Requests that were sent with a key of the pool.
         refused: Those of them that were refused, so that the pool had to rotate.
     """
 
@@ -83,7 +83,10 @@ def _command(python: Path) -> list[str]:
     return [
         *(str(python), "-m", "pytest", str(packages / "google" / "genai" / "tests")),
         *("-c", os.devnull, f"--rootdir={packages}", "-p", "pool_plugin"),
-        *("-o", "consider_namespace_packages=true"),  # else the tests import a second copy, `genai`
+        *(
+            "-o",
+            "consider_namespace_packages=true",
+        ),  # otherwise the tests import a second copy, `genai`
         *("-o", "asyncio_default_fixture_loop_scope=function"),
         *("-p", "no:cacheprovider", "--continue-on-collection-errors", "--mode=api"),
         *("-q", "-rfE", "--tb=short"),
@@ -91,7 +94,7 @@ def _command(python: Path) -> list[str]:
 
 
 def _environment(python: Path, scratch: Path, written: Path, *, pool: bool) -> dict[str, str]:
-    """Return the whole environment of the tests: nothing of the caller's, so no key of theirs."""
+    """Return the whole environment of the tests, without the caller's variables and keys."""
     environment = {
         "PATH": f"{python.parent}{os.pathsep}{os.defpath}",
         "HOME": str(scratch),

@@ -1,7 +1,7 @@
 """A stand-in for the Gemini API on loopback, so that the SDK's recorded tests send real requests.
 
-It knows one answer, which has a little of what every method of a model returns. Two keys of the
-pool never work here: one has used up its day, one is revoked; so a pool has to rotate.
+It has one answer, with the common fields of every method of a model. Two keys of the pool never
+work here: the day of one is exhausted, one is revoked; so a pool has to rotate.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def start() -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answer by the key and nothing else."""
+    """Answer depending on the key only."""
 
     protocol_version = "HTTP/1.1"
 
     def _answer(self) -> None:
-        """Read the request whole, so that the connection can be used again, and answer it."""
+        """Read the request completely, so that the connection can be reused, and answer it."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         refusal = REFUSALS.get(self.headers.get("x-goog-api-key", ""))
         body = json.dumps({"error": refusal} if refusal else ANSWER)
@@ -86,4 +86,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815 - http.server's names
 
     def log_message(self, *args: Any) -> None:
-        """Keep quiet: the log belongs to pytest."""
+        """Log nothing: the output is pytest's."""

@@ -1,4 +1,4 @@
-"""What the official instrumentation's tests import from a package that is on no index.
+"""The part of a package on no index that the official instrumentation's tests import.
 
-Written for these tests from what they use, and no more; its tests of conformance skip themselves.
+Written for these tests from what they use, and no more; its tests of conformance are skipped.
 """

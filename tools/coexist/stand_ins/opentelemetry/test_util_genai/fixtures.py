@@ -34,7 +34,7 @@ def metric_reader() -> InMemoryMetricReader:
 
 @pytest.fixture
 def tracer_provider(span_exporter: InMemorySpanExporter) -> Iterator[TracerProvider]:
-    """Give spans to `span_exporter`."""
+    """Send spans to `span_exporter`."""
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(span_exporter))
     yield provider
@@ -43,7 +43,7 @@ def tracer_provider(span_exporter: InMemorySpanExporter) -> Iterator[TracerProvi
 
 @pytest.fixture
 def logger_provider(log_exporter: InMemoryLogRecordExporter) -> Iterator[LoggerProvider]:
-    """Give log records to `log_exporter`."""
+    """Send log records to `log_exporter`."""
     provider = LoggerProvider()
     provider.add_log_record_processor(SimpleLogRecordProcessor(log_exporter))
     yield provider
@@ -52,7 +52,7 @@ def logger_provider(log_exporter: InMemoryLogRecordExporter) -> Iterator[LoggerP
 
 @pytest.fixture
 def meter_provider(metric_reader: InMemoryMetricReader) -> Iterator[MeterProvider]:
-    """Give metrics to `metric_reader`."""
+    """Send metrics to `metric_reader`."""
     provider = MeterProvider(metric_readers=[metric_reader])
     yield provider
     provider.shutdown()

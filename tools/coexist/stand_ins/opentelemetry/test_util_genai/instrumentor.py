@@ -1,4 +1,4 @@
-"""An instrumentation that is on inside a `with` block."""
+"""An instrumentation that is active inside a `with` block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def instrument(
     extra_env: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> Iterator[Any]:
-    """Instrument with what is given, under the variables that are asked for."""
+    """Instrument with the arguments, under the given variables."""
     variables = dict(extra_env or {})
     if content_capture is not None:
         variables["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = content_capture

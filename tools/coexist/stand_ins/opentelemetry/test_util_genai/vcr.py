@@ -1,4 +1,4 @@
-"""What the tests set up for their recordings; a pytest plugin beside pytest-vcr."""
+"""The tests' settings for their recordings; a pytest plugin beside pytest-vcr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Response = dict[str, Any]
 
 
 def scrub_response_headers_overwrite(values: dict[str, str]) -> Callable[[Response], Response]:
-    """Give a hook that sets headers of a recorded response."""
+    """Return a hook that sets headers of a recorded response."""
 
     def overwrite(response: Response) -> Response:
         names = {name.lower(): name for name in response["headers"]}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install Debian's packages that some tests need: chromium, prometheus, and redis-server beside the
-# wheel's Valkey. Does nothing where all are there. Without root nothing is installed: tests that
-# lack one say so and are skipped, but CI (CI=true) fails. No service is left running.
+# wheel's Valkey. Does nothing if all are installed. Without root nothing is installed: tests that
+# lack one are skipped with the reason, but CI (CI=true) fails. No service is left running.
 set -euo pipefail
 
 missing=()
@@ -17,7 +17,7 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get > /dev/null; then
 fi
 
 echo "== installing ${missing[*]} (once)"
-policy=/usr/sbin/policy-rc.d # Debian's own way to say that a package must not start its service
+policy=/usr/sbin/policy-rc.d # Debian's own way to keep a package from starting its service
 if [ ! -e "$policy" ]; then
   trap 'rm -f "$policy"' EXIT
   printf '#!/bin/sh\nexit 101\n' > "$policy"

@@ -58,7 +58,7 @@ def test_no_local_variable_shows_a_key(mode, name, gemini, pool, connect) -> Non
 def test_a_body_that_echoes_the_key(mode, form, code, gemini, pool, connect) -> None:
     """Google's bodies can quote the key, in any shape: it is redacted, and the rest stays."""
 
-    def body(asked) -> object:
+    def body(request) -> object:
         text = ECHO.format(gemini.key("A").value)
         error = {"error": {"code": code, "message": text, "status": "X", "details": [{"k": text}]}}
         return {"json": error, "list": [error], "text": text, "html": f"<html>{text}</html>"}[form]

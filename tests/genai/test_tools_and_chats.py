@@ -15,7 +15,7 @@ def tool():
     called: list[str] = []
 
     def get_weather(city: str) -> str:
-        """Tell the weather of a city.
+        """Return the weather of a city.
 
         Args:
             city: Its name.

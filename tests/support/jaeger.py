@@ -42,11 +42,11 @@ class Jaeger:
             "JAEGER_QUERY_GRPC_PORT": str(free_port()),
             "JAEGER_OTLP_PORT": str(otlp),
         }
-        with log.open("wb") as told:
+        with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [binary, "--config", str(CONFIG)],
                 env={**os.environ, **ports},
-                stdout=told,
+                stdout=output,
                 stderr=subprocess.STDOUT,
             )
         wait_for(self._answers, 30)
@@ -91,7 +91,7 @@ class Event:
     name: str
     at: int
     """Microseconds since the epoch."""
-    told: dict[str, Any]
+    attributes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def _span(raw: dict[str, Any]) -> Span:
 
 
 def _event(log: dict[str, Any]) -> Event:
-    told = _attributes(log["fields"])
-    return Event(told.pop("event"), log["timestamp"], told)
+    attributes = _attributes(log["fields"])
+    return Event(attributes.pop("event"), log["timestamp"], attributes)
 
 
 def _attributes(pairs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def draw(span: Span, depth: int = 0) -> str:
 
 
 def _drawn(event: Event) -> str:
-    told = [event.attributes[name] for name in _IN_EVENTS if name in event.attributes]
+    texts = [event.attributes[name] for name in _IN_EVENTS if name in event.attributes]
     blocked = json.loads(event.attributes.get("keyrot.pool.blocked_keys", "[]"))
-    told += [", ".join(text.split(" until ")[0] for text in blocked)] if blocked else []
-    return " ".join([event.name, *told])
+    texts += [", ".join(text.split(" until ")[0] for text in blocked)] if blocked else []
+    return " ".join([event.name, *texts])
 
 
 _IN_EVENTS = (

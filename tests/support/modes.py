@@ -32,7 +32,7 @@ STREAMS = ("sync_stream", "async_stream")
 
 
 def http_library() -> Any:
-    """Give the library that this SDK speaks HTTP with unless told otherwise: httpx or httpx2."""
+    """Give the library that this SDK speaks HTTP with by default: httpx or httpx2."""
     client = Client(api_key="FAKE")
     sync = client._api_client._httpx_client
     client.close()

@@ -96,7 +96,7 @@ def test_an_embedding_is_one_span_too(way, traced, gemini, pool, connect) -> Non
 
 
 def weather(city: str) -> str:
-    """Tell the weather."""
+    """Return the weather."""
     return f"sunny in {city}"
 
 

@@ -58,7 +58,7 @@ def test_the_official_span_holds_our_attempts(mode, traced, gemini, pool, connec
 
 
 def weather(city: str) -> str:
-    """Tell the weather."""
+    """Return the weather."""
     return f"sunny in {city}"
 
 

@@ -64,7 +64,7 @@ def test_a_declared_function_is_called_and_its_response_answered(gemini, connect
     calls: list[tuple[str, int]] = []
 
     def weather(city: str, days: int) -> str:
-        """Tell the weather."""
+        """Return the weather."""
         calls.append((city, days))
         return "sunny"
 

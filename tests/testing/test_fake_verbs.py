@@ -61,7 +61,7 @@ def test_a_long_running_operation_is_done_when_requested(send_request: Request) 
 
 
 def test_an_interaction_is_kept(gemini: FakeGemini, send_request: Request) -> None:
-    """It says the answer, is charged to its model, and can be read again."""
+    """It has the answer, is charged to its model, and can be read again."""
     status, made = send_request(
         "POST", "/v1beta/interactions", {"model": "gemini-3.6-flash", "input": "x"}
     )

@@ -2,7 +2,7 @@
 
 ``python tools/sdk_tests/versions.py [VERSION …]``: needs ``.venv``, which has the newest version;
 the packages of each other version go to ``.venv-sdk-VERSION`` and stay there. Exit code 0: every
-test passes, or says what its SDK version has not got.
+test passes, or is skipped with what its SDK version does not have.
 """
 
 from __future__ import annotations

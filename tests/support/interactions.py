@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
+import pytest
 from google import genai
 
 from support.modes import MODEL, run
 
-__all__ = ["SDK", "create", "create_async", "create_sync", "error_type", "keys_of", "text_of"]
+__all__ = [
+    "SDK",
+    "SDK_1_WARNINGS",
+    "create",
+    "create_async",
+    "create_sync",
+    "error_type",
+    "keys_of",
+    "text_of",
+]
 
 SDK = tuple(int(part) for part in genai.__version__.split(".")[:2])
 
-warnings.filterwarnings("ignore", message="Interactions usage is experimental")
+SDK_1_WARNINGS = [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in (
+        "Interactions usage is experimental",
+        "Async interactions client cannot use aiohttp",
+        "Granular retry options are not supported",
+    )
+]
+"""Of SDK 1.x, which says so."""
 
 
 def text_of(interaction: Any) -> str:

@@ -40,7 +40,7 @@ from ..guard import handle_internal_error
 from ..runtime import aio, sync
 from .call_info import ApiRequest, failed_from_error, host_from_url, workload
 from .foreign_errors import facts_from_error
-from .key_injection import KEY_FAILURES, KEY_HEADER, KeyInjection
+from .key_injection import KEY_FAILURES, KEY_HEADER, KeyInjection, RedactedHeader
 from .patching import Patcher, Wrapper
 from .pool_exhausted import also_api_error
 from .pooled_calls import PooledCalls
@@ -304,7 +304,7 @@ class Interactions:
                 bodies.pop().close()
             try:
                 with self._injection(lease, call):
-                    result = call.send(self._calls.value(lease))
+                    result = call.send(self._value(lease))
                 response = call.response_of(result)
                 if _is_refused(response):
                     response.read()
@@ -349,7 +349,7 @@ class Interactions:
                 await bodies.pop().aclose()
             try:
                 with self._injection(lease, call):
-                    result = await call.send(self._calls.value(lease))
+                    result = await call.send(self._value(lease))
                 response = call.response_of(result)
                 if _is_refused(response):
                     await response.aread()
@@ -362,6 +362,11 @@ class Interactions:
                 return _failed(error, redact, handled)
 
         return send
+
+    def _value(self, lease: Lease) -> str | None:
+        """Return the key of a lease, which the frames of an error do not show."""
+        value = self._calls.value(lease)
+        return None if value is None else RedactedHeader(value)
 
     def _observe(self, call: _Call) -> Any:
         return self._calls.observe(call.state.info)
@@ -673,7 +678,9 @@ class _Tee:
         if self._first is not None:
             yield self._first
         with suppress(_ErrorEvent):
-            yield from self._chunks
+            # `yield from` would close them with this generator, before close() is called
+            for data in self._chunks:  # noqa: UP028
+                yield data
 
     def close(self) -> None:
         self._body.is_closing = True

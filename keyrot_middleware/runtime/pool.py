@@ -260,7 +260,7 @@ class Pool:
         self._refusals[lease.key_id] = (
             verdict.code,
             getattr(error, "status", None),
-            getattr(error, "details", None),
+            getattr(error, "details", None) or getattr(error, "body", None),
         )
 
     def _explain(self, key_id: str, failure: str) -> None:

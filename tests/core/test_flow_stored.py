@@ -126,6 +126,38 @@ class TestStoredResources:
         rig.call(self.FILE, self.HOME_KEY)
         assert rig.sent == ["c", self.HOME_KEY.key_id, self.HOME_KEY.key_id]
 
+    def test_what_may_be_googles_own_binds_only_to_a_known_owner(self) -> None:
+        """An agent of the program goes with its owner; one that nobody knows with any key."""
+        rig = three()
+        made = INFO._replace(bound_to_owner=True, verb="agents")
+        rig.will("c", Done("made", Usage(), ("agents/mine",)))
+        rig.call(made, rig.selector.keys["c"])
+        for name in ("agents/mine", "agents/deep-research"):
+            rig.call(INFO._replace(resources=(name,)))
+        assert rig.sent == ["c", "c", "a"]
+        rig.will("c", invalid())
+        rig.failing(made._replace(resources=("agents/mine",)))
+        assert rig.sent[3:] == ["c"], "a new thing that names it stays with its project too"
+
+    def test_a_known_owner_that_left_the_pool_binds_no_longer(self) -> None:
+        """Where neither it nor its project has a key, any key may try."""
+        rig = self.owned()
+        rig.will("a", Done("from a", Usage(), ("agents/mine",)))
+        rig.will("b", Done("from b", Usage(), ("agents/mine",)))
+        rig.call(self.FILE)
+        for name in ("b", "c"):
+            del rig.selector.keys[name]
+        assert rig.call(INFO._replace(resources=("agents/mine",)))
+
+    def test_names_in_a_stream_that_broke_are_remembered(self) -> None:
+        """What it created is there: its continuation goes with the same key."""
+        rig, reply = three(), overloaded()
+        rig.will("b", Chunks(1, failed=reply, names=("continuation:t",)))
+        bound = STREAMED._replace(bound_to_owner=True)
+        rig.failing(bound, rig.selector.keys["b"])
+        rig.call(bound._replace(resources=("continuation:t",)), rig.selector.keys["c"])
+        assert rig.sent == ["b", "b"]
+
     def test_a_foreign_home_key_is_not_managed(self) -> None:
         """A home key outside the pool is never cooled down or rejected; its error is raised."""
         rig = self.owned()

@@ -6,7 +6,7 @@ import pytest
 from google.genai import types
 from support.interactions import (
     SDK,
-    SDK_1_WARNINGS,
+    SDK_WARNINGS,
     create,
     create_async,
     create_sync,
@@ -17,7 +17,7 @@ from support.modes import MODEL, MODES, STREAMS, run
 
 from keyrot_middleware.testing import Reply
 
-pytestmark = SDK_1_WARNINGS
+pytestmark = SDK_WARNINGS
 
 
 @pytest.mark.parametrize("limited", [Reply.QUOTA_MINUTE, Reply.EXHAUSTED, Reply.QUOTA_DAY])

@@ -11,7 +11,7 @@ from support.modes import MODEL, run
 
 __all__ = [
     "SDK",
-    "SDK_1_WARNINGS",
+    "SDK_WARNINGS",
     "create",
     "create_async",
     "create_sync",
@@ -22,15 +22,15 @@ __all__ = [
 
 SDK = tuple(int(part) for part in genai.__version__.split(".")[:2])
 
-SDK_1_WARNINGS = [
+SDK_WARNINGS = [
     pytest.mark.filterwarnings(f"ignore:{text}")
     for text in (
-        "Interactions usage is experimental",
+        r"\w+ usage is experimental",
         "Async interactions client cannot use aiohttp",
         "Granular retry options are not supported",
     )
 ]
-"""Of SDK 1.x, which says so."""
+"""Of parts of the SDK that are not stable, and of 1.x."""
 
 
 def text_of(interaction: Any) -> str:

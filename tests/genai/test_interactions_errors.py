@@ -1,0 +1,129 @@
+"""What comes out of Interactions that fail: the SDK's own exceptions, readable, without keys."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from google.genai import errors
+from support.interactions import SDK, SDK_WARNINGS, create, error_type
+from support.key_search import texts_of
+from support.modes import MODES
+
+import keyrot_middleware
+from keyrot_middleware.testing import Reply
+
+pytestmark = SDK_WARNINGS
+
+
+def failing(mode: str, client: Any) -> Any:
+    """Return the exception of an interaction that fails."""
+    with pytest.raises(Exception) as caught:
+        create(mode, client)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("reply", "named"),
+    [
+        (Reply.QUOTA_DAY, ("RateLimitError", 429, "too_many_requests")),
+        (Reply.KEY_SUSPENDED, ("PermissionDeniedError", 403, "permission_denied")),
+        (Reply.KEY_INVALID, ("BadRequestError", 400, "invalid_request")),
+        (Reply.MODEL_NOT_FOUND, ("NotFoundError", 404, "not_found")),
+        (Reply.PREPAY, ("APIStatusError", 402, "payment_required")),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_exception_is_the_sdks_own(mode, reply, named, gemini, pool, connect) -> None:
+    """Class, code, body and response are as without a pool; a note tells of each attempt."""
+    name, code, word = named
+    pool("A", max_wait_s=0)
+    gemini.always("A", reply)
+    gemini.always(gemini.add_key("own").label, reply)
+    error = failing(mode, connect())
+    keyrot_middleware.uninstall()
+    plain = failing(mode, connect(gemini.key("own").value, retry_options={"attempts": 1}))
+    assert type(error) is type(plain) is error_type(name)
+    assert (error.status_code, error.response.status_code) == (code, code)
+    assert error.body["error"]["code"] == error.response.json()["error"]["code"] == word
+    assert not isinstance(error, errors.APIError)
+    assert error.__notes__[0].startswith("keyrot: attempt 1 with key A: ")
+    assert str(type(error.__cause__)) == str(type(plain.__cause__))
+    found = [label for label in "A" if gemini.key(label).value in "".join(texts_of(error))]
+    assert found == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_key_that_google_repeats_is_redacted(mode, gemini, pool, connect) -> None:
+    """In message, body, response and request, and in what the exception was made of."""
+    pool("A", "B", max_wait_s=0)
+    gemini.always_any(Reply.KEY_SUSPENDED)
+    error = failing(mode, connect())
+    assert len(error.__notes__) == 2
+    shown = "".join(texts_of(error)) + "".join(texts_of(error.__cause__ or error))
+    assert [label for label in "AB" if gemini.key(label).value in shown] == []
+    assert "has been suspended" in str(error)
+    assert gemini.key("A").value not in repr(list(error.response.request.headers.items()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_where_no_key_can_serve_it_is_both(mode, gemini, pool, connect) -> None:
+    """`KeyPoolExhausted`, and the exception that programs with interactions catch."""
+    pool("A", "B", max_wait_s=0)
+    gemini.always_any(Reply.QUOTA_DAY)
+    client = connect()
+    failing(mode, client)
+    gemini.reset_log()
+    error = failing(mode, client)
+    assert gemini.log == []
+    assert isinstance(error, keyrot_middleware.KeyPoolExhausted)
+    assert isinstance(error, error_type("RateLimitError"))
+    assert (error.code, error.status_code, error.response.status_code) == (429, 429, 429)
+    assert set(error.reasons) == {"A", "B"}
+    assert error.retry_at is not None
+    assert "No Gemini API key of pool 'default' is available" in str(error)
+    assert error.response.request.method == "POST"
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert type(copy) is type(error)
+    assert (copy.reasons, str(copy), copy.status_code) == (error.reasons, str(error), 429)
+
+
+def test_where_all_keys_are_rejected_the_rejection_comes_out(gemini, pool, connect) -> None:
+    """With the code of the last one, for interactions and for generates."""
+    pool("A", max_wait_s=0)
+    gemini.always("A", Reply.KEY_SUSPENDED)
+    client = connect()
+    failing("sync", client)
+    error = failing("sync", client)
+    assert isinstance(error, error_type("PermissionDeniedError"))
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
+        client.models.generate_content(model="gemini-2.5-flash", contents="hello")
+    status = "PERMISSION_DENIED" if SDK >= (2, 0) else None
+    assert (caught.value.code, caught.value.status) == (403, status)
+    assert "suspended" in str(caught.value)
+    assert gemini.key("A").value not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_connection_that_is_refused_is_the_sdks_error_too(mode, gemini, pool, connect) -> None:
+    """It is noted, and no key is penalized."""
+    pool("A", max_retries=0)
+    client = connect(retry_options={"attempts": 1})
+    gemini.stop()
+    error = failing(mode, client)
+    assert type(error) is error_type("APIConnectionError")
+    assert "connect" in error.__notes__[0]
+    assert keyrot_middleware.status()["keys"]["A"]["state"] == "available"
+
+
+@pytest.mark.skipif(SDK < (2, 0), reason="1.x does not continue")
+def test_an_interrupted_continuation_keeps_its_cause(gemini, pool, connect) -> None:
+    """A 429 on the second hop: the SDK wraps it, with the note on what it wraps."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.script("A", Reply.CONTINUATION, Reply.QUOTA_DAY)
+    error = failing("sync", connect())
+    assert type(error).__name__ == "ContinuationInterruptedError"
+    assert "attempt 1 with key A: quota_day" in error.__cause__.__notes__[0]
+    assert gemini.sent("B") == 0

@@ -1,0 +1,235 @@
+"""Interactions, agents and environments belong to a project: calls about them go with its key."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.interactions import (
+    SDK,
+    SDK_WARNINGS,
+    create,
+    create_async,
+    error_type,
+    keys_of,
+)
+from support.modes import MODEL, MODES, run
+from support.servers import server
+
+from keyrot_middleware.testing import Reply
+
+pytestmark = SDK_WARNINGS
+since_2 = pytest.mark.skipif(SDK < (2, 0), reason="1.x has interactions and webhooks only")
+
+
+def made_by(key: str, gemini: Any, client: Any) -> str:
+    """Create an interaction with this key, of which the pool learns the id."""
+    while True:
+        name = client.interactions.create(model=MODEL, input="hello").id
+        if gemini.log[-1].key == key:
+            gemini.reset_log()
+            return str(name)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_next_turn_goes_with_the_key_of_the_last(mode, gemini, pool, connect) -> None:
+    """However many keys are free, and with any other client too."""
+    pool("A", "B", "C")
+    name = made_by("B", gemini, connect())
+    other = connect(gemini.key("C").value)
+    assert create(mode, other, 4, previous_interaction_id=name) == ["ok from B"] * 4
+    assert keys_of(gemini) == ["B"] * 4
+
+
+def test_the_id_of_a_stream_is_learned(gemini, pool, connect) -> None:
+    """From its first event on: a stream that is closed early has created an interaction."""
+    pool("A", "B", "C")
+    client = connect()
+    stream = client.interactions.create(model=MODEL, input="hello", stream=True)
+    name = next(iter(stream)).model_dump(mode="json")["interaction"]["id"]
+    stream.close()
+    create("sync", client, 2, previous_interaction_id=name)
+    assert len(set(keys_of(gemini))) == 1
+
+
+def test_what_is_stored_is_read_cancelled_and_deleted_with_its_key(gemini, pool, connect) -> None:
+    """By id, which no other project knows."""
+    pool("A", "B", "C")
+    client = connect(gemini.key("C").value)
+    name = made_by("B", gemini, client)
+    assert client.interactions.get(name).id == name
+    client.interactions.cancel(name)
+    client.interactions.delete(name)
+    with pytest.raises(error_type("NotFoundError"), match=f"{name} not found"):
+        client.interactions.get(name)
+    assert keys_of(gemini) == ["B"] * 4
+
+
+def test_an_id_that_nobody_knows_goes_with_the_home_key(gemini, pool, connect) -> None:
+    """As it would without a pool; a 404 penalizes no key."""
+    pool("A", "B", "C")
+    client = connect(gemini.key("C").value)
+    with pytest.raises(error_type("NotFoundError")):
+        client.interactions.get("v1_unknown")
+    with pytest.raises(error_type("NotFoundError")):
+        create("sync", client, previous_interaction_id="v1_unknown")
+    assert keys_of(gemini) == ["C", "C"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_owner_at_its_limit_is_not_replaced(mode, gemini, pool, connect) -> None:
+    """Another project cannot continue the conversation: the owner's 429 comes out."""
+    pool("A", "B", max_wait_s=0)
+    client = connect()
+    name = made_by("B", gemini, client)
+    gemini.always("B", Reply.QUOTA_DAY)
+    with pytest.raises(error_type("RateLimitError")):
+        create(mode, client, previous_interaction_id=name)
+    assert keys_of(gemini) == ["B"]
+
+
+def test_an_owner_is_waited_for(gemini, pool, connect, clock) -> None:
+    """Its minute ends at a known time, and it serves then."""
+    pool("A", "B")
+    client = connect()
+    name = made_by("B", gemini, client)
+    gemini.script("B", Reply.QUOTA_MINUTE)
+    began = clock.time()
+    assert create("sync", client, previous_interaction_id=name) == ["ok from B"]
+    assert keys_of(gemini) == ["B", "B"]
+    assert clock.time() > began
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_error_names_the_owner_that_is_rejected(mode, gemini, pool, connect) -> None:
+    """At first as a note on the SDK's own error, then as the reason that nothing can be sent."""
+    pool("A", "B")
+    client = connect()
+    name = made_by("B", gemini, client)
+    gemini.always("B", Reply.KEY_INVALID)
+    with pytest.raises(error_type("BadRequestError")) as caught:
+        create(mode, client, previous_interaction_id=name)
+    assert "attempt 1 with key B: key_invalid (400)" in caught.value.__notes__[0]
+    with pytest.raises(error_type("BadRequestError")) as caught:
+        create(mode, client, previous_interaction_id=name)
+    assert caught.value.reasons["B"].startswith("key_invalid")
+    assert keys_of(gemini) == ["B"]
+
+
+@since_2
+def test_an_agent_of_the_program_goes_with_its_owner(gemini, pool, connect) -> None:
+    """Also an environment; Google's own have no owner, and any key serves them."""
+    pool("A", "B", "C", strategy="fill")
+    client = connect(gemini.key("B").value)
+    client.agents.create(id="mine", base_agent="deep-research-preview")
+    place = client.environments.create()
+    assert keys_of(gemini) == ["B", "B"]
+    gemini.reset_log()
+    other = connect(gemini.key("C").value)
+    create("sync", other, agent="mine", background=False)
+    create("sync", other, environment=place.id)
+    other.agents.get("mine")
+    other.environments.delete(place.id)
+    create("sync", other, agent="deep-research-preview")
+    assert [(request.verb, request.key) for request in gemini.log] == [
+        ("interactions.create", "B"),
+        ("interactions.create", "B"),
+        ("agents.get", "B"),
+        ("environments.delete", "B"),
+        ("interactions.create", "A"),
+    ]
+
+
+@since_2
+def test_a_list_shows_the_home_project_and_teaches_the_owners(gemini, pool, connect) -> None:
+    """What a list names is read with the key that listed it."""
+    pool("A", "B")
+    connect(gemini.key("B").value).agents.create(id="mine")
+    listed = connect(gemini.key("B").value).agents.list()
+    assert "mine" in json.dumps(listed.model_dump(mode="json"))
+    assert keys_of(gemini) == ["B", "B"]
+
+
+@since_2
+@pytest.mark.parametrize("mode", MODES)
+def test_all_hops_of_a_continuation_go_with_one_key(mode, gemini, pool, connect) -> None:
+    """The SDK sends them by itself; each is a call of ours."""
+    pool("A", "B", "C")
+    client = connect()
+
+    async def three() -> None:
+        for _ in range(3):
+            await create_async(mode, client)
+
+    gemini.script_any(*[Reply.CONTINUATION, Reply.CONTINUATION, Reply.OK] * 3)
+    if mode.startswith("async"):
+        run(client, three)
+    else:
+        for _ in range(3):
+            create(mode, client)
+    keys = keys_of(gemini)
+    assert len(keys) == 9
+    assert [len(set(keys[at : at + 3])) for at in (0, 3, 6)] == [1, 1, 1]
+
+
+# One process creates it, another goes on ---------------------------------------------------------
+
+
+MAKER = """
+import json, sys
+import keyrot_middleware
+from google import genai
+
+options, settings = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+keyrot_middleware.install(**settings)
+client = genai.Client(http_options=options)
+stream = client.interactions.create(model="gemini-2.5-flash", input="hello", stream=True)
+found = [event.model_dump(mode="json").get("interaction") or {} for event in stream]
+names = [interaction.get("id") for interaction in found]
+made = client.interactions.create(model="gemini-2.5-flash", input="hello", background=True)
+print(json.dumps([next(filter(None, names)), made.id]))
+keyrot_middleware.uninstall()
+"""
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_another_process_goes_on_with_the_owners_key(
+    mode, gemini, pool, connect, tmp_path: Path
+) -> None:
+    """Through Redis: the next turn of a streamed one, and the result of one in the background."""
+    shared = server("valkey")
+    shared.execute("FLUSHALL")
+    settings = {"state_url": shared.url, "pool": "processes", "allowed_hosts": [gemini.host]}
+    pool("A", "B", "C", strategy="fill", **settings)
+    pool.ledger.checked = False
+    gemini.always("A", Reply.KEY_INVALID)
+    theirs = {**settings, "keys_file": str(tmp_path / "pool-keys.json"), "strategy": "fill"}
+    ended = subprocess.run(
+        [sys.executable, "-c", MAKER, json.dumps(gemini.http_options), json.dumps(theirs)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    before, running = json.loads(ended.stdout)
+    assert keys_of(gemini) == ["A", "B", "B"]
+    gemini.reset_log()
+    client = connect(gemini.key("C").value)
+
+    async def use() -> None:
+        assert await create_async(mode, client, previous_interaction_id=before) == "ok from B"
+        assert (await client.aio.interactions.get(running)).status == "completed"
+
+    if mode == "async":
+        run(client, use)
+    else:
+        assert create(mode, client, previous_interaction_id=before) == ["ok from B"]
+        assert client.interactions.get(running).status == "completed"
+    assert keys_of(gemini) == ["B", "B"]

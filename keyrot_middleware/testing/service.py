@@ -134,7 +134,8 @@ class RequestPolicy:
             return request, unknown
         if verb not in MODEL_VERBS:
             return request, Reply.OK
-        if not self._models.serves(request.route.model):
+        runs_agent = request.route.verb == "interactions.create" and "agent" in request.body
+        if not runs_agent and not self._models.serves(request.route.model):
             return request, Reply.MODEL_NOT_FOUND
         return self._charge(request) if verb in _QUOTA_VERBS else (request, Reply.OK)
 

@@ -32,6 +32,8 @@ from keyrot_middleware.testing import FakeGemini, Reply
 
 KEYS = Path(__file__).with_name("pool.json")
 MODEL = "gemini-flash-latest"
+BETTER_MODEL = "gemini-pro-latest"
+"""No project of this example may use it, so its requests fall back to MODEL."""
 WORKERS = 6
 
 
@@ -48,16 +50,22 @@ def open_pool(gemini: FakeGemini) -> None:
     for label in (*projects, "paid_1"):
         project = projects.get(label, "company")
         key = gemini.add_key(label, project=project, tier="free" if label in projects else "paid")
+        gemini.limit(project, model=BETTER_MODEL, rpm=0, rpd=0)
         os.environ[f"GEMINI_KEY_{label}"] = key.value
     gemini.always("revoked_1", Reply.KEY_INVALID)
     gemini.limit("second-project", rpm=15)  # less than in pool.json: the pool learns it
     gemini.delay(0.05)
-    keyrot_middleware.install(keys_file=KEYS, allowed_hosts=[gemini.host], max_wait_s=2)
+    keyrot_middleware.install(
+        keys_file=KEYS,
+        allowed_hosts=[gemini.host],
+        max_wait_s=2,
+        fallback_models=[f"{BETTER_MODEL}>{MODEL}"],
+    )
 
 
 def ask(client: genai.Client, number: int) -> None:
-    """Make one call: usually a question, sometimes a stream, rarely with an unknown model."""
-    model = "no-such-model" if number % 25 == 24 else MODEL
+    """Make one call: usually a question, sometimes a stream, rarely with another model."""
+    model = {12: BETTER_MODEL, 24: "no-such-model"}.get(number % 25, MODEL)
     if number % 5 == 4:
         for _ in client.models.generate_content_stream(model=model, contents="Count to five."):
             pass

@@ -8,6 +8,9 @@ PIP_INSTALL := -m pip install --disable-pip-version-check
 JAEGER := tools/jaeger/bin/jaeger
 CORE_TESTS := tests/core tests/runtime
 # Four processes on two cores: most tests wait for a server or a clock. A file's tests stay together, in order.
+# Without bytecode files each of the hundreds of programs that tests start would compile the SDK anew, and each pytest
+# process would rewrite the asserts of every test.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
 .PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions coexist frameworks recipes dist demo-svg screenshot docs jaeger test-jaeger record clean

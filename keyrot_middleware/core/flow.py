@@ -443,7 +443,13 @@ def _acquire_for_batch(
             left = rest
             continue
         most = next(key.max_pending_batches for _, key in offer if key.key_id == lease.key_id)
-        token: str | None = yield ReserveBatch(lease.project, most)
+        try:
+            token: str | None = yield ReserveBatch(lease.project, most)
+        except GeneratorExit:
+            raise  # a closed generator cannot yield: the driver settles the lease
+        except BaseException:
+            yield from _settle(call, lease, Outcome(LeaseOutcome.UNSENT), ())
+            raise
         if token is not None:
             call.batch = token
             return lease

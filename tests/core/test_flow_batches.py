@@ -12,7 +12,7 @@ from keyrot_middleware.core.affinity import parse_path
 from keyrot_middleware.core.batches import PENDING_S, RESERVED_S, pending_batches
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import CallInfo, Candidate
+from keyrot_middleware.core.model import CallInfo, Candidate, LeaseOutcome
 
 NEW = CallInfo(MODEL, "batchGenerateContent", idempotent=False, counts_in_quota=False, requests=0)
 CREATE = ("post", f"models/{MODEL}:batchGenerateContent")
@@ -187,6 +187,25 @@ class TestCap:
             pool.call(NEW)
         assert pool.sent == ["a", "b"]
         pool.state.check()
+
+    @pytest.mark.parametrize(
+        ("interrupt", "outcome"),
+        [(KeyboardInterrupt, LeaseOutcome.UNSENT), (GeneratorExit, LeaseOutcome.ABANDONED)],
+    )
+    def test_a_call_that_is_interrupted_before_it_is_sent_frees_its_lease(
+        self, interrupt: type[BaseException], outcome: LeaseOutcome
+    ) -> None:
+        """Ctrl-C, or a cancellation, while the place for the batch is being reserved."""
+        pool = rig(key("a"))
+
+        def interrupted(*_: Any) -> Any:
+            raise interrupt
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(interrupt):
+            patch.setattr(pool.state, "reserve_batch", interrupted)
+            pool.call(NEW)
+        pool.state.check()
+        assert [ended.kind for _, ended in pool.state.settled] == [outcome]
 
     @pytest.mark.parametrize(
         ("reply", "left"),

@@ -2,7 +2,8 @@
 
 A list shows one project. Here the request for its first page goes to the first project, and where
 a project's last page ends, a page token of ours leads to the next project: `keyrot:<project>:
-<fetched>:<token>`. The SDK sends it back like any page token, and it is taken apart again.
+<fetched>:<token>`. The SDK sends it back like any page token, and it is taken apart again, maybe
+in another process: what it names as fetched is known in one process alone.
 
 The SDK's pager fails on an empty page in the middle of a list. So the first page of the next
 project is fetched before a token leads to it, and empty pages are passed over.
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import suppress
 from contextvars import ContextVar
-from itertools import count
+from secrets import token_hex
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -35,6 +37,7 @@ in_all_projects: ContextVar[bool] = ContextVar("keyrot_all_projects", default=Fa
 _log = logging.getLogger("keyrot_middleware")
 
 _PREFIX = "keyrot:"
+_OURS = re.compile(_PREFIX + r"(\d{1,9}):([0-9a-f]*):(.*)", re.ASCII | re.DOTALL)
 _TOKEN = ("pageToken", "page_token")
 _KEPT = 100
 """Pages that were fetched ahead; the oldest is fetched again."""
@@ -67,7 +70,6 @@ class ProjectLists:
         """Serve a pool."""
         self._pool = pool
         self._ahead: OrderedDict[str, _Page] = OrderedDict()
-        self._numbers = count(1)
 
     @staticmethod
     def is_list(info: CallInfo, path: str) -> bool:
@@ -86,11 +88,12 @@ class ProjectLists:
         """
         projects = list(self._pool.selector.projects(info.platform).values())
         token = _token_of(path)
-        if not projects or (token and not token.startswith(_PREFIX)):  # begun elsewhere
+        ours = _OURS.fullmatch(token)
+        if not projects or (token and ours is None):  # begun elsewhere
             return (yield PageRequest(path, ()))
         fetched, project = "", 0
-        if token:
-            number, fetched, token = token.removeprefix(_PREFIX).split(":", 2)
+        if ours is not None:
+            number, fetched, token = ours.groups()
             project = min(int(number), len(projects) - 1)  # keys may have left the pool
         page = self._ahead.pop(fetched, None) if fetched else None
         if page is None:
@@ -101,7 +104,7 @@ class ProjectLists:
         if not follows:
             ahead = yield from _next_page(projects, path, page.project + 1, "", must_answer=False)
             if isinstance(ahead, _Page):
-                key = str(next(self._numbers))
+                key = token_hex(8)
                 put_bounded(self._ahead, key, ahead, _KEPT)
                 follows = f"{_PREFIX}{ahead.project}:{key}:"
         return _with_token(page.response, follows)

@@ -279,6 +279,37 @@ def test_a_page_that_was_fetched_ahead_elsewhere_is_fetched_again(
     assert pages(gemini) == ["A", "B", "B", "C"]
 
 
+def test_a_token_of_another_process_leads_to_no_page_of_another_list(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], fill: Callable[..., list[str]]
+) -> None:
+    """Two workers that serve pages have both fetched some ahead, each of a list of its own."""
+    files, batches = fill("files", A=1, B=2), list[str]()
+    for label, number in (("A", 1), ("B", 2)):
+        batches += make(connect(gemini.key(label).value), "batches", number)
+    pool("A", "B")
+    client = connect()
+    with keyrot_middleware.all_projects():
+        first = client.files.list()
+        keyrot_middleware.uninstall()
+        pool("A", "B")
+        other = client.batches.list()
+        assert [file.name for file in first] == files
+        assert [batch.name for batch in other] == batches
+
+
+@pytest.mark.parametrize("token", ["keyrot:", "keyrot:B::", "keyrot:-1::", "keyrot:1"])
+def test_a_broken_token_is_refused_by_the_service(
+    token: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """As every page token that is not its own."""
+    pool("A", "B")
+    gemini.always_any(Reply.BAD_REQUEST)
+    with pytest.raises(errors.ClientError) as refused:
+        connect().files.list(config={"page_token": token})
+    assert refused.value.code == 400
+    assert pages(gemini) == ["A"]
+
+
 def test_two_lists_at_once_keep_their_pages_apart(
     pool: Any, connect: Callable[..., Any], fill: Callable[..., list[str]]
 ) -> None:

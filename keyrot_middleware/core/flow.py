@@ -633,6 +633,8 @@ def _continue_or_raise(
 
 _SEARCHED = frozenset({"cancel", "delete", "download", "get", "list", "patch"})
 """Methods about one stored resource, which a GET finds."""
+_OF_THE_CALL = frozenset({"timeout", "transport"})
+"""Failures of the program's own, such as its deadline or a full disk: the search ends with them."""
 MAX_PROJECTS_ASKED = 50
 
 
@@ -667,7 +669,8 @@ def _ask_other_projects(call: CallState, lease: Lease) -> Generator[Command, Any
             reply = yield from _ask(call, keys, "")
         if isinstance(reply, Done):
             return reply
-        if is_found or isinstance(reply, StreamEnd):
+        ended = reply is not None and call.attempts[-1].verdict.failure in _OF_THE_CALL
+        if is_found or ended or isinstance(reply, StreamEnd):
             call.last = call.last or first
             raise _with_attempt_notes(call)
     call.searches.record_in_vain(name, call.failed_at)

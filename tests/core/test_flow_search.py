@@ -152,6 +152,16 @@ class TestReading:
         rig.failing(GET, key("k0"))
         assert len(rig.sent) == MAX_PROJECTS_ASKED + 1
 
+    @pytest.mark.parametrize("transport", ["timeout", "other"])
+    def test_what_fails_in_the_program_ends_the_search(self, transport: str) -> None:
+        """A full disk, or the call's own deadline: no other project would do better."""
+        rig = Searching(key("a"), key("b"), key("c"))
+        broken = lost(transport)
+        rig.script["b"].appendleft(broken)
+        assert rig.failing(GET, key("a")) is broken.error
+        assert rig.sent == ["a", "b"]
+        assert not rig.searches.was_in_vain(NAME, rig.time())
+
     def test_a_download_that_broke_is_not_started_elsewhere(self) -> None:
         """Its first bytes are in the program's stream."""
         rig = of_b()

@@ -110,8 +110,11 @@ def test_the_pools_key_is_sent_in_its_place(
     pool: Any,
     connect: Callable[..., Any],
 ) -> None:
-    """In calls that do not rotate, and inside bypass(), it is the home key."""
-    pool("A", "B", strategy="fill")
+    """In calls that do not rotate, and inside bypass(), it is the home key.
+
+    Both keys are of one project, or the owner of the file would be searched for in the other.
+    """
+    pool(*({"key_id": name, "project": "one"} for name in "AB"), strategy="fill")
     inside = keyrot_middleware.bypass() if bypassed else contextlib.nullcontext()
     with inside, contextlib.suppress(Exception):
         other_calls(connect(given))[call]()

@@ -415,6 +415,11 @@ def _is_placeholder(text: str) -> bool:
     return text.split()[-1:] in ([POOL_KEY], [EXPRESS_POOL_KEY])
 
 
+def _repeats(text: str, key: str | None) -> bool:
+    """Return whether a header such as `Bearer …` has the client's own key."""
+    return key is not None and text.split()[1:] == [key]
+
+
 def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     options = dict(kwargs)
     return (args[0] if args else options.pop("request")), options
@@ -430,10 +435,8 @@ def _follow_redirects(client: Any, options: dict[str, Any]) -> bool:
 def _key_in_headers(request: Any, key: _RequestKey, redact: Redact) -> Iterator[None]:
     """Keep the key in the headers only while the request is being sent."""
     handled = sys.exception()
-    for name, _ in key_headers(request.headers.multi_items()):
-        text = request.headers.get(name, "")
-        again = key.client_key is not None and text.split()[1:] == [key.client_key]
-        if name.lower() == KEY_HEADER or _is_placeholder(text) or again:
+    for name, text in key_headers(request.headers.multi_items()):
+        if name.lower() == KEY_HEADER or _is_placeholder(text) or _repeats(text, key.client_key):
             request.headers.pop(name, None)
     if key.value is not None:
         request.headers[KEY_HEADER] = key.value

@@ -153,9 +153,12 @@ def test_a_key_of_the_programs_own_is_sent_to_a_foreign_host(
 
 
 def test_the_placeholder_is_not_sent_by_a_download(gemini, pool, connect) -> None:
-    """A client made before install() with the placeholder downloads with the pool's first key."""
+    """A client made before install() with the placeholder downloads with the pool's first key.
+
+    Both keys are of one project, or the owner of the file would be searched for in the other.
+    """
     client = connect(keyrot_middleware.POOL_KEY)
-    pool("A", "B")
+    pool(*({"key_id": name, "project": "one"} for name in "AB"), strategy="fill")
     with pytest.raises(genai.errors.ClientError):
         client.files.download(file="files/abc")
     assert [request.header_values(KEY) for request in gemini.log] == [[gemini.key("A").value]]

@@ -115,8 +115,11 @@ def test_an_upload_outside_the_pool_has_no_recorded_owner(mode, gemini, three, o
     with keyrot_middleware.bypass():
         file = upload(mode, three)
     assert current_pool().state.get_owner([file.name]) is None
-    with pytest.raises(errors.ClientError, match="permission to access the File"):
-        other.files.get(name=file.name)
+    before = len(gemini.log)
+    assert other.files.get(name=file.name).name == file.name
+    asked = [request.key for request in gemini.log[before:]]
+    assert asked[0] == "C", "its own home key; the owner is searched for"
+    assert "B" in asked
 
 
 @ALSO_ASYNC

@@ -176,10 +176,20 @@ class _Models:
         self._error: Exception | None = None
         """That of the first model."""
 
+    def __enter__(self) -> _Models:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Forget the first error if it was not raised: it and its frames hold each other."""
+        if self._error is not None:
+            self._error.__traceback__ = None
+
     def go_on(self, error: Exception) -> bool:
         """Go on to the next model after a failure; return whether there is one for the request."""
         if self._error is None:
             self._error = error
+        else:
+            error.__traceback__ = None  # not seen by the program; see `__exit__`
         call, request = self.pooled.call, self.pooled.request
         model = self._next_models.get(call.info.model)
         if model is None or not may_fall_back(call):
@@ -227,15 +237,14 @@ class RequestWrappers:
             if self._is_list(pooled):
                 return self._list(wrapped, pooled)
             return self._request(wrapped, pooled)
-        models = _Models(pooled, self._pool.next_models)
-        while True:
-            try:
-                return self._request(wrapped, models.pooled)
-            except Exception as error:
-                failed = error
-            if not models.go_on(failed):
-                del failed
-                raise models.take_error()
+        with _Models(pooled, self._pool.next_models) as models:
+            while True:
+                try:
+                    return self._request(wrapped, models.pooled)
+                except Exception as error:
+                    goes_on = models.go_on(error)
+                if not goes_on:
+                    raise models.take_error()
 
     def _is_list(self, pooled: _PooledCall) -> bool:
         """Return whether a call is for a list over all projects."""
@@ -316,16 +325,16 @@ class RequestWrappers:
     def _stream_of_models(
         self, wrapped: Callable[..., Any], models: _Models
     ) -> Generator[Any, None, None]:
-        while True:
-            try:
-                yield from self._stream(wrapped, models.pooled)
-            except Exception as error:
-                failed = error
-            else:
-                return
-            if not models.go_on(failed):
-                del failed
-                raise models.take_error()
+        with models:
+            while True:
+                try:
+                    yield from self._stream(wrapped, models.pooled)
+                except Exception as error:
+                    goes_on = models.go_on(error)
+                else:
+                    return
+                if not goes_on:
+                    raise models.take_error()
 
     def _stream(
         self, wrapped: Callable[..., Any], pooled: _PooledCall
@@ -357,15 +366,14 @@ class RequestWrappers:
             if self._is_list(pooled):
                 return await self._async_list(wrapped, pooled)
             return await self._async_request(wrapped, pooled)
-        models = _Models(pooled, self._pool.next_models)
-        while True:
-            try:
-                return await self._async_request(wrapped, models.pooled)
-            except Exception as error:
-                failed = error
-            if not models.go_on(failed):
-                del failed
-                raise models.take_error()
+        with _Models(pooled, self._pool.next_models) as models:
+            while True:
+                try:
+                    return await self._async_request(wrapped, models.pooled)
+                except Exception as error:
+                    goes_on = models.go_on(error)
+                if not goes_on:
+                    raise models.take_error()
 
     async def _async_request(
         self, wrapped: Callable[..., Awaitable[Any]], pooled: _PooledCall
@@ -397,15 +405,14 @@ class RequestWrappers:
             return await wrapped(*pooled[0], **pooled[1])  # type: ignore[no-any-return]
         if pooled.call.info.model not in self._pool.next_models:
             return await self._async_stream(wrapped, pooled)
-        models = _Models(pooled, self._pool.next_models)
-        while True:
-            try:
-                return await self._async_stream(wrapped, models.pooled)
-            except Exception as error:
-                failed = error
-            if not models.go_on(failed):
-                del failed
-                raise models.take_error()
+        with _Models(pooled, self._pool.next_models) as models:
+            while True:
+                try:
+                    return await self._async_stream(wrapped, models.pooled)
+                except Exception as error:
+                    goes_on = models.go_on(error)
+                if not goes_on:
+                    raise models.take_error()
 
     async def _async_stream(
         self, wrapped: Callable[..., Awaitable[Any]], pooled: _PooledCall

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
@@ -283,3 +284,30 @@ def test_a_cancelled_call_goes_nowhere(gemini, pool, connect) -> None:
     assert gemini.count() == 0
     assert MODEL == FLASH
     keyrot_middleware.uninstall()
+
+
+def kept_errors() -> int:
+    """Count the SDK's exceptions that are in memory."""
+    return sum(isinstance(thing, genai.errors.APIError) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_errors_of_models_that_another_one_replaced_leave_no_cycle(
+    mode, gemini, pool, connect
+) -> None:
+    """An exception and its frames hold requests and responses: both are freed with the call."""
+    pool("A", "B", fallback_models=f"{PRO}>{FLASH}>{LITE}", max_wait_s=0)
+    for label in ("A", "B"):
+        for model in (PRO, FLASH):
+            gemini.limit(f"project-{label}", model, rpd=0)
+            gemini.spend(label, model)
+    client = connect()
+    assert calls(mode, client, 1, model=PRO)[0].startswith("ok from ")
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept_errors()
+        calls(mode, client, 3, model=PRO)
+        assert kept_errors() == before
+    finally:
+        gc.enable()

@@ -120,6 +120,11 @@ class ResponseLedger:
         return tuple(self._names)
 
     @property
+    def has_begun(self) -> bool:
+        """Return whether data or an error is here."""
+        return True
+
+    @property
     def failed_at_once(self) -> bool:
         """Return whether an error came before any data."""
         return False
@@ -200,6 +205,11 @@ class EventLedger(ResponseLedger):
         super().__init__(collection)
         self._line = bytearray()
         self._begun = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether the first event is here, not only a part of it."""
+        return self._begun or self.is_over
 
     @property
     def failed_at_once(self) -> bool:

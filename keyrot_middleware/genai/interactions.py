@@ -472,7 +472,8 @@ class _ErrorEvent(Exception):  # noqa: N818 - never reaches a caller
 
 
 def _is_refused(response: Any) -> bool:
-    return response is not None and response.status_code >= 400
+    """Return whether the SDK raises an error for a response, and does not read it."""
+    return response is not None and not response.is_success
 
 
 def _refused(response: Any, redact: Redact) -> Failed:
@@ -532,7 +533,8 @@ class _Body:
     def __init__(self, call: _Call, result: Any, response: Any, redact: Redact) -> None:
         self._call, self._result, self._response, self._redact = call, result, response, redact
         self._source, self._retry_after = response.stream, response.headers.get("retry-after")
-        self._first: bytes | None = None
+        self._first: list[bytes] = []
+        """The bytes up to the first event, which the program has not read yet."""
         kind, encoding = (
             response.headers.get(name, "") for name in ("content-type", "content-encoding")
         )
@@ -553,10 +555,28 @@ class _Body:
             self.ledger = ResponseLedger("")
             handle_internal_error("genai")
 
+    def _add_request(self, error: Exception) -> None:
+        """Name the request in an error of the HTTP library, as its response does."""
+        if isinstance(error, self._call.library.RequestError):
+            error.request = self._response.request
+
+    def _has_begun(self, data: bytes) -> bool:
+        """Keep bytes of the beginning; return whether the first event is among them."""
+        self._first.append(data)
+        return self.ledger.has_begun
+
     def _opened(self) -> StreamOpened | Failed:
+        if not self.ledger.has_begun:
+            self._finish()
         if self.ledger.failed_at_once:
             return self._failed_event()
         return StreamOpened(self)
+
+    def _finish(self) -> None:
+        try:
+            self.ledger.finish()
+        except Exception:
+            handle_internal_error("genai")
 
     def _failed_event(self) -> Failed:
         facts = FailureFacts(None, self.ledger.error, self._retry_after)
@@ -566,10 +586,7 @@ class _Body:
         """Return the usage of the stream, the names in it and why it broke."""
         handled = sys.exception()  # by the reader of the stream
         failed: Failed | None = None
-        try:
-            self.ledger.finish()
-        except Exception:
-            handle_internal_error("genai")
+        self._finish()
         if error is not None:
             failed = _failed(error, self._redact, handled)
         elif self.ledger.error is not None:
@@ -586,12 +603,15 @@ class _Bytes(_Body):
     """Those of a sync stream."""
 
     def open(self) -> StreamOpened | Failed:
-        """Read the first bytes: before they arrive, another key may still serve the call."""
+        """Read the first event: before it arrives, another key may still serve the call."""
         try:
             self._inner = iter(self._source)
-            self._first = self._next()
-        except Exception:
+            while (data := self._next()) is not None:
+                if self._has_begun(data):
+                    break
+        except Exception as error:
             self.close()  # the next attempt needs a connection too
+            self._add_request(error)
             raise
         return self._opened()
 
@@ -603,10 +623,10 @@ class _Bytes(_Body):
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes, the first included."""
-        data, self._first = self._first, None
-        while data is not None:
+        first, self._first = self._first, []
+        yield from first
+        while not self.is_closing and (data := self._next()) is not None:
             yield data
-            data = self._next() if not self.is_closing else None
 
     def close(self) -> None:
         """Release the connection."""
@@ -622,12 +642,15 @@ class _AsyncBytes(_Body):
     """Those of an async stream."""
 
     async def open(self) -> StreamOpened | Failed:
-        """Read the first bytes: before they arrive, another key may still serve the call."""
+        """Read the first event: before it arrives, another key may still serve the call."""
         try:
             self._inner = aiter(self._source)
-            self._first = await self._next()
-        except Exception:
+            while (data := await self._next()) is not None:
+                if self._has_begun(data):
+                    break
+        except Exception as error:
             await self.aclose()
+            self._add_request(error)
             raise
         return self._opened()
 
@@ -647,9 +670,9 @@ class _AsyncBytes(_Body):
         Raises:
             StopAsyncIteration: The stream ended.
         """
-        data, self._first = self._first, None
-        if data is None and not self.is_closing:
-            data = await self._next()
+        if self._first:
+            return self._first.pop(0)
+        data = await self._next() if not self.is_closing else None
         if data is None:
             raise StopAsyncIteration
         return data

@@ -256,6 +256,23 @@ def test_an_error_in_a_stream(before: Any) -> None:
     assert ledger.is_over
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_a_stream_has_begun_with_its_first_event(size: int) -> None:
+    """Not with a comment, nor with a part of the event, which may be an error."""
+    data = b": a comment\n" + sse(ERROR)
+    ledger = EventLedger("interactions")
+    for start in range(0, len(data), size):
+        assert (ledger.has_begun, ledger.failed_at_once) == (False, False)
+        ledger.feed(data[start : start + size])
+        if b"data: %b\n" % json.dumps(ERROR).encode() in data[: start + size]:
+            break
+    assert (ledger.has_begun, ledger.failed_at_once) == (True, True)
+    ledger = EventLedger("interactions")
+    ledger.feed(sse(DELTA))
+    assert (ledger.has_begun, ledger.failed_at_once) == (True, False)
+    assert ResponseLedger("").has_begun
+
+
 def test_a_last_line_without_an_end_is_read() -> None:
     """Some streams end with it."""
     ledger = EventLedger("interactions")

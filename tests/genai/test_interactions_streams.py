@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.interactions import SDK, SDK_WARNINGS, create, keys_of
-from support.modes import MODEL, STREAMS, run
+from support.interactions import SDK, SDK_WARNINGS, create, error_type, keys_of
+from support.modes import MODEL, STREAMS, http_library, run
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
@@ -174,3 +175,100 @@ def test_a_stream_goes_on_by_its_id(gemini, pool, connect) -> None:
     events = list(client.interactions.get(name, stream=True))
     assert events[-1].event_type == "interaction.completed"
     assert len(set(keys_of(gemini))) == 1
+
+
+ERROR = {"error": {"code": "too_many_requests", "message": "Slow."}, "event_type": "error"}
+ERROR_BYTES = b": hello\n\nevent: error\ndata: " + json.dumps(ERROR).encode() + b"\n\n"
+
+
+def transport_of(reply: Callable[[str], Any]) -> dict[str, Any]:
+    """Return options of a client of which a function answers by the key of each request."""
+    library = http_library()
+
+    async def asynchronous(request: Any) -> Any:
+        return reply(request.headers["x-goog-api-key"])
+
+    def sync(request: Any) -> Any:
+        return reply(request.headers["x-goog-api-key"])
+
+    return {
+        "httpx_client": library.Client(transport=library.MockTransport(sync)),
+        "httpx_async_client": library.AsyncClient(transport=library.MockTransport(asynchronous)),
+    }
+
+
+def in_pieces(body: bytes, size: int, **headers: str) -> Any:
+    """Return a response of which so many bytes come at once."""
+    library = http_library()
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+
+    class Pieces(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Any:
+            yield from pieces
+
+        async def __aiter__(self) -> Any:
+            for piece in pieces:
+                yield piece
+
+    return library.Response(
+        200, headers={"content-type": "text/event-stream", **headers}, stream=Pieces()
+    )
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+@pytest.mark.parametrize("cut", [1, 9, 30, -2])
+@pytest.mark.parametrize("mode", STREAMS)
+def test_an_error_as_first_event_may_come_in_pieces(
+    mode, cut, encoding, gemini, pool, connect
+) -> None:
+    """Behind a comment, cut anywhere, or without its last line end: another key is tried."""
+    pool("A", "B", strategy="fill")
+    error = ERROR_BYTES if cut > 0 else ERROR_BYTES.rstrip()
+    body = gzip.compress(error) if encoding else error
+    headers = {"content-encoding": encoding} if encoding else {}
+    sent: list[str] = []
+
+    def reply_to(key: str) -> Any:
+        sent.append("A" if key == gemini.key("A").value else "B")
+        return in_pieces(body, abs(cut), **headers) if sent[-1] == "A" else in_pieces(BYTES, 10)
+
+    texts = create(mode, connect(**transport_of(reply_to)), 2)
+    assert texts == ["grüße\n\n"] * 2
+    assert sent == ["A", "B", "B"]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_a_response_that_the_sdk_refuses_to_read_frees_its_key(mode, gemini, pool, connect) -> None:
+    """A redirect that is not followed is no stream: the call fails, and is over at once."""
+    pool("A")
+    redirect = {"location": "https://elsewhere.example/x"}
+    client = connect(**transport_of(lambda _: http_library().Response(307, headers=redirect)))
+    with pytest.raises(error_type("APIError")):
+        create(mode, client)
+    assert pool.ledger.under_way == {}
+    assert pool.ledger.kinds == [LeaseOutcome.FAILURE]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_an_error_before_the_first_event_names_its_request(mode, gemini, pool, connect) -> None:
+    """As an error behind it does: programs log its URL. No key is in it."""
+    pool("A")
+
+    def lost(_: str) -> Any:
+        library = http_library()
+
+        class Lost(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc, name-defined]
+            def __iter__(self) -> Any:
+                yield b": hello\n\n"
+                raise library.ReadError("lost")
+
+            async def __aiter__(self) -> Any:
+                yield b": hello\n\n"
+                raise library.ReadError("lost")
+
+        return library.Response(200, headers={"content-type": "text/event-stream"}, stream=Lost())
+
+    with pytest.raises(error_type("APIConnectionError")) as caught:
+        create(mode, connect(**transport_of(lost)))
+    assert caught.value.request.url.path.endswith("/interactions")
+    assert gemini.key("A").value not in repr(caught.value.request.headers.multi_items())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -20,6 +22,9 @@ from .redaction import Redact, redact_exception
 __all__ = ["SessionWatch", "guarded"]
 
 _HIDDEN = "[redacted]"
+UNREAD_S = 30.0
+"""How long a program may leave the last messages of a lost connection unread and have their tokens
+counted still."""
 
 
 class SessionWatch(Protocol):
@@ -122,14 +127,35 @@ def _connection_class(base: Any) -> Any:
             was_open, closed = self.protocol.state is State.OPEN, None
             try:
                 await super().close(*args, **kwargs)
-                error = self.protocol.close_exc
-                if not (was_open and error.rcvd in (None, error.sent)):
-                    redact_exception(error, redact)
-                    closed = error
+                closed = _closed_by_server(self, redact, was_open=was_open)
             finally:
                 await watch.ended(closed)
 
+        def connection_lost(self, *args: Any) -> None:
+            """Settle a session that the program does not use meanwhile; see `UNREAD_S`."""
+            super().connection_lost(*args)
+            later = asyncio.get_running_loop().call_later
+            later(UNREAD_S, _settle_unread, weakref.ref(self))
+
     return Connection
+
+
+def _closed_by_server(
+    connection: Any, redact: Redact, *, was_open: bool
+) -> ConnectionClosed | None:
+    """Return how a connection ended; None if the program has closed it."""
+    error: ConnectionClosed = connection.protocol.close_exc
+    if was_open and error.rcvd in (None, error.sent):
+        return None
+    redact_exception(error, redact)
+    return error
+
+
+def _settle_unread(reference: Callable[[], Any]) -> None:
+    if (connection := reference()) is not None:
+        _, redact, watch = connection._keyrot
+        error = _closed_by_server(connection, redact, was_open=False)
+        connection._keyrot_end = asyncio.ensure_future(watch.ended(error))
 
 
 def _hide_key(headers: Any) -> None:

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 import keyrot_middleware
 from keyrot_middleware.core.model import LeaseOutcome
+from keyrot_middleware.genai import websocket
 from keyrot_middleware.testing import FakeGemini, Reply, plain_websockets
 
 pytestmark = pytest.mark.filterwarnings(
@@ -203,6 +204,28 @@ def test_a_close_that_nobody_reads_is_booked_at_the_end(
 
     asyncio.run(talk())
     assert states()["A"] == "cooling_down"
+
+
+def test_a_session_that_is_lost_while_nobody_reads_frees_its_lease(
+    gemini: FakeGemini, pool: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may keep an idle session open for longer than the server or the network does."""
+    monkeypatch.setattr(websocket, "UNREAD_S", 0.05)
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.EXHAUSTED.as_close(1011, after=0))
+
+    async def talk() -> None:
+        async with opened(connect()) as session:
+            for _ in range(500):
+                if not pool.ledger.under_way:
+                    break
+                await asyncio.sleep(0.01)
+            assert states()["A"] == "cooling_down"
+            with pytest.raises(ConnectionClosedError):
+                await say(session)
+
+    asyncio.run(talk())
+    assert pool.ledger.kinds == [FAILURE]
 
 
 def test_a_write_to_a_closed_session_settles_it(

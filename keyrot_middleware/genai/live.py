@@ -357,7 +357,7 @@ class _Session(AbstractAsyncContextManager[Any]):
 
 def _plain(value: Any) -> Any:
     """Return a config as JSON has it, as far as it can name stored resources."""
-    if hasattr(value, "model_dump"):
+    if hasattr(value, "model_dump") and not isinstance(value, type):
         value = {name: getattr(value, name) for name in value.model_fields_set}
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}

@@ -64,27 +64,27 @@ def guarded(
         redact: Takes keys out of a text.
         watch: Is told of messages and of the end.
     """
-    base = arguments.get("create_connection") or ClientConnection
+    make = arguments.get("create_connection") or ClientConnection
+    if getattr(make, "func", None) is _create:
+        return {}  # by another pool, whose session it is
     log = arguments.get("logger") or logging.getLogger("websockets.client")
-    connection = partial(_connection_class(base), origin, redact, watch or _NoWatch())
-    return {"create_connection": connection, "logger": _Log(log, redact)}
+    create = partial(_create, make, (origin, redact, watch or _NoWatch()))
+    return {"create_connection": create, "logger": _Log(log, redact)}
+
+
+def _create(make: Callable[..., Any], keyrot: Any, *args: Any, **kwargs: Any) -> Any:
+    """Make a connection, and make it one of ours: the program's own factory may be no class."""
+    made = make(*args, **kwargs)
+    cls: Any = type(made)
+    made.__class__ = _connection_class(cls)
+    made._keyrot = keyrot
+    return made
 
 
 @lru_cache(maxsize=8)
 def _connection_class(base: Any) -> Any:
     class Connection(base):  # type: ignore[misc]  # the class is the caller's
         """A connection to one origin."""
-
-        def __init__(
-            self,
-            origin: str | None,
-            redact: Redact,
-            watch: SessionWatch,
-            *args: Any,
-            **kwargs: Any,
-        ) -> None:
-            super().__init__(*args, **kwargs)
-            self._keyrot = (origin, redact, watch)
 
         async def handshake(self, *args: Any, **kwargs: Any) -> None:
             """Send the key, unless a redirect has led elsewhere."""

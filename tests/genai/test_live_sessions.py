@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pydantic
 import pytest
 from google.genai import errors, live, live_music
 from support.key_search import texts_of
 from support.live import converse, opened, say
 from support.modes import MODEL
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 import keyrot_middleware
@@ -371,6 +373,54 @@ def test_a_session_outlives_uninstall(gemini: FakeGemini, pool: Any, connect: Co
     assert asyncio.run(talk()) == "ok from A"
     assert pool.ledger.kinds == [SUCCESS]
     assert asyncio.run(converse(client)) == "ok from own"
+
+
+def test_a_session_is_opened_while_the_pool_is_replaced(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """Both pools have a part in its handshake; that of the session alone follows it."""
+    pool("A")
+    first = opened(connect())
+    keyrot_middleware.uninstall()
+    pool("A")
+
+    async def talk() -> list[str]:
+        async with first as one, opened(connect()) as two:
+            return [await say(one), await say(two)]
+
+    assert asyncio.run(talk()) == ["ok from A", "ok from A"]
+    assert pool.ledger.kinds == [SUCCESS]
+
+
+def test_a_connection_may_come_from_a_factory_of_the_programs(
+    gemini: FakeGemini, pool: Any, connect: Connect
+) -> None:
+    """The SDK passes arguments of `websockets.connect` on, and this one need not be a class."""
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.EXHAUSTED)
+    made: list[ClientConnection] = []
+
+    def make(*args: Any, **kwargs: Any) -> ClientConnection:
+        made.append(ClientConnection(*args, **kwargs))
+        return made[-1]
+
+    client = connect()
+    client._api_client._websocket_ssl_ctx["create_connection"] = make
+    assert asyncio.run(converse(client)) == "ok from B"
+    assert len(made) == 2
+    assert pool.ledger.kinds == [FAILURE, SUCCESS]
+
+
+def test_a_config_may_have_a_class_in_it(gemini: FakeGemini, pool: Any, connect: Connect) -> None:
+    """The SDK takes a model of pydantic as a schema; nothing in it names a stored resource."""
+    pool("A")
+
+    class Answer(pydantic.BaseModel):
+        text: str
+
+    config: Any = {"generation_config": {"response_schema": Answer}}
+    assert asyncio.run(converse(connect(), **config)) == "ok from A"
+    assert pool.ledger.kinds == [SUCCESS]
 
 
 def test_connect_behaves_as_the_sdks(pool: Any, connect: Connect) -> None:

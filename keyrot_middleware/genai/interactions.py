@@ -45,7 +45,7 @@ from .patching import Patcher, Wrapper
 from .pool_exhausted import also_api_error
 from .pooled_calls import PooledCalls
 from .redaction import Redact, redact_exception, scrub
-from .wire import forget_key
+from .wire import carry_key, forget_key
 
 __all__ = ["Interactions"]
 
@@ -176,7 +176,7 @@ class Interactions:
         def send(value: str | None) -> Any:
             forget_key(request)
             if value is not None:
-                request.headers[KEY_HEADER] = value
+                carry_key(request, value, key)
             if stream and _UNREADABLE & set(request.headers.get("accept-encoding", "").split(", ")):
                 request.headers["accept-encoding"] = _READABLE
             return wrapped(**given)

@@ -33,6 +33,7 @@ from .redaction import Redact, clear_frames, redact_exception, scrub
 
 __all__ = [
     "Wire",
+    "carry_key",
     "forget_key",
     "placeholder_guard",
     "restore_placeholder",
@@ -456,6 +457,16 @@ def _hide_key(request: Any, key: _RequestKey) -> None:
     elif key.from_pool:
         request.headers[KEY_HEADER] = _HIDDEN
         request.extensions = {**request.extensions, _EXTENSION: key}  # for when it is sent again
+
+
+def carry_key(request: Any, value: str, client_key: str) -> None:
+    """Let a request carry a key of the pool that its headers show only while it is being sent.
+
+    The SDK logs the headers of Interactions before that, where GOOGLE_GENAI_DEBUG is set.
+    """
+    key = _RequestKey(value, from_pool=True, platform=GEMINI_API, client_key=client_key)
+    request.headers[KEY_HEADER] = _HIDDEN
+    request.extensions = {**request.extensions, _EXTENSION: key}
 
 
 def forget_key(request: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -116,3 +117,16 @@ def test_a_stream_outlives_the_pool(gemini, pool, connect) -> None:
     first = next(iter(stream))
     keyrot_middleware.uninstall()
     assert len([first, *stream]) > 3
+
+
+@pytest.mark.skipif(SDK < (2, 0), reason="1.x logs no headers")
+@pytest.mark.parametrize("mode", MODES)
+def test_the_sdks_debug_log_shows_no_key(mode, gemini, pool, connect, caplog, monkeypatch) -> None:
+    """With GOOGLE_GENAI_DEBUG the SDK logs the headers of each request before it is sent."""
+    monkeypatch.setenv("GOOGLE_GENAI_DEBUG", "1")
+    caplog.set_level(logging.DEBUG)
+    pool("A", "B", strategy="fill")
+    gemini.script("A", Reply.KEY_INVALID)
+    assert create(mode, connect()) == ["ok from B"]
+    assert "x-goog-api-key" in caplog.text
+    assert [key for key in "AB" if gemini.key(key).value in caplog.text] == []

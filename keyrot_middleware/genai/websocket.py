@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -135,7 +136,8 @@ def _connection_class(base: Any) -> Any:
             """Settle a session that the program does not use meanwhile; see `UNREAD_S`."""
             super().connection_lost(*args)
             later = asyncio.get_running_loop().call_later
-            later(UNREAD_S, _settle_unread, weakref.ref(self))
+            # The context of the handshake would keep a session that the program has dropped.
+            later(UNREAD_S, _settle_unread, weakref.ref(self), context=Context())
 
     return Connection
 

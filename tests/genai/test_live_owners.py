@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +15,8 @@ from google.genai import errors, types
 from support.live import converse, opened, say
 from support.modes import MODEL
 
+import keyrot_middleware
+from keyrot_middleware.genai import websocket
 from keyrot_middleware.testing import FakeGemini, Reply, plain_websockets
 
 pytestmark = pytest.mark.filterwarnings(
@@ -151,3 +155,29 @@ def test_a_live_interaction_goes_with_its_owner(
     assert type(caught.value).__name__ == "APIWebSocketError"
     assert caught.value.http_status == 403
     assert [entry.key for entry in gemini.log] == ["B"] * 3
+
+
+@pytest.mark.skipif(SDK < (3, 6), reason="this SDK has no live interactions")
+def test_a_live_interaction_that_is_dropped_frees_its_lease_when_it_ends(
+    gemini: FakeGemini, pool: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program has neither closed nor kept it; the network drops it."""
+    monkeypatch.setattr(websocket, "UNREAD_S", 3_600.0)
+    pool({"key_id": "A", "max_concurrency": 1}, max_wait_s=0)
+    client = connect()
+    made = client.interactions.create(model=MODEL, input="hello")
+
+    async def drop() -> None:
+        dropped = await client.aio.interactions.connect(made.id)
+        dropped._websocket.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        del dropped
+        for _ in range(100):
+            gc.collect()
+            try:
+                async with client.aio.interactions.connect(made.id):
+                    return
+            except keyrot_middleware.KeyPoolExhausted:
+                await asyncio.sleep(0.01)
+        raise AssertionError("the lease is not free")
+
+    asyncio.run(drop())

@@ -170,6 +170,7 @@ class Interactions:
             return None
         if not self._calls.serves(key, url, request.headers, defaults):
             return None
+        key = RedactedHeader(key)  # frames of an error show the call
         stream, retry = bool(given.get("stream")), given.get("retry_config")
         given["retry_config"] = retry = _without_key_failures(retry)
 
@@ -214,6 +215,7 @@ class Interactions:
         defaults = {k: v for k, v in client.default_headers.items() if isinstance(v, str)}
         if not self._calls.serves(key, base_url, own, defaults):
             return None
+        key = RedactedHeader(key)  # as above
         stream = bool(given.get("stream")) or own.get("X-Stainless-Raw-Response") == "stream"
 
         def send(value: str | None) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from google import genai
+from support.interactions import create
 from support.key_search import texts_of
 from support.modes import MODEL, MODES, STREAMS, ask, calls, run
 
@@ -208,3 +209,17 @@ def test_the_request_of_the_program_is_not_redacted(
     ask("sync", connect(), contents=text)
     bodies = [json.dumps(request.body) for request in gemini.log]
     assert [text in body for body in bodies] == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore:Interactions usage is experimental")
+@pytest.mark.parametrize("mode", MODES)
+def test_interactions_show_no_key_that_a_client_has_as_its_own(mode, gemini, pool, connect) -> None:
+    """A program may pass a key of the pool: neither Google's error nor the pool's shows it."""
+    pool("A", "B", max_wait_s=0)
+    gemini.always_any(Reply.QUOTA_DAY)
+    client = connect(gemini.key("A").value)
+    for _ in range(2):
+        with pytest.raises(Exception) as caught:
+            create(mode, client)
+        check_no_key(caught.value, gemini, "A", "B")
+    assert isinstance(caught.value, keyrot_middleware.KeyPoolExhausted)

@@ -132,7 +132,9 @@ class Twins:
                 for state in (self.memory, self.shared):
                     state.reset(one)
             case "owner":
-                assert self.memory.get_owner(one) == self.shared.get_owner(one)
+                # Redis forgets owners by the server's clock, which the test cannot move.
+                known = [name for name in one if self.memory.get_owner([name])]
+                assert self.memory.get_owner(known) == self.shared.get_owner(known)
 
     def acquire(self, info: CallInfo, candidates: Any, spread: bool) -> None:
         """Acquire from both; keep their leases."""

@@ -142,6 +142,7 @@ def test_a_successful_call_has_all_its_attributes(roots: dict[str, Span]) -> Non
     tags = dict(call.tags)
     assert tags.pop("gen_ai.response.id")
     assert tags.pop("server.port") > 0
+    assert tags.pop("keyrot.cost") == pytest.approx((3 * 0.3 + 12 * 2.5) / 1e6)  # dollars
     assert tags == {
         "gen_ai.operation.name": "generate_content",
         "gen_ai.provider.name": "gcp.gemini",

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
@@ -460,13 +461,36 @@ def _hide_key(request: Any, key: _RequestKey) -> None:
 
 
 def carry_key(request: Any, value: str, client_key: str) -> None:
-    """Let a request carry a key of the pool that its headers show only while it is being sent.
+    """Put a key of the pool into the headers of a request, which print without it.
 
-    The SDK logs the headers of Interactions before that, where GOOGLE_GENAI_DEBUG is set.
+    The SDK logs the headers of Interactions, where GOOGLE_GENAI_DEBUG is set. The key cannot wait
+    for the HTTP library's `send`: a client of the program's may have one of its own.
     """
     key = _RequestKey(value, from_pool=True, platform=GEMINI_API, client_key=client_key)
-    request.headers[KEY_HEADER] = _HIDDEN
+    request.headers[KEY_HEADER] = value
+    headers_type: Any = type(request.headers)
+    request.headers = _unprinted(headers_type)(request.headers)
     request.extensions = {**request.extensions, _EXTENSION: key}
+
+
+@cache
+def _unprinted(headers_type: Any) -> Any:
+    """Return a type of headers that prints without a key."""
+    if hasattr(headers_type, "keyrot_shown"):
+        return headers_type
+
+    class Headers(headers_type):  # type: ignore[misc]  # the class is the HTTP library's
+        """Headers with a key."""
+
+        keyrot_shown = headers_type
+
+        def __repr__(self) -> str:
+            shown = headers_type(self)
+            if KEY_HEADER in shown:
+                shown[KEY_HEADER] = _HIDDEN
+            return repr(shown)
+
+    return Headers
 
 
 def forget_key(request: Any) -> None:

@@ -543,7 +543,7 @@ class _Body:
         ledger = EventLedger if "event-stream" in kind else BodyLedger
         readable = "json" in kind or ledger is EventLedger
         self.ledger = (ledger if readable else ResponseLedger)(call.collection)
-        # zlib's 32 is for both formats, told by their first bytes
+        # zlib's 32 accepts both formats and recognizes them by their first bytes
         self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress if encoding else bytes
         self.is_closing = False
         """The program reads no further: nothing is read any more."""

@@ -63,7 +63,7 @@ def guarded(
         arguments: As they are.
         origin: Where the key may go; None: the key is not of the pool.
         redact: Takes keys out of a text.
-        watch: Is told of messages and of the end.
+        watch: Follows messages and the end of the connection.
     """
     make = arguments.get("create_connection") or ClientConnection
     if getattr(make, "func", None) is _create:

@@ -62,7 +62,7 @@ def test_a_create_is_not_repeated_by_the_pool(mode, gemini, pool, connect) -> No
     client = connect(retry_options=types.HttpRetryOptions(attempts=1))
     with pytest.raises(error_type("InternalServerError")):
         create(mode, client)
-    assert len(set(keys_of(gemini))) == 1, "2.34 repeats once itself, whatever it is told"
+    assert len(set(keys_of(gemini))) == 1, "2.34 repeats once with any options"
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

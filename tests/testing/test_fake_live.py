@@ -202,7 +202,7 @@ def test_a_tool_is_called_and_answered(gemini: FakeGemini, connect: Connect) -> 
 
 
 def test_music_is_played(gemini: FakeGemini, connect: Connect) -> None:
-    """Its setup names the model, and it plays when it is told to."""
+    """Its setup names the model, and it plays after a play command."""
     client = connect(gemini.add_key("a").value, api_version="v1alpha")
 
     async def listen() -> bytes:
@@ -238,7 +238,7 @@ def test_an_ephemeral_token_stands_for_its_key(gemini: FakeGemini, connect: Conn
     reason="this SDK has no live interactions",
 )
 def test_a_live_interaction_belongs_to_its_project(gemini: FakeGemini, connect: Connect) -> None:
-    """Another project's key is told that there is none."""
+    """Another project's key gets the answer that there is none."""
     a, b = (gemini.add_key(label).value for label in "ab")
 
     async def talk() -> list[str]:

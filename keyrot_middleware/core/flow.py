@@ -18,6 +18,7 @@ stream was dropped, its loop is gone) cannot yield: its driver settles the lease
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
@@ -80,6 +81,7 @@ __all__ = [
     "OwnerSearches",
     "attempt_note",
     "call_flow",
+    "drop_tracebacks",
     "may_use_other_project",
     "owner_candidates",
 ]
@@ -395,6 +397,7 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             found = yield from _continue_or_raise(call, lease, reply)
             if found is not None:
                 return found.response
+            reply = None  # see `_forget_failure`
     finally:
         call.drop_ticket()
 
@@ -546,12 +549,13 @@ def _attempt(
         reply: Any = yield Send(lease, call.sends, len(call.excluded), get)
         if isinstance(reply, StreamOpened):
             stream, call.delivered = reply.stream, True
+            _forget_failure(call)
             if lease.probe:  # other calls need not wait for its end
                 yield ReportServing(lease)
             reply = yield RelayStream(lease, stream)
         failed = reply if isinstance(reply, Failed) else reply.failed
         if failed is None:
-            call.last = None  # its frames hold the call, and the SDK's client: a cycle
+            _forget_failure(call)
             outcome, names = Outcome(LeaseOutcome.SUCCESS, None, reply.usage), reply.names
             if sought:
                 names = (*names, sought)
@@ -606,8 +610,33 @@ def _classify_failure(
         verdict = replace(
             verdict, scope=Scope.NONE
         )  # the client's own key: not managed by the pool
+    _forget_failure(call)
     call.last = failed
     return Outcome(LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT, verdict, usage)
+
+
+def _forget_failure(call: CallState) -> None:
+    """Forget the exception of an earlier attempt, which the program will not see.
+
+    Frames and exceptions of the HTTP libraries hold each other, and from Python 3.12 on they hold
+    the callers' frames too. A stream that is open there would not end when the program leaves it,
+    but when the garbage collector runs.
+    """
+    failed, call.last = call.last, None
+    if failed is not None:
+        drop_tracebacks(failed.error)
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Drop the tracebacks of an exception and of those behind it, but not of the program's own."""
+    own = sys.exception()  # Python hangs it behind every exception that is raised meanwhile
+    chain: list[BaseException | None] = [error]
+    seen = {id(None), id(own)}
+    for link in chain:  # which grows meanwhile
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            chain += (link.__cause__, link.__context__)
 
 
 def _continue_or_raise(
@@ -659,6 +688,7 @@ def _ask_other_projects(call: CallState, lease: Lease) -> Generator[Command, Any
     assert call.searches is not None  # noqa: S101 - narrows the type; see above
     name, asked = call.info.resources[0], 0
     first, number = call.last, len(call.attempts)
+    call.last = None
     projects = call.selector.projects(call.info.platform)
     projects.pop(lease.project, None)
     for keys in tuple(projects.values())[:MAX_PROJECTS_ASKED]:

@@ -193,11 +193,21 @@ class OwnerSearches:
 
 
 class Exhausted(Exception):  # noqa: N818 - never reaches a caller; becomes KeyPoolExhausted
-    """Nothing was sent: no key is available, or will be in time."""
+    """No key could serve the call: none is available in time, or each that was tried failed."""
 
-    def __init__(self, unavailable: Unavailable) -> None:
+    def __init__(
+        self,
+        unavailable: Unavailable,
+        last: BaseException | None = None,
+        *,
+        has_untried_keys: bool = False,
+    ) -> None:
         super().__init__("no key is available")
         self.unavailable = unavailable
+        self.last = last
+        """The SDK's exception of the last attempt; None: nothing was sent."""
+        self.has_untried_keys = has_untried_keys
+        """A limit on the attempts ended the call; another key may be available."""
 
 
 @dataclass(slots=True)
@@ -357,8 +367,9 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
         The SDK's response; None for a stream that was relayed to its end.
 
     Raises:
-        Exhausted: Nothing was sent, since no key is available.
-        BaseException: The SDK's last exception, with a note per failed attempt.
+        Exhausted: No key could serve the call; the request itself is not at fault.
+        BaseException: The SDK's last exception, about the request or the service, with a note per
+            failed attempt.
     """
     stored = call.info.bound_to_owner or call.info.resources
     owner_keys = (yield from owner_candidates(call)) if stored else None
@@ -397,7 +408,7 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             found = yield from _continue_or_raise(call, lease, reply)
             if found is not None:
                 return found.response
-            reply = None  # see `_forget_failure`
+            del reply  # see `_forget_failure`
     finally:
         call.drop_ticket()
 
@@ -483,7 +494,7 @@ def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Comma
         return
     call.leave_line()
     call.unavailable = unavailable
-    raise _with_attempt_notes(call) if call.last is not None else Exhausted(unavailable)
+    raise _final_error(call, unavailable)
 
 
 def _keys_to_skip(call: CallState, now: float) -> Mapping[str, object] | Claims:
@@ -650,7 +661,7 @@ def _continue_or_raise(
         return None
     if _may_have_another_owner(call):
         return (yield from _ask_other_projects(call, lease))
-    raise _with_attempt_notes(call)
+    raise _final_error(call, None)
 
 
 # A stored resource whose owner is not known, and which the home project does not have -----------
@@ -701,7 +712,7 @@ def _ask_other_projects(call: CallState, lease: Lease) -> Generator[Command, Any
             return reply
         ended = reply is not None and call.attempts[-1].verdict.failure in _OF_THE_CALL
         if is_found or ended or isinstance(reply, StreamEnd):
-            call.last = call.last or first
+            call.last = call.last or first  # type: ignore[redundant-expr]  # it may be set by then
             raise _with_attempt_notes(call)
     call.searches.record_in_vain(name, call.failed_at)
     call.last = first
@@ -890,10 +901,38 @@ def _waitable_blocks(call: CallState, unavailable: Unavailable) -> dict[str, Blo
     return blocks
 
 
-def _with_attempt_notes(call: CallState) -> BaseException:
-    """Return the SDK's last exception, with a note per failed attempt."""
+def _final_error(call: CallState, unavailable: Unavailable | None) -> BaseException:
+    """Return what a call raises that ends here, whatever the order in which its keys failed.
+
+    Args:
+        call: The call.
+        unavailable: Why no key is available; None where a limit on the attempts ends the call.
+    """
+    if call.last is None:
+        assert unavailable is not None  # noqa: S101 - narrows the type; nothing was tried
+        return Exhausted(unavailable)
+    verdict = call.attempts[-1].verdict
+    if not verdict.rotate or verdict.scope is Scope.NONE or verdict.exceeds_limit:
+        return _with_attempt_notes(call)
+    tried = {
+        attempt.key_id: Block(
+            attempt.verdict.failure, inf if attempt.until is None else attempt.until
+        )
+        for attempt in call.attempts
+        if attempt.verdict.rotate
+    }
+    if unavailable is None:
+        found = Unavailable(call.failed_at, tried)
+    else:
+        found = Unavailable(unavailable.at, {**tried, **unavailable.blocks})
+    error = Exhausted(found, call.last.error, has_untried_keys=unavailable is None)
+    return _with_attempt_notes(call, error)
+
+
+def _with_attempt_notes(call: CallState, error: BaseException | None = None) -> BaseException:
+    """Return *error*, else the SDK's last exception, with a note per failed attempt."""
     assert call.last is not None  # noqa: S101 - narrows the type; callers have just failed
-    error = call.last.error
+    error = error or call.last.error
     for number, attempt in enumerate(call.attempts, 1):
         error.add_note(attempt_note(number, attempt, call.hints.get(attempt.key_id)))
     return error

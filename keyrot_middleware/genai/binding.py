@@ -8,6 +8,7 @@ from ..runtime.abandoned import unwatch_gc, watch_gc
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from .downloads import DownloadWrappers
+from .executor import DefaultExecutor
 from .imports import Patched
 from .interactions import Interactions
 from .live import LiveWrappers
@@ -60,6 +61,7 @@ class Binding:
         self.patcher.add_functions(LiveWrappers(calls, self.patcher).table)
         wire = Wire(pool, allowed_origins, self.patcher.enabled)
         self.patcher.add_functions(wire.table, sends=True)
+        self.patcher.add_functions(DefaultExecutor(pool.threads).table, sends=True)
 
     def install(self, patched: Patched | None = None) -> None:
         """Patch the SDK, or repair its patches; see `Patcher.install`."""

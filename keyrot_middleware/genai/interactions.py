@@ -284,6 +284,8 @@ class Interactions:
             chunks = sync.run_stream(call_flow(call.state), driver)
             first = next(chunks, None)
         except Exhausted as no_key:
+            while bodies:
+                bodies.pop().close()
             error = self._exhausted(call, no_key)
         except _Refused as refused:
             return refused.with_notes()
@@ -330,6 +332,8 @@ class Interactions:
                 return await aio.run(call_flow(call.state), driver)
             chunks = await aio.run_stream(call_flow(call.state), driver)
         except Exhausted as no_key:
+            while bodies:
+                await bodies.pop().aclose()
             error = self._exhausted(call, no_key)
         except _Refused as refused:
             return refused.with_notes()
@@ -388,7 +392,12 @@ class Interactions:
         error: Any = self._calls.exhausted(no_key, call.library.Response)
         error.response.request = call.library.Request(call.request.http_method, call.url)
         theirs = call.make_error(error.code, error.details, str(error), error.response)
-        return also_api_error(error, theirs)
+        made = also_api_error(error, theirs)
+        last = no_key.last
+        if isinstance(last, _Refused):  # which the SDK has made no exception of
+            last = call.make_error(last.code, last.details, str(last), last.response)
+        made.__cause__ = None if isinstance(last, _ErrorEvent) else last
+        return made
 
 
 def _is_vertex(url: str) -> bool:

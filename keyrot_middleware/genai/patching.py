@@ -66,13 +66,21 @@ def remove_layer(owner: Any, name: str, layer: Any) -> bool:
     else:
         return True  # it is not there any more
     inner_layer = layer.__wrapped__
-    if above is None:
+    if above is None and inner_layer is _inherited(owner, name):
+        delattr(owner, name)
+    elif above is None:
         setattr(owner, name, inner_layer)
     elif issubclass(type(above), _PROXY):
         above.__wrapped__ = inner_layer
     else:
         return False
     return True
+
+
+def _inherited(owner: Any, name: str) -> Any:
+    """Return the method that a class would have without its own; None for a module."""
+    bases = getattr(owner, "__mro__", ())[1:]
+    return next((vars(base)[name] for base in bases if name in vars(base)), None)
 
 
 _log = logging.getLogger("keyrot_middleware")
@@ -191,7 +199,7 @@ class Patcher:
     def _wrap(self, names: Collection[str]) -> None:
         for owner, name, layer in self._layers():
             attribute = name.rpartition(".")[2]
-            if layer is None and name in names and attribute in vars(owner):
+            if layer is None and name in names and hasattr(owner, attribute):
                 switch = self._users if name in self._send_names else self.enabled
                 wrap_object(owner, attribute, FunctionWrapper, (self._wrappers[name], switch))
                 self._patched.setdefault(owner, set()).add(name)
@@ -237,7 +245,7 @@ class Patcher:
             there: Any = sys.modules.get(module)
             for part in name.split(".")[:-1]:
                 there = getattr(there, part, None)
-            if there is not None and name.rpartition(".")[2] in vars(there):
+            if hasattr(there, name.rpartition(".")[2]):
                 yield there, f"{module}.{name}"
 
 

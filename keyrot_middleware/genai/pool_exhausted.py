@@ -51,7 +51,11 @@ LastRefusal = tuple[int, str | None, Any]
 
 
 class _KeyPoolExhausted(_ClientError):  # noqa: N818 - its name is fixed, and says what it is
-    """No key of the pool can serve now, and nothing was sent.
+    """No key of the pool could serve the call.
+
+    Nothing was sent, or every key that was tried failed as a key: its quota is exhausted, or Google
+    rejects it. Then the SDK's error of the last attempt is the `__cause__`. While a key will come
+    back, the code is 429.
 
     Attributes:
         retry_at: When the first key is expected back, an aware datetime in UTC; where all are
@@ -118,9 +122,15 @@ def error_body(code: int, text: str) -> dict[str, Any]:
 
 
 def exhausted(
-    pool: str, blocks: Mapping[str, Block], now: float, last: LastRefusal | None, response_type: Any
+    pool: str,
+    blocks: Mapping[str, Block],
+    now: float,
+    last: LastRefusal | None,
+    response_type: Any,
+    *,
+    has_untried_keys: bool = False,
 ) -> BaseException:
-    """Build the exception for a pool in which every key is blocked.
+    """Build the exception for a call that no key could serve.
 
     Args:
         pool: The pool's name.
@@ -128,11 +138,14 @@ def exhausted(
         now: Epoch seconds.
         last: What rejected the last key; used when all are rejected, and this process saw it.
         response_type: The `Response` class of the client's HTTP library, or None.
+        has_untried_keys: A limit on the attempts ended the call, so other keys may be available.
     """
     retry_at = min((block.until for block in _returning(blocks) or blocks.values()), default=inf)
     reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
     if _returning(blocks) or last is None:  # another process may have seen the rejections
-        details = _body(pool, blocks, reasons, retry_at, now)
+        which = "that was tried " if has_untried_keys else ""
+        intro = f"No Gemini API key of pool {pool!r} {which}is available."
+        details = _body(pool, blocks, reasons, retry_at, now, intro)
         code = details["error"]["code"]
     else:
         code, details = last[0], _google_body(last[2])
@@ -198,13 +211,18 @@ def _returning(blocks: Mapping[str, Block]) -> list[Block]:
     return [b for b in blocks.values() if b.reason not in REJECTIONS and isfinite(b.until)]
 
 
-def _body(
-    pool: str, blocks: Mapping[str, Block], reasons: Mapping[str, str], retry_at: float, now: float
+def _body(  # noqa: PLR0917 - one caller
+    pool: str,
+    blocks: Mapping[str, Block],
+    reasons: Mapping[str, str],
+    retry_at: float,
+    now: float,
+    intro: str,
 ) -> dict[str, Any]:
     shown = "; ".join(f"{key_id}: {why}" for key_id, why in list(reasons.items())[:_SHOWN])
     more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
     message = (
-        f"No Gemini API key of pool {pool!r} is available. {shown}{more}."
+        f"{intro} {shown}{more}."
         if shown
         else (f"Pool {pool!r} has no Gemini API key that may serve this call.")
     )

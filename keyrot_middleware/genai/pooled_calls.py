@@ -126,7 +126,9 @@ class PooledCalls:
         return observe(self.pool.observers, info, handle_internal_error)
 
     def exhausted(self, no_key: Exhausted, response_type: Any) -> BaseException:
-        """Return the `KeyPoolExhausted` of a call that could not be sent.
+        """Return the `KeyPoolExhausted` of a call that no key could serve.
+
+        Its cause is the SDK's exception of the last attempt, if there was one.
 
         Args:
             no_key: Why.
@@ -138,7 +140,18 @@ class PooledCalls:
         else:
             text = f"pool {pool.name!r} has no Gemini API key; {NO_KEY}"
             last = (401, "UNAUTHENTICATED", error_body(401, text))
-        return exhausted(pool.name, blocks, no_key.unavailable.at, last, response_type)
+        error = exhausted(
+            pool.name,
+            blocks,
+            no_key.unavailable.at,
+            last,
+            response_type,
+            has_untried_keys=no_key.has_untried_keys,
+        )
+        error.__cause__ = no_key.last
+        for note in getattr(no_key, "__notes__", ()):
+            error.add_note(note)
+        return error
 
     def _home(self, key: str, platform: Platform) -> Candidate:
         """Return the home key of a client as a candidate, in the pool or not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Protocol
 
@@ -196,10 +197,10 @@ class AsyncDriver(SyncDriver):
         return self._call_state_async(state.aupdate_batches, command.project, command.pending)
 
     async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
-        return await asyncio.to_thread(super()._refresh, command)
+        return await self._pool.threads.run(partial(super()._refresh, command))
 
     async def _refresh_all(self, _command: RefreshAll) -> bool:  # type: ignore[override]  # awaited
-        return await asyncio.to_thread(self._pool.refresh_all)
+        return await self._pool.threads.run(self._pool.refresh_all)
 
     async def _sleep(self, command: Sleep) -> tuple[float, float]:  # type: ignore[override]  # awaited
         if command.starts_wait:

@@ -40,6 +40,7 @@ from ..prices import PriceList
 from ..secrets import Secret, SecretCache
 from ..secrets.cache import LOOKUP_TIMEOUT_S
 from ..state.base import State
+from ..state.threads import StateThreads
 from ..telemetry.observer import Observer, PoolEventListener
 from .activity import Activity
 
@@ -144,6 +145,8 @@ class Pool:
     doubtful: set[str] = field(default_factory=set, repr=False)
     """Keys that were rejected when last used; checked before one of them becomes the home key."""
     prices: PriceList = field(default_factory=PriceList)
+    threads: StateThreads = field(default_factory=StateThreads, repr=False)
+    """For what blocks in async calls: those of the loop may be full of sync calls that wait."""
     activity: Activity = field(init=False, repr=False)
     """What calls did lately."""
     hints: dict[str, str] = field(default_factory=dict, repr=False)
@@ -370,6 +373,7 @@ class Pool:
         self.activity.send()
         self.secrets.close()
         self.state.close()
+        self.threads.close()
 
     def _rebuild_selector(self, configured: Iterable[Candidate]) -> None:
         """Select from the *configured* keys that have a value; running calls keep theirs."""

@@ -164,7 +164,7 @@ class SyncDriver:
         if self._over:
             return
         self._over = True
-        if isinstance(error, Exhausted):
+        if isinstance(error, Exhausted) and not error.has_untried_keys:
             notify_listeners(
                 self._pool.event_listeners, "on_exhausted", handle_internal_error, self._info, error
             )

@@ -37,13 +37,18 @@ class StateThreads:
             work: Blocks for a bounded time.
             undo: Called with the result, in the same thread, if the task was cancelled meanwhile.
         """
-        future = self._submit(partial(contextvars.copy_context().run, work))
+        future = self.submit(partial(contextvars.copy_context().run, work))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None and not future.cancelled():
                 future.add_done_callback(partial(_undo, undo))
             raise
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether work would run in the calling thread."""
+        return self._closed
 
     def close(self) -> None:
         """Shut the threads down; running work finishes, later work runs in the calling thread."""
@@ -52,7 +57,8 @@ class StateThreads:
         if executor is not None:
             executor.shutdown(wait=False)
 
-    def _submit(self, work: Callable[[], Any]) -> Future[Any]:
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+        """Run *work* in a thread; where none can be started, in the calling one."""
         if self._executor is None and not self._closed:
             self._executor = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="keyrot-state")
         executor, once = self._executor, _Once(work)

@@ -6,14 +6,17 @@ from math import inf
 from typing import Any
 
 import pytest
-from support.pool import INFO, three
+from support.pool import INFO, Rig, key, three
 from support.replies import (
     bad,
     capacity,
+    day,
     failure,
     invalid,
     lost,
     minute,
+    overloaded,
+    unsupported_region,
 )
 
 from keyrot_middleware.core.commands import Done, GetTime, Settle, Sleep
@@ -117,3 +120,42 @@ def test_every_failure_is_settled_with_its_verdict_and_error() -> None:
     ]
     assert [sleep.reason for sleep in tape.of(Sleep)] == ["retry"]
     assert tape.of(GetTime)
+
+
+# What is raised when no key could serve ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])
+def test_what_is_raised_does_not_depend_on_the_order_of_keys(order: str) -> None:
+    """An invalid key, an exhausted day and an exhausted minute: always exhausted, never the 400."""
+    rig = Rig(*(key(key_id) for key_id in order), strategy="fill", max_wait_s=0)
+    for key_id, reply in (("a", invalid()), ("b", day()), ("c", minute("31s"))):
+        rig.will(key_id, reply)
+    error = rig.failing()
+    assert isinstance(error, Exhausted)
+    assert {key_id: block.reason for key_id, block in error.unavailable.blocks.items()} == {
+        "a": "key_invalid",
+        "b": "quota_day",
+        "c": "quota_minute",
+    }
+    assert [note.split()[5] for note in error.__notes__] == [f"{key_id}:" for key_id in order]
+
+
+@pytest.mark.parametrize("fault", [bad, overloaded, unsupported_region])
+def test_errors_of_the_request_and_of_the_service_are_the_sdks_own(fault: Any) -> None:
+    """Also behind keys that failed as keys."""
+    rig = Rig(key("a"), key("b"), strategy="fill", max_wait_s=0, max_retries=0)
+    rig.will("a", invalid())
+    last = fault()
+    rig.will("b", last)
+    assert rig.failing() is last.error
+
+
+def test_a_limit_on_the_attempts_leaves_keys_untried() -> None:
+    """Two of three keys fail and the third is not tried: the pool itself is not exhausted."""
+    rig = three(max_attempts=2, max_wait_s=0)
+    for key_id in "ab":
+        rig.will(key_id, day())
+    error = rig.failing()
+    assert isinstance(error, Exhausted)
+    assert (error.has_untried_keys, set(error.unavailable.blocks)) == (True, {"a", "b"})

@@ -230,13 +230,13 @@ class TestNewCaches:
             rig.call(self.CACHE, rig.selector.keys["a"])
         assert sorted(rig.sent) == ["a", "k0", "k1", "k2"]
 
-    def test_where_no_project_has_room_the_last_error_is_raised(self) -> None:
-        """Then nothing is sent, and each key's reason is reported."""
+    def test_where_no_project_has_room_the_pool_is_exhausted(self) -> None:
+        """Each key's reason is reported, and the next call sends nothing."""
         rig = self.pool_without_room()
         last = no_room()
         rig.will("c", no_room())
         rig.will("d", last)
-        assert rig.failing(self.CACHE, rig.selector.keys["a"]) is last.error
+        assert rig.failing(self.CACHE, rig.selector.keys["a"]).last is last.error
         error = rig.failing(self.CACHE, rig.selector.keys["a"])
         assert isinstance(error, Exhausted)
         reasons = {key_id: block.reason for key_id, block in error.unavailable.blocks.items()}
@@ -295,7 +295,9 @@ class TestRejectedHome:
         """Nothing of another project is listed or deleted instead."""
         rig, reply = three(), invalid()
         rig.will("a", reply)
-        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]) is reply.error
+        assert (
+            rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]).last is reply.error
+        )
         assert rig.sent == ["a"]
 
     def test_a_call_that_names_a_stored_resource_stays_with_its_owner(self) -> None:
@@ -303,5 +305,5 @@ class TestRejectedHome:
         rig, reply = three(), invalid()
         rig.will("a", reply)
         batch = self.UPLOAD._replace(verb="batchGenerateContent", resources=("files/x",))
-        assert rig.failing(batch, rig.selector.keys["a"]) is reply.error
+        assert rig.failing(batch, rig.selector.keys["a"]).last is reply.error
         assert rig.sent == ["a"]

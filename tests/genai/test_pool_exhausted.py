@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import pytest
 from google.genai import errors
-from support.modes import MODES, STREAMS, ask, calls
+from support.modes import MODES, STREAMS, ask, calls, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
 from keyrot_middleware.core.failures import REJECTIONS
@@ -41,6 +42,73 @@ def test_while_all_keys_cool_down_nothing_is_sent(mode, gemini, pool, connect) -
     assert (error.code, error.status) == (429, "RESOURCE_EXHAUSTED")
     assert error.details["error"]["code"] == 429
     assert error.message == error.details["error"]["message"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("order", [*permutations([Reply.KEY_INVALID, Reply.QUOTA_DAY])])
+def test_keys_that_all_fail_within_one_call_exhaust_the_pool(
+    order, mode, gemini, pool, connect
+) -> None:
+    """In either order: a 429 with a time, from the SDK's last error, and a note per attempt."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    for label, reply in zip("AB", order, strict=True):
+        gemini.always(label, reply)
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
+        ask(mode, connect())
+    error, reasons = caught.value, caught.value.reasons
+    assert (error.code, error.status, gemini.count()) == (429, "RESOURCE_EXHAUSTED", 2)
+    assert {why.split()[0].rstrip(",") for why in reasons.values()} == {"key_invalid", "quota_day"}
+    assert error.retry_at is not None
+    assert type(error.__cause__) is errors.ClientError
+    assert error.__cause__.code == order[-1].status
+    assert [note.split(":")[1] for note in error.__notes__] == [
+        " attempt 1 with key A",
+        " attempt 2 with key B",
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_keys_that_are_all_rejected_have_the_last_rejection(mode, gemini, pool, connect) -> None:
+    """Code, status and details are Google's, at the call that finds it out as at the next one."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.always("A", Reply.KEY_LEAKED)
+    gemini.always("B", Reply.KEY_INVALID)
+    client = connect()
+    found = []
+    for _ in range(2):
+        with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
+            ask(mode, client)
+        found.append((caught.value.code, caught.value.status, caught.value.message))
+    assert found == [(400, "INVALID_ARGUMENT", found[0][2])] * 2
+    assert "API key not valid" in found[0][2]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fault", [Reply.BAD_REQUEST, Reply.OVERLOADED, Reply.RESET])
+def test_errors_that_are_no_keys_fault_are_the_sdks_own(fault, mode, gemini, pool, connect) -> None:
+    """A bad request, a busy model and a lost connection, behind a key that failed."""
+    skip_where_the_sdk_reconnects(mode)
+    pool("A", "B", strategy="fill", max_wait_s=0, max_retries=0)
+    gemini.script("A", Reply.QUOTA_DAY)
+    gemini.always("B", fault)
+    with pytest.raises(Exception, match=".") as caught:
+        ask(mode, connect())
+    assert not isinstance(caught.value, keyrot_middleware.KeyPoolExhausted)
+    assert len(caught.value.__notes__) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_limit_on_attempts_is_no_exhausted_pool(mode, gemini, pool, connect, caplog) -> None:
+    """The error says which keys were tried; no alarm is raised, since another key may serve."""
+    pool("A", "B", "C", strategy="fill", max_wait_s=0, max_attempts=2)
+    for label in "AB":
+        gemini.always(label, Reply.QUOTA_DAY)
+    client = connect()
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted, match="that was tried") as caught:
+        ask(mode, client)
+    assert set(caught.value.reasons) == {"A", "B"}
+    assert "no key is available" not in caplog.text
+    assert ask(mode, client) == "ok from C"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -164,17 +232,6 @@ def test_an_exhausted_day_of_all_keys_is_named(gemini, pool, connect) -> None:
     error = exhausted("sync", gemini, pool, connect, Reply.QUOTA_DAY, Reply.QUOTA_DAY)
     assert error.code == 429
     assert "PerDay" in json.dumps(error.details)
-
-
-def test_the_first_failing_call_has_the_sdks_own_exception(gemini, pool, connect) -> None:
-    """Google's last error is raised as the SDK raised it, and not as ours."""
-    pool("A", "B", strategy="fill")
-    gemini.always("A", Reply.QUOTA_DAY)
-    gemini.always("B", Reply.KEY_INVALID)
-    (error,) = calls("sync", connect(), 1)
-    assert type(error) is errors.ClientError
-    assert (error.code, error.status) == (400, "INVALID_ARGUMENT")
-    assert error.response.json() == error.details
 
 
 def test_the_pool_recovers(gemini, pool, connect, clock) -> None:

@@ -21,10 +21,10 @@ def test_the_application_answers_is_healthy_and_sets_retry_after(recipe: Recipe,
         status, text, _ = get(f"{base}/healthz")
         assert (status, json.loads(text)) == (200, {"keys": 2, "available": 1})
         recipe.gemini.script("B", Reply.QUOTA_DAY)
-        assert get(f"{base}/summary?text=hi")[0] == 500  # it was sent: the SDK's own exception
-        status, text, headers = get(f"{base}/summary?text=hi")
-        assert status == 429, log.read_text()
-        assert 0 < int(headers["retry-after"]) <= 86_400
+        for _ in range(2):  # the call that finds it out, and the next one
+            status, text, headers = get(f"{base}/summary?text=hi")
+            assert status == 429, log.read_text()
+            assert 0 < int(headers["retry-after"]) <= 86_400
         assert get(f"{base}/healthz")[0] == 200
 
 
@@ -36,6 +36,6 @@ def test_it_is_unhealthy_when_every_key_is_rejected(recipe: Recipe, port: int) -
     base = f"http://127.0.0.1:{port}"
     with recipe.running("-m", "uvicorn", "main:app", "--port", str(port)) as log:
         assert get(f"{base}/healthz")[0] == 200
-        get(f"{base}/summary?text=hi")
-        assert get(f"{base}/summary?text=hi")[0] == 503, log.read_text()
+        for _ in range(2):
+            assert get(f"{base}/summary?text=hi")[0] == 503, log.read_text()
         assert get(f"{base}/healthz")[0] == 503

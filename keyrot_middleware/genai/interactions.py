@@ -395,7 +395,8 @@ class Interactions:
         made = also_api_error(error, theirs)
         last = no_key.last
         if isinstance(last, _Refused):  # which the SDK has made no exception of
-            last = call.make_error(last.code, last.details, str(last), last.response)
+            text = f"Error code: {last.code} - {last.body}"  # as the SDK writes it
+            last = call.make_error(last.code, last.body, text, last.response)
         made.__cause__ = None if isinstance(last, _ErrorEvent) else last
         return made
 
@@ -457,6 +458,7 @@ class _Refused(Exception):  # noqa: N818 - never reaches a caller
         super().__init__(f"HTTP {response.status_code}")
         self.response = response
         self.code: int = response.status_code
+        self.body = body
         self.details = _as_google(body, self.code)
         """As for any other request: see `Pool.record_refusal`."""
         self.status = self.details["error"]["status"]

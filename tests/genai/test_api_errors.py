@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 from google.genai import errors, types
-from support.modes import MODEL, MODES, ask, calls, skip_where_the_sdk_reconnects
+from support.modes import MODEL, MODES, ask, calls, sdk_error, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
 from keyrot_middleware.testing import Reply
@@ -93,7 +93,8 @@ def test_a_key_that_failed_is_excluded_for_the_rest_of_the_call(
     gemini.always("B", Reply.KEY_INVALID)
     gemini.always("C", Reply.EXHAUSTED)
     (error,) = calls(mode, connect(), 1)
-    assert type(error) is errors.ClientError
+    assert type(error) is keyrot_middleware.KeyPoolExhausted
+    assert type(error.__cause__) is errors.ClientError
     assert [request.key for request in gemini.log] == ["A", "B", "C"]
     first, second, third = error.__notes__
     assert "attempt 1 with key A: quota_day (429), cooling down until 2026-01-02 08:00:00Z" in first
@@ -128,7 +129,7 @@ def test_the_exception_is_readable_and_picklable_as_before(
     client = connect(gemini.add_key("own", tier="paid").value)
     (plain,) = calls(mode, client, 1)
     pool("A", max_wait_s=0, max_retries=0)
-    (error,) = calls(mode, client, 1)
+    error = sdk_error(*calls(mode, client, 1))
     assert error.response.json() == error.details
     assert error.response.text == plain.response.text
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own

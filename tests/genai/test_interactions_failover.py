@@ -15,6 +15,7 @@ from support.interactions import (
 )
 from support.modes import MODEL, MODES, STREAMS, run
 
+import keyrot_middleware
 from keyrot_middleware.testing import Reply
 
 pytestmark = SDK_WARNINGS
@@ -108,12 +109,26 @@ def test_an_error_as_first_event_is_a_failed_send(mode, gemini, pool, connect) -
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_the_last_error_event_is_what_the_program_sees(mode, gemini, pool, connect) -> None:
+def test_an_error_event_that_is_no_keys_fault_is_what_the_program_sees(
+    mode, gemini, pool, connect
+) -> None:
     """The SDK yields it and raises nothing; so it is with the pool."""
     pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.always_any(Reply.OVERLOADED.in_stream(0))
+    assert create(mode, connect()) == ["error event: service_unavailable"]
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+def test_an_error_event_of_every_key_exhausts_the_pool(mode, gemini, pool, connect) -> None:
+    """Nothing was delivered, so the program gets an exception, as at the next call."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
     gemini.always_any(Reply.EXHAUSTED.in_stream(0))
-    assert create(mode, connect()) == ["error event: too_many_requests"]
+    client = connect()
+    for _ in range(2):
+        with pytest.raises(keyrot_middleware.KeyPoolExhausted):
+            create(mode, client)
     assert sorted(keys_of(gemini)) == ["A", "B"]
+    assert pool.ledger.under_way == {}
 
 
 @pytest.mark.parametrize("mode", STREAMS)

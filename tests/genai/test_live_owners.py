@@ -152,8 +152,9 @@ def test_a_live_interaction_goes_with_its_owner(
 
     with pytest.raises(Exception) as caught:
         asyncio.run(refused())
-    assert type(caught.value).__name__ == "APIWebSocketError"
-    assert caught.value.http_status == 403
+    assert isinstance(caught.value, keyrot_middleware.KeyPoolExhausted)
+    assert type(caught.value.__cause__).__name__ == "APIWebSocketError"
+    assert (caught.value.code, caught.value.__cause__.http_status) == (403, 403)
     assert [entry.key for entry in gemini.log] == ["B"] * 3
 
 

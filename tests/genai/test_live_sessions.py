@@ -140,12 +140,13 @@ def test_an_internal_error_before_the_setup_is_retried(
 
 
 def test_all_keys_refused(gemini: FakeGemini, pool: Any, connect: Connect) -> None:
-    """The SDK's last error comes out, with a note for each key, and then the pool says so."""
+    """The pool is exhausted, by the SDK's last error, with a note for each key."""
     pool("A", "B", max_wait_s=0)
     gemini.always_any(Reply.EXHAUSTED.as_close(1011))
-    with pytest.raises(errors.APIError) as refused:
+    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as refused:
         asyncio.run(converse(connect()))
-    assert refused.value.code == 1011
+    assert isinstance(refused.value.__cause__, errors.APIError)
+    assert (refused.value.code, refused.value.__cause__.code) == (429, 1011)
     assert len(refused.value.__notes__) == 2
     with pytest.raises(keyrot_middleware.KeyPoolExhausted):
         asyncio.run(converse(connect()))

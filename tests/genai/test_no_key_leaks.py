@@ -7,7 +7,7 @@ from traceback import TracebackException
 
 import pytest
 from support.key_search import hold_no_key, texts_of
-from support.modes import MODES, calls, skip_where_the_sdk_reconnects
+from support.modes import MODES, calls, sdk_error, skip_where_the_sdk_reconnects
 
 import keyrot_middleware
 from keyrot_middleware.genai.redaction import redact_exception
@@ -68,8 +68,9 @@ def test_a_body_that_echoes_the_key(mode, form, code, gemini, pool, connect) -> 
     gemini.always("A", Reply.custom(code, body, content_type=kind))
     (error,) = calls(mode, connect(), 1)
     assert error.code == code
-    assert "your key " in str(error)
+    assert "your key " in str(sdk_error(error))
     hold_no_key(error, gemini, "A")
+    hold_no_key(sdk_error(error), gemini, "A")
 
 
 @pytest.mark.parametrize("after", [0, 1])

@@ -14,7 +14,7 @@ import pytest
 from google import genai
 from support.interactions import create
 from support.key_search import texts_of
-from support.modes import MODEL, MODES, STREAMS, ask, calls, run
+from support.modes import MODEL, MODES, STREAMS, ask, calls, run, sdk_error
 
 import keyrot_middleware
 from keyrot_middleware.testing import FakeGemini, Reply
@@ -150,7 +150,7 @@ def test_a_redirect_that_was_followed_shows_no_key(
     pool("A", max_wait_s=0)
     moved = Reply.custom(307, {}, headers={"location": "/v1beta/models/x:generateContent"})
     gemini.script("A", moved, echoing(403, "json"))
-    (error,) = calls("sync", connect(), 1)
+    error = sdk_error(*calls("sync", connect(), 1))
     assert [past.status_code for past in error.response.history] == [307]
     past = error.response.history[0]
     assert gemini.key("A").value not in repr([*past.request.headers.items(), past.text])

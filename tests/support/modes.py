@@ -13,6 +13,8 @@ import pytest
 from google.genai import Client
 from google.genai._api_client import BaseApiClient
 
+import keyrot_middleware
+
 __all__ = [
     "MODEL",
     "MODES",
@@ -23,6 +25,7 @@ __all__ = [
     "calls",
     "http_library",
     "run",
+    "sdk_error",
     "skip_where_the_sdk_reconnects",
 ]
 
@@ -74,6 +77,12 @@ def run(client: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
             await client.aio.aclose()
 
     return asyncio.run(all_of_it())
+
+
+def sdk_error(error: BaseException) -> Any:
+    """Return the SDK's own error of the last attempt, also where the pool is exhausted by it."""
+    is_exhausted = isinstance(error, keyrot_middleware.KeyPoolExhausted)
+    return error.__cause__ if is_exhausted and error.__cause__ is not None else error
 
 
 def ask(mode: str, client: Any, **request: Any) -> str:

@@ -36,7 +36,7 @@ def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixtu
     scripted.script = {"a": [reject] * 27}
 
     def call() -> None:
-        with pytest.raises(Exception, match="400"):
+        with pytest.raises(Exhausted):
             scripted.run()
 
     threads = [Thread(target=call) for _ in range(27)]
@@ -44,7 +44,7 @@ def test_failures_that_come_together_are_one_line(caplog: pytest.LogCaptureFixtu
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(lines(caplog, "key_invalid")) == 1
+    assert len(lines(caplog, "is rejected")) == 1
 
 
 def test_the_same_failure_after_a_pause_is_another_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -54,10 +54,10 @@ def test_the_same_failure_after_a_pause_is_another_line(caplog: pytest.LogCaptur
     scripted.policy = replace(scripted.policy, max_wait_s=0.0)
     scripted.script = {"a": [failure(429), failure(429)]}
     for _ in range(2):
-        with pytest.raises(Exception, match="429"):
+        with pytest.raises(Exhausted):
             scripted.run()
         scripted.clock.advance(31)
-    assert len(lines(caplog, "capacity")) == 2
+    assert len(lines(caplog, "is cooling down")) == 2
 
 
 def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -65,8 +65,6 @@ def test_an_exhausted_pool_is_one_warning_a_minute(caplog: pytest.LogCaptureFixt
     policy = RetryPolicy(strategy="fill", max_wait_s=0.0)
     scripted = ScriptedPool([LogObserver("test")], keys=("a",), policy=policy)
     scripted.script = {"a": [minute(200)]}
-    with pytest.raises(Exception, match="429"):
-        scripted.run()
     for _ in range(150):
         with pytest.raises(Exhausted):
             scripted.run()

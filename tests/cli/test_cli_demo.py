@@ -94,7 +94,7 @@ def test_live_shows_a_program_that_fails(keyrot: Keyrot, service: FakeGemini) ->
         KEYROT_ALLOWED_HOSTS=service.host,
     )
     assert ran.returncode == 1
-    assert "ClientError: 400 INVALID_ARGUMENT" in ran.stdout
+    assert "KeyPoolExhausted: 400 INVALID_ARGUMENT" in ran.stdout
     assert key.value not in ran.stdout + ran.stderr
 
 

@@ -50,6 +50,9 @@ _TURNS = 12
 """Two for each level of generators, and there are up to six: ours, the SDK's, a framework's."""
 
 
+_THREADS_RUN_S = 0.001
+
+
 class AsyncDriver(SyncDriver):
     """Runs the commands of one call and blocks only its task: handlers may return coroutines."""
 
@@ -101,10 +104,12 @@ class AsyncDriver(SyncDriver):
         """Acquire once the loop has closed the streams that are being closed.
 
         `aclose()` of a stream of the SDK drops the generators below it, and the loop closes those,
-        one level after the other, in its next turns.
+        one level after the other, in its next turns. A thread that worked for the stream may hold
+        one of them until it runs again.
         """
         for _ in range(_TURNS):
             await asyncio.sleep(0)
+        await asyncio.sleep(_THREADS_RUN_S)
         if self._pool.state.is_local:
             return super()._acquire(command)
         return await self._acquire_once_async(command)

@@ -71,7 +71,7 @@ class Config:
     where keys were given to install()."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     warnings: tuple[str, ...] = ()
-    """Warnings to issue once at start; they hold no secret."""
+    """Warnings to issue once, about settings and keys.json; they hold no secret."""
     state_url: str = field(default="memory://", repr=False)
     """Where the pool's state lives; may hold a password."""
     inline: Mapping[str, SecretStr] = field(default_factory=dict, repr=False)
@@ -132,7 +132,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
     if alone and "keys_file" not in given:
         path = None  # these keys are the pool, and none that happen to be here
     seen = file_version(path) if path else None
-    in_file = _keys_of_file(path, settings, given, problems) if path else ()
+    in_file = _keys_of_file(path, settings, given, problems, warnings) if path else ()
     stores = {
         settings.secret_store,
         *(key.secret.partition("://")[0] for key in in_file if key.secret),
@@ -163,7 +163,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
 
 
 def reread(config: Config) -> Config:
-    """Read keys.json again; everything else stays as it was read at start.
+    """Read keys.json again, with its warnings; all settings stay as they were read at start.
 
     A key of GEMINI_API_KEYS keeps its id, so keys.json may not take that one later.
 
@@ -173,14 +173,14 @@ def reread(config: Config) -> Config:
     if config.keys_file is None:
         return config
     seen = file_version(config.keys_file)
-    in_file, problems = read_keys(config.keys_file)
+    in_file, problems, warnings = read_keys(config.keys_file)
     name = hide_secrets(str(config.keys_file))
     taken = [key.key_id for key in in_file if key.key_id in config.inline]
     problems += [f"{name}, key {key_id}: a key of GEMINI_API_KEYS has this id" for key_id in taken]
     if problems:
         raise ConfigError(join_problems(problems))
     others = (k for k in config.keys if k.key_id in config.inline or k.key_id == config.last_resort)
-    return replace(config, keys=(*in_file, *others), keys_seen=seen)
+    return replace(config, keys=(*in_file, *others), keys_seen=seen, warnings=tuple(warnings))
 
 
 def _state_url(settings: Settings, problems: list[str]) -> str:
@@ -216,12 +216,17 @@ def _working_directory(problems: list[str]) -> Path:
 
 
 def _keys_of_file(
-    path: Path, settings: Settings, given: Mapping[str, Any], problems: list[str]
+    path: Path,
+    settings: Settings,
+    given: Mapping[str, Any],
+    problems: list[str],
+    warnings: list[str],
 ) -> tuple[KeySpec, ...]:
-    keys, wrong = read_keys(path)
+    found = read_keys(path)
     named = f"{setting_source('keys_file', given)}, " if settings.keys_file else ""
-    problems += [f"{named}{text}" for text in wrong]
-    return keys
+    problems += [f"{named}{text}" for text in found.problems]
+    warnings += found.warnings
+    return found.keys
 
 
 def _distinct(values: Iterable[SecretStr], warnings: list[str]) -> list[SecretStr]:

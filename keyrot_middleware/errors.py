@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 
 __all__ = [
     "ConfigError",
@@ -30,6 +31,7 @@ __all__ = [
     "SecretError",
     "rejection_code",
     "warn",
+    "warn_safely",
 ]
 
 _REFUSALS = {
@@ -87,6 +89,12 @@ def warn(text: str) -> None:
     while frame is not None and _is_between(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, KeyrotWarning, stacklevel=1 if frame is None else level)
+
+
+def warn_safely(text: str) -> None:
+    """Issue a `KeyrotWarning` that cannot fail what issues it, even if warnings are errors."""
+    with suppress(KeyrotWarning):
+        warn(text)
 
 
 def _is_between(module: str) -> bool:

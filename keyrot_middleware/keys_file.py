@@ -15,7 +15,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
@@ -35,6 +35,7 @@ __all__ = [
     "GROUP",
     "SINGLE_KEYS",
     "KeySpec",
+    "KeysFile",
     "Tier",
     "candidates_of",
     "configures_an_sdk",
@@ -221,11 +222,6 @@ class KeySpec(BaseModel):
     max_concurrency: _Count | None = Field(
         default=None, description=f"{_A_COUNT}: requests under way at once"
     )
-    max_pending_batches: _Count = Field(
-        default=100,
-        description="a whole number above 0: batches of the key's project that may be pending at "
-        "once",
-    )
     active: bool = Field(default=True, description="true or false")
     secret: Annotated[str, AfterValidator(_good_place)] | None = Field(
         default=None,
@@ -258,7 +254,6 @@ class KeySpec(BaseModel):
             weight=self.weight,
             active=self.active,
             platform=self.platform,
-            max_pending_batches=self.max_pending_batches,
             usd_per_day=self.usd_per_day,
         )
 
@@ -294,18 +289,28 @@ def load_keys(path: Path) -> tuple[KeySpec, ...]:
     Raises:
         ConfigError: If it is missing, unreadable or wrong; with every mistake in it.
     """
-    keys, problems = read_keys(path)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return keys
+    found = read_keys(path)
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    return found.keys
 
 
-def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
-    """Read keys.json; return its keys and a sentence for each thing that is wrong."""
+class KeysFile(NamedTuple):
+    """What was read from a keys.json."""
+
+    keys: tuple[KeySpec, ...]
+    problems: list[str]
+    """A sentence for each thing that is wrong."""
+    warnings: list[str]
+    """A sentence for each field that is ignored."""
+
+
+def read_keys(path: Path) -> KeysFile:
+    """Read keys.json; never fails, see `KeysFile.problems`."""
     entries, problem = _parse(path)
     name = hide_secrets(str(path))
     if problem:
-        return (), [f"{name}: {problem}"]
+        return KeysFile((), [f"{name}: {problem}"], [])
     keys: list[KeySpec] = []
     problems: list[str] = []
     for number, entry in enumerate(entries, 1):
@@ -313,7 +318,27 @@ def read_keys(path: Path) -> tuple[tuple[KeySpec, ...], list[str]]:
         keys += [key] if key else []
         problems += [f"{name}, {text}" for text in wrong]
     problems += [f"{name}, {text}" for text in _repeats(entries)]
-    return tuple(keys), problems
+    return KeysFile(tuple(keys), problems, [f"{name}: {text}" for text in _ignored(entries)])
+
+
+_PENDING_BATCHES = "max_pending_batches"
+"""The limit of earlier versions, which counted pending batches."""
+_SHOWN = 3
+"""Keys in one warning."""
+
+
+def _ignored(entries: Iterable[object]) -> list[str]:
+    """Return which fields are ignored."""
+    found = [
+        _who(number, entry)
+        for number, entry in enumerate(entries, 1)
+        if isinstance(entry, dict) and _PENDING_BATCHES in entry
+    ]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return found and [
+        f"the field {_PENDING_BATCHES} of {', '.join(found[:_SHOWN])}{more} is ignored, since "
+        "pending batches are not counted; delete it"
+    ]
 
 
 def _parse(path: Path) -> tuple[list[Any], str | None]:
@@ -374,8 +399,9 @@ def _read_entry(number: int, entry: object) -> tuple[KeySpec | None, list[str]]:
     pasted = [name for name, value in entry.items() if isinstance(value, str) and holds_key(value)]
     if pasted:
         return None, [f"{who}, field {_field(name)}: {_PASTED}" for name in pasted]
+    read = {name: value for name, value in entry.items() if name != _PENDING_BATCHES}
     try:
-        return KeySpec.model_validate(entry), []
+        return KeySpec.model_validate(read), []
     except ValidationError as error:
         found = error.errors(include_url=False)
     return None, [f"{who}, {_sentence(problem)}" for problem in found]

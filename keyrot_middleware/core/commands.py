@@ -6,7 +6,7 @@ Python cannot bind the type of a reply to its command, so each `yield` in flow.p
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any, Literal, NamedTuple
 
 from .model import NO_USAGE, CallInfo, Candidate, Lease, Outcome, Usage
@@ -15,7 +15,6 @@ from .waiting import Ticket
 __all__ = [
     "Acquire",
     "Command",
-    "CountBatches",
     "Done",
     "Failed",
     "Flow",
@@ -25,13 +24,11 @@ __all__ = [
     "RefreshAll",
     "RelayStream",
     "ReportServing",
-    "ReserveBatch",
     "Send",
     "Settle",
     "Sleep",
     "StreamEnd",
     "StreamOpened",
-    "UpdateBatches",
 ]
 
 
@@ -52,8 +49,6 @@ class Done(NamedTuple):
     """Stored resources that the response names; the key's project owns them."""
     failed: None = None
     """Always None; a StreamEnd has the same attribute."""
-    batches: Mapping[str, float] | None = None
-    """How long each batch that the response shows counts as pending, seconds, by name."""
 
 
 class StreamOpened(NamedTuple):
@@ -140,28 +135,6 @@ class GetOwner(NamedTuple):
     names: tuple[str, ...]
 
 
-class CountBatches(NamedTuple):
-    """Return how many batches of each of these projects are pending, by project."""
-
-    projects: tuple[str, ...]
-
-
-class ReserveBatch(NamedTuple):
-    """Reserve a place for a new batch of a project; return its token, None if there is none."""
-
-    project: str
-    most: int
-    """How many batches may be pending at once."""
-
-
-class UpdateBatches(NamedTuple):
-    """Record how long batches of a project count as pending, seconds; 0 for one that has ended."""
-
-    project: str
-    pending: Mapping[str, float]
-    """By name, or by the token of a reserved place."""
-
-
 class Sleep(NamedTuple):
     """Wait *seconds*, or until the ticket is woken.
 
@@ -186,9 +159,6 @@ Command = (
     | RelayStream
     | Settle
     | GetOwner
-    | CountBatches
-    | ReserveBatch
-    | UpdateBatches
     | Refresh
     | RefreshAll
     | Sleep

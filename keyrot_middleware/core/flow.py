@@ -25,12 +25,9 @@ from math import inf, isfinite
 from typing import Any
 
 from .affinity import NEW_BATCH
-from .batches import BATCHES_FULL
-from .batches import POLL_S as BATCH_POLL_S
 from .commands import (
     Acquire,
     Command,
-    CountBatches,
     Done,
     Failed,
     GetOwner,
@@ -39,13 +36,11 @@ from .commands import (
     RefreshAll,
     RelayStream,
     ReportServing,
-    ReserveBatch,
     Send,
     Settle,
     Sleep,
     StreamEnd,
     StreamOpened,
-    UpdateBatches,
 )
 from .failures import REJECTIONS, classify, describe
 from .model import (
@@ -253,8 +248,6 @@ class CallState:
     """The version of the waiting lines when the call last started to look for a key."""
     sends: int = 0
     last: Failed | None = None
-    batch: str = ""
-    """The token of the place that is reserved for the call's new batch."""
     owner_is_known: bool = False
     """The owner of a resource that it names is recorded."""
     delivered: bool = False
@@ -380,17 +373,15 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             call.lines_version = call.waiting_lines.version
             excluded = _keys_to_skip(call, now)
             blocks: dict[str, Block] = {}
-            spread = call.selector.spread and owner_keys is None
+            new_batch = call.info.verb in NEW_BATCH
+            spread = call.selector.spread and owner_keys is None and not new_batch
             lease: Lease | Unavailable | None = None
-            if call.info.verb in NEW_BATCH:
-                lease = yield from _acquire_for_batch(call, owner_keys, excluded, blocks, now)
-            else:
-                for candidates in _candidate_batches(call, owner_keys, excluded, now, draw):
-                    lease = yield Acquire(call.info, candidates, spread)
-                    if isinstance(lease, Lease):
-                        break
-                    _record_blocked(call, owner_keys, lease, blocks)
-                    now = max(now, lease.at)  # the time for which the blocks are reported
+            for candidates in _candidate_batches(call, owner_keys, excluded, now, draw):
+                lease = yield Acquire(call.info, candidates, spread)
+                if isinstance(lease, Lease):
+                    break
+                _record_blocked(call, owner_keys, lease, blocks)
+                now = max(now, lease.at)  # the time for which the blocks are reported
             if not isinstance(lease, Lease):
                 if owner_keys is not None and may_use_other_project(call, owner_keys, blocks):
                     owner_keys = None
@@ -400,6 +391,8 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
                 )
                 continue
             call.leave_line()
+            if new_batch:
+                call.selector.record_batch(lease.key_id)
             reply = yield from _attempt(call, lease)
             if isinstance(reply, Done):
                 return reply.response
@@ -411,81 +404,6 @@ def call_flow(call: CallState) -> Generator[Command, Any, Any]:
             del reply  # see `_forget_failure`
     finally:
         call.drop_ticket()
-
-
-# New batches go to the project with the fewest pending ones -------------------------------------
-
-
-_BATCH_OFFER = 64
-"""Keys in one offer for a new batch."""
-
-
-def _acquire_for_batch(
-    call: CallState,
-    owner_keys: tuple[Candidate, ...] | None,
-    excluded: Mapping[str, object] | Claims,
-    blocks: dict[str, Block],
-    now: float,
-) -> Generator[Command, Any, Lease | None]:
-    """Acquire a key whose project has the fewest pending batches, and reserve a place for one more.
-
-    A project at `max_pending_batches` gets none; why no key can serve is added to *blocks*.
-    """
-    if owner_keys is None:
-        ranking = call.selector.ranking(call.info)
-    else:
-        ranking = [(0, key) for key in owner_keys]
-    left = [(rank, key) for rank, key in ranking if key.key_id not in excluded]
-    pending: dict[str, int] = {}
-    if left:
-        pending = yield CountBatches(tuple(dict.fromkeys(key.project for _, key in left)))
-    full = Block(BATCHES_FULL, now + BATCH_POLL_S, waitable=True)
-
-    def is_full(key: Candidate) -> bool:
-        return pending.get(key.project, 0) >= key.max_pending_batches
-
-    left.sort(key=lambda one: (one[0], pending.get(one[1].project, 0)))
-    while left:
-        blocks.update({key.key_id: full for _, key in left if is_full(key)})
-        left = [(rank, key) for rank, key in left if not is_full(key)]
-        offer, rest = tuple(left[:_BATCH_OFFER]), left[_BATCH_OFFER:]
-        if not offer:
-            break
-        lease: Lease | Unavailable = yield Acquire(call.info, offer, spread=False)
-        if isinstance(lease, Unavailable):
-            blocks.update(lease.blocks)
-            left = rest
-            continue
-        most = next(key.max_pending_batches for _, key in offer if key.key_id == lease.key_id)
-        try:
-            token: str | None = yield ReserveBatch(lease.project, most)
-        except GeneratorExit:
-            raise  # a closed generator cannot yield: the driver settles the lease
-        except BaseException:
-            yield from _settle(call, lease, Outcome(LeaseOutcome.UNSENT), ())
-            raise
-        if token is not None:
-            call.batch = token
-            return lease
-        yield from _settle(call, lease, Outcome(LeaseOutcome.UNSENT), ())
-        pending[lease.project] = max(pending.get(lease.project, 0), most)  # another was faster
-    return None
-
-
-def _record_batches(
-    call: CallState, lease: Lease, reply: Done | StreamEnd | Failed
-) -> Generator[Command, Any, None]:
-    """Record the batches that a response shows, and give a reserved place back.
-
-    It stays reserved where a create without a response may have made a batch.
-    """
-    pending = dict(reply.batches or {}) if isinstance(reply, Done) else {}
-    verdict = call.attempts[-1].verdict if isinstance(reply, Failed) else None
-    token, call.batch = call.batch, ""
-    if token and (verdict is None or verdict.code is not None or not verdict.sent):
-        pending[token] = 0.0
-    if pending:
-        yield UpdateBatches(lease.project, pending)
 
 
 def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Command, Any, None]:
@@ -586,8 +504,6 @@ def _attempt(
         yield from _settle(call, lease, Outcome(LeaseOutcome.ABANDONED, None, end.usage), end.names)
         raise
     yield from _settle(call, lease, outcome, names)
-    if call.batch or getattr(reply, "batches", None):
-        yield from _record_batches(call, lease, reply)
     return reply  # type: ignore[no-any-return]
 
 

@@ -108,8 +108,6 @@ class Candidate:
     weight: float = 1.0
     active: bool = True
     platform: Platform = GEMINI_API
-    max_pending_batches: int = 100
-    """Batches of its project that may be pending at once."""
     usd_per_day: float | None = None
     """The budget of its project for the Pacific day, US dollars; see keys_file.candidates_of."""
     record: str = ""
@@ -322,7 +320,7 @@ class Lease(NamedTuple):
     """The key's project has a budget, so the state must know what the request costs."""
 
 
-IN_USE = frozenset({"batches_full", "concurrency", "probe", "usd_reserved"})
+IN_USE = frozenset({"concurrency", "probe", "usd_reserved"})
 """Reasons of a `Block` that end when another call ends, whatever it used."""
 
 
@@ -331,7 +329,7 @@ class Block(NamedTuple):
 
     reason: str
     """A failure class, or `rpm`, `tpm`, `rpd`, `usd`, `usd_reserved`, `concurrency`, `probe`,
-    `batches_full`, `inactive`."""
+    `inactive`."""
     until: float
     """When it ends, epoch seconds; `inf`: not by itself."""
     waitable: bool = False

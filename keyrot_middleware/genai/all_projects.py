@@ -16,7 +16,6 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Generator
-from contextlib import suppress
 from contextvars import ContextVar
 from secrets import token_hex
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from urllib.parse import parse_qsl, urlencode
 from ..core.flow import CallState
 from ..core.model import CallInfo, Candidate, project_label
 from ..core.usage import parse_object
-from ..errors import KeyrotWarning, warn
+from ..errors import warn_safely
 from ..runtime.pool import Pool
 from ..state.memory import put_bounded
 from .pool_exhausted import key_pool_exhausted
@@ -161,8 +160,7 @@ def _warn_of_skipped(keys: tuple[Candidate, ...], error: BaseException) -> None:
         f"{ids}), none of whose keys is available: {why}"
     )
     _log.warning("%s", text)
-    with suppress(KeyrotWarning):
-        warn(text)
+    warn_safely(text)
 
 
 def _token_of(path: str) -> str:

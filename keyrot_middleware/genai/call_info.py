@@ -11,14 +11,13 @@ from math import inf
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..core.affinity import NEW_BATCH, conversation, parse_path
-from ..core.batches import pending_batches
+from ..core.affinity import conversation, parse_path
 from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
 from ..core.model import GEMINI_API, CallInfo, Platform
 from ..core.request_body import is_certain, read_body
 from ..core.tokens import TokenScale, count_requests
-from ..core.usage import parse_object, parse_token_counts, parse_usage_text
+from ..core.usage import parse_token_counts, parse_usage_text
 from .foreign_errors import facts_from_close, facts_from_error, is_quota_close
 from .redaction import Redact, redact_exception
 
@@ -35,7 +34,6 @@ __all__ = [
     "option",
     "origin_from_url",
     "timeout_s",
-    "with_batches",
     "workload",
 ]
 
@@ -170,15 +168,6 @@ def done_from_response(response: Any, *, in_full: bool) -> Done:
     body = getattr(response, "body", None)
     usage, names = parse_usage_text(body) if in_full else parse_token_counts(body)
     return Done(response, usage, names)
-
-
-def with_batches(done: Done, request: ApiRequest) -> Done:
-    """Return *done* with the batches that the response shows, if the request is about batches."""
-    route = parse_path(request.http_method, request.path)
-    if route.collection != "batches" and route.verb not in NEW_BATCH:
-        return done
-    body = parse_object(getattr(done.response, "body", None))
-    return done._replace(batches=pending_batches(route, route.names, body))
 
 
 def failed_from_error(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:

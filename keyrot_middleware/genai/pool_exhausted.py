@@ -18,7 +18,6 @@ from functools import cache
 from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any
 
-from ..core.batches import BATCHES_FULL
 from ..core.failures import REJECTIONS
 from ..core.model import Block
 from ..errors import rejection_code
@@ -201,8 +200,6 @@ def _reason(block: Block) -> str:
     at = f"{datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"
     if block.reason in REJECTIONS:
         return f"{block.reason}, rejected; replace its value; tried again at {at}"
-    if block.reason == BATCHES_FULL:
-        return f"{block.reason}: max_pending_batches are pending; looked at again at {at}"
     return f"{block.reason} until {at}"
 
 

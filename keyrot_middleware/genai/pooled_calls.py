@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from contextvars import ContextVar
 from math import inf
 from typing import Any
@@ -26,7 +25,7 @@ from ..core.model import (
     Lease,
     Platform,
 )
-from ..errors import KeyrotWarning, warn
+from ..errors import warn_safely
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
@@ -178,8 +177,7 @@ class PooledCalls:
         self._warned.add(host)
         text = f"calls to {host} bypass the pool: it is not in KEYROT_ALLOWED_HOSTS"
         _log.warning("%s", text)
-        with suppress(KeyrotWarning):
-            warn(text)
+        warn_safely(text)
 
 
 def _outside(key: str) -> Candidate:

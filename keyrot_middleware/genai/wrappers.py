@@ -30,7 +30,6 @@ from .call_info import (
     host_from_url,
     option,
     timeout_s,
-    with_batches,
 )
 from .home_key import placeholder_for, platform_of
 from .key_injection import (
@@ -438,11 +437,9 @@ class RequestWrappers:
     def _done(
         self, pooled: _PooledCall, response: Any, lease: Lease, observer: CallObserver | None
     ) -> Done:
-        info = pooled.call.info
-        if info.bound_to_owner:
+        if pooled.call.info.bound_to_owner:
             self._uploads.remember_start(response, lease)
-        done = done_from_response(response, in_full=observer is not None or lease.has_budget)
-        return done if info.counts_in_quota else with_batches(done, pooled.request)
+        return done_from_response(response, in_full=observer is not None or lease.has_budget)
 
     def _pooled_call(
         self, client: Any, args: Any, kwargs: Any, *, stream: bool

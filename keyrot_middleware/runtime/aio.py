@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 from ..core.commands import (
     Acquire,
     Command,
-    CountBatches,
     Done,
     Failed,
     Flow,
@@ -21,19 +20,17 @@ from ..core.commands import (
     RefreshAll,
     RelayStream,
     ReportServing,
-    ReserveBatch,
     Send,
     Settle,
     Sleep,
     StreamEnd,
     StreamOpened,
-    UpdateBatches,
 )
 from ..core.model import IN_USE, Lease, LeaseOutcome, Outcome, Unavailable
 from ..core.waiting import Ticket
 from ..guard import handle_internal_error
 from ..telemetry.observer import CallObserver
-from .sync import SyncDriver, new_batch_token
+from .sync import SyncDriver
 
 __all__ = [
     "AsyncDriver",
@@ -176,31 +173,6 @@ class AsyncDriver(SyncDriver):
             return super()._owner(command)
         return self._call_state_async(state.aget_owner, command.names)
 
-    def _count_batches(self, command: CountBatches) -> Any:
-        if self._pool.state.is_local:
-            return super()._count_batches(command)
-        return self._count_batches_async(command)
-
-    async def _count_batches_async(self, command: CountBatches) -> dict[str, int]:
-        state = self._pool.state
-        return await self._call_state_async(state.acount_batches, command.projects) or {}
-
-    def _reserve_batch(self, command: ReserveBatch) -> Any:
-        if self._pool.state.is_local:
-            return super()._reserve_batch(command)
-        return self._reserve_batch_async(command)
-
-    async def _reserve_batch_async(self, command: ReserveBatch) -> str | None:
-        token, reserve = new_batch_token(), self._pool.state.areserve_batch
-        granted = await self._call_state_async(reserve, command.project, command.most, token)
-        return None if granted is False else token
-
-    def _update_batches(self, command: UpdateBatches) -> Any:
-        state = self._pool.state
-        if state.is_local:
-            return super()._update_batches(command)
-        return self._call_state_async(state.aupdate_batches, command.project, command.pending)
-
     async def _refresh(self, command: Refresh) -> bool:  # type: ignore[override]  # awaited
         return await self._pool.threads.run(partial(super()._refresh, command))
 
@@ -224,9 +196,6 @@ class AsyncDriver(SyncDriver):
         ReportServing: _serving,
         Settle: _settle,
         GetOwner: _owner,
-        CountBatches: _count_batches,
-        ReserveBatch: _reserve_batch,
-        UpdateBatches: _update_batches,
         Refresh: _refresh,
         RefreshAll: _refresh_all,
         Sleep: _sleep,

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,7 +32,7 @@ from ..core.spending import nano_usd
 from ..core.text import standard_key_hint
 from ..core.tokens import TokenScale
 from ..core.waiting import WaitingLines
-from ..errors import KeyrotWarning, warn
+from ..errors import warn_safely
 from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..prices import PriceList
@@ -222,11 +221,10 @@ class Pool:
         if model in self._unpriced or len(self._unpriced) >= MODELS_WARNED:
             return
         self._unpriced.add(model)
-        with suppress(KeyrotWarning):
-            warn(
-                f"no price is known for model {model!r}: its calls do not count in usd_per_day; "
-                "a newer genai-prices may know it"
-            )
+        warn_safely(
+            f"no price is known for model {model!r}: its calls do not count in usd_per_day; "
+            "a newer genai-prices may know it"
+        )
 
     def with_estimates(self, info: CallInfo) -> CallInfo:
         """Return a call as the state counts it, with what it may cost if a key has a budget."""

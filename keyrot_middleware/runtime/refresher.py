@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections.abc import Iterable
 from math import inf
 
 from ..config import Config, reread
-from ..errors import KeyrotError
+from ..errors import KeyrotError, warn_safely
 from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..keys_file import candidates_of, file_version
@@ -105,9 +106,15 @@ class Refresher:
         """Use the keys of *config*."""
         locations, configured = self._stores.locate(config), candidates_of(config.keys)
         require_prices(configured)
+        self._warn_of(set(config.warnings).difference(self._config.warnings))
         self._config = config
         self._pool.configured = configured
         self._pool.secrets.set_locations(locations, LOOKUP_TIMEOUT_S)
+
+    def _warn_of(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            _log.warning("pool %s: %s", self._pool.name, text)
+            warn_safely(text)
 
     def _renew(self) -> None:
         if self._on:

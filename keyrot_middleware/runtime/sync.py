@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from secrets import token_hex
 from typing import Any, ClassVar, Protocol
 
 from ..core.commands import (
     Acquire,
     Command,
-    CountBatches,
     Flow,
     GetOwner,
     GetTime,
@@ -19,12 +17,10 @@ from ..core.commands import (
     RefreshAll,
     RelayStream,
     ReportServing,
-    ReserveBatch,
     Send,
     Settle,
     Sleep,
     StreamEnd,
-    UpdateBatches,
 )
 from ..core.failures import KEY_REJECTIONS
 from ..core.flow import Exhausted
@@ -37,7 +33,6 @@ from .pool import Pool, SystemClock, unreserved_lease
 __all__ = [
     "Stream",
     "SyncDriver",
-    "new_batch_token",
     "run",
     "run_stream",
 ]
@@ -262,17 +257,6 @@ class SyncDriver:
     def _refresh_all(self, _command: RefreshAll) -> bool:
         return self._pool.refresh_all()
 
-    def _count_batches(self, command: CountBatches) -> dict[str, int]:
-        return self._call_state(self._pool.state.count_batches, command.projects) or {}
-
-    def _reserve_batch(self, command: ReserveBatch) -> str | None:
-        token = new_batch_token()
-        args = (command.project, command.most, token)
-        return None if self._call_state(self._pool.state.reserve_batch, *args) is False else token
-
-    def _update_batches(self, command: UpdateBatches) -> None:
-        self._call_state(self._pool.state.update_batches, command.project, command.pending)
-
     def _sleep(self, command: Sleep) -> tuple[float, float]:
         if command.starts_wait:
             self.notify(command)
@@ -309,18 +293,10 @@ class SyncDriver:
         ReportServing: _serving,
         Settle: _settle,
         GetOwner: _owner,
-        CountBatches: _count_batches,
-        ReserveBatch: _reserve_batch,
-        UpdateBatches: _update_batches,
         Refresh: _refresh,
         RefreshAll: _refresh_all,
         Sleep: _sleep,
     }
-
-
-def new_batch_token() -> str:
-    """Return what stands for a batch until it has a name."""
-    return f"new:{token_hex(8)}"
 
 
 def _over(_lease: Lease) -> Any:

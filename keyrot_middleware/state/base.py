@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar, Protocol
@@ -129,29 +129,6 @@ class State(ABC):
         """Record the key of *lease*, which is settled already, as the owner of *names*."""
         self.settle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
 
-    def count_batches(self, projects: Iterable[str]) -> dict[str, int]:
-        """Return how many batches of each project are pending; a backend need not count them."""
-        return dict.fromkeys(projects, 0)
-
-    def reserve_batch(self, project: str, most: int, token: str) -> bool:
-        """Reserve a place for a new batch, if fewer than *most* of the project are pending.
-
-        Args:
-            project: Of the key that sends the batch.
-            most: Of all processes that share the state.
-            token: Stands for the batch for `RESERVED_S`, until it is replaced by its name.
-        """
-        del project, most, token
-        return True
-
-    def update_batches(self, project: str, pending: Mapping[str, float]) -> None:  # noqa: B027
-        """Record how long batches of a project count as pending.
-
-        Args:
-            project: Of the key whose response showed them.
-            pending: Seconds by name, or by the token of a reserved place; 0: it has ended.
-        """
-
     @abstractmethod
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown of *key*, its project and its billing account.
@@ -276,21 +253,6 @@ class State(ABC):
     async def aset_owner(self, lease: Lease, names: Iterable[str]) -> None:
         """Async version of `set_owner`."""
         await self.asettle(without_reservation(lease), Outcome(LeaseOutcome.ABANDONED), names)
-
-    async def acount_batches(self, projects: Iterable[str]) -> dict[str, int]:
-        """Async version of `count_batches`."""
-        work = partial(self.count_batches, projects)
-        return work() if self.is_local else await self._threads.run(work)
-
-    async def areserve_batch(self, project: str, most: int, token: str) -> bool:
-        """Async version of `reserve_batch`."""
-        work = partial(self.reserve_batch, project, most, token)
-        return work() if self.is_local else await self._threads.run(work)
-
-    async def aupdate_batches(self, project: str, pending: Mapping[str, float]) -> None:
-        """Async version of `update_batches`."""
-        work = partial(self.update_batches, project, pending)
-        return work() if self.is_local else await self._threads.run(work)
 
     @cached_property
     def _threads(self) -> StateThreads:

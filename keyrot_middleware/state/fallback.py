@@ -22,7 +22,6 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from ..core.activity import ActivityBatch, ActivityView
-from ..core.batches import RESERVED_S
 from ..core.model import (
     NO_LIMITS,
     NO_USAGE,
@@ -289,26 +288,6 @@ class FallbackState(State):
         owner: tuple[str, str] | None
         owner = self._call_shared(self._shared.get_owner, names, default=None)
         return owner or self._local.get_owner(names)
-
-    def count_batches(self, projects: Iterable[str]) -> dict[str, int]:
-        """Return how many batches are pending; while degraded, those that this process knows."""
-        names = list(projects)
-        found = self._call_shared(self._shared.count_batches, names)
-        return self._local.count_batches(names) if found is _UNREACHABLE else found
-
-    def reserve_batch(self, project: str, most: int, token: str) -> bool:
-        """Reserve a place for a new batch; while degraded, by a share of *most*."""
-        found = self._call_shared(self._shared.reserve_batch, project, most, token)
-        if found is _UNREACHABLE:
-            return self._local.reserve_batch(project, most, token)
-        if found:
-            self._local.update_batches(project, {token: RESERVED_S})
-        return bool(found)
-
-    def update_batches(self, project: str, pending: Mapping[str, float]) -> None:
-        """Record how long batches count as pending; in the shared state maybe later."""
-        self._local.update_batches(project, pending)
-        self._call_or_report(self._shared.update_batches, project, pending)
 
     def reset(self, key: Candidate) -> None:
         """Forget all that blocks this key; the shared state is updated later if unreachable."""

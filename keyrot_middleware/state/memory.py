@@ -16,7 +16,6 @@ from math import inf
 from typing import NamedTuple, TypeVar
 
 from ..core.affinity import owner_lifetime
-from ..core.batches import RESERVED_S
 from ..core.model import (
     NO_LIMITS,
     Block,
@@ -141,9 +140,6 @@ def _end(scope: str, cooldown: Cooldown) -> tuple[float, bool]:
 
 
 MAX_OWNERS = 100_000
-MAX_BATCHES = 1_000
-"""Pending batches of one project."""
-MAX_BATCH_PROJECTS = 10_000
 MAX_BUCKETS = 1_000
 MAX_CLAIMS = 10_000
 SWEEP_AT = 256
@@ -185,8 +181,6 @@ class MemoryState(State):
         self._buckets: OrderedDict[str, str] = OrderedDict()
         self._owners: OrderedDict[str, tuple[tuple[str, str], float]] = OrderedDict()
         """The owner of each stored resource, and until when it is remembered, epoch seconds."""
-        self._batches: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
-        """Until when each batch of a project counts as pending, epoch seconds, by name."""
         self._claims: OrderedDict[str, float] = OrderedDict()
         """Until when each name is taken, epoch seconds."""
         self._spending: dict[str, Spending] = {}
@@ -285,40 +279,6 @@ class MemoryState(State):
         if owner is not None and owner_lifetime(name).renewed:
             self._set_owner(name, owner, now)
         return owner
-
-    def count_batches(self, projects: Iterable[str]) -> dict[str, int]:
-        """Return how many batches are pending; see `State.count_batches`."""
-        with self._lock:
-            now = self._clock()
-            return {project: len(self._pending_batches(project, now)) for project in projects}
-
-    def reserve_batch(self, project: str, most: int, token: str) -> bool:
-        """Reserve a place for a new batch; see `State.reserve_batch`."""
-        with self._lock:
-            now = self._clock()
-            if len(self._pending_batches(project, now)) >= max(1, int(most * self._budget_share)):
-                return False
-            self._set_pending(project, {token: RESERVED_S}, now)
-            return True
-
-    def update_batches(self, project: str, pending: Mapping[str, float]) -> None:
-        """Record how long batches count as pending; see `State.update_batches`."""
-        with self._lock:
-            self._set_pending(project, pending, self._clock())
-
-    def _pending_batches(self, project: str, now: float) -> OrderedDict[str, float]:
-        batches = self._batches.get(project, OrderedDict[str, float]())
-        for name in [name for name, until in batches.items() if until <= now]:
-            del batches[name]
-        return batches
-
-    def _set_pending(self, project: str, pending: Mapping[str, float], now: float) -> None:
-        batches = self._pending_batches(project, now)
-        for name, seconds in pending.items():
-            batches.pop(name, None)
-            if seconds > 0:
-                put_bounded(batches, name, now + seconds, MAX_BATCHES)
-        put_bounded(self._batches, project, batches, MAX_BATCH_PROJECTS)
 
     def reset(self, key: Candidate) -> None:
         """Forget the cooldowns of this key, its project and account, and its learned limits."""

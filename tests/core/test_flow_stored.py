@@ -288,7 +288,8 @@ class TestRejectedHome:
         rig.will("a", invalid())
         for _ in range(2):
             rig.call(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"])
-        assert rig.sent == ["a", "b", "b"]
+        assert rig.sent[:2] == ["a", "b"]
+        assert "a" not in rig.sent[2:]
 
     @pytest.mark.parametrize("verb", ["list", "get", "delete"])
     def test_existing_resources_stay_with_the_home_key(self, verb: str) -> None:

@@ -16,7 +16,6 @@ from support.modes import MODEL, run
 from support.servers import Server, server
 
 import keyrot_middleware
-from keyrot_middleware._install import current_pool
 from keyrot_middleware.testing import FakeGemini, Reply
 
 ALSO_ASYNC = pytest.mark.parametrize("mode", ["sync", "async"])
@@ -48,7 +47,7 @@ def test_new_batches_are_spread_over_the_projects(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
     """Whatever the client's own key; each is polled by the key that made it."""
-    pool("A", "B", "C")
+    pool("A", "B", "C", strategy="fill")
     client = connect(gemini.key("B").value)
     jobs = [create(mode, client) for _ in range(6)]
     assert keys_of(gemini) == ["A", "B", "C"] * 2
@@ -77,8 +76,8 @@ def test_a_failed_key_is_excluded(
 def test_embeddings_too(
     mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:
-    """A batch of embeddings counts like one of answers."""
-    pool("A", "B")
+    """A batch of embeddings takes a turn like one of answers."""
+    pool("A", "B", strategy="fill")
     client = connect()
     source = types.EmbeddingsBatchJobSource(
         inlined_requests=types.EmbedContentBatch(contents="hello")
@@ -90,60 +89,6 @@ def test_embeddings_too(
         else:
             run(client, lambda asked=asked: client.aio.batches.create_embeddings(**asked))
     assert keys_of(gemini) == ["A", "B"]
-
-
-@ALSO_ASYNC
-def test_no_project_gets_more_than_its_cap(
-    mode: str, gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
-    """When all are full the error says why; a batch whose end is seen makes room."""
-    keys = [{"key_id": name, "max_pending_batches": 1} for name in "AB"]
-    pool(*keys, max_wait_s=0)
-    client = connect()
-    first, second = (create(mode, client) for _ in range(2))
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted) as caught:
-        create(mode, client)
-    assert set(caught.value.reasons) == {"A", "B"}
-    assert caught.value.reasons["A"].startswith("batches_full: max_pending_batches are pending")
-    assert "batches_full" in str(caught.value)
-    assert keys_of(gemini) == ["A", "B"]
-    gemini.set_batch(second.name, "SUCCEEDED")
-    get(mode, client, second.name)
-    create(mode, client)
-    client.batches.cancel(name=first.name)
-    create(mode, client)
-    assert keys_of(gemini, verb="batches.create") == ["A", "B", "B", "A"]
-
-
-def test_a_full_pool_is_waited_for(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any], clock: Any
-) -> None:
-    """As for a full window, within the budget."""
-    pool({"key_id": "A", "max_pending_batches": 1}, max_wait_s=20)
-    client = connect()
-    job = create("sync", client)
-    began = clock.time()
-    with pytest.raises(keyrot_middleware.KeyPoolExhausted):
-        create("sync", client)
-    assert 10 < clock.time() - began <= 20
-    client.batches.delete(name=job.name)
-    create("sync", client)
-    assert gemini.count("A", verb="batches.create") == 2
-
-
-def test_a_list_shows_what_others_have_made(
-    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
-) -> None:
-    """Batches that were made without the pool count once they were listed, and are owned."""
-    made = connect(gemini.add_key("A", tier="paid").value)
-    jobs = [create("sync", made) for _ in range(2)]
-    pool("A", "B")
-    client = connect()
-    assert [job.name for job in client.batches.list()] == [job.name for job in jobs]
-    gemini.reset_log()
-    for _ in range(2):
-        create("sync", client)
-    assert keys_of(gemini) == ["B", "B"]
 
 
 def test_googles_own_cap_moves_a_batch_to_another_project(
@@ -276,17 +221,3 @@ def test_the_error_says_whose_key_was_rejected(
         use(client) if mode == "sync" else run(client, lambda: use(client.aio))
     assert "attempt 1 with key B: key_invalid (400), rejected" in caught.value.__notes__[0]
     assert keys_of(gemini) == ["B"]
-
-
-def test_processes_share_the_numbers_of_pending_batches(
-    made: dict[str, str], gemini: FakeGemini, connect: Callable[..., Any]
-) -> None:
-    """The other process has made one with B, so the next two go elsewhere."""
-    client = connect()
-    for _ in range(2):
-        create("sync", client)
-    assert keys_of(gemini) == ["A", "C"]
-    pool = current_pool()
-    assert pool is not None
-    projects = [key.project for key in pool.selector.keys.values()]
-    assert sum(pool.state.count_batches(projects).values()) == 3

@@ -368,7 +368,7 @@ def test_interactions_of_a_developer_client_use_no_express_key(gemini, pool, con
 
 
 def test_new_batches_keep_to_their_platform(gemini, pool, connect) -> None:
-    """The project with the fewest pending batches is one of the platform."""
+    """The project whose turn it is is one of the platform."""
     pool(express("A"), "D", express("B"))
     client = connect()
     for _ in range(3):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import pytest
@@ -40,9 +40,6 @@ ALL = frozenset(
         "record_spending",
         "record_usage",
         "check",
-        "count_batches",
-        "reserve_batch",
-        "update_batches",
     }
 )
 
@@ -121,18 +118,6 @@ class Faulty(State):
     def snapshot(self, candidates: Iterable[Candidate]) -> dict[str, KeyHealth]:
         """Return the snapshot, or fail."""
         return self._do("snapshot", candidates)
-
-    def count_batches(self, projects: Iterable[str]) -> dict[str, int]:
-        """Count, or fail."""
-        return self._do("count_batches", projects)
-
-    def reserve_batch(self, project: str, most: int, token: str) -> bool:
-        """Reserve, or fail."""
-        return self._do("reserve_batch", project, most, token)
-
-    def update_batches(self, project: str, pending: Mapping[str, float]) -> None:
-        """Record, or fail."""
-        self._do("update_batches", project, pending)
 
     def claim(self, name: str, seconds: float) -> float:
         """Claim a name, or fail."""

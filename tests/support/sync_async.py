@@ -114,18 +114,6 @@ class StateClient:
         """Record names after the lease was settled."""
         raise NotImplementedError
 
-    async def count_batches(self, *projects: str) -> dict[str, int]:
-        """Count pending batches."""
-        raise NotImplementedError
-
-    async def reserve_batch(self, project: str, most: int, token: str) -> bool:
-        """Reserve a place for a batch."""
-        raise NotImplementedError
-
-    async def update_batches(self, project: str, **pending: float) -> None:
-        """Record how long batches count as pending."""
-        raise NotImplementedError
-
     async def acquire_lease(self, *keys: Candidate, **more: Any) -> Lease:
         """Acquire a lease; fail where there is none."""
         lease = await self.acquire(*keys, **more)
@@ -173,18 +161,6 @@ class SyncClient(StateClient):
         """Call the state."""
         self.state.set_owner(lease, names)
 
-    async def count_batches(self, *projects: str) -> Any:
-        """Call the state."""
-        return self.state.count_batches(projects)
-
-    async def reserve_batch(self, project: str, most: int, token: str) -> Any:
-        """Call the state."""
-        return self.state.reserve_batch(project, most, token)
-
-    async def update_batches(self, project: str, **pending: float) -> None:
-        """Call the state."""
-        self.state.update_batches(project, pending)
-
 
 class AsyncClient(StateClient):
     """Awaits the async methods."""
@@ -204,15 +180,3 @@ class AsyncClient(StateClient):
     async def set_owner(self, lease: Lease, *names: str) -> None:
         """Call the state."""
         await self.state.aset_owner(lease, names)
-
-    async def count_batches(self, *projects: str) -> Any:
-        """Await the state."""
-        return await self.state.acount_batches(projects)
-
-    async def reserve_batch(self, project: str, most: int, token: str) -> Any:
-        """Await the state."""
-        return await self.state.areserve_batch(project, most, token)
-
-    async def update_batches(self, project: str, **pending: float) -> None:
-        """Await the state."""
-        await self.state.aupdate_batches(project, pending)

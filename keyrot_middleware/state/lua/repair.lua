@@ -69,7 +69,7 @@ local function is_readable(name)
   local record_type = string.match(name, '^(%a+)', #KEYS[1] + 2)
   if type_name == 'none' then
     return true
-  elseif record_type == 'lease' or record_type == 'buckets' or record_type == 'batches' then
+  elseif record_type == 'lease' or record_type == 'buckets' then
     return type_name == 'zset'
   elseif record_type == 'configured' then
     return type_name == 'hash'

@@ -16,13 +16,12 @@ import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any, ClassVar, TypeVar
 
 from ...core.activity import ActivityBatch, ActivityView
 from ...core.affinity import owner_lifetime
-from ...core.batches import PENDING_S, RESERVED_S
 from ...core.model import (
     Block,
     CallInfo,
@@ -39,7 +38,7 @@ from ...core.text import one_line
 from ...core.windows import Cooldown
 from ...forks import after_fork
 from ..base import Holder, KeyHealth, State
-from ..memory import MAX_BATCHES, snapshot
+from ..memory import snapshot
 from . import activity, codec
 from .connections import Connections, RedisStateError, ScriptCall, script
 from .renewals import LeaseRenewals
@@ -200,51 +199,6 @@ class RedisState(State):
         return self._repairing(
             lambda: codec.parse_owner(self._server.commands(commands)[0]), lambda: records
         )
-
-    def count_batches(self, projects: Iterable[str]) -> dict[str, int]:
-        """Return how many batches are pending; see `State.count_batches`.
-
-        Raises:
-            RedisStateError: The server did not respond.
-        """
-        names = list(projects)
-        starts = range(0, len(names), KEYS_PER_SCRIPT)
-        counts = [n for at in starts for n in self._count(names[at : at + KEYS_PER_SCRIPT])]
-        return dict(zip(names, counts, strict=True))
-
-    def _count(self, projects: Sequence[str]) -> Sequence[int]:
-        call = self._script_call("count_batches", map(codec.encode_text, projects))
-        return self._repairing(lambda: self._server.run(call), lambda: self._batches_of(projects))
-
-    def reserve_batch(self, project: str, most: int, token: str) -> bool:
-        """Reserve a place for a new batch; see `State.reserve_batch`.
-
-        Raises:
-            RedisStateError: The server did not respond, or refused.
-        """
-        return self._set_pending(project, {token: RESERVED_S}, most)
-
-    def update_batches(self, project: str, pending: Mapping[str, float]) -> None:
-        """Record how long batches count as pending; see `State.update_batches`.
-
-        Raises:
-            RedisStateError: The server did not respond, or refused.
-        """
-        self._set_pending(project, pending)
-
-    def _set_pending(self, project: str, pending: Mapping[str, float], most: int = -1) -> bool:
-        words = [
-            word
-            for name, seconds in pending.items()
-            for word in (codec.resource_digest(name)[0], seconds)
-        ]
-        args = (codec.encode_text(project), most, MAX_BATCHES, int(PENDING_S), *words)
-        call = self._script_call("update_batches", args)
-        reply = self._repairing(lambda: self._server.run(call), lambda: self._batches_of([project]))
-        return bool(reply)
-
-    def _batches_of(self, projects: Iterable[str]) -> list[str]:
-        return [f"{self._base}:batches:{project}" for project in projects]
 
     def reset(self, key: Candidate) -> None:
         """Forget every cooldown that blocks *key*, and its project's learned limits.

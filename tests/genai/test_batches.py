@@ -91,6 +91,20 @@ def test_embeddings_too(
     assert keys_of(gemini) == ["A", "B"]
 
 
+def test_a_batch_that_another_program_deleted_holds_no_place(
+    gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
+) -> None:
+    """A cap that an older keys.json has is ignored with a warning."""
+    with pytest.warns(keyrot_middleware.KeyrotWarning, match="max_pending_batches of key A is"):
+        pool({"key_id": "A", "max_pending_batches": 1}, max_wait_s=0)
+    client = connect(gemini.key("A").value)
+    job = create("sync", client)
+    with keyrot_middleware.bypass():
+        client.batches.delete(name=job.name)
+    create("sync", client)
+    assert gemini.count("A", verb="batches.create") == 2
+
+
 def test_googles_own_cap_moves_a_batch_to_another_project(
     gemini: FakeGemini, pool: Any, connect: Callable[..., Any]
 ) -> None:

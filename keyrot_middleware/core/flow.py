@@ -214,7 +214,7 @@ class CallState:
     policy: RetryPolicy
     scale: TokenScale
     home: Candidate | None = None
-    """The client's own key, for calls that use stored resources."""
+    """The home key of the client, for calls that use stored resources."""
     started: tuple[float, float] | None = None
     """When the call started, epoch seconds, and a random number in [0, 1)."""
     overload: Overload = field(default_factory=Overload)
@@ -258,6 +258,8 @@ class CallState:
     """The pool's searches for owners; None: the call searches for none."""
     can_get: bool = False
     """Its surface can send a GET of a stored resource in place of the request."""
+    home_is_own: bool = True
+    """The client was made with its home key; else that is only the first key of the pool."""
     guessed_owner: bool = False
     """No key of the owner of its stored resources is known, so the home project's are used."""
 
@@ -321,13 +323,16 @@ def may_use_other_project(
 ) -> bool:
     """Return whether a call that creates a resource may use any key, since its home project cannot.
 
-    It names no stored resource, so any project may own the new one, and the owner is recorded. Keys
-    that are rejected, or a project without storage for a cache, may stay that way.
+    It names no stored resource, so any project may own the new one, and the owner is recorded. For
+    a client with a key of its own the home project must be one that waiting does not help: its keys
+    are rejected, or it has no storage for a cache.
     """
     if call.owner_is_known or any(map(is_certain, call.info.resources)):
         return False
     if call.info.verb in _NOT_CREATING:
         return False
+    if not call.home_is_own:
+        return True
     why = {attempt.key_id: attempt.verdict.failure for attempt in call.attempts}
     why |= {key_id: block.reason for key_id, block in blocks.items()}
     found = {why.get(key.key_id) for key in owner_keys}

@@ -94,18 +94,20 @@ class PooledCalls:
             patience_s: The timeout of the call, seconds, which limits its waits.
         """
         pool = self.pool
+        own = self._own(key, info.platform) if info.bound_to_owner else None
         return CallState(
             info,
             pool.selector,
             pool.policy,
             pool.token_scale,
-            self._home(key, info.platform) if info.bound_to_owner else None,
+            own or (self._home(info.platform) if info.bound_to_owner else None),
             (pool.clock.time(), pool.random()),
             pool.overload,
             pool.waiting_lines,
             patience_s,
             pool.hints,
             searches=pool.owner_searches,
+            home_is_own=own is not None,
         )
 
     def value(self, lease: Lease) -> str | None:
@@ -152,23 +154,24 @@ class PooledCalls:
             error.add_note(note)
         return error
 
-    def _home(self, key: str, platform: Platform) -> Candidate:
-        """Return the home key of a client as a candidate, in the pool or not.
+    def _own(self, key: str, platform: Platform) -> Candidate | None:
+        """Return a client's own key as a candidate, in the pool or not; None if it has none.
 
-        A client may have a key that keys.json marks for the other platform: the pool's own home
-        key takes its place.
+        A key that keys.json marks for the other platform counts as none.
         """
-        keys, key_id = self.pool.selector.keys, None
-        if is_key(key):
-            key_id = self.pool.secrets.key_id_for(key)
-            own = keys.get(key_id) if key_id is not None else None
-            if own is None or own.platform == platform:
-                return own or _outside(key)
+        if not is_key(key):
+            return None
+        key_id = self.pool.secrets.key_id_for(key)
+        own = self.pool.selector.keys.get(key_id) if key_id is not None else None
+        if own is not None and own.platform != platform:
+            return None
+        return own or _outside(key)
+
+    def _home(self, platform: Platform) -> Candidate:
+        """Return the home key of clients without a key of their own, as a candidate."""
         key_id = self.pool.home_id_for(platform)
-        candidate = keys.get(key_id) if key_id is not None else None
-        if candidate is not None:
-            return candidate
-        return _outside("")
+        found = self.pool.selector.keys.get(key_id) if key_id is not None else None
+        return found or _outside("")
 
     def _warn_of_host(self, host: str) -> None:
         """Warn once that calls to a host bypass the pool; the warning cannot fail the call."""

@@ -308,3 +308,24 @@ class TestRejectedHome:
         batch = self.UPLOAD._replace(verb="batchGenerateContent", resources=("files/x",))
         assert rig.failing(batch, rig.selector.keys["a"]).last is reply.error
         assert rig.sent == ["a"]
+
+    @pytest.mark.parametrize("is_own", [True, False])
+    def test_a_project_that_is_busy_is_left_by_clients_without_a_key(self, is_own: bool) -> None:
+        """A client with a key of its own waits for it; for others any project is as good."""
+        rig, reply = three(max_wait_s=0), minute("90s")
+        rig.will("a", reply)
+        rig.home_is_own = is_own
+        if is_own:
+            assert rig.failing(self.UPLOAD, rig.selector.keys["a"]) is reply.error
+        else:
+            assert rig.call(self.UPLOAD, rig.selector.keys["a"]) == "answer"
+        assert rig.sent == (["a"] if is_own else ["a", "b"])
+
+    @pytest.mark.parametrize("verb", ["list", "get", "delete"])
+    def test_a_busy_project_keeps_what_it_has(self, verb: str) -> None:
+        """Only a create goes on to another project."""
+        rig, reply = three(max_wait_s=0), minute("90s")
+        rig.will("a", reply)
+        rig.home_is_own = False
+        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]) is reply.error
+        assert rig.sent == ["a"]

@@ -1,4 +1,4 @@
-"""A rejected first key: clients without a key of their own create resources with another key."""
+"""The first key is rejected or exhausted: clients without a key create things with another one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from google.genai import types
+from google.genai import errors, types
 from support.modes import MODEL, ask_async, ask_sync, run
 
 from keyrot_middleware.testing import Reply
@@ -66,6 +66,37 @@ def test_the_same_asynchronously(kind, gemini, pool, connect) -> None:
 
     run(client, create)
     assert gemini.sent("A") == 1
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("kind", CREATES)
+def test_an_exhausted_first_key_is_replaced_too(kind, mode, gemini, pool, connect) -> None:
+    """A 429 of the first key: the next one creates it, and what was created is found there."""
+    skip_where_unsupported(kind)
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    client = connect()
+
+    async def create() -> Any:
+        return await CREATES[kind](client.aio)
+
+    made = [CREATES[kind](client) if mode == "sync" else run(client, create) for _ in range(2)]
+    assert gemini.sent("A") == 1
+    gemini.reset_log()
+    if kind == "file":
+        client.files.get(name=made[0].name)
+        assert gemini.log[-1].key == "B"
+
+
+@pytest.mark.parametrize("kind", ["file", "cache"])
+def test_an_exhausted_key_of_the_client_is_not_replaced(kind, gemini, pool, connect) -> None:
+    """Its program may expect the new resource in that project."""
+    pool("A", "B", strategy="fill", max_wait_s=0)
+    gemini.always("A", Reply.QUOTA_MINUTE)
+    client = connect(gemini.key("A").value)
+    with pytest.raises(errors.ClientError, match="429"):
+        CREATES[kind](client)
+    assert gemini.sent("B") == 0
 
 
 def test_the_owner_of_a_new_resource_is_recorded(gemini, pool, connect) -> None:

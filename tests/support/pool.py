@@ -100,6 +100,7 @@ class Rig:
         self.policy = RetryPolicy(**policy)
         self.clock = FakeClock()
         self.random = 0.0
+        self.home_is_own = True
         self.sent: list[str] = []
         self.slept: list[float] = []
         self.script: dict[str, deque[Any]] = defaultdict(deque)
@@ -160,7 +161,11 @@ class Rig:
     def make(self, info: CallInfo = INFO, home: Candidate | None = None) -> CallState:
         """Make a call."""
         pool = self.pool
-        shared = {"overload": pool.overload, "waiting_lines": pool.waiting_lines}
+        shared: dict[str, Any] = {
+            "overload": pool.overload,
+            "waiting_lines": pool.waiting_lines,
+            "home_is_own": self.home_is_own,
+        }
         return CallState(info, self.selector, self.policy, pool.token_scale, home, **shared)
 
     def call(self, info: CallInfo = INFO, home: Candidate | None = None) -> Any:

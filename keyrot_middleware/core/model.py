@@ -40,6 +40,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "project_label",
+    "smaller_limit",
 ]
 
 HOME = "home:"
@@ -91,6 +92,13 @@ class Limits(NamedTuple):
 
 
 NO_LIMITS = Limits()
+
+
+def smaller_limit(configured: int | None, learned: int | None) -> int | None:
+    """Return the limit in force: the smaller one, since a configured limit is a cap."""
+    if configured is None or learned is None:
+        return learned if configured is None else configured
+    return min(configured, learned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from math import ceil, inf
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope
+from .model import NO_LIMITS, Block, Candidate, Lease, Limits, Scope, smaller_limit
 
 __all__ = [
     "AHEAD_S",
@@ -638,14 +638,14 @@ class QuotaWindows(ClockMinute):
         return near_boundary
 
     def limits(self, configured: Limits) -> Limits:
-        """Return the limits in force: learned limits override *configured* ones."""
+        """Return the limits in force: of *configured* and learned limits the smaller ones."""
         learned = self.learned
         if learned is NO_LIMITS:
             return configured
         return Limits(
-            configured.rpm if learned.rpm is None else learned.rpm,
-            configured.tpm if learned.tpm is None else learned.tpm,
-            configured.rpd if learned.rpd is None else learned.rpd,
+            smaller_limit(configured.rpm, learned.rpm),
+            smaller_limit(configured.tpm, learned.tpm),
+            smaller_limit(configured.rpd, learned.rpd),
             configured.max_concurrency,
         )
 

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import NamedTuple, TypedDict
 
 from ..core.availability import AVAILABLE, Availability, KeyState, availability
-from ..core.model import Block, CallInfo, Candidate, Platform, project_label
+from ..core.model import Block, CallInfo, Candidate, Platform, project_label, smaller_limit
 from ..core.text import utc
 from ..state.base import KeyHealth, State, Used
 from ..telemetry.metrics import KeySnapshot, QuotaUtilization
@@ -223,12 +223,12 @@ def levels(pool: Pool) -> list[KeySnapshot]:
 
 
 def quota_utilization(key: Candidate, used: Used) -> list[QuotaUtilization]:
-    """Pair each known limit with its use; what Google reported beats the keys file."""
+    """Pair each known limit with its use."""
     have = (used.requests_minute, used.tokens_minute, used.requests_day)
     rows = zip(("rpm", "tpm", "rpd"), have, used.limits[:3], key.limits[:3], strict=True)
     found = []
     for name, count, learned, configured in rows:
-        limit = configured if learned is None else learned
+        limit = smaller_limit(configured, learned)
         if limit is not None:
             found.append(QuotaUtilization(used.bucket, name, count / limit if limit > 0 else 1.0))
     return found

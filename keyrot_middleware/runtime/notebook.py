@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from ..core.model import smaller_limit
 from ..core.text import one_line
 
 __all__ = ["NotebookDict"]
@@ -53,7 +54,7 @@ def _used(model: str, key: Mapping[str, Any]) -> str:
     used, limits = key["used"][model], key["limits"]
     counts = []
     for field, name in LIMIT_OF.items():
-        limit = used["learned"].get(name, limits.get(name))
+        limit = smaller_limit(limits.get(name), used["learned"].get(name))
         counts.append(f"{used[field]:,}{f'/{limit:,}' if limit is not None else ''} {name}")
     return f"{model or 'any model'}: {', '.join(counts)}"
 

@@ -31,6 +31,7 @@ from ..core.model import (
     Scope,
     Verdict,
     project_label,
+    smaller_limit,
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
@@ -500,8 +501,8 @@ def _windows(configured: Limits, used: Used) -> dict[str, dict[str, Any]]:
     for name, amount, learned, own in zip(
         ("rpm", "tpm", "rpd"), amounts, used.limits[:3], configured[:3], strict=True
     ):
-        source = "learned" if learned is not None else "configured" if own is not None else None
-        limit = own if learned is None else learned
+        limit = smaller_limit(own, learned)
+        source = None if limit is None else "configured" if limit == own else "learned"
         found[name] = {"used": amount, "limit": limit, "source": source}
     return found
 

@@ -107,6 +107,22 @@ def test_a_learned_limit_is_kept(gemini, pool, connect, clock) -> None:
     assert (gemini.count(status=429), gemini.count()) == (0, 5)
 
 
+def test_a_configured_limit_is_a_cap(gemini, pool, connect, clock) -> None:
+    """The 429 names 5, since somebody else uses the project; the file says 2, and 2 are sent."""
+    gemini.add_key("A", rpm=5)
+    pool({"key_id": "A", "rpm": 2}, max_wait_s=0)
+    client = connect(gemini.key("A").value)
+    with keyrot_middleware.bypass():
+        for _ in range(5):  # in this thread: others do not inherit it
+            ask("sync", client)
+    calls("sync", client, 1)
+    assert gemini.count(status=429) == 1
+    clock.advance(60)
+    gemini.reset_log()
+    assert served(calls("sync", client, 12)) == 2
+    assert gemini.count() == 2
+
+
 def test_limits_are_per_model(gemini, pool, connect) -> None:
     """An exhausted model does not delay another."""
     pool({"key_id": "A", "rpm": 2}, max_wait_s=0)

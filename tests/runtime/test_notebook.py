@@ -32,7 +32,8 @@ def parsed(html: str) -> _Tags:
 
 
 def key(**values: Any) -> dict[str, Any]:
-    usage = {"requests_minute": 3, "tokens_minute": 1200, "requests_day": 7, "learned": {"rpm": 5}}
+    learned = {"rpm": 5, "rpd": 50}
+    usage = {"requests_minute": 3, "tokens_minute": 1200, "requests_day": 7, "learned": learned}
     return {
         "state": "available",
         "available": True,
@@ -63,7 +64,7 @@ def test_a_notebook_shows_a_row_for_each_key(pool: Any) -> None:
 
 
 def test_used_of_limit_and_the_time_are_shown() -> None:
-    """A learned limit beats a configured one, and an unknown limit is omitted."""
+    """Of a learned and a configured limit the smaller is shown, and an unknown one is omitted."""
     limited = key(state="limited", available=False, available_at="2026-11-26T12:31:00Z")
     html = NotebookDict(installed=True, pool="p", keys={"A": limited})._repr_html_()
     assert "gemini-2.5-flash: 3/5 rpm, 1,200 tpm, 7/20 rpd" in html

@@ -112,6 +112,14 @@ def test_windows_name_their_limit_and_where_it_comes_from() -> None:
     assert used["rpd"] == {"used": 1, "limit": None, "source": None}
 
 
+def test_a_configured_limit_below_the_learned_one_is_shown() -> None:
+    """It is the one that holds."""
+    rig = Rig(key("a", Limits(rpm=2)), max_wait_s=0)
+    rig.will("a", minute("20s", value=5))
+    rig.failing()
+    assert row(rig, "a")["used"][MODEL]["rpm"] == {"used": 1, "limit": 2, "source": "configured"}
+
+
 @pytest.mark.parametrize(
     ("reply", "state", "sentence"),
     [

@@ -59,9 +59,9 @@ CANDIDATES = st.lists(
 ).map(lambda offers: tuple(sorted(offers, key=lambda offer: offer[0])))
 LEARNED = st.builds(
     Limits,
-    rpm=st.sampled_from([None, None, 0, 3]),
+    rpm=st.sampled_from([None, None, 0, 3, 6]),  # smaller and larger than those of KEYS
     tpm=st.sampled_from([None, None, 60]),
-    rpd=st.sampled_from([None, None, 7]),
+    rpd=st.sampled_from([None, None, 7, 20]),
     max_concurrency=st.none(),
 )
 VERDICTS = st.builds(

@@ -9,7 +9,7 @@ import pytest
 from support.pool import INFO, key
 from support.sync_async import ABANDONED, UNSENT, StateClient, failed, used
 
-from keyrot_middleware.core.model import Limits, Scope, Unavailable
+from keyrot_middleware.core.model import CallInfo, Limits, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
 from keyrot_middleware.testing import FakeClock
 
@@ -185,7 +185,7 @@ async def test_each_model_has_its_own_budget(client: StateClient) -> None:
     assert await client.granted(one, info=INFO._replace(model="gemini-2.5-pro")) == 5
 
 
-async def test_learned_limits_beat_configured_ones_for_a_day(
+async def test_a_smaller_learned_limit_holds_for_a_day(
     client: StateClient, clock: FakeClock
 ) -> None:
     """`quotaValue` applies to the whole project, and expires after a day."""
@@ -200,6 +200,23 @@ async def test_learned_limits_beat_configured_ones_for_a_day(
     assert await client.granted(two) == 4
     clock.advance(DAY_S)
     assert await client.granted(one) == 100
+
+
+@pytest.mark.parametrize(
+    ("own", "learned", "info"),
+    [
+        (Limits(rpm=2), Limits(rpm=5), INFO),
+        (Limits(rpd=2), Limits(rpd=5), INFO),
+        (Limits(tpm=20), Limits(tpm=50), INFO._replace(tokens=10)),
+        (Limits(rpm=2, rpd=50), Limits(rpm=9, rpd=5), INFO),
+    ],
+)
+async def test_a_configured_limit_is_a_cap(
+    client: StateClient, own: Limits, learned: Limits, info: CallInfo
+) -> None:
+    """A larger limit that Google names lets nothing more through: somebody else may use it too."""
+    await client.fails(key("a", own), failed(Scope.NONE, learned=learned), info=info)
+    assert await client.granted(key("a", own), info=info) == 1
 
 
 async def test_a_limit_is_learned_from_a_failure_without_a_scope(client: StateClient) -> None:

@@ -86,12 +86,13 @@ def test_utilization_of_each_limit() -> None:
     assert gauges.by(USED, *names) == share
 
 
-def test_a_learned_limit_beats_the_files() -> None:
-    """The 429 of a minute named five requests; the file had ten."""
+@pytest.mark.parametrize(("own", "used"), [(10, 0.2), (2, 0.5)])
+def test_the_smaller_of_both_limits_holds(own: int, used: float) -> None:
+    """The 429 of a minute named five requests; the file has more, or less."""
     gauges = RecordedGauges(a_limited=[minute(9)])
-    gauges.limit("a_limited", Limits(rpm=10))
+    gauges.limit("a_limited", Limits(rpm=own))
     gauges.scripted.run()
-    assert gauges.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(0.2)
+    assert gauges.by(USED, "keyrot.key.id")["a_limited"] == pytest.approx(used)
 
 
 def test_a_limit_of_zero_is_used_up() -> None:

@@ -27,9 +27,12 @@ local DEFAULTS = { 1, -1, -1, -1, -1 }
 local now, now_text = clock(test_clock)
 local active_scopes -- the scopes of this call, if any candidate has a cooldown record
 
--- Return the limit in force: learned limits override configured ones; nil if unknown.
+-- Return the limit in force: of the configured and the learned one the smaller; nil if unknown.
 local function limit(q, learned, configured)
-  local value = q[LEARNED_UNTIL] and q[learned] >= 0 and q[learned] or configured
+  local value = q[LEARNED_UNTIL] and q[learned] or -1
+  if value < 0 or (configured >= 0 and configured < value) then
+    value = configured
+  end
   return value >= 0 and value or nil
 end
 

@@ -400,6 +400,11 @@ RULES: tuple[Rule, ...] = (
         until=for_a_day,
     ),
     Rule(
+        name="model_not_found",
+        codes=(404,),
+        text=_text(r"^(?:models/\S{1,200} is|Publisher Model \S{1,300}(?: was)?) not found\b"),
+    ),
+    Rule(
         name="location",
         codes=(400,),
         text=_text(

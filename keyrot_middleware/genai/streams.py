@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -19,15 +19,25 @@ __all__ = ["AsyncChunks", "Chunks", "open_async", "open_sync"]
 class _Account:
     """What sync and async streams share: the ledger, and the reading of failures."""
 
-    def __init__(self, inner: Any, first: Any, response: Any, redact: Redact) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        first: Any,
+        response: Any,
+        redact: Redact,
+        on_body: Callable[[object], None] | None,
+    ) -> None:
         self._inner = inner
         self._first = first
         self._response = response
         self._redact = redact
+        self._on_body = on_body
         self._ledger = StreamLedger()
 
     def _count(self, chunk: Any) -> Any:
         self._ledger.feed(chunk.body)
+        if self._on_body is not None:
+            self._on_body(chunk.body)
         return chunk
 
     def end(self, error: Exception | None) -> StreamEnd:
@@ -75,26 +85,43 @@ class AsyncChunks(_Account):
         await _aclose(self._inner, self._response)
 
 
-def open_sync(inner: Any, send: KeyInjection, redact: Redact) -> StreamOpened | Failed:
-    """Read the first chunk: before it arrives, another key may still serve the call."""
+def open_sync(
+    inner: Any,
+    send: KeyInjection,
+    redact: Redact,
+    on_body: Callable[[object], None] | None = None,
+) -> StreamOpened | Failed:
+    """Read the first chunk: before it arrives, another key may still serve the call.
+
+    Args:
+        inner: The stream.
+        send: Its key.
+        redact: Redacts keys in errors.
+        on_body: Called with the text of each chunk.
+    """
     handled = sys.exception()
     try:
         first = next(inner, None)
     except Exception as error:
         _close(inner, send.response)  # the next attempt needs a connection too
         return failed_from_error(error, redact, handled)
-    return StreamOpened(Chunks(inner, first, send.response, redact))
+    return StreamOpened(Chunks(inner, first, send.response, redact, on_body))
 
 
-async def open_async(inner: Any, send: KeyInjection, redact: Redact) -> StreamOpened | Failed:
-    """Read the first chunk: before it arrives, another key may still serve the call."""
+async def open_async(
+    inner: Any,
+    send: KeyInjection,
+    redact: Redact,
+    on_body: Callable[[object], None] | None = None,
+) -> StreamOpened | Failed:
+    """Async version of `open_sync`."""
     handled = sys.exception()
     try:
         first = await anext(inner, None)
     except Exception as error:
         await _aclose(inner, send.response)  # the next attempt needs a connection too
         return failed_from_error(error, redact, handled)
-    return StreamOpened(AsyncChunks(inner, first, send.response, redact))
+    return StreamOpened(AsyncChunks(inner, first, send.response, redact, on_body))
 
 
 def _close(inner: Any, response: Any) -> None:

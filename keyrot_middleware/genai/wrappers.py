@@ -7,17 +7,33 @@ the pool has keys for it, a host that is not allowed, a key header of the caller
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..core.commands import Done, Failed, StreamOpened
+from ..core.error_body import parse_error
 from ..core.flow import CallState, Exhausted, call_flow
 from ..core.model import GEMINI_API, Lease, Platform
-from ..core.model_fallback import fallback_call, may_fall_back, replace_model, tried_note
+from ..core.model_fallback import (
+    SignedModels,
+    fallback_call,
+    is_missing,
+    may_fall_back,
+    replace_model,
+    response_signatures,
+    stay_note,
+    tried_note,
+    with_model,
+)
+from ..core.text import one_line
+from ..errors import warn_safely
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
+from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver
 from .all_projects import PageRequest, ProjectLists, is_unavailable
@@ -52,6 +68,8 @@ __all__ = [
     "RequestWrappers",
     "keyless",
 ]
+
+_log = logging.getLogger("keyrot_middleware")
 
 # What is patched below the four request methods: which key a client and its requests have ------
 #
@@ -163,17 +181,73 @@ class _PooledCall(NamedTuple):
         return self.request.http_method, self.request.path, body, self.options
 
 
+_QUOTED = 300
+"""Characters of Google's message in a warning."""
+
+
+class _Chains:
+    """What the requests of a pool have shown about the models of its chains."""
+
+    __slots__ = ("_missing", "_pool", "signed")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.signed = SignedModels()
+        self._missing: set[str] = set()
+        """Models that were warned of."""
+
+    @property
+    def next_models(self) -> Mapping[str, str]:
+        """The model after each model."""
+        return self._pool.next_models
+
+    def now(self) -> float:
+        """Return the time, epoch seconds."""
+        return self._pool.clock.time()
+
+    def record_signatures(self, model: str, body: object) -> None:
+        """Remember the model of the thought signatures in a response."""
+        if found := response_signatures(body):
+            self.signed.record(found, model, self.now())
+
+    def warn_of_missing(self, call: CallState, error: Exception) -> None:
+        """Warn once of a model that Google does not have."""
+        model = call.info.model
+        if model in self._missing or not is_missing(call):
+            return
+        self._missing.add(model)
+        after = self.next_models.get(model)
+        then = f"requests go on to {after}" if after else "it is the last of its chain"
+        body = getattr(error, "details", None)
+        why = one_line(parse_error(404, body, None, self.now()).message)
+        text = (
+            f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "
+            f"Google answers 404: {why[:_QUOTED]}"
+        )
+        _log.warning("%s", text)
+        warn_safely(text)
+
+
 class _Models:
     """The models of one request, tried one after the other."""
 
-    __slots__ = ("_error", "_next_models", "pooled")
+    __slots__ = ("_chains", "_error", "_stays_with", "pooled")
 
-    def __init__(self, pooled: _PooledCall, next_models: Mapping[str, str]) -> None:
+    def __init__(self, pooled: _PooledCall, chains: _Chains) -> None:
         self.pooled = pooled
         """The request to the current model."""
-        self._next_models = next_models
+        self._chains = chains
         self._error: Exception | None = None
         """That of the first model."""
+        self._stays_with: str | None = None
+        """The model whose thought signatures the request carries."""
+        body, call = pooled.request.request_dict, pooled.call
+        if isinstance(body, dict):
+            contents, following = body.get("contents"), chains.next_models
+            model = chains.signed.model_for(call.info, contents, following, chains.now())
+            self._stays_with = model
+            if model not in (None, call.info.model) and self._set_path(model):
+                call.info = with_model(call, model)
 
     def __enter__(self) -> _Models:
         return self
@@ -189,15 +263,26 @@ class _Models:
             self._error = error
         else:
             error.__traceback__ = None  # not seen by the program; see `__exit__`
-        call, request = self.pooled.call, self.pooled.request
-        model = self._next_models.get(call.info.model)
-        if model is None or not may_fall_back(call):
+        call = self.pooled.call
+        self._chains.warn_of_missing(call, error)
+        if not may_fall_back(call):
             return False
-        path = replace_model(request.path, call.info.model, model)
+        if self._stays_with is not None:
+            self._error.add_note(stay_note(self._stays_with))
+            return False
+        model = self._chains.next_models.get(call.info.model)
+        if model is None or not self._set_path(model):
+            return False
+        self.pooled = self.pooled._replace(call=fallback_call(call, model))
+        return True
+
+    def _set_path(self, model: str) -> bool:
+        """Send the request to another model; return False if its path does not name the model."""
+        request = self.pooled.request
+        path = replace_model(request.path, self.pooled.call.info.model, model)
         if path is None:
             return False
-        request = request._replace(path=path)
-        self.pooled = self.pooled._replace(request=request, call=fallback_call(call, model))
+        self.pooled = self.pooled._replace(request=request._replace(path=path))
         return True
 
     def take_error(self) -> Exception:
@@ -205,7 +290,7 @@ class _Models:
         error, self._error = self._error, None
         assert error is not None  # noqa: S101 - narrows the type; a model has just failed
         info = self.pooled.call.info
-        if info.models_tried:
+        if info.models_tried and self._stays_with is None:
             error.add_note(tried_note((*info.models_tried, info.model)))
         return error
 
@@ -225,6 +310,7 @@ class RequestWrappers:
         self._calls = calls
         self._uploads = uploads
         self._lists = ProjectLists(calls.pool)
+        self._chains = _Chains(calls.pool)
         self._patcher = keep_patches
 
     def request(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
@@ -236,7 +322,7 @@ class RequestWrappers:
             if self._is_list(pooled):
                 return self._list(wrapped, pooled)
             return self._request(wrapped, pooled)
-        with _Models(pooled, self._pool.next_models) as models:
+        with _Models(pooled, self._chains) as models:
             while True:
                 try:
                     return self._request(wrapped, models.pooled)
@@ -319,7 +405,7 @@ class RequestWrappers:
             return wrapped(*pooled[0], **pooled[1])
         if pooled.call.info.model not in self._pool.next_models:
             return self._stream(wrapped, pooled)
-        return self._stream_of_models(wrapped, _Models(pooled, self._pool.next_models))
+        return self._stream_of_models(wrapped, _Models(pooled, self._chains))
 
     def _stream_of_models(
         self, wrapped: Callable[..., Any], models: _Models
@@ -343,7 +429,7 @@ class RequestWrappers:
         def send(lease: Lease) -> StreamOpened | Failed:
             with self._injection(lease, pooled) as injection:
                 inner = wrapped(*pooled.copy_arguments(injection))
-                return open_sync(inner, injection, redact)
+                return open_sync(inner, injection, redact, self._on_body(pooled))
 
         driver = sync.SyncDriver(self._pool, pooled.call.info, send, self._observe(pooled))
         try:
@@ -365,7 +451,7 @@ class RequestWrappers:
             if self._is_list(pooled):
                 return await self._async_list(wrapped, pooled)
             return await self._async_request(wrapped, pooled)
-        with _Models(pooled, self._pool.next_models) as models:
+        with _Models(pooled, self._chains) as models:
             while True:
                 try:
                     return await self._async_request(wrapped, models.pooled)
@@ -404,7 +490,7 @@ class RequestWrappers:
             return await wrapped(*pooled[0], **pooled[1])  # type: ignore[no-any-return]
         if pooled.call.info.model not in self._pool.next_models:
             return await self._async_stream(wrapped, pooled)
-        with _Models(pooled, self._pool.next_models) as models:
+        with _Models(pooled, self._chains) as models:
             while True:
                 try:
                     return await self._async_stream(wrapped, models.pooled)
@@ -425,7 +511,7 @@ class RequestWrappers:
                     inner = await wrapped(*pooled.copy_arguments(injection))
             except Exception as error:
                 return failed_from_error(error, redact, handled)
-            return await open_async(inner, injection, redact)
+            return await open_async(inner, injection, redact, self._on_body(pooled))
 
         driver = aio.AsyncDriver(self._pool, pooled.call.info, send, self._observe(pooled))
         try:
@@ -439,7 +525,14 @@ class RequestWrappers:
     ) -> Done:
         if pooled.call.info.bound_to_owner:
             self._uploads.remember_start(response, lease)
+        if (on_body := self._on_body(pooled)) is not None:
+            on_body(response.body)
         return done_from_response(response, in_full=observer is not None or lease.has_budget)
+
+    def _on_body(self, pooled: _PooledCall) -> Callable[[object], None] | None:
+        """Return what reads the responses of a request that went on to another model."""
+        info = pooled.call.info
+        return partial(self._chains.record_signatures, info.model) if info.models_tried else None
 
     def _pooled_call(
         self, client: Any, args: Any, kwargs: Any, *, stream: bool

@@ -206,7 +206,7 @@ MODEL_FALLBACKS = Metric(
     "keyrot.call.model_fallbacks",
     MetricKind.COUNTER,
     "{call}",
-    "Calls that went on to another model, since no key could serve theirs.",
+    "Calls to another model of a chain than the requested one.",
     (semconv.POOL, semconv.GEN_AI_REQUEST_MODEL, semconv.FALLBACK_FROM),
 )
 COOLDOWNS = Metric(

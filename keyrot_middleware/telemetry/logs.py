@@ -54,7 +54,7 @@ class LogObserver:
     def observe(self, info: CallInfo) -> CallObserver | None:
         """Log each step of a call, if DEBUG is enabled; that it goes to another model, at INFO."""
         if info.models_tried:
-            text = "stands in for %s, which no key can serve now"
+            text = "stands in for %s"
             _log_call(self._pool, info, logging.INFO, text, info.models_tried[-1])
         return _StepLogger(self._pool, info) if _logger.isEnabledFor(logging.DEBUG) else None
 

@@ -51,19 +51,25 @@ class ModelAnswers:
         function_args: The arguments of function calls; None makes them from the schema.
         thoughts: The `thoughtsTokenCount`.
         continuations: How many continuation tokens were issued; makes each unique.
+        signs_thoughts: Parts have a thought signature of their model.
+        signatures: How many of them were issued; makes each unique.
     """
 
     answer: ModelAnswer | Callable[[dict[str, Any]], ModelAnswer] | None = None
     function_args: dict[str, Any] | None = None
     thoughts: int = 5
     continuations: int = 0
+    signs_thoughts: bool = False
+    signatures: int = 0
 
     def generate(self, request: FakeRequest, *, continues: bool = False) -> dict[str, Any]:
         """Return a whole GenerateContentResponse."""
         content = self._content(request)
         if isinstance(content, dict) and "candidates" in content:
             return {**self._response_metadata(request, content), **content}
-        part = {"text": content} if isinstance(content, str) else content
+        part = {"text": content} if isinstance(content, str) else dict(content)
+        if self.signs_thoughts:
+            part["thoughtSignature"] = self._sign(request.route.model)
         candidate = self._candidate(part)
         if continues:
             candidate |= self._continuation(request)
@@ -80,7 +86,8 @@ class ModelAnswers:
             return [whole]
         last = whole["candidates"][0]
         chunks = [self._part_chunk(request, whole, pieces, upto) for upto in range(1, len(pieces))]
-        final = {**last, "content": {"role": "model", "parts": [{"text": pieces[-1]}]}}
+        part = {**last["content"]["parts"][0], "text": pieces[-1]}
+        final = {**last, "content": {"role": "model", "parts": [part]}}
         return [*chunks, {**whole, "candidates": [final]}]
 
     def embedding(self, request: FakeRequest) -> dict[str, Any]:
@@ -175,6 +182,19 @@ class ModelAnswers:
         content = {"role": "model", "parts": [part]}
         return {"content": content, "finishReason": "STOP", "index": 0}
 
+    def has_foreign_signature(self, request: FakeRequest) -> bool:
+        """Return whether a request carries a thought signature that another model made."""
+        contents = request.body.get("contents")
+        parts = [part for one in contents or () for part in one.get("parts") or ()]
+        found = (get_field(part, "thoughtSignature") for part in parts)
+        return self.signs_thoughts and any(
+            _signer(signature) != request.route.model for signature in found if signature
+        )
+
+    def _sign(self, model: str) -> str:
+        self.signatures += 1
+        return base64.b64encode(f"{model}/{self.signatures}".encode()).decode()
+
     def _continuation(self, request: FakeRequest) -> dict[str, str]:
         self.continuations += 1
         token = base64.b64encode(f"{request.label}/{self.continuations}".encode()).decode()
@@ -202,6 +222,13 @@ class ModelAnswers:
         usage = self._usage(request, upto)
         content = {"role": "model", "parts": [part]}
         return {**whole, "usageMetadata": usage, "candidates": [{"content": content, "index": 0}]}
+
+
+def _signer(signature: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(signature.replace("+", "-")).decode().partition("/")[0]
+    except ValueError:
+        return ""
 
 
 def _estimate_tokens(text: str) -> int:

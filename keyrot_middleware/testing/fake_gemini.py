@@ -247,6 +247,10 @@ class FakeGemini:
         """Set the `thoughtsTokenCount` of answers; 5 by default."""
         self._service.answers.thoughts = count
 
+    def sign_thoughts(self, sign: bool = True) -> None:
+        """Give answers a `thoughtSignature`, and answer 400 to a model that gets another's."""
+        self._service.answers.signs_thoughts = sign
+
     # What is stored.
 
     def add_file(self, label: str, data: bytes, name: str = "") -> str:

@@ -469,6 +469,8 @@ class Service:
     def _response_value(self, request: FakeRequest, reply: Scripted, http: HttpRequest) -> Any:
         verb = request.route.verb
         if verb in GENERATE_VERBS:
+            if self.answers.has_foreign_signature(request):
+                return Reply.THOUGHT_SIGNATURE
             answer = self.answers.chunks if verb in STREAMS else self.answers.generate
             return answer(request, continues=reply.continues)
         if verb in ("interactions.create", "interactions.get"):

@@ -282,7 +282,18 @@ GROUPS = [
         ("conflict", 409, None),
         ("a Live setup", 1007, "The requested combination of response modalities is not"),
     ),
-    _of("not_found", RAISE, ("no such model", 404, g.NO_MODEL), ("no such path", 404, _text(""))),
+    _of(
+        "model_not_found",
+        RAISE,
+        ("no such model", 404, g.NO_MODEL),
+        (
+            "no such model, Vertex AI",
+            404,
+            _missing("Publisher Model `x/models/y` was not found or"),
+        ),
+        ("no such model, older", 404, _missing("Publisher Model `x/models/y` not found.")),
+    ),
+    _of("not_found", RAISE, ("no such path", 404, _text(""))),
     _of("too_large", RAISE, ("too large", 413, _text("<html>"))),
     _of(
         "no_key",

@@ -58,6 +58,23 @@ def test_a_test_sets_the_token_counts(gemini, connect) -> None:
         client.models.generate_content(model=MODEL, contents="hello")
 
 
+@pytest.mark.parametrize("answer", ["a text", {"functionCall": {"name": "f", "args": {}}}])
+def test_a_signed_thought_is_refused_by_another_model(answer, gemini, connect) -> None:
+    """As a whole and as a stream; the model that made it accepts it."""
+    client = connect(gemini.add_key("a"))
+    gemini.sign_thoughts()
+    gemini.answer(answer)
+    asked = types.Content(role="user", parts=[types.Part(text="hello")])
+    whole = client.models.generate_content(model=MODEL, contents=asked)
+    *_, last = client.models.generate_content_stream(model=MODEL, contents=asked)
+    for said in (whole, last):
+        contents = [asked, said.candidates[0].content, asked]
+        assert said.candidates[0].content.parts[0].thought_signature
+        client.models.generate_content(model=MODEL, contents=contents)
+        with pytest.raises(errors.ClientError, match="Corrupted thought signature"):
+            client.models.generate_content(model="gemini-2.5-pro", contents=contents)
+
+
 def test_a_declared_function_is_called_and_its_response_answered(gemini, connect) -> None:
     """The SDK runs the tool once, sends its response, and gets a text: two requests."""
     client = connect(gemini.add_key("a"))

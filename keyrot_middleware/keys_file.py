@@ -215,9 +215,10 @@ class KeySpec(BaseModel):
     rpd: _Count | None = Field(default=None, description=f"{_A_COUNT}: requests in a Pacific day")
     usd_per_day: float | None = Field(
         default=None,
-        gt=0,
-        description="a number above 0: US dollars that the key's project may spend in a Pacific "
-        "day (needs the extra cost)",
+        ge=1e-6,
+        le=1e6,
+        description="a number from 0.000001 to 1000000: US dollars that the key's project may "
+        "spend in a Pacific day (needs the extra cost)",
     )
     max_concurrency: _Count | None = Field(
         default=None, description=f"{_A_COUNT}: requests under way at once"

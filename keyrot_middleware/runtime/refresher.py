@@ -97,9 +97,9 @@ class Refresher:
         try:
             self._take(reread(self._config))
         except KeyrotError as error:
-            _log.error(
-                "pool %s: keys.json is not used, the keys stay the same: %s", self._pool.name, error
-            )
+            text = f"pool {self._pool.name}: keys.json is not used, the keys stay the same: {error}"
+            warn_safely(text)
+            _log.error("%s", text)
         return LOOK_S
 
     def _take(self, config: Config) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from google.genai import errors
-from support.modes import MODES, ask
+from support.modes import MODES, ask, calls
 from support.mounted_secrets import Files, serving_keys, value_of
 from support.servers import wait_for
 
@@ -142,14 +144,14 @@ def test_keys_and_limits_change_without_a_restart(
 def test_the_last_key_that_is_removed_is_not_sent_again(
     gemini: FakeGemini, files: Files, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An emptied keys.json leaves a pool without keys, logged as ERROR, until one is added."""
+    """A pool whose only key is switched off has none, logged as ERROR, until one is added."""
     caplog.set_level(logging.INFO, "keyrot_middleware")
     files.list("A")
     files.put("A")
     files.install()
     client = connect()
     assert ask("sync", client) == "ok from A"
-    files.list()
+    files.list({"key_id": "A", "active": False})
     wait_for(lambda: serving_keys() == [])
     with pytest.raises(errors.ClientError, match="has no Gemini API key"):
         ask("sync", client)
@@ -159,6 +161,52 @@ def test_the_last_key_that_is_removed_is_not_sent_again(
     files.list("B")
     wait_for(lambda: serving_keys() == ["B"])
     assert ask("sync", client) == "ok from B"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_keys_file_that_is_emptied_for_a_moment_fails_no_call(
+    mode: str,
+    gemini: FakeGemini,
+    files: Files,
+    connect: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Under load: the keys stay, one ERROR says what to do, and the next whole file is used."""
+    files.list("A", "B")
+    for key_id in ("A", "B", "C"):
+        files.put(key_id)
+    files.install()
+    client, stop = connect(), threading.Event()
+    emptied = (
+        f"pool default: keys.json is not used, the keys stay the same: {files.keys_file}: found no "
+        "key, and the pool has no other; allowed: at least one. To take the last one out, keep it "
+        'with "active": false.'
+    )
+
+    def work() -> list[str | Exception]:
+        found: list[str | Exception] = []
+        while not stop.is_set():
+            found += calls(mode, client, 8, 4)
+        return found
+
+    def errors_logged() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(work)
+        try:
+            wait_for(lambda: gemini.count() > 8)
+            with pytest.warns(keyrot_middleware.KeyrotWarning, match="the keys stay the same"):
+                files.list()
+                wait_for(lambda: emptied in errors_logged())
+            seen = gemini.count()
+            wait_for(lambda: gemini.count() > seen + 16)
+            assert serving_keys() == ["A", "B"]
+            files.list("A", "C")
+            wait_for(lambda: serving_keys() == ["A", "C"])
+        finally:
+            stop.set()
+        assert set(running.result()) == {"ok from A"}
 
 
 def test_without_keys_in_keys_json_the_single_key_serves(

@@ -32,6 +32,7 @@ from keyrot_middleware.core.model_fallback import (
     next_models,
     replace_model,
     response_signatures,
+    stay_note,
     tried_note,
 )
 from keyrot_middleware.runtime import sync
@@ -198,6 +199,11 @@ def test_the_model_in_a_path(path: str, expected: str | None) -> None:
 def test_the_note_names_the_models() -> None:
     """In the order in which they were tried."""
     assert tried_note(["a", "b"]).endswith("tried: a, b")
+
+
+def test_the_note_says_why_a_request_stays() -> None:
+    """With the model whose signatures it carries."""
+    assert stay_note("a").startswith("keyrot: this request stays with a, since its contents carry")
 
 
 def signed(*signatures: object) -> list[Any]:

@@ -253,7 +253,7 @@ def test_a_broken_keys_file_keeps_the_keys_and_is_logged_once(
     if content is None:
         files.keys_file.unlink()
     else:
-        files.keys_file.write_text(content)
+        files.write(content)
     wait_for(lambda: caplog.records)
     assert ask("sync", connect()) == "ok from A"
     files.list("B")

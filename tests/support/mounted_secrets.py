@@ -37,7 +37,13 @@ class Files:
     def list(self, *entries: str | dict[str, Any]) -> None:
         """Write keys.json."""
         found = [{"key_id": one} if isinstance(one, str) else one for one in entries]
-        self.keys_file.write_text(json.dumps(found))
+        self.write(json.dumps(found))
+
+    def write(self, content: str) -> None:
+        """Write keys.json; at once, so that no half of it is read."""
+        draft = self.folder / "draft.json"
+        draft.write_text(content)
+        draft.rename(self.keys_file)
 
     def install(self, **settings: Any) -> None:
         """Install the pool."""

@@ -218,7 +218,7 @@ class _Chains:
         self._missing.add(model)
         after = self.next_models.get(model)
         then = f"requests go on to {after}" if after else "it is the last of its chain"
-        body = getattr(error, "details", None)
+        body = getattr(error.__cause__ or error, "details", None)
         why = one_line(parse_error(404, body, None, self.now()).message)
         text = (
             f"KEYROT_FALLBACK_MODELS: the model {model} is misspelt or retired, and {then}; "

@@ -106,9 +106,9 @@ def test_every_key_of_a_large_pool_is_found() -> None:
 
 
 def test_a_batch_that_every_project_refuses_fails() -> None:
-    """Each is asked once, and the last error is raised."""
+    """Each is asked once, and the last error is the cause."""
     pool, last = rig(key("a"), key("b"), max_wait_s=0), minute()
     pool.will("a", minute())
     pool.will("b", last)
-    assert pool.failing(NEW) is last.error
+    assert pool.failing(NEW).last is last.error
     assert pool.sent == ["a", "b"]

@@ -316,7 +316,7 @@ class TestRejectedHome:
         rig.will("a", reply)
         rig.home_is_own = is_own
         if is_own:
-            assert rig.failing(self.UPLOAD, rig.selector.keys["a"]) is reply.error
+            assert rig.failing(self.UPLOAD, rig.selector.keys["a"]).last is reply.error
         else:
             assert rig.call(self.UPLOAD, rig.selector.keys["a"]) == "answer"
         assert rig.sent == (["a"] if is_own else ["a", "b"])
@@ -327,5 +327,5 @@ class TestRejectedHome:
         rig, reply = three(max_wait_s=0), minute("90s")
         rig.will("a", reply)
         rig.home_is_own = False
-        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]) is reply.error
+        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]).last is reply.error
         assert rig.sent == ["a"]

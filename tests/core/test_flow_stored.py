@@ -327,5 +327,5 @@ class TestRejectedHome:
         rig, reply = three(max_wait_s=0), minute("90s")
         rig.will("a", reply)
         rig.home_is_own = False
-        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]).last is reply.error
+        assert rig.failing(self.UPLOAD._replace(verb=verb), rig.selector.keys["a"]) is reply.error
         assert rig.sent == ["a"]

@@ -152,7 +152,10 @@ def _fake(
     ] = 8787,
     key: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID[=RPM]", help="A key and its limit; may be repeated."),
+        typer.Option(
+            metavar="ID[=RPM|REPLY]",
+            help="A key, and its limit or the reply it always gets; may be repeated.",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
 ) -> None:

@@ -9,16 +9,16 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..core.text import display, one_line
+from ..core.text import did_you_mean, display, one_line
 from ..telemetry.log_text import format_time
-from ..testing import FakeGemini, LoggedRequest
+from ..testing import FakeGemini, LoggedRequest, Reply
 from ..testing.keys import Tier
 
 __all__ = ["fake"]
 
 DEFAULT_KEYS = ("key_1=5", "key_2=5", "key_3")
 
-_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=([1-9][0-9]{0,8}))?")
+_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:([1-9][0-9]{0,8})|([A-Z][A-Z0-9_]*)))?")
 _PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _KEPT = 1_000
 """Requests that are kept to be printed; the rest of a burst is counted."""
@@ -27,6 +27,8 @@ _KEPT = 1_000
 class _Key(NamedTuple):
     key_id: str
     rpm: int | None
+    reply: str | None
+    """The name of the reply to all of its requests, if not the usual one."""
 
 
 def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
@@ -34,11 +36,11 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
 
     Args:
         port: Of 127.0.0.1; 0: any free one.
-        keys: `ID` or `ID=RPM`; none: three keys, two of them with 5 requests a minute.
+        keys: `ID`, `ID=RPM` or `ID=REPLY`; none: three keys, two of them with 5 requests a minute.
         quiet: Print no requests.
 
     Returns:
-        0; 1 where the port cannot be used; 2 for a key that is not `ID` or `ID=RPM`.
+        0; 1 where the port cannot be used; 2 for a key that is not written so.
     """
     parsed, problem = _parse(list(keys) or DEFAULT_KEYS)
     if problem:
@@ -48,6 +50,8 @@ def fake(port: int, keys: Iterable[str], *, quiet: bool) -> int:
     for key in parsed:
         tier: Tier = "paid" if key.rpm is None else "free"
         gemini.add_key(key.key_id, tier=tier, rpm=key.rpm, value=f"FAKE-{key.key_id}")
+        if key.reply is not None:
+            gemini.always(key.key_id, Reply.all()[key.reply])
     try:
         gemini.start(port)
     except OSError as error:
@@ -69,9 +73,12 @@ def _parse(keys: Iterable[str]) -> tuple[list[_Key], str | None]:
     for text in keys:
         match = _KEY.fullmatch(text)
         if match is None:
-            allowed = "ID or ID=RPM, such as free_1 or free_1=5 (letters, digits and _)"
+            allowed = "ID, ID=RPM or ID=REPLY, such as free_1, free_1=5 or free_1=SPEND_RATE"
             return parsed, f"--key: found {display(text)}; allowed: {allowed}"
-        key = _Key(match[1], int(match[2]) if match[2] else None)
+        key = _Key(match[1], int(match[2]) if match[2] else None, match[3])
+        if key.reply is not None and key.reply not in (replies := Reply.all()):
+            hint = did_you_mean(key.reply, replies)
+            return parsed, f"--key: there is no reply {key.reply}; docs/testing.md has them.{hint}"
         if key.key_id in (one.key_id for one in parsed):
             return parsed, f"--key: {key.key_id} was given twice; give each key an id of its own"
         parsed.append(key)
@@ -93,6 +100,8 @@ def _print_start(gemini: FakeGemini, keys: list[_Key]) -> None:
     width = max(len(key.key_id) for key in keys)
     for key in keys:
         limit = "no limit" if key.rpm is None else f"limit of {key.rpm} a minute, then a 429"
+        if key.reply is not None:
+            limit = f"always {key.reply}"
         print(f"  {key.key_id:{width}}  {limit}")
     print("\nIn the terminal of your program:\n")
     print(f"export GOOGLE_GEMINI_BASE_URL={gemini.url}")

@@ -53,6 +53,7 @@ __all__ = [
     "REJECTIONS",
     "RULES",
     "SLOW_BACKOFF",
+    "SPEND_BACKOFF",
     "FailureFacts",
     "Rule",
     "Transport",
@@ -86,6 +87,8 @@ Google may be wrong for a minute, or a restriction is lifted. About eight reques
 """
 DAILY_BACKOFF = Backoff(DAY_S, DAY_S)
 """For a leaked value or a suspended project, which takes an appeal."""
+SPEND_BACKOFF = Backoff(30.0, 600.0)
+"""For the rate of spending, which Google measures over the last ten minutes."""
 
 Transport = Literal["", "connect", "reset", "timeout", "other"]
 Until = Callable[[ParsedError, float], float | None]
@@ -327,6 +330,14 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.PROJECT,
         until=until_cap_reset,
     ),
+    Rule(
+        name="spend_rate",
+        text=_text(r"^You exceeded your spend-based rate limit\b"),
+        scope=Scope.BILLING,
+        until=until_retry_info,
+        backoff=SPEND_BACKOFF,
+        has_known_end=True,
+    ),
     # Quotas, the gravest first (A1, A2).
     Rule(
         name="cache_storage",
@@ -485,7 +496,7 @@ def _verdict(rule: Rule, parsed: ParsedError, info: CallInfo, now: float) -> Ver
         until=until,
         backoff=rule.backoff,
         rejected=rule.rejected,
-        has_known_end=rule.has_known_end,
+        has_known_end=rule.has_known_end and until is not None,
         rotate=rule.rotate or rule.scope is not Scope.NONE,
         retry=rule.retry,
         max_retries=rule.max_retries,

@@ -218,6 +218,10 @@ class Reply:
         "https://ai.studio/billing to manage your billing. Learn more at "
         f"{_SPEND}#tier-spend-caps. "
     )
+    SPEND_RATE: Final = _exhausted(
+        "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed "
+        "limit for your account's billing history and tier."
+    )
     PREPAY: Final = replace(_exhausted(_PREPAY, 402), spares_reads=True)
     PREPAY_429: Final = replace(_exhausted(_PREPAY), spares_reads=True)
 

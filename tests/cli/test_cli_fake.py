@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import Keyrot
+from google import genai
+from google.genai import errors
 
 PROGRAM = """
 from google import genai
@@ -57,6 +59,21 @@ def test_a_program_uses_the_printed_lines(python: Keyrot, here: Path) -> None:
     assert "  key_1  limit of 5 a minute, then a 429" in lines
 
 
+def test_a_key_can_get_the_same_reply_always(here: Path) -> None:
+    """`--key ID=REPLY` shows a program an error of Google, such as that of the spend rate."""
+    command = [sys.executable, "-u", "-m", "keyrot_middleware", "fake", "--port", "0"]
+    command += ["--key", "paid=SPEND_RATE"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served, _ended(served):
+        assert served.stdout is not None
+        lines = [served.stdout.readline().rstrip() for _ in range(8)]
+        url = next(line for line in lines if "BASE_URL" in line).partition("=")[2]
+        client = genai.Client(api_key="FAKE-paid", http_options={"base_url": url})
+        with pytest.raises(errors.ClientError, match="spend-based rate limit"):
+            client.models.generate_content(model="gemini-flash-latest", contents="hi")
+        client.close()
+    assert "  paid  always SPEND_RATE" in lines
+
+
 def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:
     """It names the port and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -72,7 +89,8 @@ def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("a=x",), 'found "a=x"; allowed: ID or ID=RPM'),
+        (("a=x",), 'found "a=x"; allowed: ID, ID=RPM or ID=REPLY'),
+        (("a=SPEND_RATES",), "no reply SPEND_RATES; docs/testing.md has them. Did you mean"),
         (("a=0",), 'found "a=0"; allowed'),
         (("a b",), 'found "a b"; allowed'),
         (("a", "a=2"), "a was given twice"),
@@ -81,7 +99,7 @@ def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:
 def test_wrong_keys_are_errors(
     keys: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A key that is not `ID` or `ID=RPM` is an error that names what is allowed."""
+    """A key that is not written as it should be is an error that names what is allowed."""
     from keyrot_middleware.cli.fake import fake
 
     assert fake(0, keys, quiet=True) == 2

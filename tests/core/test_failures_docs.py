@@ -43,6 +43,8 @@ def _end(rule: Rule) -> str:
     end = "-" if rule.scope is Scope.NONE else ENDS[rule.until.__name__]
     if rule.rejected:
         return "rejected for a day" if rule.backoff is DAILY_BACKOFF else "rejected"
+    if rule.name == "spend_rate":
+        return f"{end}, else backoff up to 10 minutes"
     return f"{end}, else backoff" if rule.name == "batch_quota" else end
 
 

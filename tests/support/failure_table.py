@@ -34,6 +34,11 @@ BILLING = {**PROJECT, "scope": Scope.BILLING, "until": HOUR}
 MODEL = {**PROJECT, "scope": Scope.PROJECT_MODEL, "until": DAY}
 DAYS = {**MODEL, "until": MIDNIGHT, "has_known_end": True}
 PACE = {**MODEL, "until": MINUTE, "has_known_end": True, "may_wait": True, "is_minute_quota": True}
+SPEND_RATE: dict[str, Any] = {
+    "scope": Scope.BILLING,
+    "rotate": True,
+    "backoff": Backoff(30, 600),
+}
 CAPACITY = {"scope": Scope.KEY_MODEL, "rotate": True, "max_rotations": 5}
 LOCATION = {"rotate": True, "max_rotations": 1, "any_tier": False}
 RETRY = {"retry": True}
@@ -156,6 +161,18 @@ GROUPS = [
             429,
             over("Your project has exceeded its monthly spending cap. Please go to "),
         ),
+    ),
+    _of(
+        "spend_rate",
+        SPEND_RATE,
+        ("spend rate", 429, over(g.SPEND_RATE)),
+        ("spend rate, Interactions", 429, interactions("rate_limit_exceeded", g.SPEND_RATE)),
+        ("spend rate, a closed Live session", 1011, g.SPEND_RATE),
+    ),
+    _of(
+        "spend_rate",
+        {**SPEND_RATE, "until": NOW + 42, "has_known_end": True},
+        ("spend rate, a delay", 429, over(g.SPEND_RATE, delay("42s"))),
     ),
     _of(
         "limit_zero",

@@ -146,6 +146,10 @@ CACHE = over(
     "limit=0, requested=116563"
 )
 EXHAUSTED = over("Resource has been exhausted (e.g. check quota).")
+SPEND_RATE = (
+    "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed limit "
+    "for your account's billing history and tier."
+)
 PREPAY = (
     "Your prepayment credits are depleted. Please go to AI Studio at    "
     "https://ai.studio/projects to manage your project and billing. Learn more at "

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from .core.model import NO_USAGE, CallInfo, Lease, Usage
 from .core.text import display
 from .core.usage import parse_usage
+from .genai.call_info import with_served_tier
 from .state.base import Holder
 from .state.threads import StateThreads
 
@@ -154,7 +155,9 @@ def reported_usage(tokens_used: int | None, response: Any) -> Usage:
     }
     known = {name: count for name, count in counts.items() if count is not None}
     model = getattr(response, "model_version", None)
-    return parse_usage({"usageMetadata": known, "modelVersion": model})
+    usage = parse_usage({"usageMetadata": known, "modelVersion": model})
+    http = getattr(response, "sdk_http_response", None)
+    return with_served_tier(usage, getattr(http, "headers", None))
 
 
 def check_count(name: str, value: object) -> None:

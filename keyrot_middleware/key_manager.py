@@ -364,7 +364,8 @@ class KeyManager:
         counts_alone = unreserved is not None and unreserved.usd_per_day is not None
         has_budget = lease.has_budget or counts_alone
         if has_budget or pool.activity.enabled:
-            usage = pool.with_cost(outcome.usage, lease.bucket, has_budget=has_budget)
+            info = CallInfo(lease.bucket, lease.verb)
+            usage = pool.with_cost(outcome.usage, info, has_budget=has_budget)
             outcome = outcome._replace(usage=usage)
         until = pool.state.settle(lease, outcome)
         if counts_alone and outcome.usage.cost_usd:

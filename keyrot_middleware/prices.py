@@ -1,8 +1,8 @@
 """What a request costs by the price list of genai-prices (the extra `cost`).
 
 The list comes with the package: nothing is fetched. It is imported when the first price is asked
-for. Within a tier (of long contexts) a price is linear in the counts of tokens, so the list is
-asked once for the rate of each kind of token, and a request costs a few multiplications.
+for. Within a range of input tokens a price is linear in the counts of tokens, so the list is asked
+once for the rate of each kind of token, and a request costs a few multiplications.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
 
 from .core.model import Candidate, Usage
 from .errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from genai_prices.types import PriceCalculation
 
 __all__ = ["PriceList", "is_installed", "require_prices"]
 
@@ -69,14 +73,34 @@ def require_prices(keys: Iterable[Candidate]) -> None:
     import_module("genai_prices")
 
 
+TIER_RATIOS: Mapping[str, Decimal] = {"flex": Decimal("0.5"), "priority": Decimal("1.8")}
+"""What a request in a service tier costs, compared with a standard one, where the list has no price
+for it. docs/cost.md has the source."""
+
+
+class _Price(NamedTuple):
+    """What the list is asked for: a model at a time, and how its price is adjusted."""
+
+    model: str
+    at: datetime
+    tier: str | None
+    """The service tier whose price to ask for; None: the standard price."""
+    ratio: Decimal
+    """What that price is multiplied by."""
+
+    def __call__(self, size: int, **counts: int) -> Decimal:
+        """Return the price of a request with *size* input tokens."""
+        return _calculate(self.model, self.at, size, counts, self.tier).total_price * self.ratio
+
+
 class _Rates:
-    """The prices of one model in one tier: dollars for each token of a kind."""
+    """The prices of one model for one range of input tokens: dollars for each token of a kind."""
 
-    __slots__ = ("_at", "_model", "_rates", "_size", "cached", "input", "output")
+    __slots__ = ("_price_of", "_rates", "_size", "cached", "input", "output")
 
-    def __init__(self, model: str, at: datetime, size: int) -> None:
-        """Ask for the rates of all requests of a tier, of which *size* input tokens are one."""
-        self._model, self._at, self._size = model, at, size
+    def __init__(self, price_of: _Price, size: int) -> None:
+        """Ask for the rates of all requests of a range, of which *size* input tokens are one."""
+        self._price_of, self._size = price_of, size
         self.input = float(self._price() / size)
         self._rates: dict[str, Decimal] = {}
         self.cached, self.output = self.more(CACHED), self.more(OUTPUT)
@@ -95,31 +119,31 @@ class _Rates:
         return found
 
     def _price(self, *kinds: str) -> Decimal:
-        return _calculate(self._model, self._at, self._size, dict.fromkeys(kinds, 1))
+        return self._price_of(self._size, **dict.fromkeys(kinds, 1))
 
 
 class _ModelPrices:
-    """The prices of one model during one period."""
+    """The prices of one model in one service tier during one period."""
 
-    __slots__ = ("_at", "_model", "_rates", "_starts")
+    __slots__ = ("_price_of", "_rates", "_starts")
 
-    def __init__(self, model: str, at: datetime) -> None:
+    def __init__(self, model: str, at: datetime, tier: str) -> None:
         """Find the model in the list.
 
         Raises:
             LookupError: The list does not have it.
         """
-        self._model, self._at = model, at
-        self._starts = _tiers(model, at)
+        self._price_of = _find_price(model, at, tier)
+        self._starts = _ranges(self._price_of)
         self._rates: dict[int, _Rates] = {}
 
     def of_size(self, input_tokens: int) -> _Rates:
         """Return the rates of requests with so many input tokens."""
-        tier = bisect_left(self._starts, input_tokens)
-        rates = self._rates.get(tier)
+        place = bisect_left(self._starts, input_tokens)
+        rates = self._rates.get(place)
         if rates is None:
-            first = self._starts[tier - 1] + 1 if tier else 1
-            rates = self._rates[tier] = _Rates(self._model, self._at, first)
+            first = self._starts[place - 1] + 1 if place else 1
+            rates = self._rates[place] = _Rates(self._price_of, first)
         return rates
 
 
@@ -129,23 +153,25 @@ class PriceList:
     def __init__(self) -> None:
         """Import nothing yet."""
         self.is_installed = is_installed()
-        self._models: dict[tuple[str, int], _ModelPrices | None] = {}
+        self._models: dict[tuple[str, int, str], _ModelPrices | None] = {}
         self._unknown: set[str] = set()
 
-    def cost(self, usage: Usage, model: str, at: float) -> float | None:
+    def cost(self, usage: Usage, model: str, at: float, tier: str = "") -> float | None:
         """Return what a request cost, in US dollars; None where that is not known.
 
         Args:
             usage: What the response reported.
             model: As asked for: it counts where the response names no model with a known price.
             at: When it was sent, epoch seconds.
+            tier: The service tier in which it was served; one that is not known has the standard
+                price.
         """
         tokens, output = usage.input_tokens, usage.output_tokens
         if not self.is_installed or (tokens is None and output is None):
             return None
-        prices = self._find(usage.model or model, at)
+        prices = self._find(usage.model or model, at, tier)
         if prices is None and usage.model != model:
-            prices = self._find(model, at)
+            prices = self._find(model, at, tier)
         if prices is None:
             self._log_unknown(usage.model or model)
             return None
@@ -157,31 +183,32 @@ class PriceList:
             cost += count * rates.more(kind)
         return max(cost, 0.0)
 
-    def estimate(self, model: str, tokens: int, at: float) -> tuple[float, float]:
+    def estimate(self, model: str, tokens: int, at: float, tier: str = "") -> tuple[float, float]:
         """Return what a request may cost, in US dollars; 0 where not known.
 
         Args:
             model: As requested.
             tokens: Of its input.
             at: When it is sent, epoch seconds.
+            tier: The service tier that it asks for; likewise.
 
         Returns:
             Of its input alone, and with the longest answer.
         """
-        prices = self._find(model, at) if self.is_installed else None
+        prices = self._find(model, at, tier) if self.is_installed else None
         if prices is None:
             return 0.0, 0.0
         rates = prices.of_size(tokens)
         return tokens * rates.input, tokens * rates.input + LONGEST_ANSWER * rates.output
 
-    def _find(self, model: str, at: float) -> _ModelPrices | None:
-        name = model, int(at // PERIOD_S)
+    def _find(self, model: str, at: float, tier: str) -> _ModelPrices | None:
+        name = model, int(at // PERIOD_S), tier if tier in TIER_RATIOS else ""
         if name in self._models:
             return self._models[name]
         if len(self._models) >= MODELS_KEPT:
             self._models.clear()
         try:
-            found = _ModelPrices(model, datetime.fromtimestamp(name[1] * PERIOD_S, UTC))
+            found = _ModelPrices(model, datetime.fromtimestamp(name[1] * PERIOD_S, UTC), name[2])
         except LookupError:
             found = None
         self._models[name] = found
@@ -195,24 +222,34 @@ class PriceList:
         _log.warning("no price is known for model %r: its calls are not part of any cost", model)
 
 
-def _calculate(model: str, at: datetime, size: int, counts: Mapping[str, int]) -> Decimal:
+def _find_price(model: str, at: datetime, tier: str) -> _Price:
+    """Return the price of a service tier: the list's own, else a ratio of the standard price."""
+    price_of = _Price(model, at, tier or None, Decimal(1))
+    standard = price_of._replace(tier=None)
+    if tier and price_of(1, output_tokens=1) == standard(1, output_tokens=1):
+        return standard._replace(ratio=TIER_RATIOS[tier])
+    return price_of
+
+
+def _calculate(
+    model: str, at: datetime, size: int, counts: Mapping[str, int], tier: str | None
+) -> PriceCalculation:
     from genai_prices import Usage, calc_price  # noqa: PLC0415 - optional, and slow to import
 
-    # Where audio is cached, the list wants to know how much, be it nothing.
-    usage = Usage(**{INPUT: size, "cache_audio_read_tokens": 0, **counts})
-    price = calc_price(usage, model, provider_id=PROVIDER, genai_request_timestamp=at)
-    return price.total_price
+    return calc_price(
+        # Where audio is cached, the list wants to know how much, be it nothing.
+        Usage(**{INPUT: size, "cache_audio_read_tokens": 0, **counts}),
+        model,
+        provider_id=PROVIDER,
+        genai_request_timestamp=at,
+        price_context={"service_tier": tier} if tier else None,
+    )
 
 
-def _tiers(model: str, at: datetime) -> list[int]:
+def _ranges(price: _Price) -> list[int]:
     """Return above how many input tokens other prices hold."""
-    from genai_prices import Usage, calc_price  # noqa: PLC0415 - as above
     from genai_prices.types import TieredPrices  # noqa: PLC0415 - as above
 
-    price = calc_price(
-        Usage(input_tokens=1), model, provider_id=PROVIDER, genai_request_timestamp=at
-    )
-    tiered = [
-        found for found in vars(price.model_price).values() if isinstance(found, TieredPrices)
-    ]
+    found = vars(_calculate(price.model, price.at, 1, {}, price.tier).model_price).values()
+    tiered = [prices for prices in found if isinstance(prices, TieredPrices)]
     return sorted({tier.start for prices in tiered for tier in prices.tiers})

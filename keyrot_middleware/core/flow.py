@@ -85,7 +85,7 @@ __all__ = [
 #
 # A 503 is about the model, for every key (GEMINI.md A13), and is retried. When several calls in a
 # row end with it, retries only add to the load and delay the error. Then each call is sent once;
-# the first success ends this.
+# the first success ends this. A busy service tier says nothing about the others.
 
 
 MAX_FAILED_CALLS = 3
@@ -96,7 +96,7 @@ _MODELS = 256
 
 
 class Overload:
-    """Which models are overloaded, as far as this process knows.
+    """Which models are overloaded in which service tier, as far as this process knows.
 
     Not locked: threads that fail at the same time may count one call less.
     """
@@ -104,23 +104,25 @@ class Overload:
     __slots__ = ("models",)
 
     def __init__(self) -> None:
-        self.models: dict[str, tuple[int, float]] = {}
-        """Per model: calls in a row that ended with a 503, and when the last did, epoch seconds."""
+        self.models: dict[tuple[str, str], tuple[int, float]] = {}
+        """Per model and service tier: calls in a row that ended with a 503, and when the last did,
+        epoch seconds."""
 
-    def record_overload(self, model: str, now: float) -> None:
+    def record_overload(self, info: CallInfo, now: float) -> None:
         """Record a call that ended with a 503."""
-        calls, last = self.models.get(model, (0, now))
+        name = info.model, info.service_tier
+        calls, last = self.models.get(name, (0, now))
         if len(self.models) >= _MODELS:
             self.models = {}
-        self.models[model] = (calls + 1 if now - last < CLOSE_AFTER_S else 1, now)
+        self.models[name] = (calls + 1 if now - last < CLOSE_AFTER_S else 1, now)
 
-    def record_success(self, model: str) -> None:
+    def record_success(self, info: CallInfo) -> None:
         """Record a call that succeeded."""
-        self.models.pop(model, None)
+        self.models.pop((info.model, info.service_tier), None)
 
-    def is_open(self, model: str, now: float) -> bool:
-        """Return whether a call to this model should not be retried."""
-        calls, last = self.models.get(model, (0, now))
+    def is_open(self, info: CallInfo, now: float) -> bool:
+        """Return whether a call like this should not be retried."""
+        calls, last = self.models.get((info.model, info.service_tier), (0, now))
         return calls >= MAX_FAILED_CALLS and now - last < CLOSE_AFTER_S
 
 
@@ -495,7 +497,7 @@ def _attempt(
                 names = (*names, sought)
             call.scale.learn(call.info.model, call.info.estimate, reply.usage.input_tokens or 0)
             if call.overload.models:
-                call.overload.record_success(call.info.model)
+                call.overload.record_success(call.info)
         else:
             names = getattr(reply, "names", ())  # what a stream that broke has named is there
             outcome = yield from _classify_failure(
@@ -738,7 +740,7 @@ def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
     harmless = call.info.idempotent or not verdict.sent
     now, draw = yield GetTime()
     spent = call.retries >= min(limit, call.policy.max_retries)
-    over = verdict.failure == OVERLOADED and call.overload.is_open(call.info.model, now)
+    over = verdict.failure == OVERLOADED and call.overload.is_open(call.info, now)
     pause = min(BACKOFF_BASE_S * 2.0**call.retries, BACKOFF_MAX_S) * (0.5 + draw / 2)
     named = (
         verdict.retry_delay_s
@@ -748,7 +750,7 @@ def _retry(call: CallState, verdict: Verdict) -> Generator[Command, Any, bool]:
     late = named > call.budget_s - call.waited_s
     if call.info.sdk_retries or not harmless or spent or over or late:
         if verdict.failure == OVERLOADED:
-            call.overload.record_overload(call.info.model, now)
+            call.overload.record_overload(call.info, now)
         return False
     call.retries += 1
     began, ended = yield Sleep(max(pause, named), "retry")

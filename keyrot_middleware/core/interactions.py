@@ -14,7 +14,17 @@ from typing import Any
 
 from .affinity import parse_path
 from .model import NO_USAGE, CallInfo, Usage
-from .request_body import CONTINUATION, INTERACTION, PAGE, TYPED, add_name, is_certain, read_body
+from .request_body import (
+    CONTINUATION,
+    INTERACTION,
+    PAGE,
+    TYPED,
+    add_name,
+    is_certain,
+    read_body,
+    requested_tier,
+)
+from .spending import service_tier
 
 __all__ = ["BodyLedger", "EventLedger", "ResponseLedger", "call_info", "collection_of"]
 
@@ -69,6 +79,7 @@ def call_info(method: str, path: str, body: Mapping[str, Any]) -> CallInfo:
         idempotent=route.idempotent,
         resources=tuple(sorted(ids, key=is_certain, reverse=True)),
         counts_in_quota=bool(model),
+        service_tier=requested_tier(body),
     )
 
 
@@ -170,6 +181,7 @@ class ResponseLedger:
             thoughts,
             model.removeprefix("models/") if isinstance(model, str) and model else None,
             name if isinstance(name, str) and name else None,
+            service_tier=service_tier(body.get("service_tier")),
         )
 
 

@@ -188,6 +188,8 @@ class CallInfo(NamedTuple):
     """What its input is estimated to cost, billionths of a dollar; 0 if no key has a budget."""
     longest_cost: int = 0
     """What it costs with the longest answer, likewise."""
+    service_tier: str = ""
+    """The service tier that it asks for, such as `flex`; empty: standard."""
 
     @property
     def quota_model(self) -> str:
@@ -212,9 +214,11 @@ class Usage(NamedTuple):
     details: tuple[tuple[str, int], ...] = ()
     """Kinds of tokens that may have a price of their own, and how many of the above are of them:
     `input_audio_tokens`, `cache_audio_read_tokens`, `output_image_tokens`…"""
+    service_tier: str | None = None
+    """The service tier in which the request was served and is billed; None if not known."""
 
-    def with_cost(self, cost_usd: float) -> Usage:
-        """Return the same with what the request cost."""
+    def with_cost(self, cost_usd: float, service_tier: str | None) -> Usage:
+        """Return the same with what the request cost, and the service tier of that price."""
         return Usage(
             self.input_tokens,
             self.output_tokens,
@@ -225,6 +229,7 @@ class Usage(NamedTuple):
             self.finish_reasons,
             cost_usd,
             self.details,
+            service_tier,
         )
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from math import ceil
 from typing import Any
 
+from .spending import service_tier
 from .tokens import COSTS, PER_CHAR, SKIPPED, get_mime_type, media_cost, text_cost
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "add_name",
     "is_certain",
     "read_body",
+    "requested_tier",
 ]
 
 # Names of stored resources, and the keys under which requests and responses have them -----------
@@ -137,6 +139,16 @@ _FIELDS: dict[str, tuple[_Cost, str | None]] = {
 
 _SPECIAL = SKIPPED | OPAQUE | KINDS.keys()
 """Keys whose objects and lists are not simply visited."""
+
+
+def requested_tier(body: Mapping[str, Any]) -> str:
+    """Return the service tier that a request asks for; empty: standard.
+
+    Args:
+        body: As for `read_body`.
+    """
+    name = service_tier(body.get("serviceTier") or body.get("service_tier"))
+    return "" if name is None or name == "standard" else name
 
 
 def read_body(body: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:

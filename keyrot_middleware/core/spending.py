@@ -7,6 +7,9 @@ fit waits until another has ended. With none in flight, one is let through as lo
 left of the budget: only it can exceed it.
 
 Amounts are billionths of a dollar, so that sums are exact in every store.
+
+Google sells a request in service tiers, some of which have a price of their own: the most that a
+request to a model has cost is kept for each of them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,15 @@ from __future__ import annotations
 from .model import Block
 from .windows import PROBE_POLL_S, current_day_end
 
-__all__ = ["BUCKETS_KEPT", "NANO", "Spending", "nano_usd"]
+__all__ = [
+    "BUCKETS_KEPT",
+    "NANO",
+    "PRICED_TIERS",
+    "Spending",
+    "nano_usd",
+    "price_suffix",
+    "service_tier",
+]
 
 NANO = 10**9
 """Billionths in a dollar."""
@@ -29,6 +40,23 @@ def nano_usd(usd: float) -> int:
     return round(min(usd * NANO, MOST))
 
 
+PRICED_TIERS = frozenset({"flex", "priority"})
+"""Service tiers with a price of their own; a request in another one has the standard price."""
+_LONGEST_TIER = 32
+
+
+def service_tier(value: object) -> str | None:
+    """Return a service tier as requests and responses name it: `FLEX` is `flex`; None for none."""
+    name = value.strip().lower() if isinstance(value, str) else ""
+    name = name.removeprefix("service_tier_")
+    return None if name in ("", "unspecified") or len(name) > _LONGEST_TIER else name
+
+
+def price_suffix(tier: str | None) -> str:
+    """Return what is added to a model bucket to keep the costs of a service tier apart."""
+    return f"/{tier}" if tier in PRICED_TIERS else ""
+
+
 class Spending:
     """What one project has spent in the Pacific day, and what requests in flight may spend."""
 
@@ -38,7 +66,7 @@ class Spending:
         self.day_end = 0.0
         self.spent = 0
         self.highest: dict[str, int] = {}
-        """The most that a request to each model bucket has cost today."""
+        """The most that a request to each model bucket has cost today; see `price_suffix`."""
         self.reserved: dict[tuple[str, int], int] = {}
         """What each request in flight may cost, by the id of its key and a number."""
 
@@ -53,7 +81,7 @@ class Spending:
         """Return what a request may cost.
 
         Args:
-            bucket: Its model bucket.
+            bucket: Its model bucket, and the `price_suffix` of its service tier.
             input_cost: What its input is estimated to cost.
             longest_cost: What it costs with the longest answer.
         """
@@ -75,7 +103,7 @@ class Spending:
 
         Args:
             lease: By which it was reserved.
-            bucket: Its model bucket.
+            bucket: Its model bucket, and the `price_suffix` of the tier in which it was served.
             cost: None where it is not known: then nothing is counted.
             served: The request succeeded, so that a cost not known now will not be known later.
         """

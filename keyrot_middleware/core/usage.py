@@ -17,6 +17,7 @@ from typing import Any
 
 from .affinity import find_resource_names
 from .model import NO_USAGE, Usage
+from .spending import service_tier
 
 __all__ = [
     "StreamLedger",
@@ -215,6 +216,7 @@ def _usage(
         response_id,
         reasons,
         details=_details(meta),
+        service_tier=service_tier(meta.get("serviceTier")),
     )
 
 

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from ..core.affinity import conversation, parse_path
 from ..core.commands import Done, Failed
 from ..core.failures import FailureFacts
-from ..core.model import GEMINI_API, CallInfo, Platform
-from ..core.request_body import is_certain, read_body
+from ..core.model import GEMINI_API, NO_USAGE, CallInfo, Platform, Usage
+from ..core.request_body import is_certain, read_body, requested_tier
+from ..core.spending import service_tier
 from ..core.tokens import TokenScale, count_requests
 from ..core.usage import parse_token_counts, parse_usage_text
 from .foreign_errors import facts_from_close, facts_from_error, is_quota_close
@@ -34,6 +35,7 @@ __all__ = [
     "option",
     "origin_from_url",
     "timeout_s",
+    "with_served_tier",
     "workload",
 ]
 
@@ -160,14 +162,33 @@ def call_info(
         platform=platform,
         sdk_retries=retry is not None and option(retry, "attempts") not in (0, 1),
         counts_in_quota=route.counts_in_quota,
+        service_tier=requested_tier({**body, **extra} if extra else body),
     )
 
 
 def done_from_response(response: Any, *, in_full: bool) -> Done:
     """Read a whole response; *in_full*: more than its tokens, for an observer."""
     body = getattr(response, "body", None)
-    usage, names = parse_usage_text(body) if in_full else parse_token_counts(body)
-    return Done(response, usage, names)
+    if not in_full:
+        return Done(response, *parse_token_counts(body))
+    usage, names = parse_usage_text(body)
+    return Done(response, with_served_tier(usage, getattr(response, "headers", None)), names)
+
+
+def with_served_tier(usage: Usage, headers: Any) -> Usage:
+    """Return *usage* with the service tier that the headers name; without, that of the body.
+
+    The header is how Google says that a request was served in another tier than it asked for. The
+    body of an interaction may repeat the one that was asked for.
+    """
+    if usage is NO_USAGE or not hasattr(headers, "items"):
+        return usage
+    found = (text for name, text in headers.items() if name.lower() == _TIER_HEADER)
+    served = service_tier(next(found, None))
+    return usage if served is None else usage._replace(service_tier=served)
+
+
+_TIER_HEADER = "x-gemini-service-tier"
 
 
 def failed_from_error(error: Exception, redact: Redact, handled: BaseException | None) -> Failed:

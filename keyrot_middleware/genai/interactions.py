@@ -38,7 +38,7 @@ from ..core.interactions import (
 from ..core.model import EXPRESS_POOL_KEY, GEMINI_API, Lease
 from ..guard import handle_internal_error
 from ..runtime import aio, sync
-from .call_info import ApiRequest, failed_from_error, host_from_url, workload
+from .call_info import ApiRequest, failed_from_error, host_from_url, with_served_tier, workload
 from .foreign_errors import facts_from_error
 from .key_injection import KEY_FAILURES, KEY_HEADER, KeyInjection, RedactedHeader
 from .patching import Patcher, Wrapper
@@ -523,7 +523,8 @@ def _done(call: _Call, result: Any, response: Any) -> Done:
             ledger.finish()
     except Exception:
         handle_internal_error("genai")
-    return Done(result, ledger.usage, _new_names(ledger, call))
+    usage = with_served_tier(ledger.usage, getattr(response, "headers", None))
+    return Done(result, usage, _new_names(ledger, call))
 
 
 def _new_names(ledger: ResponseLedger, call: _Call) -> tuple[str, ...]:
@@ -545,7 +546,7 @@ class _Body:
 
     def __init__(self, call: _Call, result: Any, response: Any, redact: Redact) -> None:
         self._call, self._result, self._response, self._redact = call, result, response, redact
-        self._source, self._retry_after = response.stream, response.headers.get("retry-after")
+        self._source, self._headers = response.stream, response.headers
         self._first: list[bytes] = []
         """The bytes up to the first event, which the program has not read yet."""
         kind, encoding = (
@@ -592,7 +593,7 @@ class _Body:
             handle_internal_error("genai")
 
     def _failed_event(self) -> Failed:
-        facts = FailureFacts(None, self.ledger.error, self._retry_after)
+        facts = FailureFacts(None, self.ledger.error, self._headers.get("retry-after"))
         return Failed(facts, _ErrorEvent())
 
     def end(self, error: Exception | None) -> StreamEnd:
@@ -604,7 +605,8 @@ class _Body:
             failed = _failed(error, self._redact, handled)
         elif self.ledger.error is not None:
             failed = self._failed_event()
-        return StreamEnd(self.ledger.usage, _new_names(self.ledger, self._call), failed)
+        usage = with_served_tier(self.ledger.usage, self._headers)
+        return StreamEnd(usage, _new_names(self.ledger, self._call), failed)
 
     def _relay_by(self, tee: Any) -> Any:
         result, self._response.stream = self._result, tee

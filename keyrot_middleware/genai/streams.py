@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.commands import Failed, StreamEnd, StreamOpened
 from ..core.usage import StreamLedger
-from .call_info import failed_from_error
+from .call_info import failed_from_error, with_served_tier
 from .key_injection import KeyInjection
 from .redaction import Redact
 
@@ -46,7 +46,9 @@ class _Account:
         why: Failed | None = (
             failed_from_error(error, self._redact, handled) if error is not None else None
         )
-        return StreamEnd(self._ledger.usage, self._ledger.names, why)
+        headers = getattr(self._response, "headers", None)
+        usage = with_served_tier(self._ledger.usage, headers)
+        return StreamEnd(usage, self._ledger.names, why)
 
 
 class Chunks(_Account):

@@ -203,17 +203,22 @@ class Pool:
         self.doubtful &= rejected
         return rejected
 
-    def with_cost(self, usage: Usage, model: str, *, has_budget: bool) -> Usage:
-        """Return *usage* of a request to *model* with what it cost, where that is known."""
+    def with_cost(self, usage: Usage, info: CallInfo, *, has_budget: bool) -> Usage:
+        """Return the *usage* of a call with what it cost, where that is known.
+
+        Its price is that of the service tier in which it was served; where the response names
+        none, of the tier that it asked for.
+        """
+        tier = info.service_tier if usage.service_tier is None else usage.service_tier
         try:
-            cost = self.prices.cost(usage, model, self.clock.time())
+            cost = self.prices.cost(usage, info.model, self.clock.time(), tier)
         except Exception:
             handle_internal_error("cost")
             return usage
         if cost is not None:
-            return usage.with_cost(cost)
+            return usage.with_cost(cost, tier or None)
         if has_budget and usage != NO_USAGE:
-            self._warn_of_unknown_cost(usage.model or model)
+            self._warn_of_unknown_cost(usage.model or info.model)
         return usage
 
     def _warn_of_unknown_cost(self, model: str) -> None:
@@ -233,7 +238,7 @@ class Pool:
         if not self.selector.has_budgets:
             return counted
         try:
-            costs = self.prices.estimate(info.model, info.tokens, now)
+            costs = self.prices.estimate(info.model, info.tokens, now, info.service_tier)
         except Exception:
             handle_internal_error("cost")
             return counted

@@ -142,7 +142,7 @@ class SyncDriver:
         outcome, has_budget = command.outcome, command.lease.has_budget
         if outcome.usage is NO_USAGE or not (has_budget or self.observer is not None):
             return command
-        usage = self._pool.with_cost(outcome.usage, self._info.model, has_budget=has_budget)
+        usage = self._pool.with_cost(outcome.usage, self._info, has_budget=has_budget)
         priced = Outcome(outcome.kind, outcome.verdict, usage)  # _replace takes ten times as long
         return Settle(command.lease, priced, command.names, command.error, command.at)
 

@@ -31,7 +31,7 @@ from ..core.model import (
     Verdict,
 )
 from ..core.selection import RankedCandidates
-from ..core.spending import NANO, Spending, nano_usd
+from ..core.spending import NANO, Spending, nano_usd, price_suffix
 from ..core.windows import (
     DAY_S,
     PROBE_POLL_S,
@@ -98,6 +98,12 @@ def snapshot(
             health.spent_usd = _spent(spending.get(key.project), now)
         found[key.key_id] = health
     return found
+
+
+def _expected(spending: Spending, bucket: str, info: CallInfo) -> int:
+    """Return what a request may cost in the service tier that it asks for."""
+    priced_as = bucket + price_suffix(info.service_tier)
+    return spending.expected(priced_as, info.input_cost, info.longest_cost)
 
 
 def _spent(spending: Spending | None, now: float) -> float:
@@ -405,7 +411,7 @@ class MemoryState(State):
             return None
         spending = self._advanced_spending(key.project, now)
         budget = nano_usd(usd_per_day * self._budget_share)
-        expected = spending.expected(bucket, info.input_cost, info.longest_cost)
+        expected = _expected(spending, bucket, info)
         block = spending.blocked_by(budget, expected, now)
         if block is None or not block.waitable:
             return block
@@ -429,7 +435,7 @@ class MemoryState(State):
         if not info.requests:
             return None
         spending = self._advanced_spending(key.project, now)
-        expected = spending.expected(bucket, info.input_cost, info.longest_cost)
+        expected = _expected(spending, bucket, info)
         spending.reserved[key.key_id, number] = expected
         return spending
 
@@ -525,7 +531,7 @@ class MemoryState(State):
         spending.advance(self._clock())
         spending.settle(
             (lease.key_id, number),
-            lease.bucket,
+            lease.bucket + price_suffix(outcome.usage.service_tier),
             None if usd is None else nano_usd(usd),
             served=outcome.kind is LeaseOutcome.SUCCESS,
         )

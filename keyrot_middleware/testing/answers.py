@@ -116,6 +116,7 @@ class ModelAnswers:
             "status": "completed",
             "model": request.body.get("model", ""),
             **named,
+            **_served_tier(request, "service_tier"),
             "role": "model",
             "created": "2026-01-01T00:00:00Z",
             "updated": "2026-01-01T00:00:00Z",
@@ -213,6 +214,7 @@ class ModelAnswers:
             "candidatesTokenCount": output_tokens,
             "thoughtsTokenCount": self.thoughts,
             "totalTokenCount": request.tokens + output_tokens + self.thoughts,
+            **_served_tier(request, "serviceTier"),
         }
 
     def _part_chunk(
@@ -229,6 +231,12 @@ def _signer(signature: str) -> str:
         return base64.urlsafe_b64decode(signature.replace("+", "-")).decode().partition("/")[0]
     except ValueError:
         return ""
+
+
+def _served_tier(request: FakeRequest, field: str) -> dict[str, str]:
+    """Return the service tier of an answer: the one that the request asks for, if it asks."""
+    tier = get_field(request.body, "serviceTier")
+    return {field: tier} if isinstance(tier, str) else {}
 
 
 def _estimate_tokens(text: str) -> int:

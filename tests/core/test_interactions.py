@@ -39,6 +39,18 @@ def test_a_new_interaction_may_use_any_key() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("asked", "tier"),
+    [({}, ""), ({"service_tier": "standard"}, ""), ({"service_tier": "flex"}, "flex")],
+)
+def test_the_service_tier_of_a_request(asked: dict[str, str], tier: str) -> None:
+    """Standard is the tier of a request that names none; the response names the served one."""
+    assert new(model="m", **asked).service_tier == tier
+    ledger = BodyLedger("interactions")
+    ledger.read({"id": "v1_a", "usage": USAGE, **asked})
+    assert ledger.usage.service_tier == asked.get("service_tier")
+
+
 def test_an_agent_counts_in_no_models_quota() -> None:
     """Its name may be Google's own, so the owner matters only if it is known."""
     info = new(agent="deep-research-preview")

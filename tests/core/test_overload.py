@@ -7,7 +7,7 @@ from support.replies import OK, overloaded
 
 from keyrot_middleware.core.flow import CLOSE_AFTER_S, MAX_FAILED_CALLS, Overload
 
-MODEL, NOW = "gemini-2.5-flash", 1_000.0
+NOW = 1_000.0
 
 
 def failing(rig: Rig, calls: int) -> None:
@@ -44,6 +44,21 @@ def test_the_breaker_is_per_model() -> None:
     assert rig.call(INFO._replace(model="gemini-2.5-pro")) == "answer"
 
 
+def test_the_breaker_is_per_service_tier() -> None:
+    """Flex calls that end with a 503 say nothing about standard ones, which are retried."""
+    rig = Rig(key("a"), max_retries=2)
+    flex = INFO._replace(service_tier="flex")
+    for _ in range(MAX_FAILED_CALLS):
+        rig.will("a", *(overloaded() for _ in range(3)))
+        rig.failing(flex)
+    rig.will("a", overloaded(), OK)
+    assert rig.call() == "answer"
+    sent = len(rig.sent)
+    rig.will("a", overloaded(), OK)
+    rig.failing(flex)
+    assert len(rig.sent) == sent + 1
+
+
 def test_the_breaker_closes_after_half_a_minute() -> None:
     """Half a minute after the last 503 a call is retried again."""
     rig = Rig(key("a"), max_retries=2)
@@ -65,13 +80,13 @@ def test_calls_far_apart_are_not_in_a_row() -> None:
     """A 503 now and then opens nothing."""
     overload = Overload()
     for turn in range(10):
-        overload.record_overload(MODEL, NOW + turn * CLOSE_AFTER_S)
-    assert not overload.is_open(MODEL, NOW + 9 * CLOSE_AFTER_S)
+        overload.record_overload(INFO, NOW + turn * CLOSE_AFTER_S)
+    assert not overload.is_open(INFO, NOW + 9 * CLOSE_AFTER_S)
 
 
 def test_the_breaker_keeps_a_bounded_number_of_models() -> None:
     """Invented model names of a program use bounded memory."""
     overload = Overload()
     for number in range(10_000):
-        overload.record_overload(f"model-{number}", NOW)
+        overload.record_overload(INFO._replace(model=f"model-{number}"), NOW)
     assert len(overload.models) <= 256

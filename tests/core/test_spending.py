@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from keyrot_middleware.core.model import Block
-from keyrot_middleware.core.spending import BUCKETS_KEPT, Spending, nano_usd
+from keyrot_middleware.core.spending import (
+    BUCKETS_KEPT,
+    Spending,
+    nano_usd,
+    price_suffix,
+    service_tier,
+)
 from keyrot_middleware.core.windows import next_pacific_midnight
 
 NOW = 1_767_270_630.0
@@ -92,3 +98,15 @@ def test_an_amount_is_a_number_that_every_store_can_count() -> None:
     """No budget and no cost is larger, such as that of a response with absurd counts."""
     assert nano_usd(1e308) == nano_usd(1e12) == 2**53
     assert nano_usd(1_000_000.0) == 10**15
+
+
+def test_a_service_tier_has_one_spelling() -> None:
+    """Requests and responses name it in any case, or in full; what is no short name is none."""
+    assert {service_tier(text) for text in (" Flex ", "FLEX", "SERVICE_TIER_FLEX")} == {"flex"}
+    assert [service_tier(odd) for odd in ("", "unspecified", None, 7, "x" * 33)] == [None] * 5
+
+
+def test_only_tiers_with_a_price_of_their_own_are_kept_apart() -> None:
+    """Names that a program or a server invents do not fill the record."""
+    assert price_suffix("priority") != price_suffix("flex") != ""
+    assert {price_suffix(tier) for tier in (None, "", "standard", "deferred")} == {""}

@@ -30,6 +30,17 @@ def answer(text: str = "hi", **more: Any) -> dict[str, Any]:
     return {"candidates": [candidate], **ends, **more}
 
 
+def test_the_served_tier_is_that_of_the_last_usage() -> None:
+    """`usageMetadata` names it, in a whole response and in the chunks of a stream."""
+    meta = {**META, "serviceTier": "PRIORITY"}
+    assert parse_usage(answer(usageMetadata=meta)).service_tier == "priority"
+    assert parse_usage(answer()).service_tier is None
+    ledger = StreamLedger()
+    for chunk in (answer(), answer(usageMetadata=meta)):
+        ledger.feed(chunk)
+    assert ledger.usage.service_tier == "priority"
+
+
 READ = Usage(10, 5, None, None, "m-001", "r1", ("stop",))
 
 

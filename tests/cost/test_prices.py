@@ -6,6 +6,7 @@ import builtins
 import logging
 import socket
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import genai_prices
@@ -30,11 +31,13 @@ MODELS = (
 PRICES = PriceList()
 
 
-def expected(model: str, at: datetime = NOW, **counts: int) -> float:
+def expected(
+    model: str, at: datetime = NOW, context: dict[str, str] | None = None, **counts: int
+) -> float:
     """Return the price of genai-prices itself."""
     usage = genai_prices.Usage(**counts)
     price = genai_prices.calc_price(
-        usage, model, provider_id="google", genai_request_timestamp=at
+        usage, model, provider_id="google", genai_request_timestamp=at, price_context=context
     ).total_price
     return float(price)
 
@@ -71,6 +74,33 @@ def test_a_price_holds_from_its_day() -> None:
     assert before == pytest.approx(expected("gemini-3.8-flash", input_tokens=1_000_000))
     assert after == pytest.approx(expected("gemini-3.8-flash", january, input_tokens=1_000_000))
     assert before is not None and after is not None and before < after
+
+
+@pytest.mark.parametrize(("tier", "ratio"), [("flex", 0.5), ("priority", 1.8)])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("tokens", [1_000, 300_000])
+def test_a_service_tier_has_its_price(model: str, tier: str, ratio: float, tokens: int) -> None:
+    """Where the list has no price for it, the ratio of the standard one, for each kind of token."""
+    usage = Usage(tokens, 50, 400, details=(("input_audio_tokens", 300),))
+    standard = PRICES.cost(usage, model, AT)
+    assert standard is not None
+    assert PRICES.cost(usage, model, AT, tier) == pytest.approx(ratio * standard)
+    assert PRICES.estimate(model, tokens, AT, tier) == pytest.approx(
+        tuple(ratio * amount for amount in PRICES.estimate(model, tokens, AT))
+    )
+    assert PRICES.cost(usage, model, AT, "of-the-future") == standard
+
+
+@pytest.mark.parametrize("tier", ["flex", "priority"])
+def test_the_lists_own_price_of_a_service_tier_counts(
+    monkeypatch: pytest.MonkeyPatch, tier: str
+) -> None:
+    """The list has it for models of speech; they have the ratios that are assumed for others."""
+    model = "gemini-3.8-flash-tts"
+    want = expected(model, context={"service_tier": tier}, input_tokens=10, output_tokens=20)
+    assert PRICES.cost(Usage(10, 20), model, AT, tier) == pytest.approx(want)
+    monkeypatch.setattr("keyrot_middleware.prices.TIER_RATIOS", {tier: Decimal(7)})
+    assert PriceList().cost(Usage(10, 20), model, AT, tier) == pytest.approx(want)
 
 
 def test_the_model_that_answered_counts() -> None:

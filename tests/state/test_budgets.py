@@ -41,10 +41,10 @@ KEYS = (
 )
 
 
-def costing(amount: int | None) -> Outcome:
-    """Return a success that cost *amount* billionths."""
+def costing(amount: int | None, tier: str | None = None) -> Outcome:
+    """Return a success that cost *amount* billionths in a service tier."""
     usd = None if amount is None else amount / NANO
-    return Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=usd))
+    return Outcome(LeaseOutcome.SUCCESS, None, Usage(1, 1, cost_usd=usd, service_tier=tier))
 
 
 def today(now: float) -> Any:
@@ -58,7 +58,7 @@ class Account:
 
     day: Any = None
     spent: int = 0
-    highest: dict[str, int] = field(default_factory=dict)
+    highest: dict[tuple[str, str], int] = field(default_factory=dict)
     in_flight: list[tuple[Lease, int]] = field(default_factory=list)
 
     def begin(self, now: float) -> None:
@@ -80,14 +80,17 @@ STEP = st.one_of(
     st.tuples(
         st.just("acquire"),
         st.integers(0, 3),
-        st.sampled_from(["m", "n"]),
+        st.sampled_from([("m", ""), ("n", ""), ("m", "flex"), ("m", "priority"), ("m", "odd")]),
         st.sampled_from([0, 1, 3]),
     ),
     st.tuples(
         st.just("settle"),
         st.integers(0, 9),
         st.sampled_from(["served", "unsent", "abandoned", "failed"]),
-        st.sampled_from([None, 0, 1, 2, 5, 30]),
+        st.tuples(
+            st.sampled_from([None, 0, 1, 2, 5, 30]),
+            st.sampled_from([None, "standard", "flex", "priority"]),
+        ),
     ),
     st.tuples(st.just("pass"), st.sampled_from([1.0, 61.0, 120.0]), st.none(), st.none()),
 )
@@ -121,11 +124,13 @@ def test_a_budget_agrees_with_a_naive_model(uri: str, steps: list[tuple[Any, ...
 
 
 def _acquire(
-    state: State, account: Account, one: Candidate, bucket: str, cost: int, now: float
+    state: State, account: Account, one: Candidate, priced: tuple[str, str], cost: int, now: float
 ) -> Lease | None:
-    info = INFO._replace(model=bucket, input_cost=cost, longest_cost=cost + 6)
+    info = INFO._replace(
+        model=priced[0], service_tier=priced[1], input_cost=cost, longest_cost=cost + 6
+    )
     account.begin(now)
-    highest = account.highest.get(bucket)
+    highest = account.highest.get((priced[0], _tier(priced[1])))
     expected = cost + 6 if highest is None else cost + highest
     want = account.refusal(expected) if one.usd_per_day is not None else None
     blocks = {key_id: block.reason for key_id, block in state.get_blocks(info, [one]).items()}
@@ -144,14 +149,25 @@ def _acquire(
     return reply
 
 
+def _tier(tier: str | None) -> str:
+    """Return the service tier whose costs count together; an unknown one is standard."""
+    return tier if tier in ("flex", "priority") else ""
+
+
 def _settle(
-    state: State, account: Account, lease: Lease, how: str, cost: int | None, now: float
+    state: State,
+    account: Account,
+    lease: Lease,
+    how: str,
+    served: tuple[int | None, str | None],
+    now: float,
 ) -> None:
+    cost, tier = served
     account.begin(now)
     account.in_flight = [one for one in account.in_flight if one[0] is not lease]
-    usage = costing(cost).usage
+    usage = costing(cost, tier).usage
     outcomes = {
-        "served": costing(cost),
+        "served": costing(cost, tier),
         "unsent": UNSENT,
         "abandoned": ABANDONED._replace(usage=usage),
         "failed": failed(Scope.NONE)._replace(usage=usage),
@@ -161,7 +177,8 @@ def _settle(
         cost = None
     account.spent += cost or 0
     if cost is not None or how == "served":
-        account.highest[lease.bucket] = max(account.highest.get(lease.bucket, 0), cost or 0)
+        priced = lease.bucket, _tier(tier)
+        account.highest[priced] = max(account.highest.get(priced, 0), cost or 0)
 
 
 def _spent(state: State) -> dict[str, int | None]:

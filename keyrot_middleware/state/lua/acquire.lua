@@ -5,7 +5,8 @@
 --
 -- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), model, verb,
 --       requests, tokens, spread (1 or 0), lease id, lease seconds, the model's bucket as the caller
---       knows it, number of candidates, cost of the input, cost with the longest answer;
+--       knows it, number of candidates, cost of the input, cost with the longest answer, what keeps
+--       the costs of its service tier apart;
 --       per candidate, in order: its group, and a JSON array [weight, rpm, tpm, rpd,
 --       max_concurrency, record of the key], '' for the defaults; -1: no limit; with a budget also
 --       the budget and the project;
@@ -18,9 +19,9 @@
 local test_clock, midnights, model, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local lease, lease_s, bucket, count = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
-local input_cost, longest_cost = tonumber(ARGV[12]), tonumber(ARGV[13])
+local input_cost, longest_cost, price_suffix = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14]
 local dry = lease == ''
-local FIXED, EPOCH, EACH = 13, 2, 5
+local FIXED, EPOCH, EACH = 14, 2, 5
 local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY, BUDGET, PROJECT = 1, 2, 3, 4, 5, 6, 7, 8
 local DEFAULTS = { 1, -1, -1, -1, -1 }
 
@@ -144,7 +145,7 @@ for position = 1, count do
   local spending, expected
   if not reason and key[BUDGET] and requests > 0 then
     spending = read_spending(key[PROJECT], now, midnights)
-    expected = expected_cost(spending, bucket, input_cost, longest_cost)
+    expected = expected_cost(spending, bucket .. price_suffix, input_cost, longest_cost)
     reason, until_s, waitable = budget_block(spending, key[BUDGET], expected, now)
   end
   if reason or dry then

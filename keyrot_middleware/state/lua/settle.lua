@@ -10,7 +10,8 @@
 --       20 verdict (JSON), '' if there is none
 --       21 cost in billionths of a dollar, '?' if unknown, '' without a budget
 --       22 next Pacific midnights (JSON, ascending), '' without a budget
---       23 and following: digest of a resource name, seconds to keep its owner
+--       23 what keeps the costs of the service tier apart in which the request was served
+--       24 and following: digest of a resource name, seconds to keep its owner
 --       the last five: names of records, as those of a candidate in acquire.lua
 -- Returns until when the scope of the failure cools down, by the calling host's clock; nil if not.
 
@@ -23,13 +24,13 @@ local day_end, mark = tonumber(ARGV[15]), tonumber(ARGV[16])
 local counted = ARGV[17] == '1'
 local requests, tokens = tonumber(ARGV[18]), tonumber(ARGV[19])
 local verdict = ARGV[20] ~= '' and cjson.decode(ARGV[20]) or nil
-local cost, midnights = ARGV[21], ARGV[22]
+local cost, midnights, price_suffix = ARGV[21], ARGV[22], ARGV[23]
 
 -- Read all records -------------------------------------------------------------------------------
 
 -- Without a verdict, times only decide how long records are kept: the time of the grant is enough.
 local now = verdict and clock(test_clock) or granted
-local FIRST_RESOURCE, LAST_ARG = 23, #ARGV - 5
+local FIRST_RESOURCE, LAST_ARG = 24, #ARGV - 5
 local names = { unpack(ARGV, LAST_ARG + 1) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
@@ -376,7 +377,7 @@ elseif lease ~= '' then
   if cost ~= '' then
     local moment = clock(test_clock)
     local spending = read_spending(project, moment, midnights)
-    settle_spending(spending, lease, bucket, tonumber(cost), outcome == 'success')
+    settle_spending(spending, lease, bucket .. price_suffix, tonumber(cost), outcome == 'success')
     save_spending(project, spending, moment)
   end
 end

@@ -303,8 +303,8 @@ end
 
 -- Budgets (core/spending.py) -----------------------------------------------------------------------
 -- One record per project with a budget, a JSON array: end of the day, spent, the highest cost of a
--- request by bucket, and by lease in flight {reserved, record of its key}. Amounts are billionths of
--- a dollar.
+-- request by bucket and service tier, and by lease in flight {reserved, record of its key}. Amounts
+-- are billionths of a dollar.
 
 local SPENDING_DAY_END, SPENT, HIGHEST, RESERVED = 1, 2, 3, 4
 local BUCKETS_KEPT = 64

@@ -25,7 +25,7 @@ from ...core.model import (
     Verdict,
 )
 from ...core.selection import RankedCandidates
-from ...core.spending import Spending, nano_usd
+from ...core.spending import Spending, nano_usd, price_suffix
 from ...core.windows import (
     DAY_S,
     GUARD_S,
@@ -47,6 +47,7 @@ __all__ = [
     "clock_skew",
     "encode_cost",
     "encode_lease",
+    "encode_price_suffix",
     "encode_text",
     "encode_verdict",
     "lease_ids",
@@ -186,6 +187,11 @@ def encode_cost(lease: Lease, outcome: Outcome) -> Arg:
         return ""
     usd = outcome.usage.cost_usd
     return "?" if usd is None else nano_usd(usd)
+
+
+def encode_price_suffix(lease: Lease, outcome: Outcome) -> Arg:
+    """Return how settle.lua keeps the costs of a service tier apart; empty without a budget."""
+    return price_suffix(outcome.usage.service_tier) if lease.has_budget else ""
 
 
 def can_defer_reply(lease: Lease, outcome: Outcome, names: tuple[str, ...]) -> bool:

@@ -33,7 +33,7 @@ from ...core.model import (
     Unavailable,
 )
 from ...core.selection import RankedCandidates
-from ...core.spending import Spending
+from ...core.spending import Spending, price_suffix
 from ...core.text import one_line
 from ...core.windows import Cooldown
 from ...forks import after_fork
@@ -164,6 +164,7 @@ class RedisState(State):
                 codec.encode_verdict(outcome.verdict, self._policy),
                 codec.encode_cost(lease, outcome),
                 self._midnights(self._now()) if lease.has_budget else "",
+                codec.encode_price_suffix(lease, outcome),
                 *(word for name in names for word in codec.resource_digest(name)),
                 *self._encoder.record_names(lease),
             ),
@@ -497,6 +498,7 @@ class RedisState(State):
                 len(candidates),
                 info.input_cost,
                 info.longest_cost,
+                price_suffix(info.service_tier),
                 *self._encoder.args(candidates, model, bucket),
             ),
         )

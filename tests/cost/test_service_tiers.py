@@ -1,0 +1,183 @@
+"""Flex and priority requests have the price of the tier in which they were served."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from google import genai
+from google.genai import types
+from support.modes import MODES, ask
+from test_budget_of_a_key import client_of, spent
+from test_costs import MILLIONTH, ObservedPool, body, price
+
+import keyrot_middleware
+from keyrot_middleware import KeyPoolExhausted
+from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
+from keyrot_middleware.testing.replies import Scripted
+
+CALL = ("gemini-3.8-flash", 1_000, 400, 150, 50, 0)
+MODEL = CALL[0]
+ASKED = {"flex": 0.5, "standard": 1.0, "priority": 1.8}
+
+
+def served(tier: str | None, call: tuple[Any, ...] = CALL, **headers: str) -> Scripted:
+    """Return an answer that was served in a tier."""
+    answer = body(call)
+    if tier is not None:
+        answer["usageMetadata"]["serviceTier"] = tier
+    return Reply.custom(200, answer).with_headers(**headers)
+
+
+def asking(tier: str | None) -> types.GenerateContentConfig:
+    """Return a config that asks for a service tier."""
+    return types.GenerateContentConfig(service_tier=tier)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tier", ASKED)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_costs_what_its_tier_costs(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any, mode: str, tier: str
+) -> None:
+    """In the span and in the report, sync and async, whole and as a stream."""
+    observed = ObservedPool(pool({"key_id": "paid", "project": "web"}))
+    gemini.tokens(lambda _body: 1_000_000)
+    gemini.thoughts(0)
+    standard = price((MODEL, 1_000_000, 0, 3, 0, 0), clock)
+    ask(mode, connect(), model=MODEL, config=asking(tier))
+    (cost,) = observed.costs("generate_content")
+    assert cost == pytest.approx(ASKED[tier] * standard, rel=1e-3)
+    today = observed.report.status()["summary"]["today"]["cost_usd"]
+    assert today == pytest.approx(cost, abs=MILLIONTH)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "named", "header", "ratio"),
+    [
+        ("priority", "standard", "", 1.0),  # its limit was full
+        ("priority", None, "standard", 1.0),
+        ("priority", None, "", 1.8),
+        (None, "PRIORITY", "", 1.8),
+        ("priority", "priority", "standard", 1.0),
+        (None, None, "flex", 0.5),
+        (None, None, "", 1.0),
+    ],
+)
+def test_the_served_tier_is_booked(
+    gemini: FakeGemini,
+    clock: FakeClock,
+    pool: Any,
+    connect: Any,
+    stream: bool,
+    asked: str | None,
+    named: str | None,
+    header: str,
+    ratio: float,
+) -> None:
+    """The header names it, else the usage, else it is the one that was asked for."""
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 1.0})
+    headers = {"X_Gemini_Service_Tier": header} if header else {}
+    gemini.always("paid", served(named, **headers))
+    for mode in ("sync_stream", "async_stream") if stream else ("sync", "async"):
+        ask(mode, connect(), model=MODEL, config=asking(asked))
+    assert spent(made) == pytest.approx(2 * ratio * price(CALL, clock), abs=1e-9)
+
+
+def test_a_budget_holds_for_priority_calls(gemini: FakeGemini, clock: FakeClock, pool: Any) -> None:
+    """A budget for ten standard calls and a half is spent by six that cost 1.8 times as much."""
+    cost = price(CALL, clock)
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 10.5 * cost}, max_wait_s=0)
+    gemini.always("paid", served("priority"))
+    client = client_of(gemini)
+    with pytest.raises(KeyPoolExhausted):
+        for _ in range(20):
+            client.models.generate_content(model=MODEL, contents="hi", config=asking("priority"))
+    assert gemini.count() == 6
+    assert spent(made) == pytest.approx(6 * 1.8 * cost, abs=1e-9)
+
+
+def test_calls_at_once_reserve_the_tier_that_they_ask_for(
+    gemini: FakeGemini, clock: FakeClock, pool: Any
+) -> None:
+    """What a flex call has cost says nothing about priority calls: 16 of them stop at the budget.
+
+    Only the last of those in flight may exceed it.
+    """
+    long_answer = (MODEL, 10, 0, 20_000, 0, 0)
+    cost = price(long_answer, clock)
+    budget = 10 * cost
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": budget}, max_wait_s=86_400)
+    gemini.script("paid", served("flex", long_answer), *[served("priority", long_answer)] * 20)
+
+    async def call(client: genai.Client, tier: str) -> Any:
+        config = asking(tier)
+        return await client.aio.models.generate_content(model=MODEL, contents="hi", config=config)
+
+    async def all_of_them() -> list[Any]:
+        client = client_of(gemini)
+        await call(client, "flex")
+        calls = [call(client, "priority") for _ in range(16)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        await client.aio.aclose()
+        return found
+
+    found = asyncio.run(all_of_them())
+    sent = sum(not isinstance(one, Exception) for one in found)
+    assert {type(one).__name__ for one in found} == {"GenerateContentResponse", "KeyPoolExhausted"}
+    assert sent == 6
+    assert spent(made) == pytest.approx((0.5 + sent * 1.8) * cost, abs=1e-9)
+    assert budget <= spent(made) < budget + 1.8 * cost
+
+
+def test_interactions_have_the_cost_of_their_tier(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any
+) -> None:
+    """They name it in the interaction itself; streams in the last event."""
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 1_000.0})
+    gemini.tokens(lambda _body: 1_000_000)
+    gemini.thoughts(0)
+    standard = price((MODEL, 1_000_000, 0, 3, 0, 0), clock)
+    client = connect()
+    request = {"model": MODEL, "input": "hi", "service_tier": "flex"}
+    client.interactions.create(**request)
+    for _ in client.interactions.create(**request, stream=True):
+        pass
+    assert spent(made) == pytest.approx(2 * 0.5 * standard, rel=1e-3)
+
+
+def test_overloaded_flex_calls_do_not_stop_the_retries_of_standard_ones(
+    gemini: FakeGemini, pool: Any, connect: Any
+) -> None:
+    """Flex answers 503 when it is busy; that is no sign of an overloaded model."""
+    pool("paid", max_retries=1)
+    client = connect()
+    gemini.script("paid", *[Reply.OVERLOADED] * 6)
+    for _ in range(3):
+        with pytest.raises(genai.errors.ServerError):
+            ask("sync", client, model=MODEL, config=asking("flex"))
+    gemini.script("paid", Reply.OVERLOADED)
+    assert ask("sync", client, model=MODEL) == "ok from paid"
+    gemini.script("paid", Reply.OVERLOADED)
+    with pytest.raises(genai.errors.ServerError):
+        ask("sync", client, model=MODEL, config=asking("flex"))
+
+
+def test_a_reported_response_has_the_cost_of_its_tier(
+    gemini: FakeGemini, clock: FakeClock, pool: Any, connect: Any
+) -> None:
+    """`KeyManager.report_success(response=…)` reads it from the response of the SDK.
+
+    The SDK keeps its headers, and drops the tier in its usage.
+    """
+    made = pool({"key_id": "paid", "project": "web", "usd_per_day": 1.0})
+    gemini.always("paid", served("priority", X_Gemini_Service_Tier="priority"))
+    with keyrot_middleware.bypass():
+        response = connect(gemini.key("paid").value).models.generate_content(
+            model=MODEL, contents="hi"
+        )
+    with keyrot_middleware.get_key_manager() as manager:
+        key = manager.select_key(MODEL)
+        manager.report_success(key.key_id, response=response)
+    assert spent(made) == pytest.approx(1.8 * price(CALL, clock), abs=1e-9)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NotRequired, TypedDict, Unpack, cast
+from typing import NotRequired, TypedDict, Unpack, cast, get_args
 
 from .config import Config, load
 from .core.model import GEMINI_API
@@ -22,14 +22,14 @@ from .errors import KeyrotError, warn
 from .events import EventName, PoolEvent
 from .genai.all_projects import in_all_projects
 from .genai.binding import Binding
-from .genai.call_info import origin_from_url
+from .genai.call_info import origin_from_url, required_tiers
 from .genai.call_info import workload as _workload
 from .genai.imports import replace_installed
 from .genai.patching import Patcher
 from .genai.pooled_calls import bypassed
 from .genai.wire import placeholder_guard
 from .guard import handle_internal_error
-from .keys_file import candidates_of
+from .keys_file import Tier, allowed_tiers
 from .prices import require_prices
 from .runtime.alerts import AlertWatcher
 from .runtime.current import current_pool, set_current_pool
@@ -325,13 +325,37 @@ def all_projects() -> Iterator[None]:
 
 
 @contextmanager
-def workload(name: str) -> Iterator[None]:
-    """Prefer the keys of workload *name* for the calls made inside."""
-    token = _workload.set(name)
+def workload(name: str, *, tiers: Iterable[Tier] | None = None) -> Iterator[None]:
+    """Prefer the keys of workload *name* for the calls made inside.
+
+    Args:
+        name: As in keys.json.
+        tiers: Use keys of these tiers only, whatever else would serve the call; beside those of
+            `install()` and of a `workload()` around this one, not instead. `paid` is every paid
+            tier. None: as around it. It holds for requests that are sent inside: read a stream
+            there too.
+
+    Raises:
+        ValueError: One of *tiers* is no tier, or there is none.
+    """
+    around = allowed = required_tiers.get()
+    if tiers is not None:
+        allowed = _read_tiers(tiers)
+        allowed = allowed if around is None else allowed & around
+    tokens = _workload.set(name), required_tiers.set(allowed)
     try:
         yield
     finally:
-        _workload.reset(token)
+        _workload.reset(tokens[0])
+        required_tiers.reset(tokens[1])
+
+
+def _read_tiers(tiers: Iterable[str]) -> frozenset[str]:
+    try:
+        return allowed_tiers((tiers,) if isinstance(tiers, str) else tiers)
+    except ValueError as error:
+        problem = str(error)
+    raise ValueError(f"workload(tiers=…): {problem}; allowed: {', '.join(get_args(Tier))}")
 
 
 def open_pool(
@@ -353,7 +377,7 @@ def open_pool(
     """
     events = cast(tuple[EventName, ...], config.settings.alert_events)
     receivers = open_receivers(on_event, config.settings.alerts, events)
-    configured = candidates_of(config.keys)
+    configured = config.candidates
     require_prices(configured)
     stores = Stores(config.env_file)
     secrets = open_secret_cache(config, stores)
@@ -362,7 +386,7 @@ def open_pool(
         secrets.can_change or config.keys_file is not None
     )
     texts = (*config.warnings, *doubts(secrets))
-    if not selector.keys and not (config.keys and kept):
+    if not selector.keys and not (config.keys and kept) and config.tiers is None:
         _warn_of(texts, _missing(config, secrets))
         _warn(NO_KEY_FOUND)
         return None
@@ -373,6 +397,7 @@ def open_pool(
         selector=selector,
         state=_open_state(config, clock),
         state_url=mask_url(config.state_url),
+        tiers=config.tiers,
         allowed_origins=allowed_origins(config.settings.allowed_hosts),
         secrets=secrets,
         policy=config.policy,
@@ -405,9 +430,13 @@ def _log_missing_keys(config: Config, secrets: SecretCache) -> None:
     own = [key.key_id for key in config.keys if key.key_id != config.last_resort]
     if not own or not set(own).isdisjoint(secrets.resolved):
         return
-    left = f"with {config.last_resort} alone" if secrets.resolved else "out as the SDK sends them"
+    left = "go out as the SDK sends them"
+    if config.tiers is not None:
+        left = "fail"
+    elif secrets.resolved:
+        left = f"go with {config.last_resort} alone"
     _log.error(
-        "pool %s: none of its %d keys has a value yet; calls go %s until one has",
+        "pool %s: none of its %d keys has a value yet; calls %s until one has",
         config.settings.pool,
         len(own),
         left,

@@ -8,7 +8,7 @@ table of variables is `Settings`.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -18,10 +18,17 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from .core.model import LAST_RESORT, POOL_KEY, Limits, RetryPolicy
+from .core.model import LAST_RESORT, POOL_KEY, Candidate, Limits, RetryPolicy
 from .core.text import hide_secrets
 from .errors import ConfigError
-from .keys_file import SINGLE_KEYS, KeySpec, file_version, read_keys
+from .keys_file import (
+    SINGLE_KEYS,
+    KeySpec,
+    allowed_tiers,
+    candidates_of,
+    file_version,
+    read_keys,
+)
 from .settings import (
     ENV_NAMES,
     FROM_REDIS_URL,
@@ -87,6 +94,16 @@ class Config:
     """Which version of it was read."""
 
     @property
+    def tiers(self) -> frozenset[str] | None:
+        """The tiers of the keys that calls may use; None: all."""
+        return allowed_tiers(self.settings.tiers) if self.settings.tiers else None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The keys as selection and quota see them."""
+        return candidates_of(self.keys, self.tiers)
+
+    @property
     def state_variable(self) -> str:
         """The name of the setting that says where the state is."""
         by_name = self.settings.state_url == FROM_REDIS_URL
@@ -148,6 +165,7 @@ def _gather(settings: Settings, given: Mapping[str, Any], problems: list[str]) -
         keys.append(_last_resort(ENV_NAMES[single]))
     if single and single in given:
         inline[ENV_NAMES[single]] = getattr(settings, single)
+    problems += _tiers_problem(settings, keys, given)
     return Config(
         settings=settings,
         keys=tuple(keys),
@@ -279,6 +297,19 @@ def _last_resort(variable: str) -> KeySpec:
     return KeySpec.model_construct(
         key_id=variable, priority=LAST_RESORT_PRIORITY, secret=f"env://{variable}"
     )
+
+
+def _tiers_problem(
+    settings: Settings, keys: Iterable[KeySpec], given: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield a problem if calls may use none of the keys."""
+    if settings.tiers and all(
+        key.disabled for key in candidates_of(keys, allowed_tiers(settings.tiers))
+    ):
+        yield (
+            f"{setting_source('tiers', given)}: found {', '.join(settings.tiers)}, and no key of "
+            "the pool has such a tier; name the tier of each key in keys.json."
+        )
 
 
 def _policy(settings: Settings, given: Mapping[str, Any], problems: list[str]) -> RetryPolicy:

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _REFUSALS = {
+    "tier": (400, "FAILED_PRECONDITION"),
     "key_invalid": (400, "INVALID_ARGUMENT"),
     "unauthorized": (401, "UNAUTHENTICATED"),
     "key_leaked": (403, "PERMISSION_DENIED"),
@@ -42,7 +43,7 @@ _REFUSALS = {
     "key_method_blocked": (403, "PERMISSION_DENIED"),
     "project_suspended": (403, "PERMISSION_DENIED"),
 }
-"""Code and status with which Google rejects a key, by failure class."""
+"""Code and status with which Google rejects a key, by failure class; no key may serve the call."""
 
 
 class KeyrotError(Exception):

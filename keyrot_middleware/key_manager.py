@@ -42,7 +42,7 @@ from .core.spending import nano_usd
 from .core.text import did_you_mean, display
 from .errors import ConfigError
 from .forks import after_fork
-from .genai.call_info import facts_from_reported_error
+from .genai.call_info import facts_from_reported_error, required_tiers
 from .genai.pool_exhausted import exhausted
 from .key_lease import KeyLease, LeasedKey, Report, check_count, reported_usage
 from .runtime.health import HealthStatus, health
@@ -164,7 +164,9 @@ class KeyManager:
         _check_platform(platform)
         exclude = (exclude,) if isinstance(exclude, str) else exclude
         pool = self._pool
-        info = CallInfo(model or "", "generateContent", tokens, platform=platform)
+        info = CallInfo(
+            model or "", "generateContent", tokens, platform=platform, tiers=required_tiers.get()
+        )
         now = pool.clock.time()
         self._forget_older_than(now - LEASE_S)
         found = self._acquire(info, exclude, now, holder)
@@ -175,7 +177,8 @@ class KeyManager:
         if found and pool.alerts is not None:
             pool.alerts.on_exhausted(info, Exhausted(Unavailable(now, found)))
         blocks = self._left_out(exclude, now) | found
-        raise exhausted(pool.name, blocks, now, pool.last_refusal(blocks), None)
+        last = pool.last_refusal(blocks)
+        raise exhausted(pool.name, pool.selector.other_tiers(info) | blocks, now, last, None)
 
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None

@@ -32,11 +32,14 @@ from .errors import ConfigError
 
 __all__ = [
     "BUILT_STORES",
+    "DISABLED_IN_FILE",
     "GROUP",
+    "OUTSIDE_TIERS",
     "SINGLE_KEYS",
     "KeySpec",
     "KeysFile",
     "Tier",
+    "allowed_tiers",
     "candidates_of",
     "configures_an_sdk",
     "entry_point_stores",
@@ -128,6 +131,12 @@ SINGLE_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 Tier = Literal["free", "tier1", "tier2", "tier3", "paid"]
 """Google's usage tiers; `paid` where it does not matter which of them."""
+
+PAID_TIERS = frozenset(get_args(Tier)) - {"free"}
+
+DISABLED_IN_FILE = "active=false"
+OUTSIDE_TIERS = "its tier is not one of KEYROT_TIERS"
+"""Why a key is disabled."""
 
 LARGEST = 10 * 10**6
 """Bytes of a keys.json: some fifty thousand keys with all their labels."""
@@ -253,19 +262,43 @@ class KeySpec(BaseModel):
             tier=self.tier,
             priority=self.priority,
             weight=self.weight,
-            active=self.active,
+            disabled=None if self.active else DISABLED_IN_FILE,
             platform=self.platform,
             usd_per_day=self.usd_per_day,
         )
 
 
-def candidates_of(keys: Iterable[KeySpec]) -> tuple[Candidate, ...]:
+def allowed_tiers(names: Iterable[str]) -> frozenset[str]:
+    """Return the tiers that *names* stand for; `paid` is every paid one.
+
+    Raises:
+        ValueError: One of them is no tier, or there is none.
+    """
+    names = frozenset(name.strip() for name in names if name.strip())
+    wrong = sorted(names.difference(get_args(Tier)))
+    if wrong or not names:
+        raise ValueError(f"found {display(wrong[0])}" if wrong else "found no tier")
+    return names | PAID_TIERS if "paid" in names else names
+
+
+def candidates_of(
+    keys: Iterable[KeySpec], tiers: frozenset[str] | None = None
+) -> tuple[Candidate, ...]:
     """Return keys as selection and quota see them, each with the budget of its project.
 
     The keys of a project share its budget as they share its quota, and so do those that name none.
     If they name different ones, the smallest holds.
+
+    Args:
+        keys: Those of the pool.
+        tiers: Keys of another tier are disabled; None: all are used.
     """
     candidates = tuple(key.candidate for key in keys)
+    if tiers is not None:
+        candidates = tuple(
+            key if key.disabled or key.tier in tiers else replace(key, disabled=OUTSIDE_TIERS)
+            for key in candidates
+        )
     budgets: dict[str, float] = {}
     for key in candidates:
         if key.usd_per_day is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NoReturn, TypedDict
+from typing import Annotated, Any, Literal, NoReturn, TypedDict, get_args
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -39,7 +39,14 @@ from .core.model_fallback import MAX_MODELS, next_models
 from .core.text import did_you_mean, display, mask_keys
 from .errors import ConfigError
 from .events import EVENTS, EventName
-from .keys_file import BUILT_STORES, configures_an_sdk, entry_point_stores, is_known_scheme
+from .keys_file import (
+    BUILT_STORES,
+    Tier,
+    allowed_tiers,
+    configures_an_sdk,
+    entry_point_stores,
+    is_known_scheme,
+)
 
 __all__ = [
     "ALIASES",
@@ -136,6 +143,13 @@ def _good_events(names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in EVENTS:
             raise ValueError(f"found {display(name)}")
     return names
+
+
+def _good_tiers(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    allowed_tiers(names)
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _split_chains(value: object) -> object:
@@ -403,6 +417,13 @@ class Settings(EnabledSetting):
         description="host or host:port, comma-separated, in full and without path; "
         "http://host:port where it has no TLS",
     )
+    tiers: Annotated[
+        tuple[str, ...] | None, AfterValidator(_good_tiers), NoDecode, BeforeValidator(_split)
+    ] = Field(
+        default=None,
+        validation_alias="KEYROT_TIERS",
+        description=f"{', '.join(get_args(Tier))} (paid: every paid one), comma-separated",
+    )
     strategy: Annotated[Strategy, _Lower] = Field(
         default="spread", validation_alias="KEYROT_STRATEGY", description="spread, fill, sticky"
     )
@@ -471,6 +492,7 @@ class SettingArguments(TypedDict, total=False):
     alert_events: str | Sequence[EventName] | None
     pool: str | None
     allowed_hosts: str | Sequence[str] | None
+    tiers: str | Sequence[Tier] | None
     strategy: Strategy | None
     max_attempts: int | None
     max_retries: int | None

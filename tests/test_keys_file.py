@@ -65,7 +65,7 @@ def test_every_field_is_used(path: Path) -> None:
     (key,) = load_keys(path)
     assert key.secret == "env://NAME"
     assert key.candidate == Candidate(
-        "a", "p", "b", Limits(1, 2, 3, 4), "gemini-x", "batch", "tier1", -1, 2.0, False
+        "a", "p", "b", Limits(1, 2, 3, 4), "gemini-x", "batch", "tier1", -1, 2.0, "active=false"
     )
 
 

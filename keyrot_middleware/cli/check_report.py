@@ -19,7 +19,7 @@ from ..core.text import mask_keys, mask_url
 from ..errors import ConfigError, KeyrotError, MissingExtraError
 from ..genai.call_info import origin_from_url
 from ..genai.live_check import LiveCheck, base_url
-from ..keys_file import KeySpec, candidates_of
+from ..keys_file import OUTSIDE_TIERS, KeySpec
 from ..runtime.delivery import open_receivers
 from ..runtime.health import views
 from ..runtime.pool import resolved_candidates
@@ -76,6 +76,8 @@ class KeyReport:
     """The result of `--live`."""
     shared: Availability = AVAILABLE
     """In the shared state; `available` if each process has its own."""
+    disabled: str | None = None
+    """Why no call uses it."""
 
     @property
     def resolved(self) -> bool:
@@ -90,8 +92,8 @@ class KeyReport:
     @property
     def availability(self) -> Availability:
         """Whether a call sent now would get it."""
-        if not self.spec.active:
-            return Availability("disabled")
+        if self.disabled:
+            return Availability("disabled", None, self.disabled)
         if not self.resolved:
             return Availability("unresolved")
         failure = self.probe.failure if self.probe is not None else None
@@ -128,7 +130,7 @@ class CheckReport:
         """Whether nothing is wrong and at least one key resolves, or rotation is switched off."""
         if not self.enabled:
             return True
-        has_key = any(key.resolved and key.spec.active for key in self.keys)
+        has_key = any(key.resolved and not key.disabled for key in self.keys)
         return has_key and not self.problems and all(key.ok for key in self.keys)
 
 
@@ -138,6 +140,7 @@ def build_report(config: Config) -> CheckReport:
         return CheckReport(enabled=False)
     secrets = open_secret_cache(config)
     state = _state_report(config, secrets)
+    disabled = {key.key_id: key.disabled for key in config.candidates}
     return CheckReport(
         enabled=True,
         state=state,
@@ -146,7 +149,11 @@ def build_report(config: Config) -> CheckReport:
         ),
         settings=tuple(_setting_reports(config)),
         keys=tuple(
-            replace(_key_report(key, config, secrets), shared=state.keys.get(key.key_id, AVAILABLE))
+            replace(
+                _key_report(key, config, secrets),
+                shared=state.keys.get(key.key_id, AVAILABLE),
+                disabled=disabled[key.key_id],
+            )
             for key in config.keys
         ),
         warnings=(*config.warnings, *doubts(secrets), *_bypass_warnings(config)),
@@ -163,7 +170,7 @@ def _state_report(config: Config, secrets: SecretCache) -> StateReport:
             return StateReport(url, shared=False)
         try:
             shared.check()
-            found = views(shared, resolved_candidates(candidates_of(config.keys), secrets))
+            found = views(shared, resolved_candidates(config.candidates, secrets))
         finally:
             shared.close()
     except KeyrotError as error:
@@ -275,3 +282,6 @@ def _bypass_warnings(config: Config) -> Iterator[str]:
     idle = [key.key_id for key in config.keys if not key.active]
     if idle:
         yield f"disabled by active=false: {', '.join(idle)}"
+    other = [key.key_id for key in config.candidates if key.disabled == OUTSIDE_TIERS]
+    if other:
+        yield f"not used, since KEYROT_TIERS allows other tiers only: {', '.join(other)}"

@@ -70,6 +70,6 @@ def _describe_reset(key: Candidate, before: KeyHealth, others: list[str]) -> str
         ]
     if others:
         lines.append(f"Also available again: {', '.join(others)}.")
-    if not key.active:
-        lines.append("It stays disabled: active=false in keys.json.")
+    if key.disabled:
+        lines.append(f"It stays disabled: {key.disabled}.")
     return "\n".join(lines)

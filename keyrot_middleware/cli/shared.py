@@ -14,7 +14,6 @@ from ..core.selection import Selector
 from ..core.text import mask_url
 from ..errors import KeyrotError
 from ..genai.live_check import check_key, describe_check, require_allowed_host
-from ..keys_file import candidates_of
 from ..runtime.health import KeyView, views, without_value
 from ..runtime.report import PoolReport
 from ..secrets import open_secret_cache
@@ -100,7 +99,7 @@ def _nothing_to_show(config: Config) -> str | None:
 
 def pool_of(config: Config) -> dict[str, Candidate]:
     """List the keys of the pool by id."""
-    return {key.key_id: key for key in candidates_of(config.keys)}
+    return {key.key_id: key for key in config.candidates}
 
 
 def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> frozenset[str]:
@@ -112,7 +111,8 @@ def unresolved_of(config: Config, state: State, keys: Iterable[Candidate]) -> fr
         KeyrotError: The state cannot be read.
     """
     known = state.snapshot(keys)
-    fresh = [key for key in config.keys if key.active and known[key.key_id].last_used is None]
+    used = {key.key_id for key in keys if not key.disabled}
+    fresh = [k for k in config.keys if k.key_id in used and known[k.key_id].last_used is None]
     if not fresh:
         return frozenset()
     secrets = open_secret_cache(replace(config, keys=tuple(fresh)))

@@ -46,6 +46,7 @@ from .failures import REJECTIONS, classify, describe
 from .model import (
     HOME,
     NO_USAGE,
+    OTHER_TIER,
     Block,
     CallInfo,
     Candidate,
@@ -262,6 +263,8 @@ class CallState:
     """Its surface can send a GET of a stored resource in place of the request."""
     home_is_own: bool = True
     """The client was made with its home key; else that is only the first key of the pool."""
+    other_tier: tuple[Candidate, ...] = ()
+    """The keys of the owner of its stored resources that it may not use."""
     guessed_owner: bool = False
     """No key of the owner of its stored resources is known, so the home project's are used."""
 
@@ -301,7 +304,7 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
 
     Returns:
         None for a call that any key may send after all: it is not bound to an owner, and what it
-        names has none that is known.
+        names has none that is known. Without the keys of tiers that the call may not use.
     """
     home, names = call.home, call.info.resources
     owner: tuple[str, str] | None = (yield GetOwner(names)) if names else None
@@ -317,7 +320,9 @@ def owner_candidates(call: CallState) -> Generator[Command, Any, tuple[Candidate
     call.guessed_owner = owner is None or not owner_keys
     if call.guessed_owner and not call.info.bound_to_owner:
         return None
-    return tuple(owner_keys) or ((home,) if home is not None else ())
+    found = owner_keys or ([home] if home is not None else [])
+    call.other_tier = tuple(k for k in found if not call.info.may_use(k.tier))
+    return tuple(k for k in found if call.info.may_use(k.tier))
 
 
 def may_use_other_project(
@@ -418,7 +423,10 @@ def _wait_or_raise(call: CallState, unavailable: Unavailable) -> Generator[Comma
     if (yield from _refresh_rejected(call, unavailable)) or (yield from _wait(call, unavailable)):
         return
     call.leave_line()
-    call.unavailable = unavailable
+    # The keys whose tier it may not use come first: its error names them too.
+    others = dict.fromkeys((k.key_id for k in call.other_tier), Block(OTHER_TIER, inf))
+    others = others or call.selector.other_tiers(call.info)
+    call.unavailable = unavailable = unavailable.beside(others)
     raise _final_error(call, unavailable)
 
 
@@ -623,7 +631,7 @@ def _ask_other_projects(call: CallState, lease: Lease) -> Generator[Command, Any
     name, asked = call.info.resources[0], 0
     first, number = call.last, len(call.attempts)
     call.last = None
-    projects = call.selector.projects(call.info.platform)
+    projects = call.selector.projects(call.info)
     projects.pop(lease.project, None)
     for keys in tuple(projects.values())[:MAX_PROJECTS_ASKED]:
         reply = yield from _ask(call, keys, name)

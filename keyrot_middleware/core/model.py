@@ -7,6 +7,7 @@ failure is about.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
@@ -22,6 +23,7 @@ __all__ = [
     "MODEL_SCOPES",
     "NO_LIMITS",
     "NO_USAGE",
+    "OTHER_TIER",
     "POOL_KEY",
     "VERTEX_EXPRESS",
     "Backoff",
@@ -114,7 +116,8 @@ class Candidate:
     tier: str | None = None
     priority: int = 0
     weight: float = 1.0
-    active: bool = True
+    disabled: str | None = None
+    """Why no call uses it; None: calls use it."""
     platform: Platform = GEMINI_API
     usd_per_day: float | None = None
     """The budget of its project for the Pacific day, US dollars; see keys_file.candidates_of."""
@@ -190,11 +193,17 @@ class CallInfo(NamedTuple):
     """What it costs with the longest answer, likewise."""
     service_tier: str = ""
     """The service tier that it asks for, such as `flex`; empty: standard."""
+    tiers: frozenset[str] | None = None
+    """The tiers of the keys that may serve it; None: keys of any tier, and of none."""
 
     @property
     def quota_model(self) -> str:
         """Return the model in whose quota it counts; empty if it counts in none."""
         return self.model if self.counts_in_quota else ""
+
+    def may_use(self, tier: str | None) -> bool:
+        """Return whether keys of a tier may serve it."""
+        return self.tiers is None or tier in self.tiers
 
 
 class Usage(NamedTuple):
@@ -333,6 +342,8 @@ class Lease(NamedTuple):
     """The key's project has a budget, so the state must know what the request costs."""
 
 
+OTHER_TIER = "tier"
+"""The reason of a `Block` of a key whose tier the call may not use."""
 IN_USE = frozenset({"concurrency", "probe", "usd_reserved"})
 """Reasons of a `Block` that end when another call ends, whatever it used."""
 
@@ -342,7 +353,7 @@ class Block(NamedTuple):
 
     reason: str
     """A failure class, or `rpm`, `tpm`, `rpd`, `usd`, `usd_reserved`, `concurrency`, `probe`,
-    `inactive`."""
+    `tier`."""
     until: float
     """When it ends, epoch seconds; `inf`: not by itself."""
     waitable: bool = False
@@ -360,6 +371,10 @@ class Unavailable:
     def retry_at(self) -> float:
         """Return when the first of them is available; `inf` for none."""
         return min((block.until for block in self.blocks.values()), default=inf)
+
+    def beside(self, blocks: Mapping[str, Block]) -> Unavailable:
+        """Return the same with these *blocks* before its own."""
+        return Unavailable(self.at, {**blocks, **self.blocks}) if blocks else self
 
 
 # The policy of a call --------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 The order of a call is a list of groups: keys whose `model` is the requested one, then keys without
 a model, then the others; within these, keys of the requested workload first, then by priority; the
-last resort comes after all of them. Keys of another platform are in no group. Within a group the
+last resort comes after all of them. Keys of another platform, or of a tier that the call may not
+use, are in no group. Within a group the
 strategy decides where to start: `spread` at random, `fill` at the first key, `sticky` at a position
 derived from the conversation. For a new batch, the keys of the project that got one least recently
 come first.
@@ -29,6 +30,7 @@ from .model import (
     GEMINI_API,
     IN_USE,
     LAST_RESORT,
+    OTHER_TIER,
     Block,
     CallInfo,
     Candidate,
@@ -46,7 +48,7 @@ BATCH_SIZE = 8
 
 DEFER_S = 60.0
 MAX_ORDERS = 64
-"""Orders kept: one per model and workload in use, and per method that does not count in quota."""
+"""Orders kept: one per model, workload and tiers in use, and per method that counts in no quota."""
 
 _METHOD_FAILURES = {
     rule.name for rule in RULES if rule.scope in (Scope.KEY_VERB, Scope.PROJECT_CACHE)
@@ -163,14 +165,14 @@ class Selector:
             strategy: `spread`, `fill` or `sticky`.
             lock: Lets one caller in at a time, again and again.
         """
-        self.keys = {key.key_id: key for key in keys if key.active}
+        self.keys = {key.key_id: key for key in keys if key.disabled is None}
         self.platforms = frozenset(key.platform for key in self.keys.values())
         """For which there is a key."""
         self.has_budgets = any(key.usd_per_day is not None for key in self.keys.values())
         """A key's project has a budget, so that costs must be estimated before a call."""
         self.spread = strategy == "spread"
         self.sticky = strategy == "sticky"
-        self._orders: dict[tuple[str, str | None, str, str], _Order] = {}
+        self._orders: dict[tuple[object, ...], _Order] = {}
         self._lock: AbstractContextManager[object] = lock or nullcontext()
         self._projects: dict[str, list[Candidate]] = {}
         """The keys of each project, put together when somebody asks for the first."""
@@ -192,13 +194,23 @@ class Selector:
         found = self._projects.get(project, ())
         return tuple(k for k in found if k.key_id in self.keys and k.platform == platform)
 
-    def projects(self, platform: Platform = GEMINI_API) -> dict[str, tuple[Candidate, ...]]:
-        """Return the keys of each project of a platform, in the order of the keys."""
+    def projects(self, info: CallInfo) -> dict[str, tuple[Candidate, ...]]:
+        """Return the keys of each project that may serve a call, in the order of the keys."""
         projects: dict[str, list[Candidate]] = {}
         for key in tuple(self.keys.values()):
-            if key.platform == platform:
+            if key.platform == info.platform and info.may_use(key.tier):
                 projects.setdefault(key.project, []).append(key)
         return {project: tuple(keys) for project, keys in projects.items()}
+
+    def other_tiers(self, info: CallInfo) -> dict[str, Block]:
+        """Return the keys of the call's platform whose tier it may not use."""
+        if info.tiers is None:
+            return {}
+        return {
+            key.key_id: Block(OTHER_TIER, inf)
+            for key in tuple(self.keys.values())
+            if key.platform == info.platform and not info.may_use(key.tier)
+        }
 
     def candidate_batches(
         self, info: CallInfo, excluded: Mapping[str, object] | Claims, now: float, draw: float
@@ -310,7 +322,7 @@ class Selector:
 
     def _get_order(self, info: CallInfo) -> _Order:
         verb = "" if info.counts_in_quota else info.verb
-        name = (info.model, info.workload, verb, info.platform)
+        name = (info.model, info.workload, verb, info.platform, info.tiers)
         order = self._orders.get(name)
         if order is None:
             with self._lock:
@@ -322,7 +334,7 @@ class Selector:
     def _make_order(self, info: CallInfo) -> _Order:
         groups: dict[tuple[bool, int, bool, int], list[Candidate]] = {}
         for key in self.keys.values():
-            if key.platform != info.platform:
+            if key.platform != info.platform or not info.may_use(key.tier):
                 continue
             rank = 1 if key.model is None else 0 if key.model == info.model else 2
             other_work = info.workload is not None and key.workload != info.workload

@@ -85,7 +85,7 @@ class ProjectLists:
         Raises:
             BaseException: The last error, if no project is available.
         """
-        projects = list(self._pool.selector.projects(info.platform).values())
+        projects = list(self._pool.selector.projects(info).values())
         token = _token_of(path)
         ours = _OURS.fullmatch(token)
         if not projects or (token and ours is None):  # begun elsewhere

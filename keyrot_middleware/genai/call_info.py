@@ -34,12 +34,15 @@ __all__ = [
     "host_from_url",
     "option",
     "origin_from_url",
+    "required_tiers",
     "timeout_s",
     "with_served_tier",
     "workload",
 ]
 
 workload: ContextVar[str | None] = ContextVar("keyrot_workload", default=None)
+required_tiers: ContextVar[frozenset[str] | None] = ContextVar("keyrot_tiers", default=None)
+"""The tiers that `workload()` allows; None: all."""
 
 
 class ApiRequest(NamedTuple):

@@ -19,7 +19,7 @@ from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from ..core.failures import REJECTIONS
-from ..core.model import Block
+from ..core.model import OTHER_TIER, Block
 from ..errors import rejection_code
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ def _google_body(details: Any) -> Any:
 
 
 def _reason(block: Block) -> str:
+    if block.reason == OTHER_TIER:
+        return f"{OTHER_TIER}: not one that this call may use (KEYROT_TIERS, workload)"
     if not isfinite(block.until):
         return block.reason
     at = f"{datetime.fromtimestamp(block.until, UTC):%Y-%m-%dT%H:%M:%SZ}"

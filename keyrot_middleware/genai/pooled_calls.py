@@ -18,6 +18,7 @@ from ..core.model import (
     EXPRESS_POOL_KEY,
     GEMINI_API,
     HOME,
+    OTHER_TIER,
     POOL_KEY,
     VERTEX_EXPRESS,
     CallInfo,
@@ -30,7 +31,7 @@ from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
 from ..telemetry.observer import CallObserver, observe
-from .call_info import host_from_url, origin_from_url
+from .call_info import host_from_url, origin_from_url, required_tiers
 from .home_key import fingerprint, is_key
 from .key_injection import has_foreign_key
 from .pool_exhausted import NO_KEY, error_body, exhausted
@@ -56,6 +57,12 @@ class PooledCalls:
         self.allowed = allowed
         self._warned: set[str] = set()
 
+    @property
+    def tiers(self) -> frozenset[str] | None:
+        """The tiers of the keys that may serve a call that is made now; None: all."""
+        mine, asked = self.pool.tiers, required_tiers.get()
+        return mine & asked if mine is not None and asked is not None else mine or asked
+
     def serves(
         self,
         key: str,
@@ -80,7 +87,7 @@ class PooledCalls:
         if origin_from_url(base_url) not in self.allowed[platform]:
             self._warn_of_host(host_from_url(base_url))
             return False
-        if not has_keys and is_key(key):
+        if not has_keys and is_key(key) and self.tiers is None:
             return False
         known = (key, POOL_KEY, EXPRESS_POOL_KEY)
         return not any(has_foreign_key(some, known) for some in headers)
@@ -93,14 +100,16 @@ class PooledCalls:
             key: The client's own key, the placeholder or "".
             patience_s: The timeout of the call, seconds, which limits its waits.
         """
-        pool = self.pool
-        own = self._own(key, info.platform) if info.bound_to_owner else None
+        pool, tiers = self.pool, self.tiers
+        if tiers is not None:
+            info = info._replace(tiers=tiers)
+        own = self._own(key, info) if info.bound_to_owner else None
         return CallState(
             info,
             pool.selector,
             pool.policy,
             pool.token_scale,
-            own or (self._home(info.platform) if info.bound_to_owner else None),
+            own or (self._home(info) if info.bound_to_owner else None),
             (pool.clock.time(), pool.random()),
             pool.overload,
             pool.waiting_lines,
@@ -137,9 +146,10 @@ class PooledCalls:
         """
         blocks, pool = no_key.unavailable.blocks, self.pool
         if blocks or GEMINI_API in pool.selector.platforms:
-            last = pool.last_refusal(blocks)
+            last = pool.last_refusal(k for k, block in blocks.items() if block.reason != OTHER_TIER)
         else:
-            text = f"pool {pool.name!r} has no Gemini API key; {NO_KEY}"
+            only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
+            text = f"pool {pool.name!r} has no Gemini API key{only}; {NO_KEY}"
             last = (401, "UNAUTHENTICATED", error_body(401, text))
         error = exhausted(
             pool.name,
@@ -154,22 +164,25 @@ class PooledCalls:
             error.add_note(note)
         return error
 
-    def _own(self, key: str, platform: Platform) -> Candidate | None:
+    def _own(self, key: str, info: CallInfo) -> Candidate | None:
         """Return a client's own key as a candidate, in the pool or not; None if it has none.
 
-        A key that keys.json marks for the other platform counts as none.
+        A key that keys.json marks for the other platform, or whose tier the call may not use,
+        counts as none.
         """
         if not is_key(key):
             return None
         key_id = self.pool.secrets.key_id_for(key)
         own = self.pool.selector.keys.get(key_id) if key_id is not None else None
-        if own is not None and own.platform != platform:
+        if own is not None and own.platform != info.platform:
+            return None
+        if not info.may_use(own.tier if own is not None else None):
             return None
         return own or _outside(key)
 
-    def _home(self, platform: Platform) -> Candidate:
+    def _home(self, info: CallInfo) -> Candidate:
         """Return the home key of clients without a key of their own, as a candidate."""
-        key_id = self.pool.home_id_for(platform)
+        key_id = self.pool.home_id_for(info.platform, info.tiers)
         found = self.pool.selector.keys.get(key_id) if key_id is not None else None
         return found or _outside("")
 

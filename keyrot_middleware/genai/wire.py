@@ -25,7 +25,7 @@ from ..errors import ConfigError
 from ..guard import handle_internal_error
 from ..runtime.pool import Pool
 from ..settings import AllowedOrigins
-from .call_info import origin_from_url
+from .call_info import origin_from_url, required_tiers
 from .key_injection import KEY_HEADER, RedactedHeader, current_injection, key_headers
 from .live import LiveConnection, current_connection
 from .patching import Patcher, Wrapper
@@ -325,7 +325,7 @@ class Wire:
 
     def _home(self, platform: Platform) -> str | None:
         try:
-            return self._pool.home_value(platform) if self._pool is not None else None
+            return self._pool.home_value(platform, required_tiers.get()) if self._pool else None
         except Exception:
             handle_internal_error("genai")
             return None

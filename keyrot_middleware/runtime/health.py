@@ -32,9 +32,8 @@ VERB = "generateContent"
 """The method of the call that "a call sent now" stands for."""
 AT_ONCE = 500
 """Keys of which the state is asked in one step."""
-OFF = "active=false"
 NO_VALUE = "no value"
-"""Why a key is disabled, and why unresolved."""
+"""Why a key is unresolved."""
 
 
 class ModelUsage(TypedDict):
@@ -100,7 +99,7 @@ def pool_views(pool: Pool) -> list[tuple[Candidate, KeyView]]:
         if key.key_id in selector or key.key_id not in skipped
     ]
     found = views(pool.state, keys)
-    unresolved = [key.key_id for key in keys if key.active and key.key_id not in selector]
+    unresolved = [key.key_id for key in keys if not key.disabled and key.key_id not in selector]
     found |= {key_id: without_value(found[key_id]) for key_id in unresolved}
     return [(key, found[key.key_id]) for key in keys]
 
@@ -123,8 +122,9 @@ def views(state: State, keys: Iterable[Candidate]) -> dict[str, KeyView]:
     }
     found = {key.key_id: _view(key, known[key.key_id], blocks) for key in keys}
     for key in keys:
-        if not key.active:
-            found[key.key_id] = _out(found[key.key_id], Availability("disabled", None, OFF))
+        if key.disabled:
+            overall = Availability("disabled", None, key.disabled)
+            found[key.key_id] = _out(found[key.key_id], overall)
     return found
 
 

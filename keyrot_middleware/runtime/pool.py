@@ -131,6 +131,8 @@ class Pool:
     """Where its state is, without user and password."""
     next_models: Mapping[str, str] = field(default_factory=dict)
     """The model that a request goes on to when no key can serve its own."""
+    tiers: frozenset[str] | None = None
+    """The tiers of the keys that may serve its calls; None: all. It has no others."""
     allowed_origins: Mapping[Platform, frozenset[str]] = field(default_factory=dict)
     """Where its keys may be sent; see `settings.allowed_origins`."""
     configured: Sequence[Candidate] | None = None
@@ -171,13 +173,17 @@ class Pool:
         """The id of the home key of clients without a key of their own, if there is one."""
         return self.home_id_for(GEMINI_API)
 
-    def home_id_for(self, platform: Platform) -> str | None:
-        """Return the id of the home key of a platform."""
+    def home_id_for(self, platform: Platform, tiers: frozenset[str] | None = None) -> str | None:
+        """Return the id of the home key of a platform, of one of *tiers* if these are given."""
         keys = self.selector.keys
-        order: Iterator[str] = (i for i, key in keys.items() if key.platform == platform)
+
+        def fits(key: Candidate) -> bool:
+            return key.platform == platform and (tiers is None or key.tier in tiers)
+
+        order: Iterator[str] = (i for i, key in keys.items() if fits(key))
         single = self.secrets.duplicates.get(self.last_resort or "", self.last_resort)
         own = keys.get(single or "")
-        if own is not None and own.platform == platform:
+        if own is not None and fits(own):
             order = chain([own.key_id], order)
         first = next(order, None)
         if not self.doubtful or first not in self.doubtful:
@@ -185,9 +191,11 @@ class Pool:
         rejected = self._rejected()
         return next((key_id for key_id in chain([first], order) if key_id not in rejected), first)
 
-    def home_value(self, platform: Platform = GEMINI_API) -> str | None:
-        """Return the value of the home key."""
-        home_id = self.home_id_for(platform)
+    def home_value(
+        self, platform: Platform = GEMINI_API, tiers: frozenset[str] | None = None
+    ) -> str | None:
+        """Return the value of the home key; see `home_id_for`."""
+        home_id = self.home_id_for(platform, tiers)
         return self.secrets.value(home_id) if home_id is not None else None
 
     def _rejected(self) -> set[str]:
@@ -395,8 +403,8 @@ class Pool:
             if keys:
                 _log.info("pool %s: keys %s: %s", self.name, verb, ", ".join(sorted(keys)))
         if not selector.keys:
-            text = "pool %s: it has no key; calls go out as the SDK sends them until it has one"
-            _log.error(text, self.name)
+            left = "go out as the SDK sends them" if self.tiers is None else "fail"
+            _log.error("pool %s: it has no key; calls %s until it has one", self.name, left)
 
 
 def resolved_candidates(keys: Iterable[Candidate], secrets: SecretCache) -> list[Candidate]:

@@ -16,7 +16,7 @@ from ..config import Config, reread
 from ..errors import KeyrotError, warn_safely
 from ..forks import after_fork
 from ..guard import handle_internal_error
-from ..keys_file import candidates_of, file_version
+from ..keys_file import file_version
 from ..prices import require_prices
 from ..secrets import Stores
 from ..secrets.cache import LOOKUP_TIMEOUT_S
@@ -104,7 +104,7 @@ class Refresher:
 
     def _take(self, config: Config) -> None:
         """Use the keys of *config*."""
-        locations, configured = self._stores.locate(config), candidates_of(config.keys)
+        locations, configured = self._stores.locate(config), config.candidates
         require_prices(configured)
         self._warn_of(set(config.warnings).difference(self._config.warnings))
         self._config = config

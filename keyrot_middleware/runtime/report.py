@@ -38,9 +38,10 @@ from ..core.selection import Selector
 from ..core.text import utc
 from ..core.windows import DAY_S
 from ..errors import KeyrotError
+from ..keys_file import DISABLED_IN_FILE, OUTSIDE_TIERS
 from ..prices import is_installed
 from ..state.base import KeyHealth, State, Used
-from .health import OFF, VERB, KeyView, blocks_of, counts_today, iso, pool_views
+from .health import VERB, KeyView, blocks_of, counts_today, iso, pool_views
 from .pool import Pool
 
 __all__ = ["PoolReport", "StatusSource", "source_of"]
@@ -259,8 +260,8 @@ class PoolReport:
     def set_active(self, key_id: str, active: bool) -> str:
         """Switch a key on or off; see `StatusSource.set_active`."""
         key, view = self._find(key_id)
-        if not key.active:
-            raise KeyrotError(f"key {key_id} is switched off in keys.json; change it there")
+        if key.disabled:
+            raise KeyrotError(f"key {key_id} is disabled: {key.disabled}; change it there")
         if view.overall.state == "unresolved":
             raise KeyrotError(f"key {key_id} has no value, so no call uses it")
         if active:
@@ -398,8 +399,8 @@ class PoolReport:
                 why = self._missing.get(key.key_id)
                 return f"no value: {why}" if why else "the secret store has no value for it"
             case _:
-                off = "switched off in keys.json" if here.reason == OFF else "switched off by hand"
-                return f"{off}{when}"
+                off = {DISABLED_IN_FILE: "switched off in keys.json", OUTSIDE_TIERS: OUTSIDE_TIERS}
+                return f"{off.get(here.reason or '', 'switched off by hand')}{when}"
 
 
 def source_of(pool: Pool, *, check: Callable[[str], str] | None = None) -> PoolReport:

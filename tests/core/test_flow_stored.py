@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from support.replies import (
 
 from keyrot_middleware.core.commands import Done
 from keyrot_middleware.core.flow import Exhausted
-from keyrot_middleware.core.model import HOME, CallInfo, Candidate, Limits, Usage
+from keyrot_middleware.core.model import HOME, Block, CallInfo, Candidate, Limits, Usage
 
 
 class TestStreams:
@@ -125,6 +126,28 @@ class TestStoredResources:
         del rig.selector.keys["c"]
         rig.call(self.FILE, self.HOME_KEY)
         assert rig.sent == ["c", self.HOME_KEY.key_id, self.HOME_KEY.key_id]
+
+    def test_keys_of_a_tier_that_the_call_may_not_use_never_serve(self) -> None:
+        """Neither the owner's, nor the home key, nor one that may make the resource instead."""
+        rig = Rig(
+            key("free", project="p", tier="free"),
+            key("paid", project="p", tier="tier1"),
+            key("other", tier="free"),
+            strategy="fill",
+        )
+        paid = frozenset({"tier1"})
+        rig.will("free", Done("made", Usage(), ("files/a",)))
+        rig.call(self.FILE._replace(resources=(), verb="files"), rig.selector.keys["free"])
+        assert rig.call(self.FILE._replace(tiers=paid)) == "answer"
+        rig.will("paid", invalid())
+        rig.failing(self.FILE._replace(tiers=paid))
+        assert rig.sent == ["free", "paid", "paid"]
+        for home in (rig.selector.keys["other"], self.HOME_KEY):
+            info = self.FILE._replace(resources=("files/z",), tiers=paid)
+            failed = rig.failing(info, home)
+            assert isinstance(failed, Exhausted)
+            assert failed.unavailable.blocks == {home.key_id: Block("tier", inf)}
+        assert len(rig.sent) == 3
 
     def test_what_may_be_googles_own_binds_only_to_a_known_owner(self) -> None:
         """An agent of the program goes with its owner; one that nobody knows with any key."""

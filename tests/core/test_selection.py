@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from math import inf
 
 import pytest
 from support.candidates import DEAD, NOW, list_candidates, many
@@ -60,7 +61,7 @@ def test_each_group_has_a_rank_of_its_own() -> None:
 
 def test_inactive_keys_are_never_candidates() -> None:
     """A key with `active: false` in keys.json is not in the pool."""
-    assert list_candidates(Selector([key("on"), key("off", active=False)])) == ["on"]
+    assert list_candidates(Selector([key("on"), key("off", disabled="active=false")])) == ["on"]
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])
@@ -166,6 +167,18 @@ def test_a_call_gets_candidates_of_its_platform_alone(strategy: str) -> None:
     assert selector.platforms == {"gemini_api", "vertex_express"}
     selector.defer(express, {"a": DEAD, "x0": DEAD}, NOW)
     assert list_candidates(selector) == ["a", "b"]
+
+
+def test_a_call_gets_candidates_of_its_tiers_alone() -> None:
+    """Two calls with other conditions have other orders; a key without a tier is of none."""
+    keys = [key("free", tier="free"), key("paid", tier="tier1"), key("none")]
+    selector, paid = Selector(keys, "fill"), INFO._replace(tiers=frozenset({"tier1", "tier2"}))
+    assert list_candidates(selector) == ["free", "paid", "none"]
+    assert list_candidates(selector, paid) == ["paid"]
+    assert list(selector.projects(INFO)) == ["free", "paid", "none"]
+    assert list(selector.projects(paid)) == ["paid"]
+    assert selector.other_tiers(INFO) == {}
+    assert selector.other_tiers(paid) == {key_id: Block("tier", inf) for key_id in ("free", "none")}
 
 
 @pytest.mark.parametrize("strategy", ["spread", "fill", "sticky"])

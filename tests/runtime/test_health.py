@@ -75,7 +75,7 @@ def test_a_key_with_a_full_window_is_limited_until_the_minute_ends() -> None:
 def test_a_key_without_a_value_and_one_switched_off_are_reported() -> None:
     """Every key of keys.json is reported: unresolved and disabled ones too."""
     rig = Rig(key("a"))
-    rig.pool.configured = (key("a"), key("b"), key("c", active=False))
+    rig.pool.configured = (key("a"), key("b"), key("c", disabled="active=false"))
     found = health(rig.pool).items()
     assert {i: (one["state"], one["available"], one["active"]) for i, one in found} == {
         "a": ("available", True, True),

@@ -1,0 +1,285 @@
+"""`install(tiers=…)` and `workload(…, tiers=…)`: no call is sent with a key of another tier."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.genai import types
+from support.live import converse
+from support.modes import MODEL, MODES, ask, run
+from support.mounted_secrets import serving_keys
+from support.servers import wait_for
+
+import keyrot_middleware
+from keyrot_middleware import ConfigError, KeyPoolExhausted
+from keyrot_middleware.testing import Reply, plain_websockets
+
+KEYS = (
+    {"key_id": "free", "tier": "free"},
+    {"key_id": "paid", "tier": "tier1", "priority": 1},
+    {"key_id": "none", "priority": 2},
+)
+PAID_ONLY = ("tier1", "tier2")
+ONLY_PAID = {"state": "disabled", "disabled_reason": "its tier is not one of KEYROT_TIERS"}
+
+Calls = Callable[[], Any]
+
+
+def keys_of(gemini: Any) -> set[str | None]:
+    """Return the keys of all requests; the bytes of an upload have none."""
+    return {request.key for request in gemini.log if request.key}
+
+
+@pytest.fixture(params=["install", "workload"])
+def paid_only(request: Any, pool: Any) -> Any:
+    """Allow paid keys only, for the whole pool or for the calls of this test."""
+    if request.param == "install":
+        pool(*KEYS, tiers=PAID_ONLY, max_wait_s=0)
+        yield
+        return
+    pool(*KEYS, max_wait_s=0)
+    with keyrot_middleware.workload("eea", tiers=PAID_ONLY):
+        yield
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_calls_use_keys_of_these_tiers_only(
+    mode: str, paid_only: None, gemini: Any, connect: Any
+) -> None:
+    """However often, whatever the client's own key, and when the key fails or is limited."""
+    for client in (connect(), connect(gemini.key("free").value)):
+        assert [ask(mode, client) for _ in range(4)] == ["ok from paid"] * 4
+    gemini.script("paid", Reply.QUOTA_DAY)
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"quota|day"):
+            ask(mode, connect(gemini.key("free").value))
+    assert keys_of(gemini) == {"paid"}
+
+
+def test_the_error_says_that_other_keys_may_not_be_used(
+    pool: Any, gemini: Any, connect: Any
+) -> None:
+    """Each key has its reason, and the code is that of the key that will come back."""
+    pool(*KEYS, max_wait_s=0)
+    gemini.script("paid", Reply.QUOTA_DAY)
+    with keyrot_middleware.workload("eea", tiers=PAID_ONLY):
+        with pytest.raises(Exception, match="quota"):
+            ask("sync", connect())
+        with pytest.raises(KeyPoolExhausted) as raised:
+            ask("sync", connect())
+    other = "tier: not one that this call may use (KEYROT_TIERS, workload)"
+    assert raised.value.code == 429
+    assert raised.value.reasons["free"] == raised.value.reasons["none"] == other
+    assert raised.value.reasons["paid"].startswith("quota_day until")
+    assert "free: tier: not one that this call may use" in str(raised.value)
+    assert ask("sync", connect()) == "ok from free"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_that_no_key_may_serve_is_not_sent(
+    mode: str, pool: Any, gemini: Any, connect: Any
+) -> None:
+    """Waiting cannot help, so the code is not that of a rate limit."""
+    pool(*KEYS)
+    gemini.script("free", Reply.KEY_INVALID)
+    assert ask(mode, connect()) == "ok from paid"  # the refusal of another key is no reason here
+    gemini.reset_log()
+    with (
+        keyrot_middleware.workload("eea", tiers=["tier3"]),
+        pytest.raises(KeyPoolExhausted) as raised,
+    ):
+        ask(mode, connect())
+    assert (raised.value.code, raised.value.status) == (400, "FAILED_PRECONDITION")
+    assert raised.value.reasons.keys() == {"free", "paid", "none"}
+    assert raised.value.retry_at is None
+    assert gemini.count() == 0
+
+
+def test_model_fallback_stays_within_the_tiers(pool: Any, gemini: Any, connect: Any) -> None:
+    """The second model is asked with a paid key too, and the free key with neither."""
+    pool(*KEYS, fallback_models=[f"{MODEL}>gemini-3.8-flash"], max_wait_s=0)
+    gemini.script("paid", Reply.QUOTA_DAY)
+    with keyrot_middleware.workload("eea", tiers=PAID_ONLY):
+        assert ask("sync", connect()) == "ok from paid"
+        gemini.script("paid", Reply.QUOTA_DAY)
+        with pytest.raises(Exception, match=r"quota|day"):
+            ask("sync", connect())
+    assert keys_of(gemini) == {"paid"}
+    assert gemini.log[1].model == "gemini-3.8-flash"
+
+
+def upload(client: Any) -> types.File:
+    """Upload a text."""
+    config = types.UploadFileConfig(mime_type="text/plain")
+    file: types.File = client.files.upload(file=io.BytesIO(b"hello"), config=config)
+    return file
+
+
+def test_a_home_key_of_another_tier_is_replaced(paid_only: None, gemini: Any, connect: Any) -> None:
+    """Files and batches are made with a paid key; those of a client with a foreign key too."""
+    gemini.add_key("foreign")
+    for client in (connect(), *(connect(gemini.key(k).value) for k in ("free", "foreign"))):
+        file = upload(client)
+        ask("sync", client, contents=["look", file])
+        client.files.delete(name=file.name)
+        client.batches.create(model=MODEL, src=[types.InlinedRequest(contents="hello")])
+        client.models.count_tokens(model=MODEL, contents="hello")
+        list(client.files.list())
+    assert keys_of(gemini) == {"paid"}
+
+
+def test_what_a_key_of_another_tier_owns_is_out_of_reach(
+    pool: Any, gemini: Any, connect: Any
+) -> None:
+    """No request is sent; the error names the owner's key alone."""
+    pool(*KEYS)
+    client = connect(gemini.key("free").value)
+    file = upload(client)
+    gemini.reset_log()
+    calls: list[Calls] = [
+        lambda: ask("sync", client, contents=["look", file]),
+        lambda: client.files.get(name=file.name),
+        lambda: run(client, lambda: client.aio.files.delete(name=file.name)),
+    ]
+    for call in calls:
+        with (
+            keyrot_middleware.workload("eea", tiers=PAID_ONLY),
+            pytest.raises(KeyPoolExhausted) as raised,
+        ):
+            call()
+        assert raised.value.reasons.keys() == {"free"}
+    assert gemini.count() == 0
+    assert client.files.get(name=file.name).name == file.name
+
+
+def test_the_owner_is_searched_among_these_tiers(pool: Any, gemini: Any, connect: Any) -> None:
+    """A file that the pool has not seen: no project of another tier is asked for it."""
+    more = {"key_id": "other", "tier": "tier2", "priority": 3}
+    made = pool(*KEYS, more)
+    file = upload(connect(gemini.key("other").value))
+    made.state.set_owner = made.state.get_owner = lambda *_: None
+    gemini.reset_log()
+    with keyrot_middleware.workload("eea", tiers=PAID_ONLY):
+        assert connect().files.get(name=file.name).name == file.name
+        with keyrot_middleware.all_projects():
+            assert [f.name for f in connect().files.list()] == [file.name]
+    assert keys_of(gemini) == {"paid", "other"}
+
+
+def test_live_and_interactions_too(paid_only: None, gemini: Any, connect: Any) -> None:
+    """A session opens with a paid key, and an interaction is made with one."""
+    with plain_websockets():
+        client = connect(gemini.key("free").value)
+        assert run(client, lambda: converse(client)) == "ok from paid"
+    interaction = client.interactions.create(model=MODEL, input="hello")
+    client.interactions.get(interaction.id)
+    assert keys_of(gemini) == {"paid"}
+
+
+def test_keys_by_hand_too(paid_only: None) -> None:
+    """`KeyManager` chooses among these keys, and says so where there is none."""
+    with keyrot_middleware.get_key_manager() as manager:
+        assert manager.select_key(MODEL).key_id == "paid"
+        with keyrot_middleware.workload("eea", tiers=["tier2"]):
+            with pytest.raises(KeyPoolExhausted) as raised:
+                manager.select_key(MODEL)
+            assert raised.value.reasons["paid"].startswith("tier: not one that this call may use")
+        manager.report_success("paid")
+
+
+def test_workloads_inside_each_other_allow_what_all_allow(
+    pool: Any, gemini: Any, connect: Any
+) -> None:
+    """One inside cannot take a condition back, and the name of each is preferred as before."""
+    pool(*KEYS, {"key_id": "top", "tier": "tier2", "priority": 5, "workload": "big"})
+    workload, client = keyrot_middleware.workload, connect()
+    with workload("eea", tiers=PAID_ONLY):
+        with workload("big"):
+            assert ask("sync", client) == "ok from top"
+        with workload("x", tiers=["free", "tier2"]):
+            assert ask("sync", client) == "ok from top"
+        with workload("x", tiers=["free"]), pytest.raises(KeyPoolExhausted):
+            ask("sync", client)
+        assert ask("sync", client) == "ok from paid"
+    assert ask("sync", client) == "ok from free"
+
+
+def test_paid_is_every_paid_tier(pool: Any, connect: Any) -> None:
+    """As a key may be `paid` where it does not matter which tier that is."""
+    pool(*KEYS, {"key_id": "some", "tier": "paid", "priority": -1}, tiers="paid")
+    assert {ask("sync", connect()) for _ in range(3)} == {"ok from some"}
+    with keyrot_middleware.workload("x", tiers=["tier1"]):
+        assert ask("sync", connect()) == "ok from paid"
+
+
+def test_status_shows_that_the_other_keys_are_disabled(pool: Any) -> None:
+    """`explain` too: no call gets them."""
+    pool(*KEYS, tiers=PAID_ONLY)
+    found = keyrot_middleware.status()["keys"]
+    shown = {
+        i: {"state": key["state"], "disabled_reason": key["disabled_reason"]}
+        for i, key in found.items()
+    }
+    usable = {"state": "available", "disabled_reason": None}
+    assert shown == {"free": ONLY_PAID, "paid": usable, "none": ONLY_PAID}
+    with keyrot_middleware.get_key_manager() as manager:
+        keys = {key["key_id"]: key["sentence"] for key in manager.explain(MODEL)["keys"]}
+    assert keys["free"] == "its tier is not one of KEYROT_TIERS"
+    assert keys["paid"] == "would get the call"
+
+
+def test_a_pool_without_such_a_key_is_an_error(
+    here: Path, monkeypatch: pytest.MonkeyPatch, gemini: Any
+) -> None:
+    """Keys of GEMINI_API_KEYS have no tier; it is said at once, and not by every call."""
+    monkeypatch.setenv("KEYROT_TIERS", "tier1,tier2")
+    monkeypatch.setenv("GEMINI_API_KEYS", "FAKE-1,FAKE-2")
+    with pytest.raises(ConfigError) as raised:
+        keyrot_middleware.install()
+    assert str(raised.value) == (
+        "KEYROT_TIERS: found tier1, tier2, and no key of the pool has such a tier; name the tier "
+        "of each key in keys.json."
+    )
+
+
+@pytest.mark.parametrize(
+    ("tiers", "text"),
+    [
+        ("tier1,teir2", 'found "teir2"; allowed: free, tier1, tier2, tier3, paid'),
+        (["gold"], 'found "gold"; allowed: free, tier1, tier2, tier3, paid'),
+        ([], "found no tier; allowed: free"),
+    ],
+)
+def test_wrong_tiers_are_errors(tiers: Any, text: str) -> None:
+    """They name what is allowed; an empty list is not every tier."""
+    with pytest.raises(ConfigError, match=r"install\(tiers=…\): ") as raised:
+        keyrot_middleware.install(keys=["FAKE-1"], tiers=tiers)
+    assert text in str(raised.value)
+    names = tiers.split(",") if isinstance(tiers, str) else tiers
+    with (
+        pytest.raises(ValueError, match=r"workload\(tiers=…\): ") as wrong,
+        keyrot_middleware.workload("x", tiers=names),
+    ):
+        pass
+    assert text.partition(";")[0] in str(wrong.value)
+
+
+def test_no_call_passes_a_pool_whose_keys_are_gone(gemini: Any, connect: Any, files: Any) -> None:
+    """keys.json loses its paid keys: calls fail, and the client's own key does not serve them."""
+    for key in KEYS[:2]:
+        files.put(key["key_id"])
+    files.list(*KEYS[:2])
+    files.install(tiers=PAID_ONLY)
+    client = connect(gemini.key("free").value)
+    assert ask("sync", client) == "ok from paid"
+    files.list(KEYS[0])
+    wait_for(lambda: serving_keys() == [])
+    gemini.reset_log()
+    for mode in MODES:
+        with pytest.raises(KeyPoolExhausted, match=r"no Gemini API key of KEYROT_TIERS"):
+            ask(mode, client)
+    assert gemini.count() == 0

@@ -177,8 +177,9 @@ class KeyManager:
         if found and pool.alerts is not None:
             pool.alerts.on_exhausted(info, Exhausted(Unavailable(now, found)))
         blocks = self._left_out(exclude, now) | found
-        last = pool.last_refusal(blocks)
-        raise exhausted(pool.name, pool.selector.other_tiers(info) | blocks, now, last, None)
+        last, quote = pool.last_refusal(blocks), pool.quote(info.model, blocks)
+        blocks = pool.selector.other_tiers(info) | blocks
+        raise exhausted(pool.name, blocks, now, last, None, quote=quote)
 
     def report_success(
         self, key_id: str, tokens_used: int | None = None, *, response: Any = None
@@ -242,6 +243,7 @@ class KeyManager:
         verdict = classify(facts, info, pool.clock.time(), lease.at or None)
         kind = LeaseOutcome.FAILURE if verdict.sent else LeaseOutcome.UNSENT
         until = self._settle(lease, Outcome(kind, verdict), Failed(facts, error))
+        pool.record_quote(info.model, verdict)
         if verdict.rejected and pool.refresh(lease.key_id):
             pool.log_replaced(frozenset({lease.key_id}))
         return Report(

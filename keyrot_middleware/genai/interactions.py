@@ -389,7 +389,8 @@ class Interactions:
 
     def _exhausted(self, call: _Call, no_key: Exhausted) -> BaseException:
         """Return `KeyPoolExhausted`, as an exception that the SDK raises for these requests too."""
-        error: Any = self._calls.exhausted(no_key, call.library.Response)
+        model = call.state.info.model
+        error: Any = self._calls.exhausted(no_key, call.library.Response, model)
         error.response.request = call.library.Request(call.request.http_method, call.url)
         theirs = call.make_error(error.code, error.details, str(error), error.response)
         made = also_api_error(error, theirs)

@@ -320,7 +320,7 @@ class LiveWrappers:
         try:
             relay = await aio.run_stream(call_flow(call), driver)
         except Exhausted as no_key:
-            failure = calls.exhausted(no_key, response_type_of(client))
+            failure = calls.exhausted(no_key, response_type_of(client), info.model)
         else:
             connection: LiveConnection = await anext(relay)
             return connection.hold(relay)

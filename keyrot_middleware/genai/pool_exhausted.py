@@ -128,6 +128,7 @@ def exhausted(
     response_type: Any,
     *,
     has_untried_keys: bool = False,
+    quote: str | None = None,
 ) -> BaseException:
     """Build the exception for a call that no key could serve.
 
@@ -138,6 +139,7 @@ def exhausted(
         last: What rejected the last key; used when all are rejected, and this process saw it.
         response_type: The `Response` class of the client's HTTP library, or None.
         has_untried_keys: A limit on the attempts ended the call, so other keys may be available.
+        quote: What Google said of the model.
     """
     retry_at = min((block.until for block in _returning(blocks) or blocks.values()), default=inf)
     reasons = {key_id: _reason(block) for key_id, block in blocks.items()}
@@ -145,6 +147,8 @@ def exhausted(
         which = "that was tried " if has_untried_keys else ""
         intro = f"No Gemini API key of pool {pool!r} {which}is available."
         details = _body(pool, blocks, reasons, retry_at, now, intro)
+        if quote:
+            details["error"]["message"] += f' Google says: "{quote}"'
         code = details["error"]["code"]
     else:
         code, details = last[0], _google_body(last[2])

@@ -135,7 +135,7 @@ class PooledCalls:
         """Return the observer of a call, for its driver; None if there is none."""
         return observe(self.pool.observers, info, handle_internal_error)
 
-    def exhausted(self, no_key: Exhausted, response_type: Any) -> BaseException:
+    def exhausted(self, no_key: Exhausted, response_type: Any, model: str = "") -> BaseException:
         """Return the `KeyPoolExhausted` of a call that no key could serve.
 
         Its cause is the SDK's exception of the last attempt, if there was one.
@@ -143,6 +143,7 @@ class PooledCalls:
         Args:
             no_key: Why.
             response_type: The `Response` class of the client's HTTP library, for `response`.
+            model: The one that was requested, if any.
         """
         blocks, pool = no_key.unavailable.blocks, self.pool
         if blocks or GEMINI_API in pool.selector.platforms:
@@ -158,6 +159,7 @@ class PooledCalls:
             last,
             response_type,
             has_untried_keys=no_key.has_untried_keys,
+            quote=pool.quote(model, blocks),
         )
         error.__cause__ = no_key.last
         for note in getattr(no_key, "__notes__", ()):

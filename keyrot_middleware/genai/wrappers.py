@@ -393,7 +393,7 @@ class RequestWrappers:
         try:
             return sync.run(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
+            error = self._exhausted(no_key, pooled)
         raise error
 
     def request_streamed(
@@ -435,7 +435,7 @@ class RequestWrappers:
         try:
             yield from sync.run_stream(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
+            error = self._exhausted(no_key, pooled)
         else:
             return
         raise error
@@ -478,7 +478,7 @@ class RequestWrappers:
         try:
             return await aio.run(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
+            error = self._exhausted(no_key, pooled)
         raise error
 
     async def async_request_streamed(
@@ -517,7 +517,7 @@ class RequestWrappers:
         try:
             return await aio.run_stream(call_flow(pooled.call), driver)
         except Exhausted as no_key:
-            error = self._calls.exhausted(no_key, response_type_of(pooled.client))
+            error = self._exhausted(no_key, pooled)
         raise error
 
     def _done(
@@ -577,6 +577,10 @@ class RequestWrappers:
 
     def _observe(self, pooled: _PooledCall) -> CallObserver | None:
         return self._calls.observe(pooled.call.info)
+
+    def _exhausted(self, no_key: Exhausted, pooled: _PooledCall) -> BaseException:
+        response_type = response_type_of(pooled.client)
+        return self._calls.exhausted(no_key, response_type, pooled.call.info.model)
 
     def _redact(self, pooled: _PooledCall) -> Redact:
         return self._calls.redact(pooled.client.api_key or "")

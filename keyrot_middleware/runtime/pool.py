@@ -14,17 +14,19 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.commands import Acquire, Settle
-from ..core.failures import KEY_REJECTIONS
+from ..core.failures import KEY_REJECTIONS, QUOTED
 from ..core.flow import Overload, OwnerSearches
 from ..core.model import (
     GEMINI_API,
     NO_USAGE,
+    Block,
     CallInfo,
     Candidate,
     Lease,
     Platform,
     RetryPolicy,
     Usage,
+    Verdict,
 )
 from ..core.model_names import ModelNames
 from ..core.selection import Selector
@@ -152,6 +154,8 @@ class Pool:
     """What calls did lately."""
     hints: dict[str, str] = field(default_factory=dict, repr=False)
     """Likely causes of rejections, by key id."""
+    withdrawn: dict[str, str] = field(default_factory=dict, repr=False)
+    """What Google said of models that it no longer offers to a project, by model."""
     _refusals: dict[str, tuple[int, str | None, Any]] = field(default_factory=dict, repr=False)
     _unpriced: set[str] = field(default_factory=set, repr=False)
     """Models without a price that were warned of."""
@@ -276,6 +280,23 @@ class Pool:
             getattr(error, "status", None),
             getattr(error, "details", None) or getattr(error, "body", None),
         )
+
+    def record_quote(self, model: str, verdict: Verdict | None) -> None:
+        """Keep what Google said of a model, if errors about it will quote that."""
+        if verdict is None or not verdict.quote:
+            return
+        if model not in self.withdrawn and len(self.withdrawn) >= MODELS_WARNED:
+            self.withdrawn = {}
+        self.withdrawn[model] = verdict.quote
+
+    def quote(self, model: str, blocks: Mapping[str, Block]) -> str | None:
+        """Return what Google said of a model, if that is why a key cannot serve it.
+
+        None where only other processes have heard it.
+        """
+        if all(block.reason not in QUOTED for block in blocks.values()):
+            return None
+        return self.withdrawn.get(model)
 
     def _explain(self, key_id: str, failure: str) -> None:
         """Log the likely cause of a rejection once, and keep it for the notes of errors."""

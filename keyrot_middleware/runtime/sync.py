@@ -244,6 +244,7 @@ class SyncDriver:
     def _settled(self, command: Settle, until: float | None) -> float | None:
         if command.outcome.verdict is not None:
             self._pool.record_refusal(command)
+            self._pool.record_quote(self._info.model, command.outcome.verdict)
             self.notify(command._replace(at=self._pool.clock.time()), until)
         return until
 

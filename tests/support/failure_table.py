@@ -242,14 +242,13 @@ GROUPS = [
     ),
     _of(
         "model_withdrawn",
-        MODEL,
-        (
-            "new users",
-            404,
-            _missing(
-                "This model models/gemini-2.5-flash is no longer available to new users, use X."
-            ),
-        ),
+        {**MODEL, "quote": g.NEW_USERS},
+        ("new users", 404, _missing(g.NEW_USERS)),
+        ("new users, Interactions", 404, interactions("not_found", g.NEW_USERS)),
+    ),
+    _of(
+        "model_withdrawn",
+        {**MODEL, "quote": "no longer available to new users, use X"},
         ("new users, bare", 404, _missing("no longer available to new users, use X")),
     ),
     _of(

@@ -146,6 +146,7 @@ CACHE = over(
     "limit=0, requested=116563"
 )
 EXHAUSTED = over("Resource has been exhausted (e.g. check quota).")
+NEW_USERS = "This model models/gemini-2.5-flash is no longer available to new users, use X."
 SPEND_RATE = (
     "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed limit "
     "for your account's billing history and tier."

@@ -35,6 +35,7 @@ __all__ = [
     "DISABLED_IN_FILE",
     "GROUP",
     "OUTSIDE_TIERS",
+    "READABLE_VARIABLES",
     "SINGLE_KEYS",
     "KeySpec",
     "KeysFile",
@@ -64,7 +65,7 @@ BUILT_STORES = ("env", "vault", "aws", "azure", "gcp", "file")
 # A `.env` may come with a directory from somebody else. So it says where keys are and, in
 # itself, who may read them; it runs no program, sends no SDK to another server, and makes no other
 # authority trusted.
-_FROM_FILE: Mapping[str, frozenset[str]] = {
+READABLE_VARIABLES: Mapping[str, frozenset[str]] = {
     "vault": frozenset(
         {
             *("VAULT_ADDR", "VAULT_NAMESPACE", "VAULT_AUTH_MOUNT", "VAULT_CLIENT_TIMEOUT"),
@@ -107,7 +108,7 @@ _STEERING: Mapping[str, re.Pattern[str]] = {
 
 def readable_from_file(scheme: str, name: str) -> bool:
     """Return whether `.env` may set a variable of a store; a plugged-in store decides itself."""
-    return scheme not in _FROM_FILE or name in _FROM_FILE[scheme]
+    return scheme not in READABLE_VARIABLES or name in READABLE_VARIABLES[scheme]
 
 
 def configures_an_sdk(scheme: str, name: str) -> bool:

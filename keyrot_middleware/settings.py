@@ -461,8 +461,9 @@ class Settings(EnabledSetting):
     ] = Field(
         default=(),
         validation_alias="KEYROT_FALLBACK_MODELS",
-        description="chains of models such as gemini-2.5-pro>gemini-2.5-flash, separated by commas "
-        f"or semicolons; up to {MAX_MODELS} different models each, and one model after another",
+        description="chains of models such as gemini-3.8-flash>gemini-3.6-flash, separated by "
+        f"commas or semicolons; up to {MAX_MODELS} different models each, and one model after "
+        "another",
     )
     tracing: Annotated[Literal["off", "otlp"], _Lower] = Field(
         default="off", validation_alias="KEYROT_TRACING", description="off, otlp"

@@ -23,6 +23,7 @@ from keyrot_middleware.config import (
 )
 from keyrot_middleware.errors import ConfigError
 from keyrot_middleware.genai.call_info import origin_from_url
+from keyrot_middleware.keys_file import READABLE_VARIABLES
 from keyrot_middleware.secrets import open_secret_cache
 from keyrot_middleware.settings import VERTEX_HOST, origins
 
@@ -290,15 +291,17 @@ def test_the_config_is_frozen() -> None:
 
 
 def test_the_example_names_every_variable_with_a_comment() -> None:
-    """.env.example has all variables of the table, each below a comment, and no others."""
+    """.env.example has all variables of the table and of the stores, and no others."""
     text = (ROOT / ".env.example").read_text()
-    named = set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))
-    assert named - {"TEAM_PRO_KEY"} == set(ENV_NAMES.values())
+    named = re.findall(r"^#?([A-Z0-9_]+)=", text, re.MULTILINE)
+    of_stores = {name for names in READABLE_VARIABLES.values() for name in names}
+    assert set(named) - {"TEAM_PRO_KEY"} == {*ENV_NAMES.values(), *of_stores}
+    assert len(named) == len(set(named))
 
 
 def test_the_examples_load_together(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """.env.example with every line switched on, filled in, loads with keys_example.json."""
-    text = re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^#(?=[A-Z0-9_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
     for value, name in zip((A, B, C), ("flash_01=", "flash_02=", "TEAM_PRO_KEY="), strict=True):
         text = text.replace(f"{name}\n", f"{name}{value}\n")
     (here / ".env").write_text(text)

@@ -7,7 +7,7 @@ from google.genai import types
 from google.genai.errors import APIError
 from opentelemetry import trace
 
-MODEL = "gemini-2.5-flash"
+MODEL = "gemini-flash-latest"
 QUESTION = "Say hello."
 TRIP = "What is the weather in Rome?"
 

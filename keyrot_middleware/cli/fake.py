@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..core.model_names import CURRENT_MODEL, FREE_LIMITS
 from ..core.text import did_you_mean, display, one_line
 from ..telemetry.log_text import format_time
 from ..testing import FakeGemini, LoggedRequest, Reply
@@ -16,7 +17,8 @@ from ..testing.keys import Tier
 
 __all__ = ["fake"]
 
-DEFAULT_KEYS = ("key_1=5", "key_2=5", "key_3")
+_FREE = FREE_LIMITS[CURRENT_MODEL].rpm
+DEFAULT_KEYS = (f"key_1={_FREE}", f"key_2={_FREE}", "key_3")
 
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(?:([1-9][0-9]{0,8})|([A-Z][A-Z0-9_]*)))?")
 _PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -103,6 +105,7 @@ def _print_start(gemini: FakeGemini, keys: list[_Key]) -> None:
         if key.reply is not None:
             limit = f"always {key.reply}"
         print(f"  {key.key_id:{width}}  {limit}")
+    print(f"\nModel: {CURRENT_MODEL}, or any other of Google's.")
     print("\nIn the terminal of your program:\n")
     print(f"export GOOGLE_GEMINI_BASE_URL={gemini.url}")
     print(f"export KEYROT_ALLOWED_HOSTS={gemini.host}")

@@ -1,6 +1,6 @@
 """Which model a request goes to when no key can serve its own, and when it does.
 
-A chain is written `gemini-2.5-pro>gemini-2.5-flash`. A request goes on to the next model of its
+A chain is written `gemini-3.8-flash>gemini-3.6-flash`. A request goes on to the next model of its
 chain where the failure is about the model and nothing was delivered: every key that could serve
 is limited for it, it is overloaded for everyone, or there is no such model. A request that is
 wrong, or that is bound to what one project has stored, stays with its model. A request whose

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..core.failures import classify
 from ..core.model import GEMINI_API, CallInfo, Platform
+from ..core.model_names import CURRENT_MODEL
 from ..core.text import standard_key_hint
 from ..errors import KeyrotError
 from ..secrets import SecretCache
@@ -18,7 +19,6 @@ from .call_info import failed_from_error, origin_from_url
 from .pooled_calls import bypassed
 
 __all__ = [
-    "DEFAULT_MODEL",
     "LiveCheck",
     "base_url",
     "check_key",
@@ -27,7 +27,6 @@ __all__ = [
     "require_allowed_host",
 ]
 
-DEFAULT_MODEL = "gemini-flash-latest"
 _AT_ONCE = 8
 _TIMEOUT_MS = 20_000
 
@@ -72,7 +71,7 @@ def check_keys(
 
     Args:
         secrets: Where the values are.
-        keys: Key ids, the model to ask (None: `DEFAULT_MODEL`) and the platform of the key.
+        keys: Key ids, the model to ask (None: `CURRENT_MODEL`) and the platform of the key.
     """
     with ThreadPoolExecutor(_AT_ONCE) as workers:
         checks = workers.map(lambda key_id: check_key(secrets, key_id, *keys[key_id]), keys)
@@ -91,7 +90,7 @@ def check_key(
     from google import genai  # noqa: PLC0415 - a second of imports that only this needs
     from google.genai import types  # noqa: PLC0415
 
-    model, began = model or DEFAULT_MODEL, time.monotonic()
+    model, began = model or CURRENT_MODEL, time.monotonic()
     # vertexai: explicit, for the environment may say otherwise. A redirect is an answer like any
     # other: the key follows none.
     express = platform != GEMINI_API

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from keyrot_middleware.core.model import Limits
+from keyrot_middleware.core.model_names import CURRENT_MODEL, FREE_LIMITS
 from keyrot_middleware.testing.quota import LimitName, seconds_to_midnight, seconds_to_minute
 from keyrot_middleware.testing.request import FakeRequest
 
@@ -173,7 +175,7 @@ def cache_storage(request: FakeRequest) -> dict[str, Any]:
     """Return the 429 of explicit caching where the tier has none of it."""
     message = (
         "TotalCachedContentStorageTokensPerModelFreeTier limit exceeded for model "
-        f"{request.bucket or 'gemini-2.5-flash'}: limit=0, requested={request.tokens}"
+        f"{request.bucket or CURRENT_MODEL}: limit=0, requested={request.tokens}"
     )
     return error(429, "RESOURCE_EXHAUSTED", message)
 
@@ -248,9 +250,9 @@ _QUOTA_NAMES: dict[tuple[bool, bool, QuotaLimit], tuple[str, str]] = {
     ),
 }
 # The limits named by a scripted error if the project has none configured (GEMINI.md B3).
-_DEFAULT_LIMITS: dict[bool, dict[QuotaLimit, int]] = {
-    True: {"rpm": 5, "tpm": 250_000, "rpd": 20},
-    False: {"rpm": 1_000, "tpm": 1_000_000, "rpd": 10_000},
+_DEFAULT_LIMITS: dict[bool, Limits] = {
+    True: FREE_LIMITS[CURRENT_MODEL],
+    False: Limits(rpm=1_000, tpm=1_000_000, rpd=10_000),
 }
 
 
@@ -301,12 +303,12 @@ def _violation(request: FakeRequest, kind: QuotaLimit, *, free: bool, zero: bool
     violation: dict[str, Any] = {
         "quotaMetric": f"{_SERVICE}/{metric}",
         "quotaId": quota_id,
-        "quotaDimensions": {"location": "global", "model": request.bucket or "gemini-2.5-flash"},
+        "quotaDimensions": {"location": "global", "model": request.bucket or CURRENT_MODEL},
     }
     if not zero:
         configured = getattr(request.limits, kind)
         violation["quotaValue"] = str(
-            _DEFAULT_LIMITS[free][kind] if configured is None else configured
+            getattr(_DEFAULT_LIMITS[free], kind) if configured is None else configured
         )
     return violation
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from keyrot_middleware.core.model_names import CURRENT_MODEL
+
 __all__ = ["ModelCatalogue", "describe_model", "list_page"]
 
 _LISTED = (
-    "gemini-2.5-flash",
-    "gemini-2.5-flash-lite",
-    "gemini-2.5-pro",
-    "gemini-3.1-flash-lite",
-    "gemini-3.5-flash-lite",
-    "gemini-3.6-flash",
+    CURRENT_MODEL,
+    "gemini-flash-lite-latest",
+    "gemini-pro-latest",
     "gemini-3.8-flash",
+    "gemini-3.7-flash",
+    "gemini-3.6-flash",
+    "gemini-3.5-flash-lite",
+    "gemini-3.1-flash-lite",
     "gemini-3.1-pro-preview",
     "gemini-embedding-001",
     "gemma-4-31b-it",

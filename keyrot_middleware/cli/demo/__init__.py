@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...config import load
+from ...core.model_names import CURRENT_MODEL, FREE_LIMITS
 from ...errors import ConfigError
 from ...testing import FakeClock, FakeGemini, Reply
 from ..console import STATE_STYLES, console, escape, table
@@ -249,7 +250,7 @@ def _run(
 # A fake Gemini API with four keys, and the environments of the program ---------------------------
 
 
-FREE_RPM = 5
+FREE_RPM = FREE_LIMITS[CURRENT_MODEL].rpm
 
 KEYS = (
     {"key_id": "revoked_1", "tier": "free", "project": "first-project"},

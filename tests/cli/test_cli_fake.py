@@ -16,6 +16,8 @@ from cli.conftest import Keyrot
 from google import genai
 from google.genai import errors
 
+from keyrot_middleware.core.model_names import CURRENT_MODEL
+
 PROGRAM = """
 from google import genai
 client = genai.Client()
@@ -65,13 +67,14 @@ def test_a_key_can_get_the_same_reply_always(here: Path) -> None:
     command += ["--key", "paid=SPEND_RATE"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served, _ended(served):
         assert served.stdout is not None
-        lines = [served.stdout.readline().rstrip() for _ in range(8)]
+        lines = list(iter(lambda: served.stdout.readline().rstrip(), "keyrot run app.py"))
         url = next(line for line in lines if "BASE_URL" in line).partition("=")[2]
         client = genai.Client(api_key="FAKE-paid", http_options={"base_url": url})
         with pytest.raises(errors.ClientError, match="spend-based rate limit"):
             client.models.generate_content(model="gemini-flash-latest", contents="hi")
         client.close()
     assert "  paid  always SPEND_RATE" in lines
+    assert f"Model: {CURRENT_MODEL}, or any other of Google's." in lines
 
 
 def test_a_port_in_use_is_a_sentence(keyrot: Keyrot) -> None:

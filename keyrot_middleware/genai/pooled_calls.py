@@ -147,7 +147,8 @@ class PooledCalls:
         """
         blocks, pool = no_key.unavailable.blocks, self.pool
         if blocks or GEMINI_API in pool.selector.platforms:
-            last = pool.last_refusal(k for k, block in blocks.items() if block.reason != OTHER_TIER)
+            mine = [k for k, block in blocks.items() if block.reason != OTHER_TIER]
+            last = pool.last_refusal(mine)
         else:
             only = f" of KEYROT_TIERS ({', '.join(sorted(pool.tiers))})" if pool.tiers else ""
             text = f"pool {pool.name!r} has no Gemini API key{only}; {NO_KEY}"

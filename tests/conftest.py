@@ -18,10 +18,12 @@ from hypothesis import HealthCheck, settings
 from support.pool import in_flight
 
 import keyrot_middleware
+from keyrot_middleware import _install
 from keyrot_middleware._install import current_pool
 from keyrot_middleware.core.model import Lease, LeaseOutcome, Outcome
 from keyrot_middleware.guard import raise_internal_errors
 from keyrot_middleware.runtime.pool import Pool
+from keyrot_middleware.state import State, open_state
 from keyrot_middleware.testing import FakeClock, FakeGemini
 
 _OURS = ("GEMINI", "GOOGLE", "KEYROT", "ENABLE_KEY_ROTATION", "SECRET_STORE_TYPE", "REDIS_URL")
@@ -178,13 +180,20 @@ class Install:
             self._env.setenv(f"GEMINI_KEY_{label}", self.key(label, entry.get("project")))
         self._file.write_text(json.dumps(entries))
         hosts = {"allowed_hosts": (self._gemini.host,)}
-        keyrot_middleware.install(
-            clock=self._clock, **{"keys_file": self._file, **hosts, **settings}
-        )
+        with self._env.context() as patch:
+            patch.setattr(_install, "open_state", self._open_state)
+            keyrot_middleware.install(
+                clock=self._clock, **{"keys_file": self._file, **hosts, **settings}
+            )
         pool = current_pool()
         assert pool is not None
-        self.ledgers.append(Ledger(pool.state))
         return pool
+
+    def _open_state(self, *args: Any, **kwargs: Any) -> State:
+        """Open a state and record it from the start: calls may run while install() does."""
+        state = open_state(*args, **kwargs)
+        self.ledgers.append(Ledger(state))
+        return state
 
     def key(self, label: str, project: str | None = None) -> str:
         """Return the value of a key of the fake service; make it if there is none."""

@@ -65,6 +65,18 @@ def pytest_sessionfinish() -> None:
         servers.stop_all()
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with a line that says what was skipped; a reason names what would run it."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker of pytest-xdist
+        return
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ())
+    )
+    texts = (f"{count}: {reason}" for reason, count in reasons.most_common())
+    reporter.write_line(f"== skipped: {'; '.join(texts) or 'nothing'}")
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Remove the machine's own settings: variables, and files in the working directory."""

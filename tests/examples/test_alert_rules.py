@@ -17,7 +17,7 @@ RULES = EXAMPLE / "alerts.yml"
 CASES = Path(__file__).parent / "alert_rules_test.yml"
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
-    PROMTOOL is None, reason="no promtool on PATH (Debian: tools/ci_packages.sh installs it)"
+    PROMTOOL is None, reason="no promtool here (tools/ci_packages.sh)"
 )
 
 

@@ -24,9 +24,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "prometheus"
 DASHBOARD: dict[str, Any] = json.loads((EXAMPLE / "grafana" / "keyrot.json").read_text("utf-8"))
 PATIENCE_S = 30
 
-pytestmark = pytest.mark.skipif(
-    BINARY is None, reason="no prometheus on PATH (Debian: tools/ci_packages.sh installs it)"
-)
+pytestmark = pytest.mark.skipif(BINARY is None, reason="no prometheus here (tools/ci_packages.sh)")
 
 PROGRAM = textwrap.dedent(
     """

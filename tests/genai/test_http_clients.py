@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import Any
 
 import pytest
 from google.genai import _api_client
+from support.interactions import SDK
 from support.modes import MODES, STREAMS, ask, ask_async, run
 
 from keyrot_middleware.testing import Reply
@@ -48,7 +48,10 @@ def test_injected_clients(mode, name, gemini, pool, connect) -> None:
 def test_the_variable_that_chooses_the_client(
     mode, choice, gemini, pool, connect, monkeypatch
 ) -> None:
-    """`GOOGLE_GENAI_HTTP_CLIENT`, with the client that it names, sync and async."""
+    """`GOOGLE_GENAI_HTTP_CLIENT`, with the client that it names, sync and async.
+
+    Without it an SDK of 3.x sends by httpx2, where httpx is installed too.
+    """
     if not CHOOSES:
         pytest.skip("this SDK has no such variable")
     if choice != "auto":
@@ -58,9 +61,9 @@ def test_the_variable_that_chooses_the_client(
     pool("A", "B", strategy="fill")
     gemini.script("A", Reply.KEY_INVALID)
     client = connect()
-    made = type(client._api_client._httpx_client)
-    if choice != "auto":
-        assert issubclass(made, importlib.import_module(choice).Client)
+    if choice != "auto" or SDK >= (3, 0):
+        chosen = library("httpx2" if choice == "auto" else choice)
+        assert issubclass(type(client._api_client._httpx_client), chosen.Client)
     assert twice(mode, client) == ["ok from B"] * 2
     assert [request.key for request in gemini.log] == ["A", "B", "B"]
 

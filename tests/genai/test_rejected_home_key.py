@@ -33,7 +33,7 @@ def skip_where_unsupported(kind: str) -> None:
         from google.genai import version
 
         if version.__version__.startswith("3."):
-            pytest.skip("this SDK makes no videos with the Gemini API")
+            pytest.skip("this SDK makes no videos with the Gemini API (make sdk-versions)")
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "found out by the call"])

@@ -20,7 +20,7 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
     """Run Jaeger for all tests of the session; `make test-jaeger` builds it."""
     binary = find_jaeger()
     if binary is None:
-        why = "there is no Jaeger here: `make test-jaeger` builds it (once, with Go)"
+        why = "no Jaeger here (make test-jaeger)"
         if os.environ.get("JAEGER_REQUIRED"):
             pytest.fail(why)
         pytest.skip(why)

@@ -51,7 +51,7 @@ ENGINES = tuple(
         id=name,
         marks=pytest.mark.skipif(
             name not in BINARIES,
-            reason=f"no {name}-server here; tools/ci_packages.sh installs Debian's",
+            reason=f"no {name}-server here (tools/ci_packages.sh)",
         ),
     )
     for name in ("valkey", "redis")

@@ -63,7 +63,7 @@ def browser() -> Iterator[Browser]:
     """Start Debian's Chromium, once for a module."""
     path = shutil.which("chromium") or "/usr/bin/chromium"
     if not Path(path).exists():
-        pytest.skip("no chromium here; tools/ci_packages.sh installs Debian's")
+        pytest.skip("no chromium here (tools/ci_packages.sh)")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)

@@ -13,7 +13,7 @@ CORE_TESTS := tests/core tests/runtime
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions coexist frameworks recipes dist demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions coexist frameworks recipes dist demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: $(READY) lint types  ## run linters, type checks, import contracts and all
 	@$(PYTEST) $(CORE_TESTS) --cov --cov-report=term-missing:skip-covered
 	@echo "== all other tests"
 	@$(PYTEST) $(CORE_TESTS:%=--ignore=%)
+
+test-newest:     ## run the tests of genai/, runtime/ and state/ with the newest Python here, without aiohttp and with it
+	@$(PYTHON) tools/newest.py
 
 fuzz: $(READY)   ## run property tests with random seeds for FUZZ_S=300 seconds, or once with SEED=…
 	@$(BIN)/python tools/fuzz.py

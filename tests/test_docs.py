@@ -142,8 +142,10 @@ def test_shell_lines_name_existing_things() -> None:
         elif command == "pip":
             extras = re.findall(r"\[([\w,]+)\]", " ".join(rest))
             assert set(",".join(extras).split(",")) <= {"", *project["optional-dependencies"]}
+        elif command == "git":
+            assert rest == ["clone", project["urls"]["Repository"]]
         else:
-            assert command in ("keyrot", "true", *RUN, "cp"), line
+            assert command in ("keyrot", "true", *RUN, "cp", "cd"), line
 
 
 @pytest.mark.parametrize("command", ["run", "check", "demo"])

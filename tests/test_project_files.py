@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_only_the_tests_install_the_tools_of_the_tests(target: str, tmp_path: Pa
     assert "-r requirements/demo.txt" in planned
     assert "--editable ." in planned
     assert ("requirements/dev.txt" in planned) == (target == "test")
+
+
+def test_a_shim_without_a_python_is_not_the_newest(tmp_path: Path) -> None:
+    """pyenv has a program on PATH for each version; without the version it only fails."""
+    shim = tmp_path / "python3.14"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "newest.py")],
+        env={"PATH": str(tmp_path), "PYENV_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("== skipped: this machine has no newer Python than 3.")
 
 
 GITHUB = ROOT / ".github"

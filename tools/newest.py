@@ -1,0 +1,52 @@
+"""Run tests with this machine's newest Python, without aiohttp and with it: ``make test-newest``.
+
+The SDK sends async calls by aiohttp where it is installed, else by httpx or httpx2. Nothing below
+``genai/`` sends by the SDK, so the tests of those layers run once. What ``make test`` runs with the
+same Python is not repeated. Exit code 0: every test passes, or there is no newer Python.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from pythons import ROOT, pythons
+from sdk_tests.venvs import built
+
+WITHOUT_AIOHTTP = ("tests/genai",)
+WITH_AIOHTTP = ("tests/genai", "tests/runtime", "tests/state")
+
+
+def main() -> int:
+    """Find the newest Python, run the tests twice, and return the exit code."""
+    found = pythons()
+    newest = max(found, default=(0, 0))
+    if newest <= sys.version_info[:2]:
+        own = ".".join(map(str, sys.version_info[:2]))
+        print(f"== skipped: this machine has no newer Python than {own}, which make test uses")
+        return 0
+    pins = [
+        line
+        for name in ("demo", "dev")
+        for line in (ROOT / "requirements" / f"{name}.txt").read_text("utf-8").splitlines()
+    ]
+    python = str(built(ROOT / ".venv-newest", pins, editable=True, base=found[newest]))
+    pip = [python, "-m", "pip", "-q", "--disable-pip-version-check"]
+    aiohttp = next(pin for pin in pins if pin.startswith("aiohttp=="))
+    subprocess.run([*pip, "uninstall", "-y", "aiohttp"], check=True)
+    failed = not passes(python, "without aiohttp", *WITHOUT_AIOHTTP)
+    subprocess.run([*pip, "install", aiohttp], check=True)
+    failed |= not passes(python, "with aiohttp", *WITH_AIOHTTP)
+    return int(failed)
+
+
+def passes(python: str, how: str, *tests: str) -> bool:
+    """Run tests, and return whether all passed."""
+    version = subprocess.run([python, "-V"], check=True, capture_output=True, text=True).stdout
+    print(f"== {version.strip()}, {how}: {', '.join(tests)}", flush=True)
+    pytest = [python, "-m", "pytest", "-n", "4", "--dist", "loadfile", *tests]
+    return subprocess.run(pytest, cwd=ROOT, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

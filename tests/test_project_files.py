@@ -104,7 +104,7 @@ def test_only_the_tests_install_the_tools_of_the_tests(target: str, tmp_path: Pa
 
 
 def test_a_shim_without_a_python_is_not_the_newest(tmp_path: Path) -> None:
-    """pyenv has a program on PATH for each version; without the version it only fails."""
+    """A program of pyenv is on PATH for each version; without the version it only fails."""
     shim = tmp_path / "python3.14"
     shim.write_text("#!/bin/sh\nexit 127\n")
     shim.chmod(0o755)

@@ -45,7 +45,7 @@ types: $(READY)  ## check types
 	@$(BIN)/mypy
 
 bench: $(READY)  ## measure against the plain SDK and write benchmarks/RESULTS.md
-	@$(BIN)/python -m benchmarks
+	@PYTHONPATH=tests/ui $(BIN)/python -m benchmarks
 
 bench-peers: .venv-bench/ready  ## measure LiteLLM's Router on the same server and write benchmarks/PEERS.md
 	@.venv-bench/bin/python -m benchmarks.peers

@@ -194,7 +194,7 @@ def test_a_refused_connection_is_retried_and_penalizes_no_key(
 @pytest.mark.parametrize("mode", MODES)
 def test_a_read_timeout_is_the_callers_own(mode, gemini, pool, connect) -> None:
     """The program set a deadline: it is raised at once, after one request, with the same class."""
-    gemini.always_any(Reply.hang(2.0))
+    gemini.always_any(Reply.HANG)
     client = connect(gemini.add_key("own").value, timeout=250)
     (plain,) = calls(mode, client, 1)
     gemini.reset_log()

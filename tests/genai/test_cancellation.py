@@ -57,12 +57,12 @@ def test_ctrl_c_while_a_request_is_in_flight(mode, gemini, pool, connect, ctrl_c
 def test_ctrl_c_in_the_middle_of_a_stream(gemini, pool, connect) -> None:
     """The same while it waits for a later chunk."""
     pool("A")
-    gemini.script("A", Reply.slow(0.3))
+    gemini.script("A", Reply.slow(PATIENCE_S).delayed(0))
     stream = connect().models.generate_content_stream(**REQUEST)
     next(stream)
-    timer = threading.Timer(0.05, _press)
-    timer.start()
+    timer = threading.Timer(0.5, _press)
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         next(stream)
     timer.join()
     assert pool.ledger.kinds == [LeaseOutcome.ABANDONED]
@@ -132,7 +132,7 @@ def test_a_deadline_is_a_timeout_error(mode, gemini, pool, connect) -> None:
     """asyncio.timeout() and wait_for() work as without us: no retry, no penalty."""
     pool("A", "B")
     client = connect()
-    gemini.always_any(Reply.OK.delayed(0.5))
+    gemini.always_any(Reply.OK.delayed(PATIENCE_S))
 
     async def over_when_it_came(deadline: asyncio.Timeout) -> None:
         await asyncio.to_thread(gemini.wait_for, 1, PATIENCE_S)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.genai import errors
-from support.modes import MODES, STREAMS, ask, sdk_error
+from support.modes import AIOHTTP, MODES, STREAMS, ask, sdk_error
 
 from keyrot_middleware import guard
 from keyrot_middleware.genai.redaction import redact_exception
@@ -67,7 +67,8 @@ def test_a_header_that_is_no_key_stays_readable(mode, gemini, pool, connect) -> 
     with pytest.raises(errors.APIError) as caught:
         ask(mode, connect(headers={"Authorization": TOKEN}))
     response = sdk_error(caught.value).response
-    request = response.request if mode.startswith("sync") else response.request_info
+    by_aiohttp = AIOHTTP and mode.startswith("async")
+    request = response.request_info if by_aiohttp else response.request
     assert request.headers["authorization"] == TOKEN
     assert request.headers.get("x-goog-api-key") in ("[redacted]", None)
 

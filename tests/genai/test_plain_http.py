@@ -19,10 +19,13 @@ GOOGLE = "generativelanguage.googleapis.com"
 
 @pytest.fixture
 def port(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Resolve every name to the fake service, whatever the port; return the service's port."""
+    """Connect to the fake service, whatever the name and the port; return the service's port."""
     number = int(gemini.host.rpartition(":")[2])
-    address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", number))
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address])
+    address = ("127.0.0.1", number)
+    resolved = (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [resolved])
+    monkeypatch.setattr(socket.socket, "connect", lambda self, _: connect(self, address))
     return number
 
 

@@ -128,7 +128,7 @@ def test_an_async_stream_that_is_cancelled_is_settled_once(when, gemini, pool, c
     """Cancelled while it waits for its first chunk, or for a later one."""
     pool("A")
     client = connect()
-    gemini.always("A", Reply.slow(0.1))
+    gemini.always("A", Reply.slow(60).delayed(60 if when == "before" else 0))
     got = []
     first = asyncio.Event()
 
@@ -154,7 +154,7 @@ def test_a_deadline_around_an_async_stream(gemini, pool, connect) -> None:
     """asyncio.timeout() gives TimeoutError, and settles the lease."""
     pool("A")
     client = connect()
-    gemini.always("A", Reply.slow(0.2))
+    gemini.always("A", Reply.slow(60).delayed(0))
 
     async def reading() -> None:
         async with asyncio.timeout(None) as deadline:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from google.genai._api_client import BaseApiClient
 import keyrot_middleware
 
 __all__ = [
+    "AIOHTTP",
     "MODEL",
     "MODES",
     "STREAMS",
@@ -32,6 +34,10 @@ __all__ = [
 MODEL = "gemini-2.5-flash"
 MODES = ("sync", "sync_stream", "async", "async_stream")
 STREAMS = ("sync_stream", "async_stream")
+
+
+AIOHTTP = find_spec("aiohttp") is not None
+"""Whether the SDK sends async calls by aiohttp; else by httpx or httpx2."""
 
 
 def http_library() -> Any:
@@ -68,13 +74,18 @@ async def ask_async(mode: str, client: Any, **request: Any) -> str:
 
 
 def run(client: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run *work* in a loop of its own, in which the client's connections are closed again."""
+    """Run *work* in a loop of its own, in which the client's connections are closed again.
+
+    After its `aclose()` a client without aiohttp is closed for good, so `connect` makes one that
+    keeps no idle connection.
+    """
 
     async def all_of_it() -> Any:
         try:
             return await work()
         finally:
-            await client.aio.aclose()
+            if AIOHTTP:
+                await client.aio.aclose()
 
     return asyncio.run(all_of_it())
 

@@ -237,17 +237,12 @@ def pool(
 def connect(gemini: FakeGemini) -> Iterator[Connect]:
     """Make SDK clients of the fake service, and close them at the end."""
     from google import genai
-    from support.modes import AIOHTTP, http_library
 
     clients: list[genai.Client] = []
 
     def make(api_key: str | None = None, *, client_options: Any = None, **more: Any) -> Any:
         """Make a client; *more* are its HTTP options, or *client_options* is all of them."""
         options = client_options or {**gemini.http_options, **more}
-        if not (AIOHTTP or client_options):
-            limits = http_library().Limits(max_keepalive_connections=0)
-            args = options.get("async_client_args") or {}
-            options["async_client_args"] = {"limits": limits, **args}
         clients.append(genai.Client(api_key=api_key, http_options=options))
         return clients[-1]
 

@@ -20,6 +20,7 @@ from typing import Any
 import apprise
 import pytest
 from google.genai import errors
+from support.modes import close_connections
 from support.receivers import Events, Mailbox, Webhook, dead_receiver
 from support.servers import BINARIES, Server, server, wait_for
 
@@ -78,7 +79,7 @@ def call_in_tasks(client: Any, times: int = 1) -> None:
 
     async def everyone() -> None:
         await asyncio.gather(*(call() for _ in range(CALLERS)))
-        await client.aio.aclose()
+        await close_connections(client)
 
     asyncio.run(everyone())
 

@@ -25,6 +25,7 @@ __all__ = [
     "ask_async",
     "ask_sync",
     "calls",
+    "close_connections",
     "http_library",
     "run",
     "sdk_error",
@@ -73,19 +74,26 @@ async def ask_async(mode: str, client: Any, **request: Any) -> str:
     return "".join([chunk.text or "" async for chunk in stream])
 
 
-def run(client: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run *work* in a loop of its own, in which the client's connections are closed again.
+async def close_connections(client: Any) -> None:
+    """Close what the client has open in this loop.
 
-    After its `aclose()` a client without aiohttp is closed for good, so `connect` makes one that
-    keeps no idle connection.
+    Without aiohttp `aclose()` would close the client itself, for all loops to come.
     """
+    http = client._api_client._async_httpx_client
+    if AIOHTTP or not getattr(http, "_per_loop", False):
+        await client.aio.aclose()
+    elif (opened := http._loop_clients.pop(asyncio.get_running_loop(), None)) is not None:
+        await opened.aclose()
+
+
+def run(client: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run *work* in a loop of its own, in which the client's connections are closed again."""
 
     async def all_of_it() -> Any:
         try:
             return await work()
         finally:
-            if AIOHTTP:
-                await client.aio.aclose()
+            await close_connections(client)
 
     return asyncio.run(all_of_it())
 

@@ -47,7 +47,8 @@ def test_a_reader_that_is_collected(traced: Any) -> None:
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # it complains of a task that is still pending
     task = loop.create_task(read())
-    loop.run_until_complete(asyncio.sleep(0.01))
+    for _ in range(100):  # turns of the loop, until it waits at the gate
+        loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     del task, loop, chunks
     made.script = {}

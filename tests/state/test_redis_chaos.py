@@ -96,7 +96,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
     valkey: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of many connections with a pending reply, one waits for its time limit; it is logged once."""
-    shared = open_shared(valkey.strict_url, POLICY, time.time)
+    shared = open_shared(f"{valkey.strict_url}?socket_timeout=1", POLICY, time.time)
     assert shared is not None
     together = threading.Barrier(16)
 
@@ -119,5 +119,5 @@ def test_closing_does_not_wait_for_a_server_that_hangs(
     began = time.monotonic()
     shared.close()
     valkey.signal(signal.SIGCONT)
-    assert time.monotonic() - began < 3, "sixteen limits of 0.2 s would be 3.2 s"
+    assert time.monotonic() - began < 12, "sixteen limits of 1 s would be 16 s"
     assert len(warnings_of(caplog)) <= 1

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("within_a_minute")
 @pytest.fixture
 def state(valkey: Server) -> Iterator[FallbackState]:
     """Open a state as install() does, but with a shorter pause."""
-    with opened(valkey.strict_url) as made:
+    with opened(valkey.url) as made:
         yield made
 
 
@@ -66,7 +66,7 @@ async def test_emptied_while_two_processes_use_it(
     valkey: Server, way: type[StateClient], restarted: bool
 ) -> None:
     """Each process reports its own usage again: together it is the true total."""
-    with opened(valkey.strict_url) as mine, opened(valkey.strict_url) as yours:
+    with opened(valkey.url) as mine, opened(valkey.url) as yours:
         clients = [way(mine), way(yours)]
         await clients[0].fails(B, failed(Scope.KEY, inf))
         for client, times in zip(clients, (3, 4), strict=True):
@@ -103,7 +103,7 @@ def test_after_a_data_loss_nothing_is_counted_twice_whoever_notices_first(
     time.sleep(SHORT_S)
     state.snapshot([A])
     assert not state.degraded
-    with opened(valkey.strict_url) as other:
+    with opened(valkey.url) as other:
         acquire_lease(other)
     recovered(state)
     assert state.snapshot([A])["a"].used[0].requests_day == 3 + 1 + 1 + 1
@@ -125,7 +125,7 @@ def test_a_limit_holds_for_the_call_that_finds_it_emptied(
 def test_a_wrong_password_falls_back(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Calls continue from the start; the warning names the reason, and shows no password."""
     valkey.execute("CONFIG", "SET", "requirepass", "right")
-    url = valkey.strict_url.replace("//", "//:hunter2@")
+    url = valkey.url.replace("//", "//:hunter2@")
     with opened(url) as state:
         state.check()
         assert state.degraded
@@ -134,7 +134,7 @@ def test_a_wrong_password_falls_back(valkey: Server, caplog: pytest.LogCaptureFi
         assert "127.0.0.1" in text
         assert "invalid username-password pair" in text
         assert "hunter2" not in text
-        good = valkey.strict_url.replace("//", "//:right@")
+        good = valkey.url.replace("//", "//:right@")
         with opened(good) as other:
             assert not acquire_lease(other).degraded
 
@@ -157,7 +157,7 @@ def test_a_server_too_old_for_scripts_falls_back(caplog: pytest.LogCaptureFixtur
     """It can be written to, but has no scripts: logged once, then the fallback is used."""
     old = Server(BINARIES["valkey"], "--rename-command", "EVALSHA", "")
     try:
-        with opened(old.strict_url) as state:
+        with opened(old.url) as state:
             state.check()
             for _ in range(3):
                 assert acquire_lease(state).degraded

@@ -48,7 +48,7 @@ def at_once(state: FallbackState, number: int, one: object = ONE) -> int:
 @pytest.fixture
 def state(valkey: Server) -> Iterator[FallbackState]:
     """Open a state over a server of the test's own."""
-    with opened(valkey.strict_url) as made:
+    with opened(valkey.url) as made:
         yield made
 
 
@@ -77,8 +77,8 @@ def test_after_a_data_loss_callers_at_the_same_moment_get_no_limit_twice(
 
 def test_a_slot_that_was_settled_in_an_outage_is_free_soon(valkey: Server) -> None:
     """The slot of a lease that this process has settled locally is not renewed."""
-    mine = RedisState(valkey.strict_url, POLICY, pool="places", lease_s=SHORT_S)
-    other = RedisState(valkey.strict_url, POLICY, pool="places", lease_s=SHORT_S)
+    mine = RedisState(valkey.url, POLICY, pool="places", lease_s=SHORT_S)
+    other = RedisState(valkey.url, POLICY, pool="places", lease_s=SHORT_S)
     state = fallback(mine)
     lease = state.acquire(INFO, ((0, PLACE),), spread=False)
     assert isinstance(lease, Lease)
@@ -96,7 +96,7 @@ def test_a_slot_that_was_settled_in_an_outage_is_free_soon(valkey: Server) -> No
 
 def test_a_success_that_ends_after_close_is_recorded(valkey: Server) -> None:
     """A call that outlives uninstall() is still settled with the shared state."""
-    state = RedisState(valkey.strict_url, POLICY, pool="closed")
+    state = RedisState(valkey.url, POLICY, pool="closed")
     lease = state.acquire(INFO, ((0, ONE),), spread=False)
     assert isinstance(lease, Lease)
     state.close()

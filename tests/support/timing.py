@@ -14,8 +14,7 @@ __all__ = ["ONE", "connections", "quick"]
 
 ONE = key("a", Limits(rpm=1_000))
 TOO_LONG_S = 10.0
-"""A call that gives up after its limit of 0.2 s is over by then, on a busy machine too; one without
-a limit is not."""
+"""A call with a limit of 0.2 or 1 s is over by then, on a busy machine too; one without is not."""
 
 
 @contextmanager

@@ -60,10 +60,15 @@ def test_a_left_stream_has_no_lease(
     leave(mode, way, connect(), pool)
 
 
+@pytest.mark.parametrize("aiohttp", [True, False])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", STREAMS)
-def test_a_left_stream_of_the_second_model_has_no_lease(mode, way, gemini, pool, connect) -> None:
+def test_a_left_stream_of_the_second_model_has_no_lease(
+    mode, way, aiohttp, gemini, pool, connect, monkeypatch
+) -> None:
     """No key can serve the first model, so what the program leaves is a stream of the second."""
+    if not aiohttp:
+        monkeypatch.setattr("google.genai._api_client.has_aiohttp", False)
     pool("A", "B", fallback_models=f"{PRO}>{MODEL}", max_wait_s=0)
     for label in ("A", "B"):
         gemini.limit(f"project-{label}", PRO, rpd=0)

@@ -255,14 +255,14 @@ class _Models:
     def __exit__(self, *_error: object) -> None:
         """Forget the first error if it was not raised: it and its frames hold each other."""
         if self._error is not None:
-            self._error.__traceback__ = None
+            _forget_frames(self._error)
 
     def go_on(self, error: Exception) -> bool:
         """Go on to the next model after a failure; return whether there is one for the request."""
         if self._error is None:
             self._error = error
         else:
-            error.__traceback__ = None  # not seen by the program; see `__exit__`
+            _forget_frames(error)  # not seen by the program; see `__exit__`
         call = self.pooled.call
         self._chains.warn_of_missing(call, error)
         if not may_fall_back(call):
@@ -293,6 +293,13 @@ class _Models:
         if info.models_tried and self._stays_with is None:
             error.add_note(tried_note((*info.models_tried, info.model)))
         return error
+
+
+def _forget_frames(error: Exception) -> None:
+    """Forget the frames of an error that is not raised, and of the SDK's own error behind it."""
+    for link in (error, error.__cause__):
+        if link is not None:
+            link.__traceback__ = None
 
 
 class RequestWrappers:

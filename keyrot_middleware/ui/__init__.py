@@ -25,13 +25,13 @@ def app(
     """Return the page and its API as an ASGI app; it needs no lifespan and works at any path.
 
     Args:
-        actions: Offer to reset, disable, enable and check keys.
+        actions: Offer to reset, disable, enable and check keys; needs *token*.
         token: What a browser or a script must present, at least 16 characters. None: only this
             machine may open the page.
         source: Where the data comes from. None: the pool that `install()` put in place.
 
     Raises:
-        ConfigError: The token is too short.
+        ConfigError: The token is too short, or missing with *actions*.
         MissingExtraError: Starlette is not installed.
     """
     try:

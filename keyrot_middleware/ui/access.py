@@ -4,9 +4,13 @@ With a token: whoever presents it. `?token=` sets a cookie and redirects to the 
 scripts send `Authorization: Bearer`. The cookie holds no token: it is a random session id, signed
 with the token, so that several worker processes accept it.
 
-Without a token: only this machine. The client's address and the Host header must both be loopback
-(a foreign name that resolves to 127.0.0.1 is DNS rebinding), and no header may say that a proxy
-forwarded the request.
+Each wrong token makes the check of every token slow for a minute, also of the right one: else the
+time of an answer would tell which it is. Cookies are checked at once.
+
+Without a token: only this machine, which may look and change nothing. The client's address and the
+Host header must both be loopback (a foreign name that resolves to 127.0.0.1 is DNS rebinding), and
+nothing may show that a proxy forwarded the request. A proxy can leave no trace at all, so this
+protects the status only.
 
 A request that changes something also needs the session's CSRF token in `X-CSRF-Token` and an
 Origin that is this server. A bearer token needs neither: no browser sends it by itself.
@@ -17,10 +21,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import time
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from math import inf
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,7 +35,16 @@ from .tokens import check_token
 
 __all__ = ["Access", "AccessDenied", "Session"]
 
-_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+WRONG_TOKEN_S = 1.0
+"""How long the check of a token takes after a wrong one."""
+SLOW_S = 60.0
+"""How long a wrong token makes checks slow."""
+_FORWARDED = (
+    *("forwarded", "via", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip"),
+    *("x-forwarded", "x-original-", "x-envoy-", "x-amzn-", "x-appengine-", "x-arr-", "x-azure-"),
+    *("cdn-", "cf-", "fastly-", "fly-"),
+)
+"""How the names of headers begin that proxies add."""
 
 
 class AccessDenied(Exception):  # noqa: N818 - a reply of HTTP, not a fault
@@ -42,11 +58,10 @@ class AccessDenied(Exception):  # noqa: N818 - a reply of HTTP, not a fault
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that was let in; a script with a bearer token has an empty id."""
+    """A browser that was let in with the token; everyone else has an empty id."""
 
     session_id: str
     csrf_token: str
-    is_new: bool = False
 
 
 class Access:
@@ -59,6 +74,8 @@ class Access:
             ConfigError: The token is too short.
         """
         self._token = None if token is None else check_token(token, "ui.app(token=…)").encode()
+        self._wrong_at = -inf
+        """When the last wrong token came, by `time.monotonic()`."""
         # Cookies ignore ports: two pages of one host must not overwrite each other's.
         self._cookie = f"keyrot_{hashlib.sha256(self._token or b'').hexdigest()[:8]}"
 
@@ -67,7 +84,7 @@ class Access:
         """Whether this machine needs no token."""
         return self._token is None
 
-    def admit(self, request: Request) -> Session:
+    async def admit(self, request: Request) -> Session:
         """Return the session of a request.
 
         Raises:
@@ -75,10 +92,10 @@ class Access:
         """
         if self._token is None:
             _require_loopback(request)
-            return self._cookie_session(request) or self._new_session()
+            return Session("", "")
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            if self._is_token(value.strip()):
+            if await self._check(value.strip()):
                 return Session("", "")
         elif (session := self._cookie_session(request)) is not None:
             return session
@@ -97,25 +114,29 @@ class Access:
         if not origin or origin != request.headers.get("host"):
             raise AccessDenied(403, "This request came from another site; nothing was changed.")
         sent = request.headers.get("x-csrf-token", "")
-        if session.is_new or not hmac.compare_digest(sent.encode(), session.csrf_token.encode()):
+        if not hmac.compare_digest(sent.encode(), session.csrf_token.encode()):
             raise AccessDenied(403, "The CSRF token is missing or wrong; reload the page.")
 
-    def log_in(self, token: str) -> Session:
+    async def log_in(self, token: str) -> Session:
         """Return a new session for whoever presents the token; `set_cookie` hands it out.
 
         Raises:
             AccessDenied: The token is wrong.
         """
-        if not self._is_token(token):
+        if not await self._check(token):
             raise AccessDenied(401, "This token is wrong. " + _HOW_TO_OPEN)
-        return self._new_session()
-
-    def _is_token(self, value: str) -> bool:
-        return self._token is not None and hmac.compare_digest(value.encode(), self._token)
-
-    def _new_session(self) -> Session:
         session_id = secrets.token_urlsafe(18)
-        return Session(session_id, self._sign("csrf", session_id), is_new=True)
+        return Session(session_id, self._sign("csrf", session_id))
+
+    async def _check(self, value: str) -> bool:
+        """Return whether *value* is the token; at once, unless a wrong one came lately."""
+        right = hmac.compare_digest(value.encode(), self._token or b"")
+        now = time.monotonic()
+        if not right:
+            self._wrong_at = now
+        if now - self._wrong_at < SLOW_S:
+            await anyio.sleep(WRONG_TOKEN_S)
+        return right
 
     def set_cookie(self, request: Request, response: Response, session: Session) -> None:
         """Give the browser a new session, for this app's path only."""
@@ -157,7 +178,9 @@ def _require_loopback(request: Request) -> None:
         name = urlsplit("//" + request.headers.get("host", "")).hostname or ""
     except ValueError:
         name = ""
-    forwarded = any(header in request.headers for header in _FORWARDED)
+    forwarded = any(name.startswith(_FORWARDED) for name in request.headers)
+    # Browsers do not send HTTP/1.0; nginx does by default, and adds no header.
+    forwarded = forwarded or request.scope.get("http_version") == "1.0"
     if forwarded or not _is_loopback(client) or not (name == "localhost" or _is_loopback(name)):
         raise AccessDenied(403, _NEEDS_TOKEN)
 

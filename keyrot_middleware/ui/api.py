@@ -121,7 +121,7 @@ class Api:
     ) -> Response:
         """Do *work* in a thread, and turn what it raises into an answer with a sentence."""
         try:
-            session = self._access.admit(request)
+            session = await self._access.admit(request)
             if changes:
                 self._allow_change(request, session)
             found = await anyio.to_thread.run_sync(
@@ -137,7 +137,7 @@ class Api:
             handle_internal_error("ui")
             return error_response(500, "The request failed; the log of the service has more.")
         response = json_response(200, found)
-        if self._actions and session.session_id and not session.is_new:
+        if self._actions and session.session_id:
             response.headers["X-CSRF-Token"] = session.csrf_token
         return response
 
@@ -146,7 +146,7 @@ class Api:
             raise AccessDenied(
                 403,
                 "Actions are off: start with keyrot ui --actions, "
-                "or mount keyrot_middleware.ui.app(actions=True).",
+                "or mount keyrot_middleware.ui.app(actions=True, token=…).",
             )
         self._access.require_same_origin(request, session)
 

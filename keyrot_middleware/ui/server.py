@@ -13,9 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..errors import ConfigError
 from ..runtime.report import StatusSource
 from .access import Access, AccessDenied
 from .api import Api, error_response
+from .tokens import HOW_TO_MAKE
 
 __all__ = ["make_app"]
 
@@ -53,8 +55,10 @@ def make_app(*, actions: bool, token: str | None, source: StatusSource | None) -
     """Make the app; see `keyrot_middleware.ui.app`.
 
     Raises:
-        ConfigError: The token is too short.
+        ConfigError: The token is too short, or missing with *actions*.
     """
+    if actions and token is None:
+        raise ConfigError(f"ui.app(actions=True) needs a token: ui.app(token=…); {HOW_TO_MAKE}")
     access = Access(token)
     api, page = Api(access, source, actions), Page(access)
     return Starlette(
@@ -89,15 +93,13 @@ class Page:
         given = request.query_params.get("token")
         try:
             if given is None or self._access.is_open:
-                session = self._access.admit(request)
-                response = self._file("index.html")
-            else:
-                session = self._access.log_in(given)
-                response = Response(status_code=303, headers={"Location": "./"})
+                await self._access.admit(request)
+                return self._file("index.html")
+            session = await self._access.log_in(given)
         except AccessDenied as refused:
             return _refusal(request, refused)
-        if session.is_new:
-            self._access.set_cookie(request, response, session)
+        response = Response(status_code=303, headers={"Location": "./"})
+        self._access.set_cookie(request, response, session)
         return response
 
     async def static(self, request: Request) -> Response:

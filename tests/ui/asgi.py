@@ -52,10 +52,11 @@ def request(
     client: tuple[str, int] | None = LOOPBACK,
     root_path: str = "",
     scheme: str = "http",
+    http_version: str = "1.1",
     **headers: str,
 ) -> Reply:
     """Send one request; underscores in names of *headers* stand for hyphens."""
-    work = _request(app, path, method, host, client, root_path, scheme, headers)
+    work = _request(app, path, method, host, client, root_path, scheme, http_version, headers)
     with ThreadPoolExecutor(1) as thread:  # in this one Playwright's loop may be running
         return thread.submit(asyncio.run, work).result()
 
@@ -68,6 +69,7 @@ async def _request(
     client: tuple[str, int] | None,
     root_path: str,
     scheme: str,
+    http_version: str,
     headers: dict[str, str],
 ) -> Reply:
     bare, _, query = path.partition("?")
@@ -75,7 +77,7 @@ async def _request(
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
-        "http_version": "1.1",
+        "http_version": http_version,
         "method": method,
         "scheme": scheme,
         "path": root_path + bare,

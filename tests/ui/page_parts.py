@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
 
-__all__ = ["HOSTILE", "press_until", "row", "wait_for_rows"]
+__all__ = ["HOSTILE", "TOKEN", "press_until", "row", "wait_for_rows"]
+
+TOKEN = "a-token-of-the-tests-0123"
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

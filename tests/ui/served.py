@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from page_parts import TOKEN
 from playwright.sync_api import Browser, sync_playwright
 
 __all__ = ["CHROMIUM", "Server", "chromium"]
@@ -29,6 +30,7 @@ class Server:
         listener = socket.create_server(("127.0.0.1", port))
         self.port: int = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.login = f"{self.url}/?token={TOKEN}"
         config = uvicorn.Config(app, lifespan="off", log_level="critical", access_log=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from asgi import Reply, request
 from fake_source import FakeSource, key
+from page_parts import TOKEN
 
 from keyrot_middleware import ConfigError, ui
+from keyrot_middleware.ui import access
 
-TOKEN = "a-token-of-the-tests-0123"
 OTHER = ("192.0.2.7", 40_000)
 
 
@@ -18,6 +19,12 @@ OTHER = ("192.0.2.7", 40_000)
 def source() -> FakeSource:
     """Make a source with one key that is cooling down."""
     return FakeSource([key("free_1", state="cooling_down")])
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait less after a wrong token."""
+    monkeypatch.setattr(access, "WRONG_TOKEN_S", 0.01)
 
 
 def log_in(app: Any, **more: Any) -> Reply:
@@ -112,6 +119,16 @@ def test_without_a_token_this_machine_is_allowed(source: FakeSource, host: str) 
         assert request(app, "/api/status", host=host, client=client).status == 200
 
 
+FORWARDED = (
+    *("forwarded", "via", "x_real_ip", "true_client_ip", "x_client_ip", "x_cluster_client_ip"),
+    *("x_forwarded_for", "x_forwarded_host", "x_forwarded_proto", "x_forwarded_prefix"),
+    *("x_forwarded_server", "x_forwarded_port", "x_forwarded_client_cert", "x_original_host"),
+    *("x_envoy_external_address", "x_envoy_original_path", "x_amzn_trace_id", "fastly_client_ip"),
+    *("cf_connecting_ip", "cf_ray", "cf_visitor", "cdn_loop", "x_azure_clientip", "fly_client_ip"),
+)
+"""Headers by which proxies say that they forwarded a request."""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -126,15 +143,14 @@ def test_without_a_token_this_machine_is_allowed(source: FakeSource, host: str) 
         {"host": ""},
         {"host": "[::1"},
         {"host": "evil.example#@127.0.0.1"},
-        {"x_forwarded_for": "192.0.2.7"},
-        {"forwarded": "for=192.0.2.7"},
-        {"via": "1.1 proxy"},
+        *({name: "192.0.2.7"} for name in FORWARDED),
+        {"http_version": "1.0"},  # nginx, which adds no header by default
     ],
     ids=str,
 )
 def test_without_a_token_other_machines_are_refused(source: FakeSource, arguments: Any) -> None:
     """A foreign client, Host (DNS rebinding) or proxy gets a 403 that names what to do."""
-    app = ui.app(actions=True, source=source)
+    app = ui.app(source=source)
     for path, method in (("/", "GET"), ("/api/status", "GET"), ("/api/keys/free_1/reset", "POST")):
         reply = request(app, path, method=method, **arguments)
         assert reply.status == 403
@@ -161,18 +177,11 @@ class Browser:
         return request(self.app, path, method="POST", **kept)
 
 
-@pytest.fixture(params=["with a token", "without a token"])
-def browser(request: pytest.FixtureRequest, source: FakeSource) -> Browser:
+@pytest.fixture
+def browser(source: FakeSource) -> Browser:
     """Open a page that has actions."""
-    if request.param == "with a token":
-        app = ui.app(token=TOKEN, actions=True, source=source)
-        return Browser(app, log_in(app))
-    app = ui.app(actions=True, source=source)
-    return Browser(app, _get(app))
-
-
-def _get(app: Any) -> Reply:
-    return request(app)
+    app = ui.app(token=TOKEN, actions=True, source=source)
+    return Browser(app, log_in(app))
 
 
 def test_actions_of_the_page_are_done(browser: Browser, source: FakeSource) -> None:
@@ -217,11 +226,47 @@ def test_the_csrf_token_belongs_to_one_session(source: FakeSource) -> None:
     assert source.changed == []
 
 
-def test_a_post_without_a_session_changes_nothing(source: FakeSource) -> None:
-    """A cookie that the browser does not send is no session, on this machine either."""
-    app = ui.app(actions=True, source=source)
-    reply = Browser(app, request(app)).post(cookie="")
+def test_a_post_without_a_session_changes_nothing(browser: Browser, source: FakeSource) -> None:
+    """A cookie that the browser does not send is no session."""
+    reply = browser.post(cookie="")
+    assert (reply.status, source.changed) == (401, [])
+
+
+def test_actions_need_a_token() -> None:
+    """Whether a proxy stands in front cannot be known, so nothing is changed without a token."""
+    with pytest.raises(ConfigError, match=r"actions=True.* needs a token.*secrets\.token_urlsafe"):
+        ui.app(actions=True)
+
+
+def test_without_a_token_nothing_is_changed(source: FakeSource) -> None:
+    """The page of this machine only shows; it makes no session."""
+    app = ui.app(source=source)
+    reply = request(app, "/api/keys/free_1/reset", method="POST", origin="http://127.0.0.1:8000")
     assert (reply.status, source.changed) == (403, [])
+    assert "set-cookie" not in request(app).headers
+
+
+def test_wrong_tokens_are_slowed_down(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one, each check takes a while, also of the right token; a session is let in at once."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(access.anyio, "sleep", sleep)
+    app = ui.app(token=TOKEN, source=source)
+    cookie = log_in(app).cookie
+    assert slept == []
+    wrong, right = (f"Bearer {token}" for token in (TOKEN[::-1], TOKEN))
+    assert request(app, f"/?token={TOKEN[::-1]}").status == 401
+    assert request(app, "/api/status", authorization=wrong).status == 401
+    assert request(app, "/api/status", authorization=right).status == 200
+    assert slept == [access.WRONG_TOKEN_S] * 3
+    assert request(app, "/api/status", cookie=cookie).status == 200
+    assert len(slept) == 3
+    monkeypatch.setattr(access, "SLOW_S", 0.0)
+    assert request(app, "/api/status", authorization=right).status == 200
+    assert len(slept) == 3
 
 
 def test_a_script_needs_no_csrf_token(source: FakeSource) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fake_source import FakeSource, call, key, many, sample, window
-from page_parts import HOSTILE, press_until, row, wait_for_rows
+from page_parts import HOSTILE, TOKEN, press_until, row, wait_for_rows
 from playwright.sync_api import Page, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from keyrot_middleware import ui
 
-TOKEN = "a-token-of-the-tests-0123"
 MODEL = "gemini-2.5-flash"
 
 Open = Callable[..., Any]
@@ -78,7 +77,7 @@ def test_a_row_changes_without_a_reload(serve: Serve, open_tab: Open) -> None:
 def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
     """Tab, Enter and Escape are enough; the dialog asks first, and returns the focus."""
     source = sample()
-    page = open_tab(serve(ui.app(actions=True, source=source)).url).page
+    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
     wait_for_rows(page, 7)
     page.keyboard.press("Tab")
     expect(page.locator(":focus")).to_have_text("Skip to the keys")
@@ -104,7 +103,7 @@ def test_a_key_is_reset_by_keyboard_alone(serve: Serve, open_tab: Open) -> None:
 def test_a_key_is_disabled_enabled_and_checked(serve: Serve, open_tab: Open) -> None:
     """Each action asks, does one thing, and shows its result; a failure too."""
     source = FakeSource([key("free_1")])
-    page = open_tab(serve(ui.app(actions=True, source=source)).url).page
+    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
     for name, result in (
         ("Disable", "is disabled"),
         ("Enable", "is enabled"),
@@ -252,7 +251,7 @@ def hostile_source() -> FakeSource:
 def test_hostile_texts_have_no_effect(serve: Serve, open_tab: Open) -> None:
     """HTML in key ids, projects, models, messages and errors is shown as text, all of it."""
     source = hostile_source()
-    tab = open_tab(serve(ui.app(actions=True, source=source)).url)
+    tab = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login)
     page = tab.page
     page.evaluate(
         "window.violations = []; document.addEventListener('securitypolicyviolation',"
@@ -284,7 +283,7 @@ def test_axe_finds_nothing_serious(serve: Serve, open_tab: Open, scheme: str) ->
     source = sample()
     source.more = {"degraded": True}
     tab = open_tab(
-        serve(ui.app(actions=True, source=source)).url,
+        serve(ui.app(actions=True, token=TOKEN, source=source)).login,
         color_scheme=scheme,
         reduced_motion="reduce",
         bypass_csp=True,  # axe writes styles into the page
@@ -323,7 +322,7 @@ def test_nothing_is_cut_off_at_any_width(serve: Serve, open_tab: Open) -> None:
     """The page never scrolls sideways, with long names too, and its tables stay tables."""
     source = sample()
     source.keys[0].update(key_id="a" * 120, project="p" * 200, sentence="s" * 300)
-    page = open_tab(serve(ui.app(actions=True, source=source)).url).page
+    page = open_tab(serve(ui.app(actions=True, token=TOKEN, source=source)).login).page
     wait_for_rows(page, 7)
     for width in (320, 390, 620, 700, 1080, 1100, 1360):
         page.set_viewport_size({"width": width, "height": 800})

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 from asgi import request as send
 from google import genai
-from page_parts import HOSTILE, row, wait_for_rows
+from page_parts import HOSTILE, TOKEN, row, wait_for_rows
 from playwright.sync_api import Page, expect
 from support.servers import server
 
@@ -79,7 +79,7 @@ def test_a_key_that_goes_429_changes_its_row(
 ) -> None:
     """The page of the process shows the refusal, its end, and the call that continued."""
     client = pool({"key_id": "free_1", "rpm": 100}, {"key_id": "paid_1", "priority": 1})
-    page = open_tab(serve(ui.app(actions=True)).url).page
+    page = open_tab(serve(ui.app(actions=True, token=TOKEN)).login).page
     wait_for_rows(page, 2)
     begin_within_a_minute()
     call(client)
@@ -112,7 +112,7 @@ def test_hostile_texts_of_google_and_callers_have_no_effect(
     service: FakeGemini, pool: Any, serve: Serve, open_tab: Open
 ) -> None:
     """HTML in projects, models and Google's messages comes through the pool as text."""
-    server_url = serve(ui.app(actions=True)).url
+    server_url = serve(ui.app(actions=True, token=TOKEN)).login
     client = pool(
         {"key_id": "a_1", "project": HOSTILE[0], "tier": "tier1", "model": HOSTILE[1]},
         {"key_id": "a_2", "project": HOSTILE[4]},

@@ -26,8 +26,6 @@ from .sources import open_source
 
 __all__ = ["ui"]
 
-MAX_CONNECTIONS = 100
-
 
 def ui(*, host: str, port: int, token_file: Path | None, actions: bool, open_browser: bool) -> int:
     """Serve the page until Ctrl-C.
@@ -94,6 +92,7 @@ def _make_server(
         import uvicorn  # noqa: PLC0415 - an optional library
     except ImportError:
         raise MissingExtraError(wanted_by="keyrot ui", package="uvicorn", extra="ui") from None
+    from .connections import BoundedConnection  # noqa: PLC0415 - needs uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -104,8 +103,8 @@ def _make_server(
         uvicorn.Config(
             page,
             access_log=False,  # it would show the token
+            http=BoundedConnection,
             lifespan="off",
-            limit_concurrency=MAX_CONNECTIONS,
             log_level="error",
             proxy_headers=False,
             server_header=False,

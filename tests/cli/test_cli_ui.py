@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -10,15 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import uvicorn
 from support.servers import server
 
 import keyrot_middleware
+from keyrot_middleware import ui
+from keyrot_middleware.cli import connections
 
 Keyrot = Callable[..., Any]
 TOKEN = "a-token-of-the-tests-0123"
@@ -87,6 +92,63 @@ def test_it_serves_the_page_behind_a_random_token(shared: dict[str, str]) -> Non
     assert "FAKE-value" not in body
     assert command.get(f"/?token={command.token}")[0] == 303
     assert command.end() == (0, "")
+
+
+def half_sent(port: int, count: int) -> list[socket.socket]:
+    """Open connections and send half a request on each."""
+    opened = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(count)]
+    for one in opened:
+        one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+    return opened
+
+
+def test_half_sent_requests_do_not_lock_the_operator_out(shared: dict[str, str]) -> None:
+    """Whoever sends a whole request gets an answer, however many others are half-sent or idle."""
+    command = Command(**shared)
+    bearer = {"Authorization": f"Bearer {command.token}"}
+    others = half_sent(command.port, 150)
+    try:
+        assert command.get("/api/status", **bearer)[0] == 200
+        for one in [socket.create_connection(("127.0.0.1", command.port), 20) for _ in range(150)]:
+            one.sendall(b"GET /static/icon.svg HTTP/1.1\r\nHost: x\r\n\r\n")
+            others.append(one)
+        assert command.get("/api/status", **bearer)[0] == 200
+        assert command.end() == (0, "")
+    finally:
+        for one in others:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
+    ids=["nothing", "half a header", "half a body"],
+)
+def test_a_request_has_a_time_to_arrive(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the connection is closed, also after a request that was complete."""
+    monkeypatch.setattr(connections, "ARRIVE_S", 0.2)
+    app = ui.app(token=TOKEN)
+    config = uvicorn.Config(
+        app, http=connections.BoundedConnection, lifespan="off", log_level="critical"
+    )
+    running = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            for before in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+                with socket.create_connection(listener.getsockname(), 60) as client:
+                    client.sendall(before)
+                    if before:
+                        assert client.recv(9) == b"HTTP/1.1 "
+                    client.sendall(part)
+                    with contextlib.suppress(ConnectionResetError):
+                        while client.recv(65536):
+                            pass
+        finally:
+            running.should_exit = True
+            thread.join(30)
+    assert connections.BoundedConnection.places == {}
 
 
 def test_it_shows_a_program_with_a_status_socket(

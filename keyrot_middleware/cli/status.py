@@ -25,6 +25,8 @@ EVERY_S = 2.0
 """Between two looks of `--watch`."""
 PAGE = 500
 """Keys in one answer of a source."""
+LOOK_MAX_S = 60.0
+"""How long all answers may take together."""
 
 Look = Callable[[], dict[str, Any]]
 
@@ -59,11 +61,13 @@ def _open_look() -> Iterator[Look | None]:
             return
 
         def look() -> dict[str, Any]:
-            found = source.status(limit=PAGE)
+            until, found = time.monotonic() + LOOK_MAX_S, source.status(limit=PAGE)
             while len(found["keys"]) < found["total"]:
                 more = source.status(offset=len(found["keys"]), limit=PAGE)
                 if not more["keys"]:
                     break
+                if time.monotonic() > until:
+                    raise KeyrotError(f"the keys could not be read within {LOOK_MAX_S:g} s")
                 found["keys"] += more["keys"]
                 found["summary"]["projects"] |= more["summary"]["projects"]
             return found | {"limit": len(found["keys"])}
@@ -117,9 +121,8 @@ def _draw(found: dict[str, Any]) -> RenderableType:
     columns = ("key", "state", "used of limit", "available at", "last error")
     drawn = table(f"Pool {escape(found['pool'])} in {escape(found['state_url'])}", *columns)
     for key in found["keys"]:
-        other = (
-            "" if key.get("platform", GEMINI_API) == GEMINI_API else f"\n[dim]{key['platform']}[/]"
-        )
+        platform = key["platform"]
+        other = "" if platform == GEMINI_API else f"\n[dim]{escape(platform)}[/]"
         drawn.add_row(
             f"{escape(key['key_id'])}{other}",
             f"[{STATE_STYLES[key['state']]}]{key['state']}[/]",

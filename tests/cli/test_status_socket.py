@@ -63,11 +63,11 @@ def test_status_and_explain_see_a_pool_in_memory(keyrot: Keyrot, path: str) -> N
 def test_a_socket_without_a_server_is_reported(keyrot: Keyrot, path: str) -> None:
     """With its path, and what to check."""
     ran = keyrot("status", KEYROT_STATUS_SOCKET=path)
-    assert (ran.returncode, "there is no socket" in ran.stderr) == (1, True)
+    assert (ran.returncode, "there is no such socket" in ran.stderr) == (1, True)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(path)
     ran = keyrot("status", KEYROT_STATUS_SOCKET=path)
-    assert (ran.returncode, "nothing answers at" in ran.stderr) == (1, True)
+    assert (ran.returncode, "nothing answers as a pool does" in ran.stderr) == (1, True)
     assert "Traceback" not in ran.stderr
 
 

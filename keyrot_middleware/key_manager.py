@@ -314,6 +314,7 @@ class KeyManager:
         """Lease a key; give why each that is not excluded cannot be, where none can."""
         pool, blocks = self._pool, dict[str, Block]()
         out = dict.fromkeys(exclude, inf)
+        pool.keep_running()
         for candidates in pool.selector.candidate_batches(info, out, now, pool.random()):
             counted = pool.with_estimates(info)
             spread = pool.selector.spread

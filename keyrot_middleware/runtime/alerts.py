@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import inf, isfinite
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from ..core.flow import Exhausted
 from ..core.model import Block, CallInfo, Candidate
 from ..core.text import one_line, utc
 from ..events import EventName, PoolEvent
+from ..exits import time_left
 from ..forks import after_fork
 from ..guard import handle_internal_error
 from ..telemetry.log_text import format_time
@@ -47,7 +49,7 @@ NOTICE_S = 30.0
 """A call does not report again what was reported so recently."""
 NOTICED_MAX = 1_000
 STOP_S = 2.0
-"""How long uninstall() and the exit of the interpreter wait for what is being delivered."""
+"""How long uninstall() waits for what is being delivered."""
 QUOTA_SHARE = 0.8
 _MODEL = re.compile(r"[A-Za-z0-9._/:-]{1,200}")
 _WINDOWS = {
@@ -129,6 +131,14 @@ class AlertWatcher:
         restore_loggers()
 
     # In the thread of a call ---------------------------------------------------------------------
+
+    def keep_running(self) -> None:
+        """Start the thread again if it has ended although nobody stopped it."""
+        if not self._on or self._thread.is_alive():
+            return
+        with self._lock, suppress(RuntimeError):  # no thread can be started
+            if not self._thread.is_alive():
+                self._start_thread()
 
     def on_change(self, info: CallInfo, command: Settle | Sleep, reply: object) -> None:
         """Notice a rejected key."""
@@ -310,6 +320,7 @@ class AlertWatcher:
         weakref.finalize(self, self._wake.set).atexit = False
 
     def _renew(self) -> None:
+        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._queue: deque[_Found | _Exhaustion] = deque(maxlen=NOTICED_MAX)
 
@@ -331,7 +342,7 @@ def _run(alive: weakref.ref[AlertWatcher], wake: threading.Event) -> None:
 def _at_exit(alive: weakref.ref[AlertWatcher]) -> None:
     watcher = alive()
     if watcher is not None:
-        watcher.stop()
+        watcher.stop(time_left())
 
 
 # What a look finds, and in which words -----------------------------------------------------------

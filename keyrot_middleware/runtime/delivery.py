@@ -91,7 +91,7 @@ class Receiver:
                     text = "%s is too slow: more than %d events wait for it; the oldest are dropped"
                     _log.warning(text, self.name, QUEUE_MAX)
             self._queue.append(event)
-            if self._thread is not None:
+            if self._thread is not None and self._thread.is_alive():
                 return
             thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
             with suppress(RuntimeError):  # no thread can be started; the next event tries again

@@ -256,6 +256,13 @@ class Pool:
             return counted
         return counted._replace(input_cost=nano_usd(costs[0]), longest_cost=nano_usd(costs[1]))
 
+    def keep_running(self) -> None:
+        """Start background threads again that have ended although nobody stopped them."""
+        if self.refresher is not None:
+            self.refresher.keep_running()
+        if self.alerts is not None:
+            self.alerts.keep_running()
+
     def settle_abandoned(self) -> None:
         """Settle the calls that the garbage collector closed."""
         while self.abandoned:

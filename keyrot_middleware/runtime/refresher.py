@@ -1,7 +1,8 @@
 """The background thread of a pool: refresh values, and watch keys.json.
 
 One daemon thread per pool, which sleeps on an event. It starts look-ups and waits for none of them
-(secrets/refresh.py). It ends with its pool, and starts again in a forked child.
+(secrets/refresh.py). It ends with its pool. It starts again in a forked child, and with the next
+call if something ended it: a store, or a handler of the log, may raise SystemExit.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from math import inf
 
 from ..config import Config, reread
@@ -53,6 +55,7 @@ class Refresher:
         """The version of keys.json that was read last, whether used or refused."""
         self._changing = config.keys_seen
         self._on = False
+        self._lock = threading.Lock()
         after_fork(self, Refresher._renew)
 
     def start(self) -> None:
@@ -61,7 +64,16 @@ class Refresher:
         alive, stirred = weakref.ref(self), self._pool.secrets.wake
         weakref.finalize(self, stirred.set).atexit = False
         name = f"keyrot-refresher-{self._pool.name}"
-        threading.Thread(target=_run, args=(alive, stirred), name=name, daemon=True).start()
+        self._thread = threading.Thread(target=_run, args=(alive, stirred), name=name, daemon=True)
+        self._thread.start()
+
+    def keep_running(self) -> None:
+        """Start the thread again if it has ended although nobody stopped it."""
+        if not self._on or self._thread.is_alive():
+            return
+        with self._lock, suppress(RuntimeError):  # no thread can be started
+            if not self._thread.is_alive():
+                self.start()
 
     def stop(self) -> None:
         """Stop the thread without waiting for it."""
@@ -117,6 +129,7 @@ class Refresher:
             warn_safely(text)
 
     def _renew(self) -> None:
+        self._lock = threading.Lock()
         if self._on:
             self.start()
 

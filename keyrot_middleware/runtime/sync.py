@@ -193,6 +193,7 @@ class SyncDriver:
     def _counted(self, command: Acquire) -> CallInfo:
         if self._pool.abandoned:
             self._pool.settle_abandoned()
+        self._pool.keep_running()
         return self._pool.with_estimates(command.info)
 
     def _acquired(self, command: Acquire, reply: Lease | Unavailable | None) -> Lease | Unavailable:

@@ -10,10 +10,12 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,11 @@ from support.receivers import Events, Mailbox, Webhook, dead_receiver
 from support.servers import BINARIES, Server, server, wait_for
 
 import keyrot_middleware
+from keyrot_middleware import exits
+from keyrot_middleware.events import PoolEvent
+from keyrot_middleware.exits import EXIT_S
 from keyrot_middleware.runtime import alerts
+from keyrot_middleware.runtime.delivery import Receiver
 from keyrot_middleware.testing import FakeClock, FakeGemini, Reply
 
 CALLERS = 64
@@ -187,6 +193,27 @@ def test_the_thread_ends_with_uninstall(pool: Any) -> None:
         wait_for(lambda: "keyrot-alerts-default" not in _threads(), PATIENCE_S)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watcher_that_ended_is_started_again_by_the_next_call(
+    pool: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ended it: events are delivered again."""
+    events = Events()
+    made = pool({"key_id": "a", "rpd": 1}, on_event=events, max_wait_s=0)
+
+    def end() -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.alerts, "look", end)
+        wait_for(lambda: "keyrot-alerts-default" not in _threads(), PATIENCE_S)
+    client = connect()
+    for _ in range(2):
+        with suppress(errors.ClientError):
+            client.models.generate_content(model=MODEL, contents="hello")
+    wait_for(lambda: ("pool_exhausted", None) in events.names, PATIENCE_S)
+
+
 def test_a_key_manager_reports_an_exhausted_pool(pool: Any) -> None:
     """Keys that are selected by hand belong to the same pool."""
     events = Events()
@@ -337,14 +364,36 @@ def test_the_last_event_of_a_program_is_delivered(programs: Programs, webhook: W
 
 
 def test_a_dead_receiver_does_not_keep_a_program_alive(programs: Programs) -> None:
-    """It would answer after a minute or more; the exit waits two seconds for it."""
+    """It would answer after a minute or more; the exit waits a second and a half for it."""
     with dead_receiver() as url:
         process = programs.start(url, "late")
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "end"
         began = time.monotonic()
         assert process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - began < alerts.STOP_S + 20  # a busy machine exits slowly
+        assert time.monotonic() - began < EXIT_S + 20  # a busy machine exits slowly
+
+
+def test_all_pools_share_the_time_of_the_exit(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six pools with ten receivers that hang do not wait six times."""
+    monkeypatch.setattr(exits, "_until", None)
+    go = threading.Event()
+    event = PoolEvent("key_rejected", "p", "a", datetime.now(UTC), None, "hello")
+    receivers = [
+        [Receiver("on_event", lambda _: go.wait(PATIENCE_S)) for _ in range(10)] for _ in range(6)
+    ]
+    watchers = [alerts.AlertWatcher(pool("a"), some) for some in receivers]
+    for watcher, some in zip(watchers, receivers, strict=True):
+        watcher.start()
+        for receiver in some:
+            receiver.put(event)
+    began = time.monotonic()
+    for watcher in watchers:
+        alerts._at_exit(weakref.ref(watcher))
+    took = time.monotonic() - began
+    go.set()
+    assert EXIT_S <= took < 5 * EXIT_S
+    wait_for(lambda: "keyrot-alert" not in _threads(), PATIENCE_S)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -53,6 +53,39 @@ def test_values_in_settings_need_no_thread(gemini: FakeGemini) -> None:
         keyrot_middleware.uninstall()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("by_hand", [False, True], ids=["a call", "KeyManager"])
+def test_a_thread_that_ended_is_started_again_by_the_next_call(
+    by_hand: bool,
+    gemini: FakeGemini,
+    files: Files,
+    connect: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever ended it, such as SystemExit in a store; values are refreshed again."""
+    files.list("A")
+    files.put("A")
+    files.install()
+    pool = keyrot_middleware._install.current_pool()
+    assert pool is not None
+
+    def end() -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.activity, "send", end)
+        pool.secrets.wake.set()
+        wait_for(lambda: not _threads())
+    new = gemini.add_key("A_new", tier="paid").value
+    if by_hand:
+        keyrot_middleware.get_key_manager().select_key("gemini-2.5-flash")
+    else:
+        assert ask("sync", connect()) == "ok from A"
+    assert _threads() == ["keyrot-refresher-default"]
+    files.put("A", "A_new")
+    wait_for(lambda: value_of("A") == new)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_worker_refreshes_on_its_own(gemini: FakeGemini, files: Files) -> None:

@@ -137,6 +137,29 @@ def test_a_function_that_raises_is_logged_once(
     assert "FAKE" not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_started_again_by_the_next_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here a handler of the program's log raises SystemExit."""
+    calls = []
+
+    class Ends(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise SystemExit
+
+    def on_event(one: PoolEvent) -> None:
+        calls.append(one)
+        raise ValueError
+
+    monkeypatch.setattr(logging.getLogger("keyrot_middleware"), "handlers", [Ends()])
+    (receiver,) = open_receivers(on_event, (), EVENTS)
+    for count in (1, 2):
+        receiver.put(event())
+        wait_for(lambda count=count: len(calls) == count, PATIENCE_S)
+        wait_for(lambda: not alert_threads(), PATIENCE_S)
+
+
 def test_a_delivery_that_fails_is_tried_three_times(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,7 +36,7 @@ from .instruments import (
 )
 from .observer import CallObserver, OnInternalError
 from .otel_api import CurrentProvider, is_suppressed
-from .tracing import find_parent_instrumentation_span
+from .tracing import find_foreign_span
 
 __all__ = [
     "CachedSnapshot",
@@ -367,7 +367,7 @@ class MetricsObserver:
         ctx = context.get_current()
         if is_suppressed(ctx):
             return None
-        foreign = find_parent_instrumentation_span(ctx, info, self._pool)
+        foreign = find_foreign_span(ctx, info, self._pool)
         if foreign is not None:
             foreign.label_metrics()
         foreign_metrics = foreign is not None and foreign.has_metrics

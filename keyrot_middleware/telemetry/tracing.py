@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextvars import Token
 from typing import Any, Protocol
 
@@ -56,8 +56,7 @@ __all__ = [
     "NoSpan",
     "TracingObserver",
     "detach_token",
-    "find_openinference_stream_span",
-    "find_parent_instrumentation_span",
+    "find_foreign_span",
 ]
 
 # The span of one attempt: INTERNAL, open from Send to Settle, current only while attached -------
@@ -193,8 +192,9 @@ def detach_token(token: object) -> None:
 # The span of a whole call: our own, or that of a parent instrumentation -------------------------
 #
 # Two inference spans for one request would double its tokens in every backend. If the official
-# instrumentation (or another that follows the GenAI or OpenInference conventions) has a span for
-# the request, that is the logical span: it gets our `keyrot.*` attributes and our attempts.
+# instrumentation, Traceloop's, or another that follows the GenAI or OpenInference conventions has a
+# span for the request, that is the logical span: it gets our `keyrot.*` attributes and our
+# attempts.
 
 
 Attributes = dict[str, AttributeValue]
@@ -385,10 +385,16 @@ _OPENINFERENCE = {
 """Span kind and model attribute in the OpenInference conventions, by operation."""
 _SPAN_KIND = "openinference.span.kind"
 _OPENINFERENCE_STREAMS = "openinference.instrumentation.google_genai._stream"
+_TRACELOOP = "opentelemetry.instrumentation.google_generativeai"
 
 
-def find_parent_instrumentation_span(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
-    """Return another instrumentation's span for this request; None if there is none.
+def find_foreign_span(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
+    """Return another instrumentation's span for this request; None if there is none."""
+    return _find_current_span(ctx, info, pool) or _find_span_of_frames(ctx, info, pool)
+
+
+def _find_current_span(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
+    """Return the current span if it is about this request.
 
     The context holds an operation's data while the functions of automatic tool calls run, too;
     the requests that these make are different ones.
@@ -414,17 +420,21 @@ def find_parent_instrumentation_span(ctx: Context, info: CallInfo, pool: str) ->
     )
 
 
-def find_openinference_stream_span(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
-    """Return OpenInference's span for a stream, which is not current while the stream is read.
+def _find_span_of_frames(ctx: Context, info: CallInfo, pool: str) -> ForeignSpan | None:
+    """Return the span of an instrumentation that does not make it current.
 
-    Its iterator keeps the span in private attributes. There is no public way to it: the SDK sends
-    the request at the first read, and by then OpenInference has detached the span.
+    Traceloop's never is, and OpenInference's is not while a stream is read. Each is in a variable
+    of the function that has called the SDK, and there is no public way to it.
     """
-    if not info.stream or _OPENINFERENCE_STREAMS not in sys.modules:
+    streams = info.stream and _OPENINFERENCE_STREAMS in sys.modules
+    if not streams and _TRACELOOP not in sys.modules:
         return None
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == _OPENINFERENCE_STREAMS and "self" in frame.f_locals:
+        module = frame.f_globals.get("__name__")
+        if module == _TRACELOOP:
+            return _traceloop_span(frame.f_locals, ctx, info, pool)
+        if streams and module == _OPENINFERENCE_STREAMS and "self" in frame.f_locals:
             with_span = getattr(frame.f_locals["self"], "_with_span", None)
             span = getattr(with_span, "_span", None)
             if not isinstance(span, Span) or not _is_openinference_span(
@@ -434,6 +444,22 @@ def find_openinference_stream_span(ctx: Context, info: CallInfo, pool: str) -> F
             return ForeignSpan(set_span_in_context(span, ctx), None, pool, has_metrics=False)
         frame = frame.f_back
     return None
+
+
+def _traceloop_span(
+    variables: Mapping[str, Any], ctx: Context, info: CallInfo, pool: str
+) -> ForeignSpan | None:
+    """Return Traceloop's span if it is about this request; there is none where it is suppressed.
+
+    It records the tokens of a span that records, unless its metrics are off.
+    """
+    span = variables.get("span")
+    is_same = operation_name(info.verb) in _INFERENCE
+    if not isinstance(span, Span) or not is_same or not _same_model(variables["llm_model"], info):
+        return None
+    counts = getattr(sys.modules[_TRACELOOP], "is_metrics_enabled", bool)
+    has_metrics = span.is_recording() and bool(counts())
+    return ForeignSpan(set_span_in_context(span, ctx), None, pool, has_metrics=has_metrics)
 
 
 def _is_openinference_span(span: Span, operation: str, info: CallInfo) -> bool:
@@ -555,9 +581,7 @@ class CallTracer:
 
     def _open(self) -> LogicalSpan:
         ctx, info, pool = self._ctx, self._info, self._pool
-        call: LogicalSpan | None = find_parent_instrumentation_span(
-            ctx, info, pool
-        ) or find_openinference_stream_span(ctx, info, pool)
+        call: LogicalSpan | None = find_foreign_span(ctx, info, pool)
         if call is None:
             call = CallSpan(self._tracer, ctx, info, pool) if self._call_span else NoSpan(ctx)
         self._call = call

@@ -32,18 +32,21 @@ class RecordedMetrics:
         self.provider = MeterProvider([self._reader], shutdown_on_exit=False)
         self.observer = MetricsObserver("test", self.provider)
 
+    def _metrics(self) -> list[Any]:
+        """Collect, and give the metrics of all scopes."""
+        data: Any = self._reader.get_metrics_data()
+        resources = data.resource_metrics if data is not None else ()
+        scopes = [scope for one in resources for scope in one.scope_metrics]
+        return [metric for scope in scopes for metric in scope.metrics]
+
     def collect(self) -> dict[str, Any]:
         """Collect, and give each metric of the SDK by its name."""
-        data: Any = self._reader.get_metrics_data()
-        if data is None:
-            return {}
-        scopes = [scope for one in data.resource_metrics for scope in one.scope_metrics]
-        return {metric.name: metric for scope in scopes for metric in scope.metrics}
+        return {metric.name: metric for metric in self._metrics()}
 
     def points(self, name: str) -> list[Point]:
-        """Give the series of a metric."""
-        metric = self.collect().get(name)
-        return [_point(point) for point in metric.data.data_points] if metric else []
+        """Give the series of a metric, of all scopes."""
+        found = [metric for metric in self._metrics() if metric.name == name]
+        return [_point(point) for metric in found for point in metric.data.data_points]
 
     def by(self, name: str, *attributes: str) -> Mapping[Any, Any]:
         """Give the values of a counter, or the counts of a histogram, by some attributes."""

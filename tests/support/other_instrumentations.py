@@ -1,4 +1,4 @@
-"""The two other instrumentations of google-genai, set up and removed as a program does."""
+"""The three other instrumentations of google-genai, set up and removed as a program does."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from google.genai import caches, models
 from google.genai._api_client import BaseApiClient
 from openinference.instrumentation.google_genai import GoogleGenAIInstrumentor
 from opentelemetry.instrumentation.google_genai import GoogleGenAiSdkInstrumentor
+from opentelemetry.instrumentation.google_generativeai import GoogleGenerativeAiInstrumentor
 from opentelemetry.trace import TracerProvider
 
 interactions = pytest.importorskip(
     "google.genai._gaos.google_genai",
-    reason="both instrumentations are tested as they wrap google-genai 2 and newer",
+    reason="they are tested as they wrap google-genai 2 and newer",
 )
 
-__all__ = ["OFFICIAL", "OPENINFERENCE", "OTHERS", "instrumented", "plain_sdk"]
+__all__ = ["OFFICIAL", "OPENINFERENCE", "OTHERS", "TRACELOOP", "instrumented", "plain_sdk"]
 
 OFFICIAL = "opentelemetry.instrumentation.google_genai"
 OPENINFERENCE = "openinference.instrumentation.google_genai"
-OTHERS = {OFFICIAL: GoogleGenAiSdkInstrumentor, OPENINFERENCE: GoogleGenAIInstrumentor}
+TRACELOOP = "opentelemetry.instrumentation.google_generativeai"
+OTHERS: dict[str, Any] = {
+    OFFICIAL: GoogleGenAiSdkInstrumentor,
+    OPENINFERENCE: GoogleGenAIInstrumentor,
+    TRACELOOP: GoogleGenerativeAiInstrumentor,
+}
 """By the scope of their spans."""
 
 _WRAPPED = (

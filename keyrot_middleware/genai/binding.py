@@ -33,7 +33,7 @@ class Binding:
         self.patcher = Patcher(self.close)
         calls = PooledCalls(pool, allowed_origins)
         uploads = self.uploads = Uploads(pool.state)
-        clients = ClientWrappers(allowed_origins)
+        clients = ClientWrappers(allowed_origins, self.patcher.repair)
         requests = RequestWrappers(calls, uploads, self.patcher)
         downloads = DownloadWrappers(calls, self.patcher)
         self.patcher.add_client_methods(

@@ -16,12 +16,15 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 import wrapt
 from wrapt import FunctionWrapper, wrap_object
 
+from ..errors import KeyrotWarning, warn
+from ..guard import handle_internal_error
 from .imports import ImportWatch, Patched
 
 __all__ = [
@@ -164,6 +167,42 @@ class Patcher:
             self.enabled.clear()
             self._users.discard(self)
             self._remove_all()
+
+    def repair(self) -> None:
+        """Put back patches that another library has removed, and warn of it.
+
+        An instrumentation that was there first restores the methods that it had found when it is
+        uninstalled. It is noticed by a request that comes in below the missing patches: that one
+        bypasses the pool, and the next one does not.
+        """
+        try:
+            lost = self._put_back()
+        except Exception:
+            handle_internal_error("genai")
+            return
+        if not lost:
+            return
+        text = (
+            f"another library has removed patches of the pool ({', '.join(lost)}), as "
+            "instrumentations do when they are uninstalled; they are put back, and calls made in "
+            "between bypassed the pool"
+        )
+        _log.warning("%s", text)
+        with suppress(KeyrotWarning):
+            warn(text)
+
+    def _put_back(self) -> list[str]:
+        with self._lock:
+            if not self.enabled:
+                return []
+            lost = [
+                name
+                for owner, name, layer in self._layers()
+                if layer is None and name in self._patched.get(owner, ())
+            ]
+            if lost:
+                self._wrap(self._wrappers)
+            return lost
 
     def acquire(self, send: object) -> None:
         """Keep the patches of sends in place until *send* is released, also after `uninstall`.

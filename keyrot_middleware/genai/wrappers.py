@@ -87,12 +87,20 @@ _ARGUMENTS = ("vertexai", "api_key", "credentials", "project", "location", "http
 class ClientWrappers:
     """The wrappers of the constructor, and of what the request methods call."""
 
-    def __init__(self, allowed: AllowedOrigins) -> None:
-        """Serve a pool whose keys may go to *allowed*."""
+    def __init__(self, allowed: AllowedOrigins, repair: Callable[[], None]) -> None:
+        """Serve a pool.
+
+        Args:
+            allowed: Where its keys may go.
+            repair: Puts back patches that others have removed. Called where that can be noticed:
+                when a client is made, and with a request that came in at no other patch.
+        """
         self._allowed = allowed
+        self._repair = repair
 
     def wrap_init(self, wrapped: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
         """Wrap `__init__`: a client without a key gets the placeholder, which wire.py replaces."""
+        self._repair()
         given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
         placeholder = placeholder_for(given, self._allowed)
         if placeholder is None:
@@ -107,7 +115,10 @@ class ClientWrappers:
     ) -> Any:
         """Wrap `_build_request`: put the key of a send into its request, and into no other."""
         send = current_injection.get()
-        if send is None or send.client is not client:
+        if send is None:
+            self._repair()
+            return wrapped(*args, **kwargs)
+        if send.client is not client:
             return wrapped(*args, **kwargs)
         body = args[2] if len(args) > 2 else kwargs.get("request_dict")
         if send.body is not body:  # a download has no body of ours, but its path

@@ -1,4 +1,7 @@
-"""Every order in which a pool and both other instrumentations are installed and removed."""
+"""Every order in which a pool and two other instrumentations are installed and removed.
+
+Traceloop's wraps none of the methods that the pool patches.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from google import genai
 from google.genai._api_client import BaseApiClient
 from opentelemetry import trace
 from support.modes import ask
@@ -20,6 +24,7 @@ from support.other_instrumentations import (
 )
 
 import keyrot_middleware
+from keyrot_middleware import KeyrotWarning
 
 OURS = "keyrot_middleware"
 PARTIES = (OURS, OFFICIAL, OPENINFERENCE)
@@ -95,6 +100,17 @@ class Stage:
         """Return whether a pool is installed, and no other has removed it from a method."""
         return self._installed and OURS in self._layers[seam]
 
+    @property
+    def has_lost_patches(self) -> bool:
+        """Return whether a pool is installed, and another has removed it from a method."""
+        return self._installed and any(OURS not in layers for layers in self._layers.values())
+
+    def repaired(self) -> None:
+        """Note that the pool has put its patches back."""
+        for seam, layers in self._layers.items():
+            if OURS not in layers:
+                self._layers[seam] = [*layers, OURS]
+
     def is_unpatched(self, seam: str) -> bool:
         """Return whether no layer is left, not even a disabled one that another restored."""
         return not self._layers[seam]
@@ -142,14 +158,29 @@ def test_every_order_works(
     for step in order:
         stage.take(step)
         others = others if step[0] == OURS else next(expected)
+        if stage.has_lost_patches:
+            _call_without_the_pool(stage, mode, seam, others)
         answer, spans, ours = stage.call(mode)
         is_rotating = stage.is_rotating(seam)
         assert answer == ("ok from A" if is_rotating else "ok from own")
         assert spans == others
         assert [span.name for span in ours] == _expected(is_rotating, above=any(others.values()))
         if keyrot_middleware.status()["installed"]:
-            assert keyrot_middleware.status()["patched"][seam] is is_rotating
+            assert all(keyrot_middleware.status()["patched"].values())
     assert stage.is_unpatched(seam) is not hasattr(vars(BaseApiClient)[seam], "__wrapped__")
+
+
+def _call_without_the_pool(stage: Stage, mode: str, seam: str, others: dict[str, int]) -> None:
+    """Make the call that notices that patches were removed, and puts them back."""
+    lost = not stage.is_rotating(seam)
+    assert keyrot_middleware.status()["patched"][seam] is not lost
+    with pytest.warns(KeyrotWarning, match="removed patches of the pool .* are put back"):
+        if lost:
+            answer, spans, ours = stage.call(mode)
+            assert (answer, spans, ours) == ("ok from own", others, [])
+        else:  # a method that this call does not use; whoever makes a client notices it too
+            genai.Client(api_key="FAKE").close()
+    stage.repaired()
 
 
 def _without_us(

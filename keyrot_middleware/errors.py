@@ -87,8 +87,11 @@ def warn(text: str) -> None:
         KeyrotWarning: The program has made warnings errors.
     """
     frame, level = inspect.currentframe(), 1
-    while frame is not None and _is_between(frame.f_globals.get("__name__", "")):
-        frame, level = frame.f_back, level + 1
+    while frame is not None:
+        is_import = frame.f_code.co_filename.startswith("<frozen importlib._bootstrap")
+        if not is_import and not _is_between(frame.f_globals.get("__name__", "")):
+            break
+        frame, level = frame.f_back, level + (not is_import)  # warnings does not count them either
     warnings.warn(text, KeyrotWarning, stacklevel=1 if frame is None else level)
 
 

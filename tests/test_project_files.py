@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from keyrot_middleware.genai import patching
+
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 STAGES = {"dev": ("demo", "dev"), "bench": ("demo", "dev", "bench")}
@@ -62,6 +64,16 @@ def test_a_dependency_group_is_what_make_installs(name: str) -> None:
     declared = names(group(name))
     assert declared <= installed
     assert installed <= declared | names([*metadata["dependencies"], *extras])
+
+
+def test_the_range_of_the_sdk_is_the_declared_one() -> None:
+    """What warnings name and what pip installs are the same versions."""
+    first = patching.SUPPORTED.partition(" to ")[0]
+    declared = f"google-genai>={first},<{patching.NEXT_MAJOR}"
+    metadata = project()["project"]
+    assert declared in metadata["dependencies"]
+    assert declared in metadata["optional-dependencies"]["instruments"]
+    assert f"{first} to {patching.NEXT_MAJOR - 1}.x" == patching.SUPPORTED
 
 
 def _pages(nav: list[Any]) -> Iterator[str]:

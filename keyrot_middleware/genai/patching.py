@@ -90,6 +90,9 @@ _log = logging.getLogger("keyrot_middleware")
 
 MODULE = "google.genai._api_client"
 OWNER = "BaseApiClient"
+SUPPORTED = "1.65 to 3.x"
+NEXT_MAJOR = 4
+"""The first version of the SDK that is not tested; pyproject.toml declares the same."""
 
 Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -113,6 +116,7 @@ class Patcher:
         self._users: set[object] = set()
         """Switches on what is below: these seams while they are on, and sends under way."""
         self._modules = {MODULE}
+        self._newer_warned = False
         self._import_watch = ImportWatch(
             self._modules, self._on_executed, replace or self.uninstall
         )
@@ -182,14 +186,11 @@ class Patcher:
             return
         if not lost:
             return
-        text = (
+        _warn(
             f"another library has removed patches of the pool ({', '.join(lost)}), as "
             "instrumentations do when they are uninstalled; they are put back, and calls made in "
             "between bypassed the pool"
         )
-        _log.warning("%s", text)
-        with suppress(KeyrotWarning):
-            warn(text)
 
     def _put_back(self) -> list[str]:
         with self._lock:
@@ -233,7 +234,21 @@ class Patcher:
     def _on_executed(self, _module: ModuleType | None) -> None:
         with self._lock:
             if self.enabled and self._all_there():
+                self._warn_of_newer_sdk()
                 self._wrap(self._wrappers)
+
+    def _warn_of_newer_sdk(self) -> None:
+        """Warn once of an SDK that was never tested; pip does not always hold its version back."""
+        version = getattr(sys.modules.get("google.genai.version"), "__version__", "")
+        major = version.partition(".")[0]
+        if self._newer_warned or not major.isdecimal() or int(major) < NEXT_MAJOR:
+            return
+        self._newer_warned = True
+        _warn(
+            f"google-genai {version} is newer than the versions that keyrot_middleware is tested "
+            f"with, {SUPPORTED}; calls are rotated all the same. If one fails, install "
+            f'"google-genai<{NEXT_MAJOR}", or a newer keyrot-middleware'
+        )
 
     def _wrap(self, names: Collection[str]) -> None:
         for owner, name, layer in self._layers():
@@ -257,9 +272,10 @@ class Patcher:
         missing = [name for name in self._client_methods if name not in there]
         if missing:
             _log.error(
-                "this google-genai has no %s.%s, so calls are not rotated; supported: 1.65 to 3.x",
+                "this google-genai has no %s.%s, so calls are not rotated; supported: %s",
                 OWNER,
                 ", ".join(missing),
+                SUPPORTED,
             )
         return not missing
 
@@ -286,6 +302,13 @@ class Patcher:
                 there = getattr(there, part, None)
             if hasattr(there, name.rpartition(".")[2]):
                 yield there, f"{module}.{name}"
+
+
+def _warn(text: str) -> None:
+    """Issue a log record and a Python warning, which cannot fail the import or the call."""
+    _log.warning("%s", text)
+    with suppress(KeyrotWarning):
+        warn(text)
 
 
 def _owner() -> type | None:

@@ -13,7 +13,7 @@ CORE_TESTS := tests/core tests/runtime
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions coexist frameworks recipes dist demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -78,6 +78,14 @@ dist: .venv-dist/ready  ## build the wheel and the sdist into dist/, and check t
 	@.venv-dist/bin/python -m build --no-isolation
 	@.venv-dist/bin/python -m twine check --strict dist/*
 
+sbom: dist       ## list what the wheel installs with all extras, in CycloneDX, into sbom/
+	@echo "== list of components"
+	@rm -rf sbom && mkdir sbom
+	@$(PYTHON) -m venv --clear --without-pip .venv-sbom
+	@.venv-dist/bin/python -m pip --python .venv-sbom/bin/python install --no-compile "$$(ls dist/*.whl)[all]"
+	@.venv-dist/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+		--output-file sbom/keyrot-middleware.cdx.json .venv-sbom/bin/python
+
 demo-svg: $(DEMO)  ## draw docs/images/demo.svg from a run of the demo
 	@$(BIN)/python tools/draw_demo.py
 
@@ -102,7 +110,7 @@ record: $(READY)  ## record the cassettes again, from Google if the environment 
 	@$(BIN)/python tools/record_cloud_cassettes.py
 
 clean:           ## remove everything that the targets set up
-	rm -rf tools/jaeger/bin .venv .venv-* dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
+	rm -rf tools/jaeger/bin .venv .venv-* dist sbom site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .venv has two stages: what the demo needs, then the tools of the tests. Without compiling every module and without an

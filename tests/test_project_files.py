@@ -198,18 +198,46 @@ def test_the_tests_run_on_every_python_that_the_metadata_names() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["tests.yml", "publish.yml"])
+def test_actions_are_pinned_by_commit(name: str) -> None:
+    """A tag can be moved to other code; a comment names the version."""
+    lines = (GITHUB / "workflows" / name).read_text("utf-8").splitlines()
+    used = [line.partition("uses:")[2] for line in lines if "uses:" in line]
+    assert used
+    pinned_action = re.compile(r" [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
+    assert [one for one in used if not pinned_action.fullmatch(one)] == []
+    commits = [re.findall(r"([\w/-]+)@(\S+)", one)[0] for one in used]
+    assert len(set(commits)) == len({action for action, _ in commits})
+
+
 def test_publishing_needs_no_stored_token() -> None:
-    """Only the job that uploads has an identity; it runs none of the project's code."""
+    """Only the jobs that attest and upload have an identity; they run no code of the project."""
     found = workflow("publish.yml")
     assert found[True] == {"release": {"types": ["published"]}}
     assert found["permissions"] == {"contents": "read"}
-    build, publish = found["jobs"]["build"], found["jobs"]["publish"]
+    build, attest, publish = (found["jobs"][name] for name in ("build", "attest", "publish"))
     assert "permissions" not in build
+    write = {"attestations": "write", "contents": "write", "id-token": "write"}
+    assert attest["permissions"] == write
     assert publish["permissions"] == {"id-token": "write"}
     assert publish["environment"] == "pypi"
     assert [step for step in steps(publish) if "run" in step] == []
+    commands = [step["run"] for step in steps(attest) if "run" in step]
+    assert commands == ['gh release upload "$TAG" dist/* sbom/*']
+    assert [one for job in (attest, publish) for one in steps(job) if "checkout" in str(one)] == []
     assert steps(publish)[-1]["with"] == {"attestations": True}
     assert "secrets." not in (GITHUB / "workflows" / "publish.yml").read_text("utf-8")
+
+
+def test_a_release_has_attestations_and_a_list_of_components() -> None:
+    """Of each file: where it was built, and what it installs; nothing is published without them."""
+    jobs = workflow("publish.yml")["jobs"]
+    assert "make sbom PYTHON=python" in [step.get("run") for step in steps(jobs["build"])]
+    attested = [s["with"] for s in steps(jobs["attest"]) if "actions/attest@" in s.get("uses", "")]
+    listed = {"subject-path": "dist/*", "sbom-path": "sbom/keyrot-middleware.cdx.json"}
+    assert attested == [{"subject-path": "dist/*"}, listed]
+    assert listed["sbom-path"] in (ROOT / "Makefile").read_text("utf-8")
+    assert (jobs["attest"]["needs"], jobs["publish"]["needs"]) == ("build", "attest")
 
 
 def test_issues_are_forms_and_vulnerabilities_are_private() -> None:

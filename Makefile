@@ -11,9 +11,14 @@ CORE_TESTS := tests/core tests/runtime
 # Without bytecode files each of the hundreds of programs that tests start would compile the SDK anew, and each pytest
 # process would rewrite the asserts of every test.
 unexport PYTHONDONTWRITEBYTECODE
+# Without the tests over other instrumentations, which need newer versions of OpenTelemetry, and over the list of the
+# SDK's methods, which begins with 1.75. What old libraries warn of is not ours.
+LOWEST_TESTS := tests/core tests/runtime tests/state tests/genai tests/telemetry tests/ui \
+	$(foreach name,other_instrumentations openinference traceloop sdk_methods,--ignore-glob='*/test_$(name)*') \
+	-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help demo test test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
+.PHONY: help demo test test-newest fuzz lint types bench bench-peers chaos goodput sdk-tests sdk-versions lowest coexist frameworks recipes dist sbom demo-svg screenshot docs jaeger test-jaeger record clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -61,6 +66,10 @@ sdk-tests: $(READY)  ## run the SDK's own unit tests with and without a pool, in
 
 sdk-versions: $(READY)  ## run our own tests that use the SDK with google-genai 1.75.0, 2.34.0 and the pinned one
 	@$(BIN)/python tools/sdk_tests/versions.py $(VERSIONS)
+
+lowest: .venv-lowest/ready  ## run our tests with the lowest version of each library that pyproject.toml allows
+	@echo "== tests with the lowest versions"
+	@.venv-lowest/bin/python -m pytest -n 4 --dist loadfile $(LOWEST_TESTS)
 
 coexist: $(READY)  ## run the tests of two other instrumentations, alone and with a pool installed before and after
 	@$(BIN)/python tools/coexist/compare.py
@@ -131,6 +140,16 @@ $(JAEGER): tools/jaeger/go.mod tools/jaeger/go.sum
 	@command -v go >/dev/null || { echo "Jaeger is built with Go 1.25 or newer: install Go"; exit 1; }
 	@echo "== building Jaeger (once; six minutes on two cores, seconds with a warm Go cache)"
 	@cd tools/jaeger && nice go build -trimpath -o bin/jaeger github.com/jaegertracing/jaeger/cmd/jaeger
+
+.venv-lowest/ready: pyproject.toml requirements/lowest.txt
+	@echo "== setting up .venv-lowest (once)"
+	@$(PYTHON) -m venv --clear .venv-lowest
+	@.venv-lowest/bin/python $(PIP_INSTALL) -r requirements/lowest.txt
+	@.venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct --all-extras \
+		--output-file .venv-lowest/versions.txt pyproject.toml requirements/lowest.txt
+	@.venv-lowest/bin/python $(PIP_INSTALL) --no-deps -r .venv-lowest/versions.txt
+	@.venv-lowest/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
 
 .venv-bench/ready: pyproject.toml requirements/demo.txt requirements/dev.txt requirements/bench.txt
 	@echo "== setting up .venv-bench (once)"

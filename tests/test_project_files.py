@@ -198,6 +198,14 @@ def test_the_tests_run_on_every_python_that_the_metadata_names() -> None:
     }
 
 
+def test_the_lowest_versions_are_tested_on_the_oldest_python() -> None:
+    """A bound that no run holds is a guess."""
+    job = workflow("tests.yml")["jobs"]["lowest"]
+    oldest = project()["project"]["requires-python"].removeprefix(">=")
+    assert steps(job)[1]["with"]["python-version"] == oldest
+    assert "make lowest PYTHON=python" in [step.get("run") for step in steps(job)]
+
+
 @pytest.mark.parametrize("name", ["tests.yml", "publish.yml"])
 def test_actions_are_pinned_by_commit(name: str) -> None:
     """A tag can be moved to other code; a comment names the version."""

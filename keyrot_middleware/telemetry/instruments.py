@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from inspect import signature
 from typing import NamedTuple, Protocol
 
 from opentelemetry.metrics import Counter, Histogram, Meter
@@ -390,5 +391,13 @@ def _counter(meter: Meter, metric: Metric) -> Counter:
     return meter.create_counter(*metric.args)
 
 
+_TAKES_BUCKETS = (
+    "explicit_bucket_boundaries_advisory" in signature(Meter.create_histogram).parameters
+)
+"""Since OpenTelemetry 1.30; with older versions the histograms have the SDK's own buckets."""
+
+
 def _histogram(meter: Meter, metric: Metric) -> Histogram:
+    if not _TAKES_BUCKETS:
+        return meter.create_histogram(*metric.args)
     return meter.create_histogram(*metric.args, explicit_bucket_boundaries_advisory=metric.buckets)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, NamedTuple
 
+from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from keyrot_middleware.telemetry.metrics import MetricsObserver
 
-__all__ = ["Point", "RecordedMetrics"]
+__all__ = ["HAS_BUCKETS", "Point", "RecordedMetrics"]
+
+HAS_BUCKETS = "explicit_bucket_boundaries_advisory" in str(signature(Meter.create_histogram))
+"""Whether this OpenTelemetry takes the buckets of a histogram: 1.30 and newer do."""
 
 
 class Point(NamedTuple):

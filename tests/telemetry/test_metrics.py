@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import context, trace
-from support.otel import RecordedMetrics
+from support.otel import HAS_BUCKETS, RecordedMetrics
 from support.scripted_pool import (
     INFO,
     OK,
@@ -241,7 +241,8 @@ def test_the_table_is_what_the_sdk_sees(metered: RecordedMetrics) -> None:
         assert _kind(metric_data.data) in metric.kind.lower()
         points = metered.points(metric.name)
         assert {name for point in points for name in point.attributes} == set(metric.attributes)
-        assert {point.bounds for point in points} == {metric.buckets}
+        if HAS_BUCKETS or not metric.buckets:
+            assert {point.bounds for point in points} == {metric.buckets}
         assert bool(metric.buckets) is (metric.kind is MetricKind.HISTOGRAM)
 
 

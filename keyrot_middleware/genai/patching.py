@@ -34,7 +34,7 @@ __all__ = [
     "wrapper_chain",
 ]
 
-# Find and take off one layer among several on a method, with wrapt 1.17 as with 2.x ------------
+# Find and take off one layer among several on a method, with wrapt 1.16 as with 2.x ------------
 #
 # wrapt has this itself from 2.4 on. Programs with opentelemetry-instrumentation up to 0.61 have
 # wrapt 1, and could not install us otherwise.

@@ -71,6 +71,11 @@ class Command:
         finally:
             connection.close()
 
+    def kill(self) -> None:
+        """End it where a test has failed before it came to `end`."""
+        self._process.kill()
+        self._process.wait()
+
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Interrupt it; return its exit code and what it wrote to stderr."""
         self._process.send_signal(how)
@@ -115,6 +120,7 @@ def test_half_sent_requests_do_not_lock_the_operator_out(shared: dict[str, str])
         assert command.get("/api/status", **bearer)[0] == 200
         assert command.end() == (0, "")
     finally:
+        command.kill()
         for one in others:
             one.close()
 

@@ -131,8 +131,8 @@ def test_the_process_is_as_before(state: str, tmp_path: Path) -> None:
             timeout=240,
             check=False,
         )
+    again = "has been created already."  # OpenTelemetry before 1.30 logs it for equal instruments
+    logged = [line for line in done.stderr.splitlines() if not line.endswith(again)]
     assert (done.returncode, done.stdout.strip()) == (0, "")
-    assert done.stderr == "" or not AIOHTTP, (
-        "of httpx's streams asyncio logs, with any pool or none"
-    )
+    assert not logged or not AIOHTTP, "of httpx's streams asyncio logs, with any pool or none"
     assert hook.events["key_rejected"] >= 1

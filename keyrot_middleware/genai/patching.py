@@ -16,14 +16,13 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 import wrapt
 from wrapt import FunctionWrapper, wrap_object
 
-from ..errors import KeyrotWarning, warn
+from ..errors import warn_safely
 from ..guard import handle_internal_error
 from .imports import ImportWatch, Patched
 
@@ -307,8 +306,7 @@ class Patcher:
 def _warn(text: str) -> None:
     """Issue a log record and a Python warning, which cannot fail the import or the call."""
     _log.warning("%s", text)
-    with suppress(KeyrotWarning):
-        warn(text)
+    warn_safely(text)
 
 
 def _owner() -> type | None:

@@ -133,17 +133,13 @@ def _open(client: Any, asked: dict[str, Any]) -> Any:
 
 
 def _leave(client: Any, way: str, asked: dict[str, Any]) -> None:
-    stream = iter(_open(client, asked))
-    if way == "close":
-        next(stream)
-        stream.close()
-        return
-    if way == "del":
-        next(stream)
-        del stream
-        return
+    stream = _open(client, asked)
     for _chunk in stream:
         break
+    if way == "close":
+        stream.close()
+    elif way == "del":
+        del stream
 
 
 async def _leave_async(client: Any, way: str, pool: Any, asked: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def test_a_key_that_is_available_before_its_minute_ends_is_used(
     rig.will("a", meanwhile)
     assert rig.call(LARGE) == "answer"
     rig.will("a", minute("5s"), OK)
-    assert at_once(rig, INFO) is GoogleError
+    assert at_once(rig, INFO) is Exhausted
     assert rig.call() == "answer"
     assert rig.sent == ["a"] * 3
     assert 5.0 <= sum(rig.slept) <= 5.2

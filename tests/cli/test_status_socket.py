@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -120,19 +121,19 @@ def test_a_program_that_logs_by_uvicorn_keeps_its_loggers(
 ) -> None:
     """Handlers of its access log stay, and the server of the socket writes nothing into its log."""
     access, handler = logging.getLogger("uvicorn.access"), logging.NullHandler()
-    access.addHandler(handler)
+    # Servers of other tests in this process have configured it, and pytest adds its own handlers.
+    as_new = mock.patch.multiple(access, handlers=[handler], filters=[], propagate=True)
     try:
-        with caplog.at_level(logging.INFO):
+        with as_new, caplog.at_level(logging.INFO), caplog.at_level(logging.NOTSET, access.name):
             install(path)
             assert SocketSource(path).status()["total"] == 2
             access.info("of the program")
             assert (access.handlers, access.propagate) == ([handler], True)
             keyrot_middleware.uninstall()
+            assert access.filters == logging.getLogger("uvicorn.error").filters == []
         logged = [r.message for r in caplog.records if r.name.startswith("uvicorn")]
         assert logged == ["of the program"]
-        assert access.filters == logging.getLogger("uvicorn.error").filters == []
     finally:
-        access.removeHandler(handler)
         keyrot_middleware.uninstall()
 
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import socket
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any
 
-from support.servers import BINARIES, Server, free_port, wait_for, watched_pair
+import redis
+from support.relay import relay_to
+from support.servers import (
+    BINARIES,
+    Server,
+    cluster_of_three,
+    move_slots,
+    pool_on,
+    wait_for,
+    watched_pair,
+)
 
-__all__ = ["FAULTS", "Fault"]
+from .chaos_worker import POOL
+
+__all__ = ["ENGINES", "FAULTS", "Fault"]
+
+ENGINES = tuple(BINARIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,120 +38,157 @@ class Fault:
     begin: Callable[[], object]
     end: Callable[[], object]
     """Returns when the server, or its successor, is available again."""
+    lasts_s: float = 5.0
+    is_outage: bool = False
+    """Processes cannot use the server meanwhile, and are to notice that."""
+    pool: str = POOL
 
 
 @contextmanager
-def killed() -> Iterator[Fault]:
+def killed(engine: str) -> Iterator[Fault]:
     """SIGKILL; started again it is empty."""
-    with _server() as server:
-        yield Fault(server.strict_url, server.stop, server.start)
+    with _server(engine) as server:
+        yield Fault(server.strict_url, server.stop, server.start, is_outage=True)
 
 
 @contextmanager
-def stopped() -> Iterator[Fault]:
+def stopped(engine: str) -> Iterator[Fault]:
     """SIGSTOP and SIGCONT: connections stay, nothing is answered, sent commands run later."""
-    with _server() as server:
-        yield Fault(
-            server.strict_url,
-            lambda: server.signal(signal.SIGSTOP),
-            lambda: server.signal(signal.SIGCONT),
-        )
+    with _server(engine) as server:
+        stop, go_on = (partial(server.signal, one) for one in (signal.SIGSTOP, signal.SIGCONT))
+        yield Fault(server.strict_url, stop, go_on, is_outage=True)
 
 
 @contextmanager
-def black_holed() -> Iterator[Fault]:
+def black_holed(engine: str) -> Iterator[Fault]:
     """The network swallows everything, of old and of new connections; the server is healthy."""
-    with _server() as server:
-        relay = _Relay(server.port)
-        try:
-            yield Fault(f"redis://127.0.0.1:{relay.port}/0", relay.close, relay.open)
-        finally:
-            relay.remove()
+    with _server(engine) as server, relay_to(server.port) as relay:
+        yield Fault(relay.url, relay.close, relay.open, is_outage=True)
 
 
 @contextmanager
-def failed_over() -> Iterator[Fault]:
+def failed_over(engine: str) -> Iterator[Fault]:
     """The master is killed for good; a sentinel promotes its replica."""
-    with watched_pair() as (master, replica, sentinel):
+    with watched_pair(engine) as (master, replica, sentinel):
         yield Fault(
             f"redis+sentinel://127.0.0.1:{sentinel.port}/main",
             master.stop,
             lambda: wait_for(lambda: replica.execute("ROLE")[0] == b"master", 30),
+            is_outage=True,
         )
 
 
-FAULTS = {
+@contextmanager
+def replies_lost(engine: str) -> Iterator[Fault]:
+    """One connection in ten is reset after the server has run a request, until the end."""
+    with _server(engine) as server, relay_to(server.port) as relay:
+
+        def stop() -> None:
+            relay.loses = lambda: False
+
+        yield Fault(relay.url, partial(relay.lose, 0.1, Random(1)), stop, lasts_s=20.0)
+
+
+@contextmanager
+def connections_reset(engine: str) -> Iterator[Fault]:
+    """All connections are reset at once, twice in a second."""
+    with _server(engine) as server, relay_to(server.port) as relay:
+
+        def reset() -> None:
+            for _ in range(30):
+                relay.reset_all()
+                time.sleep(0.5)
+
+        yield Fault(relay.url, reset, lambda: None, lasts_s=5.0)
+
+
+@contextmanager
+def slow(engine: str) -> Iterator[Fault]:
+    """Each reply takes 180 ms, of a time limit of 200 ms, until the end."""
+    with _server(engine) as server, relay_to(server.port) as relay:
+
+        def delay(seconds: float) -> None:
+            relay.delay_s = seconds
+
+        yield Fault(relay.url, partial(delay, 0.18), partial(delay, 0.0), lasts_s=20.0)
+
+
+@contextmanager
+def restored(engine: str) -> Iterator[Fault]:
+    """FLUSHALL; half a second later all records come back as they were three seconds before."""
+    with _server(engine) as server:
+
+        def go_back() -> None:
+            copy = {name: server.execute("DUMP", name) for name in server.names()}
+            time.sleep(3)
+            server.execute("FLUSHALL")
+            time.sleep(0.5)
+            _restore(server, copy)
+
+        def twice() -> None:
+            go_back()
+            time.sleep(10)
+            go_back()
+
+        yield Fault(server.strict_url, twice, lambda: None, lasts_s=1.0)
+
+
+@contextmanager
+def restarted(engine: str) -> Iterator[Fault]:
+    """SIGKILL, and a start with a snapshot that is three seconds old."""
+    with _server(engine) as server:
+
+        def restart() -> None:
+            server.execute("SAVE")
+            time.sleep(3)
+            server.stop()
+            server.start()
+
+        yield Fault(server.strict_url, restart, lambda: None, lasts_s=1.0)
+
+
+@contextmanager
+def resharded(engine: str) -> Iterator[Fault]:
+    """`redis-cli --cluster reshard` moves the slot of the pool to another node, there and back."""
+    with cluster_of_three(engine) as nodes:
+
+        def move() -> None:
+            for _ in range(4):
+                move_slots(nodes[0], nodes[1])
+                time.sleep(2)
+                move_slots(nodes[1], nodes[0])
+                time.sleep(2)
+
+        url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
+        yield Fault(url, move, lambda: None, lasts_s=1.0, pool=pool_on(nodes[0], POOL))
+
+
+FAULTS: dict[str, Callable[[str], AbstractContextManager[Fault]]] = {
     "killed, restarted empty": killed,
     "SIGSTOP": stopped,
     "black-holed": black_holed,
     "failed over by Sentinel": failed_over,
+    "1 in 10 replies lost": replies_lost,
+    "all connections reset, 30 times": connections_reset,
+    "180 ms of latency": slow,
+    "emptied, then restored 3 s old, twice": restored,
+    "restarted from a snapshot 3 s old": restarted,
+    "slot of the pool resharded, 8 times": resharded,
 }
 
 
 @contextmanager
-def _server() -> Iterator[Server]:
-    server = Server(BINARIES["valkey"])
+def _server(engine: str) -> Iterator[Server]:
+    server = Server(BINARIES[engine])
     try:
         yield server
     finally:
         server.remove()
 
 
-class _Relay:
-    """A relay on loopback; closed, it accepts connections and bytes, and forwards none of them."""
-
-    def __init__(self, to_port: int) -> None:
-        self.port = free_port()
-        self._to_port = to_port
-        self._open = asyncio.Event()
-        self._open.set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
-        self._over = asyncio.Event()
-        self._thread.start()
-        wait_for(self._listens)
-
-    def close(self) -> None:
-        """Swallow everything from now on."""
-        self._loop.call_soon_threadsafe(self._open.clear)
-
-    def open(self) -> None:
-        """Relay again; data that was sent over an open connection arrives late."""
-        self._loop.call_soon_threadsafe(self._open.set)
-
-    def remove(self) -> None:
-        """End the relay."""
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
-        self._loop.close()
-
-    def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return True
-
-    async def _run(self) -> None:
-        relay = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-        await self._over.wait()
-        relay.close()
-        mine = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in mine:
-            task.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
-
-    async def _relay(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        await self._open.wait()
-        server, forth = await asyncio.open_connection("127.0.0.1", self._to_port)
-        await asyncio.gather(self._pass(client, forth), self._pass(server, back))
-
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        try:
-            while chunk := await source.read(65_536):
-                await self._open.wait()
-                target.write(chunk)
-        except OSError:
-            pass
-        finally:
-            target.close()
+def _restore(server: Server, records: dict[str, Any]) -> None:
+    with redis.Redis(port=server.port) as client, client.pipeline() as pipeline:
+        for name, value in records.items():
+            if value is not None:
+                pipeline.restore(name, 3_600_000, value, replace=True)
+        pipeline.execute()

@@ -37,12 +37,14 @@ class Report(NamedTuple):
     longest_s: float
     failures: list[str]
     degraded: bool
-    """Whether it uses the fallback now."""
+    """Whether it uses in-process limits now."""
+    late_s: float
+    """How late the machine woke a sleeping thread, at most."""
 
 
 @contextmanager
 def workers(
-    url: str, values: dict[str, str], state_url: str, limit: int
+    url: str, values: dict[str, str], state_url: str, pool: str, limit: int
 ) -> Iterator[list[Connection]]:
     """Run the processes.
 
@@ -50,12 +52,13 @@ def workers(
         url: Address of the service.
         values: The keys, by id.
         state_url: Address of the state.
+        pool: Its name there.
         limit: Of the first key, requests a day; the other has none.
     """
     with tempfile.TemporaryDirectory(prefix="keyrot-chaos-") as directory:
         file = Path(directory) / "keys.json"
         file.write_text(json.dumps([{"key_id": FIRST, "rpd": limit}, {"key_id": THEN}]))
-        settings = {"keys_file": file, "state_url": state_url, "pool": POOL, "strategy": "fill"}
+        settings = {"keys_file": file, "state_url": state_url, "pool": pool, "strategy": "fill"}
         with crew(PROCESSES, _work, url, values, settings) as pipes:
             yield pipes
 
@@ -75,6 +78,7 @@ class _Seen:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls, self._longest_s, self._failures = 0, 0.0, list[str]()
+        self._late_s = 0.0
         self.over = False
 
     @contextmanager
@@ -93,9 +97,18 @@ class _Seen:
     def report(self) -> Report:
         with self._lock:
             degraded = bool(keyrot_middleware.status()["degraded"])
-            report = Report(self._calls, self._longest_s, self._failures, degraded)
-            self._calls, self._longest_s, self._failures = 0, 0.0, []
+            report = Report(self._calls, self._longest_s, self._failures, degraded, self._late_s)
+            self._calls, self._longest_s, self._failures, self._late_s = 0, 0.0, [], 0.0
             return report
+
+    def watch_machine(self) -> None:
+        """Measure how late a sleeping thread wakes, until the end."""
+        while not self.over:
+            begun = time.perf_counter()
+            time.sleep(0.01)
+            late_s = time.perf_counter() - begun - 0.01
+            with self._lock:
+                self._late_s = max(self._late_s, late_s)
 
 
 def _work(pipe: Connection, url: str, values: dict[str, str], settings: dict[str, Any]) -> None:
@@ -108,6 +121,7 @@ def _work(pipe: Connection, url: str, values: dict[str, str], settings: dict[str
     seen = _Seen()
     threads = [threading.Thread(target=_call, args=(client, seen)) for _ in range(CALLERS)]
     threads.append(threading.Thread(target=lambda: asyncio.run(_tasks(client, seen))))
+    threads.append(threading.Thread(target=seen.watch_machine))
     for thread in threads:
         thread.start()
     try:

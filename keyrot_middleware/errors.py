@@ -19,6 +19,7 @@ Everything else that comes out of a call is the SDK's own exception.
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -32,6 +33,7 @@ __all__ = [
     "rejection_code",
     "warn",
     "warn_safely",
+    "warn_unless_logged",
 ]
 
 _REFUSALS = {
@@ -99,6 +101,21 @@ def warn_safely(text: str) -> None:
     """Issue a `KeyrotWarning` that cannot fail what issues it, even if warnings are errors."""
     with suppress(KeyrotWarning):
         warn(text)
+
+
+def warn_unless_logged(log: logging.Logger, text: str) -> None:
+    """Log a warning; where the program has not set up logging, issue a `KeyrotWarning`."""
+    log.warning("%s", text)
+    if not _has_handler(log):
+        warn_safely(text)
+
+
+def _has_handler(log: logging.Logger | None) -> bool:
+    while log is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in log.handlers):
+            return True
+        log = log.parent if log.propagate else None
+    return False
 
 
 def _is_between(module: str) -> bool:

@@ -1,13 +1,14 @@
-"""Renew in a forked child what it must not share with its parent: locks, connections."""
+"""Begin and end of a child process: what it must not share with its parent, and its last work."""
 
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["after_fork"]
+__all__ = ["after_fork", "before_child_ends"]
 
 _T = TypeVar("_T")
 
@@ -22,6 +23,29 @@ def after_fork(owner: _T, renew: Callable[[_T], object]) -> None:
         renew: Must not hold on to *owner*: a function of the class, not a bound method.
     """
     _renewals[owner] = renew
+
+
+def before_child_ends(owner: _T, work: Callable[[_T], object]) -> None:
+    """Call *work* with *owner* before this process ends, if it is a child of multiprocessing.
+
+    Such a child may end without exit handlers, whichever way it was started.
+
+    Args:
+        owner: It needs a `__weakref__`; if it is collected earlier, nothing is called.
+        work: Must not hold on to *owner*: a function of the class, not a bound method.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return
+    from multiprocessing.util import Finalize  # noqa: PLC0415 - only such a child has it anyway
+
+    held = weakref.ref(owner)
+
+    def call() -> None:
+        if (found := held()) is not None:
+            work(found)
+
+    Finalize(None, call, exitpriority=0)
 
 
 def _in_child() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 __all__ = [
@@ -342,6 +343,8 @@ class Lease(NamedTuple):
     """The key's `Candidate.record` at that time; empty: its id."""
     has_budget: bool = False
     """The key's project has a budget, so the state must know what the request costs."""
+    refused: Mapping[str, Block] = MappingProxyType({})
+    """Why candidates that come before it were not available, by key id, if the state knows."""
 
 
 OTHER_TIER = "tier"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 from weakref import ReferenceType
 
 from ..core.activity import ActivityBatch, ActivityView
@@ -25,10 +25,14 @@ from ..core.selection import RankedCandidates
 from .threads import StateThreads
 
 __all__ = [
+    "Counted",
+    "DataLoss",
+    "DataLostError",
     "Holder",
     "HolderRef",
     "KeyHealth",
     "State",
+    "UnleasedUsage",
     "Used",
     "is_abandoned",
     "without_reservation",
@@ -64,12 +68,57 @@ class KeyHealth:
     """What its project has spent of its budget in the Pacific day; None: it has no budget."""
 
 
+class UnleasedUsage(NamedTuple):
+    """Requests that a state is to count without having leased a key for them."""
+
+    project: str
+    bucket: str
+    requests: int
+    """In the current minute."""
+    tokens: int
+    """Input tokens in the current minute."""
+    day_requests: int
+    """In the current day, those of the minute included."""
+
+
+class Counted(NamedTuple):
+    """A request, or a cost, that a shared state has counted."""
+
+    at: float
+    """Epoch seconds."""
+    project: str
+    bucket: str = ""
+    requests: int = 0
+    tokens: int = 0
+    spent: int = 0
+    """Billionths of a dollar."""
+
+
+class DataLoss(NamedTuple):
+    """A shared state has lost data: the records of another *epoch* are in use."""
+
+    epoch: str
+    changes: int
+    """The number of changes in the new epoch."""
+    missing: Sequence[Counted] | None
+    """What was counted for this process and is missing; None if everything is."""
+
+
+class DataLostError(Exception):
+    """Raised by `acquire` of a shared state that has lost data; nothing is leased.
+
+    Report what is missing, `accept_loss`, and call again.
+    """
+
+
 class Holder(Protocol):
     """The call that holds a lease."""
 
     def is_alive(self) -> bool:
         """Return whether the call is in flight."""
 
+
+NO_SPENDING: Mapping[str, int] = {}
 
 HolderRef = ReferenceType[Holder] | None
 """A weak reference to a holder; None if the caller passed none: then it counts as alive."""
@@ -138,20 +187,28 @@ class State(ABC):
         """
 
     def record_usage(
-        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+        self,
+        usages: Sequence[UnleasedUsage],
+        spending: Mapping[str, int] = NO_SPENDING,
+        report: str = "",
+        *,
+        again: bool = False,
     ) -> None:
-        """Count requests that were sent without a lease; limits are not checked.
+        """Count requests that were sent without a lease, and costs; limits are not checked.
 
         Args:
-            key: Its project is counted.
-            bucket: The model bucket.
-            requests: In the current minute.
-            tokens: Input tokens in the current minute.
-            day_requests: In the current day, those of the minute included.
+            usages: The requests.
+            spending: Billionths of a dollar by project, only of those that have a budget.
+            report: Identifies the report: a shared state that has counted it counts it no more.
+            again: All of it was counted before the data loss that `take_loss` has returned.
         """
-        reply = self.acquire(*_as_one(key, bucket, requests, tokens), spread=False)
-        if isinstance(reply, Lease):
-            self.settle(reply, Outcome(LeaseOutcome.ABANDONED))
+        del report, again
+        for usage in usages:
+            reply = self.acquire(*_as_one(usage), spread=False)
+            if isinstance(reply, Lease):
+                self.settle(reply, Outcome(LeaseOutcome.ABANDONED))
+        for project, amount in spending.items():
+            self.record_spending(project, amount)
 
     def record_spending(self, project: str, amount: int) -> None:  # noqa: B027 - optional
         """Count what requests of a project that has a budget have cost.
@@ -166,10 +223,12 @@ class State(ABC):
         """Return whether the shared state is unreachable, so that in-process limits apply."""
         return False
 
-    @property
-    def data_losses(self) -> int:
-        """Return how often the backend was found to have lost its data since it was opened."""
-        return 0
+    def take_loss(self) -> DataLoss | None:
+        """Return the data loss that was found since the last call; None if there is none."""
+        return None
+
+    def accept_loss(self, loss: DataLoss) -> None:  # noqa: B027 - see DataLostError
+        """Lease keys again: what was missing is reported."""
 
     def check(self) -> None:  # noqa: B027 - a backend without connections can always serve
         """Check whether the backend works; raise its error if it does not."""
@@ -268,9 +327,7 @@ def without_reservation(lease: Lease) -> Lease:
     return lease._replace(reservation=None, degraded=False)
 
 
-def _as_one(
-    key: Candidate, bucket: str, requests: int, tokens: int
-) -> tuple[CallInfo, RankedCandidates]:
+def _as_one(usage: UnleasedUsage) -> tuple[CallInfo, RankedCandidates]:
     """Return a call and candidate that stand for many requests, without limits."""
-    info = CallInfo(bucket, "", tokens, requests=requests)
-    return info, ((0, Candidate(key.key_id, key.project, key.billing_account, record=key.record)),)
+    info = CallInfo(usage.bucket, "", usage.tokens, requests=usage.requests)
+    return info, ((0, Candidate("", usage.project, "", record="")),)

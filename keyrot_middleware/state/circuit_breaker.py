@@ -1,8 +1,9 @@
 """A circuit breaker: when to call a failed service again.
 
-A failure opens the breaker. While it is open, one caller every few seconds may try; its success
-closes it. A caller gets a permit and reports the result with it. Results with a permit from before
-the breaker opened or closed, such as those of calls in flight, change nothing.
+Two failures in a row open the breaker: one lost reply is no outage. While it is open, one caller
+every few seconds may try; its success closes it. A caller gets a permit and reports the result
+with it. Results with a permit from before the breaker opened or closed, such as those of calls in
+flight, change nothing.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ class CircuitBreaker:
         self._pause_s = pause_s
         self._lock = threading.Lock()
         self._permit = 0
+        self._failed = False
+        """The last call failed; another failure opens the breaker."""
         self._opened_at: float | None = None
         self._retry_at = 0.0
         after_fork(self, lambda child: setattr(child, "_lock", threading.Lock()))
 
     @property
     def is_open(self) -> bool:
-        """Return whether the service failed and has not succeeded since."""
+        """Return whether the service failed twice in a row and has not succeeded since."""
         return self._opened_at is not None
 
     def acquire_permit(self) -> int | None:
@@ -81,12 +84,16 @@ class CircuitBreaker:
             self._retry_at = now + self._pause_s
             if self._opened_at is not None:
                 return False
-            self._opened_at = now
+            if not self._failed:
+                self._failed = True
+                return False
+            self._failed, self._opened_at = False, now
             self._permit += 1
             return True
 
     def record_success(self, permit: int) -> float | None:
         """Record a success; return for how long the breaker was open if this closes it."""
+        self._failed = False
         return None if self._opened_at is None else self._close(permit)
 
     def _close(self, permit: int) -> float | None:

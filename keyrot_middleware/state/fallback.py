@@ -3,8 +3,9 @@
 While the shared state works, its leases are reserved a second time in windows of this process, so
 that these can take over at once. While it does not work, they decide alone, with a share of each
 limit. When it is back, it receives once what it missed: usage, verdicts, owners and resets. A
-shared state that has lost its data receives everything that this process has used in the current
-windows; every process sends its own part.
+shared state that has lost data receives what this process has counted in it since that data was
+saved, or everything of the current windows; every process sends its own part. A background thread
+sends it, and a caller waits for that a little.
 
 Limitations (ADR 0010): cooldowns found by other processes are unknown during an outage, and those
 from before a data loss are found again with one request each.
@@ -13,16 +14,17 @@ from before a data loss are found again with one request each.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from ..core.activity import ActivityBatch, ActivityView
 from ..core.model import (
+    IN_USE,
     NO_LIMITS,
     NO_USAGE,
     Block,
@@ -39,10 +41,19 @@ from ..core.model import (
 )
 from ..core.selection import RankedCandidates
 from ..core.spending import Spending, nano_usd
-from ..core.windows import QuotaWindows, next_pacific_midnight
-from ..errors import KeyrotError
+from ..core.windows import QuotaWindows, next_minute, next_pacific_midnight
+from ..errors import KeyrotError, warn_unless_logged
 from ..forks import after_fork
-from .base import Holder, KeyHealth, State, without_reservation
+from .base import (
+    Counted,
+    DataLoss,
+    DataLostError,
+    Holder,
+    KeyHealth,
+    State,
+    UnleasedUsage,
+    without_reservation,
+)
 from .circuit_breaker import CircuitBreaker
 from .memory import MAX_BUCKETS, LocalReservation, MemoryState, put_bounded
 
@@ -50,8 +61,17 @@ __all__ = ["FallbackState", "LocalWindows"]
 
 _log = logging.getLogger("keyrot_middleware")
 
+_Unreported = tuple[list[UnleasedUsage], dict[str, int]]
+"""Requests, and billionths of a dollar by project."""
+
 REPORT_S = 0.1
-"""How long one call sends reports, seconds; the next call continues."""
+"""How long a call waits until the shared state has received reports, seconds."""
+USAGES_PER_REPORT = 100
+MAX_REFUSED = 10_000
+_SHORT = IN_USE | {"tpm"}
+"""Reasons that may not concern the next request."""
+SAME_SETTLE_S = 50.0
+"""How long the shared state knows by its lease that it has received a settle, seconds."""
 REPORTS_KEPT = 1_000
 """Verdicts, owners and resets kept during an outage; the oldest are dropped."""
 TRIES = 3
@@ -66,16 +86,8 @@ class _Report(NamedTuple):
     ends_at: float | None = None
     """When it is obsolete, epoch seconds."""
     tries: int = 1
-
-
-class Usage(NamedTuple):
-    """What was sent with a project's keys to one model bucket; see `State.record_usage`."""
-
-    key: Candidate
-    bucket: str
-    requests: int
-    tokens: int
-    day_requests: int
+    again: bool = False
+    """It reports what was counted before a data loss."""
 
 
 class LocalWindows(MemoryState):
@@ -94,6 +106,8 @@ class LocalWindows(MemoryState):
         """Usage that the shared state does not know, by project and bucket."""
         self._missed_spending: dict[str, Spending] = {}
         """What was spent and the shared state does not know, by project."""
+        self._refused: OrderedDict[str, Block] = OrderedDict()
+        """Why the shared state refused a key, by model and record."""
         self._budget_share = share
         if share < 1.0:
             self._new_quota = _quota_of_share(share)
@@ -102,6 +116,58 @@ class LocalWindows(MemoryState):
     def has_missed(self) -> bool:
         """Return whether there is usage that the shared state does not know."""
         return bool(self._missed or self._missed_spending)
+
+    def acquire(
+        self,
+        info: CallInfo,
+        candidates: RankedCandidates,
+        *,
+        spread: bool,
+        holder: Holder | None = None,
+    ) -> Lease | Unavailable:
+        """Acquire a lease of a key that the shared state has not refused until later."""
+        refused = self._refusals(info, [key for _, key in candidates])
+        offer = tuple(one for one in candidates if one[1].key_id not in refused)
+        reply = super().acquire(info, offer, spread=spread, holder=holder)
+        if isinstance(reply, Unavailable):
+            reply.blocks.update(refused)
+        return reply
+
+    def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
+        """Return why `acquire` would refuse each key; see `State.get_blocks`."""
+        keys = list(candidates)
+        return super().get_blocks(info, keys) | self._refusals(info, keys)
+
+    def _refusals(self, info: CallInfo, keys: Iterable[Candidate]) -> dict[str, Block]:
+        now, refused = self._clock(), self._refused
+        found = {key.key_id: refused.get(_refusal_name(info, key)) for key in keys if refused}
+        return {key_id: block for key_id, block in found.items() if block and block.until > now}
+
+    def record_refusals(
+        self, info: CallInfo, candidates: RankedCandidates, reply: Lease | Unavailable
+    ) -> None:
+        """Remember which keys the shared state has refused, and until when."""
+        blocks = reply.refused if isinstance(reply, Lease) else reply.blocks
+        chosen = reply.key_id if isinstance(reply, Lease) else None
+        if not blocks and not self._refused:
+            return
+        with self._lock:
+            for _, key in candidates:
+                block, name = blocks.get(key.key_id), _refusal_name(info, key)
+                if block is not None and block.reason not in _SHORT:
+                    put_bounded(self._refused, name, block, MAX_REFUSED)
+                elif key.key_id == chosen:
+                    self._refused.pop(name, None)
+
+    def reset(self, key: Candidate) -> None:
+        """Forget all that blocks this key; see `State.reset`."""
+        self._refused.clear()
+        super().reset(key)
+
+    def configure(self, candidates: Iterable[Candidate]) -> None:
+        """Use new limits; see `State.configure`."""
+        self._refused.clear()
+        super().configure(candidates)
 
     def record_grant(self, granted: Lease, info: CallInfo, holder: Holder | None) -> Lease:
         """Reserve a lease of the shared state here too.
@@ -131,7 +197,7 @@ class LocalWindows(MemoryState):
         reservation = LocalReservation(quota, slot, (), model, granted, number, spending)
         return granted._replace(reservation=reservation)
 
-    def take_all(self) -> tuple[list[Usage], dict[str, int]]:
+    def take_all(self) -> _Unreported:
         """Return usage in the current windows and today's spending; nothing is missed then."""
         with self._lock:
             self._missed.clear()
@@ -139,7 +205,7 @@ class LocalWindows(MemoryState):
             now = self._clock()
             return _usages(self._quotas, now), _spent_today(self._spending, now)
 
-    def take_missed(self) -> tuple[list[Usage], dict[str, int]]:
+    def take_missed(self) -> _Unreported:
         """Return usage and spending that the shared state does not know; nothing is missed then."""
         with self._lock:
             missed, self._missed = self._missed, {}
@@ -147,12 +213,21 @@ class LocalWindows(MemoryState):
             now = self._clock()
             return _usages(missed, now), _spent_today(spendings, now)
 
-    def miss_spending(self, project: str, amount: int) -> None:
-        """Keep what was spent and could not be counted in the shared state."""
-        with self._lock:
-            spending = self._missed_spending.setdefault(project, Spending())
-            spending.advance(self._clock())
-            spending.spent += amount
+    def usage_of(self, counted: Iterable[Counted]) -> _Unreported:
+        """Return what requests and costs amount to in the current windows."""
+        quotas: dict[tuple[str, str], QuotaWindows] = {}
+        spendings: dict[str, Spending] = {}
+        for one in counted:
+            if one.spent:
+                spending = spendings.setdefault(one.project, Spending())
+                spending.advance(one.at)
+                spending.spent += one.spent
+            else:
+                quota = quotas.setdefault((one.project, one.bucket), QuotaWindows())
+                near_boundary = quota.advance(one.at)
+                quota.reserve(one.requests, one.tokens, one.at, near_boundary=near_boundary)
+        now = self._clock()
+        return _usages(quotas, now), _spent_today(spendings, now)
 
     def time(self) -> float:
         """Return the time, epoch seconds."""
@@ -180,8 +255,14 @@ class LocalWindows(MemoryState):
 
     def _release(self, lease: Lease, outcome: Outcome) -> None:
         super()._release(lease, outcome)
-        missed = self._missed.get((lease.project, lease.bucket)) if lease.degraded else None
-        if missed is None or not isinstance(lease.reservation, LocalReservation):
+        if not lease.degraded or not isinstance(lease.reservation, LocalReservation):
+            return
+        if lease.has_budget and outcome.usage.cost_usd:
+            spending = self._missed_spending.setdefault(lease.project, Spending())
+            spending.advance(self._clock())
+            spending.spent += nano_usd(outcome.usage.cost_usd)
+        missed = self._missed.get((lease.project, lease.bucket))
+        if missed is None:
             return
         if outcome.kind is LeaseOutcome.UNSENT:
             missed.adjust(lease.reservation.slot, -lease.requests, -lease.tokens)
@@ -210,11 +291,16 @@ class FallbackState(State):
         """
         self._shared, self._local = shared, local
         self._breaker, self._pool = breaker, pool
-        self._losses = self._losses_reported = shared.data_losses
-        """Numbers of the data losses after which all usage was sent, and queued in `_usage`."""
+        self._loss: DataLoss | None = None
+        """The data loss whose usage is being reported."""
+        self._has_lost = False
+        """The shared state has lost data; it leases no key until what is missing is reported."""
         self._reports: deque[_Report] = deque(maxlen=REPORTS_KEPT)
         self._usage: deque[_Report] = deque()
-        self._reporting = threading.Lock()
+        self._sending, self._reporting = threading.Lock(), threading.Lock()
+        self._reported = threading.Event()
+        """Set when the thread that sends reports has ended; see `_report`."""
+        self._reported.set()
         self._activity_failed = False
         """A failure of the activity was logged; one in a process is enough."""
         after_fork(self, FallbackState._after_fork)
@@ -233,21 +319,22 @@ class FallbackState(State):
         holder: Holder | None = None,
     ) -> Lease | Unavailable:
         """Acquire a lease for one of *candidates*; see `State.acquire`."""
-        permit = self._permit()
-        if permit is not None:
+        for _ in range(2):
+            permit = self._permit()
+            if permit is None:
+                break
             try:
-                if self._is_behind:
-                    self._send_reports()
-                losses = self._losses
                 reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
-                if self._shared.data_losses != losses:  # granted without knowing earlier usage
-                    self._send_reports(wait=True)
-                    if isinstance(reply, Lease):
-                        self._shared.settle(reply, Outcome(LeaseOutcome.UNSENT))
-                    reply = self._shared.acquire(info, candidates, spread=spread, holder=holder)
+            except DataLostError:
+                self._has_lost = True  # it leases again when it has received what is missing
             except Exception as error:
                 self._on_failure(permit, error)
+                if (undo := getattr(error, "undo", None)) is not None:
+                    self._reports.append(_Report(undo, self._local.time() + SAME_SETTLE_S))
+                break
             else:
+                self._breaker.record_success(permit)
+                self._local.record_refusals(info, candidates, reply)
                 if not isinstance(reply, Lease):
                     return reply
                 return self._local.record_grant(reply, info, holder)
@@ -268,19 +355,45 @@ class FallbackState(State):
                 self._local.settle(lease, _with_until(outcome, until), names)
                 return until
         until = self._local.settle(lease, outcome, names)
-        is_over = outcome.kind is not LeaseOutcome.SERVING
-        if granted is not None and is_over:
+        if outcome.kind is LeaseOutcome.SERVING:
+            return until
+        if granted is not None:
             self._shared.release(granted)
-        if lease.has_budget and outcome.usage.cost_usd:
-            self._local.miss_spending(lease.project, nano_usd(outcome.usage.cost_usd))
-        if is_over and (names or _affects_others(outcome.verdict)):
-            known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
-            if outcome.verdict is None:
-                known = Outcome(LeaseOutcome.ABANDONED)
-            unreserved = without_reservation(granted or lease)
-            settle = partial(self._shared.settle, unreserved, known, names)
+            args = granted, outcome, names, until, self._local.time() + SAME_SETTLE_S
+            self._reports.append(_Report(partial(self._settle_later, *args)))
+        elif names or _affects_others(outcome.verdict):
+            settle = partial(self._settle_unreserved, lease, outcome, names, until)
             self._reports.append(_Report(settle, None if names else until))
         return until
+
+    def _settle_later(
+        self,
+        granted: Lease,
+        outcome: Outcome,
+        names: tuple[str, ...],
+        until: float | None,
+        known_until: float,
+    ) -> None:
+        """Settle a lease of the shared state, which may have received that already.
+
+        It recognizes that until *known_until*; afterwards it receives only what does no harm twice.
+        """
+        if self._local.time() < known_until:
+            self._shared.settle(granted, _with_until(outcome, until), names)
+            return
+        if granted.has_budget and outcome.usage.cost_usd:
+            amount = nano_usd(outcome.usage.cost_usd)
+            self._shared.record_usage((), {granted.project: amount})
+        if names or (_affects_others(outcome.verdict) and not _is_past(until, self._local.time())):
+            self._settle_unreserved(granted, outcome, names, until)
+
+    def _settle_unreserved(
+        self, lease: Lease, outcome: Outcome, names: tuple[str, ...], until: float | None
+    ) -> None:
+        known = _with_until(outcome, until)._replace(kind=LeaseOutcome.FAILURE, usage=NO_USAGE)
+        if outcome.verdict is None:
+            known = Outcome(LeaseOutcome.ABANDONED)
+        self._shared.settle(without_reservation(lease), known, names)
 
     def get_owner(self, names: Iterable[str]) -> tuple[str, str] | None:
         """Return the owner of the first known one of *names*; see `State.get_owner`."""
@@ -309,8 +422,7 @@ class FallbackState(State):
     def record_spending(self, project: str, amount: int) -> None:
         """Count what requests without a lease have cost; there too, maybe later."""
         self._local.record_spending(project, amount)
-        if self._call_shared(self._shared.record_spending, project, amount) is _UNREACHABLE:
-            self._local.miss_spending(project, amount)
+        self._call_or_report(self._shared.record_usage, (), {project: amount}, _report_id())
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; while degraded, by in-process limits."""
@@ -340,8 +452,9 @@ class FallbackState(State):
         return found
 
     def check(self) -> None:
-        """Check whether the shared state works; log a warning if not."""
-        self._call_shared(self._shared.check)
+        """Check whether the shared state works; warn if it fails twice."""
+        if self._call_shared(self._shared.check) is _UNREACHABLE:
+            self._call_shared(self._shared.check)
 
     def close(self) -> None:
         """Close connections and threads."""
@@ -357,19 +470,10 @@ class FallbackState(State):
         since reading works where writing is refused, and it receives what it has missed.
         """
         permit = self._breaker.acquire_permit()
-        if permit is None or not self._breaker.is_open:
+        if permit is None or not (self._breaker.is_open or self._is_behind):
             return permit
-        try:
-            self._shared.check()
-            self._send_reports()
-        except Exception as error:
-            self._on_failure(permit, error)
-            return None
-        seconds = self._breaker.record_success(permit)
-        if seconds is not None:
-            text = "pool %s: the shared state is back after %.1f s; limits are shared again"
-            _log.warning(text, self._pool, seconds)
-        return permit
+        self._report(permit)
+        return self._breaker.permit_if_closed()
 
     def _call_shared(
         self, method: Callable[..., Any], *args: Any, default: Any = _UNREACHABLE
@@ -411,66 +515,129 @@ class FallbackState(State):
 
     def _on_failure(self, permit: int, error: Exception) -> None:
         if self._breaker.record_failure(permit):
-            _log.warning(
-                "pool %s: the shared state cannot be used (%s); falling back to in-process limits",
-                self._pool,
-                _reason(error),
+            warn_unless_logged(
+                _log,
+                f"pool {self._pool}: the shared state cannot be used ({_reason(error)}); "
+                "falling back to in-process limits",
             )
 
     # Reports of what it missed --------------------------------------------------------------------
 
     @property
     def _is_behind(self) -> bool:
-        return bool(self._local.has_missed or self._reports or self._usage)
+        return self._has_lost or self._local.has_missed or bool(self._reports or self._usage)
 
-    def _send_reports(self, *, wait: bool = False) -> None:
+    def _report(self, permit: int) -> None:
+        """Send the shared state what it has missed, in a thread; wait for that a little."""
+        if self._sending.acquire(blocking=False):
+            self._reported.clear()
+            work = partial(self._report_and_recover, permit)
+            try:
+                threading.Thread(target=work, name="keyrot-reports", daemon=True).start()
+            except RuntimeError:  # no thread can be started
+                work()
+        self._reported.wait(REPORT_S)
+
+    def _report_and_recover(self, permit: int) -> None:
+        try:
+            self._shared.check()
+            self._send_reports()
+            if self._breaker.is_open:
+                seconds = self._breaker.record_success(permit)
+                if seconds is not None:
+                    text = "pool %s: the shared state is back after %.1f s; limits are shared again"
+                    _log.warning(text, self._pool, seconds)
+                self._send_reports()  # what calls have used meanwhile
+        except Exception as error:
+            self._on_failure(permit, error)
+        finally:
+            self._sending.release()
+            self._reported.set()
+
+    def _send_reports(self) -> None:
         """Send the shared state what it has missed.
-
-        Args:
-            wait: Wait while another caller sends reports; else return at once.
 
         Raises:
             Exception: Of the shared state; unsent reports are kept.
         """
-        if not self._reporting.acquire(blocking=wait):
-            return
-        try:
-            losses = self._shared.data_losses
-            if losses != self._losses_reported:
-                self._losses_reported = losses
-                self._usage.clear()  # contained in all usage, which is added now
-                self._add(*self._local.take_all())
-            elif self._local.has_missed:
+        with self._reporting:
+            if (loss := self._shared.take_loss()) is not None:
+                self._loss = loss
+                self._replace_lost(loss)
+            if self._local.has_missed:
                 self._add(*self._local.take_missed())
-            until = time.monotonic() + REPORT_S
-            while (reports := self._usage or self._reports) and time.monotonic() < until:
-                report = reports.popleft()
-                if report.ends_at is not None and report.ends_at <= self._local.time():
-                    continue
-                try:
-                    report.call()
-                except Exception:
-                    if report.tries < TRIES or reports is self._usage:
-                        reports.appendleft(report._replace(tries=report.tries + 1))
-                    raise
-            if not self._usage:
-                self._losses = losses
-        finally:
-            self._reporting.release()
+            self._send(self._usage)
+            if self._loss is not None:
+                self._shared.accept_loss(self._loss)
+            self._loss, self._has_lost = None, False
+            self._send(self._reports)
 
-    def _add(self, usages: Iterable[Usage], spending: Mapping[str, int]) -> None:
-        midnight = next_pacific_midnight(self._local.time())
-        for project, amount in spending.items():
-            call = partial(self._shared.record_spending, project, amount)
-            self._usage.append(_Report(call, midnight))
-        for usage in usages:
-            self._usage.append(_Report(partial(self._shared.record_usage, **usage._asdict())))
+    def _replace_lost(self, loss: DataLoss) -> None:
+        """Queue what is missing after a data loss, in place of what an earlier one has queued."""
+        if loss.missing is None:  # all usage is reported, with what is in the queue
+            self._usage.clear()
+            self._add(*self._local.take_all(), again=True)
+        else:
+            queued = [report for report in self._usage if not report.again]
+            self._usage.clear()
+            self._usage.extend(queued)
+            self._add(*self._local.usage_of(loss.missing), again=True)
+
+    def _send(self, reports: deque[_Report]) -> None:
+        while reports:
+            report = reports.popleft()
+            if _is_past(report.ends_at, self._local.time()):
+                continue
+            try:
+                report.call()
+            except Exception:
+                if report.tries < TRIES or reports is self._usage:
+                    reports.appendleft(report._replace(tries=report.tries + 1))
+                raise
+
+    def _add(
+        self, usages: Sequence[UnleasedUsage], spending: Mapping[str, int], *, again: bool = False
+    ) -> None:
+        now = self._local.time()
+        for start in range(0, len(usages) or len(spending), USAGES_PER_REPORT):
+            some = usages[start : start + USAGES_PER_REPORT]
+            args = next_minute(now), some, spending if not start else {}, _report_id()
+            report = partial(self._record_usage, *args, again=again)
+            self._usage.append(_Report(report, next_pacific_midnight(now), again=again))
+
+    def _record_usage(
+        self,
+        minute_end: float,
+        usages: Sequence[UnleasedUsage],
+        spending: Mapping[str, int],
+        report: str,
+        *,
+        again: bool,
+    ) -> None:
+        if self._local.time() >= minute_end:
+            usages = [usage._replace(requests=0, tokens=0) for usage in usages]
+        self._shared.record_usage(usages, spending, report, again=again)
 
     def _after_fork(self) -> None:
-        self._reporting = threading.Lock()
+        self._sending, self._reporting = threading.Lock(), threading.Lock()
+        self._reported = threading.Event()
+        self._reported.set()
+        self._loss, self._has_lost = None, False
         self._reports.clear()
         self._usage.clear()
         self._local.forget_usage()
+
+
+def _refusal_name(info: CallInfo, key: Candidate) -> str:
+    return f"{info.quota_model}:{info.verb}:{key.record}"
+
+
+def _report_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _is_past(moment: float | None, now: float) -> bool:
+    return moment is not None and moment <= now
 
 
 def _reason(error: Exception) -> str:
@@ -490,14 +657,13 @@ def _with_until(outcome: Outcome, until: float | None) -> Outcome:
     return outcome._replace(verdict=replace(verdict, until=until))
 
 
-def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[Usage]:
+def _usages(quotas: dict[tuple[str, str], QuotaWindows], now: float) -> list[UnleasedUsage]:
     found = []
     for (project, bucket), quota in quotas.items():
         quota.advance(now)
         requests, tokens = quota.used
         if requests or tokens or quota.day_requests:
-            key = Candidate("", project, "", record="")
-            found.append(Usage(key, bucket, requests, tokens, quota.day_requests))
+            found.append(UnleasedUsage(project, bucket, requests, tokens, quota.day_requests))
     return found
 
 

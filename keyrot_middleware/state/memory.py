@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from math import inf
 from typing import NamedTuple, TypeVar
@@ -44,7 +44,16 @@ from ..core.windows import (
     scope_keys,
 )
 from ..forks import after_fork
-from .base import Holder, HolderRef, KeyHealth, State, Used, is_abandoned
+from .base import (
+    NO_SPENDING,
+    Holder,
+    HolderRef,
+    KeyHealth,
+    State,
+    UnleasedUsage,
+    Used,
+    is_abandoned,
+)
 
 __all__ = [
     "MemoryState",
@@ -235,7 +244,8 @@ class MemoryState(State):
                     best, best_group, best_share = (key, quota, near_boundary), group, share
             if best is None:
                 return Unavailable(now, blocks)
-            return self._grant(best, bucket, info, now, holder)
+            lease = self._grant(best, bucket, info, now, holder)
+            return lease._replace(refused=blocks) if blocks else lease
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Settle *lease* with its outcome; see `State.settle`."""
@@ -306,14 +316,23 @@ class MemoryState(State):
             self._forget_learned(changed)
 
     def record_usage(
-        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+        self,
+        usages: Sequence[UnleasedUsage],
+        spending: Mapping[str, int] = NO_SPENDING,
+        report: str = "",
+        *,
+        again: bool = False,
     ) -> None:
         """Count requests that were sent without a lease; see `State.record_usage`."""
+        del report, again  # no reply and no data gets lost here
         with self._lock:
-            quota = self._quota(key.project, bucket)
             now = self._clock()
-            quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
-            quota.day_requests += day_requests - requests
+            for project, bucket, requests, tokens, day_requests in usages:
+                quota = self._quota(project, bucket)
+                quota.reserve(requests, tokens, now, near_boundary=quota.advance(now))
+                quota.day_requests += day_requests - requests
+            for project, amount in spending.items():
+                self._advanced_spending(project, now).spent += amount
 
     def record_spending(self, project: str, amount: int) -> None:
         """Count what requests without a lease have cost; see `State.record_spending`."""

@@ -41,7 +41,8 @@ def permit_of(breaker: CircuitBreaker) -> int:
 
 
 def opened(breaker: CircuitBreaker) -> CircuitBreaker:
-    """Let one permitted call fail."""
+    """Let two permitted calls fail."""
+    assert not breaker.record_failure(permit_of(breaker))
     assert breaker.record_failure(permit_of(breaker))
     return breaker
 
@@ -53,10 +54,20 @@ def test_a_closed_breaker_permits_every_call(breaker: CircuitBreaker) -> None:
     assert not breaker.is_open
 
 
-def test_one_failure_opens_the_breaker_for_a_pause(
+def test_a_success_between_two_failures_keeps_the_breaker_closed(breaker: CircuitBreaker) -> None:
+    """Only two failures in a row open it."""
+    for _ in range(3):
+        assert not breaker.record_failure(permit_of(breaker))
+        breaker.record_success(permit_of(breaker))
+    assert not breaker.is_open
+    opened(breaker)
+    assert breaker.is_open
+
+
+def test_two_failures_open_the_breaker_for_a_pause(
     breaker: CircuitBreaker, seconds: Seconds
 ) -> None:
-    """After a failure no call is permitted until the pause is over; then one is."""
+    """After two failures no call is permitted until the pause is over; then one is."""
     opened(breaker)
     assert breaker.is_open
     seconds.now += PAUSE_S - 0.01
@@ -93,9 +104,9 @@ def test_a_failed_probe_starts_another_pause(breaker: CircuitBreaker, seconds: S
 def test_calls_in_flight_when_it_opens_change_nothing(
     breaker: CircuitBreaker, seconds: Seconds
 ) -> None:
-    """Sixty-four that fail together are one failure, and one that succeeds does not close it."""
+    """Sixty-four that fail together open it once, and one that succeeds does not close it."""
     permits = [permit_of(breaker) for _ in range(64)]
-    assert [breaker.record_failure(turn) for turn in permits] == [True] + [False] * 63
+    assert [breaker.record_failure(turn) for turn in permits] == [False, True] + [False] * 62
     assert breaker.record_success(permits[0]) is None
     assert breaker.is_open
 

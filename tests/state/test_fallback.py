@@ -27,22 +27,43 @@ async def test_nothing_is_raised_whatever_fails(setup: FallbackSetup, method: st
     assert await setup.client.get_owner("files/1") == ("a", "p")
 
 
-async def test_after_a_failure_the_shared_state_is_probed_once_per_pause(
+async def test_after_two_failures_the_shared_state_is_probed_once_per_pause(
     setup: FallbackSetup,
 ) -> None:
-    """No call waits for a dead server: it is called once, then once every pause, then again."""
+    """No call waits for a dead server: it is called twice, then once every pause, then again."""
     setup.shared.cut()
     for _ in range(10):
         await setup.client.settle(await setup.client.acquire_lease(A))
-    assert setup.shared.calls == ["acquire"]
+    assert setup.shared.calls == ["acquire", "check"]
+    setup.shared.calls.clear()
     setup.clock.advance(PAUSE_S)
     for _ in range(10):
         await setup.client.settle(await setup.client.acquire_lease(A))
-    assert setup.shared.calls == ["acquire", "check"]
+    assert setup.shared.calls == ["check"]
     setup.restore()
     setup.shared.calls.clear()
     await setup.client.settle(await setup.client.acquire_lease(A))
     assert setup.shared.calls == ["check", "record_usage", "acquire", "settle"]
+    assert not setup.state.degraded
+
+
+async def test_one_failure_is_no_outage(setup: FallbackSetup) -> None:
+    """A call whose request is lost is served by in-process limits; the next one is shared again."""
+    setup.shared.cut("acquire")
+    assert (await setup.client.acquire_lease(FIVE)).degraded
+    setup.shared.restore()
+    assert not setup.state.degraded
+    assert not (await setup.client.acquire_lease(FIVE)).degraded
+    assert setup.shared.inner.snapshot([FIVE])["f"].used[0].requests_minute == 2
+
+
+async def test_a_success_between_two_failures_keeps_limits_shared(setup: FallbackSetup) -> None:
+    """Only failures in a row are an outage, however many there are."""
+    for _ in range(5):
+        setup.shared.cut("acquire")
+        assert (await setup.client.acquire_lease(A)).degraded
+        setup.shared.restore()
+        assert not (await setup.client.acquire_lease(A)).degraded
     assert not setup.state.degraded
 
 
@@ -60,7 +81,7 @@ async def test_one_warning_at_the_start_of_an_outage_and_one_at_its_end(
     assert warnings_of(caplog) == [
         "pool test: the shared state cannot be used (ConnectionLostError); falling back to "
         "in-process limits",
-        "pool test: the shared state is back after 12.0 s; limits are shared again",
+        "pool test: the shared state is back after 10.0 s; limits are shared again",
     ]
 
 
@@ -69,7 +90,8 @@ async def test_degraded_is_reported(setup: FallbackSetup) -> None:
     assert not setup.state.degraded
     assert not (await setup.client.acquire_lease(A)).degraded
     setup.shared.cut()
-    assert (await setup.client.acquire_lease(A)).degraded
+    for _ in range(2):
+        assert (await setup.client.acquire_lease(A)).degraded
     assert setup.state.degraded
     setup.restore()
     assert not (await setup.client.acquire_lease(A)).degraded
@@ -83,7 +105,7 @@ async def test_a_success_that_proves_nothing_does_not_end_the_outage(
     """A server that refuses writes can still be read, and be sent commands that need no reply."""
     shared = await setup.client.acquire_lease(A)
     setup.shared.cut("acquire", "check", "record_usage")
-    await setup.client.acquire_lease(A)
+    await setup.client.granted(A, 2)
     for _ in range(3):
         setup.clock.advance(PAUSE_S)
         if method == "settle":
@@ -98,12 +120,12 @@ async def test_a_success_that_proves_nothing_does_not_end_the_outage(
 async def test_a_read_that_is_the_probe_ends_the_outage(setup: FallbackSetup) -> None:
     """A caller that only reads the health of keys notices too that the server is back."""
     setup.shared.cut()
-    await setup.client.acquire_lease(A)
+    await setup.client.granted(A, 2)
     setup.restore()
     setup.state.snapshot([A])
     assert not setup.state.degraded
     setup.shared.cut()
-    await setup.client.acquire_lease(A)
+    await setup.client.granted(A, 2)
     setup.restore()
     await setup.client.get_owner("files/a")
     assert not setup.state.degraded
@@ -151,6 +173,27 @@ async def test_true_tokens_and_unsent_requests_are_corrected_in_both(setup: Fall
     setup.shared.cut()
     await setup.client.acquire_lease(one, info=INFO._replace(tokens=899))
     assert await setup.client.refused(one, info=INFO._replace(tokens=2)) == {"t": "tpm"}
+
+
+async def test_what_others_have_exhausted_is_not_used_in_an_outage(setup: FallbackSetup) -> None:
+    """The shared state has refused the key: it stays refused until the time it named."""
+    await setup.other.granted(FIVE)
+    assert await setup.client.refused(FIVE) == {"f": "rpm"}
+    setup.shared.cut()
+    assert await setup.client.refused(FIVE) == {"f": "rpm"}
+    assert setup.state.get_blocks(INFO, [FIVE])["f"].reason == "rpm"
+    setup.clock.advance(61)
+    assert await setup.client.granted(FIVE) == 5
+
+
+async def test_a_reset_in_an_outage_forgets_what_was_refused(setup: FallbackSetup) -> None:
+    """The key is used again, as far as this process knows its limits."""
+    await setup.other.fails(A, failed(Scope.KEY, setup.clock.time() + 600))
+    assert await setup.client.refused(A) == {"a": "failure"}
+    setup.shared.cut()
+    assert await setup.client.refused(A) == {"a": "failure"}
+    setup.state.reset(A)
+    await setup.client.acquire_lease(A)
 
 
 async def test_leases_in_flight_count_in_max_concurrency(setup: FallbackSetup) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -198,6 +198,29 @@ def test_a_thread_with_nothing_to_renew_ends_and_begins_again(
     time.sleep(2 * SHORT_S)
     assert isinstance(take(other), Unavailable)
     mine.settle(lease, OK)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_is_started_again(pair: tuple[RedisState, RedisState]) -> None:
+    """The next lease starts another one, which renews all leases."""
+    mine, other = pair
+    lease, renew = take(mine, call := Call()), mine._renewals._renew
+
+    def die(_leases: Sequence[str]) -> None:
+        raise SystemExit
+
+    mine._renewals._renew = die
+    wait_for(lambda: not renewing())
+    mine._renewals._renew = renew
+    second = mine.acquire(INFO, ((0, key("two", Limits(max_concurrency=1))),), spread=False)
+    assert isinstance(second, Lease)
+    assert len(renewing()) == 1
+    mine.settle(lease, OK)
+    lease = take(mine, call)
+    time.sleep(2 * SHORT_S)
+    assert isinstance(take(other), Unavailable)
+    for one in (lease, second):
+        mine.settle(one, OK)
 
 
 def test_a_server_that_is_down_for_a_moment_costs_no_slot(valkey: Server) -> None:

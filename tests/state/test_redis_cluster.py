@@ -9,12 +9,17 @@ from contextlib import ExitStack, suppress
 from socket import create_server
 
 import pytest
+from redis.crc import key_slot
+from support.concurrent_callers import Tasks, Threads
 from support.pool import INFO, MODEL, key
 from support.servers import (
     BINARIES,
+    REDIS_CLI,
     Server,
     cluster_of_three,
     free_port,
+    move_slots,
+    pool_on,
     sentinel_of,
     wait_for,
     watched_pair,
@@ -22,6 +27,9 @@ from support.servers import (
 from support.sync_async import OK, AsyncClient, StateClient, SyncClient, failed, used
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
+from keyrot_middleware.state import FallbackState
+from keyrot_middleware.state.circuit_breaker import CircuitBreaker
+from keyrot_middleware.state.fallback import LocalWindows
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")
@@ -72,6 +80,68 @@ def test_the_nodes_share_the_pools(nodes: list[Server]) -> None:
         state.settle(_acquire(state), OK)
         state.close()
     assert sum(any("{many-" in name for name in node.names()) for node in nodes) > 1
+
+
+@pytest.mark.skipif(REDIS_CLI is None, reason="no redis-cli; tools/ci_packages.sh installs it")
+@pytest.mark.parametrize("kind", [Threads, Tasks])
+def test_the_slot_of_a_pool_is_moved_under_load(
+    kind: type[Threads | Tasks], nodes: list[Server]
+) -> None:
+    """`redis-cli --cluster reshard` there and back: no call fails, and each request counts once."""
+    name, one = pool_on(nodes[0], kind.__name__), key("a", Limits(rpd=600))
+    with ExitStack() as opened:
+        states = [_fallback(nodes, name) for _ in range(2)]
+        callers = [opened.enter_context(kind(state, one, number=16)) for state in states]
+
+        def leases() -> int:
+            return sum(one.leases["a"] for one in callers)
+
+        callers[0].until(lambda: leases() >= 50)
+        move_slots(nodes[0], nodes[1])
+        callers[0].until(lambda: leases() >= 200)
+        move_slots(nodes[1], nodes[0])
+        callers[0].until(lambda: leases() >= 600)
+        time.sleep(0.3)
+    for one_kind in callers:
+        assert one_kind.errors == []
+    assert leases() == 600
+    wait_for(lambda: states[0].snapshot([one])["a"].used[0].requests_day == 600)
+    for state in states:
+        state.close()
+    moved = [row for node in nodes for row in node.execute("CLUSTER", "NODES").split(b"\n")]
+    assert not [row for row in moved if b"myself" in row and (b"->-" in row or b"-<-" in row)]
+
+
+def _fallback(nodes: list[Server], pool: str) -> FallbackState:
+    shared = RedisState(url_of(nodes), RetryPolicy(), pool=pool)
+    local = LocalWindows(RetryPolicy(), time.time)
+    return FallbackState(shared, local, CircuitBreaker(time.monotonic), "test")
+
+
+@pytest.mark.skipif(REDIS_CLI is None, reason="no redis-cli; tools/ci_packages.sh installs it")
+def test_a_split_slot_is_refused(nodes: list[Server]) -> None:
+    """While records of a pool are on two nodes, no script reads or writes a part of them."""
+    name = pool_on(nodes[0], "split", 1)
+    state = RedisState(url_of(nodes), RetryPolicy(), pool=name)
+    state.settle(_acquire(state), OK)
+    slot = key_slot(f"keyrot:v1:{{{name}}}".encode())
+    ids = [node.execute("CLUSTER", "MYID") for node in nodes]
+    nodes[1].execute("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+    nodes[0].execute("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+    try:
+        begun = time.monotonic()
+        with pytest.raises(RedisStateError):
+            _acquire(state)
+        assert time.monotonic() - begun < 11, "twice the time limit of 5 s"
+        with pytest.raises(RedisStateError):
+            state.check()
+    finally:
+        for node in nodes[:2]:
+            node.execute("CLUSTER", "SETSLOT", slot, "STABLE")
+    assert not [found for found in nodes[1].names() if f"{{{name}}}" in found]
+    state.settle(_acquire(state), OK)
+    assert state.snapshot([ONE])["a"].used[0].requests_day == 2
+    state.close()
 
 
 def _acquire(state: RedisState) -> Lease:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.pool import INFO, key
+from support.redis_state import accept_loss
 from support.servers import Server
 from support.sync_async import AsyncClient, StateClient, SyncClient, failed, used
 from support.timing import ONE, connections, quick
@@ -24,6 +25,7 @@ from support.timing import ONE, connections, quick
 from keyrot_middleware.core.model import Limits, RetryPolicy, Scope
 from keyrot_middleware.errors import MissingExtraError
 from keyrot_middleware.state import open_state
+from keyrot_middleware.state.base import DataLostError
 from keyrot_middleware.state.redis import RedisState, RedisStateError
 
 pytestmark = pytest.mark.usefixtures("within_a_minute")
@@ -93,6 +95,9 @@ async def test_a_restart_costs_one_call_and_no_more(client: StateClient, server:
     with quick(), pytest.raises(RedisStateError, match=r"refused|Connect call failed"):
         await client.acquire(ONE)
     server.start()
+    with quick(), pytest.raises(DataLostError):
+        await client.acquire(ONE)
+    accept_loss(client.state)
     with quick():
         await client.settle(await client.acquire_lease(ONE))
 

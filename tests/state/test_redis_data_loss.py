@@ -122,6 +122,20 @@ def test_a_limit_holds_for_the_call_that_finds_it_emptied(
     assert not state.degraded
 
 
+def test_a_key_that_others_have_exhausted_is_not_used_in_an_outage(
+    valkey: Server, state: FallbackState
+) -> None:
+    """This process has only got another key in its place."""
+    one, many = key("a", Limits(rpd=5)), key("b")
+    with opened(valkey.strict_url) as other:
+        for _ in range(5):
+            acquire_lease(other, one)
+        assert acquire_lease(state, one, many).key_id == "b"
+    valkey.stop()
+    for _ in range(3):
+        assert acquire_lease(state, one, many).key_id == "b"
+
+
 def test_a_wrong_password_falls_back(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Calls continue from the start; the warning names the reason, and shows no password."""
     valkey.execute("CONFIG", "SET", "requirepass", "right")

@@ -17,6 +17,7 @@ from support.timing import ONE, connections, quick
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Unavailable
 from keyrot_middleware.state.redis import RedisState, RedisStateError
+from keyrot_middleware.state.threads import MAX_THREADS
 
 OFFER = ((0, ONE),)
 
@@ -58,7 +59,7 @@ async def test_a_thousand_tasks_share_few_connections(server: Server) -> None:
         *(state.aacquire(INFO, OFFER, spread=False) for _ in range(1_000))
     )
     assert sum(isinstance(lease, Lease) for lease in leases) == 1_000
-    assert connections(server) - before <= 17
+    assert connections(server) - before <= MAX_THREADS + 2
     state.close()
 
 

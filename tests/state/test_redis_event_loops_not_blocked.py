@@ -11,6 +11,7 @@ from types import FrameType
 
 import pytest
 from support.pool import INFO, key
+from support.redis_state import accept_loss
 from support.servers import Server
 from support.sync_async import OK
 
@@ -92,4 +93,6 @@ async def test_calls_over_a_connection_that_was_lost_leave_no_warning(
         assert all(isinstance(reply, RedisStateError) for reply in replies)
         assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
         await asyncio.to_thread(valkey.start)
+        state.check()  # it has lost its data
+        accept_loss(state)
     state.close()

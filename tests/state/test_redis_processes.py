@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.pool import INFO, key
-from support.servers import ENGINES, server, wait_for
+from support.servers import ENGINES, Server, server, wait_for
 
 from keyrot_middleware.core.model import (
     Lease,
@@ -183,6 +183,43 @@ def test_the_last_settles_of_a_process_are_recorded() -> None:
     state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
     assert state.snapshot([key("a")])["a"].success_count == 100
     state.close()
+
+
+@pytest.mark.parametrize("method", ["inherited", "fork", "forkserver", "spawn"])
+def test_the_last_settles_of_children_are_recorded(method: str) -> None:
+    """Children of multiprocessing open the state, make one call, and end: each is counted."""
+    where, number = pool(), 5
+    program = (
+        "import redis_worker\nif __name__ == '__main__':\n"
+        f"    redis_worker.start_children({method!r}, {number}, **{where})"
+    )
+    folder = Path(__file__).parents[1] / "support"
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, check=True, cwd=folder, timeout=120)
+    state = RedisState(where["url"], RetryPolicy(), pool=where["pool"])
+    assert state.snapshot([key("a")])["a"].success_count == number
+    state.close()
+
+
+@pytest.mark.parametrize("call", ["sync", "async"])
+def test_exit_does_not_wait_for_a_server_that_hangs(call: str, valkey: Server) -> None:
+    """A program with `socket_timeout=30` ends within seconds, whatever it was waiting for."""
+    program = Path(__file__).parents[1] / "support" / "redis_exit.py"
+    url = f"{valkey.strict_url}?socket_timeout=30"
+    command = [sys.executable, str(program), url, call]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "called\n"
+            valkey.signal(signal.SIGSTOP)
+            process.send_signal(signal.SIGUSR1)
+            assert process.stdout.readline() == "ends\n"
+            begun = time.monotonic()
+            process.wait(25)
+            assert time.monotonic() - begun < 10, "a second and more on a busy machine"
+        finally:
+            process.kill()
+            valkey.signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

@@ -11,11 +11,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from support.pool import INFO, MODEL, key
+from support.redis_state import accept_loss
 from support.servers import Server, server
 from support.sync_async import OK, UNSENT, failed, used
 
 from keyrot_middleware.core.model import Candidate, Lease, Limits, RetryPolicy, Scope, Unavailable
 from keyrot_middleware.core.windows import DAY_S
+from keyrot_middleware.state.base import DataLostError
 from keyrot_middleware.state.redis import RedisState
 from keyrot_middleware.testing import FakeClock
 
@@ -75,6 +77,7 @@ def test_every_record_has_the_pools_tag_and_an_end(state: RedisState, shared: Se
         "lease",
         "owner",
         "quota",
+        "replies",
     }
     (tag,) = {name.split(":")[2] for name in names}
     assert tag.startswith("{records-")
@@ -260,6 +263,9 @@ def test_a_settle_after_a_data_loss_leaves_no_negative_count(
     one = key("a", Limits(rpm=10, max_concurrency=3))
     lease = acquire_lease(state, one)
     shared.execute("FLUSHALL")
+    with pytest.raises(DataLostError):
+        acquire_lease(state, one)
+    accept_loss(state)
     acquire_lease(state, one)
     state.settle(lease, UNSENT)
     state.settle(lease, UNSENT)

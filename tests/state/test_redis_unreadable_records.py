@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
 import pytest
 from support.pool import INFO, MODEL, key
+from support.redis_state import acquire_lease
 from support.servers import Server, server
 from support.sync_async import OK, AsyncClient, StateClient, SyncClient, failed
 
 from keyrot_middleware.core.model import Lease, Limits, RetryPolicy, Scope
+from keyrot_middleware.state.base import UnleasedUsage
+from keyrot_middleware.state.circuit_breaker import CircuitBreaker
+from keyrot_middleware.state.fallback import FallbackState, LocalWindows
 from keyrot_middleware.state.redis import RedisState
 
 _pools = count()
@@ -29,7 +34,6 @@ NAMES = {
     "leases": "lease:one",
     "bucket": f"bucket:{MODEL}",
     "buckets": "buckets",
-    "epoch": "epoch",
 }
 GARBAGE: dict[str, tuple[Any, ...]] = {
     "no JSON": ("SET", "garbage{"),
@@ -83,8 +87,8 @@ async def _reads(client: StateClient) -> None:
 
 
 async def _records_usage(client: StateClient) -> None:
-    client.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
-    client.state.record_usage(ONE, MODEL, requests=1, tokens=1, day_requests=1)
+    for _ in range(2):
+        client.state.record_usage([UnleasedUsage("one", MODEL, 1, 1, 1)])
 
 
 async def _resets(client: StateClient) -> None:
@@ -146,6 +150,23 @@ def test_an_unreadable_owner_is_dropped(
         assert await client.get_owner("files/one") == ("one", "one")
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_an_unreadable_epoch_is_a_loss_of_data(
+    what: str, pool: tuple[RedisState, Server, str]
+) -> None:
+    """Calls continue, and the process reports once what it has counted."""
+    shared, at, base = pool
+    before = shared.snapshot([ONE])["one"].used[0].requests_day
+    local = LocalWindows(RetryPolicy(), time.time)
+    state = FallbackState(shared, local, CircuitBreaker(time.monotonic), "test")
+    acquire_lease(state, ONE)
+    put(at, base + "epoch", what)
+    for _ in range(3):
+        acquire_lease(state, ONE)
+    assert not state.degraded
+    assert state.snapshot([ONE])["one"].used[0].requests_day == before + 1 + 1 + 3
 
 
 def test_other_errors_of_the_server_are_raised(pool: tuple[RedisState, Server, str]) -> None:

@@ -99,9 +99,9 @@ class Faulty(State):
         """Configure, or fail."""
         self._do("configure", candidates)
 
-    def record_usage(self, key: Candidate, bucket: str, **counts: int) -> None:
+    def record_usage(self, *args: Any, **more: Any) -> None:
         """Record, or fail."""
-        self._do("record_usage", key, bucket, **counts)
+        self._do("record_usage", *args, **more)
 
     def record_spending(self, project: str, amount: int) -> None:
         """Record, or fail."""
@@ -134,14 +134,6 @@ class Faulty(State):
     async def aget_owner(self, *args: Any) -> Any:
         """Return the owner, or fail."""
         return await self._ado("get_owner", *args)
-
-    async def arecord_usage(self, *args: Any, **more: Any) -> None:
-        """Record, or fail."""
-        await self._ado("record_usage", *args, **more)
-
-    async def acheck(self) -> None:
-        """Answer, or fail."""
-        await self._ado("check")
 
     def _do(self, method: str, *args: Any, **more: Any) -> Any:
         if self._fails(method, args, more):

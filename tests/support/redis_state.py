@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from keyrot_middleware.core.model import Lease, RetryPolicy
-from keyrot_middleware.state import FallbackState, open_shared
+from keyrot_middleware.state import FallbackState, State, open_shared
 from keyrot_middleware.state.circuit_breaker import CircuitBreaker
 from keyrot_middleware.state.fallback import LocalWindows
 from support.pool import INFO, key
 from support.sync_async import OK
 
-__all__ = ["POLICY", "SHORT_S", "A", "B", "acquire_lease", "opened"]
+__all__ = ["POLICY", "SHORT_S", "A", "B", "accept_loss", "acquire_lease", "opened"]
 
 SHORT_S = 0.3
 """Seconds between two checks, where a test would otherwise only wait for the pause."""
@@ -33,6 +33,13 @@ def opened(url: str, pause_s: float = SHORT_S) -> Iterator[FallbackState]:
         yield made
     finally:
         made.close()
+
+
+def accept_loss(state: State) -> None:
+    """Let a shared state lease keys again that has lost its data, without reporting any usage."""
+    loss = state.take_loss()
+    assert loss is not None
+    state.accept_loss(loss)
 
 
 def acquire_lease(state: FallbackState, *keys: object) -> Lease:

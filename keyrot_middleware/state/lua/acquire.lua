@@ -3,25 +3,31 @@
 -- With an empty lease id this is a dry run: each candidate is checked separately and nothing is
 -- written; the reply is that of a refusal, with the reason '' for available candidates.
 --
+-- KEYS: the pool, the replies with that of this lease, the model's bucket, the epoch, and per
+--       candidate the cooldowns of its account, of its project and its own, its quota for the
+--       caller's bucket, its health.
 -- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), model, verb,
 --       requests, tokens, spread (1 or 0), lease id, lease seconds, the model's bucket as the caller
 --       knows it, number of candidates, cost of the input, cost with the longest answer, what keeps
---       the costs of its service tier apart;
+--       the costs of its service tier apart; the epoch that the caller knows, '' if none, its
+--       changes, earlier epochs;
 --       per candidate, in order: its group, and a JSON array [weight, rpm, tpm, rpd,
 --       max_concurrency, record of the key], '' for the defaults; -1: no limit; with a budget also
---       the budget and the project;
---       names of records: the model's bucket, the epoch, and per candidate the cooldowns of its
---       account, of its project and its own, its quota for the caller's bucket, its health.
--- Returns {1, epoch, position, bucket, now, probe, minute, near boundary, end of day, mark, counted}
---      or {0, epoch, now, reason, until, waitable, reason, until, waitable, …} in the same order.
--- A refusal writes nothing, except a new epoch if the server has lost its data.
+--       the budget and the project.
+-- Returns {1, epoch, its changes, position, bucket, now, probe, minute, near boundary, end of day,
+--          mark, counted, refusals}
+--      or {0, epoch, its changes, now, refusals}, each refusal {position, reason, until, waitable}
+--      or {-1, epoch, its changes, epoch and changes of the data that was kept} if the epoch is not
+--          the one that the caller knows.
+-- Only a granted lease and a new epoch are written.
 
 local test_clock, midnights, model, verb = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local requests, tokens, spread = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local lease, lease_s, bucket, count = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
 local input_cost, longest_cost, price_suffix = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14]
+local known_epoch, seen, earlier_epochs = ARGV[15], ARGV[16], ARGV[17]
 local dry = lease == ''
-local FIXED, EPOCH, EACH = 14, 2, 5
+local FIXED, EPOCH, EACH = 17, 2, 5
 local WEIGHT, RPM, TPM, RPD, CONCURRENCY, KEY, BUDGET, PROJECT = 1, 2, 3, 4, 5, 6, 7, 8
 local DEFAULTS = { 1, -1, -1, -1, -1 }
 
@@ -101,8 +107,20 @@ end
 
 -- Read all records, check the candidates in order ----------------------------------------------
 
-local names = { unpack(ARGV, FIXED + 2 * count + 1) }
+local names = { unpack(KEYS, 3) }
 local texts = redis.call('MGET', unpack(names))
+local epoch = { '', 0 }
+if not dry then
+  local earlier = redis.call('HGET', KEYS[2], lease)
+  if earlier then -- the caller did not receive the reply
+    return is_settled(earlier) and redis.error_reply('ERR the lease was given back')
+      or cjson.decode(earlier)
+  end
+  epoch = current_epoch(names[EPOCH], texts[EPOCH], known_epoch, seen, earlier_epochs, lease)
+  if known_epoch ~= '' and epoch[ID] ~= known_epoch then
+    return { -1, unpack(epoch) }
+  end
+end
 local assumed_bucket = bucket
 bucket = texts[1] or model
 if bucket ~= assumed_bucket then -- the bucket of the model has changed
@@ -149,9 +167,9 @@ for position = 1, count do
     reason, until_s, waitable = budget_block(spending, key[BUDGET], expected, now)
   end
   if reason or dry then
-    local last = #refusals
-    refusals[last + 1], refusals[last + 2] = reason or '', format_exact(until_s or 0)
-    refusals[last + 3] = waitable and 1 or 0
+    refusals[#refusals + 1] = {
+      position, reason or '', format_exact(until_s or 0), waitable and 1 or 0,
+    }
   else
     local used = spread and utilization(q, key[WEIGHT], rpm, tpm, rpd) or 0
     if not best or used < best.used then
@@ -163,16 +181,8 @@ for position = 1, count do
     end
   end
 end
-local epoch = texts[EPOCH]
-if dry then
-  return { 0, epoch or '', now_text, unpack(refusals) }
-end
-if not epoch then
-  epoch = lease
-  save(names[EPOCH], epoch, RECORD_TTL_S)
-end
-if not best then
-  return { 0, epoch, now_text, unpack(refusals) }
+if dry or not best then
+  return { 0, epoch[ID], epoch[CHANGES], now_text, refusals }
 end
 
 -- Reserve the best -----------------------------------------------------------------------------
@@ -185,8 +195,9 @@ q[DAY_REQUESTS] = q[DAY_REQUESTS] + requests
 save_quota(names[first + 4], q, now)
 if best.new_day then
   record_bucket(bucket, now)
-  redis.call('PEXPIRE', names[EPOCH], RECORD_TTL_S * 1000)
 end
+epoch[CHANGES] = epoch[CHANGES] + 1
+save_epoch(names[EPOCH], epoch)
 
 local probing, changed = 0, {}
 -- All cooldowns of the key have ended: this lease is their probe.
@@ -215,7 +226,9 @@ if counted == 1 then
 end
 
 save_health(names[first + 5], health, now_text, names[first + 3])
-return {
-  1, epoch, best.position, bucket, now_text, probing,
-  q[MINUTE], best.near_boundary and 1 or 0, q[DAY_END], mark, counted,
+local reply = {
+  1, epoch[ID], epoch[CHANGES], best.position, bucket, now_text, probing,
+  q[MINUTE], best.near_boundary and 1 or 0, q[DAY_END], mark, counted, refusals,
 }
+save_reply(KEYS[2], lease, cjson.encode(reply))
+return reply

@@ -1,15 +1,35 @@
--- Count requests that were sent while this server was unreachable; no limit is checked.
+-- Count requests and spending without a lease of this server; no limit is checked.
 --
--- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), project, bucket,
---       requests and tokens of the current minute, requests of the current day.
+-- KEYS: the pool, this report, the epoch, per usage its quota, per spending its record.
+-- ARGV: clock ('' except in tests), next Pacific midnights (JSON, ascending), number of usages;
+--       per usage: bucket, requests and tokens of the current minute, requests of the current day;
+--       per spending: project, amount in billionths of a dollar.
+-- Returns the epoch and its changes.
 
-local now, midnights = clock(ARGV[1]), ARGV[2]
-local name = full_quota_name(ARGV[3], ARGV[4])
-local requests, tokens, day_requests = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local now, midnights, usages = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local FIRST_RECORD, FIRST_USAGE, EACH = 4, 4, 4
 
-local q = read_quota(redis.call('GET', name))
-local near_boundary = advance(q, now, midnights)
-reserve(q, now, near_boundary, requests, tokens)
-q[DAY_REQUESTS] = q[DAY_REQUESTS] + day_requests
-save_quota(name, q, now)
-record_bucket(ARGV[4], now)
+local function record_usage(name, bucket, requests, tokens, day_requests)
+  local q = read_quota(redis.call('GET', name))
+  local near_boundary = advance(q, now, midnights)
+  reserve(q, now, near_boundary, tonumber(requests), tonumber(tokens))
+  q[DAY_REQUESTS] = q[DAY_REQUESTS] + tonumber(day_requests)
+  save_quota(name, q, now)
+  record_bucket(bucket, now)
+end
+
+if not redis.call('GET', KEYS[2]) then
+  for i = 0, usages - 1 do
+    local at = FIRST_USAGE + i * EACH
+    record_usage(KEYS[FIRST_RECORD + i], unpack(ARGV, at, at + EACH - 1))
+  end
+  for i = FIRST_USAGE + usages * EACH, #ARGV, 2 do
+    local spending = read_spending(ARGV[i], now, midnights)
+    spending[SPENT] = spending[SPENT] + tonumber(ARGV[i + 1])
+    save_spending(ARGV[i], spending, now)
+  end
+  count_change(KEYS[3], read_text(KEYS[3]))
+  save(KEYS[2], '', DAY_S) -- an outage may begin with the reply that is lost
+end
+local epoch = read_epoch(read_text(KEYS[3])) or { '', 0 }
+return { epoch[ID], epoch[CHANGES] }

@@ -1,5 +1,7 @@
 -- Settle a lease: true tokens, concurrency, cooldowns, learned limits, owners, counts.
 --
+-- KEYS: the pool, the replies with that of this lease, as in acquire.lua the five records of its
+--       candidate, and the epoch.
 -- ARGV:  1 clock ('' except in tests)  2 the calling host's clock, for the times of a verdict
 --        3 key  4 project  5 record of the key  6 bucket  7 verb  8 requested model
 --        9 outcome (success, failure, abandoned, unsent, serving)
@@ -11,9 +13,10 @@
 --       21 cost in billionths of a dollar, '?' if unknown, '' without a budget
 --       22 next Pacific midnights (JSON, ascending), '' without a budget
 --       23 what keeps the costs of the service tier apart in which the request was served
---       24 and following: digest of a resource name, seconds to keep its owner
---       the last five: names of records, as those of a candidate in acquire.lua
--- Returns until when the scope of the failure cools down, by the calling host's clock; nil if not.
+--       24 id of this settle: that of the lease, if it was reserved here
+--       25 and following: digest of a resource name, seconds to keep its owner
+-- Returns a text of three words: until when the scope of the failure cools down, by the calling
+-- host's clock; and if it has counted a cost, the epoch and its changes. A dash if there is none.
 
 local test_clock, host_now = ARGV[1], ARGV[2]
 local key, project, record = ARGV[3], ARGV[4], ARGV[5]
@@ -30,10 +33,14 @@ local cost, midnights, price_suffix = ARGV[21], ARGV[22], ARGV[23]
 
 -- Without a verdict, times only decide how long records are kept: the time of the grant is enough.
 local now = verdict and clock(test_clock) or granted
-local FIRST_RESOURCE, LAST_ARG = 24, #ARGV - 5
-local names = { unpack(ARGV, LAST_ARG + 1) }
+local ID_OF_SETTLE, FIRST_RESOURCE, EPOCH = 24, 25, 6
+local names = { unpack(KEYS, 3) }
 local quota_name, health_name = names[4], names[5]
 local texts = redis.call('MGET', unpack(names))
+local reply = redis.call('HGET', KEYS[2], ARGV[ID_OF_SETTLE])
+if reply and is_settled(reply) then -- the caller did not receive the reply
+  return string.sub(reply, #SETTLED + 1)
+end
 local cooldowns = { read_cooldowns(texts[1]), read_cooldowns(texts[2]), read_cooldowns(texts[3]) }
 local health, changed = read_health(texts[5]), {} -- changed: indexes of cooldown records
 local q -- read when it is needed
@@ -370,6 +377,7 @@ end
 
 -- Write ------------------------------------------------------------------------------------------
 
+local epoch
 if outcome == 'serving' then -- the first chunk of a stream has arrived: it ends later
   clear_cooldowns()
 elseif lease ~= '' then
@@ -379,9 +387,10 @@ elseif lease ~= '' then
     local spending = read_spending(project, moment, midnights)
     settle_spending(spending, lease, bucket .. price_suffix, tonumber(cost), outcome == 'success')
     save_spending(project, spending, moment)
+    epoch = tonumber(cost) and count_change(names[EPOCH], texts[EPOCH])
   end
 end
-for i = FIRST_RESOURCE, LAST_ARG, 2 do
+for i = FIRST_RESOURCE, #ARGV, 2 do
   save(full_name('owner:' .. ARGV[i]), cjson.encode({ key, project }), tonumber(ARGV[i + 1]))
 end
 if outcome == 'success' then
@@ -404,4 +413,9 @@ end
 for owner in pairs(changed) do
   save_cooldowns(names[owner], cooldowns[owner], now)
 end
-return until_s
+epoch = epoch or { '-', 0 }
+reply = string.format('%s %s %d', until_s or '-', epoch[ID], epoch[CHANGES])
+if outcome ~= 'serving' then
+  save_reply(KEYS[2], ARGV[ID_OF_SETTLE], SETTLED .. reply)
+end
+return reply

@@ -2,7 +2,12 @@
 -- connections.py puts this file in front of each of the others; docs/redis.md lists the records.
 --
 -- KEYS[1] is `keyrot:v1:{pool}`. All other names start with it, so that they have its hash tag and
--- are in one cluster slot; some depend on the model's bucket, which is known only here.
+-- are in one cluster slot. KEYS[2] and following are the records that a script always uses; a few
+-- more depend on what it reads. No record is named KEYS[1], so a slot whose records are on two nodes
+-- refuses every script: TRYAGAIN.
+--
+-- A script that changes counts has an id. If its reply is lost, the caller runs it again with that id,
+-- and it changes nothing a second time.
 --
 -- Times are epoch seconds of this server's clock (ADR 0008). Tests pass their own in ARGV[1]; the
 -- library leaves it empty.
@@ -14,6 +19,8 @@ local AHEAD_S, CELL_S, MAX_PIECES, DELAY_TOLERANCE_S, LATER_S = 60, 2, 8, 2, 0.0
 local PROBE_S = 2 -- how long a probe is the only request
 
 local RECORD_TTL_S = 30 * DAY_S -- how long records without an end are kept
+local REPLIES_TTL_S = 180 -- how long the replies of a minute are kept
+local SETTLED = 'settled ' -- begins the reply of a lease that has ended
 local MAX_COOLDOWNS = 64 -- cooldowns kept for one key, project or account
 
 -- The fields of a quota record, a JSON array. Those from LEARNED_UNTIL on exist only if a limit was
@@ -59,9 +66,66 @@ local function parse_seconds(text)
   return text == 'inf' and math.huge or tonumber(text)
 end
 
+-- Return the text of a record; nil if there is none, or if it is none.
+local function read_text(name)
+  return redis.call('MGET', name)[1] or nil
+end
+
+-- Keep the reply of a lease. There is a hash per process and minute, so that a slot has few records.
+local function save_reply(name, id, text)
+  redis.call('HSET', name, id, text)
+  if redis.call('HLEN', name) == 1 then
+    redis.call('PEXPIRE', name, REPLIES_TTL_S * 1000)
+  end
+end
+
+local function is_settled(reply)
+  return string.sub(reply, 1, #SETTLED) == SETTLED
+end
+
 -- SET fails when memory is exhausted, so it should be the first write of a script.
 local function save(name, text, for_s)
   redis.call('SET', name, text, 'PX', math.ceil(math.max(for_s, 1) * 1000))
+end
+
+-- The epoch ----------------------------------------------------------------------------------------
+-- One record: the id of the data set, and the number of changes in it: leases, costs, reports. If
+-- this server went back to older data (a restored snapshot, a replica that lagged), a new id begins;
+-- the record then also has the id of the older data and its number of changes.
+
+local ID, CHANGES, KEPT_ID, KEPT_CHANGES = 1, 2, 3, 4
+
+local function read_epoch(text)
+  local id, changes, kept_id, kept_changes = string.match(text or '', '^(%S+) (%d+) (%S+) (%d+)$')
+  return id and { id, tonumber(changes), kept_id, tonumber(kept_changes) }
+end
+
+local function save_epoch(name, epoch)
+  save(name, string.format('%s %d %s %d', unpack(epoch)), RECORD_TTL_S)
+end
+
+-- Return the epoch; a new one if there is none, or if the data is older than what the caller knows:
+-- the id of its epoch, the highest number of changes in it, and the ids of earlier epochs.
+local function current_epoch(name, text, known, seen, earlier, new_id)
+  local epoch = read_epoch(text)
+  local is_older = epoch and ((epoch[ID] == known and epoch[CHANGES] < tonumber(seen))
+    or string.find(earlier, ' ' .. epoch[ID] .. ' ', 1, true))
+  if epoch and not is_older then
+    return epoch
+  end
+  epoch = { new_id, 0, epoch and epoch[ID] or '-', epoch and epoch[CHANGES] or 0 }
+  save_epoch(name, epoch)
+  return epoch
+end
+
+-- Count a change; return the epoch, nil if there is none.
+local function count_change(name, text)
+  local epoch = read_epoch(text)
+  if epoch then
+    epoch[CHANGES] = epoch[CHANGES] + 1
+    save_epoch(name, epoch)
+  end
+  return epoch
 end
 
 -- Quotas ---------------------------------------------------------------------------------------

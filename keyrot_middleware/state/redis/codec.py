@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import count
 from math import inf
+from time import monotonic
 from typing import Any, NamedTuple
 
 from ...core.affinity import owner_lifetime
@@ -61,6 +62,7 @@ __all__ = [
     "parse_spending",
     "quota_name",
     "record_names",
+    "replies_name",
     "resource_digest",
     "shift_times",
 ]
@@ -124,7 +126,7 @@ def parse_lease(
     reply: Sequence[Any], info: CallInfo, candidates: RankedCandidates, lease_id: str, skew: float
 ) -> Lease:
     """Parse a granted lease; *skew* is how far this host's clock is behind, seconds."""
-    _, _, position, bucket, at, probe, minute, near_boundary, day_end, mark, counted = reply
+    position, bucket, at, probe, minute, near_boundary, day_end, mark, counted, refusals = reply[3:]
     key = candidates[position - 1][1]
     at = at.decode()
     return Lease(
@@ -143,19 +145,25 @@ def parse_lease(
         ),
         record=key.record,
         has_budget=key.usd_per_day is not None,
+        refused=_parse_refusals(refusals, candidates, skew),
     )
 
 
 def parse_refusal(reply: Sequence[Any], candidates: RankedCandidates, skew: float) -> Unavailable:
     """Parse a refusal: why *candidates* are not available; in a dry run only some of them."""
-    blocks = {
-        key.key_id: Block(reason.decode(), float(until) - skew, bool(waitable))
-        for (_, key), reason, until, waitable in zip(
-            candidates, reply[3::3], reply[4::3], reply[5::3], strict=True
+    return Unavailable(float(reply[3]) - skew, _parse_refusals(reply[4], candidates, skew))
+
+
+def _parse_refusals(
+    refusals: Sequence[Any], candidates: RankedCandidates, skew: float
+) -> dict[str, Block]:
+    return {
+        candidates[position - 1][1].key_id: Block(
+            reason.decode(), float(until) - skew, bool(waitable)
         )
+        for position, reason, until, waitable in refusals
         if reason
     }
-    return Unavailable(float(reply[2]) - skew, blocks)
 
 
 def encode_lease(lease: Lease, outcome: Outcome) -> list[Arg]:
@@ -249,9 +257,18 @@ def parse_owner(records: Iterable[bytes | None]) -> tuple[str, str] | None:
 
 
 def lease_ids() -> Iterator[str]:
-    """Return an iterator of ids that are unique across processes."""
-    begin = secrets.token_hex(6)
-    return map((begin + "-{}").format, count())
+    """Return an iterator of ids that are unique across processes.
+
+    An id is `<process>.<minute>:<number>`; see `replies_name`. Threads share the iterator, so it is
+    no generator.
+    """
+    process = secrets.token_hex(6)
+    return map(lambda number: f"{process}.{monotonic() // 60:.0f}:{number}", count())
+
+
+def replies_name(base: str, lease_id: str) -> str:
+    """Return the name of the record that has the reply of a lease."""
+    return f"{base}:replies:{lease_id.partition(':')[0]}"
 
 
 def clock_skew(server: float, client: float) -> float:
@@ -351,23 +368,30 @@ class CandidateEncoder:
         self._base = encode_text(base)
         self._encoded: dict[tuple[str, bytes], _EncodedCandidate] = {}
 
-    def args(self, candidates: RankedCandidates, model: bytes, bucket: bytes) -> list[Any]:
-        """Return the arguments that follow the fixed ones.
+    def encode(
+        self, candidates: RankedCandidates, lease_id: str, model: bytes, bucket: bytes
+    ) -> tuple[list[Any], list[Any]]:
+        """Return the records that acquire.lua reads, and the arguments that follow the fixed ones.
 
         Args:
             candidates: The candidates.
+            lease_id: The id of the lease.
             model: As requested.
             bucket: The last known bucket of the model.
         """
         specs: list[Any] = []
-        names: list[Any] = [b"%b:bucket:%b" % (self._base, model), self._base + b":epoch"]
+        names: list[Any] = [
+            replies_name(self._base.decode(), lease_id),
+            b"%b:bucket:%b" % (self._base, model),
+            b"%b:epoch" % self._base,
+        ]
         for group, key in candidates:
             encoded = self._encoded.get((key.key_id, bucket))
             if encoded is None or encoded.key is not key:
                 encoded = self._encode(key, bucket)
             specs += (group, encoded.spec)
             names += encoded.names
-        return specs + names
+        return names, specs
 
     def record_names(self, lease: Lease) -> tuple[bytes, ...]:
         """Return the names of the records of a lease."""

@@ -47,7 +47,8 @@ class LeaseRenewals:
         self._leases = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._running = False
+        self._thread: threading.Thread | None = None
+        """It sets this to None when it ends; if it died, the next lease starts another one."""
 
     def add(self, lease: Lease, holder: Holder | None) -> None:
         """Renew *lease*, if it counts in `max_concurrency`, until removed or *holder* is gone."""
@@ -57,10 +58,9 @@ class LeaseRenewals:
         with self._lock:
             is_alive = None if holder is None else weakref.ref(holder)
             self._leases[reservation.lease_id] = (lease.record or lease.key_id, is_alive)
-            if not self._running:
-                thread = threading.Thread(target=self._run, name="keyrot-leases", daemon=True)
-                thread.start()
-                self._running = True
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="keyrot-leases", daemon=True)
+                self._thread.start()
 
     def remove(self, lease: Lease) -> None:
         """Stop renewing *lease*: it is settled."""
@@ -99,7 +99,8 @@ class LeaseRenewals:
                 one for one, (_, holder) in self._leases.items() if self._is_over(holder)
             ]:
                 del self._leases[lease_id]
-            self._running = bool(self._leases)
+            if not self._leases:
+                self._thread = None
             return [word for one, (record, _) in self._leases.items() for word in (record, one)]
 
     def _is_over(self, holder: HolderRef) -> bool:

@@ -16,7 +16,8 @@ import json
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, ClassVar, TypeVar
 
@@ -36,11 +37,22 @@ from ...core.selection import RankedCandidates
 from ...core.spending import Spending, price_suffix
 from ...core.text import one_line
 from ...core.windows import Cooldown
+from ...errors import warn_unless_logged
 from ...forks import after_fork
-from ..base import Holder, KeyHealth, State
+from ..base import (
+    NO_SPENDING,
+    Counted,
+    DataLoss,
+    DataLostError,
+    Holder,
+    KeyHealth,
+    State,
+    UnleasedUsage,
+)
 from ..memory import snapshot
 from . import activity, codec
 from .connections import Connections, RedisStateError, ScriptCall, script
+from .epoch import DataEpoch
 from .renewals import LeaseRenewals
 from .url import parse_url
 
@@ -103,13 +115,16 @@ class RedisState(State):
         )
         self._buckets: dict[str, str] = {}
         """The last known bucket of each model, so that acquire reads all records at once."""
-        self._epochs: set[bytes] = set()
-        """The epochs of the records: a new one means that the server lost all earlier records."""
+        self._epoch = DataEpoch()
+        self._reported_at = 0
+        """The change of the epoch in which the latest report was counted."""
         self._ids = codec.lease_ids()
+        self._is_policy_known = False
+        """Whether the server was asked what it does when its memory is full."""
 
         def renew(leases: Sequence[str]) -> None:
             now = repr(test_clock()) if test_clock else ""
-            server.run(ScriptCall(script("renew"), (now, lease_s, *leases)))
+            server.run(ScriptCall(script("renew"), (), (now, lease_s, *leases)))
 
         self._renewals = LeaseRenewals(renew, lease_s)
         # At the interpreter's exit too.
@@ -128,22 +143,40 @@ class RedisState(State):
         """Acquire a lease for one of *candidates*; see `State.acquire`.
 
         Raises:
+            DataLostError: The server has lost data that is not reported yet.
             RedisStateError: The server did not respond, or refused.
         """
         lease_id = next(self._ids)
-        reply = self._run_acquire(info, candidates, lease_id, spread=spread)
-        self._record_epoch(reply[1])
-        granted = bool(reply[0])
-        skew = codec.clock_skew(float(reply[4 if granted else 2]), self._clock())
-        if not granted:
+        try:
+            reply = self._run_acquire(info, candidates, lease_id, spread=spread)
+        except RedisStateError as error:
+            error.undo = partial(self._give_back, lease_id, info, candidates)
+            raise
+        if reply[0] < 0:
+            self._epoch.find_loss(*_epoch_of(reply[1:]))
+            raise DataLostError
+        if not reply[0]:
+            self._epoch.read(reply[1].decode(), reply[2])
+            skew = codec.clock_skew(float(reply[3]), self._clock())
             return codec.parse_refusal(reply, candidates, skew)
+        skew = codec.clock_skew(float(reply[5]), self._clock())
         lease = codec.parse_lease(reply, info, candidates, lease_id, skew)
+        counted = Counted(lease.at, lease.project, lease.bucket, lease.requests, lease.tokens)
+        self._epoch.read(reply[1].decode(), reply[2], counted)
         if lease.bucket != self._buckets.get(info.quota_model, info.quota_model):
             if len(self._buckets) >= MAX_MODELS:
                 self._buckets.clear()
             self._buckets[info.quota_model] = lease.bucket
         self._renewals.add(lease, holder)
         return lease
+
+    def _give_back(self, lease_id: str, info: CallInfo, candidates: RankedCandidates) -> None:
+        """End a lease that the server may have granted: its reply was lost."""
+        records = [codec.replies_name(self._base, lease_id)]
+        reply = self._server.run(self._script_call("give_back", (lease_id,), records))
+        if reply is not None:
+            lease = codec.parse_lease(reply, info, candidates, lease_id, 0.0)
+            self.settle(lease, Outcome(LeaseOutcome.UNSENT))
 
     def settle(self, lease: Lease, outcome: Outcome, names: Iterable[str] = ()) -> float | None:
         """Settle *lease* with its outcome; see `State.settle`.
@@ -156,18 +189,28 @@ class RedisState(State):
         names = tuple(names)
         if outcome.kind is not LeaseOutcome.SERVING:
             self._renewals.remove(lease)
+        cost = codec.encode_cost(lease, outcome)
+        if isinstance(lease.reservation, codec.RedisReservation):
+            lease_id = lease.reservation.lease_id
+        else:
+            lease_id = next(self._ids)
         call = self._script_call(
             "settle",
             (
                 repr(self._clock()),
                 *codec.encode_lease(lease, outcome),
                 codec.encode_verdict(outcome.verdict, self._policy),
-                codec.encode_cost(lease, outcome),
+                cost,
                 self._midnights(self._now()) if lease.has_budget else "",
                 codec.encode_price_suffix(lease, outcome),
+                lease_id,
                 *(word for name in names for word in codec.resource_digest(name)),
-                *self._encoder.record_names(lease),
             ),
+            [
+                codec.replies_name(self._base, lease_id),
+                *self._encoder.record_names(lease),
+                f"{self._base}:epoch",
+            ],
         )
         if codec.can_defer_reply(lease, outcome, names):
             self._server.defer(call)
@@ -175,7 +218,11 @@ class RedisState(State):
         reply = self._repairing(
             lambda: self._server.run(call), lambda: self._names_of_settled(lease, outcome)
         )
-        return None if reply is None else float(reply)
+        until, epoch, changes = reply.split()
+        if isinstance(cost, int) and cost:
+            spent = Counted(lease.at, lease.project, spent=cost)
+            self._epoch.record(epoch.decode(), int(changes), [spent])
+        return None if until == b"-" else float(until)
 
     def release(self, lease: Lease) -> None:
         """Stop renewing *lease*; it no longer counts after `LEASE_S`."""
@@ -268,39 +315,79 @@ class RedisState(State):
 
         return self._repairing(read, lambda: codec.record_names(self._base, keys))
 
-    @property
-    def data_losses(self) -> int:
-        """Return how often the server was found to have lost the pool's records."""
-        return max(len(self._epochs) - 1, 0)
+    def take_loss(self) -> DataLoss | None:
+        """Return the data loss that was found since the last call; see `State.take_loss`."""
+        return self._epoch.take_loss()
+
+    def accept_loss(self, loss: DataLoss) -> None:
+        """Lease keys again: what was missing is reported."""
+        self._epoch.accept(loss, max(loss.changes, self._reported_at))
 
     def check(self) -> None:
-        """Check whether the server can be written to, and whether it has lost the records.
+        """Check whether the server can be written to, and whether it has lost data.
 
         Raises:
             RedisStateError: It cannot be written to, or does not respond.
         """
-        name = f"{self._base}:epoch"
-        commands = [
-            ["SET", f"{self._base}:check", "1", "PX", "1000"],
-            ["SET", name, next(self._ids), "NX", "PX", str(RECORD_TTL_S * 1000)],
-            ["GET", name],
-        ]
-        reply = self._repairing(lambda: self._server.commands(commands), lambda: [name])
-        self._record_epoch(reply[-1])
+        args = (*self._epoch.known, next(self._ids))
+        call = self._script_call("check", args, [f"{self._base}:epoch"])
+        found = _epoch_of(self._repairing(lambda: self._server.run(call), lambda: []))
+        if self._epoch.known.epoch:
+            self._epoch.find_loss(*found)
+        else:
+            self._epoch.read(*found[:2])
+        if not self._is_policy_known:
+            self._is_policy_known = True
+            self._warn_of_eviction()
+
+    def _warn_of_eviction(self) -> None:
+        """Warn of a server that drops records when its memory is full."""
+        try:
+            (memory,) = self._server.commands([["INFO", "memory"]])
+        except RedisStateError:  # this user may not ask
+            return
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            warn_unless_logged(
+                _log,
+                f"{self._server}: maxmemory-policy is {policy}: the server drops records when its "
+                "memory is full, and calls then exceed limits; set it to noeviction",
+            )
 
     def record_usage(
-        self, key: Candidate, bucket: str, *, requests: int, tokens: int, day_requests: int
+        self,
+        usages: Sequence[UnleasedUsage],
+        spending: Mapping[str, int] = NO_SPENDING,
+        report: str = "",
+        *,
+        again: bool = False,
     ) -> None:
         """Count what was sent without a lease; see `State.record_usage`.
 
         Raises:
             RedisStateError: The server did not respond, or refused.
         """
-        args = (self._midnights(self._now()), key.project, bucket, requests, tokens, day_requests)
-        call = self._script_call("record_usage", args)
-        self._repairing(
-            lambda: self._server.run(call), lambda: codec.record_names(self._base, [key], bucket)
+        names = [
+            f"{self._base}:report:{report or next(self._ids)}",
+            f"{self._base}:epoch",
+            *(codec.quota_name(self._base, one.project, one.bucket) for one in usages),
+            *(f"{self._base}:spending:{project}" for project in spending),
+        ]
+        args = (
+            self._midnights(self._now()),
+            len(usages),
+            *(word for usage in usages for word in usage[1:]),
+            *(word for pair in spending.items() for word in pair),
         )
+        call = self._script_call("record_usage", args, names)
+        names.append(f"{self._base}:buckets")
+        epoch, changes = self._repairing(lambda: self._server.run(call), lambda: names[1:])
+        self._reported_at = changes
+        if not again:
+            at = self._clock()
+            counted = [Counted(at, u.project, u.bucket, u.day_requests, u.tokens) for u in usages]
+            counted += [Counted(at, project, spent=amount) for project, amount in spending.items()]
+            self._epoch.record(epoch.decode(), changes, counted)
 
     def record_spending(self, project: str, amount: int) -> None:
         """Count what requests without a lease have cost; see `State.record_spending`.
@@ -308,10 +395,7 @@ class RedisState(State):
         Raises:
             RedisStateError: The server did not respond, or refused.
         """
-        args = (self._midnights(self._now()), project, amount)
-        call = self._script_call("record_spending", args)
-        name = f"{self._base}:spending:{project}"
-        self._repairing(lambda: self._server.run(call), lambda: [name])
+        self.record_usage((), {project: amount})
 
     def get_blocks(self, info: CallInfo, candidates: Iterable[Candidate]) -> dict[str, Block]:
         """Return why `acquire` would refuse each key; one round trip per hundred keys.
@@ -324,7 +408,7 @@ class RedisState(State):
         for start in range(0, len(keys), KEYS_PER_SCRIPT):
             batch = tuple((0, key) for key in keys[start : start + KEYS_PER_SCRIPT])
             reply = self._run_acquire(info, batch, codec.DRY_RUN, spread=False)
-            skew = codec.clock_skew(float(reply[2]), self._clock())
+            skew = codec.clock_skew(float(reply[3]), self._clock())
             found |= codec.parse_refusal(reply, batch, skew).blocks
         return found
 
@@ -412,7 +496,9 @@ class RedisState(State):
         Raises:
             RedisStateError: The server did not respond, or refused.
         """
-        self._server.commands(activity.commands_of(batch, self._base))
+        batch_id, commands = next(self._ids), json.dumps(activity.commands_of(batch, self._base))
+        records = [codec.replies_name(self._base, batch_id)]
+        self._server.run(self._script_call("record_activity", (batch_id, commands), records))
 
     def activity(self, key_ids: Iterable[str], now: float) -> ActivityView:
         """Return the activity of the pool; see `State.activity`.
@@ -429,10 +515,11 @@ class RedisState(State):
             RedisStateError: The server did not respond, or refused.
         """
         record, ms = f"{self._base}:claim:{name}", int(seconds * 1000)
-        taken, left_ms = self._server.commands(
-            [("SET", record, "1", "NX", "PX", ms), ("PTTL", record)]
+        mine = next(self._ids)
+        _, taken_by, left_ms = self._server.commands(
+            [("SET", record, mine, "NX", "PX", ms), ("GET", record), ("PTTL", record)]
         )
-        return 0.0 if taken is not None else max(left_ms, 1) / 1000
+        return 0.0 if taken_by == mine.encode() else max(left_ms, 1) / 1000
 
     def close(self) -> None:
         """Send deferred scripts and close the connections."""
@@ -474,15 +561,18 @@ class RedisState(State):
             buckets = ()
         return codec.record_names(self._base, keys, *(bucket.decode() for bucket in buckets))
 
-    def _script_call(self, name: str, args: Iterable[Any]) -> ScriptCall:
+    def _script_call(
+        self, name: str, args: Iterable[Any], records: Iterable[str | bytes] = ()
+    ) -> ScriptCall:
         now = repr(self._test_clock()) if self._test_clock else ""
-        return ScriptCall(script(name), (now, *args))
+        return ScriptCall(script(name), tuple(records), (now, *args))
 
     def _run_acquire(
         self, info: CallInfo, candidates: RankedCandidates, lease_id: str, *, spread: bool
     ) -> Any:
         model = codec.encode_text(info.quota_model)
         bucket = codec.encode_text(self._buckets.get(info.quota_model, info.quota_model))
+        records, specs = self._encoder.encode(candidates, lease_id, model, bucket)
         call = self._script_call(
             "acquire",
             (
@@ -499,8 +589,10 @@ class RedisState(State):
                 info.input_cost,
                 info.longest_cost,
                 price_suffix(info.service_tier),
-                *self._encoder.args(candidates, model, bucket),
+                *self._epoch.known,
+                *specs,
             ),
+            records,
         )
 
         def names() -> list[str]:
@@ -512,9 +604,11 @@ class RedisState(State):
     def _now(self) -> float:
         return self._test_clock() if self._test_clock else time.time()
 
-    def _record_epoch(self, epoch: bytes) -> None:
-        if epoch not in self._epochs:  # a known one may come late, in a delayed reply
-            self._epochs = {*self._epochs, epoch}
-
     def _after_fork(self) -> None:
         self._ids = codec.lease_ids()  # these are the parent's
+
+
+def _epoch_of(reply: Sequence[Any]) -> tuple[str, int, str, int]:
+    """Parse an epoch: its id and changes, and those of the data that was kept."""
+    epoch, changes, kept_epoch, kept_changes = reply
+    return epoch.decode(), changes, kept_epoch.decode(), kept_changes
